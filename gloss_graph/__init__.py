@@ -1,0 +1,3 @@
+"""Graph-guided training of encoders."""
+
+__version__ = "0.1.0"
