@@ -1,3 +1,19 @@
-"""Graph-guided training of encoders."""
+"""Graph-guided training of encoders: memory bank, document graph, differentiable propagation."""
+
+from gloss_graph.analysis import to_networkx
+from gloss_graph.graph import build_document_graph
+from gloss_graph.memory import MemoryBank
+from gloss_graph.objective import GraphGuidedObjective, ObjectiveOutput
+from gloss_graph.propagation import LabelPropagation
 
 __version__ = "0.1.0"
+
+__all__ = [
+    "GraphGuidedObjective",
+    "LabelPropagation",
+    "MemoryBank",
+    "ObjectiveOutput",
+    "__version__",
+    "build_document_graph",
+    "to_networkx",
+]

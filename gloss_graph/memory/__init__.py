@@ -1,1 +1,15 @@
-"""memory."""
+"""Room 1, remember: a bank of past embeddings with identities, ages and neighbour lists."""
+
+from gloss_graph.memory.bank import BankStats, MemoryBank, SearchResult
+from gloss_graph.memory.links import NeighborLists
+from gloss_graph.memory.search import Nearest, nearest, nearest_others
+
+__all__ = [
+    "BankStats",
+    "MemoryBank",
+    "Nearest",
+    "NeighborLists",
+    "SearchResult",
+    "nearest",
+    "nearest_others",
+]

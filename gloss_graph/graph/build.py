@@ -1,0 +1,383 @@
+"""The document graph: batch rows and remembered rows, connected by similarity."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch_geometric.data import Data
+
+from gloss_graph._checks import (
+    check_choice,
+    check_index_vector,
+    check_matrix,
+    check_positive_int,
+)
+from gloss_graph.graph.bandwidth import (
+    BandwidthRule,
+    check_bandwidth,
+    estimate_bandwidth,
+    local_scales,
+)
+from gloss_graph.graph.distances import batch_squared_distances, link_squared_distances
+from gloss_graph.graph.kernels import Kernel, cosine_kernel, resolve_kernel
+from gloss_graph.graph.symmetrize import SYMMETRIZE, all_pairs, symmetrize_links
+from gloss_graph.memory import MemoryBank, NeighborLists, nearest_others
+
+BATCH_EDGES = ("auto", "knn", "all")
+BATCH_BATCH, BATCH_MEMORY, MEMORY_MEMORY = 0, 1, 2
+# Memory rows the bandwidth rules look at beside the batch.
+_BANDWIDTH_MEMORY_ROWS = 384
+_CHUNK = 1024
+
+
+class Connection(NamedTuple):
+    """A document graph with what the rest of a step needs of it.
+
+    `data` as returned by `build_document_graph`; `slots` (M',) long, the bank slot of every
+    memory node (node B + m is slot `slots[m]`); `neighbors`, the lists to enqueue with the batch
+    (None without a bank).
+    """
+
+    data: Data
+    slots: Tensor
+    neighbors: NeighborLists | None
+
+
+class _Links(NamedTuple):
+    """Directed links (L,) before symmetrisation: ends, in node numbers, and squared lengths."""
+
+    source: Tensor
+    target: Tensor
+    squared: Tensor
+
+
+def build_document_graph(
+    embeddings: Tensor,
+    labels: Tensor | None = None,
+    ids: Tensor | None = None,
+    *,
+    memory: MemoryBank | None = None,
+    k: int = 16,
+    kernel: str | Kernel = "gaussian",
+    bandwidth: float | str | BandwidthRule = "sqrt",
+    symmetrize: str = "union",
+    batch_edges: str = "auto",
+    hops: int | None = None,
+    normalize_embeddings: bool = True,
+) -> Data:
+    r"""Connect documents by similarity: a batch to a memory bank, or a whole corpus to itself.
+
+    Weights are \(w_{ij} = \exp(-\|x_i - x_j\|^2 / (2\sigma^2))\), \(w_{ii} = 0\) (G-Loss, arXiv
+    2604.25853, eq. 2), on the k-nearest-neighbour graph of batch and bank. The B x M search is
+    the only one: links among remembered rows are inherited. Stored copies of the batch's own
+    documents (same `ids`) are left out of the graph.
+
+    Shapes: B batch rows, M' remembered rows in the graph, N = B + M' nodes (batch first), E
+    directed edges.
+
+    Args:
+        embeddings: (B, D) floating; edges that touch these rows carry their gradient.
+        labels: (B,) integer, -1 = unlabeled (all unlabeled when left out).
+        ids: (B,) integer >= 0, document identities; by default 0..B-1 without a bank.
+        memory: The bank, which is read only. None or empty: a graph of the batch alone.
+        k: Neighbours a row.
+        kernel: `"gaussian"`, `"cosine"` (of unit rows, no bandwidth), or a callable
+            `(squared, squared_bandwidth) -> weight`.
+        bandwidth: \(\sigma\): a number, `"sqrt"`, `"inflection"`, `"interclass_min"`, `"local"`
+            or a callable, see `estimate_bandwidth`. No gradient flows through it.
+        symmetrize: `"union"` or `"mutual"`; a remembered row lists a batch row if it is closer
+            than the farthest neighbour it has stored.
+        batch_edges: `"knn"`: a batch row lists its k nearest in batch and bank together;
+            `"all"`: all batch pairs besides; `"auto"`: `"all"` up to k + 1 rows without a bank.
+        hops: Keep only remembered rows within this many links of the batch; None keeps all.
+        normalize_embeddings: L2-normalise rows first.
+
+    Returns:
+        `Data` with `edge_index` (2, E) long, undirected, coalesced, no self-loops; `edge_weight`
+        (E,), differentiable; `y` (N,) long; `doc_id` (N,) long; `in_batch` (N,) bool;
+        `seed_mask` (N,) bool = labeled; `age` (N,) long, 0 in the batch; `edge_kind` (E,) long:
+        0 batch-batch, 1 batch-memory, 2 memory-memory; `bandwidth` (scalar \(\sigma\), NaN for
+        `"local"`).
+
+    Raises:
+        TypeError: A value that is not a tensor.
+        ValueError: Shapes, dtypes or devices that disagree; non-finite embeddings; a setting out
+            of range or unknown; a bank of another dimension.
+
+    Cost O(B M D + (B + M) k) with a bank, O(N² D) for the exact graph of a corpus.
+
+    Example:
+        >>> import torch
+        >>> x = torch.tensor([[1.0, 0.0], [0.9, 0.1], [0.0, 1.0]])
+        >>> data = build_document_graph(x, torch.tensor([0, -1, 1]), k=1, bandwidth=1.0)
+        >>> data.edge_index.tolist()
+        [[0, 1, 1, 2], [1, 0, 2, 1]]
+
+    See also: `to_networkx` exports the result; `LabelPropagation` propagates labels over it.
+    """
+    check_positive_int("k", k)
+    check_bandwidth(bandwidth)
+    check_choice("symmetrize", symmetrize, SYMMETRIZE)
+    check_choice("batch_edges", batch_edges, BATCH_EDGES)
+    if hops is not None:
+        check_positive_int("hops", hops)
+    labels, ids = check_batch(embeddings, labels, ids, memory, normalize_embeddings)
+    return connect(
+        embeddings,
+        labels,
+        ids,
+        memory=memory,
+        k=k,
+        kernel=resolve_kernel(kernel),
+        bandwidth=bandwidth,
+        symmetrize=symmetrize,
+        batch_edges=batch_edges,
+        hops=hops,
+        normalize_embeddings=normalize_embeddings,
+    ).data
+
+
+def check_batch(
+    embeddings: Tensor,
+    labels: Tensor | None,
+    ids: Tensor | None,
+    memory: MemoryBank | None,
+    normalize_embeddings: bool,
+) -> tuple[Tensor, Tensor | None]:
+    """Validate a batch against itself and a bank; labels and ids come back as long tensors."""
+    check_matrix("embeddings", embeddings, columns=None if memory is None else memory.dim)
+    size, device = embeddings.size(0), embeddings.device
+    if memory is not None:
+        if memory.rows.device != device:
+            raise ValueError(
+                f"'embeddings' is on {device} but 'memory' is on {memory.rows.device}. "
+                "Move one of them with .to(device)."
+            )
+        if memory.normalize != normalize_embeddings:
+            raise ValueError(
+                f"'normalize_embeddings' is {normalize_embeddings} but the bank was made with "
+                f"normalize={memory.normalize}. Make them agree."
+            )
+    if labels is None:
+        labels = torch.full((size,), -1, device=device)
+    check_index_vector("labels", labels, size)
+    if ids is not None:
+        check_index_vector("ids", ids, size)
+        if size and int(ids.min()) < 0:
+            raise ValueError(f"'ids' must be >= 0 (got {int(ids.min())}).")
+        ids = ids.to(device).long()
+    return labels.to(device).long(), ids
+
+
+def connect(
+    embeddings: Tensor,
+    labels: Tensor,
+    ids: Tensor | None,
+    *,
+    memory: MemoryBank | None,
+    k: int,
+    kernel: Kernel,
+    bandwidth: float | str | BandwidthRule,
+    symmetrize: str,
+    batch_edges: str,
+    hops: int | None,
+    normalize_embeddings: bool,
+) -> Connection:
+    """Build the graph of checked arguments; see `build_document_graph`."""
+    x = embeddings.to(torch.promote_types(embeddings.dtype, torch.float32))
+    x = F.normalize(x, dim=1) if normalize_embeddings else x
+    if kernel is cosine_kernel and not normalize_embeddings:
+        raise ValueError("kernel='cosine' needs normalize_embeddings=True.")
+    size = x.size(0)
+    slots = _remembered(memory, ids, x.device)
+    neighbors = None if memory is None else memory.neighbors(x.detach(), ids, k)
+    stored = _stored_links(memory, slots, size)
+    if memory is not None and neighbors is not None and hops is not None:
+        slots = _within_hops(memory, neighbors, slots, stored, hops)
+        stored = _stored_links(memory, slots, size)
+    all_batch = batch_edges == "all" or (batch_edges == "auto" and memory is None and size <= k + 1)
+    num_nodes = size + slots.numel()
+    memory_lists = x.new_empty(0, k)
+    if slots.numel() == 0 and all_batch:
+        edge_index, flat = all_pairs(size, x.device)
+        squared = batch_squared_distances(x).flatten()[flat]
+        link_lists = squared.detach().view(size, max(size - 1, 0)) if size else squared
+        batch_lists = link_lists.sort(dim=1).values[:, :k] if size > 1 else link_lists
+    else:
+        if memory is not None and (bandwidth == "local" or symmetrize == "mutual"):
+            memory_lists = _stored_lists(stored, size, slots.numel(), memory.k)
+        links, batch_lists = _links(x, memory, slots, neighbors, k, all_batch)
+        if memory is not None:
+            links = _join(links, stored)
+        if memory is not None and symmetrize == "mutual":
+            links = _join(links, _returned(links, memory_lists, size))
+        edge_index, link = symmetrize_links(links.source, links.target, num_nodes, symmetrize)
+        squared = links.squared[link]
+
+    y = labels if memory is None else torch.cat([labels, memory.slot_labels[slots]])
+    if bandwidth == "local":
+        scales = torch.cat([local_scales(batch_lists), local_scales(memory_lists)]).to(x.dtype)
+        sigma = scales.new_tensor(float("nan"))
+        squared_sigma = scales[edge_index[0]] * scales[edge_index[1]]
+    else:
+        sigma = _bandwidth(bandwidth, x.detach(), memory, slots, y)
+        squared_sigma = sigma.square()
+    weight = kernel(squared, squared_sigma)
+    data = Data(edge_index=edge_index, edge_weight=weight, y=y, num_nodes=num_nodes)
+    _annotate(data, ids, memory, slots, size)
+    data.bandwidth = sigma
+    return Connection(data, slots, neighbors)
+
+
+def _remembered(memory: MemoryBank | None, ids: Tensor | None, device: torch.device) -> Tensor:
+    """Slots that take part: all stored rows but the batch's own copies."""
+    if memory is None or len(memory) == 0:
+        return torch.empty(0, dtype=torch.long, device=device)
+    keep = torch.ones(len(memory), dtype=torch.bool, device=device)
+    if ids is not None:
+        own = memory.slots_of(ids)
+        keep[own[own >= 0]] = False
+    return keep.nonzero().squeeze(1)
+
+
+def _stored_links(memory: MemoryBank | None, slots: Tensor, size: int) -> _Links:
+    """Inherited links among `slots`, in node numbers, sorted by source."""
+    if memory is None:
+        none = slots[:0]
+        return _Links(none, none, none.float())
+    node_of = torch.full((len(memory),), -1, dtype=torch.long, device=slots.device)
+    node_of[slots] = torch.arange(size, size + slots.numel(), device=slots.device)
+    source, target, squared = memory.edges()
+    source, target = node_of[source], node_of[target]
+    keep = (source >= 0) & (target >= 0)
+    return _Links(source[keep], target[keep], squared[keep])
+
+
+def _within_hops(
+    memory: MemoryBank, neighbors: NeighborLists, slots: Tensor, stored: _Links, hops: int
+) -> Tensor:
+    """The `slots` reachable from the batch in at most `hops` links, either direction."""
+    size = neighbors.indices.size(0)
+    near = torch.zeros(len(memory), dtype=torch.bool, device=slots.device)
+    near[neighbors.indices[neighbors.indices >= 0]] = True
+    source, target = slots[stored.source - size], slots[stored.target - size]
+    for _ in range(hops - 1):
+        grown = near.clone()
+        grown[target[near[source]]] = True
+        grown[source[near[target]]] = True
+        near = grown
+    return slots[near[slots]]
+
+
+def _join(*links: _Links) -> _Links:
+    dtype = links[0].squared.dtype
+    source, target, squared = zip(*links, strict=True)
+    return _Links(
+        torch.cat(source), torch.cat(target), torch.cat([part.to(dtype) for part in squared])
+    )
+
+
+def _links(
+    x: Tensor,
+    memory: MemoryBank | None,
+    slots: Tensor,
+    neighbors: NeighborLists | None,
+    k: int,
+    all_batch: bool,
+) -> tuple[_Links, Tensor]:
+    """Directed links of the batch rows, and their (B, k) squared distance lists."""
+    size = x.size(0)
+    if memory is None or neighbors is None:
+        source, target, lists = _corpus_links(x.detach(), k)
+        return _Links(source, target, link_squared_distances(x, source, target)), lists
+
+    node_of = torch.full((len(memory),), -1, dtype=torch.long, device=x.device)
+    node_of[slots] = torch.arange(size, size + slots.numel(), device=x.device)
+    index = neighbors.indices
+    row, column = (index >= 0).nonzero(as_tuple=True)
+    slot = index[row, column]
+    squared = (x[row] - memory.rows[slot].to(x.dtype)).square().sum(dim=1)
+    to_memory = _Links(row, node_of[slot], squared)
+
+    if all_batch:
+        (left, right), _ = all_pairs(size, x.device)
+    else:
+        left, column = (index <= -2).nonzero(as_tuple=True)
+        right = -2 - index[left, column]
+    in_batch = _Links(left, right, batch_squared_distances(x)[left, right])
+    return _join(to_memory, in_batch), neighbors.squared_distances
+
+
+def _stored_lists(stored: _Links, size: int, count: int, k: int) -> Tensor:
+    """Squared distances (count, k) of the stored links of every memory node, `inf` for none."""
+    lists = stored.squared.new_full((count, k), torch.inf)
+    row = stored.source - size
+    column = torch.arange(row.numel(), device=row.device) - torch.searchsorted(row, row)
+    lists[row, column] = stored.squared
+    return lists
+
+
+def _returned(links: _Links, memory_lists: Tensor, size: int) -> _Links:
+    """The links memory nodes would have to batch rows, were their stored lists not older.
+
+    A memory node lists a batch row that is closer than the farthest neighbour it has stored.
+    """
+    farthest = memory_lists.masked_fill(torch.isinf(memory_lists), -1.0).amax(dim=1)
+    outward = (links.source < size) & (links.target >= size)
+    row, node, squared = (part[outward] for part in links)
+    closer = squared.detach() < farthest[node - size]
+    return _Links(node[closer], row[closer], squared[closer])
+
+
+def _corpus_links(x: Tensor, k: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Exact k-nearest-neighbour links of a set of rows to itself."""
+    size = x.size(0)
+    k = min(k, size - 1)
+    if k < 1:
+        none = torch.empty(0, dtype=torch.long, device=x.device)
+        return none, none, x.new_empty(size, 0)
+    own = torch.arange(size, device=x.device)
+    found = [nearest_others(x[part], x, part, k) for part in own.split(_CHUNK)]
+    target = torch.cat([chunk.indices for chunk in found])
+    squared = torch.cat([chunk.squared_distances for chunk in found])
+    return own.repeat_interleave(k), target.flatten(), squared
+
+
+def _bandwidth(
+    bandwidth: float | str | BandwidthRule,
+    x: Tensor,
+    memory: MemoryBank | None,
+    slots: Tensor,
+    y: Tensor,
+) -> Tensor:
+    """Bandwidth from the batch and an even sample of the remembered rows."""
+    if memory is None or slots.numel() == 0:
+        return estimate_bandwidth(bandwidth, x, y)
+    keep = torch.arange(slots.numel(), device=x.device)
+    if keep.numel() > _BANDWIDTH_MEMORY_ROWS:
+        keep = torch.linspace(0, keep.numel() - 1, _BANDWIDTH_MEMORY_ROWS, device=x.device).long()
+    size = x.size(0)
+    sample = torch.cat([x, memory.rows[slots[keep]].to(x.dtype)])
+    return estimate_bandwidth(bandwidth, sample, torch.cat([y[:size], y[size:][keep]]))
+
+
+def _annotate(
+    data: Data, ids: Tensor | None, memory: MemoryBank | None, slots: Tensor, size: int
+) -> None:
+    """Provenance of nodes and edges."""
+    device = slots.device
+    num_nodes = size + slots.numel()
+    if ids is None:
+        # Without a bank the position is the identity; with one it would collide with stored ids.
+        ids = torch.arange(size, device=device)
+        ids = ids if memory is None else torch.full_like(ids, -1)
+    data.doc_id = ids if memory is None else torch.cat([ids, memory.slot_ids[slots]])
+    data.in_batch = torch.arange(num_nodes, device=device) < size
+    data.seed_mask = data.y >= 0
+    age = torch.zeros(size, dtype=torch.long, device=device)
+    data.age = age if memory is None else torch.cat([age, memory.age[slots]])
+    outside = (data.edge_index >= size).sum(dim=0)
+    data.edge_kind = outside

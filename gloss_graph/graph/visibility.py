@@ -1,0 +1,74 @@
+"""Which labels a step may see: the stratified split into visible and hidden rows."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from gloss_graph._checks import check_range
+
+
+def visible_split(
+    labels: Tensor,
+    fraction: float,
+    *,
+    generator: torch.Generator,
+    ids: Tensor | None = None,
+) -> Tensor:
+    r"""Choose the labeled rows that keep their label in this step.
+
+    Stratified: of a class with n documents, `fraction * n` keep their label (rounded at random,
+    so the mean is exact) and at least one does when `0 < fraction`. Rows with the same id are one
+    document and share their fate, otherwise a visible copy would give the hidden one away.
+
+    Args:
+        labels: (B,) long, -1 = unlabeled.
+        fraction: Share \(\gamma\) in [0, 1]. 0 hides all, 1 none.
+        generator: The only source of randomness (a CPU generator).
+        ids: (B,) long document ids, optional.
+
+    Returns:
+        (B,) bool, `True` = label visible; unlabeled rows are `False`.
+
+    Raises:
+        ValueError: `fraction` outside [0, 1]; rows with one id and different labels.
+
+    Example:
+        >>> import torch
+        >>> g = torch.Generator().manual_seed(0)
+        >>> visible_split(torch.tensor([0, 0, 1, 1, -1]), 0.5, generator=g).sum()
+        tensor(2)
+    """
+    check_range("visible_fraction", fraction, 0.0, 1.0)
+    documents, document_of = labels, None
+    if ids is not None:
+        unique, document_of = ids.unique(return_inverse=True)
+        documents = labels.new_full((unique.numel(),), -1)
+        documents = documents.scatter_reduce(0, document_of, labels, "amax")
+        clash = (documents[document_of] != labels).nonzero()
+        if clash.numel():
+            row = int(clash[0])
+            raise ValueError(
+                f"'labels' must agree for rows with the same id (id {int(ids[row])} has labels "
+                f"{int(labels[row])} and {int(documents[document_of[row]])})."
+            )
+    visible = _stratified(documents.cpu(), fraction, generator).to(labels.device)
+    return visible if document_of is None else visible[document_of]
+
+
+def _stratified(labels: Tensor, fraction: float, generator: torch.Generator) -> Tensor:
+    order = torch.randperm(labels.numel(), generator=generator)
+    # Stable sort of shuffled rows by class: position within the class is a random rank.
+    by_class = order[labels[order].argsort(stable=True)]
+    sorted_labels = labels[by_class]
+    values, inverse, counts = sorted_labels.unique(return_inverse=True, return_counts=True)
+    first = counts.cumsum(0) - counts
+    rank = torch.arange(labels.numel()) - first[inverse]
+    rounding = torch.rand(values.numel(), generator=generator, dtype=torch.float64)
+    keep = (fraction * counts + rounding).floor().long()
+    if fraction > 0:
+        keep = keep.clamp(min=1)
+    keep = torch.where(values < 0, 0, keep)
+    visible = torch.empty(labels.numel(), dtype=torch.bool)
+    visible[by_class] = rank < keep[inverse]
+    return visible

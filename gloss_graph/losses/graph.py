@@ -1,0 +1,85 @@
+r"""The forms of the graph loss \(L_G\): propagated labels of hidden rows against the truth."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+# Smallest probability the paper's forms take the logarithm of, as the released code does.
+_FLOOR = 1e-12
+# Share of the uniform prior mixed into a row before its logarithm is taken.
+EPSILON = 1e-3
+
+
+def _weighted_mean(losses: Tensor, target: Tensor, class_weight: Tensor | None) -> Tensor:
+    if class_weight is None:
+        return losses.mean()
+    weight = class_weight.to(losses)[target]
+    return (weight * losses).sum() / weight.sum()
+
+
+def graph_nll(values: Tensor, target: Tensor, class_weight: Tensor | None = None) -> Tensor:
+    r"""\(-\mathrm{mean} \log p_{i, y_i}\) with \(p = (1 - \epsilon) F / \sum_c F + \epsilon / C\).
+
+    The mixed-in prior (\(\epsilon = 10^{-3}\)) keeps the logarithm finite without cutting its
+    gradient where a class has no visible label.
+
+    Args:
+        values: (n, C) propagated mass >= 0 of the hidden rows; rows are normalised to sum 1.
+        target: (n,) long.
+        class_weight: (C,), weights as in `torch.nn.functional.cross_entropy`.
+
+    Returns:
+        Scalar, differentiable in `values`.
+    """
+    mass = values.sum(dim=1, keepdim=True).clamp(min=torch.finfo(values.dtype).tiny)
+    true = values.gather(1, target.unsqueeze(1)) / mass
+    probability = (1.0 - EPSILON) * true + EPSILON / values.size(1)
+    return _weighted_mean(-probability.squeeze(1).log(), target, class_weight)
+
+
+def published_nll(values: Tensor, target: Tensor, class_weight: Tensor | None = None) -> Tensor:
+    r"""\(-\mathrm{mean} \log \max(F_{i, y_i}, 10^{-12})\): the paper's eq. 1, rows as they are.
+
+    Arguments and result as `graph_nll`.
+    """
+    true = values.gather(1, target.unsqueeze(1)).squeeze(1)
+    return _weighted_mean(-true.clamp(min=_FLOOR).log(), target, class_weight)
+
+
+def released_cross_entropy(
+    values: Tensor, target: Tensor, class_weight: Tensor | None = None
+) -> Tensor:
+    r"""Cross-entropy of F taken as logits, divided by the number of rows: the released code.
+
+    The second softmax has a floor of \(\ln((e + C - 1) / e)\) (1.27 at C = 8) and the second
+    division weakens the term by the number of hidden rows. Kept for reproduction only.
+
+    Arguments and result as `graph_nll`.
+    """
+    return F.cross_entropy(values, target, weight=_cast(class_weight, values)) / target.numel()
+
+
+def score_cross_entropy(
+    values: Tensor, target: Tensor, class_weight: Tensor | None = None
+) -> Tensor:
+    """Cross-entropy of signed scores taken as logits: the form for `rule="poisson"`.
+
+    Arguments and result as `graph_nll`.
+    """
+    return F.cross_entropy(values, target, weight=_cast(class_weight, values))
+
+
+def _cast(class_weight: Tensor | None, values: Tensor) -> Tensor | None:
+    return None if class_weight is None else class_weight.to(values)
+
+
+FORMS: dict[str, Callable[[Tensor, Tensor, Tensor | None], Tensor]] = {
+    "nll": graph_nll,
+    "published": published_nll,
+    "released": released_cross_entropy,
+    "scores": score_cross_entropy,
+}

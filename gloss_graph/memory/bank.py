@@ -1,0 +1,430 @@
+"""The memory bank: past embeddings with labels, identities, ages and neighbour lists."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from gloss_graph._checks import check_choice, check_index_vector, check_matrix, check_positive_int
+from gloss_graph.memory.fill import fill, relink
+from gloss_graph.memory.links import LinkTable, NeighborLists
+from gloss_graph.memory.search import BACKENDS, nearest_allowed
+
+_DTYPES = (torch.float32, torch.float16)
+
+
+class SearchResult(NamedTuple):
+    """Euclidean distances (B, k), ascending, and slots (B, k) long; `inf` and -1 where none."""
+
+    distances: Tensor
+    slots: Tensor
+
+
+class BankStats(NamedTuple):
+    """What the bank holds; `class_counts` maps a label to its rows, -1 to the unlabeled ones."""
+
+    size: int
+    capacity: int
+    class_counts: dict[int, int]
+    mean_age: float
+    max_age: int
+    mean_degree: float
+    anonymous: int
+
+
+class MemoryBank(nn.Module):
+    r"""A ring of past embeddings that knows which document each row is.
+
+    Cross-batch memory (Wang et al., 2020, arXiv 1912.06798) with identities: enqueueing a
+    document that is already stored refreshes its row in place; other documents overwrite the
+    oldest slot (FIFO). Every row keeps the list of its nearest neighbours at the time it was
+    written, so the graph among stored rows is inherited and never searched again. A link lives
+    while both documents live; its length follows when either end is refreshed.
+
+    All state lives in persistent buffers: `state_dict()` restores the bank bit for bit.
+
+    Shapes: B batch rows, M = `len(bank)` stored rows, D dimension, k links a row.
+
+    Args:
+        capacity: Largest number of rows. 0 is a bank that never stores anything. With
+            `capacity` >= corpus size and `ids`, the bank is one row per document.
+        dim: Embedding dimension D.
+        k: Links stored with every row.
+        dtype: Storage, `torch.float32` or `torch.float16` (half the memory; search and links
+            are computed in float32).
+        search: `"auto"`, `"faiss"` or `"matmul"`, see `gloss_graph.memory.nearest`.
+        normalize: L2-normalise rows and queries, so Euclidean order is cosine order.
+
+    Raises:
+        ValueError: A setting out of range.
+
+    Rows never carry a gradient. Cost: O(capacity (D + 3k)) memory, O(B M D) a search, O(M k) an
+    enqueue.
+
+    Example:
+        >>> import torch
+        >>> bank = MemoryBank(capacity=4, dim=2)
+        >>> bank.enqueue(torch.eye(2), labels=torch.tensor([0, 1]), ids=torch.tensor([10, 11]))
+        >>> bank.search(torch.tensor([[3.0, 0.0]]), k=1, exclude_ids=torch.tensor([10])).slots
+        tensor([[1]])
+        >>> bank
+        MemoryBank(2/4 rows, dim=2, k=16, dtype=float32, search='auto', normalize=True)
+
+    See also: `build_document_graph` connects a batch to a bank; `GraphGuidedObjective` runs the
+    whole step and enqueues at its end.
+    """
+
+    rows: Tensor
+    slot_labels: Tensor
+    slot_ids: Tensor
+    written_at: Tensor
+    cursor: Tensor
+    count: Tensor
+    step: Tensor
+    anonymous: Tensor
+
+    def __init__(
+        self,
+        capacity: int,
+        dim: int,
+        *,
+        k: int = 16,
+        dtype: torch.dtype = torch.float32,
+        search: str = "auto",
+        normalize: bool = True,
+    ) -> None:
+        super().__init__()
+        check_positive_int("capacity", capacity, minimum=0)
+        check_positive_int("dim", dim)
+        check_positive_int("k", k)
+        if dtype not in _DTYPES:
+            raise ValueError(f"'dtype' must be torch.float32 or torch.float16 (got {dtype}).")
+        check_choice("search", search, BACKENDS)
+        self.capacity, self.dim, self.k = capacity, dim, k
+        self.search_backend, self.normalize = search, normalize
+        buffers = {
+            "rows": torch.zeros(capacity, dim, dtype=dtype),
+            "slot_labels": torch.full((capacity,), -1),
+            "slot_ids": torch.full((capacity,), -1),
+            "written_at": torch.zeros(capacity, dtype=torch.long),
+            "cursor": torch.zeros((), dtype=torch.long),
+            "count": torch.zeros((), dtype=torch.long),
+            "step": torch.zeros((), dtype=torch.long),
+            "anonymous": torch.zeros((), dtype=torch.long),
+        }
+        for name, value in buffers.items():
+            self.register_buffer(name, value)
+        self.links = LinkTable(capacity, k)
+        self._slot_of: dict[int, int] | None = {}
+        self._warned_anonymous = False
+
+    def __repr__(self) -> str:
+        dtype = str(self.rows.dtype).removeprefix("torch.")
+        return (
+            f"MemoryBank({len(self)}/{self.capacity} rows, dim={self.dim}, k={self.k}, "
+            f"dtype={dtype}, search={self.search_backend!r}, normalize={self.normalize})"
+        )
+
+    def __len__(self) -> int:
+        return int(self.count)
+
+    @property
+    def embeddings(self) -> Tensor:
+        """Stored rows (M, D), a view."""
+        return self.rows[: len(self)]
+
+    @property
+    def labels(self) -> Tensor:
+        """Labels (M,) long of the stored rows, -1 = unlabeled, a view."""
+        return self.slot_labels[: len(self)]
+
+    @property
+    def ids(self) -> Tensor:
+        """Document ids (M,) long of the stored rows; negative where none was given, a view."""
+        return self.slot_ids[: len(self)]
+
+    @property
+    def age(self) -> Tensor:
+        """Enqueue calls since each row (M,) long was last written; 0 = by the last one."""
+        return self.step - self.written_at[: len(self)] - 1
+
+    # ------------------------------------------------------------------ identities
+
+    def __getstate__(self) -> dict[str, Any]:
+        state = super().__getstate__() if hasattr(super(), "__getstate__") else self.__dict__
+        return {**state, "_slot_of": None}
+
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        super()._load_from_state_dict(*args, **kwargs)
+        self._slot_of = None
+
+    def _slots(self) -> dict[int, int]:
+        """Id -> slot, derived from the buffers and rebuilt when they were loaded."""
+        if self._slot_of is None:
+            self._slot_of = {id_: slot for slot, id_ in enumerate(self.ids.tolist())}
+        return self._slot_of
+
+    def slots_of(self, ids: Tensor) -> Tensor:
+        """Slot (B,) long of every document id, -1 where it is not stored.
+
+        Args:
+            ids: (B,) integer document ids.
+        """
+        lookup = self._slots()
+        slots = [lookup.get(id_, -1) for id_ in ids.tolist()]
+        return torch.tensor(slots, dtype=torch.long, device=self.rows.device)
+
+    # ------------------------------------------------------------------ search
+
+    def _prepare(self, name: str, embeddings: Tensor) -> Tensor:
+        check_matrix(name, embeddings, columns=self.dim)
+        if embeddings.device != self.rows.device:
+            raise ValueError(
+                f"'{name}' is on {embeddings.device} but the bank is on {self.rows.device}. "
+                "Move one of them with .to(device)."
+            )
+        x = embeddings.detach()
+        x = x.to(torch.promote_types(x.dtype, torch.float32))
+        return F.normalize(x, dim=1) if self.normalize else x
+
+    @torch.no_grad()
+    def search(self, queries: Tensor, k: int, exclude_ids: Tensor | None = None) -> SearchResult:
+        """Exact nearest stored rows of every query.
+
+        Args:
+            queries: (B, D) floating; normalised here when the bank normalises.
+            k: Neighbours a query.
+            exclude_ids: (any,) ids whose rows must not be returned, for example the batch's own.
+
+        Returns:
+            Euclidean distances (B, k), ascending, and slots (B, k), padded with `inf` and -1
+            where fewer than k rows are left.
+
+        Raises:
+            ValueError: Shape, dtype, device or non-finite queries; k < 1.
+        """
+        check_positive_int("k", k)
+        x = self._prepare("queries", queries)
+        banned = self._banned(exclude_ids)
+        found = nearest_allowed(x, self.embeddings, k, banned, backend=self.search_backend)
+        return SearchResult(found.squared_distances.sqrt(), found.indices)
+
+    def _banned(self, exclude_ids: Tensor | None) -> Tensor:
+        if exclude_ids is None:
+            return torch.empty(0, dtype=torch.long, device=self.rows.device)
+        slots = self.slots_of(exclude_ids.reshape(-1))
+        return slots[slots >= 0].unique()
+
+    @torch.no_grad()
+    def neighbors(
+        self, embeddings: Tensor, ids: Tensor | None = None, k: int | None = None
+    ) -> NeighborLists:
+        """Nearest neighbours of every row among the stored rows and the other batch rows.
+
+        Stored copies of the batch's own documents are left out (their place is taken by the
+        batch rows themselves).
+
+        Args:
+            embeddings: (B, D) floating.
+            ids: (B,) document ids of the rows.
+            k: Neighbours a row, by default the bank's.
+
+        Returns:
+            Lists of shape (B, k).
+        """
+        x = self._prepare("embeddings", embeddings)
+        return self._neighbors(x, self._banned(ids), k or self.k)
+
+    def _neighbors(self, x: Tensor, banned: Tensor, k: int) -> NeighborLists:
+        if k == 0:
+            none = torch.empty(x.size(0), 0, dtype=torch.long, device=x.device)
+            return NeighborLists(x.new_empty(x.size(0), 0), none)
+        found = nearest_allowed(x, self.embeddings, k, banned, backend=self.search_backend)
+        mates = torch.cdist(x, x, compute_mode="use_mm_for_euclid_dist").square()
+        mates.fill_diagonal_(torch.inf)
+        mate_index = -2 - torch.arange(x.size(0), device=x.device).expand(x.size(0), -1)
+        squared = torch.cat([found.squared_distances, mates], dim=1)
+        index = torch.cat([found.indices, mate_index], dim=1)
+        squared, order = squared.topk(min(k, squared.size(1)), dim=1, largest=False)
+        index = index.gather(1, order).masked_fill(squared.isinf(), -1)
+        return NeighborLists(squared, index)
+
+    # ------------------------------------------------------------------ write
+
+    @torch.no_grad()
+    def enqueue(
+        self,
+        embeddings: Tensor,
+        labels: Tensor | None = None,
+        ids: Tensor | None = None,
+        *,
+        neighbors: NeighborLists | None = None,
+        link: bool = True,
+    ) -> None:
+        """Store a batch; everything is checked before anything is changed.
+
+        A document that is stored already is refreshed in place; others overwrite the oldest
+        slots. If an id occurs more than once the last row counts; of a batch larger than the
+        bank the last `capacity` documents are kept.
+
+        Args:
+            embeddings: (B, D) floating, detached here.
+            labels: (B,) integer, -1 = unlabeled; all unlabeled when left out.
+            ids: (B,) integer >= 0, stable document identities. Without them the bank cannot
+                recognise a document when it comes back: it warns once.
+            neighbors: Lists from `neighbors(...)` when the caller already has them; searched for
+                otherwise.
+            link: `False` stores the rows without neighbours, for `relink()` later.
+
+        Raises:
+            TypeError: A value that is not a tensor.
+            ValueError: Shape, dtype, device, non-finite embeddings, a negative id, a label < -1.
+        """
+        x = self._prepare("embeddings", embeddings)
+        size = x.size(0)
+        device = self.rows.device
+        if labels is None:
+            labels = torch.full((size,), -1, device=device)
+        check_index_vector("labels", labels, size)
+        if size and int(labels.min()) < -1:
+            raise ValueError(f"'labels' must be >= -1, -1 = unlabeled (got {int(labels.min())}).")
+        if ids is not None:
+            check_index_vector("ids", ids, size)
+            if size and int(ids.min()) < 0:
+                raise ValueError(f"'ids' must be >= 0 (got {int(ids.min())}).")
+        if size == 0 or self.capacity == 0:
+            return
+        nameless = 0
+        if ids is None:
+            self._warn_anonymous()
+            nameless = size
+            ids = -2 - int(self.anonymous) - torch.arange(size, device=device)
+        labels, ids = labels.to(device).long(), ids.to(device).long()
+        if neighbors is None:
+            neighbors = self._neighbors(x, self._banned(ids), self.k if link else 0)
+        kept = _last_of_each(ids)[-self.capacity :]
+        self._write(x, labels, ids, kept, neighbors, nameless)
+
+    def _write(
+        self,
+        x: Tensor,
+        labels: Tensor,
+        ids: Tensor,
+        kept: Tensor,
+        neighbors: NeighborLists,
+        nameless: int,
+    ) -> None:
+        lookup = self._slots()
+        old = self.slots_of(ids[kept])
+        fresh = old < 0
+        slots = old.clone()
+        slots[fresh] = self._victims(int(fresh.sum()), old[~fresh])
+        for id_ in self.slot_ids[slots[fresh]].tolist():
+            lookup.pop(id_, None)
+        lookup.update(zip(ids[kept].tolist(), slots.tolist(), strict=True))
+        self.rows[slots] = x[kept].to(self.rows.dtype)
+        self.slot_labels[slots] = labels[kept]
+        self.slot_ids[slots] = ids[kept]
+        self.written_at[slots] = self.step
+        self.count.copy_(torch.maximum(self.count, slots.max() + 1))
+        if bool(fresh.any()):
+            self.cursor.copy_((slots[fresh][-1] + 1) % self.capacity)
+        self.step += 1
+        self.anonymous += nameless
+        self.links.write(neighbors, kept, slots, fresh, self.rows, len(self))
+
+    def _victims(self, wanted: int, refreshed: Tensor) -> Tensor:
+        """The next `wanted` slots in ring order that are not refreshed in this very call."""
+        span = min(self.capacity, wanted + refreshed.numel())
+        ring = (self.cursor + torch.arange(span, device=self.rows.device)) % self.capacity
+        return ring[~torch.isin(ring, refreshed)][:wanted]
+
+    def _warn_anonymous(self) -> None:
+        if self._warned_anonymous:
+            return
+        self._warned_anonymous = True
+        warnings.warn(
+            "MemoryBank.enqueue was called without 'ids'. When the same documents come again (a "
+            "second epoch), each one finds its own stored copy with its own label: label "
+            "leakage. Pass stable document 'ids', or call reset() before every epoch.",
+            UserWarning,
+            stacklevel=3,
+        )
+
+    # ------------------------------------------------------------------ graph, upkeep
+
+    def edges(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Live directed links: source slot (E,), target slot (E,), squared distance (E,).
+
+        Sorted by source. Both ends are stored rows; no self-links, no repeated pairs.
+        """
+        return self.links.edges(len(self))
+
+    def prefill(
+        self,
+        loader: Iterable[Mapping[str, Any] | Sequence[Any]],
+        encoder: Callable[..., Tensor],
+        *,
+        progress: bool = False,
+    ) -> int:
+        """Encode every batch of `loader`, store it, then link all rows by one exact search.
+
+        Args:
+            loader: Batches: a mapping whose `labels` and `ids` are taken out and whose rest is
+                passed to the encoder as keyword arguments, or a tuple `(inputs, labels, ids)`
+                whose inputs are passed as one argument. Labels and ids may be left out.
+            encoder: Returns embeddings (B, D). A module runs in eval mode (no dropout) and is
+                put back into the mode it was in.
+            progress: Show a progress bar.
+
+        Returns:
+            Number of rows in the bank afterwards.
+
+        Raises:
+            ValueError: As `enqueue`; rows of earlier batches stay stored.
+        """
+        fill(self, loader, encoder, progress)
+        return len(self)
+
+    def relink(self, *, progress: bool = False) -> None:
+        """Replace every neighbour list by the exact k nearest stored rows.
+
+        Cost O(M² D) time in chunks of 1,024 rows. Useful after long drift.
+        """
+        relink(self, progress)
+
+    def reset(self) -> None:
+        """Forget every row; settings stay."""
+        self.slot_ids.fill_(-1)
+        self.slot_labels.fill_(-1)
+        for buffer in (self.rows, self.written_at, self.cursor, self.count, self.step):
+            buffer.zero_()
+        self.anonymous.zero_()
+        self.links.reset()
+        self._slot_of = {}
+
+    def stats(self) -> BankStats:
+        """Fill, class histogram, ages, mean out-degree and rows without identity."""
+        size = len(self)
+        values, counts = self.labels.unique(return_counts=True)
+        age = self.age
+        return BankStats(
+            size=size,
+            capacity=self.capacity,
+            class_counts=dict(zip(values.tolist(), counts.tolist(), strict=True)),
+            mean_age=float(age.double().mean()) if size else 0.0,
+            max_age=int(age.max()) if size else 0,
+            mean_degree=self.edges()[0].numel() / size if size else 0.0,
+            anonymous=int((self.ids < 0).sum()),
+        )
+
+
+def _last_of_each(ids: Tensor) -> Tensor:
+    """Positions of the last row of every distinct id, in batch order."""
+    last = {id_: position for position, id_ in enumerate(ids.tolist())}
+    return torch.tensor(sorted(last.values()), dtype=torch.long, device=ids.device)

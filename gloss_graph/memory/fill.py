@@ -1,0 +1,67 @@
+"""Filling a bank in bulk: one pass of an encoder, then one exact neighbour search."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from rich.progress import track
+from torch import Tensor, nn
+
+from gloss_graph.memory.search import nearest_others
+
+if TYPE_CHECKING:
+    from gloss_graph.memory.bank import MemoryBank
+
+_CHUNK = 1024
+
+
+@torch.no_grad()
+def fill(
+    bank: MemoryBank,
+    loader: Iterable[Mapping[str, Any] | Sequence[Any]],
+    encoder: Callable[..., Tensor],
+    progress: bool,
+) -> None:
+    """Encode and store every batch of `loader`, then link; see `MemoryBank.prefill`."""
+    was_training = encoder.training if isinstance(encoder, nn.Module) else False
+    if isinstance(encoder, nn.Module):
+        encoder.eval()
+    try:
+        for batch in track(loader, "Filling the memory bank", disable=not progress):
+            inputs, labels, ids = _unpack(batch)
+            rows = encoder(**inputs) if isinstance(inputs, Mapping) else encoder(inputs)
+            bank.enqueue(rows.to(bank.rows.device), labels, ids, link=False)
+    finally:
+        if isinstance(encoder, nn.Module):
+            encoder.train(was_training)
+    relink(bank, progress)
+
+
+@torch.no_grad()
+def relink(bank: MemoryBank, progress: bool) -> None:
+    """Give every row the exact list of its nearest rows; see `MemoryBank.relink`."""
+    size = len(bank)
+    k = min(bank.k, size - 1)
+    if k < 1:
+        return
+    rows = bank.embeddings
+    starts = range(0, size, _CHUNK)
+    for start in track(starts, "Linking the memory bank", disable=not progress):
+        own = torch.arange(start, min(start + _CHUNK, size), device=rows.device)
+        found = nearest_others(rows[own].float(), rows, own, k, backend=bank.search_backend)
+        bank.links.replace(own, found.indices, found.squared_distances)
+
+
+def _unpack(batch: Mapping[str, Any] | Sequence[Any]) -> tuple[Any, Tensor | None, Tensor | None]:
+    if isinstance(batch, Mapping):
+        inputs = dict(batch)
+        return inputs, inputs.pop("labels", None), inputs.pop("ids", None)
+    if isinstance(batch, Sequence) and 1 <= len(batch) <= 3:
+        inputs, labels, ids = (*batch, None, None)[:3]
+        return inputs, labels, ids
+    raise ValueError(
+        "'loader' must yield mappings or tuples (inputs[, labels[, ids]]) "
+        f"(got {type(batch).__name__})."
+    )

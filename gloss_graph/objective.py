@@ -1,0 +1,419 @@
+"""The front door: a training objective that looks at a batch through the graph of the corpus."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch_geometric.data import Data
+
+from gloss_graph._checks import check_choice, check_mask, check_positive_int, check_range
+from gloss_graph.graph.bandwidth import BandwidthRule, check_bandwidth
+from gloss_graph.graph.build import BATCH_EDGES, MEMORY_MEMORY, Connection, check_batch, connect
+from gloss_graph.graph.kernels import Kernel, resolve_kernel
+from gloss_graph.graph.symmetrize import SYMMETRIZE
+from gloss_graph.graph.visibility import visible_split
+from gloss_graph.losses import FORMS
+from gloss_graph.memory import MemoryBank
+from gloss_graph.propagation import LabelPropagation, SolverReport
+
+
+class ObjectiveOutput(NamedTuple):
+    """Everything a step computed.
+
+    `loss`, `graph_loss`, `cross_entropy`, `consistency`: scalars with gradient; a term without
+    rows is a zero. `consistency` is zero: unlabeled rows conduct, and are not compared yet.
+    `propagated` (B, C): propagated labels of the batch rows. `hidden` (B,) bool: rows that were
+    hidden. `graph`: the `Data` of this step, batch rows first. `solver`: report;
+    `solver.unreachable` counts the hidden rows left out because no seed reaches them.
+    """
+
+    loss: Tensor
+    graph_loss: Tensor
+    cross_entropy: Tensor
+    consistency: Tensor
+    propagated: Tensor
+    hidden: Tensor
+    graph: Data
+    solver: SolverReport
+
+
+class GraphGuidedObjective(nn.Module):
+    r"""Graph-guided loss over the current batch and a memory bank.
+
+    G-Loss (arXiv 2604.25853) with a view beyond the batch: connect the batch to remembered
+    documents, hide some labels, propagate the others over the graph, compare, backpropagate into
+    the embeddings. With `logits` the loss is \(\lambda L_G + (1 - \lambda) L_{CE}\) (integrated
+    mode), without them \(L_G\) (standalone mode).
+
+    A step masks the batch's own stored copies, searches, connects, hides, propagates, compares
+    and then enqueues, in this order. A call that raises leaves the bank as it was; in `eval()`
+    nothing is enqueued.
+
+    Shapes: B batch rows, M bank rows, N = B + M, C classes, D dimension.
+
+    Args:
+        num_classes: C.
+        memory: The bank; None compares within the batch only.
+        k: Neighbours a row in the graph.
+        kernel: See `build_document_graph`.
+        bandwidth: \(\sigma\), see `build_document_graph`.
+        symmetrize: See `build_document_graph`.
+        batch_edges: `"all"` connects all batch pairs, `"knn"` the k nearest in batch and bank
+            together, `"auto"`: `"all"` while there is no remembered row, else `"knn"`.
+        hops: See `build_document_graph`; None uses the whole bank.
+        visible_fraction: \(\gamma\) in [0, 1], share of the labeled batch rows whose label stays
+            visible, stratified by class. With a bank 0 is meaningful: every row is scored.
+        memory_visible_fraction: Share of the bank's labels that stay visible.
+        graph_weight: \(\lambda\) in [0, 1].
+        form: `"nll"`, `"published"`, `"released"`, `"scores"`; by default `"scores"` for
+            `rule="poisson"`, else `"nll"`.
+        rule: `"harmonic"`, `"spreading"`, `"poisson"`, see `LabelPropagation`.
+        normalization: See `LabelPropagation`.
+        eta: See `LabelPropagation`.
+        alpha: See `LabelPropagation`.
+        solver: See `LabelPropagation`.
+        tol: See `LabelPropagation`.
+        max_iter: See `LabelPropagation`.
+        gradient: See `LabelPropagation`.
+        normalize_embeddings: L2-normalise rows; must agree with the bank.
+        class_weight: (C,) weights of the classes in both terms.
+        generator: CPU generator of the visibility split; by default an own one.
+        seed: Seed of the own generator.
+
+    Raises:
+        ValueError: A setting out of range or unknown.
+
+    Gradients reach `embeddings` and `logits`. The objective computes in float32 at least,
+    whatever autocast says. The bank and the generator's state travel in `state_dict()`.
+
+    Example:
+        >>> import torch
+        >>> bank = MemoryBank(capacity=1024, dim=16)
+        >>> objective = GraphGuidedObjective(num_classes=2, memory=bank)
+        >>> x = torch.randn(8, 16, generator=torch.Generator().manual_seed(0), requires_grad=True)
+        >>> loss = objective(x, torch.arange(8) % 2, ids=torch.arange(8))
+        >>> loss.backward()
+        >>> len(bank), bool(x.grad.abs().sum() > 0)
+        (8, True)
+
+    See also: `LabelPropagation` and `build_document_graph`, the parts, for graphs of your own;
+    `published()` and `released()` for the paper's forms.
+    """
+
+    class_weight: Tensor | None
+
+    def __init__(
+        self,
+        num_classes: int,
+        *,
+        memory: MemoryBank | None = None,
+        k: int = 16,
+        kernel: str | Kernel = "gaussian",
+        bandwidth: float | str | BandwidthRule = "sqrt",
+        symmetrize: str = "union",
+        batch_edges: str = "auto",
+        hops: int | None = None,
+        visible_fraction: float = 0.5,
+        memory_visible_fraction: float = 1.0,
+        graph_weight: float = 0.5,
+        form: str | None = None,
+        rule: str = "harmonic",
+        normalization: str = "hub",
+        eta: float | None = None,
+        alpha: float = 0.9,
+        solver: str = "auto",
+        tol: float = 1e-5,
+        max_iter: int = 1000,
+        gradient: str = "implicit",
+        normalize_embeddings: bool = True,
+        class_weight: Tensor | None = None,
+        generator: torch.Generator | None = None,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        check_positive_int("num_classes", num_classes, minimum=2)
+        check_positive_int("k", k)
+        check_bandwidth(bandwidth)
+        check_choice("symmetrize", symmetrize, SYMMETRIZE)
+        check_choice("batch_edges", batch_edges, BATCH_EDGES)
+        check_range("visible_fraction", visible_fraction, 0.0, 1.0)
+        check_range("memory_visible_fraction", memory_visible_fraction, 0.0, 1.0)
+        check_range("graph_weight", graph_weight, 0.0, 1.0)
+        if hops is not None:
+            check_positive_int("hops", hops)
+        if memory is not None and not isinstance(memory, MemoryBank):
+            raise TypeError(f"'memory' must be a MemoryBank (got {type(memory).__name__}).")
+        if memory is not None and memory.normalize != normalize_embeddings:
+            raise ValueError(
+                f"'normalize_embeddings' is {normalize_embeddings} but the bank was made with "
+                f"normalize={memory.normalize}. Make them agree."
+            )
+        if form is None:
+            form = "scores" if rule == "poisson" else "nll"
+        check_choice("form", form, FORMS)
+        if rule == "poisson" and form in ("nll", "published"):
+            raise ValueError(f"form={form!r} needs probabilities; rule='poisson' gives scores.")
+        self.num_classes, self.memory, self.k = num_classes, memory, k
+        self.kernel, self.bandwidth = resolve_kernel(kernel), bandwidth
+        self.symmetrize, self.batch_edges, self.hops = symmetrize, batch_edges, hops
+        self.visible_fraction, self.graph_weight = float(visible_fraction), float(graph_weight)
+        self.memory_visible_fraction = float(memory_visible_fraction)
+        self.form, self.normalize_embeddings = form, normalize_embeddings
+        self.propagation = LabelPropagation(
+            rule,
+            normalization,
+            eta=eta,
+            alpha=alpha,
+            num_classes=num_classes,
+            solver=solver,
+            tol=tol,
+            max_iter=max_iter,
+            gradient=gradient,
+        )
+        self.register_buffer("class_weight", _check_class_weight(class_weight, num_classes))
+        if generator is None:
+            generator = torch.Generator().manual_seed(seed)
+        if generator.device.type != "cpu":
+            raise ValueError("'generator' must be a CPU generator.")
+        self.generator = generator
+        #: Seconds spent so far in each stage; reset it by `.clear()`.
+        self.seconds: dict[str, float] = {}
+
+    @classmethod
+    def published(
+        cls, num_classes: int, sigma: float, *, graph_weight: float = 0.5, **split: Any
+    ) -> GraphGuidedObjective:
+        r"""The paper's in-batch form: Algorithm 1 (column-stochastic T) and eq. 1.
+
+        Args:
+            num_classes: C.
+            sigma: Bandwidth \(\sigma\) of the Gaussian.
+            graph_weight: \(\lambda\).
+            **split: `visible_fraction`, `generator` or `seed`.
+        """
+        return cls._in_batch(num_classes, sigma, "column", "published", graph_weight, **split)
+
+    @classmethod
+    def released(
+        cls, num_classes: int, sigma: float, *, graph_weight: float = 0.5, **split: Any
+    ) -> GraphGuidedObjective:
+        r"""What the paper's released code computes: the `hub` walk, F as logits, divided by |u|.
+
+        Args:
+            num_classes: C.
+            sigma: Bandwidth \(\sigma\) of the Gaussian.
+            graph_weight: \(\lambda\).
+            **split: `visible_fraction`, `generator` or `seed`.
+        """
+        return cls._in_batch(num_classes, sigma, "hub", "released", graph_weight, **split)
+
+    @classmethod
+    def _in_batch(
+        cls,
+        num_classes: int,
+        sigma: float,
+        normalization: str,
+        form: str,
+        graph_weight: float,
+        visible_fraction: float = 0.5,
+        generator: torch.Generator | None = None,
+        seed: int = 0,
+    ) -> GraphGuidedObjective:
+        return cls(
+            num_classes,
+            bandwidth=sigma,
+            batch_edges="all",
+            normalization=normalization,
+            eta=0.0,
+            form=form,
+            solver="dense",
+            graph_weight=graph_weight,
+            visible_fraction=visible_fraction,
+            generator=generator,
+            seed=seed,
+        )
+
+    def extra_repr(self) -> str:
+        """Settings that are not part of a sub-module."""
+        bandwidth = getattr(self.bandwidth, "__name__", repr(self.bandwidth))
+        return (
+            f"num_classes={self.num_classes}, k={self.k}, bandwidth={bandwidth}, "
+            f"form={self.form!r}, visible_fraction={self.visible_fraction}, "
+            f"graph_weight={self.graph_weight}, batch_edges={self.batch_edges!r}, "
+            f"symmetrize={self.symmetrize!r}, hops={self.hops}"
+        )
+
+    def get_extra_state(self) -> Tensor:
+        """State of the visibility generator, a uint8 tensor."""
+        return self.generator.get_state()
+
+    def set_extra_state(self, state: Tensor) -> None:
+        """Restore the visibility generator."""
+        self.generator.set_state(state.cpu())
+
+    # ------------------------------------------------------------------ the step
+
+    def forward(
+        self,
+        embeddings: Tensor,
+        labels: Tensor,
+        *,
+        ids: Tensor | None = None,
+        logits: Tensor | None = None,
+        visible: Tensor | None = None,
+        return_output: bool = False,
+    ) -> Tensor | ObjectiveOutput:
+        """Loss of one batch; enqueues the batch afterwards when training.
+
+        Args:
+            embeddings: (B, D) floating, from any encoder.
+            labels: (B,) integer in 0..C-1, -1 = unlabeled (the row conducts, and is not scored).
+            ids: (B,) integer >= 0, stable document identities. Rows with the same id count as
+                one document. Without ids the bank cannot mask a document's own stored copy.
+            logits: (B, C) of a classifier head; adds its cross-entropy.
+            visible: (B,) bool, pins the rows whose label stays visible instead of a random split.
+            return_output: Return an `ObjectiveOutput` instead of the loss.
+
+        Returns:
+            Scalar loss, or the whole output.
+
+        Raises:
+            TypeError: A value that is not a tensor.
+            ValueError: Shapes, dtypes or devices that disagree; non-finite embeddings; labels
+                outside -1..C-1; `visible` on an unlabeled row. The bank is untouched.
+        """
+        labels, ids = self._check(embeddings, labels, ids, logits)
+        with torch.autocast(embeddings.device.type, enabled=False):
+            x = embeddings.to(torch.promote_types(embeddings.dtype, torch.float32))
+            visible = self._visible(labels, ids, visible)
+            connection = self._connect(x, labels, ids)
+            hidden = (labels >= 0) & ~visible
+            graph_loss, propagated, report = self._graph_loss(connection, labels, visible, hidden)
+            zero = x.sum() * 0.0
+            cross_entropy = zero if logits is None else self._cross_entropy(logits, labels)
+            loss = graph_loss
+            if logits is not None:
+                share = self.graph_weight
+                loss = share * graph_loss + (1.0 - share) * cross_entropy
+        if self.memory is not None and self.training:
+            with self._timed("enqueue"):
+                self.memory.enqueue(x.detach(), labels, ids, neighbors=connection.neighbors)
+        if not return_output:
+            return loss
+        return ObjectiveOutput(
+            loss=loss,
+            graph_loss=graph_loss,
+            cross_entropy=cross_entropy,
+            consistency=zero,
+            propagated=propagated,
+            hidden=hidden,
+            graph=connection.data,
+            solver=report,
+        )
+
+    def _check(
+        self, embeddings: Tensor, labels: Tensor, ids: Tensor | None, logits: Tensor | None
+    ) -> tuple[Tensor, Tensor | None]:
+        labels, ids = check_batch(embeddings, labels, ids, self.memory, self.normalize_embeddings)
+        size = embeddings.size(0)
+        if size == 0:
+            raise ValueError("'embeddings' must hold at least one row (got 0).")
+        low, high = int(labels.min()), int(labels.max())
+        if low < -1 or high >= self.num_classes:
+            raise ValueError(
+                f"'labels' must lie in 0..{self.num_classes - 1}, or be -1 for unlabeled "
+                f"(got {low}..{high})."
+            )
+        if logits is not None and logits.shape != (size, self.num_classes):
+            raise ValueError(
+                f"'logits' must have shape ({size}, {self.num_classes}) "
+                f"(got {tuple(logits.shape)})."
+            )
+        return labels, ids
+
+    def _visible(self, labels: Tensor, ids: Tensor | None, visible: Tensor | None) -> Tensor:
+        if visible is None:
+            return visible_split(labels, self.visible_fraction, generator=self.generator, ids=ids)
+        check_mask("visible", visible, labels.numel())
+        visible = visible.to(labels.device)
+        if bool((visible & (labels < 0)).any()):
+            raise ValueError("'visible' marks rows whose label is -1 (unlabeled).")
+        return visible
+
+    def _connect(self, x: Tensor, labels: Tensor, ids: Tensor | None) -> Connection:
+        batch_edges = self.batch_edges
+        if batch_edges == "auto":
+            batch_edges = "knn" if self.memory is not None and len(self.memory) else "all"
+        with self._timed("connect"):
+            return connect(
+                x,
+                labels,
+                ids,
+                memory=self.memory,
+                k=self.k,
+                kernel=self.kernel,
+                bandwidth=self.bandwidth,
+                symmetrize=self.symmetrize,
+                batch_edges=batch_edges,
+                hops=self.hops,
+                normalize_embeddings=self.normalize_embeddings,
+            )
+
+    def _graph_loss(
+        self, connection: Connection, labels: Tensor, visible: Tensor, hidden: Tensor
+    ) -> tuple[Tensor, Tensor, SolverReport]:
+        data, size = connection.data, labels.numel()
+        remembered = data.y[size:] >= 0
+        if self.memory_visible_fraction < 1.0:
+            remembered = visible_split(
+                data.y[size:], self.memory_visible_fraction, generator=self.generator
+            )
+        data.seed_mask = torch.cat([visible, remembered])
+        with self._timed("propagate"):
+            result = self.propagation.propagate_labels(
+                data.y,
+                data.edge_index,
+                data.edge_weight,
+                data.seed_mask,
+                trainable_edges=(data.edge_kind < MEMORY_MEMORY).nonzero().squeeze(1),
+                trusted=True,
+            )
+        values, reached = result.values[:size], result.reached[:size]
+        scored = hidden & reached
+        report = result.report._replace(unreachable=int((hidden & ~reached).sum()))
+        if not bool(scored.any()):
+            return values.sum() * 0.0 + data.edge_weight.sum() * 0.0, values, report
+        loss = FORMS[self.form](values[scored], labels[scored], self.class_weight)
+        return loss, values, report
+
+    def _cross_entropy(self, logits: Tensor, labels: Tensor) -> Tensor:
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        if not bool((labels >= 0).any()):
+            return logits.sum() * 0.0
+        weight = None if self.class_weight is None else self.class_weight.to(logits)
+        return F.cross_entropy(logits, labels, weight=weight, ignore_index=-1)
+
+    @contextmanager
+    def _timed(self, stage: str) -> Iterator[None]:
+        start = time.perf_counter()
+        yield
+        spent = time.perf_counter() - start
+        self.seconds[stage] = self.seconds.get(stage, 0.0) + spent
+
+
+def _check_class_weight(class_weight: Tensor | None, num_classes: int) -> Tensor | None:
+    if class_weight is None:
+        return None
+    weight = torch.as_tensor(class_weight, dtype=torch.float32)
+    if weight.shape != (num_classes,) or not bool((weight >= 0).all()) or not float(weight.sum()):
+        raise ValueError(
+            f"'class_weight' must have shape ({num_classes},) with values >= 0, not all 0 "
+            f"(got {tuple(weight.shape)})."
+        )
+    return weight

@@ -1,0 +1,113 @@
+"""What a propagation accepts: label rows, priors and undirected weighted graphs."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from gloss_graph._checks import INTEGER_DTYPES
+from gloss_graph.propagation.sparse import Rows, multiply, rows_of
+
+
+def one_hot_labels(y: Tensor, num_classes: int | None) -> Tensor:
+    """Label rows (N, C): floating `y` as it is, integer `y` one-hot with zeros for negatives.
+
+    Raises:
+        TypeError: Not a tensor.
+        ValueError: Shape, dtype, non-finite or negative entries, a label >= C, no label at all.
+    """
+    if not isinstance(y, Tensor):
+        raise TypeError(f"'y' must be a torch.Tensor (got {type(y).__name__}).")
+    if y.is_floating_point():
+        if y.dim() != 2 or y.size(1) == 0:
+            raise ValueError(f"'y' of floating dtype must be (N, C) (got {tuple(y.shape)}).")
+        if num_classes is not None and y.size(1) != num_classes:
+            raise ValueError(f"'y' must have {num_classes} columns (got {y.size(1)}).")
+        if not bool((y >= 0).all()) or bool(torch.isinf(y).any()):
+            raise ValueError("'y' must be finite and >= 0.")
+        return y
+    if y.dim() != 1 or y.dtype not in INTEGER_DTYPES:
+        raise ValueError(
+            f"'y' must be (N,) integers or (N, C) floats (got {y.dtype} {tuple(y.shape)})."
+        )
+    largest = int(y.max()) if y.numel() else -1
+    if num_classes is None:
+        if largest < 0:
+            raise ValueError("'y' holds no label (all are negative); pass num_classes.")
+        num_classes = largest + 1
+    if largest >= num_classes:
+        raise ValueError(f"'y' must be below num_classes={num_classes} (got {largest}).")
+    one_hot = F.one_hot(y.long().clamp(min=0), num_classes).float()
+    return one_hot * (y >= 0).unsqueeze(1)
+
+
+def check_prior(name: str, prior: Tensor | None) -> Tensor | None:
+    """A class prior scaled to sum 1, or None.
+
+    Raises:
+        ValueError: Not a vector of finite values >= 0 with a positive sum.
+    """
+    if prior is None:
+        return None
+    prior = torch.as_tensor(prior, dtype=torch.float64)
+    if prior.dim() != 1 or not bool((prior >= 0).all()) or not 0 < float(prior.sum()) < torch.inf:
+        raise ValueError(f"'{name}' must be (C,) finite values >= 0 with a positive sum.")
+    return prior / prior.sum()
+
+
+def check_graph(
+    edge_index: Tensor, edge_weight: Tensor, num_nodes: int, trusted: bool
+) -> tuple[Rows, Tensor]:
+    """Pattern and weights, in the pattern's order, of a checked undirected graph.
+
+    Weights are scaled to a largest value of 1 (no propagation depends on their unit), which keeps
+    narrow kernels within the range of float32; self-loops are set to 0.
+
+    Raises:
+        TypeError: Not a tensor.
+        ValueError: Shape, dtype, indices out of range, weights negative or not finite, a directed
+            graph.
+    """
+    if not isinstance(edge_index, Tensor):
+        raise TypeError(f"'edge_index' must be a torch.Tensor (got {type(edge_index).__name__}).")
+    if edge_index.dim() != 2 or edge_index.size(0) != 2 or edge_index.dtype != torch.long:
+        raise ValueError(
+            f"'edge_index' must be long of shape (2, E) "
+            f"(got {edge_index.dtype} {tuple(edge_index.shape)})."
+        )
+    if edge_weight.dim() != 1 or edge_weight.numel() != edge_index.size(1):
+        raise ValueError(
+            f"'edge_weight' must have shape ({edge_index.size(1)},) "
+            f"(got {tuple(edge_weight.shape)})."
+        )
+    if not trusted and edge_index.numel():
+        low, high = int(edge_index.min()), int(edge_index.max())
+        if low < 0 or high >= num_nodes:
+            raise ValueError(
+                f"'edge_index' must lie in 0..{num_nodes - 1}, the rows of 'y' (got {low}..{high})."
+            )
+    detached = edge_weight.detach()
+    top = detached.amax() if detached.numel() else detached.new_ones(())
+    if not bool((detached >= 0).all()) or bool(torch.isinf(top)):
+        raise ValueError("'edge_weight' must be finite and >= 0 (got NaN, inf or negative).")
+    rows = rows_of(edge_index, num_nodes)
+    weight = edge_weight if rows.order is None else edge_weight[rows.order]
+    if not trusted:
+        weight = torch.where(rows.row == rows.target, 0.0, weight)
+        _check_undirected(rows, weight.detach())
+    return rows, weight / top if float(top) > 0 else weight
+
+
+def _check_undirected(rows: Rows, weight: Tensor) -> None:
+    """Compare W z with Wᵀ z for a fixed z without structure: O(E), no sort."""
+    z = torch.cos(1.0 + torch.arange(rows.num_nodes, device=weight.device).double() ** 2 * 0.7)
+    w = weight.double()
+    forward = multiply(rows, w, z.unsqueeze(1)).squeeze(1)
+    backward = torch.zeros_like(z).index_add(0, rows.target, w * z[rows.row])
+    scale = multiply(rows, w, torch.ones_like(z).unsqueeze(1)).squeeze(1)
+    if not torch.allclose(forward, backward, rtol=0.0, atol=1e-5 * float(scale.amax() + 1e-300)):
+        raise ValueError(
+            "'edge_index' must be undirected: both directions of a pair with the same weight. "
+            "Use torch_geometric.utils.to_undirected(edge_index, edge_weight, reduce='mean')."
+        )

@@ -1,0 +1,73 @@
+r"""Normalisations as node scalings of one symmetric matrix.
+
+Every propagation matrix T offered here turns, by scaling nodes, into the same symmetric system:
+with node factors s > 0, a diagonal m and values \(G = s F\),
+
+    T F = F on hidden nodes   <=>   (diag(m) - W) G = 0 there,
+
+so one weight matrix W serves them all and no reweighted copy of it is ever made.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+Product = Callable[[Tensor], Tensor]
+
+
+class Scaling(NamedTuple):
+    """Node factors s (N,), diagonal m (N,) and the vector v (N,) with W v = m v."""
+
+    factor: Tensor
+    diagonal: Tensor
+    null: Tensor
+
+
+def _safe(x: Tensor) -> Tensor:
+    """Degrees with 1 in place of 0: an isolated node gets an identity row."""
+    return torch.where(x > 0, x, torch.ones_like(x))
+
+
+def row_scaling(times: Product, ones: Tensor) -> Scaling:
+    r"""\(T = D^{-1} W\), the random walk (Zhu & Ghahramani, 2002)."""
+    return Scaling(ones, _safe(times(ones)), ones)
+
+
+def hub_scaling(times: Product, ones: Tensor) -> Scaling:
+    r"""The random walk on \(S = sWs\), \(s = 1 / (W d^{-1/2})\).
+
+    What the paper's released code reaches by symmetric, then column, then row normalisation.
+    It takes weight from hubs.
+    """
+    degree = _safe(times(ones))
+    factor = 1.0 / _safe(times(degree.rsqrt()))
+    return Scaling(factor, _safe(times(factor)) / factor, factor)
+
+
+def symmetric_scaling(times: Product, ones: Tensor) -> Scaling:
+    r"""\(T = D^{-1/2} W D^{-1/2}\) (Zhou et al., 2004). Rows of F need not sum to 1."""
+    degree = _safe(times(ones))
+    return Scaling(degree.rsqrt(), degree, ones)
+
+
+def column_scaling(times: Product, ones: Tensor) -> Scaling:
+    r"""\(T_{ij} = \tilde A_{ij} / \sum_m \tilde A_{mj}\), \(\tilde A = D^{-1/2} W D^{-1/2}\).
+
+    The paper's Algorithm 1: column-stochastic, so rows of F need not sum to 1.
+    """
+    degree = _safe(times(ones))
+    root = degree.rsqrt()
+    sums = _safe(times(root))
+    return Scaling(1.0 / sums, sums / root, root)
+
+
+NORMALIZATIONS: dict[str, Callable[[Product, Tensor], Scaling]] = {
+    "hub": hub_scaling,
+    "row": row_scaling,
+    "symmetric": symmetric_scaling,
+    "column": column_scaling,
+}

@@ -1,0 +1,211 @@
+"""Propagation rules: each turns labels into one linear system and its solution into values."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from scipy import sparse
+from scipy.sparse.csgraph import connected_components
+from torch import Tensor
+
+from gloss_graph._checks import check_range
+from gloss_graph.propagation.inputs import check_prior
+from gloss_graph.propagation.normalize import Scaling
+from gloss_graph.propagation.solve import System
+from gloss_graph.propagation.sparse import Rows, product, submatrix
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A linear system in the scaled values G = s F and the way back to F.
+
+    Attributes:
+        system: The symmetric matrix on n unknowns.
+        right: (n, C) right side.
+        trainable: (e,) long, system edges whose weight needs a gradient, or None = all.
+        null: Null vectors of a singular system, one a component: unit values (n,) and component
+            (n,); or None.
+        assemble: Solution (n, C) -> values (N, C).
+    """
+
+    system: System
+    right: Tensor
+    trainable: Tensor | None
+    null: tuple[Tensor, Tensor] | None
+    assemble: Callable[[Tensor], Tensor]
+
+
+def harmonic(
+    rows: Rows,
+    weight: Tensor,
+    labels: Tensor,
+    seeds: Tensor,
+    reached: Tensor,
+    scaling: Scaling,
+    trainable: Tensor | None,
+    eta: float,
+    prior: Tensor,
+) -> Problem:
+    """Clamped seeds; the unknowns are the unseeded nodes that a seed reaches."""
+    free = reached & ~seeds
+    where = free.nonzero().squeeze(1)
+    factor = scaling.factor[where].unsqueeze(1)
+    known = scaling.factor.unsqueeze(1) * labels
+    right = product(rows, weight, known, trainable)[where]
+    if eta > 0:
+        right = right + eta * scaling.diagonal[where].unsqueeze(1) * factor * prior
+    part, edges = submatrix(rows, free)
+    system = System(part, weight[edges], (1.0 + eta) * scaling.diagonal[where])
+    unreached = (~reached).nonzero().squeeze(1)
+    leak = prior if eta > 0 else torch.zeros_like(prior)
+
+    def assemble(solved: Tensor) -> Tensor:
+        values = labels.index_copy(0, where, solved / factor)
+        return values.index_copy(0, unreached, leak.expand(unreached.numel(), -1))
+
+    return Problem(system, right, _subset(trainable, edges, weight), None, assemble)
+
+
+def spreading(
+    rows: Rows,
+    weight: Tensor,
+    labels: Tensor,
+    seeds: Tensor,
+    reached: Tensor,
+    scaling: Scaling,
+    trainable: Tensor | None,
+    alpha: float,
+    prior: Tensor,
+) -> Problem:
+    """Zhou et al.: (m - αW) G = (1 - α) m s Y on all nodes, divided by α."""
+    del seeds, reached, prior
+    factor, diagonal = scaling.factor.unsqueeze(1), scaling.diagonal.unsqueeze(1)
+    right = (1.0 - alpha) / alpha * diagonal * factor * labels
+    system = System(rows, weight, scaling.diagonal / alpha)
+    return Problem(system, right, trainable, None, lambda solved: solved / factor)
+
+
+def poisson(
+    rows: Rows,
+    weight: Tensor,
+    labels: Tensor,
+    seeds: Tensor,
+    reached: Tensor,
+    scaling: Scaling,
+    trainable: Tensor | None,
+    eta: float,
+    prior: Tensor,
+) -> Problem:
+    """Sources at the seeds, balanced per component so that the singular system is solvable."""
+    del prior
+    n = rows.num_nodes
+    factor = scaling.factor.unsqueeze(1)
+    null = scaling.null.unsqueeze(1)
+    if eta > 0:
+        part = torch.zeros(n, dtype=torch.long, device=weight.device)
+    else:
+        part = _components(rows, weight.detach()).to(weight.device)
+    count = int(part.max()) + 1 if n else 0
+
+    def per_part(x: Tensor) -> Tensor:
+        return x.new_zeros(count, x.size(1)).index_add(0, part, x)
+
+    pull = null / factor * seeds.unsqueeze(1)
+    mean = per_part(pull * labels) / per_part(pull).clamp(min=torch.finfo(pull.dtype).tiny)
+    source = torch.where(seeds.unsqueeze(1), labels - mean[part], 0.0)
+    degree = (scaling.diagonal * scaling.factor.square()).mean()
+    right = degree * source / factor
+    system = System(rows, weight, (1.0 + eta) * scaling.diagonal)
+
+    def assemble(solved: Tensor) -> Tensor:
+        if eta == 0:
+            mass = scaling.diagonal.unsqueeze(1) * null
+            shift = per_part(mass * solved) / per_part(mass * null)
+            solved = solved - shift[part] * null
+        return torch.where(reached.unsqueeze(1), solved / factor, 0.0)
+
+    basis = None if eta > 0 else _null_basis(null.detach().squeeze(1), part, count)
+    return Problem(system, right, trainable, basis, assemble)
+
+
+RULES: dict[str, Callable[..., Problem]] = {
+    "harmonic": harmonic,
+    "spreading": spreading,
+    "poisson": poisson,
+}
+
+
+def _subset(trainable: Tensor | None, edges: Tensor, weight: Tensor) -> Tensor | None:
+    """Positions within `edges` of the trainable ones."""
+    if trainable is None:
+        return None
+    mask = torch.zeros(weight.numel(), dtype=torch.bool, device=weight.device)
+    mask[trainable] = True
+    return mask[edges].nonzero().squeeze(1)
+
+
+def _components(rows: Rows, weight: Tensor) -> Tensor:
+    """Connected component (N,) long of every node over edges of positive weight."""
+    live = (weight > 0).cpu().numpy()
+    row, column = rows.row.cpu().numpy()[live], rows.target.cpu().numpy()[live]
+    shape = (rows.num_nodes, rows.num_nodes)
+    adjacency = sparse.coo_matrix((live[live], (row, column)), shape=shape)
+    return torch.from_numpy(connected_components(adjacency, directed=False)[1]).long()
+
+
+def _null_basis(null: Tensor, part: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """Unit null vectors, one a component, kept as values (N,) and component (N,)."""
+    norm = null.new_zeros(count).index_add(0, part, null.square()).sqrt()
+    return null / norm[part], part
+
+
+def class_mass_normalize(
+    values: Tensor,
+    labels: Tensor,
+    seeds: Tensor,
+    prior: Tensor | str = "uniform",
+    *,
+    power: float = 1.0,
+) -> Tensor:
+    r"""Class-mass normalisation (Zhu et al., 2003, sec. 4) of the unseeded rows.
+
+    \(q_{ic} \propto H_{ic} (\pi_c / \sum_i H_{ic})^{p}\), rows summing to 1.
+
+    Args:
+        values: (N, C) propagated hit mass, without any part leaked to a prior.
+        labels: (N, C) label rows, given back for the seeds.
+        seeds: (N,) bool.
+        prior: \(\pi\) (C,), or `"uniform"`.
+        power: p in [0, 1]; 0.5 is a gentle alignment.
+
+    Returns:
+        (N, C). An unseeded row without mass gets the prior; a class without mass keeps none.
+    """
+    check_range("power", power, 0.0, 1.0)
+    classes = values.size(1)
+    if isinstance(prior, str):
+        target = values.new_full((classes,), 1.0 / classes)
+    else:
+        target = prior_of(prior, classes).to(values)
+    hidden = ~seeds.unsqueeze(1)
+    mass = torch.where(hidden, values, 0.0).sum(dim=0)
+    tiny = torch.finfo(values.dtype).tiny
+    scale = torch.where(mass > 0, target / mass.clamp(min=tiny), 0.0) ** power
+    scaled = values * scale
+    total = scaled.sum(dim=1, keepdim=True)
+    normalized = torch.where(total > 0, scaled / total.clamp(min=tiny), target)
+    return torch.where(hidden, normalized, labels)
+
+
+def prior_of(prior: Tensor, classes: int) -> Tensor:
+    """`prior` (C,) checked and scaled to sum 1.
+
+    Raises:
+        ValueError: Another length than `classes`, negative or non-finite entries.
+    """
+    checked = check_prior("class_mass", prior)
+    if checked is None or checked.numel() != classes:
+        raise ValueError(f"'class_mass' must have {classes} entries.")
+    return checked
