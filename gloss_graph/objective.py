@@ -375,13 +375,16 @@ class GraphGuidedObjective(nn.Module):
                 data.y[size:], self.memory_visible_fraction, generator=self.generator
             )
         data.seed_mask = torch.cat([visible, remembered])
+        trainable = None
+        if data.num_nodes > size:
+            trainable = (data.edge_kind < MEMORY_MEMORY).nonzero().squeeze(1)
         with self._timed("propagate"):
             result = self.propagation.propagate_labels(
                 data.y,
                 data.edge_index,
                 data.edge_weight,
                 data.seed_mask,
-                trainable_edges=(data.edge_kind < MEMORY_MEMORY).nonzero().squeeze(1),
+                trainable_edges=trainable,
                 trusted=True,
             )
         values, reached = result.values[:size], result.reached[:size]

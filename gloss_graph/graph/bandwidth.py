@@ -136,6 +136,8 @@ def local_scales(squared: Tensor) -> Tensor:
     Returns:
         (N,) scales, at least 1e-6; 1 for a row without neighbours.
     """
+    if squared.size(1) == 0:
+        return squared.new_ones(squared.size(0))
     last = squared.masked_fill(torch.isinf(squared), -1.0).amax(dim=1)
     return torch.where(last >= 0, last.clamp(min=0.0).sqrt(), torch.ones_like(last)).clamp(
         min=_SMALLEST

@@ -23,7 +23,7 @@ from gloss_graph.graph.bandwidth import (
 )
 from gloss_graph.graph.distances import batch_squared_distances, link_squared_distances
 from gloss_graph.graph.kernels import Kernel, cosine_kernel, resolve_kernel
-from gloss_graph.graph.symmetrize import SYMMETRIZE, all_pairs, symmetrize_links
+from gloss_graph.graph.symmetrize import SYMMETRIZE, all_pairs, off_diagonal, symmetrize_links
 from gloss_graph.memory import MemoryBank, NeighborLists, nearest_others
 
 BATCH_EDGES = ("auto", "knn", "all")
@@ -202,10 +202,12 @@ def connect(
     num_nodes = size + slots.numel()
     memory_lists = x.new_empty(0, k)
     if slots.numel() == 0 and all_batch:
-        edge_index, flat = all_pairs(size, x.device)
-        squared = batch_squared_distances(x).flatten()[flat]
-        link_lists = squared.detach().view(size, max(size - 1, 0)) if size else squared
-        batch_lists = link_lists.sort(dim=1).values[:, :k] if size > 1 else link_lists
+        edge_index = all_pairs(size, x.device)
+        squared = off_diagonal(batch_squared_distances(x))
+        batch_lists = x.new_empty(size, 0)
+        if bandwidth == "local" and size > 1:
+            others = squared.detach().view(size, size - 1)
+            batch_lists = others.topk(min(k, size - 1), dim=1, largest=False).values
     else:
         if memory is not None and (bandwidth == "local" or symmetrize == "mutual"):
             memory_lists = _stored_lists(stored, size, slots.numel(), memory.k)
@@ -215,7 +217,7 @@ def connect(
         if memory is not None and symmetrize == "mutual":
             links = _join(links, _returned(links, memory_lists, size))
         edge_index, link = symmetrize_links(links.source, links.target, num_nodes, symmetrize)
-        squared = links.squared[link]
+        squared = links.squared.index_select(0, link)
 
     y = labels if memory is None else torch.cat([labels, memory.slot_labels[slots]])
     if bandwidth == "local":
@@ -303,7 +305,7 @@ def _links(
     to_memory = _Links(row, node_of[slot], squared)
 
     if all_batch:
-        (left, right), _ = all_pairs(size, x.device)
+        left, right = all_pairs(size, x.device)
     else:
         left, column = (index <= -2).nonzero(as_tuple=True)
         right = -2 - index[left, column]
@@ -379,5 +381,7 @@ def _annotate(
     data.seed_mask = data.y >= 0
     age = torch.zeros(size, dtype=torch.long, device=device)
     data.age = age if memory is None else torch.cat([age, memory.age[slots]])
-    outside = (data.edge_index >= size).sum(dim=0)
-    data.edge_kind = outside
+    if num_nodes == size:
+        data.edge_kind = torch.zeros_like(data.edge_index[0])
+    else:
+        data.edge_kind = (data.edge_index >= size).sum(dim=0)

@@ -86,12 +86,20 @@ def _symmetrize_sorted(
 
 
 @lru_cache(maxsize=32)
-def all_pairs(num_nodes: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Every ordered pair of distinct nodes, sorted: `edge_index` (2, N(N-1)) and its flat index.
+def all_pairs(num_nodes: int, device: torch.device) -> Tensor:
+    """Every ordered pair of distinct nodes, sorted: `edge_index` (2, N(N-1)).
 
-    The flat index (N(N-1),) points into an N x N matrix. Cached: callers must not write to it.
+    Cached: callers must not write to it.
     """
     flat = torch.arange(num_nodes * num_nodes, device=device)
-    row, column = flat // num_nodes, flat % num_nodes
+    row, column = flat // max(num_nodes, 1), flat % max(num_nodes, 1)
     keep = row != column
-    return torch.stack([row[keep], column[keep]]), flat[keep]
+    return torch.stack([row[keep], column[keep]])
+
+
+def off_diagonal(matrix: Tensor) -> Tensor:
+    """Entries of a square matrix (N, N) at `all_pairs`, (N(N-1),), without an index."""
+    size = matrix.size(0)
+    if size < 2:
+        return matrix.flatten()[:0]
+    return matrix.flatten()[1:].view(size - 1, size + 1)[:, :-1].reshape(-1)

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from gloss_graph.propagation.operators import Operator
 from gloss_graph.propagation.solve import System
-from gloss_graph.propagation.sparse import Rows, edge_products
 
 Solve = Callable[[System, Tensor], Tensor]
 
@@ -23,33 +23,27 @@ Solve = Callable[[System, Tensor], Tensor]
 class _ImplicitSolve(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any,
-        weight: Tensor,
-        diagonal: Tensor,
-        right: Tensor,
-        rows: Rows,
-        trainable: Tensor | None,
-        solve: Solve,
+        ctx: Any, weight: Tensor, diagonal: Tensor, right: Tensor, operator: Operator, solve: Solve
     ) -> Tensor:
-        solution = solve(System(rows, weight, diagonal), right)
+        ctx.operator = operator.with_weight(weight.detach())
+        solution = solve(System(ctx.operator, diagonal), right)
         ctx.save_for_backward(weight, diagonal, solution)
-        ctx.rows, ctx.trainable, ctx.solve = rows, trainable, solve
+        ctx.solve = solve
         return solution
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         weight, diagonal, solution = ctx.saved_tensors
-        adjoint = ctx.solve(System(ctx.rows, weight, diagonal), grad.contiguous())
+        operator = ctx.operator.with_weight(weight)
+        adjoint = ctx.solve(System(operator, diagonal), grad.contiguous())
         needs = ctx.needs_input_grad
-        grad_weight = (
-            edge_products(ctx.rows, adjoint, solution, ctx.trainable) if needs[0] else None
-        )
+        grad_weight = operator.outer(adjoint, solution) if needs[0] else None
         grad_diagonal = -(adjoint * solution).sum(dim=1) if needs[1] else None
-        return grad_weight, grad_diagonal, adjoint if needs[2] else None, None, None, None
+        return grad_weight, grad_diagonal, adjoint if needs[2] else None, None, None
 
 
-def implicit_solve(system: System, right: Tensor, solve: Solve, trainable: Tensor | None) -> Tensor:
+def implicit_solve(system: System, right: Tensor, solve: Solve) -> Tensor:
     """Solve and attach the adjoint gradient.
 
     Args:
@@ -57,11 +51,9 @@ def implicit_solve(system: System, right: Tensor, solve: Solve, trainable: Tenso
         right: (n, C).
         solve: `(system, right) -> solution`, called once forward and once backward, without
             autograd.
-        trainable: (e,) long, edges whose weight needs a gradient; None = all.
 
     Returns:
         (n, C), differentiable once in weights, diagonal and right side.
     """
-    return _ImplicitSolve.apply(
-        system.weight, system.diagonal, right, system.rows, trainable, solve
-    )
+    operator, diagonal = system
+    return _ImplicitSolve.apply(operator.weight, diagonal, right, operator, solve)

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from gloss_graph._checks import INTEGER_DTYPES
-from gloss_graph.propagation.sparse import Rows, multiply, rows_of
+from gloss_graph.propagation.operators import Rows, SparseOperator, rows_of
 
 
 def one_hot_labels(y: Tensor, num_classes: int | None) -> Tensor:
@@ -103,9 +103,9 @@ def _check_undirected(rows: Rows, weight: Tensor) -> None:
     """Compare W z with Wᵀ z for a fixed z without structure: O(E), no sort."""
     z = torch.cos(1.0 + torch.arange(rows.num_nodes, device=weight.device).double() ** 2 * 0.7)
     w = weight.double()
-    forward = multiply(rows, w, z.unsqueeze(1)).squeeze(1)
+    ones = torch.ones_like(z)
+    forward, scale = SparseOperator(rows, w, None).multiply(torch.stack([z, ones], dim=1)).T
     backward = torch.zeros_like(z).index_add(0, rows.target, w * z[rows.row])
-    scale = multiply(rows, w, torch.ones_like(z).unsqueeze(1)).squeeze(1)
     if not torch.allclose(forward, backward, rtol=0.0, atol=1e-5 * float(scale.amax() + 1e-300)):
         raise ValueError(
             "'edge_index' must be undirected: both directions of a pair with the same weight. "

@@ -13,6 +13,7 @@ from gloss_graph._checks import check_choice, check_mask, check_positive_int, ch
 from gloss_graph.propagation.implicit import implicit_solve
 from gloss_graph.propagation.inputs import check_graph, check_prior, one_hot_labels
 from gloss_graph.propagation.normalize import NORMALIZATIONS, Scaling
+from gloss_graph.propagation.operators import Operator, SparseOperator, operator_of, reachable
 from gloss_graph.propagation.rules import RULES, Problem, class_mass_normalize
 from gloss_graph.propagation.solve import (
     DENSE_LIMIT,
@@ -24,7 +25,6 @@ from gloss_graph.propagation.solve import (
     dense_solution,
     fixed_point,
 )
-from gloss_graph.propagation.sparse import Rows, product, reachable
 
 GRADIENTS = ("implicit", "unrolled")
 
@@ -214,27 +214,23 @@ class LabelPropagation(MessagePassing):
                 edge_weight = torch.ones(edge_index.size(1), device=edge_index.device)
             rows, weight = check_graph(edge_index, edge_weight.to(dtype), y.size(0), trusted)
             labels = torch.where(seed_mask.unsqueeze(1), labels.to(dtype), 0.0)
-            return self._run(rows, weight, labels, seed_mask, trainable_edges)
+            if rows.order is not None and trainable_edges is not None:
+                position = rows.order.argsort()
+                trainable_edges = position[trainable_edges]
+            if self.fused:
+                operator = operator_of(rows, weight, trainable_edges)
+            else:
+                operator = SparseOperator(rows, weight, trainable_edges)
+            return self._run(operator, labels, seed_mask)
 
-    def _run(
-        self,
-        rows: Rows,
-        weight: Tensor,
-        labels: Tensor,
-        seeds: Tensor,
-        trainable: Tensor | None,
-    ) -> Propagation:
-        if rows.order is not None and trainable is not None:
-            position = torch.empty_like(rows.order)
-            position[rows.order] = torch.arange(position.numel(), device=position.device)
-            trainable = position[trainable]
-        reached = reachable(rows, weight.detach(), seeds, ~seeds)
+    def _run(self, operator: Operator, labels: Tensor, seeds: Tensor) -> Propagation:
+        reached = reachable(operator, seeds, ~seeds)
 
         def times(v: Tensor) -> Tensor:
-            return product(rows, weight, v.unsqueeze(1), trainable).squeeze(1)
+            return operator.times(v.unsqueeze(1)).squeeze(1)
 
         scaling = NORMALIZATIONS[self.normalization](times, torch.ones_like(labels[:, 0]))
-        problem = self._problem(rows, weight, labels, seeds, reached, scaling, trainable)
+        problem = self._problem(operator, labels, seeds, reached, scaling)
         solved, report = self._solve(problem)
         values = problem.assemble(solved)
         if not bool(torch.isfinite(values.detach().sum())):
@@ -250,13 +246,11 @@ class LabelPropagation(MessagePassing):
 
     def _problem(
         self,
-        rows: Rows,
-        weight: Tensor,
+        operator: Operator,
         labels: Tensor,
         seeds: Tensor,
         reached: Tensor,
         scaling: Scaling,
-        trainable: Tensor | None,
     ) -> Problem:
         classes = labels.size(1)
         prior = labels.new_full((classes,), 1.0 / classes) if self.prior is None else self.prior
@@ -264,26 +258,24 @@ class LabelPropagation(MessagePassing):
             raise ValueError(f"'prior' must have {classes} entries (got {prior.numel()}).")
         damping = self.alpha if self.rule == "spreading" else self.eta
         leak = prior.to(labels) if self.class_mass is None else torch.zeros_like(prior).to(labels)
-        return RULES[self.rule](
-            rows, weight, labels, seeds, reached, scaling, trainable, damping, leak
-        )
+        return RULES[self.rule](operator, labels, seeds, reached, scaling, damping, leak)
 
     # ------------------------------------------------------------------ solve
 
-    def message_and_aggregate(self, adj_t: Rows, x: Tensor, edge_weight: Tensor) -> Tensor:
-        """W x in one sparse product: the fused form of `message` and its sum."""
-        return product(adj_t, edge_weight, x)
+    def message_and_aggregate(self, adj_t: Operator, x: Tensor) -> Tensor:
+        """W x in one product: the fused form of `message` and its sum."""
+        return adj_t.times(x)
 
     def message(self, x_j: Tensor, edge_weight: Tensor) -> Tensor:
         """The message a neighbour sends: its value times the edge's weight."""
         return edge_weight.unsqueeze(-1) * x_j
 
-    def _times(self, system: System, x: Tensor) -> Tensor:
-        if self.fused:
-            return self.message_and_aggregate(system.rows, x, system.weight)
-        n = system.rows.num_nodes
-        edge_index = torch.stack([system.rows.target, system.rows.row])
-        return self.propagate(edge_index, x=x, edge_weight=system.weight, size=(n, n))
+    def _times(self, operator: Operator, x: Tensor) -> Tensor:
+        if self.fused or not isinstance(operator, SparseOperator):
+            return self.message_and_aggregate(operator, x)
+        n = operator.num_nodes
+        edge_index = torch.stack([operator.rows.target, operator.rows.row])
+        return self.propagate(edge_index, x=x, edge_weight=operator.weight, size=(n, n))
 
     def _solve(self, problem: Problem) -> tuple[Tensor, SolverReport]:
         system, right = problem.system, problem.right
@@ -296,7 +288,7 @@ class LabelPropagation(MessagePassing):
                 solved = dense_solution(system, right, problem.null)
             else:
                 factor = DenseFactor(problem.null)
-                solved = implicit_solve(system, right, factor, problem.trainable)
+                solved = implicit_solve(system, right, factor)
             return solved, SolverReport("dense", 1, 0.0, True)
 
         method = conjugate_gradient if solver == "cg" else fixed_point
@@ -305,13 +297,17 @@ class LabelPropagation(MessagePassing):
         def run(system: System, right: Tensor) -> Tensor:
             nonlocal steps, error
             solution, taken, residual = method(
-                lambda x: self._times(system, x), system.diagonal, right, self.tol, self.max_iter
+                lambda x: self._times(system.operator, x),
+                system.diagonal,
+                right,
+                self.tol,
+                self.max_iter,
             )
             steps, error = taken, residual
             return solution
 
         if self.gradient == "implicit":
-            solved = implicit_solve(system, right, run, problem.trainable)
+            solved = implicit_solve(system, right, run)
         else:
             solved = run(system, right)
         converged = error <= self.tol or (solver == "iterate" and self.tol == 0)

@@ -13,8 +13,8 @@ from torch import Tensor
 from gloss_graph._checks import check_range
 from gloss_graph.propagation.inputs import check_prior
 from gloss_graph.propagation.normalize import Scaling
+from gloss_graph.propagation.operators import Operator, SparseOperator
 from gloss_graph.propagation.solve import System
-from gloss_graph.propagation.sparse import Rows, product, submatrix
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,6 @@ class Problem:
     Attributes:
         system: The symmetric matrix on n unknowns.
         right: (n, C) right side.
-        trainable: (e,) long, system edges whose weight needs a gradient, or None = all.
         null: Null vectors of a singular system, one a component: unit values (n,) and component
             (n,); or None.
         assemble: Solution (n, C) -> values (N, C).
@@ -32,19 +31,16 @@ class Problem:
 
     system: System
     right: Tensor
-    trainable: Tensor | None
     null: tuple[Tensor, Tensor] | None
     assemble: Callable[[Tensor], Tensor]
 
 
 def harmonic(
-    rows: Rows,
-    weight: Tensor,
+    operator: Operator,
     labels: Tensor,
     seeds: Tensor,
     reached: Tensor,
     scaling: Scaling,
-    trainable: Tensor | None,
     eta: float,
     prior: Tensor,
 ) -> Problem:
@@ -53,11 +49,10 @@ def harmonic(
     where = free.nonzero().squeeze(1)
     factor = scaling.factor[where].unsqueeze(1)
     known = scaling.factor.unsqueeze(1) * labels
-    right = product(rows, weight, known, trainable)[where]
+    right = operator.times(known).index_select(0, where)
     if eta > 0:
         right = right + eta * scaling.diagonal[where].unsqueeze(1) * factor * prior
-    part, edges = submatrix(rows, free)
-    system = System(part, weight[edges], (1.0 + eta) * scaling.diagonal[where])
+    system = System(operator.restrict(free), (1.0 + eta) * scaling.diagonal[where])
     unreached = (~reached).nonzero().squeeze(1)
     leak = prior if eta > 0 else torch.zeros_like(prior)
 
@@ -65,17 +60,15 @@ def harmonic(
         values = labels.index_copy(0, where, solved / factor)
         return values.index_copy(0, unreached, leak.expand(unreached.numel(), -1))
 
-    return Problem(system, right, _subset(trainable, edges, weight), None, assemble)
+    return Problem(system, right, None, assemble)
 
 
 def spreading(
-    rows: Rows,
-    weight: Tensor,
+    operator: Operator,
     labels: Tensor,
     seeds: Tensor,
     reached: Tensor,
     scaling: Scaling,
-    trainable: Tensor | None,
     alpha: float,
     prior: Tensor,
 ) -> Problem:
@@ -83,30 +76,28 @@ def spreading(
     del seeds, reached, prior
     factor, diagonal = scaling.factor.unsqueeze(1), scaling.diagonal.unsqueeze(1)
     right = (1.0 - alpha) / alpha * diagonal * factor * labels
-    system = System(rows, weight, scaling.diagonal / alpha)
-    return Problem(system, right, trainable, None, lambda solved: solved / factor)
+    system = System(operator, scaling.diagonal / alpha)
+    return Problem(system, right, None, lambda solved: solved / factor)
 
 
 def poisson(
-    rows: Rows,
-    weight: Tensor,
+    operator: Operator,
     labels: Tensor,
     seeds: Tensor,
     reached: Tensor,
     scaling: Scaling,
-    trainable: Tensor | None,
     eta: float,
     prior: Tensor,
 ) -> Problem:
     """Sources at the seeds, balanced per component so that the singular system is solvable."""
     del prior
-    n = rows.num_nodes
+    n = operator.num_nodes
     factor = scaling.factor.unsqueeze(1)
     null = scaling.null.unsqueeze(1)
     if eta > 0:
-        part = torch.zeros(n, dtype=torch.long, device=weight.device)
+        part = torch.zeros(n, dtype=torch.long, device=labels.device)
     else:
-        part = _components(rows, weight.detach()).to(weight.device)
+        part = _components(operator).to(labels.device)
     count = int(part.max()) + 1 if n else 0
 
     def per_part(x: Tensor) -> Tensor:
@@ -117,7 +108,7 @@ def poisson(
     source = torch.where(seeds.unsqueeze(1), labels - mean[part], 0.0)
     degree = (scaling.diagonal * scaling.factor.square()).mean()
     right = degree * source / factor
-    system = System(rows, weight, (1.0 + eta) * scaling.diagonal)
+    system = System(operator, (1.0 + eta) * scaling.diagonal)
 
     def assemble(solved: Tensor) -> Tensor:
         if eta == 0:
@@ -127,7 +118,7 @@ def poisson(
         return torch.where(reached.unsqueeze(1), solved / factor, 0.0)
 
     basis = None if eta > 0 else _null_basis(null.detach().squeeze(1), part, count)
-    return Problem(system, right, trainable, basis, assemble)
+    return Problem(system, right, basis, assemble)
 
 
 RULES: dict[str, Callable[..., Problem]] = {
@@ -137,21 +128,18 @@ RULES: dict[str, Callable[..., Problem]] = {
 }
 
 
-def _subset(trainable: Tensor | None, edges: Tensor, weight: Tensor) -> Tensor | None:
-    """Positions within `edges` of the trainable ones."""
-    if trainable is None:
-        return None
-    mask = torch.zeros(weight.numel(), dtype=torch.bool, device=weight.device)
-    mask[trainable] = True
-    return mask[edges].nonzero().squeeze(1)
-
-
-def _components(rows: Rows, weight: Tensor) -> Tensor:
+def _components(operator: Operator) -> Tensor:
     """Connected component (N,) long of every node over edges of positive weight."""
+    weight = operator.weight.detach()
+    if isinstance(operator, SparseOperator):
+        row, column, weight = operator.rows.row, operator.rows.target, weight
+    else:
+        row, column = weight.nonzero(as_tuple=True)
+        weight = weight[row, column]
     live = (weight > 0).cpu().numpy()
-    row, column = rows.row.cpu().numpy()[live], rows.target.cpu().numpy()[live]
-    shape = (rows.num_nodes, rows.num_nodes)
-    adjacency = sparse.coo_matrix((live[live], (row, column)), shape=shape)
+    ends = (row.cpu().numpy()[live], column.cpu().numpy()[live])
+    shape = (operator.num_nodes, operator.num_nodes)
+    adjacency = sparse.coo_matrix((live[live], ends), shape=shape)
     return torch.from_numpy(connected_components(adjacency, directed=False)[1]).long()
 
 

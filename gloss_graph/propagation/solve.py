@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from gloss_graph.propagation.sparse import Rows
+from gloss_graph.propagation.operators import Operator
 
 SOLVERS = ("auto", "cg", "iterate", "dense")
 # Unknowns up to which a factorisation beats the iterations.
@@ -32,10 +32,9 @@ class SolverReport(NamedTuple):
 
 
 class System(NamedTuple):
-    """The matrix diag(`diagonal`) - W on n unknowns; `weight` (E,) belongs to `rows`."""
+    """The matrix diag(`diagonal`) - W on n unknowns, `diagonal` (n,)."""
 
-    rows: Rows
-    weight: Tensor
+    operator: Operator
     diagonal: Tensor
 
 
@@ -123,11 +122,7 @@ def dense_matrix(system: System, null: Null | None) -> Tensor:
     `null` (unit values (n,), component (n,)) fills the null space of a singular matrix, which
     leaves the solution of a consistent system as it is, up to null vectors.
     """
-    n = system.diagonal.numel()
-    flat = system.rows.row * n + system.rows.target
-    w = system.diagonal.new_zeros(n * n, dtype=torch.float64)
-    w = w.index_add(0, flat, system.weight.double()).view(n, n)
-    matrix = torch.diag(system.diagonal.double()) - w
+    matrix = torch.diag(system.diagonal.double()) - system.operator.to_full().double()
     if null is not None:
         values, part = null[0].double(), null[1]
         same = part.unsqueeze(0) == part.unsqueeze(1)

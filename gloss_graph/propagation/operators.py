@@ -1,0 +1,226 @@
+"""The symmetric weight matrix W of a graph as an operator: sparse rows, or full where that pays."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any, NamedTuple, TypeAlias
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+# Torch announces once a process that CSR is in beta; the products used here are tested against
+# dense ones.
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore", UserWarning)
+    torch.sparse_csr_tensor([0, 0], torch.empty(0, dtype=torch.int64), [], size=(1, 1))
+
+# A graph of up to this many nodes with more than one in so many of all pairs is kept as a full
+# matrix.
+_FULL_NODES = 512
+_FULL_RATIO = 8
+
+
+class Rows(NamedTuple):
+    """Pattern of a symmetric sparse matrix, row by row.
+
+    `pointer` (N + 1,) and `column` (E,) int32 as in CSR (half the memory traffic of int64); `row`
+    (E,) and `target` (E,) long, the same ends for gathers; `order` (E,) long sorts an edge list
+    into this pattern, None if it was sorted already.
+    """
+
+    pointer: Tensor
+    column: Tensor
+    row: Tensor
+    target: Tensor
+    order: Tensor | None
+
+    @property
+    def num_nodes(self) -> int:
+        """N."""
+        return self.pointer.numel() - 1
+
+
+def rows_of(edge_index: Tensor, num_nodes: int) -> Rows:
+    """Pattern of an undirected edge list (2, E); either end may be the sorted one.
+
+    Cost O(E), with a sort of E keys only if neither end is sorted.
+    """
+    row, target = edge_index
+    order = None
+    if not _is_sorted(row):
+        if _is_sorted(target):
+            row, target = target, row
+        else:
+            row, order = row.sort(stable=True)
+            target = target[order]
+    return Rows(_pointer(row, num_nodes), target.to(torch.int32), row, target, order)
+
+
+def _pointer(row: Tensor, num_nodes: int) -> Tensor:
+    pointer = torch.zeros(num_nodes + 1, dtype=torch.int32, device=row.device)
+    pointer[1:] = torch.bincount(row, minlength=num_nodes).cumsum(0)
+    return pointer
+
+
+def _is_sorted(index: Tensor) -> bool:
+    return index.numel() < 2 or bool((index[1:] >= index[:-1]).all())
+
+
+class SparseOperator(NamedTuple):
+    """W as sparse rows. Repeated edges add up.
+
+    `weight` (E,) in the order of `rows`, both directions of a pair equal; `trainable` (n,) long
+    names the edges whose weight needs a gradient (None = all), the others get 0, which saves
+    gathering the constant edges of a large bank.
+    """
+
+    rows: Rows
+    weight: Tensor
+    trainable: Tensor | None
+
+    @property
+    def num_nodes(self) -> int:
+        """N."""
+        return self.rows.num_nodes
+
+    def multiply(self, x: Tensor) -> Tensor:
+        """W x for x (N, C), without autograd."""
+        if self.weight.numel() == 0:
+            return x.new_zeros(self.num_nodes, x.size(1))
+        matrix = torch.sparse_csr_tensor(
+            self.rows.pointer,
+            self.rows.column,
+            self.weight,
+            size=(self.num_nodes, self.num_nodes),
+            check_invariants=False,
+        )
+        return matrix @ x
+
+    def times(self, x: Tensor) -> Tensor:
+        """W x for x (N, C), differentiable once in `weight` and x."""
+        return _SparseProduct.apply(self.weight, x, self)
+
+    def outer(self, left: Tensor, right: Tensor) -> Tensor:
+        """left[row_e] · right[target_e] for every edge (E,): the gradient shape of `weight`."""
+        row, target = self.rows.row, self.rows.target
+        if self.trainable is None:
+            return (left[row] * right[target]).sum(dim=1)
+        out = left.new_zeros(row.numel())
+        some = left[row[self.trainable]] * right[target[self.trainable]]
+        out[self.trainable] = some.sum(dim=1)
+        return out
+
+    def restrict(self, keep: Tensor) -> SparseOperator:
+        """Rows and columns `keep` (N,) bool."""
+        rows = self.rows
+        edges = (keep[rows.row] & keep[rows.target]).nonzero().squeeze(1)
+        number = keep.cumsum(0) - 1
+        row, target = number[rows.row[edges]], number[rows.target[edges]]
+        pointer = _pointer(row, int(keep.sum()))
+        trainable = None
+        if self.trainable is not None:
+            mask = torch.zeros(rows.row.numel(), dtype=torch.bool, device=row.device)
+            mask[self.trainable] = True
+            trainable = mask[edges].nonzero().squeeze(1)
+        part = Rows(pointer, target.to(torch.int32), row, target, None)
+        return SparseOperator(part, self.weight.index_select(0, edges), trainable)
+
+    def to_full(self) -> Tensor:
+        """W as an (N, N) matrix, differentiable in `weight`."""
+        n = self.num_nodes
+        flat = self.rows.row * n + self.rows.target
+        return self.weight.new_zeros(n * n).index_add(0, flat, self.weight).view(n, n)
+
+    def with_weight(self, weight: Tensor) -> SparseOperator:
+        """The same pattern with other weights."""
+        return self._replace(weight=weight)
+
+
+class FullOperator(NamedTuple):
+    """W as a full matrix `weight` (N, N)."""
+
+    weight: Tensor
+
+    @property
+    def num_nodes(self) -> int:
+        """N."""
+        return self.weight.size(0)
+
+    def multiply(self, x: Tensor) -> Tensor:
+        """W x for x (N, C)."""
+        return self.weight @ x
+
+    def times(self, x: Tensor) -> Tensor:
+        """W x for x (N, C), differentiable."""
+        return self.weight @ x
+
+    def outer(self, left: Tensor, right: Tensor) -> Tensor:
+        """Left rightᵀ (N, N): the gradient shape of `weight`."""
+        return left @ right.T
+
+    def restrict(self, keep: Tensor) -> FullOperator:
+        """Rows and columns `keep` (N,) bool."""
+        where = keep.nonzero().squeeze(1)
+        return FullOperator(self.weight.index_select(0, where).index_select(1, where))
+
+    def to_full(self) -> Tensor:
+        """W itself."""
+        return self.weight
+
+    def with_weight(self, weight: Tensor) -> FullOperator:
+        """Another matrix."""
+        return FullOperator(weight)
+
+
+Operator: TypeAlias = SparseOperator | FullOperator
+
+
+def operator_of(rows: Rows, weight: Tensor, trainable: Tensor | None) -> Operator:
+    """The cheaper operator for a pattern and its weights (E,)."""
+    sparse = SparseOperator(rows, weight, trainable)
+    n = rows.num_nodes
+    if n <= _FULL_NODES and n * n <= _FULL_RATIO * weight.numel():
+        return FullOperator(sparse.to_full())
+    return sparse
+
+
+class _SparseProduct(torch.autograd.Function):
+    """y = W x for symmetric W: dL/dx = W g, dL/dw_e = g[row_e] · x[target_e].
+
+    Torch's own CSR autograd densifies and fails on repeated edges; PyG's scatter path is an order
+    of magnitude slower on CPU.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, weight: Tensor, x: Tensor, operator: SparseOperator) -> Tensor:
+        ctx.save_for_backward(weight, x)
+        ctx.operator = operator.with_weight(weight.detach())
+        return ctx.operator.multiply(x)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+        weight, x = ctx.saved_tensors
+        operator = ctx.operator.with_weight(weight)
+        grad_weight = operator.outer(grad, x) if ctx.needs_input_grad[0] else None
+        grad_x = operator.multiply(grad.contiguous()) if ctx.needs_input_grad[1] else None
+        return grad_weight, grad_x, None
+
+
+def reachable(operator: Operator, seeds: Tensor, wanted: Tensor) -> Tensor:
+    """Nodes (N,) bool joined to a seed by edges of positive weight.
+
+    Breadth first from `seeds` (N,) bool, one product a hop, until nothing new is found or all
+    `wanted` (N,) bool nodes are.
+    """
+    operator = operator.with_weight(operator.weight.detach())
+    reach = seeds
+    while True:
+        spread = operator.multiply(reach.to(operator.weight.dtype).unsqueeze(1)).squeeze(1) > 0
+        grown = reach | spread
+        if bool((grown == reach).all()):
+            return reach
+        reach = grown
+        if bool(reach[wanted].all()):
+            return reach
