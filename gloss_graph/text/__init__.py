@@ -1,1 +1,20 @@
-"""text."""
+"""Documents to embeddings: corpora, readers and pretrained encoders."""
+
+from gloss_graph.text.corpora import UNLABELED, Corpus, Splits, stratified_draw
+from gloss_graph.text.docstrings import docstring_corpus
+from gloss_graph.text.encoders import Features, TextEncoder
+from gloss_graph.text.pretrained import load_encoder
+from gloss_graph.text.readers import read_splits, read_table
+
+__all__ = [
+    "UNLABELED",
+    "Corpus",
+    "Features",
+    "Splits",
+    "TextEncoder",
+    "docstring_corpus",
+    "load_encoder",
+    "read_splits",
+    "read_table",
+    "stratified_draw",
+]

@@ -1,0 +1,270 @@
+"""Documents with labels and identities, and their splits."""
+
+from __future__ import annotations
+
+import operator
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+__all__ = ["UNLABELED", "Corpus", "Splits", "stratified_draw"]
+
+UNLABELED = -1
+"""The label of a document whose class is not known."""
+
+
+@dataclass(frozen=True, repr=False)
+class Corpus:
+    """Documents in a fixed order, each with a label and an identity of its own.
+
+    Args:
+        texts: The N documents.
+        labels: N class numbers in ``[0, C)``, -1 for an unlabeled document.
+        ids: N distinct non-negative identities. They travel with a document through selections
+            and splits, so that a memory recognises it in every epoch.
+        label_names: The C class names, in the order of the class numbers.
+        texts_b: The second text of every document where documents are pairs.
+        name: What to call the corpus in messages and reports.
+
+    Raises:
+        ValueError: If lengths differ, an id is used twice or is negative, a label is outside
+            ``[-1, C)``, a class name is used twice, or a value has the wrong type.
+
+    Example:
+        >>> corpus = Corpus(["good", "bad", "well"], [1, 0, -1], [0, 1, 2], ["neg", "pos"])
+        >>> corpus
+        Corpus(3 documents, 2 classes, 1 unlabeled)
+        >>> corpus.select([2, 0]).ids
+        [2, 0]
+
+    See Also:
+        :func:`~gloss_graph.text.read_table` to read one from a file;
+        :func:`~gloss_graph.text.docstring_corpus` for one that needs no file.
+    """
+
+    texts: list[str]
+    labels: list[int]
+    ids: list[int]
+    label_names: list[str]
+    texts_b: list[str] | None = None
+    name: str = ""
+
+    def __post_init__(self) -> None:
+        for field in ("texts", "texts_b", "label_names"):
+            if field != "texts_b" or self.texts_b is not None:
+                object.__setattr__(self, field, string_list(field, getattr(self, field)))
+        number = len(self.texts)
+        for field in ("labels", "ids"):
+            object.__setattr__(self, field, _integers(field, getattr(self, field)))
+        for field in ("labels", "ids", "texts_b"):
+            values = getattr(self, field)
+            if values is not None and len(values) != number:
+                raise ValueError(
+                    f"'{field}' must hold one value per document (got {len(values)} for {number} "
+                    "texts). Give every document one."
+                )
+        if number and min(self.ids) < 0:
+            raise ValueError(
+                f"'ids' must not be negative (got {min(self.ids)}). Number the documents from 0."
+            )
+        if len(set(self.ids)) != number:
+            raise ValueError(
+                f"'ids' must be distinct (got {_first_repeated(self.ids)} more than once). Give "
+                "every document an identity of its own."
+            )
+        if len(set(self.label_names)) != len(self.label_names):
+            raise ValueError(
+                f"'label_names' must be distinct (got {_first_repeated(self.label_names)!r} more "
+                "than once). Merge the classes or rename one."
+            )
+        for position, label in enumerate(self.labels):
+            if not UNLABELED <= label < self.num_classes:
+                raise ValueError(
+                    f"'labels' must be -1 (unlabeled) or a class number below {self.num_classes} "
+                    f"(got {label} at position {position}). Extend 'label_names' or correct it."
+                )
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+    def __repr__(self) -> str:
+        name = f"{self.name!r}, " if self.name else ""
+        pairs = "pairs" if self.texts_b is not None else "documents"
+        unlabeled = self.labels.count(UNLABELED)
+        return (
+            f"Corpus({name}{len(self)} {pairs}, {self.num_classes} classes, {unlabeled} unlabeled)"
+        )
+
+    @property
+    def num_classes(self) -> int:
+        """C, the number of classes the corpus knows (some may have no document here)."""
+        return len(self.label_names)
+
+    @property
+    def class_counts(self) -> list[int]:
+        """Labeled documents per class, C values."""
+        labels = np.asarray(self.labels, dtype=np.int64)
+        return np.bincount(labels[labels >= 0], minlength=self.num_classes).tolist()
+
+    def select(self, indices: Iterable[Any]) -> Corpus:
+        """Take the documents at some positions, in the order given.
+
+        Args:
+            indices: Positions (not ids) in ``[0, N)``, each at most once: a list, an array or a
+                tensor. A boolean mask of length N is taken as one.
+
+        Returns:
+            A new corpus; ids, class names and the name are kept.
+
+        Raises:
+            ValueError: If a position is out of range or repeated, or a mask has a wrong length.
+        """
+        chosen = np.asarray(indices if hasattr(indices, "__array__") else list(indices))
+        if chosen.dtype == np.bool_:
+            if chosen.shape != (len(self),):
+                raise ValueError(
+                    f"'indices' as a mask must have shape ({len(self)},) (got {chosen.shape}). "
+                    "Give one flag per document, or positions."
+                )
+            chosen = chosen.nonzero()[0]
+        positions = _integers("indices", chosen.tolist())
+        outside = [position for position in positions if not 0 <= position < len(self)]
+        if outside:
+            raise ValueError(
+                f"'indices' must lie in [0, {len(self)}) (got {outside[0]}). Positions are "
+                "counted from 0; ids are not positions."
+            )
+        if len(set(positions)) != len(positions):
+            raise ValueError(
+                f"'indices' must be distinct (got {_first_repeated(positions)} more than once). "
+                "A corpus holds a document once; repeat it in the sampler instead."
+            )
+        return replace(
+            self,
+            texts=[self.texts[position] for position in positions],
+            labels=[self.labels[position] for position in positions],
+            ids=[self.ids[position] for position in positions],
+            texts_b=self.texts_b and [self.texts_b[position] for position in positions],
+        )
+
+
+@dataclass(frozen=True)
+class Splits:
+    """The parts of one data set: the same classes, no document in two parts.
+
+    Args:
+        train: Documents to learn from.
+        val: Documents to choose settings and stop by, or None.
+        test: Documents to report on, or None.
+
+    Raises:
+        ValueError: If class names differ between parts or an id occurs in two of them.
+
+    Example:
+        >>> train = Corpus(["a", "b"], [0, 1], [0, 1], ["x", "y"])
+        >>> Splits(train, test=Corpus(["c"], [1], [2], ["x", "y"]))
+        Splits(train=Corpus(2 documents, 2 classes, 0 unlabeled), val=None,
+               test=Corpus(1 documents, 2 classes, 0 unlabeled))
+    """
+
+    train: Corpus
+    val: Corpus | None = None
+    test: Corpus | None = None
+
+    def __post_init__(self) -> None:
+        seen = set(self.train.ids)
+        for part, corpus in (("val", self.val), ("test", self.test)):
+            if corpus is None:
+                continue
+            if corpus.label_names != self.train.label_names:
+                raise ValueError(
+                    f"'{part}' must have the label names of 'train' (got {corpus.label_names}, "
+                    f"train has {self.train.label_names}). Read it with the same 'label_names'."
+                )
+            shared = seen.intersection(corpus.ids)
+            if shared:
+                raise ValueError(
+                    f"'{part}' must not share ids with an earlier part (got {min(shared)} in "
+                    "both). Number the documents across the parts, e.g. with 'first_id'."
+                )
+            seen.update(corpus.ids)
+
+    @property
+    def next_id(self) -> int:
+        """The smallest id above all used ones, for documents that join later."""
+        parts = [part.ids for part in (self.train, self.val, self.test) if part is not None]
+        return 1 + max((max(ids, default=-1) for ids in parts), default=-1)
+
+
+def stratified_draw(labels: Sequence[int], fraction: float, *, seed: int = 0) -> list[int]:
+    """Draw a share of the labeled documents, the same share of every class.
+
+    Shares are rounded so that their sum is right (largest remainders first) and every class keeps
+    at least one document, so a class with a single member is never drawn from.
+
+    Args:
+        labels: Class numbers, -1 for unlabeled documents, which are never drawn.
+        fraction: Share of the labeled documents to draw, in ``(0, 1)``; at least one is drawn.
+        seed: Of the draw.
+
+    Returns:
+        Positions in ascending order.
+
+    Raises:
+        ValueError: If ``fraction`` is outside ``(0, 1)`` or no class has two documents.
+
+    Example:
+        >>> len(stratified_draw([0] * 10 + [1] * 30 + [2], 0.25))
+        10
+    """
+    if not 0 < fraction < 1:
+        raise ValueError(f"'fraction' must lie between 0 and 1 (got {fraction}). Try 0.1.")
+    classes = np.asarray(labels, dtype=np.int64)
+    members = [np.flatnonzero(classes == label) for label in np.unique(classes[classes >= 0])]
+    if all(len(group) < 2 for group in members):
+        raise ValueError(
+            "'labels' must hold a class with two documents or more to draw from (got none). Label "
+            "more documents, or pass the drawn part explicitly."
+        )
+    wanted = np.array([fraction * len(group) for group in members])
+    spare = np.array([len(group) - 1 for group in members])
+    counts = np.minimum(np.floor(wanted).astype(np.int64), spare)
+    total = max(1, round(float(wanted.sum())))
+    for group in np.argsort(counts - wanted, kind="stable").tolist() * 2:
+        if counts.sum() < total and counts[group] < spare[group]:
+            counts[group] += 1
+    rng = np.random.default_rng(seed)
+    drawn = [rng.permutation(group)[:count] for group, count in zip(members, counts, strict=True)]
+    return np.sort(np.concatenate(drawn)).tolist()
+
+
+def string_list(field: str, values: Iterable[str]) -> list[str]:
+    """The values as a list, or a ValueError that names the argument and the first misfit."""
+    if values is None or isinstance(values, str):
+        raise ValueError(
+            f"'{field}' must be a list of strings (got {type(values).__name__}). Put it in a list."
+        )
+    strings = list(values)
+    for position, value in enumerate(strings):
+        if not isinstance(value, str):
+            raise ValueError(
+                f"'{field}' must hold strings (got {type(value).__name__} at position "
+                f"{position}). Convert or remove it."
+            )
+    return strings
+
+
+def _integers(field: str, values: Iterable[Any]) -> list[int]:
+    try:
+        return [operator.index(value) for value in values]
+    except TypeError:
+        raise ValueError(
+            f"'{field}' must hold whole numbers (got {list(values)[:3]}...). Convert them."
+        ) from None
+
+
+def _first_repeated(values: Sequence[Any]) -> Any:
+    return Counter(values).most_common(1)[0][0]

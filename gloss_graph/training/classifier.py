@@ -1,0 +1,108 @@
+"""A text classifier that hands out its embeddings: one encoder pass serves every loss."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from transformers.utils import ModelOutput
+
+from gloss_graph.text import TextEncoder
+
+_HEAD, _SETTINGS = "head.safetensors", "classifier.json"
+
+
+@dataclass
+class ClassifierOutput(ModelOutput):
+    """`logits` (B, C) and `embeddings` (B, D) of one batch."""
+
+    logits: Tensor | None = None
+    embeddings: Tensor | None = None
+
+
+class TextClassifier(nn.Module):
+    """A text encoder with a linear head.
+
+    Args:
+        encoder: The encoder.
+        label_names: Names of the C classes, at least two.
+        dropout: Dropout on the embedding before the head; the embedding handed out has none.
+        seed: Seed of the head's initial weights.
+
+    Raises:
+        ValueError: Fewer than two classes, or `dropout` outside [0, 1).
+
+    Example:
+        >>> from gloss_graph.text import load_encoder
+        >>> model = TextClassifier(load_encoder("minilm", max_length=16), ["no", "yes"])
+        >>> batch = model.encoder.collate(model.encoder.tokenize(["a text"]))
+        >>> model(**batch).logits.shape
+        torch.Size([1, 2])
+    """
+
+    def __init__(
+        self, encoder: TextEncoder, label_names: list[str], *, dropout: float = 0.1, seed: int = 0
+    ) -> None:
+        super().__init__()
+        if len(label_names) < 2:
+            raise ValueError(f"'label_names' must name at least two classes (got {label_names}).")
+        if not 0.0 <= dropout < 1.0:
+            raise ValueError(f"'dropout' must be in [0, 1) (got {dropout}).")
+        self.encoder = encoder
+        self.label_names = list(label_names)
+        self.dropout = nn.Dropout(dropout)
+        self.head = nn.Linear(encoder.dim, len(label_names))
+        generator = torch.Generator().manual_seed(seed)
+        nn.init.normal_(self.head.weight, std=0.02, generator=generator)
+        nn.init.zeros_(self.head.bias)
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        token_type_ids: Tensor | None = None,
+    ) -> ClassifierOutput:
+        """Logits (B, C) and embeddings (B, D) of tokenised texts, each input (B, L) long."""
+        embeddings = self.encoder(input_ids, attention_mask, token_type_ids)
+        logits = self.head(self.dropout(embeddings))
+        return ClassifierOutput(logits=logits, embeddings=embeddings)
+
+    def gradient_checkpointing_enable(
+        self, gradient_checkpointing_kwargs: dict[str, Any] | None = None
+    ) -> None:
+        """Recompute activations in the backward pass instead of keeping them."""
+        self.encoder.gradient_checkpointing_enable(gradient_checkpointing_kwargs)
+
+    def save(self, folder: str | Path) -> Path:
+        """Write encoder, tokenizer, head and label names to `folder`."""
+        folder = self.encoder.save(folder)
+        settings = {"label_names": self.label_names, "dropout": self.dropout.p}
+        head = {name: value.contiguous().cpu() for name, value in self.head.state_dict().items()}
+        save_file(head, folder / _HEAD)
+        (folder / _SETTINGS).write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+        return folder
+
+    @classmethod
+    def load(cls, folder: str | Path) -> TextClassifier:
+        """Read a classifier that `save` wrote, in eval mode on the CPU.
+
+        Raises:
+            ValueError: A folder that is missing, damaged or holds something else.
+        """
+        folder = Path(folder)
+        encoder = TextEncoder.load(folder)
+        try:
+            settings = json.loads((folder / _SETTINGS).read_text(encoding="utf-8"))
+            head = load_file(folder / _HEAD)
+            model = cls(encoder, settings["label_names"], dropout=settings["dropout"])
+            model.head.load_state_dict(head)
+        except (OSError, ValueError, KeyError, RuntimeError) as error:
+            raise ValueError(
+                f"'folder' must be a classifier saved by gloss_graph ({folder}: {error})."
+            ) from error
+        return model.eval()

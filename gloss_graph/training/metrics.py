@@ -1,0 +1,53 @@
+"""Scores of a classifier and of its embedding space."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from sklearn.metrics import accuracy_score, f1_score, silhouette_samples
+from torch import Tensor
+
+
+def classification_scores(predicted: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+    """Accuracy and macro-F1 over the classes that occur in `labels` or `predicted`.
+
+    Args:
+        predicted: (N,) class indices.
+        labels: (N,) class indices; rows labeled -1 are left out.
+
+    Returns:
+        `accuracy` and `macro_f1`, in [0, 1].
+
+    Raises:
+        ValueError: No labeled row.
+
+    Example:
+        >>> import numpy as np
+        >>> classification_scores(np.array([0, 1, 1]), np.array([0, 1, 0]))["accuracy"]
+        0.6666666666666666
+    """
+    labeled = labels >= 0
+    if not labeled.any():
+        raise ValueError("'labels' must hold a label >= 0 (got none).")
+    predicted, labels = predicted[labeled], labels[labeled]
+    return {
+        "accuracy": float(accuracy_score(labels, predicted)),
+        "macro_f1": float(f1_score(labels, predicted, average="macro", zero_division=0)),
+    }
+
+
+def macro_silhouette(embeddings: Tensor, labels: Tensor) -> float:
+    """Mean over classes of the mean silhouette of L2-normalised rows; NaN below two classes.
+
+    Args:
+        embeddings: (N, D).
+        labels: (N,) long; rows labeled -1 are left out.
+    """
+    labeled = labels >= 0
+    rows = torch.nn.functional.normalize(embeddings[labeled].float(), dim=1).numpy()
+    classes = labels[labeled].numpy()
+    found = np.unique(classes)
+    if not 2 <= found.size < classes.size:
+        return float("nan")
+    values = silhouette_samples(rows, classes)
+    return float(np.mean([values[classes == label].mean() for label in found]))

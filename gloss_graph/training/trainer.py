@@ -1,0 +1,233 @@
+"""The Hugging Face Trainer with a graph-guided objective."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from gloss_graph.objective import GraphGuidedObjective, ObjectiveOutput
+from gloss_graph.training.state import load_objective, save_objective
+
+OBJECTIVE_FILE = "objective.safetensors"
+
+
+class GraphGuidedTrainer(Trainer):
+    """`transformers.Trainer` whose loss is a `GraphGuidedObjective`.
+
+    One forward pass a step feeds graph loss and cross-entropy. Under gradient accumulation the
+    bank grows with every micro-batch, so later micro-batches see the earlier ones. The objective,
+    bank and generator included, is saved with every checkpoint and restored on resume and with
+    the best model: training on from a checkpoint gives the same numbers as never stopping.
+
+    Batches hold the model's inputs, `labels` (B,) and `ids` (B,), the stable document identities;
+    collators must pass both on. Evaluation uses the classifier alone.
+
+    Args:
+        model: Returns `embeddings` (B, D) and `logits` (B, C) as attributes or keys, as
+            `TextClassifier` does, or anything `embed` understands. Without logits the objective
+            runs standalone.
+        args: Training arguments.
+        objective: The objective. None trains by cross-entropy alone, through the same loop.
+        embed: `(outputs, inputs) -> embeddings (B, D)` for models of other shape, for example
+            `lambda out, inputs: out.hidden_states[-1][:, 0]`.
+        **kwargs: Everything else `Trainer` takes.
+
+    Raises:
+        ValueError: A model without embeddings and no `embed`; a batch without labels; no
+            objective and no logits.
+
+    Example:
+        See `examples/03_hf_trainer.py`.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        args: TrainingArguments,
+        *,
+        objective: GraphGuidedObjective | None,
+        embed: Callable[[Any, dict[str, Any]], Tensor] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(model=model, args=args, **kwargs)
+        self.objective = None if objective is None else objective.to(self.args.device)
+        self.embed = embed
+        if not self.args.label_names:
+            self.label_names = ["labels"]
+        # The loss is a mean over the micro-batch, so the Trainer must divide it by their number.
+        self.model_accepts_loss_kwargs = False
+        #: Seconds spent in each stage of the training steps so far.
+        self.seconds: dict[str, float] = {}
+        self._parts: dict[str, list[Tensor]] = {}
+        self.add_callback(_OptimizerClock(self.seconds))
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Any:
+        """Objective while training, cross-entropy of the classifier in evaluation."""
+        del num_items_in_batch
+        inputs = dict(inputs)
+        labels, ids = inputs.pop("labels", None), inputs.pop("ids", None)
+        if labels is None:
+            raise ValueError(
+                "The batch has no 'labels'. The collator must pass 'labels' and 'ids' on."
+            )
+        start = time.perf_counter()
+        outputs = model(**inputs)
+        if model.training:
+            self._spend("encoder", time.perf_counter() - start)
+        logits = _part(outputs, "logits")
+        if model.training and self.objective is not None:
+            loss = self._graph_guided(outputs, inputs, labels, ids, logits)
+        elif logits is not None:
+            loss = _cross_entropy(logits, labels)
+        elif model.training:
+            raise ValueError("The model returns no 'logits' and there is no 'objective'.")
+        else:
+            loss = torch.zeros((), device=labels.device)
+        if not return_outputs:
+            return loss
+        seen = logits if logits is not None else self._embeddings(outputs, inputs)
+        return loss, {"logits": seen}
+
+    def _graph_guided(
+        self,
+        outputs: Any,
+        inputs: dict[str, Any],
+        labels: Tensor,
+        ids: Tensor | None,
+        logits: Tensor | None,
+    ) -> Tensor:
+        objective = self.objective
+        if objective is None:
+            raise ValueError("'objective' must be set to train by it (got None).")
+        objective.train()
+        start = time.perf_counter()
+        embeddings = self._embeddings(outputs, inputs)
+        out = objective(embeddings, labels, ids=ids, logits=logits, return_output=True)
+        if not isinstance(out, ObjectiveOutput):
+            raise TypeError(f"'objective' must return an ObjectiveOutput (got {type(out)}).")
+        self._spend("objective", time.perf_counter() - start)
+        for name in ("graph_loss", "cross_entropy"):
+            self._parts.setdefault(name, []).append(getattr(out, name).detach())
+        return out.loss
+
+    def _embeddings(self, outputs: Any, inputs: dict[str, Any]) -> Tensor:
+        found = _part(outputs, "embeddings") if self.embed is None else self.embed(outputs, inputs)
+        if not isinstance(found, Tensor):
+            raise ValueError(
+                "The model's output has no 'embeddings'. Pass embed=lambda outputs, inputs: ... "
+                "to GraphGuidedTrainer, or return them from the model."
+            )
+        return found
+
+    def training_step(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Tensor:
+        """One micro-batch, timed."""
+        before = self._spent("encoder") + self._spent("objective")
+        start = time.perf_counter()
+        loss = super().training_step(model, inputs, num_items_in_batch)
+        forward = self._spent("encoder") + self._spent("objective") - before
+        self._spend("backward", time.perf_counter() - start - forward)
+        return loss
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Log, with the means of the loss's parts since the last time."""
+        if "loss" in logs:
+            for name, values in self._parts.items():
+                if values:
+                    logs[name] = float(torch.stack(values).mean())
+            self._parts.clear()
+        super().log(logs, start_time)
+
+    def stage_seconds(self) -> dict[str, float]:
+        """Seconds by stage so far, the objective's own broken down."""
+        seconds = dict(self.seconds)
+        if self.objective is None or "objective" not in seconds:
+            return seconds
+        inner = self.objective.seconds
+        rest = max(0.0, seconds.pop("objective") - sum(inner.values()))
+        return {**seconds, **inner, "compare": rest}
+
+    def _spent(self, stage: str) -> float:
+        return self.seconds.get(stage, 0.0)
+
+    def _spend(self, stage: str, seconds: float) -> None:
+        self.seconds[stage] = self._spent(stage) + seconds
+
+    # ------------------------------------------------------------------ checkpoints
+
+    def _set_signature_columns_if_needed(self) -> None:
+        super()._set_signature_columns_if_needed()
+        for name in ("labels", "ids"):
+            if name not in self._signature_columns:
+                self._signature_columns.append(name)
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Save the model; in a checkpoint, the objective beside it."""
+        super().save_model(output_dir, _internal_call=_internal_call)
+        if self.objective is not None and _internal_call and self.args.should_save:
+            folder = Path(output_dir or self.args.output_dir)
+            save_objective(self.objective, folder / OBJECTIVE_FILE)
+
+    def _load_from_checkpoint(
+        self, resume_from_checkpoint: str, model: nn.Module | None = None
+    ) -> None:
+        super()._load_from_checkpoint(resume_from_checkpoint, model)
+        self._load_objective(resume_from_checkpoint)
+
+    def _load_best_model(self) -> None:
+        super()._load_best_model()
+        self._load_objective(self.state.best_model_checkpoint)
+
+    def _load_objective(self, folder: str) -> None:
+        if self.objective is not None:
+            load_objective(self.objective, Path(folder) / OBJECTIVE_FILE)
+
+
+class _OptimizerClock(TrainerCallback):
+    """Times the optimizer's step."""
+
+    def __init__(self, seconds: dict[str, float]) -> None:
+        self._seconds = seconds
+        self._start = 0.0
+
+    def on_pre_optimizer_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Start the clock."""
+        self._start = time.perf_counter()
+
+    def on_optimizer_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Stop it."""
+        spent = time.perf_counter() - self._start
+        self._seconds["optimizer"] = self._seconds.get("optimizer", 0.0) + spent
+
+
+def _part(outputs: Any, name: str) -> Tensor | None:
+    if isinstance(outputs, dict):
+        return outputs.get(name)
+    return getattr(outputs, name, None)
+
+
+def _cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+    if not bool((labels >= 0).any()):
+        return logits.sum() * 0.0
+    return F.cross_entropy(logits.float(), labels, ignore_index=-1)
