@@ -78,6 +78,9 @@ class TextClassifier(nn.Module):
         """Recompute activations in the backward pass instead of keeping them."""
         self.encoder.gradient_checkpointing_enable(gradient_checkpointing_kwargs)
 
+    # The name transformers uses on the way to version 6.
+    activation_checkpointing_enable = gradient_checkpointing_enable
+
     def save(self, folder: str | Path) -> Path:
         """Write encoder, tokenizer, head and label names to `folder`."""
         folder = self.encoder.save(folder)

@@ -86,12 +86,12 @@ class TrainConfig:
         for name in ("warmup", "weight_decay", "visible_fraction", "graph_weight"):
             check_range(name, getattr(self, name), 0, 1)
         check_range("dropout", self.dropout, 0, 1, open_high=True)
-        if self.loss in ("gloss-published", "gloss-released") and isinstance(self.bandwidth, str):
-            if self.bandwidth != "sqrt":
-                raise ValueError(
-                    f"'bandwidth' of loss={self.loss!r} must be a number or 'sqrt' "
-                    f"(got {self.bandwidth!r})."
-                )
+        in_batch = self.loss in ("gloss-published", "gloss-released")
+        if in_batch and isinstance(self.bandwidth, str) and self.bandwidth != "sqrt":
+            raise ValueError(
+                f"'bandwidth' of loss={self.loss!r} must be a number or 'sqrt' "
+                f"(got {self.bandwidth!r})."
+            )
 
     def as_dict(self) -> dict[str, object]:
         """Plain values, ready for JSON."""

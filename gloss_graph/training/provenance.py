@@ -13,7 +13,7 @@ _PACKAGES = ("gloss-graph", "torch", "torch-geometric", "transformers", "faiss-c
 
 def provenance() -> dict[str, object]:
     """Package versions, the git commit of the package's checkout if it is one, and the time."""
-    versions = {}
+    versions: dict[str, str | None] = {}
     for name in _PACKAGES:
         try:
             versions[name] = version(name)

@@ -7,7 +7,7 @@ import math
 import shutil
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -252,10 +252,10 @@ def _trainer(
         greater_is_better=True,
         seed=config.seed,
         bf16=config.bf16,
-        gradient_checkpointing=config.gradient_checkpointing,
         report_to=[],
         disable_tqdm=True,
         dataloader_pin_memory=False,
+        **_checkpointing(config.gradient_checkpointing),
     )
     head = list(classifier.head.parameters())
     optimizer = torch.optim.AdamW(
@@ -264,6 +264,7 @@ def _trainer(
             {"params": head, "lr": config.head_learning_rate},
         ],
         weight_decay=config.weight_decay,
+        fused=True,
     )
     trainer = GraphGuidedTrainer(
         classifier,
@@ -278,6 +279,15 @@ def _trainer(
     )
     trainer.remove_callback(PrinterCallback)
     return trainer
+
+
+def _checkpointing(wanted: bool) -> dict[str, Any]:
+    """The argument's name changes on the way to transformers 6."""
+    if not wanted:
+        return {}
+    names = {field.name for field in fields(TrainingArguments)}
+    new = "activation_checkpointing"
+    return {new if new in names else "gradient_checkpointing": True}
 
 
 def _compute_metrics(prediction: EvalPrediction) -> dict[str, float]:

@@ -1,0 +1,88 @@
+"""Files that appear whole or not at all."""
+
+from __future__ import annotations
+
+import errno
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+__all__ = ["atomic_write"]
+
+
+@contextmanager
+def atomic_write(path: str | os.PathLike[str], *, overwrite: bool = False) -> Iterator[BinaryIO]:
+    """Open a file for writing that takes its name only once it is complete.
+
+    The bytes go to a hidden neighbour in the same folder, which replaces ``path`` when the block
+    ends well and is removed when it does not. A reader never meets half a file, and an older
+    file survives a failed rewrite.
+
+    Args:
+        path: where the file shall appear; its folder must exist.
+        overwrite: replace a file that is already there.
+
+    Yields:
+        The open binary handle.
+
+    Raises:
+        FileExistsError: if ``path`` exists and ``overwrite`` is false.
+        IsADirectoryError: if ``path`` is a folder.
+        OSError: of the fitting kind if the folder is missing or cannot be written.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     with atomic_write(Path(folder) / "note.txt") as handle:
+        ...         _ = handle.write(b"whole")
+        ...     [file.name for file in Path(folder).iterdir()]
+        ['note.txt']
+    """
+    target = Path(path)
+    _check_free(target, overwrite)
+    draft = target.with_name(f".{target.name}.{secrets.token_hex(4)}.part")
+    try:
+        # "xb" and not tempfile: the finished file gets the permissions of the user's umask.
+        handle = draft.open("xb")
+    except OSError as error:
+        raise _explained(error, target) from error
+    try:
+        with handle:
+            yield handle
+            handle.flush()
+            os.fsync(handle.fileno())
+        _check_free(target, overwrite)
+        draft.replace(target)
+    except BaseException:
+        draft.unlink(missing_ok=True)
+        raise
+
+
+def _check_free(target: Path, overwrite: bool) -> None:
+    if target.is_dir():
+        raise IsADirectoryError(
+            errno.EISDIR, "This is a folder. Name a file inside it", str(target)
+        )
+    if not overwrite and target.exists():
+        raise FileExistsError(
+            errno.EEXIST, "The file exists. Pass overwrite=True or choose another", str(target)
+        )
+
+
+def _explained(error: OSError, target: Path) -> OSError:
+    """Rewrite the error of opening the draft so that it speaks of the user's path.
+
+    ``OSError(errno, ...)`` picks the subclass (PermissionError, FileNotFoundError, ...) itself.
+    """
+    folder = target.parent
+    if not folder.exists():
+        advice = f"The folder '{folder}' does not exist. Create it first"
+    elif not folder.is_dir():
+        advice = f"'{folder}' is not a folder. Choose another path"
+    else:
+        reason = error.strerror or str(error)
+        advice = f"Cannot write into the folder '{folder}' ({reason}). Choose another"
+    return OSError(error.errno or errno.EIO, advice, str(target))

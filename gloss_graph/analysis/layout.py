@@ -1,0 +1,174 @@
+"""Which nodes a picture shows, and where."""
+
+from __future__ import annotations
+
+import networkx as nx
+import numpy as np
+from scipy import sparse
+
+__all__ = ["place_nodes", "sample_nodes"]
+
+_JUMP = 0.15
+_BLOCK = 64  # rows that stay in cache; larger products also wake every BLAS thread
+
+
+def sample_nodes(graph: nx.Graph, size: int, *, seed: int = 0) -> list[object]:
+    """Choose nodes by a random walk with jumps (Leskovec & Faloutsos 2006).
+
+    A uniform sample of a share p of the nodes keeps only p² of the edges and looks like dust; a
+    walk keeps neighbourhoods together. It prefers nodes of high degree.
+
+    Args:
+        graph: any graph.
+        size: number of nodes wanted.
+        seed: the same seed gives the same nodes.
+
+    Returns:
+        ``min(size, N)`` nodes, in the order of the graph.
+
+    Raises:
+        ValueError: if ``size`` is below 1.
+
+    Cost: O(N + size) unless the graph is in many pieces.
+
+    Example:
+        >>> sample_nodes(nx.star_graph(3), 4)
+        [0, 1, 2, 3]
+        >>> len(sample_nodes(nx.path_graph(100), 5, seed=1))
+        5
+    """
+    if size < 1:
+        raise ValueError(f"'size' must be at least 1 (got {size}).")
+    nodes = list(graph)
+    if size >= len(nodes):
+        return nodes
+    rng = np.random.default_rng(seed)
+    chosen: dict[object, None] = {}
+    here = nodes[rng.integers(len(nodes))]
+    # A walk can be shut in a small component; then uniform draws fill the rest.
+    for _ in range(50 * size):
+        chosen[here] = None
+        if len(chosen) == size:
+            break
+        neighbors = list(graph.adj[here])
+        if not neighbors or rng.random() < _JUMP:
+            here = nodes[rng.integers(len(nodes))]
+        else:
+            here = neighbors[rng.integers(len(neighbors))]
+    rest = [node for node in nodes if node not in chosen]
+    for i in rng.choice(len(rest), size - len(chosen), replace=False):
+        chosen[rest[i]] = None
+    return [node for node in nodes if node in chosen]
+
+
+def place_nodes(graph: nx.Graph, *, seed: int = 0, iterations: int = 250) -> np.ndarray:
+    r"""Place nodes in the plane so that neighbours stay together and clusters apart.
+
+    Neighbour embedding of the graph itself (tsNET: Kruiger et al. 2017; van der Maaten & Hinton
+    2008): with :math:`p_{ij} = (w_{ij}/d_i + w_{ij}/d_j) / 2N` and
+    :math:`q_{ij} \propto (1 + \|x_i - x_j\|^2)^{-1}`, gradient descent on
+    :math:`\mathrm{KL}(p \| q)` from a spectral start. No label is used. Nodes without an edge
+    are set in rows below the others.
+
+    Shapes:
+        Result (N, 2), in the order of the graph.
+
+    Args:
+        graph: an undirected graph; ``weight`` defaults to 1, weights below 0 count as 0.
+        seed: the same seed gives the same places.
+        iterations: steps of the descent; the first third exaggerates attraction.
+
+    Returns:
+        Coordinates within [-1, 1], isolated nodes below -1.
+
+    Cost: O(iterations · N²) time in blocks of O(N) memory; 1,500 nodes take a few seconds, a
+    third of ``networkx.spring_layout``.
+
+    Example:
+        >>> places = place_nodes(nx.complete_graph(4), iterations=20)
+        >>> places.shape, bool(np.abs(places).max() <= 1)
+        ((4, 2), True)
+
+    See also: ``networkx.spring_layout``, for up to a hundred nodes, where edge lengths matter.
+    """
+    num_nodes = graph.number_of_nodes()
+    places = np.zeros((num_nodes, 2))
+    if num_nodes == 0:
+        return places
+    entries = nx.to_scipy_sparse_array(graph, weight="weight", dtype=np.float32, format="coo")
+    keep = (entries.data > 0) & (entries.row != entries.col)
+    adjacency = sparse.csr_array(
+        (entries.data[keep], (entries.row[keep], entries.col[keep])), shape=entries.shape
+    )
+    linked = np.flatnonzero(np.diff(adjacency.indptr))
+    if linked.size:
+        inner = _embed(sparse.csr_array(adjacency[linked][:, linked]), seed, iterations)
+        low, high = inner.min(axis=0), inner.max(axis=0)
+        places[linked] = 2 * (inner - low) / np.maximum(high - low, 1e-12) - 1
+    alone = np.setdiff1d(np.arange(num_nodes), linked)
+    # Rows of up to 40 below the picture; a graph without edges becomes a square of dots.
+    width = max(40 if linked.size else 1, int(np.ceil(np.sqrt(alone.size))))
+    column, row = np.arange(alone.size) % width, np.arange(alone.size) // width
+    places[alone, 0] = -1 + 2 * (column + 0.5) / width
+    places[alone, 1] = (-1.12 if linked.size else 1.0) - 2 * (row + 0.5) / width
+    return places
+
+
+def _embed(adjacency: sparse.csr_array, seed: int, iterations: int) -> np.ndarray:
+    num_nodes = adjacency.shape[0]
+    degree = np.asarray(adjacency.sum(axis=1)).ravel()
+    walk = sparse.diags_array(1 / degree) @ adjacency
+    p = sparse.csr_array((walk + walk.T) / (2 * num_nodes), dtype=np.float32)
+    p.sort_indices()
+    row, column = np.repeat(np.arange(num_nodes), np.diff(p.indptr)), p.indices
+
+    x = _spectral_start(adjacency, degree, np.random.default_rng(seed)).astype(np.float32)
+    velocity = np.zeros_like(x)
+    rate = max(num_nodes / 4, 1.0)
+    for step in range(iterations):
+        early = step < iterations // 3
+        gap = x[row] - x[column]
+        pull = p.data / (1 + np.square(gap).sum(axis=1))
+        attraction = np.stack([np.bincount(row, pull * side, num_nodes) for side in gap.T], axis=1)
+        force = (8 if early else 1) * attraction - _repulsion(x)
+        velocity = (0.5 if early else 0.8) * velocity - (4 * rate * force).astype(np.float32)
+        # A bound on the stride keeps tiny graphs from flying apart.
+        stride = np.sqrt(np.square(velocity).sum(axis=1, keepdims=True))
+        velocity *= np.minimum(1, 5 / np.maximum(stride, 1e-12))
+        x = x + velocity
+        x -= x.mean(axis=0)
+    return x.astype(float)
+
+
+def _repulsion(x: np.ndarray) -> np.ndarray:
+    """Return sum_j q_ij² (x_i - x_j) / Z over all pairs, q unnormalised, in blocks of rows."""
+    square = np.square(x).sum(axis=1)
+    force, total = np.empty(x.shape), 0.0
+    for start in range(0, len(x), _BLOCK):
+        rows = slice(start, start + _BLOCK)
+        q = x[rows] @ (-2 * x.T)
+        q += square[rows, None] + 1
+        q += square
+        np.reciprocal(np.maximum(q, 1, out=q), out=q)
+        total += float(q.sum(dtype=np.float64)) - len(q)  # the diagonal holds ones
+        np.square(q, out=q)
+        force[rows] = q.sum(axis=1, keepdims=True) * x[rows] - q @ x
+    return force / max(total, 1e-12)
+
+
+def _spectral_start(
+    adjacency: sparse.csr_array, degree: np.ndarray, rng: np.random.Generator
+) -> np.ndarray:
+    """Two slow modes of the random walk by subspace iteration: never fails, needs no ARPACK."""
+    num_nodes = adjacency.shape[0]
+    scale = sparse.diags_array(1 / np.sqrt(degree))
+    symmetric = scale @ adjacency @ scale
+    modes = rng.standard_normal((num_nodes, 2))
+    trivial = np.sqrt(degree / degree.sum())[:, None]
+    for _ in range(100):
+        modes = modes + symmetric @ modes
+        modes -= trivial @ (trivial.T @ modes)
+        modes, _ = np.linalg.qr(modes)
+    modes = np.asarray(scale @ modes)
+    spread = np.maximum(np.abs(modes).max(axis=0), 1e-12)
+    return 0.01 * modes / spread + 1e-4 * rng.standard_normal((num_nodes, 2))

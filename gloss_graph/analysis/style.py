@@ -1,0 +1,78 @@
+"""One look for all pictures: colours that colour-blind readers can tell apart, readable type."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from gloss_graph.analysis.files import atomic_write
+
+__all__ = ["CONTRAST", "GREY", "INK", "PALETTE", "new_figure", "save_figure", "tidy_axes"]
+
+#: Okabe & Ito (2008) with a dark violet for their black; yellow last, it is weak on white.
+PALETTE = (
+    "#0072B2",
+    "#E69F00",
+    "#009E73",
+    "#CC79A7",
+    "#56B4E9",
+    "#D55E00",
+    "#4B2E83",
+    "#F0E442",
+)
+INK = "#222222"
+GREY = "#9AA0A6"
+CONTRAST = "#B3123C"
+
+_DPI = 160
+_FORMATS = ("png", "pdf", "svg")
+
+
+def new_figure(width: float, height: float) -> Figure:
+    """Return an empty white figure, in inches, that no pyplot state knows of.
+
+    Example:
+        >>> new_figure(4, 3).get_size_inches().tolist()
+        [4.0, 3.0]
+    """
+    figure = Figure(figsize=(width, height), dpi=_DPI, facecolor="white", layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def save_figure(figure: Figure, path: str | os.PathLike[str] | None) -> Figure:
+    """Write a figure as PNG, PDF or SVG by its suffix, whole or not at all, and return it.
+
+    An older picture of that name is replaced. Without a path nothing is written.
+
+    Raises:
+        ValueError: if the suffix is none of the three.
+        OSError: if the folder is missing or cannot be written.
+
+    Example:
+        >>> save_figure(new_figure(4, 3), "picture.bmp")
+        Traceback (most recent call last):
+        ValueError: 'path' must end in .png, .pdf or .svg (got 'picture.bmp').
+    """
+    if path is None:
+        return figure
+    suffix = Path(path).suffix.lower().removeprefix(".")
+    if suffix not in _FORMATS:
+        raise ValueError(f"'path' must end in .png, .pdf or .svg (got {os.fspath(path)!r}).")
+    with atomic_write(path, overwrite=True) as handle:
+        figure.savefig(handle, format=suffix, dpi=_DPI, bbox_inches="tight", pad_inches=0.15)
+    return figure
+
+
+def tidy_axes(axes: Axes, *, title: str, x: str, y: str) -> None:
+    """Give axes a title, named sides and no box."""
+    axes.set_title(title, loc="left", fontsize=12, fontweight="bold", color=INK, parse_math=False)
+    axes.set_xlabel(x, fontsize=11, color=INK)
+    axes.set_ylabel(y, fontsize=11, color=INK)
+    axes.tick_params(labelsize=10, colors=INK, length=3)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["left", "bottom"]].set_color(GREY)

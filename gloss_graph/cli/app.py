@@ -1,0 +1,174 @@
+"""Commands, their options, and how failures reach the shell."""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from pathlib import Path
+from typing import Annotated
+
+import click
+import typer
+from rich.console import Console
+
+from gloss_graph import __version__
+
+app = typer.Typer(
+    name="gloss-graph",
+    help="Graph-guided training of text encoders over a memory bank.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+# What a user can cause and mend; everything else is a fault of ours or of the machine.
+_USER_ERRORS = (ValueError, TypeError, OSError)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line; 0 done, 1 failed, 2 bad usage or input.
+
+    Errors go to stderr in one line, with a traceback only under `--debug`.
+
+    Args:
+        arguments: Words after the program's name, by default those of the process.
+    """
+    words = sys.argv[1:] if arguments is None else list(arguments)
+    debug = "--debug" in words
+    words = [word for word in words if word != "--debug"]
+    console = Console(stderr=True)
+    try:
+        result = app(args=words, standalone_mode=False)
+        return result if isinstance(result, int) else 0
+    except click.exceptions.Exit as stop:
+        return stop.exit_code
+    except click.ClickException as error:
+        error.show()
+        return 2
+    except (click.Abort, KeyboardInterrupt):
+        console.print("Interrupted.", style="red")
+        return 1
+    except Exception as error:
+        if debug:
+            traceback.print_exc()
+        name = "Error" if isinstance(error, _USER_ERRORS) else type(error).__name__
+        console.print(f"{name}: {error}", style="red", markup=False, highlight=False)
+        return 2 if isinstance(error, _USER_ERRORS) else 1
+
+
+def _version(show: bool) -> None:
+    if show:
+        typer.echo(f"gloss-graph {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Graph-guided training of text encoders over a memory bank. Add --debug for tracebacks."""
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="New or empty folder for the results.")] = Path(
+        "runs/demo"
+    ),
+    steps: Annotated[int, typer.Option(min=1, help="Optimiser steps a run.")] = 80,
+    seed: Annotated[int, typer.Option(help="Of both runs.")] = 0,
+    encoder: Annotated[str, typer.Option(help="minilm, a hub id or a folder.")] = "minilm",
+    max_documents: Annotated[int, typer.Option(min=400, help="Size of the corpus.")] = 2000,
+) -> None:
+    """Compare cross-entropy with the memory-bank objective on an embedded corpus.
+
+    The corpus is made from the documentation of installed packages, so nothing is downloaded.
+    """
+    from gloss_graph.cli.demo import run_demo
+
+    run_demo(out, steps=steps, seed=seed, encoder_name=encoder, max_documents=max_documents)
+
+
+@app.command()
+def train(
+    train: Annotated[Path, typer.Option(help="CSV, TSV, JSONL or Parquet (also .gz).")],
+    out: Annotated[Path, typer.Option(help="New or empty run folder.")],
+    val: Annotated[Path | None, typer.Option(help="Validation file; else 10 % of train.")] = None,
+    test: Annotated[Path | None, typer.Option(help="Test file.")] = None,
+    encoder: Annotated[str, typer.Option(help="minilm, a hub id or a folder.")] = "minilm",
+    loss: Annotated[
+        str, typer.Option(help="ce, gloss, gloss-published or gloss-released.")
+    ] = "gloss",
+    text: Annotated[str, typer.Option(help="Column of the texts.")] = "text",
+    label: Annotated[str, typer.Option(help="Column of the labels.")] = "label",
+    text_b: Annotated[str | None, typer.Option(help="Column of second texts, for pairs.")] = None,
+    pooling: Annotated[str | None, typer.Option(help="cls, mean or last.")] = None,
+    max_length: Annotated[int, typer.Option(min=1, help="Tokens kept of a document.")] = 128,
+    epochs: Annotated[float, typer.Option(help="Passes over the training file.")] = 3.0,
+    max_steps: Annotated[int | None, typer.Option(help="Steps, overriding epochs.")] = None,
+    eval_steps: Annotated[int | None, typer.Option(help="Steps between evaluations.")] = None,
+    patience: Annotated[int, typer.Option(help="Evaluations without gain to stop at.")] = 10,
+    batch_size: Annotated[int, typer.Option(help="Documents a step.")] = 32,
+    gradient_accumulation: Annotated[int, typer.Option(help="Micro-batches a step.")] = 1,
+    learning_rate: Annotated[float, typer.Option(help="Of the encoder.")] = 5e-5,
+    head_learning_rate: Annotated[float, typer.Option(help="Of the linear head.")] = 5e-3,
+    graph_weight: Annotated[float, typer.Option(help="λ, weight of the graph loss.")] = 0.3,
+    visible_fraction: Annotated[float, typer.Option(help="γ, share of visible labels.")] = 0.5,
+    bandwidth: Annotated[str, typer.Option(help="σ: a number or rule name.")] = "sqrt",
+    k: Annotated[int, typer.Option(help="Neighbours a document.")] = 16,
+    eta: Annotated[float | None, typer.Option(help="Leak of the propagation.")] = None,
+    rule: Annotated[str, typer.Option(help="harmonic, spreading or poisson.")] = "harmonic",
+    normalization: Annotated[str, typer.Option(help="hub, row, symmetric or column.")] = "hub",
+    memory_size: Annotated[
+        int | None, typer.Option(help="Rows of the bank; else one a document.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of everything random.")] = 0,
+    bf16: Annotated[bool, typer.Option(help="Encoder in bfloat16 autocast.")] = False,
+    gradient_checkpointing: Annotated[bool, typer.Option(help="Trade time for memory.")] = False,
+) -> None:
+    """Fine-tune an encoder on your own files and score it."""
+    from gloss_graph.cli.train import run_train
+    from gloss_graph.training import TrainConfig
+
+    config = TrainConfig(
+        loss=loss,
+        epochs=epochs,
+        max_steps=max_steps,
+        eval_steps=eval_steps,
+        patience=patience,
+        batch_size=batch_size,
+        gradient_accumulation=gradient_accumulation,
+        learning_rate=learning_rate,
+        head_learning_rate=head_learning_rate,
+        graph_weight=graph_weight,
+        visible_fraction=visible_fraction,
+        bandwidth=_number_or_name(bandwidth),
+        k=k,
+        eta=eta,
+        rule=rule,
+        normalization=normalization,
+        memory_size=memory_size,
+        seed=seed,
+        bf16=bf16,
+        gradient_checkpointing=gradient_checkpointing,
+    )
+    columns = {"text": text, "label": label, "text_b": text_b}
+    run_train(
+        train,
+        val,
+        test,
+        out,
+        config,
+        encoder_name=encoder,
+        pooling=pooling,
+        max_length=max_length,
+        columns=columns,
+    )
+
+
+def _number_or_name(value: str) -> float | str:
+    try:
+        return float(value)
+    except ValueError:
+        return value

@@ -1,0 +1,86 @@
+"""`gloss-graph train`: read files, train, report."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from gloss_graph.analysis import plot_stage_times, plot_training
+from gloss_graph.text import load_encoder, read_splits
+from gloss_graph.training import RunResult, TrainConfig, train_text
+from gloss_graph.training.run import new_folder
+
+STAGES = ("encoder", "connect", "propagate", "enqueue", "compare", "backward", "optimizer")
+
+
+def run_train(
+    train: Path,
+    val: Path | None,
+    test: Path | None,
+    out: Path,
+    config: TrainConfig,
+    *,
+    encoder_name: str,
+    pooling: Any,
+    max_length: int,
+    columns: dict[str, Any],
+) -> RunResult:
+    """Train on files and print the scores; see `gloss-graph train --help`."""
+    console = Console()
+    new_folder(out)
+    splits = read_splits(train, val, test, seed=config.seed, **columns)
+    encoder = load_encoder(encoder_name, pooling=pooling, max_length=max_length)
+    result = train_text(splits, encoder, config, out, progress=True, description=config.loss)
+    plot_training({config.loss: result.history}, out / "training.png")
+    plot_stage_times({config.loss: stage_seconds(result)}, out / "stages.png")
+    console.print(score_table({config.loss: result}))
+    console.print(f"Run folder: {out}", highlight=False)
+    return result
+
+
+def stage_seconds(result: RunResult) -> dict[str, float]:
+    """Seconds of the stages of the training steps."""
+    return {
+        stage: result.metrics[f"seconds.{stage}"]
+        for stage in STAGES
+        if f"seconds.{stage}" in result.metrics
+    }
+
+
+def score_table(results: dict[str, RunResult]) -> Table:
+    """Scores of runs side by side, with the share of a step each stage takes."""
+    table = Table(title="Scores")
+    for heading in ("run", "split", "accuracy", "macro-F1", "steps", "seconds"):
+        table.add_column(heading, justify="left" if heading in ("run", "split") else "right")
+    for name, result in results.items():
+        for split in ("val", "test"):
+            if f"{split}.macro_f1" in result.metrics:
+                table.add_row(
+                    name,
+                    split,
+                    f"{100 * result.metrics[f'{split}.accuracy']:.1f}",
+                    f"{100 * result.metrics[f'{split}.macro_f1']:.1f}",
+                    f"{result.metrics['steps']:.0f}",
+                    f"{result.metrics['seconds.train']:.0f}",
+                )
+    return table
+
+
+def time_table(results: dict[str, RunResult]) -> Table:
+    """Share of the training time every stage takes, per run."""
+    table = Table(title="Share of a training step")
+    table.add_column("stage")
+    for name in results:
+        table.add_column(name, justify="right")
+    shares = {name: stage_seconds(result) for name, result in results.items()}
+    for stage in STAGES:
+        if any(stage in seconds for seconds in shares.values()):
+            cells = [
+                f"{100 * seconds.get(stage, 0.0) / sum(seconds.values()):.1f} %"
+                for seconds in shares.values()
+            ]
+            table.add_row(stage, *cells)
+    return table
