@@ -53,6 +53,16 @@ def check_positive_int(name: str, value: Any, minimum: int = 1) -> None:
         raise ValueError(f"'{name}' must be an integer of at least {minimum} (got {value!r}).")
 
 
+def check_tensor(name: str, value: Any) -> None:
+    """Raise unless `value` is a tensor.
+
+    Raises:
+        TypeError: Names the argument and the type it has.
+    """
+    if not isinstance(value, Tensor):
+        raise TypeError(f"'{name}' must be a torch.Tensor (got {type(value).__name__}).")
+
+
 def check_matrix(name: str, value: Any, columns: int | None = None) -> None:
     """Raise unless `value` is a finite floating tensor of shape (N, D) with D >= 1.
 
@@ -60,8 +70,7 @@ def check_matrix(name: str, value: Any, columns: int | None = None) -> None:
         TypeError: Not a tensor.
         ValueError: Wrong shape, dtype or NaN/inf entries (with the first bad row).
     """
-    if not isinstance(value, Tensor):
-        raise TypeError(f"'{name}' must be a torch.Tensor (got {type(value).__name__}).")
+    check_tensor(name, value)
     if value.dim() != 2 or value.size(1) == 0:
         raise ValueError(f"'{name}' must have shape (N, D) (got {tuple(value.shape)}).")
     if not value.is_floating_point():
@@ -89,8 +98,7 @@ def check_index_vector(name: str, value: Any, length: int) -> None:
         TypeError: Not a tensor.
         ValueError: Wrong shape or dtype.
     """
-    if not isinstance(value, Tensor):
-        raise TypeError(f"'{name}' must be a torch.Tensor (got {type(value).__name__}).")
+    check_tensor(name, value)
     if value.dim() != 1 or value.size(0) != length:
         raise ValueError(
             f"'{name}' must have shape ({length},), one entry a row of the embeddings "
@@ -107,8 +115,7 @@ def check_mask(name: str, value: Any, length: int) -> None:
         TypeError: Not a tensor.
         ValueError: Wrong shape or dtype.
     """
-    if not isinstance(value, Tensor):
-        raise TypeError(f"'{name}' must be a torch.Tensor (got {type(value).__name__}).")
+    check_tensor(name, value)
     if value.dtype != torch.bool or value.dim() != 1 or value.size(0) != length:
         raise ValueError(
             f"'{name}' must be a bool tensor of shape ({length},) "

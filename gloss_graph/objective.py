@@ -2,45 +2,27 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any, NamedTuple
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch_geometric.data import Data
 
 from gloss_graph._checks import check_choice, check_mask, check_positive_int, check_range
+from gloss_graph._timing import StageClock
 from gloss_graph.graph.bandwidth import BandwidthRule, check_bandwidth
-from gloss_graph.graph.build import BATCH_EDGES, MEMORY_MEMORY, Connection, check_batch, connect
+from gloss_graph.graph.build import (
+    BATCH_EDGES,
+    MEMORY_MEMORY,
+    Connection,
+    check_batch,
+    check_memory,
+    connect,
+)
 from gloss_graph.graph.kernels import Kernel, resolve_kernel
 from gloss_graph.graph.symmetrize import SYMMETRIZE
 from gloss_graph.graph.visibility import visible_split
-from gloss_graph.losses import FORMS
+from gloss_graph.losses import FORMS, ObjectiveOutput
 from gloss_graph.memory import MemoryBank
 from gloss_graph.propagation import LabelPropagation, SolverReport
-
-
-class ObjectiveOutput(NamedTuple):
-    """Everything a step computed.
-
-    `loss`, `graph_loss`, `cross_entropy`, `consistency`: scalars with gradient; a term without
-    rows is a zero. `consistency` is zero: unlabeled rows conduct, and are not compared yet.
-    `propagated` (B, C): propagated labels of the batch rows. `hidden` (B,) bool: rows that were
-    hidden. `graph`: the `Data` of this step, batch rows first. `solver`: report;
-    `solver.unreachable` counts the hidden rows left out because no seed reaches them.
-    """
-
-    loss: Tensor
-    graph_loss: Tensor
-    cross_entropy: Tensor
-    consistency: Tensor
-    propagated: Tensor
-    hidden: Tensor
-    graph: Data
-    solver: SolverReport
 
 
 class GraphGuidedObjective(nn.Module):
@@ -147,21 +129,15 @@ class GraphGuidedObjective(nn.Module):
         check_range("graph_weight", graph_weight, 0.0, 1.0)
         if hops is not None:
             check_positive_int("hops", hops)
-        if memory is not None and not isinstance(memory, MemoryBank):
-            raise TypeError(f"'memory' must be a MemoryBank (got {type(memory).__name__}).")
-        if memory is not None and memory.normalize != normalize_embeddings:
-            raise ValueError(
-                f"'normalize_embeddings' is {normalize_embeddings} but the bank was made with "
-                f"normalize={memory.normalize}. Make them agree."
-            )
+        check_memory(memory, normalize_embeddings)
         if form is None:
             form = "scores" if rule == "poisson" else "nll"
         check_choice("form", form, FORMS)
         if rule == "poisson" and form in ("nll", "published"):
             raise ValueError(f"form={form!r} needs probabilities; rule='poisson' gives scores.")
         self.num_classes, self.memory, self.k = num_classes, memory, k
-        self.kernel, self.bandwidth = resolve_kernel(kernel), bandwidth
-        self.symmetrize, self.batch_edges, self.hops = symmetrize, batch_edges, hops
+        self.kernel, self.bandwidth, self.symmetrize = resolve_kernel(kernel), bandwidth, symmetrize
+        self.batch_edges, self.hops = batch_edges, hops
         self.visible_fraction, self.graph_weight = float(visible_fraction), float(graph_weight)
         self.memory_visible_fraction = float(memory_visible_fraction)
         self.form, self.normalize_embeddings = form, normalize_embeddings
@@ -182,36 +158,44 @@ class GraphGuidedObjective(nn.Module):
         if generator.device.type != "cpu":
             raise ValueError("'generator' must be a CPU generator.")
         self.generator = generator
-        #: Seconds spent so far in each stage; reset it by `.clear()`.
-        self.seconds: dict[str, float] = {}
+        #: Seconds spent so far in each stage.
+        self.seconds = StageClock()
 
     @classmethod
     def published(
-        cls, num_classes: int, sigma: float, *, graph_weight: float = 0.5, **split: Any
+        cls,
+        num_classes: int,
+        sigma: float,
+        *,
+        graph_weight: float = 0.5,
+        visible_fraction: float = 0.5,
+        generator: torch.Generator | None = None,
+        seed: int = 0,
     ) -> GraphGuidedObjective:
         r"""The paper's in-batch form: Algorithm 1 (column-stochastic T) and eq. 1.
 
-        Args:
-            num_classes: C.
-            sigma: Bandwidth \(\sigma\) of the Gaussian.
-            graph_weight: \(\lambda\).
-            **split: `visible_fraction`, `generator` or `seed`.
+        `sigma` is the Gaussian's bandwidth; the other settings are those of the class.
         """
-        return cls._in_batch(num_classes, sigma, "column", "published", graph_weight, **split)
+        split = (visible_fraction, generator, seed)
+        return cls._in_batch(num_classes, sigma, "column", "published", graph_weight, *split)
 
     @classmethod
     def released(
-        cls, num_classes: int, sigma: float, *, graph_weight: float = 0.5, **split: Any
+        cls,
+        num_classes: int,
+        sigma: float,
+        *,
+        graph_weight: float = 0.5,
+        visible_fraction: float = 0.5,
+        generator: torch.Generator | None = None,
+        seed: int = 0,
     ) -> GraphGuidedObjective:
         r"""What the paper's released code computes: the `hub` walk, F as logits, divided by |u|.
 
-        Args:
-            num_classes: C.
-            sigma: Bandwidth \(\sigma\) of the Gaussian.
-            graph_weight: \(\lambda\).
-            **split: `visible_fraction`, `generator` or `seed`.
+        `sigma` is the Gaussian's bandwidth; the other settings are those of the class.
         """
-        return cls._in_batch(num_classes, sigma, "hub", "released", graph_weight, **split)
+        split = (visible_fraction, generator, seed)
+        return cls._in_batch(num_classes, sigma, "hub", "released", graph_weight, *split)
 
     @classmethod
     def _in_batch(
@@ -221,9 +205,9 @@ class GraphGuidedObjective(nn.Module):
         normalization: str,
         form: str,
         graph_weight: float,
-        visible_fraction: float = 0.5,
-        generator: torch.Generator | None = None,
-        seed: int = 0,
+        visible_fraction: float,
+        generator: torch.Generator | None,
+        seed: int,
     ) -> GraphGuidedObjective:
         return cls(
             num_classes,
@@ -302,7 +286,7 @@ class GraphGuidedObjective(nn.Module):
                 share = self.graph_weight
                 loss = share * graph_loss + (1.0 - share) * cross_entropy
         if self.memory is not None and self.training:
-            with self._timed("enqueue"):
+            with self.seconds.timed("enqueue"):
                 self.memory.enqueue(x.detach(), labels, ids, neighbors=connection.neighbors)
         if not return_output:
             return loss
@@ -350,7 +334,11 @@ class GraphGuidedObjective(nn.Module):
         batch_edges = self.batch_edges
         if batch_edges == "auto":
             batch_edges = "knn" if self.memory is not None and len(self.memory) else "all"
-        with self._timed("connect"):
+        neighbors = None
+        if self.memory is not None:
+            with self.seconds.timed("search"):
+                neighbors = self.memory.neighbors(x, ids, self.k)
+        with self.seconds.timed("graph"):
             return connect(
                 x,
                 labels,
@@ -363,6 +351,7 @@ class GraphGuidedObjective(nn.Module):
                 batch_edges=batch_edges,
                 hops=self.hops,
                 normalize_embeddings=self.normalize_embeddings,
+                neighbors=neighbors,
             )
 
     def _graph_loss(
@@ -378,7 +367,7 @@ class GraphGuidedObjective(nn.Module):
         trainable = None
         if data.num_nodes > size:
             trainable = (data.edge_kind < MEMORY_MEMORY).nonzero().squeeze(1)
-        with self._timed("propagate"):
+        with self.seconds.timed("propagation"):
             result = self.propagation.propagate_labels(
                 data.y,
                 data.edge_index,
@@ -401,13 +390,6 @@ class GraphGuidedObjective(nn.Module):
             return logits.sum() * 0.0
         weight = None if self.class_weight is None else self.class_weight.to(logits)
         return F.cross_entropy(logits, labels, weight=weight, ignore_index=-1)
-
-    @contextmanager
-    def _timed(self, stage: str) -> Iterator[None]:
-        start = time.perf_counter()
-        yield
-        spent = time.perf_counter() - start
-        self.seconds[stage] = self.seconds.get(stage, 0.0) + spent
 
 
 def _check_class_weight(class_weight: Tensor | None, num_classes: int) -> Tensor | None:

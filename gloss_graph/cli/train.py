@@ -13,7 +13,16 @@ from gloss_graph.text import load_encoder, read_splits
 from gloss_graph.training import RunResult, TrainConfig, train_text
 from gloss_graph.training.run import new_folder
 
-STAGES = ("encoder", "connect", "propagate", "enqueue", "compare", "backward", "optimizer")
+STAGES = (
+    "encoder",
+    "search",
+    "graph",
+    "propagation",
+    "loss",
+    "enqueue",
+    "backward",
+    "optimizer",
+)
 
 
 def run_train(

@@ -21,16 +21,23 @@ from gloss_graph.graph.bandwidth import (
     estimate_bandwidth,
     local_scales,
 )
-from gloss_graph.graph.distances import batch_squared_distances, link_squared_distances
+from gloss_graph.graph.distances import batch_squared_distances
 from gloss_graph.graph.kernels import Kernel, cosine_kernel, resolve_kernel
+from gloss_graph.graph.links import (
+    batch_links,
+    join,
+    returned_links,
+    stored_links,
+    stored_lists,
+    within_hops,
+)
 from gloss_graph.graph.symmetrize import SYMMETRIZE, all_pairs, off_diagonal, symmetrize_links
-from gloss_graph.memory import MemoryBank, NeighborLists, nearest_others
+from gloss_graph.memory import MemoryBank, NeighborLists
 
 BATCH_EDGES = ("auto", "knn", "all")
 BATCH_BATCH, BATCH_MEMORY, MEMORY_MEMORY = 0, 1, 2
 # Memory rows the bandwidth rules look at beside the batch.
 _BANDWIDTH_MEMORY_ROWS = 384
-_CHUNK = 1024
 
 
 class Connection(NamedTuple):
@@ -44,14 +51,6 @@ class Connection(NamedTuple):
     data: Data
     slots: Tensor
     neighbors: NeighborLists | None
-
-
-class _Links(NamedTuple):
-    """Directed links (L,) before symmetrisation: ends, in node numbers, and squared lengths."""
-
-    source: Tensor
-    target: Tensor
-    squared: Tensor
 
 
 def build_document_graph(
@@ -156,11 +155,7 @@ def check_batch(
                 f"'embeddings' is on {device} but 'memory' is on {memory.rows.device}. "
                 "Move one of them with .to(device)."
             )
-        if memory.normalize != normalize_embeddings:
-            raise ValueError(
-                f"'normalize_embeddings' is {normalize_embeddings} but the bank was made with "
-                f"normalize={memory.normalize}. Make them agree."
-            )
+        check_memory(memory, normalize_embeddings)
     if labels is None:
         labels = torch.full((size,), -1, device=device)
     check_index_vector("labels", labels, size)
@@ -170,6 +165,19 @@ def check_batch(
             raise ValueError(f"'ids' must be >= 0 (got {int(ids.min())}).")
         ids = ids.to(device).long()
     return labels.to(device).long(), ids
+
+
+def check_memory(memory: MemoryBank | None, normalize_embeddings: bool) -> None:
+    """Raise unless `memory` is None or a bank that normalises as asked."""
+    if memory is None:
+        return
+    if not isinstance(memory, MemoryBank):
+        raise TypeError(f"'memory' must be a MemoryBank (got {type(memory).__name__}).")
+    if memory.normalize != normalize_embeddings:
+        raise ValueError(
+            f"'normalize_embeddings' is {normalize_embeddings} but the bank was made with "
+            f"normalize={memory.normalize}. Make them agree."
+        )
 
 
 def connect(
@@ -185,19 +193,24 @@ def connect(
     batch_edges: str,
     hops: int | None,
     normalize_embeddings: bool,
+    neighbors: NeighborLists | None = None,
 ) -> Connection:
-    """Build the graph of checked arguments; see `build_document_graph`."""
+    """Build the graph of checked arguments; see `build_document_graph`.
+
+    `neighbors` are `memory.neighbors(embeddings, ids, k)`, searched for when left out.
+    """
     x = embeddings.to(torch.promote_types(embeddings.dtype, torch.float32))
     x = F.normalize(x, dim=1) if normalize_embeddings else x
     if kernel is cosine_kernel and not normalize_embeddings:
         raise ValueError("kernel='cosine' needs normalize_embeddings=True.")
     size = x.size(0)
     slots = _remembered(memory, ids, x.device)
-    neighbors = None if memory is None else memory.neighbors(x.detach(), ids, k)
-    stored = _stored_links(memory, slots, size)
+    if memory is not None and neighbors is None:
+        neighbors = memory.neighbors(x.detach(), ids, k)
+    stored = stored_links(memory, slots, size)
     if memory is not None and neighbors is not None and hops is not None:
-        slots = _within_hops(memory, neighbors, slots, stored, hops)
-        stored = _stored_links(memory, slots, size)
+        slots = within_hops(memory, neighbors, slots, stored, hops)
+        stored = stored_links(memory, slots, size)
     all_batch = batch_edges == "all" or (batch_edges == "auto" and memory is None and size <= k + 1)
     num_nodes = size + slots.numel()
     memory_lists = x.new_empty(0, k)
@@ -210,12 +223,12 @@ def connect(
             batch_lists = others.topk(min(k, size - 1), dim=1, largest=False).values
     else:
         if memory is not None and (bandwidth == "local" or symmetrize == "mutual"):
-            memory_lists = _stored_lists(stored, size, slots.numel(), memory.k)
-        links, batch_lists = _links(x, memory, slots, neighbors, k, all_batch)
+            memory_lists = stored_lists(stored, size, slots.numel(), memory.k)
+        links, batch_lists = batch_links(x, memory, slots, neighbors, k, all_batch)
         if memory is not None:
-            links = _join(links, stored)
+            links = join(links, stored)
         if memory is not None and symmetrize == "mutual":
-            links = _join(links, _returned(links, memory_lists, size))
+            links = join(links, returned_links(links, memory_lists, size))
         edge_index, link = symmetrize_links(links.source, links.target, num_nodes, symmetrize)
         squared = links.squared.index_select(0, link)
 
@@ -243,109 +256,6 @@ def _remembered(memory: MemoryBank | None, ids: Tensor | None, device: torch.dev
         own = memory.slots_of(ids)
         keep[own[own >= 0]] = False
     return keep.nonzero().squeeze(1)
-
-
-def _stored_links(memory: MemoryBank | None, slots: Tensor, size: int) -> _Links:
-    """Inherited links among `slots`, in node numbers, sorted by source."""
-    if memory is None:
-        none = slots[:0]
-        return _Links(none, none, none.float())
-    node_of = torch.full((len(memory),), -1, dtype=torch.long, device=slots.device)
-    node_of[slots] = torch.arange(size, size + slots.numel(), device=slots.device)
-    source, target, squared = memory.edges()
-    source, target = node_of[source], node_of[target]
-    keep = (source >= 0) & (target >= 0)
-    return _Links(source[keep], target[keep], squared[keep])
-
-
-def _within_hops(
-    memory: MemoryBank, neighbors: NeighborLists, slots: Tensor, stored: _Links, hops: int
-) -> Tensor:
-    """The `slots` reachable from the batch in at most `hops` links, either direction."""
-    size = neighbors.indices.size(0)
-    near = torch.zeros(len(memory), dtype=torch.bool, device=slots.device)
-    near[neighbors.indices[neighbors.indices >= 0]] = True
-    source, target = slots[stored.source - size], slots[stored.target - size]
-    for _ in range(hops - 1):
-        grown = near.clone()
-        grown[target[near[source]]] = True
-        grown[source[near[target]]] = True
-        near = grown
-    return slots[near[slots]]
-
-
-def _join(*links: _Links) -> _Links:
-    dtype = links[0].squared.dtype
-    source, target, squared = zip(*links, strict=True)
-    return _Links(
-        torch.cat(source), torch.cat(target), torch.cat([part.to(dtype) for part in squared])
-    )
-
-
-def _links(
-    x: Tensor,
-    memory: MemoryBank | None,
-    slots: Tensor,
-    neighbors: NeighborLists | None,
-    k: int,
-    all_batch: bool,
-) -> tuple[_Links, Tensor]:
-    """Directed links of the batch rows, and their (B, k) squared distance lists."""
-    size = x.size(0)
-    if memory is None or neighbors is None:
-        source, target, lists = _corpus_links(x.detach(), k)
-        return _Links(source, target, link_squared_distances(x, source, target)), lists
-
-    node_of = torch.full((len(memory),), -1, dtype=torch.long, device=x.device)
-    node_of[slots] = torch.arange(size, size + slots.numel(), device=x.device)
-    index = neighbors.indices
-    row, column = (index >= 0).nonzero(as_tuple=True)
-    slot = index[row, column]
-    squared = (x[row] - memory.rows[slot].to(x.dtype)).square().sum(dim=1)
-    to_memory = _Links(row, node_of[slot], squared)
-
-    if all_batch:
-        left, right = all_pairs(size, x.device)
-    else:
-        left, column = (index <= -2).nonzero(as_tuple=True)
-        right = -2 - index[left, column]
-    in_batch = _Links(left, right, batch_squared_distances(x)[left, right])
-    return _join(to_memory, in_batch), neighbors.squared_distances
-
-
-def _stored_lists(stored: _Links, size: int, count: int, k: int) -> Tensor:
-    """Squared distances (count, k) of the stored links of every memory node, `inf` for none."""
-    lists = stored.squared.new_full((count, k), torch.inf)
-    row = stored.source - size
-    column = torch.arange(row.numel(), device=row.device) - torch.searchsorted(row, row)
-    lists[row, column] = stored.squared
-    return lists
-
-
-def _returned(links: _Links, memory_lists: Tensor, size: int) -> _Links:
-    """The links memory nodes would have to batch rows, were their stored lists not older.
-
-    A memory node lists a batch row that is closer than the farthest neighbour it has stored.
-    """
-    farthest = memory_lists.masked_fill(torch.isinf(memory_lists), -1.0).amax(dim=1)
-    outward = (links.source < size) & (links.target >= size)
-    row, node, squared = (part[outward] for part in links)
-    closer = squared.detach() < farthest[node - size]
-    return _Links(node[closer], row[closer], squared[closer])
-
-
-def _corpus_links(x: Tensor, k: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Exact k-nearest-neighbour links of a set of rows to itself."""
-    size = x.size(0)
-    k = min(k, size - 1)
-    if k < 1:
-        none = torch.empty(0, dtype=torch.long, device=x.device)
-        return none, none, x.new_empty(size, 0)
-    own = torch.arange(size, device=x.device)
-    found = [nearest_others(x[part], x, part, k) for part in own.split(_CHUNK)]
-    target = torch.cat([chunk.indices for chunk in found])
-    squared = torch.cat([chunk.squared_distances for chunk in found])
-    return own.repeat_interleave(k), target.flatten(), squared
 
 
 def _bandwidth(

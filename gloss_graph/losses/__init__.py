@@ -7,5 +7,13 @@ from gloss_graph.losses.graph import (
     released_cross_entropy,
     score_cross_entropy,
 )
+from gloss_graph.losses.output import ObjectiveOutput
 
-__all__ = ["FORMS", "graph_nll", "published_nll", "released_cross_entropy", "score_cross_entropy"]
+__all__ = [
+    "FORMS",
+    "ObjectiveOutput",
+    "graph_nll",
+    "published_nll",
+    "released_cross_entropy",
+    "score_cross_entropy",
+]

@@ -12,8 +12,10 @@ from torch import Tensor, nn
 
 from gloss_graph._checks import check_choice, check_index_vector, check_matrix, check_positive_int
 from gloss_graph.memory.fill import fill, relink
-from gloss_graph.memory.links import LinkTable, NeighborLists
+from gloss_graph.memory.links import LinkTable, NeighborLists, add_batch_mates
+from gloss_graph.memory.ring import last_of_each, victims
 from gloss_graph.memory.search import BACKENDS, nearest_allowed
+from gloss_graph.memory.stats import BankStats, bank_stats
 
 _DTYPES = (torch.float32, torch.float16)
 
@@ -23,18 +25,6 @@ class SearchResult(NamedTuple):
 
     distances: Tensor
     slots: Tensor
-
-
-class BankStats(NamedTuple):
-    """What the bank holds; `class_counts` maps a label to its rows, -1 to the unlabeled ones."""
-
-    size: int
-    capacity: int
-    class_counts: dict[int, int]
-    mean_age: float
-    max_age: int
-    mean_degree: float
-    anonymous: int
 
 
 class MemoryBank(nn.Module):
@@ -245,14 +235,7 @@ class MemoryBank(nn.Module):
             none = torch.empty(x.size(0), 0, dtype=torch.long, device=x.device)
             return NeighborLists(x.new_empty(x.size(0), 0), none)
         found = nearest_allowed(x, self.embeddings, k, banned, backend=self.search_backend)
-        mates = torch.cdist(x, x, compute_mode="use_mm_for_euclid_dist").square()
-        mates.fill_diagonal_(torch.inf)
-        mate_index = -2 - torch.arange(x.size(0), device=x.device).expand(x.size(0), -1)
-        squared = torch.cat([found.squared_distances, mates], dim=1)
-        index = torch.cat([found.indices, mate_index], dim=1)
-        squared, order = squared.topk(min(k, squared.size(1)), dim=1, largest=False)
-        index = index.gather(1, order).masked_fill(squared.isinf(), -1)
-        return NeighborLists(squared, index)
+        return add_batch_mates(x, found, k)
 
     # ------------------------------------------------------------------ write
 
@@ -307,7 +290,7 @@ class MemoryBank(nn.Module):
         labels, ids = labels.to(device).long(), ids.to(device).long()
         if neighbors is None:
             neighbors = self._neighbors(x, self._banned(ids), self.k if link else 0)
-        kept = _last_of_each(ids)[-self.capacity :]
+        kept = last_of_each(ids)[-self.capacity :]
         self._write(x, labels, ids, kept, neighbors, nameless)
 
     def _write(
@@ -323,7 +306,7 @@ class MemoryBank(nn.Module):
         old = self.slots_of(ids[kept])
         fresh = old < 0
         slots = old.clone()
-        slots[fresh] = self._victims(int(fresh.sum()), old[~fresh])
+        slots[fresh] = victims(self.cursor, self.capacity, int(fresh.sum()), old[~fresh])
         for id_ in self.slot_ids[slots[fresh]].tolist():
             lookup.pop(id_, None)
         lookup.update(zip(ids[kept].tolist(), slots.tolist(), strict=True))
@@ -337,12 +320,6 @@ class MemoryBank(nn.Module):
         self.step += 1
         self.anonymous += nameless
         self.links.write(neighbors, kept, slots, fresh, self.rows, len(self))
-
-    def _victims(self, wanted: int, refreshed: Tensor) -> Tensor:
-        """The next `wanted` slots in ring order that are not refreshed in this very call."""
-        span = min(self.capacity, wanted + refreshed.numel())
-        ring = (self.cursor + torch.arange(span, device=self.rows.device)) % self.capacity
-        return ring[~torch.isin(ring, refreshed)][:wanted]
 
     def _warn_anonymous(self) -> None:
         if self._warned_anonymous:
@@ -410,21 +387,5 @@ class MemoryBank(nn.Module):
 
     def stats(self) -> BankStats:
         """Fill, class histogram, ages, mean out-degree and rows without identity."""
-        size = len(self)
-        values, counts = self.labels.unique(return_counts=True)
-        age = self.age
-        return BankStats(
-            size=size,
-            capacity=self.capacity,
-            class_counts=dict(zip(values.tolist(), counts.tolist(), strict=True)),
-            mean_age=float(age.double().mean()) if size else 0.0,
-            max_age=int(age.max()) if size else 0,
-            mean_degree=self.edges()[0].numel() / size if size else 0.0,
-            anonymous=int((self.ids < 0).sum()),
-        )
-
-
-def _last_of_each(ids: Tensor) -> Tensor:
-    """Positions of the last row of every distinct id, in batch order."""
-    last = {id_: position for position, id_ in enumerate(ids.tolist())}
-    return torch.tensor(sorted(last.values()), dtype=torch.long, device=ids.device)
+        links = self.edges()[0].numel()
+        return bank_stats(self.labels, self.ids, self.age, links, self.capacity)

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from gloss_graph.memory.search import squared_distances
+from gloss_graph.memory.search import Nearest, squared_distances
 
 
 class NeighborLists(NamedTuple):
@@ -19,6 +19,17 @@ class NeighborLists(NamedTuple):
 
     squared_distances: Tensor
     indices: Tensor
+
+
+def add_batch_mates(x: Tensor, found: Nearest, k: int) -> NeighborLists:
+    """The k nearest of the stored rows `found` (B, k) and the other rows of the batch x (B, D)."""
+    mates = torch.cdist(x, x, compute_mode="use_mm_for_euclid_dist").square()
+    mates.fill_diagonal_(torch.inf)
+    mate_index = -2 - torch.arange(x.size(0), device=x.device).expand(x.size(0), -1)
+    squared = torch.cat([found.squared_distances, mates], dim=1)
+    index = torch.cat([found.indices, mate_index], dim=1)
+    squared, order = squared.topk(min(k, squared.size(1)), dim=1, largest=False)
+    return NeighborLists(squared, index.gather(1, order).masked_fill(squared.isinf(), -1))
 
 
 class LinkTable(nn.Module):

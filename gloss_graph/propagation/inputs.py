@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from gloss_graph._checks import INTEGER_DTYPES
+from gloss_graph._checks import INTEGER_DTYPES, check_tensor
 from gloss_graph.propagation.operators import Rows, SparseOperator, rows_of
 
 
@@ -17,8 +17,7 @@ def one_hot_labels(y: Tensor, num_classes: int | None) -> Tensor:
         TypeError: Not a tensor.
         ValueError: Shape, dtype, non-finite or negative entries, a label >= C, no label at all.
     """
-    if not isinstance(y, Tensor):
-        raise TypeError(f"'y' must be a torch.Tensor (got {type(y).__name__}).")
+    check_tensor("y", y)
     if y.is_floating_point():
         if y.dim() != 2 or y.size(1) == 0:
             raise ValueError(f"'y' of floating dtype must be (N, C) (got {tuple(y.shape)}).")
@@ -65,12 +64,9 @@ def check_graph(
     narrow kernels within the range of float32; self-loops are set to 0.
 
     Raises:
-        TypeError: Not a tensor.
         ValueError: Shape, dtype, indices out of range, weights negative or not finite, a directed
             graph.
     """
-    if not isinstance(edge_index, Tensor):
-        raise TypeError(f"'edge_index' must be a torch.Tensor (got {type(edge_index).__name__}).")
     if edge_index.dim() != 2 or edge_index.size(0) != 2 or edge_index.dtype != torch.long:
         raise ValueError(
             f"'edge_index' must be long of shape (2, E) "

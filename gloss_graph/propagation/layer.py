@@ -9,7 +9,13 @@ import torch
 from torch import Tensor
 from torch_geometric.nn import MessagePassing
 
-from gloss_graph._checks import check_choice, check_mask, check_positive_int, check_range
+from gloss_graph._checks import (
+    check_choice,
+    check_mask,
+    check_positive_int,
+    check_range,
+    check_tensor,
+)
 from gloss_graph.propagation.implicit import implicit_solve
 from gloss_graph.propagation.inputs import check_graph, check_prior, one_hot_labels
 from gloss_graph.propagation.normalize import NORMALIZATIONS, Scaling
@@ -199,6 +205,9 @@ class LabelPropagation(MessagePassing):
             trusted: Skip the O(E) check that the graph is undirected.
         """
         labels = one_hot_labels(y, self.num_classes)
+        check_tensor("edge_index", edge_index)
+        if edge_weight is not None:
+            check_tensor("edge_weight", edge_weight)
         if seed_mask is None:
             if y.is_floating_point():
                 raise ValueError("'seed_mask' is needed when 'y' holds distributions (N, C).")
@@ -217,6 +226,9 @@ class LabelPropagation(MessagePassing):
             if rows.order is not None and trainable_edges is not None:
                 position = rows.order.argsort()
                 trainable_edges = position[trainable_edges]
+            if trainable_edges is not None:
+                some = weight.index_select(0, trainable_edges)
+                weight = weight.detach().index_copy(0, trainable_edges, some)
             if self.fused:
                 operator = operator_of(rows, weight, trainable_edges)
             else:

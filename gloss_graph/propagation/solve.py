@@ -102,15 +102,14 @@ def fixed_point(
     """
     a = diagonal.unsqueeze(1)
     x = right / a
-    steps, error = 0, torch.inf
-    while steps < max_iter:
+    steps = 0
+    while True:
         image = times(x)
         error = relative_residual((right + image - a * x).detach(), right.detach())
-        if error <= tol:
-            break
+        if (error <= tol and tol > 0) or steps == max_iter:
+            return x, steps, error
         x = (image + right) / a
         steps += 1
-    return x, steps, error
 
 
 Null = tuple[Tensor, Tensor]

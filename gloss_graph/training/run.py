@@ -73,7 +73,6 @@ def make_objective(
     """
     if config.loss == "ce":
         return None
-    split = {"visible_fraction": config.visible_fraction, "seed": config.seed}
     if config.loss in ("gloss-published", "gloss-released"):
         sigma = config.bandwidth
         if isinstance(sigma, str):
@@ -86,7 +85,13 @@ def make_objective(
             if config.loss == "gloss-published"
             else GraphGuidedObjective.released
         )
-        return form(num_classes, sigma, graph_weight=config.graph_weight, **split)
+        return form(
+            num_classes,
+            sigma,
+            graph_weight=config.graph_weight,
+            visible_fraction=config.visible_fraction,
+            seed=config.seed,
+        )
     size = min(documents, _BANK_ROWS) if config.memory_size is None else config.memory_size
     return GraphGuidedObjective(
         num_classes,

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from gloss_graph._timing import StageClock
 from gloss_graph.objective import GraphGuidedObjective, ObjectiveOutput
 from gloss_graph.training.state import load_objective, save_objective
 
@@ -64,7 +65,7 @@ class GraphGuidedTrainer(Trainer):
         # The loss is a mean over the micro-batch, so the Trainer must divide it by their number.
         self.model_accepts_loss_kwargs = False
         #: Seconds spent in each stage of the training steps so far.
-        self.seconds: dict[str, float] = {}
+        self.seconds = StageClock()
         self._parts: dict[str, list[Tensor]] = {}
         self.add_callback(_OptimizerClock(self.seconds))
 
@@ -86,7 +87,7 @@ class GraphGuidedTrainer(Trainer):
         start = time.perf_counter()
         outputs = model(**inputs)
         if model.training:
-            self._spend("encoder", time.perf_counter() - start)
+            self.seconds.spend("encoder", time.perf_counter() - start)
         logits = _part(outputs, "logits")
         if model.training and self.objective is not None:
             loss = self._graph_guided(outputs, inputs, labels, ids, logits)
@@ -118,7 +119,7 @@ class GraphGuidedTrainer(Trainer):
         out = objective(embeddings, labels, ids=ids, logits=logits, return_output=True)
         if not isinstance(out, ObjectiveOutput):
             raise TypeError(f"'objective' must return an ObjectiveOutput (got {type(out)}).")
-        self._spend("objective", time.perf_counter() - start)
+        self.seconds.spend("objective", time.perf_counter() - start)
         for name in ("graph_loss", "cross_entropy"):
             self._parts.setdefault(name, []).append(getattr(out, name).detach())
         return out.loss
@@ -139,12 +140,15 @@ class GraphGuidedTrainer(Trainer):
         num_items_in_batch: Tensor | int | None = None,
     ) -> Tensor:
         """One micro-batch, timed."""
-        before = self._spent("encoder") + self._spent("objective")
+        before = self._forward_seconds()
         start = time.perf_counter()
         loss = super().training_step(model, inputs, num_items_in_batch)
-        forward = self._spent("encoder") + self._spent("objective") - before
-        self._spend("backward", time.perf_counter() - start - forward)
+        forward = self._forward_seconds() - before
+        self.seconds.spend("backward", time.perf_counter() - start - forward)
         return loss
+
+    def _forward_seconds(self) -> float:
+        return self.seconds.get("encoder", 0.0) + self.seconds.get("objective", 0.0)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Log, with the means of the loss's parts since the last time."""
@@ -162,13 +166,7 @@ class GraphGuidedTrainer(Trainer):
             return seconds
         inner = self.objective.seconds
         rest = max(0.0, seconds.pop("objective") - sum(inner.values()))
-        return {**seconds, **inner, "compare": rest}
-
-    def _spent(self, stage: str) -> float:
-        return self.seconds.get(stage, 0.0)
-
-    def _spend(self, stage: str, seconds: float) -> None:
-        self.seconds[stage] = self._spent(stage) + seconds
+        return {**seconds, **inner, "loss": rest}
 
     # ------------------------------------------------------------------ checkpoints
 
@@ -203,7 +201,7 @@ class GraphGuidedTrainer(Trainer):
 class _OptimizerClock(TrainerCallback):
     """Times the optimizer's step."""
 
-    def __init__(self, seconds: dict[str, float]) -> None:
+    def __init__(self, seconds: StageClock) -> None:
         self._seconds = seconds
         self._start = 0.0
 
@@ -217,8 +215,7 @@ class _OptimizerClock(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Stop it."""
-        spent = time.perf_counter() - self._start
-        self._seconds["optimizer"] = self._seconds.get("optimizer", 0.0) + spent
+        self._seconds.spend("optimizer", time.perf_counter() - self._start)
 
 
 def _part(outputs: Any, name: str) -> Tensor | None:

@@ -1,0 +1,32 @@
+"""Wall-clock seconds by stage."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+class StageClock(dict[str, float]):
+    """Seconds spent so far in each stage; `clear()` starts over.
+
+    Example:
+        >>> clock = StageClock()
+        >>> with clock.timed("search"):
+        ...     pass
+        >>> list(clock)
+        ['search']
+    """
+
+    def spend(self, stage: str, seconds: float) -> None:
+        """Add `seconds` to a stage."""
+        self[stage] = self.get(stage, 0.0) + seconds
+
+    @contextmanager
+    def timed(self, stage: str) -> Iterator[None]:
+        """Add the time the block takes to a stage."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.spend(stage, time.perf_counter() - start)

@@ -1,0 +1,34 @@
+"""What a bank holds, in numbers."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from torch import Tensor
+
+
+class BankStats(NamedTuple):
+    """What the bank holds; `class_counts` maps a label to its rows, -1 to the unlabeled ones."""
+
+    size: int
+    capacity: int
+    class_counts: dict[int, int]
+    mean_age: float
+    max_age: int
+    mean_degree: float
+    anonymous: int
+
+
+def bank_stats(labels: Tensor, ids: Tensor, age: Tensor, links: int, capacity: int) -> BankStats:
+    """Statistics of stored rows: labels, ids and ages (M,), number of live links."""
+    size = labels.numel()
+    values, counts = labels.unique(return_counts=True)
+    return BankStats(
+        size=size,
+        capacity=capacity,
+        class_counts=dict(zip(values.tolist(), counts.tolist(), strict=True)),
+        mean_age=float(age.double().mean()) if size else 0.0,
+        max_age=int(age.max()) if size else 0,
+        mean_degree=links / size if size else 0.0,
+        anonymous=int((ids < 0).sum()),
+    )
