@@ -5,9 +5,8 @@ from __future__ import annotations
 import sys
 import traceback
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
-import click
 import typer
 from rich.console import Console
 
@@ -22,7 +21,10 @@ app = typer.Typer(
 )
 
 # What a user can cause and mend; everything else is a fault of ours or of the machine.
-_USER_ERRORS = (ValueError, TypeError, OSError)
+_USER_ERRORS = (ValueError, OSError)
+# Click's ClickException. Newer versions of typer bring a click of their own, so the class is
+# reached through what typer exports: BadParameter is a UsageError is a ClickException.
+_CLICK_ERROR: type[Any] = typer.BadParameter.__mro__[2]
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -36,24 +38,34 @@ def main(arguments: list[str] | None = None) -> int:
     words = sys.argv[1:] if arguments is None else list(arguments)
     debug = "--debug" in words
     words = [word for word in words if word != "--debug"]
-    console = Console(stderr=True)
+    command = typer.main.get_command(app)
     try:
-        result = app(args=words, standalone_mode=False)
-        return result if isinstance(result, int) else 0
-    except click.exceptions.Exit as stop:
+        with command.make_context(app.info.name, words) as context:
+            command.invoke(context)
+    except typer.Exit as stop:
         return stop.exit_code
-    except click.ClickException as error:
-        error.show()
-        return 2
-    except (click.Abort, KeyboardInterrupt):
-        console.print("Interrupted.", style="red")
+    except (typer.Abort, KeyboardInterrupt):
+        _complain("Interrupted.")
         return 1
+    except _CLICK_ERROR as error:
+        # Without a message its help has been printed already.
+        if error.format_message():
+            path = error.ctx.command_path if getattr(error, "ctx", None) else app.info.name
+            _complain(f"Error: {error.format_message()} Try '{path} --help'.")
+        return 2
     except Exception as error:
         if debug:
             traceback.print_exc()
         name = "Error" if isinstance(error, _USER_ERRORS) else type(error).__name__
-        console.print(f"{name}: {error}", style="red", markup=False, highlight=False)
+        _complain(f"{name}: {error}")
         return 2 if isinstance(error, _USER_ERRORS) else 1
+    return 0
+
+
+def _complain(message: str) -> None:
+    """One line on stderr, however long the message and wide the terminal."""
+    line = " ".join(message.split())
+    Console(stderr=True).print(line, style="red", markup=False, highlight=False, soft_wrap=True)
 
 
 def _version(show: bool) -> None:

@@ -80,7 +80,8 @@ class LabelPropagation(MessagePassing):
         tol: Relative residual to stop at. `iterate` with `tol=0` runs `max_iter` steps.
         max_iter: Largest number of iterations.
         gradient: `"implicit"` (adjoint solve, memory O(E + N C)) or `"unrolled"` (autograd
-            through the solver's own steps).
+            through the solver's own steps; with `cg` a class without seeds then gets no gradient
+            in `y`, since its iterates are all zero).
         fused: Multiply by a CSR matrix; `False` sends explicit messages through PyG's gather and
             scatter (torch-scatter is used there when installed), to read or to instrument.
 
