@@ -22,7 +22,7 @@ from gloss_graph.graph.symmetrize import SYMMETRIZE
 from gloss_graph.graph.visibility import visible_split
 from gloss_graph.losses import FORMS, ObjectiveOutput
 from gloss_graph.memory import MemoryBank
-from gloss_graph.memory.gather import gather_rows, world_size
+from gloss_graph.memory.gather import enqueue_gathered
 from gloss_graph.propagation import LabelPropagation, SolverReport
 
 
@@ -57,8 +57,8 @@ class GraphGuidedObjective(nn.Module):
         form: `"nll"`, `"published"`, `"released"`, `"scores"`; by default `"scores"` for
             `rule="poisson"`, else `"nll"`.
         rule: `"harmonic"`, `"spreading"`, `"poisson"`, see `LabelPropagation`.
-        normalization: See `LabelPropagation`, as for `eta`, `alpha`, `solver`, `tol`, `max_iter` and
-            `gradient`.
+        normalization: See `LabelPropagation`, as for `eta`, `alpha`, `solver`, `tol`,
+            `max_iter` and `gradient`.
         normalize_embeddings: L2-normalise rows; must agree with the bank.
         class_weight: (C,) weights of the classes in both terms.
         generator: CPU generator of the visibility split; by default an own one.
@@ -68,8 +68,8 @@ class GraphGuidedObjective(nn.Module):
         ValueError: A setting out of range or unknown.
 
     Gradients reach `embeddings` and `logits`. The objective computes in float32 at least,
-    whatever autocast says. The bank and the generator's state travel in `state_dict()`. With several
-    processes every bank takes the rows of all of them, in rank order; gradients stay local.
+    whatever autocast says. The bank and the generator's state travel in `state_dict()`. With
+    several processes every bank takes the rows of all, in rank order; gradients stay local.
 
     Example:
         >>> import torch
@@ -127,8 +127,7 @@ class GraphGuidedObjective(nn.Module):
         if hops is not None:
             check_positive_int("hops", hops)
         check_memory(memory, normalize_embeddings)
-        if form is None:
-            form = "scores" if rule == "poisson" else "nll"
+        form = form or ("scores" if rule == "poisson" else "nll")
         check_choice("form", form, FORMS)
         if rule == "poisson" and form in ("nll", "published"):
             raise ValueError(f"form={form!r} needs probabilities; rule='poisson' gives scores.")
@@ -284,7 +283,7 @@ class GraphGuidedObjective(nn.Module):
                 loss = share * graph_loss + (1.0 - share) * cross_entropy
         if self.memory is not None and self.training:
             with self.seconds.timed("enqueue"):
-                self._remember(self.memory, x.detach(), labels, ids, connection)
+                enqueue_gathered(self.memory, x.detach(), labels, ids, connection.neighbors)
         if not return_output:
             return loss
         return ObjectiveOutput(
@@ -297,21 +296,6 @@ class GraphGuidedObjective(nn.Module):
             graph=connection.data,
             solver=report,
         )
-
-    def _remember(
-        self,
-        memory: MemoryBank,
-        x: Tensor,
-        labels: Tensor,
-        ids: Tensor | None,
-        connection: Connection,
-    ) -> None:
-        """Enqueue the batch; with several processes, that of all of them."""
-        if world_size() == 1:
-            memory.enqueue(x, labels, ids, neighbors=connection.neighbors)
-        else:
-            ids = None if ids is None else gather_rows(ids)
-            memory.enqueue(gather_rows(x), gather_rows(labels), ids)
 
     def _check(
         self, embeddings: Tensor, labels: Tensor, ids: Tensor | None, logits: Tensor | None

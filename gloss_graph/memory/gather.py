@@ -6,6 +6,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from gloss_graph.memory.bank import MemoryBank
+from gloss_graph.memory.links import NeighborLists
+
 
 def world_size() -> int:
     """Number of processes that train together, 1 without `torch.distributed`."""
@@ -36,3 +39,22 @@ def gather_rows(rows: Tensor) -> Tensor:
     parts = [torch.zeros_like(padded) for _ in range(count)]
     dist.all_gather(parts, padded)
     return torch.cat([part[: int(size)] for part, size in zip(parts, sizes, strict=True)])
+
+
+def enqueue_gathered(
+    memory: MemoryBank,
+    x: Tensor,
+    labels: Tensor,
+    ids: Tensor | None,
+    neighbors: NeighborLists | None,
+) -> None:
+    """Enqueue a batch; with several processes, that of all of them in every bank.
+
+    Arguments as `MemoryBank.enqueue`. The `neighbors` of one process know nothing of the others'
+    rows, so with several they are searched anew.
+    """
+    if world_size() == 1:
+        memory.enqueue(x, labels, ids, neighbors=neighbors)
+        return
+    ids = None if ids is None else gather_rows(ids)
+    memory.enqueue(gather_rows(x), gather_rows(labels), ids)
