@@ -48,7 +48,7 @@ class GraphGuidedObjective(nn.Module):
         bandwidth: \(\sigma\), see `build_document_graph`.
         symmetrize: See `build_document_graph`.
         batch_edges: `"all"` connects all batch pairs, `"knn"` the k nearest in batch and bank
-            together, `"auto"`: `"all"` while there is no remembered row, else `"knn"`.
+            together, `"auto"`: `"all"` if no remembered row takes part, else `"knn"`.
         hops: See `build_document_graph`; None uses the whole bank.
         visible_fraction: \(\gamma\) in [0, 1], share of the labeled batch rows whose label stays
             visible, stratified by class. With a bank 0 is meaningful: every row is scored.
@@ -327,9 +327,6 @@ class GraphGuidedObjective(nn.Module):
         return visible
 
     def _connect(self, x: Tensor, labels: Tensor, ids: Tensor | None) -> Connection:
-        batch_edges = self.batch_edges
-        if batch_edges == "auto":
-            batch_edges = "knn" if self.memory is not None and len(self.memory) else "all"
         neighbors = None
         if self.memory is not None:
             with self.seconds.timed("search"):
@@ -344,7 +341,7 @@ class GraphGuidedObjective(nn.Module):
                 kernel=self.kernel,
                 bandwidth=self.bandwidth,
                 symmetrize=self.symmetrize,
-                batch_edges=batch_edges,
+                batch_edges=self.batch_edges,
                 hops=self.hops,
                 normalize_embeddings=self.normalize_embeddings,
                 neighbors=neighbors,

@@ -11,6 +11,19 @@ os.environ.setdefault("MPLBACKEND", "Agg")
 
 import pytest
 import torch
+from hypothesis import HealthCheck, settings
+
+# No deadline (shared machines), the same examples in every run, and no files left behind.
+settings.register_profile(
+    "gloss_graph",
+    deadline=None,
+    derandomize=True,
+    database=None,
+    suppress_health_check=[HealthCheck.too_slow],
+)
+# Fresh examples: HYPOTHESIS_PROFILE=explore pytest tests/properties
+settings.register_profile("explore", parent=settings.get_profile("gloss_graph"), derandomize=False)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "gloss_graph"))
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 

@@ -51,7 +51,7 @@ def main(arguments: list[str] | None = None) -> int:
         # Without a message its help has been printed already.
         if error.format_message():
             path = error.ctx.command_path if getattr(error, "ctx", None) else app.info.name
-            _complain(f"Error: {error.format_message()} Try '{path} --help'.")
+            _complain(f"Error: {error.format_message().rstrip('.')}. Try '{path} --help'.")
         return 2
     except Exception as error:
         if debug:

@@ -68,6 +68,8 @@ def run_demo(
     console.print(
         f"Done in {metrics['seconds.total']:.0f} s. Pictures, graph and runs: {out}",
         highlight=False,
+        markup=False,
+        soft_wrap=True,
     )
     return results
 

@@ -46,7 +46,7 @@ def run_train(
     plot_training({config.loss: result.history}, out / "training.png")
     plot_stage_times({config.loss: stage_seconds(result)}, out / "stages.png")
     console.print(score_table({config.loss: result}))
-    console.print(f"Run folder: {out}", highlight=False)
+    console.print(f"Run folder: {out}", highlight=False, markup=False, soft_wrap=True)
     return result
 
 

@@ -90,7 +90,8 @@ def build_document_graph(
         symmetrize: `"union"` or `"mutual"`; a remembered row lists a batch row if it is closer
             than the farthest neighbour it has stored.
         batch_edges: `"knn"`: a batch row lists its k nearest in batch and bank together;
-            `"all"`: all batch pairs besides; `"auto"`: `"all"` up to k + 1 rows without a bank.
+            `"all"`: all batch pairs besides; `"auto"` is `"knn"` here, and in the objective
+            `"all"` as long as no remembered row takes part.
         hops: Keep only remembered rows within this many links of the batch; None keeps all.
         normalize_embeddings: L2-normalise rows first.
 
@@ -133,7 +134,8 @@ def build_document_graph(
         kernel=resolve_kernel(kernel),
         bandwidth=bandwidth,
         symmetrize=symmetrize,
-        batch_edges=batch_edges,
+        # A corpus is no batch: all of its pairs are wanted only where it asks for them.
+        batch_edges="knn" if batch_edges == "auto" else batch_edges,
         hops=hops,
         normalize_embeddings=normalize_embeddings,
     ).data
@@ -211,10 +213,11 @@ def connect(
     if memory is not None and neighbors is not None and hops is not None:
         slots = within_hops(memory, neighbors, slots, stored, hops)
         stored = stored_links(memory, slots, size)
-    all_batch = batch_edges == "all" or (batch_edges == "auto" and memory is None and size <= k + 1)
+    alone = slots.numel() == 0
+    all_batch = batch_edges == "all" or (batch_edges == "auto" and alone)
     num_nodes = size + slots.numel()
     memory_lists = x.new_empty(0, k)
-    if slots.numel() == 0 and all_batch:
+    if alone and all_batch:
         edge_index = all_pairs(size, x.device)
         squared = off_diagonal(batch_squared_distances(x))
         batch_lists = x.new_empty(size, 0)

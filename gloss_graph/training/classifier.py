@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers.utils import ModelOutput
@@ -104,7 +105,7 @@ class TextClassifier(nn.Module):
             head = load_file(folder / _HEAD)
             model = cls(encoder, settings["label_names"], dropout=settings["dropout"])
             model.head.load_state_dict(head)
-        except (OSError, ValueError, KeyError, RuntimeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
             raise ValueError(
                 f"'folder' must be a classifier saved by gloss_graph ({folder}: {error})."
             ) from error

@@ -6,6 +6,8 @@ import math
 from dataclasses import dataclass, fields
 
 from gloss_graph._checks import check_choice, check_positive_int, check_range
+from gloss_graph.graph.bandwidth import check_bandwidth
+from gloss_graph.propagation import NORMALIZATIONS, RULES
 
 LOSSES = {
     "ce": "cross-entropy",
@@ -86,6 +88,17 @@ class TrainConfig:
         for name in ("warmup", "weight_decay", "visible_fraction", "graph_weight"):
             check_range(name, getattr(self, name), 0, 1)
         check_range("dropout", self.dropout, 0, 1, open_high=True)
+        check_positive_int("seed", self.seed, minimum=0)
+        if callable(self.bandwidth):
+            raise ValueError(
+                f"'bandwidth' must be a number or a rule name here (got {self.bandwidth!r}). Give "
+                "a rule of your own to GraphGuidedObjective."
+            )
+        check_bandwidth(self.bandwidth)
+        check_choice("rule", self.rule, RULES)
+        check_choice("normalization", self.normalization, NORMALIZATIONS)
+        if self.eta is not None:
+            check_range("eta", self.eta, 0, math.inf, open_high=True)
         in_batch = self.loss in ("gloss-published", "gloss-released")
         if in_batch and isinstance(self.bandwidth, str) and self.bandwidth != "sqrt":
             raise ValueError(

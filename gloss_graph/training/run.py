@@ -130,11 +130,17 @@ def train_text(
         description: What the bar says.
 
     Raises:
-        ValueError: No labeled training document, or no validation split.
+        ValueError: No validation split, or no labeled document in it or in training.
         FileExistsError: `out` holds files.
     """
     if splits.val is None:
         raise ValueError("'splits' must have a validation part, which picks the best step.")
+    for part, corpus in (("train", splits.train), ("val", splits.val)):
+        if not sum(corpus.class_counts):
+            raise ValueError(
+                f"'splits.{part}' must hold a labeled document (got none of {len(corpus)}). Label "
+                "some, or check the column of the labels."
+            )
     out = new_folder(out)
     set_seed(config.seed)
     labeled = splits.train
@@ -145,7 +151,8 @@ def train_text(
     sample = None
     if config.loss.startswith("gloss-") and isinstance(config.bandwidth, str):
         step = max(1, len(labeled) // _SIGMA_SAMPLE)
-        sample = encoder.encode(labeled.texts[::step][:_SIGMA_SAMPLE], progress=progress)
+        some = labeled.select(range(0, len(labeled), step)[:_SIGMA_SAMPLE])
+        sample = encoder.encode(some.texts, some.texts_b, progress=progress)
     objective = make_objective(
         config, labeled.num_classes, encoder.dim, len(labeled), sample=sample
     )
@@ -276,7 +283,7 @@ def _trainer(
         args,
         objective=objective,
         train_dataset=TextDataset(splits.train, encoder),
-        eval_dataset=TextDataset(splits.val or splits.train, encoder),
+        eval_dataset=TextDataset(validation, encoder),
         data_collator=TextCollator(encoder),
         compute_metrics=_compute_metrics,
         optimizers=(optimizer, None),
