@@ -15,7 +15,7 @@ import networkx as nx
 import numpy as np
 
 from gloss_graph.analysis.columns import clean_text
-from gloss_graph.analysis.files import atomic_write
+from gloss_graph._files import atomic_write
 
 __all__ = ["write_graphml"]
 

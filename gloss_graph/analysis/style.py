@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from gloss_graph.analysis.files import atomic_write
+from gloss_graph._files import atomic_write
 
 __all__ = ["CONTRAST", "GREY", "INK", "PALETTE", "new_figure", "save_figure", "tidy_axes"]
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+
+from gloss_graph._files import atomic_write
 
 
 def save_objective(objective: nn.Module, file: str | Path) -> Path:
@@ -19,12 +20,8 @@ def save_objective(objective: nn.Module, file: str | Path) -> Path:
     """
     file = Path(file)
     state = {name: value.detach().cpu().contiguous() for name, value in _tensors(objective)}
-    temporary = file.with_name(f".{file.name}.{os.getpid()}")
-    try:
-        save_file(state, temporary, metadata={"format": "pt"})
-        os.replace(temporary, file)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with atomic_write(file, overwrite=True) as draft:
+        save_file(state, draft.name, metadata={"format": "pt"})
     return file
 
 
