@@ -14,6 +14,7 @@ from gloss_graph._checks import (
     check_index_vector,
     check_matrix,
     check_positive_int,
+    check_tensor,
 )
 from gloss_graph.graph.bandwidth import (
     BandwidthRule,
@@ -149,15 +150,16 @@ def check_batch(
     normalize_embeddings: bool,
 ) -> tuple[Tensor, Tensor | None]:
     """Validate a batch against itself and a bank; labels and ids come back as long tensors."""
+    check_tensor("embeddings", embeddings)
+    check_memory(memory, normalize_embeddings)
+    device = embeddings.device
+    if memory is not None and memory.rows.device != device:
+        raise ValueError(
+            f"'embeddings' is on {device} but 'memory' is on {memory.rows.device}. "
+            "Move one of them with .to(device)."
+        )
     check_matrix("embeddings", embeddings, columns=None if memory is None else memory.dim)
-    size, device = embeddings.size(0), embeddings.device
-    if memory is not None:
-        if memory.rows.device != device:
-            raise ValueError(
-                f"'embeddings' is on {device} but 'memory' is on {memory.rows.device}. "
-                "Move one of them with .to(device)."
-            )
-        check_memory(memory, normalize_embeddings)
+    size = embeddings.size(0)
     if labels is None:
         labels = torch.full((size,), -1, device=device)
     check_index_vector("labels", labels, size)
