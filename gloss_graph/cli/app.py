@@ -79,8 +79,11 @@ def _root(
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
     ] = False,
+    debug: Annotated[
+        bool, typer.Option("--debug", help="Show the traceback of a failure; stands anywhere.")
+    ] = False,
 ) -> None:
-    """Graph-guided training of text encoders over a memory bank. Add --debug for tracebacks."""
+    """Take what stands before a command; `main` has taken `--debug` out already."""
 
 
 @app.command()

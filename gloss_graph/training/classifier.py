@@ -79,8 +79,18 @@ class TextClassifier(nn.Module):
         """Recompute activations in the backward pass instead of keeping them."""
         self.encoder.gradient_checkpointing_enable(gradient_checkpointing_kwargs)
 
-    # The name transformers uses on the way to version 6.
-    activation_checkpointing_enable = gradient_checkpointing_enable
+    def activation_checkpointing_enable(
+        self,
+        activation_checkpointing_kwargs: dict[str, Any] | None = None,
+        every_n_layers: int = 1,
+        offload: bool = False,
+    ) -> None:
+        """The same by the name and the arguments that transformers uses on the way to version 6."""
+        plain = every_n_layers == 1 and not offload
+        options = {} if plain else {"every_n_layers": every_n_layers, "offload": offload}
+        self.encoder.model.activation_checkpointing_enable(
+            activation_checkpointing_kwargs or {"use_reentrant": False}, **options
+        )
 
     def save(self, folder: str | Path) -> Path:
         """Write encoder, tokenizer, head and label names to `folder`."""
@@ -99,8 +109,8 @@ class TextClassifier(nn.Module):
             ValueError: A folder that is missing, damaged or holds something else.
         """
         folder = Path(folder)
-        encoder = TextEncoder.load(folder)
         try:
+            encoder = TextEncoder.load(folder)
             settings = json.loads((folder / _SETTINGS).read_text(encoding="utf-8"))
             head = load_file(folder / _HEAD)
             model = cls(encoder, settings["label_names"], dropout=settings["dropout"])

@@ -135,10 +135,10 @@ def train_text(
     """
     if splits.val is None:
         raise ValueError("'splits' must have a validation part, which picks the best step.")
-    for part, corpus in (("train", splits.train), ("val", splits.val)):
-        if not sum(corpus.class_counts):
+    for part, needed in (("train", splits.train), ("val", splits.val)):
+        if not sum(needed.class_counts):
             raise ValueError(
-                f"'splits.{part}' must hold a labeled document (got none of {len(corpus)}). Label "
+                f"'splits.{part}' must hold a labeled document (got none of {len(needed)}). Label "
                 "some, or check the column of the labels."
             )
     out = new_folder(out)
@@ -264,6 +264,8 @@ def _trainer(
         greater_is_better=True,
         seed=config.seed,
         bf16=config.bf16,
+        # Without an accelerator transformers takes bf16 only where the CPU is asked for.
+        use_cpu=config.bf16 and not _has_accelerator(),
         report_to=[],
         disable_tqdm=True,
         dataloader_pin_memory=False,
@@ -283,7 +285,7 @@ def _trainer(
         args,
         objective=objective,
         train_dataset=TextDataset(splits.train, encoder),
-        eval_dataset=TextDataset(validation, encoder),
+        eval_dataset=TextDataset(splits.val or splits.train, encoder),
         data_collator=TextCollator(encoder),
         compute_metrics=_compute_metrics,
         optimizers=(optimizer, None),
@@ -291,6 +293,11 @@ def _trainer(
     )
     trainer.remove_callback(PrinterCallback)
     return trainer
+
+
+def _has_accelerator() -> bool:
+    kinds = (torch.cuda, torch.backends.mps, getattr(torch, "xpu", torch.cuda))
+    return any(kind.is_available() for kind in kinds)
 
 
 def _checkpointing(wanted: bool) -> dict[str, Any]:

@@ -39,8 +39,8 @@ def load_objective(objective: nn.Module, file: str | Path) -> None:
             f"The checkpoint has no readable objective state ({file}: {error}). It was not written "
             "by GraphGuidedTrainer with an objective, or is damaged."
         ) from error
-    expected = {name: tuple(value.shape) for name, value in _tensors(objective)}
-    found = {name: tuple(value.shape) for name, value in state.items()}
+    expected = {name: _form(value) for name, value in _tensors(objective)}
+    found = {name: _form(value) for name, value in state.items()}
     if expected != found:
         names = sorted(name for name in expected | found if expected.get(name) != found.get(name))
         details = ", ".join(
@@ -51,7 +51,16 @@ def load_objective(objective: nn.Module, file: str | Path) -> None:
             f"The objective state in {file} is of other settings ({details}). Make the objective "
             "and its bank with the sizes the checkpoint was written with."
         )
-    objective.load_state_dict(state)
+    before = {name: value.clone() for name, value in _tensors(objective)}
+    try:
+        objective.load_state_dict(state)
+    except RuntimeError as error:
+        objective.load_state_dict(before)
+        raise ValueError(f"The objective state in {file} is damaged ({error}).") from error
+
+
+def _form(value: Tensor) -> str:
+    return f"{tuple(value.shape)} {str(value.dtype).removeprefix('torch.')}"
 
 
 def _tensors(objective: nn.Module) -> list[tuple[str, Tensor]]:

@@ -42,7 +42,7 @@ class GraphGuidedTrainer(Trainer):
 
     Raises:
         ValueError: A model without embeddings and no `embed`; a batch without labels; no
-            objective and no logits.
+            objective and no logits; label smoothing or a `compute_loss_func`.
 
     Example:
         See `examples/03_hf_trainer.py`.
@@ -57,6 +57,11 @@ class GraphGuidedTrainer(Trainer):
         embed: Callable[[Any, dict[str, Any]], Tensor] | None = None,
         **kwargs: Any,
     ) -> None:
+        if args.label_smoothing_factor or kwargs.get("compute_loss_func"):
+            raise ValueError(
+                "'label_smoothing_factor' and 'compute_loss_func' have no place here, the "
+                "objective is the loss. Leave them out, or use transformers.Trainer."
+            )
         super().__init__(model=model, args=args, **kwargs)
         self.objective = None if objective is None else objective.to(self.args.device)
         self.embed = embed
@@ -97,10 +102,27 @@ class GraphGuidedTrainer(Trainer):
             raise ValueError("The model returns no 'logits' and there is no 'objective'.")
         else:
             loss = torch.zeros((), device=labels.device)
-        if not return_outputs:
-            return loss
-        seen = logits if logits is not None else self._embeddings(outputs, inputs)
-        return loss, {"logits": seen}
+        return (loss, {"logits": self._answer(outputs, inputs)}) if return_outputs else loss
+
+    def prediction_step(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        prediction_loss_only: bool,
+        ignore_keys: list[str] | None = None,
+    ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+        """One evaluation batch; documents without labels are predicted all the same."""
+        if inputs.get("labels") is not None:
+            return super().prediction_step(model, inputs, prediction_loss_only, ignore_keys)
+        inputs = self._prepare_inputs({k: v for k, v in inputs.items() if k != "ids"})
+        with torch.no_grad(), self.compute_loss_context_manager():
+            answer = self._answer(model(**inputs), inputs)
+        return None, None if prediction_loss_only else answer, None
+
+    def _answer(self, outputs: Any, inputs: dict[str, Any]) -> Tensor:
+        """What predictions are: the logits, or embeddings where there are none."""
+        logits = _part(outputs, "logits")
+        return self._embeddings(outputs, inputs) if logits is None else logits
 
     def _graph_guided(
         self,

@@ -1,0 +1,77 @@
+"""`gloss-graph demo` with a tiny encoder in place of the real one."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import networkx as nx
+import pytest
+
+from gloss_graph.text import docstring_corpus
+from gloss_graph.training import TextClassifier
+
+from .conftest import Command
+
+PICTURES = {"graph.png", "training.png", "stages.png"}
+
+
+@pytest.fixture(scope="module")
+def wide_encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An encoder with positions for the 48 tokens the demo keeps."""
+    from text.tiny_models import SIZES, build_tokenizer
+    from transformers import BertConfig, BertModel
+
+    from gloss_graph.text import TextEncoder
+
+    config = BertConfig(**SIZES, intermediate_size=32, max_position_embeddings=48)
+    encoder = TextEncoder(
+        BertModel(config, add_pooling_layer=False), build_tokenizer("bert"), pooling="mean"
+    )
+    return encoder.save(tmp_path_factory.mktemp("encoder") / "wide")
+
+
+def test_demo_writes_what_it_promises(command: Command, wide_encoder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "runs" / "demo"
+    words = ["--encoder", wide_encoder, "--max-documents", 400, "--steps", 2, "--out", out]
+    result = command("demo", *words)
+    assert result.status == 0, result.err
+    files = PICTURES | {"metrics.json", "graph.graphml", "ce", "gloss"}
+    assert {path.name for path in out.iterdir()} == files
+
+    metrics = json.loads((out / "metrics.json").read_text())
+    for loss in ("ce", "gloss"):
+        run = json.loads((out / loss / "metrics.json").read_text())
+        config = json.loads((out / loss / "config.json").read_text())
+        assert {f"{loss}.{name}" for name in run} < set(metrics)
+        assert metrics[f"{loss}.test.macro_f1"] == run["test.macro_f1"]
+        assert (config["loss"], config["max_steps"], config["seed"]) == (loss, 2, 0)
+        assert len(TextClassifier.load(out / loss / "model").label_names) == 18
+    assert metrics["seconds.total"] >= metrics["gloss.seconds.total"]
+    for name in PICTURES:
+        assert (out / name).read_bytes().startswith(b"\x89PNG")
+
+    test = docstring_corpus(max_documents=400).test
+    graph = nx.read_graphml(out / "graph.graphml")
+    assert graph.number_of_nodes() == len(test)
+    assert graph.number_of_edges() >= len(test) * 8 / 2
+    nodes = dict(graph.nodes(data=True))
+    attributes = set.intersection(*(set(node) for node in nodes.values()))
+    assert {"label", "predicted", "text", "split"} <= attributes
+    assert {node["label"] for node in nodes.values()} == set(test.label_names)
+    assert {node["split"] for node in nodes.values()} == {"test"}
+    weights = [edge["weight"] for _, _, edge in graph.edges(data=True)]
+    assert all(0 < weight <= 1 and math.isfinite(weight) for weight in weights)
+
+    for word in ("cross-entropy", "memory bank", "propagation", "macro-F1"):
+        assert word in result.out
+    assert f"Pictures, graph and runs: {out}\n" in result.out
+
+
+def test_demo_refuses_a_folder_in_use(command: Command, tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("mine")
+    result = command("demo", "--out", tmp_path)
+    assert result.status == 2
+    assert "'out' must be a new or empty folder" in result.complaint()
+    assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
