@@ -1,8 +1,8 @@
 """A plain PyTorch loop: the graph-guided objective beside cross-entropy, on any embeddings.
 
-Handwritten digits (scikit-learn, no download), a small MLP, five labels a class, the rest unlabeled.
-On the same seeds and batches: does the graph term help the classifier, and does propagating labels
-over the memory bank predict better than the linear head?
+Handwritten digits (scikit-learn, no download), a small MLP, few labels, the rest unlabeled. On the
+same seeds and batches: does the graph term help the classifier, and does propagating labels over
+the memory bank predict better than the linear head?
 
 Run ``python examples/01_torch_loop.py [--labels-per-class 5 --steps 80 --seeds 4]``.
 """
@@ -84,9 +84,8 @@ def main() -> None:
                 embeddings, logits = model(images[ids])
                 loss = F.cross_entropy(logits, known[ids], ignore_index=-1)
                 if method == "graph-guided":  # half graph loss, half this very cross-entropy
-                    out = objective(
-                        embeddings, known[ids], ids=ids, logits=logits, return_output=True
-                    )
+                    y = known[ids]
+                    out = objective(embeddings, y, ids=ids, logits=logits, return_output=True)
                     loss = out.loss
                 optimizer.zero_grad()
                 loss.backward()

@@ -18,20 +18,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch_geometric.data import Data
-from torch_geometric.nn import GCNConv
+from torch_geometric.nn import GCN
 from torch_geometric.utils import stochastic_blockmodel_graph
 
 from gloss_graph import GraphGuidedObjective, LabelPropagation, MemoryBank
 
-CLASSES, COLUMNS, WIDTH = 4, 16, 32
+CLASSES, COLUMNS, WIDTH = 4, 16, 32  # of the features, of the embeddings
 LABELS_PER_CLASS, LABELED_ROWS, UNLABELED_ROWS = 20, 32, 64  # the rows of a batch
 
 
 def make_graph(nodes_per_class: int) -> Data:
     # About 6 links to the own class and 6 to the three others together, whatever the size.
     inside, across = 6 / nodes_per_class, 2 / nodes_per_class
-    probabilities = torch.full((CLASSES, CLASSES), across).fill_diagonal_(inside)
-    edge_index = stochastic_blockmodel_graph([nodes_per_class] * CLASSES, probabilities)
+    links = torch.full((CLASSES, CLASSES), across).fill_diagonal_(inside)
+    edge_index = stochastic_blockmodel_graph([nodes_per_class] * CLASSES, links)
     y = torch.arange(CLASSES).repeat_interleave(nodes_per_class)
     x = 2.0 * F.one_hot(y, COLUMNS) + torch.randn(y.numel(), COLUMNS)
     known = torch.full_like(y, -1)  # -1 = unlabeled
@@ -40,24 +40,11 @@ def make_graph(nodes_per_class: int) -> Data:
     return Data(x=x, edge_index=edge_index, y=y, known=known)
 
 
-class GCN(nn.Module):
-    """Two layers and a head."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.first, self.second = GCNConv(COLUMNS, 64), GCNConv(64, WIDTH)
-        self.head = nn.Linear(WIDTH, CLASSES)
-
-    def forward(self, x: Tensor, edge_index: Tensor) -> tuple[Tensor, Tensor]:
-        """Embeddings (N, D) and logits (N, C)."""
-        hidden = F.dropout(self.first(x, edge_index).relu(), 0.5, self.training)
-        embeddings = self.second(hidden, edge_index)
-        return embeddings, self.head(embeddings.relu())
-
-
-def gcn(data: Data, *, guided: bool, steps: int) -> Tensor:
-    model = GCN()
-    optimizer = torch.optim.Adam(model.parameters(), lr=0.01, weight_decay=5e-4)
+def train_gcn(data: Data, *, guided: bool, steps: int) -> Tensor:
+    encoder = GCN(COLUMNS, 64, num_layers=2, out_channels=WIDTH, dropout=0.5)
+    head = nn.Sequential(nn.ReLU(), nn.Linear(WIDTH, CLASSES))
+    parameters = [*encoder.parameters(), *head.parameters()]
+    optimizer = torch.optim.Adam(parameters, lr=0.01, weight_decay=5e-4)
     bank = MemoryBank(capacity=data.num_nodes, dim=WIDTH)
     objective = GraphGuidedObjective(CLASSES, memory=bank, visible_fraction=0.0)
     labeled, unlabeled = (torch.where(mask)[0] for mask in (data.known >= 0, data.known < 0))
@@ -66,18 +53,18 @@ def gcn(data: Data, *, guided: bool, steps: int) -> Tensor:
         # things are `embeddings[:batch.batch_size]` and `batch.n_id[:batch.batch_size]`.
         some = labeled[torch.randperm(labeled.numel())[:LABELED_ROWS]]
         ids = torch.cat([some, unlabeled[torch.randperm(unlabeled.numel())[:UNLABELED_ROWS]]])
-        embeddings, logits = model(data.x, data.edge_index)
-        y = data.known[ids]
-        loss = F.cross_entropy(logits[ids], y, ignore_index=-1)
+        embeddings = encoder(data.x, data.edge_index)[ids]
+        logits, y = head(embeddings), data.known[ids]
+        loss = F.cross_entropy(logits, y, ignore_index=-1)
         if guided:  # half graph loss, half this very cross-entropy
-            loss = objective(embeddings[ids], y, ids=ids, logits=logits[ids])
+            loss = objective(embeddings, y, ids=ids, logits=logits)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    return model.eval()(data.x, data.edge_index)[1]
+    return head(encoder.eval()(data.x, data.edge_index))
 
 
-def propagation(data: Data, *, steps: int) -> Tensor:
+def propagate(data: Data, *, steps: int) -> Tensor:
     # PyG's own LabelPropagation runs under no_grad; through this one the loss reaches weights.
     layer = LabelPropagation(num_classes=CLASSES)
     scale = torch.full((COLUMNS,), -3.0, requires_grad=True)  # of every feature column
@@ -92,8 +79,7 @@ def propagation(data: Data, *, steps: int) -> Tensor:
     for _ in range(steps):
         # Hide half of the labels and ask the graph for them, as G-Loss does in a batch.
         hidden = labeled[torch.randperm(labeled.numel())[: labeled.numel() // 2]]
-        seeds = data.known >= 0
-        seeds[hidden] = False
+        seeds = (data.known >= 0).index_fill(0, hidden, False)
         propagated = layer(data.known, data.edge_index, weights(), seeds)
         loss = F.nll_loss((propagated[hidden] + 1e-3).log(), data.known[hidden])
         optimizer.zero_grad()
@@ -109,11 +95,12 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     settings = parser.parse_args()
 
+    steps = settings.steps
     methods = {
-        "GCN, cross-entropy": partial(gcn, guided=False, steps=settings.steps),
-        "GCN, graph-guided": partial(gcn, guided=True, steps=settings.steps),
-        "propagation, all links equal": partial(propagation, steps=0),
-        "propagation, learned weights": partial(propagation, steps=settings.steps // 2),
+        "GCN, cross-entropy": partial(train_gcn, guided=False, steps=steps),
+        "GCN, graph-guided": partial(train_gcn, guided=True, steps=steps),
+        "propagation, all links equal": partial(propagate, steps=0),
+        "propagation, learned weights": partial(propagate, steps=steps // 2),
     }
     accuracy = torch.zeros(len(methods), settings.seeds)
     for seed in range(settings.seeds):

@@ -1,10 +1,9 @@
 """Fine-tune a sentence encoder with the Hugging Face Trainer and the graph-guided objective.
 
 MiniLM on a corpus that needs no download (documentation of installed packages, 18 topics) or on a
-table with the columns ``text`` and ``label``: training with a bank that knows the whole corpus from
-the first step, evaluation by the linear head and by propagation over the bank, saving, and resuming
-from a checkpoint with the same result as never stopping. A dozen steps show that everything works;
-good scores take an epoch or more.
+table with the columns ``text`` and ``label``: a bank that knows the whole corpus from the first
+step, evaluation by the linear head and by propagation over the bank, saving, and resuming with the
+same result as never stopping. A dozen steps show that it works; good scores take an epoch or more.
 
 Run ``python examples/03_hf_trainer.py [--train my.csv --steps 12 --out runs/hf]``.
 """
@@ -40,9 +39,8 @@ def make_trainer(splits: Splits, settings: argparse.Namespace, out: Path) -> Gra
     bank = MemoryBank(capacity=len(train), dim=encoder.dim)
     labels, ids = torch.tensor(train.labels), torch.tensor(train.ids)
     bank.prefill([(train.texts, labels, ids)], encoder.encode)
-    objective = GraphGuidedObjective(
-        train.num_classes, memory=bank, graph_weight=0.3, seed=settings.seed
-    )
+    classes = train.num_classes
+    objective = GraphGuidedObjective(classes, memory=bank, graph_weight=0.3, seed=settings.seed)
     # A new head needs larger steps than a pretrained encoder.
     body = {"params": encoder.parameters(), "lr": 5e-5}
     head = {"params": model.head.parameters(), "lr": 1e-2}
@@ -52,7 +50,6 @@ def make_trainer(splits: Splits, settings: argparse.Namespace, out: Path) -> Gra
         per_device_train_batch_size=settings.batch_size,
         per_device_eval_batch_size=64,
         save_steps=settings.steps // 2,
-        logging_steps=settings.steps // 2,
         seed=settings.seed,
         report_to=[],
         disable_tqdm=True,

@@ -96,7 +96,7 @@ def test_gradient_of_the_whole_step(generator, batch, settings):
 
     assert torch.autograd.gradcheck(loss, (x,), atol=1e-6)
     loss(x).backward()
-    assert float(x.grad.abs().sum()) > 0
+    assert bool((x.grad != 0).any())
 
 
 def test_graph_of_batch_and_bank_against_dense_reference(generator, batch):
@@ -144,7 +144,7 @@ def test_loss_is_the_weighted_sum_and_unlabeled_rows_conduct(generator, batch):
     whole = objective(x, partly, visible=shown, return_output=True)
     assert not whole.hidden[18:].any()
     without = objective(x[:18], partly[:18], visible=shown[:18])
-    assert abs(float((whole.graph_loss - without).detach())) > 1e-4
+    assert abs((whole.graph_loss - without).detach().item()) > 1e-4
 
 
 @pytest.mark.parametrize("labels", [[-1] * 6, [0] * 6, [0, 1, 2, 0, 1, 2]])
@@ -155,7 +155,7 @@ def test_batches_with_little_to_compare(labels):
     logits = torch.zeros(6, C, requires_grad=True)
     out = objective(x, torch.tensor(labels), ids=torch.arange(6), logits=logits, return_output=True)
     out.loss.backward()
-    assert float(out.graph_loss) == 0.0
+    assert out.graph_loss.detach() == 0
     assert bool(torch.isfinite(x.grad).all())
     assert len(bank) == 6
 
@@ -256,14 +256,14 @@ def test_settings_are_checked_when_they_are_made(setting, value, message):
 
 
 def test_state_travels_and_copies_work(tmp_path, batch):
-    x, labels, ids, _ = batch
+    x, labels, ids = batch[0].detach(), *batch[1:3]
     first = GraphGuidedObjective(C, memory=MemoryBank(30, D))
     first(x, labels, ids=ids)
     torch.save(first.state_dict(), tmp_path / "objective.pt")
     second = GraphGuidedObjective(C, memory=MemoryBank(30, D), seed=7)
     second.load_state_dict(torch.load(tmp_path / "objective.pt", weights_only=True))
     third, fourth = copy.deepcopy(first), pickle.loads(pickle.dumps(first))
-    losses = [float(o(x.roll(1, 0), labels, ids=ids + 9)) for o in (first, second, third, fourth)]
+    losses = [o(x.roll(1, 0), labels, ids=ids + 9).item() for o in (first, second, third, fourth)]
     assert losses == [losses[0]] * 4
     for other in (second, third, fourth):
         for name, value in first.state_dict().items():

@@ -14,8 +14,8 @@ from xml.sax.saxutils import escape, quoteattr
 import networkx as nx
 import numpy as np
 
-from gloss_graph.analysis.columns import clean_text
 from gloss_graph._files import atomic_write
+from gloss_graph.analysis.columns import clean_text
 
 __all__ = ["write_graphml"]
 

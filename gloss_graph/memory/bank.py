@@ -330,7 +330,7 @@ class MemoryBank(nn.Module):
             "second epoch), each one finds its own stored copy with its own label: label "
             "leakage. Pass stable document 'ids', or call reset() before every epoch.",
             UserWarning,
-            stacklevel=3,
+            stacklevel=4,
         )
 
     # ------------------------------------------------------------------ graph, upkeep

@@ -25,7 +25,8 @@ def fill(
     progress: bool,
 ) -> None:
     """Encode and store every batch of `loader`, then link; see `MemoryBank.prefill`."""
-    was_training = encoder.training if isinstance(encoder, nn.Module) else False
+    modules = list(encoder.modules()) if isinstance(encoder, nn.Module) else []
+    modes = [module.training for module in modules]
     if isinstance(encoder, nn.Module):
         encoder.eval()
     try:
@@ -34,8 +35,8 @@ def fill(
             rows = encoder(**inputs) if isinstance(inputs, Mapping) else encoder(inputs)
             bank.enqueue(rows.to(bank.rows.device), labels, ids, link=False)
     finally:
-        if isinstance(encoder, nn.Module):
-            encoder.train(was_training)
+        for module, mode in zip(modules, modes, strict=True):
+            module.training = mode
     relink(bank, progress)
 
 

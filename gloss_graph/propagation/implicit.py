@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from gloss_graph.propagation.operators import Operator
 from gloss_graph.propagation.solve import System
 
 Solve = Callable[[System, Tensor], Tensor]
@@ -23,23 +22,28 @@ Solve = Callable[[System, Tensor], Tensor]
 class _ImplicitSolve(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, weight: Tensor, diagonal: Tensor, right: Tensor, operator: Operator, solve: Solve
+        ctx: Any, weight: Tensor, diagonal: Tensor, right: Tensor, system: System, solve: Solve
     ) -> Tensor:
-        ctx.operator = operator.with_weight(weight.detach())
-        solution = solve(System(ctx.operator, diagonal), right)
-        ctx.save_for_backward(weight, diagonal, solution)
+        operator = system.operator.with_weight(weight.detach())
+        # Without the graph: what is kept must not hold on to it.
+        ctx.system = system._replace(
+            operator=operator, diagonal=diagonal.detach(), factor=system.factor.detach()
+        )
         ctx.solve = solve
+        solution = solve(ctx.system, right)
+        ctx.save_for_backward(solution)
         return solution
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        weight, diagonal, solution = ctx.saved_tensors
-        operator = ctx.operator.with_weight(weight)
-        adjoint = ctx.solve(System(operator, diagonal), grad.contiguous())
+        (solution,) = ctx.saved_tensors
         needs = ctx.needs_input_grad
-        grad_weight = operator.outer(adjoint, solution) if needs[0] else None
-        grad_diagonal = -(adjoint * solution).sum(dim=1) if needs[1] else None
+        # A backward pass inside autocast must not compute in half precision.
+        with torch.autocast(grad.device.type, enabled=False):
+            adjoint = ctx.solve(ctx.system, grad.contiguous())
+            grad_weight = ctx.system.operator.outer(adjoint, solution) if needs[0] else None
+            grad_diagonal = -(adjoint * solution).sum(dim=1) if needs[1] else None
         return grad_weight, grad_diagonal, adjoint if needs[2] else None, None, None
 
 
@@ -55,5 +59,4 @@ def implicit_solve(system: System, right: Tensor, solve: Solve) -> Tensor:
     Returns:
         (n, C), differentiable once in weights, diagonal and right side.
     """
-    operator, diagonal = system
-    return _ImplicitSolve.apply(operator.weight, diagonal, right, operator, solve)
+    return _ImplicitSolve.apply(system.operator.weight, system.diagonal, right, system, solve)

@@ -298,10 +298,9 @@ class LabelPropagation(MessagePassing):
             solver = "dense" if unknowns <= DENSE_LIMIT else "cg"
         if solver == "dense":
             if self.gradient == "unrolled":
-                solved = dense_solution(system, right, problem.null)
+                solved = dense_solution(system, right)
             else:
-                factor = DenseFactor(problem.null)
-                solved = implicit_solve(system, right, factor)
+                solved = implicit_solve(system, right, DenseFactor())
             return solved, SolverReport("dense", 1, 0.0, True)
 
         method = conjugate_gradient if solver == "cg" else fixed_point
@@ -311,7 +310,7 @@ class LabelPropagation(MessagePassing):
             nonlocal steps, error
             solution, taken, residual = method(
                 lambda x: self._times(system.operator, x),
-                system.diagonal,
+                system,
                 right,
                 self.tol,
                 self.max_iter,

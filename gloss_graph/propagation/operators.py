@@ -203,8 +203,9 @@ class _SparseProduct(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
         weight, x = ctx.saved_tensors
         operator = ctx.operator.with_weight(weight)
-        grad_weight = operator.outer(grad, x) if ctx.needs_input_grad[0] else None
-        grad_x = operator.multiply(grad.contiguous()) if ctx.needs_input_grad[1] else None
+        with torch.autocast(grad.device.type, enabled=False):
+            grad_weight = operator.outer(grad, x) if ctx.needs_input_grad[0] else None
+            grad_x = operator.multiply(grad.contiguous()) if ctx.needs_input_grad[1] else None
         return grad_weight, grad_x, None
 
 

@@ -24,14 +24,11 @@ class Problem:
     Attributes:
         system: The symmetric matrix on n unknowns.
         right: (n, C) right side.
-        null: Null vectors of a singular system, one a component: unit values (n,) and component
-            (n,); or None.
         assemble: Solution (n, C) -> values (N, C).
     """
 
     system: System
     right: Tensor
-    null: tuple[Tensor, Tensor] | None
     assemble: Callable[[Tensor], Tensor]
 
 
@@ -52,7 +49,8 @@ def harmonic(
     right = operator.times(known).index_select(0, where)
     if eta > 0:
         right = right + eta * scaling.diagonal[where].unsqueeze(1) * factor * prior
-    system = System(operator.restrict(free), (1.0 + eta) * scaling.diagonal[where])
+    diagonal = (1.0 + eta) * scaling.diagonal[where]
+    system = System(operator.restrict(free), diagonal, scaling.factor[where], None)
     unreached = (~reached).nonzero().squeeze(1)
     leak = prior if eta > 0 else torch.zeros_like(prior)
 
@@ -60,7 +58,7 @@ def harmonic(
         values = labels.index_copy(0, where, solved / factor)
         return values.index_copy(0, unreached, leak.expand(unreached.numel(), -1))
 
-    return Problem(system, right, None, assemble)
+    return Problem(system, right, assemble)
 
 
 def spreading(
@@ -76,8 +74,8 @@ def spreading(
     del seeds, reached, prior
     factor, diagonal = scaling.factor.unsqueeze(1), scaling.diagonal.unsqueeze(1)
     right = (1.0 - alpha) / alpha * diagonal * factor * labels
-    system = System(operator, scaling.diagonal / alpha)
-    return Problem(system, right, None, lambda solved: solved / factor)
+    system = System(operator, scaling.diagonal / alpha, scaling.factor, None)
+    return Problem(system, right, lambda solved: solved / factor)
 
 
 def poisson(
@@ -108,7 +106,8 @@ def poisson(
     source = torch.where(seeds.unsqueeze(1), labels - mean[part], 0.0)
     degree = (scaling.diagonal * scaling.factor.square()).mean()
     right = degree * source / factor
-    system = System(operator, (1.0 + eta) * scaling.diagonal)
+    basis = None if eta > 0 else _null_basis(null.detach().squeeze(1), part, count)
+    system = System(operator, (1.0 + eta) * scaling.diagonal, scaling.factor, basis)
 
     def assemble(solved: Tensor) -> Tensor:
         if eta == 0:
@@ -117,8 +116,7 @@ def poisson(
             solved = solved - shift[part] * null
         return torch.where(reached.unsqueeze(1), solved / factor, 0.0)
 
-    basis = None if eta > 0 else _null_basis(null.detach().squeeze(1), part, count)
-    return Problem(system, right, basis, assemble)
+    return Problem(system, right, assemble)
 
 
 RULES: dict[str, Callable[..., Problem]] = {

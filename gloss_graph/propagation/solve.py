@@ -3,7 +3,7 @@ r"""Solvers for the symmetric positive (semi)definite system \((\mathrm{diag}(a)
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
@@ -15,13 +15,15 @@ SOLVERS = ("auto", "cg", "iterate", "dense")
 DENSE_LIMIT = 512
 
 Product = Callable[[Tensor], Tensor]
+Null: TypeAlias = tuple[Tensor, Tensor]
 
 
 class SolverReport(NamedTuple):
     """How a propagation was solved.
 
     `residual` is the largest column's residual norm relative to the largest column of the right
-    side; `unreachable` counts unseeded nodes that no seed can reach.
+    side, both divided node by node by the node's own coefficient, so that weakly tied nodes count
+    like the others; `unreachable` counts unseeded nodes that no seed can reach.
     """
 
     solver: str
@@ -32,23 +34,42 @@ class SolverReport(NamedTuple):
 
 
 class System(NamedTuple):
-    """The matrix diag(`diagonal`) - W on n unknowns, `diagonal` (n,)."""
+    """The matrix diag(`diagonal`) - W on n unknowns G = s F.
+
+    `diagonal` (n,); `factor` (n,), the s that makes errors of G errors of F; `null`, the unit null
+    vectors of a singular matrix, one a component, as values (n,) and component (n,), or None.
+    """
 
     operator: Operator
     diagonal: Tensor
+    factor: Tensor
+    null: Null | None
 
 
-def relative_residual(residual: Tensor, right: Tensor) -> float:
-    """Largest column norm of `residual` over that of `right`, both (n, C); 0 for a zero side."""
+def relative_residual(residual: Tensor, right: Tensor, system: System) -> float:
+    """Largest column norm of `residual` over that of `right`, (n, C), in units of F."""
     if right.numel() == 0:
         return 0.0
-    scale = torch.linalg.vector_norm(right, dim=0).amax()
-    worst = torch.linalg.vector_norm(residual, dim=0).amax()
+    unit = 1.0 / (system.diagonal * system.factor).detach().unsqueeze(1)
+    scale = torch.linalg.vector_norm(unit * right.detach(), dim=0).amax()
+    worst = torch.linalg.vector_norm(unit * residual.detach(), dim=0).amax()
     return float(worst / scale) if float(scale) > 0 else float(worst)
 
 
+def _in_range(x: Tensor, null: Null | None) -> Tensor:
+    """Take the null vectors' share out of x (n, C): rounding puts it there, no solve removes it.
+
+    The share is zero but for rounding, so gradients pass by it.
+    """
+    if null is None:
+        return x
+    values, part = null[0].unsqueeze(1), null[1]
+    share = x.new_zeros(int(part.max()) + 1, x.size(1)).index_add(0, part, values * x)
+    return x - (values * share[part]).detach()
+
+
 def conjugate_gradient(
-    times: Product, diagonal: Tensor, right: Tensor, tol: float, max_iter: int
+    times: Product, system: System, right: Tensor, tol: float, max_iter: int
 ) -> tuple[Tensor, int, float]:
     """Jacobi-preconditioned conjugate gradients on all columns at once.
 
@@ -58,7 +79,7 @@ def conjugate_gradient(
 
     Args:
         times: W x for x (n, C).
-        diagonal: (n,) > 0.
+        system: The matrix; its diagonal and scales are used.
         right: (n, C).
         tol: Relative residual to stop at.
         max_iter: Largest number of iterations.
@@ -66,13 +87,13 @@ def conjugate_gradient(
     Returns:
         Solution (n, C), iterations, relative residual.
     """
-    a = diagonal.unsqueeze(1)
+    a = system.diagonal.unsqueeze(1)
     x = torch.zeros_like(right)
-    residual = right
+    residual = right = _in_range(right, system.null)
     z = residual / a
     direction = z
     rho = (residual * z).sum(dim=0)
-    error = relative_residual(residual.detach(), right.detach())
+    error = relative_residual(residual, right, system)
     steps = 0
     while error > tol and steps < max_iter:
         image = a * direction - times(direction)
@@ -80,71 +101,69 @@ def conjugate_gradient(
         active = curvature > 0
         alpha = torch.where(active, rho / torch.where(active, curvature, 1.0), 0.0)
         x = x + alpha * direction
-        residual = residual - alpha * image
+        residual = _in_range(residual - alpha * image, system.null)
         z = residual / a
         fresh = (residual * z).sum(dim=0)
         beta = torch.where(rho > 0, fresh / torch.where(rho > 0, rho, 1.0), 0.0)
         direction = z + beta * direction
         rho = fresh
         steps += 1
-        error = relative_residual(residual.detach(), right.detach())
+        error = relative_residual(residual, right, system)
         if not bool(active.any()):
             break
     return x, steps, error
 
 
 def fixed_point(
-    times: Product, diagonal: Tensor, right: Tensor, tol: float, max_iter: int
+    times: Product, system: System, right: Tensor, tol: float, max_iter: int
 ) -> tuple[Tensor, int, float]:
     """The textbook iteration X <- (W X + B) / a: one message-passing step a time.
 
     Arguments and results as `conjugate_gradient`; `tol=0` runs exactly `max_iter` steps.
     """
-    a = diagonal.unsqueeze(1)
+    a = system.diagonal.unsqueeze(1)
+    right = _in_range(right, system.null)
     x = right / a
     steps = 0
     while True:
         image = times(x)
-        error = relative_residual((right + image - a * x).detach(), right.detach())
+        residual = _in_range(right + image - a * x, system.null)
+        error = relative_residual(residual, right, system)
         if (error <= tol and tol > 0) or steps == max_iter:
             return x, steps, error
         x = (image + right) / a
         steps += 1
 
 
-Null = tuple[Tensor, Tensor]
-
-
-def dense_matrix(system: System, null: Null | None) -> Tensor:
+def dense_matrix(system: System) -> Tensor:
     """diag(a) - W as a dense float64 (n, n) matrix, differentiable.
 
-    `null` (unit values (n,), component (n,)) fills the null space of a singular matrix, which
-    leaves the solution of a consistent system as it is, up to null vectors.
+    The null space of a singular matrix is filled, which leaves the solution of a consistent
+    system as it is, up to null vectors.
     """
     matrix = torch.diag(system.diagonal.double()) - system.operator.to_full().double()
-    if null is not None:
-        values, part = null[0].double(), null[1]
+    if system.null is not None:
+        values, part = system.null[0].double(), system.null[1]
         same = part.unsqueeze(0) == part.unsqueeze(1)
         scale = system.diagonal.detach().double().mean()
         matrix = matrix + scale * torch.outer(values, values) * same
     return matrix
 
 
-def dense_solution(system: System, right: Tensor, null: Null | None = None) -> Tensor:
+def dense_solution(system: System, right: Tensor) -> Tensor:
     """Closed form by factorisation, in float64 on n x n: O(n³) time, O(n²) memory."""
-    matrix = dense_matrix(system, null)
+    matrix = dense_matrix(system)
     return torch.linalg.solve(matrix, right.double()).to(right.dtype)
 
 
 class DenseFactor:
     """A solve by factorisation that the adjoint solve of the same matrix reuses."""
 
-    def __init__(self, null: Null | None = None) -> None:
-        self.null = null
+    def __init__(self) -> None:
         self._factor: tuple[Tensor, Tensor] | None = None
 
     def __call__(self, system: System, right: Tensor) -> Tensor:
         """Solution (n, C) for a right side (n, C)."""
         if self._factor is None:
-            self._factor = torch.linalg.lu_factor(dense_matrix(system, self.null))
+            self._factor = torch.linalg.lu_factor(dense_matrix(system))
         return torch.linalg.lu_solve(*self._factor, right.double()).to(right.dtype)

@@ -17,14 +17,14 @@ def test_a_short_run_beats_the_untrained_head(tmp_path: Path) -> None:
     splits = docstring_corpus(max_documents=720)
     config = TrainConfig(
         loss="gloss",
-        max_steps=20,
+        max_steps=16,
         batch_size=16,
-        eval_steps=10,
+        eval_steps=16,
         learning_rate=5e-5,
         head_learning_rate=2e-2,
         seed=1,
     )
-    encoder = load_encoder("minilm", max_length=32)
+    encoder = load_encoder("minilm", max_length=28)
     labels = np.array(splits.val.labels)
     untrained = TextClassifier(encoder, splits.val.label_names, seed=config.seed)
     with torch.no_grad():
@@ -33,7 +33,7 @@ def test_a_short_run_beats_the_untrained_head(tmp_path: Path) -> None:
 
     result = train_text(splits, encoder, config, tmp_path / "run")
     after = result.metrics["val.macro_f1"]
-    # One in 18 classes by chance; 0.43 to 0.48 after 320 documents, whatever the seed.
+    # One in 18 classes by chance; about 0.4 after 256 documents, whatever the seed.
     assert before < 0.15
     assert after > before + 0.2
     assert result.metrics["test.macro_f1"] > 0.3

@@ -1,0 +1,170 @@
+"""Every example and benchmark runs on its own, small, offline, and prints what it promises."""
+
+from __future__ import annotations
+
+import ast
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import networkx as nx
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+EXAMPLES = ROOT / "examples"
+SCRIPTS = sorted(path.relative_to(EXAMPLES).as_posix() for path in EXAMPLES.rglob("*.py"))
+
+TOPICS = {
+    "tea": ("green tea", "a cup of black tea", "the tea pot", "herbal infusion"),
+    "trains": ("the night train", "a railway station", "the express", "an old locomotive"),
+    "weather": ("heavy rain", "a clear sky", "strong wind from the west", "morning fog"),
+}
+ENDINGS = (
+    "was there yesterday",
+    "came late",
+    "is what we talked about",
+    "will be back soon",
+    "surprised everyone",
+)
+
+
+@pytest.fixture
+def table(tmp_path: Path) -> Path:
+    """Sixty labeled texts of three topics."""
+    rows = [
+        f"{start} {end},{topic}" for topic in TOPICS for start in TOPICS[topic] for end in ENDINGS
+    ]
+    path = tmp_path / "texts.csv"
+    path.write_text("text,label\n" + "\n".join(rows) + "\n", encoding="utf-8")
+    return path
+
+
+def run(script: str, *arguments: str, folder: Path) -> str:
+    """Run a script in `folder` and give back what it printed."""
+    environment = {
+        **os.environ,
+        "HF_HUB_OFFLINE": "1",
+        "OMP_NUM_THREADS": "1",
+        "PYTHONIOENCODING": "utf-8",
+        "PYTHONPATH": str(ROOT),
+        "TMPDIR": str(folder),
+    }
+    done = subprocess.run(
+        [sys.executable, str(EXAMPLES / script), *arguments],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "Warning" not in done.stderr, done.stderr
+    return done.stdout
+
+
+def number(pattern: str, output: str) -> float:
+    found = re.search(pattern, output)
+    assert found, f"{pattern!r} not in:\n{output}"
+    return float(found.group(1).replace(",", ""))
+
+
+def test_torch_loop(tmp_path: Path) -> None:
+    output = run("01_torch_loop.py", "--seeds", "1", "--steps", "8", folder=tmp_path)
+    assert "SolverReport(solver='cg'" in output
+    assert "converged=True" in output
+    assert "size=1257" in output
+    assert "anonymous=0" in output
+    for method in ("cross-entropy", "graph-guided"):
+        for head in ("linear head", "propagation"):
+            # Ten classes: chance is 10 %, and even eight steps do better.
+            assert number(rf"{method}, {head} +([\d.]+) \+-", output) > 15
+    assert "loaded 1257 rows; same predictions: True" in output
+
+
+def test_gnn_encoder(tmp_path: Path) -> None:
+    small = ("--seeds", "1", "--steps", "20", "--nodes-per-class", "80")
+    output = run("02_gnn_encoder.py", *small, folder=tmp_path)
+    assert "Data(x=[320, 16]" in output
+    for method in ("GCN, cross-entropy", "GCN, graph-guided", "propagation, all links equal"):
+        assert number(rf"{method} +([\d.]+)", output) > 30  # four classes
+    assert number(r"Learning which links to trust: ([+-][\d.]+) points", output) > 0
+    assert "The graph term: " in output
+
+
+def test_hf_trainer_on_a_table(tmp_path: Path, table: Path) -> None:
+    small = ("--steps", "2", "--batch-size", "4", "--max-length", "12", "--out", "run")
+    output = run("03_hf_trainer.py", "--train", table.name, *small, folder=tmp_path)
+    assert "54 documents, 3 classes, 0 unlabeled), 6 documents held out" in output
+    # Propagation over the pretrained space needs no training on topics as plain as these.
+    assert number(r"before +[\d.]+ +([\d.]+)", output) > 60
+    assert number(r"after 2 steps +([\d.]+)", output) >= 0
+    assert "Resumed from step 1: same weights and bank as without a stop: True" in output
+    assert "Loaded again: " in output
+    assert (tmp_path / "run" / "model" / "classifier.json").is_file()
+    assert (tmp_path / "run" / "checkpoints" / "checkpoint-1" / "objective.safetensors").is_file()
+
+
+def check_analysis(output: str, file: Path, first: str, last: str) -> None:
+    assert "Louvain communities" in output
+    steps = int(number(r"in (\d+) steps:", output))
+    path = output.split("steps:\n")[1].split("\n\n")[0].splitlines()
+    assert len(path) == steps + 1
+    assert path[0].startswith(f"  [{first}] ")
+    assert path[-1].startswith(f"  [{last}] ")
+    graph = nx.read_graphml(file)
+    assert len(graph) == int(number(r"Graph with (\d+) nodes", output))
+    assert {"text", "label", "community", "pagerank"} <= set(graph.nodes["0"])
+    assert all(edge["length"] >= 0 for _, _, edge in graph.edges(data=True))
+
+
+def test_networkx_analysis_of_a_table(tmp_path: Path, table: Path) -> None:
+    output = run("04_networkx_analysis.py", "--train", table.name, "--k", "3", folder=tmp_path)
+    assert number(r"communities and topics: ([\d.]+)", output) > 0.3
+    check_analysis(output, tmp_path / "documents.graphml", "tea", "weather")
+
+
+@pytest.mark.slow
+def test_networkx_analysis_of_docstrings(tmp_path: Path) -> None:
+    small = ("--documents", "180", "--k", "5", "--out", "graph.graphml")
+    output = run("04_networkx_analysis.py", *small, folder=tmp_path)
+    assert number(r"communities and topics: ([\d.]+)", output) > 0
+    check_analysis(
+        output, tmp_path / "graph.graphml", "clustering and projection", "text generation"
+    )
+
+
+@pytest.mark.parametrize("markdown", [True, pytest.param(False, marks=pytest.mark.slow)])
+def test_objective_benchmark(tmp_path: Path, markdown: bool) -> None:
+    small = ["--repeats", "1", "--threads", "1", "--length", "8", "--batch", "8"]
+    small += ["--bank", "0", "512", *(["--markdown"] if markdown else [])]
+    output = run("benchmarks/objective.py", *small, folder=tmp_path)
+    for name in ("published: gloss_graph", "hub: dense, float64", "hub: dense, float32"):
+        assert name in output
+    assert "MiniLM step" in output
+    assert re.search(r"bank of 512.* %", output)
+    assert "1 threads, torch" in output
+    assert ("| bank of 0 |" in output) == markdown
+
+
+def test_export_benchmark(tmp_path: Path) -> None:
+    small = ("--nodes", "200", "--edges", "800", "--repeats", "1")
+    output = run("benchmarks/export.py", *small, folder=tmp_path)
+    assert "gloss_graph to_networkx" in output
+    assert "gloss_graph write_graphml" in output
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_script_is_documented(script: str) -> None:
+    source = (EXAMPLES / script).read_text(encoding="utf-8")
+    doc = ast.get_docstring(ast.parse(source)) or ""
+    assert f"python examples/{script}" in doc
+    assert 'if __name__ == "__main__":' in source
+
+
+def test_every_script_is_run() -> None:
+    tests = Path(__file__).read_text(encoding="utf-8")
+    assert [script for script in SCRIPTS if f'"{script}"' not in tests] == []
