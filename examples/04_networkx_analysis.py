@@ -98,6 +98,9 @@ def main() -> None:
     for node in path:
         text = textwrap.shorten(corpus.texts[node], 90, placeholder="...")
         print(f"  [{labels[node]}] {text}")
+    if len(connected) < len(graph):
+        apart = len(graph) - len(connected)
+        print(f"{apart} documents are not connected to these: raise --k to reach them.")
 
     # For Gephi, Cytoscape or yEd, with text, label, community and centrality on every node.
     write_graphml(graph, settings.out, overwrite=True)

@@ -91,7 +91,7 @@ def demo(
     out: Annotated[Path, typer.Option(help="New or empty folder for the results.")] = Path(
         "runs/demo"
     ),
-    steps: Annotated[int, typer.Option(min=1, help="Optimiser steps a run.")] = 80,
+    steps: Annotated[int, typer.Option(min=1, help="Optimiser steps a run.")] = 60,
     seed: Annotated[int, typer.Option(help="Of both runs.")] = 0,
     encoder: Annotated[str, typer.Option(help="minilm, a hub id or a folder.")] = "minilm",
     max_documents: Annotated[int, typer.Option(min=400, help="Size of the corpus.")] = 2000,

@@ -63,6 +63,10 @@ class ProgressBar(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Stop the bar."""
+        self.stop()
+
+    def stop(self) -> None:
+        """Stop the bar and give the cursor back; call it too where training may raise."""
         if self._bar is not None:
             self._bar.stop()
             self._bar = None

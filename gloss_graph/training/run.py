@@ -157,9 +157,13 @@ def train_text(
         config, labeled.num_classes, encoder.dim, len(labeled), sample=sample
     )
     trainer = _trainer(classifier, objective, splits, config, out)
+    bar = ProgressBar(description)
     if progress:
-        trainer.add_callback(ProgressBar(description))
-    trainer.train()
+        trainer.add_callback(bar)
+    try:
+        trainer.train()
+    finally:
+        bar.stop()
     trained = time.perf_counter() - start
 
     metrics: dict[str, float] = {}

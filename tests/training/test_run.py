@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from rich.progress import Progress
 from transformers import TrainerCallback
 
 from gloss_graph.graph import estimate_bandwidth
@@ -345,6 +347,51 @@ def test_pairs_of_texts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(type(encoder), "encode", watched)
     train_text(splits, encoder, quick(loss="gloss-released"), tmp_path / "run")
     assert seen == [True, True, True]
+
+
+# ------------------------------------------------------------------ progress
+
+
+def test_bars_are_on_stderr_and_only_on_demand(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    run(tmp_path / "quiet")
+    assert capfd.readouterr() == ("", "")
+    train_text(
+        tiny_splits(),
+        tiny_encoder(),
+        quick(),
+        tmp_path / "shown",
+        progress=True,
+        description="Mine",
+    )
+    out, err = capfd.readouterr()
+    assert out == ""
+    assert re.search(r"Mine .*4/4.*loss \d\.\d{3}  val F1 0\.\d{3}", err)
+
+
+def test_a_failure_on_the_way_stops_the_bar(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else the terminal keeps its hidden cursor and the thread that draws."""
+    calls: list[str] = []
+    for name in ("start", "stop"):
+        plain = getattr(Progress, name)
+
+        def noted(self: Progress, name: str = name, plain: Any = plain) -> None:
+            calls.append(name)
+            plain(self)
+
+        monkeypatch.setattr(Progress, name, noted)
+
+    def fail(self: Any, *_: Any, **__: Any) -> None:
+        calls.append("fail")
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr(GraphGuidedTrainer, "training_step", fail)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        train_text(tiny_splits(), tiny_encoder(), quick(), tmp_path / "run", progress=True)
+    assert calls == ["start", "fail", "stop"]
 
 
 # ------------------------------------------------------------------ refusals
