@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gloss_graph._checks import check_choice, check_mask, check_positive_int, check_range
+from gloss_graph._checks import (
+    check_choice,
+    check_mask,
+    check_matrix,
+    check_positive_int,
+    check_range,
+    check_tensor,
+)
 from gloss_graph._timing import StageClock
 from gloss_graph.graph.bandwidth import BandwidthRule, check_bandwidth
 from gloss_graph.graph.build import (
@@ -20,7 +26,7 @@ from gloss_graph.graph.build import (
 from gloss_graph.graph.kernels import Kernel, resolve_kernel
 from gloss_graph.graph.symmetrize import SYMMETRIZE
 from gloss_graph.graph.visibility import visible_split
-from gloss_graph.losses import FORMS, ObjectiveOutput
+from gloss_graph.losses import FORMS, ObjectiveOutput, labeled_cross_entropy
 from gloss_graph.memory import MemoryBank
 from gloss_graph.memory.gather import enqueue_gathered
 from gloss_graph.propagation import LabelPropagation, SolverReport
@@ -235,6 +241,8 @@ class GraphGuidedObjective(nn.Module):
 
     def set_extra_state(self, state: Tensor) -> None:
         """Restore the visibility generator."""
+        if not isinstance(state, Tensor) or state.dtype != torch.uint8:
+            raise ValueError("The generator state must be a uint8 tensor (foreign state_dict?).")
         self.generator.set_state(state.cpu())
 
     # ------------------------------------------------------------------ the step
@@ -276,9 +284,9 @@ class GraphGuidedObjective(nn.Module):
             hidden = (labels >= 0) & ~visible
             graph_loss, propagated, report = self._graph_loss(connection, labels, visible, hidden)
             zero = x.sum() * 0.0
-            cross_entropy = zero if logits is None else self._cross_entropy(logits, labels)
-            loss = graph_loss
+            cross_entropy, loss = zero, graph_loss
             if logits is not None:
+                cross_entropy = labeled_cross_entropy(logits, labels, self.class_weight)
                 share = self.graph_weight
                 loss = share * graph_loss + (1.0 - share) * cross_entropy
         if self.memory is not None and self.training:
@@ -310,11 +318,14 @@ class GraphGuidedObjective(nn.Module):
                 f"'labels' must lie in 0..{self.num_classes - 1}, or be -1 for unlabeled "
                 f"(got {low}..{high})."
             )
-        if logits is not None and logits.shape != (size, self.num_classes):
-            raise ValueError(
-                f"'logits' must have shape ({size}, {self.num_classes}) "
-                f"(got {tuple(logits.shape)})."
-            )
+        if logits is not None:
+            check_tensor("logits", logits)
+            if logits.shape != (size, self.num_classes):
+                raise ValueError(
+                    f"'logits' must have shape ({size}, {self.num_classes}) "
+                    f"(got {tuple(logits.shape)})."
+                )
+            check_matrix("logits", logits)
         return labels, ids
 
     def _visible(self, labels: Tensor, ids: Tensor | None, visible: Tensor | None) -> Tensor:
@@ -376,13 +387,6 @@ class GraphGuidedObjective(nn.Module):
             return values.sum() * 0.0 + data.edge_weight.sum() * 0.0, values, report
         loss = FORMS[self.form](values[scored], labels[scored], self.class_weight)
         return loss, values, report
-
-    def _cross_entropy(self, logits: Tensor, labels: Tensor) -> Tensor:
-        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-        if not bool((labels >= 0).any()):
-            return logits.sum() * 0.0
-        weight = None if self.class_weight is None else self.class_weight.to(logits)
-        return F.cross_entropy(logits, labels, weight=weight, ignore_index=-1)
 
 
 def _check_class_weight(class_weight: Tensor | None, num_classes: int) -> Tensor | None:

@@ -386,7 +386,7 @@ def test_memory_does_not_grow_with_the_steps() -> None:
         return sum(issubclass(type(thing), Tensor) for thing in gc.get_objects())
 
     run(3)
-    assert run(10) == run(20)
+    assert run(5) == run(10)
 
 
 # ---------------------------------------------------------------- numerical traps
@@ -405,10 +405,8 @@ def test_a_zero_vector_neither_breaks_nor_dominates_the_gradient(with_bank: bool
     assert float(size[3]) <= 100.0 * float(others.max()), "one empty document outweighs all others"
 
 
-@pytest.mark.parametrize("solver", ["auto", "cg", "iterate"])
-@pytest.mark.parametrize(
-    ("rule", "damping"), [("harmonic", {}), ("harmonic", {"eta": 0.05}), ("spreading", {})]
-)
+@pytest.mark.parametrize("solver", ["dense", "cg", "iterate"])
+@pytest.mark.parametrize(("rule", "damping"), [("harmonic", {}), ("spreading", {"alpha": 0.8})])
 def test_rows_far_from_every_seed_have_finite_gradients(
     solver: str, rule: str, damping: dict[str, float]
 ) -> None:
@@ -568,7 +566,9 @@ def test_mixed_precision_training_step(solver: str) -> None:
     loss, gradient = run(backward_inside=False)
     same_loss, same_gradient = run(backward_inside=True)
     assert loss == same_loss
-    torch.testing.assert_close(gradient, same_gradient, rtol=1e-2, atol=1e-4)
+    # The encoder's own backward is in half precision either way.
+    tolerance = 0.05 * float(gradient.abs().max())
+    torch.testing.assert_close(gradient, same_gradient, rtol=0.0, atol=tolerance)
 
 
 # ---------------------------------------------------------------- state
@@ -841,6 +841,18 @@ def test_the_objective_follows_a_module_it_is_part_of() -> None:
     before = len(model.objective.memory)
     model.objective(rows(), labels_of(), ids=torch.arange(SIZE))
     assert len(model.objective.memory) == before
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_the_objective_survives_the_conversion_of_a_whole_model(dtype: torch.dtype) -> None:
+    objective = GraphGuidedObjective(CLASSES, memory=filled(), bandwidth=0.6)
+    exact = GraphGuidedObjective(CLASSES, memory=filled(), bandwidth=0.6)
+    objective.to(dtype)
+    for number in range(2):
+        call = {"ids": torch.arange(SIZE) + 5 * number, "visible": half_visible()}
+        loss = objective(rows(seed=number).to(dtype), labels_of(), **call)
+        expected = exact(rows(seed=number), labels_of(), **call)
+        assert loss.item() == pytest.approx(expected.item(), rel=0.05)
 
 
 @pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)])

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch_geometric.data import Data
 
@@ -22,7 +21,7 @@ from gloss_graph.graph.bandwidth import (
     estimate_bandwidth,
     local_scales,
 )
-from gloss_graph.graph.distances import batch_squared_distances
+from gloss_graph.graph.distances import batch_squared_distances, in_range, unit_rows
 from gloss_graph.graph.kernels import Kernel, cosine_kernel, resolve_kernel
 from gloss_graph.graph.links import (
     batch_links,
@@ -204,7 +203,7 @@ def connect(
     `neighbors` are `memory.neighbors(embeddings, ids, k)`, searched for when left out.
     """
     x = embeddings.to(torch.promote_types(embeddings.dtype, torch.float32))
-    x = F.normalize(x, dim=1) if normalize_embeddings else x
+    x = unit_rows(x) if normalize_embeddings else x
     if kernel is cosine_kernel and not normalize_embeddings:
         raise ValueError("kernel='cosine' needs normalize_embeddings=True.")
     size = x.size(0)
@@ -245,7 +244,7 @@ def connect(
     else:
         sigma = _bandwidth(bandwidth, x.detach(), memory, slots, y)
         squared_sigma = sigma.square()
-    weight = kernel(squared, squared_sigma)
+    weight = kernel(*in_range(squared, squared_sigma))
     data = Data(edge_index=edge_index, edge_weight=weight, y=y, num_nodes=num_nodes)
     _annotate(data, ids, memory, slots, size)
     data.bandwidth = sigma

@@ -12,6 +12,26 @@ from torch.autograd.function import once_differentiable
 _CHUNK_ENTRIES = 8_000_000
 
 
+# exp(-x) leaves the normal range of float32 from about here.
+_FLOAT32_EXPONENT = 80.0
+
+
+def unit_rows(x: Tensor) -> Tensor:
+    """L2-normalised rows of x (B, D); a zero row stays zero, with an ordinary gradient."""
+    norm = torch.linalg.vector_norm(x, dim=1, keepdim=True)
+    return x / torch.where(norm > torch.finfo(x.dtype).tiny, norm, 1.0)
+
+
+def in_range(squared: Tensor, squared_bandwidth: Tensor) -> tuple[Tensor, Tensor]:
+    """Both in float64 where a Gaussian that narrow would underflow in float32."""
+    if squared.dtype == torch.float64 or squared.numel() == 0:
+        return squared, squared_bandwidth
+    exponent = (squared.detach() / (2.0 * squared_bandwidth)).amax()
+    if float(exponent) < _FLOAT32_EXPONENT:
+        return squared, squared_bandwidth
+    return squared.double(), squared_bandwidth.double()
+
+
 def batch_squared_distances(x: Tensor) -> Tensor:
     """Squared distances (B, B) between all rows of `x` (B, D), through one matrix product.
 

@@ -3,6 +3,7 @@
 from gloss_graph.losses.graph import (
     FORMS,
     graph_nll,
+    labeled_cross_entropy,
     published_nll,
     released_cross_entropy,
     score_cross_entropy,
@@ -13,6 +14,7 @@ __all__ = [
     "FORMS",
     "ObjectiveOutput",
     "graph_nll",
+    "labeled_cross_entropy",
     "published_nll",
     "released_cross_entropy",
     "score_cross_entropy",

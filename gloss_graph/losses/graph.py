@@ -14,11 +14,13 @@ _FLOOR = 1e-12
 EPSILON = 1e-3
 
 
-def _weighted_mean(losses: Tensor, target: Tensor, class_weight: Tensor | None) -> Tensor:
+def weighted_mean(losses: Tensor, target: Tensor, class_weight: Tensor | None) -> Tensor:
+    """Mean of `losses` (n,) weighted by the class of their `target` (n,); 0 without any weight."""
     if class_weight is None:
-        return losses.mean()
+        return losses.mean() if losses.numel() else losses.sum()
     weight = class_weight.to(losses)[target]
-    return (weight * losses).sum() / weight.sum()
+    total = weight.sum()
+    return (weight * losses).sum() / torch.where(total > 0, total, 1.0)
 
 
 def graph_nll(values: Tensor, target: Tensor, class_weight: Tensor | None = None) -> Tensor:
@@ -35,10 +37,11 @@ def graph_nll(values: Tensor, target: Tensor, class_weight: Tensor | None = None
     Returns:
         Scalar, differentiable in `values`.
     """
-    mass = values.sum(dim=1, keepdim=True).clamp(min=torch.finfo(values.dtype).tiny)
+    mass = values.sum(dim=1, keepdim=True)
+    mass = torch.where(mass > torch.finfo(values.dtype).tiny, mass, 1.0)
     true = values.gather(1, target.unsqueeze(1)) / mass
     probability = (1.0 - EPSILON) * true + EPSILON / values.size(1)
-    return _weighted_mean(-probability.squeeze(1).log(), target, class_weight)
+    return weighted_mean(-probability.squeeze(1).log(), target, class_weight)
 
 
 def published_nll(values: Tensor, target: Tensor, class_weight: Tensor | None = None) -> Tensor:
@@ -47,7 +50,7 @@ def published_nll(values: Tensor, target: Tensor, class_weight: Tensor | None = 
     Arguments and result as `graph_nll`.
     """
     true = values.gather(1, target.unsqueeze(1)).squeeze(1)
-    return _weighted_mean(-true.clamp(min=_FLOOR).log(), target, class_weight)
+    return weighted_mean(-true.clamp(min=_FLOOR).log(), target, class_weight)
 
 
 def released_cross_entropy(
@@ -60,7 +63,7 @@ def released_cross_entropy(
 
     Arguments and result as `graph_nll`.
     """
-    return F.cross_entropy(values, target, weight=_cast(class_weight, values)) / target.numel()
+    return score_cross_entropy(values, target, class_weight) / target.numel()
 
 
 def score_cross_entropy(
@@ -70,11 +73,23 @@ def score_cross_entropy(
 
     Arguments and result as `graph_nll`.
     """
-    return F.cross_entropy(values, target, weight=_cast(class_weight, values))
+    return weighted_mean(F.cross_entropy(values, target, reduction="none"), target, class_weight)
 
 
-def _cast(class_weight: Tensor | None, values: Tensor) -> Tensor | None:
-    return None if class_weight is None else class_weight.to(values)
+def labeled_cross_entropy(
+    logits: Tensor, labels: Tensor, class_weight: Tensor | None = None
+) -> Tensor:
+    """Cross-entropy of the labeled rows in float32 at least; a differentiable 0 without any.
+
+    Args:
+        logits: (B, C).
+        labels: (B,) long, -1 = unlabeled.
+        class_weight: (C,).
+    """
+    known = labels >= 0
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))[known]
+    losses = F.cross_entropy(logits, labels[known], reduction="none")
+    return weighted_mean(losses, labels[known], class_weight)
 
 
 FORMS: dict[str, Callable[[Tensor, Tensor, Tensor | None], Tensor]] = {

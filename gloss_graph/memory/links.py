@@ -96,7 +96,8 @@ class LinkTable(nn.Module):
 
     def _measure(self, rows: Tensor, written: Tensor, refreshed: Tensor, size: int) -> None:
         neighbors = self.slots[written].long().clamp(min=0)
-        self.squared[written] = squared_distances(rows[written].float(), rows, neighbors)
+        own = squared_distances(rows[written].float(), rows, neighbors)
+        self.squared[written] = own.to(self.squared.dtype)
         if refreshed.numel() == 0:
             return
         moved = torch.zeros(self.slots.size(0), dtype=torch.bool, device=rows.device)
@@ -104,7 +105,7 @@ class LinkTable(nn.Module):
         flat = self.slots[:size].reshape(-1)
         hit = (moved[flat.clamp(min=0)] & (flat >= 0)).nonzero().squeeze(1)
         delta = rows[hit // self.k].float() - rows[flat[hit].long()].float()
-        self.squared[:size].view(-1)[hit] = delta.square().sum(dim=1)
+        self.squared[:size].view(-1)[hit] = delta.square().sum(dim=1).to(self.squared.dtype)
 
     def replace(self, slots: Tensor, neighbors: Tensor, squared: Tensor) -> None:
         """Overwrite the lists of `slots` (n,) by live slots `neighbors` (n, j), j <= k."""
@@ -112,7 +113,7 @@ class LinkTable(nn.Module):
         self.slots[slots] = -1
         self.slots[slots, :width] = neighbors.to(torch.int32)
         self.slot_stamps[slots, :width] = self.stamps[neighbors]
-        self.squared[slots, :width] = squared.float()
+        self.squared[slots, :width] = squared.to(self.squared.dtype)
 
     def edges(self, size: int) -> tuple[Tensor, Tensor, Tensor]:
         """Live links among the first `size` slots: source, target, squared length, each (E,)."""

@@ -50,7 +50,8 @@ def relative_residual(residual: Tensor, right: Tensor, system: System) -> float:
     """Largest column norm of `residual` over that of `right`, (n, C), in units of F."""
     if right.numel() == 0:
         return 0.0
-    unit = 1.0 / (system.diagonal * system.factor).detach().unsqueeze(1)
+    own = (system.diagonal * system.factor).detach().unsqueeze(1)
+    unit = 1.0 / own.clamp(min=torch.finfo(own.dtype).tiny)
     scale = torch.linalg.vector_norm(unit * right.detach(), dim=0).amax()
     worst = torch.linalg.vector_norm(unit * residual.detach(), dim=0).amax()
     return float(worst / scale) if float(scale) > 0 else float(worst)
@@ -145,8 +146,10 @@ def dense_matrix(system: System) -> Tensor:
     if system.null is not None:
         values, part = system.null[0].double(), system.null[1]
         same = part.unsqueeze(0) == part.unsqueeze(1)
-        scale = system.diagonal.detach().double().mean()
-        matrix = matrix + scale * torch.outer(values, values) * same
+        # Every component in its own unit, or one of weak ties would stay singular.
+        diagonal = system.diagonal.detach().double()
+        total = diagonal.new_zeros(int(part.max()) + 1).index_add(0, part, diagonal)
+        matrix = matrix + total[part].unsqueeze(1) * torch.outer(values, values) * same
     return matrix
 
 

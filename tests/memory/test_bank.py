@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from gloss_graph import MemoryBank
+from gloss_graph.memory import NeighborLists
 
 NAN, INF = float("nan"), float("inf")
 
@@ -282,6 +283,35 @@ def test_errors_leave_the_bank_bit_identical(case: str) -> None:
     for each in (bank, twin):
         each.enqueue(rows(3, seed=3), ids=torch.tensor([10, 30, 31]))
     assert_unchanged(bank, snapshot(twin))
+
+
+@pytest.mark.parametrize(
+    "indices",
+    [
+        torch.zeros(2, 2).long(),
+        torch.zeros(4, 2).long(),
+        torch.full((3, 2), 99),
+        torch.full((3, 2), 5),
+        torch.full((3, 2), -5),
+        torch.zeros(3).long(),
+    ],
+    ids=["too few", "too many", "no such slot", "empty slot", "no such mate", "vector"],
+)
+def test_lists_that_do_not_fit_are_refused_before_anything_is_changed(indices: Tensor) -> None:
+    bank = filled()  # 4 rows in 6 slots
+    before = snapshot(bank)
+    lists = NeighborLists(torch.ones(indices.shape), indices)
+    with pytest.raises(ValueError, match="'neighbors'"):
+        bank.enqueue(rows(3, seed=3), ids=torch.tensor([30, 31, 32]), neighbors=lists)
+    assert_unchanged(bank, before)
+
+
+def test_rows_beyond_the_range_of_half_precision_are_refused() -> None:
+    bank = filled(dtype=torch.float16, normalize=False)
+    before = snapshot(bank)
+    with pytest.raises(ValueError, match="'embeddings'"):
+        bank.enqueue(torch.full((1, 3), 1e5), ids=torch.tensor([30]))
+    assert_unchanged(bank, before)
 
 
 @pytest.mark.parametrize(

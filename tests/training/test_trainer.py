@@ -56,7 +56,7 @@ def logged(trainer: GraphGuidedTrainer, name: str) -> list[float]:
 
 
 def count_calls(module: nn.Module) -> list[int]:
-    """A list that grows by the size of the bank or batch at every call of the module."""
+    """A list that grows with every call of the module."""
     calls: list[int] = []
     module.register_forward_pre_hook(lambda *_: calls.append(1))
     return calls

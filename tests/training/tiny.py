@@ -17,10 +17,13 @@ from gloss_graph import GraphGuidedObjective, MemoryBank
 from gloss_graph.text import Corpus, Splits, TextEncoder
 from gloss_graph.training import (
     GraphGuidedTrainer,
+    RunResult,
     TextClassifier,
     TextCollator,
     TextDataset,
+    TrainConfig,
     classification_scores,
+    train_text,
 )
 
 CLASSES = ["graphs", "labels", "numbers"]
@@ -188,3 +191,12 @@ def make_trainer(
         callbacks=list(callbacks),
     )
     return trainer
+
+
+def quick(**settings: Any) -> TrainConfig:
+    defaults = {"max_steps": 4, "batch_size": 8, "eval_steps": 2, "k": 4, "learning_rate": 1e-3}
+    return TrainConfig(**{**defaults, **settings})
+
+
+def run(out: Path, config: TrainConfig | None = None, splits: Splits | None = None) -> RunResult:
+    return train_text(splits or tiny_splits(), tiny_encoder(), config or quick(), out)
