@@ -245,8 +245,6 @@ class GraphGuidedObjective(nn.Module):
             raise ValueError("The generator state must be a uint8 tensor (foreign state_dict?).")
         self.generator.set_state(state.cpu())
 
-    # ------------------------------------------------------------------ the step
-
     def forward(
         self,
         embeddings: Tensor,

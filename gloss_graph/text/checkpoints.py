@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import nn
 
 __all__ = ["hub_file", "quiet_transformers", "read_checkpoint", "replaced_folder"]
@@ -57,7 +58,7 @@ def read_checkpoint(
                 **_without_pooling_layer(config),
                 **where,
             )
-    except (OSError, ValueError, ImportError, KeyError) as error:
+    except (OSError, ValueError, ImportError, KeyError, SafetensorError) as error:
         reason = " ".join(str(error).split())[:300]
         raise ValueError(
             f"'name' must be a model folder or a Hugging Face id that can be loaded (got {name!r}: "
