@@ -12,12 +12,13 @@ from torch import Tensor, nn
 
 from gloss_graph._checks import check_choice, check_index_vector, check_matrix, check_positive_int
 from gloss_graph.memory.fill import fill, relink
-from gloss_graph.memory.links import LinkTable, NeighborLists, add_batch_mates
+from gloss_graph.memory.links import LinkTable, NeighborLists, add_batch_mates, check_lists
 from gloss_graph.memory.ring import last_of_each, victims
 from gloss_graph.memory.search import BACKENDS, nearest_allowed
 from gloss_graph.memory.stats import BankStats, bank_stats
 
 _DTYPES = (torch.float32, torch.float16)
+_HALF_RANGE = torch.finfo(torch.float16).max
 
 
 class SearchResult(NamedTuple):
@@ -290,6 +291,9 @@ class MemoryBank(nn.Module):
         labels, ids = labels.to(device).long(), ids.to(device).long()
         if neighbors is None:
             neighbors = self._neighbors(x, self._banned(ids), self.k if link else 0)
+        check_lists(neighbors, x.size(0), len(self))
+        if self.rows.dtype == torch.float16 and bool((x.abs() > _HALF_RANGE).any()):
+            raise ValueError("'embeddings' exceed float16. Use a bank with dtype=torch.float32.")
         kept = last_of_each(ids)[-self.capacity :]
         self._write(x, labels, ids, kept, neighbors, nameless)
 

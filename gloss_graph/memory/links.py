@@ -32,6 +32,24 @@ def add_batch_mates(x: Tensor, found: Nearest, k: int) -> NeighborLists:
     return NeighborLists(squared, index.gather(1, order).masked_fill(squared.isinf(), -1))
 
 
+def check_lists(lists: NeighborLists, batch: int, stored: int) -> None:
+    """Raise unless `lists` are (batch, k) and name stored slots and batch rows only.
+
+    Raises:
+        ValueError: Shape or indices that do not fit.
+    """
+    index = lists.indices
+    if index.dim() != 2 or index.size(0) != batch:
+        raise ValueError(
+            f"'neighbors' must hold one list a row, ({batch}, k) (got {tuple(index.shape)})."
+        )
+    if index.numel() and (int(index.max()) >= stored or int(index.min()) < -1 - batch):
+        raise ValueError(
+            f"'neighbors' must name slots below {stored} or batch rows below {batch}, as "
+            "MemoryBank.neighbors gives them. Search them anew."
+        )
+
+
 class LinkTable(nn.Module):
     """Fixed-width neighbour lists over the slots of a bank.
 
