@@ -13,26 +13,33 @@ from gloss_graph._checks import (
     check_range,
     check_tensor,
 )
+from gloss_graph._paper import PaperForms
+from gloss_graph._precision import full_precision
 from gloss_graph._timing import StageClock
 from gloss_graph.graph.bandwidth import BandwidthRule, check_bandwidth
 from gloss_graph.graph.build import (
     BATCH_EDGES,
-    MEMORY_MEMORY,
     Connection,
     check_batch,
     check_memory,
     connect,
+    document_data,
 )
 from gloss_graph.graph.kernels import Kernel, resolve_kernel
 from gloss_graph.graph.symmetrize import SYMMETRIZE
 from gloss_graph.graph.visibility import visible_split
-from gloss_graph.losses import FORMS, ObjectiveOutput, labeled_cross_entropy
+from gloss_graph.losses import (
+    FORMS,
+    ObjectiveOutput,
+    hidden_label_loss,
+    labeled_cross_entropy,
+)
 from gloss_graph.memory import MemoryBank
 from gloss_graph.memory.gather import enqueue_gathered
-from gloss_graph.propagation import LabelPropagation, SolverReport
+from gloss_graph.propagation import LabelPropagation
 
 
-class GraphGuidedObjective(nn.Module):
+class GraphGuidedObjective(PaperForms, nn.Module):
     r"""Graph-guided loss over the current batch and a memory bank.
 
     G-Loss (arXiv 2604.25853) with a view beyond the batch: connect the batch to remembered
@@ -163,68 +170,6 @@ class GraphGuidedObjective(nn.Module):
         #: Seconds spent so far in each stage.
         self.seconds = StageClock()
 
-    @classmethod
-    def published(
-        cls,
-        num_classes: int,
-        sigma: float,
-        *,
-        graph_weight: float = 0.5,
-        visible_fraction: float = 0.5,
-        generator: torch.Generator | None = None,
-        seed: int = 0,
-    ) -> GraphGuidedObjective:
-        r"""The paper's in-batch form: Algorithm 1 (column-stochastic T) and eq. 1.
-
-        `sigma` is the Gaussian's bandwidth; the other settings are those of the class.
-        """
-        split = (visible_fraction, generator, seed)
-        return cls._in_batch(num_classes, sigma, "column", "published", graph_weight, *split)
-
-    @classmethod
-    def released(
-        cls,
-        num_classes: int,
-        sigma: float,
-        *,
-        graph_weight: float = 0.5,
-        visible_fraction: float = 0.5,
-        generator: torch.Generator | None = None,
-        seed: int = 0,
-    ) -> GraphGuidedObjective:
-        r"""What the paper's released code computes: the `hub` walk, F as logits, divided by |u|.
-
-        `sigma` is the Gaussian's bandwidth; the other settings are those of the class.
-        """
-        split = (visible_fraction, generator, seed)
-        return cls._in_batch(num_classes, sigma, "hub", "released", graph_weight, *split)
-
-    @classmethod
-    def _in_batch(
-        cls,
-        num_classes: int,
-        sigma: float,
-        normalization: str,
-        form: str,
-        graph_weight: float,
-        visible_fraction: float,
-        generator: torch.Generator | None,
-        seed: int,
-    ) -> GraphGuidedObjective:
-        return cls(
-            num_classes,
-            bandwidth=sigma,
-            batch_edges="all",
-            normalization=normalization,
-            eta=0.0,
-            form=form,
-            solver="dense",
-            graph_weight=graph_weight,
-            visible_fraction=visible_fraction,
-            generator=generator,
-            seed=seed,
-        )
-
     def extra_repr(self) -> str:
         """Settings that are not part of a sub-module."""
         bandwidth = getattr(self.bandwidth, "__name__", repr(self.bandwidth))
@@ -275,22 +220,31 @@ class GraphGuidedObjective(nn.Module):
                 outside -1..C-1; `visible` on an unlabeled row. The bank is untouched.
         """
         labels, ids = self._check(embeddings, labels, ids, logits)
-        with torch.autocast(embeddings.device.type, enabled=False):
+        visible = self._check_visible(labels, visible)
+        with full_precision(embeddings.device.type):
             x = embeddings.to(torch.promote_types(embeddings.dtype, torch.float32))
-            visible = self._visible(labels, ids, visible)
             connection = self._connect(x, labels, ids)
+            visible, seeds = self._split(connection, labels, ids, visible)
             hidden = (labels >= 0) & ~visible
-            graph_loss, propagated, report = self._graph_loss(connection, labels, visible, hidden)
-            zero = x.sum() * 0.0
+            with self.seconds.timed("propagation"):
+                graph_loss, propagated, report = hidden_label_loss(
+                    self.propagation, connection, seeds, hidden, self.form, self.class_weight
+                )
+            zero = torch.zeros_like(graph_loss)
             cross_entropy, loss = zero, graph_loss
             if logits is not None:
                 cross_entropy = labeled_cross_entropy(logits, labels, self.class_weight)
                 share = self.graph_weight
                 loss = share * graph_loss + (1.0 - share) * cross_entropy
+        # The graph of this step, so taken before its rows are stored.
+        data = None
+        if return_output:
+            data = document_data(connection, ids, self.memory)
+            data.seed_mask = seeds
         if self.memory is not None and self.training:
             with self.seconds.timed("enqueue"):
                 enqueue_gathered(self.memory, x.detach(), labels, ids, connection.neighbors)
-        if not return_output:
+        if data is None:
             return loss
         return ObjectiveOutput(
             loss=loss,
@@ -299,7 +253,7 @@ class GraphGuidedObjective(nn.Module):
             consistency=zero,
             propagated=propagated,
             hidden=hidden,
-            graph=connection.data,
+            graph=data,
             solver=report,
         )
 
@@ -310,7 +264,7 @@ class GraphGuidedObjective(nn.Module):
         size = embeddings.size(0)
         if size == 0:
             raise ValueError("'embeddings' must hold at least one row (got 0).")
-        low, high = int(labels.min()), int(labels.max())
+        low, high = torch.stack(torch.aminmax(labels)).tolist()
         if low < -1 or high >= self.num_classes:
             raise ValueError(
                 f"'labels' must lie in 0..{self.num_classes - 1}, or be -1 for unlabeled "
@@ -326,9 +280,10 @@ class GraphGuidedObjective(nn.Module):
             check_matrix("logits", logits)
         return labels, ids
 
-    def _visible(self, labels: Tensor, ids: Tensor | None, visible: Tensor | None) -> Tensor:
+    @staticmethod
+    def _check_visible(labels: Tensor, visible: Tensor | None) -> Tensor | None:
         if visible is None:
-            return visible_split(labels, self.visible_fraction, generator=self.generator, ids=ids)
+            return None
         check_mask("visible", visible, labels.numel())
         visible = visible.to(labels.device)
         if bool((visible & (labels < 0)).any()):
@@ -356,35 +311,26 @@ class GraphGuidedObjective(nn.Module):
                 neighbors=neighbors,
             )
 
-    def _graph_loss(
-        self, connection: Connection, labels: Tensor, visible: Tensor, hidden: Tensor
-    ) -> tuple[Tensor, Tensor, SolverReport]:
-        data, size = connection.data, labels.numel()
-        remembered = data.y[size:] >= 0
-        if self.memory_visible_fraction < 1.0:
-            remembered = visible_split(
-                data.y[size:], self.memory_visible_fraction, generator=self.generator
+    def _split(
+        self, connection: Connection, labels: Tensor, ids: Tensor | None, visible: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """Batch rows (B,) and nodes (N,) whose label is shown in this step."""
+        y = connection.y[connection.size :]
+        remembered, supplied = y >= 0, None
+        if y.numel():
+            if self.memory_visible_fraction < 1.0:
+                share = self.memory_visible_fraction
+                remembered = visible_split(y, share, generator=self.generator)
+            supplied = y[remembered]
+        if visible is None:
+            visible = visible_split(
+                labels,
+                self.visible_fraction,
+                generator=self.generator,
+                ids=ids,
+                supplied=supplied,
             )
-        data.seed_mask = torch.cat([visible, remembered])
-        trainable = None
-        if data.num_nodes > size:
-            trainable = (data.edge_kind < MEMORY_MEMORY).nonzero().squeeze(1)
-        with self.seconds.timed("propagation"):
-            result = self.propagation.propagate_labels(
-                data.y,
-                data.edge_index,
-                data.edge_weight,
-                data.seed_mask,
-                trainable_edges=trainable,
-                trusted=True,
-            )
-        values, reached = result.values[:size], result.reached[:size]
-        scored = hidden & reached
-        report = result.report._replace(unreachable=int((hidden & ~reached).sum()))
-        if not bool(scored.any()):
-            return values.sum() * 0.0 + data.edge_weight.sum() * 0.0, values, report
-        loss = FORMS[self.form](values[scored], labels[scored], self.class_weight)
-        return loss, values, report
+        return visible, torch.cat([visible, remembered]) if y.numel() else visible
 
 
 def _check_class_weight(class_weight: Tensor | None, num_classes: int) -> Tensor | None:

@@ -153,7 +153,7 @@ def test_integrated_loss_is_the_weighted_sum_of_both_terms(share: float) -> None
 
 def test_unlabeled_rows_conduct_in_batch_and_bank_but_are_not_scored() -> None:
     # 0 - 1 - 2 - 3 on an arc: only the unlabeled middle joins the hidden end to the seed.
-    angle = torch.deg2rad(torch.tensor([0.0, 20.0, 40.0, 60.0]))
+    angle = torch.deg2rad(torch.tensor([0.0, 21.0, 40.0, 60.0]))
     arc = torch.stack([angle.cos(), angle.sin()], dim=1)
     settings: dict[str, Any] = {
         "k": 1,
@@ -406,24 +406,33 @@ def test_a_zero_vector_neither_breaks_nor_dominates_the_gradient(with_bank: bool
 
 
 @pytest.mark.parametrize("solver", ["dense", "cg", "iterate"])
-@pytest.mark.parametrize(("rule", "damping"), [("harmonic", {}), ("spreading", {"alpha": 0.8})])
-def test_rows_far_from_every_seed_have_finite_gradients(
-    solver: str, rule: str, damping: dict[str, float]
+@pytest.mark.parametrize(
+    ("rule", "damping", "count", "bandwidth"),
+    [
+        ("harmonic", {}, 120, 0.05),
+        ("spreading", {"alpha": 0.8}, 120, 0.05),
+        ("spreading", {"alpha": 0.7}, 60, 0.02),
+        ("spreading", {"alpha": 0.9}, 60, 0.05),
+    ],
+)
+def test_rows_far_from_every_seed_have_moderate_gradients(
+    rule: str, damping: dict[str, float], count: int, bandwidth: float, solver: str
 ) -> None:
-    # 120 documents along an arc, two seeds at one end: the solver stops long before the label
-    # mass of the other end is worth its tolerance.
-    angle = torch.linspace(0.0, 3.0, 120)
+    # Documents along an arc, two seeds at one end: the label mass of the other end is smaller
+    # than what the solver's tolerance can tell from nothing.
+    angle = torch.linspace(0.0, 3.0, count)
+    angle = angle + 0.01 * torch.rand(count, generator=torch.Generator().manual_seed(0))
     x = torch.stack([angle.cos(), angle.sin()], dim=1).requires_grad_()
     objective = GraphGuidedObjective(
-        2, rule=rule, k=2, batch_edges="knn", bandwidth=0.05, solver=solver, **damping
+        2, rule=rule, k=3, batch_edges="knn", bandwidth=bandwidth, solver=solver, **damping
     )
-    visible = torch.arange(120) < 2
-    out = step(objective, x, torch.arange(120) % 2, visible=visible)
+    visible = torch.arange(count) < 2
+    out = step(objective, x, torch.arange(count) % 2, visible=visible)
     out.loss.backward()
     assert out.solver.converged
-    assert out.solver.unreachable == 0
     assert bool(torch.isfinite(out.loss))
     assert bool(torch.isfinite(x.grad).all())
+    assert float(x.grad.abs().max()) < 1e4  # the closed form's is below 1e2
 
 
 @pytest.mark.parametrize("with_logits", [False, True])
@@ -454,8 +463,8 @@ def test_narrow_and_wide_kernels(rule: str, bandwidth: str | float) -> None:
 
 @pytest.mark.parametrize("solver", ["dense", "cg"])
 @pytest.mark.parametrize("normalization", reference.NORMALIZATIONS)
-@pytest.mark.parametrize("sigma", [0.1, 0.12, 0.2])
-def test_the_papers_smallest_bandwidths_in_the_dimension_of_a_real_encoder(
+@pytest.mark.parametrize("sigma", [0.03, 0.035, 0.04, 0.1, 0.12])
+def test_narrow_kernels_in_the_dimension_of_a_real_encoder(
     sigma: float, normalization: str, solver: str
 ) -> None:
     # Unrelated documents are at distance 1.4: weights down to exp(-100), next to one of 1 for a

@@ -21,7 +21,7 @@ from gloss_graph.graph.bandwidth import (
     estimate_bandwidth,
     local_scales,
 )
-from gloss_graph.graph.distances import batch_squared_distances, in_range, unit_rows
+from gloss_graph.graph.distances import batch_squared_distances, unit_rows, weigh
 from gloss_graph.graph.kernels import Kernel, cosine_kernel, resolve_kernel
 from gloss_graph.graph.links import (
     batch_links,
@@ -31,7 +31,13 @@ from gloss_graph.graph.links import (
     stored_lists,
     within_hops,
 )
-from gloss_graph.graph.symmetrize import SYMMETRIZE, all_pairs, off_diagonal, symmetrize_links
+from gloss_graph.graph.symmetrize import (
+    SYMMETRIZE,
+    all_pairs,
+    diagonal_mask,
+    off_diagonal,
+    symmetrize_links,
+)
 from gloss_graph.memory import MemoryBank, NeighborLists
 
 BATCH_EDGES = ("auto", "knn", "all")
@@ -41,16 +47,23 @@ _BANDWIDTH_MEMORY_ROWS = 384
 
 
 class Connection(NamedTuple):
-    """A document graph with what the rest of a step needs of it.
+    """The edges of one step, and what the rest of the step needs beside them.
 
-    `data` as returned by `build_document_graph`; `slots` (M',) long, the bank slot of every
-    memory node (node B + m is slot `slots[m]`); `neighbors`, the lists to enqueue with the batch
-    (None without a bank).
+    Nodes are the `size` batch rows, then the remembered rows `slots` (M',) long: node size + m is
+    bank slot `slots[m]`. `edge_index` (2, E) long and `edge_weight` (E,); when all batch pairs
+    are connected and no remembered row takes part, `full` (B, B) holds the weights instead and
+    `edge_weight` is None. `y` (N,) labels, `bandwidth` scalar, `neighbors` the lists to enqueue
+    with the batch (None without a bank).
     """
 
-    data: Data
+    edge_index: Tensor
+    edge_weight: Tensor | None
+    full: Tensor | None
+    y: Tensor
+    size: int
     slots: Tensor
     neighbors: NeighborLists | None
+    bandwidth: Tensor
 
 
 def build_document_graph(
@@ -125,7 +138,7 @@ def build_document_graph(
     if hops is not None:
         check_positive_int("hops", hops)
     labels, ids = check_batch(embeddings, labels, ids, memory, normalize_embeddings)
-    return connect(
+    connection = connect(
         embeddings,
         labels,
         ids,
@@ -138,7 +151,8 @@ def build_document_graph(
         batch_edges="knn" if batch_edges == "auto" else batch_edges,
         hops=hops,
         normalize_embeddings=normalize_embeddings,
-    ).data
+    )
+    return document_data(connection, ids, memory)
 
 
 def check_batch(
@@ -203,7 +217,6 @@ def connect(
     `neighbors` are `memory.neighbors(embeddings, ids, k)`, searched for when left out.
     """
     x = embeddings.to(torch.promote_types(embeddings.dtype, torch.float32))
-    x = unit_rows(x) if normalize_embeddings else x
     if kernel is cosine_kernel and not normalize_embeddings:
         raise ValueError("kernel='cosine' needs normalize_embeddings=True.")
     size = x.size(0)
@@ -216,16 +229,14 @@ def connect(
         stored = stored_links(memory, slots, size)
     alone = slots.numel() == 0
     all_batch = batch_edges == "all" or (batch_edges == "auto" and alone)
-    num_nodes = size + slots.numel()
+    y = labels if memory is None else torch.cat([labels, memory.slot_labels[slots]])
     memory_lists = x.new_empty(0, k)
     if alone and all_batch:
         edge_index = all_pairs(size, x.device)
-        squared = off_diagonal(batch_squared_distances(x))
-        batch_lists = x.new_empty(size, 0)
-        if bandwidth == "local" and size > 1:
-            others = squared.detach().view(size, size - 1)
-            batch_lists = others.topk(min(k, size - 1), dim=1, largest=False).values
+        squared = batch_squared_distances(x, normalize_embeddings)
+        batch_lists = _nearest_lists(squared, k) if bandwidth == "local" else memory_lists
     else:
+        x = unit_rows(x) if normalize_embeddings else x
         if memory is not None and (bandwidth == "local" or symmetrize == "mutual"):
             memory_lists = stored_lists(stored, size, slots.numel(), memory.k)
         links, batch_lists = batch_links(x, memory, slots, neighbors, k, all_batch)
@@ -233,22 +244,36 @@ def connect(
             links = join(links, stored)
         if memory is not None and symmetrize == "mutual":
             links = join(links, returned_links(links, memory_lists, size))
+        num_nodes = size + slots.numel()
         edge_index, link = symmetrize_links(links.source, links.target, num_nodes, symmetrize)
         squared = links.squared.index_select(0, link)
 
-    y = labels if memory is None else torch.cat([labels, memory.slot_labels[slots]])
     if bandwidth == "local":
         scales = torch.cat([local_scales(batch_lists), local_scales(memory_lists)]).to(x.dtype)
         sigma = scales.new_tensor(float("nan"))
-        squared_sigma = scales[edge_index[0]] * scales[edge_index[1]]
+        if squared.dim() == 2:
+            squared_sigma = torch.outer(scales, scales)
+        else:
+            squared_sigma = scales[edge_index[0]] * scales[edge_index[1]]
     else:
-        sigma = _bandwidth(bandwidth, x.detach(), memory, slots, y)
+        points = x.detach()
+        if normalize_embeddings and squared.dim() == 2 and not isinstance(bandwidth, (int, float)):
+            points = unit_rows(points)
+        sigma = _bandwidth(bandwidth, points, memory, slots, y)
         squared_sigma = sigma.square()
-    weight = kernel(*in_range(squared, squared_sigma))
-    data = Data(edge_index=edge_index, edge_weight=weight, y=y, num_nodes=num_nodes)
-    _annotate(data, ids, memory, slots, size)
-    data.bandwidth = sigma
-    return Connection(data, slots, neighbors)
+    # A kernel sees one entry an edge, whatever holds them here.
+    weight = weigh(kernel, squared.flatten(), squared_sigma.flatten())
+    edge_weight, full = (weight if squared.dim() == 1 else None), None
+    if edge_weight is None:
+        full = weight.view(size, size).masked_fill(diagonal_mask(size, x.device), 0.0)
+    return Connection(edge_index, edge_weight, full, y, size, slots, neighbors, sigma)
+
+
+def _nearest_lists(squared: Tensor, k: int) -> Tensor:
+    """The k smallest of every row of a distance matrix (B, B), the diagonal left out."""
+    size = squared.size(0)
+    others = squared.detach().masked_fill(diagonal_mask(size, squared.device), torch.inf)
+    return others.topk(min(k, size - 1), dim=1, largest=False).values
 
 
 def _remembered(memory: MemoryBank | None, ids: Tensor | None, device: torch.device) -> Tensor:
@@ -280,12 +305,20 @@ def _bandwidth(
     return estimate_bandwidth(bandwidth, sample, torch.cat([y[:size], y[size:][keep]]))
 
 
-def _annotate(
-    data: Data, ids: Tensor | None, memory: MemoryBank | None, slots: Tensor, size: int
-) -> None:
-    """Provenance of nodes and edges."""
+def document_data(connection: Connection, ids: Tensor | None, memory: MemoryBank | None) -> Data:
+    """The `Data` of a connection, with the provenance of nodes and edges."""
+    size, slots = connection.size, connection.slots
     device = slots.device
     num_nodes = size + slots.numel()
+    edge_weight = connection.edge_weight
+    if edge_weight is None and connection.full is not None:
+        edge_weight = off_diagonal(connection.full)
+    data = Data(
+        edge_index=connection.edge_index,
+        edge_weight=edge_weight,
+        y=connection.y,
+        num_nodes=num_nodes,
+    )
     if ids is None:
         # Without a bank the position is the identity; with one it would collide with stored ids.
         ids = torch.arange(size, device=device)
@@ -295,7 +328,13 @@ def _annotate(
     data.seed_mask = data.y >= 0
     age = torch.zeros(size, dtype=torch.long, device=device)
     data.age = age if memory is None else torch.cat([age, memory.age[slots]])
-    if num_nodes == size:
-        data.edge_kind = torch.zeros_like(data.edge_index[0])
-    else:
-        data.edge_kind = (data.edge_index >= size).sum(dim=0)
+    data.edge_kind = edge_kind(connection)
+    data.bandwidth = connection.bandwidth
+    return data
+
+
+def edge_kind(connection: Connection) -> Tensor:
+    """(E,) long: 0 batch-batch, 1 batch-memory, 2 memory-memory."""
+    if connection.slots.numel() == 0:
+        return torch.zeros_like(connection.edge_index[0])
+    return (connection.edge_index >= connection.size).sum(dim=0)

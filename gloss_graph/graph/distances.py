@@ -8,38 +8,105 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from gloss_graph.graph.kernels import Kernel
+
 # Entries of the (links, D) difference held at a time.
 _CHUNK_ENTRIES = 8_000_000
 
 
 # exp(-x) leaves the normal range of float32 from about here.
 _FLOAT32_EXPONENT = 80.0
+_NO_TIE = 1e-60
+
+
+class _UnitRows(torch.autograd.Function):
+    """Two passes over x each way; autograd's division takes seven backward."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        norm = torch.linalg.vector_norm(x, dim=1, keepdim=True)
+        inverse = torch.where(norm > torch.finfo(x.dtype).tiny, norm, 1.0).reciprocal_()
+        unit = x * inverse
+        ctx.save_for_backward(unit, inverse)
+        return unit
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        unit, inverse = ctx.saved_tensors
+        along = (grad * unit).sum(dim=1, keepdim=True)
+        return (grad - unit * along).mul_(inverse)
 
 
 def unit_rows(x: Tensor) -> Tensor:
-    """L2-normalised rows of x (B, D); a zero row stays zero, with an ordinary gradient."""
-    norm = torch.linalg.vector_norm(x, dim=1, keepdim=True)
-    return x / torch.where(norm > torch.finfo(x.dtype).tiny, norm, 1.0)
+    """L2-normalised rows of x (B, D), differentiable once.
+
+    A zero row stays zero, with an ordinary gradient.
+    """
+    return _UnitRows.apply(x)
 
 
-def in_range(squared: Tensor, squared_bandwidth: Tensor) -> tuple[Tensor, Tensor]:
-    """Both in float64 where a Gaussian that narrow would underflow in float32."""
-    if squared.dtype == torch.float64 or squared.numel() == 0:
-        return squared, squared_bandwidth
-    exponent = (squared.detach() / (2.0 * squared_bandwidth)).amax()
-    if float(exponent) < _FLOAT32_EXPONENT:
-        return squared, squared_bandwidth
-    return squared.double(), squared_bandwidth.double()
+def weigh(kernel: Kernel, squared: Tensor, squared_bandwidth: Tensor) -> Tensor:
+    """Edge weights, in float64 where a Gaussian that narrow would underflow in float32.
+
+    There weights below 1e-60 become 0, no tie at all: the products of two such weights, which a
+    solve and its gradient take, leave the range of float64 too.
+    """
+    if squared.numel() == 0:
+        return kernel(squared, squared_bandwidth)
+    if squared_bandwidth.numel() == 1:
+        wide = squared.detach().amax() < 2.0 * _FLOAT32_EXPONENT * squared_bandwidth
+    else:
+        wide = (squared.detach() / squared_bandwidth).amax() < 2.0 * _FLOAT32_EXPONENT
+    if bool(wide):
+        return kernel(squared, squared_bandwidth)
+    weight = kernel(squared.double(), squared_bandwidth.double())
+    return torch.where(weight > _NO_TIE, weight, 0.0)
 
 
-def batch_squared_distances(x: Tensor) -> Tensor:
+class _BatchDistances(torch.autograd.Function):
+    """One matrix product each way; the chain of small operations would cost more than they do."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, normalize: bool) -> Tensor:
+        gram = x @ x.T
+        inverse = None
+        if normalize:
+            norm = gram.diagonal().sqrt()
+            inverse = torch.where(norm > torch.finfo(x.dtype).tiny, norm, 1.0).reciprocal_()
+            gram.mul_(torch.outer(inverse, inverse))
+        norms = gram.diagonal().clone()
+        # In this order (i, j) and (j, i) are equal bit for bit.
+        squared = (norms.unsqueeze(1) + norms).sub_(gram, alpha=2.0).clamp_(min=0.0)
+        # Callers leave the diagonal out; an ordinary value keeps kernels that are singular at 0
+        # finite there.
+        squared.fill_diagonal_(1.0)
+        ctx.save_for_backward(x, *(() if inverse is None else (inverse, gram)))
+        return squared
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        x, *unit = ctx.saved_tensors
+        pull = -2.0 * (grad + grad.T)
+        if unit:
+            # Through x / |x|: the share along a row itself is taken out, then rows are scaled.
+            inverse, gram = unit
+            pull.diagonal().sub_((pull * gram).sum(dim=1))
+            pull = pull.mul_(inverse.unsqueeze(1)).mul_(inverse)
+        else:
+            pull.diagonal().sub_(pull.sum(dim=1))
+        return pull @ x, None
+
+
+def batch_squared_distances(x: Tensor, normalize: bool = False) -> Tensor:
     """Squared distances (B, B) between all rows of `x` (B, D), through one matrix product.
 
-    The diagonal is not exactly zero; callers leave it out.
+    With `normalize` between the L2-normalised rows, as `unit_rows` makes them. Differentiable
+    once in `x`, at coinciding rows too (gradient 0). The diagonal holds ones; callers must leave
+    it out, and its gradient must be 0.
     """
-    gram = x @ x.T
-    norms = gram.diagonal()
-    return (norms.unsqueeze(1) + norms.unsqueeze(0) - 2.0 * gram).clamp(min=0.0)
+    return _BatchDistances.apply(x, normalize)
 
 
 class _LinkDistances(torch.autograd.Function):

@@ -23,7 +23,7 @@ def gaussian_kernel(squared: Tensor, squared_bandwidth: Tensor) -> Tensor:
     Returns:
         (E,) weights, differentiable in `squared`.
     """
-    return torch.exp(squared / (-2.0 * squared_bandwidth))
+    return torch.exp(squared * (-0.5 / squared_bandwidth))
 
 
 def cosine_kernel(squared: Tensor, squared_bandwidth: Tensor) -> Tensor:

@@ -97,6 +97,12 @@ def all_pairs(num_nodes: int, device: torch.device) -> Tensor:
     return torch.stack([row[keep], column[keep]])
 
 
+@lru_cache(maxsize=32)
+def diagonal_mask(size: int, device: torch.device) -> Tensor:
+    """Diagonal of a square matrix (size, size), bool. Cached: callers must not write to it."""
+    return torch.eye(size, dtype=torch.bool, device=device)
+
+
 def off_diagonal(matrix: Tensor) -> Tensor:
     """Entries of a square matrix (N, N) at `all_pairs`, (N(N-1),), without an index."""
     size = matrix.size(0)

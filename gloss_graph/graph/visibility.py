@@ -14,18 +14,21 @@ def visible_split(
     *,
     generator: torch.Generator,
     ids: Tensor | None = None,
+    supplied: Tensor | None = None,
 ) -> Tensor:
     r"""Choose the labeled rows that keep their label in this step.
 
     Stratified: of a class with n documents, `fraction * n` keep their label (rounded at random,
-    so the mean is exact) and at least one does when `0 < fraction`. Rows with the same id are one
-    document and share their fate, otherwise a visible copy would give the hidden one away.
+    so the mean is exact) and at least one does when `0 < fraction`, unless the class is supplied
+    from elsewhere. Rows with the same id are one document and share their fate, otherwise a
+    visible copy would give the hidden one away.
 
     Args:
         labels: (B,) long, -1 = unlabeled.
         fraction: Share \(\gamma\) in [0, 1]. 0 hides all, 1 none.
         generator: The only source of randomness (a CPU generator).
         ids: (B,) long document ids, optional.
+        supplied: (n,) long, labels that other nodes of the graph show (repeats allowed).
 
     Returns:
         (B,) bool, `True` = label visible; unlabeled rows are `False`.
@@ -52,11 +55,13 @@ def visible_split(
                 f"'labels' must agree for rows with the same id (id {int(ids[row])} has labels "
                 f"{int(labels[row])} and {int(documents[document_of[row]])})."
             )
-    visible = _stratified(documents.cpu(), fraction, generator).to(labels.device)
+    visible = _stratified(documents.cpu(), fraction, generator, supplied).to(labels.device)
     return visible if document_of is None else visible[document_of]
 
 
-def _stratified(labels: Tensor, fraction: float, generator: torch.Generator) -> Tensor:
+def _stratified(
+    labels: Tensor, fraction: float, generator: torch.Generator, supplied: Tensor | None
+) -> Tensor:
     order = torch.randperm(labels.numel(), generator=generator)
     # Stable sort of shuffled rows by class: position within the class is a random rank.
     by_class = order[labels[order].argsort(stable=True)]
@@ -67,7 +72,10 @@ def _stratified(labels: Tensor, fraction: float, generator: torch.Generator) -> 
     rounding = torch.rand(values.numel(), generator=generator, dtype=torch.float64)
     keep = (fraction * counts + rounding).floor().long()
     if fraction > 0:
-        keep = keep.clamp(min=1)
+        needed = torch.ones_like(values, dtype=torch.bool)
+        if supplied is not None:
+            needed = ~torch.isin(values, supplied.unique().cpu())
+        keep = torch.maximum(keep, needed.long())
     keep = torch.where(values < 0, 0, keep)
     visible = torch.empty(labels.numel(), dtype=torch.bool)
     visible[by_class] = rank < keep[inverse]

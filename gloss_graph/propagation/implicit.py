@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from gloss_graph._precision import full_precision
 from gloss_graph.propagation.solve import System
 
 Solve = Callable[[System, Tensor], Tensor]
@@ -40,7 +41,7 @@ class _ImplicitSolve(torch.autograd.Function):
         (solution,) = ctx.saved_tensors
         needs = ctx.needs_input_grad
         # A backward pass inside autocast must not compute in half precision.
-        with torch.autocast(grad.device.type, enabled=False):
+        with full_precision(grad.device.type):
             adjoint = ctx.solve(ctx.system, grad.contiguous())
             grad_weight = ctx.system.operator.outer(adjoint, solution) if needs[0] else None
             grad_diagonal = -(adjoint * solution).sum(dim=1) if needs[1] else None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from gloss_graph._checks import INTEGER_DTYPES, check_tensor
@@ -37,8 +36,9 @@ def one_hot_labels(y: Tensor, num_classes: int | None) -> Tensor:
         num_classes = largest + 1
     if largest >= num_classes:
         raise ValueError(f"'y' must be below num_classes={num_classes} (got {largest}).")
-    one_hot = F.one_hot(y.long().clamp(min=0), num_classes).float()
-    return one_hot * (y >= 0).unsqueeze(1)
+    one_hot = torch.zeros(y.numel(), num_classes, device=y.device)
+    known = (y >= 0).float().unsqueeze(1)
+    return one_hot.scatter_(1, y.long().clamp(min=0).unsqueeze(1), known)
 
 
 def check_prior(name: str, prior: Tensor | None) -> Tensor | None:
@@ -93,6 +93,21 @@ def check_graph(
         weight = torch.where(rows.row == rows.target, 0.0, weight)
         _check_undirected(rows, weight.detach())
     return rows, weight / top if float(top) > 0 else weight
+
+
+def check_full(weight: Tensor) -> Tensor:
+    """Weights (N, N) of an undirected graph with a zero diagonal, scaled as by `check_graph`.
+
+    Raises:
+        ValueError: Weights negative or not finite.
+    """
+    if weight.numel() == 0:
+        return weight
+    low, top = torch.stack(torch.aminmax(weight.detach())).tolist()
+    if not 0.0 <= low <= top < float("inf"):
+        raise ValueError("'edge_weight' must be finite and >= 0 (got NaN, inf or negative).")
+    # One pass less over the matrix where its unit does no harm.
+    return weight if 1e-3 < top < 1e3 or top == 0.0 else weight / top
 
 
 def _check_undirected(rows: Rows, weight: Tensor) -> None:

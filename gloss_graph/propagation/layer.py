@@ -16,10 +16,17 @@ from gloss_graph._checks import (
     check_range,
     check_tensor,
 )
+from gloss_graph._precision import full_precision
 from gloss_graph.propagation.implicit import implicit_solve
-from gloss_graph.propagation.inputs import check_graph, check_prior, one_hot_labels
+from gloss_graph.propagation.inputs import check_full, check_graph, check_prior, one_hot_labels
 from gloss_graph.propagation.normalize import NORMALIZATIONS, Scaling
-from gloss_graph.propagation.operators import Operator, SparseOperator, operator_of, reachable
+from gloss_graph.propagation.operators import (
+    FullOperator,
+    Operator,
+    SparseOperator,
+    operator_of,
+    reachable,
+)
 from gloss_graph.propagation.rules import RULES, Problem, class_mass_normalize
 from gloss_graph.propagation.solve import (
     DENSE_LIMIT,
@@ -32,6 +39,8 @@ from gloss_graph.propagation.solve import (
     fixed_point,
 )
 
+# Share of a seed's mass below which a spreading row counts as not reached.
+_LEAST_MASS = 1e-12
 GRADIENTS = ("implicit", "unrolled")
 
 
@@ -205,25 +214,16 @@ class LabelPropagation(MessagePassing):
                 0. Default all.
             trusted: Skip the O(E) check that the graph is undirected.
         """
-        labels = one_hot_labels(y, self.num_classes)
+        labels, seeds = self._labels(y, seed_mask)
         check_tensor("edge_index", edge_index)
         if edge_weight is not None:
             check_tensor("edge_weight", edge_weight)
-        if seed_mask is None:
-            if y.is_floating_point():
-                raise ValueError("'seed_mask' is needed when 'y' holds distributions (N, C).")
-            seed_mask = y >= 0
-        check_mask("seed_mask", seed_mask, y.size(0))
-        if not y.is_floating_point() and bool((seed_mask & (y < 0)).any()):
-            raise ValueError("'seed_mask' marks rows whose label is -1 (unlabeled).")
-        device_type = edge_index.device.type
-        with torch.autocast(device_type, enabled=False):
+        with full_precision(edge_index.device.type):
             dtype = torch.float32 if edge_weight is None else edge_weight.dtype
             dtype = torch.promote_types(torch.promote_types(dtype, labels.dtype), torch.float32)
             if edge_weight is None:
                 edge_weight = torch.ones(edge_index.size(1), device=edge_index.device)
             rows, weight = check_graph(edge_index, edge_weight.to(dtype), y.size(0), trusted)
-            labels = torch.where(seed_mask.unsqueeze(1), labels.to(dtype), 0.0)
             if rows.order is not None and trainable_edges is not None:
                 position = rows.order.argsort()
                 trainable_edges = position[trainable_edges]
@@ -234,7 +234,44 @@ class LabelPropagation(MessagePassing):
                 operator = operator_of(rows, weight, trainable_edges)
             else:
                 operator = SparseOperator(rows, weight, trainable_edges)
-            return self._run(operator, labels, seed_mask)
+            return self._run(operator, labels.to(dtype), seeds)
+
+    def propagate_full(
+        self, y: Tensor, weight: Tensor, seed_mask: Tensor | None = None
+    ) -> Propagation:
+        """As `propagate_labels` for the weight matrix of a graph that connects (nearly) all pairs.
+
+        Args:
+            y: See `forward`.
+            weight: (N, N) floating >= 0, symmetric with a zero diagonal (not checked).
+            seed_mask: See `forward`.
+
+        Raises:
+            ValueError: Shapes that disagree, negative or non-finite weights, bad labels.
+        """
+        labels, seeds = self._labels(y, seed_mask)
+        check_tensor("weight", weight)
+        if weight.shape != (y.size(0), y.size(0)):
+            raise ValueError(
+                f"'weight' must have shape ({y.size(0)}, {y.size(0)}) (got {tuple(weight.shape)})."
+            )
+        with full_precision(weight.device.type):
+            dtype = torch.promote_types(weight.dtype, labels.dtype)
+            dtype = torch.promote_types(dtype, torch.float32)
+            operator = FullOperator(check_full(weight.to(dtype)))
+            return self._run(operator, labels.to(dtype), seeds)
+
+    def _labels(self, y: Tensor, seed_mask: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Label rows (N, C), zero but for the seeds, and the seeds (N,)."""
+        labels = one_hot_labels(y, self.num_classes)
+        if seed_mask is None:
+            if y.is_floating_point():
+                raise ValueError("'seed_mask' is needed when 'y' holds distributions (N, C).")
+            return labels, y >= 0
+        check_mask("seed_mask", seed_mask, y.size(0))
+        if not y.is_floating_point() and bool((seed_mask & (y < 0)).any()):
+            raise ValueError("'seed_mask' marks rows whose label is -1 (unlabeled).")
+        return torch.where(seed_mask.unsqueeze(1), labels, 0.0), seed_mask
 
     def _run(self, operator: Operator, labels: Tensor, seeds: Tensor) -> Propagation:
         reached = reachable(operator, seeds, ~seeds)
@@ -246,6 +283,10 @@ class LabelPropagation(MessagePassing):
         problem = self._problem(operator, labels, seeds, reached, scaling)
         solved, report = self._solve(problem)
         values = problem.assemble(solved)
+        if self.rule == "spreading":
+            # Damped to less than the solve resolves: ratios of such masses are rounding.
+            least = _LEAST_MASS if report.solver == "dense" else max(_LEAST_MASS, self.tol)
+            reached = reached & (values.detach().sum(dim=1) > least)
         if not bool(torch.isfinite(values.detach().sum())):
             raise ValueError(
                 "Propagation gave NaN or inf in the solve. Check 'edge_weight' for values beyond "
@@ -254,7 +295,7 @@ class LabelPropagation(MessagePassing):
         if self.class_mass is not None:
             values = class_mass_normalize(values, labels, seeds, self.class_mass)
         self._warn(report)
-        unreachable = int((~reached).sum())
+        unreachable = reached.numel() - int(reached.count_nonzero())
         return Propagation(values, reached, report._replace(unreachable=unreachable))
 
     def _problem(

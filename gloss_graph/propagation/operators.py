@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from gloss_graph._precision import full_precision
+
 # Torch announces once a process that CSR is in beta; the products used here are tested against
 # dense ones.
 with warnings.catch_warnings():
@@ -159,6 +161,11 @@ class FullOperator(NamedTuple):
         """Left rightᵀ (N, N): the gradient shape of `weight`."""
         return left @ right.T
 
+    def is_complete(self) -> bool:
+        """Whether every pair of distinct nodes has a positive weight (W >= 0, zero diagonal)."""
+        n = self.num_nodes
+        return n > 1 and int(self.weight.count_nonzero()) == n * (n - 1)
+
     def restrict(self, keep: Tensor) -> FullOperator:
         """Rows and columns `keep` (N,) bool."""
         where = keep.nonzero().squeeze(1)
@@ -203,7 +210,7 @@ class _SparseProduct(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
         weight, x = ctx.saved_tensors
         operator = ctx.operator.with_weight(weight)
-        with torch.autocast(grad.device.type, enabled=False):
+        with full_precision(grad.device.type):
             grad_weight = operator.outer(grad, x) if ctx.needs_input_grad[0] else None
             grad_x = operator.multiply(grad.contiguous()) if ctx.needs_input_grad[1] else None
         return grad_weight, grad_x, None
@@ -216,6 +223,8 @@ def reachable(operator: Operator, seeds: Tensor, wanted: Tensor) -> Tensor:
     `wanted` (N,) bool nodes are.
     """
     operator = operator.with_weight(operator.weight.detach())
+    if isinstance(operator, FullOperator) and operator.is_complete():
+        return seeds.any().expand_as(seeds)
     reach = seeds
     while True:
         spread = operator.multiply(reach.to(operator.weight.dtype).unsqueeze(1)).squeeze(1) > 0

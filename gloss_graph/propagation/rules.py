@@ -44,18 +44,21 @@ def harmonic(
     """Clamped seeds; the unknowns are the unseeded nodes that a seed reaches."""
     free = reached & ~seeds
     where = free.nonzero().squeeze(1)
-    factor = scaling.factor[where].unsqueeze(1)
+    node_factor = scaling.factor.index_select(0, where)
+    node_diagonal = scaling.diagonal.index_select(0, where)
+    factor = node_factor.unsqueeze(1)
     known = scaling.factor.unsqueeze(1) * labels
     right = operator.times(known).index_select(0, where)
     if eta > 0:
-        right = right + eta * scaling.diagonal[where].unsqueeze(1) * factor * prior
-    diagonal = (1.0 + eta) * scaling.diagonal[where]
-    system = System(operator.restrict(free), diagonal, scaling.factor[where], None)
+        right = right + eta * node_diagonal.unsqueeze(1) * factor * prior
+    system = System(operator.restrict(free), (1.0 + eta) * node_diagonal, node_factor, None)
     unreached = (~reached).nonzero().squeeze(1)
     leak = prior if eta > 0 else torch.zeros_like(prior)
 
     def assemble(solved: Tensor) -> Tensor:
         values = labels.index_copy(0, where, solved / factor)
+        if unreached.numel() == 0:
+            return values
         return values.index_copy(0, unreached, leak.expand(unreached.numel(), -1))
 
     return Problem(system, right, assemble)

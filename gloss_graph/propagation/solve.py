@@ -136,13 +136,15 @@ def fixed_point(
         steps += 1
 
 
-def dense_matrix(system: System) -> Tensor:
-    """diag(a) - W as a dense float64 (n, n) matrix, differentiable.
+def dense_system(system: System) -> tuple[Tensor, Tensor]:
+    """R (diag(a) - W) R as a dense float64 (n, n) matrix and R = diag(a)^(-1/2) (n, 1).
 
-    The null space of a singular matrix is filled, which leaves the solution of a consistent
-    system as it is, up to null vectors.
+    Both differentiable. Scaled to a unit diagonal, since pivoting cannot cope with weakly tied
+    nodes, whose rows are smaller by powers of ten. The null space of a singular matrix is filled,
+    which leaves the solution of a consistent system as it is, up to null vectors.
     """
-    matrix = torch.diag(system.diagonal.double()) - system.operator.to_full().double()
+    matrix = system.operator.to_full().double().neg()
+    matrix.diagonal().add_(system.diagonal.double())
     if system.null is not None:
         values, part = system.null[0].double(), system.null[1]
         same = part.unsqueeze(0) == part.unsqueeze(1)
@@ -150,13 +152,14 @@ def dense_matrix(system: System) -> Tensor:
         diagonal = system.diagonal.detach().double()
         total = diagonal.new_zeros(int(part.max()) + 1).index_add(0, part, diagonal)
         matrix = matrix + total[part].unsqueeze(1) * torch.outer(values, values) * same
-    return matrix
+    scale = system.diagonal.double().rsqrt().unsqueeze(1)
+    return matrix * (scale * scale.T), scale
 
 
 def dense_solution(system: System, right: Tensor) -> Tensor:
     """Closed form by factorisation, in float64 on n x n: O(n³) time, O(n²) memory."""
-    matrix = dense_matrix(system)
-    return torch.linalg.solve(matrix, right.double()).to(right.dtype)
+    matrix, scale = dense_system(system)
+    return (scale * torch.linalg.solve(matrix, scale * right.double())).to(right.dtype)
 
 
 class DenseFactor:
@@ -164,9 +167,12 @@ class DenseFactor:
 
     def __init__(self) -> None:
         self._factor: tuple[Tensor, Tensor] | None = None
+        self._scale: Tensor | None = None
 
     def __call__(self, system: System, right: Tensor) -> Tensor:
         """Solution (n, C) for a right side (n, C)."""
-        if self._factor is None:
-            self._factor = torch.linalg.lu_factor(dense_matrix(system))
-        return torch.linalg.lu_solve(*self._factor, right.double()).to(right.dtype)
+        if self._factor is None or self._scale is None:
+            matrix, self._scale = dense_system(system)
+            self._factor = torch.linalg.lu_factor(matrix)
+        scaled = torch.linalg.lu_solve(*self._factor, self._scale * right.double())
+        return (self._scale * scaled).to(right.dtype)
