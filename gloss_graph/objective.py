@@ -5,14 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from gloss_graph._checks import (
-    check_choice,
-    check_mask,
-    check_matrix,
-    check_positive_int,
-    check_range,
-    check_tensor,
-)
+from gloss_graph._checks import check_choice, check_positive_int, check_range
 from gloss_graph._paper import PaperForms
 from gloss_graph._precision import full_precision
 from gloss_graph._timing import StageClock
@@ -20,17 +13,27 @@ from gloss_graph.graph.bandwidth import BandwidthRule, check_bandwidth
 from gloss_graph.graph.build import (
     BATCH_EDGES,
     Connection,
-    check_batch,
-    check_memory,
     connect,
     document_data,
 )
+from gloss_graph.graph.checks import (
+    check_batch,
+    check_label_range,
+    check_logits,
+    check_memory,
+    check_views,
+    check_visible,
+)
 from gloss_graph.graph.kernels import Kernel, resolve_kernel
 from gloss_graph.graph.symmetrize import SYMMETRIZE
+from gloss_graph.graph.views import joint_view
 from gloss_graph.graph.visibility import visible_split
+from gloss_graph.inference import BankInference, HeadSettings, PropagationPredictor
 from gloss_graph.losses import (
     FORMS,
+    GraphTargets,
     ObjectiveOutput,
+    consistency_loss,
     hidden_label_loss,
     labeled_cross_entropy,
 )
@@ -39,13 +42,14 @@ from gloss_graph.memory.gather import enqueue_gathered
 from gloss_graph.propagation import LabelPropagation
 
 
-class GraphGuidedObjective(PaperForms, nn.Module):
+class GraphGuidedObjective(PaperForms, PropagationPredictor, nn.Module):
     r"""Graph-guided loss over the current batch and a memory bank.
 
     G-Loss (arXiv 2604.25853) with a view beyond the batch: connect the batch to remembered
     documents, hide some labels, propagate the others over the graph, compare, backpropagate into
     the embeddings. With `logits` the loss is \(\lambda L_G + (1 - \lambda) L_{CE}\) (integrated
-    mode), without them \(L_G\) (standalone mode).
+    mode), without them \(L_G\) (standalone mode). Unlabeled rows add `consistency_weight` times
+    \(L_C\): their logits are drawn to what the corpus graph says of them.
 
     A step masks the batch's own stored copies, searches, connects, hides, propagates, compares
     and then enqueues, in this order. A call that raises leaves the bank as it was; in `eval()`
@@ -73,7 +77,15 @@ class GraphGuidedObjective(PaperForms, nn.Module):
         normalization: See `LabelPropagation`, as for `eta`, `alpha`, `solver`, `tol`,
             `max_iter` and `gradient`.
         normalize_embeddings: L2-normalise rows; must agree with the bank.
-        class_weight: (C,) weights of the classes in both terms.
+        consistency_weight: Weight of \(L_C\), the cross-entropy of unlabeled rows (label -1)
+            with what the graph propagates to them; needs `logits`.
+        consistency_start: Training steps before the first target is used.
+        consistency_ramp: Steps in which the weight of \(L_C\) then rises.
+        refresh_every: With `ids`, targets come from one solve over the whole bank every so many
+            steps; 0, or without bank or ids: from each step's own graph, all labels shown.
+        anchor: Weight of the frozen similarity where `frozen` features are passed.
+        align: Power in [0, 1] of the class-mass alignment of targets and predictions.
+        class_weight: (C,) weights of the classes in all terms but \(L_C\).
         generator: CPU generator of the visibility split; by default an own one.
         seed: Seed of the own generator.
 
@@ -124,6 +136,12 @@ class GraphGuidedObjective(PaperForms, nn.Module):
         max_iter: int = 1000,
         gradient: str = "implicit",
         normalize_embeddings: bool = True,
+        consistency_weight: float = 1.0,
+        consistency_start: int = 40,
+        consistency_ramp: int = 40,
+        refresh_every: int = 40,
+        anchor: float = 0.5,
+        align: float = 0.5,
         class_weight: Tensor | None = None,
         generator: torch.Generator | None = None,
         seed: int = 0,
@@ -137,6 +155,15 @@ class GraphGuidedObjective(PaperForms, nn.Module):
         check_range("visible_fraction", visible_fraction, 0.0, 1.0)
         check_range("memory_visible_fraction", memory_visible_fraction, 0.0, 1.0)
         check_range("graph_weight", graph_weight, 0.0, 1.0)
+        check_range("consistency_weight", consistency_weight, 0.0, float("inf"), open_high=True)
+        check_range("anchor", anchor, 0.0, 1.0)
+        check_range("align", align, 0.0, 1.0)
+        for name, steps in (
+            ("consistency_start", consistency_start),
+            ("consistency_ramp", consistency_ramp),
+            ("refresh_every", refresh_every),
+        ):
+            check_positive_int(name, steps, minimum=0)
         if hops is not None:
             check_positive_int("hops", hops)
         check_memory(memory, normalize_embeddings)
@@ -161,6 +188,28 @@ class GraphGuidedObjective(PaperForms, nn.Module):
             max_iter=max_iter,
             gradient=gradient,
         )
+        self.consistency_weight, self.anchor = float(consistency_weight), float(anchor)
+        settings = HeadSettings(
+            num_classes=num_classes,
+            k=k,
+            kernel=self.kernel,
+            bandwidth=bandwidth,
+            symmetrize=symmetrize,
+            normalize=normalize_embeddings,
+            rule=rule,
+            normalization=normalization,
+            eta=self.propagation.eta,
+            alpha=alpha,
+            align=align,
+        )
+        self.targets = GraphTargets(
+            0 if memory is None else memory.capacity,
+            settings,
+            start=consistency_start,
+            ramp=consistency_ramp,
+            refresh_every=refresh_every,
+        )
+        self._inference = None if memory is None else BankInference(memory, settings, anchor)
         self.register_buffer("class_weight", _check_class_weight(class_weight, num_classes))
         if generator is None:
             generator = torch.Generator().manual_seed(seed)
@@ -198,17 +247,24 @@ class GraphGuidedObjective(PaperForms, nn.Module):
         ids: Tensor | None = None,
         logits: Tensor | None = None,
         visible: Tensor | None = None,
+        reference: Tensor | None = None,
+        frozen: Tensor | None = None,
         return_output: bool = False,
     ) -> Tensor | ObjectiveOutput:
         """Loss of one batch; enqueues the batch afterwards when training.
 
         Args:
             embeddings: (B, D) floating, from any encoder.
-            labels: (B,) integer in 0..C-1, -1 = unlabeled (the row conducts, and is not scored).
+            labels: (B,) integer in 0..C-1, -1 = unlabeled (the row conducts, and is drawn to its
+                target).
             ids: (B,) integer >= 0, stable document identities. Rows with the same id count as
                 one document. Without ids the bank cannot mask a document's own stored copy.
             logits: (B, C) of a classifier head; adds its cross-entropy.
             visible: (B,) bool, pins the rows whose label stays visible instead of a random split.
+            reference: (B, D) embeddings of the same rows without dropout, constants: what the bank
+                stores and the targets are made from; `embeddings` by default.
+            frozen: (B, D') features of the untrained encoder, constants. Rows are then compared
+                by (1 - anchor) learned + anchor frozen cosine, and `memory.dim` is D + D'.
             return_output: Return an `ObjectiveOutput` instead of the loss.
 
         Returns:
@@ -219,10 +275,19 @@ class GraphGuidedObjective(PaperForms, nn.Module):
             ValueError: Shapes, dtypes or devices that disagree; non-finite embeddings; labels
                 outside -1..C-1; `visible` on an unlabeled row. The bank is untouched.
         """
-        labels, ids = self._check(embeddings, labels, ids, logits)
-        visible = self._check_visible(labels, visible)
-        with full_precision(embeddings.device.type):
-            x = embeddings.to(torch.promote_types(embeddings.dtype, torch.float32))
+        normalize = self.normalize_embeddings
+        check_views(embeddings, reference, frozen, self.memory, normalize)
+        view = joint_view(embeddings, frozen, self.anchor)
+        labels, ids = check_batch(view, labels, ids, self.memory, normalize)
+        check_label_range(labels, self.num_classes)
+        visible = check_visible(visible, labels)
+        if logits is not None:
+            check_logits(logits, labels.numel(), self.num_classes)
+        with full_precision(view.device.type):
+            x = view.to(torch.promote_types(view.dtype, torch.float32))
+            stored = x.detach()
+            if reference is not None:
+                stored = joint_view(reference.detach(), frozen, self.anchor).to(x.dtype)
             connection = self._connect(x, labels, ids)
             visible, seeds = self._split(connection, labels, ids, visible)
             hidden = (labels >= 0) & ~visible
@@ -231,64 +296,46 @@ class GraphGuidedObjective(PaperForms, nn.Module):
                     self.propagation, connection, seeds, hidden, self.form, self.class_weight
                 )
             zero = torch.zeros_like(graph_loss)
-            cross_entropy, loss = zero, graph_loss
+            cross_entropy, consistency, loss = zero, zero, graph_loss
             if logits is not None:
                 cross_entropy = labeled_cross_entropy(logits, labels, self.class_weight)
+                if self.consistency_weight > 0:
+                    with self.seconds.timed("targets"):
+                        consistency = consistency_loss(
+                            self.targets,
+                            self.memory,
+                            labels,
+                            ids,
+                            logits,
+                            lambda: self._connect(stored, labels, ids),
+                            self.training,
+                        )
                 share = self.graph_weight
                 loss = share * graph_loss + (1.0 - share) * cross_entropy
+                loss = loss + self.consistency_weight * consistency
         # The graph of this step, so taken before its rows are stored.
         data = None
         if return_output:
             data = document_data(connection, ids, self.memory)
             data.seed_mask = seeds
-        if self.memory is not None and self.training:
-            with self.seconds.timed("enqueue"):
-                enqueue_gathered(self.memory, x.detach(), labels, ids, connection.neighbors)
+        if self.training:
+            self.targets.steps += 1
+            if self.memory is not None:
+                neighbors = connection.neighbors if reference is None else None
+                with self.seconds.timed("enqueue"):
+                    enqueue_gathered(self.memory, stored, labels, ids, neighbors)
         if data is None:
             return loss
         return ObjectiveOutput(
             loss=loss,
             graph_loss=graph_loss,
             cross_entropy=cross_entropy,
-            consistency=zero,
+            consistency=consistency,
             propagated=propagated,
             hidden=hidden,
             graph=data,
             solver=report,
         )
-
-    def _check(
-        self, embeddings: Tensor, labels: Tensor, ids: Tensor | None, logits: Tensor | None
-    ) -> tuple[Tensor, Tensor | None]:
-        labels, ids = check_batch(embeddings, labels, ids, self.memory, self.normalize_embeddings)
-        size = embeddings.size(0)
-        if size == 0:
-            raise ValueError("'embeddings' must hold at least one row (got 0).")
-        low, high = torch.stack(torch.aminmax(labels)).tolist()
-        if low < -1 or high >= self.num_classes:
-            raise ValueError(
-                f"'labels' must lie in 0..{self.num_classes - 1}, or be -1 for unlabeled "
-                f"(got {low}..{high})."
-            )
-        if logits is not None:
-            check_tensor("logits", logits)
-            if logits.shape != (size, self.num_classes):
-                raise ValueError(
-                    f"'logits' must have shape ({size}, {self.num_classes}) "
-                    f"(got {tuple(logits.shape)})."
-                )
-            check_matrix("logits", logits)
-        return labels, ids
-
-    @staticmethod
-    def _check_visible(labels: Tensor, visible: Tensor | None) -> Tensor | None:
-        if visible is None:
-            return None
-        check_mask("visible", visible, labels.numel())
-        visible = visible.to(labels.device)
-        if bool((visible & (labels < 0)).any()):
-            raise ValueError("'visible' marks rows whose label is -1 (unlabeled).")
-        return visible
 
     def _connect(self, x: Tensor, labels: Tensor, ids: Tensor | None) -> Connection:
         neighbors = None

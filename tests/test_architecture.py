@@ -17,13 +17,14 @@ FILES = sorted(path for path in PACKAGE.rglob("*.py") if "__pycache__" not in pa
 LONGEST = 400
 
 # What each room may import beside itself and the private modules (`_checks`, ...) at the root.
-CORE = ("memory", "graph", "propagation", "losses")
+CORE = ("memory", "graph", "propagation", "inference", "losses")
 LATER = (*CORE, "objective", "text", "training", "models", "analysis", "ablation")
 ALLOWED: dict[str, tuple[str, ...]] = {
     "memory": (),
     "graph": ("memory",),
     "propagation": ("memory", "graph"),
-    "losses": ("memory", "graph", "propagation"),
+    "inference": ("memory", "graph", "propagation"),
+    "losses": ("memory", "graph", "propagation", "inference"),
     "objective": CORE,
     "text": (),
     "training": (*CORE, "objective", "text"),

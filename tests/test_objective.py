@@ -669,7 +669,8 @@ def test_state_is_made_of_tensors_only() -> None:
     objective = GraphGuidedObjective(CLASSES, memory=filled(), class_weight=torch.ones(CLASSES))
     state = objective.state_dict()
     assert all(isinstance(value, Tensor) for value in state.values())
-    assert {name.split(".")[0] for name in state} == {"memory", "class_weight", "_extra_state"}
+    rooms = {name.split(".")[0] for name in state}
+    assert rooms == {"memory", "targets", "class_weight", "_extra_state"}
     assert state["_extra_state"].dtype == torch.uint8
 
 

@@ -8,19 +8,14 @@ import torch
 from torch import Tensor
 from torch_geometric.data import Data
 
-from gloss_graph._checks import (
-    check_choice,
-    check_index_vector,
-    check_matrix,
-    check_positive_int,
-    check_tensor,
-)
+from gloss_graph._checks import check_choice, check_positive_int
 from gloss_graph.graph.bandwidth import (
     BandwidthRule,
     check_bandwidth,
     estimate_bandwidth,
     local_scales,
 )
+from gloss_graph.graph.checks import check_batch
 from gloss_graph.graph.distances import batch_squared_distances, unit_rows, weigh
 from gloss_graph.graph.kernels import Kernel, cosine_kernel, resolve_kernel
 from gloss_graph.graph.links import (
@@ -153,48 +148,6 @@ def build_document_graph(
         normalize_embeddings=normalize_embeddings,
     )
     return document_data(connection, ids, memory)
-
-
-def check_batch(
-    embeddings: Tensor,
-    labels: Tensor | None,
-    ids: Tensor | None,
-    memory: MemoryBank | None,
-    normalize_embeddings: bool,
-) -> tuple[Tensor, Tensor | None]:
-    """Validate a batch against itself and a bank; labels and ids come back as long tensors."""
-    check_tensor("embeddings", embeddings)
-    check_memory(memory, normalize_embeddings)
-    device = embeddings.device
-    if memory is not None and memory.rows.device != device:
-        raise ValueError(
-            f"'embeddings' is on {device} but 'memory' is on {memory.rows.device}. "
-            "Move one of them with .to(device)."
-        )
-    check_matrix("embeddings", embeddings, columns=None if memory is None else memory.dim)
-    size = embeddings.size(0)
-    if labels is None:
-        labels = torch.full((size,), -1, device=device)
-    check_index_vector("labels", labels, size)
-    if ids is not None:
-        check_index_vector("ids", ids, size)
-        if size and int(ids.min()) < 0:
-            raise ValueError(f"'ids' must be >= 0 (got {int(ids.min())}).")
-        ids = ids.to(device).long()
-    return labels.to(device).long(), ids
-
-
-def check_memory(memory: MemoryBank | None, normalize_embeddings: bool) -> None:
-    """Raise unless `memory` is None or a bank that normalises as asked."""
-    if memory is None:
-        return
-    if not isinstance(memory, MemoryBank):
-        raise TypeError(f"'memory' must be a MemoryBank (got {type(memory).__name__}).")
-    if memory.normalize != normalize_embeddings:
-        raise ValueError(
-            f"'normalize_embeddings' is {normalize_embeddings} but the bank was made with "
-            f"normalize={memory.normalize}. Make them agree."
-        )
 
 
 def connect(

@@ -1,5 +1,6 @@
 """Room 4, compare: the propagated labels with the truth."""
 
+from gloss_graph.losses.consistency import GraphTargets, consistency_loss, soft_cross_entropy
 from gloss_graph.losses.graph import (
     FORMS,
     graph_nll,
@@ -8,16 +9,20 @@ from gloss_graph.losses.graph import (
     released_cross_entropy,
     score_cross_entropy,
 )
-from gloss_graph.losses.hidden import hidden_label_loss
+from gloss_graph.losses.hidden import hidden_label_loss, propagate_connection
 from gloss_graph.losses.output import ObjectiveOutput
 
 __all__ = [
     "FORMS",
+    "GraphTargets",
     "ObjectiveOutput",
+    "consistency_loss",
     "graph_nll",
     "hidden_label_loss",
     "labeled_cross_entropy",
+    "propagate_connection",
     "published_nll",
     "released_cross_entropy",
     "score_cross_entropy",
+    "soft_cross_entropy",
 ]

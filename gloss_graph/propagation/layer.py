@@ -78,7 +78,8 @@ class LabelPropagation(MessagePassing):
             `"symmetric"` or `"column"` (the paper's Algorithm 1).
         eta: Leak >= 0 of `harmonic` (default 0.2) and `poisson` (default 0).
         alpha: Damping in (0, 1) of `spreading`.
-        prior: Class prior (C,) the leak goes to, uniform by default.
+        prior: Class prior (C,) the leak goes to, uniform by default; `"none"`: what leaks is lost,
+            so that the result is hit mass, whose rows sum to less than 1.
         class_mass: Prior (C,), or `"uniform"`: rescale the classes of the unseeded rows so that
             their total mass follows it and normalise the rows (Zhu et al., 2003, sec. 4). For
             predictions; the leak's own mass is left out. Not for `poisson`.
@@ -121,7 +122,7 @@ class LabelPropagation(MessagePassing):
         *,
         eta: float | None = None,
         alpha: float = 0.9,
-        prior: Tensor | None = None,
+        prior: Tensor | str | None = None,
         class_mass: Tensor | str | None = None,
         num_classes: int | None = None,
         solver: str = "auto",
@@ -153,7 +154,11 @@ class LabelPropagation(MessagePassing):
         self.solver, self.tol, self.max_iter = solver, float(tol), max_iter
         self.gradient, self.fused = gradient, fused
         self.prior: Tensor | None
-        self.register_buffer("prior", check_prior("prior", prior), persistent=False)
+        if isinstance(prior, str):
+            check_choice("prior", prior, ("none",))
+        self.keeps_leak = not isinstance(prior, str) and class_mass is None
+        checked = None if isinstance(prior, str) else check_prior("prior", prior)
+        self.register_buffer("prior", checked, persistent=False)
         self._warned = False
 
     def __repr__(self) -> str:
@@ -311,7 +316,7 @@ class LabelPropagation(MessagePassing):
         if prior.numel() != classes:
             raise ValueError(f"'prior' must have {classes} entries (got {prior.numel()}).")
         damping = self.alpha if self.rule == "spreading" else self.eta
-        leak = prior.to(labels) if self.class_mass is None else torch.zeros_like(prior).to(labels)
+        leak = prior.to(labels) * float(self.keeps_leak)
         return RULES[self.rule](operator, labels, seeds, reached, scaling, damping, leak)
 
     # ------------------------------------------------------------------ solve

@@ -143,17 +143,20 @@ def dense_system(system: System) -> tuple[Tensor, Tensor]:
     nodes, whose rows are smaller by powers of ten. The null space of a singular matrix is filled,
     which leaves the solution of a consistent system as it is, up to null vectors.
     """
+    diagonal = system.diagonal.double()
     matrix = system.operator.to_full().double().neg()
-    matrix.diagonal().add_(system.diagonal.double())
+    matrix.diagonal().add_(diagonal)
+    scale = diagonal.rsqrt().unsqueeze(1)
+    matrix = matrix * (scale * scale.T)
     if system.null is not None:
-        values, part = system.null[0].double(), system.null[1]
+        # In the scaled coordinates, so that every component counts alike.
+        part = system.null[1]
+        values = system.null[0].double() / scale.detach().squeeze(1)
+        squares = values.new_zeros(int(part.max()) + 1).index_add(0, part, values.square())
+        values = values / squares.sqrt()[part]
         same = part.unsqueeze(0) == part.unsqueeze(1)
-        # Every component in its own unit, or one of weak ties would stay singular.
-        diagonal = system.diagonal.detach().double()
-        total = diagonal.new_zeros(int(part.max()) + 1).index_add(0, part, diagonal)
-        matrix = matrix + total[part].unsqueeze(1) * torch.outer(values, values) * same
-    scale = system.diagonal.double().rsqrt().unsqueeze(1)
-    return matrix * (scale * scale.T), scale
+        matrix = matrix + torch.outer(values, values) * same
+    return matrix, scale
 
 
 def dense_solution(system: System, right: Tensor) -> Tensor:

@@ -1,0 +1,115 @@
+"""What a batch may look like, beside a bank."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from gloss_graph._checks import check_index_vector, check_mask, check_matrix, check_tensor
+from gloss_graph.memory import MemoryBank
+
+
+def check_batch(
+    embeddings: Tensor,
+    labels: Tensor | None,
+    ids: Tensor | None,
+    memory: MemoryBank | None,
+    normalize_embeddings: bool,
+) -> tuple[Tensor, Tensor | None]:
+    """Validate a batch against itself and a bank; labels and ids come back as long tensors."""
+    check_tensor("embeddings", embeddings)
+    check_memory(memory, normalize_embeddings)
+    device = embeddings.device
+    if memory is not None and memory.rows.device != device:
+        raise ValueError(
+            f"'embeddings' is on {device} but 'memory' is on {memory.rows.device}. "
+            "Move one of them with .to(device)."
+        )
+    check_matrix("embeddings", embeddings, columns=None if memory is None else memory.dim)
+    size = embeddings.size(0)
+    if labels is None:
+        labels = torch.full((size,), -1, device=device)
+    check_index_vector("labels", labels, size)
+    if ids is not None:
+        check_index_vector("ids", ids, size)
+        if size and int(ids.min()) < 0:
+            raise ValueError(f"'ids' must be >= 0 (got {int(ids.min())}).")
+        ids = ids.to(device).long()
+    return labels.to(device).long(), ids
+
+
+def check_memory(memory: MemoryBank | None, normalize_embeddings: bool) -> None:
+    """Raise unless `memory` is None or a bank that normalises as asked."""
+    if memory is None:
+        return
+    if not isinstance(memory, MemoryBank):
+        raise TypeError(f"'memory' must be a MemoryBank (got {type(memory).__name__}).")
+    if memory.normalize != normalize_embeddings:
+        raise ValueError(
+            f"'normalize_embeddings' is {normalize_embeddings} but the bank was made with "
+            f"normalize={memory.normalize}. Make them agree."
+        )
+
+
+def check_label_range(labels: Tensor, num_classes: int) -> None:
+    """Raise unless `labels` (B,) lie in -1..C-1 and there is one."""
+    if labels.numel() == 0:
+        raise ValueError("'embeddings' must hold at least one row (got 0).")
+    low, high = torch.stack(torch.aminmax(labels)).tolist()
+    if low < -1 or high >= num_classes:
+        raise ValueError(
+            f"'labels' must lie in 0..{num_classes - 1}, or be -1 for unlabeled "
+            f"(got {low}..{high})."
+        )
+
+
+def check_logits(logits: Tensor, size: int, num_classes: int) -> None:
+    """Raise unless `logits` is a finite (B, C) matrix."""
+    check_tensor("logits", logits)
+    if logits.shape != (size, num_classes):
+        raise ValueError(
+            f"'logits' must have shape ({size}, {num_classes}) (got {tuple(logits.shape)})."
+        )
+    check_matrix("logits", logits)
+
+
+def check_visible(visible: Tensor | None, labels: Tensor) -> Tensor | None:
+    """`visible` (B,) on the labels' device; raise if it marks an unlabeled row."""
+    if visible is None:
+        return None
+    check_mask("visible", visible, labels.numel())
+    visible = visible.to(labels.device)
+    if bool((visible & (labels < 0)).any()):
+        raise ValueError("'visible' marks rows whose label is -1 (unlabeled).")
+    return visible
+
+
+def check_views(
+    embeddings: Tensor,
+    reference: Tensor | None,
+    frozen: Tensor | None,
+    memory: MemoryBank | None,
+    normalize_embeddings: bool,
+) -> None:
+    """Raise unless the other views of a batch fit the embeddings and the bank."""
+    check_tensor("embeddings", embeddings)
+    if reference is not None:
+        check_matrix("reference", reference)
+        if reference.shape != embeddings.shape or reference.device != embeddings.device:
+            raise ValueError(
+                f"'reference' must have the shape and device of 'embeddings' "
+                f"{tuple(embeddings.shape)} (got {tuple(reference.shape)})."
+            )
+    if frozen is None:
+        return
+    check_matrix("frozen", frozen)
+    if not normalize_embeddings:
+        raise ValueError("'frozen' needs normalize_embeddings=True.")
+    if memory is not None and embeddings.dim() == 2:
+        wanted = memory.dim - embeddings.size(1)
+        if frozen.size(1) != wanted:
+            raise ValueError(
+                f"'frozen' must have {wanted} columns, so that with the embeddings' "
+                f"{embeddings.size(1)} they fill the bank's dim={memory.dim} "
+                f"(got {tuple(frozen.shape)})."
+            )

@@ -1,0 +1,239 @@
+"""Propagation over a memory bank as an inference head."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from gloss_graph._checks import check_choice, check_index_vector, check_matrix, check_positive_int
+from gloss_graph.graph.views import joint_view, reweighted
+from gloss_graph.inference.head import FLOOR, HeadSettings, PropagationHead
+from gloss_graph.memory import MemoryBank
+from gloss_graph.propagation.alignment import entropy_confidence
+
+MODES = ("inductive", "transductive")
+_CHUNK = 4096
+
+
+class Explanation(NamedTuple):
+    """Predictions with their reasons.
+
+    `probabilities` (B, C); `confidence` (B,), 1 - entropy / log C; `ids` (B, top) long, ids of
+    the labeled documents that decided most, -1 for none; `shares` (B, top), their part of the
+    label mass that arrived.
+    """
+
+    probabilities: Tensor
+    confidence: Tensor
+    ids: Tensor
+    shares: Tensor
+
+
+class BankInference:
+    """Predicts by propagation over a bank; the solve over the bank is kept until it changes.
+
+    Args:
+        memory: The bank; its rows may be joint views (learned and frozen).
+        settings: Of graph and propagation.
+        anchor: The weight the frozen view was stored with.
+    """
+
+    def __init__(self, memory: MemoryBank, settings: HeadSettings, anchor: float) -> None:
+        self.memory, self.settings, self.anchor = memory, settings, anchor
+        self._key: tuple[float, ...] = ()
+        self._head: PropagationHead | None = None
+
+    @torch.no_grad()
+    def predict(
+        self,
+        embeddings: Tensor,
+        frozen: Tensor | None,
+        ids: Tensor | None,
+        mode: str,
+        anchor: float | None,
+        top: int = 0,
+    ) -> Explanation:
+        """See `GraphGuidedObjective.predict` and `.explain`."""
+        check_choice("mode", mode, MODES)
+        check_matrix("embeddings", embeddings)
+        if ids is not None:
+            check_index_vector("ids", ids, embeddings.size(0))
+        if top:
+            check_positive_int("top", top)
+        self._check_bank()
+        device = self.memory.rows.device
+        if embeddings.device != device:
+            raise ValueError(
+                f"'embeddings' is on {embeddings.device} but 'memory' is on {device}. "
+                "Move one of them with .to(device)."
+            )
+        queries, anchor = self._view(embeddings, frozen, anchor)
+        own = None if ids is None else self.memory.slots_of(ids)
+        if mode == "transductive":
+            return self._together(queries, own, anchor, top)
+        head = self._solved(embeddings.size(1), anchor)
+        parts = [
+            self._attached(head, queries[part], None if own is None else own[part], top)
+            for part in torch.arange(queries.size(0), device=device).split(_CHUNK)
+        ]
+        if not parts:
+            parts = [self._attached(head, queries, own, top)]
+        return Explanation(*(torch.cat(field) for field in zip(*parts, strict=True)))
+
+    def _check_bank(self) -> None:
+        if len(self.memory) == 0:
+            raise ValueError(
+                "'memory' is empty, there is nothing to propagate from. Call memory.prefill(...) "
+                "or train first."
+            )
+        if not bool((self.memory.labels >= 0).any()):
+            raise ValueError(
+                "'memory' holds no labeled document, there is nothing to propagate. Enqueue "
+                "labeled documents first."
+            )
+
+    def _view(
+        self, embeddings: Tensor, frozen: Tensor | None, anchor: float | None
+    ) -> tuple[Tensor, float]:
+        """Query rows and the anchor they are compared with."""
+        extra = self.memory.dim - embeddings.size(1)
+        if extra == 0:
+            if frozen is not None or anchor:
+                raise ValueError(
+                    "'frozen' and 'anchor' need a bank that holds frozen features too (its dim is "
+                    f"{self.memory.dim}, that of the embeddings alone). Leave them out."
+                )
+            return embeddings, self.anchor
+        if frozen is None:
+            if anchor:
+                raise ValueError(
+                    f"'frozen' must hold the features of the untrained encoder for anchor={anchor} "
+                    "(got None). Pass them, or anchor=0."
+                )
+            if extra < 0:
+                raise ValueError(
+                    f"'embeddings' must have {self.memory.dim} columns, as the bank "
+                    f"(got {embeddings.size(1)})."
+                )
+            return embeddings, 0.0
+        if frozen.dim() != 2 or frozen.size(1) != extra:
+            raise ValueError(
+                f"'frozen' must have {extra} columns, as the bank was filled with "
+                f"(got {tuple(frozen.shape)})."
+            )
+        anchor = self.anchor if anchor is None else anchor
+        return joint_view(embeddings, frozen, anchor), anchor
+
+    def _rows(self, learned: int, anchor: float) -> Tensor:
+        rows = self.memory.embeddings.float()
+        if learned == self.memory.dim or anchor == self.anchor:
+            return rows
+        rows = reweighted(rows, learned, self.anchor, anchor)
+        return rows[:, :learned] if anchor == 0.0 else rows
+
+    def _solved(self, learned: int, anchor: float) -> PropagationHead:
+        memory = self.memory
+        state = (float(memory.rows.double().sum()), float(memory.slot_labels.double().sum()))
+        key = (float(memory.step), float(len(memory)), *state, float(learned), anchor)
+        if self._head is None or key != self._key:
+            self._head = PropagationHead(
+                self._rows(learned, anchor), memory.labels.clone(), self.settings
+            )
+            self._key = key
+        return self._head
+
+    def _attached(
+        self, head: PropagationHead, queries: Tensor, own: Tensor | None, top: int
+    ) -> Explanation:
+        rows = queries if queries.size(1) == head.rows.size(1) else queries[:, : head.rows.size(1)]
+        attached = head.attach(rows, own)
+        names, shares = head.deciding(attached, top)
+        return self._explain(head, head.hits_of(attached), names, shares)
+
+    def _together(
+        self, queries: Tensor, own: Tensor | None, anchor: float, top: int
+    ) -> Explanation:
+        """One graph over the bank and all queries; their own stored copies are left out."""
+        kept = torch.ones(len(self.memory), dtype=torch.bool, device=queries.device)
+        if own is not None:
+            kept[own[own >= 0]] = False
+        rows = self._rows(queries.size(1), anchor)[kept]
+        labels = self.memory.labels[kept]
+        if not bool((labels >= 0).any()):
+            raise ValueError("'ids' name every labeled document of the bank; none is left.")
+        rows = torch.cat([rows[:, : queries.size(1)], queries.to(rows.dtype)])
+        unknown = labels.new_full((queries.size(0),), -1)
+        head = PropagationHead(rows, torch.cat([labels, unknown]), self.settings)
+        where = torch.arange(labels.numel(), rows.size(0), device=rows.device)
+        names, shares = head.deciding(where, top)
+        # Positions among the kept rows -> slots; queries have no label and are never named.
+        slots = kept.nonzero().squeeze(1)
+        names = torch.where(names >= 0, slots[names.clamp(min=0, max=slots.numel() - 1)], -1)
+        return self._explain(head, head.hits[where], names, shares)
+
+    def _explain(
+        self, head: PropagationHead, hits: Tensor, names: Tensor, shares: Tensor
+    ) -> Explanation:
+        known = head.probabilities(hits)
+        # Rows nothing reaches fall back to the class shares of the labels.
+        nothing = known.sum(dim=1, keepdim=True) == 0
+        probabilities = torch.where(nothing, head.prior.to(known), known)
+        probabilities = (1.0 - FLOOR) * probabilities + FLOOR / probabilities.size(1)
+        ids = torch.where(names >= 0, self.memory.ids[names.clamp(min=0)], -1)
+        return Explanation(probabilities, entropy_confidence(known), ids, shares)
+
+
+class PropagationPredictor:
+    """Gives a module `predict` and `explain` by propagation over its bank."""
+
+    _inference: BankInference | None
+
+    def predict(
+        self,
+        embeddings: Tensor,
+        *,
+        frozen: Tensor | None = None,
+        ids: Tensor | None = None,
+        mode: str = "inductive",
+        anchor: float | None = None,
+    ) -> Tensor:
+        """Class probabilities by propagation over the bank, whatever loss it was trained with.
+
+        Args:
+            embeddings: (B, D) of the encoder in eval mode.
+            frozen: (B, D') frozen features, if the bank was filled with them.
+            ids: (B,) document ids; a stored copy of a query is then left out.
+            mode: `"inductive"`: every row attaches to the bank by itself; `"transductive"`: one
+                graph over bank and all rows, which help each other.
+            anchor: Weight of the frozen similarity; by default the objective's where `frozen` is
+                given, else 0.
+
+        Returns:
+            (B, C), rows summing to 1, at least 0.001 / C each. A row nothing reaches gets the
+            class shares of the bank's labels.
+
+        Raises:
+            TypeError: A value that is not a tensor.
+            ValueError: No bank, an empty one, one without a label; shapes or devices that
+                disagree; an unknown mode; an anchor without frozen features.
+        """
+        return self.explain(
+            embeddings, frozen=frozen, ids=ids, mode=mode, anchor=anchor, top=0
+        ).probabilities
+
+    def explain(
+        self,
+        embeddings: Tensor,
+        *,
+        frozen: Tensor | None = None,
+        ids: Tensor | None = None,
+        mode: str = "inductive",
+        anchor: float | None = None,
+        top: int = 3,
+    ) -> Explanation:
+        """As `predict`, with confidence and the `top` labeled documents that decided most."""
+        if self._inference is None:
+            raise ValueError("'memory' is None; predictions propagate over a bank. Pass one.")
+        return self._inference.predict(embeddings, frozen, ids, mode, anchor, top)

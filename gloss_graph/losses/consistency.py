@@ -1,0 +1,181 @@
+"""Consistency of a classifier with the labels the graph propagates to unlabeled rows."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from gloss_graph.graph.build import Connection
+from gloss_graph.inference.head import HeadSettings, PropagationHead
+from gloss_graph.losses.hidden import propagate_connection
+from gloss_graph.memory import MemoryBank
+from gloss_graph.propagation.alignment import (
+    align_classes,
+    class_shares,
+    entropy_confidence,
+    row_shares,
+)
+
+_MOMENTUM = 0.95
+
+
+def soft_cross_entropy(logits: Tensor, target: Tensor, weight: Tensor) -> Tensor:
+    r"""\(-\frac{1}{n} \sum_i w_i \sum_c q_{ic} \log p_{ic}\); 0 without rows.
+
+    Args:
+        logits: (n, C).
+        target: q (n, C), constants.
+        weight: w (n,), constants.
+    """
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    losses = -(target.to(logits) * logits.log_softmax(dim=1)).sum(dim=1)
+    return (weight.to(logits) * losses).sum() / max(1, losses.numel())
+
+
+class GraphTargets(nn.Module):
+    """What the graph says of unlabeled documents: soft targets, how far to trust them, and when.
+
+    Targets come from one solve over the whole bank every `refresh_every` steps and are looked up
+    by document id in between, or from the graph of each step (`refresh_every=0`). Everything that
+    training depends on is in persistent buffers.
+
+    Args:
+        capacity: Rows of the bank, 0 without one.
+        settings: Of graph and propagation.
+        start: Training steps before the first target is used.
+        ramp: Steps in which the weight then rises from 0 to 1.
+        refresh_every: Steps between solves over the bank; 0 = targets of each step's own graph.
+    """
+
+    steps: Tensor
+    solved_at: Tensor
+    table: Tensor
+    table_ids: Tensor
+    confidence: Tensor
+    mass: Tensor
+
+    def __init__(
+        self, capacity: int, settings: HeadSettings, *, start: int, ramp: int, refresh_every: int
+    ) -> None:
+        super().__init__()
+        self.settings = settings
+        self.start, self.ramp, self.refresh_every = start, ramp, refresh_every
+        rows = capacity if refresh_every else 0
+        self.register_buffer("steps", torch.zeros((), dtype=torch.long))
+        self.register_buffer("solved_at", torch.full((), -1))
+        self.register_buffer("table", torch.zeros(rows, settings.num_classes))
+        self.register_buffer("table_ids", torch.full((rows,), -1))
+        self.register_buffer("confidence", torch.zeros(rows))
+        # Running mean of the step's shares; negative = nothing seen yet.
+        self.register_buffer("mass", torch.full((settings.num_classes,), -1.0))
+        self._warned = False
+
+    @property
+    def strength(self) -> float:
+        """Weight of the term now, in [0, 1]."""
+        past = int(self.steps) - self.start
+        return 0.0 if past < 0 else min(1.0, (past + 1) / max(1, self.ramp))
+
+    def wanted(self) -> bool:
+        """Whether the targets are older than `refresh_every` steps, or there are none."""
+        last = int(self.solved_at)
+        return last < 0 or int(self.steps) - last >= self.refresh_every
+
+    @torch.no_grad()
+    def refresh(self, memory: MemoryBank) -> None:
+        """Solve over the whole bank and keep a target for every row."""
+        count = len(memory)
+        if count == 0 or not bool((memory.labels >= 0).any()):
+            self._warn_no_label()
+            return
+        head = PropagationHead(memory.embeddings, memory.labels, self.settings)
+        target = head.probabilities(head.hits).to(self.table.dtype)
+        self.table[:count] = target
+        self.confidence[:count] = entropy_confidence(target)
+        self.table_ids[:count] = memory.ids
+        self.solved_at.copy_(self.steps)
+
+    def lookup(self, memory: MemoryBank, ids: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Targets (B, C), confidence (B,) and whether there is one (B,) for document ids (B,)."""
+        slots = memory.slots_of(ids)
+        known = slots >= 0
+        slots = slots.clamp(min=0)
+        if self.table_ids.numel() == 0:
+            return self.table.new_zeros(ids.numel(), self.table.size(1)), known * 0.0, known & False
+        known = known & (self.table_ids[slots] == ids)
+        return self.table[slots], self.confidence[slots], known
+
+    @torch.no_grad()
+    def from_hits(self, hits: Tensor, labels: Tensor, unlabeled: Tensor) -> tuple[Tensor, Tensor]:
+        """Targets (n, C) and confidence (n,) from hit mass (n, C) of the unlabeled batch rows.
+
+        Args:
+            hits: (B, C) of the batch.
+            labels: (N,) of all nodes of the step's graph, for the class shares.
+            unlabeled: (B,) bool.
+        """
+        shares = row_shares(hits[unlabeled]).to(self.mass.dtype)
+        if shares.size(0):
+            mean = shares.mean(dim=0)
+            seen = float(self.mass[0]) >= 0
+            self.mass.copy_(_MOMENTUM * self.mass + (1 - _MOMENTUM) * mean if seen else mean)
+        prior = class_shares(labels, self.settings.num_classes).to(shares)
+        target = align_classes(shares, prior, self.mass, self.settings.align)
+        return target, entropy_confidence(target)
+
+    def _warn_no_label(self) -> None:
+        if not self._warned:
+            self._warned = True
+            warnings.warn(
+                "The memory bank holds no label, so unlabeled documents get no target. Prefill "
+                "it, or let labeled documents pass first.",
+                UserWarning,
+                stacklevel=5,
+            )
+
+
+def consistency_loss(
+    targets: GraphTargets,
+    memory: MemoryBank | None,
+    labels: Tensor,
+    ids: Tensor | None,
+    logits: Tensor,
+    connect: Callable[[], Connection],
+    training: bool,
+) -> Tensor:
+    r"""\(L_C\), ramped: the logits of unlabeled rows against their targets.
+
+    Args:
+        targets: Where targets come from.
+        memory: The bank or None.
+        labels: (B,) long, -1 = unlabeled.
+        ids: (B,) long or None.
+        logits: (B, C).
+        connect: Makes the graph of this step's constant embeddings where a step needs its own.
+        training: Whether a solve over the bank may be due.
+
+    Returns:
+        Scalar; 0 before the start and without unlabeled rows.
+    """
+    unlabeled = labels < 0
+    zero = logits.sum().float() * 0.0
+    strength = targets.strength
+    if strength == 0.0 or not bool(unlabeled.any()):
+        return zero
+    if targets.refresh_every and memory is not None and memory.capacity and ids is not None:
+        if training and targets.wanted():
+            targets.refresh(memory)
+        target, confidence, known = targets.lookup(memory, ids)
+        where = (unlabeled & known).nonzero().squeeze(1)
+        target, confidence = target[where], confidence[where]
+    else:
+        where = unlabeled.nonzero().squeeze(1)
+        with torch.no_grad():
+            connection = connect()
+            layer = targets.settings.layer(targets.settings.num_classes)
+            hits = propagate_connection(layer, connection, connection.y >= 0).values
+            target, confidence = targets.from_hits(hits[: labels.numel()], connection.y, unlabeled)
+    return strength * soft_cross_entropy(logits[where], target, confidence)

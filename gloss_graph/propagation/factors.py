@@ -1,0 +1,31 @@
+"""Node factors of a normalisation on a graph."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from gloss_graph.propagation.inputs import check_graph
+from gloss_graph.propagation.normalize import NORMALIZATIONS
+from gloss_graph.propagation.operators import operator_of
+
+
+@torch.no_grad()
+def node_factors(
+    normalization: str, edge_index: Tensor, edge_weight: Tensor, num_nodes: int
+) -> Tensor:
+    """Factors s (N,) with which a normalisation scales the weight of every node's edges.
+
+    Args:
+        normalization: A key of `NORMALIZATIONS`.
+        edge_index: (2, E) long, undirected.
+        edge_weight: (E,).
+        num_nodes: N.
+    """
+    rows, weight = check_graph(edge_index, edge_weight, num_nodes, trusted=True)
+    operator = operator_of(rows, weight, None)
+    ones = torch.ones(num_nodes, dtype=weight.dtype, device=weight.device)
+    scaling = NORMALIZATIONS[normalization](
+        lambda v: operator.multiply(v.unsqueeze(1)).squeeze(1), ones
+    )
+    return scaling.factor
