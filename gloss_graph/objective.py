@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any, NamedTuple
+
 import torch
 from torch import Tensor, nn
 
@@ -33,13 +35,25 @@ from gloss_graph.losses import (
     FORMS,
     GraphTargets,
     ObjectiveOutput,
+    check_class_weight,
     consistency_loss,
     hidden_label_loss,
     labeled_cross_entropy,
 )
 from gloss_graph.memory import MemoryBank
 from gloss_graph.memory.gather import enqueue_gathered
-from gloss_graph.propagation import LabelPropagation
+from gloss_graph.propagation import LabelPropagation, SolverReport
+
+
+class _Compared(NamedTuple):
+    """L_G of a step and its making."""
+
+    loss: Tensor
+    connection: Connection
+    propagated: Tensor
+    seeds: Tensor
+    hidden: Tensor
+    report: SolverReport
 
 
 class GraphGuidedObjective(PaperForms, PropagationPredictor, nn.Module):
@@ -86,8 +100,8 @@ class GraphGuidedObjective(PaperForms, PropagationPredictor, nn.Module):
         anchor: Weight of the frozen similarity where `frozen` features are passed.
         align: Power in [0, 1] of the class-mass alignment of targets and predictions.
         class_weight: (C,) weights of the classes in all terms but \(L_C\).
-        generator: CPU generator of the visibility split; by default an own one.
-        seed: Seed of the own generator.
+        generator: CPU generator of the visibility split; by default one made from `seed`.
+        seed: See `generator`.
 
     Raises:
         ValueError: A setting out of range or unknown.
@@ -152,18 +166,19 @@ class GraphGuidedObjective(PaperForms, PropagationPredictor, nn.Module):
         check_bandwidth(bandwidth)
         check_choice("symmetrize", symmetrize, SYMMETRIZE)
         check_choice("batch_edges", batch_edges, BATCH_EDGES)
-        check_range("visible_fraction", visible_fraction, 0.0, 1.0)
-        check_range("memory_visible_fraction", memory_visible_fraction, 0.0, 1.0)
-        check_range("graph_weight", graph_weight, 0.0, 1.0)
+        shares = {
+            "visible_fraction": visible_fraction,
+            "memory_visible_fraction": memory_visible_fraction,
+            "graph_weight": graph_weight,
+            "anchor": anchor,
+            "align": align,
+        }
+        for name, share in shares.items():
+            check_range(name, share, 0.0, 1.0)
         check_range("consistency_weight", consistency_weight, 0.0, float("inf"), open_high=True)
-        check_range("anchor", anchor, 0.0, 1.0)
-        check_range("align", align, 0.0, 1.0)
-        for name, steps in (
-            ("consistency_start", consistency_start),
-            ("consistency_ramp", consistency_ramp),
-            ("refresh_every", refresh_every),
-        ):
-            check_positive_int(name, steps, minimum=0)
+        check_positive_int("consistency_start", consistency_start, minimum=0)
+        check_positive_int("consistency_ramp", consistency_ramp, minimum=0)
+        check_positive_int("refresh_every", refresh_every, minimum=0)
         if hops is not None:
             check_positive_int("hops", hops)
         check_memory(memory, normalize_embeddings)
@@ -210,14 +225,14 @@ class GraphGuidedObjective(PaperForms, PropagationPredictor, nn.Module):
             refresh_every=refresh_every,
         )
         self._inference = None if memory is None else BankInference(memory, settings, anchor)
-        self.register_buffer("class_weight", _check_class_weight(class_weight, num_classes))
-        if generator is None:
-            generator = torch.Generator().manual_seed(seed)
-        if generator.device.type != "cpu":
+        self.register_buffer("class_weight", check_class_weight(class_weight, num_classes))
+        self.generator = generator or torch.Generator().manual_seed(seed)
+        if self.generator.device.type != "cpu":
             raise ValueError("'generator' must be a CPU generator.")
-        self.generator = generator
-        #: Seconds spent so far in each stage.
+        #: Seconds by stage so far.
         self.seconds = StageClock()
+        #: The unweighted terms of the last call: `graph_loss`, `cross_entropy`, `consistency`.
+        self.parts: dict[str, Tensor] = {}
 
     def extra_repr(self) -> str:
         """Settings that are not part of a sub-module."""
@@ -275,10 +290,10 @@ class GraphGuidedObjective(PaperForms, PropagationPredictor, nn.Module):
             ValueError: Shapes, dtypes or devices that disagree; non-finite embeddings; labels
                 outside -1..C-1; `visible` on an unlabeled row. The bank is untouched.
         """
-        normalize = self.normalize_embeddings
-        check_views(embeddings, reference, frozen, self.memory, normalize)
+        beside = (self.memory, self.normalize_embeddings)
+        check_views(embeddings, reference, frozen, *beside)
         view = joint_view(embeddings, frozen, self.anchor)
-        labels, ids = check_batch(view, labels, ids, self.memory, normalize)
+        labels, ids = check_batch(view, labels, ids, *beside)
         check_label_range(labels, self.num_classes)
         visible = check_visible(visible, labels)
         if logits is not None:
@@ -288,54 +303,66 @@ class GraphGuidedObjective(PaperForms, PropagationPredictor, nn.Module):
             stored = x.detach()
             if reference is not None:
                 stored = joint_view(reference.detach(), frozen, self.anchor).to(x.dtype)
-            connection = self._connect(x, labels, ids)
-            visible, seeds = self._split(connection, labels, ids, visible)
-            hidden = (labels >= 0) & ~visible
-            with self.seconds.timed("propagation"):
-                graph_loss, propagated, report = hidden_label_loss(
-                    self.propagation, connection, seeds, hidden, self.form, self.class_weight
-                )
+            compared = None
+            if self.graph_weight > 0 or logits is None or return_output:
+                compared = self._compare(x, labels, ids, visible)
+            graph_loss = x.new_zeros(()) if compared is None else compared.loss
             zero = torch.zeros_like(graph_loss)
             cross_entropy, consistency, loss = zero, zero, graph_loss
             if logits is not None:
                 cross_entropy = labeled_cross_entropy(logits, labels, self.class_weight)
                 if self.consistency_weight > 0:
+                    known = (self.targets, self.memory, labels, ids, logits)
                     with self.seconds.timed("targets"):
                         consistency = consistency_loss(
-                            self.targets,
-                            self.memory,
-                            labels,
-                            ids,
-                            logits,
-                            lambda: self._connect(stored, labels, ids),
-                            self.training,
+                            *known, lambda: self._connect(stored, labels, ids), self.training
                         )
-                share = self.graph_weight
-                loss = share * graph_loss + (1.0 - share) * cross_entropy
+                loss = self.graph_weight * graph_loss + (1.0 - self.graph_weight) * cross_entropy
                 loss = loss + self.consistency_weight * consistency
+        self.parts = {
+            "graph_loss": graph_loss.detach(),
+            "cross_entropy": cross_entropy.detach(),
+            "consistency": consistency.detach(),
+        }
         # The graph of this step, so taken before its rows are stored.
         data = None
-        if return_output:
-            data = document_data(connection, ids, self.memory)
-            data.seed_mask = seeds
+        if return_output and compared is not None:
+            data = document_data(compared.connection, ids, self.memory)
+            data.seed_mask = compared.seeds
         if self.training:
             self.targets.steps += 1
             if self.memory is not None:
-                neighbors = connection.neighbors if reference is None else None
+                # The lists of `embeddings` are not those of another view.
+                neighbors = None
+                if compared is not None and reference is None:
+                    neighbors = compared.connection.neighbors
                 with self.seconds.timed("enqueue"):
                     enqueue_gathered(self.memory, stored, labels, ids, neighbors)
-        if data is None:
+        if data is None or compared is None:
             return loss
         return ObjectiveOutput(
             loss=loss,
             graph_loss=graph_loss,
             cross_entropy=cross_entropy,
             consistency=consistency,
-            propagated=propagated,
-            hidden=hidden,
+            propagated=compared.propagated,
+            hidden=compared.hidden,
             graph=data,
-            solver=report,
+            solver=compared.report,
         )
+
+    def _compare(
+        self, x: Tensor, labels: Tensor, ids: Tensor | None, visible: Tensor | None
+    ) -> _Compared:
+        """Connect, hide, propagate and compare."""
+        connection = self._connect(x, labels, ids)
+        visible, seeds = self._split(connection, labels, ids, visible)
+        hidden = (labels >= 0) & ~visible
+        with self.seconds.timed("propagation"):
+            loss, propagated, report = hidden_label_loss(
+                self.propagation, connection, seeds, hidden, self.form, self.class_weight
+            )
+        return _Compared(loss, connection, propagated, seeds, hidden, report)
 
     def _connect(self, x: Tensor, labels: Tensor, ids: Tensor | None) -> Connection:
         neighbors = None
@@ -343,20 +370,11 @@ class GraphGuidedObjective(PaperForms, PropagationPredictor, nn.Module):
             with self.seconds.timed("search"):
                 neighbors = self.memory.neighbors(x, ids, self.k)
         with self.seconds.timed("graph"):
-            return connect(
-                x,
-                labels,
-                ids,
-                memory=self.memory,
-                k=self.k,
-                kernel=self.kernel,
-                bandwidth=self.bandwidth,
-                symmetrize=self.symmetrize,
-                batch_edges=self.batch_edges,
-                hops=self.hops,
-                normalize_embeddings=self.normalize_embeddings,
-                neighbors=neighbors,
-            )
+            return connect(x, labels, ids, neighbors=neighbors, **self._graph_settings())
+
+    def _graph_settings(self) -> dict[str, Any]:
+        names = ("memory", "k", "kernel", "bandwidth", "symmetrize", "batch_edges", "hops")
+        return {name: getattr(self, name) for name in (*names, "normalize_embeddings")}
 
     def _split(
         self, connection: Connection, labels: Tensor, ids: Tensor | None, visible: Tensor | None
@@ -378,15 +396,3 @@ class GraphGuidedObjective(PaperForms, PropagationPredictor, nn.Module):
                 supplied=supplied,
             )
         return visible, torch.cat([visible, remembered]) if y.numel() else visible
-
-
-def _check_class_weight(class_weight: Tensor | None, num_classes: int) -> Tensor | None:
-    if class_weight is None:
-        return None
-    weight = torch.as_tensor(class_weight, dtype=torch.float32)
-    if weight.shape != (num_classes,) or not bool((weight >= 0).all()) or not float(weight.sum()):
-        raise ValueError(
-            f"'class_weight' must have shape ({num_classes},) with values >= 0, not all 0 "
-            f"(got {tuple(weight.shape)})."
-        )
-    return weight

@@ -3,6 +3,7 @@
 from gloss_graph.losses.consistency import GraphTargets, consistency_loss, soft_cross_entropy
 from gloss_graph.losses.graph import (
     FORMS,
+    check_class_weight,
     graph_nll,
     labeled_cross_entropy,
     published_nll,
@@ -16,6 +17,7 @@ __all__ = [
     "FORMS",
     "GraphTargets",
     "ObjectiveOutput",
+    "check_class_weight",
     "consistency_loss",
     "graph_nll",
     "hidden_label_loss",

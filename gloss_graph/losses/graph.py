@@ -92,6 +92,19 @@ def labeled_cross_entropy(
     return weighted_mean(losses, labels[known], class_weight)
 
 
+def check_class_weight(class_weight: Tensor | None, num_classes: int) -> Tensor | None:
+    """`class_weight` as a float32 vector (C,); raise unless it is one, >= 0 and not all 0."""
+    if class_weight is None:
+        return None
+    weight = torch.as_tensor(class_weight, dtype=torch.float32)
+    if weight.shape != (num_classes,) or not bool((weight >= 0).all()) or not float(weight.sum()):
+        raise ValueError(
+            f"'class_weight' must have shape ({num_classes},) with values >= 0, not all 0 "
+            f"(got {tuple(weight.shape)})."
+        )
+    return weight
+
+
 FORMS: dict[str, Callable[[Tensor, Tensor, Tensor | None], Tensor]] = {
     "nll": graph_nll,
     "published": published_nll,
