@@ -12,16 +12,20 @@ from gloss_graph.losses.graph import (
 )
 from gloss_graph.losses.hidden import hidden_label_loss, propagate_connection
 from gloss_graph.losses.output import ObjectiveOutput
+from gloss_graph.losses.pairs import pair_cosine_loss
+from gloss_graph.losses.pseudo import PseudoLabelLoss
 
 __all__ = [
     "FORMS",
     "GraphTargets",
     "ObjectiveOutput",
+    "PseudoLabelLoss",
     "check_class_weight",
     "consistency_loss",
     "graph_nll",
     "hidden_label_loss",
     "labeled_cross_entropy",
+    "pair_cosine_loss",
     "propagate_connection",
     "published_nll",
     "released_cross_entropy",

@@ -87,6 +87,8 @@ class TextEncoder(nn.Module):
                     "tokenizer.pad_token to one of its tokens."
                 )
             tokenizer.pad_token = tokenizer.eos_token
+        #: What `load_encoder` was asked for, "" if the model came from elsewhere.
+        self.source = ""
         self.model = model
         self.tokenizer = tokenizer
         self.pooling: Pooling = pooling

@@ -61,6 +61,18 @@ def load_encoder(
     """
     if pooling is not None:
         check_pooling(pooling)
+    encoder = _resolve(name, pooling, max_length, revision, local_files_only)
+    encoder.source = name
+    return encoder
+
+
+def _resolve(
+    name: str,
+    pooling: Pooling | None,
+    max_length: int | None,
+    revision: str | None,
+    local_files_only: bool,
+) -> TextEncoder:
     if name == "minilm":
         packaged = _packaged_minilm()
         if packaged is not None:

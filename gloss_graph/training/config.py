@@ -12,6 +12,9 @@ from gloss_graph.propagation import NORMALIZATIONS, RULES
 LOSSES = {
     "ce": "cross-entropy",
     "gloss": "graph-guided loss over the memory bank",
+    "static-lp": "labels propagated once over frozen embeddings, then soft-label training",
+    "pseudo-label": "confident predictions of a moving-average teacher",
+    "setfit": "contrastive warm start, then a balanced logistic head",
     "gloss-published": "the paper's in-batch form",
     "gloss-released": "the in-batch form of the paper's released code",
 }
@@ -46,6 +49,24 @@ class TrainConfig:
         eta: Leak of the harmonic rule; None = the rule's own.
         rule: Propagation rule.
         normalization: Propagation normalisation.
+        label_fraction: Share of the training labels that is used, a seeded draw; the others are
+            hidden. None = all.
+        labels_per_class: The same as a number a class.
+        unlabeled_batch_size: Unlabeled documents a step, beside `batch_size` labeled ones, where
+            there are any.
+        consistency_weight: Weight of the unlabeled documents' term.
+        refresh_every: Steps between solves over the bank; 0 = targets of each step's own graph,
+            None = 40, or a sixth of the steps if that is less.
+        anchor: Weight of the similarity of the embeddings before training (frozen) in the graph,
+            for documents without label; 0 = the learned similarity alone.
+        align: Power of the class-mass alignment.
+        warm_start_steps: Contrastive steps on the labeled documents before training; 0 = none.
+        warm_start_rate: Their learning rate.
+        class_balance: Draw labeled documents with equal shares of the classes.
+        freeze_layers: Embedding layer and first layers of the encoder that are not trained.
+        teacher_decay: Decay of a moving-average copy of the model that makes references and
+            pseudo-labels; 0 = the model itself.
+        select: "best" validation step, "last" step, or "auto": last with few labels.
     """
 
     loss: str = "gloss"
@@ -72,6 +93,19 @@ class TrainConfig:
     eta: float | None = None
     rule: str = "harmonic"
     normalization: str = "hub"
+    label_fraction: float | None = None
+    labels_per_class: int | None = None
+    unlabeled_batch_size: int = 32
+    consistency_weight: float = 1.0
+    refresh_every: int | None = None
+    anchor: float = 0.5
+    align: float = 0.5
+    warm_start_steps: int = 0
+    warm_start_rate: float = 2e-5
+    class_balance: bool = False
+    freeze_layers: int = 0
+    teacher_decay: float = 0.0
+    select: str = "auto"
 
     def __post_init__(self) -> None:
         check_choice("loss", self.loss, LOSSES)
@@ -88,6 +122,7 @@ class TrainConfig:
         for name in ("warmup", "weight_decay", "visible_fraction", "graph_weight"):
             check_range(name, getattr(self, name), 0, 1)
         check_range("dropout", self.dropout, 0, 1, open_high=True)
+        self._check_few_labels()
         check_positive_int("seed", self.seed, minimum=0)
         if callable(self.bandwidth):
             raise ValueError(
@@ -105,6 +140,34 @@ class TrainConfig:
                 f"'bandwidth' of loss={self.loss!r} must be a number or 'sqrt' "
                 f"(got {self.bandwidth!r})."
             )
+
+    def _check_few_labels(self) -> None:
+        if self.label_fraction is not None and self.labels_per_class is not None:
+            raise ValueError("Give either 'label_fraction' or 'labels_per_class' (got both).")
+        if self.label_fraction is not None:
+            check_range("label_fraction", self.label_fraction, 0, 1, open_low=True)
+        if self.labels_per_class is not None:
+            check_positive_int("labels_per_class", self.labels_per_class)
+        for name in ("unlabeled_batch_size", "warm_start_steps", "freeze_layers"):
+            check_positive_int(name, getattr(self, name), minimum=0)
+        if self.refresh_every is not None:
+            check_positive_int("refresh_every", self.refresh_every, minimum=0)
+        check_range("consistency_weight", self.consistency_weight, 0, math.inf, open_high=True)
+        check_range("anchor", self.anchor, 0, 1)
+        check_range("align", self.align, 0, 1)
+        check_range("warm_start_rate", self.warm_start_rate, 0, 1, open_low=True)
+        check_range("teacher_decay", self.teacher_decay, 0, 1, open_high=True)
+        check_choice("select", self.select, ("auto", "best", "last"))
+
+    @property
+    def few_labels(self) -> bool:
+        """Whether only a draw of the labels is used."""
+        return self.label_fraction is not None or self.labels_per_class is not None
+
+    @property
+    def keeps_last(self) -> bool:
+        """Whether the weights of the last step are kept."""
+        return self.select == "last" or (self.select == "auto" and self.few_labels)
 
     def as_dict(self) -> dict[str, object]:
         """Plain values, ready for JSON."""

@@ -21,21 +21,30 @@ class TextDataset(Dataset[dict[str, Any]]):
     Args:
         corpus: The documents.
         encoder: Whose tokenizer to use.
+        frozen: (N, D') features that travel with the documents, optional.
+
+    Raises:
+        ValueError: Another number of features than documents.
     """
 
-    def __init__(self, corpus: Corpus, encoder: TextEncoder) -> None:
-        self.corpus = corpus
+    def __init__(self, corpus: Corpus, encoder: TextEncoder, frozen: Tensor | None = None) -> None:
+        if frozen is not None and frozen.size(0) != len(corpus):
+            raise ValueError(
+                f"'frozen' must hold one row a document (got {frozen.size(0)} for {len(corpus)})."
+            )
+        self.corpus, self.frozen = corpus, frozen
         self._features = encoder.tokenize(corpus.texts, corpus.texts_b)
 
     def __len__(self) -> int:
         return len(self._features)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        return {
+        item = {
             **self._features[index],
             "labels": self.corpus.labels[index],
             "ids": self.corpus.ids[index],
         }
+        return item if self.frozen is None else {**item, "frozen": self.frozen[index]}
 
 
 class TextCollator:
@@ -49,8 +58,10 @@ class TextCollator:
         self._encoder = encoder
 
     def __call__(self, items: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
-        """Batch of `input_ids`, `attention_mask`, ... (B, L), `labels` (B,) and `ids` (B,)."""
+        """Batch of `input_ids`, `attention_mask`, ... (B, L), `labels` and `ids` (B,), `frozen`."""
         batch = self._encoder.collate(items)
         batch["labels"] = torch.tensor([item["labels"] for item in items], dtype=torch.long)
         batch["ids"] = torch.tensor([item["ids"] for item in items], dtype=torch.long)
+        if items and "frozen" in items[0]:
+            batch["frozen"] = torch.stack([item["frozen"] for item in items])
         return batch

@@ -6,8 +6,9 @@ import json
 import math
 import shutil
 import time
+import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,24 +16,36 @@ import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
-from transformers import EarlyStoppingCallback, EvalPrediction, TrainingArguments, set_seed
-from transformers.trainer_callback import PrinterCallback
+from transformers import set_seed
 
-from gloss_graph.graph import estimate_bandwidth
-from gloss_graph.memory import MemoryBank
+from gloss_graph.graph.views import joint_view
+from gloss_graph.inference import GraphSkill, graph_skill
 from gloss_graph.objective import GraphGuidedObjective
 from gloss_graph.text import Corpus, Splits, TextEncoder
 from gloss_graph.training.classifier import TextClassifier
 from gloss_graph.training.config import TrainConfig
-from gloss_graph.training.dataset import TextCollator, TextDataset
-from gloss_graph.training.metrics import classification_scores, macro_silhouette
+from gloss_graph.training.labels import draw_labels, hide_labels, write_labels_used
+from gloss_graph.training.outcome import (
+    describe,
+    fit_balanced_head,
+    history_rows,
+    predict_classes,
+    split_scores,
+)
 from gloss_graph.training.progress import ProgressBar
 from gloss_graph.training.provenance import provenance
+from gloss_graph.training.setup import (
+    USES_UNLABELED,
+    freeze_layers,
+    make_loss,
+    make_objective,
+    make_trainer,
+)
 from gloss_graph.training.state import save_objective
-from gloss_graph.training.trainer import GraphGuidedTrainer
+from gloss_graph.training.warmstart import contrastive_warm_start
 
-_BANK_ROWS = 65_536
 _SIGMA_SAMPLE = 1024
+_SETFIT_STEPS = 60
 
 
 @dataclass(frozen=True)
@@ -40,71 +53,22 @@ class RunResult:
     """What a run gives back.
 
     Attributes:
-        model: The trained classifier (best validation macro-F1).
-        objective: The objective with its bank, None for cross-entropy.
-        metrics: Flat numbers: `test.macro_f1`, `val.accuracy`, `steps`, `seconds.encoder`, ...
+        model: The trained classifier (best validation macro-F1, or last step).
+        objective: An objective whose bank holds the training documents, for `predict`.
+        metrics: Flat numbers: `test.macro_f1`, `test_propagation.macro_f1`, `seconds.encoder`, ...
         history: Rows of step, losses and validation scores.
         predictions: Split name -> predicted class (N,) of its documents.
         embeddings: Split name -> embeddings (N, D) of its documents.
+        skill: What the graph promised before training, None with too few labels to tell.
     """
 
     model: TextClassifier
-    objective: GraphGuidedObjective | None
+    objective: GraphGuidedObjective
     metrics: dict[str, float]
     history: list[dict[str, float]]
     predictions: dict[str, np.ndarray]
     embeddings: dict[str, Tensor]
-
-
-def make_objective(
-    config: TrainConfig, num_classes: int, dim: int, documents: int, sample: Tensor | None = None
-) -> GraphGuidedObjective | None:
-    """The objective a configuration asks for, None for cross-entropy.
-
-    Args:
-        config: Settings.
-        num_classes: C.
-        dim: Embedding dimension D.
-        documents: Training documents, the default size of the bank.
-        sample: (S, D) embeddings the in-batch forms estimate their fixed bandwidth from.
-
-    Raises:
-        ValueError: An in-batch form with bandwidth "sqrt" and no `sample`.
-    """
-    if config.loss == "ce":
-        return None
-    if config.loss in ("gloss-published", "gloss-released"):
-        sigma = config.bandwidth
-        if isinstance(sigma, str):
-            if sample is None:
-                raise ValueError(f"bandwidth={sigma!r} needs a 'sample' of embeddings.")
-            unit = torch.nn.functional.normalize(sample, dim=1)
-            sigma = float(estimate_bandwidth(sigma, unit))
-        form = (
-            GraphGuidedObjective.published
-            if config.loss == "gloss-published"
-            else GraphGuidedObjective.released
-        )
-        return form(
-            num_classes,
-            sigma,
-            graph_weight=config.graph_weight,
-            visible_fraction=config.visible_fraction,
-            seed=config.seed,
-        )
-    size = min(documents, _BANK_ROWS) if config.memory_size is None else config.memory_size
-    return GraphGuidedObjective(
-        num_classes,
-        memory=MemoryBank(size, dim, k=config.k),
-        k=config.k,
-        bandwidth=config.bandwidth,
-        graph_weight=config.graph_weight,
-        eta=config.eta,
-        rule=config.rule,
-        normalization=config.normalization,
-        visible_fraction=config.visible_fraction,
-        seed=config.seed,
-    )
+    skill: GraphSkill | None = None
 
 
 def train_text(
@@ -113,88 +77,266 @@ def train_text(
     config: TrainConfig,
     out: str | Path,
     *,
+    frozen: Mapping[str, Tensor] | None = None,
     progress: bool = False,
     description: str = "Training",
 ) -> RunResult:
     """Fine-tune an encoder with a linear head and score it.
 
-    Writes `config.json`, `metrics.json`, `history.csv`, `model/` and, with a bank, `memory/` into
-    `out`; `checkpoints/` lives there while training runs.
+    Writes `config.json`, `metrics.json`, `history.csv`, `labels_used.csv`, `model/` and `memory/`
+    into `out`; `checkpoints/` lives there while training runs.
 
     Args:
-        splits: Training, validation and test documents; validation picks the best step.
+        splits: Training, validation and test documents; training documents may lack labels.
         encoder: Fine-tuned in place.
         config: Settings.
         out: New or empty folder.
+        frozen: Embeddings of the encoder as given, for `"train"`, `"val"` and `"test"`, where they
+            are at hand from an earlier run; computed otherwise.
         progress: Show progress bars.
         description: What the bar says.
 
     Raises:
-        ValueError: No validation split, or no labeled document in it or in training.
+        ValueError: No labeled document in training; no validation split with labels where it
+            picks the best step.
         FileExistsError: `out` holds files.
     """
-    if splits.val is None:
-        raise ValueError("'splits' must have a validation part, which picks the best step.")
-    for part, needed in (("train", splits.train), ("val", splits.val)):
-        if not sum(needed.class_counts):
-            raise ValueError(
-                f"'splits.{part}' must hold a labeled document (got none of {len(needed)}). Label "
-                "some, or check the column of the labels."
-            )
+    splits = _few_labels(splits, config)
+    _check_labels(splits, config)
     out = new_folder(out)
     set_seed(config.seed)
-    labeled = splits.train
+    train = splits.train
+    labels = torch.tensor(train.labels)
     classifier = TextClassifier(
-        encoder, splits.train.label_names, dropout=config.dropout, seed=config.seed
+        encoder, train.label_names, dropout=config.dropout, seed=config.seed
     )
+    freeze_layers(encoder, config.freeze_layers)
     start = time.perf_counter()
-    sample = None
-    if config.loss.startswith("gloss-") and isinstance(config.bandwidth, str):
-        step = max(1, len(labeled) // _SIGMA_SAMPLE)
-        some = labeled.select(range(0, len(labeled), step)[:_SIGMA_SAMPLE])
-        sample = encoder.encode(some.texts, some.texts_b, progress=progress)
-    objective = make_objective(
-        config, labeled.num_classes, encoder.dim, len(labeled), sample=sample
-    )
-    trainer = _trainer(classifier, objective, splits, config, out)
-    bar = ProgressBar(description)
-    if progress:
-        trainer.add_callback(bar)
-    try:
-        trainer.train()
-    finally:
-        bar.stop()
-    trained = time.perf_counter() - start
-
     metrics: dict[str, float] = {}
-    predictions, embeddings = {}, {}
-    history = _history(trainer.state.log_history)
-    for name, corpus in (("val", splits.val), ("test", splits.test)):
-        if corpus is None:
-            continue
-        rows = encoder.encode(
-            corpus.texts, corpus.texts_b, batch_size=config.eval_batch_size, progress=progress
+    views = _Views(encoder, splits, config, frozen, progress)
+    skill = _skill(views.frozen.get("train"), labels, config)
+    if skill is not None:
+        metrics |= {f"graph_skill.{key}": float(value) for key, value in skill._asdict().items()}
+    warm_steps = config.warm_start_steps
+    if config.loss == "setfit":
+        warm_steps = warm_steps or config.max_steps or _SETFIT_STEPS
+    if warm_steps:
+        contrastive_warm_start(
+            encoder,
+            train,
+            steps=warm_steps,
+            batch_size=config.batch_size,
+            learning_rate=config.warm_start_rate,
+            seed=config.seed,
+            bf16=config.bf16,
+            progress=progress,
         )
-        predictions[name], embeddings[name] = _predict(classifier, rows), rows
-        metrics.update(_scores(name, predictions[name], rows, corpus))
-    metrics["steps"] = float(trainer.state.global_step)
-    metrics["epochs_to_stop"] = float(trainer.state.epoch or 0.0)
-    metrics["best_step"] = float(trainer.state.best_global_step or trainer.state.global_step)
-    metrics["seconds.train"] = trained
+        metrics["seconds.warm_start"] = time.perf_counter() - start
+    loss = make_loss(
+        config,
+        train.num_classes,
+        encoder.dim,
+        train.labels,
+        frozen_dim=views.dim,
+        sample=_sigma_sample(encoder, train, config, progress),
+    )
+    learned = isinstance(loss, GraphGuidedObjective) and views.dim > 0
+    if learned and isinstance(loss, GraphGuidedObjective):
+        _fill(loss, train, views.frozen["train"] if not warm_steps else views.rows("train"), views)
+    history: list[dict[str, float]] = []
+    if config.loss == "setfit":
+        rows = views.rows("train")
+        known = labels >= 0
+        metrics["head.C"] = fit_balanced_head(
+            classifier, rows[known], labels[known], seed=config.seed
+        )
+        metrics["steps"] = float(warm_steps)
+    else:
+        corpus = train if config.loss in USES_UNLABELED else train.select(labels.numpy() >= 0)
+        part = views.frozen.get("train") if learned else None
+        trainer = make_trainer(
+            classifier, loss, replace(splits, train=corpus), config, out, frozen=part
+        )
+        bar = ProgressBar(description)
+        if progress:
+            trainer.add_callback(bar)
+        try:
+            trainer.train()
+        finally:
+            bar.stop()
+        history = history_rows(trainer.state.log_history)
+        metrics["steps"] = float(trainer.state.global_step)
+        metrics["epochs_to_stop"] = float(trainer.state.epoch or 0.0)
+        best = trainer.state.best_global_step or trainer.state.global_step
+        metrics["best_step"] = float(best)
+        metrics |= {f"seconds.{name}": s for name, s in trainer.stage_seconds().items()}
+    metrics["seconds.train"] = time.perf_counter() - start
+
+    objective = loss if isinstance(loss, GraphGuidedObjective) else None
+    if objective is None or objective.memory is None or config.loss == "static-lp":
+        # Another loss's bank lacks documents or their learned rows: fill one to predict over.
+        plain = replace(config, loss="gloss", memory_size=len(train))
+        objective = make_objective(
+            plain, train.num_classes, encoder.dim, len(train), frozen_dim=views.dim
+        )
+        _fill(objective, train, views.rows("train"), views)
+    objective = objective.cpu().eval()
+    predictions, embeddings = {}, {}
+    for name, held_out in (("val", splits.val), ("test", splits.test)):
+        if held_out is None:
+            continue
+        rows = views.rows(name)
+        predictions[name], embeddings[name] = predict_classes(classifier, rows), rows
+        metrics |= split_scores(name, predictions[name], rows, held_out)
+        metrics |= _propagation_scores(name, objective, rows, views.frozen.get(name), held_out)
     metrics["seconds.total"] = time.perf_counter() - start
-    for stage, seconds in trainer.stage_seconds().items():
-        metrics[f"seconds.{stage}"] = seconds
 
     classifier.eval().to("cpu").save(out / "model")
-    if objective is not None:
-        (out / "memory").mkdir()
-        save_objective(objective, out / "memory" / "objective.safetensors")
-    settings = {**config.as_dict(), "encoder": repr(encoder), "data": _describe(splits)}
+    (out / "memory").mkdir()
+    save_objective(objective, out / "memory" / "objective.safetensors")
+    write_labels_used(train, out / "labels_used.csv")
+    memory = objective.memory
+    settings = {
+        **config.as_dict(),
+        "encoder": repr(encoder),
+        "encoder_name": encoder.source,
+        "max_length": encoder.max_length,
+        "pooling": encoder.pooling,
+        "data": describe(splits),
+        "bank": {
+            "capacity": 0 if memory is None else memory.capacity,
+            "frozen_dim": views.dim,
+            "batch_only": memory is None,
+        },
+    }
     write_json(out / "config.json", {**settings, **provenance()})
     write_json(out / "metrics.json", metrics)
     pd.DataFrame(history).to_csv(out / "history.csv", index=False)
     shutil.rmtree(out / "checkpoints", ignore_errors=True)
-    return RunResult(classifier, objective, metrics, history, predictions, embeddings)
+    return RunResult(classifier, objective, metrics, history, predictions, embeddings, skill)
+
+
+class _Views:
+    """Embeddings of the splits: `frozen`, before training, and `rows(name)`, as of now."""
+
+    def __init__(
+        self,
+        encoder: TextEncoder,
+        splits: Splits,
+        config: TrainConfig,
+        given: Mapping[str, Tensor] | None,
+        progress: bool,
+    ) -> None:
+        parts = {"train": splits.train, "val": splits.val, "test": splits.test}
+        self._corpora = {name: part for name, part in parts.items() if part is not None}
+        self._encoder, self._config, self._progress = encoder, config, progress
+        self.frozen: dict[str, Tensor] = {}
+        unlabeled = any(label < 0 for label in splits.train.labels)
+        if config.anchor > 0 and unlabeled and not config.loss.startswith("gloss-"):
+            for name, corpus in self._corpora.items():
+                rows = (given or {}).get(name)
+                if rows is not None and rows.size(0) != len(corpus):
+                    raise ValueError(
+                        f"'frozen' must hold {len(corpus)} rows for {name!r} (got {rows.size(0)})."
+                    )
+                self.frozen[name] = self.rows(name) if rows is None else rows
+
+    @property
+    def dim(self) -> int:
+        """Width of the frozen features, 0 where there are none."""
+        return self.frozen["train"].size(1) if self.frozen else 0
+
+    def rows(self, name: str) -> Tensor:
+        """Embeddings (N, D) of a split by the encoder as it is now, on the CPU."""
+        corpus = self._corpora[name]
+        return self._encoder.encode(
+            corpus.texts,
+            corpus.texts_b,
+            batch_size=self._config.eval_batch_size,
+            progress=self._progress,
+        )
+
+
+def _few_labels(splits: Splits, config: TrainConfig) -> Splits:
+    if not config.few_labels:
+        return splits
+    kept = draw_labels(
+        splits.train,
+        fraction=config.label_fraction,
+        per_class=config.labels_per_class,
+        seed=config.seed,
+    )
+    return replace(splits, train=hide_labels(splits.train, kept))
+
+
+def _check_labels(splits: Splits, config: TrainConfig) -> None:
+    needed = {"train": splits.train}
+    if not config.keeps_last:
+        if splits.val is None:
+            raise ValueError("'splits' must have a validation part, which picks the best step.")
+        needed["val"] = splits.val
+    for part, corpus in needed.items():
+        if not sum(corpus.class_counts):
+            raise ValueError(
+                f"'splits.{part}' must hold a labeled document (got none of {len(corpus)}). Label "
+                "some, or check the column of the labels."
+            )
+    missing = [
+        name
+        for name, count in zip(splits.train.label_names, splits.train.class_counts, strict=True)
+        if not count
+    ]
+    if missing:
+        warnings.warn(
+            f"No training document is labeled {', '.join(map(repr, missing[:5]))}; such a class "
+            "cannot be predicted.",
+            UserWarning,
+            stacklevel=3,
+        )
+
+
+def _skill(rows: Tensor | None, labels: Tensor, config: TrainConfig) -> GraphSkill | None:
+    """The graph's prospects on the embeddings before training, where they can be told."""
+    if rows is None:
+        return None
+    counts = torch.bincount(labels[labels >= 0])
+    if int((counts > 0).sum()) < 2 or int(counts.max()) < 2:
+        return None
+    return graph_skill(rows, labels, k=config.k, align=config.align, seed=config.seed)
+
+
+def _sigma_sample(
+    encoder: TextEncoder, train: Corpus, config: TrainConfig, progress: bool
+) -> Tensor | None:
+    if not (config.loss.startswith("gloss-") and isinstance(config.bandwidth, str)):
+        return None
+    step = max(1, len(train) // _SIGMA_SAMPLE)
+    some = train.select(range(0, len(train), step)[:_SIGMA_SAMPLE])
+    return encoder.encode(some.texts, some.texts_b, progress=progress)
+
+
+def _fill(objective: GraphGuidedObjective, train: Corpus, rows: Tensor, views: _Views) -> None:
+    """Store every training document once, linked by one exact search."""
+    if objective.memory is None or objective.memory.capacity == 0:
+        return
+    view = joint_view(rows, views.frozen.get("train"), objective.anchor)
+    documents = (view, torch.tensor(train.labels), torch.tensor(train.ids))
+    objective.memory.prefill([documents], lambda batch: batch)
+
+
+def _propagation_scores(
+    name: str,
+    objective: GraphGuidedObjective,
+    rows: Tensor,
+    frozen: Tensor | None,
+    corpus: Corpus,
+) -> dict[str, float]:
+    memory = objective.memory
+    if memory is None or not len(memory) or not bool((memory.labels >= 0).any()):
+        return {}
+    answer = objective.predict(rows, frozen=frozen, mode="transductive")
+    scores = split_scores(f"{name}_propagation", answer.argmax(dim=1).numpy(), rows, corpus)
+    return {key: value for key, value in scores.items() if "silhouette" not in key}
 
 
 def new_folder(out: str | Path) -> Path:
@@ -229,131 +371,3 @@ def write_json(file: Path, content: Mapping[str, Any]) -> None:
     temporary = file.with_name(f".{file.name}.part")
     temporary.write_text(json.dumps(plain, indent=2) + "\n", encoding="utf-8")
     temporary.replace(file)
-
-
-def _trainer(
-    classifier: TextClassifier,
-    objective: GraphGuidedObjective | None,
-    splits: Splits,
-    config: TrainConfig,
-    out: Path,
-) -> GraphGuidedTrainer:
-    encoder = classifier.encoder
-    steps = config.max_steps or math.ceil(
-        config.epochs
-        * math.ceil(len(splits.train) / (config.batch_size * config.gradient_accumulation))
-    )
-    by_steps = config.eval_steps is not None or config.max_steps is not None
-    every = config.eval_steps or max(1, steps // 4)
-    strategy = "steps" if by_steps else "epoch"
-    args = TrainingArguments(
-        output_dir=str(out / "checkpoints"),
-        num_train_epochs=config.epochs,
-        max_steps=config.max_steps or -1,
-        per_device_train_batch_size=config.batch_size,
-        per_device_eval_batch_size=config.eval_batch_size,
-        gradient_accumulation_steps=config.gradient_accumulation,
-        learning_rate=config.learning_rate,
-        weight_decay=config.weight_decay,
-        warmup_steps=math.ceil(config.warmup * steps),
-        eval_strategy=strategy,
-        save_strategy=strategy,
-        eval_steps=every,
-        save_steps=every,
-        logging_steps=max(1, steps // 40),
-        save_total_limit=1,
-        save_only_model=True,
-        load_best_model_at_end=True,
-        metric_for_best_model="macro_f1",
-        greater_is_better=True,
-        seed=config.seed,
-        bf16=config.bf16,
-        # Without an accelerator transformers takes bf16 only where the CPU is asked for.
-        use_cpu=config.bf16 and not _has_accelerator(),
-        report_to=[],
-        disable_tqdm=True,
-        dataloader_pin_memory=False,
-        **_checkpointing(config.gradient_checkpointing),
-    )
-    head = list(classifier.head.parameters())
-    optimizer = torch.optim.AdamW(
-        [
-            {"params": list(encoder.parameters()), "lr": config.learning_rate},
-            {"params": head, "lr": config.head_learning_rate},
-        ],
-        weight_decay=config.weight_decay,
-        fused=True,
-    )
-    trainer = GraphGuidedTrainer(
-        classifier,
-        args,
-        objective=objective,
-        train_dataset=TextDataset(splits.train, encoder),
-        eval_dataset=TextDataset(splits.val or splits.train, encoder),
-        data_collator=TextCollator(encoder),
-        compute_metrics=_compute_metrics,
-        optimizers=(optimizer, None),
-        callbacks=[EarlyStoppingCallback(config.patience)],
-    )
-    trainer.remove_callback(PrinterCallback)
-    return trainer
-
-
-def _has_accelerator() -> bool:
-    kinds = (torch.cuda, torch.backends.mps, getattr(torch, "xpu", torch.cuda))
-    return any(kind.is_available() for kind in kinds)
-
-
-def _checkpointing(wanted: bool) -> dict[str, Any]:
-    """The argument's name changes on the way to transformers 6."""
-    if not wanted:
-        return {}
-    names = {field.name for field in fields(TrainingArguments)}
-    new = "activation_checkpointing"
-    return {new if new in names else "gradient_checkpointing": True}
-
-
-def _compute_metrics(prediction: EvalPrediction) -> dict[str, float]:
-    logits = np.asarray(prediction.predictions)
-    return classification_scores(logits.argmax(axis=1), np.asarray(prediction.label_ids))
-
-
-@torch.no_grad()
-def _predict(classifier: TextClassifier, rows: Tensor) -> np.ndarray:
-    head = classifier.head.eval()
-    return head(rows.to(head.weight.device)).argmax(dim=1).cpu().numpy()
-
-
-def _scores(split: str, predicted: np.ndarray, rows: Tensor, corpus: Corpus) -> dict[str, float]:
-    labels = torch.tensor(corpus.labels)
-    if not bool((labels >= 0).any()):
-        return {}
-    scores = classification_scores(predicted, labels.numpy())
-    scores["macro_silhouette"] = macro_silhouette(rows, labels)
-    return {f"{split}.{name}": value for name, value in scores.items()}
-
-
-def _history(log: list[dict[str, Any]]) -> list[dict[str, float]]:
-    """One row a step from the Trainer's log."""
-    names = {
-        "loss": "loss",
-        "graph_loss": "graph_loss",
-        "cross_entropy": "cross_entropy",
-        "eval_accuracy": "val_accuracy",
-        "eval_macro_f1": "val_macro_f1",
-        "eval_loss": "val_cross_entropy",
-    }
-    rows: dict[int, dict[str, float]] = {}
-    for entry in log:
-        row = rows.setdefault(entry["step"], {"step": entry["step"]})
-        row.update({names[key]: value for key, value in entry.items() if key in names})
-    return [rows[step] for step in sorted(rows) if len(rows[step]) > 1]
-
-
-def _describe(splits: Splits) -> dict[str, Any]:
-    parts = {"train": splits.train, "val": splits.val, "test": splits.test}
-    return {
-        "name": splits.train.name,
-        "classes": splits.train.label_names,
-        **{name: len(part) for name, part in parts.items() if part is not None},
-    }

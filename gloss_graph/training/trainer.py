@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -10,10 +11,12 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.data import Sampler
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from gloss_graph._timing import StageClock
-from gloss_graph.objective import GraphGuidedObjective, ObjectiveOutput
+from gloss_graph.losses import PseudoLabelLoss
+from gloss_graph.objective import GraphGuidedObjective
 from gloss_graph.training.state import load_objective, save_objective
 
 OBJECTIVE_FILE = "objective.safetensors"
@@ -38,6 +41,11 @@ class GraphGuidedTrainer(Trainer):
         objective: The objective. None trains by cross-entropy alone, through the same loop.
         embed: `(outputs, inputs) -> embeddings (B, D)` for models of other shape, for example
             `lambda out, inputs: out.hidden_states[-1][:, 0]`.
+        reference: Make one more forward pass a step, without dropout and gradient, for what the
+            bank stores and targets are made from. With unlabeled documents it pays.
+        teacher_decay: Decay of a moving average of the weights that makes this pass; 0 = the
+            model itself.
+        train_sampler: Order of the training documents, for example a `MixedSampler`.
         **kwargs: Everything else `Trainer` takes.
 
     Raises:
@@ -53,8 +61,11 @@ class GraphGuidedTrainer(Trainer):
         model: nn.Module,
         args: TrainingArguments,
         *,
-        objective: GraphGuidedObjective | None,
+        objective: GraphGuidedObjective | PseudoLabelLoss | None,
         embed: Callable[[Any, dict[str, Any]], Tensor] | None = None,
+        reference: bool = False,
+        teacher_decay: float = 0.0,
+        train_sampler: Sampler[int] | None = None,
         **kwargs: Any,
     ) -> None:
         if args.label_smoothing_factor or kwargs.get("compute_loss_func"):
@@ -64,7 +75,11 @@ class GraphGuidedTrainer(Trainer):
             )
         super().__init__(model=model, args=args, **kwargs)
         self.objective = None if objective is None else objective.to(self.args.device)
-        self.embed = embed
+        self.embed, self.reference, self.train_sampler = embed, reference, train_sampler
+        self.teacher = copy.deepcopy(self.model).eval() if teacher_decay else None
+        if self.teacher is not None:
+            self.teacher.requires_grad_(False)
+            self.add_callback(_TeacherUpdate(self.teacher, self.model, teacher_decay))
         if not self.args.label_names:
             self.label_names = ["labels"]
         # The loss is a mean over the micro-batch, so the Trainer must divide it by their number.
@@ -85,6 +100,7 @@ class GraphGuidedTrainer(Trainer):
         del num_items_in_batch
         inputs = dict(inputs)
         labels, ids = inputs.pop("labels", None), inputs.pop("ids", None)
+        frozen = inputs.pop("frozen", None)
         if labels is None:
             raise ValueError(
                 "The batch has no 'labels'. The collator must pass 'labels' and 'ids' on."
@@ -95,7 +111,7 @@ class GraphGuidedTrainer(Trainer):
             self.seconds.spend("encoder", time.perf_counter() - start)
         logits = _part(outputs, "logits")
         if model.training and self.objective is not None:
-            loss = self._graph_guided(outputs, inputs, labels, ids, logits)
+            loss = self._graph_guided(model, outputs, inputs, labels, ids, frozen)
         elif logits is not None:
             loss = _cross_entropy(logits, labels)
         elif model.training:
@@ -114,7 +130,8 @@ class GraphGuidedTrainer(Trainer):
         """One evaluation batch; documents without labels are predicted all the same."""
         if inputs.get("labels") is not None:
             return super().prediction_step(model, inputs, prediction_loss_only, ignore_keys)
-        inputs = self._prepare_inputs({k: v for k, v in inputs.items() if k != "ids"})
+        extra = ("ids", "frozen")
+        inputs = self._prepare_inputs({k: v for k, v in inputs.items() if k not in extra})
         with torch.no_grad(), self.compute_loss_context_manager():
             answer = self._answer(model(**inputs), inputs)
         return None, None if prediction_loss_only else answer, None
@@ -126,25 +143,60 @@ class GraphGuidedTrainer(Trainer):
 
     def _graph_guided(
         self,
+        model: nn.Module,
         outputs: Any,
         inputs: dict[str, Any],
         labels: Tensor,
         ids: Tensor | None,
-        logits: Tensor | None,
+        frozen: Tensor | None,
     ) -> Tensor:
         objective = self.objective
         if objective is None:
             raise ValueError("'objective' must be set to train by it (got None).")
         objective.train()
+        calm = self._calm_pass(model, inputs) if self.reference else None
         start = time.perf_counter()
-        embeddings = self._embeddings(outputs, inputs)
-        out = objective(embeddings, labels, ids=ids, logits=logits, return_output=True)
-        if not isinstance(out, ObjectiveOutput):
-            raise TypeError(f"'objective' must return an ObjectiveOutput (got {type(out)}).")
+        logits = _part(outputs, "logits")
+        if isinstance(objective, PseudoLabelLoss):
+            teacher_logits = None if calm is None else _part(calm, "logits")
+            if logits is None or teacher_logits is None:
+                raise ValueError("PseudoLabelLoss needs a model with 'logits' and reference=True.")
+            loss = objective(logits, labels, teacher_logits)
+        else:
+            loss = objective(
+                self._embeddings(outputs, inputs),
+                labels,
+                ids=ids,
+                logits=logits,
+                reference=None if calm is None else self._embeddings(calm, inputs),
+                frozen=frozen,
+            )
         self.seconds.spend("objective", time.perf_counter() - start)
-        for name in ("graph_loss", "cross_entropy"):
-            self._parts.setdefault(name, []).append(getattr(out, name).detach())
-        return out.loss
+        for name, value in objective.parts.items():
+            self._parts.setdefault(name, []).append(value)
+        return loss
+
+    @torch.no_grad()
+    def _calm_pass(self, model: nn.Module, inputs: dict[str, Any]) -> Any:
+        """Outputs without dropout, of the teacher if there is one."""
+        start = time.perf_counter()
+        if self.teacher is not None:
+            outputs = self.teacher(**inputs)
+        else:
+            modes = {module: module.training for module in model.modules()}
+            model.eval()
+            try:
+                outputs = model(**inputs)
+            finally:
+                for module, mode in modes.items():
+                    module.training = mode
+        self.seconds.spend("reference", time.perf_counter() - start)
+        return outputs
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int] | None:
+        if self.train_sampler is not None:
+            return self.train_sampler
+        return super()._get_train_sampler(train_dataset)
 
     def _embeddings(self, outputs: Any, inputs: dict[str, Any]) -> Tensor:
         found = _part(outputs, "embeddings") if self.embed is None else self.embed(outputs, inputs)
@@ -170,7 +222,7 @@ class GraphGuidedTrainer(Trainer):
         return loss
 
     def _forward_seconds(self) -> float:
-        return self.seconds.get("encoder", 0.0) + self.seconds.get("objective", 0.0)
+        return sum(self.seconds.get(name, 0.0) for name in ("encoder", "reference", "objective"))
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Log, with the means of the loss's parts since the last time."""
@@ -186,7 +238,7 @@ class GraphGuidedTrainer(Trainer):
         seconds = dict(self.seconds)
         if self.objective is None or "objective" not in seconds:
             return seconds
-        inner = self.objective.seconds
+        inner = getattr(self.objective, "seconds", {})
         rest = max(0.0, seconds.pop("objective") - sum(inner.values()))
         return {**seconds, **inner, "loss": rest}
 
@@ -194,7 +246,7 @@ class GraphGuidedTrainer(Trainer):
 
     def _set_signature_columns_if_needed(self) -> None:
         super()._set_signature_columns_if_needed()
-        for name in ("labels", "ids"):
+        for name in ("labels", "ids", "frozen"):
             if name not in self._signature_columns:
                 self._signature_columns.append(name)
 
@@ -218,6 +270,23 @@ class GraphGuidedTrainer(Trainer):
     def _load_objective(self, folder: str) -> None:
         if self.objective is not None:
             load_objective(self.objective, Path(folder) / OBJECTIVE_FILE)
+
+
+class _TeacherUpdate(TrainerCallback):
+    """Moves the teacher's weights after every step of the optimizer."""
+
+    def __init__(self, teacher: nn.Module, model: nn.Module, decay: float) -> None:
+        self._teacher, self._model, self._decay = teacher, model, decay
+
+    @torch.no_grad()
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """An average over all steps at first, then an exponential one."""
+        decay = min(self._decay, state.global_step / (state.global_step + 1.0))
+        pairs = zip(self._teacher.parameters(), self._model.parameters(), strict=True)
+        for own, other in pairs:
+            own.lerp_(other.to(own.dtype), 1.0 - decay)
 
 
 class _OptimizerClock(TrainerCallback):

@@ -1,0 +1,89 @@
+"""Pseudo-labels: the rival that trusts the classifier instead of the graph."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from gloss_graph._checks import check_positive_int, check_range
+from gloss_graph.losses.graph import labeled_cross_entropy
+from gloss_graph.propagation.alignment import align_classes, class_shares
+
+_MOMENTUM = 0.95
+
+
+class PseudoLabelLoss(nn.Module):
+    """Cross-entropy of labeled rows plus that of confident pseudo-labels of unlabeled ones.
+
+    FixMatch (Sohn et al., 2020) without text augmentation, with the distribution alignment of
+    ReMixMatch (Berthelot et al., 2020); the teacher's logits come from outside (an exponential
+    moving average of the model, Tarvainen & Valpola, 2017).
+
+    Args:
+        num_classes: C.
+        prior: (C,) class shares of the labeled documents.
+        threshold: Smallest aligned probability a pseudo-label needs.
+        weight: Weight of the pseudo-label term.
+        start: Training steps before it.
+        ramp: Steps in which its weight then rises.
+    """
+
+    mass: Tensor
+    prior: Tensor
+    steps: Tensor
+
+    def __init__(
+        self,
+        num_classes: int,
+        prior: Tensor | None = None,
+        *,
+        threshold: float = 0.8,
+        weight: float = 1.0,
+        start: int = 40,
+        ramp: int = 40,
+    ) -> None:
+        super().__init__()
+        check_positive_int("num_classes", num_classes, minimum=2)
+        check_range("threshold", threshold, 0.0, 1.0)
+        self.threshold, self.weight = threshold, weight
+        self.start, self.ramp = start, ramp
+        if prior is None:
+            prior = class_shares(torch.empty(0, dtype=torch.long), num_classes)
+        self.register_buffer("prior", prior.float())
+        self.register_buffer("mass", torch.full((num_classes,), -1.0))
+        self.register_buffer("steps", torch.zeros((), dtype=torch.long))
+        self.parts: dict[str, Tensor] = {}
+
+    def forward(self, logits: Tensor, labels: Tensor, teacher_logits: Tensor) -> Tensor:
+        """Loss of one batch.
+
+        Args:
+            logits: (B, C) of the model.
+            labels: (B,) long, -1 = unlabeled.
+            teacher_logits: (B, C), constants.
+        """
+        cross_entropy = labeled_cross_entropy(logits, labels)
+        unlabeled = labels < 0
+        pseudo = logits.sum().float() * 0.0
+        past = int(self.steps) - self.start
+        if bool(unlabeled.any()):
+            target = self._aligned(teacher_logits[unlabeled].float().softmax(dim=1))
+            confident = target.amax(dim=1) >= self.threshold
+            losses = torch.nn.functional.cross_entropy(
+                logits[unlabeled].float(), target.argmax(dim=1), reduction="none"
+            )
+            strength = 0.0 if past < 0 else min(1.0, (past + 1) / max(1, self.ramp))
+            pseudo = strength * (losses * confident).mean()
+        if self.training:
+            self.steps += 1
+        self.parts = {"cross_entropy": cross_entropy.detach(), "consistency": pseudo.detach()}
+        return cross_entropy + self.weight * pseudo
+
+    @torch.no_grad()
+    def _aligned(self, probabilities: Tensor) -> Tensor:
+        mean = probabilities.mean(dim=0)
+        if self.training:
+            seen = float(self.mass[0]) >= 0
+            self.mass.copy_(_MOMENTUM * self.mass + (1 - _MOMENTUM) * mean if seen else mean)
+        mass = self.mass if float(self.mass[0]) >= 0 else mean
+        return align_classes(probabilities, self.prior, mass, 1.0)

@@ -1,0 +1,290 @@
+"""What a run is made of: the objective and the Trainer a configuration asks for."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from transformers import EarlyStoppingCallback, EvalPrediction, TrainingArguments
+from transformers.trainer_callback import PrinterCallback
+
+from gloss_graph.graph import estimate_bandwidth
+from gloss_graph.losses import PseudoLabelLoss
+from gloss_graph.memory import MemoryBank
+from gloss_graph.objective import GraphGuidedObjective
+from gloss_graph.propagation.alignment import class_shares
+from gloss_graph.text import Splits
+from gloss_graph.training.classifier import TextClassifier
+from gloss_graph.training.config import TrainConfig
+from gloss_graph.training.dataset import TextCollator, TextDataset
+from gloss_graph.training.metrics import classification_scores
+from gloss_graph.training.sampler import MixedSampler
+from gloss_graph.training.trainer import GraphGuidedTrainer
+
+_BANK_ROWS = 65_536
+_REFRESH = 40
+# Losses that learn from documents without label.
+USES_UNLABELED = ("gloss", "static-lp", "pseudo-label")
+
+
+def steps_of(config: TrainConfig, labels: Sequence[int]) -> int:
+    """Optimiser steps of a run over documents with these labels (-1 = unlabeled)."""
+    if config.max_steps:
+        return config.max_steps
+    batches = _sampler(config, labels).blocks
+    return math.ceil(config.epochs * math.ceil(batches / config.gradient_accumulation))
+
+
+def _sampler(config: TrainConfig, labels: Sequence[int]) -> MixedSampler:
+    mixes = config.loss in USES_UNLABELED and any(label < 0 for label in labels)
+    return MixedSampler(
+        labels,
+        labeled=config.batch_size,
+        unlabeled=config.unlabeled_batch_size if mixes else 0,
+        balanced=config.class_balance,
+        seed=config.seed,
+    )
+
+
+def make_loss(
+    config: TrainConfig,
+    num_classes: int,
+    dim: int,
+    labels: Sequence[int],
+    *,
+    frozen_dim: int = 0,
+    sample: Tensor | None = None,
+) -> GraphGuidedObjective | PseudoLabelLoss | None:
+    """The loss module a configuration asks for, None for cross-entropy.
+
+    Args:
+        config: Settings.
+        num_classes: C.
+        dim: Embedding dimension D.
+        labels: Of the training documents, -1 = unlabeled; one row of the bank each.
+        frozen_dim: D' of frozen features, 0 without.
+        sample: (S, D) embeddings the in-batch forms estimate their fixed bandwidth from.
+
+    Raises:
+        ValueError: An in-batch form with bandwidth "sqrt" and no `sample`.
+    """
+    if config.loss in ("ce", "setfit"):
+        return None
+    sixth = max(1, steps_of(config, labels) // 6)
+    if config.loss == "pseudo-label":
+        prior = class_shares(torch.tensor(labels), num_classes)
+        weight = config.consistency_weight
+        return PseudoLabelLoss(num_classes, prior, weight=weight, start=sixth, ramp=sixth)
+    return make_objective(
+        config, num_classes, dim, len(labels), frozen_dim=frozen_dim, sample=sample, sixth=sixth
+    )
+
+
+def make_objective(
+    config: TrainConfig,
+    num_classes: int,
+    dim: int,
+    documents: int,
+    *,
+    frozen_dim: int = 0,
+    sample: Tensor | None = None,
+    sixth: int = _REFRESH,
+) -> GraphGuidedObjective:
+    """The objective of a graph-guided loss; for other losses, one that predicts over a bank.
+
+    Args:
+        config: Settings.
+        num_classes: C.
+        dim: Embedding dimension D.
+        documents: Training documents, the default size of the bank.
+        frozen_dim: D' of frozen features, 0 without.
+        sample: (S, D) embeddings the in-batch forms estimate their fixed bandwidth from.
+        sixth: A sixth of the steps: when targets begin, and how fast they gain weight.
+
+    Raises:
+        ValueError: An in-batch form with bandwidth "sqrt" and no `sample`.
+    """
+    if config.loss in ("gloss-published", "gloss-released"):
+        sigma = config.bandwidth
+        if isinstance(sigma, str):
+            if sample is None:
+                raise ValueError(f"bandwidth={sigma!r} needs a 'sample' of embeddings.")
+            unit = torch.nn.functional.normalize(sample, dim=1)
+            sigma = float(estimate_bandwidth(sigma, unit))
+        form = (
+            GraphGuidedObjective.published
+            if config.loss == "gloss-published"
+            else GraphGuidedObjective.released
+        )
+        return form(
+            num_classes,
+            sigma,
+            graph_weight=config.graph_weight,
+            visible_fraction=config.visible_fraction,
+            seed=config.seed,
+        )
+    size = min(documents, _BANK_ROWS) if config.memory_size is None else config.memory_size
+    static = config.loss == "static-lp"
+    refresh = min(_REFRESH, sixth) if config.refresh_every is None else config.refresh_every
+    return GraphGuidedObjective(
+        num_classes,
+        memory=MemoryBank(size, dim + frozen_dim, k=config.k),
+        k=config.k,
+        bandwidth=config.bandwidth,
+        graph_weight=config.graph_weight if config.loss == "gloss" else 0.0,
+        eta=config.eta,
+        rule=config.rule,
+        normalization=config.normalization,
+        visible_fraction=config.visible_fraction,
+        consistency_weight=config.consistency_weight,
+        # Static propagation never looks at what is learned, so it need not wait for it.
+        consistency_start=0 if static else sixth,
+        consistency_ramp=1 if static else sixth,
+        refresh_every=2**40 if static else refresh,
+        anchor=1.0 if static else config.anchor,
+        align=config.align,
+        seed=config.seed,
+    )
+
+
+def make_trainer(
+    classifier: TextClassifier,
+    loss: GraphGuidedObjective | PseudoLabelLoss | None,
+    splits: Splits,
+    config: TrainConfig,
+    out: Path,
+    *,
+    frozen: Tensor | None = None,
+) -> GraphGuidedTrainer:
+    """The Trainer of a run; `frozen` (N, D') travels with the training documents."""
+    encoder = classifier.encoder
+    labels = splits.train.labels
+    steps = steps_of(config, labels)
+    sampler = _sampler(config, labels)
+    keeps: dict[str, Any] = {"eval_strategy": "no", "save_strategy": "no"}
+    by_steps = config.eval_steps is not None or config.max_steps is not None
+    every = config.eval_steps or max(1, steps // 4)
+    strategy = "steps" if by_steps else "epoch"
+    if not config.keeps_last:
+        keeps = {
+            "eval_strategy": strategy,
+            "save_strategy": strategy,
+            "load_best_model_at_end": True,
+            "metric_for_best_model": "macro_f1",
+            "greater_is_better": True,
+        }
+    args = TrainingArguments(
+        output_dir=str(out / "checkpoints"),
+        num_train_epochs=config.epochs,
+        max_steps=config.max_steps or -1,
+        per_device_train_batch_size=sampler.labeled + sampler.unlabeled,
+        per_device_eval_batch_size=config.eval_batch_size,
+        gradient_accumulation_steps=config.gradient_accumulation,
+        learning_rate=config.learning_rate,
+        weight_decay=config.weight_decay,
+        warmup_steps=math.ceil(config.warmup * steps),
+        eval_steps=every,
+        save_steps=every,
+        logging_steps=max(1, steps // 40),
+        save_total_limit=1,
+        save_only_model=True,
+        seed=config.seed,
+        bf16=config.bf16,
+        # Without an accelerator transformers takes bf16 only where the CPU is asked for.
+        use_cpu=config.bf16 and not _has_accelerator(),
+        report_to=[],
+        disable_tqdm=True,
+        dataloader_pin_memory=False,
+        **keeps,
+        **_checkpointing(config.gradient_checkpointing),
+    )
+    head = list(classifier.head.parameters())
+    optimizer = torch.optim.AdamW(
+        [
+            {
+                "params": [value for value in encoder.parameters() if value.requires_grad],
+                "lr": config.learning_rate,
+            },
+            {"params": head, "lr": config.head_learning_rate},
+        ],
+        weight_decay=config.weight_decay,
+        fused=True,
+    )
+    trainer = GraphGuidedTrainer(
+        classifier,
+        args,
+        objective=loss,
+        reference=isinstance(loss, PseudoLabelLoss) or _wants_reference(config, labels),
+        teacher_decay=_teacher_decay(config),
+        train_sampler=sampler
+        if any(label < 0 for label in labels) or config.class_balance
+        else None,
+        train_dataset=TextDataset(splits.train, encoder, frozen),
+        eval_dataset=TextDataset(splits.val or splits.train, encoder),
+        data_collator=TextCollator(encoder),
+        compute_metrics=_compute_metrics,
+        optimizers=(optimizer, None),
+        callbacks=[] if config.keeps_last else [EarlyStoppingCallback(config.patience)],
+    )
+    trainer.remove_callback(PrinterCallback)
+    return trainer
+
+
+def _has_accelerator() -> bool:
+    kinds = (torch.cuda, torch.backends.mps, getattr(torch, "xpu", torch.cuda))
+    return any(kind.is_available() for kind in kinds)
+
+
+def _checkpointing(wanted: bool) -> dict[str, Any]:
+    """The argument's name changes on the way to transformers 6."""
+    if not wanted:
+        return {}
+    names = {field.name for field in fields(TrainingArguments)}
+    new = "activation_checkpointing"
+    return {new if new in names else "gradient_checkpointing": True}
+
+
+def _compute_metrics(prediction: EvalPrediction) -> dict[str, float]:
+    logits = np.asarray(prediction.predictions)
+    return classification_scores(logits.argmax(axis=1), np.asarray(prediction.label_ids))
+
+
+def _wants_reference(config: TrainConfig, labels: Sequence[int]) -> bool:
+    """With unlabeled documents the bank is filled without dropout; static targets need no bank."""
+    return config.loss == "gloss" and any(label < 0 for label in labels)
+
+
+def _teacher_decay(config: TrainConfig) -> float:
+    """A teacher makes pseudo-labels; without one of its own a model confirms itself."""
+    if config.loss == "pseudo-label":
+        return config.teacher_decay or 0.98
+    return config.teacher_decay
+
+
+def freeze_layers(encoder: nn.Module, count: int) -> None:
+    """Stop training the embedding layer and the first `count` layers; 0 trains all.
+
+    Raises:
+        ValueError: The encoder has fewer layers.
+    """
+    if count == 0:
+        return
+    model = getattr(encoder, "model", encoder)
+    stacks = [
+        module for module in model.modules() if isinstance(module, nn.ModuleList) and len(module)
+    ]
+    if not stacks or count > len(stacks[0]):
+        found = len(stacks[0]) if stacks else 0
+        raise ValueError(f"'freeze_layers' must be at most {found}, the layers (got {count}).")
+    whole = getattr(model, "embeddings", None)
+    tokens: nn.Module = model.get_input_embeddings()  # type: ignore[operator]
+    first = whole if isinstance(whole, nn.Module) else tokens
+    for module in (first, *stacks[0][:count]):
+        for value in module.parameters():
+            value.requires_grad_(False)
