@@ -68,6 +68,7 @@ class PaperForms:
             eta=0.0,
             form=form,
             solver="dense",
+            consistency_weight=0.0,
             graph_weight=graph_weight,
             visible_fraction=visible_fraction,
             generator=generator,

@@ -113,8 +113,20 @@ def train(
     test: Annotated[Path | None, typer.Option(help="Test file.")] = None,
     encoder: Annotated[str, typer.Option(help="minilm, a hub id or a folder.")] = "minilm",
     loss: Annotated[
-        str, typer.Option(help="ce, gloss, gloss-published or gloss-released.")
+        str,
+        typer.Option(
+            help="ce, gloss, static-lp, pseudo-label, setfit, gloss-published or gloss-released."
+        ),
     ] = "gloss",
+    unlabeled: Annotated[
+        Path | None, typer.Option(help="File of documents without labels.")
+    ] = None,
+    label_fraction: Annotated[
+        float | None, typer.Option(help="Use this share of the labels, a seeded draw.")
+    ] = None,
+    labels_per_class: Annotated[
+        int | None, typer.Option(help="Use this many labels a class, a seeded draw.")
+    ] = None,
     text: Annotated[str, typer.Option(help="Column of the texts.")] = "text",
     label: Annotated[str, typer.Option(help="Column of the labels.")] = "label",
     text_b: Annotated[str | None, typer.Option(help="Column of second texts, for pairs.")] = None,
@@ -138,6 +150,26 @@ def train(
     memory_size: Annotated[
         int | None, typer.Option(help="Rows of the bank; else one a document.")
     ] = None,
+    unlabeled_batch_size: Annotated[int, typer.Option(help="Unlabeled documents a step.")] = 32,
+    consistency_weight: Annotated[
+        float, typer.Option(help="Weight of the unlabeled documents' term.")
+    ] = 1.0,
+    refresh_every: Annotated[
+        int | None, typer.Option(help="Steps between solves over the bank; 0: every step's graph.")
+    ] = None,
+    anchor: Annotated[float, typer.Option(help="Share of the frozen similarity.")] = 0.5,
+    align: Annotated[float, typer.Option(help="Power of the class-mass alignment.")] = 0.5,
+    warm_start_steps: Annotated[
+        int, typer.Option(help="Contrastive steps on the labels before training.")
+    ] = 0,
+    class_balance: Annotated[
+        bool, typer.Option(help="Draw labeled documents with equal shares of the classes.")
+    ] = False,
+    freeze_layers: Annotated[int, typer.Option(help="First layers that are not trained.")] = 0,
+    teacher_decay: Annotated[
+        float, typer.Option(help="Decay of a moving-average teacher; 0: none.")
+    ] = 0.0,
+    select: Annotated[str, typer.Option(help="best or last step, or auto.")] = "auto",
     seed: Annotated[int, typer.Option(help="Of everything random.")] = 0,
     bf16: Annotated[bool, typer.Option(help="Encoder in bfloat16 autocast.")] = False,
     gradient_checkpointing: Annotated[bool, typer.Option(help="Trade time for memory.")] = False,
@@ -164,6 +196,18 @@ def train(
         rule=rule,
         normalization=normalization,
         memory_size=memory_size,
+        label_fraction=label_fraction,
+        labels_per_class=labels_per_class,
+        unlabeled_batch_size=unlabeled_batch_size,
+        consistency_weight=consistency_weight,
+        refresh_every=refresh_every,
+        anchor=anchor,
+        align=align,
+        warm_start_steps=warm_start_steps,
+        class_balance=class_balance,
+        freeze_layers=freeze_layers,
+        teacher_decay=teacher_decay,
+        select=select,
         seed=seed,
         bf16=bf16,
         gradient_checkpointing=gradient_checkpointing,
@@ -179,7 +223,29 @@ def train(
         pooling=pooling,
         max_length=max_length,
         columns=columns,
+        unlabeled=unlabeled,
     )
+
+
+@app.command()
+def predict(
+    run: Annotated[Path, typer.Option(help="Run folder of gloss-graph train.")],
+    input: Annotated[Path, typer.Option(help="CSV, TSV, JSONL or Parquet (also .gz).")],
+    output: Annotated[Path, typer.Option(help="CSV to write.")],
+    text: Annotated[str, typer.Option(help="Column of the texts.")] = "text",
+    text_b: Annotated[str | None, typer.Option(help="Column of second texts, for pairs.")] = None,
+    mode: Annotated[
+        str,
+        typer.Option(help="inductive: each document by itself; transductive: all in one graph."),
+    ] = "inductive",
+    anchor: Annotated[
+        float | None, typer.Option(help="Share of the frozen similarity; else the run's.")
+    ] = None,
+) -> None:
+    """Label documents by propagation over the training documents, with reasons."""
+    from gloss_graph.cli.predict import run_predict
+
+    run_predict(run, input, output, text=text, text_b=text_b, mode=mode, anchor=anchor)
 
 
 def _number_or_name(value: str) -> float | str:

@@ -9,12 +9,15 @@ from rich.console import Console
 from rich.table import Table
 
 from gloss_graph.analysis import plot_stage_times, plot_training
-from gloss_graph.text import load_encoder, read_splits
-from gloss_graph.training import RunResult, TrainConfig, train_text
+from gloss_graph.text import Corpus, load_encoder, read_splits, read_table
+from gloss_graph.text.tables import read_columns
+from gloss_graph.training import RunResult, TrainConfig, train_text, with_unlabeled
 from gloss_graph.training.run import new_folder
 
 STAGES = (
     "encoder",
+    "reference",
+    "targets",
     "search",
     "graph",
     "propagation",
@@ -36,18 +39,38 @@ def run_train(
     pooling: Any,
     max_length: int,
     columns: dict[str, Any],
+    unlabeled: Path | None = None,
 ) -> RunResult:
     """Train on files and print the scores; see `gloss-graph train --help`."""
     console = Console()
     new_folder(out)
     splits = read_splits(train, val, test, seed=config.seed, **columns)
+    if unlabeled is not None:
+        splits = with_unlabeled(splits, _unlabeled(unlabeled, columns, console))
     encoder = load_encoder(encoder_name, pooling=pooling, max_length=max_length)
     result = train_text(splits, encoder, config, out, progress=True, description=config.loss)
-    plot_training({config.loss: result.history}, out / "training.png")
-    plot_stage_times({config.loss: stage_seconds(result)}, out / "stages.png")
+    if result.skill is not None:
+        console.print(str(result.skill), highlight=False)
+    if result.history:
+        plot_training({config.loss: result.history}, out / "training.png")
+        plot_stage_times({config.loss: stage_seconds(result)}, out / "stages.png")
     console.print(score_table({config.loss: result}))
+    if config.loss == "gloss" and not config.few_labels and min(splits.train.labels) >= 0:
+        console.print("No unlabeled documents: the consistency term stays zero.", style="dim")
     console.print(f"Run folder: {out}", highlight=False, markup=False, soft_wrap=True)
     return result
+
+
+def _unlabeled(file: Path, columns: dict[str, Any], console: Console) -> Corpus:
+    """Documents of a file, their labels ignored."""
+    label = columns["label"]
+    corpus = read_table(file, text=columns["text"], text_b=columns["text_b"], label=None)
+    try:
+        read_columns(file, [label])
+    except ValueError:
+        return corpus
+    console.print(f"Column {label!r} of {file} is not read: its documents count as unlabeled.")
+    return corpus
 
 
 def stage_seconds(result: RunResult) -> dict[str, float]:
@@ -62,16 +85,26 @@ def stage_seconds(result: RunResult) -> dict[str, float]:
 def score_table(results: dict[str, RunResult]) -> Table:
     """Scores of runs side by side, with the share of a step each stage takes."""
     table = Table(title="Scores")
-    for heading in ("run", "split", "accuracy", "macro-F1", "steps", "seconds"):
+    for heading in (
+        "run",
+        "split",
+        "accuracy",
+        "macro-F1",
+        "propagated F1",
+        "steps",
+        "seconds",
+    ):
         table.add_column(heading, justify="left" if heading in ("run", "split") else "right")
     for name, result in results.items():
         for split in ("val", "test"):
             if f"{split}.macro_f1" in result.metrics:
+                spread = result.metrics.get(f"{split}_propagation.macro_f1")
                 table.add_row(
                     name,
                     split,
                     f"{100 * result.metrics[f'{split}.accuracy']:.1f}",
                     f"{100 * result.metrics[f'{split}.macro_f1']:.1f}",
+                    "" if spread is None else f"{100 * spread:.1f}",
                     f"{result.metrics['steps']:.0f}",
                     f"{result.metrics['seconds.train']:.0f}",
                 )

@@ -86,11 +86,11 @@ def with_unlabeled(splits: Splits, unlabeled: Corpus) -> Splits:
 
 
 def write_labels_used(corpus: Corpus, file: Path) -> None:
-    """Write id and label of every labeled document, atomically."""
+    """Write id, label and text of every labeled document, atomically."""
     rows = [
-        (id_, corpus.label_names[label])
-        for id_, label in zip(corpus.ids, corpus.labels, strict=True)
+        (id_, corpus.label_names[label], text)
+        for id_, label, text in zip(corpus.ids, corpus.labels, corpus.texts, strict=True)
         if label != UNLABELED
     ]
     with atomic_write(file, overwrite=True) as draft:
-        pd.DataFrame(rows, columns=["id", "label"]).to_csv(draft.name, index=False)
+        pd.DataFrame(rows, columns=["id", "label", "text"]).to_csv(draft.name, index=False)

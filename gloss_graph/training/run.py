@@ -117,11 +117,11 @@ def train_text(
     skill = _skill(views.frozen.get("train"), labels, config)
     if skill is not None:
         metrics |= {f"graph_skill.{key}": float(value) for key, value in skill._asdict().items()}
-    warm_steps = config.warm_start_steps
+    warm_steps, losses = config.warm_start_steps, []
     if config.loss == "setfit":
         warm_steps = warm_steps or config.max_steps or _SETFIT_STEPS
     if warm_steps:
-        contrastive_warm_start(
+        losses = contrastive_warm_start(
             encoder,
             train,
             steps=warm_steps,
@@ -151,6 +151,7 @@ def train_text(
             classifier, rows[known], labels[known], seed=config.seed
         )
         metrics["steps"] = float(warm_steps)
+        history = [{"step": step + 1, "loss": value} for step, value in enumerate(losses)]
     else:
         corpus = train if config.loss in USES_UNLABELED else train.select(labels.numpy() >= 0)
         part = views.frozen.get("train") if learned else None
@@ -173,11 +174,17 @@ def train_text(
     metrics["seconds.train"] = time.perf_counter() - start
 
     objective = loss if isinstance(loss, GraphGuidedObjective) else None
-    if objective is None or objective.memory is None or config.loss == "static-lp":
+    memory = None if objective is None else objective.memory
+    if objective is None or memory is None or not memory.capacity or config.loss == "static-lp":
         # Another loss's bank lacks documents or their learned rows: fill one to predict over.
         plain = replace(config, loss="gloss", memory_size=len(train))
         objective = make_objective(
-            plain, train.num_classes, encoder.dim, len(train), frozen_dim=views.dim
+            plain,
+            train.num_classes,
+            encoder.dim,
+            len(train),
+            frozen_dim=views.dim,
+            targets=False,
         )
         _fill(objective, train, views.rows("train"), views)
     objective = objective.cpu().eval()
@@ -206,7 +213,7 @@ def train_text(
         "bank": {
             "capacity": 0 if memory is None else memory.capacity,
             "frozen_dim": views.dim,
-            "batch_only": memory is None,
+            "targets": objective.targets.refresh_every > 0,
         },
     }
     write_json(out / "config.json", {**settings, **provenance()})
@@ -302,7 +309,8 @@ def _skill(rows: Tensor | None, labels: Tensor, config: TrainConfig) -> GraphSki
     counts = torch.bincount(labels[labels >= 0])
     if int((counts > 0).sum()) < 2 or int(counts.max()) < 2:
         return None
-    return graph_skill(rows, labels, k=config.k, align=config.align, seed=config.seed)
+    warn = config.loss in ("gloss", "static-lp")
+    return graph_skill(rows, labels, k=config.k, align=config.align, seed=config.seed, warn=warn)
 
 
 def _sigma_sample(

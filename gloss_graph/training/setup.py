@@ -95,6 +95,7 @@ def make_objective(
     frozen_dim: int = 0,
     sample: Tensor | None = None,
     sixth: int = _REFRESH,
+    targets: bool = True,
 ) -> GraphGuidedObjective:
     """The objective of a graph-guided loss; for other losses, one that predicts over a bank.
 
@@ -106,6 +107,7 @@ def make_objective(
         frozen_dim: D' of frozen features, 0 without.
         sample: (S, D) embeddings the in-batch forms estimate their fixed bandwidth from.
         sixth: A sixth of the steps: when targets begin, and how fast they gain weight.
+        targets: False leaves out the table of targets, which predictions do not need.
 
     Raises:
         ValueError: An in-batch form with bandwidth "sqrt" and no `sample`.
@@ -146,7 +148,7 @@ def make_objective(
         # Static propagation never looks at what is learned, so it need not wait for it.
         consistency_start=0 if static else sixth,
         consistency_ramp=1 if static else sixth,
-        refresh_every=2**40 if static else refresh,
+        refresh_every=0 if not targets else 2**40 if static else refresh,
         anchor=1.0 if static else config.anchor,
         align=config.align,
         seed=config.seed,

@@ -1,0 +1,61 @@
+"""`gloss-graph predict`: label a file by a finished run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+from rich.console import Console
+
+from gloss_graph._files import atomic_write
+from gloss_graph.text import read_table
+from gloss_graph.training import Run
+
+_TOP = 3
+
+
+def run_predict(
+    run: Path,
+    source: Path,
+    out: Path,
+    *,
+    text: str,
+    text_b: str | None,
+    mode: str,
+    anchor: float | None,
+) -> pd.DataFrame:
+    """Write text, label, probability, confidence and reasons of every document as CSV."""
+    if out.exists():
+        raise FileExistsError(f"'output' must not exist ({out} does). Choose another name.")
+    loaded = Run(run)
+    corpus = read_table(source, text=text, label=None, text_b=text_b)
+    answer = loaded.predict(corpus.texts, corpus.texts_b, mode=mode, anchor=anchor, progress=True)
+    reasons = answer.explanation
+    probability, label = reasons.probabilities.max(dim=1)
+    linear_probability, linear = answer.linear.max(dim=1)
+    names = loaded.label_names
+    table = {
+        "text": corpus.texts,
+        "label": [names[c] for c in label.tolist()],
+        "probability": probability.tolist(),
+        "confidence": reasons.confidence.tolist(),
+        "linear_label": [names[c] for c in linear.tolist()],
+        "linear_probability": linear_probability.tolist(),
+    }
+    for rank in range(_TOP):
+        ids = reasons.ids[:, rank].tolist()
+        table[f"reason_{rank + 1}_id"] = [id_ if id_ >= 0 else None for id_ in ids]
+        table[f"reason_{rank + 1}_share"] = reasons.shares[:, rank].tolist()
+        table[f"reason_{rank + 1}_text"] = [loaded.texts.get(id_, "") for id_ in ids]
+    frame = pd.DataFrame(table)
+    for rank in range(_TOP):
+        frame[f"reason_{rank + 1}_id"] = frame[f"reason_{rank + 1}_id"].astype("Int64")
+    with atomic_write(out) as draft:
+        frame.to_csv(draft.name, index=False, float_format="%.6g")
+    console = Console()
+    console.print(
+        f"{len(frame)} documents, {100 * float(reasons.confidence.mean()):.0f} % mean confidence.",
+        highlight=False,
+    )
+    console.print(f"Predictions: {out}", highlight=False, markup=False, soft_wrap=True)
+    return frame

@@ -1,0 +1,128 @@
+"""A finished run as a predictor: by its linear head and by propagation over its bank."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from torch import Tensor
+
+from gloss_graph.inference import Explanation
+from gloss_graph.objective import GraphGuidedObjective
+from gloss_graph.text import load_encoder
+from gloss_graph.training.classifier import TextClassifier
+from gloss_graph.training.config import TrainConfig
+from gloss_graph.training.setup import make_objective
+from gloss_graph.training.state import load_objective
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """Predictions for B documents.
+
+    Attributes:
+        explanation: By propagation over the training documents: probabilities (B, C), confidence
+            (B,), the labeled documents that decided most and their shares.
+        linear: Class probabilities (B, C) of the linear head.
+    """
+
+    explanation: Explanation
+    linear: Tensor
+
+
+class Run:
+    """A run folder that `train_text` wrote.
+
+    Args:
+        folder: The folder.
+
+    Raises:
+        ValueError: A folder that is missing, damaged or holds something else.
+
+    Example:
+        See the README.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+        try:
+            self.settings: dict[str, Any] = json.loads(
+                (self.folder / "config.json").read_text(encoding="utf-8")
+            )
+            bank = self.settings["bank"]
+            known = {field.name for field in fields(TrainConfig)}
+            config = TrainConfig(**{k: v for k, v in self.settings.items() if k in known})
+            self.classifier = TextClassifier.load(self.folder / "model")
+            labels = pd.read_csv(
+                self.folder / "labels_used.csv",
+                dtype={"label": str, "text": str},
+                keep_default_na=False,
+            )
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise ValueError(
+                f"'run' must be a folder written by gloss-graph train ({folder}: {error})."
+            ) from error
+        self.label_names = self.classifier.label_names
+        #: Texts of the labeled training documents, by id.
+        self.texts: dict[int, str] = dict(zip(labels["id"], labels["text"], strict=True))
+        self.objective = self._objective(config, bank)
+
+    def _objective(self, config: TrainConfig, bank: dict[str, Any]) -> GraphGuidedObjective:
+        plain = replace(config, loss="gloss", memory_size=bank["capacity"])
+        objective = make_objective(
+            plain,
+            len(self.label_names),
+            self.classifier.encoder.dim,
+            bank["capacity"],
+            frozen_dim=bank["frozen_dim"],
+            sixth=1,
+            targets=bank["targets"],
+        )
+        load_objective(objective, self.folder / "memory" / "objective.safetensors")
+        return objective.eval()
+
+    @property
+    def frozen_dim(self) -> int:
+        """Width of the frozen features the bank holds, 0 without."""
+        return int(self.settings["bank"]["frozen_dim"])
+
+    def frozen_rows(self, texts: list[str], texts_b: list[str] | None, progress: bool) -> Tensor:
+        """Embeddings (B, D') of the encoder as it was before training.
+
+        Raises:
+            ValueError: The encoder of the run was not loaded by name, or is out of reach.
+        """
+        name = self.settings.get("encoder_name") or ""
+        if not name:
+            raise ValueError(
+                "The run does not name its encoder, so its frozen features cannot be computed. "
+                "Use anchor=0."
+            )
+        encoder = load_encoder(
+            name, pooling=self.settings["pooling"], max_length=self.settings["max_length"]
+        )
+        return encoder.encode(texts, texts_b, progress=progress)
+
+    def predict(
+        self,
+        texts: list[str],
+        texts_b: list[str] | None = None,
+        *,
+        mode: str = "inductive",
+        anchor: float | None = None,
+        top: int = 3,
+        progress: bool = False,
+    ) -> Prediction:
+        """Predict documents; see `GraphGuidedObjective.explain` for `mode`, `anchor` and `top`."""
+        rows = self.classifier.encoder.encode(texts, texts_b, progress=progress)
+        frozen = None
+        if self.frozen_dim and anchor != 0.0:
+            frozen = self.frozen_rows(texts, texts_b, progress)
+        explanation = self.objective.explain(rows, frozen=frozen, mode=mode, anchor=anchor, top=top)
+        with torch.no_grad():
+            linear = self.classifier.head(rows).softmax(dim=1)
+        return Prediction(explanation, linear)
