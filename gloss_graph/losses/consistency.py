@@ -88,7 +88,9 @@ class GraphTargets(nn.Module):
     def refresh(self, memory: MemoryBank) -> None:
         """Solve over the whole bank and keep a target for every row."""
         count = len(memory)
-        if count == 0 or not bool((memory.labels >= 0).any()):
+        if count == 0:
+            return
+        if not bool((memory.labels >= 0).any()):
             self._warn_no_label()
             return
         head = PropagationHead(memory.embeddings, memory.labels, self.settings)
