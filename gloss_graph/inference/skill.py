@@ -147,7 +147,10 @@ def graph_skill(
         guess = head.probabilities(head.hits).argmax(dim=1).cpu().numpy()[hidden]
         rows = shown.cpu().numpy()
         linear = LogisticRegression(class_weight="balanced", max_iter=300, C=10.0)
-        linear.fit(points[rows], truth[rows])
+        with warnings.catch_warnings():
+            # Many classes for few labels is what this is for.
+            warnings.filterwarnings("ignore", "The number of unique classes", UserWarning)
+            linear.fit(points[rows], truth[rows])
         other = linear.predict(points[hidden])
         scores.append((*_pair(truth[hidden], guess), *_pair(truth[hidden], other)))
         times[hidden] += 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import numpy as np
@@ -90,11 +91,11 @@ def fit_balanced_head(
         if shown.all() or np.unique(truth[shown]).size < 2:
             continue
         for strength in _STRENGTHS:
-            guess = _logistic(strength).fit(points[shown], truth[shown]).predict(points[~shown])
+            guess = _logistic(strength, points[shown], truth[shown]).predict(points[~shown])
             right[strength] += classification_scores(guess, truth[~shown])["macro_f1"]
     # Without held-out documents all are equal: 10, which does not collapse rare classes.
     best = max(_STRENGTHS, key=lambda strength: (round(right[strength], 6), strength == 10.0))
-    model = _logistic(best).fit(points, truth)
+    model = _logistic(best, points, truth)
     weight = torch.zeros_like(classifier.head.weight)
     bias = torch.full_like(classifier.head.bias, -1e4)
     known = torch.from_numpy(model.classes_)
@@ -109,5 +110,9 @@ def fit_balanced_head(
     return best
 
 
-def _logistic(strength: float) -> LogisticRegression:
-    return LogisticRegression(C=strength, class_weight="balanced", max_iter=1000)
+def _logistic(strength: float, rows: np.ndarray, labels: np.ndarray) -> LogisticRegression:
+    model = LogisticRegression(C=strength, class_weight="balanced", max_iter=1000)
+    with warnings.catch_warnings():
+        # Many classes for few labels is what this is for.
+        warnings.filterwarnings("ignore", "The number of unique classes", UserWarning)
+        return model.fit(rows, labels)
