@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import gzip
 import os
 import re
 import subprocess
@@ -136,6 +137,17 @@ def test_networkx_analysis_of_docstrings(tmp_path: Path) -> None:
     )
 
 
+def test_few_labels(tmp_path: Path) -> None:
+    small = ("--documents", "400", "--labels", "3", "--steps", "2", "--length", "12")
+    output = run("05_few_labels.py", *small, folder=tmp_path)
+    assert "54 labels" in output
+    assert "Graph skill" in output
+    for way in ("cross-entropy", "SetFit", r"warm start \+ corpus graph"):
+        assert number(rf"{way} *│ *[\d.]+ │ *([\d.]+)", output) > 100 / 18 / 2
+    assert output.count("% confident") == 3
+    assert "% from: " in output
+
+
 @pytest.mark.parametrize("markdown", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_objective_benchmark(tmp_path: Path, markdown: bool) -> None:
     small = ["--repeats", "1", "--threads", "1", "--length", "8", "--batch", "8"]
@@ -154,6 +166,23 @@ def test_export_benchmark(tmp_path: Path) -> None:
     output = run("benchmarks/export.py", *small, folder=tmp_path)
     assert "gloss_graph to_networkx" in output
     assert "gloss_graph write_graphml" in output
+
+
+def test_few_labels_benchmark(tmp_path: Path, table: Path) -> None:
+    for name in ("train", "val", "test"):
+        text = gzip.compress(table.read_bytes())
+        (tmp_path / f"{name}.csv.gz").write_bytes(text)
+    small = ["--data", ".", "--labels-per-class", "3", "--seeds", "0", "1", "--steps", "2"]
+    small += ["--length", "8", "--batch", "4", "--unlabeled-batch", "4", "--threads", "1"]
+    methods = ["static", "ce", "static-lp", "warm+bank"]
+    output = run("benchmarks/few_labels.py", *small, "--methods", *methods, folder=tmp_path)
+    for method in methods:
+        assert f"| {method} | 2 | " in output
+    assert number(r"\| static \| 2 \|  \|  \| ([\d.]+)", output) > 60
+    # A stopped study goes on where it was: nothing is left to run.
+    again = run("benchmarks/few_labels.py", *small, "--methods", *methods, folder=tmp_path)
+    assert "seed 0:" not in again
+    assert again.strip() == output[output.index("| method") :].strip()
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
