@@ -109,7 +109,9 @@ def demo(
 def train(
     train: Annotated[Path, typer.Option(help="CSV, TSV, JSONL or Parquet (also .gz).")],
     out: Annotated[Path, typer.Option(help="New or empty run folder.")],
-    val: Annotated[Path | None, typer.Option(help="Validation file; else 10 % of train.")] = None,
+    val: Annotated[
+        Path | None, typer.Option(help="Validation file; else 10 % of train, none with few labels.")
+    ] = None,
     test: Annotated[Path | None, typer.Option(help="Test file.")] = None,
     encoder: Annotated[str, typer.Option(help="minilm, a hub id or a folder.")] = "minilm",
     loss: Annotated[
@@ -169,7 +171,9 @@ def train(
     teacher_decay: Annotated[
         float, typer.Option(help="Decay of a moving-average teacher; 0: none.")
     ] = 0.0,
-    select: Annotated[str, typer.Option(help="best or last step, or auto.")] = "auto",
+    select: Annotated[
+        str, typer.Option(help="best or last step; auto: last with few labels.")
+    ] = "auto",
     seed: Annotated[int, typer.Option(help="Of everything random.")] = 0,
     bf16: Annotated[bool, typer.Option(help="Encoder in bfloat16 autocast.")] = False,
     gradient_checkpointing: Annotated[bool, typer.Option(help="Trade time for memory.")] = False,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +45,11 @@ def run_train(
     """Train on files and print the scores; see `gloss-graph train --help`."""
     console = Console()
     new_folder(out)
-    splits = read_splits(train, val, test, seed=config.seed, **columns)
+    if config.select == "auto" and (unlabeled is not None or config.few_labels):
+        config = replace(config, select="last")
+    # Where no step is picked every label is used for training.
+    share = 0.0 if config.keeps_last else 0.1
+    splits = read_splits(train, val, test, val_fraction=share, seed=config.seed, **columns)
     if unlabeled is not None:
         splits = with_unlabeled(splits, _unlabeled(unlabeled, columns, console))
     encoder = load_encoder(encoder_name, pooling=pooling, max_length=max_length)

@@ -14,7 +14,7 @@ class ObjectiveOutput(NamedTuple):
     """Everything a step computed.
 
     `loss`, `graph_loss`, `cross_entropy`, `consistency`: scalars with gradient; a term without
-    rows is a zero. `consistency` is zero: unlabeled rows conduct, and are not compared yet.
+    rows is a zero. `consistency` is L_C with its ramp, before `consistency_weight`.
     `propagated` (B, C): propagated labels of the batch rows. `hidden` (B,) bool: rows that were
     hidden. `graph`: the `Data` of this step, batch rows first. `solver`: report;
     `solver.unreachable` counts the hidden rows left out because no seed reaches them.

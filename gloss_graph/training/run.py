@@ -324,12 +324,13 @@ def _sigma_sample(
 
 
 def _fill(objective: GraphGuidedObjective, train: Corpus, rows: Tensor, views: _Views) -> None:
-    """Store every training document once, linked by one exact search."""
+    """Store every training document, labeled ones last: a small bank forgets the others first."""
     if objective.memory is None or objective.memory.capacity == 0:
         return
     view = joint_view(rows, views.frozen.get("train"), objective.anchor)
-    documents = (view, torch.tensor(train.labels), torch.tensor(train.ids))
-    objective.memory.prefill([documents], lambda batch: batch)
+    labels, ids = torch.tensor(train.labels), torch.tensor(train.ids)
+    order = (labels >= 0).int().argsort(stable=True)
+    objective.memory.prefill([(view[order], labels[order], ids[order])], lambda rows: rows)
 
 
 def _propagation_scores(

@@ -8,18 +8,21 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import safetensors.torch
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import Sampler
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from gloss_graph._checks import check_range
 from gloss_graph._timing import StageClock
 from gloss_graph.losses import PseudoLabelLoss
 from gloss_graph.objective import GraphGuidedObjective
 from gloss_graph.training.state import load_objective, save_objective
 
 OBJECTIVE_FILE = "objective.safetensors"
+TEACHER_FILE = "teacher.safetensors"
 
 
 class GraphGuidedTrainer(Trainer):
@@ -38,7 +41,8 @@ class GraphGuidedTrainer(Trainer):
             `TextClassifier` does, or anything `embed` understands. Without logits the objective
             runs standalone.
         args: Training arguments.
-        objective: The objective. None trains by cross-entropy alone, through the same loop.
+        objective: The objective, or a `PseudoLabelLoss` (with `reference=True`). None trains by
+            cross-entropy alone, through the same loop.
         embed: `(outputs, inputs) -> embeddings (B, D)` for models of other shape, for example
             `lambda out, inputs: out.hidden_states[-1][:, 0]`.
         reference: Make one more forward pass a step, without dropout and gradient, for what the
@@ -76,10 +80,9 @@ class GraphGuidedTrainer(Trainer):
         super().__init__(model=model, args=args, **kwargs)
         self.objective = None if objective is None else objective.to(self.args.device)
         self.embed, self.reference, self.train_sampler = embed, reference, train_sampler
-        self.teacher = copy.deepcopy(self.model).eval() if teacher_decay else None
-        if self.teacher is not None:
-            self.teacher.requires_grad_(False)
-            self.add_callback(_TeacherUpdate(self.teacher, self.model, teacher_decay))
+        self.teacher: nn.Module | None = None
+        if teacher_decay:
+            self.use_teacher(teacher_decay)
         if not self.args.label_names:
             self.label_names = ["labels"]
         # The loss is a mean over the micro-batch, so the Trainer must divide it by their number.
@@ -88,6 +91,12 @@ class GraphGuidedTrainer(Trainer):
         self.seconds = StageClock()
         self._parts: dict[str, list[Tensor]] = {}
         self.add_callback(_OptimizerClock(self.seconds))
+
+    def use_teacher(self, decay: float) -> None:
+        """Let a moving average of the weights make the reference pass from now on."""
+        check_range("teacher_decay", decay, 0.0, 1.0, open_low=True, open_high=True)
+        self.teacher = copy.deepcopy(self.model).eval().requires_grad_(False)
+        self.add_callback(_TeacherUpdate(self.teacher, self.model, decay))
 
     def compute_loss(
         self,
@@ -256,6 +265,8 @@ class GraphGuidedTrainer(Trainer):
         if self.objective is not None and _internal_call and self.args.should_save:
             folder = Path(output_dir or self.args.output_dir)
             save_objective(self.objective, folder / OBJECTIVE_FILE)
+            if self.teacher is not None:
+                safetensors.torch.save_model(self.teacher, str(folder / TEACHER_FILE))
 
     def _load_from_checkpoint(
         self, resume_from_checkpoint: str, model: nn.Module | None = None
@@ -270,6 +281,8 @@ class GraphGuidedTrainer(Trainer):
     def _load_objective(self, folder: str) -> None:
         if self.objective is not None:
             load_objective(self.objective, Path(folder) / OBJECTIVE_FILE)
+            if self.teacher is not None:
+                safetensors.torch.load_model(self.teacher, str(Path(folder) / TEACHER_FILE))
 
 
 class _TeacherUpdate(TrainerCallback):

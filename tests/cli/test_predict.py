@@ -78,8 +78,10 @@ def test_a_file_without_labels_joins_and_its_label_column_is_not_read(
     assert result.status == 0, result.err
     assert "is not read" in result.out.replace("\n", " ")
     config, _ = run_of(out)
-    labeled = len(pd.read_csv(out / "labels_used.csv"))
-    assert config["data"]["train"] == labeled + 20
+    # Nothing is held back to pick a step.
+    assert len(pd.read_csv(out / "labels_used.csv")) == 12
+    assert config["data"]["train"] == 12 + 20
+    assert config["select"] == "last"
 
 
 def test_no_unlabeled_documents_is_said_once(

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from gloss_graph import GraphGuidedObjective
-from gloss_graph.training import GraphGuidedTrainer
+from gloss_graph.training import GraphGuidedTrainer, MixedSampler, hide_labels
 from gloss_graph.training.trainer import OBJECTIVE_FILE
 
 from .tiny import (
@@ -21,6 +21,7 @@ from .tiny import (
     copied_state,
     make_trainer,
     tiny_classifier,
+    tiny_corpus,
     tiny_objective,
 )
 
@@ -165,3 +166,37 @@ def test_a_checkpoint_without_a_fitting_objective(
     assert trainer.state.global_step == 0
     if damage == "other-capacity":
         assert "(10, 4) float32 in the file, (8, 4) float32 here" in str(caught.value)
+
+
+@pytest.mark.parametrize("stop", [3, 6, 8])
+def test_few_label_training_resumes(tmp_path: Path, stop: int) -> None:
+    """Mixed batches, targets, reference pass and teacher go on where they were."""
+    corpus = hide_labels(tiny_corpus(24), [0, 1, 2, 3, 4, 5])
+
+    def trainer(name: str, *callbacks: Any, seed: int = 0) -> GraphGuidedTrainer:
+        made = fresh_trainer(
+            tmp_path / name,
+            seed=seed,
+            objective=tiny_objective(
+                24, graph_weight=0.2, consistency_start=2, consistency_ramp=3, refresh_every=3
+            ),
+            documents=corpus,
+            callbacks=callbacks,
+            per_device_train_batch_size=6,
+        )
+        made.train_sampler = MixedSampler(corpus.labels, labeled=2, unlabeled=4, seed=7)
+        made.reference = True
+        made.use_teacher(0.8)
+        return made
+
+    whole = trainer("whole")
+    whole.train()
+    assert int(whole.objective.targets.solved_at) >= 0
+    trainer("parts", StopAt(stop)).train()
+    second = trainer("parts", seed=999)
+    second.train(resume_from_checkpoint=str(tmp_path / "parts" / f"checkpoint-{stop}"))
+    assert_same_training(second, whole)
+    assert_same_state(second.teacher.state_dict(), whole.teacher.state_dict())
+    consistency = [row["consistency"] for row in whole.state.log_history if "consistency" in row]
+    assert consistency[0] == 0.0
+    assert consistency[-1] > 0.0
