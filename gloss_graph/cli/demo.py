@@ -19,7 +19,7 @@ from gloss_graph.cli.train import score_table, stage_seconds, time_table
 from gloss_graph.graph import build_document_graph
 from gloss_graph.text import Splits, docstring_corpus, load_encoder
 from gloss_graph.training import RunResult, TrainConfig, train_text
-from gloss_graph.training.run import new_folder, write_json
+from gloss_graph.training.folders import new_folder, write_json
 
 _RUNS = {"cross-entropy": "ce", "memory bank": "gloss"}
 

@@ -13,7 +13,7 @@ from gloss_graph.analysis import plot_stage_times, plot_training
 from gloss_graph.text import Corpus, load_encoder, read_splits, read_table
 from gloss_graph.text.tables import read_columns
 from gloss_graph.training import RunResult, TrainConfig, train_text, with_unlabeled
-from gloss_graph.training.run import new_folder
+from gloss_graph.training.folders import new_folder
 
 STAGES = (
     "encoder",

@@ -16,6 +16,8 @@ from gloss_graph.training.classifier import TextClassifier
 from gloss_graph.training.metrics import classification_scores, macro_silhouette
 
 _STRENGTHS = (1.0, 10.0, 100.0, 1000.0)
+# How far below the others the logit of a class without documents starts.
+_UNSEEN = 20.0
 
 
 @torch.no_grad()
@@ -95,24 +97,49 @@ def fit_balanced_head(
             right[strength] += classification_scores(guess, truth[~shown])["macro_f1"]
     # Without held-out documents all are equal: 10, which does not collapse rare classes.
     best = max(_STRENGTHS, key=lambda strength: (round(right[strength], 6), strength == 10.0))
-    model = _logistic(best, points, truth)
+    _set_head(classifier, _logistic(best, points, truth), scale)
+    return best
+
+
+def fit_propagated_head(
+    classifier: TextClassifier, rows: Tensor, labels: Tensor, weights: Tensor
+) -> None:
+    """Fit the linear head to propagated labels, so that training starts from what they know.
+
+    Args:
+        classifier: Its head is overwritten.
+        rows: (N, D) embeddings.
+        labels: (N,) long, true or propagated.
+        weights: (N,) confidence; rows of weight 0 are left out.
+    """
+    used = weights > 0
+    scale = 1.0 / float(rows.norm(dim=1).mean())
+    points = (rows[used] * scale).numpy()
+    model = _logistic(_STRENGTHS[1], points, labels[used].numpy(), weights[used].numpy())
+    _set_head(classifier, model, scale)
+
+
+@torch.no_grad()
+def _set_head(classifier: TextClassifier, model: LogisticRegression, scale: float) -> None:
+    """Write a fit on `scale * rows` into the head; classes it has not seen are never predicted."""
     weight = torch.zeros_like(classifier.head.weight)
-    bias = torch.full_like(classifier.head.bias, -1e4)
     known = torch.from_numpy(model.classes_)
     slope, offset = np.atleast_2d(model.coef_), np.atleast_1d(model.intercept_)
     if known.numel() == 2 and slope.shape[0] == 1:
         slope, offset = np.vstack([-slope / 2, slope / 2]), np.hstack([-offset / 2, offset / 2])
+    # Far below the others, yet within reach of training.
+    bias = torch.full_like(classifier.head.bias, float(offset.min()) - _UNSEEN)
     weight[known] = torch.from_numpy(slope * scale).to(weight)
     bias[known] = torch.from_numpy(offset).to(bias)
-    with torch.no_grad():
-        classifier.head.weight.copy_(weight)
-        classifier.head.bias.copy_(bias)
-    return best
+    classifier.head.weight.copy_(weight)
+    classifier.head.bias.copy_(bias)
 
 
-def _logistic(strength: float, rows: np.ndarray, labels: np.ndarray) -> LogisticRegression:
+def _logistic(
+    strength: float, rows: np.ndarray, labels: np.ndarray, weights: np.ndarray | None = None
+) -> LogisticRegression:
     model = LogisticRegression(C=strength, class_weight="balanced", max_iter=1000)
     with warnings.catch_warnings():
         # Many classes for few labels is what this is for.
         warnings.filterwarnings("ignore", "The number of unique classes", UserWarning)
-        return model.fit(rows, labels)
+        return model.fit(rows, labels, sample_weight=weights)

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import json
-import math
 import shutil
 import time
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -19,15 +16,18 @@ from torch import Tensor
 from transformers import set_seed
 
 from gloss_graph.graph.views import joint_view
-from gloss_graph.inference import GraphSkill, graph_skill
+from gloss_graph.inference import GraphSkill, PropagationHead, graph_skill
 from gloss_graph.objective import GraphGuidedObjective
+from gloss_graph.propagation.alignment import entropy_confidence
 from gloss_graph.text import Corpus, Splits, TextEncoder
 from gloss_graph.training.classifier import TextClassifier
 from gloss_graph.training.config import TrainConfig
+from gloss_graph.training.folders import new_folder, write_json
 from gloss_graph.training.labels import draw_labels, hide_labels, write_labels_used
 from gloss_graph.training.outcome import (
     describe,
     fit_balanced_head,
+    fit_propagated_head,
     history_rows,
     predict_classes,
     split_scores,
@@ -142,7 +142,10 @@ def train_text(
     )
     learned = isinstance(loss, GraphGuidedObjective) and views.dim > 0
     if learned and isinstance(loss, GraphGuidedObjective):
-        _fill(loss, train, views.frozen["train"] if not warm_steps else views.rows("train"), views)
+        rows = views.rows("train") if warm_steps else views.frozen["train"]
+        _fill(loss, train, rows, views)
+        if warm_steps:
+            _start_head(classifier, loss, rows, train)
     history: list[dict[str, float]] = []
     if config.loss == "setfit":
         rows = views.rows("train")
@@ -333,6 +336,22 @@ def _fill(objective: GraphGuidedObjective, train: Corpus, rows: Tensor, views: _
     objective.memory.prefill([(view[order], labels[order], ids[order])], lambda rows: rows)
 
 
+def _start_head(
+    classifier: TextClassifier, objective: GraphGuidedObjective, rows: Tensor, train: Corpus
+) -> None:
+    """A head for warm-started embeddings: fitted to what they propagate, weighted by trust."""
+    memory = objective.memory
+    if memory is None or memory.capacity < len(train):
+        return
+    solved = PropagationHead(memory.embeddings, memory.labels, objective.targets.settings)
+    places = memory.slots_of(torch.tensor(train.ids))
+    target = solved.probabilities(solved.hits)[places]
+    labels = torch.tensor(train.labels)
+    known = labels >= 0
+    weights = torch.where(known, 1.0, entropy_confidence(target))
+    fit_propagated_head(classifier, rows, torch.where(known, labels, target.argmax(dim=1)), weights)
+
+
 def _propagation_scores(
     name: str,
     objective: GraphGuidedObjective,
@@ -346,37 +365,3 @@ def _propagation_scores(
     answer = objective.predict(rows, frozen=frozen, mode="transductive")
     scores = split_scores(f"{name}_propagation", answer.argmax(dim=1).numpy(), rows, corpus)
     return {key: value for key, value in scores.items() if "silhouette" not in key}
-
-
-def new_folder(out: str | Path) -> Path:
-    """Make `out`, refusing a folder that holds anything.
-
-    Raises:
-        FileExistsError: It exists and is not empty.
-        PermissionError: It cannot be written.
-    """
-    out = Path(out)
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise FileExistsError(
-            f"'out' must be a new or empty folder ({out} holds files). Choose another name or "
-            "remove it."
-        )
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        probe = out / ".write-test"
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        raise PermissionError(f"'out' cannot be written ({out}: {error.strerror}).") from error
-    return out
-
-
-def write_json(file: Path, content: Mapping[str, Any]) -> None:
-    """Write JSON atomically; NaN becomes null."""
-    plain = {
-        key: None if isinstance(value, float) and math.isnan(value) else value
-        for key, value in content.items()
-    }
-    temporary = file.with_name(f".{file.name}.part")
-    temporary.write_text(json.dumps(plain, indent=2) + "\n", encoding="utf-8")
-    temporary.replace(file)

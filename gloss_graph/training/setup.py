@@ -133,6 +133,8 @@ def make_objective(
         )
     size = min(documents, _BANK_ROWS) if config.memory_size is None else config.memory_size
     static = config.loss == "static-lp"
+    # Targets that learning does not improve, or has improved already, need not wait for it.
+    early = static or config.warm_start_steps > 0
     refresh = min(_REFRESH, sixth) if config.refresh_every is None else config.refresh_every
     return GraphGuidedObjective(
         num_classes,
@@ -145,9 +147,8 @@ def make_objective(
         normalization=config.normalization,
         visible_fraction=config.visible_fraction,
         consistency_weight=config.consistency_weight,
-        # Static propagation never looks at what is learned, so it need not wait for it.
-        consistency_start=0 if static else sixth,
-        consistency_ramp=1 if static else sixth,
+        consistency_start=0 if early else sixth,
+        consistency_ramp=1 if early else sixth,
         refresh_every=0 if not targets else 2**40 if static else refresh,
         anchor=1.0 if static else config.anchor,
         align=config.align,
