@@ -245,11 +245,14 @@ def predict(
     anchor: Annotated[
         float | None, typer.Option(help="Share of the frozen similarity; else the run's.")
     ] = None,
+    rule: Annotated[
+        str | None, typer.Option(help="harmonic, spreading or poisson; else the run's.")
+    ] = None,
 ) -> None:
     """Label documents by propagation over the training documents, with reasons."""
     from gloss_graph.cli.predict import run_predict
 
-    run_predict(run, input, output, text=text, text_b=text_b, mode=mode, anchor=anchor)
+    run_predict(run, input, output, text=text, text_b=text_b, mode=mode, anchor=anchor, rule=rule)
 
 
 def _number_or_name(value: str) -> float | str:

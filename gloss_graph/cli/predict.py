@@ -23,13 +23,16 @@ def run_predict(
     text_b: str | None,
     mode: str,
     anchor: float | None,
+    rule: str | None,
 ) -> pd.DataFrame:
     """Write text, label, probability, confidence and reasons of every document as CSV."""
     if out.exists():
         raise FileExistsError(f"'output' must not exist ({out} does). Choose another name.")
     loaded = Run(run)
     corpus = read_table(source, text=text, label=None, text_b=text_b)
-    answer = loaded.predict(corpus.texts, corpus.texts_b, mode=mode, anchor=anchor, progress=True)
+    answer = loaded.predict(
+        corpus.texts, corpus.texts_b, mode=mode, anchor=anchor, rule=rule, progress=True
+    )
     reasons = answer.explanation
     probability, label = reasons.probabilities.max(dim=1)
     linear_probability, linear = answer.linear.max(dim=1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import NamedTuple
 
 import torch
@@ -11,10 +12,13 @@ from gloss_graph._checks import check_choice, check_index_vector, check_matrix, 
 from gloss_graph.graph.views import joint_view, reweighted
 from gloss_graph.inference.head import FLOOR, HeadSettings, PropagationHead
 from gloss_graph.memory import MemoryBank
+from gloss_graph.propagation import RULES
 from gloss_graph.propagation.alignment import entropy_confidence
 
 MODES = ("inductive", "transductive")
 _CHUNK = 4096
+# Poisson sources spread without end; a little leak keeps them near their own clusters.
+_POISSON_ETA = 0.02
 
 
 class Explanation(NamedTuple):
@@ -42,7 +46,7 @@ class BankInference:
 
     def __init__(self, memory: MemoryBank, settings: HeadSettings, anchor: float) -> None:
         self.memory, self.settings, self.anchor = memory, settings, anchor
-        self._key: tuple[float, ...] = ()
+        self._key: tuple[float | str, ...] = ()
         self._head: PropagationHead | None = None
 
     @torch.no_grad()
@@ -53,10 +57,13 @@ class BankInference:
         ids: Tensor | None,
         mode: str,
         anchor: float | None,
+        rule: str | None = None,
         top: int = 0,
     ) -> Explanation:
         """See `GraphGuidedObjective.predict` and `.explain`."""
         check_choice("mode", mode, MODES)
+        if rule is not None:
+            check_choice("rule", rule, RULES)
         check_matrix("embeddings", embeddings)
         if ids is not None:
             check_index_vector("ids", ids, embeddings.size(0))
@@ -71,9 +78,10 @@ class BankInference:
             )
         queries, anchor = self._view(embeddings, frozen, anchor)
         own = None if ids is None else self.memory.slots_of(ids)
+        settings = self._settings(rule)
         if mode == "transductive":
-            return self._together(queries, own, anchor, top)
-        head = self._solved(embeddings.size(1), anchor)
+            return self._together(queries, own, anchor, settings, top)
+        head = self._solved(embeddings.size(1), anchor, settings)
         parts = [
             self._attached(head, queries[part], None if own is None else own[part], top)
             for part in torch.arange(queries.size(0), device=device).split(_CHUNK)
@@ -81,6 +89,12 @@ class BankInference:
         if not parts:
             parts = [self._attached(head, queries, own, top)]
         return Explanation(*(torch.cat(field) for field in zip(*parts, strict=True)))
+
+    def _settings(self, rule: str | None) -> HeadSettings:
+        if rule is None or rule == self.settings.rule:
+            return self.settings
+        eta = _POISSON_ETA if rule == "poisson" else 0.2
+        return replace(self.settings, rule=rule, eta=eta)
 
     def _check_bank(self) -> None:
         if len(self.memory) == 0:
@@ -133,13 +147,20 @@ class BankInference:
         rows = reweighted(rows, learned, self.anchor, anchor)
         return rows[:, :learned] if anchor == 0.0 else rows
 
-    def _solved(self, learned: int, anchor: float) -> PropagationHead:
+    def _solved(self, learned: int, anchor: float, settings: HeadSettings) -> PropagationHead:
         memory = self.memory
         state = (float(memory.rows.double().sum()), float(memory.slot_labels.double().sum()))
-        key = (float(memory.step), float(len(memory)), *state, float(learned), anchor)
+        key = (
+            float(memory.step),
+            float(len(memory)),
+            *state,
+            float(learned),
+            anchor,
+            settings.rule,
+        )
         if self._head is None or key != self._key:
             self._head = PropagationHead(
-                self._rows(learned, anchor), memory.labels.clone(), self.settings
+                self._rows(learned, anchor), memory.labels.clone(), settings
             )
             self._key = key
         return self._head
@@ -153,7 +174,12 @@ class BankInference:
         return self._explain(head, head.hits_of(attached), names, shares)
 
     def _together(
-        self, queries: Tensor, own: Tensor | None, anchor: float, top: int
+        self,
+        queries: Tensor,
+        own: Tensor | None,
+        anchor: float,
+        settings: HeadSettings,
+        top: int,
     ) -> Explanation:
         """One graph over the bank and all queries; their own stored copies are left out."""
         kept = torch.ones(len(self.memory), dtype=torch.bool, device=queries.device)
@@ -165,7 +191,7 @@ class BankInference:
             raise ValueError("'ids' name every labeled document of the bank; none is left.")
         rows = torch.cat([rows[:, : queries.size(1)], queries.to(rows.dtype)])
         unknown = labels.new_full((queries.size(0),), -1)
-        head = PropagationHead(rows, torch.cat([labels, unknown]), self.settings)
+        head = PropagationHead(rows, torch.cat([labels, unknown]), settings)
         where = torch.arange(labels.numel(), rows.size(0), device=rows.device)
         names, shares = head.deciding(where, top)
         # Positions among the kept rows -> slots; queries have no label and are never named.
@@ -198,6 +224,7 @@ class PropagationPredictor:
         ids: Tensor | None = None,
         mode: str = "inductive",
         anchor: float | None = None,
+        rule: str | None = None,
     ) -> Tensor:
         """Class probabilities by propagation over the bank, whatever loss it was trained with.
 
@@ -209,6 +236,8 @@ class PropagationPredictor:
                 graph over bank and all rows, which help each other.
             anchor: Weight of the frozen similarity; by default the objective's where `frozen` is
                 given, else 0.
+            rule: Propagation rule in place of the objective's; `"poisson"` often does better with
+                very few labels of few classes.
 
         Returns:
             (B, C), rows summing to 1, at least 0.001 / C each. A row nothing reaches gets the
@@ -220,7 +249,7 @@ class PropagationPredictor:
                 disagree; an unknown mode; an anchor without frozen features.
         """
         return self.explain(
-            embeddings, frozen=frozen, ids=ids, mode=mode, anchor=anchor, top=0
+            embeddings, frozen=frozen, ids=ids, mode=mode, anchor=anchor, rule=rule, top=0
         ).probabilities
 
     def explain(
@@ -231,9 +260,10 @@ class PropagationPredictor:
         ids: Tensor | None = None,
         mode: str = "inductive",
         anchor: float | None = None,
+        rule: str | None = None,
         top: int = 3,
     ) -> Explanation:
         """As `predict`, with confidence and the `top` labeled documents that decided most."""
         if self._inference is None:
             raise ValueError("'memory' is None; predictions propagate over a bank. Pass one.")
-        return self._inference.predict(embeddings, frozen, ids, mode, anchor, top)
+        return self._inference.predict(embeddings, frozen, ids, mode, anchor, rule, top)

@@ -114,15 +114,18 @@ class Run:
         *,
         mode: str = "inductive",
         anchor: float | None = None,
+        rule: str | None = None,
         top: int = 3,
         progress: bool = False,
     ) -> Prediction:
-        """Predict documents; see `GraphGuidedObjective.explain` for `mode`, `anchor` and `top`."""
+        """Predict documents; see `GraphGuidedObjective.explain` for the options."""
         rows = self.classifier.encoder.encode(texts, texts_b, progress=progress)
         frozen = None
         if self.frozen_dim and anchor != 0.0:
             frozen = self.frozen_rows(texts, texts_b, progress)
-        explanation = self.objective.explain(rows, frozen=frozen, mode=mode, anchor=anchor, top=top)
+        explanation = self.objective.explain(
+            rows, frozen=frozen, mode=mode, anchor=anchor, rule=rule, top=top
+        )
         with torch.no_grad():
             linear = self.classifier.head(rows).softmax(dim=1)
         return Prediction(explanation, linear)

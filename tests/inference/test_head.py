@@ -202,6 +202,19 @@ def test_another_anchor_reweighs_the_views() -> None:
 
 
 @pytest.mark.parametrize("mode", ["inductive", "transductive"])
+def test_another_rule_for_a_prediction(mode: str) -> None:
+    objective, x, _, labels = filled()
+    plain = objective.predict(x, mode=mode)
+    poisson = objective.predict(x, mode=mode, rule="poisson")
+    assert not torch.allclose(plain, poisson)
+    torch.testing.assert_close(poisson.sum(dim=1), torch.ones(36))
+    assert float((poisson.argmax(dim=1) == labels).float().mean()) > 0.85
+    torch.testing.assert_close(objective.predict(x, mode=mode, rule="harmonic"), plain)
+    with pytest.raises(ValueError, match="'rule' must be one of"):
+        objective.predict(x, rule="magic")
+
+
+@pytest.mark.parametrize("mode", ["inductive", "transductive"])
 def test_reasons_name_labeled_documents_by_id(mode: str) -> None:
     objective, x, _, labels = filled()
     shown = few(labels)
