@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from gloss_graph.analysis import plot_stage_times, plot_training
-from gloss_graph.text import Corpus, load_encoder, read_splits, read_table
+from gloss_graph.text import Corpus, Splits, load_encoder, read_splits, read_table
 from gloss_graph.text.tables import read_columns
 from gloss_graph.training import RunResult, TrainConfig, train_text, with_unlabeled
 from gloss_graph.training.folders import new_folder
@@ -44,15 +45,15 @@ def run_train(
 ) -> RunResult:
     """Train on files and print the scores; see `gloss-graph train --help`."""
     console = Console()
+    # Refused before anything is read; given back if nothing comes of it.
     new_folder(out)
-    if config.select == "auto" and (unlabeled is not None or config.few_labels):
-        config = replace(config, select="last")
-    # Where no step is picked every label is used for training.
-    share = 0.0 if config.keeps_last else 0.1
-    splits = read_splits(train, val, test, val_fraction=share, seed=config.seed, **columns)
-    if unlabeled is not None:
-        splits = with_unlabeled(splits, _unlabeled(unlabeled, columns, console))
-    encoder = load_encoder(encoder_name, pooling=pooling, max_length=max_length)
+    try:
+        splits, config = _read(train, val, test, unlabeled, config, columns, console)
+        encoder = load_encoder(encoder_name, pooling=pooling, max_length=max_length)
+    except BaseException:
+        with suppress(OSError):
+            out.rmdir()
+        raise
     result = train_text(splits, encoder, config, out, progress=True, description=config.loss)
     if result.skill is not None:
         console.print(str(result.skill), highlight=False)
@@ -64,6 +65,26 @@ def run_train(
         console.print("No unlabeled documents: the consistency term stays zero.", style="dim")
     console.print(f"Run folder: {out}", highlight=False, markup=False, soft_wrap=True)
     return result
+
+
+def _read(
+    train: Path,
+    val: Path | None,
+    test: Path | None,
+    unlabeled: Path | None,
+    config: TrainConfig,
+    columns: dict[str, Any],
+    console: Console,
+) -> tuple[Splits, TrainConfig]:
+    """The documents, and the settings with `select` decided."""
+    if config.select == "auto" and (unlabeled is not None or config.few_labels):
+        config = replace(config, select="last")
+    # Where no step is picked every label is used for training.
+    share = 0.0 if config.keeps_last else 0.1
+    splits = read_splits(train, val, test, val_fraction=share, seed=config.seed, **columns)
+    if unlabeled is not None:
+        splits = with_unlabeled(splits, _unlabeled(unlabeled, columns, console))
+    return splits, config
 
 
 def _unlabeled(file: Path, columns: dict[str, Any], console: Console) -> Corpus:
