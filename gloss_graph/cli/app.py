@@ -164,6 +164,7 @@ def train(
     warm_start_steps: Annotated[
         int, typer.Option(help="Contrastive steps on the labels before training.")
     ] = 0,
+    warm_start_rate: Annotated[float, typer.Option(help="Their learning rate.")] = 2e-5,
     class_balance: Annotated[
         bool, typer.Option(help="Draw labeled documents with equal shares of the classes.")
     ] = False,
@@ -208,6 +209,7 @@ def train(
         anchor=anchor,
         align=align,
         warm_start_steps=warm_start_steps,
+        warm_start_rate=warm_start_rate,
         class_balance=class_balance,
         freeze_layers=freeze_layers,
         teacher_decay=teacher_decay,

@@ -120,7 +120,12 @@ def score_table(results: dict[str, RunResult]) -> Table:
         "steps",
         "seconds",
     ):
-        table.add_column(heading, justify="left" if heading in ("run", "split") else "right")
+        table.add_column(
+            heading,
+            justify="left" if heading in ("run", "split") else "right",
+            # What a narrow terminal must not break.
+            no_wrap=heading in ("accuracy", "macro-F1"),
+        )
     for name, result in results.items():
         for split in ("val", "test"):
             if f"{split}.macro_f1" in result.metrics:
