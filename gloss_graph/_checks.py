@@ -63,6 +63,19 @@ def check_tensor(name: str, value: Any) -> None:
         raise TypeError(f"'{name}' must be a torch.Tensor (got {type(value).__name__}).")
 
 
+def check_device(name: str, value: Tensor, other: str, device: torch.device) -> None:
+    """Raise unless `value` lies on the `device` of `other`.
+
+    Raises:
+        ValueError: Names both.
+    """
+    if value.device != device:
+        raise ValueError(
+            f"{name} is on {value.device} but {other} is on {device}. "
+            "Move one of them with .to(device)."
+        )
+
+
 def check_matrix(name: str, value: Any, columns: int | None = None) -> None:
     """Raise unless `value` is a finite floating tensor of shape (N, D) with D >= 1.
 

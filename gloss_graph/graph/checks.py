@@ -5,7 +5,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from gloss_graph._checks import check_index_vector, check_mask, check_matrix, check_tensor
+from gloss_graph._checks import (
+    check_device,
+    check_index_vector,
+    check_mask,
+    check_matrix,
+    check_tensor,
+)
 from gloss_graph.memory import MemoryBank
 
 
@@ -20,11 +26,8 @@ def check_batch(
     check_tensor("embeddings", embeddings)
     check_memory(memory, normalize_embeddings)
     device = embeddings.device
-    if memory is not None and memory.rows.device != device:
-        raise ValueError(
-            f"'embeddings' is on {device} but 'memory' is on {memory.rows.device}. "
-            "Move one of them with .to(device)."
-        )
+    if memory is not None:
+        check_device("'embeddings'", embeddings, "'memory'", memory.rows.device)
     check_matrix("embeddings", embeddings, columns=None if memory is None else memory.dim)
     size = embeddings.size(0)
     if labels is None:

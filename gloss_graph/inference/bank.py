@@ -8,7 +8,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from gloss_graph._checks import check_choice, check_index_vector, check_matrix, check_positive_int
+from gloss_graph._checks import (
+    check_choice,
+    check_device,
+    check_index_vector,
+    check_matrix,
+    check_positive_int,
+)
 from gloss_graph.graph.views import joint_view, reweighted
 from gloss_graph.inference.head import FLOOR, HeadSettings, PropagationHead
 from gloss_graph.memory import MemoryBank
@@ -46,7 +52,8 @@ class BankInference:
 
     def __init__(self, memory: MemoryBank, settings: HeadSettings, anchor: float) -> None:
         self.memory, self.settings, self.anchor = memory, settings, anchor
-        self._key: tuple[float | str, ...] = ()
+        self._key: tuple[object, ...] = ()
+        self._buffers: tuple[Tensor, ...] = ()
         self._head: PropagationHead | None = None
 
     @torch.no_grad()
@@ -71,11 +78,7 @@ class BankInference:
             check_positive_int("top", top)
         self._check_bank()
         device = self.memory.rows.device
-        if embeddings.device != device:
-            raise ValueError(
-                f"'embeddings' is on {embeddings.device} but 'memory' is on {device}. "
-                "Move one of them with .to(device)."
-            )
+        check_device("'embeddings'", embeddings, "'memory'", device)
         queries, anchor = self._view(embeddings, frozen, anchor)
         own = None if ids is None else self.memory.slots_of(ids)
         settings = self._settings(rule)
@@ -149,15 +152,10 @@ class BankInference:
 
     def _solved(self, learned: int, anchor: float, settings: HeadSettings) -> PropagationHead:
         memory = self.memory
-        state = (float(memory.rows.double().sum()), float(memory.slot_labels.double().sum()))
-        key = (
-            float(memory.step),
-            float(len(memory)),
-            *state,
-            float(learned),
-            anchor,
-            settings.rule,
-        )
+        # Tensors count what is written into them; held, their identity stays theirs.
+        self._buffers = (memory.rows, memory.slot_labels)
+        state = [(id(buffer), buffer._version) for buffer in self._buffers]
+        key = (*state, len(memory), learned, anchor, settings.rule)
         if self._head is None or key != self._key:
             self._head = PropagationHead(
                 self._rows(learned, anchor), memory.labels.clone(), settings

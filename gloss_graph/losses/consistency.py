@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from gloss_graph.graph.build import Connection
 from gloss_graph.inference.head import HeadSettings, PropagationHead
 from gloss_graph.losses.hidden import propagate_connection
+from gloss_graph.losses.schedule import ramped, unseen_mean, update_mean
 from gloss_graph.memory import MemoryBank
 from gloss_graph.propagation.alignment import (
     align_classes,
@@ -18,8 +19,6 @@ from gloss_graph.propagation.alignment import (
     entropy_confidence,
     row_shares,
 )
-
-_MOMENTUM = 0.95
 
 
 def soft_cross_entropy(logits: Tensor, target: Tensor, weight: Tensor) -> Tensor:
@@ -69,15 +68,13 @@ class GraphTargets(nn.Module):
         self.register_buffer("table", torch.zeros(rows, settings.num_classes))
         self.register_buffer("table_ids", torch.full((rows,), -1))
         self.register_buffer("confidence", torch.zeros(rows))
-        # Running mean of the step's shares; negative = nothing seen yet.
-        self.register_buffer("mass", torch.full((settings.num_classes,), -1.0))
+        self.register_buffer("mass", unseen_mean(settings.num_classes))
         self._warned = False
 
     @property
     def strength(self) -> float:
         """Weight of the term now, in [0, 1]."""
-        past = int(self.steps) - self.start
-        return 0.0 if past < 0 else min(1.0, (past + 1) / max(1, self.ramp))
+        return ramped(int(self.steps), self.start, self.ramp)
 
     def wanted(self) -> bool:
         """Whether the targets are older than `refresh_every` steps, or there are none."""
@@ -105,8 +102,6 @@ class GraphTargets(nn.Module):
         slots = memory.slots_of(ids)
         known = slots >= 0
         slots = slots.clamp(min=0)
-        if self.table_ids.numel() == 0:
-            return self.table.new_zeros(ids.numel(), self.table.size(1)), known * 0.0, known & False
         known = known & (self.table_ids[slots] == ids)
         return self.table[slots], self.confidence[slots], known
 
@@ -121,9 +116,7 @@ class GraphTargets(nn.Module):
         """
         shares = row_shares(hits[unlabeled]).to(self.mass.dtype)
         if shares.size(0):
-            mean = shares.mean(dim=0)
-            seen = float(self.mass[0]) >= 0
-            self.mass.copy_(_MOMENTUM * self.mass + (1 - _MOMENTUM) * mean if seen else mean)
+            update_mean(self.mass, shares.mean(dim=0))
         prior = class_shares(labels, self.settings.num_classes).to(shares)
         target = align_classes(shares, prior, self.mass, self.settings.align)
         return target, entropy_confidence(target)

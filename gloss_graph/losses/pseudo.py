@@ -7,9 +7,8 @@ from torch import Tensor, nn
 
 from gloss_graph._checks import check_positive_int, check_range
 from gloss_graph.losses.graph import labeled_cross_entropy
+from gloss_graph.losses.schedule import is_seen, ramped, unseen_mean, update_mean
 from gloss_graph.propagation.alignment import align_classes, class_shares
-
-_MOMENTUM = 0.95
 
 
 class PseudoLabelLoss(nn.Module):
@@ -50,7 +49,7 @@ class PseudoLabelLoss(nn.Module):
         if prior is None:
             prior = class_shares(torch.empty(0, dtype=torch.long), num_classes)
         self.register_buffer("prior", prior.float())
-        self.register_buffer("mass", torch.full((num_classes,), -1.0))
+        self.register_buffer("mass", unseen_mean(num_classes))
         self.register_buffer("steps", torch.zeros((), dtype=torch.long))
         self.parts: dict[str, Tensor] = {}
 
@@ -65,14 +64,13 @@ class PseudoLabelLoss(nn.Module):
         cross_entropy = labeled_cross_entropy(logits, labels)
         unlabeled = labels < 0
         pseudo = logits.sum().float() * 0.0
-        past = int(self.steps) - self.start
         if bool(unlabeled.any()):
             target = self._aligned(teacher_logits[unlabeled].float().softmax(dim=1))
             confident = target.amax(dim=1) >= self.threshold
             losses = torch.nn.functional.cross_entropy(
                 logits[unlabeled].float(), target.argmax(dim=1), reduction="none"
             )
-            strength = 0.0 if past < 0 else min(1.0, (past + 1) / max(1, self.ramp))
+            strength = ramped(int(self.steps), self.start, self.ramp)
             pseudo = strength * (losses * confident).mean()
         if self.training:
             self.steps += 1
@@ -83,7 +81,6 @@ class PseudoLabelLoss(nn.Module):
     def _aligned(self, probabilities: Tensor) -> Tensor:
         mean = probabilities.mean(dim=0)
         if self.training:
-            seen = float(self.mass[0]) >= 0
-            self.mass.copy_(_MOMENTUM * self.mass + (1 - _MOMENTUM) * mean if seen else mean)
-        mass = self.mass if float(self.mass[0]) >= 0 else mean
+            update_mean(self.mass, mean)
+        mass = self.mass if is_seen(self.mass) else mean
         return align_classes(probabilities, self.prior, mass, 1.0)

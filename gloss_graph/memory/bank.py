@@ -10,7 +10,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gloss_graph._checks import check_choice, check_index_vector, check_matrix, check_positive_int
+from gloss_graph._checks import (
+    check_choice,
+    check_device,
+    check_index_vector,
+    check_matrix,
+    check_positive_int,
+)
 from gloss_graph.memory.fill import fill, relink
 from gloss_graph.memory.links import LinkTable, NeighborLists, add_batch_mates, check_lists
 from gloss_graph.memory.ring import last_of_each, victims
@@ -174,11 +180,7 @@ class MemoryBank(nn.Module):
 
     def _prepare(self, name: str, embeddings: Tensor) -> Tensor:
         check_matrix(name, embeddings, columns=self.dim)
-        if embeddings.device != self.rows.device:
-            raise ValueError(
-                f"'{name}' is on {embeddings.device} but the bank is on {self.rows.device}. "
-                "Move one of them with .to(device)."
-            )
+        check_device(f"'{name}'", embeddings, "the bank", self.rows.device)
         x = embeddings.detach()
         x = x.to(torch.promote_types(x.dtype, torch.float32))
         return F.normalize(x, dim=1) if self.normalize else x

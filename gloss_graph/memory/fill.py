@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 import torch
 from rich.progress import track
 from torch import Tensor, nn
 
+from gloss_graph._modes import evaluating
 from gloss_graph.memory.search import nearest_others
 
 if TYPE_CHECKING:
@@ -25,18 +27,12 @@ def fill(
     progress: bool,
 ) -> None:
     """Encode and store every batch of `loader`, then link; see `MemoryBank.prefill`."""
-    modules = list(encoder.modules()) if isinstance(encoder, nn.Module) else []
-    modes = [module.training for module in modules]
-    if isinstance(encoder, nn.Module):
-        encoder.eval()
-    try:
+    calm = evaluating(encoder) if isinstance(encoder, nn.Module) else nullcontext()
+    with calm:
         for batch in track(loader, "Filling the memory bank", disable=not progress):
             inputs, labels, ids = _unpack(batch)
             rows = encoder(**inputs) if isinstance(inputs, Mapping) else encoder(inputs)
             bank.enqueue(rows.to(bank.rows.device), labels, ids, link=False)
-    finally:
-        for module, mode in zip(modules, modes, strict=True):
-            module.training = mode
     relink(bank, progress)
 
 

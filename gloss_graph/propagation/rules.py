@@ -11,6 +11,7 @@ from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
 from gloss_graph._checks import check_range
+from gloss_graph.propagation.alignment import align_classes
 from gloss_graph.propagation.inputs import check_prior
 from gloss_graph.propagation.normalize import Scaling
 from gloss_graph.propagation.operators import Operator, SparseOperator
@@ -180,11 +181,8 @@ def class_mass_normalize(
         target = prior_of(prior, classes).to(values)
     hidden = ~seeds.unsqueeze(1)
     mass = torch.where(hidden, values, 0.0).sum(dim=0)
-    tiny = torch.finfo(values.dtype).tiny
-    scale = torch.where(mass > 0, target / mass.clamp(min=tiny), 0.0) ** power
-    scaled = values * scale
-    total = scaled.sum(dim=1, keepdim=True)
-    normalized = torch.where(total > 0, scaled / total.clamp(min=tiny), target)
+    aligned = align_classes(values, target, mass, power)
+    normalized = torch.where(aligned.sum(dim=1, keepdim=True) > 0, aligned, target)
     return torch.where(hidden, normalized, labels)
 
 

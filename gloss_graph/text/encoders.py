@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from gloss_graph._modes import evaluating
 from gloss_graph.text.checkpoints import quiet_transformers, read_checkpoint, replaced_folder
 from gloss_graph.text.corpora import string_list
 from gloss_graph.text.pooling import Pooling, check_pooling, pack_left, pool
@@ -236,22 +237,15 @@ class TextEncoder(nn.Module):
         order = sorted(range(len(features)), key=lambda row: -len(features[row]["input_ids"]))
         parameter = next(self.model.parameters())
         parts: list[Tensor] = [torch.empty(0, self.dim)]
-        training = {module: module.training for module in self.modules()}
-        self.eval()
-        try:
-            with Progress(
-                console=Console(stderr=True), transient=True, disable=not progress
-            ) as bar:
-                task = bar.add_task("Encoding", total=len(order))
-                for start in range(0, len(order), batch_size):
-                    chosen = order[start : start + batch_size]
-                    batch = self.collate([features[row] for row in chosen])
-                    inputs = {name: value.to(parameter.device) for name, value in batch.items()}
-                    parts.append(self(**inputs).cpu())
-                    bar.advance(task, len(chosen))
-        finally:
-            for module, mode in training.items():
-                module.training = mode
+        bar = Progress(console=Console(stderr=True), transient=True, disable=not progress)
+        with evaluating(self), bar:
+            task = bar.add_task("Encoding", total=len(order))
+            for start in range(0, len(order), batch_size):
+                chosen = order[start : start + batch_size]
+                batch = self.collate([features[row] for row in chosen])
+                inputs = {name: value.to(parameter.device) for name, value in batch.items()}
+                parts.append(self(**inputs).cpu())
+                bar.advance(task, len(chosen))
         places = torch.tensor(order, dtype=torch.long).argsort()
         return torch.cat(parts if len(parts) == 1 else parts[1:])[places]
 

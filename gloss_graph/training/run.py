@@ -140,24 +140,26 @@ def train_text(
         frozen_dim=views.dim,
         sample=_sigma_sample(encoder, train, config, progress),
     )
-    learned = isinstance(loss, GraphGuidedObjective) and views.dim > 0
-    if learned and isinstance(loss, GraphGuidedObjective):
+    joint = isinstance(loss, GraphGuidedObjective) and views.dim > 0
+    # Rows of the training documents by the encoder as it is at the end, where they are at hand.
+    final: Tensor | None = None
+    if isinstance(loss, GraphGuidedObjective) and joint:
         rows = views.rows("train") if warm_steps else views.frozen["train"]
         _fill(loss, train, rows, views)
         if warm_steps:
             _start_head(classifier, loss, rows, train)
     history: list[dict[str, float]] = []
     if config.loss == "setfit":
-        rows = views.rows("train")
+        final = views.rows("train")
         known = labels >= 0
         metrics["head.C"] = fit_balanced_head(
-            classifier, rows[known], labels[known], seed=config.seed
+            classifier, final[known], labels[known], seed=config.seed
         )
         metrics["steps"] = float(warm_steps)
         history = [{"step": step + 1, "loss": value} for step, value in enumerate(losses)]
     else:
         corpus = train if config.loss in USES_UNLABELED else train.select(labels.numpy() >= 0)
-        part = views.frozen.get("train") if learned else None
+        part = views.frozen.get("train") if joint else None
         trainer = make_trainer(
             classifier, loss, replace(splits, train=corpus), config, out, frozen=part
         )
@@ -189,7 +191,7 @@ def train_text(
             frozen_dim=views.dim,
             targets=False,
         )
-        _fill(objective, train, views.rows("train"), views)
+        _fill(objective, train, views.rows("train") if final is None else final, views)
     objective = objective.cpu().eval()
     predictions, embeddings = {}, {}
     for name, held_out in (("val", splits.val), ("test", splits.test)):

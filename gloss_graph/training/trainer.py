@@ -16,6 +16,7 @@ from torch.utils.data import Sampler
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from gloss_graph._checks import check_range
+from gloss_graph._modes import evaluating
 from gloss_graph._timing import StageClock
 from gloss_graph.losses import PseudoLabelLoss
 from gloss_graph.objective import GraphGuidedObjective
@@ -192,13 +193,8 @@ class GraphGuidedTrainer(Trainer):
         if self.teacher is not None:
             outputs = self.teacher(**inputs)
         else:
-            modes = {module: module.training for module in model.modules()}
-            model.eval()
-            try:
+            with evaluating(model):
                 outputs = model(**inputs)
-            finally:
-                for module, mode in modes.items():
-                    module.training = mode
         self.seconds.spend("reference", time.perf_counter() - start)
         return outputs
 

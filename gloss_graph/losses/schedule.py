@@ -1,0 +1,29 @@
+"""What the terms of unlabeled rows share: a ramp of their weight, a running mean of classes."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+_MOMENTUM = 0.95
+
+
+def ramped(step: int, start: int, ramp: int) -> float:
+    """Weight in [0, 1]: 0 before `start`, then rising to 1 within `ramp` steps."""
+    past = step - start
+    return 0.0 if past < 0 else min(1.0, (past + 1) / max(1, ramp))
+
+
+def unseen_mean(num_classes: int) -> Tensor:
+    """A running mean (C,) of class shares before anything was seen: negative."""
+    return torch.full((num_classes,), -1.0)
+
+
+def is_seen(mean: Tensor) -> bool:
+    """Whether a running mean (C,) has seen anything."""
+    return float(mean[0]) >= 0
+
+
+def update_mean(mean: Tensor, new: Tensor) -> None:
+    """Move a running mean (C,) towards `new` (C,), in place; the first value is taken whole."""
+    mean.copy_(_MOMENTUM * mean + (1 - _MOMENTUM) * new if is_seen(mean) else new)
