@@ -135,7 +135,9 @@ def train(
     pooling: Annotated[str | None, typer.Option(help="cls, mean or last.")] = None,
     max_length: Annotated[int, typer.Option(min=1, help="Tokens kept of a document.")] = 128,
     epochs: Annotated[float, typer.Option(help="Passes over the training file.")] = 3.0,
-    max_steps: Annotated[int | None, typer.Option(help="Steps, overriding epochs.")] = None,
+    max_steps: Annotated[
+        int | None, typer.Option(help="Steps, overriding epochs; 0: fit the head only.")
+    ] = None,
     eval_steps: Annotated[int | None, typer.Option(help="Steps between evaluations.")] = None,
     patience: Annotated[int, typer.Option(help="Evaluations without gain to stop at.")] = 10,
     batch_size: Annotated[int, typer.Option(help="Documents a step.")] = 32,
@@ -164,7 +166,10 @@ def train(
     warm_start_steps: Annotated[
         int, typer.Option(help="Contrastive steps on the labels before training.")
     ] = 0,
-    warm_start_rate: Annotated[float, typer.Option(help="Their learning rate.")] = 2e-5,
+    graph_start_steps: Annotated[
+        int, typer.Option(help="Contrastive steps on the corpus, classes as the graph has them.")
+    ] = 0,
+    warm_start_rate: Annotated[float, typer.Option(help="Learning rate of both.")] = 2e-5,
     class_balance: Annotated[
         bool, typer.Option(help="Draw labeled documents with equal shares of the classes.")
     ] = False,
@@ -209,6 +214,7 @@ def train(
         anchor=anchor,
         align=align,
         warm_start_steps=warm_start_steps,
+        graph_start_steps=graph_start_steps,
         warm_start_rate=warm_start_rate,
         class_balance=class_balance,
         freeze_layers=freeze_layers,

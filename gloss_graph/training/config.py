@@ -27,7 +27,8 @@ class TrainConfig:
     Attributes:
         loss: One of `LOSSES`.
         epochs: Passes over the training documents.
-        max_steps: Optimiser steps, overriding `epochs`; None = by epochs.
+        max_steps: Optimiser steps, overriding `epochs`; None = by epochs; 0 = none: the linear head
+            is fitted to the embeddings as they are after the contrastive stages (`ce`, `gloss`).
         batch_size: Documents a step.
         eval_batch_size: Documents a forward pass in evaluation.
         gradient_accumulation: Micro-batches a step.
@@ -61,7 +62,9 @@ class TrainConfig:
             for documents without label; 0 = the learned similarity alone.
         align: Power of the class-mass alignment.
         warm_start_steps: Contrastive steps on the labeled documents before training; 0 = none.
-        warm_start_rate: Their learning rate.
+        graph_start_steps: Contrastive steps on the whole corpus after them, the classes of
+            unlabeled documents being those the graph propagates to them; 0 = none.
+        warm_start_rate: Learning rate of both.
         class_balance: Draw labeled documents with equal shares of the classes.
         freeze_layers: Embedding layer and first layers of the encoder that are not trained.
         teacher_decay: Decay of a moving-average copy of the model that makes references and
@@ -101,6 +104,7 @@ class TrainConfig:
     anchor: float = 0.5
     align: float = 0.5
     warm_start_steps: int = 0
+    graph_start_steps: int = 0
     warm_start_rate: float = 2e-5
     class_balance: bool = False
     freeze_layers: int = 0
@@ -112,9 +116,11 @@ class TrainConfig:
         check_range("epochs", self.epochs, 0, math.inf, open_low=True, open_high=True)
         for name in ("batch_size", "eval_batch_size", "gradient_accumulation", "patience", "k"):
             check_positive_int(name, getattr(self, name))
-        for name in ("max_steps", "eval_steps"):
-            if getattr(self, name) is not None:
-                check_positive_int(name, getattr(self, name))
+        if self.eval_steps is not None:
+            check_positive_int("eval_steps", self.eval_steps)
+        if self.max_steps is not None:
+            fits = self.loss in ("ce", "gloss", "setfit")
+            check_positive_int("max_steps", self.max_steps, minimum=0 if fits else 1)
         if self.memory_size is not None:
             check_positive_int("memory_size", self.memory_size, minimum=0)
         for name in ("learning_rate", "head_learning_rate"):
@@ -148,7 +154,12 @@ class TrainConfig:
             check_range("label_fraction", self.label_fraction, 0, 1, open_low=True)
         if self.labels_per_class is not None:
             check_positive_int("labels_per_class", self.labels_per_class)
-        for name in ("unlabeled_batch_size", "warm_start_steps", "freeze_layers"):
+        for name in (
+            "unlabeled_batch_size",
+            "warm_start_steps",
+            "graph_start_steps",
+            "freeze_layers",
+        ):
             check_positive_int(name, getattr(self, name), minimum=0)
         if self.refresh_every is not None:
             check_positive_int("refresh_every", self.refresh_every, minimum=0)
@@ -165,9 +176,15 @@ class TrainConfig:
         return self.label_fraction is not None or self.labels_per_class is not None
 
     @property
+    def trains(self) -> bool:
+        """Whether head and encoder are trained together, after the contrastive stages."""
+        return self.loss != "setfit" and self.max_steps != 0
+
+    @property
     def keeps_last(self) -> bool:
         """Whether the weights of the last step are kept."""
-        return self.select == "last" or (self.select == "auto" and self.few_labels)
+        few = self.few_labels or not self.trains
+        return self.select == "last" or (self.select == "auto" and few)
 
     def as_dict(self) -> dict[str, object]:
         """Plain values, ready for JSON."""

@@ -15,10 +15,8 @@ import torch
 from torch import Tensor
 from transformers import set_seed
 
-from gloss_graph.graph.views import joint_view
-from gloss_graph.inference import GraphSkill, PropagationHead, graph_skill
+from gloss_graph.inference import GraphSkill, graph_skill
 from gloss_graph.objective import GraphGuidedObjective
-from gloss_graph.propagation.alignment import entropy_confidence
 from gloss_graph.text import Corpus, Splits, TextEncoder
 from gloss_graph.training.classifier import TextClassifier
 from gloss_graph.training.config import TrainConfig
@@ -26,8 +24,6 @@ from gloss_graph.training.folders import new_folder, write_json
 from gloss_graph.training.labels import draw_labels, hide_labels, write_labels_used
 from gloss_graph.training.outcome import (
     describe,
-    fit_balanced_head,
-    fit_propagated_head,
     history_rows,
     predict_classes,
     split_scores,
@@ -41,11 +37,11 @@ from gloss_graph.training.setup import (
     make_objective,
     make_trainer,
 )
+from gloss_graph.training.stages import fill_bank, fit_head, run_start_stages
 from gloss_graph.training.state import save_objective
-from gloss_graph.training.warmstart import contrastive_warm_start
+from gloss_graph.training.views import Views
 
 _SIGMA_SAMPLE = 1024
-_SETFIT_STEPS = 60
 
 
 @dataclass(frozen=True)
@@ -113,25 +109,12 @@ def train_text(
     freeze_layers(encoder, config.freeze_layers)
     start = time.perf_counter()
     metrics: dict[str, float] = {}
-    views = _Views(encoder, splits, config, frozen, progress)
+    views = Views(encoder, splits, config, frozen, progress)
     skill = _skill(views.frozen.get("train"), labels, config)
     if skill is not None:
         metrics |= {f"graph_skill.{key}": float(value) for key, value in skill._asdict().items()}
-    warm_steps, losses = config.warm_start_steps, []
-    if config.loss == "setfit":
-        warm_steps = warm_steps or config.max_steps or _SETFIT_STEPS
-    if warm_steps:
-        losses = contrastive_warm_start(
-            encoder,
-            train,
-            steps=warm_steps,
-            batch_size=config.batch_size,
-            learning_rate=config.warm_start_rate,
-            seed=config.seed,
-            bf16=config.bf16,
-            progress=progress,
-        )
-        metrics["seconds.warm_start"] = time.perf_counter() - start
+    started = run_start_stages(encoder, train, views, config, progress=progress)
+    metrics |= started.metrics
     loss = make_loss(
         config,
         train.num_classes,
@@ -144,20 +127,11 @@ def train_text(
     # Rows of the training documents by the encoder as it is at the end, where they are at hand.
     final: Tensor | None = None
     if isinstance(loss, GraphGuidedObjective) and joint:
-        rows = views.rows("train") if warm_steps else views.frozen["train"]
-        _fill(loss, train, rows, views)
-        if warm_steps:
-            _start_head(classifier, loss, rows, train)
-    history: list[dict[str, float]] = []
-    if config.loss == "setfit":
-        final = views.rows("train")
-        known = labels >= 0
-        metrics["head.C"] = fit_balanced_head(
-            classifier, final[known], labels[known], seed=config.seed
-        )
-        metrics["steps"] = float(warm_steps)
-        history = [{"step": step + 1, "loss": value} for step, value in enumerate(losses)]
-    else:
+        rows = views.start_rows if started.rows is None else started.rows
+        fill_bank(loss, train, rows, views)
+        if started.rows is not None and config.trains:
+            fit_head(classifier, train, rows, views, config)
+    if config.trains:
         corpus = train if config.loss in USES_UNLABELED else train.select(labels.numpy() >= 0)
         part = views.frozen.get("train") if joint else None
         trainer = make_trainer(
@@ -176,11 +150,17 @@ def train_text(
         best = trainer.state.best_global_step or trainer.state.global_step
         metrics["best_step"] = float(best)
         metrics |= {f"seconds.{name}": s for name, s in trainer.stage_seconds().items()}
+    else:
+        final = views.start_rows if started.rows is None else started.rows
+        metrics |= fit_head(classifier, train, final, views, config)
+        metrics["steps"] = float(len(started.losses))
+        history = [{"step": step + 1, "loss": v} for step, v in enumerate(started.losses)]
     metrics["seconds.train"] = time.perf_counter() - start
 
     objective = loss if isinstance(loss, GraphGuidedObjective) else None
     memory = None if objective is None else objective.memory
-    if objective is None or memory is None or not memory.capacity or config.loss == "static-lp":
+    kept = memory is not None and memory.capacity > 0 and config.loss != "static-lp"
+    if objective is None or not kept or not (config.trains or len(memory or ())):
         # Another loss's bank lacks documents or their learned rows: fill one to predict over.
         plain = replace(config, loss="gloss", memory_size=len(train))
         objective = make_objective(
@@ -191,7 +171,7 @@ def train_text(
             frozen_dim=views.dim,
             targets=False,
         )
-        _fill(objective, train, views.rows("train") if final is None else final, views)
+        fill_bank(objective, train, views.rows("train") if final is None else final, views)
     objective = objective.cpu().eval()
     predictions, embeddings = {}, {}
     for name, held_out in (("val", splits.val), ("test", splits.test)):
@@ -226,47 +206,6 @@ def train_text(
     pd.DataFrame(history).to_csv(out / "history.csv", index=False)
     shutil.rmtree(out / "checkpoints", ignore_errors=True)
     return RunResult(classifier, objective, metrics, history, predictions, embeddings, skill)
-
-
-class _Views:
-    """Embeddings of the splits: `frozen`, before training, and `rows(name)`, as of now."""
-
-    def __init__(
-        self,
-        encoder: TextEncoder,
-        splits: Splits,
-        config: TrainConfig,
-        given: Mapping[str, Tensor] | None,
-        progress: bool,
-    ) -> None:
-        parts = {"train": splits.train, "val": splits.val, "test": splits.test}
-        self._corpora = {name: part for name, part in parts.items() if part is not None}
-        self._encoder, self._config, self._progress = encoder, config, progress
-        self.frozen: dict[str, Tensor] = {}
-        unlabeled = any(label < 0 for label in splits.train.labels)
-        if config.anchor > 0 and unlabeled and not config.loss.startswith("gloss-"):
-            for name, corpus in self._corpora.items():
-                rows = (given or {}).get(name)
-                if rows is not None and rows.size(0) != len(corpus):
-                    raise ValueError(
-                        f"'frozen' must hold {len(corpus)} rows for {name!r} (got {rows.size(0)})."
-                    )
-                self.frozen[name] = self.rows(name) if rows is None else rows
-
-    @property
-    def dim(self) -> int:
-        """Width of the frozen features, 0 where there are none."""
-        return self.frozen["train"].size(1) if self.frozen else 0
-
-    def rows(self, name: str) -> Tensor:
-        """Embeddings (N, D) of a split by the encoder as it is now, on the CPU."""
-        corpus = self._corpora[name]
-        return self._encoder.encode(
-            corpus.texts,
-            corpus.texts_b,
-            batch_size=self._config.eval_batch_size,
-            progress=self._progress,
-        )
 
 
 def _few_labels(splits: Splits, config: TrainConfig) -> Splits:
@@ -326,32 +265,6 @@ def _sigma_sample(
     step = max(1, len(train) // _SIGMA_SAMPLE)
     some = train.select(range(0, len(train), step)[:_SIGMA_SAMPLE])
     return encoder.encode(some.texts, some.texts_b, progress=progress)
-
-
-def _fill(objective: GraphGuidedObjective, train: Corpus, rows: Tensor, views: _Views) -> None:
-    """Store every training document, labeled ones last: a small bank forgets the others first."""
-    if objective.memory is None or objective.memory.capacity == 0:
-        return
-    view = joint_view(rows, views.frozen.get("train"), objective.anchor)
-    labels, ids = torch.tensor(train.labels), torch.tensor(train.ids)
-    order = (labels >= 0).int().argsort(stable=True)
-    objective.memory.prefill([(view[order], labels[order], ids[order])], lambda rows: rows)
-
-
-def _start_head(
-    classifier: TextClassifier, objective: GraphGuidedObjective, rows: Tensor, train: Corpus
-) -> None:
-    """A head for warm-started embeddings: fitted to what they propagate, weighted by trust."""
-    memory = objective.memory
-    if memory is None or memory.capacity < len(train):
-        return
-    solved = PropagationHead(memory.embeddings, memory.labels, objective.targets.settings)
-    places = memory.slots_of(torch.tensor(train.ids))
-    target = solved.probabilities(solved.hits)[places]
-    labels = torch.tensor(train.labels)
-    known = labels >= 0
-    weights = torch.where(known, 1.0, entropy_confidence(target))
-    fit_propagated_head(classifier, rows, torch.where(known, labels, target.argmax(dim=1)), weights)
 
 
 def _propagation_scores(

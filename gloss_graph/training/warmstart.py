@@ -7,6 +7,8 @@ import math
 import torch
 from rich.console import Console
 from rich.progress import track
+from torch import Tensor
+from torch.utils.data import WeightedRandomSampler
 
 from gloss_graph.losses.pairs import pair_cosine_loss
 from gloss_graph.text import Corpus, TextEncoder
@@ -18,6 +20,7 @@ def contrastive_warm_start(
     encoder: TextEncoder,
     corpus: Corpus,
     *,
+    weights: Tensor | None = None,
     steps: int = 60,
     batch_size: int = 32,
     learning_rate: float = 2e-5,
@@ -30,6 +33,8 @@ def contrastive_warm_start(
     Args:
         encoder: Fine-tuned in place, on its own device; only parameters that require a gradient.
         corpus: Documents; unlabeled ones are left out.
+        weights: (N,) how often a document is drawn beside others of its class, for labels that are
+            not all certain; None takes turns.
         steps: Optimiser steps (AdamW, 10 % warm-up, then linear decay).
         batch_size: Labeled documents a step.
         learning_rate: Peak.
@@ -41,10 +46,14 @@ def contrastive_warm_start(
         The loss of every step.
 
     Raises:
-        ValueError: No labeled document.
+        ValueError: No labeled document, or `weights` of another length, negative, or zero for
+            all of them.
     """
     dataset, collate = TextDataset(corpus, encoder), TextCollator(encoder)
-    sampler = MixedSampler(corpus.labels, labeled=batch_size, unlabeled=0, balanced=True, seed=seed)
+    wanted = steps * batch_size
+    drawn = (
+        _turns(corpus, wanted, seed) if weights is None else _draws(corpus, weights, wanted, seed)
+    )
     parameters = [value for value in encoder.parameters() if value.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=learning_rate, weight_decay=0.01, fused=True)
     warmup = max(1, math.ceil(0.1 * steps))
@@ -53,7 +62,7 @@ def contrastive_warm_start(
         lambda step: min((step + 1) / warmup, (steps - step) / max(1, steps - warmup)),
     )
     device = next(encoder.parameters()).device
-    was_training, losses, order = encoder.training, [], iter(sampler)
+    was_training, losses = encoder.training, []
     encoder.train()
     torch.manual_seed(seed)
     bar = track(
@@ -64,15 +73,8 @@ def contrastive_warm_start(
         disable=not progress,
     )
     try:
-        for _ in bar:
-            chosen: list[int] = []
-            while len(chosen) < batch_size:
-                index = next(order, None)
-                if index is None:
-                    sampler.set_epoch(sampler.epoch + 1)
-                    order = iter(sampler)
-                else:
-                    chosen.append(index)
+        for step in bar:
+            chosen = drawn[step * batch_size : (step + 1) * batch_size]
             batch = {k: v.to(device) for k, v in collate([dataset[i] for i in chosen]).items()}
             labels = batch.pop("labels")
             batch.pop("ids")
@@ -88,3 +90,31 @@ def contrastive_warm_start(
     finally:
         encoder.train(was_training)
     return losses
+
+
+def _turns(corpus: Corpus, wanted: int, seed: int) -> list[int]:
+    """Labeled documents, classes in equal shares, each as often as the others of its class."""
+    sampler = MixedSampler(corpus.labels, labeled=1, unlabeled=0, balanced=True, seed=seed)
+    drawn: list[int] = []
+    while len(drawn) < wanted:
+        drawn.extend(sampler)
+        sampler.set_epoch(sampler.epoch + 1)
+    return drawn[:wanted]
+
+
+def _draws(corpus: Corpus, weights: Tensor, wanted: int, seed: int) -> list[int]:
+    """Labeled documents by weight, classes in equal shares."""
+    labels = torch.tensor(corpus.labels)
+    if weights.shape != labels.shape or not bool((weights >= 0).all()):
+        raise ValueError(
+            f"'weights' must hold a value >= 0 for each of the {len(corpus)} documents (got shape "
+            f"{tuple(weights.shape)})."
+        )
+    weights = torch.where(labels >= 0, weights, 0.0).double()
+    if not bool((weights > 0).any()):
+        raise ValueError("'weights' must be above 0 for a labeled document (got none).")
+    totals = torch.zeros(corpus.num_classes, dtype=torch.double)
+    totals.index_add_(0, labels.clamp(min=0), weights)
+    shares = weights / totals.clamp(min=torch.finfo(torch.double).tiny)[labels.clamp(min=0)]
+    generator = torch.Generator().manual_seed(seed)
+    return list(WeightedRandomSampler(shares.tolist(), wanted, generator=generator))

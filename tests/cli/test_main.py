@@ -116,7 +116,7 @@ def test_bad_usage(command: Command, words: list[str], message: str) -> None:
         ("k", "0", "at least 1"),
         ("eta", "-1", "[0, inf)"),
         ("memory-size", "-1", "at least 0"),
-        ("max-steps", "0", "at least 1"),
+        ("max-steps", "-1", "at least 0"),
         ("epochs", "-3", "epochs"),
         ("seed", "-1", "at least 0"),
         ("patience", "0", "at least 1"),

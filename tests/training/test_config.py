@@ -13,11 +13,8 @@ from gloss_graph.training import LOSSES, TrainConfig
 NAN, INF = float("nan"), float("inf")
 COUNTS = ("batch_size", "eval_batch_size", "gradient_accumulation", "patience", "k")
 BAD: list[tuple[str, Any]] = [
-    *(
-        (name, value)
-        for name in (*COUNTS, "max_steps", "eval_steps")
-        for value in (0, -1, 2.0, True)
-    ),
+    *((name, value) for name in (*COUNTS, "eval_steps") for value in (0, -1, 2.0, True)),
+    *(("max_steps", value) for value in (-1, 2.0, True)),
     *((name, None) for name in COUNTS),
     *(("memory_size", value) for value in (-1, 10.0, True)),
     *(("seed", value) for value in (-1, 0.5, None)),
@@ -49,6 +46,7 @@ def test_a_bad_value_is_named(name: str, value: Any) -> None:
 
 GOOD = [
     *({"loss": loss} for loss in LOSSES),
+    {"max_steps": 0, "loss": "ce"},
     {"max_steps": None, "eval_steps": 1, "memory_size": 0},
     {"epochs": 0.25, "learning_rate": 1, "head_learning_rate": 1e-12},
     {"visible_fraction": 0, "graph_weight": 1, "warmup": 0, "weight_decay": 1, "dropout": 0},
@@ -91,3 +89,9 @@ def test_settings_are_frozen_and_by_name() -> None:
         TrainConfig("ce")  # type: ignore[misc]
     with pytest.raises(TypeError, match="lamda"):
         TrainConfig(lamda=0.3)  # type: ignore[call-arg]
+
+
+@pytest.mark.parametrize("loss", ["static-lp", "pseudo-label", "gloss-published"])
+def test_no_steps_only_where_a_head_can_be_fitted(loss: str) -> None:
+    with pytest.raises(ValueError, match="'max_steps' must be an integer of at least 1"):
+        TrainConfig(loss=loss, max_steps=0)

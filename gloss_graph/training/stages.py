@@ -1,0 +1,143 @@
+"""What comes before joint training: embeddings drawn together by class, a bank, a fitted head."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field, replace
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from gloss_graph.graph.views import joint_view
+from gloss_graph.inference import HeadSettings, PropagationHead
+from gloss_graph.objective import GraphGuidedObjective
+from gloss_graph.propagation.alignment import entropy_confidence
+from gloss_graph.text import Corpus, TextEncoder
+from gloss_graph.training.classifier import TextClassifier
+from gloss_graph.training.config import TrainConfig
+from gloss_graph.training.outcome import fit_balanced_head, fit_propagated_head
+from gloss_graph.training.setup import make_objective
+from gloss_graph.training.views import Views
+from gloss_graph.training.warmstart import contrastive_warm_start
+
+_SETFIT_STEPS = 60
+
+
+@dataclass(frozen=True)
+class Started:
+    """What the contrastive stages gave.
+
+    Attributes:
+        rows: (N, D) embeddings of the training documents after them, None where none ran.
+        losses: Of every step.
+        metrics: Seconds of the stages.
+    """
+
+    rows: Tensor | None = None
+    losses: list[float] = field(default_factory=list)
+    metrics: dict[str, float] = field(default_factory=dict)
+
+
+def propagated_labels(
+    rows: Tensor, frozen: Tensor | None, labels: Tensor, settings: HeadSettings, anchor: float
+) -> tuple[Tensor, Tensor]:
+    """Labels of all documents: their own, else what the graph of the corpus says, and its trust.
+
+    Args:
+        rows: (N, D) embeddings.
+        frozen: (N, D') embeddings before training, or None.
+        labels: (N,) long, -1 = unlabeled.
+        settings: Of graph and propagation.
+        anchor: Weight of the frozen similarity.
+
+    Returns:
+        Labels (N,) long and trust (N,) in [0, 1], 1 - entropy / log C; 1 for labeled documents, 0
+        for those no label reaches.
+    """
+    solved = PropagationHead(joint_view(rows, frozen, anchor), labels, settings)
+    target = solved.probabilities(solved.hits)
+    known = labels >= 0
+    trust = torch.where(known, 1.0, entropy_confidence(target))
+    return torch.where(known, labels, target.argmax(dim=1)), trust
+
+
+def run_start_stages(
+    encoder: TextEncoder, train: Corpus, views: Views, config: TrainConfig, *, progress: bool
+) -> Started:
+    """The contrastive stages a configuration asks for: on the labels, then on the corpus.
+
+    The second one takes the classes that the labels propagate over the graph of all training
+    documents, and draws documents by how far these can be trusted.
+    """
+    start, steps = time.perf_counter(), config.warm_start_steps
+    if config.loss == "setfit":
+        steps = steps or config.max_steps or _SETFIT_STEPS
+    contrast = partial(
+        contrastive_warm_start,
+        encoder,
+        learning_rate=config.warm_start_rate,
+        seed=config.seed,
+        bf16=config.bf16,
+        progress=progress,
+    )
+    losses: list[float] = []
+    metrics: dict[str, float] = {}
+    if steps:
+        losses += contrast(train, steps=steps, batch_size=config.batch_size)
+        metrics["seconds.warm_start"] = time.perf_counter() - start
+    unlabeled = min(train.labels) < 0
+    if config.graph_start_steps and unlabeled:
+        start = time.perf_counter()
+        labels, trust = propagated_labels(
+            views.rows("train") if steps else views.start_rows,
+            views.frozen.get("train"),
+            torch.tensor(train.labels),
+            head_settings(config, train.num_classes),
+            config.anchor,
+        )
+        losses += contrast(
+            replace(train, labels=labels.tolist()),
+            weights=trust,
+            steps=config.graph_start_steps,
+            batch_size=config.batch_size + config.unlabeled_batch_size,
+        )
+        metrics["seconds.graph_start"] = time.perf_counter() - start
+    if not losses:
+        return Started()
+    return Started(views.rows("train"), losses, metrics)
+
+
+def head_settings(config: TrainConfig, num_classes: int) -> HeadSettings:
+    """Settings of graph and propagation over the corpus, as the objective has them."""
+    plain = replace(config, loss="gloss", memory_size=0)
+    return make_objective(plain, num_classes, 1, 0, targets=False).targets.settings
+
+
+def fill_bank(objective: GraphGuidedObjective, train: Corpus, rows: Tensor, views: Views) -> None:
+    """Store every training document, labeled ones last: a small bank forgets the others first."""
+    if objective.memory is None or objective.memory.capacity == 0:
+        return
+    view = joint_view(rows, views.frozen.get("train"), objective.anchor)
+    labels, ids = torch.tensor(train.labels), torch.tensor(train.ids)
+    order = (labels >= 0).int().argsort(stable=True)
+    objective.memory.prefill([(view[order], labels[order], ids[order])], lambda rows: rows)
+
+
+def fit_head(
+    classifier: TextClassifier, train: Corpus, rows: Tensor, views: Views, config: TrainConfig
+) -> dict[str, float]:
+    """Fit the linear head to embeddings (N, D): to propagated labels, or to the known ones.
+
+    Losses that learn from the graph get the first, weighted by trust; the others a class-balanced
+    logistic regression on the labeled documents.
+    """
+    labels = torch.tensor(train.labels)
+    if config.loss == "gloss" and bool((labels < 0).any()):
+        settings = head_settings(config, train.num_classes)
+        frozen = views.frozen.get("train")
+        found, trust = propagated_labels(rows, frozen, labels, settings, config.anchor)
+        fit_propagated_head(classifier, rows, found, trust)
+        return {}
+    known = labels >= 0
+    return {"head.C": fit_balanced_head(classifier, rows[known], labels[known], seed=config.seed)}
