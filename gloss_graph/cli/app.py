@@ -117,9 +117,13 @@ def train(
     loss: Annotated[
         str,
         typer.Option(
-            help="ce, gloss, static-lp, pseudo-label, setfit, gloss-published or gloss-released."
+            help="ce, gloss, gloss-published, gloss-released, scl, triplet, cosine, xbm-scl, "
+            "static-lp, pseudo-label or setfit."
         ),
     ] = "gloss",
+    mode: Annotated[
+        str, typer.Option(help="integrated: with cross-entropy; standalone: then a linear probe.")
+    ] = "integrated",
     unlabeled: Annotated[
         Path | None, typer.Option(help="File of documents without labels.")
     ] = None,
@@ -145,6 +149,8 @@ def train(
     learning_rate: Annotated[float, typer.Option(help="Of the encoder.")] = 5e-5,
     head_learning_rate: Annotated[float, typer.Option(help="Of the linear head.")] = 5e-3,
     graph_weight: Annotated[float, typer.Option(help="λ, weight of the graph loss.")] = 0.3,
+    temperature: Annotated[float, typer.Option(help="Of the contrastive losses.")] = 0.1,
+    margin: Annotated[float, typer.Option(help="Of the triplet loss.")] = 0.2,
     visible_fraction: Annotated[float, typer.Option(help="γ, share of visible labels.")] = 0.5,
     bandwidth: Annotated[str, typer.Option(help="σ: a number or rule name.")] = "sqrt",
     k: Annotated[int, typer.Option(help="Neighbours a document.")] = 16,
@@ -190,6 +196,7 @@ def train(
 
     config = TrainConfig(
         loss=loss,
+        mode=mode,
         epochs=epochs,
         max_steps=max_steps,
         eval_steps=eval_steps,
@@ -199,6 +206,8 @@ def train(
         learning_rate=learning_rate,
         head_learning_rate=head_learning_rate,
         graph_weight=graph_weight,
+        temperature=temperature,
+        margin=margin,
         visible_fraction=visible_fraction,
         bandwidth=_number_or_name(bandwidth),
         k=k,

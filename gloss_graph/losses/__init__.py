@@ -1,5 +1,6 @@
 """Room 4, compare: the propagated labels with the truth."""
 
+from gloss_graph.losses.baselines import METRIC_LOSSES, MetricLoss
 from gloss_graph.losses.consistency import GraphTargets, consistency_loss, soft_cross_entropy
 from gloss_graph.losses.graph import (
     FORMS,
@@ -17,7 +18,9 @@ from gloss_graph.losses.pseudo import PseudoLabelLoss
 
 __all__ = [
     "FORMS",
+    "METRIC_LOSSES",
     "GraphTargets",
+    "MetricLoss",
     "ObjectiveOutput",
     "PseudoLabelLoss",
     "check_class_weight",

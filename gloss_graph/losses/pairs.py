@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def pair_cosine_loss(embeddings: Tensor, labels: Tensor) -> Tensor:
+def pair_cosine_loss(embeddings: Tensor, labels: Tensor, *, balanced: bool = True) -> Tensor:
     r"""SetFit's contrastive loss (Tunstall et al., 2022) over all pairs of a batch.
 
     Mean of \((1 - \cos_{ij})^2\) over pairs of one class and of \(\cos_{ij}^2\) over pairs of two,
@@ -16,6 +16,7 @@ def pair_cosine_loss(embeddings: Tensor, labels: Tensor) -> Tensor:
     Args:
         embeddings: (B, D).
         labels: (B,) long, -1 = unlabeled, left out.
+        balanced: False takes the mean over all pairs.
 
     Returns:
         Scalar; a kind of pair the batch lacks counts 0.
@@ -26,6 +27,8 @@ def pair_cosine_loss(embeddings: Tensor, labels: Tensor) -> Tensor:
     upper = torch.ones_like(same).triu(diagonal=1)
     cosine = x @ x.T
     alike, other = same & upper, ~same & upper
+    if not balanced:
+        return (cosine - same.to(cosine))[upper].square().sum() / upper.sum().clamp(min=1)
     pull = (1.0 - cosine[alike]).square().sum() / alike.sum().clamp(min=1)
     push = cosine[other].square().sum() / other.sum().clamp(min=1)
     return 0.5 * (pull + push)

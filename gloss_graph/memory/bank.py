@@ -51,7 +51,7 @@ class MemoryBank(nn.Module):
         capacity: Largest number of rows. 0 is a bank that never stores anything. With
             `capacity` >= corpus size and `ids`, the bank is one row per document.
         dim: Embedding dimension D.
-        k: Links stored with every row.
+        k: Links stored with every row; 0 = none, for uses without a graph.
         dtype: Storage, `torch.float32` or `torch.float16` (half the memory; search and links
             are computed in float32).
         search: `"auto"`, `"faiss"` or `"matmul"`, see `gloss_graph.memory.nearest`.
@@ -98,7 +98,7 @@ class MemoryBank(nn.Module):
         super().__init__()
         check_positive_int("capacity", capacity, minimum=0)
         check_positive_int("dim", dim)
-        check_positive_int("k", k)
+        check_positive_int("k", k, minimum=0)
         if dtype not in _DTYPES:
             raise ValueError(f"'dtype' must be torch.float32 or torch.float16 (got {dtype}).")
         check_choice("search", search, BACKENDS)

@@ -1,7 +1,7 @@
 """Room 5, train: the Hugging Face Trainer with a graph-guided objective."""
 
 from gloss_graph.training.classifier import ClassifierOutput, TextClassifier
-from gloss_graph.training.config import LOSSES, TrainConfig
+from gloss_graph.training.config import LOSSES, MODES, TrainConfig
 from gloss_graph.training.dataset import TextCollator, TextDataset
 from gloss_graph.training.labels import draw_labels, hide_labels, with_unlabeled
 from gloss_graph.training.metrics import classification_scores, macro_silhouette
@@ -15,6 +15,7 @@ from gloss_graph.training.warmstart import contrastive_warm_start
 
 __all__ = [
     "LOSSES",
+    "MODES",
     "ClassifierOutput",
     "GraphGuidedTrainer",
     "MixedSampler",

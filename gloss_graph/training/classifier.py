@@ -57,6 +57,8 @@ class TextClassifier(nn.Module):
         self.encoder = encoder
         self.label_names = list(label_names)
         self.dropout = nn.Dropout(dropout)
+        #: True leaves the head out: no logits, the embeddings alone are trained.
+        self.standalone = False
         self.head = nn.Linear(encoder.dim, len(label_names))
         generator = torch.Generator().manual_seed(seed)
         nn.init.normal_(self.head.weight, std=0.02, generator=generator)
@@ -70,7 +72,7 @@ class TextClassifier(nn.Module):
     ) -> ClassifierOutput:
         """Logits (B, C) and embeddings (B, D) of tokenised texts, each input (B, L) long."""
         embeddings = self.encoder(input_ids, attention_mask, token_type_ids)
-        logits = self.head(self.dropout(embeddings))
+        logits = None if self.standalone else self.head(self.dropout(embeddings))
         return ClassifierOutput(logits=logits, embeddings=embeddings)
 
     def gradient_checkpointing_enable(

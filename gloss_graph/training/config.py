@@ -14,10 +14,20 @@ LOSSES = {
     "gloss": "graph-guided loss over the memory bank",
     "static-lp": "labels propagated once over frozen embeddings, then soft-label training",
     "pseudo-label": "confident predictions of a moving-average teacher",
+    "scl": "supervised contrastive loss",
+    "triplet": "batch-all triplet margin loss",
+    "cosine": "squared error of the cosine of all pairs",
+    "xbm-scl": "supervised contrastive loss over a cross-batch memory",
     "setfit": "contrastive warm start, then a balanced logistic head",
     "gloss-published": "the paper's in-batch form",
     "gloss-released": "the in-batch form of the paper's released code",
 }
+
+MODES = {
+    "integrated": "λ L + (1 - λ) cross-entropy, best validation macro-F1",
+    "standalone": "L alone, best validation macro-silhouette, then a linear probe",
+}
+_JOINT_ONLY = ("ce", "static-lp", "pseudo-label", "setfit")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,6 +36,7 @@ class TrainConfig:
 
     Attributes:
         loss: One of `LOSSES`.
+        mode: One of `MODES`.
         epochs: Passes over the training documents.
         max_steps: Optimiser steps, overriding `epochs`; None = by epochs; 0 = none: the linear head
             is fitted to the embeddings as they are after the contrastive stages (`ce`, `gloss`).
@@ -46,7 +57,9 @@ class TrainConfig:
         k: Neighbours a row in the graph.
         bandwidth: \(\sigma\): a number or rule name.
         visible_fraction: \(\gamma\).
-        graph_weight: \(\lambda\).
+        graph_weight: \(\lambda\), weight of the graph or metric loss beside cross-entropy.
+        temperature: Of the contrastive losses.
+        margin: Of the triplet loss.
         eta: Leak of the harmonic rule; None = the rule's own.
         rule: Propagation rule.
         normalization: Propagation normalisation.
@@ -73,6 +86,7 @@ class TrainConfig:
     """
 
     loss: str = "gloss"
+    mode: str = "integrated"
     epochs: float = 3.0
     max_steps: int | None = None
     batch_size: int = 32
@@ -93,6 +107,8 @@ class TrainConfig:
     bandwidth: float | str = "sqrt"
     visible_fraction: float = 0.5
     graph_weight: float = 0.3
+    temperature: float = 0.1
+    margin: float = 0.2
     eta: float | None = None
     rule: str = "harmonic"
     normalization: str = "hub"
@@ -113,6 +129,15 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         check_choice("loss", self.loss, LOSSES)
+        check_choice("mode", self.mode, MODES)
+        if self.mode == "standalone" and self.loss in _JOINT_ONLY:
+            raise ValueError(
+                f"'mode' must be 'integrated' for loss={self.loss!r}, which trains a classifier "
+                f"(got {self.mode!r})."
+            )
+        for name in ("temperature", "margin"):
+            value = getattr(self, name)
+            check_range(name, value, 0, math.inf, open_low=True, open_high=True)
         check_range("epochs", self.epochs, 0, math.inf, open_low=True, open_high=True)
         for name in ("batch_size", "eval_batch_size", "gradient_accumulation", "patience", "k"):
             check_positive_int(name, getattr(self, name))

@@ -45,13 +45,18 @@ def history_rows(log: list[dict[str, Any]]) -> list[dict[str, float]]:
         "loss": "loss",
         "graph_loss": "graph_loss",
         "cross_entropy": "cross_entropy",
+        "metric_loss": "metric_loss",
         "consistency": "consistency",
         "eval_accuracy": "val_accuracy",
         "eval_macro_f1": "val_macro_f1",
+        "eval_macro_silhouette": "val_macro_silhouette",
         "eval_loss": "val_cross_entropy",
     }
     rows: dict[int, dict[str, float]] = {}
     for entry in log:
+        if "eval_macro_silhouette" in entry:
+            # Without a classifier there is no loss of its own.
+            entry = {key: value for key, value in entry.items() if key != "eval_loss"}
         row = rows.setdefault(entry["step"], {"step": entry["step"]})
         row.update({names[key]: value for key, value in entry.items() if key in names})
     return [rows[step] for step in sorted(rows) if len(rows[step]) > 1]

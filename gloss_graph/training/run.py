@@ -150,6 +150,10 @@ def train_text(
         best = trainer.state.best_global_step or trainer.state.global_step
         metrics["best_step"] = float(best)
         metrics |= {f"seconds.{name}": s for name, s in trainer.stage_seconds().items()}
+        if config.mode == "standalone":
+            classifier.standalone = False
+            final = views.rows("train")
+            metrics |= fit_head(classifier, train, final, views, config)
     else:
         final = views.start_rows if started.rows is None else started.rows
         metrics |= fit_head(classifier, train, final, views, config)
@@ -232,6 +236,13 @@ def _check_labels(splits: Splits, config: TrainConfig) -> None:
                 f"'splits.{part}' must hold a labeled document (got none of {len(corpus)}). Label "
                 "some, or check the column of the labels."
             )
+    counts = needed["val"].class_counts if "val" in needed else []
+    lone = counts and (sum(count > 0 for count in counts) < 2 or max(counts) < 2)
+    if config.mode == "standalone" and lone:
+        raise ValueError(
+            "'splits.val' must hold two classes, one of them twice, for mode='standalone', which "
+            "takes the step of the best silhouette. Label more, or take select='last'."
+        )
     missing = [
         name
         for name, count in zip(splits.train.label_names, splits.train.class_counts, strict=True)

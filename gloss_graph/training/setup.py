@@ -15,7 +15,7 @@ from transformers import EarlyStoppingCallback, EvalPrediction, TrainingArgument
 from transformers.trainer_callback import PrinterCallback
 
 from gloss_graph.graph import estimate_bandwidth
-from gloss_graph.losses import PseudoLabelLoss
+from gloss_graph.losses import METRIC_LOSSES, MetricLoss, PseudoLabelLoss
 from gloss_graph.memory import MemoryBank
 from gloss_graph.objective import GraphGuidedObjective
 from gloss_graph.propagation.alignment import class_shares
@@ -23,9 +23,9 @@ from gloss_graph.text import Splits
 from gloss_graph.training.classifier import TextClassifier
 from gloss_graph.training.config import TrainConfig
 from gloss_graph.training.dataset import TextCollator, TextDataset
-from gloss_graph.training.metrics import classification_scores
+from gloss_graph.training.metrics import classification_scores, macro_silhouette
 from gloss_graph.training.sampler import MixedSampler
-from gloss_graph.training.trainer import GraphGuidedTrainer
+from gloss_graph.training.trainer import GraphGuidedTrainer, LossModule
 
 _BANK_ROWS = 65_536
 _REFRESH = 40
@@ -52,6 +52,10 @@ def _sampler(config: TrainConfig, labels: Sequence[int]) -> MixedSampler:
     )
 
 
+def _bank_size(config: TrainConfig, documents: int) -> int:
+    return min(documents, _BANK_ROWS) if config.memory_size is None else config.memory_size
+
+
 def make_loss(
     config: TrainConfig,
     num_classes: int,
@@ -60,7 +64,7 @@ def make_loss(
     *,
     frozen_dim: int = 0,
     sample: Tensor | None = None,
-) -> GraphGuidedObjective | PseudoLabelLoss | None:
+) -> LossModule | None:
     """The loss module a configuration asks for, None for cross-entropy.
 
     Args:
@@ -76,6 +80,17 @@ def make_loss(
     """
     if config.loss in ("ce", "setfit"):
         return None
+    if config.loss in METRIC_LOSSES:
+        memory = None
+        if config.loss == "xbm-scl":
+            memory = MemoryBank(_bank_size(config, len(labels)), dim, k=0)
+        return MetricLoss(
+            config.loss,
+            weight=config.graph_weight,
+            memory=memory,
+            temperature=config.temperature,
+            margin=config.margin,
+        )
     sixth = max(1, steps_of(config, labels) // 6)
     if config.loss == "pseudo-label":
         prior = class_shares(torch.tensor(labels), num_classes)
@@ -131,7 +146,7 @@ def make_objective(
             visible_fraction=config.visible_fraction,
             seed=config.seed,
         )
-    size = min(documents, _BANK_ROWS) if config.memory_size is None else config.memory_size
+    size = _bank_size(config, documents)
     static = config.loss == "static-lp"
     # Targets that learning does not improve, or has improved already, need not wait for it.
     early = static or config.warm_start_steps > 0
@@ -158,7 +173,7 @@ def make_objective(
 
 def make_trainer(
     classifier: TextClassifier,
-    loss: GraphGuidedObjective | PseudoLabelLoss | None,
+    loss: LossModule | None,
     splits: Splits,
     config: TrainConfig,
     out: Path,
@@ -170,6 +185,8 @@ def make_trainer(
     labels = splits.train.labels
     steps = steps_of(config, labels)
     sampler = _sampler(config, labels)
+    standalone = config.mode == "standalone"
+    classifier.standalone = standalone
     keeps: dict[str, Any] = {"eval_strategy": "no", "save_strategy": "no"}
     by_steps = config.eval_steps is not None or config.max_steps is not None
     every = config.eval_steps or max(1, steps // 4)
@@ -179,7 +196,7 @@ def make_trainer(
             "eval_strategy": strategy,
             "save_strategy": strategy,
             "load_best_model_at_end": True,
-            "metric_for_best_model": "macro_f1",
+            "metric_for_best_model": "macro_silhouette" if standalone else "macro_f1",
             "greater_is_better": True,
         }
     args = TrainingArguments(
@@ -231,7 +248,7 @@ def make_trainer(
         train_dataset=TextDataset(splits.train, encoder, frozen),
         eval_dataset=TextDataset(splits.val or splits.train, encoder),
         data_collator=TextCollator(encoder),
-        compute_metrics=_compute_metrics,
+        compute_metrics=_space_metrics if standalone else _compute_metrics,
         optimizers=(optimizer, None),
         callbacks=[] if config.keeps_last else [EarlyStoppingCallback(config.patience)],
     )
@@ -256,6 +273,12 @@ def _checkpointing(wanted: bool) -> dict[str, Any]:
 def _compute_metrics(prediction: EvalPrediction) -> dict[str, float]:
     logits = np.asarray(prediction.predictions)
     return classification_scores(logits.argmax(axis=1), np.asarray(prediction.label_ids))
+
+
+def _space_metrics(prediction: EvalPrediction) -> dict[str, float]:
+    """Of embeddings, which a classifier without logits hands out."""
+    rows, labels = torch.tensor(prediction.predictions), torch.tensor(prediction.label_ids)
+    return {"macro_silhouette": macro_silhouette(rows, labels)}
 
 
 def _wants_reference(config: TrainConfig, labels: Sequence[int]) -> bool:

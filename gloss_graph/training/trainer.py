@@ -18,9 +18,12 @@ from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState,
 from gloss_graph._checks import check_range
 from gloss_graph._modes import evaluating
 from gloss_graph._timing import StageClock
-from gloss_graph.losses import PseudoLabelLoss
+from gloss_graph.losses import MetricLoss, PseudoLabelLoss
 from gloss_graph.objective import GraphGuidedObjective
 from gloss_graph.training.state import load_objective, save_objective
+
+LossModule = GraphGuidedObjective | MetricLoss | PseudoLabelLoss
+"""What the trainer can train by."""
 
 OBJECTIVE_FILE = "objective.safetensors"
 TEACHER_FILE = "teacher.safetensors"
@@ -42,7 +45,8 @@ class GraphGuidedTrainer(Trainer):
             `TextClassifier` does, or anything `embed` understands. Without logits the objective
             runs standalone.
         args: Training arguments.
-        objective: The objective, or a `PseudoLabelLoss` (with `reference=True`). None trains by
+        objective: The objective, a `MetricLoss`, or a `PseudoLabelLoss` (with `reference=True`).
+            None trains by
             cross-entropy alone, through the same loop.
         embed: `(outputs, inputs) -> embeddings (B, D)` for models of other shape, for example
             `lambda out, inputs: out.hidden_states[-1][:, 0]`.
@@ -66,7 +70,7 @@ class GraphGuidedTrainer(Trainer):
         model: nn.Module,
         args: TrainingArguments,
         *,
-        objective: GraphGuidedObjective | PseudoLabelLoss | None,
+        objective: LossModule | None,
         embed: Callable[[Any, dict[str, Any]], Tensor] | None = None,
         reference: bool = False,
         teacher_decay: float = 0.0,
@@ -172,6 +176,9 @@ class GraphGuidedTrainer(Trainer):
             if logits is None or teacher_logits is None:
                 raise ValueError("PseudoLabelLoss needs a model with 'logits' and reference=True.")
             loss = objective(logits, labels, teacher_logits)
+        elif isinstance(objective, MetricLoss):
+            rows = self._embeddings(outputs, inputs)
+            loss = objective(rows, labels, ids=ids, logits=logits)
         else:
             loss = objective(
                 self._embeddings(outputs, inputs),

@@ -65,7 +65,7 @@ def test_values_at_the_edge_are_kept(settings: dict[str, Any]) -> None:
 
 
 def test_the_known_names_are_listed() -> None:
-    names = r"'ce', 'gloss', 'gloss-published', 'gloss-released', 'pseudo-label', 'setfit'"
+    names = r"'ce', 'cosine', 'gloss', 'gloss-published', 'gloss-released', 'pseudo-label'"
     with pytest.raises(ValueError, match=names):
         TrainConfig(loss="glos")
     with pytest.raises(ValueError, match=r"'harmonic'.*'poisson'.*'spreading'.*'poison'"):

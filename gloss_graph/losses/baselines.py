@@ -1,0 +1,153 @@
+"""Metric-learning losses to compare with, behind the call of the graph-guided objective."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from gloss_graph._checks import check_choice, check_index_vector, check_matrix, check_range
+from gloss_graph.losses.graph import labeled_cross_entropy
+from gloss_graph.losses.pairs import pair_cosine_loss
+from gloss_graph.memory import MemoryBank
+from gloss_graph.memory.gather import enqueue_gathered
+
+METRIC_LOSSES = ("scl", "triplet", "cosine", "xbm-scl")
+"""Names `MetricLoss` takes."""
+
+
+class MetricLoss(nn.Module):
+    r"""A supervised metric-learning loss, alone or with cross-entropy.
+
+    - `scl`: supervised contrastive loss (Khosla et al., 2020, eq. 2) over the batch.
+    - `xbm-scl`: the same with remembered rows as further positives and negatives, a cross-batch
+      memory (Wang et al., 2020). Stored copies of the batch's own documents are left out.
+    - `triplet`: batch-all triplet margin loss (Hermans et al., 2017) of Euclidean distances between
+      unit rows, mean over the triplets that violate the margin.
+    - `cosine`: mean \((\cos_{ij} - [y_i = y_j])^2\) over all pairs, the loss of sentence pairs in
+      sentence-transformers.
+
+    The first three are pytorch-metric-learning's. With `logits` the loss is \(\lambda L +
+    (1 - \lambda) L_{CE}\), as in `GraphGuidedObjective`; without them \(L\).
+
+    Args:
+        kind: One of `METRIC_LOSSES`.
+        weight: \(\lambda\) in [0, 1].
+        memory: The bank of `xbm-scl`; make it with `k=0`, it needs no neighbour lists.
+        temperature: Of the contrastive losses, above 0.
+        margin: Of the triplet loss, above 0.
+
+    Raises:
+        ValueError: An unknown kind, a setting out of range, `xbm-scl` without a memory.
+
+    Shapes: B rows, D dimension, C classes, M rows of the bank. Cost O(B (B + M) D), triplets
+    O(B³).
+
+    Example:
+        >>> import torch
+        >>> loss = MetricLoss("scl")
+        >>> x = torch.eye(4, requires_grad=True)
+        >>> bool(loss(x, torch.tensor([0, 0, 1, 1])) > 0)
+        True
+
+    See also: `GraphGuidedObjective`, which propagates labels over more than one hop and learns
+    from unlabeled rows too.
+    """
+
+    def __init__(
+        self,
+        kind: str,
+        *,
+        weight: float = 0.5,
+        memory: MemoryBank | None = None,
+        temperature: float = 0.1,
+        margin: float = 0.2,
+    ) -> None:
+        super().__init__()
+        check_choice("kind", kind, METRIC_LOSSES)
+        check_range("weight", weight, 0.0, 1.0)
+        check_range("temperature", temperature, 0.0, float("inf"), open_low=True, open_high=True)
+        check_range("margin", margin, 0.0, float("inf"), open_low=True, open_high=True)
+        if (kind == "xbm-scl") != (memory is not None):
+            raise ValueError(
+                f"'memory' must be a MemoryBank for kind='xbm-scl' and None for the others "
+                f"(got {memory!r} for {kind!r})."
+            )
+        # Slow to import, and only these losses need it.
+        from pytorch_metric_learning import losses
+
+        self.kind, self.weight, self.memory = kind, float(weight), memory
+        self._metric: Any = None
+        if kind in ("scl", "xbm-scl"):
+            self._metric = losses.SupConLoss(temperature=temperature)
+        elif kind == "triplet":
+            self._metric = losses.TripletMarginLoss(margin=margin)
+        #: The unweighted terms of the last call: `metric_loss`, `cross_entropy`.
+        self.parts: dict[str, Tensor] = {}
+
+    def extra_repr(self) -> str:
+        """Settings that are not part of a sub-module."""
+        return f"kind={self.kind!r}, weight={self.weight}"
+
+    def forward(
+        self,
+        embeddings: Tensor,
+        labels: Tensor,
+        *,
+        ids: Tensor | None = None,
+        logits: Tensor | None = None,
+    ) -> Tensor:
+        """Loss of one batch; `xbm-scl` remembers it afterwards when training.
+
+        Args:
+            embeddings: (B, D) floating.
+            labels: (B,) integer, -1 = unlabeled, left out.
+            ids: (B,) integer >= 0, document identities, for `xbm-scl`.
+            logits: (B, C) of a classifier head; adds its cross-entropy.
+
+        Returns:
+            Scalar, 0 where the batch has no pair to compare.
+
+        Raises:
+            ValueError: Shapes or dtypes that disagree, non-finite embeddings.
+        """
+        check_matrix("embeddings", embeddings)
+        check_index_vector("labels", labels, embeddings.size(0))
+        if ids is not None:
+            check_index_vector("ids", ids, embeddings.size(0))
+        known = labels >= 0
+        x = embeddings[known].to(torch.promote_types(embeddings.dtype, torch.float32))
+        own = None if ids is None else ids[known]
+        metric = self._compare(x, labels[known].long(), own)
+        loss, cross_entropy = metric, torch.zeros_like(metric)
+        if logits is not None:
+            cross_entropy = labeled_cross_entropy(logits, labels.long())
+            loss = self.weight * metric + (1.0 - self.weight) * cross_entropy
+        if self.memory is not None and self.training:
+            enqueue_gathered(self.memory, x, labels[known], own, None)
+        self.parts = {"metric_loss": metric.detach(), "cross_entropy": cross_entropy.detach()}
+        return loss
+
+    def _compare(self, x: Tensor, labels: Tensor, ids: Tensor | None) -> Tensor:
+        if x.size(0) == 0:
+            return x.sum() * 0.0
+        if self.kind == "cosine":
+            return pair_cosine_loss(x, labels, balanced=False)
+        if self.memory is None:
+            return self._metric(x, labels)
+        rows, known = self.memory.embeddings, self.memory.labels
+        if ids is not None:
+            new = ~torch.isin(self.memory.ids, ids)
+            rows, known = rows[new], known[new]
+        stored = torch.cat([F.normalize(x, dim=1), rows.to(x)])
+        others = torch.cat([labels, known])
+        allowed = torch.ones(x.size(0), others.numel(), dtype=torch.bool, device=x.device)
+        allowed.fill_diagonal_(False)
+        same = labels.unsqueeze(1) == others.unsqueeze(0)
+        pairs = (
+            *(same & allowed).nonzero(as_tuple=True),
+            *(~same & allowed).nonzero(as_tuple=True),
+        )
+        return self._metric(x, labels, pairs, stored, others)
