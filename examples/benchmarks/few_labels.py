@@ -2,12 +2,18 @@
 
 Run ``python examples/benchmarks/few_labels.py --data FOLDER --label-fraction 0.01 --seeds 0 1 2``
 on a folder with ``train.csv.gz``, ``val.csv.gz`` and ``test.csv.gz`` (columns ``text,label``).
+Where there is no test file the validation file is scored, which no method sees before.
 
-Every method sees the same draw of labels a seed, the same encoder, the same number of optimiser
-steps with as many documents each, and is scored at the last step on the test file, by its linear
-head and by propagation over the training documents. Rows are appended to ``--results`` as they
-come, so a stopped study goes on where it was; ``static`` is the prediction of propagation over the
-untrained encoder's embeddings. The table ends with differences to cross-entropy, paired by seed.
+Every method sees the same draw of labels a seed, the same encoder and, in its training batches, the
+same number of documents (``--budget``, with repetition), and is scored at the last step on the test
+file, by its linear head and by propagation over the training documents. Beyond the budget ``full``
+embeds the corpus once more without gradient, and methods with a reference pass their own batches.
+Rows are appended to ``--results`` as they come, so a stopped study goes on where it was; ``static``
+trains nothing: propagation over the untrained encoder's embeddings, and a head fitted to it. The
+tables end with differences paired by seed, ``full`` against every other method under the same head.
+
+``--label-noise 0.3`` flips that share of the training labels before the draw, to another class
+drawn by class shares.
 """
 
 from __future__ import annotations
@@ -28,34 +34,73 @@ from safetensors.torch import load_file, save_file
 from scipy.stats import ttest_rel
 from torch import Tensor
 
-from gloss_graph import GraphGuidedObjective, MemoryBank
-from gloss_graph.graph.views import joint_view
-from gloss_graph.inference import PropagationHead
+from gloss_graph import GraphGuidedObjective
 from gloss_graph.text import Corpus, Splits, load_encoder, read_splits
 from gloss_graph.training import TrainConfig, classification_scores, train_text
-from gloss_graph.training.labels import draw_labels
 
 METHODS: dict[str, dict[str, Any]] = {
-    "static": {},
+    "static": {"loss": "gloss", "graph_weight": 0.0, "max_steps": 0},
     "ce": {"loss": "ce"},
     "in-batch": {"loss": "gloss", "memory_size": 0, "consistency_weight": 0.0, "anchor": 0.0},
-    "batch-only": {"loss": "gloss", "memory_size": 0, "graph_weight": 0.0},
-    "pseudo": {"loss": "pseudo-label"},
-    "static-lp": {"loss": "static-lp"},
+    "xbm-scl": {"loss": "xbm-scl", "graph_weight": 0.5},
     "setfit": {"loss": "setfit"},
+    "static-lp": {"loss": "static-lp"},
+    "pseudo": {"loss": "pseudo-label"},
+    "batch-only": {"loss": "gloss", "memory_size": 0, "graph_weight": 0.0},
     "bank": {"loss": "gloss", "graph_weight": 0.0},
-    "warm+ce": {"loss": "ce", "warm_start_steps": 60},
-    "warm+bank": {"loss": "gloss", "graph_weight": 0.0, "warm_start_steps": 60},
+    "warm+bank": {"loss": "gloss", "graph_weight": 0.0, "warm": True},
+    "full": {"loss": "gloss", "graph_weight": 0.0, "warm": True, "max_steps": 0},
+}
+# Methods whose batches hold unlabeled documents too.
+MIXED = ("static-lp", "pseudo", "batch-only", "bank", "warm+bank", "full")
+HEADS = {
+    "linear": "test.macro_f1",
+    "propagated": "test_propagation.macro_f1",
+    "Poisson": "test_poisson.macro_f1",
 }
 
 
-def limited(splits: Splits, rows: Tensor, most: int | None) -> tuple[Splits, Tensor]:
-    """Test documents and their embeddings up to a number, evenly through the file."""
-    test = splits.test
-    if most is None or test is None or len(test) <= most:
-        return splits, rows
-    keep = np.linspace(0, len(test) - 1, most).astype(int)
-    return Splits(splits.train, splits.val, test.select(keep)), rows[keep]
+def schedule(method: str, settings: argparse.Namespace) -> dict[str, int]:
+    """Steps of the stages: every method's batches hold `--budget` documents in all."""
+    options = METHODS[method]
+    size = settings.batch + (settings.unlabeled_batch if method in MIXED else 0)
+    if method == "static":
+        return {}
+    if not options.get("warm"):
+        return {"max_steps": settings.budget // size}
+    # A fixed part of the budget goes to pairs of the labels.
+    warm = round(0.3 * settings.budget / settings.batch)
+    steps = (settings.budget - warm * settings.batch) // size
+    stage = "graph_start_steps" if options.get("max_steps") == 0 else "max_steps"
+    return {"warm_start_steps": warm, stage: steps}
+
+
+def with_noise(splits: Splits, share: float, seed: int) -> Splits:
+    """Training labels of which a share is wrong, to classes drawn as often as they are."""
+    if not share:
+        return splits
+    rng = np.random.default_rng(seed)
+    labels = np.array(splits.train.labels)
+    counts = np.bincount(labels, minlength=splits.train.num_classes)
+    for place in rng.permutation(len(labels))[: round(share * len(labels))]:
+        others = counts.astype(float)
+        others[labels[place]] = 0
+        labels[place] = rng.choice(len(others), p=others / others.sum())
+    return replace(splits, train=replace(splits.train, labels=labels.tolist()))
+
+
+def limited(
+    splits: Splits, frozen: dict[str, Tensor], settings: argparse.Namespace
+) -> tuple[Splits, dict[str, Tensor]]:
+    """Training and test documents and their embeddings up to a number, evenly through the file."""
+    parts, rows = {"val": splits.val}, dict(frozen)
+    for name, most in (("train", settings.train_limit), ("test", settings.test_limit)):
+        corpus = getattr(splits, name)
+        keep = np.arange(len(corpus))
+        if most is not None and len(corpus) > most:
+            keep = np.linspace(0, len(corpus) - 1, most).astype(int)
+        parts[name], rows[name] = corpus.select(keep), frozen[name][keep]
+    return Splits(**parts), rows
 
 
 def frozen_views(splits: Splits, settings: argparse.Namespace) -> dict[str, Tensor]:
@@ -75,38 +120,12 @@ def frozen_views(splits: Splits, settings: argparse.Namespace) -> dict[str, Tens
     return views
 
 
-def static_scores(
-    splits: Splits, frozen: dict[str, Tensor], config: TrainConfig
+def poisson_scores(
+    objective: GraphGuidedObjective, rows: Tensor, frozen: Tensor | None, test: Corpus
 ) -> dict[str, float]:
-    """Propagation over untrained embeddings: no training at all."""
-    train, test = splits.train, splits.test
-    labels = torch.full((len(train),), -1)
-    kept = draw_labels(
-        train,
-        fraction=config.label_fraction,
-        per_class=config.labels_per_class,
-        seed=config.seed,
-    )
-    labels[kept] = torch.tensor(train.labels)[kept]
-    bank = MemoryBank(len(train), frozen["train"].size(1))
-    bank.enqueue(frozen["train"], labels, torch.tensor(train.ids), link=False)
-    objective = GraphGuidedObjective(train.num_classes, memory=bank, k=config.k)
-    guess = objective.predict(frozen["test"], mode="transductive").argmax(dim=1)
-    scores = classification_scores(guess.numpy(), np.asarray(test.labels))
-    named = {f"test_propagation.{name}": value for name, value in scores.items()}
-    return named | poisson_scores(objective, frozen["test"], test)
-
-
-def poisson_scores(objective: GraphGuidedObjective, rows: Tensor, test: Corpus) -> dict[str, float]:
     """The same prediction by Poisson learning, for very few labels."""
-    memory = objective.memory
-    settings = replace(
-        objective.targets.settings, rule="poisson", normalization="row", eta=0.02, align=0.5
-    )
-    labels = torch.cat([memory.labels, torch.full((len(rows),), -1)])
-    head = PropagationHead(torch.cat([memory.embeddings, rows]), labels, settings)
-    guess = head.probabilities(head.hits)[len(memory) :].argmax(dim=1)
-    scores = classification_scores(guess.numpy(), np.asarray(test.labels))
+    answer = objective.predict(rows, frozen=frozen, mode="transductive", rule="poisson")
+    scores = classification_scores(answer.argmax(dim=1).numpy(), np.asarray(test.labels))
     return {f"test_poisson.{name}": value for name, value in scores.items()}
 
 
@@ -114,10 +133,10 @@ def run(
     method: str, seed: int, splits: Splits, frozen: dict[str, Tensor], settings: argparse.Namespace
 ) -> dict[str, float]:
     """Metrics of one run."""
-    options = dict(METHODS[method])
+    few = settings.label_fraction is not None or settings.labels_per_class is not None
+    options = {k: v for k, v in METHODS[method].items() if k != "warm"}
     config = TrainConfig(
         **{
-            "max_steps": settings.steps,
             "batch_size": settings.batch,
             "unlabeled_batch_size": settings.unlabeled_batch,
             "learning_rate": settings.learning_rate,
@@ -125,15 +144,16 @@ def run(
             "labels_per_class": settings.labels_per_class,
             "class_balance": settings.class_balance,
             "freeze_layers": settings.freeze_layers,
+            "bf16": settings.bf16,
             "k": 20,
             "seed": seed,
             "eval_batch_size": 64,
             "select": "last",
+            **schedule(method, settings),
             **options,
         }
     )
-    if method == "static":
-        return static_scores(splits, frozen, config)
+    splits = with_noise(splits, settings.label_noise, seed)
     encoder = load_encoder(settings.encoder, max_length=settings.length)
     folder = Path(tempfile.mkdtemp())
     try:
@@ -142,45 +162,55 @@ def run(
             result = train_text(splits, encoder, config, folder / "run", frozen=frozen)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+    # With all labels known there is no frozen view.
+    view = frozen["test"] if few and result.objective.memory.dim > encoder.dim else None
     rows = result.embeddings["test"]
-    if result.objective.memory.dim > rows.size(1):
-        rows = joint_view(rows, frozen["test"], result.objective.anchor)
-    return result.metrics | poisson_scores(result.objective, rows, splits.test)
+    return result.metrics | poisson_scores(result.objective, rows, view, splits.test)
+
+
+def spread(values: list[float]) -> str:
+    """Mean and standard deviation."""
+    if not values:
+        return ""
+    return f"{np.mean(values):.1f} ± {np.std(values, ddof=1) if len(values) > 1 else 0.0:.1f}"
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    """Markdown: mean and standard deviation over seeds, differences to cross-entropy by seed."""
-    heads = ("test.accuracy", "test.macro_f1", "test_propagation.accuracy")
-    columns = (*heads, "test_propagation.macro_f1", "test_poisson.macro_f1")
-    titles = ("accuracy", "macro-F1", "accuracy, propagated", "macro-F1, propagated", "Poisson")
-    lines = [
-        f"| method | seeds | {' | '.join(titles)} | linear minus ce (p) | "
-        "propagated minus ce propagated (p) |",
-        f"|{'---|' * 9}",
-    ]
+    """Markdown: scores by method, then differences to `ce` and of `full`, paired by seed."""
     by = {(row["method"], row["seed"]): row for row in rows}
     methods = [name for name in METHODS if any(row["method"] == name for row in rows)]
+    lines = [f"| method | seeds | accuracy | {' | '.join(HEADS)} |", f"|{'---|' * 6}"]
     for method in methods:
         own = [row for row in rows if row["method"] == method]
-        cells = []
-        for column in columns:
-            values = [100 * row[column] for row in own if column in row]
-            spread = np.std(values, ddof=1) if len(values) > 1 else 0.0
-            cells.append(f"{np.mean(values):.1f} ± {spread:.1f}" if values else "")
-        for column in ("test.macro_f1", "test_propagation.macro_f1"):
-            pairs = [
-                (100 * row[column], 100 * by["ce", row["seed"]][column])
-                for row in own
-                if column in row and ("ce", row["seed"]) in by
-            ]
-            if method == "ce" or len(pairs) < 2:
-                cells.append("")
-                continue
-            ours, theirs = np.array(pairs).T
-            p = ttest_rel(ours, theirs).pvalue
-            cells.append(f"{np.mean(ours - theirs):+.1f} ({p:.3f})")
+        cells = [
+            spread([100 * row[column] for row in own if column in row])
+            for column in ("test.accuracy", *HEADS.values())
+        ]
         lines.append(f"| {method} | {len(own)} | {' | '.join(cells)} |")
+    lines += ["", f"| difference | {' | '.join(HEADS)} |", f"|{'---|' * 4}"]
+    pairs = [(method, "ce") for method in methods if method not in ("ce", "full")]
+    for first, second in [*pairs, *(("full", other) for other in methods if other != "full")]:
+        cells = [difference(by, first, second, column) for column in HEADS.values()]
+        if any(cells):
+            lines.append(f"| {first} - {second} | {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def difference(
+    by: dict[tuple[str, int], dict[str, Any]], first: str, second: str, column: str
+) -> str:
+    """Mean difference, p of the paired t-test, and the difference of every seed."""
+    pairs = [
+        (100 * row[column], 100 * by[second, seed][column])
+        for (method, seed), row in sorted(by.items())
+        if method == first and column in row and column in by.get((second, seed), {})
+    ]
+    if len(pairs) < 2:
+        return ""
+    ours, theirs = np.array(pairs).T
+    p = ttest_rel(ours, theirs).pvalue
+    each = ", ".join(f"{value:+.1f}" for value in ours - theirs)
+    return f"{np.mean(ours - theirs):+.1f}, p {p:.3f} ({each})"
 
 
 def main() -> None:
@@ -191,25 +221,30 @@ def main() -> None:
     parser.add_argument("--labels-per-class", type=int)
     parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=list(METHODS))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
-    parser.add_argument("--steps", type=int, default=80)
+    parser.add_argument("--budget", type=int, default=3360, help="documents in training batches")
+    parser.add_argument("--label-noise", type=float, default=0.0)
+    parser.add_argument("--bf16", action="store_true")
     parser.add_argument("--batch", type=int, default=16)
-    parser.add_argument("--unlabeled-batch", type=int, default=32)
+    parser.add_argument("--unlabeled-batch", type=int, default=24)
     parser.add_argument("--learning-rate", type=float, default=5e-5)
     parser.add_argument("--length", type=int, default=48)
     parser.add_argument("--class-balance", action="store_true")
     parser.add_argument("--freeze-layers", type=int, default=0)
     parser.add_argument("--threads", type=int)
+    parser.add_argument("--train-limit", type=int)
     parser.add_argument("--test-limit", type=int)
     parser.add_argument("--results", type=Path, default=Path("few_labels.jsonl"))
     settings = parser.parse_args()
-    if (settings.label_fraction is None) == (settings.labels_per_class is None):
-        parser.error("give either --label-fraction or --labels-per-class")
+    if settings.label_fraction is not None and settings.labels_per_class is not None:
+        parser.error("give either --label-fraction or --labels-per-class, or neither: all labels")
     if settings.threads:
         torch.set_num_threads(settings.threads)
     data = settings.data
-    splits = read_splits(*(data / f"{name}.csv.gz" for name in ("train", "val", "test")))
+    train, val, test = (data / f"{name}.csv.gz" for name in ("train", "val", "test"))
+    files = (train, val, test) if test.exists() else (train, None, val)
+    splits = read_splits(*files, val_fraction=0.0)
     frozen = frozen_views(splits, settings)
-    splits, frozen["test"] = limited(splits, frozen["test"], settings.test_limit)
+    splits, frozen = limited(splits, frozen, settings)
     plain = {k: str(v) if isinstance(v, Path) else v for k, v in vars(settings).items()}
     study = {k: v for k, v in plain.items() if k not in ("methods", "seeds", "results", "threads")}
     rows: list[dict[str, Any]] = []

@@ -113,7 +113,13 @@ def train(
         Path | None, typer.Option(help="Validation file; else 10 % of train, none with few labels.")
     ] = None,
     test: Annotated[Path | None, typer.Option(help="Test file.")] = None,
-    encoder: Annotated[str, typer.Option(help="minilm, a hub id or a folder.")] = "minilm",
+    encoder: Annotated[
+        str, typer.Option(help="minilm, a hub id, a folder, or none for --features.")
+    ] = "minilm",
+    features: Annotated[
+        Path | None,
+        typer.Option(help="npy, pt, safetensors or Parquet: rows of train, val, test, unlabeled."),
+    ] = None,
     loss: Annotated[
         str,
         typer.Option(
@@ -146,7 +152,9 @@ def train(
     patience: Annotated[int, typer.Option(help="Evaluations without gain to stop at.")] = 10,
     batch_size: Annotated[int, typer.Option(help="Documents a step.")] = 32,
     gradient_accumulation: Annotated[int, typer.Option(help="Micro-batches a step.")] = 1,
-    learning_rate: Annotated[float, typer.Option(help="Of the encoder.")] = 5e-5,
+    learning_rate: Annotated[
+        float | None, typer.Option(help="Of the encoder; else 5e-5, for features 1e-3.")
+    ] = None,
     head_learning_rate: Annotated[float, typer.Option(help="Of the linear head.")] = 5e-3,
     graph_weight: Annotated[float, typer.Option(help="λ, weight of the graph loss.")] = 0.3,
     temperature: Annotated[float, typer.Option(help="Of the contrastive losses.")] = 0.1,
@@ -175,7 +183,9 @@ def train(
     graph_start_steps: Annotated[
         int, typer.Option(help="Contrastive steps on the corpus, classes as the graph has them.")
     ] = 0,
-    warm_start_rate: Annotated[float, typer.Option(help="Learning rate of both.")] = 2e-5,
+    warm_start_rate: Annotated[
+        float | None, typer.Option(help="Learning rate of both; else 2e-5, for features 1e-3.")
+    ] = None,
     class_balance: Annotated[
         bool, typer.Option(help="Draw labeled documents with equal shares of the classes.")
     ] = False,
@@ -203,7 +213,7 @@ def train(
         patience=patience,
         batch_size=batch_size,
         gradient_accumulation=gradient_accumulation,
-        learning_rate=learning_rate,
+        learning_rate=_rate(learning_rate, 5e-5, features),
         head_learning_rate=head_learning_rate,
         graph_weight=graph_weight,
         temperature=temperature,
@@ -224,7 +234,7 @@ def train(
         align=align,
         warm_start_steps=warm_start_steps,
         graph_start_steps=graph_start_steps,
-        warm_start_rate=warm_start_rate,
+        warm_start_rate=_rate(warm_start_rate, 2e-5, features),
         class_balance=class_balance,
         freeze_layers=freeze_layers,
         teacher_decay=teacher_decay,
@@ -245,6 +255,7 @@ def train(
         max_length=max_length,
         columns=columns,
         unlabeled=unlabeled,
+        features=features,
     )
 
 
@@ -253,6 +264,9 @@ def predict(
     run: Annotated[Path, typer.Option(help="Run folder of gloss-graph train.")],
     input: Annotated[Path, typer.Option(help="CSV, TSV, JSONL or Parquet (also .gz).")],
     output: Annotated[Path, typer.Option(help="CSV to write.")],
+    features: Annotated[
+        Path | None, typer.Option(help="Features of the documents, for a run on features.")
+    ] = None,
     text: Annotated[str, typer.Option(help="Column of the texts.")] = "text",
     text_b: Annotated[str | None, typer.Option(help="Column of second texts, for pairs.")] = None,
     mode: Annotated[
@@ -269,7 +283,24 @@ def predict(
     """Label documents by propagation over the training documents, with reasons."""
     from gloss_graph.cli.predict import run_predict
 
-    run_predict(run, input, output, text=text, text_b=text_b, mode=mode, anchor=anchor, rule=rule)
+    run_predict(
+        run,
+        input,
+        output,
+        features=features,
+        text=text,
+        text_b=text_b,
+        mode=mode,
+        anchor=anchor,
+        rule=rule,
+    )
+
+
+def _rate(given: float | None, default: float, features: Path | None) -> float:
+    """A pretrained encoder wants smaller steps than an adapter that is new."""
+    if given is not None:
+        return given
+    return default if features is None else 1e-3
 
 
 def _number_or_name(value: str) -> float | str:

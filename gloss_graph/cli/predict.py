@@ -8,7 +8,8 @@ import pandas as pd
 from rich.console import Console
 
 from gloss_graph._files import atomic_write
-from gloss_graph.text import read_table
+from gloss_graph.cli.train import has_column
+from gloss_graph.text import read_features, read_table
 from gloss_graph.training import Run
 
 _TOP = 3
@@ -19,6 +20,7 @@ def run_predict(
     source: Path,
     out: Path,
     *,
+    features: Path | None = None,
     text: str,
     text_b: str | None,
     mode: str,
@@ -29,9 +31,21 @@ def run_predict(
     if out.exists():
         raise FileExistsError(f"'output' must not exist ({out} does). Choose another name.")
     loaded = Run(run)
-    corpus = read_table(source, text=text, label=None, text_b=text_b)
+    column = None if loaded.on_features and not has_column(source, text) else text
+    corpus = read_table(source, text=column, label=None, text_b=text_b)
+    rows = None if features is None else read_features(features)
+    if rows is not None and len(rows) != len(corpus):
+        raise ValueError(
+            f"'features' must have a row a document (got {len(rows)} for {len(corpus)})."
+        )
     answer = loaded.predict(
-        corpus.texts, corpus.texts_b, mode=mode, anchor=anchor, rule=rule, progress=True
+        corpus.texts,
+        corpus.texts_b,
+        features=rows,
+        mode=mode,
+        anchor=anchor,
+        rule=rule,
+        progress=True,
     )
     reasons = answer.explanation
     probability, label = reasons.probabilities.max(dim=1)

@@ -11,7 +11,17 @@ from rich.console import Console
 from rich.table import Table
 
 from gloss_graph.analysis import plot_stage_times, plot_training
-from gloss_graph.text import Corpus, Splits, load_encoder, read_splits, read_table
+from gloss_graph.text import (
+    Corpus,
+    FeatureEncoder,
+    Splits,
+    TextEncoder,
+    load_encoder,
+    read_features,
+    read_splits,
+    read_table,
+    with_features,
+)
 from gloss_graph.text.tables import read_columns
 from gloss_graph.training import RunResult, TrainConfig, train_text, with_unlabeled
 from gloss_graph.training.folders import new_folder
@@ -42,14 +52,25 @@ def run_train(
     max_length: int,
     columns: dict[str, Any],
     unlabeled: Path | None = None,
+    features: Path | None = None,
 ) -> RunResult:
     """Train on files and print the scores; see `gloss-graph train --help`."""
     console = Console()
     # Refused before anything is read; given back if nothing comes of it.
     new_folder(out)
     try:
+        if (encoder_name == "none") != (features is not None):
+            raise ValueError("'features' must be given exactly with encoder 'none'.")
+        if features is not None and not has_column(train, columns["text"]):
+            columns = {**columns, "text": None}
         splits, config = _read(train, val, test, unlabeled, config, columns, console)
-        encoder = load_encoder(encoder_name, pooling=pooling, max_length=max_length)
+        encoder: TextEncoder | FeatureEncoder
+        if features is None:
+            encoder = load_encoder(encoder_name, pooling=pooling, max_length=max_length)
+        else:
+            table = read_features(features)
+            splits = with_features(splits, table)
+            encoder = FeatureEncoder.scaled_to(table, seed=config.seed)
     except BaseException:
         with suppress(OSError):
             out.rmdir()
@@ -59,6 +80,7 @@ def run_train(
         console.print(str(result.skill), highlight=False)
     if result.history:
         plot_training({config.loss: result.history}, out / "training.png")
+    if stage_seconds(result):
         plot_stage_times({config.loss: stage_seconds(result)}, out / "stages.png")
     console.print(score_table({config.loss: result}))
     if config.loss == "gloss" and not config.few_labels and min(splits.train.labels) >= 0:
@@ -91,12 +113,19 @@ def _unlabeled(file: Path, columns: dict[str, Any], console: Console) -> Corpus:
     """Documents of a file, their labels ignored."""
     label = columns["label"]
     corpus = read_table(file, text=columns["text"], text_b=columns["text_b"], label=None)
-    try:
-        read_columns(file, [label])
-    except ValueError:
+    if not has_column(file, label):
         return corpus
     console.print(f"Column {label!r} of {file} is not read: its documents count as unlabeled.")
     return corpus
+
+
+def has_column(file: Path, name: str) -> bool:
+    """Whether a table has a column; False too where it cannot be read, which readers report."""
+    try:
+        read_columns(file, [name])
+    except ValueError:
+        return False
+    return True
 
 
 def stage_seconds(result: RunResult) -> dict[str, float]:

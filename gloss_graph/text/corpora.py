@@ -5,7 +5,7 @@ from __future__ import annotations
 import operator
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -28,6 +28,7 @@ class Corpus:
         label_names: The C class names, in the order of the class numbers.
         texts_b: The second text of every document where documents are pairs.
         name: What to call the corpus in messages and reports.
+        features: (N, D) float32 array of precomputed features, finite, where there are some.
 
     Raises:
         ValueError: If lengths differ, an id is used twice or is negative, a label is outside
@@ -51,19 +52,20 @@ class Corpus:
     label_names: list[str]
     texts_b: list[str] | None = None
     name: str = ""
+    features: np.ndarray | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
-        for field in ("texts", "texts_b", "label_names"):
-            if field != "texts_b" or self.texts_b is not None:
-                object.__setattr__(self, field, string_list(field, getattr(self, field)))
+        for part in ("texts", "texts_b", "label_names"):
+            if part != "texts_b" or self.texts_b is not None:
+                object.__setattr__(self, part, string_list(part, getattr(self, part)))
         number = len(self.texts)
-        for field in ("labels", "ids"):
-            object.__setattr__(self, field, _integers(field, getattr(self, field)))
-        for field in ("labels", "ids", "texts_b"):
-            values = getattr(self, field)
+        for part in ("labels", "ids"):
+            object.__setattr__(self, part, _integers(part, getattr(self, part)))
+        for part in ("labels", "ids", "texts_b"):
+            values = getattr(self, part)
             if values is not None and len(values) != number:
                 raise ValueError(
-                    f"'{field}' must hold one value per document (got {len(values)} for {number} "
+                    f"'{part}' must hold one value per document (got {len(values)} for {number} "
                     "texts). Give every document one."
                 )
         if number and min(self.ids) < 0:
@@ -80,6 +82,8 @@ class Corpus:
                 f"'label_names' must be distinct (got {_first_repeated(self.label_names)!r} more "
                 "than once). Merge the classes or rename one."
             )
+        if self.features is not None:
+            object.__setattr__(self, "features", _matrix(self.features, number))
         for position, label in enumerate(self.labels):
             if not UNLABELED <= label < self.num_classes:
                 raise ValueError(
@@ -148,7 +152,12 @@ class Corpus:
             labels=[self.labels[position] for position in positions],
             ids=[self.ids[position] for position in positions],
             texts_b=self.texts_b and [self.texts_b[position] for position in positions],
+            features=None if self.features is None else self.features[positions],
         )
+
+    def with_features(self, features: np.ndarray) -> Corpus:
+        """The same documents with features (N, D)."""
+        return replace(self, features=features)
 
 
 @dataclass(frozen=True)
@@ -255,6 +264,16 @@ def string_list(field: str, values: Iterable[str]) -> list[str]:
                 f"{position}). Convert or remove it."
             )
     return strings
+
+
+def _matrix(features: Any, number: int) -> np.ndarray:
+    table = np.ascontiguousarray(features, dtype=np.float32)
+    if table.ndim != 2 or len(table) != number or not np.isfinite(table).all():
+        raise ValueError(
+            f"'features' must be a finite matrix with a row for each of the {number} documents "
+            f"(got shape {table.shape})."
+        )
+    return table
 
 
 def _integers(field: str, values: Iterable[Any]) -> list[int]:

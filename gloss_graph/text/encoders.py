@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from gloss_graph._modes import evaluating
 from gloss_graph.text.checkpoints import quiet_transformers, read_checkpoint, replaced_folder
-from gloss_graph.text.corpora import string_list
+from gloss_graph.text.corpora import Corpus, string_list
 from gloss_graph.text.pooling import Pooling, check_pooling, pack_left, pool
 
 __all__ = ["Features", "TextEncoder"]
@@ -172,6 +172,23 @@ class TextEncoder(nn.Module):
             for feature, segments in zip(features, tokens["token_type_ids"], strict=True):
                 feature["token_type_ids"] = segments or [0]
         return features
+
+    def describe(self) -> dict[str, Any]:
+        """Settings, for the record of a run."""
+        return {
+            "encoder": repr(self),
+            "encoder_name": self.source,
+            "max_length": self.max_length,
+            "pooling": self.pooling,
+        }
+
+    def items(self, corpus: Corpus) -> list[Features]:
+        """The documents of a corpus, tokenized; see :meth:`tokenize`."""
+        return self.tokenize(corpus.texts, corpus.texts_b)
+
+    def embed(self, corpus: Corpus, *, batch_size: int = 64, progress: bool = False) -> Tensor:
+        """The documents of a corpus, embedded; see :meth:`encode`."""
+        return self.encode(corpus.texts, corpus.texts_b, batch_size=batch_size, progress=progress)
 
     def collate(self, features: Sequence[Mapping[str, Sequence[int]]]) -> dict[str, Tensor]:
         """Pad tokenized documents on the right to the longest of them.

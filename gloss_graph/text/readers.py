@@ -25,7 +25,7 @@ class _Rows(NamedTuple):
 def read_table(
     path: str | Path,
     *,
-    text: str = "text",
+    text: str | None = "text",
     label: str | None = "label",
     text_b: str | None = None,
     label_names: Sequence[str] | None = None,
@@ -45,7 +45,8 @@ def read_table(
 
     Args:
         path: The file.
-        text: Column of the documents.
+        text: Column of the documents; None for documents without text, whose place in the file
+            then stands for it.
         label: Column of the labels; None reads every document as unlabeled.
         text_b: Column of the second texts where documents are pairs. Never guessed: without it
             the documents are single texts, whatever columns the file has.
@@ -86,7 +87,7 @@ def read_splits(
     val: str | Path | None = None,
     test: str | Path | None = None,
     *,
-    text: str = "text",
+    text: str | None = "text",
     label: str = "label",
     text_b: str | None = None,
     val_fraction: float = 0.1,
@@ -105,7 +106,7 @@ def read_splits(
         train: The training file; it may hold unlabeled documents beside labeled ones.
         val: The validation file, or None to draw one.
         test: The test file, or None.
-        text: Column of the documents, in every file.
+        text: Column of the documents, in every file; None as in :func:`read_table`.
         label: Column of the labels, in every file.
         text_b: Column of the second texts, in every file.
         val_fraction: Share of the labeled training documents to draw where ``val`` is None; 0
@@ -158,7 +159,7 @@ def read_splits(
 def _read_rows(
     path: str | Path,
     *,
-    text: str,
+    text: str | None,
     label: str | None,
     text_b: str | None,
     quoting: bool,
@@ -173,7 +174,9 @@ def _read_rows(
     table = read_columns(path, wanted, quoting=quoting)
     return _Rows(
         path=table.path,
-        texts=_texts(table.path, text, table.columns[text], table.places, allow_empty),
+        texts=list(table.places)
+        if text is None
+        else _texts(table.path, text, table.columns[text], table.places, allow_empty),
         texts_b=None
         if text_b is None
         else _texts(table.path, text_b, table.columns[text_b], table.places, allow_empty),

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers.utils import ModelOutput
 
-from gloss_graph.text import TextEncoder
+from gloss_graph.text import FeatureEncoder, TextEncoder
 
 _HEAD, _SETTINGS = "head.safetensors", "classifier.json"
 
@@ -47,7 +47,12 @@ class TextClassifier(nn.Module):
     """
 
     def __init__(
-        self, encoder: TextEncoder, label_names: list[str], *, dropout: float = 0.1, seed: int = 0
+        self,
+        encoder: TextEncoder | FeatureEncoder,
+        label_names: list[str],
+        *,
+        dropout: float = 0.1,
+        seed: int = 0,
     ) -> None:
         super().__init__()
         if len(label_names) < 2:
@@ -66,12 +71,19 @@ class TextClassifier(nn.Module):
 
     def forward(
         self,
-        input_ids: Tensor,
-        attention_mask: Tensor,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
         token_type_ids: Tensor | None = None,
+        features: Tensor | None = None,
     ) -> ClassifierOutput:
-        """Logits (B, C) and embeddings (B, D) of tokenised texts, each input (B, L) long."""
-        embeddings = self.encoder(input_ids, attention_mask, token_type_ids)
+        """Logits (B, C) and embeddings (B, D) of tokenised texts, each input (B, L) long.
+
+        With a `FeatureEncoder` of `features` (B, D) instead.
+        """
+        if isinstance(self.encoder, FeatureEncoder):
+            embeddings = self.encoder(features)
+        else:
+            embeddings = self.encoder(input_ids, attention_mask, token_type_ids)
         logits = None if self.standalone else self.head(self.dropout(embeddings))
         return ClassifierOutput(logits=logits, embeddings=embeddings)
 
@@ -79,6 +91,8 @@ class TextClassifier(nn.Module):
         self, gradient_checkpointing_kwargs: dict[str, Any] | None = None
     ) -> None:
         """Recompute activations in the backward pass instead of keeping them."""
+        if isinstance(self.encoder, FeatureEncoder):
+            raise ValueError("'gradient_checkpointing' needs a text encoder (got features).")
         self.encoder.gradient_checkpointing_enable(gradient_checkpointing_kwargs)
 
     def activation_checkpointing_enable(
@@ -90,6 +104,8 @@ class TextClassifier(nn.Module):
         """The same by the name and the arguments that transformers uses on the way to version 6."""
         plain = every_n_layers == 1 and not offload
         options = {} if plain else {"every_n_layers": every_n_layers, "offload": offload}
+        if isinstance(self.encoder, FeatureEncoder):
+            raise ValueError("'gradient_checkpointing' needs a text encoder (got features).")
         self.encoder.model.activation_checkpointing_enable(
             activation_checkpointing_kwargs or {"use_reentrant": False}, **options
         )
@@ -98,6 +114,8 @@ class TextClassifier(nn.Module):
         """Write encoder, tokenizer, head and label names to `folder`."""
         folder = self.encoder.save(folder)
         settings = {"label_names": self.label_names, "dropout": self.dropout.p}
+        if isinstance(self.encoder, FeatureEncoder):
+            settings["features"] = True
         head = {name: value.contiguous().cpu() for name, value in self.head.state_dict().items()}
         save_file(head, folder / _HEAD)
         (folder / _SETTINGS).write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
@@ -112,8 +130,9 @@ class TextClassifier(nn.Module):
         """
         folder = Path(folder)
         try:
-            encoder = TextEncoder.load(folder)
             settings = json.loads((folder / _SETTINGS).read_text(encoding="utf-8"))
+            kind = FeatureEncoder if settings.get("features") else TextEncoder
+            encoder = kind.load(folder)
             head = load_file(folder / _HEAD)
             model = cls(encoder, settings["label_names"], dropout=settings["dropout"])
             model.head.load_state_dict(head)

@@ -9,31 +9,33 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from gloss_graph.text import Corpus, TextEncoder
+from gloss_graph.text import Corpus, FeatureEncoder, TextEncoder
 
 
 class TextDataset(Dataset[dict[str, Any]]):
-    """A corpus, tokenised once.
+    """A corpus, tokenised once, or its features.
 
     Items hold the tokens, `labels` (-1 = unlabeled) and `ids`, the stable document identity the
     memory bank needs.
 
     Args:
         corpus: The documents.
-        encoder: Whose tokenizer to use.
+        encoder: Whose inputs to make.
         frozen: (N, D') features that travel with the documents, optional.
 
     Raises:
         ValueError: Another number of features than documents.
     """
 
-    def __init__(self, corpus: Corpus, encoder: TextEncoder, frozen: Tensor | None = None) -> None:
+    def __init__(
+        self, corpus: Corpus, encoder: TextEncoder | FeatureEncoder, frozen: Tensor | None = None
+    ) -> None:
         if frozen is not None and frozen.size(0) != len(corpus):
             raise ValueError(
                 f"'frozen' must hold one row a document (got {frozen.size(0)} for {len(corpus)})."
             )
         self.corpus, self.frozen = corpus, frozen
-        self._features = encoder.tokenize(corpus.texts, corpus.texts_b)
+        self._features: Sequence[Mapping[str, Any]] = encoder.items(corpus)
 
     def __len__(self) -> int:
         return len(self._features)
@@ -54,7 +56,7 @@ class TextCollator:
         encoder: Whose padding to use.
     """
 
-    def __init__(self, encoder: TextEncoder) -> None:
+    def __init__(self, encoder: TextEncoder | FeatureEncoder) -> None:
         self._encoder = encoder
 
     def __call__(self, items: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:

@@ -74,6 +74,8 @@ def with_unlabeled(splits: Splits, unlabeled: Corpus) -> Splits:
     if (train.texts_b is None) != (unlabeled.texts_b is None):
         raise ValueError("'unlabeled' must hold pairs exactly if the training documents do.")
     pairs = None if train.texts_b is None else train.texts_b + (unlabeled.texts_b or [])
+    if train.features is not None or unlabeled.features is not None:
+        raise ValueError("'splits' must get its features after the unlabeled documents join it.")
     first = splits.next_id
     joined = replace(
         train,

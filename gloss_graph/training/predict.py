@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
 
 from gloss_graph.inference import Explanation
 from gloss_graph.objective import GraphGuidedObjective
-from gloss_graph.text import load_encoder
+from gloss_graph.text import UNLABELED, Corpus, FeatureEncoder, load_encoder
 from gloss_graph.training.classifier import TextClassifier
 from gloss_graph.training.config import TrainConfig
 from gloss_graph.training.setup import make_objective
@@ -90,12 +92,20 @@ class Run:
         """Width of the frozen features the bank holds, 0 without."""
         return int(self.settings["bank"]["frozen_dim"])
 
-    def frozen_rows(self, texts: list[str], texts_b: list[str] | None, progress: bool) -> Tensor:
+    @property
+    def on_features(self) -> bool:
+        """Whether the run was trained on precomputed features."""
+        return isinstance(self.classifier.encoder, FeatureEncoder)
+
+    def frozen_rows(self, corpus: Corpus, progress: bool) -> Tensor:
         """Embeddings (B, D') of the encoder as it was before training.
 
         Raises:
             ValueError: The encoder of the run was not loaded by name, or is out of reach.
         """
+        if corpus.features is not None:
+            # The adapter of features starts as the identity.
+            return torch.from_numpy(corpus.features)
         name = self.settings.get("encoder_name") or ""
         if not name:
             raise ValueError(
@@ -105,24 +115,53 @@ class Run:
         encoder = load_encoder(
             name, pooling=self.settings["pooling"], max_length=self.settings["max_length"]
         )
-        return encoder.encode(texts, texts_b, progress=progress)
+        return encoder.embed(corpus, progress=progress)
 
     def predict(
         self,
-        texts: list[str],
-        texts_b: list[str] | None = None,
+        texts: Sequence[str] | None = None,
+        texts_b: Sequence[str] | None = None,
         *,
+        features: np.ndarray | None = None,
         mode: str = "inductive",
         anchor: float | None = None,
         rule: str | None = None,
         top: int = 3,
         progress: bool = False,
     ) -> Prediction:
-        """Predict documents; see `GraphGuidedObjective.explain` for the options."""
-        rows = self.classifier.encoder.encode(texts, texts_b, progress=progress)
+        """Predict documents; see `GraphGuidedObjective.explain` for the options.
+
+        Args:
+            texts: B documents; not needed where there are features.
+            texts_b: Their second texts.
+            features: (B, D), for a run on features.
+            mode: See `explain`, as for the others.
+            anchor: See above.
+            rule: See above.
+            top: Labeled documents to name.
+            progress: Show progress bars.
+
+        Raises:
+            ValueError: Texts for a run on features, or the reverse.
+        """
+        encoder = self.classifier.encoder
+        wanted = "features" if self.on_features else "texts"
+        given = features if self.on_features else texts
+        if given is None or (features is not None) != self.on_features:
+            raise ValueError(f"'{wanted}' must be given, which is what the run was trained on.")
+        size = len(given)
+        corpus = Corpus(
+            [""] * size if texts is None else list(texts),
+            [UNLABELED] * size,
+            list(range(size)),
+            self.label_names,
+            None if texts_b is None else list(texts_b),
+            features=features,
+        )
+        rows = encoder.embed(corpus, progress=progress)
         frozen = None
         if self.frozen_dim and anchor != 0.0:
-            frozen = self.frozen_rows(texts, texts_b, progress)
+            frozen = self.frozen_rows(corpus, progress)
         explanation = self.objective.explain(
             rows, frozen=frozen, mode=mode, anchor=anchor, rule=rule, top=top
         )

@@ -17,7 +17,7 @@ from transformers import set_seed
 
 from gloss_graph.inference import GraphSkill, graph_skill
 from gloss_graph.objective import GraphGuidedObjective
-from gloss_graph.text import Corpus, Splits, TextEncoder
+from gloss_graph.text import Corpus, FeatureEncoder, Splits, TextEncoder
 from gloss_graph.training.classifier import TextClassifier
 from gloss_graph.training.config import TrainConfig
 from gloss_graph.training.folders import new_folder, write_json
@@ -69,7 +69,7 @@ class RunResult:
 
 def train_text(
     splits: Splits,
-    encoder: TextEncoder,
+    encoder: TextEncoder | FeatureEncoder,
     config: TrainConfig,
     out: str | Path,
     *,
@@ -194,10 +194,7 @@ def train_text(
     memory = objective.memory
     settings = {
         **config.as_dict(),
-        "encoder": repr(encoder),
-        "encoder_name": encoder.source,
-        "max_length": encoder.max_length,
-        "pooling": encoder.pooling,
+        **encoder.describe(),
         "data": describe(splits),
         "bank": {
             "capacity": 0 if memory is None else memory.capacity,
@@ -269,13 +266,13 @@ def _skill(rows: Tensor | None, labels: Tensor, config: TrainConfig) -> GraphSki
 
 
 def _sigma_sample(
-    encoder: TextEncoder, train: Corpus, config: TrainConfig, progress: bool
+    encoder: TextEncoder | FeatureEncoder, train: Corpus, config: TrainConfig, progress: bool
 ) -> Tensor | None:
     if not (config.loss.startswith("gloss-") and isinstance(config.bandwidth, str)):
         return None
     step = max(1, len(train) // _SIGMA_SAMPLE)
     some = train.select(range(0, len(train), step)[:_SIGMA_SAMPLE])
-    return encoder.encode(some.texts, some.texts_b, progress=progress)
+    return encoder.embed(some, progress=progress)
 
 
 def _propagation_scores(

@@ -13,7 +13,7 @@ from gloss_graph.graph.views import joint_view
 from gloss_graph.inference import HeadSettings, PropagationHead
 from gloss_graph.objective import GraphGuidedObjective
 from gloss_graph.propagation.alignment import entropy_confidence
-from gloss_graph.text import Corpus, TextEncoder
+from gloss_graph.text import Corpus, FeatureEncoder, TextEncoder
 from gloss_graph.training.classifier import TextClassifier
 from gloss_graph.training.config import TrainConfig
 from gloss_graph.training.outcome import fit_balanced_head, fit_propagated_head
@@ -63,7 +63,12 @@ def propagated_labels(
 
 
 def run_start_stages(
-    encoder: TextEncoder, train: Corpus, views: Views, config: TrainConfig, *, progress: bool
+    encoder: TextEncoder | FeatureEncoder,
+    train: Corpus,
+    views: Views,
+    config: TrainConfig,
+    *,
+    progress: bool,
 ) -> Started:
     """The contrastive stages a configuration asks for: on the labels, then on the corpus.
 

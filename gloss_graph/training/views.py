@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from gloss_graph.text import Splits, TextEncoder
+from gloss_graph.text import FeatureEncoder, Splits, TextEncoder
 from gloss_graph.training.config import TrainConfig
 
 
@@ -27,7 +27,7 @@ class Views:
 
     def __init__(
         self,
-        encoder: TextEncoder,
+        encoder: TextEncoder | FeatureEncoder,
         splits: Splits,
         config: TrainConfig,
         given: Mapping[str, Tensor] | None,
@@ -62,9 +62,5 @@ class Views:
         corpus = self._corpora[name]
         device = next(self._encoder.parameters()).device.type
         with torch.autocast(device, torch.bfloat16, enabled=self._config.bf16):
-            return self._encoder.encode(
-                corpus.texts,
-                corpus.texts_b,
-                batch_size=self._config.eval_batch_size,
-                progress=self._progress,
-            )
+            size = self._config.eval_batch_size
+            return self._encoder.embed(corpus, batch_size=size, progress=self._progress)

@@ -11,13 +11,13 @@ from torch import Tensor
 from torch.utils.data import WeightedRandomSampler
 
 from gloss_graph.losses.pairs import pair_cosine_loss
-from gloss_graph.text import Corpus, TextEncoder
+from gloss_graph.text import Corpus, FeatureEncoder, TextEncoder
 from gloss_graph.training.dataset import TextCollator, TextDataset
 from gloss_graph.training.sampler import MixedSampler
 
 
 def contrastive_warm_start(
-    encoder: TextEncoder,
+    encoder: TextEncoder | FeatureEncoder,
     corpus: Corpus,
     *,
     weights: Tensor | None = None,

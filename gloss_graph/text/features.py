@@ -1,0 +1,250 @@
+"""Precomputed features of any kind of document, and an encoder that adapts them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from gloss_graph._modes import evaluating
+from gloss_graph.text.checkpoints import replaced_folder
+from gloss_graph.text.corpora import Corpus, Splits
+
+__all__ = ["FeatureEncoder", "read_features", "with_features"]
+
+_MARKER, _WEIGHTS = "encoder.json", "features.safetensors"
+_FORMAT = "gloss_graph.FeatureEncoder"
+_SUFFIXES = (".npy", ".pt", ".safetensors", ".parquet")
+
+
+class FeatureEncoder(nn.Module):
+    r"""Adapts precomputed features, of images, graphs, tables or texts, by a residual MLP.
+
+    \(z = x + W_2\,\mathrm{GELU}(W_1 x)\) for scaled features x, with \(W_2 = 0\) at first, so that
+    training starts from the geometry of the features themselves.
+
+    Args:
+        dim: D, width of features and embeddings.
+        hidden: Width of the hidden layer.
+        dropout: Before both layers.
+        scale: What features are multiplied by; `scaled_to` takes it from data.
+        seed: Of the initial weights.
+
+    Raises:
+        ValueError: A width below 1, `dropout` outside [0, 1), `scale` not above 0.
+
+    Example:
+        >>> encoder = FeatureEncoder(8)
+        >>> x = torch.ones(2, 8)
+        >>> bool((encoder.eval()(x) == x).all())
+        True
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        *,
+        hidden: int = 512,
+        dropout: float = 0.1,
+        scale: float = 1.0,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        if min(dim, hidden) < 1:
+            raise ValueError(f"'dim' and 'hidden' must be at least 1 (got {dim} and {hidden}).")
+        if not 0.0 <= dropout < 1.0:
+            raise ValueError(f"'dropout' must be in [0, 1) (got {dropout}).")
+        if not 0.0 < scale < float("inf"):
+            raise ValueError(f"'scale' must be above 0 and finite (got {scale}).")
+        self.dim, self.hidden, self.source = dim, hidden, "none"
+        self.scale = float(scale)
+        self.drop = nn.Dropout(dropout)
+        self.inner, self.outer = nn.Linear(dim, hidden), nn.Linear(hidden, dim)
+        generator = torch.Generator().manual_seed(seed)
+        nn.init.normal_(self.inner.weight, std=dim**-0.5, generator=generator)
+        for value in (self.inner.bias, self.outer.weight, self.outer.bias):
+            nn.init.zeros_(value)
+
+    @classmethod
+    def scaled_to(cls, features: np.ndarray, **settings: Any) -> FeatureEncoder:
+        """An encoder whose scale brings features (N, D) to a mean square of 1.
+
+        Args:
+            features: The table; all of it may be zero.
+            **settings: As of the class.
+        """
+        square = float(np.square(features, dtype=np.float64).mean()) if len(features) else 0.0
+        return cls(features.shape[1], scale=square**-0.5 if square > 0 else 1.0, **settings)
+
+    def __repr__(self) -> str:
+        return f"FeatureEncoder(dim={self.dim}, hidden={self.hidden}, scale={self.scale:.4g})"
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Embeddings (B, D) of features (B, D) float."""
+        features = features * self.scale
+        inner = torch.nn.functional.gelu(self.inner(self.drop(features)))
+        return features + self.outer(self.drop(inner)).to(features.dtype)
+
+    def describe(self) -> dict[str, Any]:
+        """Settings, for the record of a run."""
+        return {"encoder": repr(self), "encoder_name": self.source}
+
+    def items(self, corpus: Corpus) -> list[dict[str, Tensor]]:
+        """Features of every document, as items of a dataset.
+
+        Raises:
+            ValueError: A corpus without features, or of another width.
+        """
+        if corpus.features is None:
+            raise ValueError(
+                "The documents have no features, which this encoder needs. Give 'features'."
+            )
+        if corpus.features.shape[1] != self.dim:
+            raise ValueError(
+                f"'features' must have {self.dim} columns (got {corpus.features.shape[1]})."
+            )
+        return [{"features": row} for row in torch.from_numpy(corpus.features)]
+
+    def collate(self, items: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
+        """Stack the features of a batch (B, D)."""
+        return {"features": torch.stack([item["features"] for item in items])}
+
+    @torch.no_grad()
+    def embed(self, corpus: Corpus, *, batch_size: int = 64, progress: bool = False) -> Tensor:
+        """Embeddings (N, D) of a corpus on the CPU, without dropout."""
+        del progress  # Over before a bar would show.
+        device = self.inner.weight.device
+        rows = [item["features"] for item in self.items(corpus)]
+        with evaluating(self):
+            parts = [
+                self(torch.stack(rows[start : start + batch_size]).to(device)).cpu()
+                for start in range(0, len(rows), batch_size)
+            ]
+        return torch.cat(parts) if parts else torch.empty(0, self.dim)
+
+    def save(self, folder: str | Path) -> Path:
+        """Write weights (safetensors) and settings to a folder of their own, atomically."""
+        folder = Path(folder).expanduser().absolute()
+        settings = {
+            "format": _FORMAT,
+            "dim": self.dim,
+            "hidden": self.hidden,
+            "dropout": self.drop.p,
+            "scale": self.scale,
+        }
+        state = {name: value.detach().cpu() for name, value in self.state_dict().items()}
+        with replaced_folder(folder, _MARKER) as fresh:
+            save_file(state, fresh / _WEIGHTS)
+            (fresh / _MARKER).write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+        return folder
+
+    @classmethod
+    def load(cls, folder: str | Path) -> FeatureEncoder:
+        """Read an encoder that `save` wrote, in eval mode on the CPU.
+
+        Raises:
+            ValueError: A folder that is missing, damaged or holds something else.
+        """
+        folder = Path(folder).expanduser()
+        try:
+            settings = json.loads((folder / _MARKER).read_text(encoding="utf-8"))
+            if settings["format"] != _FORMAT:
+                raise ValueError(f"unknown format {settings['format']!r}")
+            options = {name: settings[name] for name in ("hidden", "dropout", "scale")}
+            encoder = cls(settings["dim"], **options)
+            encoder.load_state_dict(load_file(folder / _WEIGHTS))
+        except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
+            raise ValueError(
+                f"'folder' must be a feature encoder saved by gloss_graph ({folder}: {error})."
+            ) from error
+        return encoder.eval()
+
+
+def read_features(path: str | Path) -> np.ndarray:
+    """Read a table of features.
+
+    Args:
+        path: `.npy` (N, D); `.pt`, one tensor (N, D); `.safetensors` with one tensor; `.parquet`
+            of numeric columns, or of one column of lists.
+
+    Returns:
+        (N, D) float32, finite.
+
+    Raises:
+        ValueError: A file that is missing, damaged, of another format or shape, or not finite.
+    """
+    path = Path(path)
+    if path.suffix not in _SUFFIXES:
+        raise ValueError(f"'features' must end in one of {', '.join(_SUFFIXES)} (got {path.name}).")
+    if not path.is_file():
+        raise ValueError(f"'features' must be a file ({path} is none).")
+    try:
+        table = np.asarray(_READERS[path.suffix](path), dtype=np.float32)
+    except Exception as error:  # What damaged files of four formats raise has no base in common.
+        raise ValueError(f"'features' cannot be read from {path} ({error}).") from error
+    if table.ndim != 2 or not table.shape[1]:
+        raise ValueError(f"'features' must be a matrix (N, D) (got shape {table.shape} in {path}).")
+    if not np.isfinite(table).all():
+        place = int(np.flatnonzero(~np.isfinite(table).all(axis=1))[0])
+        raise ValueError(f"'features' must be finite (row {place} of {path} is not).")
+    return table
+
+
+def with_features(splits: Splits, table: np.ndarray) -> Splits:
+    """Splits whose documents carry the features (N, D) of their row.
+
+    Rows count through the training, validation, test and unlabeled file in this order, as the
+    ids that `read_splits` and `with_unlabeled` give.
+
+    Raises:
+        ValueError: Another number of rows than documents.
+    """
+    if len(table) != splits.next_id:
+        counts = {name: len(part) for name, part in vars(splits).items() if part is not None}
+        raise ValueError(
+            f"'features' must have one row a document of all files, training, validation, test and "
+            f"unlabeled in this order (got {len(table)} rows for {splits.next_id} documents, "
+            f"{counts})."
+        )
+    parts = [
+        None if part is None else part.with_features(table[part.ids])
+        for part in (splits.train, splits.val, splits.test)
+    ]
+    train = parts[0]
+    return splits if train is None else Splits(train, parts[1], parts[2])
+
+
+def _numpy(path: Path) -> Any:
+    return np.load(path, allow_pickle=False)
+
+
+def _torch(path: Path) -> Any:
+    value = torch.load(path, map_location="cpu", weights_only=True)
+    if not isinstance(value, Tensor):
+        raise ValueError(f"expected one tensor, got {type(value).__name__}")
+    return value.float().numpy()
+
+
+def _safetensors(path: Path) -> Any:
+    tensors = load_file(path)
+    if len(tensors) != 1:
+        raise ValueError(f"expected one tensor, got {sorted(tensors)}")
+    return next(iter(tensors.values())).float().numpy()
+
+
+def _parquet(path: Path) -> Any:
+    from pyarrow import parquet
+
+    table = parquet.read_table(path)
+    columns = [table.column(name).to_pylist() for name in table.column_names]
+    return columns[0] if len(columns) == 1 else list(zip(*columns, strict=True))
+
+
+_READERS = {".npy": _numpy, ".pt": _torch, ".safetensors": _safetensors, ".parquet": _parquet}
