@@ -10,24 +10,12 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from gloss_graph._timing import STAGES
 from gloss_graph.analysis import plot_stage_times, plot_training
 from gloss_graph.text import Corpus, Splits, load_encoder, read_splits, read_table
 from gloss_graph.text.tables import read_columns
 from gloss_graph.training import RunResult, TrainConfig, train_text, with_unlabeled
 from gloss_graph.training.folders import new_folder
-
-STAGES = (
-    "encoder",
-    "reference",
-    "targets",
-    "search",
-    "graph",
-    "propagation",
-    "loss",
-    "enqueue",
-    "backward",
-    "optimizer",
-)
 
 
 def run_train(

@@ -4,7 +4,12 @@ from gloss_graph.training.classifier import ClassifierOutput, TextClassifier
 from gloss_graph.training.config import LOSSES, TrainConfig
 from gloss_graph.training.dataset import TextCollator, TextDataset
 from gloss_graph.training.labels import draw_labels, hide_labels, with_unlabeled
-from gloss_graph.training.metrics import classification_scores, macro_silhouette
+from gloss_graph.training.metrics import (
+    classification_scores,
+    macro_silhouette,
+    micro_silhouette,
+    silhouette_scores,
+)
 from gloss_graph.training.predict import Prediction, Run
 from gloss_graph.training.run import RunResult, train_text
 from gloss_graph.training.sampler import MixedSampler
@@ -33,7 +38,9 @@ __all__ = [
     "macro_silhouette",
     "make_loss",
     "make_objective",
+    "micro_silhouette",
     "save_objective",
+    "silhouette_scores",
     "train_text",
     "with_unlabeled",
 ]

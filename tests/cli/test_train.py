@@ -15,7 +15,8 @@ from gloss_graph.training import LOSSES, TextClassifier
 from .conftest import Command, fast, rows, write
 
 PICTURES = {"training.png", "stages.png"}
-CONTENTS = {"config.json", "metrics.json", "history.csv", "labels_used.csv", "model", "memory"}
+TABLES = {"history.csv", "labels_used.csv", "classes.csv"}
+CONTENTS = {"config.json", "metrics.json", "model", "memory"} | TABLES
 
 
 def run_of(out: Path) -> tuple[dict[str, object], dict[str, float]]:
