@@ -3,6 +3,8 @@
 from gloss_graph.training.classifier import ClassifierOutput, TextClassifier
 from gloss_graph.training.config import LOSSES, TrainConfig
 from gloss_graph.training.dataset import TextCollator, TextDataset
+from gloss_graph.training.evaluation import METRICS, Evaluation, compare_runs
+from gloss_graph.training.finished import FinishedRun, find_runs, read_run
 from gloss_graph.training.labels import draw_labels, hide_labels, with_unlabeled
 from gloss_graph.training.metrics import (
     classification_scores,
@@ -10,6 +12,7 @@ from gloss_graph.training.metrics import (
     micro_silhouette,
     silhouette_scores,
 )
+from gloss_graph.training.paired import PairedTest, holm, paired_test
 from gloss_graph.training.predict import Prediction, Run
 from gloss_graph.training.run import RunResult, train_text
 from gloss_graph.training.sampler import MixedSampler
@@ -20,9 +23,13 @@ from gloss_graph.training.warmstart import contrastive_warm_start
 
 __all__ = [
     "LOSSES",
+    "METRICS",
     "ClassifierOutput",
+    "Evaluation",
+    "FinishedRun",
     "GraphGuidedTrainer",
     "MixedSampler",
+    "PairedTest",
     "Prediction",
     "Run",
     "RunResult",
@@ -31,14 +38,19 @@ __all__ = [
     "TextDataset",
     "TrainConfig",
     "classification_scores",
+    "compare_runs",
     "contrastive_warm_start",
     "draw_labels",
+    "find_runs",
     "hide_labels",
+    "holm",
     "load_objective",
     "macro_silhouette",
     "make_loss",
     "make_objective",
     "micro_silhouette",
+    "paired_test",
+    "read_run",
     "save_objective",
     "silhouette_scores",
     "train_text",
