@@ -67,7 +67,7 @@ def plot_evaluation(evaluation: Evaluation, path: str | os.PathLike[str] | None 
         for axes in grid.flat[len(panels[data]) :]:
             axes.set_visible(False)
         for axes in grid[:, 0]:
-            axes.set_yticks(range(len(arms)), map(_short, arms), fontsize=10.5, parse_math=False)
+            axes.set_yticks(range(len(arms)), list(map(_short, arms)), fontsize=10.5, parse_math=False)
         grid[0, 0].set_ylim(len(arms) - 0.5, -0.6)
         part.suptitle(
             data, x=0.01, ha="left", fontsize=13, fontweight="bold", color=INK, parse_math=False
@@ -145,7 +145,7 @@ def _limits(values: np.ndarray, intervals: np.ndarray) -> tuple[float, float]:
     low, high = float(np.nanmin(values)), float(np.nanmax(values))
     width = high - low
     if not width:
-        width = max(0.05 * abs(high), 1e-3)
+        width = max(0.05 * abs(high), 1.5 if high == round(high) else 1e-3)
         return low - width, high + width
     ends = np.append(intervals[~np.isnan(intervals)], [low, high])
     wanted = max(low - ends.min(), ends.max() - high)

@@ -47,7 +47,9 @@ def run_train(
         console.print(str(result.skill), highlight=False)
     if result.history:
         plot_training({config.loss: result.history}, out / "training.png")
-        plot_stage_times({config.loss: stage_seconds(result)}, out / "stages.png")
+        # A head fitted to warm-started embeddings has no timed steps.
+        if stages := stage_seconds(result):
+            plot_stage_times({config.loss: stages}, out / "stages.png")
     console.print(score_table({config.loss: result}))
     if config.loss == "gloss" and not config.few_labels and min(splits.train.labels) >= 0:
         console.print("No unlabeled documents: the consistency term stays zero.", style="dim")

@@ -63,6 +63,17 @@ def test_a_run_leaves_scores_model_memory_and_pictures(
     assert "Traceback" not in result.err
 
 
+@pytest.mark.usefixtures("pictures")
+def test_a_run_without_timed_steps_ends_well(
+    command: Command, encoder_folder: Path, tmp_path: Path, files: tuple[Path, Path]
+) -> None:
+    out = tmp_path / "run"
+    words = ["--train", files[0], "--loss", "setfit"]
+    result = command("train", *words, *fast(encoder_folder, out))
+    assert result.status == 0, result.err
+    assert {path.name for path in out.iterdir()} == CONTENTS | {"training.png"}
+
+
 def test_every_format_gives_the_same_run(
     command: Command, encoder_folder: Path, tmp_path: Path
 ) -> None:
