@@ -66,8 +66,9 @@ def plot_evaluation(evaluation: Evaluation, path: str | os.PathLike[str] | None 
             _draw(axes, evaluation, data, metric)
         for axes in grid.flat[len(panels[data]) :]:
             axes.set_visible(False)
+        names = list(map(_short, arms))
         for axes in grid[:, 0]:
-            axes.set_yticks(range(len(arms)), list(map(_short, arms)), fontsize=10.5, parse_math=False)
+            axes.set_yticks(range(len(arms)), names, fontsize=10.5, parse_math=False)
         grid[0, 0].set_ylim(len(arms) - 0.5, -0.6)
         part.suptitle(
             data, x=0.01, ha="left", fontsize=13, fontweight="bold", color=INK, parse_math=False
