@@ -6,6 +6,20 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+#: Stages of a training step, in their order.
+STAGES = (
+    "encoder",
+    "reference",
+    "targets",
+    "search",
+    "graph",
+    "propagation",
+    "loss",
+    "enqueue",
+    "backward",
+    "optimizer",
+)
+
 
 class StageClock(dict[str, float]):
     """Seconds spent so far in each stage; `clear()` starts over.

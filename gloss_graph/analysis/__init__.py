@@ -1,16 +1,24 @@
-"""Look at the document graph and at a training: export and pictures."""
+"""Look at the document graph, at a training and at runs side by side: export and pictures."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from gloss_graph.analysis.evaluation import evaluation_markdown
 from gloss_graph.analysis.export import EDGE_KINDS, to_networkx, write_graphml
 
 if TYPE_CHECKING:
-    from gloss_graph.analysis.plots import plot_graph, plot_stage_times, plot_training
+    from gloss_graph.analysis.plots import (
+        plot_evaluation,
+        plot_graph,
+        plot_stage_times,
+        plot_training,
+    )
 
 __all__ = [
     "EDGE_KINDS",
+    "evaluation_markdown",
+    "plot_evaluation",
     "plot_graph",
     "plot_stage_times",
     "plot_training",

@@ -15,10 +15,11 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
+from gloss_graph.analysis.comparison import plot_evaluation
 from gloss_graph.analysis.picture import plot_graph
 from gloss_graph.analysis.style import GREY, INK, PALETTE, new_figure, save_figure, tidy_axes
 
-__all__ = ["plot_graph", "plot_stage_times", "plot_training"]
+__all__ = ["plot_evaluation", "plot_graph", "plot_stage_times", "plot_training"]
 
 # Losses of a history row: name in the legend, kind of line.
 _LOSSES = {

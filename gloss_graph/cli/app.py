@@ -303,6 +303,31 @@ def _rate(given: float | None, default: float, features: Path | None) -> float:
     return default if features is None else 1e-3
 
 
+@app.command()
+def evaluate(
+    runs: Annotated[
+        list[Path], typer.Argument(help="Run folders, or folders with run folders in them.")
+    ],
+    out: Annotated[
+        Path | None, typer.Option(help="New or empty folder for tables, report and picture.")
+    ] = None,
+    metric: Annotated[
+        list[str] | None, typer.Option(help="Name in metrics.json, as test.macro_f1; repeatable.")
+    ] = None,
+    by: Annotated[
+        list[str] | None,
+        typer.Option(help="Setting that makes the arms; repeatable. Else all that differ."),
+    ] = None,
+    baseline: Annotated[
+        str | None, typer.Option(help="Arm to compare with; else cross-entropy, or the first.")
+    ] = None,
+) -> None:
+    """Compare finished runs: mean and spread over seeds, tests paired by seed."""
+    from gloss_graph.cli.evaluate import run_evaluate
+
+    run_evaluate(runs, out, metrics=metric or None, by=by or None, baseline=baseline)
+
+
 def _number_or_name(value: str) -> float | str:
     try:
         return float(value)

@@ -10,6 +10,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from gloss_graph._timing import STAGES
 from gloss_graph.analysis import plot_stage_times, plot_training
 from gloss_graph.text import (
     Corpus,
@@ -25,19 +26,6 @@ from gloss_graph.text import (
 from gloss_graph.text.tables import read_columns
 from gloss_graph.training import RunResult, TrainConfig, train_text, with_unlabeled
 from gloss_graph.training.folders import new_folder
-
-STAGES = (
-    "encoder",
-    "reference",
-    "targets",
-    "search",
-    "graph",
-    "propagation",
-    "loss",
-    "enqueue",
-    "backward",
-    "optimizer",
-)
 
 
 def run_train(
@@ -80,8 +68,9 @@ def run_train(
         console.print(str(result.skill), highlight=False)
     if result.history:
         plot_training({config.loss: result.history}, out / "training.png")
-    if stage_seconds(result):
-        plot_stage_times({config.loss: stage_seconds(result)}, out / "stages.png")
+        # A head fitted to warm-started embeddings has no timed steps.
+        if stages := stage_seconds(result):
+            plot_stage_times({config.loss: stages}, out / "stages.png")
     console.print(score_table({config.loss: result}))
     if config.loss == "gloss" and not config.few_labels and min(splits.train.labels) >= 0:
         console.print("No unlabeled documents: the consistency term stays zero.", style="dim")

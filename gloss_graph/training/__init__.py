@@ -3,8 +3,16 @@
 from gloss_graph.training.classifier import ClassifierOutput, TextClassifier
 from gloss_graph.training.config import LOSSES, MODES, TrainConfig
 from gloss_graph.training.dataset import TextCollator, TextDataset
+from gloss_graph.training.evaluation import METRICS, Evaluation, compare_runs
+from gloss_graph.training.finished import FinishedRun, find_runs, read_run
 from gloss_graph.training.labels import draw_labels, hide_labels, with_unlabeled
-from gloss_graph.training.metrics import classification_scores, macro_silhouette
+from gloss_graph.training.metrics import (
+    classification_scores,
+    macro_silhouette,
+    micro_silhouette,
+    silhouette_scores,
+)
+from gloss_graph.training.paired import PairedTest, holm, paired_test
 from gloss_graph.training.predict import Prediction, Run
 from gloss_graph.training.run import RunResult, train_text
 from gloss_graph.training.sampler import MixedSampler
@@ -15,10 +23,14 @@ from gloss_graph.training.warmstart import contrastive_warm_start
 
 __all__ = [
     "LOSSES",
+    "METRICS",
     "MODES",
     "ClassifierOutput",
+    "Evaluation",
+    "FinishedRun",
     "GraphGuidedTrainer",
     "MixedSampler",
+    "PairedTest",
     "Prediction",
     "Run",
     "RunResult",
@@ -27,14 +39,21 @@ __all__ = [
     "TextDataset",
     "TrainConfig",
     "classification_scores",
+    "compare_runs",
     "contrastive_warm_start",
     "draw_labels",
+    "find_runs",
     "hide_labels",
+    "holm",
     "load_objective",
     "macro_silhouette",
     "make_loss",
     "make_objective",
+    "micro_silhouette",
+    "paired_test",
+    "read_run",
     "save_objective",
+    "silhouette_scores",
     "train_text",
     "with_unlabeled",
 ]

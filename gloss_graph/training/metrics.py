@@ -43,11 +43,43 @@ def macro_silhouette(embeddings: Tensor, labels: Tensor) -> float:
         embeddings: (N, D).
         labels: (N,) long; rows labeled -1 are left out.
     """
+    return silhouette_scores(embeddings, labels)["macro_silhouette"]
+
+
+def micro_silhouette(embeddings: Tensor, labels: Tensor) -> float:
+    """Mean silhouette of L2-normalised rows, every row counting alike; NaN below two classes.
+
+    Args:
+        embeddings: (N, D).
+        labels: (N,) long; rows labeled -1 are left out.
+    """
+    return silhouette_scores(embeddings, labels)["micro_silhouette"]
+
+
+def silhouette_scores(embeddings: Tensor, labels: Tensor) -> dict[str, float]:
+    """Both means of the silhouette at the cost of one, O(N² D).
+
+    Args:
+        embeddings: (N, D), compared after L2 normalisation.
+        labels: (N,) long; rows labeled -1 are left out.
+
+    Returns:
+        `macro_silhouette`, the mean over classes of their means, and `micro_silhouette`, the mean
+        over rows, in [-1, 1]; NaN below two classes or where every row is a class of its own.
+
+    Example:
+        >>> scores = silhouette_scores(torch.eye(2).repeat(3, 1), torch.arange(6) % 2)
+        >>> round(scores["micro_silhouette"], 3)
+        1.0
+    """
     labeled = labels >= 0
     rows = torch.nn.functional.normalize(embeddings[labeled].float(), dim=1).numpy()
     classes = labels[labeled].numpy()
     found = np.unique(classes)
     if not 2 <= found.size < classes.size:
-        return float("nan")
+        return {"macro_silhouette": float("nan"), "micro_silhouette": float("nan")}
     values = silhouette_samples(rows, classes)
-    return float(np.mean([values[classes == label].mean() for label in found]))
+    return {
+        "macro_silhouette": float(np.mean([values[classes == label].mean() for label in found])),
+        "micro_silhouette": float(values.mean()),
+    }

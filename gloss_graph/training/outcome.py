@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import warnings
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import precision_recall_fscore_support
 from torch import Tensor
 
+from gloss_graph._files import atomic_write
 from gloss_graph.graph import visible_split
 from gloss_graph.text import Corpus, Splits
 from gloss_graph.training.classifier import TextClassifier
-from gloss_graph.training.metrics import classification_scores, macro_silhouette
+from gloss_graph.training.metrics import classification_scores, silhouette_scores
 
 _STRENGTHS = (1.0, 10.0, 100.0, 1000.0)
 # How far below the others the logit of a class without documents starts.
@@ -35,8 +39,48 @@ def split_scores(
     if not bool((labels >= 0).any()):
         return {}
     scores = classification_scores(predicted, labels.numpy())
-    scores["macro_silhouette"] = macro_silhouette(rows, labels)
+    scores |= silhouette_scores(rows, labels)
     return {f"{split}.{name}": value for name, value in scores.items()}
+
+
+class ClassReport:
+    """Scores of every class by split and head, gathered during a run.
+
+    Example:
+        >>> corpus = Corpus(["a", "b"], [0, 1], [0, 1], ["x", "y"])
+        >>> report = ClassReport()
+        >>> report.add("test", "linear", np.array([0, 0]), corpus)
+        >>> report.rows[0]["class"], report.rows[0]["precision"], report.rows[0]["recall"]
+        ('x', 0.5, 1.0)
+    """
+
+    def __init__(self) -> None:
+        #: One row a split, head and class.
+        self.rows: list[dict[str, Any]] = []
+
+    def add(self, split: str, head: str, predicted: np.ndarray, corpus: Corpus) -> None:
+        """Score the predicted classes (N,) of a split by `head`; no rows without a label.
+
+        A class that is never predicted has precision 0, one without documents recall 0 and
+        support 0.
+        """
+        labels = np.asarray(corpus.labels, dtype=np.int64)
+        known = labels >= 0
+        if not known.any():
+            return
+        columns = precision_recall_fscore_support(
+            labels[known], predicted[known], labels=range(corpus.num_classes), zero_division=0
+        )
+        for name, precision, recall, f1, support in zip(corpus.label_names, *columns, strict=True):
+            row = {"split": split, "head": head, "class": name}
+            row |= {"precision": float(precision), "recall": float(recall), "f1": float(f1)}
+            self.rows.append({**row, "support": int(support)})
+
+    def write(self, file: Path) -> None:
+        """Write the rows as CSV, atomically."""
+        names = ["split", "head", "class", "precision", "recall", "f1", "support"]
+        with atomic_write(file, overwrite=True) as draft:
+            pd.DataFrame(self.rows, columns=names).to_csv(draft.name, index=False)
 
 
 def history_rows(log: list[dict[str, Any]]) -> list[dict[str, float]]:

@@ -23,6 +23,7 @@ from gloss_graph.training.config import TrainConfig
 from gloss_graph.training.folders import new_folder, write_json
 from gloss_graph.training.labels import draw_labels, hide_labels, write_labels_used
 from gloss_graph.training.outcome import (
+    ClassReport,
     describe,
     history_rows,
     predict_classes,
@@ -79,8 +80,8 @@ def train_text(
 ) -> RunResult:
     """Fine-tune an encoder with a linear head and score it.
 
-    Writes `config.json`, `metrics.json`, `history.csv`, `labels_used.csv`, `model/` and `memory/`
-    into `out`; `checkpoints/` lives there while training runs.
+    Writes `config.json`, `metrics.json`, `history.csv`, `classes.csv`, `labels_used.csv`, `model/`
+    and `memory/` into `out`; `checkpoints/` lives there while training runs.
 
     Args:
         splits: Training, validation and test documents; training documents may lack labels.
@@ -177,20 +178,23 @@ def train_text(
         )
         fill_bank(objective, train, views.rows("train") if final is None else final, views)
     objective = objective.cpu().eval()
-    predictions, embeddings = {}, {}
+    predictions, embeddings, classes = {}, {}, ClassReport()
     for name, held_out in (("val", splits.val), ("test", splits.test)):
         if held_out is None:
             continue
         rows = views.rows(name)
         predictions[name], embeddings[name] = predict_classes(classifier, rows), rows
         metrics |= split_scores(name, predictions[name], rows, held_out)
-        metrics |= _propagation_scores(name, objective, rows, views.frozen.get(name), held_out)
+        classes.add(name, "linear", predictions[name], held_out)
+        part = views.frozen.get(name)
+        metrics |= _propagation_scores(name, objective, rows, part, held_out, classes)
     metrics["seconds.total"] = time.perf_counter() - start
 
     classifier.eval().to("cpu").save(out / "model")
     (out / "memory").mkdir()
     save_objective(objective, out / "memory" / "objective.safetensors")
     write_labels_used(train, out / "labels_used.csv")
+    classes.write(out / "classes.csv")
     memory = objective.memory
     settings = {
         **config.as_dict(),
@@ -281,10 +285,12 @@ def _propagation_scores(
     rows: Tensor,
     frozen: Tensor | None,
     corpus: Corpus,
+    classes: ClassReport,
 ) -> dict[str, float]:
     memory = objective.memory
     if memory is None or not len(memory) or not bool((memory.labels >= 0).any()):
         return {}
-    answer = objective.predict(rows, frozen=frozen, mode="transductive")
-    scores = split_scores(f"{name}_propagation", answer.argmax(dim=1).numpy(), rows, corpus)
+    answer = objective.predict(rows, frozen=frozen, mode="transductive").argmax(dim=1).numpy()
+    classes.add(name, "propagation", answer, corpus)
+    scores = split_scores(f"{name}_propagation", answer, rows, corpus)
     return {key: value for key, value in scores.items() if "silhouette" not in key}

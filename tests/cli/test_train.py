@@ -15,7 +15,8 @@ from gloss_graph.training import LOSSES, TextClassifier
 from .conftest import Command, fast, rows, write
 
 PICTURES = {"training.png", "stages.png"}
-CONTENTS = {"config.json", "metrics.json", "history.csv", "labels_used.csv", "model", "memory"}
+TABLES = {"history.csv", "labels_used.csv", "classes.csv"}
+CONTENTS = {"config.json", "metrics.json", "model", "memory"} | TABLES
 
 
 def run_of(out: Path) -> tuple[dict[str, object], dict[str, float]]:
@@ -60,6 +61,17 @@ def test_a_run_leaves_scores_model_memory_and_pictures(
     table = result.out.replace("\n", " ")
     assert f"{100 * metrics['test.accuracy']:.1f}" in table
     assert "Traceback" not in result.err
+
+
+@pytest.mark.usefixtures("pictures")
+def test_a_run_without_timed_steps_ends_well(
+    command: Command, encoder_folder: Path, tmp_path: Path, files: tuple[Path, Path]
+) -> None:
+    out = tmp_path / "run"
+    words = ["--train", files[0], "--loss", "setfit"]
+    result = command("train", *words, *fast(encoder_folder, out))
+    assert result.status == 0, result.err
+    assert {path.name for path in out.iterdir()} == CONTENTS | {"training.png"}
 
 
 def test_every_format_gives_the_same_run(

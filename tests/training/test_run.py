@@ -24,6 +24,7 @@ from gloss_graph.training import (
     macro_silhouette,
     make_loss,
     make_objective,
+    micro_silhouette,
 )
 
 from .tiny import (
@@ -37,7 +38,7 @@ from .tiny import (
     tiny_splits,
 )
 
-SCORES = ("accuracy", "macro_f1", "macro_silhouette")
+SCORES = ("accuracy", "macro_f1", "macro_silhouette", "micro_silhouette")
 STAGES = ("encoder", "backward", "optimizer")
 GRAPH_STAGES = (*STAGES, "graph", "propagation", "loss")
 STAGES_OF = {
@@ -71,7 +72,8 @@ def test_folder_holds_what_is_promised_and_no_more(
     finished: tuple[str, Path, RunResult],
 ) -> None:
     _, out, _ = finished
-    files = {"config.json", "metrics.json", "history.csv", "labels_used.csv", "model", "memory"}
+    files = {"config.json", "metrics.json", "history.csv", "labels_used.csv", "classes.csv"}
+    files |= {"model", "memory"}
     assert {path.name for path in out.iterdir()} == files
 
 
@@ -127,7 +129,19 @@ def test_scores_are_those_of_the_model_that_is_handed_back(
         labels = torch.tensor(corpus.labels)
         expected = classification_scores(predicted, labels.numpy())
         expected["macro_silhouette"] = macro_silhouette(rows, labels)
+        expected["micro_silhouette"] = micro_silhouette(rows, labels)
         assert {score: result.metrics[f"{name}.{score}"] for score in SCORES} == expected
+
+
+def test_classes_are_scored_by_both_heads(finished: tuple[str, Path, RunResult]) -> None:
+    _, out, result = finished
+    frame = pd.read_csv(out / "classes.csv")
+    assert frame["class"].tolist() == CLASSES * 4
+    for (split, head), rows in frame.groupby(["split", "head"]):
+        stored = f"{split}_propagation" if head == "propagation" else split
+        recalled = (rows["recall"] * rows["support"]).sum() / rows["support"].sum()
+        assert recalled == pytest.approx(result.metrics[f"{stored}.accuracy"])
+        assert rows["support"].sum() == (12 if split == "val" else 15)
 
 
 def test_history_has_losses_and_scores(finished: tuple[str, Path, RunResult]) -> None:
