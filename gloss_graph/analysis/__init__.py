@@ -7,13 +7,23 @@ from typing import TYPE_CHECKING, Any
 from gloss_graph.analysis.export import EDGE_KINDS, to_networkx, write_graphml
 
 if TYPE_CHECKING:
-    from gloss_graph.analysis.plots import plot_graph, plot_stage_times, plot_training
+    from gloss_graph.analysis.plots import (
+        plot_graph,
+        plot_importance,
+        plot_slices,
+        plot_stage_times,
+        plot_training,
+        plot_tuning,
+    )
 
 __all__ = [
     "EDGE_KINDS",
     "plot_graph",
+    "plot_importance",
+    "plot_slices",
     "plot_stage_times",
     "plot_training",
+    "plot_tuning",
     "to_networkx",
     "write_graphml",
 ]

@@ -11,6 +11,7 @@ import typer
 from rich.console import Console
 
 from gloss_graph import __version__
+from gloss_graph.cli.tune import tune
 
 app = typer.Typer(
     name="gloss-graph",
@@ -139,9 +140,13 @@ def train(
     eval_steps: Annotated[int | None, typer.Option(help="Steps between evaluations.")] = None,
     patience: Annotated[int, typer.Option(help="Evaluations without gain to stop at.")] = 10,
     batch_size: Annotated[int, typer.Option(help="Documents a step.")] = 32,
+    eval_batch_size: Annotated[int, typer.Option(help="Documents a step of evaluation.")] = 64,
     gradient_accumulation: Annotated[int, typer.Option(help="Micro-batches a step.")] = 1,
     learning_rate: Annotated[float, typer.Option(help="Of the encoder.")] = 5e-5,
     head_learning_rate: Annotated[float, typer.Option(help="Of the linear head.")] = 5e-3,
+    warmup: Annotated[float, typer.Option(help="Share of steps with rising rate.")] = 0.1,
+    weight_decay: Annotated[float, typer.Option(help="Of AdamW.")] = 0.01,
+    dropout: Annotated[float, typer.Option(help="On the embedding before the head.")] = 0.1,
     graph_weight: Annotated[float, typer.Option(help="λ, weight of the graph loss.")] = 0.3,
     visible_fraction: Annotated[float, typer.Option(help="γ, share of visible labels.")] = 0.5,
     bandwidth: Annotated[str, typer.Option(help="σ: a number or rule name.")] = "sqrt",
@@ -190,9 +195,13 @@ def train(
         eval_steps=eval_steps,
         patience=patience,
         batch_size=batch_size,
+        eval_batch_size=eval_batch_size,
         gradient_accumulation=gradient_accumulation,
         learning_rate=learning_rate,
         head_learning_rate=head_learning_rate,
+        warmup=warmup,
+        weight_decay=weight_decay,
+        dropout=dropout,
         graph_weight=graph_weight,
         visible_fraction=visible_fraction,
         bandwidth=_number_or_name(bandwidth),
@@ -255,6 +264,9 @@ def predict(
     from gloss_graph.cli.predict import run_predict
 
     run_predict(run, input, output, text=text, text_b=text_b, mode=mode, anchor=anchor, rule=rule)
+
+
+app.command()(tune)
 
 
 def _number_or_name(value: str) -> float | str:

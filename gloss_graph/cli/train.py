@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from gloss_graph.analysis import plot_stage_times, plot_training
-from gloss_graph.text import Corpus, Splits, load_encoder, read_splits, read_table
+from gloss_graph.text import Corpus, Splits, TextEncoder, load_encoder, read_splits, read_table
 from gloss_graph.text.tables import read_columns
 from gloss_graph.training import RunResult, TrainConfig, train_text, with_unlabeled
 from gloss_graph.training.folders import new_folder
@@ -48,12 +48,19 @@ def run_train(
     # Refused before anything is read; given back if nothing comes of it.
     new_folder(out)
     try:
-        splits, config = _read(train, val, test, unlabeled, config, columns, console)
+        splits, config = read_files(train, val, test, unlabeled, config, columns, console)
         encoder = load_encoder(encoder_name, pooling=pooling, max_length=max_length)
     except BaseException:
         with suppress(OSError):
             out.rmdir()
         raise
+    return train_and_report(splits, encoder, config, out, console)
+
+
+def train_and_report(
+    splits: Splits, encoder: TextEncoder, config: TrainConfig, out: Path, console: Console
+) -> RunResult:
+    """Train into a run folder, draw its pictures and print its scores."""
     result = train_text(splits, encoder, config, out, progress=True, description=config.loss)
     if result.skill is not None:
         console.print(str(result.skill), highlight=False)
@@ -67,7 +74,7 @@ def run_train(
     return result
 
 
-def _read(
+def read_files(
     train: Path,
     val: Path | None,
     test: Path | None,
@@ -75,12 +82,18 @@ def _read(
     config: TrainConfig,
     columns: dict[str, Any],
     console: Console,
+    *,
+    needs_val: bool = False,
 ) -> tuple[Splits, TrainConfig]:
-    """The documents, and the settings with `select` decided."""
+    """The documents, and the settings with `select` decided.
+
+    Without a validation file a tenth of the labeled documents becomes one where a step is picked
+    by it, or with `needs_val`.
+    """
     if config.select == "auto" and (unlabeled is not None or config.few_labels):
         config = replace(config, select="last")
     # Where no step is picked every label is used for training.
-    share = 0.0 if config.keeps_last else 0.1
+    share = 0.0 if config.keeps_last and not needs_val else 0.1
     splits = read_splits(train, val, test, val_fraction=share, seed=config.seed, **columns)
     if unlabeled is not None:
         splits = with_unlabeled(splits, _unlabeled(unlabeled, columns, console))

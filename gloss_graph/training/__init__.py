@@ -1,5 +1,6 @@
 """Room 5, train: the Hugging Face Trainer with a graph-guided objective."""
 
+from gloss_graph._space import Choice, Range
 from gloss_graph.training.classifier import ClassifierOutput, TextClassifier
 from gloss_graph.training.config import LOSSES, TrainConfig
 from gloss_graph.training.dataset import TextCollator, TextDataset
@@ -9,22 +10,34 @@ from gloss_graph.training.predict import Prediction, Run
 from gloss_graph.training.run import RunResult, train_text
 from gloss_graph.training.sampler import MixedSampler
 from gloss_graph.training.setup import make_loss, make_objective
+from gloss_graph.training.space import (
+    SEARCH_SPACE,
+    parse_choice,
+    parse_range,
+    parse_setting,
+    search_space,
+)
 from gloss_graph.training.state import load_objective, save_objective
 from gloss_graph.training.trainer import GraphGuidedTrainer
+from gloss_graph.training.tuning import TuneResult, tune_text
 from gloss_graph.training.warmstart import contrastive_warm_start
 
 __all__ = [
     "LOSSES",
+    "SEARCH_SPACE",
+    "Choice",
     "ClassifierOutput",
     "GraphGuidedTrainer",
     "MixedSampler",
     "Prediction",
+    "Range",
     "Run",
     "RunResult",
     "TextClassifier",
     "TextCollator",
     "TextDataset",
     "TrainConfig",
+    "TuneResult",
     "classification_scores",
     "contrastive_warm_start",
     "draw_labels",
@@ -33,7 +46,12 @@ __all__ = [
     "macro_silhouette",
     "make_loss",
     "make_objective",
+    "parse_choice",
+    "parse_range",
+    "parse_setting",
     "save_objective",
+    "search_space",
     "train_text",
+    "tune_text",
     "with_unlabeled",
 ]

@@ -8,10 +8,13 @@ import torch
 from rich.console import Console
 from rich.progress import track
 
+from gloss_graph._space import Dimension, Range
 from gloss_graph.losses.pairs import pair_cosine_loss
 from gloss_graph.text import Corpus, TextEncoder
 from gloss_graph.training.dataset import TextCollator, TextDataset
 from gloss_graph.training.sampler import MixedSampler
+
+SEARCH_SPACE: dict[str, Dimension] = {"warm_start_rate": Range(1e-6, 1e-4, log=True)}
 
 
 def contrastive_warm_start(
