@@ -63,8 +63,10 @@ def plot_tuning(
     axes.plot(
         complete["number"], complete["value"], "o", color=PALETTE[0], label="complete", markersize=6
     )
-    best = complete["value"].cummax()
-    axes.step(complete["number"], best, where="post", color=CONTRAST, label="best so far")
+    # Drawn to the last trial, whether that one was complete or not.
+    ends = complete["number"].tolist() + [trials["number"].max()] * (not complete.empty)
+    best = complete["value"].cummax().tolist()
+    axes.step(ends, best + best[-1:], where="post", color=CONTRAST, label="best so far")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.margins(x=0.04, y=0.08)
     axes.legend(frameon=False, fontsize=10, labelcolor=INK, loc="best")

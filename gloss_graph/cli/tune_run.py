@@ -143,7 +143,8 @@ def best_table(result: TuneResult, space: Mapping[str, Dimension], metric: str) 
     ranked = complete.sort_values(["value", "number"], ascending=[False, True], kind="stable")
     table = Table(title="Best trials")
     for heading in ("trial", metric, *space):
-        table.add_column(heading, justify="right", no_wrap=heading in ("trial", metric))
+        # A long name is broken in a narrow terminal rather than cut.
+        table.add_column(heading, justify="right", overflow="fold")
     for _, row in ranked.head(_SHOWN).iterrows():
         cells = [_cell(row[name]) for name in space]
         table.add_row(str(row["number"]), f"{100 * row['value']:.1f}", *cells)
