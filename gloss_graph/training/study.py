@@ -117,8 +117,9 @@ def _storage(url: str, heartbeat: int) -> Any:
                 ),
             )
         except (ImportError, RuntimeError, sqlalchemy.exc.SQLAlchemyError) as error:
-            # Two workers that start at once both make the tables.
-            if "already exists" in str(error) and not last:
+            # Workers that start at once all make the tables, and all but one fail.
+            raced = isinstance(error, sqlalchemy.exc.IntegrityError)
+            if (raced or "already exists" in str(error)) and not last:
                 time.sleep(0.5)
                 continue
             reason = str(error).splitlines()[0]

@@ -26,6 +26,7 @@ from gloss_graph.training import (
 from .tiny import quick, tiny_corpus, tiny_encoder, tiny_splits
 
 optuna = pytest.importorskip("optuna", reason="the extra 'tune' is not installed")
+sqlalchemy = pytest.importorskip("sqlalchemy")
 
 SPACE = {
     "learning_rate": Range(1e-5, 5e-3, log=True),
@@ -341,6 +342,26 @@ def test_databases_out_of_reach(tmp_path: Path, storage: str) -> None:
         tuned(out, 2, storage=storage)
     assert "secret" not in str(found.value)
     assert not out.exists()
+
+
+@pytest.mark.usefixtures("instant")
+def test_another_worker_makes_the_tables_at_the_same_moment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    errors: list[Exception] = [
+        sqlalchemy.exc.IntegrityError("insert", {}, Exception("not unique")),
+        sqlalchemy.exc.OperationalError("create", {}, Exception("table studies already exists")),
+    ]
+    storage = optuna.storages.RDBStorage
+
+    def raced(*args: Any, **options: Any) -> Any:
+        if errors:
+            raise errors.pop()
+        return storage(*args, **options)
+
+    monkeypatch.setattr(optuna.storages, "RDBStorage", raced)
+    assert len(tuned(tmp_path / "run", 1).trials) == 1
+    assert errors == []
 
 
 def test_folders_of_something_else(tmp_path: Path) -> None:
