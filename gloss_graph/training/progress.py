@@ -108,6 +108,10 @@ class TrialBar:
     ) -> None:
         self._bar.stop()
 
+    def finished(self, trials: int) -> None:
+        """Trials of the whole study so far, also of earlier times and other workers."""
+        self._bar.update(self._all, completed=trials)
+
     def steps(self, number: int, done: int, total: int) -> None:
         """Steps of the running trial."""
         self._bar.update(self._one, completed=done, total=total, note=f"trial {number}")

@@ -176,6 +176,7 @@ def tune_text(
 
 def _work(study: Any, objective: TrialObjective, turns: Turns, patience: int) -> None:
     """Run trials until the budget of the study is met."""
+    objective.bar.finished(turns.finished())
     failures = 0
     ended: list[Any] = []
     while turns.next(objective.bar.waiting):

@@ -352,14 +352,14 @@ def test_another_worker_makes_the_tables_at_the_same_moment(
         sqlalchemy.exc.IntegrityError("insert", {}, Exception("not unique")),
         sqlalchemy.exc.OperationalError("create", {}, Exception("table studies already exists")),
     ]
-    storage = optuna.storages.RDBStorage
 
-    def raced(*args: Any, **options: Any) -> Any:
-        if errors:
-            raise errors.pop()
-        return storage(*args, **options)
+    class Raced(optuna.storages.RDBStorage):
+        def __init__(self, *args: Any, **options: Any) -> None:
+            if errors:
+                raise errors.pop()
+            super().__init__(*args, **options)
 
-    monkeypatch.setattr(optuna.storages, "RDBStorage", raced)
+    monkeypatch.setattr(optuna.storages, "RDBStorage", Raced)
     assert len(tuned(tmp_path / "run", 1).trials) == 1
     assert errors == []
 
