@@ -21,7 +21,7 @@ def tune(
             "eta, consistency_weight, anchor, warm_start_rate; else those the loss depends on."
         ),
     ] = None,
-    more_params: Annotated[list[str] | None, typer.Argument(hidden=True, metavar="")] = None,
+    more_params: Annotated[list[str] | None, typer.Argument(hidden=True, metavar="PARAM")] = None,
     ranges: Annotated[
         list[str] | None,
         typer.Option("--range", help="Search a setting in name=low:high, with :log or :STEP."),
