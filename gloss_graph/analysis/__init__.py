@@ -11,8 +11,11 @@ if TYPE_CHECKING:
     from gloss_graph.analysis.plots import (
         plot_evaluation,
         plot_graph,
+        plot_importance,
+        plot_slices,
         plot_stage_times,
         plot_training,
+        plot_tuning,
     )
 
 __all__ = [
@@ -20,8 +23,11 @@ __all__ = [
     "evaluation_markdown",
     "plot_evaluation",
     "plot_graph",
+    "plot_importance",
+    "plot_slices",
     "plot_stage_times",
     "plot_training",
+    "plot_tuning",
     "to_networkx",
     "write_graphml",
 ]

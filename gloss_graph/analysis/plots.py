@@ -18,8 +18,17 @@ from matplotlib.ticker import MaxNLocator
 from gloss_graph.analysis.comparison import plot_evaluation
 from gloss_graph.analysis.picture import plot_graph
 from gloss_graph.analysis.style import GREY, INK, PALETTE, new_figure, save_figure, tidy_axes
+from gloss_graph.analysis.tuning import plot_importance, plot_slices, plot_tuning
 
-__all__ = ["plot_evaluation", "plot_graph", "plot_stage_times", "plot_training"]
+__all__ = [
+    "plot_evaluation",
+    "plot_graph",
+    "plot_importance",
+    "plot_slices",
+    "plot_stage_times",
+    "plot_training",
+    "plot_tuning",
+]
 
 # Losses of a history row: name in the legend, kind of line.
 _LOSSES = {

@@ -11,6 +11,7 @@ import typer
 from rich.console import Console
 
 from gloss_graph import __version__
+from gloss_graph.cli.tune import tune
 
 app = typer.Typer(
     name="gloss-graph",
@@ -107,6 +108,7 @@ def demo(
 
 @app.command()
 def train(
+    context: typer.Context,
     train: Annotated[Path, typer.Option(help="CSV, TSV, JSONL or Parquet (also .gz).")],
     out: Annotated[Path, typer.Option(help="New or empty run folder.")],
     val: Annotated[
@@ -151,11 +153,15 @@ def train(
     eval_steps: Annotated[int | None, typer.Option(help="Steps between evaluations.")] = None,
     patience: Annotated[int, typer.Option(help="Evaluations without gain to stop at.")] = 10,
     batch_size: Annotated[int, typer.Option(help="Documents a step.")] = 32,
+    eval_batch_size: Annotated[int, typer.Option(help="Documents a step of evaluation.")] = 64,
     gradient_accumulation: Annotated[int, typer.Option(help="Micro-batches a step.")] = 1,
     learning_rate: Annotated[
-        float | None, typer.Option(help="Of the encoder; else 5e-5, for features 1e-3.")
-    ] = None,
+        float, typer.Option(help="Of the encoder; 1e-3 for features if not given.")
+    ] = 5e-5,
     head_learning_rate: Annotated[float, typer.Option(help="Of the linear head.")] = 5e-3,
+    warmup: Annotated[float, typer.Option(help="Share of steps with rising rate.")] = 0.1,
+    weight_decay: Annotated[float, typer.Option(help="Of AdamW.")] = 0.01,
+    dropout: Annotated[float, typer.Option(help="On the embedding before the head.")] = 0.1,
     graph_weight: Annotated[float, typer.Option(help="λ, weight of the graph loss.")] = 0.3,
     temperature: Annotated[float, typer.Option(help="Of the contrastive losses.")] = 0.1,
     margin: Annotated[float, typer.Option(help="Of the triplet loss.")] = 0.2,
@@ -184,8 +190,8 @@ def train(
         int, typer.Option(help="Contrastive steps on the corpus, classes as the graph has them.")
     ] = 0,
     warm_start_rate: Annotated[
-        float | None, typer.Option(help="Learning rate of both; else 2e-5, for features 1e-3.")
-    ] = None,
+        float, typer.Option(help="Learning rate of both; 1e-3 for features if not given.")
+    ] = 2e-5,
     class_balance: Annotated[
         bool, typer.Option(help="Draw labeled documents with equal shares of the classes.")
     ] = False,
@@ -212,9 +218,13 @@ def train(
         eval_steps=eval_steps,
         patience=patience,
         batch_size=batch_size,
+        eval_batch_size=eval_batch_size,
         gradient_accumulation=gradient_accumulation,
-        learning_rate=_rate(learning_rate, 5e-5, features),
+        learning_rate=_rate(context, "learning_rate", features),
         head_learning_rate=head_learning_rate,
+        warmup=warmup,
+        weight_decay=weight_decay,
+        dropout=dropout,
         graph_weight=graph_weight,
         temperature=temperature,
         margin=margin,
@@ -234,7 +244,7 @@ def train(
         align=align,
         warm_start_steps=warm_start_steps,
         graph_start_steps=graph_start_steps,
-        warm_start_rate=_rate(warm_start_rate, 2e-5, features),
+        warm_start_rate=_rate(context, "warm_start_rate", features),
         class_balance=class_balance,
         freeze_layers=freeze_layers,
         teacher_decay=teacher_decay,
@@ -296,11 +306,11 @@ def predict(
     )
 
 
-def _rate(given: float | None, default: float, features: Path | None) -> float:
-    """A pretrained encoder wants smaller steps than an adapter that is new."""
-    if given is not None:
-        return given
-    return default if features is None else 1e-3
+def _rate(context: typer.Context, name: str, features: Path | None) -> float:
+    """A learning rate as given; a new adapter wants larger steps than a pretrained encoder."""
+    source = context.get_parameter_source(name)
+    given = source is not None and source.name != "DEFAULT"
+    return float(context.params[name]) if given or features is None else 1e-3
 
 
 @app.command()
@@ -326,6 +336,9 @@ def evaluate(
     from gloss_graph.cli.evaluate import run_evaluate
 
     run_evaluate(runs, out, metrics=metric or None, by=by or None, baseline=baseline)
+
+
+app.command()(tune)
 
 
 def _number_or_name(value: str) -> float | str:

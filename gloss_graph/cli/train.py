@@ -51,7 +51,7 @@ def run_train(
             raise ValueError("'features' must be given exactly with encoder 'none'.")
         if features is not None and not has_column(train, columns["text"]):
             columns = {**columns, "text": None}
-        splits, config = _read(train, val, test, unlabeled, config, columns, console)
+        splits, config = read_files(train, val, test, unlabeled, config, columns, console)
         encoder: TextEncoder | FeatureEncoder
         if features is None:
             encoder = load_encoder(encoder_name, pooling=pooling, max_length=max_length)
@@ -63,6 +63,17 @@ def run_train(
         with suppress(OSError):
             out.rmdir()
         raise
+    return train_and_report(splits, encoder, config, out, console)
+
+
+def train_and_report(
+    splits: Splits,
+    encoder: TextEncoder | FeatureEncoder,
+    config: TrainConfig,
+    out: Path,
+    console: Console,
+) -> RunResult:
+    """Train into a run folder, draw its pictures and print its scores."""
     result = train_text(splits, encoder, config, out, progress=True, description=config.loss)
     if result.skill is not None:
         console.print(str(result.skill), highlight=False)
@@ -78,7 +89,7 @@ def run_train(
     return result
 
 
-def _read(
+def read_files(
     train: Path,
     val: Path | None,
     test: Path | None,
@@ -86,12 +97,18 @@ def _read(
     config: TrainConfig,
     columns: dict[str, Any],
     console: Console,
+    *,
+    needs_val: bool = False,
 ) -> tuple[Splits, TrainConfig]:
-    """The documents, and the settings with `select` decided."""
+    """The documents, and the settings with `select` decided.
+
+    Without a validation file a tenth of the labeled documents becomes one where a step is picked
+    by it, or with `needs_val`.
+    """
     if config.select == "auto" and (unlabeled is not None or config.few_labels):
         config = replace(config, select="last")
     # Where no step is picked every label is used for training.
-    share = 0.0 if config.keeps_last else 0.1
+    share = 0.0 if config.keeps_last and not needs_val else 0.1
     splits = read_splits(train, val, test, val_fraction=share, seed=config.seed, **columns)
     if unlabeled is not None:
         splits = with_unlabeled(splits, _unlabeled(unlabeled, columns, console))

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from gloss_graph._checks import check_range
+from gloss_graph._space import Dimension, Range
 
 BandwidthRule = Callable[[Tensor, "Tensor | None"], Tensor]
 
@@ -68,6 +69,8 @@ BANDWIDTH_RULES: dict[str, BandwidthRule] = {
 }
 # `local` scales every edge by its own two nodes, so it is not a function of a sample.
 BANDWIDTH_NAMES = (*BANDWIDTH_RULES, "local")
+# What the paper searches.
+SEARCH_SPACE: dict[str, Dimension] = {"bandwidth": Range(0.1, 10.0, log=True)}
 
 
 def check_bandwidth(bandwidth: float | str | BandwidthRule) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from gloss_graph._space import Dimension, Range
 from gloss_graph.graph.build import Connection
 from gloss_graph.inference.head import HeadSettings, PropagationHead
 from gloss_graph.losses.hidden import propagate_connection
@@ -19,6 +20,8 @@ from gloss_graph.propagation.alignment import (
     entropy_confidence,
     row_shares,
 )
+
+SEARCH_SPACE: dict[str, Dimension] = {"consistency_weight": Range(0.1, 10.0, log=True)}
 
 
 def soft_cross_entropy(logits: Tensor, target: Tensor, weight: Tensor) -> Tensor:

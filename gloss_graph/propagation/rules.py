@@ -11,11 +11,14 @@ from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
 from gloss_graph._checks import check_range
+from gloss_graph._space import Dimension, Range
 from gloss_graph.propagation.alignment import align_classes
 from gloss_graph.propagation.inputs import check_prior
 from gloss_graph.propagation.normalize import Scaling
 from gloss_graph.propagation.operators import Operator, SparseOperator
 from gloss_graph.propagation.solve import System
+
+SEARCH_SPACE: dict[str, Dimension] = {"eta": Range(0.01, 1.0, log=True)}
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """Room 5, train: the Hugging Face Trainer with a graph-guided objective."""
 
+from gloss_graph._space import Choice, Range
 from gloss_graph.training.classifier import ClassifierOutput, TextClassifier
 from gloss_graph.training.config import LOSSES, MODES, TrainConfig
 from gloss_graph.training.dataset import TextCollator, TextDataset
@@ -17,14 +18,24 @@ from gloss_graph.training.predict import Prediction, Run
 from gloss_graph.training.run import RunResult, train_text
 from gloss_graph.training.sampler import MixedSampler
 from gloss_graph.training.setup import make_loss, make_objective
+from gloss_graph.training.space import (
+    SEARCH_SPACE,
+    parse_choice,
+    parse_range,
+    parse_setting,
+    search_space,
+)
 from gloss_graph.training.state import load_objective, save_objective
 from gloss_graph.training.trainer import GraphGuidedTrainer
+from gloss_graph.training.tuning import TuneResult, tune_text
 from gloss_graph.training.warmstart import contrastive_warm_start
 
 __all__ = [
     "LOSSES",
     "METRICS",
     "MODES",
+    "SEARCH_SPACE",
+    "Choice",
     "ClassifierOutput",
     "Evaluation",
     "FinishedRun",
@@ -32,12 +43,14 @@ __all__ = [
     "MixedSampler",
     "PairedTest",
     "Prediction",
+    "Range",
     "Run",
     "RunResult",
     "TextClassifier",
     "TextCollator",
     "TextDataset",
     "TrainConfig",
+    "TuneResult",
     "classification_scores",
     "compare_runs",
     "contrastive_warm_start",
@@ -51,9 +64,14 @@ __all__ = [
     "make_objective",
     "micro_silhouette",
     "paired_test",
+    "parse_choice",
+    "parse_range",
+    "parse_setting",
     "read_run",
     "save_objective",
+    "search_space",
     "silhouette_scores",
     "train_text",
+    "tune_text",
     "with_unlabeled",
 ]

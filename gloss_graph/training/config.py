@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass, fields
 
 from gloss_graph._checks import check_choice, check_positive_int, check_range
+from gloss_graph._space import Dimension, Range
 from gloss_graph.graph.bandwidth import check_bandwidth
 from gloss_graph.propagation import NORMALIZATIONS, RULES
 
@@ -28,6 +29,8 @@ MODES = {
     "standalone": "L alone, best validation macro-silhouette, then a linear probe",
 }
 _JOINT_ONLY = ("ce", "static-lp", "pseudo-label", "setfit")
+# What the paper searches.
+SEARCH_SPACE: dict[str, Dimension] = {"learning_rate": Range(1e-5, 5e-5, step=1e-5)}
 
 
 @dataclass(frozen=True, kw_only=True)

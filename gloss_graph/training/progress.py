@@ -1,7 +1,9 @@
-"""A rich progress bar for the Trainer."""
+"""Rich progress bars: of a training, and of a search made of trainings."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import TracebackType
 from typing import Any
 
 from rich.console import Console
@@ -70,3 +72,73 @@ class ProgressBar(TrainerCallback):
         if self._bar is not None:
             self._bar.stop()
             self._bar = None
+
+
+class TrialBar:
+    """Trials done, best score and the steps of the running one, on stderr; a line each trial.
+
+    Args:
+        trials: Wanted in all.
+        show: False shows nothing.
+    """
+
+    def __init__(self, trials: int, *, show: bool) -> None:
+        self.shown = show
+        self._best: float | None = None
+        self._bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[note]}"),
+            console=Console(stderr=True),
+            disable=not show,
+        )
+        self._all = self._bar.add_task("Trials", total=trials, note="")
+        self._one = self._bar.add_task("Steps", total=None, note="")
+
+    def __enter__(self) -> TrialBar:
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._bar.stop()
+
+    def finished(self, trials: int) -> None:
+        """Trials of the whole study so far, also of earlier times and other workers."""
+        self._bar.update(self._all, completed=trials)
+
+    def steps(self, number: int, done: int, total: int) -> None:
+        """Steps of the running trial."""
+        self._bar.update(self._one, completed=done, total=total, note=f"trial {number}")
+
+    def waiting(self, running: int) -> None:
+        """The last trials are with other workers, or with killed ones until that is certain."""
+        self._bar.update(self._one, note=f"waiting for {running} trials begun elsewhere")
+
+    def ended(
+        self,
+        number: int,
+        state: str,
+        value: float | None,
+        params: Mapping[str, object],
+        finished: int,
+    ) -> None:
+        """A trial is over."""
+        if value is not None and state == "complete":
+            self._best = value if self._best is None else max(value, self._best)
+        best = "" if self._best is None else f"best {self._best:.4f}"
+        self._bar.update(self._all, completed=finished, note=best)
+        if self.shown:
+            score = "" if value is None else f" {value:.4f}"
+            tried = ", ".join(f"{name} {setting}" for name, setting in params.items())
+            self._bar.console.print(
+                f"trial {number}: {state}{score} ({tried})",
+                highlight=False,
+                markup=False,
+                soft_wrap=True,
+            )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
-from transformers import set_seed
+from transformers import TrainerCallback, set_seed
 
 from gloss_graph.inference import GraphSkill, graph_skill
 from gloss_graph.objective import GraphGuidedObjective
@@ -75,6 +75,7 @@ def train_text(
     out: str | Path,
     *,
     frozen: Mapping[str, Tensor] | None = None,
+    callbacks: Sequence[TrainerCallback] = (),
     progress: bool = False,
     description: str = "Training",
 ) -> RunResult:
@@ -90,6 +91,7 @@ def train_text(
         out: New or empty folder.
         frozen: Embeddings of the encoder as given, for `"train"`, `"val"` and `"test"`, where they
             are at hand from an earlier run; computed otherwise.
+        callbacks: Added to the Trainer, for example to watch its evaluations.
         progress: Show progress bars.
         description: What the bar says.
 
@@ -139,8 +141,8 @@ def train_text(
             classifier, loss, replace(splits, train=corpus), config, out, frozen=part
         )
         bar = ProgressBar(description)
-        if progress:
-            trainer.add_callback(bar)
+        for callback in (*callbacks, *((bar,) if progress else ())):
+            trainer.add_callback(callback)
         try:
             trainer.train()
         finally:

@@ -12,7 +12,7 @@ from torch import Tensor
 from gloss_graph.graph.views import joint_view
 from gloss_graph.inference import HeadSettings, PropagationHead
 from gloss_graph.objective import GraphGuidedObjective
-from gloss_graph.propagation.alignment import entropy_confidence
+from gloss_graph.propagation.alignment import entropy_confidence, row_shares
 from gloss_graph.text import Corpus, FeatureEncoder, TextEncoder
 from gloss_graph.training.classifier import TextClassifier
 from gloss_graph.training.config import TrainConfig
@@ -56,7 +56,11 @@ def propagated_labels(
         for those no label reaches.
     """
     solved = PropagationHead(joint_view(rows, frozen, anchor), labels, settings)
-    target = solved.probabilities(solved.hits)
+    return trusted_labels(solved.probabilities(solved.hits), labels)
+
+
+def trusted_labels(target: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Labels (N,), their own or those of `target` (N, C), and trust (N,) as above."""
     known = labels >= 0
     trust = torch.where(known, 1.0, entropy_confidence(target))
     return torch.where(known, labels, target.argmax(dim=1)), trust
@@ -132,17 +136,23 @@ def fill_bank(objective: GraphGuidedObjective, train: Corpus, rows: Tensor, view
 def fit_head(
     classifier: TextClassifier, train: Corpus, rows: Tensor, views: Views, config: TrainConfig
 ) -> dict[str, float]:
-    """Fit the linear head to embeddings (N, D): to propagated labels, or to the known ones.
+    """Fit the linear head to embeddings (N, D).
 
-    Losses that learn from the graph get the first, weighted by trust; the others a class-balanced
-    logistic regression on the labeled documents.
+    A class-balanced logistic regression on the labeled documents; for losses that learn from the
+    graph, then another one on all documents, with the classes (and the trust) of the geometric mean
+    of what the graph propagates and what the first says: where many classes have one label each
+    the graph alone lets large ones swallow small ones.
     """
     labels = torch.tensor(train.labels)
-    if config.loss == "gloss" and bool((labels < 0).any()):
-        settings = head_settings(config, train.num_classes)
-        frozen = views.frozen.get("train")
-        found, trust = propagated_labels(rows, frozen, labels, settings, config.anchor)
-        fit_propagated_head(classifier, rows, found, trust)
-        return {}
     known = labels >= 0
-    return {"head.C": fit_balanced_head(classifier, rows[known], labels[known], seed=config.seed)}
+    strength = fit_balanced_head(classifier, rows[known], labels[known], seed=config.seed)
+    if config.loss == "gloss" and not bool(known.all()):
+        settings = head_settings(config, train.num_classes)
+        view = joint_view(rows, views.frozen.get("train"), config.anchor)
+        solved = PropagationHead(view, labels, settings)
+        spread = solved.probabilities(solved.hits)
+        with torch.no_grad():
+            own = classifier.head(rows).softmax(dim=1)
+        found, trust = trusted_labels(row_shares((own * spread.to(own)).sqrt()), labels)
+        fit_propagated_head(classifier, rows, found, trust)
+    return {"head.C": strength}

@@ -1,0 +1,124 @@
+"""`gloss-graph tune`: the options of a search; `tune_run` does it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def tune(
+    train: Annotated[Path, typer.Option(help="CSV, TSV, JSONL or Parquet (also .gz).")],
+    out: Annotated[Path, typer.Option(help="New folder, or that of a search to go on with.")],
+    val: Annotated[Path | None, typer.Option(help="Validation file; else 10 % of train.")] = None,
+    test: Annotated[Path | None, typer.Option(help="Test file, for --final alone.")] = None,
+    trials: Annotated[int, typer.Option(help="Finished trials wanted, all workers together.")] = 30,
+    params: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Settings to search: bandwidth, visible_fraction, graph_weight, learning_rate, k, "
+            "eta, consistency_weight, anchor, warm_start_rate; else those the loss depends on."
+        ),
+    ] = None,
+    more_params: Annotated[list[str] | None, typer.Argument(hidden=True, metavar="PARAM")] = None,
+    ranges: Annotated[
+        list[str] | None,
+        typer.Option("--range", help="Search a setting in name=low:high, with :log or :STEP."),
+    ] = None,
+    choices: Annotated[
+        list[str] | None, typer.Option("--choice", help="Search a setting among name=one,two.")
+    ] = None,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", help="Fix any other setting: name=value.")
+    ] = None,
+    metric: Annotated[
+        str,
+        typer.Option(
+            help="val.macro_f1, val.accuracy, val.macro_silhouette, val_propagation.macro_f1 or "
+            "val_propagation.accuracy."
+        ),
+    ] = "val.macro_f1",
+    timeout: Annotated[
+        float | None, typer.Option(help="Seconds after which no further trial starts.")
+    ] = None,
+    storage: Annotated[
+        str | None, typer.Option(help="Database URL that workers share; else study.db in --out.")
+    ] = None,
+    study_name: Annotated[str, typer.Option(help="Of the study in the database.")] = "gloss-graph",
+    final: Annotated[
+        bool, typer.Option(help="Train the best settings into --out/best and score --test.")
+    ] = False,
+    keep_runs: Annotated[
+        bool, typer.Option("--keep-runs", help="Keep the run folders of complete trials.")
+    ] = False,
+    encoder: Annotated[str, typer.Option(help="minilm, a hub id or a folder.")] = "minilm",
+    loss: Annotated[
+        str,
+        typer.Option(
+            help="ce, gloss, static-lp, pseudo-label, setfit, gloss-published or gloss-released."
+        ),
+    ] = "gloss",
+    unlabeled: Annotated[
+        Path | None, typer.Option(help="File of documents without labels.")
+    ] = None,
+    label_fraction: Annotated[
+        float | None, typer.Option(help="Use this share of the labels, a seeded draw.")
+    ] = None,
+    labels_per_class: Annotated[
+        int | None, typer.Option(help="Use this many labels a class, a seeded draw.")
+    ] = None,
+    text: Annotated[str, typer.Option(help="Column of the texts.")] = "text",
+    label: Annotated[str, typer.Option(help="Column of the labels.")] = "label",
+    text_b: Annotated[str | None, typer.Option(help="Column of second texts, for pairs.")] = None,
+    pooling: Annotated[str | None, typer.Option(help="cls, mean or last.")] = None,
+    max_length: Annotated[int, typer.Option(min=1, help="Tokens kept of a document.")] = 128,
+    epochs: Annotated[float, typer.Option(help="Passes over the training file.")] = 3.0,
+    max_steps: Annotated[int | None, typer.Option(help="Steps, overriding epochs.")] = None,
+    eval_steps: Annotated[int | None, typer.Option(help="Steps between evaluations.")] = None,
+    batch_size: Annotated[int, typer.Option(help="Documents a step.")] = 32,
+    seed: Annotated[int, typer.Option(help="Of the trainings and of what is tried.")] = 0,
+) -> None:
+    """Search for the settings that score best on validation documents (the paper's G-Loss-O).
+
+    Run it again to go on after an interruption, or on many machines with one --storage.
+    """
+    from gloss_graph.cli.tune_run import Files, run_tune
+
+    run_tune(
+        Files(
+            train=train,
+            val=val,
+            test=test,
+            unlabeled=unlabeled,
+            encoder=encoder,
+            pooling=pooling,
+            max_length=max_length,
+            text=text,
+            label=label,
+            text_b=text_b,
+        ),
+        out,
+        # What an option above says of the training itself.
+        base={
+            "loss": loss,
+            "label_fraction": label_fraction,
+            "labels_per_class": labels_per_class,
+            "epochs": epochs,
+            "max_steps": max_steps,
+            "eval_steps": eval_steps,
+            "batch_size": batch_size,
+            "seed": seed,
+        },
+        params=[*(params or []), *(more_params or [])],
+        ranges=ranges or [],
+        choices=choices or [],
+        settings=settings or [],
+        trials=trials,
+        metric=metric,
+        timeout=timeout,
+        storage=storage,
+        study_name=study_name,
+        final=final,
+        keep_runs=keep_runs,
+    )
