@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -11,23 +12,13 @@ from rich.console import Console
 from rich.table import Table
 
 from gloss_graph.analysis import plot_stage_times, plot_training
+from gloss_graph.analysis.runs import STAGES
+from gloss_graph.analysis.runs import stage_seconds as seconds_of
+from gloss_graph.cli.report import run_report
 from gloss_graph.text import Corpus, Splits, load_encoder, read_splits, read_table
 from gloss_graph.text.tables import read_columns
 from gloss_graph.training import RunResult, TrainConfig, train_text, with_unlabeled
-from gloss_graph.training.folders import new_folder
-
-STAGES = (
-    "encoder",
-    "reference",
-    "targets",
-    "search",
-    "graph",
-    "propagation",
-    "loss",
-    "enqueue",
-    "backward",
-    "optimizer",
-)
+from gloss_graph.training.folders import new_folder, write_json
 
 
 def run_train(
@@ -42,6 +33,7 @@ def run_train(
     max_length: int,
     columns: dict[str, Any],
     unlabeled: Path | None = None,
+    command: list[str] | None = None,
 ) -> RunResult:
     """Train on files and print the scores; see `gloss-graph train --help`."""
     console = Console()
@@ -59,10 +51,13 @@ def run_train(
         console.print(str(result.skill), highlight=False)
     if result.history:
         plot_training({config.loss: result.history}, out / "training.png")
+    if stage_seconds(result):
         plot_stage_times({config.loss: stage_seconds(result)}, out / "stages.png")
     console.print(score_table({config.loss: result}))
     if config.loss == "gloss" and not config.few_labels and min(splits.train.labels) >= 0:
         console.print("No unlabeled documents: the consistency term stays zero.", style="dim")
+    note_command(out, command)
+    run_report(out)
     console.print(f"Run folder: {out}", highlight=False, markup=False, soft_wrap=True)
     return result
 
@@ -101,11 +96,15 @@ def _unlabeled(file: Path, columns: dict[str, Any], console: Console) -> Corpus:
 
 def stage_seconds(result: RunResult) -> dict[str, float]:
     """Seconds of the stages of the training steps."""
-    return {
-        stage: result.metrics[f"seconds.{stage}"]
-        for stage in STAGES
-        if f"seconds.{stage}" in result.metrics
-    }
+    return seconds_of(result.metrics)
+
+
+def note_command(out: Path, command: list[str] | None) -> None:
+    """Add the words that were typed to the settings of a finished run."""
+    if command:
+        file = out / "config.json"
+        settings = json.loads(file.read_text(encoding="utf-8"))
+        write_json(file, {**settings, "command": command})
 
 
 def score_table(results: dict[str, RunResult]) -> Table:

@@ -9,6 +9,7 @@ from gloss_graph.training.predict import Prediction, Run
 from gloss_graph.training.run import RunResult, train_text
 from gloss_graph.training.sampler import MixedSampler
 from gloss_graph.training.setup import make_loss, make_objective
+from gloss_graph.training.snapshots import FixedBatch, SnapshotData, Snapshots, load_snapshots
 from gloss_graph.training.state import load_objective, save_objective
 from gloss_graph.training.trainer import GraphGuidedTrainer
 from gloss_graph.training.warmstart import contrastive_warm_start
@@ -16,11 +17,14 @@ from gloss_graph.training.warmstart import contrastive_warm_start
 __all__ = [
     "LOSSES",
     "ClassifierOutput",
+    "FixedBatch",
     "GraphGuidedTrainer",
     "MixedSampler",
     "Prediction",
     "Run",
     "RunResult",
+    "SnapshotData",
+    "Snapshots",
     "TextClassifier",
     "TextCollator",
     "TextDataset",
@@ -30,6 +34,7 @@ __all__ = [
     "draw_labels",
     "hide_labels",
     "load_objective",
+    "load_snapshots",
     "macro_silhouette",
     "make_loss",
     "make_objective",

@@ -41,6 +41,7 @@ from gloss_graph.training.setup import (
     make_objective,
     make_trainer,
 )
+from gloss_graph.training.snapshots import Snapshots
 from gloss_graph.training.state import save_objective
 from gloss_graph.training.warmstart import contrastive_warm_start
 
@@ -83,8 +84,8 @@ def train_text(
 ) -> RunResult:
     """Fine-tune an encoder with a linear head and score it.
 
-    Writes `config.json`, `metrics.json`, `history.csv`, `labels_used.csv`, `model/` and `memory/`
-    into `out`; `checkpoints/` lives there while training runs.
+    Writes `config.json`, `metrics.json`, `history.csv`, `labels_used.csv`, `model/`, `memory/` and
+    what pictures are drawn from into `out`; `checkpoints/` lives there while training runs.
 
     Args:
         splits: Training, validation and test documents; training documents may lack labels.
@@ -114,6 +115,7 @@ def train_text(
     start = time.perf_counter()
     metrics: dict[str, float] = {}
     views = _Views(encoder, splits, config, frozen, progress)
+    snapshots = Snapshots(encoder, splits, config, views.frozen)
     skill = _skill(views.frozen.get("train"), labels, config)
     if skill is not None:
         metrics |= {f"graph_skill.{key}": float(value) for key, value in skill._asdict().items()}
@@ -131,7 +133,7 @@ def train_text(
             bf16=config.bf16,
             progress=progress,
         )
-        metrics["seconds.warm_start"] = time.perf_counter() - start
+        metrics["seconds.warm_start"] = time.perf_counter() - start - snapshots.seconds
     loss = make_loss(
         config,
         train.num_classes,
@@ -163,6 +165,7 @@ def train_text(
         trainer = make_trainer(
             classifier, loss, replace(splits, train=corpus), config, out, frozen=part
         )
+        trainer.add_callback(snapshots.batch)
         bar = ProgressBar(description)
         if progress:
             trainer.add_callback(bar)
@@ -176,7 +179,7 @@ def train_text(
         best = trainer.state.best_global_step or trainer.state.global_step
         metrics["best_step"] = float(best)
         metrics |= {f"seconds.{name}": s for name, s in trainer.stage_seconds().items()}
-    metrics["seconds.train"] = time.perf_counter() - start
+    metrics["seconds.train"] = time.perf_counter() - start - snapshots.seconds
 
     objective = loss if isinstance(loss, GraphGuidedObjective) else None
     memory = None if objective is None else objective.memory
@@ -207,6 +210,7 @@ def train_text(
     (out / "memory").mkdir()
     save_objective(objective, out / "memory" / "objective.safetensors")
     write_labels_used(train, out / "labels_used.csv")
+    snapshots.write(out, embeddings, metrics)
     memory = objective.memory
     settings = {
         **config.as_dict(),
