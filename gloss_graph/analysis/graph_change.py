@@ -100,7 +100,8 @@ def plot_graph_change(
 
     Example:
         >>> x = torch.randn(12, 4, generator=torch.Generator().manual_seed(0))
-        >>> figure = plot_graph_change(x, torch.eye(12)[torch.arange(12) % 3], torch.arange(12) % 3)
+        >>> y = torch.arange(12) % 3
+        >>> figure = plot_graph_change(x, torch.eye(3)[y], y, k=3)
         >>> figure.axes[1].get_title(loc="left").splitlines()[1]
         '100.0 % of the edges within a class (27.3 % by chance)'
 
@@ -111,7 +112,9 @@ def plot_graph_change(
     classes = torch.from_numpy(shown.labels)
     chance = _chance(shown.labels)
     figure, panels = two_panels()
-    heads, first, edges = [], None, {}
+    heads: list[str] = []
+    first: np.ndarray | None = None
+    edges: dict[str, Entry] = {}
     for axes, rows, name in zip(
         panels, (shown.before, shown.after), ("before", "after"), strict=True
     ):
@@ -128,7 +131,8 @@ def plot_graph_change(
             fact = (
                 f"{100 * share:.1f} % of the edges within a class ({100 * chance:.1f} % by chance)"
             )
-        heads.append(f"{name} training · {data.edge_index.size(1) // 2:,} edges\n{fact}")
+        number = data.edge_index.size(1) // 2
+        heads.append(f"{name} training · k = {k} · {number:,} edges\n{fact}")
     if len(shown.labels) < shown.total:
         title += f" · {len(shown.labels):,} of {shown.total:,} documents"
     set_headings(figure, panels, title, heads)

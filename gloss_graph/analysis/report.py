@@ -115,19 +115,22 @@ def _draw(run: RunFiles) -> dict[str, _Picture]:
         return found
     seed = int(run.settings.get("seed") or 0)
     names, part = data.label_names, _PARTS.get(data.split, data.split)
-    what = f"{data.labels.numel():,} of {data.split_size:,} {part} documents"
+    of = "" if data.labels.numel() == data.split_size else f" of {data.split_size:,}"
+    what = f"{data.labels.numel():,}{of} {part} documents"
     found["embeddings"] = _picture(
         plot_embeddings(data.before, data.after, data.labels, label_names=names, seed=seed),
         f"t-SNE of {what} before and after training",
-        f"{what[0].upper()}{what[1:]}, each a dot with the colour of its class, by t-SNE. Who lies "
+        f"{what}, each a dot with the colour of its class, by t-SNE. Who lies "
         "together can be read from it; sizes of clusters and distances between them cannot.",
     )
     batch = _PARTS.get(data.batch_split, data.batch_split)
     found["similarities"] = _picture(
         plot_similarities(data.moments, data.batch_labels, label_names=names),
         "Cosine similarities within one batch over the training",
-        f"{data.batch_labels.numel()} fixed {batch} documents, sorted by class, at several moments "
-        "of the training. Lines part the classes; the colour scale is the same in all panels.",
+        f"{data.batch_labels.numel()} fixed {batch} documents of "
+        f"{_count(data.batch_labels.unique().numel(), 'class', 'classes')}, sorted by class, at "
+        "several moments of the training. Lines part the classes; the colour scale is the same in "
+        "all panels.",
     )
     found["graph"] = _picture(
         plot_graph_change(data.before, data.after, data.labels, label_names=names, seed=seed),
@@ -318,7 +321,8 @@ def _repeat(settings: Mapping[str, Any]) -> tuple[str, str]:
     words = settings.get("command")
     command = ""
     if isinstance(words, Sequence) and not isinstance(words, str) and words:
-        command = shlex.join(_with_new_folder([str(word) for word in words]))
+        quoted = map(shlex.quote, _with_new_folder([str(word) for word in words]))
+        command = " ".join(f"\\\n    {w}" if w.startswith("--") else w for w in quoted)
     known = {field.name: field.default for field in fields(TrainConfig)}
     options = ", ".join(
         f"{key}={settings[key]!r}"

@@ -63,7 +63,7 @@ def read_run(folder: str | Path) -> RunFiles:
     try:
         settings = _mapping(folder / "config.json")
         metrics = _mapping(folder / "metrics.json")
-        if not isinstance(settings["loss"], str) or not isinstance(settings["data"], dict):
+        if not isinstance(settings.get("loss"), str) or not isinstance(settings.get("data"), dict):
             raise ValueError("config.json is not that of a run")
         numbers = {key: float(value) for key, value in metrics.items() if value is not None}
         history = _table(folder / "history.csv")
@@ -95,7 +95,10 @@ def stage_seconds(metrics: Mapping[str, float]) -> dict[str, float]:
 
 
 def _mapping(file: Path) -> dict[str, Any]:
-    content = json.loads(file.read_text(encoding="utf-8"))
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{file.name}: {error}") from error
     if not isinstance(content, dict):
         raise ValueError(f"{file.name} holds no settings")
     return content
@@ -107,3 +110,5 @@ def _table(file: Path, **options: Any) -> pd.DataFrame:
         return pd.read_csv(file, **options)
     except pd.errors.EmptyDataError:
         return pd.DataFrame()
+    except ValueError as error:
+        raise ValueError(f"{file.name}: {error}") from error

@@ -28,6 +28,7 @@ _ROWS, _NAMES = "data.safetensors", "data.json"
 _FORMAT = "gloss_graph.snapshots.1"
 _DOCUMENTS = 1000
 _MOMENTS = 4
+_PER_CLASS = 4
 
 
 class FixedBatch(TrainerCallback):
@@ -38,7 +39,8 @@ class FixedBatch(TrainerCallback):
 
     Args:
         encoder: The encoder that is trained.
-        corpus: Where the documents come from; only labeled ones, in equal numbers a class.
+        corpus: Where the documents come from; only labeled ones, in equal numbers a class, of the
+            largest classes where there are too many for four documents each.
         size: Documents, at most.
         moments: Passes on the way, at most; denser at first, when most changes.
         warm_start: The start of the training is a moment of its own, after a warm start.
@@ -310,6 +312,11 @@ def _labeled_sample(
     """Positions of up to `size` labeled documents, of any if none is labeled."""
     labels = np.asarray(corpus.labels, dtype=np.int64)
     known = np.flatnonzero(labels >= 0) if (labels >= 0).any() else np.arange(labels.size)
+    if balanced:
+        # A class of one or two documents has no block to see.
+        found, counts = np.unique(labels[known], return_counts=True)
+        largest = found[np.argsort(-counts, kind="stable")][: max(1, size // _PER_CLASS)]
+        known = known[np.isin(labels[known], largest)]
     return known[stratified_sample(labels[known], size, balanced=balanced, seed=seed)]
 
 

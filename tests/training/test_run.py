@@ -72,7 +72,7 @@ def test_folder_holds_what_is_promised_and_no_more(
 ) -> None:
     _, out, _ = finished
     files = {"config.json", "metrics.json", "history.csv", "labels_used.csv", "model", "memory"}
-    assert {path.name for path in out.iterdir()} == files
+    assert {path.name for path in out.iterdir()} == files | {"pictures"}
 
 
 def test_configuration_holds_every_setting_and_where_it_ran(
