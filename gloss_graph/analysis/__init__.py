@@ -1,42 +1,59 @@
-"""Look at the document graph, at a training and at runs side by side: export and pictures."""
+"""Look at the document graph, at a training and at runs: export, pictures, report."""
 
 from __future__ import annotations
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
 from gloss_graph.analysis.evaluation import evaluation_markdown
 from gloss_graph.analysis.export import EDGE_KINDS, to_networkx, write_graphml
 
 if TYPE_CHECKING:
-    from gloss_graph.analysis.plots import (
-        plot_evaluation,
-        plot_graph,
-        plot_importance,
-        plot_slices,
-        plot_stage_times,
-        plot_training,
-        plot_tuning,
-    )
+    from gloss_graph.analysis.comparison import plot_evaluation
+    from gloss_graph.analysis.embedding import plot_embeddings
+    from gloss_graph.analysis.graph_change import edge_homophily, plot_graph_change
+    from gloss_graph.analysis.plots import plot_graph, plot_stage_times, plot_training
+    from gloss_graph.analysis.report import write_report
+    from gloss_graph.analysis.similarity import plot_similarities
+    from gloss_graph.analysis.tuning import plot_importance, plot_slices, plot_tuning
 
 __all__ = [
     "EDGE_KINDS",
+    "edge_homophily",
     "evaluation_markdown",
+    "plot_embeddings",
     "plot_evaluation",
     "plot_graph",
+    "plot_graph_change",
     "plot_importance",
+    "plot_similarities",
     "plot_slices",
     "plot_stage_times",
     "plot_training",
     "plot_tuning",
     "to_networkx",
     "write_graphml",
+    "write_report",
 ]
+
+# Pictures are loaded on first use: who only trains does not wait for matplotlib.
+_LATER = {
+    "edge_homophily": "graph_change",
+    "plot_embeddings": "embedding",
+    "plot_evaluation": "comparison",
+    "plot_graph": "plots",
+    "plot_graph_change": "graph_change",
+    "plot_importance": "tuning",
+    "plot_similarities": "similarity",
+    "plot_slices": "tuning",
+    "plot_stage_times": "plots",
+    "plot_training": "plots",
+    "plot_tuning": "tuning",
+    "write_report": "report",
+}
 
 
 def __getattr__(name: str) -> Any:
-    # Pictures are loaded on first use: who only trains does not wait for matplotlib.
-    if name in __all__:
-        from gloss_graph.analysis import plots
-
-        return getattr(plots, name)
+    if name in _LATER:
+        return getattr(importlib.import_module(f"gloss_graph.analysis.{_LATER[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

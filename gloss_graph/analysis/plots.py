@@ -47,7 +47,7 @@ def plot_training(history: Mapping[str, Any], path: str | os.PathLike[str] | Non
     Colour tells the runs apart, the kind of line the losses. A curve of more than 100 points
     becomes its running mean, over the faint points of the total loss. The score is macro-F1, or
     accuracy where no run logged macro-F1; the best value wears a star and is named in the
-    legend.
+    legend. A side no run logged anything for is left out.
 
     Args:
         history: name of each run -> its rows, dicts or a ``pandas.DataFrame``, with any of
@@ -57,7 +57,7 @@ def plot_training(history: Mapping[str, Any], path: str | os.PathLike[str] | Non
         path: where to save, as PNG, PDF or SVG; an older picture is replaced. None saves nothing.
 
     Returns:
-        The figure, with the losses on the left and the scores on the right.
+        The figure, with the losses on the left and the scores on the right, where there are both.
 
     Raises:
         ValueError: if there is no run, or a run is not made of rows with numbers.
@@ -75,32 +75,36 @@ def plot_training(history: Mapping[str, Any], path: str | os.PathLike[str] | Non
     scores = [key for key in _SCORES if any(key in curves for curves in runs.values())]
     score = scores[0] if scores else "val_macro_f1"
 
-    figure = new_figure(11.5, 4.8 + 0.2 * len(runs))
-    left, right = figure.subplots(1, 2)
-    tidy_axes(left, title="Training loss", x="step", y="loss")
-    tidy_axes(right, title=f"Validation {_SCORES[score]}", x="step", y=_SCORES[score])
+    known = [key for key in _LOSSES if any(key in curves for curves in runs.values())]
+    sides = [side for side, keys in (("loss", known), ("score", scores)) if keys] or ["loss"]
+    figure = new_figure(11.5 if len(sides) == 2 else 8.0, 4.8 + 0.2 * len(runs))
+    panels = dict(zip(sides, figure.subplots(1, len(sides), squeeze=False)[0], strict=True))
+    left, right = panels.get("loss"), panels.get("score")
+    if left is not None:
+        tidy_axes(left, title="Training loss", x="step", y="loss")
+    if right is not None:
+        tidy_axes(right, title=f"Validation {_SCORES[score]}", x="step", y=_SCORES[score])
     entries: list[tuple[Any, str]] = []
-    losses: list[str] = []
     for i, (name, curves) in enumerate(runs.items()):
         # Yellow, the last of the palette, is too weak for a line.
         color = PALETTE[i % (len(PALETTE) - 1)]
         keys = [key for key in _LOSSES if key in curves]
-        for key in keys:
-            _draw_loss(left, curves[key], color, _LOSSES[key][1], leading=key == keys[0])
-        losses += [key for key in keys if key not in losses]
+        if left is not None:
+            for key in keys:
+                _draw_loss(left, curves[key], color, _LOSSES[key][1], leading=key == keys[0])
         text = name
-        if score in curves:
+        if right is not None and score in curves:
             text += "  " + _draw_score(right, curves[score], color)
         entries.append((Line2D([], [], color=color, linewidth=3), text))
-    looks = [_LOSSES[key] for key in losses if losses != ["loss"]]
+    looks = [_LOSSES[key] for key in known if known != ["loss"]]
     kinds = [
         (Line2D([], [], color=INK, linewidth=1.6, linestyle=look), name) for name, look in looks
     ]
-    for axes, filled in ((left, losses), (right, scores)):
+    for axes in panels.values():
         axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
         axes.grid(True, color="#E3E6EA", linewidth=0.7)
         axes.set_axisbelow(True)
-        if not filled:
+        if not known and not scores:
             axes.text(0.5, 0.5, "nothing logged", ha="center", color=GREY, transform=axes.transAxes)
     _legend_below(figure, entries, "left")
     if kinds:

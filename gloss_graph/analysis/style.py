@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import BinaryIO
 
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -11,7 +12,7 @@ from matplotlib.figure import Figure
 
 from gloss_graph._files import atomic_write
 
-__all__ = ["CONTRAST", "GREY", "INK", "PALETTE", "new_figure", "save_figure", "tidy_axes"]
+__all__ = ["CONTRAST", "DPI", "GREY", "INK", "PALETTE", "new_figure", "save_figure", "tidy_axes"]
 
 #: Okabe & Ito (2008) with a dark violet for their black; yellow last, it is weak on white.
 PALETTE = (
@@ -28,7 +29,7 @@ INK = "#222222"
 GREY = "#9AA0A6"
 CONTRAST = "#B3123C"
 
-_DPI = 160
+DPI = 160
 _FORMATS = ("png", "pdf", "svg")
 
 
@@ -39,15 +40,16 @@ def new_figure(width: float, height: float) -> Figure:
         >>> new_figure(4, 3).get_size_inches().tolist()
         [4.0, 3.0]
     """
-    figure = Figure(figsize=(width, height), dpi=_DPI, facecolor="white", layout="constrained")
+    figure = Figure(figsize=(width, height), dpi=DPI, facecolor="white", layout="constrained")
     FigureCanvasAgg(figure)
     return figure
 
 
-def save_figure(figure: Figure, path: str | os.PathLike[str] | None) -> Figure:
+def save_figure(figure: Figure, path: str | os.PathLike[str] | BinaryIO | None) -> Figure:
     """Write a figure as PNG, PDF or SVG by its suffix, whole or not at all, and return it.
 
-    An older picture of that name is replaced. Without a path nothing is written.
+    An older picture of that name is replaced. Into an open binary file goes a PNG. Without a path
+    nothing is written.
 
     Raises:
         ValueError: if the suffix is none of the three.
@@ -60,12 +62,19 @@ def save_figure(figure: Figure, path: str | os.PathLike[str] | None) -> Figure:
     """
     if path is None:
         return figure
+    if not isinstance(path, (str, os.PathLike)):
+        _save(figure, path, "png")
+        return figure
     suffix = Path(path).suffix.lower().removeprefix(".")
     if suffix not in _FORMATS:
         raise ValueError(f"'path' must end in .png, .pdf or .svg (got {os.fspath(path)!r}).")
     with atomic_write(path, overwrite=True) as handle:
-        figure.savefig(handle, format=suffix, dpi=_DPI, bbox_inches="tight", pad_inches=0.15)
+        _save(figure, handle, suffix)
     return figure
+
+
+def _save(figure: Figure, handle: BinaryIO, kind: str) -> None:
+    figure.savefig(handle, format=kind, dpi=DPI, bbox_inches="tight", pad_inches=0.15)
 
 
 def tidy_axes(axes: Axes, *, title: str, x: str, y: str) -> None:

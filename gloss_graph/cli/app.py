@@ -41,7 +41,7 @@ def main(arguments: list[str] | None = None) -> int:
     words = [word for word in words if word != "--debug"]
     command = typer.main.get_command(app)
     try:
-        with command.make_context(app.info.name, words) as context:
+        with command.make_context(app.info.name, words, obj=list(words)) as context:
             command.invoke(context)
     except typer.Exit as stop:
         return stop.exit_code
@@ -89,6 +89,7 @@ def _root(
 
 @app.command()
 def demo(
+    context: typer.Context,
     out: Annotated[Path, typer.Option(help="New or empty folder for the results.")] = Path(
         "runs/demo"
     ),
@@ -103,7 +104,14 @@ def demo(
     """
     from gloss_graph.cli.demo import run_demo
 
-    run_demo(out, steps=steps, seed=seed, encoder_name=encoder, max_documents=max_documents)
+    run_demo(
+        out,
+        steps=steps,
+        seed=seed,
+        encoder_name=encoder,
+        max_documents=max_documents,
+        command=_command(context),
+    )
 
 
 @app.command()
@@ -205,6 +213,9 @@ def train(
     seed: Annotated[int, typer.Option(help="Of everything random.")] = 0,
     bf16: Annotated[bool, typer.Option(help="Encoder in bfloat16 autocast.")] = False,
     gradient_checkpointing: Annotated[bool, typer.Option(help="Trade time for memory.")] = False,
+    pictures: Annotated[
+        bool, typer.Option(help="Embed some documents before and during training, and draw them.")
+    ] = True,
 ) -> None:
     """Fine-tune an encoder on your own files and score it."""
     from gloss_graph.cli.train import run_train
@@ -252,6 +263,7 @@ def train(
         seed=seed,
         bf16=bf16,
         gradient_checkpointing=gradient_checkpointing,
+        pictures=pictures,
     )
     columns = {"text": text, "label": label, "text_b": text_b}
     run_train(
@@ -266,6 +278,7 @@ def train(
         columns=columns,
         unlabeled=unlabeled,
         features=features,
+        command=_command(context),
     )
 
 
@@ -339,6 +352,24 @@ def evaluate(
 
 
 app.command()(tune)
+
+
+@app.command()
+def report(
+    run: Annotated[Path, typer.Argument(help="Run folder of gloss-graph train.")],
+    out: Annotated[
+        Path | None, typer.Option(help="File to write or replace; else report.html in the folder.")
+    ] = None,
+) -> None:
+    """Write the page of a finished run again: scores, curves and pictures in one HTML file."""
+    from gloss_graph.cli.report import run_report
+
+    run_report(run, out)
+
+
+def _command(context: typer.Context) -> list[str]:
+    """The words of the command line, as `main` got them."""
+    return ["gloss-graph", *(context.find_root().obj or [])]
 
 
 def _number_or_name(value: str) -> float | str:

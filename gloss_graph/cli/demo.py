@@ -15,7 +15,8 @@ from gloss_graph.analysis import (
     to_networkx,
     write_graphml,
 )
-from gloss_graph.cli.train import score_table, stage_seconds, time_table
+from gloss_graph.cli.report import run_report
+from gloss_graph.cli.train import note_command, score_table, stage_seconds, time_table
 from gloss_graph.graph import build_document_graph
 from gloss_graph.text import Splits, docstring_corpus, load_encoder
 from gloss_graph.training import RunResult, TrainConfig, train_text
@@ -25,12 +26,18 @@ _RUNS = {"cross-entropy": "ce", "memory bank": "gloss"}
 
 
 def run_demo(
-    out: Path, *, steps: int, seed: int, encoder_name: str, max_documents: int
+    out: Path,
+    *,
+    steps: int,
+    seed: int,
+    encoder_name: str,
+    max_documents: int,
+    command: list[str] | None = None,
 ) -> dict[str, RunResult]:
     """Train by cross-entropy and by the memory-bank objective, on the same seeds, and compare.
 
     Writes `metrics.json`, `graph.graphml`, `graph.png`, `training.png`, `stages.png` and a run
-    folder for each loss into `out`.
+    folder with its report for each loss into `out`.
     """
     console = Console()
     start = time.perf_counter()
@@ -61,6 +68,9 @@ def run_demo(
     plot_stage_times(
         {name: stage_seconds(result) for name, result in results.items()}, out / "stages.png"
     )
+    for loss in _RUNS.values():
+        note_command(out / loss, command)
+        run_report(out / loss)
     metrics["seconds.total"] = time.perf_counter() - start
     write_json(out / "metrics.json", metrics)
     console.print(score_table(results))

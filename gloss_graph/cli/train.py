@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +13,8 @@ from rich.table import Table
 
 from gloss_graph._timing import STAGES
 from gloss_graph.analysis import plot_stage_times, plot_training
+from gloss_graph.analysis.runs import stage_seconds as seconds_of
+from gloss_graph.cli.report import run_report
 from gloss_graph.text import (
     Corpus,
     FeatureEncoder,
@@ -25,7 +28,7 @@ from gloss_graph.text import (
 )
 from gloss_graph.text.tables import read_columns
 from gloss_graph.training import RunResult, TrainConfig, train_text, with_unlabeled
-from gloss_graph.training.folders import new_folder
+from gloss_graph.training.folders import new_folder, write_json
 
 
 def run_train(
@@ -41,6 +44,7 @@ def run_train(
     columns: dict[str, Any],
     unlabeled: Path | None = None,
     features: Path | None = None,
+    command: list[str] | None = None,
 ) -> RunResult:
     """Train on files and print the scores; see `gloss-graph train --help`."""
     console = Console()
@@ -63,7 +67,7 @@ def run_train(
         with suppress(OSError):
             out.rmdir()
         raise
-    return train_and_report(splits, encoder, config, out, console)
+    return train_and_report(splits, encoder, config, out, console, command)
 
 
 def train_and_report(
@@ -72,6 +76,7 @@ def train_and_report(
     config: TrainConfig,
     out: Path,
     console: Console,
+    command: list[str] | None = None,
 ) -> RunResult:
     """Train into a run folder, draw its pictures and print its scores."""
     result = train_text(splits, encoder, config, out, progress=True, description=config.loss)
@@ -79,12 +84,13 @@ def train_and_report(
         console.print(str(result.skill), highlight=False)
     if result.history:
         plot_training({config.loss: result.history}, out / "training.png")
-        # A head fitted to warm-started embeddings has no timed steps.
-        if stages := stage_seconds(result):
-            plot_stage_times({config.loss: stages}, out / "stages.png")
+    if stage_seconds(result):
+        plot_stage_times({config.loss: stage_seconds(result)}, out / "stages.png")
     console.print(score_table({config.loss: result}))
     if config.loss == "gloss" and not config.few_labels and min(splits.train.labels) >= 0:
         console.print("No unlabeled documents: the consistency term stays zero.", style="dim")
+    note_command(out, command)
+    run_report(out)
     console.print(f"Run folder: {out}", highlight=False, markup=False, soft_wrap=True)
     return result
 
@@ -136,11 +142,15 @@ def has_column(file: Path, name: str) -> bool:
 
 def stage_seconds(result: RunResult) -> dict[str, float]:
     """Seconds of the stages of the training steps."""
-    return {
-        stage: result.metrics[f"seconds.{stage}"]
-        for stage in STAGES
-        if f"seconds.{stage}" in result.metrics
-    }
+    return seconds_of(result.metrics)
+
+
+def note_command(out: Path, command: list[str] | None) -> None:
+    """Add the words that were typed to the settings of a finished run."""
+    if command:
+        file = out / "config.json"
+        settings = json.loads(file.read_text(encoding="utf-8"))
+        write_json(file, {**settings, "command": command})
 
 
 def score_table(results: dict[str, RunResult]) -> Table:

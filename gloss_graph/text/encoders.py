@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -255,7 +256,8 @@ class TextEncoder(nn.Module):
         parameter = next(self.model.parameters())
         parts: list[Tensor] = [torch.empty(0, self.dim)]
         bar = Progress(console=Console(stderr=True), transient=True, disable=not progress)
-        with evaluating(self), bar:
+        # A bar that is not shown would still end with an empty line.
+        with evaluating(self), bar if progress else nullcontext():
             task = bar.add_task("Encoding", total=len(order))
             for start in range(0, len(order), batch_size):
                 chosen = order[start : start + batch_size]

@@ -18,6 +18,7 @@ from gloss_graph.training.predict import Prediction, Run
 from gloss_graph.training.run import RunResult, train_text
 from gloss_graph.training.sampler import MixedSampler
 from gloss_graph.training.setup import make_loss, make_objective
+from gloss_graph.training.snapshots import FixedBatch, SnapshotData, Snapshots, load_snapshots
 from gloss_graph.training.space import (
     SEARCH_SPACE,
     parse_choice,
@@ -39,6 +40,7 @@ __all__ = [
     "ClassifierOutput",
     "Evaluation",
     "FinishedRun",
+    "FixedBatch",
     "GraphGuidedTrainer",
     "MixedSampler",
     "PairedTest",
@@ -46,6 +48,8 @@ __all__ = [
     "Range",
     "Run",
     "RunResult",
+    "SnapshotData",
+    "Snapshots",
     "TextClassifier",
     "TextCollator",
     "TextDataset",
@@ -59,6 +63,7 @@ __all__ = [
     "hide_labels",
     "holm",
     "load_objective",
+    "load_snapshots",
     "macro_silhouette",
     "make_loss",
     "make_objective",

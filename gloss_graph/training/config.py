@@ -86,6 +86,8 @@ class TrainConfig:
         teacher_decay: Decay of a moving-average copy of the model that makes references and
             pseudo-labels; 0 = the model itself.
         select: "best" validation step, "last" step, or "auto": last with few labels.
+        pictures: Record what pictures and report are drawn from: up to 1,000 documents embedded
+            before training, 64 a few times on the way.
     """
 
     loss: str = "gloss"
@@ -129,6 +131,7 @@ class TrainConfig:
     freeze_layers: int = 0
     teacher_decay: float = 0.0
     select: str = "auto"
+    pictures: bool = True
 
     def __post_init__(self) -> None:
         check_choice("loss", self.loss, LOSSES)

@@ -38,6 +38,7 @@ from gloss_graph.training.setup import (
     make_objective,
     make_trainer,
 )
+from gloss_graph.training.snapshots import Snapshots
 from gloss_graph.training.stages import fill_bank, fit_head, run_start_stages
 from gloss_graph.training.state import save_objective
 from gloss_graph.training.views import Views
@@ -81,8 +82,9 @@ def train_text(
 ) -> RunResult:
     """Fine-tune an encoder with a linear head and score it.
 
-    Writes `config.json`, `metrics.json`, `history.csv`, `classes.csv`, `labels_used.csv`, `model/`
-    and `memory/` into `out`; `checkpoints/` lives there while training runs.
+    Writes `config.json`, `metrics.json`, `history.csv`, `classes.csv`, `labels_used.csv`, `model/`,
+    `memory/` and what pictures are drawn from into `out`; `checkpoints/` lives there while training
+    runs.
 
     Args:
         splits: Training, validation and test documents; training documents may lack labels.
@@ -113,6 +115,7 @@ def train_text(
     start = time.perf_counter()
     metrics: dict[str, float] = {}
     views = Views(encoder, splits, config, frozen, progress)
+    snapshots = Snapshots(encoder, splits, config, views.frozen)
     skill = _skill(views.frozen.get("train"), labels, config)
     if skill is not None:
         metrics |= {f"graph_skill.{key}": float(value) for key, value in skill._asdict().items()}
@@ -140,6 +143,7 @@ def train_text(
         trainer = make_trainer(
             classifier, loss, replace(splits, train=corpus), config, out, frozen=part
         )
+        trainer.add_callback(snapshots.batch)
         bar = ProgressBar(description)
         for callback in (*callbacks, *((bar,) if progress else ())):
             trainer.add_callback(callback)
@@ -162,7 +166,7 @@ def train_text(
         metrics |= fit_head(classifier, train, final, views, config)
         metrics["steps"] = float(len(started.losses))
         history = [{"step": step + 1, "loss": v} for step, v in enumerate(started.losses)]
-    metrics["seconds.train"] = time.perf_counter() - start
+    metrics["seconds.train"] = time.perf_counter() - start - snapshots.seconds
 
     objective = loss if isinstance(loss, GraphGuidedObjective) else None
     memory = None if objective is None else objective.memory
@@ -197,6 +201,7 @@ def train_text(
     save_objective(objective, out / "memory" / "objective.safetensors")
     write_labels_used(train, out / "labels_used.csv")
     classes.write(out / "classes.csv")
+    snapshots.write(out, embeddings, metrics)
     memory = objective.memory
     settings = {
         **config.as_dict(),

@@ -44,14 +44,14 @@ def legend(figure: Figure) -> list[str]:
     return [text.get_text() for box in legends if box is not None for text in box.get_texts()]
 
 
-def check_picture(path) -> None:
+def check_picture(path, most: float = 0.6) -> None:
     """The file is a PNG with a white ground, ink in every quarter and several colours."""
     assert path.read_bytes().startswith(b"\x89PNG")
     image = imread(path)[..., :3]
     assert min(image.shape[:2]) >= 300
     assert image.shape[1] >= 1000
     inked = (image < 0.95).any(axis=2)
-    assert 0.005 < inked.mean() < 0.6
+    assert 0.005 < inked.mean() < most
     middle = [side // 2 for side in inked.shape]
     halves = (inked[: middle[0]], inked[middle[0] :], inked[:, : middle[1]], inked[:, middle[1] :])
     assert all(half.any() for half in halves)
@@ -215,7 +215,7 @@ def test_training_picture_bears_gaps():
     assert legend(figure) == ["_a $b  ★ 0.500 at step 1", "empty"]
     assert figure.axes[1].get_title(loc="left") == "Validation accuracy"
     nothing = plot_training({"empty": []})
-    assert [axes.texts[0].get_text() for axes in nothing.axes] == ["nothing logged"] * 2
+    assert [axes.texts[0].get_text() for axes in nothing.axes] == ["nothing logged"]
     assert nothing.axes[0].texts[0].get_color() == GREY
     pixels(figure)
     with pytest.raises(ValueError, match="must hold at least one run"):
@@ -224,6 +224,20 @@ def test_training_picture_bears_gaps():
         plot_training({"loss": [1.0, 2.0]})
     with pytest.raises(ValueError, match=r"must hold numbers \(got 'x' for 'loss' of run 'a'\)"):
         plot_training({"a": [{"loss": "x"}]})
+
+
+@pytest.mark.parametrize(
+    ("row", "titles"),
+    [
+        ({"loss": 2.0, "graph_loss": 1.0}, ["Training loss"]),
+        ({"val_macro_f1": 0.5}, ["Validation macro-F1"]),
+    ],
+)
+def test_a_side_without_numbers_is_left_out(row, titles, tmp_path):
+    figure = plot_training({"run": [{"step": step, **row} for step in (1, 2)]}, tmp_path / "a.png")
+    assert [axes.get_title(loc="left") for axes in figure.axes] == titles
+    assert not any(axes.texts for axes in figure.axes)
+    check_picture(tmp_path / "a.png")
 
 
 def test_stage_picture():

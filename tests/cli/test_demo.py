@@ -45,6 +45,8 @@ def test_demo_writes_what_it_promises(command: Command, wide_encoder: Path, tmp_
         run = json.loads((out / loss / "metrics.json").read_text())
         config = json.loads((out / loss / "config.json").read_text())
         assert {f"{loss}.{name}" for name in run} < set(metrics)
+        assert (out / loss / "report.html").is_file()
+        assert config["command"][:2] == ["gloss-graph", "demo"]
         assert metrics[f"{loss}.test.macro_f1"] == run["test.macro_f1"]
         assert (config["loss"], config["max_steps"], config["seed"]) == (loss, 2, 0)
         assert len(TextClassifier.load(out / loss / "model").label_names) == 18

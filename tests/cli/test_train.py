@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import shlex
 from pathlib import Path
 
 import pandas as pd
@@ -16,7 +17,7 @@ from .conftest import Command, fast, rows, write
 
 PICTURES = {"training.png", "stages.png"}
 TABLES = {"history.csv", "labels_used.csv", "classes.csv"}
-CONTENTS = {"config.json", "metrics.json", "model", "memory"} | TABLES
+CONTENTS = {"config.json", "metrics.json", "model", "memory", "pictures", "report.html"} | TABLES
 
 
 def run_of(out: Path) -> tuple[dict[str, object], dict[str, float]]:
@@ -32,7 +33,7 @@ def pictures() -> None:
 def _no_pictures(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Drawing takes most of a short run: only tests that ask for pictures draw."""
     if "pictures" not in request.fixturenames:
-        for name in ("plot_training", "plot_stage_times"):
+        for name in ("plot_training", "plot_stage_times", "run_report"):
             monkeypatch.setattr(f"gloss_graph.cli.train.{name}", lambda *_: None)
 
 
@@ -58,20 +59,31 @@ def test_a_run_leaves_scores_model_memory_and_pictures(
     assert 0 <= metrics["test.macro_f1"] <= 1
     for name in PICTURES:
         assert (out / name).read_bytes().startswith(b"\x89PNG")
+    words = shlex.join(["gloss-graph", "train", "--train", str(train), "--test", str(test)])
+    assert shlex.join(config["command"]).startswith(words)
+    page = (out / "report.html").read_text(encoding="utf-8")
+    assert page.count("data:image/png;base64,") == 5
+    assert f"Report: {out / 'report.html'}\n" in result.out
     table = result.out.replace("\n", " ")
     assert f"{100 * metrics['test.accuracy']:.1f}" in table
     assert "Traceback" not in result.err
 
 
 @pytest.mark.usefixtures("pictures")
-def test_a_run_without_timed_steps_ends_well(
-    command: Command, encoder_folder: Path, tmp_path: Path, files: tuple[Path, Path]
+@pytest.mark.parametrize("loss", ["ce", "setfit"])
+def test_a_run_without_pictures_has_its_report(
+    command: Command, encoder_folder: Path, tmp_path: Path, files: tuple[Path, Path], loss: str
 ) -> None:
+    """SetFit's recipe has no step of several stages, so there is no picture of them."""
     out = tmp_path / "run"
-    words = ["--train", files[0], "--loss", "setfit"]
-    result = command("train", *words, *fast(encoder_folder, out))
+    words = ["train", "--train", files[0], "--loss", loss, "--no-pictures"]
+    result = command(*words, *fast(encoder_folder, out))
     assert result.status == 0, result.err
-    assert {path.name for path in out.iterdir()} == CONTENTS | {"training.png"}
+    drawn = PICTURES if loss == "ce" else {"training.png"}
+    assert {path.name for path in out.iterdir()} == CONTENTS - {"pictures"} | drawn
+    page = (out / "report.html").read_text(encoding="utf-8")
+    assert page.count("data:image/png;base64,") == len(drawn)
+    assert run_of(out)[0]["pictures"] is False
 
 
 def test_every_format_gives_the_same_run(

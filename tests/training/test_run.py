@@ -73,7 +73,7 @@ def test_folder_holds_what_is_promised_and_no_more(
 ) -> None:
     _, out, _ = finished
     files = {"config.json", "metrics.json", "history.csv", "labels_used.csv", "classes.csv"}
-    files |= {"model", "memory"}
+    files |= {"model", "memory", "pictures"}
     assert {path.name for path in out.iterdir()} == files
 
 

@@ -1,0 +1,101 @@
+"""A run folder as the report reads it: settings, scores, curves, classes, snapshots."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from gloss_graph._timing import STAGES
+from gloss_graph.training.snapshots import SnapshotData, load_snapshots
+
+__all__ = ["RunFiles", "read_run", "stage_seconds"]
+
+
+@dataclass(frozen=True)
+class RunFiles:
+    """What a run folder holds.
+
+    Attributes:
+        folder: The folder.
+        settings: `config.json`.
+        metrics: `metrics.json`, without what is null.
+        history: Rows of `history.csv`.
+        classes: `classes.csv`, None where there is none.
+        label_counts: Class name -> labeled training documents, from `labels_used.csv`.
+        snapshots: What the pictures are drawn from, None where nothing was recorded.
+    """
+
+    folder: Path
+    settings: dict[str, Any]
+    metrics: dict[str, float]
+    history: list[dict[str, Any]]
+    classes: pd.DataFrame | None
+    label_counts: dict[str, int]
+    snapshots: SnapshotData | None
+
+
+def read_run(folder: str | Path) -> RunFiles:
+    """Read a run folder.
+
+    Raises:
+        ValueError: The folder is missing, damaged or holds something else.
+    """
+    folder = Path(folder)
+    try:
+        settings = _mapping(folder / "config.json")
+        metrics = _mapping(folder / "metrics.json")
+        if not isinstance(settings.get("loss"), str) or not isinstance(settings.get("data"), dict):
+            raise ValueError("config.json is not that of a run")
+        numbers = {key: float(value) for key, value in metrics.items() if value is not None}
+        history = _table(folder / "history.csv")
+        classes = folder / "classes.csv"
+        used = _table(folder / "labels_used.csv", dtype=str, keep_default_na=False)
+        counts = used["label"].value_counts().to_dict() if "label" in used else {}
+        return RunFiles(
+            folder=folder,
+            settings=settings,
+            metrics=numbers,
+            history=[dict(row) for row in history.to_dict("records")],
+            classes=_table(classes, keep_default_na=False) if classes.exists() else None,
+            label_counts={str(name): int(count) for name, count in counts.items()},
+            snapshots=load_snapshots(folder),
+        )
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"'run' must be a folder written by gloss-graph train ({folder}: {error})."
+        ) from error
+
+
+def stage_seconds(metrics: Mapping[str, float]) -> dict[str, float]:
+    """Seconds of the stages of the training steps, in their order."""
+    return {
+        stage: metrics[f"seconds.{stage}"]
+        for stage in STAGES
+        if math.isfinite(metrics.get(f"seconds.{stage}", math.nan))
+    }
+
+
+def _mapping(file: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{file.name}: {error}") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{file.name} holds no settings")
+    return content
+
+
+def _table(file: Path, **options: Any) -> pd.DataFrame:
+    """A CSV file; one without a column is a table without rows."""
+    try:
+        return pd.read_csv(file, **options)
+    except pd.errors.EmptyDataError:
+        return pd.DataFrame()
+    except ValueError as error:
+        raise ValueError(f"{file.name}: {error}") from error

@@ -1,0 +1,329 @@
+"""What the pictures of a run are drawn from: embeddings before and after, a batch in between."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+from torch import Tensor
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from gloss_graph._checks import check_positive_int
+from gloss_graph._files import atomic_write
+from gloss_graph._samples import stratified_sample
+from gloss_graph.text import Corpus, FeatureEncoder, Splits, TextEncoder
+from gloss_graph.training.config import TrainConfig
+from gloss_graph.training.folders import write_json
+
+FOLDER = "pictures"
+_ROWS, _NAMES = "data.safetensors", "data.json"
+_FORMAT = "gloss_graph.snapshots.1"
+_DOCUMENTS = 1000
+_MOMENTS = 4
+_PER_CLASS = 4
+
+
+class FixedBatch(TrainerCallback):
+    """Encodes the same few documents at the start of a training, on its way and at its end.
+
+    A pass in eval mode without gradient: no random number is drawn and every module returns to
+    its mode, so a training goes the same way with and without it.
+
+    Args:
+        encoder: The encoder that is trained.
+        corpus: Where the documents come from; only labeled ones, in equal numbers a class, of the
+            largest classes where there are too many for four documents each.
+        size: Documents, at most.
+        moments: Passes on the way, at most; denser at first, when most changes.
+        warm_start: The start of the training is a moment of its own, after a warm start.
+        batch_size: Documents a forward pass.
+        seed: Of the draw.
+
+    Attributes:
+        labels: (B,) int64 classes of the documents.
+        ids: (B,) int64 their identities.
+        names: What each pass is called, `"start"`, `"step 12"`, ...
+        rows: (B, D) embeddings of each pass.
+        seconds: Time spent here.
+
+    Raises:
+        ValueError: `size` below 1, `moments` below 0.
+    """
+
+    def __init__(
+        self,
+        encoder: TextEncoder | FeatureEncoder,
+        corpus: Corpus,
+        *,
+        size: int = 64,
+        moments: int = _MOMENTS,
+        warm_start: bool = False,
+        batch_size: int = 64,
+        seed: int = 0,
+    ) -> None:
+        check_positive_int("moments", moments, minimum=0)
+        chosen = _labeled_sample(corpus, size, balanced=True, seed=seed)
+        some = corpus.select(chosen)
+        self.labels, self.ids = torch.tensor(some.labels), torch.tensor(some.ids)
+        self.names: list[str] = []
+        self.rows: list[Tensor] = []
+        self.seconds = 0.0
+        self._encoder, self._corpus, self._batch_size = encoder, some, batch_size
+        self._moments, self._warm_start = moments, warm_start
+        self._steps: set[int] = set()
+
+    def take(self, name: str) -> None:
+        """Encode the documents as of now."""
+        start = time.perf_counter()
+        self.rows.append(self._encoder.embed(self._corpus, batch_size=self._batch_size))
+        self.names.append(name)
+        self.seconds += time.perf_counter() - start
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Choose the steps, denser at first, when most changes."""
+        moments = self._moments
+        if self._warm_start and moments and state.is_world_process_zero:
+            self.take("warm start")
+            moments -= 1
+        last = max(state.max_steps, 0)
+        shares = [((i + 1) / (moments + 1)) ** 1.5 for i in range(moments)]
+        self._steps = {max(1, round(share * last)) for share in shares} - {last}
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Encode at a chosen step."""
+        if state.global_step in self._steps and state.is_world_process_zero:
+            self.take(f"step {state.global_step:,}")
+
+
+class Snapshots:
+    """Records a run for its pictures; does nothing where `config.pictures` is off.
+
+    Made before training, when it embeds up to 1,000 labeled documents of the test part (else of
+    the validation part, else of the training part) and the fixed batch.
+
+    Args:
+        encoder: The encoder, not yet trained.
+        splits: The documents.
+        config: Settings of the run.
+        frozen: Split name -> embeddings (N, D) before training, where they are at hand.
+
+    Attributes:
+        batch: The callback to give the Trainer.
+    """
+
+    def __init__(
+        self,
+        encoder: TextEncoder | FeatureEncoder,
+        splits: Splits,
+        config: TrainConfig,
+        frozen: Mapping[str, Tensor],
+    ) -> None:
+        self.batch: TrainerCallback = TrainerCallback()
+        self._fixed: FixedBatch | None = None
+        self._seconds = 0.0
+        if not config.pictures:
+            return
+        start = time.perf_counter()
+        self._encoder, self._batch_size = encoder, config.eval_batch_size
+        self._splits = {
+            name: part
+            for name, part in (("train", splits.train), ("val", splits.val), ("test", splits.test))
+            if part is not None
+        }
+        self._name = _first_labeled(self._splits, "test", "val")
+        corpus = self._splits[self._name]
+        self._chosen = _labeled_sample(corpus, _DOCUMENTS, seed=config.seed)
+        self._before = self._rows(frozen)
+        self._batch_name = _first_labeled(self._splits, "val")
+        self._fixed = FixedBatch(
+            encoder,
+            self._splits[self._batch_name],
+            warm_start=config.warm_start_steps > 0,
+            batch_size=config.eval_batch_size,
+            seed=config.seed,
+        )
+        self.batch = self._fixed
+        self._seconds = time.perf_counter() - start
+        self._fixed.take("start")
+
+    @property
+    def seconds(self) -> float:
+        """Time spent on recording so far, which is none of training's."""
+        return self._seconds + (0.0 if self._fixed is None else self._fixed.seconds)
+
+    def write(
+        self, out: Path, embeddings: Mapping[str, Tensor], metrics: Mapping[str, float]
+    ) -> None:
+        """Write `pictures/` into a run folder, with the encoder as it is now for the end.
+
+        Args:
+            out: The run folder.
+            embeddings: Split name -> embeddings (N, D) at the end, where they are at hand.
+            metrics: Of the run: `steps` and `best_step` name the last pass over the batch.
+
+        Raises:
+            OSError: The folder cannot be written.
+        """
+        if self._fixed is None:
+            return
+        steps = int(metrics.get("steps", 0))
+        best = int(metrics.get("best_step", steps))
+        self._fixed.take("end" if best == steps else f"end, kept step {best:,}")
+        corpus = self._splits[self._name]
+        some = corpus.select(self._chosen)
+        (out / FOLDER).mkdir(exist_ok=True)
+        tensors = {
+            "before": _compact(self._before),
+            "after": _compact(self._rows(embeddings)),
+            "labels": torch.tensor(some.labels),
+            "ids": torch.tensor(some.ids),
+            "batch": _compact(torch.stack(self._fixed.rows)),
+            "batch_labels": self._fixed.labels,
+            "batch_ids": self._fixed.ids,
+        }
+        with atomic_write(out / FOLDER / _ROWS, overwrite=True) as draft:
+            draft.write(save(tensors))
+        write_json(
+            out / FOLDER / _NAMES,
+            {
+                "format": _FORMAT,
+                "label_names": corpus.label_names,
+                "split": self._name,
+                "split_size": len(corpus),
+                "batch_split": self._batch_name,
+                "moments": self._fixed.names,
+                "class_counts": {
+                    name: [*part.class_counts, len(part) - sum(part.class_counts)]
+                    for name, part in self._splits.items()
+                },
+            },
+        )
+
+    def _rows(self, known: Mapping[str, Tensor]) -> Tensor:
+        """Rows of the chosen documents, from those of the split or by the encoder as of now."""
+        if self._name in known:
+            return known[self._name][torch.from_numpy(self._chosen)]
+        some = self._splits[self._name].select(self._chosen)
+        return self._encoder.embed(some, batch_size=self._batch_size)
+
+
+@dataclass(frozen=True)
+class SnapshotData:
+    """What `Snapshots` wrote. N documents, B of the fixed batch, M passes over it, C classes.
+
+    Attributes:
+        label_names: C names.
+        split: Part the documents are of: `train`, `val` or `test`.
+        split_size: Documents of that part.
+        before: (N, D) float32 unit rows of the encoder as given.
+        after: (N, D) the same after training.
+        labels: (N,) int64.
+        ids: (N,) int64.
+        batch_split: Part the batch is of.
+        moments: Name of each pass -> (B, D) unit rows, in order.
+        batch_labels: (B,) int64.
+        class_counts: Split name -> documents of each class and, last, without label; C + 1 values.
+    """
+
+    label_names: list[str]
+    split: str
+    split_size: int
+    before: Tensor
+    after: Tensor
+    labels: Tensor
+    ids: Tensor
+    batch_split: str
+    moments: dict[str, Tensor]
+    batch_labels: Tensor
+    class_counts: dict[str, list[int]]
+
+
+def load_snapshots(folder: str | Path) -> SnapshotData | None:
+    """Read the record of a run folder; None where the run made none.
+
+    Raises:
+        ValueError: The record is damaged or of another format.
+    """
+    folder = Path(folder) / FOLDER
+    if not (folder / _NAMES).exists() and not (folder / _ROWS).exists():
+        return None
+    try:
+        names = json.loads((folder / _NAMES).read_text(encoding="utf-8"))
+        if names["format"] != _FORMAT:
+            raise ValueError(f"unknown format {names['format']!r}")
+        tensors = load_file(folder / _ROWS)
+        rows = {key: tensors[key].float() for key in ("before", "after", "batch")}
+        labels, batch_labels = tensors["labels"], tensors["batch_labels"]
+        documents, size = labels.numel(), batch_labels.numel()
+        moments = list(map(str, names["moments"]))
+        classes = list(map(str, names["label_names"]))
+        fits = (
+            rows["before"].dim() == rows["after"].dim() == 2
+            and rows["before"].size(0) == rows["after"].size(0) == documents > 0
+            and rows["batch"].shape[:2] == (len(moments), size)
+            and int(torch.cat([labels, batch_labels]).max()) < len(classes)
+            and all(bool(torch.isfinite(value).all()) for value in rows.values())
+        )
+        if not fits:
+            raise ValueError("its tensors do not fit together")
+        return SnapshotData(
+            label_names=classes,
+            split=str(names["split"]),
+            split_size=int(names["split_size"]),
+            before=rows["before"],
+            after=rows["after"],
+            labels=labels,
+            ids=tensors["ids"],
+            batch_split=str(names["batch_split"]),
+            moments=dict(zip(moments, rows["batch"], strict=True)),
+            batch_labels=batch_labels,
+            class_counts={
+                str(part): list(map(int, counts))
+                for part, counts in names["class_counts"].items()
+                if len(counts) == len(classes) + 1
+            },
+        )
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
+        raise ValueError(
+            f"'{FOLDER}' of a run must be what training wrote ({folder}: {error}). Remove it to do "
+            "without the pictures."
+        ) from error
+
+
+def _labeled_sample(
+    corpus: Corpus, size: int, *, balanced: bool = False, seed: int = 0
+) -> np.ndarray:
+    """Positions of up to `size` labeled documents, of any if none is labeled."""
+    labels = np.asarray(corpus.labels, dtype=np.int64)
+    known = np.flatnonzero(labels >= 0) if (labels >= 0).any() else np.arange(labels.size)
+    if balanced:
+        # A class of one or two documents has no block to see.
+        found, counts = np.unique(labels[known], return_counts=True)
+        largest = found[np.argsort(-counts, kind="stable")][: max(1, size // _PER_CLASS)]
+        known = known[np.isin(labels[known], largest)]
+    return known[stratified_sample(labels[known], size, balanced=balanced, seed=seed)]
+
+
+def _first_labeled(splits: Mapping[str, Corpus], *wanted: str) -> str:
+    """The first of the wanted parts with two labels, else the training part."""
+    for name in wanted:
+        if name in splits and sum(splits[name].class_counts) >= 2:
+            return name
+    return "train"
+
+
+def _compact(rows: Tensor) -> Tensor:
+    """Unit rows in half precision: the angles are what the pictures show."""
+    return torch.nn.functional.normalize(rows.float(), dim=-1).half().contiguous()
