@@ -10,11 +10,13 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from gloss_graph._processes import is_main
 from gloss_graph.analysis import plot_stage_times, plot_training
 from gloss_graph.text import Corpus, Splits, load_encoder, read_splits, read_table
 from gloss_graph.text.tables import read_columns
 from gloss_graph.training import RunResult, TrainConfig, train_text, with_unlabeled
 from gloss_graph.training.folders import new_folder
+from gloss_graph.training.processes import join_processes, on_main
 
 STAGES = (
     "encoder",
@@ -44,20 +46,22 @@ def run_train(
     unlabeled: Path | None = None,
 ) -> RunResult:
     """Train on files and print the scores; see `gloss-graph train --help`."""
-    console = Console()
+    join_processes()
+    console = Console(quiet=not is_main())
     # Refused before anything is read; given back if nothing comes of it.
-    new_folder(out)
+    on_main(lambda: new_folder(out))
     try:
         splits, config = _read(train, val, test, unlabeled, config, columns, console)
         encoder = load_encoder(encoder_name, pooling=pooling, max_length=max_length)
     except BaseException:
-        with suppress(OSError):
-            out.rmdir()
+        if is_main():
+            with suppress(OSError):
+                out.rmdir()
         raise
     result = train_text(splits, encoder, config, out, progress=True, description=config.loss)
     if result.skill is not None:
         console.print(str(result.skill), highlight=False)
-    if result.history:
+    if result.history and is_main():
         plot_training({config.loss: result.history}, out / "training.png")
         plot_stage_times({config.loss: stage_seconds(result)}, out / "stages.png")
     console.print(score_table({config.loss: result}))

@@ -28,7 +28,7 @@ class TrainConfig:
         loss: One of `LOSSES`.
         epochs: Passes over the training documents.
         max_steps: Optimiser steps, overriding `epochs`; None = by epochs.
-        batch_size: Documents a step.
+        batch_size: Documents a step, of each process where there are several.
         eval_batch_size: Documents a forward pass in evaluation.
         gradient_accumulation: Micro-batches a step.
         learning_rate: Of the encoder (AdamW, linear decay after warm-up).

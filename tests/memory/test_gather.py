@@ -9,7 +9,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 
 from gloss_graph import GraphGuidedObjective, MemoryBank
-from gloss_graph.memory.gather import gather_rows
+from gloss_graph._processes import gather_rows
 
 
 def _train(rank: int, port: int, folder: str) -> None:
