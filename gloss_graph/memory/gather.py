@@ -36,21 +36,21 @@ def enqueue_gathered(
 
 @torch.no_grad()
 def share_state(module: nn.Module) -> None:
-    """Give every process the buffers and generator state that process 0 has.
+    """Give every process the weights, buffers and generator state that process 0 has.
 
-    Call it once before training: banks filled on each process by itself may differ in the last
+    Called once before training: banks filled on each process by itself may differ in the last
     bit. Nothing happens with one process.
 
     Args:
-        module: An objective; of the same settings on every process, on the device its backend
-            talks from.
+        module: An objective (or a head); of the same settings on every process, on the device its
+            backend talks from.
     """
     if world_size() == 1:
         return
     device = None
-    for buffer in module.buffers():
-        dist.broadcast(buffer, src=0)
-        device = buffer.device
+    for tensor in (*module.parameters(), *module.buffers()):
+        dist.broadcast(tensor, src=0)
+        device = tensor.device
     for part in module.modules():
         if isinstance(part, MemoryBank):
             part._slot_of = None  # derived from the buffers
