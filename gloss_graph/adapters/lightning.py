@@ -47,6 +47,9 @@ class GraphGuidedModule(lightning.LightningModule):
     the bank. With several processes every bank takes the rows of all, and DDP leaves the
     objective alone.
 
+    Everything is put into training mode here; call `eval()` afterwards on parts that shall stay
+    without dropout.
+
     Shapes: B batch rows, D dimension, C classes.
 
     Args:
@@ -96,6 +99,8 @@ class GraphGuidedModule(lightning.LightningModule):
         self._ddp_params_and_buffers_to_ignore = [
             f"objective.{name}" for name, _ in objective.named_buffers()
         ]
+        # Loaded encoders are in eval mode, and Lightning trains every part in the mode it is in.
+        self.train()
 
     def forward(self, **inputs: Any) -> Tensor:
         """Logits (B, C) of a batch's inputs, embeddings (B, D) without a head."""

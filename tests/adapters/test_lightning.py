@@ -35,6 +35,7 @@ from gloss_graph.adapters.lightning import GraphGuidedModule  # noqa: E402
 # Lightning's advice.
 pytestmark = [
     pytest.mark.filterwarnings("ignore:The .* does not have many workers"),
+    pytest.mark.filterwarnings("ignore:.*LeafSpec.*:FutureWarning"),
     pytest.mark.filterwarnings("ignore:You defined a `validation_step` but have no"),
 ]
 WEIGHT = 0.3
@@ -45,7 +46,7 @@ def tiny_module(*, head: bool = True, dropout: bool = False, seed: int = 0, **se
     options = {"graph_weight": WEIGHT, **settings.pop("objective", {})}
     bank = MemoryBank(capacity, DIM, k=4)
     objective = GraphGuidedObjective(len(CLASSES), memory=bank, k=4, seed=seed, **options)
-    encoder = tiny_encoder() if dropout else without_dropout(tiny_encoder())
+    encoder = (tiny_encoder() if dropout else without_dropout(tiny_encoder())).eval()
     torch.manual_seed(seed)
     linear = nn.Linear(DIM, len(CLASSES)) if head else None
     settings = {"learning_rate": 1e-2, "head_learning_rate": 1e-2, **settings}
@@ -207,7 +208,7 @@ def test_reference_pass_fills_the_bank_without_dropout(tmp_path: Path) -> None:
     module = tiny_module(dropout=True, reference=True, learning_rate=1e-9)
     loader = batches(module)
     make_trainer(tmp_path, max_steps=1).fit(module, loader)
-    assert module.encoder.training
+    assert module.encoder.training, "though it was loaded in eval mode"
     rows = F.normalize(module.encoder.encode(tiny_corpus(24).texts[:6]), dim=1)
     torch.testing.assert_close(module.objective.memory.embeddings, rows, rtol=1e-4, atol=1e-4)
 
