@@ -15,7 +15,7 @@ from transformers import TrainerCallback, set_seed
 from gloss_graph._processes import gather_rows, wait_for_all
 from gloss_graph.text import Corpus
 from gloss_graph.training import GraphGuidedTrainer, MixedSampler, hide_labels
-from gloss_graph.training.processes import on_main
+from gloss_graph.training.processes import has_unused_parameters, on_main
 
 from .tiny import (
     StopAt,
@@ -248,6 +248,18 @@ def test_a_failure_of_process_0_reaches_all(results: list[dict[str, Any]]) -> No
         "FileExistsError: it is there",
         "OSError: Process 0 failed; see its message.",
     ]
+
+
+def test_unused_parameters_are_found() -> None:
+    """BertModel brings a pooler that mean pooling does not ask."""
+    model = tiny_classifier()
+    before = state_of(model)
+    assert has_unused_parameters(model)
+    for parameter in model.encoder.model.pooler.parameters():
+        parameter.requires_grad_(False)
+    assert not has_unused_parameters(model)
+    assert different(before, state_of(model)) == []
+    assert all(parameter.grad is None for parameter in model.parameters())
 
 
 def test_processes_that_would_train_alone_are_refused(
