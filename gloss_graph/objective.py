@@ -10,14 +10,10 @@ from torch import Tensor, nn
 from gloss_graph._checks import check_choice, check_positive_int, check_range
 from gloss_graph._paper import PaperForms
 from gloss_graph._precision import full_precision
+from gloss_graph._processes import step_generator
 from gloss_graph._timing import StageClock
 from gloss_graph.graph.bandwidth import BandwidthRule, check_bandwidth
-from gloss_graph.graph.build import (
-    BATCH_EDGES,
-    Connection,
-    connect,
-    document_data,
-)
+from gloss_graph.graph.build import BATCH_EDGES, Connection, connect, document_data
 from gloss_graph.graph.checks import (
     check_batch,
     check_label_range,
@@ -108,7 +104,8 @@ class GraphGuidedObjective(PaperForms, PropagationPredictor, nn.Module):
 
     Gradients reach `embeddings` and `logits`. The objective computes in float32 at least,
     whatever autocast says. The bank and the generator's state travel in `state_dict()`. With
-    several processes every bank takes the rows of all, in rank order; gradients stay local.
+    several processes (`torch.distributed`) every bank takes the rows of all, in rank order, and
+    `state_dict()` is bit-equal on all of them after every step; graph and gradients stay local.
 
     Example:
         >>> import torch
@@ -380,18 +377,19 @@ class GraphGuidedObjective(PaperForms, PropagationPredictor, nn.Module):
         self, connection: Connection, labels: Tensor, ids: Tensor | None, visible: Tensor | None
     ) -> tuple[Tensor, Tensor]:
         """Batch rows (B,) and nodes (N,) whose label is shown in this step."""
+        generator = step_generator(self.generator, self.training)
         y = connection.y[connection.size :]
         remembered, supplied = y >= 0, None
         if y.numel():
             if self.memory_visible_fraction < 1.0:
                 share = self.memory_visible_fraction
-                remembered = visible_split(y, share, generator=self.generator)
+                remembered = visible_split(y, share, generator=generator)
             supplied = y[remembered]
         if visible is None:
             visible = visible_split(
                 labels,
                 self.visible_fraction,
-                generator=self.generator,
+                generator=generator,
                 ids=ids,
                 supplied=supplied,
             )

@@ -32,6 +32,8 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "analysis": (*CORE, "objective", "text", "training", "models"),
     "ablation": LATER,
     "cli": LATER,
+    # The outer end: nothing imports adapters.
+    "adapters": (*CORE, "objective", "text", "training"),
 }
 
 
@@ -82,6 +84,11 @@ def test_a_room_imports_only_the_rooms_before_it(source: Path) -> None:
             target = parts[1] if len(parts) > 1 else ""
             fine = target in (room, "__version__") or target.startswith("_") or target in allowed
             assert fine, f"line {node.lineno}: {room} must not import {module}"
+
+
+def test_nothing_imports_the_adapters() -> None:
+    assert all("adapters" not in needs for needs in ALLOWED.values())
+    assert "adapters" not in LATER
 
 
 def test_no_cycle_is_allowed_by_the_table_itself() -> None:
@@ -154,7 +161,12 @@ def test_every_room_says_what_is_public() -> None:
 
 @pytest.mark.parametrize(("module", "name"), PUBLIC, ids=lambda value: value)
 def test_public_names_exist_and_are_documented(module: str, name: str) -> None:
-    value = getattr(importlib.import_module(module), name)
+    try:
+        value = getattr(importlib.import_module(module), name)
+    except ImportError as error:
+        if not module.startswith("gloss_graph.adapters"):
+            raise
+        pytest.skip(str(error))
     if not (inspect.isclass(value) or inspect.isroutine(value)):
         return  # a constant
     # What `NamedTuple` and `dataclass` write by themselves is no documentation.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import traceback
+import warnings
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,6 +12,7 @@ import typer
 from rich.console import Console
 
 from gloss_graph import __version__
+from gloss_graph._processes import is_main, leave_processes
 from gloss_graph.cli.tune import tune
 
 app = typer.Typer(
@@ -40,6 +42,8 @@ def main(arguments: list[str] | None = None) -> int:
     debug = "--debug" in words
     words = [word for word in words if word != "--debug"]
     command = typer.main.get_command(app)
+    if not is_main():
+        warnings.simplefilter("ignore")  # process 0 has the same ones
     try:
         with command.make_context(app.info.name, words, obj=list(words)) as context:
             command.invoke(context)
@@ -60,11 +64,15 @@ def main(arguments: list[str] | None = None) -> int:
         name = "Error" if isinstance(error, _USER_ERRORS) else type(error).__name__
         _complain(f"{name}: {error}")
         return 2 if isinstance(error, _USER_ERRORS) else 1
+    finally:
+        leave_processes()
     return 0
 
 
 def _complain(message: str) -> None:
-    """One line on stderr, however long the message and wide the terminal."""
+    """One line on stderr, however long the message and wide the terminal; of one process only."""
+    if not is_main():
+        return
     line = " ".join(message.split())
     Console(stderr=True).print(line, style="red", markup=False, highlight=False, soft_wrap=True)
 

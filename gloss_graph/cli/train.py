@@ -11,6 +11,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from gloss_graph._processes import is_main
 from gloss_graph._timing import STAGES
 from gloss_graph.analysis import plot_stage_times, plot_training
 from gloss_graph.analysis.runs import stage_seconds as seconds_of
@@ -29,6 +30,7 @@ from gloss_graph.text import (
 from gloss_graph.text.tables import read_columns
 from gloss_graph.training import RunResult, TrainConfig, train_text, with_unlabeled
 from gloss_graph.training.folders import new_folder, write_json
+from gloss_graph.training.processes import join_processes, on_main
 
 
 def run_train(
@@ -47,9 +49,10 @@ def run_train(
     command: list[str] | None = None,
 ) -> RunResult:
     """Train on files and print the scores; see `gloss-graph train --help`."""
-    console = Console()
+    join_processes()
+    console = Console(quiet=not is_main())
     # Refused before anything is read; given back if nothing comes of it.
-    new_folder(out)
+    on_main(lambda: new_folder(out))
     try:
         if (encoder_name == "none") != (features is not None):
             raise ValueError("'features' must be given exactly with encoder 'none'.")
@@ -64,8 +67,9 @@ def run_train(
             splits = with_features(splits, table)
             encoder = FeatureEncoder.scaled_to(table, seed=config.seed)
     except BaseException:
-        with suppress(OSError):
-            out.rmdir()
+        if is_main():
+            with suppress(OSError):
+                out.rmdir()
         raise
     return train_and_report(splits, encoder, config, out, console, command)
 
@@ -80,6 +84,8 @@ def train_and_report(
 ) -> RunResult:
     """Train into a run folder, draw its pictures and print its scores."""
     result = train_text(splits, encoder, config, out, progress=True, description=config.loss)
+    if not is_main():
+        return result
     if result.skill is not None:
         console.print(str(result.skill), highlight=False)
     if result.history:

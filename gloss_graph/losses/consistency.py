@@ -8,11 +8,12 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from gloss_graph._processes import any_process, gather_rows
 from gloss_graph._space import Dimension, Range
 from gloss_graph.graph.build import Connection
 from gloss_graph.inference.head import HeadSettings, PropagationHead
 from gloss_graph.losses.hidden import propagate_connection
-from gloss_graph.losses.schedule import ramped, unseen_mean, update_mean
+from gloss_graph.losses.schedule import is_seen, ramped, unseen_mean, update_mean
 from gloss_graph.memory import MemoryBank
 from gloss_graph.propagation.alignment import (
     align_classes,
@@ -43,6 +44,10 @@ class GraphTargets(nn.Module):
     Targets come from one solve over the whole bank every `refresh_every` steps and are looked up
     by document id in between, or from the graph of each step (`refresh_every=0`). Everything that
     training depends on is in persistent buffers.
+
+    With several processes all of them solve in the same step, over equal banks, as soon as any of
+    them holds an unlabeled row, and the running mean of classes is that of all their rows: every
+    buffer is bit-equal on all processes after every training step.
 
     Args:
         capacity: Rows of the bank, 0 without one.
@@ -112,16 +117,24 @@ class GraphTargets(nn.Module):
     def from_hits(self, hits: Tensor, labels: Tensor, unlabeled: Tensor) -> tuple[Tensor, Tensor]:
         """Targets (n, C) and confidence (n,) from hit mass (n, C) of the unlabeled batch rows.
 
+        While training the running mean takes the rows in, with several processes those of all,
+        so that every process must call.
+
         Args:
             hits: (B, C) of the batch.
             labels: (N,) of all nodes of the step's graph, for the class shares.
             unlabeled: (B,) bool.
         """
         shares = row_shares(hits[unlabeled]).to(self.mass.dtype)
-        if shares.size(0):
-            update_mean(self.mass, shares.mean(dim=0))
+        everyone = gather_rows(shares) if self.training else shares
+        mass = self.mass
+        if everyone.size(0):
+            if self.training:
+                update_mean(mass, everyone.mean(dim=0))
+            elif not is_seen(mass):
+                mass = everyone.mean(dim=0)
         prior = class_shares(labels, self.settings.num_classes).to(shares)
-        target = align_classes(shares, prior, self.mass, self.settings.align)
+        target = align_classes(shares, prior, mass, self.settings.align)
         return target, entropy_confidence(target)
 
     def _warn_no_label(self) -> None:
@@ -153,7 +166,7 @@ def consistency_loss(
         ids: (B,) long or None.
         logits: (B, C).
         connect: Makes the graph of this step's constant embeddings where a step needs its own.
-        training: Whether a solve over the bank may be due.
+        training: Whether a solve over the bank may be due; every process must call then.
 
     Returns:
         Scalar; 0 before the start and without unlabeled rows.
@@ -161,7 +174,10 @@ def consistency_loss(
     unlabeled = labels < 0
     zero = logits.sum().float() * 0.0
     strength = targets.strength
-    if strength == 0.0 or not bool(unlabeled.any()):
+    if strength == 0.0:
+        return zero
+    some = bool(unlabeled.any())
+    if not (any_process(some, labels.device) if training else some):
         return zero
     if targets.refresh_every and memory is not None and memory.capacity and ids is not None:
         if training and targets.wanted():

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from gloss_graph._checks import check_positive_int, check_range
+from gloss_graph._processes import any_process, gather_rows
 from gloss_graph.losses.graph import labeled_cross_entropy
 from gloss_graph.losses.schedule import is_seen, ramped, unseen_mean, update_mean
 from gloss_graph.propagation.alignment import align_classes, class_shares
@@ -64,14 +65,15 @@ class PseudoLabelLoss(nn.Module):
         cross_entropy = labeled_cross_entropy(logits, labels)
         unlabeled = labels < 0
         pseudo = logits.sum().float() * 0.0
-        if bool(unlabeled.any()):
+        some = bool(unlabeled.any())
+        if any_process(some, labels.device) if self.training else some:
             target = self._aligned(teacher_logits[unlabeled].float().softmax(dim=1))
             confident = target.amax(dim=1) >= self.threshold
             losses = torch.nn.functional.cross_entropy(
                 logits[unlabeled].float(), target.argmax(dim=1), reduction="none"
             )
             strength = ramped(int(self.steps), self.start, self.ramp)
-            pseudo = strength * (losses * confident).mean()
+            pseudo = pseudo + strength * (losses * confident).sum() / max(1, losses.numel())
         if self.training:
             self.steps += 1
         self.parts = {"cross_entropy": cross_entropy.detach(), "consistency": pseudo.detach()}
@@ -79,7 +81,9 @@ class PseudoLabelLoss(nn.Module):
 
     @torch.no_grad()
     def _aligned(self, probabilities: Tensor) -> Tensor:
-        mean = probabilities.mean(dim=0)
+        # With several processes the running mean is that of the rows of all.
+        rows = gather_rows(probabilities) if self.training else probabilities
+        mean = rows.mean(dim=0)
         if self.training:
             update_mean(self.mass, mean)
         mass = self.mass if is_seen(self.mass) else mean

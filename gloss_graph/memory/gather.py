@@ -4,41 +4,11 @@ from __future__ import annotations
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 
+from gloss_graph._processes import gather_rows, world_size
 from gloss_graph.memory.bank import MemoryBank
 from gloss_graph.memory.links import NeighborLists
-
-
-def world_size() -> int:
-    """Number of processes that train together, 1 without `torch.distributed`."""
-    if not dist.is_available() or not dist.is_initialized():
-        return 1
-    return dist.get_world_size()
-
-
-@torch.no_grad()
-def gather_rows(rows: Tensor) -> Tensor:
-    """Rows of all processes, concatenated in rank order, without gradient.
-
-    Args:
-        rows: (B_r, ...) of this process; only the first size may differ between processes.
-
-    Returns:
-        (B, ...), equal on every process. Cost: two collectives, O(B D) traffic.
-    """
-    count = world_size()
-    if count == 1:
-        return rows
-    mine = torch.tensor([rows.size(0)], device=rows.device)
-    sizes = [torch.zeros_like(mine) for _ in range(count)]
-    dist.all_gather(sizes, mine)
-    longest = int(torch.cat(sizes).max())
-    padded = rows.new_zeros((longest, *rows.shape[1:]))
-    padded[: rows.size(0)] = rows
-    parts = [torch.zeros_like(padded) for _ in range(count)]
-    dist.all_gather(parts, padded)
-    return torch.cat([part[: int(size)] for part, size in zip(parts, sizes, strict=True)])
 
 
 def enqueue_gathered(
@@ -50,6 +20,10 @@ def enqueue_gathered(
 ) -> None:
     """Enqueue a batch; with several processes, that of all of them in every bank.
 
+    Every bank then takes the same rows in the same order and stays bit-equal to the others,
+    whatever the sizes of the batches. A document that several processes hold (a sampler that
+    fills its last batch up) is stored once, as the last of them sees it.
+
     Arguments as `MemoryBank.enqueue`. The `neighbors` of one process know nothing of the others'
     rows, so with several they are searched anew.
     """
@@ -58,3 +32,30 @@ def enqueue_gathered(
         return
     ids = None if ids is None else gather_rows(ids)
     memory.enqueue(gather_rows(x), gather_rows(labels), ids)
+
+
+@torch.no_grad()
+def share_state(module: nn.Module) -> None:
+    """Give every process the weights, buffers and generator state that process 0 has.
+
+    Called once before training: banks filled on each process by itself may differ in the last
+    bit. Nothing happens with one process.
+
+    Args:
+        module: An objective (or a head); of the same settings on every process, on the device its
+            backend talks from.
+    """
+    if world_size() == 1:
+        return
+    device = None
+    for tensor in (*module.parameters(), *module.buffers()):
+        dist.broadcast(tensor, src=0)
+        device = tensor.device
+    for part in module.modules():
+        if isinstance(part, MemoryBank):
+            part._slot_of = None  # derived from the buffers
+        generator = getattr(part, "generator", None)
+        if isinstance(generator, torch.Generator):
+            state = generator.get_state().to(device or "cpu")
+            dist.broadcast(state, src=0)
+            generator.set_state(state.cpu())

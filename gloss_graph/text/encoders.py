@@ -183,6 +183,10 @@ class TextEncoder(nn.Module):
             "pooling": self.pooling,
         }
 
+    def probe(self) -> dict[str, Tensor]:
+        """A batch of one short document, to try the model with."""
+        return self.collate(self.tokenize(["a"]))
+
     def items(self, corpus: Corpus) -> list[Features]:
         """The documents of a corpus, tokenized; see :meth:`tokenize`."""
         return self.tokenize(corpus.texts, corpus.texts_b)

@@ -96,6 +96,10 @@ class FeatureEncoder(nn.Module):
         """Settings, for the record of a run."""
         return {"encoder": repr(self), "encoder_name": self.source}
 
+    def probe(self) -> dict[str, Tensor]:
+        """A batch of one document, to try the adapter with."""
+        return {"features": torch.zeros(1, self.dim)}
+
     def items(self, corpus: Corpus) -> list[dict[str, Tensor]]:
         """Features of every document, as items of a dataset.
 

@@ -43,7 +43,7 @@ class TrainConfig:
         epochs: Passes over the training documents.
         max_steps: Optimiser steps, overriding `epochs`; None = by epochs; 0 = none: the linear head
             is fitted to the embeddings as they are after the contrastive stages (`ce`, `gloss`).
-        batch_size: Documents a step.
+        batch_size: Documents a step, of each process where there are several.
         eval_batch_size: Documents a forward pass in evaluation.
         gradient_accumulation: Micro-batches a step.
         learning_rate: Of the encoder (AdamW, linear decay after warm-up).

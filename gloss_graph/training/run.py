@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from transformers import TrainerCallback, set_seed
 
+from gloss_graph._processes import is_main, wait_for_all
 from gloss_graph.inference import GraphSkill, graph_skill
 from gloss_graph.objective import GraphGuidedObjective
 from gloss_graph.text import Corpus, FeatureEncoder, Splits, TextEncoder
@@ -29,6 +30,7 @@ from gloss_graph.training.outcome import (
     predict_classes,
     split_scores,
 )
+from gloss_graph.training.processes import join_processes, on_main
 from gloss_graph.training.progress import ProgressBar
 from gloss_graph.training.provenance import provenance
 from gloss_graph.training.setup import (
@@ -84,7 +86,8 @@ def train_text(
 
     Writes `config.json`, `metrics.json`, `history.csv`, `classes.csv`, `labels_used.csv`, `model/`,
     `memory/` and what pictures are drawn from into `out`; `checkpoints/` lives there while training
-    runs.
+    runs. Under `torchrun` every process trains on batches of its own and computes the same scores;
+    the first one writes and speaks.
 
     Args:
         splits: Training, validation and test documents; training documents may lack labels.
@@ -104,7 +107,10 @@ def train_text(
     """
     splits = _few_labels(splits, config)
     _check_labels(splits, config)
-    out = new_folder(out)
+    join_processes()
+    out = Path(out)
+    on_main(lambda: new_folder(out))
+    progress = progress and is_main()
     set_seed(config.seed)
     train = splits.train
     labels = torch.tensor(train.labels)
@@ -196,7 +202,13 @@ def train_text(
         metrics |= _propagation_scores(name, objective, rows, part, held_out, classes)
     metrics["seconds.total"] = time.perf_counter() - start
 
-    classifier.eval().to("cpu").save(out / "model")
+    classifier.eval().to("cpu")
+    result = RunResult(classifier, objective, metrics, history, predictions, embeddings, skill)
+    wait_for_all()  # the checkpoints are read by all
+    if not is_main():
+        wait_for_all()  # until the folder is whole
+        return result
+    classifier.save(out / "model")
     (out / "memory").mkdir()
     save_objective(objective, out / "memory" / "objective.safetensors")
     write_labels_used(train, out / "labels_used.csv")
@@ -217,7 +229,8 @@ def train_text(
     write_json(out / "metrics.json", metrics)
     pd.DataFrame(history).to_csv(out / "history.csv", index=False)
     shutil.rmtree(out / "checkpoints", ignore_errors=True)
-    return RunResult(classifier, objective, metrics, history, predictions, embeddings, skill)
+    wait_for_all()
+    return result
 
 
 def _few_labels(splits: Splits, config: TrainConfig) -> Splits:

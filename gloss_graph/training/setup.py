@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from transformers import EarlyStoppingCallback, EvalPrediction, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
 
+from gloss_graph._processes import launched
 from gloss_graph.graph import estimate_bandwidth
 from gloss_graph.losses import METRIC_LOSSES, MetricLoss, PseudoLabelLoss
 from gloss_graph.memory import MemoryBank
@@ -24,6 +25,7 @@ from gloss_graph.training.classifier import TextClassifier
 from gloss_graph.training.config import TrainConfig
 from gloss_graph.training.dataset import TextCollator, TextDataset
 from gloss_graph.training.metrics import classification_scores, macro_silhouette
+from gloss_graph.training.processes import has_accelerator, has_unused_parameters
 from gloss_graph.training.sampler import MixedSampler
 from gloss_graph.training.trainer import GraphGuidedTrainer, LossModule
 
@@ -34,10 +36,13 @@ USES_UNLABELED = ("gloss", "static-lp", "pseudo-label")
 
 
 def steps_of(config: TrainConfig, labels: Sequence[int]) -> int:
-    """Optimiser steps of a run over documents with these labels (-1 = unlabeled)."""
+    """Optimiser steps of a run over documents with these labels (-1 = unlabeled).
+
+    Several processes share the batches of an epoch.
+    """
     if config.max_steps:
         return config.max_steps
-    batches = _sampler(config, labels).blocks
+    batches = math.ceil(_sampler(config, labels).blocks / launched())
     return math.ceil(config.epochs * math.ceil(batches / config.gradient_accumulation))
 
 
@@ -216,8 +221,10 @@ def make_trainer(
         save_only_model=True,
         seed=config.seed,
         bf16=config.bf16,
-        # Without an accelerator transformers takes bf16 only where the CPU is asked for.
-        use_cpu=config.bf16 and not _has_accelerator(),
+        # Without an accelerator transformers takes bf16 and several processes only where the CPU
+        # is asked for.
+        use_cpu=(config.bf16 or launched() > 1) and not has_accelerator(),
+        ddp_find_unused_parameters=has_unused_parameters(classifier) if launched() > 1 else None,
         report_to=[],
         disable_tqdm=True,
         dataloader_pin_memory=False,
@@ -254,11 +261,6 @@ def make_trainer(
     )
     trainer.remove_callback(PrinterCallback)
     return trainer
-
-
-def _has_accelerator() -> bool:
-    kinds = (torch.cuda, torch.backends.mps, getattr(torch, "xpu", torch.cuda))
-    return any(kind.is_available() for kind in kinds)
 
 
 def _checkpointing(wanted: bool) -> dict[str, Any]:

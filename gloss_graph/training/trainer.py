@@ -17,8 +17,10 @@ from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState,
 
 from gloss_graph._checks import check_range
 from gloss_graph._modes import evaluating
+from gloss_graph._processes import launched, mean_over_processes, wait_for_all
 from gloss_graph._timing import StageClock
 from gloss_graph.losses import MetricLoss, PseudoLabelLoss
+from gloss_graph.memory.gather import share_state
 from gloss_graph.objective import GraphGuidedObjective
 from gloss_graph.training.state import load_objective, save_objective
 
@@ -39,6 +41,14 @@ class GraphGuidedTrainer(Trainer):
 
     Batches hold the model's inputs, `labels` (B,) and `ids` (B,), the stable document identities;
     collators must pass both on. Evaluation uses the classifier alone.
+
+    Under `torchrun` or `accelerate launch` (on CPUs with `TrainingArguments(use_cpu=True)`) every
+    process sees batches of its own, the loss and its gradient are means over the processes of
+    the means over their batches, and every bank takes the rows of all. Cross-entropy and the
+    unlabeled documents' term then train as one process with the joined batch does, if the batches
+    hold equally many labeled (unlabeled) rows and no class weights; the graph of a step joins the
+    batch of one process to the bank, in which the others' documents are as of an earlier step, so
+    the graph loss differs from that of the joined batch.
 
     Args:
         model: Returns `embeddings` (B, D) and `logits` (B, C) as attributes or keys, as
@@ -82,6 +92,11 @@ class GraphGuidedTrainer(Trainer):
                 "'label_smoothing_factor' and 'compute_loss_func' have no place here, the "
                 "objective is the loss. Leave them out, or use transformers.Trainer."
             )
+        if launched() > 1 and args.world_size == 1:
+            raise ValueError(
+                f"'args' make every one of the {launched()} launched processes train alone. Pass "
+                "TrainingArguments(use_cpu=True) where there is no GPU."
+            )
         super().__init__(model=model, args=args, **kwargs)
         self.objective = None if objective is None else objective.to(self.args.device)
         self.embed, self.reference, self.train_sampler = embed, reference, train_sampler
@@ -96,6 +111,7 @@ class GraphGuidedTrainer(Trainer):
         self.seconds = StageClock()
         self._parts: dict[str, list[Tensor]] = {}
         self.add_callback(_OptimizerClock(self.seconds))
+        self.add_callback(_SharedStart(self))
 
     def use_teacher(self, decay: float) -> None:
         """Let a moving average of the weights make the reference pass from now on."""
@@ -200,8 +216,10 @@ class GraphGuidedTrainer(Trainer):
         if self.teacher is not None:
             outputs = self.teacher(**inputs)
         else:
-            with evaluating(model):
-                outputs = model(**inputs)
+            # Not through a wrapper for several processes, which would prepare a backward pass.
+            plain = self.accelerator.unwrap_model(model)
+            with evaluating(plain):
+                outputs = plain(**inputs)
         self.seconds.spend("reference", time.perf_counter() - start)
         return outputs
 
@@ -237,11 +255,11 @@ class GraphGuidedTrainer(Trainer):
         return sum(self.seconds.get(name, 0.0) for name in ("encoder", "reference", "objective"))
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Log, with the means of the loss's parts since the last time."""
+        """Log, with the means of the loss's parts since the last time, over all processes."""
         if "loss" in logs:
             for name, values in self._parts.items():
                 if values:
-                    logs[name] = float(torch.stack(values).mean())
+                    logs[name] = float(mean_over_processes(torch.stack(values).mean()))
             self._parts.clear()
         super().log(logs, start_time)
 
@@ -278,6 +296,7 @@ class GraphGuidedTrainer(Trainer):
         self._load_objective(resume_from_checkpoint)
 
     def _load_best_model(self) -> None:
+        wait_for_all()  # until process 0 has written it
         super()._load_best_model()
         self._load_objective(self.state.best_model_checkpoint)
 
@@ -286,6 +305,20 @@ class GraphGuidedTrainer(Trainer):
             load_objective(self.objective, Path(folder) / OBJECTIVE_FILE)
             if self.teacher is not None:
                 safetensors.torch.load_model(self.teacher, str(Path(folder) / TEACHER_FILE))
+
+
+class _SharedStart(TrainerCallback):
+    """Starts every process with the objective of process 0."""
+
+    def __init__(self, trainer: GraphGuidedTrainer) -> None:
+        self._trainer = trainer
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """After a checkpoint was loaded, before the first batch."""
+        if self._trainer.objective is not None:
+            share_state(self._trainer.objective)
 
 
 class _TeacherUpdate(TrainerCallback):

@@ -148,6 +148,30 @@ def test_few_labels(tmp_path: Path) -> None:
     assert "% from: " in output
 
 
+def test_sentence_transformers(tmp_path: Path, table: Path) -> None:
+    extra = 'needs the extra: pip install "gloss-graph[sentence-transformers]"'
+    pytest.importorskip("sentence_transformers", reason=extra)
+    pytest.importorskip("datasets", reason=extra)
+    small = ("--steps", "3", "--batch-size", "6", "--max-length", "12", "--out", "run")
+    output = run("06_sentence_transformers.py", "--train", table.name, *small, folder=tmp_path)
+    for moment in ("before", "after 3 steps"):
+        # Topics this plain need no training.
+        assert number(rf"{moment} +[\d.]+ +([\d.]+)", output) > 60
+        assert number(rf"{moment} +([\d.]+)", output) > 60
+    assert "Bank loaded again from the checkpoint: 54 rows\nSame rows: True" in output
+    assert (tmp_path / "run" / "checkpoints" / "checkpoint-3" / "modules.json").is_file()
+
+
+def test_lightning(tmp_path: Path, table: Path) -> None:
+    pytest.importorskip("lightning", reason='needs the extra: pip install "gloss-graph[lightning]"')
+    small = ("--batch-size", "9", "--max-length", "12", "--out", "run")
+    output = run("07_lightning.py", "--train", table.name, *small, folder=tmp_path)
+    assert number(r"after epoch 1 +([\d.]+)", output) >= 0
+    assert number(r"after epoch 2 +[\d.]+ +([\d.]+)", output) > 60
+    assert "Rows of the bank in the checkpoint: 54" in output
+    assert (tmp_path / "run" / "after-1.ckpt").is_file()
+
+
 @pytest.mark.parametrize("markdown", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_objective_benchmark(tmp_path: Path, markdown: bool) -> None:
     small = ["--repeats", "1", "--threads", "1", "--length", "8", "--batch", "8"]

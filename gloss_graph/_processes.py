@@ -1,0 +1,119 @@
+"""Several processes that train together: how many, which one writes, what they tell each other."""
+
+from __future__ import annotations
+
+import os
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+# Spreads the splits of the processes of one step far apart.
+_STRIDE = 1_000_003
+
+
+def joined() -> bool:
+    """Whether this process is in a process group."""
+    return dist.is_available() and dist.is_initialized()
+
+
+def world_size() -> int:
+    """Number of processes that train together, 1 without `torch.distributed`."""
+    return dist.get_world_size() if joined() else 1
+
+
+def launched() -> int:
+    """Number of processes a launcher (torchrun, accelerate) started, 1 without one."""
+    if joined():
+        return dist.get_world_size()
+    return max(1, _number("WORLD_SIZE", 1))
+
+
+def rank() -> int:
+    """Number of this process, before the processes joined too."""
+    if joined():
+        return dist.get_rank()
+    return _number("RANK", 0) if launched() > 1 else 0
+
+
+def is_main() -> bool:
+    """Whether this process is the one that writes files and speaks."""
+    return rank() == 0
+
+
+def leave_processes() -> None:
+    """Leave the process group at the end of a program; nothing happens without one."""
+    if joined():
+        dist.destroy_process_group()
+
+
+def wait_for_all() -> None:
+    """Return when every process has come here."""
+    if world_size() > 1:
+        dist.barrier()
+
+
+def any_process(flag: bool, device: torch.device | str = "cpu") -> bool:
+    """Whether `flag` holds on any process; every process must ask, `device` is its backend's."""
+    if world_size() == 1:
+        return flag
+    found = torch.tensor([int(flag)], device=device)
+    dist.all_reduce(found, op=dist.ReduceOp.MAX)
+    return bool(found)
+
+
+@torch.no_grad()
+def gather_rows(rows: Tensor) -> Tensor:
+    """Rows of all processes, concatenated in rank order, without gradient.
+
+    Args:
+        rows: (B_r, ...) of this process; only the first size may differ between processes, and
+            may be 0.
+
+    Returns:
+        (B, ...), equal on every process. Cost: two collectives, O(B D) traffic.
+    """
+    count = world_size()
+    if count == 1:
+        return rows
+    mine = torch.tensor([rows.size(0)], device=rows.device)
+    sizes = [torch.zeros_like(mine) for _ in range(count)]
+    dist.all_gather(sizes, mine)
+    longest = int(torch.cat(sizes).max())
+    if longest == 0:
+        return rows
+    padded = rows.new_zeros((longest, *rows.shape[1:]))
+    padded[: rows.size(0)] = rows
+    parts = [torch.zeros_like(padded) for _ in range(count)]
+    dist.all_gather(parts, padded)
+    return torch.cat([part[: int(size)] for part, size in zip(parts, sizes, strict=True)])
+
+
+def mean_over_processes(value: Tensor) -> Tensor:
+    """Mean of a tensor over the processes, equal on all of them; itself with one process."""
+    if world_size() == 1:
+        return value
+    # Gathered and not reduced: the order of the sum, so its rounding, is the same everywhere.
+    return gather_rows(value.detach().unsqueeze(0)).mean(dim=0)
+
+
+def step_generator(generator: torch.Generator, training: bool) -> torch.Generator:
+    """The source of a step's random splits.
+
+    With one process `generator` itself. With several, every process takes exactly one number of
+    it a training step, so that its state stays the same on all of them whatever their batches
+    hold, and gets a generator of its own made from that number and its rank. Outside of training
+    nothing is taken: one process may look while the others do not.
+    """
+    if world_size() == 1:
+        return generator
+    before = generator.get_state()
+    seed = int(torch.randint(2**62, (), generator=generator))
+    if not training:
+        generator.set_state(before)
+    return torch.Generator().manual_seed((seed + _STRIDE * rank()) % 2**63)
+
+
+def _number(name: str, default: int) -> int:
+    value = os.environ.get(name, "")
+    return int(value) if value.isdigit() else default

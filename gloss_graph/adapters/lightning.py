@@ -1,0 +1,224 @@
+"""The objective in a LightningModule."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from gloss_graph._checks import check_range
+from gloss_graph._modes import evaluating
+from gloss_graph._processes import gather_rows, world_size
+from gloss_graph.memory.gather import share_state
+from gloss_graph.objective import GraphGuidedObjective
+from gloss_graph.training.metrics import classification_scores
+
+try:
+    import lightning
+except ImportError as error:
+    raise ImportError(
+        "gloss_graph.adapters.lightning needs Lightning. "
+        'Install it with: pip install "gloss-graph[lightning]"'
+    ) from error
+
+__all__ = ["GraphGuidedModule"]
+
+_BESIDE = ("labels", "ids", "frozen")
+
+
+class GraphGuidedModule(lightning.LightningModule):
+    r"""Encoder, head and `GraphGuidedObjective` as one LightningModule.
+
+    Batches are mappings: the encoder's keyword arguments, `labels` (B,) (-1 = unlabeled) and
+    `ids` (B,), the stable document identities; `frozen` (B, D') where the bank holds frozen
+    features. `gloss_graph.training.TextCollator` makes them of texts.
+
+    The objective is a part of the module, so bank and generator travel in every Lightning
+    checkpoint, which loads with `weights_only=True`: `trainer.fit(..., ckpt_path=...)` goes on
+    with the bank as it was. Pass `encoder`, `objective` and `head` to `load_from_checkpoint`, the
+    bank of the same size.
+
+    Logs `train_loss`, `train_graph_loss`, `train_cross_entropy`, `train_consistency`, and
+    `val_accuracy`, `val_macro_f1` (`test_...`) of the head; without a head, of propagation over
+    the bank. With several processes every bank takes the rows of all, and DDP leaves the
+    objective alone.
+
+    Everything is put into training mode here; call `eval()` afterwards on parts that shall stay
+    without dropout.
+
+    Shapes: B batch rows, D dimension, C classes.
+
+    Args:
+        encoder: Called with a batch's inputs as keyword arguments, returns embeddings (B, D).
+        objective: The objective.
+        head: (B, D) -> (B, C), for example `torch.nn.Linear`; None for standalone mode.
+        learning_rate: Of the encoder (AdamW, linear decay after warm-up).
+        head_learning_rate: Of the head.
+        weight_decay: AdamW's.
+        warmup: Share of the steps with rising learning rate.
+        reference: Make one more encoder pass a step, without dropout and gradient, for what the
+            bank stores and targets are made from.
+
+    Raises:
+        ValueError: A setting out of range; a batch without labels.
+
+    Example:
+        See `examples/07_lightning.py`.
+
+    See also: `GraphGuidedTrainer` for the Hugging Face Trainer. Overwrite `configure_optimizers`
+    for other optimisers.
+    """
+
+    def __init__(
+        self,
+        encoder: nn.Module,
+        objective: GraphGuidedObjective,
+        head: nn.Module | None = None,
+        *,
+        learning_rate: float = 5e-5,
+        head_learning_rate: float = 5e-3,
+        weight_decay: float = 0.01,
+        warmup: float = 0.1,
+        reference: bool = False,
+    ) -> None:
+        super().__init__()
+        rates = {"learning_rate": learning_rate, "head_learning_rate": head_learning_rate}
+        for name, rate in rates.items():
+            check_range(name, rate, 0, 1, open_low=True)
+        for name, share in {"weight_decay": weight_decay, "warmup": warmup}.items():
+            check_range(name, share, 0, 1)
+        self.encoder, self.objective, self.head = encoder, objective, head
+        self.learning_rate, self.head_learning_rate = learning_rate, head_learning_rate
+        self.weight_decay, self.warmup, self.reference = weight_decay, warmup, reference
+        self._seen: list[tuple[Tensor, Tensor, Tensor]] = []
+        # The objective keeps itself equal on all processes; DDP would send the whole bank a step.
+        self._ddp_params_and_buffers_to_ignore = [
+            f"objective.{name}" for name, _ in objective.named_buffers()
+        ]
+        # Loaded encoders are in eval mode, and Lightning trains every part in the mode it is in.
+        self.train()
+
+    def forward(self, **inputs: Any) -> Tensor:
+        """Logits (B, C) of a batch's inputs, embeddings (B, D) without a head."""
+        embeddings: Tensor = self.encoder(**inputs)
+        return embeddings if self.head is None else self.head(embeddings)
+
+    def on_fit_start(self) -> None:
+        """Start every process with the objective of process 0."""
+        share_state(self.objective)
+
+    def training_step(self, batch: Mapping[str, Any], batch_idx: int) -> Tensor:
+        """Loss of one batch; the bank takes it."""
+        inputs, labels, ids, frozen = _parts(batch)
+        embeddings = self.encoder(**inputs)
+        reference = None
+        if self.reference:
+            with torch.no_grad(), evaluating(self.encoder):
+                reference = self.encoder(**inputs)
+        loss: Tensor = self.objective(
+            embeddings,
+            labels,
+            ids=ids,
+            logits=None if self.head is None else self.head(embeddings),
+            reference=reference,
+            frozen=frozen,
+        )
+        logged = {"loss": loss.detach(), **self.objective.parts}
+        for name, value in logged.items():
+            self.log(f"train_{name}", value, prog_bar=name == "loss", batch_size=labels.numel())
+        return loss
+
+    def validation_step(self, batch: Mapping[str, Any], batch_idx: int) -> None:
+        """Predict one batch."""
+        self._predict(batch)
+
+    def test_step(self, batch: Mapping[str, Any], batch_idx: int) -> None:
+        """Predict one batch."""
+        self._predict(batch)
+
+    def on_validation_epoch_end(self) -> None:
+        """Log `val_accuracy` and `val_macro_f1`."""
+        self._log_scores("val")
+
+    def on_test_epoch_end(self) -> None:
+        """Log `test_accuracy` and `test_macro_f1`."""
+        self._log_scores("test")
+
+    def predict_step(self, batch: Mapping[str, Any], batch_idx: int) -> Tensor:
+        """Predicted classes (B,) of one batch, labels not needed."""
+        inputs = {name: value for name, value in batch.items() if name not in _BESIDE}
+        found = self(**inputs)
+        if self.head is None:
+            found = self._propagated(found, batch.get("ids"), batch.get("frozen"))
+        return found.argmax(dim=1)
+
+    def _predict(self, batch: Mapping[str, Any]) -> None:
+        _, labels, ids, _ = _parts(batch)
+        memory = self.objective.memory
+        if self.head is None and (memory is None or not bool((memory.labels >= 0).any())):
+            return  # nothing to propagate from yet
+        predicted = self.predict_step(batch, 0)
+        # Without ids every row counts.
+        self._seen.append((predicted, labels, torch.full_like(labels, -1) if ids is None else ids))
+
+    def _propagated(self, rows: Tensor, ids: Tensor | None, frozen: Tensor | None) -> Tensor:
+        return self.objective.predict(rows, ids=ids, frozen=frozen)
+
+    def _log_scores(self, split: str) -> None:
+        seen, self._seen = self._seen, []
+        if not seen:
+            return
+        columns = (gather_rows(torch.cat(part)) for part in zip(*seen, strict=True))
+        predicted, labels, ids = (column.cpu().numpy() for column in columns)
+        if world_size() > 1 and (ids >= 0).all():
+            # A sampler for several processes repeats documents to give all equally many.
+            first = np.unique(ids, return_index=True)[1]
+            predicted, labels = predicted[first], labels[first]
+        if not (labels >= 0).any():
+            return
+        scores = classification_scores(predicted, labels)
+        for name in ("accuracy", "macro_f1"):
+            value = scores[name]
+            self.log(f"{split}_{name}", value, prog_bar=True, sync_dist=world_size() > 1)
+
+    def configure_optimizers(self) -> Any:
+        """AdamW with a rate for the encoder and one for the head; linear warm-up and decay."""
+        groups = [(self.encoder, self.learning_rate)]
+        if self.head is not None:
+            groups.append((self.head, self.head_learning_rate))
+        optimizer = torch.optim.AdamW(
+            [
+                {"params": [p for p in part.parameters() if p.requires_grad], "lr": rate}
+                for part, rate in groups
+            ],
+            weight_decay=self.weight_decay,
+        )
+        steps = self.trainer.estimated_stepping_batches
+        if math.isinf(steps):
+            return optimizer
+        rising = math.ceil(self.warmup * steps)
+
+        def share(step: int) -> float:
+            if step < rising:
+                return (step + 1) / (rising + 1)
+            return max(0.0, (steps - step) / max(1, steps - rising))
+
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, share)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+def _parts(
+    batch: Mapping[str, Any],
+) -> tuple[dict[str, Any], Tensor, Tensor | None, Tensor | None]:
+    """Inputs of the encoder, labels, ids and frozen features of a batch."""
+    if not isinstance(batch, Mapping) or batch.get("labels") is None:
+        raise ValueError(
+            "A batch must be a mapping with the encoder's inputs, 'labels' and 'ids'. The "
+            "collate_fn of the DataLoader must pass them on."
+        )
+    inputs = {name: value for name, value in batch.items() if name not in _BESIDE}
+    return inputs, batch["labels"], batch.get("ids"), batch.get("frozen")

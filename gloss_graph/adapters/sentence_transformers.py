@@ -1,0 +1,314 @@
+"""The objective as a loss of Sentence Transformers."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from gloss_graph._modes import evaluating
+from gloss_graph._processes import is_main, mean_over_processes, wait_for_all, world_size
+from gloss_graph.memory.gather import share_state
+from gloss_graph.objective import GraphGuidedObjective
+from gloss_graph.training.state import load_objective, save_objective
+
+try:
+    import sentence_transformers
+except ImportError as error:
+    raise ImportError(
+        "gloss_graph.adapters.sentence_transformers needs Sentence Transformers and datasets. "
+        'Install them with: pip install "gloss-graph[sentence-transformers]"'
+    ) from error
+
+OBJECTIVE_FILE = "objective.safetensors"
+__all__ = ["OBJECTIVE_FILE", "GraphGuidedLoss", "ObjectiveCheckpoint", "document_ids"]
+
+
+def document_ids(features: Mapping[str, Any], labels: Tensor) -> Tensor:
+    """Stable identities of tokenised texts: the same tokens with the same label, the same id.
+
+    A 63-bit hash of what the model reads, so it does not depend on padding, order, process or
+    run. The label takes part because a text that occurs with two labels is two documents (one
+    document with two labels would be an error). Texts that differ only behind the model's
+    longest sequence count as one.
+
+    Args:
+        features: `input_ids` (B, L) and `attention_mask` (B, L), if there is padding.
+        labels: (B,) integer.
+
+    Returns:
+        (B,) long, on the device of `labels`.
+
+    Raises:
+        ValueError: Features without one row of `input_ids` a document (images, audio, texts
+            packed into one row).
+    """
+    tokens = features.get("input_ids")
+    if not isinstance(tokens, Tensor) or tokens.dim() != 2 or tokens.size(0) != labels.numel():
+        raise ValueError(
+            "'features' must hold 'input_ids' with one row a document to tell documents apart "
+            f"(got {sorted(features)}). Put ids into the label column: [label, id] a row."
+        )
+    mask = features.get("attention_mask")
+    kept = torch.ones_like(tokens) if mask is None else mask
+    rows = zip(tokens.cpu().long(), kept.cpu().bool(), labels.tolist(), strict=True)
+    numbers = []
+    for row, real, label in rows:
+        content = np.array([*row[real].tolist(), label], dtype="<i8").tobytes()
+        digest = hashlib.blake2b(content, digest_size=8).digest()
+        numbers.append(int.from_bytes(digest, "little") >> 1)
+    return torch.tensor(numbers, dtype=torch.long, device=labels.device)
+
+
+class GraphGuidedLoss(nn.Module):
+    r"""A `GraphGuidedObjective` as a loss for `SentenceTransformerTrainer`.
+
+    Datasets have one column of texts and a column `label` with class numbers, -1 = unlabeled, as
+    for `BatchAllTripletLoss`. The Trainer hands a loss nothing but tokens and labels, so the
+    identity a bank needs is the hash of the tokens, see `document_ids`. To give identities of
+    your own, make the label a pair `[label, id]` (with the default batch sampler).
+
+    With a `head` the loss is \(\lambda L_G + (1 - \lambda) L_{CE}\) and the Trainer optimises the
+    head too; without one the encoder is trained by \(L_G\) alone. In evaluation nothing is
+    stored and the random splits of the training go on as if there had been none.
+
+    The Trainer's checkpoints hold the model alone: add `ObjectiveCheckpoint` to its callbacks to
+    keep bank, generator and head with them. With several processes the banks are kept equal, and
+    so is the head, whose gradients are averaged here.
+
+    Shapes: B batch rows, D dimension, C classes.
+
+    Args:
+        model: The SentenceTransformer that is trained.
+        objective: The objective; its bank has `dim` D.
+        head: (B, D) -> (B, C), for example `torch.nn.Linear`; None for standalone mode.
+
+    Raises:
+        ValueError: A bank of another dimension than the model's.
+
+    Example:
+        >>> from sentence_transformers import SentenceTransformerTrainer  # doctest: +SKIP
+        >>> bank = MemoryBank(len(train), model.get_embedding_dimension())  # doctest: +SKIP
+        >>> objective = GraphGuidedObjective(num_classes=8, memory=bank)  # doctest: +SKIP
+        >>> loss = GraphGuidedLoss(model, objective)  # doctest: +SKIP
+        >>> trainer = SentenceTransformerTrainer(
+        ...     model, train_dataset=train, loss=loss, callbacks=[ObjectiveCheckpoint(loss)]
+        ... )  # doctest: +SKIP
+
+    See also: `examples/06_sentence_transformers.py`; `GraphGuidedTrainer` for classifiers.
+    """
+
+    def __init__(
+        self,
+        model: sentence_transformers.SentenceTransformer,
+        objective: GraphGuidedObjective,
+        head: nn.Module | None = None,
+    ) -> None:
+        super().__init__()
+        dim, memory = model.get_embedding_dimension(), objective.memory
+        if memory is not None and dim is not None and memory.dim != dim:
+            raise ValueError(
+                f"'objective' must have a bank of the model's dimension {dim} (got {memory.dim})."
+            )
+        # The Trainer replaces `model` by its wrapper for several processes.
+        self.model = model
+        self.objective = objective
+        self.head = head
+        self._shared = False
+        for parameter in () if head is None else head.parameters():
+            parameter.register_hook(mean_over_processes)
+
+    def forward(self, sentence_features: Iterable[dict[str, Any]], labels: Tensor | None) -> Tensor:
+        """Loss of one batch; stores the batch afterwards when training.
+
+        Args:
+            sentence_features: One element: the tokens of B texts.
+            labels: (B,) integer classes, -1 = unlabeled, or (B, 2) pairs of class and id.
+
+        Returns:
+            Scalar.
+
+        Raises:
+            ValueError: Not one column of texts; no labels; features without tokens and ids.
+        """
+        columns = list(sentence_features)
+        if len(columns) != 1:
+            raise ValueError(
+                f"'sentence_features' must be one column of texts (got {len(columns)}). Remove "
+                "the other columns of the dataset, ids too: put them into the labels."
+            )
+        if labels is None:
+            raise ValueError("The dataset must have a column 'label' (-1 = unlabeled).")
+        features = dict(columns[0])
+        if labels.dim() == 2 and labels.size(1) == 2:
+            labels, ids = labels.unbind(dim=1)
+        else:
+            labels = labels.reshape(-1)
+            ids = document_ids(features, labels)
+        training = bool(self.model.training)
+        self.objective.train(training)
+        if training:
+            self._share()
+        embeddings = self.model(features)["sentence_embedding"]
+        logits = None if self.head is None else self.head(embeddings)
+        with nullcontext() if training else _undisturbed(self.objective.generator):
+            return self.objective(embeddings, labels, ids=ids, logits=logits)
+
+    def _share(self) -> None:
+        """Once, before the first step of several processes."""
+        if not self._shared and world_size() > 1:
+            share_state(self._kept())
+        self._shared = True
+
+    def _kept(self) -> nn.ModuleDict:
+        """What is trained or remembered beside the model."""
+        head = {} if self.head is None else {"head": self.head}
+        return nn.ModuleDict({"objective": self.objective, **head})
+
+    def prefill(
+        self,
+        texts: Sequence[str],
+        labels: Tensor,
+        *,
+        ids: Tensor | None = None,
+        prompt: str | None = None,
+        batch_size: int = 64,
+        progress: bool = False,
+    ) -> int:
+        """Fill the bank with a corpus as the model embeds it now, dropout off.
+
+        Args:
+            texts: N texts.
+            labels: (N,) integer, -1 = unlabeled.
+            ids: (N,) integer, where the dataset gives ids of its own; hashed as in training
+                otherwise.
+            prompt: What the Trainer puts before every text, if anything.
+            batch_size: Texts a forward pass.
+            progress: Show a progress bar.
+
+        Returns:
+            Number of rows in the bank.
+
+        Raises:
+            ValueError: An objective without a bank; other numbers of texts and labels.
+        """
+        memory = self.objective.memory
+        if memory is None:
+            raise ValueError("'objective' must have a 'memory' to fill (got None).")
+        if labels.shape != (len(texts),):
+            raise ValueError(
+                f"'labels' must hold one label a text (got {tuple(labels.shape)} for {len(texts)})."
+            )
+
+        def batches() -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+            for rows in torch.arange(len(texts)).split(batch_size):
+                features = self.model.preprocess([texts[row] for row in rows], prompt=prompt)
+                names = document_ids(features, labels[rows]) if ids is None else ids[rows]
+                moved = {
+                    key: value.to(device) if isinstance(value, Tensor) else value
+                    for key, value in features.items()
+                }
+                embeddings = self.model(moved)["sentence_embedding"]
+                yield embeddings, labels[rows], names
+
+        device = self.model.device
+        with evaluating(self.model):
+            return memory.prefill(batches(), lambda rows: rows, progress=progress)
+
+    def save(self, file: str | Path) -> Path:
+        """Write bank, generator and head to one safetensors file."""
+        return save_objective(self._kept(), file)
+
+    def load(self, file: str | Path) -> None:
+        """Restore what `save` wrote; nothing is changed unless all of it fits.
+
+        Raises:
+            ValueError: The file is missing, damaged, or of other settings.
+        """
+        load_objective(self._kept(), file)
+
+    def get_config_dict(self) -> dict[str, Any]:
+        """Settings for the model card."""
+        objective = self.objective
+        bandwidth = getattr(objective.bandwidth, "__name__", objective.bandwidth)
+        return {
+            "num_classes": objective.num_classes,
+            "memory": None if objective.memory is None else objective.memory.capacity,
+            "k": objective.k,
+            "bandwidth": bandwidth,
+            "rule": objective.propagation.rule,
+            "normalization": objective.propagation.normalization,
+            "visible_fraction": objective.visible_fraction,
+            "graph_weight": None if self.head is None else objective.graph_weight,
+        }
+
+    @property
+    def citation(self) -> str:
+        """BibTeX of the paper."""
+        return """
+@misc{aditya2026gloss,
+    title={G-Loss: Graph-Guided Fine-Tuning of Language Models},
+    author={Sharma Aditya and Agarwal Vinti and Kumar Rajesh},
+    year={2026},
+    eprint={2604.25853},
+    archivePrefix={arXiv},
+    primaryClass={cs.CL}
+}
+"""
+
+
+class ObjectiveCheckpoint(TrainerCallback):
+    """Keeps bank, generator and head of a `GraphGuidedLoss` in the Trainer's checkpoints.
+
+    They are restored when training resumes from a checkpoint in the output folder, and with the
+    best model. Without this callback a resumed training starts with the bank it was given.
+
+    Args:
+        loss: The loss.
+    """
+
+    def __init__(self, loss: GraphGuidedLoss) -> None:
+        self._loss = loss
+
+    def on_save(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Write beside the model."""
+        if is_main():
+            self._loss.save(_checkpoint(args, state) / OBJECTIVE_FILE)
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Restore, where training does not start at the beginning."""
+        if state.global_step > 0:
+            self._loss.load(_checkpoint(args, state) / OBJECTIVE_FILE)
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Restore with the best model."""
+        if args.load_best_model_at_end and state.best_model_checkpoint:
+            wait_for_all()  # until process 0 has written it
+            self._loss.load(Path(state.best_model_checkpoint) / OBJECTIVE_FILE)
+
+
+def _checkpoint(args: TrainingArguments, state: TrainerState) -> Path:
+    return Path(args.output_dir) / f"checkpoint-{state.global_step}"
+
+
+@contextmanager
+def _undisturbed(generator: torch.Generator) -> Iterator[None]:
+    """Give a generator its state back afterwards."""
+    before = generator.get_state()
+    try:
+        yield
+    finally:
+        generator.set_state(before)
