@@ -142,7 +142,7 @@ def test_few_labels(tmp_path: Path) -> None:
     output = run("05_few_labels.py", *small, folder=tmp_path)
     assert "54 labels" in output
     assert "Graph skill" in output
-    for way in ("cross-entropy", "SetFit", r"warm start \+ corpus graph"):
+    for way in ("cross-entropy", "SetFit", "labels, then corpus graph"):
         assert number(rf"{way} *│ *[\d.]+ │ *([\d.]+)", output) > 100 / 18 / 2
     assert output.count("% confident") == 3
     assert "% from: " in output
@@ -196,17 +196,50 @@ def test_few_labels_benchmark(tmp_path: Path, table: Path) -> None:
     for name in ("train", "val", "test"):
         text = gzip.compress(table.read_bytes())
         (tmp_path / f"{name}.csv.gz").write_bytes(text)
-    small = ["--data", ".", "--labels-per-class", "3", "--seeds", "0", "1", "--steps", "2"]
+    small = ["--data", ".", "--labels-per-class", "3", "--seeds", "0", "1", "--budget", "40"]
     small += ["--length", "8", "--batch", "4", "--unlabeled-batch", "4", "--threads", "1"]
-    methods = ["static", "ce", "static-lp", "warm+bank"]
+    methods = ["static", "ce", "warm+bank", "full"]
     output = run("benchmarks/few_labels.py", *small, "--methods", *methods, folder=tmp_path)
     for method in methods:
         assert f"| {method} | 2 | " in output
-    assert number(r"\| static \| 2 \|  \|  \| ([\d.]+)", output) > 60
+    assert number(r"\| static \| 2 \| [^|]+\| [^|]+\| ([\d.]+)", output) > 60
+    assert "| full - ce |" in output
     # A stopped study goes on where it was: nothing is left to run.
     again = run("benchmarks/few_labels.py", *small, "--methods", *methods, folder=tmp_path)
     assert "seed 0:" not in again
     assert again.strip() == output[output.index("| method") :].strip()
+
+
+def test_study(tmp_path: Path, table: Path) -> None:
+    (tmp_path / "tea").mkdir()
+    for name in ("train", "val"):
+        (tmp_path / "tea" / f"{name}.csv.gz").write_bytes(gzip.compress(table.read_bytes()))
+    small = ["--folder", ".", "--data", "tea", "--seeds", "0", "1", "--epochs", "0.5"]
+    small += ["--length", "8", "--batch", "8", "--threads", "1", "--train-limit", "40"]
+    losses = ["ce", "xbm-scl", "gloss"]
+    output = run("benchmarks/study.py", *small, "--losses", *losses, folder=tmp_path)
+    assert "tea-xbm-scl-1: macro-F1" in output
+    for loss in losses:
+        assert f"| {loss} |" in output
+    folder = tmp_path / "runs" / "study"
+    assert (folder / "study.png").stat().st_size > 10_000
+    assert len(list(folder.glob("*/metrics.json"))) == 6
+    again = run("benchmarks/study.py", *small, "--losses", *losses, folder=tmp_path)
+    assert "tea-xbm-scl-1: macro-F1" not in again
+
+
+def test_released_benchmark(tmp_path: Path) -> None:
+    small = ("--batch", "16", "--length", "8", "--bank", "64", "--repeats", "1", "--threads", "1")
+    output = run("benchmarks/released.py", *small, folder=tmp_path)
+    assert number(r"\| ours, in the batch \| \d+ \| ([\d.]+)", output) > 0
+    assert number(r"\| ours, bank of 64 \| \d+ \| ([\d.]+)", output) > 0
+
+
+def test_images(tmp_path: Path) -> None:
+    output = run("08_images.py", "--steps", "10", folder=tmp_path)
+    for way in ("cross-entropy", "contrastive start, labels then graph"):
+        assert number(rf"{way} *│ *[\d.]+ │ *([\d.]+)", output) > 60
+    assert (tmp_path / "digits.png").stat().st_size > 10_000
 
 
 @pytest.mark.parametrize("script", SCRIPTS)

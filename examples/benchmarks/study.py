@@ -1,0 +1,112 @@
+"""The table of the G-Loss study: losses side by side on labeled corpora, several seeds.
+
+Run ``python examples/benchmarks/study.py --data MR R8 --folder DATA --out runs/study`` where
+``DATA/MR`` holds ``train.csv.gz``, ``val.csv.gz`` and ``test.csv.gz`` (without the last the
+validation file is split in two). Every run is a folder of its own, as ``gloss-graph train`` makes
+them; finished ones are skipped, so the command resumes. The table, the paired tests and the
+picture are those of ``gloss-graph evaluate``; ``--quick`` shortens the training for small machines.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+
+from gloss_graph.analysis import evaluation_markdown, plot_evaluation
+from gloss_graph.text import Splits, load_encoder, read_splits, stratified_draw
+from gloss_graph.training import TrainConfig, compare_runs, train_text
+
+LOSSES: dict[str, dict[str, Any]] = {
+    "ce": {},
+    "scl": {"graph_weight": 0.5},
+    "xbm-scl": {"graph_weight": 0.5},
+    "gloss-published": {"graph_weight": 0.5},
+    "gloss": {"graph_weight": 0.5},
+}
+METRICS = (
+    "test.accuracy",
+    "test.macro_f1",
+    "test.macro_silhouette",
+    "epochs_to_stop",
+    "seconds.per_step",
+)
+
+
+def splits_of(folder: Path, most: int | None, seed: int) -> Splits:
+    """The parts of a corpus, at most `most` training documents, stratified."""
+    train, val, test = (folder / f"{name}.csv.gz" for name in ("train", "val", "test"))
+    splits = read_splits(train, val, test if test.exists() else None)
+    part, held_out, scored = splits.train, splits.val, splits.test
+    if scored is None:
+        half = stratified_draw(held_out.labels, 0.5, seed=0)
+        rest = sorted(set(range(len(held_out))).difference(half))
+        held_out, scored = held_out.select(half), held_out.select(rest)
+    if most is not None and len(part) > most:
+        part = part.select(stratified_draw(part.labels, most / len(part), seed=seed))
+    return Splits(part, held_out, scored)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--folder", type=Path, required=True, help="holds a folder a corpus")
+    parser.add_argument("--data", nargs="+", default=["MR", "R8", "SST-2"])
+    parser.add_argument("--losses", nargs="+", default=list(LOSSES), choices=list(LOSSES))
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--encoder", default="minilm")
+    parser.add_argument("--train-limit", type=int, help="training documents, stratified")
+    parser.add_argument("--epochs", type=float, default=10.0)
+    parser.add_argument("--patience", type=int, default=3)
+    parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--length", type=int, default=128)
+    parser.add_argument("--freeze-layers", type=int, default=0)
+    parser.add_argument("--bf16", action="store_true")
+    parser.add_argument("--quick", action="store_true", help="2 epochs, 32 tokens")
+    parser.add_argument("--threads", type=int)
+    parser.add_argument("--out", type=Path, default=Path("runs/study"))
+    settings = parser.parse_args()
+    if settings.threads:
+        torch.set_num_threads(settings.threads)
+    epochs = 2.0 if settings.quick else settings.epochs
+    length = 32 if settings.quick else settings.length
+    console = Console()
+    for data in settings.data:
+        for seed in settings.seeds:
+            for loss in settings.losses:
+                out = settings.out / f"{data}-{loss}-{seed}"
+                if (out / "metrics.json").exists():
+                    continue
+                shutil.rmtree(out, ignore_errors=True)
+                splits = splits_of(settings.folder / data, settings.train_limit, seed)
+                steps = max(1, len(splits.train) // settings.batch)
+                config = TrainConfig(
+                    loss=loss,
+                    epochs=epochs,
+                    eval_steps=max(1, steps // 2),
+                    patience=settings.patience,
+                    batch_size=settings.batch,
+                    freeze_layers=settings.freeze_layers,
+                    bf16=settings.bf16,
+                    pictures=False,
+                    seed=seed,
+                    **LOSSES[loss],
+                )
+                encoder = load_encoder(settings.encoder, max_length=length)
+                result = train_text(
+                    splits, encoder, config, out, progress=True, description=out.name
+                )
+                score = 100 * result.metrics["test.macro_f1"]
+                console.print(f"{out.name}: macro-F1 {score:.1f}", highlight=False)
+    evaluation = compare_runs([settings.out], metrics=METRICS, by=["loss"], baseline="ce")
+    text = evaluation_markdown(evaluation)
+    (settings.out / "study.md").write_text(text, encoding="utf-8")
+    plot_evaluation(evaluation, settings.out / "study.png")
+    console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+if __name__ == "__main__":
+    main()
