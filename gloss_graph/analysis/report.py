@@ -21,7 +21,7 @@ from gloss_graph._files import atomic_write
 from gloss_graph.analysis.embedding import plot_embeddings
 from gloss_graph.analysis.graph_change import plot_graph_change
 from gloss_graph.analysis.plots import plot_stage_times, plot_training
-from gloss_graph.analysis.runs import RunFiles, read_run, stage_seconds
+from gloss_graph.analysis.runs import RunFiles, read_files, stage_seconds
 from gloss_graph.analysis.similarity import plot_similarities
 from gloss_graph.analysis.style import DPI, save_figure
 from gloss_graph.inference import GraphSkill
@@ -62,7 +62,7 @@ def write_report(folder: str | Path, out: str | Path | None = None) -> Path:
     Example:
         See the README.
     """
-    run = read_run(folder)
+    run = read_files(folder)
     target = run.folder / "report.html" if out is None else Path(out)
     figures = _draw(run)
     page = _environment().from_string(_template()).render(**_content(run, figures))

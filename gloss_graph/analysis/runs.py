@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,9 +11,10 @@ from typing import Any
 import pandas as pd
 
 from gloss_graph._timing import STAGES
+from gloss_graph.training.finished import read_run
 from gloss_graph.training.snapshots import SnapshotData, load_snapshots
 
-__all__ = ["RunFiles", "read_run", "stage_seconds"]
+__all__ = ["RunFiles", "read_files", "stage_seconds"]
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class RunFiles:
     snapshots: SnapshotData | None
 
 
-def read_run(folder: str | Path) -> RunFiles:
+def read_files(folder: str | Path) -> RunFiles:
     """Read a run folder.
 
     Raises:
@@ -48,25 +48,21 @@ def read_run(folder: str | Path) -> RunFiles:
     """
     folder = Path(folder)
     try:
-        settings = _mapping(folder / "config.json")
-        metrics = _mapping(folder / "metrics.json")
-        if not isinstance(settings.get("loss"), str) or not isinstance(settings.get("data"), dict):
-            raise ValueError("config.json is not that of a run")
-        numbers = {key: float(value) for key, value in metrics.items() if value is not None}
+        run = read_run(folder)
         history = _table(folder / "history.csv")
         classes = folder / "classes.csv"
         used = _table(folder / "labels_used.csv", dtype=str, keep_default_na=False)
         counts = used["label"].value_counts().to_dict() if "label" in used else {}
         return RunFiles(
             folder=folder,
-            settings=settings,
-            metrics=numbers,
+            settings=run.settings,
+            metrics=run.metrics,
             history=[dict(row) for row in history.to_dict("records")],
             classes=_table(classes, keep_default_na=False) if classes.exists() else None,
             label_counts={str(name): int(count) for name, count in counts.items()},
             snapshots=load_snapshots(folder),
         )
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, TypeError) as error:
         raise ValueError(
             f"'run' must be a folder written by gloss-graph train ({folder}: {error})."
         ) from error
@@ -79,16 +75,6 @@ def stage_seconds(metrics: Mapping[str, float]) -> dict[str, float]:
         for stage in STAGES
         if math.isfinite(metrics.get(f"seconds.{stage}", math.nan))
     }
-
-
-def _mapping(file: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{file.name}: {error}") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"{file.name} holds no settings")
-    return content
 
 
 def _table(file: Path, **options: Any) -> pd.DataFrame:

@@ -32,14 +32,15 @@ def predict_classes(classifier: TextClassifier, rows: Tensor) -> np.ndarray:
 
 
 def split_scores(
-    split: str, predicted: np.ndarray, rows: Tensor, corpus: Corpus
+    split: str, predicted: np.ndarray, rows: Tensor | None, corpus: Corpus
 ) -> dict[str, float]:
-    """Scores of a split, named `split.score`; none without a label."""
+    """Scores of a split, and of its embeddings (N, D), named `split.score`; none without label."""
     labels = torch.tensor(corpus.labels)
     if not bool((labels >= 0).any()):
         return {}
     scores = classification_scores(predicted, labels.numpy())
-    scores |= silhouette_scores(rows, labels)
+    if rows is not None:
+        scores |= silhouette_scores(rows, labels)
     return {f"{split}.{name}": value for name, value in scores.items()}
 
 

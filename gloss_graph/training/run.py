@@ -312,5 +312,5 @@ def _propagation_scores(
         return {}
     answer = objective.predict(rows, frozen=frozen, mode="transductive").argmax(dim=1).numpy()
     classes.add(name, "propagation", answer, corpus)
-    scores = split_scores(f"{name}_propagation", answer, rows, corpus)
-    return {key: value for key, value in scores.items() if "silhouette" not in key}
+    # The embeddings are scored with the linear head.
+    return split_scores(f"{name}_propagation", answer, None, corpus)

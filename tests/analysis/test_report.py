@@ -17,7 +17,7 @@ import pytest
 from training.tiny import quick, run, tiny_splits
 
 from gloss_graph.analysis import write_report
-from gloss_graph.analysis.runs import read_run, stage_seconds
+from gloss_graph.analysis.runs import read_files, stage_seconds
 from gloss_graph.cli import main
 from gloss_graph.text import Splits
 
@@ -312,4 +312,4 @@ def test_a_page_that_cannot_be_written(
 
 def test_numbers_that_are_null_are_skipped(folder: Path) -> None:
     change(folder / "metrics.json", **{"test.macro_silhouette": None})
-    assert "test.macro_silhouette" not in read_run(folder).metrics
+    assert "test.macro_silhouette" not in read_files(folder).metrics
