@@ -47,8 +47,8 @@ def read_files(folder: str | Path) -> RunFiles:
         ValueError: The folder is missing, damaged or holds something else.
     """
     folder = Path(folder)
+    run = read_run(folder)
     try:
-        run = read_run(folder)
         history = _table(folder / "history.csv")
         classes = folder / "classes.csv"
         used = _table(folder / "labels_used.csv", dtype=str, keep_default_na=False)
@@ -64,7 +64,7 @@ def read_files(folder: str | Path) -> RunFiles:
         )
     except (OSError, ValueError, TypeError) as error:
         raise ValueError(
-            f"'run' must be a folder written by gloss-graph train ({folder}: {error})."
+            f"'folder' must be a finished run folder of gloss-graph train ({folder}: {error})."
         ) from error
 
 

@@ -131,7 +131,7 @@ class TextClassifier(nn.Module):
         folder = Path(folder)
         try:
             settings = json.loads((folder / _SETTINGS).read_text(encoding="utf-8"))
-            kind = FeatureEncoder if settings.get("features") else TextEncoder
+            kind = FeatureEncoder if "features" in settings else TextEncoder
             encoder = kind.load(folder)
             head = load_file(folder / _HEAD)
             model = cls(encoder, settings["label_names"], dropout=settings["dropout"])

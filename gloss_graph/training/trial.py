@@ -67,7 +67,8 @@ class TrialObjective:
             result = train_text(
                 self._splits,
                 self._encoder_factory(),
-                replace(self._config, **drawn),
+                # Nobody looks at the pictures of a trial.
+                replace(self._config, **drawn, pictures=False),
                 out,
                 frozen=self.frozen,
                 callbacks=[watch],

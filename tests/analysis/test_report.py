@@ -274,14 +274,14 @@ def fill(name: str, text: str) -> Callable[[Path], None]:
         (remove("metrics.json"), "metrics.json"),
         (remove("history.csv"), "history.csv"),
         (remove("pictures/data.safetensors"), "data.safetensors"),
-        (fill("config.json", "{"), "config.json: Expecting"),
-        (fill("config.json", "[]"), "config.json holds no settings"),
-        (fill("config.json", '{"model_type": "bert"}'), "not that of a run"),
-        (fill("config.json", '{"loss": "ce", "data": 3}'), "not that of a run"),
-        (fill("metrics.json", '{"steps": "many"}'), "could not convert"),
+        (fill("config.json", "{"), "config.json cannot be read: Expecting"),
+        (fill("config.json", "[]"), "config.json must hold an object"),
+        (fill("config.json", '{"model_type": "bert"}'), "config.json lacks 'seed'"),
+        (fill("config.json", '{"loss": "ce", "seed": 0}'), "config.json lacks 'data'"),
+        (fill("metrics.json", '{"steps": "many"}'), "metrics.json has no number for 'steps'"),
         (fill("history.csv", 'step,loss\n"1,2\n'), "history.csv: Error"),
         (fill("pictures/data.json", "{}"), "'format'"),
-        (shutil.rmtree, "config.json"),
+        (shutil.rmtree, "there is no such folder"),
     ],
     ids=range(12),
 )
@@ -295,7 +295,7 @@ def test_damaged_and_foreign_folders_are_refused(
     assert main(["report", str(folder)]) == 2
     out, err = capfd.readouterr()
     assert out == ""
-    assert err.startswith("Error: 'run' must be a folder written by gloss-graph train")
+    assert err.startswith("Error: 'folder' must be a finished run folder of gloss-graph train")
     assert message in err
     assert len(err.splitlines()) == 1
     assert not (folder / "report.html").exists()

@@ -232,7 +232,8 @@ def test_batches_are_uneven_and_some_without_label(results: list[dict[str, Any]]
 
 
 def test_a_run_is_written_once(results: list[dict[str, Any]]) -> None:
-    expected = {"config.json", "history.csv", "labels_used.csv", "memory", "metrics.json", "model"}
+    expected = {"config.json", "metrics.json", "history.csv", "classes.csv", "labels_used.csv"}
+    expected |= {"model", "memory", "pictures"}
     for kind in ("run", "few_run"):
         first, second = (result[kind] for result in results)
         assert set(first["files"]) == set(second["files"]) == expected

@@ -13,6 +13,7 @@ import torch
 from transformers import TrainerCallback
 
 from gloss_graph.graph import estimate_bandwidth
+from gloss_graph.losses import METRIC_LOSSES
 from gloss_graph.training import (
     LOSSES,
     GraphGuidedTrainer,
@@ -47,6 +48,7 @@ STAGES_OF = {
     "static-lp": (*STAGES, "loss", "enqueue", "targets"),
     "pseudo-label": (*STAGES, "loss", "reference"),
     "setfit": ("warm_start",),
+    **dict.fromkeys(METRIC_LOSSES, (*STAGES, "loss")),
     "gloss-published": GRAPH_STAGES,
     "gloss-released": GRAPH_STAGES,
 }
@@ -157,7 +159,8 @@ def test_history_has_losses_and_scores(finished: tuple[str, Path, RunResult]) ->
     assert result.metrics["val.macro_f1"] == pytest.approx(evaluated["val_macro_f1"].max())
     best = evaluated.loc[evaluated["val_macro_f1"].idxmax(), "step"]
     assert result.metrics["best_step"] == best
-    assert ("graph_loss" in frame) == (loss not in ("ce", "pseudo-label"))
+    assert ("graph_loss" in frame) == (loss == "static-lp" or loss.startswith("gloss"))
+    assert ("metric_loss" in frame) == (loss in METRIC_LOSSES)
     if loss.startswith("gloss"):
         mixed = 0.3 * frame["graph_loss"] + 0.7 * frame["cross_entropy"]
         np.testing.assert_allclose(frame["loss"], mixed, atol=1e-3)
