@@ -98,6 +98,8 @@ def train_and_report(
     console.print(score_table({config.loss: result}))
     if config.loss == "gloss" and not config.few_labels and min(splits.train.labels) >= 0:
         console.print("No unlabeled documents: the consistency term stays zero.", style="dim")
+    if splits.train.multilabel and config.pictures:
+        console.print("Label sets: no pictures, which color documents by one class.", style="dim")
     note_command(out, command)
     run_report(out)
     console.print(f"Run folder: {out}", highlight=False, markup=False, soft_wrap=True)
@@ -167,6 +169,7 @@ def score_table(results: dict[str, RunResult]) -> Table:
     table = Table(title="Scores")
     names = [key for result in results.values() for key in result.metrics]
     sets = any(name.endswith(".subset_accuracy") for name in names)
+    right = "subset_accuracy" if sets else "accuracy"
     for heading in (
         "run",
         "split",
@@ -190,7 +193,7 @@ def score_table(results: dict[str, RunResult]) -> Table:
                 table.add_row(
                     name,
                     split,
-                    f"{100 * result.metrics[f'{split}.accuracy']:.1f}",
+                    f"{100 * result.metrics[f'{split}.{right}']:.1f}",
                     *((f"{100 * result.metrics[f'{split}.micro_f1']:.1f}",) if sets else ()),
                     f"{100 * result.metrics[f'{split}.macro_f1']:.1f}",
                     "" if spread is None else f"{100 * spread:.1f}",

@@ -67,7 +67,7 @@ def set_scores(predicted: np.ndarray, targets: np.ndarray) -> dict[str, float]:
 
     Returns:
         `micro_f1` over all decisions; `macro_f1` over the classes that occur in either;
-        `subset_accuracy`, the share of documents whose whole set is right, also as `accuracy`.
+        `subset_accuracy`, the share of documents whose whole set is right.
 
     Raises:
         ValueError: No labeled row.
@@ -86,7 +86,6 @@ def set_scores(predicted: np.ndarray, targets: np.ndarray) -> dict[str, float]:
     each = f1_score(truth, guess, average=None, zero_division=0)
     right = float((guess == truth).all(axis=1).mean())
     return {
-        "accuracy": right,
         "subset_accuracy": right,
         "micro_f1": float(f1_score(truth, guess, average="micro", zero_division=0)),
         # Nothing to find and nothing claimed is no mistake.
