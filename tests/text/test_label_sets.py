@@ -88,9 +88,8 @@ def test_lists_of_labels(tmp_path: Path, suffix: str) -> None:
 
 def test_splits_share_the_classes_of_training(tmp_path: Path) -> None:
     train, test = tmp_path / "train.csv", tmp_path / "test.csv"
-    train.write_text(
-        "text,label\n" + "\n".join(f"t{i},{'x;y' if i % 2 else 'z'}" for i in range(20))
-    )
+    lines = [f"t{i},{'x;y' if i % 2 else 'z'}" for i in range(20)]
+    train.write_text("\n".join(["text,label", *lines]))
     test.write_text("text,label\na,y;z\n")
     splits = read_splits(train, None, test, separator=";", val_fraction=0.2)
     assert splits.val is not None
