@@ -41,6 +41,7 @@ from gloss_graph.losses import (
 )
 from gloss_graph.memory import MemoryBank
 from gloss_graph.memory.gather import enqueue_gathered
+from gloss_graph.memory.targets import join_targets
 from gloss_graph.propagation import LabelPropagation
 
 
@@ -62,8 +63,8 @@ class GraphGuidedObjective(PaperForms, PropagationPredictor, nn.Module):
     Args:
         num_classes: C.
         memory: The bank; None compares within the batch only.
-        multilabel: Labels are sets (B, C), every class a column that propagates by itself, and
-            all terms are binary; the bank is made with `num_classes=C`.
+        multilabel: Labels are sets (or shares) (B, C), every class a column that propagates by
+            itself; all terms are binary. Needs `MemoryBank(num_classes=C)`.
         k: Neighbours a row in the graph.
         kernel: See `build_document_graph`.
         bandwidth: \(\sigma\), see `build_document_graph`.
@@ -292,7 +293,7 @@ class GraphGuidedObjective(PaperForms, PropagationPredictor, nn.Module):
         check_views(embeddings, reference, frozen, *beside)
         view = joint_view(embeddings, frozen, self.anchor)
         sets = self.num_classes if self.multilabel else None
-        given, (labels, targets, ids) = labels, check_batch(view, labels, ids, *beside, sets)
+        labels, targets, ids = check_batch(view, labels, ids, *beside, sets)
         check_label_range(labels, self.num_classes)
         visible = check_visible(visible, labels)
         if logits is not None:
@@ -338,7 +339,7 @@ class GraphGuidedObjective(PaperForms, PropagationPredictor, nn.Module):
                 if compared is not None and reference is None:
                     neighbors = compared.connection.neighbors
                 with self.seconds.timed("enqueue"):
-                    kept = labels if targets is None else given
+                    kept = labels if targets is None else join_targets(labels, targets)
                     enqueue_gathered(self.memory, stored, kept, ids, neighbors)
         if data is None or compared is None:
             return loss
