@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -25,31 +25,24 @@ from gloss_graph.graph.checks import (
 from gloss_graph.graph.kernels import Kernel, resolve_kernel
 from gloss_graph.graph.symmetrize import SYMMETRIZE
 from gloss_graph.graph.views import joint_view
-from gloss_graph.graph.visibility import visible_split
+from gloss_graph.graph.visibility import shown_nodes
 from gloss_graph.inference import BankInference, HeadSettings, PropagationPredictor
 from gloss_graph.losses import (
     FORMS,
+    Compared,
     GraphTargets,
     ObjectiveOutput,
     check_class_weight,
+    check_multilabel,
     consistency_loss,
     hidden_label_loss,
+    labeled_binary_cross_entropy,
     labeled_cross_entropy,
 )
 from gloss_graph.memory import MemoryBank
 from gloss_graph.memory.gather import enqueue_gathered
-from gloss_graph.propagation import LabelPropagation, SolverReport
-
-
-class _Compared(NamedTuple):
-    """L_G of a step and its making."""
-
-    loss: Tensor
-    connection: Connection
-    propagated: Tensor
-    seeds: Tensor
-    hidden: Tensor
-    report: SolverReport
+from gloss_graph.memory.targets import join_targets
+from gloss_graph.propagation import LabelPropagation
 
 
 class GraphGuidedObjective(PaperForms, PropagationPredictor, nn.Module):
@@ -70,6 +63,8 @@ class GraphGuidedObjective(PaperForms, PropagationPredictor, nn.Module):
     Args:
         num_classes: C.
         memory: The bank; None compares within the batch only.
+        multilabel: Labels are sets (or shares) (B, C), every class a column that propagates by
+            itself; all terms are binary. Needs `MemoryBank(num_classes=C)`.
         k: Neighbours a row in the graph.
         kernel: See `build_document_graph`.
         bandwidth: \(\sigma\), see `build_document_graph`.
@@ -128,6 +123,7 @@ class GraphGuidedObjective(PaperForms, PropagationPredictor, nn.Module):
         num_classes: int,
         *,
         memory: MemoryBank | None = None,
+        multilabel: bool = False,
         k: int = 16,
         kernel: str | Kernel = "gaussian",
         bandwidth: float | str | BandwidthRule = "sqrt",
@@ -158,7 +154,7 @@ class GraphGuidedObjective(PaperForms, PropagationPredictor, nn.Module):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        check_positive_int("num_classes", num_classes, minimum=2)
+        check_positive_int("num_classes", num_classes, minimum=1 if multilabel else 2)
         check_positive_int("k", k)
         check_bandwidth(bandwidth)
         check_choice("symmetrize", symmetrize, SYMMETRIZE)
@@ -179,11 +175,13 @@ class GraphGuidedObjective(PaperForms, PropagationPredictor, nn.Module):
         if hops is not None:
             check_positive_int("hops", hops)
         check_memory(memory, normalize_embeddings)
+        check_multilabel(multilabel, num_classes, memory, rule, form, bandwidth)
         form = form or ("scores" if rule == "poisson" else "nll")
         check_choice("form", form, FORMS)
         if rule == "poisson" and form in ("nll", "published"):
             raise ValueError(f"form={form!r} needs probabilities; rule='poisson' gives scores.")
         self.num_classes, self.memory, self.k = num_classes, memory, k
+        self.multilabel = multilabel
         self.kernel, self.bandwidth, self.symmetrize = resolve_kernel(kernel), bandwidth, symmetrize
         self.batch_edges, self.hops = batch_edges, hops
         self.visible_fraction, self.graph_weight = float(visible_fraction), float(graph_weight)
@@ -194,7 +192,8 @@ class GraphGuidedObjective(PaperForms, PropagationPredictor, nn.Module):
             normalization,
             eta=eta,
             alpha=alpha,
-            num_classes=num_classes,
+            # Label sets bring a column of their own mass.
+            num_classes=num_classes + multilabel,
             solver=solver,
             tol=tol,
             max_iter=max_iter,
@@ -213,6 +212,7 @@ class GraphGuidedObjective(PaperForms, PropagationPredictor, nn.Module):
             eta=self.propagation.eta,
             alpha=alpha,
             align=align,
+            multilabel=multilabel,
         )
         self.targets = GraphTargets(
             0 if memory is None else memory.capacity,
@@ -239,6 +239,7 @@ class GraphGuidedObjective(PaperForms, PropagationPredictor, nn.Module):
             f"form={self.form!r}, visible_fraction={self.visible_fraction}, "
             f"graph_weight={self.graph_weight}, batch_edges={self.batch_edges!r}, "
             f"symmetrize={self.symmetrize!r}, hops={self.hops}"
+            + (", multilabel=True" if self.multilabel else "")
         )
 
     def get_extra_state(self) -> Tensor:
@@ -268,7 +269,7 @@ class GraphGuidedObjective(PaperForms, PropagationPredictor, nn.Module):
         Args:
             embeddings: (B, D) floating, from any encoder.
             labels: (B,) integer in 0..C-1, -1 = unlabeled (the row conducts, and is drawn to its
-                target).
+                target). With `multilabel` (B, C) floating in [0, 1], a row of NaN = unlabeled.
             ids: (B,) integer >= 0, stable document identities. Rows with the same id count as
                 one document. Without ids the bank cannot mask a document's own stored copy.
             logits: (B, C) of a classifier head; adds its cross-entropy.
@@ -285,12 +286,14 @@ class GraphGuidedObjective(PaperForms, PropagationPredictor, nn.Module):
         Raises:
             TypeError: A value that is not a tensor.
             ValueError: Shapes, dtypes or devices that disagree; non-finite embeddings; labels
-                outside -1..C-1; `visible` on an unlabeled row. The bank is untouched.
+                outside -1..C-1 (or [0, 1]), or of the other kind; `visible` on an unlabeled row.
+                The bank is untouched.
         """
         beside = (self.memory, self.normalize_embeddings)
         check_views(embeddings, reference, frozen, *beside)
         view = joint_view(embeddings, frozen, self.anchor)
-        labels, ids = check_batch(view, labels, ids, *beside)
+        sets = self.num_classes if self.multilabel else None
+        labels, targets, ids = check_batch(view, labels, ids, *beside, sets)
         check_label_range(labels, self.num_classes)
         visible = check_visible(visible, labels)
         if logits is not None:
@@ -302,17 +305,19 @@ class GraphGuidedObjective(PaperForms, PropagationPredictor, nn.Module):
                 stored = joint_view(reference.detach(), frozen, self.anchor).to(x.dtype)
             compared = None
             if self.graph_weight > 0 or logits is None or return_output:
-                compared = self._compare(x, labels, ids, visible)
+                compared = self._compare(x, labels, targets, ids, visible)
             graph_loss = x.new_zeros(()) if compared is None else compared.loss
             zero = torch.zeros_like(graph_loss)
             cross_entropy, consistency, loss = zero, zero, graph_loss
             if logits is not None:
-                cross_entropy = labeled_cross_entropy(logits, labels, self.class_weight)
+                cross_entropy = self._cross_entropy(logits, labels, targets)
                 if self.consistency_weight > 0:
                     known = (self.targets, self.memory, labels, ids, logits)
                     with self.seconds.timed("targets"):
                         consistency = consistency_loss(
-                            *known, lambda: self._connect(stored, labels, ids), self.training
+                            *known,
+                            lambda: self._connect(stored, labels, targets, ids),
+                            self.training,
                         )
                 loss = self.graph_weight * graph_loss + (1.0 - self.graph_weight) * cross_entropy
                 loss = loss + self.consistency_weight * consistency
@@ -334,7 +339,8 @@ class GraphGuidedObjective(PaperForms, PropagationPredictor, nn.Module):
                 if compared is not None and reference is None:
                     neighbors = compared.connection.neighbors
                 with self.seconds.timed("enqueue"):
-                    enqueue_gathered(self.memory, stored, labels, ids, neighbors)
+                    kept = labels if targets is None else join_targets(labels, targets)
+                    enqueue_gathered(self.memory, stored, kept, ids, neighbors)
         if data is None or compared is None:
             return loss
         return ObjectiveOutput(
@@ -349,48 +355,45 @@ class GraphGuidedObjective(PaperForms, PropagationPredictor, nn.Module):
         )
 
     def _compare(
-        self, x: Tensor, labels: Tensor, ids: Tensor | None, visible: Tensor | None
-    ) -> _Compared:
+        self,
+        x: Tensor,
+        labels: Tensor,
+        targets: Tensor | None,
+        ids: Tensor | None,
+        visible: Tensor | None,
+    ) -> Compared:
         """Connect, hide, propagate and compare."""
-        connection = self._connect(x, labels, ids)
-        visible, seeds = self._split(connection, labels, ids, visible)
+        connection = self._connect(x, labels, targets, ids)
+        visible, seeds = shown_nodes(
+            connection.y,
+            connection.size,
+            self.visible_fraction,
+            self.memory_visible_fraction,
+            generator=step_generator(self.generator, self.training),
+            ids=ids,
+            visible=visible,
+        )
         hidden = (labels >= 0) & ~visible
         with self.seconds.timed("propagation"):
             loss, propagated, report = hidden_label_loss(
                 self.propagation, connection, seeds, hidden, self.form, self.class_weight
             )
-        return _Compared(loss, connection, propagated, seeds, hidden, report)
+        return Compared(loss, connection, propagated, seeds, hidden, report)
 
-    def _connect(self, x: Tensor, labels: Tensor, ids: Tensor | None) -> Connection:
+    def _cross_entropy(self, logits: Tensor, labels: Tensor, targets: Tensor | None) -> Tensor:
+        if targets is None:
+            return labeled_cross_entropy(logits, labels, self.class_weight)
+        return labeled_binary_cross_entropy(logits, labels, targets, self.class_weight)
+
+    def _connect(
+        self, x: Tensor, labels: Tensor, targets: Tensor | None, ids: Tensor | None
+    ) -> Connection:
         neighbors = None
         if self.memory is not None:
             with self.seconds.timed("search"):
                 neighbors = self.memory.neighbors(x, ids, self.k)
-        with self.seconds.timed("graph"):
-            return connect(x, labels, ids, neighbors=neighbors, **self._graph_settings())
-
-    def _graph_settings(self) -> dict[str, Any]:
         names = ("memory", "k", "kernel", "bandwidth", "symmetrize", "batch_edges", "hops")
-        return {name: getattr(self, name) for name in (*names, "normalize_embeddings")}
-
-    def _split(
-        self, connection: Connection, labels: Tensor, ids: Tensor | None, visible: Tensor | None
-    ) -> tuple[Tensor, Tensor]:
-        """Batch rows (B,) and nodes (N,) whose label is shown in this step."""
-        generator = step_generator(self.generator, self.training)
-        y = connection.y[connection.size :]
-        remembered, supplied = y >= 0, None
-        if y.numel():
-            if self.memory_visible_fraction < 1.0:
-                share = self.memory_visible_fraction
-                remembered = visible_split(y, share, generator=generator)
-            supplied = y[remembered]
-        if visible is None:
-            visible = visible_split(
-                labels,
-                self.visible_fraction,
-                generator=generator,
-                ids=ids,
-                supplied=supplied,
-            )
-        return visible, torch.cat([visible, remembered]) if y.numel() else visible
+        same: dict[str, Any] = {name: getattr(self, name) for name in names}
+        same["normalize_embeddings"] = self.normalize_embeddings
+        with self.seconds.timed("graph"):
+            return connect(x, labels, ids, neighbors=neighbors, targets=targets, **same)

@@ -86,6 +86,11 @@ class GraphGuidedModule(lightning.LightningModule):
         reference: bool = False,
     ) -> None:
         super().__init__()
+        if objective.multilabel:
+            raise ValueError(
+                "'objective' must be for class numbers here (got multilabel=True). Use "
+                "GraphGuidedTrainer or a loop of your own for label sets."
+            )
         rates = {"learning_rate": learning_rate, "head_learning_rate": head_learning_rate}
         for name, rate in rates.items():
             check_range(name, rate, 0, 1, open_low=True)
@@ -159,7 +164,7 @@ class GraphGuidedModule(lightning.LightningModule):
     def _predict(self, batch: Mapping[str, Any]) -> None:
         _, labels, ids, _ = _parts(batch)
         memory = self.objective.memory
-        if self.head is None and (memory is None or not bool((memory.labels >= 0).any())):
+        if self.head is None and (memory is None or not bool(memory.labeled.any())):
             return  # nothing to propagate from yet
         predicted = self.predict_step(batch, 0)
         # Without ids every row counts.

@@ -13,6 +13,8 @@ __all__ = ["evaluation_markdown", "metric_title", "shown_mean", "shown_p", "show
 
 _SCORES = {
     "accuracy": "accuracy",
+    "subset_accuracy": "exact sets",
+    "micro_f1": "micro-F1",
     "macro_f1": "macro-F1",
     "macro_silhouette": "macro silhouette",
     "micro_silhouette": "micro silhouette",
@@ -25,7 +27,7 @@ _COUNTS = {
     "seconds.per_step": "seconds a step",
     "seconds.total": "seconds in all",
 }
-_PERCENT = ("accuracy", "macro_f1")
+_PERCENT = ("accuracy", "subset_accuracy", "micro_f1", "macro_f1")
 _WHOLE = ("steps", "best_step")
 
 

@@ -31,8 +31,14 @@ from gloss_graph.training.snapshots import FOLDER
 __all__ = ["write_report"]
 
 _PARTS = {"train": "training", "val": "validation", "test": "test"}
-_SCORES = {"accuracy": "accuracy", "macro_f1": "macro-F1", "macro_silhouette": "silhouette"}
-_PER_CENT = ("accuracy", "macro_f1")
+_SCORES = {
+    "accuracy": "accuracy",
+    "subset_accuracy": "exact sets",
+    "micro_f1": "micro-F1",
+    "macro_f1": "macro-F1",
+    "macro_silhouette": "silhouette",
+}
+_PER_CENT = ("accuracy", "subset_accuracy", "micro_f1", "macro_f1")
 _HEADS = {"": "linear head", "propagation": "propagation"}
 _SCORE = re.compile(r"(val|test)(?:_(\w+))?\.(\w+)")
 
@@ -211,6 +217,7 @@ def _figures(metrics: Mapping[str, float]) -> Rows:
             keys = {
                 f"{part}.macro_f1": "macro-F1",
                 f"{part}.accuracy": "accuracy",
+                f"{part}.micro_f1": "micro-F1",
                 f"{part}_propagation.macro_f1": "macro-F1 propagated",
             }
             rows += [
@@ -331,6 +338,7 @@ def _repeat(settings: Mapping[str, Any]) -> tuple[str, str]:
     )
     data = settings["data"]
     parts = ", ".join(f'"{part}.csv"' if part in data else "None" for part in _PARTS)
+    parts += ', separator=";"' if data.get("multilabel") else ""
     loading = [f"{key}={settings[key]!r}" for key in ("pooling", "max_length") if settings.get(key)]
     name = settings.get("encoder_name") or "YOUR_ENCODER"
     encoder = ", ".join([repr(name), *loading])

@@ -160,6 +160,10 @@ def train(
     text: Annotated[str, typer.Option(help="Column of the texts.")] = "text",
     label: Annotated[str, typer.Option(help="Column of the labels.")] = "label",
     text_b: Annotated[str | None, typer.Option(help="Column of second texts, for pairs.")] = None,
+    multilabel: Annotated[
+        bool, typer.Option(help="Several labels a document, joined by --separator or in lists.")
+    ] = False,
+    separator: Annotated[str, typer.Option(help="Between the labels of a document.")] = ";",
     pooling: Annotated[str | None, typer.Option(help="cls, mean or last.")] = None,
     max_length: Annotated[int, typer.Option(min=1, help="Tokens kept of a document.")] = 128,
     epochs: Annotated[float, typer.Option(help="Passes over the training file.")] = 3.0,
@@ -274,6 +278,8 @@ def train(
         pictures=pictures,
     )
     columns = {"text": text, "label": label, "text_b": text_b}
+    if multilabel:
+        columns["separator"] = separator
     run_train(
         train,
         val,

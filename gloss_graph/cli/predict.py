@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 from rich.console import Console
@@ -10,7 +11,8 @@ from rich.console import Console
 from gloss_graph._files import atomic_write
 from gloss_graph.cli.train import has_column
 from gloss_graph.text import read_features, read_table
-from gloss_graph.training import Run
+from gloss_graph.training import Prediction, Run
+from gloss_graph.training.multilabel import THRESHOLD, joined_names
 
 _TOP = 3
 
@@ -27,7 +29,10 @@ def run_predict(
     anchor: float | None,
     rule: str | None,
 ) -> pd.DataFrame:
-    """Write text, label, probability, confidence and reasons of every document as CSV."""
+    """Write text, label, probability, confidence and reasons of every document as CSV.
+
+    Of a run on label sets: `labels` joined by `;` and the probability of every class.
+    """
     if out.exists():
         raise FileExistsError(f"'output' must not exist ({out} does). Choose another name.")
     loaded = Run(run)
@@ -48,17 +53,7 @@ def run_predict(
         progress=True,
     )
     reasons = answer.explanation
-    probability, label = reasons.probabilities.max(dim=1)
-    linear_probability, linear = answer.linear.max(dim=1)
-    names = loaded.label_names
-    table = {
-        "text": corpus.texts,
-        "label": [names[c] for c in label.tolist()],
-        "probability": probability.tolist(),
-        "confidence": reasons.confidence.tolist(),
-        "linear_label": [names[c] for c in linear.tolist()],
-        "linear_probability": linear_probability.tolist(),
-    }
+    table = {"text": corpus.texts, **(_sets if loaded.multilabel else _classes)(loaded, answer)}
     for rank in range(_TOP):
         ids = reasons.ids[:, rank].tolist()
         table[f"reason_{rank + 1}_id"] = [id_ if id_ >= 0 else None for id_ in ids]
@@ -76,3 +71,31 @@ def run_predict(
     )
     console.print(f"Predictions: {out}", highlight=False, markup=False, soft_wrap=True)
     return frame
+
+
+def _classes(run: Run, answer: Prediction) -> dict[str, list[Any]]:
+    """Columns of the one class of every document."""
+    names = run.label_names
+    probability, label = answer.explanation.probabilities.max(dim=1)
+    linear_probability, linear = answer.linear.max(dim=1)
+    return {
+        "label": [names[c] for c in label.tolist()],
+        "probability": probability.tolist(),
+        "confidence": answer.explanation.confidence.tolist(),
+        "linear_label": [names[c] for c in linear.tolist()],
+        "linear_probability": linear_probability.tolist(),
+    }
+
+
+def _sets(run: Run, answer: Prediction) -> dict[str, list[Any]]:
+    """Columns of the label set of every document, and of every class."""
+    spread, linear, names = answer.explanation.probabilities, answer.linear, run.label_names
+    table: dict[str, list[Any]] = {
+        "labels": joined_names((spread >= THRESHOLD).numpy(), names),
+        "confidence": answer.explanation.confidence.tolist(),
+        "linear_labels": joined_names((linear >= THRESHOLD).numpy(), names),
+    }
+    for head, values in (("probability", spread), ("linear_probability", linear)):
+        for name, column in zip(names, values.T.tolist(), strict=True):
+            table[f"{head}[{name}]"] = column
+    return table

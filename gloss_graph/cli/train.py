@@ -30,6 +30,7 @@ from gloss_graph.text import (
 from gloss_graph.text.tables import read_columns
 from gloss_graph.training import RunResult, TrainConfig, train_text, with_unlabeled
 from gloss_graph.training.folders import new_folder, write_json
+from gloss_graph.training.multilabel import check_multilabel
 from gloss_graph.training.processes import join_processes, on_main
 
 
@@ -58,6 +59,8 @@ def run_train(
             raise ValueError("'features' must be given exactly with encoder 'none'.")
         if features is not None and not has_column(train, columns["text"]):
             columns = {**columns, "text": None}
+        if "separator" in columns:
+            check_multilabel(config)
         splits, config = read_files(train, val, test, unlabeled, config, columns, console)
         encoder: TextEncoder | FeatureEncoder
         if features is None:
@@ -95,6 +98,8 @@ def train_and_report(
     console.print(score_table({config.loss: result}))
     if config.loss == "gloss" and not config.few_labels and min(splits.train.labels) >= 0:
         console.print("No unlabeled documents: the consistency term stays zero.", style="dim")
+    if splits.train.multilabel and config.pictures:
+        console.print("Label sets: no pictures, which color documents by one class.", style="dim")
     note_command(out, command)
     run_report(out)
     console.print(f"Run folder: {out}", highlight=False, markup=False, soft_wrap=True)
@@ -162,10 +167,14 @@ def note_command(out: Path, command: list[str] | None) -> None:
 def score_table(results: dict[str, RunResult]) -> Table:
     """Scores of runs side by side, with the share of a step each stage takes."""
     table = Table(title="Scores")
+    names = [key for result in results.values() for key in result.metrics]
+    sets = any(name.endswith(".subset_accuracy") for name in names)
+    right = "subset_accuracy" if sets else "accuracy"
     for heading in (
         "run",
         "split",
-        "accuracy",
+        "exact sets" if sets else "accuracy",
+        *(("micro-F1",) if sets else ()),
         "macro-F1",
         "propagated F1",
         "steps",
@@ -175,7 +184,7 @@ def score_table(results: dict[str, RunResult]) -> Table:
             heading,
             justify="left" if heading in ("run", "split") else "right",
             # What a narrow terminal must not break.
-            no_wrap=heading in ("accuracy", "macro-F1"),
+            no_wrap=heading in ("accuracy", "exact sets", "micro-F1", "macro-F1"),
         )
     for name, result in results.items():
         for split in ("val", "test"):
@@ -184,7 +193,8 @@ def score_table(results: dict[str, RunResult]) -> Table:
                 table.add_row(
                     name,
                     split,
-                    f"{100 * result.metrics[f'{split}.accuracy']:.1f}",
+                    f"{100 * result.metrics[f'{split}.{right}']:.1f}",
+                    *((f"{100 * result.metrics[f'{split}.micro_f1']:.1f}",) if sets else ()),
                     f"{100 * result.metrics[f'{split}.macro_f1']:.1f}",
                     "" if spread is None else f"{100 * spread:.1f}",
                     f"{result.metrics['steps']:.0f}",

@@ -15,7 +15,7 @@ from gloss_graph.graph.bandwidth import (
     estimate_bandwidth,
     local_scales,
 )
-from gloss_graph.graph.checks import check_batch
+from gloss_graph.graph.checks import check_batch, check_memory
 from gloss_graph.graph.distances import batch_squared_distances, unit_rows, weigh
 from gloss_graph.graph.kernels import Kernel, cosine_kernel, resolve_kernel
 from gloss_graph.graph.links import (
@@ -34,6 +34,7 @@ from gloss_graph.graph.symmetrize import (
     symmetrize_links,
 )
 from gloss_graph.memory import MemoryBank, NeighborLists
+from gloss_graph.memory.targets import join_targets
 
 BATCH_EDGES = ("auto", "knn", "all")
 BATCH_BATCH, BATCH_MEMORY, MEMORY_MEMORY = 0, 1, 2
@@ -48,7 +49,8 @@ class Connection(NamedTuple):
     bank slot `slots[m]`. `edge_index` (2, E) long and `edge_weight` (E,); when all batch pairs
     are connected and no remembered row takes part, `full` (B, B) holds the weights instead and
     `edge_weight` is None. `y` (N,) labels, `bandwidth` scalar, `neighbors` the lists to enqueue
-    with the batch (None without a bank).
+    with the batch (None without a bank). `targets` (N, C) of label sets, or None; `y` then says
+    which nodes have any (0 or -1).
     """
 
     edge_index: Tensor
@@ -59,6 +61,7 @@ class Connection(NamedTuple):
     slots: Tensor
     neighbors: NeighborLists | None
     bandwidth: Tensor
+    targets: Tensor | None = None
 
 
 def build_document_graph(
@@ -87,7 +90,8 @@ def build_document_graph(
 
     Args:
         embeddings: (B, D) floating; edges that touch these rows carry their gradient.
-        labels: (B,) integer, -1 = unlabeled (all unlabeled when left out).
+        labels: (B,) integer, -1 = unlabeled (all unlabeled when left out); or label sets (B, C)
+            floating in [0, 1], a row of NaN = unlabeled.
         ids: (B,) integer >= 0, document identities; by default 0..B-1 without a bank.
         memory: The bank, which is read only. None or empty: a graph of the batch alone.
         k: Neighbours a row.
@@ -105,10 +109,10 @@ def build_document_graph(
 
     Returns:
         `Data` with `edge_index` (2, E) long, undirected, coalesced, no self-loops; `edge_weight`
-        (E,), differentiable; `y` (N,) long; `doc_id` (N,) long; `in_batch` (N,) bool;
-        `seed_mask` (N,) bool = labeled; `age` (N,) long, 0 in the batch; `edge_kind` (E,) long:
-        0 batch-batch, 1 batch-memory, 2 memory-memory; `bandwidth` (scalar \(\sigma\), NaN for
-        `"local"`).
+        (E,), differentiable; `y` (N,) long, (N, C) of label sets; `doc_id` (N,) long;
+        `in_batch` (N,) bool; `seed_mask` (N,) bool = labeled; `age` (N,) long, 0 in the
+        batch; `edge_kind` (E,) long: 0 batch-batch, 1 batch-memory, 2 memory-memory; `bandwidth`
+        (scalar \(\sigma\), NaN for `"local"`).
 
     Raises:
         TypeError: A value that is not a tensor.
@@ -132,11 +136,18 @@ def build_document_graph(
     check_choice("batch_edges", batch_edges, BATCH_EDGES)
     if hops is not None:
         check_positive_int("hops", hops)
-    labels, ids = check_batch(embeddings, labels, ids, memory, normalize_embeddings)
+    check_memory(memory, normalize_embeddings)
+    num_classes = None if memory is None else memory.num_classes
+    if isinstance(labels, Tensor) and labels.is_floating_point() and labels.dim() == 2:
+        num_classes = labels.size(1)
+    labels, targets, ids = check_batch(
+        embeddings, labels, ids, memory, normalize_embeddings, num_classes
+    )
     connection = connect(
         embeddings,
         labels,
         ids,
+        targets=targets,
         memory=memory,
         k=k,
         kernel=resolve_kernel(kernel),
@@ -164,10 +175,12 @@ def connect(
     hops: int | None,
     normalize_embeddings: bool,
     neighbors: NeighborLists | None = None,
+    targets: Tensor | None = None,
 ) -> Connection:
     """Build the graph of checked arguments; see `build_document_graph`.
 
-    `neighbors` are `memory.neighbors(embeddings, ids, k)`, searched for when left out.
+    `neighbors` are `memory.neighbors(embeddings, ids, k)`, searched for when left out; `targets`
+    (B, C) come with labels that only mark the labeled rows.
     """
     x = embeddings.to(torch.promote_types(embeddings.dtype, torch.float32))
     if kernel is cosine_kernel and not normalize_embeddings:
@@ -183,6 +196,10 @@ def connect(
     alone = slots.numel() == 0
     all_batch = batch_edges == "all" or (batch_edges == "auto" and alone)
     y = labels if memory is None else torch.cat([labels, memory.slot_labels[slots]])
+    if targets is not None:
+        targets = targets.to(x.dtype)
+        if memory is not None and memory.slot_targets is not None:
+            targets = torch.cat([targets, memory.slot_targets[slots].to(x.dtype)])
     memory_lists = x.new_empty(0, k)
     if alone and all_batch:
         edge_index = all_pairs(size, x.device)
@@ -219,7 +236,7 @@ def connect(
     edge_weight, full = (weight if squared.dim() == 1 else None), None
     if edge_weight is None:
         full = weight.view(size, size).masked_fill(diagonal_mask(size, x.device), 0.0)
-    return Connection(edge_index, edge_weight, full, y, size, slots, neighbors, sigma)
+    return Connection(edge_index, edge_weight, full, y, size, slots, neighbors, sigma, targets)
 
 
 def _nearest_lists(squared: Tensor, k: int) -> Tensor:
@@ -260,7 +277,7 @@ def _bandwidth(
 
 def document_data(connection: Connection, ids: Tensor | None, memory: MemoryBank | None) -> Data:
     """The `Data` of a connection, with the provenance of nodes and edges."""
-    size, slots = connection.size, connection.slots
+    size, slots, y, targets = connection.size, connection.slots, connection.y, connection.targets
     device = slots.device
     num_nodes = size + slots.numel()
     edge_weight = connection.edge_weight
@@ -269,7 +286,7 @@ def document_data(connection: Connection, ids: Tensor | None, memory: MemoryBank
     data = Data(
         edge_index=connection.edge_index,
         edge_weight=edge_weight,
-        y=connection.y,
+        y=y if targets is None else join_targets(y, targets),
         num_nodes=num_nodes,
     )
     if ids is None:
@@ -278,7 +295,7 @@ def document_data(connection: Connection, ids: Tensor | None, memory: MemoryBank
         ids = ids if memory is None else torch.full_like(ids, -1)
     data.doc_id = ids if memory is None else torch.cat([ids, memory.slot_ids[slots]])
     data.in_batch = torch.arange(num_nodes, device=device) < size
-    data.seed_mask = data.y >= 0
+    data.seed_mask = y >= 0
     age = torch.zeros(size, dtype=torch.long, device=device)
     data.age = age if memory is None else torch.cat([age, memory.age[slots]])
     data.edge_kind = edge_kind(connection)

@@ -13,6 +13,7 @@ from gloss_graph._checks import (
     check_tensor,
 )
 from gloss_graph.memory import MemoryBank
+from gloss_graph.memory.targets import check_same_targets, read_labels
 
 
 def check_batch(
@@ -21,24 +22,34 @@ def check_batch(
     ids: Tensor | None,
     memory: MemoryBank | None,
     normalize_embeddings: bool,
-) -> tuple[Tensor, Tensor | None]:
-    """Validate a batch against itself and a bank; labels and ids come back as long tensors."""
+    num_classes: int | None = None,
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """Validate a batch against itself and a bank; labels and ids come back as long tensors.
+
+    With `num_classes` the labels are targets (B, C): the first result then says which rows have
+    any (0 or -1) and the second holds them, see `read_labels`. The third are the ids.
+    """
     check_tensor("embeddings", embeddings)
     check_memory(memory, normalize_embeddings)
+    if memory is not None and memory.num_classes != num_classes:
+        raise ValueError(
+            f"'labels' must be of the kind the bank holds (got num_classes={num_classes} for label "
+            f"sets, the bank has {memory.num_classes}; None = class numbers)."
+        )
     device = embeddings.device
     if memory is not None:
         check_device("'embeddings'", embeddings, "'memory'", memory.rows.device)
     check_matrix("embeddings", embeddings, columns=None if memory is None else memory.dim)
     size = embeddings.size(0)
-    if labels is None:
-        labels = torch.full((size,), -1, device=device)
-    check_index_vector("labels", labels, size)
+    known, targets = read_labels(labels, size, num_classes, device)
     if ids is not None:
         check_index_vector("ids", ids, size)
         if size and int(ids.min()) < 0:
             raise ValueError(f"'ids' must be >= 0 (got {int(ids.min())}).")
         ids = ids.to(device).long()
-    return labels.to(device).long(), ids
+    if targets is not None:
+        check_same_targets(ids, known, targets)
+    return known, targets, ids
 
 
 def check_memory(memory: MemoryBank | None, normalize_embeddings: bool) -> None:

@@ -63,6 +63,38 @@ def visible_split(
     return visible if document_of is None else visible[document_of]
 
 
+def shown_nodes(
+    y: Tensor,
+    size: int,
+    fraction: float,
+    memory_fraction: float,
+    *,
+    generator: torch.Generator,
+    ids: Tensor | None,
+    visible: Tensor | None,
+) -> tuple[Tensor, Tensor]:
+    """Batch rows (B,) bool and nodes (N,) bool whose label is shown in a step.
+
+    Args:
+        y: (N,) long, the `size` = B batch rows first, -1 = unlabeled.
+        size: B.
+        fraction: Share of the batch's labels.
+        memory_fraction: Share of the remembered labels.
+        generator: See `visible_split`.
+        ids: (B,) long or None.
+        visible: (B,) bool in place of a random split of the batch.
+    """
+    labels, known = y[:size], y[size:]
+    remembered, supplied = known >= 0, None
+    if known.numel():
+        if memory_fraction < 1.0:
+            remembered = visible_split(known, memory_fraction, generator=generator)
+        supplied = known[remembered]
+    if visible is None:
+        visible = visible_split(labels, fraction, generator=generator, ids=ids, supplied=supplied)
+    return visible, torch.cat([visible, remembered]) if known.numel() else visible
+
+
 def _stratified(
     labels: Tensor, fraction: float, generator: torch.Generator, supplied: Tensor | None
 ) -> Tensor:

@@ -18,8 +18,8 @@ from gloss_graph._checks import (
 from gloss_graph.graph.views import joint_view, reweighted
 from gloss_graph.inference.head import FLOOR, HeadSettings, PropagationHead
 from gloss_graph.memory import MemoryBank
+from gloss_graph.memory.targets import is_labeled
 from gloss_graph.propagation import RULES
-from gloss_graph.propagation.alignment import entropy_confidence
 
 MODES = ("inductive", "transductive")
 _CHUNK = 4096
@@ -30,7 +30,8 @@ _POISSON_ETA = 0.02
 class Explanation(NamedTuple):
     """Predictions with their reasons.
 
-    `probabilities` (B, C); `confidence` (B,), 1 - entropy / log C; `ids` (B, top) long, ids of
+    `probabilities` (B, C), of label sets one a class; `confidence` (B,), 1 - entropy / log C, of
+    label sets the mean over classes with two outcomes each; `ids` (B, top) long, ids of
     the labeled documents that decided most, -1 for none; `shares` (B, top), their part of the
     label mass that arrived.
     """
@@ -71,6 +72,8 @@ class BankInference:
         check_choice("mode", mode, MODES)
         if rule is not None:
             check_choice("rule", rule, RULES)
+            if rule == "poisson" and self.settings.multilabel:
+                raise ValueError("'rule' must not be 'poisson' for label sets: scores, no shares.")
         check_matrix("embeddings", embeddings)
         if ids is not None:
             check_index_vector("ids", ids, embeddings.size(0))
@@ -105,7 +108,7 @@ class BankInference:
                 "'memory' is empty, there is nothing to propagate from. Call memory.prefill(...) "
                 "or train first."
             )
-        if not bool((self.memory.labels >= 0).any()):
+        if not bool(self.memory.labeled.any()):
             raise ValueError(
                 "'memory' holds no labeled document, there is nothing to propagate. Enqueue "
                 "labeled documents first."
@@ -154,6 +157,8 @@ class BankInference:
         memory = self.memory
         # Tensors count what is written into them; held, their identity stays theirs.
         self._buffers = (memory.rows, memory.slot_labels)
+        if memory.slot_targets is not None:
+            self._buffers = (*self._buffers, memory.slot_targets)
         state = [(id(buffer), buffer._version) for buffer in self._buffers]
         key = (*state, len(memory), learned, anchor, settings.rule)
         if self._head is None or key != self._key:
@@ -185,12 +190,13 @@ class BankInference:
             kept[own[own >= 0]] = False
         rows = self._rows(queries.size(1), anchor)[kept]
         labels = self.memory.labels[kept]
-        if not bool((labels >= 0).any()):
+        if not bool(is_labeled(labels).any()):
             raise ValueError("'ids' name every labeled document of the bank; none is left.")
         rows = torch.cat([rows[:, : queries.size(1)], queries.to(rows.dtype)])
-        unknown = labels.new_full((queries.size(0),), -1)
+        missing = torch.nan if labels.is_floating_point() else -1
+        unknown = labels.new_full((queries.size(0), *labels.shape[1:]), missing)
         head = PropagationHead(rows, torch.cat([labels, unknown]), settings)
-        where = torch.arange(labels.numel(), rows.size(0), device=rows.device)
+        where = torch.arange(labels.size(0), rows.size(0), device=rows.device)
         names, shares = head.deciding(where, top)
         # Positions among the kept rows -> slots; queries have no label and are never named.
         slots = kept.nonzero().squeeze(1)
@@ -201,12 +207,15 @@ class BankInference:
         self, head: PropagationHead, hits: Tensor, names: Tensor, shares: Tensor
     ) -> Explanation:
         known = head.probabilities(hits)
+        confidence = head.confidence(hits, known)
+        ids = torch.where(names >= 0, self.memory.ids[names.clamp(min=0)], -1)
+        if self.settings.multilabel:
+            return Explanation((1.0 - FLOOR) * known + FLOOR / 2.0, confidence, ids, shares)
         # Rows nothing reaches fall back to the class shares of the labels.
         nothing = known.sum(dim=1, keepdim=True) == 0
         probabilities = torch.where(nothing, head.prior.to(known), known)
         probabilities = (1.0 - FLOOR) * probabilities + FLOOR / probabilities.size(1)
-        ids = torch.where(names >= 0, self.memory.ids[names.clamp(min=0)], -1)
-        return Explanation(probabilities, entropy_confidence(known), ids, shares)
+        return Explanation(probabilities, confidence, ids, shares)
 
 
 class PropagationPredictor:
@@ -239,7 +248,8 @@ class PropagationPredictor:
 
         Returns:
             (B, C), rows summing to 1, at least 0.001 / C each. A row nothing reaches gets the
-            class shares of the bank's labels.
+            class shares of the bank's labels. Of label sets every entry is the probability of its
+            class, in [0.0005, 0.9995], without class-mass alignment.
 
         Raises:
             TypeError: A value that is not a tensor.

@@ -15,8 +15,18 @@ from gloss_graph.graph.distances import weigh
 from gloss_graph.graph.kernels import Kernel
 from gloss_graph.graph.links import corpus_links
 from gloss_graph.memory.search import nearest_allowed
+from gloss_graph.memory.targets import is_labeled
 from gloss_graph.propagation import LabelPropagation
-from gloss_graph.propagation.alignment import align_classes, class_shares, row_shares
+from gloss_graph.propagation.alignment import (
+    align_classes,
+    arrival_confidence,
+    arrival_shares,
+    class_shares,
+    entropy_confidence,
+    row_shares,
+    target_means,
+    with_mass,
+)
 from gloss_graph.propagation.factors import node_factors
 
 _SEED_CHUNK = 256
@@ -39,6 +49,7 @@ class HeadSettings:
     eta: float
     alpha: float
     align: float
+    multilabel: bool = False
 
     def layer(self, num_classes: int) -> LabelPropagation:
         """A layer that returns hit mass: what leaks is lost, not given to a prior."""
@@ -65,10 +76,11 @@ class PropagationHead:
 
     Args:
         rows: (N, D) embeddings, normalised here if the settings say so.
-        labels: (N,) long, -1 = unlabeled.
+        labels: (N,) long, -1 = unlabeled; of label sets (N, C) floating, rows of NaN = unlabeled.
         settings: Of graph and propagation.
 
-    The exact neighbour search costs O(N² D), once; a prediction O(B N D).
+    `hits` (N, C) is the label mass that arrives, of label sets with one more column, the mass of
+    all labels. The exact neighbour search costs O(N² D), once; a prediction O(B N D).
     """
 
     @torch.no_grad()
@@ -85,15 +97,20 @@ class PropagationHead:
             normalize_embeddings=settings.normalize,
         )
         self.factors = node_factors(
-            settings.normalization, self.graph.edge_index, self.graph.edge_weight, labels.numel()
+            settings.normalization, self.graph.edge_index, self.graph.edge_weight, labels.size(0)
         )
         self.relabel(labels)
 
     @torch.no_grad()
     def relabel(self, labels: Tensor) -> None:
-        """Propagate other labels (N,) over the same graph."""
+        """Propagate other labels over the same graph."""
         classes = self.settings.num_classes
-        self.labels, self.seeds = labels, labels >= 0
+        self.labels, self.seeds = labels, is_labeled(labels)
+        if self.settings.multilabel:
+            targets = labels.nan_to_num(0.0).to(self.rows)
+            self.prior = self.mass = target_means(targets, self.seeds)
+            self.hits = self._propagate(with_mass(targets, self.seeds))
+            return
         self.prior = class_shares(labels, classes).to(self.rows)
         self.hits = self._propagate(F.one_hot(labels.clamp(min=0), classes).to(self.rows))
         free = row_shares(self.hits)[~self.seeds]
@@ -109,8 +126,20 @@ class PropagationHead:
         ).values
 
     def probabilities(self, hits: Tensor) -> Tensor:
-        """Aligned class probabilities (n, C) of hit mass (n, C); rows without mass stay 0."""
+        """Aligned class probabilities (n, C) of hit mass (n, C); rows without mass stay 0.
+
+        Of label sets the probability of every class, not aligned; rows without mass get the mean
+        of all sets.
+        """
+        if self.settings.multilabel:
+            return arrival_shares(hits, self.prior).clamp(0.0, 1.0)
         return align_classes(row_shares(hits), self.prior, self.mass, self.settings.align)
+
+    def confidence(self, hits: Tensor, probabilities: Tensor) -> Tensor:
+        """How far to trust `probabilities(hits)` (n, C), in [0, 1] (n,); 0 without mass."""
+        if self.settings.multilabel:
+            return arrival_confidence(hits, probabilities)
+        return entropy_confidence(probabilities)
 
     @torch.no_grad()
     def attach(self, queries: Tensor, own: Tensor | None = None) -> Attachment:

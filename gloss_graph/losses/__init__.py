@@ -12,26 +12,37 @@ from gloss_graph.losses.graph import (
     score_cross_entropy,
 )
 from gloss_graph.losses.hidden import hidden_label_loss, propagate_connection
-from gloss_graph.losses.output import ObjectiveOutput
+from gloss_graph.losses.multilabel import (
+    binary_nll,
+    check_multilabel,
+    labeled_binary_cross_entropy,
+    soft_binary_cross_entropy,
+)
+from gloss_graph.losses.output import Compared, ObjectiveOutput
 from gloss_graph.losses.pairs import pair_cosine_loss
 from gloss_graph.losses.pseudo import PseudoLabelLoss
 
 __all__ = [
     "FORMS",
     "METRIC_LOSSES",
+    "Compared",
     "GraphTargets",
     "MetricLoss",
     "ObjectiveOutput",
     "PseudoLabelLoss",
+    "binary_nll",
     "check_class_weight",
+    "check_multilabel",
     "consistency_loss",
     "graph_nll",
     "hidden_label_loss",
+    "labeled_binary_cross_entropy",
     "labeled_cross_entropy",
     "pair_cosine_loss",
     "propagate_connection",
     "published_nll",
     "released_cross_entropy",
     "score_cross_entropy",
+    "soft_binary_cross_entropy",
     "soft_cross_entropy",
 ]

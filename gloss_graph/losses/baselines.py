@@ -75,6 +75,11 @@ class MetricLoss(nn.Module):
                 f"'memory' must be a MemoryBank for kind='xbm-scl' and None for the others "
                 f"(got {memory!r} for {kind!r})."
             )
+        if memory is not None and memory.num_classes is not None:
+            raise ValueError(
+                "'memory' must hold class numbers (got a bank made with num_classes="
+                f"{memory.num_classes}); label sets have no positive pairs."
+            )
         # Slow to import, and only these losses need it.
         from pytorch_metric_learning import losses
 

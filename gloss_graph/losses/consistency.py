@@ -13,13 +13,17 @@ from gloss_graph._space import Dimension, Range
 from gloss_graph.graph.build import Connection
 from gloss_graph.inference.head import HeadSettings, PropagationHead
 from gloss_graph.losses.hidden import propagate_connection
+from gloss_graph.losses.multilabel import soft_binary_cross_entropy
 from gloss_graph.losses.schedule import is_seen, ramped, unseen_mean, update_mean
 from gloss_graph.memory import MemoryBank
 from gloss_graph.propagation.alignment import (
     align_classes,
+    arrival_confidence,
+    arrival_shares,
     class_shares,
     entropy_confidence,
     row_shares,
+    target_means,
 )
 
 SEARCH_SPACE: dict[str, Dimension] = {"consistency_weight": Range(0.1, 10.0, log=True)}
@@ -95,13 +99,13 @@ class GraphTargets(nn.Module):
         count = len(memory)
         if count == 0:
             return
-        if not bool((memory.labels >= 0).any()):
+        if not bool(memory.labeled.any()):
             self._warn_no_label()
             return
         head = PropagationHead(memory.embeddings, memory.labels, self.settings)
         target = head.probabilities(head.hits).to(self.table.dtype)
         self.table[:count] = target
-        self.confidence[:count] = entropy_confidence(target)
+        self.confidence[:count] = head.confidence(head.hits, target)
         self.table_ids[:count] = memory.ids
         self.solved_at.copy_(self.steps)
 
@@ -162,7 +166,7 @@ def consistency_loss(
     Args:
         targets: Where targets come from.
         memory: The bank or None.
-        labels: (B,) long, -1 = unlabeled.
+        labels: (B,) long, -1 = unlabeled; of label sets only this mark is read.
         ids: (B,) long or None.
         logits: (B, C).
         connect: Makes the graph of this step's constant embeddings where a step needs its own.
@@ -189,7 +193,14 @@ def consistency_loss(
         where = unlabeled.nonzero().squeeze(1)
         with torch.no_grad():
             connection = connect()
-            layer = targets.settings.layer(targets.settings.num_classes)
-            hits = propagate_connection(layer, connection, connection.y >= 0).values
-            target, confidence = targets.from_hits(hits[: labels.numel()], connection.y, unlabeled)
-    return strength * soft_cross_entropy(logits[where], target, confidence)
+            settings, seeds = targets.settings, connection.y >= 0
+            layer = settings.layer(settings.num_classes + settings.multilabel)
+            hits = propagate_connection(layer, connection, seeds).values[: labels.numel()]
+            if connection.targets is None:
+                target, confidence = targets.from_hits(hits, connection.y, unlabeled)
+            else:
+                mean = target_means(connection.targets, seeds)
+                target = arrival_shares(hits[where], mean).clamp(0.0, 1.0)
+                confidence = arrival_confidence(hits[where], target)
+    soft = soft_binary_cross_entropy if targets.settings.multilabel else soft_cross_entropy
+    return strength * soft(logits[where], target, confidence)

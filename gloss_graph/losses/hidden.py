@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from gloss_graph.graph.build import MEMORY_MEMORY, Connection, edge_kind
 from gloss_graph.losses.graph import FORMS
+from gloss_graph.losses.multilabel import binary_nll
 from gloss_graph.propagation import LabelPropagation, SolverReport
+from gloss_graph.propagation.alignment import arrival_shares, target_means, with_mass
 from gloss_graph.propagation.layer import Propagation
 
 
@@ -15,21 +18,33 @@ def propagate_connection(
 ) -> Propagation:
     """Propagate the labels of `seeds` (N,) bool over a connection.
 
-    Only edges that touch the batch get a gradient; remembered rows are constants.
+    Of label sets the values have one more column, the mass that arrives, and what leaks goes to
+    the mean of the seeds. Only edges that touch the batch get a gradient; remembered rows are
+    constants.
     """
+    y, prior = connection.y, None
+    if connection.targets is not None:
+        y, prior = with_mass(connection.targets, seeds), _mean_set(connection.targets, seeds)
     if connection.full is not None:
-        return propagation.propagate_full(connection.y, connection.full, seeds)
+        return propagation.propagate_full(y, connection.full, seeds, prior=prior)
     trainable = None
     if connection.slots.numel():
         trainable = (edge_kind(connection) < MEMORY_MEMORY).nonzero().squeeze(1)
     return propagation.propagate_labels(
-        connection.y,
+        y,
         connection.edge_index,
         connection.edge_weight,
         seeds,
         trainable_edges=trainable,
         trusted=True,
+        prior=prior,
     )
+
+
+def _mean_set(targets: Tensor, seeds: Tensor) -> Tensor:
+    """Prior (C + 1,) of label sets: their mean, and 1 for the mass."""
+    mean = target_means(targets, seeds)
+    return torch.cat([mean, mean.new_ones(1)])
 
 
 def hidden_label_loss(
@@ -47,7 +62,7 @@ def hidden_label_loss(
         connection: Graph of B batch rows and M' remembered rows.
         seeds: (B + M',) bool, nodes whose label is shown.
         hidden: (B,) bool, labeled rows that are scored.
-        form: A key of `FORMS`.
+        form: A key of `FORMS`; label sets have one form only, `binary_nll`.
         class_weight: (C,) or None.
 
     Returns:
@@ -57,6 +72,8 @@ def hidden_label_loss(
     size = connection.size
     result = propagate_connection(propagation, connection, seeds)
     values, report, scored = result.values[:size], result.report, hidden
+    if connection.targets is not None:
+        values = arrival_shares(values, target_means(connection.targets, seeds))
     if report.unreachable:
         reached = result.reached[:size]
         scored = hidden & reached
@@ -66,5 +83,8 @@ def hidden_label_loss(
         # Both, since values that are all clamped do not depend on the weights.
         tied = [w.sum() for w in (connection.edge_weight, connection.full) if w is not None]
         return 0.0 * (values.sum() + sum(tied)), values, report
+    if connection.targets is not None:
+        target = connection.targets.index_select(0, where)
+        return binary_nll(values.index_select(0, where), target, class_weight), values, report
     target = connection.y.index_select(0, where)
     return FORMS[form](values.index_select(0, where), target, class_weight), values, report

@@ -7,7 +7,19 @@ from typing import NamedTuple
 from torch import Tensor
 from torch_geometric.data import Data
 
+from gloss_graph.graph.build import Connection
 from gloss_graph.propagation import SolverReport
+
+
+class Compared(NamedTuple):
+    """L_G of a step and its making: graph, propagated labels (B, C), seeds (N,), hidden (B,)."""
+
+    loss: Tensor
+    connection: Connection
+    propagated: Tensor
+    seeds: Tensor
+    hidden: Tensor
+    report: SolverReport
 
 
 class ObjectiveOutput(NamedTuple):

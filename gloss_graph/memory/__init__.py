@@ -1,8 +1,8 @@
 """Room 1, remember: a bank of past embeddings with identities, ages and neighbour lists."""
 
-from gloss_graph.memory.bank import MemoryBank, SearchResult
+from gloss_graph.memory.bank import MemoryBank
 from gloss_graph.memory.links import NeighborLists
-from gloss_graph.memory.search import Nearest, nearest, nearest_others
+from gloss_graph.memory.search import Nearest, SearchResult, nearest, nearest_others
 from gloss_graph.memory.stats import BankStats
 
 __all__ = [

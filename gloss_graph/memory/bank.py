@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -19,19 +18,13 @@ from gloss_graph._checks import (
 )
 from gloss_graph.memory.fill import fill, relink
 from gloss_graph.memory.links import LinkTable, NeighborLists, add_batch_mates, check_lists
-from gloss_graph.memory.ring import last_of_each, victims
-from gloss_graph.memory.search import BACKENDS, nearest_allowed
+from gloss_graph.memory.ring import last_of_each, victims, warn_anonymous
+from gloss_graph.memory.search import BACKENDS, SearchResult, nearest_allowed
 from gloss_graph.memory.stats import BankStats, bank_stats
+from gloss_graph.memory.targets import join_targets, read_labels
 
 _DTYPES = (torch.float32, torch.float16)
 _HALF_RANGE = torch.finfo(torch.float16).max
-
-
-class SearchResult(NamedTuple):
-    """Euclidean distances (B, k), ascending, and slots (B, k) long; `inf` and -1 where none."""
-
-    distances: Tensor
-    slots: Tensor
 
 
 class MemoryBank(nn.Module):
@@ -56,6 +49,8 @@ class MemoryBank(nn.Module):
             are computed in float32).
         search: `"auto"`, `"faiss"` or `"matmul"`, see `gloss_graph.memory.nearest`.
         normalize: L2-normalise rows and queries, so Euclidean order is cosine order.
+        num_classes: C for label sets: every row then has targets (C,) in [0, 1]. None: one
+            class number a row.
 
     Raises:
         ValueError: A setting out of range.
@@ -78,6 +73,7 @@ class MemoryBank(nn.Module):
 
     rows: Tensor
     slot_labels: Tensor
+    slot_targets: Tensor | None
     slot_ids: Tensor
     written_at: Tensor
     cursor: Tensor
@@ -94,6 +90,7 @@ class MemoryBank(nn.Module):
         dtype: torch.dtype = torch.float32,
         search: str = "auto",
         normalize: bool = True,
+        num_classes: int | None = None,
     ) -> None:
         super().__init__()
         check_positive_int("capacity", capacity, minimum=0)
@@ -102,6 +99,9 @@ class MemoryBank(nn.Module):
         if dtype not in _DTYPES:
             raise ValueError(f"'dtype' must be torch.float32 or torch.float16 (got {dtype}).")
         check_choice("search", search, BACKENDS)
+        if num_classes is not None:
+            check_positive_int("num_classes", num_classes)
+        self.num_classes = num_classes
         self.capacity, self.dim, self.k = capacity, dim, k
         self.search_backend, self.normalize = search, normalize
         buffers = {
@@ -116,15 +116,19 @@ class MemoryBank(nn.Module):
         }
         for name, value in buffers.items():
             self.register_buffer(name, value)
+        # With targets `slot_labels` says which rows have any: 0 or -1.
+        targets = None if num_classes is None else torch.zeros(capacity, num_classes)
+        self.register_buffer("slot_targets", targets)
         self.links = LinkTable(capacity, k)
         self._slot_of: dict[int, int] | None = {}
         self._warned_anonymous = False
 
     def __repr__(self) -> str:
         dtype = str(self.rows.dtype).removeprefix("torch.")
+        sets = "" if self.num_classes is None else f", num_classes={self.num_classes}"
         return (
             f"MemoryBank({len(self)}/{self.capacity} rows, dim={self.dim}, k={self.k}, "
-            f"dtype={dtype}, search={self.search_backend!r}, normalize={self.normalize})"
+            f"dtype={dtype}, search={self.search_backend!r}, normalize={self.normalize}{sets})"
         )
 
     def __len__(self) -> int:
@@ -137,8 +141,16 @@ class MemoryBank(nn.Module):
 
     @property
     def labels(self) -> Tensor:
-        """Labels (M,) long of the stored rows, -1 = unlabeled, a view."""
-        return self.slot_labels[: len(self)]
+        """Labels (M,) long, -1 = unlabeled; with `num_classes` (M, C), rows of NaN = unlabeled."""
+        known = self.slot_labels[: len(self)]
+        if self.slot_targets is None:
+            return known
+        return join_targets(known, self.slot_targets[: len(self)])
+
+    @property
+    def labeled(self) -> Tensor:
+        """Which of the stored rows (M,) bool carry a label."""
+        return self.slot_labels[: len(self)] >= 0
 
     @property
     def ids(self) -> Tensor:
@@ -260,7 +272,8 @@ class MemoryBank(nn.Module):
 
         Args:
             embeddings: (B, D) floating, detached here.
-            labels: (B,) integer, -1 = unlabeled; all unlabeled when left out.
+            labels: (B,) integer, -1 = unlabeled; with `num_classes` (B, C) floating in [0, 1], a
+                row of NaN = unlabeled. All unlabeled when left out.
             ids: (B,) integer >= 0, stable document identities. Without them the bank cannot
                 recognise a document when it comes back: it warns once.
             neighbors: Lists from `neighbors(...)` when the caller already has them; searched for
@@ -269,16 +282,13 @@ class MemoryBank(nn.Module):
 
         Raises:
             TypeError: A value that is not a tensor.
-            ValueError: Shape, dtype, device, non-finite embeddings, a negative id, a label < -1.
+            ValueError: Shape, dtype, device, non-finite embeddings, a negative id, a label < -1,
+                a target outside [0, 1].
         """
         x = self._prepare("embeddings", embeddings)
         size = x.size(0)
         device = self.rows.device
-        if labels is None:
-            labels = torch.full((size,), -1, device=device)
-        check_index_vector("labels", labels, size)
-        if size and int(labels.min()) < -1:
-            raise ValueError(f"'labels' must be >= -1, -1 = unlabeled (got {int(labels.min())}).")
+        known, targets = read_labels(labels, size, self.num_classes, device)
         if ids is not None:
             check_index_vector("ids", ids, size)
             if size and int(ids.min()) < 0:
@@ -287,22 +297,23 @@ class MemoryBank(nn.Module):
             return
         nameless = 0
         if ids is None:
-            self._warn_anonymous()
+            self._warned_anonymous = warn_anonymous(self._warned_anonymous)
             nameless = size
             ids = -2 - int(self.anonymous) - torch.arange(size, device=device)
-        labels, ids = labels.to(device).long(), ids.to(device).long()
+        ids = ids.to(device).long()
         if neighbors is None:
             neighbors = self._neighbors(x, self._banned(ids), self.k if link else 0)
         check_lists(neighbors, x.size(0), len(self))
         if self.rows.dtype == torch.float16 and bool((x.abs() > _HALF_RANGE).any()):
             raise ValueError("'embeddings' exceed float16. Use a bank with dtype=torch.float32.")
         kept = last_of_each(ids)[-self.capacity :]
-        self._write(x, labels, ids, kept, neighbors, nameless)
+        self._write(x, known, targets, ids, kept, neighbors, nameless)
 
     def _write(
         self,
         x: Tensor,
         labels: Tensor,
+        targets: Tensor | None,
         ids: Tensor,
         kept: Tensor,
         neighbors: NeighborLists,
@@ -318,6 +329,8 @@ class MemoryBank(nn.Module):
         lookup.update(zip(ids[kept].tolist(), slots.tolist(), strict=True))
         self.rows[slots] = x[kept].to(self.rows.dtype)
         self.slot_labels[slots] = labels[kept]
+        if self.slot_targets is not None and targets is not None:
+            self.slot_targets[slots] = targets[kept].to(self.slot_targets.dtype)
         self.slot_ids[slots] = ids[kept]
         self.written_at[slots] = self.step
         self.count.copy_(torch.maximum(self.count, slots.max() + 1))
@@ -326,18 +339,6 @@ class MemoryBank(nn.Module):
         self.step += 1
         self.anonymous += nameless
         self.links.write(neighbors, kept, slots, fresh, self.rows, len(self))
-
-    def _warn_anonymous(self) -> None:
-        if self._warned_anonymous:
-            return
-        self._warned_anonymous = True
-        warnings.warn(
-            "MemoryBank.enqueue was called without 'ids'. When the same documents come again (a "
-            "second epoch), each one finds its own stored copy with its own label: label "
-            "leakage. Pass stable document 'ids', or call reset() before every epoch.",
-            UserWarning,
-            stacklevel=4,
-        )
 
     # ------------------------------------------------------------------ graph, upkeep
 
@@ -385,9 +386,10 @@ class MemoryBank(nn.Module):
         """Forget every row; settings stay."""
         self.slot_ids.fill_(-1)
         self.slot_labels.fill_(-1)
-        for buffer in (self.rows, self.written_at, self.cursor, self.count, self.step):
-            buffer.zero_()
-        self.anonymous.zero_()
+        cleared = (self.rows, self.written_at, self.cursor, self.count, self.step, self.anonymous)
+        for buffer in (*cleared, self.slot_targets):
+            if buffer is not None:
+                buffer.zero_()
         self.links.reset()
         self._slot_of = {}
 

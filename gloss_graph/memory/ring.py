@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import torch
 from torch import Tensor
 
@@ -17,3 +19,17 @@ def victims(cursor: Tensor, capacity: int, wanted: int, refreshed: Tensor) -> Te
     span = min(capacity, wanted + refreshed.numel())
     ring = (cursor + torch.arange(span, device=cursor.device)) % capacity
     return ring[~torch.isin(ring, refreshed)][:wanted]
+
+
+def warn_anonymous(warned: bool) -> bool:
+    """Warn once, for the caller of `MemoryBank.enqueue`, that rows come without identity."""
+    if not warned:
+        warnings.warn(
+            "MemoryBank.enqueue was called without 'ids'. When the same documents come again (a "
+            "second epoch), each one finds its own stored copy with its own label: label "
+            "leakage. Pass stable document 'ids', or call reset() before every epoch.",
+            UserWarning,
+            # This function, enqueue, and the no_grad wrapper around it.
+            stacklevel=4,
+        )
+    return True

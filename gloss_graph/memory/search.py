@@ -32,6 +32,13 @@ class Nearest(NamedTuple):
     indices: Tensor
 
 
+class SearchResult(NamedTuple):
+    """Euclidean distances (B, k), ascending, and slots (B, k) long; `inf` and -1 where none."""
+
+    distances: Tensor
+    slots: Tensor
+
+
 @contextmanager
 def _faiss_blas_path() -> Iterator[None]:
     """Force FAISS's BLAS path for one call and give the user's setting back.

@@ -42,6 +42,48 @@ def align_classes(shares: Tensor, prior: Tensor, mass: Tensor, power: float) -> 
     return row_shares(shares * scale.to(shares))
 
 
+def with_mass(targets: Tensor, seeds: Tensor) -> Tensor:
+    """Label sets (N, C) beside a column that is 1 in the `seeds` (N,) bool: (N, C + 1).
+
+    What the last column propagates to is the mass of labels that arrives, whatever they are.
+    """
+    return torch.cat([targets, seeds.to(targets).unsqueeze(1)], dim=1)
+
+
+def target_means(targets: Tensor, seeds: Tensor) -> Tensor:
+    """Mean (C,) of the label sets (N, C) of the `seeds` (N,) bool; 1/2 without any."""
+    some = targets[seeds]
+    return some.mean(dim=0) if some.size(0) else torch.full_like(targets[:0].sum(dim=0), 0.5)
+
+
+def arrival_shares(values: Tensor, fallback: Tensor) -> Tensor:
+    r"""Probability (N, C) that an arriving label holds class c: \(F_{ic} / F_{i, C + 1}\).
+
+    Linear rules give a column of seeds that are all p the value p times the mass column, on any
+    normalisation and under any damping, so the ratio is p exactly.
+
+    Args:
+        values: (N, C + 1), what was propagated from `with_mass`.
+        fallback: (C,), for rows that nothing reaches.
+    """
+    mass = values[:, -1:]
+    some = mass > torch.finfo(values.dtype).tiny
+    return torch.where(some, values[:, :-1] / torch.where(some, mass, 1.0), fallback.to(values))
+
+
+def binary_confidence(probabilities: Tensor) -> Tensor:
+    r"""Mean over classes (N,) of \(1 - H_b(q) / \log 2\) of probabilities (N, C)."""
+    q = probabilities.clamp(0.0, 1.0)
+    entropy = torch.special.entr(q) + torch.special.entr(1.0 - q)
+    return (1.0 - entropy / math.log(2.0)).mean(dim=1)
+
+
+def arrival_confidence(values: Tensor, probabilities: Tensor) -> Tensor:
+    """`binary_confidence` (N,) of the shares of values (N, C + 1); 0 where no mass arrives."""
+    arrived = values[:, -1] > torch.finfo(values.dtype).tiny
+    return torch.where(arrived, binary_confidence(probabilities), 0.0)
+
+
 def entropy_confidence(probabilities: Tensor) -> Tensor:
     r"""\(1 - H(q) / \log C\) (N,) of rows (N, C): 1 for a certain row, 0 for a uniform one.
 

@@ -207,6 +207,7 @@ class LabelPropagation(MessagePassing):
         *,
         trainable_edges: Tensor | None = None,
         trusted: bool = False,
+        prior: Tensor | None = None,
     ) -> Propagation:
         """As `forward`, with reach and solver report.
 
@@ -218,6 +219,7 @@ class LabelPropagation(MessagePassing):
             trainable_edges: (n,) long, the edges whose weight needs a gradient; the others get
                 0. Default all.
             trusted: Skip the O(E) check that the graph is undirected.
+            prior: (C,) in place of the layer's, taken as it is (not scaled to sum 1).
         """
         labels, seeds = self._labels(y, seed_mask)
         check_tensor("edge_index", edge_index)
@@ -239,10 +241,15 @@ class LabelPropagation(MessagePassing):
                 operator = operator_of(rows, weight, trainable_edges)
             else:
                 operator = SparseOperator(rows, weight, trainable_edges)
-            return self._run(operator, labels.to(dtype), seeds)
+            return self._run(operator, labels.to(dtype), seeds, prior)
 
     def propagate_full(
-        self, y: Tensor, weight: Tensor, seed_mask: Tensor | None = None
+        self,
+        y: Tensor,
+        weight: Tensor,
+        seed_mask: Tensor | None = None,
+        *,
+        prior: Tensor | None = None,
     ) -> Propagation:
         """As `propagate_labels` for the weight matrix of a graph that connects (nearly) all pairs.
 
@@ -250,6 +257,7 @@ class LabelPropagation(MessagePassing):
             y: See `forward`.
             weight: (N, N) floating >= 0, symmetric with a zero diagonal (not checked).
             seed_mask: See `forward`.
+            prior: See `propagate_labels`.
 
         Raises:
             ValueError: Shapes that disagree, negative or non-finite weights, bad labels.
@@ -264,7 +272,7 @@ class LabelPropagation(MessagePassing):
             dtype = torch.promote_types(weight.dtype, labels.dtype)
             dtype = torch.promote_types(dtype, torch.float32)
             operator = FullOperator(check_full(weight.to(dtype)))
-            return self._run(operator, labels.to(dtype), seeds)
+            return self._run(operator, labels.to(dtype), seeds, prior)
 
     def _labels(self, y: Tensor, seed_mask: Tensor | None) -> tuple[Tensor, Tensor]:
         """Label rows (N, C), zero but for the seeds, and the seeds (N,)."""
@@ -278,14 +286,16 @@ class LabelPropagation(MessagePassing):
             raise ValueError("'seed_mask' marks rows whose label is -1 (unlabeled).")
         return torch.where(seed_mask.unsqueeze(1), labels, 0.0), seed_mask
 
-    def _run(self, operator: Operator, labels: Tensor, seeds: Tensor) -> Propagation:
+    def _run(
+        self, operator: Operator, labels: Tensor, seeds: Tensor, prior: Tensor | None
+    ) -> Propagation:
         reached = reachable(operator, seeds, ~seeds)
 
         def times(v: Tensor) -> Tensor:
             return operator.times(v.unsqueeze(1)).squeeze(1)
 
         scaling = NORMALIZATIONS[self.normalization](times, torch.ones_like(labels[:, 0]))
-        problem = self._problem(operator, labels, seeds, reached, scaling)
+        problem = self._problem(operator, labels, seeds, reached, scaling, prior)
         solved, report = self._solve(problem)
         values = problem.assemble(solved)
         if self.rule == "spreading":
@@ -310,9 +320,13 @@ class LabelPropagation(MessagePassing):
         seeds: Tensor,
         reached: Tensor,
         scaling: Scaling,
+        prior: Tensor | None,
     ) -> Problem:
         classes = labels.size(1)
-        prior = labels.new_full((classes,), 1.0 / classes) if self.prior is None else self.prior
+        if prior is None:
+            prior = self.prior
+        if prior is None:
+            prior = labels.new_full((classes,), 1.0 / classes)
         if prior.numel() != classes:
             raise ValueError(f"'prior' must have {classes} entries (got {prior.numel()}).")
         damping = self.alpha if self.rule == "spreading" else self.eta

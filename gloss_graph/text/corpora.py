@@ -29,10 +29,14 @@ class Corpus:
         texts_b: The second text of every document where documents are pairs.
         name: What to call the corpus in messages and reports.
         features: (N, D) float32 array of precomputed features, finite, where there are some.
+        label_sets: For documents of several classes, N lists of class numbers (an empty one is a
+            document of no class), None for an unlabeled document. ``labels`` are then made from
+            them, whatever is given: 0 for a labeled document and -1 for the others.
 
     Raises:
         ValueError: If lengths differ, an id is used twice or is negative, a label is outside
-            ``[-1, C)``, a class name is used twice, or a value has the wrong type.
+            ``[-1, C)`` or twice in a set, a class name is used twice, or a value has the wrong
+            type.
 
     Example:
         >>> corpus = Corpus(["good", "bad", "well"], [1, 0, -1], [0, 1, 2], ["neg", "pos"])
@@ -53,17 +57,23 @@ class Corpus:
     texts_b: list[str] | None = None
     name: str = ""
     features: np.ndarray | None = field(default=None, compare=False)
+    label_sets: list[list[int] | None] | None = None
 
     def __post_init__(self) -> None:
         for part in ("texts", "texts_b", "label_names"):
             if part != "texts_b" or self.texts_b is not None:
                 object.__setattr__(self, part, string_list(part, getattr(self, part)))
         number = len(self.texts)
+        if self.label_sets is not None:
+            sets = _sets(self.label_sets, len(self.label_names))
+            object.__setattr__(self, "label_sets", sets)
+            object.__setattr__(self, "labels", [UNLABELED if s is None else 0 for s in sets])
         for part in ("labels", "ids"):
             object.__setattr__(self, part, _integers(part, getattr(self, part)))
         for part in ("labels", "ids", "texts_b"):
             values = getattr(self, part)
             if values is not None and len(values) != number:
+                part = "label_sets" if part == "labels" and self.label_sets is not None else part
                 raise ValueError(
                     f"'{part}' must hold one value per document (got {len(values)} for {number} "
                     "texts). Give every document one."
@@ -98,9 +108,24 @@ class Corpus:
         name = f"{self.name!r}, " if self.name else ""
         pairs = "pairs" if self.texts_b is not None else "documents"
         unlabeled = self.labels.count(UNLABELED)
-        return (
-            f"Corpus({name}{len(self)} {pairs}, {self.num_classes} classes, {unlabeled} unlabeled)"
-        )
+        classes = f"{self.num_classes} classes{', label sets' if self.multilabel else ''}"
+        return f"Corpus({name}{len(self)} {pairs}, {classes}, {unlabeled} unlabeled)"
+
+    @property
+    def multilabel(self) -> bool:
+        """Whether documents have sets of classes."""
+        return self.label_sets is not None
+
+    @property
+    def targets(self) -> np.ndarray:
+        """(N, C) float32, 1 where a document has a class; rows of NaN for unlabeled documents."""
+        table = np.zeros((len(self), self.num_classes), dtype=np.float32)
+        sets = [[c] if c >= 0 else None for c in self.labels]
+        for row, members in enumerate(sets if self.label_sets is None else self.label_sets):
+            table[row, slice(None) if members is None else members] = (
+                np.nan if members is None else 1
+            )
+        return table
 
     @property
     def num_classes(self) -> int:
@@ -109,7 +134,9 @@ class Corpus:
 
     @property
     def class_counts(self) -> list[int]:
-        """Labeled documents per class, C values."""
+        """Labeled documents per class, C values; one of several classes counts for each."""
+        if self.label_sets is not None:
+            return np.nansum(self.targets, axis=0).astype(np.int64).tolist()
         labels = np.asarray(self.labels, dtype=np.int64)
         return np.bincount(labels[labels >= 0], minlength=self.num_classes).tolist()
 
@@ -153,6 +180,7 @@ class Corpus:
             ids=[self.ids[position] for position in positions],
             texts_b=self.texts_b and [self.texts_b[position] for position in positions],
             features=None if self.features is None else self.features[positions],
+            label_sets=self.label_sets and [self.label_sets[position] for position in positions],
         )
 
     def with_features(self, features: np.ndarray) -> Corpus:
@@ -188,6 +216,11 @@ class Splits:
         for part, corpus in (("val", self.val), ("test", self.test)):
             if corpus is None:
                 continue
+            if corpus.multilabel != self.train.multilabel:
+                raise ValueError(
+                    f"'{part}' must have label sets exactly if 'train' has (got {corpus!r}, train "
+                    f"is {self.train!r})."
+                )
             if corpus.label_names != self.train.label_names:
                 raise ValueError(
                     f"'{part}' must have the label names of 'train' (got {corpus.label_names}, "
@@ -264,6 +297,29 @@ def string_list(field: str, values: Iterable[str]) -> list[str]:
                 f"{position}). Convert or remove it."
             )
     return strings
+
+
+def _sets(sets: Iterable[Any], number: int) -> list[list[int] | None]:
+    """Label sets in ascending order."""
+    found: list[list[int] | None] = []
+    for position, members in enumerate(sets):
+        if members is None:
+            found.append(None)
+            continue
+        if isinstance(members, str) or not isinstance(members, Iterable):
+            raise ValueError(
+                f"'label_sets' must hold lists of class numbers or None (got {members!r} at "
+                f"position {position}). Write one class as a list of one."
+            )
+        numbers = sorted(_integers("label_sets", members))
+        outside = [label for label in numbers if not 0 <= label < number]
+        if outside or len(set(numbers)) != len(numbers):
+            raise ValueError(
+                f"'label_sets' must hold distinct class numbers below {number} (got {numbers} at "
+                f"position {position}). Extend 'label_names' or correct it."
+            )
+        found.append(numbers)
+    return found
 
 
 def _matrix(features: Any, number: int) -> np.ndarray:

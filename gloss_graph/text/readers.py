@@ -7,19 +7,23 @@ from pathlib import Path
 from typing import NamedTuple
 
 from gloss_graph.text.corpora import UNLABELED, Corpus, Splits, stratified_draw
-from gloss_graph.text.tables import Column, read_columns
+from gloss_graph.text.tables import Column, Table, read_columns
 
 __all__ = ["read_splits", "read_table"]
 
 
 class _Rows(NamedTuple):
-    """A file's documents with their labels still as strings, None where there is none."""
+    """A file's documents with their labels still as strings, None where there is none.
+
+    `sets` are label sets, where these are read; `labels` then hold None.
+    """
 
     path: Path
     texts: list[str]
     texts_b: list[str] | None
     labels: list[str | None]
     places: list[str]
+    sets: list[list[str] | None] | None = None
 
 
 def read_table(
@@ -32,6 +36,7 @@ def read_table(
     first_id: int = 0,
     quoting: bool = True,
     allow_empty: bool = False,
+    separator: str | None = None,
 ) -> Corpus:
     r"""Read one table of documents.
 
@@ -57,6 +62,10 @@ def read_table(
             nothing and use the character freely, such as GLUE's.
         allow_empty: Whether documents without a visible character are kept. By default they are
             an error that names the rows, for an encoder returns the same vector for all of them.
+        separator: What separates the labels of a document of several classes; the corpus then has
+            ``label_sets``. JSON and Parquet may hold lists instead. A document of no class is
+            written as the bare separator or an empty list; an empty value is unlabeled. None: one
+            label per document.
 
     Returns:
         The corpus, named after the file.
@@ -76,7 +85,13 @@ def read_table(
         (['fine film', 'NA', 'no idea'], [1, 0, -1], ['neg', 'pos'])
     """
     rows = _read_rows(
-        path, text=text, label=label, text_b=text_b, quoting=quoting, allow_empty=allow_empty
+        path,
+        text=text,
+        label=label,
+        text_b=text_b,
+        quoting=quoting,
+        allow_empty=allow_empty,
+        separator=separator,
     )
     names = _label_names(rows) if label_names is None else list(label_names)
     return _corpus(rows, names, first_id, "'label_names'")
@@ -94,6 +109,7 @@ def read_splits(
     seed: int = 0,
     quoting: bool = True,
     allow_empty: bool = False,
+    separator: str | None = None,
 ) -> Splits:
     """Read the parts of a data set; the classes are those of the training file.
 
@@ -114,6 +130,7 @@ def read_splits(
         seed: Of the draw.
         quoting: As in :func:`read_table`.
         allow_empty: As in :func:`read_table`.
+        separator: As in :func:`read_table`. A drawn validation part is then not stratified.
 
     Returns:
         The parts; ``val`` is None only with ``val_fraction=0``.
@@ -130,7 +147,13 @@ def read_splits(
 
     def rows_of(path: str | Path) -> _Rows:
         return _read_rows(
-            path, text=text, label=label, text_b=text_b, quoting=quoting, allow_empty=allow_empty
+            path,
+            text=text,
+            label=label,
+            text_b=text_b,
+            quoting=quoting,
+            allow_empty=allow_empty,
+            separator=separator,
         )
 
     train_rows = rows_of(train)
@@ -164,7 +187,10 @@ def _read_rows(
     text_b: str | None,
     quoting: bool,
     allow_empty: bool,
+    separator: str | None,
 ) -> _Rows:
+    if separator is not None and not separator.strip():
+        raise ValueError(f"'separator' must hold a visible character (got {separator!r}). Try ';'.")
     wanted = [name for name in (text, text_b, label) if name is not None]
     if len(set(wanted)) < len(wanted):
         raise ValueError(
@@ -172,6 +198,9 @@ def _read_rows(
             "'text_b' for single texts, or pass label=None for documents without labels."
         )
     table = read_columns(path, wanted, quoting=quoting)
+    sets = None
+    if separator is not None:
+        sets = _label_sets(table, label, separator)
     return _Rows(
         path=table.path,
         texts=list(table.places)
@@ -181,12 +210,13 @@ def _read_rows(
         if text_b is None
         else _texts(table.path, text_b, table.columns[text_b], table.places, allow_empty),
         labels=[None] * len(table.places)
-        if label is None
+        if label is None or separator is not None
         else [
             _label(table.path, label, value, place)
             for value, place in zip(table.columns[label], table.places, strict=True)
         ],
         places=table.places,
+        sets=sets,
     )
 
 
@@ -235,8 +265,36 @@ def _label(path: Path, name: str, value: object, place: str) -> str | None:
     )
 
 
+def _label_sets(table: Table, name: str | None, separator: str) -> list[list[str] | None]:
+    """The strings of every document's labels, None where there is no value."""
+    if name is None:
+        return [None] * len(table.places)
+    sets: list[list[str] | None] = []
+    for value, place in zip(table.columns[name], table.places, strict=True):
+        if isinstance(value, str):
+            parts: list[object] | None = list(value.split(separator)) if value.strip() else None
+        elif isinstance(value, list):
+            parts = value
+        else:
+            one = _label(table.path, name, value, place)
+            parts = None if one is None else [one]
+        if parts is None:
+            sets.append(None)
+            continue
+        found = [_label(table.path, name, part, place) for part in parts]
+        if None in found and isinstance(value, list):
+            raise ValueError(
+                f"{table.path}: column {name!r} must hold lists of labels (got an empty one at "
+                f"{place}). Write null for an unlabeled document and [] for one of no class."
+            )
+        sets.append(list(dict.fromkeys(label for label in found if label is not None)))
+    return sets
+
+
 def _label_names(rows: _Rows) -> list[str]:
     names = sorted({label for label in rows.labels if label is not None})
+    if rows.sets is not None:
+        names = sorted({label for members in rows.sets for label in members or ()})
     try:
         # Class numbers then equal the labels of files that number their classes from 0.
         return sorted(names, key=int) if all(str(int(name)) == name for name in names) else names
@@ -246,15 +304,28 @@ def _label_names(rows: _Rows) -> list[str]:
 
 def _corpus(rows: _Rows, names: list[str], first_id: int, known: str) -> Corpus:
     numbers = {name: number for number, name in enumerate(names)}
-    labels: list[int] = []
-    for label, place in zip(rows.labels, rows.places, strict=True):
-        if label is not None and label not in numbers:
+    given = [[] if label is None else [label] for label in rows.labels]
+    if rows.sets is not None:
+        given = [members or [] for members in rows.sets]
+    for members, place in zip(given, rows.places, strict=True):
+        label = next((label for label in members if label not in numbers), None)
+        if label is not None:
             shown = ", ".join(map(repr, names[:20])) + (", ..." if len(names) > 20 else "")
             raise ValueError(
                 f"{rows.path}: label {label!r} at {place} is not among {known} ({shown}). Correct "
                 "it, leave it empty for an unlabeled document, or give the class training "
                 "documents."
             )
-        labels.append(UNLABELED if label is None else numbers[label])
-    ids = list(range(first_id, first_id + len(labels)))
-    return Corpus(rows.texts, labels, ids, names, rows.texts_b, rows.path.name.split(".")[0])
+    labels = [numbers[members[0]] if members else UNLABELED for members in given]
+    sets: list[list[int] | None] | None = None
+    if rows.sets is not None:
+        sets = [None if s is None else [numbers[label] for label in s] for s in rows.sets]
+    return Corpus(
+        rows.texts,
+        labels,
+        list(range(first_id, first_id + len(labels))),
+        names,
+        rows.texts_b,
+        rows.path.name.split(".")[0],
+        label_sets=sets,
+    )

@@ -13,6 +13,7 @@ from gloss_graph.training.metrics import (
     micro_silhouette,
     silhouette_scores,
 )
+from gloss_graph.training.multilabel import set_scores
 from gloss_graph.training.paired import PairedTest, holm, paired_test
 from gloss_graph.training.predict import Prediction, Run
 from gloss_graph.training.run import RunResult, train_text
@@ -75,6 +76,7 @@ __all__ = [
     "read_run",
     "save_objective",
     "search_space",
+    "set_scores",
     "silhouette_scores",
     "train_text",
     "tune_text",

@@ -10,13 +10,14 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from gloss_graph.text import Corpus, FeatureEncoder, TextEncoder
+from gloss_graph.training.multilabel import label_tensor
 
 
 class TextDataset(Dataset[dict[str, Any]]):
     """A corpus, tokenised once, or its features.
 
-    Items hold the tokens, `labels` (-1 = unlabeled) and `ids`, the stable document identity the
-    memory bank needs.
+    Items hold the tokens, `labels` (-1 = unlabeled; of label sets a row of targets) and `ids`, the
+    stable document identity the memory bank needs.
 
     Args:
         corpus: The documents.
@@ -35,6 +36,7 @@ class TextDataset(Dataset[dict[str, Any]]):
                 f"'frozen' must hold one row a document (got {frozen.size(0)} for {len(corpus)})."
             )
         self.corpus, self.frozen = corpus, frozen
+        self._labels = label_tensor(corpus)
         self._features: Sequence[Mapping[str, Any]] = encoder.items(corpus)
 
     def __len__(self) -> int:
@@ -43,7 +45,7 @@ class TextDataset(Dataset[dict[str, Any]]):
     def __getitem__(self, index: int) -> dict[str, Any]:
         item = {
             **self._features[index],
-            "labels": self.corpus.labels[index],
+            "labels": self._labels[index] if self.corpus.multilabel else self.corpus.labels[index],
             "ids": self.corpus.ids[index],
         }
         return item if self.frozen is None else {**item, "frozen": self.frozen[index]}
@@ -60,9 +62,14 @@ class TextCollator:
         self._encoder = encoder
 
     def __call__(self, items: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
-        """Batch of `input_ids`, `attention_mask`, ... (B, L), `labels` and `ids` (B,), `frozen`."""
+        """Batch of `input_ids`, `attention_mask`, ... (B, L), `labels` and `ids` (B,), `frozen`.
+
+        Of label sets `labels` is (B, C) float.
+        """
         batch = self._encoder.collate(items)
-        batch["labels"] = torch.tensor([item["labels"] for item in items], dtype=torch.long)
+        labels = [item["labels"] for item in items]
+        sets = bool(labels) and isinstance(labels[0], Tensor)
+        batch["labels"] = torch.stack(labels) if sets else torch.tensor(labels, dtype=torch.long)
         batch["ids"] = torch.tensor([item["ids"] for item in items], dtype=torch.long)
         if items and "frozen" in items[0]:
             batch["frozen"] = torch.stack([item["frozen"] for item in items])

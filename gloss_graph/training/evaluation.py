@@ -18,6 +18,8 @@ from gloss_graph.training.paired import PairedTest, holm, mean_interval, paired_
 #: What runs are compared by unless `metrics` says otherwise, where they have it.
 METRICS = (
     "test.accuracy",
+    "test.subset_accuracy",
+    "test.micro_f1",
     "test.macro_f1",
     "test.macro_silhouette",
     "test_propagation.macro_f1",

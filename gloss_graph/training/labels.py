@@ -12,6 +12,7 @@ from gloss_graph._checks import check_positive_int, check_range
 from gloss_graph._files import atomic_write
 from gloss_graph.text import Corpus, Splits
 from gloss_graph.text.corpora import UNLABELED
+from gloss_graph.training.multilabel import joined_names
 
 
 def draw_labels(
@@ -36,6 +37,8 @@ def draw_labels(
         >>> len(draw_labels(corpus, per_class=1))
         2
     """
+    if corpus.multilabel:
+        raise ValueError("'corpus' must hold class numbers to draw labels of (got label sets).")
     if (fraction is None) == (per_class is None):
         raise ValueError("Give either 'fraction' or 'per_class' (got both or neither).")
     if fraction is not None:
@@ -55,6 +58,9 @@ def draw_labels(
 def hide_labels(corpus: Corpus, kept: list[int]) -> Corpus:
     """The same documents with the labels of all but the `kept` positions hidden."""
     shown = set(kept)
+    if corpus.label_sets is not None:
+        sets = [s if position in shown else None for position, s in enumerate(corpus.label_sets)]
+        return replace(corpus, label_sets=sets)
     labels = [
         label if position in shown else UNLABELED for position, label in enumerate(corpus.labels)
     ]
@@ -83,15 +89,21 @@ def with_unlabeled(splits: Splits, unlabeled: Corpus) -> Splits:
         labels=train.labels + [UNLABELED] * len(unlabeled),
         ids=train.ids + list(range(first, first + len(unlabeled))),
         texts_b=pairs,
+        label_sets=train.label_sets and train.label_sets + [None] * len(unlabeled),
     )
     return Splits(joined, splits.val, splits.test)
 
 
 def write_labels_used(corpus: Corpus, file: Path) -> None:
     """Write id, label and text of every labeled document, atomically."""
+    names = [corpus.label_names[label] for label in corpus.labels]
+    if corpus.multilabel:
+        names = joined_names(corpus.targets == 1, corpus.label_names)
     rows = [
-        (id_, corpus.label_names[label], text)
-        for id_, label, text in zip(corpus.ids, corpus.labels, corpus.texts, strict=True)
+        (id_, name, text)
+        for id_, label, name, text in zip(
+            corpus.ids, corpus.labels, names, corpus.texts, strict=True
+        )
         if label != UNLABELED
     ]
     with atomic_write(file, overwrite=True) as draft:

@@ -18,23 +18,41 @@ from gloss_graph.graph import visible_split
 from gloss_graph.text import Corpus, Splits
 from gloss_graph.training.classifier import TextClassifier
 from gloss_graph.training.metrics import classification_scores, silhouette_scores
+from gloss_graph.training.multilabel import set_scores
 
 _STRENGTHS = (1.0, 10.0, 100.0, 1000.0)
 # How far below the others the logit of a class without documents starts.
 _UNSEEN = 20.0
 
 
-@torch.no_grad()
 def predict_classes(classifier: TextClassifier, rows: Tensor) -> np.ndarray:
     """Classes (N,) the head gives embeddings (N, D)."""
+    return _logits(classifier, rows).argmax(dim=1).cpu().numpy()
+
+
+def predict_sets(classifier: TextClassifier, rows: Tensor) -> np.ndarray:
+    """Label sets (N, C) bool the head gives embeddings (N, D): probability at least 1/2."""
+    return (_logits(classifier, rows) >= 0).cpu().numpy()
+
+
+@torch.no_grad()
+def _logits(classifier: TextClassifier, rows: Tensor) -> Tensor:
     head = classifier.head.eval()
-    return head(rows.to(head.weight.device)).argmax(dim=1).cpu().numpy()
+    return head(rows.to(head.weight.device))
 
 
 def split_scores(
     split: str, predicted: np.ndarray, rows: Tensor | None, corpus: Corpus
 ) -> dict[str, float]:
-    """Scores of a split, and of its embeddings (N, D), named `split.score`; none without label."""
+    """Scores of a split, and of its embeddings (N, D), named `split.score`; none without label.
+
+    Of label sets `predicted` is (N, C) bool and the space has no score: sets overlap.
+    """
+    if corpus.multilabel:
+        if max(corpus.labels, default=-1) < 0:
+            return {}
+        found = set_scores(predicted, corpus.targets)
+        return {f"{split}.{name}": value for name, value in found.items()}
     labels = torch.tensor(corpus.labels)
     if not bool((labels >= 0).any()):
         return {}
@@ -60,7 +78,9 @@ class ClassReport:
         self.rows: list[dict[str, Any]] = []
 
     def add(self, split: str, head: str, predicted: np.ndarray, corpus: Corpus) -> None:
-        """Score the predicted classes (N,) of a split by `head`; no rows without a label.
+        """Score the predicted classes (N,), or sets (N, C) bool, of a split by `head`.
+
+        There are no rows without a label.
 
         A class that is never predicted has precision 0, one without documents recall 0 and
         support 0.
@@ -69,8 +89,9 @@ class ClassReport:
         known = labels >= 0
         if not known.any():
             return
+        truth = corpus.targets[known] == 1 if corpus.multilabel else labels[known]
         columns = precision_recall_fscore_support(
-            labels[known], predicted[known], labels=range(corpus.num_classes), zero_division=0
+            truth, predicted[known], labels=range(corpus.num_classes), zero_division=0
         )
         for name, precision, recall, f1, support in zip(corpus.label_names, *columns, strict=True):
             row = {"split": split, "head": head, "class": name}
@@ -94,6 +115,8 @@ def history_rows(log: list[dict[str, Any]]) -> list[dict[str, float]]:
         "consistency": "consistency",
         "eval_accuracy": "val_accuracy",
         "eval_macro_f1": "val_macro_f1",
+        "eval_micro_f1": "val_micro_f1",
+        "eval_subset_accuracy": "val_subset_accuracy",
         "eval_macro_silhouette": "val_macro_silhouette",
         "eval_loss": "val_cross_entropy",
     }
@@ -114,6 +137,7 @@ def describe(splits: Splits) -> dict[str, Any]:
         "name": splits.train.name,
         "classes": splits.train.label_names,
         **{name: len(part) for name, part in parts.items() if part is not None},
+        **({"multilabel": True} if splits.train.multilabel else {}),
     }
 
 

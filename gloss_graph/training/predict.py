@@ -29,7 +29,7 @@ class Prediction:
     Attributes:
         explanation: By propagation over the training documents: probabilities (B, C), confidence
             (B,), the labeled documents that decided most and their shares.
-        linear: Class probabilities (B, C) of the linear head.
+        linear: Class probabilities (B, C) of the linear head; of a run on label sets one a class.
     """
 
     explanation: Explanation
@@ -83,6 +83,7 @@ class Run:
             frozen_dim=bank["frozen_dim"],
             sixth=1,
             targets=bank["targets"],
+            multilabel=self.multilabel,
         )
         load_objective(objective, self.folder / "memory" / "objective.safetensors")
         return objective.eval()
@@ -91,6 +92,11 @@ class Run:
     def frozen_dim(self) -> int:
         """Width of the frozen features the bank holds, 0 without."""
         return int(self.settings["bank"]["frozen_dim"])
+
+    @property
+    def multilabel(self) -> bool:
+        """Whether documents have sets of classes."""
+        return bool(self.settings["bank"].get("multilabel", False))
 
     @property
     def on_features(self) -> bool:
@@ -166,5 +172,6 @@ class Run:
             rows, frozen=frozen, mode=mode, anchor=anchor, rule=rule, top=top
         )
         with torch.no_grad():
-            linear = self.classifier.head(rows).softmax(dim=1)
+            logits = self.classifier.head(rows)
+        linear = logits.sigmoid() if self.multilabel else logits.softmax(dim=1)
         return Prediction(explanation, linear)

@@ -23,11 +23,13 @@ from gloss_graph.training.classifier import TextClassifier
 from gloss_graph.training.config import TrainConfig
 from gloss_graph.training.folders import new_folder, write_json
 from gloss_graph.training.labels import draw_labels, hide_labels, write_labels_used
+from gloss_graph.training.multilabel import THRESHOLD, check_multilabel
 from gloss_graph.training.outcome import (
     ClassReport,
     describe,
     history_rows,
     predict_classes,
+    predict_sets,
     split_scores,
 )
 from gloss_graph.training.processes import join_processes, on_main
@@ -57,7 +59,7 @@ class RunResult:
         objective: An objective whose bank holds the training documents, for `predict`.
         metrics: Flat numbers: `test.macro_f1`, `test_propagation.macro_f1`, `seconds.encoder`, ...
         history: Rows of step, losses and validation scores.
-        predictions: Split name -> predicted class (N,) of its documents.
+        predictions: Split name -> predicted class (N,) of its documents, or set (N, C) bool.
         embeddings: Split name -> embeddings (N, D) of its documents.
         skill: What the graph promised before training, None with too few labels to tell.
     """
@@ -105,6 +107,10 @@ def train_text(
             picks the best step.
         FileExistsError: `out` holds files.
     """
+    if splits.train.multilabel:
+        check_multilabel(config)
+        # Pictures color documents by their one class.
+        config = replace(config, pictures=False)
     splits = _few_labels(splits, config)
     _check_labels(splits, config)
     join_processes()
@@ -134,6 +140,7 @@ def train_text(
         train.labels,
         frozen_dim=views.dim,
         sample=_sigma_sample(encoder, train, config, progress),
+        multilabel=train.multilabel,
     )
     joint = isinstance(loss, GraphGuidedObjective) and views.dim > 0
     # Rows of the training documents by the encoder as it is at the end, where they are at hand.
@@ -187,6 +194,7 @@ def train_text(
             len(train),
             frozen_dim=views.dim,
             targets=False,
+            multilabel=train.multilabel,
         )
         fill_bank(objective, train, views.rows("train") if final is None else final, views)
     objective = objective.cpu().eval()
@@ -195,7 +203,8 @@ def train_text(
         if held_out is None:
             continue
         rows = views.rows(name)
-        predictions[name], embeddings[name] = predict_classes(classifier, rows), rows
+        predict = predict_sets if train.multilabel else predict_classes
+        predictions[name], embeddings[name] = predict(classifier, rows), rows
         metrics |= split_scores(name, predictions[name], rows, held_out)
         classes.add(name, "linear", predictions[name], held_out)
         part = views.frozen.get(name)
@@ -223,6 +232,7 @@ def train_text(
             "capacity": 0 if memory is None else memory.capacity,
             "frozen_dim": views.dim,
             "targets": objective.targets.refresh_every > 0,
+            **({"multilabel": True} if train.multilabel else {}),
         },
     }
     write_json(out / "config.json", {**settings, **provenance()})
@@ -308,9 +318,10 @@ def _propagation_scores(
     classes: ClassReport,
 ) -> dict[str, float]:
     memory = objective.memory
-    if memory is None or not len(memory) or not bool((memory.labels >= 0).any()):
+    if memory is None or not len(memory) or not bool(memory.labeled.any()):
         return {}
-    answer = objective.predict(rows, frozen=frozen, mode="transductive").argmax(dim=1).numpy()
+    spread = objective.predict(rows, frozen=frozen, mode="transductive")
+    answer = (spread >= THRESHOLD if corpus.multilabel else spread.argmax(dim=1)).numpy()
     classes.add(name, "propagation", answer, corpus)
     # The embeddings are scored with the linear head.
     return split_scores(f"{name}_propagation", answer, None, corpus)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -20,11 +20,12 @@ from gloss_graph.losses import METRIC_LOSSES, MetricLoss, PseudoLabelLoss
 from gloss_graph.memory import MemoryBank
 from gloss_graph.objective import GraphGuidedObjective
 from gloss_graph.propagation.alignment import class_shares
-from gloss_graph.text import Splits
+from gloss_graph.text import Corpus, Splits
 from gloss_graph.training.classifier import TextClassifier
 from gloss_graph.training.config import TrainConfig
 from gloss_graph.training.dataset import TextCollator, TextDataset
 from gloss_graph.training.metrics import classification_scores, macro_silhouette
+from gloss_graph.training.multilabel import set_scores
 from gloss_graph.training.processes import has_accelerator, has_unused_parameters
 from gloss_graph.training.sampler import MixedSampler
 from gloss_graph.training.trainer import GraphGuidedTrainer, LossModule
@@ -69,6 +70,7 @@ def make_loss(
     *,
     frozen_dim: int = 0,
     sample: Tensor | None = None,
+    multilabel: bool = False,
 ) -> LossModule | None:
     """The loss module a configuration asks for, None for cross-entropy.
 
@@ -79,6 +81,7 @@ def make_loss(
         labels: Of the training documents, -1 = unlabeled; one row of the bank each.
         frozen_dim: D' of frozen features, 0 without.
         sample: (S, D) embeddings the in-batch forms estimate their fixed bandwidth from.
+        multilabel: Labels are sets; `labels` then only mark the labeled documents.
 
     Raises:
         ValueError: An in-batch form with bandwidth "sqrt" and no `sample`.
@@ -102,7 +105,14 @@ def make_loss(
         weight = config.consistency_weight
         return PseudoLabelLoss(num_classes, prior, weight=weight, start=sixth, ramp=sixth)
     return make_objective(
-        config, num_classes, dim, len(labels), frozen_dim=frozen_dim, sample=sample, sixth=sixth
+        config,
+        num_classes,
+        dim,
+        len(labels),
+        frozen_dim=frozen_dim,
+        sample=sample,
+        sixth=sixth,
+        multilabel=multilabel,
     )
 
 
@@ -116,6 +126,7 @@ def make_objective(
     sample: Tensor | None = None,
     sixth: int = _REFRESH,
     targets: bool = True,
+    multilabel: bool = False,
 ) -> GraphGuidedObjective:
     """The objective of a graph-guided loss; for other losses, one that predicts over a bank.
 
@@ -128,6 +139,7 @@ def make_objective(
         sample: (S, D) embeddings the in-batch forms estimate their fixed bandwidth from.
         sixth: A sixth of the steps: when targets begin, and how fast they gain weight.
         targets: False leaves out the table of targets, which predictions do not need.
+        multilabel: Labels are sets.
 
     Raises:
         ValueError: An in-batch form with bandwidth "sqrt" and no `sample`.
@@ -158,7 +170,10 @@ def make_objective(
     refresh = min(_REFRESH, sixth) if config.refresh_every is None else config.refresh_every
     return GraphGuidedObjective(
         num_classes,
-        memory=MemoryBank(size, dim + frozen_dim, k=config.k),
+        memory=MemoryBank(
+            size, dim + frozen_dim, k=config.k, num_classes=num_classes if multilabel else None
+        ),
+        multilabel=multilabel,
         k=config.k,
         bandwidth=config.bandwidth,
         graph_weight=config.graph_weight if config.loss == "gloss" else 0.0,
@@ -255,7 +270,7 @@ def make_trainer(
         train_dataset=TextDataset(splits.train, encoder, frozen),
         eval_dataset=TextDataset(splits.val or splits.train, encoder),
         data_collator=TextCollator(encoder),
-        compute_metrics=_space_metrics if standalone else _compute_metrics,
+        compute_metrics=_space_metrics if standalone else _head_metrics(splits.train),
         optimizers=(optimizer, None),
         callbacks=[] if config.keeps_last else [EarlyStoppingCallback(config.patience)],
     )
@@ -275,6 +290,15 @@ def _checkpointing(wanted: bool) -> dict[str, Any]:
 def _compute_metrics(prediction: EvalPrediction) -> dict[str, float]:
     logits = np.asarray(prediction.predictions)
     return classification_scores(logits.argmax(axis=1), np.asarray(prediction.label_ids))
+
+
+def _head_metrics(corpus: Corpus) -> Callable[[EvalPrediction], dict[str, float]]:
+    return _set_metrics if corpus.multilabel else _compute_metrics
+
+
+def _set_metrics(prediction: EvalPrediction) -> dict[str, float]:
+    logits = np.asarray(prediction.predictions)
+    return set_scores(logits >= 0, np.asarray(prediction.label_ids))
 
 
 def _space_metrics(prediction: EvalPrediction) -> dict[str, float]:

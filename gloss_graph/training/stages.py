@@ -16,6 +16,7 @@ from gloss_graph.propagation.alignment import entropy_confidence, row_shares
 from gloss_graph.text import Corpus, FeatureEncoder, TextEncoder
 from gloss_graph.training.classifier import TextClassifier
 from gloss_graph.training.config import TrainConfig
+from gloss_graph.training.multilabel import label_tensor
 from gloss_graph.training.outcome import fit_balanced_head, fit_propagated_head
 from gloss_graph.training.setup import make_objective
 from gloss_graph.training.views import Views
@@ -128,8 +129,8 @@ def fill_bank(objective: GraphGuidedObjective, train: Corpus, rows: Tensor, view
     if objective.memory is None or objective.memory.capacity == 0:
         return
     view = joint_view(rows, views.frozen.get("train"), objective.anchor)
-    labels, ids = torch.tensor(train.labels), torch.tensor(train.ids)
-    order = (labels >= 0).int().argsort(stable=True)
+    labels, ids = label_tensor(train), torch.tensor(train.ids)
+    order = (torch.tensor(train.labels) >= 0).int().argsort(stable=True)
     objective.memory.prefill([(view[order], labels[order], ids[order])], lambda rows: rows)
 
 

@@ -19,8 +19,9 @@ from gloss_graph._checks import check_range
 from gloss_graph._modes import evaluating
 from gloss_graph._processes import launched, mean_over_processes, wait_for_all
 from gloss_graph._timing import StageClock
-from gloss_graph.losses import MetricLoss, PseudoLabelLoss
+from gloss_graph.losses import MetricLoss, PseudoLabelLoss, labeled_binary_cross_entropy
 from gloss_graph.memory.gather import share_state
+from gloss_graph.memory.targets import is_labeled
 from gloss_graph.objective import GraphGuidedObjective
 from gloss_graph.training.state import load_objective, save_objective
 
@@ -39,8 +40,9 @@ class GraphGuidedTrainer(Trainer):
     bank and generator included, is saved with every checkpoint and restored on resume and with
     the best model: training on from a checkpoint gives the same numbers as never stopping.
 
-    Batches hold the model's inputs, `labels` (B,) and `ids` (B,), the stable document identities;
-    collators must pass both on. Evaluation uses the classifier alone.
+    Batches hold the model's inputs, `labels` (B,), or (B, C) float of label sets, and `ids` (B,),
+    the stable document identities; collators must pass both on. Evaluation uses the classifier
+    alone.
 
     Under `torchrun` or `accelerate launch` (on CPUs with `TrainingArguments(use_cpu=True)`) every
     process sees batches of its own, the loss and its gradient are means over the processes of
@@ -365,6 +367,9 @@ def _part(outputs: Any, name: str) -> Tensor | None:
 
 
 def _cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+    if labels.is_floating_point():
+        known = is_labeled(labels).long() - 1
+        return labeled_binary_cross_entropy(logits, known, labels.nan_to_num(0.0))
     if not bool((labels >= 0).any()):
         return logits.sum() * 0.0
     return F.cross_entropy(logits.float(), labels, ignore_index=-1)

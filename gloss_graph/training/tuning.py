@@ -122,6 +122,8 @@ def tune_text(
         FileExistsError: `out` holds other files.
         RuntimeError: Five trials in a row failed; names the last error.
     """
+    if splits.train.multilabel:
+        raise ValueError("'splits' must hold class numbers to tune on (got label sets).")
     check_positive_int("trials", trials)
     check_positive_int("heartbeat", heartbeat)
     check_choice("metric", metric, METRICS)
