@@ -172,7 +172,7 @@ def train(
     eval_batch_size: Annotated[int, typer.Option(help="Documents a step of evaluation.")] = 64,
     gradient_accumulation: Annotated[int, typer.Option(help="Micro-batches a step.")] = 1,
     learning_rate: Annotated[
-        float, typer.Option(help="Of the encoder; 1e-3 for features if not given.")
+        float, typer.Option(help="Of the encoder; 1e-3 for features if not given. LoRA likes 5e-4.")
     ] = 5e-5,
     head_learning_rate: Annotated[float, typer.Option(help="Of the linear head.")] = 5e-3,
     warmup: Annotated[float, typer.Option(help="Share of steps with rising rate.")] = 0.1,
@@ -212,12 +212,19 @@ def train(
         bool, typer.Option(help="Draw labeled documents with equal shares of the classes.")
     ] = False,
     freeze_layers: Annotated[int, typer.Option(help="First layers that are not trained.")] = 0,
+    lora_rank: Annotated[int, typer.Option(help="Of low-rank adapters (LoRA); 0: none.")] = 0,
+    lora_alpha: Annotated[float, typer.Option(help="Their scale, divided by the rank.")] = 16.0,
+    lora_dropout: Annotated[float, typer.Option(help="On their input.")] = 0.1,
+    lora_targets: Annotated[
+        str | None, typer.Option(help="Adapted layers, as query,value or all-linear.")
+    ] = None,
     teacher_decay: Annotated[
         float, typer.Option(help="Decay of a moving-average teacher; 0: none.")
     ] = 0.0,
     select: Annotated[
         str, typer.Option(help="best or last step; auto: last with few labels.")
     ] = "auto",
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
     seed: Annotated[int, typer.Option(help="Of everything random.")] = 0,
     bf16: Annotated[bool, typer.Option(help="Encoder in bfloat16 autocast.")] = False,
     gradient_checkpointing: Annotated[bool, typer.Option(help="Trade time for memory.")] = False,
@@ -266,8 +273,13 @@ def train(
         warm_start_rate=_rate(context, "warm_start_rate", features),
         class_balance=class_balance,
         freeze_layers=freeze_layers,
+        lora_rank=lora_rank,
+        lora_alpha=lora_alpha,
+        lora_dropout=lora_dropout,
+        lora_targets=lora_targets,
         teacher_decay=teacher_decay,
         select=select,
+        device=device,
         seed=seed,
         bf16=bf16,
         gradient_checkpointing=gradient_checkpointing,

@@ -88,11 +88,14 @@ def with_unlabeled(splits: Splits, unlabeled: Corpus) -> Splits:
 
 
 def write_labels_used(corpus: Corpus, file: Path) -> None:
-    """Write id, label and text of every labeled document, atomically."""
-    rows = [
-        (id_, corpus.label_names[label], text)
-        for id_, label, text in zip(corpus.ids, corpus.labels, corpus.texts, strict=True)
-        if label != UNLABELED
-    ]
+    """Write id, label and text (of pairs both) of every labeled document, atomically."""
+    table = {
+        "id": corpus.ids,
+        "label": [corpus.label_names[label] if label >= 0 else "" for label in corpus.labels],
+        "text": corpus.texts,
+    }
+    if corpus.texts_b is not None:
+        table["text_b"] = corpus.texts_b
+    known = [label != UNLABELED for label in corpus.labels]
     with atomic_write(file, overwrite=True) as draft:
-        pd.DataFrame(rows, columns=["id", "label", "text"]).to_csv(draft.name, index=False)
+        pd.DataFrame(table)[known].to_csv(draft.name, index=False)
