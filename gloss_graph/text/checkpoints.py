@@ -37,8 +37,8 @@ def read_checkpoint(
 
     Raises:
         ValueError: If the folder is missing or incomplete; if the id is unknown or cannot be
-            reached; if there are no safetensors weights, no tokenizer, or the model is of an unknown
-            type.
+            reached; if there are no safetensors weights or no tokenizer, or the model is of an
+            unknown type.
 
     Warns:
         UserWarning: If the checkpoint lacks weights of the model, which are random then.

@@ -103,7 +103,7 @@ class Run:
     @property
     def on_pairs(self) -> bool:
         """Whether the run was trained on pairs of texts."""
-        return bool(self.settings["data"].get("pairs", False))
+        return bool(self.settings.get("data", {}).get("pairs", False))
 
     def frozen_rows(self, corpus: Corpus, progress: bool) -> Tensor:
         """Embeddings (B, D') of the encoder as it was before training.
