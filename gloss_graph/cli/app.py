@@ -172,7 +172,8 @@ def train(
     eval_batch_size: Annotated[int, typer.Option(help="Documents a step of evaluation.")] = 64,
     gradient_accumulation: Annotated[int, typer.Option(help="Micro-batches a step.")] = 1,
     learning_rate: Annotated[
-        float, typer.Option(help="Of the encoder; 1e-3 for features if not given. LoRA likes 5e-4.")
+        float,
+        typer.Option(help="Of the encoder; 1e-3 for features if not given; about 1e-3 for LoRA."),
     ] = 5e-5,
     head_learning_rate: Annotated[float, typer.Option(help="Of the linear head.")] = 5e-3,
     warmup: Annotated[float, typer.Option(help="Share of steps with rising rate.")] = 0.1,

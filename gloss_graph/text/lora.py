@@ -133,8 +133,8 @@ def add_lora(
     trained = [name for name in names if _is_trained(model.get_submodule(name))]
     if not trained:
         raise ValueError(
-            f"'targets' must name a layer that is not frozen (all {len(names)} are). Freeze fewer "
-            "layers."
+            f"'lora_targets' must name a layer that is not frozen (all {len(names)} are). Freeze "
+            "fewer layers."
         )
     base = tuple(value for value in model.parameters() if value.requires_grad)
     settings = peft.LoraConfig(

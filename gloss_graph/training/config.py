@@ -86,7 +86,7 @@ class TrainConfig:
         freeze_layers: Embedding layer and first layers of the encoder that are not trained.
         lora_rank: Rank of low-rank adapters that are trained in place of the encoder's weights,
             which they are merged into at the end; 0 = none. Layers that `freeze_layers` freezes
-            get none. Adapters take larger steps: a `learning_rate` of about 5e-4.
+            get none. Adapters take larger steps than weights: a `learning_rate` of about 1e-3.
         lora_alpha: Scale of the adapters, divided by their rank.
         lora_dropout: On the input of the adapters.
         lora_targets: Layers with adapters, comma-separated ends of their names, or "all-linear";
