@@ -36,6 +36,11 @@ def rank() -> int:
     return _number("RANK", 0) if launched() > 1 else 0
 
 
+def local_rank() -> int:
+    """Number of this process among those of its machine."""
+    return _number("LOCAL_RANK", 0) if launched() > 1 else 0
+
+
 def is_main() -> bool:
     """Whether this process is the one that writes files and speaks."""
     return rank() == 0

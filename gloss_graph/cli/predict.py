@@ -36,6 +36,10 @@ def run_predict(
     if out.exists():
         raise FileExistsError(f"'output' must not exist ({out} does). Choose another name.")
     loaded = Run(run)
+    if not loaded.on_features and (text_b is not None) != loaded.on_pairs:
+        what = "name the column of second texts" if loaded.on_pairs else "be left out"
+        kind = "pairs" if loaded.on_pairs else "single texts"
+        raise ValueError(f"'--text-b' must {what}, as the run was trained on {kind} ({run}).")
     column = None if loaded.on_features and not has_column(source, text) else text
     corpus = read_table(source, text=column, label=None, text_b=text_b)
     rows = None if features is None else read_features(features)
@@ -53,12 +57,16 @@ def run_predict(
         progress=True,
     )
     reasons = answer.explanation
-    table = {"text": corpus.texts, **(_sets if loaded.multilabel else _classes)(loaded, answer)}
+    pairs = {} if corpus.texts_b is None else {"text_b": corpus.texts_b}
+    answers = (_sets if loaded.multilabel else _classes)(loaded, answer)
+    table = {"text": corpus.texts, **pairs, **answers}
     for rank in range(_TOP):
         ids = reasons.ids[:, rank].tolist()
         table[f"reason_{rank + 1}_id"] = [id_ if id_ >= 0 else None for id_ in ids]
         table[f"reason_{rank + 1}_share"] = reasons.shares[:, rank].tolist()
         table[f"reason_{rank + 1}_text"] = [loaded.texts.get(id_, "") for id_ in ids]
+        if loaded.on_pairs:
+            table[f"reason_{rank + 1}_text_b"] = [loaded.texts_b.get(id_, "") for id_ in ids]
     frame = pd.DataFrame(table)
     for rank in range(_TOP):
         frame[f"reason_{rank + 1}_id"] = frame[f"reason_{rank + 1}_id"].astype("Int64")

@@ -32,6 +32,7 @@ from gloss_graph.training import RunResult, TrainConfig, train_text, with_unlabe
 from gloss_graph.training.folders import new_folder, write_json
 from gloss_graph.training.multilabel import check_multilabel
 from gloss_graph.training.processes import join_processes, on_main
+from gloss_graph.training.setup import check_run
 
 
 def run_train(
@@ -50,7 +51,8 @@ def run_train(
     command: list[str] | None = None,
 ) -> RunResult:
     """Train on files and print the scores; see `gloss-graph train --help`."""
-    join_processes()
+    check_run(config, on_features=features is not None)
+    join_processes(config.device)
     console = Console(quiet=not is_main())
     # Refused before anything is read; given back if nothing comes of it.
     on_main(lambda: new_folder(out))

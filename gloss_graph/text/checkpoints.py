@@ -37,19 +37,20 @@ def read_checkpoint(
 
     Raises:
         ValueError: If the folder is missing or incomplete; if the id is unknown or cannot be
-            reached; if there are no safetensors weights or the model is of an unknown type.
+            reached; if there are no safetensors weights or no tokenizer, or the model is of an
+            unknown type.
 
     Warns:
         UserWarning: If the checkpoint lacks weights of the model, which are random then.
     """
-    from transformers import AutoConfig, AutoModel, AutoTokenizer
+    from transformers import AutoConfig, AutoModel
 
     name = _checked_name(name)
     where: dict[str, Any] = {"revision": revision or "main", "local_files_only": local_files_only}
     try:
         with quiet_transformers():
             config = AutoConfig.from_pretrained(name, **where)
-            tokenizer = AutoTokenizer.from_pretrained(name, **where)
+            tokenizer = _read_tokenizer(name, where)
             model, report = AutoModel.from_pretrained(
                 name,
                 config=config,
@@ -58,6 +59,8 @@ def read_checkpoint(
                 **_without_pooling_layer(config),
                 **where,
             )
+    except _NoTokenizerError:
+        raise
     except (OSError, ValueError, ImportError, KeyError, SafetensorError) as error:
         reason = " ".join(str(error).split())[:300]
         raise ValueError(
@@ -149,6 +152,28 @@ def replaced_folder(folder: str | Path, marker: str) -> Iterator[Path]:
             old.rename(folder)
         shutil.rmtree(fresh, ignore_errors=True)
         shutil.rmtree(old, ignore_errors=True)
+
+
+class _NoTokenizerError(ValueError):
+    """Its message is complete."""
+
+
+def _read_tokenizer(name: str, where: dict[str, Any]) -> Any:
+    """The tokenizer of a model whose configuration could be read."""
+    from transformers import AutoTokenizer
+
+    problem = "no tokenizer files"
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(name, **where)
+        # What transformers makes up where there are no files: every word is unknown to it.
+        if not set(tokenizer.get_vocab()) <= set(tokenizer.all_special_tokens):
+            return tokenizer
+    except (OSError, ValueError, ImportError, KeyError, TypeError) as error:
+        problem = " ".join(str(error).split())[:200]
+    raise _NoTokenizerError(
+        f"'name' must be a model with its tokenizer (got {name!r}: {problem}). Write it there with "
+        "tokenizer.save_pretrained."
+    )
 
 
 def _checked_name(name: str) -> str:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from gloss_graph._modes import evaluating
 from gloss_graph.text.checkpoints import quiet_transformers, read_checkpoint, replaced_folder
 from gloss_graph.text.corpora import Corpus, string_list
+from gloss_graph.text.lora import merged_model
 from gloss_graph.text.pooling import Pooling, check_pooling, pack_left, pool
 
 __all__ = ["Features", "TextEncoder"]
@@ -287,7 +288,8 @@ class TextEncoder(nn.Module):
         """Write weights (safetensors), tokenizer and settings to a folder of their own.
 
         Everything is written beside the folder first and then moved, so a reader never meets half
-        an encoder. An encoder saved there before is replaced; other contents are refused.
+        an encoder. An encoder saved there before is replaced; other contents are refused. Low-rank
+        adapters are written merged into the weights.
 
         Args:
             folder: Created if need be, with its parents.
@@ -301,7 +303,7 @@ class TextEncoder(nn.Module):
         folder = Path(folder).expanduser().absolute()
         settings = {"format": _FORMAT, "pooling": self.pooling, "max_length": self.max_length}
         with replaced_folder(folder, _MARKER) as fresh, quiet_transformers():
-            self.model.save_pretrained(fresh)
+            merged_model(self.model).save_pretrained(fresh)  # type: ignore[operator]
             self.tokenizer.save_pretrained(fresh)
             (fresh / _MARKER).write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
         return folder

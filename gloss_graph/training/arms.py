@@ -11,7 +11,8 @@ from gloss_graph.training.config import TrainConfig
 
 # What of a run's `config.json` is no setting of an arm: the pairing, the place, what follows from
 # other settings, and what makes a block of runs on the same data.
-_NOT_SETTINGS = ("seed", "command", "versions", "python", "git_commit", "finished", "data", "bank")
+_RECORD = ("command", "versions", "python", "git_commit", "finished", "device")
+_NOT_SETTINGS = ("seed", "data", "bank", *_RECORD)
 _LABELS = ("label_fraction", "labels_per_class")
 _SIZES = ("train", "val", "test")
 _DEFAULTS = {field.name: field.default for field in fields(TrainConfig)}

@@ -28,6 +28,7 @@ MODES = {
     "integrated": "λ L + (1 - λ) cross-entropy, best validation macro-F1",
     "standalone": "L alone, best validation macro-silhouette, then a linear probe",
 }
+DEVICES = ("auto", "cpu", "cuda", "mps")
 _JOINT_ONLY = ("ce", "static-lp", "pseudo-label", "setfit")
 # What the paper searches.
 SEARCH_SPACE: dict[str, Dimension] = {"learning_rate": Range(1e-5, 5e-5, step=1e-5)}
@@ -83,9 +84,17 @@ class TrainConfig:
         warm_start_rate: Learning rate of both.
         class_balance: Draw labeled documents with equal shares of the classes.
         freeze_layers: Embedding layer and first layers of the encoder that are not trained.
+        lora_rank: Rank of low-rank adapters that are trained in place of the encoder's weights,
+            which they are merged into at the end; 0 = none. Layers that `freeze_layers` freezes
+            get none. Adapters take larger steps than weights: a `learning_rate` of about 1e-3.
+        lora_alpha: Scale of the adapters, divided by their rank.
+        lora_dropout: On the input of the adapters.
+        lora_targets: Layers with adapters, comma-separated ends of their names, or "all-linear";
+            None = what the family is known for, query and value projections in most.
         teacher_decay: Decay of a moving-average copy of the model that makes references and
             pseudo-labels; 0 = the model itself.
         select: "best" validation step, "last" step, or "auto": last with few labels.
+        device: One of `DEVICES`; "auto" = the fastest there is.
         pictures: Record what pictures and report are drawn from: up to 1,000 documents embedded
             before training, 64 a few times on the way.
     """
@@ -129,8 +138,13 @@ class TrainConfig:
     warm_start_rate: float = 2e-5
     class_balance: bool = False
     freeze_layers: int = 0
+    lora_rank: int = 0
+    lora_alpha: float = 16.0
+    lora_dropout: float = 0.1
+    lora_targets: str | None = None
     teacher_decay: float = 0.0
     select: str = "auto"
+    device: str = "auto"
     pictures: bool = True
 
     def __post_init__(self) -> None:
@@ -160,6 +174,8 @@ class TrainConfig:
             check_range(name, getattr(self, name), 0, 1)
         check_range("dropout", self.dropout, 0, 1, open_high=True)
         self._check_few_labels()
+        self._check_adapters()
+        check_choice("device", self.device, DEVICES)
         check_positive_int("seed", self.seed, minimum=0)
         if callable(self.bandwidth):
             raise ValueError(
@@ -200,6 +216,17 @@ class TrainConfig:
         check_range("warm_start_rate", self.warm_start_rate, 0, 1, open_low=True)
         check_range("teacher_decay", self.teacher_decay, 0, 1, open_high=True)
         check_choice("select", self.select, ("auto", "best", "last"))
+
+    def _check_adapters(self) -> None:
+        check_positive_int("lora_rank", self.lora_rank, minimum=0)
+        check_range("lora_alpha", self.lora_alpha, 0, math.inf, open_low=True, open_high=True)
+        check_range("lora_dropout", self.lora_dropout, 0, 1, open_high=True)
+        targets = self.lora_targets
+        if targets is not None and (not isinstance(targets, str) or not targets.strip(" ,")):
+            raise ValueError(
+                "'lora_targets' must be names of layers, comma-separated, or None for the "
+                f"family's own (got {targets!r})."
+            )
 
     @property
     def few_labels(self) -> bool:

@@ -95,16 +95,13 @@ def with_unlabeled(splits: Splits, unlabeled: Corpus) -> Splits:
 
 
 def write_labels_used(corpus: Corpus, file: Path) -> None:
-    """Write id, label and text of every labeled document, atomically."""
-    names = [corpus.label_names[label] for label in corpus.labels]
+    """Write id, label and text (of pairs both) of every labeled document, atomically."""
+    names = [corpus.label_names[label] if label >= 0 else "" for label in corpus.labels]
     if corpus.multilabel:
         names = joined_names(corpus.targets == 1, corpus.label_names)
-    rows = [
-        (id_, name, text)
-        for id_, label, name, text in zip(
-            corpus.ids, corpus.labels, names, corpus.texts, strict=True
-        )
-        if label != UNLABELED
-    ]
+    table = {"id": corpus.ids, "label": names, "text": corpus.texts}
+    if corpus.texts_b is not None:
+        table["text_b"] = corpus.texts_b
+    known = [label != UNLABELED for label in corpus.labels]
     with atomic_write(file, overwrite=True) as draft:
-        pd.DataFrame(rows, columns=["id", "label", "text"]).to_csv(draft.name, index=False)
+        pd.DataFrame(table)[known].to_csv(draft.name, index=False)

@@ -61,7 +61,7 @@ class Run:
             self.classifier = TextClassifier.load(self.folder / "model")
             labels = pd.read_csv(
                 self.folder / "labels_used.csv",
-                dtype={"label": str, "text": str},
+                dtype={"label": str, "text": str, "text_b": str},
                 keep_default_na=False,
             )
         except (OSError, ValueError, KeyError, TypeError) as error:
@@ -71,6 +71,9 @@ class Run:
         self.label_names = self.classifier.label_names
         #: Texts of the labeled training documents, by id.
         self.texts: dict[int, str] = dict(zip(labels["id"], labels["text"], strict=True))
+        second = labels.get("text_b", [])
+        #: Their second texts, empty without pairs.
+        self.texts_b: dict[int, str] = dict(zip(labels["id"], second, strict=False))
         self.objective = self._objective(config, bank)
 
     def _objective(self, config: TrainConfig, bank: dict[str, Any]) -> GraphGuidedObjective:
@@ -102,6 +105,11 @@ class Run:
     def on_features(self) -> bool:
         """Whether the run was trained on precomputed features."""
         return isinstance(self.classifier.encoder, FeatureEncoder)
+
+    @property
+    def on_pairs(self) -> bool:
+        """Whether the run was trained on pairs of texts."""
+        return bool(self.settings.get("data", {}).get("pairs", False))
 
     def frozen_rows(self, corpus: Corpus, progress: bool) -> Tensor:
         """Embeddings (B, D') of the encoder as it was before training.
@@ -139,7 +147,7 @@ class Run:
 
         Args:
             texts: B documents; not needed where there are features.
-            texts_b: Their second texts.
+            texts_b: Their second texts, for a run on pairs.
             features: (B, D), for a run on features.
             mode: See `explain`, as for the others.
             anchor: See above.
@@ -148,13 +156,18 @@ class Run:
             progress: Show progress bars.
 
         Raises:
-            ValueError: Texts for a run on features, or the reverse.
+            ValueError: Texts for a run on features, pairs for one on single texts, or the reverse.
         """
         encoder = self.classifier.encoder
         wanted = "features" if self.on_features else "texts"
         given = features if self.on_features else texts
         if given is None or (features is not None) != self.on_features:
             raise ValueError(f"'{wanted}' must be given, which is what the run was trained on.")
+        if not self.on_features and (texts_b is not None) != self.on_pairs:
+            wanted, kind = (
+                ("be given", "pairs") if self.on_pairs else ("be left out", "single texts")
+            )
+            raise ValueError(f"'texts_b' must {wanted}, as the run was trained on {kind}.")
         size = len(given)
         corpus = Corpus(
             [""] * size if texts is None else list(texts),

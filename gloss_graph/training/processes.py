@@ -3,29 +3,53 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from accelerate import PartialState
 
 from gloss_graph._modes import evaluating
-from gloss_graph._processes import any_process, is_main, joined, launched
+from gloss_graph._processes import any_process, is_main, joined, launched, local_rank
 from gloss_graph.training.classifier import TextClassifier
 
 
-def has_accelerator() -> bool:
-    """Whether there is a device faster than the CPU."""
-    kinds = (torch.cuda, torch.backends.mps, getattr(torch, "xpu", torch.cuda))
-    return any(kind.is_available() for kind in kinds)
+def find_device(name: str = "auto") -> torch.device:
+    """The device to train on, as the Trainer takes it too.
+
+    Args:
+        name: One of `DEVICES`; "auto" = the first accelerator there is, else the CPU. Of several
+            GPUs a process takes that of its number on this machine.
+
+    Raises:
+        ValueError: This machine has no such device.
+    """
+    there = [kind for kind, module in _accelerators().items() if module.is_available()]
+    if name == "auto":
+        name = there[0] if there else "cpu"
+    if name != "cpu" and name not in there:
+        raise ValueError(
+            f"'device' must be one this machine and its torch have, {', '.join(['cpu', *there])} "
+            f"(got {name!r}). Use 'auto' for the fastest."
+        )
+    return torch.device(name, local_rank()) if name in ("cuda", "xpu") else torch.device(name)
 
 
-def join_processes() -> None:
+def _accelerators() -> dict[str, Any]:
+    kinds = {"cuda": torch.cuda, "xpu": getattr(torch, "xpu", None), "mps": torch.backends.mps}
+    return {name: module for name, module in kinds.items() if module is not None}
+
+
+def join_processes(device: str = "auto") -> None:
     """Join the other processes if `torchrun` or `accelerate launch` started several.
 
     Nothing happens in a process that was started alone or has joined already.
+
+    Raises:
+        ValueError: This machine has no such device.
     """
     if launched() > 1 and not joined():
-        PartialState(cpu=not has_accelerator())
+        PartialState(cpu=find_device(device).type == "cpu")
 
 
 def on_main(action: Callable[[], object]) -> None:

@@ -18,7 +18,7 @@ from transformers import TrainerCallback, set_seed
 from gloss_graph._processes import is_main, wait_for_all
 from gloss_graph.inference import GraphSkill, graph_skill
 from gloss_graph.objective import GraphGuidedObjective
-from gloss_graph.text import Corpus, FeatureEncoder, Splits, TextEncoder
+from gloss_graph.text import Adapters, Corpus, FeatureEncoder, Splits, TextEncoder
 from gloss_graph.training.classifier import TextClassifier
 from gloss_graph.training.config import TrainConfig
 from gloss_graph.training.folders import new_folder, write_json
@@ -37,7 +37,8 @@ from gloss_graph.training.progress import ProgressBar
 from gloss_graph.training.provenance import provenance
 from gloss_graph.training.setup import (
     USES_UNLABELED,
-    freeze_layers,
+    adapt,
+    check_run,
     make_loss,
     make_objective,
     make_trainer,
@@ -104,7 +105,8 @@ def train_text(
 
     Raises:
         ValueError: No labeled document in training; no validation split with labels where it
-            picks the best step.
+            picks the best step; a device this machine does not have; adapters of features, or
+            without peft.
         FileExistsError: `out` holds files.
     """
     if splits.train.multilabel:
@@ -113,7 +115,8 @@ def train_text(
         config = replace(config, pictures=False)
     splits = _few_labels(splits, config)
     _check_labels(splits, config)
-    join_processes()
+    device = check_run(config, on_features=isinstance(encoder, FeatureEncoder))
+    join_processes(config.device)
     out = Path(out)
     on_main(lambda: new_folder(out))
     progress = progress and is_main()
@@ -123,9 +126,12 @@ def train_text(
     classifier = TextClassifier(
         encoder, train.label_names, dropout=config.dropout, seed=config.seed
     )
-    freeze_layers(encoder, config.freeze_layers)
+    adapters = adapt(encoder, config)
+    encoder.to(device)
     start = time.perf_counter()
     metrics: dict[str, float] = {}
+    if adapters is not None:
+        metrics["lora.parameters"] = float(adapters.size)
     views = Views(encoder, splits, config, frozen, progress)
     snapshots = Snapshots(encoder, splits, config, views.frozen)
     skill = _skill(views.frozen.get("train"), labels, config)
@@ -170,11 +176,13 @@ def train_text(
         best = trainer.state.best_global_step or trainer.state.global_step
         metrics["best_step"] = float(best)
         metrics |= {f"seconds.{name}": s for name, s in trainer.stage_seconds().items()}
+        _merge(adapters)
         if config.mode == "standalone":
             classifier.standalone = False
             final = views.rows("train")
             metrics |= fit_head(classifier, train, final, views, config)
     else:
+        _merge(adapters)
         final = views.start_rows if started.rows is None else started.rows
         metrics |= fit_head(classifier, train, final, views, config)
         metrics["steps"] = float(len(started.losses))
@@ -241,6 +249,12 @@ def train_text(
     shutil.rmtree(out / "checkpoints", ignore_errors=True)
     wait_for_all()
     return result
+
+
+def _merge(adapters: Adapters | None) -> None:
+    """All that comes after training is made with the weights that are saved."""
+    if adapters is not None:
+        adapters.merge()
 
 
 def _few_labels(splits: Splits, config: TrainConfig) -> Splits:

@@ -20,13 +20,14 @@ from gloss_graph.losses import METRIC_LOSSES, MetricLoss, PseudoLabelLoss
 from gloss_graph.memory import MemoryBank
 from gloss_graph.objective import GraphGuidedObjective
 from gloss_graph.propagation.alignment import class_shares
-from gloss_graph.text import Corpus, Splits
+from gloss_graph.text import Adapters, Corpus, FeatureEncoder, Splits, TextEncoder, add_lora
+from gloss_graph.text.lora import require_peft
 from gloss_graph.training.classifier import TextClassifier
 from gloss_graph.training.config import TrainConfig
 from gloss_graph.training.dataset import TextCollator, TextDataset
 from gloss_graph.training.metrics import classification_scores, macro_silhouette
 from gloss_graph.training.multilabel import set_scores
-from gloss_graph.training.processes import has_accelerator, has_unused_parameters
+from gloss_graph.training.processes import find_device, has_unused_parameters
 from gloss_graph.training.sampler import MixedSampler
 from gloss_graph.training.trainer import GraphGuidedTrainer, LossModule
 
@@ -207,6 +208,8 @@ def make_trainer(
     sampler = _sampler(config, labels)
     standalone = config.mode == "standalone"
     classifier.standalone = standalone
+    device = find_device(config.device)
+    classifier.to(device)
     keeps: dict[str, Any] = {"eval_strategy": "no", "save_strategy": "no"}
     by_steps = config.eval_steps is not None or config.max_steps is not None
     every = config.eval_steps or max(1, steps // 4)
@@ -236,9 +239,8 @@ def make_trainer(
         save_only_model=True,
         seed=config.seed,
         bf16=config.bf16,
-        # Without an accelerator transformers takes bf16 and several processes only where the CPU
-        # is asked for.
-        use_cpu=(config.bf16 or launched() > 1) and not has_accelerator(),
+        # Also without an accelerator: else transformers refuses bf16 and several processes.
+        use_cpu=device.type == "cpu",
         ddp_find_unused_parameters=has_unused_parameters(classifier) if launched() > 1 else None,
         report_to=[],
         disable_tqdm=True,
@@ -317,6 +319,47 @@ def _teacher_decay(config: TrainConfig) -> float:
     if config.loss == "pseudo-label":
         return config.teacher_decay or 0.98
     return config.teacher_decay
+
+
+def check_run(config: TrainConfig, *, on_features: bool) -> torch.device:
+    """Refuse what this machine or the kind of encoder cannot do, before anything is read.
+
+    Returns:
+        The device to train on.
+
+    Raises:
+        ValueError: No such device; adapters of features, or without peft.
+    """
+    if config.lora_rank:
+        if on_features:
+            raise ValueError(
+                "'lora_rank' must be 0 for features, which have no transformer to adapt (got "
+                f"{config.lora_rank})."
+            )
+        require_peft()
+    return find_device(config.device)
+
+
+def adapt(encoder: TextEncoder | FeatureEncoder, config: TrainConfig) -> Adapters | None:
+    """Choose what of an encoder is trained: freeze its first layers, give the others adapters.
+
+    Returns:
+        The adapters, None without.
+
+    Raises:
+        ValueError: Layers that the encoder does not have; adapters of features.
+    """
+    freeze_layers(encoder, config.freeze_layers)
+    if not config.lora_rank or isinstance(encoder, FeatureEncoder):
+        return None
+    return add_lora(
+        encoder,
+        config.lora_rank,
+        alpha=config.lora_alpha,
+        dropout=config.lora_dropout,
+        targets=config.lora_targets,
+        seed=config.seed,
+    )
 
 
 def freeze_layers(encoder: nn.Module, count: int) -> None:

@@ -153,7 +153,7 @@ def fit_head(
         solved = PropagationHead(view, labels, settings)
         spread = solved.probabilities(solved.hits)
         with torch.no_grad():
-            own = classifier.head(rows).softmax(dim=1)
+            own = classifier.head(rows.to(classifier.head.weight.device)).softmax(dim=1).cpu()
         found, trust = trusted_labels(row_shares((own * spread.to(own)).sqrt()), labels)
         fit_propagated_head(classifier, rows, found, trust)
     return {"head.C": strength}

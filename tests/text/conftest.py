@@ -22,8 +22,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path
             folder = tmp_path_factory.mktemp(family)
             with quiet_transformers():
                 build_model(family).save_pretrained(folder)
-                tokenizer = build_tokenizer("bert" if family == "distilbert" else family)
-                tokenizer.save_pretrained(folder)
+                build_tokenizer(family).save_pretrained(folder)
             made[family] = folder
         return made[family]
 

@@ -18,7 +18,7 @@ from gloss_graph.text import load_encoder, pretrained
 from gloss_graph.text.checkpoints import quiet_transformers
 from gloss_graph.text.pooling import default_pooling
 
-from .tiny_models import FAMILIES
+from .tiny_models import DECODERS, FAMILIES
 
 Checkpoint = Callable[[str], Path]
 PACKAGE = pretrained.MINILM_PACKAGE
@@ -30,7 +30,7 @@ needs_minilm = pytest.mark.skipif(
 @pytest.mark.parametrize("family", FAMILIES)
 def test_default_pooling_follows_the_model(checkpoint: Checkpoint, family: str) -> None:
     encoder = load_encoder(str(checkpoint(family)))
-    assert encoder.pooling == ("last" if family in ("gpt2", "llama") else "cls")
+    assert encoder.pooling == ("last" if family in DECODERS else "cls")
     assert (encoder.max_length, encoder.dim, encoder.training) == (32, 16, False)
     assert all(value.dtype == torch.float32 for value in encoder.parameters())
 

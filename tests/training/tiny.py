@@ -55,8 +55,8 @@ def tiny_splits(train: int = 36, val: int = 12, test: int = 15, *, seed: int = 0
 
 
 def tiny_encoder(family: str = "bert") -> TextEncoder:
-    tokenizer = build_tokenizer("bert" if family == "distilbert" else family)
-    return TextEncoder(build_model(family), tokenizer, pooling="mean", max_length=MAX_LENGTH)
+    model, tokenizer = build_model(family), build_tokenizer(family)
+    return TextEncoder(model, tokenizer, pooling="mean", max_length=MAX_LENGTH)
 
 
 def tiny_classifier(family: str = "bert", *, dropout: bool = True, seed: int = 0) -> TextClassifier:

@@ -1,0 +1,213 @@
+"""`gloss-graph train`: its options, one for every setting of a training; `train` does it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def train(
+    context: typer.Context,
+    train: Annotated[Path, typer.Option(help="CSV, TSV, JSONL or Parquet (also .gz).")],
+    out: Annotated[Path, typer.Option(help="New or empty run folder.")],
+    val: Annotated[
+        Path | None, typer.Option(help="Validation file; else 10 % of train, none with few labels.")
+    ] = None,
+    test: Annotated[Path | None, typer.Option(help="Test file.")] = None,
+    encoder: Annotated[
+        str, typer.Option(help="minilm, a hub id, a folder, or none for --features.")
+    ] = "minilm",
+    features: Annotated[
+        Path | None,
+        typer.Option(help="npy, pt, safetensors or Parquet: rows of train, val, test, unlabeled."),
+    ] = None,
+    loss: Annotated[
+        str,
+        typer.Option(
+            help="ce, gloss, gloss-published, gloss-released, scl, triplet, cosine, xbm-scl, "
+            "static-lp, pseudo-label or setfit."
+        ),
+    ] = "gloss",
+    mode: Annotated[
+        str, typer.Option(help="integrated: with cross-entropy; standalone: then a linear probe.")
+    ] = "integrated",
+    unlabeled: Annotated[
+        Path | None, typer.Option(help="File of documents without labels.")
+    ] = None,
+    label_fraction: Annotated[
+        float | None, typer.Option(help="Use this share of the labels, a seeded draw.")
+    ] = None,
+    labels_per_class: Annotated[
+        int | None, typer.Option(help="Use this many labels a class, a seeded draw.")
+    ] = None,
+    text: Annotated[str, typer.Option(help="Column of the texts.")] = "text",
+    label: Annotated[str, typer.Option(help="Column of the labels.")] = "label",
+    text_b: Annotated[str | None, typer.Option(help="Column of second texts, for pairs.")] = None,
+    multilabel: Annotated[
+        bool, typer.Option(help="Several labels a document, joined by --separator or in lists.")
+    ] = False,
+    separator: Annotated[str, typer.Option(help="Between the labels of a document.")] = ";",
+    pooling: Annotated[str | None, typer.Option(help="cls, mean or last.")] = None,
+    max_length: Annotated[int, typer.Option(min=1, help="Tokens kept of a document.")] = 128,
+    epochs: Annotated[float, typer.Option(help="Passes over the training file.")] = 3.0,
+    max_steps: Annotated[
+        int | None, typer.Option(help="Steps, overriding epochs; 0: fit the head only.")
+    ] = None,
+    eval_steps: Annotated[int | None, typer.Option(help="Steps between evaluations.")] = None,
+    patience: Annotated[int, typer.Option(help="Evaluations without gain to stop at.")] = 10,
+    batch_size: Annotated[int, typer.Option(help="Documents a step.")] = 32,
+    eval_batch_size: Annotated[int, typer.Option(help="Documents a step of evaluation.")] = 64,
+    gradient_accumulation: Annotated[int, typer.Option(help="Micro-batches a step.")] = 1,
+    learning_rate: Annotated[
+        float,
+        typer.Option(help="Of the encoder; 1e-3 for features if not given; about 1e-3 for LoRA."),
+    ] = 5e-5,
+    head_learning_rate: Annotated[float, typer.Option(help="Of the linear head.")] = 5e-3,
+    warmup: Annotated[float, typer.Option(help="Share of steps with rising rate.")] = 0.1,
+    weight_decay: Annotated[float, typer.Option(help="Of AdamW.")] = 0.01,
+    dropout: Annotated[float, typer.Option(help="On the embedding before the head.")] = 0.1,
+    graph_weight: Annotated[float, typer.Option(help="λ, weight of the graph loss.")] = 0.3,
+    temperature: Annotated[float, typer.Option(help="Of the contrastive losses.")] = 0.1,
+    margin: Annotated[float, typer.Option(help="Of the triplet loss.")] = 0.2,
+    visible_fraction: Annotated[float, typer.Option(help="γ, share of visible labels.")] = 0.5,
+    bandwidth: Annotated[str, typer.Option(help="σ: a number or rule name.")] = "sqrt",
+    k: Annotated[int, typer.Option(help="Neighbours a document.")] = 16,
+    eta: Annotated[float | None, typer.Option(help="Leak of the propagation.")] = None,
+    rule: Annotated[str, typer.Option(help="harmonic, spreading or poisson.")] = "harmonic",
+    normalization: Annotated[str, typer.Option(help="hub, row, symmetric or column.")] = "hub",
+    memory_size: Annotated[
+        int | None, typer.Option(help="Rows of the bank; else one a document.")
+    ] = None,
+    unlabeled_batch_size: Annotated[int, typer.Option(help="Unlabeled documents a step.")] = 32,
+    consistency_weight: Annotated[
+        float, typer.Option(help="Weight of the unlabeled documents' term.")
+    ] = 1.0,
+    refresh_every: Annotated[
+        int | None, typer.Option(help="Steps between solves over the bank; 0: every step's graph.")
+    ] = None,
+    anchor: Annotated[float, typer.Option(help="Share of the frozen similarity.")] = 0.5,
+    align: Annotated[float, typer.Option(help="Power of the class-mass alignment.")] = 0.5,
+    warm_start_steps: Annotated[
+        int, typer.Option(help="Contrastive steps on the labels before training.")
+    ] = 0,
+    graph_start_steps: Annotated[
+        int, typer.Option(help="Contrastive steps on the corpus, classes as the graph has them.")
+    ] = 0,
+    warm_start_rate: Annotated[
+        float, typer.Option(help="Learning rate of both; 1e-3 for features if not given.")
+    ] = 2e-5,
+    class_balance: Annotated[
+        bool, typer.Option(help="Draw labeled documents with equal shares of the classes.")
+    ] = False,
+    freeze_layers: Annotated[int, typer.Option(help="First layers that are not trained.")] = 0,
+    lora_rank: Annotated[int, typer.Option(help="Of low-rank adapters (LoRA); 0: none.")] = 0,
+    lora_alpha: Annotated[float, typer.Option(help="Their scale, divided by the rank.")] = 16.0,
+    lora_dropout: Annotated[float, typer.Option(help="On their input.")] = 0.1,
+    lora_targets: Annotated[
+        str | None, typer.Option(help="Adapted layers, as query,value or all-linear.")
+    ] = None,
+    teacher_decay: Annotated[
+        float, typer.Option(help="Decay of a moving-average teacher; 0: none.")
+    ] = 0.0,
+    select: Annotated[
+        str, typer.Option(help="best or last step; auto: last with few labels.")
+    ] = "auto",
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
+    seed: Annotated[int, typer.Option(help="Of everything random.")] = 0,
+    bf16: Annotated[bool, typer.Option(help="Encoder in bfloat16 autocast.")] = False,
+    gradient_checkpointing: Annotated[bool, typer.Option(help="Trade time for memory.")] = False,
+    pictures: Annotated[
+        bool, typer.Option(help="Embed some documents before and during training, and draw them.")
+    ] = True,
+) -> None:
+    """Fine-tune an encoder on your own files and score it."""
+    from gloss_graph.cli.train import run_train
+    from gloss_graph.training import TrainConfig
+
+    config = TrainConfig(
+        loss=loss,
+        mode=mode,
+        epochs=epochs,
+        max_steps=max_steps,
+        eval_steps=eval_steps,
+        patience=patience,
+        batch_size=batch_size,
+        eval_batch_size=eval_batch_size,
+        gradient_accumulation=gradient_accumulation,
+        learning_rate=_rate(context, "learning_rate", features),
+        head_learning_rate=head_learning_rate,
+        warmup=warmup,
+        weight_decay=weight_decay,
+        dropout=dropout,
+        graph_weight=graph_weight,
+        temperature=temperature,
+        margin=margin,
+        visible_fraction=visible_fraction,
+        bandwidth=_number_or_name(bandwidth),
+        k=k,
+        eta=eta,
+        rule=rule,
+        normalization=normalization,
+        memory_size=memory_size,
+        label_fraction=label_fraction,
+        labels_per_class=labels_per_class,
+        unlabeled_batch_size=unlabeled_batch_size,
+        consistency_weight=consistency_weight,
+        refresh_every=refresh_every,
+        anchor=anchor,
+        align=align,
+        warm_start_steps=warm_start_steps,
+        graph_start_steps=graph_start_steps,
+        warm_start_rate=_rate(context, "warm_start_rate", features),
+        class_balance=class_balance,
+        freeze_layers=freeze_layers,
+        lora_rank=lora_rank,
+        lora_alpha=lora_alpha,
+        lora_dropout=lora_dropout,
+        lora_targets=lora_targets,
+        teacher_decay=teacher_decay,
+        select=select,
+        device=device,
+        seed=seed,
+        bf16=bf16,
+        gradient_checkpointing=gradient_checkpointing,
+        pictures=pictures,
+    )
+    columns = {"text": text, "label": label, "text_b": text_b}
+    if multilabel:
+        columns["separator"] = separator
+    run_train(
+        train,
+        val,
+        test,
+        out,
+        config,
+        encoder_name=encoder,
+        pooling=pooling,
+        max_length=max_length,
+        columns=columns,
+        unlabeled=unlabeled,
+        features=features,
+        command=typed(context),
+    )
+
+
+def typed(context: typer.Context) -> list[str]:
+    """The words of the command line, as `main` got them."""
+    return ["gloss-graph", *(context.find_root().obj or [])]
+
+
+def _rate(context: typer.Context, name: str, features: Path | None) -> float:
+    """A learning rate as given; a new adapter wants larger steps than a pretrained encoder."""
+    source = context.get_parameter_source(name)
+    given = source is not None and source.name != "DEFAULT"
+    return float(context.params[name]) if given or features is None else 1e-3
+
+
+def _number_or_name(value: str) -> float | str:
+    try:
+        return float(value)
+    except ValueError:
+        return value
