@@ -52,7 +52,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "full": {"loss": "gloss", "graph_weight": 0.0, "warm": True, "max_steps": 0},
 }
 # Methods whose batches hold unlabeled documents too.
-MIXED = ("static-lp", "pseudo", "batch-only", "bank", "warm+bank", "full")
+MIXED = ("in-batch", "static-lp", "pseudo", "batch-only", "bank", "warm+bank", "full")
 HEADS = {
     "linear": "test.macro_f1",
     "propagated": "test_propagation.macro_f1",
