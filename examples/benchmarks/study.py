@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +49,8 @@ def splits_of(folder: Path, most: int | None, seed: int) -> Splits:
         held_out, scored = held_out.select(half), held_out.select(rest)
     if most is not None and len(part) > most:
         part = part.select(stratified_draw(part.labels, most / len(part), seed=seed))
-    return Splits(part, held_out, scored)
+    # The tables are headed by the name.
+    return Splits(replace(part, name=folder.name), held_out, scored)
 
 
 def main() -> None:
