@@ -130,9 +130,11 @@ def train_command(files: Files, config: TrainConfig, out: Path) -> str:
             words += [_option(field.name), str(value)]
     default = TrainConfig()
     for name, value in config.as_dict().items():
-        if value is True:
-            words.append(_option(name))
-        elif value is not None and value != getattr(default, name):
+        if value is None or value == getattr(default, name):
+            continue
+        if isinstance(value, bool):
+            words.append(_option(name if value else f"no_{name}"))
+        else:
             words += [_option(name), str(value)]
     return shlex.join([*words, "--out", str(out)])
 
