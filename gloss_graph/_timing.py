@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 #: Stages of a training step, in their order.
@@ -19,6 +20,15 @@ STAGES = (
     "backward",
     "optimizer",
 )
+
+
+def stage_seconds(metrics: Mapping[str, float]) -> dict[str, float]:
+    """Seconds of the stages of the training steps, in their order."""
+    return {
+        stage: metrics[f"seconds.{stage}"]
+        for stage in STAGES
+        if math.isfinite(metrics.get(f"seconds.{stage}", math.nan))
+    }
 
 
 class StageClock(dict[str, float]):

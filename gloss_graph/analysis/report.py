@@ -18,10 +18,11 @@ from jinja2 import Environment
 from matplotlib.figure import Figure
 
 from gloss_graph._files import atomic_write
+from gloss_graph._timing import stage_seconds
 from gloss_graph.analysis.embedding import plot_embeddings
 from gloss_graph.analysis.graph_change import plot_graph_change
 from gloss_graph.analysis.plots import plot_stage_times, plot_training
-from gloss_graph.analysis.runs import RunFiles, read_files, stage_seconds
+from gloss_graph.analysis.runs import RunFiles, read_files
 from gloss_graph.analysis.similarity import plot_similarities
 from gloss_graph.analysis.style import DPI, save_figure
 from gloss_graph.inference import GraphSkill

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from gloss_graph._timing import STAGES
 from gloss_graph.training.finished import read_run
 from gloss_graph.training.snapshots import SnapshotData, load_snapshots
 
-__all__ = ["RunFiles", "read_files", "stage_seconds"]
+__all__ = ["RunFiles", "read_files"]
 
 
 @dataclass(frozen=True)
@@ -66,15 +63,6 @@ def read_files(folder: str | Path) -> RunFiles:
         raise ValueError(
             f"'folder' must be a finished run folder of gloss-graph train ({folder}: {error})."
         ) from error
-
-
-def stage_seconds(metrics: Mapping[str, float]) -> dict[str, float]:
-    """Seconds of the stages of the training steps, in their order."""
-    return {
-        stage: metrics[f"seconds.{stage}"]
-        for stage in STAGES
-        if math.isfinite(metrics.get(f"seconds.{stage}", math.nan))
-    }
 
 
 def _table(file: Path, **options: Any) -> pd.DataFrame:

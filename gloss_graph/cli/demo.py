@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
+from gloss_graph._timing import stage_seconds
 from gloss_graph.analysis import (
     plot_graph,
     plot_stage_times,
@@ -16,7 +17,7 @@ from gloss_graph.analysis import (
     write_graphml,
 )
 from gloss_graph.cli.report import run_report
-from gloss_graph.cli.train import note_command, score_table, stage_seconds, time_table
+from gloss_graph.cli.train import note_command, score_table, time_table
 from gloss_graph.graph import build_document_graph
 from gloss_graph.text import Splits, docstring_corpus, load_encoder
 from gloss_graph.training import RunResult, TrainConfig, train_text
@@ -65,9 +66,8 @@ def run_demo(
     _export(splits, results["memory bank"], out)
     histories = {name: result.history for name, result in results.items()}
     plot_training(histories, out / "training.png")
-    plot_stage_times(
-        {name: stage_seconds(result) for name, result in results.items()}, out / "stages.png"
-    )
+    stages = {name: stage_seconds(result.metrics) for name, result in results.items()}
+    plot_stage_times(stages, out / "stages.png")
     for loss in _RUNS.values():
         note_command(out / loss, command)
         run_report(out / loss)

@@ -7,6 +7,30 @@ from typing import Annotated
 
 import typer
 
+# Options that `train` and `tune` share.
+Loss = Annotated[
+    str,
+    typer.Option(
+        help="ce, gloss, gloss-published, gloss-released, scl, triplet, cosine, xbm-scl, "
+        "static-lp, pseudo-label or setfit."
+    ),
+]
+Unlabeled = Annotated[Path | None, typer.Option(help="File of documents without labels.")]
+LabelFraction = Annotated[
+    float | None, typer.Option(help="Use this share of the labels, a seeded draw.")
+]
+LabelsPerClass = Annotated[
+    int | None, typer.Option(help="Use this many labels a class, a seeded draw.")
+]
+TextColumn = Annotated[str, typer.Option(help="Column of the texts.")]
+LabelColumn = Annotated[str, typer.Option(help="Column of the labels.")]
+SecondTexts = Annotated[str | None, typer.Option(help="Column of second texts, for pairs.")]
+Pooling = Annotated[str | None, typer.Option(help="cls, mean or last.")]
+MaxLength = Annotated[int, typer.Option(min=1, help="Tokens kept of a document.")]
+Epochs = Annotated[float, typer.Option(help="Passes over the training file.")]
+EvalSteps = Annotated[int | None, typer.Option(help="Steps between evaluations.")]
+BatchSize = Annotated[int, typer.Option(help="Documents a step.")]
+
 
 def train(
     context: typer.Context,
@@ -23,41 +47,29 @@ def train(
         Path | None,
         typer.Option(help="npy, pt, safetensors or Parquet: rows of train, val, test, unlabeled."),
     ] = None,
-    loss: Annotated[
-        str,
-        typer.Option(
-            help="ce, gloss, gloss-published, gloss-released, scl, triplet, cosine, xbm-scl, "
-            "static-lp, pseudo-label or setfit."
-        ),
-    ] = "gloss",
+    loss: Loss = "gloss",
     mode: Annotated[
         str, typer.Option(help="integrated: with cross-entropy; standalone: then a linear probe.")
     ] = "integrated",
-    unlabeled: Annotated[
-        Path | None, typer.Option(help="File of documents without labels.")
-    ] = None,
-    label_fraction: Annotated[
-        float | None, typer.Option(help="Use this share of the labels, a seeded draw.")
-    ] = None,
-    labels_per_class: Annotated[
-        int | None, typer.Option(help="Use this many labels a class, a seeded draw.")
-    ] = None,
-    text: Annotated[str, typer.Option(help="Column of the texts.")] = "text",
-    label: Annotated[str, typer.Option(help="Column of the labels.")] = "label",
-    text_b: Annotated[str | None, typer.Option(help="Column of second texts, for pairs.")] = None,
+    unlabeled: Unlabeled = None,
+    label_fraction: LabelFraction = None,
+    labels_per_class: LabelsPerClass = None,
+    text: TextColumn = "text",
+    label: LabelColumn = "label",
+    text_b: SecondTexts = None,
     multilabel: Annotated[
         bool, typer.Option(help="Several labels a document, joined by --separator or in lists.")
     ] = False,
     separator: Annotated[str, typer.Option(help="Between the labels of a document.")] = ";",
-    pooling: Annotated[str | None, typer.Option(help="cls, mean or last.")] = None,
-    max_length: Annotated[int, typer.Option(min=1, help="Tokens kept of a document.")] = 128,
-    epochs: Annotated[float, typer.Option(help="Passes over the training file.")] = 3.0,
+    pooling: Pooling = None,
+    max_length: MaxLength = 128,
+    epochs: Epochs = 3.0,
     max_steps: Annotated[
         int | None, typer.Option(help="Steps, overriding epochs; 0: fit the head only.")
     ] = None,
-    eval_steps: Annotated[int | None, typer.Option(help="Steps between evaluations.")] = None,
+    eval_steps: EvalSteps = None,
     patience: Annotated[int, typer.Option(help="Evaluations without gain to stop at.")] = 10,
-    batch_size: Annotated[int, typer.Option(help="Documents a step.")] = 32,
+    batch_size: BatchSize = 32,
     eval_batch_size: Annotated[int, typer.Option(help="Documents a step of evaluation.")] = 64,
     gradient_accumulation: Annotated[int, typer.Option(help="Micro-batches a step.")] = 1,
     learning_rate: Annotated[

@@ -12,9 +12,8 @@ from rich.console import Console
 from rich.table import Table
 
 from gloss_graph._processes import is_main
-from gloss_graph._timing import STAGES
+from gloss_graph._timing import STAGES, stage_seconds
 from gloss_graph.analysis import plot_stage_times, plot_training
-from gloss_graph.analysis.runs import stage_seconds as seconds_of
 from gloss_graph.cli.report import run_report
 from gloss_graph.text import (
     Corpus,
@@ -95,8 +94,8 @@ def train_and_report(
         console.print(str(result.skill), highlight=False)
     if result.history:
         plot_training({config.loss: result.history}, out / "training.png")
-    if stage_seconds(result):
-        plot_stage_times({config.loss: stage_seconds(result)}, out / "stages.png")
+    if stages := stage_seconds(result.metrics):
+        plot_stage_times({config.loss: stages}, out / "stages.png")
     console.print(score_table({config.loss: result}))
     if config.loss == "gloss" and not config.few_labels and min(splits.train.labels) >= 0:
         console.print("No unlabeled documents: the consistency term stays zero.", style="dim")
@@ -153,11 +152,6 @@ def has_column(file: Path, name: str) -> bool:
     return True
 
 
-def stage_seconds(result: RunResult) -> dict[str, float]:
-    """Seconds of the stages of the training steps."""
-    return seconds_of(result.metrics)
-
-
 def note_command(out: Path, command: list[str] | None) -> None:
     """Add the words that were typed to the settings of a finished run."""
     if command:
@@ -211,7 +205,7 @@ def time_table(results: dict[str, RunResult]) -> Table:
     table.add_column("stage")
     for name in results:
         table.add_column(name, justify="right")
-    shares = {name: stage_seconds(result) for name, result in results.items()}
+    shares = {name: stage_seconds(result.metrics) for name, result in results.items()}
     for stage in STAGES:
         if any(stage in seconds for seconds in shares.values()):
             cells = [

@@ -7,6 +7,21 @@ from typing import Annotated
 
 import typer
 
+from gloss_graph.cli.options import (
+    BatchSize,
+    Epochs,
+    EvalSteps,
+    LabelColumn,
+    LabelFraction,
+    LabelsPerClass,
+    Loss,
+    MaxLength,
+    Pooling,
+    SecondTexts,
+    TextColumn,
+    Unlabeled,
+)
+
 
 def tune(
     train: Annotated[Path, typer.Option(help="CSV, TSV, JSONL or Parquet (also .gz).")],
@@ -53,30 +68,19 @@ def tune(
         bool, typer.Option("--keep-runs", help="Keep the run folders of complete trials.")
     ] = False,
     encoder: Annotated[str, typer.Option(help="minilm, a hub id or a folder.")] = "minilm",
-    loss: Annotated[
-        str,
-        typer.Option(
-            help="ce, gloss, static-lp, pseudo-label, setfit, gloss-published or gloss-released."
-        ),
-    ] = "gloss",
-    unlabeled: Annotated[
-        Path | None, typer.Option(help="File of documents without labels.")
-    ] = None,
-    label_fraction: Annotated[
-        float | None, typer.Option(help="Use this share of the labels, a seeded draw.")
-    ] = None,
-    labels_per_class: Annotated[
-        int | None, typer.Option(help="Use this many labels a class, a seeded draw.")
-    ] = None,
-    text: Annotated[str, typer.Option(help="Column of the texts.")] = "text",
-    label: Annotated[str, typer.Option(help="Column of the labels.")] = "label",
-    text_b: Annotated[str | None, typer.Option(help="Column of second texts, for pairs.")] = None,
-    pooling: Annotated[str | None, typer.Option(help="cls, mean or last.")] = None,
-    max_length: Annotated[int, typer.Option(min=1, help="Tokens kept of a document.")] = 128,
-    epochs: Annotated[float, typer.Option(help="Passes over the training file.")] = 3.0,
+    loss: Loss = "gloss",
+    unlabeled: Unlabeled = None,
+    label_fraction: LabelFraction = None,
+    labels_per_class: LabelsPerClass = None,
+    text: TextColumn = "text",
+    label: LabelColumn = "label",
+    text_b: SecondTexts = None,
+    pooling: Pooling = None,
+    max_length: MaxLength = 128,
+    epochs: Epochs = 3.0,
     max_steps: Annotated[int | None, typer.Option(help="Steps, overriding epochs.")] = None,
-    eval_steps: Annotated[int | None, typer.Option(help="Steps between evaluations.")] = None,
-    batch_size: Annotated[int, typer.Option(help="Documents a step.")] = 32,
+    eval_steps: EvalSteps = None,
+    batch_size: BatchSize = 32,
     seed: Annotated[int, typer.Option(help="Of the trainings and of what is tried.")] = 0,
 ) -> None:
     """Search for the settings that score best on validation documents (the paper's G-Loss-O).

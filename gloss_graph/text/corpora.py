@@ -183,10 +183,6 @@ class Corpus:
             label_sets=self.label_sets and [self.label_sets[position] for position in positions],
         )
 
-    def with_features(self, features: np.ndarray) -> Corpus:
-        """The same documents with features (N, D)."""
-        return replace(self, features=features)
-
 
 @dataclass(frozen=True)
 class Splits:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from gloss_graph._checks import check_positive_int, check_range
 from gloss_graph._modes import evaluating
 from gloss_graph.text.checkpoints import replaced_folder
 from gloss_graph.text.corpora import Corpus, Splits
@@ -57,12 +59,10 @@ class FeatureEncoder(nn.Module):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        if min(dim, hidden) < 1:
-            raise ValueError(f"'dim' and 'hidden' must be at least 1 (got {dim} and {hidden}).")
-        if not 0.0 <= dropout < 1.0:
-            raise ValueError(f"'dropout' must be in [0, 1) (got {dropout}).")
-        if not 0.0 < scale < float("inf"):
-            raise ValueError(f"'scale' must be above 0 and finite (got {scale}).")
+        check_positive_int("dim", dim)
+        check_positive_int("hidden", hidden)
+        check_range("dropout", dropout, 0.0, 1.0, open_high=True)
+        check_range("scale", scale, 0.0, float("inf"), open_low=True, open_high=True)
         self.dim, self.hidden, self.source = dim, hidden, "none"
         self.scale = float(scale)
         self.drop = nn.Dropout(dropout)
@@ -106,6 +106,9 @@ class FeatureEncoder(nn.Module):
         Raises:
             ValueError: A corpus without features, or of another width.
         """
+        return [{"features": row} for row in self._table(corpus)]
+
+    def _table(self, corpus: Corpus) -> Tensor:
         if corpus.features is None:
             raise ValueError(
                 "The documents have no features, which this encoder needs. Give 'features'."
@@ -114,7 +117,7 @@ class FeatureEncoder(nn.Module):
             raise ValueError(
                 f"'features' must have {self.dim} columns (got {corpus.features.shape[1]})."
             )
-        return [{"features": row} for row in torch.from_numpy(corpus.features)]
+        return torch.from_numpy(corpus.features)
 
     def collate(self, items: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
         """Stack the features of a batch (B, D)."""
@@ -125,13 +128,9 @@ class FeatureEncoder(nn.Module):
         """Embeddings (N, D) of a corpus on the CPU, without dropout."""
         del progress  # Over before a bar would show.
         device = self.inner.weight.device
-        rows = [item["features"] for item in self.items(corpus)]
         with evaluating(self):
-            parts = [
-                self(torch.stack(rows[start : start + batch_size]).to(device)).cpu()
-                for start in range(0, len(rows), batch_size)
-            ]
-        return torch.cat(parts) if parts else torch.empty(0, self.dim)
+            parts = [self(rows.to(device)).cpu() for rows in self._table(corpus).split(batch_size)]
+        return torch.cat(parts)
 
     def save(self, folder: str | Path) -> Path:
         """Write weights (safetensors) and settings to a folder of their own, atomically."""
@@ -210,19 +209,16 @@ def with_features(splits: Splits, table: np.ndarray) -> Splits:
     Raises:
         ValueError: Another number of rows than documents.
     """
+    parts = {name: part for name, part in vars(splits).items() if part is not None}
     if len(table) != splits.next_id:
-        counts = {name: len(part) for name, part in vars(splits).items() if part is not None}
+        counts = {name: len(part) for name, part in parts.items()}
         raise ValueError(
             f"'features' must have one row a document of all files, training, validation, test and "
             f"unlabeled in this order (got {len(table)} rows for {splits.next_id} documents, "
             f"{counts})."
         )
-    parts = [
-        None if part is None else part.with_features(table[part.ids])
-        for part in (splits.train, splits.val, splits.test)
-    ]
-    train = parts[0]
-    return splits if train is None else Splits(train, parts[1], parts[2])
+    carried = {name: replace(part, features=table[part.ids]) for name, part in parts.items()}
+    return replace(splits, **carried)
 
 
 def _numpy(path: Path) -> Any:

@@ -12,7 +12,7 @@ from typing import Any
 
 import pandas as pd
 
-from gloss_graph._timing import STAGES
+from gloss_graph._timing import stage_seconds
 
 _FILES = ("config.json", "metrics.json")
 _LABELS = "labels_used.csv"
@@ -66,9 +66,9 @@ def read_run(folder: str | Path) -> FinishedRun:
             raise _refused(folder, f"metrics.json has no number for {key!r}")
         if math.isfinite(value):
             metrics[key] = float(value)
-    timed = [metrics[f"seconds.{stage}"] for stage in STAGES if f"seconds.{stage}" in metrics]
+    timed = stage_seconds(metrics)
     if timed and metrics.get("steps", 0) > 0:
-        metrics["seconds.per_step"] = sum(timed) / metrics["steps"]
+        metrics["seconds.per_step"] = sum(timed.values()) / metrics["steps"]
     return FinishedRun(folder, settings, metrics)
 
 

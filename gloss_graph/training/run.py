@@ -7,6 +7,7 @@ import time
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -149,13 +150,18 @@ def train_text(
         multilabel=train.multilabel,
     )
     joint = isinstance(loss, GraphGuidedObjective) and views.dim > 0
-    # Rows of the training documents by the encoder as it is at the end, where they are at hand.
+
+    @cache
+    def start_rows() -> Tensor:
+        # Of the training documents, after the contrastive stages.
+        return views.rows("train") if started.losses else views.start_rows
+
+    # The same by the encoder as it is at the end, where they are at hand.
     final: Tensor | None = None
     if isinstance(loss, GraphGuidedObjective) and joint:
-        rows = views.start_rows if started.rows is None else started.rows
-        fill_bank(loss, train, rows, views)
-        if started.rows is not None and config.trains:
-            fit_head(classifier, train, rows, views, config)
+        fill_bank(loss, train, start_rows(), views)
+        if started.losses and config.trains:
+            fit_head(classifier, train, start_rows(), views, config)
     if config.trains:
         corpus = train if config.loss in USES_UNLABELED else train.select(labels.numpy() >= 0)
         part = views.frozen.get("train") if joint else None
@@ -183,7 +189,7 @@ def train_text(
             metrics |= fit_head(classifier, train, final, views, config)
     else:
         _merge(adapters)
-        final = views.start_rows if started.rows is None else started.rows
+        final = start_rows()
         metrics |= fit_head(classifier, train, final, views, config)
         metrics["steps"] = float(len(started.losses))
         history = [{"step": step + 1, "loss": v} for step, v in enumerate(started.losses)]
@@ -191,8 +197,7 @@ def train_text(
 
     objective = loss if isinstance(loss, GraphGuidedObjective) else None
     memory = None if objective is None else objective.memory
-    kept = memory is not None and memory.capacity > 0 and config.loss != "static-lp"
-    if objective is None or not kept or not (config.trains or len(memory or ())):
+    if objective is None or memory is None or not len(memory) or config.loss == "static-lp":
         # Another loss's bank lacks documents or their learned rows: fill one to predict over.
         plain = replace(config, loss="gloss", memory_size=len(train))
         objective = make_objective(

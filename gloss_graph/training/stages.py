@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
@@ -30,14 +30,12 @@ class Started:
     """What the contrastive stages gave.
 
     Attributes:
-        rows: (N, D) embeddings of the training documents after them, None where none ran.
-        losses: Of every step.
+        losses: Of every step; empty where none ran.
         metrics: Seconds of the stages.
     """
 
-    rows: Tensor | None = None
-    losses: list[float] = field(default_factory=list)
-    metrics: dict[str, float] = field(default_factory=dict)
+    losses: list[float]
+    metrics: dict[str, float]
 
 
 def propagated_labels(
@@ -56,8 +54,15 @@ def propagated_labels(
         Labels (N,) long and trust (N,) in [0, 1], 1 - entropy / log C; 1 for labeled documents, 0
         for those no label reaches.
     """
+    return trusted_labels(propagate(rows, frozen, labels, settings, anchor), labels)
+
+
+def propagate(
+    rows: Tensor, frozen: Tensor | None, labels: Tensor, settings: HeadSettings, anchor: float
+) -> Tensor:
+    """Class probabilities (N, C) of all documents over their graph; arguments as above."""
     solved = PropagationHead(joint_view(rows, frozen, anchor), labels, settings)
-    return trusted_labels(solved.probabilities(solved.hits), labels)
+    return solved.probabilities(solved.hits)
 
 
 def trusted_labels(target: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
@@ -113,9 +118,7 @@ def run_start_stages(
             batch_size=config.batch_size + config.unlabeled_batch_size,
         )
         metrics["seconds.graph_start"] = time.perf_counter() - start
-    if not losses:
-        return Started()
-    return Started(views.rows("train"), losses, metrics)
+    return Started(losses, metrics)
 
 
 def head_settings(config: TrainConfig, num_classes: int) -> HeadSettings:
@@ -149,9 +152,7 @@ def fit_head(
     strength = fit_balanced_head(classifier, rows[known], labels[known], seed=config.seed)
     if config.loss == "gloss" and not bool(known.all()):
         settings = head_settings(config, train.num_classes)
-        view = joint_view(rows, views.frozen.get("train"), config.anchor)
-        solved = PropagationHead(view, labels, settings)
-        spread = solved.probabilities(solved.hits)
+        spread = propagate(rows, views.frozen.get("train"), labels, settings, config.anchor)
         with torch.no_grad():
             own = classifier.head(rows.to(classifier.head.weight.device)).softmax(dim=1).cpu()
         found, trust = trusted_labels(row_shares((own * spread.to(own)).sqrt()), labels)

@@ -16,8 +16,9 @@ import pandas as pd
 import pytest
 from training.tiny import quick, run, tiny_splits
 
+from gloss_graph._timing import stage_seconds
 from gloss_graph.analysis import write_report
-from gloss_graph.analysis.runs import read_files, stage_seconds
+from gloss_graph.analysis.runs import read_files
 from gloss_graph.cli import main
 from gloss_graph.text import Splits
 
