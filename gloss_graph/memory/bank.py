@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from gloss_graph._checks import (
     check_choice,
@@ -19,15 +19,16 @@ from gloss_graph._checks import (
 from gloss_graph.memory.fill import fill, relink
 from gloss_graph.memory.links import LinkTable, NeighborLists, add_batch_mates, check_lists
 from gloss_graph.memory.ring import last_of_each, victims, warn_anonymous
+from gloss_graph.memory.rows import StoredRows
 from gloss_graph.memory.search import BACKENDS, SearchResult, nearest_allowed
 from gloss_graph.memory.stats import BankStats, bank_stats
-from gloss_graph.memory.targets import join_targets, read_labels
+from gloss_graph.memory.targets import read_labels
 
 _DTYPES = (torch.float32, torch.float16)
 _HALF_RANGE = torch.finfo(torch.float16).max
 
 
-class MemoryBank(nn.Module):
+class MemoryBank(StoredRows):
     r"""A ring of past embeddings that knows which document each row is.
 
     Cross-batch memory (Wang et al., 2020, arXiv 1912.06798) with identities: enqueueing a
@@ -71,16 +72,6 @@ class MemoryBank(nn.Module):
     whole step and enqueues at its end.
     """
 
-    rows: Tensor
-    slot_labels: Tensor
-    slot_targets: Tensor | None
-    slot_ids: Tensor
-    written_at: Tensor
-    cursor: Tensor
-    count: Tensor
-    step: Tensor
-    anonymous: Tensor
-
     def __init__(
         self,
         capacity: int,
@@ -92,7 +83,6 @@ class MemoryBank(nn.Module):
         normalize: bool = True,
         num_classes: int | None = None,
     ) -> None:
-        super().__init__()
         check_positive_int("capacity", capacity, minimum=0)
         check_positive_int("dim", dim)
         check_positive_int("k", k, minimum=0)
@@ -101,26 +91,10 @@ class MemoryBank(nn.Module):
         check_choice("search", search, BACKENDS)
         if num_classes is not None:
             check_positive_int("num_classes", num_classes)
-        self.num_classes = num_classes
-        self.capacity, self.dim, self.k = capacity, dim, k
+        super().__init__(capacity, dim, dtype, num_classes)
+        self.k = k
         self.search_backend, self.normalize = search, normalize
-        buffers = {
-            "rows": torch.zeros(capacity, dim, dtype=dtype),
-            "slot_labels": torch.full((capacity,), -1),
-            "slot_ids": torch.full((capacity,), -1),
-            "written_at": torch.zeros(capacity, dtype=torch.long),
-            "cursor": torch.zeros((), dtype=torch.long),
-            "count": torch.zeros((), dtype=torch.long),
-            "step": torch.zeros((), dtype=torch.long),
-            "anonymous": torch.zeros((), dtype=torch.long),
-        }
-        for name, value in buffers.items():
-            self.register_buffer(name, value)
-        # With targets `slot_labels` says which rows have any: 0 or -1.
-        targets = None if num_classes is None else torch.zeros(capacity, num_classes)
-        self.register_buffer("slot_targets", targets)
         self.links = LinkTable(capacity, k)
-        self._slot_of: dict[int, int] | None = {}
         self._warned_anonymous = False
 
     def __repr__(self) -> str:
@@ -130,63 +104,6 @@ class MemoryBank(nn.Module):
             f"MemoryBank({len(self)}/{self.capacity} rows, dim={self.dim}, k={self.k}, "
             f"dtype={dtype}, search={self.search_backend!r}, normalize={self.normalize}{sets})"
         )
-
-    def __len__(self) -> int:
-        return int(self.count)
-
-    @property
-    def embeddings(self) -> Tensor:
-        """Stored rows (M, D), a view."""
-        return self.rows[: len(self)]
-
-    @property
-    def labels(self) -> Tensor:
-        """Labels (M,) long, -1 = unlabeled; with `num_classes` (M, C), rows of NaN = unlabeled."""
-        known = self.slot_labels[: len(self)]
-        if self.slot_targets is None:
-            return known
-        return join_targets(known, self.slot_targets[: len(self)])
-
-    @property
-    def labeled(self) -> Tensor:
-        """Which of the stored rows (M,) bool carry a label."""
-        return self.slot_labels[: len(self)] >= 0
-
-    @property
-    def ids(self) -> Tensor:
-        """Document ids (M,) long of the stored rows; negative where none was given, a view."""
-        return self.slot_ids[: len(self)]
-
-    @property
-    def age(self) -> Tensor:
-        """Enqueue calls since each row (M,) long was last written; 0 = by the last one."""
-        return self.step - self.written_at[: len(self)] - 1
-
-    # ------------------------------------------------------------------ identities
-
-    def __getstate__(self) -> dict[str, Any]:
-        state = super().__getstate__() if hasattr(super(), "__getstate__") else self.__dict__
-        return {**state, "_slot_of": None}
-
-    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
-        super()._load_from_state_dict(*args, **kwargs)
-        self._slot_of = None
-
-    def _slots(self) -> dict[int, int]:
-        """Id -> slot, derived from the buffers and rebuilt when they were loaded."""
-        if self._slot_of is None:
-            self._slot_of = {id_: slot for slot, id_ in enumerate(self.ids.tolist())}
-        return self._slot_of
-
-    def slots_of(self, ids: Tensor) -> Tensor:
-        """Slot (B,) long of every document id, -1 where it is not stored.
-
-        Args:
-            ids: (B,) integer document ids.
-        """
-        lookup = self._slots()
-        slots = [lookup.get(id_, -1) for id_ in ids.tolist()]
-        return torch.tensor(slots, dtype=torch.long, device=self.rows.device)
 
     # ------------------------------------------------------------------ search
 
@@ -218,12 +135,6 @@ class MemoryBank(nn.Module):
         banned = self._banned(exclude_ids)
         found = nearest_allowed(x, self.embeddings, k, banned, backend=self.search_backend)
         return SearchResult(found.squared_distances.sqrt(), found.indices)
-
-    def _banned(self, exclude_ids: Tensor | None) -> Tensor:
-        if exclude_ids is None:
-            return torch.empty(0, dtype=torch.long, device=self.rows.device)
-        slots = self.slots_of(exclude_ids.reshape(-1))
-        return slots[slots >= 0].unique()
 
     @torch.no_grad()
     def neighbors(

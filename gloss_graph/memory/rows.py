@@ -1,0 +1,117 @@
+"""The stored rows of a memory bank: buffers, what can be read from them, who lies where."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from gloss_graph.memory.targets import join_targets
+
+
+class StoredRows(nn.Module):
+    """State of a `MemoryBank` that is not about neighbours, and its readable side.
+
+    Everything lives in persistent buffers of `capacity` slots; the first `len()` are in use. The
+    map from document id to slot is derived from them and dropped by pickle and deepcopy.
+
+    Args:
+        capacity: Number of slots.
+        dim: Embedding dimension D.
+        dtype: Storage of the rows.
+        num_classes: C for label sets, None for class numbers.
+    """
+
+    rows: Tensor
+    slot_labels: Tensor
+    slot_targets: Tensor | None
+    slot_ids: Tensor
+    written_at: Tensor
+    cursor: Tensor
+    count: Tensor
+    step: Tensor
+    anonymous: Tensor
+
+    def __init__(
+        self, capacity: int, dim: int, dtype: torch.dtype, num_classes: int | None
+    ) -> None:
+        super().__init__()
+        self.capacity, self.dim, self.num_classes = capacity, dim, num_classes
+        buffers = {
+            "rows": torch.zeros(capacity, dim, dtype=dtype),
+            "slot_labels": torch.full((capacity,), -1),
+            "slot_ids": torch.full((capacity,), -1),
+            "written_at": torch.zeros(capacity, dtype=torch.long),
+            "cursor": torch.zeros((), dtype=torch.long),
+            "count": torch.zeros((), dtype=torch.long),
+            "step": torch.zeros((), dtype=torch.long),
+            "anonymous": torch.zeros((), dtype=torch.long),
+        }
+        for name, value in buffers.items():
+            self.register_buffer(name, value)
+        # With targets `slot_labels` says which rows have any: 0 or -1.
+        targets = None if num_classes is None else torch.zeros(capacity, num_classes)
+        self.register_buffer("slot_targets", targets)
+        self._slot_of: dict[int, int] | None = {}
+
+    def __len__(self) -> int:
+        return int(self.count)
+
+    @property
+    def embeddings(self) -> Tensor:
+        """Stored rows (M, D), a view."""
+        return self.rows[: len(self)]
+
+    @property
+    def labels(self) -> Tensor:
+        """Labels (M,) long, -1 = unlabeled; with `num_classes` (M, C), rows of NaN = unlabeled."""
+        known = self.slot_labels[: len(self)]
+        if self.slot_targets is None:
+            return known
+        return join_targets(known, self.slot_targets[: len(self)])
+
+    @property
+    def labeled(self) -> Tensor:
+        """Which of the stored rows (M,) bool carry a label."""
+        return self.slot_labels[: len(self)] >= 0
+
+    @property
+    def ids(self) -> Tensor:
+        """Document ids (M,) long of the stored rows; negative where none was given, a view."""
+        return self.slot_ids[: len(self)]
+
+    @property
+    def age(self) -> Tensor:
+        """Enqueue calls since each row (M,) long was last written; 0 = by the last one."""
+        return self.step - self.written_at[: len(self)] - 1
+
+    def __getstate__(self) -> dict[str, Any]:
+        state = super().__getstate__() if hasattr(super(), "__getstate__") else self.__dict__
+        return {**state, "_slot_of": None}
+
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        super()._load_from_state_dict(*args, **kwargs)
+        self._slot_of = None
+
+    def _slots(self) -> dict[int, int]:
+        """Id -> slot, derived from the buffers and rebuilt when they were loaded."""
+        if self._slot_of is None:
+            self._slot_of = {id_: slot for slot, id_ in enumerate(self.ids.tolist())}
+        return self._slot_of
+
+    def slots_of(self, ids: Tensor) -> Tensor:
+        """Slot (B,) long of every document id, -1 where it is not stored.
+
+        Args:
+            ids: (B,) integer document ids.
+        """
+        lookup = self._slots()
+        slots = [lookup.get(id_, -1) for id_ in ids.tolist()]
+        return torch.tensor(slots, dtype=torch.long, device=self.rows.device)
+
+    def _banned(self, exclude_ids: Tensor | None) -> Tensor:
+        if exclude_ids is None:
+            return torch.empty(0, dtype=torch.long, device=self.rows.device)
+        slots = self.slots_of(exclude_ids.reshape(-1))
+        return slots[slots >= 0].unique()
