@@ -1,7 +1,7 @@
 """Room 1, remember: a bank of past embeddings with identities, ages and neighbour lists."""
 
 from gloss_graph.memory.bank import MemoryBank
-from gloss_graph.memory.indexes import HNSWSettings, IVFSettings
+from gloss_graph.memory.indexes import HNSWSettings, IVFSettings, Search
 from gloss_graph.memory.links import NeighborLists
 from gloss_graph.memory.search import Nearest, SearchResult, nearest, nearest_others
 from gloss_graph.memory.stats import BankStats
@@ -13,6 +13,7 @@ __all__ = [
     "MemoryBank",
     "Nearest",
     "NeighborLists",
+    "Search",
     "SearchResult",
     "nearest",
     "nearest_others",

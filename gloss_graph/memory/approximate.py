@@ -319,6 +319,22 @@ class AutoSearch:
         self.ivf.wrote(rows, slots, version)
 
 
+def retuned(searcher: object, search: Search) -> bool:
+    """Whether `searcher` could take the settings `search` over and keep its index."""
+    wanted = row_search(search)
+    if isinstance(searcher, IVFSearch) and isinstance(wanted, IVFSearch):
+        old, new = searcher.settings, wanted.settings
+        if (old.cells, old.seed) == (new.cells, new.seed):
+            searcher.settings = new
+            return True
+    if isinstance(searcher, HNSWSearch) and isinstance(wanted, HNSWSearch):
+        before, after = searcher.settings, wanted.settings
+        if (before.m, before.ef_build) == (after.m, after.ef_build):
+            searcher.settings = after
+            return True
+    return False
+
+
 def row_search(search: Search) -> ExactSearch | AutoSearch | ApproximateSearch:
     """The search a bank's setting names; checked before by `check_search`."""
     if isinstance(search, HNSWSettings) or search == "hnsw":

@@ -7,8 +7,8 @@ from typing import Any, TypeVar
 
 import torch
 
-from gloss_graph.memory.approximate import row_search
-from gloss_graph.memory.indexes import Search, describe_search, search_of
+from gloss_graph.memory.approximate import retuned, row_search
+from gloss_graph.memory.indexes import Search, check_search, describe_search, search_of
 from gloss_graph.memory.links import LinkTable
 from gloss_graph.memory.recall import measure_recall
 from gloss_graph.memory.rows import StoredRows
@@ -108,6 +108,21 @@ class SearchedRows(StoredRows):
                 f"'path' must be a bank this version can make: '{path}' ({error})."
             ) from error
         return bank
+
+    def set_search(self, search: Search) -> None:
+        """Search in another way from now on; see the argument `search` of `MemoryBank`.
+
+        An index is kept where only what a search does with it changes (`probes`, `ef`), so that
+        `recall` can be measured for one setting after the other.
+
+        Raises:
+            TypeError: Neither a name nor settings.
+            ValueError: An unknown name, or more cells than rows.
+        """
+        check_search(search, self.capacity)
+        self.search_backend = search
+        if not retuned(self._searcher, search):
+            self._searcher = row_search(search)
 
     def recall(self, k: int | None = None, sample: int = 256, seed: int = 0) -> float:
         """Share of the exact k nearest neighbours that this bank's search finds (recall@k).

@@ -14,7 +14,7 @@ from torch import Tensor
 from gloss_graph import MemoryBank
 from gloss_graph.memory import nearest, nearest_others, search
 
-BACKENDS = ("faiss", "matmul", "auto")
+BACKENDS = ("faiss", "matmul", "auto", "exact")
 
 
 def rows(count: int, dim: int = 6, seed: int = 0) -> Tensor:
@@ -141,11 +141,11 @@ def test_auto_takes_faiss_for_many_rows_only(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_unknown_backend() -> None:
-    message = "'search' must be one of ['auto', 'faiss', 'matmul'] (got 'ivf')"
+    message = "'search' must be one of ['auto', 'exact', 'faiss', 'matmul'] (got 'ivf')"
     with pytest.raises(ValueError, match=re.escape(message)):
         nearest(rows(1), rows(2), 1, backend="ivf")
-    with pytest.raises(ValueError, match=re.escape(message)):
-        MemoryBank(2, 3, search="ivf")
+    with pytest.raises(ValueError, match=r"'hnsw', 'ivf', 'matmul'\] .got 'annoy'"):
+        MemoryBank(2, 3, search="annoy")
 
 
 def test_bank_is_not_searched_while_it_is_empty(monkeypatch: pytest.MonkeyPatch) -> None:
