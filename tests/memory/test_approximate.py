@@ -22,7 +22,7 @@ from gloss_graph.memory import HNSWSettings, IVFSettings, Search, approximate, n
 from gloss_graph.memory.approximate import IVFSearch
 
 DIM = 16
-IVF = IVFSettings(cells=16, probes=6)
+IVF = IVFSettings(cells=16, probes=8)
 HNSW = HNSWSettings(m=12, ef=48)
 BOTH = pytest.mark.parametrize("search", [IVF, HNSW], ids=["ivf", "hnsw"])
 
@@ -34,7 +34,7 @@ def _small_banks_have_an_index(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def clustered(count: int, seed: int, centres: int = 24) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
-    centre = 2 * torch.randn(centres, DIM, generator=torch.Generator().manual_seed(99))
+    centre = 0.7 * torch.randn(centres, DIM, generator=torch.Generator().manual_seed(99))
     own = torch.randint(centres, (count,), generator=generator)
     return centre[own] + torch.randn(count, DIM, generator=generator)
 
@@ -58,9 +58,9 @@ def test_recall_holds_while_thousands_of_rows_are_overwritten(
     search: Search, dtype: torch.dtype
 ) -> None:
     bank = bank_of(search, dtype=dtype)
-    assert 0.93 < bank.recall(10) <= 1.0
+    assert 0.9 < bank.recall(10) <= 1.0
     overwrite(bank, 60)
-    assert 0.93 < bank.recall(10) <= 1.0
+    assert 0.9 < bank.recall(10) <= 1.0
     assert isinstance(bank._searcher, approximate.ApproximateSearch)
     assert bank._searcher._index is not None
 
@@ -72,7 +72,7 @@ def test_too_little_search_lowers_the_measured_recall(search: IVFSettings | HNSW
     index = bank._searcher._index
     lazy = {"probes": 1} if isinstance(search, IVFSettings) else {"ef": 1}
     bank.set_search(replace(search, **lazy))
-    assert bank.recall(10) < good - 0.01
+    assert bank.recall(10) < good - 0.004
     assert bank._searcher._index is index
     bank.set_search("exact")
     assert bank.recall(10) == 1.0
@@ -195,7 +195,7 @@ def test_ivf_follows_a_bank_that_grows(monkeypatch: pytest.MonkeyPatch) -> None:
         bank.enqueue(clustered(100, start), ids=torch.arange(start, start + 100))
         index = bank._searcher._index
         cells.add(0 if index is None else index.nlist)
-    assert cells == {0, 16, 32}
+    assert cells == {0, 16, 32, 64}  # built at 200, 800 and 3,200 rows
     assert bank._searcher._index.ntotal == 3900  # the last batch is carried over when asked for
     bank.set_search(IVFSettings(probes=8))
     assert bank.recall(5) > 0.9
@@ -253,7 +253,7 @@ def test_linking_goes_by_the_index(search: Search) -> None:
         {*zip(*(p.tolist() for p in b.edges()[:2]), strict=True)} for b in (bank, exact)
     )
     assert len(ours & theirs) > 0.95 * len(theirs)
-    assert ours != theirs or isinstance(search, HNSWSettings)
+    assert ours != theirs or isinstance(search, HNSWSettings)  # HNSW may find all
     assert all(source != target for source, target in ours)
 
 
