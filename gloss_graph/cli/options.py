@@ -92,6 +92,9 @@ def train(
     memory_size: Annotated[
         int | None, typer.Option(help="Rows of the bank; else one a document.")
     ] = None,
+    search: Annotated[
+        str, typer.Option(help="Of the bank: exact, ivf, hnsw; auto: exact below 200,000 rows.")
+    ] = "auto",
     unlabeled_batch_size: Annotated[int, typer.Option(help="Unlabeled documents a step.")] = 32,
     consistency_weight: Annotated[
         float, typer.Option(help="Weight of the unlabeled documents' term.")
@@ -163,6 +166,7 @@ def train(
         rule=rule,
         normalization=normalization,
         memory_size=memory_size,
+        search=search,
         label_fraction=label_fraction,
         labels_per_class=labels_per_class,
         unlabeled_batch_size=unlabeled_batch_size,
