@@ -69,7 +69,7 @@ def hidden_labels(
     *,
     normalization: str = "hub",
     eta: float = 0.2,
-    max_columns: int = 1024,
+    max_columns: int = 512,
     probes: int = 256,
     seed: int = 0,
     progress: bool = False,

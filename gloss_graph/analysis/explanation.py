@@ -83,7 +83,7 @@ class Explanation:
 
     def plot(self, path: str | os.PathLike[str] | None = None) -> Figure:
         """Draw the explanation, see `plot_explanation`."""
-        from gloss_graph.analysis.explanation import plot_explanation
+        from gloss_graph.analysis.explanation_plot import plot_explanation
 
         return plot_explanation(self, path)
 
