@@ -90,9 +90,9 @@ class Audit:
 
     def __repr__(self) -> str:
         return (
-            f"{type(self).__name__}({len(self.table)} labels, {len(self.disagreeing)} contradicted, "
-            f"{len(self.duplicates)} duplicates with different labels, {len(self.isolated)} "
-            f"isolated, exact={self.exact})"
+            f"{type(self).__name__}({len(self.table)} labels, {len(self.disagreeing)} "
+            f"contradicted, {len(self.duplicates)} duplicates with different labels, "
+            f"{len(self.isolated)} isolated, exact={self.exact})"
         )
 
 

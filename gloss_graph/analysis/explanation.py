@@ -160,8 +160,14 @@ def explain(
     order = order[mass[order] > 0]
     shown = order if top is None else order[:top]
     rows = [
-        (DOCUMENT, int(j), int(documents.ids[j]), documents.name(int(documents.y[j])))
-        + (float(mass[j]), documents.text_of(int(j)))
+        (
+            DOCUMENT,
+            int(j),
+            int(documents.ids[j]),
+            documents.name(int(documents.y[j])),
+            float(mass[j]),
+            documents.text_of(int(j)),
+        )
         for j in shown
     ]
     rest = {
@@ -205,8 +211,7 @@ def _masses(
         value = solved.values[node, 0]
         if not value.requires_grad:
             return torch.zeros(documents.size, dtype=torch.float64), 0.0, False
-        masses, leaked = torch.autograd.grad(value, (labels, prior), allow_unused=True)
-    if masses is None:
-        masses = torch.zeros_like(labels)
-    total = 0.0 if leaked is None else float(leaked)
-    return masses.detach().squeeze(1).clamp(min=0.0), total, bool(solved.reached[node])
+        masses, leaked = torch.autograd.grad(
+            value, (labels, prior), allow_unused=True, materialize_grads=True
+        )
+    return masses.squeeze(1).clamp(min=0.0), float(leaked), bool(solved.reached[node])

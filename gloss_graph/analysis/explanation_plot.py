@@ -44,7 +44,8 @@ def plot_explanation(
         >>> from torch_geometric.data import Data
         >>> from gloss_graph.analysis import explain
         >>> edges = torch.tensor([[0, 1, 1, 2], [1, 0, 2, 1]])
-        >>> figure = plot_explanation(explain(Data(edge_index=edges, y=torch.tensor([0, -1, 1])), 1))
+        >>> answer = explain(Data(edge_index=edges, y=torch.tensor([0, -1, 1])), 1)
+        >>> figure = plot_explanation(answer)
         >>> len(figure.axes[0].lines)
         3
     """
