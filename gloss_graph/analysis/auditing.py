@@ -9,6 +9,7 @@ import pandas as pd
 from rich.console import Group
 from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 from torch import Tensor
 from torch_geometric.data import Data
 
@@ -145,15 +146,14 @@ def audit(
     every 128 right sides where not.
 
     Example:
-        >>> pairs = torch.tensor([[0, 0, 1, 2, 2, 3, 3], [1, 2, 2, 3, 4, 4, 5]])
+        >>> import torch
+        >>> pairs = torch.tensor([[0, 0, 1, 3, 3, 4], [1, 2, 2, 4, 5, 5]])  # two triangles
         >>> edges = torch.cat([pairs, pairs.flip(0)], dim=1)
         >>> graph = Data(edge_index=edges, y=torch.tensor([0, 0, 1, 1, 1, 1]))
-        >>> audit(graph, normalization="row").table["suspicion"].round(2).tolist()
-        [0.5, 0.5, 0.5, 0.33, 0.0, 0.0]
-        >>> graph.label_names = ["tea", "war"]
-        >>> graph.y[2] = 0
-        >>> audit(graph, normalization="row").disagreeing["node"].tolist()
-        [3]
+        >>> audit(graph).table["suspicion"].tolist()
+        [1.0, 0.5, 0.5, 0.0, 0.0, 0.0]
+        >>> audit(graph).disagreeing[["node", "label", "suggested"]].values.tolist()[0]
+        [2, '1', '0']
 
     See also: `explain`, which names the documents that speak against a label.
     """
@@ -266,9 +266,9 @@ def _bleeding(confusion: pd.DataFrame) -> pd.DataFrame:
 
 def _rich(
     title: str, rows: pd.DataFrame, columns: dict[str, str], text: str | None = None
-) -> Table:
+) -> Group:
     """A frame as a printed table; the text in one line, cut where the console ends."""
-    shown = Table(title=title, title_justify="left")
+    shown = Table()
     for name, heading in columns.items():
         right = pd.api.types.is_numeric_dtype(rows[name])
         shown.add_column(heading, justify="right" if right else "left")
@@ -280,7 +280,7 @@ def _rich(
         if text is not None:
             cells.append(clean_text(" ".join(str(row[text])[:400].split()), 200))
         shown.add_row(*(escape(cell) for cell in cells))
-    return shown
+    return Group(Text(title, style="bold"), shown)
 
 
 def _cell(name: str, value: object) -> str:

@@ -44,10 +44,10 @@ def plot_explanation(
         >>> from torch_geometric.data import Data
         >>> from gloss_graph.analysis import explain
         >>> edges = torch.tensor([[0, 1, 1, 2], [1, 0, 2, 1]])
-        >>> answer = explain(Data(edge_index=edges, y=torch.tensor([0, -1, 1])), 1)
+        >>> answer = explain(Data(edge_index=edges, y=torch.tensor([1, -1, 1])), 1)
         >>> figure = plot_explanation(answer)
-        >>> len(figure.axes[0].lines)
-        3
+        >>> figure.axes[0].get_title(loc="left")
+        'Document 1 (unlabeled): the graph says "1"'
     """
     check_positive_int("max_documents", max_documents)
     rows = _rows(explanation, max_documents)
