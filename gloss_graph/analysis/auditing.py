@@ -23,6 +23,7 @@ __all__ = ["Audit", "audit"]
 
 # Mass below which a document counts as one no label reaches.
 _LEAST_MASS = 1e-12
+_TEXT = 56  # characters of a text that a printed table shows
 
 
 @dataclass(frozen=True)
@@ -267,18 +268,18 @@ def _bleeding(confusion: pd.DataFrame) -> pd.DataFrame:
 def _rich(
     title: str, rows: pd.DataFrame, columns: dict[str, str], text: str | None = None
 ) -> Group:
-    """A frame as a printed table; the text in one line, cut where the console ends."""
+    """A frame as a printed table under its title, texts cut."""
     shown = Table()
     for name, heading in columns.items():
         right = pd.api.types.is_numeric_dtype(rows[name])
-        shown.add_column(heading, justify="right" if right else "left")
+        shown.add_column(heading, justify="right" if right else "left", no_wrap=True)
     text = text if text is not None and bool((rows[text] != "").any()) else None
     if text is not None:
-        shown.add_column("text", no_wrap=True, overflow="ellipsis")
+        shown.add_column("text")
     for _, row in rows.iterrows():
         cells = [_cell(name, row[name]) for name in columns]
         if text is not None:
-            cells.append(clean_text(" ".join(str(row[text])[:400].split()), 200))
+            cells.append(clean_text(" ".join(str(row[text])[:400].split()), _TEXT))
         shown.add_row(*(escape(cell) for cell in cells))
     return Group(Text(title, style="bold"), shown)
 

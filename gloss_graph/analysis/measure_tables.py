@@ -70,7 +70,7 @@ def measures_summary(graph: Data | pd.DataFrame, **settings: Any) -> Group:
         return Group(first)
     columns = list(dict.fromkeys(rest["measure"]))
     second = Table(title="Classes", title_justify="left")
-    second.add_column("class")
+    second.add_column("class", no_wrap=True)
     for name in columns:
         second.add_column(_words(name), justify="right")
     for scope in dict.fromkeys(rest["scope"]):
