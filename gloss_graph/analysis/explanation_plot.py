@@ -77,7 +77,8 @@ def plot_explanation(
     most = max(mass for _, mass, _ in rows)
     for place, (label, mass, words) in enumerate(rows):
         color = colors.get(label, GREY)
-        _row(axes, place, middle, label, mass, words, color, most)
+        width = max(_THICKEST * mass / most, 0.6)
+        _row(axes, place, middle, label, mass, words, color, width)
     face = colors.get(explanation.predicted, GREY)
     axes.plot(0.02, middle, "o", markersize=15, color=face, markeredgecolor=INK, zorder=3)
     return save_figure(figure, path)
@@ -93,7 +94,6 @@ def _row(
     color: str,
     most: float,
 ) -> None:
-    width = max(_THICKEST * mass / most, 0.6)
     axes.plot([0.02, 0.2], [middle, place], color=color, linewidth=width, alpha=0.75, zorder=1)
     axes.plot(0.2, place, "o", markersize=9, color=color, markeredgecolor=INK, zorder=2)
     texts = ((0.275, f"{100 * mass:.1f} %", "right"), (0.285, _short(label, 22), "left"))
