@@ -92,7 +92,7 @@ def _row(
     mass: float,
     words: str,
     color: str,
-    most: float,
+    width: float,
 ) -> None:
     axes.plot([0.02, 0.2], [middle, place], color=color, linewidth=width, alpha=0.75, zorder=1)
     axes.plot(0.2, place, "o", markersize=9, color=color, markeredgecolor=INK, zorder=2)
