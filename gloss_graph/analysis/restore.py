@@ -172,7 +172,8 @@ def _set_node_column(data: Data, name: str, values: list[Any], known: list[str] 
     elif name in _BOOL:
         data[_BOOL[name]] = _converted(name, values, bool, torch.bool)
     else:
-        data[_fitting(name, "node")] = _typed(name, values, "node")
+        fitting = _fitting(name, "node")
+        data[fitting] = _typed(name, values, "node")
 
 
 def _label_names(graph: GraphColumns) -> list[str] | None:

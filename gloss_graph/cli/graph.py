@@ -167,9 +167,16 @@ def _source(
 ) -> dict[str, Any]:
     """Arguments of `document_graph` that say what the graph is of."""
     if run is not None:
+        if not run.is_dir():
+            raise ValueError(f"'run' must be a folder written by gloss-graph train (got {run}).")
         return {"source": run, "documents": source}
     if features is None:
         return {"source": source, "encoder": encoder}
+    if features.suffix not in (".npy", ".pt", ".safetensors", ".parquet"):
+        raise ValueError(
+            "'features' must end in one of .npy, .pt, .safetensors, .parquet "
+            f"(got {features.name}). Documents go to --input."
+        )
     if features.suffix == ".parquet":
         import torch
 
