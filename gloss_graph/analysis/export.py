@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from collections.abc import Iterable, Sequence
 from itertools import repeat
 from typing import Any
@@ -137,18 +138,57 @@ def to_networkx(
     values = {name: column.tolist() for name, column in edges.columns.items()}
     if "kind" in values:
         values["kind"] = [EDGE_KINDS[int(kind)] for kind in values["kind"]]
-    names = tuple(values)
-    if names == ("weight",):
-        graph.add_weighted_edges_from(zip(*ends, values["weight"], strict=True))
-    elif names == ("weight", "kind"):
-        entries = zip(*ends, values["weight"], values["kind"], strict=True)
-        graph.add_edges_from((i, j, {"weight": w, "kind": k}) for i, j, w, k in entries)
-    elif names:
-        for i, j, *row in zip(*ends, *values.values(), strict=True):
-            graph.add_edge(i, j, **dict(zip(names, row, strict=True)))
-    else:
-        graph.add_edges_from(zip(*ends, strict=True))
+    _add_edges(graph, *ends, values)
     return graph
+
+
+def _add_edges(
+    graph: nx.Graph, source: list[Any], target: list[Any], values: dict[str, list[Any]]
+) -> None:
+    """Add edges between nodes that are there, none twice.
+
+    NetworkX's own methods make a hash table of each edge's attributes; most of a graph is these.
+    """
+    template = _shared_keys(tuple(values))
+    there, back = (graph._succ, graph._pred) if graph.is_directed() else (graph._adj, graph._adj)
+    if list(values) == ["weight"]:
+        for i, j, weight in zip(source, target, values["weight"], strict=True):
+            row = template.copy()
+            row["weight"] = weight
+            there[i][j] = back[j][i] = row
+        return
+    if list(values) == ["weight", "kind"]:
+        columns = (source, target, values["weight"], values["kind"])
+        for i, j, weight, kind in zip(*columns, strict=True):
+            row = template.copy()
+            row["weight"], row["kind"] = weight, kind
+            there[i][j] = back[j][i] = row
+        return
+    names = tuple(values)
+    rows: Iterable[tuple[Any, ...]] = zip(*values.values(), strict=True) if names else repeat(())
+    for i, j, entries in zip(source, target, rows, strict=bool(names)):
+        row = template.copy()
+        row.update(zip(names, entries, strict=True))
+        there[i][j] = back[j][i] = row
+
+
+def _shared_keys(names: tuple[str, ...]) -> dict[str, Any]:
+    """An ordinary dictionary whose copies share one table of keys (PEP 412), at half the size.
+
+    Such is the `__dict__` of an instance. Python gives the first ones of a class room for names to
+    come, so a later one is taken, if it is smaller at all.
+    """
+    plain = dict.fromkeys(names)
+
+    class Keys:
+        pass
+
+    for _ in range(64):
+        keys = Keys()
+        for name in names:
+            setattr(keys, name, None)
+    shared = vars(keys)
+    return shared if sys.getsizeof(shared.copy()) < sys.getsizeof(plain) else plain
 
 
 def node_columns(
