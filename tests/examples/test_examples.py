@@ -244,7 +244,7 @@ def test_images(tmp_path: Path) -> None:
 
 
 def test_analyse_corpus(tmp_path: Path, table: Path) -> None:
-    words = ("--input", table.name, "--k", "9", "--start", "Green tea", "--end", "heavy rain")
+    words = ("--input", table.name, "--k", "16", "--start", "Green tea", "--end", "heavy rain")
     output = run("09_analyse_corpus.py", *words, folder=tmp_path)
     assert "exact search, Graph with 60 nodes" in output
     assert number(r"(\d+) communities of three", output) >= 2
