@@ -160,7 +160,7 @@ def train(
         temperature=temperature,
         margin=margin,
         visible_fraction=visible_fraction,
-        bandwidth=_number_or_name(bandwidth),
+        bandwidth=number_or_name(bandwidth),
         k=k,
         eta=eta,
         rule=rule,
@@ -222,7 +222,8 @@ def _rate(context: typer.Context, name: str, features: Path | None) -> float:
     return float(context.params[name]) if given or features is None else 1e-3
 
 
-def _number_or_name(value: str) -> float | str:
+def number_or_name(value: str) -> float | str:
+    """A number where the word is one, else the word: the name of a rule."""
     try:
         return float(value)
     except ValueError:

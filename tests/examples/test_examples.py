@@ -187,8 +187,9 @@ def test_objective_benchmark(tmp_path: Path, markdown: bool) -> None:
 
 
 def test_export_benchmark(tmp_path: Path) -> None:
-    small = ("--nodes", "200", "--edges", "800", "--repeats", "1")
+    small = ("--nodes", "200", "--edges", "800", "--repeats", "1", "--table-edges", "500")
     output = run("benchmarks/export.py", *small, folder=tmp_path)
+    assert "write_graph .parquet" in output
     assert "gloss_graph to_networkx" in output
     assert "gloss_graph write_graphml" in output
 
@@ -265,6 +266,24 @@ def test_audit_benchmark(tmp_path: Path, table: Path) -> None:
     assert number(r"\| audit \(graph\) \| ([\d.]+)", output) >= 60
     assert ("cleanlab, self_confidence" in output) == (find_spec("cleanlab") is not None)
     assert len(list((tmp_path / "runs").iterdir())) == 1
+
+
+def test_analyse_corpus(tmp_path: Path, table: Path) -> None:
+    words = ("--input", table.name, "--k", "16", "--start", "Green tea", "--end", "heavy rain")
+    output = run("09_analyse_corpus.py", *words, folder=tmp_path)
+    assert "exact search, Graph with 60 nodes" in output
+    assert number(r"(\d+) communities of three", output) >= 2
+    assert "Documents between the subjects:\n  0." in output
+    steps = int(number(r"in (\d+) steps:", output))
+    path = output.split("steps:\n")[1].splitlines()[: steps + 1]
+    assert path[0].startswith("  green tea ")
+    assert path[-1].startswith("  heavy rain ")
+    assert "the communities are the same: True" in output
+    written = {"corpus.gexf", "corpus.nodes.parquet", "corpus.edges.parquet"}
+    assert written <= {file.name for file in tmp_path.iterdir()}
+    assert {"community", "betweenness", "class"} <= set(
+        nx.read_gexf(tmp_path / "corpus.gexf").nodes["0"]
+    )
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
