@@ -41,9 +41,8 @@ class Eviction(Protocol):
             refreshed: (r,) long, slots of stored documents that the same batch renews.
 
         Returns:
-            Distinct slots, -1 for a document that is declined. Slots that are not in use yet are
-            given in ascending order without a gap. A renewed document whose slot is given away
-            leaves.
+            Distinct slots, -1 for a document that is declined. Of the slots that are not in use
+            yet the first ones, without a gap. A renewed document whose slot is given away leaves.
         """
 
 
@@ -225,7 +224,7 @@ def check_slots(name: str, slots: Tensor, wanted: int, stored: int, capacity: in
         ValueError: Shape, a slot out of range or given twice, a gap.
     """
     given = slots[slots != -1]
-    new = given[given >= stored]
+    new = given[given >= stored].sort().values
     gapless = torch.arange(stored, stored + new.numel(), device=slots.device)
     fits = (
         slots.shape == (wanted,)

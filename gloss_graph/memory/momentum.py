@@ -12,6 +12,16 @@ from typing_extensions import Self
 from gloss_graph._checks import check_range
 
 
+class _Ema:
+    """torch's moving average, which is a closure, in a form that can be pickled."""
+
+    def __init__(self, momentum: float) -> None:
+        self._momentum = momentum
+
+    def __call__(self, *args: Any) -> None:
+        get_ema_multi_avg_fn(self._momentum)(*args)
+
+
 class MomentumEncoder(nn.Module):
     r"""A copy of an encoder that follows it slowly.
 
@@ -51,8 +61,8 @@ class MomentumEncoder(nn.Module):
         self.momentum = float(momentum)
         # Past nn.Module, which would take the encoder in as a part.
         object.__setattr__(self, "_source", module)
-        average = get_ema_multi_avg_fn(self.momentum)
-        self.average = AveragedModel(module, multi_avg_fn=average).requires_grad_(False)
+        average = AveragedModel(module, multi_avg_fn=_Ema(self.momentum))
+        self.average = average.requires_grad_(False)
         # Its first call copies; an average that starts at the encoder begins with the second.
         self.average.update_parameters(module)
         self.eval()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -49,7 +49,7 @@ class BankRefresh(TrainerCallback):
         args: TrainingArguments,
         state: TrainerState,
         control: TrainerControl,
-        **kwargs: object,
+        **kwargs: Any,
     ) -> None:
         """After the optimizer's step, before a checkpoint is written."""
         if state.global_step % self._every == 0:
