@@ -23,6 +23,7 @@ Encode = Callable[[Tensor], Tensor]
 # A row this many half-lives old decays no further, so that no node loses all its weight.
 OLDEST = 30.0
 _AGE_GROUPS = 4
+_PART_ROWS = 1024
 
 
 class AgeGroup(NamedTuple):
@@ -149,17 +150,23 @@ def restandardized(bank: MemoryBank, x: Tensor, columns: int) -> MemoryBank:
     if len(bank) == 0 or x.size(0) < 2:
         return bank
     batch = bank._prepare("embeddings", x)[:, :columns].float()
-    rows = bank.embeddings.float()
-    learned = rows[:, :columns]
     wanted, mean = torch.std_mean(batch, dim=0, correction=0)
-    spread, center = torch.std_mean(learned, dim=0, correction=0)
+    rows = bank.embeddings.to(torch.float32, copy=True)
+    # Parts that stay in the cache: whole passes would be bound by the memory.
+    parts = rows[:, :columns].split(_PART_ROWS)
+    center = torch.stack([part.sum(dim=0) for part in parts]).sum(dim=0) / len(bank)
+    squares = [(part - center).square_().sum(dim=0) for part in parts]
+    spread = (torch.stack(squares).sum(dim=0) / len(bank)).sqrt()
     # A dimension without spread among the stored rows is moved alone.
     scale = torch.where(spread > torch.finfo(spread.dtype).eps, wanted / spread, 1.0)
-    moved = (learned - center) * scale + mean
-    if bank.normalize:
-        norm = torch.linalg.vector_norm(learned, dim=1, keepdim=True)
-        moved = F.normalize(moved, dim=1) * norm
+    shift = mean - center * scale
+    for part in parts:
+        norm = torch.linalg.vector_norm(part, dim=1, keepdim=True) if bank.normalize else None
+        part.mul_(scale).add_(shift)
+        if norm is not None:
+            now = torch.linalg.vector_norm(part, dim=1, keepdim=True)
+            part.mul_(norm / torch.where(now > 0, now, 1.0))
     view = copy.copy(bank)
-    view._buffers = {**bank._buffers, "rows": torch.cat([moved, rows[:, columns:]], dim=1)}
+    view._buffers = {**bank._buffers, "rows": rows}
     view._slot_of = bank._slots()
     return view

@@ -103,13 +103,11 @@ class ClassBalanced:
             return torch.tensor(chosen, dtype=torch.long, device=ids.device)
         # No class loses more rows of old than there are new ones.
         order = _by_age(bank, refreshed).sort().values
-        slots = order % bank.capacity
-        sorted_labels = held[slots]
+        by_age = held[order % bank.capacity]
         for label in count:
-            oldest = slots[sorted_labels == label][: len(incoming)]
-            written = order[sorted_labels == label][: len(incoming)]
-            pairs = zip(written.tolist(), oldest.tolist(), strict=True)
-            queues[label] = deque((key, slot, -1) for key, slot in pairs)
+            mine = (by_age == label).nonzero().squeeze(1)[: len(incoming)]
+            oldest = order[mine].tolist()
+            queues[label] = deque((key, key % bank.capacity, -1) for key in oldest)
         newest = (int(bank.step) + 1) * bank.capacity
         for number, label in enumerate(incoming):
             queue = queues.setdefault(label, deque())
