@@ -9,9 +9,18 @@ from gloss_graph.analysis.evaluation import evaluation_markdown
 from gloss_graph.analysis.export import EDGE_KINDS, to_networkx, write_graphml
 
 if TYPE_CHECKING:
+    from gloss_graph.analysis.auditing import Audit, audit
     from gloss_graph.analysis.comparison import plot_evaluation
     from gloss_graph.analysis.embedding import plot_embeddings
+    from gloss_graph.analysis.explanation import Explanation, explain
+    from gloss_graph.analysis.explanation_plot import plot_explanation
     from gloss_graph.analysis.graph_change import edge_homophily, plot_graph_change
+    from gloss_graph.analysis.measure_tables import (
+        compare_measures,
+        edge_churn,
+        measures_summary,
+    )
+    from gloss_graph.analysis.measuring import measures
     from gloss_graph.analysis.plots import plot_graph, plot_stage_times, plot_training
     from gloss_graph.analysis.report import write_report
     from gloss_graph.analysis.similarity import plot_similarities
@@ -19,10 +28,19 @@ if TYPE_CHECKING:
 
 __all__ = [
     "EDGE_KINDS",
+    "Audit",
+    "Explanation",
+    "audit",
+    "compare_measures",
+    "edge_churn",
     "edge_homophily",
     "evaluation_markdown",
+    "explain",
+    "measures",
+    "measures_summary",
     "plot_embeddings",
     "plot_evaluation",
+    "plot_explanation",
     "plot_graph",
     "plot_graph_change",
     "plot_importance",
@@ -38,9 +56,18 @@ __all__ = [
 
 # Pictures are loaded on first use: who only trains does not wait for matplotlib.
 _LATER = {
+    "Audit": "auditing",
+    "Explanation": "explanation",
+    "audit": "auditing",
+    "compare_measures": "measure_tables",
+    "edge_churn": "measure_tables",
     "edge_homophily": "graph_change",
+    "explain": "explanation",
+    "measures": "measuring",
+    "measures_summary": "measure_tables",
     "plot_embeddings": "embedding",
     "plot_evaluation": "comparison",
+    "plot_explanation": "explanation_plot",
     "plot_graph": "plots",
     "plot_graph_change": "graph_change",
     "plot_importance": "tuning",

@@ -92,6 +92,9 @@ def train(
     memory_size: Annotated[
         int | None, typer.Option(help="Rows of the bank; else one a document.")
     ] = None,
+    search: Annotated[
+        str, typer.Option(help="Of the bank: exact, ivf, hnsw; auto: exact below 200,000 rows.")
+    ] = "auto",
     eviction: Annotated[
         str, typer.Option(help="Who leaves a full bank: fifo, stalest, class-balanced, reservoir.")
     ] = "fifo",
@@ -182,6 +185,7 @@ def train(
         rule=rule,
         normalization=normalization,
         memory_size=memory_size,
+        search=search,
         eviction=eviction,
         half_life=half_life,
         memory_start=memory_start,

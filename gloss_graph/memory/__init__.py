@@ -10,6 +10,7 @@ from gloss_graph.memory.eviction import (
     Reservoir,
     Stalest,
 )
+from gloss_graph.memory.indexes import HNSWSettings, IVFSettings, Search
 from gloss_graph.memory.links import NeighborLists
 from gloss_graph.memory.momentum import MomentumEncoder
 from gloss_graph.memory.search import Nearest, SearchResult, nearest, nearest_others
@@ -23,11 +24,14 @@ __all__ = [
     "Drift",
     "Eviction",
     "FirstInFirstOut",
+    "HNSWSettings",
+    "IVFSettings",
     "MemoryBank",
     "MomentumEncoder",
     "Nearest",
     "NeighborLists",
     "Reservoir",
+    "Search",
     "SearchResult",
     "Stalest",
     "nearest",

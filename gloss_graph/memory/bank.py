@@ -10,7 +10,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from gloss_graph._checks import (
-    check_choice,
     check_device,
     check_index_vector,
     check_matrix,
@@ -19,9 +18,11 @@ from gloss_graph._checks import (
 from gloss_graph.memory.drift import Drift, measure_drift, refresh_rows
 from gloss_graph.memory.eviction import Eviction, resolve_eviction
 from gloss_graph.memory.fill import fill, relink
-from gloss_graph.memory.links import LinkTable, NeighborLists, add_batch_mates, check_lists
-from gloss_graph.memory.rows import StoredRows, warn_anonymous
-from gloss_graph.memory.search import BACKENDS, SearchResult, nearest_allowed
+from gloss_graph.memory.indexes import Search, check_search
+from gloss_graph.memory.links import NeighborLists, add_batch_mates, check_lists
+from gloss_graph.memory.rows import warn_anonymous
+from gloss_graph.memory.search import SearchResult
+from gloss_graph.memory.searched import SearchedRows
 from gloss_graph.memory.stats import BankStats, bank_stats
 from gloss_graph.memory.targets import read_labels
 from gloss_graph.memory.write import Incoming, store
@@ -30,7 +31,7 @@ _DTYPES = (torch.float32, torch.float16)
 _HALF_RANGE = torch.finfo(torch.float16).max
 
 
-class MemoryBank(StoredRows):
+class MemoryBank(SearchedRows):
     r"""A ring of past embeddings that knows which document each row is.
 
     Cross-batch memory (Wang et al., 2020, arXiv 1912.06798) with identities: enqueueing a
@@ -51,7 +52,10 @@ class MemoryBank(StoredRows):
         k: Links stored with every row; 0 = none, for uses without a graph.
         dtype: Storage, `torch.float32` or `torch.float16` (half the memory; search and links
             are computed in float32).
-        search: `"auto"`, `"faiss"` or `"matmul"`, see `gloss_graph.memory.nearest`.
+        search: `"exact"` (its variants `"faiss"` and `"matmul"` too, see
+            `gloss_graph.memory.nearest`), `"ivf"`, `"hnsw"` or their settings (`IVFSettings`,
+            `HNSWSettings`): approximate, see `recall`; `"auto"`: exact below 200,000 rows, then
+            `"ivf"`, on a GPU always exact.
         normalize: L2-normalise rows and queries, so Euclidean order is cosine order.
         num_classes: C for label sets: every row then has targets (C,) in [0, 1]. None: one
             class number a row.
@@ -86,7 +90,7 @@ class MemoryBank(StoredRows):
         *,
         k: int = 16,
         dtype: torch.dtype = torch.float32,
-        search: str = "auto",
+        search: Search = "auto",
         normalize: bool = True,
         num_classes: int | None = None,
         eviction: str | Eviction = "fifo",
@@ -96,13 +100,11 @@ class MemoryBank(StoredRows):
         check_positive_int("k", k, minimum=0)
         if dtype not in _DTYPES:
             raise ValueError(f"'dtype' must be torch.float32 or torch.float16 (got {dtype}).")
-        check_choice("search", search, BACKENDS)
+        check_search(search, capacity)
         if num_classes is not None:
             check_positive_int("num_classes", num_classes)
-        super().__init__(capacity, dim, dtype, num_classes)
-        self.k = k
-        self.search_backend, self.normalize = search, normalize
-        self.links = LinkTable(capacity, k)
+        super().__init__(capacity, dim, dtype, num_classes, k, search)
+        self.normalize = normalize
         self.eviction = resolve_eviction(eviction, num_classes)
         #: What `drift` measured last; not part of the state.
         self.last_drift: Drift | None = None
@@ -130,7 +132,7 @@ class MemoryBank(StoredRows):
 
     @torch.no_grad()
     def search(self, queries: Tensor, k: int, exclude_ids: Tensor | None = None) -> SearchResult:
-        """Exact nearest stored rows of every query.
+        """Nearest stored rows of every query, exact or approximate as the bank was told.
 
         Args:
             queries: (B, D) floating; normalised here when the bank normalises.
@@ -139,7 +141,7 @@ class MemoryBank(StoredRows):
 
         Returns:
             Euclidean distances (B, k), ascending, and slots (B, k), padded with `inf` and -1
-            where fewer than k rows are left.
+            where fewer than k rows are left or, with approximate search, were found.
 
         Raises:
             ValueError: Shape, dtype, device or non-finite queries; k < 1.
@@ -147,7 +149,7 @@ class MemoryBank(StoredRows):
         check_positive_int("k", k)
         x = self._prepare("queries", queries)
         banned = self._banned(exclude_ids)
-        found = nearest_allowed(x, self.embeddings, k, banned, backend=self.search_backend)
+        found = self._searcher.allowed(x, self.rows, len(self), k, banned)
         return SearchResult(found.squared_distances.sqrt(), found.indices)
 
     @torch.no_grad()
@@ -174,7 +176,7 @@ class MemoryBank(StoredRows):
         if k == 0:
             none = torch.empty(x.size(0), 0, dtype=torch.long, device=x.device)
             return NeighborLists(x.new_empty(x.size(0), 0), none)
-        found = nearest_allowed(x, self.embeddings, k, banned, backend=self.search_backend)
+        found = self._searcher.allowed(x, self.rows, len(self), k, banned)
         return add_batch_mates(x, found, k)
 
     # ------------------------------------------------------------------ write
@@ -258,7 +260,7 @@ class MemoryBank(StoredRows):
         *,
         progress: bool = False,
     ) -> int:
-        """Encode every batch of `loader`, store it, then link all rows by one exact search.
+        """Encode every batch of `loader`, store it, then link all rows by one search.
 
         Args:
             loader: Batches: a mapping whose `labels` and `ids` are taken out and whose rest is
@@ -278,9 +280,9 @@ class MemoryBank(StoredRows):
         return len(self)
 
     def relink(self, *, progress: bool = False) -> None:
-        """Replace every neighbour list by the exact k nearest stored rows.
+        """Replace every neighbour list by the k nearest stored rows, as the bank searches.
 
-        Cost O(M² D) time in chunks of 1,024 rows. Useful after long drift.
+        Cost O(M² D) time in chunks of 1,024 rows if the search is exact. Useful after long drift.
         """
         relink(self, progress)
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from gloss_graph._checks import check_positive_int
 from gloss_graph._modes import evaluating
+from gloss_graph.memory.indexes import ExactSearch
 from gloss_graph.memory.write import renew
 
 if TYPE_CHECKING:
@@ -132,9 +133,9 @@ def restandardized(bank: MemoryBank, x: Tensor, columns: int) -> MemoryBank:
 
     Cross-batch normalisation (Ajanthan et al., 2023): per dimension
     \(r' = \mu_B + (r - \mu_M)\,\sigma_B / \sigma_M\), after which every row gets back the norm it
-    had if the bank normalises. Search and lengths to batch rows are exact in the new rows; the
-    lengths of inherited links stay those of the stored rows, both ends of which drifted alike.
-    The bank itself is not changed.
+    had if the bank normalises. Search (always an exact one) and lengths to batch rows are those of
+    the new rows; the lengths of inherited links stay those of the stored rows, both ends of which
+    drifted alike. The bank itself is not changed.
 
     Args:
         bank: The bank.
@@ -169,4 +170,7 @@ def restandardized(bank: MemoryBank, x: Tensor, columns: int) -> MemoryBank:
     view = copy.copy(bank)
     view._buffers = {**bank._buffers, "rows": rows}
     view._slot_of = bank._slots()
+    # An index of the stored rows knows nothing of these, and a new one would cost more.
+    named = bank.search_backend
+    view._searcher = ExactSearch(named if named in ("faiss", "matmul") else "auto")
     return view

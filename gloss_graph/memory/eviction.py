@@ -215,6 +215,21 @@ def resolve_eviction(eviction: str | Eviction, num_classes: int | None) -> Evict
     return eviction
 
 
+def saved_name(eviction: Eviction) -> str:
+    """The name that makes a policy like this one; its state is saved apart.
+
+    Raises:
+        ValueError: A policy that is none of the known ones.
+    """
+    make = EVICTIONS.get(eviction.name)
+    if make is None or not isinstance(eviction, type(make())):
+        raise ValueError(
+            f"'eviction' must be one of {sorted(EVICTIONS)} for a bank that is saved (got "
+            f"{eviction!r}). Keep its state_dict() instead."
+        )
+    return eviction.name
+
+
 def check_slots(name: str, slots: Tensor, wanted: int, stored: int, capacity: int) -> None:
     """Raise unless a policy gave `wanted` documents slots that a bank of `stored` rows can take.
 

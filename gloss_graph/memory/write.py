@@ -81,7 +81,9 @@ def _fill(
     slots: Tensor,
     fresh: Tensor,
 ) -> None:
+    version = bank.rows._version
     bank.rows[slots] = batch.x[kept].to(bank.rows.dtype)
+    bank._searcher.wrote(bank.rows, slots, version)
     bank.slot_labels[slots] = batch.labels[kept]
     if bank.slot_targets is not None and batch.targets is not None:
         bank.slot_targets[slots] = batch.targets[kept].to(bank.slot_targets.dtype)

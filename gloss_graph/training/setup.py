@@ -67,7 +67,9 @@ def _bank(
     # A policy that draws does so by the seed of the run.
     draws = config.eviction == "reservoir"
     policy = Reservoir(config.seed) if draws else config.eviction
-    return MemoryBank(size, dim, k=k, num_classes=num_classes, eviction=policy)
+    return MemoryBank(
+        size, dim, k=k, search=config.search, num_classes=num_classes, eviction=policy
+    )
 
 
 def make_loss(

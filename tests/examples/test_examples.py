@@ -8,6 +8,7 @@ import os
 import re
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import networkx as nx
@@ -240,6 +241,30 @@ def test_images(tmp_path: Path) -> None:
     for way in ("cross-entropy", "contrastive start, labels then graph"):
         assert number(rf"{way} *│ *[\d.]+ │ *([\d.]+)", output) > 60
     assert (tmp_path / "digits.png").stat().st_size > 10_000
+
+
+def test_audit_of_labels(tmp_path: Path, table: Path) -> None:
+    small = ("--flip", "0.1", "--k", "8", "--top", "4", "--out", "found.csv")
+    output = run("10_audit_labels.py", "--train", table.name, *small, folder=tmp_path)
+    assert "Flipped labels: 5 of 54" in output
+    assert number(r"as many suspects: ([\d.]+) %", output) >= 60
+    assert "labels contradicted" in output
+    assert "edge homophily" in output
+    assert re.search(r"Document \d+, labeled \w+: (tea|trains|weather)\n", output)
+    lines = (tmp_path / "found.csv").read_text(encoding="utf-8").splitlines()
+    assert lines[0].startswith("node,doc_id,label,suggested,suspicion")
+    assert len(lines) == 55
+    assert (tmp_path / "found.png").stat().st_size > 10_000
+
+
+def test_audit_benchmark(tmp_path: Path, table: Path) -> None:
+    (tmp_path / "train.csv.gz").write_bytes(gzip.compress(table.read_bytes()))
+    small = ("--data", ".", "--flip", "0.1", "--seeds", "7", "8", "--k", "8", "--length", "12")
+    output = run("benchmarks/audit.py", *small, folder=tmp_path)
+    assert "54 documents, 5 labels flipped" in output
+    assert number(r"\| audit \(graph\) \| ([\d.]+)", output) >= 60
+    assert ("cleanlab, self_confidence" in output) == (find_spec("cleanlab") is not None)
+    assert len(list((tmp_path / "runs").iterdir())) == 1
 
 
 @pytest.mark.parametrize("script", SCRIPTS)

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gloss_graph import MemoryBank
-from gloss_graph.memory import Drift, MomentumEncoder
+from gloss_graph.memory import Drift, IVFSettings, MomentumEncoder
 from gloss_graph.memory.drift import OLDEST, age_decay, restandardized
 
 DIM = 6
@@ -361,3 +361,16 @@ def test_bad_settings_of_a_momentum_encoder() -> None:
             MomentumEncoder(net(), wrong)
     with pytest.raises(TypeError, match="'module' must be"):
         MomentumEncoder(lambda x: x)
+
+
+def test_refreshed_and_restandardized_rows_of_an_indexed_bank() -> None:
+    """An index follows a refresh; a view of other rows does not ask it."""
+    search = IVFSettings(cells=2, probes=2)
+    bank, plain = (filled(capacity=12, search=how) for how in (search, "exact"))
+    for one in (bank, plain):
+        one.search(world(3)[:2], 3)
+        one.refresh(lambda ids: world(9)[ids], 5)
+    assert torch.equal(bank.search(world(3)[:4], 3).slots, plain.search(world(3)[:4], 3).slots)
+    views = [restandardized(one, world(4)[:9], DIM) for one in (bank, plain)]
+    found = [view.search(world(3)[:4], 3) for view in views]
+    assert torch.equal(found[0].slots, found[1].slots)

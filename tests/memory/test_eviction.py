@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -342,3 +343,22 @@ def test_slots_that_do_not_fit_change_nothing(answer: list[int]) -> None:
         bank.enqueue(rows(2, 1), ids=torch.tensor([7, 8]))
     for name, value in bank.state_dict().items():
         assert name == "eviction.calls" or torch.equal(value, before[name])
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_saved_bank_goes_on_under_its_policy(name: str, tmp_path: Path) -> None:
+    policy: Any = Reservoir(7) if name == "reservoir" else name
+    bank = MemoryBank(6, 3, k=1, eviction=policy)
+    stream(bank, torch.arange(40), torch.arange(40) % 5)
+    again = MemoryBank.load(bank.save(tmp_path / "bank.safetensors"))
+    assert repr(again) == repr(bank)
+    for one in (bank, again):
+        stream(one, torch.arange(40, 90), torch.arange(50) % 2)
+    assert again.ids.tolist() == bank.ids.tolist()
+    assert again.stats() == bank.stats()
+
+
+def test_a_policy_of_ones_own_is_not_saved(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"'eviction' must be one of .* for a bank that is saved"):
+        MemoryBank(4, 3, eviction=NewestSlot()).save(tmp_path / "bank.safetensors")
+    assert not list(tmp_path.iterdir())
