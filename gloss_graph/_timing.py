@@ -19,6 +19,7 @@ STAGES = (
     "enqueue",
     "backward",
     "optimizer",
+    "refresh",
 )
 
 

@@ -7,33 +7,30 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gloss_graph._checks import check_choice, check_positive_int, check_range
 from gloss_graph._paper import PaperForms
 from gloss_graph._precision import full_precision
 from gloss_graph._processes import step_generator
 from gloss_graph._timing import StageClock
-from gloss_graph.graph.bandwidth import BandwidthRule, check_bandwidth
-from gloss_graph.graph.build import BATCH_EDGES, Connection, connect, document_data
+from gloss_graph.graph.bandwidth import BandwidthRule
+from gloss_graph.graph.build import Connection, connect, document_data
 from gloss_graph.graph.checks import (
     check_batch,
     check_label_range,
     check_logits,
-    check_memory,
     check_views,
     check_visible,
 )
 from gloss_graph.graph.kernels import Kernel, resolve_kernel
-from gloss_graph.graph.symmetrize import SYMMETRIZE
 from gloss_graph.graph.views import joint_view
 from gloss_graph.graph.visibility import shown_nodes
 from gloss_graph.inference import BankInference, HeadSettings, PropagationPredictor
 from gloss_graph.losses import (
-    FORMS,
     Compared,
     GraphTargets,
+    MemoryUse,
     ObjectiveOutput,
     check_class_weight,
-    check_multilabel,
+    check_settings,
     consistency_loss,
     hidden_label_loss,
     labeled_binary_cross_entropy,
@@ -90,6 +87,14 @@ class GraphGuidedObjective(PaperForms, PropagationPredictor, nn.Module):
             steps; 0, or without bank or ids: from each step's own graph, all labels shown.
         anchor: Weight of the frozen similarity where `frozen` features are passed.
         align: Power in [0, 1] of the class-mass alignment of targets and predictions.
+        half_life: Steps in which the edges of a remembered row lose half their weight: an edge has
+            the factor \(2^{-\mathrm{age}/h}\) for each remembered end. None = old rows count full.
+        restandardize: Move remembered rows to the batch's mean and spread before search and graph.
+            Lengths of inherited links stay those of the rows as stored.
+        memory_start: Training steps before remembered rows take part in the graph of a step;
+            until then it is the batch's own, and the bank fills. Solves over the whole bank
+            (`refresh_every`) begin at `consistency_start`.
+        memory_ramp: Steps in which the weight of their edges then rises to 1.
         class_weight: (C,) weights of the classes in all terms but \(L_C\).
         generator: CPU generator of the visibility split; by default one made from `seed`.
         seed: See `generator`.
@@ -149,37 +154,17 @@ class GraphGuidedObjective(PaperForms, PropagationPredictor, nn.Module):
         refresh_every: int = 40,
         anchor: float = 0.5,
         align: float = 0.5,
+        half_life: float | None = None,
+        restandardize: bool = False,
+        memory_start: int = 0,
+        memory_ramp: int = 0,
         class_weight: Tensor | None = None,
         generator: torch.Generator | None = None,
         seed: int = 0,
     ) -> None:
         super().__init__()
-        check_positive_int("num_classes", num_classes, minimum=1 if multilabel else 2)
-        check_positive_int("k", k)
-        check_bandwidth(bandwidth)
-        check_choice("symmetrize", symmetrize, SYMMETRIZE)
-        check_choice("batch_edges", batch_edges, BATCH_EDGES)
-        shares = {
-            "visible_fraction": visible_fraction,
-            "memory_visible_fraction": memory_visible_fraction,
-            "graph_weight": graph_weight,
-            "anchor": anchor,
-            "align": align,
-        }
-        for name, share in shares.items():
-            check_range(name, share, 0.0, 1.0)
-        check_range("consistency_weight", consistency_weight, 0.0, float("inf"), open_high=True)
-        check_positive_int("consistency_start", consistency_start, minimum=0)
-        check_positive_int("consistency_ramp", consistency_ramp, minimum=0)
-        check_positive_int("refresh_every", refresh_every, minimum=0)
-        if hops is not None:
-            check_positive_int("hops", hops)
-        check_memory(memory, normalize_embeddings)
-        check_multilabel(multilabel, num_classes, memory, rule, form, bandwidth)
-        form = form or ("scores" if rule == "poisson" else "nll")
-        check_choice("form", form, FORMS)
-        if rule == "poisson" and form in ("nll", "published"):
-            raise ValueError(f"form={form!r} needs probabilities; rule='poisson' gives scores.")
+        form = check_settings(locals())
+        self.remembered = MemoryUse(half_life, restandardize, memory_start, memory_ramp)
         self.num_classes, self.memory, self.k = num_classes, memory, k
         self.multilabel = multilabel
         self.kernel, self.bandwidth, self.symmetrize = resolve_kernel(kernel), bandwidth, symmetrize
@@ -220,6 +205,7 @@ class GraphGuidedObjective(PaperForms, PropagationPredictor, nn.Module):
             start=consistency_start,
             ramp=consistency_ramp,
             refresh_every=refresh_every,
+            half_life=half_life,
         )
         self._inference = None if memory is None else BankInference(memory, settings, anchor)
         self.register_buffer("class_weight", check_class_weight(class_weight, num_classes))
@@ -240,6 +226,7 @@ class GraphGuidedObjective(PaperForms, PropagationPredictor, nn.Module):
             f"graph_weight={self.graph_weight}, batch_edges={self.batch_edges!r}, "
             f"symmetrize={self.symmetrize!r}, hops={self.hops}"
             + (", multilabel=True" if self.multilabel else "")
+            + str(self.remembered)
         )
 
     def get_extra_state(self) -> Tensor:
@@ -303,9 +290,9 @@ class GraphGuidedObjective(PaperForms, PropagationPredictor, nn.Module):
             stored = x.detach()
             if reference is not None:
                 stored = joint_view(reference.detach(), frozen, self.anchor).to(x.dtype)
-            compared = None
+            compared, learned = None, embeddings.size(1)
             if self.graph_weight > 0 or logits is None or return_output:
-                compared = self._compare(x, labels, targets, ids, visible)
+                compared = self._compare(x, labels, targets, ids, visible, learned)
             graph_loss = x.new_zeros(()) if compared is None else compared.loss
             zero = torch.zeros_like(graph_loss)
             cross_entropy, consistency, loss = zero, zero, graph_loss
@@ -316,7 +303,7 @@ class GraphGuidedObjective(PaperForms, PropagationPredictor, nn.Module):
                     with self.seconds.timed("targets"):
                         consistency = consistency_loss(
                             *known,
-                            lambda: self._connect(stored, labels, targets, ids),
+                            lambda: self._connect(stored, labels, targets, ids, learned),
                             self.training,
                         )
                 loss = self.graph_weight * graph_loss + (1.0 - self.graph_weight) * cross_entropy
@@ -361,9 +348,10 @@ class GraphGuidedObjective(PaperForms, PropagationPredictor, nn.Module):
         targets: Tensor | None,
         ids: Tensor | None,
         visible: Tensor | None,
+        learned: int,
     ) -> Compared:
         """Connect, hide, propagate and compare."""
-        connection = self._connect(x, labels, targets, ids)
+        connection = self._connect(x, labels, targets, ids, learned)
         visible, seeds = shown_nodes(
             connection.y,
             connection.size,
@@ -386,14 +374,24 @@ class GraphGuidedObjective(PaperForms, PropagationPredictor, nn.Module):
         return labeled_binary_cross_entropy(logits, labels, targets, self.class_weight)
 
     def _connect(
-        self, x: Tensor, labels: Tensor, targets: Tensor | None, ids: Tensor | None
+        self,
+        x: Tensor,
+        labels: Tensor,
+        targets: Tensor | None,
+        ids: Tensor | None,
+        learned: int,
     ) -> Connection:
-        neighbors = None
-        if self.memory is not None:
+        memory, neighbors = self.memory, None
+        strength = self.remembered.strength(self.targets.steps)
+        if memory is not None and strength > 0.0:
             with self.seconds.timed("search"):
-                neighbors = self.memory.neighbors(x, ids, self.k)
-        names = ("memory", "k", "kernel", "bandwidth", "symmetrize", "batch_edges", "hops")
+                memory = self.remembered.view(memory, x, learned)
+                neighbors = memory.neighbors(x, ids, self.k)
+        else:
+            memory = None
+        names = ("k", "kernel", "bandwidth", "symmetrize", "batch_edges", "hops")
         same: dict[str, Any] = {name: getattr(self, name) for name in names}
-        same["normalize_embeddings"] = self.normalize_embeddings
+        same |= {"memory": memory, "normalize_embeddings": self.normalize_embeddings}
         with self.seconds.timed("graph"):
-            return connect(x, labels, ids, neighbors=neighbors, targets=targets, **same)
+            found = connect(x, labels, ids, neighbors=neighbors, targets=targets, **same)
+            return self.remembered.weigh(found, memory, strength)

@@ -95,6 +95,25 @@ def train(
     search: Annotated[
         str, typer.Option(help="Of the bank: exact, ivf, hnsw; auto: exact below 200,000 rows.")
     ] = "auto",
+    eviction: Annotated[
+        str, typer.Option(help="Who leaves a full bank: fifo, stalest, class-balanced, reservoir.")
+    ] = "fifo",
+    half_life: Annotated[
+        float | None, typer.Option(help="Steps in which a remembered row's edges lose half.")
+    ] = None,
+    memory_start: Annotated[
+        int, typer.Option(help="Steps before remembered rows take part in a step's graph.")
+    ] = 0,
+    memory_ramp: Annotated[
+        int, typer.Option(help="Steps in which the weight of their edges then rises.")
+    ] = 0,
+    restandardize: Annotated[
+        bool, typer.Option(help="Move remembered rows to the batch's mean and spread.")
+    ] = False,
+    refresh_rows: Annotated[
+        int, typer.Option(help="Stalest rows of the bank to encode again at a time; 0: none.")
+    ] = 0,
+    refresh_rows_every: Annotated[int, typer.Option(help="Steps between these times.")] = 10,
     unlabeled_batch_size: Annotated[int, typer.Option(help="Unlabeled documents a step.")] = 32,
     consistency_weight: Annotated[
         float, typer.Option(help="Weight of the unlabeled documents' term.")
@@ -167,6 +186,13 @@ def train(
         normalization=normalization,
         memory_size=memory_size,
         search=search,
+        eviction=eviction,
+        half_life=half_life,
+        memory_start=memory_start,
+        memory_ramp=memory_ramp,
+        restandardize=restandardize,
+        refresh_rows=refresh_rows,
+        refresh_rows_every=refresh_rows_every,
         label_fraction=label_fraction,
         labels_per_class=labels_per_class,
         unlabeled_batch_size=unlabeled_batch_size,

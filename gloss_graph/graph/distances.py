@@ -64,6 +64,18 @@ def weigh(kernel: Kernel, squared: Tensor, squared_bandwidth: Tensor) -> Tensor:
     return torch.where(weight > _NO_TIE, weight, 0.0)
 
 
+def discounted(weight: Tensor, factor: Tensor) -> Tensor:
+    """Edge weights (E,) times factors (E,) in (0, 1], in float64 where float32 is too narrow.
+
+    As in `weigh`, weights below 1e-60 become 0 there.
+    """
+    product = weight * factor
+    if not bool((product.detach() < torch.finfo(product.dtype).tiny).any()):
+        return product
+    product = weight.double() * factor.double()
+    return torch.where(product > _NO_TIE, product, 0.0)
+
+
 class _BatchDistances(torch.autograd.Function):
     """One matrix product each way; the chain of small operations would cost more than they do."""
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from gloss_graph.graph.bandwidth import BandwidthRule, local_scales
 from gloss_graph.graph.build import build_document_graph
-from gloss_graph.graph.distances import weigh
+from gloss_graph.graph.distances import discounted, weigh
 from gloss_graph.graph.kernels import Kernel
 from gloss_graph.graph.links import corpus_links
 from gloss_graph.memory.search import nearest_allowed
@@ -78,13 +78,20 @@ class PropagationHead:
         rows: (N, D) embeddings, normalised here if the settings say so.
         labels: (N,) long, -1 = unlabeled; of label sets (N, C) floating, rows of NaN = unlabeled.
         settings: Of graph and propagation.
+        trust: (N,) in (0, 1], factor of the edges of every row; None = 1.
 
     `hits` (N, C) is the label mass that arrives, of label sets with one more column, the mass of
     all labels. The exact neighbour search costs O(N² D), once; a prediction O(B N D).
     """
 
     @torch.no_grad()
-    def __init__(self, rows: Tensor, labels: Tensor, settings: HeadSettings) -> None:
+    def __init__(
+        self,
+        rows: Tensor,
+        labels: Tensor,
+        settings: HeadSettings,
+        trust: Tensor | None = None,
+    ) -> None:
         rows = rows.to(torch.promote_types(rows.dtype, torch.float32))
         self.rows = F.normalize(rows, dim=1) if settings.normalize else rows
         self.settings = settings
@@ -96,6 +103,11 @@ class PropagationHead:
             symmetrize=settings.symmetrize,
             normalize_embeddings=settings.normalize,
         )
+        self.trust = trust
+        if trust is not None:
+            source, target = self.graph.edge_index
+            both = trust[source] * trust[target]
+            self.graph.edge_weight = discounted(self.graph.edge_weight, both)
         self.factors = node_factors(
             settings.normalization, self.graph.edge_index, self.graph.edge_weight, labels.size(0)
         )
@@ -167,6 +179,8 @@ class PropagationHead:
             self.settings.kernel, squared.flatten(), self._squared_sigma(squared, indices)
         )
         weights = weights.view_as(squared) * self.factors[indices.clamp(min=0)]
+        if self.trust is not None:
+            weights = weights * self.trust[indices.clamp(min=0)]
         return Attachment(indices.masked_fill(missing, -1), weights.masked_fill(missing, 0.0))
 
     def _squared_sigma(self, squared: Tensor, indices: Tensor) -> Tensor:

@@ -21,18 +21,22 @@ from gloss_graph.losses.multilabel import (
 from gloss_graph.losses.output import Compared, ObjectiveOutput
 from gloss_graph.losses.pairs import pair_cosine_loss
 from gloss_graph.losses.pseudo import PseudoLabelLoss
+from gloss_graph.losses.remembered import MemoryUse
+from gloss_graph.losses.settings import check_settings
 
 __all__ = [
     "FORMS",
     "METRIC_LOSSES",
     "Compared",
     "GraphTargets",
+    "MemoryUse",
     "MetricLoss",
     "ObjectiveOutput",
     "PseudoLabelLoss",
     "binary_nll",
     "check_class_weight",
     "check_multilabel",
+    "check_settings",
     "consistency_loss",
     "graph_nll",
     "hidden_label_loss",

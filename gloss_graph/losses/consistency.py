@@ -16,6 +16,7 @@ from gloss_graph.losses.hidden import propagate_connection
 from gloss_graph.losses.multilabel import soft_binary_cross_entropy
 from gloss_graph.losses.schedule import is_seen, ramped, unseen_mean, update_mean
 from gloss_graph.memory import MemoryBank
+from gloss_graph.memory.drift import age_decay
 from gloss_graph.propagation.alignment import (
     align_classes,
     arrival_confidence,
@@ -59,6 +60,7 @@ class GraphTargets(nn.Module):
         start: Training steps before the first target is used.
         ramp: Steps in which the weight then rises from 0 to 1.
         refresh_every: Steps between solves over the bank; 0 = targets of each step's own graph.
+        half_life: Of the trust in the rows of the bank, see `MemoryUse`; None = all alike.
     """
 
     steps: Tensor
@@ -69,10 +71,17 @@ class GraphTargets(nn.Module):
     mass: Tensor
 
     def __init__(
-        self, capacity: int, settings: HeadSettings, *, start: int, ramp: int, refresh_every: int
+        self,
+        capacity: int,
+        settings: HeadSettings,
+        *,
+        start: int,
+        ramp: int,
+        refresh_every: int,
+        half_life: float | None = None,
     ) -> None:
         super().__init__()
-        self.settings = settings
+        self.settings, self.half_life = settings, half_life
         self.start, self.ramp, self.refresh_every = start, ramp, refresh_every
         rows = capacity if refresh_every else 0
         self.register_buffer("steps", torch.zeros((), dtype=torch.long))
@@ -102,7 +111,8 @@ class GraphTargets(nn.Module):
         if not bool(memory.labeled.any()):
             self._warn_no_label()
             return
-        head = PropagationHead(memory.embeddings, memory.labels, self.settings)
+        trust = None if self.half_life is None else age_decay(memory.age, self.half_life)
+        head = PropagationHead(memory.embeddings, memory.labels, self.settings, trust)
         target = head.probabilities(head.hits).to(self.table.dtype)
         self.table[:count] = target
         self.confidence[:count] = head.confidence(head.hits, target)

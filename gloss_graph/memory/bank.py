@@ -15,14 +15,17 @@ from gloss_graph._checks import (
     check_matrix,
     check_positive_int,
 )
+from gloss_graph.memory.drift import Drift, measure_drift, refresh_rows
+from gloss_graph.memory.eviction import Eviction, resolve_eviction
 from gloss_graph.memory.fill import fill, relink
 from gloss_graph.memory.indexes import Search, check_search
 from gloss_graph.memory.links import NeighborLists, add_batch_mates, check_lists
-from gloss_graph.memory.ring import last_of_each, victims, warn_anonymous
+from gloss_graph.memory.rows import warn_anonymous
 from gloss_graph.memory.search import SearchResult
 from gloss_graph.memory.searched import SearchedRows
 from gloss_graph.memory.stats import BankStats, bank_stats
 from gloss_graph.memory.targets import read_labels
+from gloss_graph.memory.write import Incoming, store
 
 _DTYPES = (torch.float32, torch.float16)
 _HALF_RANGE = torch.finfo(torch.float16).max
@@ -33,9 +36,10 @@ class MemoryBank(SearchedRows):
 
     Cross-batch memory (Wang et al., 2020, arXiv 1912.06798) with identities: enqueueing a
     document that is already stored refreshes its row in place; other documents overwrite the
-    oldest slot (FIFO). Every row keeps the list of its nearest neighbours at the time it was
-    written, so the graph among stored rows is inherited and never searched again. A link lives
-    while both documents live; its length follows when either end is refreshed.
+    oldest slot, or the one that `eviction` names. Every row keeps the list of its nearest
+    neighbours at the time it was written, so the graph among stored rows is inherited and never
+    searched again. A link lives while both documents live; its length follows when either end is
+    refreshed.
 
     All state lives in persistent buffers: `state_dict()` restores the bank bit for bit.
 
@@ -55,9 +59,13 @@ class MemoryBank(SearchedRows):
         normalize: L2-normalise rows and queries, so Euclidean order is cosine order.
         num_classes: C for label sets: every row then has targets (C,) in [0, 1]. None: one
             class number a row.
+        eviction: Who leaves a full bank: `"fifo"`, the oldest tenant; `"stalest"`, the row that
+            was written longest ago; `"class-balanced"`, the oldest row of the most frequent
+            class; `"reservoir"` keeps a uniform sample of all documents; or an `Eviction`.
 
     Raises:
-        ValueError: A setting out of range.
+        ValueError: A setting out of range or unknown.
+        TypeError: An `eviction` that is no policy.
 
     Rows never carry a gradient. Cost: O(capacity (D + 3k)) memory, O(B M D) a search, O(M k) an
     enqueue.
@@ -85,6 +93,7 @@ class MemoryBank(SearchedRows):
         search: Search = "auto",
         normalize: bool = True,
         num_classes: int | None = None,
+        eviction: str | Eviction = "fifo",
     ) -> None:
         check_positive_int("capacity", capacity, minimum=0)
         check_positive_int("dim", dim)
@@ -96,14 +105,20 @@ class MemoryBank(SearchedRows):
             check_positive_int("num_classes", num_classes)
         super().__init__(capacity, dim, dtype, num_classes, k, search)
         self.normalize = normalize
+        self.eviction = resolve_eviction(eviction, num_classes)
+        #: What `drift` measured last; not part of the state.
+        self.last_drift: Drift | None = None
         self._warned_anonymous = False
 
     def __repr__(self) -> str:
         dtype = str(self.rows.dtype).removeprefix("torch.")
         sets = "" if self.num_classes is None else f", num_classes={self.num_classes}"
+        policy = self.eviction.name
+        leaves = "" if policy == "fifo" else f", eviction={policy!r}"
+        more = f"normalize={self.normalize}{sets}{leaves}"
         return (
             f"MemoryBank({len(self)}/{self.capacity} rows, dim={self.dim}, k={self.k}, "
-            f"dtype={dtype}, search={self.search_backend!r}, normalize={self.normalize}{sets})"
+            f"dtype={dtype}, search={self.search_backend!r}, {more})"
         )
 
     # ------------------------------------------------------------------ search
@@ -178,9 +193,10 @@ class MemoryBank(SearchedRows):
     ) -> None:
         """Store a batch; everything is checked before anything is changed.
 
-        A document that is stored already is refreshed in place; others overwrite the oldest
-        slots. If an id occurs more than once the last row counts; of a batch larger than the
-        bank the last `capacity` documents are kept.
+        A document that is stored already is refreshed in place; others get the slots that
+        `eviction` names, by default the oldest. If an id occurs more than once the last row
+        counts; of a batch larger than the bank `"fifo"` and `"stalest"` keep the last `capacity`
+        documents. Documents that are declined are nobody's neighbours.
 
         Args:
             embeddings: (B, D) floating, detached here.
@@ -216,43 +232,17 @@ class MemoryBank(SearchedRows):
         if neighbors is None:
             neighbors = self._neighbors(x, self._banned(ids), self.k if link else 0)
         check_lists(neighbors, x.size(0), len(self))
+        self.check_storable(x)
+        store(self, Incoming(x, known, targets, ids), neighbors, nameless=nameless)
+
+    def check_storable(self, x: Tensor) -> None:
+        """Raise unless rows (B, D) fit the dtype they are stored in.
+
+        Raises:
+            ValueError: A value beyond float16.
+        """
         if self.rows.dtype == torch.float16 and bool((x.abs() > _HALF_RANGE).any()):
             raise ValueError("'embeddings' exceed float16. Use a bank with dtype=torch.float32.")
-        kept = last_of_each(ids)[-self.capacity :]
-        self._write(x, known, targets, ids, kept, neighbors, nameless)
-
-    def _write(
-        self,
-        x: Tensor,
-        labels: Tensor,
-        targets: Tensor | None,
-        ids: Tensor,
-        kept: Tensor,
-        neighbors: NeighborLists,
-        nameless: int,
-    ) -> None:
-        lookup = self._slots()
-        old = self.slots_of(ids[kept])
-        fresh = old < 0
-        slots = old.clone()
-        slots[fresh] = victims(self.cursor, self.capacity, int(fresh.sum()), old[~fresh])
-        for id_ in self.slot_ids[slots[fresh]].tolist():
-            lookup.pop(id_, None)
-        lookup.update(zip(ids[kept].tolist(), slots.tolist(), strict=True))
-        version = self.rows._version
-        self.rows[slots] = x[kept].to(self.rows.dtype)
-        self._searcher.wrote(self.rows, slots, version)
-        self.slot_labels[slots] = labels[kept]
-        if self.slot_targets is not None and targets is not None:
-            self.slot_targets[slots] = targets[kept].to(self.slot_targets.dtype)
-        self.slot_ids[slots] = ids[kept]
-        self.written_at[slots] = self.step
-        self.count.copy_(torch.maximum(self.count, slots.max() + 1))
-        if bool(fresh.any()):
-            self.cursor.copy_((slots[fresh][-1] + 1) % self.capacity)
-        self.step += 1
-        self.anonymous += nameless
-        self.links.write(neighbors, kept, slots, fresh, self.rows, len(self))
 
     # ------------------------------------------------------------------ graph, upkeep
 
@@ -296,6 +286,55 @@ class MemoryBank(SearchedRows):
         """
         relink(self, progress)
 
+    def refresh(self, encode: Callable[[Tensor], Tensor], count: int) -> int:
+        """Encode the stalest documents again and write them in place, as of the last enqueue.
+
+        Their neighbours are searched anew. Rows without an id cannot be encoded again and stay.
+        With several processes `encode` must return the same rows on all of them.
+
+        Args:
+            encode: Maps document ids (n,) long to embeddings (n, D). A module runs in eval mode
+                (no dropout) and is put back into the mode it was in.
+            count: How many rows; of equal age the lowest slots first.
+
+        Returns:
+            Number of rows written.
+
+        Raises:
+            TypeError: `encode` returns no tensor.
+            ValueError: `count` < 0; rows of another shape, non-finite or beyond the bank's dtype.
+                The bank is as before.
+
+        Cost: `count` documents encoded, O(count M D) for their neighbours.
+        """
+        return refresh_rows(self, encode, count)
+
+    def drift(
+        self,
+        encode: Callable[[Tensor], Tensor],
+        sample: int = 256,
+        *,
+        seed: int = 0,
+        generator: torch.Generator | None = None,
+    ) -> Drift:
+        """Cosine between stored rows and what the encoder makes of the same documents now.
+
+        Args:
+            encode: As for `refresh`.
+            sample: Rows to compare, all if there are fewer.
+            seed: Of the draw.
+            generator: CPU generator of the draw in place of one made from `seed`.
+
+        Returns:
+            Mean, least, quartiles, and means by age; 1 = no drift. `stats()` repeats it.
+
+        Raises:
+            ValueError: No row with an id; `sample` < 1; as `refresh`.
+        """
+        generator = generator or torch.Generator().manual_seed(seed)
+        self.last_drift = measure_drift(self, encode, sample, generator)
+        return self.last_drift
+
     def reset(self) -> None:
         """Forget every row; settings stay."""
         self.slot_ids.fill_(-1)
@@ -305,9 +344,11 @@ class MemoryBank(SearchedRows):
             if buffer is not None:
                 buffer.zero_()
         self.links.reset()
-        self._slot_of = {}
+        forget = getattr(self.eviction, "reset", None)
+        if forget is not None:
+            forget()
+        self._slot_of, self.last_drift = {}, None
 
     def stats(self) -> BankStats:
-        """Fill, class histogram, ages, mean out-degree and rows without identity."""
-        links = self.edges()[0].numel()
-        return bank_stats(self.labels, self.ids, self.age, links, self.capacity)
+        """Fill, class histogram, ages, links, duplicates, who left, and the last measured drift."""
+        return bank_stats(self)

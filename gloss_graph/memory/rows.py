@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import torch
@@ -119,3 +120,17 @@ class StoredRows(nn.Module):
             return torch.empty(0, dtype=torch.long, device=self.rows.device)
         slots = self.slots_of(exclude_ids.reshape(-1))
         return slots[slots >= 0].unique()
+
+
+def warn_anonymous(warned: bool) -> bool:
+    """Warn once, for the caller of `MemoryBank.enqueue`, that rows come without identity."""
+    if not warned:
+        warnings.warn(
+            "MemoryBank.enqueue was called without 'ids'. When the same documents come again (a "
+            "second epoch), each one finds its own stored copy with its own label: label "
+            "leakage. Pass stable document 'ids', or call reset() before every epoch.",
+            UserWarning,
+            # This function, enqueue, and the no_grad wrapper around it.
+            stacklevel=4,
+        )
+    return True

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 import torch
 
 from gloss_graph.memory.approximate import retuned, row_search
+from gloss_graph.memory.eviction import Eviction, saved_name
 from gloss_graph.memory.indexes import Search, check_search, describe_search, search_of
 from gloss_graph.memory.links import LinkTable
 from gloss_graph.memory.recall import measure_recall
@@ -30,6 +31,7 @@ class SearchedRows(StoredRows):
     """
 
     normalize: bool
+    eviction: Eviction
 
     def __init__(
         self,
@@ -68,6 +70,7 @@ class SearchedRows(StoredRows):
             "search": describe_search(self.search_backend),
             "normalize": self.normalize,
             "num_classes": self.num_classes,
+            "eviction": saved_name(self.eviction),
         }
 
     def save(self, path: str | Path) -> Path:
@@ -79,6 +82,9 @@ class SearchedRows(StoredRows):
 
         Args:
             path: The file; replaced if it exists, its folder must.
+
+        Raises:
+            ValueError: An eviction policy of one's own, which a file cannot hold.
         """
         return write_bank(path, self.state_dict(), self.settings())
 

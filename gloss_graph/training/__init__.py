@@ -16,6 +16,7 @@ from gloss_graph.training.metrics import (
 from gloss_graph.training.multilabel import set_scores
 from gloss_graph.training.paired import PairedTest, holm, paired_test
 from gloss_graph.training.predict import Prediction, Run
+from gloss_graph.training.refresh import BankRefresh
 from gloss_graph.training.run import RunResult, train_text
 from gloss_graph.training.sampler import MixedSampler
 from gloss_graph.training.setup import make_loss, make_objective
@@ -37,6 +38,7 @@ __all__ = [
     "METRICS",
     "MODES",
     "SEARCH_SPACE",
+    "BankRefresh",
     "Choice",
     "ClassifierOutput",
     "Evaluation",

@@ -8,6 +8,8 @@ from dataclasses import dataclass, fields
 from gloss_graph._checks import check_choice, check_positive_int, check_range
 from gloss_graph._space import Dimension, Range
 from gloss_graph.graph.bandwidth import check_bandwidth
+from gloss_graph.losses import MemoryUse
+from gloss_graph.memory import EVICTIONS
 from gloss_graph.propagation import NORMALIZATIONS, RULES
 
 LOSSES = {
@@ -61,6 +63,14 @@ class TrainConfig:
         memory_size: Rows of the bank; None = one a training document, at most 65,536.
         search: How the bank is searched: "exact", "ivf", "hnsw" or "auto", exact below 200,000
             rows. See `MemoryBank`.
+        eviction: Who leaves a full bank, one of `gloss_graph.memory.EVICTIONS`.
+        half_life: Steps in which the edges of a remembered row lose half; None = never.
+        memory_start: Steps before remembered rows take part in the graph of a step.
+        memory_ramp: Steps in which the weight of their edges then rises to 1.
+        restandardize: Move remembered rows to the batch's mean and spread before they are searched.
+        refresh_rows: Stalest rows of the bank that are encoded again every `refresh_rows_every`
+            steps; 0 = none.
+        refresh_rows_every: See `refresh_rows`.
         k: Neighbours a row in the graph.
         bandwidth: \(\sigma\): a number or rule name.
         visible_fraction: \(\gamma\).
@@ -121,6 +131,13 @@ class TrainConfig:
     gradient_checkpointing: bool = False
     memory_size: int | None = None
     search: str = "auto"
+    eviction: str = "fifo"
+    half_life: float | None = None
+    memory_start: int = 0
+    memory_ramp: int = 0
+    restandardize: bool = False
+    refresh_rows: int = 0
+    refresh_rows_every: int = 10
     k: int = 16
     bandwidth: float | str = "sqrt"
     visible_fraction: float = 0.5
@@ -172,6 +189,7 @@ class TrainConfig:
             check_positive_int("max_steps", self.max_steps, minimum=0 if fits else 1)
         if self.memory_size is not None:
             check_positive_int("memory_size", self.memory_size, minimum=0)
+        self._check_memory()
         for name in ("learning_rate", "head_learning_rate"):
             check_range(name, getattr(self, name), 0, 1, open_low=True)
         for name in ("warmup", "weight_decay", "visible_fraction", "graph_weight"):
@@ -198,6 +216,12 @@ class TrainConfig:
                 f"'bandwidth' of loss={self.loss!r} must be a number or 'sqrt' "
                 f"(got {self.bandwidth!r})."
             )
+
+    def _check_memory(self) -> None:
+        check_choice("eviction", self.eviction, EVICTIONS)
+        MemoryUse(self.half_life, self.restandardize, self.memory_start, self.memory_ramp)
+        check_positive_int("refresh_rows", self.refresh_rows, minimum=0)
+        check_positive_int("refresh_rows_every", self.refresh_rows_every)
 
     def _check_few_labels(self) -> None:
         if self.label_fraction is not None and self.labels_per_class is not None:

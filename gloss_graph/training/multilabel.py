@@ -34,6 +34,11 @@ def check_multilabel(config: TrainConfig) -> None:
         raise ValueError("'rule' must be 'harmonic' or 'spreading' for label sets (got 'poisson').")
     if config.bandwidth == "interclass_min":
         raise ValueError("'bandwidth' must not be 'interclass_min' for label sets: they overlap.")
+    if config.eviction == "class-balanced":
+        raise ValueError(
+            "'eviction' must not be 'class-balanced' for label sets, where a document has several "
+            "classes."
+        )
     if config.max_steps == 0:
         raise ValueError("'max_steps' must be at least 1 for label sets (got 0).")
     unset = {

@@ -17,7 +17,7 @@ from transformers.trainer_callback import PrinterCallback
 from gloss_graph._processes import launched
 from gloss_graph.graph import estimate_bandwidth
 from gloss_graph.losses import METRIC_LOSSES, MetricLoss, PseudoLabelLoss
-from gloss_graph.memory import MemoryBank
+from gloss_graph.memory import MemoryBank, Reservoir
 from gloss_graph.objective import GraphGuidedObjective
 from gloss_graph.propagation.alignment import class_shares
 from gloss_graph.text import Adapters, Corpus, FeatureEncoder, Splits, TextEncoder, add_lora
@@ -28,6 +28,7 @@ from gloss_graph.training.dataset import TextCollator, TextDataset
 from gloss_graph.training.metrics import classification_scores, macro_silhouette
 from gloss_graph.training.multilabel import set_scores
 from gloss_graph.training.processes import find_device, has_unused_parameters
+from gloss_graph.training.refresh import BankRefresh
 from gloss_graph.training.sampler import MixedSampler
 from gloss_graph.training.trainer import GraphGuidedTrainer, LossModule
 
@@ -59,8 +60,16 @@ def _sampler(config: TrainConfig, labels: Sequence[int]) -> MixedSampler:
     )
 
 
-def _bank_size(config: TrainConfig, documents: int) -> int:
-    return min(documents, _BANK_ROWS) if config.memory_size is None else config.memory_size
+def _bank(
+    config: TrainConfig, documents: int, dim: int, k: int, num_classes: int | None = None
+) -> MemoryBank:
+    size = min(documents, _BANK_ROWS) if config.memory_size is None else config.memory_size
+    # A policy that draws does so by the seed of the run.
+    draws = config.eviction == "reservoir"
+    policy = Reservoir(config.seed) if draws else config.eviction
+    return MemoryBank(
+        size, dim, k=k, search=config.search, num_classes=num_classes, eviction=policy
+    )
 
 
 def make_loss(
@@ -92,7 +101,7 @@ def make_loss(
     if config.loss in METRIC_LOSSES:
         memory = None
         if config.loss == "xbm-scl":
-            memory = MemoryBank(_bank_size(config, len(labels)), dim, k=0)
+            memory = _bank(config, len(labels), dim, k=0)
         return MetricLoss(
             config.loss,
             weight=config.graph_weight,
@@ -164,19 +173,14 @@ def make_objective(
             visible_fraction=config.visible_fraction,
             seed=config.seed,
         )
-    size = _bank_size(config, documents)
     static = config.loss == "static-lp"
     # Targets that learning does not improve, or has improved already, need not wait for it.
     early = static or config.warm_start_steps > 0
     refresh = min(_REFRESH, sixth) if config.refresh_every is None else config.refresh_every
     return GraphGuidedObjective(
         num_classes,
-        memory=MemoryBank(
-            size,
-            dim + frozen_dim,
-            k=config.k,
-            search=config.search,
-            num_classes=num_classes if multilabel else None,
+        memory=_bank(
+            config, documents, dim + frozen_dim, config.k, num_classes if multilabel else None
         ),
         multilabel=multilabel,
         k=config.k,
@@ -192,6 +196,10 @@ def make_objective(
         refresh_every=0 if not targets else 2**40 if static else refresh,
         anchor=1.0 if static else config.anchor,
         align=config.align,
+        half_life=config.half_life,
+        restandardize=config.restandardize,
+        memory_start=config.memory_start,
+        memory_ramp=config.memory_ramp,
         seed=config.seed,
     )
 
@@ -281,6 +289,8 @@ def make_trainer(
         callbacks=[] if config.keeps_last else [EarlyStoppingCallback(config.patience)],
     )
     trainer.remove_callback(PrinterCallback)
+    if config.refresh_rows and getattr(loss, "memory", None) is not None:
+        trainer.add_callback(BankRefresh(trainer, config.refresh_rows, config.refresh_rows_every))
     return trainer
 
 

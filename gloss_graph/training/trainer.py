@@ -211,19 +211,25 @@ class GraphGuidedTrainer(Trainer):
             self._parts.setdefault(name, []).append(value)
         return loss
 
-    @torch.no_grad()
     def _calm_pass(self, model: nn.Module, inputs: dict[str, Any]) -> Any:
-        """Outputs without dropout, of the teacher if there is one."""
         start = time.perf_counter()
-        if self.teacher is not None:
-            outputs = self.teacher(**inputs)
-        else:
-            # Not through a wrapper for several processes, which would prepare a backward pass.
-            plain = self.accelerator.unwrap_model(model)
-            with evaluating(plain):
-                outputs = plain(**inputs)
+        outputs = self._calm_outputs(model, inputs)
         self.seconds.spend("reference", time.perf_counter() - start)
         return outputs
+
+    @torch.no_grad()
+    def _calm_outputs(self, model: nn.Module, inputs: dict[str, Any]) -> Any:
+        """Outputs without dropout, of the teacher if there is one."""
+        if self.teacher is not None:
+            return self.teacher(**inputs)
+        # Not through a wrapper for several processes, which would prepare a backward pass.
+        plain = self.accelerator.unwrap_model(model)
+        with evaluating(plain):
+            return plain(**inputs)
+
+    def calm_embeddings(self, inputs: dict[str, Any]) -> Tensor:
+        """Embeddings (B, D) of a batch by the reference pass: no dropout, no gradient."""
+        return self._embeddings(self._calm_outputs(self.model, inputs), inputs)
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int] | None:
         if self.train_sampler is not None:

@@ -80,20 +80,7 @@ class BankModel:
             self.anonymous += len(x)
         lists = self.lists(x, ids, self.k if link else 0)
         last = {id_: i for i, id_ in enumerate(ids)}
-        kept = sorted(last.values())[-self.capacity :]
-        refreshed = {self.find(ids[i]) for i in kept} - {None}
-        place: dict[int, int] = {}
-        for i in kept:
-            slot = self.find(ids[i])
-            if slot is not None:
-                place[i] = slot
-        for i in kept:
-            if i in place:
-                continue
-            while self.cursor in refreshed:
-                self.cursor = (self.cursor + 1) % self.capacity
-            place[i] = self.cursor
-            self.cursor = (self.cursor + 1) % self.capacity
+        place = self.place(sorted(last.values()), ids, labels)
         tenancy = {}
         for i, slot in place.items():
             old = self.slots[slot]
@@ -109,6 +96,20 @@ class BankModel:
                     doc.neighbors.append(tenancy[who])
             self.slots[slot] = doc
         self.step += 1
+
+    def place(self, kept: list[int], ids: list[int], labels: list[int]) -> dict[int, int]:
+        """Slot of every batch row that is stored."""
+        kept = kept[-self.capacity :]
+        place = {i: slot for i in kept if (slot := self.find(ids[i])) is not None}
+        refreshed = set(place.values())
+        for i in kept:
+            if i in place:
+                continue
+            while self.cursor in refreshed:
+                self.cursor = (self.cursor + 1) % self.capacity
+            place[i] = self.cursor
+            self.cursor = (self.cursor + 1) % self.capacity
+        return place
 
     def relink(self) -> None:
         if len(self.stored) < 2:
@@ -134,13 +135,19 @@ class BankModel:
 class BankMachine(RuleBasedStateMachine):
     dtype = torch.float32
     backend = "matmul"
+    eviction = "fifo"
+    model_type = BankModel
+
+    def make(self, capacity: int, k: int) -> MemoryBank:
+        settings = {"dtype": self.dtype, "search": self.backend, "eviction": self.eviction}
+        return MemoryBank(capacity, DIM, k=k, **settings)
 
     @initialize(capacity=st.integers(0, 7), k=st.integers(1, 4), seed=st.integers(0, 2**16))
     def start(self, capacity: int, k: int, seed: int) -> None:
         self.rng = np.random.default_rng(seed)
-        self.bank = MemoryBank(capacity, DIM, k=k, dtype=self.dtype, search=self.backend)
+        self.bank = self.make(capacity, k)
         numpy_dtype = np.float32 if self.dtype == torch.float32 else np.float16
-        self.model = BankModel(capacity, k, numpy_dtype)
+        self.model = self.model_type(capacity, k, numpy_dtype)
         self.tolerance = 1e-5 if self.dtype == torch.float32 else 1e-2
 
     def vectors(self, count: int) -> tuple[torch.Tensor, np.ndarray]:
@@ -197,9 +204,7 @@ class BankMachine(RuleBasedStateMachine):
                 torch.save(state, file)
                 file.seek(0)
                 state = torch.load(file, weights_only=True)
-            fresh = MemoryBank(
-                self.bank.capacity, DIM, k=self.bank.k, dtype=self.dtype, search=self.backend
-            )
+            fresh = self.make(self.bank.capacity, self.bank.k)
             # The target held other documents: none of them may shine through.
             fresh.enqueue(torch.ones(3, DIM), ids=torch.tensor([0, 100, 101]))
             fresh.load_state_dict(state)
