@@ -60,7 +60,11 @@ class TrainConfig:
         memory_size: Rows of the bank; None = one a training document, at most 65,536.
         k: Neighbours a row in the graph.
         bandwidth: \(\sigma\): a number or rule name.
+        bandwidth_scale: What the bandwidth is multiplied by.
         visible_fraction: \(\gamma\).
+        memory_visible_fraction: Share of the bank's labels that a step shows.
+        ids: Tell the bank which document a row is. False shows what that is for: documents then
+            meet their own past copy, label included.
         graph_weight: \(\lambda\), weight of the graph or metric loss beside cross-entropy.
         temperature: Of the contrastive losses.
         margin: Of the triplet loss.
@@ -119,7 +123,10 @@ class TrainConfig:
     memory_size: int | None = None
     k: int = 16
     bandwidth: float | str = "sqrt"
+    bandwidth_scale: float = 1.0
     visible_fraction: float = 0.5
+    memory_visible_fraction: float = 1.0
+    ids: bool = True
     graph_weight: float = 0.3
     temperature: float = 0.1
     margin: float = 0.2
@@ -155,7 +162,7 @@ class TrainConfig:
                 f"'mode' must be 'integrated' for loss={self.loss!r}, which trains a classifier "
                 f"(got {self.mode!r})."
             )
-        for name in ("temperature", "margin"):
+        for name in ("temperature", "margin", "bandwidth_scale"):
             value = getattr(self, name)
             check_range(name, value, 0, math.inf, open_low=True, open_high=True)
         check_range("epochs", self.epochs, 0, math.inf, open_low=True, open_high=True)
@@ -170,7 +177,8 @@ class TrainConfig:
             check_positive_int("memory_size", self.memory_size, minimum=0)
         for name in ("learning_rate", "head_learning_rate"):
             check_range(name, getattr(self, name), 0, 1, open_low=True)
-        for name in ("warmup", "weight_decay", "visible_fraction", "graph_weight"):
+        shares = ("warmup", "weight_decay", "graph_weight")
+        for name in (*shares, "visible_fraction", "memory_visible_fraction"):
             check_range(name, getattr(self, name), 0, 1)
         check_range("dropout", self.dropout, 0, 1, open_high=True)
         self._check_few_labels()
@@ -183,6 +191,10 @@ class TrainConfig:
                 "a rule of your own to GraphGuidedObjective."
             )
         check_bandwidth(self.bandwidth)
+        if self.bandwidth == "local" and self.bandwidth_scale != 1:
+            raise ValueError(
+                f"'bandwidth_scale' must be 1 for bandwidth='local' (got {self.bandwidth_scale})."
+            )
         check_choice("rule", self.rule, RULES)
         check_choice("normalization", self.normalization, NORMALIZATIONS)
         if self.eta is not None:
