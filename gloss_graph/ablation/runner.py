@@ -9,8 +9,8 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from functools import cache
@@ -111,7 +111,7 @@ class Runner:
                 if key in rows and rows[key]["status"] == "failed"
             }
         ran = 0
-        with self._bar:
+        with self._bar, _old_objects_aside():
             for old in self._bar.task_ids:
                 self._bar.remove_task(old)
             task = self._bar.add_task("Trials", total=len(trials), note="")
@@ -138,13 +138,13 @@ class Runner:
                     time.sleep(_POLL_SECONDS)
 
     def _done(self, trial: Trial, failed: Mapping[str, int]) -> bool:
-        row = self.store.rows().get(trial.id)
-        return row is not None and row.get("attempt", 0) > failed.get(trial.id, -1)
+        return _ended(trial, self.store.rows(), failed)
 
     def _show(
         self, task: Any, trials: Iterable[Trial], failed: Mapping[str, int], note: str
     ) -> None:
-        done = sum(self._done(trial, failed) for trial in trials)
+        rows = self.store.rows()
+        done = sum(_ended(trial, rows, failed) for trial in trials)
         self._bar.update(task, completed=done, note=note)
 
     def _one(self, trial: Trial, attempt: int) -> None:
@@ -194,6 +194,11 @@ class Runner:
         free_memory()
 
 
+def _ended(trial: Trial, rows: Mapping[str, Any], failed: Mapping[str, int]) -> bool:
+    row = rows.get(trial.id)
+    return row is not None and row.get("attempt", 0) > failed.get(trial.id, -1)
+
+
 def checked_metrics(found: Any) -> dict[str, float]:
     """What a function gave back, as plain numbers.
 
@@ -221,6 +226,17 @@ def free_memory() -> None:
     if sys.platform.startswith("linux"):
         with suppress(OSError, AttributeError):
             ctypes.CDLL(None).malloc_trim(0)
+
+
+@contextmanager
+def _old_objects_aside() -> Iterator[None]:
+    """Let the collections between trials look at what trials made, not at all that was imported."""
+    gc.collect()
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
 
 
 class _Watch:

@@ -105,8 +105,8 @@ class TextRun:
         sizes = ", ".join(f"{len(part):,} {name}" for name, part in parts_of(splits).items())
         self.about = (
             f"Cost {cost}: {COSTS[cost]}. Documents of {splits.train.name or 'the corpus'!r}: "
-            f"{sizes}, {splits.train.num_classes} classes; encoder "
-            f"{self._encoder_identity.get('encoder', 'given')}; scored on the {self.part} documents."
+            f"{sizes}, {splits.train.num_classes} classes. Encoder: "
+            f"{self._encoder_identity.get('encoder', 'given')}. Scores: {self.part} documents."
         )
         self.glossary = glossary()
         self.tolerated = ENCODER_ONLY if cost == "replay" else frozenset()
@@ -171,17 +171,18 @@ class TextRun:
         self, config: TrainConfig
     ) -> tuple[Splits, TextEncoder | FeatureEncoder, dict[str, Tensor]]:
         """Documents, an untrained encoder and the embeddings it gives them."""
-        rows = self._embeddings()
+        rows, splits = self._embeddings(), self.splits
+        if config.keeps_last and self.part != "val":
+            splits = replace(splits, val=None)  # nothing looks at it
         if self.cost == "full":
-            return self.splits, self.make_encoder(), rows
+            return splits, self.make_encoder(), rows
         tables = {name: table.numpy() for name, table in rows.items()}
         carried = {
-            name: replace(part, features=tables[name])
-            for name, part in parts_of(self.splits).items()
+            name: replace(part, features=tables[name]) for name, part in parts_of(splits).items()
         }
         encoder = FeatureEncoder.scaled_to(tables["train"], seed=config.seed)
         frozen = {name: table * encoder.scale for name, table in rows.items()}
-        return replace(self.splits, **carried), encoder, frozen
+        return replace(splits, **carried), encoder, frozen
 
     def _embeddings(self) -> dict[str, Tensor]:
         if self._rows is None:
@@ -270,8 +271,9 @@ def _own_objective(
 
 @contextmanager
 def _quiet(config: TrainConfig) -> Iterator[None]:
-    """Without the warning an arm exists to show the cause of."""
+    """Without advice on settings, which an arm tries on purpose, once a trial."""
     with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Graph skill", category=UserWarning)
         if not config.ids:
             warnings.filterwarnings("ignore", message=".*ids.*", category=UserWarning)
         yield
