@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
+from gloss_graph.ablation.identity import canonical
 from gloss_graph.ablation.results import Results, shown
 from gloss_graph.analysis.style import CONTRAST, GREY, INK, PALETTE, new_figure, tidy_axes
 
@@ -117,7 +118,8 @@ def plot_heatmap(results: Results, one: str, other: str, metric: str) -> Figure 
             dark = value < middle if results.lower_is_better(metric) else value > middle
             text = results.show(metric, value / results.scale(metric))
             axes.text(column, row, text, ha="center", va="center", color="white" if dark else INK)
-            if (crossed.index[row], crossed.columns[column]) == (base[one], base[other]):
+            own = canonical([crossed.index[row], crossed.columns[column]])
+            if own == canonical([base[one], base[other]]):
                 edge: dict[str, Any] = {"fill": False, "edgecolor": CONTRAST, "linewidth": 2.2}
                 axes.add_patch(Rectangle((column - 0.5, row - 0.5), 1, 1, **edge))
     axes.set_xticks(range(columns), [shown(value) for value in crossed.columns], parse_math=False)
@@ -160,7 +162,7 @@ def plot_tornado(results: Results, metric: str) -> Figure | None:
     good, bad = PALETTE[0], PALETTE[1]
     if results.lower_is_better(metric):
         good, bad = bad, good
-    reach = 0.0
+    reach = [0.0, 0.0]
     for place, (_, _, low, high) in enumerate(spans):
         for end, color in ((low, bad), (high, good)):
             length = scale * end["difference"]
@@ -168,8 +170,8 @@ def plot_tornado(results: Results, metric: str) -> Figure | None:
             if math.isfinite(end["gap_low"]) and not end["baseline"]:
                 ends = [scale * end["gap_low"], scale * end["gap_high"]]
                 axes.plot(ends, [place, place], color=INK, linewidth=1.1, zorder=3)
-                reach = max(reach, *map(abs, ends))
-            reach = max(reach, abs(length))
+                reach = [min(reach[0], *ends), max(reach[1], *ends)]
+            reach = [min(reach[0], length), max(reach[1], length)]
     for place, (_, _, low, high) in enumerate(spans):
         for end, side, where in ((low, -1, "right"), (high, 1, "left")):
             tip = scale * end["difference"]
@@ -197,7 +199,9 @@ def plot_tornado(results: Results, metric: str) -> Figure | None:
         y="",
     )
     axes.set_yticks(range(len(spans)), [factor for _, factor, _, _ in spans], parse_math=False)
-    axes.set_xlim(-1.55 * reach or -1, 1.55 * reach or 1)
+    # Room for the labels on both sides.
+    room = 0.35 * (reach[1] - reach[0]) or 1.0
+    axes.set_xlim(reach[0] - room, reach[1] + room)
     axes.grid(True, axis="x", color=_LINE, linewidth=0.7)
     axes.set_axisbelow(True)
     axes.tick_params(axis="y", length=0)

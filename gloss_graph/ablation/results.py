@@ -226,7 +226,8 @@ class Results:
         filled = np.isfinite(cells).sum()
         if min(cells.shape) < 2 or filled < 0.9 * cells.size:
             return None
-        return pd.DataFrame(cells, index=pd.Index(levels[0], dtype=object), columns=levels[1])
+        names = [pd.Index(values, dtype=object) for values in levels]
+        return pd.DataFrame(cells, index=names[0], columns=names[1])
 
     def _known(self, metric: str) -> pd.DataFrame:
         table = self.table

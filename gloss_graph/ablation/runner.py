@@ -231,7 +231,6 @@ def free_memory() -> None:
 @contextmanager
 def _old_objects_aside() -> Iterator[None]:
     """Let the collections between trials look at what trials made, not at all that was imported."""
-    gc.collect()
     gc.freeze()
     try:
         yield

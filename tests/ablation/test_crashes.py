@@ -46,6 +46,11 @@ def start(processes: Any, tmp_path: Path, seconds: float) -> Any:
     return process
 
 
+def lines(folder: Path) -> list[str]:
+    """A line for every call that ended."""
+    return (folder / "calls.log").read_text().splitlines()
+
+
 def rows_on_disk(folder: Path) -> list[str]:
     """Ids of every whole line of every file."""
     return [
@@ -81,7 +86,7 @@ def test_ten_kills_at_random_moments_change_nothing(
     ids = rows_on_disk(out)
     assert sorted(ids) == sorted(set(plain["trial"]))
     # What a killed process had not written counts as not run: at most one call for each kill.
-    calls = Counter(tuple(line.split()[:3]) for line in (tmp_path / "calls.log").open())
+    calls = Counter(tuple(line.split()[:3]) for line in lines(tmp_path))
     assert len(calls) == TRIALS
     assert sum(calls.values()) - TRIALS <= kills
 
@@ -93,7 +98,7 @@ def test_two_processes_share_a_study(tmp_path: Path, processes: Any, plain: pd.D
         assert process.exitcode == 0
     out = tmp_path / "out"
     pd.testing.assert_frame_equal(read_results(out).table[COLUMNS], plain)
-    calls = [line.split() for line in (tmp_path / "calls.log").open()]
+    calls = [line.split() for line in lines(tmp_path)]
     assert len(calls) == len({tuple(call[:3]) for call in calls}) == TRIALS
     shares = Counter(call[3] for call in calls)
     assert len(shares) == 2

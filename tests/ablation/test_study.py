@@ -243,12 +243,12 @@ def test_optuna_finds_the_better_end_and_resumes(tmp_path: Path) -> None:
         "metric": "score",
         "seeds": 2,
     }
-    study(arms=4, **settings).run(tmp_path / "s", progress=False)
-    results = study(arms=6, **settings).run(tmp_path / "s", progress=False)
-    assert len(results.arms) == 7
-    assert len(results.table) == 14
+    study(arms=2, **settings).run(tmp_path / "s", progress=False)
+    results = study(arms=3, **settings).run(tmp_path / "s", progress=False)
+    assert len(results.arms) == 4
+    assert len(results.table) == 8
     other = tmp_path / "elsewhere"
     url = f"sqlite:///{tmp_path / 'shared.db'}"
     for folder in (tmp_path / "here", other):
-        study(arms=3, **settings).run(folder, progress=False, storage=url)
+        study(arms=2, **settings).run(folder, progress=False, storage=url)
     assert set(read_results(other).arms) == set(read_results(tmp_path / "here").arms)
