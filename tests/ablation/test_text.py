@@ -169,8 +169,7 @@ def test_bad_use_of_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert main(["ablate"]) == 2
     assert main(["ablate", "--report", str(tmp_path)]) == 2
     assert "must be the folder of a study" in capsys.readouterr().err
+    (tmp_path / "s").mkdir()
+    text_study()._write(tmp_path / "s")
     with pytest.raises(ValueError, match="no finished trial"):
-        study = text_study()
-        (tmp_path / "s").mkdir()
-        study._write(tmp_path / "s")
         write_report(read_results(tmp_path / "s"))
