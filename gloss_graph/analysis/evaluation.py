@@ -152,7 +152,7 @@ def _summary(evaluation: Evaluation, data: str) -> list[str]:
         [arm, seeds[arm], *(cells[arm, metric] for metric in metrics)]
         for arm in evaluation.arms(data)
     ]
-    return _table(["arm", "seeds", *map(metric_title, metrics)], rows, left=1)
+    return markdown_table(["arm", "seeds", *map(metric_title, metrics)], rows, left=1)
 
 
 def _tests(tests: Any) -> list[str]:
@@ -175,7 +175,7 @@ def _tests(tests: Any) -> list[str]:
                 "" if math.isnan(row.effect) else f"{row.effect:+.2f}",
             ]
         )
-    return _table(headings, rows, left=2)
+    return markdown_table(headings, rows, left=2)
 
 
 def _runs(evaluation: Evaluation) -> list[str]:
@@ -190,10 +190,12 @@ def _runs(evaluation: Evaluation) -> list[str]:
         for row in evaluation.runs.to_dict("records")
     ]
     headings = ["data", "arm", "seed", *map(metric_title, evaluation.metrics), "folder"]
-    return _table(headings, rows, left=2)
+    return markdown_table(headings, rows, left=2)
 
 
-def _table(headings: Sequence[str], rows: Sequence[Sequence[Any]], *, left: int) -> list[str]:
+def markdown_table(
+    headings: Sequence[str], rows: Sequence[Sequence[Any]], *, left: int
+) -> list[str]:
     """A table of GitHub's Markdown, numbers to the right of the first `left` columns."""
     sides = [":--" if place < left else "--:" for place in range(len(headings))]
     return ["| " + " | ".join(map(_cell, row)) + " |" for row in (headings, sides, *rows)]

@@ -84,7 +84,14 @@ def train(
     temperature: Annotated[float, typer.Option(help="Of the contrastive losses.")] = 0.1,
     margin: Annotated[float, typer.Option(help="Of the triplet loss.")] = 0.2,
     visible_fraction: Annotated[float, typer.Option(help="γ, share of visible labels.")] = 0.5,
+    memory_visible_fraction: Annotated[
+        float, typer.Option(help="Share of the bank's labels a step shows.")
+    ] = 1.0,
+    ids: Annotated[
+        bool, typer.Option(help="Keep documents from meeting their own past copy.")
+    ] = True,
     bandwidth: Annotated[str, typer.Option(help="σ: a number or rule name.")] = "sqrt",
+    bandwidth_scale: Annotated[float, typer.Option(help="What σ is multiplied by.")] = 1.0,
     k: Annotated[int, typer.Option(help="Neighbours a document.")] = 16,
     eta: Annotated[float | None, typer.Option(help="Leak of the propagation.")] = None,
     rule: Annotated[str, typer.Option(help="harmonic, spreading or poisson.")] = "harmonic",
@@ -179,6 +186,9 @@ def train(
         temperature=temperature,
         margin=margin,
         visible_fraction=visible_fraction,
+        memory_visible_fraction=memory_visible_fraction,
+        ids=ids,
+        bandwidth_scale=bandwidth_scale,
         bandwidth=number_or_name(bandwidth),
         k=k,
         eta=eta,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -67,6 +68,47 @@ BANDWIDTH_RULES: dict[str, BandwidthRule] = {
     "inflection": inflection_bandwidth,
     "interclass_min": interclass_min_bandwidth,
 }
+
+
+@dataclass(frozen=True)
+class ScaledBandwidth:
+    """A bandwidth rule times a factor.
+
+    Args:
+        rule: A key of `BANDWIDTH_RULES`.
+        factor: Above 0.
+
+    Example:
+        >>> import torch
+        >>> ScaledBandwidth("sqrt", 2.0)(torch.tensor([[0.0], [3.0], [6.0]]))
+        tensor(2.)
+    """
+
+    rule: str
+    factor: float
+
+    def __call__(self, x: Tensor, labels: Tensor | None = None) -> Tensor:
+        """Bandwidth of points (S, D)."""
+        return self.factor * BANDWIDTH_RULES[self.rule](x, labels)
+
+    def __repr__(self) -> str:
+        return f"{self.factor:g} * {self.rule}"
+
+
+def scaled_bandwidth(bandwidth: float | str, factor: float) -> float | str | BandwidthRule:
+    """A number or rule times `factor`; `local` is left alone.
+
+    Example:
+        >>> scaled_bandwidth(0.5, 2.0), scaled_bandwidth("sqrt", 2.0), scaled_bandwidth("sqrt", 1.0)
+        (1.0, 2 * sqrt, 'sqrt')
+    """
+    if not isinstance(bandwidth, str):
+        return factor * bandwidth
+    if factor == 1.0 or bandwidth not in BANDWIDTH_RULES:
+        return bandwidth
+    return ScaledBandwidth(bandwidth, factor)
+
+
 # `local` scales every edge by its own two nodes, so it is not a function of a sample.
 BANDWIDTH_NAMES = (*BANDWIDTH_RULES, "local")
 # What the paper searches.

@@ -73,7 +73,11 @@ class TrainConfig:
         refresh_rows_every: See `refresh_rows`.
         k: Neighbours a row in the graph.
         bandwidth: \(\sigma\): a number or rule name.
+        bandwidth_scale: What the bandwidth is multiplied by.
         visible_fraction: \(\gamma\).
+        memory_visible_fraction: Share of the bank's labels that a step shows.
+        ids: Tell the bank which document a row is. False shows what that is for: documents then
+            meet their own past copy, label included.
         graph_weight: \(\lambda\), weight of the graph or metric loss beside cross-entropy.
         temperature: Of the contrastive losses.
         margin: Of the triplet loss.
@@ -140,7 +144,10 @@ class TrainConfig:
     refresh_rows_every: int = 10
     k: int = 16
     bandwidth: float | str = "sqrt"
+    bandwidth_scale: float = 1.0
     visible_fraction: float = 0.5
+    memory_visible_fraction: float = 1.0
+    ids: bool = True
     graph_weight: float = 0.3
     temperature: float = 0.1
     margin: float = 0.2
@@ -176,7 +183,7 @@ class TrainConfig:
                 f"'mode' must be 'integrated' for loss={self.loss!r}, which trains a classifier "
                 f"(got {self.mode!r})."
             )
-        for name in ("temperature", "margin"):
+        for name in ("temperature", "margin", "bandwidth_scale"):
             value = getattr(self, name)
             check_range(name, value, 0, math.inf, open_low=True, open_high=True)
         check_range("epochs", self.epochs, 0, math.inf, open_low=True, open_high=True)
@@ -192,7 +199,8 @@ class TrainConfig:
         self._check_memory()
         for name in ("learning_rate", "head_learning_rate"):
             check_range(name, getattr(self, name), 0, 1, open_low=True)
-        for name in ("warmup", "weight_decay", "visible_fraction", "graph_weight"):
+        shares = ("warmup", "weight_decay", "graph_weight")
+        for name in (*shares, "visible_fraction", "memory_visible_fraction"):
             check_range(name, getattr(self, name), 0, 1)
         check_range("dropout", self.dropout, 0, 1, open_high=True)
         self._check_few_labels()
@@ -206,6 +214,10 @@ class TrainConfig:
                 "a rule of your own to GraphGuidedObjective."
             )
         check_bandwidth(self.bandwidth)
+        if self.bandwidth == "local" and self.bandwidth_scale != 1:
+            raise ValueError(
+                f"'bandwidth_scale' must be 1 for bandwidth='local' (got {self.bandwidth_scale})."
+            )
         check_choice("rule", self.rule, RULES)
         check_choice("normalization", self.normalization, NORMALIZATIONS)
         if self.eta is not None:

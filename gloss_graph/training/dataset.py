@@ -56,10 +56,11 @@ class TextCollator:
 
     Args:
         encoder: Whose padding to use.
+        ids: Pass identities on.
     """
 
-    def __init__(self, encoder: TextEncoder | FeatureEncoder) -> None:
-        self._encoder = encoder
+    def __init__(self, encoder: TextEncoder | FeatureEncoder, *, ids: bool = True) -> None:
+        self._encoder, self._ids = encoder, ids
 
     def __call__(self, items: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
         """Batch of `input_ids`, `attention_mask`, ... (B, L), `labels` and `ids` (B,), `frozen`.
@@ -70,7 +71,8 @@ class TextCollator:
         labels = [item["labels"] for item in items]
         sets = bool(labels) and isinstance(labels[0], Tensor)
         batch["labels"] = torch.stack(labels) if sets else torch.tensor(labels, dtype=torch.long)
-        batch["ids"] = torch.tensor([item["ids"] for item in items], dtype=torch.long)
+        if self._ids:
+            batch["ids"] = torch.tensor([item["ids"] for item in items], dtype=torch.long)
         if items and "frozen" in items[0]:
             batch["frozen"] = torch.stack([item["frozen"] for item in items])
         return batch

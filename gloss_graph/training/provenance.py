@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import platform
 import subprocess
+from collections.abc import Iterable
 from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+
+from gloss_graph.text import Corpus
 
 _PACKAGES = ("gloss-graph", "torch", "torch-geometric", "transformers", "faiss-cpu", "numpy")
 
@@ -25,6 +30,16 @@ def provenance() -> dict[str, object]:
         "git_commit": _commit(),
         "finished": datetime.now(timezone.utc).isoformat(timespec="seconds"),
     }
+
+
+def documents_digest(parts: Iterable[Corpus | None]) -> str:
+    """Sixteen hexadecimal digits of texts, labels and class names; a part may be None."""
+    digest = hashlib.sha256()
+    for part in parts:
+        if part is not None:
+            content = [part.texts, part.texts_b, part.labels, part.label_names]
+            digest.update(json.dumps(content).encode())
+    return digest.hexdigest()[:16]
 
 
 def _commit() -> str | None:

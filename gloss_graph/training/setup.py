@@ -16,6 +16,7 @@ from transformers.trainer_callback import PrinterCallback
 
 from gloss_graph._processes import launched
 from gloss_graph.graph import estimate_bandwidth
+from gloss_graph.graph.bandwidth import scaled_bandwidth
 from gloss_graph.losses import METRIC_LOSSES, MetricLoss, PseudoLabelLoss
 from gloss_graph.memory import MemoryBank, Reservoir
 from gloss_graph.objective import GraphGuidedObjective
@@ -154,13 +155,15 @@ def make_objective(
     Raises:
         ValueError: An in-batch form with bandwidth "sqrt" and no `sample`.
     """
+    bandwidth = scaled_bandwidth(config.bandwidth, config.bandwidth_scale)
     if config.loss in ("gloss-published", "gloss-released"):
-        sigma = config.bandwidth
-        if isinstance(sigma, str):
-            if sample is None:
-                raise ValueError(f"bandwidth={sigma!r} needs a 'sample' of embeddings.")
+        if isinstance(bandwidth, (int, float)):
+            sigma = float(bandwidth)
+        elif sample is None:
+            raise ValueError(f"bandwidth={bandwidth!r} needs a 'sample' of embeddings.")
+        else:
             unit = torch.nn.functional.normalize(sample, dim=1)
-            sigma = float(estimate_bandwidth(sigma, unit))
+            sigma = float(estimate_bandwidth(bandwidth, unit))
         form = (
             GraphGuidedObjective.published
             if config.loss == "gloss-published"
@@ -184,12 +187,13 @@ def make_objective(
         ),
         multilabel=multilabel,
         k=config.k,
-        bandwidth=config.bandwidth,
+        bandwidth=bandwidth,
         graph_weight=config.graph_weight if config.loss == "gloss" else 0.0,
         eta=config.eta,
         rule=config.rule,
         normalization=config.normalization,
         visible_fraction=config.visible_fraction,
+        memory_visible_fraction=config.memory_visible_fraction,
         consistency_weight=config.consistency_weight,
         consistency_start=0 if early else sixth,
         consistency_ramp=1 if early else sixth,
@@ -283,7 +287,7 @@ def make_trainer(
         else None,
         train_dataset=TextDataset(splits.train, encoder, frozen),
         eval_dataset=TextDataset(splits.val or splits.train, encoder),
-        data_collator=TextCollator(encoder),
+        data_collator=TextCollator(encoder, ids=config.ids),
         compute_metrics=_space_metrics if standalone else _head_metrics(splits.train),
         optimizers=(optimizer, None),
         callbacks=[] if config.keeps_last else [EarlyStoppingCallback(config.patience)],

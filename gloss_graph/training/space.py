@@ -189,6 +189,15 @@ def _kinds(name: str) -> tuple[type, ...]:
     return get_args(kind) if get_origin(kind) in (Union, types.UnionType) else (kind,)
 
 
+def check_value(name: str, value: Any) -> None:
+    """Raise unless a setting of `TrainConfig` may have the type of a value.
+
+    Raises:
+        ValueError: Names the types it may have.
+    """
+    _check_kind(name, value, _kinds(name))
+
+
 def _check_kind(name: str, value: Scalar, kinds: tuple[type, ...]) -> None:
     fine = type(value) in kinds or (type(value) is int and float in kinds)
     if not fine:

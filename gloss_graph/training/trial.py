@@ -60,7 +60,7 @@ class TrialObjective:
         complete = False
         try:
             drawn: dict[str, Any] = {
-                name: _suggest(trial, name, tried) for name, tried in self._space.items()
+                name: suggest(trial, name, tried) for name, tried in self._space.items()
             }
             trial.set_user_attr("params", drawn)
             watch = _Evaluations(trial, self._metric, self.bar)
@@ -125,7 +125,8 @@ class _Evaluations(TrainerCallback):
             raise require_optuna().TrialPruned(f"after {state.global_step} steps")
 
 
-def _suggest(trial: Any, name: str, tried: Dimension) -> Scalar:
+def suggest(trial: Any, name: str, tried: Dimension) -> Scalar:
+    """The value an Optuna trial draws for a setting."""
     if isinstance(tried, Choice):
         return trial.suggest_categorical(name, list(tried.values))
     if tried.integer:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import shutil
@@ -23,6 +22,7 @@ from gloss_graph.text import Splits, TextEncoder
 from gloss_graph.training.config import TrainConfig
 from gloss_graph.training.folders import new_folder, write_json
 from gloss_graph.training.progress import TrialBar
+from gloss_graph.training.provenance import documents_digest
 from gloss_graph.training.space import check_space
 from gloss_graph.training.study import (
     Turns,
@@ -229,17 +229,12 @@ def _attributes(
 ) -> dict[str, Any]:
     """What defines a study: trials under other conditions must not be mixed with it."""
     settings = {key: value for key, value in config.as_dict().items() if key not in space}
-    digest = hashlib.sha256()
-    for part in (splits.train, splits.val):
-        if part is not None:
-            content = [part.texts, part.texts_b, part.labels, part.label_names]
-            digest.update(json.dumps(content).encode())
     return {
         "space": {name: tried.as_dict() for name, tried in space.items()},
         "settings": settings,
         "metric": metric,
         "encoder": repr(encoder),
-        "documents": digest.hexdigest()[:16],
+        "documents": documents_digest((splits.train, splits.val)),
     }
 
 

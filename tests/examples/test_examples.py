@@ -297,3 +297,19 @@ def test_script_is_documented(script: str) -> None:
 def test_every_script_is_run() -> None:
     tests = Path(__file__).read_text(encoding="utf-8")
     assert [script for script in SCRIPTS if f'"{script}"' not in tests] == []
+
+
+def test_ablate_your_code(tmp_path: Path) -> None:
+    small = ("--seeds", "2", "--out", "forest")
+    output = run("11_ablate_your_code.py", *small, folder=tmp_path)
+    assert "Study(grid, 18 arms, 2 seeds;" in output
+    # More trees are better on digits, whatever else.
+    rows = {line.split()[0]: line.split()[1:] for line in output.splitlines() if line[:1].isdigit()}
+    assert float(rows["100"][0]) > float(rows["10"][0])
+    page = (tmp_path / "forest" / "report.html").read_text(encoding="utf-8")
+    assert page.count('<img src="data:image/png;base64,') >= 7
+    assert "What matters in a random forest" in page
+    assert "http" not in page.split("<main>")[1]
+    before = sorted((tmp_path / "forest" / "trials").iterdir())
+    run("11_ablate_your_code.py", *small, folder=tmp_path)
+    assert sorted((tmp_path / "forest" / "trials").iterdir()) == before
