@@ -305,7 +305,7 @@ class GraphGuidedObjective(PaperForms, PropagationPredictor, nn.Module):
                 stored = joint_view(reference.detach(), frozen, self.anchor).to(x.dtype)
             compared = None
             if self.graph_weight > 0 or logits is None or return_output:
-                compared = self._compare(x, labels, targets, ids, visible)
+                compared = self._compare(x, labels, targets, ids, visible, return_output)
             graph_loss = x.new_zeros(()) if compared is None else compared.loss
             zero = torch.zeros_like(graph_loss)
             cross_entropy, consistency, loss = zero, zero, graph_loss
@@ -361,11 +361,12 @@ class GraphGuidedObjective(PaperForms, PropagationPredictor, nn.Module):
         targets: Tensor | None,
         ids: Tensor | None,
         visible: Tensor | None,
+        listed: bool,
     ) -> Compared:
         """Connect, hide, propagate and compare."""
-        connection = self._connect(x, labels, targets, ids)
+        connection = self._connect(x, labels, targets, ids, listed)
         visible, seeds = shown_nodes(
-            connection.y,
+            connection.known_labels(),
             connection.size,
             self.visible_fraction,
             self.memory_visible_fraction,
@@ -373,7 +374,7 @@ class GraphGuidedObjective(PaperForms, PropagationPredictor, nn.Module):
             ids=ids,
             visible=visible,
         )
-        hidden = (labels >= 0) & ~visible
+        seeds, hidden = connection.on_nodes(seeds), (labels >= 0) & ~visible
         with self.seconds.timed("propagation"):
             loss, propagated, report = hidden_label_loss(
                 self.propagation, connection, seeds, hidden, self.form, self.class_weight
@@ -386,9 +387,16 @@ class GraphGuidedObjective(PaperForms, PropagationPredictor, nn.Module):
         return labeled_binary_cross_entropy(logits, labels, targets, self.class_weight)
 
     def _connect(
-        self, x: Tensor, labels: Tensor, targets: Tensor | None, ids: Tensor | None
+        self,
+        x: Tensor,
+        labels: Tensor,
+        targets: Tensor | None,
+        ids: Tensor | None,
+        listed: bool = False,
     ) -> Connection:
         neighbors = None
+        # Scores of a singular system need the components of the whole graph.
+        listed = listed or self.propagation.rule == "poisson"
         if self.memory is not None:
             with self.seconds.timed("search"):
                 neighbors = self.memory.neighbors(x, ids, self.k)
@@ -396,4 +404,6 @@ class GraphGuidedObjective(PaperForms, PropagationPredictor, nn.Module):
         same: dict[str, Any] = {name: getattr(self, name) for name in names}
         same["normalize_embeddings"] = self.normalize_embeddings
         with self.seconds.timed("graph"):
-            return connect(x, labels, ids, neighbors=neighbors, targets=targets, **same)
+            return connect(
+                x, labels, ids, neighbors=neighbors, targets=targets, listed=listed, **same
+            )

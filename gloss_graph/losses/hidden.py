@@ -9,6 +9,7 @@ from gloss_graph.graph.build import MEMORY_MEMORY, Connection, edge_kind
 from gloss_graph.losses.graph import FORMS
 from gloss_graph.losses.multilabel import binary_nll
 from gloss_graph.propagation import LabelPropagation, SolverReport
+from gloss_graph.propagation.bank_operator import bank_operator
 from gloss_graph.propagation.alignment import arrival_shares, target_means, with_mass
 from gloss_graph.propagation.layer import Propagation
 
@@ -27,6 +28,8 @@ def propagate_connection(
         y, prior = with_mass(connection.targets, seeds), _mean_set(connection.targets, seeds)
     if connection.full is not None:
         return propagation.propagate_full(y, connection.full, seeds, prior=prior)
+    if connection.bank is not None:
+        return propagation.propagate_bank(y, bank_operator(connection.bank), seeds, prior=prior)
     trainable = None
     if connection.slots.numel():
         trainable = (edge_kind(connection) < MEMORY_MEMORY).nonzero().squeeze(1)
@@ -81,7 +84,10 @@ def hidden_label_loss(
     where = scored.nonzero().squeeze(1)
     if where.numel() == 0:
         # Both, since values that are all clamped do not depend on the weights.
-        tied = [w.sum() for w in (connection.edge_weight, connection.full) if w is not None]
+        weights = [connection.edge_weight, connection.full]
+        if connection.bank is not None:
+            weights.append(connection.bank.edge_weight)
+        tied = [w.sum() for w in weights if w is not None]
         return 0.0 * (values.sum() + sum(tied)), values, report
     if connection.targets is not None:
         target = connection.targets.index_select(0, where)

@@ -2,13 +2,14 @@ r"""Solvers for the symmetric positive (semi)definite system \((\mathrm{diag}(a)
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from typing import NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
 
-from gloss_graph.propagation.operators import Operator
+from gloss_graph.propagation.bank_operator import AnyOperator
 
 SOLVERS = ("auto", "cg", "iterate", "dense")
 # Unknowns up to which a factorisation beats the iterations.
@@ -33,6 +34,35 @@ class SolverReport(NamedTuple):
     unreachable: int = 0
 
 
+class Propagation(NamedTuple):
+    """Result of a propagation.
+
+    `values` (N, C); `reached` (N,) bool, nodes joined to a seed (seeds included); `report`.
+    """
+
+    values: Tensor
+    reached: Tensor
+    report: SolverReport
+
+
+def warn_unconverged(report: SolverReport, tol: float, warned: bool) -> bool:
+    """Warn, for the caller of `LabelPropagation.propagate_labels`, unless it was done before.
+
+    Returns:
+        Whether the warning has been given by now.
+    """
+    if report.converged or warned:
+        return warned
+    warnings.warn(
+        f"Label propagation ({report.solver}) stopped after {report.iterations} iterations at "
+        f"a relative residual of {report.residual:.1e} (tol={tol:.0e}). Raise 'max_iter' "
+        "or 'eta', or loosen 'tol'.",
+        UserWarning,
+        stacklevel=4,
+    )
+    return True
+
+
 class System(NamedTuple):
     """The matrix diag(`diagonal`) - W on n unknowns G = s F.
 
@@ -40,7 +70,7 @@ class System(NamedTuple):
     vectors of a singular matrix, one a component, as values (n,) and component (n,), or None.
     """
 
-    operator: Operator
+    operator: AnyOperator
     diagonal: Tensor
     factor: Tensor
     null: Null | None
