@@ -395,8 +395,6 @@ class GraphGuidedObjective(PaperForms, PropagationPredictor, nn.Module):
         listed: bool = False,
     ) -> Connection:
         neighbors = None
-        # Scores of a singular system need the components of the whole graph.
-        listed = listed or self.propagation.rule == "poisson"
         if self.memory is not None:
             with self.seconds.timed("search"):
                 neighbors = self.memory.neighbors(x, ids, self.k)

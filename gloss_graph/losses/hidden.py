@@ -9,8 +9,8 @@ from gloss_graph.graph.build import MEMORY_MEMORY, Connection, edge_kind
 from gloss_graph.losses.graph import FORMS
 from gloss_graph.losses.multilabel import binary_nll
 from gloss_graph.propagation import LabelPropagation, SolverReport
-from gloss_graph.propagation.bank_operator import bank_operator
 from gloss_graph.propagation.alignment import arrival_shares, target_means, with_mass
+from gloss_graph.propagation.bank_operator import bank_operator
 from gloss_graph.propagation.layer import Propagation
 
 

@@ -222,7 +222,9 @@ def bank_operator(edges: BankEdges) -> BankOperator:
         if part.numel():
             least, most = torch.stack(torch.aminmax(part)).tolist()
             if not 0.0 <= least <= most < float("inf"):
-                raise ValueError("'edge_weight' must be finite and >= 0 (got NaN, inf or negative).")
+                raise ValueError(
+                    "'edge_weight' must be finite and >= 0 (got NaN, inf or negative)."
+                )
             top = max(top, most)
     # No propagation depends on the unit: one pass less where it does no harm.
     if top and not 1e-3 < top < 1e3:

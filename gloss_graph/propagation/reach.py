@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from gloss_graph.propagation.bank_operator import AnyOperator, BankOperator
