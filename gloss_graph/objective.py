@@ -34,10 +34,9 @@ from gloss_graph.losses import (
     ObjectiveOutput,
     check_class_weight,
     check_multilabel,
+    classification_loss,
     consistency_loss,
     hidden_label_loss,
-    labeled_binary_cross_entropy,
-    labeled_cross_entropy,
 )
 from gloss_graph.memory import MemoryBank
 from gloss_graph.memory.gather import enqueue_gathered
@@ -310,13 +309,13 @@ class GraphGuidedObjective(PaperForms, PropagationPredictor, nn.Module):
             zero = torch.zeros_like(graph_loss)
             cross_entropy, consistency, loss = zero, zero, graph_loss
             if logits is not None:
-                cross_entropy = self._cross_entropy(logits, labels, targets)
+                cross_entropy = classification_loss(logits, labels, targets, self.class_weight)
                 if self.consistency_weight > 0:
                     known = (self.targets, self.memory, labels, ids, logits)
                     with self.seconds.timed("targets"):
                         consistency = consistency_loss(
                             *known,
-                            lambda: self._connect(stored, labels, targets, ids),
+                            lambda: self._connect(stored, labels, targets, ids, False),
                             self.training,
                         )
                 loss = self.graph_weight * graph_loss + (1.0 - self.graph_weight) * cross_entropy
@@ -381,27 +380,18 @@ class GraphGuidedObjective(PaperForms, PropagationPredictor, nn.Module):
             )
         return Compared(loss, connection, propagated, seeds, hidden, report)
 
-    def _cross_entropy(self, logits: Tensor, labels: Tensor, targets: Tensor | None) -> Tensor:
-        if targets is None:
-            return labeled_cross_entropy(logits, labels, self.class_weight)
-        return labeled_binary_cross_entropy(logits, labels, targets, self.class_weight)
-
     def _connect(
-        self,
-        x: Tensor,
-        labels: Tensor,
-        targets: Tensor | None,
-        ids: Tensor | None,
-        listed: bool = False,
+        self, x: Tensor, labels: Tensor, targets: Tensor | None, ids: Tensor | None, listed: bool
     ) -> Connection:
         neighbors = None
         if self.memory is not None:
             with self.seconds.timed("search"):
                 neighbors = self.memory.neighbors(x, ids, self.k)
+        # Scores of a singular system need the components, so a list of all edges.
+        listed = listed or self.propagation.rule == "poisson"
         names = ("memory", "k", "kernel", "bandwidth", "symmetrize", "batch_edges", "hops")
         same: dict[str, Any] = {name: getattr(self, name) for name in names}
         same["normalize_embeddings"] = self.normalize_embeddings
+        same.update(neighbors=neighbors, targets=targets, listed=listed)
         with self.seconds.timed("graph"):
-            return connect(
-                x, labels, ids, neighbors=neighbors, targets=targets, listed=listed, **same
-            )
+            return connect(x, labels, ids, **same)

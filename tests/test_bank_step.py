@@ -153,3 +153,29 @@ def test_a_restored_objective_goes_on_bit_for_bit(monkeypatch: pytest.MonkeyPatc
             strict=True,
         ):
             assert torch.equal(ours, theirs)
+
+
+@pytest.mark.parametrize("rows", [0, 300])
+def test_a_compiled_objective_gives_the_same(rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bank_graph, "LEAST_ROWS", 1)
+    plain = objective_with_bank(rows) if rows else GraphGuidedObjective(CLASSES)
+    encoder = torch.nn.Linear(DIM, DIM)
+    other, own = copy.deepcopy(plain), copy.deepcopy(encoder)
+    together = torch.nn.ModuleDict({"encoder": own, "objective": other})
+
+    def loss_of(x: Tensor, y: Tensor, ids: Tensor) -> Tensor:
+        return together["objective"](together["encoder"](x), y, ids=ids)
+
+    compiled = torch.compile(loss_of, backend="eager")
+    x, y = documents(40)
+    for start in (0, 15):
+        ids = torch.arange(start, start + 20)
+        expected = plain(encoder(x[ids]), y[ids], ids=ids)
+        got = compiled(x[ids], y[ids], ids)
+        expected.backward()
+        got.backward()
+        torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(own.weight.grad, encoder.weight.grad, rtol=1e-4, atol=1e-6)
+    alone = torch.compile(copy.deepcopy(plain), backend="eager")
+    ids = torch.arange(20)
+    torch.testing.assert_close(alone(x[:20], y[:20], ids=ids), plain(x[:20], y[:20], ids=ids))

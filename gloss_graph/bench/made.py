@@ -41,7 +41,9 @@ def filled_bank(
     for part in torch.arange(x.size(0)).split(_CHUNK):
         where = part.to(device)
         bank.enqueue(x[part].to(device), labels[part].to(device), where, link=False)
-    for part in clusters.argsort(stable=True).to(device).split(_BLOCK):
+    order, sizes = clusters.argsort(stable=True).to(device), clusters.bincount().tolist()
+    blocks = [block for own in order.split(sizes) for block in own.split(_BLOCK)]
+    for part in blocks:
         rows = bank.rows[part].float()
         near = min(k, part.numel() - 1)
         if near < 1:

@@ -124,7 +124,7 @@ class _Steps:
         loss = self.objective(x, y, ids=ids)
         wait(self.device)
         middle = time.perf_counter()
-        loss.backward()  # type: ignore[union-attr]
+        loss.backward()
         wait(self.device)
         end = time.perf_counter()
         stages = dict(clock)

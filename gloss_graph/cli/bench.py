@@ -52,8 +52,8 @@ def bench(
     )
     from gloss_graph.bench.report import markdown
 
-    out.mkdir(parents=True, exist_ok=True)
     check_choice("what", what, ("all", "stages", "corpus", "endurance"))
+    out.mkdir(parents=True, exist_ok=True)
     if threads is not None:
         torch.set_num_threads(threads)
         faiss.omp_set_num_threads(threads)

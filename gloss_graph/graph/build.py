@@ -211,7 +211,9 @@ def connect(
     slots = _remembered(memory, ids, x.device)
     if memory is not None and neighbors is None:
         neighbors = memory.neighbors(x.detach(), ids, k)
-    if not listed and slots.numel() and suits_bank_edges(memory, bandwidth, symmetrize, hops):
+    kept = not listed and slots.numel() > 0
+    kept = kept and suits_bank_edges(memory, bandwidth, symmetrize, hops)
+    if kept and memory is not None and neighbors is not None:
         chosen = (k, kernel, bandwidth, batch_edges == "all")
         rows = unit_rows(x) if normalize_embeddings else x
         return _connect_bank(rows, labels, targets, memory, slots, neighbors, *chosen)

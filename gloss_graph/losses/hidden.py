@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from gloss_graph.graph.build import MEMORY_MEMORY, Connection, edge_kind
-from gloss_graph.losses.graph import FORMS
-from gloss_graph.losses.multilabel import binary_nll
+from gloss_graph.losses.graph import FORMS, labeled_cross_entropy
+from gloss_graph.losses.multilabel import binary_nll, labeled_binary_cross_entropy
 from gloss_graph.propagation import LabelPropagation, SolverReport
 from gloss_graph.propagation.alignment import arrival_shares, target_means, with_mass
 from gloss_graph.propagation.bank_operator import bank_operator
@@ -94,3 +94,12 @@ def hidden_label_loss(
         return binary_nll(values.index_select(0, where), target, class_weight), values, report
     target = connection.y.index_select(0, where)
     return FORMS[form](values.index_select(0, where), target, class_weight), values, report
+
+
+def classification_loss(
+    logits: Tensor, labels: Tensor, targets: Tensor | None, class_weight: Tensor | None
+) -> Tensor:
+    """Cross-entropy of the labeled rows: of class numbers (B,), of label sets (B, C) binary."""
+    if targets is None:
+        return labeled_cross_entropy(logits, labels, class_weight)
+    return labeled_binary_cross_entropy(logits, labels, targets, class_weight)
