@@ -77,10 +77,10 @@ def test_the_unrolled_rival_converges_to_the_same_values() -> None:
 
 
 def test_a_filled_bank_links_rows_of_one_cluster() -> None:
-    x, y, clusters = clustered(400, 8, 4, seed=0)
+    x, y, clusters = clustered(1_000, 8, 4, seed=0)
     bank = filled_bank(x, y, clusters, k=3)
     source, target, squared = bank.edges()
-    assert source.numel() == 3 * 400
+    assert source.numel() == 3 * 1_000
     assert torch.equal(clusters[source], clusters[target])
     own = (bank.rows[source] - bank.rows[target]).square().sum(dim=1)
     torch.testing.assert_close(squared, own, rtol=1e-5, atol=1e-6)
