@@ -251,6 +251,8 @@ class GraphGuidedObjective(PaperForms, PropagationPredictor, nn.Module):
             raise ValueError("The generator state must be a uint8 tensor (foreign state_dict?).")
         self.generator.set_state(state.cpu())
 
+    # Sparse, stateful and a small part of a step: compiled encoders run it as it is.
+    @torch.compiler.disable
     def forward(
         self,
         embeddings: Tensor,
