@@ -279,7 +279,8 @@ class GraphGuidedObjective(PaperForms, PropagationPredictor, nn.Module):
                 stores and the targets are made from; `embeddings` by default.
             frozen: (B, D') features of the untrained encoder, constants. Rows are then compared
                 by (1 - anchor) learned + anchor frozen cosine, and `memory.dim` is D + D'.
-            return_output: Return an `ObjectiveOutput` instead of the loss.
+            return_output: Return an `ObjectiveOutput` instead of the loss. Its graph lists every
+                edge, which costs time; the loss is the same up to rounding.
 
         Returns:
             Scalar loss, or the whole output.
