@@ -31,10 +31,9 @@ from gloss_graph.losses import (
     ObjectiveOutput,
     check_class_weight,
     check_settings,
+    classification_loss,
     consistency_loss,
     hidden_label_loss,
-    labeled_binary_cross_entropy,
-    labeled_cross_entropy,
 )
 from gloss_graph.memory import MemoryBank
 from gloss_graph.memory.gather import enqueue_gathered
@@ -239,6 +238,8 @@ class GraphGuidedObjective(PaperForms, PropagationPredictor, nn.Module):
             raise ValueError("The generator state must be a uint8 tensor (foreign state_dict?).")
         self.generator.set_state(state.cpu())
 
+    # Sparse, stateful and a small part of a step: compiled encoders run it as it is.
+    @torch.compiler.disable
     def forward(
         self,
         embeddings: Tensor,
@@ -265,7 +266,8 @@ class GraphGuidedObjective(PaperForms, PropagationPredictor, nn.Module):
                 stores and the targets are made from; `embeddings` by default.
             frozen: (B, D') features of the untrained encoder, constants. Rows are then compared
                 by (1 - anchor) learned + anchor frozen cosine, and `memory.dim` is D + D'.
-            return_output: Return an `ObjectiveOutput` instead of the loss.
+            return_output: Return an `ObjectiveOutput` instead of the loss. Its graph lists every
+                edge, which costs time; the loss is the same up to rounding.
 
         Returns:
             Scalar loss, or the whole output.
@@ -292,18 +294,18 @@ class GraphGuidedObjective(PaperForms, PropagationPredictor, nn.Module):
                 stored = joint_view(reference.detach(), frozen, self.anchor).to(x.dtype)
             compared, learned = None, embeddings.size(1)
             if self.graph_weight > 0 or logits is None or return_output:
-                compared = self._compare(x, labels, targets, ids, visible, learned)
+                compared = self._compare(x, labels, targets, ids, visible, learned, return_output)
             graph_loss = x.new_zeros(()) if compared is None else compared.loss
             zero = torch.zeros_like(graph_loss)
             cross_entropy, consistency, loss = zero, zero, graph_loss
             if logits is not None:
-                cross_entropy = self._cross_entropy(logits, labels, targets)
+                cross_entropy = classification_loss(logits, labels, targets, self.class_weight)
                 if self.consistency_weight > 0:
                     known = (self.targets, self.memory, labels, ids, logits)
                     with self.seconds.timed("targets"):
                         consistency = consistency_loss(
                             *known,
-                            lambda: self._connect(stored, labels, targets, ids, learned),
+                            lambda: self._connect(stored, labels, targets, ids, learned, False),
                             self.training,
                         )
                 loss = self.graph_weight * graph_loss + (1.0 - self.graph_weight) * cross_entropy
@@ -349,11 +351,12 @@ class GraphGuidedObjective(PaperForms, PropagationPredictor, nn.Module):
         ids: Tensor | None,
         visible: Tensor | None,
         learned: int,
+        listed: bool,
     ) -> Compared:
         """Connect, hide, propagate and compare."""
-        connection = self._connect(x, labels, targets, ids, learned)
+        connection = self._connect(x, labels, targets, ids, learned, listed)
         visible, seeds = shown_nodes(
-            connection.y,
+            connection.known_labels(),
             connection.size,
             self.visible_fraction,
             self.memory_visible_fraction,
@@ -361,17 +364,12 @@ class GraphGuidedObjective(PaperForms, PropagationPredictor, nn.Module):
             ids=ids,
             visible=visible,
         )
-        hidden = (labels >= 0) & ~visible
+        seeds, hidden = connection.on_nodes(seeds), (labels >= 0) & ~visible
         with self.seconds.timed("propagation"):
             loss, propagated, report = hidden_label_loss(
                 self.propagation, connection, seeds, hidden, self.form, self.class_weight
             )
         return Compared(loss, connection, propagated, seeds, hidden, report)
-
-    def _cross_entropy(self, logits: Tensor, labels: Tensor, targets: Tensor | None) -> Tensor:
-        if targets is None:
-            return labeled_cross_entropy(logits, labels, self.class_weight)
-        return labeled_binary_cross_entropy(logits, labels, targets, self.class_weight)
 
     def _connect(
         self,
@@ -380,6 +378,7 @@ class GraphGuidedObjective(PaperForms, PropagationPredictor, nn.Module):
         targets: Tensor | None,
         ids: Tensor | None,
         learned: int,
+        listed: bool,
     ) -> Connection:
         memory, neighbors = self.memory, None
         strength = self.remembered.strength(self.targets.steps)
@@ -389,9 +388,12 @@ class GraphGuidedObjective(PaperForms, PropagationPredictor, nn.Module):
                 neighbors = memory.neighbors(x, ids, self.k)
         else:
             memory = None
+        # Scores of a singular system need the components, weights by age every edge: so a list.
+        listed = listed or self.propagation.rule == "poisson" or self.remembered.weighs(strength)
         names = ("k", "kernel", "bandwidth", "symmetrize", "batch_edges", "hops")
         same: dict[str, Any] = {name: getattr(self, name) for name in names}
         same |= {"memory": memory, "normalize_embeddings": self.normalize_embeddings}
+        same |= {"neighbors": neighbors, "targets": targets, "listed": listed}
         with self.seconds.timed("graph"):
-            found = connect(x, labels, ids, neighbors=neighbors, targets=targets, **same)
+            found = connect(x, labels, ids, **same)
             return self.remembered.weigh(found, memory, strength)

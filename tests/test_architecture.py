@@ -31,7 +31,8 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "models": (*CORE, "objective", "text", "training"),
     "analysis": (*CORE, "objective", "text", "training", "models"),
     "ablation": LATER,
-    "cli": LATER,
+    "bench": LATER,
+    "cli": (*LATER, "bench"),
     # The outer end: nothing imports adapters.
     "adapters": (*CORE, "objective", "text", "training"),
 }

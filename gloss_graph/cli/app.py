@@ -14,6 +14,7 @@ from rich.console import Console
 from gloss_graph import __version__
 from gloss_graph._processes import is_main, leave_processes
 from gloss_graph.cli.ablate import ablate
+from gloss_graph.cli.bench import bench
 from gloss_graph.cli.graph import graph
 from gloss_graph.cli.options import train, typed
 from gloss_graph.cli.tune import tune
@@ -194,6 +195,7 @@ app.command()(tune)
 app.command()(ablate)
 
 
+app.command()(bench)
 app.command()(graph)
 
 

@@ -15,6 +15,7 @@ from gloss_graph.graph.bandwidth import (
     estimate_bandwidth,
     local_scales,
 )
+from gloss_graph.graph.bank_graph import BankEdges, bank_edges, suits_bank_edges
 from gloss_graph.graph.checks import check_batch, check_memory
 from gloss_graph.graph.distances import batch_squared_distances, unit_rows, weigh
 from gloss_graph.graph.kernels import Kernel, cosine_kernel, resolve_kernel
@@ -51,6 +52,9 @@ class Connection(NamedTuple):
     `edge_weight` is None. `y` (N,) labels, `bandwidth` scalar, `neighbors` the lists to enqueue
     with the batch (None without a bank). `targets` (N, C) of label sets, or None; `y` then says
     which nodes have any (0 or -1).
+
+    With `bank` the edges stand there instead (none in `edge_index`) and every stored row is a node,
+    size + slot; those not among `slots` take no part, their `y` is -1.
     """
 
     edge_index: Tensor
@@ -62,6 +66,22 @@ class Connection(NamedTuple):
     neighbors: NeighborLists | None
     bandwidth: Tensor
     targets: Tensor | None = None
+    bank: BankEdges | None = None
+
+    def known_labels(self) -> Tensor:
+        """`y` of the nodes that take part, batch rows first."""
+        if self.bank is None:
+            return self.y
+        return torch.cat([self.y[: self.size], self.y[self.size + self.slots]])
+
+    def on_nodes(self, mask: Tensor) -> Tensor:
+        """A mask over the nodes that take part as one over all nodes (N,) bool."""
+        if self.bank is None:
+            return mask
+        out = torch.zeros_like(self.y, dtype=torch.bool)
+        out[: self.size] = mask[: self.size]
+        out[self.size + self.slots] = mask[self.size :]
+        return out
 
 
 def build_document_graph(
@@ -176,11 +196,13 @@ def connect(
     normalize_embeddings: bool,
     neighbors: NeighborLists | None = None,
     targets: Tensor | None = None,
+    listed: bool = True,
 ) -> Connection:
     """Build the graph of checked arguments; see `build_document_graph`.
 
     `neighbors` are `memory.neighbors(embeddings, ids, k)`, searched for when left out; `targets`
-    (B, C) come with labels that only mark the labeled rows.
+    (B, C) come with labels that only mark the labeled rows. `listed=False` may leave the edges
+    among remembered rows where the bank keeps them.
     """
     x = embeddings.to(torch.promote_types(embeddings.dtype, torch.float32))
     if kernel is cosine_kernel and not normalize_embeddings:
@@ -189,6 +211,12 @@ def connect(
     slots = _remembered(memory, ids, x.device)
     if memory is not None and neighbors is None:
         neighbors = memory.neighbors(x.detach(), ids, k)
+    kept = not listed and slots.numel() > 0
+    kept = kept and suits_bank_edges(memory, bandwidth, symmetrize, hops)
+    if kept and memory is not None and neighbors is not None:
+        chosen = (k, kernel, bandwidth, batch_edges == "all")
+        rows = unit_rows(x) if normalize_embeddings else x
+        return _connect_bank(rows, labels, targets, memory, slots, neighbors, *chosen)
     stored = stored_links(memory, slots, size)
     if memory is not None and neighbors is not None and hops is not None:
         slots = within_hops(memory, neighbors, slots, stored, hops)
@@ -237,6 +265,33 @@ def connect(
     if edge_weight is None:
         full = weight.view(size, size).masked_fill(diagonal_mask(size, x.device), 0.0)
     return Connection(edge_index, edge_weight, full, y, size, slots, neighbors, sigma, targets)
+
+
+def _connect_bank(
+    x: Tensor,
+    labels: Tensor,
+    targets: Tensor | None,
+    memory: MemoryBank,
+    slots: Tensor,
+    neighbors: NeighborLists,
+    k: int,
+    kernel: Kernel,
+    bandwidth: float | str | BandwidthRule,
+    all_batch: bool,
+) -> Connection:
+    """As `connect`, for rows `x` that are normalised already if the bank is."""
+    size = x.size(0)
+    sample = torch.cat([labels, memory.slot_labels[slots]])
+    sigma = _bandwidth(bandwidth, x.detach(), memory, slots, sample)
+    edges = bank_edges(x, memory, slots, neighbors, k, all_batch, kernel, sigma.square())
+    y = torch.cat([labels, memory.slot_labels[: len(memory)]])
+    y[edges.absent] = -1
+    if targets is not None:
+        targets = targets.to(x.dtype)
+        if memory.slot_targets is not None:
+            targets = torch.cat([targets, memory.slot_targets[: len(memory)].to(x.dtype)])
+    none = slots[:0].expand(2, 0)
+    return Connection(none, None, None, y, size, slots, neighbors, sigma, targets, edges)
 
 
 def _nearest_lists(squared: Tensor, k: int) -> Tensor:

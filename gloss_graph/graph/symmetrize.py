@@ -10,6 +10,7 @@ from scipy import sparse
 from torch import Tensor
 
 from gloss_graph._checks import check_choice
+from gloss_graph.memory.symmetric import union_rows
 
 SYMMETRIZE = ("union", "mutual")
 
@@ -52,18 +53,19 @@ def symmetrize_links(
 def _symmetrize_cpu(
     source: Tensor, target: Tensor, num_nodes: int, mode: str
 ) -> tuple[Tensor, Tensor]:
+    if mode == "union":
+        pointer, column, link = union_rows(source.numpy(), target.numpy(), num_nodes)
+        row = np.repeat(np.arange(num_nodes, dtype=np.int64), np.diff(pointer))
+        edge_index = torch.from_numpy(np.stack([row, column.astype(np.int64)]))
+        return edge_index, torch.from_numpy(link.astype(np.int64))
     # Links are numbered from 1, so that no entry is an explicit zero.
     number = np.arange(1, source.numel() + 1, dtype=np.int32)
     shape = (num_nodes, num_nodes)
     forward = sparse.coo_matrix((number, (source.numpy(), target.numpy())), shape=shape).tocsr()
     forward.sort_indices()
-    backward = forward.T.tocsr()
-    if mode == "union":
-        both = forward.maximum(backward)
-    else:
-        both = forward.minimum(backward)
-        both = both.multiply(forward.astype(bool)).tocsr()
-        both.eliminate_zeros()
+    both = forward.minimum(forward.T.tocsr())
+    both = both.multiply(forward.astype(bool)).tocsr()
+    both.eliminate_zeros()
     both.sort_indices()
     row = np.repeat(np.arange(num_nodes, dtype=np.int64), np.diff(both.indptr))
     edge_index = torch.from_numpy(np.stack([row, both.indices.astype(np.int64)]))

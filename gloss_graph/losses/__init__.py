@@ -11,7 +11,11 @@ from gloss_graph.losses.graph import (
     released_cross_entropy,
     score_cross_entropy,
 )
-from gloss_graph.losses.hidden import hidden_label_loss, propagate_connection
+from gloss_graph.losses.hidden import (
+    classification_loss,
+    hidden_label_loss,
+    propagate_connection,
+)
 from gloss_graph.losses.multilabel import (
     binary_nll,
     check_multilabel,
@@ -37,6 +41,7 @@ __all__ = [
     "check_class_weight",
     "check_multilabel",
     "check_settings",
+    "classification_loss",
     "consistency_loss",
     "graph_nll",
     "hidden_label_loss",

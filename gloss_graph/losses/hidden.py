@@ -6,10 +6,11 @@ import torch
 from torch import Tensor
 
 from gloss_graph.graph.build import MEMORY_MEMORY, Connection, edge_kind
-from gloss_graph.losses.graph import FORMS
-from gloss_graph.losses.multilabel import binary_nll
+from gloss_graph.losses.graph import FORMS, labeled_cross_entropy
+from gloss_graph.losses.multilabel import binary_nll, labeled_binary_cross_entropy
 from gloss_graph.propagation import LabelPropagation, SolverReport
 from gloss_graph.propagation.alignment import arrival_shares, target_means, with_mass
+from gloss_graph.propagation.bank_operator import bank_operator
 from gloss_graph.propagation.layer import Propagation
 
 
@@ -27,6 +28,8 @@ def propagate_connection(
         y, prior = with_mass(connection.targets, seeds), _mean_set(connection.targets, seeds)
     if connection.full is not None:
         return propagation.propagate_full(y, connection.full, seeds, prior=prior)
+    if connection.bank is not None:
+        return propagation.propagate_bank(y, bank_operator(connection.bank), seeds, prior=prior)
     trainable = None
     if connection.slots.numel():
         trainable = (edge_kind(connection) < MEMORY_MEMORY).nonzero().squeeze(1)
@@ -81,10 +84,22 @@ def hidden_label_loss(
     where = scored.nonzero().squeeze(1)
     if where.numel() == 0:
         # Both, since values that are all clamped do not depend on the weights.
-        tied = [w.sum() for w in (connection.edge_weight, connection.full) if w is not None]
+        weights = [connection.edge_weight, connection.full]
+        if connection.bank is not None:
+            weights.append(connection.bank.edge_weight)
+        tied = [w.sum() for w in weights if w is not None]
         return 0.0 * (values.sum() + sum(tied)), values, report
     if connection.targets is not None:
         target = connection.targets.index_select(0, where)
         return binary_nll(values.index_select(0, where), target, class_weight), values, report
     target = connection.y.index_select(0, where)
     return FORMS[form](values.index_select(0, where), target, class_weight), values, report
+
+
+def classification_loss(
+    logits: Tensor, labels: Tensor, targets: Tensor | None, class_weight: Tensor | None
+) -> Tensor:
+    """Cross-entropy of the labeled rows: of class numbers (B,), of label sets (B, C) binary."""
+    if targets is None:
+        return labeled_cross_entropy(logits, labels, class_weight)
+    return labeled_binary_cross_entropy(logits, labels, targets, class_weight)

@@ -44,6 +44,10 @@ class MemoryUse:
         """Factor in [0, 1] of the edges that touch a remembered row."""
         return ramped(int(step), self.start, self.ramp) if self.start or self.ramp else 1.0
 
+    def weighs(self, strength: float) -> bool:
+        """Whether the step's graph differs from the one the bank keeps."""
+        return self.half_life is not None or self.restandardize or strength < 1.0
+
     def view(self, memory: MemoryBank, x: Tensor, learned: int) -> MemoryBank:
         """A bank as the step of batch rows x (B, D) sees it; the first `learned` columns drift."""
         return restandardized(memory, x, learned) if self.restandardize else memory

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from gloss_graph.memory.search import Nearest, squared_distances
+from gloss_graph.memory.symmetric import RowBuffers, SymmetricLinks, build, listing, updated
+
+# A write of more than one row in so many is followed by a new build, not an update.
+_UPDATE_SHARE = 8
 
 
 class NeighborLists(NamedTuple):
@@ -75,6 +80,40 @@ class LinkTable(nn.Module):
         self.register_buffer("squared", torch.zeros(capacity, k))
         # How many documents a slot has held.
         self.register_buffer("stamps", torch.zeros(capacity, dtype=torch.int32))
+        # Derived, never saved: the undirected graph, and the state of the lists it belongs to.
+        self._graph: SymmetricLinks | None = None
+        self._graph_of: tuple[Any, ...] = ()
+        self._row_buffers = RowBuffers()
+
+    def __getstate__(self) -> dict[str, Any]:
+        state = {**self.__dict__, "_graph": None, "_graph_of": ()}
+        return {**state, "_row_buffers": RowBuffers()}
+
+    def _state(self) -> tuple[Any, ...]:
+        # Tensors count what is written into them; held, their identity stays theirs.
+        lists = (self.slots, self.slot_stamps, self.squared, self.stamps)
+        return (*((x, x._version) for x in lists),)
+
+    def _known_graph(self) -> SymmetricLinks | None:
+        """The undirected graph if it is that of the lists as they are."""
+        state = self._state()
+        if len(self._graph_of) != len(state) or any(
+            x is not y or version != other
+            for (x, version), (y, other) in zip(self._graph_of, state, strict=True)
+        ):
+            self._graph, self._graph_of = None, ()
+        return self._graph
+
+    def symmetric(self, size: int) -> SymmetricLinks:
+        """The undirected graph of the live links among the first `size` slots (CPU only).
+
+        Kept between calls: a write updates it, any other change builds it anew.
+        """
+        graph = self._known_graph()
+        if graph is None or graph.size != size:
+            graph = build(*self.edges(size), size)
+            self._graph, self._graph_of = graph, self._state()
+        return graph
 
     def write(
         self,
@@ -95,6 +134,7 @@ class LinkTable(nn.Module):
             rows: (capacity, D) stored rows.
             size: Number of slots in use.
         """
+        graph = self._known_graph()
         index = lists.indices[kept, : self.k]
         mates = index <= -2
         row_of = torch.full((lists.indices.size(0),), -1, dtype=torch.long, device=slots.device)
@@ -110,9 +150,39 @@ class LinkTable(nn.Module):
         self.slots[slots] = -1
         self.slots[slots, :width] = links.to(torch.int32)
         self.slot_stamps[slots, :width] = stamps
-        self._measure(rows, slots, refreshed=slots[~fresh], size=size)
+        self._measure(rows, slots, slots[~fresh], size, graph)
+        if graph is None or slots.numel() * _UPDATE_SHARE > size:
+            self._graph, self._graph_of = None, ()
+        else:
+            self._update(graph, slots.sort().values, size)
 
-    def _measure(self, rows: Tensor, written: Tensor, refreshed: Tensor, size: int) -> None:
+    def _live(self, rows: Any, columns: Any) -> Any:
+        target = self.slots.numpy()[rows, columns]
+        stamp = self.stamps.numpy()[np.maximum(target, 0)]
+        return (target >= 0) & (stamp == self.slot_stamps.numpy()[rows, columns])
+
+    def _update(self, graph: SymmetricLinks, written: Tensor, size: int) -> None:
+        slots = written.numpy()
+        lists, squared = self.slots.numpy(), self.squared.numpy()
+        source = np.repeat(slots, self.k)
+        column = np.tile(np.arange(self.k), slots.size)
+        live = self._live(source, column)
+        inward, where = listing(graph, slots, lists, self._live)
+        others = ~np.isin(inward, slots)
+        row = np.concatenate([source[live], inward[others].astype(np.int64)])
+        column = np.concatenate([column[live], where[others]])
+        links = (row, lists[row, column].astype(np.int64), squared[row, column])
+        self._graph = updated(graph, slots, links, size, self._row_buffers)
+        self._graph_of = self._state()
+
+    def _measure(
+        self,
+        rows: Tensor,
+        written: Tensor,
+        refreshed: Tensor,
+        size: int,
+        graph: SymmetricLinks | None,
+    ) -> None:
         neighbors = self.slots[written].long().clamp(min=0)
         own = squared_distances(rows[written].float(), rows, neighbors)
         self.squared[written] = own.to(self.squared.dtype)
@@ -121,7 +191,22 @@ class LinkTable(nn.Module):
         moved = torch.zeros(self.slots.size(0), dtype=torch.bool, device=rows.device)
         moved[refreshed] = True
         flat = self.slots[:size].reshape(-1)
-        hit = (moved[flat.clamp(min=0)] & (flat >= 0)).nonzero().squeeze(1)
+        if graph is None:
+            hit = (moved[flat.clamp(min=0)] & (flat >= 0)).nonzero().squeeze(1)
+        else:
+            # Those that list a refreshed row are among its neighbours.
+            row, column = listing(graph, refreshed.numpy(), self.slots.numpy(), self._live)
+            own = self.slots[written]
+            mine = (moved[own.clamp(min=0)] & (own >= 0)).nonzero()
+            hit = torch.cat(
+                [
+                    torch.from_numpy(row.astype(np.int64) * self.k + column),
+                    written[mine[:, 0]] * self.k + mine[:, 1],
+                ]
+            )
+        # Links to a former tenant are dead and keep the length they had.
+        alive = self.stamps[flat[hit].long()] == self.slot_stamps[:size].reshape(-1)[hit]
+        hit = hit[alive]
         delta = rows[hit // self.k].float() - rows[flat[hit].long()].float()
         self.squared[:size].view(-1)[hit] = delta.square().sum(dim=1).to(self.squared.dtype)
 

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
-from typing import NamedTuple
-
 import torch
 from torch import Tensor
 from torch_geometric.nn import MessagePassing
@@ -17,42 +14,33 @@ from gloss_graph._checks import (
     check_tensor,
 )
 from gloss_graph._precision import full_precision
+from gloss_graph.propagation.bank_operator import AnyOperator, BankOperator
 from gloss_graph.propagation.implicit import implicit_solve
 from gloss_graph.propagation.inputs import check_full, check_graph, check_prior, one_hot_labels
 from gloss_graph.propagation.normalize import NORMALIZATIONS, Scaling
 from gloss_graph.propagation.operators import (
     FullOperator,
-    Operator,
     SparseOperator,
     operator_of,
-    reachable,
 )
+from gloss_graph.propagation.reach import reachable
 from gloss_graph.propagation.rules import RULES, Problem, class_mass_normalize
 from gloss_graph.propagation.solve import (
     DENSE_LIMIT,
     SOLVERS,
     DenseFactor,
+    Propagation,
     SolverReport,
     System,
     conjugate_gradient,
     dense_solution,
     fixed_point,
+    warn_unconverged,
 )
 
 # Share of a seed's mass below which a spreading row counts as not reached.
 _LEAST_MASS = 1e-12
 GRADIENTS = ("implicit", "unrolled")
-
-
-class Propagation(NamedTuple):
-    """Result of a propagation.
-
-    `values` (N, C); `reached` (N,) bool, nodes joined to a seed (seeds included); `report`.
-    """
-
-    values: Tensor
-    reached: Tensor
-    report: SolverReport
 
 
 class LabelPropagation(MessagePassing):
@@ -274,6 +262,21 @@ class LabelPropagation(MessagePassing):
             operator = FullOperator(check_full(weight.to(dtype)))
             return self._run(operator, labels.to(dtype), seeds, prior)
 
+    def propagate_bank(
+        self, y: Tensor, operator: BankOperator, seeds: Tensor, *, prior: Tensor | None = None
+    ) -> Propagation:
+        """As `propagate_labels` for the graph of a batch and a bank (not for `"poisson"`).
+
+        Args:
+            y: See `forward`; without gradient.
+            operator: Its weights; only those of the border get a gradient.
+            seeds: (N,) bool.
+            prior: See `propagate_labels`.
+        """
+        labels, seeds = self._labels(y.detach(), seeds)
+        with full_precision(labels.device.type):
+            return self._run(operator, labels.to(operator.weight.dtype), seeds, prior)
+
     def _labels(self, y: Tensor, seed_mask: Tensor | None) -> tuple[Tensor, Tensor]:
         """Label rows (N, C), zero but for the seeds, and the seeds (N,)."""
         labels = one_hot_labels(y, self.num_classes)
@@ -287,7 +290,7 @@ class LabelPropagation(MessagePassing):
         return torch.where(seed_mask.unsqueeze(1), labels, 0.0), seed_mask
 
     def _run(
-        self, operator: Operator, labels: Tensor, seeds: Tensor, prior: Tensor | None
+        self, operator: AnyOperator, labels: Tensor, seeds: Tensor, prior: Tensor | None
     ) -> Propagation:
         reached = reachable(operator, seeds, ~seeds)
 
@@ -309,13 +312,15 @@ class LabelPropagation(MessagePassing):
             )
         if self.class_mass is not None:
             values = class_mass_normalize(values, labels, seeds, self.class_mass)
-        self._warn(report)
+        self._warned = warn_unconverged(report, self.tol, self._warned)
         unreachable = reached.numel() - int(reached.count_nonzero())
+        if isinstance(operator, BankOperator):
+            unreachable -= operator.absent.numel()
         return Propagation(values, reached, report._replace(unreachable=unreachable))
 
     def _problem(
         self,
-        operator: Operator,
+        operator: AnyOperator,
         labels: Tensor,
         seeds: Tensor,
         reached: Tensor,
@@ -335,7 +340,7 @@ class LabelPropagation(MessagePassing):
 
     # ------------------------------------------------------------------ solve
 
-    def message_and_aggregate(self, adj_t: Operator, x: Tensor) -> Tensor:
+    def message_and_aggregate(self, adj_t: AnyOperator, x: Tensor) -> Tensor:
         """W x in one product: the fused form of `message` and its sum."""
         return adj_t.times(x)
 
@@ -343,7 +348,7 @@ class LabelPropagation(MessagePassing):
         """The message a neighbour sends: its value times the edge's weight."""
         return edge_weight.unsqueeze(-1) * x_j
 
-    def _times(self, operator: Operator, x: Tensor) -> Tensor:
+    def _times(self, operator: AnyOperator, x: Tensor) -> Tensor:
         if self.fused or not isinstance(operator, SparseOperator):
             return self.message_and_aggregate(operator, x)
         n = operator.num_nodes
@@ -384,15 +389,3 @@ class LabelPropagation(MessagePassing):
             solved = run(system, right)
         converged = error <= self.tol or (solver == "iterate" and self.tol == 0)
         return solved, SolverReport(solver, steps, error, converged)
-
-    def _warn(self, report: SolverReport) -> None:
-        if report.converged or self._warned:
-            return
-        self._warned = True
-        warnings.warn(
-            f"Label propagation ({report.solver}) stopped after {report.iterations} iterations at "
-            f"a relative residual of {report.residual:.1e} (tol={self.tol:.0e}). Raise 'max_iter' "
-            "or 'eta', or loosen 'tol'.",
-            UserWarning,
-            stacklevel=4,
-        )

@@ -214,23 +214,3 @@ class _SparseProduct(torch.autograd.Function):
             grad_weight = operator.outer(grad, x) if ctx.needs_input_grad[0] else None
             grad_x = operator.multiply(grad.contiguous()) if ctx.needs_input_grad[1] else None
         return grad_weight, grad_x, None
-
-
-def reachable(operator: Operator, seeds: Tensor, wanted: Tensor) -> Tensor:
-    """Nodes (N,) bool joined to a seed by edges of positive weight.
-
-    Breadth first from `seeds` (N,) bool, one product a hop, until nothing new is found or all
-    `wanted` (N,) bool nodes are.
-    """
-    operator = operator.with_weight(operator.weight.detach())
-    if isinstance(operator, FullOperator) and operator.is_complete():
-        return seeds.any().expand_as(seeds)
-    reach = seeds
-    while True:
-        spread = operator.multiply(reach.to(operator.weight.dtype).unsqueeze(1)).squeeze(1) > 0
-        grown = reach | spread
-        if bool((grown == reach).all()):
-            return reach
-        reach = grown
-        if bool(reach[wanted].all()):
-            return reach

@@ -13,9 +13,10 @@ from torch import Tensor
 from gloss_graph._checks import check_range
 from gloss_graph._space import Dimension, Range
 from gloss_graph.propagation.alignment import align_classes
+from gloss_graph.propagation.bank_operator import AnyOperator, BankOperator, times_at
 from gloss_graph.propagation.inputs import check_prior
 from gloss_graph.propagation.normalize import Scaling
-from gloss_graph.propagation.operators import Operator, SparseOperator
+from gloss_graph.propagation.operators import SparseOperator
 from gloss_graph.propagation.solve import System
 
 SEARCH_SPACE: dict[str, Dimension] = {"eta": Range(0.01, 1.0, log=True)}
@@ -37,7 +38,7 @@ class Problem:
 
 
 def harmonic(
-    operator: Operator,
+    operator: AnyOperator,
     labels: Tensor,
     seeds: Tensor,
     reached: Tensor,
@@ -52,7 +53,7 @@ def harmonic(
     node_diagonal = scaling.diagonal.index_select(0, where)
     factor = node_factor.unsqueeze(1)
     known = scaling.factor.unsqueeze(1) * labels
-    right = operator.times(known).index_select(0, where)
+    right = times_at(operator, known, where)
     if eta > 0:
         right = right + eta * node_diagonal.unsqueeze(1) * factor * prior
     system = System(operator.restrict(free), (1.0 + eta) * node_diagonal, node_factor, None)
@@ -69,7 +70,7 @@ def harmonic(
 
 
 def spreading(
-    operator: Operator,
+    operator: AnyOperator,
     labels: Tensor,
     seeds: Tensor,
     reached: Tensor,
@@ -86,7 +87,7 @@ def spreading(
 
 
 def poisson(
-    operator: Operator,
+    operator: AnyOperator,
     labels: Tensor,
     seeds: Tensor,
     reached: Tensor,
@@ -133,8 +134,10 @@ RULES: dict[str, Callable[..., Problem]] = {
 }
 
 
-def _components(operator: Operator) -> Tensor:
+def _components(operator: AnyOperator) -> Tensor:
     """Connected component (N,) long of every node over edges of positive weight."""
+    if isinstance(operator, BankOperator):
+        raise ValueError("rule='poisson' needs the edges of the whole graph in one list.")
     weight = operator.weight.detach()
     if isinstance(operator, SparseOperator):
         row, column, weight = operator.rows.row, operator.rows.target, weight

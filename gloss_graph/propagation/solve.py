@@ -2,13 +2,14 @@ r"""Solvers for the symmetric positive (semi)definite system \((\mathrm{diag}(a)
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from typing import NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
 
-from gloss_graph.propagation.operators import Operator
+from gloss_graph.propagation.bank_operator import AnyOperator
 
 SOLVERS = ("auto", "cg", "iterate", "dense")
 # Unknowns up to which a factorisation beats the iterations.
@@ -33,6 +34,35 @@ class SolverReport(NamedTuple):
     unreachable: int = 0
 
 
+class Propagation(NamedTuple):
+    """Result of a propagation.
+
+    `values` (N, C); `reached` (N,) bool, nodes joined to a seed (seeds included); `report`.
+    """
+
+    values: Tensor
+    reached: Tensor
+    report: SolverReport
+
+
+def warn_unconverged(report: SolverReport, tol: float, warned: bool) -> bool:
+    """Warn, for the caller of `LabelPropagation.propagate_labels`, unless it was done before.
+
+    Returns:
+        Whether the warning has been given by now.
+    """
+    if report.converged or warned:
+        return warned
+    warnings.warn(
+        f"Label propagation ({report.solver}) stopped after {report.iterations} iterations at "
+        f"a relative residual of {report.residual:.1e} (tol={tol:.0e}). Raise 'max_iter' "
+        "or 'eta', or loosen 'tol'.",
+        UserWarning,
+        stacklevel=4,
+    )
+    return True
+
+
 class System(NamedTuple):
     """The matrix diag(`diagonal`) - W on n unknowns G = s F.
 
@@ -40,7 +70,7 @@ class System(NamedTuple):
     vectors of a singular matrix, one a component, as values (n,) and component (n,), or None.
     """
 
-    operator: Operator
+    operator: AnyOperator
     diagonal: Tensor
     factor: Tensor
     null: Null | None
@@ -70,13 +100,18 @@ def _in_range(x: Tensor, null: Null | None) -> Tensor:
 
 
 def conjugate_gradient(
-    times: Product, system: System, right: Tensor, tol: float, max_iter: int
+    times: Product,
+    system: System,
+    right: Tensor,
+    tol: float,
+    max_iter: int,
+    start: Tensor | None = None,
 ) -> tuple[Tensor, int, float]:
     """Jacobi-preconditioned conjugate gradients on all columns at once.
 
     The stopping rule is relative to the largest column: a class without a label has a zero right
-    side and could never meet a tolerance of its own. No operation is in place, so the iterations
-    can be differentiated through.
+    side and could never meet a tolerance of its own. Where a gradient is recorded no operation is
+    in place, so the iterations can be differentiated through.
 
     Args:
         times: W x for x (n, C).
@@ -84,13 +119,21 @@ def conjugate_gradient(
         right: (n, C).
         tol: Relative residual to stop at.
         max_iter: Largest number of iterations.
+        start: (n, C) first guess, by default 0. Without gradient.
 
     Returns:
         Solution (n, C), iterations, relative residual.
     """
     a = system.diagonal.unsqueeze(1)
-    x = torch.zeros_like(right)
-    residual = right = _in_range(right, system.null)
+    right = _in_range(right, system.null)
+    if start is None:
+        x, residual = torch.zeros_like(right), right
+    else:
+        x, residual = start, _in_range(right - (a * start - times(start)), system.null)
+    recorded = torch.is_grad_enabled() and any(part.requires_grad for part in (a, residual))
+    recorded = recorded or (torch.is_grad_enabled() and system.operator.weight.requires_grad)
+    if not recorded:
+        return _conjugate_gradient_in_place(times, system, right, x, residual, tol, max_iter)
     z = residual / a
     direction = z
     rho = (residual * z).sum(dim=0)
@@ -110,6 +153,57 @@ def conjugate_gradient(
         rho = fresh
         steps += 1
         error = relative_residual(residual, right, system)
+        if not bool(active.any()):
+            break
+    return x, steps, error
+
+
+def _conjugate_gradient_in_place(
+    times: Product,
+    system: System,
+    right: Tensor,
+    x: Tensor,
+    residual: Tensor,
+    tol: float,
+    max_iter: int,
+) -> tuple[Tensor, int, float]:
+    """The iterations of `conjugate_gradient` in a third of the passes over memory."""
+    if right.numel() == 0:
+        return x, 0, 0.0
+    a = system.diagonal.unsqueeze(1)
+    inverse = a.reciprocal()
+    # What `relative_residual` divides by, once.
+    unit = system.factor.unsqueeze(1).reciprocal()
+    scale = float(torch.linalg.vector_norm(right * inverse * unit, dim=0).amax())
+    x, residual = x.clone(), residual.clone()
+    z = residual * inverse
+    direction = z.clone()
+    spare = torch.empty_like(z)
+
+    def dot(left: Tensor, right: Tensor) -> Tensor:
+        return torch.mul(left, right, out=spare).sum(dim=0)
+
+    def relative() -> float:
+        worst = float(torch.linalg.vector_norm(torch.mul(z, unit, out=spare), dim=0).amax())
+        return worst / scale if scale > 0 else worst
+
+    rho, error, steps = dot(residual, z), relative(), 0
+    while error > tol and steps < max_iter:
+        image = times(direction).neg_().addcmul_(a, direction)
+        curvature = dot(direction, image)
+        active = curvature > 0
+        alpha = torch.where(active, rho / torch.where(active, curvature, 1.0), 0.0)
+        x.addcmul_(direction, alpha)
+        residual.addcmul_(image, alpha, value=-1.0)
+        if system.null is not None:
+            residual = _in_range(residual, system.null)
+        torch.mul(residual, inverse, out=z)
+        fresh = dot(residual, z)
+        beta = torch.where(rho > 0, fresh / torch.where(rho > 0, rho, 1.0), 0.0)
+        direction.mul_(beta).add_(z)
+        rho = fresh
+        steps += 1
+        error = relative()
         if not bool(active.any()):
             break
     return x, steps, error

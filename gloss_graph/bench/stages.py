@@ -1,0 +1,284 @@
+"""Stages of one step at several bank sizes, beside an encoder's step and two alternatives."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import pandas as pd
+import torch
+from torch import Tensor
+
+from gloss_graph.bench.made import clustered, filled_bank
+from gloss_graph.bench.rivals import UnrolledLayers, dense_loss, encoder_step
+from gloss_graph.bench.turns import peak_mib, seconds_of, take_turns, wait
+from gloss_graph.graph import build_document_graph
+from gloss_graph.memory import MemoryBank
+from gloss_graph.objective import GraphGuidedObjective
+from gloss_graph.propagation import LabelPropagation
+
+STAGES = ("search", "graph", "propagation", "enqueue", "other", "backward")
+SIGMA = 0.5
+
+
+@dataclass(frozen=True)
+class StageSettings:
+    """What is measured.
+
+    Attributes:
+        banks: Rows of the banks.
+        dims: Dimensions D.
+        batch: B.
+        k: Neighbours a row.
+        classes: C.
+        labeled: Share of the bank's rows with a label.
+        dense_rows: N of the dense closed form; 0 leaves it out.
+        unrolled_rows: Largest bank the 30 unrolled layers run on (2 GiB at 65,536).
+        repeats: Rounds.
+        encoder: `"minilm"`, a hub id or folder, or `"none"`.
+        length: Tokens a document of the encoder's step.
+        device: `"cpu"` or `"cuda"`.
+        search: Back end of the banks.
+        half_rows: Banks of more rows are stored in float16.
+    """
+
+    banks: tuple[int, ...] = (0, 4_096, 65_536, 262_144, 1_048_576)
+    dims: tuple[int, ...] = (384, 768)
+    batch: int = 128
+    k: int = 16
+    classes: int = 8
+    labeled: float = 0.7
+    dense_rows: int = 2_048
+    unrolled_rows: int = 65_536
+    repeats: int = 5
+    encoder: str = "minilm"
+    length: int = 32
+    device: str = "cpu"
+    search: str = "auto"
+    half_rows: int = 524_288
+
+    def __post_init__(self) -> None:
+        if not self.banks or min(self.banks) < 0:
+            raise ValueError(f"'banks' must be sizes >= 0 (got {self.banks}).")
+        if min(self.repeats, self.batch, self.k, *self.dims) < 1 or self.classes < 2:
+            raise ValueError("'repeats', 'batch', 'k' and 'dims' must be >= 1 and 'classes' >= 2.")
+        if not 0.0 < self.labeled <= 1.0:
+            raise ValueError(f"'labeled' must be in (0, 1] (got {self.labeled}).")
+        if torch.device(self.device).type == "cuda" and not torch.cuda.is_available():
+            raise ValueError("'device' is cuda, but there is no GPU here. Use device='cpu'.")
+
+
+class _Steps:
+    """Training steps of the objective on a full bank whose documents come again."""
+
+    def __init__(self, rows: int, dim: int, settings: StageSettings, **options: object) -> None:
+        self.settings, self.device = settings, torch.device(settings.device)
+        count = max(rows, 4 * settings.batch)
+        x, y, clusters = clustered(count, dim, settings.classes, seed=rows)
+        self.generator = torch.Generator().manual_seed(1)
+        known = torch.rand(count, generator=self.generator) < settings.labeled
+        dtype = torch.float16 if rows > settings.half_rows else torch.float32
+        bank: MemoryBank | None = None
+        if rows:
+            marked = torch.where(known, y, -1)
+            bank = filled_bank(
+                x,
+                marked,
+                clusters,
+                settings.k,
+                dtype=dtype,
+                device=self.device,
+                search=settings.search,
+            )
+        # Kept to draw batches from, a bank's worth of rows only once.
+        self.x, self.y, self.bank = (x if bank is None else None), y, bank
+        self.count, self.seconds = count, list[dict[str, float]]()
+        self.objective = GraphGuidedObjective(
+            settings.classes,
+            memory=bank,
+            k=settings.k,
+            # With a bank the seeds are remembered ones, and every row of the batch is scored.
+            visible_fraction=0.0 if rows else 0.7,
+            **options,  # type: ignore[arg-type]
+        )
+
+    def batch(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Rows (B, D) that want a gradient, labels and ids of documents drawn anew."""
+        ids = torch.randint(self.count, (2 * self.settings.batch,), generator=self.generator)
+        ids = ids.unique()[torch.randperm(ids.unique().numel(), generator=self.generator)]
+        ids = ids[: self.settings.batch]
+        source = self.bank.rows if self.x is None and self.bank is not None else self.x
+        rows = torch.zeros(0) if source is None else source[ids.to(source.device)].float().cpu()
+        noise = torch.randn(rows.shape, generator=self.generator)
+        x = (rows + 0.002 * noise).to(self.device)
+        return x.requires_grad_(), self.y[ids].to(self.device), ids.to(self.device)
+
+    def __call__(self) -> None:
+        x, y, ids = self.batch()
+        clock = self.objective.seconds
+        clock.clear()
+        wait(self.device)
+        start = time.perf_counter()
+        loss = self.objective(x, y, ids=ids)
+        wait(self.device)
+        middle = time.perf_counter()
+        loss.backward()
+        wait(self.device)
+        end = time.perf_counter()
+        stages = dict(clock)
+        stages["other"] = middle - start - sum(stages.values())
+        self.seconds.append({**stages, "backward": end - middle, "step": end - start})
+
+    def medians(self) -> dict[str, float]:
+        """Seconds by stage, the first round left out."""
+        counted = self.seconds[1:] or self.seconds
+        return {
+            stage: statistics.median(spent.get(stage, 0.0) for spent in counted)
+            for stage in (*STAGES, "step")
+        }
+
+
+def stage_table(settings: StageSettings, *, progress: bool = False) -> pd.DataFrame:
+    """One row a bank and dimension: seconds by stage, shares of the alternatives, peak memory.
+
+    Returns:
+        Columns `dim`, `bank`, `dtype`, milliseconds `search`, `graph`, `propagation`, `enqueue`,
+        `other`, `backward`, `step`; `row step` with `normalization="row"`; `encoder` and
+        `% of encoder`; `dense`, the closed form at N = `dense_rows`, and `dense / step`
+        (only on the bank of that many rows less the batch); `implicit` and `unrolled`, the solve
+        with its gradient, and `unrolled / implicit`; `peak MiB`.
+    """
+    device = torch.device(settings.device)
+    encoder = None
+    if settings.encoder != "none":
+        shape = (settings.batch, settings.length, settings.classes)
+        encoder = encoder_step(settings.encoder, *shape, device)
+    rows = []
+    for dim in settings.dims:
+        for bank in settings.banks:
+            rows.append(_measure(bank, dim, settings, encoder, progress))
+        if settings.dense_rows:
+            rows.append(_measure_dense(dim, settings, progress))
+    return pd.DataFrame(rows)
+
+
+def _measure(
+    bank: int,
+    dim: int,
+    settings: StageSettings,
+    encoder: Callable[[], object] | None,
+    progress: bool,
+) -> dict[str, object]:
+    device = torch.device(settings.device)
+    ours = _Steps(bank, dim, settings)
+    calls: dict[str, Callable[[], object]] = {"step": ours}
+    plain = None
+    if bank:
+        # On the same bank, by turns: what the hub normalisation costs beside row.
+        plain = _Steps.__new__(_Steps)
+        plain.__dict__.update(ours.__dict__, seconds=[])
+        plain.objective = GraphGuidedObjective(
+            settings.classes,
+            memory=ours.bank,
+            k=settings.k,
+            visible_fraction=0.0,
+            normalization="row",
+        )
+        calls["row"] = plain
+    if encoder is not None:
+        calls["encoder"] = encoder
+    title = f"D={dim}, bank {bank:,}"
+    taken = take_turns(calls, settings.repeats, device=device, title=title, progress=progress)
+    spent = ours.medians()
+    out: dict[str, object] = {"dim": dim, "bank": bank}
+    out["dtype"] = str((ours.bank.rows if ours.bank else torch.zeros(0)).dtype).split(".")[-1]
+    out.update({f"{stage} ms": 1e3 * spent[stage] for stage in (*STAGES, "step")})
+    if plain is not None:
+        out["hub / row"] = spent["step"] / plain.medians()["step"]
+    if encoder is not None:
+        whole = statistics.median(taken["encoder"])
+        out["encoder ms"] = 1e3 * whole
+        out["% of encoder"] = 100.0 * spent["step"] / whole
+    out["peak MiB"] = peak_mib(ours, device)
+    if bank and bank <= settings.unrolled_rows:
+        out.update(_against_unrolled(ours, settings))
+    return out
+
+
+def _against_unrolled(steps: _Steps, settings: StageSettings) -> dict[str, object]:
+    """Implicit solve and 30 layers, forward and backward, on the graph of one step."""
+    device = torch.device(settings.device)
+    x, y, ids = steps.batch()
+    graph = build_document_graph(
+        x.detach(), y, ids, memory=steps.bank, k=settings.k, bandwidth="sqrt"
+    )
+    seeds = (graph.y >= 0) & ~graph.in_batch
+    labels = torch.nn.functional.one_hot(graph.y.clamp(min=0), settings.classes).float()
+    batch_edges = graph.in_batch[graph.edge_index].any(dim=0).nonzero().squeeze(1)
+    weight = graph.edge_weight.detach()
+    solver = LabelPropagation("harmonic", "hub", eta=0.2, num_classes=settings.classes)
+    layers = UnrolledLayers(graph.edge_index, labels, seeds)
+
+    def implicit() -> None:
+        some = weight.clone().requires_grad_()
+        solver.propagate_labels(
+            labels, graph.edge_index, some, seeds, trainable_edges=batch_edges, trusted=True
+        ).values[: settings.batch].square().sum().backward()
+
+    def unrolled() -> None:
+        some = weight.clone().requires_grad_()
+        layers(some)[: settings.batch].square().sum().backward()
+
+    taken = take_turns(
+        {"implicit": implicit, "unrolled": unrolled}, min(3, settings.repeats), device=device
+    )
+    fast, slow = (statistics.median(taken[name]) for name in ("implicit", "unrolled"))
+    # The step's own solve, on the rows the bank keeps; "implicit" gets a list of edges.
+    spent = steps.medians()
+    own = spent["propagation"] + spent["backward"]
+    return {
+        "implicit ms": 1e3 * fast,
+        "unrolled ms": 1e3 * slow,
+        "unrolled / implicit": slow / fast,
+        "unrolled / step's solve": slow / own,
+        "implicit peak MiB": peak_mib(implicit, device),
+        "unrolled peak MiB": peak_mib(unrolled, device),
+    }
+
+
+def _measure_dense(dim: int, settings: StageSettings, progress: bool) -> dict[str, object]:
+    """The closed form on N nodes against a step whose bank and batch are N nodes together."""
+    device = torch.device(settings.device)
+    total = settings.dense_rows
+    ours = _Steps(max(1, total - settings.batch), dim, settings)
+    x, y, _ = (part.to(device) for part in clustered(total, dim, settings.classes, seed=3))
+    x.requires_grad_()
+    visible = torch.rand(total, generator=torch.Generator().manual_seed(4)).to(device)
+    shown = visible < settings.labeled
+
+    def dense() -> None:
+        x.grad = None
+        dense_loss(x, y, shown, SIGMA, settings.classes).backward()
+
+    calls: dict[str, Callable[[], object]] = {"step": ours, "dense": dense}
+    title = f"D={dim}, dense N={total:,}"
+    taken = take_turns(calls, settings.repeats, device=device, title=title, progress=progress)
+    spent, slow = ours.medians(), statistics.median(taken["dense"])
+    return {
+        "dim": dim,
+        "bank": total - settings.batch,
+        "dtype": "float32",
+        **{f"{stage} ms": 1e3 * spent[stage] for stage in (*STAGES, "step")},
+        "dense float32 ms": 1e3 * slow,
+        "dense / step": slow / spent["step"],
+        "peak MiB": peak_mib(ours, device),
+        "dense peak MiB": peak_mib(dense, device),
+    }
+
+
+def single_step(rows: int, dim: int, settings: StageSettings) -> Callable[[], float]:
+    """A call that runs one step on a full bank and returns its seconds."""
+    steps = _Steps(rows, dim, settings)
+    return lambda: seconds_of(steps, torch.device(settings.device))

@@ -1,0 +1,105 @@
+"""The graph of a step over a bank without listing its edges: what the bank keeps, and a border.
+
+`connect` lists every edge of batch and bank anew. Here the edges among remembered rows stay in the
+rows the bank keeps from step to step; only their weights are computed, and those that touch the
+batch's own stored copies are set to 0. Both give the same graph; slots that take no part are nodes
+without edges here.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from gloss_graph.graph.distances import weigh
+from gloss_graph.graph.kernels import Kernel
+from gloss_graph.graph.links import batch_links
+from gloss_graph.graph.symmetrize import symmetrize_links
+from gloss_graph.memory import MemoryBank, NeighborLists
+
+# Fewer remembered rows are connected as fast by listing all edges.
+LEAST_ROWS = 1024
+
+
+class BankEdges(NamedTuple):
+    """Edges of `size` batch rows and the M rows of a bank; node size + m is slot m.
+
+    Attributes:
+        edge_index: (2, E) long, the border: edges that touch the batch, both directions, sorted;
+            ends are positions in `nodes`.
+        edge_weight: (E,), differentiable.
+        nodes: (T,) long, sorted, the ends of the border and all batch rows.
+        pointer: (M + 1,) int32, rows of the edges among the slots.
+        column: (F,) int32, their slots.
+        weight: (F,) their weights, constants, 0 for edges of `absent`.
+        absent: (n,) long, nodes of slots that take no part.
+        owner: To be held as long as `pointer` and `column` are used.
+        size: B.
+    """
+
+    edge_index: Tensor
+    edge_weight: Tensor
+    nodes: Tensor
+    pointer: Tensor
+    column: Tensor
+    weight: Tensor
+    absent: Tensor
+    owner: object
+    size: int
+
+
+def suits_bank_edges(
+    memory: MemoryBank | None, bandwidth: object, symmetrize: str, hops: int | None
+) -> bool:
+    """Whether `bank_edges` can serve, and pays."""
+    if memory is None or memory.rows.device.type != "cpu" or memory.k == 0:
+        return False
+    plain = symmetrize == "union" and hops is None and bandwidth != "local"
+    return plain and len(memory) >= LEAST_ROWS
+
+
+def bank_edges(
+    x: Tensor,
+    memory: MemoryBank,
+    slots: Tensor,
+    neighbors: NeighborLists,
+    k: int,
+    all_batch: bool,
+    kernel: Kernel,
+    squared_bandwidth: Tensor,
+) -> BankEdges:
+    """Edges of the batch rows `x` (B, D), normalised if the bank is, and the `slots` of the bank.
+
+    Cost O(F) element by element for the weights, O(B k) for the rest.
+    """
+    size, stored = x.size(0), len(memory)
+    every = torch.arange(stored)
+    links, _ = batch_links(x, memory, every, neighbors, k, all_batch)
+    ends = torch.cat([torch.arange(size), links.source, links.target])
+    nodes, place = ends.unique(return_inverse=True)
+    source, target = place[size:].split(links.source.numel())
+    edge_index, link = symmetrize_links(source, target, nodes.numel())
+    edge_weight = weigh(kernel, links.squared.index_select(0, link), squared_bandwidth)
+
+    graph = memory.links.symmetric(stored)
+    weight = weigh(kernel, graph.squared.to(x.dtype), squared_bandwidth)
+    present = torch.zeros(stored, dtype=torch.bool)
+    present[slots] = True
+    absent = (~present).nonzero().squeeze(1)
+    if absent.numel():
+        weight[torch.from_numpy(graph.touching(absent.numpy()))] = 0.0
+    dtype = torch.promote_types(edge_weight.dtype, weight.dtype)
+    edge_weight, weight = edge_weight.to(dtype), weight.to(dtype)
+    return BankEdges(
+        edge_index,
+        edge_weight,
+        nodes,
+        graph.pointer,
+        graph.column,
+        weight,
+        absent + size,
+        graph,
+        size,
+    )

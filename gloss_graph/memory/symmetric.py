@@ -1,0 +1,226 @@
+"""The undirected graph among stored rows as sorted sparse rows, kept in step with the lists.
+
+Both directions of every pair that at least one live list names, row by row in slot numbers.
+Building it from the lists costs a sort of all links; a write changes the rows it touches and moves
+the others in blocks. Either way the result is the same, bit for bit.
+"""
+
+from __future__ import annotations
+
+import weakref
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy import sparse
+from torch import Tensor
+
+Ints = NDArray[Any]
+
+# Room left when buffers grow, as a share of what is needed.
+_HEADROOM = 0.1
+
+
+def union_rows(source: Ints, target: Ints, size: int) -> tuple[Ints, Ints, Ints]:
+    """Undirected rows of directed links: pointer (size + 1,), column (E,), link (E,).
+
+    Links are numbered in the order given; of a pair listed in both directions the later one counts,
+    for both directions.
+    """
+    # Links are numbered from 1, so that no entry is an explicit zero.
+    number = np.arange(1, source.size + 1, dtype=np.int32)
+    forward = sparse.coo_matrix((number, (source, target)), shape=(size, size)).tocsr()
+    forward.sort_indices()
+    both = forward.maximum(forward.T.tocsr())
+    both.sort_indices()
+    return both.indptr, both.indices, both.data - 1
+
+
+class SymmetricLinks:
+    """Undirected graph over M slots: `pointer` (M + 1,), `column` (E,) int32, `squared` (E,).
+
+    Whoever uses the tensors later must hold this object: their memory is taken over by a later
+    step as soon as nobody does.
+    """
+
+    def __init__(self, pointer: Tensor, column: Tensor, squared: Tensor) -> None:
+        self.pointer, self.column, self.squared = pointer, column, squared
+
+    @property
+    def size(self) -> int:
+        """M."""
+        return self.pointer.numel() - 1
+
+    def entries(self, rows: Ints) -> tuple[Ints, Ints]:
+        """Positions (n,) of all entries of `rows`, and the row each belongs to."""
+        pointer = self.pointer.numpy()
+        return ragged(pointer[rows], pointer[rows + 1], rows)
+
+    def touching(self, rows: Ints) -> Ints:
+        """Positions of all entries in a row or a column of `rows`."""
+        position, row = self.entries(rows)
+        other = self.column.numpy()[position]
+        pointer = self.pointer.numpy()
+        back = _find(self.column.numpy(), pointer[other], pointer[other + 1], row)
+        return np.concatenate([position, back])
+
+
+def ragged(start: Ints, stop: Ints, owner: Ints) -> tuple[Ints, Ints]:
+    """All integers of the ranges start..stop, one range after the other, and their owners."""
+    start = start.astype(np.int64)
+    counts = stop - start
+    ends = counts.cumsum()
+    first = np.repeat(start - (ends - counts), counts)
+    return first + np.arange(first.size), np.repeat(owner, counts)
+
+
+def _find(sorted_values: Ints, low: Ints, high: Ints, wanted: Ints) -> Ints:
+    """Position of every `wanted` value, which is known to lie in its own range low..high."""
+    low, high = low.astype(np.int64), high.astype(np.int64)
+    while low.size and (high - low).max() > 1:
+        middle = (low + high) // 2
+        right = sorted_values[middle] <= wanted
+        low, high = np.where(right, middle, low), np.where(right, high, middle)
+    return low
+
+
+class RowBuffers:
+    """Memory of sparse rows, used again for a later step once its former owner is gone."""
+
+    def __init__(self) -> None:
+        self._spare: list[tuple[Tensor, Tensor, Any]] = []
+
+    def take(self, entries: int) -> tuple[Tensor, Tensor]:
+        """Uninitialised column and squared length, at least (entries,) long each."""
+        for number, (column, squared, owner) in enumerate(self._spare):
+            if owner() is None and column.numel() >= entries:
+                del self._spare[number]
+                return column, squared
+        self._spare = [kept for kept in self._spare if kept[2]() is not None][-2:]
+        room = int(entries * (1.0 + _HEADROOM))
+        return torch.empty(room, dtype=torch.int32), torch.empty(room)
+
+    def lend(self, column: Tensor, squared: Tensor, owner: SymmetricLinks) -> None:
+        """Remember who uses the memory that `take` gave."""
+        self._spare.append((column, squared, weakref.ref(owner)))
+
+
+def build(source: Tensor, target: Tensor, squared: Tensor, size: int) -> SymmetricLinks:
+    """The graph of all live links (L,), sorted by source."""
+    pointer, column, link = union_rows(source.numpy(), target.numpy(), size)
+    return SymmetricLinks(
+        torch.from_numpy(pointer.astype(np.int32)),
+        torch.from_numpy(column.astype(np.int32)),
+        squared[torch.from_numpy(link.astype(np.int64))],
+    )
+
+
+def listing(old: SymmetricLinks, slots: Ints, lists: Ints, live: Any) -> tuple[Ints, Ints]:
+    """Rows that list one of `slots` by a live link, and the column of their list it stands in.
+
+    Args:
+        old: The graph in which those links are known.
+        slots: (n,) slots asked for.
+        lists: (capacity, k) the lists as they are now.
+        live: `(rows, columns) -> bool`, whether a link lives.
+    """
+    slots = slots[slots < old.size]
+    position, slot = old.entries(slots)
+    row = old.column.numpy()[position]
+    which, column = (lists[row] == slot[:, None]).nonzero()
+    row = row[which]
+    kept = live(row, column)
+    return row[kept], column[kept]
+
+
+def updated(
+    old: SymmetricLinks,
+    written: Ints,
+    links: tuple[Ints, Ints, NDArray[np.float32]],
+    size: int,
+    buffers: RowBuffers,
+) -> SymmetricLinks:
+    """The graph after a write.
+
+    Args:
+        old: The graph before.
+        written: (n,) sorted slots whose lists were replaced.
+        links: Source, target and squared length of all live links from or to `written`, as they
+            are now.
+        size: M now.
+        buffers: Where the result lives.
+    """
+    source, target, squared = links
+    # Of a pair listed in both directions the link with the larger source counts, as in `build`.
+    low, high = np.minimum(source, target), np.maximum(source, target)
+    pair = low.astype(np.int64) * size + high
+    order = np.lexsort((source, pair))
+    last = np.ones(order.size, dtype=bool)
+    last[:-1] = pair[order][1:] != pair[order][:-1]
+    chosen = order[last]
+    low, high, squared = low[chosen], high[chosen], squared[chosen]
+    fresh_key = np.concatenate(
+        [low.astype(np.int64) * size + high, high.astype(np.int64) * size + low]
+    )
+    order = fresh_key.argsort()
+    fresh_key, fresh_squared = fresh_key[order], np.concatenate([squared, squared])[order]
+
+    before = old.pointer.numpy().astype(np.int64)
+    if size > old.size:
+        before = np.concatenate([before, np.full(size - old.size, before[-1])])
+    known = written[written < old.size]
+    neighbors = old.column.numpy()[old.entries(known)[0]]
+    touched = np.zeros(size, dtype=bool)
+    for rows in (written, neighbors, fresh_key // size):
+        touched[rows] = True
+    rows = touched.nonzero()[0]
+
+    position, row = ragged(before[rows], before[rows + 1], rows)
+    column = old.column.numpy()[position]
+    is_written = np.zeros(size, dtype=bool)
+    is_written[written] = True
+    kept = ~(is_written[row] | is_written[column])
+    key, length = row[kept] * size + column[kept], old.squared.numpy()[position[kept]]
+    where = key.searchsorted(fresh_key)
+    key, length = np.insert(key, where, fresh_key), np.insert(length, where, fresh_squared)
+    row = key // size
+    counts = np.diff(before)
+    counts[rows] = np.bincount(row, minlength=size)[rows]
+    pointer = np.zeros(size + 1, dtype=np.int32)
+    counts.cumsum(out=pointer[1:])
+
+    # Runs of touched rows stand in `key`; what lies between them is moved as it is.
+    starts = rows[np.flatnonzero(np.diff(rows, prepend=-2) > 1)]
+    stops = rows[np.flatnonzero(np.diff(rows, append=size + 1) > 1)] + 1
+    inner = np.zeros(rows.size + 1, dtype=np.int64)
+    counts[rows].cumsum(out=inner[1:])
+    begin, end = rows.searchsorted(starts), rows.searchsorted(stops)
+    cuts = list(
+        zip(
+            before[np.concatenate([[0], stops])].tolist(),
+            before[np.concatenate([starts, [size]])].tolist(),
+            [*inner[begin].tolist(), 0],
+            [*inner[end].tolist(), 0],
+            strict=True,
+        )
+    )
+    total = int(pointer[-1])
+    new_column, new_squared = buffers.take(total)
+    _weave(old.column.numpy(), (key % size).astype(np.int32), cuts, new_column.numpy()[:total])
+    _weave(old.squared.numpy(), length, cuts, new_squared.numpy()[:total])
+    result = SymmetricLinks(torch.from_numpy(pointer), new_column[:total], new_squared[:total])
+    buffers.lend(new_column, new_squared, result)
+    return result
+
+
+def _weave(old: Any, new: Any, cuts: list[tuple[int, int, int, int]], out: Any) -> None:
+    """Blocks of `old` and of `new` by turns into `out`."""
+    pieces = []
+    for old_start, old_stop, new_start, new_stop in cuts:
+        if old_start < old_stop:
+            pieces.append(old[old_start:old_stop])
+        if new_start < new_stop:
+            pieces.append(new[new_start:new_stop])
+    if pieces:
+        np.concatenate(pieces, out=out)

@@ -1,0 +1,276 @@
+"""W of a step over a bank: constant rows among remembered nodes, a small border with gradient."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple, TypeAlias
+
+import numpy as np
+import torch
+from scipy import sparse
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from gloss_graph._precision import full_precision
+from gloss_graph.graph.bank_graph import BankEdges
+from gloss_graph.propagation.operators import Operator, SparseOperator, rows_of
+
+
+class ConstantRows(NamedTuple):
+    """Rows of a sparse matrix without gradient: CSR in int32, and whoever owns its memory."""
+
+    pointer: Tensor
+    column: Tensor
+    weight: Tensor
+    columns: int
+    owner: object = None
+
+    @property
+    def size(self) -> int:
+        """Number of rows."""
+        return self.pointer.numel() - 1
+
+    def times(self, x: Tensor) -> Tensor:
+        """Product with x (columns, C)."""
+        if self.weight.numel() == 0:
+            return x.new_zeros(self.size, x.size(1))
+        shape = (self.size, self.columns)
+        weight = self.weight.to(x.dtype)
+        matrix = torch.sparse_csr_tensor(
+            self.pointer, self.column, weight, size=shape, check_invariants=False
+        )
+        return matrix @ x
+
+    def _scipy(self) -> Any:
+        parts = (self.weight.numpy(), self.column.numpy(), self.pointer.numpy())
+        return sparse.csr_matrix(parts, shape=(self.size, self.columns), copy=False)
+
+    def take(self, where: Tensor) -> ConstantRows:
+        """Rows `where` (n,) long."""
+        return _constant(self._scipy()[where.numpy()])
+
+    def take_columns(self, where: Tensor) -> ConstantRows:
+        """Columns `where` (n,) long, sorted, renumbered."""
+        keep = np.zeros(self.columns, dtype=bool)
+        keep[where.numpy()] = True
+        column = self.column.numpy()
+        kept = keep[column]
+        before = np.zeros(column.size + 1, dtype=np.int32)
+        kept.cumsum(dtype=np.int32, out=before[1:])
+        number = keep.cumsum(dtype=np.int32) - 1
+        return ConstantRows(
+            torch.from_numpy(before[self.pointer.numpy()]),
+            torch.from_numpy(number[column[kept]]),
+            torch.from_numpy(self.weight.numpy()[kept]),
+            where.numel(),
+        )
+
+    def neighbors(self, where: Tensor) -> Tensor:
+        """`where` (n,) and the columns of those rows, as a mask (columns,) bool."""
+        found = torch.zeros(self.columns, dtype=torch.bool)
+        found[where] = True
+        found[self.take(where).column.long()] = True
+        return found
+
+
+def _constant(matrix: Any) -> ConstantRows:
+    return ConstantRows(
+        torch.from_numpy(matrix.indptr.astype(np.int32, copy=False)),
+        torch.from_numpy(matrix.indices.astype(np.int32, copy=False)),
+        torch.from_numpy(matrix.data),
+        matrix.shape[1],
+    )
+
+
+class Parts:
+    """Rows of the constant part that were cut out already, to be used again within a step."""
+
+    def __init__(self) -> None:
+        self.rows: tuple[Tensor, ConstantRows] | None = None
+        self.near: tuple[Tensor, ConstantRows] | None = None
+
+
+class BankOperator(NamedTuple):
+    """W of a graph whose nodes are `offset` batch rows and M remembered ones (CPU).
+
+    Attributes:
+        border: Edges that touch the batch, among the nodes `nodes`; their weights are the only
+            ones that get a gradient.
+        nodes: (T,) long, sorted: the batch rows and their neighbours.
+        memory: Edges among the remembered nodes (M, M).
+        offset: Number of batch rows.
+        absent: (n,) long, nodes without any edge that are no part of the graph.
+        parts: See `Parts`.
+        near_only: Products backward reach only the nodes within one edge of `nodes`, all that a
+            gradient of `border` through any normalisation reads: the constant weights of the
+            others take no gradient. Requires right sides and labels without gradient.
+
+    The normalisation's share of the gradient is two vectors over the nodes; what stands beyond
+    the neighbours of the border's ends never reaches a weight of the border.
+    """
+
+    border: SparseOperator
+    nodes: Tensor
+    memory: ConstantRows
+    offset: int
+    absent: Tensor
+    parts: Parts
+    near_only: bool = True
+
+    @property
+    def weight(self) -> Tensor:
+        """Weights of the border."""
+        return self.border.weight
+
+    @property
+    def num_nodes(self) -> int:
+        """N."""
+        return self.offset + self.memory.size
+
+    def with_weight(self, weight: Tensor) -> BankOperator:
+        """Another border."""
+        return self._replace(border=self.border.with_weight(weight))
+
+    def multiply(self, x: Tensor) -> Tensor:
+        """W x for x (N, C), without autograd."""
+        out = x.new_empty(x.shape)
+        out[: self.offset] = 0.0
+        out[self.offset :] = self.memory.times(x[self.offset :])
+        edge = self.border.multiply(x.index_select(0, self.nodes))
+        return out.index_add_(0, self.nodes, edge)
+
+    def multiply_at(self, x: Tensor, where: Tensor) -> Tensor:
+        """Rows `where` (n,) long, sorted, of W x."""
+        first = int(torch.searchsorted(where, self.offset))
+        rows = self._rows(where[first:] - self.offset)
+        out = x.new_empty(where.numel(), x.size(1))
+        out[:first] = 0.0
+        out[first:] = rows.times(x[self.offset :])
+        edge = self.border.multiply(x.index_select(0, self.nodes))
+        place = torch.searchsorted(where, self.nodes).clamp(max=max(0, where.numel() - 1))
+        hit = (where[place] == self.nodes) if where.numel() else torch.zeros_like(place).bool()
+        return out.index_add_(0, place[hit], edge[hit])
+
+    def _rows(self, where: Tensor) -> ConstantRows:
+        known = self.parts.rows
+        if known is None or not torch.equal(known[0], where):
+            known = self.parts.rows = where, self.memory.take(where)
+        return known[1]
+
+    def _near(self) -> tuple[Tensor, ConstantRows]:
+        """Remembered nodes within an edge of the border's ends, and their rows."""
+        if self.parts.near is None:
+            inner = self.nodes[self.nodes >= self.offset] - self.offset
+            where = self.memory.neighbors(inner).nonzero().squeeze(1)
+            self.parts.near = where, self.memory.take(where)
+        return self.parts.near
+
+    def pull(self, grad: Tensor) -> Tensor:
+        """W grad (N, C), as far as the border's gradient reads it."""
+        if not self.near_only:
+            return self.multiply(grad)
+        where, rows = self._near()
+        out = torch.zeros_like(grad)
+        out[where + self.offset] = rows.times(grad[self.offset :])
+        edge = self.border.multiply(grad.index_select(0, self.nodes))
+        return out.index_add_(0, self.nodes, edge)
+
+    def outer(self, left: Tensor, right: Tensor) -> Tensor:
+        """left[row_e] · right[target_e] for every edge of the border."""
+        return self.border.outer(
+            left.index_select(0, self.nodes), right.index_select(0, self.nodes)
+        )
+
+    def times(self, x: Tensor) -> Tensor:
+        """W x for x (N, C), differentiable once in the border's weights and, near it, in x."""
+        return _BankProduct.apply(self.weight, x, self, None)
+
+    def times_at(self, x: Tensor, where: Tensor) -> Tensor:
+        """Rows `where` (n,) long, sorted, of W x, differentiable as `times`."""
+        return _BankProduct.apply(self.weight, x, self, where)
+
+    def restrict(self, keep: Tensor) -> BankOperator:
+        """Rows and columns `keep` (N,) bool."""
+        inner = keep[self.offset :].nonzero().squeeze(1)
+        ends = keep[self.nodes]
+        number = keep.cumsum(0) - 1
+        return BankOperator(
+            self.border.restrict(ends),
+            number[self.nodes[ends]],
+            self._rows(inner).take_columns(inner),
+            int(keep[: self.offset].sum()),
+            self.nodes[:0],
+            Parts(),
+            # An iteration that is differentiated step by step reads all of it.
+            near_only=False,
+        )
+
+    def to_full(self) -> Tensor:
+        """W as an (N, N) matrix, differentiable in the border's weights."""
+        n = self.num_nodes
+        rows = self.border.rows
+        flat = self.nodes[rows.row] * n + self.nodes[rows.target]
+        full = self.weight.new_zeros(n * n).index_add(0, flat, self.weight).view(n, n)
+        inner = torch.from_numpy(self.memory._scipy().toarray()).to(full)
+        return full + torch.nn.functional.pad(inner, (self.offset, 0, self.offset, 0))
+
+
+def bank_operator(edges: BankEdges) -> BankOperator:
+    """W of the edges of a batch and a bank; weights of an extreme unit are scaled."""
+    border, weight = edges.edge_weight, edges.weight
+    top = 0.0
+    for part in (border.detach(), weight):
+        if part.numel():
+            least, most = torch.stack(torch.aminmax(part)).tolist()
+            if not 0.0 <= least <= most < float("inf"):
+                raise ValueError(
+                    "'edge_weight' must be finite and >= 0 (got NaN, inf or negative)."
+                )
+            top = max(top, most)
+    # No propagation depends on the unit: one pass less where it does no harm.
+    if top and not 1e-3 < top < 1e3:
+        border, weight = border / top, weight / top
+    size = edges.pointer.numel() - 1
+    rows = rows_of(edges.edge_index, edges.nodes.numel())
+    return BankOperator(
+        SparseOperator(rows, border, None),
+        edges.nodes,
+        ConstantRows(edges.pointer, edges.column, weight, size, edges.owner),
+        edges.size,
+        edges.absent,
+        Parts(),
+    )
+
+
+AnyOperator: TypeAlias = Operator | BankOperator
+
+
+class _BankProduct(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, weight: Tensor, x: Tensor, operator: BankOperator, where: Tensor | None
+    ) -> Tensor:
+        ctx.save_for_backward(weight, x)
+        ctx.operator = operator.with_weight(weight.detach())
+        ctx.where = where
+        if where is None:
+            return ctx.operator.multiply(x)
+        return ctx.operator.multiply_at(x, where)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
+        weight, x = ctx.saved_tensors
+        operator = ctx.operator.with_weight(weight)
+        if ctx.where is not None:
+            grad = torch.zeros_like(x).index_copy_(0, ctx.where, grad)
+        with full_precision(grad.device.type):
+            grad_weight = operator.outer(grad, x) if ctx.needs_input_grad[0] else None
+            grad_x = operator.pull(grad.contiguous()) if ctx.needs_input_grad[1] else None
+        return grad_weight, grad_x, None, None
+
+
+def times_at(operator: AnyOperator, x: Tensor, where: Tensor) -> Tensor:
+    """Rows `where` (n,) long, sorted, of W x for any operator, differentiable."""
+    if isinstance(operator, BankOperator):
+        return operator.times_at(x, where)
+    return operator.times(x).index_select(0, where)

@@ -1,0 +1,180 @@
+"""The benchmark's own machinery, on tiny sizes."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from gloss_graph.bench import (
+    StageSettings,
+    corpus_table,
+    fitted_exponent,
+    memory_growth,
+    plot_stages,
+    stage_table,
+    write_tables,
+)
+from gloss_graph.bench.made import clustered, filled_bank
+from gloss_graph.bench.peers import draw_labels, made_corpus
+from gloss_graph.bench.report import markdown
+from gloss_graph.bench.rivals import UnrolledLayers, dense_loss
+from gloss_graph.bench.turns import peak_mib, take_turns
+from gloss_graph.cli import main
+from gloss_graph.objective import GraphGuidedObjective
+from gloss_graph.propagation import LabelPropagation
+
+TINY = StageSettings(
+    banks=(0, 300, 1_100),
+    dims=(8,),
+    batch=16,
+    k=4,
+    dense_rows=200,
+    unrolled_rows=300,
+    repeats=2,
+    encoder="none",
+)
+
+
+def test_the_stage_table_has_every_measurement(tmp_path: Path) -> None:
+    table = stage_table(TINY)
+    assert table["bank"].tolist() == [0, 300, 1_100, 184]
+    stages = [name for name in table if name.endswith(" ms") and name.split()[0] in ("search",)]
+    assert stages == ["search ms"]
+    parts = ["search ms", "graph ms", "propagation ms", "enqueue ms", "other ms", "backward ms"]
+    assert (table["step ms"] > 0).all()
+    assert (table[parts].sum(axis=1) < 3.0 * table["step ms"]).all()
+    assert table["unrolled / implicit"].notna().tolist() == [False, True, False, False]
+    assert table["dense / step"].notna().tolist() == [False, False, False, True]
+    assert table["hub / row"].notna().tolist() == [False, True, True, False]
+    plot_stages(table, tmp_path / "stages.png")
+    assert (tmp_path / "stages.png").stat().st_size > 10_000
+
+
+def test_the_dense_rival_computes_the_same_loss() -> None:
+    """What is timed against the objective must be the same mathematics."""
+    x, y, _ = clustered(60, 8, 4, seed=0)
+    x = x.double()
+    visible = torch.rand(60, generator=torch.Generator().manual_seed(1)) < 0.7
+    objective = GraphGuidedObjective(4, bandwidth=0.5, eta=0.0, form="published", batch_edges="all")
+    expected = dense_loss(x, y, visible, 0.5, 4)
+    torch.testing.assert_close(objective(x, y, visible=visible), expected, rtol=1e-9, atol=0.0)
+
+
+def test_the_unrolled_rival_converges_to_the_same_values() -> None:
+    edge_index = torch.tensor([[0, 1, 1, 2, 2, 3], [1, 0, 2, 1, 3, 2]])
+    weight = torch.tensor([1.0, 1.0, 0.5, 0.5, 2.0, 2.0])
+    y = torch.tensor([[1.0, 0.0], [0.0, 0.0], [0.0, 0.0], [0.0, 1.0]])
+    seeds = torch.tensor([True, False, False, True])
+    layer = LabelPropagation(eta=0.0, normalization="row")
+    unrolled = UnrolledLayers(edge_index, y, seeds, layers=300)
+    expected = layer(y, edge_index, weight, seeds)
+    torch.testing.assert_close(unrolled(weight), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_a_filled_bank_links_rows_of_one_cluster() -> None:
+    x, y, clusters = clustered(1_000, 8, 4, seed=0)
+    bank = filled_bank(x, y, clusters, k=3)
+    source, target, squared = bank.edges()
+    assert source.numel() == 3 * 1_000
+    assert torch.equal(clusters[source], clusters[target])
+    own = (bank.rows[source] - bank.rows[target]).square().sum(dim=1)
+    torch.testing.assert_close(squared, own, rtol=1e-5, atol=1e-6)
+
+
+def test_peers_run_on_one_graph_and_the_same_labels() -> None:
+    x, y = made_corpus(400, dim=16)
+    table = corpus_table(x, y, k=5, draws=1, repeats=1, poisson_rows=0)
+    ran = table.dropna(subset=["seconds"])
+    assert (ran["accuracy"] > 40.0).all()
+    assert ran["times ours"].iloc[0] == 1.0
+    assert "scikit-learn LabelSpreading" in ran["method"].tolist()
+    poisson = table[table["method"] == "GraphLearning poisson"]["note"].item()
+    assert poisson, "a peer that did not run must say why"
+
+
+def test_an_absent_peer_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    x, y = made_corpus(200, dim=16)
+    table = corpus_table(x, y, k=5, draws=1, repeats=1)
+    absent = table[table["seconds"].isna()]
+    assert absent["method"].tolist() == ["GraphLearning laplace", "GraphLearning poisson"]
+    assert absent["note"].str.contains("gloss-graph\\[bench\\]").all()
+
+
+def test_labels_of_tiny_classes_leave_half_of_them() -> None:
+    y = np.array([0] * 100 + [1] * 6)
+    drawn = draw_labels(y, 20, seed=0)
+    assert np.bincount(y[drawn]).tolist() == [20, 3]
+    assert not np.array_equal(drawn, draw_labels(y, 20, seed=1))
+
+
+def test_the_exponent_of_known_growth() -> None:
+    rows = np.array([1e3, 2e4, 8e4, 32e4])
+    assert fitted_exponent(rows, np.array([9.0, 1.0, 8.0, 64.0])) == pytest.approx(1.5)
+    assert np.isnan(fitted_exponent(rows[:2], rows[:2]))
+
+
+def test_tables_are_written_as_markdown_and_csv(tmp_path: Path) -> None:
+    table = pd.DataFrame({"a": [1_234, 5], "b": [0.123456, float("nan")]})
+    written = write_tables({"stages: x": table}, tmp_path / "new", "a note")
+    assert [path.name for path in written] == ["bench.md", "stages.csv"]
+    assert "| 1,234 | 0.123 |\n| 5 |  |" in markdown(table)
+    assert pd.read_csv(written[1])["b"][0] == 0.123456
+
+
+def test_turns_leave_the_first_round_out() -> None:
+    calls: list[str] = []
+    taken = take_turns({"a": lambda: calls.append("a"), "b": lambda: calls.append("b")}, 3)
+    assert calls == ["a", "b"] * 4
+    assert {name: len(times) for name, times in taken.items()} == {"a": 3, "b": 3}
+
+
+def test_peak_memory_sees_a_temporary() -> None:
+    peak = peak_mib(lambda: torch.ones(64, 2**20).sum())
+    if peak is not None:
+        assert 200 < peak < 600
+
+
+def test_memory_stays_flat_over_a_few_steps() -> None:
+    growth = memory_growth(60, rows=1_100, dim=8, settings=TINY)
+    assert growth["steps"] == 60
+    assert growth["growth %"] < 5.0
+
+
+@pytest.mark.slow
+def test_memory_stays_flat() -> None:
+    assert memory_growth(2_000, rows=4_096, dim=64, settings=TINY)["growth %"] < 1.0
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"banks": ()}, "banks"),
+        ({"banks": (-1,)}, "banks"),
+        ({"repeats": 0}, "repeats"),
+        ({"labeled": 0.0}, "labeled"),
+    ],
+)
+def test_settings_out_of_range(change: dict[str, object], said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        StageSettings(**change)
+
+
+def test_too_few_steps_of_endurance() -> None:
+    with pytest.raises(ValueError, match="at least 10"):
+        memory_growth(3)
+
+
+def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["bench", "--quick", "--what", "stages", "--bank", "64", "--dim", "8", "--batch-size"]
+    assert main([*words, "8", "--repeats", "1", "--out", str(tmp_path / "b")]) == 0
+    assert "propagation ms" in capsys.readouterr().out
+    assert {p.name for p in (tmp_path / "b").iterdir()} == {"bench.md", "stages.csv", "stages.png"}
+    assert main(["bench", "--what", "nothing", "--out", str(tmp_path / "c")]) == 2
+    assert "'what' must be one of" in capsys.readouterr().err
+    assert not (tmp_path / "c").exists()

@@ -1,0 +1,100 @@
+"""The cached undirected graph of the bank: always the one a build from scratch gives."""
+
+import copy
+
+import pytest
+import torch
+
+from gloss_graph import MemoryBank
+from gloss_graph.memory import symmetric
+
+
+def same_graph(bank: MemoryBank) -> None:
+    kept = bank.links.symmetric(len(bank))
+    fresh = symmetric.build(*bank.edges(), len(bank))
+    assert torch.equal(kept.pointer, fresh.pointer)
+    assert torch.equal(kept.column, fresh.column)
+    assert torch.equal(kept.squared, fresh.squared)
+
+
+def batch(generator: torch.Generator, documents: int) -> tuple[torch.Tensor, torch.Tensor]:
+    ids = torch.randperm(documents, generator=generator)[:12]
+    return torch.randn(12, 6, generator=generator), ids
+
+
+# More documents than slots evict; fewer are refreshed in place; both at once in between.
+@pytest.mark.parametrize("documents", [100, 160, 100_000])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_an_updated_graph_is_the_one_built_anew(documents: int, dtype: torch.dtype) -> None:
+    generator = torch.Generator().manual_seed(documents)
+    bank = MemoryBank(120, 6, k=5, dtype=dtype)
+    plain = copy.deepcopy(bank)
+    updates = 0
+    for _ in range(40):
+        x, ids = batch(generator, documents)
+        bank.enqueue(x, ids=ids)
+        plain.enqueue(x, ids=ids)
+        updates += bank.links._known_graph() is not None
+        same_graph(bank)
+    assert updates > 15, "the graph was not updated but built"
+    for name, value in plain.state_dict().items():
+        assert torch.equal(value, bank.state_dict()[name]), name
+
+
+def test_no_other_change_goes_unnoticed() -> None:
+    generator = torch.Generator().manual_seed(0)
+    bank = MemoryBank(120, 6, k=5)
+    for _ in range(15):
+        x, ids = batch(generator, 300)
+        bank.enqueue(x, ids=ids)
+    other = MemoryBank(120, 6, k=5)
+    other.load_state_dict(bank.state_dict())
+    same_graph(bank)
+    bank.relink()
+    same_graph(bank)
+    bank.load_state_dict(other.state_dict())
+    same_graph(bank)
+    bank.links.squared.mul_(2.0)
+    same_graph(bank)
+    assert copy.deepcopy(bank).links._graph is None
+    bank.reset()
+    assert bank.links.symmetric(0).column.numel() == 0
+
+
+def test_memory_in_use_is_not_written_again() -> None:
+    generator = torch.Generator().manual_seed(0)
+    bank = MemoryBank(120, 6, k=5)
+    for _ in range(15):
+        x, ids = batch(generator, 300)
+        bank.enqueue(x, ids=ids)
+    held = []
+    for _ in range(6):
+        graph = bank.links.symmetric(len(bank))
+        held.append((graph, graph.column.clone(), graph.squared.clone()))
+        x, ids = batch(generator, 300)
+        bank.enqueue(x, ids=ids)
+    for graph, column, squared in held:
+        assert torch.equal(graph.column, column)
+        assert torch.equal(graph.squared, squared)
+    places = {graph.column.data_ptr() for graph, _, _ in held}
+    assert len(places) == len(held)
+    del held, graph
+    seen = set()
+    for _ in range(8):
+        x, ids = batch(generator, 300)
+        bank.enqueue(x, ids=ids)
+        seen.add(bank.links.symmetric(len(bank)).column.data_ptr())
+    assert len(seen) <= 4, "memory is not used again"
+
+
+def test_entries_of_slots_in_rows_and_columns() -> None:
+    generator = torch.Generator().manual_seed(1)
+    bank = MemoryBank(60, 6, k=4)
+    bank.enqueue(torch.randn(60, 6, generator=generator), ids=torch.arange(60))
+    graph = bank.links.symmetric(60)
+    slots = torch.tensor([3, 17, 40])
+    row = torch.arange(60).repeat_interleave(graph.pointer.diff().long())
+    expected = torch.isin(row, slots) | torch.isin(graph.column.long(), slots)
+    found = torch.zeros_like(expected)
+    found[torch.from_numpy(graph.touching(slots.numpy()))] = True
+    assert torch.equal(found, expected)

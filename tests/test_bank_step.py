@@ -1,0 +1,181 @@
+"""The step over the rows a bank keeps gives what the step over listed edges gives."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from gloss_graph import GraphGuidedObjective, MemoryBank
+from gloss_graph.graph import bank_graph
+
+CLASSES, DIM = 4, 12
+
+
+def documents(count: int, seed: int = 0) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    centres = torch.randn(CLASSES, DIM, generator=generator)
+    y = torch.randint(CLASSES, (count,), generator=generator)
+    return centres[y] + torch.randn(count, DIM, generator=generator), y
+
+
+def objective_with_bank(
+    rows: int, dtype: torch.dtype = torch.float32, shown: float = 0.3, **settings: Any
+) -> GraphGuidedObjective:
+    x, y = documents(rows)
+    known = torch.rand(rows, generator=torch.Generator().manual_seed(1)) < shown
+    bank = MemoryBank(rows, DIM, k=6, dtype=dtype)
+    bank.prefill([(x, torch.where(known, y, -1), torch.arange(rows))], lambda x: x)
+    return GraphGuidedObjective(CLASSES, memory=bank, k=6, visible_fraction=0.25, **settings)
+
+
+def step(
+    objective: GraphGuidedObjective,
+    ids: Tensor,
+    dtype: torch.dtype,
+    monkeypatch: pytest.MonkeyPatch,
+    least: int,
+) -> tuple[Tensor, Tensor]:
+    """Loss and gradient of one step, by kept rows if the bank has `least` of them."""
+    monkeypatch.setattr(bank_graph, "LEAST_ROWS", least)
+    x, y = documents(2_000)
+    generator = torch.Generator().manual_seed(int(ids.sum()))
+    x = (x[ids] + 0.1 * torch.randn(ids.numel(), DIM, generator=generator)).to(dtype)
+    x.requires_grad_()
+    loss = objective(x, y[ids], ids=ids)
+    loss.backward()
+    return loss.detach(), x.grad
+
+
+SETTINGS: list[dict[str, Any]] = [
+    {},
+    {"normalization": "row", "eta": 0.0},
+    {"normalization": "column"},
+    {"normalization": "symmetric", "bandwidth": 0.4},
+    {"rule": "spreading"},
+    {"memory_visible_fraction": 0.5},
+    {"gradient": "unrolled"},
+    {"gradient": "unrolled", "solver": "cg"},
+    {"solver": "cg"},
+    {"solver": "cg", "eta": 0.0},
+    {"solver": "cg", "rule": "spreading"},
+    {"solver": "iterate"},
+    {"solver": "dense"},
+    {"batch_edges": "all"},
+    {"kernel": "cosine"},
+    {"bandwidth": 0.05},
+]
+
+
+@pytest.mark.parametrize("settings", SETTINGS, ids=str)
+def test_both_paths_agree(settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Over steps that refresh, evict and add documents, in float64."""
+    fast = objective_with_bank(300, **{"tol": 1e-13, **settings})
+    plain = copy.deepcopy(fast)
+    generator = torch.Generator().manual_seed(2)
+    for _ in range(4):
+        ids = torch.randperm(400, generator=generator)[:24]
+        loss, gradient = step(fast, ids, torch.float64, monkeypatch, least=1)
+        expected, wanted = step(plain, ids, torch.float64, monkeypatch, least=10**9)
+        torch.testing.assert_close(loss, expected, rtol=1e-10, atol=1e-12)
+        scale = float(wanted.abs().max())
+        assert scale > 0
+        torch.testing.assert_close(gradient, wanted, rtol=1e-8, atol=1e-9 * scale)
+    for name, value in plain.state_dict().items():
+        assert torch.equal(value, fast.state_dict()[name]), name
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_both_paths_agree_in_single_precision(
+    dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fast = objective_with_bank(300, dtype)
+    plain = copy.deepcopy(fast)
+    ids = torch.arange(10, 40)
+    loss, gradient = step(fast, ids, torch.float32, monkeypatch, least=1)
+    expected, wanted = step(plain, ids, torch.float32, monkeypatch, least=10**9)
+    torch.testing.assert_close(loss, expected, rtol=1e-4, atol=0.0)
+    torch.testing.assert_close(gradient, wanted, rtol=1e-2, atol=1e-3 * float(wanted.abs().max()))
+    assert loss.dtype == torch.float32
+
+
+def test_the_kept_rows_are_really_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    objective = objective_with_bank(300)
+    step(objective, torch.arange(10), torch.float32, monkeypatch, least=1)
+    assert objective.memory is not None
+    assert objective.memory.links._known_graph() is not None
+
+
+def test_an_output_lists_every_edge_and_has_the_same_loss(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bank_graph, "LEAST_ROWS", 1)
+    objective = objective_with_bank(300, tol=1e-12).eval()
+    x, y = documents(20)
+    ids = torch.arange(20)
+    out = objective(x.double(), y, ids=ids, visible=torch.zeros(20).bool(), return_output=True)
+    loss = objective(x.double(), y, ids=ids, visible=torch.zeros(20).bool())
+    assert out.graph.num_nodes == 20 + 280
+    assert int((out.graph.edge_kind == 2).sum()) > 500
+    torch.testing.assert_close(out.loss, loss, rtol=1e-10, atol=0.0)
+
+
+def test_two_losses_before_one_backward(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Memory of a graph that still waits for its backward pass is not written by later steps."""
+    monkeypatch.setattr(bank_graph, "LEAST_ROWS", 1)
+    objective = objective_with_bank(300)
+    apart = copy.deepcopy(objective)
+    x, y = documents(2_000)
+    parts = [torch.arange(start, start + 20) for start in (0, 310, 20, 15, 340)]
+    rows = [x[ids].clone().requires_grad_() for ids in parts]
+    together = [objective(r, y[ids], ids=ids) for r, ids in zip(rows, parts, strict=True)]
+    torch.stack(together).sum().backward()
+    for r, ids in zip(rows, parts, strict=True):
+        own = x[ids].clone().requires_grad_()
+        apart(own, y[ids], ids=ids).backward()
+        assert torch.equal(own.grad, r.grad)
+
+
+def test_a_restored_objective_goes_on_bit_for_bit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bank_graph, "LEAST_ROWS", 1)
+    whole = objective_with_bank(300, memory_visible_fraction=0.8)
+    generator = torch.Generator().manual_seed(5)
+    batches = [torch.randperm(400, generator=generator)[:24] for _ in range(6)]
+    for ids in batches[:3]:
+        step(whole, ids, torch.float32, monkeypatch, least=1)
+    resumed = objective_with_bank(300, memory_visible_fraction=0.8)
+    resumed.load_state_dict(whole.state_dict())
+    for ids in batches[3:]:
+        for ours, theirs in zip(
+            step(whole, ids, torch.float32, monkeypatch, least=1),
+            step(resumed, ids, torch.float32, monkeypatch, least=1),
+            strict=True,
+        ):
+            assert torch.equal(ours, theirs)
+
+
+@pytest.mark.parametrize("rows", [0, 300])
+def test_a_compiled_objective_gives_the_same(rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bank_graph, "LEAST_ROWS", 1)
+    plain = objective_with_bank(rows) if rows else GraphGuidedObjective(CLASSES)
+    encoder = torch.nn.Linear(DIM, DIM)
+    other, own = copy.deepcopy(plain), copy.deepcopy(encoder)
+    together = torch.nn.ModuleDict({"encoder": own, "objective": other})
+
+    def loss_of(x: Tensor, y: Tensor, ids: Tensor) -> Tensor:
+        return together["objective"](together["encoder"](x), y, ids=ids)
+
+    compiled = torch.compile(loss_of, backend="eager")
+    x, y = documents(40)
+    for start in (0, 15):
+        ids = torch.arange(start, start + 20)
+        expected = plain(encoder(x[ids]), y[ids], ids=ids)
+        got = compiled(x[ids], y[ids], ids)
+        expected.backward()
+        got.backward()
+        torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(own.weight.grad, encoder.weight.grad, rtol=1e-4, atol=1e-6)
+    alone = torch.compile(copy.deepcopy(plain), backend="eager")
+    ids = torch.arange(20)
+    torch.testing.assert_close(alone(x[:20], y[:20], ids=ids), plain(x[:20], y[:20], ids=ids))
