@@ -85,7 +85,7 @@ def plot_communities(
     if np.shape(communities) != (size,):
         raise ValueError(f"'communities' must have shape ({size},) (got {np.shape(communities)}).")
     if places is None:
-        places = place_adjacency(table.adjacency, seed=seed)
+        places = place_adjacency(table.adjacency, seed=seed, iterations=400)
     if np.shape(places) != (size, 2) or not np.isfinite(places).all():
         raise ValueError(
             f"'places' must be finite with shape ({size}, 2) (got {np.shape(places)})."
@@ -101,7 +101,7 @@ def plot_communities(
         if words is names:
             lone = [look._replace(name="isolated") if look.hollow else look for look in looks]
             looks = lone
-        _legend_under(axes, draw_documents(axes, places, looks, least=2.5))
+        _legend_under(axes, draw_documents(axes, places, looks, least=3))
         fit_panel(axes, places)
     edges = table.adjacency.nnz // 2
     share = f"{edges:,} edges" if drawn == edges else f"{drawn:,} of {edges:,} edges drawn"
@@ -152,7 +152,7 @@ def _draw_edges(
     order = np.argsort(kind, kind="stable")
     # Many edges share the ink of a few, so a dense graph does not turn into a blot.
     ink = float(np.clip(np.sqrt(1500 / max(len(ends), 1)), 0.1, 1.2))
-    colors = np.array([(*to_rgb(_OPEN), 0.5), (*to_rgb(_WITHIN), 0.5), (*to_rgb(CONTRAST), 0.6)])
+    colors = np.array([(*to_rgb(_OPEN), 0.5), (*to_rgb(_WITHIN), 0.5), (*to_rgb(CONTRAST), 0.4)])
     colors[:, 3] = np.minimum(1, ink * colors[:, 3])
     lines = LineCollection(
         places[ends[order]], colors=colors[kind[order]], linewidths=0.3 + 0.4 * ink

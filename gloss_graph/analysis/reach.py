@@ -125,7 +125,7 @@ def plot_reach(
         for number, label in enumerate(np.unique(table.labels[look.members]).tolist()):
             line = axes.plot(hops, 100 * curves.by_class[label], color=look.color, zorder=2)[0]
             line.set(linewidth=1.4, marker=look.marker, markersize=4.5, alpha=0.9)
-            line.set_gid(f"{look.name} ({int(look.members.sum()):,})" if number == 0 else None)
+            line.set_gid(f"{look.name} ({_labels(int(look.members.sum()))})" if number == 0 else None)
     looks = (
         (curves.any_label, "solid", "a label of any class"),
         (curves.every_class, "dashed", "a label of every class"),
@@ -139,17 +139,17 @@ def plot_reach(
     axes.set_axisbelow(True)
     size, visible = len(table.labels), int(table.seeds.sum())
     facts = (
-        f"{size:,} documents, {visible:,} visible labels · after {len(hops) - 1} hops "
+        f"{size:,} documents, {visible:,} visible labels\nafter {len(hops) - 1} hops "
         f"{100 * curves.any_label[-1]:.1f} % reach a label, "
         f"{100 * curves.every_class[-1]:.1f} % one of every class"
     )
-    axes.set_title(facts, loc="left", fontsize=10.5, color=INK)
+    axes.set_title(facts, loc="left", fontsize=10.5, color=INK, linespacing=1.4)
     drawn = [line for line in axes.lines if line.get_gid()]
     drawn = [*drawn[-2:], *drawn[:-2]]
     legend = figure.legend(
         drawn, ["-"] * len(drawn), loc="outside right upper", frameon=False, fontsize=9.5
     )
-    legend.set_title("within h hops of (labels)", prop={"size": 9.5, "weight": "bold"})
+    legend.set_title("within h hops of", prop={"size": 9.5, "weight": "bold"})
     # Set afterwards: class names may start with "_" or hold "$", which matplotlib would interpret.
     for text, line in zip(legend.get_texts(), drawn, strict=True):
         text.set(text=line.get_gid(), parse_math=False)
@@ -157,3 +157,7 @@ def plot_reach(
         title, x=0.006, ha="left", fontsize=14, fontweight="bold", color=INK, parse_math=False
     )
     return save_figure(figure, path)
+
+
+def _labels(number: int) -> str:
+    return "1 label" if number == 1 else f"{number:,} labels"
