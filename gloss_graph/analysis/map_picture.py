@@ -91,7 +91,7 @@ def plot_communities(
             f"'places' must be finite with shape ({size}, 2) (got {np.shape(places)})."
         )
     names = community_names(communities, table)
-    figure, panels = two_panels(12.6, 7.4)
+    figure, panels = two_panels(12.6, 8.4)
     for axes, groups, words in (
         (panels[0], table.labels, table.names),
         (panels[1], np.maximum(communities, -1), names),

@@ -7,6 +7,7 @@ import hashlib
 import html
 import json
 import os
+import re
 from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
@@ -170,7 +171,10 @@ def _content(
         content["docs"]["propagated"] = masses.propagated.tolist()
         content["masses"] = {
             "by": [[int(place[j]) for j in line if j >= 0] for line in masses.nodes],
-            "mass": [_rounded(line[line > 0]) for line in np.where(masses.nodes < 0, 0, masses.mass)],
+            "mass": [
+                _rounded(mass[nodes >= 0])
+                for nodes, mass in zip(masses.nodes, masses.mass, strict=True)
+            ],
             "classes": [_rounded(line) for line in masses.by_class],
         }
     return content
@@ -212,19 +216,18 @@ def _page(title: str, content: dict[str, Any]) -> str:
     # "<" never stands in the data, so no text can close the element or open a comment.
     data = json.dumps(content, separators=(",", ":"), allow_nan=False)
     data = data.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
-    page = _part("page.html")
-    for key, value in (
-        ("@TITLE@", html.escape(title)),
-        ("@STYLE_HASH@", _hash(style)),
-        ("@SCRIPT_HASH@", _hash(script)),
-        ("@STYLE@", style),
-        ("@SCRIPT@", script),
-        # Last, so that nothing a document says is taken for a key.
-        ("@DATA@", data),
-    ):
-        before, _, after = page.partition(key)
-        page = before + value + after
-    return page
+    values = {
+        "TITLE": html.escape(title),
+        "STYLE": style,
+        "STYLE_HASH": _hash(style),
+        "SCRIPT": script,
+        "SCRIPT_HASH": _hash(script),
+        "DATA": data,
+    }
+    # One pass over the template: nothing a document says is taken for a key.
+    pieces = re.split(r"@([A-Z_]+)@", _part("page.html"))
+    pieces[1::2] = [values[key] for key in pieces[1::2]]
+    return "".join(pieces)
 
 
 def _part(name: str) -> str:

@@ -125,7 +125,9 @@ def plot_reach(
         for number, label in enumerate(np.unique(table.labels[look.members]).tolist()):
             line = axes.plot(hops, 100 * curves.by_class[label], color=look.color, zorder=2)[0]
             line.set(linewidth=1.4, marker=look.marker, markersize=4.5, alpha=0.9)
-            line.set_gid(f"{look.name} ({_labels(int(look.members.sum()))})" if number == 0 else None)
+            line.set_gid(
+                f"{look.name} ({_labels(int(look.members.sum()))})" if number == 0 else None
+            )
     looks = (
         (curves.any_label, "solid", "a label of any class"),
         (curves.every_class, "dashed", "a label of every class"),

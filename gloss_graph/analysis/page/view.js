@@ -1,13 +1,18 @@
-// The map: two layers, edges drawn a share a frame and moved as a bitmap meanwhile, dots afresh.
+// The map: edges are drawn into a bitmap, a share a frame, which stands in while the view moves;
+// dots are drawn afresh, or with the edges from a picture of the last still frame where that is slow.
 const CANVAS = document.getElementById("map");
-const PEN = CANVAS.getContext("2d");
-const CHUNK = 2500, PATH = 120;
+const PEN = CANVAS.getContext("2d", { alpha: false });
+const LEAST = 300, MOST = 4000, PATH = 120, SLOW = 10;
 const state = {
   mode: MODES[0], selected: -1, over: -1, dark: false, scale: 1, left: 0, top: 0,
   width: 1, height: 1, ratio: 1, waiting: false,
 };
-const stats = { frames: 0, draw: 0, longest: 0 };
-const layer = { ready: null, back: document.createElement("canvas"), next: 0, order: null, timer: 0 };
+const stats = { frames: 0, draw: 0, longest: 0, full: 0 };
+const layer = {
+  ready: null, back: document.createElement("canvas"), next: 0, order: null, timer: 0, chunk: 1200,
+  round: 0, at: 0,
+};
+const still = { canvas: document.createElement("canvas"), view: null };
 
 function screenX(i) { return X[i] * state.scale + state.left; }
 function screenY(i) { return Y[i] * state.scale + state.top; }
@@ -32,10 +37,14 @@ function requestDraw() {
 
 // Forget the bitmap when what it shows changed, keep it as a stand-in when only the view did.
 function edgesChanged(dropOld) {
-  if (dropOld) layer.ready = null;
+  if (dropOld) layer.ready = still.view = null;
   layer.order = null;
   clearTimeout(layer.timer);
-  layer.timer = setTimeout(() => { startEdges(); requestDraw(); }, dropOld ? 0 : 140);
+  layer.timer = setTimeout(() => {
+    layer.timer = 0;
+    startEdges();
+    requestDraw();
+  }, dropOld ? 0 : 140);
   requestDraw();
 }
 
@@ -59,6 +68,19 @@ function startEdges() {
   layer.view = { scale: state.scale, left: state.left, top: state.top };
   layer.back.width = CANVAS.width;
   layer.back.height = CANVAS.height;
+  layer.at = 0;
+  const round = ++layer.round;
+  const turn = (now) => {
+    if (!layer.order || layer.round !== round) return;
+    // As many edges a frame as frames stay short with.
+    if (layer.at) layer.chunk *= now - layer.at > 28 ? 0.6 : 1.25;
+    layer.chunk = Math.min(MOST, Math.max(LEAST, layer.chunk));
+    layer.at = now;
+    continueEdges();
+    if (layer.order) requestAnimationFrame(turn);
+    else requestDraw();
+  };
+  requestAnimationFrame(turn);
 }
 
 function continueEdges() {
@@ -66,7 +88,7 @@ function continueEdges() {
   pen.setTransform(state.ratio, 0, 0, state.ratio, 0, 0);
   // Many edges share the ink of a few, so a dense graph does not turn into a blot.
   const ink = Math.min(0.55, Math.max(0.1, 14 / Math.sqrt(Math.max(layer.order.length, 1))));
-  const stop = Math.min(layer.next + CHUNK, layer.order.length);
+  const stop = Math.min(layer.next + Math.round(layer.chunk), layer.order.length);
   pen.lineWidth = 0.8;
   while (layer.next < stop) {
     const within = layer.next < layer.split;
@@ -111,14 +133,12 @@ function draw() {
   PEN.globalAlpha = 1;
   PEN.fillStyle = state.dark ? "#14171c" : "#ffffff";
   PEN.fillRect(0, 0, CANVAS.width, CANVAS.height);
-  if (layer.order) continueEdges();
+  if (layer.timer && still.view && stats.full > SLOW) return drawMoved(still);
+  const start = performance.now();
   const chosen = state.selected >= 0 && state.selected < SHOWN && visible(state.selected);
   if (layer.ready) {
-    const { view, canvas } = layer.ready;
-    const k = state.scale / view.scale;
     PEN.globalAlpha = chosen ? 0.3 : 1;
-    PEN.setTransform(k, 0, 0, k, (state.left - k * view.left) * ratio, (state.top - k * view.top) * ratio);
-    PEN.drawImage(canvas, 0, 0);
+    drawMoved(layer.ready);
   }
   PEN.setTransform(ratio, 0, 0, ratio, 0, 0);
   const r = radius();
@@ -146,7 +166,19 @@ function draw() {
     PEN.strokeStyle = state.dark ? "#ffffff" : "#111111";
     PEN.stroke();
   }
-  if (layer.order) requestDraw();
+  stats.full = performance.now() - start;
+  if (layer.timer || layer.order) return;
+  still.canvas.width = CANVAS.width;
+  still.canvas.height = CANVAS.height;
+  still.canvas.getContext("2d").drawImage(CANVAS, 0, 0);
+  still.view = { scale: state.scale, left: state.left, top: state.top };
+}
+
+// A bitmap of an earlier view, moved and scaled to where it lies in this one.
+function drawMoved({ view, canvas }) {
+  const k = state.scale / view.scale, ratio = state.ratio;
+  PEN.setTransform(k, 0, 0, k, (state.left - k * view.left) * ratio, (state.top - k * view.top) * ratio);
+  PEN.drawImage(canvas, 0, 0);
 }
 
 // Edges of the chosen document over the others, the heavier the thicker.
@@ -204,7 +236,7 @@ function fit() {
   state.fitted = state.scale;
   state.left = margin + 10 + w / 2 - (state.scale * (low[0] + high[0])) / 2;
   state.top = 72 + h / 2 - (state.scale * (low[1] + high[1])) / 2;
-  edgesChanged(true);
+  edgesChanged(!layer.ready);
 }
 
 function center(i) {
