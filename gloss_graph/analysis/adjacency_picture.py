@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -158,7 +159,7 @@ def _mark_classes(
         if middle - last >= room:
             shown.append((middle, name))
             last = middle
-    look = {"parse_math": False, "fontsize": _TYPE, "color": INK}
+    look: dict[str, Any] = {"parse_math": False, "fontsize": _TYPE, "color": INK}
     axes.set_yticks([at for at, _ in shown], [name for _, name in shown], **look)
     axes.set_xticks([])
     axes.tick_params(length=0)
@@ -185,7 +186,7 @@ def _draw_shares(
         text = "–" if total[i, 0] == 0 else f"{share[i, j]:.0f}"
         axes.text(j, i, text, ha="center", va="center", fontsize=9, color=color)
     ticks = range(len(names))
-    look = {"parse_math": False, "fontsize": _TYPE, "color": INK}
+    look: dict[str, Any] = {"parse_math": False, "fontsize": _TYPE, "color": INK}
     axes.set_yticks(ticks, names, **look)
     axes.set_xticks(ticks, names, rotation=45, ha="right", rotation_mode="anchor", **look)
     axes.tick_params(length=0, pad=3)

@@ -84,7 +84,8 @@ def _draw_degrees(axes: Axes, degree: np.ndarray) -> None:
     top = int(degree.max())
     width = max(1, -(-(top + 1) // 60))
     edges = np.arange(0, top + width + 1, width) - 0.5
-    counts, _, _ = axes.hist(degree, bins=edges, color=PALETTE[0], edgecolor="white", linewidth=0.4)
+    axes.hist(degree, bins=edges.tolist(), color=PALETTE[0], edgecolor="white", linewidth=0.4)
+    tallest = int(np.histogram(degree, edges)[0].max())
     mean = degree.mean()
     spread = degree.std()
     facts = f"mean {mean:.1f} · median {np.median(degree):.0f} · largest {top:,} · "
@@ -94,7 +95,7 @@ def _draw_degrees(axes: Axes, degree: np.ndarray) -> None:
     _head(axes, "Neighbours a document", facts, x="degree", y="documents")
     axes.axvline(mean, color=INK, linewidth=1, linestyle="dashed")
     # Long tails would be invisible on a linear scale.
-    if top > 4 * max(np.median(degree), 1) and counts.max() > 50:
+    if top > 4 * max(np.median(degree), 1) and tallest > 50:
         axes.set_yscale("log")
         axes.set_ylim(bottom=0.7)
     axes.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True))
@@ -115,7 +116,7 @@ def _draw_weights(axes: Axes, weight: np.ndarray, ends: np.ndarray) -> None:
     low, high = float(weight.min()), float(weight.max())
     if high - low < 1e-9 * max(high, 1):
         low, high = low - 0.5, high + 0.5
-    edges = np.linspace(low, high, 51)
+    edges = np.linspace(low, high, 51).tolist()
     shown = [kind for kind in kinds if kind[0].any()]
     axes.hist(
         [weight[mask] for mask, _, _ in shown],

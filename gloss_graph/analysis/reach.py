@@ -151,7 +151,9 @@ def plot_reach(
     legend = figure.legend(
         drawn, ["-"] * len(drawn), loc="outside right upper", frameon=False, fontsize=9.5
     )
-    legend.set_title("within h hops of", prop={"size": 9.5, "weight": "bold"})
+    legend.set_title("within h hops of")
+    legend.get_title().set(size=9.5, weight="bold")
+    legend.set_alignment("left")
     # Set afterwards: class names may start with "_" or hold "$", which matplotlib would interpret.
     for text, line in zip(legend.get_texts(), drawn, strict=True):
         text.set(text=line.get_gid(), parse_math=False)
