@@ -30,6 +30,7 @@ from gloss_graph.analysis.style import CONTRAST, save_figure
 __all__ = ["community_names", "plot_communities"]
 
 _WITHIN, _OPEN = "#7F8791", "#B9BEC5"
+_COLUMNS = 3  # of a legend
 
 
 def plot_communities(
@@ -84,6 +85,7 @@ def plot_communities(
         communities = louvain_communities(table.adjacency, seed=seed)
     if np.shape(communities) != (size,):
         raise ValueError(f"'communities' must have shape ({size},) (got {np.shape(communities)}).")
+    communities = np.maximum(communities, -1)
     if places is None:
         places = place_adjacency(table.adjacency, seed=seed, iterations=400)
     if np.shape(places) != (size, 2) or not np.isfinite(places).all():
@@ -91,16 +93,18 @@ def plot_communities(
             f"'places' must be finite with shape ({size}, 2) (got {np.shape(places)})."
         )
     names = community_names(communities, table)
-    figure, panels = two_panels(12.6, 8.4)
-    for axes, groups, words in (
-        (panels[0], table.labels, table.names),
-        (panels[1], np.maximum(communities, -1), names),
+    by_label = class_looks(table.labels, table.names)
+    by_community = [
+        look._replace(name="isolated") if look.hollow else look
+        for look in class_looks(communities, names)
+    ]
+    rows = -(-max(len(by_label), len(by_community)) // _COLUMNS)
+    figure, panels = two_panels(12.6, 7.2 + 0.2 * rows)
+    for axes, groups, looks in (
+        (panels[0], table.labels, by_label),
+        (panels[1], communities, by_community),
     ):
         drawn = _draw_edges(axes, table, places, groups, max_edges, seed)
-        looks = class_looks(groups, words)
-        if words is names:
-            lone = [look._replace(name="isolated") if look.hollow else look for look in looks]
-            looks = lone
         _legend_under(axes, draw_documents(axes, places, looks, least=3))
         fit_panel(axes, places)
     edges = table.adjacency.nnz // 2
@@ -168,7 +172,7 @@ def _legend_under(axes: Axes, entries: Sequence[Entry]) -> None:
         ["-"] * len(entries),
         loc="upper left",
         bbox_to_anchor=(-0.02, -0.01),
-        ncols=3,
+        ncols=_COLUMNS,
         frameon=False,
         fontsize=9.5,
         handletextpad=0.3,
