@@ -118,6 +118,11 @@ def check_index_vector(name: str, value: Any, length: int) -> None:
             f"(got {tuple(value.shape)})."
         )
     if value.dtype not in INTEGER_DTYPES:
+        if value.dtype == torch.uint64:
+            raise ValueError(
+                f"'{name}' must fit int64 (got torch.uint64, which goes beyond). Number them "
+                "below 2**63 and call .long()."
+            )
         raise ValueError(f"'{name}' must be an integer tensor (got {value.dtype}).")
 
 

@@ -1,6 +1,8 @@
 """Export to NetworkX and GraphML, against PyG's ``to_networkx`` and NetworkX's ``write_graphml``.
 
-Run ``python examples/benchmarks/export.py [--nodes 20000 --edges 300000 --repeats 5]``. Both
+Run ``python examples/benchmarks/export.py [--nodes 20000 --edges 300000 --repeats 5
+--table-edges 1000000]``. The last option is the size of the graph that is written as tables and as
+a matrix, where there is nothing to compare with. Both
 sides convert the same graph with the same five node attributes and the edge weight. They take
 turns in one process, so a busy machine slows both; the medians are compared. Memory is the peak
 of Python's allocations while the call runs, measured in a run of its own.
@@ -26,7 +28,7 @@ from torch_geometric.data import Data
 from torch_geometric.utils import coalesce
 from torch_geometric.utils import to_networkx as pyg_to_networkx
 
-from gloss_graph.analysis import to_networkx, write_graphml
+from gloss_graph.analysis import to_networkx, write_graph, write_graphml
 
 NODE_COLUMNS = {
     "doc_id": "doc_id",
@@ -94,9 +96,11 @@ def main() -> None:
     parser.add_argument("--nodes", type=int, default=20_000)
     parser.add_argument("--edges", type=int, default=300_000, help="undirected edges")
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--table-edges", type=int, default=1_000_000, help="of the large graph")
     settings = parser.parse_args()
-    if min(settings.nodes - 1, settings.edges, settings.repeats) < 1:
-        parser.error("--nodes must be at least 2, --edges and --repeats at least 1")
+    sizes = (settings.nodes - 1, settings.edges, settings.repeats, settings.table_edges)
+    if min(sizes) < 1:
+        parser.error("--nodes must be at least 2, the other numbers at least 1")
 
     data = make_graph(settings.nodes, settings.edges)
     graph = to_networkx(data)
@@ -144,6 +148,30 @@ def main() -> None:
                 )
             table.add_section()
     Console().print(table)
+    Console().print(large_graph(settings.table_edges, settings.repeats))
+
+
+def large_graph(num_edges: int, repeats: int) -> Table:
+    """Seconds, memory and size of the formats for large graphs."""
+    data = make_graph(max(2, num_edges // 10), num_edges)
+    edges = data.edge_index.size(1) // 2
+    table = Table(
+        title=f"{data.num_nodes:,} nodes, {edges:,} edges; median of {repeats}",
+    )
+    for column in ("", "seconds", "peak MiB", "MB"):
+        table.add_column(column, justify="left" if not column else "right")
+    for suffix in ("parquet", "csv", "npz"):
+        with tempfile.TemporaryDirectory() as name:
+            path = Path(name) / f"graph.{suffix}"
+
+            def write(path: Path = path) -> None:
+                write_graph(data, path, overwrite=True)
+
+            median = statistics.median(seconds(write) for _ in range(repeats))
+            peak = peak_mib(write)
+            size = sum(file.stat().st_size for file in path.parent.iterdir())
+        table.add_row(f"write_graph .{suffix}", f"{median:.2f}", f"{peak:.0f}", f"{size / 1e6:.1f}")
+    return table
 
 
 if __name__ == "__main__":

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import math
+import sys
 from collections.abc import Iterable, Sequence
 from itertools import repeat
-from typing import Any, NamedTuple
+from typing import Any
 
 import networkx as nx
 import numpy as np
@@ -19,12 +22,14 @@ from gloss_graph.analysis.columns import (
     prediction_column,
     text_column,
 )
-from gloss_graph.analysis.graphml import write_graphml
+from gloss_graph.analysis.edges import EDGE_KINDS, edge_columns
 
-__all__ = ["EDGE_KINDS", "to_networkx", "write_graphml"]
+__all__ = ["EDGE_KINDS", "graph_attributes", "node_columns", "to_networkx"]
 
-#: Names of the values 0, 1, 2 of ``data.edge_kind``.
-EDGE_KINDS = ("batch-batch", "batch-memory", "memory-memory")
+# Columns of a document graph that have a place of their own in the table of `to_networkx`.
+_KNOWN = {"y", "doc_id", "text", "predicted", "split", "age", "in_batch", "seed_mask"}
+# Vectors, and what is said by the graph itself.
+_LEFT_OUT = {"x", "pos", "edge_index", "num_nodes", "label_names", "batch", "ptr"}
 
 
 def to_networkx(
@@ -36,27 +41,35 @@ def to_networkx(
     split: Sequence[str] | None = None,
     max_text: int | None = 200,
     tolerance: float = 1e-5,
+    directed: bool = False,
 ) -> nx.Graph:
     r"""Convert a document graph to an undirected ``nx.Graph`` that every NetworkX writer accepts.
 
     Both stored directions of a pair become one edge. All attributes are exactly ``str``, ``int``,
     ``float`` or ``bool``, and an attribute that is present is present on every node, so GraphML,
-    GEXF, GML and node-link JSON can be written without preparation.
+    GEXF, GML and node-link JSON can be written without preparation. It is a plain graph, so
+    NetworkX's backends take it as it is where they are installed: ``backend="parallel"`` of
+    nx-parallel, or ``NX_CUGRAPH_AUTOCONFIG=True`` in the environment for nx-cugraph.
 
     ========== ====================================== ==================================
     attribute  of                                     from
     ========== ====================================== ==================================
     doc_id     node, int                              ``data.doc_id``
-    text       node, str, cleaned and shortened       ``texts``
+    text       node, str, cleaned and shortened       ``texts`` or ``data.text``
     label      node, str (int without names)          ``data.y``
     predicted  node, str (int without names)          ``predicted`` or ``data.predicted``
-    split      node, str                              ``split``
+    split      node, str                              ``split`` or ``data.split``
     age        node, int                              ``data.age``
     in_batch   node, bool                             ``data.in_batch``
     seed       node, bool                             ``data.seed_mask``
     weight     edge, float                            ``data.edge_weight``, entry (i, j), i ≤ j
     kind       edge, str, see ``EDGE_KINDS``          ``data.edge_kind``
     ========== ====================================== ==================================
+
+    Any other tensor (N,) or list of N strings becomes a node attribute of its own name, any other
+    ``edge_name`` (E,) the edge attribute ``name``, and single values (``data.bandwidth``)
+    attributes of the graph, as ``label_names`` does in JSON; embeddings ``x`` and other tables are
+    left out. ``from_networkx`` is the way back.
 
     What ``data`` lacks is left out. The label of an unlabeled document is ``""``, or ``-1``
     without ``label_names``. Self-loops, which a document graph never has, stay as one edge each.
@@ -68,15 +81,18 @@ def to_networkx(
         columns (N,). The result has the nodes ``0..N-1`` and E / 2 edges.
 
     Args:
-        data: the graph, undirected and coalesced, as ``build_document_graph`` returns it. Any
-            PyG graph of that form will do; only ``edge_index`` is needed.
+        data: the graph, undirected and coalesced, as ``build_document_graph`` and
+            ``document_graph`` return it. Any PyG graph of that form will do; only ``edge_index``
+            is needed.
         texts: the documents, one per node.
-        label_names: names of the classes; they replace the integers of ``label`` and
-            ``predicted``.
+        label_names: names of the classes, else ``data.label_names``; they replace the integers of
+            ``label`` and ``predicted``.
         predicted: predicted class per node, integers (-1 = none) or names.
         split: name of the split ("train", "test", ...) per node.
         max_text: longest ``text`` in characters, the closing ellipsis included; None keeps all.
         tolerance: relative difference allowed between the weights of the two directions.
+        directed: return an ``nx.DiGraph`` with one edge per column of ``edge_index``, of a graph
+            whose directions may differ.
 
     Returns:
         The graph. No gradient reaches it: weights are detached.
@@ -98,18 +114,17 @@ def to_networkx(
         >>> graph.nodes[1], graph.edges[0, 1]
         ({'text': 'coffee', 'label': 'awake'}, {'weight': 0.5})
 
-    See also: ``write_graphml`` to save the result; ``torch_geometric.utils.to_networkx`` for
+    See also: ``write_graph`` to save the result; ``torch_geometric.utils.to_networkx`` for
     directed and heterogeneous graphs and for vector attributes, which no text format takes.
     """
-    if max_text is not None and max_text < 1:
-        raise ValueError(f"'max_text' must be at least 1 (got {max_text}). Pass None for no limit.")
     if not tolerance >= 0:
         raise ValueError(f"'tolerance' must be at least 0 (got {tolerance}). 0 asks for equality.")
     num_nodes = count_nodes(data)
-    pairs = _pairs(data, num_nodes, tolerance)
-    columns = _columns(data, num_nodes, texts, label_names, predicted, split, max_text)
+    edges = edge_columns(data, num_nodes, directed=directed, tolerance=tolerance)
+    columns = node_columns(data, texts, label_names, predicted, split, max_text)
 
-    graph = nx.Graph()
+    graph = nx.DiGraph() if directed else nx.Graph()
+    graph.graph.update(graph_attributes(data, label_names))
     keys = tuple(columns)
     rows: Iterable[tuple[Any, ...]] = (
         zip(*columns.values(), strict=True) if keys else repeat((), num_nodes)
@@ -119,34 +134,84 @@ def to_networkx(
     # look-ups that end at identity.
     nodes = np.empty(num_nodes, dtype=object)
     nodes[:] = list(graph)
-    source, target = nodes[pairs.source].tolist(), nodes[pairs.target].tolist()
-    weight, kind = pairs.weight, pairs.kind
-    if weight is not None and kind is not None:
-        entries = zip(source, target, weight, kind, strict=True)
-        graph.add_edges_from((i, j, {"weight": w, "kind": k}) for i, j, w, k in entries)
-    elif weight is not None:
-        graph.add_weighted_edges_from(zip(source, target, weight, strict=True))
-    elif kind is not None:
-        labeled = zip(source, target, kind, strict=True)
-        graph.add_edges_from((i, j, {"kind": k}) for i, j, k in labeled)
-    else:
-        graph.add_edges_from(zip(source, target, strict=True))
+    ends = nodes[edges.source].tolist(), nodes[edges.target].tolist()
+    values = {name: column.tolist() for name, column in edges.columns.items()}
+    if "kind" in values:
+        values["kind"] = [EDGE_KINDS[int(kind)] for kind in values["kind"]]
+    _add_edges(graph, *ends, values)
     return graph
 
 
-def _columns(
+def _add_edges(
+    graph: nx.Graph, source: list[Any], target: list[Any], values: dict[str, list[Any]]
+) -> None:
+    """Add edges between nodes that are there, none twice.
+
+    NetworkX's own methods make a hash table of each edge's attributes; most of a graph is these.
+    """
+    template = _shared_keys(tuple(values))
+    there, back = (graph._succ, graph._pred) if graph.is_directed() else (graph._adj, graph._adj)
+    if list(values) == ["weight"]:
+        for i, j, weight in zip(source, target, values["weight"], strict=True):
+            row = template.copy()
+            row["weight"] = weight
+            there[i][j] = back[j][i] = row
+        return
+    if list(values) == ["weight", "kind"]:
+        columns = (source, target, values["weight"], values["kind"])
+        for i, j, weight, kind in zip(*columns, strict=True):
+            row = template.copy()
+            row["weight"], row["kind"] = weight, kind
+            there[i][j] = back[j][i] = row
+        return
+    names = tuple(values)
+    rows: Iterable[tuple[Any, ...]] = zip(*values.values(), strict=True) if names else repeat(())
+    for i, j, entries in zip(source, target, rows, strict=bool(names)):
+        row = template.copy()
+        row.update(zip(names, entries, strict=True))
+        there[i][j] = back[j][i] = row
+
+
+def _shared_keys(names: tuple[str, ...]) -> dict[str, Any]:
+    """An ordinary dictionary whose copies share one table of keys (PEP 412), at half the size.
+
+    Such is the `__dict__` of an instance. Python gives the first ones of a class room for names to
+    come, so a later one is taken, if it is smaller at all.
+    """
+    plain = dict.fromkeys(names)
+
+    class Keys:
+        pass
+
+    for _ in range(64):
+        keys = Keys()
+        for name in names:
+            setattr(keys, name, None)
+    shared = vars(keys)
+    return shared if sys.getsizeof(shared.copy()) < sys.getsizeof(plain) else plain
+
+
+def node_columns(
     data: Data,
-    num_nodes: int,
-    texts: Sequence[str] | None,
-    label_names: Sequence[str] | None,
-    predicted: Any,
-    split: Sequence[str] | None,
-    max_text: int | None,
+    texts: Sequence[str] | None = None,
+    label_names: Sequence[str] | None = None,
+    predicted: Any = None,
+    split: Sequence[str] | None = None,
+    max_text: int | None = None,
 ) -> dict[str, list[Any]]:
-    """Collect the node attributes, in the order of the table of ``to_networkx``."""
+    """Return the node attributes, in the order of the table of ``to_networkx``.
+
+    Raises:
+        ValueError: see ``to_networkx``.
+    """
+    if max_text is not None and max_text < 1:
+        raise ValueError(f"'max_text' must be at least 1 (got {max_text}). Pass None for no limit.")
+    num_nodes = count_nodes(data)
+    texts = data.get("text") if texts is None else texts
+    split = data.get("split") if split is None else split
+    predicted = data.get("predicted") if predicted is None else predicted
+    label_names = data.get("label_names") if label_names is None else label_names
     names = None if label_names is None else [clean_text(str(name)) for name in label_names]
-    if predicted is None:
-        predicted = data.get("predicted")
     labels = class_column(data, "y", num_nodes, torch.long)
     columns = {
         "doc_id": class_column(data, "doc_id", num_nodes, torch.long),
@@ -160,7 +225,36 @@ def _columns(
         "in_batch": class_column(data, "in_batch", num_nodes, torch.bool),
         "seed": class_column(data, "seed_mask", num_nodes, torch.bool),
     }
-    return {key: column for key, column in columns.items() if column is not None}
+    found = {key: column for key, column in columns.items() if column is not None}
+    for key, value in data:
+        if key in _KNOWN | _LEFT_OUT or key.startswith("edge_"):
+            continue
+        if isinstance(value, Tensor) and value.shape == (num_nodes,) and not value.is_complex():
+            found[key] = value.detach().cpu().tolist()
+        elif isinstance(value, list) and len(value) == num_nodes and num_nodes:
+            found[key] = text_column(value, key, num_nodes, None)
+    return found
+
+
+def graph_attributes(data: Data, label_names: Sequence[str] | None = None) -> dict[str, Any]:
+    """Return the single values of a graph; ``label_names`` as a JSON list.
+
+    A bandwidth of NaN, of a kernel with a width per document, is written ``"local"``.
+    """
+    found: dict[str, Any] = {}
+    for key, value in data:
+        if key in _KNOWN | _LEFT_OUT:
+            continue
+        if isinstance(value, Tensor) and value.dim() == 0:
+            value = value.item()
+        if isinstance(value, str):
+            found[key] = clean_text(value)
+        elif isinstance(value, (bool, int, float)):
+            found[key] = "local" if key == "bandwidth" and math.isnan(value) else value
+    names = data.get("label_names") if label_names is None else label_names
+    if names is not None:
+        found["label_names"] = json.dumps([clean_text(str(n)) for n in names], ensure_ascii=False)
+    return found
 
 
 def _named(classes: list[Any], names: list[str] | None, source: str) -> list[Any]:
@@ -173,96 +267,3 @@ def _named(classes: list[Any], names: list[str] | None, source: str) -> list[Any
             f"class {max(classes)}). Add the missing names."
         )
     return [names[i] if i >= 0 else "" for i in classes]
-
-
-class _Pairs(NamedTuple):
-    """One entry per undirected edge: its ends i <= j (P,) and its attributes (P,)."""
-
-    source: np.ndarray
-    target: np.ndarray
-    weight: list[float] | None
-    kind: list[str] | None
-
-
-def _pairs(data: Data, num_nodes: int, tolerance: float) -> _Pairs:
-    """Match the two directions of every edge."""
-    edge_index = data.edge_index.detach().cpu()
-    if edge_index.dim() != 2 or edge_index.size(0) != 2 or edge_index.is_floating_point():
-        raise ValueError(
-            "'data.edge_index' must be an integer tensor of the shape (2, E) "
-            f"(got {tuple(edge_index.shape)} of {edge_index.dtype})."
-        )
-    source, target = edge_index.long().numpy()
-    if source.size and (edge_index.min() < 0 or edge_index.max() >= num_nodes):
-        raise ValueError(
-            f"'data.edge_index' must point at nodes 0..{num_nodes - 1} (got "
-            f"{int(edge_index.min())}..{int(edge_index.max())}). Check 'data.num_nodes'."
-        )
-    # Positions of i -> j and of j -> i, both sorted by (i, j) with i <= j; a loop is in both.
-    there, back = np.flatnonzero(source <= target), np.flatnonzero(source >= target)
-    there_key = source[there] * num_nodes + target[there]
-    back_key = target[back] * num_nodes + source[back]
-    there_order, back_order = np.argsort(there_key), np.argsort(back_key)
-    there, there_key = there[there_order], there_key[there_order]
-    back, back_key = back[back_order], back_key[back_order]
-    for key in (there_key, back_key):
-        if (repeated := np.flatnonzero(key[1:] == key[:-1])).size:
-            i, j = divmod(int(key[repeated[0]]), num_nodes)
-            raise ValueError(
-                f"'data.edge_index' must hold each edge once (got ({i}, {j}) repeatedly). "
-                "Call data.coalesce() and decide how weights add up."
-            )
-    if not np.array_equal(there_key, back_key):
-        i, j = divmod(int(np.setxor1d(there_key, back_key)[0]), num_nodes)
-        raise ValueError(
-            f"'data' must be undirected (got only one direction between {i} and {j}). "
-            "Use torch_geometric.utils.to_undirected, or its to_networkx for a directed graph."
-        )
-
-    def symmetric(key: str, rtol: float) -> np.ndarray | None:
-        values = _edge_values(data, key, source.size)
-        if values is None:
-            return None
-        ours, theirs = values[there], values[back]
-        allowed = rtol * np.maximum(np.abs(ours), np.abs(theirs))
-        differs = np.flatnonzero(np.abs(ours - theirs) > allowed)
-        if differs.size:
-            one, other = there[differs[0]], back[differs[0]]
-            raise ValueError(
-                f"'data.{key}' must agree in both directions (got {values[one]} for "
-                f"({source[one]}, {target[one]}) and {values[other]} for its reverse). "
-                "Symmetrize it, for example by the mean of the two."
-            )
-        return ours
-
-    weight, kind = symmetric("edge_weight", tolerance), symmetric("edge_kind", 0.0)
-    if kind is not None and kind.size and not np.isin(kind, range(len(EDGE_KINDS))).all():
-        raise ValueError(
-            f"'data.edge_kind' must be 0, 1 or 2 (got {kind.min():g}..{kind.max():g}). "
-            f"They stand for {', '.join(EDGE_KINDS)}."
-        )
-    return _Pairs(
-        source[there],
-        target[there],
-        None if weight is None else weight.tolist(),
-        None if kind is None else [EDGE_KINDS[i] for i in kind.astype(int).tolist()],
-    )
-
-
-def _edge_values(data: Data, key: str, num_edges: int) -> np.ndarray | None:
-    values = data.get(key)
-    if values is None:
-        return None
-    values = values.detach().cpu().double()
-    if values.dim() == 2 and values.size(1) == 1:
-        values = values.squeeze(1)
-    if values.shape != (num_edges,):
-        raise ValueError(
-            f"'data.{key}' must have {num_edges} entries, one per column of 'edge_index' "
-            f"(got the shape {tuple(data[key].shape)})."
-        )
-    if not bool(torch.isfinite(values).all()):
-        raise ValueError(
-            f"'data.{key}' must be finite (got NaN or infinity). No JSON or GML file holds it."
-        )
-    return values.numpy()

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from io import TextIOWrapper
 from pathlib import Path
 from typing import Any, NamedTuple
+from xml.etree.ElementTree import ParseError
 from xml.sax.saxutils import escape, quoteattr
 
 import networkx as nx
@@ -17,7 +18,7 @@ import numpy as np
 from gloss_graph._files import atomic_write
 from gloss_graph.analysis.columns import clean_text
 
-__all__ = ["write_graphml"]
+__all__ = ["parse_graphml", "write_graphml"]
 
 _HEAD = """<?xml version="1.0" encoding="UTF-8"?>
 <graphml xmlns="http://graphml.graphdrawing.org/xmlns" \
@@ -205,3 +206,21 @@ def _refused(graph: nx.Graph, domain: str, name: Any, kind: type) -> ValueError:
         f"The attribute {name!r} of {domain}{where} must be a string, integer, float or boolean "
         f"(got {kind.__name__}). Keep vectors in a table beside the graph, leave out what is None."
     )
+
+
+def parse_graphml(content: bytes, path: Any) -> nx.Graph:
+    """Read GraphML, without the defaults the reader of NetworkX adds.
+
+    Raises:
+        ValueError: no GraphML, or a multigraph.
+    """
+    try:
+        graph = nx.parse_graphml(content)
+    except (nx.NetworkXError, ParseError, ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"'path' must be GraphML ({path}: {error}).") from error
+    if graph.is_multigraph():
+        raise ValueError(f"'path' must hold no parallel edges ({path} does).")
+    for key in ("node_default", "edge_default"):
+        if graph.graph.get(key) == {}:
+            del graph.graph[key]
+    return graph

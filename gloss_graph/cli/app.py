@@ -13,6 +13,7 @@ from rich.console import Console
 
 from gloss_graph import __version__
 from gloss_graph._processes import is_main, leave_processes
+from gloss_graph.cli.graph import graph
 from gloss_graph.cli.options import train, typed
 from gloss_graph.cli.tune import tune
 
@@ -189,6 +190,9 @@ def evaluate(
 
 
 app.command()(tune)
+
+
+app.command()(graph)
 
 
 @app.command()

@@ -92,6 +92,9 @@ def train(
     memory_size: Annotated[
         int | None, typer.Option(help="Rows of the bank; else one a document.")
     ] = None,
+    search: Annotated[
+        str, typer.Option(help="Of the bank: exact, ivf, hnsw; auto: exact below 200,000 rows.")
+    ] = "auto",
     unlabeled_batch_size: Annotated[int, typer.Option(help="Unlabeled documents a step.")] = 32,
     consistency_weight: Annotated[
         float, typer.Option(help="Weight of the unlabeled documents' term.")
@@ -157,12 +160,13 @@ def train(
         temperature=temperature,
         margin=margin,
         visible_fraction=visible_fraction,
-        bandwidth=_number_or_name(bandwidth),
+        bandwidth=number_or_name(bandwidth),
         k=k,
         eta=eta,
         rule=rule,
         normalization=normalization,
         memory_size=memory_size,
+        search=search,
         label_fraction=label_fraction,
         labels_per_class=labels_per_class,
         unlabeled_batch_size=unlabeled_batch_size,
@@ -218,7 +222,8 @@ def _rate(context: typer.Context, name: str, features: Path | None) -> float:
     return float(context.params[name]) if given or features is None else 1e-3
 
 
-def _number_or_name(value: str) -> float | str:
+def number_or_name(value: str) -> float | str:
+    """A number where the word is one, else the word: the name of a rule."""
     try:
         return float(value)
     except ValueError:

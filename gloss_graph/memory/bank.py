@@ -10,17 +10,17 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from gloss_graph._checks import (
-    check_choice,
     check_device,
     check_index_vector,
     check_matrix,
     check_positive_int,
 )
 from gloss_graph.memory.fill import fill, relink
-from gloss_graph.memory.links import LinkTable, NeighborLists, add_batch_mates, check_lists
+from gloss_graph.memory.indexes import Search, check_search
+from gloss_graph.memory.links import NeighborLists, add_batch_mates, check_lists
 from gloss_graph.memory.ring import last_of_each, victims, warn_anonymous
-from gloss_graph.memory.rows import StoredRows
-from gloss_graph.memory.search import BACKENDS, SearchResult, nearest_allowed
+from gloss_graph.memory.search import SearchResult
+from gloss_graph.memory.searched import SearchedRows
 from gloss_graph.memory.stats import BankStats, bank_stats
 from gloss_graph.memory.targets import read_labels
 
@@ -28,7 +28,7 @@ _DTYPES = (torch.float32, torch.float16)
 _HALF_RANGE = torch.finfo(torch.float16).max
 
 
-class MemoryBank(StoredRows):
+class MemoryBank(SearchedRows):
     r"""A ring of past embeddings that knows which document each row is.
 
     Cross-batch memory (Wang et al., 2020, arXiv 1912.06798) with identities: enqueueing a
@@ -48,7 +48,10 @@ class MemoryBank(StoredRows):
         k: Links stored with every row; 0 = none, for uses without a graph.
         dtype: Storage, `torch.float32` or `torch.float16` (half the memory; search and links
             are computed in float32).
-        search: `"auto"`, `"faiss"` or `"matmul"`, see `gloss_graph.memory.nearest`.
+        search: `"exact"` (its variants `"faiss"` and `"matmul"` too, see
+            `gloss_graph.memory.nearest`), `"ivf"`, `"hnsw"` or their settings (`IVFSettings`,
+            `HNSWSettings`): approximate, see `recall`; `"auto"`: exact below 200,000 rows, then
+            `"ivf"`, on a GPU always exact.
         normalize: L2-normalise rows and queries, so Euclidean order is cosine order.
         num_classes: C for label sets: every row then has targets (C,) in [0, 1]. None: one
             class number a row.
@@ -79,7 +82,7 @@ class MemoryBank(StoredRows):
         *,
         k: int = 16,
         dtype: torch.dtype = torch.float32,
-        search: str = "auto",
+        search: Search = "auto",
         normalize: bool = True,
         num_classes: int | None = None,
     ) -> None:
@@ -88,13 +91,11 @@ class MemoryBank(StoredRows):
         check_positive_int("k", k, minimum=0)
         if dtype not in _DTYPES:
             raise ValueError(f"'dtype' must be torch.float32 or torch.float16 (got {dtype}).")
-        check_choice("search", search, BACKENDS)
+        check_search(search, capacity)
         if num_classes is not None:
             check_positive_int("num_classes", num_classes)
-        super().__init__(capacity, dim, dtype, num_classes)
-        self.k = k
-        self.search_backend, self.normalize = search, normalize
-        self.links = LinkTable(capacity, k)
+        super().__init__(capacity, dim, dtype, num_classes, k, search)
+        self.normalize = normalize
         self._warned_anonymous = False
 
     def __repr__(self) -> str:
@@ -116,7 +117,7 @@ class MemoryBank(StoredRows):
 
     @torch.no_grad()
     def search(self, queries: Tensor, k: int, exclude_ids: Tensor | None = None) -> SearchResult:
-        """Exact nearest stored rows of every query.
+        """Nearest stored rows of every query, exact or approximate as the bank was told.
 
         Args:
             queries: (B, D) floating; normalised here when the bank normalises.
@@ -125,7 +126,7 @@ class MemoryBank(StoredRows):
 
         Returns:
             Euclidean distances (B, k), ascending, and slots (B, k), padded with `inf` and -1
-            where fewer than k rows are left.
+            where fewer than k rows are left or, with approximate search, were found.
 
         Raises:
             ValueError: Shape, dtype, device or non-finite queries; k < 1.
@@ -133,7 +134,7 @@ class MemoryBank(StoredRows):
         check_positive_int("k", k)
         x = self._prepare("queries", queries)
         banned = self._banned(exclude_ids)
-        found = nearest_allowed(x, self.embeddings, k, banned, backend=self.search_backend)
+        found = self._searcher.allowed(x, self.rows, len(self), k, banned)
         return SearchResult(found.squared_distances.sqrt(), found.indices)
 
     @torch.no_grad()
@@ -160,7 +161,7 @@ class MemoryBank(StoredRows):
         if k == 0:
             none = torch.empty(x.size(0), 0, dtype=torch.long, device=x.device)
             return NeighborLists(x.new_empty(x.size(0), 0), none)
-        found = nearest_allowed(x, self.embeddings, k, banned, backend=self.search_backend)
+        found = self._searcher.allowed(x, self.rows, len(self), k, banned)
         return add_batch_mates(x, found, k)
 
     # ------------------------------------------------------------------ write
@@ -238,7 +239,9 @@ class MemoryBank(StoredRows):
         for id_ in self.slot_ids[slots[fresh]].tolist():
             lookup.pop(id_, None)
         lookup.update(zip(ids[kept].tolist(), slots.tolist(), strict=True))
+        version = self.rows._version
         self.rows[slots] = x[kept].to(self.rows.dtype)
+        self._searcher.wrote(self.rows, slots, version)
         self.slot_labels[slots] = labels[kept]
         if self.slot_targets is not None and targets is not None:
             self.slot_targets[slots] = targets[kept].to(self.slot_targets.dtype)
@@ -267,7 +270,7 @@ class MemoryBank(StoredRows):
         *,
         progress: bool = False,
     ) -> int:
-        """Encode every batch of `loader`, store it, then link all rows by one exact search.
+        """Encode every batch of `loader`, store it, then link all rows by one search.
 
         Args:
             loader: Batches: a mapping whose `labels` and `ids` are taken out and whose rest is
@@ -287,9 +290,9 @@ class MemoryBank(StoredRows):
         return len(self)
 
     def relink(self, *, progress: bool = False) -> None:
-        """Replace every neighbour list by the exact k nearest stored rows.
+        """Replace every neighbour list by the k nearest stored rows, as the bank searches.
 
-        Cost O(M² D) time in chunks of 1,024 rows. Useful after long drift.
+        Cost O(M² D) time in chunks of 1,024 rows if the search is exact. Useful after long drift.
         """
         relink(self, progress)
 

@@ -1,4 +1,4 @@
-"""Filling a bank in bulk: one pass of an encoder, then one exact neighbour search."""
+"""Filling a bank in bulk: one pass of an encoder, then one neighbour search."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from rich.progress import track
 from torch import Tensor, nn
 
 from gloss_graph._modes import evaluating
-from gloss_graph.memory.search import nearest_others
 
 if TYPE_CHECKING:
     from gloss_graph.memory.bank import MemoryBank
@@ -38,7 +37,7 @@ def fill(
 
 @torch.no_grad()
 def relink(bank: MemoryBank, progress: bool) -> None:
-    """Give every row the exact list of its nearest rows; see `MemoryBank.relink`."""
+    """Give every row the list of its nearest rows; see `MemoryBank.relink`."""
     size = len(bank)
     k = min(bank.k, size - 1)
     if k < 1:
@@ -47,7 +46,7 @@ def relink(bank: MemoryBank, progress: bool) -> None:
     starts = range(0, size, _CHUNK)
     for start in track(starts, "Linking the memory bank", disable=not progress):
         own = torch.arange(start, min(start + _CHUNK, size), device=rows.device)
-        found = nearest_others(rows[own].float(), rows, own, k, backend=bank.search_backend)
+        found = bank._searcher.others(rows[own].float(), bank.rows, size, own, k)
         bank.links.replace(own, found.indices, found.squared_distances)
 
 

@@ -53,7 +53,7 @@ def share_state(module: nn.Module) -> None:
         device = tensor.device
     for part in module.modules():
         if isinstance(part, MemoryBank):
-            part._slot_of = None  # derived from the buffers
+            part._forget_derived()
         generator = getattr(part, "generator", None)
         if isinstance(generator, torch.Generator):
             state = generator.get_state().to(device or "cpu")

@@ -92,6 +92,10 @@ class StoredRows(nn.Module):
 
     def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
         super()._load_from_state_dict(*args, **kwargs)
+        self._forget_derived()
+
+    def _forget_derived(self) -> None:
+        """Drop what is derived from the buffers, after they were changed from outside."""
         self._slot_of = None
 
     def _slots(self) -> dict[int, int]:

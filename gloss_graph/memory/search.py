@@ -7,9 +7,11 @@ Euclidean distances recomputed in torch on the rows they found, so ties aside th
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import NamedTuple
+from functools import cache
+from typing import Any, NamedTuple
 
 import faiss
 import torch
@@ -17,7 +19,7 @@ from torch import Tensor
 
 from gloss_graph._checks import check_choice
 
-BACKENDS = ("auto", "faiss", "matmul")
+BACKENDS = ("auto", "exact", "faiss", "matmul")
 
 # Below this many rows the call overhead of FAISS outweighs its faster inner loop.
 _FAISS_MIN_ROWS = 1024
@@ -40,7 +42,7 @@ class SearchResult(NamedTuple):
 
 
 @contextmanager
-def _faiss_blas_path() -> Iterator[None]:
+def faiss_blas_path() -> Iterator[None]:
     """Force FAISS's BLAS path for one call and give the user's setting back.
 
     The import default (128,000, compared with B * D) sends B = 128 down a path measured 6-7x
@@ -56,20 +58,44 @@ def _faiss_blas_path() -> Iterator[None]:
 
 def _resolve(backend: str, queries: Tensor, rows: Tensor) -> str:
     check_choice("search", backend, BACKENDS)
-    on_cpu = queries.device.type == "cpu"
-    if backend == "faiss" and not on_cpu:
+    fits = queries.device.type == "cpu" or _searches_on_gpu(queries.device)
+    if backend == "faiss" and not fits:
         raise ValueError(
-            f"search='faiss' needs CPU tensors (got {queries.device}). Use search='matmul'."
+            f"search='faiss' needs CPU tensors, or a FAISS built for the GPU (got "
+            f"{queries.device}). Use search='matmul'."
         )
-    if backend == "auto":
-        return "faiss" if on_cpu and rows.size(0) >= _FAISS_MIN_ROWS else "matmul"
+    if backend in ("auto", "exact"):
+        return "faiss" if fits and rows.size(0) >= _FAISS_MIN_ROWS else "matmul"
     return backend
+
+
+def _searches_on_gpu(device: torch.device) -> bool:
+    """Whether the installed FAISS can read tensors of this device."""
+    return device.type == "cuda" and hasattr(faiss, "StandardGpuResources")
+
+
+@cache
+def _gpu_resources(device: torch.device) -> Any:
+    """Scratch memory FAISS keeps on a GPU; made once, as it is large."""
+    # Teaches FAISS to take CUDA tensors and to run in torch's current stream.
+    importlib.import_module("faiss.contrib.torch_utils")
+    return faiss.StandardGpuResources()
 
 
 def _candidates(queries: Tensor, tile: Tensor, k: int, backend: str) -> tuple[Tensor, Tensor]:
     """Top-k rows of one tile by squared distance (up to a constant per query)."""
+    if backend == "faiss" and _searches_on_gpu(queries.device):
+        device = queries.device
+        resources = _gpu_resources(device)
+        return faiss.knn_gpu(
+            resources,
+            queries.float().contiguous(),
+            tile.float().contiguous(),
+            k,
+            device=device.index,
+        )
     if backend == "faiss":
-        with _faiss_blas_path():
+        with faiss_blas_path():
             distances, found = faiss.knn(
                 queries.float().contiguous().numpy(), tile.float().contiguous().numpy(), k
             )
@@ -90,8 +116,9 @@ def nearest(queries: Tensor, rows: Tensor, k: int, *, backend: str = "auto") -> 
         queries: (B, D) float32 or float64.
         rows: (M, D) float16, float32 or float64.
         k: Neighbours a query, at most M (clamped).
-        backend: `"faiss"` (CPU), `"matmul"` (any device) or `"auto"`: FAISS on CPU from 1,024
-            rows up, else the matrix product.
+        backend: `"faiss"` (CPU; CUDA where the installed FAISS is built for it, which is
+            unmeasured), `"matmul"` (any device) or `"auto"`, also called `"exact"`: FAISS where
+            it can be used and rows are at least 1,024, else the matrix product.
 
     Returns:
         Squared distances (B, k'), ascending, and indices (B, k'), with k' = min(k, M).

@@ -29,6 +29,7 @@ MODES = {
     "standalone": "L alone, best validation macro-silhouette, then a linear probe",
 }
 DEVICES = ("auto", "cpu", "cuda", "mps")
+BANK_SEARCHES = ("auto", "exact", "ivf", "hnsw")
 _JOINT_ONLY = ("ce", "static-lp", "pseudo-label", "setfit")
 # What the paper searches.
 SEARCH_SPACE: dict[str, Dimension] = {"learning_rate": Range(1e-5, 5e-5, step=1e-5)}
@@ -58,6 +59,8 @@ class TrainConfig:
         bf16: Autocast the encoder to bfloat16; the objective stays in float32.
         gradient_checkpointing: Recompute activations in the backward pass.
         memory_size: Rows of the bank; None = one a training document, at most 65,536.
+        search: How the bank is searched: "exact", "ivf", "hnsw" or "auto", exact below 200,000
+            rows. See `MemoryBank`.
         k: Neighbours a row in the graph.
         bandwidth: \(\sigma\): a number or rule name.
         visible_fraction: \(\gamma\).
@@ -117,6 +120,7 @@ class TrainConfig:
     bf16: bool = False
     gradient_checkpointing: bool = False
     memory_size: int | None = None
+    search: str = "auto"
     k: int = 16
     bandwidth: float | str = "sqrt"
     visible_fraction: float = 0.5
@@ -176,6 +180,7 @@ class TrainConfig:
         self._check_few_labels()
         self._check_adapters()
         check_choice("device", self.device, DEVICES)
+        check_choice("search", self.search, BANK_SEARCHES)
         check_positive_int("seed", self.seed, minimum=0)
         if callable(self.bandwidth):
             raise ValueError(

@@ -72,14 +72,26 @@ def silhouette_scores(embeddings: Tensor, labels: Tensor) -> dict[str, float]:
         >>> round(scores["micro_silhouette"], 3)
         1.0
     """
+    values, classes = silhouette_rows(embeddings, labels)
+    if not values.size:
+        return {"macro_silhouette": float("nan"), "micro_silhouette": float("nan")}
+    means = [values[classes == label].mean() for label in np.unique(classes)]
+    return {"macro_silhouette": float(np.mean(means)), "micro_silhouette": float(values.mean())}
+
+
+def silhouette_rows(embeddings: Tensor, labels: Tensor) -> tuple[np.ndarray, np.ndarray]:
+    """Silhouette of every labeled row after L2 normalisation, and the classes of these rows.
+
+    Args:
+        embeddings: (N, D).
+        labels: (N,) long; rows labeled -1 are left out.
+
+    Returns:
+        Both (n,); the first is empty below two classes or where every row is a class of its own.
+    """
     labeled = labels >= 0
     rows = torch.nn.functional.normalize(embeddings[labeled].float(), dim=1).numpy()
     classes = labels[labeled].numpy()
-    found = np.unique(classes)
-    if not 2 <= found.size < classes.size:
-        return {"macro_silhouette": float("nan"), "micro_silhouette": float("nan")}
-    values = silhouette_samples(rows, classes)
-    return {
-        "macro_silhouette": float(np.mean([values[classes == label].mean() for label in found])),
-        "micro_silhouette": float(values.mean()),
-    }
+    if not 2 <= np.unique(classes).size < classes.size:
+        return np.empty(0), classes
+    return silhouette_samples(rows, classes), classes

@@ -172,7 +172,11 @@ def make_objective(
     return GraphGuidedObjective(
         num_classes,
         memory=MemoryBank(
-            size, dim + frozen_dim, k=config.k, num_classes=num_classes if multilabel else None
+            size,
+            dim + frozen_dim,
+            k=config.k,
+            search=config.search,
+            num_classes=num_classes if multilabel else None,
         ),
         multilabel=multilabel,
         k=config.k,

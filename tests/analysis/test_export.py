@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import io
 import json
+import pickle
 import re
+import sys
 
 import networkx as nx
 import numpy as np
@@ -102,6 +104,23 @@ def test_columns_and_types(document_graph):
         label = int(data.y[node])
         assert row["label"] == ("" if label < 0 else "abcd"[label])
         assert row["doc_id"] == 1000 + node
+
+
+def test_edges_are_dictionaries_of_their_own(document_graph):
+    graph = to_networkx(document_graph())
+    (first, second, *_) = [row for _, _, row in graph.edges(data=True)]
+    before = dict(second)
+    first["length"] = 3
+    del first["kind"]
+    assert type(first) is dict
+    assert list(first) == ["weight", "length"]
+    assert second == before
+    i, j = next(iter(graph.edges))
+    assert graph[j][i] is graph[i][j] is first
+    # Half of what a dictionary of its own takes.
+    assert sys.getsizeof(second) < sys.getsizeof({"weight": 1.0, "kind": ""})
+    nx.freeze(graph.copy())
+    assert nx.utils.graphs_equal(pickle.loads(pickle.dumps(graph)), graph)
 
 
 def test_labels_without_names_are_integers(document_graph):

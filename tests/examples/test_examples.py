@@ -8,6 +8,7 @@ import os
 import re
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import networkx as nx
@@ -186,8 +187,9 @@ def test_objective_benchmark(tmp_path: Path, markdown: bool) -> None:
 
 
 def test_export_benchmark(tmp_path: Path) -> None:
-    small = ("--nodes", "200", "--edges", "800", "--repeats", "1")
+    small = ("--nodes", "200", "--edges", "800", "--repeats", "1", "--table-edges", "500")
     output = run("benchmarks/export.py", *small, folder=tmp_path)
+    assert "write_graph .parquet" in output
     assert "gloss_graph to_networkx" in output
     assert "gloss_graph write_graphml" in output
 
@@ -240,6 +242,48 @@ def test_images(tmp_path: Path) -> None:
     for way in ("cross-entropy", "contrastive start, labels then graph"):
         assert number(rf"{way} *│ *[\d.]+ │ *([\d.]+)", output) > 60
     assert (tmp_path / "digits.png").stat().st_size > 10_000
+
+
+def test_audit_of_labels(tmp_path: Path, table: Path) -> None:
+    small = ("--flip", "0.1", "--k", "8", "--top", "4", "--out", "found.csv")
+    output = run("10_audit_labels.py", "--train", table.name, *small, folder=tmp_path)
+    assert "Flipped labels: 5 of 54" in output
+    assert number(r"as many suspects: ([\d.]+) %", output) >= 60
+    assert "labels contradicted" in output
+    assert "edge homophily" in output
+    assert re.search(r"Document \d+, labeled \w+: (tea|trains|weather)\n", output)
+    lines = (tmp_path / "found.csv").read_text(encoding="utf-8").splitlines()
+    assert lines[0].startswith("node,doc_id,label,suggested,suspicion")
+    assert len(lines) == 55
+    assert (tmp_path / "found.png").stat().st_size > 10_000
+
+
+def test_audit_benchmark(tmp_path: Path, table: Path) -> None:
+    (tmp_path / "train.csv.gz").write_bytes(gzip.compress(table.read_bytes()))
+    small = ("--data", ".", "--flip", "0.1", "--seeds", "7", "8", "--k", "8", "--length", "12")
+    output = run("benchmarks/audit.py", *small, folder=tmp_path)
+    assert "54 documents, 5 labels flipped" in output
+    assert number(r"\| audit \(graph\) \| ([\d.]+)", output) >= 60
+    assert ("cleanlab, self_confidence" in output) == (find_spec("cleanlab") is not None)
+    assert len(list((tmp_path / "runs").iterdir())) == 1
+
+
+def test_analyse_corpus(tmp_path: Path, table: Path) -> None:
+    words = ("--input", table.name, "--k", "16", "--start", "Green tea", "--end", "heavy rain")
+    output = run("09_analyse_corpus.py", *words, folder=tmp_path)
+    assert "exact search, Graph with 60 nodes" in output
+    assert number(r"(\d+) communities of three", output) >= 2
+    assert "Documents between the subjects:\n  0." in output
+    steps = int(number(r"in (\d+) steps:", output))
+    path = output.split("steps:\n")[1].splitlines()[: steps + 1]
+    assert path[0].startswith("  green tea ")
+    assert path[-1].startswith("  heavy rain ")
+    assert "the communities are the same: True" in output
+    written = {"corpus.gexf", "corpus.nodes.parquet", "corpus.edges.parquet"}
+    assert written <= {file.name for file in tmp_path.iterdir()}
+    assert {"community", "betweenness", "class"} <= set(
+        nx.read_gexf(tmp_path / "corpus.gexf").nodes["0"]
+    )
 
 
 @pytest.mark.parametrize("script", SCRIPTS)

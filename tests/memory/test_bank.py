@@ -393,9 +393,10 @@ def test_every_buffer_is_persistent() -> None:
 
 def test_state_of_another_shape_is_refused() -> None:
     bank = filled()
-    for other in (MemoryBank(7, 3, k=2), MemoryBank(6, 4, k=2), MemoryBank(6, 3, k=3)):
-        with pytest.raises(RuntimeError, match="size mismatch"):
-            other.load_state_dict(bank.state_dict())
+    for name, other in {"capacity": (7, 3, 2), "dim": (6, 4, 2), "k": (6, 3, 3)}.items():
+        capacity, dim, k = other
+        with pytest.raises(ValueError, match=f"'{name}' must be that of the saved bank"):
+            MemoryBank(capacity, dim, k=k).load_state_dict(bank.state_dict())
     state = bank.state_dict()
     del state["rows"]
     with pytest.raises(RuntimeError, match="Missing key"):

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from gloss_graph.training import LOSSES, TrainConfig
+from gloss_graph import GraphGuidedObjective
+from gloss_graph.training import LOSSES, TrainConfig, make_loss
 
 NAN, INF = float("nan"), float("inf")
 COUNTS = ("batch_size", "eval_batch_size", "gradient_accumulation", "patience", "k")
@@ -16,6 +17,7 @@ BAD: list[tuple[str, Any]] = [
     *((name, value) for name in (*COUNTS, "eval_steps") for value in (0, -1, 2.0, True)),
     *(("max_steps", value) for value in (-1, 2.0, True)),
     *((name, None) for name in COUNTS),
+    *(("search", value) for value in ("faiss", "annoy", None)),
     *(("memory_size", value) for value in (-1, 10.0, True)),
     *(("seed", value) for value in (-1, 0.5, None)),
     *(("epochs", value) for value in (0, -1.0, INF, NAN, True)),
@@ -95,3 +97,11 @@ def test_settings_are_frozen_and_by_name() -> None:
 def test_no_steps_only_where_a_head_can_be_fitted(loss: str) -> None:
     with pytest.raises(ValueError, match="'max_steps' must be an integer of at least 1"):
         TrainConfig(loss=loss, max_steps=0)
+
+
+@pytest.mark.parametrize("search", ["auto", "exact", "ivf", "hnsw"])
+def test_the_bank_searches_as_told(search: str) -> None:
+    loss = make_loss(TrainConfig(search=search), 3, 16, [0, 1, 2] * 4)
+    assert isinstance(loss, GraphGuidedObjective)
+    assert loss.memory is not None
+    assert loss.memory.search_backend == search

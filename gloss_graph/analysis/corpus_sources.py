@@ -1,0 +1,293 @@
+"""Where the rows of a document graph come from: arrays, a bank, an encoder and a file, a run."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from gloss_graph._checks import check_matrix
+from gloss_graph.memory import MemoryBank
+from gloss_graph.text import (
+    Corpus,
+    FeatureEncoder,
+    TextEncoder,
+    load_encoder,
+    read_features,
+    read_table,
+)
+from gloss_graph.text.corpora import string_list
+from gloss_graph.text.tables import read_columns
+
+__all__ = ["Documents", "Source", "read_documents"]
+
+Source = Tensor | np.ndarray | MemoryBank | Corpus | str | Path
+_FEATURES = (".npy", ".pt", ".safetensors")
+_BANK = {"rows", "slot_labels", "slot_ids", "count"}
+
+
+class Documents(NamedTuple):
+    """N documents as the graph takes them.
+
+    `rows` (N, D) floating, `labels` (N,) long with -1 for none, `ids` (N,) long, `texts` (N) and
+    the class names if there are some.
+    """
+
+    rows: Tensor
+    labels: Tensor
+    ids: Tensor
+    texts: list[str] | None
+    label_names: list[str] | None
+
+
+def read_documents(
+    source: Source,
+    *,
+    documents: Corpus | str | Path | None,
+    encoder: TextEncoder | FeatureEncoder | str | None,
+    labels: Any,
+    ids: Any,
+    texts: Sequence[str] | None,
+    label_names: Sequence[str] | None,
+    columns: dict[str, str | None],
+    max_length: int | None,
+    progress: bool,
+) -> Documents:
+    """Collect rows, labels, ids and texts; see `document_graph` for what goes with what.
+
+    Raises:
+        TypeError: A source of another kind.
+        ValueError: Files, lengths or settings that do not fit.
+    """
+    path = Path(source) if isinstance(source, (str, Path)) else None
+    if path is not None and path.is_dir():
+        _only_with(encoder is None, "encoder", "a run has one")
+        found = _of_run(path, documents, columns, progress)
+    elif path is not None and path.suffix in _FEATURES:
+        _only_with(encoder is None, "encoder", "features are embeddings")
+        bank = _saved_bank(path)
+        if bank is not None:
+            _only_with(documents is None, "documents", "a bank holds its own")
+            found = bank
+        else:
+            found = _of_rows(torch.from_numpy(read_features(path)), documents, columns)
+    elif isinstance(source, MemoryBank):
+        _only_with(encoder is None and documents is None, "documents", "a bank holds its own")
+        targets = source.num_classes is not None
+        found = _of_bank(source.embeddings, source.labels, source.ids, targets)
+    elif isinstance(source, (Tensor, np.ndarray)):
+        _only_with(encoder is None, "encoder", "features are embeddings")
+        rows = torch.as_tensor(source).detach().cpu()
+        found = _of_rows(rows, documents, columns)
+    elif isinstance(source, Corpus) or path is not None:
+        _only_with(documents is None, "documents", "the source is the documents")
+        corpus = source if isinstance(source, Corpus) else _corpus(source, columns, None)
+        found = _of_corpus(corpus, _embedded(corpus, encoder, max_length, progress))
+    else:
+        raise TypeError(
+            "'source' must be features, a MemoryBank, a Corpus or a path (got "
+            f"{type(source).__name__})."
+        )
+    return _overridden(found, labels, ids, texts, label_names)
+
+
+def _only_with(fine: bool, name: str, why: str) -> None:
+    if not fine:
+        raise ValueError(f"'{name}' must be left out here: {why}.")
+
+
+def _of_rows(
+    rows: Tensor, documents: Corpus | str | Path | None, columns: dict[str, str | None]
+) -> Documents:
+    check_matrix("source", rows)
+    size = rows.size(0)
+    if documents is None:
+        return Documents(rows, torch.full((size,), -1), torch.arange(size), None, None)
+    corpus = documents if isinstance(documents, Corpus) else _corpus(documents, columns, None)
+    if len(corpus) != size:
+        raise ValueError(
+            f"'documents' must have one document a row of features (got {len(corpus)} for {size})."
+        )
+    return _of_corpus(corpus, rows)
+
+
+def _of_corpus(corpus: Corpus, rows: Tensor) -> Documents:
+    if corpus.multilabel:
+        raise ValueError(
+            "'documents' must have one label each (got label sets). Leave the label column out."
+        )
+    texts = corpus.texts
+    if corpus.texts_b is not None:
+        texts = [f"{one}\n{two}" for one, two in zip(texts, corpus.texts_b, strict=True)]
+    names = corpus.label_names or None
+    return Documents(rows, torch.tensor(corpus.labels), torch.tensor(corpus.ids), texts, names)
+
+
+def _of_bank(rows: Tensor, labels: Tensor, ids: Tensor, targets: bool) -> Documents:
+    if targets:
+        raise ValueError("'source' must be a bank of class numbers (got one of label sets).")
+    rows = rows.detach().cpu().float()
+    labels, ids = labels.detach().cpu().clone(), ids.detach().cpu().clone()
+    if ids.numel() and int(ids.min()) < 0:
+        ids = torch.arange(rows.size(0))  # no identities were given, so positions name the rows
+    return Documents(rows, labels, ids, None, None)
+
+
+def _saved_bank(path: Path) -> Documents | None:
+    """The bank in a file of tensors, alone or within an objective; None if there is none."""
+    if not path.is_file():
+        raise FileNotFoundError(f"'source' must be a file or a run folder ({path} is neither).")
+    state: dict[str, Any] = {}
+    if path.suffix == ".safetensors":
+        try:
+            with safe_open(path, framework="pt") as file:
+                names = set(file.keys())
+                if any(name.endswith("slot_ids") for name in names):
+                    state = {name: file.get_tensor(name) for name in names}
+        except (OSError, SafetensorError) as error:
+            raise ValueError(f"'source' cannot be read from {path} ({error}).") from error
+    elif path.suffix == ".pt":
+        try:
+            loaded = torch.load(path, map_location="cpu", weights_only=True)
+        except Exception as error:  # what damaged files raise has no base in common
+            raise ValueError(f"'source' cannot be read from {path} ({error}).") from error
+        state = loaded if isinstance(loaded, dict) else {}
+    prefix = next((n.removesuffix("slot_ids") for n in state if n.endswith("slot_ids")), None)
+    if prefix is None:
+        return None
+    if missing := sorted(name for name in _BANK if prefix + name not in state):
+        raise ValueError(f"'source' must be the state of a MemoryBank ({path} lacks {missing}).")
+    count = int(state[prefix + "count"])
+    rows, labels, ids = (state[prefix + n][:count] for n in ("rows", "slot_labels", "slot_ids"))
+    return _of_bank(rows, labels, ids, prefix + "slot_targets" in state)
+
+
+def _of_run(
+    folder: Path,
+    documents: Corpus | str | Path | None,
+    columns: dict[str, str | None],
+    progress: bool,
+) -> Documents:
+    from gloss_graph.training import TextClassifier
+
+    try:
+        settings = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        names = [str(name) for name in settings["data"]["classes"]]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"'source' must be a folder written by gloss-graph train ({folder}: {error})."
+        ) from error
+    if documents is not None:
+        encoder = TextClassifier.load(folder / "model").encoder
+        corpus = documents
+        if not isinstance(corpus, Corpus):
+            corpus = _corpus(corpus, columns, names)
+        return _of_corpus(corpus, _embedded(corpus, encoder, None, progress))
+    found = _saved_bank(folder / "memory" / "objective.safetensors")
+    if found is None:
+        raise ValueError(f"'source' holds no bank ({folder}). Name 'documents' to embed.")
+    used = pd.read_csv(
+        folder / "labels_used.csv", dtype={"text": str, "text_b": str}, keep_default_na=False
+    )
+    texts = _training_texts(settings) | dict(zip(used["id"], used["text"], strict=True))
+    found_texts = [texts.get(id_, "") for id_ in found.ids.tolist()]
+    return found._replace(texts=found_texts, label_names=names)
+
+
+def _training_texts(settings: dict[str, Any]) -> dict[int, str]:
+    """Texts by id of the run's training file, if it is where the command said.
+
+    Ids count through the training file first, so a row's number in it is its id.
+    """
+    words = [str(word) for word in settings.get("command") or []]
+    given = dict(pairwise(words))
+    file, text = given.get("--train"), given.get("--text", "text")
+    try:
+        texts = read_table(file, text=text, label=None).texts if file else []
+    except (OSError, ValueError):
+        return {}  # moved since; the labeled documents' texts are in the run
+    return dict(enumerate(texts))
+
+
+def _corpus(
+    file: str | Path | Any, columns: dict[str, str | None], names: list[str] | None
+) -> Corpus:
+    """Read a table; without a named label column, the column ``label`` if there is one."""
+    label = columns["label"]
+    if label is None:
+        try:
+            read_columns(file, ["label"])
+            label = "label"
+        except ValueError:
+            label = None
+    return read_table(
+        file,
+        text=columns["text"],
+        label=label,
+        text_b=columns["text_b"],
+        label_names=names if label is not None else None,
+    )
+
+
+def _embedded(
+    corpus: Corpus,
+    encoder: TextEncoder | FeatureEncoder | str | None,
+    max_length: int | None,
+    progress: bool,
+) -> Tensor:
+    if encoder is None:
+        if corpus.features is None:
+            raise ValueError(
+                "'encoder' must be given for documents without features. Try encoder='minilm'."
+            )
+        return torch.from_numpy(corpus.features)
+    if isinstance(encoder, str):
+        encoder = load_encoder(encoder, max_length=max_length)
+    return encoder.embed(corpus, progress=progress)
+
+
+def _overridden(
+    found: Documents,
+    labels: Any,
+    ids: Any,
+    texts: Sequence[str] | None,
+    label_names: Sequence[str] | None,
+) -> Documents:
+    size = found.rows.size(0)
+    if labels is not None:
+        found = found._replace(labels=_integers("labels", labels, size, -1))
+    if ids is not None:
+        found = found._replace(ids=_integers("ids", ids, size, 0))
+    if texts is not None:
+        found = found._replace(texts=string_list("texts", texts))
+    if label_names is not None:
+        found = found._replace(label_names=string_list("label_names", label_names))
+    if found.texts is not None and len(found.texts) != size:
+        raise ValueError(f"'texts' must hold one a document (got {len(found.texts)} for {size}).")
+    names = found.label_names
+    if names is not None and size and int(found.labels.max()) >= len(names):
+        raise ValueError(
+            f"'label_names' must name every class (got {len(names)} names for class "
+            f"{int(found.labels.max())}). Add the missing names."
+        )
+    return found
+
+
+def _integers(name: str, values: Any, size: int, low: int) -> Tensor:
+    column = torch.as_tensor(values).detach().cpu()
+    if column.shape != (size,) or (size and column.dtype.is_floating_point):
+        raise ValueError(
+            f"'{name}' must hold one integer a document (got {column.dtype} of the shape "
+            f"{tuple(column.shape)} for {size} documents)."
+        )
+    if size and int(column.min()) < low:
+        raise ValueError(f"'{name}' must be at least {low} (got {int(column.min())}).")
+    return column.long()

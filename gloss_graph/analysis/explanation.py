@@ -1,0 +1,217 @@
+"""Which labeled documents decided a document's propagated label, and with what mass."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import networkx as nx
+import pandas as pd
+import torch
+from torch_geometric.data import Data
+
+from gloss_graph._checks import check_positive_int
+from gloss_graph.analysis.checked import Documents, read_documents
+from gloss_graph.analysis.columns import clean_text
+from gloss_graph.analysis.hiding import walk_layer
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = ["Explanation", "explain"]
+
+#: Kinds of rows of `Explanation.table`.
+DOCUMENT, OTHERS, PRIOR, UNREACHABLE = "document", "other documents", "prior", "unreachable"
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """Why propagation gives a document its label.
+
+    Attributes:
+        node: Position of the document in the graph.
+        doc_id: Its identity.
+        label: Its own label, "" for none; it took no part.
+        text: Its text, "" where the graph has none.
+        predicted: The class with most mass, "" if no label reaches the document.
+        classes: Class -> mass of its labels, descending; what the prior holds is not in it.
+        table: A row a deciding document, `kind`, `node`, `doc_id`, `label`, `mass`, `text`, by
+            mass; then what is left, so that `mass` sums to 1: `"other documents"` beyond `top`,
+            `"prior"` (leaked on the way), `"unreachable"` (no label can be reached and nothing
+            leaks). `node` and `doc_id` of these are -1.
+    """
+
+    node: int
+    doc_id: int
+    label: str
+    text: str
+    predicted: str
+    classes: pd.Series
+    table: pd.DataFrame
+
+    def to_networkx(self) -> nx.Graph:
+        """A bipartite graph: the document (`bipartite` 0), and what decided it (1).
+
+        Nodes are positions, `"prior"` and the other remainders by their kind; the document itself
+        carries its prediction. Edges carry `weight`, the mass. All attributes are plain values,
+        ready for every writer.
+        """
+        graph = nx.Graph()
+        graph.add_node(
+            self.node,
+            bipartite=0,
+            kind="explained",
+            doc_id=self.doc_id,
+            label=self.label,
+            predicted=self.predicted,
+            text=clean_text(self.text),
+        )
+        for row in self.table.itertuples(index=False):
+            name = int(row.node) if row.kind == DOCUMENT else str(row.kind)
+            graph.add_node(
+                name,
+                bipartite=1,
+                kind=str(row.kind),
+                doc_id=int(row.doc_id),
+                label=str(row.label),
+                predicted="",
+                text=clean_text(str(row.text)),
+            )
+            graph.add_edge(self.node, name, weight=float(row.mass))
+        return graph
+
+    def plot(self, path: str | os.PathLike[str] | None = None) -> Figure:
+        """Draw the explanation, see `plot_explanation`."""
+        from gloss_graph.analysis.explanation_plot import plot_explanation
+
+        return plot_explanation(self, path)
+
+    def __str__(self) -> str:
+        own = f", labeled {self.label}" if self.label else ""
+        lines = [f"Document {self.doc_id}{own}: {self.predicted or 'no label reaches it'}"]
+        for row in self.table.itertuples(index=False):
+            what = f"{row.label}  {clean_text(str(row.text), 80)}"
+            what = f"{row.doc_id}  {what}".rstrip() if row.kind == DOCUMENT else row.kind
+            lines.append(f"  {100 * row.mass:5.1f} %  {what}".replace("\n", " "))
+        return "\n".join(lines)
+
+
+def explain(
+    graph: Data,
+    node: int,
+    *,
+    normalization: str = "hub",
+    eta: float = 0.2,
+    top: int | None = 10,
+) -> Explanation:
+    r"""Find the labeled documents that decided a document's propagated label.
+
+    Harmonic propagation gives document i the mean of the labels that a random walk from i is
+    absorbed at, so the mass of labeled document j is the chance of ending there,
+    \(\partial F_i / \partial y_j\): one adjoint solve of the same system, exact to rounding.
+    With `eta > 0` the walk stops with chance eta / (1 + eta) at every step, which goes to the
+    class prior. A labeled document is explained with its own label hidden.
+
+    Args:
+        graph: As `build_document_graph` makes it. Labels are those of `seed_mask`; `text`,
+            `label_names` and `doc_id` are used where the graph has them.
+        node: Position of the document, 0..N-1.
+        normalization: `"hub"` (weight is taken from hubs) or `"row"`.
+        eta: Leak >= 0.
+        top: Most documents in the table, by mass; None = all with any.
+
+    Returns:
+        The explanation. Where no label can be reached all mass is on `"prior"`, on
+        `"unreachable"` if `eta = 0`.
+
+    Raises:
+        TypeError: Not a PyG graph.
+        ValueError: No document of that number, no labeled document, label sets, a directed graph,
+            a setting out of range.
+
+    Cost: O(E · iterations); a fraction of a second at 20,000 documents.
+
+    Example:
+        >>> edges = torch.tensor([[0, 1, 1, 2], [1, 0, 2, 1]])
+        >>> graph = Data(edge_index=edges, y=torch.tensor([0, -1, 1]))
+        >>> explain(graph, 1, eta=0.0).table["mass"].tolist()
+        [0.5, 0.5]
+
+    See also: `audit`, which hides every label in turn; `GraphGuidedObjective.explain`, for
+    documents that are in no graph yet.
+    """
+    documents = read_documents(graph)
+    if isinstance(node, bool) or not isinstance(node, int) or not 0 <= node < documents.size:
+        raise ValueError(
+            f"'node' must be a document of the graph, 0..{documents.size - 1} (got {node!r}). "
+            "Positions are meant, not doc_id."
+        )
+    if top is not None:
+        check_positive_int("top", top)
+    if not documents.seeds.any():
+        raise ValueError(
+            "'graph' must hold a labeled document (got none: every 'y' is -1 or outside "
+            "'seed_mask'). Label some documents first."
+        )
+    masses, leaked, reached = _masses(documents, node, normalization, eta)
+    mass = masses.numpy()
+    order = mass.argsort(kind="stable")[::-1]
+    order = order[mass[order] > 0]
+    shown = order if top is None else order[:top]
+    rows = [
+        (
+            DOCUMENT,
+            int(j),
+            int(documents.ids[j]),
+            documents.name(int(documents.y[j])),
+            float(mass[j]),
+            documents.text_of(int(j)),
+        )
+        for j in shown
+    ]
+    rest = {
+        OTHERS: float(mass[order[len(shown) :]].sum()),
+        PRIOR: leaked,
+        UNREACHABLE: 0.0 if reached or eta > 0 else 1.0,
+    }
+    rows += [(kind, -1, -1, "", left, "") for kind, left in rest.items() if left > 0]
+    columns = ["kind", "node", "doc_id", "label", "mass", "text"]
+    classes = pd.Series(
+        {name: mass[documents.y == c].sum() for c, name in enumerate(documents.names)},
+        name="mass",
+        dtype=float,
+    )
+    classes = classes[classes > 0].sort_values(ascending=False, kind="stable")
+    return Explanation(
+        node=node,
+        doc_id=int(documents.ids[node]),
+        label=documents.name(int(documents.y[node])),
+        text=documents.text_of(node),
+        predicted=str(classes.index[0]) if len(classes) else "",
+        classes=classes,
+        table=pd.DataFrame(rows, columns=columns),
+    )
+
+
+def _masses(
+    documents: Documents, node: int, normalization: str, eta: float
+) -> tuple[torch.Tensor, float, bool]:
+    """Mass of every document (N,), what leaked, and whether a label can be reached."""
+    layer = walk_layer(normalization, eta, prior=None)
+    seeds = torch.from_numpy(documents.seeds.copy())
+    seeds[node] = False
+    # The value of labels and prior does not matter, only what flows back to them.
+    labels = torch.zeros(documents.size, 1, dtype=torch.float64, requires_grad=True)
+    prior = torch.zeros(1, dtype=torch.float64, requires_grad=True)
+    with torch.enable_grad():
+        solved = layer.propagate_labels(
+            labels, documents.edge_index, documents.edge_weight, seeds, trusted=True, prior=prior
+        )
+        value = solved.values[node, 0]
+        if not value.requires_grad:
+            return torch.zeros(documents.size, dtype=torch.float64), 0.0, False
+        masses, leaked = torch.autograd.grad(
+            value, (labels, prior), allow_unused=True, materialize_grads=True
+        )
+    return masses.squeeze(1).clamp(min=0.0), float(leaked), bool(solved.reached[node])

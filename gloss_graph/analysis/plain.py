@@ -1,0 +1,100 @@
+"""NetworkX graphs of plain values, as every text format takes them."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+from typing import Any
+
+import networkx as nx
+import numpy as np
+from torch_geometric.data import Data
+
+from gloss_graph.analysis.columns import clean_text
+from gloss_graph.analysis.export import to_networkx
+
+__all__ = ["as_networkx", "integer_names", "plain_row", "plain_value", "refused"]
+
+
+def as_networkx(graph: Data | nx.Graph, *, max_text: int | None, directed: bool) -> nx.Graph:
+    """The graph as NetworkX has it, its ``text`` shortened.
+
+    Raises:
+        ValueError: a multigraph, or something that is no graph.
+    """
+    if isinstance(graph, Data):
+        return to_networkx(graph, max_text=max_text, directed=directed)
+    if not isinstance(graph, nx.Graph):
+        raise ValueError(
+            f"'graph' must be a PyG Data or a NetworkX graph (got {type(graph).__name__})."
+        )
+    if graph.is_multigraph():
+        raise ValueError(
+            f"'graph' must not be a multigraph (got {type(graph).__name__}). "
+            "Merge parallel edges first: nx.Graph(graph) keeps one of each."
+        )
+    if max_text is not None:
+        if max_text < 1:
+            raise ValueError(f"'max_text' must be at least 1 (got {max_text}).")
+        graph = graph.copy()
+        for row in graph.nodes.values():
+            if isinstance(row.get("text"), str):
+                row["text"] = clean_text(row["text"], max_text)
+    return graph
+
+
+def plain_value(value: Any) -> str | int | float | bool | None:
+    """A Python scalar, its text cleaned; None if the value is none."""
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, str):
+        return clean_text(str.__str__(value))
+    for kind in (bool, int, float):
+        if isinstance(value, kind):
+            return kind(value)
+    return None
+
+
+def plain_row(
+    row: Mapping[Any, Any], domain: str, where: Any, form: str, taken: Collection[str] = ()
+) -> dict[str, Any]:
+    """Attributes of one node, edge or graph as plain scalars.
+
+    Raises:
+        ValueError: names the attribute whose value or name the format cannot carry.
+    """
+    plain: dict[str, Any] = {}
+    for name, value in row.items():
+        if not isinstance(name, str) or name in taken:
+            why = "its name is not a string" if not isinstance(name, str) else "the name is taken"
+            raise refused(name, domain, where, form, why)
+        found = plain_value(value)
+        if found is None:
+            raise refused(
+                name,
+                domain,
+                where,
+                form,
+                f"it must be a string, integer, float or boolean, got {type(value).__name__}",
+            )
+        plain[name] = found
+    return plain
+
+
+def refused(name: Any, domain: str, where: Any, form: str, why: str) -> ValueError:
+    """The error of an attribute a format cannot carry."""
+    place = "" if where is None else f" {where!r}"
+    return ValueError(
+        f"{form} cannot carry the attribute {name!r} of {domain}{place} ({why}). Rename, convert "
+        "or remove it."
+    )
+
+
+def integer_names(names: Iterable[str]) -> dict[str, int] | None:
+    """Numbers in place of node names, if all names are whole numbers in plain writing."""
+    found: dict[str, int] = {}
+    for name in names:
+        digits = name.removeprefix("-")
+        if not (digits.isascii() and digits.isdigit()) or str(int(name)) != name:
+            return None
+        found[name] = int(name)
+    return found

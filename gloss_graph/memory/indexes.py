@@ -1,0 +1,160 @@
+"""What a bank searches with: the names and settings of `MemoryBank(search=...)`."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+from typing import Any, Protocol, Union
+
+import torch
+from torch import Tensor
+
+from gloss_graph._checks import check_choice, check_positive_int, check_range
+from gloss_graph.memory.search import Nearest, nearest_allowed, nearest_others
+
+SEARCHES = ("auto", "exact", "ivf", "hnsw", "faiss", "matmul")
+
+
+@dataclass(frozen=True, kw_only=True)
+class IVFSettings:
+    """Inverted lists: rows are grouped into cells, a query looks into the nearest ones only.
+
+    Recall depends on the data: measure it with `MemoryBank.recall`, raise `probes` until it is
+    enough. Below 39 rows a cell (4,096 rows where `cells` is None) the bank searches exactly.
+
+    Attributes:
+        cells: Cells; None = about the square root of the rows, adapted as the bank grows.
+        probes: Cells a query looks into, at most `cells`.
+        retrain_every: Cells are found anew after this share of the bank was overwritten, as the
+            rows drift away from the cells they were sorted into.
+        seed: Of the cells.
+    """
+
+    cells: int | None = None
+    probes: int = 32
+    retrain_every: float = 1.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.cells is not None:
+            check_positive_int("cells", self.cells)
+        check_positive_int("probes", self.probes)
+        check_range("retrain_every", self.retrain_every, 0, math.inf, open_low=True, open_high=True)
+        check_positive_int("seed", self.seed, minimum=0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class HNSWSettings:
+    """A navigable small-world graph over the rows (Malkov & Yashunin, 2016, arXiv 1603.09320).
+
+    Nodes cannot be taken out: overwritten rows stay as waypoints until the graph is rebuilt.
+    Building is slow, 1 to 3 ms a row on one thread, so IVF suits banks that are rewritten.
+    Below 4,096 rows the bank searches exactly.
+
+    Attributes:
+        m: Links a node.
+        ef: Candidates a search keeps; more = better recall, slower.
+        ef_build: The same while building.
+        rebuild: The graph is rebuilt when more than this share of its nodes is overwritten.
+        threads: Of building. More than one is faster, and results then differ from run to run;
+            None = FAISS's own setting.
+    """
+
+    m: int = 32
+    ef: int = 64
+    ef_build: int = 80
+    rebuild: float = 0.3
+    threads: int | None = 1
+
+    def __post_init__(self) -> None:
+        check_positive_int("m", self.m, minimum=2)
+        check_positive_int("ef", self.ef)
+        check_positive_int("ef_build", self.ef_build)
+        check_range("rebuild", self.rebuild, 0, 1, open_low=True, open_high=True)
+        if self.threads is not None:
+            check_positive_int("threads", self.threads)
+
+
+Search = Union[str, IVFSettings, HNSWSettings]  # noqa: UP007 - an alias, evaluated on 3.10
+
+
+class RowSearch(Protocol):
+    """Nearest rows among the first `size` of the buffer `rows` (capacity, D) of a bank.
+
+    What it holds is derived from the rows: it may be thrown away at any time, and is by pickle,
+    deepcopy and loading.
+    """
+
+    def allowed(self, queries: Tensor, rows: Tensor, size: int, k: int, banned: Tensor) -> Nearest:
+        """The k nearest rows but for `banned` (n,), padded to (B, k) with `inf` and -1."""
+
+    def others(self, queries: Tensor, rows: Tensor, size: int, own: Tensor, k: int) -> Nearest:
+        """The k nearest rows of queries that are rows themselves, row `own[i]` left out."""
+
+    def wrote(self, rows: Tensor, slots: Tensor, version: int) -> None:
+        """The rows `slots` were overwritten; `version` was that of the buffer before."""
+
+
+class ExactSearch:
+    """Exact search, nothing to keep in step.
+
+    Args:
+        backend: See `nearest`.
+    """
+
+    def __init__(self, backend: str) -> None:
+        self.backend = backend
+
+    def allowed(self, queries: Tensor, rows: Tensor, size: int, k: int, banned: Tensor) -> Nearest:
+        """See `nearest_allowed`."""
+        return nearest_allowed(queries, rows[:size], k, banned, backend=self.backend)
+
+    def others(self, queries: Tensor, rows: Tensor, size: int, own: Tensor, k: int) -> Nearest:
+        """See `nearest_others`."""
+        return nearest_others(queries, rows[:size], own, k, backend=self.backend)
+
+    def wrote(self, rows: Tensor, slots: Tensor, version: int) -> None:
+        """Nothing to do."""
+
+
+def check_search(search: Any, capacity: int) -> None:
+    """Raise unless `search` is a name or settings that a bank of `capacity` rows can use.
+
+    Raises:
+        TypeError: Neither.
+        ValueError: An unknown name, or more cells than rows.
+    """
+    if isinstance(search, str):
+        check_choice("search", search, SEARCHES)
+    elif not isinstance(search, IVFSettings | HNSWSettings):
+        raise TypeError(
+            f"'search' must be one of {', '.join(SEARCHES)}, IVFSettings or HNSWSettings "
+            f"(got {type(search).__name__})."
+        )
+    if isinstance(search, IVFSettings) and (search.cells or 0) > capacity:
+        raise ValueError(
+            f"'cells' must be at most the capacity of the bank, {capacity} (got {search.cells}). "
+            "Leave it out, and it follows the number of rows."
+        )
+
+
+def describe_search(search: Search) -> str | dict[str, Any]:
+    """`search` as plain values, ready for JSON; see `search_of`."""
+    if isinstance(search, str):
+        return search
+    return {"kind": "ivf" if isinstance(search, IVFSettings) else "hnsw", **asdict(search)}
+
+
+def search_of(description: str | dict[str, Any]) -> Search:
+    """What `describe_search` described."""
+    if isinstance(description, str):
+        return description
+    values = dict(description)
+    kind = values.pop("kind", None)
+    check_choice("search", kind, ("ivf", "hnsw"))
+    return IVFSettings(**values) if kind == "ivf" else HNSWSettings(**values)
+
+
+def take(rows: Tensor, index: Tensor | slice) -> Tensor:
+    """Some rows as float32 on the CPU, as FAISS reads them."""
+    return rows[index].to(device="cpu", dtype=torch.float32).contiguous()

@@ -1,0 +1,141 @@
+"""The rows of a memory bank with what is derived from them: links, a search, a file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+
+from gloss_graph.memory.approximate import retuned, row_search
+from gloss_graph.memory.indexes import Search, check_search, describe_search, search_of
+from gloss_graph.memory.links import LinkTable
+from gloss_graph.memory.recall import measure_recall
+from gloss_graph.memory.rows import StoredRows
+from gloss_graph.memory.storage import check_sizes, read_bank, write_bank
+
+AnyBank = TypeVar("AnyBank", bound="SearchedRows")
+
+
+class SearchedRows(StoredRows):
+    """State of a `MemoryBank` with its neighbour lists, how it is searched, saved and restored.
+
+    Args:
+        capacity: Number of slots.
+        dim: Embedding dimension D.
+        dtype: Storage of the rows.
+        num_classes: C for label sets, None for class numbers.
+        k: Links a slot.
+        search: See `MemoryBank`.
+    """
+
+    normalize: bool
+
+    def __init__(
+        self,
+        capacity: int,
+        dim: int,
+        dtype: torch.dtype,
+        num_classes: int | None,
+        k: int,
+        search: Search,
+    ) -> None:
+        super().__init__(capacity, dim, dtype, num_classes)
+        self.k, self.search_backend = k, search
+        self._searcher = row_search(search)
+        self.links = LinkTable(capacity, k)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**super().__getstate__(), "_searcher": row_search(self.search_backend)}
+
+    def _forget_derived(self) -> None:
+        super()._forget_derived()
+        self._searcher = row_search(self.search_backend)
+
+    def _load_from_state_dict(
+        self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any
+    ) -> None:
+        check_sizes(state_dict, prefix, capacity=self.capacity, dim=self.dim, k=self.k)
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+
+    def settings(self) -> dict[str, Any]:
+        """The arguments this bank was made with, as plain values ready for JSON."""
+        return {
+            "capacity": self.capacity,
+            "dim": self.dim,
+            "k": self.k,
+            "dtype": str(self.rows.dtype).removeprefix("torch."),
+            "search": describe_search(self.search_backend),
+            "normalize": self.normalize,
+            "num_classes": self.num_classes,
+        }
+
+    def save(self, path: str | Path) -> Path:
+        """Write the bank, settings and all, as one safetensors file.
+
+        The file takes its name only when it is complete: a process killed at any moment leaves
+        the old file or the new one (and maybe a hidden draft `.NAME.*.part` beside it, which can
+        be deleted). Memory does not grow with the bank.
+
+        Args:
+            path: The file; replaced if it exists, its folder must.
+        """
+        return write_bank(path, self.state_dict(), self.settings())
+
+    @classmethod
+    def load(cls: type[AnyBank], path: str | Path, *, mmap: bool = False) -> AnyBank:
+        """The bank a file holds, on the CPU.
+
+        Args:
+            path: What `save` wrote.
+            mmap: Map the file instead of reading it: at once, and pages that are only read are
+                shared between processes; what this bank writes stays its own. Checksums are
+                looked at only without it. Do not overwrite the file in place meanwhile (`save`
+                never does).
+
+        Raises:
+            FileNotFoundError: No such file.
+            ValueError: A foreign, damaged or cut file, or one of a newer version.
+        """
+        settings, state = read_bank(path, mmap=mmap)
+        try:
+            dtype, search = getattr(torch, settings.pop("dtype")), search_of(settings.pop("search"))
+            with torch.device("meta"):  # no memory for buffers that are replaced at once
+                bank = cls(**settings, dtype=dtype, search=search)
+            bank.load_state_dict(state, assign=True)
+        except (RuntimeError, TypeError, KeyError, AttributeError, ValueError) as error:
+            raise ValueError(
+                f"'path' must be a bank this version can make: '{path}' ({error})."
+            ) from error
+        return bank
+
+    def set_search(self, search: Search) -> None:
+        """Search in another way from now on; see the argument `search` of `MemoryBank`.
+
+        An index is kept where only what a search does with it changes (`probes`, `ef`), so that
+        `recall` can be measured for one setting after the other.
+
+        Raises:
+            TypeError: Neither a name nor settings.
+            ValueError: An unknown name, or more cells than rows.
+        """
+        check_search(search, self.capacity)
+        self.search_backend = search
+        if not retuned(self._searcher, search):
+            self._searcher = row_search(search)
+
+    def recall(self, k: int | None = None, sample: int = 256, seed: int = 0) -> float:
+        """Share of the exact k nearest neighbours that this bank's search finds (recall@k).
+
+        Args:
+            k: Neighbours, by default the bank's.
+            sample: Stored rows that are looked up, each without itself.
+            seed: Of their draw.
+
+        Returns:
+            1.0 where the search is exact. Rows at equal distance count as equal.
+
+        Raises:
+            ValueError: Fewer than two rows, or a number below one.
+        """
+        return measure_recall(self, k or self.k, sample, seed)
