@@ -10,8 +10,8 @@ from gloss_graph.analysis.export import EDGE_KINDS, to_networkx
 from gloss_graph.analysis.graphml import write_graphml
 
 if TYPE_CHECKING:
-    from gloss_graph.analysis.auditing import Audit, audit
     from gloss_graph.analysis.adjacency_picture import plot_adjacency
+    from gloss_graph.analysis.auditing import Audit, audit
     from gloss_graph.analysis.comparison import plot_evaluation
     from gloss_graph.analysis.corpus_graph import document_graph
     from gloss_graph.analysis.degrees import plot_degrees

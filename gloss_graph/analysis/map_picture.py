@@ -17,6 +17,7 @@ from gloss_graph.analysis.communities import louvain_communities
 from gloss_graph.analysis.layout import place_adjacency
 from gloss_graph.analysis.matrix import GraphTable, graph_table
 from gloss_graph.analysis.panels import (
+    ClassLook,
     Entry,
     class_looks,
     draw_documents,
@@ -27,7 +28,7 @@ from gloss_graph.analysis.panels import (
 )
 from gloss_graph.analysis.style import CONTRAST, save_figure
 
-__all__ = ["community_names", "plot_communities"]
+__all__ = ["community_looks", "community_names", "plot_communities"]
 
 _WITHIN, _OPEN = "#7F8791", "#B9BEC5"
 _COLUMNS = 3  # of a legend
@@ -94,12 +95,9 @@ def plot_communities(
         )
     names = community_names(communities, table)
     by_label = class_looks(table.labels, table.names)
-    by_community = [
-        look._replace(name="isolated") if look.hollow else look
-        for look in class_looks(communities, names)
-    ]
+    by_community = community_looks(communities, names)
     rows = -(-max(len(by_label), len(by_community)) // _COLUMNS)
-    figure, panels = two_panels(12.6, 7.2 + 0.2 * rows)
+    figure, panels = two_panels(12.6, 6.95 + 0.2 * rows)
     for axes, groups, looks in (
         (panels[0], table.labels, by_label),
         (panels[1], communities, by_community),
@@ -116,6 +114,16 @@ def plot_communities(
     ]
     set_headings(figure, panels, title, heads)
     return save_figure(figure, path)
+
+
+def community_looks(communities: np.ndarray, names: Sequence[str]) -> list[ClassLook]:
+    """Looks of communities (N,), as classes have them."""
+    looks = class_looks(communities, names)
+    other = [look.name.replace("other classes", "other communities") for look in looks]
+    return [
+        look._replace(name="isolated" if look.hollow else name)
+        for look, name in zip(looks, other, strict=True)
+    ]
 
 
 def community_names(communities: np.ndarray, table: GraphTable) -> list[str]:

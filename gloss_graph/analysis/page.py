@@ -23,10 +23,10 @@ from gloss_graph._files import atomic_write
 from gloss_graph.analysis.columns import text_column
 from gloss_graph.analysis.communities import louvain_communities
 from gloss_graph.analysis.layout import place_adjacency, sample_nodes
-from gloss_graph.analysis.map_picture import community_names
+from gloss_graph.analysis.map_picture import community_looks, community_names
 from gloss_graph.analysis.masses import TopMasses, top_masses
 from gloss_graph.analysis.matrix import GraphTable, graph_table
-from gloss_graph.analysis.panels import class_looks
+from gloss_graph.analysis.panels import ClassLook, class_looks
 
 __all__ = ["write_html"]
 
@@ -141,16 +141,19 @@ def _content(
     one_way = ends.row < ends.col
     part = table._replace(adjacency=cut, labels=table.labels[rows])
     communities = louvain_communities(cut, seed=seed)
-    named = np.unique(masses.nodes[masses.nodes >= 0]) if masses else np.empty(0, np.int64)
+    named = community_names(communities, part)
+    deciding = np.unique(masses.nodes[masses.nodes >= 0]) if masses else np.empty(0, np.int64)
     # Labeled documents that decide but are not on the map follow those that are.
-    listed = np.concatenate([rows, np.setdiff1d(named, rows)])
+    listed = np.concatenate([rows, np.setdiff1d(deciding, rows)])
     place = np.full(len(table.labels), -1, dtype=np.int64)
     place[listed] = np.arange(listed.size)
     content: dict[str, Any] = {
         "total": len(table.labels),
         "shown": shown,
-        "labels": _coloring(part.labels, table.names, _class_names(table)),
-        "communities": _coloring(communities, community_names(communities, part)),
+        "labels": _coloring(
+            part.labels, _class_names(table), class_looks(part.labels, table.names)
+        ),
+        "communities": _coloring(communities, named, community_looks(communities, named)),
         "docs": {
             "id": table.ids[listed].tolist(),
             "text": [texts[i] for i in listed],
@@ -191,12 +194,10 @@ def _class_names(table: GraphTable) -> list[str]:
 
 
 def _coloring(
-    values: np.ndarray, names: Sequence[str] | None, full: Sequence[str] | None = None
+    values: np.ndarray, names: Sequence[str], looks: Sequence[ClassLook]
 ) -> dict[str, Any]:
     """Names of the values, the looks they are drawn in and which look each value has."""
-    full = list(full if full is not None else names or [])
-    looks = class_looks(values, names)
-    look_of = [-1] * len(full)
+    look_of = [-1] * len(names)
     for place, look in enumerate(looks):
         for value in np.unique(values[look.members]).tolist():
             if value >= 0:
@@ -206,7 +207,7 @@ def _coloring(
         for look in looks
         if not look.hollow
     ]
-    return {"names": full, "looks": drawn, "look": look_of}
+    return {"names": list(names), "looks": drawn, "look": look_of}
 
 
 def _page(title: str, content: dict[str, Any]) -> str:
