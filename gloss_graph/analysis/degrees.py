@@ -57,7 +57,7 @@ def plot_degrees(
         >>> edges = torch.tensor([[0, 1, 1, 2], [1, 0, 2, 1]])
         >>> figure = plot_degrees(Data(edge_index=edges, num_nodes=3))
         >>> figure.axes[0].get_title(loc="left").splitlines()[1]
-        'mean 1.3 · median 1 · largest 2 · 0 isolated'
+        'mean 1.3 · median 1 · largest 2 · 0 isolated · skew 0.7'
 
     See also: ``plot_adjacency``, for which classes the edges join.
     """
