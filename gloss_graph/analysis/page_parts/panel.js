@@ -108,7 +108,7 @@ function reasons(i) {
   }
   const ranked = classes[i].map((value, c) => [value, c]).filter((pair) => pair[0] / total >= 0.005);
   ranked.sort((a, b) => b[0] - a[0]);
-  const text = ranked.slice(0, 4).map(([value, c]) => className(c) + " " + percent(value / total)).join(" · ");
+  const text = ranked.slice(0, 4).map(([value, c]) => className(c) + ": " + percent(value / total)).join(" · ");
   const leaked = total < 0.9995 ? ` ${percent(1 - total)} of the walks end without a label.` : "";
   parts.push(element("p", "note", text));
   parts.push(element("p", "note",

@@ -230,8 +230,9 @@ function fit() {
   }
   if (!SHOWN) { low = [-1, -1]; high = [1, 1]; }
   // The legend keeps its place at the left where there is room for it.
-  const margin = state.width > 700 ? 250 : 20;
-  const w = Math.max(state.width - margin - 40, 60), h = Math.max(state.height - 120, 60);
+  const margin = state.width > 700 ? 285 : 20;
+  const foot = state.width > 700 ? 48 : 128;
+  const w = Math.max(state.width - margin - 40, 60), h = Math.max(state.height - 72 - foot, 60);
   state.scale = Math.min(w / Math.max(high[0] - low[0], 0.2), h / Math.max(high[1] - low[1], 0.2));
   state.fitted = state.scale;
   state.left = margin + 10 + w / 2 - (state.scale * (low[0] + high[0])) / 2;
