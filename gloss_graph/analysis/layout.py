@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import networkx as nx
 import numpy as np
-from scipy import sparse
+from scipy import fft, sparse
 
-__all__ = ["place_nodes", "sample_nodes"]
+__all__ = ["place_adjacency", "place_nodes", "sample_nodes"]
 
 _JUMP = 0.15
 _BLOCK = 64  # rows that stay in cache; larger products also wake every BLAS thread
+# Nodes up to which all pairs are visited; beyond, their masses are put on a grid of cells of at
+# least this side (the kernel falls to one half at distance 1).
+_ALL_PAIRS, _CELL, _CELLS = 1500, 0.4, 320
+_CORNERS = ((0, 0), (0, 1), (1, 0), (1, 1))
 
 
 def sample_nodes(graph: nx.Graph, size: int, *, seed: int = 0) -> list[object]:
@@ -81,8 +85,9 @@ def place_nodes(graph: nx.Graph, *, seed: int = 0, iterations: int = 250) -> np.
     Returns:
         Coordinates within [-1, 1], isolated nodes below -1.
 
-    Cost: O(iterations · N²) time in blocks of O(N) memory; 1,500 nodes take a few seconds, a
-    third of ``networkx.spring_layout``.
+    Cost: O(iterations · N²) time in blocks of O(N) memory up to 1,500 nodes, a few seconds and a
+    third of ``networkx.spring_layout``; O(iterations · (N + E)) beyond, where repulsion comes from
+    a grid (Linderman et al. 2019).
 
     Example:
         >>> places = place_nodes(nx.complete_graph(4), iterations=20)
@@ -91,18 +96,38 @@ def place_nodes(graph: nx.Graph, *, seed: int = 0, iterations: int = 250) -> np.
 
     See also: ``networkx.spring_layout``, for up to a hundred nodes, where edge lengths matter.
     """
-    num_nodes = graph.number_of_nodes()
-    places = np.zeros((num_nodes, 2))
-    if num_nodes == 0:
-        return places
+    if not graph:
+        return np.zeros((0, 2))
     entries = nx.to_scipy_sparse_array(graph, weight="weight", dtype=np.float32, format="coo")
+    return place_adjacency(entries, seed=seed, iterations=iterations)
+
+
+def place_adjacency(
+    adjacency: sparse.sparray, *, seed: int = 0, iterations: int = 250
+) -> np.ndarray:
+    """Place the nodes of a symmetric weight matrix (N, N) as `place_nodes` does.
+
+    Args:
+        adjacency: symmetric; the diagonal and weights of 0 and below do not count.
+        seed: the same seed gives the same places.
+        iterations: steps of the descent.
+
+    Returns:
+        Coordinates (N, 2) within [-1, 1], isolated nodes below -1.
+
+    Example:
+        >>> place_adjacency(sparse.csr_array(np.ones((3, 3))), iterations=5).shape
+        (3, 2)
+    """
+    entries = adjacency.tocoo()
+    num_nodes = entries.shape[0]
+    places = np.zeros((num_nodes, 2))
     keep = (entries.data > 0) & (entries.row != entries.col)
-    adjacency = sparse.csr_array(
-        (entries.data[keep], (entries.row[keep], entries.col[keep])), shape=entries.shape
-    )
-    linked = np.flatnonzero(np.diff(adjacency.indptr))
+    weight = entries.data[keep].astype(np.float32)
+    linked_to = sparse.csr_array((weight, (entries.row[keep], entries.col[keep])), entries.shape)
+    linked = np.flatnonzero(np.diff(linked_to.indptr))
     if linked.size:
-        inner = _embed(sparse.csr_array(adjacency[linked][:, linked]), seed, iterations)
+        inner = _embed(sparse.csr_array(linked_to[linked][:, linked]), seed, iterations)
         low, high = inner.min(axis=0), inner.max(axis=0)
         places[linked] = 2 * (inner - low) / np.maximum(high - low, 1e-12) - 1
     alone = np.setdiff1d(np.arange(num_nodes), linked)
@@ -125,12 +150,13 @@ def _embed(adjacency: sparse.csr_array, seed: int, iterations: int) -> np.ndarra
     x = _spectral_start(adjacency, degree, np.random.default_rng(seed)).astype(np.float32)
     velocity = np.zeros_like(x)
     rate = max(num_nodes / 4, 1.0)
+    repulsion = _repulsion if num_nodes <= _ALL_PAIRS else _grid_repulsion
     for step in range(iterations):
         early = step < iterations // 3
         gap = x[row] - x[column]
         pull = p.data / (1 + np.square(gap).sum(axis=1))
         attraction = np.stack([np.bincount(row, pull * side, num_nodes) for side in gap.T], axis=1)
-        force = (8 if early else 1) * attraction - _repulsion(x)
+        force = (8 if early else 1) * attraction - repulsion(x)
         velocity = (0.5 if early else 0.8) * velocity - (4 * rate * force).astype(np.float32)
         # A bound on the stride keeps tiny graphs from flying apart.
         stride = np.sqrt(np.square(velocity).sum(axis=1, keepdims=True))
@@ -154,6 +180,51 @@ def _repulsion(x: np.ndarray) -> np.ndarray:
         np.square(q, out=q)
         force[rows] = q.sum(axis=1, keepdims=True) * x[rows] - q @ x
     return force / max(total, 1e-12)
+
+
+def _grid_repulsion(x: np.ndarray) -> np.ndarray:
+    """As `_repulsion`, the masses spread over the corners of grid cells and convolved by FFT.
+
+    Pairs keep opposite and equal forces, since a mass is read where it was put; only their
+    strength at distances of a cell or two is off by some per cent.
+    """
+    low = x.min(axis=0)
+    cell = max(_CELL, float((x.max(axis=0) - low).max()) / (_CELLS - 2))
+    place = (x - low) / cell
+    corner = place.astype(np.int64)
+    share = place - corner
+    side = int(corner.max()) + 2
+    index, weight = [], []
+    for right in (0, 1):
+        for up in (0, 1):
+            index.append((corner[:, 0] + right) * side + corner[:, 1] + up)
+            along = share[:, 0] if right else 1 - share[:, 0]
+            weight.append(along * (share[:, 1] if up else 1 - share[:, 1]))
+    masses = np.zeros((3, side * side), dtype=np.float32)
+    for kind, charge in enumerate((None, x[:, 0], x[:, 1])):
+        for at, part in zip(index, weight, strict=True):
+            masses[kind] += np.bincount(
+                at, part if charge is None else part * charge, side * side
+            ).astype(np.float32)
+
+    size = fft.next_fast_len(2 * side - 1, real=True)
+    away = np.minimum(np.arange(size), size - np.arange(size)).astype(np.float32) * cell
+    q = 1 / (1 + np.square(away)[:, None] + np.square(away))
+    spectra = fft.rfft2(masses.reshape(3, side, side), s=(size, size))
+    field = fft.irfft2(spectra * fft.rfft2(q * q), s=(size, size))[:, :side, :side]
+    total = fft.irfft2(spectra[0] * fft.rfft2(q), s=(size, size))[:side, :side]
+    fields = [*field.reshape(3, -1), total.reshape(-1)]
+    near, pull_x, pull_y, sums = (
+        sum(part * plane[at] for at, part in zip(index, weight, strict=True)) for plane in fields
+    )
+    # What a mass reads of itself, in place of the ones of the diagonal.
+    own = sum(
+        a * b * (1 / (1 + cell**2 * ((i - k) ** 2 + (j - m) ** 2)))
+        for a, (i, j) in zip(weight, _CORNERS, strict=True)
+        for b, (k, m) in zip(weight, _CORNERS, strict=True)
+    )
+    scale = max(float(np.sum(sums - own, dtype=np.float64)), 1e-12)
+    return np.stack([near * x[:, 0] - pull_x, near * x[:, 1] - pull_y], axis=1) / scale
 
 
 def _spectral_start(

@@ -133,9 +133,14 @@ def short_name(label: int, label_names: Sequence[str] | None) -> str:
     return name if len(name) <= _NAME else name[: _NAME - 1] + "…"
 
 
-def draw_documents(axes: Axes, places: np.ndarray, looks: Sequence[ClassLook]) -> list[Entry]:
-    """Draw documents (N, 2) as dots, small classes over large ones; return legend entries."""
-    area = float(np.clip(9000 / max(len(places), 1), 11, 70))
+def draw_documents(
+    axes: Axes, places: np.ndarray, looks: Sequence[ClassLook], *, least: float = 11
+) -> list[Entry]:
+    """Draw documents (N, 2) as dots, small classes over large ones; return legend entries.
+
+    `least` bounds the area of a dot from below, in square points.
+    """
+    area = float(np.clip(9000 / max(len(places), 1), least, 70))
     entries: dict[str, Entry] = {}
     for look in sorted(looks, key=lambda look: -int(look.members.sum())):
         rim: Any = look.color if look.hollow else tuple(0.7 * part for part in to_rgb(look.color))
@@ -148,7 +153,7 @@ def draw_documents(axes: Axes, places: np.ndarray, looks: Sequence[ClassLook]) -
             c=[face],
             marker=look.marker,
             edgecolors=[rim],
-            linewidths=0.35,
+            linewidths=0.35 if area > 6 else 0.1,
             # Grey ones are the ground the others stand on.
             zorder=2.5 if look.hollow or look.color == _OTHER else 3,
         )

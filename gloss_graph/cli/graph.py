@@ -35,7 +35,7 @@ def graph(
     ] = None,
     formats: Annotated[
         list[str] | None,
-        typer.Option("--format", help="graphml, gexf, json, parquet, csv and csr; any number."),
+        typer.Option("--format", help="graphml, gexf, json, parquet, csv, csr, html; any number."),
     ] = None,
     more_formats: Annotated[list[str] | None, typer.Argument(hidden=True, metavar="FORMAT")] = None,
     k: Annotated[int, typer.Option(help="Neighbours a document.")] = 16,
@@ -60,7 +60,7 @@ def graph(
     ] = 50_000,
     seed: Annotated[int, typer.Option(help="Of the approximate search.")] = 0,
 ) -> None:
-    """Build the graph of a corpus and write it for Gephi, NetworkX, pandas or Spark."""
+    """Build the graph of a corpus and write it for Gephi, NetworkX, pandas, Spark or a browser."""
     source = context.get_parameter_source("label")
     run_graph(
         out,
@@ -107,7 +107,7 @@ def run_graph(
     """
     from rich.console import Console
 
-    from gloss_graph.analysis import document_graph, write_graph
+    from gloss_graph.analysis import document_graph, write_graph, write_html
     from gloss_graph.training.folders import new_folder, write_json
     from gloss_graph.training.provenance import provenance
 
@@ -119,11 +119,15 @@ def run_graph(
     new_folder(out)
     try:
         graph = document_graph(**_source(source, encoder, run, features), **settings, progress=True)
-        files = [
-            file
-            for suffix in suffixes
-            for file in write_graph(graph, out / f"graph.{suffix}", max_text=max_text)
-        ]
+        files: list[Path] = []
+        for suffix in suffixes:
+            path = out / f"graph.{suffix}"
+            if suffix == "html":
+                title = f"Document graph of {(source or run or features or out).name}"
+                longest = 1000 if max_text is None else max_text
+                files.append(write_html(graph, path, title=title, max_text=longest, progress=True))
+            else:
+                files += write_graph(graph, path, max_text=max_text)
         sources = {"input": source, "run": run, "features": features}
         write_json(
             out / "config.json",
@@ -155,7 +159,7 @@ def _suffixes(formats: list[str]) -> list[str]:
     from gloss_graph.analysis import FORMATS
 
     names = [part for word in formats for part in word.split(",") if part] or ["graphml"]
-    known = sorted({suffix.removeprefix(".") for suffix in FORMATS} | set(_FORMATS))
+    known = sorted({suffix.removeprefix(".") for suffix in FORMATS} | {*_FORMATS, "html"})
     for name in names:
         if name not in known:
             raise ValueError(f"'format' must be one of {', '.join(known)} (got {name!r}).")

@@ -30,8 +30,8 @@ from gloss_graph.text.tables import read_columns
 from gloss_graph.training import RunResult, TrainConfig, train_text, with_unlabeled
 from gloss_graph.training.folders import new_folder, write_json
 from gloss_graph.training.multilabel import check_multilabel
+from gloss_graph.training.parameters import check_run
 from gloss_graph.training.processes import join_processes, on_main
-from gloss_graph.training.setup import check_run
 
 
 def run_train(

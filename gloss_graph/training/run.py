@@ -33,17 +33,11 @@ from gloss_graph.training.outcome import (
     predict_sets,
     split_scores,
 )
+from gloss_graph.training.parameters import adapt, check_run
 from gloss_graph.training.processes import join_processes, on_main
 from gloss_graph.training.progress import ProgressBar
 from gloss_graph.training.provenance import provenance
-from gloss_graph.training.setup import (
-    USES_UNLABELED,
-    adapt,
-    check_run,
-    make_loss,
-    make_objective,
-    make_trainer,
-)
+from gloss_graph.training.setup import USES_UNLABELED, make_loss, make_objective, make_trainer
 from gloss_graph.training.snapshots import Snapshots
 from gloss_graph.training.stages import fill_bank, fit_head, run_start_stages
 from gloss_graph.training.state import save_objective

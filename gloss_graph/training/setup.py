@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import EarlyStoppingCallback, EvalPrediction, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
 
@@ -21,8 +21,7 @@ from gloss_graph.losses import METRIC_LOSSES, MetricLoss, PseudoLabelLoss
 from gloss_graph.memory import MemoryBank, Reservoir
 from gloss_graph.objective import GraphGuidedObjective
 from gloss_graph.propagation.alignment import class_shares
-from gloss_graph.text import Adapters, Corpus, FeatureEncoder, Splits, TextEncoder, add_lora
-from gloss_graph.text.lora import require_peft
+from gloss_graph.text import Corpus, Splits
 from gloss_graph.training.classifier import TextClassifier
 from gloss_graph.training.config import TrainConfig
 from gloss_graph.training.dataset import TextCollator, TextDataset
@@ -337,67 +336,3 @@ def _teacher_decay(config: TrainConfig) -> float:
     if config.loss == "pseudo-label":
         return config.teacher_decay or 0.98
     return config.teacher_decay
-
-
-def check_run(config: TrainConfig, *, on_features: bool) -> torch.device:
-    """Refuse what this machine or the kind of encoder cannot do, before anything is read.
-
-    Returns:
-        The device to train on.
-
-    Raises:
-        ValueError: No such device; adapters of features, or without peft.
-    """
-    if config.lora_rank:
-        if on_features:
-            raise ValueError(
-                "'lora_rank' must be 0 for features, which have no transformer to adapt (got "
-                f"{config.lora_rank})."
-            )
-        require_peft()
-    return find_device(config.device)
-
-
-def adapt(encoder: TextEncoder | FeatureEncoder, config: TrainConfig) -> Adapters | None:
-    """Choose what of an encoder is trained: freeze its first layers, give the others adapters.
-
-    Returns:
-        The adapters, None without.
-
-    Raises:
-        ValueError: Layers that the encoder does not have; adapters of features.
-    """
-    freeze_layers(encoder, config.freeze_layers)
-    if not config.lora_rank or isinstance(encoder, FeatureEncoder):
-        return None
-    return add_lora(
-        encoder,
-        config.lora_rank,
-        alpha=config.lora_alpha,
-        dropout=config.lora_dropout,
-        targets=config.lora_targets,
-        seed=config.seed,
-    )
-
-
-def freeze_layers(encoder: nn.Module, count: int) -> None:
-    """Stop training the embedding layer and the first `count` layers; 0 trains all.
-
-    Raises:
-        ValueError: The encoder has fewer layers.
-    """
-    if count == 0:
-        return
-    model = getattr(encoder, "model", encoder)
-    stacks = [
-        module for module in model.modules() if isinstance(module, nn.ModuleList) and len(module)
-    ]
-    if not stacks or count > len(stacks[0]):
-        found = len(stacks[0]) if stacks else 0
-        raise ValueError(f"'freeze_layers' must be at most {found}, the layers (got {count}).")
-    whole = getattr(model, "embeddings", None)
-    tokens: nn.Module = model.get_input_embeddings()  # type: ignore[operator]
-    first = whole if isinstance(whole, nn.Module) else tokens
-    for module in (first, *stacks[0][:count]):
-        for value in module.parameters():
-            value.requires_grad_(False)

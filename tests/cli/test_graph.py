@@ -38,10 +38,11 @@ def test_every_format_of_a_file(
 ) -> None:
     out = tmp_path / "out"
     words = ["--input", files[0], "--encoder", encoder_folder, "--out", out, "--k", 4]
-    formats = ["--format", "graphml", "gexf", "json", "parquet", "csv", "csr"]
+    formats = ["--format", "graphml", "gexf", "json", "parquet", "csv", "csr", "html"]
     result = command("graph", *words, "--max-length", MAX_LENGTH, "--max-text", 9, *formats)
     assert result.status == 0, result.err
     names = {"graph.graphml", "graph.gexf", "graph.json", "graph.npz", "graph.schema.json"}
+    names |= {"graph.html"}
     names |= {f"graph.{part}.{kind}" for part in ("nodes", "edges") for kind in ("csv", "parquet")}
     assert {file.name for file in out.iterdir()} == names | {"config.json"}
     encoder = load_encoder(str(encoder_folder), max_length=MAX_LENGTH)
@@ -54,6 +55,8 @@ def test_every_format_of_a_file(
             assert torch.equal(found.y, expected.y)
             assert found.label_names == expected.label_names
             assert max(map(len, found.text)) == 9
+    page = (out / "graph.html").read_text(encoding="utf-8")
+    assert f"<title>Document graph of {files[0].name}</title>" in page
     assert "documents" in result.out
     assert f"{expected.edge_index.size(1) // 2}" in result.out
     config = json.loads((out / "config.json").read_text())
