@@ -54,7 +54,8 @@ def harmonic(
     leak = prior if eta > 0 else torch.zeros_like(prior)
     if isinstance(operator, SparseOperator):
         fixed = (~free).nonzero().squeeze(1)
-        if _KNOWN_RATIO * fixed.numel() <= free.numel() and free.numel() > DENSE_LIMIT:
+        unknown = free.numel() - fixed.numel()
+        if _KNOWN_RATIO * fixed.numel() <= free.numel() and unknown > DENSE_LIMIT:
             masked = MaskedOperator(operator, fixed)
             return _harmonic_around(masked, labels, unreached, scaling, eta, prior, leak)
     where = free.nonzero().squeeze(1)
@@ -93,7 +94,8 @@ def _harmonic_around(
     system = System(operator, (1.0 + eta) * diagonal, scaling.factor, None)
 
     def assemble(solved: Tensor) -> Tensor:
-        values = labels + solved / factor
+        # Zero there already, but gradients must not enter the adjoint solve there either.
+        values = labels + operator.clear(solved) / factor
         if unreached.numel() == 0:
             return values
         return values.index_copy(0, unreached, leak.expand(unreached.numel(), -1))
