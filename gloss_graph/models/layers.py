@@ -34,24 +34,19 @@ class SymmetricGCNConv(GCNConv):
     def __init__(self, in_channels: int | None, out_channels: int, *, bias: bool = True) -> None:
         super().__init__(in_channels or out_channels, out_channels, bias=bias, normalize=False)
         if in_channels is None:
-            self.lin = torch.nn.Identity()
-
-    def reset_parameters(self) -> None:
-        """Draw new weights, where there are some."""
-        if not isinstance(self.lin, torch.nn.Identity):
-            super().reset_parameters()
+            self.lin: Any = torch.nn.Identity()
 
     def message_and_aggregate(self, adj_t: Any, x: Tensor) -> Tensor:
         """Sum of the neighbours' rows."""
-        return _SymmetricProduct.apply(adj_t, x)  # type: ignore[no-any-return]
+        return _SymmetricProduct.apply(adj_t, x)
 
 
 class _SymmetricProduct(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, matrix: Tensor, x: Tensor) -> Tensor:  # type: ignore[override]
+    def forward(ctx: Any, matrix: Tensor, x: Tensor) -> Tensor:
         ctx.matrix = matrix
         return matrix @ x
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[None, Tensor]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[None, Tensor]:
         return None, ctx.matrix @ gradient.contiguous()

@@ -101,7 +101,8 @@ def train_graph_model(
     there = {name: part for name, part in parts.items() if part is not None}
     spreads = {name: model.predict_proba(part) for name, part in there.items()}
     predictions = {name: spread.argmax(dim=1).numpy() for name, spread in spreads.items()}
-    classes, embeddings = ClassReport(), {}
+    classes = ClassReport()
+    embeddings: dict[str, Tensor] = {}
     for name in ("val", "test"):
         if name in there:
             embeddings[name] = model.embed(there[name])

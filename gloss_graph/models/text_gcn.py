@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -55,14 +56,14 @@ class TextGCN(nn.Module):
         #: One-hot rows times a weight are the rows of the weight.
         self.table = nn.Parameter(torch.empty(num_nodes, hidden))
         self.first = SymmetricGCNConv(None, hidden, bias=False)
-        self.second = SymmetricGCNConv(hidden, num_classes, bias=False)
+        self.second: Any = SymmetricGCNConv(hidden, num_classes, bias=False)
         self.dropout = nn.Dropout(dropout)
         nn.init.xavier_uniform_(self.table)
         nn.init.xavier_uniform_(self.second.lin.weight)
 
     def hidden_rows(self, adjacency: Tensor) -> Tensor:
         """(n, hidden) embeddings of the nodes, before dropout."""
-        return self.first(self.table, adjacency).relu()  # type: ignore[no-any-return]
+        return self.first(self.table, adjacency).relu()
 
     def forward(self, adjacency: Tensor) -> Tensor:
         """Logits (n, C) over a normalised (n, n) sparse CSR matrix."""
@@ -70,7 +71,7 @@ class TextGCN(nn.Module):
 
     def classify(self, rows: Tensor, adjacency: Tensor) -> Tensor:
         """Logits (n, C) of hidden rows (n, hidden)."""
-        return self.second(self.dropout(rows), adjacency)  # type: ignore[no-any-return]
+        return self.second(self.dropout(rows), adjacency)
 
 
 class TextGCNClassifier:
