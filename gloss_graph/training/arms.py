@@ -13,6 +13,8 @@ from gloss_graph.training.config import TrainConfig
 # other settings, and what makes a block of runs on the same data.
 _RECORD = ("command", "versions", "python", "git_commit", "finished", "device")
 _NOT_SETTINGS = ("seed", "data", "bank", "model", *_RECORD)
+# Settings of graph models stand under their name.
+_MODELS = ("text_gcn", "bert_gcn")
 _LABELS = ("label_fraction", "labels_per_class")
 _SIZES = ("train", "val", "test")
 _DEFAULTS = {field.name: field.default for field in fields(TrainConfig)}
@@ -160,7 +162,7 @@ def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def _has(key: str, run: Mapping[str, Any]) -> bool:
     """Whether a run has a setting; a graph model has none of the others' training."""
-    return "model" not in run or key in run
+    return key in run or ("model" not in run and key.partition(".")[0] not in _MODELS)
 
 
 def _value(key: str, run: Mapping[str, Any]) -> Any:

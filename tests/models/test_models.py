@@ -97,7 +97,6 @@ def test_documents_without_a_word_get_the_class_shares() -> None:
             replace(splits, test=replace(test, texts=["", *test.texts[1:]]))
         )
     shares = torch.bincount(torch.tensor(splits.train.labels)) / len(splits.train)
-    empty = replace(test, texts=["", *test.texts[1:]])
     assert torch.allclose(model.predict_proba(empty)[0], shares)
 
 
@@ -143,11 +142,11 @@ def test_both_are_the_same_again_under_one_seed() -> None:
 def test_run_folders_stand_beside_others_in_an_evaluation(tmp_path: Path) -> None:
     splits = tiny_splits()
     run(tmp_path / "ce", quick(loss="ce", max_steps=1, eval_steps=1, pictures=False), splits)
-    text = train_graph_model(splits, text_config(pictures=True), tmp_path / "text")
+    text = train_graph_model(splits, text_config(), tmp_path / "text")
     bert = train_graph_model(splits, bert_config(), tmp_path / "bert", encoder=tiny_encoder())
     assert {path.name for path in (tmp_path / "text").iterdir()} == {
         *FILES,
-        *("model", "predictions.csv", "pictures"),
+        *("model", "predictions.csv"),
     }
     evaluation = compare_runs([tmp_path])
     assert set(evaluation.summary["arm"]) == {"ce", "text-gcn", "bert-gcn"}
