@@ -83,13 +83,12 @@ def plot_adjacency(
         raise ValueError("'graph' must hold at least one document (got none).")
     second = -np.diff(table.adjacency.indptr)
     if within == "community":
-        second = communities
-        if second is None:
-            second = louvain_communities(table.adjacency, seed=seed)
+        found = communities
+        if found is None:
+            found = louvain_communities(table.adjacency, seed=seed)
+        second = np.asarray(found)
         if np.shape(second) != (size,):
-            raise ValueError(
-                f"'communities' must have shape ({size},) (got {np.shape(communities)})."
-            )
+            raise ValueError(f"'communities' must have shape ({size},) (got {np.shape(second)}).")
     # Unlabeled documents come last.
     classes = np.where(table.labels < 0, np.iinfo(np.int64).max, table.labels)
     order = np.lexsort((np.arange(size), second, classes))

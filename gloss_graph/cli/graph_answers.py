@@ -121,7 +121,7 @@ def _explained(
     files.append(out / "explanation.png")
     shown = explain(graph, node, top=questions.top)
     files += write_graph(shown.to_networkx(), out / "explanation.graphml", max_text=max_text)
-    return Text(str(shown))
+    return Text(str(shown), no_wrap=True, overflow="ellipsis")
 
 
 def _drawn(graph: Data, out: Path, seed: int, said: list[Any]) -> list[Path]:

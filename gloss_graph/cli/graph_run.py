@@ -97,8 +97,9 @@ def run_graph(
     for part in (summary_table(graph), *said):
         console.print(part)
     for file in [*files, *more]:
-        size = f"{file.stat().st_size / 1e6:.1f} MB"
-        console.print(f"{file} ({size})", highlight=False, markup=False, soft_wrap=True)
+        size = file.stat().st_size
+        shown = f"{size / 1e6:.1f} MB" if size >= 1e5 else f"{size / 1e3:.1f} kB"
+        console.print(f"{file} ({shown})", highlight=False, markup=False, soft_wrap=True)
     return graph
 
 
