@@ -173,6 +173,7 @@ def test_texts_of_any_kind_reach_every_file(command: Command, tmp_path: Path) ->
     out = tmp_path / "out"
     words = ["--features", tmp_path / "x.npy", "--input", tmp_path / "d.parquet", "--out", out]
     words += ["--format", "graphml,gexf,json,parquet,csv,html", "--audit", "--explain", 1]
+    words += ["--pictures"]
     result = command("graph", *words, "--k", 2)
     assert result.status == 0, result.err
     clean = [clean_text(text) for text in texts]
