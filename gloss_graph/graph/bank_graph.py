@@ -57,9 +57,7 @@ def suits_bank_edges(memory: MemoryBank | None, bandwidth: object, symmetrize: s
     return symmetrize == "union" and bandwidth != "local" and len(memory) >= LEAST_ROWS
 
 
-def near_slots(
-    memory: MemoryBank, slots: Tensor, neighbors: NeighborLists, hops: int
-) -> Tensor:
+def near_slots(memory: MemoryBank, slots: Tensor, neighbors: NeighborLists, hops: int) -> Tensor:
     """The `slots` (n,) long reachable from the batch in at most `hops` links, sorted.
 
     Cost O(edges of those rows), and O(M) bytes.
