@@ -67,6 +67,10 @@ SETTINGS: list[dict[str, Any]] = [
     {"batch_edges": "all"},
     {"kernel": "cosine"},
     {"bandwidth": 0.05},
+    {"hops": 1},
+    {"hops": 2, "solver": "cg"},
+    {"hops": 3, "rule": "spreading", "memory_visible_fraction": 0.5},
+    {"hops": 2, "gradient": "unrolled", "batch_edges": "all"},
 ]
 
 
@@ -107,6 +111,19 @@ def test_the_kept_rows_are_really_used(monkeypatch: pytest.MonkeyPatch) -> None:
     step(objective, torch.arange(10), torch.float32, monkeypatch, least=1)
     assert objective.memory is not None
     assert objective.memory.links._known_graph() is not None
+
+
+def test_hops_touch_no_row_beyond_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Within hops the step's edges are those near the batch, not the bank's."""
+    monkeypatch.setattr(bank_graph, "LEAST_ROWS", 1)
+    objective = objective_with_bank(1_000, hops=1)
+    x, y = documents(5)
+    near = objective._connect(x, y, None, torch.arange(5), DIM, False)
+    assert near.bank is not None
+    assert 5 < near.slots.numel() <= 5 * objective.k
+    assert near.bank.pointer.numel() == near.slots.numel() + 1
+    assert near.y.numel() == 5 + near.slots.numel()
+    assert not bool(torch.isin(near.slots, torch.arange(5)).any())
 
 
 def test_an_output_lists_every_edge_and_has_the_same_loss(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -83,10 +83,13 @@ def bench(
     if what in ("all", "corpus"):
         tables.update(_corpora(corpus, made or (3_000 if quick else 50_000), quick, rounds, out))
     if what == "endurance":
-        growth = memory_growth(
-            steps or (200 if quick else 10_000), settings=settings, progress=True
-        )
-        tables["endurance: resident memory"] = pd.DataFrame([growth])
+        count = steps or (200 if quick else 10_000)
+        growth = [
+            memory_growth(count, rows=rows, dim=width, settings=settings, progress=True)
+            for width in dim or (64,)
+            for rows in bank or (4_096,)
+        ]
+        tables["endurance: resident memory"] = pd.DataFrame(growth)
     note = (
         f"{torch.get_num_threads()} threads, torch {torch.__version__}, device {device}; load "
         f"average {load:.1f} at the start, {os.getloadavg()[0]:.1f} at the end. Medians of "

@@ -50,14 +50,25 @@ class BankEdges(NamedTuple):
     size: int
 
 
-def suits_bank_edges(
-    memory: MemoryBank | None, bandwidth: object, symmetrize: str, hops: int | None
-) -> bool:
+def suits_bank_edges(memory: MemoryBank | None, bandwidth: object, symmetrize: str) -> bool:
     """Whether `bank_edges` can serve, and pays."""
     if memory is None or memory.rows.device.type != "cpu" or memory.k == 0:
         return False
-    plain = symmetrize == "union" and hops is None and bandwidth != "local"
-    return plain and len(memory) >= LEAST_ROWS
+    return symmetrize == "union" and bandwidth != "local" and len(memory) >= LEAST_ROWS
+
+
+def near_slots(memory: MemoryBank, slots: Tensor, neighbors: NeighborLists, hops: int) -> Tensor:
+    """The `slots` (n,) long reachable from the batch in at most `hops` links, sorted.
+
+    Cost O(edges of those rows), and O(M) bytes.
+    """
+    stored = len(memory)
+    absent = torch.ones(stored, dtype=torch.bool)
+    absent[slots] = False
+    index = neighbors.indices
+    start = index[index >= 0].numpy()
+    graph = memory.links.symmetric(stored)
+    return torch.from_numpy(graph.within(start, hops - 1, absent.nonzero().squeeze(1).numpy()))
 
 
 def bank_edges(
@@ -69,13 +80,16 @@ def bank_edges(
     all_batch: bool,
     kernel: Kernel,
     squared_bandwidth: Tensor,
+    only: bool = False,
 ) -> BankEdges:
     """Edges of the batch rows `x` (B, D), normalised if the bank is, and the `slots` of the bank.
+
+    With `only` no other slot is a node, and node size + m is slot `slots[m]`.
 
     Cost O(F) element by element for the weights, O(B k) for the rest.
     """
     size, stored = x.size(0), len(memory)
-    every = torch.arange(stored)
+    every = slots if only else torch.arange(stored)
     links, _ = batch_links(x, memory, every, neighbors, k, all_batch)
     ends = torch.cat([torch.arange(size), links.source, links.target])
     nodes, place = ends.unique(return_inverse=True)
@@ -84,22 +98,19 @@ def bank_edges(
     edge_weight = weigh(kernel, links.squared.index_select(0, link), squared_bandwidth)
 
     graph = memory.links.symmetric(stored)
-    weight = weigh(kernel, graph.squared.to(x.dtype), squared_bandwidth)
-    present = torch.zeros(stored, dtype=torch.bool)
-    present[slots] = True
-    absent = (~present).nonzero().squeeze(1)
+    absent = slots[:0]
+    if only:
+        pointer, column, position = map(torch.from_numpy, graph.among(slots.numpy()))
+        squared, owner = graph.squared[position], None
+    else:
+        pointer, column, squared, owner = graph.pointer, graph.column, graph.squared, graph
+        present = torch.zeros(stored, dtype=torch.bool)
+        present[slots] = True
+        absent = (~present).nonzero().squeeze(1)
+    weight = weigh(kernel, squared.to(x.dtype), squared_bandwidth)
     if absent.numel():
         weight[torch.from_numpy(graph.touching(absent.numpy()))] = 0.0
     dtype = torch.promote_types(edge_weight.dtype, weight.dtype)
     edge_weight, weight = edge_weight.to(dtype), weight.to(dtype)
-    return BankEdges(
-        edge_index,
-        edge_weight,
-        nodes,
-        graph.pointer,
-        graph.column,
-        weight,
-        absent + size,
-        graph,
-        size,
-    )
+    kept = (pointer, column, weight, absent + size, owner, size)
+    return BankEdges(edge_index, edge_weight, nodes, *kept)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -15,7 +15,7 @@ from gloss_graph.graph.bandwidth import (
     estimate_bandwidth,
     local_scales,
 )
-from gloss_graph.graph.bank_graph import BankEdges, bank_edges, suits_bank_edges
+from gloss_graph.graph.bank_graph import BankEdges, bank_edges, near_slots, suits_bank_edges
 from gloss_graph.graph.checks import check_batch, check_memory
 from gloss_graph.graph.distances import batch_squared_distances, unit_rows, weigh
 from gloss_graph.graph.kernels import Kernel, cosine_kernel, resolve_kernel
@@ -53,8 +53,8 @@ class Connection(NamedTuple):
     with the batch (None without a bank). `targets` (N, C) of label sets, or None; `y` then says
     which nodes have any (0 or -1).
 
-    With `bank` the edges stand there instead (none in `edge_index`) and every stored row is a node,
-    size + slot; those not among `slots` take no part, their `y` is -1.
+    With `bank` the edges stand there instead (none in `edge_index`) and, without `hops`, every
+    stored row is a node, size + slot; those not among `slots` take no part, their `y` is -1.
     """
 
     edge_index: Tensor
@@ -68,15 +68,18 @@ class Connection(NamedTuple):
     targets: Tensor | None = None
     bank: BankEdges | None = None
 
+    def _all_take_part(self) -> bool:
+        return self.y.numel() == self.size + self.slots.numel()
+
     def known_labels(self) -> Tensor:
         """`y` of the nodes that take part, batch rows first."""
-        if self.bank is None:
+        if self._all_take_part():
             return self.y
         return torch.cat([self.y[: self.size], self.y[self.size + self.slots]])
 
     def on_nodes(self, mask: Tensor) -> Tensor:
         """A mask over the nodes that take part as one over all nodes (N,) bool."""
-        if self.bank is None:
+        if self._all_take_part():
             return mask
         out = torch.zeros_like(self.y, dtype=torch.bool)
         out[: self.size] = mask[: self.size]
@@ -212,11 +215,14 @@ def connect(
     if memory is not None and neighbors is None:
         neighbors = memory.neighbors(x.detach(), ids, k)
     kept = not listed and slots.numel() > 0
-    kept = kept and suits_bank_edges(memory, bandwidth, symmetrize, hops)
+    kept = kept and suits_bank_edges(memory, bandwidth, symmetrize)
     if kept and memory is not None and neighbors is not None:
-        chosen = (k, kernel, bandwidth, batch_edges == "all")
+        chosen: tuple[Any, ...] = (k, kernel, bandwidth, batch_edges == "all")
         rows = unit_rows(x) if normalize_embeddings else x
-        return _connect_bank(rows, labels, targets, memory, slots, neighbors, *chosen)
+        near = slots if hops is None else near_slots(memory, slots, neighbors, hops)
+        if near.numel():
+            chosen = (*chosen, hops is not None)
+            return _connect_bank(rows, labels, targets, memory, near, neighbors, *chosen)
     stored = stored_links(memory, slots, size)
     if memory is not None and neighbors is not None and hops is not None:
         slots = within_hops(memory, neighbors, slots, stored, hops)
@@ -278,18 +284,23 @@ def _connect_bank(
     kernel: Kernel,
     bandwidth: float | str | BandwidthRule,
     all_batch: bool,
+    near: bool,
 ) -> Connection:
-    """As `connect`, for rows `x` that are normalised already if the bank is."""
+    """As `connect`, for rows `x` that are normalised already if the bank is.
+
+    Nodes are the `slots` where only those `near` the batch are wanted, else all of the bank.
+    """
     size = x.size(0)
     sample = torch.cat([labels, memory.slot_labels[slots]])
     sigma = _bandwidth(bandwidth, x.detach(), memory, slots, sample)
-    edges = bank_edges(x, memory, slots, neighbors, k, all_batch, kernel, sigma.square())
-    y = torch.cat([labels, memory.slot_labels[: len(memory)]])
+    edges = bank_edges(x, memory, slots, neighbors, k, all_batch, kernel, sigma.square(), near)
+    which: Tensor | slice = slots if near else slice(len(memory))
+    y = torch.cat([labels, memory.slot_labels[which]])
     y[edges.absent] = -1
     if targets is not None:
         targets = targets.to(x.dtype)
         if memory.slot_targets is not None:
-            targets = torch.cat([targets, memory.slot_targets[: len(memory)].to(x.dtype)])
+            targets = torch.cat([targets, memory.slot_targets[which].to(x.dtype)])
     none = slots[:0].expand(2, 0)
     return Connection(none, None, None, y, size, slots, neighbors, sigma, targets, edges)
 

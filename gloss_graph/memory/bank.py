@@ -347,7 +347,7 @@ class MemoryBank(SearchedRows):
         forget = getattr(self.eviction, "reset", None)
         if forget is not None:
             forget()
-        self._slot_of, self.last_drift = {}, None
+        self._slot_of, self.last_drift = None, None
 
     def stats(self) -> BankStats:
         """Fill, class histogram, ages, links, duplicates, who left, and the last measured drift."""

@@ -9,10 +9,13 @@ import torch
 from torch import Tensor, nn
 
 from gloss_graph.memory.search import Nearest, squared_distances
-from gloss_graph.memory.symmetric import RowBuffers, SymmetricLinks, build, listing, updated
+from gloss_graph.memory.symmetric import RowBuffers, SymmetricLinks, build_lists, listing, updated
 
 # A write of more than one row in so many is followed by a new build, not an update.
 _UPDATE_SHARE = 8
+# Entries of differences held at a time when links are measured.
+_TILE_ENTRIES = 4_000_000
+_TILE_ROWS = 65_536
 
 
 class NeighborLists(NamedTuple):
@@ -111,7 +114,8 @@ class LinkTable(nn.Module):
         """
         graph = self._known_graph()
         if graph is None or graph.size != size:
-            graph = build(*self.edges(size), size)
+            lists = (self.slots[:size], self.squared[:size], self.live(size))
+            graph = build_lists(*lists, self._row_buffers)
             self._graph, self._graph_of = graph, self._state()
         return graph
 
@@ -183,9 +187,7 @@ class LinkTable(nn.Module):
         size: int,
         graph: SymmetricLinks | None,
     ) -> None:
-        neighbors = self.slots[written].long().clamp(min=0)
-        own = squared_distances(rows[written].float(), rows, neighbors)
-        self.squared[written] = own.to(self.squared.dtype)
+        self._measure_own(rows, written)
         if refreshed.numel() == 0:
             return
         moved = torch.zeros(self.slots.size(0), dtype=torch.bool, device=rows.device)
@@ -210,6 +212,14 @@ class LinkTable(nn.Module):
         delta = rows[hit // self.k].float() - rows[flat[hit].long()].float()
         self.squared[:size].view(-1)[hit] = delta.square().sum(dim=1).to(self.squared.dtype)
 
+    def _measure_own(self, rows: Tensor, written: Tensor) -> None:
+        # The (n, k, D) differences of a large write would not fit.
+        tile = max(1, _TILE_ENTRIES // max(1, self.k * rows.size(1)))
+        for part in written.split(tile):
+            neighbors = self.slots[part].long().clamp(min=0)
+            own = squared_distances(rows[part].float(), rows, neighbors)
+            self.squared[part] = own.to(self.squared.dtype)
+
     def replace(self, slots: Tensor, neighbors: Tensor, squared: Tensor) -> None:
         """Overwrite the lists of `slots` (n,) by live slots `neighbors` (n, j), j <= k."""
         width = neighbors.size(1)
@@ -217,6 +227,16 @@ class LinkTable(nn.Module):
         self.slots[slots, :width] = neighbors.to(torch.int32)
         self.slot_stamps[slots, :width] = self.stamps[neighbors]
         self.squared[slots, :width] = squared.to(self.squared.dtype)
+
+    def live(self, size: int) -> Tensor:
+        """Which links (size, k) bool of the first `size` slots live."""
+        lists = self.slots[:size]
+        live = torch.empty(lists.shape, dtype=torch.bool, device=lists.device)
+        for start in range(0, size, _TILE_ROWS):
+            part = slice(start, min(start + _TILE_ROWS, size))
+            same = self.stamps[lists[part].clamp(min=0)] == self.slot_stamps[part]
+            torch.logical_and(same, lists[part] >= 0, out=live[part])
+        return live
 
     def edges(self, size: int) -> tuple[Tensor, Tensor, Tensor]:
         """Live links among the first `size` slots: source, target, squared length, each (E,)."""

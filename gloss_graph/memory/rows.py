@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from gloss_graph.memory.identity import SlotMap
 from gloss_graph.memory.targets import join_targets
 
 
@@ -54,7 +55,7 @@ class StoredRows(nn.Module):
         # With targets `slot_labels` says which rows have any: 0 or -1.
         targets = None if num_classes is None else torch.zeros(capacity, num_classes)
         self.register_buffer("slot_targets", targets)
-        self._slot_of: dict[int, int] | None = {}
+        self._slot_of: SlotMap | None = None
 
     def __len__(self) -> int:
         return int(self.count)
@@ -99,10 +100,10 @@ class StoredRows(nn.Module):
         """Drop what is derived from the buffers, after they were changed from outside."""
         self._slot_of = None
 
-    def _slots(self) -> dict[int, int]:
+    def _slots(self) -> SlotMap:
         """Id -> slot, derived from the buffers and rebuilt when they were loaded."""
         if self._slot_of is None:
-            self._slot_of = {id_: slot for slot, id_ in enumerate(self.ids.tolist())}
+            self._slot_of = SlotMap(self.ids)
         return self._slot_of
 
     def slots_of(self, ids: Tensor) -> Tensor:
@@ -111,9 +112,7 @@ class StoredRows(nn.Module):
         Args:
             ids: (B,) integer document ids.
         """
-        lookup = self._slots()
-        slots = [lookup.get(id_, -1) for id_ in ids.tolist()]
-        return torch.tensor(slots, dtype=torch.long, device=self.rows.device)
+        return torch.tensor(self._slots().find(ids), dtype=torch.long, device=self.rows.device)
 
     def _banned(self, exclude_ids: Tensor | None) -> Tensor:
         if exclude_ids is None:

@@ -20,6 +20,8 @@ Ints = NDArray[Any]
 
 # Room left when buffers grow, as a share of what is needed.
 _HEADROOM = 0.1
+# Rows that `build_lists` joins at a time.
+_BLOCK_ROWS = 65_536
 
 
 def union_rows(source: Ints, target: Ints, size: int) -> tuple[Ints, Ints, Ints]:
@@ -56,6 +58,35 @@ class SymmetricLinks:
         """Positions (n,) of all entries of `rows`, and the row each belongs to."""
         pointer = self.pointer.numpy()
         return ragged(pointer[rows], pointer[rows + 1], rows)
+
+    def among(self, rows: Ints) -> tuple[Ints, Ints, Ints]:
+        """The graph among sorted `rows` (n,): pointer (n + 1,), column (E,), position (E,)."""
+        number = np.empty(self.size, dtype=np.int32)
+        number[rows] = np.arange(rows.size, dtype=np.int32)
+        inside = np.zeros(self.size, dtype=bool)
+        inside[rows] = True
+        position, row = self.entries(rows)
+        column = self.column.numpy()[position]
+        kept = inside[column]
+        position, column, row = position[kept], column[kept], row[kept]
+        pointer = np.zeros(rows.size + 1, dtype=np.int32)
+        np.bincount(number[row], minlength=rows.size).cumsum(out=pointer[1:])
+        return pointer, number[column], position
+
+    def within(self, rows: Ints, hops: int, left_out: Ints) -> Ints:
+        """Sorted rows at most `hops` edges from one of `rows`, on paths past `left_out`."""
+        closed = np.zeros(self.size, dtype=bool)
+        closed[left_out] = True
+        found, front = [], rows
+        for hop in range(hops + 1):
+            front = front[~closed[front]]
+            front = np.unique(front)
+            closed[front] = True
+            found.append(front)
+            if front.size == 0 or hop == hops:
+                break
+            front = self.column.numpy()[self.entries(front)[0]]
+        return np.sort(np.concatenate(found))
 
     def touching(self, rows: Ints) -> Ints:
         """Positions of all entries in a row or a column of `rows`."""
@@ -114,6 +145,47 @@ def build(source: Tensor, target: Tensor, squared: Tensor, size: int) -> Symmetr
         torch.from_numpy(column.astype(np.int32)),
         squared[torch.from_numpy(link.astype(np.int64))],
     )
+
+
+def build_lists(
+    lists: Tensor, squared: Tensor, live: Tensor, buffers: RowBuffers
+) -> SymmetricLinks:
+    """As `build`, straight from the lists, block by block: little memory beside the result.
+
+    Args:
+        lists: (M, k) int32 neighbours of every slot.
+        squared: (M, k) squared lengths.
+        live: (M, k) bool, links that live.
+        buffers: Where the result lives.
+    """
+    size, k = lists.shape
+    number = np.int32 if size * k < np.iinfo(np.int32).max else np.int64
+    target, lives, length = lists.numpy().ravel(), live.numpy().ravel(), squared.reshape(-1)
+    # An upper bound: memory that is never written is never resident.
+    column, kept = buffers.take(2 * int(np.count_nonzero(lives)))
+    pointer, filled = np.zeros(size + 1, dtype=np.int32), 0
+    for start in range(0, size, _BLOCK_ROWS):
+        stop = min(start + _BLOCK_ROWS, size)
+        shape = (stop - start, size)
+        outward = np.flatnonzero(lives[start * k : stop * k]) + start * k
+        inward = np.flatnonzero(lives & (target >= start) & (target < stop))
+        # Links are numbered from 1 by their place, so of a pair the larger source counts.
+        ends = (outward // k - start, target[outward])
+        forward = sparse.coo_matrix(((outward + 1).astype(number), ends), shape=shape).tocsr()
+        ends = (target[inward] - start, (inward // k).astype(np.int32))
+        back = sparse.coo_matrix(((inward + 1).astype(number), ends), shape=shape).tocsr()
+        forward.sort_indices()
+        back.sort_indices()
+        both = forward.maximum(back)
+        both.sort_indices()
+        part = slice(filled, filled + both.nnz)
+        column[part] = torch.from_numpy(both.indices.astype(np.int32, copy=False))
+        kept[part] = length[torch.from_numpy(both.data.astype(np.int64) - 1)]
+        pointer[start + 1 : stop + 1] = filled + both.indptr[1:]
+        filled += both.nnz
+    graph = SymmetricLinks(torch.from_numpy(pointer), column[:filled], kept[:filled])
+    buffers.lend(column, kept, graph)
+    return graph
 
 
 def listing(old: SymmetricLinks, slots: Ints, lists: Ints, live: Any) -> tuple[Ints, Ints]:

@@ -52,10 +52,8 @@ def store(
         # Declined documents, and renewed ones whose slot another was given.
         out = (slots < 0) | (~fresh & torch.isin(old, chosen))
         kept, slots, fresh = kept[~out], slots[~out], fresh[~out]
-    lookup = bank._slots()
-    for id_ in bank.slot_ids[slots[fresh]].tolist():
-        lookup.pop(id_, None)
-    lookup.update(zip(batch.ids[kept].tolist(), slots.tolist(), strict=True))
+    gone = bank.slot_ids[slots[fresh]].tolist()
+    bank._slots().move(gone, batch.ids[kept].tolist(), slots.tolist())
     bank.written_at[slots] = bank.step
     if bool(fresh.any()):
         bank.count.copy_(torch.maximum(bank.count, slots.max() + 1))

@@ -23,6 +23,7 @@ from gloss_graph.bench.made import clustered, filled_bank
 from gloss_graph.bench.peers import draw_labels, made_corpus
 from gloss_graph.bench.report import markdown
 from gloss_graph.bench.rivals import UnrolledLayers, dense_loss
+from gloss_graph.bench.stages import single_step
 from gloss_graph.bench.turns import peak_mib, take_turns
 from gloss_graph.cli import main
 from gloss_graph.objective import GraphGuidedObjective
@@ -171,7 +172,7 @@ def test_peak_memory_sees_what_was_used_before() -> None:
 
 def test_memory_stays_flat_over_a_few_steps() -> None:
     growth = memory_growth(60, rows=1_100, dim=8, settings=TINY)
-    assert growth["steps"] == 60
+    assert (growth["steps"], growth["bank"], growth["dim"]) == (60, 1_100, 8)
     assert growth["growth %"] < 5.0
 
 
@@ -197,6 +198,29 @@ def test_settings_out_of_range(change: dict[str, object], said: str) -> None:
 def test_too_few_steps_of_endurance() -> None:
     with pytest.raises(ValueError, match="at least 10"):
         memory_growth(3)
+
+
+def test_endurance_of_no_bank() -> None:
+    with pytest.raises(ValueError, match="'rows' must be at least 1"):
+        memory_growth(10, rows=0)
+
+
+def test_endurance_keeps_no_record_of_its_steps() -> None:
+    run = single_step(300, 8, TINY)
+    held = [cell.cell_contents for cell in run.__closure__ or ()]
+    steps = next(part for part in held if hasattr(part, "seconds"))
+    for _ in range(5):
+        assert run() > 0
+    assert len(steps.seconds) == 1
+
+
+def test_the_command_measures_the_banks_it_is_told(tmp_path: Path) -> None:
+    words = ["bench", "--quick", "--what", "endurance", "--steps", "10", "--dim", "8", "--k", "4"]
+    words += ["--bank", "200", "--bank", "300", "--batch-size", "8", "--out", str(tmp_path / "b")]
+    assert main(words) == 0
+    table = pd.read_csv(next((tmp_path / "b").glob("endurance*.csv")))
+    assert table["bank"].tolist() == [200, 300]
+    assert table["dim"].tolist() == [8, 8]
 
 
 def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

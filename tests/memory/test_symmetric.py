@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from gloss_graph import MemoryBank
-from gloss_graph.memory import symmetric
+from gloss_graph.memory import links, symmetric
 
 
 def same_graph(bank: MemoryBank) -> None:
@@ -98,3 +98,59 @@ def test_entries_of_slots_in_rows_and_columns() -> None:
     found = torch.zeros_like(expected)
     found[torch.from_numpy(graph.touching(slots.numpy()))] = True
     assert torch.equal(found, expected)
+
+
+@pytest.mark.parametrize("block", [7, 60, 1_000])
+def test_blocks_give_the_graph_of_all_links(block: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(symmetric, "_BLOCK_ROWS", block)
+    generator = torch.Generator().manual_seed(4)
+    bank = MemoryBank(60, 6, k=4)
+    for _ in range(12):
+        bank.enqueue(*batch(generator, 500)[:1], ids=batch(generator, 500)[1])
+    dead = int((bank.links.slots >= 0).sum()) - bank.edges()[0].numel()
+    assert dead > 0, "no link died, so nothing shows that dead ones are left out"
+    bank.links._graph_of = ()
+    same_graph(bank)
+
+
+def test_lists_without_a_link() -> None:
+    bank = MemoryBank(5, 2, k=3)
+    bank.enqueue(torch.ones(3, 2), ids=torch.arange(3), link=False)
+    graph = bank.links.symmetric(3)
+    assert graph.pointer.tolist() == [0, 0, 0, 0]
+    assert graph.column.numel() == graph.squared.numel() == 0
+
+
+def test_a_large_write_is_measured_in_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
+    generator = torch.Generator().manual_seed(5)
+    x = torch.randn(50, 6, generator=generator)
+    whole, tiled = MemoryBank(60, 6, k=4), MemoryBank(60, 6, k=4)
+    whole.enqueue(x, ids=torch.arange(50))
+    monkeypatch.setattr(links, "_TILE_ENTRIES", 4 * 6 * 7)
+    tiled.enqueue(x, ids=torch.arange(50))
+    assert torch.equal(whole.links.squared, tiled.links.squared)
+
+
+def test_the_graph_among_rows_and_within_hops() -> None:
+    generator = torch.Generator().manual_seed(1)
+    bank = MemoryBank(60, 6, k=3)
+    bank.enqueue(torch.randn(60, 6, generator=generator), ids=torch.arange(60))
+    graph = bank.links.symmetric(60)
+    full = torch.zeros(60, 60)
+    row = torch.arange(60).repeat_interleave(graph.pointer.diff().long())
+    full[row, graph.column.long()] = graph.squared
+    rows = torch.randperm(60, generator=generator)[:25].sort().values
+    pointer, column, position = graph.among(rows.numpy())
+    part = torch.zeros(25, 25)
+    own = torch.arange(25).repeat_interleave(torch.from_numpy(pointer).diff().long())
+    part[own, torch.from_numpy(column).long()] = graph.squared[torch.from_numpy(position)]
+    assert torch.equal(part, full[rows][:, rows])
+
+    start, left_out = torch.tensor([3, 3, 40]), torch.tensor([40, 7])
+    reach = torch.zeros(60).bool()
+    reach[3] = True
+    for hops in range(4):
+        found = graph.within(start.numpy(), hops, left_out.numpy())
+        assert found.tolist() == reach.nonzero().squeeze(1).tolist()
+        reach = reach | (full[reach] > 0).any(dim=0)
+        reach[left_out] = False
