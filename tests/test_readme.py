@@ -15,7 +15,8 @@ BLOCKS = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text("utf-
 
 
 @pytest.mark.parametrize("code", [code for code in BLOCKS if "runs/mine" not in code])
-def test_block_runs(code, capsys):
+def test_block_runs(code, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     torch.manual_seed(0)
     exec(compile(code, "README.md", "exec"), {})
     assert capsys.readouterr().out.strip()

@@ -10,6 +10,7 @@ picture are those of ``gloss-graph evaluate``; ``--quick`` shortens the training
 from __future__ import annotations
 
 import argparse
+import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -53,6 +54,22 @@ def splits_of(folder: Path, most: int | None, seed: int) -> Splits:
     return Splits(replace(part, name=folder.name), held_out, scored)
 
 
+def check_same(out: Path, given: dict[str, Any]) -> None:
+    """Note the settings of a study; other ones would mix their runs with those it holds.
+
+    Raises:
+        SystemExit: The folder holds a study with other settings.
+    """
+    note = out / "settings.json"
+    if note.exists():
+        found = json.loads(note.read_text(encoding="utf-8"))
+        other = {name: found.get(name) for name in given if found.get(name) != given[name]}
+        if other:
+            raise SystemExit(f"'--out' holds a study with {other}. Choose another folder.")
+    out.mkdir(parents=True, exist_ok=True)
+    note.write_text(json.dumps(given, indent=2), encoding="utf-8")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--folder", type=Path, required=True, help="holds a folder a corpus")
@@ -76,6 +93,9 @@ def main() -> None:
     epochs = 2.0 if settings.quick else settings.epochs
     length = 32 if settings.quick else settings.length
     console = Console()
+    same = ("encoder", "train_limit", "patience", "batch", "freeze_layers", "bf16")
+    given = {name: getattr(settings, name) for name in same} | {"epochs": epochs, "length": length}
+    check_same(settings.out, given)
     for data in settings.data:
         for seed in settings.seeds:
             for loss in settings.losses:

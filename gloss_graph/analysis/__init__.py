@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from gloss_graph.analysis.report import write_report
     from gloss_graph.analysis.restore import from_networkx
     from gloss_graph.analysis.similarity import plot_similarities
+    from gloss_graph.analysis.space_change import RunChange, run_change
     from gloss_graph.analysis.tables import write_tables
     from gloss_graph.analysis.tuning import plot_importance, plot_slices, plot_tuning
 
@@ -47,6 +48,7 @@ __all__ = [
     "FORMATS",
     "Audit",
     "Explanation",
+    "RunChange",
     "audit",
     "compare_measures",
     "document_graph",
@@ -75,6 +77,7 @@ __all__ = [
     "reach_curves",
     "read_graph",
     "read_networkx",
+    "run_change",
     "to_networkx",
     "write_csr",
     "write_graph",
@@ -89,6 +92,7 @@ _LATER = {
     "FORMATS": "formats",
     "Audit": "auditing",
     "Explanation": "explanation",
+    "RunChange": "space_change",
     "audit": "auditing",
     "compare_measures": "measure_tables",
     "document_graph": "corpus_graph",
@@ -116,6 +120,7 @@ _LATER = {
     "reach_curves": "reach",
     "read_graph": "formats",
     "read_networkx": "formats",
+    "run_change": "space_change",
     "write_csr": "formats",
     "write_graph": "formats",
     "write_html": "page",

@@ -36,6 +36,7 @@ def plot_adjacency(
     *,
     label_names: Sequence[str] | None = None,
     within: str = "community",
+    communities: np.ndarray | None = None,
     bins: int = 400,
     seed: int = 0,
     title: str = "Who is linked to whom",
@@ -51,6 +52,7 @@ def plot_adjacency(
         path: where to save, as PNG, PDF or SVG; an older picture is replaced. None saves nothing.
         label_names: names of the classes; the graph's own or their numbers otherwise.
         within: order within a class: ``community`` (Louvain) or ``degree``, largest first.
+        communities: (N,) communities of your own, else they are found.
         bins: with more documents, neighbouring rows share a cell, which shows their mean.
         seed: of the communities.
         title: first line of the picture.
@@ -59,7 +61,8 @@ def plot_adjacency(
         The figure.
 
     Raises:
-        ValueError: no document, a damaged graph, or a setting out of range.
+        ValueError: no document, a damaged graph, communities of another shape, or a setting out of
+            range.
 
     Cost: O(E + bins²), and the communities.
 
@@ -80,7 +83,12 @@ def plot_adjacency(
         raise ValueError("'graph' must hold at least one document (got none).")
     second = -np.diff(table.adjacency.indptr)
     if within == "community":
-        second = louvain_communities(table.adjacency, seed=seed)
+        found = communities
+        if found is None:
+            found = louvain_communities(table.adjacency, seed=seed)
+        second = np.asarray(found)
+        if np.shape(second) != (size,):
+            raise ValueError(f"'communities' must have shape ({size},) (got {np.shape(second)}).")
     # Unlabeled documents come last.
     classes = np.where(table.labels < 0, np.iinfo(np.int64).max, table.labels)
     order = np.lexsort((np.arange(size), second, classes))

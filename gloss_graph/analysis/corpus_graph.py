@@ -105,10 +105,12 @@ def document_graph(
     Returns:
         ``Data`` with ``edge_index`` (2, E) long, undirected, coalesced, no self-loops;
         ``edge_weight`` (E,); ``y`` (N,) long; ``doc_id`` (N,) long; ``seed_mask`` (N,) bool =
-        labeled; ``bandwidth``, scalar, NaN for ``"local"``; ``text``, N strings, and
-        ``label_names``, C strings, where known; ``k``, ``symmetrize``, ``min_weight``, ``search``
-        (``"exact"`` or ``"ivf"``) and ``recall``. No document, or one, gives a graph without edges;
-        documents that are all equal are connected to k others each, with weight 1.
+        labeled; ``in_degree`` (N,) long, how many documents list one among their k, before edges
+        are made undirected or dropped; ``bandwidth``, scalar, NaN for ``"local"``; ``text``, N
+        strings, and ``label_names``, C strings, where known; ``k``, ``symmetrize``,
+        ``min_weight``, ``search`` (``"exact"`` or ``"ivf"``) and ``recall``. No document, or one,
+        gives a graph without edges; documents that are all equal are connected to k others each,
+        with weight 1.
 
     Raises:
         TypeError: a source of another kind.
@@ -167,6 +169,7 @@ def document_graph(
         num_nodes=x.size(0),
         doc_id=found.ids,
         seed_mask=found.labels >= 0,
+        in_degree=torch.bincount(neighbors.indices[listed], minlength=x.size(0)),
         bandwidth=sigma,
     )
     if found.texts is not None:

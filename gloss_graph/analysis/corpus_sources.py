@@ -27,7 +27,7 @@ from gloss_graph.text import (
 from gloss_graph.text.corpora import string_list
 from gloss_graph.text.tables import read_columns
 
-__all__ = ["Documents", "Source", "read_documents"]
+__all__ = ["Documents", "Source", "class_names", "read_corpus", "read_documents"]
 
 Source = Tensor | np.ndarray | MemoryBank | Corpus | str | Path
 _FEATURES = (".npy", ".pt", ".safetensors")
@@ -89,7 +89,7 @@ def read_documents(
         found = _of_rows(rows, documents, columns)
     elif isinstance(source, Corpus) or path is not None:
         _only_with(documents is None, "documents", "the source is the documents")
-        corpus = source if isinstance(source, Corpus) else _corpus(source, columns, None)
+        corpus = source if isinstance(source, Corpus) else read_corpus(source, columns, None)
         found = _of_corpus(corpus, _embedded(corpus, encoder, max_length, progress))
     else:
         raise TypeError(
@@ -111,7 +111,7 @@ def _of_rows(
     size = rows.size(0)
     if documents is None:
         return Documents(rows, torch.full((size,), -1), torch.arange(size), None, None)
-    corpus = documents if isinstance(documents, Corpus) else _corpus(documents, columns, None)
+    corpus = documents if isinstance(documents, Corpus) else read_corpus(documents, columns, None)
     if len(corpus) != size:
         raise ValueError(
             f"'documents' must have one document a row of features (got {len(corpus)} for {size})."
@@ -120,15 +120,19 @@ def _of_rows(
 
 
 def _of_corpus(corpus: Corpus, rows: Tensor) -> Documents:
-    if corpus.multilabel:
-        raise ValueError(
-            "'documents' must have one label each (got label sets). Leave the label column out."
-        )
+    _one_label(corpus)
     texts = corpus.texts
     if corpus.texts_b is not None:
         texts = [f"{one}\n{two}" for one, two in zip(texts, corpus.texts_b, strict=True)]
     names = corpus.label_names or None
     return Documents(rows, torch.tensor(corpus.labels), torch.tensor(corpus.ids), texts, names)
+
+
+def _one_label(corpus: Corpus) -> None:
+    if corpus.multilabel:
+        raise ValueError(
+            "'documents' must have one label each (got label sets). Leave the label column out."
+        )
 
 
 def _of_bank(rows: Tensor, labels: Tensor, ids: Tensor, targets: bool) -> Documents:
@@ -178,18 +182,12 @@ def _of_run(
 ) -> Documents:
     from gloss_graph.training import TextClassifier
 
-    try:
-        settings = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        names = [str(name) for name in settings["data"]["classes"]]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ValueError(
-            f"'source' must be a folder written by gloss-graph train ({folder}: {error})."
-        ) from error
+    names = class_names(folder)
     if documents is not None:
         encoder = TextClassifier.load(folder / "model").encoder
         corpus = documents
         if not isinstance(corpus, Corpus):
-            corpus = _corpus(corpus, columns, names)
+            corpus = read_corpus(corpus, columns, names)
         return _of_corpus(corpus, _embedded(corpus, encoder, None, progress))
     found = _saved_bank(folder / "memory" / "objective.safetensors")
     if found is None:
@@ -197,9 +195,31 @@ def _of_run(
     used = pd.read_csv(
         folder / "labels_used.csv", dtype={"text": str, "text_b": str}, keep_default_na=False
     )
-    texts = _training_texts(settings) | dict(zip(used["id"], used["text"], strict=True))
+    texts = _training_texts(_run_settings(folder)) | dict(
+        zip(used["id"], used["text"], strict=True)
+    )
     found_texts = [texts.get(id_, "") for id_ in found.ids.tolist()]
     return found._replace(texts=found_texts, label_names=names)
+
+
+def class_names(folder: Path) -> list[str]:
+    """Names of the classes of a run.
+
+    Raises:
+        ValueError: Not a run folder.
+    """
+    return [str(name) for name in _run_settings(folder)["data"]["classes"]]
+
+
+def _run_settings(folder: Path) -> dict[str, Any]:
+    try:
+        settings = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        list(settings["data"]["classes"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"'source' must be a folder written by gloss-graph train ({folder}: {error})."
+        ) from error
+    return settings
 
 
 def _training_texts(settings: dict[str, Any]) -> dict[int, str]:
@@ -217,7 +237,7 @@ def _training_texts(settings: dict[str, Any]) -> dict[int, str]:
     return dict(enumerate(texts))
 
 
-def _corpus(
+def read_corpus(
     file: str | Path | Any, columns: dict[str, str | None], names: list[str] | None
 ) -> Corpus:
     """Read a table; without a named label column, the column ``label`` if there is one."""
@@ -243,6 +263,7 @@ def _embedded(
     max_length: int | None,
     progress: bool,
 ) -> Tensor:
+    _one_label(corpus)
     if encoder is None:
         if corpus.features is None:
             raise ValueError(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import networkx as nx
 import numpy as np
 import pandas as pd
 import torch
@@ -18,6 +17,7 @@ from torch_geometric.data import Data
 from gloss_graph._checks import check_positive_int
 from gloss_graph._samples import stratified_sample
 from gloss_graph.analysis.checked import Documents, read_documents, read_embeddings
+from gloss_graph.analysis.communities import louvain_communities
 from gloss_graph.training.metrics import silhouette_rows
 
 __all__ = ["measures"]
@@ -226,15 +226,9 @@ def _class_ties(inner: _Inner, label: int) -> dict[str, float]:
 
 def _communities(documents: Documents, seed: int) -> np.ndarray:
     """Louvain community (N,) of every document; one without an edge is its own."""
-    found = np.zeros(documents.size, dtype=np.int64)
-    if documents.size == 0:
-        return found
-    upper = sparse.triu(documents.adjacency, format="coo")
-    graph = nx.from_scipy_sparse_array(upper)
-    for number, group in enumerate(
-        nx.community.louvain_communities(graph, weight="weight", seed=seed)
-    ):
-        found[list(group)] = number
+    found = louvain_communities(documents.adjacency, seed=seed)
+    alone = np.flatnonzero(found < 0)
+    found[alone] = found.max(initial=-1) + 1 + np.arange(alone.size)
     return found
 
 

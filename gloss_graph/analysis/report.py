@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import base64
 import io
-import json
 import math
 import re
 import shlex
-from collections.abc import Mapping, Sequence
-from dataclasses import fields
+from collections.abc import Mapping
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,6 +17,8 @@ from matplotlib.figure import Figure
 
 from gloss_graph._files import atomic_write
 from gloss_graph._timing import stage_seconds
+from gloss_graph.analysis.described import PARTS as _PARTS
+from gloss_graph.analysis.described import plain, repetition, setting_values, summary
 from gloss_graph.analysis.embedding import plot_embeddings
 from gloss_graph.analysis.graph_change import plot_graph_change
 from gloss_graph.analysis.plots import plot_stage_times, plot_training
@@ -26,12 +26,10 @@ from gloss_graph.analysis.runs import RunFiles, read_files
 from gloss_graph.analysis.similarity import plot_similarities
 from gloss_graph.analysis.style import DPI, save_figure
 from gloss_graph.inference import GraphSkill
-from gloss_graph.training.config import LOSSES, TrainConfig
 from gloss_graph.training.snapshots import FOLDER
 
 __all__ = ["write_report"]
 
-_PARTS = {"train": "training", "val": "validation", "test": "test"}
 _SCORES = {
     "accuracy": "accuracy",
     "subset_accuracy": "exact sets",
@@ -151,10 +149,9 @@ def _draw(run: RunFiles) -> dict[str, _Picture]:
 def _content(run: RunFiles, figures: Mapping[str, _Picture]) -> dict[str, Any]:
     """Everything the template shows."""
     settings = run.settings
-    loss = settings["loss"]
     scores, score_heads = _scores(run.metrics)
     sizes, classes, class_heads = _data(run)
-    command, snippet = _repeat(settings)
+    command, snippet = repetition(settings)
     name = str(settings["data"].get("name") or "documents")
     pictures = [figures[key] for key in ("embeddings", "similarities", "graph") if key in figures]
     skill = _skill(run.metrics)
@@ -169,23 +166,22 @@ def _content(run: RunFiles, figures: Mapping[str, _Picture]) -> dict[str, Any]:
         "repeat": "How to repeat it",
         "versions": "Versions",
     }
-    known = {field.name: field.default for field in fields(TrainConfig)}
+    known, values = setting_values(settings)
     changed = [
-        [key, _plain(settings[key]), _plain(default)]
+        [key, plain(values[key]), plain(default)]
         for key, default in known.items()
-        if key in settings and settings[key] != default
+        if key in values and values[key] != default
     ]
-    first = [key for key in known if key in settings and settings[key] != known[key]]
-    first += [key for key in known if key in settings and key not in first]
+    first = [key for key in known if key in values and values[key] != known[key]]
+    first += [key for key in known if key in values and key not in first]
     return {
         "title": run.folder.resolve().name,
-        "summary": f"{loss}: {LOSSES.get(loss, 'a loss of its own')}. Encoder "
-        f"{settings.get('encoder_name') or settings.get('encoder') or 'unknown'}, data {name}.",
+        "summary": summary(settings),
         "figures": _figures(run.metrics),
         "contents": [(key, title) for key, title in contents.items() if title],
         "changed": changed,
         "about": _about(settings),
-        "settings": [[key, _plain(settings[key])] for key in first],
+        "settings": [[key, plain(values[key])] for key in first],
         "data_line": f"{name}, {_count(len(_class_names(run)), 'class', 'classes')}.",
         "sizes": sizes,
         "classes": classes,
@@ -313,65 +309,15 @@ def _about(settings: Mapping[str, Any]) -> Rows:
         "bank": "bank",
         "finished": "finished",
     }
-    return [[name, _plain(settings[key])] for key, name in names.items() if key in settings]
+    return [[name, plain(settings[key])] for key, name in names.items() if key in settings]
 
 
 def _versions(settings: Mapping[str, Any]) -> Rows:
     versions = settings.get("versions")
-    rows = [["python", _plain(settings.get("python"))]]
+    rows = [["python", plain(settings.get("python"))]]
     if isinstance(versions, Mapping):
-        rows += [[str(name), _plain(value)] for name, value in versions.items()]
-    return [*rows, ["git commit", _plain(settings.get("git_commit"))]]
-
-
-def _repeat(settings: Mapping[str, Any]) -> tuple[str, str]:
-    """The command that was typed, with a new folder, and the same in Python."""
-    words = settings.get("command")
-    command = ""
-    if isinstance(words, Sequence) and not isinstance(words, str) and words:
-        quoted = map(shlex.quote, _with_new_folder([str(word) for word in words]))
-        command = " ".join(f"\\\n    {w}" if w.startswith("--") else w for w in quoted)
-    known = {field.name: field.default for field in fields(TrainConfig)}
-    options = ", ".join(
-        f"{key}={settings[key]!r}"
-        for key, default in known.items()
-        if key in settings and (settings[key] != default or key in ("loss", "seed"))
-    )
-    data = settings["data"]
-    parts = ", ".join(f'"{part}.csv"' if part in data else "None" for part in _PARTS)
-    parts += ', separator=";"' if data.get("multilabel") else ""
-    loading = [f"{key}={settings[key]!r}" for key in ("pooling", "max_length") if settings.get(key)]
-    name = settings.get("encoder_name") or "YOUR_ENCODER"
-    encoder = ", ".join([repr(name), *loading])
-    snippet = f"""from gloss_graph.text import load_encoder, read_splits
-from gloss_graph.training import TrainConfig, train_text
-
-splits = read_splits({parts})
-encoder = load_encoder({encoder})
-config = TrainConfig({options})
-train_text(splits, encoder, config, "NEW_FOLDER")"""
-    return command, snippet
-
-
-def _with_new_folder(words: list[str]) -> list[str]:
-    """The words with another folder for the results: a used one is refused."""
-    kept, skip = [], False
-    for word in words:
-        if not skip and word != "--out" and not word.startswith("--out="):
-            kept.append(word)
-        skip = word == "--out"
-    return [*kept, "--out", "NEW_FOLDER"]
-
-
-def _plain(value: Any) -> str:
-    """A setting as text."""
-    if value is None or value == "":
-        return "–"
-    if isinstance(value, Mapping):
-        return ", ".join(f"{key} {_plain(part)}" for key, part in value.items())
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    return value if isinstance(value, str) else json.dumps(value, default=str)
+        rows += [[str(name), plain(value)] for name, value in versions.items()]
+    return [*rows, ["git commit", plain(settings.get("git_commit"))]]
 
 
 def _count(number: int, one: str, many: str) -> str:

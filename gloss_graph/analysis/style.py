@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from pathlib import Path
 from typing import BinaryIO
 
@@ -74,7 +75,10 @@ def save_figure(figure: Figure, path: str | os.PathLike[str] | BinaryIO | None) 
 
 
 def _save(figure: Figure, handle: BinaryIO, kind: str) -> None:
-    figure.savefig(handle, format=kind, dpi=DPI, bbox_inches="tight", pad_inches=0.15)
+    with warnings.catch_warnings():
+        # Emoji and other scripts that the font lacks are drawn as boxes; every text has some.
+        warnings.filterwarnings("ignore", r"Glyph \d+ .* missing from", UserWarning)
+        figure.savefig(handle, format=kind, dpi=DPI, bbox_inches="tight", pad_inches=0.15)
 
 
 def tidy_axes(axes: Axes, *, title: str, x: str, y: str) -> None:

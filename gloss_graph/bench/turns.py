@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import time
 from collections.abc import Callable, Mapping
@@ -55,6 +56,14 @@ def _status(name: str) -> float | None:
     return int(found[0]) / 1024 if found else None
 
 
+def _give_back() -> None:
+    """Freed memory back to the system, where the C library is glibc."""
+    try:
+        ctypes.CDLL(None).malloc_trim(0)
+    except (AttributeError, OSError, TypeError):
+        return
+
+
 def resident_mib() -> float | None:
     """Resident memory of this process, None where the system does not say."""
     return _status("VmRSS")
@@ -63,10 +72,12 @@ def resident_mib() -> float | None:
 def peak_mib(call: Callable[[], object], device: torch.device | None = None) -> float | None:
     """Peak memory (MiB) of a call above what was in use before, None where unknown.
 
-    On Linux the high-water mark of the process, reset before; on a GPU the allocator's. Memory
-    that was kept from earlier calls hides here: a lower bound.
+    On Linux the high-water mark of the process, reset before; on a GPU the allocator's. What the
+    C library keeps of freed memory is given back first, so that its use again counts; pools of
+    other libraries (MKL's) still hide here.
     """
     gc.collect()
+    _give_back()
     if device is not None and device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         before = torch.cuda.memory_allocated(device)

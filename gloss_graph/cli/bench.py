@@ -10,6 +10,9 @@ import typer
 
 if TYPE_CHECKING:
     import pandas as pd
+    from torch import Tensor
+
+    from gloss_graph.text import Corpus
 
 Sizes = Annotated[list[int] | None, typer.Option(help="Rows of a bank; repeatable.")]
 
@@ -78,7 +81,7 @@ def bench(
         tables["stages: one step"] = stage_table(settings, progress=True)
         plot_stages(tables["stages: one step"], out / "stages.png")
     if what in ("all", "corpus"):
-        tables.update(_corpora(corpus, made or (3_000 if quick else 50_000), quick, rounds))
+        tables.update(_corpora(corpus, made or (3_000 if quick else 50_000), quick, rounds, out))
     if what == "endurance":
         count = steps or (200 if quick else 10_000)
         growth = [
@@ -99,22 +102,48 @@ def bench(
     console.print(f"{note} Written to {out}.", highlight=False, soft_wrap=True, markup=False)
 
 
-def _corpora(corpus: Path | None, made: int, quick: bool, repeats: int) -> dict[str, pd.DataFrame]:
+def _corpora(
+    corpus: Path | None, made: int, quick: bool, repeats: int, out: Path
+) -> dict[str, pd.DataFrame]:
     import torch
 
     from gloss_graph.bench.peers import corpus_table, made_corpus
-    from gloss_graph.text import load_encoder, read_table
+    from gloss_graph.text import read_table
 
+    draws = 2 if quick else 5
     tables: dict[str, pd.DataFrame] = {}
     if corpus is not None:
         documents = read_table(corpus)
-        x = load_encoder("minilm", max_length=64).embed(documents, progress=True)
         y = torch.tensor(documents.labels)
         if bool((y < 0).any()):
             raise ValueError(f"'corpus' must have a label in every row ({corpus} does not).")
-        tables[f"corpus {corpus.name}"] = corpus_table(x, y, repeats=repeats, progress=True)
+        x = _embedded(documents, corpus, out)
+        tables[f"corpus {corpus.name}"] = corpus_table(
+            x, y, draws=draws, repeats=repeats, progress=True
+        )
     x, y = made_corpus(made)
     tables[f"made corpus of {made:,} points"] = corpus_table(
-        x, y, draws=1, repeats=repeats, progress=True
+        x, y, draws=min(draws, 3), repeats=repeats, progress=True
     )
     return tables
+
+
+def _embedded(documents: Corpus, corpus: Path, out: Path) -> Tensor:
+    """MiniLM's embeddings at 64 tokens, kept in `out` under the digest of the file."""
+    import hashlib
+
+    import numpy as np
+    import torch
+
+    from gloss_graph._files import atomic_write
+    from gloss_graph.text import load_encoder
+
+    kept = out / f"minilm-64-{hashlib.sha256(corpus.read_bytes()).hexdigest()[:16]}.npy"
+    if kept.exists():
+        x = torch.from_numpy(np.load(kept, allow_pickle=False))
+        if x.dim() == 2 and x.size(0) == len(documents):
+            return x
+    x = load_encoder("minilm", max_length=64).embed(documents, progress=True)
+    with atomic_write(kept, overwrite=True) as file:
+        np.save(file, x.numpy(), allow_pickle=False)
+    return x

@@ -162,11 +162,33 @@ def train(
     pictures: Annotated[
         bool, typer.Option(help="Embed some documents before and during training, and draw them.")
     ] = True,
+    model: Annotated[
+        str,
+        typer.Option(help="encoder; or text-gcn, bert-gcn: a graph of documents and their words."),
+    ] = "encoder",
+    window: Annotated[int, typer.Option(help="Words of a window (--model).")] = 20,
+    min_count: Annotated[int, typer.Option(help="Rarer words are left out (--model).")] = 5,
+    stop_words: Annotated[
+        bool, typer.Option(help="Leave out English stop words (--model); not for short texts.")
+    ] = True,
+    hidden: Annotated[
+        int | None, typer.Option(help="Width of the hidden graph layer (--model); else 200.")
+    ] = None,
+    gnn: Annotated[str, typer.Option(help="gcn or gat, of bert-gcn.")] = "gcn",
+    fine_tune_epochs: Annotated[
+        int, typer.Option(help="Of the encoder alone, before bert-gcn.")
+    ] = 10,
+    fine_tune_rate: Annotated[float, typer.Option(help="Their learning rate.")] = 1e-4,
 ) -> None:
     """Fine-tune an encoder on your own files and score it."""
+    from gloss_graph.cli.models import refuse_model_options, run_model
     from gloss_graph.cli.train import run_train
     from gloss_graph.training import TrainConfig
 
+    if model != "encoder":
+        run_model(model, context)
+        return
+    refuse_model_options(context)
     config = TrainConfig(
         loss=loss,
         mode=mode,

@@ -9,6 +9,7 @@ import pandas as pd
 from rich.console import Console
 
 from gloss_graph._files import atomic_write
+from gloss_graph.cli.models import model_of, predict_by_model
 from gloss_graph.cli.train import has_column
 from gloss_graph.text import read_features, read_table
 from gloss_graph.training import Prediction, Run
@@ -35,6 +36,11 @@ def run_predict(
     """
     if out.exists():
         raise FileExistsError(f"'output' must not exist ({out} does). Choose another name.")
+    if (kind := model_of(run)) is not None:
+        given = {"text_b": text_b, "features": features, "anchor": anchor, "rule": rule}
+        refused = [name for name, value in given.items() if value is not None]
+        refused += ["mode"] if mode != "inductive" else []
+        return predict_by_model(kind, run, source, out, text=text, refused=refused)
     loaded = Run(run)
     if not loaded.on_features and (text_b is not None) != loaded.on_pairs:
         what = "name the column of second texts" if loaded.on_pairs else "be left out"

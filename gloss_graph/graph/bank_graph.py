@@ -112,5 +112,5 @@ def bank_edges(
         weight[torch.from_numpy(graph.touching(absent.numpy()))] = 0.0
     dtype = torch.promote_types(edge_weight.dtype, weight.dtype)
     edge_weight, weight = edge_weight.to(dtype), weight.to(dtype)
-    ends = (pointer, column, weight, absent + size, owner, size)
-    return BankEdges(edge_index, edge_weight, nodes, *ends)
+    kept = (pointer, column, weight, absent + size, owner, size)
+    return BankEdges(edge_index, edge_weight, nodes, *kept)

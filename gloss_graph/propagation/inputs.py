@@ -83,16 +83,18 @@ def check_graph(
             raise ValueError(
                 f"'edge_index' must lie in 0..{num_nodes - 1}, the rows of 'y' (got {low}..{high})."
             )
-    detached = edge_weight.detach()
-    top = detached.amax() if detached.numel() else detached.new_ones(())
-    if not bool((detached >= 0).all()) or bool(torch.isinf(top)):
+    low_weight, top = 0.0, 0.0
+    if edge_weight.numel():
+        low_weight, top = torch.stack(torch.aminmax(edge_weight.detach())).tolist()
+    # Also false for NaN, which is what aminmax gives if there is one.
+    if not 0.0 <= low_weight <= top < float("inf"):
         raise ValueError("'edge_weight' must be finite and >= 0 (got NaN, inf or negative).")
     rows = rows_of(edge_index, num_nodes)
     weight = edge_weight if rows.order is None else edge_weight[rows.order]
     if not trusted:
         weight = torch.where(rows.row == rows.target, 0.0, weight)
         _check_undirected(rows, weight.detach())
-    return rows, weight / top if float(top) > 0 else weight
+    return rows, weight / top if top not in (0.0, 1.0) else weight
 
 
 def check_full(weight: Tensor) -> Tensor:

@@ -22,6 +22,7 @@ from gloss_graph.propagation.inputs import check_full, check_graph, check_prior,
 from gloss_graph.propagation.normalize import NORMALIZATIONS, Scaling
 from gloss_graph.propagation.operators import (
     FullOperator,
+    MaskedOperator,
     SparseOperator,
     operator_of,
 )
@@ -354,7 +355,7 @@ class LabelPropagation(MessagePassing):
 
     # ------------------------------------------------------------------ solve
 
-    def message_and_aggregate(self, adj_t: AnyOperator, x: Tensor) -> Tensor:
+    def message_and_aggregate(self, adj_t: AnyOperator | MaskedOperator, x: Tensor) -> Tensor:
         """W x in one product: the fused form of `message` and its sum."""
         return adj_t.times(x)
 
@@ -362,7 +363,9 @@ class LabelPropagation(MessagePassing):
         """The message a neighbour sends: its value times the edge's weight."""
         return edge_weight.unsqueeze(-1) * x_j
 
-    def _times(self, operator: AnyOperator, x: Tensor) -> Tensor:
+    def _times(self, operator: AnyOperator | MaskedOperator, x: Tensor) -> Tensor:
+        if isinstance(operator, MaskedOperator) and not self.fused:
+            return operator.clear(self._times(operator.whole, x))
         if self.fused or not isinstance(operator, SparseOperator):
             return self.message_and_aggregate(operator, x)
         n = operator.num_nodes

@@ -16,9 +16,11 @@ from gloss_graph.propagation.alignment import align_classes
 from gloss_graph.propagation.bank_operator import AnyOperator, BankOperator, times_at
 from gloss_graph.propagation.inputs import check_prior
 from gloss_graph.propagation.normalize import Scaling
-from gloss_graph.propagation.operators import SparseOperator
-from gloss_graph.propagation.solve import System
+from gloss_graph.propagation.operators import MaskedOperator, SparseOperator
+from gloss_graph.propagation.solve import DENSE_LIMIT, System
 
+# Up to one node in so many is known: then solving around them beats cutting W down to the rest.
+_KNOWN_RATIO = 4
 SEARCH_SPACE: dict[str, Dimension] = {"eta": Range(0.01, 1.0, log=True)}
 
 
@@ -50,6 +52,14 @@ def harmonic(
 ) -> Problem:
     """Clamped seeds; the unknowns are the unseeded nodes that a seed reaches."""
     free = reached & ~seeds
+    unreached = (~reached).nonzero().squeeze(1)
+    leak = prior if eta > 0 else torch.zeros_like(prior)
+    if isinstance(operator, SparseOperator):
+        fixed = (~free).nonzero().squeeze(1)
+        unknown = free.numel() - fixed.numel()
+        if _KNOWN_RATIO * fixed.numel() <= free.numel() and unknown > DENSE_LIMIT:
+            masked = MaskedOperator(operator, fixed)
+            return _harmonic_around(masked, labels, unreached, scaling, eta, prior, leak)
     where = free.nonzero().squeeze(1)
     node_factor = scaling.factor.index_select(0, where)
     node_diagonal = scaling.diagonal.index_select(0, where)
@@ -59,8 +69,6 @@ def harmonic(
     if eta > 0:
         right = right + eta * node_diagonal.unsqueeze(1) * factor * prior
     system = System(operator.restrict(free), (1.0 + eta) * node_diagonal, node_factor, None)
-    unreached = (~reached).nonzero().squeeze(1)
-    leak = prior if eta > 0 else torch.zeros_like(prior)
 
     def assemble(solved: Tensor) -> Tensor:
         values = labels.index_copy(0, where, solved / factor)
@@ -72,6 +80,32 @@ def harmonic(
         return (values.index_select(0, where) * factor).detach()
 
     return Problem(system, right, assemble, gather)
+
+
+def _harmonic_around(
+    operator: MaskedOperator,
+    labels: Tensor,
+    unreached: Tensor,
+    scaling: Scaling,
+    eta: float,
+    prior: Tensor,
+    leak: Tensor,
+) -> Problem:
+    """The system of `harmonic` on all nodes, with zeros where nothing is unknown."""
+    factor, diagonal = scaling.factor.unsqueeze(1), scaling.diagonal
+    right = operator.whole.times(factor * labels)
+    if eta > 0:
+        right = right + eta * diagonal.unsqueeze(1) * factor * prior
+    system = System(operator, (1.0 + eta) * diagonal, scaling.factor, None)
+
+    def assemble(solved: Tensor) -> Tensor:
+        # Zero there already, but gradients must not enter the adjoint solve there either.
+        values = labels + operator.clear(solved) / factor
+        if unreached.numel() == 0:
+            return values
+        return values.index_copy(0, unreached, leak.expand(unreached.numel(), -1))
+
+    return Problem(system, operator.clear(right), assemble)
 
 
 def spreading(

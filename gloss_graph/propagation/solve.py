@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from gloss_graph.propagation.bank_operator import AnyOperator
+from gloss_graph.propagation.operators import MaskedOperator
 
 SOLVERS = ("auto", "cg", "iterate", "dense")
 # Unknowns up to which a factorisation beats the iterations.
@@ -70,7 +71,7 @@ class System(NamedTuple):
     vectors of a singular matrix, one a component, as values (n,) and component (n,), or None.
     """
 
-    operator: AnyOperator
+    operator: AnyOperator | MaskedOperator
     diagonal: Tensor
     factor: Tensor
     null: Null | None
@@ -200,7 +201,7 @@ def _conjugate_gradient_in_place(
         torch.mul(residual, inverse, out=z)
         fresh = dot(residual, z)
         beta = torch.where(rho > 0, fresh / torch.where(rho > 0, rho, 1.0), 0.0)
-        direction.mul_(beta).add_(z)
+        torch.addcmul(z, direction, beta, out=direction)
         rho = fresh
         steps += 1
         error = relative()

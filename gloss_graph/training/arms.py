@@ -12,7 +12,9 @@ from gloss_graph.training.config import TrainConfig
 # What of a run's `config.json` is no setting of an arm: the pairing, the place, what follows from
 # other settings, and what makes a block of runs on the same data.
 _RECORD = ("command", "versions", "python", "git_commit", "finished", "device")
-_NOT_SETTINGS = ("seed", "data", "bank", *_RECORD)
+_NOT_SETTINGS = ("seed", "data", "bank", "model", *_RECORD)
+# Settings of graph models stand under their name.
+_MODELS = ("text_gcn", "bert_gcn")
 _LABELS = ("label_fraction", "labels_per_class")
 _SIZES = ("train", "val", "test")
 _DEFAULTS = {field.name: field.default for field in fields(TrainConfig)}
@@ -104,7 +106,7 @@ def arm_names(
     for run in flat:
         parts = [_part("loss", run)]
         for key in keys[1:]:
-            value = _value(key, run)
+            value = _value(key, run) if _has(key, run) else None
             if value is not None and _same(value) != _same(_DEFAULTS.get(key)):
                 parts.append(_part(key, run))
         names.append(", ".join(parts))
@@ -121,7 +123,8 @@ def differing(settings: Sequence[Mapping[str, Any]], blocks: Sequence[Hashable])
             continue
         seen: dict[Hashable, set[Hashable]] = {}
         for run, block in zip(flat, blocks, strict=True):
-            seen.setdefault(block, set()).add(_same(_value(key, run)))
+            if _has(key, run):
+                seen.setdefault(block, set()).add(_same(_value(key, run)))
         if any(len(values) > 1 for values in seen.values()):
             found.append(key)
     return found
@@ -155,6 +158,11 @@ def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         else:
             flat[prefix + key] = value
     return flat
+
+
+def _has(key: str, run: Mapping[str, Any]) -> bool:
+    """Whether a run has a setting; a graph model has none of the others' training."""
+    return key in run or ("model" not in run and key.partition(".")[0] not in _MODELS)
 
 
 def _value(key: str, run: Mapping[str, Any]) -> Any:

@@ -55,6 +55,7 @@ class Run:
             self.settings: dict[str, Any] = json.loads(
                 (self.folder / "config.json").read_text(encoding="utf-8")
             )
+            self._check_model()
             bank = self.settings["bank"]
             known = {field.name for field in fields(TrainConfig)}
             config = TrainConfig(**{k: v for k, v in self.settings.items() if k in known})
@@ -75,6 +76,14 @@ class Run:
         #: Their second texts, empty without pairs.
         self.texts_b: dict[int, str] = dict(zip(labels["id"], second, strict=False))
         self.objective = self._objective(config, bank)
+
+    def _check_model(self) -> None:
+        model = self.settings.get("model")
+        if model is not None:
+            raise ValueError(
+                f"it is of --model {model}, which has no bank to propagate over; its "
+                "predictions.csv holds the classes of all its documents"
+            )
 
     def _objective(self, config: TrainConfig, bank: dict[str, Any]) -> GraphGuidedObjective:
         plain = replace(config, loss="gloss", memory_size=bank["capacity"])

@@ -108,8 +108,8 @@ def train_text(
         check_multilabel(config)
         # Pictures color documents by their one class.
         config = replace(config, pictures=False)
-    splits = _few_labels(splits, config)
-    _check_labels(splits, config)
+    splits = with_few_labels(splits, config)
+    check_labels(splits, config)
     device = check_run(config, on_features=isinstance(encoder, FeatureEncoder))
     join_processes(config.device)
     out = Path(out)
@@ -256,7 +256,8 @@ def _merge(adapters: Adapters | None) -> None:
         adapters.merge()
 
 
-def _few_labels(splits: Splits, config: TrainConfig) -> Splits:
+def with_few_labels(splits: Splits, config: TrainConfig) -> Splits:
+    """The splits with the labels hidden that the settings do not draw."""
     if not config.few_labels:
         return splits
     kept = draw_labels(
@@ -268,7 +269,8 @@ def _few_labels(splits: Splits, config: TrainConfig) -> Splits:
     return replace(splits, train=hide_labels(splits.train, kept))
 
 
-def _check_labels(splits: Splits, config: TrainConfig) -> None:
+def check_labels(splits: Splits, config: TrainConfig) -> None:
+    """Refuse splits that lack the labels a run needs, and warn of classes without one."""
     needed = {"train": splits.train}
     if not config.keeps_last:
         if splits.val is None:

@@ -7,7 +7,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -19,7 +19,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from gloss_graph._checks import check_positive_int
 from gloss_graph._files import atomic_write
 from gloss_graph._samples import stratified_sample
-from gloss_graph.text import Corpus, FeatureEncoder, Splits, TextEncoder
+from gloss_graph.text import Corpus, Splits
 from gloss_graph.training.config import TrainConfig
 from gloss_graph.training.folders import write_json
 
@@ -29,6 +29,13 @@ _FORMAT = "gloss_graph.snapshots.1"
 _DOCUMENTS = 1000
 _MOMENTS = 4
 _PER_CLASS = 4
+
+
+class Embeds(Protocol):
+    """Whatever gives documents an embedding."""
+
+    def embed(self, corpus: Corpus, *, batch_size: int = 64, progress: bool = False) -> Tensor:
+        """(N, D) embeddings of the documents."""
 
 
 class FixedBatch(TrainerCallback):
@@ -60,7 +67,7 @@ class FixedBatch(TrainerCallback):
 
     def __init__(
         self,
-        encoder: TextEncoder | FeatureEncoder,
+        encoder: Embeds,
         corpus: Corpus,
         *,
         size: int = 64,
@@ -125,7 +132,7 @@ class Snapshots:
 
     def __init__(
         self,
-        encoder: TextEncoder | FeatureEncoder,
+        encoder: Embeds,
         splits: Splits,
         config: TrainConfig,
         frozen: Mapping[str, Tensor],

@@ -11,6 +11,8 @@ from torch_geometric.data import Data
 
 from gloss_graph import build_document_graph
 from gloss_graph.analysis import write_html
+from gloss_graph.analysis.checked import read_documents
+from gloss_graph.analysis.hiding import hidden_labels
 from gloss_graph.analysis.masses import top_masses
 from gloss_graph.analysis.matrix import graph_table
 
@@ -42,9 +44,11 @@ def content(path: Path) -> dict:
     return json.loads(found.group(1))
 
 
+@pytest.mark.parametrize("dense", [0, 5000])
 @pytest.mark.parametrize("eta", [0.0, 0.2])
 @pytest.mark.parametrize("normalization", ["row", "hub"])
-def test_masses_are_those_of_absorbing_chains(eta, normalization, monkeypatch):
+def test_masses_are_those_of_absorbing_chains(eta, normalization, dense, monkeypatch):
+    monkeypatch.setattr("gloss_graph.analysis.masses._DENSE", dense)
     # Several blocks of right sides must give what one would.
     monkeypatch.setattr("gloss_graph.analysis.masses._BLOCK", 7)
     table = graph_table(documents())
@@ -75,6 +79,24 @@ def test_masses_are_those_of_absorbing_chains(eta, normalization, monkeypatch):
             assert top.by_class[node, label] == pytest.approx(want, abs=1e-8)
     if eta == 0:
         np.testing.assert_allclose(top.by_class.sum(axis=1), 1, atol=1e-8)
+
+
+@pytest.mark.parametrize("eta", [0.0, 0.2])
+def test_masses_of_classes_are_what_the_audit_hears(eta):
+    graph = documents()
+    # A piece of its own without a label, and a document without a neighbour.
+    apart = graph.edge_index.new_tensor([[60, 61], [61, 60]])
+    graph.edge_index = torch.cat([graph.edge_index, apart], dim=1)
+    graph.edge_weight = torch.cat([graph.edge_weight, torch.ones(2)])
+    graph.y = torch.cat([graph.y, torch.tensor([-1, -1, 0])])
+    graph.seed_mask = torch.cat([graph.seed_mask, torch.tensor([False, False, True])])
+    graph.num_nodes = 63
+    del graph.text, graph.doc_id, graph.in_batch, graph.age
+    found = top_masses(graph_table(graph), np.arange(63), eta=eta)
+    heard = hidden_labels(read_documents(graph), eta=eta).mass.numpy()
+    np.testing.assert_allclose(found.by_class, heard, atol=1e-8)
+    assert found.by_class[60:].sum() == 0
+    assert found.propagated[60:].tolist() == [-1, -1, -1]
 
 
 def test_page_holds_everything_and_no_text_breaks_out(tmp_path):

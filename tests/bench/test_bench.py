@@ -93,9 +93,26 @@ def test_peers_run_on_one_graph_and_the_same_labels() -> None:
     ran = table.dropna(subset=["seconds"])
     assert (ran["accuracy"] > 40.0).all()
     assert ran["times ours"].iloc[0] == 1.0
-    assert "scikit-learn LabelSpreading" in ran["method"].tolist()
+    assert "scikit-learn LabelSpreading, alpha 0.9" in ran["method"].tolist()
     poisson = table[table["method"] == "GraphLearning poisson"]["note"].item()
-    assert poisson, "a peer that did not run must say why"
+    assert poisson == "not run above 0 rows", "a peer that did not run must say why"
+
+
+@pytest.mark.parametrize("pieces", [1, 3])
+def test_poisson_of_a_graph_in_pieces_ends(pieces: int) -> None:
+    """Conjugate gradients of the peer runs 100,000 iterations on a system without a solution."""
+    pytest.importorskip("graphlearning")
+    generator = torch.Generator().manual_seed(0)
+    corner = torch.eye(pieces, 16).repeat_interleave(60, dim=0)
+    x = 100.0 * corner * (pieces > 1) + torch.rand(60 * pieces, 16, generator=generator)
+    y = torch.arange(60 * pieces) % 2
+    table = corpus_table(x, y, k=5, labels_per_class=9, draws=2, repeats=1).set_index("method")
+    row = table.loc["GraphLearning poisson"]
+    assert ("gradient descent" in row["note"]) == (pieces > 1)
+    assert 20.0 < row["accuracy"] < 80.0
+    assert table["ours - this"].iloc[0] == 0.0
+    first = table["accuracy"].iloc[0]
+    assert row["ours - this"] == pytest.approx(first - row["accuracy"])
 
 
 def test_an_absent_peer_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -103,7 +120,8 @@ def test_an_absent_peer_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     x, y = made_corpus(200, dim=16)
     table = corpus_table(x, y, k=5, draws=1, repeats=1)
     absent = table[table["seconds"].isna()]
-    assert absent["method"].tolist() == ["GraphLearning laplace", "GraphLearning poisson"]
+    names = ["laplace", "poisson", "laplace, its own graph"]
+    assert absent["method"].tolist() == [f"GraphLearning {name}" for name in names]
     assert absent["note"].str.contains("gloss-graph\\[bench\\]").all()
 
 
@@ -139,6 +157,17 @@ def test_peak_memory_sees_a_temporary() -> None:
     peak = peak_mib(lambda: torch.ones(64, 2**20).sum())
     if peak is not None:
         assert 200 < peak < 600
+
+
+def test_peak_memory_sees_what_was_used_before() -> None:
+    def small() -> None:
+        kept = [torch.ones(2**14) for _ in range(2_000)]
+        del kept
+
+    small()
+    peak = peak_mib(small)
+    if peak is not None:
+        assert peak > 60.0
 
 
 def test_memory_stays_flat_over_a_few_steps() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import networkx as nx
@@ -10,11 +11,13 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from scipy.stats import skew
 from training.tiny import MAX_LENGTH
 
 from cli.conftest import Command, rows, write
 from cli.test_train import fast
-from gloss_graph.analysis import document_graph, read_graph
+from gloss_graph.analysis import document_graph, read_graph, run_change
+from gloss_graph.analysis.columns import clean_text
 from gloss_graph.text import load_encoder
 
 pytestmark = pytest.mark.filterwarnings("ignore:Graph skill")
@@ -119,9 +122,76 @@ def test_features_alone_and_with_texts(command: Command, tmp_path: Path) -> None
     assert read_graph(tmp_path / "c" / "graph.parquet").text == rows(20)["text"].tolist()
 
 
+def test_every_question_of_a_run(command: Command, trained: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    words = ["--run", trained, "--out", out, "--k", 3, "--measures", "--audit", "--explain", 1]
+    result = command("graph", *words, "--pictures", "--compare", "--format", "html,json")
+    assert result.status == 0, result.err
+    tables = ("measures", "audit", "duplicates", "confusion", "explanation", "compare", "churn")
+    pictures = ("map", "adjacency", "degrees", "reach", "explanation", "change")
+    names = {f"{name}.csv" for name in tables} | {f"{name}.png" for name in pictures}
+    names |= {"explanation.graphml", "graph.html", "graph.json", "config.json"}
+    assert {file.name for file in out.iterdir()} == names
+    assert all(str(out / name) in result.out for name in names - {"config.json"})
+    graph = read_graph(out / "graph.json")
+    found = pd.read_csv(out / "measures.csv").set_index(["scope", "measure"])["value"]
+    assert found["graph", "nodes"] == 36
+    expected = skew(graph.in_degree.double().numpy())
+    assert found["graph", "in_degree_skew"] == pytest.approx(expected)
+    assert int(graph.in_degree.sum()) == 36 * 3
+    suspects = pd.read_csv(out / "audit.csv")
+    assert sorted(suspects["doc_id"]) == sorted(graph.doc_id[graph.seed_mask].tolist())
+    assert suspects["suspicion"].is_monotonic_decreasing
+    masses = pd.read_csv(out / "explanation.csv")
+    assert masses["mass"].sum() == pytest.approx(1)
+    assert nx.read_graphml(out / "explanation.graphml").number_of_nodes() > 1
+    change = pd.read_csv(out / "compare.csv").set_index(["scope", "measure"])
+    assert {"before", "after", "change"} <= set(change.columns)
+    assert change.loc[("graph", "macro_silhouette")].notna().all()
+    churn = pd.read_csv(out / "churn.csv")
+    assert churn["start"].iloc[0] == "start"
+    assert churn["start"].tolist()[1:] == churn["end"].tolist()[:-1]
+    np.testing.assert_allclose(churn["kept"] + churn["lost"], 1)
+    for words_ in ("labels contradicted", "Before and after", "Edges of a fixed batch", "Classes"):
+        assert words_ in result.out
+
+
+def test_a_run_without_a_record_cannot_be_compared(trained: Path, tmp_path: Path) -> None:
+    bare = tmp_path / "bare"
+    shutil.copytree(trained, bare, ignore=shutil.ignore_patterns("pictures"))
+    with pytest.raises(ValueError, match="without --no-pictures"):
+        run_change(bare)
+    with pytest.raises(ValueError, match="'k' must"):
+        run_change(trained, k=0)
+
+
+def test_texts_of_any_kind_reach_every_file(command: Command, tmp_path: Path) -> None:
+    texts = ["nul \x00 tea", 'fox 🦊, "quoted"\r\nline', "é" * 1_000_000, "a", "b", "c"]
+    frame = pd.DataFrame({"text": texts, "label": ["x", "y 🦊", "x", "y 🦊", "x", ""]})
+    frame.to_parquet(tmp_path / "d.parquet", index=False)
+    np.save(tmp_path / "x.npy", np.random.default_rng(0).normal(size=(6, 3)))
+    out = tmp_path / "out"
+    words = ["--features", tmp_path / "x.npy", "--input", tmp_path / "d.parquet", "--out", out]
+    words += ["--format", "graphml,gexf,json,parquet,csv,html", "--audit", "--explain", 1]
+    words += ["--pictures"]
+    result = command("graph", *words, "--k", 2)
+    assert result.status == 0, result.err
+    clean = [clean_text(text) for text in texts]
+    for suffix in ("graphml", "gexf", "json", "parquet", "csv"):
+        assert read_graph(out / f"graph.{suffix}").text == clean, suffix
+    found = pd.read_csv(out / "audit.csv", keep_default_na=False, lineterminator="\n")
+    assert {text[:30] for text in found["text"]} == {text[:30] for text in clean[:5]}
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
+        (["--input", "BARE", "--audit"], "'audit' needs labeled documents (got none of 36)"),
+        (["--input", "BARE", "--explain", 2], "'explain' needs labeled documents"),
+        (["--input", "FILE", "--explain", 99], "ids go from 0 to 35"),
+        (["--features", "x.npy", "--audit"], "'audit' needs labeled documents (got none of 9)"),
+        (["--input", "FILE", "--compare"], "'compare' needs a finished run"),
+        (["--input", "FILE", "--top", 0], "top"),
         ([], "'input', 'run' or 'features' must be given"),
         (["--run", "x", "--features", "y.npy"], "must not be given together"),
         (["--run", "x"], "'run' must be a folder written by gloss-graph train"),
@@ -141,7 +211,10 @@ def test_bad_words_leave_nothing(
     words: list[object],
     message: str,
 ) -> None:
-    words = [files[0] if word == "FILE" else word for word in words]
+    write(rows(36)[["text"]], tmp_path / "bare.csv")
+    np.save(tmp_path / "x.npy", np.eye(9))
+    named = {"FILE": files[0], "BARE": tmp_path / "bare.csv", "x.npy": tmp_path / "x.npy"}
+    words = [named.get(str(word), word) for word in words]
     out = tmp_path / "out"
     result = command("graph", *words, "--encoder", encoder_folder, "--out", out)
     assert result.status == 2, result.out

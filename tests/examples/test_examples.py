@@ -230,6 +230,22 @@ def test_study(tmp_path: Path, table: Path) -> None:
     assert "tea-xbm-scl-1: macro-F1" not in again
 
 
+@pytest.mark.slow
+def test_table_of_the_study(tmp_path: Path, table: Path) -> None:
+    folder = tmp_path / "tea"
+    folder.mkdir()
+    lines = table.read_text(encoding="utf-8").splitlines()
+    for part, rows in (("train", lines[1::2]), ("val", lines[2::4]), ("test", lines[4::4])):
+        with gzip.open(folder / f"{part}.csv.gz", "wt", encoding="utf-8") as file:
+            file.write("\n".join([lines[0], *rows]) + "\n")
+    small = ("--folder", ".", "--data", "tea", "--seeds", "0", "--quick", "--length", "12")
+    output = run("benchmarks/study_table.py", *small, "--out", "table", folder=tmp_path)
+    for row in ("text-gcn", "bert-gcn", "ce", "gloss-published", "gloss"):
+        assert f"tea-{row}-0: accuracy" in output
+        assert f"| {row} " in output
+    assert (tmp_path / "table" / "table.png").is_file()
+
+
 def test_released_benchmark(tmp_path: Path) -> None:
     small = ("--batch", "16", "--length", "8", "--bank", "64", "--repeats", "1", "--threads", "1")
     output = run("benchmarks/released.py", *small, folder=tmp_path)

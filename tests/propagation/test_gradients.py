@@ -10,6 +10,7 @@ from reference import NORMALIZATIONS, awkward_graph, both_ways, one_hot
 from torch import Tensor
 
 from gloss_graph import LabelPropagation
+from gloss_graph.propagation import rules
 
 SOLVERS = ("dense", "cg", "iterate")
 PATHS = ("full", "sparse", "messages")
@@ -167,3 +168,41 @@ def test_the_result_keeps_no_graph_when_nothing_needs_a_gradient() -> None:
         out = layer(graph.y, graph.edge_index, graph.edge_weight, graph.seeds)
         assert out.grad_fn is None
         assert not out.requires_grad
+
+
+@pytest.mark.parametrize("options", [{}, {"gradient": "unrolled"}, {"fused": False}, {"eta": 0.0}])
+def test_solving_around_few_known_nodes_changes_nothing(
+    monkeypatch: pytest.MonkeyPatch, options: dict[str, object]
+) -> None:
+    """The same values and gradients as on the matrix cut down to the unknown nodes."""
+    generator = torch.Generator().manual_seed(3)
+    n = 700
+    pairs = torch.randint(n - 20, (2, 4 * n), generator=generator)
+    # The last twenty are a part of their own that no seed reaches.
+    pairs = torch.cat([pairs, torch.randint(n - 20, n, (2, 60), generator=generator)], dim=1)
+    edge_index = torch.cat([pairs, pairs.flip(0)], dim=1)
+    own = torch.rand(pairs.size(1), generator=generator, dtype=torch.float64)
+    y = torch.full((n,), -1)
+    y[:30] = torch.arange(30) % 3
+    toward = torch.randn(n, 3, generator=generator, dtype=torch.float64)
+    seen: list[str] = []
+    found = []
+    for ratio in (4, n):
+        monkeypatch.setattr(rules, "_KNOWN_RATIO", ratio)
+        built = rules.harmonic
+
+        def spy(*parts: object, built: Callable[..., rules.Problem] = built) -> rules.Problem:
+            problem = built(*parts)
+            seen.append(type(problem.system.operator).__name__)
+            return problem
+
+        monkeypatch.setitem(rules.RULES, "harmonic", spy)
+        weight = torch.cat([own, own]).requires_grad_()
+        layer = LabelPropagation(num_classes=3, tol=1e-10, solver="cg", **options)  # type: ignore[arg-type]
+        values = layer(y, edge_index, weight)
+        (gradient,) = torch.autograd.grad((values * toward).sum(), weight)
+        found.append((values.detach(), gradient))
+    assert seen == ["MaskedOperator", "SparseOperator"]
+    for around, cut in zip(*found, strict=True):
+        torch.testing.assert_close(around, cut, rtol=1e-6, atol=1e-7)
+    assert torch.equal(found[0][0][:30], torch.eye(3, dtype=torch.float64)[y[:30]])

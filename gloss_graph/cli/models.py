@@ -1,0 +1,211 @@
+"""`gloss-graph train --model` and `gloss-graph predict` of its runs: TextGCN and BertGCN."""
+
+from __future__ import annotations
+
+import json
+from contextlib import suppress
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from gloss_graph._checks import check_choice
+from gloss_graph._files import atomic_write
+from gloss_graph._processes import launched
+from gloss_graph._timing import stage_seconds
+from gloss_graph.analysis import plot_stage_times, plot_training
+from gloss_graph.cli.report import run_report
+from gloss_graph.cli.train import note_command, read_files
+from gloss_graph.models import CONFIGS, BertGCNConfig, GraphModelConfig, train_graph_model
+from gloss_graph.models.text_gcn import NEW_DOCUMENTS
+from gloss_graph.text import Splits, load_encoder, read_table
+from gloss_graph.training import TextClassifier, TrainConfig
+from gloss_graph.training.folders import new_folder
+from gloss_graph.training.processes import find_device
+
+# Options that say what is read and written, for both models.
+_FILES = ("train", "val", "test", "out", "unlabeled", "text", "label", "model")
+_ENCODER = ("encoder", "pooling", "max_length")
+# Options that only graph models have.
+_OWN = (
+    "window",
+    "min_count",
+    "stop_words",
+    "hidden",
+    "gnn",
+    "fine_tune_epochs",
+    "fine_tune_rate",
+)
+
+
+def refuse_model_options(context: typer.Context) -> None:
+    """Refuse options of graph models where there is none.
+
+    Raises:
+        ValueError: Names the first.
+    """
+    for name in _given(context):
+        if name in _OWN:
+            raise ValueError(
+                f"'--{_dashed(name)}' must be left out without --model text-gcn or bert-gcn. "
+                "Remove it, or choose one of them."
+            )
+
+
+def model_config(model: str, context: typer.Context) -> GraphModelConfig:
+    """Settings of a graph model from the options that were typed; its own defaults otherwise.
+
+    Raises:
+        ValueError: An unknown model, an option it does not have (named), or one out of range.
+    """
+    check_choice("model", model, ("encoder", *CONFIGS))
+    kind = CONFIGS[model]
+    known = {field.name for field in fields(kind)}
+    allowed = {*known, *_FILES, *(_ENCODER if kind is BertGCNConfig else ())}
+    given = _given(context)
+    for name in given:
+        if name not in allowed:
+            raise ValueError(
+                f"'--{_dashed(name)}' must be left out with --model {model}, which does not have "
+                f"it. It takes {', '.join('--' + _dashed(n) for n in _taken(allowed, context))}."
+            )
+    settings = {name: context.params[name] for name in given if name in known}
+    if "epochs" in settings:
+        epochs = settings["epochs"]
+        if epochs != int(epochs):
+            raise ValueError(f"'epochs' must be whole with --model {model} (got {epochs}).")
+        settings["epochs"] = int(epochs)
+    return kind(**settings)
+
+
+def run_model(model: str, context: typer.Context) -> None:
+    """Train a graph model on files, print its scores and write its run folder."""
+    config, options = model_config(model, context), context.params
+    if launched() > 1:
+        raise ValueError(f"--model {model} runs in one process: start it without torchrun.")
+    find_device(config.device)
+    out, console = Path(options["out"]), Console()
+    # Refused before anything is read; given back if nothing comes of it.
+    new_folder(out)
+    try:
+        splits = _read(config, options, console)
+        encoder = None
+        if isinstance(config, BertGCNConfig):
+            if options["encoder"] == "none":
+                raise ValueError("'encoder' must read texts for --model bert-gcn (got 'none').")
+            encoder = load_encoder(
+                options["encoder"], pooling=options["pooling"], max_length=options["max_length"]
+            )
+        result = train_graph_model(splits, config, out, encoder=encoder, progress=True)
+    except BaseException:
+        with suppress(OSError):
+            out.rmdir()
+        raise
+    plot_training({model: result.history}, out / "training.png")
+    if stages := stage_seconds(result.metrics):
+        plot_stage_times({model: stages}, out / "stages.png")
+    console.print(_scores(model, result.metrics))
+    note_command(out, ["gloss-graph", *(context.find_root().obj or [])])
+    run_report(out)
+    console.print(f"Run folder: {out}", highlight=False, markup=False, soft_wrap=True)
+
+
+def model_of(run: Path) -> str | None:
+    """The graph model of a run folder; None where it is of another kind or cannot be read."""
+    try:
+        settings = json.loads((run / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    model = settings.get("model") if isinstance(settings, dict) else None
+    return model if isinstance(model, str) else None
+
+
+def predict_by_model(
+    model: str, run: Path, source: Path, out: Path, *, text: str, refused: list[str]
+) -> pd.DataFrame:
+    """Label new documents by a run of a graph model: of BertGCN by its encoder head.
+
+    Raises:
+        ValueError: TextGCN, which cannot; an option that is for propagation.
+    """
+    if model != "bert-gcn":
+        raise ValueError(f"The run {run} is of --model {model}. {NEW_DOCUMENTS}")
+    if refused:
+        raise ValueError(
+            f"'--{_dashed(refused[0])}' must be left out for a run of --model {model}, whose "
+            "encoder head labels new documents: no graph holds them."
+        )
+    classifier = TextClassifier.load(run / "model")
+    corpus = read_table(source, text=text, label=None)
+    rows = classifier.encoder.embed(corpus, progress=True)
+    with torch.no_grad():
+        best = classifier.head(rows).softmax(dim=1).max(dim=1)
+    frame = pd.DataFrame(
+        {
+            "text": corpus.texts,
+            "label": [classifier.label_names[place] for place in best.indices.tolist()],
+            "probability": best.values.tolist(),
+        }
+    )
+    with atomic_write(out) as draft:
+        frame.to_csv(draft.name, index=False)
+    Console().print(
+        f"{len(frame):,} documents labeled by the encoder head: {out}",
+        highlight=False,
+        markup=False,
+        soft_wrap=True,
+    )
+    return frame
+
+
+def _read(config: GraphModelConfig, options: dict[str, Any], console: Console) -> Splits:
+    plain = TrainConfig(
+        loss="ce",
+        seed=config.seed,
+        label_fraction=config.label_fraction,
+        labels_per_class=config.labels_per_class,
+    )
+    columns = {"text": options["text"], "label": options["label"], "text_b": None}
+    train, val, test = (options[name] for name in ("train", "val", "test"))
+    return read_files(train, val, test, options["unlabeled"], plain, columns, console)[0]
+
+
+def _given(context: typer.Context) -> list[str]:
+    """Options that were typed."""
+    found = []
+    for name in context.params:
+        source = context.get_parameter_source(name)
+        if source is not None and source.name not in ("DEFAULT", "DEFAULT_MAP"):
+            found.append(name)
+    return found
+
+
+def _taken(allowed: set[str], context: typer.Context) -> list[str]:
+    return [name for name in context.params if name in allowed]
+
+
+def _dashed(name: str) -> str:
+    return name.replace("_", "-")
+
+
+def _scores(model: str, metrics: dict[str, float]) -> Table:
+    table = Table(title="Scores")
+    for heading in ("run", "split", "accuracy", "macro-F1", "steps", "seconds"):
+        left = heading in ("run", "split")
+        table.add_column(heading, justify="left" if left else "right", no_wrap=True)
+    for split in ("val", "test"):
+        if f"{split}.macro_f1" in metrics:
+            table.add_row(
+                model,
+                split,
+                f"{100 * metrics[f'{split}.accuracy']:.1f}",
+                f"{100 * metrics[f'{split}.macro_f1']:.1f}",
+                f"{metrics['steps']:.0f}",
+                f"{metrics['seconds.train']:.0f}",
+            )
+    return table
