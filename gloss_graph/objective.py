@@ -70,7 +70,7 @@ class GraphGuidedObjective(PaperForms, PropagationPredictor, nn.Module):
             together, `"auto"`: `"all"` if no remembered row takes part, else `"knn"`.
         hops: See `build_document_graph`; None uses the whole bank.
         warm_start: Start solves at the values of the step before, which are then part of the
-            state. The same within `tol`; pays where solves are long (small `eta`). Not for all rules.
+            state. The same within `tol`; pays for long solves (small `eta`). Only harmonic.
         visible_fraction: \(\gamma\) in [0, 1], share of the labeled batch rows whose label stays
             visible, stratified by class. With a bank 0 is meaningful: every row is scored.
         memory_visible_fraction: Share of the bank's labels that stay visible.

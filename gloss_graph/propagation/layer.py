@@ -139,11 +139,10 @@ class LabelPropagation(MessagePassing):
             check_choice("class_mass", class_mass, ("uniform",))
         if class_mass is not None and rule == "poisson":
             raise ValueError("'class_mass' is not defined for rule='poisson' (signed scores).")
-        self.rule, self.normalization = rule, normalization
+        self.rule, self.normalization, self.gradient = rule, normalization, gradient
         self.eta, self.alpha = float(eta), float(alpha)
-        self.num_classes, self.class_mass = num_classes, class_mass
+        self.num_classes, self.class_mass, self.fused = num_classes, class_mass, fused
         self.solver, self.tol, self.max_iter = solver, float(tol), max_iter
-        self.gradient, self.fused = gradient, fused
         self.prior: Tensor | None
         if isinstance(prior, str):
             check_choice("prior", prior, ("none",))
@@ -343,8 +342,7 @@ class LabelPropagation(MessagePassing):
         prior: Tensor | None,
     ) -> Problem:
         classes = labels.size(1)
-        if prior is None:
-            prior = self.prior
+        prior = self.prior if prior is None else prior
         if prior is None:
             prior = labels.new_full((classes,), 1.0 / classes)
         if prior.numel() != classes:
@@ -352,8 +350,6 @@ class LabelPropagation(MessagePassing):
         damping = self.alpha if self.rule == "spreading" else self.eta
         leak = prior.to(labels) * float(self.keeps_leak)
         return RULES[self.rule](operator, labels, seeds, reached, scaling, damping, leak)
-
-    # ------------------------------------------------------------------ solve
 
     def message_and_aggregate(self, adj_t: AnyOperator | MaskedOperator, x: Tensor) -> Tensor:
         """W x in one product: the fused form of `message` and its sum."""
