@@ -29,6 +29,7 @@ from gloss_graph.losses import (
     GraphTargets,
     MemoryUse,
     ObjectiveOutput,
+    WarmStart,
     check_class_weight,
     check_settings,
     classification_loss,
@@ -68,6 +69,8 @@ class GraphGuidedObjective(PaperForms, PropagationPredictor, nn.Module):
         batch_edges: `"all"` connects all batch pairs, `"knn"` the k nearest in batch and bank
             together, `"auto"`: `"all"` if no remembered row takes part, else `"knn"`.
         hops: See `build_document_graph`; None uses the whole bank.
+        warm_start: Start solves at the values of the step before, which are then part of the
+            state. The same within `tol`; pays for long solves (small `eta`). Only harmonic.
         visible_fraction: \(\gamma\) in [0, 1], share of the labeled batch rows whose label stays
             visible, stratified by class. With a bank 0 is meaningful: every row is scored.
         memory_visible_fraction: Share of the bank's labels that stay visible.
@@ -146,6 +149,7 @@ class GraphGuidedObjective(PaperForms, PropagationPredictor, nn.Module):
         tol: float = 1e-5,
         max_iter: int = 1000,
         gradient: str = "implicit",
+        warm_start: bool = False,
         normalize_embeddings: bool = True,
         consistency_weight: float = 1.0,
         consistency_start: int = 40,
@@ -167,10 +171,10 @@ class GraphGuidedObjective(PaperForms, PropagationPredictor, nn.Module):
         self.num_classes, self.memory, self.k = num_classes, memory, k
         self.multilabel = multilabel
         self.kernel, self.bandwidth, self.symmetrize = resolve_kernel(kernel), bandwidth, symmetrize
-        self.batch_edges, self.hops = batch_edges, hops
+        self.batch_edges, self.hops, self.form = batch_edges, hops, form
         self.visible_fraction, self.graph_weight = float(visible_fraction), float(graph_weight)
         self.memory_visible_fraction = float(memory_visible_fraction)
-        self.form, self.normalize_embeddings = form, normalize_embeddings
+        self.normalize_embeddings = normalize_embeddings
         self.propagation = LabelPropagation(
             rule,
             normalization,
@@ -198,6 +202,7 @@ class GraphGuidedObjective(PaperForms, PropagationPredictor, nn.Module):
             align=align,
             multilabel=multilabel,
         )
+        self.warm = WarmStart(memory, num_classes + multilabel, rule) if warm_start else None
         self.targets = GraphTargets(
             0 if memory is None else memory.capacity,
             settings,
@@ -225,7 +230,7 @@ class GraphGuidedObjective(PaperForms, PropagationPredictor, nn.Module):
             f"graph_weight={self.graph_weight}, batch_edges={self.batch_edges!r}, "
             f"symmetrize={self.symmetrize!r}, hops={self.hops}"
             + (", multilabel=True" if self.multilabel else "")
-            + str(self.remembered)
+            + f"{', warm_start=True' if self.warm else ''}{self.remembered}"
         )
 
     def get_extra_state(self) -> Tensor:
@@ -296,8 +301,8 @@ class GraphGuidedObjective(PaperForms, PropagationPredictor, nn.Module):
             if self.graph_weight > 0 or logits is None or return_output:
                 compared = self._compare(x, labels, targets, ids, visible, learned, return_output)
             graph_loss = x.new_zeros(()) if compared is None else compared.loss
-            zero = torch.zeros_like(graph_loss)
-            cross_entropy, consistency, loss = zero, zero, graph_loss
+            cross_entropy = consistency = torch.zeros_like(graph_loss)
+            loss = graph_loss
             if logits is not None:
                 cross_entropy = classification_loss(logits, labels, targets, self.class_weight)
                 if self.consistency_weight > 0:
@@ -310,11 +315,8 @@ class GraphGuidedObjective(PaperForms, PropagationPredictor, nn.Module):
                         )
                 loss = self.graph_weight * graph_loss + (1.0 - self.graph_weight) * cross_entropy
                 loss = loss + self.consistency_weight * consistency
-        self.parts = {
-            "graph_loss": graph_loss.detach(),
-            "cross_entropy": cross_entropy.detach(),
-            "consistency": consistency.detach(),
-        }
+        self.parts = {"graph_loss": graph_loss.detach(), "cross_entropy": cross_entropy.detach()}
+        self.parts["consistency"] = consistency.detach()
         # The graph of this step, so taken before its rows are stored.
         data = None
         if return_output and compared is not None:
@@ -367,7 +369,7 @@ class GraphGuidedObjective(PaperForms, PropagationPredictor, nn.Module):
         seeds, hidden = connection.on_nodes(seeds), (labels >= 0) & ~visible
         with self.seconds.timed("propagation"):
             loss, propagated, report = hidden_label_loss(
-                self.propagation, connection, seeds, hidden, self.form, self.class_weight
+                self.propagation, connection, seeds, hidden, self.form, self.class_weight, self.warm
             )
         return Compared(loss, connection, propagated, seeds, hidden, report)
 
@@ -392,8 +394,7 @@ class GraphGuidedObjective(PaperForms, PropagationPredictor, nn.Module):
         listed = listed or self.propagation.rule == "poisson" or self.remembered.weighs(strength)
         names = ("k", "kernel", "bandwidth", "symmetrize", "batch_edges", "hops")
         same: dict[str, Any] = {name: getattr(self, name) for name in names}
-        same |= {"memory": memory, "normalize_embeddings": self.normalize_embeddings}
-        same |= {"neighbors": neighbors, "targets": targets, "listed": listed}
+        same |= {"memory": memory, "neighbors": neighbors, "targets": targets, "listed": listed}
         with self.seconds.timed("graph"):
-            found = connect(x, labels, ids, **same)
+            found = connect(x, labels, ids, normalize_embeddings=self.normalize_embeddings, **same)
             return self.remembered.weigh(found, memory, strength)

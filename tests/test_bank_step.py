@@ -196,3 +196,75 @@ def test_a_compiled_objective_gives_the_same(rows: int, monkeypatch: pytest.Monk
     alone = torch.compile(copy.deepcopy(plain), backend="eager")
     ids = torch.arange(20)
     torch.testing.assert_close(alone(x[:20], y[:20], ids=ids), plain(x[:20], y[:20], ids=ids))
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{}, {"hops": 3}, {"gradient": "unrolled"}, {"eta": 0.0}],
+    ids=str,
+)
+def test_a_warm_start_changes_the_work_not_the_result(
+    settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bank_graph, "LEAST_ROWS", 1)
+    cold = objective_with_bank(900, shown=0.05, solver="cg", tol=1e-10, **settings)
+    warm = objective_with_bank(900, shown=0.05, solver="cg", tol=1e-10, warm_start=True, **settings)
+    work: dict[GraphGuidedObjective, list[int]] = {cold: [], warm: []}
+    generator = torch.Generator().manual_seed(3)
+    x, y = documents(2_000)
+    for _ in range(5):
+        # Some are new and evict others, whose slots' values are then somebody else's.
+        ids = torch.randperm(1_000, generator=generator)[:24]
+        rows = x[ids].double() + 0.05 * torch.randn(24, DIM, generator=generator).double()
+        results = []
+        for objective, counts in work.items():
+            points = rows.clone().requires_grad_()
+            run = objective.propagation.propagate_bank
+
+            def counted(
+                *given: Any, _run: Any = run, _counts: list[int] = counts, **more: Any
+            ) -> Any:
+                found = _run(*given, **more)
+                _counts.append(found.report.iterations)
+                return found
+
+            monkeypatch.setattr(objective.propagation, "propagate_bank", counted)
+            loss = objective(points, y[ids], ids=ids)
+            loss.backward()
+            monkeypatch.setattr(objective.propagation, "propagate_bank", run)
+            results.append((loss.detach(), points.grad))
+        torch.testing.assert_close(results[1][0], results[0][0], rtol=1e-7, atol=0.0)
+        scale = float(results[0][1].abs().max())
+        torch.testing.assert_close(results[1][1], results[0][1], rtol=1e-5, atol=1e-6 * scale)
+    assert len(work[warm]) == 5
+    assert sum(work[warm][1:]) < sum(work[cold][1:]), list(work.values())
+
+
+def test_a_warm_started_objective_goes_on_bit_for_bit(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings: dict[str, Any] = {"warm_start": True, "solver": "cg"}
+    whole = objective_with_bank(300, **settings)
+    generator = torch.Generator().manual_seed(5)
+    batches = [torch.randperm(400, generator=generator)[:24] for _ in range(6)]
+    for ids in batches[:3]:
+        step(whole, ids, torch.float32, monkeypatch, least=1)
+    resumed = objective_with_bank(300, **settings)
+    resumed.load_state_dict(whole.state_dict())
+    for ids in batches[3:]:
+        for ours, theirs in zip(
+            step(whole, ids, torch.float32, monkeypatch, least=1),
+            step(resumed, ids, torch.float32, monkeypatch, least=1),
+            strict=True,
+        ):
+            assert torch.equal(ours, theirs)
+    assert whole.warm is not None
+    before = whole.warm.values.clone()
+    step(whole.eval(), batches[0], torch.float32, monkeypatch, least=1)
+    assert torch.equal(whole.warm.values, before), "evaluation changed where training goes on"
+
+
+def test_a_warm_start_needs_a_bank() -> None:
+    with pytest.raises(ValueError, match="'warm_start' must be False without 'memory'"):
+        GraphGuidedObjective(CLASSES, warm_start=True)
+    with pytest.raises(ValueError, match="got 'spreading'"):
+        objective_with_bank(20, rule="spreading", warm_start=True)
+    assert "warm_start=True" in repr(objective_with_bank(20, warm_start=True))

@@ -27,6 +27,7 @@ from gloss_graph.losses.pairs import pair_cosine_loss
 from gloss_graph.losses.pseudo import PseudoLabelLoss
 from gloss_graph.losses.remembered import MemoryUse
 from gloss_graph.losses.settings import check_settings
+from gloss_graph.losses.warm import WarmStart
 
 __all__ = [
     "FORMS",
@@ -37,6 +38,7 @@ __all__ = [
     "MetricLoss",
     "ObjectiveOutput",
     "PseudoLabelLoss",
+    "WarmStart",
     "binary_nll",
     "check_class_weight",
     "check_multilabel",

@@ -8,6 +8,7 @@ from torch import Tensor
 from gloss_graph.graph.build import MEMORY_MEMORY, Connection, edge_kind
 from gloss_graph.losses.graph import FORMS, labeled_cross_entropy
 from gloss_graph.losses.multilabel import binary_nll, labeled_binary_cross_entropy
+from gloss_graph.losses.warm import WarmStart
 from gloss_graph.propagation import LabelPropagation, SolverReport
 from gloss_graph.propagation.alignment import arrival_shares, target_means, with_mass
 from gloss_graph.propagation.bank_operator import bank_operator
@@ -15,7 +16,10 @@ from gloss_graph.propagation.layer import Propagation
 
 
 def propagate_connection(
-    propagation: LabelPropagation, connection: Connection, seeds: Tensor
+    propagation: LabelPropagation,
+    connection: Connection,
+    seeds: Tensor,
+    warm: WarmStart | None = None,
 ) -> Propagation:
     """Propagate the labels of `seeds` (N,) bool over a connection.
 
@@ -29,7 +33,13 @@ def propagate_connection(
     if connection.full is not None:
         return propagation.propagate_full(y, connection.full, seeds, prior=prior)
     if connection.bank is not None:
-        return propagation.propagate_bank(y, bank_operator(connection.bank), seeds, prior=prior)
+        operator, start = bank_operator(connection.bank), None
+        if warm is not None:
+            start = warm.guess(connection)
+        found = propagation.propagate_bank(y, operator, seeds, prior=prior, start=start)
+        if warm is not None:
+            warm.keep(connection, found.values)
+        return found
     trainable = None
     if connection.slots.numel():
         trainable = (edge_kind(connection) < MEMORY_MEMORY).nonzero().squeeze(1)
@@ -57,6 +67,7 @@ def hidden_label_loss(
     hidden: Tensor,
     form: str,
     class_weight: Tensor | None,
+    warm: WarmStart | None = None,
 ) -> tuple[Tensor, Tensor, SolverReport]:
     """Loss of the hidden batch rows that a seed reaches.
 
@@ -67,13 +78,14 @@ def hidden_label_loss(
         hidden: (B,) bool, labeled rows that are scored.
         form: A key of `FORMS`; label sets have one form only, `binary_nll`.
         class_weight: (C,) or None.
+        warm: Where the solve starts, and its values are kept; None: from 0.
 
     Returns:
         Scalar, a differentiable 0 without rows to score; propagated labels (B, C); the report,
         whose `unreachable` counts the hidden rows left out.
     """
     size = connection.size
-    result = propagate_connection(propagation, connection, seeds)
+    result = propagate_connection(propagation, connection, seeds, warm)
     values, report, scored = result.values[:size], result.report, hidden
     if connection.targets is not None:
         values = arrival_shares(values, target_means(connection.targets, seeds))

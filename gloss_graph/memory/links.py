@@ -117,7 +117,7 @@ class LinkTable(nn.Module):
             lists = (self.slots[:size], self.squared[:size], self.live(size))
             graph = build_lists(*lists, self._row_buffers)
             self._graph, self._graph_of = graph, self._state()
-        return graph
+        return graph.view()
 
     def write(
         self,

@@ -42,12 +42,33 @@ def union_rows(source: Ints, target: Ints, size: int) -> tuple[Ints, Ints, Ints]
 class SymmetricLinks:
     """Undirected graph over M slots: `pointer` (M + 1,), `column` (E,) int32, `squared` (E,).
 
-    Whoever uses the tensors later must hold this object: their memory is taken over by a later
+    Whoever uses the tensors later must hold this object: their memory is written again by a later
     step as soon as nobody does.
     """
 
     def __init__(self, pointer: Tensor, column: Tensor, squared: Tensor) -> None:
         self.pointer, self.column, self.squared = pointer, column, squared
+        # The memory `column` and `squared` are the beginning of, where it may be longer.
+        self._room = column, squared
+        self._base: SymmetricLinks | None = None
+        self._views: weakref.WeakSet[SymmetricLinks] = weakref.WeakSet()
+
+    def view(self) -> SymmetricLinks:
+        """The same graph for others: as long as they hold it, no update is made in place."""
+        other = SymmetricLinks(self.pointer, self.column, self.squared)
+        other._base = self
+        self._views.add(other)
+        return other
+
+    def settle(self, pointer: Tensor, column: Tensor, squared: Tensor) -> None:
+        """Use the first entries of the memory `column` and `squared`, as `pointer` says."""
+        total = int(pointer[-1])
+        self._room = column, squared
+        self.pointer, self.column, self.squared = pointer, column[:total], squared[:total]
+
+    def room_for(self, entries: int) -> bool:
+        """Whether nobody else looks at this graph and so many entries fit where it lies."""
+        return len(self._views) == 0 and self._room[0].numel() >= entries
 
     @property
     def size(self) -> int:
@@ -183,9 +204,7 @@ def build_lists(
         kept[part] = length[torch.from_numpy(both.data.astype(np.int64) - 1)]
         pointer[start + 1 : stop + 1] = filled + both.indptr[1:]
         filled += both.nnz
-    graph = SymmetricLinks(torch.from_numpy(pointer), column[:filled], kept[:filled])
-    buffers.lend(column, kept, graph)
-    return graph
+    return _settled(torch.from_numpy(pointer), column, kept, buffers)
 
 
 def listing(old: SymmetricLinks, slots: Ints, lists: Ints, live: Any) -> tuple[Ints, Ints]:
@@ -213,7 +232,7 @@ def updated(
     size: int,
     buffers: RowBuffers,
 ) -> SymmetricLinks:
-    """The graph after a write.
+    """The graph after a write: `old` itself, changed, unless someone else holds a view of it.
 
     Args:
         old: The graph before.
@@ -268,31 +287,48 @@ def updated(
     inner = np.zeros(rows.size + 1, dtype=np.int64)
     counts[rows].cumsum(out=inner[1:])
     begin, end = rows.searchsorted(starts), rows.searchsorted(stops)
-    cuts = list(
-        zip(
-            before[np.concatenate([[0], stops])].tolist(),
-            before[np.concatenate([starts, [size]])].tolist(),
-            [*inner[begin].tolist(), 0],
-            [*inner[end].tolist(), 0],
-            strict=True,
-        )
-    )
-    total = int(pointer[-1])
-    new_column, new_squared = buffers.take(total)
-    _weave(old.column.numpy(), (key % size).astype(np.int32), cuts, new_column.numpy()[:total])
-    _weave(old.squared.numpy(), length, cuts, new_squared.numpy()[:total])
-    result = SymmetricLinks(torch.from_numpy(pointer), new_column[:total], new_squared[:total])
-    buffers.lend(new_column, new_squared, result)
-    return result
+    # Old blocks lie before, between and after the runs; each goes to where the new rows say.
+    first, last_row = np.concatenate([[0], stops]), np.concatenate([starts, [size]])
+    blocks = np.stack([before[first], before[last_row], pointer[first]], axis=1)
+    runs = np.stack([inner[begin], inner[end], pointer[starts]], axis=1)
+    fresh = ((key % size).astype(np.int32), length)
+    total, new_pointer = int(pointer[-1]), torch.from_numpy(pointer)
+    if old.room_for(total):
+        for whole, new in zip(old._room, fresh, strict=True):
+            _shift(whole.numpy(), blocks)
+            _place(new, runs, whole.numpy())
+        old.settle(new_pointer, *old._room)
+        return old
+    rooms = buffers.take(total)
+    for kept_values, new, whole in zip((old.column, old.squared), fresh, rooms, strict=True):
+        _place(kept_values.numpy(), blocks, whole.numpy())
+        _place(new, runs, whole.numpy())
+    return _settled(new_pointer, *rooms, buffers)
 
 
-def _weave(old: Any, new: Any, cuts: list[tuple[int, int, int, int]], out: Any) -> None:
-    """Blocks of `old` and of `new` by turns into `out`."""
-    pieces = []
-    for old_start, old_stop, new_start, new_stop in cuts:
-        if old_start < old_stop:
-            pieces.append(old[old_start:old_stop])
-        if new_start < new_stop:
-            pieces.append(new[new_start:new_stop])
-    if pieces:
-        np.concatenate(pieces, out=out)
+def _settled(
+    pointer: Tensor, column: Tensor, squared: Tensor, buffers: RowBuffers
+) -> SymmetricLinks:
+    """A graph in memory that `buffers` gave."""
+    graph = SymmetricLinks(pointer, column, squared)
+    graph.settle(pointer, column, squared)
+    buffers.lend(column, squared, graph)
+    return graph
+
+
+def _place(values: Any, blocks: Ints, out: Any) -> None:
+    """Copy blocks (start, stop, where to) of `values` into `out`."""
+    for start, stop, target in blocks.tolist():
+        out[target : target + stop - start] = values[start:stop]
+
+
+def _shift(values: Any, blocks: Ints) -> None:
+    """Move ascending blocks (start, stop, where to) within `values`, none over another.
+
+    Of two neighbours that both move up the upper one makes room first, of two that move down the
+    lower one; two that move apart or towards each other do not meet.
+    """
+    up = blocks[blocks[:, 2] > blocks[:, 0]][::-1]
+    down = blocks[blocks[:, 2] < blocks[:, 0]]
+    for start, stop, target in np.concatenate([up, down]).tolist():
+        values[target : target + stop - start] = values[start:stop]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import Tensor
 from torch_geometric.nn import MessagePassing
@@ -137,11 +139,10 @@ class LabelPropagation(MessagePassing):
             check_choice("class_mass", class_mass, ("uniform",))
         if class_mass is not None and rule == "poisson":
             raise ValueError("'class_mass' is not defined for rule='poisson' (signed scores).")
-        self.rule, self.normalization = rule, normalization
+        self.rule, self.normalization, self.gradient = rule, normalization, gradient
         self.eta, self.alpha = float(eta), float(alpha)
-        self.num_classes, self.class_mass = num_classes, class_mass
+        self.num_classes, self.class_mass, self.fused = num_classes, class_mass, fused
         self.solver, self.tol, self.max_iter = solver, float(tol), max_iter
-        self.gradient, self.fused = gradient, fused
         self.prior: Tensor | None
         if isinstance(prior, str):
             check_choice("prior", prior, ("none",))
@@ -264,7 +265,13 @@ class LabelPropagation(MessagePassing):
             return self._run(operator, labels.to(dtype), seeds, prior)
 
     def propagate_bank(
-        self, y: Tensor, operator: BankOperator, seeds: Tensor, *, prior: Tensor | None = None
+        self,
+        y: Tensor,
+        operator: BankOperator,
+        seeds: Tensor,
+        *,
+        prior: Tensor | None = None,
+        start: Tensor | None = None,
     ) -> Propagation:
         """As `propagate_labels` for the graph of a batch and a bank (not for `"poisson"`).
 
@@ -273,10 +280,11 @@ class LabelPropagation(MessagePassing):
             operator: Its weights; only those of the border get a gradient.
             seeds: (N,) bool.
             prior: See `propagate_labels`.
+            start: (N, C) values that conjugate gradients start from, else 0.
         """
         labels, seeds = self._labels(y.detach(), seeds)
         with full_precision(labels.device.type):
-            return self._run(operator, labels.to(operator.weight.dtype), seeds, prior)
+            return self._run(operator, labels.to(operator.weight.dtype), seeds, prior, start)
 
     def _labels(self, y: Tensor, seed_mask: Tensor | None) -> tuple[Tensor, Tensor]:
         """Label rows (N, C), zero but for the seeds, and the seeds (N,)."""
@@ -291,7 +299,12 @@ class LabelPropagation(MessagePassing):
         return torch.where(seed_mask.unsqueeze(1), labels, 0.0), seed_mask
 
     def _run(
-        self, operator: AnyOperator, labels: Tensor, seeds: Tensor, prior: Tensor | None
+        self,
+        operator: AnyOperator,
+        labels: Tensor,
+        seeds: Tensor,
+        prior: Tensor | None,
+        start: Tensor | None = None,
     ) -> Propagation:
         reached = reachable(operator, seeds, ~seeds)
 
@@ -300,7 +313,7 @@ class LabelPropagation(MessagePassing):
 
         scaling = NORMALIZATIONS[self.normalization](times, torch.ones_like(labels[:, 0]))
         problem = self._problem(operator, labels, seeds, reached, scaling, prior)
-        solved, report = self._solve(problem)
+        solved, report = self._solve(problem, start)
         values = problem.assemble(solved)
         if self.rule == "spreading":
             # Damped to less than the solve resolves: ratios of such masses are rounding.
@@ -329,8 +342,7 @@ class LabelPropagation(MessagePassing):
         prior: Tensor | None,
     ) -> Problem:
         classes = labels.size(1)
-        if prior is None:
-            prior = self.prior
+        prior = self.prior if prior is None else prior
         if prior is None:
             prior = labels.new_full((classes,), 1.0 / classes)
         if prior.numel() != classes:
@@ -338,8 +350,6 @@ class LabelPropagation(MessagePassing):
         damping = self.alpha if self.rule == "spreading" else self.eta
         leak = prior.to(labels) * float(self.keeps_leak)
         return RULES[self.rule](operator, labels, seeds, reached, scaling, damping, leak)
-
-    # ------------------------------------------------------------------ solve
 
     def message_and_aggregate(self, adj_t: AnyOperator | MaskedOperator, x: Tensor) -> Tensor:
         """W x in one product: the fused form of `message` and its sum."""
@@ -358,37 +368,32 @@ class LabelPropagation(MessagePassing):
         edge_index = torch.stack([operator.rows.target, operator.rows.row])
         return self.propagate(edge_index, x=x, edge_weight=operator.weight, size=(n, n))
 
-    def _solve(self, problem: Problem) -> tuple[Tensor, SolverReport]:
+    def _solve(self, problem: Problem, start: Tensor | None) -> tuple[Tensor, SolverReport]:
         system, right = problem.system, problem.right
-        unknowns = system.diagonal.numel()
-        solver = self.solver
+        start = None if start is None or problem.gather is None else problem.gather(start.to(right))
+        unknowns, solver = system.diagonal.numel(), self.solver
+        implicit = self.gradient == "implicit"
         if solver == "auto":
             solver = "dense" if unknowns <= DENSE_LIMIT else "cg"
         if solver == "dense":
-            if self.gradient == "unrolled":
-                solved = dense_solution(system, right)
-            else:
+            if implicit:
                 solved = implicit_solve(system, right, DenseFactor())
+            else:
+                solved = dense_solution(system, right)
             return solved, SolverReport("dense", 1, 0.0, True)
 
-        method = conjugate_gradient if solver == "cg" else fixed_point
         steps, error = 0, 0.0
 
         def run(system: System, right: Tensor) -> Tensor:
-            nonlocal steps, error
-            solution, taken, residual = method(
-                lambda x: self._times(system.operator, x),
-                system,
-                right,
-                self.tol,
-                self.max_iter,
+            nonlocal steps, error, start
+            given = (partial(self._times, system.operator), system, right, self.tol, self.max_iter)
+            first, start = start, None  # the adjoint solution is another one
+            found = (
+                fixed_point(*given) if solver == "iterate" else conjugate_gradient(*given, first)
             )
-            steps, error = taken, residual
+            solution, steps, error = found
             return solution
 
-        if self.gradient == "implicit":
-            solved = implicit_solve(system, right, run)
-        else:
-            solved = run(system, right)
+        solved = implicit_solve(system, right, run) if implicit else run(system, right)
         converged = error <= self.tol or (solver == "iterate" and self.tol == 0)
         return solved, SolverReport(solver, steps, error, converged)

@@ -32,11 +32,13 @@ class Problem:
         system: The symmetric matrix on n unknowns.
         right: (n, C) right side.
         assemble: Solution (n, C) -> values (N, C).
+        gather: Values (N, C) -> solution (n, C), where a guess of the values can start a solve.
     """
 
     system: System
     right: Tensor
     assemble: Callable[[Tensor], Tensor]
+    gather: Callable[[Tensor], Tensor] | None = None
 
 
 def harmonic(
@@ -74,7 +76,10 @@ def harmonic(
             return values
         return values.index_copy(0, unreached, leak.expand(unreached.numel(), -1))
 
-    return Problem(system, right, assemble)
+    def gather(values: Tensor) -> Tensor:
+        return (values.index_select(0, where) * factor).detach()
+
+    return Problem(system, right, assemble, gather)
 
 
 def _harmonic_around(

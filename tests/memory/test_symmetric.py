@@ -154,3 +154,34 @@ def test_the_graph_among_rows_and_within_hops() -> None:
         assert found.tolist() == reach.nonzero().squeeze(1).tolist()
         reach = reach | (full[reach] > 0).any(dim=0)
         reach[left_out] = False
+
+
+@pytest.mark.parametrize("watched", [False, True])
+def test_an_update_is_in_place_unless_someone_looks(watched: bool) -> None:
+    generator = torch.Generator().manual_seed(9)
+    bank = MemoryBank(400, 6, k=5)
+    bank.enqueue(torch.randn(400, 6, generator=generator), ids=torch.arange(400))
+    place = bank.links.symmetric(400).column.data_ptr()
+    for number in range(30):
+        view = bank.links.symmetric(400) if watched else None
+        ids = torch.randperm(800, generator=generator)[:12]
+        bank.enqueue(torch.randn(12, 6, generator=generator), ids=ids)
+        moved = bank.links._graph.column.data_ptr() != place
+        assert moved == watched or number > 0
+        same_graph(bank)
+        del view
+    assert watched or bank.links._graph.column.data_ptr() == place
+
+
+def test_blocks_move_up_and_down_over_each_other() -> None:
+    generator = torch.Generator().manual_seed(2)
+    for _ in range(200):
+        sizes, gaps, holes = (torch.randint(0, 6, (8,), generator=generator) for _ in range(3))
+        start = (sizes + gaps).cumsum(0) - sizes
+        target = (sizes + holes).cumsum(0) - sizes
+        blocks = torch.stack([start, start + sizes, target], dim=1).numpy()
+        before = torch.arange(100).numpy()
+        after = before.copy()
+        symmetric._shift(after, blocks)
+        for first, stop, to in blocks.tolist():
+            assert after[to : to + stop - first].tolist() == before[first:stop].tolist()
