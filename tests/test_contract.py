@@ -268,7 +268,7 @@ def test_state_travels_and_copies_work(tmp_path, batch):
     for other in (second, third, fourth):
         for name, value in first.state_dict().items():
             assert torch.equal(value, other.state_dict()[name]), name
-    with pytest.raises(RuntimeError, match="size mismatch"):
+    with pytest.raises(ValueError, match="'capacity' must be that of the saved bank"):
         GraphGuidedObjective(C, memory=MemoryBank(31, D)).load_state_dict(first.state_dict())
 
 

@@ -284,6 +284,14 @@ def test_audit_benchmark(tmp_path: Path, table: Path) -> None:
     assert len(list((tmp_path / "runs").iterdir())) == 1
 
 
+def test_search_benchmark(tmp_path: Path) -> None:
+    small = ("--rows", "5000", "--sample", "32", "--repeats", "1")
+    output = run("benchmarks/search.py", *small, "--k", "4", "--markdown", folder=tmp_path)
+    rows = [line for line in output.splitlines() if line.startswith("|")]
+    assert any("exact" in row for row in rows)
+    assert any("ivf" in row for row in rows)
+
+
 def test_analyse_corpus(tmp_path: Path, table: Path) -> None:
     words = ("--input", table.name, "--k", "16", "--start", "Green tea", "--end", "heavy rain")
     output = run("09_analyse_corpus.py", *words, folder=tmp_path)
