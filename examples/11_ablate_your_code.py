@@ -1,7 +1,7 @@
 """Ablate your own training code: any function of settings and a seed that returns numbers.
 
-Here a random forest on scikit-learn's digits. Run ``python examples/11_ablate_your_code.py`` twice: the
-second time nothing is left to do.
+Here a random forest on scikit-learn's digits. Run ``python examples/11_ablate_your_code.py``
+twice: the second time nothing is left to do.
 """
 
 from __future__ import annotations
