@@ -9,7 +9,9 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator
 
 from gloss_graph._files import atomic_write
 from gloss_graph.analysis.style import GREY, PALETTE, new_figure, save_figure, tidy_axes
@@ -73,55 +75,69 @@ def write_tables(tables: Mapping[str, pd.DataFrame], folder: Path, note: str = "
     return [path, *written]
 
 
+LINES = {
+    "step ms": "whole step",
+    "search ms": "search",
+    "propagation ms": "propagation",
+    "backward ms": "backward",
+    "unrolled ms": "30 unrolled layers",
+    "encoder ms": "encoder step",
+}
+
+
 def plot_stages(table: pd.DataFrame, path: str | os.PathLike[str] | None = None) -> Figure:
     """Milliseconds of a step and its alternatives over the bank's rows, both axes logarithmic.
+
+    A panel a dimension. Behind the name of a line the exponent of the power of N fitted to its
+    points from 16,000 rows on, where there are two.
 
     Args:
         table: Of `stage_table`.
         path: Where to save; None saves nothing.
     """
-    figure = new_figure(9.0, 5.0)
-    axes = figure.add_subplot()
     table = table[table["bank"] > 0].sort_values("bank")
-    lines = {
-        "step": "whole step",
-        "search ms": "search",
-        "propagation ms": "propagation",
-        "backward ms": "backward",
-        "unrolled ms": "30 unrolled layers",
-        "encoder ms": "encoder step",
-    }
-    styles = ["-", "--", ":"]
-    for number, (dim, part) in enumerate(table.groupby("dim")):
-        style = styles[number % len(styles)]
-        main = part[part["dense / step"].isna()] if "dense / step" in part else part
-        rows = main["bank"].to_numpy(float)
-        for color, (column, label) in zip(PALETTE, lines.items(), strict=False):
-            column = "step ms" if column == "step" else column
-            if column not in main or main[column].isna().all():
-                continue
-            name = f"{label}, D={dim}"
-            if column == "step ms":
-                exponent = fitted_exponent(rows, main[column].to_numpy(float))
-                if not math.isnan(exponent):
-                    name += f", exponent {exponent:.2f}"
-            width = 2.4 if column == "step ms" else 1.3
-            axes.plot(
-                rows, main[column], style, color=color, label=name, lw=width, marker="o", ms=4
-            )
-        if "dense float32 ms" in part:
-            dense = part.dropna(subset=["dense float32 ms"])
-            label = f"dense closed form, D={dim}"
-            axes.plot(
-                dense["bank"], dense["dense float32 ms"], "s", color=GREY, label=label, zorder=3
-            )
+    parts = list(table.groupby("dim"))
+    figure = new_figure(1.5 + 5.0 * max(1, len(parts)), 5.4)
+    panels = figure.subplots(1, max(1, len(parts)), sharey=True, squeeze=False)[0]
+    for axes, (dim, part) in zip(panels, parts, strict=False):
+        _plot_dimension(axes, part)
+        tidy_axes(axes, title=f"D = {dim}", x="rows in the bank", y="")
+    panels[0].set_ylabel("milliseconds (median)")
+    figure.suptitle("A training step beside its alternatives", fontweight="bold")
+    return save_figure(figure, path)
+
+
+def _plot_dimension(axes: Axes, part: pd.DataFrame) -> None:
+    main = part[part["dense / step"].isna()] if "dense / step" in part else part
+    rows = main["bank"].to_numpy(float)
+    for color, (column, label) in zip(PALETTE, LINES.items(), strict=False):
+        if column not in main or main[column].isna().all():
+            continue
+        known = main[column].notna().to_numpy()
+        own, spent = rows[known], main[column].to_numpy(float)[known]
+        # The encoder does not see the bank.
+        exponent = math.nan if column == "encoder ms" else fitted_exponent(own, spent)
+        if not math.isnan(exponent):
+            label += f" ∝ $N^{{{exponent:.2f}}}$"
+        width = 2.6 if column == "step ms" else 1.3
+        axes.plot(own, spent, color=color, label=label, lw=width, marker="o", ms=4)
+    if "dense float32 ms" in part:
+        dense = part.dropna(subset=["dense float32 ms"])
+        label = "dense closed form"
+        axes.plot(dense["bank"], dense["dense float32 ms"], "s", color=GREY, label=label, zorder=3)
     axes.set_xscale("log")
     axes.set_yscale("log")
-    tidy_axes(
-        axes,
-        title="A training step beside its alternatives",
-        x="rows in the bank",
-        y="milliseconds (median)",
-    )
-    axes.legend(fontsize=8, frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
-    return save_figure(figure, path)
+    axes.set_xticks(rows, [_short(count) for count in rows])
+    axes.minorticks_off()
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
+    axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 3.0)))
+    axes.grid(axis="y", color=GREY, alpha=0.2, lw=0.6)
+    axes.legend(fontsize=8, frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.14), ncol=2)
+
+
+def _short(count: float) -> str:
+    """A number of rows in powers of two: 4,096 is 4k, 1,048,576 is 1M."""
+    for unit, size in (("M", 2**20), ("k", 2**10)):
+        if count >= size:
+            return f"{count / size:.3g}{unit}"
+    return f"{count:.0f}"
