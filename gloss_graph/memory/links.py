@@ -92,6 +92,10 @@ class LinkTable(nn.Module):
         state = {**self.__dict__, "_graph": None, "_graph_of": ()}
         return {**state, "_row_buffers": RowBuffers()}
 
+    def _forget_derived(self) -> None:
+        """Drop the graph, after the lists were changed by what their tensors do not count."""
+        self._graph, self._graph_of = None, ()
+
     def _state(self) -> tuple[Any, ...]:
         # Tensors count what is written into them; held, their identity stays theirs.
         lists = (self.slots, self.slot_stamps, self.squared, self.stamps)
@@ -104,7 +108,7 @@ class LinkTable(nn.Module):
             x is not y or version != other
             for (x, version), (y, other) in zip(self._graph_of, state, strict=True)
         ):
-            self._graph, self._graph_of = None, ()
+            self._forget_derived()
         return self._graph
 
     def symmetric(self, size: int) -> SymmetricLinks:
@@ -156,7 +160,7 @@ class LinkTable(nn.Module):
         self.slot_stamps[slots, :width] = stamps
         self._measure(rows, slots, slots[~fresh], size, graph)
         if graph is None or slots.numel() * _UPDATE_SHARE > size:
-            self._graph, self._graph_of = None, ()
+            self._forget_derived()
         else:
             self._update(graph, slots.sort().values, size)
 

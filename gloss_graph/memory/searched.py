@@ -52,6 +52,7 @@ class SearchedRows(StoredRows):
 
     def _forget_derived(self) -> None:
         super()._forget_derived()
+        self.links._forget_derived()
         self._searcher = row_search(self.search_backend)
 
     def _load_from_state_dict(

@@ -24,6 +24,7 @@ from gloss_graph._processes import (
 )
 from gloss_graph.losses import PseudoLabelLoss
 from gloss_graph.memory.gather import share_state
+from gloss_graph.memory.symmetric import build
 
 CLASSES, DIM = 3, 8
 # Batch sizes of the two processes, and labels by process (-1 = none labeled), step by step.
@@ -89,6 +90,17 @@ def shared(rank: int) -> dict[str, Any]:
     bank.enqueue(rows, torch.zeros(3 + rank, dtype=torch.long), torch.arange(3 + rank) + 50 * rank)
     share_state(objective)
     return {"state": state_of(objective), "slots": bank.slots_of(torch.tensor([0, 2, 50])).tolist()}
+
+
+def shared_links(rank: int) -> list[list[Tensor]]:
+    """The graph a bank keeps, as it was, as it is after sharing, and built anew from the lists."""
+    bank = MemoryBank(12, DIM, k=2)
+    x = torch.randn(12, DIM, generator=torch.Generator().manual_seed(rank))
+    bank.enqueue(x, ids=torch.arange(12))
+    graphs = [bank.links.symmetric(12)]
+    share_state(GraphGuidedObjective(CLASSES, memory=bank))
+    graphs += [bank.links.symmetric(12), build(*bank.edges(), 12)]
+    return [[graph.pointer, graph.column, graph.squared] for graph in graphs]
 
 
 def looked(rank: int) -> dict[str, Any]:
@@ -173,6 +185,7 @@ def work(rank: int, folder: Path) -> dict[str, Any]:
         "each": objective_states(rank, consistency_start=1, consistency_ramp=2, refresh_every=0),
         "pseudo": pseudo_states(rank),
         "shared": shared(rank),
+        "links": shared_links(rank),
         "looked": looked(rank),
         "hidden": split_of_equal_batches(),
         "apart": local_gradient(rank, True),
@@ -249,6 +262,16 @@ def test_process_0_gives_its_state_to_all(results: list[dict[str, Any]]) -> None
     first, second = (result["shared"] for result in results)
     assert different(first["state"], second["state"]) == []
     assert first["slots"] == second["slots"] == [0, 2, -1]
+
+
+def test_a_graph_kept_from_before_is_not_used_after_sharing(results: list[dict[str, Any]]) -> None:
+    """A broadcast does not count as a write of the tensors it fills."""
+    (own, _, _), (other, _, _) = (result["links"] for result in results)
+    assert not torch.equal(own[2], other[2])
+    for result in results:
+        _, kept, anew = result["links"]
+        assert all(torch.equal(a, b) for a, b in zip(kept, anew, strict=True))
+        assert all(torch.equal(a, b) for a, b in zip(kept, own, strict=True))
 
 
 def test_graph_loss_of_regions_apart_is_that_of_the_joined_batch(
