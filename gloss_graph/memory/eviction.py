@@ -222,7 +222,7 @@ def saved_name(eviction: Eviction) -> str:
         ValueError: A policy that is none of the known ones.
     """
     make = EVICTIONS.get(eviction.name)
-    if make is None or not isinstance(eviction, type(make())):
+    if make is None or type(eviction) is not type(make()):
         raise ValueError(
             f"'eviction' must be one of {sorted(EVICTIONS)} for a bank that is saved (got "
             f"{eviction!r}). Keep its state_dict() instead."

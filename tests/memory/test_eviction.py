@@ -13,7 +13,7 @@ from hypothesis import settings
 from torch import Tensor, nn
 
 from gloss_graph import GraphGuidedObjective, MemoryBank
-from gloss_graph.memory import EVICTIONS, FirstInFirstOut, Reservoir
+from gloss_graph.memory import EVICTIONS, FirstInFirstOut, Reservoir, Stalest
 
 from .test_bank_model import BankMachine, BankModel
 
@@ -358,7 +358,12 @@ def test_a_saved_bank_goes_on_under_its_policy(name: str, tmp_path: Path) -> Non
     assert again.stats() == bank.stats()
 
 
-def test_a_policy_of_ones_own_is_not_saved(tmp_path: Path) -> None:
+class Mine(Stalest):
+    """A known policy that decides in another way: its name makes the parent."""
+
+
+@pytest.mark.parametrize("policy", [NewestSlot, Mine])
+def test_a_policy_of_ones_own_is_not_saved(policy: Any, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"'eviction' must be one of .* for a bank that is saved"):
-        MemoryBank(4, 3, eviction=NewestSlot()).save(tmp_path / "bank.safetensors")
+        MemoryBank(4, 3, eviction=policy()).save(tmp_path / "bank.safetensors")
     assert not list(tmp_path.iterdir())
