@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from rich.console import Console
 from rich.progress import track
+from scipy import sparse
 from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
@@ -107,11 +108,8 @@ def hidden_labels(
 
     values = spread(own)
     source, target = documents.edge_index
-    arrived = torch.zeros_like(values)
-    for part in torch.arange(share.numel()).split(1_000_000):
-        taken = share[part].unsqueeze(1) * values[target[part]]
-        arrived.index_add_(0, source[part], taken)
-    arrived = arrived / (1.0 + eta)
+    outward = _matrix((source, target, share / (1.0 + eta)), documents.size)
+    arrived = torch.from_numpy(outward @ values.numpy())
 
     inner = seeds[source] & ~seeds[target]
     ways = (source[inner], target[inner], share[inner] / (1.0 + eta))
@@ -135,6 +133,12 @@ def _walk(documents: Documents, normalization: str) -> Tensor:
     weight = documents.edge_weight * factor[target]
     total = torch.zeros(documents.size, dtype=weight.dtype).index_add(0, source, weight)
     return weight / torch.where(total > 0, total, 1.0)[source]
+
+
+def _matrix(ways: Ways, size: int) -> sparse.csr_array:
+    """Edges as a matrix (N, N), for products without a row of values for every edge."""
+    source, target, share = (part.numpy() for part in ways)
+    return sparse.csr_array((share, (source, target)), shape=(size, size))
 
 
 def _columns(documents: Documents) -> Tensor:
@@ -187,18 +191,16 @@ def _estimated(
     spread: Spread, ways: Ways, seeds: Tensor, probes: int, seed: int, progress: bool
 ) -> Tensor:
     """Hutchinson's estimate of h (N,): signs at the seeds, what comes back of the own sign."""
-    source, target, share = ways
     generator = torch.Generator().manual_seed(seed)
-    h = torch.zeros(seeds.numel(), dtype=share.dtype)
+    h = torch.zeros(seeds.numel(), dtype=torch.float64)
+    outward = _matrix(ways, seeds.numel())
     for start in _steps(probes, progress):
         width = min(_CHUNK, probes - start)
         sign = torch.randint(0, 2, (seeds.numel(), width), generator=generator) * 2.0 - 1.0
-        sign = torch.where(seeds.unsqueeze(1), sign.to(share.dtype), 0.0)
+        sign = torch.where(seeds.unsqueeze(1), sign.double(), 0.0)
         # The layer takes label mass >= 0 only.
         values = spread(sign.clamp(min=0.0)) - spread((-sign).clamp(min=0.0))
-        for edges in torch.arange(share.numel()).split(1_000_000):
-            back = (values[target[edges]] * sign[source[edges]]).sum(dim=1)
-            h.index_add_(0, source[edges], share[edges] * back)
+        h += (torch.from_numpy(outward @ values.numpy()) * sign).sum(dim=1)
     return (h / probes).clamp(0.0, 1.0)
 
 
