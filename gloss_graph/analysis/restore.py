@@ -64,7 +64,8 @@ def from_networkx(graph: nx.Graph) -> Data:
 
     Raises:
         ValueError: if the graph is a multigraph, or an attribute is of mixed or other types,
-            missing on some nodes or edges, or has a name PyG keeps for itself.
+            missing on some nodes or edges, or has a name that PyG keeps for itself or that
+            nodes, edges or the graph have as well.
 
     Cost: O(N + E log E).
 
@@ -128,21 +129,30 @@ def data_from_columns(graph: GraphColumns) -> Data:
     entries = torch.from_numpy(entry[ranked])
     edge_index = torch.from_numpy(np.stack([source[ranked], target[ranked]]))
     data = Data(edge_index=edge_index, num_nodes=size)
+
+    def put(key: str, value: Any, domain: str) -> None:
+        if key in data:
+            raise ValueError(
+                f"The attribute {key!r} of {domain} must have a name that no other attribute of "
+                "nodes, edges (theirs begin with 'edge_') or graph has. Rename it."
+            )
+        data[key] = value
+
     for name, values in graph.edges.items():
         column = _edge_column(name, values)
-        data[f"edge_{_fitting(name, 'edge')}"] = column[entries]
+        put(f"edge_{_fitting(name, 'edge')}", column[entries], "edge")
     if not edge_index.numel():
         data.edge_weight = torch.zeros(0)
     known = _label_names(graph)
     for name, values in graph.nodes.items():
-        _set_node_column(data, name, [values[i] for i in position.tolist()], known)
+        put(*_node_column(name, [values[i] for i in position.tolist()], known), "node")
     if names is not None:
-        data.node = _typed("node", names, "node")
+        put("node", _typed("node", names, "node"), "node")
     if known is not None:
         data.label_names = known
     for name, value in graph.attributes.items():
         if name not in ("label_names", "node_default", "edge_default"):
-            data[_fitting(name, "graph")] = _single(name, value)
+            put(_fitting(name, "graph"), _single(name, value), "graph")
     return data
 
 
@@ -156,24 +166,23 @@ def _fitting(name: Any, domain: str) -> str:
     return name
 
 
-def _set_node_column(data: Data, name: str, values: list[Any], known: list[str] | None) -> None:
+def _node_column(name: str, values: list[Any], known: list[str] | None) -> tuple[str, Any]:
+    """What a column is called in `Data`, and its values there."""
     if name in ("label", "predicted"):
-        data["y" if name == "label" else name] = _classes(name, values, known)
-    elif name in ("text", "split"):
+        return "y" if name == "label" else name, _classes(name, values, known)
+    if name in ("text", "split"):
         values = ["" if value is None else value for value in values]
         bad = next((value for value in values if not isinstance(value, str)), None)
         if bad is not None:
             raise ValueError(
                 f"The attribute {name!r} of nodes must hold strings (got {type(bad).__name__})."
             )
-        data[name] = values
-    elif name in _LONG:
-        data[_LONG[name]] = _converted(name, values, operator.index, torch.long)
-    elif name in _BOOL:
-        data[_BOOL[name]] = _converted(name, values, bool, torch.bool)
-    else:
-        fitting = _fitting(name, "node")
-        data[fitting] = _typed(name, values, "node")
+        return name, values
+    if name in _LONG:
+        return _LONG[name], _converted(name, values, operator.index, torch.long)
+    if name in _BOOL:
+        return _BOOL[name], _converted(name, values, bool, torch.bool)
+    return _fitting(name, "node"), _typed(name, values, "node")
 
 
 def _label_names(graph: GraphColumns) -> list[str] | None:

@@ -112,6 +112,30 @@ def test_what_cannot_be_converted(change, message: str) -> None:
         from_networkx(nx.MultiGraph())
 
 
+@pytest.mark.parametrize(
+    ("node", "edge", "whole", "names", "message"),
+    [
+        ("name", "weight", "name", (0, 1), "'name' of graph must have a name that no other"),
+        ("text", "weight", "text", (0, 1), "'text' of graph must have"),
+        ("edge_length", "length", "title", (0, 1), "'edge_length' of node must have"),
+        ("rank", "length", "edge_length", (0, 1), "'edge_length' of graph must have"),
+        ("node", "weight", "title", ("a", "b"), "'node' of node must have"),
+        ("rank", "weight", "node", ("a", "b"), "'node' of graph must have"),
+    ],
+)
+def test_attributes_of_one_name_do_not_replace_each_other(
+    node: str, edge: str, whole: str, names: tuple[object, object], message: str
+) -> None:
+    graph = nx.Graph(**{whole: "club"})
+    graph.add_edge(*names, **{edge: 1.0})
+    nx.set_node_attributes(graph, "member", node)
+    with pytest.raises(ValueError, match=message):
+        from_networkx(graph)
+    del graph.graph[whole]
+    if whole in ("name", "text"):
+        assert from_networkx(graph)[node] == ["member", "member"]
+
+
 def test_texts_of_the_graph_are_exported() -> None:
     data = Data(edge_index=torch.tensor([[0, 1], [1, 0]]), num_nodes=2, text=["a", "b\x00"])
     data.x = torch.ones(2, 3)
