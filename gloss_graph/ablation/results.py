@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -271,12 +271,9 @@ def read_results(folder: str | os.PathLike[str]) -> Results:
     with TrialStore(folder) as store:
         rows = store.rows()
     if design == "optuna":
-        same = canonical(study["identity"])
-        chosen = [
-            row
-            for row in rows.values()
-            if row["arm"].keys() == study["factors"].keys() and canonical(row["identity"]) == same
-        ]
+        chosen = sampled_rows(
+            rows.values(), study["factors"], study["settings"], study["identity"]
+        )
         chosen.sort(key=lambda row: (row["started"], row["seed"]))
     else:
         chosen = [rows[key] for key in wanted if key in rows]
@@ -287,6 +284,30 @@ def read_results(folder: str | os.PathLike[str]) -> Results:
         _metrics(chosen, study["metric"]),
         {row["id"]: row["traceback"] for row in chosen if row.get("traceback")},
     )
+
+
+def sampled_rows(
+    rows: Iterable[dict[str, Any]],
+    factors: Iterable[str],
+    settings: Mapping[str, Any],
+    identity: Mapping[str, Any],
+) -> list[dict[str, Any]]:
+    """Rows that belong to a study whose arms are chosen on the way, so that no plan lists them.
+
+    Args:
+        rows: Of the folder.
+        factors: Names.
+        settings: Of the baseline; those of factors do not matter.
+        identity: Of the study.
+    """
+    names, same = set(factors), canonical(identity)
+    return [
+        row
+        for row in rows
+        if row["arm"].keys() == names
+        and canonical(row["identity"]) == same
+        and canonical(row["config"]) == canonical({**settings, **row["arm"]})
+    ]
 
 
 def _table(rows: Sequence[Mapping[str, Any]], factors: Sequence[str]) -> pd.DataFrame:

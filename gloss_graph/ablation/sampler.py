@@ -17,28 +17,23 @@ from gloss_graph.training.trial import suggest
 if TYPE_CHECKING:
     from gloss_graph.ablation.study import Study
 
+#: File of the database, in the folder of a study.
+DATABASE = "optuna.db"
 _HEARTBEAT = 10
 
 
-def sample_arms(
-    study: Study, runner: Runner, folder: Path, *, storage: str | None, retry: bool
-) -> None:
-    """Run the baseline, then arms that the sampler proposes until the study has enough of them.
-
-    The database is shared by all workers; rows of trials travel in it, so that every machine ends
-    with all of them.
+def open_arms(study: Study, folder: Path, storage: str | None) -> Any:
+    """Optuna's study, made or joined; nothing of ours is written before it agrees.
 
     Args:
-        study: The study, with `size` arms to try.
-        runner: Runs trials.
+        study: The study.
         folder: Of the study; without `storage` the database is a file in it.
         storage: Database URL.
-        retry: Do failed trials again.
 
     Raises:
         ValueError: No optuna; a database out of reach; a study begun with other settings.
     """
-    url = sqlite_url(folder / "optuna.db") if storage is None else storage
+    url = sqlite_url(folder / DATABASE) if storage is None else storage
     attributes = {
         "factors": {name: tried.as_dict() for name, tried in study.factors.items()},
         "settings": canonical(study.settings),
@@ -47,9 +42,27 @@ def sample_arms(
         "seeds": study.seeds,
         "identity": canonical(study.identity),
     }
+    with quiet_optuna():
+        return open_study(url, study.name, attributes, seed=0, heartbeat=_HEARTBEAT)
+
+
+def sample_arms(
+    study: Study, shared: Any, runner: Runner, *, storage: str | None, retry: bool
+) -> None:
+    """Run the baseline, then arms that the sampler proposes until the study has enough of them.
+
+    The database is shared by all workers; rows of trials travel in it, so that every machine ends
+    with all of them.
+
+    Args:
+        study: The study, with `size` arms to try.
+        shared: What `open_arms` gave back.
+        runner: Runs trials.
+        storage: Database URL, None where the database lies in the study's folder.
+        retry: Do failed trials again.
+    """
     runner.work([study.trial(study.baseline, seed) for seed in study.seeds], retry=retry)
     with quiet_optuna() as optuna:
-        shared = open_study(url, study.name, attributes, seed=0, heartbeat=_HEARTBEAT)
 
         def objective(trial: Any) -> float:
             trial.set_user_attr("worker", worker_name())

@@ -15,8 +15,9 @@ from gloss_graph._files import atomic_write
 from gloss_graph._space import Dimension, Range, Scalar
 from gloss_graph.ablation.designs import DESIGNS, Arm, arms_of, check_used, factor_dimension
 from gloss_graph.ablation.identity import canonical, trial_id
-from gloss_graph.ablation.results import STUDY_FILE, Results, read_results
+from gloss_graph.ablation.results import STUDY_FILE, Results, read_results, sampled_rows
 from gloss_graph.ablation.runner import Runner, Trial
+from gloss_graph.ablation.sampler import DATABASE, open_arms, sample_arms
 from gloss_graph.ablation.store import TrialStore
 
 __all__ = ["Plan", "Study"]
@@ -191,11 +192,7 @@ class Study:
                 rows = store.rows()
             known = [rows[trial.id] for trial in trials if trial.id in rows]
             if self.design == "optuna":
-                known = [
-                    row
-                    for row in rows.values()
-                    if row.get("arm", {}).keys() == self.baseline.keys()
-                ]
+                known = sampled_rows(rows.values(), self.factors, self.settings, self.identity)
             done = len(known)
             fine = [row["seconds"] for row in known if row["status"] == "ok"]
             seconds = sum(fine) / len(fine) if fine else math.nan
@@ -267,13 +264,14 @@ class Study:
         folder = study_folder(out)
         about = {"cost": getattr(self.function, "cost", ""), "identity": self.identity}
         with TrialStore(folder) as store:
-            self._write(folder)
             runner = Runner(store, self.function, self.baseline, about, progress=progress)
             if self.design == "optuna":
-                from gloss_graph.ablation.sampler import sample_arms
-
-                sample_arms(self, runner, folder, storage=storage, retry=retry)
+                # It refuses other settings; the folder must then stay as it is.
+                shared = open_arms(self, folder, storage)
+                self._write(folder)
+                sample_arms(self, shared, runner, storage=storage, retry=retry)
             else:
+                self._write(folder)
                 runner.work(self.trials()[:limit], retry=retry, wait=wait)
         results = read_results(folder)
         rows = results.table
@@ -329,7 +327,7 @@ def study_folder(out: str | os.PathLike[str]) -> Path:
                 item.name
                 for item in folder.iterdir()
                 if item.name not in ("trials", "claims")
-                and not item.name.startswith(f".{STUDY_FILE}")
+                and not item.name.startswith((f".{STUDY_FILE}", DATABASE))
             ]
         )
         if not folder.is_dir() or others:

@@ -252,3 +252,43 @@ def test_optuna_finds_the_better_end_and_resumes(tmp_path: Path) -> None:
     for folder in (tmp_path / "here", other):
         study(arms=2, **settings).run(folder, progress=False, storage=url)
     assert set(read_results(other).arms) == set(read_results(tmp_path / "here").arms)
+
+
+def test_a_refused_optuna_study_leaves_its_folder_as_it_was(tmp_path: Path) -> None:
+    pytest.importorskip("optuna")
+
+    def run(config: dict[str, Any], seed: int) -> dict[str, float]:
+        return {"score": config["rate"] * config["by"] + seed}
+
+    settings: dict[str, Any] = {
+        "factors": {"rate": Range(1.0, 4.0)},
+        "design": "optuna",
+        "metric": "score",
+        "seeds": 2,
+        "arms": 2,
+    }
+    first = study(run, baseline={"by": 1}, **settings)
+    first.run(tmp_path / "s", progress=False)
+    before = (tmp_path / "s" / "study.json").read_bytes()
+    other = study(run, baseline={"by": 9}, **settings)
+    assert other.plan(tmp_path / "s").done == 0
+    with pytest.raises(ValueError, match="begun with other settings"):
+        other.run(tmp_path / "s", progress=False)
+    assert (tmp_path / "s" / "study.json").read_bytes() == before
+    results = read_results(tmp_path / "s")
+    assert len(results.table) == 6
+    assert results.tests()["pairs"].tolist() == [2, 2]
+    assert first.plan(tmp_path / "s").done == 6
+
+
+def test_rows_of_other_settings_are_not_mixed_with_those_of_an_optuna_study(tmp_path: Path) -> None:
+    """As folders hold them that a refused study wrote to."""
+    pytest.importorskip("optuna")
+    settings: dict[str, Any] = {"design": "optuna", "metric": "score", "arms": 2}
+    one = study(baseline={"other": 1}, **settings)
+    one.run(tmp_path / "s", progress=False)
+    study(factors=FACTORS, baseline={"other": 2}, seeds=3).run(tmp_path / "s", progress=False)
+    one._write(tmp_path / "s")
+    results = read_results(tmp_path / "s")
+    assert not results.table.duplicated(["arm", "seed"]).any()
+    assert set(results.tests()["pairs"]) == {3}
