@@ -33,6 +33,7 @@ from gloss_graph.text import Corpus, Splits, TextEncoder
 from gloss_graph.training.classifier import TextClassifier
 from gloss_graph.training.metrics import classification_scores
 from gloss_graph.training.outcome import fit_balanced_head
+from gloss_graph.training.parameters import freeze_layers
 from gloss_graph.training.processes import find_device
 
 _TINY = 1e-10
@@ -124,12 +125,13 @@ class BertGCNClassifier:
         """Train on the labels of the training part; the others are nodes without label.
 
         Raises:
-            ValueError: No labeled training document, fewer than two class names, no word left, or
-                pairs of texts.
+            ValueError: No labeled training document, fewer than two class names, no word left,
+                pairs of texts, or more layers to freeze than the encoder has.
         """
         config = self.config
         documents = Documents(splits)
         check_classes(documents)
+        freeze_layers(self.encoder, config.freeze_layers)
         set_seed(config.seed)
         self.classifier = TextClassifier(
             self.encoder, splits.train.label_names, dropout=0.1, seed=config.seed
@@ -198,7 +200,11 @@ class BertGCNClassifier:
                 tick()
                 if watch is not None:
                     watch.step(self.steps, self._most)
-            self._refresh(documents.corpus)
+            if weight:
+                self._refresh(documents.corpus)
+            elif chooses:
+                # Nothing reads the other rows before the graph joins.
+                self._refresh(documents.corpus, documents.val_labels >= 0)
             self.history.append({"step": float(self.steps), "loss": total / known.numel()})
             if not chooses:
                 self.best_step = self.steps
@@ -214,8 +220,8 @@ class BertGCNClassifier:
             for part, state in zip((self.classifier, self.gnn), kept, strict=True):
                 part.load_state_dict(state)
             self.best_step = step
-            if waited:
-                self._refresh(documents.corpus)
+        if not weight or (kept is not None and waited):
+            self._refresh(documents.corpus)
         for part in (self.classifier, self.gnn):
             part.eval()
 
@@ -227,11 +233,13 @@ class BertGCNClassifier:
             part.train()
         with self.clock.timed("encoder"):
             batch = self.encoder.collate([self._items[place] for place in chosen.tolist()])
-            output = self.classifier(**{name: value.to(device) for name, value in batch.items()})
+            with torch.autocast(device.type, torch.bfloat16, enabled=self.config.bf16):
+                moved = {name: value.to(device) for name, value in batch.items()}
+                output = self.classifier(**moved)
         chosen, labels = chosen.to(device), labels.to(device)
         with self.clock.timed("propagation"):
             rows = self.memory.index_put((chosen,), output.embeddings) if weight else self.memory
-            spread = self._mix(rows, chosen, output.logits, weight)
+            spread = self._mix(rows, chosen, output.logits.float(), weight)
         with self.clock.timed("loss"):
             loss = nn.functional.nll_loss((spread + _TINY).log(), labels)
         with self.clock.timed("backward"):
@@ -270,10 +278,14 @@ class BertGCNClassifier:
         self.history[-1] |= {f"val_{name}": value for name, value in found.items()}
         return accuracy(spread, labels[held_out])
 
-    def _refresh(self, corpus: Corpus) -> None:
+    def _refresh(self, corpus: Corpus, which: Tensor | None = None) -> None:
+        """Make the rows of all documents anew, or of those that `which` (N,) bool marks."""
         with self.clock.timed("refresh"):
-            rows = self.encoder.embed(corpus, batch_size=self.config.eval_batch_size)
-            self.memory = rows.to(self._edges.device)
+            if which is None:
+                self.memory = self.embed(corpus).to(self._edges.device)
+            else:
+                rows = self.embed(corpus.select(which.numpy()))
+                self.memory[which.to(self.memory.device)] = rows.to(self.memory.device)
 
     def _place(self, graph: Data, places: Places, device: torch.device) -> None:
         config = self.config
@@ -296,9 +308,14 @@ class BertGCNClassifier:
         """Names of the C classes."""
         return self.classifier.label_names
 
-    def embed(self, corpus: Corpus, *, batch_size: int = 64, progress: bool = False) -> Tensor:
+    def embed(
+        self, corpus: Corpus, *, batch_size: int | None = None, progress: bool = False
+    ) -> Tensor:
         """(B, D) rows of any documents by the encoder as it is now."""
-        return self.encoder.embed(corpus, batch_size=batch_size, progress=progress)
+        device = next(self.encoder.parameters()).device.type
+        size = batch_size or self.config.eval_batch_size
+        with torch.autocast(device, torch.bfloat16, enabled=self.config.bf16):
+            return self.encoder.embed(corpus, batch_size=size, progress=progress)
 
     @torch.no_grad()
     def predict_proba(self, corpus: Corpus) -> Tensor:
@@ -307,8 +324,7 @@ class BertGCNClassifier:
         spread = self._answers(self.config.graph_weight)[places]
         new = (places < 0).nonzero().ravel()
         if new.numel():
-            size = self.config.eval_batch_size
-            rows = self.encoder.embed(corpus.select(new.numpy()), batch_size=size)
+            rows = self.embed(corpus.select(new.numpy()))
             head = self.classifier.head
             spread[new] = head(rows.to(head.weight.device)).softmax(dim=1).cpu()
         return spread

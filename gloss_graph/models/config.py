@@ -118,6 +118,8 @@ class BertGCNConfig(GraphModelConfig):
         fine_tune_rate: Learning rate of these.
         batch_size: Labeled documents a step.
         eval_batch_size: Documents a forward pass of the encoder without gradient.
+        freeze_layers: Embedding layer and first layers of the encoder that are not trained.
+        bf16: Autocast encoder and linear head to bfloat16; the GNN stays in float32.
 
     The others are those of `GraphModelConfig`.
     """
@@ -135,6 +137,8 @@ class BertGCNConfig(GraphModelConfig):
     fine_tune_rate: float = 1e-4
     batch_size: int = 64
     eval_batch_size: int = 64
+    freeze_layers: int = 0
+    bf16: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -143,7 +147,8 @@ class BertGCNConfig(GraphModelConfig):
             check_positive_int("hidden", self.hidden)
         for name in ("heads", "batch_size", "eval_batch_size"):
             check_positive_int(name, getattr(self, name))
-        check_positive_int("fine_tune_epochs", self.fine_tune_epochs, minimum=0)
+        for name in ("fine_tune_epochs", "freeze_layers"):
+            check_positive_int(name, getattr(self, name), minimum=0)
         check_range("graph_weight", self.graph_weight, 0, 1)
         for name in ("learning_rate", "head_learning_rate", "fine_tune_rate"):
             check_range(name, getattr(self, name), 0, math.inf, open_low=True, open_high=True)

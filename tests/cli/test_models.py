@@ -43,9 +43,13 @@ def test_bert_gcn_labels_new_documents_by_its_encoder(
     out, labels = tmp_path / "run", tmp_path / "p.csv"
     words = ["train", "--model", "bert-gcn", "--train", files[0], "--encoder", encoder_folder]
     words += [*WORDS, "--epochs", 1, "--fine-tune-epochs", 1, "--no-pictures", "--max-length", 12]
-    result = command(*words, "--graph-weight", 0.5, "--out", out)
+    words += ["--graph-weight", 0.5, "--bf16", "--freeze-layers", 1]
+    result = command(*words, "--out", out)
     assert result.status == 0, result.err
-    assert json.loads((out / "config.json").read_text())["bert_gcn"]["graph_weight"] == 0.5
+    settings = json.loads((out / "config.json").read_text())["bert_gcn"]
+    assert settings["graph_weight"] == 0.5
+    assert settings["bf16"]
+    assert settings["freeze_layers"] == 1
     new = write(rows(5, seed=7)[["text"]], tmp_path / "new.csv")
     predicted = command("predict", "--run", out, "--input", new, "--output", labels)
     assert predicted.status == 0, predicted.err

@@ -11,7 +11,10 @@ import pandas as pd
 import pytest
 import torch
 from safetensors import safe_open
+from text.tiny_models import build_tokenizer
+from torch import Tensor
 from training.tiny import CLASSES, quick, run, tiny_corpus, tiny_encoder, tiny_splits
+from transformers import BertConfig, BertModel
 
 from gloss_graph.models import (
     BertGCNClassifier,
@@ -24,7 +27,7 @@ from gloss_graph.models import (
     train_graph_model,
     word_document_graph,
 )
-from gloss_graph.text import Corpus, Splits
+from gloss_graph.text import Corpus, Splits, TextEncoder
 from gloss_graph.training import TextClassifier, compare_runs
 
 FILES = {"config.json", "metrics.json", "history.csv", "classes.csv", "labels_used.csv"}
@@ -123,6 +126,62 @@ def test_bert_gcn_mixes_graph_and_encoder(gnn: str) -> None:
     graph = model.gnn(torch.cat([model.memory, words]), model._edges)[: len(splits.train)]
     expected = 0.7 * graph.softmax(dim=1) + 0.3 * model.classifier.head(rows).softmax(dim=1)
     assert torch.allclose(model.predict_proba(splits.train), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("val", [12, 0])
+def test_the_rows_that_fine_tuning_leaves_to_the_graph_are_all_new(val: int) -> None:
+    """While the encoder trains alone only validation rows are made anew after an epoch."""
+    splits = tiny_splits()
+    splits = splits if val else replace(splits, val=None)
+    model = BertGCNClassifier(tiny_encoder(), bert_config(fine_tune_epochs=3))
+    seen: list[tuple[Tensor, Tensor]] = []
+    train = model._train
+
+    def watched(documents: Any, watch: Any, tick: Any) -> None:
+        seen.append((model.memory.clone(), model.embed(documents.corpus)))
+        train(documents, watch, tick)
+
+    model._train = watched  # type: ignore[method-assign]
+    model.fit(splits)
+    memory, rows = seen[0]
+    assert torch.allclose(memory, rows, atol=1e-5)
+    assert len(model.history) == 5
+    assert all(("val_accuracy" in row) == bool(val) for row in model.history)
+
+
+def test_frozen_layers_stay_and_half_precision_is_near(tmp_path: Path) -> None:
+    splits, encoder = tiny_splits(), tiny_encoder()
+    before = {name: value.clone() for name, value in encoder.named_parameters()}
+    config = bert_config(freeze_layers=1, bf16=True, fine_tune_rate=1e-2)
+    model = BertGCNClassifier(encoder, config).fit(splits)
+    moved = {name for name, value in encoder.named_parameters() if not value.equal(before[name])}
+    assert moved
+    assert not any("embeddings" in name or "layer.0." in name for name in moved)
+    assert model.memory.dtype == torch.float32
+    exact = encoder.embed(splits.train)
+    kept = model.memory[: len(splits.train)]
+    assert torch.allclose(kept, exact, atol=0.1)
+    assert not torch.equal(kept, exact)
+    with pytest.raises(ValueError, match="'freeze_layers' must be at most"):
+        BertGCNClassifier(tiny_encoder(), bert_config(freeze_layers=99)).fit(splits)
+
+
+def test_bert_base_of_random_weights_trains_end_to_end(tmp_path: Path) -> None:
+    size = BertConfig()
+    assert (size.num_hidden_layers, size.hidden_size) == (12, 768)
+    torch.manual_seed(0)
+    tokenizer = build_tokenizer("bert")
+    model = BertModel(BertConfig(vocab_size=len(tokenizer)))
+    encoder = TextEncoder(model, tokenizer, pooling="cls", max_length=8)
+    splits = tiny_splits(12, 6, 6)
+    result = train_graph_model(
+        splits, bert_config(epochs=1, batch_size=6), tmp_path / "run", encoder=encoder
+    )
+    assert len(result.history) == 2
+    loaded = BertGCNClassifier.load(tmp_path / "run" / "model")
+    assert loaded.memory.shape == (24, 768)
+    again = loaded.predict_proba(splits.test).argmax(dim=1)
+    assert again.tolist() == result.predictions["test"].tolist()
 
 
 def test_both_are_the_same_again_under_one_seed() -> None:
