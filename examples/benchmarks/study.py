@@ -70,64 +70,96 @@ def check_same(out: Path, given: dict[str, Any]) -> None:
     note.write_text(json.dumps(given, indent=2), encoding="utf-8")
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+def arguments(description: str, out: Path) -> argparse.ArgumentParser:
+    """The options of a study."""
+    parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--folder", type=Path, required=True, help="holds a folder a corpus")
-    parser.add_argument("--data", nargs="+", default=["MR", "R8", "SST-2"])
-    parser.add_argument("--losses", nargs="+", default=list(LOSSES), choices=list(LOSSES))
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--encoder", default="minilm")
     parser.add_argument("--train-limit", type=int, help="training documents, stratified")
     parser.add_argument("--epochs", type=float, default=10.0)
-    parser.add_argument("--patience", type=int, default=3)
+    parser.add_argument("--patience", type=int, default=3, help="evaluations, two an epoch")
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--length", type=int, default=128)
     parser.add_argument("--freeze-layers", type=int, default=0)
     parser.add_argument("--bf16", action="store_true")
-    parser.add_argument("--quick", action="store_true", help="2 epochs, 32 tokens")
+    parser.add_argument("--quick", action="store_true", help="short, on 32 tokens")
     parser.add_argument("--threads", type=int)
-    parser.add_argument("--out", type=Path, default=Path("runs/study"))
-    settings = parser.parse_args()
+    parser.add_argument("--out", type=Path, default=out)
+    return parser
+
+
+def begin(settings: argparse.Namespace) -> None:
+    """Note what must be the same in all runs of a folder."""
     if settings.threads:
         torch.set_num_threads(settings.threads)
-    epochs = 2.0 if settings.quick else settings.epochs
-    length = 32 if settings.quick else settings.length
-    console = Console()
     same = ("encoder", "train_limit", "patience", "batch", "freeze_layers", "bf16")
-    given = {name: getattr(settings, name) for name in same} | {"epochs": epochs, "length": length}
-    check_same(settings.out, given)
+    same = (*same, "epochs", "length")
+    check_same(settings.out, {name: getattr(settings, name) for name in same})
+
+
+def new_run(settings: argparse.Namespace, data: str, loss: str, seed: int) -> Path | None:
+    """The folder of a run, without what an interrupted one left; None where it is finished."""
+    out = settings.out / f"{data}-{loss}-{seed}"
+    if (out / "metrics.json").exists():
+        return None
+    shutil.rmtree(out, ignore_errors=True)
+    return out
+
+
+def run_loss(settings: argparse.Namespace, data: str, loss: str, seed: int) -> Path:
+    """Train an encoder with a loss, unless that was done; gives its run folder."""
+    out = new_run(settings, data, loss, seed)
+    if out is None:
+        return settings.out / f"{data}-{loss}-{seed}"
+    splits = splits_of(settings.folder / data, settings.train_limit, seed)
+    steps = max(1, len(splits.train) // settings.batch)
+    config = TrainConfig(
+        loss=loss,
+        epochs=settings.epochs,
+        eval_steps=max(1, steps // 2),
+        patience=settings.patience,
+        batch_size=settings.batch,
+        freeze_layers=settings.freeze_layers,
+        bf16=settings.bf16,
+        pictures=False,
+        seed=seed,
+        **LOSSES[loss],
+    )
+    encoder = load_encoder(settings.encoder, max_length=settings.length)
+    result = train_text(splits, encoder, config, out, progress=True, description=out.name)
+    say(out, result.metrics)
+    return out
+
+
+def say(out: Path, metrics: dict[str, float]) -> None:
+    """One line a run."""
+    accuracy, macro = (100 * metrics[f"test.{name}"] for name in ("accuracy", "macro_f1"))
+    Console().print(f"{out.name}: accuracy {accuracy:.1f}, macro-F1 {macro:.1f}", highlight=False)
+
+
+def show(settings: argparse.Namespace, name: str, metrics: tuple[str, ...], base: str) -> None:
+    """Write and print the table and the picture of all runs of the folder."""
+    evaluation = compare_runs([settings.out], metrics=metrics, by=["loss"], baseline=base)
+    text = evaluation_markdown(evaluation)
+    (settings.out / f"{name}.md").write_text(text, encoding="utf-8")
+    plot_evaluation(evaluation, settings.out / f"{name}.png")
+    Console().print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+def main() -> None:
+    parser = arguments((__doc__ or "").splitlines()[0], Path("runs/study"))
+    parser.add_argument("--data", nargs="+", default=["MR", "R8", "SST-2"])
+    parser.add_argument("--losses", nargs="+", default=list(LOSSES), choices=list(LOSSES))
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    settings = parser.parse_args()
+    if settings.quick:
+        settings.epochs, settings.length = 2.0, 32
+    begin(settings)
     for data in settings.data:
         for seed in settings.seeds:
             for loss in settings.losses:
-                out = settings.out / f"{data}-{loss}-{seed}"
-                if (out / "metrics.json").exists():
-                    continue
-                shutil.rmtree(out, ignore_errors=True)
-                splits = splits_of(settings.folder / data, settings.train_limit, seed)
-                steps = max(1, len(splits.train) // settings.batch)
-                config = TrainConfig(
-                    loss=loss,
-                    epochs=epochs,
-                    eval_steps=max(1, steps // 2),
-                    patience=settings.patience,
-                    batch_size=settings.batch,
-                    freeze_layers=settings.freeze_layers,
-                    bf16=settings.bf16,
-                    pictures=False,
-                    seed=seed,
-                    **LOSSES[loss],
-                )
-                encoder = load_encoder(settings.encoder, max_length=length)
-                result = train_text(
-                    splits, encoder, config, out, progress=True, description=out.name
-                )
-                score = 100 * result.metrics["test.macro_f1"]
-                console.print(f"{out.name}: macro-F1 {score:.1f}", highlight=False)
-    evaluation = compare_runs([settings.out], metrics=METRICS, by=["loss"], baseline="ce")
-    text = evaluation_markdown(evaluation)
-    (settings.out / "study.md").write_text(text, encoding="utf-8")
-    plot_evaluation(evaluation, settings.out / "study.png")
-    console.print(text, markup=False, highlight=False, soft_wrap=True)
+                run_loss(settings, data, loss, seed)
+    show(settings, "study", METRICS, "ce")
 
 
 if __name__ == "__main__":

@@ -220,14 +220,14 @@ def test_study(tmp_path: Path, table: Path) -> None:
     small += ["--length", "8", "--batch", "8", "--threads", "1", "--train-limit", "40"]
     losses = ["ce", "xbm-scl", "gloss"]
     output = run("benchmarks/study.py", *small, "--losses", *losses, folder=tmp_path)
-    assert "tea-xbm-scl-1: macro-F1" in output
+    assert "tea-xbm-scl-1: accuracy" in output
     for loss in losses:
         assert f"| {loss} |" in output
     folder = tmp_path / "runs" / "study"
     assert (folder / "study.png").stat().st_size > 10_000
     assert len(list(folder.glob("*/metrics.json"))) == 6
     again = run("benchmarks/study.py", *small, "--losses", *losses, folder=tmp_path)
-    assert "tea-xbm-scl-1: macro-F1" not in again
+    assert "tea-xbm-scl-1:" not in again
 
 
 @pytest.mark.slow
