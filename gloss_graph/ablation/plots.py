@@ -164,21 +164,19 @@ def plot_tornado(results: Results, metric: str) -> Figure | None:
         good, bad = bad, good
     reach = [0.0, 0.0]
     for place, (_, _, low, high) in enumerate(spans):
-        for end, color in ((low, bad), (high, good)):
+        tips = [0.0, 0.0]
+        # The two intervals of a factor often overlap: one above the middle, one below.
+        for end, color, lift in ((low, bad, 0.12), (high, good, -0.12)):
             length = scale * end["difference"]
             axes.barh(place, length, height=0.58, color=color, zorder=2)
+            ends = [length]
             if math.isfinite(end["gap_low"]) and not end["baseline"]:
                 ends = [scale * end["gap_low"], scale * end["gap_high"]]
-                axes.plot(ends, [place, place], color=INK, linewidth=1.1, zorder=3)
-                reach = [min(reach[0], *ends), max(reach[1], *ends)]
-            reach = [min(reach[0], length), max(reach[1], length)]
-    for place, (_, _, low, high) in enumerate(spans):
-        for end, side, where in ((low, -1, "right"), (high, 1, "left")):
-            tip = scale * end["difference"]
-            if math.isfinite(end["gap_low"]) and not end["baseline"]:
-                edge = scale * (end["gap_low"] if side < 0 else end["gap_high"])
-                tip = min(tip, edge) if side < 0 else max(tip, edge)
-            tip = min(tip, 0.0) if side < 0 else max(tip, 0.0)
+                axes.plot(ends, [place + lift] * 2, color=INK, linewidth=1.1, zorder=3)
+            tips = [min(tips[0], *ends), max(tips[1], *ends)]
+        reach = [min(reach[0], tips[0]), max(reach[1], tips[1])]
+        sides = ((low, -1, "right", tips[0]), (high, 1, "left", tips[1]))
+        for end, side, where, tip in sides:
             name = f"{end['level']} (baseline)" if end["baseline"] else end["level"]
             axes.annotate(
                 name,
