@@ -48,6 +48,7 @@ _TRAINING = frozenset(
         "dropout",
         "max_steps",
         "class_balance",
+        "refit_head",
         "bf16",
         "gradient_checkpointing",
         "freeze_layers",

@@ -139,6 +139,9 @@ def train(
     warm_start_rate: Annotated[
         float, typer.Option(help="Learning rate of both; 1e-3 for features if not given.")
     ] = 2e-5,
+    refit_head: Annotated[
+        bool, typer.Option(help="Fit the linear head anew at the end, on what the graph says too.")
+    ] = False,
     class_balance: Annotated[
         bool, typer.Option(help="Draw labeled documents with equal shares of the classes.")
     ] = False,
@@ -235,6 +238,7 @@ def train(
         warm_start_steps=warm_start_steps,
         graph_start_steps=graph_start_steps,
         warm_start_rate=_rate(context, "warm_start_rate", features),
+        refit_head=refit_head,
         class_balance=class_balance,
         freeze_layers=freeze_layers,
         lora_rank=lora_rank,

@@ -99,6 +99,9 @@ class TrainConfig:
         graph_start_steps: Contrastive steps on the whole corpus after them, the classes of
             unlabeled documents being those the graph propagates to them; 0 = none.
         warm_start_rate: Learning rate of both.
+        refit_head: Fit the linear head anew after training, whatever the loss: a class-balanced
+            logistic regression on the labeled documents, then one on all documents with the classes
+            that the graph propagates to the others. `gloss` with `max_steps=0` does so anyway.
         class_balance: Draw labeled documents with equal shares of the classes.
         freeze_layers: Embedding layer and first layers of the encoder that are not trained.
         lora_rank: Rank of low-rank adapters that are trained in place of the encoder's weights,
@@ -164,6 +167,7 @@ class TrainConfig:
     warm_start_steps: int = 0
     graph_start_steps: int = 0
     warm_start_rate: float = 2e-5
+    refit_head: bool = False
     class_balance: bool = False
     freeze_layers: int = 0
     lora_rank: int = 0
@@ -278,6 +282,11 @@ class TrainConfig:
     def trains(self) -> bool:
         """Whether head and encoder are trained together, after the contrastive stages."""
         return self.loss != "setfit" and self.max_steps != 0
+
+    @property
+    def fits_on_graph(self) -> bool:
+        """Whether a head that is fitted learns from what the graph propagates, too."""
+        return self.loss == "gloss" or self.refit_head
 
     @property
     def keeps_last(self) -> bool:

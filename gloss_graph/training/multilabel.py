@@ -44,6 +44,7 @@ def check_multilabel(config: TrainConfig) -> None:
     unset = {
         "warm_start_steps": 0,
         "graph_start_steps": 0,
+        "refit_head": False,
         "class_balance": False,
         "label_fraction": None,
         "labels_per_class": None,

@@ -177,7 +177,7 @@ def train_text(
         metrics["best_step"] = float(best)
         metrics |= {f"seconds.{name}": s for name, s in trainer.stage_seconds().items()}
         _merge(adapters)
-        if config.mode == "standalone":
+        if config.mode == "standalone" or config.refit_head:
             classifier.standalone = False
             final = views.rows("train")
             metrics |= fit_head(classifier, train, final, views, config)

@@ -142,15 +142,15 @@ def fit_head(
 ) -> dict[str, float]:
     """Fit the linear head to embeddings (N, D).
 
-    A class-balanced logistic regression on the labeled documents; for losses that learn from the
-    graph, then another one on all documents, with the classes (and the trust) of the geometric mean
-    of what the graph propagates and what the first says: where many classes have one label each
-    the graph alone lets large ones swallow small ones.
+    A class-balanced logistic regression on the labeled documents; with `config.fits_on_graph` then
+    another one on all documents, with the classes (and the trust) of the geometric mean of what the
+    graph propagates and what the first says: where many classes have one label each the graph alone
+    lets large ones swallow small ones.
     """
     labels = torch.tensor(train.labels)
     known = labels >= 0
     strength = fit_balanced_head(classifier, rows[known], labels[known], seed=config.seed)
-    if config.loss == "gloss" and not bool(known.all()):
+    if config.fits_on_graph and not bool(known.all()):
         settings = head_settings(config, train.num_classes)
         spread = propagate(rows, views.frozen.get("train"), labels, settings, config.anchor)
         with torch.no_grad():

@@ -125,6 +125,7 @@ def test_training_learns_the_sets(tmp_path: Path) -> None:
         ({"warm_start_steps": 2}, "'warm_start_steps' is not defined"),
         ({"graph_start_steps": 2}, "'graph_start_steps' is not defined"),
         ({"class_balance": True}, "'class_balance' is not defined"),
+        ({"refit_head": True}, "'refit_head' is not defined"),
         ({"label_fraction": 0.5}, "'label_fraction' is not defined"),
         ({"labels_per_class": 2}, "'labels_per_class' is not defined"),
     ],

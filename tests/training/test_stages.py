@@ -120,3 +120,30 @@ def test_stages_before_any_loss(tmp_path: Path) -> None:
     result = run(tmp_path / "run", config, splits)
     assert result.metrics["steps"] == 4
     assert result.metrics["seconds.graph_start"] > 0
+
+
+@pytest.mark.parametrize("loss", ["ce", "xbm-scl", "pseudo-label", "gloss"])
+def test_a_head_fitted_anew_leaves_the_trained_encoder(tmp_path: Path, loss: str) -> None:
+    few = {"loss": loss, "labels_per_class": 3, "max_steps": 3, "select": "last"}
+    plain, fitted = (
+        run(tmp_path / name, quick(**few, refit_head=name == "fitted"))
+        for name in ("plain", "fitted")
+    )
+    one, other = copied_state(plain.model), copied_state(fitted.model)
+    differ = {name for name in one if not torch.equal(one[name], other[name])}
+    assert differ == {"head.weight", "head.bias"}
+    assert fitted.metrics["head.C"] > 0
+    assert "head.C" not in plain.metrics
+    # It is the head that no training at all would have been given over these embeddings.
+    rows = fitted.model.encoder.encode(tiny_splits().test.texts)
+    assert fitted.predictions["test"].tolist() == fitted.model.head(rows).argmax(dim=1).tolist()
+
+
+def test_a_fitted_head_learns_what_the_graph_says_of_unlabeled_documents(tmp_path: Path) -> None:
+    few = {"loss": "ce", "max_steps": 0, "labels_per_class": 3}
+    labels, graph, again = (
+        run(tmp_path / str(number), quick(**few, refit_head=wanted)).model.head.weight.detach()
+        for number, wanted in enumerate((False, True, True))
+    )
+    assert torch.equal(graph, again)
+    assert not torch.allclose(labels, graph, atol=1e-3)
