@@ -51,6 +51,15 @@ METHODS: dict[str, dict[str, Any]] = {
     "bank": {"loss": "gloss", "graph_weight": 0.0},
     "warm+bank": {"loss": "gloss", "graph_weight": 0.0, "warm": True},
     "full": {"loss": "gloss", "graph_weight": 0.0, "warm": True, "max_steps": 0},
+    "ce+refit": {"loss": "ce", "refit_head": True},
+    "setfit+refit": {"loss": "setfit", "refit_head": True},
+    "full+xbm": {
+        "loss": "xbm-scl",
+        "graph_weight": 0.5,
+        "warm": True,
+        "corpus": True,
+        "refit_head": True,
+    },
 }
 # Methods whose batches hold unlabeled documents too.
 MIXED = ("in-batch", "static-lp", "pseudo", "batch-only", "bank", "warm+bank", "full")
@@ -68,6 +77,9 @@ LEARNING_RATES = {
     "bank": 5e-5,
     "warm+bank": 5e-5,
     "full": 2e-5,
+    "ce+refit": 2e-4,
+    "setfit+refit": 2e-5,
+    "full+xbm": 2e-4,
 }
 HEADS = {
     "linear": "test.macro_f1",
@@ -86,7 +98,14 @@ def schedule(method: str, settings: argparse.Namespace) -> dict[str, int]:
         return {"max_steps": settings.budget // size}
     # A fixed part of the budget goes to pairs of the labels.
     warm = round(0.3 * settings.budget / settings.batch)
-    steps = (settings.budget - warm * settings.batch) // size
+    rest = settings.budget - warm * settings.batch
+    if options.get("corpus"):
+        # Half of what is left on the corpus graph, half on the labels and the bank.
+        mixed = settings.batch + settings.unlabeled_batch
+        corpus = rest // (2 * mixed)
+        joint = (rest - corpus * mixed) // size
+        return {"warm_start_steps": warm, "graph_start_steps": corpus, "max_steps": joint}
+    steps = rest // size
     stage = "graph_start_steps" if options.get("max_steps") == 0 else "max_steps"
     return {"warm_start_steps": warm, stage: steps}
 
@@ -150,10 +169,10 @@ def run(
 ) -> dict[str, float]:
     """Metrics of one run."""
     few = settings.label_fraction is not None or settings.labels_per_class is not None
-    options = {k: v for k, v in METHODS[method].items() if k != "warm"}
+    options = {k: v for k, v in METHODS[method].items() if k not in ("warm", "corpus")}
     rate = settings.learning_rate or LEARNING_RATES.get(method, 5e-5)
     # Their encoders are trained in the contrastive stages only.
-    contrastive = method in ("setfit", "full")
+    contrastive = method in ("setfit", "setfit+refit", "full")
     config = TrainConfig(
         **{
             "batch_size": settings.batch,
