@@ -102,6 +102,9 @@ def train(
     search: Annotated[
         str, typer.Option(help="Of the bank: exact, ivf, hnsw; auto: exact below 200,000 rows.")
     ] = "auto",
+    hops: Annotated[
+        int | None, typer.Option(help="Links from the batch a step looks along; else the bank.")
+    ] = None,
     eviction: Annotated[
         str, typer.Option(help="Who leaves a full bank: fifo, stalest, class-balanced, reservoir.")
     ] = "fifo",
@@ -221,6 +224,7 @@ def train(
         normalization=normalization,
         memory_size=memory_size,
         search=search,
+        hops=hops,
         eviction=eviction,
         half_life=half_life,
         memory_start=memory_start,

@@ -63,6 +63,8 @@ class TrainConfig:
         memory_size: Rows of the bank; None = one a training document, at most 65,536.
         search: How the bank is searched: "exact", "ivf", "hnsw" or "auto", exact below 200,000
             rows. See `MemoryBank`.
+        hops: A step propagates over remembered rows within so many links of the batch; None = over
+            the whole bank. 2 suits large banks, 1 is too coarse.
         eviction: Who leaves a full bank, one of `gloss_graph.memory.EVICTIONS`.
         half_life: Steps in which the edges of a remembered row lose half; None = never.
         memory_start: Steps before remembered rows take part in the graph of a step.
@@ -138,6 +140,7 @@ class TrainConfig:
     gradient_checkpointing: bool = False
     memory_size: int | None = None
     search: str = "auto"
+    hops: int | None = None
     eviction: str = "fifo"
     half_life: float | None = None
     memory_start: int = 0
@@ -234,6 +237,8 @@ class TrainConfig:
             )
 
     def _check_memory(self) -> None:
+        if self.hops is not None:
+            check_positive_int("hops", self.hops)
         check_choice("eviction", self.eviction, EVICTIONS)
         MemoryUse(self.half_life, self.restandardize, self.memory_start, self.memory_ramp)
         check_positive_int("refresh_rows", self.refresh_rows, minimum=0)

@@ -199,6 +199,7 @@ def make_objective(
         refresh_every=0 if not targets else 2**40 if static else refresh,
         anchor=1.0 if static else config.anchor,
         align=config.align,
+        hops=config.hops,
         half_life=config.half_life,
         restandardize=config.restandardize,
         memory_start=config.memory_start,

@@ -20,6 +20,7 @@ from .test_resume import assert_same_training, fresh_trainer
 from .tiny import CLASSES, DIM, StopAt, quick, run, tiny_objective, tiny_splits
 
 SETTINGS: dict[str, Any] = {
+    "hops": 2,
     "half_life": 6.0,
     "restandardize": True,
     "memory_start": 2,
@@ -127,6 +128,7 @@ def test_documents_that_cannot_be_encoded_are_named(tmp_path: Path) -> None:
 
 BAD: list[tuple[str, Any]] = [
     *(("eviction", value) for value in ("lru", "FIFO", "", None, 3)),
+    *(("hops", value) for value in (0, -1, 1.5, "2", True)),
     *(("half_life", value) for value in (0, -2.0, float("inf"), float("nan"), True)),
     *(
         (name, value)
@@ -148,6 +150,7 @@ def test_settings_reach_bank_and_objective() -> None:
     config = quick(eviction="reservoir", seed=5, memory_size=8, **SETTINGS)
     made = make_objective(config, 3, DIM, 24)
     assert int(made.memory.eviction.seed) == 5
+    assert "hops=2" in repr(made)
     assert "half_life=6.0, restandardize=True, memory_start=2, memory_ramp=4" in repr(made)
 
 
