@@ -39,9 +39,9 @@ def run_graph_model(settings: argparse.Namespace, data: str, row: str, seed: int
     else:
         graph = BertGCNConfig(
             epochs=settings.graph_epochs,
+            head_learning_rate=settings.graph_rate,
             fine_tune_epochs=0,
-            batch_size=settings.batch,
-            patience=max(1, settings.patience // 2),
+            patience=3,
             freeze_layers=settings.freeze_layers,
             bf16=settings.bf16,
             **common,
@@ -57,6 +57,7 @@ def main() -> None:
     parser.add_argument("--rows", nargs="+", default=list(ROWS), choices=ROWS)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     parser.add_argument("--graph-epochs", type=int, default=10, help="joint epochs of bert-gcn")
+    parser.add_argument("--graph-rate", type=float, default=1e-3, help="learning rate of its GNN")
     settings = parser.parse_args()
     if settings.quick:
         settings.epochs, settings.graph_epochs, settings.length = 1.0, 1, 32

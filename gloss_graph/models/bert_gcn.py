@@ -26,9 +26,9 @@ from gloss_graph.models.corpus import (
     save_graph_model,
     unpacked_graph,
 )
-from gloss_graph.models.layers import SymmetricGCNConv
+from gloss_graph.models.layers import Block, SymmetricGCNConv, cut_rows
 from gloss_graph.models.progress import epoch_bar
-from gloss_graph.models.word_graph import normalized_adjacency
+from gloss_graph.models.word_graph import normalized_matrix
 from gloss_graph.text import Corpus, Splits, TextEncoder
 from gloss_graph.training.classifier import TextClassifier
 from gloss_graph.training.metrics import classification_scores
@@ -40,12 +40,12 @@ _TINY = 1e-10
 
 
 class GraphHead(nn.Module):
-    """Two graph layers over rows of documents; the rows of words are zero.
+    """Two graph layers over rows of documents and words.
 
     Args:
         dim: D, width of a document's row.
         num_classes: C.
-        gnn: "gcn", over a normalised sparse matrix, or "gat", over `edge_index`.
+        gnn: "gcn", over a normalised sparse matrix or blocks of it, or "gat", over `edge_index`.
         hidden: Width of the hidden layer, of "gat" of a head.
         heads: Of "gat".
         dropout: On what enters the last layer, and on the attention of "gat".
@@ -76,10 +76,18 @@ class GraphHead(nn.Module):
             self.first = GATConv(dim, hidden, heads=heads, dropout=dropout)
             self.second = GATConv(hidden * heads, num_classes, dropout=dropout)
 
-    def forward(self, x: Tensor, edges: Tensor) -> Tensor:
-        """Logits (n, C) of rows (n, D)."""
+    def forward(
+        self, x: Tensor, edges: Tensor | Block, answers: Tensor | Block | None = None
+    ) -> Tensor:
+        """Logits (n, C) of rows (n, D).
+
+        Args:
+            x: Rows; with a `Block` (n, m) as `edges` those of m nodes, the others' being zero.
+            edges: Of both layers.
+            answers: Of the second one in place of these: a `Block` (b, n) gives logits (b, C).
+        """
         rows = nn.functional.elu(self.first(x, edges))
-        return self.second(self.dropout(rows), edges)
+        return self.second(self.dropout(rows), edges if answers is None else answers)
 
 
 class BertGCNClassifier:
@@ -254,10 +262,20 @@ class BertGCNClassifier:
         """(B, C) probabilities of nodes by rows (N, D) of all documents and the head's logits."""
         spread = (1 - weight) * logits.softmax(dim=1)
         if weight:
-            words = rows.new_zeros(self.graph.num_nodes - rows.size(0), rows.size(1))
-            answer = self.gnn(torch.cat([rows, words]), self._edges)[chosen]
-            spread = spread + weight * answer.softmax(dim=1)
+            spread = spread + weight * self._logits(rows, chosen).softmax(dim=1)
         return spread
+
+    def _logits(self, rows: Tensor, chosen: Tensor) -> Tensor:
+        """(B, C) of the GNN for the `chosen` (B,) documents, by rows (N, D) of all documents."""
+        if self._matrix is None:
+            words = rows.new_zeros(self.graph.num_nodes - rows.size(0), rows.size(1))
+            return self.gnn(torch.cat([rows, words]), self._edges)[chosen]
+        # The rows of words are zero: nothing comes from them in the first layer, though most
+        # edges join words. In the second only the chosen documents are asked for.
+        whole = chosen.numel() == rows.size(0)
+        answers = self._inward.turned if whole else cut_rows(self._matrix, chosen, rows.device)
+        logits = self.gnn(rows, self._inward, answers)
+        return logits[chosen] if whole else logits
 
     @torch.no_grad()
     def _answers(self, weight: float) -> Tensor:
@@ -300,8 +318,12 @@ class BertGCNClassifier:
         )
         self.gnn.to(device)
         self.classifier.to(device)
-        gcn = config.gnn == "gcn"
-        self._edges = (normalized_adjacency(graph) if gcn else graph.edge_index).to(device)
+        self._matrix = normalized_matrix(graph) if config.gnn == "gcn" else None
+        self._edges = graph.edge_index.to(device)
+        if self._matrix is not None:
+            documents = torch.arange(places.ids.numel())
+            # Of a symmetric matrix the rows of the documents are their columns, turned.
+            self._inward = cut_rows(self._matrix, documents, device).turned
 
     @property
     def label_names(self) -> list[str]:

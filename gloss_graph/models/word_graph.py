@@ -12,6 +12,7 @@ from torch_geometric.data import Data
 
 from gloss_graph._checks import check_choice, check_positive_int
 from gloss_graph.models.cleaning import STOP_WORDS, clean_documents
+from gloss_graph.models.layers import csr_tensor
 
 COUNTINGS = ("pairs", "windows")
 # Windows whose words are paired at a time, which bounds the memory of the product.
@@ -88,16 +89,22 @@ def word_document_graph(
 
 
 def normalized_adjacency(graph: Data) -> Tensor:
-    r"""\(D^{-1/2} (A + I) D^{-1/2}\) as (n, n) sparse CSR float32, which is symmetric.
-
-    Args:
-        graph: With `edge_index`, `edge_weight` and `num_nodes`, without self-loops.
+    """`normalized_matrix` as torch's sparse CSR, float32.
 
     Example:
         >>> graph = word_document_graph(["green tea", "milk tea"], min_count=1)
         >>> dense = normalized_adjacency(graph).to_dense()
         >>> torch.equal(dense, dense.T), bool(dense[0, 0] < 1)
         (True, True)
+    """
+    return csr_tensor(normalized_matrix(graph))
+
+
+def normalized_matrix(graph: Data) -> sparse.csr_matrix:
+    r"""\(D^{-1/2} (A + I) D^{-1/2}\), (n, n), which is symmetric.
+
+    Args:
+        graph: With `edge_index`, `edge_weight` and `num_nodes`, without self-loops.
     """
     size = int(graph.num_nodes)
     rows, columns = graph.edge_index.numpy()
@@ -108,13 +115,7 @@ def normalized_adjacency(graph: Data) -> Tensor:
     matrix = sparse.diags(scale) @ matrix @ sparse.diags(scale)
     matrix = matrix.tocsr()
     matrix.sort_indices()
-    return torch.sparse_csr_tensor(
-        torch.from_numpy(matrix.indptr.astype(np.int64)),
-        torch.from_numpy(matrix.indices.astype(np.int64)),
-        torch.from_numpy(matrix.data.astype(np.float32)),
-        size=(size, size),
-        check_invariants=False,
-    )
+    return matrix
 
 
 def _numbered(documents: list[list[str]]) -> tuple[list[str], np.ndarray, np.ndarray]:

@@ -123,9 +123,32 @@ def test_bert_gcn_mixes_graph_and_encoder(gnn: str) -> None:
     # The memory is what the kept weights make of the documents.
     assert torch.allclose(model.memory[: len(splits.train)], rows, atol=1e-5)
     words = torch.zeros(model.graph.num_nodes - len(model.memory), model.encoder.dim)
-    graph = model.gnn(torch.cat([model.memory, words]), model._edges)[: len(splits.train)]
+    edges = normalized_adjacency(model.graph) if gnn == "gcn" else model.graph.edge_index
+    graph = model.gnn(torch.cat([model.memory, words]), edges)[: len(splits.train)]
     expected = 0.7 * graph.softmax(dim=1) + 0.3 * model.classifier.head(rows).softmax(dim=1)
     assert torch.allclose(model.predict_proba(splits.train), expected, atol=1e-5)
+
+
+def test_blocks_of_the_matrix_give_what_the_whole_gives() -> None:
+    """Words have no rows and only some documents are asked for: less work, the same gradient."""
+    model = BertGCNClassifier(tiny_encoder(), bert_config(epochs=1)).fit(tiny_splits())
+    rows = torch.randn(model.memory.shape, generator=torch.Generator().manual_seed(0))
+    words = torch.zeros(model.graph.num_nodes - len(rows), rows.size(1))
+    weight = torch.randn(9, len(CLASSES), generator=torch.Generator().manual_seed(1))
+    for chosen in (torch.tensor([5, 0, 44, 7, 8, 30, 2, 1, 9]), torch.arange(len(rows)).flip(0)):
+        answers = []
+        for blocks in (True, False):
+            x = rows.clone().requires_grad_()
+            if blocks:
+                found = model._logits(x, chosen)
+            else:
+                edges = normalized_adjacency(model.graph)
+                found = model.gnn(torch.cat([x, words]), edges)[chosen]
+            wanted = [x, *model.gnn.parameters()]
+            gradient = torch.autograd.grad((found[:9] * weight).sum(), wanted)
+            answers.append([found, *gradient])
+        for one, other in zip(*answers, strict=True):
+            assert torch.allclose(one, other, atol=1e-5)
 
 
 @pytest.mark.parametrize("val", [12, 0])
