@@ -26,7 +26,7 @@ from gloss_graph.text import (
 )
 from gloss_graph.text.corpora import string_list
 from gloss_graph.text.origins import joined_texts, read_again
-from gloss_graph.text.tables import read_columns
+from gloss_graph.text.tables import has_column
 
 __all__ = ["Documents", "Source", "class_names", "read_corpus", "read_documents"]
 
@@ -251,12 +251,8 @@ def read_corpus(
 ) -> Corpus:
     """Read a table; without a named label column, the column ``label`` if there is one."""
     label = columns["label"]
-    if label is None:
-        try:
-            read_columns(file, ["label"])
-            label = "label"
-        except ValueError:
-            label = None
+    if label is None and has_column(file, "label"):
+        label = "label"
     return read_table(
         file,
         text=columns["text"],

@@ -27,7 +27,7 @@ from gloss_graph.text import (
     with_features,
 )
 from gloss_graph.text.origins import describe_file
-from gloss_graph.text.tables import read_columns
+from gloss_graph.text.tables import has_column
 from gloss_graph.training import RunResult, TrainConfig, train_text, with_unlabeled
 from gloss_graph.training.folders import new_folder, write_json
 from gloss_graph.training.multilabel import check_multilabel
@@ -147,15 +147,6 @@ def _unlabeled(file: Path, columns: dict[str, Any], console: Console) -> Corpus:
         return corpus
     console.print(f"Column {label!r} of {file} is not read: its documents count as unlabeled.")
     return corpus
-
-
-def has_column(file: Path, name: str) -> bool:
-    """Whether a table has a column; False too where it cannot be read, which readers report."""
-    try:
-        read_columns(file, [name])
-    except ValueError:
-        return False
-    return True
 
 
 def described_files(
