@@ -12,7 +12,7 @@ from torch import Tensor
 from torch_geometric.data import Data
 
 from gloss_graph._checks import check_positive_int
-from gloss_graph.analysis.graph_change import edge_homophily
+from gloss_graph.analysis.edges import edge_homophily
 from gloss_graph.analysis.measure_tables import compare_measures, edge_churn
 from gloss_graph.graph import build_document_graph
 
