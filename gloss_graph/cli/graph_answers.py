@@ -15,6 +15,8 @@ from torch_geometric.data import Data
 
 __all__ = ["Questions", "answer", "busy", "check_documents", "summary_table"]
 
+_EPOCH_ROWS = 20
+
 
 class Questions(NamedTuple):
     """What is wanted beside the graph; see `gloss-graph graph --help`."""
@@ -180,6 +182,9 @@ def _compared(
     if len(change.churn):
         files.append(_write_csv(change.churn, out / "churn.csv", None))
         said.append(_churn_table(change.churn))
+    if len(change.epochs):
+        files.append(_write_csv(change.epochs, out / "epochs.csv", None))
+        said.append(_epoch_table(change.epochs))
     return said
 
 
@@ -194,6 +199,23 @@ def _churn_table(churn: pd.DataFrame) -> Any:
         table.add_column(heading, justify="right")
     for row in churn.to_dict("records"):
         table.add_row(str(row["start"]), str(row["end"]), *(_percent(row[name]) for name in names))
+    return table
+
+
+def _epoch_table(epochs: pd.DataFrame) -> Any:
+    from rich.table import Table
+
+    title = "Edge churn by epoch, fixed batch"
+    shown = epochs
+    if len(epochs) > _EPOCH_ROWS:
+        chosen = np.linspace(0, len(epochs) - 1, _EPOCH_ROWS).round().astype(int)
+        shown = epochs.iloc[chosen]
+        title += f" ({_EPOCH_ROWS} of {len(epochs)}, all in epochs.csv)"
+    table = Table(title=title, title_justify="left")
+    for heading in ("epoch", "edge churn", "within a class"):
+        table.add_column(heading, justify="right")
+    for row in shown.to_dict("records"):
+        table.add_row(f"{row['epoch']:g}", _percent(row["edge_churn"]), _percent(row["homophily"]))
     return table
 
 

@@ -207,7 +207,8 @@ def test_every_question_of_a_run(command: Command, trained: Path, tmp_path: Path
     words = ["--run", trained, "--out", out, "--k", 3, "--measures", "--audit", "--explain", 1]
     result = command("graph", *words, "--pictures", "--compare", "--format", "html,json")
     assert result.status == 0, result.err
-    tables = ("measures", "audit", "duplicates", "confusion", "explanation", "compare", "churn")
+    tables = ("measures", "audit", "duplicates", "confusion", "explanation", "compare")
+    tables += ("churn", "epochs")
     pictures = ("map", "adjacency", "degrees", "reach", "explanation", "change")
     names = {f"{name}.csv" for name in tables} | {f"{name}.png" for name in pictures}
     names |= {"explanation.graphml", "graph.html", "graph.json", "config.json"}
@@ -232,7 +233,19 @@ def test_every_question_of_a_run(command: Command, trained: Path, tmp_path: Path
     assert churn["start"].iloc[0] == "start"
     assert churn["start"].tolist()[1:] == churn["end"].tolist()[:-1]
     np.testing.assert_allclose(churn["kept"] + churn["lost"], 1)
-    for words_ in ("labels contradicted", "Before and after", "Edges of a fixed batch", "Classes"):
+    # Three steps of five: the epoch is a broken one.
+    epochs = pd.read_csv(out / "epochs.csv")
+    assert list(epochs) == ["epoch", "edge_churn", "jaccard", "homophily"]
+    assert len(epochs) == 1
+    assert epochs["epoch"].between(0, 1, inclusive="neither").all()
+    assert epochs["edge_churn"].between(0, 1).all()
+    for words_ in (
+        "labels contradicted",
+        "Edge churn by epoch",
+        "Before and after",
+        "Edges of a fixed batch",
+        "Classes",
+    ):
         assert words_ in result.out
 
 
