@@ -13,11 +13,17 @@ from matplotlib.patches import Rectangle
 
 from gloss_graph.ablation.identity import canonical
 from gloss_graph.ablation.results import Results, shown
-from gloss_graph.analysis.style import CONTRAST, GREY, INK, PALETTE, new_figure, tidy_axes
+from gloss_graph.analysis.style import (
+    CONTRAST,
+    GREY,
+    INK,
+    PALETTE,
+    faint_grid,
+    new_figure,
+    tidy_axes,
+)
 
 __all__ = ["plot_effect", "plot_heatmap", "plot_tornado"]
-
-_LINE = "#E3E6EA"
 
 
 def plot_effect(results: Results, factor: str) -> Figure:
@@ -79,8 +85,7 @@ def _draw_effect(
     axes.set_xlim(-0.5, len(effect) - 0.5)
     axes.set_ylabel(f"{better} is better" if metric in _judged(results) else "", fontsize=9.5)
     axes.yaxis.label.set_color(GREY)
-    axes.grid(True, axis="y", color=_LINE, linewidth=0.7)
-    axes.set_axisbelow(True)
+    faint_grid(axes, "y")
     axes.ticklabel_format(axis="y", useOffset=False, style="plain")
 
 
@@ -200,8 +205,7 @@ def plot_tornado(results: Results, metric: str) -> Figure | None:
     # Room for the labels on both sides.
     room = 0.35 * (reach[1] - reach[0]) or 1.0
     axes.set_xlim(reach[0] - room, reach[1] + room)
-    axes.grid(True, axis="x", color=_LINE, linewidth=0.7)
-    axes.set_axisbelow(True)
+    faint_grid(axes, "x")
     axes.tick_params(axis="y", length=0)
     axes.spines["left"].set_visible(False)
     return figure

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from gloss_graph.analysis.comparison import plot_evaluation
     from gloss_graph.analysis.corpus_graph import document_graph
     from gloss_graph.analysis.degrees import plot_degrees
+    from gloss_graph.analysis.edges import edge_homophily
     from gloss_graph.analysis.embedding import plot_embeddings
     from gloss_graph.analysis.explanation import Explanation, explain
     from gloss_graph.analysis.explanation_plot import plot_explanation
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
         write_csr,
         write_graph,
     )
-    from gloss_graph.analysis.graph_change import edge_homophily, plot_graph_change
+    from gloss_graph.analysis.graph_change import plot_graph_change
     from gloss_graph.analysis.map_picture import plot_communities
     from gloss_graph.analysis.measure_tables import (
         compare_measures,
@@ -97,7 +98,7 @@ _LATER = {
     "compare_measures": "measure_tables",
     "document_graph": "corpus_graph",
     "edge_churn": "measure_tables",
-    "edge_homophily": "graph_change",
+    "edge_homophily": "edges",
     "explain": "explanation",
     "from_networkx": "restore",
     "measures": "measuring",

@@ -17,7 +17,7 @@ from gloss_graph._checks import check_choice, check_positive_int
 from gloss_graph.analysis.communities import louvain_communities
 from gloss_graph.analysis.matrix import GraphTable, graph_table
 from gloss_graph.analysis.panels import short_name
-from gloss_graph.analysis.style import GREY, INK, new_figure, save_figure
+from gloss_graph.analysis.style import GREY, INK, new_figure, save_figure, set_heading
 
 __all__ = ["plot_adjacency"]
 
@@ -113,9 +113,7 @@ def plot_adjacency(
     )
     if few:
         _draw_shares(panels[1], table.adjacency, classes, found, names)
-    figure.suptitle(
-        title, x=0.006, ha="left", fontsize=14, fontweight="bold", color=INK, parse_math=False
-    )
+    set_heading(figure, title)
     return save_figure(figure, path)
 
 

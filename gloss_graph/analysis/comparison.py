@@ -14,7 +14,15 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from gloss_graph.analysis.evaluation import metric_title, scale_of
-from gloss_graph.analysis.style import GREY, INK, PALETTE, new_figure, save_figure, tidy_axes
+from gloss_graph.analysis.style import (
+    GREY,
+    INK,
+    PALETTE,
+    faint_grid,
+    new_figure,
+    save_figure,
+    tidy_axes,
+)
 
 if TYPE_CHECKING:
     from gloss_graph.training import Evaluation
@@ -121,8 +129,7 @@ def _draw(axes: Axes, evaluation: Evaluation, data: str, metric: str) -> None:
     axes.set_xlim(low, high)
     whole = bool((values[~np.isnan(values)] % 1 == 0).all())
     axes.xaxis.set_major_locator(MaxNLocator(nbins=5, prune="both", integer=whole))
-    axes.grid(True, axis="x", color="#E3E6EA", linewidth=0.7)
-    axes.set_axisbelow(True)
+    faint_grid(axes, "x")
     axes.tick_params(axis="y", length=0)
     axes.spines["left"].set_visible(False)
 

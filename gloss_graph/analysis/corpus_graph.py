@@ -63,7 +63,9 @@ def document_graph(
     source                        the graph is of
     ============================= ==================================================================
     a run folder                  its training documents, as they lie in its memory bank (of a run
-                                  with frozen features the joint rows, learned and frozen)
+                                  with frozen features the joint rows, learned and frozen); their
+                                  texts are read again from the files of the training, as long as
+                                  these hold what they held
     a run folder, ``documents``   other documents, embedded by its trained encoder
     ``MemoryBank``, or its saved  the stored rows; a file of the bank's or an objective's state,
     state                         ``.safetensors`` or ``.pt``, as ``memory/`` of a run holds

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Sequence
-from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,7 +25,8 @@ from gloss_graph.text import (
     read_table,
 )
 from gloss_graph.text.corpora import string_list
-from gloss_graph.text.tables import read_columns
+from gloss_graph.text.origins import joined_texts, read_again
+from gloss_graph.text.tables import has_column
 
 __all__ = ["Documents", "Source", "class_names", "read_corpus", "read_documents"]
 
@@ -121,11 +122,9 @@ def _of_rows(
 
 def _of_corpus(corpus: Corpus, rows: Tensor) -> Documents:
     _one_label(corpus)
-    texts = corpus.texts
-    if corpus.texts_b is not None:
-        texts = [f"{one}\n{two}" for one, two in zip(texts, corpus.texts_b, strict=True)]
     names = corpus.label_names or None
-    return Documents(rows, torch.tensor(corpus.labels), torch.tensor(corpus.ids), texts, names)
+    labels, ids = torch.tensor(corpus.labels), torch.tensor(corpus.ids)
+    return Documents(rows, labels, ids, joined_texts(corpus), names)
 
 
 def _one_label(corpus: Corpus) -> None:
@@ -192,14 +191,8 @@ def _of_run(
     found = _saved_bank(folder / "memory" / "objective.safetensors")
     if found is None:
         raise ValueError(f"'source' holds no bank ({folder}). Name 'documents' to embed.")
-    used = pd.read_csv(
-        folder / "labels_used.csv", dtype={"text": str, "text_b": str}, keep_default_na=False
-    )
-    texts = _training_texts(_run_settings(folder)) | dict(
-        zip(used["id"], used["text"], strict=True)
-    )
-    found_texts = [texts.get(id_, "") for id_ in found.ids.tolist()]
-    return found._replace(texts=found_texts, label_names=names)
+    texts = _training_texts(folder, found.ids.tolist())
+    return found._replace(texts=texts, label_names=names)
 
 
 def class_names(folder: Path) -> list[str]:
@@ -222,19 +215,35 @@ def _run_settings(folder: Path) -> dict[str, Any]:
     return settings
 
 
-def _training_texts(settings: dict[str, Any]) -> dict[int, str]:
-    """Texts by id of the run's training file, if it is where the command said.
+def _training_texts(folder: Path, ids: list[int]) -> list[str]:
+    """Texts of a run's training documents; "" with a warning where they cannot be told.
 
-    Ids count through the training file first, so a row's number in it is its id.
+    The run holds those of its labeled documents. The others are in the files it was trained on,
+    as long as these have not changed.
     """
-    words = [str(word) for word in settings.get("command") or []]
-    given = dict(pairwise(words))
-    file, text = given.get("--train"), given.get("--text", "text")
-    try:
-        texts = read_table(file, text=text, label=None).texts if file else []
-    except (OSError, ValueError):
-        return {}  # moved since; the labeled documents' texts are in the run
-    return dict(enumerate(texts))
+    kinds = {"text": str, "text_b": str}
+    used = pd.read_csv(folder / "labels_used.csv", dtype=kinds, keep_default_na=False)
+    shown = used["text"] if "text_b" not in used else used["text"] + "\n" + used["text_b"]
+    known: dict[int, str] = dict(zip(used["id"].tolist(), shown.tolist(), strict=True))
+    files = _run_settings(folder).get("files")
+    problems = [] if files else [f"{folder} does not say which files its documents are from."]
+    for described in files or []:
+        try:
+            corpus = read_again(described)
+        except (OSError, ValueError) as error:
+            problems.append(str(error))
+        else:
+            known.update(zip(corpus.ids, joined_texts(corpus), strict=True))
+    missing = sum(id_ not in known for id_ in ids)
+    if missing and problems:
+        warnings.warn(
+            f"The texts of {missing:,} of {len(ids):,} documents are left empty: "
+            f"{' '.join(problems)} Put back the file as it was in training, or name 'texts'; "
+            "other documents go to 'documents' (--input).",
+            UserWarning,
+            stacklevel=6,
+        )
+    return [known.get(id_, "") for id_ in ids]
 
 
 def read_corpus(
@@ -242,12 +251,8 @@ def read_corpus(
 ) -> Corpus:
     """Read a table; without a named label column, the column ``label`` if there is one."""
     label = columns["label"]
-    if label is None:
-        try:
-            read_columns(file, ["label"])
-            label = "label"
-        except ValueError:
-            label = None
+    if label is None and has_column(file, "label"):
+        label = "label"
     return read_table(
         file,
         text=columns["text"],

@@ -17,8 +17,10 @@ from gloss_graph.analysis.style import (
     GREY,
     INK,
     PALETTE,
+    faint_grid,
     new_figure,
     save_figure,
+    set_heading,
     tidy_axes,
 )
 
@@ -74,9 +76,7 @@ def plot_degrees(
     left, right = figure.subplots(1, 2)
     _draw_degrees(left, degree)
     _draw_weights(right, weight, ends)
-    figure.suptitle(
-        title, x=0.006, ha="left", fontsize=14, fontweight="bold", color=INK, parse_math=False
-    )
+    set_heading(figure, title)
     return save_figure(figure, path)
 
 
@@ -139,5 +139,4 @@ def _head(axes: Axes, head: str, facts: str, *, x: str, y: str) -> None:
     axes.set_title(
         f"{head}\n{facts}", loc="left", fontsize=10.5, color=INK, linespacing=1.4, parse_math=False
     )
-    axes.grid(True, axis="y", color="#E3E6EA", linewidth=0.7)
-    axes.set_axisbelow(True)
+    faint_grid(axes, "y")

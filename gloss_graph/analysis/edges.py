@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch_geometric.data import Data
 
-__all__ = ["EDGE_KINDS", "EdgeColumns", "edge_columns"]
+__all__ = ["EDGE_KINDS", "EdgeColumns", "edge_columns", "edge_homophily"]
 
 #: Names of the values 0, 1, 2 of ``data.edge_kind``.
 EDGE_KINDS = ("batch-batch", "batch-memory", "memory-memory")
@@ -69,6 +69,27 @@ def edge_columns(
             )
         columns[key.removeprefix(_PREFIX)] = values[there]
     return EdgeColumns(source[there], target[there], columns)
+
+
+def edge_homophily(data: Data) -> float:
+    """Share of the edges that join two documents of a class, NaN without an edge of known ends.
+
+    Args:
+        data: A graph with `edge_index` (2, E) and `y` (N,), -1 = unlabeled.
+
+    Returns:
+        In [0, 1], over the edges with two labeled ends.
+
+    Example:
+        >>> edges = torch.tensor([[0, 1, 1, 2], [1, 0, 2, 1]])
+        >>> edge_homophily(Data(edge_index=edges, y=torch.tensor([0, 0, 1])))
+        0.5
+    """
+    ends = data.y[data.edge_index]
+    known = (ends >= 0).all(dim=0)
+    if not bool(known.any()):
+        return float("nan")
+    return float((ends[0] == ends[1])[known].double().mean())
 
 
 def _attributes(data: Data, num_edges: int) -> list[str]:

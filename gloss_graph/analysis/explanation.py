@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import networkx as nx
@@ -49,6 +49,23 @@ class Explanation:
     predicted: str
     classes: pd.Series
     table: pd.DataFrame
+
+    def head(self, top: int) -> Explanation:
+        """The `top` documents of most mass; what the others decide joins `"other documents"`.
+
+        Raises:
+            ValueError: `top` below 1.
+        """
+        check_positive_int("top", top)
+        document = self.table["kind"] == DOCUMENT
+        kept = document & (document.cumsum() <= top)
+        if kept.equals(document):
+            return self
+        others = (document & ~kept) | (self.table["kind"] == OTHERS)
+        row = (OTHERS, -1, -1, "", self.table["mass"][others].sum(), "")
+        left = pd.DataFrame([row], columns=self.table.columns)
+        parts = [self.table[kept], left, self.table[~kept & ~others]]
+        return replace(self, table=pd.concat(parts, ignore_index=True))
 
     def to_networkx(self) -> nx.Graph:
         """A bipartite graph: the document (`bipartite` 0), and what decided it (1).
@@ -158,7 +175,6 @@ def explain(
     mass = masses.numpy()
     order = mass.argsort(kind="stable")[::-1]
     order = order[mass[order] > 0]
-    shown = order if top is None else order[:top]
     rows = [
         (
             DOCUMENT,
@@ -168,10 +184,9 @@ def explain(
             float(mass[j]),
             documents.text_of(int(j)),
         )
-        for j in shown
+        for j in order
     ]
     rest = {
-        OTHERS: float(mass[order[len(shown) :]].sum()),
         PRIOR: leaked,
         UNREACHABLE: 0.0 if reached or eta > 0 else 1.0,
     }
@@ -183,7 +198,7 @@ def explain(
         dtype=float,
     )
     classes = classes[classes > 0].sort_values(ascending=False, kind="stable")
-    return Explanation(
+    whole = Explanation(
         node=node,
         doc_id=int(documents.ids[node]),
         label=documents.name(int(documents.y[node])),
@@ -192,6 +207,7 @@ def explain(
         classes=classes,
         table=pd.DataFrame(rows, columns=columns),
     )
+    return whole if top is None else whole.head(top)
 
 
 def _masses(

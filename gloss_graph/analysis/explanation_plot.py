@@ -107,17 +107,12 @@ def _row(
 
 def _rows(explanation: Explanation, most: int) -> list[tuple[str, float, str]]:
     """Label, mass and words of every line drawn."""
-    table = explanation.table
-    chosen = table[table["kind"] == DOCUMENT]
-    rest = {str(r.kind): float(r.mass) for r in table[table["kind"] != DOCUMENT].itertuples()}
-    if len(chosen) > most:
-        left = float(chosen["mass"][most:].sum())
-        rest = {"other documents": left + rest.pop("other documents", 0.0), **rest}
-    rows = [
+    return [
         (str(r.label), float(r.mass), _short(str(r.text), _TEXT) or f"document {r.doc_id}")
-        for r in chosen[:most].itertuples()
+        if r.kind == DOCUMENT
+        else ("", float(r.mass), f"({r.kind})")
+        for r in explanation.head(most).table.itertuples()
     ]
-    return rows + [("", mass, f"({kind})") for kind, mass in rest.items()]
 
 
 def _short(text: str, width: int) -> str:

@@ -11,7 +11,7 @@ import networkx as nx
 from networkx.readwrite.gexf import GEXFWriter
 
 from gloss_graph.analysis.columns import clean_text
-from gloss_graph.analysis.plain import plain_row, refused
+from gloss_graph.analysis.plain import graph_row, plain_row, refused, written_names
 from gloss_graph.analysis.style import GREY, PALETTE
 
 __all__ = ["gexf_bytes", "parse_gexf"]
@@ -32,12 +32,7 @@ def gexf_bytes(graph: nx.Graph) -> bytes:
     """
     kind = nx.DiGraph if graph.is_directed() else nx.Graph
     copy = kind()
-    names = [str(node) for node in graph]
-    if len(set(names)) < len(names) or any(clean_text(name) != name for name in names):
-        raise ValueError(
-            "Names of nodes must differ in writing and be free of control characters. Rename them "
-            "with nx.convert_node_labels_to_integers."
-        )
+    names = written_names(graph)
     colors = _colors(graph)
     types: dict[tuple[str, str], type] = {}
     for node, data in graph.nodes(data=True):
@@ -47,21 +42,20 @@ def gexf_bytes(graph: nx.Graph) -> bytes:
         _one_type(types, "node", node, row)
         viz = {} if "class" not in row else {"viz": {"color": colors[row["class"]]}}
         caption = row["text"] if isinstance(row.get("text"), str) else ""
-        caption = clean_text(" ".join(caption.split()), _CAPTION) or str(node)
-        copy.add_node(str(node), **row, label=caption, **viz)
+        caption = clean_text(" ".join(caption.split()), _CAPTION) or names[node]
+        copy.add_node(names[node], **row, label=caption, **viz)
     for i, j, data in graph.edges(data=True):
         row = plain_row(data, "edge", (i, j), _FORM, _EDGE_TAKEN)
         if not isinstance(row.get("weight", 1.0), (int, float)):
             raise refused("weight", "edge", (i, j), _FORM, "a weight must be a number")
         _one_type(types, "edge", (i, j), row)
-        copy.add_edge(str(i), str(j), **row)
+        copy.add_edge(names[i], names[j], **row)
     writer = GEXFWriter(prettyprint=False)
     writer.add_graph(copy)
-    attributes = {k: v for k, v in graph.graph.items() if not _default(k)}
     meta = writer.xml.find("meta")
     # The date would make equal graphs differ from day to day.
     meta.attrib.pop("lastmodifieddate", None)
-    if plain := plain_row(attributes, "graph", None, _FORM):
+    if plain := graph_row(graph, _FORM):
         SubElement(meta, "description").text = json.dumps(plain)
     target = io.BytesIO()
     writer.write(target)
@@ -94,10 +88,6 @@ def _colors(graph: nx.Graph) -> dict[Any, dict[str, Any]]:
     }
 
 
-def _default(name: Any) -> bool:
-    return name in ("node_default", "edge_default", "mode", "name")
-
-
 def parse_gexf(content: bytes, path: Any) -> nx.Graph:
     """Read GEXF; what `gexf_bytes` wrote comes back as it was, colours and captions left out.
 
@@ -106,10 +96,13 @@ def parse_gexf(content: bytes, path: Any) -> nx.Graph:
     """
     try:
         graph = nx.read_gexf(io.BytesIO(content))
-        meta = fromstring(content).find(f"{_NAMESPACE}meta/{_NAMESPACE}description")
-        attributes = {} if meta is None or not meta.text else json.loads(meta.text)
+        description = fromstring(content).findtext(f"{_NAMESPACE}meta/{_NAMESPACE}description")
     except (nx.NetworkXError, ParseError, ValueError, KeyError, TypeError) as error:
         raise ValueError(f"'path' must be GEXF ({path}: {error}).") from error
+    try:
+        attributes = json.loads(description or "")
+    except ValueError:
+        attributes = None  # another program's, in words
     graph.graph.clear()
     graph.graph.update(attributes if isinstance(attributes, dict) else {})
     for row in graph.nodes.values():

@@ -16,6 +16,7 @@ from torch import Tensor
 from torch_geometric.data import Data
 
 from gloss_graph._checks import check_positive_int
+from gloss_graph.analysis.edges import edge_homophily
 from gloss_graph.analysis.export import to_networkx
 from gloss_graph.analysis.layout import place_nodes
 from gloss_graph.analysis.panels import (
@@ -31,31 +32,10 @@ from gloss_graph.analysis.panels import (
 from gloss_graph.analysis.style import CONTRAST, save_figure
 from gloss_graph.graph import build_document_graph
 
-__all__ = ["edge_homophily", "plot_graph_change"]
+__all__ = ["plot_graph_change"]
 
 _WITHIN = "#7F8791"
 _OPEN = "#C9CDD2"
-
-
-def edge_homophily(data: Data) -> float:
-    """Share of the edges that join two documents of a class, NaN without an edge of known ends.
-
-    Args:
-        data: A graph with `edge_index` (2, E) and `y` (N,), -1 = unlabeled.
-
-    Returns:
-        In [0, 1], over the edges with two labeled ends.
-
-    Example:
-        >>> edges = torch.tensor([[0, 1, 1, 2], [1, 0, 2, 1]])
-        >>> edge_homophily(Data(edge_index=edges, y=torch.tensor([0, 0, 1])))
-        0.5
-    """
-    ends = data.y[data.edge_index]
-    known = (ends >= 0).all(dim=0)
-    if not bool(known.any()):
-        return float("nan")
-    return float((ends[0] == ends[1])[known].double().mean())
 
 
 def plot_graph_change(

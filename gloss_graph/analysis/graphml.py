@@ -17,6 +17,7 @@ import numpy as np
 
 from gloss_graph._files import atomic_write
 from gloss_graph.analysis.columns import clean_text
+from gloss_graph.analysis.plain import refuse_parallel_edges, written_names
 
 __all__ = ["parse_graphml", "write_graphml"]
 
@@ -65,11 +66,7 @@ def write_graphml(
 
     See also: ``to_networkx`` to make the graph; ``networkx.write_gexf`` for GEXF.
     """
-    if graph.is_multigraph():
-        raise ValueError(
-            f"'graph' must not be a multigraph (got {type(graph).__name__}). "
-            "Merge parallel edges first: nx.Graph(graph) keeps one of each."
-        )
+    refuse_parallel_edges(graph)
     lines = _Document.of(graph).lines(graph)  # everything is checked before a file is touched
     target = Path(path)
     with atomic_write(target, overwrite=overwrite) as handle:
@@ -128,7 +125,8 @@ class _Document(NamedTuple):
                     f'<key id="{key}" for="{domain}" attr.name={quoteattr(clean_text(str(name)))} '
                     f'attr.type="{form[0]}">{preset}</key>\n'
                 )
-        return cls(keys, fields, _names(graph), attributes)
+        names = {node: quoteattr(name) for node, name in written_names(graph).items()}
+        return cls(keys, fields, names, attributes)
 
     def lines(self, graph: nx.Graph) -> Iterator[str]:
         yield _HEAD
@@ -176,23 +174,6 @@ def _number(value: Any) -> str:
     if math.isfinite(number):
         return repr(number)
     return "NaN" if math.isnan(number) else "INF" if number > 0 else "-INF"
-
-
-def _names(graph: nx.Graph) -> dict[Any, str]:
-    """Return the quoted name of each node."""
-    names = {node: str(node) for node in graph}
-    for node, name in names.items():
-        if clean_text(name) != name:
-            raise ValueError(
-                f"Names of nodes must be free of control characters (got {node!r}). "
-                "Rename them with nx.relabel_nodes."
-            )
-    if len(set(names.values())) < len(names):
-        raise ValueError(
-            "Names of nodes must differ in writing (got two that do not, such as 1 and '1'). "
-            "Rename them with nx.convert_node_labels_to_integers."
-        )
-    return {node: quoteattr(name) for node, name in names.items()}
 
 
 def _refused(graph: nx.Graph, domain: str, name: Any, kind: type) -> ValueError:

@@ -26,7 +26,7 @@ from gloss_graph.analysis.panels import (
     short_name,
     two_panels,
 )
-from gloss_graph.analysis.style import CONTRAST, save_figure
+from gloss_graph.analysis.style import CONTRAST, add_legend, save_figure
 
 __all__ = ["community_looks", "community_names", "plot_communities"]
 
@@ -175,18 +175,14 @@ def _draw_edges(
 
 
 def _legend_under(axes: Axes, entries: Sequence[Entry]) -> None:
-    legend = axes.legend(
-        [handle for handle, _ in entries],
-        ["-"] * len(entries),
+    add_legend(
+        axes,
+        entries,
         loc="upper left",
         bbox_to_anchor=(-0.02, -0.01),
         ncols=_COLUMNS,
-        frameon=False,
         fontsize=9.5,
         handletextpad=0.3,
         columnspacing=1.4,
         labelspacing=0.45,
     )
-    # Set afterwards: class names may start with "_" or hold "$", which matplotlib would interpret.
-    for text, (_, name) in zip(legend.get_texts(), entries, strict=True):
-        text.set(text=name, parse_math=False)

@@ -10,6 +10,7 @@ import torch
 from scipy import sparse
 from torch_geometric.data import Data
 
+from gloss_graph._checks import INTEGER_DTYPES, check_tensor
 from gloss_graph.analysis.columns import class_column, count_nodes
 
 __all__ = ["GraphTable", "graph_table"]
@@ -38,8 +39,10 @@ def graph_table(graph: Data, label_names: Sequence[str] | None = None) -> GraphT
         seeds. Directed pairs count in both directions with the mean of their weights.
 
     Raises:
-        ValueError: an edge that leaves the graph, a weight that is negative or not finite,
-            columns of the wrong length, or a class without name.
+        TypeError: an `edge_index` that is no tensor.
+        ValueError: an `edge_index` of another shape or dtype, an edge that leaves the graph, a
+            weight that is negative or not finite, columns of the wrong length, or a class without
+            name.
 
     Example:
         >>> edges = torch.tensor([[0, 1], [1, 0]])
@@ -69,7 +72,14 @@ def graph_table(graph: Data, label_names: Sequence[str] | None = None) -> GraphT
 
 
 def _adjacency(graph: Data, size: int) -> sparse.csr_array:
-    edges = graph.edge_index.detach().cpu().numpy().astype(np.int64)
+    ends = graph.edge_index
+    check_tensor("edge_index", ends)
+    if ends.dim() != 2 or ends.size(0) != 2 or ends.dtype not in INTEGER_DTYPES:
+        raise ValueError(
+            "'edge_index' must be an integer tensor of the shape (2, E) "
+            f"(got {ends.dtype} of the shape {tuple(ends.shape)})."
+        )
+    edges = ends.detach().cpu().numpy().astype(np.int64)
     if edges.size and (edges.min() < 0 or edges.max() >= size):
         raise ValueError(
             f"'edge_index' must name nodes 0..{size - 1} (got {int(edges.min())} to "

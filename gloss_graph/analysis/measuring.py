@@ -30,7 +30,7 @@ def measures(
     graph: Data,
     *,
     embeddings: Tensor | None = None,
-    communities: bool = True,
+    communities: bool | np.ndarray = True,
     silhouette_limit: int = 4096,
     seed: int = 0,
 ) -> pd.DataFrame:
@@ -65,7 +65,8 @@ def measures(
     Args:
         graph: As `build_document_graph` makes it.
         embeddings: (N, D), by default `graph.x`.
-        communities: Find Louvain communities, which take most of the time.
+        communities: Find Louvain communities, which take most of the time; or communities (N,)
+            at hand, -1 = none.
         silhouette_limit: With more labeled documents the silhouette is that of a stratified
             sample of this size.
         seed: Of communities and sample.
@@ -98,8 +99,8 @@ def measures(
     inner = _labeled_part(documents)
     whole |= _homophily(inner)
     found = None
-    if communities:
-        found = _communities(documents, seed)
+    if communities is not False:
+        found = _communities(documents, communities, seed)
         whole |= _agreement(documents, found)
     silhouettes = _silhouettes(documents, rows, silhouette_limit, seed)
     whole["macro_silhouette"] = _mean(np.array(list(silhouettes.values())))
@@ -224,9 +225,17 @@ def _class_ties(inner: _Inner, label: int) -> dict[str, float]:
     }
 
 
-def _communities(documents: Documents, seed: int) -> np.ndarray:
-    """Louvain community (N,) of every document; one without an edge is its own."""
-    found = louvain_communities(documents.adjacency, seed=seed)
+def _communities(documents: Documents, given: bool | np.ndarray, seed: int) -> np.ndarray:
+    """Community (N,) of every document; one without an edge is its own."""
+    if isinstance(given, bool):
+        found = louvain_communities(documents.adjacency, seed=seed)
+    else:
+        found = np.array(given)
+    if found.shape != (documents.size,) or not np.issubdtype(found.dtype, np.integer):
+        raise ValueError(
+            f"'communities' must be a boolean or {documents.size} integers, one a document (got "
+            f"{found.dtype} of the shape {found.shape})."
+        )
     alone = np.flatnonzero(found < 0)
     found[alone] = found.max(initial=-1) + 1 + np.arange(alone.size)
     return found

@@ -10,7 +10,7 @@ from typing import Any
 
 import networkx as nx
 
-from gloss_graph.analysis.plain import plain_row, refused
+from gloss_graph.analysis.plain import graph_row, plain_row, refused
 
 __all__ = ["json_lines", "parse_json"]
 
@@ -25,7 +25,7 @@ def json_lines(graph: nx.Graph) -> Iterator[str]:
             node, ``source`` or ``target`` on an edge; a node whose name is no string or integer.
     """
     yield f'{{"directed": {json.dumps(graph.is_directed())}, "multigraph": false, "graph": '
-    yield _object({}, graph.graph, "graph", None, ())
+    yield _object({}, graph_row(graph, _FORM), "graph", None, ())
     yield ', "nodes": ['
     for node in graph:
         if isinstance(node, bool) or not isinstance(node, (int, str)):
@@ -57,9 +57,6 @@ def _separated(rows: Iterable[str]) -> Iterator[str]:
 def _object(
     ends: Mapping[str, Any], row: Mapping[Any, Any], domain: str, where: Any, taken: tuple[str, ...]
 ) -> str:
-    if domain == "graph":
-        # What readers of XML add and fill from.
-        row = {k: v for k, v in row.items() if k not in ("node_default", "edge_default")}
     plain = plain_row(row, domain, where, _FORM, taken)
     for name, value in plain.items():
         if isinstance(value, float) and not math.isfinite(value):

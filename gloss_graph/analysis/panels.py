@@ -15,7 +15,7 @@ from torch import Tensor
 
 from gloss_graph._checks import check_index_vector, check_matrix, check_positive_int
 from gloss_graph._samples import stratified_sample
-from gloss_graph.analysis.style import GREY, INK, PALETTE, new_figure
+from gloss_graph.analysis.style import GREY, INK, PALETTE, add_legend, new_figure, set_heading
 
 _MARKERS = ("o", "s", "^")
 #: Classes that are told apart; with more, the largest `_NAMED` are and the others are grey.
@@ -194,25 +194,19 @@ def fit_panel(axes: Axes, places: np.ndarray) -> None:
 
 def set_headings(figure: Figure, panels: Sequence[Axes], title: str, heads: Sequence[str]) -> None:
     """Title over the figure, one heading over each panel."""
-    figure.suptitle(
-        title, x=0.006, ha="left", fontsize=14, fontweight="bold", color=INK, parse_math=False
-    )
+    set_heading(figure, title)
     for axes, head in zip(panels, heads, strict=True):
         axes.set_title(head, loc="left", fontsize=11, color=INK, linespacing=1.4, parse_math=False)
 
 
 def legend_beside(figure: Figure, entries: Sequence[Entry]) -> None:
     """A legend to the right of the panels."""
-    legend = figure.legend(
-        [handle for handle, _ in entries],
-        ["-"] * len(entries),
+    add_legend(
+        figure,
+        entries,
         loc="outside right upper",
-        frameon=False,
         fontsize=9.5,
         handlelength=1.4,
         labelspacing=0.5,
         alignment="left",
     )
-    # Set afterwards: class names may start with "_" or hold "$", which matplotlib would interpret.
-    for text, (_, name) in zip(legend.get_texts(), entries, strict=True):
-        text.set(text=name, parse_math=False)

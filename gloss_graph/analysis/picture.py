@@ -18,7 +18,15 @@ from torch_geometric.data import Data
 
 from gloss_graph.analysis.export import to_networkx
 from gloss_graph.analysis.layout import place_nodes, sample_nodes
-from gloss_graph.analysis.style import CONTRAST, GREY, INK, PALETTE, new_figure, save_figure
+from gloss_graph.analysis.style import (
+    CONTRAST,
+    GREY,
+    INK,
+    PALETTE,
+    add_legend,
+    new_figure,
+    save_figure,
+)
 
 __all__ = ["plot_graph"]
 
@@ -263,21 +271,17 @@ def _draw_edges(axes: Axes, scene: _Scene, places: np.ndarray) -> list[_Entry]:
 
 
 def _add_legend(axes: Axes, entries: list[_Entry], title: str) -> None:
-    legend = axes.legend(
-        [handle for handle, _ in entries],
-        ["-"] * len(entries),
+    add_legend(
+        axes,
+        entries,
         title=title if len(entries) > 1 else None,
         loc="upper left",
         bbox_to_anchor=(1.0, 1.0),
-        frameon=False,
         fontsize=10.5,
         title_fontproperties={"size": 11.5, "weight": "bold"},
         alignment="left",
         labelspacing=0.6,
     )
-    # Set afterwards: class names may start with "_" or hold "$", which matplotlib would interpret.
-    for text, (_, name) in zip(legend.get_texts(), entries, strict=True):
-        text.set(text=name, parse_math=False)
 
 
 def _facts(graph: nx.Graph, scene: _Scene) -> str:

@@ -12,7 +12,16 @@ from torch_geometric.data import Data
 from gloss_graph.analysis.columns import clean_text
 from gloss_graph.analysis.export import to_networkx
 
-__all__ = ["as_networkx", "integer_names", "plain_row", "plain_value", "refused"]
+__all__ = [
+    "as_networkx",
+    "graph_row",
+    "integer_names",
+    "plain_row",
+    "plain_value",
+    "refuse_parallel_edges",
+    "refused",
+    "written_names",
+]
 
 
 def as_networkx(graph: Data | nx.Graph, *, max_text: int | None, directed: bool) -> nx.Graph:
@@ -27,11 +36,7 @@ def as_networkx(graph: Data | nx.Graph, *, max_text: int | None, directed: bool)
         raise ValueError(
             f"'graph' must be a PyG Data or a NetworkX graph (got {type(graph).__name__})."
         )
-    if graph.is_multigraph():
-        raise ValueError(
-            f"'graph' must not be a multigraph (got {type(graph).__name__}). "
-            "Merge parallel edges first: nx.Graph(graph) keeps one of each."
-        )
+    refuse_parallel_edges(graph)
     if max_text is not None:
         if max_text < 1:
             raise ValueError(f"'max_text' must be at least 1 (got {max_text}).")
@@ -40,6 +45,40 @@ def as_networkx(graph: Data | nx.Graph, *, max_text: int | None, directed: bool)
             if isinstance(row.get("text"), str):
                 row["text"] = clean_text(row["text"], max_text)
     return graph
+
+
+def refuse_parallel_edges(graph: nx.Graph) -> None:
+    """Refuse a multigraph.
+
+    Raises:
+        ValueError: says how to merge its edges.
+    """
+    if graph.is_multigraph():
+        raise ValueError(
+            f"'graph' must not be a multigraph (got {type(graph).__name__}). "
+            "Merge parallel edges first: nx.Graph(graph) keeps one of each."
+        )
+
+
+def written_names(graph: nx.Graph) -> dict[Any, str]:
+    """Names of the nodes as XML has them.
+
+    Raises:
+        ValueError: two are the same in writing, or one has control characters.
+    """
+    names = {node: str(node) for node in graph}
+    for node, name in names.items():
+        if clean_text(name) != name:
+            raise ValueError(
+                f"Names of nodes must be free of control characters (got {node!r}). "
+                "Rename them with nx.relabel_nodes."
+            )
+    if len(set(names.values())) < len(names):
+        raise ValueError(
+            "Names of nodes must differ in writing (got two that do not, such as 1 and '1'). "
+            "Rename them with nx.convert_node_labels_to_integers."
+        )
+    return names
 
 
 def plain_value(value: Any) -> str | int | float | bool | None:
@@ -78,6 +117,16 @@ def plain_row(
             )
         plain[name] = found
     return plain
+
+
+def graph_row(graph: nx.Graph, form: str) -> dict[str, Any]:
+    """Attributes of the graph as plain scalars, without what readers of XML add and fill from.
+
+    Raises:
+        ValueError: as `plain_row`.
+    """
+    own = {k: v for k, v in graph.graph.items() if k not in ("node_default", "edge_default")}
+    return plain_row(own, "graph", None, form)
 
 
 def refused(name: Any, domain: str, where: Any, form: str, why: str) -> ValueError:

@@ -17,7 +17,16 @@ from matplotlib.ticker import MaxNLocator
 
 from gloss_graph.analysis.comparison import plot_evaluation
 from gloss_graph.analysis.picture import plot_graph
-from gloss_graph.analysis.style import GREY, INK, PALETTE, new_figure, save_figure, tidy_axes
+from gloss_graph.analysis.style import (
+    GREY,
+    INK,
+    PALETTE,
+    add_legend,
+    faint_grid,
+    new_figure,
+    save_figure,
+    tidy_axes,
+)
 from gloss_graph.analysis.tuning import plot_importance, plot_slices, plot_tuning
 
 __all__ = [
@@ -102,8 +111,7 @@ def plot_training(history: Mapping[str, Any], path: str | os.PathLike[str] | Non
     ]
     for axes in panels.values():
         axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
-        axes.grid(True, color="#E3E6EA", linewidth=0.7)
-        axes.set_axisbelow(True)
+        faint_grid(axes)
         if not known and not scores:
             axes.text(0.5, 0.5, "nothing logged", ha="center", color=GREY, transform=axes.transAxes)
     _legend_below(figure, entries, "left")
@@ -258,20 +266,15 @@ def _draw_score(axes: Axes, curve: _Curve, color: str) -> str:
 def _legend_below(
     figure: Figure, entries: list[tuple[Any, str]], side: str, *, columns: int = 1
 ) -> None:
-    handles, names = zip(*entries, strict=True)
-    legend = figure.legend(
-        handles,
-        ["-"] * len(names),
+    add_legend(
+        figure,
+        entries,
         loc=f"outside lower {side}",
         ncols=columns,
-        frameon=False,
         fontsize=10,
         handlelength=2.6,
         columnspacing=2.5,
     )
-    # Set afterwards: a name may start with "_" or hold "$", which matplotlib would interpret.
-    for text, name in zip(legend.get_texts(), names, strict=True):
-        text.set(text=name, parse_math=False)
 
 
 def _ink_on(color: str) -> str:

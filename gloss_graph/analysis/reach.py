@@ -12,9 +12,17 @@ from matplotlib.ticker import MaxNLocator
 from torch_geometric.data import Data
 
 from gloss_graph._checks import check_positive_int
-from gloss_graph.analysis.matrix import graph_table
-from gloss_graph.analysis.panels import class_looks
-from gloss_graph.analysis.style import INK, new_figure, save_figure, tidy_axes
+from gloss_graph.analysis.matrix import GraphTable, graph_table
+from gloss_graph.analysis.panels import Entry, class_looks
+from gloss_graph.analysis.style import (
+    INK,
+    add_legend,
+    faint_grid,
+    new_figure,
+    save_figure,
+    set_heading,
+    tidy_axes,
+)
 
 __all__ = ["Reach", "plot_reach", "reach_curves"]
 
@@ -52,10 +60,12 @@ def reach_curves(graph: Data, *, max_hops: int = 10) -> Reach:
         >>> reach_curves(Data(edge_index=chain, y=torch.tensor([0, -1, 1]))).every_class.round(2)
         array([0.  , 0.33, 1.  ])
     """
+    return _curves(graph_table(graph), max_hops)
+
+
+def _curves(table: GraphTable, max_hops: int) -> Reach:
     check_positive_int("max_hops", max_hops)
-    table = graph_table(graph)
-    size = len(table.labels)
-    if not size:
+    if not len(table.labels):
         raise ValueError("'graph' must hold at least one document (got none).")
     classes = np.unique(table.labels[table.seeds])
     near = (table.labels[:, None] == classes) & table.seeds[:, None]
@@ -110,7 +120,7 @@ def plot_reach(
     See also: ``reach_curves``, for the numbers.
     """
     table = graph_table(graph, label_names)
-    curves = reach_curves(graph, max_hops=max_hops)
+    curves = _curves(table, max_hops)
     if not curves.by_class:
         raise ValueError(
             "'graph' must hold a visible label (got none). Set 'y' (and 'seed_mask') first."
@@ -119,26 +129,25 @@ def plot_reach(
     figure = new_figure(9.2, 4.8)
     axes = figure.add_subplot()
     tidy_axes(axes, title="", x="hops from a label", y="documents reached, %")
+    entries: list[Entry] = []
     for look in class_looks(np.where(table.seeds, table.labels, -1), table.names):
         if look.hollow:
             continue
         for number, label in enumerate(np.unique(table.labels[look.members]).tolist()):
             line = axes.plot(hops, 100 * curves.by_class[label], color=look.color, zorder=2)[0]
             line.set(linewidth=1.4, marker=look.marker, markersize=4.5, alpha=0.9)
-            line.set_gid(
-                f"{look.name} ({_labels(int(look.members.sum()))})" if number == 0 else None
-            )
+            if number == 0:
+                entries.append((line, f"{look.name} ({_labels(int(look.members.sum()))})"))
     looks = (
         (curves.any_label, "solid", "a label of any class"),
         (curves.every_class, "dashed", "a label of every class"),
     )
-    for values, style, name in looks:
+    for place, (values, style, name) in enumerate(looks):
         line = axes.plot(hops, 100 * values, color=INK, linewidth=2.4, linestyle=style, zorder=3)[0]
-        line.set_gid(name)
+        entries.insert(place, (line, name))
     axes.set(ylim=(-2, 103), xlim=(-0.1, max(len(hops) - 1, 1) + 0.1))
     axes.xaxis.set_major_locator(MaxNLocator(nbins=10, integer=True))
-    axes.grid(True, color="#E3E6EA", linewidth=0.7)
-    axes.set_axisbelow(True)
+    faint_grid(axes)
     size, visible = len(table.labels), int(table.seeds.sum())
     facts = (
         f"{size:,} documents, {visible:,} visible labels\nafter {len(hops) - 1} hops "
@@ -146,20 +155,11 @@ def plot_reach(
         f"{100 * curves.every_class[-1]:.1f} % one of every class"
     )
     axes.set_title(facts, loc="left", fontsize=10.5, color=INK, linespacing=1.4)
-    drawn = [line for line in axes.lines if line.get_gid()]
-    drawn = [*drawn[-2:], *drawn[:-2]]
-    legend = figure.legend(
-        drawn, ["-"] * len(drawn), loc="outside right upper", frameon=False, fontsize=9.5
-    )
+    legend = add_legend(figure, entries, loc="outside right upper", fontsize=9.5)
     legend.set_title("within h hops of")
     legend.get_title().set(size=9.5, weight="bold")
     legend.set_alignment("left")
-    # Set afterwards: class names may start with "_" or hold "$", which matplotlib would interpret.
-    for text, line in zip(legend.get_texts(), drawn, strict=True):
-        text.set(text=line.get_gid(), parse_math=False)
-    figure.suptitle(
-        title, x=0.006, ha="left", fontsize=14, fontweight="bold", color=INK, parse_math=False
-    )
+    set_heading(figure, title)
     return save_figure(figure, path)
 
 

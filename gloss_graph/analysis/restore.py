@@ -14,6 +14,7 @@ from torch import Tensor
 from torch_geometric.data import Data
 
 from gloss_graph.analysis.edges import EDGE_KINDS
+from gloss_graph.analysis.plain import refuse_parallel_edges
 
 __all__ = ["GraphColumns", "data_from_columns", "from_networkx"]
 
@@ -78,11 +79,7 @@ def from_networkx(graph: nx.Graph) -> Data:
 
     See also: ``read_graph`` for files; ``torch_geometric.utils.from_networkx`` for vectors.
     """
-    if graph.is_multigraph():
-        raise ValueError(
-            f"'graph' must not be a multigraph (got {type(graph).__name__}). "
-            "Merge parallel edges first: nx.Graph(graph) keeps one of each."
-        )
+    refuse_parallel_edges(graph)
     names = list(graph)
     place = {name: position for position, name in enumerate(names)}
     triples = list(graph.edges(data=True))

@@ -15,7 +15,7 @@ from torch.nn.functional import normalize
 
 from gloss_graph._checks import check_matrix
 from gloss_graph.analysis.panels import checked_labels, short_name
-from gloss_graph.analysis.style import INK, new_figure, save_figure
+from gloss_graph.analysis.style import INK, new_figure, save_figure, set_heading
 
 __all__ = ["plot_similarities"]
 
@@ -95,9 +95,7 @@ def plot_similarities(
     bar.set_label("cosine similarity", fontsize=10.5, color=INK)
     bar.outline.set_visible(False)
     bar.ax.tick_params(labelsize=9, colors=INK, length=3)
-    figure.suptitle(
-        title, x=0.006, ha="left", fontsize=14, fontweight="bold", color=INK, parse_math=False
-    )
+    set_heading(figure, title)
     return save_figure(figure, path)
 
 

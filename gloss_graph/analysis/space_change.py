@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
@@ -12,7 +13,7 @@ from torch import Tensor
 from torch_geometric.data import Data
 
 from gloss_graph._checks import check_positive_int
-from gloss_graph.analysis.graph_change import edge_homophily
+from gloss_graph.analysis.edges import edge_homophily
 from gloss_graph.analysis.measure_tables import compare_measures, edge_churn
 from gloss_graph.graph import build_document_graph
 
@@ -25,7 +26,10 @@ class RunChange(NamedTuple):
     `before` and `after`, graphs of up to 1,000 labeled documents of `split` with their embeddings
     as `x`; `measures`, see `compare_measures`; `churn`, of the graphs of a small fixed batch at
     moments of the training: `start` and `end` of a part of the way, `homophily`, share of edges
-    within a class at its end, and the columns of `edge_churn`.
+    within a class at its end, and the columns of `edge_churn`. `epochs`, of the same batch: for
+    every recorded `epoch` its `edge_churn`, the share of the neighbour edges at its end that were
+    not there at the end of the epoch before (0 is the start of the training), `jaccard`, edges at
+    both over edges at either, and `homophily` at its end.
     """
 
     before: Data
@@ -33,6 +37,7 @@ class RunChange(NamedTuple):
     split: str
     measures: pd.DataFrame
     churn: pd.DataFrame
+    epochs: pd.DataFrame
 
 
 def run_change(
@@ -53,7 +58,8 @@ def run_change(
         seed: Of the communities.
 
     Returns:
-        Graphs, measures and churn. A run that recorded fewer than two moments has no churn.
+        Graphs, measures and churn. A run that recorded fewer than two moments has no churn, one
+        without epochs no churn by epoch.
 
     Raises:
         ValueError: The folder holds no record, or a damaged one.
@@ -80,14 +86,24 @@ def run_change(
 
     before = graph(found.before, found.labels, found.ids, k)
     after = graph(found.after, found.labels, found.ids, k)
-    moments = {
-        name: graph(rows, found.batch_labels, torch.arange(rows.size(0)), batch_k)
-        for name, rows in found.moments.items()
-    }
-    churn = pd.DataFrame()
-    if len(moments) > 1:
-        churn = edge_churn(list(moments.values())).drop(columns=["step", "documents"])
-        churn.insert(0, "start", [one for one, _ in pairwise(moments)])
-        churn.insert(1, "end", [two for _, two in pairwise(moments)])
-        churn.insert(2, "homophily", [edge_homophily(data) for data in moments.values()][1:])
-    return RunChange(before, after, found.split, compare_measures(before, after, seed=seed), churn)
+
+    def churn_of(passes: Collection[Tensor]) -> pd.DataFrame:
+        ids = torch.arange(found.batch_labels.size(0))
+        graphs = [graph(rows, found.batch_labels, ids, batch_k) for rows in passes]
+        if len(graphs) < 2:
+            return pd.DataFrame()
+        homophily = [edge_homophily(data) for data in graphs[1:]]
+        return edge_churn(graphs).assign(homophily=homophily)
+
+    churn = churn_of(found.moments.values())
+    if len(churn):
+        churn = churn.drop(columns=["step", "documents"])
+        churn.insert(0, "start", [one for one, _ in pairwise(found.moments)])
+        churn.insert(1, "end", [two for _, two in pairwise(found.moments)])
+        churn.insert(2, "homophily", churn.pop("homophily"))
+    epochs = churn_of(found.epochs.values())
+    if len(epochs):
+        epochs = epochs.assign(epoch=list(found.epochs)[1:], edge_churn=epochs["new"])
+        epochs = epochs[["epoch", "edge_churn", "jaccard", "homophily"]]
+    measured = compare_measures(before, after, seed=seed)
+    return RunChange(before, after, found.split, measured, churn, epochs)

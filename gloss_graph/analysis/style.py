@@ -4,16 +4,30 @@ from __future__ import annotations
 
 import os
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO, Literal
 
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.legend import Legend
 
 from gloss_graph._files import atomic_write
 
-__all__ = ["CONTRAST", "DPI", "GREY", "INK", "PALETTE", "new_figure", "save_figure", "tidy_axes"]
+__all__ = [
+    "CONTRAST",
+    "DPI",
+    "GREY",
+    "INK",
+    "PALETTE",
+    "add_legend",
+    "faint_grid",
+    "new_figure",
+    "save_figure",
+    "set_heading",
+    "tidy_axes",
+]
 
 #: Okabe & Ito (2008) with a dark violet for their black; yellow last, it is weak on white.
 PALETTE = (
@@ -89,3 +103,32 @@ def tidy_axes(axes: Axes, *, title: str, x: str, y: str) -> None:
     axes.tick_params(labelsize=10, colors=INK, length=3)
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["left", "bottom"]].set_color(GREY)
+
+
+def set_heading(figure: Figure, title: str) -> None:
+    """Write a bold line over the whole figure, at its left."""
+    figure.suptitle(
+        title, x=0.006, ha="left", fontsize=14, fontweight="bold", color=INK, parse_math=False
+    )
+
+
+def faint_grid(axes: Axes, axis: Literal["both", "x", "y"] = "both") -> None:
+    """Draw faint lines behind everything."""
+    axes.grid(True, axis=axis, color="#E3E6EA", linewidth=0.7)
+    axes.set_axisbelow(True)
+
+
+def add_legend(owner: Axes | Figure, entries: Sequence[tuple[Any, str]], **look: Any) -> Legend:
+    """Add a frameless legend of (handle, name), every name as it is written.
+
+    Args:
+        owner: Axes or figure.
+        entries: What is drawn, and its name.
+        **look: Of the ``legend`` of matplotlib.
+    """
+    handles = [handle for handle, _ in entries]
+    legend = owner.legend(handles, ["-"] * len(handles), frameon=False, **look)
+    # Set afterwards: a name may start with "_" or hold "$", which matplotlib would interpret.
+    for text, (_, name) in zip(legend.get_texts(), entries, strict=True):
+        text.set(text=name, parse_math=False)
+    return legend

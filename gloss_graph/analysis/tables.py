@@ -19,7 +19,7 @@ from gloss_graph._files import atomic_write
 from gloss_graph.analysis.columns import count_nodes
 from gloss_graph.analysis.edges import EDGE_KINDS, edge_columns
 from gloss_graph.analysis.export import graph_attributes, node_columns
-from gloss_graph.analysis.plain import as_networkx, plain_row, refused
+from gloss_graph.analysis.plain import as_networkx, graph_row, plain_row, refused
 from gloss_graph.analysis.restore import GraphColumns
 
 __all__ = ["read_tables", "table_paths", "write_tables"]
@@ -90,9 +90,7 @@ def write_tables(
     else:
         graph = as_networkx(graph, max_text=max_text, directed=directed)
         tables = _of_networkx(graph, form)
-        defaults = ("node_default", "edge_default")
-        attributes = {k: v for k, v in graph.graph.items() if k not in defaults}
-        attributes = plain_row(attributes, "graph", None, form)
+        attributes = graph_row(graph, form)
         both = graph.is_directed()
     described: dict[str, Any] = {"directed": both, "graph": attributes}
     with ExitStack() as stack:

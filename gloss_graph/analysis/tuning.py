@@ -18,6 +18,7 @@ from gloss_graph.analysis.style import (
     GREY,
     INK,
     PALETTE,
+    faint_grid,
     new_figure,
     save_figure,
     tidy_axes,
@@ -58,7 +59,7 @@ def plot_tuning(
     axes = figure.add_subplot()
     title = f"Trials: {len(complete)} complete, {len(pruned)} pruned"
     tidy_axes(axes, title=title, x="trial", y=metric)
-    _grid(axes)
+    faint_grid(axes)
     axes.plot(pruned["number"], pruned["value"], "x", color=GREY, label="pruned", markersize=6)
     axes.plot(
         complete["number"], complete["value"], "o", color=PALETTE[0], label="complete", markersize=6
@@ -109,7 +110,7 @@ def plot_slices(
     for i, (name, tried) in enumerate(space.items()):
         axes = panels.flat[i]
         tidy_axes(axes, title="", x=name, y=metric if i % columns == 0 else "")
-        _grid(axes)
+        faint_grid(axes)
         _scale(axes, tried)
         axes.plot(_places(pruned[name], tried), pruned["value"], "x", color=GREY, markersize=5)
         axes.scatter(
@@ -188,11 +189,6 @@ def _scored(trials: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
     if complete.empty and pruned.empty:
         raise ValueError("'trials' must hold one with a value (got none). Run one first.")
     return complete, pruned
-
-
-def _grid(axes: Axes) -> None:
-    axes.grid(True, color="#E3E6EA", linewidth=0.7)
-    axes.set_axisbelow(True)
 
 
 def _places(values: pd.Series, tried: Dimension) -> list[float]:

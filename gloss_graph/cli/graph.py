@@ -57,8 +57,8 @@ def graph(
         bool,
         typer.Option(
             "--compare",
-            help="Of a run: measures before and after training, edges replaced on the way; "
-            "compare.csv and churn.csv.",
+            help="Of a run: measures before and after training, edges replaced on the way "
+            "and in every epoch; compare.csv, churn.csv and epochs.csv.",
         ),
     ] = False,
     top: Annotated[

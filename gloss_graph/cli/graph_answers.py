@@ -5,13 +5,17 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import pandas as pd
 from torch_geometric.data import Data
 
 __all__ = ["Questions", "answer", "busy", "check_documents", "summary_table"]
+
+_EPOCH_ROWS = 20
 
 
 class Questions(NamedTuple):
@@ -80,6 +84,8 @@ def answer(
         What to print, and the files written.
     """
     from gloss_graph.analysis import audit, measures, measures_summary
+    from gloss_graph.analysis.communities import louvain_communities
+    from gloss_graph.analysis.matrix import graph_table
 
     said: list[Any] = []
     files: list[Path] = []
@@ -87,9 +93,15 @@ def answer(
     def table(frame: pd.DataFrame, name: str) -> None:
         files.append(_write_csv(frame, out / f"{name}.csv", max_text))
 
+    @cache
+    def communities() -> np.ndarray:
+        with busy("Finding communities"):
+            return louvain_communities(graph_table(graph).adjacency, seed=settings["seed"])
+
     if questions.measures:
+        groups = communities()
         with busy("Measuring"):
-            found = measures(graph, seed=settings["seed"])
+            found = measures(graph, communities=groups, seed=settings["seed"])
         said.append(measures_summary(found))
         table(found, "measures")
     if questions.audit:
@@ -101,7 +113,7 @@ def answer(
     if questions.explain is not None:
         said.append(_explained(graph, questions, out, files, max_text))
     if questions.pictures:
-        files += _drawn(graph, out, settings["seed"], said)
+        files += _drawn(graph, out, communities(), settings["seed"], said)
     if questions.compare and run is not None:
         said += _compared(run, settings, out, questions.pictures, files)
     return said, files
@@ -119,23 +131,21 @@ def _explained(
     files.append(_write_csv(reasons.table, out / "explanation.csv", max_text))
     reasons.plot(out / "explanation.png")
     files.append(out / "explanation.png")
-    shown = explain(graph, node, top=questions.top)
+    shown = reasons.head(questions.top)
     files += write_graph(shown.to_networkx(), out / "explanation.graphml", max_text=max_text)
     return Text(str(shown), no_wrap=True, overflow="ellipsis")
 
 
-def _drawn(graph: Data, out: Path, seed: int, said: list[Any]) -> list[Path]:
+def _drawn(
+    graph: Data, out: Path, communities: np.ndarray, seed: int, said: list[Any]
+) -> list[Path]:
     from gloss_graph.analysis import plot_adjacency, plot_communities, plot_degrees, plot_reach
-    from gloss_graph.analysis.communities import louvain_communities
-    from gloss_graph.analysis.matrix import graph_table
 
     files = [out / f"{name}.png" for name in ("map", "adjacency", "degrees", "reach")]
-    with busy("Finding communities"):
-        found = louvain_communities(graph_table(graph).adjacency, seed=seed)
     with busy("Drawing the map"):
-        plot_communities(graph, files[0], communities=found, seed=seed)
+        plot_communities(graph, files[0], communities=communities, seed=seed)
     with busy("Drawing matrix and histograms"):
-        plot_adjacency(graph, files[1], communities=found)
+        plot_adjacency(graph, files[1], communities=communities)
         plot_degrees(graph, files[2])
         if bool(graph.seed_mask.any()):
             plot_reach(graph, files[3])
@@ -172,6 +182,9 @@ def _compared(
     if len(change.churn):
         files.append(_write_csv(change.churn, out / "churn.csv", None))
         said.append(_churn_table(change.churn))
+    if len(change.epochs):
+        files.append(_write_csv(change.epochs, out / "epochs.csv", None))
+        said.append(_epoch_table(change.epochs))
     return said
 
 
@@ -185,9 +198,29 @@ def _churn_table(churn: pd.DataFrame) -> Any:
     for heading in names.values():
         table.add_column(heading, justify="right")
     for row in churn.to_dict("records"):
-        shares = ["-" if row[name] != row[name] else f"{100 * row[name]:.1f} %" for name in names]
-        table.add_row(str(row["start"]), str(row["end"]), *shares)
+        table.add_row(str(row["start"]), str(row["end"]), *(_percent(row[name]) for name in names))
     return table
+
+
+def _epoch_table(epochs: pd.DataFrame) -> Any:
+    from rich.table import Table
+
+    title = "Edge churn by epoch, fixed batch"
+    shown = epochs
+    if len(epochs) > _EPOCH_ROWS:
+        chosen = np.linspace(0, len(epochs) - 1, _EPOCH_ROWS).round().astype(int)
+        shown = epochs.iloc[chosen]
+        title += f" ({_EPOCH_ROWS} of {len(epochs)}, all in epochs.csv)"
+    table = Table(title=title, title_justify="left")
+    for heading in ("epoch", "edge churn", "within a class"):
+        table.add_column(heading, justify="right")
+    for row in shown.to_dict("records"):
+        table.add_row(f"{row['epoch']:g}", _percent(row["edge_churn"]), _percent(row["homophily"]))
+    return table
+
+
+def _percent(share: float) -> str:
+    return "-" if share != share else f"{100 * share:.1f} %"
 
 
 def busy(message: str) -> AbstractContextManager[Any]:
@@ -220,6 +253,8 @@ def summary_table(graph: Data) -> Any:
     from scipy.sparse import coo_matrix
     from scipy.sparse.csgraph import connected_components
 
+    from gloss_graph.analysis import edge_homophily
+
     size, edge_index = int(graph.num_nodes), graph.edge_index
     degree = torch.bincount(edge_index[0], minlength=size)
     weight = graph.edge_weight
@@ -246,9 +281,6 @@ def summary_table(graph: Data) -> Any:
     table.add_row("labeled documents", f"{labels.numel():,}")
     if labels.numel():
         table.add_row("classes", str(len(Counter(labels.tolist()))))
-        ends = graph.y[edge_index]
-        both = (ends >= 0).all(dim=0)
-        if bool(both.any()):
-            alike = (ends[0] == ends[1])[both].float().mean()
-            table.add_row("edges within a class", f"{100 * alike:.1f} %")
+        if (alike := edge_homophily(graph)) == alike:
+            table.add_row("edges within a class", _percent(alike))
     return table

@@ -10,8 +10,8 @@ from rich.console import Console
 
 from gloss_graph._files import atomic_write
 from gloss_graph.cli.models import model_of, predict_by_model
-from gloss_graph.cli.train import has_column
 from gloss_graph.text import read_features, read_table
+from gloss_graph.text.tables import has_column
 from gloss_graph.training import Prediction, Run
 from gloss_graph.training.multilabel import THRESHOLD, joined_names
 

@@ -26,7 +26,8 @@ from gloss_graph.text import (
     read_table,
     with_features,
 )
-from gloss_graph.text.tables import read_columns
+from gloss_graph.text.origins import describe_file
+from gloss_graph.text.tables import has_column
 from gloss_graph.training import RunResult, TrainConfig, train_text, with_unlabeled
 from gloss_graph.training.folders import new_folder, write_json
 from gloss_graph.training.multilabel import check_multilabel
@@ -63,6 +64,7 @@ def run_train(
         if "separator" in columns:
             check_multilabel(config)
         splits, config = read_files(train, val, test, unlabeled, config, columns, console)
+        files = described_files(train, unlabeled, columns, splits)
         encoder: TextEncoder | FeatureEncoder
         if features is None:
             encoder = load_encoder(encoder_name, pooling=pooling, max_length=max_length)
@@ -75,7 +77,7 @@ def run_train(
             with suppress(OSError):
                 out.rmdir()
         raise
-    return train_and_report(splits, encoder, config, out, console, command)
+    return train_and_report(splits, encoder, config, out, console, command, files)
 
 
 def train_and_report(
@@ -85,8 +87,12 @@ def train_and_report(
     out: Path,
     console: Console,
     command: list[str] | None = None,
+    files: list[dict[str, Any]] | None = None,
 ) -> RunResult:
-    """Train into a run folder, draw its pictures and print its scores."""
+    """Train into a run folder, draw its pictures and print its scores.
+
+    `files`, of `described_files`, lets the run find its documents again.
+    """
     result = train_text(splits, encoder, config, out, progress=True, description=config.loss)
     if not is_main():
         return result
@@ -101,7 +107,7 @@ def train_and_report(
         console.print("No unlabeled documents: the consistency term stays zero.", style="dim")
     if splits.train.multilabel and config.pictures:
         console.print("Label sets: no pictures, which color documents by one class.", style="dim")
-    note_command(out, command)
+    note_command(out, command, files)
     run_report(out)
     console.print(f"Run folder: {out}", highlight=False, markup=False, soft_wrap=True)
     return result
@@ -143,21 +149,27 @@ def _unlabeled(file: Path, columns: dict[str, Any], console: Console) -> Corpus:
     return corpus
 
 
-def has_column(file: Path, name: str) -> bool:
-    """Whether a table has a column; False too where it cannot be read, which readers report."""
-    try:
-        read_columns(file, [name])
-    except ValueError:
-        return False
-    return True
+def described_files(
+    train: Path, unlabeled: Path | None, columns: dict[str, Any], splits: Splits
+) -> list[dict[str, Any]]:
+    """Where the training documents are from, and their ids: those without labels come last."""
+    named = {name: columns[name] for name in ("text", "text_b")}
+    files = [describe_file(train, **named)]
+    if unlabeled is not None:
+        last = describe_file(unlabeled, **named)
+        files.append({**last, "first_id": splits.next_id - last["rows"]})
+    return files
 
 
-def note_command(out: Path, command: list[str] | None) -> None:
-    """Add the words that were typed to the settings of a finished run."""
-    if command:
+def note_command(
+    out: Path, command: list[str] | None, files: list[dict[str, Any]] | None = None
+) -> None:
+    """Add the words that were typed, and the files read, to the settings of a finished run."""
+    noted = {"command": command, "files": files}
+    if noted := {name: value for name, value in noted.items() if value}:
         file = out / "config.json"
         settings = json.loads(file.read_text(encoding="utf-8"))
-        write_json(file, {**settings, "command": command})
+        write_json(file, {**settings, **noted})
 
 
 def score_table(results: dict[str, RunResult]) -> Table:

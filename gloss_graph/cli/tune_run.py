@@ -14,7 +14,7 @@ from rich.table import Table
 
 from gloss_graph._space import Dimension
 from gloss_graph.analysis import plot_importance, plot_slices, plot_tuning
-from gloss_graph.cli.train import read_files, train_and_report
+from gloss_graph.cli.train import described_files, read_files, train_and_report
 from gloss_graph.text import TextEncoder, load_encoder
 from gloss_graph.training import (
     TrainConfig,
@@ -114,7 +114,9 @@ def run_tune(
     console.print(_counts(result), highlight=False)
     console.print(f"Search folder: {out}", highlight=False, markup=False, soft_wrap=True)
     if final:
-        train_and_report(splits, files.load_encoder(), result.config, best, console)
+        described = described_files(files.train, files.unlabeled, columns, splits)
+        encoder = files.load_encoder()
+        train_and_report(splits, encoder, result.config, best, console, files=described)
     else:
         console.print("Train the best settings with:", highlight=False)
         console.print(command, highlight=False, markup=False, soft_wrap=True)

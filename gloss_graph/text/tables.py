@@ -7,11 +7,11 @@ import gzip
 import io
 import json
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
-__all__ = ["SUFFIXES", "Column", "Table", "read_columns"]
+__all__ = ["SUFFIXES", "Column", "Table", "has_column", "read_columns"]
 
 SUFFIXES = (
     *(suffix + gz for suffix in (".csv", ".tsv", ".jsonl", ".ndjson") for gz in ("", ".gz")),
@@ -51,12 +51,7 @@ def read_columns(path: str | Path, wanted: Sequence[str], *, quoting: bool = Tru
             or lacks a wanted column.
     """
     path = Path(path)
-    suffix = next((known for known in SUFFIXES if path.name.lower().endswith(known)), None)
-    if suffix is None:
-        raise ValueError(
-            f"'path' must end in one of {', '.join(SUFFIXES)} (got {path.name!r}). Rename or "
-            "convert the file."
-        )
+    suffix = _suffix(path)
     if not path.is_file():
         problem = "is not a file" if path.exists() else "does not exist"
         raise ValueError(f"'path' must be a file ({path} {problem}). Check the spelling.")
@@ -65,10 +60,53 @@ def read_columns(path: str | Path, wanted: Sequence[str], *, quoting: bool = Tru
     elif suffix.startswith((".jsonl", ".ndjson")):
         table = _read_json_lines(path, wanted)
     else:
-        table = _read_delimited(path, wanted, "\t" if suffix.startswith(".tsv") else ",", quoting)
+        table = _read_delimited(path, wanted, suffix, quoting)
     if not table.places:
         raise ValueError(f"{path} holds no rows (only a header or blank lines). Add documents.")
     return table
+
+
+def has_column(path: str | Path, name: str, *, quoting: bool = True) -> bool:
+    """Whether a table file has a column; False too where it cannot be read, which readers report.
+
+    Only the header is read; of JSON lines the rows up to the first that has the key.
+    """
+    path = Path(path)
+    try:
+        suffix = _suffix(path)
+        if suffix == ".parquet":
+            from pyarrow import parquet
+
+            return name in parquet.read_schema(path).names
+        opened = gzip.open if suffix.endswith(".gz") else open
+        of_objects = suffix.startswith((".jsonl", ".ndjson"))
+        newline = "\n" if of_objects else ""
+        with opened(path, "rt", encoding="utf-8-sig", newline=newline) as lines:
+            if of_objects:
+                rows = (json.loads(line) for line in lines if line.strip())
+                return any(name in row for row in rows if isinstance(row, dict))
+            return name in next((row for row in _reader(lines, suffix, quoting) if row), [])
+    except (OSError, EOFError, ValueError, RecursionError, csv.Error, zlib.error):
+        return False
+
+
+def _suffix(path: Path) -> str:
+    suffix = next((known for known in SUFFIXES if path.name.lower().endswith(known)), None)
+    if suffix is None:
+        raise ValueError(
+            f"'path' must end in one of {', '.join(SUFFIXES)} (got {path.name!r}). Rename or "
+            "convert the file."
+        )
+    return suffix
+
+
+def _reader(lines: Iterable[str], suffix: str, quoting: bool) -> Any:
+    return csv.reader(
+        lines,
+        delimiter="\t" if suffix.startswith(".tsv") else ",",
+        quoting=csv.QUOTE_MINIMAL if quoting else csv.QUOTE_NONE,
+        strict=True,
+    )
 
 
 def _read_bytes(path: Path) -> bytes:
@@ -98,14 +136,8 @@ def _read_bytes(path: Path) -> bytes:
     return content
 
 
-def _read_delimited(path: Path, wanted: Sequence[str], delimiter: str, quoting: bool) -> Table:
-    lines = io.StringIO(_read_bytes(path).decode(), newline="")
-    reader = csv.reader(
-        lines,
-        delimiter=delimiter,
-        quoting=csv.QUOTE_MINIMAL if quoting else csv.QUOTE_NONE,
-        strict=True,
-    )
+def _read_delimited(path: Path, wanted: Sequence[str], suffix: str, quoting: bool) -> Table:
+    reader = _reader(io.StringIO(_read_bytes(path).decode(), newline=""), suffix, quoting)
     rows: list[list[str]] = []
     places: list[str] = []
     start = 1

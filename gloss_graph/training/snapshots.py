@@ -28,6 +28,8 @@ _ROWS, _NAMES = "data.safetensors", "data.json"
 _FORMAT = "gloss_graph.snapshots.1"
 _DOCUMENTS = 1000
 _MOMENTS = 4
+#: Epochs whose end is recorded, at most; of more, every second, third, ...
+_EPOCHS = 100
 _PER_CLASS = 4
 
 
@@ -59,6 +61,8 @@ class FixedBatch(TrainerCallback):
         ids: (B,) int64 their identities.
         names: What each pass is called, `"start"`, `"step 12"`, ...
         rows: (B, D) embeddings of each pass.
+        epochs: Ends of epochs, 0 for the start of the training, the last maybe a broken one.
+        epoch_rows: (B, D) embeddings at each of them.
         seconds: Time spent here.
 
     Raises:
@@ -82,17 +86,25 @@ class FixedBatch(TrainerCallback):
         self.labels, self.ids = torch.tensor(some.labels), torch.tensor(some.ids)
         self.names: list[str] = []
         self.rows: list[Tensor] = []
+        self.epochs: list[float] = []
+        self.epoch_rows: list[Tensor] = []
         self.seconds = 0.0
         self._encoder, self._corpus, self._batch_size = encoder, some, batch_size
         self._moments, self._warm_start = moments, warm_start
         self._steps: set[int] = set()
+        self._every = 1
+        self._last_epoch: float | None = None
 
     def take(self, name: str) -> None:
         """Encode the documents as of now."""
-        start = time.perf_counter()
-        self.rows.append(self._encoder.embed(self._corpus, batch_size=self._batch_size))
+        self.rows.append(self._encoded())
         self.names.append(name)
-        self.seconds += time.perf_counter() - start
+
+    def finish(self, name: str) -> None:
+        """Encode the documents with the weights that are kept."""
+        self.take(name)
+        if self._last_epoch is not None:
+            self._end_epoch(self._last_epoch, self.rows[-1])
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -102,6 +114,9 @@ class FixedBatch(TrainerCallback):
         if self._warm_start and moments and state.is_world_process_zero:
             self.take("warm start")
             moments -= 1
+        if self.rows and state.is_world_process_zero:
+            self._end_epoch(0.0, self.rows[-1])
+        self._every = max(1, -(-state.num_train_epochs // _EPOCHS))
         last = max(state.max_steps, 0)
         shares = [((i + 1) / (moments + 1)) ** 1.5 for i in range(moments)]
         self._steps = {max(1, round(share * last)) for share in shares} - {last}
@@ -112,6 +127,29 @@ class FixedBatch(TrainerCallback):
         """Encode at a chosen step."""
         if state.global_step in self._steps and state.is_world_process_zero:
             self.take(f"step {state.global_step:,}")
+
+    def on_epoch_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Encode after an epoch, unless the pass of this step or the one at the end will do."""
+        epoch, last = float(state.epoch or 0.0), state.global_step >= state.max_steps
+        if not state.is_world_process_zero or (round(epoch) % self._every and not last):
+            return
+        if last and not args.load_best_model_at_end:
+            self._last_epoch = epoch
+            return
+        taken = self.names and self.names[-1] == f"step {state.global_step:,}"
+        self._end_epoch(epoch, self.rows[-1] if taken else self._encoded())
+
+    def _end_epoch(self, epoch: float, rows: Tensor) -> None:
+        self.epochs.append(round(epoch, 6))
+        self.epoch_rows.append(rows)
+
+    def _encoded(self) -> Tensor:
+        start = time.perf_counter()
+        rows = self._encoder.embed(self._corpus, batch_size=self._batch_size)
+        self.seconds += time.perf_counter() - start
+        return rows
 
 
 class Snapshots:
@@ -187,7 +225,7 @@ class Snapshots:
             return
         steps = int(metrics.get("steps", 0))
         best = int(metrics.get("best_step", steps))
-        self._fixed.take("end" if best == steps else f"end, kept step {best:,}")
+        self._fixed.finish("end" if best == steps else f"end, kept step {best:,}")
         corpus = self._splits[self._name]
         some = corpus.select(self._chosen)
         (out / FOLDER).mkdir(exist_ok=True)
@@ -200,6 +238,8 @@ class Snapshots:
             "batch_labels": self._fixed.labels,
             "batch_ids": self._fixed.ids,
         }
+        if self._fixed.epochs:
+            tensors["epochs"] = _compact(torch.stack(self._fixed.epoch_rows))
         with atomic_write(out / FOLDER / _ROWS, overwrite=True) as draft:
             draft.write(save(tensors))
         write_json(
@@ -211,6 +251,7 @@ class Snapshots:
                 "split_size": len(corpus),
                 "batch_split": self._batch_name,
                 "moments": self._fixed.names,
+                "epochs": self._fixed.epochs,
                 "class_counts": {
                     name: [*part.class_counts, len(part) - sum(part.class_counts)]
                     for name, part in self._splits.items()
@@ -241,6 +282,8 @@ class SnapshotData:
         batch_split: Part the batch is of.
         moments: Name of each pass -> (B, D) unit rows, in order.
         batch_labels: (B,) int64.
+        epochs: Epochs passed -> (B, D) unit rows of the batch then, in order; 0 is the start of
+            the training. Empty where the training has no epochs or an older version recorded it.
         class_counts: Split name -> documents of each class and, last, without label; C + 1 values.
     """
 
@@ -254,6 +297,7 @@ class SnapshotData:
     batch_split: str
     moments: dict[str, Tensor]
     batch_labels: Tensor
+    epochs: dict[float, Tensor]
     class_counts: dict[str, list[int]]
 
 
@@ -275,13 +319,17 @@ def load_snapshots(folder: str | Path) -> SnapshotData | None:
         labels, batch_labels = tensors["labels"], tensors["batch_labels"]
         documents, size = labels.numel(), batch_labels.numel()
         moments = list(map(str, names["moments"]))
+        epochs = list(map(float, names.get("epochs", ())))
+        epoch_rows = tensors["epochs"].float() if epochs else rows["batch"][:0]
         classes = list(map(str, names["label_names"]))
         fits = (
             rows["before"].dim() == rows["after"].dim() == 2
             and rows["before"].size(0) == rows["after"].size(0) == documents > 0
             and rows["batch"].shape[:2] == (len(moments), size)
+            and epoch_rows.shape[:2] == (len(epochs), size)
+            and epochs == sorted(set(epochs))
             and int(torch.cat([labels, batch_labels]).max()) < len(classes)
-            and all(bool(torch.isfinite(value).all()) for value in rows.values())
+            and all(bool(torch.isfinite(value).all()) for value in (*rows.values(), epoch_rows))
         )
         if not fits:
             raise ValueError("its tensors do not fit together")
@@ -296,6 +344,7 @@ def load_snapshots(folder: str | Path) -> SnapshotData | None:
             batch_split=str(names["batch_split"]),
             moments=dict(zip(moments, rows["batch"], strict=True)),
             batch_labels=batch_labels,
+            epochs=dict(zip(epochs, epoch_rows, strict=True)),
             class_counts={
                 str(part): list(map(int, counts))
                 for part, counts in names["class_counts"].items()

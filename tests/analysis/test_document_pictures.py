@@ -131,6 +131,9 @@ def test_bad_input():
         plot_degrees(graph)
     with pytest.raises(ValueError, match="'edge_index' must name nodes"):
         graph_table(Data(edge_index=torch.tensor([[0], [5]]), num_nodes=2))
+    for edges in (torch.tensor([[0.6], [1.2]]), torch.tensor([[0], [1], [1]]), torch.tensor([0])):
+        with pytest.raises(ValueError, match=r"'edge_index' must be an integer tensor of .*2, E"):
+            graph_table(Data(edge_index=edges, num_nodes=2))
 
 
 def test_table_is_symmetric_without_loops():

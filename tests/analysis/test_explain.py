@@ -6,6 +6,7 @@ from pathlib import Path
 
 import networkx as nx
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from torch_geometric.data import Data
@@ -90,6 +91,22 @@ def test_large_graphs_are_solved_as_exactly() -> None:
     rest = answer.table.set_index("kind")["mass"]
     assert rest["other documents"] == pytest.approx(masses.sum() - best.sum(), abs=1e-8)
     assert rest["prior"] == pytest.approx(leaked, abs=1e-8)
+
+
+def test_the_head_of_an_explanation_keeps_all_mass() -> None:
+    graph = corpus(k=8)
+    whole = explain(graph, 7, top=None)
+    for top in (1, 4):
+        short = whole.head(top)
+        pd.testing.assert_frame_equal(short.table, explain(graph, 7, top=top).table)
+        pd.testing.assert_frame_equal(short.table, whole.head(6).head(top).table)
+        assert short.table["kind"].tolist() == ["document"] * top + ["other documents", "prior"]
+        assert short.table["mass"].sum() == pytest.approx(1.0)
+        assert short.table["mass"][:top].tolist() == whole.table["mass"][:top].tolist()
+        assert short.classes.equals(whole.classes)
+    assert whole.head(len(whole.table)) is whole
+    with pytest.raises(ValueError, match="'top' must be an integer"):
+        whole.head(0)
 
 
 def test_a_labeled_document_is_explained_by_the_others() -> None:

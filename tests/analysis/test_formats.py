@@ -180,6 +180,24 @@ def test_gexf_has_captions_weights_and_colours(tmp_path: Path) -> None:
     assert found == {(i, j): weight for i, j, weight in plain}
 
 
+@pytest.mark.parametrize("suffix", WHOLE)
+def test_every_attribute_of_a_graph_is_carried(tmp_path: Path, suffix: str) -> None:
+    graph = nx.path_graph(3)
+    graph.graph.update(name="tea trade", mode="slow", defaultedgetype="x", k=3)
+    path = write_graph(graph, tmp_path / f"graph{suffix}")[0]
+    assert read_networkx(path).graph == graph.graph
+
+
+def test_gexf_of_another_program_may_be_described_in_words(tmp_path: Path) -> None:
+    path = tmp_path / "graph.gexf"
+    nx.write_gexf(nx.path_graph(3), path)
+    words = path.read_text().replace("</creator>", "</creator><description>mine</description>", 1)
+    path.write_text(words)
+    found = read_networkx(path)
+    assert sorted(found.edges) == [(0, 1), (1, 2)]
+    assert found.graph == {}
+
+
 def test_json_is_what_networkx_reads(tmp_path: Path, document_graph: MakeGraph) -> None:
     graph = to_networkx(document_graph())
     path = write_graph(graph, tmp_path / "graph.json")[0]
@@ -230,6 +248,7 @@ def test_many_rows_are_written_in_chunks(tmp_path: Path, monkeypatch: pytest.Mon
         (".gexf", lambda g: g.edges[0, 1].update(weight="3"), "a weight must be a number"),
         (".gexf", lambda g: g.graph.update(x=None), "'x' of graph .*got NoneType"),
         (".gexf", lambda g: g.add_node("1"), "must differ in writing"),
+        (".gexf", lambda g: g.add_node("\x00"), "free of control characters"),
         (".json", lambda g: g.nodes[0].update(id=1), "'id' of node 0 .the name is taken"),
         (".json", lambda g: g.nodes[0].update(f=float("nan")), "'f' of node 0 .JSON has no nan"),
         (".json", lambda g: g.nodes[0].update({3: 1}), "attribute 3 of node 0 .its name is not"),

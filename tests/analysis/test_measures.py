@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import io
+import json
 import math
+from itertools import pairwise
+from pathlib import Path
 
 import networkx as nx
 import numpy as np
@@ -12,12 +15,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 from rich.console import Console
+from safetensors.torch import save_file
 from scipy.stats import skew
 from sklearn.metrics import (
     adjusted_rand_score,
     normalized_mutual_info_score,
     silhouette_samples,
 )
+from sklearn.neighbors import NearestNeighbors
 from torch_geometric.data import Data
 
 from gloss_graph import build_document_graph, to_networkx
@@ -27,7 +32,10 @@ from gloss_graph.analysis import (
     edge_homophily,
     measures,
     measures_summary,
+    run_change,
 )
+from gloss_graph.analysis.communities import louvain_communities
+from gloss_graph.analysis.matrix import graph_table
 from gloss_graph.training.metrics import macro_silhouette
 
 NAMES = ["tea", "rain", "war"]
@@ -228,6 +236,17 @@ def undirected(pairs: list[tuple[int, int]], ids: list[int]) -> Data:
     return Data(edge_index=both, doc_id=torch.tensor(ids), num_nodes=len(ids))
 
 
+def test_communities_at_hand_are_not_found_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    graph = made()
+    found = louvain_communities(graph_table(graph).adjacency, seed=3)
+    expected = measures(graph, seed=3)
+    monkeypatch.delattr("networkx.community.louvain_communities")
+    pd.testing.assert_frame_equal(measures(graph, communities=found, seed=3), expected)
+    for given in (found[1:], found.astype(float), np.array(True)):
+        with pytest.raises(ValueError, match="'communities' must be a boolean or 90 integers"):
+            measures(graph, communities=given)
+
+
 def test_churn_matches_documents_by_id() -> None:
     first = undirected([(0, 1), (1, 2), (2, 3)], [10, 11, 12, 13])
     # The same documents in another order: 10-11 kept, 11-12 and 12-13 lost, 10-13 new.
@@ -252,6 +271,48 @@ def test_churn_without_common_documents_or_edges() -> None:
     same = edge_churn([undirected([(0, 1)], [1, 2]), undirected([], [1, 2])])
     assert same.loc[0, ["kept", "lost"]].tolist() == [0.0, 1.0]
     assert math.isnan(same.loc[0, "new"])
+
+
+def test_churn_of_every_epoch_is_that_of_the_nearest_neighbours(tmp_path: Path) -> None:
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.arange(12) % 3
+    rows = [torch.nn.functional.normalize(torch.randn(12, 4, generator=generator), dim=1)]
+    for _ in range(2):
+        moved = rows[-1] + 0.4 * torch.randn(12, 4, generator=generator)
+        rows.append(torch.nn.functional.normalize(moved, dim=1))
+    tensors = {"before": rows[0], "after": rows[-1], "labels": labels, "ids": torch.arange(12)}
+    tensors |= {"batch": torch.stack(rows[::2]), "batch_labels": labels}
+    tensors |= {"batch_ids": torch.arange(12), "epochs": torch.stack(rows)}
+    record = {"format": "gloss_graph.snapshots.1", "label_names": ["a", "b", "c"]}
+    record |= {"split": "test", "split_size": 12, "batch_split": "val", "class_counts": {}}
+    record |= {"moments": ["start", "end"], "epochs": [0.0, 1.0, 1.5]}
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    save_file(tensors, folder / "data.safetensors")
+    (folder / "data.json").write_text(json.dumps(record))
+    change = run_change(tmp_path, k=3, batch_k=3)
+
+    def edges(x: torch.Tensor) -> set[tuple[int, int]]:
+        near = NearestNeighbors(n_neighbors=4).fit(x.numpy()).kneighbors(x.numpy())[1]
+        return {(min(i, j), max(i, j)) for i, line in enumerate(near.tolist()) for j in line[1:]}
+
+    found = [edges(x) for x in rows]
+    pairs = list(pairwise(found))
+    table = change.epochs
+    assert list(table) == ["epoch", "edge_churn", "jaccard", "homophily"]
+    assert table["epoch"].tolist() == [1.0, 1.5]
+    expected = [len(two - one) / len(two) for one, two in pairs]
+    assert 0 < min(expected) < max(expected) < 1
+    assert table["edge_churn"].tolist() == pytest.approx(expected)
+    assert table["jaccard"].tolist() == pytest.approx([len(a & b) / len(a | b) for a, b in pairs])
+    same = [sum((i - j) % 3 == 0 for i, j in pairs) / len(pairs) for pairs in found[1:]]
+    assert table["homophily"].tolist() == pytest.approx(same)
+    # A record without epochs, as an older version made, and a damaged one.
+    (folder / "data.json").write_text(json.dumps({**record, "epochs": []}))
+    assert run_change(tmp_path, k=3).epochs.empty
+    (folder / "data.json").write_text(json.dumps({**record, "epochs": [0.0, 2.0, 1.0]}))
+    with pytest.raises(ValueError, match="'pictures' of a run must be"):
+        run_change(tmp_path, k=3)
 
 
 def test_churn_of_bad_input() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -98,11 +99,90 @@ def test_a_run_whose_file_has_moved(trained: Path, tmp_path: Path) -> None:
     file = trained.parent / "train.csv"
     file.rename(tmp_path / "moved.csv")
     try:
-        graph = document_graph(trained, k=3)
+        with pytest.warns(UserWarning, match=rf"27 of 36 .* \({re.escape(str(file))} does not"):
+            graph = document_graph(trained, k=3)
     finally:
         (tmp_path / "moved.csv").rename(file)
     known = [bool(text) for text in graph.text]
     assert known == graph.seed_mask.tolist()
+
+
+def test_a_run_whose_file_has_changed(trained: Path) -> None:
+    """Rows of another file of that name are not taken for the documents."""
+    file = trained.parent / "train.csv"
+    content = file.read_text()
+    complete = document_graph(trained, k=3)
+    assert all(complete.text)
+    relabeled = rows(36).assign(label="fox", note="corrected")
+    unlabeled_one = rows(36)
+    used = pd.read_csv(trained / "labels_used.csv")["id"]
+    unlabeled_one.loc[min(set(range(36)) - set(used)), "text"] = "another text"
+    changes = [rows(36).iloc[::-1], rows(36, seed=5), rows(3), unlabeled_one]
+    try:
+        write(relabeled, file)
+        assert document_graph(trained, k=3).text == complete.text
+        for changed in changes:
+            write(changed, file)
+            message = rf"27 of 36 .* {re.escape(str(file))} holds other texts .* Put back the file"
+            with pytest.warns(UserWarning, match=message):
+                graph = document_graph(trained, k=3)
+            expected = [
+                text if seed else ""
+                for text, seed in zip(complete.text, graph.seed_mask.tolist(), strict=True)
+            ]
+            assert graph.text == expected
+    finally:
+        file.write_text(content)
+
+
+def test_a_run_that_names_no_files(trained: Path, tmp_path: Path) -> None:
+    """As one that Python code trained, or an older version."""
+    shutil.copytree(trained, tmp_path / "bare")
+    config = tmp_path / "bare" / "config.json"
+    settings = json.loads(config.read_text())
+    del settings["files"]
+    config.write_text(json.dumps(settings))
+    with pytest.warns(UserWarning, match="does not say which files"):
+        graph = document_graph(tmp_path / "bare", k=3)
+    assert [bool(text) for text in graph.text] == graph.seed_mask.tolist()
+
+
+def test_a_run_from_another_folder_and_its_unlabeled_file(
+    encoder_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from gloss_graph.cli import main
+
+    write(rows(12), tmp_path / "train.csv")
+    write(rows(24, seed=3), tmp_path / "more.csv")
+    monkeypatch.chdir(tmp_path)
+    words = ["train", "--train=train.csv", "--unlabeled=more.csv", "--no-pictures"]
+    words += ["--unlabeled-batch-size", "4", *fast(encoder_folder, tmp_path / "run")]
+    assert main(words) == 0
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    graph = document_graph(tmp_path / "run", k=3)
+    texts = [*rows(12)["text"], *rows(24, seed=3)["text"]]
+    assert graph.num_nodes == 36
+    assert graph.text == [texts[id_] for id_ in graph.doc_id.tolist()]
+
+
+@pytest.mark.parametrize("joined", [False, True])
+def test_a_run_of_pairs_has_both_texts(joined: bool, encoder_folder: Path, tmp_path: Path) -> None:
+    from gloss_graph.cli import main
+
+    frame = rows(36).rename(columns={"text": "body"})
+    frame["more"] = [f"second {number}\nline" for number in range(36)]
+    options = {"--train": write(frame, tmp_path / "train.csv"), "--text": "body"}
+    options |= {"--text-b": "more"}
+    words = ["train", "--labels-per-class", 3, "--unlabeled-batch-size", 4, "--no-pictures"]
+    for name, value in options.items():
+        words += [f"{name}={value}"] if joined else [name, value]
+    assert main([str(w) for w in (*words, *fast(encoder_folder, tmp_path / "run"))]) == 0
+    graph = document_graph(tmp_path / "run", k=3)
+    both = (frame["body"] + "\n" + frame["more"]).tolist()
+    assert graph.num_nodes == 36
+    assert not graph.seed_mask.all()
+    assert graph.text == [both[id_] for id_ in graph.doc_id.tolist()]
 
 
 def test_features_alone_and_with_texts(command: Command, tmp_path: Path) -> None:
@@ -127,7 +207,8 @@ def test_every_question_of_a_run(command: Command, trained: Path, tmp_path: Path
     words = ["--run", trained, "--out", out, "--k", 3, "--measures", "--audit", "--explain", 1]
     result = command("graph", *words, "--pictures", "--compare", "--format", "html,json")
     assert result.status == 0, result.err
-    tables = ("measures", "audit", "duplicates", "confusion", "explanation", "compare", "churn")
+    tables = ("measures", "audit", "duplicates", "confusion", "explanation", "compare")
+    tables += ("churn", "epochs")
     pictures = ("map", "adjacency", "degrees", "reach", "explanation", "change")
     names = {f"{name}.csv" for name in tables} | {f"{name}.png" for name in pictures}
     names |= {"explanation.graphml", "graph.html", "graph.json", "config.json"}
@@ -152,7 +233,19 @@ def test_every_question_of_a_run(command: Command, trained: Path, tmp_path: Path
     assert churn["start"].iloc[0] == "start"
     assert churn["start"].tolist()[1:] == churn["end"].tolist()[:-1]
     np.testing.assert_allclose(churn["kept"] + churn["lost"], 1)
-    for words_ in ("labels contradicted", "Before and after", "Edges of a fixed batch", "Classes"):
+    # Three steps of five: the epoch is a broken one.
+    epochs = pd.read_csv(out / "epochs.csv")
+    assert list(epochs) == ["epoch", "edge_churn", "jaccard", "homophily"]
+    assert len(epochs) == 1
+    assert epochs["epoch"].between(0, 1, inclusive="neither").all()
+    assert epochs["edge_churn"].between(0, 1).all()
+    for words_ in (
+        "labels contradicted",
+        "Edge churn by epoch",
+        "Before and after",
+        "Edges of a fixed batch",
+        "Classes",
+    ):
         assert words_ in result.out
 
 

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from pyarrow import parquet
 
 from gloss_graph.text import read_splits, read_table
+from gloss_graph.text.tables import has_column
 
 ROWS = {
     "text": ["fine, film", 'she said "no"', "NA", "two\nlines", "null", "žluťoučký 猫\u2028end"],
@@ -49,6 +50,30 @@ def test_every_format_reads_the_same_rows(tmp_path: Path, suffix: str) -> None:
     assert corpus.labels == [2, 0, 1, -1, 2, 3]
     assert corpus.ids == list(range(6))
     assert (corpus.name, corpus.texts_b) == ("rows", None)
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_a_column_is_there_or_not(tmp_path: Path, suffix: str) -> None:
+    path = write(tmp_path / f"rows{suffix}", ROWS)
+    assert [has_column(path, name) for name in (*ROWS, "Text", "fine, film")] == [True] * 3 + [
+        False
+    ] * 2
+    path.write_bytes(b"\xff\x00")
+    assert not has_column(path, "text")
+    assert not has_column(tmp_path / f"none{suffix}", "text")
+
+
+def test_a_column_is_told_by_the_header_alone(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_bytes(b'\xef\xbb\xbf\ntext,label,label\n"never closed' + b"x" * 100_000 + b"\xff")
+    assert has_column(path, "text")
+    # Given twice it is there, which the reader refuses, rather than not.
+    assert has_column(path, "label")
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"text": "a"}\n\n{"text": "b", "label": "x"}\nnot JSON')
+    assert has_column(path, "label")
+    assert not has_column(path, "more")
+    assert not has_column(tmp_path / "a.xlsx", "label")
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)

@@ -6,6 +6,7 @@ import json
 import random
 from collections import Counter
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -144,6 +145,42 @@ def test_the_batch_follows_the_training(tmp_path: Path) -> None:
 # ------------------------------------------------------------------ whole runs
 
 
+@pytest.mark.parametrize("select", ["last", "best"])
+def test_every_epoch_is_recorded(tmp_path: Path, select: str) -> None:
+    """Those of the weights in training, whichever are kept in the end."""
+    config = quick(epochs=3, max_steps=None, select=select)
+    model = run(tmp_path / "run", config, tiny_splits(train=36)).model
+    data = load_snapshots(tmp_path / "run")
+    assert data is not None
+    assert list(data.epochs) == [0.0, 1.0, 2.0, 3.0]
+    passes = list(data.epochs.values())
+    assert torch.equal(passes[0], data.moments["start"])
+    assert all(not torch.equal(one, two) for one, two in pairwise(passes))
+    if select == "last":
+        assert torch.equal(passes[-1], data.moments["end"])
+        texts = tiny_splits(train=36).val.texts
+        torch.testing.assert_close(passes[-1], halved(model.encoder.encode(texts)))
+
+
+def test_of_many_epochs_some_are_recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gloss_graph.training.snapshots._EPOCHS", 2)
+    batch = FixedBatch(tiny_encoder(), tiny_corpus(6), moments=0)
+    batch.take("start")
+    make_trainer(tmp_path, tiny_classifier(), None, callbacks=[batch], num_train_epochs=5).train()
+    batch.finish("end")
+    assert batch.epochs == [0.0, 3.0, 5.0]
+    assert len(batch.epoch_rows) == 3
+    assert batch.names == ["start", "end"]
+    # One broken off has no whole epoch.
+    batch = FixedBatch(tiny_encoder(), tiny_corpus(6), moments=0)
+    batch.take("start")
+    make_trainer(tmp_path, tiny_classifier(), None, callbacks=[batch], max_steps=1).train()
+    batch.finish("end")
+    assert batch.epochs[0] == 0.0
+    assert len(batch.epochs) == 2
+    assert 0 < batch.epochs[1] < 1
+
+
 @pytest.mark.parametrize(
     "settings",
     [
@@ -265,6 +302,7 @@ def test_damaged_records_are_named(tmp_path: Path) -> None:
         (names, "[]"),
         (names, json.dumps({**good, "format": "other"})),
         (names, json.dumps({**good, "moments": ["start"]})),
+        (names, json.dumps({**good, "epochs": [0.0]})),
         (names, json.dumps({**good, "label_names": ["one"]})),
         (names, json.dumps({k: v for k, v in good.items() if k != "split"})),
         (rows, content[:100]),
