@@ -42,19 +42,17 @@ def read_data(
     files: Mapping[str, Path] | None = None,
     text: str = "text",
     label: str = "label",
-    needs_val: bool = True,
 ) -> Splits:
     """The documents of a study.
 
     Args:
         data: `"demo"`, the documentation of installed packages, or a folder with files `train`,
             `val`, `test` and `unlabeled` (CSV, TSV, JSONL or Parquet, also `.gz`), of which
-            `train` must be there.
+            `train` must be there; without `val` a tenth of the training documents is drawn for it.
         documents: Keep so many training documents, an equal share of every class.
         files: Part -> file, in place of a folder.
         text: Column of the texts.
         label: Column of the labels.
-        needs_val: Draw a tenth of the training documents where there is no validation file.
 
     Raises:
         ValueError: No such folder, or no training file in it; two files for one part.
@@ -64,11 +62,10 @@ def read_data(
     if not files and str(data) == DEMO:
         return docstring_corpus(max_documents=documents or _DEMO_DOCUMENTS)
     found = dict(files) if files else _files(Path(data))
-    share = 0.1 if needs_val else 0.0
     train, val, test = (found.get(part) for part in ("train", "val", "test"))
     if train is None:
         raise ValueError(f"'data' must name a training file (got {sorted(found)}).")
-    splits = read_splits(train, val, test, text=text, label=label, val_fraction=share)
+    splits = read_splits(train, val, test, text=text, label=label, val_fraction=0.1)
     if documents is not None and documents < len(splits.train):
         kept = stratified_draw(splits.train.labels, documents / len(splits.train))
         splits = replace(splits, train=splits.train.select(kept))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 import gc
-import math
 import sys
 import threading
 import time
@@ -26,6 +25,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from gloss_graph.ablation.designs import Arm
 from gloss_graph.ablation.identity import TrackedConfig
 from gloss_graph.ablation.store import TrialStore
+from gloss_graph.ablation.table import arm_name
 from gloss_graph.training.provenance import provenance
 from gloss_graph.training.study import worker_name
 
@@ -299,10 +299,4 @@ def _now() -> str:
 
 
 def _name(trial: Trial) -> str:
-    return ", ".join(f"{k}={_short(v)}" for k, v in trial.arm.items()) + f", seed {trial.seed}"
-
-
-def _short(value: Any) -> str:
-    if isinstance(value, float) and math.isfinite(value):
-        return f"{value:g}"
-    return str(value)
+    return f"{arm_name(trial.arm)}, seed {trial.seed}"

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import os
 import warnings
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -13,7 +15,18 @@ from matplotlib.figure import Figure
 
 from gloss_graph._files import atomic_write
 
-__all__ = ["CONTRAST", "DPI", "GREY", "INK", "PALETTE", "new_figure", "save_figure", "tidy_axes"]
+__all__ = [
+    "CONTRAST",
+    "DPI",
+    "GREY",
+    "INK",
+    "PALETTE",
+    "PagePicture",
+    "new_figure",
+    "page_picture",
+    "save_figure",
+    "tidy_axes",
+]
 
 #: Okabe & Ito (2008) with a dark violet for their black; yellow last, it is weak on white.
 PALETTE = (
@@ -89,3 +102,33 @@ def tidy_axes(axes: Axes, *, title: str, x: str, y: str) -> None:
     axes.tick_params(labelsize=10, colors=INK, length=3)
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["left", "bottom"]].set_color(GREY)
+
+
+class PagePicture(NamedTuple):
+    """A picture as a page holds it, with its size in CSS pixels."""
+
+    png: bytes
+    width: int
+    height: int
+    alt: str
+    caption: str = ""
+
+    @property
+    def data(self) -> str:
+        """The file as base64."""
+        return base64.b64encode(self.png).decode("ascii")
+
+
+def page_picture(figure: Figure, alt: str, caption: str = "") -> PagePicture:
+    """Draw a figure for a page.
+
+    Example:
+        >>> page_picture(new_figure(4, 3), "nothing").width
+        384
+    """
+    buffer = io.BytesIO()
+    save_figure(figure, buffer)
+    png = buffer.getvalue()
+    # Width and height stand at a fixed place of every PNG.
+    width, height = (int.from_bytes(png[at : at + 4], "big") for at in (16, 20))
+    return PagePicture(png, round(width * 96 / DPI), round(height * 96 / DPI), alt, caption)
