@@ -10,9 +10,6 @@ import typer
 
 if TYPE_CHECKING:
     import pandas as pd
-    from torch import Tensor
-
-    from gloss_graph.text import Corpus
 
 Sizes = Annotated[list[int] | None, typer.Option(help="Rows of a bank; repeatable.")]
 
@@ -108,7 +105,8 @@ def _corpora(
     import torch
 
     from gloss_graph.bench.peers import corpus_table, made_corpus
-    from gloss_graph.text import read_table
+    from gloss_graph.text import load_encoder, read_table
+    from gloss_graph.training import encoder_identity, recorded_embeddings
 
     draws = 2 if quick else 5
     tables: dict[str, pd.DataFrame] = {}
@@ -117,7 +115,13 @@ def _corpora(
         y = torch.tensor(documents.labels)
         if bool((y < 0).any()):
             raise ValueError(f"'corpus' must have a label in every row ({corpus} does not).")
-        x = _embedded(documents, corpus, out)
+        x = recorded_embeddings(
+            {"corpus": documents},
+            lambda: load_encoder("minilm", max_length=64),
+            encoder_identity("minilm", max_length=64),
+            folder=out,
+            progress=True,
+        )["corpus"]
         tables[f"corpus {corpus.name}"] = corpus_table(
             x, y, draws=draws, repeats=repeats, progress=True
         )
@@ -126,24 +130,3 @@ def _corpora(
         x, y, draws=min(draws, 3), repeats=repeats, progress=True
     )
     return tables
-
-
-def _embedded(documents: Corpus, corpus: Path, out: Path) -> Tensor:
-    """MiniLM's embeddings at 64 tokens, kept in `out` under the digest of the file."""
-    import hashlib
-
-    import numpy as np
-    import torch
-
-    from gloss_graph._files import atomic_write
-    from gloss_graph.text import load_encoder
-
-    kept = out / f"minilm-64-{hashlib.sha256(corpus.read_bytes()).hexdigest()[:16]}.npy"
-    if kept.exists():
-        x = torch.from_numpy(np.load(kept, allow_pickle=False))
-        if x.dim() == 2 and x.size(0) == len(documents):
-            return x
-    x = load_encoder("minilm", max_length=64).embed(documents, progress=True)
-    with atomic_write(kept, overwrite=True) as file:
-        np.save(file, x.numpy(), allow_pickle=False)
-    return x
