@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 from rich.console import Console
-from study import splits_of
+from study import check_same, splits_of
 
 from gloss_graph.analysis import evaluation_markdown, plot_evaluation
 from gloss_graph.models import BertGCNConfig, TextGCNConfig, train_graph_model
@@ -85,6 +85,8 @@ def main() -> None:
     if settings.quick:
         settings.epochs, settings.graph_epochs, settings.length = 1, 1, 32
     console = Console()
+    same = ("encoder", "train_limit", "epochs", "graph_epochs", "patience", "batch", "length")
+    check_same(settings.out, {name: getattr(settings, name) for name in same})
     for data in settings.data:
         for seed in settings.seeds:
             for row in settings.rows:
