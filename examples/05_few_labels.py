@@ -48,8 +48,7 @@ def main() -> None:
     )
     # The untrained embeddings serve all three ways.
     encoder = load_encoder(settings.encoder, max_length=settings.length)
-    parts = {"train": splits.train, "val": splits.val, "test": splits.test}
-    frozen = {name: encoder.encode(part.texts, progress=True) for name, part in parts.items()}
+    frozen = {name: encoder.embed(part, progress=True) for name, part in splits.parts.items()}
 
     results: dict[str, RunResult] = {}
     for name, way in WAYS.items():

@@ -20,7 +20,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
 from scipy.stats import ttest_rel
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedKFold, cross_val_predict
@@ -29,19 +28,20 @@ from torch import Tensor
 from gloss_graph import build_document_graph
 from gloss_graph.analysis import audit
 from gloss_graph.text import load_encoder, read_splits
+from gloss_graph.training import encoder_identity, recorded_embeddings
 
 
 def embedded(folder: Path, length: int, cache: Path) -> tuple[Tensor, np.ndarray]:
     """Frozen embeddings and labels of the labeled training documents."""
     corpus = read_splits(folder / "train.csv.gz").train
-    file = cache / f"audit-{folder.resolve().name}-{length}.safetensors"
-    if not file.exists():
-        rows = load_encoder("minilm", max_length=length).encode(corpus.texts, progress=True)
-        cache.mkdir(parents=True, exist_ok=True)
-        save_file({"rows": rows.contiguous()}, file)
-    rows, labels = load_file(file)["rows"], np.array(corpus.labels)
-    if len(rows) != len(labels):
-        raise ValueError(f"'{file}' must hold {len(labels)} rows (got {len(rows)}). Delete it.")
+    rows = recorded_embeddings(
+        {"train": corpus},
+        lambda: load_encoder("minilm", max_length=length),
+        encoder_identity("minilm", max_length=length),
+        folder=cache,
+        progress=True,
+    )["train"]
+    labels = np.array(corpus.labels)
     return rows[torch.from_numpy(labels >= 0)], labels[labels >= 0]
 
 

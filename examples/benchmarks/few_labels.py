@@ -30,13 +30,18 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
 from scipy.stats import ttest_rel
 from torch import Tensor
 
 from gloss_graph import GraphGuidedObjective
 from gloss_graph.text import Corpus, Splits, load_encoder, read_splits
-from gloss_graph.training import TrainConfig, classification_scores, train_text
+from gloss_graph.training import (
+    TrainConfig,
+    classification_scores,
+    encoder_identity,
+    recorded_embeddings,
+    train_text,
+)
 
 METHODS: dict[str, dict[str, Any]] = {
     "static": {"loss": "gloss", "graph_weight": 0.0, "max_steps": 0},
@@ -140,19 +145,14 @@ def limited(
 
 def frozen_views(splits: Splits, settings: argparse.Namespace) -> dict[str, Tensor]:
     """Embeddings of the untrained encoder, once for all methods, seeds and later calls."""
-    name = f"{settings.data.name}-{Path(settings.encoder).name}-{settings.length}-{settings.score}"
-    cache = settings.results.with_name(f"{settings.results.stem}-{name}.safetensors")
-    if cache.exists():
-        return load_file(cache)
-    encoder = load_encoder(settings.encoder, max_length=settings.length)
-    parts = {"train": splits.train, "val": splits.val, "test": splits.test}
-    views = {
-        name: encoder.encode(part.texts, part.texts_b, progress=True)
-        for name, part in parts.items()
-        if part is not None
-    }
-    save_file(views, cache)
-    return views
+    name, length = settings.encoder, settings.length
+    return recorded_embeddings(
+        splits.parts,
+        lambda: load_encoder(name, max_length=length),
+        encoder_identity(name, max_length=length),
+        folder=settings.results.parent,
+        progress=True,
+    )
 
 
 def poisson_scores(

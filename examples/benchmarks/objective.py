@@ -31,6 +31,9 @@ from rich.table import Table
 from torch import Tensor
 
 from gloss_graph import GraphGuidedObjective, MemoryBank, ObjectiveOutput
+from gloss_graph.bench.made import clustered
+from gloss_graph.bench.rivals import dense_loss
+from gloss_graph.bench.turns import take_turns
 from gloss_graph.text import load_encoder
 from gloss_graph.training import TextClassifier
 
@@ -38,55 +41,9 @@ CLASSES, SIGMA = 8, 0.5
 STAGES = ("search", "graph", "propagation", "enqueue", "other", "backward")
 
 
-def clustered(rows: int, dim: int, seed: int) -> tuple[Tensor, Tensor]:
-    """Return points (rows, dim) around 64 centres, eight a class, and their classes."""
-    generator = torch.Generator().manual_seed(seed)
-    centres = F.normalize(torch.randn(64, dim, generator=generator), dim=1)
-    own = torch.randint(64, (rows,), generator=generator)
-    noise = torch.randn(rows, dim, generator=generator) / dim**0.5
-    return centres[own] + 0.7 * noise, own % CLASSES
-
-
-def dense_loss(x: Tensor, y: Tensor, visible: Tensor, form: str, dtype: torch.dtype) -> Tensor:
-    """G-Loss in closed form: Algorithm 1 ("published") or the walk of the released code ("hub")."""
-    x = F.normalize(x.to(dtype), dim=1)
-    squared = (2.0 - 2.0 * x @ x.T).clamp(min=0.0)
-    affinity = torch.exp(-squared / (2.0 * SIGMA**2))
-    affinity = affinity.masked_fill(torch.eye(x.size(0), dtype=torch.bool), 0.0)
-    root = affinity.sum(dim=1).rsqrt()
-    walk = root.unsqueeze(1) * affinity * root
-    walk = walk / walk.sum(dim=0)
-    if form == "hub":
-        walk = walk / walk.sum(dim=1, keepdim=True)
-    hidden, seeds = (~visible).nonzero().squeeze(1), visible.nonzero().squeeze(1)
-    known = F.one_hot(y[seeds], CLASSES).to(dtype)
-    rows = walk[hidden]
-    system = torch.eye(hidden.numel(), dtype=dtype) - rows[:, hidden]
-    propagated = torch.linalg.solve(system, rows[:, seeds] @ known)
-    true = propagated.gather(1, y[hidden].unsqueeze(1))
-    return -true.clamp(min=1e-12).log().mean()
-
-
-def milliseconds(call: Callable[[], object]) -> float:
-    start = time.perf_counter()
-    call()
-    return 1e3 * (time.perf_counter() - start)
-
-
-def take_turns(calls: dict[str, Callable[[], object]], repeats: int) -> dict[str, list[float]]:
-    """Time every call once per round, after one round that does not count."""
-    taken: dict[str, list[float]] = {name: [] for name in calls}
-    for round_ in range(repeats + 1):
-        for name, call in calls.items():
-            spent = milliseconds(call)
-            if round_:
-                taken[name].append(spent)
-    return taken
-
-
 def within_batch(repeats: int) -> list[list[str]]:
     """Rows of the first table."""
-    x, y = clustered(128, 768, seed=0)
+    x, y, _ = clustered(128, 768, CLASSES, seed=0)
     x.requires_grad_()
     visible = torch.rand(128, generator=torch.Generator().manual_seed(1)) >= 0.3
 
@@ -95,6 +52,9 @@ def within_batch(repeats: int) -> list[list[str]]:
         value = loss()
         value.backward()
         return value.item(), x.grad
+
+    def dense(dtype: torch.dtype, form: str) -> Tensor:
+        return dense_loss(x.to(dtype), y, visible, SIGMA, CLASSES, hub=form == "hub")
 
     objectives = {
         "published": GraphGuidedObjective.published(CLASSES, SIGMA),
@@ -106,8 +66,8 @@ def within_batch(repeats: int) -> list[list[str]]:
     for form, objective in objectives.items():
         losses = {
             "gloss_graph": partial(objective, x, y, visible=visible),
-            "dense, float64": partial(dense_loss, x, y, visible, form, torch.float64),
-            "dense, float32": partial(dense_loss, x, y, visible, form, torch.float32),
+            "dense, float64": partial(dense, torch.float64, form),
+            "dense, float32": partial(dense, torch.float32, form),
         }
         expected, gradient = run(losses["dense, float64"])
         off = {}
@@ -122,8 +82,8 @@ def within_batch(repeats: int) -> list[list[str]]:
             median = statistics.median(times)
             cells = (
                 f"{off[name]:.0e}",
-                f"{median:.2f}",
-                f"{min(times):.2f}",
+                f"{1e3 * median:.2f}",
+                f"{1e3 * min(times):.2f}",
                 f"{ours / median:.2f}",
             )
             rows.append([f"{form}: {name}", *cells])
@@ -135,7 +95,7 @@ class BankStep:
 
     def __init__(self, size: int, dim: int, labeled: float, batch: int) -> None:
         self.generator = torch.Generator().manual_seed(size)
-        self.x, y = clustered(size or 1_024, dim, seed=size)
+        self.x, y, _ = clustered(size or 1_024, dim, CLASSES, seed=size)
         self.y = torch.where(torch.rand(y.numel(), generator=self.generator) < labeled, y, -1)
         self.batch = batch
         bank = MemoryBank(size, dim)
@@ -188,7 +148,7 @@ def beside_encoder(settings: argparse.Namespace, repeats: int) -> list[list[str]
         for size in settings.bank
     }
     taken = take_turns({"MiniLM step": encoder_step, **steps}, repeats)
-    whole = statistics.median(taken["MiniLM step"])
+    whole = 1e3 * statistics.median(taken["MiniLM step"])
     rows = [["MiniLM step", "", "", f"{whole:.0f}", *[""] * len(STAGES), ""]]
     for name, step in steps.items():
         # Without the time it takes to draw the batch.

@@ -17,7 +17,6 @@ from __future__ import annotations
 import argparse
 import statistics
 import time
-from pathlib import Path
 from typing import NamedTuple
 
 import faiss
@@ -30,6 +29,7 @@ from rich.table import Table
 from torch import Tensor
 
 from gloss_graph import MemoryBank
+from gloss_graph.bench.turns import resident_mib
 from gloss_graph.memory import HNSWSettings, IVFSettings, Search, nearest
 from gloss_graph.text import load_encoder, read_features
 
@@ -72,15 +72,6 @@ def more(rows: Tensor, count: int, noise: float, generator: torch.Generator) -> 
     return F.normalize(base + shake, dim=1)
 
 
-def resident() -> float:
-    """Return the memory this process holds, in MiB; NaN where the system does not say."""
-    try:
-        pages = int(Path("/proc/self/statm").read_text().split()[1])
-    except OSError:
-        return float("nan")
-    return pages * 4096 / 2**20
-
-
 KINDS: dict[str, dict[str, Search]] = {
     "ivf": {f"ivf, {p} probes": IVFSettings(probes=p) for p in (4, 8, 16, 32, 64)},
     "hnsw": {f"hnsw, ef {ef}": HNSWSettings(ef=ef) for ef in (32, 64, 128)},
@@ -104,7 +95,7 @@ def compare(bank: MemoryBank, real: Tensor, kind: str, arguments: argparse.Names
     start = time.perf_counter()
     bank.set_search(kind)
     bank.search(real[:1], 1)
-    build, memory = time.perf_counter() - start, resident()
+    build, memory = time.perf_counter() - start, resident_mib()
     recall = {}
     for name, search in names.items():
         bank.set_search(search)

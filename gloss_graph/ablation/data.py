@@ -1,33 +1,22 @@
-"""Documents of a study, and their embeddings, recorded once."""
+"""Documents of a study."""
 
 from __future__ import annotations
 
-import hashlib
-import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
-
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save
-from torch import Tensor
 
 from gloss_graph._checks import check_positive_int
-from gloss_graph._files import atomic_write
 from gloss_graph.text import (
-    Corpus,
     Splits,
-    TextEncoder,
     docstring_corpus,
     read_splits,
     read_table,
     stratified_draw,
 )
 from gloss_graph.training import with_unlabeled
-from gloss_graph.training.provenance import documents_digest
 
-__all__ = ["DEMO", "cache_folder", "parts_of", "read_data", "recorded_embeddings"]
+__all__ = ["DEMO", "read_data"]
 
 #: Name of the corpus that needs no file.
 DEMO = "demo"
@@ -42,19 +31,17 @@ def read_data(
     files: Mapping[str, Path] | None = None,
     text: str = "text",
     label: str = "label",
-    needs_val: bool = True,
 ) -> Splits:
     """The documents of a study.
 
     Args:
         data: `"demo"`, the documentation of installed packages, or a folder with files `train`,
             `val`, `test` and `unlabeled` (CSV, TSV, JSONL or Parquet, also `.gz`), of which
-            `train` must be there.
+            `train` must be there; without `val` a tenth of the training documents is drawn for it.
         documents: Keep so many training documents, an equal share of every class.
         files: Part -> file, in place of a folder.
         text: Column of the texts.
         label: Column of the labels.
-        needs_val: Draw a tenth of the training documents where there is no validation file.
 
     Raises:
         ValueError: No such folder, or no training file in it; two files for one part.
@@ -64,11 +51,10 @@ def read_data(
     if not files and str(data) == DEMO:
         return docstring_corpus(max_documents=documents or _DEMO_DOCUMENTS)
     found = dict(files) if files else _files(Path(data))
-    share = 0.1 if needs_val else 0.0
     train, val, test = (found.get(part) for part in ("train", "val", "test"))
     if train is None:
         raise ValueError(f"'data' must name a training file (got {sorted(found)}).")
-    splits = read_splits(train, val, test, text=text, label=label, val_fraction=share)
+    splits = read_splits(train, val, test, text=text, label=label, val_fraction=0.1)
     if documents is not None and documents < len(splits.train):
         kept = stratified_draw(splits.train.labels, documents / len(splits.train))
         splits = replace(splits, train=splits.train.select(kept))
@@ -96,59 +82,3 @@ def _files(folder: Path) -> dict[str, Path]:
             f"'data' must hold a training file, for example train.csv ({folder} has none)."
         )
     return found
-
-
-def parts_of(splits: Splits) -> dict[str, Corpus]:
-    """The parts there are, by name."""
-    parts = {"train": splits.train, "val": splits.val, "test": splits.test}
-    return {name: part for name, part in parts.items() if part is not None}
-
-
-def cache_folder() -> Path:
-    """Where embeddings are kept: `GLOSS_GRAPH_CACHE`, else `gloss-graph` in the user's cache."""
-    named = os.environ.get("GLOSS_GRAPH_CACHE")
-    if named:
-        return Path(named)
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "gloss-graph"
-
-
-def recorded_embeddings(
-    splits: Splits,
-    make_encoder: Callable[[], TextEncoder],
-    identity: Mapping[str, Any],
-    *,
-    folder: Path | None = None,
-    progress: bool = False,
-) -> dict[str, Tensor]:
-    """Embeddings (N, D) of every part by a frozen encoder; computed once, then read.
-
-    Args:
-        splits: The documents.
-        make_encoder: Loads the encoder, called only if nothing is recorded.
-        identity: What tells the encoder from others.
-        folder: Where they are kept, see `cache_folder`.
-        progress: Show a bar while they are computed.
-    """
-    parts = parts_of(splits)
-    key = hashlib.sha256(
-        repr([documents_digest(parts.values()), sorted(identity.items())]).encode()
-    )
-    file = (folder or cache_folder()) / "embeddings" / f"{key.hexdigest()[:20]}.safetensors"
-    if file.is_file():
-        try:
-            stored = load_file(file)
-        except (SafetensorError, OSError):
-            stored = {}
-        if all(name in stored and len(stored[name]) == len(part) for name, part in parts.items()):
-            return {name: stored[name] for name in parts}
-    encoder = make_encoder().eval()
-    # Chosen for throughput; rows do not depend on it beyond rounding.
-    rows = {
-        name: encoder.embed(part, batch_size=64, progress=progress).float().contiguous()
-        for name, part in parts.items()
-    }
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_write(file, overwrite=True) as draft:
-        draft.write(save(rows))
-    return rows

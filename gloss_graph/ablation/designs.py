@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import product
 from typing import Any, TypeAlias
 
@@ -158,29 +158,21 @@ def _distinct(arms: Iterable[Arm]) -> list[Arm]:
     return list({canonical(arm): arm for arm in arms}.values())
 
 
-def check_used(
-    arms: Sequence[Arm], used: Callable[[Arm], Iterable[str]], factors: Iterable[str]
-) -> dict[str, int]:
+def check_used(used: Sequence[set[str]], factors: Iterable[str]) -> dict[str, int]:
     """Factors without effect in some arms -> in how many.
 
     Args:
-        arms: Of the study.
-        used: Settings an arm depends on.
+        used: Settings that every arm of the study depends on.
         factors: Names.
 
     Raises:
         ValueError: A factor that no arm depends on.
     """
-    idle = dict.fromkeys(factors, 0)
-    for arm in arms:
-        known = set(used(arm))
-        for name in idle:
-            idle[name] += name not in known
-    useless = [name for name, count in idle.items() if count == len(arms)]
+    idle = {name: sum(name not in known for known in used) for name in factors}
+    useless = [name for name, count in idle.items() if count == len(used)]
     if useless:
-        known_names = sorted(set().union(*(used(arm) for arm in arms)))
         raise ValueError(
             f"factor {', '.join(map(repr, useless))} is not used by any arm, so all arms would be "
-            f"equal in it. Leave it out; used here are {known_names}."
+            f"equal in it. Leave it out; used here are {sorted(set().union(*used))}."
         )
     return {name: count for name, count in idle.items() if count}

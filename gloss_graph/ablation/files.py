@@ -13,6 +13,7 @@ from gloss_graph.ablation.data import DEMO, read_data
 from gloss_graph.ablation.study import Study
 from gloss_graph.ablation.text import TextRun
 from gloss_graph.text import load_encoder
+from gloss_graph.training import encoder_identity
 
 __all__ = ["KEYS", "read_study"]
 
@@ -84,7 +85,7 @@ def read_study(path: str | os.PathLike[str], *, progress: bool = False, **overri
         splits,
         lambda: load_encoder(name, pooling=pooling, max_length=length),
         cost=merged.get("cost", "replay"),
-        encoder={"encoder": name, "pooling": pooling, "max_length": length},
+        encoder=encoder_identity(name, pooling=pooling, max_length=length),
         progress=progress,
     )
     return Study(

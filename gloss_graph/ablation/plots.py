@@ -12,7 +12,8 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from gloss_graph.ablation.identity import canonical
-from gloss_graph.ablation.results import Results, shown
+from gloss_graph.ablation.results import Results
+from gloss_graph.ablation.table import shown
 from gloss_graph.analysis.style import (
     CONTRAST,
     GREY,
@@ -91,7 +92,7 @@ def _draw_effect(
 
 def _judged(results: Results) -> list[str]:
     """Metrics of which it is known what is better."""
-    known = {*results.study.get("titles", {}), *results.metrics[:1]}
+    known = {*results.titles, *results.metrics[:1]}
     return [name for name in known if name != "steps"]
 
 

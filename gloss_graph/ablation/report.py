@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import base64
 import io
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from itertools import combinations
 from pathlib import Path
@@ -18,9 +17,10 @@ from matplotlib.figure import Figure
 from gloss_graph._files import atomic_write
 from gloss_graph.ablation.designs import DESIGNS
 from gloss_graph.ablation.plots import plot_effect, plot_heatmap, plot_tornado
-from gloss_graph.ablation.results import Results, shown
+from gloss_graph.ablation.results import Results
+from gloss_graph.ablation.table import shown
 from gloss_graph.analysis.evaluation import markdown_table, shown_p
-from gloss_graph.analysis.style import DPI, save_figure
+from gloss_graph.analysis.style import PagePicture, page_picture
 
 __all__ = ["write_report"]
 
@@ -62,31 +62,22 @@ def write_report(results: Results) -> list[Path]:
     _typed(results.table, results.factors).to_parquet(buffer, index=False)
     _write(written[-1], buffer.getvalue())
     (folder / "pictures").mkdir(exist_ok=True)
-    pictures = []
+    pictures = {}
     for name, title, caption, figure in _figures(results):
-        image = io.BytesIO()
-        save_figure(figure, image)
-        png = image.getvalue()
-        written.append(folder / "pictures" / f"{name}.png")
-        _write(written[-1], png)
-        pictures.append(_Picture(png, title, caption, f"pictures/{name}.png"))
+        path = f"pictures/{name}.png"
+        pictures[path] = page_picture(figure, title, caption)
+        written.append(folder / path)
+        _write(written[-1], pictures[path].png)
     content = _content(results, tables["summary"], tables["tests"])
     written.append(folder / "report.md")
     _write(written[-1], _markdown(content, pictures).encode())
     source = files("gloss_graph.ablation").joinpath("report.html.jinja").read_text("utf-8")
     page = Environment(autoescape=True).from_string(source)
     written.append(folder / "report.html")
-    _write(written[-1], page.render(**content, pictures=pictures, tests_note=_TESTS).encode())
+    _write(
+        written[-1], page.render(**content, pictures=pictures.values(), tests_note=_TESTS).encode()
+    )
     return written
-
-
-class _Picture:
-    """A picture as the page holds it."""
-
-    def __init__(self, png: bytes, title: str, caption: str, path: str) -> None:
-        self.title, self.caption, self.path = title, caption, path
-        self.data = base64.b64encode(png).decode("ascii")
-        self.width = round(int.from_bytes(png[16:20], "big") * 96 / DPI)
 
 
 def _write(file: Path, content: bytes) -> None:
@@ -171,7 +162,6 @@ def _content(results: Results, summary: pd.DataFrame, tests: pd.DataFrame) -> di
     return {
         "title": study["question"] or study["name"],
         "about": study.get("about", ""),
-        "cost": study.get("cost", ""),
         "design": f"{study['design']}: {DESIGNS[study['design']]}",
         "facts": [
             ["arms", str(len(results.arms))],
@@ -219,11 +209,9 @@ def _findings(results: Results, tests: pd.DataFrame, metric: str) -> list[str]:
     found = []
     for word, row in (("Best", best), ("Worst", worst)):
         gap = results.show(metric, row["difference"], sign=True)
-        sure = (
-            f"Holm-corrected p = {shown_p(row['p_t_holm'])}"
-            if not math.isnan(row["p_t_holm"])
-            else "no test possible"
-        )
+        p = shown_p(row["p_t_holm"])
+        relation = "" if p.startswith("<") else "= "
+        sure = f"Holm-corrected p {relation}{p}" if p else "no test possible"
         found.append(f"{word} arm by {title}: {row['arm']}, {gap} against the baseline ({sure}).")
     clear = own[own["p_t_holm"] < 0.05]
     better = int((sign * clear["difference"] > 0).sum())
@@ -282,7 +270,7 @@ def _trial_name(results: Results, key: str) -> str:
     return f"{row['arm']}, seed {row['seed']}"
 
 
-def _markdown(content: dict[str, Any], pictures: Sequence[_Picture]) -> str:
+def _markdown(content: dict[str, Any], pictures: Mapping[str, PagePicture]) -> str:
     lines = [f"# {content['title']}", "", content["about"], "", f"Design {content['design']}.", ""]
     lines += ["## What it says", "", *(f"- {text}" for text in content["findings"]), ""]
     if content["problems"]:
@@ -290,8 +278,8 @@ def _markdown(content: dict[str, Any], pictures: Sequence[_Picture]) -> str:
         lines += [*(f"- {text}" for text in content["problems"]), ""]
     lines += ["## Settings", ""]
     lines += [*markdown_table(content["setting_heads"], content["settings"], left=4), ""]
-    for picture in pictures:
-        lines += [f"## {picture.title}", "", f"![{picture.title}]({picture.path})", ""]
+    for path, picture in pictures.items():
+        lines += [f"## {picture.alt}", "", f"![{picture.alt}]({path})", ""]
         lines += [picture.caption, ""]
     lines += ["## All arms", "", "Mean ± standard deviation over seeds.", ""]
     lines += [*markdown_table(content["arm_heads"], content["arms"], left=1), ""]

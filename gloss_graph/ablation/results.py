@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +16,20 @@ import pandas as pd
 
 from gloss_graph.ablation.identity import canonical
 from gloss_graph.ablation.store import TrialStore
-from gloss_graph.training.paired import holm, mean_interval, paired_test
+from gloss_graph.ablation.table import (
+    arm_name,
+    metric_column,
+    metric_columns,
+    shown,
+    trial_table,
+)
+from gloss_graph.training.paired import TEST_COLUMNS, corrected, mean_interval, paired_test
 
 __all__ = ["STUDY_FILE", "Results", "read_results"]
 
 STUDY_FILE = "study.json"
 # More values of a range than this are shown in thirds.
 _MOST_LEVELS = 6
-_P_VALUES = ("p_t", "p_wilcoxon")
 
 
 @dataclass(frozen=True)
@@ -35,7 +42,8 @@ class Results:
         table: One row a trial: a column a factor, `seed`, a column a metric, `seconds`,
             `peak_memory_mb`, `status`, `nan` (metrics that were NaN), `unread`, `error`, `arm`,
             `cost`, versions, `git_commit`, `trial`.
-        metrics: Names of the metrics, the one the study is about first.
+        metrics: Names of the metrics, the one the study is about first; of one called as a factor
+            or another column `metric.NAME`.
     """
 
     folder: Path
@@ -67,6 +75,10 @@ class Results:
 
     def summary(self) -> pd.DataFrame:
         """One row an arm and metric: `n`, `mean`, `std`, `low`, `high` (95 % interval)."""
+        return self._summary.copy()
+
+    @cached_property
+    def _summary(self) -> pd.DataFrame:
         rows = []
         for metric in self.metrics:
             for arm in self.arms:
@@ -82,25 +94,21 @@ class Results:
 
     def tests(self) -> pd.DataFrame:
         """One row a metric and arm: paired by seed against the baseline, Holm-corrected."""
-        rows: list[dict[str, Any]] = []
+        return self._tests.copy()
+
+    @cached_property
+    def _tests(self) -> pd.DataFrame:
+        rows = []
         for metric in self.metrics:
             base = self._values(self.baseline, metric)
-            family = []
             for arm in self.arms:
                 if arm == self.baseline:
                     continue
                 own = self._values(arm, metric)
                 seeds = own.index.intersection(base.index)
                 test = paired_test(own[seeds].to_list(), base[seeds].to_list())
-                found = {name: getattr(test, name) for name in test.__dataclass_fields__}
-                family.append({"metric": metric, "arm": arm, **found})
-            for name in _P_VALUES:
-                corrected = holm([row[name] for row in family])
-                for row, p in zip(family, corrected, strict=True):
-                    row[f"{name}_holm"] = p
-            rows += family
-        names = ["metric", "arm", "pairs", "difference", "low", "high", *_P_VALUES, "effect"]
-        return pd.DataFrame(rows, columns=[*names, *(f"{name}_holm" for name in _P_VALUES)])
+                rows.append(({"metric": metric, "arm": arm}, test))
+        return pd.DataFrame(corrected(rows), columns=["metric", "arm", *TEST_COLUMNS])
 
     def problems(self) -> list[str]:
         """Everything a reader must know before believing the numbers."""
@@ -132,7 +140,13 @@ class Results:
 
     def title(self, metric: str) -> str:
         """What people call a metric."""
-        return str(self.study.get("titles", {}).get(metric, metric))
+        return str(self.titles.get(metric, metric))
+
+    @property
+    def titles(self) -> dict[str, str]:
+        """Metric -> what people call it, of those with another name."""
+        given = self.study.get("titles", {})
+        return {metric_column(name, self.factors): title for name, title in given.items()}
 
     def scale(self, metric: str) -> float:
         """100 for shares that are shown in per cent."""
@@ -151,15 +165,19 @@ class Results:
 
     def lower_is_better(self, metric: str) -> bool:
         """Whether less of a metric is better."""
-        if metric in self.study.get("lower_is_better", ()):
+        if metric in self._columns("lower_is_better"):
             return True
         return bool(self.study["minimize"]) and metric == (self.metrics or [""])[0]
 
     @property
     def shown(self) -> list[str]:
         """Metrics pictures show, the one the study is about first."""
-        wanted = [name for name in self.study.get("shown", ()) if name in self.metrics]
+        wanted = [name for name in self._columns("shown") if name in self.metrics]
         return list(dict.fromkeys([*self.metrics[:1], *(wanted or self.metrics)]))[:3]
+
+    def _columns(self, key: str) -> list[str]:
+        """Metrics that the study lists under a key."""
+        return [metric_column(name, self.factors) for name in self.study.get(key, ())]
 
     # ------------------------------------------------------------------ effects
 
@@ -278,8 +296,8 @@ def read_results(folder: str | os.PathLike[str]) -> Results:
     return Results(
         folder,
         study,
-        _table(chosen, list(study["factors"])),
-        _metrics(chosen, study["metric"]),
+        trial_table(chosen, list(study["factors"])),
+        metric_columns(chosen, list(study["factors"]), study["metric"]),
         {row["id"]: row["traceback"] for row in chosen if row.get("traceback")},
     )
 
@@ -306,63 +324,6 @@ def sampled_rows(
         and canonical(row["identity"]) == same
         and canonical(row["config"]) == canonical({**settings, **row["arm"]})
     ]
-
-
-def _table(rows: Sequence[Mapping[str, Any]], factors: Sequence[str]) -> pd.DataFrame:
-    metrics = _metrics(rows, None)
-    taken = {*factors, "seed", "arm", "status", "seconds", "trial"}
-    records = []
-    for row in rows:
-        found = row["metrics"]
-        bad = [name for name, value in found.items() if not math.isfinite(value)]
-        record: dict[str, Any] = {name: row["arm"][name] for name in factors}
-        record["seed"] = row["seed"]
-        for name in metrics:
-            record[f"metric.{name}" if name in taken else name] = found.get(name, math.nan)
-        record |= {
-            "seconds": row["seconds"],
-            "peak_memory_mb": row["peak_memory_mb"],
-            "status": row["status"],
-            "nan": ", ".join(bad),
-            "unread": ", ".join(row.get("unread", ())),
-            "error": row.get("error", ""),
-            "arm": arm_name(row["arm"]),
-            "cost": row.get("cost", ""),
-        }
-        for package, number in row.get("versions", {}).items():
-            record[f"version.{package}"] = number
-        record |= {"python": row.get("python"), "git_commit": row.get("git_commit")}
-        record |= {"worker": row.get("worker"), "finished": row.get("finished")}
-        record |= {"attempt": row.get("attempt", 0), "trial": row["id"]}
-        records.append(record)
-    names = [*factors, "seed", "seconds", "status", "nan", "unread", "error", "arm", "trial"]
-    table = pd.DataFrame(records) if records else pd.DataFrame(columns=names)
-    for name in factors:
-        # pandas would turn None into NaN and 4 into 4.0.
-        table[name] = pd.Series([row["arm"][name] for row in rows], dtype=object)
-    return table
-
-
-def _metrics(rows: Sequence[Mapping[str, Any]], first: str | None) -> list[str]:
-    names = list(dict.fromkeys(name for row in rows for name in row["metrics"]))
-    return sorted(names, key=lambda name: name != first)
-
-
-def arm_name(arm: Mapping[str, Any]) -> str:
-    """What an arm is called.
-
-    Example:
-        >>> arm_name({"k": 4, "eta": 0.50})
-        'k=4, eta=0.5'
-    """
-    return ", ".join(f"{name}={shown(value)}" for name, value in arm.items())
-
-
-def shown(value: Any) -> str:
-    """A setting as people write it."""
-    if isinstance(value, float):
-        return f"{value:g}"
-    return str(value)
 
 
 def _trials(count: int) -> str:

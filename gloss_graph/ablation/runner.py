@@ -2,37 +2,33 @@
 
 from __future__ import annotations
 
-import ctypes
 import gc
-import math
-import sys
 import threading
 import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from functools import cache
 from numbers import Real
-from pathlib import Path
 from typing import Any
 
-import psutil
 import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from gloss_graph._memory import PeakMemory, free_memory
 from gloss_graph.ablation.designs import Arm
 from gloss_graph.ablation.identity import TrackedConfig
 from gloss_graph.ablation.store import TrialStore
+from gloss_graph.ablation.table import arm_name
 from gloss_graph.training.provenance import provenance
 from gloss_graph.training.study import worker_name
 
 __all__ = ["Runner", "Trial"]
 
 _POLL_SECONDS = 0.3
-_SAMPLE_SECONDS = 0.05
 _BEAT_SECONDS = 10.0
 # The time left is told from all trials so far, not from the last half minute.
 _ESTIMATE_SECONDS = 7 * 24 * 3600.0
@@ -162,10 +158,10 @@ class Runner:
             "worker": worker_name(),
             "started": _now(),
         }
-        start = time.perf_counter()
+        start, memory = time.perf_counter(), PeakMemory()
         idle: list[str] = []
         try:
-            with _Watch(self.store) as watch:
+            with _Beats(self.store), memory:
                 found = self._run(config, trial.seed)
             idle = sorted(config.unread & trial.arm.keys())
             row |= {"status": "ok", "metrics": checked_metrics(found)}
@@ -181,7 +177,7 @@ class Runner:
             self.store.release(trial.id)
             raise
         row |= {"seconds": time.perf_counter() - start, "finished": _now(), "unread": idle}
-        row["peak_memory_mb"] = watch.peak / _MEGABYTE
+        row["peak_memory_mb"] = memory.peak / _MEGABYTE
         changed = set(row["changed"])
         if row["status"] == "ok" and changed and changed <= set(idle):
             self.store.release(trial.id)
@@ -192,6 +188,8 @@ class Runner:
             )
         self.store.append(row)
         free_memory()
+        if torch.cuda.is_initialized():
+            torch.cuda.empty_cache()
 
 
 def _ended(trial: Trial, rows: Mapping[str, Any], failed: Mapping[str, int]) -> bool:
@@ -218,16 +216,6 @@ def checked_metrics(found: Any) -> dict[str, float]:
     return plain
 
 
-def free_memory() -> None:
-    """Give back what a trial left behind."""
-    gc.collect()
-    if torch.cuda.is_initialized():
-        torch.cuda.empty_cache()
-    if sys.platform.startswith("linux"):
-        with suppress(OSError, AttributeError):
-            ctypes.CDLL(None).malloc_trim(0)
-
-
 @contextmanager
 def _old_objects_aside() -> Iterator[None]:
     """Let the collections between trials look at what trials made, not at all that was imported."""
@@ -238,53 +226,24 @@ def _old_objects_aside() -> Iterator[None]:
         gc.unfreeze()
 
 
-class _Watch:
-    """While open: signs of life of the claims, and the largest memory the process had in bytes."""
+class _Beats:
+    """While open: signs of life of the claims."""
 
     def __init__(self, store: TrialStore) -> None:
         self._store, self._stop = store, threading.Event()
-        self._process = psutil.Process()
-        self._exact = _reset_peak()
-        self.peak = float(self._process.memory_info().rss)
-        self._thread = threading.Thread(target=self._look, daemon=True)
+        self._thread = threading.Thread(target=self._beat, daemon=True)
 
-    def __enter__(self) -> _Watch:
+    def __enter__(self) -> _Beats:
         self._thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         self._stop.set()
         self._thread.join()
-        if self._exact:
-            self.peak = _peak() or self.peak
 
-    def _look(self) -> None:
-        beaten = time.monotonic()
-        wait = 1.0 if self._exact else _SAMPLE_SECONDS
-        while not self._stop.wait(wait):
-            if not self._exact:
-                self.peak = max(self.peak, float(self._process.memory_info().rss))
-            if time.monotonic() - beaten > _BEAT_SECONDS:
-                self._store.beat()
-                beaten = time.monotonic()
-
-
-def _reset_peak() -> bool:
-    """Start Linux's own record of the peak over; False where there is none."""
-    try:
-        Path("/proc/self/clear_refs").write_text("5")
-    except OSError:
-        return False
-    return _peak() is not None
-
-
-def _peak() -> float | None:
-    try:
-        lines = Path("/proc/self/status").read_text().splitlines()
-        (line,) = [line for line in lines if line.startswith("VmHWM:")]
-        return 1024.0 * float(line.split()[1])
-    except (OSError, ValueError):
-        return None
+    def _beat(self) -> None:
+        while not self._stop.wait(_BEAT_SECONDS):
+            self._store.beat()
 
 
 @cache
@@ -299,10 +258,4 @@ def _now() -> str:
 
 
 def _name(trial: Trial) -> str:
-    return ", ".join(f"{k}={_short(v)}" for k, v in trial.arm.items()) + f", seed {trial.seed}"
-
-
-def _short(value: Any) -> str:
-    if isinstance(value, float) and math.isfinite(value):
-        return f"{value:g}"
-    return str(value)
+    return f"{arm_name(trial.arm)}, seed {trial.seed}"

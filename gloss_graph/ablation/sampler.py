@@ -95,9 +95,9 @@ def _packed(rows: list[dict[str, Any]]) -> str:
 
 def _gather(shared: Any, runner: Runner) -> None:
     """Write rows of other machines into this folder."""
-    known = runner.store.rows()
+    known = set(runner.store.rows())
     for trial in shared.get_trials(deepcopy=False):
         for row in decoded(json.loads(trial.user_attrs.get("rows", "[]"))):
             if row["id"] not in known:
                 runner.store.append(row)
-                known[row["id"]] = row
+                known.add(row["id"])

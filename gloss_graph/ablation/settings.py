@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from dataclasses import fields
 
+from gloss_graph.losses import METRIC_LOSSES
 from gloss_graph.training import TrainConfig
 from gloss_graph.training.setup import USES_UNLABELED
 
@@ -21,64 +21,26 @@ ENCODER_ONLY = _LORA | {"bf16", "gradient_checkpointing", "freeze_layers", "lora
 # The second half is of the head that propagates over the training documents, of every loss.
 _ALWAYS = frozenset(
     (
-        "loss",
-        "mode",
-        "select",
-        "device",
-        "eval_batch_size",
-        "label_fraction",
-        "labels_per_class",
-        "warm_start_steps",
-        "k",
-        "bandwidth",
-        "bandwidth_scale",
-        "rule",
-        "normalization",
-        "align",
+        *("loss", "mode", "select", "device", "bf16", "eval_batch_size"),
+        *("label_fraction", "labels_per_class", "warm_start_steps"),
+        *("k", "bandwidth", "bandwidth_scale", "rule", "normalization", "align"),
     )
 )
 _TRAINING = frozenset(
     (
-        "batch_size",
-        "gradient_accumulation",
-        "learning_rate",
-        "head_learning_rate",
-        "warmup",
-        "weight_decay",
-        "dropout",
-        "max_steps",
-        "class_balance",
-        "refit_head",
-        "bf16",
-        "gradient_checkpointing",
-        "freeze_layers",
-        "lora_rank",
+        *("batch_size", "gradient_accumulation", "learning_rate", "warmup", "weight_decay"),
+        *("max_steps", "class_balance", "gradient_checkpointing"),
     )
 )
-_SOMETIMES = frozenset(
+# Of the linear head, and how a loss weighs beside its cross-entropy.
+_INTEGRATED = frozenset(("head_learning_rate", "dropout"))
+_REFRESH = frozenset(("refresh_rows", "refresh_rows_every"))
+# How a step's graph uses the bank.
+_GRAPH = frozenset(
     (
-        "epochs",
-        "patience",
-        "eval_steps",
-        "eta",
-        "warm_start_rate",
-        "graph_start_steps",
-        "anchor",
-        "unlabeled_batch_size",
-        "consistency_weight",
-        "refresh_every",
-        "teacher_decay",
-        "temperature",
-        "margin",
-        "graph_weight",
-        "visible_fraction",
+        *("search", "hops", "half_life", "memory_start", "memory_ramp"),
+        *("restandardize", "memory_visible_fraction"),
     )
-)
-# All others are of the bank.
-_BANK = frozenset(
-    field.name
-    for field in fields(TrainConfig)
-    if field.name not in {*_ALWAYS, *_TRAINING, *_LORA, *_SOMETIMES, *NO_FACTORS}
 )
 
 
@@ -94,35 +56,73 @@ def used_settings(config: TrainConfig, *, unlabeled: bool) -> set[str]:
         False
     """
     loss, used = config.loss, set(_ALWAYS)
+    warm = bool(config.warm_start_steps) or loss == "setfit"
+    spreads = unlabeled and config.graph_start_steps > 0
     if config.rule != "spreading":
         used.add("eta")
+    if loss in ("setfit", "ce", "gloss"):
+        used.add("max_steps")
+    if unlabeled:
+        used.add("graph_start_steps")
+        # The in-batch forms have no frozen view.
+        used |= set() if loss.startswith("gloss-") else {"anchor"}
+    if config.trains or (unlabeled and loss != "gloss"):
+        used.add("refit_head")  # without training `gloss` does as it says
+    if warm or spreads:
+        used |= {"warm_start_rate", "batch_size"}
+        used |= {"unlabeled_batch_size"} if spreads else set()
+    if config.trains or warm or spreads:
+        used |= {"freeze_layers", "lora_rank"} | (_LORA if config.lora_rank else set())
     if config.trains:
         used |= _TRAINING | ({"epochs"} if config.max_steps is None else set())
         used |= set() if config.keeps_last else {"patience", "eval_steps"}
-        used |= _LORA if config.lora_rank else set()
-    if loss in ("setfit", "ce", "gloss"):
-        used.add("max_steps")
-    if config.warm_start_steps or config.graph_start_steps or loss == "setfit":
-        used |= {"warm_start_rate", "batch_size"}
+        used |= _of_loss(config, unlabeled)
+    elif loss == "gloss" and unlabeled and config.anchor > 0:
+        used |= {"memory_size", "eviction"}  # filled all the same, to predict over
+    return used
+
+
+def _of_loss(config: TrainConfig, unlabeled: bool) -> set[str]:
+    """What the steps of a training read for their loss."""
+    loss, integrated = config.loss, config.mode == "integrated"
+    used = set(_INTEGRATED) if integrated else set()
     if loss in GRAPH_LOSSES:
-        used |= {"graph_weight", "visible_fraction"}
-    if loss in ("scl", "triplet", "cosine", "xbm-scl"):
+        used.add("visible_fraction")
+    if integrated and loss in (*GRAPH_LOSSES, *METRIC_LOSSES):
         used.add("graph_weight")
     if loss in ("scl", "xbm-scl"):
         used.add("temperature")
     if loss == "triplet":
         used.add("margin")
-    if loss in ("gloss", "xbm-scl"):
-        used |= _BANK
-    if unlabeled:
-        used |= {"graph_start_steps", "anchor"}
-        if loss in USES_UNLABELED:
-            used |= {"unlabeled_batch_size", "consistency_weight"}
-        if loss == "gloss":
-            used |= {"refresh_every", "teacher_decay"}
-    if loss == "pseudo-label":
+    drawn = unlabeled and loss in USES_UNLABELED
+    if drawn:
+        used.add("unlabeled_batch_size")
+    if drawn and integrated:
+        used.add("consistency_weight")
+    if loss == "pseudo-label" and unlabeled:
         used.add("teacher_decay")
+    if loss == "static-lp" and unlabeled:
+        # Targets are solved for once, over the bank; without ids every step's graph makes its own.
+        used.add("memory_size")
+        if config.memory_size != 0:
+            used |= {"eviction", "ids"}
+            if not config.ids:
+                used |= (_GRAPH | _refreshed(config)) - {"memory_visible_fraction"}
+    if loss in ("gloss", "xbm-scl"):
+        used.add("memory_size")
+        if config.memory_size != 0:
+            used |= {"eviction", "ids"} | _refreshed(config)
+            used |= _GRAPH if loss == "gloss" else set()
+    if loss == "gloss" and unlabeled:
+        used.add("teacher_decay")
+        if integrated and config.ids and config.memory_size != 0:
+            used.add("refresh_every")
     return used
+
+
+def _refreshed(config: TrainConfig) -> set[str]:
+    """Of rows that are encoded again: by the teacher, if there is one."""
+    return {"teacher_decay", *_REFRESH} if config.refresh_rows else {"refresh_rows"}
 
 
 def glossary() -> dict[str, str]:

@@ -11,6 +11,7 @@ import time
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, TextIO
 
 import psutil
@@ -65,8 +66,9 @@ class TrialStore:
         }
         self._file: TextIO | None = None
         self._held: dict[str, Path] = {}
-        # File -> (bytes read so far, rows in them).
-        self._known: dict[Path, tuple[int, list[dict[str, Any]]]] = {}
+        # File -> bytes and lines read so far.
+        self._read: dict[Path, tuple[int, int]] = {}
+        self._found: dict[str, dict[str, Any]] = {}
 
     def __enter__(self) -> TrialStore:
         return self
@@ -95,29 +97,31 @@ class TrialStore:
         os.fsync(self._file.fileno())
         self._held.pop(str(row["id"]), None)
 
-    def rows(self) -> dict[str, dict[str, Any]]:
+    def rows(self) -> Mapping[str, dict[str, Any]]:
         """Trial id -> its row, of all processes; of a trial tried again the latest attempt.
+
+        A view that later calls fill. Cost: reading what was written since the call before.
 
         Raises:
             ValueError: A line that is no row, other than a torn last one.
         """
-        found: dict[str, dict[str, Any]] = {}
         for file in sorted(self._rows.glob("*.jsonl")):
-            for row in self._read(file):
-                older = found.get(row["id"])
+            for row in self._new_rows(file):
+                older = self._found.get(row["id"])
                 if older is None or older.get("attempt", 0) <= row.get("attempt", 0):
-                    found[row["id"]] = row
-        return found
+                    self._found[row["id"]] = row
+        return MappingProxyType(self._found)
 
-    def _read(self, file: Path) -> list[dict[str, Any]]:
-        """Rows of a file, which only grows: what was read before is not read again."""
-        done, rows = self._known.get(file, (0, []))
+    def _new_rows(self, file: Path) -> list[dict[str, Any]]:
+        """Rows of a file, which only grows, that were not read before."""
+        done, lines = self._read.get(file, (0, 0))
         with file.open("rb") as source:
             source.seek(done)
             content = source.read()
+        rows = []
         whole, newline, _ = content.rpartition(b"\n")
         if newline:
-            for number, line in enumerate(whole.split(b"\n"), len(rows) + 1):
+            for number, line in enumerate(whole.split(b"\n"), lines + 1):
                 try:
                     row = decoded(json.loads(line))
                     row["id"], row["status"]
@@ -127,7 +131,7 @@ class TrialStore:
                         " Remove the line; its trial is done again."
                     ) from error
                 rows.append(row)
-            self._known[file] = (done + len(whole) + 1, rows)
+            self._read[file] = (done + len(whole) + 1, lines + len(rows))
         return rows
 
     # ------------------------------------------------------------------ claims

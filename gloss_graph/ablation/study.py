@@ -19,6 +19,7 @@ from gloss_graph.ablation.results import STUDY_FILE, Results, read_results, samp
 from gloss_graph.ablation.runner import Runner, Trial
 from gloss_graph.ablation.sampler import DATABASE, open_arms, sample_arms
 from gloss_graph.ablation.store import TrialStore
+from gloss_graph.ablation.table import arm_name, check_factor
 
 __all__ = ["Plan", "Study"]
 
@@ -77,8 +78,8 @@ class Study:
         name: Of the study.
 
     Raises:
-        ValueError: No factor; a factor with one value; an empty plan; a seed twice; settings
-            that `run` says it does not know or use.
+        ValueError: No factor; one called as a column of the results; one with one value; an empty
+            plan; a seed twice; settings that `run` says it does not know or use.
 
     Example:
         >>> import tempfile
@@ -113,6 +114,8 @@ class Study:
             raise ValueError("'factors' must name a setting to vary (got none).")
         if "seed" in factors or "seed" in (baseline or {}):
             raise ValueError("'seed' must be given as 'seeds': every arm is run with all of them.")
+        for factor in factors:
+            check_factor(str(factor))
         self.factors: dict[str, Dimension] = {
             str(name): factor_dimension(str(name), values) for name, values in factors.items()
         }
@@ -210,12 +213,12 @@ class Study:
                 try:
                     check(self.config(arm))
                 except ValueError as error:
-                    shown = ", ".join(f"{name}={value}" for name, value in arm.items())
-                    raise ValueError(f"The arm {shown} cannot be run: {error}") from error
+                    raise ValueError(f"The arm {arm_name(arm)} cannot be run: {error}") from error
         used = getattr(self.function, "used", None)
         if used is None:
             return
-        base_used = set().union(*(used(self.config(arm)) for arm in arms))
+        needed = [set(used(self.config(arm))) for arm in arms]
+        base_used = set().union(*needed)
         idle = sorted(set(self.settings) - base_used - self.factors.keys())
         ignored = [name for name in idle if name in getattr(self.function, "tolerated", ())]
         if ignored:
@@ -226,7 +229,7 @@ class Study:
                 f"'baseline' sets {', '.join(map(repr, idle))}, which no arm uses. Leave it out; "
                 f"used here are {sorted(base_used)}."
             )
-        without = check_used(arms, lambda arm: used(self.config(arm)), self.factors)
+        without = check_used(needed, self.factors)
         self.notes += [
             f"{name} has no effect in {count} of {len(arms)} arms."
             for name, count in without.items()
@@ -281,10 +284,6 @@ class Study:
                 "cause and run again with retry (--retry)."
             )
         return results
-
-    def results(self, out: str | os.PathLike[str]) -> Results:
-        """What has been found so far."""
-        return read_results(out)
 
     def _write(self, folder: Path) -> None:
         call = self.function

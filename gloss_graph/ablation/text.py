@@ -14,7 +14,6 @@ from torch import Tensor
 
 from gloss_graph._checks import check_choice
 from gloss_graph._timing import stage_seconds
-from gloss_graph.ablation.data import parts_of, recorded_embeddings
 from gloss_graph.ablation.settings import (
     ENCODER_ONLY,
     GRAPH_LOSSES,
@@ -24,7 +23,13 @@ from gloss_graph.ablation.settings import (
 )
 from gloss_graph.objective import GraphGuidedObjective, ObjectiveOutput
 from gloss_graph.text import FeatureEncoder, Splits, TextEncoder
-from gloss_graph.training import RunResult, TrainConfig, make_objective, train_text
+from gloss_graph.training import (
+    RunResult,
+    TrainConfig,
+    make_objective,
+    recorded_embeddings,
+    train_text,
+)
 from gloss_graph.training.provenance import documents_digest
 from gloss_graph.training.space import check_value
 
@@ -48,7 +53,7 @@ class TextRun:
         make_encoder: Loads the untrained encoder.
         cost: A key of `COSTS`. `full` trains the encoder; `replay` trains a `FeatureEncoder`
             (a residual MLP) on its embeddings, recorded once, through the same code.
-        encoder: What tells the encoder from others: name, pooling, length.
+        encoder: What tells the encoder from others, see `encoder_identity`.
         progress: Show a bar while embeddings are recorded.
 
     Raises:
@@ -100,9 +105,9 @@ class TextRun:
         if held_out is None or not sum(held_out.class_counts):
             raise ValueError("'splits' must have a test or validation part with labels to score.")
         self._encoder_identity = dict(encoder or {})
-        digest = documents_digest(parts_of(splits).values())
+        digest = documents_digest(splits.parts.values())
         self.identity = {"cost": cost, "documents": digest, **self._encoder_identity}
-        sizes = ", ".join(f"{len(part):,} {name}" for name, part in parts_of(splits).items())
+        sizes = ", ".join(f"{len(part):,} {name}" for name, part in splits.parts.items())
         self.about = (
             f"Cost {cost}: {COSTS[cost]}. Documents of {splits.train.name or 'the corpus'!r}: "
             f"{sizes}, {splits.train.num_classes} classes. Encoder: "
@@ -178,7 +183,7 @@ class TextRun:
             return splits, self.make_encoder(), rows
         tables = {name: table.numpy() for name, table in rows.items()}
         carried = {
-            name: replace(part, features=tables[name]) for name, part in parts_of(splits).items()
+            name: replace(part, features=tables[name]) for name, part in splits.parts.items()
         }
         encoder = FeatureEncoder.scaled_to(tables["train"], seed=config.seed)
         frozen = {name: table * encoder.scale for name, table in rows.items()}
@@ -187,7 +192,7 @@ class TextRun:
     def _embeddings(self) -> dict[str, Tensor]:
         if self._rows is None:
             self._rows = recorded_embeddings(
-                self.splits, self.make_encoder, self._encoder_identity, progress=self.progress
+                self.splits.parts, self.make_encoder, self._encoder_identity, progress=self.progress
             )
         return self._rows
 
@@ -223,7 +228,7 @@ class TextRun:
 
         The bank holds training documents alone, so no label of a held-out document is in it.
         """
-        corpus = parts_of(self.splits)[self.part]
+        corpus = self.splits.parts[self.part]
         rows = result.embeddings[self.part]
         objective = _own_objective(result, config, self.splits.train.num_classes, rows)
         joint = objective.memory is not None and objective.memory.dim > rows.size(1)

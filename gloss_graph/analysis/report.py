@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import base64
-import io
 import math
 import re
 import shlex
 from collections.abc import Mapping
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from jinja2 import Environment
-from matplotlib.figure import Figure
 
 from gloss_graph._files import atomic_write
 from gloss_graph._timing import stage_seconds
@@ -24,7 +21,7 @@ from gloss_graph.analysis.graph_change import plot_graph_change
 from gloss_graph.analysis.plots import plot_stage_times, plot_training
 from gloss_graph.analysis.runs import RunFiles, read_files
 from gloss_graph.analysis.similarity import plot_similarities
-from gloss_graph.analysis.style import DPI, save_figure
+from gloss_graph.analysis.style import PagePicture, page_picture
 from gloss_graph.inference import GraphSkill
 from gloss_graph.training.snapshots import FOLDER
 
@@ -80,39 +77,16 @@ def write_report(folder: str | Path, out: str | Path | None = None) -> Path:
     return target
 
 
-class _Picture(NamedTuple):
-    """A picture as the page holds it."""
-
-    png: bytes
-    width: int
-    height: int
-    alt: str
-    caption: str = ""
-
-    @property
-    def data(self) -> str:
-        return base64.b64encode(self.png).decode("ascii")
-
-
-def _picture(figure: Figure, alt: str, caption: str = "") -> _Picture:
-    buffer = io.BytesIO()
-    save_figure(figure, buffer)
-    png = buffer.getvalue()
-    # Width and height stand at a fixed place of every PNG.
-    width, height = (int.from_bytes(png[at : at + 4], "big") for at in (16, 20))
-    return _Picture(png, round(width * 96 / DPI), round(height * 96 / DPI), alt, caption)
-
-
-def _draw(run: RunFiles) -> dict[str, _Picture]:
+def _draw(run: RunFiles) -> dict[str, PagePicture]:
     """All pictures of a run, by name."""
     loss, found = run.settings["loss"], {}
     if run.history:
-        found["curves"] = _picture(
+        found["curves"] = page_picture(
             plot_training({loss: run.history}), "Losses and validation score over the steps"
         )
     stages = stage_seconds(run.metrics)
     if sum(stages.values()) > 0:
-        found["stages"] = _picture(
+        found["stages"] = page_picture(
             plot_stage_times({loss: stages}), "Share of the time each stage of a step took"
         )
     data = run.snapshots
@@ -122,14 +96,14 @@ def _draw(run: RunFiles) -> dict[str, _Picture]:
     names, part = data.label_names, _PARTS.get(data.split, data.split)
     of = "" if data.labels.numel() == data.split_size else f" of {data.split_size:,}"
     what = f"{data.labels.numel():,}{of} {part} documents"
-    found["embeddings"] = _picture(
+    found["embeddings"] = page_picture(
         plot_embeddings(data.before, data.after, data.labels, label_names=names, seed=seed),
         f"t-SNE of {what} before and after training",
         f"{what}, each a dot with the colour of its class, by t-SNE. Who lies "
         "together can be read from it; sizes of clusters and distances between them cannot.",
     )
     batch = _PARTS.get(data.batch_split, data.batch_split)
-    found["similarities"] = _picture(
+    found["similarities"] = page_picture(
         plot_similarities(data.moments, data.batch_labels, label_names=names),
         "Cosine similarities within one batch over the training",
         f"{data.batch_labels.numel()} fixed {batch} documents of "
@@ -137,7 +111,7 @@ def _draw(run: RunFiles) -> dict[str, _Picture]:
         "several moments of the training. Lines part the classes; the colour scale is the same in "
         "all panels.",
     )
-    found["graph"] = _picture(
+    found["graph"] = page_picture(
         plot_graph_change(data.before, data.after, data.labels, label_names=names, seed=seed),
         f"Nearest-neighbour graph of {part} documents before and after training",
         "The graph of nearest neighbours among these documents. Places follow from the graph "
@@ -146,7 +120,7 @@ def _draw(run: RunFiles) -> dict[str, _Picture]:
     return found
 
 
-def _content(run: RunFiles, figures: Mapping[str, _Picture]) -> dict[str, Any]:
+def _content(run: RunFiles, figures: Mapping[str, PagePicture]) -> dict[str, Any]:
     """Everything the template shows."""
     settings = run.settings
     scores, score_heads = _scores(run.metrics)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import os
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, BinaryIO, Literal
+from typing import Any, BinaryIO, Literal, NamedTuple
 
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -21,9 +23,11 @@ __all__ = [
     "GREY",
     "INK",
     "PALETTE",
+    "PagePicture",
     "add_legend",
     "faint_grid",
     "new_figure",
+    "page_picture",
     "save_figure",
     "set_heading",
     "tidy_axes",
@@ -132,3 +136,33 @@ def add_legend(owner: Axes | Figure, entries: Sequence[tuple[Any, str]], **look:
     for text, (_, name) in zip(legend.get_texts(), entries, strict=True):
         text.set(text=name, parse_math=False)
     return legend
+
+
+class PagePicture(NamedTuple):
+    """A picture as a page holds it, with its size in CSS pixels."""
+
+    png: bytes
+    width: int
+    height: int
+    alt: str
+    caption: str = ""
+
+    @property
+    def data(self) -> str:
+        """The file as base64."""
+        return base64.b64encode(self.png).decode("ascii")
+
+
+def page_picture(figure: Figure, alt: str, caption: str = "") -> PagePicture:
+    """Draw a figure for a page.
+
+    Example:
+        >>> page_picture(new_figure(4, 3), "nothing").width
+        384
+    """
+    buffer = io.BytesIO()
+    save_figure(figure, buffer)
+    png = buffer.getvalue()
+    # Width and height stand at a fixed place of every PNG.
+    width, height = (int.from_bytes(png[at : at + 4], "big") for at in (16, 20))
+    return PagePicture(png, round(width * 96 / DPI), round(height * 96 / DPI), alt, caption)

@@ -10,6 +10,7 @@ import importlib.util
 import statistics
 import warnings
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -98,19 +99,19 @@ def corpus_table(
     graph = build_document_graph(x, k=k, kernel="gaussian", bandwidth=SIGMA)
     accuracy: dict[str, list[float]] = {}
     seconds: dict[str, list[float]] = {}
-    peaks: dict[str, float | None] = {}
+    peaks: dict[str, float] = {}
     notes: dict[str, str] = {}
     for draw in range(draws):
         seeds = draw_labels(truth, labels_per_class, draw)
         rest = np.setdiff1d(np.arange(truth.size), seeds)
         methods, notes = _methods(x, graph, truth, seeds, classes, poisson_rows, k)
-        for name, method in methods.items():
-            accuracy.setdefault(name, []).append(
-                100.0 * float((method()[rest] == truth[rest]).mean())
-            )
+        answers: dict[str, np.ndarray] = {}
+        calls = {name: partial(_answer, answers, name, method) for name, method in methods.items()}
         title = f"N={truth.size:,}, draw {draw + 1} of {draws}"
-        for name, taken in take_turns(methods, repeats, title=title, progress=progress).items():
+        for name, taken in take_turns(calls, repeats, title=title, progress=progress).items():
             seconds.setdefault(name, []).extend(taken)
+            right = answers[name][rest] == truth[rest]
+            accuracy.setdefault(name, []).append(100.0 * float(right.mean()))
         if draw == draws - 1:
             peaks = {name: peak_mib(method) for name, method in methods.items()}
     first = next(iter(seconds))
@@ -133,6 +134,10 @@ def corpus_table(
         )
     rows.extend({"method": name, "note": note} for name, note in notes.items())
     return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def _answer(answers: dict[str, np.ndarray], name: str, method: Method) -> None:
+    answers[name] = method()
 
 
 def made_corpus(rows: int, dim: int = 384, classes: int = 8) -> tuple[Tensor, Tensor]:

@@ -10,8 +10,10 @@ from torch import Tensor
 from torch_geometric.nn import MessagePassing
 
 
-def dense_loss(x: Tensor, y: Tensor, visible: Tensor, sigma: float, classes: int) -> Tensor:
-    """G-Loss (the released code's walk) on all pairs, in closed form, written well.
+def dense_loss(
+    x: Tensor, y: Tensor, visible: Tensor, sigma: float, classes: int, *, hub: bool = True
+) -> Tensor:
+    """G-Loss on all pairs, in closed form, written well: the released code's walk or Algorithm 1.
 
     Normalisation by broadcasting, never by products with diagonal matrices, which cost more than
     the solve; in the dtype of `x` (N, D).
@@ -23,7 +25,8 @@ def dense_loss(x: Tensor, y: Tensor, visible: Tensor, sigma: float, classes: int
     root = affinity.sum(dim=1).rsqrt()
     walk = root.unsqueeze(1) * affinity * root
     walk = walk / walk.sum(dim=0)
-    walk = walk / walk.sum(dim=1, keepdim=True)
+    if hub:
+        walk = walk / walk.sum(dim=1, keepdim=True)
     hidden, seeds = (~visible).nonzero().squeeze(1), visible.nonzero().squeeze(1)
     known = F.one_hot(y[seeds], classes).to(x.dtype)
     rows = walk[hidden]

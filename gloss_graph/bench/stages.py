@@ -70,10 +70,10 @@ class StageSettings:
             raise ValueError("'device' is cuda, but there is no GPU here. Use device='cpu'.")
 
 
-class _Steps:
-    """Training steps of the objective on a full bank whose documents come again."""
+class _Documents:
+    """A full bank, and batches of its documents, which come again."""
 
-    def __init__(self, rows: int, dim: int, settings: StageSettings, **options: object) -> None:
+    def __init__(self, rows: int, dim: int, settings: StageSettings) -> None:
         self.settings, self.device = settings, torch.device(settings.device)
         count = max(rows, 4 * settings.batch)
         x, y, clusters = clustered(count, dim, settings.classes, seed=rows)
@@ -94,15 +94,7 @@ class _Steps:
             )
         # Kept to draw batches from, a bank's worth of rows only once.
         self.x, self.y, self.bank = (x if bank is None else None), y, bank
-        self.count, self.seconds = count, list[dict[str, float]]()
-        self.objective = GraphGuidedObjective(
-            settings.classes,
-            memory=bank,
-            k=settings.k,
-            # With a bank the seeds are remembered ones, and every row of the batch is scored.
-            visible_fraction=0.0 if rows else 0.7,
-            **options,  # type: ignore[arg-type]
-        )
+        self.count = count
 
     def batch(self) -> tuple[Tensor, Tensor, Tensor]:
         """Rows (B, D) that want a gradient, labels and ids of documents drawn anew."""
@@ -115,8 +107,24 @@ class _Steps:
         x = (rows + 0.002 * noise).to(self.device)
         return x.requires_grad_(), self.y[ids].to(self.device), ids.to(self.device)
 
+
+class _Steps:
+    """Training steps of the objective; several may share the documents and their bank."""
+
+    def __init__(self, documents: _Documents, *, normalization: str = "hub") -> None:
+        self.documents, self.device = documents, documents.device
+        self.seconds: list[dict[str, float]] = []
+        self.objective = GraphGuidedObjective(
+            documents.settings.classes,
+            memory=documents.bank,
+            k=documents.settings.k,
+            # With a bank the seeds are remembered ones, and every row of the batch is scored.
+            visible_fraction=0.7 if documents.bank is None else 0.0,
+            normalization=normalization,
+        )
+
     def __call__(self) -> None:
-        x, y, ids = self.batch()
+        x, y, ids = self.documents.batch()
         clock = self.objective.seconds
         clock.clear()
         wait(self.device)
@@ -172,28 +180,21 @@ def _measure(
     progress: bool,
 ) -> dict[str, object]:
     device = torch.device(settings.device)
-    ours = _Steps(bank, dim, settings)
+    documents = _Documents(bank, dim, settings)
+    ours = _Steps(documents)
     calls: dict[str, Callable[[], object]] = {"step": ours}
     plain = None
     if bank:
         # On the same bank, by turns: what the hub normalisation costs beside row.
-        plain = _Steps.__new__(_Steps)
-        plain.__dict__.update(ours.__dict__, seconds=[])
-        plain.objective = GraphGuidedObjective(
-            settings.classes,
-            memory=ours.bank,
-            k=settings.k,
-            visible_fraction=0.0,
-            normalization="row",
-        )
-        calls["row"] = plain
+        plain = calls["row"] = _Steps(documents, normalization="row")
     if encoder is not None:
         calls["encoder"] = encoder
     title = f"D={dim}, bank {bank:,}"
     taken = take_turns(calls, settings.repeats, device=device, title=title, progress=progress)
     spent = ours.medians()
     out: dict[str, object] = {"dim": dim, "bank": bank}
-    out["dtype"] = str((ours.bank.rows if ours.bank else torch.zeros(0)).dtype).split(".")[-1]
+    dtype = torch.float32 if documents.bank is None else documents.bank.rows.dtype
+    out["dtype"] = str(dtype).split(".")[-1]
     out.update({f"{stage} ms": 1e3 * spent[stage] for stage in (*STAGES, "step")})
     if plain is not None:
         out["hub / row"] = spent["step"] / plain.medians()["step"]
@@ -210,9 +211,9 @@ def _measure(
 def _against_unrolled(steps: _Steps, settings: StageSettings) -> dict[str, object]:
     """Implicit solve and 30 layers, forward and backward, on the graph of one step."""
     device = torch.device(settings.device)
-    x, y, ids = steps.batch()
+    x, y, ids = steps.documents.batch()
     graph = build_document_graph(
-        x.detach(), y, ids, memory=steps.bank, k=settings.k, bandwidth="sqrt"
+        x.detach(), y, ids, memory=steps.documents.bank, k=settings.k, bandwidth="sqrt"
     )
     seeds = (graph.y >= 0) & ~graph.in_batch
     labels = torch.nn.functional.one_hot(graph.y.clamp(min=0), settings.classes).float()
@@ -252,7 +253,7 @@ def _measure_dense(dim: int, settings: StageSettings, progress: bool) -> dict[st
     """The closed form on N nodes against a step whose bank and batch are N nodes together."""
     device = torch.device(settings.device)
     total = settings.dense_rows
-    ours = _Steps(max(1, total - settings.batch), dim, settings)
+    ours = _Steps(_Documents(max(1, total - settings.batch), dim, settings))
     x, y, _ = (part.to(device) for part in clustered(total, dim, settings.classes, seed=3))
     x.requires_grad_()
     visible = torch.rand(total, generator=torch.Generator().manual_seed(4)).to(device)
@@ -280,7 +281,7 @@ def _measure_dense(dim: int, settings: StageSettings, progress: bool) -> dict[st
 
 def single_step(rows: int, dim: int, settings: StageSettings) -> Callable[[], float]:
     """A call that runs one step on a full bank and returns its seconds."""
-    steps = _Steps(rows, dim, settings)
+    steps = _Steps(_Documents(rows, dim, settings))
 
     def run() -> float:
         # What every step took is not wanted here, and would grow with their number.

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import ctypes
-import gc
 import time
-from collections.abc import Callable, Mapping
-from pathlib import Path
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 
 import torch
 from rich.progress import track
+from threadpoolctl import threadpool_limits
 
-_STATUS, _REFERENCES = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+from gloss_graph._checks import check_positive_int
+from gloss_graph._memory import PeakMemory, free_memory, resident_bytes
 
 
 def seconds_of(call: Callable[[], object], device: torch.device | None = None) -> float:
@@ -47,47 +47,52 @@ def take_turns(
     return taken
 
 
-def _status(name: str) -> float | None:
-    try:
-        lines = _STATUS.read_text().splitlines()
-    except OSError:
-        return None
-    found = [line.split()[1] for line in lines if line.startswith(f"{name}:")]
-    return int(found[0]) / 1024 if found else None
+@contextmanager
+def limited_threads(threads: int | None) -> Iterator[None]:
+    """So many threads of every library, as before afterwards; None leaves them their own.
 
-
-def _give_back() -> None:
-    """Freed memory back to the system, where the C library is glibc."""
-    try:
-        ctypes.CDLL(None).malloc_trim(0)
-    except (AttributeError, OSError, TypeError):
-        return
-
-
-def resident_mib() -> float | None:
-    """Resident memory of this process, None where the system does not say."""
-    return _status("VmRSS")
-
-
-def peak_mib(call: Callable[[], object], device: torch.device | None = None) -> float | None:
-    """Peak memory (MiB) of a call above what was in use before, None where unknown.
-
-    On Linux the high-water mark of the process, reset before; on a GPU the allocator's. What the
-    C library keeps of freed memory is given back first, so that its use again counts; pools of
-    other libraries (MKL's) still hide here.
+    Raises:
+        ValueError: Below 1.
     """
-    gc.collect()
-    _give_back()
+    if threads is None:
+        yield
+        return
+    check_positive_int("threads", threads)
+    # Loaded first: a limit reaches the BLAS and OpenMP libraries that are there.
+    import faiss
+    import scipy.linalg  # noqa: F401
+    import sklearn.semi_supervised  # noqa: F401
+
+    before = torch.get_num_threads(), faiss.omp_get_max_threads()
+    with threadpool_limits(limits=threads):
+        torch.set_num_threads(threads)
+        faiss.omp_set_num_threads(threads)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(before[0])
+            faiss.omp_set_num_threads(before[1])
+
+
+def resident_mib() -> float:
+    """Resident memory of this process."""
+    return resident_bytes() / 2**20
+
+
+def peak_mib(call: Callable[[], object], device: torch.device | None = None) -> float:
+    """Peak memory (MiB) of a call above what was in use before.
+
+    That of the process, see `PeakMemory`; on a GPU the allocator's. What the C library keeps of
+    freed memory is given back first, so that its use again counts; pools of other libraries
+    (MKL's) still hide here.
+    """
+    free_memory()
     if device is not None and device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
-        before = torch.cuda.memory_allocated(device)
+        taken = torch.cuda.memory_allocated(device)
         call()
-        return float(torch.cuda.max_memory_allocated(device) - before) / 2**20
-    try:
-        _REFERENCES.write_text("5")
-    except OSError:
-        return None
-    rss = _status("VmRSS")
-    call()
-    peak = _status("VmHWM")
-    return None if rss is None or peak is None else max(0.0, peak - rss)
+        return float(torch.cuda.max_memory_allocated(device) - taken) / 2**20
+    before = resident_bytes()
+    with PeakMemory() as memory:
+        call()
+    return max(0.0, memory.peak - before) / 2**20

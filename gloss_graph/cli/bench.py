@@ -10,9 +10,8 @@ import typer
 
 if TYPE_CHECKING:
     import pandas as pd
-    from torch import Tensor
 
-    from gloss_graph.text import Corpus
+    from gloss_graph.bench import StageSettings
 
 Sizes = Annotated[list[int] | None, typer.Option(help="Rows of a bank; repeatable.")]
 
@@ -40,14 +39,14 @@ def bench(
     device: Annotated[str, typer.Option(help="cpu or cuda, of the stages.")] = "cpu",
 ) -> None:
     """Measure the stages of a step, whole-corpus propagation beside peers, or memory over time."""
-    import faiss
     import pandas as pd
     import torch
     from rich.console import Console
 
-    from gloss_graph._checks import check_choice
+    from gloss_graph._checks import check_choice, check_positive_int
     from gloss_graph.bench import (
         StageSettings,
+        limited_threads,
         memory_growth,
         plot_stages,
         stage_table,
@@ -56,14 +55,11 @@ def bench(
     from gloss_graph.bench.report import markdown
 
     check_choice("what", what, ("all", "stages", "corpus", "endurance"))
-    out.mkdir(parents=True, exist_ok=True)
-    if threads is not None:
-        torch.set_num_threads(threads)
-        faiss.omp_set_num_threads(threads)
-    console = Console()
-    rounds = repeats or (2 if quick else 5)
-    tables: dict[str, pd.DataFrame] = {}
-    load = os.getloadavg()[0]
+    rounds = (2 if quick else 5) if repeats is None else repeats
+    count = (200 if quick else 10_000) if steps is None else steps
+    points = (3_000 if quick else 50_000) if made is None else made
+    check_positive_int("made", points, minimum=64)
+    check_positive_int("steps", count, minimum=10)
     settings = StageSettings(
         banks=tuple(bank or ((0, 1_024, 4_096) if quick else StageSettings.banks)),
         dims=tuple(dim or ((64,) if quick else StageSettings.dims)),
@@ -77,21 +73,25 @@ def bench(
         length=length,
         device=device,
     )
-    if what in ("all", "stages"):
-        tables["stages: one step"] = stage_table(settings, progress=True)
-        plot_stages(tables["stages: one step"], out / "stages.png")
-    if what in ("all", "corpus"):
-        tables.update(_corpora(corpus, made or (3_000 if quick else 50_000), quick, rounds, out))
-    if what == "endurance":
-        count = steps or (200 if quick else 10_000)
-        growth = [
-            memory_growth(count, rows=rows, dim=width, settings=settings, progress=True)
-            for width in dim or (64,)
-            for rows in bank or (4_096,)
-        ]
-        tables["endurance: resident memory"] = pd.DataFrame(growth)
+    console, load = Console(), os.getloadavg()[0]
+    tables: dict[str, pd.DataFrame] = {}
+    with limited_threads(threads):
+        out.mkdir(parents=True, exist_ok=True)
+        if what in ("all", "stages"):
+            tables["stages: one step"] = stage_table(settings, progress=True)
+            plot_stages(tables["stages: one step"], out / "stages.png")
+        if what in ("all", "corpus"):
+            tables.update(_corpora(corpus, points, quick, settings, out))
+        if what == "endurance":
+            growth = [
+                memory_growth(count, rows=rows, dim=width, settings=settings, progress=True)
+                for width in dim or (64,)
+                for rows in bank or (4_096,)
+            ]
+            tables["endurance: resident memory"] = pd.DataFrame(growth)
+        used = torch.get_num_threads()
     note = (
-        f"{torch.get_num_threads()} threads, torch {torch.__version__}, device {device}; load "
+        f"{used} threads, torch {torch.__version__}, device {device}; load "
         f"average {load:.1f} at the start, {os.getloadavg()[0]:.1f} at the end. Medians of "
         f"{rounds} rounds by turns; compare within a row."
     )
@@ -103,47 +103,32 @@ def bench(
 
 
 def _corpora(
-    corpus: Path | None, made: int, quick: bool, repeats: int, out: Path
+    corpus: Path | None, made: int, quick: bool, settings: StageSettings, out: Path
 ) -> dict[str, pd.DataFrame]:
     import torch
 
     from gloss_graph.bench.peers import corpus_table, made_corpus
-    from gloss_graph.text import read_table
+    from gloss_graph.text import load_encoder, read_table
+    from gloss_graph.training import encoder_identity, recorded_embeddings
 
     draws = 2 if quick else 5
+    same = {"k": settings.k, "repeats": settings.repeats}
     tables: dict[str, pd.DataFrame] = {}
     if corpus is not None:
         documents = read_table(corpus)
         y = torch.tensor(documents.labels)
         if bool((y < 0).any()):
             raise ValueError(f"'corpus' must have a label in every row ({corpus} does not).")
-        x = _embedded(documents, corpus, out)
-        tables[f"corpus {corpus.name}"] = corpus_table(
-            x, y, draws=draws, repeats=repeats, progress=True
-        )
+        x = recorded_embeddings(
+            {"corpus": documents},
+            lambda: load_encoder("minilm", max_length=64),
+            encoder_identity("minilm", max_length=64),
+            folder=out,
+            progress=True,
+        )["corpus"]
+        tables[f"corpus {corpus.name}"] = corpus_table(x, y, draws=draws, **same, progress=True)
     x, y = made_corpus(made)
     tables[f"made corpus of {made:,} points"] = corpus_table(
-        x, y, draws=min(draws, 3), repeats=repeats, progress=True
+        x, y, draws=min(draws, 3), **same, progress=True
     )
     return tables
-
-
-def _embedded(documents: Corpus, corpus: Path, out: Path) -> Tensor:
-    """MiniLM's embeddings at 64 tokens, kept in `out` under the digest of the file."""
-    import hashlib
-
-    import numpy as np
-    import torch
-
-    from gloss_graph._files import atomic_write
-    from gloss_graph.text import load_encoder
-
-    kept = out / f"minilm-64-{hashlib.sha256(corpus.read_bytes()).hexdigest()[:16]}.npy"
-    if kept.exists():
-        x = torch.from_numpy(np.load(kept, allow_pickle=False))
-        if x.dim() == 2 and x.size(0) == len(documents):
-            return x
-    x = load_encoder("minilm", max_length=64).embed(documents, progress=True)
-    with atomic_write(kept, overwrite=True) as file:
-        np.save(file, x.numpy(), allow_pickle=False)
-    return x

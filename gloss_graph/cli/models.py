@@ -17,10 +17,7 @@ from rich.table import Table
 from gloss_graph._checks import check_choice
 from gloss_graph._files import atomic_write
 from gloss_graph._processes import launched
-from gloss_graph._timing import stage_seconds
-from gloss_graph.analysis import plot_stage_times, plot_training
-from gloss_graph.cli.report import run_report
-from gloss_graph.cli.train import note_command, read_files
+from gloss_graph.cli.train import finish_run, read_files
 from gloss_graph.models import CONFIGS, BertGCNConfig, GraphModelConfig, train_graph_model
 from gloss_graph.models.text_gcn import NEW_DOCUMENTS
 from gloss_graph.text import Splits, load_encoder, read_table
@@ -106,13 +103,8 @@ def run_model(model: str, context: typer.Context) -> None:
         with suppress(OSError):
             out.rmdir()
         raise
-    plot_training({model: result.history}, out / "training.png")
-    if stages := stage_seconds(result.metrics):
-        plot_stage_times({model: stages}, out / "stages.png")
-    console.print(_scores(model, result.metrics))
-    note_command(out, ["gloss-graph", *(context.find_root().obj or [])])
-    run_report(out)
-    console.print(f"Run folder: {out}", highlight=False, markup=False, soft_wrap=True)
+    command = ["gloss-graph", *(context.find_root().obj or [])]
+    finish_run(out, model, result, _scores(model, result.metrics), (), command)
 
 
 def model_of(run: Path) -> str | None:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
@@ -33,6 +34,9 @@ from gloss_graph.training.folders import new_folder, write_json
 from gloss_graph.training.multilabel import check_multilabel
 from gloss_graph.training.parameters import check_run
 from gloss_graph.training.processes import join_processes, on_main
+
+if TYPE_CHECKING:
+    from gloss_graph.models import GraphModelResult
 
 
 def run_train(
@@ -98,19 +102,36 @@ def train_and_report(
         return result
     if result.skill is not None:
         console.print(str(result.skill), highlight=False)
-    if result.history:
-        plot_training({config.loss: result.history}, out / "training.png")
-    if stages := stage_seconds(result.metrics):
-        plot_stage_times({config.loss: stages}, out / "stages.png")
-    console.print(score_table({config.loss: result}))
+    notes = []
     if config.loss == "gloss" and not config.few_labels and min(splits.train.labels) >= 0:
-        console.print("No unlabeled documents: the consistency term stays zero.", style="dim")
+        notes.append("No unlabeled documents: the consistency term stays zero.")
     if splits.train.multilabel and config.pictures:
-        console.print("Label sets: no pictures, which color documents by one class.", style="dim")
+        notes.append("Label sets: no pictures, which color documents by one class.")
+    finish_run(out, config.loss, result, score_table({config.loss: result}), notes, command, files)
+    return result
+
+
+def finish_run(
+    out: Path,
+    name: str,
+    result: RunResult | GraphModelResult,
+    scores: Table,
+    notes: Sequence[str],
+    command: list[str] | None,
+    files: list[dict[str, Any]] | None = None,
+) -> None:
+    """Draw the curves of a finished run, print its scores and write its page."""
+    console = Console()
+    if result.history:
+        plot_training({name: result.history}, out / "training.png")
+    if stages := stage_seconds(result.metrics):
+        plot_stage_times({name: stages}, out / "stages.png")
+    console.print(scores)
+    for note in notes:
+        console.print(note, style="dim")
     note_command(out, command, files)
     run_report(out)
     console.print(f"Run folder: {out}", highlight=False, markup=False, soft_wrap=True)
-    return result
 
 
 def read_files(

@@ -18,13 +18,10 @@ from gloss_graph.models.corpus import (
     Documents,
     Places,
     Watch,
-    accuracy,
     check_classes,
     graph_of,
-    packed_graph,
     read_graph_model,
     save_graph_model,
-    unpacked_graph,
 )
 from gloss_graph.models.layers import Block, SymmetricGCNConv, cut_rows
 from gloss_graph.models.progress import epoch_bar
@@ -95,8 +92,9 @@ class BertGCNClassifier:
 
     Encoder and linear head are fine-tuned, then trained on with a GNN over the graph of documents
     and words. Rows of documents live in a memory: those of a batch are made anew and carry
-    gradient, the others are as they were, all are made anew after an epoch. The epoch of the best
-    validation accuracy is kept; without validation part the last.
+    gradient, the others are as they were, all are made anew after an epoch of joint training, which
+    the graph of the next one needs. The epoch of the best validation accuracy is kept; without
+    validation part the last.
 
     Documents it was fitted with are labeled by \(\lambda\) GNN + \((1 - \lambda)\) encoder head,
     new ones by the encoder head alone: they are in no graph.
@@ -148,7 +146,7 @@ class BertGCNClassifier:
             graph = graph_of(documents, config)
         device = find_device(config.device)
         self._place(graph, Places.of(documents.corpus), device)
-        self.memory = torch.zeros(len(documents.corpus), self.encoder.dim)
+        self.memory = torch.zeros(len(documents.corpus), self.encoder.dim, device=device)
         if watch is not None:
             watch.begin()
         self._items = self.encoder.tokenize(documents.corpus.texts)
@@ -197,7 +195,7 @@ class BertGCNClassifier:
         """Train, keep the best epoch and leave the memory as its weights make it."""
         config, labels = self.config, documents.labels
         known = (labels >= 0).nonzero().ravel()
-        chooses = bool((documents.val_labels >= 0).any())
+        held_out = (documents.val_labels >= 0).nonzero().ravel()
         best, waited, kept, step = -1.0, 0, None, self.steps
         for _ in range(epochs):
             order = known[torch.randperm(known.numel())]
@@ -208,13 +206,10 @@ class BertGCNClassifier:
                 tick()
                 if watch is not None:
                     watch.step(self.steps, self._most)
-            if weight:
-                self._refresh(documents.corpus)
-            elif chooses:
-                # Nothing reads the other rows before the graph joins.
-                self._refresh(documents.corpus, documents.val_labels >= 0)
+            # Without the graph nothing but the scores reads rows before the end.
+            self._refresh(documents.corpus, None if weight else held_out)
             self.history.append({"step": float(self.steps), "loss": total / known.numel()})
-            if not chooses:
+            if not held_out.numel():
                 self.best_step = self.steps
                 continue
             score = self._note(documents.val_labels, weight)
@@ -228,7 +223,7 @@ class BertGCNClassifier:
             for part, state in zip((self.classifier, self.gnn), kept, strict=True):
                 part.load_state_dict(state)
             self.best_step = step
-        if not weight or (kept is not None and waited):
+        if waited or not weight:
             self._refresh(documents.corpus)
         for part in (self.classifier, self.gnn):
             part.eval()
@@ -294,16 +289,17 @@ class BertGCNClassifier:
         found = classification_scores(spread.argmax(dim=1).numpy(), labels[held_out].numpy())
         self.history[-1] |= {"val_cross_entropy": loss.item()}
         self.history[-1] |= {f"val_{name}": value for name, value in found.items()}
-        return accuracy(spread, labels[held_out])
+        return found["accuracy"]
 
-    def _refresh(self, corpus: Corpus, which: Tensor | None = None) -> None:
-        """Make the rows of all documents anew, or of those that `which` (N,) bool marks."""
+    def _refresh(self, corpus: Corpus, chosen: Tensor | None = None) -> None:
+        """Make the rows anew of all documents, or of the chosen ones."""
+        device = self._edges.device
         with self.clock.timed("refresh"):
-            if which is None:
-                self.memory = self.embed(corpus).to(self._edges.device)
-            else:
-                rows = self.embed(corpus.select(which.numpy()))
-                self.memory[which.to(self.memory.device)] = rows.to(self.memory.device)
+            if chosen is None:
+                self.memory = self.embed(corpus).to(device)
+            elif chosen.numel():
+                rows = self.embed(corpus.select(chosen.numpy()))
+                self.memory[chosen.to(device)] = rows.to(device)
 
     def _place(self, graph: Data, places: Places, device: torch.device) -> None:
         config = self.config
@@ -357,11 +353,8 @@ class BertGCNClassifier:
         `TextClassifier.load` reads its encoder and linear head alone.
         """
         folder = self.classifier.save(folder)
-        weights = {f"weights.{name}": value for name, value in self.gnn.state_dict().items()}
-        tensors = {"ids": self.places.ids, "prints": self.places.prints, "memory": self.memory}
-        settings = {"words": self.graph.words}
-        tensors |= {**weights, **packed_graph(self.graph)}
-        save_graph_model(folder, self.config, settings, tensors)
+        tensors = {"memory": self.memory}
+        save_graph_model(folder, self.config, self.gnn, self.graph, self.places, tensors=tensors)
         return folder
 
     @classmethod
@@ -371,18 +364,14 @@ class BertGCNClassifier:
         Raises:
             ValueError: A folder that is missing, damaged or holds something else.
         """
-        with read_graph_model(folder, "bert-gcn") as (settings, tensors):
+        with read_graph_model(folder, "bert-gcn") as stored:
             classifier = TextClassifier.load(folder)
             encoder: Any = classifier.encoder
-            loaded = cls(encoder, BertGCNConfig(**settings["config"]))
+            loaded = cls(encoder, BertGCNConfig(**stored.settings["config"]))
             loaded.classifier = classifier
-            places = Places(tensors["ids"], tensors["prints"])
-            graph = unpacked_graph(tensors, settings["words"], places.ids.numel())
-            loaded._place(graph, places, torch.device("cpu"))
-            loaded.memory = tensors["memory"]
-            own = "weights."
-            state = {k.removeprefix(own): v for k, v in tensors.items() if k.startswith(own)}
-            loaded.gnn.load_state_dict(state)
+            loaded._place(stored.graph, stored.places, torch.device("cpu"))
+            loaded.memory = stored.tensors["memory"]
+            loaded.gnn.load_state_dict(stored.weights)
             loaded.gnn.eval()
         return loaded
 

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 from gloss_graph._checks import check_choice, check_positive_int, check_range
 from gloss_graph.models.word_graph import COUNTINGS
-from gloss_graph.training.config import DEVICES
+from gloss_graph.training.config import DEVICES, check_label_draw
 
 MODELS = {
     "text-gcn": "TextGCN (Yao et al. 2019): a GCN over documents and words",
@@ -60,17 +60,7 @@ class GraphModelConfig:
         check_choice("counting", self.counting, COUNTINGS)
         check_choice("device", self.device, DEVICES)
         check_range("dropout", self.dropout, 0, 1, open_high=True)
-        if self.label_fraction is not None and self.labels_per_class is not None:
-            raise ValueError("Give either 'label_fraction' or 'labels_per_class' (got both).")
-        if self.label_fraction is not None:
-            check_range("label_fraction", self.label_fraction, 0, 1, open_low=True)
-        if self.labels_per_class is not None:
-            check_positive_int("labels_per_class", self.labels_per_class)
-
-    @property
-    def few_labels(self) -> bool:
-        """Whether only a draw of the labels is used."""
-        return self.label_fraction is not None or self.labels_per_class is not None
+        check_label_draw(self.label_fraction, self.labels_per_class)
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, ready for JSON."""

@@ -8,12 +8,12 @@ import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
-from torch import Tensor
+from torch import Tensor, nn
 from torch_geometric.data import Data
 
 from gloss_graph._files import atomic_write
@@ -25,6 +25,7 @@ from gloss_graph.training.folders import write_json
 
 _TENSORS, _SETTINGS = "graph_model.safetensors", "graph_model.json"
 _FORMAT = "gloss_graph.graph_model.1"
+_WEIGHTS = "weights."
 
 
 class Watch(Protocol):
@@ -147,22 +148,43 @@ def _print(text: str) -> int:
     return int.from_bytes(digest, "little", signed=True)
 
 
+class Stored(NamedTuple):
+    """What `read_graph_model` found: settings, tensors, weights of the network, its documents."""
+
+    settings: dict[str, Any]
+    tensors: dict[str, Tensor]
+    weights: dict[str, Tensor]
+    graph: Data
+    places: Places
+
+
 def save_graph_model(
-    folder: Path, config: GraphModelConfig, settings: Mapping[str, Any], tensors: dict[str, Tensor]
+    folder: Path,
+    config: GraphModelConfig,
+    network: nn.Module,
+    graph: Data,
+    places: Places,
+    *,
+    settings: Mapping[str, Any] | None = None,
+    tensors: Mapping[str, Tensor],
 ) -> None:
-    """Write tensors and settings of a model into an existing folder, each file atomically."""
-    plain = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+    """Write a network, its graph and the identities of its documents into an existing folder.
+
+    Every file is written atomically; `settings` and `tensors` are the model's own.
+    """
+    weights = {f"{_WEIGHTS}{name}": value for name, value in network.state_dict().items()}
+    beside = {"ids": places.ids, "prints": places.prints, **tensors}
+    everything = {**weights, **_packed_graph(graph), **beside}
+    plain = {name: value.detach().cpu().contiguous() for name, value in everything.items()}
     with atomic_write(folder / _TENSORS, overwrite=True) as draft:
         draft.write(save(plain))
-    content = {"format": _FORMAT, "model": config.model, "config": config.as_dict(), **settings}
-    write_json(folder / _SETTINGS, content)
+    content = {"format": _FORMAT, "model": config.model, "config": config.as_dict()}
+    write_json(folder / _SETTINGS, {**content, **(settings or {}), "words": graph.words})
 
 
 @contextmanager
-def read_graph_model(
-    folder: str | Path, model: str
-) -> Iterator[tuple[dict[str, Any], dict[str, Tensor]]]:
-    """Settings and tensors that `save_graph_model` wrote.
+def read_graph_model(folder: str | Path, model: str) -> Iterator[Stored]:
+    """What `save_graph_model` wrote, on the CPU.
 
     Raises:
         ValueError: The folder is missing, damaged or holds something else, also where what is
@@ -173,14 +195,22 @@ def read_graph_model(
         settings = json.loads((folder / _SETTINGS).read_text(encoding="utf-8"))
         if settings["format"] != _FORMAT or settings["model"] != model:
             raise ValueError(f"it holds {settings['model']!r}")
-        yield settings, load_file(folder / _TENSORS)
+        tensors = load_file(folder / _TENSORS)
+        weights = {
+            name.removeprefix(_WEIGHTS): value
+            for name, value in tensors.items()
+            if name.startswith(_WEIGHTS)
+        }
+        places = Places(tensors["ids"], tensors["prints"])
+        graph = _unpacked_graph(tensors, settings["words"], places.ids.numel())
+        yield Stored(settings, tensors, weights, graph, places)
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
         raise ValueError(
             f"'folder' must be a {model} model saved by gloss_graph ({folder}: {error})."
         ) from error
 
 
-def packed_graph(graph: Data) -> dict[str, Tensor]:
+def _packed_graph(graph: Data) -> dict[str, Tensor]:
     """Every edge once, in little space."""
     once = graph.edge_index[0] < graph.edge_index[1]
     return {
@@ -190,8 +220,8 @@ def packed_graph(graph: Data) -> dict[str, Tensor]:
     }
 
 
-def unpacked_graph(tensors: Mapping[str, Tensor], words: list[str], documents: int) -> Data:
-    """The graph `packed_graph` packed."""
+def _unpacked_graph(tensors: Mapping[str, Tensor], words: list[str], documents: int) -> Data:
+    """The graph `_packed_graph` packed."""
     half, weights = tensors["edges"].long(), tensors["weights"]
     edges = torch.cat([half, half.flip(0)], dim=1)
     size = documents + len(words)
@@ -204,9 +234,3 @@ def unpacked_graph(tensors: Mapping[str, Tensor], words: list[str], documents: i
         words=words,
         empty=tensors["empty"].tolist(),
     )
-
-
-def accuracy(probabilities: Tensor, labels: Tensor) -> float:
-    """Share of the rows with a label that are right."""
-    known = labels >= 0
-    return float((probabilities[known].argmax(dim=1) == labels[known]).float().mean())

@@ -97,8 +97,7 @@ def train_graph_model(
     metrics["epochs_to_stop"] = float(len(model.history))
     metrics |= {f"seconds.{name}": seconds for name, seconds in model.clock.items()}
     metrics["seconds.train"] = time.perf_counter() - start - recorder.seconds
-    parts = {"train": splits.train, "val": splits.val, "test": splits.test}
-    there = {name: part for name, part in parts.items() if part is not None}
+    there = splits.parts
     spreads = {name: model.predict_proba(part) for name, part in there.items()}
     predictions = {name: spread.argmax(dim=1).numpy() for name, spread in spreads.items()}
     classes = ClassReport()

@@ -20,10 +20,8 @@ from gloss_graph.models.corpus import (
     Watch,
     check_classes,
     graph_of,
-    packed_graph,
     read_graph_model,
     save_graph_model,
-    unpacked_graph,
 )
 from gloss_graph.models.layers import SymmetricGCNConv
 from gloss_graph.models.progress import epoch_bar
@@ -237,18 +235,14 @@ class TextGCNClassifier:
         """Write weights, graph and the identities of the documents to `folder`, as safetensors."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        weights = {f"weights.{name}": value for name, value in self.model.state_dict().items()}
         save_graph_model(
             folder,
             self.config,
-            {"label_names": self.label_names, "words": self.graph.words},
-            {
-                **weights,
-                **packed_graph(self.graph),
-                "ids": self.places.ids,
-                "prints": self.places.prints,
-                "prior": self.prior,
-            },
+            self.model,
+            self.graph,
+            self.places,
+            settings={"label_names": self.label_names},
+            tensors={"prior": self.prior},
         )
         return folder
 
@@ -259,19 +253,13 @@ class TextGCNClassifier:
         Raises:
             ValueError: A folder that is missing, damaged or holds something else.
         """
-        with read_graph_model(folder, "text-gcn") as (settings, tensors):
+        with read_graph_model(folder, "text-gcn") as stored:
+            settings = stored.settings
             loaded = cls(TextGCNConfig(**settings["config"]))
-            places = Places(tensors["ids"], tensors["prints"])
-            graph = unpacked_graph(tensors, settings["words"], places.ids.numel())
-            loaded._place(graph, places, settings["label_names"], tensors["prior"])
-            loaded.model.load_state_dict(
-                {
-                    name.removeprefix("weights."): value
-                    for name, value in tensors.items()
-                    if name.startswith("weights.")
-                }
-            )
-            loaded._adjacency = normalized_adjacency(graph)
+            prior = stored.tensors["prior"]
+            loaded._place(stored.graph, stored.places, settings["label_names"], prior)
+            loaded.model.load_state_dict(stored.weights)
+            loaded._adjacency = normalized_adjacency(stored.graph)
             loaded.model.eval()
         return loaded
 

@@ -231,10 +231,15 @@ class Splits:
             seen.update(corpus.ids)
 
     @property
+    def parts(self) -> dict[str, Corpus]:
+        """The parts there are, by name."""
+        parts = {"train": self.train, "val": self.val, "test": self.test}
+        return {name: part for name, part in parts.items() if part is not None}
+
+    @property
     def next_id(self) -> int:
         """The smallest id above all used ones, for documents that join later."""
-        parts = [part.ids for part in (self.train, self.val, self.test) if part is not None]
-        return 1 + max((max(ids, default=-1) for ids in parts), default=-1)
+        return 1 + max(max(part.ids, default=-1) for part in self.parts.values())
 
 
 def stratified_draw(labels: Sequence[int], fraction: float, *, seed: int = 0) -> list[int]:

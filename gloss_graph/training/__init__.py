@@ -16,6 +16,7 @@ from gloss_graph.training.metrics import (
 from gloss_graph.training.multilabel import set_scores
 from gloss_graph.training.paired import PairedTest, holm, paired_test
 from gloss_graph.training.predict import Prediction, Run
+from gloss_graph.training.recorded import encoder_identity, recorded_embeddings
 from gloss_graph.training.refresh import BankRefresh
 from gloss_graph.training.run import RunResult, train_text
 from gloss_graph.training.sampler import MixedSampler
@@ -62,6 +63,7 @@ __all__ = [
     "compare_runs",
     "contrastive_warm_start",
     "draw_labels",
+    "encoder_identity",
     "find_runs",
     "hide_labels",
     "holm",
@@ -76,6 +78,7 @@ __all__ = [
     "parse_range",
     "parse_setting",
     "read_run",
+    "recorded_embeddings",
     "save_objective",
     "search_space",
     "set_scores",

@@ -37,6 +37,20 @@ _JOINT_ONLY = ("ce", "static-lp", "pseudo-label", "setfit")
 SEARCH_SPACE: dict[str, Dimension] = {"learning_rate": Range(1e-5, 5e-5, step=1e-5)}
 
 
+def check_label_draw(label_fraction: float | None, labels_per_class: int | None) -> None:
+    """Raise unless at most one is given, and in its range.
+
+    Raises:
+        ValueError: Names the setting.
+    """
+    if label_fraction is not None and labels_per_class is not None:
+        raise ValueError("Give either 'label_fraction' or 'labels_per_class' (got both).")
+    if label_fraction is not None:
+        check_range("label_fraction", label_fraction, 0, 1, open_low=True)
+    if labels_per_class is not None:
+        check_positive_int("labels_per_class", labels_per_class)
+
+
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
     r"""Everything a run depends on besides data and encoder.
@@ -245,12 +259,7 @@ class TrainConfig:
         check_positive_int("refresh_rows_every", self.refresh_rows_every)
 
     def _check_few_labels(self) -> None:
-        if self.label_fraction is not None and self.labels_per_class is not None:
-            raise ValueError("Give either 'label_fraction' or 'labels_per_class' (got both).")
-        if self.label_fraction is not None:
-            check_range("label_fraction", self.label_fraction, 0, 1, open_low=True)
-        if self.labels_per_class is not None:
-            check_positive_int("labels_per_class", self.labels_per_class)
+        check_label_draw(self.label_fraction, self.labels_per_class)
         for name in (
             "unlabeled_batch_size",
             "warm_start_steps",

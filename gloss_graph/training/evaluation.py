@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import groupby
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -13,7 +12,13 @@ import pandas as pd
 
 from gloss_graph.training.arms import Block, arm_names, block_names, differing
 from gloss_graph.training.finished import FinishedRun, find_runs, labels_used, read_run
-from gloss_graph.training.paired import PairedTest, holm, mean_interval, paired_test
+from gloss_graph.training.paired import (
+    TEST_COLUMNS,
+    PairedTest,
+    corrected,
+    mean_interval,
+    paired_test,
+)
 
 #: What runs are compared by unless `metrics` says otherwise, where they have it.
 METRICS = (
@@ -107,7 +112,8 @@ def compare_runs(
         )
     names = block_names(blocks)
     baselines: dict[str, str | None] = {}
-    rows: dict[str, list[dict[str, Any]]] = {"runs": [], "summary": [], "tests": []}
+    rows: dict[str, list[dict[str, Any]]] = {"runs": [], "summary": []}
+    tests: list[tuple[dict[str, Any], PairedTest]] = []
     for block, group in groups.items():
         name = names[block]
         base = baseline if baseline in group else None
@@ -121,12 +127,11 @@ def compare_runs(
         rows["runs"] += _run_rows(name, ordered, chosen)
         rows["summary"] += _summary_rows(name, ordered, chosen)
         if base is not None:
-            rows["tests"] += _test_rows(name, ordered, base, chosen)
-    _correct(rows["tests"])
+            tests += _tests(name, ordered, base, chosen)
     return Evaluation(
         pd.DataFrame(rows["runs"], columns=["data", "arm", "seed", *chosen, "run"]),
         pd.DataFrame(rows["summary"], columns=_SUMMARY),
-        pd.DataFrame(rows["tests"], columns=_TESTS),
+        pd.DataFrame(corrected(tests), columns=_TESTS),
         tuple(chosen),
         baselines,
         tuple(skipped),
@@ -137,8 +142,7 @@ def compare_runs(
 _Arms: TypeAlias = Mapping[str, Mapping[int, FinishedRun]]
 
 _SUMMARY = ["data", "metric", "arm", "n", "mean", "std", "low", "high"]
-_TESTS = ["data", "metric", "baseline", "arm", "pairs", "difference", "low", "high"]
-_TESTS += ["p_t", "p_t_holm", "p_wilcoxon", "p_wilcoxon_holm", "effect"]
+_TESTS = ["data", "metric", "baseline", "arm", *TEST_COLUMNS]
 
 
 def _metrics(asked: Sequence[str] | None, runs: Sequence[FinishedRun]) -> list[str]:
@@ -215,12 +219,9 @@ def _summary_rows(data: str, group: _Arms, metrics: Sequence[str]) -> list[dict[
     return rows
 
 
-def _test_rows(
-    data: str,
-    group: _Arms,
-    baseline: str,
-    metrics: Sequence[str],
-) -> list[dict[str, Any]]:
+def _tests(
+    data: str, group: _Arms, baseline: str, metrics: Sequence[str]
+) -> list[tuple[dict[str, Any], PairedTest]]:
     rows = []
     for metric in metrics:
         base = {s: r.metrics[metric] for s, r in group[baseline].items() if metric in r.metrics}
@@ -231,19 +232,5 @@ def _test_rows(
             seeds = sorted(own.keys() & base.keys())
             test = paired_test([own[s] for s in seeds], [base[s] for s in seeds])
             names = {"data": data, "metric": metric, "baseline": baseline, "arm": arm}
-            rows.append({**names, **_columns(test)})
+            rows.append((names, test))
     return rows
-
-
-def _columns(test: PairedTest) -> dict[str, Any]:
-    return {name: getattr(test, name) for name in test.__dataclass_fields__}
-
-
-def _correct(rows: list[dict[str, Any]]) -> None:
-    """Add Holm's correction over the comparisons of a metric."""
-    ordered = sorted(rows, key=lambda row: row["metric"])
-    for _, family in groupby(ordered, key=lambda row: row["metric"]):
-        same = list(family)
-        for name in ("p_t", "p_wilcoxon"):
-            for row, p in zip(same, holm([row[name] for row in same]), strict=True):
-                row[f"{name}_holm"] = p

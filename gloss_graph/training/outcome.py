@@ -132,11 +132,10 @@ def history_rows(log: list[dict[str, Any]]) -> list[dict[str, float]]:
 
 def describe(splits: Splits) -> dict[str, Any]:
     """Name, classes and sizes of the splits, and whether they hold pairs."""
-    parts = {"train": splits.train, "val": splits.val, "test": splits.test}
     return {
         "name": splits.train.name,
         "classes": splits.train.label_names,
-        **{name: len(part) for name, part in parts.items() if part is not None},
+        **{name: len(part) for name, part in splits.parts.items()},
         **({"multilabel": True} if splits.train.multilabel else {}),
         **({} if splits.train.texts_b is None else {"pairs": True}),
     }

@@ -4,13 +4,21 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from itertools import groupby
+from typing import Any
 
 import numpy as np
 from scipy import stats
 
 # Differences this close, relative to their size, count as equal: their spread is rounding.
 _EQUAL = 1e-9
+_P_VALUES = ("p_t", "p_wilcoxon")
+#: What `corrected` says of a comparison.
+TEST_COLUMNS = (
+    *("pairs", "difference", "low", "high"),
+    *("p_t", "p_t_holm", "p_wilcoxon", "p_wilcoxon_holm", "effect"),
+)
 
 
 @dataclass(frozen=True)
@@ -116,3 +124,28 @@ def holm(p_values: Sequence[float]) -> list[float]:
         highest = max(highest, min(1.0, (len(known) - rank) * p))
         corrected[place] = highest
     return corrected
+
+
+def corrected(rows: Sequence[tuple[dict[str, Any], PairedTest]]) -> list[dict[str, Any]]:
+    """Rows of a table of tests: Holm's correction is over all comparisons of a metric.
+
+    Args:
+        rows: What tells a comparison from others, `metric` among it, and its test.
+
+    Returns:
+        The same, flat, with `TEST_COLUMNS`.
+
+    Example:
+        >>> test = paired_test([0.8, 0.9, 0.7], [0.7, 0.7, 0.6])
+        >>> rows = [({"metric": "f1", "arm": arm}, test) for arm in "ab"]
+        >>> [round(row["p_t_holm"], 2) for row in corrected(rows)]
+        [0.11, 0.11]
+    """
+    flat = [{**names, **asdict(test)} for names, test in rows]
+    ordered = sorted(flat, key=lambda row: str(row["metric"]))
+    for _, same in groupby(ordered, key=lambda row: str(row["metric"])):
+        family = list(same)
+        for name in _P_VALUES:
+            for row, p in zip(family, holm([row[name] for row in family]), strict=True):
+                row[f"{name}_holm"] = p
+    return flat

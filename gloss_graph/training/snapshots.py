@@ -182,11 +182,7 @@ class Snapshots:
             return
         start = time.perf_counter()
         self._encoder, self._batch_size = encoder, config.eval_batch_size
-        self._splits = {
-            name: part
-            for name, part in (("train", splits.train), ("val", splits.val), ("test", splits.test))
-            if part is not None
-        }
+        self._splits = splits.parts
         self._name = _first_labeled(self._splits, "test", "val")
         corpus = self._splits[self._name]
         self._chosen = _labeled_sample(corpus, _DOCUMENTS, seed=config.seed)

@@ -261,13 +261,8 @@ def _frozen(splits: Splits, encoder: TextEncoder, config: TrainConfig) -> dict[s
     """Embeddings before training: the same in every trial, so computed once."""
     if not config.few_labels and min(splits.train.labels) >= 0:
         return None
-    parts = {"train": splits.train, "val": splits.val}
     size = config.eval_batch_size
-    return {
-        name: encoder.encode(part.texts, part.texts_b, batch_size=size)
-        for name, part in parts.items()
-        if part is not None
-    }
+    return {name: encoder.embed(part, batch_size=size) for name, part in splits.parts.items()}
 
 
 def _drop_partial_runs(study: Any, folder: Path, keep_runs: bool) -> None:

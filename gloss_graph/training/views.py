@@ -33,8 +33,7 @@ class Views:
         given: Mapping[str, Tensor] | None,
         progress: bool,
     ) -> None:
-        parts = {"train": splits.train, "val": splits.val, "test": splits.test}
-        self._corpora = {name: part for name, part in parts.items() if part is not None}
+        self._corpora = splits.parts
         self._encoder, self._config, self._progress = encoder, config, progress
         self.frozen: dict[str, Tensor] = {}
         unlabeled = any(label < 0 for label in splits.train.labels)

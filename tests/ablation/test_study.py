@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
@@ -14,7 +14,7 @@ import torch
 from scipy import stats
 
 from ablation.toys import FACTORS, score, study
-from gloss_graph.ablation import Range, Study, read_results
+from gloss_graph.ablation import Range, Study, read_results, write_report
 from gloss_graph.ablation.identity import TrackedConfig, canonical, trial_id
 
 
@@ -292,3 +292,64 @@ def test_rows_of_other_settings_are_not_mixed_with_those_of_an_optuna_study(tmp_
     results = read_results(tmp_path / "s")
     assert not results.table.duplicated(["arm", "seed"]).any()
     assert set(results.tests()["pairs"]) == {3}
+
+
+NAMES = ["seconds", "error", "cost", "nan", "attempt", "status", "arm", "rate", "trial", "worker"]
+NAMES += ["seed", "version.torch", "python", "metric.rate", "finished"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_metric_called_as_a_column_of_the_table_is_read(tmp_path: Path, name: str) -> None:
+    class Run:
+        metric = name
+        titles: ClassVar[dict[str, str]] = {name: "the name, %"}
+        shown = lower_is_better = (name,)
+
+        def __call__(self, config: dict[str, Any], seed: int) -> dict[str, float]:
+            return {"f1": 1.0, name: config["rate"] / 10 + seed}
+
+    results = study(Run(), factors={"rate": [1, 2]}, seeds=2).run(tmp_path / "s", progress=False)
+    assert results.metrics == [f"metric.{name}", "f1"]
+    first = results.metrics[0]
+    assert results.table[first].tolist() == pytest.approx([0.1, 0.2, 1.1, 1.2])
+    assert set(results.table["status"]) == {"ok"}
+    assert (results.title(first), results.lower_is_better(first)) == ("the name, %", True)
+    assert results.shown == [first]
+    tests = results.tests()
+    assert tests[tests["metric"] == first]["difference"].tolist() == pytest.approx([0.1])
+    assert results.problems() == []
+    write_report(results)
+
+
+def test_a_nan_of_a_metric_called_as_a_column_is_named(tmp_path: Path) -> None:
+    def run(config: dict[str, Any], seed: int) -> dict[str, float]:
+        return {"nan": math.nan if config["rate"] == 2 else 1.0}
+
+    results = study(run, factors={"rate": [1, 2]}, seeds=1).run(tmp_path / "s", progress=False)
+    assert results.problems()[0].startswith("metric.nan is NaN or infinite in 1 trial: rate=2")
+
+
+@pytest.mark.parametrize("name", ["arm", "status", "trial", "nan", "metric.f1", "version.torch"])
+def test_a_factor_called_as_a_column_of_the_table_is_refused(name: str) -> None:
+    with pytest.raises(ValueError, match=f"must not be called as a column .*{name}"):
+        study(factors={name: [1, 2]})
+
+
+def test_arms_that_differ_in_the_seventh_digit_are_two(tmp_path: Path) -> None:
+    rates = [0.12345671, 0.12345672]
+    results = study(factors={"rate": rates, "size": [1, 2]}, seeds=2).run(
+        tmp_path / "s", progress=False
+    )
+    assert len(results.arms) == 4
+    assert set(results.summary()["n"]) == {2}
+
+
+def test_a_p_value_below_the_digits_has_one_relation(tmp_path: Path) -> None:
+    def run(config: dict[str, Any], seed: int) -> dict[str, float]:
+        return {"f1": config["rate"] + 1e-6 * seed * config["rate"]}
+
+    results = study(run, factors={"rate": [1, 2]}, seeds=4).run(tmp_path / "s", progress=False)
+    write_report(results)
+    text = (tmp_path / "s" / "report.md").read_text(encoding="utf-8")
+    assert "(Holm-corrected p <0.001)" in text
+    assert "![Effect of rate](pictures/effect-rate.png)" in text

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from training.tiny import tiny_corpus, tiny_encoder, tiny_splits
 
 from gloss_graph.ablation import Study, TextRun, files, read_results, read_study, write_report
@@ -163,6 +164,32 @@ def test_the_command_plans_runs_resumes_and_reports(
         (out / name).unlink()
     assert main(["ablate", "--report", str(out)]) == 0
     assert (out / "results.parquet").is_file()
+
+
+def test_another_encoder_in_the_same_folder_reuses_nothing(data: Path, tmp_path: Path) -> None:
+    folder, file = tmp_path / "model", tmp_path / "study.yaml"
+    file.write_text(
+        f"factors: {{k: [2, 4]}}\nbaseline: {json.dumps(SMALL | {'k': 2})}\nseeds: 1\n"
+        f"encoder: {folder}\nmax_length: 12\ndata: {data}\n"
+    )
+
+    def ids() -> set[str]:
+        return {trial.id for trial in read_study(file).trials()}
+
+    def rows() -> torch.Tensor:
+        run: Any = read_study(file).function
+        return run._embeddings()["test"]
+
+    first = tiny_encoder()
+    first.save(folder)
+    known, embedded = ids(), rows()
+    assert ids() == known
+    with torch.no_grad():
+        for value in first.parameters():
+            value.add_(0.1)
+    first.save(folder)
+    assert not ids() & known
+    assert not torch.equal(rows(), embedded)
 
 
 def test_bad_use_of_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

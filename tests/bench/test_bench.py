@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import importlib.util
+import time
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from threadpoolctl import threadpool_info
 
+from gloss_graph import _memory
 from gloss_graph.bench import (
     StageSettings,
     corpus_table,
     fitted_exponent,
+    limited_threads,
     memory_growth,
+    peers,
     plot_stages,
     stage_table,
     write_tables,
@@ -154,9 +159,18 @@ def test_turns_leave_the_first_round_out() -> None:
 
 
 def test_peak_memory_sees_a_temporary() -> None:
-    peak = peak_mib(lambda: torch.ones(64, 2**20).sum())
-    if peak is not None:
-        assert 200 < peak < 600
+    assert 200 < peak_mib(lambda: torch.ones(64, 2**20).sum()) < 600
+
+
+def test_peak_memory_where_the_system_keeps_no_record(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_memory, "_reset_peak", lambda: False)
+
+    def held() -> None:
+        kept = torch.ones(64, 2**20)
+        time.sleep(0.2)
+        del kept
+
+    assert 200 < peak_mib(held) < 600
 
 
 def test_peak_memory_sees_what_was_used_before() -> None:
@@ -165,9 +179,7 @@ def test_peak_memory_sees_what_was_used_before() -> None:
         del kept
 
     small()
-    peak = peak_mib(small)
-    if peak is not None:
-        assert peak > 60.0
+    assert peak_mib(small) > 60.0
 
 
 def test_memory_stays_flat_over_a_few_steps() -> None:
@@ -221,6 +233,49 @@ def test_the_command_measures_the_banks_it_is_told(tmp_path: Path) -> None:
     table = pd.read_csv(next((tmp_path / "b").glob("endurance*.csv")))
     assert table["bank"].tolist() == [200, 300]
     assert table["dim"].tolist() == [8, 8]
+
+
+@pytest.mark.parametrize("name", ["repeats", "made", "steps", "threads"])
+def test_nothing_of_what_is_counted_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    words = ["bench", "--quick", "--what", "endurance", "--steps", "10", "--dim", "8"]
+    words += ["--bank", "64", "--batch-size", "8", "--out", str(tmp_path / "b")]
+    assert main([*words, f"--{name}", "0"]) == 2
+    assert f"'{name}'" in capsys.readouterr().err
+    assert not (tmp_path / "b").exists()
+
+
+def test_the_command_gives_its_settings_to_the_corpus(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[dict[str, object]] = []
+
+    def table(x: torch.Tensor, y: torch.Tensor, **settings: object) -> pd.DataFrame:
+        threads = {pool["num_threads"] for pool in threadpool_info()}
+        seen.append({"rows": len(x), "threads": threads, **settings})
+        return pd.DataFrame({"method": ["none"]})
+
+    monkeypatch.setattr(peers, "corpus_table", table)
+    words = ["bench", "--what", "corpus", "--made", "64", "--k", "5", "--repeats", "3"]
+    assert main([*words, "--threads", "1", "--out", str(tmp_path / "b")]) == 0
+    (found,) = seen
+    assert (found["rows"], found["k"], found["repeats"], found["threads"]) == (64, 5, 3, {1})
+
+
+def test_a_limit_of_threads_reaches_every_library_and_ends() -> None:
+    def threads() -> dict[str, int]:
+        return {pool["filepath"]: pool["num_threads"] for pool in threadpool_info()}
+
+    with limited_threads(2):
+        before, torchs = threads(), torch.get_num_threads()
+        with limited_threads(1):
+            assert set(threads().values()) == {1}
+            assert torch.get_num_threads() == 1
+        assert (threads(), torch.get_num_threads()) == (before, torchs)
+        assert {"openblas", "mkl"} & {pool["internal_api"] for pool in threadpool_info()}
+    with pytest.raises(ValueError, match="'threads' must be"), limited_threads(0):
+        pass
 
 
 def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import gzip
+import json
 import os
 import re
 import subprocess
@@ -45,6 +46,13 @@ def table(tmp_path: Path) -> Path:
 
 def run(script: str, *arguments: str, folder: Path) -> str:
     """Run a script in `folder` and give back what it printed."""
+    done = start(script, *arguments, folder=folder)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "Warning" not in done.stderr, done.stderr
+    return done.stdout
+
+
+def start(script: str, *arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
     environment = {
         **os.environ,
         "HF_HUB_OFFLINE": "1",
@@ -53,7 +61,7 @@ def run(script: str, *arguments: str, folder: Path) -> str:
         "PYTHONPATH": str(ROOT),
         "TMPDIR": str(folder),
     }
-    done = subprocess.run(
+    return subprocess.run(
         [sys.executable, str(EXAMPLES / script), *arguments],
         cwd=folder,
         env=environment,
@@ -63,9 +71,6 @@ def run(script: str, *arguments: str, folder: Path) -> str:
         timeout=300,
         check=False,
     )
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "Warning" not in done.stderr, done.stderr
-    return done.stdout
 
 
 def number(pattern: str, output: str) -> float:
@@ -244,6 +249,17 @@ def test_table_of_the_study(tmp_path: Path, table: Path) -> None:
         assert f"tea-{row}-0: accuracy" in output
         assert f"| {row} " in output
     assert (tmp_path / "table" / "table.png").is_file()
+
+
+def test_a_table_of_other_settings_is_not_gone_on_with(tmp_path: Path) -> None:
+    (tmp_path / "table").mkdir()
+    note = {"encoder": "minilm", "train_limit": None, "epochs": 10, "graph_epochs": 10}
+    note |= {"patience": 3, "batch": 32, "length": 128}
+    (tmp_path / "table" / "settings.json").write_text(json.dumps(note), encoding="utf-8")
+    words = ("--folder", "nowhere", "--data", "tea", "--out", "table", "--length", "64")
+    done = start("benchmarks/study_table.py", *words, folder=tmp_path)
+    assert done.returncode == 1
+    assert "'--out' holds a study with {'length': 128}" in done.stderr
 
 
 def test_released_benchmark(tmp_path: Path) -> None:

@@ -100,6 +100,34 @@ def test_documents_without_a_word_get_the_class_shares() -> None:
     assert torch.allclose(model.predict_proba(empty)[0], shares)
 
 
+@pytest.mark.parametrize("with_val", [True, False])
+def test_fine_tuning_alone_embeds_what_it_is_scored_by(
+    monkeypatch: pytest.MonkeyPatch, with_val: bool
+) -> None:
+    splits = tiny_splits() if with_val else replace(tiny_splits(), val=None)
+    encoder, sizes = tiny_encoder(), []
+    embed = encoder.embed
+
+    def counted(corpus: Corpus, **options: Any) -> torch.Tensor:
+        sizes.append(len(corpus))
+        return embed(corpus, **options)
+
+    monkeypatch.setattr(encoder, "embed", counted)
+    config = bert_config(fine_tune_epochs=3, fine_tune_rate=1e-3, epochs=1)
+    model = BertGCNClassifier(encoder, config).fit(splits)
+    everyone = len(model.memory)
+    assert sizes == [12 if with_val else 0] * 3 * with_val + [everyone] * 2
+    whole = Corpus([], [], [], CLASSES)
+    for part in splits.parts.values():
+        whole = replace(
+            whole,
+            texts=whole.texts + part.texts,
+            labels=whole.labels + part.labels,
+            ids=whole.ids + part.ids,
+        )
+    assert torch.allclose(model.memory, embed(whole), atol=1e-5)
+
+
 def test_new_documents_are_refused_by_text_gcn_and_labeled_by_the_encoder_of_bert_gcn() -> None:
     splits = tiny_splits()
     new = tiny_corpus(4, seed=9, first_id=500)
