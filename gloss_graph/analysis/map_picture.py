@@ -108,9 +108,10 @@ def plot_communities(
     edges = table.adjacency.nnz // 2
     share = f"{edges:,} edges" if drawn == edges else f"{drawn:,} of {edges:,} edges drawn"
     found = np.unique(communities[communities >= 0]).size
+    named = ", each with its most frequent label" if bool((table.labels >= 0).any()) else ""
     heads = [
         f"by label\n{size:,} documents, {int((table.labels >= 0).sum()):,} labeled · {share}",
-        f"by community\n{found:,} communities (Louvain), each with its most frequent label",
+        f"by community\n{found:,} communities (Louvain){named}",
     ]
     set_headings(figure, panels, title, heads)
     return save_figure(figure, path)

@@ -77,6 +77,15 @@ def test_map_draws_a_share_of_the_edges_and_says_so():
     assert "1 communities" in own.axes[1].get_title(loc="left")
 
 
+def test_communities_without_a_label_promise_no_names() -> None:
+    graph = Data(edge_index=torch.tensor([[0, 1], [1, 0]]), y=torch.tensor([-1, -1]))
+    heads = [axes.get_title(loc="left") for axes in plot_communities(graph).figure.axes]
+    assert heads[1] == "by community\n1 communities (Louvain)"
+    named = Data(edge_index=graph.edge_index, y=torch.tensor([0, -1]))
+    heads = [axes.get_title(loc="left") for axes in plot_communities(named).figure.axes]
+    assert heads[1].endswith(", each with its most frequent label")
+
+
 @pytest.mark.parametrize("draw", PICTURES)
 def test_small_and_flat_graphs(draw):
     one = Data(edge_index=torch.empty(2, 0, dtype=torch.long), y=torch.tensor([0]))
