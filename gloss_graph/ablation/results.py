@@ -271,9 +271,7 @@ def read_results(folder: str | os.PathLike[str]) -> Results:
     with TrialStore(folder) as store:
         rows = store.rows()
     if design == "optuna":
-        chosen = sampled_rows(
-            rows.values(), study["factors"], study["settings"], study["identity"]
-        )
+        chosen = sampled_rows(rows.values(), study["factors"], study["settings"], study["identity"])
         chosen.sort(key=lambda row: (row["started"], row["seed"]))
     else:
         chosen = [rows[key] for key in wanted if key in rows]
