@@ -316,9 +316,7 @@ def _remembered(memory: MemoryBank | None, ids: Tensor | None, device: torch.dev
     if memory is None or len(memory) == 0:
         return torch.empty(0, dtype=torch.long, device=device)
     keep = torch.ones(len(memory), dtype=torch.bool, device=device)
-    if ids is not None:
-        own = memory.slots_of(ids)
-        keep[own[own >= 0]] = False
+    keep[memory.own_slots(ids)] = False
     return keep.nonzero().squeeze(1)
 
 
