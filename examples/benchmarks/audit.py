@@ -20,7 +20,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from scipy.stats import ttest_rel
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedKFold, cross_val_predict
@@ -38,7 +38,10 @@ def embedded(folder: Path, length: int, cache: Path) -> tuple[Tensor, np.ndarray
     if not file.exists():
         rows = load_encoder("minilm", max_length=length).encode(corpus.texts, progress=True)
         cache.mkdir(parents=True, exist_ok=True)
-        save_file({"rows": rows.contiguous()}, file)
+        # Readable as the umask says, which a file that safetensors writes itself is not.
+        draft = file.with_suffix(".part")
+        draft.write_bytes(save({"rows": rows.contiguous()}))
+        draft.replace(file)
     rows, labels = load_file(file)["rows"], np.array(corpus.labels)
     if len(rows) != len(labels):
         raise ValueError(f"'{file}' must hold {len(labels)} rows (got {len(rows)}). Delete it.")

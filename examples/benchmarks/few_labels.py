@@ -30,7 +30,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from scipy.stats import ttest_rel
 from torch import Tensor
 
@@ -132,7 +132,10 @@ def frozen_views(splits: Splits, settings: argparse.Namespace) -> dict[str, Tens
         for name, part in parts.items()
         if part is not None
     }
-    save_file(views, cache)
+    # Readable as the umask says, which a file that safetensors writes itself is not.
+    draft = cache.with_suffix(".part")
+    draft.write_bytes(save(views))
+    draft.replace(cache)
     return views
 
 
