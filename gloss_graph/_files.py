@@ -5,12 +5,13 @@ from __future__ import annotations
 import errno
 import os
 import secrets
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-__all__ = ["atomic_write"]
+__all__ = ["atomic_path", "atomic_write"]
 
 
 @contextmanager
@@ -59,6 +60,24 @@ def atomic_write(path: str | os.PathLike[str], *, overwrite: bool = False) -> It
     except BaseException:
         draft.unlink(missing_ok=True)
         raise
+
+
+@contextmanager
+def atomic_path(path: str | os.PathLike[str], *, overwrite: bool = False) -> Iterator[Path]:
+    """As `atomic_write`, for libraries that want a name and may put a file of their own there.
+
+    Safetensors does, one that only its owner may read: it gets the rights of the user's umask.
+
+    Yields:
+        Where to write.
+    """
+    with atomic_write(path, overwrite=overwrite) as draft:
+        rights = stat.S_IMODE(os.fstat(draft.fileno()).st_mode)
+        yield Path(draft.name)
+        os.chmod(draft.name, rights)
+        # The handle may be that of the file which was replaced.
+        with open(draft.name, "rb+") as written:
+            os.fsync(written.fileno())
 
 
 def _check_free(target: Path, overwrite: bool) -> None:

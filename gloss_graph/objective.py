@@ -297,9 +297,11 @@ class GraphGuidedObjective(PaperForms, PropagationPredictor, nn.Module):
             stored = x.detach()
             if reference is not None:
                 stored = joint_view(reference.detach(), frozen, self.anchor).to(x.dtype)
-            compared, learned = None, embeddings.size(1)
+            compared, own, learned = None, None, embeddings.size(1)
             if self.graph_weight > 0 or logits is None or return_output:
                 compared = self._compare(x, labels, targets, ids, visible, learned, return_output)
+                # Graph and lists of `embeddings` are not those of another view.
+                own = compared.connection if reference is None else None
             graph_loss = x.new_zeros(()) if compared is None else compared.loss
             cross_entropy = consistency = torch.zeros_like(graph_loss)
             loss = graph_loss
@@ -307,11 +309,12 @@ class GraphGuidedObjective(PaperForms, PropagationPredictor, nn.Module):
                 cross_entropy = classification_loss(logits, labels, targets, self.class_weight)
                 if self.consistency_weight > 0:
                     known = (self.targets, self.memory, labels, ids, logits)
+                    given = (stored, labels, targets, ids, learned, False)
+                    # The graph of an output lists every edge: the same up to rounding.
+                    same = None if return_output else own
                     with self.seconds.timed("targets"):
                         consistency = consistency_loss(
-                            *known,
-                            lambda: self._connect(stored, labels, targets, ids, learned, False),
-                            self.training,
+                            *known, lambda: same or self._connect(*given), self.training
                         )
                 loss = self.graph_weight * graph_loss + (1.0 - self.graph_weight) * cross_entropy
                 loss = loss + self.consistency_weight * consistency
@@ -325,10 +328,7 @@ class GraphGuidedObjective(PaperForms, PropagationPredictor, nn.Module):
         if self.training:
             self.targets.steps += 1
             if self.memory is not None:
-                # The lists of `embeddings` are not those of another view.
-                neighbors = None
-                if compared is not None and reference is None:
-                    neighbors = compared.connection.neighbors
+                neighbors = None if own is None else own.neighbors
                 with self.seconds.timed("enqueue"):
                     kept = labels if targets is None else join_targets(labels, targets)
                     enqueue_gathered(self.memory, stored, kept, ids, neighbors)

@@ -11,6 +11,10 @@ from torch import Tensor
 
 from gloss_graph import GraphGuidedObjective, MemoryBank
 from gloss_graph.graph import bank_graph
+from gloss_graph.graph.build import connect
+from gloss_graph.graph.kernels import gaussian_kernel
+from gloss_graph.propagation.bank_operator import ConstantRows, bank_operator
+from gloss_graph.propagation.reach import reachable
 
 CLASSES, DIM = 4, 12
 
@@ -124,6 +128,38 @@ def test_hops_touch_no_row_beyond_them(monkeypatch: pytest.MonkeyPatch) -> None:
     assert near.bank.pointer.numel() == near.slots.numel() + 1
     assert near.y.numel() == 5 + near.slots.numel()
     assert not bool(torch.isin(near.slots, torch.arange(5)).any())
+
+
+def test_a_long_chain_is_reached_without_cutting_rows_out_at_every_hop(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A line of documents beside an island no seed reaches; only the line's first has a label."""
+    line, island = 200, 8
+    x = torch.zeros(line + island, 2)
+    x[:line, 0] = 0.1 * torch.arange(line)
+    x[line:, 1] = 50.0 + 0.1 * torch.arange(island)
+    bank = MemoryBank(line + island, 2, k=2, normalize=False)
+    bank.enqueue(x, ids=torch.arange(line + island))
+    query, unlabeled = x[:1] - 0.1, torch.full((1,), -1)
+    options: dict[str, Any] = {"k": 2, "kernel": gaussian_kernel, "bandwidth": 1.0, "hops": None}
+    options |= {"symmetrize": "union", "batch_edges": "knn", "normalize_embeddings": False}
+    monkeypatch.setattr(bank_graph, "LEAST_ROWS", 1)
+    edges = connect(query, unlabeled, None, memory=bank, listed=False, **options).bank
+    assert edges is not None
+    cuts = []
+    take = ConstantRows.take
+    monkeypatch.setattr(
+        ConstantRows, "take", lambda self, where: cuts.append(where) or take(self, where)
+    )
+    seeds = torch.arange(1 + line + island) == 0
+    operator = bank_operator(edges)
+    reached = reachable(operator, seeds)
+    assert torch.equal(reached, torch.arange(1 + line + island) <= line)
+    assert len(cuts) <= 3
+    # A solve finds its rows cut out.
+    free = (~seeds).nonzero().squeeze(1)
+    assert operator.parts.rows is not None
+    assert torch.equal(operator.parts.rows[0], free - 1)
 
 
 def test_an_output_lists_every_edge_and_has_the_same_loss(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -263,7 +263,7 @@ def connect(
         points = x.detach()
         if normalize_embeddings and squared.dim() == 2 and not isinstance(bandwidth, (int, float)):
             points = unit_rows(points)
-        sigma = _bandwidth(bandwidth, points, memory, slots, y)
+        sigma = _bandwidth(bandwidth, points, labels, memory, slots)
         squared_sigma = sigma.square()
     # A kernel sees one entry an edge, whatever holds them here.
     weight = weigh(kernel, squared.flatten(), squared_sigma.flatten())
@@ -291,8 +291,7 @@ def _connect_bank(
     Nodes are the `slots` where only those `near` the batch are wanted, else all of the bank.
     """
     size = x.size(0)
-    sample = torch.cat([labels, memory.slot_labels[slots]])
-    sigma = _bandwidth(bandwidth, x.detach(), memory, slots, sample)
+    sigma = _bandwidth(bandwidth, x.detach(), labels, memory, slots)
     edges = bank_edges(x, memory, slots, neighbors, k, all_batch, kernel, sigma.square(), near)
     which: Tensor | slice = slots if near else slice(len(memory))
     y = torch.cat([labels, memory.slot_labels[which]])
@@ -317,28 +316,25 @@ def _remembered(memory: MemoryBank | None, ids: Tensor | None, device: torch.dev
     if memory is None or len(memory) == 0:
         return torch.empty(0, dtype=torch.long, device=device)
     keep = torch.ones(len(memory), dtype=torch.bool, device=device)
-    if ids is not None:
-        own = memory.slots_of(ids)
-        keep[own[own >= 0]] = False
+    keep[memory.own_slots(ids)] = False
     return keep.nonzero().squeeze(1)
 
 
 def _bandwidth(
     bandwidth: float | str | BandwidthRule,
     x: Tensor,
+    labels: Tensor,
     memory: MemoryBank | None,
     slots: Tensor,
-    y: Tensor,
 ) -> Tensor:
     """Bandwidth from the batch and an even sample of the remembered rows."""
     if memory is None or slots.numel() == 0:
-        return estimate_bandwidth(bandwidth, x, y)
-    keep = torch.arange(slots.numel(), device=x.device)
-    if keep.numel() > _BANDWIDTH_MEMORY_ROWS:
-        keep = torch.linspace(0, keep.numel() - 1, _BANDWIDTH_MEMORY_ROWS, device=x.device).long()
-    size = x.size(0)
-    sample = torch.cat([x, memory.rows[slots[keep]].to(x.dtype)])
-    return estimate_bandwidth(bandwidth, sample, torch.cat([y[:size], y[size:][keep]]))
+        return estimate_bandwidth(bandwidth, x, labels)
+    if slots.numel() > _BANDWIDTH_MEMORY_ROWS:
+        last = slots.numel() - 1
+        slots = slots[torch.linspace(0, last, _BANDWIDTH_MEMORY_ROWS, device=x.device).long()]
+    x = torch.cat([x, memory.rows[slots].to(x.dtype)])
+    return estimate_bandwidth(bandwidth, x, torch.cat([labels, memory.slot_labels[slots]]))
 
 
 def document_data(connection: Connection, ids: Tensor | None, memory: MemoryBank | None) -> Data:

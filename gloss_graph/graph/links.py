@@ -76,13 +76,12 @@ def batch_links(
         source, target, lists = corpus_links(x.detach(), k)
         return Links(source, target, link_squared_distances(x, source, target)), lists
 
-    node_of = torch.full((len(memory),), -1, dtype=torch.long, device=x.device)
-    node_of[slots] = torch.arange(size, size + slots.numel(), device=x.device)
     index = neighbors.indices
     row, column = (index >= 0).nonzero(as_tuple=True)
     slot = index[row, column]
     squared = (x[row] - memory.rows[slot].to(x.dtype)).square().sum(dim=1)
-    to_memory = Links(row, node_of[slot], squared)
+    # `slots` are sorted, and hold every slot a list names.
+    to_memory = Links(row, size + torch.searchsorted(slots, slot), squared)
 
     if all_batch:
         left, right = all_pairs(size, x.device)

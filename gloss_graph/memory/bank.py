@@ -148,7 +148,7 @@ class MemoryBank(SearchedRows):
         """
         check_positive_int("k", k)
         x = self._prepare("queries", queries)
-        banned = self._banned(exclude_ids)
+        banned = self.own_slots(exclude_ids)
         found = self._searcher.allowed(x, self.rows, len(self), k, banned)
         return SearchResult(found.squared_distances.sqrt(), found.indices)
 
@@ -170,7 +170,7 @@ class MemoryBank(SearchedRows):
             Lists of shape (B, k).
         """
         x = self._prepare("embeddings", embeddings)
-        return self._neighbors(x, self._banned(ids), k or self.k)
+        return self._neighbors(x, self.own_slots(ids), k or self.k)
 
     def _neighbors(self, x: Tensor, banned: Tensor, k: int) -> NeighborLists:
         if k == 0:
@@ -230,7 +230,7 @@ class MemoryBank(SearchedRows):
             ids = -2 - int(self.anonymous) - torch.arange(size, device=device)
         ids = ids.to(device).long()
         if neighbors is None:
-            neighbors = self._neighbors(x, self._banned(ids), self.k if link else 0)
+            neighbors = self._neighbors(x, self.own_slots(ids), self.k if link else 0)
         check_lists(neighbors, x.size(0), len(self))
         self.check_storable(x)
         store(self, Incoming(x, known, targets, ids), neighbors, nameless=nameless)

@@ -101,12 +101,12 @@ class ClassBalanced:
             count[label] = count.get(label, 0) + 1
         if len(chosen) == len(incoming):
             return torch.tensor(chosen, dtype=torch.long, device=ids.device)
-        # No class loses more rows of old than there are new ones.
         order = _by_age(bank, refreshed).sort().values
-        by_age = held[order % bank.capacity]
-        for label in count:
-            mine = (by_age == label).nonzero().squeeze(1)[: len(incoming)]
-            oldest = order[mine].tolist()
+        # Label by label as `values` are, the oldest first.
+        order = order[held[order % bank.capacity].argsort(stable=True)]
+        # No class loses more rows of old than there are new ones.
+        for label, mine in zip(values.tolist(), order.split(counts.tolist()), strict=True):
+            oldest = mine[: len(incoming)].tolist()
             queues[label] = deque((key, key % bank.capacity, -1) for key in oldest)
         newest = (int(bank.step) + 1) * bank.capacity
         for number, label in enumerate(incoming):

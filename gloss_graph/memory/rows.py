@@ -114,10 +114,11 @@ class StoredRows(nn.Module):
         """
         return torch.tensor(self._slots().find(ids), dtype=torch.long, device=self.rows.device)
 
-    def _banned(self, exclude_ids: Tensor | None) -> Tensor:
-        if exclude_ids is None:
+    def own_slots(self, ids: Tensor | None) -> Tensor:
+        """Sorted slots (n,) long of those documents `ids` (any,) that are stored; none for None."""
+        if ids is None:
             return torch.empty(0, dtype=torch.long, device=self.rows.device)
-        slots = self.slots_of(exclude_ids.reshape(-1))
+        slots = self.slots_of(ids.reshape(-1))
         return slots[slots >= 0].unique()
 
 

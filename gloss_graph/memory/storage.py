@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import struct
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -51,27 +51,24 @@ def write_bank(
     path = Path(path)
     with atomic_write(path, overwrite=True) as draft:
         draft.write(_header(ordered, settings, {}))
-        sums = {name: _pour(draft, tensor) for name, tensor in ordered.items()}
+        sums = {name: _checksum(tensor, draft) for name, tensor in ordered.items()}
         # Sums are of fixed width, so the header with them is as long as the one without.
         draft.seek(0)
         draft.write(_header(ordered, settings, sums))
     return path
 
 
-def _pour(draft: BinaryIO, tensor: Tensor) -> int:
-    """Write a tensor's bytes and return their checksum."""
+def _checksum(tensor: Tensor, draft: BinaryIO | None = None) -> int:
+    """CRC-32 of a tensor's bytes, chunk by chunk, which are written to `draft` if there is one."""
     total = 0
-    for chunk in _chunks(tensor):
-        total = zlib.crc32(chunk, total)
-        draft.write(chunk)
-    return total
-
-
-def _chunks(tensor: Tensor) -> Iterator[memoryview]:
     flat = tensor.detach().contiguous().reshape(-1)
     for part in flat.split(max(1, _CHUNK_BYTES // tensor.element_size())):
         if part.numel():
-            yield memoryview(part.cpu().numpy()).cast("B")
+            chunk = memoryview(part.cpu().numpy()).cast("B")
+            total = zlib.crc32(chunk, total)
+            if draft is not None:
+                draft.write(chunk)
+    return total
 
 
 def _header(
@@ -131,10 +128,7 @@ def read_bank(path: str | Path, *, mmap: bool) -> tuple[dict[str, Any], dict[str
         raise _damaged(path, "its tensors are not those it was written with")
     if not mmap:
         for name, tensor in tensors.items():
-            total = 0
-            for chunk in _chunks(tensor):
-                total = zlib.crc32(chunk, total)
-            if f"{total:08x}" != checks[name]:
+            if f"{_checksum(tensor):08x}" != checks[name]:
                 raise _damaged(path, f"the checksum of '{name}' does not match")
         tensors = {name: tensor.clone() for name, tensor in tensors.items()}
     return settings, tensors

@@ -12,6 +12,7 @@ from torch.autograd.function import once_differentiable
 
 from gloss_graph._precision import full_precision
 from gloss_graph.graph.bank_graph import BankEdges
+from gloss_graph.propagation.inputs import largest_weight
 from gloss_graph.propagation.operators import Operator, SparseOperator, rows_of
 
 
@@ -217,15 +218,7 @@ class BankOperator(NamedTuple):
 def bank_operator(edges: BankEdges) -> BankOperator:
     """W of the edges of a batch and a bank; weights of an extreme unit are scaled."""
     border, weight = edges.edge_weight, edges.weight
-    top = 0.0
-    for part in (border.detach(), weight):
-        if part.numel():
-            least, most = torch.stack(torch.aminmax(part)).tolist()
-            if not 0.0 <= least <= most < float("inf"):
-                raise ValueError(
-                    "'edge_weight' must be finite and >= 0 (got NaN, inf or negative)."
-                )
-            top = max(top, most)
+    top = max(largest_weight(border), largest_weight(weight))
     # No propagation depends on the unit: one pass less where it does no harm.
     if top and not 1e-3 < top < 1e3:
         border, weight = border / top, weight / top

@@ -83,12 +83,7 @@ def check_graph(
             raise ValueError(
                 f"'edge_index' must lie in 0..{num_nodes - 1}, the rows of 'y' (got {low}..{high})."
             )
-    low_weight, top = 0.0, 0.0
-    if edge_weight.numel():
-        low_weight, top = torch.stack(torch.aminmax(edge_weight.detach())).tolist()
-    # Also false for NaN, which is what aminmax gives if there is one.
-    if not 0.0 <= low_weight <= top < float("inf"):
-        raise ValueError("'edge_weight' must be finite and >= 0 (got NaN, inf or negative).")
+    top = largest_weight(edge_weight)
     rows = rows_of(edge_index, num_nodes)
     weight = edge_weight if rows.order is None else edge_weight[rows.order]
     if not trusted:
@@ -103,13 +98,24 @@ def check_full(weight: Tensor) -> Tensor:
     Raises:
         ValueError: Weights negative or not finite.
     """
-    if weight.numel() == 0:
-        return weight
-    low, top = torch.stack(torch.aminmax(weight.detach())).tolist()
-    if not 0.0 <= low <= top < float("inf"):
-        raise ValueError("'edge_weight' must be finite and >= 0 (got NaN, inf or negative).")
+    top = largest_weight(weight)
     # One pass less over the matrix where its unit does no harm.
     return weight if 1e-3 < top < 1e3 or top == 0.0 else weight / top
+
+
+def largest_weight(weight: Tensor) -> float:
+    """The largest of edge weights of any shape, 0 if there is none.
+
+    Raises:
+        ValueError: Weights negative or not finite.
+    """
+    if weight.numel() == 0:
+        return 0.0
+    low, top = torch.stack(torch.aminmax(weight.detach())).tolist()
+    # Also false for NaN, which is what aminmax gives if there is one.
+    if not 0.0 <= low <= top < float("inf"):
+        raise ValueError("'edge_weight' must be finite and >= 0 (got NaN, inf or negative).")
+    return float(top)
 
 
 def _check_undirected(rows: Rows, weight: Tensor) -> None:

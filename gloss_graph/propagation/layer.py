@@ -306,7 +306,7 @@ class LabelPropagation(MessagePassing):
         prior: Tensor | None,
         start: Tensor | None = None,
     ) -> Propagation:
-        reached = reachable(operator, seeds, ~seeds)
+        reached = reachable(operator, seeds)
 
         def times(v: Tensor) -> Tensor:
             return operator.times(v.unsqueeze(1)).squeeze(1)

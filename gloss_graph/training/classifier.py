@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers.utils import ModelOutput
 
+from gloss_graph._files import atomic_path
 from gloss_graph.text import FeatureEncoder, TextEncoder
 
 _HEAD, _SETTINGS = "head.safetensors", "classifier.json"
@@ -117,7 +118,8 @@ class TextClassifier(nn.Module):
         if isinstance(self.encoder, FeatureEncoder):
             settings["features"] = True
         head = {name: value.contiguous().cpu() for name, value in self.head.state_dict().items()}
-        save_file(head, folder / _HEAD)
+        with atomic_path(folder / _HEAD, overwrite=True) as draft:
+            save_file(head, draft)
         (folder / _SETTINGS).write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
         return folder
 

@@ -8,7 +8,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from gloss_graph._files import atomic_write
+from gloss_graph._files import atomic_path
 
 
 def save_objective(objective: nn.Module, file: str | Path) -> Path:
@@ -20,8 +20,8 @@ def save_objective(objective: nn.Module, file: str | Path) -> Path:
     """
     file = Path(file)
     state = {name: value.detach().cpu().contiguous() for name, value in _tensors(objective)}
-    with atomic_write(file, overwrite=True) as draft:
-        save_file(state, draft.name, metadata={"format": "pt"})
+    with atomic_path(file, overwrite=True) as draft:
+        save_file(state, draft, metadata={"format": "pt"})
     return file
 
 

@@ -16,6 +16,7 @@ from torch.utils.data import Sampler
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from gloss_graph._checks import check_range
+from gloss_graph._files import atomic_path
 from gloss_graph._modes import evaluating
 from gloss_graph._processes import launched, mean_over_processes, wait_for_all
 from gloss_graph._timing import StageClock
@@ -295,7 +296,8 @@ class GraphGuidedTrainer(Trainer):
             folder = Path(output_dir or self.args.output_dir)
             save_objective(self.objective, folder / OBJECTIVE_FILE)
             if self.teacher is not None:
-                safetensors.torch.save_model(self.teacher, str(folder / TEACHER_FILE))
+                with atomic_path(folder / TEACHER_FILE, overwrite=True) as draft:
+                    safetensors.torch.save_model(self.teacher, str(draft))
 
     def _load_from_checkpoint(
         self, resume_from_checkpoint: str, model: nn.Module | None = None

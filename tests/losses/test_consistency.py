@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from gloss_graph import GraphGuidedObjective, MemoryBank
+from gloss_graph.graph import bank_graph
 from gloss_graph.inference import PropagationHead
 from gloss_graph.losses import PseudoLabelLoss, pair_cosine_loss, soft_cross_entropy
 
@@ -92,6 +94,63 @@ def test_the_per_step_form_shows_all_labels() -> None:
         objective(x[:20], shown[:20], ids=torch.arange(20), logits=logits)
         values.append(consistency(objective))
     assert values[0] == values[1] == values[2] > 0
+
+
+@pytest.mark.parametrize("output", [False, True])
+@pytest.mark.parametrize(
+    ("least", "settings"),
+    [
+        (10**9, {}),
+        (10**9, {"half_life": 2.0, "restandardize": True, "rule": "poisson"}),
+        (10**9, {"bank": False}),
+        (1, {}),
+        (1, {"hops": 2, "symmetrize": "union"}),
+    ],
+)
+def test_the_per_step_form_reuses_the_graph_of_the_loss_bit_for_bit(
+    least: int, settings: dict[str, Any], output: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bank_graph, "LEAST_ROWS", least)
+    made_here: list[Any] = []
+    connect = GraphGuidedObjective._connect
+
+    def counted(self: GraphGuidedObjective, *args: Any) -> Any:
+        made_here.append(connect(self, *args))
+        return made_here[-1]
+
+    monkeypatch.setattr(GraphGuidedObjective, "_connect", counted)
+    x, truth = corpus()
+    shown, batch = few(truth, 30), torch.arange(20, 50)
+    found, counts = [], []
+    # The same rows as a view of their own make a graph of their own.
+    for own_view in (False, True):
+        objective = made(refresh_every=0, graph_weight=0.5, **settings)
+        if objective.memory is not None:
+            objective.memory.enqueue(x, shown, torch.arange(SIZE))
+        rows = (x[batch] + 0.01).requires_grad_()
+        logits = torch.linspace(-1, 1, 90).view(30, 3).requires_grad_()
+        reference = rows.detach() if own_view else None
+        made_here.clear()
+        result = objective(
+            rows,
+            shown[batch],
+            ids=batch,
+            logits=logits,
+            reference=reference,
+            return_output=output,
+        )
+        counts.append(len(made_here))
+        assert all((one.bank is not None) == (least == 1) for one in made_here[output:])
+        loss = result.loss if output else result
+        loss.backward()
+        assert consistency(objective) > 0
+        # The lists that are stored of a view of their own were searched again.
+        state = objective.state_dict().items()
+        kept = [value for name, value in state if not name.startswith("memory.links.")]
+        found.append([loss.detach(), rows.grad, logits.grad, *kept])
+    assert counts == [2 if output else 1, 2]
+    for value, expected in zip(*found, strict=True):
+        assert torch.equal(value, expected)
 
 
 @pytest.mark.parametrize("bank", [False, True])

@@ -194,18 +194,40 @@ for number in (1, 2):
 found["readers"] = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
 found["unchanged"] = bool((MemoryBank.load(file).rows == 0).all())
 
+# How many calls and returns a save takes.
+events = 0
+def count(*_):
+    global events
+    events += 1
+sys.setprofile(count)
+bank.save(file)
+sys.setprofile(None)
+
+def die_after(left):
+    def count(*_):
+        nonlocal left
+        left -= 1
+        if left <= 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+    sys.setprofile(count)
+
+# Half of the savers die after so many calls, from the first to those of the third save, however
+# fast the machine is; the others at any time.
 last = 0
-for kill in range(12):
+for kill in range(24):
     child = os.fork()
     if child == 0:
         generation = last
+        if kill < 12:
+            die_after(int((kill + draw.random()) / 4 * events))
         while True:
             generation += 1
             bank.rows.fill_(generation)
             bank.slot_labels.fill_(generation)
             bank.save(file)
-    time.sleep(draw.uniform(0.0, 0.15))
-    os.kill(child, signal.SIGKILL)
+    if kill >= 12:
+        time.sleep(draw.uniform(0.0, 0.15))
+        os.kill(child, signal.SIGKILL)
     assert os.WIFSIGNALED(os.waitpid(child, 0)[1])
     back = MemoryBank.load(file)
     seen = {*back.rows.unique().tolist(), *back.slot_labels.unique().tolist()} - {-1}
@@ -222,7 +244,7 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         pytest.skip("needs fork")
     command = [sys.executable, "-W", "ignore", "-c", SCRIPT, str(tmp_path_factory.mktemp("own"))]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, env=environment)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600, env=environment)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
 

@@ -143,7 +143,7 @@ def test_labels_of_unseeded_rows_are_not_read_and_get_no_gradient() -> None:
     out = layer(labels, graph.edge_index, graph.edge_weight, graph.seeds)
     (gradient,) = torch.autograd.grad(out.square().sum(), labels)
     assert torch.equal(gradient[~graph.seeds], torch.zeros_like(gradient[~graph.seeds]))
-    assert float(gradient[graph.seeds].abs().min()) >= 0
+    assert bool(gradient.isfinite().all())
     assert float(gradient[graph.seeds].abs().sum()) > 1e-3
     other = labels.detach().clone()
     other[~graph.seeds] = 7.0

@@ -106,7 +106,8 @@ def test_the_scale_makes_the_mean_square_one() -> None:
 def test_saved_and_loaded(tmp_path: Path) -> None:
     encoder = FeatureEncoder(3, hidden=5, dropout=0.3, scale=0.7).eval()
     torch.nn.init.normal_(encoder.outer.weight)
-    encoder.save(tmp_path / "encoder")
+    folder = encoder.save(tmp_path / "encoder")
+    assert len({file.stat().st_mode for file in folder.iterdir()}) == 1
     loaded = FeatureEncoder.load(tmp_path / "encoder")
     x = torch.from_numpy(TABLE)
     assert torch.equal(encoder(x), loaded(x))

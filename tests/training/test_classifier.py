@@ -26,7 +26,10 @@ def logits(model: TextClassifier) -> torch.Tensor:
 def test_a_saved_classifier_gives_the_same_logits(tmp_path: Path, family: str) -> None:
     model = tiny_classifier(family)
     model.dropout.p = 0.25
-    loaded = TextClassifier.load(model.save(tmp_path / "deep" / "model"))
+    folder = model.save(tmp_path / "deep" / "model")
+    # All files, the weights too, have the rights of the user's umask.
+    assert len({file.stat().st_mode for file in folder.iterdir()}) == 1
+    loaded = TextClassifier.load(folder)
     assert not any(module.training for module in loaded.modules())
     assert loaded.label_names == CLASSES
     assert loaded.dropout.p == 0.25

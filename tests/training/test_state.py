@@ -49,6 +49,14 @@ def test_a_restored_objective_goes_on_in_the_same_way(tmp_path: Path, capacity: 
     assert_same_state(other.state_dict(), one.state_dict())
 
 
+def test_the_file_has_the_rights_of_the_users_umask(tmp_path: Path) -> None:
+    plain = tmp_path / "plain"
+    plain.write_bytes(b"")
+    file = save_objective(used_objective(), tmp_path / "objective.safetensors")
+    assert file.stat().st_mode == plain.stat().st_mode
+    assert sorted(tmp_path.iterdir()) == [file, plain]
+
+
 def test_forms_without_a_bank_hold_their_generator(tmp_path: Path) -> None:
     one, other = (GraphGuidedObjective.released(3, 0.5, seed=seed) for seed in (0, 1))
     load_objective(other, save_objective(one, tmp_path / "state"))
