@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+import re
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from itertools import combinations
@@ -12,6 +13,7 @@ from typing import Any
 
 import pandas as pd
 from jinja2 import Environment
+from markupsafe import Markup, escape
 from matplotlib.figure import Figure
 
 from gloss_graph._files import atomic_write
@@ -72,12 +74,19 @@ def write_report(results: Results) -> list[Path]:
     written.append(folder / "report.md")
     _write(written[-1], _markdown(content, pictures).encode())
     source = files("gloss_graph.ablation").joinpath("report.html.jinja").read_text("utf-8")
-    page = Environment(autoescape=True).from_string(source)
+    pages = Environment(autoescape=True)
+    pages.filters["code"] = _code
+    page = pages.from_string(source)
     written.append(folder / "report.html")
     _write(
         written[-1], page.render(**content, pictures=pictures.values(), tests_note=_TESTS).encode()
     )
     return written
+
+
+def _code(text: object) -> Markup:
+    """What stands between backticks as code, everything escaped."""
+    return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", escape(text)))
 
 
 def _write(file: Path, content: bytes) -> None:
