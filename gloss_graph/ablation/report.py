@@ -86,7 +86,7 @@ def write_report(results: Results) -> list[Path]:
 
 def _code(text: object) -> Markup:
     """What stands between backticks as code, everything escaped."""
-    return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", escape(text)))
+    return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(text))))
 
 
 def _write(file: Path, content: bytes) -> None:
