@@ -281,7 +281,7 @@ def test_churn_of_every_epoch_is_that_of_the_nearest_neighbours(tmp_path: Path) 
         moved = rows[-1] + 0.4 * torch.randn(12, 4, generator=generator)
         rows.append(torch.nn.functional.normalize(moved, dim=1))
     tensors = {"before": rows[0], "after": rows[-1], "labels": labels, "ids": torch.arange(12)}
-    tensors |= {"batch": torch.stack(rows[::2]), "batch_labels": labels}
+    tensors |= {"batch": torch.stack(rows[::2]), "batch_labels": labels.clone()}
     tensors |= {"batch_ids": torch.arange(12), "epochs": torch.stack(rows)}
     record = {"format": "gloss_graph.snapshots.1", "label_names": ["a", "b", "c"]}
     record |= {"split": "test", "split_size": 12, "batch_split": "val", "class_counts": {}}

@@ -166,7 +166,9 @@ def test_of_many_epochs_some_are_recorded(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr("gloss_graph.training.snapshots._EPOCHS", 2)
     batch = FixedBatch(tiny_encoder(), tiny_corpus(6), moments=0)
     batch.take("start")
-    make_trainer(tmp_path, tiny_classifier(), None, callbacks=[batch], num_train_epochs=5).train()
+    make_trainer(
+        tmp_path, tiny_classifier(), None, callbacks=[batch], max_steps=-1, num_train_epochs=5
+    ).train()
     batch.finish("end")
     assert batch.epochs == [0.0, 3.0, 5.0]
     assert len(batch.epoch_rows) == 3
