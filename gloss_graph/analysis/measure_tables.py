@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from rich.box import SIMPLE_HEAD
 from rich.console import Group
 from rich.markup import escape
 from rich.table import Table
@@ -69,14 +70,17 @@ def measures_summary(graph: Data | pd.DataFrame, **settings: Any) -> Group:
     if rest.empty:
         return Group(first)
     columns = list(dict.fromkeys(rest["measure"]))
-    second = Table(title="Classes", title_justify="left")
+    pair = [kind for kind in kinds if kind != "change"]
+    # Of two graphs one value stands below the other: side by side they do not fit a terminal.
+    title = "Classes" if len(pair) == 1 else f"Classes: {pair[0]}, below it {pair[1]}"
+    second = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     second.add_column("class", no_wrap=True)
     for name in columns:
-        second.add_column(_words(name), justify="right")
+        second.add_column(_words(name), justify="right", overflow="fold")
     for scope in dict.fromkeys(rest["scope"]):
         own = rest[rest["scope"] == scope].set_index("measure")
         cells = [
-            " → ".join(_shown(name, own.at[name, kind]) for kind in kinds if kind != "change")
+            "\n".join(_shown(name, own.at[name, kind]) for kind in pair)
             if name in own.index
             else ""
             for name in columns

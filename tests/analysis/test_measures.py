@@ -219,7 +219,7 @@ def test_summary_and_comparison() -> None:
     one = both.set_index(["scope", "measure"]).loc[("graph", "edges")]
     assert one["change"] == after.num_edges / 2 - before.num_edges / 2 > 0
     assert one["change"] == one["after"] - one["before"]
-    assert "→" in printed(measures_summary(both))
+    assert "Classes: before, below it after" in printed(measures_summary(both))
     lost = compare_measures(before, empty(2))
     assert lost.set_index(["scope", "measure"]).at[("[red]tea", "nodes"), "after"] != 0
     with pytest.raises(ValueError, match="'embeddings' must not be given"):
