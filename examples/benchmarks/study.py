@@ -54,13 +54,13 @@ def splits_of(folder: Path, most: int | None, seed: int) -> Splits:
     return Splits(replace(part, name=folder.name), held_out, scored)
 
 
-def check_same(out: Path, given: dict[str, Any]) -> None:
+def check_same(out: Path, given: dict[str, Any], name: str = "settings") -> None:
     """Note the settings of a study; other ones would mix their runs with those it holds.
 
     Raises:
         SystemExit: The folder holds a study with other settings.
     """
-    note = out / "settings.json"
+    note = out / f"{name}.json"
     if note.exists():
         found = json.loads(note.read_text(encoding="utf-8"))
         other = {name: found.get(name) for name in given if found.get(name) != given[name]}
@@ -88,13 +88,15 @@ def arguments(description: str, out: Path) -> argparse.ArgumentParser:
     return parser
 
 
-def begin(settings: argparse.Namespace) -> None:
-    """Note what must be the same in all runs of a folder."""
+def begin(settings: argparse.Namespace, more: tuple[str, ...] = ()) -> None:
+    """Note what must be the same in all runs of a folder; `more` in a note of its own."""
     if settings.threads:
         torch.set_num_threads(settings.threads)
     same = ("encoder", "train_limit", "patience", "batch", "freeze_layers", "bf16")
     same = (*same, "epochs", "length")
     check_same(settings.out, {name: getattr(settings, name) for name in same})
+    if more:
+        check_same(settings.out, {name: getattr(settings, name) for name in more}, "graph")
 
 
 def new_run(settings: argparse.Namespace, data: str, loss: str, seed: int) -> Path | None:

@@ -53,7 +53,8 @@ class TextRun:
         make_encoder: Loads the untrained encoder.
         cost: A key of `COSTS`. `full` trains the encoder; `replay` trains a `FeatureEncoder`
             (a residual MLP) on its embeddings, recorded once, through the same code.
-        encoder: What tells the encoder from others, see `encoder_identity`.
+        encoder: What tells the encoder from others, see `encoder_identity`; without it embeddings
+            are kept in memory only, and trials of one folder are taken to be of one encoder.
         progress: Show a bar while embeddings are recorded.
 
     Raises:

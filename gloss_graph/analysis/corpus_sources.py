@@ -71,7 +71,7 @@ def read_documents(
     path = Path(source) if isinstance(source, (str, Path)) else None
     if path is not None and path.is_dir():
         _only_with(encoder is None, "encoder", "a run has one")
-        found = _of_run(path, documents, columns, progress)
+        found = _of_run(path, documents, columns, texts is None, progress)
     elif path is not None and path.suffix in _FEATURES:
         _only_with(encoder is None, "encoder", "features are embeddings")
         bank = _saved_bank(path)
@@ -177,6 +177,7 @@ def _of_run(
     folder: Path,
     documents: Corpus | str | Path | None,
     columns: dict[str, str | None],
+    with_texts: bool,
     progress: bool,
 ) -> Documents:
     from gloss_graph.training import TextClassifier
@@ -191,7 +192,7 @@ def _of_run(
     found = _saved_bank(folder / "memory" / "objective.safetensors")
     if found is None:
         raise ValueError(f"'source' holds no bank ({folder}). Name 'documents' to embed.")
-    texts = _training_texts(folder, found.ids.tolist())
+    texts = _training_texts(folder, found.ids.tolist()) if with_texts else None
     return found._replace(texts=texts, label_names=names)
 
 

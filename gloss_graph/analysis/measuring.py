@@ -99,7 +99,7 @@ def measures(
     inner = _labeled_part(documents)
     whole |= _homophily(inner)
     found = None
-    if communities is not False:
+    if np.ndim(communities) or communities:
         found = _communities(documents, communities, seed)
         whole |= _agreement(documents, found)
     silhouettes = _silhouettes(documents, rows, silhouette_limit, seed)

@@ -293,7 +293,7 @@ class BertGCNClassifier:
 
     def _refresh(self, corpus: Corpus, chosen: Tensor | None = None) -> None:
         """Make the rows anew of all documents, or of the chosen ones."""
-        device = self._edges.device
+        device = next(self.gnn.parameters()).device
         with self.clock.timed("refresh"):
             if chosen is None:
                 self.memory = self.embed(corpus).to(device)
@@ -315,8 +315,9 @@ class BertGCNClassifier:
         self.gnn.to(device)
         self.classifier.to(device)
         self._matrix = normalized_matrix(graph) if config.gnn == "gcn" else None
-        self._edges = graph.edge_index.to(device)
-        if self._matrix is not None:
+        if self._matrix is None:
+            self._edges = graph.edge_index.to(device)
+        else:
             documents = torch.arange(places.ids.numel())
             # Of a symmetric matrix the rows of the documents are their columns, turned.
             self._inward = cut_rows(self._matrix, documents, device).turned

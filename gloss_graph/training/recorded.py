@@ -64,7 +64,7 @@ def _folder_digest(folder: Path) -> str:
 def recorded_embeddings(
     parts: Mapping[str, Corpus],
     make_encoder: Callable[[], TextEncoder],
-    identity: Mapping[str, Any],
+    identity: Mapping[str, Any] | None,
     *,
     folder: str | Path | None = None,
     progress: bool = False,
@@ -74,10 +74,13 @@ def recorded_embeddings(
     Args:
         parts: The documents, by name.
         make_encoder: Loads the encoder, called only if nothing is recorded.
-        identity: What tells the encoder from others, see `encoder_identity`.
+        identity: What tells the encoder from others, see `encoder_identity`. Without it nothing is
+            kept, as the rows of another encoder could be taken for these.
         folder: Where they are kept, see `cache_folder`.
         progress: Show a bar while they are computed.
     """
+    if not identity:
+        return _embedded(parts, make_encoder, progress)
     content = repr([documents_digest(parts.values()), sorted(identity.items())])
     key = hashlib.sha256(content.encode()).hexdigest()[:20]
     file = Path(folder or cache_folder()) / "embeddings" / f"{key}.safetensors"
@@ -88,13 +91,19 @@ def recorded_embeddings(
             stored = {}
         if all(name in stored and len(stored[name]) == len(part) for name, part in parts.items()):
             return {name: stored[name] for name in parts}
-    encoder = make_encoder().eval()
-    # Chosen for throughput; rows do not depend on it beyond rounding.
-    rows = {
-        name: encoder.embed(part, batch_size=64, progress=progress).float().contiguous()
-        for name, part in parts.items()
-    }
+    rows = _embedded(parts, make_encoder, progress)
     file.parent.mkdir(parents=True, exist_ok=True)
     with atomic_write(file, overwrite=True) as draft:
         draft.write(save(rows))
     return rows
+
+
+def _embedded(
+    parts: Mapping[str, Corpus], make_encoder: Callable[[], TextEncoder], progress: bool
+) -> dict[str, Tensor]:
+    encoder = make_encoder().eval()
+    # The batch is chosen for throughput; rows do not depend on it beyond rounding.
+    return {
+        name: encoder.embed(part, batch_size=64, progress=progress).float().contiguous()
+        for name, part in parts.items()
+    }

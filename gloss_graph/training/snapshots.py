@@ -132,10 +132,11 @@ class FixedBatch(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Encode after an epoch, unless the pass of this step or the one at the end will do."""
-        epoch, last = float(state.epoch or 0.0), state.global_step >= state.max_steps
+        epoch, complete = float(state.epoch or 0.0), state.global_step >= state.max_steps
+        last = complete or control.should_training_stop
         if not state.is_world_process_zero or (round(epoch) % self._every and not last):
             return
-        if last and not args.load_best_model_at_end:
+        if complete and not args.load_best_model_at_end:
             self._last_epoch = epoch
             return
         taken = self.names and self.names[-1] == f"step {state.global_step:,}"
@@ -191,7 +192,7 @@ class Snapshots:
         self._fixed = FixedBatch(
             encoder,
             self._splits[self._batch_name],
-            warm_start=config.warm_start_steps > 0,
+            warm_start=config.warm_start_steps > 0 or config.graph_start_steps > 0,
             batch_size=config.eval_batch_size,
             seed=config.seed,
         )

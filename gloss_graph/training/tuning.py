@@ -23,6 +23,7 @@ from gloss_graph.training.config import TrainConfig
 from gloss_graph.training.folders import new_folder, write_json
 from gloss_graph.training.progress import TrialBar
 from gloss_graph.training.provenance import documents_digest
+from gloss_graph.training.recorded import encoder_identity
 from gloss_graph.training.space import check_space
 from gloss_graph.training.study import (
     Turns,
@@ -234,6 +235,8 @@ def _attributes(
         "settings": settings,
         "metric": metric,
         "encoder": repr(encoder),
+        # Another checkpoint of the same shape looks the same.
+        "encoder_source": encoder_identity(encoder.source) if encoder.source else {},
         "documents": documents_digest((splits.train, splits.val)),
     }
 

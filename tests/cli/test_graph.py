@@ -107,6 +107,16 @@ def test_a_run_whose_file_has_moved(trained: Path, tmp_path: Path) -> None:
     assert known == graph.seed_mask.tolist()
 
 
+def test_texts_that_are_named_are_not_looked_for(trained: Path, tmp_path: Path) -> None:
+    file = trained.parent / "train.csv"
+    file.rename(tmp_path / "moved.csv")
+    try:
+        graph = document_graph(trained, k=3, texts=[f"text {i}" for i in range(36)])
+    finally:
+        (tmp_path / "moved.csv").rename(file)
+    assert graph.text[5] == "text 5"
+
+
 def test_a_run_whose_file_has_changed(trained: Path) -> None:
     """Rows of another file of that name are not taken for the documents."""
     file = trained.parent / "train.csv"

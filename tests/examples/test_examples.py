@@ -253,13 +253,18 @@ def test_table_of_the_study(tmp_path: Path, table: Path) -> None:
 
 def test_a_table_of_other_settings_is_not_gone_on_with(tmp_path: Path) -> None:
     (tmp_path / "table").mkdir()
-    note = {"encoder": "minilm", "train_limit": None, "epochs": 10, "graph_epochs": 10}
-    note |= {"patience": 3, "batch": 32, "length": 128}
+    note = {"encoder": "minilm", "train_limit": None, "epochs": 10.0, "freeze_layers": 0}
+    note |= {"patience": 3, "batch": 32, "length": 128, "bf16": False}
     (tmp_path / "table" / "settings.json").write_text(json.dumps(note), encoding="utf-8")
     words = ("--folder", "nowhere", "--data", "tea", "--out", "table", "--length", "64")
     done = start("benchmarks/study_table.py", *words, folder=tmp_path)
     assert done.returncode == 1
     assert "'--out' holds a study with {'length': 128}" in done.stderr
+    graph = {"graph_epochs": 20, "graph_rate": 1e-3}
+    (tmp_path / "table" / "graph.json").write_text(json.dumps(graph), encoding="utf-8")
+    done = start("benchmarks/study_table.py", *words[:-2], folder=tmp_path)
+    assert done.returncode == 1
+    assert "'--out' holds a study with {'graph_epochs': 20}" in done.stderr
 
 
 def test_released_benchmark(tmp_path: Path) -> None:

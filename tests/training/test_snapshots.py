@@ -23,6 +23,7 @@ from gloss_graph.training import FixedBatch, RunResult, load_snapshots, train_te
 
 from .tiny import (
     CLASSES,
+    StopAt,
     assert_same_state,
     make_trainer,
     quick,
@@ -173,6 +174,20 @@ def test_of_many_epochs_some_are_recorded(tmp_path: Path, monkeypatch: pytest.Mo
     assert batch.epochs == [0.0, 3.0, 5.0]
     assert len(batch.epoch_rows) == 3
     assert batch.names == ["start", "end"]
+    # One that stops early ends with the epoch it broke off in.
+    batch = FixedBatch(tiny_encoder(), tiny_corpus(6), moments=0)
+    batch.take("start")
+    make_trainer(
+        tmp_path,
+        tiny_classifier(),
+        None,
+        callbacks=[batch, StopAt(9)],
+        max_steps=-1,
+        num_train_epochs=5,
+    ).train()
+    batch.finish("end")
+    assert batch.epochs[0] == 0.0
+    assert 1 < batch.epochs[-1] < 3
     # One broken off has no whole epoch.
     batch = FixedBatch(tiny_encoder(), tiny_corpus(6), moments=0)
     batch.take("start")
@@ -189,6 +204,7 @@ def test_of_many_epochs_some_are_recorded(tmp_path: Path, monkeypatch: pytest.Mo
         {"loss": "ce"},
         {"loss": "gloss", "memory_size": 20},
         {"loss": "gloss", "labels_per_class": 3, "warm_start_steps": 2, "class_balance": True},
+        {"loss": "gloss", "labels_per_class": 3, "graph_start_steps": 2, "anchor": 0.0},
         {"loss": "setfit", "labels_per_class": 3},
         {"loss": "pseudo-label", "labels_per_class": 3},
     ],
@@ -209,7 +225,8 @@ def test_a_run_is_the_same_with_and_without(tmp_path: Path, settings: dict[str, 
     assert data is not None
     names = list(data.moments)
     assert (names[0], names[-1].split(",")[0]) == ("start", "end")
-    assert ("warm start" in names) == (settings.get("warm_start_steps", 0) > 0)
+    stages = [settings.get(name, 0) for name in ("warm_start_steps", "graph_start_steps")]
+    assert ("warm start" in names) == (sum(stages) > 0)
     assert len(names) == {"setfit": 2}.get(settings["loss"], len(names))
 
 

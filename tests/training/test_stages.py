@@ -5,13 +5,22 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 
 from gloss_graph.text import Corpus
-from gloss_graph.training import Run, TrainConfig, classification_scores, contrastive_warm_start
-from gloss_graph.training.stages import head_settings, propagated_labels
+from gloss_graph.training import (
+    Run,
+    TextClassifier,
+    TrainConfig,
+    classification_scores,
+    contrastive_warm_start,
+)
+from gloss_graph.training.run import with_few_labels
+from gloss_graph.training.stages import fit_head, head_settings, propagated_labels
 from gloss_graph.training.warmstart import _draws, _turns
 from training.tiny import CLASSES, copied_state, quick, run, tiny_corpus, tiny_encoder, tiny_splits
 
@@ -134,9 +143,15 @@ def test_a_head_fitted_anew_leaves_the_trained_encoder(tmp_path: Path, loss: str
     assert differ == {"head.weight", "head.bias"}
     assert fitted.metrics["head.C"] > 0
     assert "head.C" not in plain.metrics
-    # It is the head that no training at all would have been given over these embeddings.
-    rows = fitted.model.encoder.encode(tiny_splits().test.texts)
-    assert fitted.predictions["test"].tolist() == fitted.model.head(rows).argmax(dim=1).tolist()
+    # It is the head that these embeddings are given where nothing is trained together.
+    config = quick(**few, refit_head=True)
+    train = with_few_labels(tiny_splits(), config).train
+    views: Any = SimpleNamespace(frozen={"train": tiny_encoder().embed(train)})
+    anew = TextClassifier(fitted.model.encoder, CLASSES, seed=1)
+    fit_head(anew, train, fitted.model.encoder.embed(train), views, config)
+    assert torch.allclose(anew.head.weight, fitted.model.head.weight, atol=1e-3)
+    fit_head(anew, train, fitted.model.encoder.embed(train), views, quick(loss="ce"))
+    assert not torch.allclose(anew.head.weight, fitted.model.head.weight, atol=1e-2)
 
 
 def test_a_fitted_head_learns_what_the_graph_says_of_unlabeled_documents(tmp_path: Path) -> None:

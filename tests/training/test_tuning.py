@@ -11,8 +11,9 @@ from typing import Any
 
 import pandas as pd
 import pytest
+import torch
 
-from gloss_graph.text import Splits
+from gloss_graph.text import Splits, TextEncoder, load_encoder
 from gloss_graph.training import (
     Choice,
     Range,
@@ -147,6 +148,25 @@ def test_a_study_is_not_mixed_with_another(
     with pytest.raises(ValueError, match=f"begun with other settings .*{message}"):
         tuned(out, 5, **options)
     assert len(tuned(out, 3).trials) == 3
+
+
+def test_a_study_is_not_gone_on_with_by_another_model_of_the_same_folder(
+    instant: None, tmp_path: Path
+) -> None:
+    """Of the same shape, so that nothing but its weights tells it apart."""
+    encoder, folder = tiny_encoder(), tmp_path / "model"
+    encoder.save(folder)
+
+    def load() -> TextEncoder:
+        return load_encoder(str(folder), max_length=encoder.max_length)
+
+    tuned(tmp_path / "tune", 1, encoder_factory=load)
+    assert len(tuned(tmp_path / "tune", 2, encoder_factory=load).trials) == 2
+    with torch.no_grad():
+        next(encoder.parameters()).add_(1.0)
+    encoder.save(folder)
+    with pytest.raises(ValueError, match=r"begun with other settings .*files: "):
+        tuned(tmp_path / "tune", 3, encoder_factory=load)
 
 
 def test_no_trial_sees_the_test_documents(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
