@@ -22,11 +22,17 @@ def test_block_runs(code, capsys, tmp_path, monkeypatch):
     assert capsys.readouterr().out.strip()
 
 
-def test_files_the_readme_names_exist():
-    text = (ROOT / "README.md").read_text("utf-8")
-    for target in re.findall(r"\]\(([^)#]+)\)", text):
-        if "://" not in target:
-            assert (ROOT / target).exists(), target
+PAGES = [ROOT / "README.md", *sorted((ROOT / "examples").glob("*/README.md"))]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.parent.name)
+def test_files_a_page_names_exist(page):
+    text = page.read_text("utf-8")
+    targets = [target for target in re.findall(r"\]\(([^)#]+)\)", text) if "://" not in target]
+    assert targets
+    for target in targets:
+        assert (page.parent / target).exists(), target
+    assert "@@" not in text
 
 
 def test_public_names_are_documented():
