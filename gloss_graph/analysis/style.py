@@ -158,7 +158,7 @@ def page_picture(figure: Figure, alt: str, caption: str = "") -> PagePicture:
 
     Example:
         >>> page_picture(new_figure(4, 3), "nothing").width
-        384
+        413
     """
     buffer = io.BytesIO()
     save_figure(figure, buffer)
