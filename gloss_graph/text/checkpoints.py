@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import shutil
+import stat
 import uuid
 import warnings
 from collections.abc import Iterator
@@ -117,7 +118,8 @@ def replaced_folder(folder: str | Path, marker: str) -> Iterator[Path]:
         marker: A file that tells a folder of ours, which may be replaced, from a foreign one.
 
     Yields:
-        A temporary folder beside it. If the block raises, ``folder`` stays as it was.
+        A temporary folder beside it, in which the marker is to be written too. If the block
+        raises, ``folder`` stays as it was. Weights get the rights of the marker.
 
     Raises:
         ValueError: If ``folder`` exists and is neither empty nor ours.
@@ -144,6 +146,10 @@ def replaced_folder(folder: str | Path, marker: str) -> Iterator[Path]:
     try:
         fresh.mkdir()
         yield fresh
+        # Safetensors writes files that only their owner may read, whatever the umask is.
+        rights = stat.S_IMODE((fresh / marker).stat().st_mode)
+        for file in fresh.glob("*.safetensors"):
+            file.chmod(rights)
         if folder.exists():
             folder.rename(old)
         fresh.rename(folder)

@@ -306,9 +306,6 @@ class TextEncoder(nn.Module):
             merged_model(self.model).save_pretrained(fresh)  # type: ignore[operator]
             self.tokenizer.save_pretrained(fresh)
             (fresh / _MARKER).write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
-            # Safetensors writes files that only their owner may read, whatever the umask is.
-            for weights in fresh.glob("*.safetensors"):
-                weights.chmod((fresh / _MARKER).stat().st_mode & 0o777)
         return folder
 
     @classmethod

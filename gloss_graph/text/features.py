@@ -15,7 +15,6 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from gloss_graph._checks import check_positive_int, check_range
-from gloss_graph._files import atomic_path
 from gloss_graph._modes import evaluating
 from gloss_graph.text.checkpoints import replaced_folder
 from gloss_graph.text.corpora import Corpus, Splits
@@ -145,8 +144,7 @@ class FeatureEncoder(nn.Module):
         }
         state = {name: value.detach().cpu() for name, value in self.state_dict().items()}
         with replaced_folder(folder, _MARKER) as fresh:
-            with atomic_path(fresh / _WEIGHTS) as draft:
-                save_file(state, draft)
+            save_file(state, fresh / _WEIGHTS)
             (fresh / _MARKER).write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
         return folder
 
