@@ -92,27 +92,29 @@ def begin(settings: argparse.Namespace, more: tuple[str, ...] = ()) -> None:
     """Note what must be the same in all runs of a folder; `more` in a note of its own."""
     if settings.threads:
         torch.set_num_threads(settings.threads)
-    same = ("encoder", "train_limit", "patience", "batch", "freeze_layers", "bf16")
-    same = (*same, "epochs", "length")
+    same = (
+        *("encoder", "train_limit", "epochs", "patience", "batch", "length"),
+        *("freeze_layers", "bf16"),
+    )
     check_same(settings.out, {name: getattr(settings, name) for name in same})
     if more:
         check_same(settings.out, {name: getattr(settings, name) for name in more}, "graph")
 
 
-def new_run(settings: argparse.Namespace, data: str, loss: str, seed: int) -> Path | None:
-    """The folder of a run, without what an interrupted one left; None where it is finished."""
+def new_run(settings: argparse.Namespace, data: str, loss: str, seed: int) -> tuple[Path, bool]:
+    """The folder of a run, emptied of an interrupted one, and whether it is to be trained."""
     out = settings.out / f"{data}-{loss}-{seed}"
-    if (out / "metrics.json").exists():
-        return None
-    shutil.rmtree(out, ignore_errors=True)
-    return out
+    wanted = not (out / "metrics.json").exists()
+    if wanted:
+        shutil.rmtree(out, ignore_errors=True)
+    return out, wanted
 
 
 def run_loss(settings: argparse.Namespace, data: str, loss: str, seed: int) -> Path:
     """Train an encoder with a loss, unless that was done; gives its run folder."""
-    out = new_run(settings, data, loss, seed)
-    if out is None:
-        return settings.out / f"{data}-{loss}-{seed}"
+    out, wanted = new_run(settings, data, loss, seed)
+    if not wanted:
+        return out
     splits = splits_of(settings.folder / data, settings.train_limit, seed)
     steps = max(1, len(splits.train) // settings.batch)
     config = TrainConfig(

@@ -30,8 +30,8 @@ CLEANING: dict[str, dict[str, Any]] = {"MR": {"min_count": 1, "stop_words": Fals
 def run_graph_model(settings: argparse.Namespace, data: str, row: str, seed: int) -> None:
     """Train TextGCN or BertGCN, unless that was done."""
     start = None if row == "text-gcn" else run_loss(settings, data, "ce", seed)
-    out = new_run(settings, data, row, seed)
-    if out is None:
+    out, wanted = new_run(settings, data, row, seed)
+    if not wanted:
         return
     splits = splits_of(settings.folder / data, settings.train_limit, seed)
     common = {"seed": seed, "pictures": False, **CLEANING.get(data, {})}
