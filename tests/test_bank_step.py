@@ -190,14 +190,16 @@ def test_two_losses_before_one_backward(monkeypatch: pytest.MonkeyPatch) -> None
         assert torch.equal(own.grad, r.grad)
 
 
-def test_a_restored_objective_goes_on_bit_for_bit(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bank_graph, "LEAST_ROWS", 1)
-    whole = objective_with_bank(300, memory_visible_fraction=0.8)
+def restored_halfway(
+    monkeypatch: pytest.MonkeyPatch, **settings: Any
+) -> tuple[GraphGuidedObjective, Tensor]:
+    """Six steps, the last three also by a restored objective; the whole one, the first batch."""
+    whole = objective_with_bank(300, **settings)
     generator = torch.Generator().manual_seed(5)
     batches = [torch.randperm(400, generator=generator)[:24] for _ in range(6)]
     for ids in batches[:3]:
         step(whole, ids, torch.float32, monkeypatch, least=1)
-    resumed = objective_with_bank(300, memory_visible_fraction=0.8)
+    resumed = objective_with_bank(300, **settings)
     resumed.load_state_dict(whole.state_dict())
     for ids in batches[3:]:
         for ours, theirs in zip(
@@ -206,6 +208,12 @@ def test_a_restored_objective_goes_on_bit_for_bit(monkeypatch: pytest.MonkeyPatc
             strict=True,
         ):
             assert torch.equal(ours, theirs)
+    return whole, batches[0]
+
+
+def test_a_restored_objective_goes_on_bit_for_bit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bank_graph, "LEAST_ROWS", 1)
+    restored_halfway(monkeypatch, memory_visible_fraction=0.8)
 
 
 @pytest.mark.parametrize("rows", [0, 300])
@@ -277,24 +285,10 @@ def test_a_warm_start_changes_the_work_not_the_result(
 
 
 def test_a_warm_started_objective_goes_on_bit_for_bit(monkeypatch: pytest.MonkeyPatch) -> None:
-    settings: dict[str, Any] = {"warm_start": True, "solver": "cg"}
-    whole = objective_with_bank(300, **settings)
-    generator = torch.Generator().manual_seed(5)
-    batches = [torch.randperm(400, generator=generator)[:24] for _ in range(6)]
-    for ids in batches[:3]:
-        step(whole, ids, torch.float32, monkeypatch, least=1)
-    resumed = objective_with_bank(300, **settings)
-    resumed.load_state_dict(whole.state_dict())
-    for ids in batches[3:]:
-        for ours, theirs in zip(
-            step(whole, ids, torch.float32, monkeypatch, least=1),
-            step(resumed, ids, torch.float32, monkeypatch, least=1),
-            strict=True,
-        ):
-            assert torch.equal(ours, theirs)
+    whole, ids = restored_halfway(monkeypatch, warm_start=True, solver="cg")
     assert whole.warm is not None
     before = whole.warm.values.clone()
-    step(whole.eval(), batches[0], torch.float32, monkeypatch, least=1)
+    step(whole.eval(), ids, torch.float32, monkeypatch, least=1)
     assert torch.equal(whole.warm.values, before), "evaluation changed where training goes on"
 
 
