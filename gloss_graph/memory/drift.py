@@ -152,7 +152,7 @@ def restandardized(bank: MemoryBank, x: Tensor, columns: int) -> MemoryBank:
         return bank
     batch = bank._prepare("embeddings", x)[:, :columns].float()
     wanted, mean = torch.std_mean(batch, dim=0, correction=0)
-    rows = bank.embeddings.to(torch.float32, copy=True)
+    rows = bank.embeddings.to(torch.float32, copy=bank.bits is None)
     # Parts that stay in the cache: whole passes would be bound by the memory.
     parts = rows[:, :columns].split(_PART_ROWS)
     center = torch.stack([part.sum(dim=0) for part in parts]).sum(dim=0) / len(bank)
@@ -168,6 +168,8 @@ def restandardized(bank: MemoryBank, x: Tensor, columns: int) -> MemoryBank:
             now = torch.linalg.vector_norm(part, dim=1, keepdim=True)
             part.mul_(norm / torch.where(now > 0, now, 1.0))
     view = copy.copy(bank)
+    # Of a bank of few bits the rows are a module.
+    view._modules = {name: part for name, part in bank._modules.items() if name != "rows"}
     view._buffers = {**bank._buffers, "rows": rows}
     view._slot_of = bank._slots()
     # An index of the stored rows knows nothing of these, and a new one would cost more.

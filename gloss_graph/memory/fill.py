@@ -42,11 +42,10 @@ def relink(bank: MemoryBank, progress: bool) -> None:
     k = min(bank.k, size - 1)
     if k < 1:
         return
-    rows = bank.embeddings
     starts = range(0, size, _CHUNK)
     for start in track(starts, "Linking the memory bank", disable=not progress):
-        own = torch.arange(start, min(start + _CHUNK, size), device=rows.device)
-        found = bank._searcher.others(rows[own].float(), bank.rows, size, own, k)
+        own = torch.arange(start, min(start + _CHUNK, size), device=bank.rows.device)
+        found = bank._searcher.others(bank.rows[own].float(), bank.rows, size, own, k)
         bank.links.replace(own, found.indices, found.squared_distances)
 
 

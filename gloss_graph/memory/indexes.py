@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from gloss_graph._checks import check_choice, check_positive_int, check_range
+from gloss_graph.memory.quantized import Rows, Searched, asked, first_rows, searched
 from gloss_graph.memory.search import Nearest, nearest_allowed, nearest_others
 
 SEARCHES = ("auto", "exact", "ivf", "hnsw", "faiss", "matmul")
@@ -85,13 +86,13 @@ class RowSearch(Protocol):
     deepcopy and loading.
     """
 
-    def allowed(self, queries: Tensor, rows: Tensor, size: int, k: int, banned: Tensor) -> Nearest:
+    def allowed(self, queries: Tensor, rows: Rows, size: int, k: int, banned: Tensor) -> Nearest:
         """The k nearest rows but for `banned` (n,), padded to (B, k) with `inf` and -1."""
 
-    def others(self, queries: Tensor, rows: Tensor, size: int, own: Tensor, k: int) -> Nearest:
+    def others(self, queries: Tensor, rows: Rows, size: int, own: Tensor, k: int) -> Nearest:
         """The k nearest rows of queries that are rows themselves, row `own[i]` left out."""
 
-    def wrote(self, rows: Tensor, slots: Tensor, version: int) -> None:
+    def wrote(self, rows: Rows, slots: Tensor, version: int) -> None:
         """The rows `slots` were overwritten; `version` was that of the buffer before."""
 
 
@@ -105,15 +106,17 @@ class ExactSearch:
     def __init__(self, backend: str) -> None:
         self.backend = backend
 
-    def allowed(self, queries: Tensor, rows: Tensor, size: int, k: int, banned: Tensor) -> Nearest:
+    def allowed(self, queries: Tensor, rows: Rows, size: int, k: int, banned: Tensor) -> Nearest:
         """See `nearest_allowed`."""
-        return nearest_allowed(queries, rows[:size], k, banned, backend=self.backend)
+        x, known = asked(queries, rows), first_rows(searched(rows), size)
+        return nearest_allowed(x, known, k, banned, backend=self.backend)
 
-    def others(self, queries: Tensor, rows: Tensor, size: int, own: Tensor, k: int) -> Nearest:
+    def others(self, queries: Tensor, rows: Rows, size: int, own: Tensor, k: int) -> Nearest:
         """See `nearest_others`."""
-        return nearest_others(queries, rows[:size], own, k, backend=self.backend)
+        x, known = asked(queries, rows), first_rows(searched(rows), size)
+        return nearest_others(x, known, own, k, backend=self.backend)
 
-    def wrote(self, rows: Tensor, slots: Tensor, version: int) -> None:
+    def wrote(self, rows: Rows, slots: Tensor, version: int) -> None:
         """Nothing to do."""
 
 
@@ -155,6 +158,6 @@ def search_of(description: str | dict[str, Any]) -> Search:
     return IVFSettings(**values) if kind == "ivf" else HNSWSettings(**values)
 
 
-def take(rows: Tensor, index: Tensor | slice) -> Tensor:
+def take(rows: Searched, index: Tensor | slice) -> Tensor:
     """Some rows as float32 on the CPU, as FAISS reads them."""
     return rows[index].to(device="cpu", dtype=torch.float32).contiguous()

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from gloss_graph.memory.quantized import Searched
 from gloss_graph.memory.search import Nearest, squared_distances
 from gloss_graph.memory.symmetric import RowBuffers, SymmetricLinks, build_lists, listing, updated
 
@@ -129,7 +130,7 @@ class LinkTable(nn.Module):
         kept: Tensor,
         slots: Tensor,
         fresh: Tensor,
-        rows: Tensor,
+        rows: Searched,
         size: int,
     ) -> None:
         """Store the lists of the batch rows `kept`, which now live in `slots`.
@@ -139,7 +140,7 @@ class LinkTable(nn.Module):
             kept: (n,) long, batch rows that were stored.
             slots: (n,) long, where; the stored rows are in place already.
             fresh: (n,) bool, the slot got a new tenant (else the same document was refreshed).
-            rows: (capacity, D) stored rows.
+            rows: (capacity, D) stored rows, as they are searched.
             size: Number of slots in use.
         """
         graph = self._known_graph()
@@ -185,7 +186,7 @@ class LinkTable(nn.Module):
 
     def _measure(
         self,
-        rows: Tensor,
+        rows: Searched,
         written: Tensor,
         refreshed: Tensor,
         size: int,
@@ -216,7 +217,7 @@ class LinkTable(nn.Module):
         delta = rows[hit // self.k].float() - rows[flat[hit].long()].float()
         self.squared[:size].view(-1)[hit] = delta.square().sum(dim=1).to(self.squared.dtype)
 
-    def _measure_own(self, rows: Tensor, written: Tensor) -> None:
+    def _measure_own(self, rows: Searched, written: Tensor) -> None:
         # The (n, k, D) differences of a large write would not fit.
         tile = max(1, _TILE_ENTRIES // max(1, self.k * rows.size(1)))
         for part in written.split(tile):

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from gloss_graph._checks import check_positive_int
-from gloss_graph.memory.search import nearest_others
+from gloss_graph.memory.indexes import ExactSearch
 
 if TYPE_CHECKING:
     from gloss_graph.memory.searched import SearchedRows
@@ -34,7 +34,7 @@ def measure_recall(bank: SearchedRows, k: int, sample: int, seed: int) -> float:
     hits = 0
     for own in draw.to(bank.rows.device).split(_CHUNK):
         queries = bank.rows[own].float()
-        exact = nearest_others(queries, bank.embeddings, own, k).squared_distances
+        exact = ExactSearch("auto").others(queries, bank.rows, size, own, k).squared_distances
         found = bank._searcher.others(queries, bank.rows, size, own, k).squared_distances
         hits += int((found <= exact[:, -1:] * (1 + _TIE) + _TIE * _TIE).sum())
     return hits / (draw.numel() * k)

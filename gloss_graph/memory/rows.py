@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from gloss_graph.memory.identity import SlotMap
+from gloss_graph.memory.quantized import QuantizedRows, Rows
 from gloss_graph.memory.targets import join_targets
 
 
@@ -23,9 +24,10 @@ class StoredRows(nn.Module):
         dim: Embedding dimension D.
         dtype: Storage of the rows.
         num_classes: C for label sets, None for class numbers.
+        bits: An entry of the rows, None = `dtype` keeps them.
     """
 
-    rows: Tensor
+    rows: Rows
     slot_labels: Tensor
     slot_targets: Tensor | None
     slot_ids: Tensor
@@ -36,12 +38,20 @@ class StoredRows(nn.Module):
     anonymous: Tensor
 
     def __init__(
-        self, capacity: int, dim: int, dtype: torch.dtype, num_classes: int | None
+        self,
+        capacity: int,
+        dim: int,
+        dtype: torch.dtype,
+        num_classes: int | None,
+        bits: int | None = None,
     ) -> None:
         super().__init__()
-        self.capacity, self.dim, self.num_classes = capacity, dim, num_classes
+        self.capacity, self.dim, self.num_classes, self.bits = capacity, dim, num_classes, bits
+        if bits is None:
+            self.register_buffer("rows", torch.zeros(capacity, dim, dtype=dtype))
+        else:
+            self.rows = QuantizedRows(capacity, dim, bits)
         buffers = {
-            "rows": torch.zeros(capacity, dim, dtype=dtype),
             "slot_labels": torch.full((capacity,), -1),
             "slot_ids": torch.full((capacity,), -1),
             "written_at": torch.zeros(capacity, dtype=torch.long),
@@ -62,7 +72,7 @@ class StoredRows(nn.Module):
 
     @property
     def embeddings(self) -> Tensor:
-        """Stored rows (M, D), a view."""
+        """Stored rows (M, D), a view; with `bits` a copy, made tile by tile."""
         return self.rows[: len(self)]
 
     @property

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from gloss_graph._checks import check_choice
+from gloss_graph.memory.quantized import Searched
 
 BACKENDS = ("auto", "exact", "faiss", "matmul")
 
@@ -25,6 +26,7 @@ BACKENDS = ("auto", "exact", "faiss", "matmul")
 _FAISS_MIN_ROWS = 1024
 # Rows a tile of the matrix product covers: bounds the (B, tile) score matrix.
 _TILE_ROWS = 65_536
+_CODE_TILE_ROWS = 16_384
 
 
 class Nearest(NamedTuple):
@@ -56,7 +58,7 @@ def faiss_blas_path() -> Iterator[None]:
         faiss.cvar.distance_compute_blas_threshold = saved
 
 
-def _resolve(backend: str, queries: Tensor, rows: Tensor) -> str:
+def _resolve(backend: str, queries: Tensor, rows: Searched) -> str:
     check_choice("search", backend, BACKENDS)
     fits = queries.device.type == "cpu" or _searches_on_gpu(queries.device)
     if backend == "faiss" and not fits:
@@ -109,12 +111,12 @@ def _candidates(queries: Tensor, tile: Tensor, k: int, backend: str) -> tuple[Te
 
 
 @torch.no_grad()
-def nearest(queries: Tensor, rows: Tensor, k: int, *, backend: str = "auto") -> Nearest:
+def nearest(queries: Tensor, rows: Searched, k: int, *, backend: str = "auto") -> Nearest:
     """Find the `k` rows nearest to every query, exactly.
 
     Args:
         queries: (B, D) float32 or float64.
-        rows: (M, D) float16, float32 or float64.
+        rows: (M, D) float16, float32 or float64, or quantised ones.
         k: Neighbours a query, at most M (clamped).
         backend: `"faiss"` (CPU; CUDA where the installed FAISS is built for it, which is
             unmeasured), `"matmul"` (any device) or `"auto"`, also called `"exact"`: FAISS where
@@ -140,8 +142,10 @@ def nearest(queries: Tensor, rows: Tensor, k: int, *, backend: str = "auto") -> 
         return Nearest(
             queries.new_empty(shape), torch.empty(shape, dtype=torch.long, device=queries.device)
         )
-    # FAISS tiles by itself, but a half-precision bank is converted tile by tile.
-    tile_rows = rows.size(0) if backend == "faiss" and rows.dtype == torch.float32 else _TILE_ROWS
+    # FAISS tiles by itself, but a bank of fewer bits is converted tile by tile.
+    tile_rows = _TILE_ROWS if isinstance(rows, Tensor) else _CODE_TILE_ROWS
+    if backend == "faiss" and isinstance(rows, Tensor) and rows.dtype == torch.float32:
+        tile_rows = rows.size(0)
     found: list[Tensor] = []
     scores: list[Tensor] = []
     for start in range(0, rows.size(0), tile_rows):
@@ -160,7 +164,7 @@ def nearest(queries: Tensor, rows: Tensor, k: int, *, backend: str = "auto") -> 
 
 
 def nearest_others(
-    queries: Tensor, rows: Tensor, own: Tensor, k: int, *, backend: str = "auto"
+    queries: Tensor, rows: Searched, own: Tensor, k: int, *, backend: str = "auto"
 ) -> Nearest:
     """As `nearest`, for queries that are rows themselves: row `own[i]` is left out for query i.
 
@@ -180,7 +184,7 @@ def nearest_others(
 
 
 def nearest_allowed(
-    queries: Tensor, rows: Tensor, k: int, banned: Tensor, *, backend: str = "auto"
+    queries: Tensor, rows: Searched, k: int, banned: Tensor, *, backend: str = "auto"
 ) -> Nearest:
     """As `nearest`, leaving the rows `banned` (n,) out, padded to (B, k) with `inf` and -1."""
     size = rows.size(0)
@@ -209,7 +213,7 @@ def nearest_allowed(
     return Nearest(squared, index)
 
 
-def squared_distances(queries: Tensor, rows: Tensor, index: Tensor) -> Tensor:
+def squared_distances(queries: Tensor, rows: Searched, index: Tensor) -> Tensor:
     """Squared distances between query i and the rows `index[i]`, with gradient to both.
 
     Args:

@@ -28,6 +28,7 @@ class SearchedRows(StoredRows):
         num_classes: C for label sets, None for class numbers.
         k: Links a slot.
         search: See `MemoryBank`.
+        bits: See `MemoryBank`.
     """
 
     normalize: bool
@@ -41,8 +42,9 @@ class SearchedRows(StoredRows):
         num_classes: int | None,
         k: int,
         search: Search,
+        bits: int | None = None,
     ) -> None:
-        super().__init__(capacity, dim, dtype, num_classes)
+        super().__init__(capacity, dim, dtype, num_classes, bits)
         self.k, self.search_backend = k, search
         self._searcher = row_search(search)
         self.links = LinkTable(capacity, k)
@@ -58,7 +60,8 @@ class SearchedRows(StoredRows):
     def _load_from_state_dict(
         self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any
     ) -> None:
-        check_sizes(state_dict, prefix, capacity=self.capacity, dim=self.dim, k=self.k)
+        sizes = {"capacity": self.capacity, "dim": self.dim, "bits": self.bits, "k": self.k}
+        check_sizes(state_dict, prefix, sizes)
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
     def settings(self) -> dict[str, Any]:
@@ -72,6 +75,7 @@ class SearchedRows(StoredRows):
             "normalize": self.normalize,
             "num_classes": self.num_classes,
             "eviction": saved_name(self.eviction),
+            "bits": self.bits,
         }
 
     def save(self, path: str | Path) -> Path:

@@ -165,21 +165,25 @@ def _damaged(path: Path, how: str) -> ValueError:
     )
 
 
-def check_sizes(
-    state: Mapping[str, Tensor], prefix: str, *, capacity: int, dim: int, k: int
-) -> None:
-    """Raise unless a bank's `state` is of these sizes; absent entries are torch's to report.
+def check_sizes(state: Mapping[str, Tensor], prefix: str, here: Mapping[str, int | None]) -> None:
+    """Raise unless a bank's `state` is of the sizes `here`: capacity, dim, bits and k.
+
+    Absent entries are torch's to report.
 
     Raises:
         ValueError: Names the size that differs.
     """
     rows, links = state.get(f"{prefix}rows"), state.get(f"{prefix}links.slots")
-    found = {}
+    found: dict[str, int | None] = {}
+    codes, turn, words = (
+        state.get(f"{prefix}rows.{name}") for name in ("codes", "rotation", "codebook")
+    )
+    if codes is not None and turn is not None and words is not None:
+        found = {"capacity": codes.size(0), "dim": turn.size(0), "bits": 8 // words.size(1)}
     if rows is not None and rows.dim() == 2:
-        found = {"capacity": rows.size(0), "dim": rows.size(1)}
+        found = {"capacity": rows.size(0), "dim": rows.size(1), "bits": None}
     if links is not None and links.dim() == 2:
         found["k"] = links.size(1)
-    here = {"capacity": capacity, "dim": dim, "k": k}
     for name, value in found.items():
         if value != here[name]:
             raise ValueError(

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from gloss_graph.memory.eviction import check_slots, last_of_each
 from gloss_graph.memory.links import NeighborLists
+from gloss_graph.memory.quantized import searched
 
 if TYPE_CHECKING:
     from gloss_graph.memory.bank import MemoryBank
@@ -79,11 +80,11 @@ def _fill(
     slots: Tensor,
     fresh: Tensor,
 ) -> None:
-    version = bank.rows._version
+    version = searched(bank.rows)._version
     bank.rows[slots] = batch.x[kept].to(bank.rows.dtype)
     bank._searcher.wrote(bank.rows, slots, version)
     bank.slot_labels[slots] = batch.labels[kept]
     if bank.slot_targets is not None and batch.targets is not None:
         bank.slot_targets[slots] = batch.targets[kept].to(bank.slot_targets.dtype)
     bank.slot_ids[slots] = batch.ids[kept]
-    bank.links.write(neighbors, kept, slots, fresh, bank.rows, len(bank))
+    bank.links.write(neighbors, kept, slots, fresh, searched(bank.rows), len(bank))
