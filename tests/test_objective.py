@@ -457,7 +457,8 @@ def test_narrow_and_wide_kernels(rule: str, bandwidth: str | float) -> None:
     x.requires_grad_()
     out = step(objective, x, labels_of(), ids=torch.arange(SIZE), visible=half_visible())
     out.loss.backward()
-    assert bool(torch.isfinite(out.loss))
+    # Poisson scores are not bounded, but next to no tie must not blow them up.
+    assert 0 <= out.loss < 1e5
     assert bool(torch.isfinite(x.grad).all())
 
 

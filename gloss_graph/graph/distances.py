@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from gloss_graph.graph.kernels import Kernel
+from gloss_graph.memory.quantized import Rows
 
 # Entries of the (links, D) difference held at a time.
 _CHUNK_ENTRIES = 8_000_000
@@ -155,3 +156,29 @@ def link_squared_distances(x: Tensor, source: Tensor, target: Tensor) -> Tensor:
     Differentiable once in `x`; memory stays O(N D + L).
     """
     return _LinkDistances.apply(x, source, target)
+
+
+class _RowDistances(torch.autograd.Function):
+    """The differences are kept: their weighted sum is the gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, rows: Tensor) -> Tensor:
+        difference = rows.sub_(x.unsqueeze(1))
+        ctx.save_for_backward(difference)
+        return torch.linalg.vector_norm(difference, dim=2).square_()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        (difference,) = ctx.saved_tensors
+        return torch.bmm(grad.unsqueeze(1), difference).squeeze(1).mul_(-2.0), None
+
+
+def row_squared_distances(x: Tensor, rows: Rows, index: Tensor) -> Tensor:
+    """Squared distances (B, k) between row i of `x` (B, D) and the rows `index[i]` (B, k).
+
+    Of negative indices anything. Differentiable once in `x`; O(B k D) time and memory.
+    """
+    near = rows[index.clamp(min=0)]
+    near = near.to(x.dtype) if near.dtype != x.dtype else near
+    return _RowDistances.apply(x, near)

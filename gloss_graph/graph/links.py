@@ -8,7 +8,11 @@ import torch
 from torch import Tensor
 
 from gloss_graph._space import Dimension, Range
-from gloss_graph.graph.distances import batch_squared_distances, link_squared_distances
+from gloss_graph.graph.distances import (
+    batch_squared_distances,
+    link_squared_distances,
+    row_squared_distances,
+)
 from gloss_graph.graph.symmetrize import all_pairs
 from gloss_graph.memory import MemoryBank, NeighborLists, nearest_others
 
@@ -79,7 +83,9 @@ def batch_links(
     index = neighbors.indices
     row, column = (index >= 0).nonzero(as_tuple=True)
     slot = index[row, column]
-    squared = (x[row] - memory.rows[slot].to(x.dtype)).square().sum(dim=1)
+    squared = x.new_empty(0)
+    if slot.numel():
+        squared = row_squared_distances(x, memory.rows, index)[row, column]
     # `slots` are sorted, and hold every slot a list names.
     to_memory = Links(row, size + torch.searchsorted(slots, slot), squared)
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from gloss_graph.memory.quantized import Searched
-from gloss_graph.memory.search import Nearest, squared_distances
+from gloss_graph.memory.search import Nearest, pair_distances, squared_distances
 from gloss_graph.memory.symmetric import RowBuffers, SymmetricLinks, build_lists, listing, updated
 
 # A write of more than one row in so many is followed by a new build, not an update.
@@ -214,8 +214,8 @@ class LinkTable(nn.Module):
         # Links to a former tenant are dead and keep the length they had.
         alive = self.stamps[flat[hit].long()] == self.slot_stamps[:size].reshape(-1)[hit]
         hit = hit[alive]
-        delta = rows[hit // self.k].float() - rows[flat[hit].long()].float()
-        self.squared[:size].view(-1)[hit] = delta.square().sum(dim=1).to(self.squared.dtype)
+        squared = pair_distances(rows, hit // self.k, rows, flat[hit].long())
+        self.squared[:size].view(-1)[hit] = squared.to(self.squared.dtype)
 
     def _measure_own(self, rows: Searched, written: Tensor) -> None:
         # The (n, k, D) differences of a large write would not fit.

@@ -13,12 +13,15 @@ from contextlib import contextmanager
 from functools import cache
 from typing import Any, NamedTuple
 
-import faiss
+import faiss as _faiss
 import torch
 from torch import Tensor
 
 from gloss_graph._checks import check_choice
 from gloss_graph.memory.quantized import Searched
+
+# Its type stubs do not know all functions.
+faiss: Any = _faiss
 
 BACKENDS = ("auto", "exact", "faiss", "matmul")
 
@@ -214,7 +217,7 @@ def nearest_allowed(
 
 
 def squared_distances(queries: Tensor, rows: Searched, index: Tensor) -> Tensor:
-    """Squared distances between query i and the rows `index[i]`, with gradient to both.
+    """Squared distances between query i and the rows `index[i]`, without gradient.
 
     Args:
         queries: (B, D).
@@ -224,4 +227,29 @@ def squared_distances(queries: Tensor, rows: Searched, index: Tensor) -> Tensor:
     Returns:
         (B, k), dtype of `queries`. Cost O(B k D).
     """
-    return (queries.unsqueeze(1) - rows[index].to(queries.dtype)).square().sum(dim=-1)
+    own = torch.arange(index.size(0), device=index.device).unsqueeze(1).expand_as(index)
+    return pair_distances(queries, own.reshape(-1), rows, index.reshape(-1)).view_as(index)
+
+
+@torch.no_grad()
+def pair_distances(x: Searched, left: Tensor, rows: Searched, right: Tensor) -> Tensor:
+    """Squared distances (n,) between `x[left]` and `rows[right]`, float32 or that of `x`.
+
+    Args:
+        x: (B, D).
+        left: (n,) long.
+        rows: (M, D).
+        right: (n,) long.
+    """
+    if not (isinstance(x, Tensor) and _plain(x) and isinstance(rows, Tensor) and _plain(rows)):
+        dtype = torch.promote_types(x.dtype, torch.float32)
+        return (rows[right].to(dtype) - x[left]).square_().sum(dim=-1)
+    out = x.new_empty(left.numel())
+    # Reads the rows where they lie: the differences, a hundred times the result, are never stored.
+    arrays = [part.detach().contiguous().numpy() for part in (x, left, rows, right, out)]
+    faiss.pairwise_indexed_L2sqr(x.size(1), left.numel(), *map(faiss.swig_ptr, arrays))
+    return out
+
+
+def _plain(x: Tensor) -> bool:
+    return x.device.type == "cpu" and x.dtype == torch.float32 and x.is_contiguous()

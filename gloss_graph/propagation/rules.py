@@ -23,6 +23,9 @@ from gloss_graph.propagation.solve import DENSE_LIMIT, System
 _KNOWN_RATIO = 4
 SEARCH_SPACE: dict[str, Dimension] = {"eta": Range(0.01, 1.0, log=True)}
 
+# Weight of an edge beside the mean of its ends' degrees, below which it is no tie for `poisson`.
+_LOOSE = 1e-4
+
 
 @dataclass(frozen=True)
 class Problem:
@@ -174,7 +177,11 @@ RULES: dict[str, Callable[..., Problem]] = {
 
 
 def _components(operator: AnyOperator) -> Tensor:
-    """Connected component (N,) long of every node over edges of positive weight."""
+    """Connected component (N,) long of every node over edges that tie.
+
+    Behind an edge of next to no weight a source would lift all values by what it is divided by,
+    so the parts it joins are balanced each by itself.
+    """
     if isinstance(operator, BankOperator):
         raise ValueError("rule='poisson' needs the edges of the whole graph in one list.")
     weight = operator.weight.detach()
@@ -183,7 +190,8 @@ def _components(operator: AnyOperator) -> Tensor:
     else:
         row, column = weight.nonzero(as_tuple=True)
         weight = weight[row, column]
-    live = (weight > 0).cpu().numpy()
+    degree = weight.new_zeros(operator.num_nodes).index_add(0, row, weight).sqrt()
+    live = (weight > _LOOSE * degree[row] * degree[column]).cpu().numpy()
     ends = (row.cpu().numpy()[live], column.cpu().numpy()[live])
     shape = (operator.num_nodes, operator.num_nodes)
     adjacency = sparse.coo_matrix((live[live], ends), shape=shape)
