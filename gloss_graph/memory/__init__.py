@@ -10,7 +10,7 @@ from gloss_graph.memory.eviction import (
     Reservoir,
     Stalest,
 )
-from gloss_graph.memory.indexes import HNSWSettings, IVFSettings, Search
+from gloss_graph.memory.indexes import DescentSettings, HNSWSettings, IVFSettings, Search
 from gloss_graph.memory.links import NeighborLists
 from gloss_graph.memory.momentum import MomentumEncoder
 from gloss_graph.memory.search import Nearest, SearchResult, nearest, nearest_others
@@ -21,6 +21,7 @@ __all__ = [
     "AgeGroup",
     "BankStats",
     "ClassBalanced",
+    "DescentSettings",
     "Drift",
     "Eviction",
     "FirstInFirstOut",

@@ -18,15 +18,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gloss_graph.memory.indexes import ExactSearch, HNSWSettings, IVFSettings, Search, take
+from gloss_graph.memory.indexes import ExactSearch, HNSWSettings, IVFSettings, take
 from gloss_graph.memory.quantized import Rows, Searched, TurnedRows, asked, searched
 from gloss_graph.memory.search import Nearest, faiss_blas_path, squared_distances
 
 # Its type stubs know neither keyword arguments nor all classes.
 faiss: Any = _faiss
 
-# From this many rows on "auto" takes IVF: see examples/benchmarks/search.py.
-AUTO_ROWS = 200_000
 _MIN_ROWS = 4096
 # FAISS calls fewer points a cell too few to find its centre.
 _ROWS_PER_CELL = 39
@@ -77,8 +75,17 @@ class ApproximateSearch(ABC):
         self._version = rows._version
         self._pending.append(slots.cpu())
 
-    def allowed(self, queries: Tensor, rows: Rows, size: int, k: int, banned: Tensor) -> Nearest:
+    def allowed(
+        self,
+        queries: Tensor,
+        rows: Rows,
+        size: int,
+        k: int,
+        banned: Tensor,
+        start: Tensor | None = None,
+    ) -> Nearest:
         """See `RowSearch`; fewer than k rows may be found where more are allowed."""
+        del start
         known = searched(rows)
         if not self._ready(known, size):
             return self.fallback.allowed(queries, rows, size, k, banned)
@@ -91,8 +98,8 @@ class ApproximateSearch(ABC):
         fetched = min(k + max(8, k // 2), size)
         live = np.ones(size, dtype=bool)
         live[banned.cpu().numpy()] = False
-        for start in range(0, queries.size(0), _QUERIES):
-            part = slice(start, start + _QUERIES)
+        for first in range(0, queries.size(0), _QUERIES):
+            part = slice(first, first + _QUERIES)
             with faiss_blas_path():
                 hits = self._find(take(queries, part).numpy(), fetched, live)
             found = torch.from_numpy(hits).to(queries.device)
@@ -304,51 +311,3 @@ class HNSWSearch(ApproximateSearch):
         settings = faiss.SearchParametersHNSW(efSearch=max(self.settings.ef, k), sel=selector)
         nodes = self._index.search(queries, k, params=settings)[1]
         return np.where(nodes < 0, -1, self._slot[nodes.clip(min=0)])
-
-
-class AutoSearch:
-    """Exact while it is as fast, inverted lists from 200,000 rows on (CPU only)."""
-
-    def __init__(self) -> None:
-        self.exact = ExactSearch("auto")
-        self.ivf = IVFSearch(IVFSettings())
-
-    def _now(self, rows: Rows, size: int) -> ExactSearch | IVFSearch:
-        return self.ivf if size >= AUTO_ROWS and rows.device.type == "cpu" else self.exact
-
-    def allowed(self, queries: Tensor, rows: Rows, size: int, k: int, banned: Tensor) -> Nearest:
-        """See `RowSearch`."""
-        return self._now(rows, size).allowed(queries, rows, size, k, banned)
-
-    def others(self, queries: Tensor, rows: Rows, size: int, own: Tensor, k: int) -> Nearest:
-        """See `RowSearch`."""
-        return self._now(rows, size).others(queries, rows, size, own, k)
-
-    def wrote(self, rows: Rows, slots: Tensor, version: int) -> None:
-        """See `RowSearch`."""
-        self.ivf.wrote(rows, slots, version)
-
-
-def retuned(searcher: object, search: Search) -> bool:
-    """Whether `searcher` could take the settings `search` over and keep its index."""
-    wanted = row_search(search)
-    if isinstance(searcher, IVFSearch) and isinstance(wanted, IVFSearch):
-        old, new = searcher.settings, wanted.settings
-        if (old.cells, old.seed) == (new.cells, new.seed):
-            searcher.settings = new
-            return True
-    if isinstance(searcher, HNSWSearch) and isinstance(wanted, HNSWSearch):
-        before, after = searcher.settings, wanted.settings
-        if (before.m, before.ef_build) == (after.m, after.ef_build):
-            searcher.settings = after
-            return True
-    return False
-
-
-def row_search(search: Search) -> ExactSearch | AutoSearch | ApproximateSearch:
-    """The search a bank's setting names; checked before by `check_search`."""
-    if isinstance(search, HNSWSettings) or search == "hnsw":
-        return HNSWSearch(search if isinstance(search, HNSWSettings) else HNSWSettings())
-    if isinstance(search, IVFSettings) or search == "ivf":
-        return IVFSearch(search if isinstance(search, IVFSettings) else IVFSettings())
-    return AutoSearch() if search == "auto" else ExactSearch(search)

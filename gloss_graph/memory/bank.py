@@ -53,9 +53,11 @@ class MemoryBank(SearchedRows):
         dtype: Storage, `torch.float32` or `torch.float16` (half the memory; search and links
             are computed in float32).
         search: `"exact"` (its variants `"faiss"` and `"matmul"` too, see
-            `gloss_graph.memory.nearest`), `"ivf"`, `"hnsw"` or their settings (`IVFSettings`,
-            `HNSWSettings`): approximate, see `recall`; `"auto"`: exact below 200,000 rows, then
-            `"ivf"`, on a GPU always exact.
+            `gloss_graph.memory.nearest`), or approximate, see `recall`: `"descent"`, walks over the
+            bank's own links for documents that come back, `"ivf"`, `"hnsw"`, or their settings
+            (`DescentSettings`, `IVFSettings`, `HNSWSettings`). `"auto"`: exact below 32,768 rows,
+            then `"descent"`, with new documents searched exactly below 200,000 rows, then by
+            `"ivf"`; on a GPU always exact.
         normalize: L2-normalise rows and queries, so Euclidean order is cosine order.
         num_classes: C for label sets: every row then has targets (C,) in [0, 1]. None: one
             class number a row.
@@ -176,13 +178,22 @@ class MemoryBank(SearchedRows):
             Lists of shape (B, k).
         """
         x = self._prepare("embeddings", embeddings)
-        return self._neighbors(x, self.own_slots(ids), k or self.k)
+        if ids is not None:
+            check_index_vector("ids", ids, x.size(0))
+        return self._neighbors(x, self._places(ids, x.size(0)), k or self.k)
 
-    def _neighbors(self, x: Tensor, banned: Tensor, k: int) -> NeighborLists:
+    def _places(self, ids: Tensor | None, size: int) -> Tensor:
+        """Slot (B,) of every row's document, -1 where it is not stored."""
+        if ids is None:
+            return torch.full((size,), -1, device=self.rows.device)
+        return self.slots_of(ids.reshape(-1))
+
+    def _neighbors(self, x: Tensor, places: Tensor, k: int) -> NeighborLists:
         if k == 0:
             none = torch.empty(x.size(0), 0, dtype=torch.long, device=x.device)
             return NeighborLists(x.new_empty(x.size(0), 0), none)
-        found = self._searcher.allowed(x, self.rows, len(self), k, banned)
+        banned = places[places >= 0].unique()
+        found = self._searcher.allowed(x, self.rows, len(self), k, banned, places)
         return add_batch_mates(x, found, k)
 
     # ------------------------------------------------------------------ write
@@ -236,7 +247,7 @@ class MemoryBank(SearchedRows):
             ids = -2 - int(self.anonymous) - torch.arange(size, device=device)
         ids = ids.to(device).long()
         if neighbors is None:
-            neighbors = self._neighbors(x, self.own_slots(ids), self.k if link else 0)
+            neighbors = self._neighbors(x, self._places(ids, size), self.k if link else 0)
         check_lists(neighbors, x.size(0), len(self))
         self.check_storable(x)
         store(self, Incoming(x, known, targets, ids), neighbors, nameless=nameless)

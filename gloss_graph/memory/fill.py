@@ -11,6 +11,7 @@ from rich.progress import track
 from torch import Tensor, nn
 
 from gloss_graph._modes import evaluating
+from gloss_graph.memory.choice import thorough
 
 if TYPE_CHECKING:
     from gloss_graph.memory.bank import MemoryBank
@@ -42,10 +43,10 @@ def relink(bank: MemoryBank, progress: bool) -> None:
     k = min(bank.k, size - 1)
     if k < 1:
         return
-    starts = range(0, size, _CHUNK)
+    starts, searcher = range(0, size, _CHUNK), thorough(bank._searcher)
     for start in track(starts, "Linking the memory bank", disable=not progress):
         own = torch.arange(start, min(start + _CHUNK, size), device=bank.rows.device)
-        found = bank._searcher.others(bank.rows[own].float(), bank.rows, size, own, k)
+        found = searcher.others(bank.rows[own].float(), bank.rows, size, own, k)
         bank.links.replace(own, found.indices, found.squared_distances)
 
 

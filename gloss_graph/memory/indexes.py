@@ -13,7 +13,7 @@ from gloss_graph._checks import check_choice, check_positive_int, check_range
 from gloss_graph.memory.quantized import Rows, Searched, asked, first_rows, searched
 from gloss_graph.memory.search import Nearest, nearest_allowed, nearest_others
 
-SEARCHES = ("auto", "exact", "ivf", "hnsw", "faiss", "matmul")
+SEARCHES = ("auto", "exact", "descent", "ivf", "hnsw", "faiss", "matmul")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,7 +76,32 @@ class HNSWSettings:
             check_positive_int("threads", self.threads)
 
 
-Search = Union[str, IVFSettings, HNSWSettings]  # noqa: UP007 - an alias, evaluated on 3.10
+@dataclass(frozen=True, kw_only=True)
+class DescentSettings:
+    """Walks over the bank's own links, for documents that come back (Dong et al., 2011).
+
+    A stored document looks among the neighbours of its old neighbours, at a cost that does not
+    depend on the bank's size; one that is not stored is searched as by `"auto"` below.
+
+    Attributes:
+        width: Best candidates whose neighbours are looked at, at least k.
+        rounds: How often; further rounds look around what the last one found.
+        reach: Neighbours looked at of one candidate: some have thousands.
+    """
+
+    width: int = 16
+    rounds: int = 2
+    reach: int = 64
+
+    def __post_init__(self) -> None:
+        check_positive_int("width", self.width)
+        check_positive_int("rounds", self.rounds)
+        check_positive_int("reach", self.reach)
+
+
+Search = Union[str, DescentSettings, IVFSettings, HNSWSettings]  # noqa: UP007 - an alias, evaluated on 3.10
+
+_KINDS: dict[str, Any] = {"descent": DescentSettings, "ivf": IVFSettings, "hnsw": HNSWSettings}
 
 
 class RowSearch(Protocol):
@@ -86,8 +111,19 @@ class RowSearch(Protocol):
     deepcopy and loading.
     """
 
-    def allowed(self, queries: Tensor, rows: Rows, size: int, k: int, banned: Tensor) -> Nearest:
-        """The k nearest rows but for `banned` (n,), padded to (B, k) with `inf` and -1."""
+    def allowed(
+        self,
+        queries: Tensor,
+        rows: Rows,
+        size: int,
+        k: int,
+        banned: Tensor,
+        start: Tensor | None = None,
+    ) -> Nearest:
+        """The k nearest rows but for `banned` (n,), padded to (B, k) with `inf` and -1.
+
+        `start` (B,) long are the slots of the documents that ask, -1 for those not stored.
+        """
 
     def others(self, queries: Tensor, rows: Rows, size: int, own: Tensor, k: int) -> Nearest:
         """The k nearest rows of queries that are rows themselves, row `own[i]` left out."""
@@ -106,8 +142,17 @@ class ExactSearch:
     def __init__(self, backend: str) -> None:
         self.backend = backend
 
-    def allowed(self, queries: Tensor, rows: Rows, size: int, k: int, banned: Tensor) -> Nearest:
+    def allowed(
+        self,
+        queries: Tensor,
+        rows: Rows,
+        size: int,
+        k: int,
+        banned: Tensor,
+        start: Tensor | None = None,
+    ) -> Nearest:
         """See `nearest_allowed`."""
+        del start
         x, known = asked(queries, rows), first_rows(searched(rows), size)
         return nearest_allowed(x, known, k, banned, backend=self.backend)
 
@@ -129,9 +174,10 @@ def check_search(search: Any, capacity: int) -> None:
     """
     if isinstance(search, str):
         check_choice("search", search, SEARCHES)
-    elif not isinstance(search, IVFSettings | HNSWSettings):
+    elif not isinstance(search, tuple(_KINDS.values())):
+        names = ", ".join(kind.__name__ for kind in _KINDS.values())
         raise TypeError(
-            f"'search' must be one of {', '.join(SEARCHES)}, IVFSettings or HNSWSettings "
+            f"'search' must be one of {', '.join(SEARCHES)}, or {names} "
             f"(got {type(search).__name__})."
         )
     if isinstance(search, IVFSettings) and (search.cells or 0) > capacity:
@@ -145,7 +191,8 @@ def describe_search(search: Search) -> str | dict[str, Any]:
     """`search` as plain values, ready for JSON; see `search_of`."""
     if isinstance(search, str):
         return search
-    return {"kind": "ivf" if isinstance(search, IVFSettings) else "hnsw", **asdict(search)}
+    kind = next(name for name, settings in _KINDS.items() if isinstance(search, settings))
+    return {"kind": kind, **asdict(search)}
 
 
 def search_of(description: str | dict[str, Any]) -> Search:
@@ -154,8 +201,9 @@ def search_of(description: str | dict[str, Any]) -> Search:
         return description
     values = dict(description)
     kind = values.pop("kind", None)
-    check_choice("search", kind, ("ivf", "hnsw"))
-    return IVFSettings(**values) if kind == "ivf" else HNSWSettings(**values)
+    check_choice("search", kind, tuple(_KINDS))
+    settings: Search = _KINDS[str(kind)](**values)
+    return settings
 
 
 def take(rows: Searched, index: Tensor | slice) -> Tensor:

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 import torch
 
-from gloss_graph.memory.approximate import retuned, row_search
+from gloss_graph.memory.choice import retuned, row_search
 from gloss_graph.memory.eviction import Eviction, saved_name
 from gloss_graph.memory.indexes import Search, check_search, describe_search, search_of
 from gloss_graph.memory.links import LinkTable
@@ -46,16 +46,16 @@ class SearchedRows(StoredRows):
     ) -> None:
         super().__init__(capacity, dim, dtype, num_classes, bits)
         self.k, self.search_backend = k, search
-        self._searcher = row_search(search)
         self.links = LinkTable(capacity, k)
+        self._searcher = row_search(search, self.links)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**super().__getstate__(), "_searcher": row_search(self.search_backend)}
+        return {**super().__getstate__(), "_searcher": row_search(self.search_backend, self.links)}
 
     def _forget_derived(self) -> None:
         super()._forget_derived()
         self.links._forget_derived()
-        self._searcher = row_search(self.search_backend)
+        self._searcher = row_search(self.search_backend, self.links)
 
     def _load_from_state_dict(
         self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any
@@ -132,8 +132,9 @@ class SearchedRows(StoredRows):
         """
         check_search(search, self.capacity)
         self.search_backend = search
-        if not retuned(self._searcher, search):
-            self._searcher = row_search(search)
+        wanted = row_search(search, self.links)
+        if not retuned(self._searcher, wanted):
+            self._searcher = wanted
 
     def recall(self, k: int | None = None, sample: int = 256, seed: int = 0) -> float:
         """Share of the exact k nearest neighbours that this bank's search finds (recall@k).

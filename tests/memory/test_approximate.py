@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from gloss_graph import MemoryBank
-from gloss_graph.memory import HNSWSettings, IVFSettings, Search, approximate, nearest
+from gloss_graph.memory import HNSWSettings, IVFSettings, Search, approximate, choice, nearest
 from gloss_graph.memory.approximate import IVFSearch
 
 DIM = 16
@@ -260,10 +260,10 @@ def test_linking_goes_by_the_index(search: Search) -> None:
 def test_auto_is_exact_until_it_pays(monkeypatch: pytest.MonkeyPatch) -> None:
     bank = bank_of("auto", size=600)
     bank.search(clustered(2, 0), 3)
-    assert bank._searcher.ivf._index is None
-    monkeypatch.setattr(approximate, "AUTO_ROWS", 600)
+    assert bank._searcher.fallback.ivf._index is None
+    monkeypatch.setattr(choice, "AUTO_ROWS", 600)
     bank.search(clustered(2, 0), 3)
-    assert bank._searcher.ivf._index.ntotal == 600
+    assert bank._searcher.fallback.ivf._index.ntotal == 600
     overwrite(bank, 2)
     assert bank.recall(5) > 0.9
 
