@@ -113,11 +113,12 @@ class TrainConfig:
         align: Power of the class-mass alignment.
         warm_start_steps: Contrastive steps on the labeled documents before training; 0 = none.
         graph_start_steps: Contrastive steps on the whole corpus after them, the classes of
-            unlabeled documents being those the graph propagates to them; 0 = none.
+            unlabeled documents being those that propagation over the graph of the embeddings,
+            Poisson learning on it and a logistic regression agree on; 0 = none.
         warm_start_rate: Learning rate of both.
         refit_head: Fit the linear head anew after training, whatever the loss: a class-balanced
             logistic regression on the labeled documents, then one on all documents with the classes
-            that the graph propagates to the others. `gloss` with `max_steps=0` does so anyway.
+            those three agree on for the others. `gloss` with `max_steps=0` does so anyway.
         class_balance: Draw labeled documents with equal shares of the classes.
         freeze_layers: Embedding layer and first layers of the encoder that are not trained.
         lora_rank: Rank of low-rank adapters that are trained in place of the encoder's weights,

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+import torch.nn.functional as F
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import precision_recall_fscore_support
 from torch import Tensor
@@ -173,6 +174,23 @@ def fit_balanced_head(
     best = max(_STRENGTHS, key=lambda strength: (round(right[strength], 6), strength == 10.0))
     _set_head(classifier, _logistic(best, points, truth), scale)
     return best
+
+
+def logistic_probabilities(rows: Tensor, labels: Tensor, num_classes: int) -> Tensor:
+    """Class probabilities (N, C) by a class-balanced logistic regression on the labeled rows.
+
+    Args:
+        rows: (N, D) embeddings, normalised here.
+        labels: (N,) long, -1 = unlabeled; of two classes at least.
+        num_classes: C; classes without a label get 0.
+    """
+    points, known = F.normalize(rows.float(), dim=1).numpy(), (labels >= 0).numpy()
+    model = _logistic(_STRENGTHS[1], points[known], labels.numpy()[known])
+    out = torch.zeros(rows.size(0), num_classes, dtype=torch.float64)
+    out[:, torch.from_numpy(model.classes_)] = torch.from_numpy(
+        model.predict_proba(points)
+    ).double()
+    return out
 
 
 def fit_propagated_head(

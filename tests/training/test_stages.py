@@ -20,7 +20,7 @@ from gloss_graph.training import (
     contrastive_warm_start,
 )
 from gloss_graph.training.run import with_few_labels
-from gloss_graph.training.stages import fit_head, head_settings, propagated_labels
+from gloss_graph.training.stages import agreed_labels, fit_head, head_settings
 from gloss_graph.training.warmstart import _draws, _turns
 from training.tiny import CLASSES, copied_state, quick, run, tiny_corpus, tiny_encoder, tiny_splits
 
@@ -31,14 +31,14 @@ def corpus_of(labels: list[int]) -> Corpus:
     return Corpus([f"text {i}" for i in range(len(labels))], labels, [*range(len(labels))], CLASSES)
 
 
-def test_propagated_labels_keep_the_known_ones() -> None:
+def test_agreed_labels_keep_the_known_ones() -> None:
     """Two tight groups of four, one document far away that no label reaches."""
     torch.manual_seed(0)
     centres = torch.eye(5).repeat_interleave(torch.tensor([4, 4, 0, 0, 0]), dim=0)
     rows = torch.cat([centres + 0.01 * torch.randn(8, 5), torch.eye(5)[4:]])
     labels = torch.tensor([0, -1, -1, -1, 1, -1, -1, -1, -1])
     settings = head_settings(TrainConfig(k=3, bandwidth=0.05), 2)
-    found, trust = propagated_labels(rows, None, labels, settings, 0.0)
+    found, trust = agreed_labels(rows, labels, settings)
     assert found[:8].tolist() == [0, 0, 0, 0, 1, 1, 1, 1]
     assert trust[[0, 4]].tolist() == [1.0, 1.0]
     assert (trust[:8] > 0.9).all()
