@@ -6,21 +6,25 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import pandas as pd
 import torch
 from torch import Tensor
 
+from gloss_graph._checks import check_positive_int
 from gloss_graph.bench.made import clustered, filled_bank
 from gloss_graph.bench.rivals import UnrolledLayers, dense_loss, encoder_step
 from gloss_graph.bench.turns import peak_mib, seconds_of, take_turns, wait
 from gloss_graph.graph import build_document_graph
 from gloss_graph.memory import MemoryBank
+from gloss_graph.memory.indexes import check_search
 from gloss_graph.objective import GraphGuidedObjective
 from gloss_graph.propagation import LabelPropagation
 
 STAGES = ("search", "graph", "propagation", "enqueue", "other", "backward")
 SIGMA = 0.5
+_RECALL_SAMPLE = 256
 
 
 @dataclass(frozen=True)
@@ -40,11 +44,12 @@ class StageSettings:
         encoder: `"minilm"`, a hub id or folder, or `"none"`.
         length: Tokens a document of the encoder's step.
         device: `"cpu"` or `"cuda"`.
-        search: Back end of the banks.
+        search: Back end of the banks, see `MemoryBank`.
+        hops: Of the steps that solve over the surroundings of the batch only; 0 leaves them out.
         half_rows: Banks of more rows are stored in float16.
     """
 
-    banks: tuple[int, ...] = (0, 4_096, 65_536, 262_144, 1_048_576)
+    banks: tuple[int, ...] = (0, 4_096, 16_384, 65_536, 262_144, 1_048_576)
     dims: tuple[int, ...] = (384, 768)
     batch: int = 128
     k: int = 16
@@ -57,6 +62,7 @@ class StageSettings:
     length: int = 32
     device: str = "cpu"
     search: str = "auto"
+    hops: int = 2
     half_rows: int = 524_288
 
     def __post_init__(self) -> None:
@@ -66,6 +72,8 @@ class StageSettings:
             raise ValueError("'repeats', 'batch', 'k' and 'dims' must be >= 1 and 'classes' >= 2.")
         if not 0.0 < self.labeled <= 1.0:
             raise ValueError(f"'labeled' must be in (0, 1] (got {self.labeled}).")
+        check_search(self.search, max(self.banks))
+        check_positive_int("hops", self.hops, minimum=0)
         if torch.device(self.device).type == "cuda" and not torch.cuda.is_available():
             raise ValueError("'device' is cuda, but there is no GPU here. Use device='cpu'.")
 
@@ -111,8 +119,17 @@ class _Documents:
 class _Steps:
     """Training steps of the objective; several may share the documents and their bank."""
 
-    def __init__(self, documents: _Documents, *, normalization: str = "hub") -> None:
+    def __init__(
+        self,
+        documents: _Documents,
+        *,
+        normalization: str = "hub",
+        search: str | None = None,
+        hops: int | None = None,
+        bandwidth: float | str = "sqrt",
+    ) -> None:
         self.documents, self.device = documents, documents.device
+        self.search = search or documents.settings.search
         self.seconds: list[dict[str, float]] = []
         self.objective = GraphGuidedObjective(
             documents.settings.classes,
@@ -121,10 +138,15 @@ class _Steps:
             # With a bank the seeds are remembered ones, and every row of the batch is scored.
             visible_fraction=0.7 if documents.bank is None else 0.0,
             normalization=normalization,
+            hops=hops,
+            bandwidth=bandwidth,
         )
 
     def __call__(self) -> None:
         x, y, ids = self.documents.batch()
+        bank = self.documents.bank
+        if bank is not None and bank.search_backend != self.search:
+            bank.set_search(self.search)
         clock = self.objective.seconds
         clock.clear()
         wait(self.device)
@@ -153,10 +175,12 @@ def stage_table(settings: StageSettings, *, progress: bool = False) -> pd.DataFr
 
     Returns:
         Columns `dim`, `bank`, `dtype`, milliseconds `search`, `graph`, `propagation`, `enqueue`,
-        `other`, `backward`, `step`; `row step` with `normalization="row"`; `encoder` and
-        `% of encoder`; `dense`, the closed form at N = `dense_rows`, and `dense / step`
-        (only on the bank of that many rows less the batch); `implicit` and `unrolled`, the solve
-        with its gradient, and `unrolled / implicit`; `peak MiB`.
+        `other`, `backward`, `step`; `hub / row`, against `normalization="row"`; `recall` of the
+        search; the step with `exact` search, with `hops`, and with both; `encoder` and
+        `% of encoder`, with `hops` too; `dense`, the closed form at N = `dense_rows` in both
+        precisions, and `dense / step` (only on the bank of that many rows less the batch, with the
+        same bandwidth); `implicit` and `unrolled`, the solve with its gradient, and
+        `unrolled / implicit`; `peak MiB`.
     """
     device = torch.device(settings.device)
     encoder = None
@@ -183,10 +207,16 @@ def _measure(
     documents = _Documents(bank, dim, settings)
     ours = _Steps(documents)
     calls: dict[str, Callable[[], object]] = {"step": ours}
-    plain = None
+    others: dict[str, _Steps] = {}
     if bank:
-        # On the same bank, by turns: what the hub normalisation costs beside row.
-        plain = calls["row"] = _Steps(documents, normalization="row")
+        # On the same bank, by turns: what the hub normalisation and the exact search cost.
+        others = {
+            "row": _Steps(documents, normalization="row"),
+            "exact step": _Steps(documents, search="exact"),
+        }
+        if settings.hops:
+            others[f"hops={settings.hops}"] = _Steps(documents, hops=settings.hops)
+        calls.update(others)
     if encoder is not None:
         calls["encoder"] = encoder
     title = f"D={dim}, bank {bank:,}"
@@ -196,12 +226,20 @@ def _measure(
     dtype = torch.float32 if documents.bank is None else documents.bank.rows.dtype
     out["dtype"] = str(dtype).split(".")[-1]
     out.update({f"{stage} ms": 1e3 * spent[stage] for stage in (*STAGES, "step")})
-    if plain is not None:
-        out["hub / row"] = spent["step"] / plain.medians()["step"]
+    near = None
+    if documents.bank is not None:
+        taken_by = {name: steps.medians()["step"] for name, steps in others.items()}
+        out["hub / row"] = spent["step"] / taken_by.pop("row")
+        near = taken_by.get(f"hops={settings.hops}")
+        out.update({f"{name} ms": 1e3 * value for name, value in taken_by.items()})
+        documents.bank.set_search(settings.search)
+        out["recall"] = documents.bank.recall(settings.k, _RECALL_SAMPLE)
     if encoder is not None:
         whole = statistics.median(taken["encoder"])
         out["encoder ms"] = 1e3 * whole
         out["% of encoder"] = 100.0 * spent["step"] / whole
+        if near is not None:
+            out[f"% of encoder, hops={settings.hops}"] = 100.0 * near / whole
     out["peak MiB"] = peak_mib(ours, device)
     if bank and bank <= settings.unrolled_rows:
         out.update(_against_unrolled(ours, settings))
@@ -250,23 +288,31 @@ def _against_unrolled(steps: _Steps, settings: StageSettings) -> dict[str, objec
 
 
 def _measure_dense(dim: int, settings: StageSettings, progress: bool) -> dict[str, object]:
-    """The closed form on N nodes against a step whose bank and batch are N nodes together."""
+    """The closed form on N nodes against a step whose bank and batch are N nodes together.
+
+    Both with the same bandwidth; both precisions, as the released code solves in float64.
+    """
     device = torch.device(settings.device)
     total = settings.dense_rows
-    ours = _Steps(_Documents(max(1, total - settings.batch), dim, settings))
+    ours = _Steps(_Documents(max(1, total - settings.batch), dim, settings), bandwidth=SIGMA)
     x, y, _ = (part.to(device) for part in clustered(total, dim, settings.classes, seed=3))
-    x.requires_grad_()
     visible = torch.rand(total, generator=torch.Generator().manual_seed(4)).to(device)
     shown = visible < settings.labeled
 
-    def dense() -> None:
-        x.grad = None
-        dense_loss(x, y, shown, SIGMA, settings.classes).backward()
+    def dense(points: Tensor) -> None:
+        points.grad = None
+        dense_loss(points, y, shown, SIGMA, settings.classes).backward()
 
-    calls: dict[str, Callable[[], object]] = {"step": ours, "dense": dense}
+    single, double = x.requires_grad_(), x.detach().double().requires_grad_()
+    calls: dict[str, Callable[[], object]] = {
+        "step": ours,
+        "float32": partial(dense, single),
+        "float64": partial(dense, double),
+    }
     title = f"D={dim}, dense N={total:,}"
     taken = take_turns(calls, settings.repeats, device=device, title=title, progress=progress)
-    spent, slow = ours.medians(), statistics.median(taken["dense"])
+    spent = ours.medians()
+    slow, slower = (statistics.median(taken[name]) for name in ("float32", "float64"))
     return {
         "dim": dim,
         "bank": total - settings.batch,
@@ -274,8 +320,10 @@ def _measure_dense(dim: int, settings: StageSettings, progress: bool) -> dict[st
         **{f"{stage} ms": 1e3 * spent[stage] for stage in (*STAGES, "step")},
         "dense float32 ms": 1e3 * slow,
         "dense / step": slow / spent["step"],
+        "dense float64 ms": 1e3 * slower,
+        "dense float64 / step": slower / spent["step"],
         "peak MiB": peak_mib(ours, device),
-        "dense peak MiB": peak_mib(dense, device),
+        "dense peak MiB": peak_mib(calls["float32"], device),
     }
 
 

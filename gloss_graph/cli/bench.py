@@ -37,6 +37,10 @@ def bench(
     repeats: Annotated[int | None, typer.Option(help="Rounds.")] = None,
     threads: Annotated[int | None, typer.Option(help="Of every library; else theirs.")] = None,
     device: Annotated[str, typer.Option(help="cpu or cuda, of the stages.")] = "cpu",
+    search: Annotated[
+        str, typer.Option(help="Of the banks: auto, exact, descent, ivf, hnsw.")
+    ] = "auto",
+    hops: Annotated[int, typer.Option(help="Of the steps near the batch; 0: without them.")] = 2,
 ) -> None:
     """Measure the stages of a step, whole-corpus propagation beside peers, or memory over time."""
     import pandas as pd
@@ -72,6 +76,8 @@ def bench(
         encoder="none" if quick and encoder == "minilm" else encoder,
         length=length,
         device=device,
+        search=search,
+        hops=hops,
     )
     console, load = Console(), os.getloadavg()[0]
     tables: dict[str, pd.DataFrame] = {}

@@ -167,13 +167,18 @@ def fit_head(
     """Fit the linear head to embeddings (N, D).
 
     A class-balanced logistic regression on the labeled documents; with `config.fits_on_graph` then
-    another one on all documents, with the classes (and the trust) of `agreed_labels`.
+    another one on all documents, with the classes (and the trust) of the geometric mean of what the
+    graph propagates and what the first says: where many classes have one label each the graph alone
+    lets large ones swallow small ones.
     """
     labels = torch.tensor(train.labels)
     known = labels >= 0
     strength = fit_balanced_head(classifier, rows[known], labels[known], seed=config.seed)
     if config.fits_on_graph and not bool(known.all()):
         settings = head_settings(config, train.num_classes)
-        found, trust = agreed_labels(rows, labels, settings)
+        spread = propagate(rows, views.frozen.get("train"), labels, settings, config.anchor)
+        with torch.no_grad():
+            own = classifier.head(rows.to(classifier.head.weight.device)).softmax(dim=1).cpu()
+        found, trust = trusted_labels(row_shares((own * spread.to(own)).sqrt()), labels)
         fit_propagated_head(classifier, rows, found, trust)
     return {"head.C": strength}

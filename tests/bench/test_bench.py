@@ -51,11 +51,16 @@ def test_the_stage_table_has_every_measurement(tmp_path: Path) -> None:
     assert table["bank"].tolist() == [0, 300, 1_100, 184]
     stages = [name for name in table if name.endswith(" ms") and name.split()[0] in ("search",)]
     assert stages == ["search ms"]
+    assert table["recall"].notna().tolist() == [False, True, True, False]
+    assert (table["recall"].dropna() == 1.0).all()  # small banks are searched exactly
+    for column in ("exact step ms", "hops=2 ms"):
+        assert (table[column].notna() == table["recall"].notna()).all()
     parts = ["search ms", "graph ms", "propagation ms", "enqueue ms", "other ms", "backward ms"]
     assert (table["step ms"] > 0).all()
     assert (table[parts].sum(axis=1) < 3.0 * table["step ms"]).all()
     assert table["unrolled / implicit"].notna().tolist() == [False, True, False, False]
-    assert table["dense / step"].notna().tolist() == [False, False, False, True]
+    for column in ("dense / step", "dense float64 / step"):
+        assert table[column].notna().tolist() == [False, False, False, True]
     assert table["hub / row"].notna().tolist() == [False, True, True, False]
     plot_stages(table, tmp_path / "stages.png")
     assert (tmp_path / "stages.png").stat().st_size > 10_000
@@ -200,6 +205,8 @@ def test_memory_stays_flat() -> None:
         ({"banks": (-1,)}, "banks"),
         ({"repeats": 0}, "repeats"),
         ({"labeled": 0.0}, "labeled"),
+        ({"search": "annoy"}, "search"),
+        ({"hops": -1}, "hops"),
     ],
 )
 def test_settings_out_of_range(change: dict[str, object], said: str) -> None:
