@@ -118,7 +118,8 @@ class TrainConfig:
         warm_start_rate: Learning rate of both.
         refit_head: Fit the linear head anew after training, whatever the loss: a class-balanced
             logistic regression on the labeled documents, then one on all documents with the classes
-            that the graph and the first agree on for the others. `gloss` with `max_steps=0` does so anyway.
+            that the graph and the first agree on for the others. `gloss` with `max_steps=0` does so
+            anyway.
         class_balance: Draw labeled documents with equal shares of the classes.
         freeze_layers: Embedding layer and first layers of the encoder that are not trained.
         lora_rank: Rank of low-rank adapters that are trained in place of the encoder's weights,
