@@ -19,6 +19,16 @@ _SAMPLES = 256 * _CODEWORDS
 _TILE_ENTRIES = 8_000_000
 
 
+def check_bits(name: str, bits: object) -> None:
+    """Raise unless `bits` is a number of bits an entry can have.
+
+    Raises:
+        ValueError: Names the argument.
+    """
+    if type(bits) is not int or bits not in BITS:
+        raise ValueError(f"'{name}' must be 2, 4, 8 or None (got {bits!r}).")
+
+
 class QuantizedRows(nn.Module):
     r"""What a bank of `bits` keeps its rows in; reads and writes like a (capacity, D) tensor.
 
@@ -44,8 +54,7 @@ class QuantizedRows(nn.Module):
 
     def __init__(self, capacity: int, dim: int, bits: int) -> None:
         super().__init__()
-        if type(bits) is not int or bits not in BITS:
-            raise ValueError(f"'bits' must be 2, 4, 8 or None (got {bits!r}).")
+        check_bits("bits", bits)
         self.bits, self.dim, group = bits, dim, 8 // bits
         groups = -(-dim // group)
         self.register_buffer("codes", torch.zeros(capacity, groups, dtype=torch.uint8))

@@ -68,7 +68,13 @@ def _bank(
     draws = config.eviction == "reservoir"
     policy = Reservoir(config.seed) if draws else config.eviction
     return MemoryBank(
-        size, dim, k=k, search=config.search, num_classes=num_classes, eviction=policy
+        size,
+        dim,
+        k=k,
+        search=config.search,
+        num_classes=num_classes,
+        eviction=policy,
+        bits=config.memory_bits,
     )
 
 
