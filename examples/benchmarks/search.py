@@ -77,7 +77,7 @@ def more(rows: Tensor, count: int, noise: float, generator: torch.Generator) -> 
 
 KINDS: dict[str, dict[str, Search]] = {
     "descent": {
-        f"descent, width {w}": DescentSettings(width=w, rounds=r)
+        f"descent, width {w}, rounds {r}": DescentSettings(width=w, rounds=r)
         for w, r in ((16, 1), (16, 2), (32, 2))
     },
     "ivf": {f"ivf, {p} probes": IVFSettings(probes=p) for p in (4, 8, 16, 32, 64)},
