@@ -183,6 +183,7 @@ def run(
             "label_fraction": settings.label_fraction,
             "labels_per_class": settings.labels_per_class,
             "class_balance": settings.class_balance,
+            "graph_start_classes": settings.classes,
             "freeze_layers": settings.freeze_layers,
             "bf16": settings.bf16,
             "k": 20,
@@ -271,6 +272,9 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--unlabeled-batch", type=int, default=24)
     parser.add_argument("--learning-rate", type=float, help="of every method; else its tuned one")
+    parser.add_argument(
+        "--classes", default="auto", help="of the corpus stage, graph_start_classes"
+    )
     parser.add_argument("--score", choices=["test", "val"], default="test", help="val: to tune")
     parser.add_argument("--length", type=int, default=48)
     parser.add_argument("--class-balance", action="store_true")

@@ -143,6 +143,9 @@ def train(
     graph_start_steps: Annotated[
         int, typer.Option(help="Contrastive steps on the corpus, classes as the graph has them.")
     ] = 0,
+    graph_start_classes: Annotated[
+        str, typer.Option(help="Classes of these steps: auto, agreed or propagated.")
+    ] = "auto",
     warm_start_rate: Annotated[
         float, typer.Option(help="Learning rate of both; 1e-3 for features if not given.")
     ] = 2e-5,
@@ -246,6 +249,7 @@ def train(
         align=align,
         warm_start_steps=warm_start_steps,
         graph_start_steps=graph_start_steps,
+        graph_start_classes=graph_start_classes,
         warm_start_rate=_rate(context, "warm_start_rate", features),
         refit_head=refit_head,
         class_balance=class_balance,

@@ -32,6 +32,7 @@ MODES = {
     "standalone": "L alone, best validation macro-silhouette, then a linear probe",
 }
 DEVICES = ("auto", "cpu", "cuda", "mps")
+GRAPH_CLASSES = ("auto", "agreed", "propagated")
 BANK_SEARCHES = ("auto", "exact", "descent", "ivf", "hnsw")
 _JOINT_ONLY = ("ce", "static-lp", "pseudo-label", "setfit")
 # What the paper searches.
@@ -115,8 +116,10 @@ class TrainConfig:
         align: Power of the class-mass alignment.
         warm_start_steps: Contrastive steps on the labeled documents before training; 0 = none.
         graph_start_steps: Contrastive steps on the whole corpus after them, the classes of
-            unlabeled documents being those that propagation over the graph of the embeddings,
-            Poisson learning on it and a logistic regression agree on; 0 = none.
+            unlabeled documents as the next says; 0 = none.
+        graph_start_classes: "propagated" over the graph of the corpus; "agreed": what propagation,
+            Poisson learning and a logistic regression on the embeddings agree on; "auto": the
+            second where there are three labels a class or more.
         warm_start_rate: Learning rate of both.
         refit_head: Fit the linear head anew after training, whatever the loss: a class-balanced
             logistic regression on the labeled documents, then one on all documents with the classes
@@ -188,6 +191,7 @@ class TrainConfig:
     align: float = 0.5
     warm_start_steps: int = 0
     graph_start_steps: int = 0
+    graph_start_classes: str = "auto"
     warm_start_rate: float = 2e-5
     refit_head: bool = False
     class_balance: bool = False
@@ -281,6 +285,7 @@ class TrainConfig:
         check_range("align", self.align, 0, 1)
         check_range("warm_start_rate", self.warm_start_rate, 0, 1, open_low=True)
         check_range("teacher_decay", self.teacher_decay, 0, 1, open_high=True)
+        check_choice("graph_start_classes", self.graph_start_classes, GRAPH_CLASSES)
         check_choice("select", self.select, ("auto", "best", "last"))
 
     def _check_adapters(self) -> None:

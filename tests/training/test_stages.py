@@ -20,7 +20,7 @@ from gloss_graph.training import (
     contrastive_warm_start,
 )
 from gloss_graph.training.run import with_few_labels
-from gloss_graph.training.stages import agreed_labels, fit_head, head_settings
+from gloss_graph.training.stages import agreed_labels, corpus_labels, fit_head, head_settings
 from gloss_graph.training.warmstart import _draws, _turns
 from training.tiny import CLASSES, copied_state, quick, run, tiny_corpus, tiny_encoder, tiny_splits
 
@@ -43,6 +43,46 @@ def test_agreed_labels_keep_the_known_ones() -> None:
     assert trust[[0, 4]].tolist() == [1.0, 1.0]
     assert (trust[:8] > 0.9).all()
     assert float(trust[8]) < 0.01
+
+
+def test_auto_agrees_from_three_labels_a_class_on() -> None:
+    """Of two groups every sixth document is labeled; the frozen view says something else."""
+    generator = torch.Generator().manual_seed(0)
+    own = torch.arange(60) % 2
+    rows = torch.eye(4)[own] + 0.5 * torch.randn(60, 4, generator=generator)
+    frozen = torch.randn(60, 4, generator=generator)
+    for count, expected in ((2, "propagated"), (5, "propagated"), (6, "agreed"), (20, "agreed")):
+        labels = torch.where(torch.arange(60) < count, own, -1)
+        settings = head_settings(TrainConfig(k=6), 2)
+        found = {
+            name: corpus_labels(
+                rows, frozen, labels, settings, TrainConfig(k=6, graph_start_classes=name)
+            )
+            for name in ("auto", "agreed", "propagated")
+        }
+        assert torch.equal(found["auto"][1], found[expected][1])
+        assert not torch.equal(found["agreed"][1], found["propagated"][1])
+        for classes, trust in found.values():
+            assert torch.equal(classes[labels >= 0], labels[labels >= 0])
+            assert (trust[labels >= 0] == 1.0).all()
+            assert ((trust >= 0) & (trust <= 1)).all()
+    # Where the frozen view is noise, what the embeddings say is right more often.
+    share = {name: float((classes == own).float().mean()) for name, (classes, _) in found.items()}
+    assert share["agreed"] > share["propagated"]
+    assert share["agreed"] > 0.9
+
+
+def test_labels_of_one_class_leave_out_the_regression() -> None:
+    rows = torch.randn(20, 4, generator=torch.Generator().manual_seed(0))
+    labels = torch.where(torch.arange(20) < 8, 1, -1)
+    found, trust = agreed_labels(rows, labels, head_settings(TrainConfig(k=4), 3))
+    assert (found == 1).all()
+    assert bool(torch.isfinite(trust).all())
+
+
+def test_other_classes_of_the_corpus_stage_are_refused() -> None:
+    with pytest.raises(ValueError, match="'graph_start_classes' must be one of"):
+        TrainConfig(graph_start_classes="graph")
 
 
 def test_draws_follow_class_and_weight() -> None:
