@@ -100,8 +100,8 @@ def bank_edges(
     graph = memory.links.symmetric(stored)
     absent = slots[:0]
     if only:
-        pointer, column, position = map(torch.from_numpy, graph.among(slots.numpy()))
-        squared, owner = graph.squared[position], None
+        pointer, column, squared = map(torch.from_numpy, graph.among(slots.numpy()))
+        owner = None
     else:
         pointer, column, squared, owner = graph.pointer, graph.column, graph.squared, graph
         present = torch.zeros(stored, dtype=torch.bool)

@@ -81,33 +81,28 @@ class SymmetricLinks:
         return ragged(pointer[rows], pointer[rows + 1], rows)
 
     def among(self, rows: Ints) -> tuple[Ints, Ints, Ints]:
-        """The graph among sorted `rows` (n,): pointer (n + 1,), column (E,), position (E,)."""
-        number = np.empty(self.size, dtype=np.int32)
-        number[rows] = np.arange(rows.size, dtype=np.int32)
-        inside = np.zeros(self.size, dtype=bool)
-        inside[rows] = True
-        position, row = self.entries(rows)
-        column = self.column.numpy()[position]
-        kept = inside[column]
-        position, column, row = position[kept], column[kept], row[kept]
-        pointer = np.zeros(rows.size + 1, dtype=np.int32)
-        np.bincount(number[row], minlength=rows.size).cumsum(out=pointer[1:])
-        return pointer, number[column], position
+        """The graph among sorted `rows` (n,): pointer (n + 1,), column (E,), squared (E,)."""
+        parts = (self.squared.numpy(), self.column.numpy(), self.pointer.numpy())
+        whole = sparse.csr_matrix(parts, shape=(self.size, self.size), copy=False)
+        part = whole[rows][:, rows]
+        return part.indptr.astype(np.int32), part.indices.astype(np.int32, copy=False), part.data
 
     def within(self, rows: Ints, hops: int, left_out: Ints) -> Ints:
         """Sorted rows at most `hops` edges from one of `rows`, on paths past `left_out`."""
         closed = np.zeros(self.size, dtype=bool)
         closed[left_out] = True
-        found, front = [], rows
+        inside, front = np.zeros(self.size, dtype=bool), rows
         for hop in range(hops + 1):
-            front = front[~closed[front]]
-            front = np.unique(front)
-            closed[front] = True
-            found.append(front)
+            fresh = np.zeros(self.size, dtype=bool)
+            fresh[front] = True
+            fresh &= ~closed
+            inside |= fresh
+            closed |= fresh
+            front = np.flatnonzero(fresh)
             if front.size == 0 or hop == hops:
                 break
             front = self.column.numpy()[self.entries(front)[0]]
-        return np.sort(np.concatenate(found))
+        return np.flatnonzero(inside)
 
     def touching(self, rows: Ints) -> Ints:
         """Positions of all entries in a row or a column of `rows`."""

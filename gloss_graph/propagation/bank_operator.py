@@ -51,19 +51,7 @@ class ConstantRows(NamedTuple):
 
     def take_columns(self, where: Tensor) -> ConstantRows:
         """Columns `where` (n,) long, sorted, renumbered."""
-        keep = np.zeros(self.columns, dtype=bool)
-        keep[where.numpy()] = True
-        column = self.column.numpy()
-        kept = keep[column]
-        before = np.zeros(column.size + 1, dtype=np.int32)
-        kept.cumsum(dtype=np.int32, out=before[1:])
-        number = keep.cumsum(dtype=np.int32) - 1
-        return ConstantRows(
-            torch.from_numpy(before[self.pointer.numpy()]),
-            torch.from_numpy(number[column[kept]]),
-            torch.from_numpy(self.weight.numpy()[kept]),
-            where.numel(),
-        )
+        return _constant(self._scipy()[:, where.numpy()])
 
     def neighbors(self, where: Tensor) -> Tensor:
         """`where` (n,) and the columns of those rows, as a mask (columns,) bool."""
@@ -157,6 +145,15 @@ class BankOperator(NamedTuple):
             known = self.parts.rows = where, self.memory.take(where)
         return known[1]
 
+    def _near_is_most(self) -> bool:
+        """Whether cutting those rows out would cost more than it saves."""
+        if self.parts.near is not None:
+            return False
+        inner = self.nodes[self.nodes >= self.offset] - self.offset
+        pointer = self.memory.pointer
+        reached = int((pointer[inner + 1] - pointer[inner]).sum())
+        return 2 * reached > self.memory.size
+
     def _near(self) -> tuple[Tensor, ConstantRows]:
         """Remembered nodes within an edge of the border's ends, and their rows."""
         if self.parts.near is None:
@@ -167,7 +164,7 @@ class BankOperator(NamedTuple):
 
     def pull(self, grad: Tensor) -> Tensor:
         """W grad (N, C), as far as the border's gradient reads it."""
-        if not self.near_only:
+        if not self.near_only or self._near_is_most():
             return self.multiply(grad)
         where, rows = self._near()
         out = torch.zeros_like(grad)

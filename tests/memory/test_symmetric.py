@@ -140,10 +140,10 @@ def test_the_graph_among_rows_and_within_hops() -> None:
     row = torch.arange(60).repeat_interleave(graph.pointer.diff().long())
     full[row, graph.column.long()] = graph.squared
     rows = torch.randperm(60, generator=generator)[:25].sort().values
-    pointer, column, position = graph.among(rows.numpy())
+    pointer, column, squared = graph.among(rows.numpy())
     part = torch.zeros(25, 25)
     own = torch.arange(25).repeat_interleave(torch.from_numpy(pointer).diff().long())
-    part[own, torch.from_numpy(column).long()] = graph.squared[torch.from_numpy(position)]
+    part[own, torch.from_numpy(column).long()] = torch.from_numpy(squared)
     assert torch.equal(part, full[rows][:, rows])
 
     start, left_out = torch.tensor([3, 3, 40]), torch.tensor([40, 7])
