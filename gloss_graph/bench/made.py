@@ -1,4 +1,4 @@
-"""Made documents: clusters, eight a class, and banks filled with them."""
+"""Made documents in clusters, and banks filled with them."""
 
 from __future__ import annotations
 
@@ -9,16 +9,24 @@ from torch import Tensor
 from gloss_graph.memory import MemoryBank
 
 CLUSTERS = 64
-# Rows of a cluster that are linked among each other: exact search of a million takes hours.
+# Rows of a cluster that are linked among each other: exact search of a million takes hours. Of
+# clusters this small at most, the nearest rows are among them.
 _BLOCK = 1024
 _CHUNK = 16_384
 
 
-def clustered(rows: int, dim: int, classes: int, seed: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Points (rows, dim) around 64 centres, their classes (rows,) and clusters (rows,)."""
+def clusters_for_links(rows: int) -> int:
+    """So many clusters that `filled_bank` gives nearly every row its nearest ones."""
+    return max(CLUSTERS, 2 * rows // _BLOCK)
+
+
+def clustered(
+    rows: int, dim: int, classes: int, seed: int, clusters: int = CLUSTERS
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Points (rows, dim) around centres, their classes (rows,) and clusters (rows,)."""
     generator = torch.Generator().manual_seed(seed)
-    centres = F.normalize(torch.randn(CLUSTERS, dim, generator=generator), dim=1)
-    own = torch.randint(CLUSTERS, (rows,), generator=generator)
+    centres = F.normalize(torch.randn(clusters, dim, generator=generator), dim=1)
+    own = torch.randint(clusters, (rows,), generator=generator)
     x = torch.randn(rows, dim, generator=generator).mul_(0.7 / dim**0.5)
     for part in torch.arange(rows).split(_CHUNK):
         x[part] += centres[own[part]]

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from gloss_graph._checks import check_positive_int
-from gloss_graph.bench.made import clustered, filled_bank
+from gloss_graph.bench.made import clustered, clusters_for_links, filled_bank
 from gloss_graph.bench.rivals import UnrolledLayers, dense_loss, encoder_step
 from gloss_graph.bench.turns import peak_mib, seconds_of, take_turns, wait
 from gloss_graph.graph import build_document_graph
@@ -84,7 +84,8 @@ class _Documents:
     def __init__(self, rows: int, dim: int, settings: StageSettings) -> None:
         self.settings, self.device = settings, torch.device(settings.device)
         count = max(rows, 4 * settings.batch)
-        x, y, clusters = clustered(count, dim, settings.classes, seed=rows)
+        many = clusters_for_links(count)
+        x, y, clusters = clustered(count, dim, settings.classes, seed=rows, clusters=many)
         self.generator = torch.Generator().manual_seed(1)
         known = torch.rand(count, generator=self.generator) < settings.labeled
         dtype = torch.float16 if rows > settings.half_rows else torch.float32
