@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -37,11 +38,15 @@ def take_turns(
     title: str = "",
     progress: bool = False,
 ) -> dict[str, list[float]]:
-    """Seconds of every call in each of `repeats` rounds, after one round that does not count."""
+    """Seconds of every call in each of `repeats` rounds, after one round that does not count.
+
+    Each round has an order of its own: who follows a call that fills the caches runs slower.
+    """
     taken: dict[str, list[float]] = {name: [] for name in calls}
+    order, names = random.Random(0), list(calls)
     for number in track(range(repeats + 1), title, disable=not progress):
-        for name, call in calls.items():
-            spent = seconds_of(call, device)
+        for name in order.sample(names, len(names)):
+            spent = seconds_of(calls[name], device)
             if number:
                 taken[name].append(spent)
     return taken

@@ -90,7 +90,7 @@ class DescentSettings:
     """
 
     width: int = 16
-    rounds: int = 2
+    rounds: int = 1
     reach: int = 64
 
     def __post_init__(self) -> None:
