@@ -10,6 +10,7 @@ from torch.autograd.function import once_differentiable
 
 from gloss_graph.graph.kernels import Kernel
 from gloss_graph.memory.quantized import Rows
+from gloss_graph.memory.search import pair_distances
 
 # Entries of the (links, D) difference held at a time.
 _CHUNK_ENTRIES = 8_000_000
@@ -130,7 +131,7 @@ class _LinkDistances(torch.autograd.Function):
         ctx.save_for_backward(x, source, target)
         out = x.new_empty(source.numel())
         for part in _parts(source.numel(), x.size(1)):
-            out[part] = (x[source[part]] - x[target[part]]).square().sum(dim=1)
+            out[part] = pair_distances(x, source[part], x, target[part])
         return out
 
     @staticmethod

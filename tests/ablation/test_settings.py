@@ -55,6 +55,16 @@ def trained(folder: Path, settings: dict[str, Any]) -> torch.Tensor:
         ({"loss": "xbm-scl"}, "half_life", (None, 1.0), False),
         ({"loss": "ce", **FEW, "graph_start_steps": 2}, "unlabeled_batch_size", (4, 8), True),
         ({"loss": "ce", **FEW}, "unlabeled_batch_size", (4, 8), False),
+        (
+            {"loss": "ce", **FEW, "graph_start_steps": 4},
+            "graph_start_classes",
+            ("agreed", "propagated"),
+            True,
+        ),
+        ({"loss": "ce", **FEW}, "graph_start_classes", ("agreed", "propagated"), False),
+        (WITH_BANK, "memory_bits", (None, 2), True),
+        ({"loss": "static-lp", **FEW}, "memory_bits", (None, 2), True),
+        ({"loss": "ce"}, "memory_bits", (None, 2), False),
         ({"loss": "setfit", **FEW}, "freeze_layers", (0, 1), True),
         ({"loss": "pseudo-label"}, "teacher_decay", (0.5, 0.9), False),
     ],
@@ -74,7 +84,7 @@ def test_every_setting_counts_somewhere() -> None:
     arms: list[dict[str, Any]] = [
         {"loss": "gloss", "refresh_rows": 4, "lora_rank": 2},
         {"loss": "xbm-scl"},
-        {"loss": "triplet", "warm_start_steps": 2},
+        {"loss": "triplet", "warm_start_steps": 2, "graph_start_steps": 2},
     ]
     used = set().union(*(used_settings(TrainConfig(**arm), unlabeled=True) for arm in arms))
     assert used == {field.name for field in fields(TrainConfig)} - set(NO_FACTORS)
