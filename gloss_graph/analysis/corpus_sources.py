@@ -16,6 +16,7 @@ from torch import Tensor
 
 from gloss_graph._checks import check_matrix
 from gloss_graph.memory import MemoryBank
+from gloss_graph.memory.quantized import saved_rows
 from gloss_graph.text import (
     Corpus,
     FeatureEncoder,
@@ -32,7 +33,7 @@ __all__ = ["Documents", "Source", "class_names", "read_corpus", "read_documents"
 
 Source = Tensor | np.ndarray | MemoryBank | Corpus | str | Path
 _FEATURES = (".npy", ".pt", ".safetensors")
-_BANK = {"rows", "slot_labels", "slot_ids", "count"}
+_BANK = {"slot_labels", "slot_ids", "count"}
 
 
 class Documents(NamedTuple):
@@ -166,11 +167,14 @@ def _saved_bank(path: Path) -> Documents | None:
     prefix = next((n.removesuffix("slot_ids") for n in state if n.endswith("slot_ids")), None)
     if prefix is None:
         return None
-    if missing := sorted(name for name in _BANK if prefix + name not in state):
+    rows = saved_rows(state, prefix)
+    missing = sorted(name for name in _BANK if prefix + name not in state)
+    if rows is None or missing:
+        missing += [] if rows is not None else ["rows"]
         raise ValueError(f"'source' must be the state of a MemoryBank ({path} lacks {missing}).")
     count = int(state[prefix + "count"])
-    rows, labels, ids = (state[prefix + n][:count] for n in ("rows", "slot_labels", "slot_ids"))
-    return _of_bank(rows, labels, ids, prefix + "slot_targets" in state)
+    labels, ids = (state[prefix + name][:count] for name in ("slot_labels", "slot_ids"))
+    return _of_bank(rows[:count], labels, ids, prefix + "slot_targets" in state)
 
 
 def _of_run(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import cache, lru_cache
 from typing import Any, Union
 
@@ -168,6 +169,21 @@ class TurnedRows:
             index = slice(*index.indices(self._size))
         rows = self._rows
         return rows._codewords(rows.codes[index]) * rows.scale[index].float().unsqueeze(-1)
+
+
+def saved_rows(state: Mapping[str, Tensor], prefix: str) -> Tensor | None:
+    """The rows (capacity, D) of a bank's state, whatever they are kept in; None if it has none."""
+    plain = state.get(f"{prefix}rows")
+    names = ("codes", "scale", "codebook", "rotation")
+    parts = {
+        name: state[f"{prefix}rows.{name}"] for name in names if f"{prefix}rows.{name}" in state
+    }
+    if plain is not None or len(parts) < len(names):
+        return plain
+    bits = 8 // parts["codebook"].size(1)
+    rows = QuantizedRows(parts["codes"].size(0), parts["rotation"].size(0), bits)
+    rows.load_state_dict(parts)
+    return rows[:]
 
 
 #: Rows of a bank, and what is searched.

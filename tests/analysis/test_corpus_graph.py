@@ -109,17 +109,19 @@ def test_inverted_file_finds_nearly_all_and_the_same_again() -> None:
     )
 
 
-def test_banks_in_memory_and_saved(tmp_path: Path) -> None:
-    bank = MemoryBank(capacity=50, dim=5)
+@pytest.mark.parametrize("bits", [None, 4])
+def test_banks_in_memory_and_saved(tmp_path: Path, bits: int | None) -> None:
+    bank = MemoryBank(capacity=50, dim=5, bits=bits)
     labels = torch.arange(40) % 3 - 1
     bank.enqueue(rows(), labels, torch.arange(40) + 100)
     found = document_graph(bank, k=4)
     assert found.doc_id.tolist() == list(range(100, 140))
     assert torch.equal(found.y, labels)
     torch.save(bank.state_dict(), tmp_path / "bank.pt")
-    saved = document_graph(tmp_path / "bank.pt", k=4)
-    assert torch.equal(saved.edge_index, found.edge_index)
-    assert torch.equal(saved.edge_weight, found.edge_weight)
+    for file in (tmp_path / "bank.pt", bank.save(tmp_path / "bank.safetensors")):
+        saved = document_graph(file, k=4)
+        assert torch.equal(saved.edge_index, found.edge_index)
+        assert torch.equal(saved.edge_weight, found.edge_weight)
     nameless = MemoryBank(capacity=9, dim=5)
     with pytest.warns(UserWarning, match="ids"):
         nameless.enqueue(rows(6))

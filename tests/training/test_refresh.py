@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 
 from gloss_graph import GraphGuidedObjective, MemoryBank
+from gloss_graph.analysis import document_graph
 from gloss_graph.memory import EVICTIONS
 from gloss_graph.training import BankRefresh, GraphGuidedTrainer, TrainConfig, hide_labels
 from gloss_graph.training.predict import Run
@@ -168,6 +169,8 @@ def test_a_run_with_all_of_them_is_recorded_and_read_again(tmp_path: Path) -> No
     assert result.metrics["seconds.refresh"] > 0
     memory = result.objective.memory
     assert (memory.bits, memory.search_backend) == (4, "descent")
+    # Its graph, and predictions over it, are read from the folder again.
+    assert document_graph(tmp_path / "run", k=3).num_nodes == 12
     assert len(memory) == 12
     again = Run(tmp_path / "run").objective.memory
     for name, value in memory.state_dict().items():
