@@ -33,6 +33,7 @@ from torch import Tensor
 from gloss_graph import MemoryBank
 from gloss_graph.bench.turns import resident_mib
 from gloss_graph.memory import DescentSettings, HNSWSettings, IVFSettings, Search
+from gloss_graph.memory.recall import near_enough
 from gloss_graph.memory.search import nearest_allowed
 from gloss_graph.text import load_encoder, read_features
 
@@ -98,11 +99,6 @@ def filled(real: Tensor, size: int, noise: float, generator: torch.Generator) ->
     return bank
 
 
-def share_found(found: Tensor, exact: Tensor) -> float:
-    """Recall: squared distances (B, k) that are among the exact k, those at equal distance too."""
-    return float((found <= exact[:, -1:] * (1 + 1e-5) + 1e-10).float().mean())
-
-
 def compare(bank: MemoryBank, real: Tensor, kind: str, arguments: argparse.Namespace) -> list[Row]:
     """Return the contenders of one kind, and exact search in turns with them."""
     generator = torch.Generator().manual_seed(2)
@@ -128,7 +124,8 @@ def compare(bank: MemoryBank, real: Tensor, kind: str, arguments: argparse.Names
                 found = bank.neighbors(rows, ids, arguments.k).squared_distances
             times.append(time.perf_counter() - start)
             if name in names:
-                recall[name].append(share_found(found, exact.squared_distances))
+                hits = near_enough(found, exact.squared_distances)
+                recall[name].append(float(hits.float().mean()))
             bank.enqueue(rows, ids=ids)
     median = {name: statistics.median(times) for name, times in seconds.items()}
     rows = [Row(len(bank), "exact", 1.0, median["exact"], 1.0, None, None)]

@@ -170,7 +170,7 @@ def _saved_bank(path: Path) -> Documents | None:
     rows = saved_rows(state, prefix)
     missing = sorted(name for name in _BANK if prefix + name not in state)
     if rows is None or missing:
-        missing += [] if rows is not None else ["rows"]
+        missing += ["rows"] if rows is None else []
         raise ValueError(f"'source' must be the state of a MemoryBank ({path} lacks {missing}).")
     count = int(state[prefix + "count"])
     labels, ids = (state[prefix + name][:count] for name in ("slot_labels", "slot_ids"))

@@ -180,6 +180,4 @@ def row_squared_distances(x: Tensor, rows: Rows, index: Tensor) -> Tensor:
 
     Of negative indices anything. Differentiable once in `x`; O(B k D) time and memory.
     """
-    near = rows[index.clamp(min=0)]
-    near = near.to(x.dtype) if near.dtype != x.dtype else near
-    return _RowDistances.apply(x, near)
+    return _RowDistances.apply(x, rows[index.clamp(min=0)].to(x.dtype))

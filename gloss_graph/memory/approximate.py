@@ -18,9 +18,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gloss_graph.memory.indexes import ExactSearch, HNSWSettings, IVFSettings, take
+from gloss_graph.memory.indexes import ExactSearch, HNSWSettings, IVFSettings, RowSearch, take
 from gloss_graph.memory.quantized import Rows, Searched, TurnedRows, asked, searched
-from gloss_graph.memory.search import Nearest, faiss_blas_path, squared_distances
+from gloss_graph.memory.search import Nearest, faiss_blas_path, squared_distances, without_own
 
 # Its type stubs know neither keyword arguments nor all classes.
 faiss: Any = _faiss
@@ -42,7 +42,7 @@ def _kind(rows: Searched) -> int:
     return int(kinds.QT_4bit if few else kinds.QT_8bit)
 
 
-class ApproximateSearch(ABC):
+class ApproximateSearch(RowSearch, ABC):
     """A FAISS index over a bank's rows, built at the first search and kept in step with them.
 
     Writes that `wrote` tells of are carried over at the next search; any other change of the
@@ -75,17 +75,8 @@ class ApproximateSearch(ABC):
         self._version = rows._version
         self._pending.append(slots.cpu())
 
-    def allowed(
-        self,
-        queries: Tensor,
-        rows: Rows,
-        size: int,
-        k: int,
-        banned: Tensor,
-        start: Tensor | None = None,
-    ) -> Nearest:
+    def allowed(self, queries: Tensor, rows: Rows, size: int, k: int, banned: Tensor) -> Nearest:
         """See `RowSearch`; fewer than k rows may be found where more are allowed."""
-        del start
         known = searched(rows)
         if not self._ready(known, size):
             return self.fallback.allowed(queries, rows, size, k, banned)
@@ -116,10 +107,7 @@ class ApproximateSearch(ABC):
             return self.fallback.others(queries, rows, size, own, k)
         k = min(k, size - 1)
         found = self.allowed(queries, rows, size, k + 1, own[:0])
-        itself = found.indices == own.unsqueeze(1)
-        squared, order = found.squared_distances.masked_fill(itself, torch.inf).sort(dim=1)
-        index = found.indices.masked_fill(itself, -1).gather(1, order)
-        return Nearest(squared[:, :k], index[:, :k])
+        return without_own(found, own)
 
     # ------------------------------------------------------------------ upkeep
 

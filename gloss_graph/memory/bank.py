@@ -192,8 +192,7 @@ class MemoryBank(SearchedRows):
         if k == 0:
             none = torch.empty(x.size(0), 0, dtype=torch.long, device=x.device)
             return NeighborLists(x.new_empty(x.size(0), 0), none)
-        banned = places[places >= 0].unique()
-        found = self._searcher.allowed(x, self.rows, len(self), k, banned, places)
+        found = self._searcher.around(x, self.rows, len(self), k, places)
         return add_batch_mates(x, found, k)
 
     # ------------------------------------------------------------------ write

@@ -7,6 +7,7 @@ from torch import Tensor
 from gloss_graph.memory.approximate import HNSWSearch, IVFSearch
 from gloss_graph.memory.descent import DescentSearch
 from gloss_graph.memory.indexes import (
+    KINDS,
     DescentSettings,
     ExactSearch,
     HNSWSettings,
@@ -24,7 +25,7 @@ DESCENT_ROWS = 32_768
 AUTO_ROWS = 200_000
 
 
-class AutoSearch:
+class AutoSearch(RowSearch):
     """Exact while it is as fast, inverted lists from 200,000 rows on (CPU only)."""
 
     def __init__(self) -> None:
@@ -34,17 +35,8 @@ class AutoSearch:
     def _now(self, rows: Rows, size: int) -> ExactSearch | IVFSearch:
         return self.ivf if size >= AUTO_ROWS and rows.device.type == "cpu" else self.exact
 
-    def allowed(
-        self,
-        queries: Tensor,
-        rows: Rows,
-        size: int,
-        k: int,
-        banned: Tensor,
-        start: Tensor | None = None,
-    ) -> Nearest:
+    def allowed(self, queries: Tensor, rows: Rows, size: int, k: int, banned: Tensor) -> Nearest:
         """See `RowSearch`."""
-        del start
         return self._now(rows, size).allowed(queries, rows, size, k, banned)
 
     def others(self, queries: Tensor, rows: Rows, size: int, own: Tensor, k: int) -> Nearest:
@@ -58,16 +50,16 @@ class AutoSearch:
 
 def row_search(search: Search, links: LinkTable) -> RowSearch:
     """The search a bank's setting names, over its lists; checked before by `check_search`."""
-    if isinstance(search, HNSWSettings) or search == "hnsw":
-        return HNSWSearch(search if isinstance(search, HNSWSettings) else HNSWSettings())
-    if isinstance(search, IVFSettings) or search == "ivf":
-        return IVFSearch(search if isinstance(search, IVFSettings) else IVFSettings())
-    if search == "auto":
-        return DescentSearch(DescentSettings(), links, AutoSearch(), DESCENT_ROWS)
-    if isinstance(search, DescentSettings) or search == "descent":
-        settings = search if isinstance(search, DescentSettings) else DescentSettings()
+    settings = KINDS[search]() if search in KINDS else search
+    if isinstance(settings, HNSWSettings):
+        return HNSWSearch(settings)
+    if isinstance(settings, IVFSettings):
+        return IVFSearch(settings)
+    if isinstance(settings, DescentSettings):
         return DescentSearch(settings, links, AutoSearch())
-    return ExactSearch(str(search))
+    if settings == "auto":
+        return DescentSearch(DescentSettings(), links, AutoSearch(), DESCENT_ROWS)
+    return ExactSearch(settings)
 
 
 def thorough(searcher: RowSearch) -> RowSearch:

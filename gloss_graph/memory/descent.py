@@ -10,7 +10,7 @@ from torch import Tensor
 
 from gloss_graph.memory.indexes import DescentSettings, RowSearch
 from gloss_graph.memory.quantized import Rows, Searched, asked, searched
-from gloss_graph.memory.search import Nearest, pair_distances
+from gloss_graph.memory.search import Nearest, pair_distances, without_own
 from gloss_graph.memory.symmetric import Ints, SymmetricLinks, ragged
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 _QUERIES = 512
 
 
-class DescentSearch:
+class DescentSearch(RowSearch):
     """Walks from the slot a document has, over the links of the bank; `fallback` for all others.
 
     A neighbour of a neighbour is likely a neighbour (NN-descent, Dong et al., 2011), so a document
@@ -46,18 +46,19 @@ class DescentSearch:
     def _walks(self, rows: Rows, size: int) -> bool:
         return rows.device.type == "cpu" and size >= self.least and self.links.k > 0
 
-    def allowed(
-        self,
-        queries: Tensor,
-        rows: Rows,
-        size: int,
-        k: int,
-        banned: Tensor,
-        start: Tensor | None = None,
-    ) -> Nearest:
+    def allowed(self, queries: Tensor, rows: Rows, size: int, k: int, banned: Tensor) -> Nearest:
+        """Who asks is not known: see the fallback."""
+        return self.fallback.allowed(queries, rows, size, k, banned)
+
+    def around(self, queries: Tensor, rows: Rows, size: int, k: int, places: Tensor) -> Nearest:
         """See `RowSearch`."""
-        if start is None or not self._walks(rows, size):
-            return self.fallback.allowed(queries, rows, size, k, banned)
+        if not self._walks(rows, size):
+            return super().around(queries, rows, size, k, places)
+        return self._walk(queries, rows, size, k, places, places[places >= 0].unique())
+
+    def _walk(
+        self, queries: Tensor, rows: Rows, size: int, k: int, start: Tensor, banned: Tensor
+    ) -> Nearest:
         squared = queries.new_full((queries.size(0), k), torch.inf)
         index = torch.full((queries.size(0), k), -1, dtype=torch.long)
         is_banned = np.zeros(size, dtype=bool)
@@ -81,11 +82,7 @@ class DescentSearch:
         if not self._walks(rows, size):
             return self.fallback.others(queries, rows, size, own, k)
         k = min(k, size - 1)
-        found = self.allowed(queries, rows, size, k + 1, own[:0], own)
-        itself = found.indices == own.unsqueeze(1)
-        squared, order = found.squared_distances.masked_fill(itself, torch.inf).sort(dim=1)
-        index = found.indices.masked_fill(itself, -1).gather(1, order)
-        return Nearest(squared[:, :k], index[:, :k])
+        return without_own(self._walk(queries, rows, size, k + 1, own, own[:0]), own)
 
     def wrote(self, rows: Rows, slots: Tensor, version: int) -> None:
         """The links follow by themselves."""
@@ -104,7 +101,6 @@ class DescentSearch:
         width, count = max(self.settings.width, k), start.size
         front, expanded = start[:, None], np.empty((count, 0), dtype=np.int64)
         slots = np.empty((count, 0), dtype=np.int32)
-        squared = np.empty((count, 0), dtype=np.float32)
         for _ in range(self.settings.rounds + 1):
             slots = _unique(np.concatenate([slots, self._around(front, graph)], axis=1))
             row, place = (slots >= 0).nonzero()

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from gloss_graph._checks import check_choice, check_positive_int, check_range
-from gloss_graph.memory.quantized import Rows, Searched, asked, first_rows, searched
+from gloss_graph.memory.quantized import Rows, Searched, asked, searched
 from gloss_graph.memory.search import Nearest, nearest_allowed, nearest_others
 
 SEARCHES = ("auto", "exact", "descent", "ivf", "hnsw", "faiss", "matmul")
@@ -101,7 +101,7 @@ class DescentSettings:
 
 Search = Union[str, DescentSettings, IVFSettings, HNSWSettings]  # noqa: UP007 - an alias, evaluated on 3.10
 
-_KINDS: dict[str, Any] = {"descent": DescentSettings, "ivf": IVFSettings, "hnsw": HNSWSettings}
+KINDS: dict[str, Any] = {"descent": DescentSettings, "ivf": IVFSettings, "hnsw": HNSWSettings}
 
 
 class RowSearch(Protocol):
@@ -111,28 +111,26 @@ class RowSearch(Protocol):
     deepcopy and loading.
     """
 
-    def allowed(
-        self,
-        queries: Tensor,
-        rows: Rows,
-        size: int,
-        k: int,
-        banned: Tensor,
-        start: Tensor | None = None,
-    ) -> Nearest:
-        """The k nearest rows but for `banned` (n,), padded to (B, k) with `inf` and -1.
+    def allowed(self, queries: Tensor, rows: Rows, size: int, k: int, banned: Tensor) -> Nearest:
+        """The k nearest rows but for `banned` (n,), padded to (B, k) with `inf` and -1."""
+        ...
 
-        `start` (B,) long are the slots of the documents that ask, -1 for those not stored.
+    def around(self, queries: Tensor, rows: Rows, size: int, k: int, places: Tensor) -> Nearest:
+        """As `allowed`, for documents that lie at `places` (B,) long, which are left out for all.
+
+        -1 stands for a document that is not stored.
         """
+        return self.allowed(queries, rows, size, k, places[places >= 0].unique())
 
     def others(self, queries: Tensor, rows: Rows, size: int, own: Tensor, k: int) -> Nearest:
         """The k nearest rows of queries that are rows themselves, row `own[i]` left out."""
+        ...
 
     def wrote(self, rows: Rows, slots: Tensor, version: int) -> None:
         """The rows `slots` were overwritten; `version` was that of the buffer before."""
 
 
-class ExactSearch:
+class ExactSearch(RowSearch):
     """Exact search, nothing to keep in step.
 
     Args:
@@ -142,23 +140,14 @@ class ExactSearch:
     def __init__(self, backend: str) -> None:
         self.backend = backend
 
-    def allowed(
-        self,
-        queries: Tensor,
-        rows: Rows,
-        size: int,
-        k: int,
-        banned: Tensor,
-        start: Tensor | None = None,
-    ) -> Nearest:
+    def allowed(self, queries: Tensor, rows: Rows, size: int, k: int, banned: Tensor) -> Nearest:
         """See `nearest_allowed`."""
-        del start
-        x, known = asked(queries, rows), first_rows(searched(rows), size)
+        x, known = asked(queries, rows), searched(rows, size)
         return nearest_allowed(x, known, k, banned, backend=self.backend)
 
     def others(self, queries: Tensor, rows: Rows, size: int, own: Tensor, k: int) -> Nearest:
         """See `nearest_others`."""
-        x, known = asked(queries, rows), first_rows(searched(rows), size)
+        x, known = asked(queries, rows), searched(rows, size)
         return nearest_others(x, known, own, k, backend=self.backend)
 
     def wrote(self, rows: Rows, slots: Tensor, version: int) -> None:
@@ -174,8 +163,8 @@ def check_search(search: Any, capacity: int) -> None:
     """
     if isinstance(search, str):
         check_choice("search", search, SEARCHES)
-    elif not isinstance(search, tuple(_KINDS.values())):
-        names = ", ".join(kind.__name__ for kind in _KINDS.values())
+    elif not isinstance(search, tuple(KINDS.values())):
+        names = ", ".join(kind.__name__ for kind in KINDS.values())
         raise TypeError(
             f"'search' must be one of {', '.join(SEARCHES)}, or {names} "
             f"(got {type(search).__name__})."
@@ -191,7 +180,7 @@ def describe_search(search: Search) -> str | dict[str, Any]:
     """`search` as plain values, ready for JSON; see `search_of`."""
     if isinstance(search, str):
         return search
-    kind = next(name for name, settings in _KINDS.items() if isinstance(search, settings))
+    kind = next(name for name, settings in KINDS.items() if isinstance(search, settings))
     return {"kind": kind, **asdict(search)}
 
 
@@ -201,8 +190,8 @@ def search_of(description: str | dict[str, Any]) -> Search:
         return description
     values = dict(description)
     kind = values.pop("kind", None)
-    check_choice("search", kind, tuple(_KINDS))
-    settings: Search = _KINDS[str(kind)](**values)
+    check_choice("search", kind, tuple(KINDS))
+    settings: Search = KINDS[str(kind)](**values)
     return settings
 
 

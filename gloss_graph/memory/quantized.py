@@ -191,19 +191,19 @@ Rows = Union[Tensor, QuantizedRows]  # noqa: UP007 - an alias, evaluated on 3.10
 Searched = Union[Tensor, TurnedRows]  # noqa: UP007
 
 
-def searched(rows: Rows) -> Searched:
-    """Rows as they are searched and measured: distances among them are those of `rows`."""
-    return rows.turned if isinstance(rows, QuantizedRows) else rows
+def searched(rows: Rows, size: int | None = None) -> Searched:
+    """Rows as they are searched and measured: distances among them are those of `rows`.
+
+    With `size` the first ones only, without reading them.
+    """
+    if isinstance(rows, QuantizedRows):
+        return rows.turned if size is None else rows.turned.first(size)
+    return rows[:size] if size is not None else rows
 
 
 def asked(queries: Tensor, rows: Rows) -> Tensor:
     """Queries (B, D) as `searched(rows)` understands them."""
     return rows.turn(queries) if isinstance(rows, QuantizedRows) else queries
-
-
-def first_rows(rows: Searched, size: int) -> Searched:
-    """The first `size` rows, without reading them."""
-    return rows.first(size) if isinstance(rows, TurnedRows) else rows[:size]
 
 
 @cache

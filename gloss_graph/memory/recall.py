@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import torch
+from torch import Tensor
 
 from gloss_graph._checks import check_positive_int
 from gloss_graph.memory.indexes import ExactSearch
@@ -36,5 +37,10 @@ def measure_recall(bank: SearchedRows, k: int, sample: int, seed: int) -> float:
         queries = bank.rows[own].float()
         exact = ExactSearch("auto").others(queries, bank.rows, size, own, k).squared_distances
         found = bank._searcher.others(queries, bank.rows, size, own, k).squared_distances
-        hits += int((found <= exact[:, -1:] * (1 + _TIE) + _TIE * _TIE).sum())
+        hits += int(near_enough(found, exact).sum())
     return hits / (draw.numel() * k)
+
+
+def near_enough(found: Tensor, exact: Tensor) -> Tensor:
+    """Which squared distances (B, k) are no larger than the last of the exact ones (B, k)."""
+    return found <= exact[:, -1:] * (1 + _TIE) + _TIE * _TIE

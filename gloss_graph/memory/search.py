@@ -180,10 +180,19 @@ def nearest_others(
     """
     k = min(k, rows.size(0) - 1)
     found = nearest(queries, rows, k + 1, backend=backend)
-    # With repeated points the row itself need not be the first hit, or a hit at all.
-    squared = found.squared_distances.masked_fill(found.indices == own.unsqueeze(1), torch.inf)
+    return without_own(found, own)
+
+
+def without_own(found: Nearest, own: Tensor) -> Nearest:
+    """One hit less a query: row `own[i]`, or the farthest where that was not found.
+
+    With repeated points the row itself need not be the first hit, or a hit at all.
+    """
+    itself = found.indices == own.unsqueeze(1)
+    squared = found.squared_distances.masked_fill(itself, torch.inf)
     squared, order = squared.sort(dim=1, stable=True)
-    return Nearest(squared[:, :k], found.indices.gather(1, order)[:, :k])
+    index = found.indices.masked_fill(itself, -1).gather(1, order)
+    return Nearest(squared[:, :-1], index[:, :-1])
 
 
 def nearest_allowed(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -64,6 +65,11 @@ def test_the_stage_table_has_every_measurement(tmp_path: Path) -> None:
     assert table["hub / row"].notna().tolist() == [False, True, True, False]
     plot_stages(table, tmp_path / "stages.png")
     assert (tmp_path / "stages.png").stat().st_size > 10_000
+
+
+def test_exact_steps_do_not_make_an_index_be_built_anew() -> None:
+    changed = replace(TINY, banks=(300,), dense_rows=0, search="ivf")
+    assert "exact step ms" not in stage_table(changed)
 
 
 def test_the_dense_rival_computes_the_same_loss() -> None:
