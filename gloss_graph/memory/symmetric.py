@@ -276,29 +276,29 @@ def updated(
     pointer = np.zeros(size + 1, dtype=np.int32)
     counts.cumsum(out=pointer[1:])
 
-    # Runs of touched rows stand in `key`; what lies between them is moved as it is.
-    starts = rows[np.flatnonzero(np.diff(rows, prepend=-2) > 1)]
-    stops = rows[np.flatnonzero(np.diff(rows, append=size + 1) > 1)] + 1
-    inner = np.zeros(rows.size + 1, dtype=np.int64)
-    counts[rows].cumsum(out=inner[1:])
-    begin, end = rows.searchsorted(starts), rows.searchsorted(stops)
-    # Old blocks lie before, between and after the runs; each goes to where the new rows say.
-    first, last_row = np.concatenate([[0], stops]), np.concatenate([starts, [size]])
+    # Between rows that grow or shrink everything moves as one block, old entries of touched rows
+    # too: those are written last.
+    resized = rows[counts[rows] != np.diff(before)[rows]]
+    first, last_row = np.concatenate([[0], resized + 1]), np.concatenate([resized, [size]])
     blocks = np.stack([before[first], before[last_row], pointer[first]], axis=1)
-    runs = np.stack([inner[begin], inner[end], pointer[starts]], axis=1)
+    blocks = blocks[blocks[:, 0] < blocks[:, 1]]
+    place = ragged(pointer[rows], pointer[rows + 1], rows)[0]
     fresh = ((key % size).astype(np.int32), length)
     total, new_pointer = int(pointer[-1]), torch.from_numpy(pointer)
     if old.room_for(total):
-        for whole, new in zip(old._room, fresh, strict=True):
+        rooms = old._room
+        for whole in rooms:
             _shift(whole.numpy(), blocks)
-            _place(new, runs, whole.numpy())
-        old.settle(new_pointer, *old._room)
-        return old
-    rooms = buffers.take(total)
-    for kept_values, new, whole in zip((old.column, old.squared), fresh, rooms, strict=True):
-        _place(kept_values.numpy(), blocks, whole.numpy())
-        _place(new, runs, whole.numpy())
-    return _settled(new_pointer, *rooms, buffers)
+        old.settle(new_pointer, *rooms)
+        changed = old
+    else:
+        rooms = buffers.take(total)
+        for kept_values, whole in zip((old.column, old.squared), rooms, strict=True):
+            _place(kept_values.numpy(), blocks, whole.numpy())
+        changed = _settled(new_pointer, *rooms, buffers)
+    for new, whole in zip(fresh, rooms, strict=True):
+        whole.numpy()[place] = new
+    return changed
 
 
 def _settled(

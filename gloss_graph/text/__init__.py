@@ -4,6 +4,7 @@ from gloss_graph.text.corpora import UNLABELED, Corpus, Splits, stratified_draw
 from gloss_graph.text.docstrings import docstring_corpus
 from gloss_graph.text.encoders import Features, TextEncoder
 from gloss_graph.text.features import FeatureEncoder, read_features, with_features
+from gloss_graph.text.lexical import lexical_rows
 from gloss_graph.text.lora import Adapters, add_lora
 from gloss_graph.text.pretrained import load_encoder
 from gloss_graph.text.readers import read_splits, read_table
@@ -18,6 +19,7 @@ __all__ = [
     "TextEncoder",
     "add_lora",
     "docstring_corpus",
+    "lexical_rows",
     "load_encoder",
     "read_features",
     "read_splits",

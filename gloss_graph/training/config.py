@@ -32,7 +32,7 @@ MODES = {
     "standalone": "L alone, best validation macro-silhouette, then a linear probe",
 }
 DEVICES = ("auto", "cpu", "cuda", "mps")
-GRAPH_CLASSES = ("auto", "agreed", "propagated")
+GRAPH_CLASSES = ("auto", "co-training", "agreed", "propagated")
 BANK_SEARCHES = ("auto", "exact", "descent", "ivf", "hnsw")
 _JOINT_ONLY = ("ce", "static-lp", "pseudo-label", "setfit")
 # What the paper searches.
