@@ -15,6 +15,8 @@ from gloss_graph.propagation.operators import MaskedOperator
 SOLVERS = ("auto", "cg", "iterate", "dense")
 # Unknowns up to which a factorisation beats the iterations.
 DENSE_LIMIT = 512
+# How many tolerances an estimate of the error may be off.
+_NEAR = 4.0
 
 Product = Callable[[Tensor], Tensor]
 Null: TypeAlias = tuple[Tensor, Tensor]
@@ -189,6 +191,8 @@ def _conjugate_gradient_in_place(
         return worst / scale if scale > 0 else worst
 
     rho, error, steps = dot(residual, z), relative(), 0
+    # The error follows the square root of rho, which is at hand: it is measured when that is near.
+    unit_error = error / float(rho.amax().clamp(min=torch.finfo(rho.dtype).tiny).sqrt())
     while error > tol and steps < max_iter:
         image = times(direction).neg_().addcmul_(a, direction)
         curvature = dot(direction, image)
@@ -200,13 +204,15 @@ def _conjugate_gradient_in_place(
             residual = _in_range(residual, system.null)
         torch.mul(residual, inverse, out=z)
         fresh = dot(residual, z)
+        steps += 1
+        done = steps == max_iter or not bool(active.any())
+        if done or unit_error * float(fresh.amax()) ** 0.5 <= _NEAR * tol:
+            error = relative()
+        if done or error <= tol:
+            break
         beta = torch.where(rho > 0, fresh / torch.where(rho > 0, rho, 1.0), 0.0)
         torch.addcmul(z, direction, beta, out=direction)
         rho = fresh
-        steps += 1
-        error = relative()
-        if not bool(active.any()):
-            break
     return x, steps, error
 
 
