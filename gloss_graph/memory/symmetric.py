@@ -49,7 +49,7 @@ class SymmetricLinks:
     def __init__(self, pointer: Tensor, column: Tensor, squared: Tensor) -> None:
         self.pointer, self.column, self.squared = pointer, column, squared
         # The memory `column` and `squared` are the beginning of, where it may be longer.
-        self._room = column, squared
+        self.room = column, squared
         self._base: SymmetricLinks | None = None
         self._views: weakref.WeakSet[SymmetricLinks] = weakref.WeakSet()
 
@@ -63,12 +63,12 @@ class SymmetricLinks:
     def settle(self, pointer: Tensor, column: Tensor, squared: Tensor) -> None:
         """Use the first entries of the memory `column` and `squared`, as `pointer` says."""
         total = int(pointer[-1])
-        self._room = column, squared
+        self.room = column, squared
         self.pointer, self.column, self.squared = pointer, column[:total], squared[:total]
 
     def room_for(self, entries: int) -> bool:
         """Whether nobody else looks at this graph and so many entries fit where it lies."""
-        return len(self._views) == 0 and self._room[0].numel() >= entries
+        return len(self._views) == 0 and self.room[0].numel() >= entries
 
     @property
     def size(self) -> int:
@@ -237,8 +237,57 @@ def updated(
         size: M now.
         buffers: Where the result lives.
     """
+    fresh_key, fresh_squared = _undirected(links, size)
+    fresh_row, fresh_column = fresh_key // size, fresh_key % size
+    before = old.pointer.numpy().astype(np.int64)
+    if size > old.size:
+        before = np.concatenate([before, np.full(size - old.size, before[-1])])
+
+    def entries(rows: Ints) -> tuple[Ints, Ints]:
+        """Old positions and keys row * size + column, both (n,), of sorted rows."""
+        position, row = ragged(before[rows], before[rows + 1], rows)
+        return position, row * size + old.column.numpy()[position]
+
+    # What the written rows lost and gained; all other pairs keep their place.
+    is_written = np.zeros(size, dtype=bool)
+    is_written[written] = True
+    known, own = entries(written)[1], fresh_key[is_written[fresh_row]]
+    lost = _both_ways(known[~_stand_in(known, own)], size)
+    gained = _both_ways(own[~_stand_in(own, known)], size)
+    touched = np.zeros(size, dtype=bool)
+    touched[np.concatenate([lost, gained]) // size] = True
+    rows = touched.nonzero()[0]
+    position, key = entries(rows)
+    kept = ~_stand_in(key, lost)
+    key, length = key[kept], old.squared.numpy()[position[kept]]
+    where = key.searchsorted(gained)
+    key, length = np.insert(key, where, gained), np.insert(length, where, 0.0)
+    counts = np.diff(before)
+    counts[rows] = np.diff(key.searchsorted(np.append(rows, size) * size))
+    pointer = np.zeros(size + 1, dtype=np.int32)
+    counts.cumsum(out=pointer[1:])
+
+    # Between rows that grow or shrink everything moves as one block, old entries of touched rows
+    # too: those are written afterwards, and then the lengths of all links of written rows.
+    resized = rows[counts[rows] != before[rows + 1] - before[rows]]
+    first, last = np.concatenate([[0], resized + 1]), np.concatenate([resized, [size]])
+    blocks = np.stack([before[first], before[last], pointer[first]], axis=1)
+    changed, column, squared = _moved(old, torch.from_numpy(pointer), blocks, buffers)
+    place = ragged(pointer[rows], pointer[rows + 1], rows)[0]
+    column[place], squared[place] = (key % size).astype(np.int32), length
+    place = _find(column, pointer[fresh_row], pointer[fresh_row + 1], fresh_column)
+    squared[place] = fresh_squared
+    return changed
+
+
+def _undirected(
+    links: tuple[Ints, Ints, NDArray[np.float32]], size: int
+) -> tuple[Ints, NDArray[np.float32]]:
+    """Sorted keys row * size + column (n,) of links, each both ways round, and their lengths.
+
+    Of a pair listed in both directions the link with the larger source counts, as in `build`.
+    """
     source, target, squared = links
-    # Of a pair listed in both directions the link with the larger source counts, as in `build`.
     low, high = np.minimum(source, target), np.maximum(source, target)
     pair = low.astype(np.int64) * size + high
     order = np.lexsort((source, pair))
@@ -246,59 +295,43 @@ def updated(
     last[:-1] = pair[order][1:] != pair[order][:-1]
     chosen = order[last]
     low, high, squared = low[chosen], high[chosen], squared[chosen]
-    fresh_key = np.concatenate(
-        [low.astype(np.int64) * size + high, high.astype(np.int64) * size + low]
-    )
-    order = fresh_key.argsort()
-    fresh_key, fresh_squared = fresh_key[order], np.concatenate([squared, squared])[order]
+    key = np.concatenate([low.astype(np.int64) * size + high, high.astype(np.int64) * size + low])
+    order = key.argsort()
+    return key[order], np.concatenate([squared, squared])[order]
 
-    before = old.pointer.numpy().astype(np.int64)
-    if size > old.size:
-        before = np.concatenate([before, np.full(size - old.size, before[-1])])
-    known = written[written < old.size]
-    neighbors = old.column.numpy()[old.entries(known)[0]]
-    touched = np.zeros(size, dtype=bool)
-    for rows in (written, neighbors, fresh_key // size):
-        touched[rows] = True
-    rows = touched.nonzero()[0]
 
-    position, row = ragged(before[rows], before[rows + 1], rows)
-    column = old.column.numpy()[position]
-    is_written = np.zeros(size, dtype=bool)
-    is_written[written] = True
-    kept = ~(is_written[row] | is_written[column])
-    key, length = row[kept] * size + column[kept], old.squared.numpy()[position[kept]]
-    where = key.searchsorted(fresh_key)
-    key, length = np.insert(key, where, fresh_key), np.insert(length, where, fresh_squared)
-    row = key // size
-    counts = np.diff(before)
-    counts[rows] = np.bincount(row, minlength=size)[rows]
-    pointer = np.zeros(size + 1, dtype=np.int32)
-    counts.cumsum(out=pointer[1:])
+def _moved(
+    old: SymmetricLinks, pointer: Tensor, blocks: Ints, buffers: RowBuffers
+) -> tuple[SymmetricLinks, Ints, NDArray[np.float32]]:
+    """The entries of `old`, block by block where `pointer` wants them, and all of their memory.
 
-    # Between rows that grow or shrink everything moves as one block, old entries of touched rows
-    # too: those are written last.
-    resized = rows[counts[rows] != np.diff(before)[rows]]
-    first, last_row = np.concatenate([[0], resized + 1]), np.concatenate([resized, [size]])
-    blocks = np.stack([before[first], before[last_row], pointer[first]], axis=1)
+    In the memory of `old` unless someone else holds a view of it or it is too small.
+    """
     blocks = blocks[blocks[:, 0] < blocks[:, 1]]
-    place = ragged(pointer[rows], pointer[rows + 1], rows)[0]
-    fresh = ((key % size).astype(np.int32), length)
-    total, new_pointer = int(pointer[-1]), torch.from_numpy(pointer)
+    total = int(pointer[-1])
     if old.room_for(total):
-        rooms = old._room
-        for whole in rooms:
-            _shift(whole.numpy(), blocks)
-        old.settle(new_pointer, *rooms)
-        changed = old
-    else:
-        rooms = buffers.take(total)
-        for kept_values, whole in zip((old.column, old.squared), rooms, strict=True):
-            _place(kept_values.numpy(), blocks, whole.numpy())
-        changed = _settled(new_pointer, *rooms, buffers)
-    for new, whole in zip(fresh, rooms, strict=True):
-        whole.numpy()[place] = new
-    return changed
+        column, squared = old.room
+        for values in (column, squared):
+            _shift(values.numpy(), blocks)
+        old.settle(pointer, column, squared)
+        return old, column.numpy(), squared.numpy()
+    column, squared = buffers.take(total)
+    for values, out in ((old.column, column), (old.squared, squared)):
+        _place(values.numpy(), blocks, out.numpy())
+    return _settled(pointer, column, squared, buffers), column.numpy(), squared.numpy()
+
+
+def _stand_in(keys: Ints, others: Ints) -> Any:
+    """Which of `keys` (n,) are among the sorted `others`, bool."""
+    if others.size == 0:
+        return np.zeros(keys.size, dtype=bool)
+    place = np.minimum(others.searchsorted(keys), others.size - 1)
+    return others[place] == keys
+
+
+def _both_ways(keys: Ints, size: int) -> Ints:
+    """Keys row * size + column (n,) and those of the same pairs turned round, sorted, each once."""
+    return np.unique(np.concatenate([keys, keys % size * size + keys // size]))
 
 
 def _settled(

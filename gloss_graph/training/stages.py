@@ -80,7 +80,7 @@ def corpus_labels(
     if chosen == "co-training" and words is None:
         raise ValueError(
             "'graph_start_classes' is \"co-training\", which needs texts that share words (there "
-            "are features only, or next to no words). Choose \"agreed\" or \"propagated\"."
+            'are features only, or next to no words). Choose "agreed" or "propagated".'
         )
     if chosen == "auto" and words is None:
         many = int((labels >= 0).sum()) >= _LABELS_A_CLASS * settings.num_classes
