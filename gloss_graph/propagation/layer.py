@@ -99,7 +99,7 @@ class LabelPropagation(MessagePassing):
         >>> layer(torch.tensor([0, -1, 1]), edge_index)[1]
         tensor([0.5000, 0.5000])
         >>> layer
-        LabelPropagation(rule='harmonic', normalization='row', eta=0.0, solver='auto', tol=1e-05,
+        LabelPropagation(rule='harmonic', normalization='row', eta=0.0, solver='auto', tol=0.0001,
         max_iter=1000, gradient='implicit', fused=True)
 
     See also: `torch_geometric.nn.LabelPropagation` iterates a fixed number of steps without
@@ -117,7 +117,7 @@ class LabelPropagation(MessagePassing):
         class_mass: Tensor | str | None = None,
         num_classes: int | None = None,
         solver: str = "auto",
-        tol: float = 1e-5,
+        tol: float = 1e-4,
         max_iter: int = 1000,
         gradient: str = "implicit",
         fused: bool = True,

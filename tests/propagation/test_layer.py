@@ -428,7 +428,7 @@ def test_class_mass_power_out_of_range(power: float) -> None:
 def test_repr_is_explicit() -> None:
     assert repr(LabelPropagation()) == (
         "LabelPropagation(rule='harmonic', normalization='hub', eta=0.2, solver='auto', "
-        "tol=1e-05, max_iter=1000, gradient='implicit', fused=True)"
+        "tol=0.0001, max_iter=1000, gradient='implicit', fused=True)"
     )
     assert "alpha=0.5" in repr(LabelPropagation("spreading", alpha=0.5))
     assert "eta=0.0" in repr(LabelPropagation("poisson"))
