@@ -15,6 +15,7 @@ GRAPH_LOSSES = ("gloss", "gloss-published", "gloss-released")
 NO_FACTORS = ("seed", "pictures")
 
 _LORA = frozenset(("lora_alpha", "lora_dropout", "lora_targets"))
+_SPREADING = frozenset(("unlabeled_batch_size", "graph_start_classes", "graph_start_rate"))
 #: Settings of transformers, which an adapter of features has no use for.
 ENCODER_ONLY = _LORA | {"bf16", "gradient_checkpointing", "freeze_layers", "lora_rank"}
 
@@ -69,8 +70,10 @@ def used_settings(config: TrainConfig, *, unlabeled: bool) -> set[str]:
     if config.trains or (unlabeled and loss != "gloss"):
         used.add("refit_head")  # without training `gloss` does as it says
     if warm or spreads:
-        used |= {"warm_start_rate", "batch_size"}
-        used |= {"unlabeled_batch_size", "graph_start_classes"} if spreads else set()
+        used |= {"batch_size"}
+        # The rate of the stage on the corpus follows it.
+        used |= {"warm_start_rate"} if warm or config.graph_start_rate is None else set()
+        used |= _SPREADING if spreads else set()
     if config.trains or warm or spreads:
         used |= {"freeze_layers", "lora_rank"} | (_LORA if config.lora_rank else set())
     if config.trains:

@@ -144,11 +144,15 @@ def train(
         int, typer.Option(help="Contrastive steps on the corpus, classes as the graph has them.")
     ] = 0,
     graph_start_classes: Annotated[
-        str, typer.Option(help="Classes of these steps: auto, agreed or propagated.")
+        str,
+        typer.Option(help="Classes of these steps: auto, co-training, agreed or propagated."),
     ] = "auto",
     warm_start_rate: Annotated[
-        float, typer.Option(help="Learning rate of both; 1e-3 for features if not given.")
+        float, typer.Option(help="Learning rate of the former; 1e-3 for features if not given.")
     ] = 2e-5,
+    graph_start_rate: Annotated[
+        float | None, typer.Option(help="Of the steps on the corpus; else twice as high.")
+    ] = None,
     refit_head: Annotated[
         bool, typer.Option(help="Fit the linear head anew at the end, on what the graph says too.")
     ] = False,
@@ -251,6 +255,7 @@ def train(
         graph_start_steps=graph_start_steps,
         graph_start_classes=graph_start_classes,
         warm_start_rate=_rate(context, "warm_start_rate", features),
+        graph_start_rate=graph_start_rate,
         refit_head=refit_head,
         class_balance=class_balance,
         freeze_layers=freeze_layers,

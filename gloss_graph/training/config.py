@@ -118,9 +118,11 @@ class TrainConfig:
         graph_start_steps: Contrastive steps on the whole corpus after them, the classes of
             unlabeled documents as the next says; 0 = none.
         graph_start_classes: "propagated" over the graph of the corpus; "agreed": what propagation,
-            Poisson learning and a logistic regression on the embeddings agree on; "auto": the
-            second where there are three labels a class or more.
-        warm_start_rate: Learning rate of both.
+            Poisson learning and a logistic regression on the embeddings agree on; "co-training":
+            what these and both propagations over the words of the documents agree on; "auto": the
+            third for texts, of features the second from three labels a class on, else the first.
+        warm_start_rate: Learning rate of the first of both.
+        graph_start_rate: Of the second; None = twice that, as there are more labels to learn from.
         refit_head: Fit the linear head anew after training, whatever the loss: a class-balanced
             logistic regression on the labeled documents, then one on all documents with the classes
             that the graph and the first agree on for the others. `gloss` with `max_steps=0` does so
@@ -193,6 +195,7 @@ class TrainConfig:
     graph_start_steps: int = 0
     graph_start_classes: str = "auto"
     warm_start_rate: float = 2e-5
+    graph_start_rate: float | None = None
     refit_head: bool = False
     class_balance: bool = False
     freeze_layers: int = 0
@@ -284,6 +287,8 @@ class TrainConfig:
         check_range("anchor", self.anchor, 0, 1)
         check_range("align", self.align, 0, 1)
         check_range("warm_start_rate", self.warm_start_rate, 0, 1, open_low=True)
+        if self.graph_start_rate is not None:
+            check_range("graph_start_rate", self.graph_start_rate, 0, 1, open_low=True)
         check_range("teacher_decay", self.teacher_decay, 0, 1, open_high=True)
         check_choice("graph_start_classes", self.graph_start_classes, GRAPH_CLASSES)
         check_choice("select", self.select, ("auto", "best", "last"))

@@ -56,8 +56,9 @@ def corpus_labels(
 
     By `config.graph_start_classes` what `agreed_labels` gives, with the words of the documents
     (`"co-training"`) or without, or what the graph propagates alone, over learned and frozen
-    similarity. `"auto"` takes the first that can be had: from three labels a class on, or with
-    words; a regression and Poisson learning alone know little of classes that have one label each.
+    similarity. `"auto"` is co-training for texts; for features, whose texts may be mere names, it
+    is agreement from three labels a class on, as a regression and Poisson learning know little of
+    classes that have one label each.
 
     Args:
         rows: (N, D) embeddings.
@@ -75,7 +76,7 @@ def corpus_labels(
     """
     labels = torch.tensor(train.labels)
     chosen, words = config.graph_start_classes, None
-    if chosen in ("auto", "co-training"):
+    if chosen == "co-training" or (chosen == "auto" and train.features is None):
         words = lexical_rows(train, seed=config.seed)
     if chosen == "co-training" and words is None:
         raise ValueError(
@@ -168,7 +169,6 @@ def run_start_stages(
     contrast = partial(
         contrastive_warm_start,
         encoder,
-        learning_rate=config.warm_start_rate,
         seed=config.seed,
         bf16=config.bf16,
         progress=progress,
@@ -176,7 +176,8 @@ def run_start_stages(
     losses: list[float] = []
     metrics: dict[str, float] = {}
     if steps:
-        losses += contrast(train, steps=steps, batch_size=config.batch_size)
+        rate = config.warm_start_rate
+        losses += contrast(train, steps=steps, batch_size=config.batch_size, learning_rate=rate)
         metrics["seconds.warm_start"] = time.perf_counter() - start
     unlabeled = min(train.labels) < 0
     if config.graph_start_steps and unlabeled:
@@ -192,6 +193,7 @@ def run_start_stages(
             replace(train, labels=labels.tolist()),
             weights=trust,
             steps=config.graph_start_steps,
+            learning_rate=config.graph_start_rate or 2.0 * config.warm_start_rate,
             batch_size=config.batch_size + config.unlabeled_batch_size,
         )
         metrics["seconds.graph_start"] = time.perf_counter() - start

@@ -8,10 +8,11 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
-from gloss_graph.text import Corpus
+from gloss_graph.text import Corpus, lexical_rows
 from gloss_graph.training import (
     Run,
     TextClassifier,
@@ -45,6 +46,12 @@ def test_agreed_labels_keep_the_known_ones() -> None:
     assert float(trust[8]) < 0.01
 
 
+def named(labels: torch.Tensor) -> Corpus:
+    """Documents whose texts are names that share no word."""
+    numbers = [*range(len(labels))]
+    return Corpus([f"name{i}" for i in numbers], labels.tolist(), numbers, ["one", "other"])
+
+
 def test_auto_agrees_from_three_labels_a_class_on() -> None:
     """Of two groups every sixth document is labeled; the frozen view says something else."""
     generator = torch.Generator().manual_seed(0)
@@ -56,7 +63,7 @@ def test_auto_agrees_from_three_labels_a_class_on() -> None:
         settings = head_settings(TrainConfig(k=6), 2)
         found = {
             name: corpus_labels(
-                rows, frozen, labels, settings, TrainConfig(k=6, graph_start_classes=name)
+                rows, frozen, named(labels), settings, TrainConfig(k=6, graph_start_classes=name)
             )
             for name in ("auto", "agreed", "propagated")
         }
@@ -70,6 +77,96 @@ def test_auto_agrees_from_three_labels_a_class_on() -> None:
     share = {name: float((classes == own).float().mean()) for name, (classes, _) in found.items()}
     assert share["agreed"] > share["propagated"]
     assert share["agreed"] > 0.9
+
+
+def spoken(own: torch.Tensor, labels: torch.Tensor, seed: int, silent: int = 0) -> Corpus:
+    """Documents of ten words, three of four from those of their class; the last say nothing."""
+    rng = np.random.default_rng(seed)
+    texts = [
+        " ".join(
+            f"w{(c if rng.random() < 0.75 else 1 - c) * 20 + rng.integers(20)}" for _ in range(10)
+        )
+        for c in own.tolist()
+    ]
+    texts[len(texts) - silent :] = [""] * silent
+    return Corpus(texts, labels.tolist(), [*range(len(texts))], ["one", "other"])
+
+
+def test_words_teach_what_embeddings_do_not_know() -> None:
+    """Two views of two classes, either of them weak: together they are right more often."""
+    generator = torch.Generator().manual_seed(0)
+    own = torch.arange(200) % 2
+    rows = torch.eye(4)[own] + 0.9 * torch.randn(200, 4, generator=generator)
+    labels = torch.where(torch.arange(200) < 16, own, -1)
+    settings = head_settings(TrainConfig(k=10), 2)
+    corpus = spoken(own, labels, 0, silent=3)
+    found = {
+        name: corpus_labels(
+            rows, None, corpus, settings, TrainConfig(k=10, graph_start_classes=name)
+        )
+        for name in ("auto", "co-training", "agreed", "propagated")
+    }
+    share = {name: float((classes == own).float().mean()) for name, (classes, _) in found.items()}
+    assert torch.equal(found["auto"][1], found["co-training"][1])
+    assert share["co-training"] > max(share["agreed"], share["propagated"]) + 0.03
+    classes, trust = found["co-training"]
+    assert torch.equal(classes[:16], labels[:16])
+    assert (trust[:16] == 1.0).all()
+
+
+def test_documents_without_words_are_told_nothing_by_words() -> None:
+    """They are all alike there, and would follow the one of them that is labeled."""
+    own = torch.arange(60) % 2
+    rows = torch.eye(4)[own] + 0.1 * torch.randn(60, 4, generator=torch.Generator().manual_seed(0))
+    labels = torch.where(torch.arange(60) < 12, own, -1)
+    labels[-1] = own[-1]
+    settings = head_settings(TrainConfig(k=6), 2)
+    words = lexical_rows(spoken(own, labels, 1, silent=8), 16)
+    assert words is not None
+    silent, trust = (part[-8:-1] for part in agreed_labels(rows, labels, settings, words))
+    assert torch.equal(silent, own[-8:-1])
+    assert (trust > 0.5).all()
+    # What they are told without words, less sure as some views say nothing.
+    alone = agreed_labels(rows, labels, settings)[1][-8:-1]
+    assert (trust < alone).all()
+
+
+def test_names_of_features_are_no_words() -> None:
+    own = torch.arange(200) % 2
+    labels = torch.where(torch.arange(200) < 16, own, -1)
+    corpus = spoken(own, labels, 0)
+    corpus = replace(corpus, features=np.zeros((200, 2), dtype=np.float32))
+    rows = torch.eye(4)[own] + 0.5 * torch.randn(200, 4, generator=torch.Generator().manual_seed(0))
+    settings = head_settings(TrainConfig(k=6), 2)
+    auto, agreed = (
+        corpus_labels(rows, None, corpus, settings, TrainConfig(k=6, graph_start_classes=name))
+        for name in ("auto", "agreed")
+    )
+    assert torch.equal(auto[1], agreed[1])
+
+
+def test_co_training_without_words_is_refused() -> None:
+    labels = torch.where(torch.arange(20) < 8, torch.arange(20) % 2, -1)
+    config = TrainConfig(k=4, graph_start_classes="co-training")
+    with pytest.raises(ValueError, match="'graph_start_classes' is \"co-training\", which needs"):
+        corpus_labels(torch.randn(20, 4), None, named(labels), head_settings(config, 2), config)
+
+
+def test_the_stage_on_the_corpus_has_a_rate_of_its_own(tmp_path: Path) -> None:
+    few = {"loss": "gloss", "max_steps": 0, "labels_per_class": 3, "graph_start_steps": 2}
+    plain, doubled, other = (
+        copied_state(run(tmp_path / name, quick(**few, warm_start_rate=1e-3, **rate)).model)
+        for name, rate in (
+            ("plain", {}),
+            ("doubled", {"graph_start_rate": 2e-3}),
+            ("other", {"graph_start_rate": 1e-3}),
+        )
+    )
+    weight = "encoder.model.encoder.layer.0.attention.self.query.weight"
+    assert torch.equal(plain[weight], doubled[weight])
+    assert not torch.equal(plain[weight], other[weight])
+    with pytest.raises(ValueError, match="'graph_start_rate'"):
+        TrainConfig(graph_start_rate=0.0)
 
 
 def test_labels_of_one_class_leave_out_the_regression() -> None:
