@@ -79,8 +79,7 @@ class GraphGuidedObjective(PaperForms, PropagationPredictor, nn.Module):
             `rule="poisson"`, else `"nll"`.
         rule: `"harmonic"`, `"spreading"`, `"poisson"`, see `LabelPropagation`.
         normalization: See `LabelPropagation`; so `eta`, `alpha`, `solver`, `max_iter`, `gradient`.
-        tol: Relative residual of the solves; 1e-4 makes errors of 3e-4 in gradients at most, a
-            tenth of what bfloat16 rounds away.
+        tol: Relative residual of the solves; 1e-4 leaves gradients errors of 3e-4 or less.
         normalize_embeddings: L2-normalise rows; must agree with the bank.
         consistency_weight: Weight of \(L_C\), the cross-entropy of unlabeled rows (label -1)
             with what the graph propagates to them; needs `logits`.

@@ -127,10 +127,11 @@ class BankOperator(NamedTuple):
         edge = self.border.multiply(x.index_select(0, self.nodes))
         return out.index_add_(0, self.nodes, edge)
 
-    def multiply_at(self, x: Tensor, where: Tensor) -> Tensor:
-        """Rows `where` (n,) long, sorted, of W x."""
+    def multiply_at(self, x: Tensor, where: Tensor, *, keep: bool = True) -> Tensor:
+        """Rows `where` (n,) long, sorted, of W x; `keep` them cut out, to be used again."""
         first = int(torch.searchsorted(where, self.offset))
-        rows = self._rows(where[first:] - self.offset)
+        inner = where[first:] - self.offset
+        rows = self._rows(inner) if keep else self.memory.take(inner)
         out = x.new_empty(where.numel(), x.size(1))
         out[:first] = 0.0
         out[first:] = rows.times(x[self.offset :])

@@ -17,6 +17,7 @@ from gloss_graph._checks import (
 )
 from gloss_graph._precision import full_precision
 from gloss_graph.propagation.bank_operator import AnyOperator, BankOperator
+from gloss_graph.propagation.bank_scaling import node_scaling
 from gloss_graph.propagation.implicit import implicit_solve
 from gloss_graph.propagation.inputs import check_full, check_graph, check_prior, one_hot_labels
 from gloss_graph.propagation.normalize import NORMALIZATIONS, Scaling
@@ -308,10 +309,7 @@ class LabelPropagation(MessagePassing):
     ) -> Propagation:
         reached = reachable(operator, seeds)
 
-        def times(v: Tensor) -> Tensor:
-            return operator.times(v.unsqueeze(1)).squeeze(1)
-
-        scaling = NORMALIZATIONS[self.normalization](times, torch.ones_like(labels[:, 0]))
+        scaling = node_scaling(self.normalization, operator, torch.ones_like(labels[:, 0]))
         problem = self._problem(operator, labels, seeds, reached, scaling, prior)
         solved, report = self._solve(problem, start)
         values = problem.assemble(solved)

@@ -27,14 +27,14 @@ class Scaling(NamedTuple):
     null: Tensor
 
 
-def _safe(x: Tensor) -> Tensor:
-    """Degrees with 1 in place of 0: an isolated node gets an identity row."""
+def safe_degrees(x: Tensor) -> Tensor:
+    """Degrees (N,) with 1 in place of 0: an isolated node gets an identity row."""
     return torch.where(x > 0, x, torch.ones_like(x))
 
 
 def row_scaling(times: Product, ones: Tensor) -> Scaling:
     r"""\(T = D^{-1} W\), the random walk (Zhu & Ghahramani, 2002)."""
-    return Scaling(ones, _safe(times(ones)), ones)
+    return Scaling(ones, safe_degrees(times(ones)), ones)
 
 
 def hub_scaling(times: Product, ones: Tensor) -> Scaling:
@@ -43,14 +43,14 @@ def hub_scaling(times: Product, ones: Tensor) -> Scaling:
     What the paper's released code reaches by symmetric, then column, then row normalisation.
     It takes weight from hubs.
     """
-    degree = _safe(times(ones))
-    factor = 1.0 / _safe(times(degree.rsqrt()))
-    return Scaling(factor, _safe(times(factor)) / factor, factor)
+    degree = safe_degrees(times(ones))
+    factor = 1.0 / safe_degrees(times(degree.rsqrt()))
+    return Scaling(factor, safe_degrees(times(factor)) / factor, factor)
 
 
 def symmetric_scaling(times: Product, ones: Tensor) -> Scaling:
     r"""\(T = D^{-1/2} W D^{-1/2}\) (Zhou et al., 2004). Rows of F need not sum to 1."""
-    degree = _safe(times(ones))
+    degree = safe_degrees(times(ones))
     return Scaling(degree.rsqrt(), degree, ones)
 
 
@@ -59,9 +59,9 @@ def column_scaling(times: Product, ones: Tensor) -> Scaling:
 
     The paper's Algorithm 1: column-stochastic, so rows of F need not sum to 1.
     """
-    degree = _safe(times(ones))
+    degree = safe_degrees(times(ones))
     root = degree.rsqrt()
-    sums = _safe(times(root))
+    sums = safe_degrees(times(root))
     return Scaling(1.0 / sums, sums / root, root)
 
 
