@@ -173,6 +173,18 @@ class BankOperator(NamedTuple):
         edge = self.border.multiply(grad.index_select(0, self.nodes))
         return out.index_add_(0, self.nodes, edge)
 
+    def pull_dot(self, grad: Tensor, other: Tensor) -> Tensor:
+        """Rows of `pull(grad)` times those of `other`, both (N, C), summed up: (N,)."""
+        if not self.near_only or self._near_is_most():
+            return self.multiply(grad).mul_(other).sum(dim=1)
+        where, rows = self._near()
+        where = where + self.offset
+        out = grad.new_zeros(grad.size(0))
+        out[where] = rows.times(grad[self.offset :]).mul_(other.index_select(0, where)).sum(dim=1)
+        edge = self.border.multiply(grad.index_select(0, self.nodes))
+        edge.mul_(other.index_select(0, self.nodes))
+        return out.index_add_(0, self.nodes, edge.sum(dim=1))
+
     def outer(self, left: Tensor, right: Tensor) -> Tensor:
         """left[row_e] · right[target_e] for every edge of the border."""
         return self.border.outer(
@@ -181,11 +193,7 @@ class BankOperator(NamedTuple):
 
     def times(self, x: Tensor) -> Tensor:
         """W x for x (N, C), differentiable once in the border's weights and, near it, in x."""
-        return _BankProduct.apply(self.weight, x, self, None)
-
-    def times_at(self, x: Tensor, where: Tensor) -> Tensor:
-        """Rows `where` (n,) long, sorted, of W x, differentiable as `times`."""
-        return _BankProduct.apply(self.weight, x, self, where)
+        return _BankProduct.apply(self.weight, x, self)
 
     def restrict(self, keep: Tensor) -> BankOperator:
         """Rows and columns `keep` (N,) bool."""
@@ -237,31 +245,56 @@ AnyOperator: TypeAlias = Operator | BankOperator
 
 class _BankProduct(torch.autograd.Function):
     @staticmethod
-    def forward(
-        ctx: Any, weight: Tensor, x: Tensor, operator: BankOperator, where: Tensor | None
-    ) -> Tensor:
+    def forward(ctx: Any, weight: Tensor, x: Tensor, operator: BankOperator) -> Tensor:
         ctx.save_for_backward(weight, x)
         ctx.operator = operator.with_weight(weight.detach())
-        ctx.where = where
-        if where is None:
-            return ctx.operator.multiply(x)
-        return ctx.operator.multiply_at(x, where)
+        return ctx.operator.multiply(x)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
         weight, x = ctx.saved_tensors
         operator = ctx.operator.with_weight(weight)
-        if ctx.where is not None:
-            grad = torch.zeros_like(x).index_copy_(0, ctx.where, grad)
         with full_precision(grad.device.type):
             grad_weight = operator.outer(grad, x) if ctx.needs_input_grad[0] else None
             grad_x = operator.pull(grad.contiguous()) if ctx.needs_input_grad[1] else None
-        return grad_weight, grad_x, None, None
+        return grad_weight, grad_x, None
 
 
-def times_at(operator: AnyOperator, x: Tensor, where: Tensor) -> Tensor:
-    """Rows `where` (n,) long, sorted, of W x for any operator, differentiable."""
+class _KnownProduct(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        weight: Tensor,
+        factor: Tensor,
+        labels: Tensor,
+        operator: BankOperator,
+        where: Tensor,
+    ) -> Tensor:
+        ctx.operator, ctx.where = operator.with_weight(weight.detach()), where
+        ctx.save_for_backward(factor, labels)
+        return ctx.operator.multiply_at(factor.unsqueeze(1) * labels, where)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        factor, labels = ctx.saved_tensors
+        operator: BankOperator = ctx.operator
+        nodes = operator.nodes
+        spread = torch.zeros_like(labels).index_copy_(0, ctx.where, grad)
+        with full_precision(grad.device.type):
+            known = factor[nodes].unsqueeze(1) * labels.index_select(0, nodes)
+            grad_weight = operator.border.outer(spread.index_select(0, nodes), known)
+            wanted = ctx.needs_input_grad[1]
+            grad_factor = operator.pull_dot(spread, labels) if wanted else None
+        return grad_weight, grad_factor, None, None, None
+
+
+def known_at(operator: AnyOperator, factor: Tensor, labels: Tensor, where: Tensor) -> Tensor:
+    """Rows `where` (n,) long, sorted, of W diag(`factor`) `labels`, (n, C), differentiable.
+
+    In the labels (N, C) too, unless W is that of a bank, whose labels are constants.
+    """
     if isinstance(operator, BankOperator):
-        return operator.times_at(x, where)
-    return operator.times(x).index_select(0, where)
+        return _KnownProduct.apply(operator.weight, factor, labels, operator, where)
+    return operator.times(factor.unsqueeze(1) * labels).index_select(0, where)

@@ -13,7 +13,7 @@ from torch import Tensor
 from gloss_graph._checks import check_range
 from gloss_graph._space import Dimension, Range
 from gloss_graph.propagation.alignment import align_classes
-from gloss_graph.propagation.bank_operator import AnyOperator, BankOperator, times_at
+from gloss_graph.propagation.bank_operator import AnyOperator, BankOperator, known_at
 from gloss_graph.propagation.inputs import check_prior
 from gloss_graph.propagation.normalize import Scaling
 from gloss_graph.propagation.operators import MaskedOperator, SparseOperator
@@ -67,8 +67,7 @@ def harmonic(
     node_factor = scaling.factor.index_select(0, where)
     node_diagonal = scaling.diagonal.index_select(0, where)
     factor = node_factor.unsqueeze(1)
-    known = scaling.factor.unsqueeze(1) * labels
-    right = times_at(operator, known, where)
+    right = known_at(operator, scaling.factor, labels, where)
     if eta > 0:
         right = right + eta * node_diagonal.unsqueeze(1) * factor * prior
     system = System(operator.restrict(free), (1.0 + eta) * node_diagonal, node_factor, None)
