@@ -13,7 +13,7 @@ from torch.autograd.function import once_differentiable
 from gloss_graph._precision import full_precision
 from gloss_graph.graph.bank_graph import BankEdges
 from gloss_graph.propagation.inputs import largest_weight
-from gloss_graph.propagation.operators import Operator, SparseOperator, rows_of
+from gloss_graph.propagation.operators import Operator, SparseOperator, csr_product, rows_of
 
 
 class ConstantRows(NamedTuple):
@@ -39,7 +39,7 @@ class ConstantRows(NamedTuple):
         matrix = torch.sparse_csr_tensor(
             self.pointer, self.column, weight, size=shape, check_invariants=False
         )
-        return matrix @ x
+        return csr_product(matrix, x)
 
     def _scipy(self) -> Any:
         parts = (self.weight.numpy(), self.column.numpy(), self.pointer.numpy())

@@ -68,6 +68,14 @@ def _is_sorted(index: Tensor) -> bool:
     return index.numel() < 2 or bool((index[1:] >= index[:-1]).all())
 
 
+def csr_product(matrix: Tensor, x: Tensor) -> Tensor:
+    """CSR `matrix` (N, M) times x (M, C)."""
+    if x.size(1) == 1:
+        # Two thirds of the time of a product with one column.
+        return (matrix @ x.squeeze(1)).unsqueeze(1)
+    return matrix @ x
+
+
 class SparseOperator(NamedTuple):
     """W as sparse rows. Repeated edges add up.
 
@@ -96,7 +104,7 @@ class SparseOperator(NamedTuple):
             size=(self.num_nodes, self.num_nodes),
             check_invariants=False,
         )
-        return matrix @ x
+        return csr_product(matrix, x)
 
     def times(self, x: Tensor) -> Tensor:
         """W x for x (N, C), differentiable once in `weight` and x."""
