@@ -45,47 +45,56 @@ class Started:
     metrics: dict[str, float]
 
 
+def shared_words(train: Corpus, config: TrainConfig) -> Tensor | None:
+    """Rows of the documents by their words (N, D''), where `config.graph_start_classes` wants them.
+
+    `"auto"` does for texts; those of features may be mere names.
+
+    Raises:
+        ValueError: Co-training asked for, and documents that share no words.
+    """
+    chosen = config.graph_start_classes
+    if chosen != "co-training" and (chosen != "auto" or train.features is not None):
+        return None
+    words = lexical_rows(train, seed=config.seed)
+    if chosen == "co-training" and words is None:
+        raise ValueError(
+            "'graph_start_classes' is \"co-training\", which needs texts that share words (there "
+            'are features only, or next to no words). Choose "agreed" or "propagated".'
+        )
+    return words
+
+
 def corpus_labels(
     rows: Tensor,
     frozen: Tensor | None,
-    train: Corpus,
+    words: Tensor | None,
+    labels: Tensor,
     settings: HeadSettings,
     config: TrainConfig,
 ) -> tuple[Tensor, Tensor]:
     """Labels of all documents: their own, else what the corpus says, and how far to trust that.
 
-    By `config.graph_start_classes` what `agreed_labels` gives, with the words of the documents
-    (`"co-training"`) or without, or what the graph propagates alone, over learned and frozen
-    similarity. `"auto"` is co-training for texts; for features, whose texts may be mere names, it
-    is agreement from three labels a class on, as a regression and Poisson learning know little of
-    classes that have one label each.
+    By `config.graph_start_classes` what `agreed_labels` gives or what the graph propagates alone,
+    over learned and frozen similarity. `"auto"` is the first with words, or from three labels a
+    class on: a regression and Poisson learning know little of classes that have one label each.
 
     Args:
         rows: (N, D) embeddings.
         frozen: (N, D') embeddings before training, or None.
-        train: The N documents.
+        words: (N, D'') `shared_words`, or None.
+        labels: (N,) long, -1 = unlabeled.
         settings: Of graph and propagation.
         config: See above.
 
     Returns:
         Labels (N,) long and trust (N,) in [0, 1], 1 - entropy / log C; 1 for labeled documents, 0
         for those no label reaches.
-
-    Raises:
-        ValueError: Co-training asked for, and documents that share no words.
     """
-    labels = torch.tensor(train.labels)
-    chosen, words = config.graph_start_classes, None
-    if chosen == "co-training" or (chosen == "auto" and train.features is None):
-        words = lexical_rows(train, seed=config.seed)
-    if chosen == "co-training" and words is None:
-        raise ValueError(
-            "'graph_start_classes' is \"co-training\", which needs texts that share words (there "
-            'are features only, or next to no words). Choose "agreed" or "propagated".'
-        )
-    if chosen == "auto" and words is None:
+    chosen = config.graph_start_classes
+    if chosen == "auto":
         many = int((labels >= 0).sum()) >= _LABELS_A_CLASS * settings.num_classes
-        chosen = "agreed" if many else "propagated"
+        chosen = "agreed" if many or words is not None else "propagated"
     if chosen == "propagated":
         return trusted_labels(propagate(rows, frozen, labels, settings, config.anchor), labels)
     return agreed_labels(rows, labels, settings, words)
@@ -175,17 +184,20 @@ def run_start_stages(
     )
     losses: list[float] = []
     metrics: dict[str, float] = {}
+    spreads = config.graph_start_steps > 0 and min(train.labels) < 0
+    # Before the first step, so that what cannot be done is said at once.
+    words = shared_words(train, config) if spreads else None
     if steps:
         rate = config.warm_start_rate
         losses += contrast(train, steps=steps, batch_size=config.batch_size, learning_rate=rate)
         metrics["seconds.warm_start"] = time.perf_counter() - start
-    unlabeled = min(train.labels) < 0
-    if config.graph_start_steps and unlabeled:
+    if spreads:
         start = time.perf_counter()
         labels, trust = corpus_labels(
             views.rows("train") if steps else views.start_rows,
             views.frozen.get("train"),
-            train,
+            words,
+            torch.tensor(train.labels),
             head_settings(config, train.num_classes),
             config,
         )

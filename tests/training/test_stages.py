@@ -19,9 +19,16 @@ from gloss_graph.training import (
     TrainConfig,
     classification_scores,
     contrastive_warm_start,
+    stages,
 )
 from gloss_graph.training.run import with_few_labels
-from gloss_graph.training.stages import agreed_labels, corpus_labels, fit_head, head_settings
+from gloss_graph.training.stages import (
+    agreed_labels,
+    corpus_labels,
+    fit_head,
+    head_settings,
+    shared_words,
+)
 from gloss_graph.training.warmstart import _draws, _turns
 from training.tiny import CLASSES, copied_state, quick, run, tiny_corpus, tiny_encoder, tiny_splits
 
@@ -46,6 +53,14 @@ def test_agreed_labels_keep_the_known_ones() -> None:
     assert float(trust[8]) < 0.01
 
 
+def found_labels(
+    rows: torch.Tensor, frozen: torch.Tensor | None, corpus: Corpus, config: TrainConfig
+) -> tuple[torch.Tensor, torch.Tensor]:
+    words, labels = shared_words(corpus, config), torch.tensor(corpus.labels)
+    settings = head_settings(config, corpus.num_classes)
+    return corpus_labels(rows, frozen, words, labels, settings, config)
+
+
 def named(labels: torch.Tensor) -> Corpus:
     """Documents whose texts are names that share no word."""
     numbers = [*range(len(labels))]
@@ -60,10 +75,9 @@ def test_auto_agrees_from_three_labels_a_class_on() -> None:
     frozen = torch.randn(60, 4, generator=generator)
     for count, expected in ((2, "propagated"), (5, "propagated"), (6, "agreed"), (20, "agreed")):
         labels = torch.where(torch.arange(60) < count, own, -1)
-        settings = head_settings(TrainConfig(k=6), 2)
         found = {
-            name: corpus_labels(
-                rows, frozen, named(labels), settings, TrainConfig(k=6, graph_start_classes=name)
+            name: found_labels(
+                rows, frozen, named(labels), TrainConfig(k=6, graph_start_classes=name)
             )
             for name in ("auto", "agreed", "propagated")
         }
@@ -98,12 +112,9 @@ def test_words_teach_what_embeddings_do_not_know() -> None:
     own = torch.arange(200) % 2
     rows = torch.eye(4)[own] + 0.9 * torch.randn(200, 4, generator=generator)
     labels = torch.where(torch.arange(200) < 16, own, -1)
-    settings = head_settings(TrainConfig(k=10), 2)
     corpus = spoken(own, labels, 0, silent=3)
     found = {
-        name: corpus_labels(
-            rows, None, corpus, settings, TrainConfig(k=10, graph_start_classes=name)
-        )
+        name: found_labels(rows, None, corpus, TrainConfig(k=10, graph_start_classes=name))
         for name in ("auto", "co-training", "agreed", "propagated")
     }
     share = {name: float((classes == own).float().mean()) for name, (classes, _) in found.items()}
@@ -137,19 +148,32 @@ def test_names_of_features_are_no_words() -> None:
     corpus = spoken(own, labels, 0)
     corpus = replace(corpus, features=np.zeros((200, 2), dtype=np.float32))
     rows = torch.eye(4)[own] + 0.5 * torch.randn(200, 4, generator=torch.Generator().manual_seed(0))
-    settings = head_settings(TrainConfig(k=6), 2)
     auto, agreed = (
-        corpus_labels(rows, None, corpus, settings, TrainConfig(k=6, graph_start_classes=name))
+        found_labels(rows, None, corpus, TrainConfig(k=6, graph_start_classes=name))
         for name in ("auto", "agreed")
     )
     assert torch.equal(auto[1], agreed[1])
 
 
-def test_co_training_without_words_is_refused() -> None:
-    labels = torch.where(torch.arange(20) < 8, torch.arange(20) % 2, -1)
-    config = TrainConfig(k=4, graph_start_classes="co-training")
+def test_co_training_without_words_is_refused_before_the_first_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps: list[str] = []
+    monkeypatch.setattr(stages, "contrastive_warm_start", lambda *_, **__: steps.append("step"))
+    splits = tiny_splits()
+    names = [f"name{i}" for i in range(len(splits.train))]
+    splits = replace(splits, train=replace(splits.train, texts=names))
+    config = quick(
+        loss="gloss",
+        max_steps=0,
+        labels_per_class=3,
+        warm_start_steps=2,
+        graph_start_steps=2,
+        graph_start_classes="co-training",
+    )
     with pytest.raises(ValueError, match="'graph_start_classes' is \"co-training\", which needs"):
-        corpus_labels(torch.randn(20, 4), None, named(labels), head_settings(config, 2), config)
+        run(tmp_path / "run", config, splits)
+    assert steps == []
 
 
 def test_the_stage_on_the_corpus_has_a_rate_of_its_own(tmp_path: Path) -> None:
