@@ -1,11 +1,14 @@
-"""Full precision inside autocast: similarity, propagation and loss do not survive half."""
+"""What autograd differentiates: never in half precision, never twice in silence, never NaN."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from functools import wraps
 from typing import Any
 
 import torch
+from torch import Tensor
 
 
 def full_precision(device_type: str) -> AbstractContextManager[Any]:
@@ -13,3 +16,89 @@ def full_precision(device_type: str) -> AbstractContextManager[Any]:
     if torch.is_autocast_enabled(device_type):
         return torch.autocast(device_type, enabled=False)
     return nullcontext()
+
+
+class _NoSecondDerivative(torch.autograd.Function):
+    """The first of its arguments, with an error in place of a gradient to the others."""
+
+    @staticmethod
+    def forward(ctx: Any, found: Tensor, *anchors: Tensor) -> Tensor:
+        return found.view_as(found)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        raise RuntimeError(
+            "gloss_graph's graphs and solves are differentiable once: a second derivative "
+            "(create_graph=True, torch.autograd.functional.hessian) is not defined."
+        )
+
+
+def first_order(backward: Callable[..., Any]) -> Callable[..., Any]:
+    """Decorate the `backward` of a Function that is differentiable once and in full precision.
+
+    Unlike `torch.autograd.function.once_differentiable`, a second derivative raises also where
+    the incoming gradient is a constant (the loss is linear in the output): torch would return the
+    derivative without the share that passes through the saved tensors. These must hold an input
+    or output of the Function. Autocast, which a backward pass may run under, is off inside.
+    """
+
+    @wraps(backward)
+    def guarded(ctx: Any, *grads: Tensor) -> Any:
+        device = next(grad.device.type for grad in grads if grad is not None)
+        with torch.no_grad(), full_precision(device):
+            found = backward(ctx, *grads)
+        if not torch.is_grad_enabled():
+            return found
+        behind = [*ctx.saved_tensors, *grads]
+        anchors = [x for x in behind if x is not None and x.requires_grad]
+        parts = found if isinstance(found, tuple) else (found,)
+        refused = tuple(
+            None if part is None else _NoSecondDerivative.apply(part.detach(), *anchors)
+            for part in parts
+        )
+        return refused if isinstance(found, tuple) else refused[0]
+
+    return guarded
+
+
+class _Widen(torch.autograd.Function):
+    """To float64; the gradient comes back as large as the narrow dtype can hold, never as inf."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.dtype = x.dtype
+        return x.double()
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        limits = torch.finfo(ctx.dtype)
+        return grad.clamp(limits.min, limits.max).to(ctx.dtype)
+
+
+def widen(x: Tensor) -> Tensor:
+    """`x` in float64. A gradient beyond the range of x's dtype is cut at that range."""
+    return x if x.dtype == torch.float64 else _Widen.apply(x)
+
+
+def finite_gradient(x: Tensor) -> Tensor:
+    """`x` itself, whose gradient must be finite.
+
+    Raises:
+        FloatingPointError: In the backward pass, if it is not.
+    """
+    if not x.requires_grad:
+        return x
+    # Another tensor: a hook on the caller's would see other gradients, and stay there.
+    x = x.view_as(x)
+    x.register_hook(_check_finite)
+    return x
+
+
+def _check_finite(grad: Tensor) -> None:
+    if not bool(torch.isfinite(grad).all()):
+        rows = (~torch.isfinite(grad).flatten(1).all(dim=1)).nonzero().squeeze(1)
+        raise FloatingPointError(
+            f"The gradient of the graph terms is NaN or inf in rows {rows[:5].tolist()} of "
+            "'embeddings'. Check the scale of the loss (a gradient scaler that grew without "
+            "limit) and 'embeddings' for values near the limit of their dtype."
+        )

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from gloss_graph._paper import PaperForms
-from gloss_graph._precision import full_precision
+from gloss_graph._precision import finite_gradient, full_precision
 from gloss_graph._processes import step_generator
 from gloss_graph._timing import StageClock
 from gloss_graph.graph.bandwidth import BandwidthRule
@@ -70,7 +70,8 @@ class GraphGuidedObjective(PaperForms, PropagationPredictor, nn.Module):
             together, `"auto"`: `"all"` if no remembered row takes part, else `"knn"`.
         hops: See `build_document_graph`; None uses the whole bank.
         warm_start: Start solves at the values of the step before, which are then part of the
-            state. The same within `tol`; pays for long solves (small `eta`). Only harmonic.
+            state. Pays for long solves (small `eta`), which then stop at a smaller residual; the
+            loss is that of a cold start to about 1e-3. Only harmonic.
         visible_fraction: \(\gamma\) in [0, 1], share of the labeled batch rows whose label stays
             visible, stratified by class. With a bank 0 is meaningful: every row is scored.
         memory_visible_fraction: Share of the bank's labels that stay visible.
@@ -79,7 +80,8 @@ class GraphGuidedObjective(PaperForms, PropagationPredictor, nn.Module):
             `rule="poisson"`, else `"nll"`.
         rule: `"harmonic"`, `"spreading"`, `"poisson"`, see `LabelPropagation`.
         normalization: See `LabelPropagation`; so `eta`, `alpha`, `solver`, `max_iter`, `gradient`.
-        tol: Relative residual of the solves; 1e-4 leaves gradients errors of 3e-4 or less.
+        tol: Relative residual of the solves; 1e-4 leaves gradients errors of 3e-4 or less from
+            `eta=0.2` on.
         normalize_embeddings: L2-normalise rows; must agree with the bank.
         consistency_weight: Weight of \(L_C\), the cross-entropy of unlabeled rows (label -1)
             with what the graph propagates to them; needs `logits`.
@@ -293,7 +295,7 @@ class GraphGuidedObjective(PaperForms, PropagationPredictor, nn.Module):
         if logits is not None:
             check_logits(logits, labels.numel(), self.num_classes)
         with full_precision(view.device.type):
-            x = view.to(torch.promote_types(view.dtype, torch.float32))
+            x = finite_gradient(view.to(torch.promote_types(view.dtype, torch.float32)))
             stored = x.detach()
             if reference is not None:
                 stored = joint_view(reference.detach(), frozen, self.anchor).to(x.dtype)
@@ -302,7 +304,7 @@ class GraphGuidedObjective(PaperForms, PropagationPredictor, nn.Module):
                 compared = self._compare(x, labels, targets, ids, visible, learned, return_output)
                 # Graph and lists of `embeddings` are not those of another view.
                 own = compared.connection if reference is None else None
-            graph_loss = x.new_zeros(()) if compared is None else compared.loss
+            graph_loss = x.new_zeros(()) if compared is None else compared.loss.to(x.dtype)
             cross_entropy = consistency = torch.zeros_like(graph_loss)
             loss = graph_loss
             if logits is not None:

@@ -6,8 +6,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
+from gloss_graph._precision import first_order
 from gloss_graph.graph.kernels import Kernel
 from gloss_graph.memory.quantized import Rows
 from gloss_graph.memory.search import pair_distances
@@ -18,7 +18,7 @@ _CHUNK_ENTRIES = 8_000_000
 
 # exp(-x) leaves the normal range of float32 from about here.
 _FLOAT32_EXPONENT = 80.0
-_NO_TIE = 1e-60
+_NO_TIE = 1e-100
 
 
 class _UnitRows(torch.autograd.Function):
@@ -33,7 +33,7 @@ class _UnitRows(torch.autograd.Function):
         return unit
 
     @staticmethod
-    @once_differentiable
+    @first_order
     def backward(ctx: Any, grad: Tensor) -> Tensor:
         unit, inverse = ctx.saved_tensors
         along = (grad * unit).sum(dim=1, keepdim=True)
@@ -51,7 +51,7 @@ def unit_rows(x: Tensor) -> Tensor:
 def weigh(kernel: Kernel, squared: Tensor, squared_bandwidth: Tensor) -> Tensor:
     """Edge weights, in float64 where a Gaussian that narrow would underflow in float32.
 
-    There weights below 1e-60 become 0, no tie at all: the products of two such weights, which a
+    There weights below 1e-100 become 0, no tie at all: the products of two such weights, which a
     solve and its gradient take, leave the range of float64 too.
     """
     if squared.numel() == 0:
@@ -69,7 +69,7 @@ def weigh(kernel: Kernel, squared: Tensor, squared_bandwidth: Tensor) -> Tensor:
 def discounted(weight: Tensor, factor: Tensor) -> Tensor:
     """Edge weights (E,) times factors (E,) in (0, 1], in float64 where float32 is too narrow.
 
-    As in `weigh`, weights below 1e-60 become 0 there.
+    As in `weigh`, weights below 1e-100 become 0 there.
     """
     product = weight * factor
     if not bool((product.detach() < torch.finfo(product.dtype).tiny).any()):
@@ -99,7 +99,7 @@ class _BatchDistances(torch.autograd.Function):
         return squared
 
     @staticmethod
-    @once_differentiable
+    @first_order
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         x, *unit = ctx.saved_tensors
         pull = -2.0 * (grad + grad.T)
@@ -135,7 +135,7 @@ class _LinkDistances(torch.autograd.Function):
         return out
 
     @staticmethod
-    @once_differentiable
+    @first_order
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
         x, source, target = ctx.saved_tensors
         grad_x = torch.zeros_like(x)
@@ -165,13 +165,13 @@ class _RowDistances(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, rows: Tensor) -> Tensor:
         difference = rows.sub_(x.unsqueeze(1))
-        ctx.save_for_backward(difference)
+        ctx.save_for_backward(difference, x)
         return torch.linalg.vector_norm(difference, dim=2).square_()
 
     @staticmethod
-    @once_differentiable
+    @first_order
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        (difference,) = ctx.saved_tensors
+        difference, _ = ctx.saved_tensors
         return torch.bmm(grad.unsqueeze(1), difference).squeeze(1).mul_(-2.0), None
 
 

@@ -8,11 +8,10 @@ import numpy as np
 import torch
 from scipy import sparse
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
-from gloss_graph._precision import full_precision
+from gloss_graph._precision import first_order, widen
 from gloss_graph.graph.bank_graph import BankEdges
-from gloss_graph.propagation.inputs import largest_weight
+from gloss_graph.propagation.inputs import is_extreme, largest_weight
 from gloss_graph.propagation.operators import Operator, SparseOperator, csr_product, rows_of
 
 
@@ -44,6 +43,10 @@ class ConstantRows(NamedTuple):
     def _scipy(self) -> Any:
         parts = (self.weight.numpy(), self.column.numpy(), self.pointer.numpy())
         return sparse.csr_matrix(parts, shape=(self.size, self.columns), copy=False)
+
+    def double(self) -> ConstantRows:
+        """The same in float64."""
+        return self._replace(weight=self.weight.double())
 
     def take(self, where: Tensor) -> ConstantRows:
         """Rows `where` (n,) long."""
@@ -118,6 +121,12 @@ class BankOperator(NamedTuple):
     def with_weight(self, weight: Tensor) -> BankOperator:
         """Another border."""
         return self._replace(border=self.border.with_weight(weight))
+
+    def double(self) -> BankOperator:
+        """The same in float64."""
+        return self._replace(
+            border=self.border.double(), memory=self.memory.double(), parts=Parts()
+        )
 
     def multiply(self, x: Tensor) -> Tensor:
         """W x for x (N, C), without autograd."""
@@ -226,8 +235,8 @@ def bank_operator(edges: BankEdges) -> BankOperator:
     border, weight = edges.edge_weight, edges.weight
     top = max(largest_weight(border), largest_weight(weight))
     # No propagation depends on the unit: one pass less where it does no harm.
-    if top and not 1e-3 < top < 1e3:
-        border, weight = border / top, weight / top
+    if is_extreme(top):
+        border, weight = widen(border) / top, weight.double() / top
     size = edges.pointer.numel() - 1
     rows = rows_of(edges.edge_index, edges.nodes.numel())
     return BankOperator(
@@ -251,13 +260,12 @@ class _BankProduct(torch.autograd.Function):
         return ctx.operator.multiply(x)
 
     @staticmethod
-    @once_differentiable
+    @first_order
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
         weight, x = ctx.saved_tensors
         operator = ctx.operator.with_weight(weight)
-        with full_precision(grad.device.type):
-            grad_weight = operator.outer(grad, x) if ctx.needs_input_grad[0] else None
-            grad_x = operator.pull(grad.contiguous()) if ctx.needs_input_grad[1] else None
+        grad_weight = operator.outer(grad, x) if ctx.needs_input_grad[0] else None
+        grad_x = operator.pull(grad.contiguous()) if ctx.needs_input_grad[1] else None
         return grad_weight, grad_x, None
 
 
@@ -276,17 +284,16 @@ class _KnownProduct(torch.autograd.Function):
         return ctx.operator.multiply_at(factor.unsqueeze(1) * labels, where)
 
     @staticmethod
-    @once_differentiable
+    @first_order
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         factor, labels = ctx.saved_tensors
         operator: BankOperator = ctx.operator
         nodes = operator.nodes
         spread = torch.zeros_like(labels).index_copy_(0, ctx.where, grad)
-        with full_precision(grad.device.type):
-            known = factor[nodes].unsqueeze(1) * labels.index_select(0, nodes)
-            grad_weight = operator.border.outer(spread.index_select(0, nodes), known)
-            wanted = ctx.needs_input_grad[1]
-            grad_factor = operator.pull_dot(spread, labels) if wanted else None
+        known = factor[nodes].unsqueeze(1) * labels.index_select(0, nodes)
+        grad_weight = operator.border.outer(spread.index_select(0, nodes), known)
+        wanted = ctx.needs_input_grad[1]
+        grad_factor = operator.pull_dot(spread, labels) if wanted else None
         return grad_weight, grad_factor, None, None, None
 
 

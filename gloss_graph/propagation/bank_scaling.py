@@ -17,16 +17,15 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
-from gloss_graph._precision import full_precision
+from gloss_graph._precision import first_order
 from gloss_graph.propagation.bank_operator import AnyOperator, BankOperator
 from gloss_graph.propagation.normalize import NORMALIZATIONS, Scaling, safe_degrees
 
 
 class _HubScaling(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, weight: Tensor, operator: BankOperator) -> tuple[Tensor, Tensor]:
+    def forward(ctx: Any, weight: Tensor, operator: BankOperator) -> tuple[Tensor, ...]:
         operator = operator.with_weight(weight.detach())
         degree = _product(operator, weight.new_ones(operator.num_nodes))
         pulled = _product(operator, safe_degrees(degree).rsqrt())
@@ -35,42 +34,69 @@ class _HubScaling(torch.autograd.Function):
         diagonal = safe_degrees(mass) / factor
         ctx.operator = operator
         ctx.save_for_backward(degree, pulled, factor, mass, diagonal)
-        return factor, diagonal
+        ctx.mark_non_differentiable(degree)
+        return factor, diagonal, degree
 
     @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad_factor: Tensor, grad_diagonal: Tensor) -> tuple[Tensor, None]:
+    @first_order
+    def backward(
+        ctx: Any, grad_factor: Tensor, grad_diagonal: Tensor, _: Tensor
+    ) -> tuple[Tensor, None]:
         degree, pulled, factor, mass, diagonal = ctx.saved_tensors
         operator: BankOperator = ctx.operator
         ends = operator.nodes
-        with full_precision(degree.device.type):
-            # What is no node's neighbour has 1 in place of a sum: a constant.
-            grad_mass = torch.where(mass > 0, grad_diagonal / factor, 0.0)
-            spread = operator.pull(grad_mass.unsqueeze(1)).squeeze(1)
-            grad_pulled = grad_diagonal * diagonal - factor * (grad_factor + spread)
-            grad_pulled = torch.where(pulled > 0, factor * grad_pulled, 0.0)
-            spread = operator.multiply_at(grad_pulled.unsqueeze(1), ends, keep=False).squeeze(1)
-            own = degree[ends]
-            grad_degree = torch.where(own > 0, -0.5 * spread * safe_degrees(own).pow(-1.5), 0.0)
-            left = torch.stack([grad_mass[ends], grad_pulled[ends], grad_degree], dim=1)
-            root = safe_degrees(own).rsqrt()
-            right = torch.stack([factor[ends], root, torch.ones_like(root)], dim=1)
-            return operator.border.outer(left, right), None
+        # What is no node's neighbour has 1 in place of a sum: a constant.
+        grad_mass = torch.where(mass > 0, grad_diagonal / factor, 0.0)
+        spread = operator.pull(grad_mass.unsqueeze(1)).squeeze(1)
+        grad_pulled = grad_diagonal * diagonal - factor * (grad_factor + spread)
+        grad_pulled = torch.where(pulled > 0, factor * grad_pulled, 0.0)
+        spread = operator.multiply_at(grad_pulled.unsqueeze(1), ends, keep=False).squeeze(1)
+        own = degree[ends]
+        grad_degree = torch.where(own > 0, -0.5 * spread * safe_degrees(own).pow(-1.5), 0.0)
+        left = torch.stack([grad_mass[ends], grad_pulled[ends], grad_degree], dim=1)
+        root = safe_degrees(own).rsqrt()
+        right = torch.stack([factor[ends], root, torch.ones_like(root)], dim=1)
+        return operator.border.outer(left, right), None
+
+
+# Smallest degree beside the largest at which products of degrees are safe in float32.
+_NARROWEST = 1e-10
 
 
 def _product(operator: BankOperator, x: Tensor) -> Tensor:
     return operator.multiply(x.unsqueeze(1)).squeeze(1)
 
 
-def node_scaling(name: str, operator: AnyOperator, ones: Tensor) -> Scaling:
-    """The scaling `name` of any operator, differentiable once in its weights.
+def node_scaling(name: str, operator: AnyOperator) -> tuple[Scaling, Tensor]:
+    """The scaling `name` of any operator, differentiable once in its weights, and the degrees.
 
     Args:
         name: A key of `NORMALIZATIONS`.
         operator: W.
-        ones: (N,) ones.
     """
+
+    def times(x: Tensor) -> Tensor:
+        return operator.times(x.unsqueeze(1)).squeeze(1)
+
     if name == "hub" and isinstance(operator, BankOperator):
-        factor, diagonal = _HubScaling.apply(operator.weight, operator)
-        return Scaling(factor, diagonal, factor)
-    return NORMALIZATIONS[name](lambda v: operator.times(v.unsqueeze(1)).squeeze(1), ones)
+        factor, diagonal, degree = _HubScaling.apply(operator.weight, operator)
+        return Scaling(factor, diagonal, factor), degree
+    degree = times(operator.weight.new_ones(operator.num_nodes))
+    return NORMALIZATIONS[name](times, degree), degree.detach()
+
+
+def scaled(name: str, operator: AnyOperator) -> tuple[AnyOperator, Scaling]:
+    r"""W and its scaling, both in float64 where float32 is too narrow.
+
+    The diagonal of `hub` and `column` holds products of two degrees, so degrees that span more
+    than ten powers of ten could leave the range of float32, whose own weights reach over eighty.
+    Float64 holds those products, and their products, for every weight that float32 can hold.
+    """
+    scaling, degree = node_scaling(name, operator)
+    if degree.dtype == torch.float64 or degree.numel() == 0:
+        return operator, scaling
+    low = torch.where(degree > 0, degree, torch.inf).amin()
+    if bool(low >= _NARROWEST * degree.amax()) or not bool((degree > 0).any()):
+        return operator, scaling
+    operator = operator.double()
+    return operator, node_scaling(name, operator)[0]

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from gloss_graph.propagation.bank_scaling import scaled
 from gloss_graph.propagation.inputs import check_graph
-from gloss_graph.propagation.normalize import NORMALIZATIONS
 from gloss_graph.propagation.operators import operator_of
 
 
@@ -16,6 +16,8 @@ def node_factors(
 ) -> Tensor:
     """Factors s (N,) with which a normalisation scales the weight of every node's edges.
 
+    In float64 where the graph needs it.
+
     Args:
         normalization: A key of `NORMALIZATIONS`.
         edge_index: (2, E) long, undirected.
@@ -23,9 +25,5 @@ def node_factors(
         num_nodes: N.
     """
     rows, weight = check_graph(edge_index, edge_weight, num_nodes, trusted=True)
-    operator = operator_of(rows, weight, None)
-    ones = torch.ones(num_nodes, dtype=weight.dtype, device=weight.device)
-    scaling = NORMALIZATIONS[normalization](
-        lambda v: operator.multiply(v.unsqueeze(1)).squeeze(1), ones
-    )
+    _, scaling = scaled(normalization, operator_of(rows, weight, None))
     return scaling.factor

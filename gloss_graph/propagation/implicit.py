@@ -12,9 +12,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
-from gloss_graph._precision import full_precision
+from gloss_graph._precision import first_order
 from gloss_graph.propagation.solve import System
 
 Solve = Callable[[System, Tensor], Tensor]
@@ -28,7 +27,10 @@ class _ImplicitSolve(torch.autograd.Function):
         operator = system.operator.with_weight(weight.detach())
         # Without the graph: what is kept must not hold on to it.
         ctx.system = system._replace(
-            operator=operator, diagonal=diagonal.detach(), factor=system.factor.detach()
+            operator=operator,
+            diagonal=diagonal.detach(),
+            factor=system.factor.detach(),
+            null=system.null.detach(),
         )
         ctx.solve = solve
         solution = solve(ctx.system, right)
@@ -36,15 +38,14 @@ class _ImplicitSolve(torch.autograd.Function):
         return solution
 
     @staticmethod
-    @once_differentiable
+    @first_order
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         (solution,) = ctx.saved_tensors
         needs = ctx.needs_input_grad
         # A backward pass inside autocast must not compute in half precision.
-        with full_precision(grad.device.type):
-            adjoint = ctx.solve(ctx.system, grad.contiguous())
-            grad_weight = ctx.system.operator.outer(adjoint, solution) if needs[0] else None
-            grad_diagonal = -(adjoint * solution).sum(dim=1) if needs[1] else None
+        adjoint = ctx.solve(ctx.system, grad.contiguous())
+        grad_weight = ctx.system.operator.outer(adjoint, solution) if needs[0] else None
+        grad_diagonal = -(adjoint * solution).sum(dim=1) if needs[1] else None
         return grad_weight, grad_diagonal, adjoint if needs[2] else None, None, None
 
 

@@ -5,40 +5,51 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from gloss_graph._checks import INTEGER_DTYPES, check_tensor
+from gloss_graph._checks import INTEGER_DTYPES
+from gloss_graph._precision import widen
 from gloss_graph.propagation.operators import Rows, SparseOperator, rows_of
 
 
-def one_hot_labels(y: Tensor, num_classes: int | None) -> Tensor:
-    """Label rows (N, C): floating `y` as it is, integer `y` one-hot with zeros for negatives.
-
-    Raises:
-        TypeError: Not a tensor.
-        ValueError: Shape, dtype, non-finite or negative entries, a label >= C, no label at all.
-    """
-    check_tensor("y", y)
+def check_label_shape(y: Tensor) -> None:
+    """Raise ValueError unless `y` is (N,) of an integer dtype or (N, C) floating."""
     if y.is_floating_point():
         if y.dim() != 2 or y.size(1) == 0:
             raise ValueError(f"'y' of floating dtype must be (N, C) (got {tuple(y.shape)}).")
-        if num_classes is not None and y.size(1) != num_classes:
-            raise ValueError(f"'y' must have {num_classes} columns (got {y.size(1)}).")
-        if not bool((y >= 0).all()) or bool(torch.isinf(y).any()):
-            raise ValueError("'y' must be finite and >= 0.")
-        return y
-    if y.dim() != 1 or y.dtype not in INTEGER_DTYPES:
+    elif y.dim() != 1 or y.dtype not in INTEGER_DTYPES:
         raise ValueError(
             f"'y' must be (N,) integers or (N, C) floats (got {y.dtype} {tuple(y.shape)})."
         )
-    largest = int(y.max()) if y.numel() else -1
+
+
+def label_rows(y: Tensor, seeds: Tensor, num_classes: int | None) -> Tensor:
+    """Label rows (N, C) of the `seeds` (N,) bool, zeros elsewhere: `y` as it is, or one-hot.
+
+    Only the rows of seeds are read, but for the number of classes, which by default is the
+    largest label + 1 of all rows.
+
+    Raises:
+        ValueError: Non-finite or negative entries, a label >= C, another number of columns, no
+            label at all.
+    """
+    if y.is_floating_point():
+        if num_classes is not None and y.size(1) != num_classes:
+            raise ValueError(f"'y' must have {num_classes} columns (got {y.size(1)}).")
+        rows = torch.where(seeds.unsqueeze(1), y, 0.0)
+        if not bool((rows >= 0).all()) or bool(torch.isinf(rows).any()):
+            raise ValueError("'y' must be finite and >= 0 in the rows of seeds.")
+        return rows
     if num_classes is None:
-        if largest < 0:
+        num_classes = int(y.max()) + 1 if y.numel() else 0
+        if num_classes < 1:
             raise ValueError("'y' holds no label (all are negative); pass num_classes.")
-        num_classes = largest + 1
-    if largest >= num_classes:
-        raise ValueError(f"'y' must be below num_classes={num_classes} (got {largest}).")
-    one_hot = torch.zeros(y.numel(), num_classes, device=y.device)
-    known = (y >= 0).float().unsqueeze(1)
-    return one_hot.scatter_(1, y.long().clamp(min=0).unsqueeze(1), known)
+    seen = torch.where(seeds, y.long(), 0)
+    if bool((seen < 0).any()):
+        raise ValueError("'seed_mask' marks rows whose label is -1 (unlabeled).")
+    if bool((seen >= num_classes).any()):
+        raise ValueError(f"'y' must be below num_classes={num_classes} (got {int(seen.max())}).")
+    # Not the default dtype, which must not decide in which precision a graph is solved.
+    one_hot = torch.zeros(y.numel(), num_classes, dtype=torch.float32, device=y.device)
+    return one_hot.scatter_(1, seen.unsqueeze(1), seeds.float().unsqueeze(1))
 
 
 def check_prior(name: str, prior: Tensor | None) -> Tensor | None:
@@ -60,8 +71,8 @@ def check_graph(
 ) -> tuple[Rows, Tensor]:
     """Pattern and weights, in the pattern's order, of a checked undirected graph.
 
-    Weights are scaled to a largest value of 1 (no propagation depends on their unit), which keeps
-    narrow kernels within the range of float32; self-loops are set to 0.
+    Weights are scaled to a largest value of 1 (no propagation depends on their unit), in float64
+    where their unit is extreme; self-loops are set to 0. `trusted` skips the check for direction.
 
     Raises:
         ValueError: Shape, dtype, indices out of range, weights negative or not finite, a directed
@@ -77,7 +88,7 @@ def check_graph(
             f"'edge_weight' must have shape ({edge_index.size(1)},) "
             f"(got {tuple(edge_weight.shape)})."
         )
-    if not trusted and edge_index.numel():
+    if edge_index.numel():
         low, high = int(edge_index.min()), int(edge_index.max())
         if low < 0 or high >= num_nodes:
             raise ValueError(
@@ -85,11 +96,13 @@ def check_graph(
             )
     top = largest_weight(edge_weight)
     rows = rows_of(edge_index, num_nodes)
-    weight = edge_weight if rows.order is None else edge_weight[rows.order]
+    weight = edge_weight.contiguous() if rows.order is None else edge_weight[rows.order]
+    loops = rows.row == rows.target
+    if bool(loops.any()):
+        weight = torch.where(loops, 0.0, weight)
     if not trusted:
-        weight = torch.where(rows.row == rows.target, 0.0, weight)
         _check_undirected(rows, weight.detach())
-    return rows, weight / top if top not in (0.0, 1.0) else weight
+    return rows, _scaled(weight, top)
 
 
 def check_full(weight: Tensor) -> Tensor:
@@ -98,9 +111,18 @@ def check_full(weight: Tensor) -> Tensor:
     Raises:
         ValueError: Weights negative or not finite.
     """
-    top = largest_weight(weight)
-    # One pass less over the matrix where its unit does no harm.
-    return weight if 1e-3 < top < 1e3 or top == 0.0 else weight / top
+    return _scaled(weight, largest_weight(weight))
+
+
+def is_extreme(top: float) -> bool:
+    """Whether weights of which `top` is the largest are better scaled before they are used."""
+    return top != 0.0 and not 1e-3 < top < 1e3
+
+
+def _scaled(weight: Tensor, top: float) -> Tensor:
+    # One pass less over the weights where their unit does no harm. In float64, where a weight
+    # that float32 holds cannot be lost by the division.
+    return widen(weight) / top if is_extreme(top) else weight
 
 
 def largest_weight(weight: Tensor) -> float:
@@ -119,13 +141,19 @@ def largest_weight(weight: Tensor) -> float:
 
 
 def _check_undirected(rows: Rows, weight: Tensor) -> None:
-    """Compare W z with Wᵀ z for a fixed z without structure: O(E), no sort."""
-    z = torch.cos(1.0 + torch.arange(rows.num_nodes, device=weight.device).double() ** 2 * 0.7)
+    """Compare W z with Wᵀ z, node by node, for a fixed z without structure: O(E), no sort."""
+    if weight.numel() == 0:
+        return
+    z = torch.cos(
+        1.0 + torch.arange(rows.num_nodes, dtype=torch.float64, device=weight.device) ** 2 * 0.7
+    )
     w = weight.double()
-    ones = torch.ones_like(z)
+    out, ones = w * z[rows.row], torch.ones_like(z)
     forward, scale = SparseOperator(rows, w, None).multiply(torch.stack([z, ones], dim=1)).T
-    backward = torch.zeros_like(z).index_add(0, rows.target, w * z[rows.row])
-    if not torch.allclose(forward, backward, rtol=0.0, atol=1e-5 * float(scale.amax() + 1e-300)):
+    backward = torch.zeros_like(z).index_add(0, rows.target, out)
+    scale = torch.maximum(scale, torch.zeros_like(z).index_add(0, rows.target, w))
+    # Relative to every node's own ties: a weak node counts like the others.
+    if bool(((forward - backward).abs() > 1e-5 * scale).any()):
         raise ValueError(
             "'edge_index' must be undirected: both directions of a pair with the same weight. "
             "Use torch_geometric.utils.to_undirected(edge_index, edge_weight, reduce='mean')."

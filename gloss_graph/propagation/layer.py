@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 
 import torch
@@ -17,9 +18,16 @@ from gloss_graph._checks import (
 )
 from gloss_graph._precision import full_precision
 from gloss_graph.propagation.bank_operator import AnyOperator, BankOperator
-from gloss_graph.propagation.bank_scaling import node_scaling
+from gloss_graph.propagation.bank_scaling import scaled
+from gloss_graph.propagation.dense import dense_solve
 from gloss_graph.propagation.implicit import implicit_solve
-from gloss_graph.propagation.inputs import check_full, check_graph, check_prior, one_hot_labels
+from gloss_graph.propagation.inputs import (
+    check_full,
+    check_graph,
+    check_label_shape,
+    check_prior,
+    label_rows,
+)
 from gloss_graph.propagation.normalize import NORMALIZATIONS, Scaling
 from gloss_graph.propagation.operators import (
     FullOperator,
@@ -28,22 +36,34 @@ from gloss_graph.propagation.operators import (
     operator_of,
 )
 from gloss_graph.propagation.reach import reachable
-from gloss_graph.propagation.rules import RULES, Problem, class_mass_normalize
+from gloss_graph.propagation.rules import (
+    RULES,
+    Problem,
+    class_mass_normalize,
+    edge_list,
+    without_loose_edges,
+)
 from gloss_graph.propagation.solve import (
     DENSE_LIMIT,
     SOLVERS,
-    DenseFactor,
     Propagation,
     SolverReport,
     System,
     conjugate_gradient,
-    dense_solution,
     fixed_point,
+    positive_fixed_point,
+    relative_residual,
     warn_unconverged,
 )
 
-# Share of a seed's mass below which a spreading row counts as not reached.
-_LEAST_MASS = 1e-12
+# Leak of `harmonic` below which a solve is in float64 and checks its error, not only its residual.
+_WEAK = 0.01
+# Tolerance of a weakly damped solve that starts from the values of the step before, beside `tol`.
+_WARM = 0.03
+# Residual that float64 can reach.
+_FINEST = 1e-12
+# Error that rounding leaves of a solve in float64.
+_DENSE_ERROR = 1e-9
 GRADIENTS = ("implicit", "unrolled")
 
 
@@ -79,19 +99,24 @@ class LabelPropagation(MessagePassing):
         solver: `"cg"` (conjugate gradients), `"iterate"` (fixed-point message passing),
             `"dense"` (factorisation of the unknown block, O(n³)) or `"auto"`: dense up to 512
             unknowns, else cg.
-        tol: Relative residual to stop at. `iterate` with `tol=0` runs `max_iter` steps.
+        tol: Relative residual to stop at. `iterate` with `tol=0` runs `max_iter` steps. An error
+            of the values is at most `1 + 1 / eta` times as large (`harmonic`; `spreading`:
+            relative to the mass of every row).
         max_iter: Largest number of iterations.
         gradient: `"implicit"` (adjoint solve, memory O(E + N C)) or `"unrolled"` (autograd
-            through the solver's own steps; with `cg` a class without seeds then gets no gradient
-            in `y`, since its iterates are all zero).
+            through the factorization or the fixed-point steps, for comparison). `cg` is then
+            solved by `iterate`'s steps: its own depend on the labels, and where they end early
+            their derivative is not that of the solution.
         fused: Multiply by a CSR matrix; `False` sends explicit messages through PyG's gather and
             scatter (torch-scatter is used there when installed), to read or to instrument.
 
     Raises:
         ValueError: A setting out of range or unknown.
 
-    Gradients reach `edge_weight` and float `y`, once differentiable. The solve runs in float32
-    at least, whatever autocast says. Cost O((E + N C) iterations).
+    Gradients reach `edge_weight` and float `y`; a second derivative raises. The solve runs in
+    float32 at least, whatever autocast says, and in float64 where weights span so many powers of
+    ten that products of them leave the range of float32, or where `eta` is below 0.01. Cost
+    O((E + N C) iterations).
 
     Example:
         >>> import torch
@@ -160,6 +185,11 @@ class LabelPropagation(MessagePassing):
             f"gradient={self.gradient!r}, fused={self.fused})"
         )
 
+    @property
+    def is_weak(self) -> bool:
+        """Whether next to nothing damps the system, so that it can be close to singular."""
+        return self.rule == "harmonic" and self.eta < _WEAK
+
     def forward(
         self,
         y: Tensor,
@@ -180,7 +210,7 @@ class LabelPropagation(MessagePassing):
 
         Returns:
             (N, C). Seeds keep their labels bit for bit under `harmonic`. A node no seed can reach
-            gets zeros (the prior where `eta > 0`).
+            gets zeros (the prior where `eta > 0`). Without nodes, (0, C).
 
         Raises:
             TypeError: A value that is not a tensor.
@@ -289,15 +319,16 @@ class LabelPropagation(MessagePassing):
 
     def _labels(self, y: Tensor, seed_mask: Tensor | None) -> tuple[Tensor, Tensor]:
         """Label rows (N, C), zero but for the seeds, and the seeds (N,)."""
-        labels = one_hot_labels(y, self.num_classes)
+        check_tensor("y", y)
+        check_label_shape(y)
         if seed_mask is None:
             if y.is_floating_point():
                 raise ValueError("'seed_mask' is needed when 'y' holds distributions (N, C).")
-            return labels, y >= 0
-        check_mask("seed_mask", seed_mask, y.size(0))
-        if not y.is_floating_point() and bool((seed_mask & (y < 0)).any()):
-            raise ValueError("'seed_mask' marks rows whose label is -1 (unlabeled).")
-        return torch.where(seed_mask.unsqueeze(1), labels, 0.0), seed_mask
+            seeds = y >= 0
+        else:
+            check_mask("seed_mask", seed_mask, y.size(0))
+            seeds = seed_mask
+        return label_rows(y, seeds, self.num_classes), seeds
 
     def _run(
         self,
@@ -307,16 +338,28 @@ class LabelPropagation(MessagePassing):
         prior: Tensor | None,
         start: Tensor | None = None,
     ) -> Propagation:
+        if labels.size(0) == 0:
+            nothing = SolverReport(self.solver, 0, 0.0, True)
+            return Propagation(labels + 0.0, seeds, nothing)
+        dtype = labels.dtype
         reached = reachable(operator, seeds)
-
-        scaling = node_scaling(self.normalization, operator, torch.ones_like(labels[:, 0]))
+        if self.is_weak and operator.num_nodes > DENSE_LIMIT:
+            operator = operator.double()
+        operator, scaling = scaled(self.normalization, operator)
+        if self.rule == "poisson" and self.eta == 0:
+            operator = without_loose_edges(edge_list(operator), scaling)
+            reached = reachable(operator, seeds)
+            operator, scaling = scaled(self.normalization, operator)
+        if self.gradient == "unrolled" and isinstance(operator, BankOperator):
+            # An iteration that is differentiated step by step reads all of it.
+            operator = operator._replace(near_only=False)
+        labels = labels.to(operator.weight.dtype)
         problem = self._problem(operator, labels, seeds, reached, scaling, prior)
-        solved, report = self._solve(problem, start)
+        solved, report = self._solve(problem, reached, start)
         values = problem.assemble(solved)
         if self.rule == "spreading":
-            # Damped to less than the solve resolves: ratios of such masses are rounding.
-            least = _LEAST_MASS if report.solver == "dense" else max(_LEAST_MASS, self.tol)
-            reached = reached & (values.detach().sum(dim=1) > least)
+            # What underflows has no ratio of classes, however well it is joined to a seed.
+            reached = reached & (values.detach().sum(dim=1).to(dtype) > 0)
         if not bool(torch.isfinite(values.detach().sum())):
             raise ValueError(
                 "Propagation gave NaN or inf in the solve. Check 'edge_weight' for values beyond "
@@ -328,7 +371,8 @@ class LabelPropagation(MessagePassing):
         unreachable = reached.numel() - int(reached.count_nonzero())
         if isinstance(operator, BankOperator):
             unreachable -= operator.absent.numel()
-        return Propagation(values, reached, report._replace(unreachable=unreachable))
+        report = report._replace(unreachable=unreachable)
+        return Propagation(values.to(dtype), reached, report)
 
     def _problem(
         self,
@@ -347,7 +391,10 @@ class LabelPropagation(MessagePassing):
             raise ValueError(f"'prior' must have {classes} entries (got {prior.numel()}).")
         damping = self.alpha if self.rule == "spreading" else self.eta
         leak = prior.to(labels) * float(self.keeps_leak)
-        return RULES[self.rule](operator, labels, seeds, reached, scaling, damping, leak)
+        # The readable reference iterates on the labels themselves.
+        centered = self.solver != "iterate" and self.gradient == "implicit"
+        given = (operator, labels, seeds, reached, scaling, damping, leak)
+        return RULES[self.rule](*given, centered)
 
     def message_and_aggregate(self, adj_t: AnyOperator | MaskedOperator, x: Tensor) -> Tensor:
         """W x in one product: the fused form of `message` and its sum."""
@@ -366,32 +413,133 @@ class LabelPropagation(MessagePassing):
         edge_index = torch.stack([operator.rows.target, operator.rows.row])
         return self.propagate(edge_index, x=x, edge_weight=operator.weight, size=(n, n))
 
-    def _solve(self, problem: Problem, start: Tensor | None) -> tuple[Tensor, SolverReport]:
+    def _solve(
+        self, problem: Problem, reached: Tensor, start: Tensor | None
+    ) -> tuple[Tensor, SolverReport]:
         system, right = problem.system, problem.right
-        start = None if start is None or problem.gather is None else problem.gather(start.to(right))
         unknowns, solver = system.diagonal.numel(), self.solver
-        implicit = self.gradient == "implicit"
+        implicit, positive = self.gradient == "implicit", self.rule == "spreading"
         if solver == "auto":
             solver = "dense" if unknowns <= DENSE_LIMIT else "cg"
         if solver == "dense":
-            if implicit:
-                solved = implicit_solve(system, right, DenseFactor())
-            else:
-                solved = dense_solution(system, right)
-            return solved, SolverReport("dense", 1, 0.0, True)
+            solved, residual = dense_solve(system, right, implicit=implicit, positive=positive)
+            error = relative_residual(residual, right, system)
+            return solved, SolverReport("dense", 1, error, error <= max(self.tol, _DENSE_ERROR))
+        times = partial(self._times, system.operator)
+        if not implicit:
+            # Steps of conjugate gradients depend on the labels, and where they end early so do
+            # the directions they have seen: their derivative is that of another function.
+            found = fixed_point(times, system, right, self.tol, self.max_iter)
+            return found[0], self._report("iterate", found[1], found[2])
+        solve = _Iteration(
+            self, solver, times, problem.first_guess(start), reached if positive else None
+        )
+        solved = implicit_solve(system, right, solve)
+        return solved, self._report(solver, solve.steps, solve.error)
 
-        steps, error = 0, 0.0
-
-        def run(system: System, right: Tensor) -> Tensor:
-            nonlocal steps, error, start
-            given = (partial(self._times, system.operator), system, right, self.tol, self.max_iter)
-            first, start = start, None  # the adjoint solution is another one
-            found = (
-                fixed_point(*given) if solver == "iterate" else conjugate_gradient(*given, first)
-            )
-            solution, steps, error = found
-            return solution
-
-        solved = implicit_solve(system, right, run) if implicit else run(system, right)
+    def _report(self, solver: str, steps: int, error: float) -> SolverReport:
         converged = error <= self.tol or (solver == "iterate" and self.tol == 0)
-        return solved, SolverReport(solver, steps, error, converged)
+        return SolverReport(solver, steps, error, converged)
+
+
+class _Iteration:
+    """An iterative solve that the adjoint solve of the same matrix repeats, and what it took.
+
+    Args:
+        layer: Its tolerance and limit are taken.
+        solver: `"cg"` or `"iterate"`.
+        times: W x.
+        start: (n, C) first guess of the first solve, or None.
+        reached: (n,) bool, rows of the first solve whose share of classes must be resolved however
+            small their mass is; None: an error relative to the largest column will do.
+    """
+
+    def __init__(
+        self,
+        layer: LabelPropagation,
+        solver: str,
+        times: Callable[[Tensor], Tensor],
+        start: Tensor | None,
+        reached: Tensor | None,
+    ) -> None:
+        self.layer, self.solver, self.times = layer, solver, times
+        self.start, self.reached = start, reached
+        self.tol, self.left = layer.tol, layer.max_iter
+        self.steps, self.error, self._first = 0, 0.0, True
+
+    def __call__(self, system: System, right: Tensor) -> Tensor:
+        if not self._first:
+            self.left = self.layer.max_iter
+            return self._solve(system, right, None)[0]
+        self._first = False
+        if self.solver == "iterate":
+            solution, self.error = self._solve(system, right, None)
+        elif self.layer.is_weak:
+            solution, self.error = self._weakly_damped(system, right)
+        else:
+            solution, self.error = self._solve(system, right, self.start)
+            if self.reached is not None:
+                solution, self.error = self._small(system, right, solution)
+        self.steps = self.layer.max_iter - self.left
+        return solution
+
+    def _solve(self, system: System, right: Tensor, start: Tensor | None) -> tuple[Tensor, float]:
+        if self.solver == "iterate":
+            found = fixed_point(self.times, system, right, self.tol, self.left)
+        else:
+            found = conjugate_gradient(self.times, system, right, self.tol, self.left, start)
+        solution, steps, error = found
+        self.left -= steps
+        return solution, error
+
+    def _weakly_damped(self, system: System, right: Tensor) -> tuple[Tensor, float]:
+        """As `_solve`, until the error of a column whose solution is known to be 1 is small too.
+
+        Where next to nothing damps the system a small residual says little about the error.
+        """
+        if self.start is not None:
+            # A warm start leaves the slow modes, which the known column would have to begin with.
+            self.tol *= _WARM
+            return self._solve(system, right, self.start)
+        known = (system.excess().detach() / system.null).unsqueeze(1)
+        ones = torch.ones_like(system.null)
+        if isinstance(system.operator, MaskedOperator):
+            ones = system.operator.clear(ones.unsqueeze(1)).squeeze(1)
+        size = torch.linalg.vector_norm(right, dim=0).amax()
+        norm = torch.linalg.vector_norm(known)
+        unit = torch.where(size * norm > 0, size / norm, 1.0)
+        both, solution = torch.cat([right, unit * known], dim=1), None
+        while True:
+            solution, error = self._solve(system, both, solution)
+            found = solution[:, -1] / (unit * system.null)
+            off = float((found - ones).abs().amax()) if ones.numel() else 0.0
+            known_well = off <= max(self.layer.tol, _DENSE_ERROR)
+            if known_well or self.left <= 0 or self.tol < _FINEST:
+                return solution[:, :-1].contiguous(), error if known_well else max(error, off)
+            self.tol *= 0.1
+
+    def _small(self, system: System, right: Tensor, solution: Tensor) -> tuple[Tensor, float]:
+        """Resolve the rows of small mass: by a tighter solve, else by an iteration that only adds.
+
+        The error is then relative to the mass of every row.
+        """
+        if solution.numel() == 0 or self.reached is None or not bool(self.reached.any()):
+            return solution, self.error
+        own = (system.diagonal * system.factor).unsqueeze(1)
+        scale = float(torch.linalg.vector_norm(right / own, dim=0).amax())
+        tol, error = self.layer.tol, 0.0
+        finest = 16.0 * torch.finfo(right.dtype).eps
+        for _ in range(2):
+            mass = (solution.sum(dim=1) / system.factor)[self.reached]
+            least = max(float(mass.amin()), 0.0)
+            error = self.error * scale / least if least > 0 else torch.inf
+            if error <= tol:
+                return solution, error
+            self.tol = max(tol * least / scale, finest) if scale > 0 else finest
+            solution, self.error = self._solve(system, right, solution)
+        rate = self.layer.alpha
+        solution, steps, error = positive_fixed_point(
+            self.times, system, right, self.reached, rate, tol, self.layer.max_iter
+        )
+        self.left -= steps
+        return solution, error

@@ -32,39 +32,39 @@ def safe_degrees(x: Tensor) -> Tensor:
     return torch.where(x > 0, x, torch.ones_like(x))
 
 
-def row_scaling(times: Product, ones: Tensor) -> Scaling:
+def row_scaling(times: Product, degree: Tensor) -> Scaling:
     r"""\(T = D^{-1} W\), the random walk (Zhu & Ghahramani, 2002)."""
-    return Scaling(ones, safe_degrees(times(ones)), ones)
+    ones = torch.ones_like(degree)
+    return Scaling(ones, safe_degrees(degree), ones)
 
 
-def hub_scaling(times: Product, ones: Tensor) -> Scaling:
+def hub_scaling(times: Product, degree: Tensor) -> Scaling:
     r"""The random walk on \(S = sWs\), \(s = 1 / (W d^{-1/2})\).
 
     What the paper's released code reaches by symmetric, then column, then row normalisation.
     It takes weight from hubs.
     """
-    degree = safe_degrees(times(ones))
-    factor = 1.0 / safe_degrees(times(degree.rsqrt()))
+    factor = 1.0 / safe_degrees(times(safe_degrees(degree).rsqrt()))
     return Scaling(factor, safe_degrees(times(factor)) / factor, factor)
 
 
-def symmetric_scaling(times: Product, ones: Tensor) -> Scaling:
+def symmetric_scaling(times: Product, degree: Tensor) -> Scaling:
     r"""\(T = D^{-1/2} W D^{-1/2}\) (Zhou et al., 2004). Rows of F need not sum to 1."""
-    degree = safe_degrees(times(ones))
-    return Scaling(degree.rsqrt(), degree, ones)
+    degree = safe_degrees(degree)
+    return Scaling(degree.rsqrt(), degree, torch.ones_like(degree))
 
 
-def column_scaling(times: Product, ones: Tensor) -> Scaling:
+def column_scaling(times: Product, degree: Tensor) -> Scaling:
     r"""\(T_{ij} = \tilde A_{ij} / \sum_m \tilde A_{mj}\), \(\tilde A = D^{-1/2} W D^{-1/2}\).
 
     The paper's Algorithm 1: column-stochastic, so rows of F need not sum to 1.
     """
-    degree = safe_degrees(times(ones))
-    root = degree.rsqrt()
+    root = safe_degrees(degree).rsqrt()
     sums = safe_degrees(times(root))
     return Scaling(1.0 / sums, sums / root, root)
 
 
+#: Each takes the product with W and the degrees W 1 (N,).
 NORMALIZATIONS: dict[str, Callable[[Product, Tensor], Scaling]] = {
     "hub": hub_scaling,
     "row": row_scaling,

@@ -7,9 +7,8 @@ from typing import Any, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
-from gloss_graph._precision import full_precision
+from gloss_graph._precision import first_order, full_precision, widen
 
 # Torch announces once a process that CSR is in beta; the products used here are tested against
 # dense ones.
@@ -48,7 +47,8 @@ def rows_of(edge_index: Tensor, num_nodes: int) -> Rows:
 
     Cost O(E), with a sort of E keys only if neither end is sorted.
     """
-    row, target = edge_index
+    # Strided index columns (`pairs.t()`) would be read as if they were dense.
+    row, target = edge_index.contiguous()
     order = None
     if not _is_sorted(row):
         if _is_sorted(target):
@@ -145,6 +145,10 @@ class SparseOperator(NamedTuple):
         """The same pattern with other weights."""
         return self._replace(weight=weight)
 
+    def double(self) -> SparseOperator:
+        """The same in float64."""
+        return self._replace(weight=widen(self.weight))
+
 
 class FullOperator(NamedTuple):
     """W as a full matrix `weight` (N, N)."""
@@ -162,7 +166,7 @@ class FullOperator(NamedTuple):
 
     def times(self, x: Tensor) -> Tensor:
         """W x for x (N, C), differentiable."""
-        return self.weight @ x
+        return _FullProduct.apply(self.weight, x)
 
     def outer(self, left: Tensor, right: Tensor) -> Tensor:
         """Left rightᵀ (N, N): the gradient shape of `weight`."""
@@ -185,6 +189,10 @@ class FullOperator(NamedTuple):
     def with_weight(self, weight: Tensor) -> FullOperator:
         """Another matrix."""
         return FullOperator(weight)
+
+    def double(self) -> FullOperator:
+        """The same in float64."""
+        return FullOperator(widen(self.weight))
 
 
 Operator: TypeAlias = SparseOperator | FullOperator
@@ -237,6 +245,23 @@ def operator_of(rows: Rows, weight: Tensor, trainable: Tensor | None) -> Operato
     return sparse
 
 
+class _FullProduct(torch.autograd.Function):
+    """y = W x, whose gradient is in full precision also where autocast is on backward."""
+
+    @staticmethod
+    def forward(ctx: Any, weight: Tensor, x: Tensor) -> Tensor:
+        ctx.save_for_backward(weight, x)
+        return weight @ x
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        weight, x = ctx.saved_tensors
+        with full_precision(grad.device.type):
+            grad_weight = grad @ x.T if ctx.needs_input_grad[0] else None
+            grad_x = weight.T @ grad if ctx.needs_input_grad[1] else None
+        return grad_weight, grad_x
+
+
 class _SparseProduct(torch.autograd.Function):
     """y = W x for symmetric W: dL/dx = W g, dL/dw_e = g[row_e] · x[target_e].
 
@@ -251,11 +276,10 @@ class _SparseProduct(torch.autograd.Function):
         return ctx.operator.multiply(x)
 
     @staticmethod
-    @once_differentiable
+    @first_order
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
         weight, x = ctx.saved_tensors
         operator = ctx.operator.with_weight(weight)
-        with full_precision(grad.device.type):
-            grad_weight = operator.outer(grad, x) if ctx.needs_input_grad[0] else None
-            grad_x = operator.multiply(grad.contiguous()) if ctx.needs_input_grad[1] else None
+        grad_weight = operator.outer(grad, x) if ctx.needs_input_grad[0] else None
+        grad_x = operator.multiply(grad.contiguous()) if ctx.needs_input_grad[1] else None
         return grad_weight, grad_x, None

@@ -2,35 +2,52 @@
 
 from __future__ import annotations
 
+import numpy as np
+import torch
+from scipy import sparse
+from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
 from gloss_graph.propagation.bank_operator import AnyOperator, BankOperator, Parts
-from gloss_graph.propagation.operators import FullOperator
+from gloss_graph.propagation.operators import FullOperator, Operator, SparseOperator
 
 # Rows of a bank are cut out anew when less than one in so many of the last cut is left.
 _CUT_AGAIN = 8
+# Hops searched one product each, before all components are found at once: a chain is long.
+_HOPS = 16
+
+
+def components(operator: Operator) -> Tensor:
+    """Connected component (N,) long of every node over edges of positive weight."""
+    weight = operator.weight.detach()
+    if isinstance(operator, SparseOperator):
+        live = weight > 0
+        row, column = operator.rows.row[live], operator.rows.target[live]
+    else:
+        row, column = weight.nonzero(as_tuple=True)
+    n = operator.num_nodes
+    ends = (row.cpu().numpy(), column.cpu().numpy())
+    adjacency = sparse.coo_matrix((np.ones(row.numel(), dtype=bool), ends), shape=(n, n))
+    found = connected_components(adjacency, directed=False)[1]
+    return torch.from_numpy(found).long().to(weight.device)
 
 
 def reachable(operator: AnyOperator, seeds: Tensor) -> Tensor:
-    """Nodes (N,) bool joined to a seed by edges of positive weight.
-
-    Breadth first from `seeds` (N,) bool, one product a hop, until nothing new is found or all
-    nodes are.
-    """
+    """Nodes (N,) bool joined to a seed, one of `seeds` (N,) bool, by edges of positive weight."""
     operator = operator.with_weight(operator.weight.detach())
-    if isinstance(operator, FullOperator) and operator.is_complete():
-        return seeds.any().expand_as(seeds)
     if isinstance(operator, BankOperator):
         return _reachable_in_bank(operator, seeds)
+    if isinstance(operator, FullOperator) and operator.is_complete():
+        return seeds.any().expand_as(seeds)
     reach = seeds
-    while True:
-        spread = operator.multiply(reach.to(operator.weight.dtype).unsqueeze(1)).squeeze(1) > 0
-        grown = reach | spread
-        if bool((grown == reach).all()):
-            return reach
+    for _ in range(_HOPS):
+        spread = operator.multiply(reach.to(operator.weight.dtype).unsqueeze(1)).squeeze(1)
+        grown = reach | (spread > 0)
+        if bool((grown == reach).all()) or bool(grown.all()):
+            return grown
         reach = grown
-        if bool(reach.all()):
-            return reach
+    part = components(operator)
+    return torch.isin(part, part[seeds].unique())
 
 
 def _reachable_in_bank(operator: BankOperator, seeds: Tensor) -> Tensor:

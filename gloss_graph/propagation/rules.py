@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
-from scipy import sparse
-from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
 from gloss_graph._checks import check_range
@@ -16,7 +15,13 @@ from gloss_graph.propagation.alignment import align_classes
 from gloss_graph.propagation.bank_operator import AnyOperator, BankOperator, known_at
 from gloss_graph.propagation.inputs import check_prior
 from gloss_graph.propagation.normalize import Scaling
-from gloss_graph.propagation.operators import MaskedOperator, SparseOperator
+from gloss_graph.propagation.operators import (
+    FullOperator,
+    MaskedOperator,
+    Operator,
+    SparseOperator,
+)
+from gloss_graph.propagation.reach import components
 from gloss_graph.propagation.solve import DENSE_LIMIT, System
 
 # Up to one node in so many is known: then solving around them beats cutting W down to the rest.
@@ -43,6 +48,12 @@ class Problem:
     assemble: Callable[[Tensor], Tensor]
     gather: Callable[[Tensor], Tensor] | None = None
 
+    def first_guess(self, values: Tensor | None) -> Tensor | None:
+        """The solution (n, C) to start from, of guessed values (N, C)."""
+        if values is None or self.gather is None:
+            return None
+        return self.gather(values.to(self.right))
+
 
 def harmonic(
     operator: AnyOperator,
@@ -52,6 +63,7 @@ def harmonic(
     scaling: Scaling,
     eta: float,
     prior: Tensor,
+    centered: bool = False,
 ) -> Problem:
     """Clamped seeds; the unknowns are the unseeded nodes that a seed reaches."""
     free = reached & ~seeds
@@ -62,47 +74,91 @@ def harmonic(
         unknown = free.numel() - fixed.numel()
         if _KNOWN_RATIO * fixed.numel() <= free.numel() and unknown > DENSE_LIMIT:
             masked = MaskedOperator(operator, fixed)
-            return _harmonic_around(masked, labels, unreached, scaling, eta, prior, leak)
+            return _harmonic_around(
+                masked, labels, seeds, unreached, scaling, eta, prior, leak, centered
+            )
     where = free.nonzero().squeeze(1)
     node_factor = scaling.factor.index_select(0, where)
     node_diagonal = scaling.diagonal.index_select(0, where)
     factor = node_factor.unsqueeze(1)
-    right = known_at(operator, scaling.factor, labels, where)
-    if eta > 0:
-        right = right + eta * node_diagonal.unsqueeze(1) * factor * prior
-    system = System(operator.restrict(free), (1.0 + eta) * node_diagonal, node_factor, None)
+    middle = _middle(scaling, eta, prior, centered)
+    if middle is None:
+        right = known_at(operator, scaling.factor, labels, where)
+        if eta > 0:
+            right = right + eta * node_diagonal.unsqueeze(1) * factor * prior
+    else:
+        spread = torch.where(seeds.unsqueeze(1), labels - middle, 0.0)
+        right = known_at(operator, scaling.factor, spread, where)
+    vector = scaling.null.index_select(0, where)
+
+    def excess() -> Tensor:
+        known = (~free).to(vector.dtype).unsqueeze(1)
+        tie = known_at(operator, scaling.null, known, where).squeeze(1)
+        return vector * tie + eta * node_diagonal * vector.square()
+
+    diagonal = (1.0 + eta) * node_diagonal
+    system = System(operator.restrict(free), diagonal, node_factor, vector, excess)
 
     def assemble(solved: Tensor) -> Tensor:
-        values = labels.index_copy(0, where, solved / factor)
+        found = solved / factor if middle is None else solved / factor + middle
+        values = labels.index_copy(0, where, found)
         if unreached.numel() == 0:
             return values
         return values.index_copy(0, unreached, leak.expand(unreached.numel(), -1))
 
     def gather(values: Tensor) -> Tensor:
-        return (values.index_select(0, where) * factor).detach()
+        known = values.index_select(0, where)
+        return ((known if middle is None else known - middle) * factor).detach()
 
     return Problem(system, right, assemble, gather)
+
+
+def _middle(scaling: Scaling, eta: float, prior: Tensor, centered: bool) -> Tensor | None:
+    """The prior (C,) if values are to be solved as differences from it.
+
+    It solves the system without labels where rows of T sum to 1. Few labels move most values
+    little from it: a residual relative to the prior's own share would leave what the labels add,
+    all that a loss reads, less accurate by that ratio.
+    """
+    exact = scaling.null is scaling.factor and eta > 0 and bool(prior.any())
+    return prior if centered and exact else None
 
 
 def _harmonic_around(
     operator: MaskedOperator,
     labels: Tensor,
+    seeds: Tensor,
     unreached: Tensor,
     scaling: Scaling,
     eta: float,
     prior: Tensor,
     leak: Tensor,
+    centered: bool,
 ) -> Problem:
     """The system of `harmonic` on all nodes, with zeros where nothing is unknown."""
     factor, diagonal = scaling.factor.unsqueeze(1), scaling.diagonal
-    right = operator.whole.times(factor * labels)
-    if eta > 0:
-        right = right + eta * diagonal.unsqueeze(1) * factor * prior
-    system = System(operator, (1.0 + eta) * diagonal, scaling.factor, None)
+    middle = _middle(scaling, eta, prior, centered)
+    if middle is None:
+        right = operator.whole.times(factor * labels)
+        if eta > 0:
+            right = right + eta * diagonal.unsqueeze(1) * factor * prior
+    else:
+        spread = torch.where(seeds.unsqueeze(1), labels - middle, 0.0)
+        right = operator.whole.times(factor * spread)
+    vector = scaling.null
+
+    def excess() -> Tensor:
+        fixed = torch.zeros_like(diagonal).index_fill(0, operator.fixed, 1.0)
+        tie = operator.whole.times((vector * fixed).unsqueeze(1)).squeeze(1)
+        return (1.0 - fixed) * (vector * tie + eta * diagonal * vector.square())
+
+    system = System(operator, (1.0 + eta) * diagonal, scaling.factor, vector, excess)
 
     def assemble(solved: Tensor) -> Tensor:
         # Zero there already, but gradients must not enter the adjoint solve there either.
         values = labels + operator.clear(solved) / factor
+        if middle is not None:
+            values = values + operator.clear(middle.expand_as(values).clone())
         if unreached.numel() == 0:
             return values
         return values.index_copy(0, unreached, leak.expand(unreached.numel(), -1))
@@ -118,13 +174,22 @@ def spreading(
     scaling: Scaling,
     alpha: float,
     prior: Tensor,
+    centered: bool = False,
 ) -> Problem:
     """Zhou et al.: (m - αW) G = (1 - α) m s Y on all nodes, divided by α."""
-    del seeds, reached, prior
+    del seeds, reached, prior, centered
     factor, diagonal = scaling.factor.unsqueeze(1), scaling.diagonal.unsqueeze(1)
     right = (1.0 - alpha) / alpha * diagonal * factor * labels
-    system = System(operator, scaling.diagonal / alpha, scaling.factor, None)
+    excess = partial(_excess, operator, scaling, 1.0 / alpha - 1.0)
+    system = System(operator, scaling.diagonal / alpha, scaling.factor, scaling.null, excess)
     return Problem(system, right, lambda solved: solved / factor)
+
+
+def _excess(operator: AnyOperator, scaling: Scaling, share: float) -> Tensor:
+    """What the diagonal has beyond the row sums of vWv on all nodes: `share` of them."""
+    ones = torch.ones_like(scaling.diagonal).unsqueeze(1)
+    tied = operator.multiply(ones.detach()).squeeze(1) > 0
+    return (share + (~tied).to(scaling.diagonal)) * scaling.diagonal * scaling.null.square()
 
 
 def poisson(
@@ -135,16 +200,17 @@ def poisson(
     scaling: Scaling,
     eta: float,
     prior: Tensor,
+    centered: bool = False,
 ) -> Problem:
     """Sources at the seeds, balanced per component so that the singular system is solvable."""
-    del prior
+    del prior, centered
     n = operator.num_nodes
     factor = scaling.factor.unsqueeze(1)
     null = scaling.null.unsqueeze(1)
     if eta > 0:
         part = torch.zeros(n, dtype=torch.long, device=labels.device)
     else:
-        part = _components(operator).to(labels.device)
+        part = components(edge_list(operator))
     count = int(part.max()) + 1 if n else 0
 
     def per_part(x: Tensor) -> Tensor:
@@ -153,10 +219,13 @@ def poisson(
     pull = null / factor * seeds.unsqueeze(1)
     mean = per_part(pull * labels) / per_part(pull).clamp(min=torch.finfo(pull.dtype).tiny)
     source = torch.where(seeds.unsqueeze(1), labels - mean[part], 0.0)
-    degree = (scaling.diagonal * scaling.factor.square()).mean()
+    tied = operator.multiply(torch.ones_like(null).detach()).squeeze(1) > 0
+    mass = torch.where(tied, scaling.diagonal * scaling.factor.square(), 0.0)
+    degree = mass.sum() / tied.count_nonzero().clamp(min=1)
     right = degree * source / factor
     basis = None if eta > 0 else _null_basis(null.detach().squeeze(1), part, count)
-    system = System(operator, (1.0 + eta) * scaling.diagonal, scaling.factor, basis)
+    diagonal, excess = (1.0 + eta) * scaling.diagonal, partial(_excess, operator, scaling, eta)
+    system = System(operator, diagonal, scaling.factor, scaling.null, excess, basis)
 
     def assemble(solved: Tensor) -> Tensor:
         if eta == 0:
@@ -175,26 +244,31 @@ RULES: dict[str, Callable[..., Problem]] = {
 }
 
 
-def _components(operator: AnyOperator) -> Tensor:
-    """Connected component (N,) long of every node over edges that tie.
+def edge_list(operator: AnyOperator) -> Operator:
+    """The operator itself, unless it is that of a bank.
 
-    Behind an edge of next to no weight a source would lift all values by what it is divided by,
-    so the parts it joins are balanced each by itself.
+    Raises:
+        ValueError: It is.
     """
     if isinstance(operator, BankOperator):
         raise ValueError("rule='poisson' needs the edges of the whole graph in one list.")
-    weight = operator.weight.detach()
-    if isinstance(operator, SparseOperator):
-        row, column, weight = operator.rows.row, operator.rows.target, weight
-    else:
-        row, column = weight.nonzero(as_tuple=True)
-        weight = weight[row, column]
-    degree = weight.new_zeros(operator.num_nodes).index_add(0, row, weight).sqrt()
-    live = (weight > _LOOSE * degree[row] * degree[column]).cpu().numpy()
-    ends = (row.cpu().numpy()[live], column.cpu().numpy()[live])
-    shape = (operator.num_nodes, operator.num_nodes)
-    adjacency = sparse.coo_matrix((live[live], ends), shape=shape)
-    return torch.from_numpy(connected_components(adjacency, directed=False)[1]).long()
+    return operator
+
+
+def without_loose_edges(operator: Operator, scaling: Scaling) -> Operator:
+    r"""W without the edges that are no tie for `poisson`: \(w_{ij} \le 10^{-4} \sqrt{m_i m_j}\).
+
+    Behind an edge of next to no weight a source would lift all values by what it is divided by,
+    so the parts such edges join are solved and balanced separately.
+    """
+    root = scaling.diagonal.detach().sqrt()
+    if isinstance(operator, FullOperator):
+        loose = operator.weight.detach() <= _LOOSE * torch.outer(root, root)
+        return FullOperator(torch.where(loose, 0.0, operator.weight))
+    loose = (
+        operator.weight.detach() <= _LOOSE * root[operator.rows.row] * root[operator.rows.target]
+    )
+    return operator.with_weight(torch.where(loose, 0.0, operator.weight))
 
 
 def _null_basis(null: Tensor, part: Tensor, count: int) -> tuple[Tensor, Tensor]:

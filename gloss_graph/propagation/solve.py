@@ -20,14 +20,14 @@ DENSE_LIMIT = 512
 _NEAR = 4.0
 
 Product = Callable[[Tensor], Tensor]
-Null: TypeAlias = tuple[Tensor, Tensor]
+Basis: TypeAlias = tuple[Tensor, Tensor]
 
 
 class SolverReport(NamedTuple):
     """How a propagation was solved.
 
     `residual` is the largest column's residual norm relative to the largest column of the right
-    side, both divided node by node by the node's own coefficient, so that weakly tied nodes count
+    side (what the labels add to the prior, with a leak), both divided node by node by the node's own coefficient, so that weakly tied nodes count
     like the others; `unreachable` counts unseeded nodes that no seed can reach.
     """
 
@@ -70,14 +70,18 @@ def warn_unconverged(report: SolverReport, tol: float, warned: bool) -> bool:
 class System(NamedTuple):
     """The matrix diag(`diagonal`) - W on n unknowns G = s F.
 
-    `diagonal` (n,); `factor` (n,), the s that makes errors of G errors of F; `null`, the unit null
-    vectors of a singular matrix, one a component, as values (n,) and component (n,), or None.
+    With v, the `null` vector (n,) of the whole graph, and S = vWv, v diag v - S is a Laplacian
+    plus `excess()` (n,) >= 0: what a node is tied to besides the other unknowns (seeds, the leak).
+    `factor` (n,) is the s that makes errors of G errors of F. `basis`: the unit null vectors of a
+    singular matrix, one per component, as values (n,) and component (n,), or None.
     """
 
     operator: AnyOperator | MaskedOperator
     diagonal: Tensor
     factor: Tensor
-    null: Null | None
+    null: Tensor
+    excess: Callable[[], Tensor]
+    basis: Basis | None = None
 
 
 def relative_residual(residual: Tensor, right: Tensor, system: System) -> float:
@@ -91,14 +95,14 @@ def relative_residual(residual: Tensor, right: Tensor, system: System) -> float:
     return float(worst / scale) if float(scale) > 0 else float(worst)
 
 
-def _in_range(x: Tensor, null: Null | None) -> Tensor:
+def _in_range(x: Tensor, basis: Basis | None) -> Tensor:
     """Take the null vectors' share out of x (n, C): rounding puts it there, no solve removes it.
 
     The share is zero but for rounding, so gradients pass by it.
     """
-    if null is None:
+    if basis is None:
         return x
-    values, part = null[0].unsqueeze(1), null[1]
+    values, part = basis[0].unsqueeze(1), basis[1]
     share = x.new_zeros(int(part.max()) + 1, x.size(1)).index_add(0, part, values * x)
     return x - (values * share[part]).detach()
 
@@ -111,11 +115,12 @@ def conjugate_gradient(
     max_iter: int,
     start: Tensor | None = None,
 ) -> tuple[Tensor, int, float]:
-    """Jacobi-preconditioned conjugate gradients on all columns at once.
+    """Jacobi-preconditioned conjugate gradients on all columns as one vector, without autograd.
 
-    The stopping rule is relative to the largest column: a class without a label has a zero right
-    side and could never meet a tolerance of its own. Where a gradient is recorded no operation is
-    in place, so the iterations can be differentiated through.
+    The matrix is the same for every column, so one step length serves them all within an iteration
+    or so, and every pass over memory is one over plain vectors: a quarter of the time. The
+    stopping rule is relative to the largest column: a class without a label has a zero right
+    side and could never meet a tolerance of its own.
 
     Args:
         times: W x for x (n, C).
@@ -123,67 +128,24 @@ def conjugate_gradient(
         right: (n, C).
         tol: Relative residual to stop at.
         max_iter: Largest number of iterations.
-        start: (n, C) first guess, by default 0. Without gradient.
+        start: (n, C) first guess, by default 0.
 
     Returns:
         Solution (n, C), iterations, relative residual.
     """
-    a = system.diagonal.unsqueeze(1)
-    right = _in_range(right, system.null)
-    if start is None:
-        x, residual = torch.zeros_like(right), right
-    else:
-        x, residual = start, _in_range(right - (a * start - times(start)), system.null)
-    recorded = torch.is_grad_enabled() and any(part.requires_grad for part in (a, residual))
-    recorded = recorded or (torch.is_grad_enabled() and system.operator.weight.requires_grad)
-    if not recorded:
-        return _conjugate_gradient_in_place(times, system, right, x, residual, tol, max_iter)
-    z = residual / a
-    direction = z
-    rho = (residual * z).sum(dim=0)
-    error = relative_residual(residual, right, system)
-    steps = 0
-    while error > tol and steps < max_iter:
-        image = a * direction - times(direction)
-        curvature = (direction * image).sum(dim=0)
-        active = curvature > 0
-        alpha = torch.where(active, rho / torch.where(active, curvature, 1.0), 0.0)
-        x = x + alpha * direction
-        residual = _in_range(residual - alpha * image, system.null)
-        z = residual / a
-        fresh = (residual * z).sum(dim=0)
-        beta = torch.where(rho > 0, fresh / torch.where(rho > 0, rho, 1.0), 0.0)
-        direction = z + beta * direction
-        rho = fresh
-        steps += 1
-        error = relative_residual(residual, right, system)
-        if not bool(active.any()):
-            break
-    return x, steps, error
-
-
-def _conjugate_gradient_in_place(
-    times: Product,
-    system: System,
-    right: Tensor,
-    x: Tensor,
-    residual: Tensor,
-    tol: float,
-    max_iter: int,
-) -> tuple[Tensor, int, float]:
-    """The iterations of `conjugate_gradient` on all columns as one vector, in place.
-
-    The matrix is the same for every column, so one step length serves them all within an iteration
-    or so, and every pass over memory is one over plain vectors: a quarter of the time.
-    """
     if right.numel() == 0:
-        return x, 0, 0.0
+        return torch.zeros_like(right), 0, 0.0
     a = system.diagonal.unsqueeze(1).expand_as(right).contiguous()
+    right = _in_range(right, system.basis)
+    if start is None:
+        x, residual = torch.zeros_like(right), right.clone()
+    else:
+        x = start.clone()
+        residual = _in_range(right - (a * start - times(start)), system.basis).clone()
     inverse = a.reciprocal()
     # What `relative_residual` divides by, once.
     unit = system.factor.unsqueeze(1).reciprocal()
     scale = float(torch.linalg.vector_norm(right * inverse * unit, dim=0).amax())
-    x, residual = x.clone(), residual.clone()
     z = residual * inverse
     direction = z.clone()
     spare = torch.empty_like(z)
@@ -207,8 +169,8 @@ def _conjugate_gradient_in_place(
         alpha = rho / curvature
         x.add_(direction, alpha=alpha)
         residual.add_(image, alpha=-alpha)
-        if system.null is not None:
-            residual = _in_range(residual, system.null)
+        if system.basis is not None:
+            residual = _in_range(residual, system.basis)
         torch.mul(residual, inverse, out=z)
         fresh = dot(residual, z)
         steps += 1
@@ -227,12 +189,12 @@ def fixed_point(
     Arguments and results as `conjugate_gradient`; `tol=0` runs exactly `max_iter` steps.
     """
     a = system.diagonal.unsqueeze(1)
-    right = _in_range(right, system.null)
+    right = _in_range(right, system.basis)
     x = right / a
     steps = 0
     while True:
         image = times(x)
-        residual = _in_range(right + image - a * x, system.null)
+        residual = _in_range(right + image - a * x, system.basis)
         error = relative_residual(residual, right, system)
         if (error <= tol and tol > 0) or steps == max_iter:
             return x, steps, error
@@ -240,46 +202,40 @@ def fixed_point(
         steps += 1
 
 
-def dense_system(system: System) -> tuple[Tensor, Tensor]:
-    """R (diag(a) - W) R as a dense float64 (n, n) matrix and R = diag(a)^(-1/2) (n, 1).
+def positive_fixed_point(
+    times: Product,
+    system: System,
+    right: Tensor,
+    reached: Tensor,
+    rate: float,
+    tol: float,
+    max_iter: int,
+) -> tuple[Tensor, int, float]:
+    """As `fixed_point` for a right side >= 0: an iteration that only adds resolves every row.
 
-    Both differentiable. Scaled to a unit diagonal, since pivoting cannot cope with weakly tied
-    nodes, whose rows are smaller by powers of ten. The null space of a singular matrix is filled,
-    which leaves the solution of a consistent system as it is, up to null vectors.
+    A row far from every seed has a mass smaller by powers of ten, which a residual relative to the
+    largest column does not see; its share of classes matters as much.
+
+    Args:
+        times: W x for x (n, C).
+        system: The matrix.
+        right: (n, C).
+        reached: (n,) bool, rows whose mass is above 0.
+        rate: Factor in (0, 1) by which an iteration reduces the error.
+        tol: Error relative to the mass of every row.
+        max_iter: Largest number of iterations.
+
+    Returns:
+        Solution (n, C), iterations, largest error relative to a row's mass (1 if a row has none).
     """
-    diagonal = system.diagonal.double()
-    matrix = system.operator.to_full().double().neg()
-    matrix.diagonal().add_(diagonal)
-    scale = diagonal.rsqrt().unsqueeze(1)
-    matrix = matrix * (scale * scale.T)
-    if system.null is not None:
-        # In the scaled coordinates, so that every component counts alike.
-        part = system.null[1]
-        values = system.null[0].double() / scale.detach().squeeze(1)
-        squares = values.new_zeros(int(part.max()) + 1).index_add(0, part, values.square())
-        values = values / squares.sqrt()[part]
-        same = part.unsqueeze(0) == part.unsqueeze(1)
-        matrix = matrix + torch.outer(values, values) * same
-    return matrix, scale
-
-
-def dense_solution(system: System, right: Tensor) -> Tensor:
-    """Closed form by factorisation, in float64 on n x n: O(n³) time, O(n²) memory."""
-    matrix, scale = dense_system(system)
-    return (scale * torch.linalg.solve(matrix, scale * right.double())).to(right.dtype)
-
-
-class DenseFactor:
-    """A solve by factorisation that the adjoint solve of the same matrix reuses."""
-
-    def __init__(self) -> None:
-        self._factor: tuple[Tensor, Tensor] | None = None
-        self._scale: Tensor | None = None
-
-    def __call__(self, system: System, right: Tensor) -> Tensor:
-        """Solution (n, C) for a right side (n, C)."""
-        if self._factor is None or self._scale is None:
-            matrix, self._scale = dense_system(system)
-            self._factor = torch.linalg.lu_factor(matrix)
-        scaled = torch.linalg.lu_solve(*self._factor, self._scale * right.double())
-        return (self._scale * scaled).to(right.dtype)
+    a = system.diagonal.unsqueeze(1)
+    x = right / a
+    mass = x.sum(dim=1)[reached]
+    error, steps = torch.inf, 0
+    while error > tol and steps < max_iter:
+        x = (times(x) + right) / a
+        grown = x.sum(dim=1)[reached]
+        change = torch.where(grown > 0, (grown - mass) / grown, 1.0)
+        error = float(change.amax()) * rate / (1.0 - rate)
+        mass, steps = grown, steps + 1
+    return x, steps, error
