@@ -56,10 +56,9 @@ class _Factor:
         if bool((self.excess >= _SAFE_EXCESS * self.sums).all()):
             return True
         known = self.solve(self.excess.unsqueeze(1)).squeeze(1)
+        fixed = self.excess + self.weight.sum(dim=1) == 0
         # Also false for NaN.
-        return bool(
-            (((known - 1.0).abs() <= _WRONG) | (self.excess + self.weight.sum(1) == 0)).all()
-        )
+        return bool(((known - 1.0).abs() <= _WRONG).logical_or_(fixed).all())
 
     def solve(self, right: Tensor) -> Tensor:
         """Solution (n, C) for a right side (n, C)."""

@@ -43,7 +43,7 @@ class _ImplicitSolve(torch.autograd.Function):
         (solution,) = ctx.saved_tensors
         needs = ctx.needs_input_grad
         # A backward pass inside autocast must not compute in half precision.
-        adjoint = ctx.solve(ctx.system, grad.contiguous())
+        adjoint = ctx.solve(ctx.system._replace(adjoint=True), grad.contiguous())
         grad_weight = ctx.system.operator.outer(adjoint, solution) if needs[0] else None
         grad_diagonal = -(adjoint * solution).sum(dim=1) if needs[1] else None
         return grad_weight, grad_diagonal, adjoint if needs[2] else None, None, None

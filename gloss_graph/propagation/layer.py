@@ -99,9 +99,9 @@ class LabelPropagation(MessagePassing):
         solver: `"cg"` (conjugate gradients), `"iterate"` (fixed-point message passing),
             `"dense"` (factorisation of the unknown block, O(n³)) or `"auto"`: dense up to 512
             unknowns, else cg.
-        tol: Relative residual to stop at. `iterate` with `tol=0` runs `max_iter` steps. An error
-            of the values is at most `1 + 1 / eta` times as large (`harmonic`; `spreading`:
-            relative to the mass of every row).
+        tol: Relative residual to stop at. `iterate` with `tol=0` runs `max_iter` steps. Under
+            `hub` and `row` an error of the values is at most `1 + 1 / eta` times as large
+            (`harmonic`; `spreading`: relative to the mass of every row).
         max_iter: Largest number of iterations.
         gradient: `"implicit"` (adjoint solve, memory O(E + N C)) or `"unrolled"` (autograd
             through the factorization or the fixed-point steps, for comparison). `cg` is then
@@ -360,19 +360,20 @@ class LabelPropagation(MessagePassing):
         if self.rule == "spreading":
             # What underflows has no ratio of classes, however well it is joined to a seed.
             reached = reached & (values.detach().sum(dim=1).to(dtype) > 0)
-        if not bool(torch.isfinite(values.detach().sum())):
-            raise ValueError(
-                "Propagation gave NaN or inf in the solve. Check 'edge_weight' for values beyond "
-                "the range of its dtype, or raise 'eta'."
-            )
         if self.class_mass is not None:
             values = class_mass_normalize(values, labels, seeds, self.class_mass)
+        values = values.to(dtype)
+        if not bool(torch.isfinite(values.detach().sum())):
+            raise ValueError(
+                f"Propagation gave NaN or inf in the solve. Check 'edge_weight' for values beyond "
+                f"the range of {dtype}, or raise 'eta'."
+            )
         self._warned = warn_unconverged(report, self.tol, self._warned)
         unreachable = reached.numel() - int(reached.count_nonzero())
         if isinstance(operator, BankOperator):
             unreachable -= operator.absent.numel()
         report = report._replace(unreachable=unreachable)
-        return Propagation(values.to(dtype), reached, report)
+        return Propagation(values, reached, report)
 
     def _problem(
         self,
@@ -470,25 +471,25 @@ class _Iteration:
     def __call__(self, system: System, right: Tensor) -> Tensor:
         if not self._first:
             self.left = self.layer.max_iter
-            return self._solve(system, right, None)[0]
+            solution, error = self._solve(system, right, None)
+            report = self.layer._report(self.solver, self.layer.max_iter - self.left, error)
+            self.layer._warned = warn_unconverged(
+                report, self.tol, self.layer._warned, "The gradient of label propagation"
+            )
+            return solution
         self._first = False
-        if self.solver == "iterate":
-            solution, self.error = self._solve(system, right, None)
-        elif self.layer.is_weak:
+        if self.layer.is_weak and self.layer.tol > 0:
             solution, self.error = self._weakly_damped(system, right)
         else:
             solution, self.error = self._solve(system, right, self.start)
-            if self.reached is not None:
+            if self.reached is not None and self.layer.tol > 0:
                 solution, self.error = self._small(system, right, solution)
         self.steps = self.layer.max_iter - self.left
         return solution
 
     def _solve(self, system: System, right: Tensor, start: Tensor | None) -> tuple[Tensor, float]:
-        if self.solver == "iterate":
-            found = fixed_point(self.times, system, right, self.tol, self.left)
-        else:
-            found = conjugate_gradient(self.times, system, right, self.tol, self.left, start)
-        solution, steps, error = found
+        method = fixed_point if self.solver == "iterate" else conjugate_gradient
+        solution, steps, error = method(self.times, system, right, self.tol, self.left, start)
         self.left -= steps
         return solution, error
 

@@ -207,8 +207,10 @@ def poisson(
     n = operator.num_nodes
     factor = scaling.factor.unsqueeze(1)
     null = scaling.null.unsqueeze(1)
+    tied = operator.multiply(torch.ones_like(null).detach()).squeeze(1) > 0
     if eta > 0:
-        part = torch.zeros(n, dtype=torch.long, device=labels.device)
+        # An isolated node is a part of its own: its placeholder degree has no unit.
+        part = torch.where(tied, 0, (~tied).cumsum(0))
     else:
         part = components(edge_list(operator))
     count = int(part.max()) + 1 if n else 0
@@ -219,7 +221,6 @@ def poisson(
     pull = null / factor * seeds.unsqueeze(1)
     mean = per_part(pull * labels) / per_part(pull).clamp(min=torch.finfo(pull.dtype).tiny)
     source = torch.where(seeds.unsqueeze(1), labels - mean[part], 0.0)
-    tied = operator.multiply(torch.ones_like(null).detach()).squeeze(1) > 0
     mass = torch.where(tied, scaling.diagonal * scaling.factor.square(), 0.0)
     degree = mass.sum() / tied.count_nonzero().clamp(min=1)
     right = degree * source / factor

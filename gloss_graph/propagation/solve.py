@@ -27,8 +27,11 @@ class SolverReport(NamedTuple):
     """How a propagation was solved.
 
     `residual` is the largest column's residual norm relative to the largest column of the right
-    side (what the labels add to the prior, with a leak), both divided node by node by the node's own coefficient, so that weakly tied nodes count
-    like the others; `unreachable` counts unseeded nodes that no seed can reach.
+    side (what the labels add to the prior, where there is a leak), both divided node by node by
+    the node's own coefficient, so that weakly tied nodes count like the others. Where next to
+    nothing damps the system (`harmonic` with `eta` below 0.01) it is at least the error of the
+    solution that is known to be 1, and under `spreading` relative to the mass of every row.
+    `unreachable` counts unseeded nodes that no seed can reach.
     """
 
     solver: str
@@ -49,7 +52,9 @@ class Propagation(NamedTuple):
     report: SolverReport
 
 
-def warn_unconverged(report: SolverReport, tol: float, warned: bool) -> bool:
+def warn_unconverged(
+    report: SolverReport, tol: float, warned: bool, what: str = "Label propagation"
+) -> bool:
     """Warn, for the caller of `LabelPropagation.propagate_labels`, unless it was done before.
 
     Returns:
@@ -58,7 +63,7 @@ def warn_unconverged(report: SolverReport, tol: float, warned: bool) -> bool:
     if report.converged or warned:
         return warned
     warnings.warn(
-        f"Label propagation ({report.solver}) stopped after {report.iterations} iterations at "
+        f"{what} ({report.solver}) stopped after {report.iterations} iterations at "
         f"a relative residual of {report.residual:.1e} (tol={tol:.0e}). Raise 'max_iter' "
         "or 'eta', or loosen 'tol'.",
         UserWarning,
@@ -73,7 +78,8 @@ class System(NamedTuple):
     With v, the `null` vector (n,) of the whole graph, and S = vWv, v diag v - S is a Laplacian
     plus `excess()` (n,) >= 0: what a node is tied to besides the other unknowns (seeds, the leak).
     `factor` (n,) is the s that makes errors of G errors of F. `basis`: the unit null vectors of a
-    singular matrix, one per component, as values (n,) and component (n,), or None.
+    singular matrix, one per component, as values (n,) and component (n,), or None. `adjoint`: the
+    solution is that of the backward pass.
     """
 
     operator: AnyOperator | MaskedOperator
@@ -82,14 +88,26 @@ class System(NamedTuple):
     null: Tensor
     excess: Callable[[], Tensor]
     basis: Basis | None = None
+    adjoint: bool = False
+
+    @property
+    def unit(self) -> Tensor:
+        """What makes a residual (n,) an error that counts alike at every node.
+
+        Forward that of F = G / s. Backward, where Z is read as the products Z_i w_ij s_j F_j, that
+        of Z times the row sum m s.
+        """
+        if self.adjoint:
+            return self.factor.detach()
+        own = (self.diagonal * self.factor).detach()
+        return 1.0 / own.clamp(min=torch.finfo(own.dtype).tiny)
 
 
 def relative_residual(residual: Tensor, right: Tensor, system: System) -> float:
-    """Largest column norm of `residual` over that of `right`, (n, C), in units of F."""
+    """Largest column norm of `residual` over that of `right`, (n, C), in units of the system."""
     if right.numel() == 0:
         return 0.0
-    own = (system.diagonal * system.factor).detach().unsqueeze(1)
-    unit = 1.0 / own.clamp(min=torch.finfo(own.dtype).tiny)
+    unit = system.unit.unsqueeze(1)
     scale = torch.linalg.vector_norm(unit * right.detach(), dim=0).amax()
     worst = torch.linalg.vector_norm(unit * residual.detach(), dim=0).amax()
     return float(worst / scale) if float(scale) > 0 else float(worst)
@@ -144,7 +162,7 @@ def conjugate_gradient(
         residual = _in_range(right - (a * start - times(start)), system.basis).clone()
     inverse = a.reciprocal()
     # What `relative_residual` divides by, once.
-    unit = system.factor.unsqueeze(1).reciprocal()
+    unit = (system.unit * system.diagonal).unsqueeze(1)
     scale = float(torch.linalg.vector_norm(right * inverse * unit, dim=0).amax())
     z = residual * inverse
     direction = z.clone()
@@ -182,7 +200,12 @@ def conjugate_gradient(
 
 
 def fixed_point(
-    times: Product, system: System, right: Tensor, tol: float, max_iter: int
+    times: Product,
+    system: System,
+    right: Tensor,
+    tol: float,
+    max_iter: int,
+    start: Tensor | None = None,
 ) -> tuple[Tensor, int, float]:
     """The textbook iteration X <- (W X + B) / a: one message-passing step a time.
 
@@ -190,7 +213,7 @@ def fixed_point(
     """
     a = system.diagonal.unsqueeze(1)
     right = _in_range(right, system.basis)
-    x = right / a
+    x = right / a if start is None else start
     steps = 0
     while True:
         image = times(x)
