@@ -94,8 +94,8 @@ def check_matrix(
 
     Raises:
         TypeError: Not a tensor.
-        ValueError: Wrong shape or dtype; NaN or inf entries, rows of a length above 4.6e18 or, where
-            rows are normalized, above 0 and below 1e-12 (with the first bad row).
+        ValueError: Wrong shape or dtype; NaN or inf entries, rows of a length above 4.6e18 or,
+            where rows are normalized, above 0 and below 1e-12 (with the first bad row).
     """
     check_tensor(name, value)
     if value.dim() != 2 or value.size(1) == 0:
@@ -122,11 +122,9 @@ def check_matrix(
     bound = f"'{name}' must have rows of a length of at most {_LONGEST_ROW:.1e}, whose squares "
     bad = length > _LONGEST_ROW
     _refuse_rows(f"{bound}float32 can hold (got up to {high:.1e}", bad, advice)
-    bad = (length < _SHORTEST_ROW) & (value != 0).any(dim=1)
     bound = f"'{name}' must have rows of zeros or of a length of at least {_SHORTEST_ROW:.0e}"
-    _refuse_rows(
-        f"{bound}, to be normalized (got shorter ones", bad, f"{advice} Or scale all rows."
-    )
+    bad = (length < _SHORTEST_ROW) & (value != 0).any(dim=1)
+    _refuse_rows(f"{bound} (got shorter ones", bad, "Scale all rows, or check the encoder.")
 
 
 def _refuse_rows(start: str, bad: Tensor, advice: str) -> None:

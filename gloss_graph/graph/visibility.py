@@ -122,7 +122,7 @@ def _stratified(
     first = counts.cumsum(0) - counts
     rank = torch.arange(labels.numel()) - first[inverse]
     rounding = torch.rand(values.numel(), generator=generator, dtype=torch.float64)
-    keep = (fraction * counts + rounding).floor().long()
+    keep = (fraction * counts.double() + rounding).floor().long()
     if fraction > 0:
         needed = torch.ones_like(values, dtype=torch.bool)
         if supplied is not None:

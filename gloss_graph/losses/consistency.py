@@ -86,9 +86,9 @@ class GraphTargets(nn.Module):
         rows = capacity if refresh_every else 0
         self.register_buffer("steps", torch.zeros((), dtype=torch.long))
         self.register_buffer("solved_at", torch.full((), -1))
-        self.register_buffer("table", torch.zeros(rows, settings.num_classes))
+        self.register_buffer("table", torch.zeros(rows, settings.num_classes, dtype=torch.float32))
         self.register_buffer("table_ids", torch.full((rows,), -1))
-        self.register_buffer("confidence", torch.zeros(rows))
+        self.register_buffer("confidence", torch.zeros(rows, dtype=torch.float32))
         self.register_buffer("mass", unseen_mean(settings.num_classes))
         self._warned = False
 
