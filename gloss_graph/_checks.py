@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 # Squared distances of longer rows leave the range of float32.
-_LONGEST_ROW = 2.0**62
+_LONGEST_ROW = 2.0**63
 # Shorter rows than this are not brought to length 1 (`torch.nn.functional.normalize`).
 _SHORTEST_ROW = 1e-12
 
@@ -82,19 +82,25 @@ def check_device(name: str, value: Tensor, other: str, device: torch.device) -> 
 
 
 def check_matrix(
-    name: str, value: Any, columns: int | None = None, *, normalized: bool = False
+    name: str,
+    value: Any,
+    columns: int | None = None,
+    *,
+    normalized: bool = False,
+    compared: bool = True,
 ) -> None:
-    """Raise unless `value` is a floating tensor (N, D), D >= 1, that float32 can compare rows of.
+    """Raise unless `value` is a floating tensor (N, D), D >= 1, whose rows float32 can compare.
 
     Args:
         name: Of the argument.
         value: What it is.
         columns: D, where it is known.
         normalized: Whether the rows are divided by their length; rows of zeros are fine.
+        compared: False where rows are only stored: any finite ones will do.
 
     Raises:
         TypeError: Not a tensor.
-        ValueError: Wrong shape or dtype; NaN or inf entries, rows of a length above 4.6e18 or,
+        ValueError: Wrong shape or dtype; NaN or inf entries, rows of a length above 9.2e18 or,
             where rows are normalized, above 0 and below 1e-12 (with the first bad row).
     """
     check_tensor(name, value)
@@ -114,11 +120,14 @@ def check_matrix(
     length = torch.linalg.vector_norm(value, dim=1, dtype=wide)
     low, high = torch.stack(torch.aminmax(length)).tolist()
     # False for NaN too, which is what aminmax gives if there is one.
-    if high <= _LONGEST_ROW and (low >= _SHORTEST_ROW or not normalized):
+    longest = _LONGEST_ROW if compared else torch.finfo(wide).max
+    if high <= longest and (low >= _SHORTEST_ROW or not normalized):
         return
     advice = "Check the encoder's output and the learning rate."
     bad = ~torch.isfinite(value).all(dim=1)
     _refuse_rows(f"'{name}' must be finite (got NaN or inf", bad, advice)
+    if not compared:
+        return
     bound = f"'{name}' must have rows of a length of at most {_LONGEST_ROW:.1e}, whose squares "
     bad = length > _LONGEST_ROW
     _refuse_rows(f"{bound}float32 can hold (got up to {high:.1e}", bad, advice)

@@ -76,7 +76,6 @@ LONG: dict[str, tuple[str, Callable[[Tensor], object]]] = NORMALIZED | {
         lambda x: objective(normalize_embeddings=False)(x, LABELS, ids=IDS),
     ),
     "plain graph": ("embeddings", lambda x: build_document_graph(x, normalize_embeddings=False)),
-    "plain bank": ("embeddings", lambda x: filled(normalize=False).enqueue(x, LABELS, IDS)),
 }
 
 

@@ -132,7 +132,8 @@ class MemoryBank(SearchedRows):
     # ------------------------------------------------------------------ search
 
     def _prepare(self, name: str, embeddings: Tensor) -> Tensor:
-        check_matrix(name, embeddings, self.dim, normalized=self.normalize)
+        unit = self.normalize
+        check_matrix(name, embeddings, self.dim, normalized=unit, compared=unit)
         check_device(f"'{name}'", embeddings, "the bank", self.rows.device)
         x = embeddings.detach()
         x = x.to(torch.promote_types(x.dtype, torch.float32))
