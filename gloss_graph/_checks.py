@@ -8,6 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+# Squared distances of longer rows leave the range of float32.
+_LONGEST_ROW = 2.0**63
+# Shorter rows than this are not brought to length 1 (`torch.nn.functional.normalize`).
+_SHORTEST_ROW = 1e-12
+
 INTEGER_DTYPES = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 
 
@@ -76,12 +81,27 @@ def check_device(name: str, value: Tensor, other: str, device: torch.device) -> 
         )
 
 
-def check_matrix(name: str, value: Any, columns: int | None = None) -> None:
-    """Raise unless `value` is a finite floating tensor of shape (N, D) with D >= 1.
+def check_matrix(
+    name: str,
+    value: Any,
+    columns: int | None = None,
+    *,
+    normalized: bool = False,
+    compared: bool = True,
+) -> None:
+    """Raise unless `value` is a floating tensor (N, D), D >= 1, whose rows float32 can compare.
+
+    Args:
+        name: Of the argument.
+        value: What it is.
+        columns: D, where it is known.
+        normalized: Whether the rows are divided by their length; rows of zeros are fine.
+        compared: False where rows are only stored: any finite ones will do.
 
     Raises:
         TypeError: Not a tensor.
-        ValueError: Wrong shape, dtype or NaN/inf entries (with the first bad row).
+        ValueError: Wrong shape or dtype; NaN or inf entries, rows of a length above 9.2e18 or,
+            where rows are normalized, above 0 and below 1e-12 (with the first bad row).
     """
     check_tensor(name, value)
     if value.dim() != 2 or value.size(1) == 0:
@@ -92,16 +112,37 @@ def check_matrix(name: str, value: Any, columns: int | None = None) -> None:
         )
     if columns is not None and value.size(1) != columns:
         raise ValueError(f"'{name}' must have {columns} columns (got {value.size(1)}).")
-    # One reduction decides; the search for the bad row is paid for only on failure. The sum of
-    # finite values may overflow, so a bad sum alone is no verdict.
-    if not torch.isfinite(value.detach().sum()):
-        bad = (~torch.isfinite(value.detach())).any(dim=1).nonzero()
-        if bad.numel():
-            raise ValueError(
-                f"'{name}' must be finite (got NaN or inf in {bad.size(0)} of {value.size(0)} "
-                f"rows, the first is row {int(bad[0])}). Check the encoder's output and the "
-                "learning rate."
-            )
+    if value.size(0) == 0:
+        return
+    # One reduction decides; the search for the bad row is paid for only on failure.
+    value = value.detach()
+    wide = torch.promote_types(value.dtype, torch.float32)
+    length = torch.linalg.vector_norm(value, dim=1, dtype=wide)
+    low, high = torch.stack(torch.aminmax(length)).tolist()
+    # False for NaN too, which is what aminmax gives if there is one.
+    longest = _LONGEST_ROW if compared else torch.finfo(wide).max
+    if high <= longest and (low >= _SHORTEST_ROW or not normalized):
+        return
+    advice = "Check the encoder's output and the learning rate."
+    bad = ~torch.isfinite(value).all(dim=1)
+    _refuse_rows(f"'{name}' must be finite (got NaN or inf", bad, advice)
+    if not compared:
+        return
+    bound = f"'{name}' must have rows of a length of at most {_LONGEST_ROW:.1e}, whose squares "
+    bad = length > _LONGEST_ROW
+    _refuse_rows(f"{bound}float32 can hold (got up to {high:.1e}", bad, advice)
+    bound = f"'{name}' must have rows of zeros or of a length of at least {_SHORTEST_ROW:.0e}"
+    bad = (length < _SHORTEST_ROW) & (value != 0).any(dim=1)
+    _refuse_rows(f"{bound} (got shorter ones", bad, "Scale all rows, or check the encoder.")
+
+
+def _refuse_rows(start: str, bad: Tensor, advice: str) -> None:
+    rows = bad.nonzero()
+    if rows.numel():
+        raise ValueError(
+            f"{start} in {rows.size(0)} of {bad.numel()} rows, the first is row {int(rows[0])}). "
+            f"{advice}"
+        )
 
 
 def check_index_vector(name: str, value: Any, length: int) -> None:

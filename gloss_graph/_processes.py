@@ -102,6 +102,23 @@ def mean_over_processes(value: Tensor) -> Tensor:
     return gather_rows(value.detach().unsqueeze(0)).mean(dim=0)
 
 
+def own_rows(count: int, device: torch.device) -> Tensor:
+    """Which of the gathered rows (B,) bool are the `count` ones of this process."""
+    return gather_rows(torch.full((count,), rank(), device=device)) == rank()
+
+
+def share_of_mean(count: int, device: torch.device) -> float:
+    """Factor for a mean over the `count` rows of this process.
+
+    The mean over the processes of what results is then the mean over the rows of all. 1 with one
+    process; with several every process must ask.
+    """
+    if world_size() == 1:
+        return 1.0
+    mean = float(mean_over_processes(torch.tensor(float(count), device=device)))
+    return count / mean if mean else 1.0
+
+
 def step_generator(generator: torch.Generator, training: bool) -> torch.Generator:
     """The source of a step's random splits.
 

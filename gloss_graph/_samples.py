@@ -1,4 +1,4 @@
-"""Draws of documents that keep every class in sight."""
+"""Seeded draws of documents: any of them, or so that every class is kept in sight."""
 
 from __future__ import annotations
 
@@ -8,7 +8,30 @@ import numpy as np
 
 from gloss_graph._checks import check_positive_int
 
-__all__ = ["stratified_sample"]
+__all__ = ["seeded_sample", "stratified_sample"]
+
+
+def seeded_sample(total: int, size: int, seed: int = 0) -> np.ndarray:
+    """Draw positions by chance, whatever order the documents are in.
+
+    Every n-th of them would see one class only where the classes alternate.
+
+    Args:
+        total: Documents there are.
+        size: Documents wanted.
+        seed: Of the draw, which touches no other random state.
+
+    Returns:
+        `min(size, total)` distinct positions in ascending order, (n,) int64. Cost O(size).
+
+    Example:
+        >>> seeded_sample(3, 5).tolist(), seeded_sample(1000, 2).size
+        ([0, 1, 2], 2)
+    """
+    if size >= total:
+        return np.arange(total)
+    draw = np.random.default_rng(seed).choice(total, size, replace=False, shuffle=False)
+    return np.sort(draw)
 
 
 def stratified_sample(

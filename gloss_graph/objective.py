@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -9,9 +10,9 @@ from torch import Tensor, nn
 
 from gloss_graph._paper import PaperForms
 from gloss_graph._precision import finite_gradient, full_precision
-from gloss_graph._processes import step_generator
+from gloss_graph._processes import gather_rows, step_generator, world_size
 from gloss_graph._timing import StageClock
-from gloss_graph.graph.bandwidth import BandwidthRule
+from gloss_graph.graph.bandwidth import BandwidthRule, reads_labels
 from gloss_graph.graph.build import Connection, connect, document_data
 from gloss_graph.graph.checks import (
     check_batch,
@@ -64,7 +65,8 @@ class GraphGuidedObjective(PaperForms, PropagationPredictor, nn.Module):
             itself; all terms are binary. Needs `MemoryBank(num_classes=C)`.
         k: Neighbours a row in the graph.
         kernel: See `build_document_graph`.
-        bandwidth: \(\sigma\), see `build_document_graph`.
+        bandwidth: \(\sigma\), see `build_document_graph`; only labels that a step shows count.
+            `"interclass_min"`, made from labels, serves without a bank only.
         symmetrize: See `build_document_graph`.
         batch_edges: `"all"` connects all batch pairs, `"knn"` the k nearest in batch and bank
             together, `"auto"`: `"all"` if no remembered row takes part, else `"knn"`.
@@ -88,7 +90,8 @@ class GraphGuidedObjective(PaperForms, PropagationPredictor, nn.Module):
         consistency_start: Training steps before the first target is used.
         consistency_ramp: Steps in which the weight of \(L_C\) then rises.
         refresh_every: With `ids`, targets come from one solve over the whole bank every so many
-            steps; 0, or without bank or ids: from each step's own graph, all labels shown.
+            steps; 0, or without bank or ids: from each step's own graph, all labels shown, with
+            several processes that of all their batches.
         anchor: Weight of the frozen similarity where `frozen` features are passed.
         align: Power in [0, 1] of the class-mass alignment of targets and predictions.
         half_life: Steps in which the edges of a remembered row lose half their weight: an edge has
@@ -282,8 +285,8 @@ class GraphGuidedObjective(PaperForms, PropagationPredictor, nn.Module):
         Raises:
             TypeError: A value that is not a tensor.
             ValueError: Shapes, dtypes or devices that disagree; non-finite embeddings; labels
-                outside -1..C-1 (or [0, 1]), or of the other kind; `visible` on an unlabeled row.
-                The bank is untouched.
+                outside -1..C-1 (or [0, 1]), or of the other kind; `visible` on an unlabeled row;
+                rows of one id that differ in label or in `visible`. The bank is untouched.
         """
         beside = (self.memory, self.normalize_embeddings)
         check_views(embeddings, reference, frozen, *beside)
@@ -291,7 +294,7 @@ class GraphGuidedObjective(PaperForms, PropagationPredictor, nn.Module):
         sets = self.num_classes if self.multilabel else None
         labels, targets, ids = check_batch(view, labels, ids, *beside, sets)
         check_label_range(labels, self.num_classes)
-        visible = check_visible(visible, labels)
+        visible = check_visible(visible, labels, ids)
         if logits is not None:
             check_logits(logits, labels.numel(), self.num_classes)
         with full_precision(view.device.type):
@@ -311,12 +314,15 @@ class GraphGuidedObjective(PaperForms, PropagationPredictor, nn.Module):
                 cross_entropy = classification_loss(logits, labels, targets, self.class_weight)
                 if self.consistency_weight > 0:
                     known = (self.targets, self.memory, labels, ids, logits)
-                    given = (stored, labels, targets, ids, learned, False)
                     # The graph of an output lists every edge: the same up to rounding.
-                    same = None if return_output else own
+                    # A bandwidth made from labels is another where all of them are shown.
+                    shared = self.training and world_size() > 1
+                    alike = not (return_output or shared or reads_labels(self.bandwidth))
+                    same = own if alike else None
+                    given = (stored, labels, targets, ids, learned)
                     with self.seconds.timed("targets"):
                         consistency = consistency_loss(
-                            *known, lambda: same or self._connect(*given), self.training
+                            *known, lambda: same or self._connect_constants(*given), self.training
                         )
                 loss = self.graph_weight * graph_loss + (1.0 - self.graph_weight) * cross_entropy
                 loss = loss + self.consistency_weight * consistency
@@ -358,22 +364,37 @@ class GraphGuidedObjective(PaperForms, PropagationPredictor, nn.Module):
         listed: bool,
     ) -> Compared:
         """Connect, hide, propagate and compare."""
-        connection = self._connect(x, labels, targets, ids, learned, listed)
-        visible, seeds = shown_nodes(
-            connection.known_labels(),
-            connection.size,
-            self.visible_fraction,
-            self.memory_visible_fraction,
-            generator=step_generator(self.generator, self.training),
-            ids=ids,
-            visible=visible,
-        )
-        seeds, hidden = connection.on_nodes(seeds), (labels >= 0) & ~visible
+
+        def show(known: Tensor) -> Tensor:
+            return shown_nodes(
+                known,
+                labels.numel(),
+                self.visible_fraction,
+                self.memory_visible_fraction,
+                generator=step_generator(self.generator, self.training),
+                ids=ids,
+                visible=visible,
+            )
+
+        # Labels are hidden before the weights are made: a bandwidth may depend on labels.
+        connection = self._connect(x, labels, targets, ids, learned, listed, show)
+        seeds = connection.on_nodes(connection.shown)
+        hidden = (labels >= 0) & ~connection.shown[: labels.numel()]
         with self.seconds.timed("propagation"):
             loss, propagated, report = hidden_label_loss(
                 self.propagation, connection, seeds, hidden, self.form, self.class_weight, self.warm
             )
         return Compared(loss, connection, propagated, seeds, hidden, report)
+
+    def _connect_constants(
+        self, x: Tensor, labels: Tensor, targets: Tensor | None, ids: Tensor | None, learned: int
+    ) -> Connection:
+        """The graph that targets come from: while training, of the batches of all processes."""
+        if self.training:
+            x, labels = gather_rows(x), gather_rows(labels)
+            targets = None if targets is None else gather_rows(targets)
+            ids = None if ids is None else gather_rows(ids)
+        return self._connect(x, labels, targets, ids, learned, False)
 
     def _connect(
         self,
@@ -383,6 +404,7 @@ class GraphGuidedObjective(PaperForms, PropagationPredictor, nn.Module):
         ids: Tensor | None,
         learned: int,
         listed: bool,
+        show: Callable[[Tensor], Tensor] | None = None,
     ) -> Connection:
         memory, neighbors = self.memory, None
         strength = self.remembered.strength(self.targets.steps)
@@ -397,6 +419,7 @@ class GraphGuidedObjective(PaperForms, PropagationPredictor, nn.Module):
         names = ("k", "kernel", "bandwidth", "symmetrize", "batch_edges", "hops")
         same: dict[str, Any] = {name: getattr(self, name) for name in names}
         same |= {"memory": memory, "neighbors": neighbors, "targets": targets, "listed": listed}
+        same["show"] = show
         with self.seconds.timed("graph"):
             found = connect(x, labels, ids, normalize_embeddings=self.normalize_embeddings, **same)
             return self.remembered.weigh(found, memory, strength)

@@ -142,7 +142,7 @@ def _edges(graph: Data, size: int) -> tuple[Tensor, Tensor, sparse.csr_array]:
         )
     weight = graph.get("edge_weight")
     if weight is None:
-        weight = torch.ones(edge_index.size(1))
+        weight = torch.ones(edge_index.size(1), dtype=torch.float32)
     weight = weight.detach().cpu().double().flatten()
     if weight.numel() != edge_index.size(1):
         raise ValueError(

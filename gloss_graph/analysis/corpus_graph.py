@@ -101,7 +101,7 @@ def document_graph(
         keep_features: Keep the rows (N, D) as ``x``.
         exact_up_to: Documents up to which the search is exact.
         probes: Cells of the inverted file a document is compared with, by default 1 in 16.
-        seed: Of the inverted file.
+        seed: Of the inverted file, and of the sample its recall is measured on.
         progress: Show progress bars.
 
     Returns:
@@ -151,7 +151,7 @@ def document_graph(
         max_length=max_length,
         progress=progress,
     )
-    check_matrix("source", found.rows)
+    check_matrix("source", found.rows, normalized=normalize_embeddings)
     rows = found.rows.float()
     x = unit_rows(rows) if normalize_embeddings else rows
     neighbors = corpus_neighbors(

@@ -11,6 +11,7 @@ import faiss
 import torch
 from torch import Tensor
 
+from gloss_graph._samples import seeded_sample
 from gloss_graph.memory.search import nearest_others, squared_distances
 
 __all__ = ["CorpusNeighbors", "corpus_neighbors"]
@@ -53,7 +54,7 @@ def corpus_neighbors(
             about 4 √N cells and compares a row with those of the nearest cells; distances are
             exact there too.
         probes: Cells a row is compared with, by default 1 in 16.
-        seed: Of the cells.
+        seed: Of the cells, and of the sample that recall is measured on.
         progress: Show a progress bar.
 
     Cost O(N² D) exact, about O(N^1.5 D + N² D / 16) beyond.
@@ -73,7 +74,7 @@ def corpus_neighbors(
         else:
             parts.append(_approximate(index, x, rows, k))
     squared, indices = (torch.cat(column) for column in zip(*parts, strict=True))
-    recall = 1.0 if exact else _recall(x, squared, k)
+    recall = 1.0 if exact else _recall(x, squared, k, seed)
     return CorpusNeighbors(squared, indices, "exact" if exact else "ivf", recall)
 
 
@@ -114,8 +115,8 @@ def _approximate(
     return squared[:, :k], places.gather(1, order)[:, :k]
 
 
-def _recall(x: Tensor, squared: Tensor, k: int) -> float:
+def _recall(x: Tensor, squared: Tensor, k: int, seed: int) -> float:
     """Share of the found that are no farther than the true k-th neighbour."""
-    sample = torch.linspace(0, x.size(0) - 1, _RECALL_SAMPLE).long().unique()
+    sample = torch.from_numpy(seeded_sample(x.size(0), _RECALL_SAMPLE, seed))
     last = nearest_others(x[sample], x, sample, k).squared_distances[:, -1:]
     return float((squared[sample] <= last * (1 + 1e-6)).float().mean())

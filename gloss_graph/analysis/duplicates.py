@@ -74,7 +74,7 @@ def _similarity(documents: Documents, graph: Data, rows: Tensor | None, edges: T
         return torch.cat(parts).clamp(-1.0, 1.0) if parts else source.float()
     sigma = graph.get("bandwidth")
     if sigma is None or not bool(torch.isfinite(torch.as_tensor(sigma)).all()):
-        return torch.full((edges.numel(),), -1.0)
+        return torch.full((edges.numel(),), -1.0, dtype=torch.float32)
     # w = exp(-d² / (2σ²)) and d² = 2 - 2 cos.
     weight = documents.edge_weight[edges].clamp(min=1e-300, max=1.0)
     return 1.0 + float(torch.as_tensor(sigma)) ** 2 * weight.log()

@@ -139,7 +139,7 @@ def data_from_columns(graph: GraphColumns) -> Data:
         column = _edge_column(name, values)
         put(f"edge_{_fitting(name, 'edge')}", column[entries], "edge")
     if not edge_index.numel():
-        data.edge_weight = torch.zeros(0)
+        data.edge_weight = torch.zeros(0, dtype=torch.float32)
     known = _label_names(graph)
     for name, values in graph.nodes.items():
         put(*_node_column(name, [values[i] for i in position.tolist()], known), "node")
@@ -275,7 +275,7 @@ def _edge_column(name: str, values: Any) -> Tensor:
 
 def _single(name: str, value: Any) -> Any:
     if name == "bandwidth":
-        return torch.tensor(float("nan") if value == "local" else float(value))
+        return torch.tensor(float("nan") if value == "local" else float(value), dtype=torch.float32)
     if isinstance(value, np.generic):
         value = value.item()
     if not isinstance(value, (str, bool, int, float)):

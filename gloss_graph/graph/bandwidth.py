@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from gloss_graph._checks import check_range
+from gloss_graph._samples import seeded_sample, stratified_sample
 from gloss_graph._space import Dimension, Range
 
 BandwidthRule = Callable[[Tensor, "Tensor | None"], Tensor]
@@ -20,16 +21,29 @@ BandwidthRule = Callable[[Tensor, "Tensor | None"], Tensor]
 SAMPLE_ROWS = 1024
 # Keeps exp(-0 / 2σ²) = 1 when all points coincide.
 _SMALLEST = 1e-6
+# Medians below so many times the longest row are lost in the rounding of a matrix product.
+_CLOSE = 0.01
+# Differences, not a matrix product: 0 where two points coincide.
+_EXACT = "donot_use_mm_for_euclid_dist"
+# Points closer than so many units in the last place of the longest one are one point.
+_SAME_POINT = 8.0
 
 
 def _median_distance(x: Tensor) -> Tensor:
     """Median of the whole matrix of distances with its zero diagonal, as published."""
+    median = _median_of(x, "use_mm_for_euclid_dist_if_necessary")
+    if bool(median < _CLOSE * torch.linalg.vector_norm(x, dim=1).amax()):
+        return _median_of(x, _EXACT)
+    return median
+
+
+def _median_of(x: Tensor, mode: str) -> Tensor:
     size = x.size(0)
     # Every pair stands in the matrix twice, so half of it holds the median, at another place.
     place = ((size * size - 1) // 2 - size) // 2
     if x.device.type != "cpu" or place < 0:
-        return torch.cdist(x, x).median()
-    distance = torch.cdist(x, x).view(-1)[_pairs(size)].numpy()
+        return torch.cdist(x, x, compute_mode=mode).median()
+    distance = torch.cdist(x, x, compute_mode=mode).view(-1)[_pairs(size)].numpy()
     return x.new_tensor(np.partition(distance, place)[place])
 
 
@@ -59,10 +73,10 @@ def inflection_bandwidth(x: Tensor, labels: Tensor | None = None) -> Tensor:
 def interclass_min_bandwidth(x: Tensor, labels: Tensor | None = None) -> Tensor:
     r"""\(\sigma\) = smallest distance between different labels / 3 (the released code's "mst").
 
-    Repeated points with different labels (distance 0) are left out.
+    Repeated points with different labels (distance 0 up to rounding) are left out.
 
     Raises:
-        ValueError: Fewer than two labeled classes in the sample.
+        ValueError: Fewer than two labeled classes.
     """
     if labels is None or labels[labels >= 0].unique().numel() < 2:
         raise ValueError(
@@ -71,8 +85,9 @@ def interclass_min_bandwidth(x: Tensor, labels: Tensor | None = None) -> Tensor:
         )
     labeled = labels >= 0
     x, labels = x[labeled], labels[labeled]
-    distance = torch.cdist(x, x)
-    between = (labels.unsqueeze(0) != labels.unsqueeze(1)) & (distance > 0)
+    distance = torch.cdist(x, x, compute_mode=_EXACT)
+    same = _SAME_POINT * torch.finfo(x.dtype).eps * torch.linalg.vector_norm(x, dim=1).amax()
+    between = (labels.unsqueeze(0) != labels.unsqueeze(1)) & (distance > same)
     if not bool(between.any()):
         return distance.new_zeros(())
     return distance[between].min() / 3.0
@@ -130,6 +145,38 @@ BANDWIDTH_NAMES = (*BANDWIDTH_RULES, "local")
 SEARCH_SPACE: dict[str, Dimension] = {"bandwidth": Range(0.1, 10.0, log=True)}
 
 
+def needs_labels(bandwidth: float | str | BandwidthRule) -> bool:
+    """Whether a bandwidth is made from labels, so that without two classes there is none.
+
+    Example:
+        >>> needs_labels("interclass_min"), needs_labels("sqrt"), needs_labels(0.5)
+        (True, False, False)
+    """
+    rule = bandwidth.rule if isinstance(bandwidth, ScaledBandwidth) else bandwidth
+    return rule == "interclass_min"
+
+
+def reads_labels(bandwidth: float | str | BandwidthRule) -> bool:
+    """Whether a bandwidth may depend on labels, as that of a function of the user's does."""
+    if isinstance(bandwidth, ScaledBandwidth):
+        return needs_labels(bandwidth)
+    return callable(bandwidth) or needs_labels(bandwidth)
+
+
+def check_fits_bank(bandwidth: float | str | BandwidthRule) -> None:
+    """Raise if `bandwidth` cannot serve where a corpus is propagated over as a whole.
+
+    Raises:
+        ValueError: A rule made from labels.
+    """
+    if needs_labels(bandwidth):
+        raise ValueError(
+            f"'bandwidth' must not be {bandwidth!r} where labels propagate over a whole corpus: "
+            "that rule is made from labels, so every answer about a document would depend on "
+            "the document's own label. Use 'sqrt', 'inflection', 'local' or a number."
+        )
+
+
 def check_bandwidth(bandwidth: float | str | BandwidthRule) -> None:
     """Raise unless `bandwidth` is a positive number, a rule name or a callable.
 
@@ -155,7 +202,8 @@ def estimate_bandwidth(
     Args:
         bandwidth: A number, a rule name other than `"local"`, or a callable
             `(sample (S, D), labels (S,) or None) -> scalar`.
-        x: (N, D) points; more than 1,024 are sampled evenly in their order, so never N x N.
+        x: (N, D) points; of more than 1,024 as many are drawn, the same ones each time, so never
+            N x N. `"interclass_min"` draws labeled ones, of every class.
         labels: (N,) long, -1 = unlabeled.
 
     Returns:
@@ -175,13 +223,32 @@ def estimate_bandwidth(
     if bandwidth == "local":
         raise ValueError("bandwidth='local' has no single value; use local_scales().")
     if x.size(0) > SAMPLE_ROWS:
-        keep = torch.linspace(0, x.size(0) - 1, SAMPLE_ROWS, device=x.device).long()
+        keep = drawn_rows(bandwidth, x.size(0), labels, SAMPLE_ROWS).to(x.device)
         x, labels = x[keep], None if labels is None else labels[keep]
     rule = BANDWIDTH_RULES[bandwidth] if isinstance(bandwidth, str) else bandwidth
     sigma = torch.as_tensor(rule(x, labels), dtype=x.dtype, device=x.device)
     if sigma.dim() != 0 or not bool(torch.isfinite(sigma)) or bool(sigma < 0):
         raise ValueError(f"'bandwidth' rule must return one number >= 0 (got {sigma.tolist()}).")
     return sigma.clamp(min=_SMALLEST)
+
+
+def drawn_rows(
+    bandwidth: float | str | BandwidthRule, total: int, labels: Tensor | None, size: int
+) -> Tensor:
+    """The rows a bandwidth is estimated on: a seeded draw of at most `size` positions (n,) long.
+
+    Args:
+        bandwidth: The rule; one made from labels gets labeled rows only, of every class.
+        total: Rows there are.
+        labels: (total,) long, -1 = unlabeled, or None.
+        size: Rows wanted.
+    """
+    if labels is None or not needs_labels(bandwidth):
+        return torch.from_numpy(seeded_sample(total, size))
+    labeled = (labels >= 0).nonzero().squeeze(1).cpu()
+    if labeled.numel() <= size:
+        return labeled
+    return labeled[torch.from_numpy(stratified_sample(labels.cpu()[labeled], size))]
 
 
 def local_scales(squared: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -12,6 +13,7 @@ from gloss_graph._checks import check_choice, check_positive_int
 from gloss_graph.graph.bandwidth import (
     BandwidthRule,
     check_bandwidth,
+    drawn_rows,
     estimate_bandwidth,
     local_scales,
 )
@@ -50,8 +52,9 @@ class Connection(NamedTuple):
     bank slot `slots[m]`. `edge_index` (2, E) long and `edge_weight` (E,); when all batch pairs
     are connected and no remembered row takes part, `full` (B, B) holds the weights instead and
     `edge_weight` is None. `y` (N,) labels, `bandwidth` scalar, `neighbors` the lists to enqueue
-    with the batch (None without a bank). `targets` (N, C) of label sets, or None; `y` then says
-    which nodes have any (0 or -1).
+    with the batch (None without a bank). `shown` (n,) bool says which of the nodes that take part,
+    batch rows first, show their label. `targets` (N, C) of label sets, or None; `y` then says which
+    nodes have any (0 or -1).
 
     With `bank` the edges stand there instead (none in `edge_index`) and, without `hops`, every
     stored row is a node, size + slot; those not among `slots` take no part, their `y` is -1.
@@ -65,21 +68,13 @@ class Connection(NamedTuple):
     slots: Tensor
     neighbors: NeighborLists | None
     bandwidth: Tensor
+    shown: Tensor
     targets: Tensor | None = None
     bank: BankEdges | None = None
 
-    def _all_take_part(self) -> bool:
-        return self.y.numel() == self.size + self.slots.numel()
-
-    def known_labels(self) -> Tensor:
-        """`y` of the nodes that take part, batch rows first."""
-        if self._all_take_part():
-            return self.y
-        return torch.cat([self.y[: self.size], self.y[self.size + self.slots]])
-
     def on_nodes(self, mask: Tensor) -> Tensor:
         """A mask over the nodes that take part as one over all nodes (N,) bool."""
-        if self._all_take_part():
+        if self.y.numel() == mask.numel():
             return mask
         out = torch.zeros_like(self.y, dtype=torch.bool)
         out[: self.size] = mask[: self.size]
@@ -121,7 +116,9 @@ def build_document_graph(
         kernel: `"gaussian"`, `"cosine"` (of unit rows, no bandwidth), or a callable
             `(squared, squared_bandwidth) -> weight`.
         bandwidth: \(\sigma\): a number, `"sqrt"`, `"inflection"`, `"interclass_min"`, `"local"`
-            or a callable, see `estimate_bandwidth`. No gradient flows through it.
+            or a callable, see `estimate_bandwidth`. No gradient flows through it. With
+            `"interclass_min"` the weights depend on every label, so hide the labels that an
+            answer must not know.
         symmetrize: `"union"` or `"mutual"`; a remembered row lists a batch row if it is closer
             than the farthest neighbour it has stored.
         batch_edges: `"knn"`: a batch row lists its k nearest in batch and bank together;
@@ -200,12 +197,15 @@ def connect(
     neighbors: NeighborLists | None = None,
     targets: Tensor | None = None,
     listed: bool = True,
+    show: Callable[[Tensor], Tensor] | None = None,
 ) -> Connection:
     """Build the graph of checked arguments; see `build_document_graph`.
 
     `neighbors` are `memory.neighbors(embeddings, ids, k)`, searched for when left out; `targets`
     (B, C) come with labels that only mark the labeled rows. `listed=False` may leave the edges
-    among remembered rows where the bank keeps them.
+    among remembered rows where the bank keeps them. `show` says of the labels (n,) of the nodes
+    that take part, batch rows first, which of them are shown (n,) bool: all by default. The
+    bandwidth sees no other label.
     """
     x = embeddings.to(torch.promote_types(embeddings.dtype, torch.float32))
     if kernel is cosine_kernel and not normalize_embeddings:
@@ -221,7 +221,7 @@ def connect(
         rows = unit_rows(x) if normalize_embeddings else x
         near = slots if hops is None else near_slots(memory, slots, neighbors, hops)
         if near.numel():
-            chosen = (*chosen, hops is not None)
+            chosen = (*chosen, hops is not None, show)
             return _connect_bank(rows, labels, targets, memory, near, neighbors, *chosen)
     stored = stored_links(memory, slots, size)
     if memory is not None and neighbors is not None and hops is not None:
@@ -252,6 +252,7 @@ def connect(
         edge_index, link = symmetrize_links(links.source, links.target, num_nodes, symmetrize)
         squared = links.squared.index_select(0, link)
 
+    shown, visible = _shown(y, show)
     if bandwidth == "local":
         scales = torch.cat([local_scales(batch_lists), local_scales(memory_lists)]).to(x.dtype)
         sigma = scales.new_tensor(float("nan"))
@@ -263,14 +264,15 @@ def connect(
         points = x.detach()
         if normalize_embeddings and squared.dim() == 2 and not isinstance(bandwidth, (int, float)):
             points = unit_rows(points)
-        sigma = _bandwidth(bandwidth, points, labels, memory, slots)
+        sigma = _bandwidth(bandwidth, points, visible, memory, slots)
         squared_sigma = sigma.square()
     # A kernel sees one entry an edge, whatever holds them here.
     weight = weigh(kernel, squared.flatten(), squared_sigma.flatten())
     edge_weight, full = (weight if squared.dim() == 1 else None), None
     if edge_weight is None:
         full = weight.view(size, size).masked_fill(diagonal_mask(size, x.device), 0.0)
-    return Connection(edge_index, edge_weight, full, y, size, slots, neighbors, sigma, targets)
+    found = (y, size, slots, neighbors, sigma, shown, targets)
+    return Connection(edge_index, edge_weight, full, *found)
 
 
 def _connect_bank(
@@ -285,13 +287,15 @@ def _connect_bank(
     bandwidth: float | str | BandwidthRule,
     all_batch: bool,
     near: bool,
+    show: Callable[[Tensor], Tensor] | None,
 ) -> Connection:
     """As `connect`, for rows `x` that are normalised already if the bank is.
 
     Nodes are the `slots` where only those `near` the batch are wanted, else all of the bank.
     """
     size = x.size(0)
-    sigma = _bandwidth(bandwidth, x.detach(), labels, memory, slots)
+    shown, visible = _shown(torch.cat([labels, memory.slot_labels[slots]]), show)
+    sigma = _bandwidth(bandwidth, x.detach(), visible, memory, slots)
     edges = bank_edges(x, memory, slots, neighbors, k, all_batch, kernel, sigma.square(), near)
     which: Tensor | slice = slots if near else slice(len(memory))
     y = torch.cat([labels, memory.slot_labels[which]])
@@ -301,7 +305,13 @@ def _connect_bank(
         if memory.slot_targets is not None:
             targets = torch.cat([targets, memory.slot_targets[which].to(x.dtype)])
     none = slots[:0].expand(2, 0)
-    return Connection(none, None, None, y, size, slots, neighbors, sigma, targets, edges)
+    return Connection(none, None, None, y, size, slots, neighbors, sigma, shown, targets, edges)
+
+
+def _shown(y: Tensor, show: Callable[[Tensor], Tensor] | None) -> tuple[Tensor, Tensor]:
+    """Which labels (n,) are shown, and the labels without the others."""
+    shown = y >= 0 if show is None else show(y)
+    return shown, torch.where(shown, y, -1)
 
 
 def _nearest_lists(squared: Tensor, k: int) -> Tensor:
@@ -327,14 +337,15 @@ def _bandwidth(
     memory: MemoryBank | None,
     slots: Tensor,
 ) -> Tensor:
-    """Bandwidth from the batch and an even sample of the remembered rows."""
+    """Bandwidth from the batch and a draw of the remembered rows; `labels` (n,) are of both."""
     if memory is None or slots.numel() == 0:
         return estimate_bandwidth(bandwidth, x, labels)
+    own, known = labels.split([x.size(0), slots.numel()])
     if slots.numel() > _BANDWIDTH_MEMORY_ROWS:
-        last = slots.numel() - 1
-        slots = slots[torch.linspace(0, last, _BANDWIDTH_MEMORY_ROWS, device=x.device).long()]
+        keep = drawn_rows(bandwidth, slots.numel(), known, _BANDWIDTH_MEMORY_ROWS).to(x.device)
+        slots, known = slots[keep], known[keep]
     x = torch.cat([x, memory.rows[slots].to(x.dtype)])
-    return estimate_bandwidth(bandwidth, x, torch.cat([labels, memory.slot_labels[slots]]))
+    return estimate_bandwidth(bandwidth, x, torch.cat([own, known]))
 
 
 def document_data(connection: Connection, ids: Tensor | None, memory: MemoryBank | None) -> Data:

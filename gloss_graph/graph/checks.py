@@ -12,6 +12,7 @@ from gloss_graph._checks import (
     check_matrix,
     check_tensor,
 )
+from gloss_graph.graph.visibility import one_per_document
 from gloss_graph.memory import MemoryBank
 from gloss_graph.memory.targets import check_same_targets, read_labels
 
@@ -39,7 +40,8 @@ def check_batch(
     device = embeddings.device
     if memory is not None:
         check_device("'embeddings'", embeddings, "'memory'", memory.rows.device)
-    check_matrix("embeddings", embeddings, columns=None if memory is None else memory.dim)
+    columns = None if memory is None else memory.dim
+    check_matrix("embeddings", embeddings, columns, normalized=normalize_embeddings)
     size = embeddings.size(0)
     known, targets = read_labels(labels, size, num_classes, device)
     if ids is not None:
@@ -87,14 +89,27 @@ def check_logits(logits: Tensor, size: int, num_classes: int) -> None:
     check_matrix("logits", logits)
 
 
-def check_visible(visible: Tensor | None, labels: Tensor) -> Tensor | None:
-    """`visible` (B,) on the labels' device; raise if it marks an unlabeled row."""
+def check_visible(
+    visible: Tensor | None, labels: Tensor, ids: Tensor | None = None
+) -> Tensor | None:
+    """`visible` (B,) on the labels' device; raise unless it fits the labels and documents.
+
+    Rows with one id are one document: a twin that shows the label would tell it to the others.
+
+    Raises:
+        ValueError: Shape or dtype; an unlabeled row is marked; rows with one id differ in label or
+            in visibility.
+    """
+    if ids is not None:
+        one_per_document("labels", labels, ids)
     if visible is None:
         return None
     check_mask("visible", visible, labels.numel())
     visible = visible.to(labels.device)
     if bool((visible & (labels < 0)).any()):
         raise ValueError("'visible' marks rows whose label is -1 (unlabeled).")
+    if ids is not None:
+        one_per_document("visible", visible.long(), ids)
     return visible
 
 
@@ -108,7 +123,7 @@ def check_views(
     """Raise unless the other views of a batch fit the embeddings and the bank."""
     check_tensor("embeddings", embeddings)
     if reference is not None:
-        check_matrix("reference", reference)
+        check_matrix("reference", reference, normalized=normalize_embeddings)
         if reference.shape != embeddings.shape or reference.device != embeddings.device:
             raise ValueError(
                 f"'reference' must have the shape and device of 'embeddings' "
@@ -116,9 +131,11 @@ def check_views(
             )
     if frozen is None:
         return
-    check_matrix("frozen", frozen)
+    check_matrix("frozen", frozen, normalized=True)
     if not normalize_embeddings:
         raise ValueError("'frozen' needs normalize_embeddings=True.")
+    # Before they become part of a joint row, which hides their length.
+    check_matrix("embeddings", embeddings, normalized=True)
     if memory is not None and embeddings.dim() == 2:
         wanted = memory.dim - embeddings.size(1)
         if frozen.size(1) != wanted:

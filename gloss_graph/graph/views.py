@@ -30,7 +30,7 @@ def joint_view(x: Tensor, frozen: Tensor | None, anchor: float) -> Tensor:
     """
     if frozen is None:
         return x
-    check_matrix("frozen", frozen)
+    check_matrix("frozen", frozen, normalized=True)
     if frozen.size(0) != x.size(0) or frozen.device != x.device:
         raise ValueError(
             f"'frozen' must hold one row an embedding on the same device (got "

@@ -49,18 +49,34 @@ def visible_split(
     check_range("visible_fraction", fraction, 0.0, 1.0)
     documents, document_of = labels, None
     if ids is not None:
-        unique, document_of = ids.unique(return_inverse=True)
-        documents = labels.new_full((unique.numel(),), -1)
-        documents = documents.scatter_reduce(0, document_of, labels, "amax")
-        clash = (documents[document_of] != labels).nonzero()
-        if clash.numel():
-            row = int(clash[0])
-            raise ValueError(
-                f"'labels' must agree for rows with the same id (id {int(ids[row])} has labels "
-                f"{int(labels[row])} and {int(documents[document_of[row]])})."
-            )
+        documents, document_of = one_per_document("labels", labels, ids)
     visible = _stratified(documents.cpu(), fraction, generator, supplied).to(labels.device)
     return visible if document_of is None else visible[document_of]
+
+
+def one_per_document(name: str, values: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:
+    """Values (n,) of the n documents of a batch, and which of them every row is (B,) long.
+
+    Args:
+        name: Of the argument the values are.
+        values: (B,) long, at least -1.
+        ids: (B,) long document ids.
+
+    Raises:
+        ValueError: Rows with one id and different values.
+    """
+    unique, document_of = ids.unique(return_inverse=True)
+    documents = values.new_full((unique.numel(),), -1)
+    documents = documents.scatter_reduce(0, document_of, values, "amax")
+    clash = (documents[document_of] != values).nonzero()
+    if clash.numel():
+        row = int(clash[0])
+        raise ValueError(
+            f"'{name}' must agree for rows with the same id, which are one document (id "
+            f"{int(ids[row])} has {name} {int(values[row])} and "
+            f"{int(documents[document_of[row]])})."
+        )
+    return documents, document_of
 
 
 def shown_nodes(
@@ -72,8 +88,8 @@ def shown_nodes(
     generator: torch.Generator,
     ids: Tensor | None,
     visible: Tensor | None,
-) -> tuple[Tensor, Tensor]:
-    """Batch rows (B,) bool and nodes (N,) bool whose label is shown in a step.
+) -> Tensor:
+    """Nodes (N,) bool whose label is shown in a step.
 
     Args:
         y: (N,) long, the `size` = B batch rows first, -1 = unlabeled.
@@ -92,7 +108,7 @@ def shown_nodes(
         supplied = known[remembered]
     if visible is None:
         visible = visible_split(labels, fraction, generator=generator, ids=ids, supplied=supplied)
-    return visible, torch.cat([visible, remembered]) if known.numel() else visible
+    return torch.cat([visible, remembered]) if known.numel() else visible
 
 
 def _stratified(
@@ -106,7 +122,7 @@ def _stratified(
     first = counts.cumsum(0) - counts
     rank = torch.arange(labels.numel()) - first[inverse]
     rounding = torch.rand(values.numel(), generator=generator, dtype=torch.float64)
-    keep = (fraction * counts + rounding).floor().long()
+    keep = (fraction * counts.double() + rounding).floor().long()
     if fraction > 0:
         needed = torch.ones_like(values, dtype=torch.bool)
         if supplied is not None:

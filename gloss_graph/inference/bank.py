@@ -75,7 +75,7 @@ class BankInference:
             check_choice("rule", rule, RULES)
             if rule == "poisson" and self.settings.multilabel:
                 raise ValueError("'rule' must not be 'poisson' for label sets: scores, no shares.")
-        check_matrix("embeddings", embeddings)
+        check_matrix("embeddings", embeddings, normalized=self.settings.normalize)
         if ids is not None:
             check_index_vector("ids", ids, embeddings.size(0))
         if top:

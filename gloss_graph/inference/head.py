@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from gloss_graph._checks import check_matrix
 from gloss_graph.graph.bandwidth import BandwidthRule, local_scales
 from gloss_graph.graph.build import build_document_graph
 from gloss_graph.graph.distances import discounted, weigh
@@ -92,6 +93,7 @@ class PropagationHead:
         settings: HeadSettings,
         trust: Tensor | None = None,
     ) -> None:
+        check_matrix("rows", rows, normalized=settings.normalize)
         rows = rows.to(torch.promote_types(rows.dtype, torch.float32))
         self.rows = F.normalize(rows, dim=1) if settings.normalize else rows
         self.settings = settings

@@ -18,7 +18,7 @@ from gloss_graph._checks import (
     check_positive_int,
     check_range,
 )
-from gloss_graph.graph.bandwidth import BandwidthRule
+from gloss_graph.graph.bandwidth import BandwidthRule, check_fits_bank
 from gloss_graph.graph.kernels import resolve_kernel
 from gloss_graph.graph.visibility import visible_split
 from gloss_graph.inference.head import HeadSettings, PropagationHead
@@ -85,7 +85,7 @@ def graph_skill(
         repeats: Random splits.
         k: Neighbours a document; as for the following in `GraphGuidedObjective`.
         kernel: See above.
-        bandwidth: See above.
+        bandwidth: See above; none that is made from labels.
         symmetrize: See above.
         rule: See above.
         normalization: See above.
@@ -106,10 +106,11 @@ def graph_skill(
         >>> graph_skill(x, torch.arange(40) % 2, k=5).macro_f1
         1.0
     """
-    check_matrix("embeddings", embeddings)
+    check_matrix("embeddings", embeddings, normalized=True)
     check_index_vector("labels", labels, embeddings.size(0))
     check_range("holdout", holdout, 0.0, 1.0, open_low=True, open_high=True)
     check_positive_int("repeats", repeats)
+    check_fits_bank(bandwidth)
     labels = labels.long()
     known = labels >= 0
     classes, counts = labels[known].unique(return_counts=True)

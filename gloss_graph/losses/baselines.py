@@ -116,9 +116,9 @@ class MetricLoss(nn.Module):
             Scalar, 0 where the batch has no pair to compare.
 
         Raises:
-            ValueError: Shapes or dtypes that disagree, non-finite embeddings.
+            ValueError: Shapes or dtypes that disagree, non-finite embeddings or logits.
         """
-        check_matrix("embeddings", embeddings)
+        check_matrix("embeddings", embeddings, normalized=True)
         check_index_vector("labels", labels, embeddings.size(0))
         if ids is not None:
             check_index_vector("ids", ids, embeddings.size(0))
@@ -128,6 +128,7 @@ class MetricLoss(nn.Module):
         metric = self._compare(x, labels[known].long(), own)
         loss, cross_entropy = metric, torch.zeros_like(metric)
         if logits is not None:
+            check_matrix("logits", logits)
             cross_entropy = labeled_cross_entropy(logits, labels.long())
             loss = self.weight * metric + (1.0 - self.weight) * cross_entropy
         if self.memory is not None and self.training:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from gloss_graph._processes import any_process, gather_rows
+from gloss_graph._processes import any_process, own_rows, share_of_mean
 from gloss_graph._space import Dimension, Range
 from gloss_graph.graph.build import Connection
 from gloss_graph.inference.head import HeadSettings, PropagationHead
@@ -50,9 +50,9 @@ class GraphTargets(nn.Module):
     by document id in between, or from the graph of each step (`refresh_every=0`). Everything that
     training depends on is in persistent buffers.
 
-    With several processes all of them solve in the same step, over equal banks, as soon as any of
-    them holds an unlabeled row, and the running mean of classes is that of all their rows: every
-    buffer is bit-equal on all processes after every training step.
+    With several processes all of them solve in the same step, over equal banks or over the graph
+    of all their batches, as soon as any of them holds an unlabeled row: every buffer is bit-equal
+    on all processes after every training step.
 
     Args:
         capacity: Rows of the bank, 0 without one.
@@ -86,9 +86,9 @@ class GraphTargets(nn.Module):
         rows = capacity if refresh_every else 0
         self.register_buffer("steps", torch.zeros((), dtype=torch.long))
         self.register_buffer("solved_at", torch.full((), -1))
-        self.register_buffer("table", torch.zeros(rows, settings.num_classes))
+        self.register_buffer("table", torch.zeros(rows, settings.num_classes, dtype=torch.float32))
         self.register_buffer("table_ids", torch.full((rows,), -1))
-        self.register_buffer("confidence", torch.zeros(rows))
+        self.register_buffer("confidence", torch.zeros(rows, dtype=torch.float32))
         self.register_buffer("mass", unseen_mean(settings.num_classes))
         self._warned = False
 
@@ -131,22 +131,20 @@ class GraphTargets(nn.Module):
     def from_hits(self, hits: Tensor, labels: Tensor, unlabeled: Tensor) -> tuple[Tensor, Tensor]:
         """Targets (n, C) and confidence (n,) from hit mass (n, C) of the unlabeled batch rows.
 
-        While training the running mean takes the rows in, with several processes those of all,
-        so that every process must call.
+        While training the running mean takes the rows in.
 
         Args:
-            hits: (B, C) of the batch.
+            hits: (B, C) of the batch, with several processes that of all.
             labels: (N,) of all nodes of the step's graph, for the class shares.
             unlabeled: (B,) bool.
         """
         shares = row_shares(hits[unlabeled]).to(self.mass.dtype)
-        everyone = gather_rows(shares) if self.training else shares
         mass = self.mass
-        if everyone.size(0):
+        if shares.size(0):
             if self.training:
-                update_mean(mass, everyone.mean(dim=0))
+                update_mean(mass, shares.mean(dim=0))
             elif not is_seen(mass):
-                mass = everyone.mean(dim=0)
+                mass = shares.mean(dim=0)
         prior = class_shares(labels, self.settings.num_classes).to(shares)
         target = align_classes(shares, prior, mass, self.settings.align)
         return target, entropy_confidence(target)
@@ -173,13 +171,17 @@ def consistency_loss(
 ) -> Tensor:
     r"""\(L_C\), ramped: the logits of unlabeled rows against their targets.
 
+    A mean over the rows that have a target; with several processes that train, over those of all:
+    the mean of the losses, so of the gradients, is that of one process with the joined batch.
+
     Args:
         targets: Where targets come from.
         memory: The bank or None.
         labels: (B,) long, -1 = unlabeled; of label sets only this mark is read.
         ids: (B,) long or None.
         logits: (B, C).
-        connect: Makes the graph of this step's constant embeddings where a step needs its own.
+        connect: Makes the graph of this step's constant embeddings where a step needs its own,
+            while training that of the batches of all processes.
         training: Whether a solve over the bank may be due; every process must call then.
 
     Returns:
@@ -205,12 +207,17 @@ def consistency_loss(
             connection = connect()
             settings, seeds = targets.settings, connection.y >= 0
             layer = settings.layer(settings.num_classes + settings.multilabel)
-            hits = propagate_connection(layer, connection, seeds).values[: labels.numel()]
+            hits = propagate_connection(layer, connection, seeds).values[: connection.size]
+            free = ~seeds[: connection.size]
             if connection.targets is None:
-                target, confidence = targets.from_hits(hits, connection.y, unlabeled)
+                target, confidence = targets.from_hits(hits, connection.y, free)
             else:
                 mean = target_means(connection.targets, seeds)
-                target = arrival_shares(hits[where], mean).clamp(0.0, 1.0)
-                confidence = arrival_confidence(hits[where], target)
+                target = arrival_shares(hits[free], mean).clamp(0.0, 1.0)
+                confidence = arrival_confidence(hits[free], target)
+            if training:
+                own = own_rows(labels.numel(), labels.device)[free]
+                target, confidence = target[own], confidence[own]
     soft = soft_binary_cross_entropy if targets.settings.multilabel else soft_cross_entropy
-    return strength * soft(logits[where], target, confidence)
+    loss = strength * soft(logits[where], target, confidence)
+    return loss * share_of_mean(where.numel(), labels.device) if training else loss

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from gloss_graph.graph.bandwidth import BandwidthRule
+from gloss_graph.graph.bandwidth import BandwidthRule, needs_labels
 from gloss_graph.losses.graph import EPSILON
 from gloss_graph.memory import MemoryBank
 
@@ -106,8 +106,8 @@ def check_multilabel(
             f"'form' must be 'nll' with multilabel=True, the binary likelihood of every class "
             f"(got {form!r})."
         )
-    if bandwidth == "interclass_min":
+    if needs_labels(bandwidth):
         raise ValueError(
-            "'bandwidth' must not be 'interclass_min' with multilabel=True: label sets overlap. "
+            f"'bandwidth' must not be {bandwidth!r} with multilabel=True: label sets overlap. "
             "Use 'sqrt' or a number."
         )

@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from gloss_graph._checks import check_matrix
+
 
 def pair_cosine_loss(embeddings: Tensor, labels: Tensor, *, balanced: bool = True) -> Tensor:
     r"""SetFit's contrastive loss (Tunstall et al., 2022) over all pairs of a batch.
@@ -20,7 +22,11 @@ def pair_cosine_loss(embeddings: Tensor, labels: Tensor, *, balanced: bool = Tru
 
     Returns:
         Scalar; a kind of pair the batch lacks counts 0.
+
+    Raises:
+        ValueError: Non-finite embeddings, or rows too long or too short to be normalized.
     """
+    check_matrix("embeddings", embeddings, normalized=True)
     known = labels >= 0
     x = F.normalize(embeddings[known].float(), dim=1)
     same = labels[known].unsqueeze(0) == labels[known].unsqueeze(1)

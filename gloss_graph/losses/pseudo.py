@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from gloss_graph._checks import check_positive_int, check_range
-from gloss_graph._processes import any_process, gather_rows
+from gloss_graph._checks import check_matrix, check_positive_int, check_range
+from gloss_graph._processes import any_process, gather_rows, share_of_mean
 from gloss_graph.losses.graph import labeled_cross_entropy
 from gloss_graph.losses.schedule import is_seen, ramped, unseen_mean, update_mean
 from gloss_graph.propagation.alignment import align_classes, class_shares
@@ -61,7 +61,12 @@ class PseudoLabelLoss(nn.Module):
             logits: (B, C) of the model.
             labels: (B,) long, -1 = unlabeled.
             teacher_logits: (B, C), constants.
+
+        Raises:
+            ValueError: Logits that are no finite matrix.
         """
+        check_matrix("logits", logits)
+        check_matrix("teacher_logits", teacher_logits)
         cross_entropy = labeled_cross_entropy(logits, labels)
         unlabeled = labels < 0
         pseudo = logits.sum().float() * 0.0
@@ -73,6 +78,8 @@ class PseudoLabelLoss(nn.Module):
                 logits[unlabeled].float(), target.argmax(dim=1), reduction="none"
             )
             strength = ramped(int(self.steps), self.start, self.ramp)
+            if self.training:
+                strength *= share_of_mean(losses.numel(), labels.device)
             pseudo = pseudo + strength * (losses * confident).sum() / max(1, losses.numel())
         if self.training:
             self.steps += 1

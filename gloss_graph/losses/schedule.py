@@ -16,7 +16,7 @@ def ramped(step: int, start: int, ramp: int) -> float:
 
 def unseen_mean(num_classes: int) -> Tensor:
     """A running mean (C,) of class shares before anything was seen: negative."""
-    return torch.full((num_classes,), -1.0)
+    return torch.full((num_classes,), -1.0, dtype=torch.float32)
 
 
 def is_seen(mean: Tensor) -> bool:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from gloss_graph._checks import check_choice, check_positive_int, check_range
-from gloss_graph.graph.bandwidth import check_bandwidth
+from gloss_graph.graph.bandwidth import check_bandwidth, check_fits_bank
 from gloss_graph.graph.build import BATCH_EDGES
 from gloss_graph.graph.checks import check_memory
 from gloss_graph.graph.symmetrize import SYMMETRIZE
@@ -46,6 +46,8 @@ def check_settings(given: Mapping[str, Any]) -> str:
         check_positive_int("hops", given["hops"])
     memory, form = given["memory"], given["form"]
     check_memory(memory, given["normalize_embeddings"])
+    if memory is not None and memory.capacity:
+        check_fits_bank(given["bandwidth"])
     check_multilabel(multilabel, num_classes, memory, rule, form, given["bandwidth"])
     form = form or ("scores" if rule == "poisson" else "nll")
     check_choice("form", form, FORMS)

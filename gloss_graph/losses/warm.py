@@ -34,7 +34,8 @@ class WarmStart(nn.Module):
             raise ValueError(f"'warm_start' must be False but for rule='harmonic' (got {rule!r}).")
         if memory is None:
             raise ValueError("'warm_start' must be False without 'memory': nothing persists.")
-        self.register_buffer("values", torch.full((memory.capacity, columns), 1.0 / columns))
+        start = torch.full((memory.capacity, columns), 1.0 / columns, dtype=torch.float32)
+        self.register_buffer("values", start)
 
     def guess(self, connection: Connection) -> Tensor | None:
         """Values (N, columns) of the nodes of a step over kept rows, of the batch their mean."""

@@ -132,7 +132,8 @@ class MemoryBank(SearchedRows):
     # ------------------------------------------------------------------ search
 
     def _prepare(self, name: str, embeddings: Tensor) -> Tensor:
-        check_matrix(name, embeddings, columns=self.dim)
+        unit = self.normalize
+        check_matrix(name, embeddings, self.dim, normalized=unit, compared=unit)
         check_device(f"'{name}'", embeddings, "the bank", self.rows.device)
         x = embeddings.detach()
         x = x.to(torch.promote_types(x.dtype, torch.float32))
@@ -257,8 +258,14 @@ class MemoryBank(SearchedRows):
         Raises:
             ValueError: A value beyond float16.
         """
-        if self.rows.dtype == torch.float16 and bool((x.abs() > _HALF_RANGE).any()):
-            raise ValueError("'embeddings' exceed float16. Use a bank with dtype=torch.float32.")
+        if self.rows.dtype != torch.float16:
+            return
+        beyond = (x.abs() > _HALF_RANGE).any(dim=1).nonzero()
+        if beyond.numel():
+            raise ValueError(
+                f"'embeddings' exceed float16 in {beyond.size(0)} of {x.size(0)} rows, the first "
+                f"is row {int(beyond[0])}. Use a bank with dtype=torch.float32."
+            )
 
     # ------------------------------------------------------------------ graph, upkeep
 

@@ -81,7 +81,7 @@ class LinkTable(nn.Module):
         self.k = k
         self.register_buffer("slots", torch.full((capacity, k), -1, dtype=torch.int32))
         self.register_buffer("slot_stamps", torch.zeros(capacity, k, dtype=torch.int32))
-        self.register_buffer("squared", torch.zeros(capacity, k))
+        self.register_buffer("squared", torch.zeros(capacity, k, dtype=torch.float32))
         # How many documents a slot has held.
         self.register_buffer("stamps", torch.zeros(capacity, dtype=torch.int32))
         # Derived, never saved: the undirected graph, and the state of the lists it belongs to.

@@ -60,7 +60,7 @@ class QuantizedRows(nn.Module):
         groups = -(-dim // group)
         self.register_buffer("codes", torch.zeros(capacity, groups, dtype=torch.uint8))
         # Of the length a row had to that of its codewords.
-        self.register_buffer("scale", torch.zeros(capacity))
+        self.register_buffer("scale", torch.zeros(capacity, dtype=torch.float32))
         self.register_buffer("codebook", torch.tensor(_codebook(group)))
         self.register_buffer("rotation", torch.tensor(_rotation(dim)))
         self.turned = TurnedRows(self)

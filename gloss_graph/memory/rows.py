@@ -63,7 +63,9 @@ class StoredRows(nn.Module):
         for name, value in buffers.items():
             self.register_buffer(name, value)
         # With targets `slot_labels` says which rows have any: 0 or -1.
-        targets = None if num_classes is None else torch.zeros(capacity, num_classes)
+        targets = None
+        if num_classes is not None:
+            targets = torch.zeros(capacity, num_classes, dtype=torch.float32)
         self.register_buffer("slot_targets", targets)
         self._slot_of: SlotMap | None = None
 

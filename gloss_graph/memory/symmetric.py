@@ -146,7 +146,7 @@ class RowBuffers:
                 return column, squared
         self._spare = [kept for kept in self._spare if kept[2]() is not None][-2:]
         room = int(entries * (1.0 + _HEADROOM))
-        return torch.empty(room, dtype=torch.int32), torch.empty(room)
+        return torch.empty(room, dtype=torch.int32), torch.empty(room, dtype=torch.float32)
 
     def lend(self, column: Tensor, squared: Tensor, owner: SymmetricLinks) -> None:
         """Remember who uses the memory that `take` gave."""

@@ -51,7 +51,7 @@ def _read_targets(
 ) -> tuple[Tensor, Tensor]:
     if labels is None:
         none = torch.full((size,), -1, device=device)
-        return none, torch.zeros(size, num_classes, device=device)
+        return none, torch.zeros(size, num_classes, dtype=torch.float32, device=device)
     check_tensor("labels", labels)
     if labels.shape != (size, num_classes) or not labels.is_floating_point():
         raise ValueError(

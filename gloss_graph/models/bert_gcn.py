@@ -146,7 +146,8 @@ class BertGCNClassifier:
             graph = graph_of(documents, config)
         device = find_device(config.device)
         self._place(graph, Places.of(documents.corpus), device)
-        self.memory = torch.zeros(len(documents.corpus), self.encoder.dim, device=device)
+        rows = len(documents.corpus)
+        self.memory = torch.zeros(rows, self.encoder.dim, dtype=torch.float32, device=device)
         if watch is not None:
             watch.begin()
         self._items = self.encoder.tokenize(documents.corpus.texts)

@@ -259,7 +259,7 @@ class TextEncoder(nn.Module):
         features = self.tokenize(texts, texts_b)
         order = sorted(range(len(features)), key=lambda row: -len(features[row]["input_ids"]))
         parameter = next(self.model.parameters())
-        parts: list[Tensor] = [torch.empty(0, self.dim)]
+        parts: list[Tensor] = [torch.empty(0, self.dim, dtype=torch.float32)]
         bar = Progress(console=Console(stderr=True), transient=True, disable=not progress)
         # A bar that is not shown would still end with an empty line.
         with evaluating(self), bar if progress else nullcontext():

@@ -98,7 +98,7 @@ class FeatureEncoder(nn.Module):
 
     def probe(self) -> dict[str, Tensor]:
         """A batch of one document, to try the adapter with."""
-        return {"features": torch.zeros(1, self.dim)}
+        return {"features": torch.zeros(1, self.dim, dtype=torch.float32)}
 
     def items(self, corpus: Corpus) -> list[dict[str, Tensor]]:
         """Features of every document, as items of a dataset.

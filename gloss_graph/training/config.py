@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields
 
 from gloss_graph._checks import check_choice, check_positive_int, check_range
 from gloss_graph._space import Dimension, Range
-from gloss_graph.graph.bandwidth import check_bandwidth
+from gloss_graph.graph.bandwidth import check_bandwidth, check_fits_bank
 from gloss_graph.losses import MemoryUse
 from gloss_graph.memory import EVICTIONS
 from gloss_graph.memory.quantized import check_bits
@@ -249,6 +249,8 @@ class TrainConfig:
                 "a rule of your own to GraphGuidedObjective."
             )
         check_bandwidth(self.bandwidth)
+        if self.memory_size != 0 and self.loss in ("gloss", "static-lp"):
+            check_fits_bank(self.bandwidth)
         if self.bandwidth == "local" and self.bandwidth_scale != 1:
             raise ValueError(
                 f"'bandwidth_scale' must be 1 for bandwidth='local' (got {self.bandwidth_scale})."

@@ -72,7 +72,9 @@ class BankRefresh(TrainerCallback):
             self._encode_batch(places[start : start + size]).to(device)
             for start in range(0, len(places), size)
         ]
-        return gather_rows(torch.cat([torch.empty(0, bank.dim, device=device), *rows]))
+        return gather_rows(
+            torch.cat([torch.empty(0, bank.dim, dtype=torch.float32, device=device), *rows])
+        )
 
     def _encode_batch(self, places: list[int]) -> Tensor:
         trainer = self._trainer

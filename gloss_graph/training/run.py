@@ -17,6 +17,7 @@ from torch import Tensor
 from transformers import TrainerCallback, set_seed
 
 from gloss_graph._processes import is_main, wait_for_all
+from gloss_graph._samples import seeded_sample
 from gloss_graph.inference import GraphSkill, graph_skill
 from gloss_graph.objective import GraphGuidedObjective
 from gloss_graph.text import Adapters, Corpus, FeatureEncoder, Splits, TextEncoder
@@ -319,8 +320,7 @@ def _sigma_sample(
 ) -> Tensor | None:
     if not (config.loss.startswith("gloss-") and isinstance(config.bandwidth, str)):
         return None
-    step = max(1, len(train) // _SIGMA_SAMPLE)
-    some = train.select(range(0, len(train), step)[:_SIGMA_SAMPLE])
+    some = train.select(seeded_sample(len(train), _SIGMA_SAMPLE).tolist())
     return encoder.embed(some, progress=progress)
 
 

@@ -34,6 +34,21 @@ def test_edges_of_build_document_graph(symmetrize: str, bandwidth: str | float) 
     assert (found.k, found.symmetrize, found.search, found.recall) == (6, symmetrize, "exact", 1.0)
 
 
+def test_recall_is_measured_on_documents_from_anywhere() -> None:
+    # Of a half of the documents nearly all neighbours are found, of the others few.
+    size = 2048
+    near = torch.eye(16)[torch.arange(size) % 16] + 0.001 * rows(size, 16)
+    found = []
+    for order in (torch.arange(2 * size), torch.arange(2 * size).view(size, 2).T.flatten()):
+        x = torch.stack([near, rows(size, 16, seed=1)], dim=1).flatten(0, 1)[order]
+        found.append(corpus_neighbors(x, 8, exact_up_to=0, probes=1))
+        exact = corpus_neighbors(x, 8).squared_distances[:, -1:]
+        true = (found[-1].squared_distances <= exact * (1 + 1e-6)).float().mean()
+        assert abs(found[-1].recall - float(true)) < 0.06
+    again = corpus_neighbors(x, 8, exact_up_to=0, probes=1)
+    assert again.recall == found[-1].recall
+
+
 def test_columns_of_plain_features() -> None:
     x = rows(3).numpy().astype(np.float16)
     texts = ["a\x00", "b", "c"]

@@ -19,6 +19,11 @@ from gloss_graph.graph.symmetrize import _symmetrize_sorted
 # ---------------------------------------------------------------- bandwidth
 
 
+def rows64(size: int, dim: int, seed: int = 0) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(size, dim, generator=generator, dtype=torch.float64)
+
+
 @pytest.mark.parametrize("count", [3, 4, 10, 31])
 def test_median_rules(count: int) -> None:
     generator = torch.Generator().manual_seed(count)
@@ -74,11 +79,64 @@ def test_rules_never_see_more_than_a_sample() -> None:
     def rule(sample: Tensor, labels: Tensor | None) -> Tensor:
         sizes.append((len(sample), len(labels)))
         assert torch.equal(sample.squeeze(1).long() % 3, labels)
-        assert (float(sample.min()), float(sample.max())) == (0.0, 4999.0)
+        assert sample.unique().numel() == len(sample)
         return sample.std()
 
-    estimate_bandwidth(rule, x, y)
+    sigma = estimate_bandwidth(rule, x, y)
     assert sizes == [(1024, 1024)]
+    # A draw from anywhere, the same each time; a number of documents that fits is taken whole.
+    assert float(sigma) == pytest.approx(float(x.std()), rel=0.05)
+    torch.manual_seed(1)
+    assert torch.equal(estimate_bandwidth(rule, x, y), sigma)
+    estimate_bandwidth(rule, x[:1024], y[:1024])
+    assert sizes[-1] == (1024, 1024)
+
+
+@pytest.mark.parametrize("period", [2, 5])
+def test_the_order_of_documents_does_not_decide_a_bandwidth(period: int) -> None:
+    # A wide class and narrow ones by turns: every n-th document is of the same class.
+    size = 1024 * period
+    x = torch.randn(size, 4, generator=torch.Generator().manual_seed(0))
+    x[torch.arange(size) % period > 0] *= 0.1
+    exact = math.sqrt(float(torch.cdist(x, x).median()) / 3.0)
+    for order in (torch.arange(size), (torch.arange(size) % period).argsort(stable=True)):
+        assert float(estimate_bandwidth("sqrt", x[order])) == pytest.approx(exact, rel=0.1)
+
+
+def test_interclass_min_looks_at_labeled_rows_of_every_class() -> None:
+    x = torch.arange(9000.0).unsqueeze(1)
+    few = torch.full((9000,), -1)
+    few[::2000] = torch.tensor([0, 0, 0, 0, 1])  # the documents 0, 2000, ... 8000
+    assert float(estimate_bandwidth("interclass_min", x, few)) == pytest.approx(2000.0 / 3.0)
+    rare = torch.zeros(9000, dtype=torch.long)
+    rare[4321] = 1
+    # One class is all but absent; which of its neighbours are drawn is chance.
+    assert 1 / 3 < float(estimate_bandwidth("interclass_min", x, rare)) < 30.0
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_repeated_points_are_at_distance_0_however_many_rows_there_are(dtype: torch.dtype) -> None:
+    x = torch.nn.functional.normalize(rows64(64, 32), dim=1)
+    x[1] = x[0]  # one text with two labels
+    y = torch.arange(64) % 2
+    distance = (x.unsqueeze(1) - x).norm(dim=2)
+    between = (y.unsqueeze(1) != y) & (distance > 0)
+    expected = float(distance[between].min()) / 3.0
+    found = float(estimate_bandwidth("interclass_min", x.to(dtype), y))
+    assert found == pytest.approx(expected, rel=1e-5)
+    # Divided in another way, so that they differ in the last place: still one point.
+    x = x.to(dtype)
+    x[1] *= 1.0 + torch.finfo(dtype).eps
+    assert float(estimate_bandwidth("interclass_min", x, y)) == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_medians_of_points_close_together_are_exact(dtype: torch.dtype) -> None:
+    x = torch.nn.functional.normalize(rows64(1, 32) + 1e-4 * rows64(64, 32, seed=1), dim=1)
+    x = x.to(dtype)
+    exact = math.sqrt(median_distance(x.double().numpy()) / 3.0)
+    assert float(estimate_bandwidth("sqrt", x)) == pytest.approx(exact, rel=1e-4)
+    assert float(estimate_bandwidth("sqrt", x[:1].repeat(64, 1))) == pytest.approx(1e-6)
 
 
 def test_coinciding_points_have_a_positive_bandwidth() -> None:
@@ -235,7 +293,8 @@ def test_rows_of_one_document_share_their_fate() -> None:
 
 
 def test_rows_of_one_document_must_agree() -> None:
-    message = "'labels' must agree for rows with the same id (id 4 has labels 0 and 1)"
+    message = "'labels' must agree for rows with the same id, which are one document (id 4 has "
+    message += "labels 0 and 1)"
     with pytest.raises(ValueError, match=re.escape(message)):
         split([0, 1, 1], 0.5, ids=[4, 5, 4])
     with pytest.raises(ValueError, match="'labels' must agree for rows with the same id"):

@@ -22,7 +22,8 @@ from gloss_graph._processes import (
     step_generator,
     world_size,
 )
-from gloss_graph.losses import PseudoLabelLoss
+from gloss_graph.losses import PseudoLabelLoss, classification_loss
+from gloss_graph.losses.graph import labeled_cross_entropy
 from gloss_graph.memory.gather import share_state
 from gloss_graph.memory.symmetric import build
 
@@ -169,6 +170,57 @@ def joined_gradient(apart: bool) -> Tensor:
     return x.grad
 
 
+UNLABELED_TERMS: dict[str, dict[str, Any]] = {
+    "table": {"refresh_every": 2},
+    "each step": {"refresh_every": 0},
+    "sets": {"refresh_every": 0, "multilabel": True},
+    "no bank": {"memory": None},
+    "pseudo": {},
+}
+
+
+def unlabeled_term(name: str, rank: int | None) -> list[Tensor]:
+    """Gradients of the logits in four steps: of one process, or (None) of the joined batches."""
+    settings = dict(UNLABELED_TERMS[name])
+    sets = CLASSES if settings.get("multilabel") else None
+    pseudo = PseudoLabelLoss(CLASSES, start=0, ramp=1, threshold=0.3)
+    memory = MemoryBank(64, DIM, k=4, num_classes=sets)
+    plain = {"memory": memory, "k": 4, "consistency_start": 1, "consistency_ramp": 1}
+    objective = GraphGuidedObjective(CLASSES, graph_weight=0.0, **(plain | settings))
+    generator, found = torch.Generator().manual_seed(7), []
+    for step in range(4):
+        # Some have no target yet: a bank that is empty at first, and other counts on each process.
+        counts = (torch.tensor([7, 4]) + step).tolist()
+        x = torch.randn(sum(counts), DIM, generator=generator).split(counts)
+        logits = torch.randn(sum(counts), CLASSES, generator=generator).split(counts)
+        ids = torch.randperm(30, generator=generator)[: sum(counts)].split(counts)
+        parts = range(WORLD) if rank is None else [rank]
+        z, own = (torch.cat([rows[r] for r in parts]) for rows in (x, logits))
+        known = torch.cat([ids[r] for r in parts])
+        labels = torch.where(known % 3 > 0, known % CLASSES, -1)
+        given = labels
+        if sets:
+            given = torch.eye(CLASSES)[labels.clamp(min=0)]
+            given[labels < 0] = torch.nan
+        own.requires_grad_()
+        if name == "pseudo":
+            # Cross-entropy is a mean over each process's labeled rows, which differ in number.
+            pseudo(own, labels, own.detach())
+            loss = pseudo(own, labels, own.detach()) - labeled_cross_entropy(own, labels)
+        else:
+            objective(z, given, ids=known, logits=own)
+            loss = objective(z, given, ids=known, logits=own)
+            loss = loss - classification_loss(own, *kinds_of(given, labels, bool(sets)), None)
+        loss.backward()
+        found.append(own.grad)
+    return found
+
+
+def kinds_of(given: Tensor, labels: Tensor, sets: bool) -> tuple[Tensor, Tensor | None]:
+    """Labels and targets as the loss of the labeled rows takes them."""
+    return labels, given.nan_to_num() if sets else None
+
+
 def work(rank: int, folder: Path) -> dict[str, Any]:
     before = (world_size(), launched(), is_main())
     dist.init_process_group("gloo")
@@ -188,6 +240,7 @@ def work(rank: int, folder: Path) -> dict[str, Any]:
         "links": shared_links(rank),
         "looked": looked(rank),
         "hidden": split_of_equal_batches(),
+        "unlabeled": {name: unlabeled_term(name, rank) for name in UNLABELED_TERMS},
         "apart": local_gradient(rank, True),
         "mixed": local_gradient(rank, False),
     }
@@ -282,6 +335,18 @@ def test_graph_loss_of_regions_apart_is_that_of_the_joined_batch(
     parts = torch.cat([result["apart"] for result in results])
     assert float(joined.abs().max()) > 1e-3
     torch.testing.assert_close(parts, joined, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", UNLABELED_TERMS)
+def test_the_unlabeled_term_is_that_of_the_joined_batch(
+    results: list[dict[str, Any]], name: str
+) -> None:
+    """Whatever the numbers of rows with a target, and wherever targets come from."""
+    joined = unlabeled_term(name, None)
+    assert all(float(grad.abs().max()) > 1e-4 for grad in joined[2:])
+    for step, expected in enumerate(joined):
+        parts = torch.cat([result["unlabeled"][name][step] for result in results]) / WORLD
+        torch.testing.assert_close(parts, expected, rtol=1e-3, atol=1e-6)
 
 
 def test_graph_loss_of_mixed_batches_is_not(results: list[dict[str, Any]]) -> None:

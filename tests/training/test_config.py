@@ -83,6 +83,14 @@ def test_in_batch_forms_take_one_rule_of_bandwidth(loss: str) -> None:
         TrainConfig(loss=loss, bandwidth="local")
 
 
+def test_a_bandwidth_made_from_labels_is_refused_where_the_corpus_is_remembered() -> None:
+    for loss in ("gloss", "static-lp"):
+        with pytest.raises(ValueError, match="'bandwidth' must not be 'interclass_min'"):
+            TrainConfig(loss=loss, bandwidth="interclass_min")
+    batches = TrainConfig(loss="gloss", bandwidth="interclass_min", memory_size=0)
+    assert batches.bandwidth == "interclass_min"
+
+
 def test_settings_are_frozen_and_by_name() -> None:
     config = TrainConfig()
     with pytest.raises(dataclasses.FrozenInstanceError):
