@@ -16,7 +16,7 @@ from gloss_graph._checks import (
     check_positive_int,
 )
 from gloss_graph.graph.views import joint_view, reweighted
-from gloss_graph.inference.head import FLOOR, HeadSettings, PropagationHead
+from gloss_graph.inference.head import FLOOR, Attachment, HeadSettings, PropagationHead
 from gloss_graph.memory import MemoryBank
 from gloss_graph.memory.quantized import Searched, searched
 from gloss_graph.memory.targets import is_labeled
@@ -172,10 +172,29 @@ class BankInference:
     def _attached(
         self, head: PropagationHead, queries: Tensor, own: Tensor | None, top: int
     ) -> Explanation:
+        """Every query beside the bank, as if its own stored copy had no label."""
         rows = queries if queries.size(1) == head.rows.size(1) else queries[:, : head.rows.size(1)]
         attached = head.attach(rows, own)
+        if own is None:
+            return self._answer(head, attached, None, top)
+        hidden = (own >= 0) & head.spreading[own]
+        groups = [(head, (~hidden).nonzero().squeeze(1))]
+        groups += [
+            (head.without(row), (own == row).nonzero().squeeze(1))
+            for row in own[hidden].unique().tolist()
+        ]
+        answers = [
+            self._answer(one, Attachment(*(part[where] for part in attached)), own[where], top)
+            for one, where in groups
+        ]
+        back = torch.cat([where for _, where in groups]).argsort()
+        return Explanation(*(torch.cat(field)[back] for field in zip(*answers, strict=True)))
+
+    def _answer(
+        self, head: PropagationHead, attached: Attachment, own: Tensor | None, top: int
+    ) -> Explanation:
         names, shares = head.deciding(attached, top)
-        return self._explain(head, head.hits_of(attached), names, shares)
+        return self._explain(head, head.hits_of(attached), own, names, shares)
 
     def _together(
         self,
@@ -202,19 +221,24 @@ class BankInference:
         # Positions among the kept rows -> slots; queries have no label and are never named.
         slots = kept.nonzero().squeeze(1)
         names = torch.where(names >= 0, slots[names.clamp(min=0, max=slots.numel() - 1)], -1)
-        return self._explain(head, head.hits[where], names, shares)
+        return self._explain(head, head.hits[where], None, names, shares)
 
     def _explain(
-        self, head: PropagationHead, hits: Tensor, names: Tensor, shares: Tensor
+        self,
+        head: PropagationHead,
+        hits: Tensor,
+        own: Tensor | None,
+        names: Tensor,
+        shares: Tensor,
     ) -> Explanation:
-        known = head.probabilities(hits)
+        known = head.probabilities(hits, own)
         confidence = head.confidence(hits, known)
         ids = torch.where(names >= 0, self.memory.ids[names.clamp(min=0)], -1)
         if self.settings.multilabel:
             return Explanation((1.0 - FLOOR) * known + FLOOR / 2.0, confidence, ids, shares)
         # Rows nothing reaches fall back to the class shares of the labels.
         nothing = known.sum(dim=1, keepdim=True) == 0
-        probabilities = torch.where(nothing, head.prior.to(known), known)
+        probabilities = torch.where(nothing, head.prior_of(own).to(known), known)
         probabilities = (1.0 - FLOOR) * probabilities + FLOOR / probabilities.size(1)
         return Explanation(probabilities, confidence, ids, shares)
 
