@@ -11,7 +11,12 @@ from scipy import sparse
 from torch import Tensor
 from torch_geometric.data import Data
 
-from gloss_graph._checks import INTEGER_DTYPES, check_matrix, check_tensor
+from gloss_graph._checks import (
+    INTEGER_DTYPES,
+    check_class_numbers,
+    check_matrix,
+    check_tensor,
+)
 from gloss_graph.analysis.columns import class_column, count_nodes
 
 __all__ = ["Documents", "read_documents", "read_embeddings"]
@@ -73,6 +78,7 @@ def read_documents(graph: Any) -> Documents:
     edge_index, weight, adjacency = _edges(graph, size)
     y = _column(graph, "y", size, torch.long, -1)
     y = np.where(y < 0, -1, y)
+    check_class_numbers("graph.y", int(y.max(initial=-1)))
     seeds = _column(graph, "seed_mask", size, torch.bool, True) & (y >= 0)
     names = _names(graph, int(y.max(initial=-1)) + 1)
     text = graph.get("text")
@@ -143,6 +149,7 @@ def _edges(graph: Data, size: int) -> tuple[Tensor, Tensor, sparse.csr_array]:
     weight = graph.get("edge_weight")
     if weight is None:
         weight = torch.ones(edge_index.size(1))
+    check_tensor("graph.edge_weight", weight)
     weight = weight.detach().cpu().double().flatten()
     if weight.numel() != edge_index.size(1):
         raise ValueError(
