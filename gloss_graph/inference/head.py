@@ -211,15 +211,25 @@ class PropagationHead:
             hits: What arrived.
             own: (n,) long, the labeled row each is to be independent of, or -1.
         """
+        if self.settings.rule != "poisson":
+            return self.votes(hits, own)
+        prior = self.prior if own is None else self.prior_of(own)
+        mass = self.mass if self._some_free else prior
+        factors = class_factors(prior, mass, self.settings.align)
+        return score_probabilities(hits * factors.to(hits), self.spread)
+
+    def votes(self, hits: Tensor, own: Tensor | None = None) -> Tensor:
+        """As `probabilities`, of Poisson scores the aligned shares of what is positive.
+
+        The same decision, and a verdict on classes that are ruled out, which says more to other
+        views of the documents than how likely each class is; but no probabilities: of two classes
+        one always has all.
+        """
         prior = self.prior if own is None else self.prior_of(own)
         if self.settings.multilabel:
             return arrival_shares(hits, prior).clamp(0.0, 1.0)
-        mass, align = self.mass if self._some_free else prior, self.settings.align
-        if self.settings.rule == "poisson":
-            return score_probabilities(
-                hits * class_factors(prior, mass, align).to(hits), self.spread
-            )
-        return align_classes(row_shares(hits), prior, mass, align)
+        mass = self.mass if self._some_free else prior
+        return align_classes(row_shares(hits), prior, mass, self.settings.align)
 
     def confidence(self, hits: Tensor, probabilities: Tensor) -> Tensor:
         """How far to trust `probabilities(hits)` (n, C), in [0, 1] (n,); 0 without mass."""

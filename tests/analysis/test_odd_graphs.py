@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import networkx as nx
@@ -30,7 +31,7 @@ def weighted(value: float, dtype: torch.dtype = torch.float64) -> Data:
 
 def measured(graph: Data) -> dict[tuple[str, str], float]:
     table = measures(graph)
-    return dict(zip(zip(table["scope"], table["measure"], strict=True), table["value"]))
+    return table.set_index(["scope", "measure"])["value"].to_dict()
 
 
 @pytest.mark.parametrize("unit", [1e-300, 1e-160, 1e200])
@@ -105,7 +106,9 @@ def test_homophily_of_a_damaged_graph_is_refused(change: dict, message: str) -> 
         ({"y": LABELS * 2**62}, "class numbers below 100,000"),
     ],
 )
-def test_damaged_columns_are_refused_by_name(ask, change: dict, message: str) -> None:  # noqa: ANN001
+def test_damaged_columns_are_refused_by_name(
+    ask: Callable[[Data], object], change: dict, message: str
+) -> None:
     graph = Data(**({"edge_index": EDGES, "y": LABELS, "num_nodes": 6} | change))
     with pytest.raises((ValueError, TypeError), match=message):
         ask(graph)
