@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sized
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +18,7 @@ from gloss_graph._checks import (
     check_matrix,
     check_tensor,
 )
-from gloss_graph.analysis.columns import class_column, count_nodes
+from gloss_graph.analysis.columns import class_column, class_names, count_nodes
 
 __all__ = ["Documents", "read_documents", "read_embeddings"]
 
@@ -82,10 +83,13 @@ def read_documents(graph: Any) -> Documents:
     seeds = _column(graph, "seed_mask", size, torch.bool, True) & (y >= 0)
     names = _names(graph, int(y.max(initial=-1)) + 1)
     text = graph.get("text")
-    if text is not None and (isinstance(text, str) or len(text) != size):
+    if text is not None and (
+        isinstance(text, str) or not isinstance(text, Sized) or len(text) != size
+    ):
+        count = len(text) if isinstance(text, Sized) else type(text).__name__
         raise ValueError(
             f"'graph.text' must hold one text a node, {size} of them "
-            f"(got {'a string' if isinstance(text, str) else len(text)})."
+            f"(got {'a string' if isinstance(text, str) else count})."
         )
     return Documents(
         size=size,
@@ -175,7 +179,7 @@ def _names(graph: Data, classes: int) -> tuple[str, ...]:
     names = graph.get("label_names")
     if names is None:
         return tuple(str(label) for label in range(classes))
-    names = tuple(str(name) for name in names)
+    names = tuple(class_names(names))
     if len(names) < classes:
         raise ValueError(
             f"'graph.label_names' must name every class (got {len(names)} names for class "

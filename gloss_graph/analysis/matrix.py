@@ -11,7 +11,7 @@ from scipy import sparse
 from torch_geometric.data import Data
 
 from gloss_graph._checks import INTEGER_DTYPES, check_class_numbers, check_tensor
-from gloss_graph.analysis.columns import class_column, count_nodes
+from gloss_graph.analysis.columns import class_column, class_names, count_nodes
 
 __all__ = ["GraphTable", "graph_table"]
 
@@ -62,14 +62,14 @@ def graph_table(graph: Data, label_names: Sequence[str] | None = None) -> GraphT
     seeds = _column(graph, "seed_mask", size, torch.bool, None)
     seeds = labels >= 0 if seeds is None else seeds & (labels >= 0)
     ids = _column(graph, "doc_id", size, torch.long, None)
-    names = graph.get("label_names") if label_names is None else label_names
+    given = graph.get("label_names") if label_names is None else label_names
+    names = None if given is None else class_names(given)
     if names is not None and int(labels.max(initial=-1)) >= len(names):
         raise ValueError(
             f"'label_names' must name every class (got {len(names)} names for class "
             f"{int(labels.max())}). Pass them in the order of the class numbers."
         )
-    named = None if names is None else [str(name) for name in names]
-    return GraphTable(adjacency, labels, seeds, np.arange(size) if ids is None else ids, named)
+    return GraphTable(adjacency, labels, seeds, np.arange(size) if ids is None else ids, names)
 
 
 def _adjacency(graph: Data, size: int) -> sparse.csr_array:

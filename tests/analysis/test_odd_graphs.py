@@ -16,6 +16,7 @@ from gloss_graph.analysis import (
     explain,
     measures,
     read_networkx,
+    to_networkx,
     write_graph,
 )
 
@@ -104,6 +105,9 @@ def test_homophily_of_a_damaged_graph_is_refused(change: dict, message: str) -> 
         ({"edge_weight": [1.0] * 14}, "edge_weight' must be a torch.Tensor"),
         ({"y": LABELS * 10**8}, r"class numbers below 100,000 \(got 100000000\)"),
         ({"y": LABELS * 2**62}, "class numbers below 100,000"),
+        ({"label_names": 3}, r"'label_names' must be a list of names.*\(got 3\)"),
+        ({"label_names": "ab"}, r"'label_names' must be a list of names.*\(got 'ab'\)"),
+        ({"text": 5}, r"text' must h.* \(got int\)"),
     ],
 )
 def test_damaged_columns_are_refused_by_name(
@@ -112,6 +116,28 @@ def test_damaged_columns_are_refused_by_name(
     graph = Data(**({"edge_index": EDGES, "y": LABELS, "num_nodes": 6} | change))
     with pytest.raises((ValueError, TypeError), match=message):
         ask(graph)
+
+
+@pytest.mark.parametrize("ask", [edge_homophily, measures, audit, to_networkx])
+def test_what_is_no_graph_is_refused(ask: Callable[[object], object]) -> None:
+    with pytest.raises((ValueError, TypeError), match=r"must be a .*Data \(got int\)"):
+        ask(5)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"texts": 5}, r"'texts' must have 6 entries, one per node \(got int\)"),
+        ({"split": 1.5}, r"'split' must have 6 entries, one per node \(got float\)"),
+        ({"predicted": 5}, r"'predicted' must have 6 entries, one per node \(got int\)"),
+        ({"label_names": 5}, "'label_names' must be a list of names"),
+        ({"max_text": "x"}, "'max_text' must be an integer of at least 1"),
+        ({"tolerance": [1.0]}, r"'tolerance' must be in \[0\.0, inf\]"),
+    ],
+)
+def test_options_of_an_export_are_refused_by_name(settings: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        to_networkx(weighted(1.0), **settings)
 
 
 def test_the_only_label_of_a_far_part_is_not_told_itself() -> None:
