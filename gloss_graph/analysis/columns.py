@@ -12,6 +12,7 @@ from torch import Tensor
 from torch_geometric.data import Data
 
 __all__ = [
+    "check_max_text",
     "class_column",
     "class_names",
     "clean_text",
@@ -54,6 +55,20 @@ def clean_text(text: str, limit: int | None = None) -> str:
     if limit is not None and len(text) > limit:
         text = text[: limit - 1].rstrip() + "…"
     return text
+
+
+def check_max_text(max_text: Any) -> None:
+    """Raise unless `max_text` is a whole number of at least 1, or None.
+
+    Raises:
+        ValueError: names it.
+    """
+    whole = isinstance(max_text, int) and not isinstance(max_text, bool)
+    if max_text is not None and not (whole and max_text >= 1):
+        raise ValueError(
+            f"'max_text' must be at least 1 (got {max_text!r}). Pass a whole number of "
+            "characters, or None for no limit."
+        )
 
 
 def count_nodes(data: Data) -> int:

@@ -7,6 +7,7 @@ import math
 import sys
 from collections.abc import Iterable, Sequence
 from itertools import repeat
+from numbers import Real
 from typing import Any
 
 import networkx as nx
@@ -15,8 +16,8 @@ import torch
 from torch import Tensor
 from torch_geometric.data import Data
 
-from gloss_graph._checks import check_positive_int, check_range
 from gloss_graph.analysis.columns import (
+    check_max_text,
     class_column,
     class_names,
     clean_text,
@@ -119,7 +120,8 @@ def to_networkx(
     See also: ``write_graph`` to save the result; ``torch_geometric.utils.to_networkx`` for
     directed and heterogeneous graphs and for vector attributes, which no text format takes.
     """
-    check_range("tolerance", tolerance, 0.0, math.inf)
+    if not isinstance(tolerance, Real) or not tolerance >= 0:
+        raise ValueError(f"'tolerance' must be at least 0 (got {tolerance}). 0 asks for equality.")
     num_nodes = count_nodes(data)
     edges = edge_columns(data, num_nodes, directed=directed, tolerance=tolerance)
     columns = node_columns(data, texts, label_names, predicted, split, max_text)
@@ -205,8 +207,7 @@ def node_columns(
     Raises:
         ValueError: see ``to_networkx``.
     """
-    if max_text is not None:
-        check_positive_int("max_text", max_text)
+    check_max_text(max_text)
     num_nodes = count_nodes(data)
     texts = data.get("text") if texts is None else texts
     split = data.get("split") if split is None else split
