@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sized
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -84,9 +84,9 @@ def read_documents(graph: Any) -> Documents:
     names = _names(graph, int(y.max(initial=-1)) + 1)
     text = graph.get("text")
     if text is not None and (
-        isinstance(text, str) or not isinstance(text, Sized) or len(text) != size
+        isinstance(text, str) or not isinstance(text, Collection) or len(text) != size
     ):
-        count = len(text) if isinstance(text, Sized) else type(text).__name__
+        count = len(text) if isinstance(text, Collection) else type(text).__name__
         raise ValueError(
             f"'graph.text' must hold one text a node, {size} of them "
             f"(got {'a string' if isinstance(text, str) else count})."

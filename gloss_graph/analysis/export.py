@@ -7,7 +7,6 @@ import math
 import sys
 from collections.abc import Iterable, Sequence
 from itertools import repeat
-from numbers import Real
 from typing import Any
 
 import networkx as nx
@@ -120,7 +119,7 @@ def to_networkx(
     See also: ``write_graph`` to save the result; ``torch_geometric.utils.to_networkx`` for
     directed and heterogeneous graphs and for vector attributes, which no text format takes.
     """
-    if not isinstance(tolerance, Real) or not tolerance >= 0:
+    if not isinstance(tolerance, (int, float)) or not tolerance >= 0:
         raise ValueError(f"'tolerance' must be at least 0 (got {tolerance}). 0 asks for equality.")
     num_nodes = count_nodes(data)
     edges = edge_columns(data, num_nodes, directed=directed, tolerance=tolerance)
