@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -13,6 +14,8 @@ _LONGEST_ROW = 2.0**63
 # Shorter rows than this are not brought to length 1 (`torch.nn.functional.normalize`).
 _SHORTEST_ROW = 1e-12
 
+#: Classes a graph of documents may number.
+MOST_CLASSES = 100_000
 INTEGER_DTYPES = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 
 
@@ -41,9 +44,13 @@ def check_range(
     Raises:
         ValueError: Names the bounds and the value; NaN is outside every range.
     """
-    above = value > low if open_low else value >= low
-    below = value < high if open_high else value <= high
-    if isinstance(value, bool) or not (above and below):
+    try:
+        above = value > low if open_low else value >= low
+        below = value < high if open_high else value <= high
+        inside = not isinstance(value, bool) and bool(above) and bool(below)
+    except (TypeError, ValueError, RuntimeError):  # no number, or many
+        inside = False
+    if not inside:
         left, right = "(" if open_low else "[", ")" if open_high else "]"
         raise ValueError(f"'{name}' must be in {left}{low}, {high}{right} (got {value}).")
 
@@ -56,6 +63,30 @@ def check_positive_int(name: str, value: Any, minimum: int = 1) -> None:
     """
     if isinstance(value, bool) or not isinstance(value, int) or value < minimum:
         raise ValueError(f"'{name}' must be an integer of at least {minimum} (got {value!r}).")
+
+
+def check_seed(name: str, value: Any) -> None:
+    """Raise unless `value` is an integer that every random generator takes.
+
+    Raises:
+        ValueError: Names the bounds and the value.
+    """
+    fine = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+    if not fine or not 0 <= value < 2**63:
+        raise ValueError(f"'{name}' must be an integer from 0 to 2**63 - 1 (got {value!r}).")
+
+
+def check_class_numbers(name: str, largest: int) -> None:
+    """Raise if class numbers are so large that a column for each would fill the memory.
+
+    Raises:
+        ValueError: Says how to number the classes.
+    """
+    if largest >= MOST_CLASSES:
+        raise ValueError(
+            f"'{name}' must hold class numbers below {MOST_CLASSES:,} (got {largest}). Number the "
+            "classes from 0: labels.unique(return_inverse=True)[1], with -1 put back."
+        )
 
 
 def check_tensor(name: str, value: Any) -> None:
@@ -104,6 +135,10 @@ def check_matrix(
             where rows are normalized, above 0 and below 1e-12 (with the first bad row).
     """
     check_tensor(name, value)
+    if value.layout is not torch.strided:
+        raise ValueError(
+            f"'{name}' must be a dense tensor (got {value.layout}). Call .to_dense() first."
+        )
     if value.dim() != 2 or value.size(1) == 0:
         raise ValueError(f"'{name}' must have shape (N, D) (got {tuple(value.shape)}).")
     if not value.is_floating_point():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,8 +12,13 @@ from scipy import sparse
 from torch import Tensor
 from torch_geometric.data import Data
 
-from gloss_graph._checks import INTEGER_DTYPES, check_matrix, check_tensor
-from gloss_graph.analysis.columns import class_column, count_nodes
+from gloss_graph._checks import (
+    INTEGER_DTYPES,
+    check_class_numbers,
+    check_matrix,
+    check_tensor,
+)
+from gloss_graph.analysis.columns import class_column, class_names, count_nodes
 
 __all__ = ["Documents", "read_documents", "read_embeddings"]
 
@@ -73,13 +79,17 @@ def read_documents(graph: Any) -> Documents:
     edge_index, weight, adjacency = _edges(graph, size)
     y = _column(graph, "y", size, torch.long, -1)
     y = np.where(y < 0, -1, y)
+    check_class_numbers("graph.y", int(y.max(initial=-1)))
     seeds = _column(graph, "seed_mask", size, torch.bool, True) & (y >= 0)
     names = _names(graph, int(y.max(initial=-1)) + 1)
     text = graph.get("text")
-    if text is not None and (isinstance(text, str) or len(text) != size):
+    if text is not None and (
+        isinstance(text, str) or not isinstance(text, Collection) or len(text) != size
+    ):
+        count = len(text) if isinstance(text, Collection) else type(text).__name__
         raise ValueError(
             f"'graph.text' must hold one text a node, {size} of them "
-            f"(got {'a string' if isinstance(text, str) else len(text)})."
+            f"(got {'a string' if isinstance(text, str) else count})."
         )
     return Documents(
         size=size,
@@ -143,6 +153,7 @@ def _edges(graph: Data, size: int) -> tuple[Tensor, Tensor, sparse.csr_array]:
     weight = graph.get("edge_weight")
     if weight is None:
         weight = torch.ones(edge_index.size(1), dtype=torch.float32)
+    check_tensor("graph.edge_weight", weight)
     weight = weight.detach().cpu().double().flatten()
     if weight.numel() != edge_index.size(1):
         raise ValueError(
@@ -168,7 +179,7 @@ def _names(graph: Data, classes: int) -> tuple[str, ...]:
     names = graph.get("label_names")
     if names is None:
         return tuple(str(label) for label in range(classes))
-    names = tuple(str(name) for name in names)
+    names = tuple(class_names(names))
     if len(names) < classes:
         raise ValueError(
             f"'graph.label_names' must name every class (got {len(names)} names for class "

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence, Sized
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,15 @@ import torch
 from torch import Tensor
 from torch_geometric.data import Data
 
-__all__ = ["class_column", "clean_text", "count_nodes", "prediction_column", "text_column"]
+__all__ = [
+    "check_max_text",
+    "class_column",
+    "class_names",
+    "clean_text",
+    "count_nodes",
+    "prediction_column",
+    "text_column",
+]
 
 # Everything outside the characters of XML 1.0, where surrogates are no characters either, and
 # the other control characters, which XML 1.0 allows but discourages.
@@ -49,16 +57,35 @@ def clean_text(text: str, limit: int | None = None) -> str:
     return text
 
 
+def check_max_text(max_text: Any) -> None:
+    """Raise unless `max_text` is a whole number of at least 1, or None.
+
+    Raises:
+        ValueError: names it.
+    """
+    whole = isinstance(max_text, int) and not isinstance(max_text, bool)
+    if max_text is not None and not (whole and max_text >= 1):
+        raise ValueError(
+            f"'max_text' must be at least 1 (got {max_text!r}). Pass a whole number of "
+            "characters, or None for no limit."
+        )
+
+
 def count_nodes(data: Data) -> int:
     """Return the number of nodes, without PyG's warning when it has to be guessed.
 
     Raises:
-        ValueError: if there is no ``edge_index``.
+        ValueError: if it is no PyG graph, or has no ``edge_index``.
 
     Example:
         >>> count_nodes(Data(edge_index=torch.tensor([[0], [2]]), y=torch.zeros(4).long()))
         4
     """
+    if not isinstance(data, Data):
+        raise ValueError(
+            f"'data' must be a PyG Data (got {type(data).__name__}). "
+            "Build one with build_document_graph."
+        )
     if data.get("edge_index") is None:
         raise ValueError("'data' must have an 'edge_index' (got None). Build the graph first.")
     if data.get("num_nodes") is not None:
@@ -99,6 +126,11 @@ def prediction_column(predicted: Any, num_nodes: int) -> list[Any]:
     if isinstance(predicted, np.ndarray) and predicted.dtype.kind in "UO":
         predicted = predicted.tolist()
     if not isinstance(predicted, (Tensor, np.ndarray)):
+        if not isinstance(predicted, Iterable):
+            raise ValueError(
+                f"'predicted' must have {num_nodes} entries, one per node "
+                f"(got {type(predicted).__name__})."
+            )
         predicted = list(predicted)
         if any(isinstance(value, str) for value in predicted):
             return text_column(predicted, "predicted", num_nodes, None)
@@ -115,8 +147,9 @@ def text_column(values: Sequence[Any], name: str, num_nodes: int, limit: int | N
         >>> text_column(["green tea", "water"], "texts", 2, 6)
         ['green…', 'water']
     """
-    if isinstance(values, str) or len(values) != num_nodes:
-        got = "a single string" if isinstance(values, str) else len(values)
+    if isinstance(values, str) or not isinstance(values, Sized) or len(values) != num_nodes:
+        count = len(values) if isinstance(values, Sized) else type(values).__name__
+        got = "a single string" if isinstance(values, str) else count
         raise ValueError(
             f"'{name}' must have {num_nodes} entries, one per node (got {got}). "
             "Set 'data.num_nodes' if the last nodes have no edges."
@@ -128,6 +161,23 @@ def text_column(values: Sequence[Any], name: str, num_nodes: int, limit: int | N
                 'Replace missing values by "".'
             )
     return [clean_text(str(value), limit) for value in values]
+
+
+def class_names(names: Any) -> list[str]:
+    """Return the names of classes as strings.
+
+    Raises:
+        ValueError: if they are not several values in order.
+
+    Example:
+        >>> class_names(("tea", 7))
+        ['tea', '7']
+    """
+    if isinstance(names, str) or not isinstance(names, Iterable):
+        raise ValueError(
+            f"'label_names' must be a list of names, one for each class (got {names!r})."
+        )
+    return [str(name) for name in names]
 
 
 def _flat(values: Any, name: str, num_nodes: int) -> Tensor:

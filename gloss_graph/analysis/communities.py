@@ -13,7 +13,7 @@ def louvain_communities(adjacency: sparse.csr_array, *, seed: int = 0) -> np.nda
     """Louvain communities (Blondel et al. 2008) of a symmetric weight matrix, largest first.
 
     Args:
-        adjacency: (N, N), symmetric.
+        adjacency: (N, N), symmetric. An entry of 0 is no edge.
         seed: of the order in which nodes are visited.
 
     Returns:
@@ -26,6 +26,10 @@ def louvain_communities(adjacency: sparse.csr_array, *, seed: int = 0) -> np.nda
         >>> louvain_communities(nx.to_scipy_sparse_array(two, format="csr")).tolist()
         [0, 0, 0, 0, 1, 1, 1]
     """
+    adjacency = adjacency.astype(np.float64)
+    # The unit does not matter, but squares of very small or large weights leave the range.
+    adjacency.data /= adjacency.data.max(initial=0.0) or 1.0
+    adjacency.eliminate_zeros()
     found = np.full(adjacency.shape[0], -1, dtype=np.int64)
     linked = np.flatnonzero(np.diff(adjacency.indptr))
     if not linked.size:

@@ -9,6 +9,9 @@ import torch
 from torch import Tensor
 from torch_geometric.data import Data
 
+from gloss_graph._checks import check_tensor
+from gloss_graph.analysis.columns import class_column, count_nodes
+
 __all__ = ["EDGE_KINDS", "EdgeColumns", "edge_columns", "edge_homophily"]
 
 #: Names of the values 0, 1, 2 of ``data.edge_kind``.
@@ -80,16 +83,22 @@ def edge_homophily(data: Data) -> float:
     Returns:
         In [0, 1], over the edges with two labeled ends.
 
+    Raises:
+        TypeError: An `edge_index` that is no tensor.
+        ValueError: An edge that leaves the graph; no `y`, or label sets.
+
     Example:
         >>> edges = torch.tensor([[0, 1, 1, 2], [1, 0, 2, 1]])
         >>> edge_homophily(Data(edge_index=edges, y=torch.tensor([0, 0, 1])))
         0.5
     """
-    ends = data.y[data.edge_index]
-    known = (ends >= 0).all(dim=0)
-    if not bool(known.any()):
-        return float("nan")
-    return float((ends[0] == ends[1])[known].double().mean())
+    num_nodes = count_nodes(data)
+    labels = class_column(data, "y", num_nodes, torch.long)
+    if labels is None:
+        raise ValueError("'data.y' must hold a class number for every node (got none).")
+    ends = np.array(labels, dtype=np.int64)[np.stack(_ends(data, num_nodes))]
+    known = (ends >= 0).all(axis=0)
+    return float((ends[0] == ends[1])[known].mean()) if known.any() else float("nan")
 
 
 def _attributes(data: Data, num_edges: int) -> list[str]:
@@ -106,6 +115,7 @@ def _attributes(data: Data, num_edges: int) -> list[str]:
 
 
 def _ends(data: Data, num_nodes: int) -> tuple[np.ndarray, np.ndarray]:
+    check_tensor("data.edge_index", data.edge_index)
     edge_index = data.edge_index.detach().cpu()
     if edge_index.dim() != 2 or edge_index.size(0) != 2 or edge_index.is_floating_point():
         raise ValueError(
@@ -174,6 +184,7 @@ def _check_symmetric(
 
 
 def _values(data: Data, key: str, num_edges: int) -> np.ndarray:
+    check_tensor(f"data.{key}", data[key])
     values = data[key].detach().cpu()
     if values.dtype in (torch.float16, torch.bfloat16):
         values = values.float()

@@ -16,7 +16,9 @@ from torch import Tensor
 from torch_geometric.data import Data
 
 from gloss_graph.analysis.columns import (
+    check_max_text,
     class_column,
+    class_names,
     clean_text,
     count_nodes,
     prediction_column,
@@ -117,7 +119,7 @@ def to_networkx(
     See also: ``write_graph`` to save the result; ``torch_geometric.utils.to_networkx`` for
     directed and heterogeneous graphs and for vector attributes, which no text format takes.
     """
-    if not tolerance >= 0:
+    if not isinstance(tolerance, (int, float)) or not tolerance >= 0:
         raise ValueError(f"'tolerance' must be at least 0 (got {tolerance}). 0 asks for equality.")
     num_nodes = count_nodes(data)
     edges = edge_columns(data, num_nodes, directed=directed, tolerance=tolerance)
@@ -204,14 +206,13 @@ def node_columns(
     Raises:
         ValueError: see ``to_networkx``.
     """
-    if max_text is not None and max_text < 1:
-        raise ValueError(f"'max_text' must be at least 1 (got {max_text}). Pass None for no limit.")
+    check_max_text(max_text)
     num_nodes = count_nodes(data)
     texts = data.get("text") if texts is None else texts
     split = data.get("split") if split is None else split
     predicted = data.get("predicted") if predicted is None else predicted
     label_names = data.get("label_names") if label_names is None else label_names
-    names = None if label_names is None else [clean_text(str(name)) for name in label_names]
+    names = None if label_names is None else [clean_text(name) for name in class_names(label_names)]
     labels = class_column(data, "y", num_nodes, torch.long)
     columns = {
         "doc_id": class_column(data, "doc_id", num_nodes, torch.long),
@@ -253,7 +254,9 @@ def graph_attributes(data: Data, label_names: Sequence[str] | None = None) -> di
             found[key] = "local" if key == "bandwidth" and math.isnan(value) else value
     names = data.get("label_names") if label_names is None else label_names
     if names is not None:
-        found["label_names"] = json.dumps([clean_text(str(n)) for n in names], ensure_ascii=False)
+        found["label_names"] = json.dumps(
+            [clean_text(name) for name in class_names(names)], ensure_ascii=False
+        )
     return found
 
 

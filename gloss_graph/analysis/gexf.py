@@ -11,7 +11,13 @@ import networkx as nx
 from networkx.readwrite.gexf import GEXFWriter
 
 from gloss_graph.analysis.columns import clean_text
-from gloss_graph.analysis.plain import graph_row, plain_row, refused, written_names
+from gloss_graph.analysis.plain import (
+    graph_row,
+    plain_row,
+    plain_value,
+    refused,
+    written_names,
+)
 from gloss_graph.analysis.style import GREY, PALETTE
 
 __all__ = ["gexf_bytes", "parse_gexf"]
@@ -34,13 +40,14 @@ def gexf_bytes(graph: nx.Graph) -> bytes:
     copy = kind()
     names = written_names(graph)
     colors = _colors(graph)
+    grey = colors[""]
     types: dict[tuple[str, str], type] = {}
     for node, data in graph.nodes(data=True):
         row = plain_row(data, "node", node, _FORM, _NODE_TAKEN)
         if "label" in row:
             row["class"] = row.pop("label")
         _one_type(types, "node", node, row)
-        viz = {} if "class" not in row else {"viz": {"color": colors[row["class"]]}}
+        viz = {} if "class" not in row else {"viz": {"color": colors.get(row["class"], grey)}}
         caption = row["text"] if isinstance(row.get("text"), str) else ""
         caption = clean_text(" ".join(caption.split()), _CAPTION) or names[node]
         copy.add_node(names[node], **row, label=caption, **viz)
@@ -75,8 +82,13 @@ def _one_type(
 def _colors(graph: nx.Graph) -> dict[Any, dict[str, Any]]:
     """Colours of the classes in the order of ``label_names``; grey without one."""
     declared = graph.graph.get("label_names")
-    ordered = json.loads(declared) if isinstance(declared, str) else []
-    used = {label for _, label in graph.nodes(data="label") if label not in (None, "", -1)}
+    try:
+        named = json.loads(declared) if isinstance(declared, str) else []
+    except ValueError:
+        named = []  # another program's, in words
+    # As they are written, so that every node finds its color.
+    ordered: list[Any] = [plain_value(name) for name in named if isinstance(named, list)]
+    used = {plain_value(label) for _, label in graph.nodes(data="label")} - {None, "", -1}
     ordered += sorted(used.difference(ordered), key=lambda label: (str(type(label)), label))
     colors = {label: PALETTE[number % len(PALETTE)] for number, label in enumerate(ordered)} | {
         "": GREY,

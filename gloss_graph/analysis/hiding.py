@@ -38,6 +38,8 @@ Ways: TypeAlias = tuple[Tensor, Tensor, Tensor]
 Spread: TypeAlias = Callable[[Tensor], Tensor]
 # A walk that comes back but for rounding has met no other label.
 _RETURNS = 1.0 - 1e-9
+# What others say is read off beside a label's own return; less than this share of it is rounding.
+_RESOLVED = 1e-9
 
 
 class Hidden(NamedTuple):
@@ -120,7 +122,9 @@ def hidden_labels(
     else:
         returning = _estimated(spread, ways, seeds, probes, seed, progress)
     kept = torch.where(returning < _RETURNS, 1.0 - returning, torch.inf).unsqueeze(1)
-    hidden = ((arrived - returning.unsqueeze(1) * own) / kept).clamp(min=0.0)
+    hidden = (arrived - returning.unsqueeze(1) * own) / kept
+    # Of every class, so that what is left does not depend on which of them the label has.
+    hidden = torch.where(hidden > _RESOLVED * returning.unsqueeze(1), hidden, 0.0)
     return Hidden(torch.where(seeds.unsqueeze(1), hidden, values), returning, exact)
 
 

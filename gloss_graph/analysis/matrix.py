@@ -10,8 +10,8 @@ import torch
 from scipy import sparse
 from torch_geometric.data import Data
 
-from gloss_graph._checks import INTEGER_DTYPES, check_tensor
-from gloss_graph.analysis.columns import class_column, count_nodes
+from gloss_graph._checks import INTEGER_DTYPES, check_class_numbers, check_tensor
+from gloss_graph.analysis.columns import class_column, class_names, count_nodes
 
 __all__ = ["GraphTable", "graph_table"]
 
@@ -58,17 +58,18 @@ def graph_table(graph: Data, label_names: Sequence[str] | None = None) -> GraphT
     adjacency = _adjacency(graph, size)
     labels = _column(graph, "y", size, torch.long, -1)
     labels = np.maximum(labels, -1)
+    check_class_numbers("y", int(labels.max(initial=-1)))
     seeds = _column(graph, "seed_mask", size, torch.bool, None)
     seeds = labels >= 0 if seeds is None else seeds & (labels >= 0)
     ids = _column(graph, "doc_id", size, torch.long, None)
-    names = graph.get("label_names") if label_names is None else label_names
+    given = graph.get("label_names") if label_names is None else label_names
+    names = None if given is None else class_names(given)
     if names is not None and int(labels.max(initial=-1)) >= len(names):
         raise ValueError(
             f"'label_names' must name every class (got {len(names)} names for class "
             f"{int(labels.max())}). Pass them in the order of the class numbers."
         )
-    named = None if names is None else [str(name) for name in names]
-    return GraphTable(adjacency, labels, seeds, np.arange(size) if ids is None else ids, named)
+    return GraphTable(adjacency, labels, seeds, np.arange(size) if ids is None else ids, names)
 
 
 def _adjacency(graph: Data, size: int) -> sparse.csr_array:
@@ -89,6 +90,7 @@ def _adjacency(graph: Data, size: int) -> sparse.csr_array:
     if weight is None:
         values = np.ones(edges.shape[1])
     else:
+        check_tensor("edge_weight", weight)
         values = weight.detach().cpu().double().numpy().reshape(-1)
     if values.size != edges.shape[1] or not np.isfinite(values).all() or (values < 0).any():
         raise ValueError(

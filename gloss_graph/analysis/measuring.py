@@ -187,6 +187,8 @@ class _Inner:
     """Edges among labeled documents, both directions: ends' classes and weights (E',)."""
 
     def __init__(self, row: np.ndarray, column: np.ndarray, weight: np.ndarray, size: int) -> None:
+        # No measure depends on the unit, but squares of very small weights would be 0.
+        weight = weight / (weight.max(initial=0.0) or 1.0)
         self.row, self.column, self.weight, self.size = row, column, weight, size
         self.same = row == column
         self.volume = np.bincount(row, weight, minlength=size)

@@ -9,7 +9,7 @@ import networkx as nx
 import numpy as np
 from torch_geometric.data import Data
 
-from gloss_graph.analysis.columns import clean_text
+from gloss_graph.analysis.columns import check_max_text, clean_text
 from gloss_graph.analysis.export import to_networkx
 
 __all__ = [
@@ -38,8 +38,7 @@ def as_networkx(graph: Data | nx.Graph, *, max_text: int | None, directed: bool)
         )
     refuse_parallel_edges(graph)
     if max_text is not None:
-        if max_text < 1:
-            raise ValueError(f"'max_text' must be at least 1 (got {max_text}).")
+        check_max_text(max_text)
         graph = graph.copy()
         for row in graph.nodes.values():
             if isinstance(row.get("text"), str):

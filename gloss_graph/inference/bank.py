@@ -14,9 +14,10 @@ from gloss_graph._checks import (
     check_index_vector,
     check_matrix,
     check_positive_int,
+    check_range,
 )
 from gloss_graph.graph.views import joint_view, reweighted
-from gloss_graph.inference.head import FLOOR, HeadSettings, PropagationHead
+from gloss_graph.inference.head import FLOOR, Attachment, HeadSettings, PropagationHead
 from gloss_graph.memory import MemoryBank
 from gloss_graph.memory.quantized import Searched, searched
 from gloss_graph.memory.targets import is_labeled
@@ -78,8 +79,11 @@ class BankInference:
         check_matrix("embeddings", embeddings, normalized=self.settings.normalize)
         if ids is not None:
             check_index_vector("ids", ids, embeddings.size(0))
-        if top:
-            check_positive_int("top", top)
+            if ids.numel() and int(ids.min()) < 0:
+                raise ValueError(f"'ids' must be >= 0 (got {int(ids.min())}).")
+        if anchor is not None:
+            check_range("anchor", anchor, 0.0, 1.0)
+        check_positive_int("top", top, minimum=0)
         self._check_bank()
         device = self.memory.rows.device
         check_device("'embeddings'", embeddings, "'memory'", device)
@@ -139,7 +143,8 @@ class BankInference:
                     f"(got {embeddings.size(1)})."
                 )
             return embeddings, 0.0
-        if frozen.dim() != 2 or frozen.size(1) != extra:
+        check_matrix("frozen", frozen)
+        if frozen.size(1) != extra:
             raise ValueError(
                 f"'frozen' must have {extra} columns, as the bank was filled with "
                 f"(got {tuple(frozen.shape)})."
@@ -172,10 +177,29 @@ class BankInference:
     def _attached(
         self, head: PropagationHead, queries: Tensor, own: Tensor | None, top: int
     ) -> Explanation:
+        """Every query beside the bank, as if its own stored copy had no label."""
         rows = queries if queries.size(1) == head.rows.size(1) else queries[:, : head.rows.size(1)]
         attached = head.attach(rows, own)
+        if own is None:
+            return self._answer(head, attached, None, top)
+        hidden = (own >= 0) & head.spreading[own]
+        groups = [(head, (~hidden).nonzero().squeeze(1))]
+        groups += [
+            (head.without(row), (own == row).nonzero().squeeze(1))
+            for row in own[hidden].unique().tolist()
+        ]
+        answers = [
+            self._answer(one, Attachment(*(part[where] for part in attached)), own[where], top)
+            for one, where in groups
+        ]
+        back = torch.cat([where for _, where in groups]).argsort()
+        return Explanation(*(torch.cat(field)[back] for field in zip(*answers, strict=True)))
+
+    def _answer(
+        self, head: PropagationHead, attached: Attachment, own: Tensor | None, top: int
+    ) -> Explanation:
         names, shares = head.deciding(attached, top)
-        return self._explain(head, head.hits_of(attached), names, shares)
+        return self._explain(head, head.hits_of(attached), own, names, shares)
 
     def _together(
         self,
@@ -202,19 +226,24 @@ class BankInference:
         # Positions among the kept rows -> slots; queries have no label and are never named.
         slots = kept.nonzero().squeeze(1)
         names = torch.where(names >= 0, slots[names.clamp(min=0, max=slots.numel() - 1)], -1)
-        return self._explain(head, head.hits[where], names, shares)
+        return self._explain(head, head.hits[where], None, names, shares)
 
     def _explain(
-        self, head: PropagationHead, hits: Tensor, names: Tensor, shares: Tensor
+        self,
+        head: PropagationHead,
+        hits: Tensor,
+        own: Tensor | None,
+        names: Tensor,
+        shares: Tensor,
     ) -> Explanation:
-        known = head.probabilities(hits)
+        known = head.probabilities(hits, own)
         confidence = head.confidence(hits, known)
         ids = torch.where(names >= 0, self.memory.ids[names.clamp(min=0)], -1)
         if self.settings.multilabel:
             return Explanation((1.0 - FLOOR) * known + FLOOR / 2.0, confidence, ids, shares)
         # Rows nothing reaches fall back to the class shares of the labels.
         nothing = known.sum(dim=1, keepdim=True) == 0
-        probabilities = torch.where(nothing, head.prior.to(known), known)
+        probabilities = torch.where(nothing, head.prior_of(own).to(known), known)
         probabilities = (1.0 - FLOOR) * probabilities + FLOOR / probabilities.size(1)
         return Explanation(probabilities, confidence, ids, shares)
 
@@ -239,7 +268,9 @@ class PropagationPredictor:
         Args:
             embeddings: (B, D) of the encoder in eval mode.
             frozen: (B, D') frozen features, if the bank was filled with them.
-            ids: (B,) document ids; a stored copy of a query is then left out.
+            ids: (B,) document ids >= 0. The answer about a document that is stored under its id is
+                then independent of its label there, by every bit: it is the answer of a bank that
+                never saw that label.
             mode: `"inductive"`: every row attaches to the bank by itself; `"transductive"`: one
                 graph over bank and all rows, which help each other.
             anchor: Weight of the frozen similarity; by default the objective's where `frozen` is
@@ -250,7 +281,11 @@ class PropagationPredictor:
         Returns:
             (B, C), rows summing to 1, at least 0.001 / C each. A row nothing reaches gets the
             class shares of the bank's labels. Of label sets every entry is the probability of its
-            class, in [0.0005, 0.9995], without class-mass alignment.
+            class, in [0.0005, 0.9995], without class-mass alignment. Of the signed scores of
+            `"poisson"` see `gloss_graph.propagation.alignment.score_probabilities`.
+
+        Cost: one solve over the bank, kept until it changes, and another for each labeled document
+        among `ids` whose label reaches unlabeled ones.
 
         Raises:
             TypeError: A value that is not a tensor.
@@ -272,7 +307,10 @@ class PropagationPredictor:
         rule: str | None = None,
         top: int = 3,
     ) -> Explanation:
-        """As `predict`, with confidence and the `top` labeled documents that decided most."""
+        """As `predict`, with confidence and the `top` labeled documents that decided most.
+
+        A document is never among its own reasons where `ids` name it.
+        """
         if self._inference is None:
             raise ValueError("'memory' is None; predictions propagate over a bank. Pass one.")
         return self._inference.predict(embeddings, frozen, ids, mode, anchor, rule, top)

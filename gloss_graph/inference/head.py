@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from copy import copy
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -22,15 +24,19 @@ from gloss_graph.propagation.alignment import (
     align_classes,
     arrival_confidence,
     arrival_shares,
+    class_factors,
     class_shares,
     entropy_confidence,
     row_shares,
+    score_probabilities,
+    score_spread,
     target_means,
     with_mass,
 )
 from gloss_graph.propagation.factors import node_factors
 
-_SEED_CHUNK = 256
+# Right sides solved at a time.
+_COLUMNS = 256
 # Share of the uniform distribution in every prediction: a class without labels keeps a floor.
 FLOOR = 1e-3
 
@@ -118,17 +124,75 @@ class PropagationHead:
     @torch.no_grad()
     def relabel(self, labels: Tensor) -> None:
         """Propagate other labels over the same graph."""
-        classes = self.settings.num_classes
         self.labels, self.seeds = labels, is_labeled(labels)
-        if self.settings.multilabel:
-            targets = labels.nan_to_num(0.0).to(self.rows)
-            self.prior = self.mass = target_means(targets, self.seeds)
+        self._solve(~self.seeds)
+
+    @torch.no_grad()
+    def without(self, row: int) -> PropagationHead:
+        """A head over the same graph that has never seen the label of `row`, which conducts on.
+
+        The label is no input of its solve, so that it does not depend on it by a single bit.
+        """
+        other, labels = copy(self), self.labels.clone()
+        labels[row] = torch.nan if labels.is_floating_point() else -1
+        other.labels, other.seeds = labels, is_labeled(labels)
+        other._solve(~self.seeds)
+        return other
+
+    @property
+    def spreading(self) -> Tensor:
+        """Labeled rows (N,) bool whose label changes the value of other rows.
+
+        All but those that have labeled neighbors only, behind which a harmonic label ends.
+        """
+        if self.settings.rule != "harmonic":
+            return self.seeds
+        source, target = self.graph.edge_index
+        out = (self.graph.edge_weight > 0) & ~self.seeds[target]
+        return self.seeds & torch.zeros_like(self.seeds).index_fill(0, source[out], True)
+
+    def _solve(self, free: Tensor) -> None:
+        """Propagate; class masses and the spread of scores are those of the rows `free` (N,)."""
+        settings = self.settings
+        self.prior = self.prior_of(None)
+        if settings.multilabel:
+            self.mass = self.prior
+            targets = self.labels.nan_to_num(0.0).to(self.rows)
             self.hits = self._propagate(with_mass(targets, self.seeds))
             return
-        self.prior = class_shares(labels, classes).to(self.rows)
-        self.hits = self._propagate(F.one_hot(labels.clamp(min=0), classes).to(self.rows))
-        free = row_shares(self.hits)[~self.seeds]
-        self.mass = free.mean(dim=0) if free.size(0) else self.prior
+        one_hot = F.one_hot(self.labels.clamp(min=0), settings.num_classes).to(self.rows)
+        self.hits = self._propagate(one_hot)
+        self._some_free = bool(free.any())
+        some = self.hits[free] if self._some_free else self.hits
+        self.mass = row_shares(some).mean(dim=0) if self._some_free else self.prior
+        if settings.rule == "poisson":
+            self.spread = score_spread(
+                some * class_factors(self.prior, self.mass, settings.align).to(some)
+            )
+
+    def prior_of(self, own: Tensor | None) -> Tensor:
+        """Class shares (C,) of the labels; for rows `own` (n,) those (n, C) without their own.
+
+        Of label sets their mean. An entry of -1, as of a row without label, leaves nothing out.
+        """
+        settings = self.settings
+        if own is None or not bool(own.numel()):
+            if settings.multilabel:
+                return target_means(self.labels.nan_to_num(0.0).to(self.rows), self.seeds)
+            return class_shares(self.labels, settings.num_classes).to(self.rows)
+        known = (own >= 0) & self.seeds[own]
+        labels = self.labels[own]
+        # In float64 sums of classes and of whole sets are exact, so that nothing is left of `own`.
+        if settings.multilabel:
+            rows = self.labels.nan_to_num(0.0).double()
+            labels, empty = labels.nan_to_num(0.0).double(), 0.5
+        else:
+            rows = F.one_hot(self.labels.clamp(min=0), settings.num_classes).double()
+            labels = F.one_hot(labels.clamp(min=0), settings.num_classes).double()
+            empty = 1.0 / settings.num_classes
+        left = rows[self.seeds].sum(dim=0) - labels * known.unsqueeze(1)
+        count = (self.seeds.count_nonzero() - known.long()).unsqueeze(1)
+        return torch.where(count > 0, left / count.clamp(min=1), empty).to(self.rows)
 
     def _propagate(self, seed_rows: Tensor) -> Tensor:
         """Hit mass (N, c) for label rows (N, c) of the seeds."""
@@ -139,15 +203,35 @@ class PropagationHead:
             seed_rows, self.graph.edge_index, self.graph.edge_weight, self.seeds, trusted=True
         ).values
 
-    def probabilities(self, hits: Tensor) -> Tensor:
+    def probabilities(self, hits: Tensor, own: Tensor | None = None) -> Tensor:
         """Aligned class probabilities (n, C) of hit mass (n, C); rows without mass stay 0.
 
-        Of label sets the probability of every class, not aligned; rows without mass get the mean
-        of all sets.
+        Of the scores of `rule="poisson"` see `score_probabilities`. Of label sets the probability
+        of every class, not aligned; rows without mass get the mean of all sets.
+
+        Args:
+            hits: What arrived.
+            own: (n,) long, the labeled row each is to be independent of, or -1.
         """
+        if self.settings.rule != "poisson":
+            return self.votes(hits, own)
+        prior = self.prior if own is None else self.prior_of(own)
+        mass = self.mass if self._some_free else prior
+        factors = class_factors(prior, mass, self.settings.align)
+        return score_probabilities(hits * factors.to(hits), self.spread)
+
+    def votes(self, hits: Tensor, own: Tensor | None = None) -> Tensor:
+        """As `probabilities`, of Poisson scores the aligned shares of what is positive.
+
+        The same decision, and a verdict on classes that are ruled out, which says more to other
+        views of the documents than how likely each class is; but no probabilities: of two classes
+        one always has all.
+        """
+        prior = self.prior if own is None else self.prior_of(own)
         if self.settings.multilabel:
-            return arrival_shares(hits, self.prior).clamp(0.0, 1.0)
-        return align_classes(row_shares(hits), self.prior, self.mass, self.settings.align)
+            return arrival_shares(hits, prior).clamp(0.0, 1.0)
+        mass = self.mass if self._some_free else prior
+        return align_classes(row_shares(hits), prior, mass, self.settings.align)
 
     def confidence(self, hits: Tensor, probabilities: Tensor) -> Tensor:
         """How far to trust `probabilities(hits)` (n, C), in [0, 1] (n,); 0 without mass."""
@@ -213,23 +297,52 @@ class PropagationHead:
             mass, descending.
         """
         size = (rows.indices if isinstance(rows, Attachment) else rows).size(0)
-        best = self.rows.new_zeros(size, 0)
+        every = self.seeds.nonzero().squeeze(1)
         names = torch.empty(size, 0, dtype=torch.long, device=self.rows.device)
-        total = self.rows.new_zeros(size, 1)
-        if top == 0:
-            return names, best
-        for seeds in self.seeds.nonzero().squeeze(1).split(_SEED_CHUNK):
-            given = self.rows.new_zeros(self.rows.size(0), seeds.numel())
-            given[seeds, torch.arange(seeds.numel(), device=seeds.device)] = 1.0
-            values = self._propagate(given)
-            part = self.hits_of(rows, values) if isinstance(rows, Attachment) else values[rows]
-            part = part.clamp(min=0.0).to(best.dtype)
-            total = total + part.sum(dim=1, keepdim=True)
-            best = torch.cat([best, part], dim=1)
-            names = torch.cat([names, seeds.expand(size, -1)], dim=1)
-            best, order = best.topk(min(top, best.size(1)), dim=1)
-            names = names.gather(1, order)
+        best, total = self.rows.new_zeros(size, 0), self.rows.new_zeros(size, 1)
+        if top and 0 < size < every.numel():
+            # One right side for each row, else one for each seed: the fewer.
+            parts = [self._arrived(block) for block in _blocks(rows)]
+            part = torch.cat(parts)[:, every].clamp(min=0.0)
+            total = part.sum(dim=1, keepdim=True)
+            best, order = part.topk(min(top, every.numel()), dim=1)
+            names = every[order]
+        elif top and size:
+            for seeds in every.split(_COLUMNS):
+                sent = self.rows.new_zeros(self.rows.size(0), seeds.numel())
+                sent[seeds, torch.arange(seeds.numel(), device=seeds.device)] = 1.0
+                values = self._propagate(sent)
+                part = self.hits_of(rows, values) if isinstance(rows, Attachment) else values[rows]
+                part = part.clamp(min=0.0).to(best.dtype)
+                total = total + part.sum(dim=1, keepdim=True)
+                best = torch.cat([best, part], dim=1)
+                names = torch.cat([names, seeds.expand(size, -1)], dim=1)
+                best, order = best.topk(min(top, best.size(1)), dim=1)
+                names = names.gather(1, order)
         names = F.pad(names, (0, top - names.size(1)), value=-1)
         best = F.pad(best, (0, top - best.size(1)))
         names = names.masked_fill(best <= 0, -1)
         return names, best / torch.where(total > 0, total, 1.0)
+
+    def _arrived(self, rows: Tensor | Attachment) -> Tensor:
+        """Label mass (b, N) of every seed at b rows: the adjoint, one right side for each row."""
+        count = self.rows.size(0)
+        if isinstance(rows, Attachment):
+            weights = rows.weights.to(self.rows)
+            total = (1.0 + self.settings.eta) * weights.sum(dim=1, keepdim=True)
+            weights, indices = weights / torch.where(total > 0, total, 1.0), rows.indices
+        else:
+            weights, indices = self.rows.new_ones(rows.numel(), 1), rows.unsqueeze(1)
+        start = weights.new_zeros(weights.size(0), count)
+        start = start.scatter_add(1, indices.clamp(min=0), weights).T.contiguous()
+        labels = torch.zeros_like(start, requires_grad=True)
+        with torch.enable_grad():
+            return torch.autograd.grad(self._propagate(labels), labels, start)[0].T
+
+
+def _blocks(rows: Tensor | Attachment) -> Iterator[Tensor | Attachment]:
+    if isinstance(rows, Attachment):
+        parts = zip(rows.indices.split(_COLUMNS), rows.weights.split(_COLUMNS), strict=True)
+        yield from (Attachment(*part) for part in parts)
+    else:
+        yield from rows.split(_COLUMNS)

@@ -17,8 +17,9 @@ from gloss_graph._checks import (
     check_matrix,
     check_positive_int,
     check_range,
+    check_seed,
 )
-from gloss_graph.graph.bandwidth import BandwidthRule, check_fits_bank
+from gloss_graph.graph.bandwidth import BandwidthRule, check_bandwidth, check_fits_bank
 from gloss_graph.graph.kernels import resolve_kernel
 from gloss_graph.graph.visibility import visible_split
 from gloss_graph.inference.head import HeadSettings, PropagationHead
@@ -80,7 +81,7 @@ def graph_skill(
 
     Args:
         embeddings: (N, D) of all documents, unlabeled ones too, usually of the untrained encoder.
-        labels: (N,) integer, -1 = unlabeled.
+        labels: (N,) integer, -1 = unlabeled; classes may have any numbers.
         holdout: Share of the labels hidden a repeat, stratified; each class keeps one at least.
         repeats: Random splits.
         k: Neighbours a document; as for the following in `GraphGuidedObjective`.
@@ -110,18 +111,24 @@ def graph_skill(
     check_index_vector("labels", labels, embeddings.size(0))
     check_range("holdout", holdout, 0.0, 1.0, open_low=True, open_high=True)
     check_positive_int("repeats", repeats)
+    check_positive_int("k", k)
+    check_bandwidth(bandwidth)
     check_fits_bank(bandwidth)
+    check_choice("symmetrize", symmetrize, ("union", "mutual"))
+    check_range("align", align, 0.0, 1.0)
+    check_seed("seed", seed)
     labels = labels.long()
     known = labels >= 0
-    classes, counts = labels[known].unique(return_counts=True)
+    classes, numbers, counts = labels[known].unique(return_inverse=True, return_counts=True)
     if classes.numel() < 2 or int(counts.max()) < 2:
         raise ValueError(
             f"'labels' must hold two classes and one of them twice (got {classes.numel()} classes "
             f"in {int(known.sum())} labels)."
         )
-    check_choice("symmetrize", symmetrize, ("union", "mutual"))
+    # Only classes with labels can be found, whatever their numbers.
+    labels = torch.full_like(labels, -1).masked_scatter(known, numbers)
     settings = HeadSettings(
-        num_classes=int(labels.max()) + 1,
+        num_classes=classes.numel(),
         k=k,
         kernel=resolve_kernel(kernel),
         bandwidth=bandwidth,
@@ -133,7 +140,8 @@ def graph_skill(
         alpha=0.9,
         align=align,
     )
-    generator = torch.Generator().manual_seed(seed)
+    settings.layer(settings.num_classes)  # refuses settings that are none
+    generator = torch.Generator().manual_seed(int(seed))
     x = torch.nn.functional.normalize(embeddings.detach().float(), dim=1)
     head = PropagationHead(x, labels, settings)
     points, truth = x.cpu().numpy(), labels.cpu().numpy()

@@ -21,9 +21,12 @@ from gloss_graph.propagation.alignment import (
     align_classes,
     arrival_confidence,
     arrival_shares,
+    class_factors,
     class_shares,
     entropy_confidence,
     row_shares,
+    score_probabilities,
+    score_spread,
     target_means,
 )
 
@@ -128,7 +131,9 @@ class GraphTargets(nn.Module):
         return self.table[slots], self.confidence[slots], known
 
     @torch.no_grad()
-    def from_hits(self, hits: Tensor, labels: Tensor, unlabeled: Tensor) -> tuple[Tensor, Tensor]:
+    def from_hits(
+        self, hits: Tensor, labels: Tensor, unlabeled: Tensor, scores: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Targets (n, C) and confidence (n,) from hit mass (n, C) of the unlabeled batch rows.
 
         While training the running mean takes the rows in.
@@ -137,6 +142,8 @@ class GraphTargets(nn.Module):
             hits: (B, C) of the batch, with several processes that of all.
             labels: (N,) of all nodes of the step's graph, for the class shares.
             unlabeled: (B,) bool.
+            scores: (n, C), with `rule="poisson"` those of all unlabeled nodes, by default of the
+                batch: their spread says how large a score is.
         """
         shares = row_shares(hits[unlabeled]).to(self.mass.dtype)
         mass = self.mass
@@ -146,7 +153,12 @@ class GraphTargets(nn.Module):
             elif not is_seen(mass):
                 mass = shares.mean(dim=0)
         prior = class_shares(labels, self.settings.num_classes).to(shares)
-        target = align_classes(shares, prior, mass, self.settings.align)
+        if self.settings.rule == "poisson":
+            factors = class_factors(prior, mass, self.settings.align).to(hits)
+            spread = score_spread((hits[unlabeled] if scores is None else scores) * factors)
+            target = score_probabilities(hits[unlabeled] * factors, spread).to(shares)
+        else:
+            target = align_classes(shares, prior, mass, self.settings.align)
         return target, entropy_confidence(target)
 
     def _warn_no_label(self) -> None:
@@ -207,10 +219,10 @@ def consistency_loss(
             connection = connect()
             settings, seeds = targets.settings, connection.y >= 0
             layer = settings.layer(settings.num_classes + settings.multilabel)
-            hits = propagate_connection(layer, connection, seeds).values[: connection.size]
-            free = ~seeds[: connection.size]
+            values = propagate_connection(layer, connection, seeds).values
+            hits, free = values[: connection.size], ~seeds[: connection.size]
             if connection.targets is None:
-                target, confidence = targets.from_hits(hits, connection.y, free)
+                target, confidence = targets.from_hits(hits, connection.y, free, values[~seeds])
             else:
                 mean = target_means(connection.targets, seeds)
                 target = arrival_shares(hits[free], mean).clamp(0.0, 1.0)

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from gloss_graph._checks import check_choice, check_positive_int, check_range
+import torch
+
+from gloss_graph._checks import check_choice, check_positive_int, check_range, check_seed
 from gloss_graph.graph.bandwidth import check_bandwidth, check_fits_bank
 from gloss_graph.graph.build import BATCH_EDGES
 from gloss_graph.graph.checks import check_memory
@@ -42,6 +44,13 @@ def check_settings(given: Mapping[str, Any]) -> str:
     check_range("consistency_weight", weight, 0.0, float("inf"), open_high=True)
     for name in _COUNTS:
         check_positive_int(name, given[name], minimum=0)
+    check_seed("seed", given["seed"])
+    generator = given["generator"]
+    if generator is not None and not isinstance(generator, torch.Generator):
+        raise TypeError(
+            f"'generator' must be a torch.Generator (got {type(generator).__name__}). Or pass "
+            "'seed'."
+        )
     if given["hops"] is not None:
         check_positive_int("hops", given["hops"])
     memory, form = given["memory"], given["form"]

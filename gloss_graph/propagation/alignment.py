@@ -22,6 +22,12 @@ def row_shares(hits: Tensor) -> Tensor:
     return mass / torch.where(total > torch.finfo(mass.dtype).tiny, total, 1.0)
 
 
+def class_factors(prior: Tensor, mass: Tensor, power: float) -> Tensor:
+    r"""\((\pi_c / m_c)^p\) of every class, 0 for a class without mass; see `align_classes`."""
+    tiny = torch.finfo(mass.dtype).tiny
+    return torch.where(mass > 0, prior / mass.clamp(min=tiny), 0.0) ** power
+
+
 def align_classes(shares: Tensor, prior: Tensor, mass: Tensor, power: float) -> Tensor:
     r"""Class-mass alignment (Zhu et al., 2003, sec. 4, tempered).
 
@@ -30,16 +36,45 @@ def align_classes(shares: Tensor, prior: Tensor, mass: Tensor, power: float) -> 
 
     Args:
         shares: (N, C) rows of hit mass from `row_shares`.
-        prior: \(\pi\) (C,), expected class shares.
-        mass: m (C,), mean of `shares` over many unlabeled rows.
+        prior: \(\pi\) (C,), expected class shares; or (N, C), those of every row.
+        mass: m (C,), mean of `shares` over many unlabeled rows; or (N, C).
         power: p in [0, 1]; 0 leaves the rows as they are.
 
     Returns:
         (N, C); a row without mass stays 0, a class without mass too.
     """
-    tiny = torch.finfo(shares.dtype).tiny
-    scale = torch.where(mass > 0, prior / mass.clamp(min=tiny), 0.0) ** power
-    return row_shares(shares * scale.to(shares))
+    return row_shares(shares * class_factors(prior, mass, power).to(shares))
+
+
+def score_spread(scores: Tensor) -> Tensor:
+    """Root mean square of signed scores (N, C), rows of zeros left out; 0 without any other."""
+    reached = (scores != 0).any(dim=1)
+    count = reached.count_nonzero() * scores.size(1)
+    # Relative to the largest, so that no square leaves the range of the dtype.
+    top = scores.abs().amax() if scores.numel() else scores.new_zeros(())
+    unit = torch.where(top > 0, top, 1.0)
+    return top * ((scores / unit).square().sum() / count.clamp(min=1)).sqrt()
+
+
+def score_probabilities(scores: Tensor, spread: Tensor) -> Tensor:
+    r"""Class probabilities of signed scores, as `rule="poisson"` gives them.
+
+    \(q_{ic} = \mathrm{softmax}_c(u_{ic} / \tau)\), \(\tau\) the root mean square of the scores of
+    unlabeled documents (`score_spread`). The decision is the largest score, as of Calder et al.
+    (2020, sec. 2), who weigh the classes by \(u_{ic} s_c\) and give no probabilities; the softmax
+    keeps it, makes equal scores equally likely, and \(\tau\) makes it independent of the unit of
+    scores and weights. Scores of a usual size give 0.88 for two classes.
+
+    Args:
+        scores: (N, C), classes weighed already.
+        spread: \(\tau\), a scalar.
+
+    Returns:
+        (N, C), rows summing to 1; a row of zeros (nothing reached it) stays 0.
+    """
+    reached = (scores != 0).any(dim=1, keepdim=True)
+    shares = (scores / torch.where(spread > 0, spread, 1.0)).softmax(dim=1)
+    return torch.where(reached, shares, 0.0)
 
 
 def with_mass(targets: Tensor, seeds: Tensor) -> Tensor:

@@ -146,6 +146,7 @@ class Run:
         texts_b: Sequence[str] | None = None,
         *,
         features: np.ndarray | None = None,
+        ids: Tensor | None = None,
         mode: str = "inductive",
         anchor: float | None = None,
         rule: str | None = None,
@@ -158,6 +159,9 @@ class Run:
             texts: B documents; not needed where there are features.
             texts_b: Their second texts, for a run on pairs.
             features: (B, D), for a run on features.
+            ids: (B,) ids of training documents (`labels_used.csv`), or of none: each is answered
+                as if its own label were unknown. Without ids a stored copy counts as another
+                document.
             mode: See `explain`, as for the others.
             anchor: See above.
             rule: See above.
@@ -191,7 +195,7 @@ class Run:
         if self.frozen_dim and anchor != 0.0:
             frozen = self.frozen_rows(corpus, progress)
         explanation = self.objective.explain(
-            rows, frozen=frozen, mode=mode, anchor=anchor, rule=rule, top=top
+            rows, frozen=frozen, ids=ids, mode=mode, anchor=anchor, rule=rule, top=top
         )
         with torch.no_grad():
             logits = self.classifier.head(rows)

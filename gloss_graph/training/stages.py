@@ -118,8 +118,8 @@ def agreed_labels(
     (co-training, Blum and Mitchell, 1998). No regression there: few labels know few words.
     """
     poisson = replace(settings, rule="poisson")
-    spread = propagate(rows, None, labels, settings, 0.0)
-    views = [spread, propagate(rows, None, labels, poisson, 0.0)]
+    spread = votes(rows, labels, settings)
+    views = [spread, votes(rows, labels, poisson)]
     known = labels >= 0
     if labels[known].unique().numel() > 1:
         views.append(logistic_probabilities(rows, labels, settings.num_classes))
@@ -127,7 +127,7 @@ def agreed_labels(
     if words is not None:
         said = words.abs().sum(dim=1) > 0
         for rule in (settings, poisson):
-            view = propagate(words, None, labels, rule, 0.0)
+            view = votes(words, labels, rule)
             reached |= said & (view.sum(dim=1) > 0)
             # Documents without words are all alike there, which says nothing of them.
             views.append(torch.where(said.unsqueeze(1), view, 1.0 / settings.num_classes))
@@ -150,6 +150,16 @@ def propagate(
     """
     solved = PropagationHead(joint_view(rows, frozen, anchor), labels, settings)
     return solved.probabilities(solved.hits)
+
+
+def votes(rows: Tensor, labels: Tensor, settings: HeadSettings) -> Tensor:
+    """Votes (N, C) of the graph of rows (N, D) for a consensus, see `PropagationHead.votes`.
+
+    On R8 with 1 % of the labels the classes agreed on by probabilities of Poisson scores are 1.2
+    points of macro-F1 worse (four draws): these rule out no class.
+    """
+    solved = PropagationHead(rows, labels, settings)
+    return solved.votes(solved.hits)
 
 
 def trusted_labels(target: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:

@@ -179,7 +179,7 @@ def test_the_solve_is_kept_until_the_bank_changes() -> None:
     objective.predict(x[4:8])
     assert objective._inference._head is head
     bank = objective.memory
-    bank.enqueue(x[:3].flip(0), torch.tensor([2, 1, 0]), torch.tensor([100, 101, 102]))
+    bank.enqueue(x[:3].flip(0), torch.tensor([0, 1, 2]), torch.tensor([100, 101, 102]))
     assert not torch.equal(objective.predict(x[:4]), first)
     state = objective.state_dict()
     again = GraphGuidedObjective(CLASSES, memory=MemoryBank(36, DIM), k=4)
@@ -307,3 +307,59 @@ def test_skill_is_reproducible_and_reads() -> None:
 def test_skill_needs_labels_to_hide(labels: Tensor, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         graph_skill(clusters()[0].float(), labels)
+
+
+def test_skill_does_not_depend_on_the_numbers_of_the_classes() -> None:
+    x, labels = clusters()
+    plain = graph_skill(x.float(), labels, k=4, repeats=3, warn=False)
+    for numbers in (torch.tensor([7, 10**8, 2**62]), torch.tensor([0, 1, 10**8])):
+        assert graph_skill(x.float(), numbers[labels], k=4, repeats=3, warn=False) == plain
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"seed": [1]}, "'seed' must be an integer"),
+        ({"seed": 1.5}, "'seed' must be an integer"),
+        ({"normalization": 1000}, "'normalization' must be one of"),
+        ({"rule": None}, "'rule' must be one of"),
+        ({"eta": "x"}, r"'eta' must be in \[0\.0, inf\)"),
+        ({"align": 2.0}, r"'align' must be in \[0\.0, 1\.0\]"),
+        ({"k": 0}, "'k' must be an integer of at least 1"),
+        ({"holdout": [0.1]}, r"'holdout' must be in \(0\.0, 1\.0\)"),
+    ],
+)
+def test_settings_of_the_skill_are_refused_by_name(settings: dict, message: str) -> None:
+    x, labels = clusters()
+    with pytest.raises(ValueError, match=message):
+        graph_skill(x.float(), labels, **settings)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"top": -1}, "'top' must be an integer of at least 0"),
+        ({"top": None}, "'top' must be an integer of at least 0"),
+        ({"anchor": "x"}, r"'anchor' must be in \[0\.0, 1\.0\]"),
+        ({"anchor": 2.0}, r"'anchor' must be in \[0\.0, 1\.0\]"),
+        ({"frozen": torch.tensor(1.0)}, r"'frozen' must have shape \(N, D\)"),
+        ({"frozen": [1.0]}, "'frozen' must be a torch.Tensor"),
+    ],
+)
+def test_options_of_a_prediction_are_refused_by_name(options: dict, message: str) -> None:
+    objective, x, *_ = filled(0.5)
+    with pytest.raises((ValueError, TypeError), match=message):
+        objective.explain(x, **options)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"seed": 1.5}, "'seed' must be an integer"),
+        ({"seed": 2**63}, "'seed' must be an integer"),
+        ({"generator": 3}, "'generator' must be a torch.Generator"),
+    ],
+)
+def test_settings_of_an_objective_are_refused_by_name(settings: dict, message: str) -> None:
+    with pytest.raises((ValueError, TypeError), match=message):
+        GraphGuidedObjective(CLASSES, **settings)
