@@ -21,13 +21,15 @@ from gloss_graph.memory.fill import fill, relink
 from gloss_graph.memory.indexes import Search, check_search
 from gloss_graph.memory.links import NeighborLists, add_batch_mates, check_lists
 from gloss_graph.memory.rows import warn_anonymous
-from gloss_graph.memory.search import SearchResult
+from gloss_graph.memory.search import Nearest, SearchResult
 from gloss_graph.memory.searched import SearchedRows
 from gloss_graph.memory.stats import BankStats, bank_stats
 from gloss_graph.memory.targets import read_labels
 from gloss_graph.memory.write import Incoming, store
 
 _DTYPES = (torch.float32, torch.float16)
+# Queries searched at a time: bounds the memory of a large call.
+_QUERIES = 1024
 _HALF_RANGE = torch.finfo(torch.float16).max
 
 
@@ -157,8 +159,10 @@ class MemoryBank(SearchedRows):
         check_positive_int("k", k)
         x = self._prepare("queries", queries)
         banned = self.own_slots(exclude_ids)
-        found = self._searcher.allowed(x, self.rows, len(self), k, banned)
-        return SearchResult(found.squared_distances.sqrt(), found.indices)
+        blocks = x.split(_QUERIES)
+        found = [self._searcher.allowed(part, self.rows, len(self), k, banned) for part in blocks]
+        squared, slots = map(torch.cat, zip(*found, strict=True))
+        return SearchResult(squared.sqrt(), slots)
 
     @torch.no_grad()
     def neighbors(
@@ -192,8 +196,12 @@ class MemoryBank(SearchedRows):
         if k == 0:
             none = torch.empty(x.size(0), 0, dtype=torch.long, device=x.device)
             return NeighborLists(x.new_empty(x.size(0), 0), none)
-        found = self._searcher.around(x, self.rows, len(self), k, places)
-        return add_batch_mates(x, found, k)
+        banned, size = places[places >= 0].unique(), len(self)
+        blocks = zip(x.split(_QUERIES), places.split(_QUERIES), strict=True)
+        found = [
+            self._searcher.around(part, self.rows, size, k, banned, own) for part, own in blocks
+        ]
+        return add_batch_mates(x, Nearest(*map(torch.cat, zip(*found, strict=True))), k)
 
     # ------------------------------------------------------------------ write
 
@@ -360,6 +368,8 @@ class MemoryBank(SearchedRows):
             if buffer is not None:
                 buffer.zero_()
         self.links.reset()
+        if self.cells is not None:
+            self.cells.reset()
         forget = getattr(self.eviction, "reset", None)
         if forget is not None:
             forget()

@@ -151,10 +151,6 @@ class TurnedRows:
         """Where the codes are."""
         return self._rows.device
 
-    @property
-    def _version(self) -> int:
-        return self._rows.codes._version
-
     def size(self, axis: int) -> int:
         """Rows (0) or dimension (1)."""
         return self._rows.size(axis) if axis or self._size is None else self._size
@@ -199,6 +195,12 @@ def searched(rows: Rows, size: int | None = None) -> Searched:
     if isinstance(rows, QuantizedRows):
         return rows.turned if size is None else rows.turned.first(size)
     return rows[:size] if size is not None else rows
+
+
+def version_of(rows: Searched) -> int:
+    """Grows with every write into the rows; 0 of inference tensors, which do not count them."""
+    buffer = rows._rows.codes if isinstance(rows, TurnedRows) else rows
+    return 0 if buffer.is_inference() else buffer._version
 
 
 def asked(queries: Tensor, rows: Rows) -> Tensor:

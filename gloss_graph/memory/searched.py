@@ -7,10 +7,12 @@ from typing import Any, TypeVar
 
 import torch
 
-from gloss_graph.memory.choice import retuned, row_search
+from gloss_graph.memory.cells import Cells
+from gloss_graph.memory.choice import cells_for, retuned, row_search
 from gloss_graph.memory.eviction import Eviction, saved_name
-from gloss_graph.memory.indexes import Search, check_search, describe_search, search_of
+from gloss_graph.memory.indexes import RowSearch, Search, check_search, describe_search, search_of
 from gloss_graph.memory.links import LinkTable
+from gloss_graph.memory.quantized import searched, version_of
 from gloss_graph.memory.recall import measure_recall
 from gloss_graph.memory.rows import StoredRows
 from gloss_graph.memory.storage import check_sizes, read_bank, write_bank
@@ -33,6 +35,7 @@ class SearchedRows(StoredRows):
 
     normalize: bool
     eviction: Eviction
+    cells: Cells | None
 
     def __init__(
         self,
@@ -47,15 +50,19 @@ class SearchedRows(StoredRows):
         super().__init__(capacity, dim, dtype, num_classes, bits)
         self.k, self.search_backend = k, search
         self.links = LinkTable(capacity, k)
-        self._searcher = row_search(search, self.links)
+        self.register_module("cells", cells_for(search, capacity, dim))
+        self._searcher = self._new_search()
+
+    def _new_search(self) -> RowSearch:
+        return row_search(self.search_backend, self.links, self.cells)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**super().__getstate__(), "_searcher": row_search(self.search_backend, self.links)}
+        return {**super().__getstate__(), "_searcher": self._new_search()}
 
     def _forget_derived(self) -> None:
         super()._forget_derived()
         self.links._forget_derived()
-        self._searcher = row_search(self.search_backend, self.links)
+        self._searcher = self._new_search()
 
     def _load_from_state_dict(
         self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any
@@ -131,10 +138,13 @@ class SearchedRows(StoredRows):
             ValueError: An unknown name, or more cells than rows.
         """
         check_search(search, self.capacity)
+        cells = cells_for(search, self.capacity, self.dim)
+        wanted = row_search(search, self.links, cells)
         self.search_backend = search
-        wanted = row_search(search, self.links)
         if not retuned(self._searcher, wanted):
-            self._searcher = wanted
+            self.cells, self._searcher = cells and cells.to(self.rows.device), wanted
+            rows = searched(self.rows)
+            wanted.wrote(self.rows, len(self), self.slots_of(self.ids[:0]), version_of(rows))
 
     def recall(self, k: int | None = None, sample: int = 256, seed: int = 0) -> float:
         """Share of the exact k nearest neighbours that this bank's search finds (recall@k).

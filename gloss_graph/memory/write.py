@@ -9,7 +9,7 @@ from torch import Tensor
 
 from gloss_graph.memory.eviction import check_slots, last_of_each
 from gloss_graph.memory.links import NeighborLists
-from gloss_graph.memory.quantized import searched
+from gloss_graph.memory.quantized import searched, version_of
 
 if TYPE_CHECKING:
     from gloss_graph.memory.bank import MemoryBank
@@ -80,11 +80,11 @@ def _fill(
     slots: Tensor,
     fresh: Tensor,
 ) -> None:
-    version = searched(bank.rows)._version
+    version = version_of(searched(bank.rows))
     bank.rows[slots] = batch.x[kept].to(bank.rows.dtype)
-    bank._searcher.wrote(bank.rows, slots, version)
     bank.slot_labels[slots] = batch.labels[kept]
     if bank.slot_targets is not None and batch.targets is not None:
         bank.slot_targets[slots] = batch.targets[kept].to(bank.slot_targets.dtype)
     bank.slot_ids[slots] = batch.ids[kept]
     bank.links.write(neighbors, kept, slots, fresh, searched(bank.rows), len(bank))
+    bank._searcher.wrote(bank.rows, len(bank), slots, version)
