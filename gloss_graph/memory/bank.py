@@ -14,6 +14,7 @@ from gloss_graph._checks import (
     check_index_vector,
     check_matrix,
     check_positive_int,
+    check_tensor,
 )
 from gloss_graph.memory.drift import Drift, measure_drift, refresh_rows
 from gloss_graph.memory.eviction import Eviction, resolve_eviction
@@ -112,9 +113,12 @@ class MemoryBank(SearchedRows):
         check_search(search, capacity)
         if num_classes is not None:
             check_positive_int("num_classes", num_classes)
-        super().__init__(capacity, dim, dtype, num_classes, k, search, bits)
+        eviction = resolve_eviction(eviction, num_classes)
+        # Buffers made in inference mode could not be written outside of it.
+        with torch.inference_mode(False):
+            super().__init__(capacity, dim, dtype, num_classes, k, search, bits)
         self.normalize = normalize
-        self.eviction = resolve_eviction(eviction, num_classes)
+        self.eviction = eviction
         #: What `drift` measured last; not part of the state.
         self.last_drift: Drift | None = None
         self._warned_anonymous = False
@@ -158,6 +162,9 @@ class MemoryBank(SearchedRows):
         """
         check_positive_int("k", k)
         x = self._prepare("queries", queries)
+        if exclude_ids is not None:
+            check_tensor("exclude_ids", exclude_ids)
+            check_index_vector("exclude_ids", exclude_ids.reshape(-1), exclude_ids.numel())
         banned = self.own_slots(exclude_ids)
         blocks = x.split(_QUERIES)
         found = [self._searcher.allowed(part, self.rows, len(self), k, banned) for part in blocks]
@@ -184,6 +191,8 @@ class MemoryBank(SearchedRows):
         x = self._prepare("embeddings", embeddings)
         if ids is not None:
             check_index_vector("ids", ids, x.size(0))
+        if k is not None:
+            check_positive_int("k", k, minimum=0)
         return self._neighbors(x, self._places(ids, x.size(0)), k or self.k)
 
     def _places(self, ids: Tensor | None, size: int) -> Tensor:
@@ -236,7 +245,9 @@ class MemoryBank(SearchedRows):
             TypeError: A value that is not a tensor.
             ValueError: Shape, dtype, device, non-finite embeddings, a negative id, a label < -1,
                 a target outside [0, 1].
+            RuntimeError: The bank was copied under `torch.inference_mode()` and is written outside.
         """
+        self.check_writable()
         x = self._prepare("embeddings", embeddings)
         size = x.size(0)
         device = self.rows.device
@@ -255,9 +266,21 @@ class MemoryBank(SearchedRows):
         ids = ids.to(device).long()
         if neighbors is None:
             neighbors = self._neighbors(x, self._places(ids, size), self.k if link else 0)
-        check_lists(neighbors, x.size(0), len(self))
+        check_lists(neighbors, x.size(0), len(self), device)
         self.check_storable(x)
         store(self, Incoming(x, known, targets, ids), neighbors, nameless=nameless)
+
+    def check_writable(self) -> None:
+        """Raise if torch would refuse a write.
+
+        Raises:
+            RuntimeError: Buffers made under `torch.inference_mode()`, which was left since.
+        """
+        if self.count.is_inference() and not torch.is_inference_mode_enabled():
+            raise RuntimeError(
+                "This bank was copied or loaded under torch.inference_mode() and can only be "
+                "written there. Copy it again outside, or use torch.no_grad()."
+            )
 
     def check_storable(self, x: Tensor) -> None:
         """Raise unless rows (B, D) fit the dtype they are stored in.
@@ -298,7 +321,11 @@ class MemoryBank(SearchedRows):
             Number of rows in the bank afterwards.
 
         Raises:
-            ValueError: As `enqueue`; rows of earlier batches stay stored.
+            TypeError: `encoder` cannot be called or returns no tensor.
+            ValueError: As `enqueue`.
+
+        If the loader, the encoder or a check raises, the bank is as it was before the call; until
+        then a copy of the rows it had is kept.
         """
         fill(self, loader, encoder, progress)
         return len(self)

@@ -76,8 +76,8 @@ def row_search(search: Search, links: LinkTable, cells: Cells | None) -> RowSear
     settings = KINDS[search]() if search in KINDS else search
     if isinstance(settings, HNSWSettings):
         return HNSWSearch(settings)
-    if isinstance(settings, IVFSettings) and cells is not None:
-        return IVFSearch(settings, cells)
+    if isinstance(settings, IVFSettings):
+        return IVFSearch(settings, cells or Cells(0, 1, 1))
     if isinstance(settings, DescentSettings):
         return DescentSearch(settings, links, AutoSearch(cells))
     if settings == "auto":

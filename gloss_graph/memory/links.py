@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from gloss_graph._checks import check_device, check_tensor
 from gloss_graph.memory.quantized import Searched, version_of
 from gloss_graph.memory.search import Nearest, nearest_others, pair_distances
 from gloss_graph.memory.symmetric import RowBuffers, SymmetricLinks, build_lists, listing, updated
@@ -55,13 +56,20 @@ def _near_mates(x: Tensor, k: int) -> NeighborLists:
     return NeighborLists(squared, -2 - index)
 
 
-def check_lists(lists: NeighborLists, batch: int, stored: int) -> None:
+def check_lists(lists: NeighborLists, batch: int, stored: int, device: torch.device) -> None:
     """Raise unless `lists` are (batch, k) and name stored slots and batch rows only.
 
     Raises:
-        ValueError: Shape or indices that do not fit.
+        TypeError: Other lists than `NeighborLists`.
+        ValueError: Shape, dtype, device or indices that do not fit.
     """
+    if not isinstance(lists, NeighborLists):
+        raise TypeError(f"'neighbors' must be NeighborLists (got {type(lists).__name__}).")
     index = lists.indices
+    check_tensor("neighbors", index)
+    if index.dtype != torch.long:
+        raise ValueError(f"'neighbors' must have long indices (got {index.dtype}).")
+    check_device("'neighbors'", index, "the bank", device)
     if index.dim() != 2 or index.size(0) != batch:
         raise ValueError(
             f"'neighbors' must hold one list a row, ({batch}, k) (got {tuple(index.shape)})."

@@ -97,6 +97,8 @@ class QuantizedRows(nn.Module):
         return out
 
     def __setitem__(self, slots: Tensor, x: Tensor) -> None:
+        if slots.numel() == 0:
+            return
         x = x.float()
         length = torch.linalg.vector_norm(x, dim=1)
         # Entries of a unit row have variance 1 / D.
@@ -151,6 +153,10 @@ class TurnedRows:
         """Where the codes are."""
         return self._rows.device
 
+    @property
+    def _version(self) -> int:
+        return version_of(self._rows.codes)
+
     def size(self, axis: int) -> int:
         """Rows (0) or dimension (1)."""
         return self._rows.size(axis) if axis or self._size is None else self._size
@@ -199,8 +205,9 @@ def searched(rows: Rows, size: int | None = None) -> Searched:
 
 def version_of(rows: Searched) -> int:
     """Grows with every write into the rows; 0 of inference tensors, which do not count them."""
-    buffer = rows._rows.codes if isinstance(rows, TurnedRows) else rows
-    return 0 if buffer.is_inference() else buffer._version
+    if isinstance(rows, Tensor) and rows.is_inference():
+        return 0
+    return rows._version
 
 
 def asked(queries: Tensor, rows: Rows) -> Tensor:
