@@ -107,8 +107,11 @@ class GraphTargets(nn.Module):
         """Solve over the whole bank and keep a target for every row.
 
         Raises:
+            TypeError: Not a bank.
             ValueError: A bank of another capacity than the targets were made for.
         """
+        if not isinstance(memory, MemoryBank):
+            raise TypeError(f"'memory' must be a MemoryBank (got {type(memory).__name__}).")
         if memory.capacity != self.table_ids.numel():
             raise ValueError(
                 f"'memory' must have a capacity of {self.table_ids.numel()}, as the targets have "
