@@ -90,13 +90,16 @@ def check_class_numbers(name: str, largest: int) -> None:
 
 
 def check_tensor(name: str, value: Any) -> None:
-    """Raise unless `value` is a tensor.
+    """Raise unless `value` is a dense tensor.
 
     Raises:
         TypeError: Names the argument and the type it has.
+        ValueError: A sparse tensor.
     """
     if not isinstance(value, Tensor):
         raise TypeError(f"'{name}' must be a torch.Tensor (got {type(value).__name__}).")
+    if value.layout != torch.strided:
+        raise ValueError(f"'{name}' must be dense (got {value.layout}). Call .to_dense() first.")
 
 
 def check_device(name: str, value: Tensor, other: str, device: torch.device) -> None:

@@ -125,14 +125,15 @@ def step_generator(generator: torch.Generator, training: bool) -> torch.Generato
     With one process `generator` itself. With several, every process takes exactly one number of
     it a training step, so that its state stays the same on all of them whatever their batches
     hold, and gets a generator of its own made from that number and its rank. Outside of training
-    nothing is taken: one process may look while the others do not.
+    nothing is taken: an evaluation leaves training as it was.
     """
+    if not training:
+        looking = torch.Generator()
+        looking.set_state(generator.get_state())
+        generator = looking
     if world_size() == 1:
         return generator
-    before = generator.get_state()
     seed = int(torch.randint(2**62, (), generator=generator))
-    if not training:
-        generator.set_state(before)
     return torch.Generator().manual_seed((seed + _STRIDE * rank()) % 2**63)
 
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import inspect
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from gloss_graph._checks import check_positive_int
 from gloss_graph._paper import PaperForms
 from gloss_graph._precision import finite_gradient, full_precision
 from gloss_graph._processes import gather_rows, step_generator, world_size
@@ -38,6 +41,7 @@ from gloss_graph.losses import (
     hidden_label_loss,
 )
 from gloss_graph.memory import MemoryBank
+from gloss_graph.memory.checked import check_forms, check_keys, check_limits, fit_cells
 from gloss_graph.memory.gather import enqueue_gathered
 from gloss_graph.memory.targets import join_targets
 from gloss_graph.propagation import LabelPropagation
@@ -170,8 +174,10 @@ class GraphGuidedObjective(PaperForms, PropagationPredictor, nn.Module):
         generator: torch.Generator | None = None,
         seed: int = 0,
     ) -> None:
+        given = {name: value for name, value in locals().items() if name in _SETTINGS}
         super().__init__()
         form = check_settings(locals())
+        check_positive_int("seed", seed, minimum=0)
         self.remembered = MemoryUse(half_life, restandardize, memory_start, memory_ramp)
         self.num_classes, self.memory, self.k = num_classes, memory, k
         self.multilabel = multilabel
@@ -192,6 +198,7 @@ class GraphGuidedObjective(PaperForms, PropagationPredictor, nn.Module):
             max_iter=max_iter,
             gradient=gradient,
         )
+        self._settings = {**given, "form": form, "eta": self.propagation.eta}
         self.consistency_weight, self.anchor = float(consistency_weight), float(anchor)
         settings = HeadSettings(
             num_classes=num_classes,
@@ -227,26 +234,91 @@ class GraphGuidedObjective(PaperForms, PropagationPredictor, nn.Module):
         self.parts: dict[str, Tensor] = {}
 
     def extra_repr(self) -> str:
-        """Settings that are not part of a sub-module."""
-        bandwidth = getattr(self.bandwidth, "__name__", repr(self.bandwidth))
-        return (
-            f"num_classes={self.num_classes}, k={self.k}, bandwidth={bandwidth}, "
-            f"form={self.form!r}, visible_fraction={self.visible_fraction}, "
-            f"graph_weight={self.graph_weight}, batch_edges={self.batch_edges!r}, "
-            f"symmetrize={self.symmetrize!r}, hops={self.hops}"
-            + (", multilabel=True" if self.multilabel else "")
-            + f"{', warm_start=True' if self.warm else ''}{self.remembered}"
-        )
+        """Every setting, as the objective was made with; the bank is a part of its own."""
+        return ", ".join(f"{name}={_shown(value)}" for name, value in self._settings.items())
 
     def get_extra_state(self) -> Tensor:
         """State of the visibility generator, a uint8 tensor."""
         return self.generator.get_state()
 
     def set_extra_state(self, state: Tensor) -> None:
-        """Restore the visibility generator."""
-        if not isinstance(state, Tensor) or state.dtype != torch.uint8:
-            raise ValueError("The generator state must be a uint8 tensor (foreign state_dict?).")
+        """Restore the visibility generator.
+
+        Raises:
+            ValueError: Not the state of a generator; it is as before.
+        """
+        _check_generator_state(state)
         self.generator.set_state(state.cpu())
+
+    def load_state_dict(
+        self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False
+    ) -> Any:
+        """Restore what `state_dict()` gave; checked first, so if it raises nothing changed.
+
+        Args:
+            state_dict: Of an objective with the same settings.
+            strict: Whether every entry must be there; the bank's all or none.
+            assign: See `torch.nn.Module.load_state_dict`.
+
+        Raises:
+            RuntimeError: Entries are missing or foreign.
+            ValueError: Another size, or values no objective has; names the entry.
+        """
+        if isinstance(state_dict, Mapping):
+            state_dict = dict(state_dict)
+            self._check_state(state_dict, "", strict)
+        return super().load_state_dict(state_dict, strict, assign)
+
+    def _load_from_state_dict(
+        self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any
+    ) -> None:
+        # An objective may be part of a model, whose loading asks nothing of it before.
+        self._check_state(state_dict, prefix, strict=False)
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+
+    def _check_state(self, state: dict[str, Any], prefix: str, strict: bool) -> None:
+        if self.memory is not None:
+            fit_cells(self.memory.cells, state, f"{prefix}memory.")
+        if strict:
+            check_keys(self, state.keys())
+        if self.memory is not None:
+            self.memory.check_state(state, f"{prefix}memory.")
+        check_forms(self, state, prefix)
+        classes = self.num_classes if not self.multilabel else 1
+        limits = {
+            "memory.slot_labels": (-1, classes - 1),
+            "targets.steps": (0, None),
+            "targets.solved_at": (-1, None),
+            "targets.table": (0.0, 1.0),
+            "targets.table_ids": (None, None),
+            "targets.confidence": (0.0, 1.0),
+            "targets.mass": (-1.0, 1.0),
+            "warm.values": (None, None),
+            "class_weight": (0.0, None),
+        }
+        for name, (low, high) in limits.items():
+            if prefix + name in state:
+                check_limits(prefix + name, state[prefix + name], low, high)
+        if f"{prefix}_extra_state" in state:
+            _check_generator_state(state[f"{prefix}_extra_state"])
+
+    @contextmanager
+    def _state_kept(self) -> Iterator[None]:
+        """Go back to the state of now if the block raises; the bank, written last, does so itself.
+
+        Buffers of the parts are replaced in a step and never written in place.
+        """
+        parts = [part for part in (self.targets, self.warm) if part is not None]
+        before = [(part, [*part.named_buffers(recurse=False)]) for part in parts]
+        drawn = self.generator.get_state()
+        try:
+            yield
+        except BaseException:
+            for part, buffers in before:
+                for name, value in buffers:
+                    setattr(part, name, value)
+            self.generator.set_state(drawn)
+            raise
 
     # Sparse, stateful and a small part of a step: compiled encoders run it as it is.
     @torch.compiler.disable
@@ -297,12 +369,30 @@ class GraphGuidedObjective(PaperForms, PropagationPredictor, nn.Module):
         visible = check_visible(visible, labels, ids)
         if logits is not None:
             check_logits(logits, labels.numel(), self.num_classes)
+        batch = (view, embeddings.size(1), labels, targets, ids)
+        with self._state_kept():
+            return self._step(*batch, visible, logits, reference, frozen, return_output)
+
+    def _step(
+        self,
+        view: Tensor,
+        learned: int,
+        labels: Tensor,
+        targets: Tensor | None,
+        ids: Tensor | None,
+        visible: Tensor | None,
+        logits: Tensor | None,
+        reference: Tensor | None,
+        frozen: Tensor | None,
+        return_output: bool,
+    ) -> Tensor | ObjectiveOutput:
+        """Loss of a checked batch."""
         with full_precision(view.device.type):
             x = finite_gradient(view.to(torch.promote_types(view.dtype, torch.float32)))
             stored = x.detach()
             if reference is not None:
                 stored = joint_view(reference.detach(), frozen, self.anchor).to(x.dtype)
-            compared, own, learned = None, None, embeddings.size(1)
+            compared, own = None, None
             if self.graph_weight > 0 or logits is None or return_output:
                 compared = self._compare(x, labels, targets, ids, visible, learned, return_output)
                 # Graph and lists of `embeddings` are not those of another view.
@@ -334,7 +424,7 @@ class GraphGuidedObjective(PaperForms, PropagationPredictor, nn.Module):
             data = document_data(compared.connection, ids, self.memory)
             data.seed_mask = compared.seeds
         if self.training:
-            self.targets.steps += 1
+            self.targets.steps = self.targets.steps + 1
             if self.memory is not None:
                 neighbors = None if own is None else own.neighbors
                 with self.seconds.timed("enqueue"):
@@ -423,3 +513,25 @@ class GraphGuidedObjective(PaperForms, PropagationPredictor, nn.Module):
         with self.seconds.timed("graph"):
             found = connect(x, labels, ids, normalize_embeddings=self.normalize_embeddings, **same)
             return self.remembered.weigh(found, memory, strength)
+
+
+# The bank is a part of its own, and so printed apart.
+_SETTINGS = inspect.signature(GraphGuidedObjective.__init__).parameters.keys() - {"self", "memory"}
+
+
+def _shown(value: Any) -> str:
+    """A setting as `repr` prints it."""
+    if isinstance(value, Tensor):
+        return str(value.tolist())
+    if isinstance(value, torch.Generator):
+        return "torch.Generator"
+    return str(getattr(value, "__name__", repr(value)))
+
+
+def _check_generator_state(state: Any) -> None:
+    if not isinstance(state, Tensor) or state.dtype != torch.uint8:
+        raise ValueError("The generator state must be a uint8 tensor (foreign state_dict?).")
+    try:
+        torch.Generator().set_state(state.cpu())
+    except RuntimeError as error:
+        raise ValueError(f"The generator state is not one of torch ({error}).") from error

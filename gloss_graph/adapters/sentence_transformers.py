@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -158,8 +157,7 @@ class GraphGuidedLoss(nn.Module):
             self._share()
         embeddings = self.model(features)["sentence_embedding"]
         logits = None if self.head is None else self.head(embeddings)
-        with nullcontext() if training else _undisturbed(self.objective.generator):
-            return self.objective(embeddings, labels, ids=ids, logits=logits)
+        return self.objective(embeddings, labels, ids=ids, logits=logits)
 
     def _share(self) -> None:
         """Once, before the first step of several processes."""
@@ -302,13 +300,3 @@ class ObjectiveCheckpoint(TrainerCallback):
 
 def _checkpoint(args: TrainingArguments, state: TrainerState) -> Path:
     return Path(args.output_dir) / f"checkpoint-{state.global_step}"
-
-
-@contextmanager
-def _undisturbed(generator: torch.Generator) -> Iterator[None]:
-    """Give a generator its state back afterwards."""
-    before = generator.get_state()
-    try:
-        yield
-    finally:
-        generator.set_state(before)

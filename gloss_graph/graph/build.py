@@ -242,7 +242,8 @@ def connect(
     else:
         x = unit_rows(x) if normalize_embeddings else x
         if memory is not None and (bandwidth == "local" or symmetrize == "mutual"):
-            memory_lists = stored_lists(stored, size, slots.numel(), memory.k)
+            # A bank without links has empty lists.
+            memory_lists = stored_lists(stored, size, slots.numel(), max(1, memory.k))
         links, batch_lists = batch_links(x, memory, slots, neighbors, k, all_batch)
         if memory is not None:
             links = join(links, stored)

@@ -14,7 +14,7 @@ from gloss_graph.graph.build import Connection
 from gloss_graph.inference.head import HeadSettings, PropagationHead
 from gloss_graph.losses.hidden import propagate_connection
 from gloss_graph.losses.multilabel import soft_binary_cross_entropy
-from gloss_graph.losses.schedule import is_seen, ramped, unseen_mean, update_mean
+from gloss_graph.losses.schedule import is_seen, ramped, unseen_mean, updated_mean
 from gloss_graph.memory import MemoryBank
 from gloss_graph.memory.drift import age_decay
 from gloss_graph.propagation.alignment import (
@@ -107,7 +107,19 @@ class GraphTargets(nn.Module):
 
     @torch.no_grad()
     def refresh(self, memory: MemoryBank) -> None:
-        """Solve over the whole bank and keep a target for every row."""
+        """Solve over the whole bank and keep a target for every row.
+
+        Raises:
+            TypeError: Not a bank.
+            ValueError: A bank of another capacity than the targets were made for.
+        """
+        if not isinstance(memory, MemoryBank):
+            raise TypeError(f"'memory' must be a MemoryBank (got {type(memory).__name__}).")
+        if memory.capacity != self.table_ids.numel():
+            raise ValueError(
+                f"'memory' must have a capacity of {self.table_ids.numel()}, as the targets have "
+                f"(got {memory.capacity}; refresh_every=0 keeps none)."
+            )
         count = len(memory)
         if count == 0:
             return
@@ -117,10 +129,12 @@ class GraphTargets(nn.Module):
         trust = None if self.half_life is None else age_decay(memory.age, self.half_life)
         head = PropagationHead(memory.embeddings, memory.labels, self.settings, trust)
         target = head.probabilities(head.hits).to(self.table.dtype)
-        self.table[:count] = target
-        self.confidence[:count] = head.confidence(head.hits, target)
-        self.table_ids[:count] = memory.ids
-        self.solved_at.copy_(self.steps)
+        confidence = head.confidence(head.hits, target).to(self.confidence.dtype)
+        # New tensors, so that a step that raises later can go back to the old ones.
+        self.table = torch.cat([target, self.table[count:]])
+        self.confidence = torch.cat([confidence, self.confidence[count:]])
+        self.table_ids = torch.cat([memory.ids, self.table_ids[count:]])
+        self.solved_at = self.steps.clone()
 
     def lookup(self, memory: MemoryBank, ids: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Targets (B, C), confidence (B,) and whether there is one (B,) for document ids (B,)."""
@@ -149,7 +163,7 @@ class GraphTargets(nn.Module):
         mass = self.mass
         if shares.size(0):
             if self.training:
-                update_mean(mass, shares.mean(dim=0))
+                mass = self.mass = updated_mean(mass, shares.mean(dim=0))
             elif not is_seen(mass):
                 mass = shares.mean(dim=0)
         prior = class_shares(labels, self.settings.num_classes).to(shares)

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from gloss_graph._checks import check_matrix, check_positive_int, check_range
 from gloss_graph._processes import any_process, gather_rows, share_of_mean
 from gloss_graph.losses.graph import labeled_cross_entropy
-from gloss_graph.losses.schedule import is_seen, ramped, unseen_mean, update_mean
+from gloss_graph.losses.schedule import is_seen, ramped, unseen_mean, updated_mean
 from gloss_graph.propagation.alignment import align_classes, class_shares
 
 
@@ -92,6 +92,6 @@ class PseudoLabelLoss(nn.Module):
         rows = gather_rows(probabilities) if self.training else probabilities
         mean = rows.mean(dim=0)
         if self.training:
-            update_mean(self.mass, mean)
+            self.mass = updated_mean(self.mass, mean)
         mass = self.mass if is_seen(self.mass) else mean
         return align_classes(probabilities, self.prior, mass, 1.0)

@@ -24,6 +24,6 @@ def is_seen(mean: Tensor) -> bool:
     return float(mean[0]) >= 0
 
 
-def update_mean(mean: Tensor, new: Tensor) -> None:
-    """Move a running mean (C,) towards `new` (C,), in place; the first value is taken whole."""
-    mean.copy_(_MOMENTUM * mean + (1 - _MOMENTUM) * new if is_seen(mean) else new)
+def updated_mean(mean: Tensor, new: Tensor) -> Tensor:
+    """A running mean (C,) moved towards `new` (C,); the first value is taken whole."""
+    return _MOMENTUM * mean + (1 - _MOMENTUM) * new if is_seen(mean) else new.clone()

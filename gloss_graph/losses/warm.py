@@ -60,7 +60,10 @@ class WarmStart(nn.Module):
         kept = values.detach()[connection.size :].to(self.values.dtype)
         # Nothing was propagated to slots that took no part.
         absent = edges.absent - connection.size
-        self.values[_slots(connection)] = kept.index_copy(0, absent, self.values[absent])
+        # A new tensor, so that a step that raises later can go back to the old one.
+        values = self.values.clone()
+        values[_slots(connection)] = kept.index_copy(0, absent, self.values[absent])
+        self.values = values
 
 
 def _slots(connection: Connection) -> Tensor | slice:

@@ -14,6 +14,7 @@ from gloss_graph._checks import (
     check_index_vector,
     check_matrix,
     check_positive_int,
+    check_tensor,
 )
 from gloss_graph.memory.drift import Drift, measure_drift, refresh_rows
 from gloss_graph.memory.eviction import Eviction, resolve_eviction
@@ -21,13 +22,15 @@ from gloss_graph.memory.fill import fill, relink
 from gloss_graph.memory.indexes import Search, check_search
 from gloss_graph.memory.links import NeighborLists, add_batch_mates, check_lists
 from gloss_graph.memory.rows import warn_anonymous
-from gloss_graph.memory.search import SearchResult
+from gloss_graph.memory.search import Nearest, SearchResult
 from gloss_graph.memory.searched import SearchedRows
 from gloss_graph.memory.stats import BankStats, bank_stats
 from gloss_graph.memory.targets import read_labels
 from gloss_graph.memory.write import Incoming, store
 
 _DTYPES = (torch.float32, torch.float16)
+# Queries searched at a time: bounds the memory of a large call.
+_QUERIES = 1024
 _HALF_RANGE = torch.finfo(torch.float16).max
 
 
@@ -110,9 +113,12 @@ class MemoryBank(SearchedRows):
         check_search(search, capacity)
         if num_classes is not None:
             check_positive_int("num_classes", num_classes)
-        super().__init__(capacity, dim, dtype, num_classes, k, search, bits)
+        eviction = resolve_eviction(eviction, num_classes)
+        # Buffers made in inference mode could not be written outside of it.
+        with torch.inference_mode(False):
+            super().__init__(capacity, dim, dtype, num_classes, k, search, bits)
         self.normalize = normalize
-        self.eviction = resolve_eviction(eviction, num_classes)
+        self.eviction = eviction
         #: What `drift` measured last; not part of the state.
         self.last_drift: Drift | None = None
         self._warned_anonymous = False
@@ -157,9 +163,14 @@ class MemoryBank(SearchedRows):
         """
         check_positive_int("k", k)
         x = self._prepare("queries", queries)
+        if exclude_ids is not None:
+            check_tensor("exclude_ids", exclude_ids)
+            check_index_vector("exclude_ids", exclude_ids.reshape(-1), exclude_ids.numel())
         banned = self.own_slots(exclude_ids)
-        found = self._searcher.allowed(x, self.rows, len(self), k, banned)
-        return SearchResult(found.squared_distances.sqrt(), found.indices)
+        blocks = x.split(_QUERIES)
+        found = [self._searcher.allowed(part, self.rows, len(self), k, banned) for part in blocks]
+        squared, slots = map(torch.cat, zip(*found, strict=True))
+        return SearchResult(squared.sqrt(), slots)
 
     @torch.no_grad()
     def neighbors(
@@ -181,6 +192,8 @@ class MemoryBank(SearchedRows):
         x = self._prepare("embeddings", embeddings)
         if ids is not None:
             check_index_vector("ids", ids, x.size(0))
+        if k is not None:
+            check_positive_int("k", k, minimum=0)
         return self._neighbors(x, self._places(ids, x.size(0)), k or self.k)
 
     def _places(self, ids: Tensor | None, size: int) -> Tensor:
@@ -193,8 +206,12 @@ class MemoryBank(SearchedRows):
         if k == 0:
             none = torch.empty(x.size(0), 0, dtype=torch.long, device=x.device)
             return NeighborLists(x.new_empty(x.size(0), 0), none)
-        found = self._searcher.around(x, self.rows, len(self), k, places)
-        return add_batch_mates(x, found, k)
+        banned, size = places[places >= 0].unique(), len(self)
+        blocks = zip(x.split(_QUERIES), places.split(_QUERIES), strict=True)
+        found = [
+            self._searcher.around(part, self.rows, size, k, banned, own) for part, own in blocks
+        ]
+        return add_batch_mates(x, Nearest(*map(torch.cat, zip(*found, strict=True))), k)
 
     # ------------------------------------------------------------------ write
 
@@ -229,7 +246,9 @@ class MemoryBank(SearchedRows):
             TypeError: A value that is not a tensor.
             ValueError: Shape, dtype, device, non-finite embeddings, a negative id, a label < -1,
                 a target outside [0, 1].
+            RuntimeError: The bank was copied under `torch.inference_mode()` and is written outside.
         """
+        self.check_writable()
         x = self._prepare("embeddings", embeddings)
         size = x.size(0)
         device = self.rows.device
@@ -248,9 +267,21 @@ class MemoryBank(SearchedRows):
         ids = ids.to(device).long()
         if neighbors is None:
             neighbors = self._neighbors(x, self._places(ids, size), self.k if link else 0)
-        check_lists(neighbors, x.size(0), len(self))
+        check_lists(neighbors, x.size(0), len(self), device)
         self.check_storable(x)
         store(self, Incoming(x, known, targets, ids), neighbors, nameless=nameless)
+
+    def check_writable(self) -> None:
+        """Raise if torch would refuse a write.
+
+        Raises:
+            RuntimeError: Buffers made under `torch.inference_mode()`, which was left since.
+        """
+        if self.count.is_inference() and not torch.is_inference_mode_enabled():
+            raise RuntimeError(
+                "This bank was copied or loaded under torch.inference_mode() and can only be "
+                "written there. Copy it again outside, or use torch.no_grad()."
+            )
 
     def check_storable(self, x: Tensor) -> None:
         """Raise unless rows (B, D) fit the dtype they are stored in.
@@ -297,7 +328,11 @@ class MemoryBank(SearchedRows):
             Number of rows in the bank afterwards.
 
         Raises:
-            ValueError: As `enqueue`; rows of earlier batches stay stored.
+            TypeError: `encoder` cannot be called or returns no tensor.
+            ValueError: As `enqueue`.
+
+        If the loader, the encoder or a check raises, the bank is as it was before the call; until
+        then a copy of the rows it had is kept.
         """
         fill(self, loader, encoder, progress)
         return len(self)
@@ -367,6 +402,8 @@ class MemoryBank(SearchedRows):
             if buffer is not None:
                 buffer.zero_()
         self.links.reset()
+        if self.cells is not None:
+            self.cells.reset()
         forget = getattr(self.eviction, "reset", None)
         if forget is not None:
             forget()

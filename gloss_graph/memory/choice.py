@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from gloss_graph.memory.approximate import HNSWSearch, IVFSearch
+from gloss_graph.memory.cells import Cells, suitable_cells
 from gloss_graph.memory.descent import DescentSearch
 from gloss_graph.memory.indexes import (
     KINDS,
@@ -26,14 +27,20 @@ AUTO_ROWS = 200_000
 
 
 class AutoSearch(RowSearch):
-    """Exact while it is as fast, inverted lists from 200,000 rows on (CPU only)."""
+    """Exact while it is as fast, inverted lists from 200,000 rows on (CPU only).
 
-    def __init__(self) -> None:
+    Args:
+        cells: Of a bank that can hold so many rows.
+    """
+
+    def __init__(self, cells: Cells | None) -> None:
         self.exact = ExactSearch("auto")
-        self.ivf = IVFSearch(IVFSettings())
+        self.ivf = None if cells is None else IVFSearch(IVFSettings(), cells)
 
-    def _now(self, rows: Rows, size: int) -> ExactSearch | IVFSearch:
-        return self.ivf if size >= AUTO_ROWS and rows.device.type == "cpu" else self.exact
+    def _now(self, rows: Rows, size: int) -> RowSearch:
+        if self.ivf is not None and size >= AUTO_ROWS and rows.device.type == "cpu":
+            return self.ivf
+        return self.exact
 
     def allowed(self, queries: Tensor, rows: Rows, size: int, k: int, banned: Tensor) -> Nearest:
         """See `RowSearch`."""
@@ -43,22 +50,38 @@ class AutoSearch(RowSearch):
         """See `RowSearch`."""
         return self._now(rows, size).others(queries, rows, size, own, k)
 
-    def wrote(self, rows: Rows, slots: Tensor, version: int) -> None:
+    def wrote(self, rows: Rows, size: int, slots: Tensor, version: int) -> None:
         """See `RowSearch`."""
-        self.ivf.wrote(rows, slots, version)
+        self._now(rows, size).wrote(rows, size, slots, version)
 
 
-def row_search(search: Search, links: LinkTable) -> RowSearch:
-    """The search a bank's setting names, over its lists; checked before by `check_search`."""
+def cells_for(search: Search, capacity: int, dim: int) -> Cells | None:
+    """Room for the cells of the inverted lists a bank may come to search in; None if never."""
+    settings = KINDS[search]() if search in KINDS else search
+    if isinstance(settings, IVFSettings):
+        return Cells(capacity, dim, settings.cells or suitable_cells(capacity))
+    if isinstance(settings, DescentSettings) or settings == "auto":
+        return Cells(capacity, dim, suitable_cells(capacity)) if capacity >= AUTO_ROWS else None
+    return None
+
+
+def row_search(search: Search, links: LinkTable, cells: Cells | None) -> RowSearch:
+    """The search a bank's setting names; checked before by `check_search`.
+
+    Args:
+        search: The setting.
+        links: The lists of the bank.
+        cells: What `cells_for` gave.
+    """
     settings = KINDS[search]() if search in KINDS else search
     if isinstance(settings, HNSWSettings):
         return HNSWSearch(settings)
     if isinstance(settings, IVFSettings):
-        return IVFSearch(settings)
+        return IVFSearch(settings, cells or Cells(0, 1, 1))
     if isinstance(settings, DescentSettings):
-        return DescentSearch(settings, links, AutoSearch())
+        return DescentSearch(settings, links, AutoSearch(cells))
     if settings == "auto":
-        return DescentSearch(DescentSettings(), links, AutoSearch(), DESCENT_ROWS)
+        return DescentSearch(DescentSettings(), links, AutoSearch(cells), DESCENT_ROWS)
     return ExactSearch(settings)
 
 

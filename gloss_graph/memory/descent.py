@@ -50,11 +50,13 @@ class DescentSearch(RowSearch):
         """Who asks is not known: see the fallback."""
         return self.fallback.allowed(queries, rows, size, k, banned)
 
-    def around(self, queries: Tensor, rows: Rows, size: int, k: int, places: Tensor) -> Nearest:
+    def around(
+        self, queries: Tensor, rows: Rows, size: int, k: int, banned: Tensor, places: Tensor
+    ) -> Nearest:
         """See `RowSearch`."""
         if not self._walks(rows, size):
-            return super().around(queries, rows, size, k, places)
-        return self._walk(queries, rows, size, k, places, places[places >= 0].unique())
+            return self.allowed(queries, rows, size, k, banned)
+        return self._walk(queries, rows, size, k, places, banned)
 
     def _walk(
         self, queries: Tensor, rows: Rows, size: int, k: int, start: Tensor, banned: Tensor
@@ -84,9 +86,9 @@ class DescentSearch(RowSearch):
         k = min(k, size - 1)
         return without_own(self._walk(queries, rows, size, k + 1, own, own[:0]), own)
 
-    def wrote(self, rows: Rows, slots: Tensor, version: int) -> None:
+    def wrote(self, rows: Rows, size: int, slots: Tensor, version: int) -> None:
         """The links follow by themselves."""
-        self.fallback.wrote(rows, slots, version)
+        self.fallback.wrote(rows, size, slots, version)
 
     def _descend(
         self,

@@ -59,6 +59,9 @@ def age_decay(age: Tensor, half_life: float) -> Tensor:
 def refresh_rows(bank: MemoryBank, encode: Encode, count: int) -> int:
     """Re-encode the stalest rows in place; see `MemoryBank.refresh`."""
     check_positive_int("count", count, minimum=0)
+    if not callable(encode):
+        raise TypeError(f"'encode' must be callable (got {type(encode).__name__}).")
+    bank.check_writable()
     known = (bank.ids >= 0).nonzero().squeeze(1)
     count = min(count, known.numel())
     if count == 0:

@@ -236,6 +236,9 @@ def check_slots(name: str, slots: Tensor, wanted: int, stored: int, capacity: in
     Raises:
         ValueError: Shape, a slot out of range or given twice, a gap.
     """
+    if not isinstance(slots, Tensor) or slots.dtype != torch.long:
+        found = slots.dtype if isinstance(slots, Tensor) else type(slots).__name__
+        raise ValueError(f"'eviction' {name!r} must give a long tensor of slots (got {found}).")
     given = slots[slots != -1]
     new = given[given >= stored].sort().values
     gapless = torch.arange(stored, stored + new.numel(), device=slots.device)

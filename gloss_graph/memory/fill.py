@@ -10,6 +10,7 @@ import torch
 from rich.progress import track
 from torch import Tensor, nn
 
+from gloss_graph._checks import check_tensor
 from gloss_graph._modes import evaluating
 from gloss_graph.memory.choice import thorough
 
@@ -27,13 +28,41 @@ def fill(
     progress: bool,
 ) -> None:
     """Encode and store every batch of `loader`, then link; see `MemoryBank.prefill`."""
+    if not callable(encoder):
+        raise TypeError(f"'encoder' must be callable (got {type(encoder).__name__}).")
+    bank.check_writable()
     calm = evaluating(encoder) if isinstance(encoder, nn.Module) else nullcontext()
-    with calm:
-        for batch in track(loader, "Filling the memory bank", disable=not progress):
-            inputs, labels, ids = _unpack(batch)
-            rows = encoder(**inputs) if isinstance(inputs, Mapping) else encoder(inputs)
-            bank.enqueue(rows.to(bank.rows.device), labels, ids, link=False)
-    relink(bank, progress)
+    before = _taken(bank)
+    try:
+        with calm:
+            for batch in track(loader, "Filling the memory bank", disable=not progress):
+                inputs, labels, ids = _unpack(batch)
+                rows = encoder(**inputs) if isinstance(inputs, Mapping) else encoder(inputs)
+                check_tensor("encoder", rows)
+                bank.enqueue(rows.to(bank.rows.device), labels, ids, link=False)
+        relink(bank, progress)
+    except BaseException:
+        _put_back(bank, before)
+        raise
+
+
+def _taken(bank: MemoryBank) -> dict[str, Tensor]:
+    """Copies of a bank's buffers, of those with an entry a slot only the ones in use."""
+    size = len(bank)
+    return {
+        name: (x[:size] if x.dim() and x.size(0) == bank.capacity else x).clone()
+        for name, x in bank.named_buffers()
+    }
+
+
+def _put_back(bank: MemoryBank, before: dict[str, Tensor]) -> None:
+    """Give the bank the state of `_taken`; unused slots become as `reset` leaves them."""
+    drift = bank.last_drift
+    bank.reset()
+    bank.last_drift = drift
+    for name, x in bank.named_buffers():
+        (x if x.dim() == 0 else x[: before[name].size(0)]).copy_(before[name])
+    bank._forget_derived()
 
 
 @torch.no_grad()

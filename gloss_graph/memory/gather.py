@@ -44,7 +44,12 @@ def share_state(module: nn.Module) -> None:
     Args:
         module: An objective (or a head); of the same settings on every process, on the device its
             backend talks from.
+
+    Raises:
+        TypeError: Not a module.
     """
+    if not isinstance(module, nn.Module):
+        raise TypeError(f"'module' must be a torch.nn.Module (got {type(module).__name__}).")
     if world_size() == 1:
         return
     device = None

@@ -107,27 +107,27 @@ KINDS: dict[str, Any] = {"descent": DescentSettings, "ivf": IVFSettings, "hnsw":
 class RowSearch(Protocol):
     """Nearest rows among the first `size` of the buffer `rows` (capacity, D) of a bank.
 
-    What it holds is derived from the rows: it may be thrown away at any time, and is by pickle,
-    deepcopy and loading.
+    What it holds is derived from the bank's state: it may be thrown away at any time, and is by
+    pickle, deepcopy and loading.
     """
 
     def allowed(self, queries: Tensor, rows: Rows, size: int, k: int, banned: Tensor) -> Nearest:
         """The k nearest rows but for `banned` (n,), padded to (B, k) with `inf` and -1."""
         ...
 
-    def around(self, queries: Tensor, rows: Rows, size: int, k: int, places: Tensor) -> Nearest:
-        """As `allowed`, for documents that lie at `places` (B,) long, which are left out for all.
-
-        -1 stands for a document that is not stored.
-        """
-        return self.allowed(queries, rows, size, k, places[places >= 0].unique())
+    def around(
+        self, queries: Tensor, rows: Rows, size: int, k: int, banned: Tensor, places: Tensor
+    ) -> Nearest:
+        """As `allowed`, for documents that lie at `places` (B,) long, -1 where not stored."""
+        del places
+        return self.allowed(queries, rows, size, k, banned)
 
     def others(self, queries: Tensor, rows: Rows, size: int, own: Tensor, k: int) -> Nearest:
         """The k nearest rows of queries that are rows themselves, row `own[i]` left out."""
         ...
 
-    def wrote(self, rows: Rows, slots: Tensor, version: int) -> None:
-        """The rows `slots` were overwritten; `version` was that of the buffer before."""
+    def wrote(self, rows: Rows, size: int, slots: Tensor, version: int) -> None:
+        """The rows `slots` were written; `version` was that of the buffer before."""
 
 
 class ExactSearch(RowSearch):
@@ -150,7 +150,7 @@ class ExactSearch(RowSearch):
         x, known = asked(queries, rows), searched(rows, size)
         return nearest_others(x, known, own, k, backend=self.backend)
 
-    def wrote(self, rows: Rows, slots: Tensor, version: int) -> None:
+    def wrote(self, rows: Rows, size: int, slots: Tensor, version: int) -> None:
         """Nothing to do."""
 
 

@@ -8,14 +8,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from gloss_graph.memory.quantized import Searched
-from gloss_graph.memory.search import Nearest, pair_distances, squared_distances
+from gloss_graph._checks import check_device, check_tensor
+from gloss_graph.memory.quantized import Searched, version_of
+from gloss_graph.memory.search import Nearest, nearest_others, pair_distances
 from gloss_graph.memory.symmetric import RowBuffers, SymmetricLinks, build_lists, listing, updated
 
 # A write of more than one row in so many is followed by a new build, not an update.
 _UPDATE_SHARE = 8
-# Entries of differences held at a time when links are measured.
-_TILE_ENTRIES = 4_000_000
+# Up to so many batch rows all their pairs are measured; of more, so many search at a time.
+_ALL_PAIRS = 1024
 _TILE_ROWS = 65_536
 
 
@@ -32,22 +33,43 @@ class NeighborLists(NamedTuple):
 
 def add_batch_mates(x: Tensor, found: Nearest, k: int) -> NeighborLists:
     """The k nearest of the stored rows `found` (B, k) and the other rows of the batch x (B, D)."""
-    mates = torch.cdist(x, x, compute_mode="use_mm_for_euclid_dist").square()
-    mates.fill_diagonal_(torch.inf)
-    mate_index = -2 - torch.arange(x.size(0), device=x.device).expand(x.size(0), -1)
-    squared = torch.cat([found.squared_distances, mates], dim=1)
-    index = torch.cat([found.indices, mate_index], dim=1)
+    mates = _all_mates(x) if x.size(0) <= _ALL_PAIRS else _near_mates(x, k)
+    squared = torch.cat([found.squared_distances, mates.squared_distances], dim=1)
+    index = torch.cat([found.indices, mates.indices], dim=1)
     squared, order = squared.topk(min(k, squared.size(1)), dim=1, largest=False)
     return NeighborLists(squared, index.gather(1, order).masked_fill(squared.isinf(), -1))
 
 
-def check_lists(lists: NeighborLists, batch: int, stored: int) -> None:
+def _all_mates(x: Tensor) -> NeighborLists:
+    """All rows of a batch (B, D), itself at `inf`: O(B²) memory, and fastest for a small one."""
+    squared = torch.cdist(x, x, compute_mode="use_mm_for_euclid_dist").square()
+    squared.fill_diagonal_(torch.inf)
+    index = -2 - torch.arange(x.size(0), device=x.device).expand(x.size(0), -1)
+    return NeighborLists(squared, index)
+
+
+def _near_mates(x: Tensor, k: int) -> NeighborLists:
+    """The k nearest other rows of a batch (B, D), block by block: O(B k) memory."""
+    blocks = torch.arange(x.size(0), device=x.device).split(_ALL_PAIRS)
+    near = [nearest_others(x[own], x, own, k) for own in blocks]
+    squared, index = (torch.cat(parts) for parts in zip(*near, strict=True))
+    return NeighborLists(squared, -2 - index)
+
+
+def check_lists(lists: NeighborLists, batch: int, stored: int, device: torch.device) -> None:
     """Raise unless `lists` are (batch, k) and name stored slots and batch rows only.
 
     Raises:
-        ValueError: Shape or indices that do not fit.
+        TypeError: Other lists than `NeighborLists`.
+        ValueError: Shape, dtype, device or indices that do not fit.
     """
+    if not isinstance(lists, NeighborLists):
+        raise TypeError(f"'neighbors' must be NeighborLists (got {type(lists).__name__}).")
     index = lists.indices
+    check_tensor("neighbors", index)
+    if index.dtype != torch.long:
+        raise ValueError(f"'neighbors' must have long indices (got {index.dtype}).")
+    check_device("'neighbors'", index, "the bank", device)
     if index.dim() != 2 or index.size(0) != batch:
         raise ValueError(
             f"'neighbors' must hold one list a row, ({batch}, k) (got {tuple(index.shape)})."
@@ -100,7 +122,7 @@ class LinkTable(nn.Module):
     def _state(self) -> tuple[Any, ...]:
         # Tensors count what is written into them; held, their identity stays theirs.
         lists = (self.slots, self.slot_stamps, self.squared, self.stamps)
-        return (*((x, x._version) for x in lists),)
+        return (*((x, version_of(x)) for x in lists),)
 
     def _known_graph(self) -> SymmetricLinks | None:
         """The undirected graph if it is that of the lists as they are."""
@@ -192,7 +214,10 @@ class LinkTable(nn.Module):
         size: int,
         graph: SymmetricLinks | None,
     ) -> None:
-        self._measure_own(rows, written)
+        neighbors = self.slots[written].long().clamp(min=0)
+        own = torch.arange(written.numel(), device=rows.device).repeat_interleave(self.k)
+        squared = pair_distances(rows, written[own], rows, neighbors.reshape(-1))
+        self.squared[written] = squared.view_as(neighbors).to(self.squared.dtype)
         if refreshed.numel() == 0:
             return
         moved = torch.zeros(self.slots.size(0), dtype=torch.bool, device=rows.device)
@@ -216,14 +241,6 @@ class LinkTable(nn.Module):
         hit = hit[alive]
         squared = pair_distances(rows, hit // self.k, rows, flat[hit].long())
         self.squared[:size].view(-1)[hit] = squared.to(self.squared.dtype)
-
-    def _measure_own(self, rows: Searched, written: Tensor) -> None:
-        # The (n, k, D) differences of a large write would not fit.
-        tile = max(1, _TILE_ENTRIES // max(1, self.k * rows.size(1)))
-        for part in written.split(tile):
-            neighbors = self.slots[part].long().clamp(min=0)
-            own = squared_distances(rows[part].float(), rows, neighbors)
-            self.squared[part] = own.to(self.squared.dtype)
 
     def replace(self, slots: Tensor, neighbors: Tensor, squared: Tensor) -> None:
         """Overwrite the lists of `slots` (n,) by live slots `neighbors` (n, j), j <= k."""

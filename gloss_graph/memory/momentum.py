@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -10,6 +11,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from typing_extensions import Self
 
 from gloss_graph._checks import check_range
+from gloss_graph.memory.checked import check_forms, check_keys
 
 
 class _Ema:
@@ -78,10 +80,49 @@ class MomentumEncoder(nn.Module):
 
     @torch.no_grad()
     def update(self) -> None:
-        """Move towards the encoder as it is now."""
+        """Move towards the encoder as it is now.
+
+        Raises:
+            ValueError: The encoder has other weights than when it was copied; nothing is changed.
+        """
+        check_same_form(self.average.module, self._source)
         self.average.update_parameters(self._source)
+
+    def load_state_dict(
+        self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False
+    ) -> Any:
+        """As `torch.nn.Module.load_state_dict`, but checked first: if it raises nothing changed.
+
+        Raises:
+            RuntimeError: Entries are missing or foreign.
+            ValueError: Another shape or kind of dtype.
+        """
+        if strict:
+            check_keys(self, state_dict.keys())
+        check_forms(self, state_dict)
+        return super().load_state_dict(state_dict, strict, assign)
 
     @torch.no_grad()
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """What the copy makes of the inputs, without gradient."""
         return self.average(*args, **kwargs)
+
+
+def check_same_form(copy: nn.Module, module: nn.Module) -> None:
+    """Raise unless two modules have parameters and buffers of the same names and shapes.
+
+    Raises:
+        ValueError: Names the first that differs.
+    """
+    parts = [
+        {n: tuple(x.shape) for n, x in (*m.named_parameters(), *m.named_buffers())}
+        for m in (copy, module)
+    ]
+    differ = sorted(
+        n for n in parts[0].keys() | parts[1].keys() if parts[0].get(n) != parts[1].get(n)
+    )
+    if differ:
+        raise ValueError(
+            f"'module' must keep the shapes it was copied with ('{differ[0]}' was "
+            f"{parts[0].get(differ[0])}, is {parts[1].get(differ[0])}). Make a new MomentumEncoder."
+        )

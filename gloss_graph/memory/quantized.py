@@ -97,6 +97,8 @@ class QuantizedRows(nn.Module):
         return out
 
     def __setitem__(self, slots: Tensor, x: Tensor) -> None:
+        if slots.numel() == 0:
+            return
         x = x.float()
         length = torch.linalg.vector_norm(x, dim=1)
         # Entries of a unit row have variance 1 / D.
@@ -153,7 +155,7 @@ class TurnedRows:
 
     @property
     def _version(self) -> int:
-        return self._rows.codes._version
+        return version_of(self._rows.codes)
 
     def size(self, axis: int) -> int:
         """Rows (0) or dimension (1)."""
@@ -199,6 +201,13 @@ def searched(rows: Rows, size: int | None = None) -> Searched:
     if isinstance(rows, QuantizedRows):
         return rows.turned if size is None else rows.turned.first(size)
     return rows[:size] if size is not None else rows
+
+
+def version_of(rows: Searched) -> int:
+    """Grows with every write into the rows; 0 of inference tensors, which do not count them."""
+    if isinstance(rows, Tensor) and rows.is_inference():
+        return 0
+    return rows._version
 
 
 def asked(queries: Tensor, rows: Rows) -> Tensor:

@@ -104,6 +104,10 @@ class StoredRows(nn.Module):
         state = super().__getstate__() if hasattr(super(), "__getstate__") else self.__dict__
         return {**state, "_slot_of": None}
 
+    def _apply(self, fn: Any, recurse: bool = True) -> Any:
+        with torch.inference_mode(False):
+            return super()._apply(fn, recurse)
+
     def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
         super()._load_from_state_dict(*args, **kwargs)
         self._forget_derived()

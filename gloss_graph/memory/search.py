@@ -27,9 +27,12 @@ BACKENDS = ("auto", "exact", "faiss", "matmul")
 
 # Below this many rows the call overhead of FAISS outweighs its faster inner loop.
 _FAISS_MIN_ROWS = 1024
-# Rows a tile of the matrix product covers: bounds the (B, tile) score matrix.
+# Rows a tile of the matrix product covers, and entries of its (B, tile) scores.
 _TILE_ROWS = 65_536
 _CODE_TILE_ROWS = 16_384
+_SCORES = 16_777_216
+# Entries held at a time: of the differences of pairs, of hits that are fetched to be dropped.
+_ENTRIES = 4_000_000
 
 
 class Nearest(NamedTuple):
@@ -147,6 +150,7 @@ def nearest(queries: Tensor, rows: Searched, k: int, *, backend: str = "auto") -
         )
     # FAISS tiles by itself, but a bank of fewer bits is converted tile by tile.
     tile_rows = _TILE_ROWS if isinstance(rows, Tensor) else _CODE_TILE_ROWS
+    tile_rows = min(tile_rows, max(k, _SCORES // queries.size(0)))
     if backend == "faiss" and isinstance(rows, Tensor) and rows.dtype == torch.float32:
         tile_rows = rows.size(0)
     found: list[Tensor] = []
@@ -220,7 +224,9 @@ def nearest_allowed(
     distance, found = ask(queries, wanted + slack)
     short = distance[:, -1].isinf()
     if banned.numel() > slack and bool(short.any()):
-        distance[short], found[short] = ask(queries[short], wanted + banned.numel())
+        fetched = wanted + banned.numel()
+        for part in short.nonzero().squeeze(1).split(max(1, _ENTRIES // fetched)):
+            distance[part], found[part] = ask(queries[part], fetched)
     squared[:, :wanted], index[:, :wanted] = distance, found
     return Nearest(squared, index)
 
@@ -252,7 +258,12 @@ def pair_distances(x: Searched, left: Tensor, rows: Searched, right: Tensor) -> 
     """
     if not (isinstance(x, Tensor) and _plain(x) and isinstance(rows, Tensor) and _plain(rows)):
         dtype = torch.promote_types(x.dtype, torch.float32)
-        return (rows[right].to(dtype) - x[left]).square_().sum(dim=-1)
+        # The (n, D) differences of a large call would not fit.
+        tile = max(1, _ENTRIES // x.size(1))
+        parts = zip(left.split(tile), right.split(tile), strict=True)
+        return torch.cat(
+            [(rows[there].to(dtype) - x[here]).square_().sum(dim=-1) for here, there in parts]
+        )
     out = x.new_empty(left.numel())
     # Reads the rows where they lie: the differences, a hundred times the result, are never stored.
     arrays = [part.detach().contiguous().numpy() for part in (x, left, rows, right, out)]

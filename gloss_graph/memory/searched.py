@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 
-from gloss_graph.memory.choice import retuned, row_search
+from gloss_graph.memory.cells import Cells
+from gloss_graph.memory.checked import check_bank_state, check_keys, fit_cells
+from gloss_graph.memory.choice import cells_for, retuned, row_search
 from gloss_graph.memory.eviction import Eviction, saved_name
-from gloss_graph.memory.indexes import Search, check_search, describe_search, search_of
+from gloss_graph.memory.indexes import RowSearch, Search, check_search, describe_search, search_of
 from gloss_graph.memory.links import LinkTable
+from gloss_graph.memory.quantized import searched, version_of
 from gloss_graph.memory.recall import measure_recall
 from gloss_graph.memory.rows import StoredRows
 from gloss_graph.memory.storage import check_sizes, read_bank, write_bank
@@ -33,6 +37,9 @@ class SearchedRows(StoredRows):
 
     normalize: bool
     eviction: Eviction
+    cells: Cells | None
+    # Not of a mapped file: it would be read from end to end.
+    _looks_at_rows = True
 
     def __init__(
         self,
@@ -47,21 +54,66 @@ class SearchedRows(StoredRows):
         super().__init__(capacity, dim, dtype, num_classes, bits)
         self.k, self.search_backend = k, search
         self.links = LinkTable(capacity, k)
-        self._searcher = row_search(search, self.links)
+        self.register_module("cells", cells_for(search, capacity, dim))
+        self._searcher = self._new_search()
+
+    def _new_search(self) -> RowSearch:
+        return row_search(self.search_backend, self.links, self.cells)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**super().__getstate__(), "_searcher": row_search(self.search_backend, self.links)}
+        return {**super().__getstate__(), "_searcher": self._new_search()}
 
     def _forget_derived(self) -> None:
         super()._forget_derived()
         self.links._forget_derived()
-        self._searcher = row_search(self.search_backend, self.links)
+        self._searcher = self._new_search()
+
+    def load_state_dict(
+        self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False
+    ) -> Any:
+        """Restore a bank from `state_dict()`; it is checked first, so if it raises nothing changed.
+
+        Args:
+            state_dict: Of a bank with the same settings; `search` may differ.
+            strict: Whether every entry must be there; else all of them or none.
+            assign: See `torch.nn.Module.load_state_dict`.
+
+        Raises:
+            RuntimeError: Entries are missing or foreign.
+            ValueError: Another size, or values no bank has; names the entry.
+        """
+        if isinstance(state_dict, Mapping):
+            state_dict = dict(state_dict)
+            self.check_state(state_dict, strict=strict)
+        return super().load_state_dict(state_dict, strict, assign)
+
+    def check_state(self, state: dict[str, Any], prefix: str = "", *, strict: bool = False) -> None:
+        """Raise unless the entries of `state` under `prefix` are those of a bank like this one.
+
+        What inverted lists need is fitted to the search of this bank, see `fit_cells`.
+
+        Raises:
+            RuntimeError: Entries are missing or foreign, and `strict`.
+            ValueError: Another size, or values no bank has; names the entry.
+        """
+        sizes = {"capacity": self.capacity, "dim": self.dim, "bits": self.bits, "k": self.k}
+        check_sizes(state, prefix, sizes)
+        fit_cells(self.cells, state, prefix)
+        names = {name.removeprefix(prefix) for name in state if name.startswith(prefix)}
+        if strict:
+            check_keys(self, names)
+        known = self.state_dict().keys()
+        if not known & names:
+            return
+        if known - names:
+            check_keys(self, names & known)
+        check_bank_state(self, state, prefix, rows=self._looks_at_rows)
 
     def _load_from_state_dict(
         self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any
     ) -> None:
-        sizes = {"capacity": self.capacity, "dim": self.dim, "bits": self.bits, "k": self.k}
-        check_sizes(state_dict, prefix, sizes)
+        # A bank may be part of another module, whose loading asks nothing of it before.
+        self.check_state(state_dict, prefix)
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
     def settings(self) -> dict[str, Any]:
@@ -100,9 +152,9 @@ class SearchedRows(StoredRows):
         Args:
             path: What `save` wrote.
             mmap: Map the file instead of reading it: at once, and pages that are only read are
-                shared between processes; what this bank writes stays its own. Checksums are
-                looked at only without it. Do not overwrite the file in place meanwhile (`save`
-                never does).
+                shared between processes; what this bank writes stays its own. Checksums, and the
+                values of rows and links, are looked at only without it. Do not overwrite the file
+                in place meanwhile (`save` never does).
 
         Raises:
             FileNotFoundError: No such file.
@@ -113,7 +165,11 @@ class SearchedRows(StoredRows):
             dtype, search = getattr(torch, settings.pop("dtype")), search_of(settings.pop("search"))
             with torch.device("meta"):  # no memory for buffers that are replaced at once
                 bank = cls(**settings, dtype=dtype, search=search)
+            if bank.bits is None and state["rows"].dtype != dtype:
+                raise ValueError(f"its rows are {state['rows'].dtype}, its settings say {dtype}")
+            bank._looks_at_rows = not mmap
             bank.load_state_dict(state, assign=True)
+            bank._looks_at_rows = True
         except (RuntimeError, TypeError, KeyError, AttributeError, ValueError) as error:
             raise ValueError(
                 f"'path' must be a bank this version can make: '{path}' ({error})."
@@ -131,10 +187,13 @@ class SearchedRows(StoredRows):
             ValueError: An unknown name, or more cells than rows.
         """
         check_search(search, self.capacity)
+        cells = cells_for(search, self.capacity, self.dim)
+        wanted = row_search(search, self.links, cells)
         self.search_backend = search
-        wanted = row_search(search, self.links)
         if not retuned(self._searcher, wanted):
-            self._searcher = wanted
+            self.cells, self._searcher = cells and cells.to(self.rows.device), wanted
+            rows = searched(self.rows)
+            wanted.wrote(self.rows, len(self), self.slots_of(self.ids[:0]), version_of(rows))
 
     def recall(self, k: int | None = None, sample: int = 256, seed: int = 0) -> float:
         """Share of the exact k nearest neighbours that this bank's search finds (recall@k).

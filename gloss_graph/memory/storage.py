@@ -173,16 +173,14 @@ def check_sizes(state: Mapping[str, Tensor], prefix: str, here: Mapping[str, int
     Raises:
         ValueError: Names the size that differs.
     """
-    rows, links = state.get(f"{prefix}rows"), state.get(f"{prefix}links.slots")
+    names = ("rows", "links.slots", "rows.codes", "rows.rotation", "rows.codebook")
+    rows, links, codes, turn, words = (_matrix(state.get(prefix + name)) for name in names)
     found: dict[str, int | None] = {}
-    codes, turn, words = (
-        state.get(f"{prefix}rows.{name}") for name in ("codes", "rotation", "codebook")
-    )
     if codes is not None and turn is not None and words is not None:
-        found = {"capacity": codes.size(0), "dim": turn.size(0), "bits": 8 // words.size(1)}
-    if rows is not None and rows.dim() == 2:
+        found = {"capacity": codes.size(0), "dim": turn.size(0), "bits": 8 // max(1, words.size(1))}
+    if rows is not None:
         found = {"capacity": rows.size(0), "dim": rows.size(1), "bits": None}
-    if links is not None and links.dim() == 2:
+    if links is not None:
         found["k"] = links.size(1)
     for name, value in found.items():
         if value != here[name]:
@@ -190,3 +188,8 @@ def check_sizes(state: Mapping[str, Tensor], prefix: str, here: Mapping[str, int
                 f"'{name}' must be that of the saved bank, {value} (got {here[name]}). Make the "
                 f"bank with MemoryBank({', '.join(f'{n}={v}' for n, v in found.items())}, ...)."
             )
+
+
+def _matrix(value: Any) -> Tensor | None:
+    """`value` if it is a matrix; what is none is told of later."""
+    return value if isinstance(value, Tensor) and value.dim() == 2 else None

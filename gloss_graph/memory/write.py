@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from gloss_graph.memory.eviction import check_slots, last_of_each
+from gloss_graph.memory.eviction import Eviction, check_slots, last_of_each
 from gloss_graph.memory.links import NeighborLists
-from gloss_graph.memory.quantized import searched
+from gloss_graph.memory.quantized import searched, version_of
 
 if TYPE_CHECKING:
     from gloss_graph.memory.bank import MemoryBank
@@ -47,8 +49,10 @@ def store(
     slots = old.clone()
     if bool(fresh.any()):
         new = kept[fresh]
-        chosen = policy.choose(bank, batch.ids[new], batch.labels[new], old[~fresh])
-        check_slots(policy.name, chosen, new.numel(), len(bank), bank.capacity)
+        asked = (bank, batch.ids[new], batch.labels[new], old[~fresh])
+        with _policy_unchanged_by_errors(policy):
+            chosen = policy.choose(*asked)
+            check_slots(policy.name, chosen, new.numel(), len(bank), bank.capacity)
         slots[fresh] = chosen
         # Declined documents, and renewed ones whose slot another was given.
         out = (slots < 0) | (~fresh & torch.isin(old, chosen))
@@ -62,6 +66,18 @@ def store(
     bank.step += 1
     bank.anonymous += nameless
     _fill(bank, batch, neighbors, kept, slots, fresh)
+
+
+@contextmanager
+def _policy_unchanged_by_errors(policy: Eviction) -> Iterator[None]:
+    state = policy.state_dict() if isinstance(policy, nn.Module) else {}
+    before = {name: value.clone() for name, value in state.items()}
+    try:
+        yield
+    except BaseException:
+        if isinstance(policy, nn.Module):
+            policy.load_state_dict(before)
+        raise
 
 
 def renew(bank: MemoryBank, slots: Tensor, x: Tensor, neighbors: NeighborLists) -> None:
@@ -80,11 +96,11 @@ def _fill(
     slots: Tensor,
     fresh: Tensor,
 ) -> None:
-    version = searched(bank.rows)._version
+    version = version_of(searched(bank.rows))
     bank.rows[slots] = batch.x[kept].to(bank.rows.dtype)
-    bank._searcher.wrote(bank.rows, slots, version)
     bank.slot_labels[slots] = batch.labels[kept]
     if bank.slot_targets is not None and batch.targets is not None:
         bank.slot_targets[slots] = batch.targets[kept].to(bank.slot_targets.dtype)
     bank.slot_ids[slots] = batch.ids[kept]
     bank.links.write(neighbors, kept, slots, fresh, searched(bank.rows), len(bank))
+    bank._searcher.wrote(bank.rows, len(bank), slots, version)

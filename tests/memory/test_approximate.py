@@ -258,10 +258,11 @@ def test_linking_goes_by_the_index(search: Search) -> None:
 
 
 def test_auto_is_exact_until_it_pays(monkeypatch: pytest.MonkeyPatch) -> None:
-    bank = bank_of("auto", size=600)
-    bank.search(clustered(2, 0), 3)
-    assert bank._searcher.fallback.ivf._index is None
     monkeypatch.setattr(choice, "AUTO_ROWS", 600)
+    small = bank_of("auto", size=599)
+    small.search(clustered(2, 0), 3)
+    assert small._searcher.fallback.ivf is None
+    bank = bank_of("auto", size=600)
     bank.search(clustered(2, 0), 3)
     assert bank._searcher.fallback.ivf._index.ntotal == 600
     overwrite(bank, 2)

@@ -93,7 +93,7 @@ def test_mode_is_restored_after_an_error() -> None:
     with pytest.raises(ValueError, match="'embeddings' must be finite"):
         bank.prefill([(x[:10], labels[:10], ids[:10]), (bad, labels, ids)], encoder)
     assert encoder.training
-    assert len(bank) == 10  # as documented: rows of earlier batches stay
+    assert len(bank) == 0
 
 
 def test_no_gradient_is_kept() -> None:

@@ -1,12 +1,13 @@
 """The cached undirected graph of the bank: always the one a build from scratch gives."""
 
 import copy
+from typing import Any
 
 import pytest
 import torch
 
 from gloss_graph import MemoryBank
-from gloss_graph.memory import links, symmetric
+from gloss_graph.memory import search, symmetric
 
 
 def same_graph(bank: MemoryBank) -> None:
@@ -121,12 +122,15 @@ def test_lists_without_a_link() -> None:
     assert graph.column.numel() == graph.squared.numel() == 0
 
 
-def test_a_large_write_is_measured_in_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("options", [{"dtype": torch.float16}, {"bits": 8}])
+def test_a_large_write_is_measured_in_tiles(
+    monkeypatch: pytest.MonkeyPatch, options: dict[str, Any]
+) -> None:
     generator = torch.Generator().manual_seed(5)
     x = torch.randn(50, 6, generator=generator)
-    whole, tiled = MemoryBank(60, 6, k=4), MemoryBank(60, 6, k=4)
+    whole, tiled = MemoryBank(60, 6, k=4, **options), MemoryBank(60, 6, k=4, **options)
     whole.enqueue(x, ids=torch.arange(50))
-    monkeypatch.setattr(links, "_TILE_ENTRIES", 4 * 6 * 7)
+    monkeypatch.setattr(search, "_ENTRIES", 6 * 7)
     tiled.enqueue(x, ids=torch.arange(50))
     assert torch.equal(whole.links.squared, tiled.links.squared)
 

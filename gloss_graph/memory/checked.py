@@ -1,0 +1,211 @@
+"""Whether a state is one a bank can have; looked at whole before any of it is taken."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Set
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from gloss_graph.memory.cells import Cells
+
+if TYPE_CHECKING:
+    from gloss_graph.memory.searched import SearchedRows
+
+
+def fit_cells(cells: Cells | None, state: dict[str, Any], prefix: str) -> None:
+    """Give a bank's state the cells a bank needs: none, its own, or ones that are not found yet.
+
+    Args:
+        cells: Of the bank that loads; None if it searches without.
+        state: Changed where it holds a bank under `prefix`.
+        prefix: Of its names.
+    """
+    found = {name: x for name, x in state.items() if name.startswith(f"{prefix}cells.")}
+    wanted = {} if cells is None else cells.state_dict(prefix=f"{prefix}cells.")
+    fits = found.keys() == wanted.keys() and all(
+        isinstance(x, Tensor) and x.shape == wanted[name].shape for name, x in found.items()
+    )
+    if fits or f"{prefix}count" not in state:
+        return
+    for name in found:
+        del state[name]
+    if cells is not None:
+        most, dim = cells.centers.shape
+        new = Cells(cells.cell_of.numel(), dim, most)
+        state.update(new.state_dict(prefix=f"{prefix}cells."))
+
+
+def check_keys(module: nn.Module, names: Set[str]) -> None:
+    """Raise unless `names` are those of the entries of a module's state.
+
+    Raises:
+        RuntimeError: As torch words it, but before anything was loaded.
+    """
+    known = module.state_dict().keys()
+    found = {"Missing": known - names, "Unexpected": names - known}
+    lines = [
+        f"{kind} key(s) in state_dict: {', '.join(map(repr, sorted(which)))}."
+        for kind, which in found.items()
+        if which
+    ]
+    if lines:
+        name = type(module).__name__
+        raise RuntimeError(f"Error(s) in loading state_dict for {name}: {' '.join(lines)}")
+
+
+def check_forms(module: nn.Module, state: Mapping[str, Any], prefix: str = "") -> None:
+    """Raise unless the entries of `state` have the shapes of a module's, and dtypes of their kind.
+
+    Entries that are absent are not looked at, nor is extra state. Floating tensors are finite,
+    in the dtype they are loaded into too.
+
+    Raises:
+        ValueError: Names the entry.
+    """
+    for name, here in module.state_dict().items():
+        if not isinstance(here, Tensor) or f"{prefix}{name}" not in state:
+            continue
+        if name.rpartition(".")[2] == "_extra_state":
+            continue
+        value = state[f"{prefix}{name}"]
+        if not isinstance(value, Tensor) or value.layout != torch.strided:
+            raise foreign(f"{prefix}{name}", f"a dense tensor (got {type(value).__name__})")
+        if value.shape != here.shape:
+            raise foreign(
+                f"{prefix}{name}", f"of shape {tuple(here.shape)} (got {tuple(value.shape)})"
+            )
+        floating = value.is_floating_point() and here.is_floating_point()
+        if not floating and value.dtype != here.dtype:
+            raise foreign(f"{prefix}{name}", f"of {here.dtype} (got {value.dtype})")
+
+
+def check_finite(state: Mapping[str, Any], names: list[str], dtype: torch.dtype) -> None:
+    """Raise unless the floating entries of these names are finite as `dtype`.
+
+    Raises:
+        ValueError: Names the entry.
+    """
+    for name in names:
+        value = state.get(name)
+        if isinstance(value, Tensor) and not bool(torch.isfinite(value.to(dtype)).all()):
+            raise foreign(name, f"finite as {dtype}")
+
+
+def check_limits(name: str, value: Tensor, low: float | None, high: float | None) -> None:
+    """Raise unless the entries of `value` are finite and in [low, high]; None = no bound.
+
+    Raises:
+        ValueError: Names the entry of the state.
+    """
+    if value.is_floating_point() and not bool(torch.isfinite(value).all()):
+        raise foreign(name, "finite")
+    if low is not None and bool((value < low).any()):
+        raise foreign(name, f"at least {low} (got {value.min().item()})")
+    if high is not None and bool((value > high).any()):
+        raise foreign(name, f"at most {high} (got {value.max().item()})")
+
+
+def foreign(name: str, rule: str) -> ValueError:
+    """The error that names an entry of a state."""
+    return ValueError(
+        f"'{name}' must be {rule} in a state that is loaded. Is it of other settings?"
+    )
+
+
+def check_bank_state(
+    bank: SearchedRows, state: Mapping[str, Any], prefix: str, *, rows: bool = True
+) -> None:
+    """Raise unless `state` holds a bank like `bank` whose parts agree with each other.
+
+    Args:
+        bank: Of the settings the state must fit; not changed.
+        state: Entries under `prefix`; all of a bank's, or none.
+        prefix: Of their names.
+        rows: Whether to look at the values of rows and links too, every one of which is read.
+
+    Raises:
+        ValueError: Names the entry and what it must be.
+    """
+    check_forms(bank, state, prefix)
+
+    def part(name: str) -> Tensor:
+        value: Tensor = state[prefix + name]
+        return value
+
+    def require(name: str, holds: Any, rule: str) -> None:
+        if not bool(torch.as_tensor(holds).all()):
+            raise foreign(prefix + name, rule)
+
+    capacity = bank.capacity
+    count, step, anonymous = (int(part(name)) for name in ("count", "step", "anonymous"))
+    require("count", 0 <= count <= capacity, f"in 0..{capacity} (got {count})")
+    require("step", step >= (count > 0), f"the number of writes (got {step})")
+    require("anonymous", anonymous >= 0, f"at least 0 (got {anonymous})")
+    cursor = int(part("cursor"))
+    require("cursor", 0 <= cursor < max(1, capacity), f"below {capacity} (got {cursor})")
+    ids, labels, written = (part(name) for name in ("slot_ids", "slot_labels", "written_at"))
+    used, free = ids[:count], ids[count:]
+    rule = f"set in the first {count} slots, which are in use, and -1 in all others"
+    require("slot_ids", (used != -1).all() & (free == -1).all(), rule)
+    rule = f"at least {-1 - anonymous} with {anonymous} rows without identity"
+    require("slot_ids", used >= -1 - anonymous, rule)
+    require("slot_ids", used.unique().numel() == count, "distinct")
+    sets = bank.num_classes is not None
+    require("slot_labels", labels[:count] >= -1, "at least -1")
+    if sets:
+        require("slot_labels", labels[:count] <= 0, "0 or -1, the mark of a label set")
+    rule = f"in 0..{step - 1}, before step {step}"
+    require("written_at", (written[:count] >= 0) & (written[:count] < step), rule)
+    if sets:
+        targets = part("slot_targets")
+        targets = targets[:count]
+        require("slot_targets", (targets >= 0) & (targets <= 1), "in [0, 1]")
+    stamps = part("links.stamps")
+    rule = f"at least 1 in the first {count} slots, which had a document, and 0 in all others"
+    require("links.stamps", (stamps[:count] > 0).all() & (stamps[count:] == 0).all(), rule)
+    declined = state.get(f"{prefix}eviction.declined")
+    if isinstance(declined, Tensor):
+        require("eviction.declined", declined >= 0, "at least 0")
+    _check_cells(bank, state, prefix, count)
+    if not rows:
+        return
+    floating = [
+        f"{prefix}{name}"
+        for name, here in bank.state_dict().items()
+        if here.is_floating_point() and name != "rows" and not name.startswith("eviction.")
+    ]
+    check_finite(state, floating, torch.float32)
+    check_finite(state, [f"{prefix}rows"], bank.rows.dtype)
+    links, link_stamps = part("links.slots"), part("links.slot_stamps")
+    own = torch.arange(capacity, device=links.device, dtype=links.dtype).unsqueeze(1)
+    rule = f"slots below {count}, or -1, and none its own"
+    require("links.slots", (links >= -1) & (links < count) & (links != own), rule)
+    require("links.slots", links[count:] == -1, f"-1 from slot {count} on")
+    target = stamps[links.clamp(min=0).long()] if capacity else link_stamps
+    rule = "at most the stamp of the slot they name"
+    require("links.slot_stamps", (links < 0) | ((link_stamps >= 0) & (link_stamps <= target)), rule)
+    live = torch.where((links >= 0) & (link_stamps == target), links, -1).sort(dim=1).values
+    require(
+        "links.slots", (live[:, 1:] != live[:, :-1]) | (live[:, 1:] < 0), "distinct in every list"
+    )
+    require("links.squared", part("links.squared") >= 0, "at least 0")
+
+
+def _check_cells(bank: SearchedRows, state: Mapping[str, Any], prefix: str, count: int) -> None:
+    cells = bank.cells
+    if cells is None or f"{prefix}cells.count" not in state:
+        return
+    most, found = cells.centers.size(0), int(state[f"{prefix}cells.count"])
+    cell_of = state[f"{prefix}cells.cell_of"]
+    if not 0 <= found <= most:
+        raise foreign(f"{prefix}cells.count", f"in 0..{most} (got {found})")
+    sorted_in = bool((cell_of[:count] >= 0).all()) if found else bool((cell_of == -1).all())
+    if not sorted_in or bool((cell_of < -1).any() | (cell_of >= max(found, 1)).any()):
+        raise foreign(f"{prefix}cells.cell_of", f"below {found} for every row")
+    if bool((cell_of[count:] != -1).any()):
+        raise foreign(f"{prefix}cells.cell_of", f"-1 from slot {count} on")
+    for name in ("found_at", "overwritten"):
+        if int(state[f"{prefix}cells.{name}"]) < 0:
+            raise foreign(f"{prefix}cells.{name}", "at least 0")
