@@ -51,6 +51,7 @@ __all__ = [
     "claim",
     "hold",
     "newest_whole",
+    "swap",
     "whole_folder",
     "write_json",
 ]
@@ -231,7 +232,7 @@ def whole_folder(folder: str | Path, marker: str) -> Iterator[Path]:
         for file in fresh.glob("*.safetensors"):
             file.chmod(rights)
         sync_folder(fresh, deep=True)
-        _swap(fresh, folder)
+        swap(fresh, folder)
         sync_folder(folder.parent)
 
 
@@ -380,8 +381,8 @@ def _clean(out: Path, names: Sequence[str] = (), *, keep_lock: bool = False) -> 
         remove(out / name)
 
 
-def _swap(fresh: Path, folder: Path) -> None:
-    """Put `fresh` in the place of `folder`, and what was there in that of `fresh`."""
+def swap(fresh: Path, folder: Path) -> None:
+    """Put a whole folder in the place of another, which is then in that of `fresh` or `.old`."""
     old = fresh.with_suffix(".old")
     while True:
         try:
