@@ -26,6 +26,7 @@ import json
 import math
 import os
 import stat
+import tempfile
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -51,6 +52,7 @@ __all__ = [
     "claim",
     "hold",
     "newest_whole",
+    "scratch_folder",
     "swap",
     "whole_folder",
     "write_json",
@@ -255,6 +257,15 @@ def newest_whole(folder: str | Path) -> Path:
             )
             return found
     return folder
+
+
+@contextmanager
+def scratch_folder() -> Iterator[Path]:
+    """An empty folder for the time of the block; those that killed processes left are removed."""
+    user = f"-{os.getuid()}" if hasattr(os, "getuid") else ""
+    with draft_beside(Path(tempfile.gettempdir(), f"gloss-graph{user}")) as (_, fresh):
+        fresh.mkdir(mode=0o700)
+        yield fresh
 
 
 def check_content(out: Path, *, known: Sequence[str] = ()) -> None:
