@@ -327,7 +327,8 @@ def cases(home: Path, names: Sequence[str]) -> dict[str, Case]:
         from gloss_graph import MemoryBank
 
         made = MemoryBank(64, 16)
-        made.enqueue(torch.full((64, 16), seed + 1.0), torch.arange(64) % 3)
+        rows = torch.randn(64, 16, generator=torch.Generator().manual_seed(seed))
+        made.enqueue(rows, torch.arange(64) % 3)
         return saving(lambda: made.save(place))
 
     def classifier(place: Path, seed: int) -> int:

@@ -1,4 +1,4 @@
-"""What is killed, run twice at once or out of room: whole before is whole after, nothing is mixed."""
+"""Killed, run twice at once or out of room: what was whole stays whole, nothing is mixed."""
 
 from __future__ import annotations
 
