@@ -32,7 +32,7 @@ _DRAFT = re.compile(r"\.(?P<name>.+)\.(?P<token>[0-9a-f]{8})\.(?P<kind>part|new|
 # What older versions left behind.
 _OLDER = re.compile(r"\.write-test|\..+\.(new|old)-[0-9a-f]{8}")
 _FULL_ADVICE = (
-    "The disk is full. Free some space there and run the same again; nothing half-written was kept"
+    "No space left on the disk. Free some and run the same again; nothing half-written was kept"
 )
 _FULL = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
 # Libraries that write by themselves say it in words: Rust's, SQLite's, torch's.

@@ -243,7 +243,7 @@ class Harness:
         if full.code:
             self.killed += 1
             self.expect(full.code == 2, f"{what}: exit {full.code}: {full.said[-400:]}")
-            told = "disk is full" in full.said and str(disk) in full.said
+            told = "No space left on the disk" in full.said and str(disk) in full.said
             self.expect(told, f"{what}: not by name: {full.said[-400:]}")
             self.expect(not self.check(what), f"{what}: counts as whole")
         filler.unlink()

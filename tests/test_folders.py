@@ -298,7 +298,7 @@ def test_scratch_folders_of_the_dead_do_not_pile_up(
 )
 def test_a_full_disk_is_told_by_name(tmp_path: Path, error: Exception) -> None:
     with (
-        pytest.raises(OSError, match=r"The disk is full.*inner") as told,
+        pytest.raises(OSError, match=r"No space left on the disk.*inner") as told,
         full_disk_named(tmp_path / "outer"),
         full_disk_named(tmp_path / "inner"),
     ):
