@@ -298,7 +298,7 @@ def _owner(out: Path) -> Iterator[int]:
         yield number
     finally:
         # While the lock is held: nobody else can have begun.
-        if made and not os.listdir(out):
+        if made:
             with suppress(OSError):
                 out.rmdir()
         let_go(number)

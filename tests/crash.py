@@ -425,6 +425,7 @@ def tried(kind: str, count: int, names: Sequence[str], home: Path) -> dict[str, 
             "wrong": harness.wrong,
             "seconds": round(harness.seconds, 2),
         }
+        print(name, results[name], file=sys.stderr, flush=True)
     return results
 
 
