@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,10 +11,12 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.table import Table
 
+from gloss_graph._folders import write_json
 from gloss_graph._processes import is_main
 from gloss_graph._timing import STAGES, stage_seconds
 from gloss_graph.analysis import plot_stage_times, plot_training
-from gloss_graph.cli.report import run_report
+from gloss_graph.analysis.report import PAGE
+from gloss_graph.cli.report import draw_report
 from gloss_graph.text import (
     Corpus,
     FeatureEncoder,
@@ -30,10 +31,10 @@ from gloss_graph.text import (
 from gloss_graph.text.origins import describe_file
 from gloss_graph.text.tables import has_column
 from gloss_graph.training import RunResult, TrainConfig, train_text, with_unlabeled
-from gloss_graph.training.folders import new_folder, write_json
 from gloss_graph.training.multilabel import check_multilabel
 from gloss_graph.training.parameters import check_run
 from gloss_graph.training.processes import join_processes, on_main
+from gloss_graph.training.run import check_run_folder
 
 if TYPE_CHECKING:
     from gloss_graph.models import GraphModelResult
@@ -58,29 +59,23 @@ def run_train(
     check_run(config, on_features=features is not None)
     join_processes(config.device)
     console = Console(quiet=not is_main())
-    # Refused before anything is read; given back if nothing comes of it.
-    on_main(lambda: new_folder(out))
-    try:
-        if (encoder_name == "none") != (features is not None):
-            raise ValueError("'features' must be given exactly with encoder 'none'.")
-        if features is not None and not has_column(train, columns["text"]):
-            columns = {**columns, "text": None}
-        if "separator" in columns:
-            check_multilabel(config)
-        splits, config = read_files(train, val, test, unlabeled, config, columns, console)
-        files = described_files(train, unlabeled, columns, splits)
-        encoder: TextEncoder | FeatureEncoder
-        if features is None:
-            encoder = load_encoder(encoder_name, pooling=pooling, max_length=max_length)
-        else:
-            table = read_features(features)
-            splits = with_features(splits, table)
-            encoder = FeatureEncoder.scaled_to(table, seed=config.seed)
-    except BaseException:
-        if is_main():
-            with suppress(OSError):
-                out.rmdir()
-        raise
+    # Refused before anything is read.
+    on_main(lambda: check_run_folder(out))
+    if (encoder_name == "none") != (features is not None):
+        raise ValueError("'features' must be given exactly with encoder 'none'.")
+    if features is not None and not has_column(train, columns["text"]):
+        columns = {**columns, "text": None}
+    if "separator" in columns:
+        check_multilabel(config)
+    splits, config = read_files(train, val, test, unlabeled, config, columns, console)
+    files = described_files(train, unlabeled, columns, splits)
+    encoder: TextEncoder | FeatureEncoder
+    if features is None:
+        encoder = load_encoder(encoder_name, pooling=pooling, max_length=max_length)
+    else:
+        table = read_features(features)
+        splits = with_features(splits, table)
+        encoder = FeatureEncoder.scaled_to(table, seed=config.seed)
     return train_and_report(splits, encoder, config, out, console, command, files)
 
 
@@ -97,41 +92,52 @@ def train_and_report(
 
     `files`, of `described_files`, lets the run find its documents again.
     """
-    result = train_text(splits, encoder, config, out, progress=True, description=config.loss)
-    if not is_main():
-        return result
-    if result.skill is not None:
-        console.print(str(result.skill), highlight=False)
     notes = []
     if config.loss == "gloss" and not config.few_labels and min(splits.train.labels) >= 0:
         notes.append("No unlabeled documents: the consistency term stays zero.")
     if splits.train.multilabel and config.pictures:
         notes.append("Label sets: no pictures, which color documents by one class.")
-    finish_run(out, config.loss, result, score_table({config.loss: result}), notes, command, files)
+
+    def finish(draft: Path, result: RunResult) -> None:
+        finish_run(draft, out, config.loss, result, command, files)
+
+    result = train_text(
+        splits, encoder, config, out, progress=True, description=config.loss, finish=finish
+    )
+    if not is_main():
+        return result
+    # Said last: who closes the pipe has a whole run.
+    if result.skill is not None:
+        console.print(str(result.skill), highlight=False)
+    say_run(out, score_table({config.loss: result}), notes)
     return result
 
 
 def finish_run(
+    draft: Path,
     out: Path,
     name: str,
     result: RunResult | GraphModelResult,
-    scores: Table,
-    notes: Sequence[str],
     command: list[str] | None,
     files: list[dict[str, Any]] | None = None,
 ) -> None:
-    """Draw the curves of a finished run, print its scores and write its page."""
-    console = Console()
+    """Draw the curves of a run and write its page, before it is whole in `out`."""
     if result.history:
-        plot_training({name: result.history}, out / "training.png")
+        plot_training({name: result.history}, draft / "training.png")
     if stages := stage_seconds(result.metrics):
-        plot_stage_times({name: stages}, out / "stages.png")
+        plot_stage_times({name: stages}, draft / "stages.png")
+    note_command(draft, command, files)
+    draw_report(draft, place=out)
+
+
+def say_run(out: Path, scores: Table, notes: Sequence[str] = ()) -> None:
+    """Print the scores of a finished run and where it is."""
+    console = Console()
     console.print(scores)
     for note in notes:
         console.print(note, style="dim")
-    note_command(out, command, files)
-    run_report(out)
-    console.print(f"Run folder: {out}", highlight=False, markup=False, soft_wrap=True)
+    for line in (f"Report: {out / PAGE}", f"Run folder: {out}"):
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
 def read_files(
@@ -185,7 +191,7 @@ def described_files(
 def note_command(
     out: Path, command: list[str] | None, files: list[dict[str, Any]] | None = None
 ) -> None:
-    """Add the words that were typed, and the files read, to the settings of a finished run."""
+    """Add the words that were typed, and the files read, to the settings of a run."""
     noted = {"command": command, "files": files}
     if noted := {name: value for name, value in noted.items() if value}:
         file = out / "config.json"

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import shutil
 import time
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -16,6 +16,8 @@ import torch
 from torch import Tensor
 from transformers import TrainerCallback, set_seed
 
+from gloss_graph._files import atomic_write
+from gloss_graph._folders import Claim, check_folder, claim, write_json
 from gloss_graph._processes import is_main, wait_for_all
 from gloss_graph._samples import seeded_sample
 from gloss_graph.inference import GraphSkill, graph_skill
@@ -23,7 +25,6 @@ from gloss_graph.objective import GraphGuidedObjective
 from gloss_graph.text import Adapters, Corpus, FeatureEncoder, Splits, TextEncoder
 from gloss_graph.training.classifier import TextClassifier
 from gloss_graph.training.config import TrainConfig
-from gloss_graph.training.folders import new_folder, write_json
 from gloss_graph.training.labels import draw_labels, hide_labels, write_labels_used
 from gloss_graph.training.multilabel import THRESHOLD, check_multilabel
 from gloss_graph.training.outcome import (
@@ -45,6 +46,8 @@ from gloss_graph.training.state import save_objective
 from gloss_graph.training.views import Views
 
 _SIGMA_SAMPLE = 1024
+# With the first a run folder is whole; the second is there until then.
+_MARKER, _WORK = "metrics.json", ("checkpoints",)
 
 
 @dataclass(frozen=True)
@@ -80,30 +83,35 @@ def train_text(
     callbacks: Sequence[TrainerCallback] = (),
     progress: bool = False,
     description: str = "Training",
+    finish: Callable[[Path, RunResult], object] | None = None,
 ) -> RunResult:
     """Fine-tune an encoder with a linear head and score it.
 
     Writes `config.json`, `metrics.json`, `history.csv`, `classes.csv`, `labels_used.csv`, `model/`,
-    `memory/` and what pictures are drawn from into `out`; `checkpoints/` lives there while training
-    runs. Under `torchrun` every process trains on batches of its own and computes the same scores;
+    `memory/` and what pictures are drawn from into `out`, all at once when they are whole;
+    `checkpoints/` lives there while training runs. A run that was interrupted in `out` starts over.
+    Under `torchrun` every process trains on batches of its own and computes the same scores;
     the first one writes and speaks.
 
     Args:
         splits: Training, validation and test documents; training documents may lack labels.
         encoder: Fine-tuned in place.
         config: Settings.
-        out: New or empty folder.
+        out: New or empty folder, or that of a run that did not finish.
         frozen: Embeddings of the encoder as given, for `"train"`, `"val"` and `"test"`, where they
             are at hand from an earlier run; computed otherwise.
         callbacks: Added to the Trainer, for example to watch its evaluations.
         progress: Show progress bars.
         description: What the bar says.
+        finish: Adds files to the run folder before it is whole: called by the first process with
+            the folder as it is then, and the result.
 
     Raises:
         ValueError: No labeled document in training; no validation split with labels where it
             picks the best step; a device this machine does not have; adapters of features, or
             without peft.
         FileExistsError: `out` holds files.
+        BlockingIOError: Another process trains into `out`.
     """
     if splits.train.multilabel:
         check_multilabel(config)
@@ -114,8 +122,51 @@ def train_text(
     device = check_run(config, on_features=isinstance(encoder, FeatureEncoder))
     join_processes(config.device)
     out = Path(out)
-    on_main(lambda: new_folder(out))
-    progress = progress and is_main()
+    with ExitStack() as stack:
+        owned: list[Claim] = []
+        on_main(lambda: owned.append(stack.enter_context(claim_run_folder(out))))
+        result = _train(
+            splits,
+            encoder,
+            config,
+            out,
+            owned[0].draft if owned else None,
+            device,
+            frozen=frozen,
+            callbacks=callbacks,
+            progress=progress and is_main(),
+            description=description,
+        )
+        if owned and finish is not None:
+            finish(owned[0].draft, result)
+    wait_for_all()  # until the folder is whole
+    return result
+
+
+def check_run_folder(out: str | Path) -> None:
+    """Refuse early what a training into `out` would refuse; see `check_folder`."""
+    check_folder(out, "train", marker=_MARKER, work=_WORK)
+
+
+def claim_run_folder(out: str | Path) -> AbstractContextManager[Claim]:
+    """Own a run folder until it is whole; see `claim`."""
+    return claim(out, "train", marker=_MARKER, work=_WORK)
+
+
+def _train(
+    splits: Splits,
+    encoder: TextEncoder | FeatureEncoder,
+    config: TrainConfig,
+    out: Path,
+    draft: Path | None,
+    device: torch.device,
+    *,
+    frozen: Mapping[str, Tensor] | None,
+    callbacks: Sequence[TrainerCallback],
+    progress: bool,
+    description: str,
+) -> RunResult:
+    """Train with checkpoints in `out`, and write the run into `draft`, of the first process."""
     set_seed(config.seed)
     train = splits.train
     labels = torch.tensor(train.labels)
@@ -222,15 +273,14 @@ def train_text(
     classifier.eval().to("cpu")
     result = RunResult(classifier, objective, metrics, history, predictions, embeddings, skill)
     wait_for_all()  # the checkpoints are read by all
-    if not is_main():
-        wait_for_all()  # until the folder is whole
+    if draft is None:
         return result
-    classifier.save(out / "model")
-    (out / "memory").mkdir()
-    save_objective(objective, out / "memory" / "objective.safetensors")
-    write_labels_used(train, out / "labels_used.csv")
-    classes.write(out / "classes.csv")
-    snapshots.write(out, embeddings, metrics)
+    classifier.save(draft / "model")
+    (draft / "memory").mkdir()
+    save_objective(objective, draft / "memory" / "objective.safetensors")
+    write_labels_used(train, draft / "labels_used.csv")
+    classes.write(draft / "classes.csv")
+    snapshots.write(draft, embeddings, metrics)
     memory = objective.memory
     settings = {
         **config.as_dict(),
@@ -243,11 +293,10 @@ def train_text(
             **({"multilabel": True} if train.multilabel else {}),
         },
     }
-    write_json(out / "config.json", {**settings, **provenance()})
-    write_json(out / "metrics.json", metrics)
-    pd.DataFrame(history).to_csv(out / "history.csv", index=False)
-    shutil.rmtree(out / "checkpoints", ignore_errors=True)
-    wait_for_all()
+    write_json(draft / "config.json", {**settings, **provenance()})
+    write_json(draft / _MARKER, metrics)
+    with atomic_write(draft / "history.csv") as file:
+        pd.DataFrame(history).to_csv(file.name, index=False)
     return result
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import time
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import Sampler
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer import TRAINER_STATE_NAME
 
 from gloss_graph._checks import check_range
-from gloss_graph._files import atomic_path
+from gloss_graph._files import atomic_path, full_disk_named, remove, sync_folder
+from gloss_graph._folders import swap
 from gloss_graph._modes import evaluating
 from gloss_graph._processes import launched, mean_over_processes, wait_for_all
 from gloss_graph._timing import StageClock
@@ -31,6 +34,8 @@ LossModule = GraphGuidedObjective | MetricLoss | PseudoLabelLoss
 
 OBJECTIVE_FILE = "objective.safetensors"
 TEACHER_FILE = "teacher.safetensors"
+# Where a checkpoint is until it is whole.
+_DRAFT = ".checkpoint.draft"
 
 
 class GraphGuidedTrainer(Trainer):
@@ -110,6 +115,7 @@ class GraphGuidedTrainer(Trainer):
             self.label_names = ["labels"]
         # The loss is a mean over the micro-batch, so the Trainer must divide it by their number.
         self.model_accepts_loss_kwargs = False
+        self._drafting = False
         #: Seconds spent in each stage of the training steps so far.
         self.seconds = StageClock()
         self._parts: dict[str, list[Tensor]] = {}
@@ -289,6 +295,50 @@ class GraphGuidedTrainer(Trainer):
             if name not in self._signature_columns:
                 self._signature_columns.append(name)
 
+    def _get_output_dir(self, *args: Any, **kwargs: Any) -> str:
+        place = super()._get_output_dir(*args, **kwargs)
+        return str(Path(place, _DRAFT)) if self._drafting else place
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any, *args: Any, **kwargs: Any) -> None:
+        """Write a checkpoint as a draft, which takes its name once it is whole and durable."""
+        place = Path(self._get_output_dir(trial))
+        draft, name = place / _DRAFT, f"checkpoint-{self.state.global_step}"
+        if self.args.should_save:
+            remove(draft)
+        wait_for_all()
+        self._drafting = True
+        try:
+            with full_disk_named(place / name):
+                super()._save_checkpoint(model, trial, *args, **kwargs)
+                wait_for_all()  # until all have written their part
+                best = self.state.best_model_checkpoint
+                if best is not None and Path(best).parent == draft:
+                    self.state.best_model_checkpoint = str(place / Path(best).name)
+                if self.args.should_save:
+                    self.state.save_to_json(str(draft / name / TRAINER_STATE_NAME))
+                    sync_folder(draft, deep=True)
+                    swap(draft / name, place / name)
+                    sync_folder(place)
+        finally:
+            self._drafting = False
+            if self.args.should_save:
+                remove(draft)
+        if self.args.should_save:
+            self._drop_old_checkpoints(str(place))
+
+    def _drop_old_checkpoints(self, place: str) -> None:
+        if hasattr(self, "_rotate_checkpoints"):  # before transformers 5
+            self._rotate_checkpoints(use_mtime=True, output_dir=place)
+            return
+        from transformers.trainer import rotate_checkpoints
+
+        rotate_checkpoints(
+            output_dir=place,
+            save_total_limit=self.args.save_total_limit,
+            best_model_checkpoint=self.state.best_model_checkpoint,
+            use_mtime=True,
+        )
+
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Save the model; in a checkpoint, the objective beside it."""
         super().save_model(output_dir, _internal_call=_internal_call)
@@ -302,6 +352,13 @@ class GraphGuidedTrainer(Trainer):
     def _load_from_checkpoint(
         self, resume_from_checkpoint: str, model: nn.Module | None = None
     ) -> None:
+        if Path(resume_from_checkpoint).with_name(_DRAFT).exists():
+            warnings.warn(
+                "The training was killed while a checkpoint was written; it goes on from "
+                f"{resume_from_checkpoint}, the newest whole one.",
+                UserWarning,
+                stacklevel=2,
+            )
         super()._load_from_checkpoint(resume_from_checkpoint, model)
         self._load_objective(resume_from_checkpoint)
 
