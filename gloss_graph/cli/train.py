@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import pandas as pd
 from rich.console import Console
 from rich.table import Table
 
-from gloss_graph._processes import is_main
+from gloss_graph._processes import is_main, wait_for_all
 from gloss_graph._timing import STAGES, stage_seconds
 from gloss_graph.analysis import plot_stage_times, plot_training
 from gloss_graph.cli.report import run_report
+from gloss_graph.cli.signals import keeping
 from gloss_graph.text import (
     Corpus,
     FeatureEncoder,
@@ -30,10 +33,12 @@ from gloss_graph.text import (
 from gloss_graph.text.origins import describe_file
 from gloss_graph.text.tables import has_column
 from gloss_graph.training import RunResult, TrainConfig, train_text, with_unlabeled
+from gloss_graph.training.checkpoints import Checkpoints, different
+from gloss_graph.training.finished import is_finished, read_run
 from gloss_graph.training.folders import new_folder, write_json
 from gloss_graph.training.multilabel import check_multilabel
 from gloss_graph.training.parameters import check_run
-from gloss_graph.training.processes import join_processes, on_main
+from gloss_graph.training.processes import check_same_everywhere, join_processes, on_main
 
 if TYPE_CHECKING:
     from gloss_graph.models import GraphModelResult
@@ -53,13 +58,28 @@ def run_train(
     unlabeled: Path | None = None,
     features: Path | None = None,
     command: list[str] | None = None,
-) -> RunResult:
-    """Train on files and print the scores; see `gloss-graph train --help`."""
+    resume: bool = False,
+    save_steps: int | None = None,
+) -> RunResult | None:
+    """Train on files and print the scores; see `gloss-graph train --help`.
+
+    Returns None where `resume` finds the run finished.
+    """
     check_run(config, on_features=features is not None)
     join_processes(config.device)
+    check_same_everywhere({"command": (command or [])[1:]})
     console = Console(quiet=not is_main())
+    going_on = resume and Checkpoints(out).begun
+    if resume and is_finished(out):
+        if is_main():
+            _end_again(out, config, command)
+        return None
+    wait_for_all()
     # Refused before anything is read; given back if nothing comes of it.
-    on_main(lambda: new_folder(out))
+    if not going_on:
+        on_main(lambda: new_folder(out))
+    if resume and not going_on:
+        console.print("Nothing to resume: the run starts.", style="dim")
     try:
         if (encoder_name == "none") != (features is not None):
             raise ValueError("'features' must be given exactly with encoder 'none'.")
@@ -81,7 +101,35 @@ def run_train(
             with suppress(OSError):
                 out.rmdir()
         raise
-    return train_and_report(splits, encoder, config, out, console, command, files)
+    with keeping(Checkpoints(out).kept):
+        return train_and_report(
+            splits, encoder, config, out, console, command, files, resume, save_steps
+        )
+
+
+def _end_again(out: Path, config: TrainConfig, command: list[str] | None) -> None:
+    """Say that a run is finished, and write the page that its end may have left out."""
+    run = read_run(out)
+    stored = run.settings
+    asked = {k: v for k, v in config.as_dict().items() if (k, v) != ("select", "auto")}
+    changes = different({name: stored.get(name) for name in asked}, asked)
+    if changes:
+        raise ValueError(
+            f"'resume' must find a run of these settings ({changes}), and that in {out} is "
+            "finished. Train into another folder."
+        )
+    if not (out / "report.html").is_file():
+        history = pd.read_csv(out / "history.csv").to_dict("records")
+        rows = [{str(k): v for k, v in row.items() if not math.isnan(v)} for row in history]
+        draw_curves(out, config.loss, rows, run.metrics)
+        note_command(out, command)
+        run_report(out)
+    Console().print(
+        f"The run is finished, there is nothing to resume. Run folder: {out}",
+        highlight=False,
+        markup=False,
+        soft_wrap=True,
+    )
 
 
 def train_and_report(
@@ -92,12 +140,23 @@ def train_and_report(
     console: Console,
     command: list[str] | None = None,
     files: list[dict[str, Any]] | None = None,
+    resume: bool = False,
+    save_steps: int | None = None,
 ) -> RunResult:
     """Train into a run folder, draw its pictures and print its scores.
 
     `files`, of `described_files`, lets the run find its documents again.
     """
-    result = train_text(splits, encoder, config, out, progress=True, description=config.loss)
+    result = train_text(
+        splits,
+        encoder,
+        config,
+        out,
+        progress=True,
+        description=config.loss,
+        resume=resume,
+        save_steps=save_steps,
+    )
     if not is_main():
         return result
     if result.skill is not None:
@@ -122,16 +181,23 @@ def finish_run(
 ) -> None:
     """Draw the curves of a finished run, print its scores and write its page."""
     console = Console()
-    if result.history:
-        plot_training({name: result.history}, out / "training.png")
-    if stages := stage_seconds(result.metrics):
-        plot_stage_times({name: stages}, out / "stages.png")
+    draw_curves(out, name, result.history, result.metrics)
     console.print(scores)
     for note in notes:
         console.print(note, style="dim")
     note_command(out, command, files)
     run_report(out)
     console.print(f"Run folder: {out}", highlight=False, markup=False, soft_wrap=True)
+
+
+def draw_curves(
+    out: Path, name: str, history: list[dict[str, float]], metrics: Mapping[str, float]
+) -> None:
+    """Draw losses and scores over the steps, and where the time went."""
+    if history:
+        plot_training({name: history}, out / "training.png")
+    if stages := stage_seconds(metrics):
+        plot_stage_times({name: stages}, out / "stages.png")
 
 
 def read_files(

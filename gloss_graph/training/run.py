@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import shutil
-import time
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -16,10 +16,18 @@ import torch
 from torch import Tensor
 from transformers import TrainerCallback, set_seed
 
+from gloss_graph._checks import check_positive_int
 from gloss_graph._processes import is_main, wait_for_all
 from gloss_graph.inference import GraphSkill, graph_skill
 from gloss_graph.objective import GraphGuidedObjective
 from gloss_graph.text import Adapters, Corpus, FeatureEncoder, Splits, TextEncoder
+from gloss_graph.training.checkpoints import (
+    FOLDER,
+    Checkpoints,
+    NoCheckpoints,
+    RunClock,
+    run_settings,
+)
 from gloss_graph.training.classifier import TextClassifier
 from gloss_graph.training.config import TrainConfig
 from gloss_graph.training.folders import new_folder, write_json
@@ -34,7 +42,7 @@ from gloss_graph.training.outcome import (
     split_scores,
 )
 from gloss_graph.training.parameters import adapt, check_run
-from gloss_graph.training.processes import join_processes, on_main
+from gloss_graph.training.processes import check_same_everywhere, join_processes, on_main
 from gloss_graph.training.progress import ProgressBar
 from gloss_graph.training.provenance import provenance
 from gloss_graph.training.setup import USES_UNLABELED, make_loss, make_objective, make_trainer
@@ -79,13 +87,17 @@ def train_text(
     callbacks: Sequence[TrainerCallback] = (),
     progress: bool = False,
     description: str = "Training",
+    resume: bool = False,
+    save_steps: int | None = None,
 ) -> RunResult:
     """Fine-tune an encoder with a linear head and score it.
 
     Writes `config.json`, `metrics.json`, `history.csv`, `classes.csv`, `labels_used.csv`, `model/`,
-    `memory/` and what pictures are drawn from into `out`; `checkpoints/` lives there while training
-    runs. Under `torchrun` every process trains on batches of its own and computes the same scores;
-    the first one writes and speaks.
+    `memory/` and what pictures are drawn from into `out`; `checkpoints/` lives there until the run
+    is finished. A run that was killed goes on from there with `resume=True` and comes to the same
+    weights, memory and metrics, bit for bit, as one that was not (times aside). Under `torchrun`
+    every process trains on batches of its own and computes the same scores; the first one writes
+    and speaks.
 
     Args:
         splits: Training, validation and test documents; training documents may lack labels.
@@ -97,12 +109,18 @@ def train_text(
         callbacks: Added to the Trainer, for example to watch its evaluations.
         progress: Show progress bars.
         description: What the bar says.
+        resume: Go on with the run that was interrupted in `out`, if there is one.
+        save_steps: Steps between checkpoints, besides those at the evaluations of a run that keeps
+            its best step; None = at every evaluation, or as often as one would be; 0 = nothing is
+            kept to resume from.
 
     Raises:
         ValueError: No labeled document in training; no validation split with labels where it
             picks the best step; a device this machine does not have; adapters of features, or
             without peft.
-        FileExistsError: `out` holds files.
+        ValueError: `resume` with other settings, documents or weights than the interrupted run's,
+            which are named.
+        FileExistsError: `out` holds files; `resume` of a finished run.
     """
     if splits.train.multilabel:
         check_multilabel(config)
@@ -112,8 +130,12 @@ def train_text(
     check_labels(splits, config)
     device = check_run(config, on_features=isinstance(encoder, FeatureEncoder))
     join_processes(config.device)
+    if save_steps is not None:
+        check_positive_int("save_steps", save_steps, minimum=0)
     out = Path(out)
-    on_main(lambda: new_folder(out))
+    settings = run_settings(config, encoder, splits, device)
+    check_same_everywhere({**settings, "out": str(out)})
+    checkpoints = _begin(out, settings, resume=resume, keeps=save_steps != 0)
     progress = progress and is_main()
     set_seed(config.seed)
     train = splits.train
@@ -123,7 +145,7 @@ def train_text(
     )
     adapters = adapt(encoder, config)
     encoder.to(device)
-    start = time.perf_counter()
+    clock = RunClock()
     metrics: dict[str, float] = {}
     if adapters is not None:
         metrics["lora.parameters"] = float(adapters.size)
@@ -132,7 +154,9 @@ def train_text(
     skill = _skill(views.frozen.get("train"), labels, config)
     if skill is not None:
         metrics |= {f"graph_skill.{key}": float(value) for key, value in skill._asdict().items()}
-    started = run_start_stages(encoder, train, views, config, progress=progress)
+    started = run_start_stages(
+        encoder, train, views, config, checkpoints=checkpoints, progress=progress
+    )
     metrics |= started.metrics
     loss = make_loss(
         config,
@@ -152,7 +176,8 @@ def train_text(
 
     # The same by the encoder as it is at the end, where they are at hand.
     final: Tensor | None = None
-    if isinstance(loss, GraphGuidedObjective) and joint:
+    latest = checkpoints.latest()
+    if latest is None and isinstance(loss, GraphGuidedObjective) and joint:
         fill_bank(loss, train, start_rows(), views)
         if started.losses and config.trains:
             fit_head(classifier, train, start_rows(), views, config)
@@ -160,14 +185,23 @@ def train_text(
         corpus = train if config.loss in USES_UNLABELED else train.select(labels.numpy() >= 0)
         part = views.frozen.get("train") if joint else None
         trainer = make_trainer(
-            classifier, loss, replace(splits, train=corpus), config, out, frozen=part
+            classifier,
+            loss,
+            replace(splits, train=corpus),
+            config,
+            out,
+            frozen=part,
+            save_steps=save_steps,
         )
+        clock.clocks = trainer.clocks
+        if save_steps != 0:
+            trainer.extras = {"clock": clock, **snapshots.parts}
         trainer.add_callback(snapshots.batch)
         bar = ProgressBar(description)
         for callback in (*callbacks, *((bar,) if progress else ())):
             trainer.add_callback(callback)
         try:
-            trainer.train()
+            trainer.train(None if latest is None else str(latest))
         finally:
             bar.stop()
         history = history_rows(trainer.state.log_history)
@@ -187,7 +221,7 @@ def train_text(
         metrics |= fit_head(classifier, train, final, views, config)
         metrics["steps"] = float(len(started.losses))
         history = [{"step": step + 1, "loss": v} for step, v in enumerate(started.losses)]
-    metrics["seconds.train"] = time.perf_counter() - start - snapshots.seconds
+    metrics["seconds.train"] = clock.seconds - snapshots.seconds
 
     objective = loss if isinstance(loss, GraphGuidedObjective) else None
     memory = None if objective is None else objective.memory
@@ -216,7 +250,7 @@ def train_text(
         classes.add(name, "linear", predictions[name], held_out)
         part = views.frozen.get(name)
         metrics |= _propagation_scores(name, objective, rows, part, held_out, classes)
-    metrics["seconds.total"] = time.perf_counter() - start
+    metrics["seconds.total"] = clock.seconds
 
     classifier.eval().to("cpu")
     result = RunResult(classifier, objective, metrics, history, predictions, embeddings, skill)
@@ -231,7 +265,7 @@ def train_text(
     classes.write(out / "classes.csv")
     snapshots.write(out, embeddings, metrics)
     memory = objective.memory
-    settings = {
+    described = {
         **config.as_dict(),
         **encoder.describe(),
         "data": describe(splits),
@@ -242,12 +276,30 @@ def train_text(
             **({"multilabel": True} if train.multilabel else {}),
         },
     }
-    write_json(out / "config.json", {**settings, **provenance()})
+    write_json(out / "config.json", {**described, **provenance()})
     write_json(out / "metrics.json", metrics)
     pd.DataFrame(history).to_csv(out / "history.csv", index=False)
-    shutil.rmtree(out / "checkpoints", ignore_errors=True)
+    shutil.rmtree(out / FOLDER, ignore_errors=True)
     wait_for_all()
     return result
+
+
+def _begin(out: Path, settings: Mapping[str, Any], *, resume: bool, keeps: bool) -> Checkpoints:
+    """Make the run folder, or find what an interrupted run left in it."""
+    checkpoints = Checkpoints(out)
+    going_on = resume and checkpoints.begun
+    wait_for_all()  # before process 0 writes
+    if going_on:
+        checkpoints.check(settings)
+        return checkpoints
+
+    def begin() -> None:
+        new_folder(out)
+        if keeps:
+            checkpoints.begin(settings)
+
+    on_main(begin)
+    return checkpoints if keeps else NoCheckpoints(out)
 
 
 def _merge(adapters: Adapters | None) -> None:

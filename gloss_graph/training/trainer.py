@@ -14,6 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import Sampler
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer_utils import TrainOutput, get_last_checkpoint
 
 from gloss_graph._checks import check_range
 from gloss_graph._files import atomic_path
@@ -24,6 +26,12 @@ from gloss_graph.losses import MetricLoss, PseudoLabelLoss, labeled_binary_cross
 from gloss_graph.memory.gather import share_state
 from gloss_graph.memory.targets import is_labeled
 from gloss_graph.objective import GraphGuidedObjective
+from gloss_graph.training.checkpoints import (
+    Checkpointed,
+    has_ended,
+    load_extras,
+    save_extras,
+)
 from gloss_graph.training.state import load_objective, save_objective
 
 LossModule = GraphGuidedObjective | MetricLoss | PseudoLabelLoss
@@ -112,6 +120,8 @@ class GraphGuidedTrainer(Trainer):
         self.model_accepts_loss_kwargs = False
         #: Seconds spent in each stage of the training steps so far.
         self.seconds = StageClock()
+        #: What else checkpoints keep and a resumed training takes back, by name.
+        self.extras: dict[str, Checkpointed] = {}
         self._parts: dict[str, list[Tensor]] = {}
         self.add_callback(_OptimizerClock(self.seconds))
         self.add_callback(_SharedStart(self))
@@ -272,6 +282,12 @@ class GraphGuidedTrainer(Trainer):
             self._parts.clear()
         super().log(logs, start_time)
 
+    @property
+    def clocks(self) -> list[StageClock]:
+        """Those of the training steps and of the objective."""
+        found = getattr(self.objective, "seconds", None)
+        return [self.seconds, *([found] if isinstance(found, StageClock) else [])]
+
     def stage_seconds(self) -> dict[str, float]:
         """Seconds by stage so far, the objective's own broken down."""
         seconds = dict(self.seconds)
@@ -283,6 +299,33 @@ class GraphGuidedTrainer(Trainer):
 
     # ------------------------------------------------------------------ checkpoints
 
+    def train(
+        self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any
+    ) -> TrainOutput:
+        """Train, as `Trainer.train`; from the checkpoint of a training that was over, end it."""
+        folder = resume_from_checkpoint
+        if folder is True:
+            folder = get_last_checkpoint(self.args.output_dir)
+        if isinstance(folder, str):
+            file = Path(folder) / TRAINER_STATE_NAME
+            state = TrainerState.load_from_json(str(file)) if file.is_file() else None
+            # `Trainer` would do one step more.
+            if state is not None and has_ended(state):
+                return self._end_from(folder, state)
+        return super().train(resume_from_checkpoint, *args, **kwargs)
+
+    def _end_from(self, folder: str, state: TrainerState) -> TrainOutput:
+        self._load_from_checkpoint(folder)
+        state.is_world_process_zero = self.is_world_process_zero()
+        state.is_local_process_zero = self.is_local_process_zero()
+        self.state = state
+        control = self.callback_handler.on_train_begin(self.args, state, TrainerControl())
+        if self.args.load_best_model_at_end and state.best_model_checkpoint is not None:
+            self._load_best_model()
+        self.control = self.callback_handler.on_train_end(self.args, state, control)
+        logged = [entry["loss"] for entry in state.log_history if "loss" in entry]
+        return TrainOutput(state.global_step, logged[-1] if logged else 0.0, {})
+
     def _set_signature_columns_if_needed(self) -> None:
         super()._set_signature_columns_if_needed()
         for name in ("labels", "ids", "frozen"):
@@ -292,6 +335,8 @@ class GraphGuidedTrainer(Trainer):
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Save the model; in a checkpoint, the objective beside it."""
         super().save_model(output_dir, _internal_call=_internal_call)
+        if self.extras and _internal_call and self.args.should_save:
+            save_extras(self.extras, Path(output_dir or self.args.output_dir))
         if self.objective is not None and _internal_call and self.args.should_save:
             folder = Path(output_dir or self.args.output_dir)
             save_objective(self.objective, folder / OBJECTIVE_FILE)
@@ -304,6 +349,8 @@ class GraphGuidedTrainer(Trainer):
     ) -> None:
         super()._load_from_checkpoint(resume_from_checkpoint, model)
         self._load_objective(resume_from_checkpoint)
+        if self.extras:
+            load_extras(self.extras, Path(resume_from_checkpoint))
 
     def _load_best_model(self) -> None:
         wait_for_all()  # until process 0 has written it
@@ -318,7 +365,7 @@ class GraphGuidedTrainer(Trainer):
 
 
 class _SharedStart(TrainerCallback):
-    """Starts every process with the objective of process 0."""
+    """Starts every process with the objective of process 0, and finds the best checkpoint."""
 
     def __init__(self, trainer: GraphGuidedTrainer) -> None:
         self._trainer = trainer
@@ -327,6 +374,10 @@ class _SharedStart(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """After a checkpoint was loaded, before the first batch."""
+        if state.best_global_step:
+            # The folder may have another name than when it was written.
+            best = Path(args.output_dir) / f"checkpoint-{state.best_global_step}"
+            state.best_model_checkpoint = str(best) if best.is_dir() else None
         if self._trainer.objective is not None:
             share_state(self._trainer.objective)
 
