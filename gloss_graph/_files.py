@@ -4,14 +4,40 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import secrets
+import shutil
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
-__all__ = ["atomic_path", "atomic_write"]
+from gloss_graph._locks import HELD, TAKEN, try_lock
+
+__all__ = [
+    "atomic_path",
+    "atomic_write",
+    "clear_drafts",
+    "draft_beside",
+    "full_disk_named",
+    "is_draft",
+    "remove",
+    "sync_folder",
+]
+
+# Of `.NAME.TOKEN.KIND`: `part` is locked while its writer lives, `new` and `old` go with it.
+_DRAFT = re.compile(r"\.(?P<name>.+)\.(?P<token>[0-9a-f]{8})\.(?P<kind>part|new|old)")
+# What older versions left behind.
+_OLDER = re.compile(r"\.write-test|\..+\.(new|old)-[0-9a-f]{8}")
+_FULL_ADVICE = (
+    "The disk is full. Free some space there and run the same again; nothing half-written was kept"
+)
+_FULL = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
+# Libraries that write by themselves say it in words: Rust's, SQLite's, torch's.
+_FULL_WORDS = re.compile(
+    r"os error 28\b|No space left|disk is full|PytorchStreamWriter|unexpected pos"
+)
 
 
 @contextmanager
@@ -20,7 +46,8 @@ def atomic_write(path: str | os.PathLike[str], *, overwrite: bool = False) -> It
 
     The bytes go to a hidden neighbour in the same folder, which replaces ``path`` when the block
     ends well and is removed when it does not. A reader never meets half a file, and an older
-    file survives a failed rewrite.
+    file survives a failed rewrite. A neighbour that a killed process left is removed by the next
+    write of that name.
 
     Args:
         path: where the file shall appear; its folder must exist.
@@ -32,7 +59,8 @@ def atomic_write(path: str | os.PathLike[str], *, overwrite: bool = False) -> It
     Raises:
         FileExistsError: if ``path`` exists and ``overwrite`` is false.
         IsADirectoryError: if ``path`` is a folder.
-        OSError: of the fitting kind if the folder is missing or cannot be written.
+        OSError: of the fitting kind if the folder is missing or cannot be written, or the disk is
+            full.
 
     Example:
         >>> import tempfile
@@ -44,22 +72,15 @@ def atomic_write(path: str | os.PathLike[str], *, overwrite: bool = False) -> It
     """
     target = Path(path)
     _check_free(target, overwrite)
-    draft = target.with_name(f".{target.name}.{secrets.token_hex(4)}.part")
-    try:
-        # "xb" and not tempfile: the finished file gets the permissions of the user's umask.
-        handle = draft.open("xb")
-    except OSError as error:
-        raise _explained(error, target) from error
-    try:
-        with handle:
-            yield handle
-            handle.flush()
-            os.fsync(handle.fileno())
+    with draft_beside(target) as (handle, _), full_disk_named(target):
+        yield handle
+        handle.flush()
+        os.fsync(handle.fileno())
+        if os.name == "nt":  # which renames no open file
+            handle.close()
         _check_free(target, overwrite)
-        draft.replace(target)
-    except BaseException:
-        draft.unlink(missing_ok=True)
-        raise
+        os.replace(handle.name, target)
+        sync_folder(target.parent)
 
 
 @contextmanager
@@ -71,13 +92,151 @@ def atomic_path(path: str | os.PathLike[str], *, overwrite: bool = False) -> Ite
     Yields:
         Where to write.
     """
-    with atomic_write(path, overwrite=overwrite) as draft:
-        rights = stat.S_IMODE(os.fstat(draft.fileno()).st_mode)
-        yield Path(draft.name)
-        os.chmod(draft.name, rights)
-        # The handle may be that of the file which was replaced.
-        with open(draft.name, "rb+") as written:
-            os.fsync(written.fileno())
+    target = Path(path)
+    _check_free(target, overwrite)
+    with draft_beside(target) as (handle, fresh), full_disk_named(target):
+        yield fresh
+        os.chmod(fresh, stat.S_IMODE(os.fstat(handle.fileno()).st_mode))
+        _sync(fresh)
+        _check_free(target, overwrite)
+        os.replace(fresh, target)
+        sync_folder(target.parent)
+
+
+@contextmanager
+def draft_beside(target: Path) -> Iterator[tuple[BinaryIO, Path]]:
+    """A locked hidden file next to `target`, and a free name that goes with it.
+
+    What dead processes left for the same target is removed first; both are removed at the end
+    unless they were renamed.
+
+    Yields:
+        The open file, and the name for a file or folder.
+
+    Raises:
+        OSError: The folder is missing or cannot be written.
+    """
+    clear_drafts(target.parent, target.name)
+    while True:
+        draft = target.with_name(f".{target.name}.{secrets.token_hex(4)}.part")
+        try:
+            # "xb" and not tempfile: the finished file gets the permissions of the user's umask.
+            handle = draft.open("xb")
+        except OSError as error:
+            raise _explained(error, target) from error
+        # Before it was locked another process may have taken it for a dead one's.
+        if try_lock(handle.fileno()) != HELD and draft.exists():
+            break
+        handle.close()
+    fresh = draft.with_suffix(".new")
+    try:
+        yield handle, fresh
+    finally:
+        remove(fresh)
+        remove(draft.with_suffix(".old"))
+        # Last, as the others go with it.
+        with suppress(OSError):
+            draft.unlink()
+        with suppress(OSError):  # a full disk shows once more
+            handle.close()
+
+
+def is_draft(name: str) -> bool:
+    """Whether an entry of a folder is a draft of this library, which is no content."""
+    return bool(_DRAFT.fullmatch(name) or _OLDER.fullmatch(name))
+
+
+def clear_drafts(folder: Path, name: str | None = None) -> None:
+    """Remove what killed processes left half-written in a folder.
+
+    Args:
+        folder: The folder; nothing happens if it is missing.
+        name: Of the one target whose drafts are meant; None = all, and what older versions left.
+    """
+    try:
+        entries = os.listdir(folder)
+    except OSError:
+        return
+    for entry in entries:
+        found = _DRAFT.fullmatch(entry)
+        if found is None:
+            if name is None and _OLDER.fullmatch(entry):
+                remove(folder / entry)
+        elif found["kind"] == "part" and name in (None, found["name"]):
+            _clear(folder / entry, folder / found["name"])
+
+
+def _clear(draft: Path, target: Path) -> None:
+    """Remove a draft whose process is dead."""
+    try:
+        handle = draft.open("rb+")
+    except OSError:
+        return
+    with handle:
+        if try_lock(handle.fileno()) != TAKEN:
+            return
+        fresh, old = draft.with_suffix(".new"), draft.with_suffix(".old")
+        # Its writer died between two renames: the new one was whole by then.
+        if old.exists() and fresh.exists() and not target.exists():
+            fresh.rename(target)
+        remove(fresh)
+        remove(old)
+        with suppress(OSError):
+            draft.unlink()
+
+
+def remove(path: Path) -> None:
+    """Remove a file or folder of ours, if it is there and can be removed."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        with suppress(OSError):
+            path.unlink()
+
+
+@contextmanager
+def full_disk_named(target: str | os.PathLike[str]) -> Iterator[None]:
+    """Say by name what could not be written because the disk is full.
+
+    Raises:
+        OSError: See above, with the errno of a full disk whatever the library that wrote raised.
+    """
+    try:
+        yield
+    except Exception as error:
+        number = error.errno if isinstance(error, OSError) else None
+        if number is None and _FULL_WORDS.search(str(error)):
+            number = errno.ENOSPC
+        # The innermost has the name of the file.
+        if number not in _FULL or getattr(error, "strerror", None) == _FULL_ADVICE:
+            raise
+        raise OSError(number, _FULL_ADVICE, os.fspath(target)) from error
+
+
+def sync_folder(folder: Path, *, deep: bool = False) -> None:
+    """Force names in a folder to the disk; with `deep` all it holds, too."""
+    if deep:
+        for place, _, files in os.walk(folder):
+            for file in files:
+                _sync(Path(place, file))
+            _sync(Path(place))
+        return
+    _sync(folder)
+
+
+def _sync(path: Path) -> None:
+    try:
+        number = os.open(path, os.O_RDONLY)
+    except OSError:  # a folder on Windows, which needs none
+        return
+    try:
+        os.fsync(number)
+    except OSError as error:
+        # Some file systems sync no folders; a disk that fails must be heard of.
+        if error.errno not in (errno.EINVAL, errno.EBADF, errno.ENOTSUP, errno.EROFS):
+            raise
+    finally:
+        os.close(number)
 
 
 def _check_free(target: Path, overwrite: bool) -> None:

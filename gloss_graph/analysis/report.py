@@ -27,6 +27,9 @@ from gloss_graph.training.snapshots import FOLDER
 
 __all__ = ["write_report"]
 
+#: Name of the page in a run folder.
+PAGE = "report.html"
+
 _SCORES = {
     "accuracy": "accuracy",
     "subset_accuracy": "exact sets",
@@ -41,7 +44,9 @@ _SCORE = re.compile(r"(val|test)(?:_(\w+))?\.(\w+)")
 Rows = list[list[str]]
 
 
-def write_report(folder: str | Path, out: str | Path | None = None) -> Path:
+def write_report(
+    folder: str | Path, out: str | Path | None = None, *, place: str | Path | None = None
+) -> Path:
     """Write the page of a run folder: one HTML file that needs nothing else.
 
     Pictures are inside as PNG; there is no script and no address, so the file can be sent and
@@ -51,6 +56,7 @@ def write_report(folder: str | Path, out: str | Path | None = None) -> Path:
         folder: A run folder of `train_text` or `gloss-graph train`, finished.
         out: The file, replaced if it exists. None: `report.html` in the folder, and its pictures
             in `pictures/` beside what they are drawn from.
+        place: What the page calls the folder, where it is on its way to another name.
 
     Returns:
         The file.
@@ -65,9 +71,13 @@ def write_report(folder: str | Path, out: str | Path | None = None) -> Path:
         See the README.
     """
     run = read_files(folder)
-    target = run.folder / "report.html" if out is None else Path(out)
+    target = run.folder / PAGE if out is None else Path(out)
     figures = _draw(run)
-    page = _environment().from_string(_template()).render(**_content(run, figures))
+    page = (
+        _environment()
+        .from_string(_template())
+        .render(**_content(run, figures, Path(run.folder if place is None else place)))
+    )
     with atomic_write(target, overwrite=True) as draft:
         draft.write(page.encode("utf-8"))
     if out is None and run.snapshots is not None:
@@ -120,7 +130,7 @@ def _draw(run: RunFiles) -> dict[str, PagePicture]:
     return found
 
 
-def _content(run: RunFiles, figures: Mapping[str, PagePicture]) -> dict[str, Any]:
+def _content(run: RunFiles, figures: Mapping[str, PagePicture], place: Path) -> dict[str, Any]:
     """Everything the template shows."""
     settings = run.settings
     scores, score_heads = _scores(run.metrics)
@@ -149,7 +159,7 @@ def _content(run: RunFiles, figures: Mapping[str, PagePicture]) -> dict[str, Any
     first = [key for key in known if key in values and values[key] != known[key]]
     first += [key for key in known if key in values and key not in first]
     return {
-        "title": run.folder.resolve().name,
+        "title": place.resolve().name,
         "summary": summary(settings),
         "figures": _figures(run.metrics),
         "contents": [(key, title) for key, title in contents.items() if title],
@@ -175,7 +185,7 @@ def _content(run: RunFiles, figures: Mapping[str, PagePicture]) -> dict[str, Any
         ],
         "command": command,
         "snippet": snippet,
-        "rebuild": shlex.join(["gloss-graph", "report", str(run.folder)]),
+        "rebuild": shlex.join(["gloss-graph", "report", str(place)]),
         "versions": _versions(settings),
     }
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
+from gloss_graph._folders import check_folder, claim, write_json
 from gloss_graph._timing import stage_seconds
 from gloss_graph.analysis import (
     plot_graph,
@@ -16,13 +17,15 @@ from gloss_graph.analysis import (
     to_networkx,
     write_graphml,
 )
-from gloss_graph.cli.report import run_report
+from gloss_graph.analysis.report import PAGE
+from gloss_graph.cli.report import draw_report
 from gloss_graph.cli.train import note_command, score_table, time_table
 from gloss_graph.graph import build_document_graph
 from gloss_graph.text import Splits, docstring_corpus, load_encoder
 from gloss_graph.training import RunResult, TrainConfig, train_text
-from gloss_graph.training.folders import new_folder, write_json
 
+# With it the folder is whole.
+_METRICS = "metrics.json"
 _RUNS = {"cross-entropy": "ce", "memory bank": "gloss"}
 
 
@@ -42,37 +45,22 @@ def run_demo(
     """
     console = Console()
     start = time.perf_counter()
-    new_folder(out)
+    check_folder(out, "demo", marker=_METRICS)
     with console.status("Collecting documentation of installed packages"):
         splits = docstring_corpus(max_documents=max_documents)
     console.print(
         f"Corpus: {len(splits.train)} training documents, {splits.train.num_classes} topics.",
         highlight=False,
     )
-    results: dict[str, RunResult] = {}
-    for name, loss in _RUNS.items():
-        encoder = load_encoder(encoder_name, max_length=48)
-        config = TrainConfig(
-            loss=loss, max_steps=steps, batch_size=16, eval_steps=max(1, steps // 2), seed=seed
+    with claim(out, "demo", marker=_METRICS) as claimed:
+        results, metrics = _train_both(
+            splits, claimed.draft, out, steps, seed, encoder_name, command
         )
-        results[name] = train_text(
-            splits, encoder, config, out / loss, progress=True, description=name
-        )
-    metrics = {
-        f"{_RUNS[name]}.{key}": value
-        for name, result in results.items()
-        for key, value in result.metrics.items()
-    }
-    _export(splits, results["memory bank"], out)
-    histories = {name: result.history for name, result in results.items()}
-    plot_training(histories, out / "training.png")
-    stages = {name: stage_seconds(result.metrics) for name, result in results.items()}
-    plot_stage_times(stages, out / "stages.png")
+        metrics["seconds.total"] = time.perf_counter() - start
+        write_json(claimed.draft / _METRICS, metrics)
+    # Said last: who closes the pipe has a whole folder.
     for loss in _RUNS.values():
-        note_command(out / loss, command)
-        run_report(out / loss)
-    metrics["seconds.total"] = time.perf_counter() - start
-    write_json(out / "metrics.json", metrics)
+        console.print(f"Report: {out / loss / PAGE}", highlight=False, markup=False, soft_wrap=True)
     console.print(score_table(results))
     console.print(time_table(results))
     console.print(
@@ -82,6 +70,41 @@ def run_demo(
         soft_wrap=True,
     )
     return results
+
+
+def _train_both(
+    splits: Splits,
+    draft: Path,
+    out: Path,
+    steps: int,
+    seed: int,
+    encoder_name: str,
+    command: list[str] | None,
+) -> tuple[dict[str, RunResult], dict[str, float]]:
+    """Train, compare and draw in `draft`, on its way to `out`; results and numbers."""
+    results: dict[str, RunResult] = {}
+    for name, loss in _RUNS.items():
+        encoder = load_encoder(encoder_name, max_length=48)
+        config = TrainConfig(
+            loss=loss, max_steps=steps, batch_size=16, eval_steps=max(1, steps // 2), seed=seed
+        )
+        results[name] = train_text(
+            splits, encoder, config, draft / loss, progress=True, description=name
+        )
+    metrics = {
+        f"{_RUNS[name]}.{key}": value
+        for name, result in results.items()
+        for key, value in result.metrics.items()
+    }
+    _export(splits, results["memory bank"], draft)
+    histories = {name: result.history for name, result in results.items()}
+    plot_training(histories, draft / "training.png")
+    stages = {name: stage_seconds(result.metrics) for name, result in results.items()}
+    plot_stage_times(stages, draft / "stages.png")
+    for loss in _RUNS.values():
+        note_command(draft / loss, command)
+        draw_report(draft / loss, place=out / loss)
+    return results, metrics
 
 
 def _export(splits: Splits, result: RunResult, out: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 
 import pandas as pd
@@ -14,10 +13,13 @@ from rich.table import Table
 from rich.text import Text
 
 from gloss_graph._files import atomic_write
+from gloss_graph._folders import check_folder, claim
 from gloss_graph.analysis import evaluation_markdown, plot_evaluation
 from gloss_graph.analysis.evaluation import metric_title, shown_mean, shown_p, shown_value
 from gloss_graph.training import Evaluation, compare_runs
-from gloss_graph.training.folders import new_folder
+
+# With it the folder is whole.
+_REPORT = "evaluation.md"
 
 
 def run_evaluate(
@@ -30,17 +32,13 @@ def run_evaluate(
 ) -> Evaluation:
     """Compare runs, print a table a block of data and write the folder `out`."""
     console = Console()
-    made = out is not None and not out.exists()
     if out is not None:
-        # Refused before anything is read; given back if nothing comes of it.
-        new_folder(out)
-    try:
-        evaluation = compare_runs(runs, metrics=metrics, by=by, baseline=baseline)
-    except BaseException:
-        if out is not None and made:
-            with suppress(OSError):
-                out.rmdir()
-        raise
+        # Refused before anything is read.
+        check_folder(out, "evaluate", marker=_REPORT)
+    evaluation = compare_runs(runs, metrics=metrics, by=by, baseline=baseline)
+    if out is not None:
+        with console.status("Drawing"), claim(out, "evaluate", marker=_REPORT) as claimed:
+            write_evaluation(evaluation, claimed.draft)
     for data in evaluation.baselines:
         console.print(evaluation_table(evaluation, data))
     if len(evaluation.tests):
@@ -50,8 +48,6 @@ def run_evaluate(
             f"Not finished, left out: {folder}", highlight=False, markup=False, soft_wrap=True
         )
     if out is not None:
-        with console.status("Drawing"):
-            write_evaluation(evaluation, out)
         console.print(f"Report: {out}", highlight=False, markup=False, soft_wrap=True)
     return evaluation
 
@@ -100,5 +96,5 @@ def write_evaluation(evaluation: Evaluation, out: Path) -> None:
             table.to_csv(draft.name, index=False)
     plot_evaluation(evaluation, out / "evaluation.png")
     report = evaluation_markdown(evaluation, picture="evaluation.png")
-    with atomic_write(out / "evaluation.md") as draft:
+    with atomic_write(out / _REPORT) as draft:
         draft.write(report.encode())

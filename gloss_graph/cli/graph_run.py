@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -36,20 +35,23 @@ def run_graph(
 ) -> Data:
     """Build, write and describe the graph; see `gloss-graph graph --help`.
 
-    Whatever can be refused is refused before anything is embedded, and a failure leaves no file.
+    Whatever can be refused is refused before anything is embedded. Files appear all at once, when
+    all are whole.
 
     Raises:
         ValueError: No source or several, an unknown format, a question the documents cannot
             answer, and whatever `document_graph` refuses.
         FileExistsError: `out` holds files.
+        BlockingIOError: Another process writes into `out`.
     """
     from rich.console import Console
 
+    from gloss_graph._folders import check_folder, claim, write_json
     from gloss_graph.analysis import document_graph
-    from gloss_graph.training.folders import new_folder, write_json
     from gloss_graph.training.provenance import provenance
 
     suffixes = _suffixes(formats)
+    check_folder(out, "graph", marker="config.json")
     if run is not None and features is not None:
         raise ValueError("'run' and 'features' must not be given together. Leave one out.")
     if source is None and run is None and features is None:
@@ -60,8 +62,8 @@ def run_graph(
     if source is not None:
         corpus = given["source"] if run is None and features is None else given["documents"]
         check_documents(questions, corpus.labels, corpus.ids)
-    new_folder(out)
-    try:
+    with claim(out, "graph", marker="config.json") as claimed:
+        draft = claimed.draft
         graph = document_graph(
             **given,
             **{name: value for name, value in settings.items() if name not in _COLUMNS},
@@ -71,11 +73,11 @@ def run_graph(
         labels = graph.y.where(graph.seed_mask, -1)
         check_documents(questions, labels.tolist(), graph.doc_id.tolist())
         title = f"Document graph of {(source or run or features or out).name}"
-        files = _written(graph, out, suffixes, title, max_text)
+        files = _written(graph, draft, suffixes, title, max_text)
         sources = {"input": source, "run": run, "features": features}
-        said, more = answer(graph, questions, out, run=run, settings=settings, max_text=max_text)
+        said, more = answer(graph, questions, draft, run=run, settings=settings, max_text=max_text)
         write_json(
-            out / "config.json",
+            draft / "config.json",
             {
                 **{name: None if path is None else str(path) for name, path in sources.items()},
                 "encoder": encoder if run is None and features is None else None,
@@ -86,17 +88,10 @@ def run_graph(
                 **provenance(),
             },
         )
-    except BaseException:
-        # The folder was new or empty: what there is, is ours.
-        for file in out.iterdir():
-            file.unlink()
-        with suppress(OSError):
-            out.rmdir()
-        raise
     console = Console()
     for part in (summary_table(graph), *said):
         console.print(part)
-    for file in [*files, *more]:
+    for file in (out / draft.name for draft in (*files, *more)):
         size = file.stat().st_size
         shown = f"{size / 1e6:.1f} MB" if size >= 1e5 else f"{size / 1e3:.1f} kB"
         console.print(f"{file} ({shown})", highlight=False, markup=False, soft_wrap=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from contextlib import suppress
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -17,13 +16,19 @@ from rich.table import Table
 from gloss_graph._checks import check_choice
 from gloss_graph._files import atomic_write
 from gloss_graph._processes import launched
-from gloss_graph.cli.train import finish_run, read_files
-from gloss_graph.models import CONFIGS, BertGCNConfig, GraphModelConfig, train_graph_model
+from gloss_graph.cli.train import finish_run, read_files, say_run
+from gloss_graph.models import (
+    CONFIGS,
+    BertGCNConfig,
+    GraphModelConfig,
+    GraphModelResult,
+    train_graph_model,
+)
 from gloss_graph.models.text_gcn import NEW_DOCUMENTS
 from gloss_graph.text import Splits, load_encoder, read_table
 from gloss_graph.training import TextClassifier, TrainConfig
-from gloss_graph.training.folders import new_folder
 from gloss_graph.training.processes import find_device
+from gloss_graph.training.run import check_run_folder
 
 # Options that say what is read and written, for both models.
 _FILES = ("train", "val", "test", "out", "unlabeled", "text", "label", "model")
@@ -87,24 +92,23 @@ def run_model(model: str, context: typer.Context) -> None:
         raise ValueError(f"--model {model} runs in one process: start it without torchrun.")
     find_device(config.device)
     out, console = Path(options["out"]), Console()
-    # Refused before anything is read; given back if nothing comes of it.
-    new_folder(out)
-    try:
-        splits = _read(config, options, console)
-        encoder = None
-        if isinstance(config, BertGCNConfig):
-            if options["encoder"] == "none":
-                raise ValueError("'encoder' must read texts for --model bert-gcn (got 'none').")
-            encoder = load_encoder(
-                options["encoder"], pooling=options["pooling"], max_length=options["max_length"]
-            )
-        result = train_graph_model(splits, config, out, encoder=encoder, progress=True)
-    except BaseException:
-        with suppress(OSError):
-            out.rmdir()
-        raise
+    # Refused before anything is read.
+    check_run_folder(out)
+    splits = _read(config, options, console)
+    encoder = None
+    if isinstance(config, BertGCNConfig):
+        if options["encoder"] == "none":
+            raise ValueError("'encoder' must read texts for --model bert-gcn (got 'none').")
+        encoder = load_encoder(
+            options["encoder"], pooling=options["pooling"], max_length=options["max_length"]
+        )
     command = ["gloss-graph", *(context.find_root().obj or [])]
-    finish_run(out, model, result, _scores(model, result.metrics), (), command)
+
+    def finish(draft: Path, result: GraphModelResult) -> None:
+        finish_run(draft, out, model, result, command)
+
+    result = train_graph_model(splits, config, out, encoder=encoder, progress=True, finish=finish)
+    say_run(out, _scores(model, result.metrics))
 
 
 def model_of(run: Path) -> str | None:

@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import json
-import math
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import pandas as pd
 from rich.console import Console
 from rich.table import Table
 
-from gloss_graph._processes import is_main, wait_for_all
+from gloss_graph._folders import write_json
+from gloss_graph._processes import is_main
 from gloss_graph._timing import STAGES, stage_seconds
 from gloss_graph.analysis import plot_stage_times, plot_training
-from gloss_graph.cli.report import run_report
+from gloss_graph.analysis.report import PAGE
+from gloss_graph.cli.report import draw_report
 from gloss_graph.cli.signals import keeping
 from gloss_graph.text import (
     Corpus,
@@ -35,10 +34,10 @@ from gloss_graph.text.tables import has_column
 from gloss_graph.training import RunResult, TrainConfig, train_text, with_unlabeled
 from gloss_graph.training.checkpoints import Checkpoints, different
 from gloss_graph.training.finished import is_finished, read_run
-from gloss_graph.training.folders import new_folder, write_json
 from gloss_graph.training.multilabel import check_multilabel
 from gloss_graph.training.parameters import check_run
 from gloss_graph.training.processes import check_same_everywhere, join_processes, on_main
+from gloss_graph.training.run import check_run_folder
 
 if TYPE_CHECKING:
     from gloss_graph.models import GraphModelResult
@@ -63,54 +62,49 @@ def run_train(
 ) -> RunResult | None:
     """Train on files and print the scores; see `gloss-graph train --help`.
 
-    Returns None where `resume` finds the run finished.
+    Returns None where `resume` finds a finished run.
     """
     check_run(config, on_features=features is not None)
     join_processes(config.device)
     check_same_everywhere({"command": (command or [])[1:]})
     console = Console(quiet=not is_main())
-    going_on = resume and Checkpoints(out).begun
     if resume and is_finished(out):
-        if is_main():
-            _end_again(out, config, command)
+        _check_finished(out, config)
+        console.print(
+            f"The run is finished, there is nothing to resume. Run folder: {out}",
+            highlight=False,
+            markup=False,
+            soft_wrap=True,
+        )
         return None
-    wait_for_all()
-    # Refused before anything is read; given back if nothing comes of it.
-    if not going_on:
-        on_main(lambda: new_folder(out))
-    if resume and not going_on:
+    # Refused before anything is read.
+    on_main(lambda: check_run_folder(out))
+    if resume and not Checkpoints(out).begun:
         console.print("Nothing to resume: the run starts.", style="dim")
-    try:
-        if (encoder_name == "none") != (features is not None):
-            raise ValueError("'features' must be given exactly with encoder 'none'.")
-        if features is not None and not has_column(train, columns["text"]):
-            columns = {**columns, "text": None}
-        if "separator" in columns:
-            check_multilabel(config)
-        splits, config = read_files(train, val, test, unlabeled, config, columns, console)
-        files = described_files(train, unlabeled, columns, splits)
-        encoder: TextEncoder | FeatureEncoder
-        if features is None:
-            encoder = load_encoder(encoder_name, pooling=pooling, max_length=max_length)
-        else:
-            table = read_features(features)
-            splits = with_features(splits, table)
-            encoder = FeatureEncoder.scaled_to(table, seed=config.seed)
-    except BaseException:
-        if is_main():
-            with suppress(OSError):
-                out.rmdir()
-        raise
+    if (encoder_name == "none") != (features is not None):
+        raise ValueError("'features' must be given exactly with encoder 'none'.")
+    if features is not None and not has_column(train, columns["text"]):
+        columns = {**columns, "text": None}
+    if "separator" in columns:
+        check_multilabel(config)
+    splits, config = read_files(train, val, test, unlabeled, config, columns, console)
+    files = described_files(train, unlabeled, columns, splits)
+    encoder: TextEncoder | FeatureEncoder
+    if features is None:
+        encoder = load_encoder(encoder_name, pooling=pooling, max_length=max_length)
+    else:
+        table = read_features(features)
+        splits = with_features(splits, table)
+        encoder = FeatureEncoder.scaled_to(table, seed=config.seed)
     with keeping(Checkpoints(out).kept):
         return train_and_report(
             splits, encoder, config, out, console, command, files, resume, save_steps
         )
 
 
-def _end_again(out: Path, config: TrainConfig, command: list[str] | None) -> None:
-    """Say that a run is finished, and write the page that its end may have left out."""
-    run = read_run(out)
-    stored = run.settings
+def _check_finished(out: Path, config: TrainConfig) -> None:
+    stored = read_run(out).settings
+    # What "auto" stands for depends on the files.
     asked = {k: v for k, v in config.as_dict().items() if (k, v) != ("select", "auto")}
     changes = different({name: stored.get(name) for name in asked}, asked)
     if changes:
@@ -118,18 +112,6 @@ def _end_again(out: Path, config: TrainConfig, command: list[str] | None) -> Non
             f"'resume' must find a run of these settings ({changes}), and that in {out} is "
             "finished. Train into another folder."
         )
-    if not (out / "report.html").is_file():
-        history = pd.read_csv(out / "history.csv").to_dict("records")
-        rows = [{str(k): v for k, v in row.items() if not math.isnan(v)} for row in history]
-        draw_curves(out, config.loss, rows, run.metrics)
-        note_command(out, command)
-        run_report(out)
-    Console().print(
-        f"The run is finished, there is nothing to resume. Run folder: {out}",
-        highlight=False,
-        markup=False,
-        soft_wrap=True,
-    )
 
 
 def train_and_report(
@@ -147,6 +129,15 @@ def train_and_report(
 
     `files`, of `described_files`, lets the run find its documents again.
     """
+    notes = []
+    if config.loss == "gloss" and not config.few_labels and min(splits.train.labels) >= 0:
+        notes.append("No unlabeled documents: the consistency term stays zero.")
+    if splits.train.multilabel and config.pictures:
+        notes.append("Label sets: no pictures, which color documents by one class.")
+
+    def finish(draft: Path, result: RunResult) -> None:
+        finish_run(draft, out, config.loss, result, command, files)
+
     result = train_text(
         splits,
         encoder,
@@ -154,50 +145,44 @@ def train_and_report(
         out,
         progress=True,
         description=config.loss,
+        finish=finish,
         resume=resume,
         save_steps=save_steps,
     )
     if not is_main():
         return result
+    # Said last: who closes the pipe has a whole run.
     if result.skill is not None:
         console.print(str(result.skill), highlight=False)
-    notes = []
-    if config.loss == "gloss" and not config.few_labels and min(splits.train.labels) >= 0:
-        notes.append("No unlabeled documents: the consistency term stays zero.")
-    if splits.train.multilabel and config.pictures:
-        notes.append("Label sets: no pictures, which color documents by one class.")
-    finish_run(out, config.loss, result, score_table({config.loss: result}), notes, command, files)
+    say_run(out, score_table({config.loss: result}), notes)
     return result
 
 
 def finish_run(
+    draft: Path,
     out: Path,
     name: str,
     result: RunResult | GraphModelResult,
-    scores: Table,
-    notes: Sequence[str],
     command: list[str] | None,
     files: list[dict[str, Any]] | None = None,
 ) -> None:
-    """Draw the curves of a finished run, print its scores and write its page."""
+    """Draw the curves of a run and write its page, before it is whole in `out`."""
+    if result.history:
+        plot_training({name: result.history}, draft / "training.png")
+    if stages := stage_seconds(result.metrics):
+        plot_stage_times({name: stages}, draft / "stages.png")
+    note_command(draft, command, files)
+    draw_report(draft, place=out)
+
+
+def say_run(out: Path, scores: Table, notes: Sequence[str] = ()) -> None:
+    """Print the scores of a finished run and where it is."""
     console = Console()
-    draw_curves(out, name, result.history, result.metrics)
     console.print(scores)
     for note in notes:
         console.print(note, style="dim")
-    note_command(out, command, files)
-    run_report(out)
-    console.print(f"Run folder: {out}", highlight=False, markup=False, soft_wrap=True)
-
-
-def draw_curves(
-    out: Path, name: str, history: list[dict[str, float]], metrics: Mapping[str, float]
-) -> None:
-    """Draw losses and scores over the steps, and where the time went."""
-    if history:
-        plot_training({name: history}, out / "training.png")
-    if stages := stage_seconds(metrics):
-        plot_stage_times({name: stages}, out / "stages.png")
+    for line in (f"Report: {out / PAGE}", f"Run folder: {out}"):
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
 def read_files(
@@ -251,7 +236,7 @@ def described_files(
 def note_command(
     out: Path, command: list[str] | None, files: list[dict[str, Any]] | None = None
 ) -> None:
-    """Add the words that were typed, and the files read, to the settings of a finished run."""
+    """Add the words that were typed, and the files read, to the settings of a run."""
     noted = {"command": command, "files": files}
     if noted := {name: value for name, value in noted.items() if value}:
         file = out / "config.json"

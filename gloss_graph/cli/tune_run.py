@@ -12,6 +12,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from gloss_graph._folders import write_json
 from gloss_graph._space import Dimension
 from gloss_graph.analysis import plot_importance, plot_slices, plot_tuning
 from gloss_graph.cli.train import described_files, read_files, train_and_report
@@ -25,7 +26,7 @@ from gloss_graph.training import (
     search_space,
     tune_text,
 )
-from gloss_graph.training.folders import write_json
+from gloss_graph.training.run import check_run_folder
 from gloss_graph.training.space import default_parameters
 
 _SHOWN = 5
@@ -79,8 +80,13 @@ def run_tune(
     if both:
         raise ValueError(f"{both[0]!r} must be either searched or fixed (got both).")
     best = out / "best"
-    if final and best.exists() and any(best.iterdir()):
-        raise FileExistsError(f"'final' must find no {best}. Remove it or leave --final out.")
+    if final:
+        try:
+            check_run_folder(best)
+        except FileExistsError:
+            raise FileExistsError(
+                f"'final' must find no {best}. Remove it or leave --final out."
+            ) from None
     columns = {"text": files.text, "label": files.label, "text_b": files.text_b}
     splits, config = read_files(
         files.train,
@@ -92,6 +98,14 @@ def run_tune(
         console,
         needs_val=True,
     )
+
+    def finish(result: TuneResult) -> None:
+        stored = json.loads((out / "best.json").read_text("utf-8"))
+        write_json(
+            out / "best.json", {**stored, "command": train_command(files, result.config, best)}
+        )
+        _draw(result, space, out, metric)
+
     result = tune_text(
         splits,
         files.load_encoder,
@@ -105,11 +119,15 @@ def run_tune(
         metric=metric,
         keep_runs=keep_runs,
         progress=True,
+        finish=finish,
     )
-    command = train_command(files, result.config, best)
-    stored = json.loads((out / "best.json").read_text("utf-8"))
-    write_json(out / "best.json", {**stored, "command": command})
-    _draw(result, space, out, metric, console)
+    complete = int((result.trials["state"] == "complete").sum())
+    if not result.importance:
+        console.print(
+            f"No importance.png: it takes two complete trials with different scores (got "
+            f"{complete} complete).",
+            highlight=False,
+        )
     console.print(best_table(result, space, metric))
     console.print(_counts(result), highlight=False)
     console.print(f"Search folder: {out}", highlight=False, markup=False, soft_wrap=True)
@@ -119,6 +137,7 @@ def run_tune(
         train_and_report(splits, encoder, result.config, best, console, files=described)
     else:
         console.print("Train the best settings with:", highlight=False)
+        command = train_command(files, result.config, best)
         console.print(command, highlight=False, markup=False, soft_wrap=True)
     return result
 
@@ -160,19 +179,12 @@ def _draw(
     space: Mapping[str, Dimension],
     out: Path,
     metric: str,
-    console: Console,
 ) -> None:
     plot_tuning(result.trials, out / "history.png", metric=metric)
     plot_slices(result.trials, space, out / "slices.png", metric=metric)
     complete = int((result.trials["state"] == "complete").sum())
     if result.importance:
         plot_importance(result.importance, out / "importance.png", trials=complete)
-    else:
-        console.print(
-            f"No importance.png: it takes two complete trials with different scores (got "
-            f"{complete} complete).",
-            highlight=False,
-        )
 
 
 def _counts(result: TuneResult) -> str:

@@ -12,6 +12,7 @@ from torch_geometric.data import Data
 from torch_geometric.nn import GATConv
 from transformers import set_seed
 
+from gloss_graph._folders import whole_folder
 from gloss_graph._timing import StageClock
 from gloss_graph.models.config import BertGCNConfig
 from gloss_graph.models.corpus import (
@@ -27,6 +28,7 @@ from gloss_graph.models.layers import Block, SymmetricGCNConv, cut_rows
 from gloss_graph.models.progress import epoch_bar
 from gloss_graph.models.word_graph import normalized_matrix
 from gloss_graph.text import Corpus, Splits, TextEncoder
+from gloss_graph.text.checkpoints import ENCODER_FILE
 from gloss_graph.training.classifier import TextClassifier
 from gloss_graph.training.metrics import classification_scores
 from gloss_graph.training.outcome import fit_balanced_head
@@ -353,10 +355,17 @@ class BertGCNClassifier:
 
         `TextClassifier.load` reads its encoder and linear head alone.
         """
-        folder = self.classifier.save(folder)
-        tensors = {"memory": self.memory}
-        save_graph_model(folder, self.config, self.gnn, self.graph, self.places, tensors=tensors)
-        return folder
+        with whole_folder(folder, ENCODER_FILE) as fresh:
+            self.classifier.write_files(fresh)
+            save_graph_model(
+                fresh,
+                self.config,
+                self.gnn,
+                self.graph,
+                self.places,
+                tensors={"memory": self.memory},
+            )
+        return Path(folder).expanduser().absolute()
 
     @classmethod
     def load(cls, folder: str | Path) -> BertGCNClassifier:

@@ -17,13 +17,13 @@ from torch import Tensor, nn
 from torch_geometric.data import Data
 
 from gloss_graph._files import atomic_write
+from gloss_graph._folders import newest_whole, write_json
 from gloss_graph.models.cleaning import STOP_WORDS
 from gloss_graph.models.config import GraphModelConfig
 from gloss_graph.models.word_graph import word_document_graph
 from gloss_graph.text import Corpus, Splits
-from gloss_graph.training.folders import write_json
 
-_TENSORS, _SETTINGS = "graph_model.safetensors", "graph_model.json"
+_TENSORS, SETTINGS_FILE = "graph_model.safetensors", "graph_model.json"
 _FORMAT = "gloss_graph.graph_model.1"
 _WEIGHTS = "weights."
 
@@ -179,7 +179,7 @@ def save_graph_model(
     with atomic_write(folder / _TENSORS, overwrite=True) as draft:
         draft.write(save(plain))
     content = {"format": _FORMAT, "model": config.model, "config": config.as_dict()}
-    write_json(folder / _SETTINGS, {**content, **(settings or {}), "words": graph.words})
+    write_json(folder / SETTINGS_FILE, {**content, **(settings or {}), "words": graph.words})
 
 
 @contextmanager
@@ -190,9 +190,9 @@ def read_graph_model(folder: str | Path, model: str) -> Iterator[Stored]:
         ValueError: The folder is missing, damaged or holds something else, also where what is
             made of it in the block does not fit.
     """
-    folder = Path(folder)
+    folder = newest_whole(folder)
     try:
-        settings = json.loads((folder / _SETTINGS).read_text(encoding="utf-8"))
+        settings = json.loads((folder / SETTINGS_FILE).read_text(encoding="utf-8"))
         if settings["format"] != _FORMAT or settings["model"] != model:
             raise ValueError(f"it holds {settings['model']!r}")
         tensors = load_file(folder / _TENSORS)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -13,17 +14,17 @@ from torch import Tensor
 from transformers import TrainerControl, TrainerState
 
 from gloss_graph._files import atomic_write
+from gloss_graph._folders import write_json
 from gloss_graph._processes import launched
 from gloss_graph.models.bert_gcn import BertGCNClassifier
 from gloss_graph.models.config import BertGCNConfig, GraphModelConfig, TextGCNConfig
 from gloss_graph.models.text_gcn import TextGCNClassifier
 from gloss_graph.text import Corpus, Splits, TextEncoder
 from gloss_graph.training.config import TrainConfig
-from gloss_graph.training.folders import new_folder, write_json
 from gloss_graph.training.labels import write_labels_used
 from gloss_graph.training.outcome import ClassReport, describe, split_scores
 from gloss_graph.training.provenance import provenance
-from gloss_graph.training.run import check_labels, with_few_labels
+from gloss_graph.training.run import check_labels, claim_run_folder, with_few_labels
 from gloss_graph.training.snapshots import Snapshots
 
 GraphClassifier = TextGCNClassifier | BertGCNClassifier
@@ -53,6 +54,7 @@ def train_graph_model(
     *,
     encoder: TextEncoder | None = None,
     progress: bool = False,
+    finish: Callable[[Path, GraphModelResult], object] | None = None,
 ) -> GraphModelResult:
     """Fit TextGCN or BertGCN, score it and write a run folder like that of `train_text`.
 
@@ -63,14 +65,18 @@ def train_graph_model(
     Args:
         splits: Training, validation and test documents; training documents may lack labels.
         config: A `TextGCNConfig` or `BertGCNConfig`.
-        out: New or empty folder.
+        out: New or empty folder, or that of a run that did not finish; all in it appears at once,
+            when it is whole.
         encoder: Of BertGCN, fine-tuned in place.
         progress: Show a progress bar.
+        finish: Adds files to the run folder before it is whole: called with the folder as it is
+            then, and the result.
 
     Raises:
         ValueError: No labeled training document, fewer than two classes, no word left, an encoder
             too many or too few, or several processes.
         FileExistsError: `out` holds files.
+        BlockingIOError: Another process trains into `out`.
 
     Example:
         See the README.
@@ -89,7 +95,23 @@ def train_graph_model(
     )
     splits = with_few_labels(splits, plain)
     check_labels(splits, plain)
-    out = new_folder(out)
+    with claim_run_folder(out) as claimed:
+        result = _train(model, splits, config, plain, encoder, claimed.draft, progress)
+        if finish is not None:
+            finish(claimed.draft, result)
+    return result
+
+
+def _train(
+    model: GraphClassifier,
+    splits: Splits,
+    config: GraphModelConfig,
+    plain: TrainConfig,
+    encoder: TextEncoder | None,
+    out: Path,
+    progress: bool,
+) -> GraphModelResult:
+    """Fit the model and write its run into `out`."""
     recorder = _Recorder(model, splits, plain)
     start = time.perf_counter()
     model.fit(splits, watch=recorder, progress=progress)
@@ -126,7 +148,6 @@ def train_graph_model(
     write_json(out / "config.json", {**settings, **provenance()})
     with atomic_write(out / "history.csv", overwrite=True) as draft:
         pd.DataFrame(model.history).to_csv(draft.name, index=False)
-    # Last: with it the run counts as finished.
     write_json(out / "metrics.json", metrics)
     return GraphModelResult(model, metrics, model.history, predictions)
 

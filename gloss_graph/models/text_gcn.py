@@ -12,9 +12,11 @@ from torch import Tensor, nn
 from torch_geometric.data import Data
 from transformers import set_seed
 
+from gloss_graph._folders import whole_folder
 from gloss_graph._timing import StageClock
 from gloss_graph.models.config import TextGCNConfig
 from gloss_graph.models.corpus import (
+    SETTINGS_FILE,
     Documents,
     Places,
     Watch,
@@ -233,18 +235,17 @@ class TextGCNClassifier:
 
     def save(self, folder: str | Path) -> Path:
         """Write weights, graph and the identities of the documents to `folder`, as safetensors."""
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        save_graph_model(
-            folder,
-            self.config,
-            self.model,
-            self.graph,
-            self.places,
-            settings={"label_names": self.label_names},
-            tensors={"prior": self.prior},
-        )
-        return folder
+        with whole_folder(folder, SETTINGS_FILE) as fresh:
+            save_graph_model(
+                fresh,
+                self.config,
+                self.model,
+                self.graph,
+                self.places,
+                settings={"label_names": self.label_names},
+                tensors={"prior": self.prior},
+            )
+        return Path(folder)
 
     @classmethod
     def load(cls, folder: str | Path) -> TextGCNClassifier:

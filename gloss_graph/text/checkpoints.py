@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import shutil
-import stat
-import uuid
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,7 +13,10 @@ import torch
 from safetensors import SafetensorError
 from torch import nn
 
-__all__ = ["hub_file", "quiet_transformers", "read_checkpoint", "replaced_folder"]
+#: Marks the folder of a saved encoder.
+ENCODER_FILE = "encoder.json"
+
+__all__ = ["ENCODER_FILE", "hub_file", "quiet_transformers", "read_checkpoint"]
 
 
 def read_checkpoint(
@@ -107,57 +107,6 @@ def quiet_transformers() -> Iterator[None]:
         logging.set_verbosity(verbosity)
         if bars:
             logging.enable_progress_bar()
-
-
-@contextmanager
-def replaced_folder(folder: str | Path, marker: str) -> Iterator[Path]:
-    """Fill a new folder that takes the place of ``folder`` only when it is complete.
-
-    Args:
-        folder: The place; its parents are created.
-        marker: A file that tells a folder of ours, which may be replaced, from a foreign one.
-
-    Yields:
-        A temporary folder beside it, in which the marker is to be written too. If the block
-        raises, ``folder`` stays as it was. Weights get the rights of the marker.
-
-    Raises:
-        ValueError: If ``folder`` exists and is neither empty nor ours.
-
-    Example:
-        >>> import tempfile
-        >>> with tempfile.TemporaryDirectory() as parent:
-        ...     with replaced_folder(Path(parent, "model"), "mark") as fresh:
-        ...         _ = (fresh / "mark").write_text("ours")
-        ...     sorted(path.name for path in Path(parent).rglob("*"))
-        ['mark', 'model']
-    """
-    folder = Path(folder).absolute()
-    foreign = folder.exists() and not (folder / marker).is_file()
-    if foreign and (not folder.is_dir() or any(folder.iterdir())):
-        raise ValueError(
-            f"'folder' must be new, empty or written by this method before ({folder} holds "
-            "something else). Choose another folder; this one is left as it is."
-        )
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    unique = uuid.uuid4().hex[:8]
-    fresh = folder.with_name(f".{folder.name}.new-{unique}")
-    old = folder.with_name(f".{folder.name}.old-{unique}")
-    try:
-        fresh.mkdir()
-        yield fresh
-        # Safetensors writes files that only their owner may read, whatever the umask is.
-        rights = stat.S_IMODE((fresh / marker).stat().st_mode)
-        for file in fresh.glob("*.safetensors"):
-            file.chmod(rights)
-        if folder.exists():
-            folder.rename(old)
-        fresh.rename(folder)
-    finally:
-        if old.exists() and not folder.exists():
-            old.rename(folder)
-        shutil.rmtree(fresh, ignore_errors=True)
-        shutil.rmtree(old, ignore_errors=True)
 
 
 class _NoTokenizerError(ValueError):

@@ -12,8 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from gloss_graph._folders import newest_whole, whole_folder, write_json
 from gloss_graph._modes import evaluating
-from gloss_graph.text.checkpoints import quiet_transformers, read_checkpoint, replaced_folder
+from gloss_graph.text.checkpoints import ENCODER_FILE, quiet_transformers, read_checkpoint
 from gloss_graph.text.corpora import Corpus, string_list
 from gloss_graph.text.lora import merged_model
 from gloss_graph.text.pooling import Pooling, check_pooling, pack_left, pool
@@ -23,7 +24,6 @@ __all__ = ["Features", "TextEncoder"]
 Features = dict[str, list[int]]
 """One tokenized document: ``input_ids`` and, for models with segments, ``token_type_ids``."""
 
-_MARKER = "encoder.json"
 _FORMAT = "gloss_graph.TextEncoder"
 
 
@@ -300,13 +300,17 @@ class TextEncoder(nn.Module):
         Raises:
             ValueError: If the folder holds something that is not a saved encoder.
         """
-        folder = Path(folder).expanduser().absolute()
+        with whole_folder(folder, ENCODER_FILE) as fresh:
+            self.write_files(fresh)
+        return Path(folder).expanduser().absolute()
+
+    def write_files(self, folder: Path) -> None:
+        """Write weights, tokenizer and settings into an empty folder, for a `save` of more."""
         settings = {"format": _FORMAT, "pooling": self.pooling, "max_length": self.max_length}
-        with replaced_folder(folder, _MARKER) as fresh, quiet_transformers():
-            merged_model(self.model).save_pretrained(fresh)  # type: ignore[operator]
-            self.tokenizer.save_pretrained(fresh)
-            (fresh / _MARKER).write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
-        return folder
+        with quiet_transformers():
+            merged_model(self.model).save_pretrained(folder)  # type: ignore[operator]
+            self.tokenizer.save_pretrained(folder)
+        write_json(folder / ENCODER_FILE, settings)
 
     @classmethod
     def load(cls, folder: str | Path) -> TextEncoder:
@@ -321,8 +325,8 @@ class TextEncoder(nn.Module):
         Raises:
             ValueError: If the folder is missing, was not written by :meth:`save`, or is damaged.
         """
-        folder = Path(folder).expanduser()
-        marker = folder / _MARKER
+        folder = newest_whole(folder)
+        marker = folder / ENCODER_FILE
         try:
             settings = json.loads(marker.read_text(encoding="utf-8"))
             if settings["format"] != _FORMAT:

@@ -15,13 +15,14 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from gloss_graph._checks import check_positive_int, check_range
+from gloss_graph._folders import newest_whole, whole_folder, write_json
 from gloss_graph._modes import evaluating
-from gloss_graph.text.checkpoints import replaced_folder
+from gloss_graph.text.checkpoints import ENCODER_FILE
 from gloss_graph.text.corpora import Corpus, Splits
 
 __all__ = ["FeatureEncoder", "read_features", "with_features"]
 
-_MARKER, _WEIGHTS = "encoder.json", "features.safetensors"
+_WEIGHTS = "features.safetensors"
 _FORMAT = "gloss_graph.FeatureEncoder"
 _SUFFIXES = (".npy", ".pt", ".safetensors", ".parquet")
 
@@ -134,7 +135,12 @@ class FeatureEncoder(nn.Module):
 
     def save(self, folder: str | Path) -> Path:
         """Write weights (safetensors) and settings to a folder of their own, atomically."""
-        folder = Path(folder).expanduser().absolute()
+        with whole_folder(folder, ENCODER_FILE) as fresh:
+            self.write_files(fresh)
+        return Path(folder).expanduser().absolute()
+
+    def write_files(self, folder: Path) -> None:
+        """Write weights and settings into an empty folder, for a `save` of more."""
         settings = {
             "format": _FORMAT,
             "dim": self.dim,
@@ -143,10 +149,8 @@ class FeatureEncoder(nn.Module):
             "scale": self.scale,
         }
         state = {name: value.detach().cpu() for name, value in self.state_dict().items()}
-        with replaced_folder(folder, _MARKER) as fresh:
-            save_file(state, fresh / _WEIGHTS)
-            (fresh / _MARKER).write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
-        return folder
+        save_file(state, folder / _WEIGHTS)
+        write_json(folder / ENCODER_FILE, settings)
 
     @classmethod
     def load(cls, folder: str | Path) -> FeatureEncoder:
@@ -155,9 +159,9 @@ class FeatureEncoder(nn.Module):
         Raises:
             ValueError: A folder that is missing, damaged or holds something else.
         """
-        folder = Path(folder).expanduser()
+        folder = newest_whole(folder)
         try:
-            settings = json.loads((folder / _MARKER).read_text(encoding="utf-8"))
+            settings = json.loads((folder / ENCODER_FILE).read_text(encoding="utf-8"))
             if settings["format"] != _FORMAT:
                 raise ValueError(f"unknown format {settings['format']!r}")
             options = {name: settings[name] for name in ("hidden", "dropout", "scale")}

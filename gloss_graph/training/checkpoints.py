@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,13 +14,15 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, load_model, save_file, save_model
 from torch import Tensor, nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from gloss_graph._files import atomic_path
+from gloss_graph._folders import write_json
 from gloss_graph._processes import is_main, launched
 from gloss_graph._timing import StageClock
 from gloss_graph.text import FeatureEncoder, Splits, TextEncoder
 from gloss_graph.training.config import TrainConfig
-from gloss_graph.training.folders import write_json
 from gloss_graph.training.provenance import documents_digest, weights_digest
 
 FOLDER = "checkpoints"
@@ -109,13 +112,8 @@ class Checkpoints:
             )
 
     def latest(self) -> Path | None:
-        """The newest checkpoint of the training."""
-        found = {
-            int(number): path
-            for path in self.folder.glob("checkpoint-*")
-            if (number := path.name.rpartition("-")[2]).isdigit()
-        }
-        return found[max(found)] if found else None
+        """The newest whole checkpoint of the training."""
+        return next(reversed(whole_checkpoints(self.folder)), None) if self.begun else None
 
     def kept(self) -> str:
         """What of an interrupted run is kept and how to go on with it, as a sentence."""
@@ -168,13 +166,22 @@ class Checkpoints:
         return self.folder / f"{name}.safetensors"
 
 
-class NoCheckpoints(Checkpoints):
-    """Of a run that cannot be gone on with: nothing is kept and nothing is found."""
+def whole_checkpoints(folder: Path) -> list[Path]:
+    """Checkpoints of a training that have all their files, the oldest first."""
+    found = {
+        int(number): path
+        for path in folder.glob(f"{PREFIX_CHECKPOINT_DIR}-*")
+        if (number := path.name.rpartition("-")[2]).isdigit()
+        # Written last and removed first.
+        and (path / TRAINER_STATE_NAME).is_file()
+    }
+    return [found[number] for number in sorted(found)]
 
-    @property
-    def begun(self) -> bool:
-        """Never."""
-        return False
+
+def drop_checkpoint(folder: Path) -> None:
+    """Remove a checkpoint, so that it is none at once, or its draft."""
+    (folder / TRAINER_STATE_NAME).unlink(missing_ok=True)
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 class Checkpointed(Protocol):

@@ -14,7 +14,9 @@ from torch import Tensor, nn
 from transformers.utils import ModelOutput
 
 from gloss_graph._files import atomic_path
+from gloss_graph._folders import newest_whole, whole_folder, write_json
 from gloss_graph.text import FeatureEncoder, TextEncoder
+from gloss_graph.text.checkpoints import ENCODER_FILE
 
 _HEAD, _SETTINGS = "head.safetensors", "classifier.json"
 
@@ -112,16 +114,27 @@ class TextClassifier(nn.Module):
         )
 
     def save(self, folder: str | Path) -> Path:
-        """Write encoder, tokenizer, head and label names to `folder`."""
-        folder = self.encoder.save(folder)
-        settings = {"label_names": self.label_names, "dropout": self.dropout.p}
+        """Write encoder, tokenizer, head and label names to `folder`, all at once.
+
+        A classifier or encoder saved there before is replaced; other contents are refused.
+
+        Raises:
+            ValueError: The folder holds something else.
+        """
+        with whole_folder(folder, ENCODER_FILE) as fresh:
+            self.write_files(fresh)
+        return Path(folder).expanduser().absolute()
+
+    def write_files(self, folder: Path) -> None:
+        """Write all `save` writes into an empty folder, for a `save` of more."""
+        self.encoder.write_files(folder)
+        settings: dict[str, Any] = {"label_names": self.label_names, "dropout": self.dropout.p}
         if isinstance(self.encoder, FeatureEncoder):
             settings["features"] = True
         head = {name: value.contiguous().cpu() for name, value in self.head.state_dict().items()}
         with atomic_path(folder / _HEAD, overwrite=True) as draft:
             save_file(head, draft)
-        (folder / _SETTINGS).write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
-        return folder
+        write_json(folder / _SETTINGS, settings)
 
     @classmethod
     def load(cls, folder: str | Path) -> TextClassifier:
@@ -130,7 +143,7 @@ class TextClassifier(nn.Module):
         Raises:
             ValueError: A folder that is missing, damaged or holds something else.
         """
-        folder = Path(folder)
+        folder = newest_whole(folder)
         try:
             settings = json.loads((folder / _SETTINGS).read_text(encoding="utf-8"))
             kind = FeatureEncoder if "features" in settings else TextEncoder

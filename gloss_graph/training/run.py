@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import shutil
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -17,20 +16,15 @@ from torch import Tensor
 from transformers import TrainerCallback, set_seed
 
 from gloss_graph._checks import check_positive_int
+from gloss_graph._files import atomic_write
+from gloss_graph._folders import Claim, check_folder, claim, write_json
 from gloss_graph._processes import is_main, wait_for_all
 from gloss_graph.inference import GraphSkill, graph_skill
 from gloss_graph.objective import GraphGuidedObjective
 from gloss_graph.text import Adapters, Corpus, FeatureEncoder, Splits, TextEncoder
-from gloss_graph.training.checkpoints import (
-    FOLDER,
-    Checkpoints,
-    NoCheckpoints,
-    RunClock,
-    run_settings,
-)
+from gloss_graph.training.checkpoints import FOLDER, Checkpoints, RunClock, run_settings
 from gloss_graph.training.classifier import TextClassifier
 from gloss_graph.training.config import TrainConfig
-from gloss_graph.training.folders import new_folder, write_json
 from gloss_graph.training.labels import draw_labels, hide_labels, write_labels_used
 from gloss_graph.training.multilabel import THRESHOLD, check_multilabel
 from gloss_graph.training.outcome import (
@@ -52,6 +46,8 @@ from gloss_graph.training.state import save_objective
 from gloss_graph.training.views import Views
 
 _SIGMA_SAMPLE = 1024
+# With the first a run folder is whole; the second is there until then.
+_MARKER, _WORK = "metrics.json", (FOLDER,)
 
 
 @dataclass(frozen=True)
@@ -87,40 +83,43 @@ def train_text(
     callbacks: Sequence[TrainerCallback] = (),
     progress: bool = False,
     description: str = "Training",
+    finish: Callable[[Path, RunResult], object] | None = None,
     resume: bool = False,
     save_steps: int | None = None,
 ) -> RunResult:
     """Fine-tune an encoder with a linear head and score it.
 
     Writes `config.json`, `metrics.json`, `history.csv`, `classes.csv`, `labels_used.csv`, `model/`,
-    `memory/` and what pictures are drawn from into `out`; `checkpoints/` lives there until the run
-    is finished. A run that was killed goes on from there with `resume=True` and comes to the same
-    weights, memory and metrics, bit for bit, as one that was not (times aside). Under `torchrun`
-    every process trains on batches of its own and computes the same scores; the first one writes
-    and speaks.
+    `memory/` and what pictures are drawn from into `out`, all at once when they are whole;
+    `checkpoints/` lives there until then. A run that was interrupted in `out` starts over; with
+    `resume=True` it goes on and comes to the same weights, memory and metrics, bit for bit, as one
+    that was not interrupted (times aside). Under `torchrun` every process trains on batches of its
+    own and computes the same scores; the first one writes and speaks.
 
     Args:
         splits: Training, validation and test documents; training documents may lack labels.
         encoder: Fine-tuned in place.
         config: Settings.
-        out: New or empty folder.
+        out: New or empty folder, or that of a run that did not finish.
         frozen: Embeddings of the encoder as given, for `"train"`, `"val"` and `"test"`, where they
             are at hand from an earlier run; computed otherwise.
         callbacks: Added to the Trainer, for example to watch its evaluations.
         progress: Show progress bars.
         description: What the bar says.
+        finish: Adds files to the run folder before it is whole: called by the first process with
+            the folder as it is then, and the result.
         resume: Go on with the run that was interrupted in `out`, if there is one.
         save_steps: Steps between checkpoints, besides those at the evaluations of a run that keeps
             its best step; None = at every evaluation, or as often as one would be; 0 = nothing is
-            kept to resume from.
+            kept to go on from.
 
     Raises:
         ValueError: No labeled document in training; no validation split with labels where it
             picks the best step; a device this machine does not have; adapters of features, or
-            without peft.
-        ValueError: `resume` with other settings, documents or weights than the interrupted run's,
-            which are named.
-        FileExistsError: `out` holds files; `resume` of a finished run.
+            without peft; `resume` with other settings, documents or weights than those of the
+            interrupted run, named; processes that were started with different ones.
+        FileExistsError: `out` holds files.
+        BlockingIOError: Another process trains into `out`.
     """
     if splits.train.multilabel:
         check_multilabel(config)
@@ -135,8 +134,66 @@ def train_text(
     out = Path(out)
     settings = run_settings(config, encoder, splits, device)
     check_same_everywhere({**settings, "out": str(out)})
-    checkpoints = _begin(out, settings, resume=resume, keeps=save_steps != 0)
-    progress = progress and is_main()
+    checkpoints = Checkpoints(out)
+    going_on = resume and checkpoints.begun
+    if going_on:
+        checkpoints.check(settings)
+    wait_for_all()  # before process 0 changes what all have looked at
+    with ExitStack() as stack:
+        owned: list[Claim] = []
+
+        def begin() -> None:
+            owned.append(stack.enter_context(claim_run_folder(out, resume=going_on)))
+            if not going_on and save_steps != 0:
+                checkpoints.begin(settings)
+
+        on_main(begin)
+        result = _train(
+            splits,
+            encoder,
+            config,
+            out,
+            owned[0].draft if owned else None,
+            device,
+            frozen=frozen,
+            callbacks=callbacks,
+            progress=progress and is_main(),
+            description=description,
+            checkpoints=checkpoints,
+            save_steps=save_steps,
+        )
+        if owned and finish is not None:
+            finish(owned[0].draft, result)
+    wait_for_all()  # until the folder is whole
+    return result
+
+
+def check_run_folder(out: str | Path) -> None:
+    """Refuse early what a training into `out` would refuse; see `check_folder`."""
+    check_folder(out, "train", marker=_MARKER, work=_WORK)
+
+
+def claim_run_folder(out: str | Path, *, resume: bool = False) -> AbstractContextManager[Claim]:
+    """Own a run folder until it is whole; see `claim`."""
+    return claim(out, "train", marker=_MARKER, work=_WORK, resume=resume)
+
+
+def _train(
+    splits: Splits,
+    encoder: TextEncoder | FeatureEncoder,
+    config: TrainConfig,
+    out: Path,
+    draft: Path | None,
+    device: torch.device,
+    *,
+    frozen: Mapping[str, Tensor] | None,
+    callbacks: Sequence[TrainerCallback],
+    progress: bool,
+    description: str,
+    checkpoints: Checkpoints,
+    save_steps: int | None,
+) -> RunResult:
+    """Train with checkpoints in `out`, and write the run into `draft`, of the first process."""
     set_seed(config.seed)
     train = splits.train
     labels = torch.tensor(train.labels)
@@ -194,8 +251,7 @@ def train_text(
             save_steps=save_steps,
         )
         clock.clocks = trainer.clocks
-        if save_steps != 0:
-            trainer.extras = {"clock": clock, **snapshots.parts}
+        trainer.extras = {"clock": clock, **snapshots.parts}
         trainer.add_callback(snapshots.batch)
         bar = ProgressBar(description)
         for callback in (*callbacks, *((bar,) if progress else ())):
@@ -255,17 +311,16 @@ def train_text(
     classifier.eval().to("cpu")
     result = RunResult(classifier, objective, metrics, history, predictions, embeddings, skill)
     wait_for_all()  # the checkpoints are read by all
-    if not is_main():
-        wait_for_all()  # until the folder is whole
+    if draft is None:
         return result
-    classifier.save(out / "model")
-    (out / "memory").mkdir()
-    save_objective(objective, out / "memory" / "objective.safetensors")
-    write_labels_used(train, out / "labels_used.csv")
-    classes.write(out / "classes.csv")
-    snapshots.write(out, embeddings, metrics)
+    classifier.save(draft / "model")
+    (draft / "memory").mkdir()
+    save_objective(objective, draft / "memory" / "objective.safetensors")
+    write_labels_used(train, draft / "labels_used.csv")
+    classes.write(draft / "classes.csv")
+    snapshots.write(draft, embeddings, metrics)
     memory = objective.memory
-    described = {
+    settings = {
         **config.as_dict(),
         **encoder.describe(),
         "data": describe(splits),
@@ -276,30 +331,11 @@ def train_text(
             **({"multilabel": True} if train.multilabel else {}),
         },
     }
-    write_json(out / "config.json", {**described, **provenance()})
-    write_json(out / "metrics.json", metrics)
-    pd.DataFrame(history).to_csv(out / "history.csv", index=False)
-    shutil.rmtree(out / FOLDER, ignore_errors=True)
-    wait_for_all()
+    write_json(draft / "config.json", {**settings, **provenance()})
+    write_json(draft / _MARKER, metrics)
+    with atomic_write(draft / "history.csv") as file:
+        pd.DataFrame(history).to_csv(file.name, index=False)
     return result
-
-
-def _begin(out: Path, settings: Mapping[str, Any], *, resume: bool, keeps: bool) -> Checkpoints:
-    """Make the run folder, or find what an interrupted run left in it."""
-    checkpoints = Checkpoints(out)
-    going_on = resume and checkpoints.begun
-    wait_for_all()  # before process 0 writes
-    if going_on:
-        checkpoints.check(settings)
-        return checkpoints
-
-    def begin() -> None:
-        new_folder(out)
-        if keeps:
-            checkpoints.begin(settings)
-
-    on_main(begin)
-    return checkpoints if keeps else NoCheckpoints(out)
 
 
 def _merge(adapters: Adapters | None) -> None:

@@ -18,11 +18,11 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from gloss_graph._checks import check_positive_int
 from gloss_graph._files import atomic_write
+from gloss_graph._folders import write_json
 from gloss_graph._samples import stratified_sample
 from gloss_graph.text import Corpus, Splits
 from gloss_graph.training.checkpoints import Checkpointed, ends_epoch, has_ended
 from gloss_graph.training.config import TrainConfig
-from gloss_graph.training.folders import write_json
 
 FOLDER = "pictures"
 _ROWS, _NAMES = "data.safetensors", "data.json"

@@ -172,10 +172,11 @@ def _numbered_sampler(optuna: Any, seed: int) -> Any:
 
 def _check_attributes(study: Any, name: str, attributes: Mapping[str, Any]) -> None:
     stored = {key: study.user_attrs[key] for key in attributes if key in study.user_attrs}
-    if not stored and not study.get_trials(deepcopy=False):
-        for key, value in attributes.items():
-            study.set_user_attr(key, value)
-        return
+    if not study.get_trials(deepcopy=False):
+        # A worker may have died between two of them.
+        for key in attributes.keys() - stored.keys():
+            study.set_user_attr(key, attributes[key])
+            stored[key] = attributes[key]
     different = [
         line for key in attributes for line in _differences(key, stored.get(key), attributes[key])
     ]

@@ -15,10 +15,10 @@ from torch import Tensor, nn
 from torch.utils.data import Sampler
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer import TRAINER_STATE_NAME
-from transformers.trainer_utils import TrainOutput, get_last_checkpoint
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, TrainOutput
 
 from gloss_graph._checks import check_range
-from gloss_graph._files import atomic_path
+from gloss_graph._files import atomic_path, full_disk_named, sync_folder
 from gloss_graph._modes import evaluating
 from gloss_graph._processes import launched, mean_over_processes, wait_for_all
 from gloss_graph._timing import StageClock
@@ -28,15 +28,18 @@ from gloss_graph.memory.targets import is_labeled
 from gloss_graph.objective import GraphGuidedObjective
 from gloss_graph.training.checkpoints import (
     Checkpointed,
+    drop_checkpoint,
     has_ended,
     load_extras,
     save_extras,
+    whole_checkpoints,
 )
 from gloss_graph.training.state import load_objective, save_objective
 
 LossModule = GraphGuidedObjective | MetricLoss | PseudoLabelLoss
 """What the trainer can train by."""
 
+_DRAFT = ".checkpoint.draft"
 OBJECTIVE_FILE = "objective.safetensors"
 TEACHER_FILE = "teacher.safetensors"
 
@@ -123,6 +126,7 @@ class GraphGuidedTrainer(Trainer):
         #: What else checkpoints keep and a resumed training takes back, by name.
         self.extras: dict[str, Checkpointed] = {}
         self._parts: dict[str, list[Tensor]] = {}
+        self._saving = False
         self.add_callback(_OptimizerClock(self.seconds))
         self.add_callback(_SharedStart(self))
 
@@ -304,15 +308,15 @@ class GraphGuidedTrainer(Trainer):
     ) -> TrainOutput:
         """Train, as `Trainer.train`; from the checkpoint of a training that was over, end it."""
         folder = resume_from_checkpoint
-        if folder is True:
-            folder = get_last_checkpoint(self.args.output_dir)
+        if folder is True and (whole := whole_checkpoints(Path(self.args.output_dir))):
+            folder = str(whole[-1])
         if isinstance(folder, str):
             file = Path(folder) / TRAINER_STATE_NAME
             state = TrainerState.load_from_json(str(file)) if file.is_file() else None
             # `Trainer` would do one step more.
             if state is not None and has_ended(state):
                 return self._end_from(folder, state)
-        return super().train(resume_from_checkpoint, *args, **kwargs)
+        return super().train(folder, *args, **kwargs)
 
     def _end_from(self, folder: str, state: TrainerState) -> TrainOutput:
         self._load_from_checkpoint(folder)
@@ -331,6 +335,43 @@ class GraphGuidedTrainer(Trainer):
         for name in ("labels", "ids", "frozen"):
             if name not in self._signature_columns:
                 self._signature_columns.append(name)
+
+    def _get_output_dir(self, trial: Any) -> str:
+        place = super()._get_output_dir(trial)
+        return str(Path(place) / _DRAFT) if self._saving else place
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any, *args: Any, **kwargs: Any) -> None:
+        """Write a checkpoint as a draft, which takes its name when it is whole and durable."""
+        place = Path(self._get_output_dir(trial))
+        draft, name = place / _DRAFT, f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
+        main = self.args.should_save
+        try:
+            with full_disk_named(place / name):
+                if main:
+                    drop_checkpoint(draft)
+                    place.mkdir(parents=True, exist_ok=True)
+                wait_for_all()
+                self._saving = True
+                super()._save_checkpoint(model, trial, *args, **kwargs)
+                self._saving = False
+                wait_for_all()  # for the random states of all
+                if main:
+                    sync_folder(draft, deep=True)
+                    drop_checkpoint(place / name)
+                    (draft / name).rename(place / name)
+                    sync_folder(place)
+        finally:
+            self._saving = False
+            if main:
+                drop_checkpoint(draft)
+        best = self.state.best_model_checkpoint
+        if best is not None and Path(best).parent == draft:
+            self.state.best_model_checkpoint = str(place / Path(best).name)
+        if main and self.args.save_total_limit:
+            kept = self.state.best_model_checkpoint
+            for old in whole_checkpoints(place)[: -self.args.save_total_limit]:
+                if kept is None or old.name != Path(kept).name:
+                    drop_checkpoint(old)
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Save the model; in a checkpoint, the objective beside it."""

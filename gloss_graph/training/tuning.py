@@ -17,10 +17,10 @@ from torch import Tensor
 
 from gloss_graph._checks import check_choice, check_positive_int, check_range
 from gloss_graph._files import atomic_write
+from gloss_graph._folders import check_content, hold, write_json
 from gloss_graph._space import Dimension, Scalar
 from gloss_graph.text import Splits, TextEncoder
 from gloss_graph.training.config import TrainConfig
-from gloss_graph.training.folders import new_folder, write_json
 from gloss_graph.training.progress import TrialBar
 from gloss_graph.training.provenance import documents_digest
 from gloss_graph.training.recorded import encoder_identity
@@ -44,7 +44,7 @@ METRICS = (
     "val_propagation.macro_f1",
     "val_propagation.accuracy",
 )
-_STUDY_FILE = "study.json"
+_STUDY_FILE, _DATABASE = "study.json", "study.db"
 # So many failures in a row are no matter of a setting.
 _FAILURES = 5
 
@@ -87,6 +87,7 @@ def tune_text(
     keep_runs: bool = False,
     heartbeat: int = 10,
     progress: bool = False,
+    finish: Callable[[TuneResult], object] | None = None,
 ) -> TuneResult:
     """Search settings by TPE, stopping trials below the median of the others (G-Loss-O).
 
@@ -115,12 +116,14 @@ def tune_text(
         heartbeat: Seconds between signs of life; a trial silent for six times as long counts as
             killed.
         progress: Show progress on stderr.
+        finish: Adds files to `out` while no other process may: called with the result.
 
     Raises:
         ValueError: No optuna; no labeled validation document; a space the training refuses; a
             database out of reach; a study begun with other settings; time over before the first
             trial was complete.
         FileExistsError: `out` holds other files.
+        BlockingIOError: Another process searches in `out`.
         RuntimeError: Five trials in a row failed; names the last error.
     """
     if splits.train.multilabel:
@@ -141,15 +144,12 @@ def tune_text(
     splits = replace(splits, test=None)
     encoder = encoder_factory()
     attributes = _attributes(splits, encoder, config, space, metric)
-    out = _study_folder(Path(out), study_name)
-    url = sqlite_url(out / "study.db") if storage is None else storage
-    with quiet_optuna():
-        try:
-            study = open_study(url, study_name, attributes, seed=seed, heartbeat=heartbeat)
-        except ValueError:
-            with suppress(OSError):
-                out.rmdir()
-            raise
+    out = Path(out)
+    _check_study_folder(out, study_name)
+    with hold(out, "tune"), quiet_optuna():
+        _check_study_folder(out, study_name)
+        url = sqlite_url(out / _DATABASE) if storage is None else storage
+        study = open_study(url, study_name, attributes, seed=seed, heartbeat=heartbeat)
         write_json(out / _STUDY_FILE, {"study_name": study_name, "seed": seed, **attributes})
         objective = TrialObjective(
             splits, encoder_factory, config, out / "trials", space, metric, keep_runs
@@ -166,14 +166,16 @@ def tune_text(
             with atomic_write(out / "trials.csv", overwrite=True) as draft:
                 draft.write(table.to_csv(index=False).encode())
         result = _result(study, config, space, table)
-    best = {
-        "trial": result.number,
-        "metric": metric,
-        "value": result.value,
-        "params": result.params,
-        "config": result.config.as_dict(),
-    }
-    write_json(out / "best.json", best)
+        best = {
+            "trial": result.number,
+            "metric": metric,
+            "value": result.value,
+            "params": result.params,
+            "config": result.config.as_dict(),
+        }
+        write_json(out / "best.json", best)
+        if finish is not None:
+            finish(result)
     return result
 
 
@@ -241,11 +243,13 @@ def _attributes(
     }
 
 
-def _study_folder(out: Path, study_name: str) -> Path:
-    """A new folder, or the one this study has used before."""
+def _check_study_folder(out: Path, study_name: str) -> None:
+    """Refuse what is neither a new folder nor one this study has used before."""
     marker = out / _STUDY_FILE
     if not marker.is_file():
-        return new_folder(out)
+        # A search that was killed before it noted its study has its database only.
+        check_content(out, known=(_DATABASE, f"{_DATABASE}-journal"))
+        return
     try:
         name = json.loads(marker.read_text("utf-8")).get("study_name")
     except (ValueError, AttributeError) as error:
@@ -257,7 +261,6 @@ def _study_folder(out: Path, study_name: str) -> Path:
             f"'out' must be a folder of the study {study_name!r} ({out} belongs to {name!r}). "
             "Choose another folder."
         )
-    return out
 
 
 def _frozen(splits: Splits, encoder: TextEncoder, config: TrainConfig) -> dict[str, Tensor] | None:

@@ -153,7 +153,7 @@ def test_a_folder_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.Mon
     def read_only(*_: Any, **__: Any) -> None:
         raise OSError(30, "Read-only file system")
 
-    monkeypatch.setattr(Path, "touch", read_only)
+    monkeypatch.setattr(Path, "mkdir", read_only)
     with pytest.raises(PermissionError, match="Read-only file system"):
         run(tmp_path / "new")
 
