@@ -53,6 +53,6 @@ def test_shortened_keeps_the_count() -> None:
 
 
 def test_a_font_that_lacks_letters_is_named_once(tmp_path: Path) -> None:
-    with pytest.warns(UserWarning) as caught:
+    with pytest.warns(UserWarning, match="lacks letters") as caught:
         plot_stage_times({"標準化": {"検索": 1.0, "伝播": 2.0}}, tmp_path / "stages.png")
     assert [str(one.message).partition(" lacks")[0] for one in caught] == ["The font 'DejaVu Sans'"]
