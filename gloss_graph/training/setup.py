@@ -265,7 +265,8 @@ def make_trainer(
         eval_steps=every,
         save_steps=save_steps or every if config.keeps_last else every,
         logging_steps=max(1, steps // 40),
-        save_total_limit=1,
+        # With 1 the Trainer removes the last one at its end, with the scoring still to come.
+        save_total_limit=2 if resumable and not config.keeps_last else 1,
         save_only_model=not resumable,
         restore_callback_states_from_checkpoint=True,
         seed=config.seed,
