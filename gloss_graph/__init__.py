@@ -1,11 +1,17 @@
 """Graph-guided training of encoders: memory bank, document graph, differentiable propagation."""
 
-from gloss_graph.analysis import to_networkx
-from gloss_graph.graph import build_document_graph
-from gloss_graph.inference import Explanation, GraphSkill, graph_skill
-from gloss_graph.memory import MemoryBank
-from gloss_graph.objective import GraphGuidedObjective, ObjectiveOutput
-from gloss_graph.propagation import LabelPropagation
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from gloss_graph.analysis import to_networkx
+    from gloss_graph.graph import build_document_graph
+    from gloss_graph.inference import Explanation, GraphSkill, graph_skill
+    from gloss_graph.memory import MemoryBank
+    from gloss_graph.objective import GraphGuidedObjective, ObjectiveOutput
+    from gloss_graph.propagation import LabelPropagation
 
 __version__ = "0.1.0"
 
@@ -21,3 +27,32 @@ __all__ = [
     "graph_skill",
     "to_networkx",
 ]
+
+# Loaded on first use: the command line must be able to answer (and to be interrupted) before
+# torch and the rest, which take seconds, are imported.
+_HOMES = {
+    "Explanation": "inference",
+    "GraphGuidedObjective": "objective",
+    "GraphSkill": "inference",
+    "LabelPropagation": "propagation",
+    "MemoryBank": "memory",
+    "ObjectiveOutput": "objective",
+    "build_document_graph": "graph",
+    "graph_skill": "inference",
+    "to_networkx": "analysis",
+}
+_ROOMS = ("analysis", "graph", "inference", "losses", "memory", "objective", "propagation")
+
+
+def __getattr__(name: str) -> Any:
+    if name in _ROOMS:
+        return import_module(f"{__name__}.{name}")
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    found = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    globals()[name] = found
+    return found
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -2,60 +2,38 @@
 
 from __future__ import annotations
 
-import os
-
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from gloss_graph._launched import (
+    is_main,
+    joined,
+    launched,
+    leave_processes,
+    local_rank,
+    rank,
+    wait_for_all,
+    world_size,
+)
+
+__all__ = [
+    "any_process",
+    "gather_rows",
+    "is_main",
+    "joined",
+    "launched",
+    "leave_processes",
+    "local_rank",
+    "mean_over_processes",
+    "rank",
+    "step_generator",
+    "wait_for_all",
+    "world_size",
+]
+
 # Spreads the splits of the processes of one step far apart.
 _STRIDE = 1_000_003
-
-
-def joined() -> bool:
-    """Whether this process is in a process group."""
-    return dist.is_available() and dist.is_initialized()
-
-
-def world_size() -> int:
-    """Number of processes that train together, 1 without `torch.distributed`."""
-    return dist.get_world_size() if joined() else 1
-
-
-def launched() -> int:
-    """Number of processes a launcher (torchrun, accelerate) started, 1 without one."""
-    if joined():
-        return dist.get_world_size()
-    return max(1, _number("WORLD_SIZE", 1))
-
-
-def rank() -> int:
-    """Number of this process, before the processes joined too."""
-    if joined():
-        return dist.get_rank()
-    return _number("RANK", 0) if launched() > 1 else 0
-
-
-def local_rank() -> int:
-    """Number of this process among those of its machine."""
-    return _number("LOCAL_RANK", 0) if launched() > 1 else 0
-
-
-def is_main() -> bool:
-    """Whether this process is the one that writes files and speaks."""
-    return rank() == 0
-
-
-def leave_processes() -> None:
-    """Leave the process group at the end of a program; nothing happens without one."""
-    if joined():
-        dist.destroy_process_group()
-
-
-def wait_for_all() -> None:
-    """Return when every process has come here."""
-    if world_size() > 1:
-        dist.barrier()
 
 
 def any_process(flag: bool, device: torch.device | str = "cpu") -> bool:
@@ -135,8 +113,3 @@ def step_generator(generator: torch.Generator, training: bool) -> torch.Generato
         return generator
     seed = int(torch.randint(2**62, (), generator=generator))
     return torch.Generator().manual_seed((seed + _STRIDE * rank()) % 2**63)
-
-
-def _number(name: str, default: int) -> int:
-    value = os.environ.get(name, "")
-    return int(value) if value.isdigit() else default

@@ -20,11 +20,15 @@ from gloss_graph.analysis.style import (
     INK,
     PALETTE,
     faint_grid,
+    name_ticks,
     new_figure,
+    shortened,
     tidy_axes,
 )
 
 __all__ = ["plot_effect", "plot_heatmap", "plot_tornado"]
+
+_NAME = 2.2  # inches of the name of a level
 
 
 def plot_effect(results: Results, factor: str) -> Figure:
@@ -77,12 +81,7 @@ def _draw_effect(
     if base.size:
         ring: dict[str, Any] = {"facecolor": "none", "edgecolor": CONTRAST, "linewidth": 1.6}
         axes.scatter(places[base], means[base], s=130, zorder=4, **ring)
-    turn = max(map(len, effect["level"])) * len(effect) > 34
-    axes.set_xticks(places, effect["level"], rotation=35 if turn else 0, parse_math=False)
-    if turn:
-        for text in axes.get_xticklabels():
-            text.set_horizontalalignment("right")
-            text.set_rotation_mode("anchor")
+    name_ticks(axes, list(effect["level"]))
     axes.set_xlim(-0.5, len(effect) - 0.5)
     axes.set_ylabel(f"{better} is better" if metric in _judged(results) else "", fontsize=9.5)
     axes.yaxis.label.set_color(GREY)
@@ -128,8 +127,9 @@ def plot_heatmap(results: Results, one: str, other: str, metric: str) -> Figure 
             if own == canonical([base[one], base[other]]):
                 edge: dict[str, Any] = {"fill": False, "edgecolor": CONTRAST, "linewidth": 2.2}
                 axes.add_patch(Rectangle((column - 0.5, row - 0.5), 1, 1, **edge))
-    axes.set_xticks(range(columns), [shown(value) for value in crossed.columns], parse_math=False)
-    axes.set_yticks(range(rows), [shown(value) for value in crossed.index], parse_math=False)
+    name_ticks(axes, [shown(value) for value in crossed.columns])
+    levels = [shortened(shown(value), 10, _NAME) for value in crossed.index]
+    axes.set_yticks(range(rows), levels, parse_math=False)
     axes.set_xlabel(other, fontsize=11, color=INK)
     axes.set_ylabel(one, fontsize=11, color=INK)
     axes.tick_params(length=0, labelsize=10, colors=INK)
@@ -183,7 +183,8 @@ def plot_tornado(results: Results, metric: str) -> Figure | None:
         reach = [min(reach[0], tips[0]), max(reach[1], tips[1])]
         sides = ((low, -1, "right", tips[0]), (high, 1, "left", tips[1]))
         for end, side, where, tip in sides:
-            name = f"{end['level']} (baseline)" if end["baseline"] else end["level"]
+            name = shortened(end["level"], 9.5, _NAME)
+            name += " (baseline)" if end["baseline"] else ""
             axes.annotate(
                 name,
                 (tip, place),

@@ -163,7 +163,7 @@ class TextRun:
         made = self._config(config, seed)
         splits, encoder, frozen = self._begin(made)
         with scratch_folder() as folder, _quiet(made):
-            result = train_text(splits, encoder, made, folder, frozen=frozen)
+            result = train_text(splits, encoder, made, folder, frozen=frozen, save_steps=0)
             return self._metrics(result, made, frozen)
 
     def _config(self, config: Mapping[str, Any], seed: int) -> TrainConfig:

@@ -21,6 +21,8 @@ from gloss_graph.analysis.style import (
     faint_grid,
     new_figure,
     save_figure,
+    shortened,
+    text_width,
     tidy_axes,
 )
 
@@ -31,6 +33,7 @@ __all__ = ["plot_evaluation"]
 
 _COLUMNS = 3
 _LONGEST = 34
+_TYPE, _NAME = 10.5, 3.6  # of the names of arms: points, and inches at most
 
 
 def plot_evaluation(evaluation: Evaluation, path: str | os.PathLike[str] | None = None) -> Figure:
@@ -65,7 +68,9 @@ def plot_evaluation(evaluation: Evaluation, path: str | os.PathLike[str] | None 
         slot = max(0.36, 0.06 + 0.19 * most)
         heights.append(0.7 + rows[data] * (1.1 + slot * max(2, len(lines))))
     columns = min(_COLUMNS, max(map(len, panels.values())))
-    figure = new_figure(2.6 + 3.5 * columns, 0.6 + sum(heights))
+    words = [line for data in blocks for arm in evaluation.arms(data) for line in _lines(arm)]
+    side = max(2.6, 0.4 + max(text_width(word, _TYPE) for word in words))
+    figure = new_figure(side + 3.5 * columns, 0.6 + sum(heights))
     parts = figure.subfigures(len(blocks), 1, squeeze=False, height_ratios=heights).flat
     for part, data in zip(parts, blocks, strict=True):
         arms = evaluation.arms(data)
@@ -76,7 +81,7 @@ def plot_evaluation(evaluation: Evaluation, path: str | os.PathLike[str] | None 
             axes.set_visible(False)
         names = list(map(_short, arms))
         for axes in grid[:, 0]:
-            axes.set_yticks(range(len(arms)), names, fontsize=10.5, parse_math=False)
+            axes.set_yticks(range(len(arms)), names, fontsize=_TYPE, parse_math=False)
         grid[0, 0].set_ylim(len(arms) - 0.5, -0.6)
         part.suptitle(
             data, x=0.01, ha="left", fontsize=13, fontweight="bold", color=INK, parse_math=False
@@ -163,6 +168,10 @@ def _limits(values: np.ndarray, intervals: np.ndarray) -> tuple[float, float]:
 
 def _short(name: str) -> str:
     """A name in lines of bearable length."""
+    return "\n".join(_lines(name))
+
+
+def _lines(name: str) -> list[str]:
     lines = [""]
     for part in name.split(", "):
         joined = f"{lines[-1]}, {part}" if lines[-1] else part
@@ -171,4 +180,4 @@ def _short(name: str) -> str:
             lines.append(part)
         else:
             lines[-1] = joined
-    return "\n".join(lines)
+    return [shortened(line, _TYPE, _NAME) for line in lines]

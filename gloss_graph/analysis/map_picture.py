@@ -22,16 +22,18 @@ from gloss_graph.analysis.panels import (
     class_looks,
     draw_documents,
     fit_panel,
+    legend_name,
     set_headings,
     short_name,
     two_panels,
 )
-from gloss_graph.analysis.style import CONTRAST, add_legend, save_figure
+from gloss_graph.analysis.style import CONTRAST, add_legend, legend_columns, save_figure
 
 __all__ = ["community_looks", "community_names", "plot_communities"]
 
 _WITHIN, _OPEN = "#7F8791", "#B9BEC5"
-_COLUMNS = 3  # of a legend
+_COLUMNS = 3  # of a legend, at most
+_ROOM, _TYPE = 6.0, 9.5  # its width in inches, that of a panel, and its type in points
 
 
 def plot_communities(
@@ -96,7 +98,7 @@ def plot_communities(
     names = community_names(communities, table)
     by_label = class_looks(table.labels, table.names)
     by_community = community_looks(communities, names)
-    rows = -(-max(len(by_label), len(by_community)) // _COLUMNS)
+    rows = max(map(_legend_rows, (by_label, by_community)))
     figure, panels = two_panels(12.6, 6.95 + 0.2 * rows)
     for axes, groups, looks in (
         (panels[0], table.labels, by_label),
@@ -175,15 +177,20 @@ def _draw_edges(
     return len(ends)
 
 
+def _legend_rows(looks: Sequence[ClassLook]) -> int:
+    names = [legend_name(look) for look in looks]
+    return -(-len(names) // legend_columns(names, _ROOM, _COLUMNS, _TYPE))
+
+
 def _legend_under(axes: Axes, entries: Sequence[Entry]) -> None:
     add_legend(
         axes,
         entries,
+        room=_ROOM,
+        columns=_COLUMNS,
         loc="upper left",
         bbox_to_anchor=(-0.02, -0.01),
-        ncols=_COLUMNS,
-        fontsize=9.5,
+        fontsize=_TYPE,
         handletextpad=0.3,
-        columnspacing=1.4,
         labelspacing=0.45,
     )

@@ -22,6 +22,8 @@ _MARKERS = ("o", "s", "^")
 _MOST, _NAMED = 20, 16
 _OTHER = "#8A9099"
 _NAME = 24
+#: Inches of a legend to the right of the panels.
+BESIDE = 2.9
 
 Entry = tuple[Line2D, str]
 
@@ -159,8 +161,13 @@ def draw_documents(
         )
         dot = Line2D([], [], marker=look.marker, linestyle="none", markersize=7.5)
         dot.set(markerfacecolor=face, markeredgecolor=rim, markeredgewidth=0.7)
-        entries[look.name] = (dot, f"{look.name} ({int(look.members.sum()):,})")
+        entries[look.name] = (dot, legend_name(look))
     return [entries[look.name] for look in looks]
+
+
+def legend_name(look: ClassLook) -> str:
+    """Name of a class and the number of its documents."""
+    return f"{look.name} ({int(look.members.sum()):,})"
 
 
 def aligned(places: np.ndarray, reference: np.ndarray) -> np.ndarray:
@@ -204,6 +211,7 @@ def legend_beside(figure: Figure, entries: Sequence[Entry]) -> None:
     add_legend(
         figure,
         entries,
+        room=BESIDE,
         loc="outside right upper",
         fontsize=9.5,
         handlelength=1.4,

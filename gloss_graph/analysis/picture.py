@@ -31,6 +31,7 @@ from gloss_graph.analysis.style import (
 __all__ = ["plot_graph"]
 
 _NAMED = 12
+_LEGEND = 2.9  # inches
 _OTHER = "#5F6368"
 _EDGE = "#7F8791"
 _FAINT = "#B9BEC5"
@@ -274,6 +275,7 @@ def _add_legend(axes: Axes, entries: list[_Entry], title: str) -> None:
     add_legend(
         axes,
         entries,
+        room=_LEGEND,
         title=title if len(entries) > 1 else None,
         loc="upper left",
         bbox_to_anchor=(1.0, 1.0),

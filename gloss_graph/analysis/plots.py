@@ -23,8 +23,11 @@ from gloss_graph.analysis.style import (
     PALETTE,
     add_legend,
     faint_grid,
+    legend_columns,
     new_figure,
     save_figure,
+    shortened,
+    text_width,
     tidy_axes,
 )
 from gloss_graph.analysis.tuning import plot_importance, plot_slices, plot_tuning
@@ -48,6 +51,9 @@ _LOSSES = {
 }
 _SCORES = {"val_macro_f1": "macro-F1", "val_accuracy": "accuracy"}
 _LONG = 100
+_TYPE, _HANDLE = 10.0, 2.6  # of a legend: points, and length of a handle in these
+_WIDTH = 10.0  # inches of the picture of stages
+_RUN = 3.2  # inches of the name of a run
 
 
 def plot_training(history: Mapping[str, Any], path: str | os.PathLike[str] | None = None) -> Figure:
@@ -114,9 +120,11 @@ def plot_training(history: Mapping[str, Any], path: str | os.PathLike[str] | Non
         faint_grid(axes)
         if not known and not scores:
             axes.text(0.5, 0.5, "nothing logged", ha="center", color=GREY, transform=axes.transAxes)
-    _legend_below(figure, entries, "left")
+    room = figure.get_figwidth() - 0.4
+    beside = max((text_width(name, _TYPE) for _, name in kinds), default=0.0) + 1.0
+    _legend_below(figure, entries, "left", room=room - beside)
     if kinds:
-        _legend_below(figure, kinds, "right")
+        _legend_below(figure, kinds, "right", room=beside)
     return save_figure(figure, path)
 
 
@@ -158,7 +166,9 @@ def plot_stage_times(
     total = table.sum(axis=1)
     share = 100 * table / np.where(total > 0, total, 1)[:, None]
 
-    figure = new_figure(10.0, 1.9 + 0.55 * len(seconds) + 0.25 * math.ceil(len(stages) / 4))
+    columns = legend_columns(stages, _WIDTH - 0.4, 4, _TYPE, handle=_HANDLE)
+    lines = math.ceil(len(stages) / columns)
+    figure = new_figure(_WIDTH, 1.9 + 0.55 * len(seconds) + 0.25 * lines)
     axes = figure.add_subplot()
     tidy_axes(axes, title="Where the time goes", x="share of the time of a run, %", y="")
     start = np.zeros(len(seconds))
@@ -181,11 +191,12 @@ def plot_stage_times(
         entries.append((Patch(**look), stage))
     for i in rows.tolist():
         axes.text(101, i, _duration(total[i]), va="center", fontsize=10, color=INK)
-    axes.set_yticks(rows, [str(run) for run in seconds], fontsize=10.5, parse_math=False)
+    names = [shortened(str(run), 10.5, _RUN) for run in seconds]
+    axes.set_yticks(rows, names, fontsize=10.5, parse_math=False)
     axes.set(xlim=(0, 100), ylim=(len(seconds) - 0.5, -0.5))
     axes.spines["left"].set_visible(False)
     axes.tick_params(axis="y", length=0)
-    _legend_below(figure, entries, "left", columns=4)
+    _legend_below(figure, entries, "left", room=_WIDTH - 0.4, columns=columns)
     return save_figure(figure, path)
 
 
@@ -264,16 +275,16 @@ def _draw_score(axes: Axes, curve: _Curve, color: str) -> str:
 
 
 def _legend_below(
-    figure: Figure, entries: list[tuple[Any, str]], side: str, *, columns: int = 1
+    figure: Figure, entries: list[tuple[Any, str]], side: str, *, room: float, columns: int = 1
 ) -> None:
     add_legend(
         figure,
         entries,
+        room=room,
+        columns=columns,
         loc=f"outside lower {side}",
-        ncols=columns,
-        fontsize=10,
-        handlelength=2.6,
-        columnspacing=2.5,
+        fontsize=_TYPE,
+        handlelength=_HANDLE,
     )
 
 

@@ -13,7 +13,7 @@ from torch_geometric.data import Data
 
 from gloss_graph._checks import check_positive_int
 from gloss_graph.analysis.matrix import GraphTable, graph_table
-from gloss_graph.analysis.panels import Entry, class_looks
+from gloss_graph.analysis.panels import BESIDE, Entry, class_looks
 from gloss_graph.analysis.style import (
     INK,
     add_legend,
@@ -155,7 +155,7 @@ def plot_reach(
         f"{100 * curves.every_class[-1]:.1f} % one of every class"
     )
     axes.set_title(facts, loc="left", fontsize=10.5, color=INK, linespacing=1.4)
-    legend = add_legend(figure, entries, loc="outside right upper", fontsize=9.5)
+    legend = add_legend(figure, entries, room=BESIDE, loc="outside right upper", fontsize=9.5)
     legend.set_title("within h hops of")
     legend.get_title().set(size=9.5, weight="bold")
     legend.set_alignment("left")

@@ -19,14 +19,17 @@ from gloss_graph.analysis.style import (
     INK,
     PALETTE,
     faint_grid,
+    name_ticks,
     new_figure,
     save_figure,
+    shortened,
     tidy_axes,
 )
 
 __all__ = ["plot_importance", "plot_slices", "plot_tuning"]
 
 _COLUMNS = 4
+_NAME = 3.2  # inches of the name of a setting
 
 
 def plot_tuning(
@@ -102,7 +105,8 @@ def plot_slices(
     complete, pruned = _scored(trials)
     columns = min(_COLUMNS, len(space))
     rows = math.ceil(len(space) / columns)
-    figure = new_figure(1.2 + 3.1 * columns, 0.6 + 3.1 * rows)
+    # The title takes seven inches.
+    figure = new_figure(max(1.2 + 3.1 * columns, 7.2), 0.6 + 3.1 * rows)
     panels = figure.subplots(rows, columns, sharey=True, squeeze=False)
     for axes in panels.flat[len(space) :]:
         axes.set_visible(False)
@@ -174,7 +178,9 @@ def plot_importance(
         x="share of the spread of scores, %",
         y="",
     )
-    bars = axes.barh(names, shares, color=PALETTE[0], height=0.6)
+    names = [shortened(name, 10, _NAME) for name in names]
+    bars = axes.barh(range(len(names)), shares, color=PALETTE[0], height=0.6)
+    axes.set_yticks(range(len(names)), names, parse_math=False)
     labels = [f"{share:.0f} %" for share in shares]
     axes.bar_label(bars, labels=labels, padding=4, fontsize=10, color=INK)
     axes.set_xlim(0, 1.12 * max(shares))
@@ -211,7 +217,7 @@ def _word(value: object) -> str:
 def _scale(axes: Axes, tried: Dimension) -> None:
     if isinstance(tried, Choice):
         words = [_word(value) for value in tried.values]
-        axes.set_xticks(range(len(words)), words)
+        name_ticks(axes, words)
         axes.set_xlim(-0.5, len(words) - 0.5)
         return
     if tried.log:

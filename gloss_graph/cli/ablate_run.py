@@ -16,11 +16,15 @@ from rich.table import Table
 
 from gloss_graph.ablation import Plan, Results, Study, read_results, write_report
 from gloss_graph.ablation.files import read_study
+from gloss_graph.cli.signals import HELPER, keeping
 
 _SHOWN_ARMS = 12
-# Set for processes that help: they run trials and say nothing.
-_HELPER = "GLOSS_GRAPH_ABLATE_HELPER"
-_COMMAND = "import sys; from gloss_graph.cli import main; sys.exit(main())"
+# They end with the process that started them, from before their first import on.
+_COMMAND = (
+    "import sys; from gloss_graph.cli.signals import follow_parent; follow_parent(); "
+    "from gloss_graph.cli import main; sys.exit(main())"
+)
+_PATIENCE = 10.0
 
 
 def run_ablate(
@@ -34,7 +38,7 @@ def run_ablate(
     storage: str | None = None,
 ) -> Results | None:
     """Run a study file and report; see `gloss-graph ablate --help`."""
-    helper = bool(os.environ.get(_HELPER))
+    helper = bool(os.environ.get(HELPER))
     console = Console(quiet=helper)
     study = read_study(file, progress=not helper, **overrides)
     run: Any = study.function
@@ -57,12 +61,10 @@ def run_ablate(
         torch.set_num_threads(threads)
     helpers = _helpers(file, folder, overrides, workers - 1, threads, retry, storage)
     try:
-        results = study.run(folder, retry=retry, storage=storage)
+        with keeping(lambda: f"Finished trials are kept in {folder}: run the same command again."):
+            results = study.run(folder, retry=retry, storage=storage)
     finally:
-        for process in helpers:
-            process.terminate()
-        for process in helpers:
-            process.wait()
+        _end(helpers)
     _finish(results, console)
     return results
 
@@ -93,8 +95,26 @@ def _helpers(
     for name, value in {**overrides, "storage": storage}.items():
         words += [] if value is None else [f"--{name}", str(value)]
     words += ["--retry"] if retry else []
-    settings = {**os.environ, _HELPER: "1", "OMP_NUM_THREADS": str(threads)}
-    return [subprocess.Popen(words, env=settings) for _ in range(count)]
+    settings = {**os.environ, HELPER: "1", "OMP_NUM_THREADS": str(threads)}
+    # The pipe is closed when this process ends, however it does. Ctrl-C is for this process,
+    # which ends the others.
+    return [
+        subprocess.Popen(words, env=settings, stdin=subprocess.PIPE, start_new_session=True)
+        for _ in range(count)
+    ]
+
+
+def _end(helpers: Sequence[subprocess.Popen[bytes]]) -> None:
+    for process in helpers:
+        process.terminate()
+    for process in helpers:
+        try:
+            process.wait(_PATIENCE)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+        if process.stdin is not None:
+            process.stdin.close()
 
 
 def _print_plan(study: Study, plan: Plan, folder: Path, workers: int, console: Console) -> None:

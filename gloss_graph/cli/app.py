@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import sys
 import traceback
 import warnings
@@ -12,11 +13,12 @@ import typer
 from rich.console import Console
 
 from gloss_graph import __version__
-from gloss_graph._processes import is_main, leave_processes
+from gloss_graph._launched import is_main, leave_processes
 from gloss_graph.cli.ablate import ablate
 from gloss_graph.cli.bench import bench
 from gloss_graph.cli.graph import graph
 from gloss_graph.cli.options import train, typed
+from gloss_graph.cli.signals import end_quietly, farewell, open_streams, stoppable
 from gloss_graph.cli.tune import tune
 
 app = typer.Typer(
@@ -35,13 +37,23 @@ _CLICK_ERROR: type[Any] = typer.BadParameter.__mro__[2]
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command line; 0 done, 1 failed, 2 bad usage or input.
+    """Run the command line; 0 done, 1 failed, 2 bad usage or input, 130 Ctrl-C, 143 SIGTERM.
 
-    Errors go to stderr in one line, with a traceback only under `--debug`.
+    Errors go to stderr in one line, with a traceback only under `--debug`. A reader that closes
+    the pipe of the output stops nothing.
 
     Args:
         arguments: Words after the program's name, by default those of the process.
     """
+    with open_streams(), stoppable():
+        status = _run(arguments)
+        if arguments is None:
+            # Registered last, so the first thing to happen at the end of the program.
+            atexit.register(end_quietly)
+        return status
+
+
+def _run(arguments: list[str] | None) -> int:
     words = sys.argv[1:] if arguments is None else list(arguments)
     debug = "--debug" in words
     words = [word for word in words if word != "--debug"]
@@ -53,9 +65,11 @@ def main(arguments: list[str] | None = None) -> int:
             command.invoke(context)
     except typer.Exit as stop:
         return stop.exit_code
-    except (typer.Abort, KeyboardInterrupt):
-        _complain("Interrupted.")
-        return 1
+    except (typer.Abort, KeyboardInterrupt) as stop:
+        line, status = farewell(stop)
+        if line:
+            _complain(line)
+        return status
     except _CLICK_ERROR as error:
         # Without a message its help has been printed already.
         if error.format_message():

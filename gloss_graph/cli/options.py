@@ -174,6 +174,13 @@ def train(
     ] = "auto",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
     seed: Annotated[int, typer.Option(help="Of everything random.")] = 0,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with the interrupted run in --out.")
+    ] = False,
+    save_steps: Annotated[
+        int | None,
+        typer.Option(help="Steps between checkpoints; else at every evaluation; 0: none."),
+    ] = None,
     bf16: Annotated[bool, typer.Option(help="Encoder in bfloat16 autocast.")] = False,
     gradient_checkpointing: Annotated[bool, typer.Option(help="Trade time for memory.")] = False,
     pictures: Annotated[
@@ -287,6 +294,8 @@ def train(
         unlabeled=unlabeled,
         features=features,
         command=typed(context),
+        resume=resume,
+        save_steps=save_steps,
     )
 
 

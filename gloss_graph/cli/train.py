@@ -17,6 +17,7 @@ from gloss_graph._timing import STAGES, stage_seconds
 from gloss_graph.analysis import plot_stage_times, plot_training
 from gloss_graph.analysis.report import PAGE
 from gloss_graph.cli.report import draw_report
+from gloss_graph.cli.signals import keeping
 from gloss_graph.text import (
     Corpus,
     FeatureEncoder,
@@ -31,9 +32,11 @@ from gloss_graph.text import (
 from gloss_graph.text.origins import describe_file
 from gloss_graph.text.tables import has_column
 from gloss_graph.training import RunResult, TrainConfig, train_text, with_unlabeled
+from gloss_graph.training.checkpoints import Checkpoints, different
+from gloss_graph.training.finished import is_finished, read_run
 from gloss_graph.training.multilabel import check_multilabel
 from gloss_graph.training.parameters import check_run
-from gloss_graph.training.processes import join_processes, on_main
+from gloss_graph.training.processes import check_same_everywhere, join_processes, on_main
 from gloss_graph.training.run import check_run_folder
 
 if TYPE_CHECKING:
@@ -54,13 +57,30 @@ def run_train(
     unlabeled: Path | None = None,
     features: Path | None = None,
     command: list[str] | None = None,
-) -> RunResult:
-    """Train on files and print the scores; see `gloss-graph train --help`."""
+    resume: bool = False,
+    save_steps: int | None = None,
+) -> RunResult | None:
+    """Train on files and print the scores; see `gloss-graph train --help`.
+
+    Returns None where `resume` finds a finished run.
+    """
     check_run(config, on_features=features is not None)
     join_processes(config.device)
+    check_same_everywhere({"command": (command or [])[1:]})
     console = Console(quiet=not is_main())
+    if resume and is_finished(out):
+        _check_finished(out, config)
+        console.print(
+            f"The run is finished, there is nothing to resume. Run folder: {out}",
+            highlight=False,
+            markup=False,
+            soft_wrap=True,
+        )
+        return None
     # Refused before anything is read.
     on_main(lambda: check_run_folder(out))
+    if resume and not Checkpoints(out).begun:
+        console.print("Nothing to resume: the run starts.", style="dim")
     if (encoder_name == "none") != (features is not None):
         raise ValueError("'features' must be given exactly with encoder 'none'.")
     if features is not None and not has_column(train, columns["text"]):
@@ -76,7 +96,22 @@ def run_train(
         table = read_features(features)
         splits = with_features(splits, table)
         encoder = FeatureEncoder.scaled_to(table, seed=config.seed)
-    return train_and_report(splits, encoder, config, out, console, command, files)
+    with keeping(Checkpoints(out).kept):
+        return train_and_report(
+            splits, encoder, config, out, console, command, files, resume, save_steps
+        )
+
+
+def _check_finished(out: Path, config: TrainConfig) -> None:
+    stored = read_run(out).settings
+    # What "auto" stands for depends on the files.
+    asked = {k: v for k, v in config.as_dict().items() if (k, v) != ("select", "auto")}
+    changes = different({name: stored.get(name) for name in asked}, asked)
+    if changes:
+        raise ValueError(
+            f"'resume' must find a run of these settings ({changes}), and that in {out} is "
+            "finished. Train into another folder."
+        )
 
 
 def train_and_report(
@@ -87,6 +122,8 @@ def train_and_report(
     console: Console,
     command: list[str] | None = None,
     files: list[dict[str, Any]] | None = None,
+    resume: bool = False,
+    save_steps: int | None = None,
 ) -> RunResult:
     """Train into a run folder, draw its pictures and print its scores.
 
@@ -102,7 +139,15 @@ def train_and_report(
         finish_run(draft, out, config.loss, result, command, files)
 
     result = train_text(
-        splits, encoder, config, out, progress=True, description=config.loss, finish=finish
+        splits,
+        encoder,
+        config,
+        out,
+        progress=True,
+        description=config.loss,
+        finish=finish,
+        resume=resume,
+        save_steps=save_steps,
     )
     if not is_main():
         return result

@@ -15,6 +15,7 @@ from rich.table import Table
 from gloss_graph._folders import write_json
 from gloss_graph._space import Dimension
 from gloss_graph.analysis import plot_importance, plot_slices, plot_tuning
+from gloss_graph.cli.signals import keeping
 from gloss_graph.cli.train import described_files, read_files, train_and_report
 from gloss_graph.text import TextEncoder, load_encoder
 from gloss_graph.training import (
@@ -106,21 +107,22 @@ def run_tune(
         )
         _draw(result, space, out, metric)
 
-    result = tune_text(
-        splits,
-        files.load_encoder,
-        config,
-        out,
-        space=space,
-        trials=trials,
-        storage=storage,
-        study_name=study_name,
-        timeout=timeout,
-        metric=metric,
-        keep_runs=keep_runs,
-        progress=True,
-        finish=finish,
-    )
+    with keeping(lambda: f"Finished trials are kept in {out}: run the same command again."):
+        result = tune_text(
+            splits,
+            files.load_encoder,
+            config,
+            out,
+            space=space,
+            trials=trials,
+            storage=storage,
+            study_name=study_name,
+            timeout=timeout,
+            metric=metric,
+            keep_runs=keep_runs,
+            progress=True,
+            finish=finish,
+        )
     complete = int((result.trials["state"] == "complete").sum())
     if not result.importance:
         console.print(

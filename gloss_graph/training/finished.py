@@ -39,6 +39,11 @@ class FinishedRun:
         return int(self.settings["seed"])
 
 
+def is_finished(folder: str | Path) -> bool:
+    """Whether a folder holds a run that came to its end."""
+    return all((Path(folder) / name).is_file() for name in _FILES)
+
+
 def read_run(folder: str | Path) -> FinishedRun:
     """Read settings and metrics of a run folder that `train_text` wrote.
 

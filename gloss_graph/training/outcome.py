@@ -128,7 +128,13 @@ def history_rows(log: list[dict[str, Any]]) -> list[dict[str, float]]:
             entry = {key: value for key, value in entry.items() if key != "eval_loss"}
         row = rows.setdefault(entry["step"], {"step": entry["step"]})
         row.update({names[key]: value for key, value in entry.items() if key in names})
-    return [rows[step] for step in sorted(rows) if len(rows[step]) > 1]
+    # In one order, whatever that of the entries: a resumed training reads them from a file.
+    columns = ("step", *names.values())
+    return [
+        {name: rows[step][name] for name in columns if name in rows[step]}
+        for step in sorted(rows)
+        if len(rows[step]) > 1
+    ]
 
 
 def describe(splits: Splits) -> dict[str, Any]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -10,7 +11,15 @@ import torch.distributed as dist
 from accelerate import PartialState
 
 from gloss_graph._modes import evaluating
-from gloss_graph._processes import any_process, is_main, joined, launched, local_rank
+from gloss_graph._processes import (
+    any_process,
+    gather_rows,
+    is_main,
+    joined,
+    launched,
+    local_rank,
+    world_size,
+)
 from gloss_graph.training.classifier import TextClassifier
 
 
@@ -66,6 +75,36 @@ def on_main(action: Callable[[], object]) -> None:
             failure = error
     if any_process(failure is not None, _device()):
         raise failure or OSError("Process 0 failed; see its message.")
+
+
+def check_same_everywhere(settings: Mapping[str, Any]) -> None:
+    """Refuse processes that were started with different settings, on all of them.
+
+    Args:
+        settings: By name, as JSON has them; every process must ask.
+
+    Raises:
+        ValueError: Names the settings that differ.
+    """
+    if world_size() == 1:
+        return
+    device = _device()
+    text = torch.tensor(list(json.dumps(settings).encode()), dtype=torch.uint8, device=device)
+    sizes = gather_rows(torch.tensor([text.numel()], device=device)).tolist()
+    found = [json.loads(bytes(part.tolist())) for part in gather_rows(text).cpu().split(sizes)]
+    known = dict.fromkeys(name for other in found for name in other)
+    names = [
+        name for name in known if any(other.get(name) != found[0].get(name) for other in found)
+    ]
+    if names:
+        shown = ", ".join(
+            f"'{name}' is {' and '.join(sorted({repr(part.get(name)) for part in found}))}"
+            for name in names
+        )
+        raise ValueError(
+            f"All processes of a run must be started with the same settings ({shown}). Start them "
+            "with one command."
+        )
 
 
 def has_unused_parameters(classifier: TextClassifier) -> bool:

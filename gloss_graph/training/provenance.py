@@ -10,6 +10,10 @@ from collections.abc import Iterable
 from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
 
 from gloss_graph.text import Corpus
 
@@ -33,12 +37,26 @@ def provenance() -> dict[str, object]:
 
 
 def documents_digest(parts: Iterable[Corpus | None]) -> str:
-    """Sixteen hexadecimal digits of texts, labels and class names; a part may be None."""
+    """Sixteen hexadecimal digits of texts, labels, class names and features; a part may be None."""
     digest = hashlib.sha256()
     for part in parts:
         if part is not None:
-            content = [part.texts, part.texts_b, part.labels, part.label_names]
+            content: list[Any] = [part.texts, part.texts_b, part.labels, part.label_names]
+            if part.label_sets is not None:
+                content.append(part.label_sets)
             digest.update(json.dumps(content).encode())
+            if part.features is not None:
+                digest.update(part.features.tobytes())
+    return digest.hexdigest()[:16]
+
+
+def weights_digest(model: nn.Module) -> str:
+    """Sixteen hexadecimal digits of the parameters and buffers of a model."""
+    digest = hashlib.sha256()
+    for name, value in sorted(model.state_dict().items()):
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
+        content = value.detach().cpu().contiguous().flatten().view(torch.uint8)
+        digest.update(content.numpy().tobytes())
     return digest.hexdigest()[:16]
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
@@ -16,6 +15,7 @@ import torch
 from torch import Tensor
 from transformers import TrainerCallback, set_seed
 
+from gloss_graph._checks import check_positive_int
 from gloss_graph._files import atomic_write
 from gloss_graph._folders import Claim, check_folder, claim, write_json
 from gloss_graph._processes import is_main, wait_for_all
@@ -23,6 +23,7 @@ from gloss_graph._samples import seeded_sample
 from gloss_graph.inference import GraphSkill, graph_skill
 from gloss_graph.objective import GraphGuidedObjective
 from gloss_graph.text import Adapters, Corpus, FeatureEncoder, Splits, TextEncoder
+from gloss_graph.training.checkpoints import FOLDER, Checkpoints, RunClock, run_settings
 from gloss_graph.training.classifier import TextClassifier
 from gloss_graph.training.config import TrainConfig
 from gloss_graph.training.labels import draw_labels, hide_labels, write_labels_used
@@ -36,7 +37,7 @@ from gloss_graph.training.outcome import (
     split_scores,
 )
 from gloss_graph.training.parameters import adapt, check_run
-from gloss_graph.training.processes import join_processes, on_main
+from gloss_graph.training.processes import check_same_everywhere, join_processes, on_main
 from gloss_graph.training.progress import ProgressBar
 from gloss_graph.training.provenance import provenance
 from gloss_graph.training.setup import USES_UNLABELED, make_loss, make_objective, make_trainer
@@ -47,7 +48,7 @@ from gloss_graph.training.views import Views
 
 _SIGMA_SAMPLE = 1024
 # With the first a run folder is whole; the second is there until then.
-_MARKER, _WORK = "metrics.json", ("checkpoints",)
+_MARKER, _WORK = "metrics.json", (FOLDER,)
 
 
 @dataclass(frozen=True)
@@ -84,14 +85,17 @@ def train_text(
     progress: bool = False,
     description: str = "Training",
     finish: Callable[[Path, RunResult], object] | None = None,
+    resume: bool = False,
+    save_steps: int | None = None,
 ) -> RunResult:
     """Fine-tune an encoder with a linear head and score it.
 
     Writes `config.json`, `metrics.json`, `history.csv`, `classes.csv`, `labels_used.csv`, `model/`,
     `memory/` and what pictures are drawn from into `out`, all at once when they are whole;
-    `checkpoints/` lives there while training runs. A run that was interrupted in `out` starts over.
-    Under `torchrun` every process trains on batches of its own and computes the same scores;
-    the first one writes and speaks.
+    `checkpoints/` lives there until then. A run that was interrupted in `out` starts over; with
+    `resume=True` it goes on and comes to the same weights, memory and metrics, bit for bit, as one
+    that was not interrupted (times aside). Under `torchrun` every process trains on batches of its
+    own and computes the same scores; the first one writes and speaks.
 
     Args:
         splits: Training, validation and test documents; training documents may lack labels.
@@ -105,11 +109,16 @@ def train_text(
         description: What the bar says.
         finish: Adds files to the run folder before it is whole: called by the first process with
             the folder as it is then, and the result.
+        resume: Go on with the run that was interrupted in `out`, if there is one.
+        save_steps: Steps between checkpoints, besides those at the evaluations of a run that keeps
+            its best step; None = at every evaluation, or as often as one would be; 0 = nothing is
+            kept to go on from.
 
     Raises:
         ValueError: No labeled document in training; no validation split with labels where it
             picks the best step; a device this machine does not have; adapters of features, or
-            without peft.
+            without peft; `resume` with other settings, documents or weights than those of the
+            interrupted run, named; processes that were started with different ones.
         FileExistsError: `out` holds files.
         BlockingIOError: Another process trains into `out`.
     """
@@ -121,10 +130,25 @@ def train_text(
     check_labels(splits, config)
     device = check_run(config, on_features=isinstance(encoder, FeatureEncoder))
     join_processes(config.device)
+    if save_steps is not None:
+        check_positive_int("save_steps", save_steps, minimum=0)
     out = Path(out)
+    settings = run_settings(config, encoder, splits, device)
+    check_same_everywhere({**settings, "out": str(out)})
+    checkpoints = Checkpoints(out)
+    going_on = resume and checkpoints.begun
+    if going_on:
+        checkpoints.check(settings)
+    wait_for_all()  # before process 0 changes what all have looked at
     with ExitStack() as stack:
         owned: list[Claim] = []
-        on_main(lambda: owned.append(stack.enter_context(claim_run_folder(out))))
+
+        def begin() -> None:
+            owned.append(stack.enter_context(claim_run_folder(out, resume=going_on)))
+            if not going_on and save_steps != 0:
+                checkpoints.begin(settings)
+
+        on_main(begin)
         result = _train(
             splits,
             encoder,
@@ -136,6 +160,8 @@ def train_text(
             callbacks=callbacks,
             progress=progress and is_main(),
             description=description,
+            checkpoints=checkpoints,
+            save_steps=save_steps,
         )
         if owned and finish is not None:
             finish(owned[0].draft, result)
@@ -148,9 +174,9 @@ def check_run_folder(out: str | Path) -> None:
     check_folder(out, "train", marker=_MARKER, work=_WORK)
 
 
-def claim_run_folder(out: str | Path) -> AbstractContextManager[Claim]:
+def claim_run_folder(out: str | Path, *, resume: bool = False) -> AbstractContextManager[Claim]:
     """Own a run folder until it is whole; see `claim`."""
-    return claim(out, "train", marker=_MARKER, work=_WORK)
+    return claim(out, "train", marker=_MARKER, work=_WORK, resume=resume)
 
 
 def _train(
@@ -165,6 +191,8 @@ def _train(
     callbacks: Sequence[TrainerCallback],
     progress: bool,
     description: str,
+    checkpoints: Checkpoints,
+    save_steps: int | None,
 ) -> RunResult:
     """Train with checkpoints in `out`, and write the run into `draft`, of the first process."""
     set_seed(config.seed)
@@ -175,7 +203,7 @@ def _train(
     )
     adapters = adapt(encoder, config)
     encoder.to(device)
-    start = time.perf_counter()
+    clock = RunClock()
     metrics: dict[str, float] = {}
     if adapters is not None:
         metrics["lora.parameters"] = float(adapters.size)
@@ -184,7 +212,9 @@ def _train(
     skill = _skill(views.frozen.get("train"), labels, config)
     if skill is not None:
         metrics |= {f"graph_skill.{key}": float(value) for key, value in skill._asdict().items()}
-    started = run_start_stages(encoder, train, views, config, progress=progress)
+    started = run_start_stages(
+        encoder, train, views, config, checkpoints=checkpoints, progress=progress
+    )
     metrics |= started.metrics
     loss = make_loss(
         config,
@@ -204,7 +234,8 @@ def _train(
 
     # The same by the encoder as it is at the end, where they are at hand.
     final: Tensor | None = None
-    if isinstance(loss, GraphGuidedObjective) and joint:
+    latest = checkpoints.latest()
+    if latest is None and isinstance(loss, GraphGuidedObjective) and joint:
         fill_bank(loss, train, start_rows(), views)
         if started.losses and config.trains:
             fit_head(classifier, train, start_rows(), views, config)
@@ -212,14 +243,22 @@ def _train(
         corpus = train if config.loss in USES_UNLABELED else train.select(labels.numpy() >= 0)
         part = views.frozen.get("train") if joint else None
         trainer = make_trainer(
-            classifier, loss, replace(splits, train=corpus), config, out, frozen=part
+            classifier,
+            loss,
+            replace(splits, train=corpus),
+            config,
+            out,
+            frozen=part,
+            save_steps=save_steps,
         )
+        clock.clocks = trainer.clocks
+        trainer.extras = {"clock": clock, **snapshots.parts}
         trainer.add_callback(snapshots.batch)
         bar = ProgressBar(description)
         for callback in (*callbacks, *((bar,) if progress else ())):
             trainer.add_callback(callback)
         try:
-            trainer.train()
+            trainer.train(None if latest is None else str(latest))
         finally:
             bar.stop()
         history = history_rows(trainer.state.log_history)
@@ -239,7 +278,7 @@ def _train(
         metrics |= fit_head(classifier, train, final, views, config)
         metrics["steps"] = float(len(started.losses))
         history = [{"step": step + 1, "loss": v} for step, v in enumerate(started.losses)]
-    metrics["seconds.train"] = time.perf_counter() - start - snapshots.seconds
+    metrics["seconds.train"] = clock.seconds - snapshots.seconds
 
     objective = loss if isinstance(loss, GraphGuidedObjective) else None
     memory = None if objective is None else objective.memory
@@ -268,7 +307,7 @@ def _train(
         classes.add(name, "linear", predictions[name], held_out)
         part = views.frozen.get(name)
         metrics |= _propagation_scores(name, objective, rows, part, held_out, classes)
-    metrics["seconds.total"] = time.perf_counter() - start
+    metrics["seconds.total"] = clock.seconds
 
     classifier.eval().to("cpu")
     result = RunResult(classifier, objective, metrics, history, predictions, embeddings, skill)

@@ -22,6 +22,7 @@ from gloss_graph.memory import MemoryBank, Reservoir
 from gloss_graph.objective import GraphGuidedObjective
 from gloss_graph.propagation.alignment import class_shares
 from gloss_graph.text import Corpus, Splits
+from gloss_graph.training.checkpoints import FOLDER, SavePoints
 from gloss_graph.training.classifier import TextClassifier
 from gloss_graph.training.config import TrainConfig
 from gloss_graph.training.dataset import TextCollator, TextDataset
@@ -222,8 +223,12 @@ def make_trainer(
     out: Path,
     *,
     frozen: Tensor | None = None,
+    save_steps: int | None = None,
 ) -> GraphGuidedTrainer:
-    """The Trainer of a run; `frozen` (N, D') travels with the training documents."""
+    """The Trainer of a run; `frozen` (N, D') travels with the training documents.
+
+    `save_steps` as `train_text` has it.
+    """
     encoder = classifier.encoder
     labels = splits.train.labels
     steps = steps_of(config, labels)
@@ -232,10 +237,13 @@ def make_trainer(
     classifier.standalone = standalone
     device = find_device(config.device)
     classifier.to(device)
-    keeps: dict[str, Any] = {"eval_strategy": "no", "save_strategy": "no"}
     by_steps = config.eval_steps is not None or config.max_steps is not None
     every = config.eval_steps or max(1, steps // 4)
     strategy = "steps" if by_steps else "epoch"
+    resumable = save_steps != 0
+    keeps: dict[str, Any] = {"eval_strategy": "no", "save_strategy": "no"}
+    if resumable:
+        keeps["save_strategy"] = "steps" if save_steps else strategy
     if not config.keeps_last:
         keeps = {
             "eval_strategy": strategy,
@@ -245,7 +253,7 @@ def make_trainer(
             "greater_is_better": True,
         }
     args = TrainingArguments(
-        output_dir=str(out / "checkpoints"),
+        output_dir=str(out / FOLDER),
         num_train_epochs=config.epochs,
         max_steps=config.max_steps or -1,
         per_device_train_batch_size=sampler.labeled + sampler.unlabeled,
@@ -255,10 +263,12 @@ def make_trainer(
         weight_decay=config.weight_decay,
         warmup_steps=math.ceil(config.warmup * steps),
         eval_steps=every,
-        save_steps=every,
+        save_steps=save_steps or every if config.keeps_last else every,
         logging_steps=max(1, steps // 40),
-        save_total_limit=1,
-        save_only_model=True,
+        # With 1 the Trainer removes the last one at its end, with the scoring still to come.
+        save_total_limit=2 if resumable and not config.keeps_last else 1,
+        save_only_model=not resumable,
+        restore_callback_states_from_checkpoint=True,
         seed=config.seed,
         bf16=config.bf16,
         # Also without an accelerator: else transformers refuses bf16 and several processes.
@@ -299,6 +309,8 @@ def make_trainer(
         callbacks=[] if config.keeps_last else [EarlyStoppingCallback(config.patience)],
     )
     trainer.remove_callback(PrinterCallback)
+    if resumable:
+        trainer.add_callback(SavePoints(None if config.keeps_last else save_steps))
     if config.refresh_rows and getattr(loss, "memory", None) is not None:
         trainer.add_callback(BankRefresh(trainer, config.refresh_rows, config.refresh_rows_every))
     return trainer

@@ -21,6 +21,7 @@ from gloss_graph._files import atomic_write
 from gloss_graph._folders import write_json
 from gloss_graph._samples import stratified_sample
 from gloss_graph.text import Corpus, Splits
+from gloss_graph.training.checkpoints import Checkpointed, ends_epoch, has_ended
 from gloss_graph.training.config import TrainConfig
 
 FOLDER = "pictures"
@@ -111,12 +112,17 @@ class FixedBatch(TrainerCallback):
     ) -> None:
         """Choose the steps, denser at first, when most changes."""
         moments = self._moments
-        if self._warm_start and moments and state.is_world_process_zero:
-            self.take("warm start")
+        new = state.global_step == 0 and state.is_world_process_zero
+        if self._warm_start and moments:
+            if new:
+                self.take("warm start")
             moments -= 1
-        if self.rows and state.is_world_process_zero:
+        if self.rows and new:
             self._end_epoch(0.0, self.rows[-1])
         self._every = max(1, -(-state.num_train_epochs // _EPOCHS))
+        if has_ended(state) or ends_epoch(state):
+            # Its checkpoint may have been written just before.
+            self._note_epoch(args, state, last=has_ended(state))
         last = max(state.max_steps, 0)
         shares = [((i + 1) / (moments + 1)) ** 1.5 for i in range(moments)]
         self._steps = {max(1, round(share * last)) for share in shares} - {last}
@@ -132,15 +138,33 @@ class FixedBatch(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Encode after an epoch, unless the pass of this step or the one at the end will do."""
+        self._note_epoch(args, state, last=control.should_training_stop)
+
+    def _note_epoch(self, args: TrainingArguments, state: TrainerState, *, last: bool) -> None:
         epoch, complete = float(state.epoch or 0.0), state.global_step >= state.max_steps
-        last = complete or control.should_training_stop
+        last = last or complete
         if not state.is_world_process_zero or (round(epoch) % self._every and not last):
+            return
+        if round(epoch, 6) in self.epochs:
             return
         if complete and not args.load_best_model_at_end:
             self._last_epoch = epoch
             return
         taken = self.names and self.names[-1] == f"step {state.global_step:,}"
         self._end_epoch(epoch, self.rows[-1] if taken else self._encoded())
+
+    def checkpoint(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """All passes so far, see `gloss_graph.training.checkpoints.Checkpointed`."""
+        tensors = {f"rows.{i}": rows for i, rows in enumerate(self.rows)}
+        tensors |= {f"epoch_rows.{i}": rows for i, rows in enumerate(self.epoch_rows)}
+        return tensors, {"names": self.names, "epochs": self.epochs, "last": self._last_epoch}
+
+    def restore(self, tensors: Mapping[str, Tensor], notes: Mapping[str, Any]) -> None:
+        """Go on from the passes of a checkpoint."""
+        self.names, self.epochs = list(notes["names"]), list(notes["epochs"])
+        self.rows = [tensors[f"rows.{i}"] for i in range(len(self.names))]
+        self.epoch_rows = [tensors[f"epoch_rows.{i}"] for i in range(len(self.epochs))]
+        self._last_epoch = notes["last"]
 
     def _end_epoch(self, epoch: float, rows: Tensor) -> None:
         self.epochs.append(round(epoch, 6))
@@ -199,6 +223,11 @@ class Snapshots:
         self.batch = self._fixed
         self._seconds = time.perf_counter() - start
         self._fixed.take("start")
+
+    @property
+    def parts(self) -> dict[str, Checkpointed]:
+        """What the checkpoints of the training keep of it."""
+        return {} if self._fixed is None else {"pictures": self._fixed}
 
     @property
     def seconds(self) -> float:

@@ -14,6 +14,7 @@ from gloss_graph.inference import HeadSettings, PropagationHead
 from gloss_graph.objective import GraphGuidedObjective
 from gloss_graph.propagation.alignment import entropy_confidence, row_shares
 from gloss_graph.text import Corpus, FeatureEncoder, TextEncoder, lexical_rows
+from gloss_graph.training.checkpoints import Checkpoints
 from gloss_graph.training.classifier import TextClassifier
 from gloss_graph.training.config import TrainConfig
 from gloss_graph.training.multilabel import label_tensor
@@ -27,6 +28,7 @@ from gloss_graph.training.views import Views
 from gloss_graph.training.warmstart import contrastive_warm_start
 
 _SETFIT_STEPS = 60
+_WARM_START, _GRAPH_START = "warm-start", "graph-start"
 # Share a view leaves a class it rules out, so that it alone cannot.
 _LEAST = 1e-6
 _LABELS_A_CLASS = 3
@@ -175,12 +177,14 @@ def run_start_stages(
     views: Views,
     config: TrainConfig,
     *,
+    checkpoints: Checkpoints,
     progress: bool,
 ) -> Started:
     """The contrastive stages a configuration asks for: on the labels, then on the corpus.
 
     The second one takes the classes of `corpus_labels`, and draws documents by how far these can be
-    trusted.
+    trusted. A stage that ended before an interruption is taken from the `checkpoints`; one that
+    did not is done again, which gives the same, as it begins with its seed.
     """
     start, steps = time.perf_counter(), config.warm_start_steps
     if config.loss == "setfit":
@@ -197,11 +201,17 @@ def run_start_stages(
     spreads = config.graph_start_steps > 0 and min(train.labels) < 0
     # Before the first step, so that what cannot be done is said at once.
     words = shared_words(train, config) if spreads else None
+    whole = checkpoints.load_stage(_GRAPH_START, encoder) if spreads else None
     if steps:
-        rate = config.warm_start_rate
-        losses += contrast(train, steps=steps, batch_size=config.batch_size, learning_rate=rate)
-        metrics["seconds.warm_start"] = time.perf_counter() - start
-    if spreads:
+        done = checkpoints.load_stage(_WARM_START, encoder if whole is None else None)
+        if done is None:
+            rate = config.warm_start_rate
+            found = contrast(train, steps=steps, batch_size=config.batch_size, learning_rate=rate)
+            done = found, time.perf_counter() - start
+            checkpoints.save_stage(_WARM_START, encoder, *done)
+        losses += done[0]
+        metrics["seconds.warm_start"] = done[1]
+    if spreads and whole is None:
         start = time.perf_counter()
         labels, trust = corpus_labels(
             views.rows("train") if steps else views.start_rows,
@@ -211,14 +221,18 @@ def run_start_stages(
             head_settings(config, train.num_classes),
             config,
         )
-        losses += contrast(
+        found = contrast(
             replace(train, labels=labels.tolist()),
             weights=trust,
             steps=config.graph_start_steps,
             learning_rate=config.graph_start_rate or 2.0 * config.warm_start_rate,
             batch_size=config.batch_size + config.unlabeled_batch_size,
         )
-        metrics["seconds.graph_start"] = time.perf_counter() - start
+        whole = found, time.perf_counter() - start
+        checkpoints.save_stage(_GRAPH_START, encoder, *whole)
+    if whole is not None:
+        losses += whole[0]
+        metrics["seconds.graph_start"] = whole[1]
     return Started(losses, metrics)
 
 

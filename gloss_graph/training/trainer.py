@@ -16,9 +16,10 @@ from torch import Tensor, nn
 from torch.utils.data import Sampler
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, TrainOutput
 
 from gloss_graph._checks import check_range
-from gloss_graph._files import atomic_path, full_disk_named, remove, sync_folder
+from gloss_graph._files import atomic_path, full_disk_named, sync_folder
 from gloss_graph._folders import swap
 from gloss_graph._modes import evaluating
 from gloss_graph._processes import launched, mean_over_processes, wait_for_all
@@ -27,6 +28,14 @@ from gloss_graph.losses import MetricLoss, PseudoLabelLoss, labeled_binary_cross
 from gloss_graph.memory.gather import share_state
 from gloss_graph.memory.targets import is_labeled
 from gloss_graph.objective import GraphGuidedObjective
+from gloss_graph.training.checkpoints import (
+    Checkpointed,
+    drop_checkpoint,
+    has_ended,
+    load_extras,
+    save_extras,
+    whole_checkpoints,
+)
 from gloss_graph.training.state import load_objective, save_objective
 
 LossModule = GraphGuidedObjective | MetricLoss | PseudoLabelLoss
@@ -118,6 +127,8 @@ class GraphGuidedTrainer(Trainer):
         self._drafting = False
         #: Seconds spent in each stage of the training steps so far.
         self.seconds = StageClock()
+        #: What else checkpoints keep and a resumed training takes back, by name.
+        self.extras: dict[str, Checkpointed] = {}
         self._parts: dict[str, list[Tensor]] = {}
         self.add_callback(_OptimizerClock(self.seconds))
         self.add_callback(_SharedStart(self))
@@ -278,6 +289,12 @@ class GraphGuidedTrainer(Trainer):
             self._parts.clear()
         super().log(logs, start_time)
 
+    @property
+    def clocks(self) -> list[StageClock]:
+        """Those of the training steps and of the objective."""
+        found = getattr(self.objective, "seconds", None)
+        return [self.seconds, *([found] if isinstance(found, StageClock) else [])]
+
     def stage_seconds(self) -> dict[str, float]:
         """Seconds by stage so far, the objective's own broken down."""
         seconds = dict(self.seconds)
@@ -289,59 +306,79 @@ class GraphGuidedTrainer(Trainer):
 
     # ------------------------------------------------------------------ checkpoints
 
+    def train(
+        self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any
+    ) -> TrainOutput:
+        """Train, as `Trainer.train`; from the checkpoint of a training that was over, end it."""
+        folder = resume_from_checkpoint
+        if folder is True and (whole := whole_checkpoints(Path(self.args.output_dir))):
+            folder = str(whole[-1])
+        if isinstance(folder, str):
+            file = Path(folder) / TRAINER_STATE_NAME
+            state = TrainerState.load_from_json(str(file)) if file.is_file() else None
+            # `Trainer` would do one step more.
+            if state is not None and has_ended(state):
+                return self._end_from(folder, state)
+        return super().train(folder, *args, **kwargs)
+
+    def _end_from(self, folder: str, state: TrainerState) -> TrainOutput:
+        self._load_from_checkpoint(folder)
+        state.is_world_process_zero = self.is_world_process_zero()
+        state.is_local_process_zero = self.is_local_process_zero()
+        self.state = state
+        control = self.callback_handler.on_train_begin(self.args, state, TrainerControl())
+        if self.args.load_best_model_at_end and state.best_model_checkpoint is not None:
+            self._load_best_model()
+        self.control = self.callback_handler.on_train_end(self.args, state, control)
+        logged = [entry["loss"] for entry in state.log_history if "loss" in entry]
+        return TrainOutput(state.global_step, logged[-1] if logged else 0.0, {})
+
     def _set_signature_columns_if_needed(self) -> None:
         super()._set_signature_columns_if_needed()
         for name in ("labels", "ids", "frozen"):
             if name not in self._signature_columns:
                 self._signature_columns.append(name)
 
-    def _get_output_dir(self, *args: Any, **kwargs: Any) -> str:
-        place = super()._get_output_dir(*args, **kwargs)
+    def _get_output_dir(self, trial: Any) -> str:
+        place = super()._get_output_dir(trial)
         return str(Path(place, _DRAFT)) if self._drafting else place
 
     def _save_checkpoint(self, model: nn.Module, trial: Any, *args: Any, **kwargs: Any) -> None:
         """Write a checkpoint as a draft, which takes its name once it is whole and durable."""
         place = Path(self._get_output_dir(trial))
-        draft, name = place / _DRAFT, f"checkpoint-{self.state.global_step}"
-        if self.args.should_save:
-            remove(draft)
-        wait_for_all()
-        self._drafting = True
+        draft, name = place / _DRAFT, f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
+        main = self.args.should_save
         try:
             with full_disk_named(place / name):
+                if main:
+                    drop_checkpoint(draft)
+                wait_for_all()
+                self._drafting = True
                 super()._save_checkpoint(model, trial, *args, **kwargs)
                 wait_for_all()  # until all have written their part
                 best = self.state.best_model_checkpoint
                 if best is not None and Path(best).parent == draft:
                     self.state.best_model_checkpoint = str(place / Path(best).name)
-                if self.args.should_save:
+                if main:
                     self.state.save_to_json(str(draft / name / TRAINER_STATE_NAME))
                     sync_folder(draft, deep=True)
                     swap(draft / name, place / name)
                     sync_folder(place)
         finally:
             self._drafting = False
-            if self.args.should_save:
-                remove(draft)
-        if self.args.should_save:
-            self._drop_old_checkpoints(str(place))
-
-    def _drop_old_checkpoints(self, place: str) -> None:
-        if hasattr(self, "_rotate_checkpoints"):  # before transformers 5
-            self._rotate_checkpoints(use_mtime=True, output_dir=place)
-            return
-        from transformers.trainer import rotate_checkpoints
-
-        rotate_checkpoints(
-            output_dir=place,
-            save_total_limit=self.args.save_total_limit,
-            best_model_checkpoint=self.state.best_model_checkpoint,
-            use_mtime=True,
-        )
+            if main:
+                drop_checkpoint(draft)
+        if main and self.args.save_total_limit:
+            kept = self.state.best_model_checkpoint
+            for old in whole_checkpoints(place)[: -self.args.save_total_limit]:
+                if kept is None or old.name != Path(kept).name:
+                    drop_checkpoint(old)
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Save the model; in a checkpoint, the objective beside it."""
         super().save_model(output_dir, _internal_call=_internal_call)
+        if self.extras and _internal_call and self.args.should_save:
+            save_extras(self.extras, Path(output_dir or self.args.output_dir))
         if self.objective is not None and _internal_call and self.args.should_save:
             folder = Path(output_dir or self.args.output_dir)
             save_objective(self.objective, folder / OBJECTIVE_FILE)
@@ -361,6 +398,8 @@ class GraphGuidedTrainer(Trainer):
             )
         super()._load_from_checkpoint(resume_from_checkpoint, model)
         self._load_objective(resume_from_checkpoint)
+        if self.extras:
+            load_extras(self.extras, Path(resume_from_checkpoint))
 
     def _load_best_model(self) -> None:
         wait_for_all()  # until process 0 has written it
@@ -375,7 +414,7 @@ class GraphGuidedTrainer(Trainer):
 
 
 class _SharedStart(TrainerCallback):
-    """Starts every process with the objective of process 0."""
+    """Starts every process with the objective of process 0, and finds the best checkpoint."""
 
     def __init__(self, trainer: GraphGuidedTrainer) -> None:
         self._trainer = trainer
@@ -384,6 +423,10 @@ class _SharedStart(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """After a checkpoint was loaded, before the first batch."""
+        if state.best_global_step:
+            # The folder may have another name than when it was written.
+            best = Path(args.output_dir) / f"checkpoint-{state.best_global_step}"
+            state.best_model_checkpoint = str(best) if best.is_dir() else None
         if self._trainer.objective is not None:
             share_state(self._trainer.objective)
 

@@ -75,6 +75,7 @@ class TrialObjective:
                 out,
                 frozen=self.frozen,
                 callbacks=[watch],
+                save_steps=0,
             )
             value = result.metrics.get(self._metric, math.nan)
             if math.isnan(value):

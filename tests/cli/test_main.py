@@ -186,7 +186,7 @@ def test_an_interrupt_is_said_quietly(command: Command, monkeypatch: pytest.Monk
 
     monkeypatch.setattr("gloss_graph.cli.demo.run_demo", interrupt)
     result = command("demo")
-    assert (result.status, result.complaint()) == (1, "Interrupted.")
+    assert (result.status, result.complaint()) == (130, "Interrupted.")
 
 
 def test_options_arrive(command: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from transformers import TrainerCallback, set_seed
 from gloss_graph._processes import gather_rows, wait_for_all
 from gloss_graph.text import Corpus
 from gloss_graph.training import GraphGuidedTrainer, MixedSampler, hide_labels
-from gloss_graph.training.processes import has_unused_parameters, on_main
+from gloss_graph.training.processes import has_unused_parameters, join_processes, on_main
 
 from .tiny import (
     StopAt,
@@ -270,3 +270,20 @@ def test_processes_that_would_train_alone_are_refused(
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(ValueError, match="every one of the 2 launched processes train alone"):
         make_trainer(tmp_path, tiny_classifier(), tiny_objective(), use_cpu=False)
+
+
+def refused(rank: int, folder: Path) -> str:
+    """What a process is told whose seed is its number."""
+    join_processes("cpu")
+    try:
+        run(folder / "run", quick(seed=rank))
+    except ValueError as error:
+        return str(error)
+    return "trained"
+
+
+def test_processes_of_different_settings_are_refused_by_name(tmp_path: Path) -> None:
+    first, second = together(refused, tmp_path)
+    assert first == second
+    assert "must be started with the same settings ('seed' is 0 and 1)" in first
+    assert not (tmp_path / "run").exists()
