@@ -18,6 +18,7 @@ from gloss_graph.models.bert_gcn import BertGCNClassifier
 from gloss_graph.models.config import BertGCNConfig, GraphModelConfig, TextGCNConfig
 from gloss_graph.models.text_gcn import TextGCNClassifier
 from gloss_graph.text import Corpus, Splits, TextEncoder
+from gloss_graph.text.writers import csv_bytes
 from gloss_graph.training.config import TrainConfig
 from gloss_graph.training.folders import new_folder, write_json
 from gloss_graph.training.labels import write_labels_used
@@ -125,7 +126,7 @@ def train_graph_model(
     }
     write_json(out / "config.json", {**settings, **provenance()})
     with atomic_write(out / "history.csv", overwrite=True) as draft:
-        pd.DataFrame(model.history).to_csv(draft.name, index=False)
+        draft.write(csv_bytes(pd.DataFrame(model.history)))
     # Last: with it the run counts as finished.
     write_json(out / "metrics.json", metrics)
     return GraphModelResult(model, metrics, model.history, predictions)
@@ -192,4 +193,4 @@ def _write_predictions(parts: dict[str, Corpus], spreads: dict[str, Tensor], fil
             )
         )
     with atomic_write(file, overwrite=True) as draft:
-        pd.concat(tables).to_csv(draft.name, index=False)
+        draft.write(csv_bytes(pd.concat(tables)))

@@ -16,10 +16,12 @@ import torch
 from torch import Tensor
 from transformers import TrainerCallback, set_seed
 
+from gloss_graph._files import atomic_write
 from gloss_graph._processes import is_main, wait_for_all
 from gloss_graph.inference import GraphSkill, graph_skill
 from gloss_graph.objective import GraphGuidedObjective
 from gloss_graph.text import Adapters, Corpus, FeatureEncoder, Splits, TextEncoder
+from gloss_graph.text.writers import csv_bytes
 from gloss_graph.training.classifier import TextClassifier
 from gloss_graph.training.config import TrainConfig
 from gloss_graph.training.folders import new_folder, write_json
@@ -244,7 +246,8 @@ def train_text(
     }
     write_json(out / "config.json", {**settings, **provenance()})
     write_json(out / "metrics.json", metrics)
-    pd.DataFrame(history).to_csv(out / "history.csv", index=False)
+    with atomic_write(out / "history.csv", overwrite=True) as draft:
+        draft.write(csv_bytes(pd.DataFrame(history)))
     shutil.rmtree(out / "checkpoints", ignore_errors=True)
     wait_for_all()
     return result
