@@ -141,6 +141,7 @@ def _source(
 ) -> dict[str, Any]:
     """Arguments of `document_graph` that say what the graph is of; tables are read here."""
     from gloss_graph.analysis.corpus_sources import class_names, read_corpus
+    from gloss_graph.text.pretrained import NO_ENCODER
 
     if run is not None:
         if not run.is_dir():
@@ -154,6 +155,11 @@ def _source(
         )
     corpus = None if source is None else read_corpus(source, columns, None)
     if features is None:
+        if encoder == NO_ENCODER:
+            raise ValueError(
+                f"'encoder' is {encoder!r}, so 'features' must be given: a row per document of "
+                "--input. Name the file with --features, or an encoder."
+            )
         return {"source": corpus, "encoder": encoder}
     if features.suffix == ".parquet":
         import torch

@@ -33,6 +33,7 @@ _OWN = (
     "window",
     "min_count",
     "stop_words",
+    "cleaning",
     "hidden",
     "gnn",
     "fine_tune_epochs",
