@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-__all__ = ["atomic_path", "atomic_write"]
+__all__ = ["atomic_path", "atomic_write", "utf8_folder"]
 
 
 @contextmanager
@@ -78,6 +78,19 @@ def atomic_path(path: str | os.PathLike[str], *, overwrite: bool = False) -> Ite
         # The handle may be that of the file which was replaced.
         with open(draft.name, "rb+") as written:
             os.fsync(written.fileno())
+
+
+def utf8_folder(folder: Path) -> Path:
+    """An existing folder under a name in UTF-8, the only ones that safetensors takes.
+
+    Old archives hold other names. The folder is then named by a descriptor, which stays open as
+    long as the process lives; as does the name, which belongs in no message and no file.
+    """
+    try:
+        os.fspath(folder).encode()
+    except UnicodeEncodeError:
+        return Path(f"/proc/self/fd/{os.open(folder, os.O_RDONLY | os.O_DIRECTORY)}")
+    return folder
 
 
 def _check_free(target: Path, overwrite: bool) -> None:

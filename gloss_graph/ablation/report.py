@@ -73,14 +73,17 @@ def write_report(results: Results) -> list[Path]:
         _write(written[-1], pictures[path].png)
     content = _content(results, tables["summary"], tables["tests"])
     written.append(folder / "report.md")
-    _write(written[-1], _markdown(content, pictures).encode())
+    _write(written[-1], _markdown(content, pictures).encode("utf-8", "backslashreplace"))
     source = files("gloss_graph.ablation").joinpath("report.html.jinja").read_text("utf-8")
     pages = Environment(autoescape=True)
     pages.filters["code"] = _code
     page = pages.from_string(source)
     written.append(folder / "report.html")
     _write(
-        written[-1], page.render(**content, pictures=pictures.values(), tests_note=_TESTS).encode()
+        written[-1],
+        page.render(**content, pictures=pictures.values(), tests_note=_TESTS).encode(
+            "utf-8", "backslashreplace"
+        ),
     )
     return written
 

@@ -69,7 +69,7 @@ def write_report(folder: str | Path, out: str | Path | None = None) -> Path:
     figures = _draw(run)
     page = _environment().from_string(_template()).render(**_content(run, figures))
     with atomic_write(target, overwrite=True) as draft:
-        draft.write(page.encode("utf-8"))
+        draft.write(page.encode("utf-8", "backslashreplace"))
     if out is None and run.snapshots is not None:
         for name in ("embeddings", "similarities", "graph"):
             with atomic_write(run.folder / FOLDER / f"{name}.png", overwrite=True) as draft:

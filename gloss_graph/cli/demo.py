@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
+from gloss_graph._files import utf8_folder
 from gloss_graph._timing import stage_seconds
 from gloss_graph.analysis import (
     plot_graph,
@@ -56,7 +57,7 @@ def run_demo(
             loss=loss, max_steps=steps, batch_size=16, eval_steps=max(1, steps // 2), seed=seed
         )
         results[name] = train_text(
-            splits, encoder, config, out / loss, progress=True, description=name
+            splits, encoder, config, utf8_folder(out) / loss, progress=True, description=name
         )
     metrics = {
         f"{_RUNS[name]}.{key}": value

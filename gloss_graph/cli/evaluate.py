@@ -102,4 +102,4 @@ def write_evaluation(evaluation: Evaluation, out: Path) -> None:
     plot_evaluation(evaluation, out / "evaluation.png")
     report = evaluation_markdown(evaluation, picture="evaluation.png")
     with atomic_write(out / "evaluation.md") as draft:
-        draft.write(report.encode())
+        draft.write(report.encode("utf-8", "backslashreplace"))

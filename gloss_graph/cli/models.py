@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from gloss_graph._checks import check_choice
+from gloss_graph._files import utf8_folder
 from gloss_graph._processes import launched
 from gloss_graph.cli.predictions import answered
 from gloss_graph.cli.train import finish_run, read_files
@@ -99,7 +100,7 @@ def run_model(model: str, context: typer.Context) -> None:
             encoder = load_encoder(
                 options["encoder"], pooling=options["pooling"], max_length=options["max_length"]
             )
-        result = train_graph_model(splits, config, out, encoder=encoder, progress=True)
+        result = train_graph_model(splits, config, utf8_folder(out), encoder=encoder, progress=True)
     except BaseException:
         with suppress(OSError):
             out.rmdir()
@@ -133,7 +134,7 @@ def predict_by_model(
             f"'--{_dashed(refused[0])}' must be left out for a run of --model {model}, whose "
             "encoder head labels new documents: no graph holds them."
         )
-    classifier = TextClassifier.load(run / "model")
+    classifier = TextClassifier.load(utf8_folder(run) / "model")
     corpus = read_table(source, text=text, label=None)
     answers = ("label", "probability")
     table = answered(source, corpus, text=text, text_b=None, answers=answers)

@@ -8,6 +8,7 @@ from typing import Any
 import pyarrow as pa
 from rich.console import Console
 
+from gloss_graph._files import utf8_folder
 from gloss_graph.cli.models import model_of, predict_by_model
 from gloss_graph.cli.predictions import answered, check_output
 from gloss_graph.text import read_features, read_table
@@ -46,7 +47,7 @@ def run_predict(
         refused = [name for name, value in given.items() if value is not None]
         refused += ["mode"] if mode != "inductive" else []
         return predict_by_model(kind, run, source, out, text=text, refused=refused)
-    loaded = Run(run)
+    loaded = Run(utf8_folder(run) if run.is_dir() else run)
     if not loaded.on_features and (text_b is not None) != loaded.on_pairs:
         what = "name the column of second texts" if loaded.on_pairs else "be left out"
         kind = "pairs" if loaded.on_pairs else "single texts"

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.table import Table
 
+from gloss_graph._files import utf8_folder
 from gloss_graph._processes import is_main
 from gloss_graph._timing import STAGES, stage_seconds
 from gloss_graph.analysis import plot_stage_times, plot_training
@@ -97,7 +98,9 @@ def train_and_report(
 
     `files`, of `described_files`, lets the run find its documents again.
     """
-    result = train_text(splits, encoder, config, out, progress=True, description=config.loss)
+    result = train_text(
+        splits, encoder, config, utf8_folder(out), progress=True, description=config.loss
+    )
     if not is_main():
         return result
     if result.skill is not None:

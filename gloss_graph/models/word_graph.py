@@ -76,7 +76,10 @@ def word_document_graph(
             f"'texts' must hold a word that is kept (got none in {len(texts)} documents: words "
             f"seen less than {min_count} times and stop words are left out). Lower min_count to "
             "1 or pass stop_words=()."
-            + (" The cleaning 'published' keeps ASCII letters alone." * (cleaning == "published"))
+            + (
+                " Of cleaning='published' letters outside ASCII are no words."
+                * (cleaning == "published")
+            )
         )
     terms = _tf_idf(flat, lengths, len(names))
     meeting = _pmi(flat, lengths, len(names), window, counting)
