@@ -81,14 +81,16 @@ def atomic_path(path: str | os.PathLike[str], *, overwrite: bool = False) -> Ite
 
 
 def utf8_folder(folder: Path) -> Path:
-    """An existing folder under a name in UTF-8, the only ones that safetensors takes.
+    """A folder under a name in UTF-8, the only names that safetensors takes.
 
-    Old archives hold other names. The folder is then named by a descriptor, which stays open as
-    long as the process lives; as does the name, which belongs in no message and no file.
+    Where the name is none, as in old archives, an existing folder is named by a descriptor. The
+    descriptor and the name live as long as the process.
     """
     try:
         os.fspath(folder).encode()
     except UnicodeEncodeError:
+        if not folder.is_dir():
+            return folder
         return Path(f"/proc/self/fd/{os.open(folder, os.O_RDONLY | os.O_DIRECTORY)}")
     return folder
 

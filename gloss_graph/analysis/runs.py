@@ -9,6 +9,7 @@ from typing import Any
 
 import pandas as pd
 
+from gloss_graph._files import utf8_folder
 from gloss_graph.text.tables import read_columns
 from gloss_graph.training.finished import read_run
 from gloss_graph.training.labels import read_labels_used
@@ -62,7 +63,7 @@ def read_files(folder: str | Path) -> RunFiles:
             history=[dict(row) for row in history.to_dict("records")],
             classes=_table(classes) if classes.exists() else None,
             label_counts=dict(counts),
-            snapshots=load_snapshots(folder),
+            snapshots=load_snapshots(utf8_folder(folder)),
         )
     except (OSError, ValueError, TypeError) as error:
         raise ValueError(

@@ -47,7 +47,7 @@ def run_predict(
         refused = [name for name, value in given.items() if value is not None]
         refused += ["mode"] if mode != "inductive" else []
         return predict_by_model(kind, run, source, out, text=text, refused=refused)
-    loaded = Run(utf8_folder(run) if run.is_dir() else run)
+    loaded = Run(utf8_folder(run))
     if not loaded.on_features and (text_b is not None) != loaded.on_pairs:
         what = "name the column of second texts" if loaded.on_pairs else "be left out"
         kind = "pairs" if loaded.on_pairs else "single texts"

@@ -72,14 +72,11 @@ def word_document_graph(
     )
     names, flat, lengths = _numbered(documents)
     if not names:
+        ascii_only = " Letters outside ASCII are no words with cleaning='published'."
         raise ValueError(
             f"'texts' must hold a word that is kept (got none in {len(texts)} documents: words "
             f"seen less than {min_count} times and stop words are left out). Lower min_count to "
-            "1 or pass stop_words=()."
-            + (
-                " Of cleaning='published' letters outside ASCII are no words."
-                * (cleaning == "published")
-            )
+            f"1 or pass stop_words=().{ascii_only if cleaning == 'published' else ''}"
         )
     terms = _tf_idf(flat, lengths, len(names))
     meeting = _pmi(flat, lengths, len(names), window, counting)

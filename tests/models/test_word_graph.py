@@ -119,7 +119,7 @@ def test_cleaning_drops_stop_words_and_rare_words_but_keeps_documents() -> None:
         ([], {}, "'texts' must hold a document"),
         ("one text", {}, "'texts' must hold a document"),
         (["the of", "rare"], {}, "'texts' must hold a word that is kept"),
-        (["語 語 語"], {"min_count": 1, "cleaning": "published"}, "letters outside ASCII"),
+        (["語 語 語"], {"min_count": 1, "cleaning": "published"}, "Letters outside ASCII"),
         (["a"], {"cleaning": "raw"}, "'cleaning' must be one of"),
         (["a"], {"window": 1}, "'window' must be an integer of at least 2"),
         (["a"], {"min_count": 0}, "'min_count' must be an integer of at least 1"),
