@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
 import io
 import os
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import pandas as pd
 import pytest
@@ -61,11 +62,11 @@ def test_what_cannot_be_shown_is_escaped(monkeypatch: pytest.MonkeyPatch, encodi
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_path_of_a_command_knows_the_home_folder(name: str) -> None:
-    hints = COMMANDS[name].callback.__annotations__
-    named = {key for key, hint in hints.items() if "Path" in str(hint)}
-    kinds = {param.name: param.type for param in COMMANDS[name].params}
+    hints = get_type_hints(inspect.unwrap(COMMANDS[name].callback), include_extras=True)
+    named = {key: hint for key, hint in hints.items() if "pathlib" in str(get_args(hint)[:1])}
     assert named
-    assert {key for key, kind in kinds.items() if getattr(kind, "func", None) is path} == named
+    for key, hint in named.items():
+        assert get_args(hint)[-1].parser is path, f"{key} must be a path_option"
 
 
 def test_a_tilde_is_the_home_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
