@@ -78,11 +78,13 @@ def main(arguments: list[str] | None = None) -> int:
 def _print_anywhere() -> None:
     """Escape what a terminal or a pipe cannot show: Greek letters, file names that are not UTF-8.
 
-    What was written to files is UTF-8 whatever the terminal is, and no reason to fail.
+    What was written to files is UTF-8 whatever the terminal is, and no reason to fail. A stream
+    that is not UTF-8 gets ASCII, which is the same in the encoding of whoever reads it.
     """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
+            encoding = stream.encoding if stream.encoding.lower().startswith("utf") else "ascii"
+            stream.reconfigure(encoding=encoding, errors="backslashreplace")
 
 
 def _complain(message: str) -> None:

@@ -46,7 +46,9 @@ def test_help_can_be_shown_anywhere(monkeypatch: pytest.MonkeyPatch, encoding: s
     stream = terminal(monkeypatch, encoding)
     for name in COMMANDS:
         assert main([name, "--help"]) == 0
-    assert shown(stream).count(b"--help") >= len(COMMANDS)
+    content = shown(stream)
+    assert content.count(b"--help") >= len(COMMANDS)
+    assert encoding == "utf-8" or content.isascii()
 
 
 @pytest.mark.parametrize("encoding", ENCODINGS)
@@ -54,7 +56,8 @@ def test_what_cannot_be_shown_is_escaped(monkeypatch: pytest.MonkeyPatch, encodi
     stream = terminal(monkeypatch, encoding)
     monkeypatch.setattr("gloss_graph.cli.report.run_report", lambda *_: print("\udce9 λ"))
     assert main(["report", "x"]) == 0
-    assert shown(stream).strip() == "\udce9 λ".encode(encoding, "backslashreplace")
+    letter = "λ" if encoding == "utf-8" else "\\u03bb"
+    assert shown(stream).strip() == f"\\udce9 {letter}".encode()
 
 
 # ------------------------------------------------------------------ paths
