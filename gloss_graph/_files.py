@@ -25,6 +25,7 @@ __all__ = [
     "is_full_disk",
     "remove",
     "sync_folder",
+    "utf8_folder",
 ]
 
 # Of `.NAME.TOKEN.KIND`: `part` is locked while its writer lives, `new` and `old` go with it.
@@ -242,6 +243,21 @@ def _sync(path: Path) -> None:
             raise
     finally:
         os.close(number)
+
+
+def utf8_folder(folder: Path) -> Path:
+    """A folder under a name in UTF-8, the only names that safetensors takes.
+
+    Where the name is none, as in old archives, an existing folder is named by a descriptor. The
+    descriptor and the name live as long as the process.
+    """
+    try:
+        os.fspath(folder).encode()
+    except UnicodeEncodeError:
+        if not folder.is_dir():
+            return folder
+        return Path(f"/proc/self/fd/{os.open(folder, os.O_RDONLY | os.O_DIRECTORY)}")
+    return folder
 
 
 def _check_free(target: Path, overwrite: bool) -> None:

@@ -42,6 +42,7 @@ from gloss_graph._files import (
     is_draft,
     remove,
     sync_folder,
+    utf8_folder,
 )
 from gloss_graph._locks import HELD, keep_from_children, let_go, try_lock
 
@@ -163,7 +164,7 @@ def claim(
             _note(number, command)
             draft = out / _DRAFT
             draft.mkdir()
-            yield Claim(out, draft, bool(begun or record.get("command") == command))
+            yield Claim(out, utf8_folder(draft), bool(begun or record.get("command") == command))
             _publish(number, command, out, marker)
             _clean(out, work)
         finally:

@@ -34,7 +34,7 @@ def run_graph_model(settings: argparse.Namespace, data: str, row: str, seed: int
     if not wanted:
         return
     splits = splits_of(settings.folder / data, settings.train_limit, seed)
-    common = {"seed": seed, "pictures": False, **CLEANING.get(data, {})}
+    common = {"seed": seed, "pictures": False, "cleaning": "published", **CLEANING.get(data, {})}
     if start is None:
         result = train_graph_model(splits, TextGCNConfig(**common), out, progress=True)
     else:

@@ -69,11 +69,13 @@ def read_study(path: str | os.PathLike[str], *, progress: bool = False, **overri
     design = str(merged.get("design", "grid"))
     here = Path() if "data" in given else path.parent
     files = {
-        part: here / str(merged[part]) for part in _PARTS if part in merged and "data" not in given
+        part: here / os.path.expanduser(str(merged[part]))
+        for part in _PARTS
+        if part in merged and "data" not in given
     }
     source = str(merged.get("data", DEMO))
     splits = read_data(
-        source if source == DEMO else here / source,
+        source if source == DEMO else here / os.path.expanduser(source),
         documents=merged.get("documents"),
         files=files,
         text=merged.get("text", "text"),

@@ -23,6 +23,7 @@ from gloss_graph.ablation.results import Results
 from gloss_graph.ablation.table import shown
 from gloss_graph.analysis.evaluation import markdown_table, shown_p
 from gloss_graph.analysis.style import PagePicture, page_picture
+from gloss_graph.text.writers import csv_bytes
 
 __all__ = ["write_report"]
 
@@ -58,7 +59,7 @@ def write_report(results: Results) -> list[Path]:
     tables = {"summary": results.summary(), "tests": results.tests()}
     for name, table in {"results": results.table, **tables}.items():
         written.append(folder / f"{name}.csv")
-        _write(written[-1], table.to_csv(index=False).encode())
+        _write(written[-1], csv_bytes(table))
     written.append(folder / "results.parquet")
     buffer = io.BytesIO()
     _typed(results.table, results.factors).to_parquet(buffer, index=False)
@@ -72,14 +73,17 @@ def write_report(results: Results) -> list[Path]:
         _write(written[-1], pictures[path].png)
     content = _content(results, tables["summary"], tables["tests"])
     written.append(folder / "report.md")
-    _write(written[-1], _markdown(content, pictures).encode())
+    _write(written[-1], _markdown(content, pictures).encode("utf-8", "backslashreplace"))
     source = files("gloss_graph.ablation").joinpath("report.html.jinja").read_text("utf-8")
     pages = Environment(autoescape=True)
     pages.filters["code"] = _code
     page = pages.from_string(source)
     written.append(folder / "report.html")
     _write(
-        written[-1], page.render(**content, pictures=pictures.values(), tests_note=_TESTS).encode()
+        written[-1],
+        page.render(**content, pictures=pictures.values(), tests_note=_TESTS).encode(
+            "utf-8", "backslashreplace"
+        ),
     )
     return written
 

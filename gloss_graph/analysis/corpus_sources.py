@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import pandas as pd
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
@@ -28,6 +27,7 @@ from gloss_graph.text import (
 from gloss_graph.text.corpora import string_list
 from gloss_graph.text.origins import joined_texts, read_again
 from gloss_graph.text.tables import has_column
+from gloss_graph.training.labels import read_labels_used
 
 __all__ = ["Documents", "Source", "class_names", "read_corpus", "read_documents"]
 
@@ -226,10 +226,11 @@ def _training_texts(folder: Path, ids: list[int]) -> list[str]:
     The run holds those of its labeled documents. The others are in the files it was trained on,
     as long as these have not changed.
     """
-    kinds = {"text": str, "text_b": str}
-    used = pd.read_csv(folder / "labels_used.csv", dtype=kinds, keep_default_na=False)
-    shown = used["text"] if "text_b" not in used else used["text"] + "\n" + used["text_b"]
-    known: dict[int, str] = dict(zip(used["id"].tolist(), shown.tolist(), strict=True))
+    used = read_labels_used(folder)
+    shown = used.texts
+    if used.texts_b is not None:
+        shown = [f"{one}\n{two}" for one, two in zip(shown, used.texts_b, strict=True)]
+    known: dict[int, str] = dict(zip(used.ids, shown, strict=True))
     files = _run_settings(folder).get("files")
     problems = [] if files else [f"{folder} does not say which files its documents are from."]
     for described in files or []:

@@ -119,7 +119,7 @@ def write_html(
             masses = top_masses(table, rows, top=explanations, eta=eta, progress=progress)
         content = _content(table, rows, masses, cleaned, seed)
         content |= {"title": title, "eta": eta}
-        draft.write(_page(title, content).encode("utf-8"))
+        draft.write(_page(title, content).encode("utf-8", "backslashreplace"))
     return target
 
 
@@ -236,4 +236,6 @@ def _part(name: str) -> str:
 
 
 def _hash(text: str) -> str:
-    return base64.b64encode(hashlib.sha256(text.encode("utf-8")).digest()).decode("ascii")
+    return base64.b64encode(
+        hashlib.sha256(text.encode("utf-8", "backslashreplace")).digest()
+    ).decode("ascii")

@@ -79,7 +79,7 @@ def write_report(
         .render(**_content(run, figures, Path(run.folder if place is None else place)))
     )
     with atomic_write(target, overwrite=True) as draft:
-        draft.write(page.encode("utf-8"))
+        draft.write(page.encode("utf-8", "backslashreplace"))
     if out is None and run.snapshots is not None:
         for name in ("embeddings", "similarities", "graph"):
             with atomic_write(run.folder / FOLDER / f"{name}.png", overwrite=True) as draft:

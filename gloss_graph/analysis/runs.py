@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
+from gloss_graph._files import utf8_folder
+from gloss_graph.text.tables import read_columns
 from gloss_graph.training.finished import read_run
+from gloss_graph.training.labels import read_labels_used
 from gloss_graph.training.snapshots import SnapshotData, load_snapshots
 
 __all__ = ["RunFiles", "read_files"]
+
+# Columns of our tables that hold words, which may look like numbers.
+_WORDS = ("split", "head", "class")
 
 
 @dataclass(frozen=True)
@@ -48,16 +55,15 @@ def read_files(folder: str | Path) -> RunFiles:
     try:
         history = _table(folder / "history.csv")
         classes = folder / "classes.csv"
-        used = _table(folder / "labels_used.csv", dtype=str, keep_default_na=False)
-        counts = used["label"].value_counts().to_dict() if "label" in used else {}
+        counts = Counter(read_labels_used(folder).labels)
         return RunFiles(
             folder=folder,
             settings=run.settings,
             metrics=run.metrics,
             history=[dict(row) for row in history.to_dict("records")],
-            classes=_table(classes, keep_default_na=False) if classes.exists() else None,
-            label_counts={str(name): int(count) for name, count in counts.items()},
-            snapshots=load_snapshots(folder),
+            classes=_table(classes) if classes.exists() else None,
+            label_counts=dict(counts),
+            snapshots=load_snapshots(utf8_folder(folder)),
         )
     except (OSError, ValueError, TypeError) as error:
         raise ValueError(
@@ -65,11 +71,22 @@ def read_files(folder: str | Path) -> RunFiles:
         ) from error
 
 
-def _table(file: Path, **options: Any) -> pd.DataFrame:
-    """A CSV file; one without a column is a table without rows."""
-    try:
-        return pd.read_csv(file, **options)
-    except pd.errors.EmptyDataError:
+def _table(file: Path) -> pd.DataFrame:
+    """A CSV file of numbers and of the words of `_WORDS`; an empty one is a table without rows."""
+    if not file.read_bytes().strip():
         return pd.DataFrame()
+    try:
+        table = read_columns(file, (), rest=True, allow_empty=True)
+        table = table._replace(columns=table.rest)
+        columns = {
+            name: values if name in _WORDS else table.parsed(name, _number)
+            for name, values in table.columns.items()
+        }
     except ValueError as error:
-        raise ValueError(f"{file.name}: {error}") from error
+        raise ValueError(f"{file.name}: Error, the file is damaged: {error}") from error
+    return pd.DataFrame(columns)
+
+
+def _number(value: str) -> float:
+    """An integer where it is one; NaN where there is none."""
+    return int(value) if value.isdecimal() else float(value or "nan")

@@ -15,6 +15,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator
 
 from gloss_graph._files import atomic_write
 from gloss_graph.analysis.style import GREY, PALETTE, new_figure, save_figure, tidy_axes
+from gloss_graph.text.writers import csv_bytes
 
 # Of the picture: the exponent is that of a straight line through the banks from here on.
 FIT_FROM = 16_000
@@ -67,7 +68,7 @@ def write_tables(tables: Mapping[str, pd.DataFrame], folder: Path, note: str = "
         parts.append(f"## {title}\n\n{markdown(table)}")
         path = folder / f"{title.split()[0].lower().strip(':,')}.csv"
         with atomic_write(path, overwrite=True) as file:
-            file.write(table.to_csv(index=False).encode())
+            file.write(csv_bytes(table))
         written.append(path)
     path = folder / "bench.md"
     with atomic_write(path, overwrite=True) as file:

@@ -7,9 +7,13 @@ from typing import Annotated
 
 import typer
 
+from gloss_graph.cli.options import path, path_option
+
 
 def ablate(
-    study: Annotated[Path | None, typer.Argument(help="YAML file of the study.")] = None,
+    study: Annotated[
+        Path | None, typer.Argument(parser=path, help="YAML file of the study.")
+    ] = None,
     cost: Annotated[
         str | None,
         typer.Option(help="replay: an adapter on recorded embeddings; full: the encoder."),
@@ -18,11 +22,11 @@ def ablate(
         bool, typer.Option("--dry-run", help="Print the plan, time one trial (kept), and stop.")
     ] = False,
     out: Annotated[
-        Path | None, typer.Option(help="Folder; else runs/ablations/STUDY-COST-DATA.")
+        Path | None, path_option(help="Folder; else runs/ablations/STUDY-COST-DATA.")
     ] = None,
     workers: Annotated[int, typer.Option(min=1, help="Processes that share the work.")] = 1,
     data: Annotated[
-        str | None, typer.Option(help="Folder with train.csv and others, or demo; else the file's.")
+        Path | None, path_option(help="Folder with train.csv and others, or demo; else the file's.")
     ] = None,
     documents: Annotated[
         int | None, typer.Option(help="Keep so many training documents; else the file's.")
@@ -36,7 +40,7 @@ def ablate(
         str | None, typer.Option(help="Database URL machines share, for design optuna.")
     ] = None,
     report: Annotated[
-        Path | None, typer.Option(help="Write the report of this study folder again, and stop.")
+        Path | None, path_option(help="Write the report of this study folder again, and stop.")
     ] = None,
 ) -> None:
     """Vary settings, compare every arm with a baseline over the same seeds, and report.

@@ -6,6 +6,7 @@ import atexit
 import sys
 import traceback
 import warnings
+from io import TextIOWrapper
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,7 +18,7 @@ from gloss_graph._launched import is_main, leave_processes
 from gloss_graph.cli.ablate import ablate
 from gloss_graph.cli.bench import bench
 from gloss_graph.cli.graph import graph
-from gloss_graph.cli.options import train, typed
+from gloss_graph.cli.options import path, path_option, train, typed
 from gloss_graph.cli.signals import end_quietly, farewell, open_streams, stoppable
 from gloss_graph.cli.tune import tune
 
@@ -46,6 +47,7 @@ def main(arguments: list[str] | None = None) -> int:
         arguments: Words after the program's name, by default those of the process.
     """
     with open_streams(), stoppable():
+        _print_anywhere()
         status = _run(arguments)
         if arguments is None:
             # Registered last, so the first thing to happen at the end of the program.
@@ -87,6 +89,18 @@ def _run(arguments: list[str] | None) -> int:
     return 0
 
 
+def _print_anywhere() -> None:
+    """Escape what a terminal or a pipe cannot show: Greek letters, file names that are not UTF-8.
+
+    What was written to files is UTF-8 whatever the terminal is, and no reason to fail. A stream
+    that is not UTF-8 gets ASCII, which is the same in the encoding of whoever reads it.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            encoding = stream.encoding if stream.encoding.lower().startswith("utf") else "ascii"
+            stream.reconfigure(encoding=encoding, errors="backslashreplace")
+
+
 def _complain(message: str) -> None:
     """One line on stderr, however long the message and wide the terminal; of one process only."""
     if not is_main():
@@ -116,7 +130,7 @@ def _root(
 @app.command()
 def demo(
     context: typer.Context,
-    out: Annotated[Path, typer.Option(help="New or empty folder for the results.")] = Path(
+    out: Annotated[Path, path_option(help="New or empty folder for the results.")] = Path(
         "runs/demo"
     ),
     steps: Annotated[int, typer.Option(min=1, help="Optimiser steps a run.")] = 60,
@@ -145,11 +159,13 @@ app.command()(train)
 
 @app.command()
 def predict(
-    run: Annotated[Path, typer.Option(help="Run folder of gloss-graph train.")],
-    input: Annotated[Path, typer.Option(help="CSV, TSV, JSONL or Parquet (also .gz).")],
-    output: Annotated[Path, typer.Option(help="CSV to write.")],
+    run: Annotated[Path, path_option(help="Run folder of gloss-graph train.")],
+    input: Annotated[Path, path_option(help="CSV, TSV, JSONL or Parquet (also .gz).")],
+    output: Annotated[
+        Path, path_option(help="File to write: .csv, .tsv, .jsonl (also .gz) or .parquet.")
+    ],
     features: Annotated[
-        Path | None, typer.Option(help="Features of the documents, for a run on features.")
+        Path | None, path_option(help="Features of the documents, for a run on features.")
     ] = None,
     text: Annotated[str, typer.Option(help="Column of the texts.")] = "text",
     text_b: Annotated[str | None, typer.Option(help="Column of second texts, for pairs.")] = None,
@@ -183,10 +199,11 @@ def predict(
 @app.command()
 def evaluate(
     runs: Annotated[
-        list[Path], typer.Argument(help="Run folders, or folders with run folders in them.")
+        list[Path],
+        typer.Argument(parser=path, help="Run folders, or folders with run folders in them."),
     ],
     out: Annotated[
-        Path | None, typer.Option(help="New or empty folder for tables, report and picture.")
+        Path | None, path_option(help="New or empty folder for tables, report and picture.")
     ] = None,
     metric: Annotated[
         list[str] | None, typer.Option(help="Name in metrics.json, as test.macro_f1; repeatable.")
@@ -215,9 +232,9 @@ app.command()(graph)
 
 @app.command()
 def report(
-    run: Annotated[Path, typer.Argument(help="Run folder of gloss-graph train.")],
+    run: Annotated[Path, typer.Argument(parser=path, help="Run folder of gloss-graph train.")],
     out: Annotated[
-        Path | None, typer.Option(help="File to write or replace; else report.html in the folder.")
+        Path | None, path_option(help="File to write or replace; else report.html in the folder.")
     ] = None,
 ) -> None:
     """Write the page of a finished run again: scores, curves and pictures in one HTML file."""

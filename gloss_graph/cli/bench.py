@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from gloss_graph.cli.options import path_option
+
 if TYPE_CHECKING:
     import pandas as pd
 
@@ -17,7 +19,7 @@ Sizes = Annotated[list[int] | None, typer.Option(help="Rows of a bank; repeatabl
 
 
 def bench(
-    out: Annotated[Path, typer.Option(help="Folder for tables and picture; replaced there.")],
+    out: Annotated[Path, path_option(help="Folder for tables and picture; replaced there.")],
     what: Annotated[
         str, typer.Option(help="stages, corpus, endurance or all (stages and corpus).")
     ] = "all",
@@ -30,7 +32,7 @@ def bench(
     encoder: Annotated[str, typer.Option(help="minilm, a hub id, a folder, or none.")] = "minilm",
     length: Annotated[int, typer.Option(help="Tokens a document of the encoder's step.")] = 32,
     corpus: Annotated[
-        Path | None, typer.Option(help="Labeled file whose texts are embedded; else made points.")
+        Path | None, path_option(help="Labeled file whose texts are embedded; else made points.")
     ] = None,
     made: Annotated[int | None, typer.Option(help="Points of the made corpus.")] = None,
     steps: Annotated[int | None, typer.Option(help="Steps of endurance.")] = None,

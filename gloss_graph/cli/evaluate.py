@@ -16,6 +16,7 @@ from gloss_graph._files import atomic_write
 from gloss_graph._folders import check_folder, claim
 from gloss_graph.analysis import evaluation_markdown, plot_evaluation
 from gloss_graph.analysis.evaluation import metric_title, shown_mean, shown_p, shown_value
+from gloss_graph.text.writers import csv_bytes
 from gloss_graph.training import Evaluation, compare_runs
 
 # With it the folder is whole.
@@ -93,8 +94,8 @@ def write_evaluation(evaluation: Evaluation, out: Path) -> None:
     }
     for name, table in tables.items():
         with atomic_write(out / name) as draft:
-            table.to_csv(draft.name, index=False)
+            draft.write(csv_bytes(table))
     plot_evaluation(evaluation, out / "evaluation.png")
     report = evaluation_markdown(evaluation, picture="evaluation.png")
     with atomic_write(out / _REPORT) as draft:
-        draft.write(report.encode())
+        draft.write(report.encode("utf-8", "backslashreplace"))

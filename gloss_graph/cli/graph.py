@@ -7,26 +7,36 @@ from typing import Annotated
 
 import typer
 
-from gloss_graph.cli.options import LabelColumn, SecondTexts, TextColumn, number_or_name, typed
+from gloss_graph.cli.options import (
+    LabelColumn,
+    SecondTexts,
+    TextColumn,
+    number_or_name,
+    path_option,
+    typed,
+)
 
 
 def graph(
     context: typer.Context,
-    out: Annotated[Path, typer.Option(help="New or empty folder.")],
+    out: Annotated[Path, path_option(help="New or empty folder.")],
     input: Annotated[
         Path | None,
-        typer.Option(help="Documents: CSV, TSV, JSONL or Parquet (also .gz, not of Parquet)."),
+        path_option(help="Documents: CSV, TSV, JSONL or Parquet (also .gz, not of Parquet)."),
     ] = None,
     encoder: Annotated[
-        str, typer.Option(help="minilm, a hub id or a folder; a run brings its own.")
+        str,
+        typer.Option(
+            help="minilm, a hub id, a folder, or none for --features; a run brings its own."
+        ),
     ] = "minilm",
     run: Annotated[
         Path | None,
-        typer.Option(help="Run folder: its documents, or those of --input by its encoder."),
+        path_option(help="Run folder: its documents, or those of --input by its encoder."),
     ] = None,
     features: Annotated[
         Path | None,
-        typer.Option(help="npy, pt, safetensors or Parquet, a row a document; or a saved bank."),
+        path_option(help="npy, pt, safetensors or Parquet, a row a document; or a saved bank."),
     ] = None,
     formats: Annotated[
         list[str] | None,

@@ -234,6 +234,7 @@ def _write_csv(frame: pd.DataFrame, file: Path, max_text: int | None) -> Path:
     """Write a table whole or not at all; texts as every other format has them."""
     from gloss_graph._files import atomic_write
     from gloss_graph.analysis.columns import clean_text
+    from gloss_graph.text.writers import csv_bytes
 
     frame = frame.copy()
     for name in frame.columns:
@@ -242,7 +243,7 @@ def _write_csv(frame: pd.DataFrame, file: Path, max_text: int | None) -> Path:
             frame[name] = [clean_text(str(value), limit) for value in frame[name]]
     frame.columns = [clean_text(str(name)) for name in frame.columns]
     with atomic_write(file) as draft:
-        draft.write(frame.to_csv(index=False).encode())
+        draft.write(csv_bytes(frame))
     return file
 
 

@@ -135,13 +135,15 @@ def _source(
     columns: dict[str, str | None],
 ) -> dict[str, Any]:
     """Arguments of `document_graph` that say what the graph is of; tables are read here."""
+    from gloss_graph._files import utf8_folder
     from gloss_graph.analysis.corpus_sources import class_names, read_corpus
+    from gloss_graph.text.pretrained import NO_ENCODER
 
     if run is not None:
         if not run.is_dir():
             raise ValueError(f"'run' must be a folder written by gloss-graph train (got {run}).")
         corpus = None if source is None else read_corpus(source, columns, class_names(run))
-        return {"source": run, "documents": corpus}
+        return {"source": utf8_folder(run), "documents": corpus}
     if features is not None and features.suffix not in (".npy", ".pt", ".safetensors", ".parquet"):
         raise ValueError(
             "'features' must end in one of .npy, .pt, .safetensors, .parquet "
@@ -149,6 +151,11 @@ def _source(
         )
     corpus = None if source is None else read_corpus(source, columns, None)
     if features is None:
+        if encoder == NO_ENCODER:
+            raise ValueError(
+                f"'encoder' is {encoder!r}, so 'features' must be given: a row per document of "
+                "--input. Name the file with --features, or an encoder."
+            )
         return {"source": corpus, "encoder": encoder}
     if features.suffix == ".parquet":
         import torch

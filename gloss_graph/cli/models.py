@@ -7,15 +7,15 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import torch
 import typer
 from rich.console import Console
 from rich.table import Table
 
 from gloss_graph._checks import check_choice
-from gloss_graph._files import atomic_write
+from gloss_graph._files import utf8_folder
 from gloss_graph._processes import launched
+from gloss_graph.cli.predictions import answered
 from gloss_graph.cli.train import finish_run, read_files, say_run
 from gloss_graph.models import (
     CONFIGS,
@@ -26,6 +26,7 @@ from gloss_graph.models import (
 )
 from gloss_graph.models.text_gcn import NEW_DOCUMENTS
 from gloss_graph.text import Splits, load_encoder, read_table
+from gloss_graph.text.writers import write_table
 from gloss_graph.training import TextClassifier, TrainConfig
 from gloss_graph.training.processes import find_device
 from gloss_graph.training.run import check_run_folder
@@ -38,6 +39,7 @@ _OWN = (
     "window",
     "min_count",
     "stop_words",
+    "cleaning",
     "hidden",
     "gnn",
     "fine_tune_epochs",
@@ -123,7 +125,7 @@ def model_of(run: Path) -> str | None:
 
 def predict_by_model(
     model: str, run: Path, source: Path, out: Path, *, text: str, refused: list[str]
-) -> pd.DataFrame:
+) -> dict[str, Any]:
     """Label new documents by a run of a graph model: of BertGCN by its encoder head.
 
     Raises:
@@ -136,27 +138,23 @@ def predict_by_model(
             f"'--{_dashed(refused[0])}' must be left out for a run of --model {model}, whose "
             "encoder head labels new documents: no graph holds them."
         )
-    classifier = TextClassifier.load(run / "model")
+    classifier = TextClassifier.load(utf8_folder(run) / "model")
     corpus = read_table(source, text=text, label=None)
+    answers = ("label", "probability")
+    table = answered(source, corpus, text=text, text_b=None, answers=answers)
     rows = classifier.encoder.embed(corpus, progress=True)
     with torch.no_grad():
         best = classifier.head(rows).softmax(dim=1).max(dim=1)
-    frame = pd.DataFrame(
-        {
-            "text": corpus.texts,
-            "label": [classifier.label_names[place] for place in best.indices.tolist()],
-            "probability": best.values.tolist(),
-        }
-    )
-    with atomic_write(out) as draft:
-        frame.to_csv(draft.name, index=False)
+    table["label"] = [classifier.label_names[place] for place in best.indices.tolist()]
+    table["probability"] = best.values.tolist()
+    write_table(out, table)
     Console().print(
-        f"{len(frame):,} documents labeled by the encoder head: {out}",
+        f"{len(corpus):,} documents labeled by the encoder head: {out}",
         highlight=False,
         markup=False,
         soft_wrap=True,
     )
-    return frame
+    return table
 
 
 def _read(config: GraphModelConfig, options: dict[str, Any], console: Console) -> Splits:

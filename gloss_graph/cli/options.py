@@ -2,10 +2,22 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+
+
+def path(value: str | os.PathLike[str]) -> Path:
+    """The path that was typed; `~` is the home folder, also in `--out=~/x`, which shells keep."""
+    return Path(os.path.expanduser(value))
+
+
+def path_option(*names: str, **settings: Any) -> Any:
+    """The type of every option that takes a path; arguments as of `typer.Option`."""
+    return typer.Option(*names, parser=path, **settings)
+
 
 # Options that `train` and `tune` share.
 Loss = Annotated[
@@ -15,7 +27,7 @@ Loss = Annotated[
         "static-lp, pseudo-label or setfit."
     ),
 ]
-Unlabeled = Annotated[Path | None, typer.Option(help="File of documents without labels.")]
+Unlabeled = Annotated[Path | None, path_option(help="File of documents without labels.")]
 LabelFraction = Annotated[
     float | None, typer.Option(help="Use this share of the labels, a seeded draw.")
 ]
@@ -34,18 +46,18 @@ BatchSize = Annotated[int, typer.Option(help="Documents a step.")]
 
 def train(
     context: typer.Context,
-    train: Annotated[Path, typer.Option(help="CSV, TSV, JSONL or Parquet (also .gz).")],
-    out: Annotated[Path, typer.Option(help="New or empty run folder.")],
+    train: Annotated[Path, path_option(help="CSV, TSV, JSONL or Parquet (also .gz).")],
+    out: Annotated[Path, path_option(help="New or empty run folder.")],
     val: Annotated[
-        Path | None, typer.Option(help="Validation file; else 10 % of train, none with few labels.")
+        Path | None, path_option(help="Validation file; else 10 % of train, none with few labels.")
     ] = None,
-    test: Annotated[Path | None, typer.Option(help="Test file.")] = None,
+    test: Annotated[Path | None, path_option(help="Test file.")] = None,
     encoder: Annotated[
         str, typer.Option(help="minilm, a hub id, a folder, or none for --features.")
     ] = "minilm",
     features: Annotated[
         Path | None,
-        typer.Option(help="npy, pt, safetensors or Parquet: rows of train, val, test, unlabeled."),
+        path_option(help="npy, pt, safetensors or Parquet: rows of train, val, test, unlabeled."),
     ] = None,
     loss: Loss = "gloss",
     mode: Annotated[
@@ -195,6 +207,9 @@ def train(
     stop_words: Annotated[
         bool, typer.Option(help="Leave out English stop words (--model); not for short texts.")
     ] = True,
+    cleaning: Annotated[
+        str, typer.Option(help="Words (--model): unicode; or published, of ASCII letters alone.")
+    ] = "unicode",
     hidden: Annotated[
         int | None, typer.Option(help="Width of the hidden graph layer (--model); else 200.")
     ] = None,

@@ -20,14 +20,15 @@ from gloss_graph.cli.options import (
     SecondTexts,
     TextColumn,
     Unlabeled,
+    path_option,
 )
 
 
 def tune(
-    train: Annotated[Path, typer.Option(help="CSV, TSV, JSONL or Parquet (also .gz).")],
-    out: Annotated[Path, typer.Option(help="New folder, or that of a search to go on with.")],
-    val: Annotated[Path | None, typer.Option(help="Validation file; else 10 % of train.")] = None,
-    test: Annotated[Path | None, typer.Option(help="Test file, for --final alone.")] = None,
+    train: Annotated[Path, path_option(help="CSV, TSV, JSONL or Parquet (also .gz).")],
+    out: Annotated[Path, path_option(help="New folder, or that of a search to go on with.")],
+    val: Annotated[Path | None, path_option(help="Validation file; else 10 % of train.")] = None,
+    test: Annotated[Path | None, path_option(help="Test file, for --final alone.")] = None,
     trials: Annotated[int, typer.Option(help="Finished trials wanted, all workers together.")] = 30,
     params: Annotated[
         list[str] | None,

@@ -80,6 +80,13 @@ def run_tune(
     both = sorted(fixed.keys() & space.keys())
     if both:
         raise ValueError(f"{both[0]!r} must be either searched or fixed (got both).")
+    try:
+        str(out).encode()
+    except UnicodeEncodeError:
+        raise ValueError(
+            f"'out' must be a name in UTF-8 for a search, which keeps a database there (got "
+            f"{str(out)!a}). Choose another."
+        ) from None
     best = out / "best"
     if final:
         try:

@@ -1,12 +1,13 @@
-"""Documents to words, as TextGCN (and Kim's CNN before it) cleans them."""
+"""Documents to words, as TextGCN (and Kim's CNN before it) cleans them, in every script."""
 
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
-from gloss_graph._checks import check_positive_int
+from gloss_graph._checks import check_choice, check_positive_int
 
 # NLTK's English list, which TextGCN takes; written out, as NLTK fetches it over the network.
 STOP_WORDS: frozenset[str] = frozenset(
@@ -24,29 +25,102 @@ STOP_WORDS: frozenset[str] = frozenset(
     """.split()  # noqa: SIM905
 )
 
+CLEANINGS = ("unicode", "published")
+
+_NOT_ASCII = re.compile(r"[^A-Za-z0-9(),!?'`]")
 _RULES = [
     (re.compile(pattern), replacement)
     for pattern, replacement in (
-        (r"[^A-Za-z0-9(),!?'`]", " "),
         (r"('s|'ve|n't|'re|'d|'ll)", r" \1"),
         (r"([,!()?])", r" \1 "),
     )
 ]
 
 
-def split_words(text: str) -> list[str]:
-    """Lower-case words, clitics and punctuation of a text.
+class _Characters(dict[int, str]):
+    """What characters become, filled as they are met.
 
-    Letters outside ASCII part words, as in the papers: for another language give
-    `word_document_graph` words of your own.
+    Letters, the marks on them and numbers of every script stay, and so does what the published
+    cleaning keeps of punctuation. Characters without a width, such as the joiners of Persian and
+    Hindi, vanish. Everything else parts words.
+    """
+
+    def __missing__(self, code: int) -> str:
+        character = chr(code)
+        kind = unicodedata.category(character)
+        if kind[0] in "LMN" or character in "(),!?'`":
+            self[code] = character
+        else:
+            self[code] = "" if kind == "Cf" else " "
+        return self[code]
+
+
+# The apostrophe of typesetters, the punctuation of Chinese and Japanese, what colors a symbol.
+_CHARACTERS = _Characters({ord(a): b for a, b in zip("’，！？（）", "',!?()", strict=True)})
+_CHARACTERS |= dict.fromkeys(range(0xFE00, 0xFE10), "")
+# Scripts that write no spaces between words: Thai, Lao, Myanmar, Khmer; Kana, Han.
+_UNSPACED = re.compile(
+    "[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\U00020000-\U0003ffff]"
+)
+
+
+def split_words(text: str, cleaning: str = "unicode") -> list[str]:
+    """Lower-case words, clitics and punctuation of a text; words end at spaces.
+
+    Args:
+        text: The text. Texts of ASCII characters have the same words with both cleanings.
+        cleaning: "unicode" keeps the letters, marks and numbers of every script, composed
+            (NFC). "published" is what TextGCN released: every character but ASCII letters and
+            digits and ``(),!?'` `` becomes a space.
 
     Example:
         >>> split_words("It's GOOD, isn't it?")
         ['it', "'s", 'good', ',', 'is', "n't", 'it', '?']
+        >>> split_words("Мотор, café"), split_words("Мотор, café", "published")
+        (['мотор', ',', 'café'], [',', 'caf'])
     """
+    if cleaning == "published":
+        text = _NOT_ASCII.sub(" ", text)
+    else:
+        text = unicodedata.normalize("NFC", text).translate(_CHARACTERS)
     for pattern, replacement in _RULES:
         text = pattern.sub(replacement, text)
     return text.lower().split()
+
+
+def cleaning_notes(texts: Iterable[str], cleaning: str) -> list[str]:
+    """What a user must know about texts that the cleaning takes apart badly.
+
+    Example:
+        >>> cleaning_notes(["two words", "дизельный мотор"], "unicode")
+        []
+        >>> cleaning_notes(["дизельный мотор"], "published")[0][:35]
+        "The cleaning 'published' leaves out"
+    """
+    notes, total, letters, lost, unspaced = [], 0, 0, 0, 0
+    for text in texts:
+        total += 1
+        if text.isascii():
+            letters += sum(map(str.isalpha, text))
+            continue
+        found = [character for character in text if character.isalpha()]
+        letters += len(found)
+        lost += sum(not character.isascii() for character in found)
+        # Six characters are more than a word of these scripts has.
+        if len(_UNSPACED.findall(text)) >= 6 * len(text.split()):
+            unspaced += 1
+    if cleaning == "published" and lost > 0.05 * letters:
+        notes.append(
+            f"The cleaning 'published' leaves out {100 * lost / letters:.0f} % of the letters of "
+            "the documents, all that are not ASCII. Take 'unicode' (--cleaning unicode)."
+        )
+    elif cleaning == "unicode" and unspaced > 0.05 * total:
+        notes.append(
+            f"{unspaced:,} of {total:,} documents have few words, as they are in a script without "
+            "spaces between words, and words end at spaces here. Part the words of the texts by "
+            "spaces first, by a segmenter of the language."
+        )
+    return notes
 
 
 def clean_documents(
@@ -54,6 +128,7 @@ def clean_documents(
     *,
     min_count: int = 5,
     stop_words: Iterable[str] = STOP_WORDS,
+    cleaning: str = "unicode",
 ) -> list[list[str]]:
     """Words of every document, without stop words and rare words.
 
@@ -61,19 +136,21 @@ def clean_documents(
         texts: N documents.
         min_count: Words seen less often in all documents together are left out; 1 keeps all.
         stop_words: Words to leave out; empty to keep all.
+        cleaning: "unicode" or "published", see `split_words`.
 
     Returns:
         N lists; one may be empty, its document is still there.
 
     Raises:
-        ValueError: `min_count` below 1.
+        ValueError: `min_count` below 1, or an unknown cleaning.
 
     Example:
         >>> clean_documents(["the old tea", "a tea"], min_count=2)
         [['tea'], ['tea']]
     """
     check_positive_int("min_count", min_count)
-    documents = [split_words(text) for text in texts]
+    check_choice("cleaning", cleaning, CLEANINGS)
+    documents = [split_words(text, cleaning) for text in texts]
     return kept_words(documents, min_count=min_count, stop_words=stop_words)
 
 

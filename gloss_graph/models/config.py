@@ -7,6 +7,7 @@ from dataclasses import dataclass, fields
 from typing import Any, ClassVar
 
 from gloss_graph._checks import check_choice, check_positive_int, check_range
+from gloss_graph.models.cleaning import CLEANINGS
 from gloss_graph.models.word_graph import COUNTINGS
 from gloss_graph.training.config import DEVICES, check_label_draw
 
@@ -26,6 +27,8 @@ class GraphModelConfig:
         min_count: Words seen less often in all documents together are left out.
         stop_words: Leave out English stop words. TextGCN takes `min_count=1, stop_words=False` for
             the short texts of MR.
+        cleaning: "unicode" keeps the letters of every script; "published", as the released code of
+            TextGCN, those of ASCII alone.
         counting: How meetings of words are counted, see `word_document_graph`.
         dropout: On what enters the last graph layer.
         epochs: Passes over the training documents, at most.
@@ -43,6 +46,7 @@ class GraphModelConfig:
     min_count: int = 5
     stop_words: bool = True
     counting: str = "pairs"
+    cleaning: str = "unicode"
     dropout: float = 0.5
     epochs: int = 200
     patience: int = 10
@@ -58,6 +62,7 @@ class GraphModelConfig:
             check_positive_int(name, getattr(self, name))
         check_positive_int("seed", self.seed, minimum=0)
         check_choice("counting", self.counting, COUNTINGS)
+        check_choice("cleaning", self.cleaning, CLEANINGS)
         check_choice("device", self.device, DEVICES)
         check_range("dropout", self.dropout, 0, 1, open_high=True)
         check_label_draw(self.label_fraction, self.labels_per_class)

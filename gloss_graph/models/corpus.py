@@ -18,7 +18,7 @@ from torch_geometric.data import Data
 
 from gloss_graph._files import atomic_write
 from gloss_graph._folders import newest_whole, write_json
-from gloss_graph.models.cleaning import STOP_WORDS
+from gloss_graph.models.cleaning import STOP_WORDS, cleaning_notes
 from gloss_graph.models.config import GraphModelConfig
 from gloss_graph.models.word_graph import word_document_graph
 from gloss_graph.text import Corpus, Splits
@@ -107,7 +107,10 @@ def graph_of(documents: Documents, config: GraphModelConfig) -> Data:
         min_count=config.min_count,
         stop_words=STOP_WORDS if config.stop_words else (),
         counting=config.counting,
+        cleaning=config.cleaning,
     )
+    for note in cleaning_notes(documents.corpus.texts, config.cleaning):
+        warnings.warn(note, UserWarning, stacklevel=3)
     if graph.empty:
         warnings.warn(
             f"{len(graph.empty)} of {graph.num_documents} documents hold no word that is kept, so "

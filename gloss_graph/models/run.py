@@ -20,6 +20,7 @@ from gloss_graph.models.bert_gcn import BertGCNClassifier
 from gloss_graph.models.config import BertGCNConfig, GraphModelConfig, TextGCNConfig
 from gloss_graph.models.text_gcn import TextGCNClassifier
 from gloss_graph.text import Corpus, Splits, TextEncoder
+from gloss_graph.text.writers import csv_bytes
 from gloss_graph.training.config import TrainConfig
 from gloss_graph.training.labels import write_labels_used
 from gloss_graph.training.outcome import ClassReport, describe, split_scores
@@ -147,7 +148,7 @@ def _train(
     }
     write_json(out / "config.json", {**settings, **provenance()})
     with atomic_write(out / "history.csv", overwrite=True) as draft:
-        pd.DataFrame(model.history).to_csv(draft.name, index=False)
+        draft.write(csv_bytes(pd.DataFrame(model.history)))
     write_json(out / "metrics.json", metrics)
     return GraphModelResult(model, metrics, model.history, predictions)
 
@@ -213,4 +214,4 @@ def _write_predictions(parts: dict[str, Corpus], spreads: dict[str, Tensor], fil
             )
         )
     with atomic_write(file, overwrite=True) as draft:
-        pd.concat(tables).to_csv(draft.name, index=False)
+        draft.write(csv_bytes(pd.concat(tables)))

@@ -28,6 +28,7 @@ def word_document_graph(
     min_count: int = 5,
     stop_words: Iterable[str] = STOP_WORDS,
     counting: str = "pairs",
+    cleaning: str = "unicode",
 ) -> Data:
     r"""Build the graph of TextGCN: the documents, then their words, undirected.
 
@@ -41,6 +42,8 @@ def word_document_graph(
         stop_words: Words left out; empty to keep all. TextGCN leaves none out of MR.
         counting: How often two words meet: "pairs" of their places in all windows (the released
             code's, behind the published scores) or "windows" that hold both (the paper's words).
+        cleaning: "unicode" keeps the letters of every script; "published" those of ASCII alone,
+            as the released code does. Words end at spaces.
 
     Returns:
         `edge_index` (2, E) int64, both directions, sorted, without self-loops; `edge_weight` (E,)
@@ -64,13 +67,16 @@ def word_document_graph(
     check_choice("counting", counting, COUNTINGS)
     if isinstance(texts, str) or not len(texts):
         raise ValueError(f"'texts' must hold a document (got {texts!r}). Give a list of strings.")
-    documents = clean_documents(texts, min_count=min_count, stop_words=stop_words)
+    documents = clean_documents(
+        texts, min_count=min_count, stop_words=stop_words, cleaning=cleaning
+    )
     names, flat, lengths = _numbered(documents)
     if not names:
+        ascii_only = " Letters outside ASCII are no words with cleaning='published'."
         raise ValueError(
             f"'texts' must hold a word that is kept (got none in {len(texts)} documents: words "
             f"seen less than {min_count} times and stop words are left out). Lower min_count to "
-            "1 or pass stop_words=(); letters outside ASCII are no words here."
+            f"1 or pass stop_words=().{ascii_only if cleaning == 'published' else ''}"
         )
     terms = _tf_idf(flat, lengths, len(names))
     meeting = _pmi(flat, lengths, len(names), window, counting)

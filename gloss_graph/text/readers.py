@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from gloss_graph.text.corpora import UNLABELED, Corpus, Splits, stratified_draw
+from gloss_graph.text.corpora import SEPARATOR, UNLABELED, Corpus, Splits, stratified_draw
 from gloss_graph.text.tables import Column, Table, read_columns
 
 __all__ = ["read_splits", "read_table"]
@@ -24,6 +25,7 @@ class _Rows(NamedTuple):
     labels: list[str | None]
     places: list[str]
     sets: list[list[str] | None] | None = None
+    separator: str = SEPARATOR
 
 
 def read_table(
@@ -46,7 +48,8 @@ def read_table(
     Texts are taken as they are: ``NA`` or ``null`` is a text like any other. Labels are read as
     strings without surrounding space, so ``0`` and ``00`` are two classes; numbers of JSON and
     Parquet become the strings that write them (a whole number without a decimal point). An empty
-    label, a JSON null, an absent JSON key or a Parquet null makes a document unlabeled (-1).
+    label, a JSON null, an absent JSON key or a Parquet null makes a document unlabeled (-1). A
+    ``-1`` in the file is a class like any other, with a warning that asks whether it is meant so.
 
     Args:
         path: The file.
@@ -201,6 +204,13 @@ def _read_rows(
     sets = None
     if separator is not None:
         sets = _label_sets(table, label, separator)
+    labels: list[str | None] = [None] * len(table.places)
+    if label is not None and separator is None:
+        labels = [
+            _label(table.path, label, value, place)
+            for value, place in zip(table.columns[label], table.places, strict=True)
+        ]
+    _note_minus_one(table.path, label, labels, sets)
     return _Rows(
         path=table.path,
         texts=list(table.places)
@@ -209,14 +219,10 @@ def _read_rows(
         texts_b=None
         if text_b is None
         else _texts(table.path, text_b, table.columns[text_b], table.places, allow_empty),
-        labels=[None] * len(table.places)
-        if label is None or separator is not None
-        else [
-            _label(table.path, label, value, place)
-            for value, place in zip(table.columns[label], table.places, strict=True)
-        ],
+        labels=labels,
         places=table.places,
         sets=sets,
+        separator=separator or SEPARATOR,
     )
 
 
@@ -234,14 +240,7 @@ def _texts(
             )
         if not value.strip():
             empty.append(place)
-        try:
-            value.encode()
-        except UnicodeEncodeError:
-            raise ValueError(
-                f"{path}: column {name!r} must hold valid Unicode (got half of a surrogate pair "
-                f"at {place}). Correct the escape sequence."
-            ) from None
-        texts.append(value)
+        texts.append(_unicode(path, name, value, place))
     if empty and not allow_empty:
         listed = ", ".join(empty[:5]) + (", ..." if len(empty) > 5 else "")
         raise ValueError(
@@ -251,6 +250,17 @@ def _texts(
     return texts
 
 
+def _unicode(path: Path, name: str, value: str, place: str) -> str:
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise ValueError(
+            f"{path}: column {name!r} must hold valid Unicode (got half of a surrogate pair "
+            f"at {place}). Correct the escape sequence."
+        ) from None
+    return value
+
+
 def _label(path: Path, name: str, value: object, place: str) -> str | None:
     """The string of a label value, None where there is none."""
     if value is None or value != value:  # NaN, the null of tables that went through pandas
@@ -258,7 +268,7 @@ def _label(path: Path, name: str, value: object, place: str) -> str | None:
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     if isinstance(value, str | int | float):
-        return str(value).strip() or None
+        return _unicode(path, name, str(value).strip(), place) or None
     raise ValueError(
         f"{path}: column {name!r} must hold one label per document (got "
         f"{type(value).__name__} at {place}). Write it as a string or a number."
@@ -289,6 +299,22 @@ def _label_sets(table: Table, name: str | None, separator: str) -> list[list[str
             )
         sets.append(list(dict.fromkeys(label for label in found if label is not None)))
     return sets
+
+
+def _note_minus_one(
+    path: Path, name: str | None, labels: list[str | None], sets: list[list[str] | None] | None
+) -> None:
+    """Ask about a class that stands for "no label" in memory, and in many files."""
+    named = [[label] for label in labels] if sets is None else [members or [] for members in sets]
+    number = sum(bool({"-1", "-1.0"}.intersection(members)) for members in named)
+    if number:
+        warnings.warn(
+            f"{path}: {number:,} documents have the label '-1' in column {name!r}. Does it mean "
+            "unlabeled? It is read as the name of a class. For unlabeled documents leave the "
+            "label empty.",
+            UserWarning,
+            stacklevel=4,
+        )
 
 
 def _label_names(rows: _Rows) -> list[str]:
@@ -328,4 +354,5 @@ def _corpus(rows: _Rows, names: list[str], first_id: int, known: str) -> Corpus:
         rows.texts_b,
         rows.path.name.split(".")[0],
         label_sets=sets,
+        separator=rows.separator,
     )

@@ -7,11 +7,11 @@ import gzip
 import io
 import json
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias, TypeVar
 
-__all__ = ["SUFFIXES", "Column", "Table", "has_column", "read_columns"]
+__all__ = ["SUFFIXES", "Column", "Table", "has_column", "read_columns", "table_suffix"]
 
 SUFFIXES = (
     *(suffix + gz for suffix in (".csv", ".tsv", ".jsonl", ".ndjson") for gz in ("", ".gz")),
@@ -22,18 +22,57 @@ SUFFIXES = (
 Column: TypeAlias = list[object]
 """One value per row: always a string in CSV and TSV, any scalar or None in the others."""
 
+_T = TypeVar("_T")
 _BOM = b"\xef\xbb\xbf"
+# Other encodings by their byte order mark; UTF-32 first, whose mark begins like that of UTF-16.
+_OTHER_MARKS = (
+    (b"\xff\xfe\x00\x00", "UTF-32"),
+    (b"\x00\x00\xfe\xff", "UTF-32"),
+    (b"\xff\xfe", "UTF-16"),
+    (b"\xfe\xff", "UTF-16"),
+)
+# What separates the fields of files that are called CSV.
+_SEPARATORS = {",": "a comma", "\t": "a tab", ";": "';'", "|": "'|'"}
 
 
 class Table(NamedTuple):
-    """The wanted columns of a file and, for messages, where each row stands in it."""
+    """Columns of a file and, for messages, where each row stands in it.
+
+    `rest` holds the other columns where they were asked for: of Parquet as pyarrow arrays, which
+    keep their type.
+    """
 
     path: Path
     columns: dict[str, Column]
     places: list[str]
+    rest: dict[str, Any] = {}  # noqa: RUF012
+
+    def parsed(self, name: str, kind: Callable[[Any], _T]) -> list[_T]:
+        """The values of a column, each turned into a number.
+
+        Raises:
+            ValueError: Names the file, the row and the column.
+        """
+        values: list[_T] = []
+        for value, place in zip(self.columns[name], self.places, strict=True):
+            try:
+                values.append(kind(value))
+            except (TypeError, ValueError):
+                raise ValueError(
+                    f"{self.path}, {place}: column {name!r} must hold numbers (got {value!r}). Put "
+                    "back the file that was written."
+                ) from None
+        return values
 
 
-def read_columns(path: str | Path, wanted: Sequence[str], *, quoting: bool = True) -> Table:
+def read_columns(
+    path: str | Path,
+    wanted: Sequence[str],
+    *,
+    quoting: bool = True,
+    rest: bool = False,
+    allow_empty: bool = False,
+) -> Table:
     """Read some columns of a table file; the suffix names the format.
 
     Blank lines between rows are skipped. A JSON row may lack a key; its value is then None.
@@ -42,26 +81,28 @@ def read_columns(path: str | Path, wanted: Sequence[str], *, quoting: bool = Tru
         path: The file.
         wanted: Names of the columns.
         quoting: Whether ``"`` encloses fields of a CSV or TSV file.
+        rest: Read the other columns as well; those without a name that hold nothing are left out.
+        allow_empty: Accept a table that has a header and no rows.
 
     Returns:
-        The columns, of equal length and with at least one row.
+        The columns, of equal length and, without `allow_empty`, with at least one row.
 
     Raises:
         ValueError: If the file is missing, empty, of an unknown format, malformed or not UTF-8,
-            or lacks a wanted column.
+            or lacks a wanted column; with `rest` also if two columns have one name.
     """
     path = Path(path)
-    suffix = _suffix(path)
+    suffix = table_suffix(path)
     if not path.is_file():
         problem = "is not a file" if path.exists() else "does not exist"
         raise ValueError(f"'path' must be a file ({path} {problem}). Check the spelling.")
     if suffix == ".parquet":
-        table = _read_parquet(path, wanted)
+        table = _read_parquet(path, wanted, rest)
     elif suffix.startswith((".jsonl", ".ndjson")):
-        table = _read_json_lines(path, wanted)
+        table = _read_json_lines(path, wanted, rest)
     else:
-        table = _read_delimited(path, wanted, suffix, quoting)
-    if not table.places:
+        table = _read_delimited(path, wanted, suffix, quoting, rest)
+    if not table.places and not allow_empty:
         raise ValueError(f"{path} holds no rows (only a header or blank lines). Add documents.")
     return table
 
@@ -73,7 +114,7 @@ def has_column(path: str | Path, name: str, *, quoting: bool = True) -> bool:
     """
     path = Path(path)
     try:
-        suffix = _suffix(path)
+        suffix = table_suffix(path)
         if suffix == ".parquet":
             from pyarrow import parquet
 
@@ -90,20 +131,29 @@ def has_column(path: str | Path, name: str, *, quoting: bool = True) -> bool:
         return False
 
 
-def _suffix(path: Path) -> str:
+def table_suffix(path: Path, name: str = "path") -> str:
+    """The known suffix of a table file, which names its format.
+
+    Raises:
+        ValueError: Names the argument `name` and the known ones.
+    """
     suffix = next((known for known in SUFFIXES if path.name.lower().endswith(known)), None)
     if suffix is None:
         raise ValueError(
-            f"'path' must end in one of {', '.join(SUFFIXES)} (got {path.name!r}). Rename or "
+            f"'{name}' must end in one of {', '.join(SUFFIXES)} (got {path.name!r}). Rename or "
             "convert the file."
         )
     return suffix
 
 
-def _reader(lines: Iterable[str], suffix: str, quoting: bool) -> Any:
+def _delimiter(suffix: str) -> str:
+    return "\t" if suffix.startswith(".tsv") else ","
+
+
+def _reader(lines: Iterable[str], suffix: str, quoting: bool, delimiter: str | None = None) -> Any:
     return csv.reader(
         lines,
-        delimiter="\t" if suffix.startswith(".tsv") else ",",
+        delimiter=delimiter or _delimiter(suffix),
         quoting=csv.QUOTE_MINIMAL if quoting else csv.QUOTE_NONE,
         strict=True,
     )
@@ -124,6 +174,13 @@ def _read_bytes(path: Path) -> bytes:
     content = content[marked:]
     if not content.strip():
         raise ValueError(f"{path} is empty. Write a header and one row per document.")
+    encoding = next((name for mark, name in _OTHER_MARKS if content.startswith(mark)), None)
+    encoding = encoding or _without_mark(content[:64])
+    if encoding is not None:
+        raise ValueError(
+            f"{path} is {encoding}, not UTF-8. Save it as UTF-8 (Excel: 'CSV UTF-8'), or convert "
+            f"it with 'iconv -f {encoding} -t UTF-8'."
+        )
     try:
         content.decode()
     except UnicodeDecodeError as error:
@@ -136,8 +193,19 @@ def _read_bytes(path: Path) -> bytes:
     return content
 
 
-def _read_delimited(path: Path, wanted: Sequence[str], suffix: str, quoting: bool) -> Table:
-    reader = _reader(io.StringIO(_read_bytes(path).decode(), newline=""), suffix, quoting)
+def _without_mark(start: bytes) -> str | None:
+    """UTF-16 that lacks its mark: every other byte of a header is 0; None for anything else."""
+    for first, name in ((1, "UTF-16LE"), (0, "UTF-16BE")):
+        if len(start) > 3 and not any(start[first::2]) and all(start[1 - first :: 2]):
+            return name
+    return None
+
+
+def _read_delimited(
+    path: Path, wanted: Sequence[str], suffix: str, quoting: bool, rest: bool
+) -> Table:
+    content = _read_bytes(path).decode()
+    reader = _reader(io.StringIO(content, newline=""), suffix, quoting)
     rows: list[list[str]] = []
     places: list[str] = []
     start = 1
@@ -150,6 +218,8 @@ def _read_delimited(path: Path, wanted: Sequence[str], suffix: str, quoting: boo
                 places.append(f"line {start}")
             start = reader.line_num + 1
     except csv.Error as error:
+        if not rows:
+            _check_separator(path, wanted, content, suffix, quoting)
         raise ValueError(
             f"{path}, line {start}: {error}. Write a quote inside a quoted field twice, or pass "
             "quoting=False if the file quotes nothing."
@@ -157,6 +227,8 @@ def _read_delimited(path: Path, wanted: Sequence[str], suffix: str, quoting: boo
     finally:
         csv.field_size_limit(limit)
     header = rows[0]
+    if not set(wanted) <= set(header):
+        _check_separator(path, wanted, content, suffix, quoting)
     _check_columns(path, wanted, header)
     for row, place in zip(rows, places, strict=True):
         if len(row) != len(header):
@@ -164,14 +236,44 @@ def _read_delimited(path: Path, wanted: Sequence[str], suffix: str, quoting: boo
                 f"{path}, {place}: expected {len(header)} fields as in the header (got "
                 f"{len(row)}). Enclose fields that contain the delimiter in double quotes."
             )
-    positions = {name: header.index(name) for name in wanted}
     columns: dict[str, Column] = {
-        name: [row[position] for row in rows[1:]] for name, position in positions.items()
+        name: [row[position] for row in rows[1:]]
+        for name, position in ((name, header.index(name)) for name in wanted)
     }
-    return Table(path, columns, places[1:])
+    others: dict[str, Any] = {}
+    if rest:
+        # Spreadsheets leave columns without a name or a value at the end.
+        used = [
+            place for place, name in enumerate(header) if name or any(row[place] for row in rows)
+        ]
+        _check_columns(path, names := [header[place] for place in used], names)
+        others = {header[place]: [row[place] for row in rows[1:]] for place in used}
+    return Table(path, columns, places[1:], others)
 
 
-def _read_json_lines(path: Path, wanted: Sequence[str]) -> Table:
+def _check_separator(
+    path: Path, wanted: Sequence[str], content: str, suffix: str, quoting: bool
+) -> None:
+    """Refuse a file whose header has the wanted columns with another separator of fields."""
+    line = content.lstrip().partition("\n")[0].strip("\r")
+    expected = _delimiter(suffix)
+    for delimiter in (mark for mark in _SEPARATORS if mark != expected):
+        try:
+            header = next(_reader([line], suffix, quoting, delimiter))
+        except (csv.Error, StopIteration):
+            continue
+        if len(header) > 1 and set(wanted) <= set(header):
+            again = f"pandas.read_csv(FILE, sep={delimiter!r}).to_csv(FILE, index=False)"
+            advice = {"\t": "Rename it to end in .tsv.", ",": "Rename it to end in .csv."}.get(
+                delimiter, f"Save it again with {_SEPARATORS[expected]}, for example by {again}."
+            )
+            raise ValueError(
+                f"{path}: {_SEPARATORS[delimiter]} separates its fields, and not "
+                f"{_SEPARATORS[expected]} as in a {suffix} file. {advice}"
+            )
+
+
+def _read_json_lines(path: Path, wanted: Sequence[str], rest: bool) -> Table:
     rows: list[dict[str, object]] = []
     places: list[str] = []
     # Only line feeds end a row: texts may contain the other line separators of Unicode.
@@ -191,25 +293,30 @@ def _read_json_lines(path: Path, wanted: Sequence[str]) -> Table:
             )
         rows.append(row)
         places.append(f"line {number}")
-    _check_columns(path, wanted, list(dict.fromkeys(key for row in rows for key in row)))
-    return Table(path, {name: [row.get(name) for row in rows] for name in wanted}, places)
+    found = list(dict.fromkeys(key for row in rows for key in row))
+    _check_columns(path, wanted, found)
+    columns = {name: [row.get(name) for row in rows] for name in wanted}
+    others = {name: [row.get(name) for row in rows] for name in found} if rest else {}
+    return Table(path, columns, places, others)
 
 
-def _read_parquet(path: Path, wanted: Sequence[str]) -> Table:
+def _read_parquet(path: Path, wanted: Sequence[str], rest: bool) -> Table:
     import pyarrow
     from pyarrow import parquet
 
     try:
         with parquet.ParquetFile(path) as file:
             found = list(file.schema_arrow.names)
-            _check_columns(path, wanted, found)
-            table = file.read(columns=list(wanted))
+            _check_columns(path, found if rest else wanted, found)
+            table = file.read(columns=None if rest else list(wanted))
             columns = {name: table.column(name).to_pylist() for name in wanted}
     except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
         raise ValueError(
             f"{path} cannot be read as Parquet ({error}). Write it again, or correct the suffix."
         ) from error
-    return Table(path, columns, [f"row {number}" for number in range(1, table.num_rows + 1)])
+    others = {name: table.column(name) for name in found} if rest else {}
+    places = [f"row {number}" for number in range(1, table.num_rows + 1)]
+    return Table(path, columns, places, others)
 
 
 def _check_columns(path: Path, wanted: Sequence[str], found: Sequence[str]) -> None:

@@ -10,12 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-
 from gloss_graph._timing import stage_seconds
+from gloss_graph.training.labels import LABELS_USED, read_labels_used
 
 _FILES = ("config.json", "metrics.json")
-_LABELS = "labels_used.csv"
 
 
 @dataclass(frozen=True)
@@ -97,7 +95,7 @@ def find_runs(folders: Iterable[str | Path]) -> tuple[list[Path], list[Path]]:
                 finished.setdefault(here.resolve(), here)
                 # A run holds no runs.
                 inner.clear()
-            elif _LABELS in files or any(here.glob("checkpoints/checkpoint-*")):
+            elif LABELS_USED in files or any(here.glob("checkpoints/checkpoint-*")):
                 unfinished.setdefault(here.resolve(), here)
         if not found:
             missing = [name for name in _FILES if not (folder / name).is_file()]
@@ -108,19 +106,18 @@ def find_runs(folders: Iterable[str | Path]) -> tuple[list[Path], list[Path]]:
     return list(finished.values()), list(unfinished.values())
 
 
-def labels_used(folder: Path) -> frozenset[Any]:
+def labels_used(folder: Path) -> frozenset[int]:
     """Ids of the labeled documents a run was trained on.
 
     Raises:
         ValueError: The run has no list of them, or a damaged one.
     """
-    file = folder / _LABELS
-    if not file.is_file():
-        raise _refused(folder, f"{file.name} is missing")
+    if not (folder / LABELS_USED).is_file():
+        raise _refused(folder, f"{LABELS_USED} is missing")
     try:
-        return frozenset(pd.read_csv(file, usecols=["id"])["id"].tolist())
+        return frozenset(read_labels_used(folder).ids)
     except ValueError as error:
-        raise _refused(folder, f"{file.name} cannot be read: {error}") from error
+        raise _refused(folder, f"{LABELS_USED} cannot be read: {error}") from error
 
 
 def _refused(folder: Path, problem: str) -> ValueError:

@@ -12,8 +12,6 @@ from gloss_graph.training.config import TrainConfig
 
 THRESHOLD = 0.5
 """Probability from which on a class counts as predicted."""
-SEPARATOR = ";"
-"""What stands between the labels of a document in the files that are written."""
 _LOSSES = ("ce", "gloss")
 
 
@@ -99,6 +97,9 @@ def set_scores(predicted: np.ndarray, targets: np.ndarray) -> dict[str, float]:
     }
 
 
-def joined_names(members: np.ndarray, names: list[str]) -> list[str]:
-    """The names of the classes in every row of `members` (N, C) bool, joined by `;`."""
-    return [SEPARATOR.join(names[c] for c in np.flatnonzero(row)) for row in members]
+def joined_names(members: np.ndarray, names: list[str], separator: str) -> list[str]:
+    """The names of the classes in every row of `members` (N, C) bool, as `read_table` reads them.
+
+    A row without a class is the bare separator.
+    """
+    return [separator.join(names[c] for c in np.flatnonzero(row)) or separator for row in members]

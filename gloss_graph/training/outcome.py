@@ -17,6 +17,7 @@ from torch import Tensor
 from gloss_graph._files import atomic_write
 from gloss_graph.graph import visible_split
 from gloss_graph.text import Corpus, Splits
+from gloss_graph.text.writers import csv_bytes
 from gloss_graph.training.classifier import TextClassifier
 from gloss_graph.training.metrics import classification_scores, silhouette_scores
 from gloss_graph.training.multilabel import set_scores
@@ -103,7 +104,7 @@ class ClassReport:
         """Write the rows as CSV, atomically."""
         names = ["split", "head", "class", "precision", "recall", "f1", "support"]
         with atomic_write(file, overwrite=True) as draft:
-            pd.DataFrame(self.rows, columns=names).to_csv(draft.name, index=False)
+            draft.write(csv_bytes(pd.DataFrame(self.rows, columns=names)))
 
 
 def history_rows(log: list[dict[str, Any]]) -> list[dict[str, float]]:
@@ -143,7 +144,11 @@ def describe(splits: Splits) -> dict[str, Any]:
         "name": splits.train.name,
         "classes": splits.train.label_names,
         **{name: len(part) for name, part in splits.parts.items()},
-        **({"multilabel": True} if splits.train.multilabel else {}),
+        **(
+            {"multilabel": True, "separator": splits.train.separator}
+            if splits.train.multilabel
+            else {}
+        ),
         **({} if splits.train.texts_b is None else {"pairs": True}),
     }
 

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import torch
 from torch import Tensor
 
@@ -18,6 +17,7 @@ from gloss_graph.objective import GraphGuidedObjective
 from gloss_graph.text import UNLABELED, Corpus, FeatureEncoder, load_encoder
 from gloss_graph.training.classifier import TextClassifier
 from gloss_graph.training.config import TrainConfig
+from gloss_graph.training.labels import read_labels_used
 from gloss_graph.training.setup import make_objective
 from gloss_graph.training.state import load_objective
 
@@ -60,21 +60,16 @@ class Run:
             known = {field.name for field in fields(TrainConfig)}
             config = TrainConfig(**{k: v for k, v in self.settings.items() if k in known})
             self.classifier = TextClassifier.load(self.folder / "model")
-            labels = pd.read_csv(
-                self.folder / "labels_used.csv",
-                dtype={"label": str, "text": str, "text_b": str},
-                keep_default_na=False,
-            )
+            used = read_labels_used(self.folder)
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise ValueError(
                 f"'run' must be a folder written by gloss-graph train ({folder}: {error})."
             ) from error
         self.label_names = self.classifier.label_names
         #: Texts of the labeled training documents, by id.
-        self.texts: dict[int, str] = dict(zip(labels["id"], labels["text"], strict=True))
-        second = labels.get("text_b", [])
+        self.texts: dict[int, str] = dict(zip(used.ids, used.texts, strict=True))
         #: Their second texts, empty without pairs.
-        self.texts_b: dict[int, str] = dict(zip(labels["id"], second, strict=False))
+        self.texts_b: dict[int, str] = dict(zip(used.ids, used.texts_b or [], strict=False))
         self.objective = self._objective(config, bank)
 
     def _check_model(self) -> None:

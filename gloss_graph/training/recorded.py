@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -25,9 +26,9 @@ def cache_folder() -> Path:
     """Where embeddings are kept: `GLOSS_GRAPH_CACHE`, else `gloss-graph` in the user's cache."""
     named = os.environ.get("GLOSS_GRAPH_CACHE")
     if named:
-        return Path(named)
+        return Path(os.path.expanduser(named))
     base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "gloss-graph"
+    return Path(base or os.path.expanduser("~/.cache")) / "gloss-graph"
 
 
 def encoder_identity(
@@ -78,13 +79,16 @@ def recorded_embeddings(
             kept, as the rows of another encoder could be taken for these.
         folder: Where they are kept, see `cache_folder`.
         progress: Show a bar while they are computed.
+
+    Warns:
+        UserWarning: The folder cannot be written; the embeddings are then computed again each time.
     """
     if not identity:
         return _embedded(parts, make_encoder, progress)
     content = repr([documents_digest(parts.values()), sorted(identity.items())])
     key = hashlib.sha256(content.encode()).hexdigest()[:20]
     file = Path(folder or cache_folder()) / "embeddings" / f"{key}.safetensors"
-    if file.is_file():
+    if os.path.isfile(file):  # False too where the folder may not be looked into
         try:
             stored = load_file(file)
         except (SafetensorError, OSError):
@@ -92,11 +96,19 @@ def recorded_embeddings(
         if all(name in stored and len(stored[name]) == len(part) for name, part in parts.items()):
             return {name: stored[name] for name in parts}
     rows = _embedded(parts, make_encoder, progress)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    # Of all names: what was begun and killed may never be asked for again.
-    clear_drafts(file.parent)
-    with atomic_write(file, overwrite=True) as draft:
-        draft.write(save(rows))
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        # Of all names: what was begun and killed may never be asked for again.
+        clear_drafts(file.parent)
+        with atomic_write(file, overwrite=True) as draft:
+            draft.write(save(rows))
+    except OSError as error:
+        warnings.warn(
+            f"The embeddings are not kept for the next time, as {file.parent} cannot be written "
+            f"({error.strerror or error}). Name another folder in GLOSS_GRAPH_CACHE.",
+            UserWarning,
+            stacklevel=2,
+        )
     return rows
 
 

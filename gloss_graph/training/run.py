@@ -23,6 +23,7 @@ from gloss_graph._samples import seeded_sample
 from gloss_graph.inference import GraphSkill, graph_skill
 from gloss_graph.objective import GraphGuidedObjective
 from gloss_graph.text import Adapters, Corpus, FeatureEncoder, Splits, TextEncoder
+from gloss_graph.text.writers import csv_bytes
 from gloss_graph.training.checkpoints import FOLDER, Checkpoints, RunClock, run_settings
 from gloss_graph.training.classifier import TextClassifier
 from gloss_graph.training.config import TrainConfig
@@ -335,7 +336,7 @@ def _train(
     write_json(draft / "config.json", {**settings, **provenance()})
     write_json(draft / _MARKER, metrics)
     with atomic_write(draft / "history.csv") as file:
-        pd.DataFrame(history).to_csv(file.name, index=False)
+        file.write(csv_bytes(pd.DataFrame(history)))
     return result
 
 

@@ -20,6 +20,7 @@ from gloss_graph._files import atomic_write
 from gloss_graph._folders import check_content, hold, write_json
 from gloss_graph._space import Dimension, Scalar
 from gloss_graph.text import Splits, TextEncoder
+from gloss_graph.text.writers import csv_bytes
 from gloss_graph.training.config import TrainConfig
 from gloss_graph.training.progress import TrialBar
 from gloss_graph.training.provenance import documents_digest
@@ -164,7 +165,7 @@ def tune_text(
             _drop_partial_runs(study, out / "trials", keep_runs)
             table = pd.DataFrame([_row(trial, space) for trial in study.get_trials()])
             with atomic_write(out / "trials.csv", overwrite=True) as draft:
-                draft.write(table.to_csv(index=False).encode())
+                draft.write(csv_bytes(table))
         result = _result(study, config, space, table)
         best = {
             "trial": result.number,

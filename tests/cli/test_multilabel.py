@@ -51,7 +51,7 @@ def test_train_predict_and_report(
     assert table.to_numpy().min() > 0
     assert table.to_numpy().max() < 1
     expected = [
-        ";".join(name for name, p in zip(names, row, strict=True) if p >= 0.5)
+        separator.join(name for name, p in zip(names, row, strict=True) if p >= 0.5) or separator
         for row in table.to_numpy()
     ]
     assert found["labels"].tolist() == expected
