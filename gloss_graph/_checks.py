@@ -36,8 +36,11 @@ def check_range(
     Raises:
         ValueError: Names the bounds and the value; NaN is outside every range.
     """
-    above = value > low if open_low else value >= low
-    below = value < high if open_high else value <= high
+    try:
+        above = value > low if open_low else value >= low
+        below = value < high if open_high else value <= high
+    except TypeError:
+        raise ValueError(f"'{name}' must be a number (got {value!r}).") from None
     if isinstance(value, bool) or not (above and below):
         left, right = "(" if open_low else "[", ")" if open_high else "]"
         raise ValueError(f"'{name}' must be in {left}{low}, {high}{right} (got {value}).")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from contextlib import suppress
 from dataclasses import fields
 from pathlib import Path
@@ -16,12 +15,14 @@ from rich.table import Table
 
 from gloss_graph._checks import check_choice
 from gloss_graph._files import atomic_write
+from gloss_graph._limits import read_object
 from gloss_graph._processes import launched
 from gloss_graph.cli.train import finish_run, read_files
 from gloss_graph.models import CONFIGS, BertGCNConfig, GraphModelConfig, train_graph_model
 from gloss_graph.models.text_gcn import NEW_DOCUMENTS
 from gloss_graph.text import Splits, load_encoder, read_table
 from gloss_graph.training import TextClassifier, TrainConfig
+from gloss_graph.training.contents import check_contents
 from gloss_graph.training.folders import new_folder
 from gloss_graph.training.processes import find_device
 
@@ -110,10 +111,9 @@ def run_model(model: str, context: typer.Context) -> None:
 def model_of(run: Path) -> str | None:
     """The graph model of a run folder; None where it is of another kind or cannot be read."""
     try:
-        settings = json.loads((run / "config.json").read_text(encoding="utf-8"))
+        model = read_object(run / "config.json").get("model")
     except (OSError, ValueError):
         return None
-    model = settings.get("model") if isinstance(settings, dict) else None
     return model if isinstance(model, str) else None
 
 
@@ -132,6 +132,12 @@ def predict_by_model(
             f"'--{_dashed(refused[0])}' must be left out for a run of --model {model}, whose "
             "encoder head labels new documents: no graph holds them."
         )
+    try:
+        check_contents(run, read_object(run / "config.json"))
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"'run' must be a folder written by gloss-graph train ({error})."
+        ) from error
     classifier = TextClassifier.load(run / "model")
     corpus = read_table(source, text=text, label=None)
     rows = classifier.encoder.embed(corpus, progress=True)

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from gloss_graph._limits import read_object
 from gloss_graph._modes import evaluating
 from gloss_graph.text.checkpoints import quiet_transformers, read_checkpoint, replaced_folder
 from gloss_graph.text.corpora import Corpus, string_list
@@ -90,8 +91,11 @@ class TextEncoder(nn.Module):
                     "tokenizer.pad_token to one of its tokens."
                 )
             tokenizer.pad_token = tokenizer.eos_token
-        #: What `load_encoder` was asked for, "" if the model came from elsewhere.
+        #: What `load_encoder` was asked for, a folder by its absolute path; "" if the model came
+        #: from elsewhere.
         self.source = ""
+        #: Digest of the folder's files as they were loaded; "" where there is no folder.
+        self.source_files = ""
         self.model = model
         self.tokenizer = tokenizer
         self.pooling: Pooling = pooling
@@ -180,6 +184,7 @@ class TextEncoder(nn.Module):
         return {
             "encoder": repr(self),
             "encoder_name": self.source,
+            **({"encoder_files": self.source_files} if self.source_files else {}),
             "max_length": self.max_length,
             "pooling": self.pooling,
         }
@@ -324,7 +329,7 @@ class TextEncoder(nn.Module):
         folder = Path(folder).expanduser()
         marker = folder / _MARKER
         try:
-            settings = json.loads(marker.read_text(encoding="utf-8"))
+            settings = read_object(marker)
             if settings["format"] != _FORMAT:
                 raise ValueError(f"unknown format {settings['format']!r}")
             pooling, max_length = settings["pooling"], settings["max_length"]

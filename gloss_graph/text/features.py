@@ -15,6 +15,13 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from gloss_graph._checks import check_positive_int, check_range
+from gloss_graph._limits import (
+    check_unpacked,
+    read_array,
+    read_object,
+    read_parquet,
+    read_tensors,
+)
 from gloss_graph._modes import evaluating
 from gloss_graph.text.checkpoints import replaced_folder
 from gloss_graph.text.corpora import Corpus, Splits
@@ -157,7 +164,7 @@ class FeatureEncoder(nn.Module):
         """
         folder = Path(folder).expanduser()
         try:
-            settings = json.loads((folder / _MARKER).read_text(encoding="utf-8"))
+            settings = read_object(folder / _MARKER)
             if settings["format"] != _FORMAT:
                 raise ValueError(f"unknown format {settings['format']!r}")
             options = {name: settings[name] for name in ("hidden", "dropout", "scale")}
@@ -222,13 +229,15 @@ def with_features(splits: Splits, table: np.ndarray) -> Splits:
 
 
 def _numpy(path: Path) -> Any:
-    return np.load(path, allow_pickle=False)
+    return read_array(path)
 
 
 def _torch(path: Path) -> Any:
-    value = torch.load(path, map_location="cpu", weights_only=True)
+    value = read_tensors(path)
     if not isinstance(value, Tensor):
         raise ValueError(f"expected one tensor, got {type(value).__name__}")
+    # A tensor may repeat a few numbers by strides of 0.
+    check_unpacked(path, value.numel() * value.element_size())
     return value.float().numpy()
 
 
@@ -240,9 +249,7 @@ def _safetensors(path: Path) -> Any:
 
 
 def _parquet(path: Path) -> Any:
-    from pyarrow import parquet
-
-    table = parquet.read_table(path)
+    table = read_parquet(path)
     columns = [table.column(name).to_pylist() for name in table.column_names]
     return columns[0] if len(columns) == 1 else list(zip(*columns, strict=True))
 

@@ -22,6 +22,7 @@ from gloss_graph.objective import GraphGuidedObjective
 from gloss_graph.text import Adapters, Corpus, FeatureEncoder, Splits, TextEncoder
 from gloss_graph.training.classifier import TextClassifier
 from gloss_graph.training.config import TrainConfig
+from gloss_graph.training.contents import CONTENTS, run_contents
 from gloss_graph.training.folders import new_folder, write_json
 from gloss_graph.training.labels import draw_labels, hide_labels, write_labels_used
 from gloss_graph.training.multilabel import THRESHOLD, check_multilabel
@@ -242,6 +243,7 @@ def train_text(
             **({"multilabel": True} if train.multilabel else {}),
         },
     }
+    settings[CONTENTS] = run_contents(out)
     write_json(out / "config.json", {**settings, **provenance()})
     write_json(out / "metrics.json", metrics)
     pd.DataFrame(history).to_csv(out / "history.csv", index=False)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import shutil
 import warnings
@@ -17,6 +16,7 @@ from torch import Tensor
 
 from gloss_graph._checks import check_choice, check_positive_int, check_range
 from gloss_graph._files import atomic_write
+from gloss_graph._limits import read_object
 from gloss_graph._space import Dimension, Scalar
 from gloss_graph.text import Splits, TextEncoder
 from gloss_graph.training.config import TrainConfig
@@ -247,8 +247,8 @@ def _study_folder(out: Path, study_name: str) -> Path:
     if not marker.is_file():
         return new_folder(out)
     try:
-        name = json.loads(marker.read_text("utf-8")).get("study_name")
-    except (ValueError, AttributeError) as error:
+        name = read_object(marker).get("study_name")
+    except ValueError as error:
         raise ValueError(
             f"{marker} cannot be read ({error}). Remove it or use another folder."
         ) from (error)
