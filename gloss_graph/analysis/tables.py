@@ -219,7 +219,12 @@ def read_tables(path: str | os.PathLike[str]) -> GraphColumns:
                 described |= load_json((tables[part].schema.metadata or {}).get(_KEY, b"{}"))
         names = tables["nodes"]["node"].to_pylist()
         source, target = (_places(names, tables["edges"][end]) for end in ("source", "target"))
-    except (pa.ArrowInvalid, pa.ArrowTypeError, KeyError, ValueError, AttributeError) as error:
+        attributes = described.get("graph", {})
+        if not isinstance(attributes, dict):
+            raise ValueError("its description of the graph is no object")
+    except FileNotFoundError:
+        raise
+    except Exception as error:  # What damaged tables raise has no base in common.
         raise ValueError(f"'path' must name node and edge tables ({path}: {error}).") from error
     return GraphColumns(
         names,
@@ -228,7 +233,7 @@ def read_tables(path: str | os.PathLike[str]) -> GraphColumns:
         target,
         {name: _values(tables["edges"][name]) for name in tables["edges"].column_names[2:]},
         bool(described.get("directed", False)),
-        described.get("graph", {}),
+        attributes,
     )
 
 

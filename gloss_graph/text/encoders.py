@@ -101,6 +101,8 @@ class TextEncoder(nn.Module):
         self.pooling: Pooling = pooling
         self.max_length = max_length
         self.dim: int = _width(config)
+        table = getattr(model, "get_input_embeddings", lambda: None)()
+        self._vocabulary: int | None = getattr(table, "num_embeddings", None)
         arguments = inspect.signature(model.forward).parameters
         self._segments = "token_type_ids" in arguments and getattr(config, "type_vocab_size", 0) > 1
         # Keys and values of earlier tokens serve generation only.
@@ -174,6 +176,12 @@ class TextEncoder(nn.Module):
         )
         blank = [self.tokenizer.pad_token_id]
         features: list[Features] = [{"input_ids": ids or blank} for ids in tokens["input_ids"]]
+        highest = max(max(feature["input_ids"]) for feature in features)
+        if self._vocabulary is not None and highest >= self._vocabulary:
+            raise ValueError(
+                f"'tokenizer' must belong to the model (got the token {highest} for a model of "
+                f"{self._vocabulary} tokens). Save and load both together."
+            )
         if self._segments:
             for feature, segments in zip(features, tokens["token_type_ids"], strict=True):
                 feature["token_type_ids"] = segments or [0]
@@ -338,8 +346,27 @@ class TextEncoder(nn.Module):
                 f"'folder' must be an encoder saved by gloss_graph ({marker} cannot be read: "
                 f"{error}). Use load_encoder for other Hugging Face models."
             ) from error
+        if max_length is not None and not isinstance(max_length, int):
+            raise ValueError(f"{marker} must have a whole number for 'max_length'.")
         model, tokenizer = read_checkpoint(str(folder), local_files_only=True)
-        return cls(model, tokenizer, pooling=pooling, max_length=max_length)
+        encoder = cls(model, tokenizer, pooling=pooling, max_length=max_length)
+        encoder.check_loaded(folder)
+        return encoder
+
+    def check_loaded(self, name: str | Path) -> None:
+        """Embed a word, as damaged settings of a model may show only then.
+
+        Raises:
+            ValueError: It cannot be done; names where the model is from.
+        """
+        try:
+            self.encode(["a"])
+        except Exception as error:  # What models raise has no base in common.
+            reason = " ".join(str(error).split())[:300] or type(error).__name__
+            raise ValueError(
+                f"'name' must be a model whose settings, tokenizer and weights fit together (got "
+                f"{str(name)!r}, which cannot embed a text: {reason}). Save it again."
+            ) from error
 
     def _checkpointing_switch(self, action: str) -> Any:
         # Transformers renames the pair of methods on the way to version 6.

@@ -130,7 +130,9 @@ def _load(
             local_files_only=local_files_only,
         )
         pooling = default_pooling(model.config, declared)
-    return TextEncoder(model, tokenizer, pooling=pooling, max_length=max_length)
+    encoder = TextEncoder(model, tokenizer, pooling=pooling, max_length=max_length)
+    encoder.check_loaded(name)
+    return encoder
 
 
 def _packaged_minilm() -> Path | None:
