@@ -49,7 +49,7 @@ def check_range(
         below = value < high if open_high else value <= high
         inside = not isinstance(value, bool) and bool(above) and bool(below)
     except (TypeError, ValueError, RuntimeError):  # no number, or many
-        inside = False
+        raise ValueError(f"'{name}' must be a number (got {value!r}).") from None
     if not inside:
         left, right = "(" if open_low else "[", ")" if open_high else "]"
         raise ValueError(f"'{name}' must be in {left}{low}, {high}{right} (got {value}).")

@@ -199,7 +199,7 @@ CELLS = {
 }
 OBJECTIVE = {
     **{
-        name: (lambda change: lambda state: _inside(state, change))(change)
+        name: partial(_inside, change=change)
         for name, change in STATES.items()
         if name not in ("number", "empty", "foreign")
     },

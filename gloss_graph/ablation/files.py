@@ -7,12 +7,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from gloss_graph._checks import check_choice, check_positive_int
+from gloss_graph._limits import read_yaml
 from gloss_graph.ablation.data import DEMO, read_data
 from gloss_graph.ablation.study import Study
 from gloss_graph.ablation.text import TextRun
 from gloss_graph.text import load_encoder
+from gloss_graph.text.pooling import POOLINGS
 from gloss_graph.training import encoder_identity
 
 __all__ = ["KEYS", "read_study"]
@@ -41,6 +42,8 @@ KEYS = {
     "max_length": "tokens kept of a document",
 }
 _PARTS = ("train", "val", "test", "unlabeled")
+_WORDS = {*_PARTS, "data", "text", "label", "encoder", "question", "design", "cost", "metric"}
+_COUNTS = {"documents", "max_length", "arms"}
 
 
 def read_study(path: str | os.PathLike[str], *, progress: bool = False, **overrides: Any) -> Study:
@@ -64,6 +67,7 @@ def read_study(path: str | os.PathLike[str], *, progress: bool = False, **overri
     given = {key: value for key, value in overrides.items() if value is not None}
     _check_keys(given, "The override")
     merged = {**content, **given}
+    _check_types(merged, str(path))
     if "factors" not in merged:
         raise ValueError(f"{path} must have 'factors', the settings to vary and their values.")
     design = str(merged.get("design", "grid"))
@@ -78,11 +82,11 @@ def read_study(path: str | os.PathLike[str], *, progress: bool = False, **overri
         source if source == DEMO else here / os.path.expanduser(source),
         documents=merged.get("documents"),
         files=files,
-        text=merged.get("text", "text"),
-        label=merged.get("label", "label"),
+        text=str(merged.get("text", "text")),
+        label=str(merged.get("label", "label")),
     )
     name, pooling = str(merged.get("encoder", "minilm")), merged.get("pooling")
-    length = int(merged.get("max_length", 128))
+    length = merged.get("max_length", 128)
     run: Any = TextRun(
         splits,
         lambda: load_encoder(name, pooling=pooling, max_length=length),
@@ -106,11 +110,9 @@ def read_study(path: str | os.PathLike[str], *, progress: bool = False, **overri
 
 def _content(path: Path) -> dict[str, Any]:
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = read_yaml(path)
     except FileNotFoundError:
         raise ValueError(f"{path} does not exist. Name a study file.") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} must be a YAML file ({' '.join(str(error).split())}).") from error
     if not isinstance(content, dict):
         raise ValueError(f"{path} must hold keys and values; known keys are {sorted(KEYS)}.")
     _check_keys(content, str(path))
@@ -124,6 +126,27 @@ def _check_keys(content: Mapping[Any, Any], where: str) -> None:
             f"{where} has the unknown key {', '.join(map(repr, unknown))}. Known are "
             f"{sorted(KEYS)}; settings of the training go under 'factors' or 'baseline'."
         )
+
+
+def _check_types(content: Mapping[str, Any], where: str) -> None:
+    """Refuse values of another kind than their key takes; `Study` checks the rest."""
+    for key in content.keys() & _WORDS:
+        value = content[key]
+        # A data set, a column or a folder may be called 20.
+        plain = isinstance(value, (str, int, float, Path)) and not isinstance(value, bool)
+        if not plain or not str(value).strip():
+            raise ValueError(f"{where}: '{key}' must be a word (got {value!r:.60}).")
+    for key in content.keys() & _COUNTS:
+        try:
+            check_positive_int(key, content[key])
+        except ValueError as error:
+            raise ValueError(f"{where}: {error}") from error
+    if not isinstance(content.get("minimize", False), bool):
+        raise ValueError(
+            f"{where}: 'minimize' must be true or false (got {content['minimize']!r:.60})."
+        )
+    if content.get("pooling") is not None:
+        check_choice("pooling", content["pooling"], POOLINGS)
 
 
 def _numbers(value: Any, where: str) -> dict[str, Any]:

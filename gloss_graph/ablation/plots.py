@@ -130,11 +130,12 @@ def plot_heatmap(results: Results, one: str, other: str, metric: str) -> Figure 
     name_ticks(axes, [shown(value) for value in crossed.columns])
     levels = [shortened(shown(value), 10, _NAME) for value in crossed.index]
     axes.set_yticks(range(rows), levels, parse_math=False)
-    axes.set_xlabel(other, fontsize=11, color=INK)
-    axes.set_ylabel(one, fontsize=11, color=INK)
+    axes.set_xlabel(other, fontsize=11, color=INK, parse_math=False)
+    axes.set_ylabel(one, fontsize=11, color=INK, parse_math=False)
     axes.tick_params(length=0, labelsize=10, colors=INK)
     axes.spines[:].set_visible(False)
-    axes.set_title(results.title(metric), loc="left", fontsize=11, fontweight="bold", color=INK)
+    bold: dict[str, Any] = {"fontsize": 11, "fontweight": "bold", "color": INK}
+    axes.set_title(results.title(metric), loc="left", parse_math=False, **bold)
     bar = figure.colorbar(image, ax=axes, shrink=0.9)
     bar.outline.set_visible(False)
     bar.ax.tick_params(labelsize=9, colors=INK, length=2)

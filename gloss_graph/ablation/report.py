@@ -5,9 +5,9 @@ from __future__ import annotations
 import io
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from importlib.resources import files
-from itertools import combinations
+from itertools import chain, combinations, count
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,8 @@ _TEST_HEADS = (
     *("arm", "pairs", "difference", "95 % interval"),
     *("p (t)", "Holm", "p (Wilcoxon)", "Holm", "d"),
 )
+# Characters of a picture's file name: of four bytes each they fit every file system.
+_NAME = 60
 _SETTING_COLUMNS = ("setting", "baseline", "tried", "what it is")
 
 
@@ -65,9 +67,9 @@ def write_report(results: Results) -> list[Path]:
     _typed(results.table, results.factors).to_parquet(buffer, index=False)
     _write(written[-1], buffer.getvalue())
     (folder / "pictures").mkdir(exist_ok=True)
-    pictures = {}
+    pictures: dict[str, PagePicture] = {}
     for name, title, caption, figure in _figures(results):
-        path = f"pictures/{name}.png"
+        path = _picture_path(name, pictures)
         pictures[path] = page_picture(figure, title, caption)
         written.append(folder / path)
         _write(written[-1], pictures[path].png)
@@ -86,6 +88,13 @@ def write_report(results: Results) -> list[Path]:
         ),
     )
     return written
+
+
+def _picture_path(name: str, taken: Iterable[str]) -> str:
+    """A file of its own for a picture that is called after factors and metrics."""
+    plain = re.sub(r"[^\w.+-]", "-", name)[:_NAME]
+    names = chain([plain], (f"{plain}-{number}" for number in count(2)))
+    return next(path for name in names if (path := f"pictures/{name}.png") not in taken)
 
 
 def _code(text: object) -> Markup:
@@ -150,7 +159,7 @@ def _figures(results: Results) -> list[tuple[str, str, str, Figure]]:
             if figure is not None:
                 found.append(
                     (
-                        f"heatmap-{one}-{other}-{metric}".replace("/", "-"),
+                        f"heatmap-{one}-{other}-{metric}",
                         f"{one} and {other}: {results.title(metric)}",
                         "Means over seeds; darker is better; red frame: the baseline.",
                         figure,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 from collections.abc import Iterable, Mapping
@@ -14,6 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from gloss_graph._limits import read_object
 from gloss_graph.ablation.identity import canonical
 from gloss_graph.ablation.store import TrialStore
 from gloss_graph.ablation.table import (
@@ -30,6 +30,15 @@ __all__ = ["STUDY_FILE", "Results", "read_results"]
 STUDY_FILE = "study.json"
 # More values of a range than this are shown in thirds.
 _MOST_LEVELS = 6
+# What `read_results` needs of the description of a study, and of the row of a trial.
+_STUDY: dict[str, Any] = {
+    **dict.fromkeys(("name", "question", "design"), str),
+    **dict.fromkeys(("factors", "baseline", "settings", "identity"), dict),
+    **dict.fromkeys(("seeds", "trials"), list),
+    "metric": (str, type(None)),
+    "minimize": bool,
+}
+_ROW = ("id", "status", "arm", "seed", "metrics", "seconds", "peak_memory_mb")
 
 
 @dataclass(frozen=True)
@@ -278,14 +287,15 @@ def read_results(folder: str | os.PathLike[str]) -> Results:
     """
     folder = Path(folder)
     try:
-        study = json.loads((folder / STUDY_FILE).read_text(encoding="utf-8"))
+        study = read_object(folder / STUDY_FILE)
+        _check_study(study)
         wanted, design = study["trials"], study["design"]
     except FileNotFoundError:
         raise ValueError(
             f"'folder' must be the folder of a study ({folder} has no {STUDY_FILE})."
         ) from None
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{folder / STUDY_FILE} cannot be read ({error!r}).") from error
+    except ValueError as error:
+        raise ValueError(f"{folder / STUDY_FILE} cannot be read ({error}).") from error
     with TrialStore(folder) as store:
         rows = store.rows()
     if design == "optuna":
@@ -293,6 +303,14 @@ def read_results(folder: str | os.PathLike[str]) -> Results:
         chosen.sort(key=lambda row: (row["started"], row["seed"]))
     else:
         chosen = [rows[key] for key in wanted if key in rows]
+    for row in chosen:
+        lacks = [key for key in _ROW if key not in row]
+        lacks += [f"arm.{name}" for name in study["factors"] if name not in row.get("arm", {})]
+        if lacks:
+            raise ValueError(
+                f"The trial {row['id']} in {folder / 'trials'} lacks "
+                f"{', '.join(map(repr, lacks))}. Remove its line; the trial is done again."
+            )
     return Results(
         folder,
         study,
@@ -300,6 +318,30 @@ def read_results(folder: str | os.PathLike[str]) -> Results:
         metric_columns(chosen, list(study["factors"]), study["metric"]),
         {row["id"]: row["traceback"] for row in chosen if row.get("traceback")},
     )
+
+
+def _check_study(study: Mapping[str, Any]) -> None:
+    """Refuse a description of a study with a part of another kind than `Study` writes."""
+    for key, kind in _STUDY.items():
+        if key not in study or not isinstance(study[key], kind):
+            name = getattr(kind, "__name__", "str or None")
+            raise ValueError(f"{key!r} must be of type {name} (got {study.get(key)!r:.60})")
+    for key in ("trials", "lower_is_better", "shown", "notes"):
+        found = study.get(key, [])
+        if not isinstance(found, list) or not all(isinstance(name, str) for name in found):
+            raise ValueError(f"{key!r} must be a list of words")
+    for key in ("titles", "glossary"):
+        found = study.get(key, {})
+        if not isinstance(found, dict) or not all(isinstance(v, str) for v in found.values()):
+            raise ValueError(f"{key!r} must hold words")
+    for name, tried in study["factors"].items():
+        plain = isinstance(tried, dict) and isinstance(tried.get("values", []), list)
+        if not plain or ("values" not in tried and "low" not in tried):
+            raise ValueError(f"'factors.{name}' must hold values or a range")
+        if name not in study["baseline"]:
+            raise ValueError(f"'baseline' lacks {name!r}")
+    for value in study["baseline"].values():
+        canonical(value)
 
 
 def sampled_rows(

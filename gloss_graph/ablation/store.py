@@ -16,6 +16,8 @@ from typing import Any, TextIO
 
 import psutil
 
+from gloss_graph._limits import load_json
+
 __all__ = ["TrialStore"]
 
 # A claim of another machine without a sign of life for so long counts as abandoned.
@@ -123,9 +125,9 @@ class TrialStore:
         if newline:
             for number, line in enumerate(whole.split(b"\n"), lines + 1):
                 try:
-                    row = decoded(json.loads(line))
-                    row["id"], row["status"]
-                except (ValueError, KeyError, TypeError, AttributeError) as error:
+                    row = decoded(load_json(line))
+                    _check_row(row)
+                except (ValueError, RecursionError) as error:
                     raise ValueError(
                         f"{file} must hold a row of a trial in every line (line {number}: {error})."
                         " Remove the line; its trial is done again."
@@ -198,6 +200,34 @@ class TrialStore:
         if owner.get("pid") == self._owner["pid"] and owner.get("born") == self._owner["born"]:
             return owner.get("token") in _LIVE
         return _runs(int(owner.get("pid", -1)), float(owner.get("born", 0.0)))
+
+
+def _check_row(row: Any) -> None:
+    """Refuse a row without identity, or with a part of another kind than `Runner` writes."""
+    if not isinstance(row, dict):
+        raise ValueError("it holds no object")
+    for key in ("id", "status"):
+        if not isinstance(row.get(key), str):
+            raise ValueError(f"{key!r} must be a word")
+    for key in ("arm", "config", "metrics", "versions", "identity"):
+        if not isinstance(row.get(key, {}), dict):
+            raise ValueError(f"{key!r} must be an object")
+    for key in ("seed", "attempt"):
+        if not isinstance(row.get(key, 0), int) or isinstance(row.get(key, 0), bool):
+            raise ValueError(f"{key!r} must be a whole number")
+    for key, value in {
+        "seconds": row.get("seconds", 0.0),
+        "peak_memory_mb": row.get("peak_memory_mb", 0.0),
+        **{f"metrics.{name}": value for name, value in row.get("metrics", {}).items()},
+    }.items():
+        if not isinstance(value, (int, float)) or isinstance(value, bool):
+            raise ValueError(f"{key!r} must be a number")
+    unread = row.get("unread", [])
+    if not isinstance(unread, list) or not all(isinstance(name, str) for name in unread):
+        raise ValueError("'unread' must be a list of names")
+    for key in ("error", "traceback", "cost", "started", "finished"):
+        if not isinstance(row.get(key, ""), str):
+            raise ValueError(f"{key!r} must be a word")
 
 
 def _runs(pid: int, born: float) -> bool:

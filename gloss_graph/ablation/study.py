@@ -12,7 +12,7 @@ from typing import Any
 
 from gloss_graph._checks import check_choice, check_positive_int
 from gloss_graph._files import atomic_write
-from gloss_graph._space import Dimension, Range, Scalar
+from gloss_graph._space import Choice, Dimension, Range, Scalar
 from gloss_graph.ablation.designs import DESIGNS, Arm, arms_of, check_used, factor_dimension
 from gloss_graph.ablation.identity import canonical, trial_id
 from gloss_graph.ablation.results import STUDY_FILE, Results, read_results, sampled_rows
@@ -22,6 +22,9 @@ from gloss_graph.ablation.store import TrialStore
 from gloss_graph.ablation.table import arm_name, check_factor
 
 __all__ = ["Plan", "Study"]
+
+# Beyond that a plan is a slip of the pen.
+_MOST_TRIALS = 100_000
 
 
 @dataclass(frozen=True)
@@ -120,7 +123,10 @@ class Study:
             str(name): factor_dimension(str(name), values) for name, values in factors.items()
         }
         self.settings: dict[str, Any] = dict(baseline or {})
-        canonical(self.settings)
+        try:
+            canonical(self.settings)
+        except ValueError as error:
+            raise ValueError(f"'baseline' must hold plain settings: {error}") from error
         self.design, self.question, self.name = design, question, name
         self.metric = metric or getattr(run, "metric", None)
         self.minimize, self.seeds = bool(minimize), _seeds(seeds)
@@ -137,6 +143,7 @@ class Study:
         self.baseline: Arm = {
             name: self.settings.get(name, _first(tried)) for name, tried in self.factors.items()
         }
+        self._check_size()
         self.arms: list[Arm] = []
         self.notes: list[str] = []
         if design == "optuna":
@@ -204,6 +211,19 @@ class Study:
         return Plan(
             self.design, self.arms, trials, done, seconds, tuple(self.notes), len(self.seeds), total
         )
+
+    def _check_size(self) -> None:
+        """Refuse a plan that no machine would come to the end of."""
+        choices = [tried for tried in self.factors.values() if isinstance(tried, Choice)]
+        listed = [len(list(choice.values)) for choice in choices]
+        crossed = math.prod(listed) if self.design == "grid" else sum(listed)
+        trials = (self.size or crossed) * len(self.seeds)
+        if trials > _MOST_TRIALS:
+            raise ValueError(
+                f"The plan has {trials:,} trials, more than {_MOST_TRIALS:,}: "
+                f"{trials // len(self.seeds):,} arms with {len(self.seeds):,} seeds. Leave values "
+                "out, or take design='latin-hypercube'."
+            )
 
     def _check(self, arms: list[Arm]) -> None:
         """Refuse before the first trial what could only fail or be without effect."""
@@ -341,6 +361,8 @@ def study_folder(out: str | os.PathLike[str]) -> Path:
 def _seeds(seeds: int | Iterable[int]) -> list[int]:
     if isinstance(seeds, int) and not isinstance(seeds, bool):
         check_positive_int("seeds", seeds)
+        if seeds > _MOST_TRIALS:
+            raise ValueError(f"'seeds' must be at most {_MOST_TRIALS:,} (got {seeds}).")
         return list(range(seeds))
     if isinstance(seeds, (bool, str, Mapping)) or not isinstance(seeds, Iterable):
         raise ValueError(f"'seeds' must be a number or a list of seeds (got {seeds!r}).")

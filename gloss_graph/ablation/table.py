@@ -19,11 +19,16 @@ _PREFIXES = ("metric.", "version.")
 
 
 def check_factor(name: str) -> None:
-    """Refuse a factor whose column in the table would be another one's.
+    """Refuse a factor without a readable name, or with that of another column of the table.
 
     Raises:
         ValueError: Names the taken ones.
     """
+    if not name.strip() or not name.isprintable():
+        raise ValueError(
+            f"'factors' must have names of printable characters (got {name!r}). Give it another "
+            "name."
+        )
     if name in _COLUMNS or name.startswith(_PREFIXES):
         raise ValueError(
             f"'factors' must not be called as a column of the results (got {name!r}; taken are "

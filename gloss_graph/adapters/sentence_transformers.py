@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from gloss_graph._modes import evaluating
@@ -221,16 +222,24 @@ class GraphGuidedLoss(nn.Module):
             return memory.prefill(batches(), lambda rows: rows, progress=progress)
 
     def save(self, file: str | Path) -> Path:
-        """Write bank, generator and head to one safetensors file."""
-        return save_objective(self._kept(), file)
+        """Write bank, generator and head to one safetensors file, and whose embeddings they are."""
+        return save_objective(self._kept(), file, model=self._whole_model())
 
     def load(self, file: str | Path) -> None:
         """Restore what `save` wrote; nothing is changed unless all of it fits.
 
         Raises:
-            ValueError: The file is missing, damaged, or of other settings.
+            ValueError: The file is missing, damaged, of other settings, or of a model with other
+                weights than the model has now.
         """
-        load_objective(self._kept(), file)
+        load_objective(self._kept(), file, model=self._whole_model())
+
+    def _whole_model(self) -> nn.Module | None:
+        """The model that is trained; None where a process holds a part of it only."""
+        model: nn.Module = getattr(self.model, "module", self.model)
+        weights = model.parameters()
+        parts = any(isinstance(value, DTensor) or not value.numel() for value in weights)
+        return None if parts else model
 
     def get_config_dict(self) -> dict[str, Any]:
         """Settings for the model card."""
@@ -266,7 +275,8 @@ class ObjectiveCheckpoint(TrainerCallback):
     """Keeps bank, generator and head of a `GraphGuidedLoss` in the Trainer's checkpoints.
 
     They are restored when training resumes from a checkpoint in the output folder, and with the
-    best model. Without this callback a resumed training starts with the bank it was given.
+    best model; a bank that belongs to other weights than those of the model is refused. Without
+    this callback a resumed training starts with the bank it was given.
 
     Args:
         loss: The loss.

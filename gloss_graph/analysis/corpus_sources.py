@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,6 +13,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from gloss_graph._checks import check_matrix
+from gloss_graph._limits import read_object, read_tensors
 from gloss_graph.memory import MemoryBank
 from gloss_graph.memory.quantized import saved_rows
 from gloss_graph.text import (
@@ -27,6 +27,7 @@ from gloss_graph.text import (
 from gloss_graph.text.corpora import string_list
 from gloss_graph.text.origins import joined_texts, read_again
 from gloss_graph.text.tables import has_column
+from gloss_graph.training.contents import check_contents
 from gloss_graph.training.labels import read_labels_used
 
 __all__ = ["Documents", "Source", "class_names", "read_corpus", "read_documents"]
@@ -160,7 +161,7 @@ def _saved_bank(path: Path) -> Documents | None:
             raise ValueError(f"'source' cannot be read from {path} ({error}).") from error
     elif path.suffix == ".pt":
         try:
-            loaded = torch.load(path, map_location="cpu", weights_only=True)
+            loaded = read_tensors(path)
         except Exception as error:  # what damaged files raise has no base in common
             raise ValueError(f"'source' cannot be read from {path} ({error}).") from error
         state = loaded if isinstance(loaded, dict) else {}
@@ -206,13 +207,16 @@ def class_names(folder: Path) -> list[str]:
     Raises:
         ValueError: Not a run folder.
     """
-    return [str(name) for name in _run_settings(folder)["data"]["classes"]]
+    return list(_run_settings(folder)["data"]["classes"])
 
 
 def _run_settings(folder: Path) -> dict[str, Any]:
     try:
-        settings = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        list(settings["data"]["classes"])
+        settings = read_object(folder / "config.json")
+        names = settings["data"]["classes"]
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+            raise ValueError("its config.json has no list of classes")
+        check_contents(folder, settings)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ValueError(
             f"'source' must be a folder written by gloss-graph train ({folder}: {error})."

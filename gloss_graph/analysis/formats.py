@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import os
-import zipfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from scipy import sparse
 from torch_geometric.data import Data
 
 from gloss_graph._files import atomic_write
+from gloss_graph._limits import check_unpacked, check_zip, read_bytes
 from gloss_graph.analysis.columns import count_nodes
 from gloss_graph.analysis.edges import edge_columns
 from gloss_graph.analysis.graphml import write_graphml
@@ -26,6 +26,8 @@ __all__ = ["FORMATS", "read_graph", "read_networkx", "write_csr", "write_graph"]
 #: Suffixes that `write_graph` and `read_graph` know; those of text also with ``.gz``.
 FORMATS = (".csv", ".gexf", ".graphml", ".json", ".npz", ".parquet")
 _PACKED = (".gexf", ".graphml", ".json")
+# What a node takes in memory, at least.
+_NODE_BYTES = 64
 
 
 def write_graph(
@@ -118,24 +120,35 @@ def read_graph(path: str | os.PathLike[str]) -> Data:
         OSError: a file is missing or cannot be read.
     """
     columns = _columns(path)
-    return from_networkx(read_networkx(path)) if columns is None else data_from_columns(columns)
+    found = read_networkx(path) if columns is None else columns
+    try:
+        if isinstance(found, GraphColumns):
+            return data_from_columns(found)
+        return from_networkx(found)
+    except (ValueError, TypeError, RuntimeError, OverflowError) as error:
+        raise ValueError(f"'path' must hold a document graph ({path}: {error})") from error
 
 
 def read_networkx(path: str | os.PathLike[str]) -> nx.Graph:
     """Read a graph as NetworkX has it, an ``nx.Graph`` or ``nx.DiGraph``; see ``read_graph``.
 
     Names of nodes that are all whole numbers become integers.
+
+    Raises:
+        ValueError: an unknown suffix, a damaged file, one of another format.
+        OSError: a file is missing or cannot be read.
     """
     columns = _columns(path)
     if columns is not None:
-        return _networkx(columns)
-    source, form = Path(path), _format(path)
-    content = source.read_bytes()
-    if source.suffix == ".gz":
         try:
-            content = gzip.decompress(content)
-        except (OSError, EOFError) as error:
-            raise ValueError(f"'path' is no gzip file ({path}: {error}).") from error
+            return _networkx(columns)
+        except (ValueError, TypeError, RuntimeError) as error:
+            raise ValueError(f"'path' must hold a document graph ({path}: {error})") from error
+    source, form = Path(path), _format(path)
+    try:
+        content = read_bytes(source)
+    except ValueError as error:
+        raise ValueError(f"'path' must be a graph file ({error})") from error
     if form == ".json":
         from gloss_graph.analysis.nodelink import parse_json
 
@@ -201,10 +214,7 @@ def _columns(path: str | os.PathLike[str]) -> GraphColumns | None:
         return read_tables(path)
     if form != ".npz":
         return None
-    try:
-        matrix = sparse.load_npz(path).tocoo()
-    except (ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        raise ValueError(f"'path' must be a SciPy matrix ({path}: {error}).") from error
+    matrix = _matrix(Path(path))
     if matrix.shape[0] != matrix.shape[1]:
         raise ValueError(f"'path' must hold a square matrix (got {matrix.shape} in {path}).")
     source, target = matrix.row.astype(np.int64), matrix.col.astype(np.int64)
@@ -218,6 +228,27 @@ def _columns(path: str | os.PathLike[str]) -> GraphColumns | None:
     edges = {"weight": matrix.data[kept]}
     names = list(range(matrix.shape[0]))
     return GraphColumns(names, {}, source[kept], target[kept], edges, directed, {})
+
+
+def _matrix(path: Path) -> sparse.coo_matrix:
+    """The matrix in a `.npz` file, its entries where it says and finite numbers.
+
+    Raises:
+        ValueError: Damaged, of something else, or of far more nodes than the file has room for.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"There is no file {path}. Check the spelling.")
+    try:
+        check_zip(path)
+        with np.load(path, allow_pickle=False) as stored:
+            # Nodes without edges take no room in some layouts.
+            check_unpacked(path, _NODE_BYTES * max(map(int, stored["shape"].ravel())))
+        matrix = sparse.load_npz(path).tocoo()
+        matrix.data + 0.0  # raises for what is no number
+        sparse.coo_matrix((matrix.data, (matrix.row, matrix.col)), shape=matrix.shape)
+    except Exception as error:  # What damaged archives raise has no base in common.
+        raise ValueError(f"'path' must be a SciPy matrix ({path}: {error}).") from error
+    return matrix
 
 
 def _networkx(columns: GraphColumns) -> nx.Graph:

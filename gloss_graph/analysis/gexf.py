@@ -5,11 +5,12 @@ from __future__ import annotations
 import io
 import json
 from typing import Any
-from xml.etree.ElementTree import ParseError, SubElement, fromstring
+from xml.etree.ElementTree import SubElement, fromstring
 
 import networkx as nx
 from networkx.readwrite.gexf import GEXFWriter
 
+from gloss_graph._limits import check_xml, load_json
 from gloss_graph.analysis.columns import clean_text
 from gloss_graph.analysis.plain import (
     graph_row,
@@ -107,12 +108,13 @@ def parse_gexf(content: bytes, path: Any) -> nx.Graph:
         ValueError: no GEXF.
     """
     try:
+        check_xml(content)
         graph = nx.read_gexf(io.BytesIO(content))
         description = fromstring(content).findtext(f"{_NAMESPACE}meta/{_NAMESPACE}description")
-    except (nx.NetworkXError, ParseError, ValueError, KeyError, TypeError) as error:
+    except Exception as error:  # What its reader raises has no base in common.
         raise ValueError(f"'path' must be GEXF ({path}: {error}).") from error
     try:
-        attributes = json.loads(description or "")
+        attributes = load_json(description or "")
     except ValueError:
         attributes = None  # another program's, in words
     graph.graph.clear()

@@ -9,13 +9,13 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from io import TextIOWrapper
 from pathlib import Path
 from typing import Any, NamedTuple
-from xml.etree.ElementTree import ParseError
 from xml.sax.saxutils import escape, quoteattr
 
 import networkx as nx
 import numpy as np
 
 from gloss_graph._files import atomic_write
+from gloss_graph._limits import check_xml
 from gloss_graph.analysis.columns import clean_text
 from gloss_graph.analysis.plain import refuse_parallel_edges, written_names
 
@@ -196,8 +196,9 @@ def parse_graphml(content: bytes, path: Any) -> nx.Graph:
         ValueError: no GraphML, or a multigraph.
     """
     try:
+        check_xml(content)
         graph = nx.parse_graphml(content)
-    except (nx.NetworkXError, ParseError, ValueError, KeyError, TypeError) as error:
+    except Exception as error:  # What its reader raises has no base in common.
         raise ValueError(f"'path' must be GraphML ({path}: {error}).") from error
     if graph.is_multigraph():
         raise ValueError(f"'path' must hold no parallel edges ({path} does).")

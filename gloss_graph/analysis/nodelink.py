@@ -10,6 +10,7 @@ from typing import Any
 
 import networkx as nx
 
+from gloss_graph._limits import load_json
 from gloss_graph.analysis.plain import graph_row, plain_row, refused
 
 __all__ = ["json_lines", "parse_json"]
@@ -72,7 +73,7 @@ def parse_json(content: bytes, path: Path) -> nx.Graph:
         ValueError: something else, or a multigraph.
     """
     try:
-        stored = json.loads(content)
+        stored = load_json(content)
         if stored.get("multigraph"):
             raise ValueError("it is a multigraph")
         graph = nx.DiGraph() if stored.get("directed") else nx.Graph()

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import operator
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 import networkx as nx
@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch_geometric.data import Data
 
+from gloss_graph._limits import load_json
 from gloss_graph.analysis.edges import EDGE_KINDS
 from gloss_graph.analysis.plain import refuse_parallel_edges
 
@@ -186,12 +187,10 @@ def _label_names(graph: GraphColumns) -> list[str] | None:
     """Class names: those the graph declares, then any others in use, sorted."""
     declared = graph.attributes.get("label_names")
     if isinstance(declared, str):
-        try:
-            declared = json.loads(declared)
-        except ValueError:
-            declared = None
-        if not isinstance(declared, list):
-            raise ValueError("The graph attribute 'label_names' must be a JSON list of names.")
+        with suppress(ValueError):  # A word is no list.
+            declared = load_json(declared)
+    if declared is not None and not isinstance(declared, (list, tuple)):
+        raise ValueError("The graph attribute 'label_names' must be a JSON list of names.")
     known = [str(name) for name in declared] if declared is not None else []
     used = {
         value
@@ -264,7 +263,7 @@ def _edge_column(name: str, values: Any) -> Tensor:
         return torch.from_numpy(np.ascontiguousarray(values))
     if name == "kind":
         numbers = {kind: number for number, kind in enumerate(EDGE_KINDS)}
-        if not all(value in numbers for value in values):
+        if not all(isinstance(value, str) and value in numbers for value in values):
             raise ValueError(f"The attribute 'kind' of edges must be one of {list(EDGE_KINDS)}.")
         return torch.tensor([numbers[value] for value in values], dtype=torch.long)
     column = _typed(name, values, "edge")
@@ -275,7 +274,13 @@ def _edge_column(name: str, values: Any) -> Tensor:
 
 def _single(name: str, value: Any) -> Any:
     if name == "bandwidth":
-        return torch.tensor(float("nan") if value == "local" else float(value), dtype=torch.float32)
+        try:
+            sigma = float("nan") if value == "local" else float(value)
+        except (TypeError, ValueError, OverflowError):
+            raise ValueError(
+                f"The attribute 'bandwidth' of graph must be a number or 'local' (got {value!r})."
+            ) from None
+        return torch.tensor(sigma, dtype=torch.float32)
     if isinstance(value, np.generic):
         value = value.item()
     if not isinstance(value, (str, bool, int, float)):

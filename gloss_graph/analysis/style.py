@@ -160,8 +160,8 @@ def shortened(text: str, size: float, room: float) -> str:
 def tidy_axes(axes: Axes, *, title: str, x: str, y: str) -> None:
     """Give axes a title, named sides and no box."""
     axes.set_title(title, loc="left", fontsize=12, fontweight="bold", color=INK, parse_math=False)
-    axes.set_xlabel(x, fontsize=11, color=INK)
-    axes.set_ylabel(y, fontsize=11, color=INK)
+    axes.set_xlabel(x, fontsize=11, color=INK, parse_math=False)
+    axes.set_ylabel(y, fontsize=11, color=INK, parse_math=False)
     axes.tick_params(labelsize=10, colors=INK, length=3)
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["left", "bottom"]].set_color(GREY)

@@ -16,6 +16,7 @@ from pyarrow import csv, parquet
 from torch_geometric.data import Data
 
 from gloss_graph._files import atomic_write
+from gloss_graph._limits import load_json, read_object, read_parquet
 from gloss_graph.analysis.columns import count_nodes
 from gloss_graph.analysis.edges import EDGE_KINDS, edge_columns
 from gloss_graph.analysis.export import graph_attributes, node_columns
@@ -208,17 +209,22 @@ def read_tables(path: str | os.PathLike[str]) -> GraphColumns:
     tables: dict[str, pa.Table] = {}
     try:
         if "schema" in files and files["schema"].exists():
-            described = json.loads(files["schema"].read_text(encoding="utf-8"))
+            described = read_object(files["schema"])
         for part in ("nodes", "edges"):
             file = files[part]
             if file.suffix == ".csv":
                 tables[part] = _read_csv(file, described.get(part, {}))
             else:
-                tables[part] = parquet.read_table(file)
-                described |= json.loads((tables[part].schema.metadata or {}).get(_KEY, b"{}"))
+                tables[part] = read_parquet(file)
+                described |= load_json((tables[part].schema.metadata or {}).get(_KEY, b"{}"))
         names = tables["nodes"]["node"].to_pylist()
         source, target = (_places(names, tables["edges"][end]) for end in ("source", "target"))
-    except (pa.ArrowInvalid, pa.ArrowTypeError, KeyError, ValueError, AttributeError) as error:
+        attributes = described.get("graph", {})
+        if not isinstance(attributes, dict):
+            raise ValueError("its description of the graph is no object")
+    except FileNotFoundError:
+        raise
+    except Exception as error:  # What damaged tables raise has no base in common.
         raise ValueError(f"'path' must name node and edge tables ({path}: {error}).") from error
     return GraphColumns(
         names,
@@ -227,7 +233,7 @@ def read_tables(path: str | os.PathLike[str]) -> GraphColumns:
         target,
         {name: _values(tables["edges"][name]) for name in tables["edges"].column_names[2:]},
         bool(described.get("directed", False)),
-        described.get("graph", {}),
+        attributes,
     )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from rich.table import Table
 
 from gloss_graph._checks import check_choice
 from gloss_graph._files import utf8_folder
+from gloss_graph._limits import read_object
 from gloss_graph._processes import launched
 from gloss_graph.cli.predictions import answered
 from gloss_graph.cli.train import finish_run, read_files, say_run
@@ -28,6 +28,7 @@ from gloss_graph.models.text_gcn import NEW_DOCUMENTS
 from gloss_graph.text import Splits, load_encoder, read_table
 from gloss_graph.text.writers import write_table
 from gloss_graph.training import TextClassifier, TrainConfig
+from gloss_graph.training.contents import check_contents
 from gloss_graph.training.processes import find_device
 from gloss_graph.training.run import check_run_folder
 
@@ -116,10 +117,9 @@ def run_model(model: str, context: typer.Context) -> None:
 def model_of(run: Path) -> str | None:
     """The graph model of a run folder; None where it is of another kind or cannot be read."""
     try:
-        settings = json.loads((run / "config.json").read_text(encoding="utf-8"))
+        model = read_object(run / "config.json").get("model")
     except (OSError, ValueError):
         return None
-    model = settings.get("model") if isinstance(settings, dict) else None
     return model if isinstance(model, str) else None
 
 
@@ -138,7 +138,14 @@ def predict_by_model(
             f"'--{_dashed(refused[0])}' must be left out for a run of --model {model}, whose "
             "encoder head labels new documents: no graph holds them."
         )
-    classifier = TextClassifier.load(utf8_folder(run) / "model")
+    run = utf8_folder(run)
+    try:
+        check_contents(run, read_object(run / "config.json"))
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"'run' must be a folder written by gloss-graph train ({error})."
+        ) from error
+    classifier = TextClassifier.load(run / "model")
     corpus = read_table(source, text=text, label=None)
     answers = ("label", "probability")
     table = answered(source, corpus, text=text, text_b=None, answers=answers)

@@ -126,6 +126,9 @@ def read_bank(path: str | Path, *, mmap: bool) -> tuple[dict[str, Any], dict[str
         ) from error
     if set(tensors) != set(checks) - {"settings"}:
         raise _damaged(path, "its tensors are not those it was written with")
+    for name, tensor in tensors.items():
+        if tensor.dtype not in _CODES:
+            raise _damaged(path, f"'{name}' is of the type {tensor.dtype}")
     if not mmap:
         for name, tensor in tensors.items():
             if f"{_checksum(tensor):08x}" != checks[name]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -18,6 +17,7 @@ from torch_geometric.data import Data
 
 from gloss_graph._files import atomic_write
 from gloss_graph._folders import newest_whole, write_json
+from gloss_graph._limits import read_object
 from gloss_graph.models.cleaning import STOP_WORDS, cleaning_notes
 from gloss_graph.models.config import GraphModelConfig
 from gloss_graph.models.word_graph import word_document_graph
@@ -195,7 +195,7 @@ def read_graph_model(folder: str | Path, model: str) -> Iterator[Stored]:
     """
     folder = newest_whole(folder)
     try:
-        settings = json.loads((folder / SETTINGS_FILE).read_text(encoding="utf-8"))
+        settings = read_object(folder / SETTINGS_FILE)
         if settings["format"] != _FORMAT or settings["model"] != model:
             raise ValueError(f"it holds {settings['model']!r}")
         tensors = load_file(folder / _TENSORS)

@@ -22,6 +22,7 @@ from gloss_graph.models.text_gcn import TextGCNClassifier
 from gloss_graph.text import Corpus, Splits, TextEncoder
 from gloss_graph.text.writers import csv_bytes
 from gloss_graph.training.config import TrainConfig
+from gloss_graph.training.contents import CONTENTS, run_contents
 from gloss_graph.training.labels import write_labels_used
 from gloss_graph.training.outcome import ClassReport, describe, split_scores
 from gloss_graph.training.provenance import provenance
@@ -145,6 +146,7 @@ def _train(
         **({} if encoder is None else encoder.describe()),
         config.model.replace("-", "_"): values,
         "data": describe(splits),
+        CONTENTS: run_contents(out),
     }
     write_json(out / "config.json", {**settings, **provenance()})
     with atomic_write(out / "history.csv", overwrite=True) as draft:

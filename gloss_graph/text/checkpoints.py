@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import inspect
+import math
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,13 +12,27 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
+from safetensors import safe_open
 from torch import nn
+
+from gloss_graph._limits import read_object
+
+__all__ = [
+    "ENCODER_FILE",
+    "file_digest",
+    "folder_digest",
+    "hub_file",
+    "quiet_transformers",
+    "read_checkpoint",
+]
 
 #: Marks the folder of a saved encoder.
 ENCODER_FILE = "encoder.json"
-
-__all__ = ["ENCODER_FILE", "hub_file", "quiet_transformers", "read_checkpoint"]
+# What of a model folder decides its embeddings: weights, settings, vocabulary.
+_KINDS = (".safetensors", ".json", ".txt", ".model")
+_BLOCK = 2**20
+# Weights a model may have beyond twice those in its files: small parts that are random at first.
+_SPARE_WEIGHTS = 2**22
 
 
 def read_checkpoint(
@@ -24,9 +40,10 @@ def read_checkpoint(
 ) -> tuple[nn.Module, Any]:
     """Read a Hugging Face model without its task head, and its tokenizer.
 
-    Weights are read from safetensors only, so nothing in a checkpoint is executed, and converted
-    to float32. An unused pooling layer is left out where the model class allows it: its
-    parameters would never receive a gradient, which distributed training does not forgive.
+    Weights are read from safetensors only and code that comes with a model is never run, so
+    nothing in a checkpoint is executed. Weights are converted to float32. An unused pooling layer
+    is left out where the model class allows it: its parameters would never receive a gradient,
+    which distributed training does not forgive.
 
     Args:
         name: A folder, or an id on the Hugging Face hub.
@@ -39,7 +56,7 @@ def read_checkpoint(
     Raises:
         ValueError: If the folder is missing or incomplete; if the id is unknown or cannot be
             reached; if there are no safetensors weights or no tokenizer, or the model is of an
-            unknown type.
+            unknown type, needs code of its own, or is far larger than its weights.
 
     Warns:
         UserWarning: If the checkpoint lacks weights of the model, which are random then.
@@ -50,11 +67,14 @@ def read_checkpoint(
     where: dict[str, Any] = {"revision": revision or "main", "local_files_only": local_files_only}
     try:
         with quiet_transformers():
-            config = AutoConfig.from_pretrained(name, **where)
+            config = AutoConfig.from_pretrained(name, trust_remote_code=False, **where)
+            _check_kernels(config)
+            _check_size(Path(name), config)
             tokenizer = _read_tokenizer(name, where)
             model, report = AutoModel.from_pretrained(
                 name,
                 config=config,
+                trust_remote_code=False,
                 use_safetensors=True,
                 output_loading_info=True,
                 **_without_pooling_layer(config),
@@ -62,8 +82,10 @@ def read_checkpoint(
             )
     except _NoTokenizerError:
         raise
-    except (OSError, ValueError, ImportError, KeyError, SafetensorError) as error:
-        reason = " ".join(str(error).split())[:300]
+    except Exception as error:  # What damaged folders raise has no base in common.
+        if "trust_remote_code" in str(error):
+            raise _needs_code(name) from error
+        reason = " ".join(str(error).split())[:300] or type(error).__name__
         raise ValueError(
             f"'name' must be a model folder or a Hugging Face id that can be loaded (got {name!r}: "
             f"{reason}). Check the spelling and the connection; weights must be in safetensors."
@@ -109,6 +131,33 @@ def quiet_transformers() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
+def folder_digest(folder: str | Path) -> str:
+    """Sixteen hexadecimal digits of what decides the embeddings of a model folder.
+
+    Cost: reading its files once.
+    """
+    folder = Path(folder)
+    files = [*folder.glob("*"), *folder.glob("*_Pooling/*")]
+    digest = hashlib.sha256()
+    for file in sorted(file for file in files if file.suffix in _KINDS and file.is_file()):
+        digest.update(f"{file.relative_to(folder)} {file.stat().st_size}\n".encode())
+        _add_file(digest, file)
+    return digest.hexdigest()[:16]
+
+
+def file_digest(file: str | Path) -> str:
+    """The SHA-256 of a file, in hexadecimal digits."""
+    digest = hashlib.sha256()
+    _add_file(digest, Path(file))
+    return digest.hexdigest()
+
+
+def _add_file(digest: Any, file: Path) -> None:
+    with file.open("rb") as content:
+        while block := content.read(_BLOCK):
+            digest.update(block)
+
+
 class _NoTokenizerError(ValueError):
     """Its message is complete."""
 
@@ -119,16 +168,74 @@ def _read_tokenizer(name: str, where: dict[str, Any]) -> Any:
 
     problem = "no tokenizer files"
     try:
-        tokenizer = AutoTokenizer.from_pretrained(name, **where)
+        tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False, **where)
         # What transformers makes up where there are no files: every word is unknown to it.
         if not set(tokenizer.get_vocab()) <= set(tokenizer.all_special_tokens):
             return tokenizer
-    except (OSError, ValueError, ImportError, KeyError, TypeError) as error:
-        problem = " ".join(str(error).split())[:200]
+    except Exception as error:  # What damaged files raise has no base in common.
+        if "trust_remote_code" in str(error):
+            raise
+        problem = " ".join(str(error).split())[:200] or type(error).__name__
     raise _NoTokenizerError(
         f"'name' must be a model with its tokenizer (got {name!r}: {problem}). Write it there with "
         "tokenizer.save_pretrained."
     )
+
+
+def _needs_code(name: str) -> ValueError:
+    """The error of a model that would have to run code of its folder."""
+    files = [file for file in ("config.json", "tokenizer_config.json") if _has_code(name, file)]
+    where = f", named under 'auto_map' in its {' and '.join(files)}" if files else ""
+    return ValueError(
+        f"'name' must be a model that transformers knows (got {name!r}, which brings code of its "
+        f"own{where}). Such code is never run here. Use another model, or load this one yourself "
+        "and wrap it: TextEncoder(model, tokenizer, pooling=...)."
+    )
+
+
+def _has_code(name: str, file: str) -> bool:
+    try:
+        return "auto_map" in read_object(Path(name) / file)
+    except (OSError, ValueError):
+        return False
+
+
+def _check_kernels(config: Any) -> None:
+    """Refuse a configuration that asks for compiled code of a hub repository."""
+    for key in ("_attn_implementation", "_experts_implementation"):
+        wanted = str(getattr(config, key, None))
+        if "/" in wanted:
+            raise ValueError(
+                f"its config.json asks for the code of {wanted!r}, which is never run here: remove "
+                f"{key.removeprefix('_')!r}"
+            )
+
+
+def _check_size(folder: Path, config: Any) -> None:
+    """Refuse a configuration that describes far more weights than a folder has.
+
+    They would be made up at random, however many.
+    """
+    from transformers import AutoModel
+
+    tensors = total = 0
+    for file in folder.glob("*.safetensors"):
+        with safe_open(file, framework="pt") as stored:
+            for name in stored.keys():  # noqa: SIM118
+                tensors += 1
+                total += math.prod(stored.get_slice(name).get_shape())
+    if not tensors:
+        return
+    layers = getattr(config, "num_hidden_layers", 0)
+    if isinstance(layers, int) and layers > tensors:
+        raise ValueError(f"its config.json has {layers:,} layers, its files {tensors:,} tensors")
+    with torch.device("meta"):
+        model = AutoModel.from_config(config, trust_remote_code=False)
+    described = sum(value.numel() for value in model.state_dict().values())
+    if described > 2 * total + _SPARE_WEIGHTS:
+        raise ValueError(
+            f"its config.json describes {described:,} weights, its files hold {total:,}"
+        )
 
 
 def _checked_name(name: str) -> str:

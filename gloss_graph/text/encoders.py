@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import json
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -13,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from gloss_graph._folders import newest_whole, whole_folder, write_json
+from gloss_graph._limits import read_object
 from gloss_graph._modes import evaluating
 from gloss_graph.text.checkpoints import ENCODER_FILE, quiet_transformers, read_checkpoint
 from gloss_graph.text.corpora import Corpus, string_list
@@ -90,13 +90,18 @@ class TextEncoder(nn.Module):
                     "tokenizer.pad_token to one of its tokens."
                 )
             tokenizer.pad_token = tokenizer.eos_token
-        #: What `load_encoder` was asked for, "" if the model came from elsewhere.
+        #: What `load_encoder` was asked for, a folder by its absolute path; "" if the model came
+        #: from elsewhere.
         self.source = ""
+        #: Digest of the folder's files as they were loaded; "" where there is no folder.
+        self.source_files = ""
         self.model = model
         self.tokenizer = tokenizer
         self.pooling: Pooling = pooling
         self.max_length = max_length
         self.dim: int = _width(config)
+        table = getattr(model, "get_input_embeddings", lambda: None)()
+        self._vocabulary: int | None = getattr(table, "num_embeddings", None)
         arguments = inspect.signature(model.forward).parameters
         self._segments = "token_type_ids" in arguments and getattr(config, "type_vocab_size", 0) > 1
         # Keys and values of earlier tokens serve generation only.
@@ -170,6 +175,12 @@ class TextEncoder(nn.Module):
         )
         blank = [self.tokenizer.pad_token_id]
         features: list[Features] = [{"input_ids": ids or blank} for ids in tokens["input_ids"]]
+        highest = max(max(feature["input_ids"]) for feature in features)
+        if self._vocabulary is not None and highest >= self._vocabulary:
+            raise ValueError(
+                f"'tokenizer' must belong to the model (got the token {highest} for a model of "
+                f"{self._vocabulary} tokens). Save and load both together."
+            )
         if self._segments:
             for feature, segments in zip(features, tokens["token_type_ids"], strict=True):
                 feature["token_type_ids"] = segments or [0]
@@ -180,6 +191,7 @@ class TextEncoder(nn.Module):
         return {
             "encoder": repr(self),
             "encoder_name": self.source,
+            **({"encoder_files": self.source_files} if self.source_files else {}),
             "max_length": self.max_length,
             "pooling": self.pooling,
         }
@@ -328,7 +340,7 @@ class TextEncoder(nn.Module):
         folder = newest_whole(folder)
         marker = folder / ENCODER_FILE
         try:
-            settings = json.loads(marker.read_text(encoding="utf-8"))
+            settings = read_object(marker)
             if settings["format"] != _FORMAT:
                 raise ValueError(f"unknown format {settings['format']!r}")
             pooling, max_length = settings["pooling"], settings["max_length"]
@@ -337,8 +349,27 @@ class TextEncoder(nn.Module):
                 f"'folder' must be an encoder saved by gloss_graph ({marker} cannot be read: "
                 f"{error}). Use load_encoder for other Hugging Face models."
             ) from error
+        if max_length is not None and not isinstance(max_length, int):
+            raise ValueError(f"{marker} must have a whole number for 'max_length'.")
         model, tokenizer = read_checkpoint(str(folder), local_files_only=True)
-        return cls(model, tokenizer, pooling=pooling, max_length=max_length)
+        encoder = cls(model, tokenizer, pooling=pooling, max_length=max_length)
+        encoder.check_loaded(folder)
+        return encoder
+
+    def check_loaded(self, name: str | Path) -> None:
+        """Embed a word, as damaged settings of a model may show only then.
+
+        Raises:
+            ValueError: It cannot be done; names where the model is from.
+        """
+        try:
+            self.encode(["a"])
+        except Exception as error:  # What models raise has no base in common.
+            reason = " ".join(str(error).split())[:300] or type(error).__name__
+            raise ValueError(
+                f"'name' must be a model whose settings, tokenizer and weights fit together (got "
+                f"{str(name)!r}, which cannot embed a text: {reason}). Save it again."
+            ) from error
 
     def _checkpointing_switch(self, action: str) -> Any:
         # Transformers renames the pair of methods on the way to version 6.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +15,13 @@ from torch import Tensor, nn
 
 from gloss_graph._checks import check_positive_int, check_range
 from gloss_graph._folders import newest_whole, whole_folder, write_json
+from gloss_graph._limits import (
+    check_unpacked,
+    read_array,
+    read_object,
+    read_parquet,
+    read_tensors,
+)
 from gloss_graph._modes import evaluating
 from gloss_graph.text.checkpoints import ENCODER_FILE
 from gloss_graph.text.corpora import Corpus, Splits
@@ -161,7 +167,7 @@ class FeatureEncoder(nn.Module):
         """
         folder = newest_whole(folder)
         try:
-            settings = json.loads((folder / ENCODER_FILE).read_text(encoding="utf-8"))
+            settings = read_object(folder / ENCODER_FILE)
             if settings["format"] != _FORMAT:
                 raise ValueError(f"unknown format {settings['format']!r}")
             options = {name: settings[name] for name in ("hidden", "dropout", "scale")}
@@ -226,13 +232,15 @@ def with_features(splits: Splits, table: np.ndarray) -> Splits:
 
 
 def _numpy(path: Path) -> Any:
-    return np.load(path, allow_pickle=False)
+    return read_array(path)
 
 
 def _torch(path: Path) -> Any:
-    value = torch.load(path, map_location="cpu", weights_only=True)
+    value = read_tensors(path)
     if not isinstance(value, Tensor):
         raise ValueError(f"expected one tensor, got {type(value).__name__}")
+    # A tensor may repeat a few numbers by strides of 0.
+    check_unpacked(path, value.numel() * value.element_size())
     return value.float().numpy()
 
 
@@ -244,9 +252,7 @@ def _safetensors(path: Path) -> Any:
 
 
 def _parquet(path: Path) -> Any:
-    from pyarrow import parquet
-
-    table = parquet.read_table(path)
+    table = read_parquet(path)
     # The index of a pandas table says which row is which, and nothing about it.
     index = (table.schema.pandas_metadata or {}).get("index_columns", [])
     table = table.drop_columns([name for name in index if name in table.column_names])

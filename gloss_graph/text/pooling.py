@@ -8,6 +8,8 @@ from typing import Any, Literal, TypeAlias, get_args
 import torch
 from torch import Tensor
 
+from gloss_graph._limits import read_object
+
 __all__ = ["POOLINGS", "Pooling", "check_pooling", "default_pooling", "pack_left", "pool"]
 
 Pooling: TypeAlias = Literal["cls", "mean", "last"]
@@ -101,9 +103,7 @@ def default_pooling(config: Any, modules: Path | None = None) -> Pooling:
 
 
 def _declared_pooling(file: Path) -> Pooling:
-    import json
-
-    declared = json.loads(file.read_text(encoding="utf-8"))
+    declared = read_object(file)
     names: dict[str, Pooling] = {"cls": "cls", "mean": "mean", "lasttoken": "last"}
     keys = {"cls_token": "cls", "mean_tokens": "mean", "lasttoken": "lasttoken"}
     found = {

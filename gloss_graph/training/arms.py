@@ -11,7 +11,10 @@ from gloss_graph.training.config import TrainConfig
 
 # What of a run's `config.json` is no setting of an arm: the pairing, the place, what follows from
 # other settings, and what makes a block of runs on the same data.
-_RECORD = ("command", "files", "versions", "python", "git_commit", "finished", "device")
+_RECORD = (
+    *("command", "files", "contents", "versions"),
+    *("python", "git_commit", "finished", "device"),
+)
 _NOT_SETTINGS = ("seed", "data", "bank", "model", *_RECORD)
 # Settings of graph models stand under their name.
 _MODELS = ("text_gcn", "bert_gcn")

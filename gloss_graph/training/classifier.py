@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from transformers.utils import ModelOutput
 
 from gloss_graph._files import atomic_path
 from gloss_graph._folders import newest_whole, whole_folder, write_json
+from gloss_graph._limits import read_object
 from gloss_graph.text import FeatureEncoder, TextEncoder
 from gloss_graph.text.checkpoints import ENCODER_FILE
 
@@ -145,14 +145,30 @@ class TextClassifier(nn.Module):
         """
         folder = newest_whole(folder)
         try:
-            settings = json.loads((folder / _SETTINGS).read_text(encoding="utf-8"))
+            settings = _settings(folder / _SETTINGS)
             kind = FeatureEncoder if "features" in settings else TextEncoder
             encoder = kind.load(folder)
-            head = load_file(folder / _HEAD)
             model = cls(encoder, settings["label_names"], dropout=settings["dropout"])
-            model.head.load_state_dict(head)
-        except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
+            model._load_head(folder / _HEAD)
+        except (OSError, ValueError) as error:
             raise ValueError(
                 f"'folder' must be a classifier saved by gloss_graph ({folder}: {error})."
             ) from error
         return model.eval()
+
+    def _load_head(self, file: Path) -> None:
+        try:
+            self.head.load_state_dict(load_file(file))
+        except (OSError, RuntimeError, SafetensorError) as error:
+            raise ValueError(f"{file} does not hold the weights of the head: {error}") from error
+
+
+def _settings(file: Path) -> dict[str, Any]:
+    """Names of the classes and dropout, checked."""
+    settings = read_object(file)
+    names, dropout = settings.get("label_names"), settings.get("dropout")
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise ValueError(f"{file} must list names under 'label_names' (got {names!r:.60})")
+    if isinstance(dropout, bool) or not isinstance(dropout, (int, float)):
+        raise ValueError(f"{file} must have a number for 'dropout' (got {dropout!r:.60})")
+    return settings

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 from collections.abc import Iterable
@@ -10,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from gloss_graph._limits import read_object
 from gloss_graph._timing import stage_seconds
 from gloss_graph.training.labels import LABELS_USED, read_labels_used
 
@@ -56,7 +56,9 @@ def read_run(folder: str | Path) -> FinishedRun:
         if not isinstance(settings.get(key), kind) or isinstance(settings[key], bool):
             raise _refused(folder, f"config.json lacks {key!r}")
     data = settings["data"]
-    if not isinstance(data.get("name"), str) or not isinstance(data.get("classes"), list):
+    names = data.get("classes")
+    named = isinstance(names, list) and all(isinstance(name, str) for name in names)
+    if not isinstance(data.get("name"), str) or not named:
         raise _refused(folder, "config.json lacks the name and classes of 'data'")
     for part in ("train", "val", "test"):
         if not isinstance(data.get(part, 0), int):
@@ -128,11 +130,8 @@ def _refused(folder: Path, problem: str) -> ValueError:
 
 def _json(folder: Path, file: str) -> dict[str, Any]:
     try:
-        content = json.loads((folder / file).read_text(encoding="utf-8"))
+        return read_object(folder / file)
     except FileNotFoundError:
         raise _refused(folder, f"{file} is missing") from None
     except (OSError, ValueError) as error:
         raise _refused(folder, f"{file} cannot be read: {error}") from error
-    if not isinstance(content, dict):
-        raise _refused(folder, f"{file} must hold an object")
-    return content

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -12,11 +11,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from gloss_graph._checks import check_positive_int
+from gloss_graph._limits import read_object
 from gloss_graph.inference import Explanation
 from gloss_graph.objective import GraphGuidedObjective
 from gloss_graph.text import UNLABELED, Corpus, FeatureEncoder, load_encoder
 from gloss_graph.training.classifier import TextClassifier
 from gloss_graph.training.config import TrainConfig
+from gloss_graph.training.contents import check_contents
 from gloss_graph.training.labels import read_labels_used
 from gloss_graph.training.setup import make_objective
 from gloss_graph.training.state import load_objective
@@ -52,15 +54,13 @@ class Run:
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
         try:
-            self.settings: dict[str, Any] = json.loads(
-                (self.folder / "config.json").read_text(encoding="utf-8")
-            )
+            self.settings = read_object(self.folder / "config.json")
             self._check_model()
-            bank = self.settings["bank"]
-            known = {field.name for field in fields(TrainConfig)}
-            config = TrainConfig(**{k: v for k, v in self.settings.items() if k in known})
+            config, bank = self._config()
+            check_contents(self.folder, self.settings)
             self.classifier = TextClassifier.load(self.folder / "model")
             used = read_labels_used(self.folder)
+            self._check_classes()
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise ValueError(
                 f"'run' must be a folder written by gloss-graph train ({folder}: {error})."
@@ -80,6 +80,33 @@ class Run:
                 "predictions.csv holds the classes of all its documents"
             )
 
+    def _config(self) -> tuple[TrainConfig, dict[str, Any]]:
+        """The settings of the training, and those of its bank."""
+        file = self.folder / "config.json"
+        known = {field.name for field in fields(TrainConfig)}
+        try:
+            config = TrainConfig(**{k: v for k, v in self.settings.items() if k in known})
+            bank = dict(self.settings["bank"])
+            for name, low in (("capacity", 0), ("frozen_dim", 0)):
+                check_positive_int(f"bank.{name}", bank[name], minimum=low)
+            for name in ("targets", "multilabel"):
+                if not isinstance(bank.setdefault(name, False), bool):
+                    raise ValueError(f"'bank.{name}' must be true or false (got {bank[name]!r})")
+        except KeyError as error:
+            raise ValueError(f"{file} lacks {error}") from error
+        except (ValueError, TypeError) as error:
+            raise ValueError(f"{file}: {error}") from error
+        return config, bank
+
+    def _check_classes(self) -> None:
+        data = self.settings.get("data")
+        classes = data.get("classes") if isinstance(data, dict) else None
+        names = self.classifier.label_names
+        if classes is not None and classes != names:
+            raise ValueError(
+                f"config.json has the classes {classes!r}, model/classifier.json has {names}"
+            )
+
     def _objective(self, config: TrainConfig, bank: dict[str, Any]) -> GraphGuidedObjective:
         plain = replace(config, loss="gloss", memory_size=bank["capacity"])
         objective = make_objective(
@@ -92,7 +119,15 @@ class Run:
             targets=bank["targets"],
             multilabel=self.multilabel,
         )
-        load_objective(objective, self.folder / "memory" / "objective.safetensors")
+        file = self.folder / "memory" / "objective.safetensors"
+        load_objective(objective, file)
+        memory = objective.memory
+        highest = -1 if memory is None or not len(memory) else int(memory.labels.max())
+        if highest >= len(self.label_names):
+            raise ValueError(
+                f"The bank of a run must be of its classes ({file} has class number {highest}, the "
+                f"run {len(self.label_names)} classes). Put back the file that training wrote."
+            )
         return objective.eval()
 
     @property
@@ -133,6 +168,13 @@ class Run:
         encoder = load_encoder(
             name, pooling=self.settings["pooling"], max_length=self.settings["max_length"]
         )
+        trained_from = self.settings.get("encoder_files", encoder.source_files)
+        if encoder.source_files != trained_from:
+            raise ValueError(
+                f"The run {self.folder} was trained from the encoder in {name}, which has changed "
+                "since: its files are not the ones training read. Put them back, or do without "
+                "them by anchor=0 (--anchor 0)."
+            )
         return encoder.embed(corpus, progress=progress)
 
     def predict(

@@ -15,11 +15,8 @@ from torch import Tensor
 
 from gloss_graph._files import atomic_write, clear_drafts
 from gloss_graph.text import Corpus, TextEncoder
+from gloss_graph.text.checkpoints import folder_digest
 from gloss_graph.training.provenance import documents_digest
-
-# What of a model folder decides its embeddings: weights, settings, vocabulary.
-_KINDS = (".safetensors", ".json", ".txt", ".model")
-_BLOCK = 2**20
 
 
 def cache_folder() -> Path:
@@ -47,19 +44,8 @@ def encoder_identity(
     found: dict[str, Any] = {"encoder": name, "pooling": pooling, "max_length": max_length}
     folder = Path(name).expanduser()
     if name != "minilm" and folder.is_dir():
-        found["files"] = _folder_digest(folder)
+        found["files"] = folder_digest(folder)
     return found
-
-
-def _folder_digest(folder: Path) -> str:
-    digest = hashlib.sha256()
-    files = [*folder.glob("*"), *folder.glob("*_Pooling/*")]
-    for file in sorted(file for file in files if file.suffix in _KINDS and file.is_file()):
-        digest.update(f"{file.relative_to(folder)} {file.stat().st_size}\n".encode())
-        with file.open("rb") as content:
-            while block := content.read(_BLOCK):
-                digest.update(block)
-    return digest.hexdigest()[:16]
 
 
 def recorded_embeddings(
@@ -93,7 +79,7 @@ def recorded_embeddings(
             stored = load_file(file)
         except (SafetensorError, OSError):
             stored = {}
-        if all(name in stored and len(stored[name]) == len(part) for name, part in parts.items()):
+        if all(_fits(stored.get(name), part) for name, part in parts.items()):
             return {name: stored[name] for name in parts}
     rows = _embedded(parts, make_encoder, progress)
     try:
@@ -110,6 +96,13 @@ def recorded_embeddings(
             stacklevel=2,
         )
     return rows
+
+
+def _fits(rows: Tensor | None, part: Corpus) -> bool:
+    """Whether recorded rows are finite ones of the documents."""
+    if rows is None or rows.dim() != 2 or len(rows) != len(part):
+        return False
+    return rows.is_floating_point() and bool(rows.isfinite().all())
 
 
 def _embedded(

@@ -27,6 +27,7 @@ from gloss_graph.text.writers import csv_bytes
 from gloss_graph.training.checkpoints import FOLDER, Checkpoints, RunClock, run_settings
 from gloss_graph.training.classifier import TextClassifier
 from gloss_graph.training.config import TrainConfig
+from gloss_graph.training.contents import CONTENTS, run_contents
 from gloss_graph.training.labels import draw_labels, hide_labels, write_labels_used
 from gloss_graph.training.multilabel import THRESHOLD, check_multilabel
 from gloss_graph.training.outcome import (
@@ -333,6 +334,7 @@ def _train(
             **({"multilabel": True} if train.multilabel else {}),
         },
     }
+    settings[CONTENTS] = run_contents(draft)
     write_json(draft / "config.json", {**settings, **provenance()})
     write_json(draft / _MARKER, metrics)
     with atomic_write(draft / "history.csv") as file:

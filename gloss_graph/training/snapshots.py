@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from gloss_graph._checks import check_positive_int
 from gloss_graph._files import atomic_write
 from gloss_graph._folders import write_json
+from gloss_graph._limits import read_object
 from gloss_graph._samples import stratified_sample
 from gloss_graph.text import Corpus, Splits
 from gloss_graph.training.checkpoints import Checkpointed, ends_epoch, has_ended
@@ -337,7 +337,7 @@ def load_snapshots(folder: str | Path) -> SnapshotData | None:
     if not (folder / _NAMES).exists() and not (folder / _ROWS).exists():
         return None
     try:
-        names = json.loads((folder / _NAMES).read_text(encoding="utf-8"))
+        names = read_object(folder / _NAMES)
         if names["format"] != _FORMAT:
             raise ValueError(f"unknown format {names['format']!r}")
         tensors = load_file(folder / _ROWS)

@@ -2,43 +2,80 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from gloss_graph._files import atomic_path
 
+# In the header of a file: the weights of the model whose embeddings the bank holds.
+_MODEL = "model_weights"
 
-def save_objective(objective: nn.Module, file: str | Path) -> Path:
+
+def weights_digest(model: nn.Module) -> str:
+    """Sixteen hexadecimal digits of a model's weights.
+
+    Cost: reading them once.
+    """
+    digest = hashlib.sha256()
+    for name, value in sorted(model.state_dict().items()):
+        digest.update(f"{name} {_form(value)}\n".encode())
+        digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()[:16]
+
+
+def save_objective(
+    objective: nn.Module, file: str | Path, *, model: nn.Module | None = None
+) -> Path:
     """Write `objective.state_dict()` atomically.
 
     Args:
         objective: The objective, its bank included.
         file: Target; replaced if it exists.
+        model: The model whose embeddings the bank holds, noted by its weights.
     """
     file = Path(file)
     state = {name: value.detach().cpu().contiguous() for name, value in _tensors(objective)}
+    noted = {} if model is None else {_MODEL: weights_digest(model)}
     with atomic_path(file, overwrite=True) as draft:
-        save_file(state, draft, metadata={"format": "pt"})
+        save_file(state, draft, metadata={"format": "pt", **noted})
     return file
 
 
-def load_objective(objective: nn.Module, file: str | Path) -> None:
+def load_objective(
+    objective: nn.Module, file: str | Path, *, model: nn.Module | None = None
+) -> None:
     """Restore what `save_objective` wrote; nothing is changed unless all of it fits.
 
+    Args:
+        objective: The objective to restore.
+        file: The file.
+        model: The model it must have been saved with, where the file says with which.
+
     Raises:
-        ValueError: The file is missing, damaged, or of an objective with other settings.
+        ValueError: The file is missing, damaged, of an objective with other settings, or of
+            another model.
     """
     file = Path(file)
     try:
-        state = load_file(file)
+        with safe_open(file, framework="pt") as stored:
+            noted = (stored.metadata() or {}).get(_MODEL)
+            state = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118
     except (OSError, SafetensorError) as error:
         raise ValueError(
             f"The checkpoint has no readable objective state ({file}: {error}). It was not written "
             "by GraphGuidedTrainer with an objective, or is damaged."
         ) from error
+    if model is not None and noted is not None and noted != weights_digest(model):
+        raise ValueError(
+            f"The bank in {file} belongs to a model of other weights than the one that was loaded. "
+            "Keep the two files of a checkpoint together: resume from the folder this file is in, "
+            "or put the file of the model's checkpoint here."
+        )
     expected = {name: _form(value) for name, value in _tensors(objective)}
     found = {name: _form(value) for name, value in state.items()}
     if expected != found:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import shutil
 import warnings
@@ -18,6 +17,7 @@ from torch import Tensor
 from gloss_graph._checks import check_choice, check_positive_int, check_range
 from gloss_graph._files import atomic_write
 from gloss_graph._folders import check_content, hold, write_json
+from gloss_graph._limits import read_object
 from gloss_graph._space import Dimension, Scalar
 from gloss_graph.text import Splits, TextEncoder
 from gloss_graph.text.writers import csv_bytes
@@ -254,8 +254,8 @@ def _check_study_folder(out: Path, study_name: str) -> None:
         check_content(out, known=(_DATABASE, f"{_DATABASE}-journal"))
         return
     try:
-        name = json.loads(marker.read_text("utf-8")).get("study_name")
-    except (ValueError, AttributeError) as error:
+        name = read_object(marker).get("study_name")
+    except ValueError as error:
         raise ValueError(
             f"{marker} cannot be read ({error}). Remove it or use another folder."
         ) from (error)

@@ -1,0 +1,331 @@
+"""Readers of files that somebody else wrote: what a file may stand for is bounded by its size."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+import zipfile
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from xml.parsers import expat
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import pyarrow
+
+__all__ = [
+    "VARIABLE",
+    "check_unpacked",
+    "check_xml",
+    "check_zip",
+    "load_json",
+    "max_bytes",
+    "read_array",
+    "read_bytes",
+    "read_object",
+    "read_parquet",
+    "read_tensors",
+    "read_yaml",
+]
+
+#: Environment variable that raises the limit.
+VARIABLE = "GLOSS_GRAPH_MAX_BYTES"
+_DEFAULT = 16 << 20
+# Text rarely packs more than twentyfold; what is made to blow up packs a thousandfold.
+_RATIO = 50
+_CHUNK = 1 << 20
+# A value costs at least a pointer, a node of a graph its number and its place.
+_VALUE_BYTES = 8
+# YAML is read by hand-written Python, a few hundred kilobytes per second.
+_YAML_SHARE = 64
+_YAML_VALUES = 100_000
+
+
+def max_bytes() -> int:
+    """Bytes that any file may stand for, however small it is.
+
+    Raises:
+        ValueError: The environment variable is no positive whole number.
+    """
+    found = os.environ.get(VARIABLE, "").strip()
+    if not found:
+        return _DEFAULT
+    if not (found.isascii() and found.isdecimal() and 0 < len(found) < 19 and int(found)):
+        raise ValueError(f"'{VARIABLE}' must be a positive number of bytes (got {found!r}).")
+    return int(found)
+
+
+def check_unpacked(path: str | Path, size: int) -> None:
+    """Refuse a file that stands for far more bytes than it has.
+
+    Args:
+        path: The file.
+        size: Bytes it declares, or that were unpacked so far.
+
+    Raises:
+        ValueError: More than 50 times the size of the file and more than `max_bytes`.
+    """
+    if size > _allowed(Path(path)):
+        raise ValueError(
+            f"{path} stands for far more than the {Path(path).stat().st_size:,} bytes it has "
+            f"({size:,} or more). If you trust the file, set {VARIABLE} to the number of bytes to "
+            "allow."
+        )
+
+
+def _allowed(path: Path) -> int:
+    return max(max_bytes(), _RATIO * path.stat().st_size)
+
+
+def read_bytes(path: str | Path) -> bytes:
+    """The content of a file, unpacked if its name ends in `.gz`.
+
+    Raises:
+        FileNotFoundError: There is no such file, or it is a folder, pipe or device.
+        ValueError: A damaged or oversized packed file.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is not a file. Check the spelling.")
+    if path.suffix.lower() != ".gz":
+        return path.read_bytes()
+    parts, size = [], 0
+    try:
+        with gzip.open(path) as packed:
+            while part := packed.read(_CHUNK):
+                parts.append(part)
+                size += len(part)
+                check_unpacked(path, size)
+    except (OSError, EOFError, zlib.error) as error:
+        raise ValueError(
+            f"{path} ends in .gz but cannot be unpacked ({error}). Download or compress it "
+            "again, or drop the suffix if it is plain text."
+        ) from error
+    return b"".join(parts)
+
+
+def load_json(content: str | bytes) -> Any:
+    """Parse JSON.
+
+    Raises:
+        ValueError: Malformed or nested too deeply.
+    """
+    try:
+        return json.loads(content)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+
+
+def read_object(path: str | Path) -> dict[str, Any]:
+    """Read a file that holds one JSON object.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: Something else; names the file.
+    """
+    content = read_bytes(path)
+    try:
+        found = load_json(content)
+    except ValueError as error:
+        raise ValueError(f"{path} must hold JSON ({error}).") from error
+    if not isinstance(found, dict):
+        raise ValueError(f"{path} must hold an object (got {type(found).__name__}).")
+    return found
+
+
+def read_yaml(path: str | Path) -> Any:
+    """Read a small YAML file without tags of its own; aliases count as what they repeat.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: No YAML, an alias within itself, or too large; names the file.
+    """
+    import yaml
+
+    content, limit = read_bytes(path), max_bytes() // _YAML_SHARE
+    if len(content) > limit:
+        raise ValueError(
+            f"{path} must be a small YAML file (got {len(content):,} bytes, more than {limit:,}). "
+            f"Shorten it, or set {VARIABLE} to {_YAML_SHARE} times its size."
+        )
+    try:
+        loader = yaml.SafeLoader(content)
+        try:
+            root = loader.get_single_node()
+            if root is None:
+                return None
+            _count_values(root, {})
+            return loader.construct_document(root)
+        finally:
+            loader.dispose()
+    except RecursionError:
+        raise ValueError(f"{path} must be a YAML file (it is nested too deeply).") from None
+    except Exception as error:  # The constructors of values raise whatever Python raises.
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise ValueError(f"{path} must be a YAML file ({reason}).") from error
+
+
+def _count_values(node: Any, known: dict[int, int]) -> int:
+    """Values below a node with every alias written out."""
+    place = id(node)
+    if place in known:
+        if not known[place]:
+            raise ValueError("an alias stands within what it names")
+        return known[place]
+    known[place] = 0  # Its content is being counted.
+    total = 1
+    for entry in node.value if isinstance(node.value, list) else ():
+        # An entry of a mapping is a key and its value.
+        for part in entry if isinstance(entry, tuple) else (entry,):
+            total += _count_values(part, known)
+    if total > _YAML_VALUES:
+        raise ValueError(f"its aliases stand for more than {_YAML_VALUES:,} values")
+    known[place] = total
+    return total
+
+
+def check_xml(content: bytes) -> None:
+    """Refuse XML with a document type, whose entities can stand for any amount of text.
+
+    Raises:
+        ValueError: A document type, or no XML.
+    """
+
+    def refuse(*_: Any) -> None:
+        raise ValueError("it declares a document type (DOCTYPE), which no graph needs")
+
+    def stop(*_: Any) -> None:
+        raise _RootReachedError
+
+    parser = expat.ParserCreate()
+    parser.StartDoctypeDeclHandler = refuse
+    # A document type stands before the first element.
+    parser.StartElementHandler = stop
+    try:
+        parser.Parse(content, True)
+    except _RootReachedError:
+        return
+    except (expat.ExpatError, LookupError) as error:
+        raise ValueError(f"it is no XML: {error}") from error
+
+
+class _RootReachedError(Exception):
+    """The first element of a document."""
+
+
+def check_zip(path: str | Path) -> None:
+    """Refuse an archive whose members unpack to far more than it has; of NumPy also its headers.
+
+    Raises:
+        ValueError: Too large, or an array whose header promises more than its member holds.
+        OSError: It cannot be read.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            members = archive.infolist()
+            check_unpacked(path, sum(member.file_size for member in members))
+            for member in members:
+                if member.filename.endswith(".npy"):
+                    with archive.open(member) as content:
+                        promised = _promised_bytes(content)
+                    if promised > member.file_size:
+                        raise ValueError(
+                            f"{member.filename} promises {promised:,} bytes and has "
+                            f"{member.file_size:,}"
+                        )
+    except (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError, EOFError) as error:
+        raise ValueError(f"{path} is no whole archive ({error}).") from error
+
+
+def _promised_bytes(content: Any) -> int:
+    """Size of the array that follows the header of a `.npy` file."""
+    readers = {
+        (1, 0): np.lib.format.read_array_header_1_0,
+        (2, 0): np.lib.format.read_array_header_2_0,
+    }
+    version = np.lib.format.read_magic(content)
+    if version not in readers:
+        raise ValueError(f"its arrays are of the unknown version {version}")
+    shape, _, dtype = readers[version](content)
+    size = dtype.itemsize
+    for length in shape:
+        size *= length
+    return int(size)
+
+
+def read_array(path: str | Path) -> np.ndarray:
+    """Read a `.npy` file; it is mapped, so a header that promises too much costs nothing.
+
+    Raises:
+        ValueError: Damaged, or of objects.
+        OSError: It cannot be read.
+    """
+    return np.array(np.load(path, mmap_mode="r", allow_pickle=False))
+
+
+def read_tensors(path: str | Path) -> Any:
+    """What `torch.save` wrote, on the CPU; nothing in it is executed.
+
+    Raises:
+        ValueError: It stands for far more than it has.
+        Exception: What damaged files raise, which has no base in common.
+    """
+    import torch
+
+    if zipfile.is_zipfile(path):
+        check_zip(path)
+    return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def read_parquet(path: str | Path, columns: Sequence[str] | None = None) -> pyarrow.Table:
+    """Read a Parquet file, or some of its columns, after a look at what it declares.
+
+    Raises:
+        ValueError: It stands for far more than it has.
+        pyarrow.ArrowException, OSError: It is damaged.
+    """
+    from pyarrow import parquet
+
+    with parquet.ParquetFile(path) as file:
+        found = file.metadata
+        wanted = None if columns is None else set(columns)
+        values = size = 0
+        repeated = set()
+        for group in range(found.num_row_groups):
+            for number in range(found.num_columns):
+                column = found.row_group(group).column(number)
+                name = column.path_in_schema
+                if wanted is not None and name.split(".")[0] not in wanted:
+                    continue
+                values += max(column.num_values, found.row_group(group).num_rows)
+                size += max(0, column.total_uncompressed_size)
+                packed = any("DICTIONARY" in encoding for encoding in column.encodings)
+                if packed and column.physical_type == "BYTE_ARRAY" and "." not in name:
+                    repeated.add(name)
+        check_unpacked(path, max(size, _VALUE_BYTES * values))
+    # Values that occur often are stored once; they are counted before they are written out.
+    with parquet.ParquetFile(path, read_dictionary=sorted(repeated)) as file:
+        table = file.read(columns=None if columns is None else list(columns))
+    return _written_out(path, table)
+
+
+def _written_out(path: str | Path, table: pyarrow.Table) -> pyarrow.Table:
+    """The table with every dictionary replaced by the values it stands for."""
+    import pyarrow
+    from pyarrow import compute
+
+    for number, field in enumerate(table.schema):
+        kind = field.type.value_type if pyarrow.types.is_dictionary(field.type) else None
+        if kind not in (pyarrow.string(), pyarrow.large_string(), pyarrow.binary()):
+            continue
+        column, size = table.column(number), 0
+        for part in column.chunks:
+            lengths = compute.binary_length(part.dictionary)
+            size += compute.sum(compute.take(lengths, part.indices)).as_py() or 0
+            check_unpacked(path, size)
+        table = table.set_column(number, field.with_type(kind), column.cast(kind))
+    return table
