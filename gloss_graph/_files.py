@@ -80,8 +80,7 @@ def atomic_write(path: str | os.PathLike[str], *, overwrite: bool = False) -> It
         os.fsync(handle.fileno())
         if os.name == "nt":  # which renames no open file
             handle.close()
-        _check_free(target, overwrite)
-        os.replace(handle.name, target)
+        _move(Path(handle.name), target, overwrite)
         sync_folder(target.parent)
 
 
@@ -100,8 +99,7 @@ def atomic_path(path: str | os.PathLike[str], *, overwrite: bool = False) -> Ite
         yield fresh
         os.chmod(fresh, stat.S_IMODE(os.fstat(handle.fileno()).st_mode))
         _sync(fresh)
-        _check_free(target, overwrite)
-        os.replace(fresh, target)
+        _move(fresh, target, overwrite)
         sync_folder(target.parent)
 
 
@@ -258,6 +256,24 @@ def utf8_folder(folder: Path) -> Path:
             return folder
         return Path(f"/proc/self/fd/{os.open(folder, os.O_RDONLY | os.O_DIRECTORY)}")
     return folder
+
+
+def _move(draft: Path, target: Path, overwrite: bool) -> None:
+    """Give a draft its name.
+
+    Raises:
+        FileExistsError: The name was taken meanwhile and `overwrite` is false.
+    """
+    _check_free(target, overwrite)
+    if not overwrite:
+        # A link, as it is refused where another process was faster; the draft goes later.
+        try:
+            return os.link(draft, target)
+        except FileExistsError:
+            return _check_free(target, overwrite)
+        except OSError:  # no links on this file system
+            pass
+    return os.replace(draft, target)
 
 
 def _check_free(target: Path, overwrite: bool) -> None:

@@ -27,9 +27,10 @@ import math
 import os
 import stat
 import tempfile
+import time
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -44,7 +45,7 @@ from gloss_graph._files import (
     sync_folder,
     utf8_folder,
 )
-from gloss_graph._locks import HELD, keep_from_children, let_go, try_lock
+from gloss_graph._locks import HELD, keep_from_children, let_go, share_lock, try_lock
 
 __all__ = [
     "Claim",
@@ -52,6 +53,7 @@ __all__ = [
     "check_folder",
     "claim",
     "hold",
+    "join",
     "newest_whole",
     "scratch_folder",
     "swap",
@@ -65,6 +67,7 @@ _LOCK = ".gloss-graph.lock"
 _DRAFT = ".gloss-graph.draft"
 _EXCHANGE = 2  # RENAME_EXCHANGE of Linux and RENAME_SWAP of macOS
 _HERE = -100  # AT_FDCWD
+_PATIENCE = 30.0  # seconds
 
 
 @dataclass(frozen=True)
@@ -189,6 +192,63 @@ def hold(out: str | Path, command: str) -> Iterator[None]:
             yield
         finally:
             _clean(out)
+
+
+@contextmanager
+def join(
+    out: str | Path,
+    command: str,
+    crowd: Path,
+    *,
+    same: Callable[[], bool],
+    begin: Callable[[], object],
+) -> Iterator[None]:
+    """Work in a folder together with the processes that do the same there.
+
+    Args:
+        out: The folder, which is there.
+        command: Who writes.
+        crowd: A file that all of them lock together.
+        same: Whether the folder says what this process does already.
+        begin: Writes that, where it does not and nobody else is at work.
+
+    Raises:
+        BlockingIOError: Others are at work on something else.
+        OSError: It cannot be written, or the disk is full.
+    """
+    number = os.open(crowd, os.O_RDWR | os.O_CREAT, 0o666)
+    keep_from_children(number)
+    try:
+        # One at a time decides; leaving needs no turn.
+        with _turn(Path(out), command):
+            if not same():
+                if try_lock(number) == HELD:
+                    raise BlockingIOError(
+                        f"'out' must be of one study at a time ({out} is being written by another "
+                        "process for a study with other settings). Wait until it ends, or choose "
+                        "another folder."
+                    )
+                begin()
+            share_lock(number)
+        yield
+    finally:
+        let_go(number)
+
+
+@contextmanager
+def _turn(out: Path, command: str) -> Iterator[None]:
+    """As `hold`, waiting for others that hold the folder for a moment only."""
+    patience = time.monotonic() + _PATIENCE
+    with ExitStack() as stack:
+        while True:
+            try:
+                stack.enter_context(hold(out, command))
+                break
+            except BlockingIOError:
+                if time.monotonic() > patience:
+                    raise
+                time.sleep(0.02)
+        yield
 
 
 @contextmanager

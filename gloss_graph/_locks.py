@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+from contextlib import suppress
 from types import ModuleType
 
 fcntl: ModuleType | None
@@ -12,7 +13,7 @@ try:
 except ImportError:  # Windows
     fcntl = None
 
-__all__ = ["HELD", "TAKEN", "UNKNOWN", "keep_from_children", "let_go", "try_lock"]
+__all__ = ["HELD", "TAKEN", "UNKNOWN", "keep_from_children", "let_go", "share_lock", "try_lock"]
 
 #: What `try_lock` finds: the lock is this process's now, another's, or the system has none.
 TAKEN, HELD, UNKNOWN = "taken", "held", "unknown"
@@ -39,6 +40,13 @@ def try_lock(number: int) -> str:
     except OSError as error:
         return HELD if error.errno in (errno.EAGAIN, errno.EACCES) else UNKNOWN
     return TAKEN
+
+
+def share_lock(number: int) -> None:
+    """Hold the lock of an open file together with others that share it."""
+    if fcntl is not None:
+        with suppress(OSError):  # a disk without locks
+            fcntl.flock(number, fcntl.LOCK_SH | fcntl.LOCK_NB)
 
 
 def keep_from_children(number: int) -> None:

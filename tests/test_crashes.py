@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 TESTS = Path(__file__).resolve().parent
-COMMANDS = ["train", "text-gcn", "graph", "evaluate"]
+COMMANDS = ["train", "text-gcn", "bert-gcn", "graph", "evaluate", "tune", "demo", "predict"]
 SAVES = ["report", "MemoryBank.save", "TextClassifier.save", "FeatureEncoder.save"]
 # Kills a command in the slow tests; pairs and disks are a third and a tenth of it.
 KILLS = int(os.environ.get("CRASH_KILLS", "60"))

@@ -6,12 +6,14 @@ import json
 import math
 import os
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from gloss_graph._checks import check_choice, check_positive_int
 from gloss_graph._files import atomic_write
+from gloss_graph._folders import check_content, join
 from gloss_graph._space import Choice, Dimension, Range, Scalar
 from gloss_graph.ablation.designs import DESIGNS, Arm, arms_of, check_used, factor_dimension
 from gloss_graph.ablation.identity import canonical, trial_id
@@ -279,6 +281,7 @@ class Study:
 
         Raises:
             FileExistsError: The folder holds something else.
+            BlockingIOError: Another process runs another study in it.
             ValueError: A factor the function never reads.
             RuntimeError: Every trial failed; names the last error.
         """
@@ -286,17 +289,33 @@ class Study:
             raise ValueError("'storage' is for design='optuna'; other designs share a folder.")
         folder = study_folder(out)
         about = {"cost": getattr(self.function, "cost", ""), "identity": self.identity}
-        with TrialStore(folder) as store:
-            runner = Runner(store, self.function, self.baseline, about, progress=progress)
+        file, content = folder / STUDY_FILE, self._content()
+
+        def begin() -> None:
             if self.design == "optuna":
                 # It refuses other settings; the folder must then stay as it is.
+                open_arms(self, folder, storage)
+            with atomic_write(file, overwrite=True) as draft:
+                draft.write(content)
+
+        with ExitStack() as stack:
+            store = stack.enter_context(TrialStore(folder))
+            stack.enter_context(
+                join(
+                    folder,
+                    "ablate",
+                    folder / "claims" / ".owners",
+                    same=lambda: file.is_file() and file.read_bytes() == content,
+                    begin=begin,
+                )
+            )
+            runner = Runner(store, self.function, self.baseline, about, progress=progress)
+            if self.design == "optuna":
                 shared = open_arms(self, folder, storage)
-                self._write(folder)
                 sample_arms(self, shared, runner, storage=storage, retry=retry)
             else:
-                self._write(folder)
                 runner.work(self.trials()[:limit], retry=retry, wait=wait)
-        results = read_results(folder)
+            results = read_results(folder)
         rows = results.table
         if len(rows) and (rows["status"] == "failed").all():
             raise RuntimeError(
@@ -305,7 +324,8 @@ class Study:
             )
         return results
 
-    def _write(self, folder: Path) -> None:
+    def _content(self) -> bytes:
+        """What the study's file holds."""
         call = self.function
         content = {
             "name": self.name,
@@ -327,8 +347,7 @@ class Study:
             "notes": self.notes,
             "trials": [trial.id for trial in self.trials()],
         }
-        with atomic_write(folder / STUDY_FILE, overwrite=True) as draft:
-            draft.write((json.dumps(content, indent=1) + "\n").encode())
+        return (json.dumps(content, indent=1) + "\n").encode()
 
 
 def study_folder(out: str | os.PathLike[str]) -> Path:
@@ -338,22 +357,14 @@ def study_folder(out: str | os.PathLike[str]) -> Path:
         FileExistsError: It holds something else.
     """
     folder = Path(out)
-    if folder.exists() and not (folder / STUDY_FILE).is_file():
-        others = (
-            []
-            if not folder.is_dir()
-            else [
-                item.name
-                for item in folder.iterdir()
-                if item.name not in ("trials", "claims")
-                and not item.name.startswith((f".{STUDY_FILE}", DATABASE))
-            ]
-        )
-        if not folder.is_dir() or others:
+    if not (folder / STUDY_FILE).is_file():
+        try:
+            check_content(folder, known=("trials", "claims", DATABASE, f"{DATABASE}-journal"))
+        except FileExistsError:
             raise FileExistsError(
                 f"'out' must be a new folder or that of a study ({folder} holds other files). "
                 "Choose another name."
-            )
+            ) from None
     folder.mkdir(parents=True, exist_ok=True)
     return folder
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -12,7 +11,6 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from gloss_graph._folders import write_json
 from gloss_graph._space import Dimension
 from gloss_graph.analysis import plot_importance, plot_slices, plot_tuning
 from gloss_graph.cli.signals import keeping
@@ -107,12 +105,9 @@ def run_tune(
         needs_val=True,
     )
 
-    def finish(result: TuneResult) -> None:
-        stored = json.loads((out / "best.json").read_text("utf-8"))
-        write_json(
-            out / "best.json", {**stored, "command": train_command(files, result.config, best)}
-        )
+    def finish(result: TuneResult) -> dict[str, str]:
         _draw(result, space, out, metric)
+        return {"command": train_command(files, result.config, best)}
 
     with keeping(lambda: f"Finished trials are kept in {out}: run the same command again."):
         result = tune_text(

@@ -88,7 +88,7 @@ def tune_text(
     keep_runs: bool = False,
     heartbeat: int = 10,
     progress: bool = False,
-    finish: Callable[[TuneResult], object] | None = None,
+    finish: Callable[[TuneResult], Mapping[str, Any]] | None = None,
 ) -> TuneResult:
     """Search settings by TPE, stopping trials below the median of the others (G-Loss-O).
 
@@ -117,7 +117,8 @@ def tune_text(
         heartbeat: Seconds between signs of life; a trial silent for six times as long counts as
             killed.
         progress: Show progress on stderr.
-        finish: Adds files to `out` while no other process may: called with the result.
+        finish: Adds files to `out` while no other process may: called with the result, gives back
+            what else `best.json` shall hold, which is written last.
 
     Raises:
         ValueError: No optuna; no labeled validation document; a space the training refuses; a
@@ -174,9 +175,8 @@ def tune_text(
             "params": result.params,
             "config": result.config.as_dict(),
         }
-        write_json(out / "best.json", best)
-        if finish is not None:
-            finish(result)
+        more = {} if finish is None else finish(result)
+        write_json(out / "best.json", {**best, **more})
     return result
 
 

@@ -165,3 +165,26 @@ def test_infinite_numbers_survive_the_disk(tmp_path: Path) -> None:
         store.append({"id": "x", "status": "ok", "metrics": metrics})
     with TrialStore(tmp_path) as store:
         assert store.rows()["x"]["metrics"] == metrics
+
+
+def test_another_study_waits_until_those_in_its_folder_are_done(tmp_path: Path) -> None:
+    folder, refused, joined = tmp_path / "s", [], []
+
+    def meets_others(config: dict[str, Any], seed: int) -> dict[str, float]:
+        if not refused:
+            before = (folder / "study.json").read_bytes()
+            with pytest.raises(BlockingIOError, match="'out' must be of one study at a time") as no:
+                study(seeds=2).run(folder, progress=False)
+            refused.append(no)
+            assert (folder / "study.json").read_bytes() == before
+            # The same study joins it.
+            joined.append(study(meets_others).run(folder, progress=False, wait=False, limit=3))
+        return score(config, seed)
+
+    results = study(meets_others).run(folder, progress=False)
+    assert refused
+    assert joined
+    assert len(results.table) == TRIALS
+    assert set(results.table["status"]) == {"ok"}
+    # Nobody is at work any more.
+    assert len(study(seeds=2).run(folder, progress=False).table) == TRIALS // 3 * 2
