@@ -22,6 +22,7 @@ __all__ = [
     "draft_beside",
     "full_disk_named",
     "is_draft",
+    "is_full_disk",
     "remove",
     "sync_folder",
 ]
@@ -31,7 +32,7 @@ _DRAFT = re.compile(r"\.(?P<name>.+)\.(?P<token>[0-9a-f]{8})\.(?P<kind>part|new|
 # What older versions left behind.
 _OLDER = re.compile(r"\.write-test|\..+\.(new|old)-[0-9a-f]{8}")
 _FULL_ADVICE = (
-    "The disk is full. Free some space there and run the same again; nothing half-written was kept"
+    "No space left on the disk. Free some and run the same again; nothing half-written was kept"
 )
 _FULL = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
 # Libraries that write by themselves say it in words: Rust's, SQLite's, torch's.
@@ -204,13 +205,17 @@ def full_disk_named(target: str | os.PathLike[str]) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        number = error.errno if isinstance(error, OSError) else None
-        if number is None and _FULL_WORDS.search(str(error)):
-            number = errno.ENOSPC
         # The innermost has the name of the file.
-        if number not in _FULL or getattr(error, "strerror", None) == _FULL_ADVICE:
+        if not is_full_disk(error) or getattr(error, "strerror", None) == _FULL_ADVICE:
             raise
-        raise OSError(number, _FULL_ADVICE, os.fspath(target)) from error
+        raise OSError(errno.ENOSPC, _FULL_ADVICE, os.fspath(target)) from error
+
+
+def is_full_disk(error: BaseException) -> bool:
+    """Whether a library failed because the disk is full, whatever it raised."""
+    if isinstance(error, OSError) and error.errno is not None:
+        return error.errno in _FULL
+    return bool(_FULL_WORDS.search(str(error)))
 
 
 def sync_folder(folder: Path, *, deep: bool = False) -> None:

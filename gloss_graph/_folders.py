@@ -26,6 +26,7 @@ import json
 import math
 import os
 import stat
+import tempfile
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -51,6 +52,8 @@ __all__ = [
     "claim",
     "hold",
     "newest_whole",
+    "scratch_folder",
+    "swap",
     "whole_folder",
     "write_json",
 ]
@@ -231,7 +234,7 @@ def whole_folder(folder: str | Path, marker: str) -> Iterator[Path]:
         for file in fresh.glob("*.safetensors"):
             file.chmod(rights)
         sync_folder(fresh, deep=True)
-        _swap(fresh, folder)
+        swap(fresh, folder)
         sync_folder(folder.parent)
 
 
@@ -254,6 +257,15 @@ def newest_whole(folder: str | Path) -> Path:
             )
             return found
     return folder
+
+
+@contextmanager
+def scratch_folder() -> Iterator[Path]:
+    """An empty folder for the time of the block; those that killed processes left are removed."""
+    user = f"-{os.getuid()}" if hasattr(os, "getuid") else ""
+    with draft_beside(Path(tempfile.gettempdir(), f"gloss-graph{user}")) as (_, fresh):
+        fresh.mkdir(mode=0o700)
+        yield fresh
 
 
 def check_content(out: Path, *, known: Sequence[str] = ()) -> None:
@@ -286,7 +298,7 @@ def _owner(out: Path) -> Iterator[int]:
         yield number
     finally:
         # While the lock is held: nobody else can have begun.
-        if made and not os.listdir(out):
+        if made:
             with suppress(OSError):
                 out.rmdir()
         let_go(number)
@@ -380,8 +392,8 @@ def _clean(out: Path, names: Sequence[str] = (), *, keep_lock: bool = False) -> 
         remove(out / name)
 
 
-def _swap(fresh: Path, folder: Path) -> None:
-    """Put `fresh` in the place of `folder`, and what was there in that of `fresh`."""
+def swap(fresh: Path, folder: Path) -> None:
+    """Put a whole folder in the place of another, which is then in that of `fresh` or `.old`."""
     old = fresh.with_suffix(".old")
     while True:
         try:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -13,6 +12,7 @@ import torch
 from torch import Tensor
 
 from gloss_graph._checks import check_choice
+from gloss_graph._folders import scratch_folder
 from gloss_graph._timing import stage_seconds
 from gloss_graph.ablation.settings import (
     ENCODER_ONLY,
@@ -162,7 +162,7 @@ class TextRun:
         """Train and score."""
         made = self._config(config, seed)
         splits, encoder, frozen = self._begin(made)
-        with tempfile.TemporaryDirectory(prefix="gloss-graph-") as folder, _quiet(made):
+        with scratch_folder() as folder, _quiet(made):
             result = train_text(splits, encoder, made, folder, frozen=frozen, save_steps=0)
             return self._metrics(result, made, frozen)
 

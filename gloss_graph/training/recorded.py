@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from gloss_graph._files import atomic_write
+from gloss_graph._files import atomic_write, clear_drafts
 from gloss_graph.text import Corpus, TextEncoder
 from gloss_graph.training.provenance import documents_digest
 
@@ -93,6 +93,8 @@ def recorded_embeddings(
             return {name: stored[name] for name in parts}
     rows = _embedded(parts, make_encoder, progress)
     file.parent.mkdir(parents=True, exist_ok=True)
+    # Of all names: what was begun and killed may never be asked for again.
+    clear_drafts(file.parent)
     with atomic_write(file, overwrite=True) as draft:
         draft.write(save(rows))
     return rows

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import math
 import time
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, TrainOutput
 
 from gloss_graph._checks import check_range
 from gloss_graph._files import atomic_path, full_disk_named, sync_folder
+from gloss_graph._folders import swap
 from gloss_graph._modes import evaluating
 from gloss_graph._processes import launched, mean_over_processes, wait_for_all
 from gloss_graph._timing import StageClock
@@ -39,6 +42,7 @@ from gloss_graph.training.state import load_objective, save_objective
 LossModule = GraphGuidedObjective | MetricLoss | PseudoLabelLoss
 """What the trainer can train by."""
 
+# Where a checkpoint is until it is whole.
 _DRAFT = ".checkpoint.draft"
 OBJECTIVE_FILE = "objective.safetensors"
 TEACHER_FILE = "teacher.safetensors"
@@ -314,9 +318,15 @@ class GraphGuidedTrainer(Trainer):
             file = Path(folder) / TRAINER_STATE_NAME
             state = TrainerState.load_from_json(str(file)) if file.is_file() else None
             # `Trainer` would do one step more.
-            if state is not None and has_ended(state):
+            if state is not None and has_ended(state) and self._is_as_long_as(state):
                 return self._end_from(folder, state)
         return super().train(folder, *args, **kwargs)
+
+    def _is_as_long_as(self, state: TrainerState) -> bool:
+        """Whether this training asks for the length of that one."""
+        if self.args.max_steps > 0:
+            return self.args.max_steps == state.max_steps
+        return math.ceil(self.args.num_train_epochs) == state.num_train_epochs
 
     def _end_from(self, folder: str, state: TrainerState) -> TrainOutput:
         self._load_from_checkpoint(folder)
@@ -355,18 +365,18 @@ class GraphGuidedTrainer(Trainer):
                 super()._save_checkpoint(model, trial, *args, **kwargs)
                 self._saving = False
                 wait_for_all()  # for the random states of all
+                best = self.state.best_model_checkpoint
+                if best is not None and Path(best).parent == draft:
+                    self.state.best_model_checkpoint = str(place / Path(best).name)
                 if main:
+                    self.state.save_to_json(str(draft / name / TRAINER_STATE_NAME))
                     sync_folder(draft, deep=True)
-                    drop_checkpoint(place / name)
-                    (draft / name).rename(place / name)
+                    swap(draft / name, place / name)
                     sync_folder(place)
         finally:
             self._saving = False
             if main:
                 drop_checkpoint(draft)
-        best = self.state.best_model_checkpoint
-        if best is not None and Path(best).parent == draft:
-            self.state.best_model_checkpoint = str(place / Path(best).name)
         if main and self.args.save_total_limit:
             kept = self.state.best_model_checkpoint
             for old in whole_checkpoints(place)[: -self.args.save_total_limit]:
@@ -388,6 +398,13 @@ class GraphGuidedTrainer(Trainer):
     def _load_from_checkpoint(
         self, resume_from_checkpoint: str, model: nn.Module | None = None
     ) -> None:
+        if Path(resume_from_checkpoint).with_name(_DRAFT).exists():
+            warnings.warn(
+                "The training was killed while a checkpoint was written; it goes on from "
+                f"{resume_from_checkpoint}, the newest whole one.",
+                UserWarning,
+                stacklevel=2,
+            )
         super()._load_from_checkpoint(resume_from_checkpoint, model)
         self._load_objective(resume_from_checkpoint)
         if self.extras:

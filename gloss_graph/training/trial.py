@@ -12,6 +12,7 @@ from typing import Any
 from torch import Tensor
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from gloss_graph._files import is_full_disk
 from gloss_graph._space import Choice, Dimension, Scalar
 from gloss_graph.text import Splits, TextEncoder
 from gloss_graph.training.config import TrainConfig
@@ -49,6 +50,8 @@ class TrialObjective:
         self._splits, self._encoder_factory, self._config = splits, encoder_factory, config
         self._folder, self._space, self._metric = folder, space, metric
         self._keep_runs = keep_runs
+        #: What no further trial can mend: a full disk.
+        self.stopped: BaseException | None = None
         #: Number of the trial that was begun last.
         self.begun: list[int] = []
 
@@ -85,6 +88,8 @@ class TrialObjective:
         except BaseException as error:
             text = " ".join(str(error).split()) or "no message"
             trial.set_user_attr("error", f"{type(error).__name__}: {text}")
+            if is_full_disk(error):
+                self.stopped = error
             raise
         finally:
             if not (complete and self._keep_runs):

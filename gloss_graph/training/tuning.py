@@ -204,6 +204,8 @@ def _work(study: Any, objective: TrialObjective, turns: Turns, patience: int) ->
                 stacklevel=3,
             )
             continue
+        if objective.stopped is not None:
+            raise objective.stopped
         trial = ended.pop()
         state, error = trial.state.name.lower(), trial.user_attrs.get("error")
         finished = turns.finished()

@@ -213,7 +213,7 @@ def die_after(left):
 
 # Half of the savers die after so many calls, from the first to those of the third save, however
 # fast the machine is; the others at any time.
-last = 0
+last = cut = 0
 for kill in range(24):
     child = os.fork()
     if child == 0:
@@ -229,11 +229,12 @@ for kill in range(24):
         time.sleep(draw.uniform(0.0, 0.15))
         os.kill(child, signal.SIGKILL)
     assert os.WIFSIGNALED(os.waitpid(child, 0)[1])
+    cut += len([*folder.glob(".*.part")])
     back = MemoryBank.load(file)
     seen = {*back.rows.unique().tolist(), *back.slot_labels.unique().tolist()} - {-1}
     assert len(seen) == 1 and max(seen) >= last, (seen, last)
     last = int(max(seen))
-found["saved"], found["cut"] = last, len([*folder.glob(".*.part")])
+found["saved"], found["cut"] = last, cut
 print(json.dumps(found))
 """
 
