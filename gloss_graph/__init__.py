@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
 
+TYPE_CHECKING = False  # that of typing, which takes long to import
 if TYPE_CHECKING:
     from gloss_graph.analysis import to_networkx
     from gloss_graph.graph import build_document_graph
@@ -44,7 +44,7 @@ _HOMES = {
 _ROOMS = ("analysis", "graph", "inference", "losses", "memory", "objective", "propagation")
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
     if name in _ROOMS:
         return import_module(f"{__name__}.{name}")
     if name not in _HOMES:

@@ -31,7 +31,7 @@ from gloss_graph.analysis.style import (
 __all__ = ["plot_graph"]
 
 _NAMED = 12
-_LEGEND = 2.9  # inches
+_LEGEND = 3.4  # inches
 _OTHER = "#5F6368"
 _EDGE = "#7F8791"
 _FAINT = "#B9BEC5"

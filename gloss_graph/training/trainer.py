@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import time
 import warnings
 from collections.abc import Callable
@@ -43,8 +44,6 @@ LossModule = GraphGuidedObjective | MetricLoss | PseudoLabelLoss
 
 OBJECTIVE_FILE = "objective.safetensors"
 TEACHER_FILE = "teacher.safetensors"
-# Where a checkpoint is until it is whole.
-_DRAFT = ".checkpoint.draft"
 
 
 class GraphGuidedTrainer(Trainer):
@@ -124,7 +123,6 @@ class GraphGuidedTrainer(Trainer):
             self.label_names = ["labels"]
         # The loss is a mean over the micro-batch, so the Trainer must divide it by their number.
         self.model_accepts_loss_kwargs = False
-        self._drafting = False
         #: Seconds spent in each stage of the training steps so far.
         self.seconds = StageClock()
         #: What else checkpoints keep and a resumed training takes back, by name.
@@ -317,9 +315,15 @@ class GraphGuidedTrainer(Trainer):
             file = Path(folder) / TRAINER_STATE_NAME
             state = TrainerState.load_from_json(str(file)) if file.is_file() else None
             # `Trainer` would do one step more.
-            if state is not None and has_ended(state):
+            if state is not None and has_ended(state) and self._is_as_long_as(state):
                 return self._end_from(folder, state)
         return super().train(folder, *args, **kwargs)
+
+    def _is_as_long_as(self, state: TrainerState) -> bool:
+        """Whether this training asks for the length of that one."""
+        if self.args.max_steps > 0:
+            return self.args.max_steps == state.max_steps
+        return math.ceil(self.args.num_train_epochs) == state.num_train_epochs
 
     def _end_from(self, folder: str, state: TrainerState) -> TrainOutput:
         self._load_from_checkpoint(folder)
