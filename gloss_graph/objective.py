@@ -57,8 +57,8 @@ class GraphGuidedObjective(PaperForms, PropagationPredictor, nn.Module):
     \(L_C\): their logits are drawn to what the corpus graph says of them.
 
     A step masks the batch's own stored copies, searches, connects, hides, propagates, compares
-    and then enqueues, in this order. A call that raises leaves the bank as it was; in `eval()`
-    nothing is enqueued.
+    and then enqueues, in this order. A call that raises leaves all state as it was, and so does
+    every call in `eval()`.
 
     Shapes: B batch rows, M bank rows, N = B + M, C classes, D dimension.
 
@@ -354,7 +354,7 @@ class GraphGuidedObjective(PaperForms, PropagationPredictor, nn.Module):
             TypeError: A value that is not a tensor.
             ValueError: Shapes, dtypes or devices that disagree; non-finite embeddings; labels
                 outside -1..C-1 (or [0, 1]), or of the other kind; `visible` on an unlabeled row.
-                The bank is untouched.
+                Bank, targets, warm start and generator are as before.
         """
         beside = (self.memory, self.normalize_embeddings)
         check_views(embeddings, reference, frozen, *beside)

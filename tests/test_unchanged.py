@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import warnings
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 from typing import Any, NamedTuple
 
 import pytest
@@ -197,9 +197,17 @@ CELLS = {
     "centers": with_entry("cells.centers", first(NAN)),
     "overwritten": with_entry("cells.overwritten", first(-1)),
 }
+
+
+def _inside(change: Callable[[dict[str, Any]], Any], state: dict[str, Any]) -> dict[str, Any]:
+    bank = {k.removeprefix("memory."): v for k, v in state.items() if k.startswith("memory.")}
+    rest = {k: v for k, v in state.items() if not k.startswith("memory.")}
+    return {**rest, **{f"memory.{k}": v for k, v in change(bank).items()}}
+
+
 OBJECTIVE = {
     **{
-        name: (lambda change: lambda state: _inside(state, change))(change)
+        name: partial(_inside, change)
         for name, change in STATES.items()
         if name not in ("number", "empty", "foreign")
     },
@@ -216,12 +224,6 @@ OBJECTIVE = {
     "generator": with_entry("_extra_state", lambda x: x[:9]),
     "text": with_entry("_extra_state", lambda x: "text"),
 }
-
-
-def _inside(state: dict[str, Any], change: Callable[[dict[str, Any]], Any]) -> dict[str, Any]:
-    bank = {k.removeprefix("memory."): v for k, v in state.items() if k.startswith("memory.")}
-    rest = {k: v for k, v in state.items() if not k.startswith("memory.")}
-    return {**rest, **{f"memory.{k}": v for k, v in change(bank).items()}}
 
 
 class Call(NamedTuple):
