@@ -40,6 +40,7 @@ from gloss_graph.losses import (
     consistency_loss,
     hidden_label_loss,
 )
+from gloss_graph.losses.remembered import MEMORY_SETTINGS
 from gloss_graph.memory import MemoryBank
 from gloss_graph.memory.checked import check_forms, check_keys, check_limits, fit_cells
 from gloss_graph.memory.gather import enqueue_gathered
@@ -230,8 +231,9 @@ class GraphGuidedObjective(PaperForms, PropagationPredictor, nn.Module):
         self.parts: dict[str, Tensor] = {}
 
     def extra_repr(self) -> str:
-        """Every setting, as the objective was made with; the bank is a part of its own."""
-        return ", ".join(f"{name}={_shown(value)}" for name, value in self._settings.items())
+        """Every setting the objective was made with; the bank is a part of its own."""
+        settings = (f"{name}={_shown(value)}" for name, value in self._settings.items())
+        return ", ".join(settings) + str(self.remembered)
 
     def get_extra_state(self) -> Tensor:
         """State of the visibility generator, a uint8 tensor."""
@@ -491,8 +493,9 @@ class GraphGuidedObjective(PaperForms, PropagationPredictor, nn.Module):
             return self.remembered.weigh(found, memory, strength)
 
 
-# The bank is a part of its own, and so printed apart.
-_SETTINGS = inspect.signature(GraphGuidedObjective.__init__).parameters.keys() - {"self", "memory"}
+# The bank prints itself, and so does the use of it.
+_PRINTED_APART = {"self", "memory", *MEMORY_SETTINGS}
+_SETTINGS = inspect.signature(GraphGuidedObjective.__init__).parameters.keys() - _PRINTED_APART
 
 
 def _shown(value: Any) -> str:
