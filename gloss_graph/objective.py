@@ -40,6 +40,7 @@ from gloss_graph.losses import (
     consistency_loss,
     hidden_label_loss,
 )
+from gloss_graph.losses.remembered import MEMORY_SETTINGS
 from gloss_graph.memory import MemoryBank
 from gloss_graph.memory.checked import check_forms, check_keys, check_limits, fit_cells
 from gloss_graph.memory.gather import enqueue_gathered
@@ -57,8 +58,8 @@ class GraphGuidedObjective(PaperForms, PropagationPredictor, nn.Module):
     \(L_C\): their logits are drawn to what the corpus graph says of them.
 
     A step masks the batch's own stored copies, searches, connects, hides, propagates, compares
-    and then enqueues, in this order. A call that raises leaves the bank as it was; in `eval()`
-    nothing is enqueued.
+    and then enqueues, in this order. A call that raises leaves all state as it was, and so does
+    every call in `eval()`.
 
     Shapes: B batch rows, M bank rows, N = B + M, C classes, D dimension.
 
@@ -234,8 +235,9 @@ class GraphGuidedObjective(PaperForms, PropagationPredictor, nn.Module):
         self.parts: dict[str, Tensor] = {}
 
     def extra_repr(self) -> str:
-        """Every setting, as the objective was made with; the bank is a part of its own."""
-        return ", ".join(f"{name}={_shown(value)}" for name, value in self._settings.items())
+        """Every setting the objective was made with; the bank is a part of its own."""
+        settings = (f"{name}={_shown(value)}" for name, value in self._settings.items())
+        return ", ".join(settings) + str(self.remembered)
 
     def get_extra_state(self) -> Tensor:
         """State of the visibility generator, a uint8 tensor."""
@@ -358,7 +360,8 @@ class GraphGuidedObjective(PaperForms, PropagationPredictor, nn.Module):
             TypeError: A value that is not a tensor.
             ValueError: Shapes, dtypes or devices that disagree; non-finite embeddings; labels
                 outside -1..C-1 (or [0, 1]), or of the other kind; `visible` on an unlabeled row;
-                rows of one id that differ in label or in `visible`. The bank is untouched.
+                rows of one id that differ in label or in `visible`. Bank, targets, warm start
+                and generator are as before.
         """
         beside = (self.memory, self.normalize_embeddings)
         check_views(embeddings, reference, frozen, *beside)
@@ -515,8 +518,9 @@ class GraphGuidedObjective(PaperForms, PropagationPredictor, nn.Module):
             return self.remembered.weigh(found, memory, strength)
 
 
-# The bank is a part of its own, and so printed apart.
-_SETTINGS = inspect.signature(GraphGuidedObjective.__init__).parameters.keys() - {"self", "memory"}
+# The bank prints itself, and so does the use of it.
+_PRINTED_APART = {"self", "memory", *MEMORY_SETTINGS}
+_SETTINGS = inspect.signature(GraphGuidedObjective.__init__).parameters.keys() - _PRINTED_APART
 
 
 def _shown(value: Any) -> str:

@@ -942,6 +942,51 @@ def test_repr_shows_settings_and_parts() -> None:
     assert "bandwidth=wide" in repr(GraphGuidedObjective(4, bandwidth=wide))
 
 
+def test_repr_shows_every_setting() -> None:
+    values = {
+        "multilabel": False, "k": 5, "kernel": "cosine", "bandwidth": 0.7, "symmetrize": "mutual",
+        "batch_edges": "knn", "hops": 3, "visible_fraction": 0.4, "memory_visible_fraction": 0.6,
+        "graph_weight": 0.3, "form": "nll", "rule": "harmonic", "normalization": "row",
+        "eta": 0.15, "alpha": 0.55, "solver": "cg", "tol": 1e-5, "max_iter": 77,
+        "gradient": "unrolled", "warm_start": True, "normalize_embeddings": True,
+        "consistency_weight": 0.12, "consistency_start": 71, "consistency_ramp": 72,
+        "refresh_every": 73, "anchor": 0.77, "align": 0.33, "half_life": 74.0,
+        "restandardize": True, "memory_start": 75, "memory_ramp": 76,
+        "class_weight": torch.tensor([0.5, 0.25, 0.75]), "generator": None, "seed": 78,
+    }  # fmt: skip
+    names = inspect.signature(GraphGuidedObjective.__init__).parameters.keys()
+    assert names - {"self", "num_classes", "memory"} == values.keys()
+    text = repr(GraphGuidedObjective(CLASSES, memory=filled(), **values)).split("\n  (")[0]
+    for name, value in values.items():
+        shown = str(value.tolist()) if isinstance(value, Tensor) else repr(value)
+        assert f"{name}={shown}" in text
+    for paper in (GraphGuidedObjective.published, GraphGuidedObjective.released):
+        shown_if_set = {"half_life", "restandardize", "memory_start", "memory_ramp"}
+        text = repr(paper(CLASSES, sigma=1.0))
+        assert all(f"{name}=" in text for name in values.keys() - shown_if_set)
+    # What is left open is shown as it was decided.
+    assert "eta=0.2, " in repr(GraphGuidedObjective(CLASSES))
+
+
+@pytest.mark.parametrize("settings", [{"symmetrize": "mutual"}, {"bandwidth": "local"}])
+def test_a_bank_without_links_serves_every_graph(settings: dict[str, Any]) -> None:
+    objective = GraphGuidedObjective(CLASSES, memory=MemoryBank(60, DIM, k=0), k=3, **settings)
+    for number in range(3):
+        x, ids = rows(seed=number).requires_grad_(), torch.arange(SIZE) + SIZE * number
+        out = step(objective, x, labels_of(), ids=ids, visible=half_visible())
+        out.loss.backward()
+        assert bool(torch.isfinite(x.grad).all())
+        # Both ends must list each other, and the bank's rows list nobody.
+        if "symmetrize" in settings:
+            assert int((out.graph.edge_kind > 0).sum()) == 0
+
+
+@pytest.mark.parametrize("seed", [1.5, "x", None, True, -1])
+def test_a_seed_is_a_number(seed: Any) -> None:
+    with pytest.raises(ValueError, match="'seed' must be an integer of at least 0"):
+        GraphGuidedObjective(CLASSES, seed=seed)
+
+
 def test_seconds_by_stage() -> None:
     objective = GraphGuidedObjective(CLASSES, memory=filled())
     assert not objective.seconds

@@ -199,7 +199,7 @@ CELLS = {
 }
 
 
-def _inside(state: dict[str, Any], change: Callable[[dict[str, Any]], Any]) -> dict[str, Any]:
+def _inside(change: Callable[[dict[str, Any]], Any], state: dict[str, Any]) -> dict[str, Any]:
     bank = {k.removeprefix("memory."): v for k, v in state.items() if k.startswith("memory.")}
     rest = {k: v for k, v in state.items() if not k.startswith("memory.")}
     return {**rest, **{f"memory.{k}": v for k, v in change(bank).items()}}
@@ -207,7 +207,7 @@ def _inside(state: dict[str, Any], change: Callable[[dict[str, Any]], Any]) -> d
 
 OBJECTIVE = {
     **{
-        name: partial(_inside, change=change)
+        name: partial(_inside, change)
         for name, change in STATES.items()
         if name not in ("number", "empty", "foreign")
     },

@@ -16,6 +16,8 @@ from gloss_graph.memory import MemoryBank
 from gloss_graph.memory.drift import age_decay, restandardized
 
 SEARCH_SPACE: dict[str, Dimension] = {"half_life": Range(10.0, 10_000.0, log=True)}
+#: Of `GraphGuidedObjective`, shown by `repr` where they are set.
+MEMORY_SETTINGS = ("half_life", "restandardize", "memory_start", "memory_ramp")
 
 
 @dataclass(frozen=True)
@@ -35,9 +37,8 @@ class MemoryUse:
         check_positive_int("memory_ramp", self.ramp, minimum=0)
 
     def __str__(self) -> str:
-        names = ("half_life", "restandardize", "memory_start", "memory_ramp")
         values = (self.half_life, self.restandardize, self.start, self.ramp)
-        pairs = zip(names, values, strict=True)
+        pairs = zip(MEMORY_SETTINGS, values, strict=True)
         return "".join(f", {name}={value}" for name, value in pairs if value)
 
     def strength(self, step: Tensor) -> float:

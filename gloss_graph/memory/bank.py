@@ -44,7 +44,8 @@ class MemoryBank(SearchedRows):
     searched again. A link lives while both documents live; its length follows when either end is
     refreshed.
 
-    All state lives in persistent buffers: `state_dict()` restores the bank bit for bit.
+    All state lives in persistent buffers: `state_dict()` restores the bank bit for bit, and what it
+    finds too, but for `search="hnsw"`. A call that raises leaves the state as it was.
 
     Shapes: B batch rows, M = `len(bank)` stored rows, D dimension, k links a row.
 

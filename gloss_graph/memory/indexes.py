@@ -50,7 +50,9 @@ class HNSWSettings:
 
     Nodes cannot be taken out: overwritten rows stay as waypoints until the graph is rebuilt.
     Building is slow, 1 to 3 ms a row on one thread, so IVF suits banks that are rewritten.
-    Below 4,096 rows the bank searches exactly.
+    Below 4,096 rows the bank searches exactly. The graph depends on all rows there ever were and is
+    no part of the state of the bank: a restored or copied bank builds another, and where that finds
+    other neighbors training does not go on bit for bit, as it does with every other search.
 
     Attributes:
         m: Links a node.

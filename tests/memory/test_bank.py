@@ -259,6 +259,26 @@ BAD_SEARCH: dict[str, tuple[Callable[[MemoryBank], object], type[Exception], str
         ValueError,
         "'queries' must be finite",
     ),
+    "sparse": (
+        lambda b: b.search(rows(1).to_sparse(), 1),
+        ValueError,
+        "'queries' must be dense (got torch.sparse_coo)",
+    ),
+    "excluded list": (
+        lambda b: b.search(rows(1), 1, [10]),
+        TypeError,
+        "'exclude_ids' must be a torch.Tensor (got list)",
+    ),
+    "excluded floats": (
+        lambda b: b.search(rows(1), 1, torch.rand(2)),
+        ValueError,
+        "'exclude_ids' must be an integer tensor",
+    ),
+    "neighbors k": (
+        lambda b: b.neighbors(rows(1), k=-1),
+        ValueError,
+        "'k' must be an integer of at least 0 (got -1)",
+    ),
     "neighbors nan": (
         lambda b: b.neighbors(torch.full((1, 3), NAN)),
         ValueError,

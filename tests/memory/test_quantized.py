@@ -238,3 +238,13 @@ def test_a_state_of_other_bits_is_refused_by_name(saved: int | None, here: int |
 def test_a_state_of_another_size_is_refused_by_name() -> None:
     with pytest.raises(ValueError, match="'capacity' must be that of the saved bank, 200"):
         MemoryBank(100, 48, k=5, bits=4).load_state_dict(bank_of(4).state_dict())
+
+
+@pytest.mark.parametrize("bits", [None, 8, 4, 2])
+def test_a_batch_that_is_declined_whole_is_no_error(bits: int | None) -> None:
+    bank = MemoryBank(20, 8, bits=bits, eviction="reservoir")
+    for number in range(60):
+        bank.enqueue(torch.randn(2, 8), ids=torch.arange(2 * number, 2 * number + 2))
+    assert len(bank) == 20
+    assert int(bank.step) == 60
+    assert int(bank.eviction.declined) > 40

@@ -10,6 +10,7 @@ import struct
 import subprocess
 import sys
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from safetensors.torch import load_file, save_file
 
 from gloss_graph import MemoryBank
 from gloss_graph.memory import HNSWSettings, IVFSettings
+from gloss_graph.memory.storage import write_bank
 
 
 def filled(**options: object) -> MemoryBank:
@@ -154,6 +156,26 @@ def test_settings_no_bank_can_have_are_refused(file: Path) -> None:
     rewritten(file, settings=raw, crc32=json.dumps(sums))
     with pytest.raises(ValueError, match=r"a bank this version can make.*'k' must be that of"):
         MemoryBank.load(file)
+
+
+@pytest.mark.parametrize("mmap", [False, True])
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("rows", lambda x: x.bool()),
+        ("rows", lambda x: x.half()),
+        ("count", lambda x: x + 99),
+        ("slot_ids", lambda x: x.fill_(3)),
+        ("written_at", lambda x: x - 99),
+    ],
+)
+def test_a_file_of_values_no_bank_has_is_refused_by_name(
+    tmp_path: Path, name: str, change: Callable[[torch.Tensor], torch.Tensor], mmap: bool
+) -> None:
+    state = {key: value.clone() for key, value in filled().state_dict().items()}
+    path = write_bank(tmp_path / "bank", {**state, name: change(state[name])}, filled().settings())
+    with pytest.raises(ValueError, match=rf"'{path}' .*{name}"):
+        MemoryBank.load(path, mmap=mmap)
 
 
 # Importing torch takes seconds, so one process does all that needs a process of its own.
