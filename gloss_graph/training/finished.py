@@ -111,13 +111,30 @@ def labels_used(folder: Path) -> frozenset[Any]:
     Raises:
         ValueError: The run has no list of them, or a damaged one.
     """
+    try:
+        return frozenset(read_labeled(folder)["id"].tolist())
+    except ValueError as error:
+        raise _refused(folder, str(error)) from error
+
+
+def read_labeled(folder: Path) -> pd.DataFrame:
+    """The labeled documents a run was trained on: `id`, whole numbers, and columns of words.
+
+    Raises:
+        ValueError: The run has no list of them, or a damaged one.
+    """
     file = folder / _LABELS
     if not file.is_file():
-        raise _refused(folder, f"{file.name} is missing")
+        raise ValueError(f"{file.name} is missing")
+    kinds = {"label": str, "text": str, "text_b": str}
     try:
-        return frozenset(pd.read_csv(file, usecols=["id"])["id"].tolist())
-    except ValueError as error:
-        raise _refused(folder, f"{file.name} cannot be read: {error}") from error
+        table = pd.read_csv(file, dtype=kinds, keep_default_na=False)
+    except (ValueError, OverflowError) as error:
+        raise ValueError(f"{file.name} cannot be read: {error}") from error
+    missing = [name for name in ("id", "label", "text") if name not in table]
+    if missing or (len(table) and table["id"].dtype != "int64"):
+        raise ValueError(f"{file.name} must have the columns id, a whole number, label and text")
+    return table
 
 
 def _refused(folder: Path, problem: str) -> ValueError:

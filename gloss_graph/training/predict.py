@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
@@ -21,6 +20,7 @@ from gloss_graph.text import UNLABELED, Corpus, FeatureEncoder, load_encoder
 from gloss_graph.training.classifier import TextClassifier
 from gloss_graph.training.config import TrainConfig
 from gloss_graph.training.contents import check_contents
+from gloss_graph.training.finished import read_labeled
 from gloss_graph.training.setup import make_objective
 from gloss_graph.training.state import load_objective
 
@@ -60,11 +60,7 @@ class Run:
             config, bank = self._config()
             check_contents(self.folder, self.settings)
             self.classifier = TextClassifier.load(self.folder / "model")
-            labels = pd.read_csv(
-                self.folder / "labels_used.csv",
-                dtype={"label": str, "text": str, "text_b": str},
-                keep_default_na=False,
-            )
+            labels = read_labeled(self.folder)
             self._check_classes()
         except (OSError, ValueError) as error:
             raise ValueError(
