@@ -120,6 +120,10 @@ def test_nothing_is_unpickled(source: Path) -> None:
             assert value is None or ast.unparse(value) == "False", f"line {call.lineno}"
             assert not function.endswith("read_pickle"), f"line {call.lineno}"
         assert function not in ("eval", "exec"), f"line {call.lineno}: {function}()"
+        if function.endswith(("from_pretrained", "from_config")):
+            value = options.get("trust_remote_code")
+            assert value is not None, f"line {call.lineno}: trust_remote_code is missing"
+            assert ast.unparse(value) == "False", f"line {call.lineno}"
 
 
 def test_global_random_state_is_left_alone(source: Path) -> None:

@@ -233,20 +233,19 @@ def _tensors(file: Path, draw: random.Random) -> None:
     name = draw.choice(sorted(tensors))
     value = tensors[name]
     kinds = [torch.float64, torch.float16, torch.int64, torch.uint8, torch.bool, torch.bfloat16]
+    fills: list[Any] = [0, 1]
+    if value.is_floating_point():
+        fills += [-1, float("nan"), float("inf"), torch.finfo(value.dtype).max]
+    elif value.dtype != torch.bool:
+        fills += [99, torch.iinfo(value.dtype).min, torch.iinfo(value.dtype).max]
     changes: list[Callable[[], torch.Tensor]] = [
         lambda: value.to(draw.choice(kinds)),
         lambda: value[:0] if value.dim() else value.reshape(1),
         lambda: torch.cat([value, value]) if value.dim() else value.reshape(1, 1),
         lambda: value.unsqueeze(-1).contiguous(),
         lambda: value.reshape(-1).contiguous(),
-        lambda: (
-            torch.full_like(value, draw.choice([-1, 99, 2**31 - 1, 0, 1]) % 255)
-            if value.dtype == torch.uint8
-            else torch.full_like(value, draw.choice([-1, 99, 2**31 - 1, 0]))
-        ),
+        lambda: torch.full_like(value, draw.choice(fills)),
     ]
-    if value.is_floating_point():
-        changes.append(lambda: torch.full_like(value, draw.choice([float("nan"), 1e38])))
     tensors[name] = draw.choice(changes)().contiguous()
     if draw.random() < 0.2:
         del tensors[name]

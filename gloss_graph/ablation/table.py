@@ -16,6 +16,8 @@ _COLUMNS = frozenset(
     )
 )
 _PREFIXES = ("metric.", "version.")
+# What still fits beside a picture.
+_LONGEST = 60
 
 
 def check_factor(name: str) -> None:
@@ -24,10 +26,10 @@ def check_factor(name: str) -> None:
     Raises:
         ValueError: Names the taken ones.
     """
-    if not name.strip() or not name.isprintable():
+    if not name.strip() or not name.isprintable() or len(name) > _LONGEST:
         raise ValueError(
-            f"'factors' must have names of printable characters (got {name!r}). Give it another "
-            "name."
+            f"'factors' must have names of at most {_LONGEST} printable characters (got "
+            f"{name!r:.120}). Give it another name."
         )
     if name in _COLUMNS or name.startswith(_PREFIXES):
         raise ValueError(

@@ -17,7 +17,7 @@ from gloss_graph._modes import evaluating
 from gloss_graph._processes import is_main, mean_over_processes, wait_for_all, world_size
 from gloss_graph.memory.gather import share_state
 from gloss_graph.objective import GraphGuidedObjective
-from gloss_graph.training.state import load_objective, save_objective
+from gloss_graph.training.state import check_model, load_objective, save_objective
 
 try:
     import sentence_transformers
@@ -223,18 +223,17 @@ class GraphGuidedLoss(nn.Module):
 
     def save(self, file: str | Path) -> Path:
         """Write bank, generator and head to one safetensors file, and whose embeddings they are."""
-        return save_objective(self._kept(), file, model=self._whole_model())
+        return save_objective(self._kept(), file, model=self.whole_model())
 
     def load(self, file: str | Path) -> None:
         """Restore what `save` wrote; nothing is changed unless all of it fits.
 
         Raises:
-            ValueError: The file is missing, damaged, of other settings, or of a model with other
-                weights than the model has now.
+            ValueError: The file is missing, damaged, or of other settings.
         """
-        load_objective(self._kept(), file, model=self._whole_model())
+        load_objective(self._kept(), file)
 
-    def _whole_model(self) -> nn.Module | None:
+    def whole_model(self) -> nn.Module | None:
         """The model that is trained; None where a process holds a part of it only."""
         model: nn.Module = getattr(self.model, "module", self.model)
         weights = model.parameters()
@@ -297,7 +296,12 @@ class ObjectiveCheckpoint(TrainerCallback):
     ) -> None:
         """Restore, where training does not start at the beginning."""
         if state.global_step > 0:
-            self._loss.load(_checkpoint(args, state) / OBJECTIVE_FILE)
+            file = _checkpoint(args, state) / OBJECTIVE_FILE
+            model = self._loss.whole_model()
+            if model is not None:
+                # The Trainer does not say which folder it resumed from.
+                check_model(model, file)
+            self._loss.load(file)
 
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any

@@ -164,18 +164,44 @@ def _saved_bank(path: Path) -> Documents | None:
             loaded = read_tensors(path)
         except Exception as error:  # what damaged files raise has no base in common
             raise ValueError(f"'source' cannot be read from {path} ({error}).") from error
-        state = loaded if isinstance(loaded, dict) else {}
+        named = isinstance(loaded, dict) and all(isinstance(name, str) for name in loaded)
+        state = loaded if named else {}
     prefix = next((n.removesuffix("slot_ids") for n in state if n.endswith("slot_ids")), None)
     if prefix is None:
         return None
-    rows = saved_rows(state, prefix)
+    try:
+        rows = saved_rows(state, prefix)
+        if rows is not None:
+            check_matrix("rows", rows)
+    except (ValueError, TypeError, RuntimeError, LookupError, ZeroDivisionError) as error:
+        raise ValueError(
+            f"'source' must be the state of a MemoryBank ({path}: {error})."
+        ) from error
     missing = sorted(name for name in _BANK if prefix + name not in state)
     if rows is None or missing:
         missing += ["rows"] if rows is None else []
         raise ValueError(f"'source' must be the state of a MemoryBank ({path} lacks {missing}).")
+    _check_slots(path, state, prefix, len(rows))
     count = int(state[prefix + "count"])
     labels, ids = (state[prefix + name][:count] for name in ("slot_labels", "slot_ids"))
     return _of_bank(rows[:count], labels, ids, prefix + "slot_targets" in state)
+
+
+def _check_slots(path: Path, state: dict[str, Any], prefix: str, size: int) -> None:
+    """Refuse a bank whose labels, ids or number of rows do not go with its rows."""
+    shapes = {"slot_labels": (size,), "slot_ids": (size,), "count": ()}
+    for name, shape in shapes.items():
+        value = state[prefix + name]
+        if not isinstance(value, Tensor) or value.dtype != torch.int64 or value.shape != shape:
+            raise ValueError(
+                f"'source' must be the state of a MemoryBank ('{name}' in {path} does not go with "
+                f"its {size} rows)."
+            )
+    count = int(state[prefix + "count"])
+    if not 0 <= count <= size:
+        raise ValueError(
+            f"'source' must be the state of a MemoryBank ({path} counts {count} of {size} rows)."
+        )
 
 
 def _of_run(
@@ -230,14 +256,18 @@ def _training_texts(folder: Path, ids: list[int]) -> list[str]:
     The run holds those of its labeled documents. The others are in the files it was trained on,
     as long as these have not changed.
     """
-    used = read_labels_used(folder)
+    try:
+        used = read_labels_used(folder)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"'source' must be a whole run folder ({folder}: {error}).") from error
     shown = used.texts
     if used.texts_b is not None:
         shown = [f"{one}\n{two}" for one, two in zip(shown, used.texts_b, strict=True)]
     known: dict[int, str] = dict(zip(used.ids, shown, strict=True))
     files = _run_settings(folder).get("files")
-    problems = [] if files else [f"{folder} does not say which files its documents are from."]
-    for described in files or []:
+    listed = files if isinstance(files, list) else []
+    problems = [] if listed else [f"{folder} does not say which files its documents are from."]
+    for described in listed:
         try:
             corpus = read_again(described)
         except (OSError, ValueError) as error:

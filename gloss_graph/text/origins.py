@@ -14,6 +14,15 @@ from gloss_graph.text.readers import read_table
 __all__ = ["describe_file", "joined_texts", "read_again"]
 
 
+_DESCRIBED: dict[str, Any] = {
+    "file": str,
+    "text": (str, type(None)),
+    "text_b": (str, type(None)),
+    "first_id": int,
+    "texts_sha256": str,
+}
+
+
 def describe_file(
     file: str | Path, *, text: str | None, text_b: str | None, first_id: int = 0
 ) -> dict[str, Any]:
@@ -46,6 +55,9 @@ def read_again(described: Mapping[str, Any]) -> Corpus:
         ValueError: The file is gone, cannot be read, or holds other texts than then; what else is
             in it may have changed.
     """
+    for key, kind in _DESCRIBED.items():
+        if not isinstance(described, Mapping) or not isinstance(described.get(key), kind):
+            raise ValueError(f"The description of a file lacks {key!r} or has a wrong one.")
     file = described["file"]
     columns = {name: described[name] for name in ("text", "text_b")}
     corpus = read_table(file, **columns, label=None, first_id=described["first_id"])

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from gloss_graph._checks import check_positive_int
@@ -108,6 +109,8 @@ class Run:
             )
 
     def _objective(self, config: TrainConfig, bank: dict[str, Any]) -> GraphGuidedObjective:
+        file = self.folder / "memory" / "objective.safetensors"
+        _check_capacity(file, bank["capacity"])
         plain = replace(config, loss="gloss", memory_size=bank["capacity"])
         objective = make_objective(
             plain,
@@ -119,7 +122,6 @@ class Run:
             targets=bank["targets"],
             multilabel=self.multilabel,
         )
-        file = self.folder / "memory" / "objective.safetensors"
         load_objective(objective, file)
         memory = objective.memory
         highest = -1 if memory is None or not len(memory) else int(memory.labels.max())
@@ -238,3 +240,17 @@ class Run:
             logits = self.classifier.head(rows)
         linear = logits.sigmoid() if self.multilabel else logits.softmax(dim=1)
         return Prediction(explanation, linear)
+
+
+def _check_capacity(file: Path, capacity: int) -> None:
+    """Refuse a bank of another size than the settings say, before one of that size is made."""
+    try:
+        with safe_open(file, framework="pt") as stored:
+            found = stored.get_slice("memory.slot_labels").get_shape()
+    except (OSError, SafetensorError) as error:
+        raise ValueError(f"The bank of the run cannot be read ({file}: {error}).") from error
+    if found != [capacity]:
+        raise ValueError(
+            f"The bank of a run must be of the size its config.json says, {capacity} ({file} is of "
+            f"the size {found[0] if found else 'nothing'}). Put back the file that training wrote."
+        )

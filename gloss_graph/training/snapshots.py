@@ -377,7 +377,10 @@ def load_snapshots(folder: str | Path) -> SnapshotData | None:
                 if len(counts) == len(classes) + 1
             },
         )
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
+    except (
+        *(OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError),
+        SafetensorError,
+    ) as error:
         raise ValueError(
             f"'{FOLDER}' of a run must be what training wrote ({folder}: {error}). Remove it to do "
             "without the pictures."

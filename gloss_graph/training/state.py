@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from gloss_graph._files import atomic_path
@@ -46,36 +46,17 @@ def save_objective(
     return file
 
 
-def load_objective(
-    objective: nn.Module, file: str | Path, *, model: nn.Module | None = None
-) -> None:
+def load_objective(objective: nn.Module, file: str | Path) -> None:
     """Restore what `save_objective` wrote; nothing is changed unless all of it fits.
 
-    Args:
-        objective: The objective to restore.
-        file: The file.
-        model: The model it must have been saved with, where the file says with which.
-
     Raises:
-        ValueError: The file is missing, damaged, of an objective with other settings, or of
-            another model.
+        ValueError: The file is missing, damaged, or of an objective with other settings.
     """
     file = Path(file)
     try:
-        with safe_open(file, framework="pt") as stored:
-            noted = (stored.metadata() or {}).get(_MODEL)
-            state = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118
+        state = load_file(file)
     except (OSError, SafetensorError) as error:
-        raise ValueError(
-            f"The checkpoint has no readable objective state ({file}: {error}). It was not written "
-            "by GraphGuidedTrainer with an objective, or is damaged."
-        ) from error
-    if model is not None and noted is not None and noted != weights_digest(model):
-        raise ValueError(
-            f"The bank in {file} belongs to a model of other weights than the one that was loaded. "
-            "Keep the two files of a checkpoint together: resume from the folder this file is in, "
-            "or put the file of the model's checkpoint here."
-        )
+        raise _unreadable(file, error) from error
     expected = {name: _form(value) for name, value in _tensors(objective)}
     found = {name: _form(value) for name, value in state.items()}
     if expected != found:
@@ -94,6 +75,36 @@ def load_objective(
     except RuntimeError as error:
         objective.load_state_dict(before)
         raise ValueError(f"The objective state in {file} is damaged ({error}).") from error
+
+
+def check_model(model: nn.Module, file: str | Path) -> None:
+    """Refuse a file of `save_objective` that was written with a model of other weights.
+
+    Args:
+        model: The model that is to go on with the bank.
+        file: The file; one that notes no model goes with any.
+
+    Raises:
+        ValueError: Another model; the file is missing or damaged.
+    """
+    try:
+        with safe_open(file, framework="pt") as stored:
+            noted = (stored.metadata() or {}).get(_MODEL)
+    except (OSError, SafetensorError) as error:
+        raise _unreadable(Path(file), error) from error
+    if noted is not None and noted != weights_digest(model):
+        raise ValueError(
+            f"The bank in {file} belongs to a model of other weights than the one that was loaded. "
+            "Keep the two files of a checkpoint together: resume from the folder this file is in, "
+            "or put the file of the model's checkpoint here."
+        )
+
+
+def _unreadable(file: Path, error: Exception) -> ValueError:
+    return ValueError(
+        f"The checkpoint has no readable objective state ({file}: {error}). It was not written "
+        "by GraphGuidedTrainer with an objective, or is damaged."
+    )
 
 
 def _form(value: Tensor) -> str:

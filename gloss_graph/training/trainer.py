@@ -44,6 +44,8 @@ LossModule = GraphGuidedObjective | MetricLoss | PseudoLabelLoss
 
 OBJECTIVE_FILE = "objective.safetensors"
 TEACHER_FILE = "teacher.safetensors"
+# Where a checkpoint is until it is whole.
+_DRAFT = ".checkpoint.draft"
 
 
 class GraphGuidedTrainer(Trainer):

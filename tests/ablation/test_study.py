@@ -200,6 +200,12 @@ def test_reading_a_configuration_as_a_whole_reads_everything(how: str) -> None:
         ({"design": "optuna", "arms": 3}, "'metric' must say what"),
         ({"run": 3}, "'run' must be a function"),
         ({"baseline": {"x": object()}}, "A setting must be a number"),
+        ({"baseline": {"x": math.nan}}, "'baseline' must hold plain settings"),
+        ({"seeds": 2**31}, "'seeds' must be at most 100,000"),
+        ({"factors": {f"f{i}": list(range(10)) for i in range(9)}}, "The plan has .* trials"),
+        ({"factors": {"": [1, 2]}}, "names of at most 60 printable"),
+        ({"factors": {"x" * 61: [1, 2]}}, "names of at most 60 printable"),
+        ({"factors": {"a\x00b": [1, 2]}}, "names of at most 60 printable"),
     ],
 )
 def test_bad_studies_are_refused(changes: dict[str, Any], message: str) -> None:
@@ -355,3 +361,50 @@ def test_a_p_value_below_the_digits_has_one_relation(tmp_path: Path) -> None:
     text = (tmp_path / "s" / "report.md").read_text(encoding="utf-8")
     assert "(Holm-corrected p <0.001)" in text
     assert "![Effect of rate](pictures/effect-rate.png)" in text
+
+
+NAMES = ["a/b", "a?b", "../c", "$x", r"$\frac{$", "x" * 60, "größe", "with space", "."]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_factor_of_any_readable_name_is_reported(tmp_path: Path, name: str) -> None:
+    def run(config: dict[str, Any], seed: int) -> dict[str, float]:
+        return {"a/score$": config[name] + config["a-b"] + seed}
+
+    factors = {name: [1, 2], "a-b": [1, 2]}
+    files = write_report(Study(factors=factors, run=run, seeds=2).run(tmp_path, progress=False))
+    pictures = [file for file in files if file.suffix == ".png"]
+    assert len(set(pictures)) == len(pictures) == len(list((tmp_path / "pictures").iterdir()))
+    assert {file.parent for file in pictures} == {tmp_path / "pictures"}
+    assert len(pictures) >= 3
+
+
+@pytest.mark.parametrize(
+    ("file", "key", "value"),
+    [
+        ("study.json", "factors", [1]),
+        ("study.json", "factors", {"rate": 3}),
+        ("study.json", "baseline", {}),
+        ("study.json", "trials", [[1]]),
+        ("study.json", "metric", 3),
+        ("study.json", "titles", {"score": [1]}),
+        ("trials", "arm", "rate"),
+        ("trials", "arm", {}),
+        ("trials", "seed", "0"),
+        ("trials", "metrics", {"score": "high"}),
+        ("trials", "seconds", None),
+        ("trials", "id", 3),
+        ("trials", "unread", 3),
+    ],
+)
+def test_a_damaged_study_is_named(tmp_path: Path, file: str, key: str, value: Any) -> None:
+    study(factors={"rate": [1, 2]}, baseline={"size": 10}, seeds=2).run(tmp_path, progress=False)
+    path = tmp_path / file
+    if file == "trials":
+        path = next(path.iterdir())
+        first, *rest = path.read_text().splitlines()
+        path.write_text("\n".join([json.dumps({**json.loads(first), key: value}), *rest, ""]))
+    else:
+        path.write_text(json.dumps({**json.loads(path.read_text()), key: value}))
+    with pytest.raises(ValueError, match=file):
+        read_results(tmp_path)

@@ -126,6 +126,16 @@ def test_studies_that_ship_can_be_planned(file: Path, monkeypatch: pytest.Monkey
         ("- 1", "must hold keys and values"),
         ("factors: {k: [4", "must be a YAML file"),
         ("factors: {k: [4, 8]}\ndata: nowhere", "'data' must be 'demo' or a folder"),
+        ("factors: {k: [4, 8]}\ntext: []", "'text' must be a word"),
+        ("factors: {k: [4, 8]}\nlabel: {a: 1}", "'label' must be a word"),
+        ("factors: {k: [4, 8]}\nencoder: [x]", "'encoder' must be a word"),
+        ("factors: {k: [4, 8]}\nmetric:", "'metric' must be a word"),
+        ("factors: {k: [4, 8]}\nmax_length: [1, 1]", "'max_length' must be an integer"),
+        ("factors: {k: [4, 8]}\nmax_length: .inf", "'max_length' must be an integer"),
+        ("factors: {k: [4, 8]}\nmax_length:", "'max_length' must be an integer"),
+        ("factors: {k: [4, 8]}\ndocuments: 2.5", "'documents' must be an integer"),
+        ("factors: {k: [4, 8]}\nminimize: 1", "'minimize' must be true or false"),
+        ("factors: {k: [4, 8]}\npooling: 3", "'pooling' must be one of"),
     ],
 )
 def test_bad_files_are_named(tmp_path: Path, text: str, message: str) -> None:

@@ -251,6 +251,22 @@ def test_resumed_training_equals_uninterrupted(tmp_path: Path, folder: Path, sto
     assert_same_state(second.loss.state_dict(), whole.loss.state_dict())
 
 
+def test_the_bank_of_another_run_is_not_taken_on(tmp_path: Path, folder: Path) -> None:
+    """A checkpoint of another folder has no bank in this one, whose own is of other weights."""
+
+    def trainer(name: str, steps: int, seed: int) -> Any:
+        loss = tiny_loss(tiny_model(folder, dropout=True), seed=seed)
+        settings = {"save_strategy": "steps", "save_steps": 2, "max_steps": steps, "seed": seed}
+        return make_trainer(tmp_path / name, loss, ObjectiveCheckpoint(loss), **settings)
+
+    for seed, name in enumerate(("first", "second")):
+        trainer(name, 2, seed).train()
+    again = trainer("second", 3, 0)
+    with pytest.raises(ValueError, match=r"second.checkpoint-2.* belongs to a model of other"):
+        again.train(resume_from_checkpoint=str(tmp_path / "first" / "checkpoint-2"))
+    trainer("first", 3, 0).train(resume_from_checkpoint=True)
+
+
 def test_the_best_model_comes_with_its_bank(tmp_path: Path, folder: Path) -> None:
     loss = tiny_loss(tiny_model(folder))
     trainer = make_trainer(

@@ -7,8 +7,10 @@ import os
 import shutil
 import sys
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -186,3 +188,73 @@ def test_without_the_weight_package(
     ):
         load_encoder("minilm", local_files_only=True)
     assert pretrained.MINILM_ID in caplog.text
+
+
+CODE = """
+from pathlib import Path
+Path({mark!r}).write_text("ran")
+from transformers import BertConfig, BertModel, BertTokenizerFast
+class Settings(BertConfig):
+    model_type = "homemade"
+class Model(BertModel):
+    config_class = Settings
+class Words(BertTokenizerFast):
+    pass
+"""
+
+
+@pytest.mark.parametrize("file", ["config.json", "tokenizer_config.json"])
+def test_code_of_a_model_folder_is_never_run(
+    tmp_path: Path, checkpoint: Checkpoint, file: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("builtins.input", lambda *_: pytest.fail("transformers asked"))
+    folder = shutil.copytree(checkpoint("bert"), tmp_path / "model")
+    settings = json.loads((folder / file).read_text())
+    settings["auto_map"] = {
+        "AutoConfig": "homemade.Settings",
+        "AutoModel": "homemade.Model",
+        "AutoTokenizer": [None, "homemade.Words"],
+    }
+    name = "model_type" if file == "config.json" else "tokenizer_class"
+    settings[name] = "homemade"
+    (folder / file).write_text(json.dumps(settings))
+    (folder / "homemade.py").write_text(CODE.format(mark=str(tmp_path / "mark")))
+    # A tokenizer is read by the class transformers has for the model.
+    refused = file == "config.json"
+    words = rf"'auto_map' in its {file}\)\. Such code is never run here"
+    with pytest.raises(ValueError, match=words) if refused else nullcontext():
+        load_encoder(str(folder))
+    assert not (tmp_path / "mark").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"vocab_size": 10**9}, "describes .* weights, its files hold"),
+        ({"num_hidden_layers": 10**9}, "1,000,000,000 layers"),
+        ({"hidden_size": "x"}, "hidden_size"),
+        ({"num_attention_heads": 0}, "cannot|can be"),
+        ({"attn_implementation": "someone/kernels"}, "the code of 'someone/kernels'"),
+        ({"model_type": [1]}, "'name'"),
+    ],
+)
+def test_settings_that_are_not_of_the_weights_are_named(
+    tmp_path: Path, checkpoint: Checkpoint, change: dict[str, Any], words: str
+) -> None:
+    folder = shutil.copytree(checkpoint("bert"), tmp_path / "model")
+    settings = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**settings, **change}))
+    with pytest.raises(ValueError, match=words) as caught:
+        load_encoder(str(folder))
+    assert str(folder) in str(caught.value)
+
+
+def test_a_tokenizer_of_more_words_than_the_model_has_is_named(
+    tmp_path: Path, checkpoint: Checkpoint
+) -> None:
+    folder = shutil.copytree(checkpoint("bert"), tmp_path / "model")
+    words = json.loads((folder / "tokenizer.json").read_text())
+    words["model"]["vocab"]["graph"] = 4000
+    (folder / "tokenizer.json").write_text(json.dumps(words))
+    with pytest.raises(ValueError, match=r"'tokenizer' must belong to the model \(got the token 4"):
+        load_encoder(str(folder)).encode(["graph"])

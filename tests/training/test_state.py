@@ -14,6 +14,7 @@ from torch import Tensor
 
 from gloss_graph import GraphGuidedObjective
 from gloss_graph.training import load_objective, save_objective
+from gloss_graph.training.state import check_model
 
 from .tiny import DIM, assert_same_state, copied_state, tiny_objective
 
@@ -151,3 +152,18 @@ def test_a_file_with_one_wrong_tensor_changes_nothing(
         load_objective(objective, file)
     assert str(file) in str(caught.value)
     assert_same_state(objective.state_dict(), before)
+
+
+def test_a_bank_of_another_model_is_refused(tmp_path: Path) -> None:
+    model, other = torch.nn.Linear(2, 3), torch.nn.Linear(2, 3)
+    file = save_objective(used_objective(), tmp_path / "objective.safetensors", model=model)
+    with pytest.raises(ValueError, match=r"objective\.safetensors belongs to a model of other"):
+        check_model(other, file)
+    other.load_state_dict(model.state_dict())
+    check_model(other, file)
+    objective = used_objective(seed=7, steps=1)
+    load_objective(objective, file)
+    assert_same_state(objective.state_dict(), used_objective().state_dict())
+    check_model(model, save_objective(objective, tmp_path / "plain.safetensors"))
+    with pytest.raises(ValueError, match=r"no readable objective state .*absent"):
+        check_model(model, tmp_path / "absent")
