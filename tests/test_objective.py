@@ -976,7 +976,7 @@ def test_a_bank_without_links_serves_every_graph(settings: dict[str, Any]) -> No
         out = step(objective, x, labels_of(), ids=ids, visible=half_visible())
         out.loss.backward()
         assert bool(torch.isfinite(x.grad).all())
-        # Both ends must list each other, and the bank's rows list nobody.
+        # Both ends must list each other, and the bank's rows list none.
         if "symmetrize" in settings:
             assert int((out.graph.edge_kind > 0).sum()) == 0
 

@@ -1,4 +1,4 @@
-"""What inverted lists depend on beside the rows: part of the state of a bank."""
+"""What inverted lists depend on besides the rows: part of the state of a bank."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whether a state is one a bank can have; looked at whole before any of it is taken."""
+"""Whether a state is one that a bank can have; all of it is checked before any of it is loaded."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def fit_cells(cells: Cells | None, state: dict[str, Any], prefix: str) -> None:
-    """Give a bank's state the cells a bank needs: none, its own, or ones that are not found yet.
+    """Make the cells in a state fit a bank: take them out, leave them, or put empty ones in.
 
     Args:
         cells: Of the bank that loads; None if it searches without.
@@ -58,27 +58,26 @@ def check_keys(module: nn.Module, names: Set[str]) -> None:
 def check_forms(module: nn.Module, state: Mapping[str, Any], prefix: str = "") -> None:
     """Raise unless the entries of `state` have the shapes of a module's, and dtypes of their kind.
 
-    Entries that are absent are not looked at, nor is extra state. Floating tensors are finite,
-    in the dtype they are loaded into too.
+    Entries that are absent are not looked at, nor is extra state.
 
     Raises:
         ValueError: Names the entry.
     """
-    for name, here in module.state_dict().items():
-        if not isinstance(here, Tensor) or f"{prefix}{name}" not in state:
+    for name, known in module.state_dict().items():
+        if not isinstance(known, Tensor) or f"{prefix}{name}" not in state:
             continue
         if name.rpartition(".")[2] == "_extra_state":
             continue
         value = state[f"{prefix}{name}"]
         if not isinstance(value, Tensor) or value.layout != torch.strided:
             raise foreign(f"{prefix}{name}", f"a dense tensor (got {type(value).__name__})")
-        if value.shape != here.shape:
+        if value.shape != known.shape:
             raise foreign(
-                f"{prefix}{name}", f"of shape {tuple(here.shape)} (got {tuple(value.shape)})"
+                f"{prefix}{name}", f"of shape {tuple(known.shape)} (got {tuple(value.shape)})"
             )
-        floating = value.is_floating_point() and here.is_floating_point()
-        if not floating and value.dtype != here.dtype:
-            raise foreign(f"{prefix}{name}", f"of {here.dtype} (got {value.dtype})")
+        floating = value.is_floating_point() and known.is_floating_point()
+        if not floating and value.dtype != known.dtype:
+            raise foreign(f"{prefix}{name}", f"of {known.dtype} (got {value.dtype})")
 
 
 def check_finite(state: Mapping[str, Any], names: list[str], dtype: torch.dtype) -> None:
@@ -173,15 +172,15 @@ def check_bank_state(
         return
     floating = [
         f"{prefix}{name}"
-        for name, here in bank.state_dict().items()
-        if here.is_floating_point() and name != "rows" and not name.startswith("eviction.")
+        for name, known in bank.state_dict().items()
+        if known.is_floating_point() and name != "rows" and not name.startswith("eviction.")
     ]
     check_finite(state, floating, torch.float32)
     check_finite(state, [f"{prefix}rows"], bank.rows.dtype)
     links, link_stamps = part("links.slots"), part("links.slot_stamps")
-    own = torch.arange(capacity, device=links.device, dtype=links.dtype).unsqueeze(1)
-    rule = f"slots below {count}, or -1, and none its own"
-    require("links.slots", (links >= -1) & (links < count) & (links != own), rule)
+    itself = torch.arange(capacity, device=links.device, dtype=links.dtype).unsqueeze(1)
+    rule = f"slots below {count} other than the slot of the list, or -1"
+    require("links.slots", (links >= -1) & (links < count) & (links != itself), rule)
     require("links.slots", links[count:] == -1, f"-1 from slot {count} on")
     target = stamps[links.clamp(min=0).long()] if capacity else link_stamps
     rule = "at most the stamp of the slot they name"

@@ -262,7 +262,7 @@ def pair_distances(x: Searched, left: Tensor, rows: Searched, right: Tensor) -> 
         tile = max(1, _ENTRIES // x.size(1))
         parts = zip(left.split(tile), right.split(tile), strict=True)
         return torch.cat(
-            [(rows[there].to(dtype) - x[here]).square_().sum(dim=-1) for here, there in parts]
+            [(rows[second].to(dtype) - x[first]).square_().sum(dim=-1) for first, second in parts]
         )
     out = x.new_empty(left.numel())
     # Reads the rows where they lie: the differences, a hundred times the result, are never stored.

@@ -69,11 +69,9 @@ def load_objective(objective: nn.Module, file: str | Path) -> None:
             f"The objective state in {file} is of other settings ({details}). Make the objective "
             "and its bank with the sizes the checkpoint was written with."
         )
-    before = {name: value.clone() for name, value in _tensors(objective)}
     try:
         objective.load_state_dict(state)
-    except RuntimeError as error:
-        objective.load_state_dict(before)
+    except (RuntimeError, ValueError) as error:
         raise ValueError(f"The objective state in {file} is damaged ({error}).") from error
 
 

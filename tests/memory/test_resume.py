@@ -103,7 +103,7 @@ def check_resume(bank: dict[str, Any], **settings: Any) -> None:
 
 
 def slowly(*values: Any) -> list[Any]:
-    """Cases beside those of every run."""
+    """Cases that only the slow run takes."""
     return [pytest.param(value, marks=pytest.mark.slow) for value in values]
 
 
