@@ -125,6 +125,7 @@ class GraphGuidedTrainer(Trainer):
             self.label_names = ["labels"]
         # The loss is a mean over the micro-batch, so the Trainer must divide it by their number.
         self.model_accepts_loss_kwargs = False
+        self._drafting = False
         #: Seconds spent in each stage of the training steps so far.
         self.seconds = StageClock()
         #: What else checkpoints keep and a resumed training takes back, by name.
