@@ -133,10 +133,11 @@ def _poisson(
     n, classes = graph.size, graph.classes
     s, m, v = _scaling(normalization, w)
     if eta == 0:
+        degree = _sums(w, [mpf(1)] * n)
         w = w.copy()
         for i in range(n):
             for j in range(n):
-                if w[i, j] <= LOOSE * mpmath.sqrt(m[i] * m[j]):
+                if w[i, j] <= LOOSE * mpmath.sqrt(degree[i] * degree[j]):
                     w[i, j] = mpf(0)
         s, m, v = _scaling(normalization, w)
     tied = [any(w[i, j] > 0 for j in range(n)) for i in range(n)]

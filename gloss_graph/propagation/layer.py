@@ -60,6 +60,8 @@ from gloss_graph.propagation.solve import (
 _WEAK = 0.01
 # Tolerance of a weakly damped solve that starts from the values of the step before, beside `tol`.
 _WARM = 0.03
+# Share of a seed's mass below which a spreading row counts as not reached.
+_LEAST_MASS = 1e-12
 # Residual that float64 can reach.
 _FINEST = 1e-12
 # Error that rounding leaves of a solve in float64.
@@ -347,7 +349,7 @@ class LabelPropagation(MessagePassing):
             operator = operator.double()
         operator, scaling = scaled(self.normalization, operator)
         if self.rule == "poisson" and self.eta == 0:
-            operator = without_loose_edges(edge_list(operator), scaling)
+            operator = without_loose_edges(edge_list(operator))
             reached = reachable(operator, seeds)
             operator, scaling = scaled(self.normalization, operator)
         if self.gradient == "unrolled" and isinstance(operator, BankOperator):
@@ -358,8 +360,8 @@ class LabelPropagation(MessagePassing):
         solved, report = self._solve(problem, reached, start)
         values = problem.assemble(solved)
         if self.rule == "spreading":
-            # What underflows has no ratio of classes, however well it is joined to a seed.
-            reached = reached & (values.detach().sum(dim=1).to(dtype) > 0)
+            # Beyond that a ratio of classes has no gradient to speak of, whatever the solver.
+            reached = reached & (values.detach().sum(dim=1) > _LEAST_MASS)
         if self.class_mass is not None:
             values = class_mass_normalize(values, labels, seeds, self.class_mass)
         values = values.to(dtype)

@@ -256,13 +256,14 @@ def edge_list(operator: AnyOperator) -> Operator:
     return operator
 
 
-def without_loose_edges(operator: Operator, scaling: Scaling) -> Operator:
-    r"""W without the edges that are no tie for `poisson`: \(w_{ij} \le 10^{-4} \sqrt{m_i m_j}\).
+def without_loose_edges(operator: Operator) -> Operator:
+    r"""W without the edges that are no tie for `poisson`: \(w_{ij} \le 10^{-4} \sqrt{d_i d_j}\).
 
     Behind an edge of next to no weight a source would lift all values by what it is divided by,
     so the parts such edges join are solved and balanced separately.
     """
-    root = scaling.diagonal.detach().sqrt()
+    ones = operator.weight.detach().new_ones(operator.num_nodes, 1)
+    root = operator.with_weight(operator.weight.detach()).multiply(ones).squeeze(1).sqrt()
     if isinstance(operator, FullOperator):
         loose = operator.weight.detach() <= _LOOSE * torch.outer(root, root)
         return FullOperator(torch.where(loose, 0.0, operator.weight))

@@ -268,6 +268,7 @@ def test_a_run_without_a_record_cannot_be_compared(trained: Path, tmp_path: Path
         run_change(trained, k=0)
 
 
+@pytest.mark.filterwarnings("ignore:The font:UserWarning")
 def test_texts_of_any_kind_reach_every_file(command: Command, tmp_path: Path) -> None:
     texts = ["nul \x00 tea", 'fox 🦊, "quoted"\r\nline', "é" * 1_000_000, "a", "b", "c"]
     frame = pd.DataFrame({"text": texts, "label": ["x", "y 🦊", "x", "y 🦊", "x", ""]})
