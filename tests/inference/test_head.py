@@ -323,10 +323,10 @@ def test_skill_does_not_depend_on_the_numbers_of_the_classes() -> None:
         ({"seed": 1.5}, "'seed' must be an integer"),
         ({"normalization": 1000}, "'normalization' must be one of"),
         ({"rule": None}, "'rule' must be one of"),
-        ({"eta": "x"}, r"'eta' must be in \[0\.0, inf\)"),
+        ({"eta": "x"}, "'eta' must be a number"),
         ({"align": 2.0}, r"'align' must be in \[0\.0, 1\.0\]"),
         ({"k": 0}, "'k' must be an integer of at least 1"),
-        ({"holdout": [0.1]}, r"'holdout' must be in \(0\.0, 1\.0\)"),
+        ({"holdout": [0.1]}, "'holdout' must be a number"),
     ],
 )
 def test_settings_of_the_skill_are_refused_by_name(settings: dict, message: str) -> None:
@@ -340,7 +340,7 @@ def test_settings_of_the_skill_are_refused_by_name(settings: dict, message: str)
     [
         ({"top": -1}, "'top' must be an integer of at least 0"),
         ({"top": None}, "'top' must be an integer of at least 0"),
-        ({"anchor": "x"}, r"'anchor' must be in \[0\.0, 1\.0\]"),
+        ({"anchor": "x"}, "'anchor' must be a number"),
         ({"anchor": 2.0}, r"'anchor' must be in \[0\.0, 1\.0\]"),
         ({"frozen": torch.tensor(1.0)}, r"'frozen' must have shape \(N, D\)"),
         ({"frozen": [1.0]}, "'frozen' must be a torch.Tensor"),
