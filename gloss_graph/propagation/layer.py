@@ -60,6 +60,8 @@ from gloss_graph.propagation.solve import (
 _WEAK = 0.01
 # Tolerance of a weakly damped solve that starts from the values of the step before, beside `tol`.
 _WARM = 0.03
+# Tolerance from which on it needs no such margin.
+_FINE_ENOUGH = 1e-6
 # Share of a seed's mass below which a spreading row counts as not reached.
 _LEAST_MASS = 1e-12
 # Residual that float64 can reach.
@@ -502,7 +504,7 @@ class _Iteration:
         """
         if self.start is not None:
             # A warm start leaves the slow modes, which the known column would have to begin with.
-            self.tol *= _WARM
+            self.tol = min(self.tol, max(_WARM * self.tol, _FINE_ENOUGH))
             return self._solve(system, right, self.start)
         known = (system.excess().detach() / system.null).unsqueeze(1)
         ones = torch.ones_like(system.null)
