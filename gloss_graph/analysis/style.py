@@ -141,8 +141,10 @@ def shortened(text: str, size: float, room: float) -> str:
     A count in brackets at its end stays.
 
     Example:
-        >>> shortened("short (3)", 10, 2.0), shortened("of very many words (12)", 10, 1.0)
-        ('short (3)', 'of ver… (12)')
+        >>> shortened("short (3)", 10, 2.0)
+        'short (3)'
+        >>> shortened("of very many words (12)", 10, 1.0)  # how much depends on the font
+        'of ...… (12)'
     """
     if text_width(text, size) <= room:
         return text

@@ -134,4 +134,4 @@ def _json(folder: Path, file: str) -> dict[str, Any]:
     except FileNotFoundError:
         raise _refused(folder, f"{file} is missing") from None
     except (OSError, ValueError) as error:
-        raise _refused(folder, f"{file} cannot be read: {error}") from error
+        raise _refused(folder, f"{file} cannot be read: {error.__cause__ or error}") from error
