@@ -78,7 +78,8 @@ class GraphGuidedObjective(PaperForms, PropagationPredictor, nn.Module):
         hops: See `build_document_graph`; None uses the whole bank.
         warm_start: Start solves at the values of the step before, which are then part of the
             state. Pays for long solves (small `eta`), which then stop at a smaller residual; the
-            loss is that of a cold start to about 1e-3. Only harmonic.
+            loss is that of a cold start to about 1e-3. Only harmonic; without effect where
+            `gradient="unrolled"` needs the steps of a cold start.
         visible_fraction: \(\gamma\) in [0, 1], share of the labeled batch rows whose label stays
             visible, stratified by class. With a bank 0 is meaningful: every row is scored.
         memory_visible_fraction: Share of the bank's labels that stay visible.

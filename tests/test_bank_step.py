@@ -281,7 +281,11 @@ def test_a_warm_start_changes_the_work_not_the_result(
         scale = float(results[0][1].abs().max())
         torch.testing.assert_close(results[1][1], results[0][1], rtol=1e-5, atol=1e-6 * scale)
     assert len(work[warm]) == 5
-    assert sum(work[warm][1:]) < sum(work[cold][1:]), list(work.values())
+    if settings.get("gradient") == "unrolled":
+        # Steps that start close to the solution would leave next to none to differentiate.
+        assert work[warm] == work[cold]
+    else:
+        assert sum(work[warm][1:]) < sum(work[cold][1:]), list(work.values())
 
 
 def test_a_warm_started_objective_goes_on_bit_for_bit(monkeypatch: pytest.MonkeyPatch) -> None:
