@@ -222,11 +222,13 @@ def nearest_allowed(
     # which it did not are asked again with enough, so the result is exact.
     slack = min(banned.numel(), max(4, k // 2))
     distance, found = ask(queries, wanted + slack)
-    short = distance[:, -1].isinf()
-    if banned.numel() > slack and bool(short.any()):
-        fetched = wanted + banned.numel()
-        for part in short.nonzero().squeeze(1).split(max(1, _ENTRIES // fetched)):
-            distance[part], found[part] = ask(queries[part], fetched)
+    short = distance[:, -1].isinf().nonzero().squeeze(1)
+    while short.numel() and slack < banned.numel():
+        # Not all at once: where many rows are banned a few more hits suffice for nearly all.
+        slack = min(banned.numel(), 8 * slack)
+        for part in short.split(max(1, _ENTRIES // (wanted + slack))):
+            distance[part], found[part] = ask(queries[part], wanted + slack)
+        short = short[distance[short, -1].isinf()]
     squared[:, :wanted], index[:, :wanted] = distance, found
     return Nearest(squared, index)
 
