@@ -46,8 +46,8 @@ def main(arguments: list[str] | None = None) -> int:
     Args:
         arguments: Words after the program's name, by default those of the process.
     """
+    _print_anywhere()
     with open_streams(), stoppable():
-        _print_anywhere()
         status = _run(arguments)
         if arguments is None:
             # Registered last, so the first thing to happen at the end of the program.

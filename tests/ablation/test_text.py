@@ -209,7 +209,6 @@ def test_bad_use_of_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert main(["ablate"]) == 2
     assert main(["ablate", "--report", str(tmp_path)]) == 2
     assert "must be the folder of a study" in capsys.readouterr().err
-    (tmp_path / "s").mkdir()
-    text_study()._write(tmp_path / "s")
+    text_study().run(tmp_path / "s", limit=0)
     with pytest.raises(ValueError, match="no finished trial"):
         write_report(read_results(tmp_path / "s"))
