@@ -124,7 +124,9 @@ class Run:
         )
         load_objective(objective, file)
         memory = objective.memory
-        highest = -1 if memory is None or not len(memory) else int(memory.labels.max())
+        # Label sets have a column per class, whose number the state itself must match.
+        numbered = memory is not None and len(memory) > 0 and not self.multilabel
+        highest = int(memory.labels.max()) if numbered and memory is not None else -1
         if highest >= len(self.label_names):
             raise ValueError(
                 f"The bank of a run must be of its classes ({file} has class number {highest}, the "

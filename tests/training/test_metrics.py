@@ -129,4 +129,4 @@ def test_classes_are_reported_as_by_scikit_learn(tmp_path: Path) -> None:
 def test_a_report_without_labels_is_a_heading(tmp_path: Path) -> None:
     ClassReport().write(tmp_path / "classes.csv")
     text = (tmp_path / "classes.csv").read_text()
-    assert text == "split,head,class,precision,recall,f1,support\n"
+    assert text == '"split","head","class","precision","recall","f1","support"\n'

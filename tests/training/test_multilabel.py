@@ -133,10 +133,10 @@ def test_training_learns_the_sets(tmp_path: Path) -> None:
 def test_settings_that_need_one_class_are_refused(
     tmp_path: Path, settings: dict[str, Any], message: str
 ) -> None:
-    config = quick(**settings)
     with pytest.raises(ValueError, match=message):
-        check_multilabel(config)
+        check_multilabel(quick(**settings))
     with pytest.raises(ValueError, match=message):
+        config = quick(**settings)
         run(tmp_path / "run", config, several_splits())
     assert not (tmp_path / "run").exists()
 
