@@ -136,8 +136,7 @@ def test_settings_that_need_one_class_are_refused(
     with pytest.raises(ValueError, match=message):
         check_multilabel(quick(**settings))
     with pytest.raises(ValueError, match=message):
-        config = quick(**settings)
-        run(tmp_path / "run", config, several_splits())
+        run(tmp_path / "run", quick(**settings), several_splits())
     assert not (tmp_path / "run").exists()
 
 
