@@ -58,9 +58,11 @@ from gloss_graph.propagation.solve import (
 
 # Leak of `harmonic` below which a solve is in float64 and checks its error, not only its residual.
 _WEAK = 0.01
+# Tolerance of the values beside that of their gradient: a loss divides by the small ones.
+_FORWARD = 0.2
 # Tolerance of a weakly damped solve that starts from the values of the step before, beside `tol`.
 _WARM = 0.03
-# Tolerance from which on it needs no such margin.
+# Tolerance from which on neither needs such a margin.
 _FINE_ENOUGH = 1e-6
 # Share of a seed's mass below which a spreading row counts as not reached.
 _LEAST_MASS = 1e-12
@@ -485,7 +487,10 @@ class _Iteration:
         if self.layer.is_weak and self.layer.tol > 0:
             solution, self.error = self._weakly_damped(system, right)
         else:
+            if self.solver == "cg":
+                self.tol = min(self.tol, max(_FORWARD * self.tol, _FINE_ENOUGH))
             solution, self.error = self._solve(system, right, self.start)
+            self.tol = self.layer.tol
             if self.reached is not None and self.layer.tol > 0:
                 solution, self.error = self._small(system, right, solution)
         self.steps = self.layer.max_iter - self.left
