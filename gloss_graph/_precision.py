@@ -62,7 +62,7 @@ def first_order(backward: Callable[..., Any]) -> Callable[..., Any]:
 
 
 class _Widen(torch.autograd.Function):
-    """To float64; the gradient comes back as large as the narrow dtype can hold, never as inf."""
+    """To float64; the gradient comes back within the range of the narrow dtype, never as inf."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
@@ -71,8 +71,9 @@ class _Widen(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Tensor:
-        limits = torch.finfo(ctx.dtype)
-        return grad.clamp(limits.min, limits.max).to(ctx.dtype)
+        # With room for the sum of several: both directions of an edge, weights that are shared.
+        limit = torch.finfo(ctx.dtype).max / 2**16
+        return grad.clamp(-limit, limit).to(ctx.dtype)
 
 
 def widen(x: Tensor) -> Tensor:

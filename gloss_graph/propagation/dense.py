@@ -19,8 +19,8 @@ from torch import Tensor
 from gloss_graph._precision import first_order, widen
 from gloss_graph.propagation.solve import System
 
-# Excess beside the row sum from which a factorization is accurate without a check.
-_SAFE_EXCESS = 1e-3
+# Damping from which the matrix itself holds its excess well enough.
+_SAFE_DAMPING = 1e-3
 # Error of the solution that is known to be 1, beyond which elimination without subtraction is used.
 _WRONG = 1e-8
 # Solutions of this size beside the largest are no longer accurate entry by entry.
@@ -33,11 +33,13 @@ class _Factor:
     `part` (n,) long names the component of every row of a singular matrix (e = 0): its null space,
     a constant per component, is filled, which leaves the solution of a consistent system as it is,
     up to constants per component.
+
+    `known` (n,) is the excess, or with `whole` the diagonal e + S1, from which it follows.
     """
 
-    def __init__(self, weight: Tensor, excess: Tensor, part: Tensor | None) -> None:
-        self.weight, self.excess, self.part = weight, excess, part
-        self.sums = excess + weight.sum(dim=1)
+    def __init__(self, weight: Tensor, known: Tensor, part: Tensor | None, whole: bool) -> None:
+        self.weight, self.known, self.part, self.whole = weight, known, part, whole
+        self.sums = known if whole else known + weight.sum(dim=1)
         # Nodes that are no unknown: rows of their own, solved to 0.
         self.sums = torch.where(self.sums > 0, self.sums, 1.0)
         self.exact: tuple[Tensor, Tensor] | None = None
@@ -49,16 +51,20 @@ class _Factor:
             matrix += _null_fill(self.sums.sqrt(), part)
         factor, pivots, info = torch.linalg.lu_factor_ex(matrix)
         self.plain = factor, pivots
-        if part is None and (int(info) != 0 or not self._is_accurate()):
-            self.exact = _eliminate(weight, excess)
+        if part is None and not whole and (int(info) != 0 or not self._is_accurate()):
+            self.exact = self._eliminated()
 
     def _is_accurate(self) -> bool:
-        if bool((self.excess >= _SAFE_EXCESS * self.sums).all()):
-            return True
-        known = self.solve(self.excess.unsqueeze(1)).squeeze(1)
-        fixed = self.excess + self.weight.sum(dim=1) == 0
+        ones = self.solve(self.known.unsqueeze(1)).squeeze(1)
+        fixed = self.known + self.weight.sum(dim=1) == 0
         # Also false for NaN.
-        return bool(((known - 1.0).abs() <= _WRONG).logical_or_(fixed).all())
+        return bool(((ones - 1.0).abs() <= _WRONG).logical_or_(fixed).all())
+
+    def _eliminated(self) -> tuple[Tensor, Tensor]:
+        excess = self.known
+        if self.whole:
+            excess = (self.known - self.weight.sum(dim=1)).clamp(min=0.0)
+        return _eliminate(self.weight, excess)
 
     def solve(self, right: Tensor) -> Tensor:
         """Solution (n, C) for a right side (n, C)."""
@@ -76,7 +82,7 @@ class _Factor:
         if self.exact is None and self.part is None and solution.numel():
             rows = solution.sum(dim=1)
             if not bool((rows > _SMALL * rows.amax()).all()):
-                self.exact = _eliminate(self.weight, self.excess)
+                self.exact = self._eliminated()
                 solution = self.solve(right)
         return solution
 
@@ -113,8 +119,9 @@ def _eliminate(weight: Tensor, excess: Tensor) -> tuple[Tensor, Tensor]:
 class _DenseSolve(torch.autograd.Function):
     r"""U for \((\mathrm{diag}(e + S1) - S) U = R\), S = vWv, with the adjoint gradient.
 
-    dL/dS_ij = Z_i · (U_j - U_i): the difference, not each term by itself, which can be larger by
-    the inverse of the weakest tie.
+    By e and S: dL/dS_ij = Z_i · (U_j - U_i), the difference and not each term by itself, which can
+    be larger by the inverse of the weakest tie. Where the diagonal is given as a `whole`, each term
+    goes its own way.
     """
 
     @staticmethod
@@ -122,13 +129,14 @@ class _DenseSolve(torch.autograd.Function):
         ctx: Any,
         weight: Tensor,
         null: Tensor,
-        excess: Tensor,
+        known: Tensor,
         right: Tensor,
         part: Tensor | None,
+        whole: bool,
         positive: bool,
     ) -> tuple[Tensor, Tensor]:
         scaled = (weight * null).mul_(null.unsqueeze(1))
-        factor = _Factor(scaled, excess, part)
+        factor = _Factor(scaled, known, part, whole)
         solution = factor.solve_positive(right) if positive else factor.solve(right)
         residual = right - factor.apply(solution)
         ctx.factor = factor
@@ -144,7 +152,9 @@ class _DenseSolve(torch.autograd.Function):
         along = (adjoint * solution).sum(dim=1)
         grad_weight = grad_null = None
         if ctx.needs_input_grad[0] or ctx.needs_input_grad[1]:
-            if ctx.factor.exact is None:
+            if ctx.factor.whole:
+                pull = adjoint @ solution.T
+            elif ctx.factor.exact is None:
                 pull = torch.addmm(along.neg().unsqueeze(1), adjoint, solution.T)
             else:
                 pull = _pull_of_differences(adjoint, solution)
@@ -152,7 +162,7 @@ class _DenseSolve(torch.autograd.Function):
                 moved = pull * weight
                 grad_null = moved @ null + moved.T @ null
             grad_weight = pull.mul_(null).mul_(null.unsqueeze(1)).fill_diagonal_(0.0)
-        return grad_weight, grad_null, -along, adjoint, None, None
+        return grad_weight, grad_null, -along, adjoint, None, None, None
 
 
 def _pull_of_differences(adjoint: Tensor, solution: Tensor) -> Tensor:
@@ -196,9 +206,10 @@ def dense_solve(
     weight, scaled = widen(system.operator.to_full()), null.unsqueeze(1) * widen(right)
     part = None if system.basis is None else system.basis[1]
     if implicit:
-        solution, residual = _DenseSolve.apply(
-            weight, null, widen(system.excess()), scaled, part, positive
-        )
+        # A product less where the diagonal itself will do.
+        whole = system.damping >= _SAFE_DAMPING
+        known = widen(system.diagonal) * null.square() if whole else widen(system.excess())
+        solution, residual = _DenseSolve.apply(weight, null, known, scaled, part, whole, positive)
     else:
         solution, residual = _recorded_solve(weight, null, widen(system.excess()), scaled, part)
     return (null.unsqueeze(1) * solution).to(right.dtype), residual / null.detach().unsqueeze(1)

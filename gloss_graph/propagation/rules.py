@@ -97,7 +97,7 @@ def harmonic(
         return vector * tie + eta * node_diagonal * vector.square()
 
     diagonal = (1.0 + eta) * node_diagonal
-    system = System(operator.restrict(free), diagonal, node_factor, vector, excess)
+    system = System(operator.restrict(free), diagonal, node_factor, vector, excess, eta)
 
     def assemble(solved: Tensor) -> Tensor:
         found = solved / factor if middle is None else solved / factor + middle
@@ -152,7 +152,7 @@ def _harmonic_around(
         tie = operator.whole.times((vector * fixed).unsqueeze(1)).squeeze(1)
         return (1.0 - fixed) * (vector * tie + eta * diagonal * vector.square())
 
-    system = System(operator, (1.0 + eta) * diagonal, scaling.factor, vector, excess)
+    system = System(operator, (1.0 + eta) * diagonal, scaling.factor, vector, excess, eta)
 
     def assemble(solved: Tensor) -> Tensor:
         # Zero there already, but gradients must not enter the adjoint solve there either.
@@ -178,10 +178,12 @@ def spreading(
 ) -> Problem:
     """Zhou et al.: (m - αW) G = (1 - α) m s Y on all nodes, divided by α."""
     del seeds, reached, prior, centered
-    factor, diagonal = scaling.factor.unsqueeze(1), scaling.diagonal.unsqueeze(1)
-    right = (1.0 - alpha) / alpha * diagonal * factor * labels
-    excess = partial(_excess, operator, scaling, 1.0 / alpha - 1.0)
-    system = System(operator, scaling.diagonal / alpha, scaling.factor, scaling.null, excess)
+    factor = scaling.factor.unsqueeze(1)
+    right = (1.0 - alpha) / alpha * scaling.diagonal.unsqueeze(1) * factor * labels
+    damping = 1.0 / alpha - 1.0
+    excess = partial(_excess, operator, scaling, damping)
+    diagonal = scaling.diagonal / alpha
+    system = System(operator, diagonal, scaling.factor, scaling.null, excess, damping)
     return Problem(system, right, lambda solved: solved / factor)
 
 
@@ -226,7 +228,7 @@ def poisson(
     right = degree * source / factor
     basis = None if eta > 0 else _null_basis(null.detach().squeeze(1), part, count)
     diagonal, excess = (1.0 + eta) * scaling.diagonal, partial(_excess, operator, scaling, eta)
-    system = System(operator, diagonal, scaling.factor, scaling.null, excess, basis)
+    system = System(operator, diagonal, scaling.factor, scaling.null, excess, eta, basis)
 
     def assemble(solved: Tensor) -> Tensor:
         if eta == 0:

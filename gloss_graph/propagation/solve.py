@@ -77,6 +77,7 @@ class System(NamedTuple):
 
     With v, the `null` vector (n,) of the whole graph, and S = vWv, v diag v - S is a Laplacian
     plus `excess()` (n,) >= 0: what a node is tied to besides the other unknowns (seeds, the leak).
+    Its share of the diagonal is at least `damping` / (1 + `damping`).
     `factor` (n,) is the s that makes errors of G errors of F. `basis`: the unit null vectors of a
     singular matrix, one per component, as values (n,) and component (n,), or None. `adjoint`: the
     solution is that of the backward pass.
@@ -87,6 +88,7 @@ class System(NamedTuple):
     factor: Tensor
     null: Tensor
     excess: Callable[[], Tensor]
+    damping: float
     basis: Basis | None = None
     adjoint: bool = False
 
