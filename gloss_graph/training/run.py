@@ -16,7 +16,7 @@ from torch import Tensor
 from transformers import TrainerCallback, set_seed
 
 from gloss_graph._checks import check_positive_int
-from gloss_graph._files import atomic_write
+from gloss_graph._files import atomic_write, utf8_folder
 from gloss_graph._folders import Claim, check_folder, claim, write_json
 from gloss_graph._processes import is_main, wait_for_all
 from gloss_graph._samples import seeded_sample
@@ -151,11 +151,15 @@ def train_text(
                 checkpoints.begin(settings)
 
         on_main(begin)
+        # Weights cannot be written below a name that is not UTF-8.
+        place = utf8_folder(out)
+        if place != out:
+            checkpoints = Checkpoints(place)
         result = _train(
             splits,
             encoder,
             config,
-            out,
+            place,
             owned[0].draft if owned else None,
             device,
             frozen=frozen,

@@ -66,10 +66,10 @@ def check(
     rows = [[float(exact[i, c]) for c in columns] for i in range(graph.size)]
     expected = torch.tensor(rows, dtype=torch.float64)
     if found is None:
-        # Scores of poisson that the dtype cannot hold are the only ones that may be refused.
+        # Scores of poisson that the dtype cannot hold, and iterations that nothing damps.
         assert "NaN or inf" in message
-        assert rule == "poisson"
-        assert float(expected.abs().max()) > 1e37
+        too_large = rule == "poisson" and float(expected.abs().max()) > 1e37
+        assert too_large or (rule == "harmonic" and eta == 0 and solver != "dense")
         return
     joined = torch.tensor(wide.reached(graph))
     if rule != "poisson":
@@ -80,8 +80,9 @@ def check(
     claimed = max(found.report.residual * 20.0, rounding)
     size = float(expected.abs().max().clamp(min=1.0))
     # Where rows of T do not sum to 1 a residual, however small, bounds nothing.
-    iterated = found.report.solver != "dense" and normalization in ("symmetric", "column")
-    if found.report.converged and not iterated:
+    unbounded = found.report.solver != "dense" or rule == "poisson"
+    unbounded = unbounded and normalization in ("symmetric", "column")
+    if found.report.converged and not unbounded:
         error = float((found.values.detach().double() - expected).abs().max())
         assert error <= claimed * size, (found.values, expected, found.report)
 
@@ -94,7 +95,7 @@ def check(
     if gradient is None:
         return
     assert bool(torch.isfinite(gradient).all())
-    if iterated or said or not found.report.converged:
+    if unbounded or said or not found.report.converged:
         return
     theirs = wide.log_gradient(graph, toward, rule, normalization, **damping)
     largest = torch.finfo(dtype).max / 2**16
