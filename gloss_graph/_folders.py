@@ -210,7 +210,7 @@ def join(
         command: Who writes.
         crowd: A file that all of them lock together.
         same: Whether the folder says what this process does already.
-        begin: Writes that, where it does not and nobody else is at work.
+        begin: Writes what it should say; called if it does not and no other process is at work.
 
     Raises:
         BlockingIOError: Others are at work on something else.
@@ -358,7 +358,7 @@ def _owner(out: Path) -> Iterator[int]:
     try:
         yield number
     finally:
-        # While the lock is held: nobody else can have begun.
+        # While the lock is held no other process can have begun.
         if made:
             with suppress(OSError):
                 out.rmdir()

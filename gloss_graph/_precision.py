@@ -19,7 +19,7 @@ def full_precision(device_type: str) -> AbstractContextManager[Any]:
 
 
 class _NoSecondDerivative(torch.autograd.Function):
-    """The first of its arguments, with an error in place of a gradient to the others."""
+    """Return the first argument; raise when a gradient with respect to the others is asked for."""
 
     @staticmethod
     def forward(ctx: Any, found: Tensor, *anchors: Tensor) -> Tensor:

@@ -177,7 +177,7 @@ class BankInference:
     def _attached(
         self, head: PropagationHead, queries: Tensor, own: Tensor | None, top: int
     ) -> Explanation:
-        """Every query beside the bank, as if its own stored copy had no label."""
+        """Every query with the bank, as if its stored copy had no label."""
         rows = queries if queries.size(1) == head.rows.size(1) else queries[:, : head.rows.size(1)]
         attached = head.attach(rows, own)
         if own is None:

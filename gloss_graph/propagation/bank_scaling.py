@@ -59,7 +59,7 @@ class _HubScaling(torch.autograd.Function):
         return operator.border.outer(left, right), None
 
 
-# Smallest degree beside the largest at which products of degrees are safe in float32.
+# Smallest degree relative to the largest at which products of degrees are safe in float32.
 _NARROWEST = 1e-10
 
 

@@ -224,14 +224,11 @@ def _recorded_solve(
     matrix = (torch.diag(sums) - scaled) * (scale * scale.T)
     if part is not None:
         matrix = matrix + _null_fill(sums.detach().sqrt(), part)
-    known = None
-    if part is None:
-        known = excess.unsqueeze(1)
     try:
         solution = scale * torch.linalg.solve(matrix, scale * right)
-        if known is not None:
+        if part is None:
             with torch.no_grad():
-                check = scale * torch.linalg.solve(matrix, scale * known)
+                check = scale * torch.linalg.solve(matrix, scale * excess.unsqueeze(1))
             if not bool(((check - 1.0).abs() <= _WRONG).all()):
                 raise torch.linalg.LinAlgError
     except torch.linalg.LinAlgError:

@@ -58,9 +58,9 @@ from gloss_graph.propagation.solve import (
 
 # Leak of `harmonic` below which a solve is in float64 and checks its error, not only its residual.
 _WEAK = 0.01
-# Tolerance of the values beside that of their gradient: a loss divides by the small ones.
+# Tolerance of the values relative to `tol`: a loss divides by the small ones.
 _FORWARD = 0.2
-# Tolerance of a weakly damped solve that starts from the values of the step before, beside `tol`.
+# The same of a weakly damped solve that starts from the values of the step before.
 _WARM = 0.03
 # Tolerance from which on neither needs such a margin.
 _FINE_ENOUGH = 1e-6
@@ -348,14 +348,12 @@ class LabelPropagation(MessagePassing):
             nothing = SolverReport(self.solver, 0, 0.0, True)
             return Propagation(labels + 0.0, seeds, nothing)
         dtype = labels.dtype
-        reached = reachable(operator, seeds)
-        if self.is_weak and operator.num_nodes > DENSE_LIMIT:
-            operator = operator.double()
-        operator, scaling = scaled(self.normalization, operator)
         if self.rule == "poisson" and self.eta == 0:
             operator = without_loose_edges(edge_list(operator))
-            reached = reachable(operator, seeds)
-            operator, scaling = scaled(self.normalization, operator)
+        if self.is_weak and operator.num_nodes > DENSE_LIMIT:
+            operator = operator.double()
+        reached = reachable(operator, seeds)
+        operator, scaling = scaled(self.normalization, operator)
         if self.gradient == "unrolled" and isinstance(operator, BankOperator):
             # An iteration that is differentiated step by step reads all of it.
             operator = operator._replace(near_only=False)
@@ -400,8 +398,8 @@ class LabelPropagation(MessagePassing):
         leak = prior.to(labels) * float(self.keeps_leak)
         # The readable reference iterates on the labels themselves.
         centered = self.solver != "iterate" and self.gradient == "implicit"
-        given = (operator, labels, seeds, reached, scaling, damping, leak)
-        return RULES[self.rule](*given, centered)
+        rule = RULES[self.rule]
+        return rule(operator, labels, seeds, reached, scaling, damping, leak, centered)
 
     def message_and_aggregate(self, adj_t: AnyOperator | MaskedOperator, x: Tensor) -> Tensor:
         """W x in one product: the fused form of `message` and its sum."""

@@ -161,7 +161,7 @@ def conjugate_gradient(
         x, residual = torch.zeros_like(right), right.clone()
     else:
         x = start.clone()
-        residual = _in_range(right - (a * start - times(start)), system.basis).clone()
+        residual = _in_range(right - (a * start - times(start)), system.basis)
     inverse = a.reciprocal()
     # What `relative_residual` divides by, once.
     unit = (system.unit * system.diagonal).unsqueeze(1)

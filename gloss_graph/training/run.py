@@ -153,8 +153,7 @@ def train_text(
         on_main(begin)
         # Weights cannot be written below a name that is not UTF-8.
         place = utf8_folder(out)
-        if place != out:
-            checkpoints = Checkpoints(place)
+        checkpoints = Checkpoints(place)
         result = _train(
             splits,
             encoder,
