@@ -17,14 +17,9 @@ from transformers import TrainingArguments, set_seed
 from transformers.trainer_callback import PrinterCallback
 
 from gloss_graph import GraphGuidedObjective, MemoryBank
+from gloss_graph.analysis import classification_scores
 from gloss_graph.text import Corpus, Splits, docstring_corpus, load_encoder, read_splits
-from gloss_graph.training import (
-    GraphGuidedTrainer,
-    TextClassifier,
-    TextCollator,
-    TextDataset,
-    classification_scores,
-)
+from gloss_graph.training import GraphGuidedTrainer, TextClassifier, TextCollator, TextDataset
 
 
 def make_trainer(splits: Splits, settings: argparse.Namespace, out: Path) -> GraphGuidedTrainer:

@@ -21,7 +21,7 @@ from rich.table import Table
 from sklearn.metrics import normalized_mutual_info_score
 
 from gloss_graph import build_document_graph, to_networkx
-from gloss_graph.analysis import write_graphml
+from gloss_graph.export import write_graphml
 from gloss_graph.text import docstring_corpus, load_encoder, read_splits
 
 

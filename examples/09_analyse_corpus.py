@@ -23,7 +23,8 @@ from rich.console import Console
 from rich.table import Table
 from sklearn.feature_extraction.text import TfidfVectorizer
 
-from gloss_graph.analysis import document_graph, read_graph, to_networkx, write_graph
+from gloss_graph.analysis import document_graph
+from gloss_graph.export import read_graph, to_networkx, write_graph
 from gloss_graph.text import docstring_corpus
 
 

@@ -18,7 +18,8 @@ import torch
 from rich.console import Console
 
 from gloss_graph import build_document_graph
-from gloss_graph.analysis import audit, explain, measures, measures_summary
+from gloss_graph.analysis import audit, explain, measures
+from gloss_graph.reports import measures_summary
 from gloss_graph.text import docstring_corpus, load_encoder, read_splits
 
 

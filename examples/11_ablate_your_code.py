@@ -14,7 +14,7 @@ from sklearn.ensemble import RandomForestClassifier
 from sklearn.metrics import f1_score
 from sklearn.model_selection import train_test_split
 
-from gloss_graph.ablation import Study, write_report
+from gloss_graph.studies import Study, write_report
 
 
 def run(config: dict[str, Any], seed: int) -> dict[str, float]:

@@ -10,11 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gloss_graph._checks import check_positive_int
+from gloss_graph._internal.checks import check_positive_int
+from gloss_graph._internal.precision import finite_gradient, full_precision
+from gloss_graph._internal.processes import gather_rows, step_generator, world_size
+from gloss_graph._internal.timing import StageClock
 from gloss_graph._paper import PaperForms
-from gloss_graph._precision import finite_gradient, full_precision
-from gloss_graph._processes import gather_rows, step_generator, world_size
-from gloss_graph._timing import StageClock
 from gloss_graph.graph.bandwidth import BandwidthRule, reads_labels
 from gloss_graph.graph.build import Connection, connect, document_data
 from gloss_graph.graph.checks import (
@@ -28,24 +28,24 @@ from gloss_graph.graph.kernels import Kernel, resolve_kernel
 from gloss_graph.graph.views import joint_view
 from gloss_graph.graph.visibility import shown_nodes
 from gloss_graph.inference import BankInference, HeadSettings, PropagationPredictor
-from gloss_graph.losses import (
+from gloss_graph.losses import check_class_weight
+from gloss_graph.memory import MemoryBank
+from gloss_graph.memory.checked import check_forms, check_keys, check_limits, fit_cells
+from gloss_graph.memory.distributed import enqueue_gathered
+from gloss_graph.memory.labels import join_targets
+from gloss_graph.propagation import LabelPropagation
+from gloss_graph.step import (
     Compared,
     GraphTargets,
     MemoryUse,
     ObjectiveOutput,
     WarmStart,
-    check_class_weight,
     check_settings,
     classification_loss,
     consistency_loss,
     hidden_label_loss,
 )
-from gloss_graph.losses.remembered import MEMORY_SETTINGS
-from gloss_graph.memory import MemoryBank
-from gloss_graph.memory.checked import check_forms, check_keys, check_limits, fit_cells
-from gloss_graph.memory.gather import enqueue_gathered
-from gloss_graph.memory.targets import join_targets
-from gloss_graph.propagation import LabelPropagation
+from gloss_graph.step.staleness import MEMORY_SETTINGS
 
 
 class GraphGuidedObjective(PaperForms, PropagationPredictor, nn.Module):

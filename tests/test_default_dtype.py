@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from gloss_graph import GraphGuidedObjective, MemoryBank, build_document_graph, graph_skill
-from gloss_graph.analysis import document_graph, from_networkx, to_networkx
+from gloss_graph.analysis import document_graph
+from gloss_graph.export import from_networkx, to_networkx
 
 SIZE, DIM, CLASSES = 60, 6, 3
 

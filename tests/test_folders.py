@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from gloss_graph import _folders
-from gloss_graph._files import atomic_path, atomic_write, full_disk_named
-from gloss_graph._folders import (
+from gloss_graph._internal import folders as _folders
+from gloss_graph._internal.files import atomic_path, atomic_write, full_disk_named
+from gloss_graph._internal.folders import (
     check_folder,
     claim,
     hold,

@@ -29,10 +29,11 @@ from safetensors.torch import load_file, save_file
 from training.tiny import tiny_encoder, tiny_splits
 
 from gloss_graph import MemoryBank
-from gloss_graph.ablation import Study, read_results
-from gloss_graph.analysis import document_graph, read_graph, write_graph
-from gloss_graph.analysis.runs import read_files
+from gloss_graph.analysis import document_graph
 from gloss_graph.cli import main
+from gloss_graph.export import read_graph, write_graph
+from gloss_graph.reports.run_data import read_files
+from gloss_graph.studies import Study, read_results
 from gloss_graph.text import FeatureEncoder, load_encoder, read_features, read_table
 from gloss_graph.training import Run, TextClassifier, TrainConfig, train_text
 

@@ -15,9 +15,9 @@ import pytest
 import torch
 from pyarrow import parquet
 
-from gloss_graph._limits import VARIABLE
-from gloss_graph.ablation import Study
-from gloss_graph.analysis import read_graph
+from gloss_graph._internal.limits import VARIABLE
+from gloss_graph.export import read_graph
+from gloss_graph.studies import Study
 from gloss_graph.text import read_features, read_table
 from gloss_graph.text.tables import has_column
 

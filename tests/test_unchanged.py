@@ -13,8 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from gloss_graph import GraphGuidedObjective, MemoryBank
-from gloss_graph.memory import MomentumEncoder, NeighborLists
-from gloss_graph.memory.gather import enqueue_gathered, share_state
+from gloss_graph.memory import MomentumEncoder
+from gloss_graph.memory.distributed import enqueue_gathered, share_state
+from gloss_graph.neighbors import NeighborLists
 
 DIM, SIZE, CLASSES = 4, 6, 3
 NAN = float("nan")
@@ -393,7 +394,7 @@ CALLS: dict[str, Call] = {
 
 
 def _few_cells() -> Any:
-    from gloss_graph.memory import IVFSettings
+    from gloss_graph.neighbors import IVFSettings
 
     return IVFSettings(cells=2, probes=1)
 

@@ -28,7 +28,7 @@ from torch_geometric.data import Data
 from torch_geometric.utils import coalesce
 from torch_geometric.utils import to_networkx as pyg_to_networkx
 
-from gloss_graph.analysis import to_networkx, write_graph, write_graphml
+from gloss_graph.export import to_networkx, write_graph, write_graphml
 
 NODE_COLUMNS = {
     "doc_id": "doc_id",

@@ -34,14 +34,9 @@ from scipy.stats import ttest_rel
 from torch import Tensor
 
 from gloss_graph import GraphGuidedObjective
+from gloss_graph.analysis import classification_scores
 from gloss_graph.text import Corpus, Splits, load_encoder, read_splits
-from gloss_graph.training import (
-    TrainConfig,
-    classification_scores,
-    encoder_identity,
-    recorded_embeddings,
-    train_text,
-)
+from gloss_graph.training import TrainConfig, encoder_identity, recorded_embeddings, train_text
 
 METHODS: dict[str, dict[str, Any]] = {
     "static": {"loss": "gloss", "graph_weight": 0.0, "max_steps": 0},

@@ -32,9 +32,9 @@ from torch import Tensor
 
 from gloss_graph import MemoryBank
 from gloss_graph.bench.turns import resident_mib
-from gloss_graph.memory import DescentSettings, HNSWSettings, IVFSettings, Search
 from gloss_graph.memory.recall import near_enough
-from gloss_graph.memory.search import nearest_allowed
+from gloss_graph.neighbors import DescentSettings, HNSWSettings, IVFSettings, Search
+from gloss_graph.neighbors.exact import nearest_allowed
 from gloss_graph.text import load_encoder, read_features
 
 BATCH = 128

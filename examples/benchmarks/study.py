@@ -19,9 +19,10 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from gloss_graph.analysis import evaluation_markdown, plot_evaluation
+from gloss_graph.reports import evaluation_markdown, plot_evaluation
+from gloss_graph.runs import compare_runs
 from gloss_graph.text import Splits, load_encoder, read_splits, stratified_draw
-from gloss_graph.training import TrainConfig, compare_runs, train_text
+from gloss_graph.training import TrainConfig, train_text
 
 LOSSES: dict[str, dict[str, Any]] = {
     "ce": {},

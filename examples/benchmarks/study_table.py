@@ -18,7 +18,7 @@ from typing import Any
 
 from study import arguments, begin, new_run, run_loss, say, show, splits_of
 
-from gloss_graph.models import BertGCNConfig, TextGCNConfig, train_graph_model
+from gloss_graph.baselines import BertGCNConfig, TextGCNConfig, train_graph_model
 from gloss_graph.training import TextClassifier
 
 ROWS = ("text-gcn", "ce", "bert-gcn", "gloss-published", "gloss")

@@ -10,12 +10,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from gloss_graph._checks import check_range
-from gloss_graph._modes import evaluating
-from gloss_graph._processes import gather_rows, world_size
-from gloss_graph.memory.gather import share_state
+from gloss_graph._internal.checks import check_range
+from gloss_graph._internal.eval_mode import evaluating
+from gloss_graph._internal.processes import gather_rows, world_size
+from gloss_graph.analysis.scores import classification_scores
+from gloss_graph.memory.distributed import share_state
 from gloss_graph.objective import GraphGuidedObjective
-from gloss_graph.training.metrics import classification_scores
 
 try:
     import lightning

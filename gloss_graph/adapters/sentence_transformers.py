@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from gloss_graph._modes import evaluating
-from gloss_graph._processes import is_main, mean_over_processes, wait_for_all, world_size
-from gloss_graph.memory.gather import share_state
+from gloss_graph._internal.eval_mode import evaluating
+from gloss_graph._internal.processes import is_main, mean_over_processes, wait_for_all, world_size
+from gloss_graph.memory.distributed import share_state
 from gloss_graph.objective import GraphGuidedObjective
 from gloss_graph.training.state import check_model, load_objective, save_objective
 

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch_geometric.data import Data
 
-from gloss_graph.analysis.checked import Documents
+from gloss_graph.analysis.graph_arrays import Documents
 
 __all__ = ["near_duplicates"]
 

@@ -11,10 +11,10 @@ import pandas as pd
 import torch
 from torch_geometric.data import Data
 
-from gloss_graph._checks import check_positive_int
-from gloss_graph.analysis.checked import Documents, read_documents
-from gloss_graph.analysis.columns import clean_text
-from gloss_graph.analysis.hiding import walk_layer
+from gloss_graph._internal.checks import check_positive_int
+from gloss_graph.analysis.graph_arrays import Documents, read_documents
+from gloss_graph.analysis.leave_one_out import walk_layer
+from gloss_graph.export.columns import clean_text
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -100,7 +100,7 @@ class Explanation:
 
     def plot(self, path: str | os.PathLike[str] | None = None) -> Figure:
         """Draw the explanation, see `plot_explanation`."""
-        from gloss_graph.analysis.explanation_plot import plot_explanation
+        from gloss_graph.visualization.explanation_plot import plot_explanation
 
         return plot_explanation(self, path)
 

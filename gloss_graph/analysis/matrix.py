@@ -10,8 +10,8 @@ import torch
 from scipy import sparse
 from torch_geometric.data import Data
 
-from gloss_graph._checks import INTEGER_DTYPES, check_class_numbers, check_tensor
-from gloss_graph.analysis.columns import class_column, class_names, count_nodes
+from gloss_graph._internal.checks import INTEGER_DTYPES, check_class_numbers, check_tensor
+from gloss_graph.export.columns import class_column, class_names, count_nodes
 
 __all__ = ["GraphTable", "graph_table"]
 

@@ -12,13 +12,13 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from gloss_graph._checks import check_positive_int
+from gloss_graph._internal.checks import check_positive_int
 from gloss_graph.bench.made import clustered, clusters_for_links, filled_bank
 from gloss_graph.bench.rivals import UnrolledLayers, dense_loss, encoder_step
 from gloss_graph.bench.turns import peak_mib, seconds_of, take_turns, wait
 from gloss_graph.graph import build_document_graph
 from gloss_graph.memory import MemoryBank
-from gloss_graph.memory.indexes import check_search
+from gloss_graph.neighbors.settings import check_search
 from gloss_graph.objective import GraphGuidedObjective
 from gloss_graph.propagation import LabelPropagation
 

@@ -11,8 +11,8 @@ import torch
 from rich.progress import track
 from threadpoolctl import threadpool_limits
 
-from gloss_graph._checks import check_positive_int
-from gloss_graph._memory import PeakMemory, free_memory, resident_bytes
+from gloss_graph._internal.checks import check_positive_int
+from gloss_graph._internal.peak_memory import PeakMemory, free_memory, resident_bytes
 
 
 def seconds_of(call: Callable[[], object], device: torch.device | None = None) -> float:

@@ -14,7 +14,7 @@ import typer
 from rich.console import Console
 
 from gloss_graph import __version__
-from gloss_graph._launched import is_main, leave_processes
+from gloss_graph._internal.launched import is_main, leave_processes
 from gloss_graph.cli.ablate import ablate
 from gloss_graph.cli.bench import bench
 from gloss_graph.cli.graph import graph

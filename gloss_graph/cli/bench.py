@@ -49,7 +49,7 @@ def bench(
     import torch
     from rich.console import Console
 
-    from gloss_graph._checks import check_choice, check_positive_int
+    from gloss_graph._internal.checks import check_choice, check_positive_int
     from gloss_graph.bench import (
         StageSettings,
         limited_threads,

@@ -8,21 +8,16 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
-from gloss_graph._folders import check_folder, claim, write_json
-from gloss_graph._timing import stage_seconds
-from gloss_graph.analysis import (
-    plot_graph,
-    plot_stage_times,
-    plot_training,
-    to_networkx,
-    write_graphml,
-)
-from gloss_graph.analysis.report import PAGE
+from gloss_graph._internal.folders import check_folder, claim, write_json
+from gloss_graph._internal.timing import stage_seconds
 from gloss_graph.cli.report import draw_report
 from gloss_graph.cli.train import note_command, score_table, time_table
+from gloss_graph.export import to_networkx, write_graphml
 from gloss_graph.graph import build_document_graph
+from gloss_graph.reports.run_page import PAGE
 from gloss_graph.text import Splits, docstring_corpus, load_encoder
 from gloss_graph.training import RunResult, TrainConfig, train_text
+from gloss_graph.visualization import plot_graph, plot_stage_times, plot_training
 
 # With it the folder is whole.
 _METRICS = "metrics.json"

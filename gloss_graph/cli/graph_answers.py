@@ -83,9 +83,10 @@ def answer(
     Returns:
         What to print, and the files written.
     """
-    from gloss_graph.analysis import audit, measures, measures_summary
+    from gloss_graph.analysis import audit, measures
     from gloss_graph.analysis.communities import louvain_communities
     from gloss_graph.analysis.matrix import graph_table
+    from gloss_graph.reports import measures_summary
 
     said: list[Any] = []
     files: list[Path] = []
@@ -124,7 +125,8 @@ def _explained(
 ) -> Any:
     from rich.text import Text
 
-    from gloss_graph.analysis import explain, write_graph
+    from gloss_graph.analysis import explain
+    from gloss_graph.export import write_graph
 
     node = int((graph.doc_id == questions.explain).nonzero()[0])
     reasons = explain(graph, node, top=None)
@@ -139,7 +141,7 @@ def _explained(
 def _drawn(
     graph: Data, out: Path, communities: np.ndarray, seed: int, said: list[Any]
 ) -> list[Path]:
-    from gloss_graph.analysis import plot_adjacency, plot_communities, plot_degrees, plot_reach
+    from gloss_graph.visualization import plot_adjacency, plot_communities, plot_degrees, plot_reach
 
     files = [out / f"{name}.png" for name in ("map", "adjacency", "degrees", "reach")]
     with busy("Drawing the map"):
@@ -157,7 +159,8 @@ def _drawn(
 def _compared(
     run: Path, settings: dict[str, Any], out: Path, pictures: bool, files: list[Path]
 ) -> list[Any]:
-    from gloss_graph.analysis import measures_summary, plot_graph_change, run_change
+    from gloss_graph.reports import measures_summary, run_change
+    from gloss_graph.visualization import plot_graph_change
 
     with busy("Comparing before and after"):
         change = run_change(
@@ -232,8 +235,8 @@ def busy(message: str) -> AbstractContextManager[Any]:
 
 def _write_csv(frame: pd.DataFrame, file: Path, max_text: int | None) -> Path:
     """Write a table whole or not at all; texts as every other format has them."""
-    from gloss_graph._files import atomic_write
-    from gloss_graph.analysis.columns import clean_text
+    from gloss_graph._internal.files import atomic_write
+    from gloss_graph.export.columns import clean_text
     from gloss_graph.text.writers import csv_bytes
 
     frame = frame.copy()
@@ -254,7 +257,7 @@ def summary_table(graph: Data) -> Any:
     from scipy.sparse import coo_matrix
     from scipy.sparse.csgraph import connected_components
 
-    from gloss_graph.analysis import edge_homophily
+    from gloss_graph.export import edge_homophily
 
     size, edge_index = int(graph.num_nodes), graph.edge_index
     degree = torch.bincount(edge_index[0], minlength=size)

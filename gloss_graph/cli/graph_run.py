@@ -46,9 +46,9 @@ def run_graph(
     """
     from rich.console import Console
 
-    from gloss_graph._folders import check_folder, claim, write_json
+    from gloss_graph._internal.folders import check_folder, claim, write_json
     from gloss_graph.analysis import document_graph
-    from gloss_graph.training.provenance import provenance
+    from gloss_graph.runs.provenance import provenance
 
     suffixes = _suffixes(formats)
     check_folder(out, "graph", marker="config.json")
@@ -101,8 +101,9 @@ def run_graph(
 def _written(
     graph: Data, out: Path, suffixes: list[str], title: str, max_text: int | None
 ) -> list[Path]:
-    from gloss_graph.analysis import write_graph, write_html
     from gloss_graph.cli.graph_answers import busy
+    from gloss_graph.export import write_graph
+    from gloss_graph.visualization import write_html
 
     files: list[Path] = []
     for suffix in suffixes:
@@ -117,7 +118,7 @@ def _written(
 
 
 def _suffixes(formats: list[str]) -> list[str]:
-    from gloss_graph.analysis import FORMATS
+    from gloss_graph.export import FORMATS
 
     names = [part for word in formats for part in word.split(",") if part] or ["graphml"]
     known = sorted({suffix.removeprefix(".") for suffix in FORMATS} | {*_FORMATS, "html"})
@@ -135,8 +136,8 @@ def _source(
     columns: dict[str, str | None],
 ) -> dict[str, Any]:
     """Arguments of `document_graph` that say what the graph is of; tables are read here."""
-    from gloss_graph._files import utf8_folder
-    from gloss_graph.analysis.corpus_sources import class_names, read_corpus
+    from gloss_graph._internal.files import utf8_folder
+    from gloss_graph.analysis.sources import class_names, read_corpus
     from gloss_graph.text.pretrained import NO_ENCODER
 
     if run is not None:

@@ -11,24 +11,24 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from gloss_graph._checks import check_choice
-from gloss_graph._files import utf8_folder
-from gloss_graph._limits import read_object
-from gloss_graph._processes import launched
-from gloss_graph.cli.predictions import answered
-from gloss_graph.cli.train import finish_run, read_files, say_run
-from gloss_graph.models import (
+from gloss_graph._internal.checks import check_choice
+from gloss_graph._internal.files import utf8_folder
+from gloss_graph._internal.limits import read_object
+from gloss_graph._internal.processes import launched
+from gloss_graph.baselines import (
     CONFIGS,
     BertGCNConfig,
     GraphModelConfig,
     GraphModelResult,
     train_graph_model,
 )
-from gloss_graph.models.text_gcn import NEW_DOCUMENTS
+from gloss_graph.baselines.text_gcn import NEW_DOCUMENTS
+from gloss_graph.cli.predictions import answered
+from gloss_graph.cli.train import finish_run, read_files, say_run
+from gloss_graph.runs.contents import check_contents
 from gloss_graph.text import Splits, load_encoder, read_table
 from gloss_graph.text.writers import write_table
 from gloss_graph.training import TextClassifier, TrainConfig
-from gloss_graph.training.contents import check_contents
 from gloss_graph.training.processes import find_device
 from gloss_graph.training.run import check_run_folder
 

@@ -8,7 +8,7 @@ from typing import Any
 import pyarrow as pa
 from rich.console import Console
 
-from gloss_graph._files import utf8_folder
+from gloss_graph._internal.files import utf8_folder
 from gloss_graph.cli.models import model_of, predict_by_model
 from gloss_graph.cli.predictions import answered, check_output
 from gloss_graph.text import read_features, read_table

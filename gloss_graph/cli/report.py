@@ -7,8 +7,8 @@ from pathlib import Path
 
 from rich.console import Console
 
-from gloss_graph._folders import hold
-from gloss_graph.analysis import write_report
+from gloss_graph._internal.folders import hold
+from gloss_graph.reports import write_report
 
 
 def run_report(run: Path, out: Path | None = None) -> Path:

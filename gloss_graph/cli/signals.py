@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
-from gloss_graph._launched import is_main, launched
+from gloss_graph._internal.launched import is_main, launched
 
 #: Exit status after Ctrl-C and after SIGTERM, as shells count them.
 INTERRUPTED, TERMINATED = 130, 143

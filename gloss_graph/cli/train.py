@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.table import Table
 
-from gloss_graph._folders import write_json
-from gloss_graph._processes import is_main
-from gloss_graph._timing import STAGES, stage_seconds
-from gloss_graph.analysis import plot_stage_times, plot_training
-from gloss_graph.analysis.report import PAGE
+from gloss_graph._internal.folders import write_json
+from gloss_graph._internal.processes import is_main
+from gloss_graph._internal.timing import STAGES, stage_seconds
 from gloss_graph.cli.report import draw_report
 from gloss_graph.cli.signals import keeping
+from gloss_graph.reports.run_page import PAGE
+from gloss_graph.runs.finished import is_finished, read_run
 from gloss_graph.text import (
     Corpus,
     FeatureEncoder,
@@ -33,14 +33,14 @@ from gloss_graph.text.origins import describe_file
 from gloss_graph.text.tables import has_column
 from gloss_graph.training import RunResult, TrainConfig, train_text, with_unlabeled
 from gloss_graph.training.checkpoints import Checkpoints, different
-from gloss_graph.training.finished import is_finished, read_run
 from gloss_graph.training.multilabel import check_multilabel
 from gloss_graph.training.parameters import check_run
 from gloss_graph.training.processes import check_same_everywhere, join_processes, on_main
 from gloss_graph.training.run import check_run_folder
+from gloss_graph.visualization import plot_stage_times, plot_training
 
 if TYPE_CHECKING:
-    from gloss_graph.models import GraphModelResult
+    from gloss_graph.baselines import GraphModelResult
 
 
 def run_train(

@@ -11,22 +11,24 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from gloss_graph._space import Dimension
-from gloss_graph.analysis import plot_importance, plot_slices, plot_tuning
+from gloss_graph._internal.search_space import Dimension
 from gloss_graph.cli.signals import keeping
 from gloss_graph.cli.train import described_files, read_files, train_and_report
-from gloss_graph.text import TextEncoder, load_encoder
-from gloss_graph.training import (
-    TrainConfig,
+from gloss_graph.studies import (
     TuneResult,
     parse_choice,
     parse_range,
     parse_setting,
+    plot_importance,
+    plot_slices,
+    plot_tuning,
     search_space,
     tune_text,
 )
+from gloss_graph.studies.space import default_parameters
+from gloss_graph.text import TextEncoder, load_encoder
+from gloss_graph.training import TrainConfig
 from gloss_graph.training.run import check_run_folder
-from gloss_graph.training.space import default_parameters
 
 _SHOWN = 5
 

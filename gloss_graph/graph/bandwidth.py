@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gloss_graph._checks import check_range
-from gloss_graph._samples import seeded_sample, stratified_sample
-from gloss_graph._space import Dimension, Range
+from gloss_graph._internal.checks import check_range
+from gloss_graph._internal.sampling import seeded_sample, stratified_sample
+from gloss_graph._internal.search_space import Dimension, Range
 
 BandwidthRule = Callable[[Tensor, "Tensor | None"], Tensor]
 

@@ -17,7 +17,8 @@ from gloss_graph.graph.distances import weigh
 from gloss_graph.graph.kernels import Kernel
 from gloss_graph.graph.links import batch_links
 from gloss_graph.graph.symmetrize import symmetrize_links
-from gloss_graph.memory import MemoryBank, NeighborLists
+from gloss_graph.memory import MemoryBank
+from gloss_graph.neighbors import NeighborLists
 
 # Fewer remembered rows are connected as fast by listing all edges.
 LEAST_ROWS = 1024

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch_geometric.data import Data
 
-from gloss_graph._checks import check_choice, check_positive_int
+from gloss_graph._internal.checks import check_choice, check_positive_int
 from gloss_graph.graph.bandwidth import (
     BandwidthRule,
     check_bandwidth,
@@ -36,8 +36,9 @@ from gloss_graph.graph.symmetrize import (
     off_diagonal,
     symmetrize_links,
 )
-from gloss_graph.memory import MemoryBank, NeighborLists
-from gloss_graph.memory.targets import join_targets
+from gloss_graph.memory import MemoryBank
+from gloss_graph.memory.labels import join_targets
+from gloss_graph.neighbors import NeighborLists
 
 BATCH_EDGES = ("auto", "knn", "all")
 BATCH_BATCH, BATCH_MEMORY, MEMORY_MEMORY = 0, 1, 2

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from gloss_graph._checks import (
+from gloss_graph._internal.checks import (
     check_device,
     check_index_vector,
     check_mask,
@@ -14,7 +14,7 @@ from gloss_graph._checks import (
 )
 from gloss_graph.graph.visibility import one_per_document
 from gloss_graph.memory import MemoryBank
-from gloss_graph.memory.targets import check_same_targets, read_labels
+from gloss_graph.memory.labels import check_same_targets, read_labels
 
 
 def check_batch(

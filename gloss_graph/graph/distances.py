@@ -7,10 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gloss_graph._precision import first_order
+from gloss_graph._internal.precision import first_order
 from gloss_graph.graph.kernels import Kernel
-from gloss_graph.memory.quantized import Rows
-from gloss_graph.memory.search import pair_distances
+from gloss_graph.neighbors.exact import pair_distances
+from gloss_graph.neighbors.quantized import Rows
 
 # Entries of the (links, D) difference held at a time.
 _CHUNK_ENTRIES = 8_000_000

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from torch import Tensor
 
-from gloss_graph._checks import check_choice
+from gloss_graph._internal.checks import check_choice
 
 Kernel = Callable[[Tensor, Tensor], Tensor]
 

@@ -7,14 +7,15 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from gloss_graph._space import Dimension, Range
+from gloss_graph._internal.search_space import Dimension, Range
 from gloss_graph.graph.distances import (
     batch_squared_distances,
     link_squared_distances,
     row_squared_distances,
 )
 from gloss_graph.graph.symmetrize import all_pairs
-from gloss_graph.memory import MemoryBank, NeighborLists, nearest_others
+from gloss_graph.memory import MemoryBank
+from gloss_graph.neighbors import NeighborLists, nearest_others
 
 _CHUNK = 1024
 SEARCH_SPACE: dict[str, Dimension] = {"k": Range(4, 64, log=True)}

@@ -9,8 +9,8 @@ import torch
 from scipy import sparse
 from torch import Tensor
 
-from gloss_graph._checks import check_choice
-from gloss_graph.memory.symmetric import union_rows
+from gloss_graph._internal.checks import check_choice
+from gloss_graph.neighbors.adjacency import union_rows
 
 SYMMETRIZE = ("union", "mutual")
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from gloss_graph._checks import check_range
-from gloss_graph._space import Dimension, Range
+from gloss_graph._internal.checks import check_range
+from gloss_graph._internal.search_space import Dimension, Range
 
 # What the paper searches.
 SEARCH_SPACE: dict[str, Dimension] = {"visible_fraction": Range(0.1, 0.9)}

@@ -11,14 +11,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from gloss_graph._checks import check_matrix
+from gloss_graph._internal.checks import check_matrix
 from gloss_graph.graph.bandwidth import BandwidthRule, local_scales
 from gloss_graph.graph.build import build_document_graph
 from gloss_graph.graph.distances import discounted, weigh
 from gloss_graph.graph.kernels import Kernel
 from gloss_graph.graph.links import corpus_links
-from gloss_graph.memory.search import nearest_allowed
-from gloss_graph.memory.targets import is_labeled
+from gloss_graph.memory.labels import is_labeled
+from gloss_graph.neighbors.exact import nearest_allowed
 from gloss_graph.propagation import LabelPropagation
 from gloss_graph.propagation.alignment import (
     align_classes,

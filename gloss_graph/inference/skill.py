@@ -11,7 +11,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import accuracy_score, f1_score
 from torch import Tensor
 
-from gloss_graph._checks import (
+from gloss_graph._internal.checks import (
     check_choice,
     check_index_vector,
     check_matrix,

@@ -8,11 +8,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gloss_graph._checks import check_choice, check_index_vector, check_matrix, check_range
+from gloss_graph._internal.checks import check_choice, check_index_vector, check_matrix, check_range
 from gloss_graph.losses.graph import labeled_cross_entropy
 from gloss_graph.losses.pairs import pair_cosine_loss
 from gloss_graph.memory import MemoryBank
-from gloss_graph.memory.gather import enqueue_gathered
+from gloss_graph.memory.distributed import enqueue_gathered
 
 METRIC_LOSSES = ("scl", "triplet", "cosine", "xbm-scl")
 """Names `MetricLoss` takes."""

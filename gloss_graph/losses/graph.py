@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from gloss_graph._space import Dimension, Range
+from gloss_graph._internal.search_space import Dimension, Range
 
 # Smallest probability the paper's forms take the logarithm of, as the released code does.
 _FLOOR = 1e-12

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from gloss_graph._checks import check_matrix
+from gloss_graph._internal.checks import check_matrix
 
 
 def pair_cosine_loss(embeddings: Tensor, labels: Tensor, *, balanced: bool = True) -> Tensor:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from gloss_graph._checks import check_matrix, check_positive_int, check_range
-from gloss_graph._processes import any_process, gather_rows, share_of_mean
+from gloss_graph._internal.checks import check_matrix, check_positive_int, check_range
+from gloss_graph._internal.processes import any_process, gather_rows, share_of_mean
 from gloss_graph.losses.graph import labeled_cross_entropy
 from gloss_graph.losses.schedule import is_seen, ramped, unseen_mean, updated_mean
 from gloss_graph.propagation.alignment import align_classes, class_shares

@@ -1,5 +1,6 @@
-"""Room 1, remember: a bank of past embeddings with identities, ages and neighbour lists."""
+"""A memory bank of past embeddings with identities, ages and neighbor lists."""
 
+from gloss_graph._internal.moved import moved_names
 from gloss_graph.memory.bank import MemoryBank
 from gloss_graph.memory.drift import AgeGroup, Drift
 from gloss_graph.memory.eviction import (
@@ -10,10 +11,7 @@ from gloss_graph.memory.eviction import (
     Reservoir,
     Stalest,
 )
-from gloss_graph.memory.indexes import DescentSettings, HNSWSettings, IVFSettings, Search
-from gloss_graph.memory.links import NeighborLists
 from gloss_graph.memory.momentum import MomentumEncoder
-from gloss_graph.memory.search import Nearest, SearchResult, nearest, nearest_others
 from gloss_graph.memory.stats import BankStats
 
 __all__ = [
@@ -21,20 +19,28 @@ __all__ = [
     "AgeGroup",
     "BankStats",
     "ClassBalanced",
-    "DescentSettings",
     "Drift",
     "Eviction",
     "FirstInFirstOut",
-    "HNSWSettings",
-    "IVFSettings",
     "MemoryBank",
     "MomentumEncoder",
-    "Nearest",
-    "NeighborLists",
     "Reservoir",
-    "Search",
-    "SearchResult",
     "Stalest",
-    "nearest",
-    "nearest_others",
 ]
+
+__getattr__ = moved_names(
+    __name__,
+    {
+        "gloss_graph.neighbors": [
+            "DescentSettings",
+            "HNSWSettings",
+            "IVFSettings",
+            "Nearest",
+            "NeighborLists",
+            "Search",
+            "SearchResult",
+            "nearest",
+            "nearest_others",
+        ]
+    },
+)

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from gloss_graph._checks import (
+from gloss_graph._internal.checks import (
     check_device,
     check_index_vector,
     check_matrix,
@@ -19,14 +19,14 @@ from gloss_graph._checks import (
 from gloss_graph.memory.drift import Drift, measure_drift, refresh_rows
 from gloss_graph.memory.eviction import Eviction, resolve_eviction
 from gloss_graph.memory.fill import fill, relink
-from gloss_graph.memory.indexes import Search, check_search
-from gloss_graph.memory.links import NeighborLists, add_batch_mates, check_lists
-from gloss_graph.memory.rows import warn_anonymous
-from gloss_graph.memory.search import Nearest, SearchResult
+from gloss_graph.memory.labels import read_labels
 from gloss_graph.memory.searched import SearchedRows
+from gloss_graph.memory.state import warn_anonymous
 from gloss_graph.memory.stats import BankStats, bank_stats
-from gloss_graph.memory.targets import read_labels
 from gloss_graph.memory.write import Incoming, store
+from gloss_graph.neighbors.exact import Nearest, SearchResult
+from gloss_graph.neighbors.lists import NeighborLists, add_batch_mates, check_lists
+from gloss_graph.neighbors.settings import Search, check_search
 
 _DTYPES = (torch.float32, torch.float16)
 # Queries searched at a time: bounds the memory of a large call.

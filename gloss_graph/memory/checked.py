@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from gloss_graph.memory.cells import Cells
+from gloss_graph.neighbors.cells import Cells
 
 if TYPE_CHECKING:
     from gloss_graph.memory.searched import SearchedRows

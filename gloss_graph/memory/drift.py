@@ -11,10 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gloss_graph._checks import check_positive_int
-from gloss_graph._modes import evaluating
-from gloss_graph.memory.indexes import ExactSearch
+from gloss_graph._internal.checks import check_positive_int
+from gloss_graph._internal.eval_mode import evaluating
 from gloss_graph.memory.write import renew
+from gloss_graph.neighbors.settings import ExactSearch
 
 if TYPE_CHECKING:
     from gloss_graph.memory.bank import MemoryBank

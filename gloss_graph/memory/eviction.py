@@ -9,8 +9,8 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
-from gloss_graph._checks import check_choice, check_positive_int
-from gloss_graph.memory.rows import StoredRows
+from gloss_graph._internal.checks import check_choice, check_positive_int
+from gloss_graph.memory.state import StoredRows
 
 
 @runtime_checkable

@@ -10,9 +10,9 @@ import torch
 from rich.progress import track
 from torch import Tensor, nn
 
-from gloss_graph._checks import check_tensor
-from gloss_graph._modes import evaluating
-from gloss_graph.memory.choice import thorough
+from gloss_graph._internal.checks import check_tensor
+from gloss_graph._internal.eval_mode import evaluating
+from gloss_graph.neighbors.automatic import thorough
 
 if TYPE_CHECKING:
     from gloss_graph.memory.bank import MemoryBank

@@ -10,7 +10,7 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from typing_extensions import Self
 
-from gloss_graph._checks import check_range
+from gloss_graph._internal.checks import check_range
 from gloss_graph.memory.checked import check_forms, check_keys
 
 

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from gloss_graph._checks import check_positive_int
-from gloss_graph.memory.indexes import ExactSearch
+from gloss_graph._internal.checks import check_positive_int
+from gloss_graph.neighbors.settings import ExactSearch
 
 if TYPE_CHECKING:
     from gloss_graph.memory.searched import SearchedRows

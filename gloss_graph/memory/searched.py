@@ -8,16 +8,22 @@ from typing import Any, TypeVar
 
 import torch
 
-from gloss_graph.memory.cells import Cells
 from gloss_graph.memory.checked import check_bank_state, check_keys, fit_cells
-from gloss_graph.memory.choice import cells_for, retuned, row_search
 from gloss_graph.memory.eviction import Eviction, saved_name
-from gloss_graph.memory.indexes import RowSearch, Search, check_search, describe_search, search_of
-from gloss_graph.memory.links import LinkTable
-from gloss_graph.memory.quantized import searched, version_of
 from gloss_graph.memory.recall import measure_recall
-from gloss_graph.memory.rows import StoredRows
+from gloss_graph.memory.state import StoredRows
 from gloss_graph.memory.storage import check_sizes, read_bank, write_bank
+from gloss_graph.neighbors.automatic import cells_for, retuned, row_search
+from gloss_graph.neighbors.cells import Cells
+from gloss_graph.neighbors.lists import LinkTable
+from gloss_graph.neighbors.quantized import searched, version_of
+from gloss_graph.neighbors.settings import (
+    RowSearch,
+    Search,
+    check_search,
+    describe_search,
+    search_of,
+)
 
 AnyBank = TypeVar("AnyBank", bound="SearchedRows")
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from gloss_graph.memory.drift import Drift
-from gloss_graph.memory.targets import is_labeled
+from gloss_graph.memory.labels import is_labeled
 
 if TYPE_CHECKING:
     from gloss_graph.memory.bank import MemoryBank

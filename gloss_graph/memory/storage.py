@@ -18,7 +18,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from gloss_graph._files import atomic_write
+from gloss_graph._internal.files import atomic_write
 
 FORMAT, VERSION = "gloss_graph.MemoryBank", 1
 _CHUNK_BYTES = 8 << 20

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from gloss_graph.memory.eviction import Eviction, check_slots, last_of_each
-from gloss_graph.memory.links import NeighborLists
-from gloss_graph.memory.quantized import searched, version_of
+from gloss_graph.neighbors.lists import NeighborLists
+from gloss_graph.neighbors.quantized import searched, version_of
 
 if TYPE_CHECKING:
     from gloss_graph.memory.bank import MemoryBank

@@ -9,7 +9,7 @@ import torch
 from scipy import sparse
 from torch import Tensor
 
-from gloss_graph._precision import first_order, widen
+from gloss_graph._internal.precision import first_order, widen
 from gloss_graph.graph.bank_graph import BankEdges
 from gloss_graph.propagation.inputs import is_extreme, largest_weight
 from gloss_graph.propagation.operators import Operator, SparseOperator, csr_product, rows_of

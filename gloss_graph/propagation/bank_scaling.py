@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gloss_graph._precision import first_order
+from gloss_graph._internal.precision import first_order
 from gloss_graph.propagation.bank_operator import AnyOperator, BankOperator
 from gloss_graph.propagation.normalize import NORMALIZATIONS, Scaling, safe_degrees
 

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gloss_graph._precision import first_order, widen
+from gloss_graph._internal.precision import first_order, widen
 from gloss_graph.propagation.solve import System
 
 # Damping from which the matrix itself holds its excess well enough.

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gloss_graph._precision import first_order
+from gloss_graph._internal.precision import first_order
 from gloss_graph.propagation.solve import System
 
 Solve = Callable[[System, Tensor], Tensor]

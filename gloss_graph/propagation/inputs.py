@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from gloss_graph._checks import INTEGER_DTYPES
-from gloss_graph._precision import widen
+from gloss_graph._internal.checks import INTEGER_DTYPES
+from gloss_graph._internal.precision import widen
 from gloss_graph.propagation.operators import Rows, SparseOperator, rows_of
 
 

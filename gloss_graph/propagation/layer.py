@@ -9,14 +9,14 @@ import torch
 from torch import Tensor
 from torch_geometric.nn import MessagePassing
 
-from gloss_graph._checks import (
+from gloss_graph._internal.checks import (
     check_choice,
     check_mask,
     check_positive_int,
     check_range,
     check_tensor,
 )
-from gloss_graph._precision import full_precision
+from gloss_graph._internal.precision import full_precision
 from gloss_graph.propagation.bank_operator import AnyOperator, BankOperator
 from gloss_graph.propagation.bank_scaling import scaled
 from gloss_graph.propagation.dense import dense_solve

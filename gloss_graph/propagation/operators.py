@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, TypeAlias
 import torch
 from torch import Tensor
 
-from gloss_graph._precision import first_order, full_precision, widen
+from gloss_graph._internal.precision import first_order, full_precision, widen
 
 # Torch announces once a process that CSR is in beta; the products used here are tested against
 # dense ones.

@@ -9,8 +9,8 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from gloss_graph._checks import check_range
-from gloss_graph._space import Dimension, Range
+from gloss_graph._internal.checks import check_range
+from gloss_graph._internal.search_space import Dimension, Range
 from gloss_graph.propagation.alignment import align_classes
 from gloss_graph.propagation.bank_operator import AnyOperator, BankOperator, known_at
 from gloss_graph.propagation.inputs import check_prior

@@ -15,7 +15,7 @@ import torch
 from safetensors import safe_open
 from torch import nn
 
-from gloss_graph._limits import read_object
+from gloss_graph._internal.limits import read_object
 
 __all__ = [
     "ENCODER_FILE",

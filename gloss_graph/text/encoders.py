@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gloss_graph._folders import newest_whole, whole_folder, write_json
-from gloss_graph._limits import read_object
-from gloss_graph._modes import evaluating
+from gloss_graph._internal.eval_mode import evaluating
+from gloss_graph._internal.folders import newest_whole, whole_folder, write_json
+from gloss_graph._internal.limits import read_object
 from gloss_graph.text.checkpoints import ENCODER_FILE, quiet_transformers, read_checkpoint
 from gloss_graph.text.corpora import Corpus, string_list
 from gloss_graph.text.lora import merged_model

@@ -13,16 +13,16 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from gloss_graph._checks import check_positive_int, check_range
-from gloss_graph._folders import newest_whole, whole_folder, write_json
-from gloss_graph._limits import (
+from gloss_graph._internal.checks import check_positive_int, check_range
+from gloss_graph._internal.eval_mode import evaluating
+from gloss_graph._internal.folders import newest_whole, whole_folder, write_json
+from gloss_graph._internal.limits import (
     check_unpacked,
     read_array,
     read_object,
     read_parquet,
     read_tensors,
 )
-from gloss_graph._modes import evaluating
 from gloss_graph.text.checkpoints import ENCODER_FILE
 from gloss_graph.text.corpora import Corpus, Splits
 

@@ -8,7 +8,7 @@ from sklearn.decomposition import TruncatedSVD
 from sklearn.feature_extraction.text import CountVectorizer, TfidfTransformer
 from torch import Tensor
 
-from gloss_graph._checks import check_positive_int
+from gloss_graph._internal.checks import check_positive_int
 from gloss_graph.text.corpora import Corpus
 
 __all__ = ["lexical_rows"]

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from gloss_graph._checks import check_positive_int, check_range
+from gloss_graph._internal.checks import check_positive_int, check_range
 
 if TYPE_CHECKING:
     from gloss_graph.text.encoders import TextEncoder

@@ -8,7 +8,7 @@ from typing import Any, Literal, TypeAlias, get_args
 import torch
 from torch import Tensor
 
-from gloss_graph._limits import read_object
+from gloss_graph._internal.limits import read_object
 
 __all__ = ["POOLINGS", "Pooling", "check_pooling", "default_pooling", "pack_left", "pool"]
 

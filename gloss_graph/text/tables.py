@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias, TypeVar
 
-from gloss_graph._limits import load_json, read_bytes, read_parquet
+from gloss_graph._internal.limits import load_json, read_bytes, read_parquet
 
 __all__ = ["SUFFIXES", "Column", "Table", "has_column", "read_columns", "table_suffix"]
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gloss_graph._files import atomic_write
+from gloss_graph._internal.files import atomic_write
 from gloss_graph.text.tables import table_suffix
 
 if TYPE_CHECKING:

@@ -17,13 +17,13 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
-from gloss_graph._files import atomic_path
-from gloss_graph._folders import write_json
-from gloss_graph._processes import is_main, launched
-from gloss_graph._timing import StageClock
+from gloss_graph._internal.files import atomic_path
+from gloss_graph._internal.folders import write_json
+from gloss_graph._internal.processes import is_main, launched
+from gloss_graph._internal.timing import StageClock
+from gloss_graph.runs.provenance import documents_digest, weights_digest
 from gloss_graph.text import FeatureEncoder, Splits, TextEncoder
 from gloss_graph.training.config import TrainConfig
-from gloss_graph.training.provenance import documents_digest, weights_digest
 
 FOLDER = "checkpoints"
 EXTRAS_FILE = "extras.safetensors"

@@ -12,9 +12,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers.utils import ModelOutput
 
-from gloss_graph._files import atomic_path
-from gloss_graph._folders import newest_whole, whole_folder, write_json
-from gloss_graph._limits import read_object
+from gloss_graph._internal.files import atomic_path
+from gloss_graph._internal.folders import newest_whole, whole_folder, write_json
+from gloss_graph._internal.limits import read_object
 from gloss_graph.text import FeatureEncoder, TextEncoder
 from gloss_graph.text.checkpoints import ENCODER_FILE
 

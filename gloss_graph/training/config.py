@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, fields
 
-from gloss_graph._checks import check_choice, check_positive_int, check_range
-from gloss_graph._space import Dimension, Range
+from gloss_graph._internal.checks import check_choice, check_positive_int, check_range
+from gloss_graph._internal.search_space import Dimension, Range
 from gloss_graph.graph.bandwidth import check_bandwidth, check_fits_bank
-from gloss_graph.losses import MemoryUse
 from gloss_graph.memory import EVICTIONS
-from gloss_graph.memory.quantized import check_bits
+from gloss_graph.neighbors.quantized import check_bits
 from gloss_graph.propagation import NORMALIZATIONS, RULES
+from gloss_graph.step import MemoryUse
 
 LOSSES = {
     "ce": "cross-entropy",

@@ -9,8 +9,8 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from gloss_graph._checks import check_positive_int, check_range
-from gloss_graph._files import atomic_write
+from gloss_graph._internal.checks import check_positive_int, check_range
+from gloss_graph._internal.files import atomic_write
 from gloss_graph.text import Corpus, Splits
 from gloss_graph.text.corpora import UNLABELED
 from gloss_graph.text.tables import has_column, read_columns

@@ -14,12 +14,12 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import precision_recall_fscore_support
 from torch import Tensor
 
-from gloss_graph._files import atomic_write
+from gloss_graph._internal.files import atomic_write
+from gloss_graph.analysis.scores import classification_scores, silhouette_scores
 from gloss_graph.graph import visible_split
 from gloss_graph.text import Corpus, Splits
 from gloss_graph.text.writers import csv_bytes
 from gloss_graph.training.classifier import TextClassifier
-from gloss_graph.training.metrics import classification_scores, silhouette_scores
 from gloss_graph.training.multilabel import set_scores
 
 _STRENGTHS = (1.0, 10.0, 100.0, 1000.0)

@@ -12,14 +12,14 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from gloss_graph._checks import check_positive_int
-from gloss_graph._limits import read_object
+from gloss_graph._internal.checks import check_positive_int
+from gloss_graph._internal.limits import read_object
 from gloss_graph.inference import Explanation
 from gloss_graph.objective import GraphGuidedObjective
+from gloss_graph.runs.contents import check_contents
 from gloss_graph.text import UNLABELED, Corpus, FeatureEncoder, load_encoder
 from gloss_graph.training.classifier import TextClassifier
 from gloss_graph.training.config import TrainConfig
-from gloss_graph.training.contents import check_contents
 from gloss_graph.training.labels import read_labels_used
 from gloss_graph.training.setup import make_objective
 from gloss_graph.training.state import load_objective

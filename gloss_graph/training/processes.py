@@ -10,8 +10,8 @@ import torch
 import torch.distributed as dist
 from accelerate import PartialState
 
-from gloss_graph._modes import evaluating
-from gloss_graph._processes import (
+from gloss_graph._internal.eval_mode import evaluating
+from gloss_graph._internal.processes import (
     any_process,
     gather_rows,
     is_main,

@@ -13,10 +13,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from gloss_graph._files import atomic_write, clear_drafts
+from gloss_graph._internal.files import atomic_write, clear_drafts
+from gloss_graph.runs.provenance import documents_digest
 from gloss_graph.text import Corpus, TextEncoder
 from gloss_graph.text.checkpoints import folder_digest
-from gloss_graph.training.provenance import documents_digest
 
 
 def cache_folder() -> Path:

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from gloss_graph._checks import check_positive_int
-from gloss_graph._processes import gather_rows, rank, world_size
+from gloss_graph._internal.checks import check_positive_int
+from gloss_graph._internal.processes import gather_rows, rank, world_size
 from gloss_graph.graph.views import joint_view
 from gloss_graph.memory import MemoryBank
 

@@ -15,19 +15,20 @@ import torch
 from torch import Tensor
 from transformers import TrainerCallback, set_seed
 
-from gloss_graph._checks import check_positive_int
-from gloss_graph._files import atomic_write, utf8_folder
-from gloss_graph._folders import Claim, check_folder, claim, write_json
-from gloss_graph._processes import is_main, wait_for_all
-from gloss_graph._samples import seeded_sample
+from gloss_graph._internal.checks import check_positive_int
+from gloss_graph._internal.files import atomic_write, utf8_folder
+from gloss_graph._internal.folders import Claim, check_folder, claim, write_json
+from gloss_graph._internal.processes import is_main, wait_for_all
+from gloss_graph._internal.sampling import seeded_sample
 from gloss_graph.inference import GraphSkill, graph_skill
 from gloss_graph.objective import GraphGuidedObjective
+from gloss_graph.runs.contents import CONTENTS, run_contents
+from gloss_graph.runs.provenance import provenance
 from gloss_graph.text import Adapters, Corpus, FeatureEncoder, Splits, TextEncoder
 from gloss_graph.text.writers import csv_bytes
 from gloss_graph.training.checkpoints import FOLDER, Checkpoints, RunClock, run_settings
 from gloss_graph.training.classifier import TextClassifier
 from gloss_graph.training.config import TrainConfig
-from gloss_graph.training.contents import CONTENTS, run_contents
 from gloss_graph.training.labels import draw_labels, hide_labels, write_labels_used
 from gloss_graph.training.multilabel import THRESHOLD, check_multilabel
 from gloss_graph.training.outcome import (
@@ -41,7 +42,6 @@ from gloss_graph.training.outcome import (
 from gloss_graph.training.parameters import adapt, check_run
 from gloss_graph.training.processes import check_same_everywhere, join_processes, on_main
 from gloss_graph.training.progress import ProgressBar
-from gloss_graph.training.provenance import provenance
 from gloss_graph.training.setup import USES_UNLABELED, make_loss, make_objective, make_trainer
 from gloss_graph.training.snapshots import Snapshots
 from gloss_graph.training.stages import fill_bank, fit_head, run_start_stages

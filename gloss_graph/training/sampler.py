@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch.utils.data import Sampler
 
-from gloss_graph._checks import check_positive_int
+from gloss_graph._internal.checks import check_positive_int
 
 
 class MixedSampler(Sampler[int]):

@@ -14,7 +14,8 @@ from torch import Tensor
 from transformers import EarlyStoppingCallback, EvalPrediction, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
 
-from gloss_graph._processes import launched
+from gloss_graph._internal.processes import launched
+from gloss_graph.analysis.scores import classification_scores, macro_silhouette
 from gloss_graph.graph import estimate_bandwidth
 from gloss_graph.graph.bandwidth import scaled_bandwidth
 from gloss_graph.losses import METRIC_LOSSES, MetricLoss, PseudoLabelLoss
@@ -26,7 +27,6 @@ from gloss_graph.training.checkpoints import FOLDER, SavePoints
 from gloss_graph.training.classifier import TextClassifier
 from gloss_graph.training.config import TrainConfig
 from gloss_graph.training.dataset import TextCollator, TextDataset
-from gloss_graph.training.metrics import classification_scores, macro_silhouette
 from gloss_graph.training.multilabel import set_scores
 from gloss_graph.training.processes import find_device, has_unused_parameters
 from gloss_graph.training.refresh import BankRefresh

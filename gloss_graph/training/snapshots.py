@@ -15,11 +15,11 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from gloss_graph._checks import check_positive_int
-from gloss_graph._files import atomic_write
-from gloss_graph._folders import write_json
-from gloss_graph._limits import read_object
-from gloss_graph._samples import stratified_sample
+from gloss_graph._internal.checks import check_positive_int
+from gloss_graph._internal.files import atomic_write
+from gloss_graph._internal.folders import write_json
+from gloss_graph._internal.limits import read_object
+from gloss_graph._internal.sampling import stratified_sample
 from gloss_graph.text import Corpus, Splits
 from gloss_graph.training.checkpoints import Checkpointed, ends_epoch, has_ended
 from gloss_graph.training.config import TrainConfig

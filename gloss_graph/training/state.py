@@ -10,7 +10,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from gloss_graph._files import atomic_path
+from gloss_graph._internal.files import atomic_path
 
 # In the header of a file: the weights of the model whose embeddings the bank holds.
 _MODEL = "model_weights"

@@ -19,15 +19,15 @@ from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState,
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, TrainOutput
 
-from gloss_graph._checks import check_range
-from gloss_graph._files import atomic_path, full_disk_named, sync_folder
-from gloss_graph._folders import swap
-from gloss_graph._modes import evaluating
-from gloss_graph._processes import launched, mean_over_processes, wait_for_all
-from gloss_graph._timing import StageClock
+from gloss_graph._internal.checks import check_range
+from gloss_graph._internal.eval_mode import evaluating
+from gloss_graph._internal.files import atomic_path, full_disk_named, sync_folder
+from gloss_graph._internal.folders import swap
+from gloss_graph._internal.processes import launched, mean_over_processes, wait_for_all
+from gloss_graph._internal.timing import StageClock
 from gloss_graph.losses import MetricLoss, PseudoLabelLoss, labeled_binary_cross_entropy
-from gloss_graph.memory.gather import share_state
-from gloss_graph.memory.targets import is_labeled
+from gloss_graph.memory.distributed import share_state
+from gloss_graph.memory.labels import is_labeled
 from gloss_graph.objective import GraphGuidedObjective
 from gloss_graph.training.checkpoints import (
     Checkpointed,

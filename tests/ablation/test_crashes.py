@@ -16,8 +16,8 @@ import pandas as pd
 import pytest
 
 from ablation.toys import Logged, score, study, work
-from gloss_graph.ablation import read_results
-from gloss_graph.ablation.store import TrialStore
+from gloss_graph.studies import read_results
+from gloss_graph.studies.store import TrialStore
 
 COLUMNS = ["rate", "size", "seed", "score", "loss", "status", "arm", "trial"]
 TRIALS = 36
@@ -28,7 +28,7 @@ def processes() -> Any:
     """Starts processes that have imported everything already."""
     context = multiprocessing.get_context("forkserver")
     # By names that are found without the path of the tests.
-    context.set_forkserver_preload(["gloss_graph.ablation.study"])
+    context.set_forkserver_preload(["gloss_graph.studies.study"])
     return context
 
 

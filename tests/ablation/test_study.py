@@ -14,8 +14,9 @@ import torch
 from scipy import stats
 
 from ablation.toys import FACTORS, score, study
-from gloss_graph.ablation import Range, Study, read_results, write_report
-from gloss_graph.ablation.identity import TrackedConfig, canonical, trial_id
+from gloss_graph._internal.search_space import Range
+from gloss_graph.studies import Study, read_results, write_report
+from gloss_graph.studies.identity import TrackedConfig, canonical, trial_id
 
 
 def test_a_grid_crosses_all_values_with_all_seeds(tmp_path: Path) -> None:

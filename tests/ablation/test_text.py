@@ -11,8 +11,8 @@ import pytest
 import torch
 from training.tiny import tiny_corpus, tiny_encoder, tiny_splits
 
-from gloss_graph.ablation import Study, TextRun, files, read_results, read_study, write_report
 from gloss_graph.cli import main
+from gloss_graph.studies import Study, TextRun, files, read_results, read_study, write_report
 
 STUDIES = sorted((Path(__file__).resolve().parents[2] / "examples" / "ablations").glob("*.yaml"))
 SMALL = {"max_steps": 2, "batch_size": 8, "k": 3, "select": "last"}

@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from gloss_graph.ablation import Study
+from gloss_graph.studies import Study
 
 FACTORS = {"rate": [1, 2, 3, 4], "size": [10, 20, 30]}
 

@@ -24,7 +24,8 @@ from training.tiny import (
 )
 
 from gloss_graph import GraphGuidedObjective, MemoryBank
-from gloss_graph.training import TextCollator, TextDataset, classification_scores, hide_labels
+from gloss_graph.analysis import classification_scores
+from gloss_graph.training import TextCollator, TextDataset, hide_labels
 
 lightning = pytest.importorskip(
     "lightning", reason='needs the extra: pip install "gloss-graph[lightning]"'

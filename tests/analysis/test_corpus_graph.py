@@ -13,7 +13,7 @@ from training.tiny import CLASSES, tiny_corpus, tiny_encoder
 
 from gloss_graph import MemoryBank, build_document_graph
 from gloss_graph.analysis import document_graph
-from gloss_graph.analysis.corpus_search import corpus_neighbors
+from gloss_graph.neighbors.corpus import corpus_neighbors
 from gloss_graph.text import Corpus
 
 

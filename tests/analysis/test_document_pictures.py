@@ -8,16 +8,16 @@ from scipy import sparse
 from torch_geometric.data import Data
 
 from gloss_graph import build_document_graph
-from gloss_graph.analysis import (
+from gloss_graph.analysis.communities import louvain_communities
+from gloss_graph.analysis.matrix import graph_table
+from gloss_graph.visualization import (
     plot_adjacency,
     plot_communities,
     plot_degrees,
     plot_reach,
     reach_curves,
 )
-from gloss_graph.analysis.communities import louvain_communities
-from gloss_graph.analysis.layout import _grid_repulsion, _repulsion, place_adjacency
-from gloss_graph.analysis.matrix import graph_table
+from gloss_graph.visualization.layout import _grid_repulsion, _repulsion, place_adjacency
 
 PICTURES = (plot_communities, plot_adjacency, plot_degrees, plot_reach)
 NAMES = ["_hidden", "$x$", "a class with quite a long name"]

@@ -12,9 +12,10 @@ import torch
 from torch_geometric.data import Data
 
 from gloss_graph import build_document_graph
-from gloss_graph.analysis import Explanation, explain, plot_explanation
-from gloss_graph.analysis.checked import read_documents
-from gloss_graph.analysis.hiding import hidden_labels
+from gloss_graph.analysis import Explanation, explain
+from gloss_graph.analysis.graph_arrays import read_documents
+from gloss_graph.analysis.leave_one_out import hidden_labels
+from gloss_graph.visualization import plot_explanation
 
 
 def corpus(size: int = 60, labeled: float = 0.5, seed: int = 0, k: int = 4) -> Data:

@@ -11,9 +11,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from gloss_graph._files import atomic_write
-from gloss_graph.analysis import to_networkx, write_graphml
-from gloss_graph.analysis.columns import clean_text
+from gloss_graph._internal.files import atomic_write
+from gloss_graph.export import to_networkx, write_graphml
+from gloss_graph.export.columns import clean_text
 
 SCALARS = st.one_of(
     st.booleans(),

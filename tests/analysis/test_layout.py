@@ -4,7 +4,7 @@ import networkx as nx
 import numpy as np
 import pytest
 
-from gloss_graph.analysis.layout import place_nodes, sample_nodes
+from gloss_graph.visualization.layout import place_nodes, sample_nodes
 
 
 def test_sample_is_repeatable_and_keeps_neighbourhoods():

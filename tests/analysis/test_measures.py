@@ -26,17 +26,12 @@ from sklearn.neighbors import NearestNeighbors
 from torch_geometric.data import Data
 
 from gloss_graph import build_document_graph, to_networkx
-from gloss_graph.analysis import (
-    compare_measures,
-    edge_churn,
-    edge_homophily,
-    measures,
-    measures_summary,
-    run_change,
-)
+from gloss_graph.analysis import measures
 from gloss_graph.analysis.communities import louvain_communities
 from gloss_graph.analysis.matrix import graph_table
-from gloss_graph.training.metrics import macro_silhouette
+from gloss_graph.analysis.scores import macro_silhouette
+from gloss_graph.export import edge_homophily
+from gloss_graph.reports import compare_measures, edge_churn, measures_summary, run_change
 
 NAMES = ["tea", "rain", "war"]
 

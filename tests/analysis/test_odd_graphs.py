@@ -10,15 +10,8 @@ import pytest
 import torch
 from torch_geometric.data import Data
 
-from gloss_graph.analysis import (
-    audit,
-    edge_homophily,
-    explain,
-    measures,
-    read_networkx,
-    to_networkx,
-    write_graph,
-)
+from gloss_graph.analysis import audit, explain, measures
+from gloss_graph.export import edge_homophily, read_networkx, to_networkx, write_graph
 
 PAIRS = torch.tensor([[0, 0, 1, 2, 3, 3, 4], [1, 2, 2, 3, 4, 5, 5]])  # two triangles, one bridge
 EDGES = torch.cat([PAIRS, PAIRS.flip(0)], dim=1)

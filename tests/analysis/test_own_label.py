@@ -10,8 +10,8 @@ from torch_geometric.data import Data
 
 from gloss_graph import build_document_graph
 from gloss_graph.analysis import audit, explain
-from gloss_graph.analysis.masses import top_masses
 from gloss_graph.analysis.matrix import graph_table
+from gloss_graph.visualization.masses import top_masses
 
 
 def labeled(own: int, known: int) -> Data:

@@ -10,11 +10,11 @@ import torch
 from torch_geometric.data import Data
 
 from gloss_graph import build_document_graph
-from gloss_graph.analysis import write_html
-from gloss_graph.analysis.checked import read_documents
-from gloss_graph.analysis.hiding import hidden_labels
-from gloss_graph.analysis.masses import top_masses
+from gloss_graph.analysis.graph_arrays import read_documents
+from gloss_graph.analysis.leave_one_out import hidden_labels
 from gloss_graph.analysis.matrix import graph_table
+from gloss_graph.visualization import write_html
+from gloss_graph.visualization.masses import top_masses
 
 NASTY = [
     "</script><script>window.broken = 1</script>",
@@ -48,9 +48,9 @@ def content(path: Path) -> dict:
 @pytest.mark.parametrize("eta", [0.0, 0.2])
 @pytest.mark.parametrize("normalization", ["row", "hub"])
 def test_masses_are_those_of_absorbing_chains(eta, normalization, dense, monkeypatch):
-    monkeypatch.setattr("gloss_graph.analysis.masses._DENSE", dense)
+    monkeypatch.setattr("gloss_graph.visualization.masses._DENSE", dense)
     # Several blocks of right sides must give what one would.
-    monkeypatch.setattr("gloss_graph.analysis.masses._BLOCK", 7)
+    monkeypatch.setattr("gloss_graph.visualization.masses._BLOCK", 7)
     table = graph_table(documents())
     size = len(table.labels)
     top = top_masses(table, np.arange(size), top=size, eta=eta, normalization=normalization)

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from gloss_graph.analysis import write_html
+from gloss_graph.visualization import write_html
 from tests.analysis.test_page import NASTY, documents
 
 playwright = pytest.importorskip(

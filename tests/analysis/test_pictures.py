@@ -15,16 +15,12 @@ from torch import Tensor
 from torch_geometric.data import Data
 from torch_geometric.utils import homophily
 
-from gloss_graph.analysis import (
-    edge_homophily,
-    plot_embeddings,
-    plot_graph_change,
-    plot_similarities,
-)
-from gloss_graph.analysis.embedding import _places
-from gloss_graph.analysis.panels import aligned, class_looks
-from gloss_graph.analysis.style import PALETTE
+from gloss_graph.export import edge_homophily
 from gloss_graph.graph import build_document_graph
+from gloss_graph.visualization import plot_embeddings, plot_graph_change, plot_similarities
+from gloss_graph.visualization.embedding import _places
+from gloss_graph.visualization.panels import aligned, class_looks
+from gloss_graph.visualization.style import PALETTE
 
 from .test_plots import check_picture, legend, pixels
 

@@ -11,9 +11,10 @@ import pytest
 from matplotlib.figure import Figure
 from matplotlib.image import imread
 
-from gloss_graph.analysis import plot_graph, plot_stage_times, plot_training, to_networkx
-from gloss_graph.analysis.picture import _scene
-from gloss_graph.analysis.style import GREY, PALETTE
+from gloss_graph.export import to_networkx
+from gloss_graph.visualization import plot_graph, plot_stage_times, plot_training
+from gloss_graph.visualization.picture import _scene
+from gloss_graph.visualization.style import GREY, PALETTE
 
 HISTORY = {
     "ce": [{"step": 10 * i, "loss": 2 / (i + 1), "val_macro_f1": i / 10} for i in range(5)],

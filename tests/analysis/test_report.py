@@ -16,10 +16,10 @@ import pandas as pd
 import pytest
 from training.tiny import quick, run, tiny_splits
 
-from gloss_graph._timing import stage_seconds
-from gloss_graph.analysis import write_report
-from gloss_graph.analysis.runs import read_files
+from gloss_graph._internal.timing import stage_seconds
 from gloss_graph.cli import main
+from gloss_graph.reports import write_report
+from gloss_graph.reports.run_data import read_files
 from gloss_graph.text import Splits
 
 SECTIONS = ["run", "data", "scores", "curves", "pictures", "time", "repeat", "versions"]
@@ -100,7 +100,7 @@ def folder(finished: Path, tmp_path: Path) -> Path:
 @pytest.fixture
 def quickly(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Stands a small picture in for the slow ones; returns which were drawn."""
-    from gloss_graph.analysis.plots import plot_stage_times
+    from gloss_graph.visualization.training_curves import plot_stage_times
 
     drawn: list[str] = []
 
@@ -112,7 +112,7 @@ def quickly(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         return plot
 
     for name in ("plot_embeddings", "plot_graph_change", "plot_similarities", "plot_training"):
-        monkeypatch.setattr(f"gloss_graph.analysis.report.{name}", stand_in(name))
+        monkeypatch.setattr(f"gloss_graph.reports.run_page.{name}", stand_in(name))
     return drawn
 
 

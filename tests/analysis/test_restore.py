@@ -9,7 +9,7 @@ from torch_geometric.data import Data
 
 from analysis.conftest import MakeGraph
 from analysis.test_formats import equal
-from gloss_graph.analysis import from_networkx, to_networkx
+from gloss_graph.export import from_networkx, to_networkx
 from gloss_graph.graph import build_document_graph
 
 

@@ -13,7 +13,7 @@ import pytest
 import torch
 from threadpoolctl import threadpool_info
 
-from gloss_graph import _memory
+from gloss_graph._internal import peak_memory as _memory
 from gloss_graph.bench import (
     StageSettings,
     corpus_table,

@@ -11,8 +11,8 @@ import pytest
 from analysis.test_plots import check_picture
 from training.made_runs import DATA, write_run, write_series
 
-from gloss_graph.analysis import evaluation_markdown, plot_evaluation
-from gloss_graph.training import compare_runs
+from gloss_graph.reports import evaluation_markdown, plot_evaluation
+from gloss_graph.runs import compare_runs
 
 from .conftest import Command
 

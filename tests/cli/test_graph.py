@@ -17,8 +17,10 @@ from training.tiny import MAX_LENGTH
 
 from cli.conftest import Command, rows, write
 from cli.test_train import fast
-from gloss_graph.analysis import document_graph, read_graph, run_change
-from gloss_graph.analysis.columns import clean_text
+from gloss_graph.analysis import document_graph
+from gloss_graph.export import read_graph
+from gloss_graph.export.columns import clean_text
+from gloss_graph.reports import run_change
 from gloss_graph.text import load_encoder
 
 pytestmark = pytest.mark.filterwarnings("ignore:Graph skill")

@@ -11,7 +11,7 @@ import pytest
 from training.tiny import MAX_LENGTH
 
 from cli.conftest import Command, rows, write
-from gloss_graph.analysis import read_graph
+from gloss_graph.export import read_graph
 
 EVERY = "graphml,gexf,json,parquet,csv,csr,html"
 
@@ -135,7 +135,7 @@ def test_a_disk_that_fills_up_leaves_nothing(
     def full(*args: object, **settings: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("gloss_graph.analysis.tables.parquet.ParquetWriter", full)
+    monkeypatch.setattr("gloss_graph.export.csv_tables.parquet.ParquetWriter", full)
     words = ["--features", tmp_path / "x.npy", "--out", out, "--format", "graphml,parquet"]
     result = command("graph", *words)
     assert result.status == 2

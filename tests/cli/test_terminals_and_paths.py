@@ -84,7 +84,7 @@ def test_a_folder_of_any_name_has_one_in_utf8(tmp_path: Path) -> None:
     from safetensors.torch import load_file, save_file
     from torch import ones
 
-    from gloss_graph._files import utf8_folder
+    from gloss_graph._internal.files import utf8_folder
 
     folder = tmp_path / os.fsdecode(b"o\xe9")
     try:

@@ -18,8 +18,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from gloss_graph import MemoryBank
-from gloss_graph.memory import HNSWSettings, IVFSettings, Search, approximate, choice, nearest
-from gloss_graph.memory.approximate import IVFSearch
+from gloss_graph.neighbors import HNSWSettings, IVFSettings, Search, approximate, choice, nearest
+from gloss_graph.neighbors.approximate import IVFSearch
 
 DIM = 16
 IVF = IVFSettings(cells=16, probes=8)

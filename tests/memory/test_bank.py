@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from gloss_graph import MemoryBank
-from gloss_graph.memory import NeighborLists
+from gloss_graph.neighbors import NeighborLists
 
 NAN, INF = float("nan"), float("inf")
 

@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from gloss_graph import GraphGuidedObjective, MemoryBank
-from gloss_graph.memory import DescentSettings, choice
-from gloss_graph.memory.descent import DescentSearch
+from gloss_graph.neighbors import DescentSettings
+from gloss_graph.neighbors import automatic as choice
+from gloss_graph.neighbors.graph_walk import DescentSearch
 
 DIM = 24
 

@@ -13,8 +13,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gloss_graph import MemoryBank
-from gloss_graph.memory import Drift, IVFSettings, MomentumEncoder
+from gloss_graph.memory import Drift, MomentumEncoder
 from gloss_graph.memory.drift import OLDEST, age_decay, restandardized
+from gloss_graph.neighbors import IVFSettings
 
 DIM = 6
 

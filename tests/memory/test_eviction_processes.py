@@ -11,7 +11,7 @@ from processes import different, state_of, together
 from torch import Tensor
 
 from gloss_graph import GraphGuidedObjective, MemoryBank
-from gloss_graph._processes import gather_rows
+from gloss_graph._internal.processes import gather_rows
 from gloss_graph.memory import EVICTIONS
 
 DIM, CLASSES, STEPS = 6, 3, 5

@@ -13,7 +13,7 @@ from processes import WORLD, different, state_of, together
 from torch import Tensor
 
 from gloss_graph import GraphGuidedObjective, MemoryBank
-from gloss_graph._processes import (
+from gloss_graph._internal.processes import (
     any_process,
     gather_rows,
     is_main,
@@ -22,10 +22,11 @@ from gloss_graph._processes import (
     step_generator,
     world_size,
 )
-from gloss_graph.losses import PseudoLabelLoss, classification_loss
+from gloss_graph.losses import PseudoLabelLoss
 from gloss_graph.losses.graph import labeled_cross_entropy
-from gloss_graph.memory.gather import share_state
-from gloss_graph.memory.symmetric import build
+from gloss_graph.memory.distributed import share_state
+from gloss_graph.neighbors.adjacency import build
+from gloss_graph.step import classification_loss
 
 CLASSES, DIM = 3, 8
 # Batch sizes of the two processes, and labels by process (-1 = none labeled), step by step.

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from gloss_graph import MemoryBank
 from gloss_graph.memory import bank as bank_module
-from gloss_graph.memory import links
+from gloss_graph.neighbors import lists as links
 
 pytest.importorskip("resource")
 

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from gloss_graph import GraphGuidedObjective, MemoryBank, build_document_graph
-from gloss_graph.memory import IVFSettings, approximate
-from gloss_graph.memory.quantized import QuantizedRows
+from gloss_graph.neighbors import IVFSettings, approximate
+from gloss_graph.neighbors.quantized import QuantizedRows
 
 BITS = pytest.mark.parametrize("bits", [8, 4, 2])
 # Mean squared error of the best codebooks for a normal entry (Max, 1960, for one entry; the

@@ -12,7 +12,8 @@ from reference import distance
 from torch import Tensor
 
 from gloss_graph import MemoryBank
-from gloss_graph.memory import nearest, nearest_others, search
+from gloss_graph.neighbors import exact as search
+from gloss_graph.neighbors import nearest, nearest_others
 
 BACKENDS = ("faiss", "matmul", "auto", "exact")
 

@@ -19,8 +19,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from gloss_graph import MemoryBank
-from gloss_graph.memory import HNSWSettings, IVFSettings
 from gloss_graph.memory.storage import write_bank
+from gloss_graph.neighbors import HNSWSettings, IVFSettings
 
 
 def filled(**options: object) -> MemoryBank:

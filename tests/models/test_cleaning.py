@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gloss_graph.models import TextGCNClassifier, TextGCNConfig, word_document_graph
-from gloss_graph.models.cleaning import cleaning_notes, split_words
+from gloss_graph.baselines import TextGCNClassifier, TextGCNConfig, word_document_graph
+from gloss_graph.baselines.cleaning import cleaning_notes, split_words
 from gloss_graph.text import Corpus, Splits
 
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from training.tiny import CLASSES, quick, run, tiny_corpus, tiny_encoder, tiny_splits
 from transformers import BertConfig, BertModel
 
-from gloss_graph.models import (
+from gloss_graph.baselines import (
     BertGCNClassifier,
     BertGCNConfig,
     SymmetricGCNConv,
@@ -27,8 +27,9 @@ from gloss_graph.models import (
     train_graph_model,
     word_document_graph,
 )
+from gloss_graph.runs import compare_runs
 from gloss_graph.text import Corpus, Splits, TextEncoder
-from gloss_graph.training import TextClassifier, compare_runs
+from gloss_graph.training import TextClassifier
 
 FILES = {"config.json", "metrics.json", "history.csv", "classes.csv", "labels_used.csv"}
 

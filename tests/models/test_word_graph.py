@@ -9,8 +9,8 @@ from collections import Counter
 import pytest
 import torch
 
-from gloss_graph.models import clean_documents, normalized_adjacency, word_document_graph
-from gloss_graph.models.cleaning import split_words
+from gloss_graph.baselines import clean_documents, normalized_adjacency, word_document_graph
+from gloss_graph.baselines.cleaning import split_words
 
 TEXTS = [
     "a b c a d e a b",
@@ -56,8 +56,8 @@ def test_word_edges_are_those_of_a_loop_over_windows(window: int, counting: str)
 
 def test_many_documents_in_parts_give_the_same_counts(monkeypatch: pytest.MonkeyPatch) -> None:
     whole = [edges_of(TEXTS * 3, window=3, counting=c) for c in ("pairs", "windows")]
-    monkeypatch.setattr("gloss_graph.models.word_graph._CHUNK", 4)
-    monkeypatch.setattr("gloss_graph.models.word_graph._PAIRS", 5)
+    monkeypatch.setattr("gloss_graph.baselines.word_graph._CHUNK", 4)
+    monkeypatch.setattr("gloss_graph.baselines.word_graph._PAIRS", 5)
     for expected, counting in zip(whole, ("pairs", "windows"), strict=True):
         assert edges_of(TEXTS * 3, window=3, counting=counting) == pytest.approx(expected)
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from gloss_graph.training import compare_runs, find_runs, read_run
+from gloss_graph.runs import compare_runs, find_runs, read_run
 
 from .made_runs import DATA, write_run, write_series
 from .tiny import quick, run

@@ -19,8 +19,8 @@ from sklearn.metrics import (
     silhouette_score,
 )
 
+from gloss_graph.analysis import classification_scores, macro_silhouette, micro_silhouette
 from gloss_graph.text import Corpus
-from gloss_graph.training import classification_scores, macro_silhouette, micro_silhouette
 from gloss_graph.training.outcome import ClassReport
 
 PAIRS = st.lists(st.tuples(st.integers(0, 4), st.integers(-1, 4)), min_size=1, max_size=40)

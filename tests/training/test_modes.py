@@ -9,9 +9,10 @@ import pandas as pd
 import pytest
 import torch
 
+from gloss_graph.analysis import macro_silhouette
 from gloss_graph.losses import METRIC_LOSSES
 from gloss_graph.text import Splits
-from gloss_graph.training import TrainConfig, macro_silhouette
+from gloss_graph.training import TrainConfig
 from training.tiny import (
     assert_same_state,
     copied_state,

@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 import torch
 
+from gloss_graph.studies import tune_text
 from gloss_graph.text import Corpus, Splits
 from gloss_graph.training import (
     Run,
@@ -19,7 +20,6 @@ from gloss_graph.training import (
     draw_labels,
     hide_labels,
     set_scores,
-    tune_text,
     with_unlabeled,
 )
 from gloss_graph.training.multilabel import check_multilabel

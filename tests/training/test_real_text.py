@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 import torch
 
+from gloss_graph.analysis import classification_scores
 from gloss_graph.text import docstring_corpus, load_encoder
-from gloss_graph.training import TextClassifier, TrainConfig, classification_scores, train_text
+from gloss_graph.training import TextClassifier, TrainConfig, train_text
 
 
 def test_a_short_run_beats_the_untrained_head(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ import pytest
 import torch
 from transformers import TrainerCallback
 
+from gloss_graph.analysis import classification_scores, macro_silhouette, micro_silhouette
 from gloss_graph.graph import estimate_bandwidth
 from gloss_graph.losses import METRIC_LOSSES
 from gloss_graph.training import (
@@ -21,11 +22,8 @@ from gloss_graph.training import (
     RunResult,
     TextClassifier,
     TrainConfig,
-    classification_scores,
-    macro_silhouette,
     make_loss,
     make_objective,
-    micro_silhouette,
 )
 
 from .tiny import (

@@ -6,17 +6,10 @@ from dataclasses import fields
 
 import pytest
 
-from gloss_graph.training import (
-    SEARCH_SPACE,
-    Choice,
-    Range,
-    TrainConfig,
-    parse_choice,
-    parse_range,
-    parse_setting,
-    search_space,
-)
-from gloss_graph.training.space import check_space, default_parameters
+from gloss_graph._internal.search_space import Choice, Range
+from gloss_graph.studies import parse_choice, parse_range, parse_setting, search_space
+from gloss_graph.studies.space import check_space, default_parameters
+from gloss_graph.training import SEARCH_SPACE, TrainConfig
 
 
 def test_the_paper_searches_these() -> None:

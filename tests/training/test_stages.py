@@ -12,15 +12,9 @@ import numpy as np
 import pytest
 import torch
 
+from gloss_graph.analysis import classification_scores
 from gloss_graph.text import Corpus, lexical_rows
-from gloss_graph.training import (
-    Run,
-    TextClassifier,
-    TrainConfig,
-    classification_scores,
-    contrastive_warm_start,
-    stages,
-)
+from gloss_graph.training import Run, TextClassifier, TrainConfig, contrastive_warm_start, stages
 from gloss_graph.training.run import with_few_labels
 from gloss_graph.training.stages import (
     agreed_labels,

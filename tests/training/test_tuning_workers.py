@@ -12,7 +12,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from gloss_graph.training import Range, tune_text
+from gloss_graph._internal.search_space import Range
+from gloss_graph.studies import tune_text
 
 from .tiny import quick, tiny_encoder, tiny_splits
 

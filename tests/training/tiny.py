@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from transformers import TrainerCallback, TrainingArguments
 
 from gloss_graph import GraphGuidedObjective, MemoryBank
+from gloss_graph.analysis import classification_scores
 from gloss_graph.text import Corpus, Splits, TextEncoder
 from gloss_graph.training import (
     GraphGuidedTrainer,
@@ -22,7 +23,6 @@ from gloss_graph.training import (
     TextCollator,
     TextDataset,
     TrainConfig,
-    classification_scores,
     train_text,
 )
 

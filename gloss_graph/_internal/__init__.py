@@ -1,0 +1,1 @@
+"""What every room may use: checks, atomic files, locks, processes, precision, timing."""

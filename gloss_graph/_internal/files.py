@@ -1,0 +1,303 @@
+"""Files that appear whole or not at all."""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import secrets
+import shutil
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import BinaryIO
+
+from gloss_graph._internal.locks import HELD, TAKEN, try_lock
+
+__all__ = [
+    "atomic_path",
+    "atomic_write",
+    "clear_drafts",
+    "draft_beside",
+    "full_disk_named",
+    "is_draft",
+    "is_full_disk",
+    "remove",
+    "sync_folder",
+    "utf8_folder",
+]
+
+# Of `.NAME.TOKEN.KIND`: `part` is locked while its writer lives, `new` and `old` go with it.
+_DRAFT = re.compile(r"\.(?P<name>.+)\.(?P<token>[0-9a-f]{8})\.(?P<kind>part|new|old)")
+# What older versions left behind.
+_OLDER = re.compile(r"\.write-test|\..+\.(new|old)-[0-9a-f]{8}")
+_FULL_ADVICE = (
+    "No space left on the disk. Free some and run the same again; nothing half-written was kept"
+)
+_FULL = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
+# Libraries that write by themselves say it in words: Rust's, SQLite's, torch's.
+_FULL_WORDS = re.compile(
+    r"os error 28\b|No space left|disk is full|PytorchStreamWriter|unexpected pos"
+)
+
+
+@contextmanager
+def atomic_write(path: str | os.PathLike[str], *, overwrite: bool = False) -> Iterator[BinaryIO]:
+    """Open a file for writing that takes its name only once it is complete.
+
+    The bytes go to a hidden neighbour in the same folder, which replaces ``path`` when the block
+    ends well and is removed when it does not. A reader never meets half a file, and an older
+    file survives a failed rewrite. A neighbour that a killed process left is removed by the next
+    write of that name.
+
+    Args:
+        path: where the file shall appear; its folder must exist.
+        overwrite: replace a file that is already there.
+
+    Yields:
+        The open binary handle.
+
+    Raises:
+        FileExistsError: if ``path`` exists and ``overwrite`` is false.
+        IsADirectoryError: if ``path`` is a folder.
+        OSError: of the fitting kind if the folder is missing or cannot be written, or the disk is
+            full.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     with atomic_write(Path(folder) / "note.txt") as handle:
+        ...         _ = handle.write(b"whole")
+        ...     [file.name for file in Path(folder).iterdir()]
+        ['note.txt']
+    """
+    target = Path(path)
+    _check_free(target, overwrite)
+    with draft_beside(target) as (handle, _), full_disk_named(target):
+        yield handle
+        handle.flush()
+        os.fsync(handle.fileno())
+        if os.name == "nt":  # which renames no open file
+            handle.close()
+        _move(Path(handle.name), target, overwrite)
+        sync_folder(target.parent)
+
+
+@contextmanager
+def atomic_path(path: str | os.PathLike[str], *, overwrite: bool = False) -> Iterator[Path]:
+    """As `atomic_write`, for libraries that want a name and may put a file of their own there.
+
+    Safetensors does, one that only its owner may read: it gets the rights of the user's umask.
+
+    Yields:
+        Where to write.
+    """
+    target = Path(path)
+    _check_free(target, overwrite)
+    with draft_beside(target) as (handle, fresh), full_disk_named(target):
+        yield fresh
+        os.chmod(fresh, stat.S_IMODE(os.fstat(handle.fileno()).st_mode))
+        _sync(fresh)
+        _move(fresh, target, overwrite)
+        sync_folder(target.parent)
+
+
+@contextmanager
+def draft_beside(target: Path) -> Iterator[tuple[BinaryIO, Path]]:
+    """A locked hidden file next to `target`, and a free name that goes with it.
+
+    What dead processes left for the same target is removed first; both are removed at the end
+    unless they were renamed.
+
+    Yields:
+        The open file, and the name for a file or folder.
+
+    Raises:
+        OSError: The folder is missing or cannot be written.
+    """
+    clear_drafts(target.parent, target.name)
+    while True:
+        draft = target.with_name(f".{target.name}.{secrets.token_hex(4)}.part")
+        try:
+            # "xb" and not tempfile: the finished file gets the permissions of the user's umask.
+            handle = draft.open("xb")
+        except OSError as error:
+            raise _explained(error, target) from error
+        # Before it was locked another process may have taken it for a dead one's.
+        if try_lock(handle.fileno()) != HELD and draft.exists():
+            break
+        handle.close()
+    fresh = draft.with_suffix(".new")
+    try:
+        yield handle, fresh
+    finally:
+        remove(fresh)
+        remove(draft.with_suffix(".old"))
+        # Last, as the others go with it.
+        with suppress(OSError):
+            draft.unlink()
+        with suppress(OSError):  # a full disk shows once more
+            handle.close()
+
+
+def is_draft(name: str) -> bool:
+    """Whether an entry of a folder is a draft of this library, which is no content."""
+    return bool(_DRAFT.fullmatch(name) or _OLDER.fullmatch(name))
+
+
+def clear_drafts(folder: Path, name: str | None = None) -> None:
+    """Remove what killed processes left half-written in a folder.
+
+    Args:
+        folder: The folder; nothing happens if it is missing.
+        name: Of the one target whose drafts are meant; None = all, and what older versions left.
+    """
+    try:
+        entries = os.listdir(folder)
+    except OSError:
+        return
+    for entry in entries:
+        found = _DRAFT.fullmatch(entry)
+        if found is None:
+            if name is None and _OLDER.fullmatch(entry):
+                remove(folder / entry)
+        elif found["kind"] == "part" and name in (None, found["name"]):
+            _clear(folder / entry, folder / found["name"])
+
+
+def _clear(draft: Path, target: Path) -> None:
+    """Remove a draft whose process is dead."""
+    try:
+        handle = draft.open("rb+")
+    except OSError:
+        return
+    with handle:
+        if try_lock(handle.fileno()) != TAKEN:
+            return
+        fresh, old = draft.with_suffix(".new"), draft.with_suffix(".old")
+        # Its writer died between two renames: the new one was whole by then.
+        if old.exists() and fresh.exists() and not target.exists():
+            fresh.rename(target)
+        remove(fresh)
+        remove(old)
+        with suppress(OSError):
+            draft.unlink()
+
+
+def remove(path: Path) -> None:
+    """Remove a file or folder of ours, if it is there and can be removed."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        with suppress(OSError):
+            path.unlink()
+
+
+@contextmanager
+def full_disk_named(target: str | os.PathLike[str]) -> Iterator[None]:
+    """Say by name what could not be written because the disk is full.
+
+    Raises:
+        OSError: See above, with the errno of a full disk whatever the library that wrote raised.
+    """
+    try:
+        yield
+    except Exception as error:
+        # The innermost has the name of the file.
+        if not is_full_disk(error) or getattr(error, "strerror", None) == _FULL_ADVICE:
+            raise
+        raise OSError(errno.ENOSPC, _FULL_ADVICE, os.fspath(target)) from error
+
+
+def is_full_disk(error: BaseException) -> bool:
+    """Whether a library failed because the disk is full, whatever it raised."""
+    if isinstance(error, OSError) and error.errno is not None:
+        return error.errno in _FULL
+    return bool(_FULL_WORDS.search(str(error)))
+
+
+def sync_folder(folder: Path, *, deep: bool = False) -> None:
+    """Force names in a folder to the disk; with `deep` all it holds, too."""
+    if deep:
+        for place, _, files in os.walk(folder):
+            for file in files:
+                _sync(Path(place, file))
+            _sync(Path(place))
+        return
+    _sync(folder)
+
+
+def _sync(path: Path) -> None:
+    try:
+        number = os.open(path, os.O_RDONLY)
+    except OSError:  # a folder on Windows, which needs none
+        return
+    try:
+        os.fsync(number)
+    except OSError as error:
+        # Some file systems sync no folders; a disk that fails must be heard of.
+        if error.errno not in (errno.EINVAL, errno.EBADF, errno.ENOTSUP, errno.EROFS):
+            raise
+    finally:
+        os.close(number)
+
+
+def utf8_folder(folder: Path) -> Path:
+    """A folder under a name in UTF-8, the only names that safetensors takes.
+
+    Where the name is none, as in old archives, an existing folder is named by a descriptor. The
+    descriptor and the name live as long as the process.
+    """
+    try:
+        os.fspath(folder).encode()
+    except UnicodeEncodeError:
+        if not folder.is_dir():
+            return folder
+        return Path(f"/proc/self/fd/{os.open(folder, os.O_RDONLY | os.O_DIRECTORY)}")
+    return folder
+
+
+def _move(draft: Path, target: Path, overwrite: bool) -> None:
+    """Give a draft its name.
+
+    Raises:
+        FileExistsError: The name was taken meanwhile and `overwrite` is false.
+    """
+    _check_free(target, overwrite)
+    if not overwrite:
+        # A link, as it is refused where another process was faster; the draft goes later.
+        try:
+            return os.link(draft, target)
+        except FileExistsError:
+            return _check_free(target, overwrite)
+        except OSError:  # no links on this file system
+            pass
+    return os.replace(draft, target)
+
+
+def _check_free(target: Path, overwrite: bool) -> None:
+    if target.is_dir():
+        raise IsADirectoryError(
+            errno.EISDIR, "This is a folder. Name a file inside it", str(target)
+        )
+    if not overwrite and target.exists():
+        raise FileExistsError(
+            errno.EEXIST, "The file exists. Pass overwrite=True or choose another", str(target)
+        )
+
+
+def _explained(error: OSError, target: Path) -> OSError:
+    """Rewrite the error of opening the draft so that it speaks of the user's path.
+
+    ``OSError(errno, ...)`` picks the subclass (PermissionError, FileNotFoundError, ...) itself.
+    """
+    folder = target.parent
+    if not folder.exists():
+        advice = f"The folder '{folder}' does not exist. Create it first"
+    elif not folder.is_dir():
+        advice = f"'{folder}' is not a folder. Choose another path"
+    else:
+        reason = error.strerror or str(error)
+        advice = f"Cannot write into the folder '{folder}' ({reason}). Choose another"
+    return OSError(error.errno or errno.EIO, advice, str(target))

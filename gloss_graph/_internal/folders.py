@@ -1,0 +1,503 @@
+"""Folders with one owner at a time, whose files are whole or not there.
+
+Two kinds. What is written at one go, as a saved model, is made next to its place and swapped with
+what is there (`whole_folder`). What a command works on for long has its place from the start:
+`claim` locks it, gives a draft folder inside to fill, and at the end moves everything up, the
+file that marks it as whole last. A folder that stays open for more, as that of a search, is only
+locked (`hold`).
+
+Example:
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as parent:
+    ...     out = Path(parent, "out")
+    ...     with claim(out, "graph", marker="config.json") as claimed:
+    ...         _ = (claimed.draft / "config.json").write_text("{}")
+    ...         before = (out / "config.json").exists()
+    ...     before, [file.name for file in out.iterdir()]
+    (False, ['config.json'])
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import glob
+import json
+import math
+import os
+import stat
+import tempfile
+import time
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from gloss_graph._internal.files import (
+    atomic_write,
+    clear_drafts,
+    draft_beside,
+    full_disk_named,
+    is_draft,
+    remove,
+    sync_folder,
+    utf8_folder,
+)
+from gloss_graph._internal.locks import HELD, keep_from_children, let_go, share_lock, try_lock
+
+__all__ = [
+    "Claim",
+    "check_content",
+    "check_folder",
+    "claim",
+    "hold",
+    "join",
+    "newest_whole",
+    "scratch_folder",
+    "swap",
+    "whole_folder",
+    "write_json",
+]
+
+#: Locked while a folder has an owner; says who, and which names it is about to write.
+_LOCK = ".gloss-graph.lock"
+#: What a command fills.
+_DRAFT = ".gloss-graph.draft"
+_EXCHANGE = 2  # RENAME_EXCHANGE of Linux and RENAME_SWAP of macOS
+_HERE = -100  # AT_FDCWD
+_PATIENCE = 30.0  # seconds
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A folder that this process owns.
+
+    Attributes:
+        folder: The place.
+        draft: Where to write; all in it goes to `folder` at the end.
+        interrupted: Whether a run of the same command before did not finish here.
+    """
+
+    folder: Path
+    draft: Path
+    interrupted: bool
+
+
+def check_folder(
+    out: str | Path, command: str, *, marker: str = "", work: Sequence[str] = ()
+) -> None:
+    """Refuse early what `claim` would refuse; nothing is written.
+
+    Raises:
+        FileExistsError: `out` is finished or holds something else.
+        BlockingIOError: Another process owns it.
+        PermissionError: It cannot be written.
+    """
+    out = Path(out)
+    place = out
+    while not place.exists() and place != place.parent:
+        place = place.parent
+    if place == out and not out.is_dir():
+        raise _used(out)
+    if not place.is_dir():
+        raise _forbidden(out, os.strerror(errno.ENOTDIR))
+    if not os.access(place, os.W_OK | os.X_OK):
+        raise _forbidden(out, os.strerror(errno.EACCES))
+    if place != out:
+        return
+    with suppress(FileNotFoundError):
+        number = os.open(out / _LOCK, os.O_RDWR)
+        try:
+            if try_lock(number) == HELD:
+                raise _owned(out)
+        finally:
+            os.close(number)
+    _leftovers(out, command, _record(out), marker, work)
+
+
+@contextmanager
+def claim(
+    out: str | Path,
+    command: str,
+    *,
+    marker: str,
+    work: Sequence[str] = (),
+    resume: bool = False,
+) -> Iterator[Claim]:
+    """Own a new folder while the block fills it; it is finished when the block ends well.
+
+    Files go into `Claim.draft` and from there to `out` at the end, `marker` last: a folder with it
+    is whole. Of a block that raises only `work` stays. What an interrupted run of the same command
+    left is removed first, so that it starts over; what anybody else put there is never touched.
+
+    Args:
+        out: New or empty folder, or that of a run of the same command that did not finish.
+        command: Who writes.
+        marker: Name in the draft that makes the folder whole.
+        work: Names that the block writes into `out` itself, to go on from after an interruption.
+            They are removed once the folder is whole.
+        resume: Keep the `work` that is there.
+
+    Yields:
+        The claim.
+
+    Raises:
+        FileExistsError: `out` is finished or holds something else.
+        BlockingIOError: Another process owns it.
+        PermissionError: It cannot be written.
+        OSError: The disk is full.
+    """
+    out = Path(out)
+    with _owner(out) as number, full_disk_named(out):
+        record = _record(out)
+        try:
+            begun = _leftovers(out, command, record, marker, work)
+        except FileExistsError:
+            # Killed between its last file and its last cleaning.
+            if record.get("command") == command and (out / marker).exists():
+                _clean(out, work)
+            elif not record:
+                _clean(out)
+            raise
+        clear_drafts(out)
+        _clean(out, [name for name in begun if not (resume and name in work)], keep_lock=True)
+        try:
+            _note(number, command)
+            draft = out / _DRAFT
+            draft.mkdir()
+            yield Claim(out, utf8_folder(draft), bool(begun or record.get("command") == command))
+            _publish(number, command, out, marker)
+            _clean(out, work)
+        finally:
+            _clean(out)
+
+
+@contextmanager
+def hold(out: str | Path, command: str) -> Iterator[None]:
+    """Own a folder whose files are written one by one, each whole.
+
+    Raises:
+        BlockingIOError: Another process owns it.
+        FileExistsError: It is no folder.
+        PermissionError: It cannot be written.
+        OSError: The disk is full.
+    """
+    out = Path(out)
+    with _owner(out) as number, full_disk_named(out):
+        try:
+            clear_drafts(out)
+            _note(number, command)
+            yield
+        finally:
+            _clean(out)
+
+
+@contextmanager
+def join(
+    out: str | Path,
+    command: str,
+    crowd: Path,
+    *,
+    same: Callable[[], bool],
+    begin: Callable[[], object],
+) -> Iterator[None]:
+    """Work in a folder together with the processes that do the same there.
+
+    Args:
+        out: The folder, which is there.
+        command: Who writes.
+        crowd: A file that all of them lock together.
+        same: Whether the folder says what this process does already.
+        begin: Writes what it should say; called if it does not and no other process is at work.
+
+    Raises:
+        BlockingIOError: Others are at work on something else.
+        OSError: It cannot be written, or the disk is full.
+    """
+    number = os.open(crowd, os.O_RDWR | os.O_CREAT, 0o666)
+    keep_from_children(number)
+    try:
+        # One at a time decides; leaving needs no turn.
+        with _turn(Path(out), command):
+            if not same():
+                if try_lock(number) == HELD:
+                    raise BlockingIOError(
+                        f"'out' must be of one study at a time ({out} is being written by another "
+                        "process for a study with other settings). Wait until it ends, or choose "
+                        "another folder."
+                    )
+                begin()
+            share_lock(number)
+        yield
+    finally:
+        let_go(number)
+
+
+@contextmanager
+def _turn(out: Path, command: str) -> Iterator[None]:
+    """As `hold`, waiting for others that hold the folder for a moment only."""
+    patience = time.monotonic() + _PATIENCE
+    with ExitStack() as stack:
+        while True:
+            try:
+                stack.enter_context(hold(out, command))
+                break
+            except BlockingIOError:
+                if time.monotonic() > patience:
+                    raise
+                time.sleep(0.02)
+        yield
+
+
+@contextmanager
+def whole_folder(folder: str | Path, marker: str) -> Iterator[Path]:
+    """Fill a new folder that takes the place of ``folder`` only when it is complete.
+
+    The two are exchanged in one step where the system can (Linux, macOS). Elsewhere the old one is
+    moved away first; a reader in between, or after a crash there, finds the new one by
+    `newest_whole`, and the next writer puts it in its place.
+
+    Args:
+        folder: The place; its parents are created.
+        marker: A file that tells a folder of ours, which may be replaced, from a foreign one.
+
+    Yields:
+        A hidden folder next to it, in which the marker is to be written too. If the block raises,
+        ``folder`` stays as it was. Weights get the rights of the marker.
+
+    Raises:
+        ValueError: If ``folder`` exists and is neither empty nor ours.
+        OSError: It cannot be written, or the disk is full.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as parent:
+        ...     with whole_folder(Path(parent, "model"), "mark") as fresh:
+        ...         _ = (fresh / "mark").write_text("ours")
+        ...     sorted(path.name for path in Path(parent).rglob("*"))
+        ['mark', 'model']
+    """
+    folder = Path(folder).expanduser().resolve()
+    foreign = folder.exists() and not (folder / marker).is_file()
+    if foreign and (not folder.is_dir() or any(folder.iterdir())):
+        raise ValueError(
+            f"'folder' must be new, empty or written by this method before ({folder} holds "
+            "something else). Choose another folder; this one is left as it is."
+        )
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with draft_beside(folder) as (_, fresh), full_disk_named(folder):
+        fresh.mkdir()
+        yield fresh
+        # Safetensors writes files that only their owner may read, whatever the umask is.
+        rights = stat.S_IMODE((fresh / marker).stat().st_mode)
+        for file in fresh.glob("*.safetensors"):
+            file.chmod(rights)
+        sync_folder(fresh, deep=True)
+        swap(fresh, folder)
+        sync_folder(folder.parent)
+
+
+def newest_whole(folder: str | Path) -> Path:
+    """Where to read a folder of `whole_folder`: its place, or next to it after a crash.
+
+    Warns:
+        UserWarning: Its writer died while it was replaced; names the folder that is read.
+    """
+    folder = Path(folder).expanduser()
+    if not folder.exists():
+        for old in sorted(folder.parent.glob(f".{glob.escape(folder.name)}.*.old")):
+            fresh = old.with_suffix(".new")
+            found = fresh if fresh.exists() else old
+            warnings.warn(
+                f"The writer of {folder} stopped while it was replaced; {found} is read, which is "
+                "whole. Save again to put it in its place.",
+                UserWarning,
+                stacklevel=3,
+            )
+            return found
+    return folder
+
+
+@contextmanager
+def scratch_folder() -> Iterator[Path]:
+    """An empty folder for the time of the block; those that killed processes left are removed."""
+    user = f"-{os.getuid()}" if hasattr(os, "getuid") else ""
+    with draft_beside(Path(tempfile.gettempdir(), f"gloss-graph{user}")) as (_, fresh):
+        fresh.mkdir(mode=0o700)
+        yield fresh
+
+
+def check_content(out: Path, *, known: Sequence[str] = ()) -> None:
+    """Refuse a folder that holds anything but drafts and `known` names; it may be missing.
+
+    Raises:
+        FileExistsError: See above, or it is no folder.
+    """
+    if out.exists() and (not out.is_dir() or _content(out) - {*known}):
+        raise _used(out)
+
+
+def write_json(file: Path, content: Mapping[str, Any]) -> None:
+    """Write JSON atomically; NaN becomes null."""
+    plain = {
+        key: None if isinstance(value, float) and math.isnan(value) else value
+        for key, value in content.items()
+    }
+    text = json.dumps(plain, indent=2) + "\n"
+    with atomic_write(file, overwrite=True) as draft:
+        draft.write(text.encode())
+
+
+@contextmanager
+def _owner(out: Path) -> Iterator[int]:
+    """The lock file of a folder, made with the folder; a folder that stays empty is given back."""
+    made = not out.exists()
+    number = _locked(out)
+    try:
+        yield number
+    finally:
+        # While the lock is held no other process can have begun.
+        if made:
+            with suppress(OSError):
+                out.rmdir()
+        let_go(number)
+
+
+def _locked(out: Path) -> int:
+    while True:
+        try:
+            out.mkdir(parents=True, exist_ok=True)
+            number = os.open(out / _LOCK, os.O_RDWR | os.O_CREAT, 0o666)
+        except FileNotFoundError:  # given back by another just now
+            continue
+        except FileExistsError:
+            raise _used(out) from None
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            raise _forbidden(out, error.strerror) from error
+        if try_lock(number) == HELD:
+            os.close(number)
+            raise _owned(out)
+        # The owner before may have removed it in between.
+        with suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(number), os.stat(out / _LOCK)):
+                keep_from_children(number)
+                return number
+        os.close(number)
+
+
+def _note(number: int, command: str, names: Sequence[str] = ()) -> None:
+    """Write who owns the folder, and what it is about to put there."""
+    content = json.dumps({"command": command, "process": os.getpid(), "names": list(names)})
+    os.ftruncate(number, 0)
+    os.lseek(number, 0, os.SEEK_SET)
+    os.write(number, content.encode())
+    os.fsync(number)
+
+
+def _record(out: Path) -> dict[str, Any]:
+    """What the last owner noted; nothing where it finished."""
+    try:
+        found = json.loads((out / _LOCK).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _content(out: Path) -> set[str]:
+    return {name for name in os.listdir(out) if name not in (_LOCK, _DRAFT) and not is_draft(name)}
+
+
+def _leftovers(
+    out: Path, command: str, record: Mapping[str, Any], marker: str, work: Sequence[str]
+) -> list[str]:
+    """Names an interrupted run of the same command left.
+
+    Raises:
+        FileExistsError: There is more, or the run is finished.
+    """
+    names = record.get("names", ()) if record.get("command") == command else ()
+    content = _content(out)
+    if marker in content or content - {*work, *names}:
+        raise _used(out)
+    return sorted(content)
+
+
+def _publish(number: int, command: str, out: Path, marker: str) -> None:
+    draft = out / _DRAFT
+    sync_folder(draft, deep=True)
+    # The order of names is nothing but repeatable.
+    names = sorted(name for name in os.listdir(draft) if not is_draft(name))
+    names.remove(marker)
+    _note(number, command, [*names, marker])
+    try:
+        for name in names:
+            os.rename(draft / name, out / name)
+        sync_folder(out)
+        os.rename(draft / marker, out / marker)
+        sync_folder(out)
+    except BaseException:
+        if not (out / marker).exists():
+            # Those that were moved are in the draft no more.
+            for name in names:
+                if not (draft / name).exists():
+                    remove(out / name)
+        raise
+
+
+def _clean(out: Path, names: Sequence[str] = (), *, keep_lock: bool = False) -> None:
+    for name in (*names, _DRAFT, *(() if keep_lock else (_LOCK,))):
+        remove(out / name)
+
+
+def swap(fresh: Path, folder: Path) -> None:
+    """Put a whole folder in the place of another, which is then in that of `fresh` or `.old`."""
+    old = fresh.with_suffix(".old")
+    while True:
+        try:
+            return os.rename(fresh, folder)  # nothing or an empty folder was there
+        except OSError:
+            if not folder.is_dir():
+                raise
+        if _exchanged(fresh, folder):
+            return None
+        with suppress(FileNotFoundError):  # another process has just moved it
+            os.rename(folder, old)
+
+
+def _exchanged(one: Path, other: Path) -> bool:
+    """Whether the system could exchange two names in one step."""
+    if os.name == "nt":
+        return False
+    system = ctypes.CDLL(None, use_errno=True)
+    names = os.fsencode(one), os.fsencode(other)
+    if hasattr(system, "renameat2"):
+        return system.renameat2(_HERE, names[0], _HERE, names[1], _EXCHANGE) == 0
+    if hasattr(system, "renamex_np"):
+        return system.renamex_np(*names, _EXCHANGE) == 0
+    return False
+
+
+def _used(out: Path) -> FileExistsError:
+    return FileExistsError(
+        f"'out' must be a new or empty folder ({out} holds files). Choose another name or "
+        "remove it."
+    )
+
+
+def _owned(out: Path) -> BlockingIOError:
+    record = _record(out)
+    owner = "another process"
+    if record:
+        owner = f"process {record.get('process')}, gloss-graph {record.get('command')}"
+    return BlockingIOError(
+        f"'out' must have one writer at a time ({out} is being written by {owner}). Wait until it "
+        "ends, or choose another folder."
+    )
+
+
+def _forbidden(out: Path, reason: str | None) -> PermissionError:
+    return PermissionError(f"'out' cannot be written ({out}: {reason}).")

@@ -1,0 +1,292 @@
+"""Documents worth a second look: labels the neighbourhood contradicts, duplicates, loners."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from rich.console import Group
+from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
+from torch import Tensor
+from torch_geometric.data import Data
+
+from gloss_graph._internal.checks import check_positive_int, check_range
+from gloss_graph.analysis.duplicates import near_duplicates
+from gloss_graph.analysis.graph_arrays import Documents, read_documents, read_embeddings
+from gloss_graph.analysis.leave_one_out import hidden_labels
+from gloss_graph.export.columns import clean_text
+
+__all__ = ["Audit", "audit"]
+
+# Mass below which a document counts as one no label reaches.
+_LEAST_MASS = 1e-12
+_TEXT = 56  # characters of a text that a printed table shows
+
+
+@dataclass(frozen=True)
+class Audit:
+    """What an audit found.
+
+    Attributes:
+        table: A row a labeled document, the most suspicious first: `node`, `doc_id`, `label`,
+            `suggested` (what the others say, "" where they say nothing), `suspicion` (the share of
+            arriving label mass that contradicts the label, in [0, 1]; NaN where nothing can speak
+            for or against it: `note` says why), `support` (share of the suggested class), `mass`
+            (how much label mass arrives at all), `note` and `text`.
+        duplicates: Pairs of near-duplicates with different labels, the most similar first: `node`,
+            `other`, `similarity`, `label`, `other_label`, `text`, `other_text`.
+        isolated: Documents, labeled or not, that no label of another document reaches: `node`,
+            `doc_id`, `label`, `degree`, `text`.
+        confusion: Documents by given label (rows) and suggested one (columns), counts.
+        bleeding: Pairs of classes that run into each other, the worst first: `label`, `other`,
+            `documents` (given either label, suggested the other), `share` of both classes.
+        exact: False where so many labels touch so many unlabeled documents that the part of
+            their own mass that comes back to them was estimated, see `audit`.
+    """
+
+    table: pd.DataFrame
+    duplicates: pd.DataFrame
+    isolated: pd.DataFrame
+    confusion: pd.DataFrame
+    bleeding: pd.DataFrame
+    exact: bool
+
+    @property
+    def disagreeing(self) -> pd.DataFrame:
+        """The rows of `table` whose suggested class is not the given one."""
+        other = (self.table["suggested"] != "") & (self.table["suggested"] != self.table["label"])
+        return self.table[other & self.table["suspicion"].notna()]
+
+    def summary(self, top: int = 10) -> Group:
+        """Tables for `rich.console.Console().print`: suspects, duplicates, bleeding classes.
+
+        Args:
+            top: Most rows a table.
+        """
+        check_positive_int("top", top)
+        suspects = _rich(
+            f"{len(self.disagreeing):,} of {len(self.table):,} labels contradicted",
+            self.disagreeing.head(top),
+            {"doc_id": "id", "label": "label", "suggested": "others say", "suspicion": "suspicion"},
+            "text",
+        )
+        parts = [suspects]
+        if len(self.duplicates):
+            shown = self.duplicates.head(top)
+            columns = {"node": "node", "other": "and", "label": "label", "other_label": "but"}
+            title = f"{len(self.duplicates):,} near-duplicates with different labels"
+            parts.append(_rich(title, shown, columns | {"similarity": "similarity"}, "text"))
+        if len(self.bleeding):
+            columns = {"label": "class", "other": "and", "documents": "documents", "share": "share"}
+            parts.append(
+                _rich("Classes that run into each other", self.bleeding.head(top), columns)
+            )
+        if len(self.isolated):
+            columns = {"doc_id": "id", "label": "label", "degree": "neighbours"}
+            title = f"{len(self.isolated):,} documents no other label reaches"
+            parts.append(_rich(title, self.isolated.head(top), columns, "text"))
+        return Group(*parts)
+
+    def __repr__(self) -> str:
+        return (
+            f"{type(self).__name__}({len(self.table)} labels, {len(self.disagreeing)} "
+            f"contradicted, {len(self.duplicates)} duplicates with different labels, "
+            f"{len(self.isolated)} isolated, exact={self.exact})"
+        )
+
+
+def audit(
+    graph: Data,
+    *,
+    embeddings: Tensor | None = None,
+    normalization: str = "hub",
+    eta: float = 0.2,
+    duplicate_similarity: float = 0.98,
+    max_columns: int = 512,
+    probes: int = 256,
+    seed: int = 0,
+    progress: bool = False,
+) -> Audit:
+    r"""Rank labeled documents by how far the others contradict their label.
+
+    Every label is hidden in turn and what the others propagate to its document is compared with
+    it, without a solve each. With \(F\) the propagation of all labels and \(T\) the walk,
+
+    \(F_i^{(-i)} = ((T F)_i / (1 + \eta) - h_i y_i) / (1 - h_i)\),
+
+    where h_i, the mass of i's own label that comes back to it through unlabeled documents, is 0
+    where all neighbours are labeled and else exact up to `max_columns` right sides (labels whose
+    unlabeled surroundings do not touch share one); beyond, it is estimated from random probes.
+
+    Args:
+        graph: As `build_document_graph` makes it. Labels of `seed_mask` speak; all of `y` are
+            judged. `text`, `label_names` and `doc_id` are used where the graph has them.
+        embeddings: (N, D) to look for near-duplicates in, by default `graph.x`; without either
+            similarity is read off Gaussian weights where the graph has one `bandwidth`.
+            Equal texts are duplicates in any case.
+        normalization: `"hub"` (weight is taken from hubs) or `"row"`.
+        eta: Leak >= 0: how little is heard from documents farther away.
+        duplicate_similarity: Least cosine similarity of near-duplicates.
+        max_columns: See above.
+        probes: Random probes of the estimate.
+        seed: Of the probes.
+        progress: Show a bar on stderr.
+
+    Returns:
+        The audit. A class that one document alone bears has nothing to speak for it: its document
+        is noted, not ranked.
+
+    Raises:
+        TypeError: Not a PyG graph.
+        ValueError: No labeled document, label sets, a directed graph, a setting out of range.
+
+    Cost: one solve, O((E + N C) iterations), where all documents are labeled; as much again for
+    every 128 right sides where not.
+
+    Example:
+        >>> import torch
+        >>> pairs = torch.tensor([[0, 0, 1, 3, 3, 4], [1, 2, 2, 4, 5, 5]])  # two triangles
+        >>> edges = torch.cat([pairs, pairs.flip(0)], dim=1)
+        >>> graph = Data(edge_index=edges, y=torch.tensor([0, 0, 1, 1, 1, 1]))
+        >>> audit(graph).table["suspicion"].tolist()
+        [1.0, 0.5, 0.5, 0.0, 0.0, 0.0]
+        >>> audit(graph).disagreeing[["node", "label", "suggested"]].values.tolist()[0]
+        [2, '1', '0']
+
+    See also: `explain`, which names the documents that speak against a label.
+    """
+    check_range("duplicate_similarity", duplicate_similarity, 0.0, 1.0, open_low=True)
+    documents = read_documents(graph)
+    rows = read_embeddings(graph, embeddings, documents.size)
+    if not documents.seeds.any():
+        raise ValueError(
+            "'graph' must hold a labeled document (got none: every 'y' is -1 or outside "
+            "'seed_mask'). An audit compares labels with each other; label some documents first."
+        )
+    hidden = hidden_labels(
+        documents,
+        normalization=normalization,
+        eta=eta,
+        max_columns=max_columns,
+        probes=probes,
+        seed=seed,
+        progress=progress,
+    )
+    mass = hidden.mass.numpy()
+    duplicates = near_duplicates(documents, graph, rows, duplicate_similarity)
+    table = _suspects(documents, mass, duplicates)
+    confusion = _confusion(documents, table)
+    return Audit(
+        table=table,
+        duplicates=duplicates,
+        isolated=_isolated(documents, mass),
+        confusion=confusion,
+        bleeding=_bleeding(confusion),
+        exact=hidden.exact,
+    )
+
+
+def _suspects(documents: Documents, mass: np.ndarray, duplicates: pd.DataFrame) -> pd.DataFrame:
+    node = np.flatnonzero(documents.y >= 0)
+    given = documents.y[node]
+    arrived = mass[node].sum(axis=1)
+    heard = arrived > _LEAST_MASS
+    share = mass[node] / np.where(heard, arrived, 1.0)[:, None]
+    suggested = np.where(heard, share.argmax(axis=1), -1)
+    own = share[np.arange(node.size), given]
+    # Labels that speak for a document's class beside its own.
+    seeds = np.bincount(documents.y[documents.seeds], minlength=len(documents.names))
+    alone = seeds[given] - documents.seeds[node] <= 0
+    twins = set(duplicates["node"]) | set(duplicates["other"])
+    note = np.select(
+        [~heard, alone, [int(i) in twins for i in node]],
+        ["isolated", "only label of its class", "near-duplicate with another label"],
+        "",
+    )
+    table = pd.DataFrame(
+        {
+            "node": node,
+            "doc_id": documents.ids[node],
+            "label": documents.named(given),
+            "suggested": documents.named(suggested),
+            "suspicion": np.where(heard & ~alone, 1.0 - own, np.nan).clip(0.0, 1.0),
+            "support": np.where(heard, share.max(axis=1, initial=0.0), 0.0),
+            "mass": arrived,
+            "note": note,
+            "text": [documents.text_of(int(i)) for i in node],
+        }
+    )
+    # Among labels nothing speaks for, those first whose neighbours agree and are close.
+    order = ["suspicion", "support", "mass", "node"]
+    table = table.sort_values(order, ascending=[False, False, False, True], na_position="last")
+    return table.reset_index(drop=True)
+
+
+def _isolated(documents: Documents, mass: np.ndarray) -> pd.DataFrame:
+    node = np.flatnonzero(mass.sum(axis=1) <= _LEAST_MASS)
+    degree = np.diff(documents.adjacency.indptr)
+    return pd.DataFrame(
+        {
+            "node": node,
+            "doc_id": documents.ids[node],
+            "label": documents.named(documents.y[node]),
+            "degree": degree[node],
+            "text": [documents.text_of(int(i)) for i in node],
+        }
+    )
+
+
+def _confusion(documents: Documents, table: pd.DataFrame) -> pd.DataFrame:
+    known = table[table["suggested"] != ""]
+    found = set(documents.named(np.unique(documents.y[documents.y >= 0])))
+    names = [name for name in dict.fromkeys(documents.names) if name in found]
+    counts = pd.crosstab(known["label"], known["suggested"])
+    counts = counts.reindex(index=names, columns=names, fill_value=0).astype(int)
+    return counts.rename_axis(index="label", columns="suggested")
+
+
+def _bleeding(confusion: pd.DataFrame) -> pd.DataFrame:
+    counts = confusion.to_numpy()
+    both = counts + counts.T
+    left, right = np.triu_indices(len(confusion), 1)
+    size = counts.sum(axis=1)
+    pairs = pd.DataFrame(
+        {
+            "label": confusion.index.to_numpy()[left],
+            "other": confusion.index.to_numpy()[right],
+            "documents": both[left, right],
+            "share": both[left, right] / np.maximum(size[left] + size[right], 1),
+        }
+    )
+    pairs = pairs[pairs["documents"] > 0]
+    return pairs.sort_values("share", ascending=False, kind="stable").reset_index(drop=True)
+
+
+def _rich(
+    title: str, rows: pd.DataFrame, columns: dict[str, str], text: str | None = None
+) -> Group:
+    """A frame as a printed table under its title, texts cut."""
+    shown = Table()
+    for name, heading in columns.items():
+        right = pd.api.types.is_numeric_dtype(rows[name])
+        shown.add_column(heading, justify="right" if right else "left", no_wrap=True)
+    text = text if text is not None and bool((rows[text] != "").any()) else None
+    if text is not None:
+        shown.add_column("text")
+    for _, row in rows.iterrows():
+        cells = [_cell(name, row[name]) for name in columns]
+        if text is not None:
+            cells.append(clean_text(" ".join(str(row[text])[:400].split()), _TEXT))
+        shown.add_row(*(escape(cell) for cell in cells))
+    return Group(Text(title, style="bold"), shown)
+
+
+def _cell(name: str, value: object) -> str:
+    if name == "similarity":
+        return f"{value:.3f}"
+    if name in ("suspicion", "share", "support"):
+        return f"{100 * float(str(value)):.1f} %"
+    return str(value)

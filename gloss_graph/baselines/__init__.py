@@ -1,0 +1,34 @@
+"""Systems to compare with: TextGCN and BertGCN, over one graph of documents and words."""
+
+from gloss_graph.baselines.bert_gcn import BertGCNClassifier, GraphHead
+from gloss_graph.baselines.cleaning import STOP_WORDS, clean_documents
+from gloss_graph.baselines.config import (
+    CONFIGS,
+    MODELS,
+    BertGCNConfig,
+    GraphModelConfig,
+    TextGCNConfig,
+)
+from gloss_graph.baselines.layers import SymmetricGCNConv
+from gloss_graph.baselines.run import GraphModelResult, train_graph_model
+from gloss_graph.baselines.text_gcn import TextGCN, TextGCNClassifier
+from gloss_graph.baselines.word_graph import normalized_adjacency, word_document_graph
+
+__all__ = [
+    "CONFIGS",
+    "MODELS",
+    "STOP_WORDS",
+    "BertGCNClassifier",
+    "BertGCNConfig",
+    "GraphHead",
+    "GraphModelConfig",
+    "GraphModelResult",
+    "SymmetricGCNConv",
+    "TextGCN",
+    "TextGCNClassifier",
+    "TextGCNConfig",
+    "clean_documents",
+    "normalized_adjacency",
+    "train_graph_model",
+    "word_document_graph",
+]

@@ -1,0 +1,66 @@
+"""Batches of all processes in rank order, so that every process keeps the same bank."""
+
+from __future__ import annotations
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from gloss_graph._internal.processes import gather_rows, world_size
+from gloss_graph.memory.bank import MemoryBank
+from gloss_graph.neighbors.lists import NeighborLists
+
+
+def enqueue_gathered(
+    memory: MemoryBank,
+    x: Tensor,
+    labels: Tensor,
+    ids: Tensor | None,
+    neighbors: NeighborLists | None,
+) -> None:
+    """Enqueue a batch; with several processes, that of all of them in every bank.
+
+    Every bank then takes the same rows in the same order and stays bit-equal to the others,
+    whatever the sizes of the batches. A document that several processes hold (a sampler that
+    fills its last batch up) is stored once, as the last of them sees it.
+
+    Arguments as `MemoryBank.enqueue`. The `neighbors` of one process know nothing of the others'
+    rows, so with several they are searched anew.
+    """
+    if world_size() == 1:
+        memory.enqueue(x, labels, ids, neighbors=neighbors)
+        return
+    ids = None if ids is None else gather_rows(ids)
+    memory.enqueue(gather_rows(x), gather_rows(labels), ids)
+
+
+@torch.no_grad()
+def share_state(module: nn.Module) -> None:
+    """Give every process the weights, buffers and generator state that process 0 has.
+
+    Called once before training: banks filled on each process by itself may differ in the last
+    bit. Nothing happens with one process.
+
+    Args:
+        module: An objective (or a head); of the same settings on every process, on the device its
+            backend talks from.
+
+    Raises:
+        TypeError: Not a module.
+    """
+    if not isinstance(module, nn.Module):
+        raise TypeError(f"'module' must be a torch.nn.Module (got {type(module).__name__}).")
+    if world_size() == 1:
+        return
+    device = None
+    for tensor in (*module.parameters(), *module.buffers()):
+        dist.broadcast(tensor, src=0)
+        device = tensor.device
+    for part in module.modules():
+        if isinstance(part, MemoryBank):
+            part._forget_derived()
+        generator = getattr(part, "generator", None)
+        if isinstance(generator, torch.Generator):
+            state = generator.get_state().to(device or "cpu")
+            dist.broadcast(state, src=0)
+            generator.set_state(state.cpu())

@@ -1,0 +1,277 @@
+"""Exact nearest-neighbour search over the rows of a memory bank.
+
+Two exact back ends: FAISS straight over the ring buffer (no index to keep in step with the
+bank) and a tiled matrix product with top-k (any device, any dtype). Both return squared
+Euclidean distances recomputed in torch on the rows they found, so ties aside they agree.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from typing import Any, NamedTuple
+
+import faiss as _faiss
+import torch
+from torch import Tensor
+
+from gloss_graph._internal.checks import check_choice
+from gloss_graph.neighbors.quantized import Searched
+
+# Its type stubs do not know all functions.
+faiss: Any = _faiss
+
+BACKENDS = ("auto", "exact", "faiss", "matmul")
+
+# Below this many rows the call overhead of FAISS outweighs its faster inner loop.
+_FAISS_MIN_ROWS = 1024
+# Rows a tile of the matrix product covers, and entries of its (B, tile) scores.
+_TILE_ROWS = 65_536
+_CODE_TILE_ROWS = 16_384
+_SCORES = 16_777_216
+# Entries held at a time: of the differences of pairs, of hits that are fetched to be dropped.
+_ENTRIES = 4_000_000
+
+
+class Nearest(NamedTuple):
+    """Squared Euclidean distances (B, k), ascending, and row indices (B, k) long."""
+
+    squared_distances: Tensor
+    indices: Tensor
+
+
+class SearchResult(NamedTuple):
+    """Euclidean distances (B, k), ascending, and slots (B, k) long; `inf` and -1 where none."""
+
+    distances: Tensor
+    slots: Tensor
+
+
+@contextmanager
+def faiss_blas_path() -> Iterator[None]:
+    """Force FAISS's BLAS path for one call and give the user's setting back.
+
+    The import default (128,000, compared with B * D) sends B = 128 down a path measured 6-7x
+    slower at 65,536 rows.
+    """
+    saved = faiss.cvar.distance_compute_blas_threshold
+    faiss.cvar.distance_compute_blas_threshold = 1
+    try:
+        yield
+    finally:
+        faiss.cvar.distance_compute_blas_threshold = saved
+
+
+def _resolve(backend: str, queries: Tensor, rows: Searched) -> str:
+    check_choice("search", backend, BACKENDS)
+    fits = queries.device.type == "cpu" or _searches_on_gpu(queries.device)
+    if backend == "faiss" and not fits:
+        raise ValueError(
+            f"search='faiss' needs CPU tensors, or a FAISS built for the GPU (got "
+            f"{queries.device}). Use search='matmul'."
+        )
+    if backend in ("auto", "exact"):
+        return "faiss" if fits and rows.size(0) >= _FAISS_MIN_ROWS else "matmul"
+    return backend
+
+
+def _searches_on_gpu(device: torch.device) -> bool:
+    """Whether the installed FAISS can read tensors of this device."""
+    return device.type == "cuda" and hasattr(faiss, "StandardGpuResources")
+
+
+@cache
+def _gpu_resources(device: torch.device) -> Any:
+    """Scratch memory FAISS keeps on a GPU; made once, as it is large."""
+    # Teaches FAISS to take CUDA tensors and to run in torch's current stream.
+    importlib.import_module("faiss.contrib.torch_utils")
+    return faiss.StandardGpuResources()
+
+
+def _candidates(queries: Tensor, tile: Tensor, k: int, backend: str) -> tuple[Tensor, Tensor]:
+    """Top-k rows of one tile by squared distance (up to a constant per query)."""
+    if backend == "faiss" and _searches_on_gpu(queries.device):
+        device = queries.device
+        resources = _gpu_resources(device)
+        return faiss.knn_gpu(
+            resources,
+            queries.float().contiguous(),
+            tile.float().contiguous(),
+            k,
+            device=device.index,
+        )
+    if backend == "faiss":
+        with faiss_blas_path():
+            distances, found = faiss.knn(
+                queries.float().contiguous().numpy(), tile.float().contiguous().numpy(), k
+            )
+        return torch.from_numpy(distances), torch.from_numpy(found)
+    dtype = torch.promote_types(queries.dtype, torch.float32)
+    tile = tile.to(dtype)
+    # |q|² is the same for all rows of a query and drops out of the order.
+    scores = torch.addmm((tile * tile).sum(dim=1), queries.to(dtype), tile.T, alpha=-2.0)
+    best, index = scores.topk(k, dim=1, largest=False)
+    return best, index
+
+
+@torch.no_grad()
+def nearest(queries: Tensor, rows: Searched, k: int, *, backend: str = "auto") -> Nearest:
+    """Find the `k` rows nearest to every query, exactly.
+
+    Args:
+        queries: (B, D) float32 or float64.
+        rows: (M, D) float16, float32 or float64, or quantised ones.
+        k: Neighbours a query, at most M (clamped).
+        backend: `"faiss"` (CPU; CUDA where the installed FAISS is built for it, which is
+            unmeasured), `"matmul"` (any device) or `"auto"`, also called `"exact"`: FAISS where
+            it can be used and rows are at least 1,024, else the matrix product.
+
+    Returns:
+        Squared distances (B, k'), ascending, and indices (B, k'), with k' = min(k, M).
+
+    Raises:
+        ValueError: Unknown back end, or FAISS asked for on another device.
+
+    Cost O(B M D) time, O(B min(M, 65,536)) extra memory.
+
+    Example:
+        >>> import torch
+        >>> nearest(torch.tensor([[0.0, 0.0]]), torch.tensor([[2.0, 0.0], [0.0, 1.0]]), k=1)
+        Nearest(squared_distances=tensor([[1.]]), indices=tensor([[1]]))
+    """
+    backend = _resolve(backend, queries, rows)
+    k = min(k, rows.size(0))
+    if k <= 0 or queries.size(0) == 0:
+        shape = (queries.size(0), max(k, 0))
+        return Nearest(
+            queries.new_empty(shape), torch.empty(shape, dtype=torch.long, device=queries.device)
+        )
+    # FAISS tiles by itself, but a bank of fewer bits is converted tile by tile.
+    tile_rows = _TILE_ROWS if isinstance(rows, Tensor) else _CODE_TILE_ROWS
+    tile_rows = min(tile_rows, max(k, _SCORES // queries.size(0)))
+    if backend == "faiss" and isinstance(rows, Tensor) and rows.dtype == torch.float32:
+        tile_rows = rows.size(0)
+    found: list[Tensor] = []
+    scores: list[Tensor] = []
+    for start in range(0, rows.size(0), tile_rows):
+        tile = rows[start : start + tile_rows]
+        tile_scores, tile_found = _candidates(queries, tile, min(k, tile.size(0)), backend)
+        scores.append(tile_scores)
+        found.append(tile_found + start)
+    index = found[0]
+    if len(found) > 1:
+        merged = torch.cat(scores, dim=1).topk(k, dim=1, largest=False).indices
+        index = torch.cat(found, dim=1).gather(1, merged)
+    # The expanded form |q|²+|r|²-2qr loses digits for near duplicates: recompute and re-sort.
+    squared = squared_distances(queries, rows, index)
+    order = squared.argsort(dim=1)
+    return Nearest(squared.gather(1, order), index.gather(1, order))
+
+
+def nearest_others(
+    queries: Tensor, rows: Searched, own: Tensor, k: int, *, backend: str = "auto"
+) -> Nearest:
+    """As `nearest`, for queries that are rows themselves: row `own[i]` is left out for query i.
+
+    Args:
+        queries: (B, D), equal to `rows[own]`.
+        rows: (M, D).
+        own: (B,) long, the row each query is.
+        k: Neighbours a query, at most M - 1 (clamped).
+        backend: See `nearest`.
+    """
+    k = min(k, rows.size(0) - 1)
+    found = nearest(queries, rows, k + 1, backend=backend)
+    return without_own(found, own)
+
+
+def without_own(found: Nearest, own: Tensor) -> Nearest:
+    """One hit less a query: row `own[i]`, or the farthest where that was not found.
+
+    With repeated points the row itself need not be the first hit, or a hit at all.
+    """
+    itself = found.indices == own.unsqueeze(1)
+    squared = found.squared_distances.masked_fill(itself, torch.inf)
+    squared, order = squared.sort(dim=1, stable=True)
+    index = found.indices.masked_fill(itself, -1).gather(1, order)
+    return Nearest(squared[:, :-1], index[:, :-1])
+
+
+def nearest_allowed(
+    queries: Tensor, rows: Searched, k: int, banned: Tensor, *, backend: str = "auto"
+) -> Nearest:
+    """As `nearest`, leaving the rows `banned` (n,) out, padded to (B, k) with `inf` and -1."""
+    size = rows.size(0)
+    squared = queries.new_full((queries.size(0), k), torch.inf)
+    index = torch.full((queries.size(0), k), -1, dtype=torch.long, device=queries.device)
+    wanted = min(k, size - banned.numel())
+    if wanted <= 0 or queries.size(0) == 0:
+        return Nearest(squared, index)
+    is_banned = torch.zeros(size, dtype=torch.bool, device=rows.device)
+    is_banned[banned] = True
+
+    def ask(x: Tensor, fetched: int) -> tuple[Tensor, Tensor]:
+        found = nearest(x, rows, fetched, backend=backend)
+        distance = found.squared_distances.masked_fill(is_banned[found.indices], torch.inf)
+        distance, order = distance.sort(dim=1, stable=True)
+        return distance[:, :wanted], found.indices.gather(1, order)[:, :wanted]
+
+    # Banned rows are fetched and dropped. A little slack suffices nearly always; queries for
+    # which it did not are asked again with enough, so the result is exact.
+    slack = min(banned.numel(), max(4, k // 2))
+    distance, found = ask(queries, wanted + slack)
+    short = distance[:, -1].isinf().nonzero().squeeze(1)
+    while short.numel() and slack < banned.numel():
+        # Not all at once: where many rows are banned a few more hits suffice for nearly all.
+        slack = min(banned.numel(), 8 * slack)
+        for part in short.split(max(1, _ENTRIES // (wanted + slack))):
+            distance[part], found[part] = ask(queries[part], wanted + slack)
+        short = short[distance[short, -1].isinf()]
+    squared[:, :wanted], index[:, :wanted] = distance, found
+    return Nearest(squared, index)
+
+
+def squared_distances(queries: Tensor, rows: Searched, index: Tensor) -> Tensor:
+    """Squared distances between query i and the rows `index[i]`, without gradient.
+
+    Args:
+        queries: (B, D).
+        rows: (M, D).
+        index: (B, k) long, indices into `rows`.
+
+    Returns:
+        (B, k), dtype of `queries`. Cost O(B k D).
+    """
+    own = torch.arange(index.size(0), device=index.device).unsqueeze(1).expand_as(index)
+    return pair_distances(queries, own.reshape(-1), rows, index.reshape(-1)).view_as(index)
+
+
+@torch.no_grad()
+def pair_distances(x: Searched, left: Tensor, rows: Searched, right: Tensor) -> Tensor:
+    """Squared distances (n,) between `x[left]` and `rows[right]`, float32 or that of `x`.
+
+    Args:
+        x: (B, D).
+        left: (n,) long.
+        rows: (M, D).
+        right: (n,) long.
+    """
+    if not (isinstance(x, Tensor) and _plain(x) and isinstance(rows, Tensor) and _plain(rows)):
+        dtype = torch.promote_types(x.dtype, torch.float32)
+        # The (n, D) differences of a large call would not fit.
+        tile = max(1, _ENTRIES // x.size(1))
+        parts = zip(left.split(tile), right.split(tile), strict=True)
+        return torch.cat(
+            [(rows[second].to(dtype) - x[first]).square_().sum(dim=-1) for first, second in parts]
+        )
+    out = x.new_empty(left.numel())
+    # Reads the rows where they lie: the differences, a hundred times the result, are never stored.
+    arrays = [part.detach().contiguous().numpy() for part in (x, left, rows, right, out)]
+    faiss.pairwise_indexed_L2sqr(x.size(1), left.numel(), *map(faiss.swig_ptr, arrays))
+    return out
+
+
+def _plain(x: Tensor) -> bool:
+    return x.device.type == "cpu" and x.dtype == torch.float32 and x.is_contiguous()

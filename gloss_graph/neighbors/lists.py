@@ -1,0 +1,281 @@
+"""Neighbour lists of the stored rows: the inherited edges of the bank's graph."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from gloss_graph._internal.checks import check_device, check_tensor
+from gloss_graph.neighbors.adjacency import (
+    RowBuffers,
+    SymmetricLinks,
+    build_lists,
+    listing,
+    updated,
+)
+from gloss_graph.neighbors.exact import Nearest, nearest_others, pair_distances
+from gloss_graph.neighbors.quantized import Searched, version_of
+
+# A write of more than one row in so many is followed by a new build, not an update.
+_UPDATE_SHARE = 8
+# Up to so many batch rows all their pairs are measured; of more, so many search at a time.
+_ALL_PAIRS = 1024
+_TILE_ROWS = 65_536
+
+
+class NeighborLists(NamedTuple):
+    """Nearest neighbours of B batch rows among the bank and the batch itself.
+
+    `squared_distances` (B, k), ascending, `inf` where there is none; `indices` (B, k) long: a bank
+    slot where >= 0, batch row `-2 - index` where <= -2, none where -1.
+    """
+
+    squared_distances: Tensor
+    indices: Tensor
+
+
+def add_batch_mates(x: Tensor, found: Nearest, k: int) -> NeighborLists:
+    """The k nearest of the stored rows `found` (B, k) and the other rows of the batch x (B, D)."""
+    mates = _all_mates(x) if x.size(0) <= _ALL_PAIRS else _near_mates(x, k)
+    squared = torch.cat([found.squared_distances, mates.squared_distances], dim=1)
+    index = torch.cat([found.indices, mates.indices], dim=1)
+    squared, order = squared.topk(min(k, squared.size(1)), dim=1, largest=False)
+    return NeighborLists(squared, index.gather(1, order).masked_fill(squared.isinf(), -1))
+
+
+def _all_mates(x: Tensor) -> NeighborLists:
+    """All rows of a batch (B, D), itself at `inf`: O(B²) memory, and fastest for a small one."""
+    squared = torch.cdist(x, x, compute_mode="use_mm_for_euclid_dist").square()
+    squared.fill_diagonal_(torch.inf)
+    index = -2 - torch.arange(x.size(0), device=x.device).expand(x.size(0), -1)
+    return NeighborLists(squared, index)
+
+
+def _near_mates(x: Tensor, k: int) -> NeighborLists:
+    """The k nearest other rows of a batch (B, D), block by block: O(B k) memory."""
+    blocks = torch.arange(x.size(0), device=x.device).split(_ALL_PAIRS)
+    near = [nearest_others(x[own], x, own, k) for own in blocks]
+    squared, index = (torch.cat(parts) for parts in zip(*near, strict=True))
+    return NeighborLists(squared, -2 - index)
+
+
+def check_lists(lists: NeighborLists, batch: int, stored: int, device: torch.device) -> None:
+    """Raise unless `lists` are (batch, k) and name stored slots and batch rows only.
+
+    Raises:
+        TypeError: Other lists than `NeighborLists`.
+        ValueError: Shape, dtype, device or indices that do not fit.
+    """
+    if not isinstance(lists, NeighborLists):
+        raise TypeError(f"'neighbors' must be NeighborLists (got {type(lists).__name__}).")
+    index = lists.indices
+    check_tensor("neighbors", index)
+    if index.dtype != torch.long:
+        raise ValueError(f"'neighbors' must have long indices (got {index.dtype}).")
+    check_device("'neighbors'", index, "the bank", device)
+    if index.dim() != 2 or index.size(0) != batch:
+        raise ValueError(
+            f"'neighbors' must hold one list a row, ({batch}, k) (got {tuple(index.shape)})."
+        )
+    if index.numel() and (int(index.max()) >= stored or int(index.min()) < -1 - batch):
+        raise ValueError(
+            f"'neighbors' must name slots below {stored} or batch rows below {batch}, as "
+            "MemoryBank.neighbors gives them. Search them anew."
+        )
+
+
+class LinkTable(nn.Module):
+    """Fixed-width neighbour lists over the slots of a bank.
+
+    A link names a slot and the stamp the slot had then. A slot's stamp grows when it gets a new
+    tenant, so links to a former tenant die without being looked for. The stored squared length
+    of every live link equals that of the stored rows at any time.
+
+    Args:
+        capacity: Slots.
+        k: Links a slot.
+    """
+
+    slots: Tensor
+    slot_stamps: Tensor
+    squared: Tensor
+    stamps: Tensor
+
+    def __init__(self, capacity: int, k: int) -> None:
+        super().__init__()
+        self.k = k
+        self.register_buffer("slots", torch.full((capacity, k), -1, dtype=torch.int32))
+        self.register_buffer("slot_stamps", torch.zeros(capacity, k, dtype=torch.int32))
+        self.register_buffer("squared", torch.zeros(capacity, k, dtype=torch.float32))
+        # How many documents a slot has held.
+        self.register_buffer("stamps", torch.zeros(capacity, dtype=torch.int32))
+        # Derived, never saved: the undirected graph, and the state of the lists it belongs to.
+        self._graph: SymmetricLinks | None = None
+        self._graph_of: tuple[Any, ...] = ()
+        self._row_buffers = RowBuffers()
+
+    def __getstate__(self) -> dict[str, Any]:
+        state = {**self.__dict__, "_graph": None, "_graph_of": ()}
+        return {**state, "_row_buffers": RowBuffers()}
+
+    def _forget_derived(self) -> None:
+        """Drop the graph, after the lists were changed by what their tensors do not count."""
+        self._graph, self._graph_of = None, ()
+
+    def _state(self) -> tuple[Any, ...]:
+        # Tensors count what is written into them; held, their identity stays theirs.
+        lists = (self.slots, self.slot_stamps, self.squared, self.stamps)
+        return (*((x, version_of(x)) for x in lists),)
+
+    def _known_graph(self) -> SymmetricLinks | None:
+        """The undirected graph if it is that of the lists as they are."""
+        state = self._state()
+        if len(self._graph_of) != len(state) or any(
+            x is not y or version != other
+            for (x, version), (y, other) in zip(self._graph_of, state, strict=True)
+        ):
+            self._forget_derived()
+        return self._graph
+
+    def symmetric(self, size: int) -> SymmetricLinks:
+        """The undirected graph of the live links among the first `size` slots (CPU only).
+
+        Kept between calls: a write updates it, any other change builds it anew.
+        """
+        graph = self._known_graph()
+        if graph is None or graph.size != size:
+            lists = (self.slots[:size], self.squared[:size], self.live(size))
+            graph = build_lists(*lists, self._row_buffers)
+            self._graph, self._graph_of = graph, self._state()
+        return graph.view()
+
+    def write(
+        self,
+        lists: NeighborLists,
+        kept: Tensor,
+        slots: Tensor,
+        fresh: Tensor,
+        rows: Searched,
+        size: int,
+    ) -> None:
+        """Store the lists of the batch rows `kept`, which now live in `slots`.
+
+        Args:
+            lists: Neighbours of the whole batch, in slots as they were before this write.
+            kept: (n,) long, batch rows that were stored.
+            slots: (n,) long, where; the stored rows are in place already.
+            fresh: (n,) bool, the slot got a new tenant (else the same document was refreshed).
+            rows: (capacity, D) stored rows, as they are searched.
+            size: Number of slots in use.
+        """
+        graph = self._known_graph()
+        index = lists.indices[kept, : self.k]
+        mates = index <= -2
+        row_of = torch.full((lists.indices.size(0),), -1, dtype=torch.long, device=slots.device)
+        row_of[kept] = slots
+        links = torch.where(mates, row_of[(-2 - index).clamp(min=0)], index)
+        # A twin that was dropped and a row that would list itself are no neighbours.
+        links = links.masked_fill(links == slots.unsqueeze(1), -1)
+        before = self.stamps[links.clamp(min=0)]
+        self.stamps[slots[fresh]] += 1
+        # A slot evicted in this very call keeps its old stamp here, so that link is dead.
+        stamps = torch.where(mates, self.stamps[links.clamp(min=0)], before)
+        width = links.size(1)
+        self.slots[slots] = -1
+        self.slots[slots, :width] = links.to(torch.int32)
+        self.slot_stamps[slots, :width] = stamps
+        self._measure(rows, slots, slots[~fresh], size, graph)
+        if graph is None or slots.numel() * _UPDATE_SHARE > size:
+            self._forget_derived()
+        else:
+            self._update(graph, slots.sort().values, size)
+
+    def _live(self, rows: Any, columns: Any) -> Any:
+        target = self.slots.numpy()[rows, columns]
+        stamp = self.stamps.numpy()[np.maximum(target, 0)]
+        return (target >= 0) & (stamp == self.slot_stamps.numpy()[rows, columns])
+
+    def _update(self, graph: SymmetricLinks, written: Tensor, size: int) -> None:
+        slots = written.numpy()
+        lists, squared = self.slots.numpy(), self.squared.numpy()
+        source = np.repeat(slots, self.k)
+        column = np.tile(np.arange(self.k), slots.size)
+        live = self._live(source, column)
+        inward, where = listing(graph, slots, lists, self._live)
+        others = ~np.isin(inward, slots)
+        row = np.concatenate([source[live], inward[others].astype(np.int64)])
+        column = np.concatenate([column[live], where[others]])
+        links = (row, lists[row, column].astype(np.int64), squared[row, column])
+        self._graph = updated(graph, slots, links, size, self._row_buffers)
+        self._graph_of = self._state()
+
+    def _measure(
+        self,
+        rows: Searched,
+        written: Tensor,
+        refreshed: Tensor,
+        size: int,
+        graph: SymmetricLinks | None,
+    ) -> None:
+        neighbors = self.slots[written].long().clamp(min=0)
+        own = torch.arange(written.numel(), device=rows.device).repeat_interleave(self.k)
+        squared = pair_distances(rows, written[own], rows, neighbors.reshape(-1))
+        self.squared[written] = squared.view_as(neighbors).to(self.squared.dtype)
+        if refreshed.numel() == 0:
+            return
+        moved = torch.zeros(self.slots.size(0), dtype=torch.bool, device=rows.device)
+        moved[refreshed] = True
+        flat = self.slots[:size].reshape(-1)
+        if graph is None:
+            hit = (moved[flat.clamp(min=0)] & (flat >= 0)).nonzero().squeeze(1)
+        else:
+            # Those that list a refreshed row are among its neighbours.
+            row, column = listing(graph, refreshed.numpy(), self.slots.numpy(), self._live)
+            own = self.slots[written]
+            mine = (moved[own.clamp(min=0)] & (own >= 0)).nonzero()
+            hit = torch.cat(
+                [
+                    torch.from_numpy(row.astype(np.int64) * self.k + column),
+                    written[mine[:, 0]] * self.k + mine[:, 1],
+                ]
+            )
+        # Links to a former tenant are dead and keep the length they had.
+        alive = self.stamps[flat[hit].long()] == self.slot_stamps[:size].reshape(-1)[hit]
+        hit = hit[alive]
+        squared = pair_distances(rows, hit // self.k, rows, flat[hit].long())
+        self.squared[:size].view(-1)[hit] = squared.to(self.squared.dtype)
+
+    def replace(self, slots: Tensor, neighbors: Tensor, squared: Tensor) -> None:
+        """Overwrite the lists of `slots` (n,) by live slots `neighbors` (n, j), j <= k."""
+        width = neighbors.size(1)
+        self.slots[slots] = -1
+        self.slots[slots, :width] = neighbors.to(torch.int32)
+        self.slot_stamps[slots, :width] = self.stamps[neighbors]
+        self.squared[slots, :width] = squared.to(self.squared.dtype)
+
+    def live(self, size: int) -> Tensor:
+        """Which links (size, k) bool of the first `size` slots live."""
+        lists = self.slots[:size]
+        live = torch.empty(lists.shape, dtype=torch.bool, device=lists.device)
+        for start in range(0, size, _TILE_ROWS):
+            part = slice(start, min(start + _TILE_ROWS, size))
+            same = self.stamps[lists[part].clamp(min=0)] == self.slot_stamps[part]
+            torch.logical_and(same, lists[part] >= 0, out=live[part])
+        return live
+
+    def edges(self, size: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Live links among the first `size` slots: source, target, squared length, each (E,)."""
+        flat = self.slots[:size].reshape(-1)
+        live = self.stamps[flat.clamp(min=0)] == self.slot_stamps[:size].reshape(-1)
+        position = (live & (flat >= 0)).nonzero().squeeze(1)
+        squared = self.squared[:size].reshape(-1)[position]
+        return position // self.k, flat[position].long(), squared
+
+    def reset(self) -> None:
+        """Forget every list."""
+        self.slots.fill_(-1)
+        for buffer in (self.slot_stamps, self.squared, self.stamps):
+            buffer.zero_()

@@ -1,0 +1,316 @@
+"""One page of a training run: what was run, how it went, what the space looks like."""
+
+from __future__ import annotations
+
+import math
+import re
+import shlex
+from collections.abc import Mapping
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment
+
+from gloss_graph._internal.files import atomic_write
+from gloss_graph._internal.timing import stage_seconds
+from gloss_graph.inference import GraphSkill
+from gloss_graph.reports.described import PARTS as _PARTS
+from gloss_graph.reports.described import plain, repetition, setting_values, summary
+from gloss_graph.reports.run_data import RunFiles, read_files
+from gloss_graph.training.snapshots import FOLDER
+from gloss_graph.visualization.embedding import plot_embeddings
+from gloss_graph.visualization.graph_change import plot_graph_change
+from gloss_graph.visualization.similarity import plot_similarities
+from gloss_graph.visualization.style import PagePicture, page_picture
+from gloss_graph.visualization.training_curves import plot_stage_times, plot_training
+
+__all__ = ["write_report"]
+
+#: Name of the page in a run folder.
+PAGE = "report.html"
+
+_SCORES = {
+    "accuracy": "accuracy",
+    "subset_accuracy": "exact sets",
+    "micro_f1": "micro-F1",
+    "macro_f1": "macro-F1",
+    "macro_silhouette": "silhouette",
+}
+_PER_CENT = ("accuracy", "subset_accuracy", "micro_f1", "macro_f1")
+_HEADS = {"": "linear head", "propagation": "propagation"}
+_SCORE = re.compile(r"(val|test)(?:_(\w+))?\.(\w+)")
+
+Rows = list[list[str]]
+
+
+def write_report(
+    folder: str | Path, out: str | Path | None = None, *, place: str | Path | None = None
+) -> Path:
+    """Write the page of a run folder: one HTML file that needs nothing else.
+
+    Pictures are inside as PNG; there is no script and no address, so the file can be sent and
+    archived. Whatever comes from the user (labels, names, settings) is escaped.
+
+    Args:
+        folder: A run folder of `train_text` or `gloss-graph train`, finished.
+        out: The file, replaced if it exists. None: `report.html` in the folder, and its pictures
+            in `pictures/` beside what they are drawn from.
+        place: What the page calls the folder, where it is on its way to another name.
+
+    Returns:
+        The file.
+
+    Raises:
+        ValueError: The folder is missing, damaged or holds something else.
+        OSError: The file cannot be written.
+
+    Cost: some ten seconds, most of them for t-SNE and the layout of two graphs.
+
+    Example:
+        See the README.
+    """
+    run = read_files(folder)
+    target = run.folder / PAGE if out is None else Path(out)
+    figures = _draw(run)
+    page = (
+        _environment()
+        .from_string(_template())
+        .render(**_content(run, figures, Path(run.folder if place is None else place)))
+    )
+    with atomic_write(target, overwrite=True) as draft:
+        draft.write(page.encode("utf-8", "backslashreplace"))
+    if out is None and run.snapshots is not None:
+        for name in ("embeddings", "similarities", "graph"):
+            with atomic_write(run.folder / FOLDER / f"{name}.png", overwrite=True) as draft:
+                draft.write(figures[name].png)
+    return target
+
+
+def _draw(run: RunFiles) -> dict[str, PagePicture]:
+    """All pictures of a run, by name."""
+    loss, found = run.settings["loss"], {}
+    if run.history:
+        found["curves"] = page_picture(
+            plot_training({loss: run.history}), "Losses and validation score over the steps"
+        )
+    stages = stage_seconds(run.metrics)
+    if sum(stages.values()) > 0:
+        found["stages"] = page_picture(
+            plot_stage_times({loss: stages}), "Share of the time each stage of a step took"
+        )
+    data = run.snapshots
+    if data is None:
+        return found
+    seed = int(run.settings.get("seed") or 0)
+    names, part = data.label_names, _PARTS.get(data.split, data.split)
+    of = "" if data.labels.numel() == data.split_size else f" of {data.split_size:,}"
+    what = f"{data.labels.numel():,}{of} {part} documents"
+    found["embeddings"] = page_picture(
+        plot_embeddings(data.before, data.after, data.labels, label_names=names, seed=seed),
+        f"t-SNE of {what} before and after training",
+        f"{what}, each a dot with the colour of its class, by t-SNE. Who lies "
+        "together can be read from it; sizes of clusters and distances between them cannot.",
+    )
+    batch = _PARTS.get(data.batch_split, data.batch_split)
+    found["similarities"] = page_picture(
+        plot_similarities(data.moments, data.batch_labels, label_names=names),
+        "Cosine similarities within one batch over the training",
+        f"{data.batch_labels.numel()} fixed {batch} documents of "
+        f"{_count(data.batch_labels.unique().numel(), 'class', 'classes')}, sorted by class, at "
+        "several moments of the training. Lines part the classes; the colour scale is the same in "
+        "all panels.",
+    )
+    found["graph"] = page_picture(
+        plot_graph_change(data.before, data.after, data.labels, label_names=names, seed=seed),
+        f"Nearest-neighbour graph of {part} documents before and after training",
+        "The graph of nearest neighbours among these documents. Places follow from the graph "
+        "alone, labels only colour it. What propagation can gain rests on the share of grey edges.",
+    )
+    return found
+
+
+def _content(run: RunFiles, figures: Mapping[str, PagePicture], place: Path) -> dict[str, Any]:
+    """Everything the template shows."""
+    settings = run.settings
+    scores, score_heads = _scores(run.metrics)
+    sizes, classes, class_heads = _data(run)
+    command, snippet = repetition(settings)
+    name = str(settings["data"].get("name") or "documents")
+    pictures = [figures[key] for key in ("embeddings", "similarities", "graph") if key in figures]
+    skill = _skill(run.metrics)
+    contents = {
+        "run": "What was run",
+        "data": "Data",
+        "scores": "Scores",
+        "skill": "Graph skill" if skill else "",
+        "curves": "Curves" if "curves" in figures else "",
+        "pictures": "Pictures",
+        "time": "Time",
+        "repeat": "How to repeat it",
+        "versions": "Versions",
+    }
+    known, values = setting_values(settings)
+    changed = [
+        [key, plain(values[key]), plain(default)]
+        for key, default in known.items()
+        if key in values and values[key] != default
+    ]
+    first = [key for key in known if key in values and values[key] != known[key]]
+    first += [key for key in known if key in values and key not in first]
+    return {
+        "title": place.resolve().name,
+        "summary": summary(settings),
+        "figures": _figures(run.metrics),
+        "contents": [(key, title) for key, title in contents.items() if title],
+        "changed": changed,
+        "about": _about(settings),
+        "settings": [[key, plain(values[key])] for key in first],
+        "data_line": f"{name}, {_count(len(_class_names(run)), 'class', 'classes')}.",
+        "sizes": sizes,
+        "classes": classes,
+        "class_heads": class_heads,
+        "scores": scores,
+        "score_heads": score_heads,
+        "per_class": None if run.classes is None else _cells(run.classes),
+        "per_class_heads": None if run.classes is None else list(map(str, run.classes.columns)),
+        "skill": skill,
+        "curves": figures.get("curves"),
+        "pictures": pictures,
+        "stages": figures.get("stages"),
+        "seconds": [
+            [key.removeprefix("seconds.").replace("_", " "), f"{value:,.2f}"]
+            for key, value in run.metrics.items()
+            if key.startswith("seconds.")
+        ],
+        "command": command,
+        "snippet": snippet,
+        "rebuild": shlex.join(["gloss-graph", "report", str(place)]),
+        "versions": _versions(settings),
+    }
+
+
+def _figures(metrics: Mapping[str, float]) -> Rows:
+    """The few numbers at the top."""
+    rows = []
+    for part in ("test", "val"):
+        if f"{part}.macro_f1" in metrics:
+            keys = {
+                f"{part}.macro_f1": "macro-F1",
+                f"{part}.accuracy": "accuracy",
+                f"{part}.micro_f1": "micro-F1",
+                f"{part}_propagation.macro_f1": "macro-F1 propagated",
+            }
+            rows += [
+                [f"{_PARTS[part].capitalize()} {name}", f"{100 * metrics[key]:.1f}"]
+                for key, name in keys.items()
+                if key in metrics
+            ]
+            break
+    if "steps" in metrics:
+        rows.append(["Steps", f"{metrics['steps']:,.0f}"])
+    if "seconds.train" in metrics:
+        seconds = metrics["seconds.train"]
+        rows.append(
+            ["Training", f"{seconds / 60:.1f} min" if seconds >= 120 else f"{seconds:.0f} s"]
+        )
+    return rows
+
+
+def _scores(metrics: Mapping[str, float]) -> tuple[Rows, list[str]]:
+    """One row a part and head, one column a score, known or not."""
+    table: dict[tuple[str, str], dict[str, float]] = {}
+    for key, value in metrics.items():
+        match = _SCORE.fullmatch(key)
+        if match:
+            part, head, score = match.groups()
+            table.setdefault((part, head or ""), {})[score] = value
+    found = {score: None for row in table.values() for score in row}
+    scores = [score for score in _SCORES if score in found]
+    scores += [score for score in found if score not in _SCORES]
+    rows = [
+        [_PARTS[part], _HEADS.get(head, head.replace("_", " "))]
+        + [_score(score, row.get(score)) for score in scores]
+        for (part, head), row in sorted(table.items(), key=lambda item: item[0][0], reverse=True)
+    ]
+    return rows, ["part", "by", *(_SCORES.get(score, score.replace("_", " ")) for score in scores)]
+
+
+def _score(name: str, value: float | None) -> str:
+    if value is None or not math.isfinite(value):
+        return "–"
+    return f"{100 * value:.1f}" if name in _PER_CENT else f"{value:.3f}"
+
+
+def _class_names(run: RunFiles) -> list[str]:
+    return list(map(str, run.settings["data"].get("classes") or run.label_counts))
+
+
+def _data(run: RunFiles) -> tuple[Rows, Rows, list[str]]:
+    """Sizes of the parts, and labels per class with their headings."""
+    data = run.settings["data"]
+    counts = {} if run.snapshots is None else run.snapshots.class_counts
+    parts = [part for part in _PARTS if isinstance(data.get(part), int)]
+    labeled = {part: sum(row[:-1]) for part, row in counts.items()}
+    labeled.setdefault("train", sum(run.label_counts.values()))
+    sizes = [
+        [_PARTS[part], f"{data[part]:,}", f"{labeled[part]:,}" if part in labeled else "–"]
+        for part in parts
+    ]
+    names = _class_names(run)
+    shown = [part for part in parts if part in counts and len(counts[part]) == len(names) + 1]
+    if not shown:
+        return sizes, [[n, f"{run.label_counts.get(n, 0):,}"] for n in names], ["class", "training"]
+    rows = [[n, *(f"{counts[part][i]:,}" for part in shown)] for i, n in enumerate(names)]
+    return sizes, rows, ["class", *(_PARTS[part] for part in shown)]
+
+
+def _cells(table: Any) -> Rows:
+    """Cells of a table as text, numbers short."""
+    return [
+        [f"{cell:.3f}" if isinstance(cell, float) else str(cell) for cell in row]
+        for row in table.itertuples(index=False)
+    ]
+
+
+def _skill(metrics: Mapping[str, float]) -> str:
+    """The graph's prospects in words, "" where they were not measured."""
+    try:
+        values = {name: metrics[f"graph_skill.{name}"] for name in GraphSkill._fields}
+    except KeyError:
+        return ""
+    scored = int(values.pop("scored"))
+    return str(GraphSkill(**values, scored=scored))
+
+
+def _about(settings: Mapping[str, Any]) -> Rows:
+    names = {
+        "encoder": "encoder",
+        "encoder_name": "loaded as",
+        "max_length": "tokens kept",
+        "pooling": "pooling",
+        "seed": "seed",
+        "bank": "bank",
+        "finished": "finished",
+    }
+    return [[name, plain(settings[key])] for key, name in names.items() if key in settings]
+
+
+def _versions(settings: Mapping[str, Any]) -> Rows:
+    versions = settings.get("versions")
+    rows = [["python", plain(settings.get("python"))]]
+    if isinstance(versions, Mapping):
+        rows += [[str(name), plain(value)] for name, value in versions.items()]
+    return [*rows, ["git commit", plain(settings.get("git_commit"))]]
+
+
+def _count(number: int, one: str, many: str) -> str:
+    return f"{number:,} {one if number == 1 else many}"
+
+
+def _environment() -> Environment:
+    return Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
+
+
+def _template() -> str:
+    return files("gloss_graph.analysis").joinpath("report.html.jinja").read_text(encoding="utf-8")

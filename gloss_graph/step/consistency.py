@@ -1,0 +1,249 @@
+"""Consistency of a classifier with the labels the graph propagates to unlabeled rows."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from gloss_graph._internal.processes import any_process, own_rows, share_of_mean
+from gloss_graph._internal.search_space import Dimension, Range
+from gloss_graph.graph.build import Connection
+from gloss_graph.inference.head import HeadSettings, PropagationHead
+from gloss_graph.losses.multilabel import soft_binary_cross_entropy
+from gloss_graph.losses.schedule import is_seen, ramped, unseen_mean, updated_mean
+from gloss_graph.memory import MemoryBank
+from gloss_graph.memory.drift import age_decay
+from gloss_graph.propagation.alignment import (
+    align_classes,
+    arrival_confidence,
+    arrival_shares,
+    class_factors,
+    class_shares,
+    entropy_confidence,
+    row_shares,
+    score_probabilities,
+    score_spread,
+    target_means,
+)
+from gloss_graph.step.hidden_labels import propagate_connection
+
+SEARCH_SPACE: dict[str, Dimension] = {"consistency_weight": Range(0.1, 10.0, log=True)}
+
+
+def soft_cross_entropy(logits: Tensor, target: Tensor, weight: Tensor) -> Tensor:
+    r"""\(-\frac{1}{n} \sum_i w_i \sum_c q_{ic} \log p_{ic}\); 0 without rows.
+
+    Args:
+        logits: (n, C).
+        target: q (n, C), constants.
+        weight: w (n,), constants.
+    """
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    losses = -(target.to(logits) * logits.log_softmax(dim=1)).sum(dim=1)
+    return (weight.to(logits) * losses).sum() / max(1, losses.numel())
+
+
+class GraphTargets(nn.Module):
+    """What the graph says of unlabeled documents: soft targets, how far to trust them, and when.
+
+    Targets come from one solve over the whole bank every `refresh_every` steps and are looked up
+    by document id in between, or from the graph of each step (`refresh_every=0`). Everything that
+    training depends on is in persistent buffers.
+
+    With several processes all of them solve in the same step, over equal banks or over the graph
+    of all their batches, as soon as any of them holds an unlabeled row: every buffer is bit-equal
+    on all processes after every training step.
+
+    Args:
+        capacity: Rows of the bank, 0 without one.
+        settings: Of graph and propagation.
+        start: Training steps before the first target is used.
+        ramp: Steps in which the weight then rises from 0 to 1.
+        refresh_every: Steps between solves over the bank; 0 = targets of each step's own graph.
+        half_life: Of the trust in the rows of the bank, see `MemoryUse`; None = all alike.
+    """
+
+    steps: Tensor
+    solved_at: Tensor
+    table: Tensor
+    table_ids: Tensor
+    confidence: Tensor
+    mass: Tensor
+
+    def __init__(
+        self,
+        capacity: int,
+        settings: HeadSettings,
+        *,
+        start: int,
+        ramp: int,
+        refresh_every: int,
+        half_life: float | None = None,
+    ) -> None:
+        super().__init__()
+        self.settings, self.half_life = settings, half_life
+        self.start, self.ramp, self.refresh_every = start, ramp, refresh_every
+        rows = capacity if refresh_every else 0
+        self.register_buffer("steps", torch.zeros((), dtype=torch.long))
+        self.register_buffer("solved_at", torch.full((), -1))
+        self.register_buffer("table", torch.zeros(rows, settings.num_classes, dtype=torch.float32))
+        self.register_buffer("table_ids", torch.full((rows,), -1))
+        self.register_buffer("confidence", torch.zeros(rows, dtype=torch.float32))
+        self.register_buffer("mass", unseen_mean(settings.num_classes))
+        self._warned = False
+
+    @property
+    def strength(self) -> float:
+        """Weight of the term now, in [0, 1]."""
+        return ramped(int(self.steps), self.start, self.ramp)
+
+    def wanted(self) -> bool:
+        """Whether the targets are older than `refresh_every` steps, or there are none."""
+        last = int(self.solved_at)
+        return last < 0 or int(self.steps) - last >= self.refresh_every
+
+    @torch.no_grad()
+    def refresh(self, memory: MemoryBank) -> None:
+        """Solve over the whole bank and keep a target for every row.
+
+        Raises:
+            TypeError: Not a bank.
+            ValueError: A bank of another capacity than the targets were made for.
+        """
+        if not isinstance(memory, MemoryBank):
+            raise TypeError(f"'memory' must be a MemoryBank (got {type(memory).__name__}).")
+        if memory.capacity != self.table_ids.numel():
+            raise ValueError(
+                f"'memory' must have a capacity of {self.table_ids.numel()}, as the targets have "
+                f"(got {memory.capacity}; refresh_every=0 keeps none)."
+            )
+        count = len(memory)
+        if count == 0:
+            return
+        if not bool(memory.labeled.any()):
+            self._warn_no_label()
+            return
+        trust = None if self.half_life is None else age_decay(memory.age, self.half_life)
+        head = PropagationHead(memory.embeddings, memory.labels, self.settings, trust)
+        target = head.probabilities(head.hits).to(self.table.dtype)
+        confidence = head.confidence(head.hits, target).to(self.confidence.dtype)
+        # New tensors, so that a step that raises later can go back to the old ones.
+        self.table = torch.cat([target, self.table[count:]])
+        self.confidence = torch.cat([confidence, self.confidence[count:]])
+        self.table_ids = torch.cat([memory.ids, self.table_ids[count:]])
+        self.solved_at = self.steps.clone()
+
+    def lookup(self, memory: MemoryBank, ids: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Targets (B, C), confidence (B,) and whether there is one (B,) for document ids (B,)."""
+        slots = memory.slots_of(ids)
+        known = slots >= 0
+        slots = slots.clamp(min=0)
+        known = known & (self.table_ids[slots] == ids)
+        return self.table[slots], self.confidence[slots], known
+
+    @torch.no_grad()
+    def from_hits(
+        self, hits: Tensor, labels: Tensor, unlabeled: Tensor, scores: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Targets (n, C) and confidence (n,) from hit mass (n, C) of the unlabeled batch rows.
+
+        While training the running mean takes the rows in.
+
+        Args:
+            hits: (B, C) of the batch, with several processes that of all.
+            labels: (N,) of all nodes of the step's graph, for the class shares.
+            unlabeled: (B,) bool.
+            scores: (n, C), with `rule="poisson"` those of all unlabeled nodes, by default of the
+                batch: their spread says how large a score is.
+        """
+        shares = row_shares(hits[unlabeled]).to(self.mass.dtype)
+        mass = self.mass
+        if shares.size(0):
+            if self.training:
+                mass = self.mass = updated_mean(mass, shares.mean(dim=0))
+            elif not is_seen(mass):
+                mass = shares.mean(dim=0)
+        prior = class_shares(labels, self.settings.num_classes).to(shares)
+        if self.settings.rule == "poisson":
+            factors = class_factors(prior, mass, self.settings.align).to(hits)
+            spread = score_spread((hits[unlabeled] if scores is None else scores) * factors)
+            target = score_probabilities(hits[unlabeled] * factors, spread).to(shares)
+        else:
+            target = align_classes(shares, prior, mass, self.settings.align)
+        return target, entropy_confidence(target)
+
+    def _warn_no_label(self) -> None:
+        if not self._warned:
+            self._warned = True
+            warnings.warn(
+                "The memory bank holds no label, so unlabeled documents get no target. Prefill "
+                "it, or let labeled documents pass first.",
+                UserWarning,
+                stacklevel=5,
+            )
+
+
+def consistency_loss(
+    targets: GraphTargets,
+    memory: MemoryBank | None,
+    labels: Tensor,
+    ids: Tensor | None,
+    logits: Tensor,
+    connect: Callable[[], Connection],
+    training: bool,
+) -> Tensor:
+    r"""\(L_C\), ramped: the logits of unlabeled rows against their targets.
+
+    A mean over the rows that have a target; with several processes that train, over those of all:
+    the mean of the losses, so of the gradients, is that of one process with the joined batch.
+
+    Args:
+        targets: Where targets come from.
+        memory: The bank or None.
+        labels: (B,) long, -1 = unlabeled; of label sets only this mark is read.
+        ids: (B,) long or None.
+        logits: (B, C).
+        connect: Makes the graph of this step's constant embeddings where a step needs its own,
+            while training that of the batches of all processes.
+        training: Whether a solve over the bank may be due; every process must call then.
+
+    Returns:
+        Scalar; 0 before the start and without unlabeled rows.
+    """
+    unlabeled = labels < 0
+    zero = logits.sum().float() * 0.0
+    strength = targets.strength
+    if strength == 0.0:
+        return zero
+    some = bool(unlabeled.any())
+    if not (any_process(some, labels.device) if training else some):
+        return zero
+    if targets.refresh_every and memory is not None and memory.capacity and ids is not None:
+        if training and targets.wanted():
+            targets.refresh(memory)
+        target, confidence, known = targets.lookup(memory, ids)
+        where = (unlabeled & known).nonzero().squeeze(1)
+        target, confidence = target[where], confidence[where]
+    else:
+        where = unlabeled.nonzero().squeeze(1)
+        with torch.no_grad():
+            connection = connect()
+            settings, seeds = targets.settings, connection.y >= 0
+            layer = settings.layer(settings.num_classes + settings.multilabel)
+            values = propagate_connection(layer, connection, seeds).values
+            hits, free = values[: connection.size], ~seeds[: connection.size]
+            if connection.targets is None:
+                target, confidence = targets.from_hits(hits, connection.y, free, values[~seeds])
+            else:
+                mean = target_means(connection.targets, seeds)
+                target = arrival_shares(hits[free], mean).clamp(0.0, 1.0)
+                confidence = arrival_confidence(hits[free], target)
+            if training:
+                own = own_rows(labels.numel(), labels.device)[free]
+                target, confidence = target[own], confidence[own]
+    soft = soft_binary_cross_entropy if targets.settings.multilabel else soft_cross_entropy
+    loss = strength * soft(logits[where], target, confidence)
+    return loss * share_of_mean(where.numel(), labels.device) if training else loss

@@ -1,0 +1,117 @@
+"""L_G on a connection: propagate the shown labels, compare on the hidden rows."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from gloss_graph.graph.build import MEMORY_MEMORY, Connection, edge_kind
+from gloss_graph.losses.graph import FORMS, labeled_cross_entropy
+from gloss_graph.losses.multilabel import binary_nll, labeled_binary_cross_entropy
+from gloss_graph.propagation import LabelPropagation, SolverReport
+from gloss_graph.propagation.alignment import arrival_shares, target_means, with_mass
+from gloss_graph.propagation.bank_operator import bank_operator
+from gloss_graph.propagation.layer import Propagation
+from gloss_graph.step.warm_start import WarmStart
+
+
+def propagate_connection(
+    propagation: LabelPropagation,
+    connection: Connection,
+    seeds: Tensor,
+    warm: WarmStart | None = None,
+) -> Propagation:
+    """Propagate the labels of `seeds` (N,) bool over a connection.
+
+    Of label sets the values have one more column, the mass that arrives, and what leaks goes to
+    the mean of the seeds. Only edges that touch the batch get a gradient; remembered rows are
+    constants.
+    """
+    y, prior = connection.y, None
+    if connection.targets is not None:
+        y, prior = with_mass(connection.targets, seeds), _mean_set(connection.targets, seeds)
+    if connection.full is not None:
+        return propagation.propagate_full(y, connection.full, seeds, prior=prior)
+    if connection.bank is not None:
+        operator, start = bank_operator(connection.bank), None
+        if warm is not None:
+            start = warm.guess(connection)
+        found = propagation.propagate_bank(y, operator, seeds, prior=prior, start=start)
+        if warm is not None:
+            warm.keep(connection, found.values)
+        return found
+    trainable = None
+    if connection.slots.numel():
+        trainable = (edge_kind(connection) < MEMORY_MEMORY).nonzero().squeeze(1)
+    return propagation.propagate_labels(
+        y,
+        connection.edge_index,
+        connection.edge_weight,
+        seeds,
+        trainable_edges=trainable,
+        trusted=True,
+        prior=prior,
+    )
+
+
+def _mean_set(targets: Tensor, seeds: Tensor) -> Tensor:
+    """Prior (C + 1,) of label sets: their mean, and 1 for the mass."""
+    mean = target_means(targets, seeds)
+    return torch.cat([mean, mean.new_ones(1)])
+
+
+def hidden_label_loss(
+    propagation: LabelPropagation,
+    connection: Connection,
+    seeds: Tensor,
+    hidden: Tensor,
+    form: str,
+    class_weight: Tensor | None,
+    warm: WarmStart | None = None,
+) -> tuple[Tensor, Tensor, SolverReport]:
+    """Loss of the hidden batch rows that a seed reaches.
+
+    Args:
+        propagation: The layer.
+        connection: Graph of B batch rows and M' remembered rows.
+        seeds: (B + M',) bool, nodes whose label is shown.
+        hidden: (B,) bool, labeled rows that are scored.
+        form: A key of `FORMS`; label sets have one form only, `binary_nll`.
+        class_weight: (C,) or None.
+        warm: Where the solve starts, and its values are kept; None: from 0.
+
+    Returns:
+        Scalar, a differentiable 0 without rows to score; propagated labels (B, C); the report,
+        whose `unreachable` counts the hidden rows left out.
+    """
+    size = connection.size
+    result = propagate_connection(propagation, connection, seeds, warm)
+    values, report, scored = result.values[:size], result.report, hidden
+    if connection.targets is not None:
+        values = arrival_shares(values, target_means(connection.targets, seeds))
+    if report.unreachable:
+        reached = result.reached[:size]
+        scored = hidden & reached
+        report = report._replace(unreachable=int((hidden & ~reached).sum()))
+    where = scored.nonzero().squeeze(1)
+    if where.numel() == 0:
+        # Both, since values that are all clamped do not depend on the weights.
+        weights = [connection.edge_weight, connection.full]
+        if connection.bank is not None:
+            weights.append(connection.bank.edge_weight)
+        tied = [w.sum() for w in weights if w is not None]
+        return 0.0 * (values.sum() + sum(tied)), values, report
+    if connection.targets is not None:
+        target = connection.targets.index_select(0, where)
+        return binary_nll(values.index_select(0, where), target, class_weight), values, report
+    target = connection.y.index_select(0, where)
+    return FORMS[form](values.index_select(0, where), target, class_weight), values, report
+
+
+def classification_loss(
+    logits: Tensor, labels: Tensor, targets: Tensor | None, class_weight: Tensor | None
+) -> Tensor:
+    """Cross-entropy of the labeled rows: of class numbers (B,), of label sets (B, C) binary."""
+    if targets is None:
+        return labeled_cross_entropy(logits, labels, class_weight)
+    return labeled_binary_cross_entropy(logits, labels, targets, class_weight)

@@ -1,0 +1,119 @@
+"""An explanation as a picture: the document, what decided it, and how much."""
+
+from __future__ import annotations
+
+import os
+from textwrap import shorten
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from gloss_graph._internal.checks import check_positive_int
+from gloss_graph.analysis.explanation import DOCUMENT, Explanation
+from gloss_graph.export.columns import clean_text
+from gloss_graph.visualization.style import GREY, INK, PALETTE, new_figure, save_figure
+
+__all__ = ["plot_explanation"]
+
+_ROW = 0.42  # inches a row takes
+_TEXT = 74
+_THICKEST = 9.0  # points
+
+
+def plot_explanation(
+    explanation: Explanation,
+    path: str | os.PathLike[str] | None = None,
+    *,
+    max_documents: int = 12,
+) -> Figure:
+    """Draw which labeled documents decided a document's label; a line is as thick as its mass.
+
+    Args:
+        explanation: What `explain` returned.
+        path: Where to save, as PNG, PDF or SVG; an older picture is replaced. None saves nothing.
+        max_documents: With more in the table the rest is drawn as one.
+
+    Returns:
+        The figure.
+
+    Raises:
+        ValueError: `max_documents` below 1, another ending of `path`.
+
+    Example:
+        >>> import torch
+        >>> from torch_geometric.data import Data
+        >>> from gloss_graph.analysis import explain
+        >>> edges = torch.tensor([[0, 1, 1, 2], [1, 0, 2, 1]])
+        >>> answer = explain(Data(edge_index=edges, y=torch.tensor([1, -1, 1])), 1)
+        >>> figure = plot_explanation(answer)
+        >>> figure.axes[0].get_title(loc="left")
+        'Document 1 (unlabeled): the graph says "1"'
+    """
+    check_positive_int("max_documents", max_documents)
+    rows = _rows(explanation, max_documents)
+    # The largest classes get the colours; beyond the palette all are grey.
+    named = [label for label in explanation.classes.index if label][: len(PALETTE) - 1]
+    colors = dict(zip(named, PALETTE, strict=False))
+    height = 1.6 + _ROW * max(len(rows), 2)
+    figure = new_figure(10.5, height)
+    axes = figure.add_subplot()
+    axes.set(xlim=(0.0, 1.0), ylim=(len(rows) - 0.4, -0.6))
+    axes.axis("off")
+    own = f'labeled "{explanation.label}"' if explanation.label else "unlabeled"
+    said = explanation.predicted or "no label reaches it"
+    title = f'Document {explanation.doc_id} ({own}): the graph says "{said}"'
+    if not explanation.predicted:
+        title = f"Document {explanation.doc_id} ({own}): {said}"
+    text = _short(explanation.text, 110)
+    axes.set_title(
+        title + (f"\n{text}" if text else ""),
+        loc="left",
+        fontsize=11,
+        color=INK,
+        parse_math=False,
+        pad=10,
+    )
+    middle = (len(rows) - 1) / 2
+    most = max(mass for _, mass, _ in rows)
+    for place, (label, mass, words) in enumerate(rows):
+        color = colors.get(label, GREY)
+        width = max(_THICKEST * mass / most, 0.6)
+        _row(axes, place, middle, label, mass, words, color, width)
+    face = colors.get(explanation.predicted, GREY)
+    axes.plot(0.02, middle, "o", markersize=15, color=face, markeredgecolor=INK, zorder=3)
+    return save_figure(figure, path)
+
+
+def _row(
+    axes: Axes,
+    place: int,
+    middle: float,
+    label: str,
+    mass: float,
+    words: str,
+    color: str,
+    width: float,
+) -> None:
+    axes.plot([0.02, 0.2], [middle, place], color=color, linewidth=width, alpha=0.75, zorder=1)
+    axes.plot(0.2, place, "o", markersize=9, color=color, markeredgecolor=INK, zorder=2)
+    texts = ((0.275, f"{100 * mass:.1f} %", "right"), (0.285, _short(label, 22), "left"))
+    for x, said, side in (*texts, (0.46, words, "left")):
+        weight = "bold" if x == 0.285 else "normal"
+        axes.text(
+            x, place, said, ha=side, va="center", fontsize=9.5, color=INK, weight=weight,
+            parse_math=False, clip_on=True,
+        )  # fmt: skip
+
+
+def _rows(explanation: Explanation, most: int) -> list[tuple[str, float, str]]:
+    """Label, mass and words of every line drawn."""
+    return [
+        (str(r.label), float(r.mass), _short(str(r.text), _TEXT) or f"document {r.doc_id}")
+        if r.kind == DOCUMENT
+        else ("", float(r.mass), f"({r.kind})")
+        for r in explanation.head(most).table.itertuples()
+    ]
+
+
+def _short(text: str, width: int) -> str:
+    return shorten(clean_text(text, 4 * width), width, placeholder=" …")

@@ -1,0 +1,289 @@
+"""Pictures of a training: its curves and where its time went."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+from matplotlib.ticker import MaxNLocator
+
+from gloss_graph.visualization.style import (
+    GREY,
+    INK,
+    PALETTE,
+    add_legend,
+    faint_grid,
+    legend_columns,
+    new_figure,
+    save_figure,
+    shortened,
+    text_width,
+    tidy_axes,
+)
+
+__all__ = ["plot_stage_times", "plot_training"]
+
+# Losses of a history row: name in the legend, kind of line.
+_LOSSES = {
+    "loss": ("total loss", "solid"),
+    "cross_entropy": ("cross-entropy", "dashed"),
+    "graph_loss": ("graph loss", "dotted"),
+    "consistency": ("consistency", "dashdot"),
+}
+_SCORES = {"val_macro_f1": "macro-F1", "val_accuracy": "accuracy"}
+_LONG = 100
+_TYPE, _HANDLE = 10.0, 2.6  # of a legend: points, and length of a handle in these
+_WIDTH = 10.0  # inches of the picture of stages
+_RUN = 3.2  # inches of the name of a run
+
+
+def plot_training(history: Mapping[str, Any], path: str | os.PathLike[str] | None = None) -> Figure:
+    """Draw losses and validation scores of one or several runs over their steps.
+
+    Colour tells the runs apart, the kind of line the losses. A curve of more than 100 points
+    becomes its running mean, over the faint points of the total loss. The score is macro-F1, or
+    accuracy where no run logged macro-F1; the best value wears a star and is named in the
+    legend. A side no run logged anything for is left out.
+
+    Args:
+        history: name of each run -> its rows, dicts or a ``pandas.DataFrame``, with any of
+            ``step``, ``loss``, ``cross_entropy``, ``graph_loss``, ``consistency``,
+            ``val_macro_f1``, ``val_accuracy``. What is missing, None or NaN is skipped; rows
+            without ``step`` count from 0.
+        path: where to save, as PNG, PDF or SVG; an older picture is replaced. None saves nothing.
+
+    Returns:
+        The figure, with the losses on the left and the scores on the right, where there are both.
+
+    Raises:
+        ValueError: if there is no run, or a run is not made of rows with numbers.
+
+    Example:
+        >>> rows = [{"step": 0, "loss": 2.0}, {"step": 10, "loss": 1.0, "val_macro_f1": 0.5}]
+        >>> [axes.get_title(loc="left") for axes in plot_training({"gloss": rows}).axes]
+        ['Training loss', 'Validation macro-F1']
+
+    See also: ``plot_stage_times``, for the seconds behind these steps.
+    """
+    if not history:
+        raise ValueError("'history' must hold at least one run (got none). Train one first.")
+    runs = {str(name): _curves(str(name), rows) for name, rows in history.items()}
+    scores = [key for key in _SCORES if any(key in curves for curves in runs.values())]
+    score = scores[0] if scores else "val_macro_f1"
+
+    known = [key for key in _LOSSES if any(key in curves for curves in runs.values())]
+    sides = [side for side, keys in (("loss", known), ("score", scores)) if keys] or ["loss"]
+    figure = new_figure(11.5 if len(sides) == 2 else 8.0, 4.8 + 0.2 * len(runs))
+    panels = dict(zip(sides, figure.subplots(1, len(sides), squeeze=False)[0], strict=True))
+    left, right = panels.get("loss"), panels.get("score")
+    if left is not None:
+        tidy_axes(left, title="Training loss", x="step", y="loss")
+    if right is not None:
+        tidy_axes(right, title=f"Validation {_SCORES[score]}", x="step", y=_SCORES[score])
+    entries: list[tuple[Any, str]] = []
+    for i, (name, curves) in enumerate(runs.items()):
+        # Yellow, the last of the palette, is too weak for a line.
+        color = PALETTE[i % (len(PALETTE) - 1)]
+        keys = [key for key in _LOSSES if key in curves]
+        if left is not None:
+            for key in keys:
+                _draw_loss(left, curves[key], color, _LOSSES[key][1], leading=key == keys[0])
+        text = name
+        if right is not None and score in curves:
+            text += "  " + _draw_score(right, curves[score], color)
+        entries.append((Line2D([], [], color=color, linewidth=3), text))
+    looks = [_LOSSES[key] for key in known if known != ["loss"]]
+    kinds = [
+        (Line2D([], [], color=INK, linewidth=1.6, linestyle=look), name) for name, look in looks
+    ]
+    for axes in panels.values():
+        axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
+        faint_grid(axes)
+        if not known and not scores:
+            axes.text(0.5, 0.5, "nothing logged", ha="center", color=GREY, transform=axes.transAxes)
+    room = figure.get_figwidth() - 0.4
+    beside = max((text_width(name, _TYPE) for _, name in kinds), default=0.0) + 1.0
+    _legend_below(figure, entries, "left", room=room - beside)
+    if kinds:
+        _legend_below(figure, kinds, "right", room=beside)
+    return save_figure(figure, path)
+
+
+def plot_stage_times(
+    seconds: Mapping[str, Mapping[str, float]], path: str | os.PathLike[str] | None = None
+) -> Figure:
+    """Draw, per run, which share of the time each stage of a step took.
+
+    Args:
+        seconds: name of each run -> stage -> seconds, stages in the order of the step. A stage
+            that only some runs have stands where they have it and counts as 0 in the others.
+        path: where to save, as PNG, PDF or SVG; an older picture is replaced. None saves nothing.
+
+    Returns:
+        The figure: one bar per run, its total beside it, shares of 4 % and more written inside.
+
+    Raises:
+        ValueError: if there is no run or no stage, or a time is negative or not finite.
+
+    Example:
+        >>> figure = plot_stage_times({"gloss": {"encoder": 3.0, "search": 1.0}})
+        >>> [text.get_text() for text in figure.axes[0].texts]
+        ['75 %', '25 %', '4.00 s']
+
+    See also: ``plot_training``, for what the time bought.
+    """
+    stages = _merged(seconds.values())
+    if not stages:
+        raise ValueError("'seconds' must hold a run with a stage (got none). Time one first.")
+    table = np.zeros((len(seconds), len(stages)))
+    for i, (run, row) in enumerate(seconds.items()):
+        for stage, value in row.items():
+            if not (math.isfinite(value) and value >= 0):
+                raise ValueError(
+                    f"'seconds' must be finite and at least 0 (got {value} for stage {stage!r} "
+                    f"of run {run!r})."
+                )
+            table[i, stages.index(str(stage))] += value
+    total = table.sum(axis=1)
+    share = 100 * table / np.where(total > 0, total, 1)[:, None]
+
+    columns = legend_columns(stages, _WIDTH - 0.4, 4, _TYPE, handle=_HANDLE)
+    lines = math.ceil(len(stages) / columns)
+    figure = new_figure(_WIDTH, 1.9 + 0.55 * len(seconds) + 0.25 * lines)
+    axes = figure.add_subplot()
+    tidy_axes(axes, title="Where the time goes", x="share of the time of a run, %", y="")
+    start = np.zeros(len(seconds))
+    entries: list[tuple[Any, str]] = []
+    rows = np.arange(len(seconds))
+    for j, stage in enumerate(stages):
+        # Past the palette its colours return hatched.
+        look: dict[str, Any] = {
+            "facecolor": PALETTE[j % len(PALETTE)],
+            "hatch": ("", "////", "....")[min(j // len(PALETTE), 2)],
+            "edgecolor": "white",
+        }
+        axes.barh(rows, share[:, j], left=start, height=0.62, linewidth=0.8, **look)
+        ink = _ink_on(look["facecolor"])
+        back = {"facecolor": look["facecolor"], "edgecolor": "none", "pad": 1.5}
+        for i in np.flatnonzero(share[:, j] >= 4).tolist():
+            text = axes.text(start[i] + share[i, j] / 2, i, f"{share[i, j]:.0f} %", color=ink)
+            text.set(ha="center", va="center", fontsize=9.5, bbox=back)
+        start += share[:, j]
+        entries.append((Patch(**look), stage))
+    for i in rows.tolist():
+        axes.text(101, i, _duration(total[i]), va="center", fontsize=10, color=INK)
+    names = [shortened(str(run), 10.5, _RUN) for run in seconds]
+    axes.set_yticks(rows, names, fontsize=10.5, parse_math=False)
+    axes.set(xlim=(0, 100), ylim=(len(seconds) - 0.5, -0.5))
+    axes.spines["left"].set_visible(False)
+    axes.tick_params(axis="y", length=0)
+    _legend_below(figure, entries, "left", room=_WIDTH - 0.4, columns=columns)
+    return save_figure(figure, path)
+
+
+def _merged(rows: Iterable[Mapping[str, float]]) -> list[str]:
+    """Return all stages; a new one stands behind the stage it follows in its own run."""
+    stages: list[str] = []
+    for row in rows:
+        place = 0
+        for stage in map(str, row):
+            if stage not in stages:
+                stages.insert(place, stage)
+            place = stages.index(stage) + 1
+    return stages
+
+
+class _Curve(NamedTuple):
+    """Values over steps, (n,) each, without gaps."""
+
+    step: np.ndarray
+    value: np.ndarray
+
+
+def _curves(name: str, rows: Any) -> dict[str, _Curve]:
+    """Read the known columns of one run."""
+    if hasattr(rows, "to_dict"):
+        rows = rows.to_dict("records")
+    points: dict[str, list[tuple[float, float]]] = {}
+    for i, row in enumerate(rows):
+        if not isinstance(row, Mapping):
+            raise ValueError(
+                f"'history' must map runs to rows, dicts or a DataFrame (got "
+                f"{type(row).__name__} in run {name!r}). Pass {{'name': rows}}."
+            )
+        step = _number(row.get("step"), name, "step")
+        for key in (*_LOSSES, *_SCORES):
+            value = _number(row.get(key), name, key)
+            if not math.isnan(value):
+                points.setdefault(key, []).append((i if math.isnan(step) else step, value))
+    return {key: _Curve(*np.array(sorted(found)).T) for key, found in points.items()}
+
+
+def _number(value: Any, run: str, key: str) -> float:
+    """Return a float, NaN for what a logger or a CSV file leaves empty or infinite."""
+    if value is None or value == "":
+        return math.nan
+    try:
+        number = float(value)
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"'history' must hold numbers (got {value!r} for {key!r} of run {run!r})."
+        ) from error
+    return number if math.isfinite(number) else math.nan
+
+
+def _draw_loss(axes: Axes, curve: _Curve, color: str, style: str, *, leading: bool) -> None:
+    value, size = curve.value, len(curve.value)
+    if size > _LONG:
+        if leading:
+            axes.plot(*curve, color=color, linewidth=0.6, alpha=0.25)
+        half = size // 50
+        total = np.concatenate([[0.0], np.cumsum(value)])
+        low = np.maximum(np.arange(size) - half, 0)
+        high = np.minimum(np.arange(size) + half + 1, size)
+        value = (total[high] - total[low]) / (high - low)
+    width = 2.0 if leading else 1.3
+    axes.plot(curve.step, value, color=color, linewidth=width, linestyle=style)
+
+
+def _draw_score(axes: Axes, curve: _Curve, color: str) -> str:
+    """Draw a score with its best value starred; return the words for the legend."""
+    axes.plot(*curve, color=color, linewidth=1.8, marker="o", markersize=3.5)
+    best = int(np.argmax(curve.value))
+    step, value = curve.step[best], curve.value[best]
+    axes.plot(step, value, color=color, marker="*", markersize=14, markeredgecolor=INK, zorder=5)
+    return f"★ {value:.3f} at step {step:,.0f}"
+
+
+def _legend_below(
+    figure: Figure, entries: list[tuple[Any, str]], side: str, *, room: float, columns: int = 1
+) -> None:
+    add_legend(
+        figure,
+        entries,
+        room=room,
+        columns=columns,
+        loc=f"outside lower {side}",
+        fontsize=_TYPE,
+        handlelength=_HANDLE,
+    )
+
+
+def _ink_on(color: str) -> str:
+    """Return white or ink, whichever is easier to read on a colour."""
+    red, green, blue = to_rgb(color)
+    return "white" if 0.299 * red + 0.587 * green + 0.114 * blue < 0.55 else INK
+
+
+def _duration(seconds: float) -> str:
+    if seconds >= 120:
+        return f"{seconds / 60:.1f} min"
+    return f"{seconds:.2f} s" if seconds >= 1 else f"{1000 * seconds:.3g} ms"
