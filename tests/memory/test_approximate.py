@@ -18,7 +18,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from gloss_graph import MemoryBank
-from gloss_graph.neighbors import HNSWSettings, IVFSettings, Search, approximate, choice, nearest
+from gloss_graph.neighbors import HNSWSettings, IVFSettings, Search, approximate, nearest
+from gloss_graph.neighbors import automatic as choice
 from gloss_graph.neighbors.approximate import IVFSearch
 
 DIM = 16

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from gloss_graph import GraphGuidedObjective, MemoryBank
-from gloss_graph.neighbors import DescentSettings, IVFSettings, approximate, choice
+from gloss_graph.neighbors import DescentSettings, IVFSettings, approximate
+from gloss_graph.neighbors import automatic as choice
 
 DIM, CORPUS, BATCH, CLASSES = 12, 500, 24, 3
 SEARCHES: dict[str, Any] = {

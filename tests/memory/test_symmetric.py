@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from gloss_graph import MemoryBank
+from gloss_graph.neighbors import adjacency as symmetric
 from gloss_graph.neighbors import exact as search
-from gloss_graph.neighbors import symmetric
 
 
 def same_graph(bank: MemoryBank) -> None:

@@ -14,10 +14,9 @@ import pytest
 import torch
 
 from gloss_graph._internal.search_space import Choice, Range
-from gloss_graph.studies import TuneResult, tune_text
+from gloss_graph.studies import TuneResult, trial, tune_text
 from gloss_graph.text import Splits, TextEncoder, load_encoder
-from gloss_graph.studies import trial
-from gloss_graph.training import TrainConfig, train_text, 
+from gloss_graph.training import TrainConfig, train_text
 
 from .tiny import quick, tiny_corpus, tiny_encoder, tiny_splits
 
