@@ -14,19 +14,16 @@ from torch import Tensor
 from transformers import TrainerControl, TrainerState
 
 from gloss_graph._internal.files import atomic_write
-from gloss_graph._internal.folders import write_json
 from gloss_graph._internal.processes import launched
 from gloss_graph.baselines.bert_gcn import BertGCNClassifier
 from gloss_graph.baselines.config import BertGCNConfig, GraphModelConfig, TextGCNConfig
 from gloss_graph.baselines.text_gcn import TextGCNClassifier
-from gloss_graph.runs.contents import CONTENTS, run_contents
-from gloss_graph.runs.provenance import provenance
+from gloss_graph.runs import RunFolder
 from gloss_graph.text import Corpus, Splits, TextEncoder
 from gloss_graph.text.writers import csv_bytes
 from gloss_graph.training.config import TrainConfig
-from gloss_graph.training.labels import write_labels_used
 from gloss_graph.training.outcome import ClassReport, describe, split_scores
-from gloss_graph.training.run import check_labels, claim_run_folder, with_few_labels
+from gloss_graph.training.run import check_labels, with_few_labels
 from gloss_graph.training.snapshots import Snapshots
 
 GraphClassifier = TextGCNClassifier | BertGCNClassifier
@@ -97,7 +94,7 @@ def train_graph_model(
     )
     splits = with_few_labels(splits, plain)
     check_labels(splits, plain)
-    with claim_run_folder(out) as claimed:
+    with RunFolder(out).claim() as claimed:
         result = _train(model, splits, config, plain, encoder, claimed.draft, progress)
         if finish is not None:
             finish(claimed.draft, result)
@@ -132,10 +129,11 @@ def _train(
             metrics |= split_scores(name, predictions[name], embeddings[name], there[name])
             classes.add(name, config.model, predictions[name], there[name])
     metrics["seconds.total"] = time.perf_counter() - start
-    model.save(out / "model")
-    write_labels_used(splits.train, out / "labels_used.csv")
-    classes.write(out / "classes.csv")
-    _write_predictions(there, spreads, out / "predictions.csv")
+    folder = RunFolder(out)
+    model.save(folder.model)
+    folder.write_labels_used(splits.train)
+    classes.write(folder.classes)
+    _write_predictions(there, spreads, folder.predictions)
     recorder.write(out, embeddings, metrics)
     shared = ("seed", "device", "pictures", "label_fraction", "labels_per_class")
     values = config.as_dict()
@@ -146,12 +144,8 @@ def _train(
         **({} if encoder is None else encoder.describe()),
         config.model.replace("-", "_"): values,
         "data": describe(splits),
-        CONTENTS: run_contents(out),
     }
-    write_json(out / "config.json", {**settings, **provenance()})
-    with atomic_write(out / "history.csv", overwrite=True) as draft:
-        draft.write(csv_bytes(pd.DataFrame(model.history)))
-    write_json(out / "metrics.json", metrics)
+    folder.write(settings, metrics, model.history)
     return GraphModelResult(model, metrics, model.history, predictions)
 
 

@@ -13,7 +13,6 @@ from rich.table import Table
 
 from gloss_graph._internal.checks import check_choice
 from gloss_graph._internal.files import utf8_folder
-from gloss_graph._internal.limits import read_object
 from gloss_graph._internal.processes import launched
 from gloss_graph.baselines import (
     CONFIGS,
@@ -25,12 +24,11 @@ from gloss_graph.baselines import (
 from gloss_graph.baselines.text_gcn import NEW_DOCUMENTS
 from gloss_graph.cli.predictions import answered
 from gloss_graph.cli.train import finish_run, read_files, say_run
-from gloss_graph.runs.contents import check_contents
+from gloss_graph.runs import RunFolder
 from gloss_graph.text import Splits, load_encoder, read_table
 from gloss_graph.text.writers import write_table
 from gloss_graph.training import TextClassifier, TrainConfig
 from gloss_graph.training.processes import find_device
-from gloss_graph.training.run import check_run_folder
 
 # Options that say what is read and written, for both models.
 _FILES = ("train", "val", "test", "out", "unlabeled", "text", "label", "model")
@@ -96,7 +94,7 @@ def run_model(model: str, context: typer.Context) -> None:
     find_device(config.device)
     out, console = Path(options["out"]), Console()
     # Refused before anything is read.
-    check_run_folder(out)
+    RunFolder(out).check_new()
     splits = _read(config, options, console)
     encoder = None
     if isinstance(config, BertGCNConfig):
@@ -117,7 +115,7 @@ def run_model(model: str, context: typer.Context) -> None:
 def model_of(run: Path) -> str | None:
     """The graph model of a run folder; None where it is of another kind or cannot be read."""
     try:
-        model = read_object(run / "config.json").get("model")
+        model = RunFolder(run).settings().get("model")
     except (OSError, ValueError):
         return None
     return model if isinstance(model, str) else None
@@ -138,14 +136,14 @@ def predict_by_model(
             f"'--{_dashed(refused[0])}' must be left out for a run of --model {model}, whose "
             "encoder head labels new documents: no graph holds them."
         )
-    run = utf8_folder(run)
+    folder = RunFolder(utf8_folder(run))
     try:
-        check_contents(run, read_object(run / "config.json"))
+        folder.check_digests(folder.settings())
     except (OSError, ValueError) as error:
         raise ValueError(
             f"'run' must be a folder written by gloss-graph train ({error})."
         ) from error
-    classifier = TextClassifier.load(run / "model")
+    classifier = TextClassifier.load(folder.model)
     corpus = read_table(source, text=text, label=None)
     answers = ("label", "probability")
     table = answered(source, corpus, text=text, text_b=None, answers=answers)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -11,13 +10,11 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.table import Table
 
-from gloss_graph._internal.folders import write_json
 from gloss_graph._internal.processes import is_main
 from gloss_graph._internal.timing import STAGES, stage_seconds
 from gloss_graph.cli.report import draw_report
 from gloss_graph.cli.signals import keeping
-from gloss_graph.reports.run_page import PAGE
-from gloss_graph.runs.finished import is_finished, read_run
+from gloss_graph.runs import RunFolder, read_run
 from gloss_graph.text import (
     Corpus,
     FeatureEncoder,
@@ -36,7 +33,6 @@ from gloss_graph.training.checkpoints import Checkpoints, different
 from gloss_graph.training.multilabel import check_multilabel
 from gloss_graph.training.parameters import check_run
 from gloss_graph.training.processes import check_same_everywhere, join_processes, on_main
-from gloss_graph.training.run import check_run_folder
 from gloss_graph.visualization import plot_stage_times, plot_training
 
 if TYPE_CHECKING:
@@ -68,7 +64,7 @@ def run_train(
     join_processes(config.device)
     check_same_everywhere({"command": (command or [])[1:]})
     console = Console(quiet=not is_main())
-    if resume and is_finished(out):
+    if resume and RunFolder(out).is_finished:
         _check_finished(out, config)
         console.print(
             f"The run is finished, there is nothing to resume. Run folder: {out}",
@@ -78,7 +74,7 @@ def run_train(
         )
         return None
     # Refused before anything is read.
-    on_main(lambda: check_run_folder(out))
+    on_main(RunFolder(out).check_new)
     if resume and not Checkpoints(out).begun:
         console.print("Nothing to resume: the run starts.", style="dim")
     if (encoder_name == "none") != (features is not None):
@@ -167,11 +163,12 @@ def finish_run(
     files: list[dict[str, Any]] | None = None,
 ) -> None:
     """Draw the curves of a run and write its page, before it is whole in `out`."""
+    folder = RunFolder(draft)
     if result.history:
-        plot_training({name: result.history}, draft / "training.png")
+        plot_training({name: result.history}, folder.curves)
     if stages := stage_seconds(result.metrics):
-        plot_stage_times({name: stages}, draft / "stages.png")
-    note_command(draft, command, files)
+        plot_stage_times({name: stages}, folder.stages)
+    folder.note(command=command, files=files)
     draw_report(draft, place=out)
 
 
@@ -181,7 +178,7 @@ def say_run(out: Path, scores: Table, notes: Sequence[str] = ()) -> None:
     console.print(scores)
     for note in notes:
         console.print(note, style="dim")
-    for line in (f"Report: {out / PAGE}", f"Run folder: {out}"):
+    for line in (f"Report: {RunFolder(out).page}", f"Run folder: {out}"):
         console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
@@ -231,17 +228,6 @@ def described_files(
         last = describe_file(unlabeled, **named)
         files.append({**last, "first_id": splits.next_id - last["rows"]})
     return files
-
-
-def note_command(
-    out: Path, command: list[str] | None, files: list[dict[str, Any]] | None = None
-) -> None:
-    """Add the words that were typed, and the files read, to the settings of a run."""
-    noted = {"command": command, "files": files}
-    if noted := {name: value for name, value in noted.items() if value}:
-        file = out / "config.json"
-        settings = json.loads(file.read_text(encoding="utf-8"))
-        write_json(file, {**settings, **noted})
 
 
 def score_table(results: dict[str, RunResult]) -> Table:

@@ -14,6 +14,7 @@ from rich.table import Table
 from gloss_graph._internal.search_space import Dimension
 from gloss_graph.cli.signals import keeping
 from gloss_graph.cli.train import described_files, read_files, train_and_report
+from gloss_graph.runs import RunFolder
 from gloss_graph.studies import (
     TuneResult,
     parse_choice,
@@ -28,7 +29,6 @@ from gloss_graph.studies import (
 from gloss_graph.studies.space import default_parameters
 from gloss_graph.text import TextEncoder, load_encoder
 from gloss_graph.training import TrainConfig
-from gloss_graph.training.run import check_run_folder
 
 _SHOWN = 5
 
@@ -90,7 +90,7 @@ def run_tune(
     best = out / "best"
     if final:
         try:
-            check_run_folder(best)
+            RunFolder(best).check_new()
         except FileExistsError:
             raise FileExistsError(
                 f"'final' must find no {best}. Remove it or leave --final out."

@@ -18,7 +18,7 @@ from gloss_graph.inference import GraphSkill
 from gloss_graph.reports.described import PARTS as _PARTS
 from gloss_graph.reports.described import plain, repetition, setting_values, summary
 from gloss_graph.reports.run_data import RunFiles, read_files
-from gloss_graph.training.snapshots import FOLDER
+from gloss_graph.runs import RunFolder
 from gloss_graph.visualization.embedding import plot_embeddings
 from gloss_graph.visualization.graph_change import plot_graph_change
 from gloss_graph.visualization.similarity import plot_similarities
@@ -28,7 +28,6 @@ from gloss_graph.visualization.training_curves import plot_stage_times, plot_tra
 __all__ = ["write_report"]
 
 #: Name of the page in a run folder.
-PAGE = "report.html"
 
 _SCORES = {
     "accuracy": "accuracy",
@@ -71,7 +70,7 @@ def write_report(
         See the README.
     """
     run = read_files(folder)
-    target = run.folder / PAGE if out is None else Path(out)
+    target = RunFolder(run.folder).page if out is None else Path(out)
     figures = _draw(run)
     page = (
         _environment()
@@ -82,7 +81,9 @@ def write_report(
         draft.write(page.encode("utf-8", "backslashreplace"))
     if out is None and run.snapshots is not None:
         for name in ("embeddings", "similarities", "graph"):
-            with atomic_write(run.folder / FOLDER / f"{name}.png", overwrite=True) as draft:
+            with atomic_write(
+                RunFolder(run.folder).pictures / f"{name}.png", overwrite=True
+            ) as draft:
                 draft.write(figures[name].png)
     return target
 

@@ -21,11 +21,11 @@ from gloss_graph._internal.files import atomic_path
 from gloss_graph._internal.folders import write_json
 from gloss_graph._internal.processes import is_main, launched
 from gloss_graph._internal.timing import StageClock
+from gloss_graph.runs import RunFolder
 from gloss_graph.runs.provenance import documents_digest, weights_digest
 from gloss_graph.text import FeatureEncoder, Splits, TextEncoder
 from gloss_graph.training.config import TrainConfig
 
-FOLDER = "checkpoints"
 EXTRAS_FILE = "extras.safetensors"
 _SETTINGS = "run.json"
 _SHOWN = 6
@@ -78,7 +78,7 @@ class Checkpoints:
     """
 
     def __init__(self, out: str | Path) -> None:
-        self.folder = Path(out) / FOLDER
+        self.folder = RunFolder(out).checkpoints
 
     @property
     def begun(self) -> bool:

@@ -95,11 +95,3 @@ def set_scores(predicted: np.ndarray, targets: np.ndarray) -> dict[str, float]:
         # Nothing to find and nothing claimed is no mistake.
         "macro_f1": float(np.mean(each[present])) if present.any() else 1.0,
     }
-
-
-def joined_names(members: np.ndarray, names: list[str], separator: str) -> list[str]:
-    """The names of the classes in every row of `members` (N, C) bool, as `read_table` reads them.
-
-    A row without a class is the bare separator.
-    """
-    return [separator.join(names[c] for c in np.flatnonzero(row)) or separator for row in members]

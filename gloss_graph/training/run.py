@@ -4,32 +4,29 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import torch
 from torch import Tensor
 from transformers import TrainerCallback, set_seed
 
 from gloss_graph._internal.checks import check_positive_int
-from gloss_graph._internal.files import atomic_write, utf8_folder
-from gloss_graph._internal.folders import Claim, check_folder, claim, write_json
+from gloss_graph._internal.files import utf8_folder
+from gloss_graph._internal.folders import Claim
 from gloss_graph._internal.processes import is_main, wait_for_all
 from gloss_graph._internal.sampling import seeded_sample
 from gloss_graph.inference import GraphSkill, graph_skill
 from gloss_graph.objective import GraphGuidedObjective
-from gloss_graph.runs.contents import CONTENTS, run_contents
-from gloss_graph.runs.provenance import provenance
+from gloss_graph.runs import RunFolder
 from gloss_graph.text import Adapters, Corpus, FeatureEncoder, Splits, TextEncoder
-from gloss_graph.text.writers import csv_bytes
-from gloss_graph.training.checkpoints import FOLDER, Checkpoints, RunClock, run_settings
+from gloss_graph.training.checkpoints import Checkpoints, RunClock, run_settings
 from gloss_graph.training.classifier import TextClassifier
 from gloss_graph.training.config import TrainConfig
-from gloss_graph.training.labels import draw_labels, hide_labels, write_labels_used
+from gloss_graph.training.labels import draw_labels, hide_labels
 from gloss_graph.training.multilabel import THRESHOLD, check_multilabel
 from gloss_graph.training.outcome import (
     ClassReport,
@@ -49,8 +46,6 @@ from gloss_graph.training.state import save_objective
 from gloss_graph.training.views import Views
 
 _SIGMA_SAMPLE = 1024
-# With the first a run folder is whole; the second is there until then.
-_MARKER, _WORK = "metrics.json", (FOLDER,)
 
 
 @dataclass(frozen=True)
@@ -146,7 +141,7 @@ def train_text(
         owned: list[Claim] = []
 
         def begin() -> None:
-            owned.append(stack.enter_context(claim_run_folder(out, resume=going_on)))
+            owned.append(stack.enter_context(RunFolder(out).claim(resume=going_on)))
             if not going_on and save_steps != 0:
                 checkpoints.begin(settings)
 
@@ -172,16 +167,6 @@ def train_text(
             finish(owned[0].draft, result)
     wait_for_all()  # until the folder is whole
     return result
-
-
-def check_run_folder(out: str | Path) -> None:
-    """Refuse early what a training into `out` would refuse; see `check_folder`."""
-    check_folder(out, "train", marker=_MARKER, work=_WORK)
-
-
-def claim_run_folder(out: str | Path, *, resume: bool = False) -> AbstractContextManager[Claim]:
-    """Own a run folder until it is whole; see `claim`."""
-    return claim(out, "train", marker=_MARKER, work=_WORK, resume=resume)
 
 
 def _train(
@@ -319,11 +304,12 @@ def _train(
     wait_for_all()  # the checkpoints are read by all
     if draft is None:
         return result
-    classifier.save(draft / "model")
-    (draft / "memory").mkdir()
-    save_objective(objective, draft / "memory" / "objective.safetensors")
-    write_labels_used(train, draft / "labels_used.csv")
-    classes.write(draft / "classes.csv")
+    folder = RunFolder(draft)
+    classifier.save(folder.model)
+    folder.objective.parent.mkdir()
+    save_objective(objective, folder.objective)
+    folder.write_labels_used(train)
+    classes.write(folder.classes)
     snapshots.write(draft, embeddings, metrics)
     memory = objective.memory
     settings = {
@@ -337,11 +323,7 @@ def _train(
             **({"multilabel": True} if train.multilabel else {}),
         },
     }
-    settings[CONTENTS] = run_contents(draft)
-    write_json(draft / "config.json", {**settings, **provenance()})
-    write_json(draft / _MARKER, metrics)
-    with atomic_write(draft / "history.csv") as file:
-        file.write(csv_bytes(pd.DataFrame(history)))
+    folder.write(settings, metrics, history)
     return result
 
 

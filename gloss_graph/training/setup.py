@@ -22,8 +22,9 @@ from gloss_graph.losses import METRIC_LOSSES, MetricLoss, PseudoLabelLoss
 from gloss_graph.memory import MemoryBank, Reservoir
 from gloss_graph.objective import GraphGuidedObjective
 from gloss_graph.propagation.alignment import class_shares
+from gloss_graph.runs import RunFolder
 from gloss_graph.text import Corpus, Splits
-from gloss_graph.training.checkpoints import FOLDER, SavePoints
+from gloss_graph.training.checkpoints import SavePoints
 from gloss_graph.training.classifier import TextClassifier
 from gloss_graph.training.config import TrainConfig
 from gloss_graph.training.dataset import TextCollator, TextDataset
@@ -253,7 +254,7 @@ def make_trainer(
             "greater_is_better": True,
         }
     args = TrainingArguments(
-        output_dir=str(out / FOLDER),
+        output_dir=str(RunFolder(out).checkpoints),
         num_train_epochs=config.epochs,
         max_steps=config.max_steps or -1,
         per_device_train_batch_size=sampler.labeled + sampler.unlabeled,

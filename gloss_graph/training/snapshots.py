@@ -20,11 +20,11 @@ from gloss_graph._internal.files import atomic_write
 from gloss_graph._internal.folders import write_json
 from gloss_graph._internal.limits import read_object
 from gloss_graph._internal.sampling import stratified_sample
+from gloss_graph.runs import RunFolder
 from gloss_graph.text import Corpus, Splits
 from gloss_graph.training.checkpoints import Checkpointed, ends_epoch, has_ended
 from gloss_graph.training.config import TrainConfig
 
-FOLDER = "pictures"
 _ROWS, _NAMES = "data.safetensors", "data.json"
 _FORMAT = "gloss_graph.snapshots.1"
 _DOCUMENTS = 1000
@@ -254,7 +254,8 @@ class Snapshots:
         self._fixed.finish("end" if best == steps else f"end, kept step {best:,}")
         corpus = self._splits[self._name]
         some = corpus.select(self._chosen)
-        (out / FOLDER).mkdir(exist_ok=True)
+        folder = RunFolder(out).pictures
+        folder.mkdir(exist_ok=True)
         tensors = {
             "before": _compact(self._before),
             "after": _compact(self._rows(embeddings)),
@@ -266,10 +267,10 @@ class Snapshots:
         }
         if self._fixed.epochs:
             tensors["epochs"] = _compact(torch.stack(self._fixed.epoch_rows))
-        with atomic_write(out / FOLDER / _ROWS, overwrite=True) as draft:
+        with atomic_write(folder / _ROWS, overwrite=True) as draft:
             draft.write(save(tensors))
         write_json(
-            out / FOLDER / _NAMES,
+            folder / _NAMES,
             {
                 "format": _FORMAT,
                 "label_names": corpus.label_names,
@@ -333,7 +334,7 @@ def load_snapshots(folder: str | Path) -> SnapshotData | None:
     Raises:
         ValueError: The record is damaged or of another format.
     """
-    folder = Path(folder) / FOLDER
+    folder = RunFolder(folder).pictures
     if not (folder / _NAMES).exists() and not (folder / _ROWS).exists():
         return None
     try:
@@ -382,8 +383,8 @@ def load_snapshots(folder: str | Path) -> SnapshotData | None:
         SafetensorError,
     ) as error:
         raise ValueError(
-            f"'{FOLDER}' of a run must be what training wrote ({folder}: {error}). Remove it to do "
-            "without the pictures."
+            f"'{folder.name}' of a run must be what training wrote ({folder}: {error}). Remove it "
+            "to do without the pictures."
         ) from error
 
 

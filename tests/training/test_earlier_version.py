@@ -109,5 +109,5 @@ def test_an_interrupted_run_with_other_settings_is_refused_by_name(
     shutil.copytree(DATA / "run-interrupted", out)
     splits, encoder = on_features(table)
     config: TrainConfig = quick(**{**SETTINGS, "half_life": 10.0})
-    with pytest.raises(ValueError, match="'half_life' was 20.0, is 10.0"):
+    with pytest.raises(ValueError, match=r"'half_life' was 20\.0, is 10\.0"):
         train_text(splits, encoder, config, out, resume=True)
