@@ -126,7 +126,8 @@ def train_and_report(
     `files`, of `described_files`, lets the run find its documents again.
     """
     notes = []
-    if config.loss == "gloss" and not config.few_labels and min(splits.train.labels) >= 0:
+    spec, unlabeled = config.loss_spec, min(splits.train.labels) < 0
+    if spec.fills_bank and spec.uses_unlabeled and not config.few_labels and not unlabeled:
         notes.append("No unlabeled documents: the consistency term stays zero.")
     if splits.train.multilabel and config.pictures:
         notes.append("Label sets: no pictures, which color documents by one class.")

@@ -314,4 +314,4 @@ def _environment() -> Environment:
 
 
 def _template() -> str:
-    return files("gloss_graph.analysis").joinpath("report.html.jinja").read_text(encoding="utf-8")
+    return files("gloss_graph.reports").joinpath("report.html.jinja").read_text(encoding="utf-8")

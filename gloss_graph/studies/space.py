@@ -17,6 +17,7 @@ from gloss_graph.propagation.rules import SEARCH_SPACE as _RULES
 from gloss_graph.step.consistency import SEARCH_SPACE as _CONSISTENCY
 from gloss_graph.training.config import SEARCH_SPACE as _TRAINING
 from gloss_graph.training.config import TrainConfig
+from gloss_graph.training.losses import LOSSES
 from gloss_graph.training.warmstart import SEARCH_SPACE as _WARM_START
 
 __all__ = [
@@ -44,17 +45,11 @@ SEARCH_SPACE: dict[str, Dimension] = {
 }
 #: What the paper's G-Loss-O searches.
 PAPER_PARAMETERS = ("bandwidth", "visible_fraction", "graph_weight", "learning_rate")
-_WITHOUT_GRAPH_LOSS = {
-    "ce": ("learning_rate",),
-    "pseudo-label": ("learning_rate", "consistency_weight"),
-    "static-lp": ("bandwidth", "learning_rate", "consistency_weight"),
-    "setfit": ("warm_start_rate",),
-}
 
 
 def default_parameters(loss: str) -> tuple[str, ...]:
     """What to search with a loss: the paper's four, or those of them the loss depends on."""
-    return _WITHOUT_GRAPH_LOSS.get(loss, PAPER_PARAMETERS)
+    return LOSSES[loss].searched if loss in LOSSES else PAPER_PARAMETERS
 
 
 def search_space(

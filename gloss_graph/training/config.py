@@ -12,20 +12,7 @@ from gloss_graph.memory import EVICTIONS
 from gloss_graph.neighbors.quantized import check_bits
 from gloss_graph.propagation import NORMALIZATIONS, RULES
 from gloss_graph.step import MemoryUse
-
-LOSSES = {
-    "ce": "cross-entropy",
-    "gloss": "graph-guided loss over the memory bank",
-    "static-lp": "labels propagated once over frozen embeddings, then soft-label training",
-    "pseudo-label": "confident predictions of a moving-average teacher",
-    "scl": "supervised contrastive loss",
-    "triplet": "batch-all triplet margin loss",
-    "cosine": "squared error of the cosine of all pairs",
-    "xbm-scl": "supervised contrastive loss over a cross-batch memory",
-    "setfit": "contrastive warm start, then a balanced logistic head",
-    "gloss-published": "the paper's in-batch form",
-    "gloss-released": "the in-batch form of the paper's released code",
-}
+from gloss_graph.training.losses import LOSSES, LossSpec
 
 MODES = {
     "integrated": "λ L + (1 - λ) cross-entropy, best validation macro-F1",
@@ -34,7 +21,6 @@ MODES = {
 DEVICES = ("auto", "cpu", "cuda", "mps")
 GRAPH_CLASSES = ("auto", "co-training", "agreed", "propagated")
 BANK_SEARCHES = ("auto", "exact", "descent", "ivf", "hnsw")
-_JOINT_ONLY = ("ce", "static-lp", "pseudo-label", "setfit")
 # What the paper searches.
 SEARCH_SPACE: dict[str, Dimension] = {"learning_rate": Range(1e-5, 5e-5, step=1e-5)}
 
@@ -211,7 +197,7 @@ class TrainConfig:
     def __post_init__(self) -> None:
         check_choice("loss", self.loss, LOSSES)
         check_choice("mode", self.mode, MODES)
-        if self.mode == "standalone" and self.loss in _JOINT_ONLY:
+        if self.mode == "standalone" and self.loss_spec.needs_head:
             raise ValueError(
                 f"'mode' must be 'integrated' for loss={self.loss!r}, which trains a classifier "
                 f"(got {self.mode!r})."
@@ -225,8 +211,8 @@ class TrainConfig:
         if self.eval_steps is not None:
             check_positive_int("eval_steps", self.eval_steps)
         if self.max_steps is not None:
-            fits = self.loss in ("ce", "gloss", "setfit")
-            check_positive_int("max_steps", self.max_steps, minimum=0 if fits else 1)
+            least = 0 if self.loss_spec.fits_head else 1
+            check_positive_int("max_steps", self.max_steps, minimum=least)
         if self.memory_size is not None:
             check_positive_int("memory_size", self.memory_size, minimum=0)
         if self.memory_bits is not None:
@@ -249,7 +235,7 @@ class TrainConfig:
                 "a rule of your own to GraphGuidedObjective."
             )
         check_bandwidth(self.bandwidth)
-        if self.memory_size != 0 and self.loss in ("gloss", "static-lp"):
+        if self.memory_size != 0 and self.loss_spec.over_bank:
             check_fits_bank(self.bandwidth)
         if self.bandwidth == "local" and self.bandwidth_scale != 1:
             raise ValueError(
@@ -259,8 +245,8 @@ class TrainConfig:
         check_choice("normalization", self.normalization, NORMALIZATIONS)
         if self.eta is not None:
             check_range("eta", self.eta, 0, math.inf, open_high=True)
-        in_batch = self.loss in ("gloss-published", "gloss-released")
-        if in_batch and isinstance(self.bandwidth, str) and self.bandwidth != "sqrt":
+        named = isinstance(self.bandwidth, str) and self.bandwidth != "sqrt"
+        if self.loss_spec.in_batch and named:
             raise ValueError(
                 f"'bandwidth' of loss={self.loss!r} must be a number or 'sqrt' "
                 f"(got {self.bandwidth!r})."
@@ -307,6 +293,11 @@ class TrainConfig:
             )
 
     @property
+    def loss_spec(self) -> LossSpec:
+        """The facts of the loss."""
+        return LOSSES[self.loss]
+
+    @property
     def few_labels(self) -> bool:
         """Whether only a draw of the labels is used."""
         return self.label_fraction is not None or self.labels_per_class is not None
@@ -314,12 +305,12 @@ class TrainConfig:
     @property
     def trains(self) -> bool:
         """Whether head and encoder are trained together, after the contrastive stages."""
-        return self.loss != "setfit" and self.max_steps != 0
+        return self.loss_spec.trains and self.max_steps != 0
 
     @property
     def fits_on_graph(self) -> bool:
         """Whether a head that is fitted learns from what the graph propagates, too."""
-        return self.loss == "gloss" or self.refit_head
+        return self.loss_spec.head_from_graph or self.refit_head
 
     @property
     def keeps_last(self) -> bool:

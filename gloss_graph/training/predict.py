@@ -19,7 +19,7 @@ from gloss_graph.runs import RunFolder
 from gloss_graph.text import UNLABELED, Corpus, FeatureEncoder, load_encoder
 from gloss_graph.training.classifier import TextClassifier
 from gloss_graph.training.config import TrainConfig
-from gloss_graph.training.setup import make_objective
+from gloss_graph.training.objectives import make_objective
 from gloss_graph.training.state import load_objective
 
 

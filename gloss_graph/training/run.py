@@ -28,6 +28,7 @@ from gloss_graph.training.classifier import TextClassifier
 from gloss_graph.training.config import TrainConfig
 from gloss_graph.training.labels import draw_labels, hide_labels
 from gloss_graph.training.multilabel import THRESHOLD, check_multilabel
+from gloss_graph.training.objectives import make_loss, make_objective
 from gloss_graph.training.outcome import (
     ClassReport,
     describe,
@@ -39,7 +40,7 @@ from gloss_graph.training.outcome import (
 from gloss_graph.training.parameters import adapt, check_run
 from gloss_graph.training.processes import check_same_everywhere, join_processes, on_main
 from gloss_graph.training.progress import ProgressBar
-from gloss_graph.training.setup import USES_UNLABELED, make_loss, make_objective, make_trainer
+from gloss_graph.training.setup import make_trainer
 from gloss_graph.training.snapshots import Snapshots
 from gloss_graph.training.stages import fill_bank, fit_head, run_start_stages
 from gloss_graph.training.state import save_objective
@@ -230,7 +231,7 @@ def _train(
         if started.losses and config.trains:
             fit_head(classifier, train, start_rows(), views, config)
     if config.trains:
-        corpus = train if config.loss in USES_UNLABELED else train.select(labels.numpy() >= 0)
+        corpus = train if config.loss_spec.uses_unlabeled else train.select(labels.numpy() >= 0)
         part = views.frozen.get("train") if joint else None
         trainer = make_trainer(
             classifier,
@@ -272,7 +273,7 @@ def _train(
 
     objective = loss if isinstance(loss, GraphGuidedObjective) else None
     memory = None if objective is None else objective.memory
-    if objective is None or memory is None or not len(memory) or config.loss == "static-lp":
+    if not (memory is not None and len(memory)) or config.loss_spec.frozen_targets:
         # Another loss's bank lacks documents or their learned rows: fill one to predict over.
         plain = replace(config, loss="gloss", memory_size=len(train))
         objective = make_objective(
@@ -387,14 +388,20 @@ def _skill(rows: Tensor | None, labels: Tensor, config: TrainConfig) -> GraphSki
     counts = torch.bincount(labels[labels >= 0])
     if int((counts > 0).sum()) < 2 or int(counts.max()) < 2:
         return None
-    warn = config.loss in ("gloss", "static-lp")
-    return graph_skill(rows, labels, k=config.k, align=config.align, seed=config.seed, warn=warn)
+    return graph_skill(
+        rows,
+        labels,
+        k=config.k,
+        align=config.align,
+        seed=config.seed,
+        warn=config.loss_spec.over_bank,
+    )
 
 
 def _sigma_sample(
     encoder: TextEncoder | FeatureEncoder, train: Corpus, config: TrainConfig, progress: bool
 ) -> Tensor | None:
-    if not (config.loss.startswith("gloss-") and isinstance(config.bandwidth, str)):
+    if not (config.loss_spec.in_batch and isinstance(config.bandwidth, str)):
         return None
     some = train.select(seeded_sample(len(train), _SIGMA_SAMPLE).tolist())
     return encoder.embed(some, progress=progress)

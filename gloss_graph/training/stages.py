@@ -18,16 +18,15 @@ from gloss_graph.training.checkpoints import Checkpoints
 from gloss_graph.training.classifier import TextClassifier
 from gloss_graph.training.config import TrainConfig
 from gloss_graph.training.multilabel import label_tensor
+from gloss_graph.training.objectives import make_objective
 from gloss_graph.training.outcome import (
     fit_balanced_head,
     fit_propagated_head,
     logistic_probabilities,
 )
-from gloss_graph.training.setup import make_objective
 from gloss_graph.training.views import Views
 from gloss_graph.training.warmstart import contrastive_warm_start
 
-_SETFIT_STEPS = 60
 _WARM_START, _GRAPH_START = "warm-start", "graph-start"
 # Share a view leaves a class it rules out, so that it alone cannot.
 _LEAST = 1e-6
@@ -187,8 +186,8 @@ def run_start_stages(
     did not is done again, which gives the same, as it begins with its seed.
     """
     start, steps = time.perf_counter(), config.warm_start_steps
-    if config.loss == "setfit":
-        steps = steps or config.max_steps or _SETFIT_STEPS
+    if config.loss_spec.warm_start_steps:
+        steps = steps or config.max_steps or config.loss_spec.warm_start_steps
     contrast = partial(
         contrastive_warm_start,
         encoder,

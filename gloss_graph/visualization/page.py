@@ -232,7 +232,7 @@ def _page(title: str, content: dict[str, Any]) -> str:
 
 
 def _part(name: str) -> str:
-    return (files("gloss_graph.analysis") / "page_parts" / name).read_text(encoding="utf-8")
+    return (files("gloss_graph.visualization") / "page_parts" / name).read_text(encoding="utf-8")
 
 
 def _hash(text: str) -> str:
