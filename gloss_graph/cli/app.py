@@ -19,6 +19,7 @@ from gloss_graph.cli.ablate import ablate
 from gloss_graph.cli.bench import bench
 from gloss_graph.cli.graph import graph
 from gloss_graph.cli.options import path, path_option, train, typed
+from gloss_graph.cli.settings import FewSettingsCommand, SettingsCommand
 from gloss_graph.cli.signals import end_quietly, farewell, open_streams, stoppable
 from gloss_graph.cli.tune import tune
 
@@ -154,7 +155,7 @@ def demo(
     )
 
 
-app.command()(train)
+app.command(cls=SettingsCommand)(train)
 
 
 @app.command()
@@ -222,7 +223,7 @@ def evaluate(
     run_evaluate(runs, out, metrics=metric or None, by=by or None, baseline=baseline)
 
 
-app.command()(tune)
+app.command(cls=FewSettingsCommand)(tune)
 app.command()(ablate)
 
 

@@ -23,11 +23,13 @@ from gloss_graph.baselines import (
 )
 from gloss_graph.baselines.text_gcn import NEW_DOCUMENTS
 from gloss_graph.cli.predictions import answered
+from gloss_graph.cli.settings import typed_settings, was_typed
 from gloss_graph.cli.train import finish_run, read_files, say_run
 from gloss_graph.runs import RunFolder
 from gloss_graph.text import Splits, load_encoder, read_table
 from gloss_graph.text.writers import write_table
 from gloss_graph.training import TextClassifier, TrainConfig
+from gloss_graph.training.config import SETTINGS
 from gloss_graph.training.processes import find_device
 
 # Options that say what is read and written, for both models.
@@ -77,7 +79,8 @@ def model_config(model: str, context: typer.Context) -> GraphModelConfig:
                 f"'--{_dashed(name)}' must be left out with --model {model}, which does not have "
                 f"it. It takes {', '.join('--' + _dashed(n) for n in _taken(allowed, context))}."
             )
-    settings = {name: context.params[name] for name in given if name in known}
+    values = {**context.params, **typed_settings(context)}
+    settings = {name: values[name] for name in given if name in known}
     if "epochs" in settings:
         epochs = settings["epochs"]
         if epochs != int(epochs):
@@ -176,16 +179,12 @@ def _read(config: GraphModelConfig, options: dict[str, Any], console: Console) -
 
 def _given(context: typer.Context) -> list[str]:
     """Options that were typed."""
-    found = []
-    for name in context.params:
-        source = context.get_parameter_source(name)
-        if source is not None and source.name not in ("DEFAULT", "DEFAULT_MAP"):
-            found.append(name)
-    return found
+    typed = [name for name in context.params if was_typed(context, name)]
+    return [*typed, *typed_settings(context)]
 
 
 def _taken(allowed: set[str], context: typer.Context) -> list[str]:
-    return [name for name in context.params if name in allowed]
+    return [name for name in (*context.params, *SETTINGS) if name in allowed]
 
 
 def _dashed(name: str) -> str:

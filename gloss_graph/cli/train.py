@@ -30,6 +30,7 @@ from gloss_graph.text.origins import describe_file
 from gloss_graph.text.tables import has_column
 from gloss_graph.training import RunResult, TrainConfig, train_text, with_unlabeled
 from gloss_graph.training.checkpoints import Checkpoints, different
+from gloss_graph.training.config import DEFAULTS
 from gloss_graph.training.multilabel import check_multilabel
 from gloss_graph.training.parameters import check_run
 from gloss_graph.training.processes import check_same_everywhere, join_processes, on_main
@@ -102,7 +103,7 @@ def _check_finished(out: Path, config: TrainConfig) -> None:
     stored = read_run(out).settings
     # What "auto" stands for depends on the files.
     asked = {k: v for k, v in config.as_dict().items() if (k, v) != ("select", "auto")}
-    changes = different({name: stored.get(name) for name in asked}, asked)
+    changes = different({name: stored.get(name, DEFAULTS[name]) for name in asked}, asked)
     if changes:
         raise ValueError(
             f"'resume' must find a run of these settings ({changes}), and that in {out} is "

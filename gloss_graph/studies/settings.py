@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import re
-
 from gloss_graph.training import LOSSES, TrainConfig
+from gloss_graph.training.config import SETTINGS
 
 __all__ = ["ENCODER_ONLY", "GRAPH_LOSSES", "NO_FACTORS", "glossary", "used_settings"]
 
@@ -15,6 +14,7 @@ GRAPH_LOSSES = tuple(
 NO_FACTORS = ("seed", "pictures")
 
 _LORA = frozenset(("lora_alpha", "lora_dropout", "lora_targets"))
+_STALENESS = ("half_life", "restandardize", "memory_start", "memory_ramp")
 _SPREADING = frozenset(("unlabeled_batch_size", "graph_start_classes", "graph_start_rate"))
 #: Settings of transformers, which an adapter of features has no use for.
 ENCODER_ONLY = _LORA | {"bf16", "gradient_checkpointing", "freeze_layers", "lora_rank"}
@@ -75,17 +75,24 @@ def used_settings(config: TrainConfig, *, unlabeled: bool) -> set[str]:
         used |= spec.reads(config, unlabeled=unlabeled)
     elif spec.head_from_graph and unlabeled and config.anchor > 0:
         used |= {"memory_size", "memory_bits", "eviction"}  # filled all the same, to predict over
-    return used
+    return used | _other_part_settings(config, unlabeled)
+
+
+def _other_part_settings(config: TrainConfig, unlabeled: bool) -> set[str]:
+    """Settings of parts that no rule above names, where they are not at their default."""
+    spec, parts = config.loss_spec, {"graph", "propagation"}
+    if config.trains and spec.over_bank:
+        parts |= {"staleness"} | ({"consistency"} if unlabeled else set())
+    ruled = {"eta", "hops", "refresh_every", "consistency_weight", *_STALENESS}
+    if config.rule != "spreading":
+        ruled.add("alpha")
+    return {
+        name
+        for name, one in SETTINGS.items()
+        if one.part in parts and name not in ruled and getattr(config, name) != one.default
+    }
 
 
 def glossary() -> dict[str, str]:
-    """Setting -> what the documentation of `TrainConfig` says of it."""
-    text = (TrainConfig.__doc__ or "").partition("Attributes:")[2]
-    found = re.findall(r"^ {8}(\w+): (.*(?:\n {12}.*)*)", text, flags=re.MULTILINE)
-    plain = {}
-    for name, body in found:
-        line = " ".join(body.split())
-        for written, sign in ((r"\(\sigma\)", "σ"), (r"\(\gamma\)", "γ"), (r"\(\lambda\)", "λ")):
-            line = line.replace(written, sign)
-        plain[name] = line
-    return plain
+    """Setting -> what it is, in a sentence."""
+    return {name: one.help for name, one in SETTINGS.items()}

@@ -24,7 +24,7 @@ from gloss_graph._internal.timing import StageClock
 from gloss_graph.runs import RunFolder
 from gloss_graph.runs.provenance import documents_digest, weights_digest
 from gloss_graph.text import FeatureEncoder, Splits, TextEncoder
-from gloss_graph.training.config import TrainConfig
+from gloss_graph.training.config import DEFAULTS, TrainConfig
 
 EXTRAS_FILE = "extras.safetensors"
 _SETTINGS = "run.json"
@@ -98,7 +98,8 @@ class Checkpoints:
         """
         file = self.folder / _SETTINGS
         try:
-            begun = json.loads(file.read_text(encoding="utf-8"))
+            # A run that was begun before a setting existed has its default.
+            begun = DEFAULTS | json.loads(file.read_text(encoding="utf-8"))
             changes = different(begun, settings)
         except (OSError, ValueError, TypeError) as error:
             raise ValueError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from dataclasses import asdict, replace
 
 import torch
 from torch import Tensor
@@ -123,6 +124,7 @@ def make_objective(
         )
     # Targets that learning does not improve, or has improved already, need not wait for it.
     early = spec.frozen_targets or config.warm_start_steps > 0
+    start, ramp = (0, 1) if early else (sixth, sixth)
     refresh = min(_REFRESH, sixth) if config.refresh_every is None else config.refresh_every
     if spec.frozen_targets:
         refresh = _NEVER_AGAIN
@@ -131,26 +133,20 @@ def make_objective(
         num_classes,
         memory=_bank(config, documents, dim + frozen_dim, config.k, classes),
         multilabel=multilabel,
-        k=config.k,
-        bandwidth=bandwidth,
+        graph=replace(config.graph, bandwidth=bandwidth),
         graph_weight=config.graph_weight if spec.weighted else 0.0,
-        eta=config.eta,
-        rule=config.rule,
-        normalization=config.normalization,
         visible_fraction=config.visible_fraction,
         memory_visible_fraction=config.memory_visible_fraction,
-        consistency_weight=config.consistency_weight,
-        consistency_start=0 if early else sixth,
-        consistency_ramp=1 if early else sixth,
-        refresh_every=refresh if targets else 0,
-        anchor=1.0 if spec.frozen_targets else config.anchor,
-        align=config.align,
-        hops=config.hops,
-        half_life=config.half_life,
-        restandardize=config.restandardize,
-        memory_start=config.memory_start,
-        memory_ramp=config.memory_ramp,
+        consistency=replace(
+            config.consistency,
+            start=start if config.consistency_start is None else config.consistency_start,
+            ramp=ramp if config.consistency_ramp is None else config.consistency_ramp,
+            refresh_every=refresh if targets else 0,
+        ),
+        staleness=config.staleness,
+        frozen_weight=1.0 if spec.frozen_targets else config.anchor,
         seed=config.seed,
+        **asdict(config.propagation),
     )
 
 
@@ -165,6 +161,7 @@ def _bank(
         dim,
         k=k,
         search=config.search,
+        normalize=config.graph.normalize,
         num_classes=num_classes,
         eviction=Reservoir(config.seed) if draws else config.eviction,
         bits=config.memory_bits,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -83,9 +83,8 @@ class Run:
     def _config(self) -> tuple[TrainConfig, dict[str, Any]]:
         """The settings of the training, and those of its bank."""
         file = self._files.config
-        known = {field.name for field in fields(TrainConfig)}
         try:
-            config = TrainConfig(**{k: v for k, v in self.settings.items() if k in known})
+            config = TrainConfig.from_flat(self.settings)
             bank = dict(self.settings["bank"])
             for name, low in (("capacity", 0), ("frozen_dim", 0)):
                 check_positive_int(f"bank.{name}", bank[name], minimum=low)
@@ -235,7 +234,7 @@ class Run:
         if self.frozen_dim and anchor != 0.0:
             frozen = self.frozen_rows(corpus, progress)
         explanation = self.objective.explain(
-            rows, frozen=frozen, ids=ids, mode=mode, anchor=anchor, rule=rule, top=top
+            rows, frozen=frozen, ids=ids, mode=mode, frozen_weight=anchor, rule=rule, top=top
         )
         with torch.no_grad():
             logits = self.classifier.head(rows)

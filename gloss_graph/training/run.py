@@ -25,7 +25,7 @@ from gloss_graph.runs import RunFolder
 from gloss_graph.text import Adapters, Corpus, FeatureEncoder, Splits, TextEncoder
 from gloss_graph.training.checkpoints import Checkpoints, RunClock, run_settings
 from gloss_graph.training.classifier import TextClassifier
-from gloss_graph.training.config import TrainConfig
+from gloss_graph.training.config import DEFAULTS, TrainConfig
 from gloss_graph.training.labels import draw_labels, hide_labels
 from gloss_graph.training.multilabel import THRESHOLD, check_multilabel
 from gloss_graph.training.objectives import make_loss, make_objective
@@ -314,15 +314,17 @@ def _train(
     snapshots.write(draft, embeddings, metrics)
     memory = objective.memory
     settings = {
-        **config.as_dict(),
+        **config.flat(),
         **encoder.describe(),
         "data": describe(splits),
         "bank": {
             "capacity": 0 if memory is None else memory.capacity,
             "frozen_dim": views.dim,
-            "targets": objective.targets.refresh_every > 0,
+            "targets": objective.consistency.refresh_every > 0,
             **({"multilabel": True} if train.multilabel else {}),
         },
+        # Of this version: those who compare runs leave them out.
+        "defaults": DEFAULTS,
     }
     folder.write(settings, metrics, history)
     return result

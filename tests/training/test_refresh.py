@@ -28,6 +28,11 @@ SETTINGS: dict[str, Any] = {
     "memory_ramp": 4,
 }
 
+OF_OBJECTIVE = {
+    {"memory_start": "warmup_steps", "memory_ramp": "ramp_steps"}.get(name, name): value
+    for name, value in SETTINGS.items()
+}
+
 
 def objective(eviction: str, **settings: Any) -> GraphGuidedObjective:
     # The last policy also stands for rows of few bits and search over the links.
@@ -44,7 +49,7 @@ def test_resumed_training_equals_uninterrupted(tmp_path: Path, eviction: str) ->
         made = fresh_trainer(
             tmp_path / name,
             seed=seed,
-            objective=objective(eviction, **SETTINGS),
+            objective=objective(eviction, **OF_OBJECTIVE),
             callbacks=callbacks,
         )
         made.add_callback(BankRefresh(made, rows=3, every=2))
@@ -77,7 +82,7 @@ def test_refreshed_rows_are_what_the_model_makes_of_them_now(tmp_path: Path, how
         trainer.use_teacher(0.9)
     if how == "frozen":
         bank = MemoryBank(10, DIM + 5, k=4)
-        trainer.objective = GraphGuidedObjective(len(CLASSES), memory=bank, k=4, anchor=0.25)
+        trainer.objective = GraphGuidedObjective(len(CLASSES), memory=bank, k=4, frozen_weight=0.25)
         trainer.train_dataset.frozen = frozen
     trainer.add_callback(BankRefresh(trainer, rows=100, every=3))
     trainer.train()
@@ -156,7 +161,7 @@ def test_settings_reach_bank_and_objective() -> None:
     made = make_objective(config, 3, DIM, 24)
     assert int(made.memory.eviction.seed) == 5
     assert "hops=2" in repr(made)
-    assert "half_life=6.0, restandardize=True, memory_start=2, memory_ramp=4" in repr(made)
+    assert "half_life=6.0, restandardize=True, warmup_steps=2, ramp_steps=4" in repr(made)
 
 
 def test_a_run_with_all_of_them_is_recorded_and_read_again(tmp_path: Path) -> None:
