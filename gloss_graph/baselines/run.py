@@ -21,7 +21,6 @@ from gloss_graph.baselines.text_gcn import TextGCNClassifier
 from gloss_graph.runs import RunFolder
 from gloss_graph.text import Corpus, Splits, TextEncoder
 from gloss_graph.text.writers import csv_bytes
-from gloss_graph.training.config import TrainConfig
 from gloss_graph.training.outcome import ClassReport, describe, split_scores
 from gloss_graph.training.run import check_labels, with_few_labels
 from gloss_graph.training.snapshots import Snapshots
@@ -83,19 +82,15 @@ def train_graph_model(
     if launched() > 1:
         raise ValueError(f"A {config.model} runs in one process: start it without torchrun.")
     model = _made(config, encoder)
-    plain = TrainConfig(
-        loss="ce",
+    splits = with_few_labels(
+        splits,
+        fraction=config.label_fraction,
+        per_class=config.labels_per_class,
         seed=config.seed,
-        device=config.device,
-        pictures=config.pictures,
-        label_fraction=config.label_fraction,
-        labels_per_class=config.labels_per_class,
-        select="last",
     )
-    splits = with_few_labels(splits, plain)
-    check_labels(splits, plain)
+    check_labels(splits, picks_step=False)
     with RunFolder(out).claim() as claimed:
-        result = _train(model, splits, config, plain, encoder, claimed.draft, progress)
+        result = _train(model, splits, config, encoder, claimed.draft, progress)
         if finish is not None:
             finish(claimed.draft, result)
     return result
@@ -105,13 +100,12 @@ def _train(
     model: GraphClassifier,
     splits: Splits,
     config: GraphModelConfig,
-    plain: TrainConfig,
     encoder: TextEncoder | None,
     out: Path,
     progress: bool,
 ) -> GraphModelResult:
     """Fit the model and write its run into `out`."""
-    recorder = _Recorder(model, splits, plain)
+    recorder = _Recorder(model, splits, config)
     start = time.perf_counter()
     model.fit(splits, watch=recorder, progress=progress)
     metrics = {"steps": float(model.steps), "best_step": float(model.best_step)}
@@ -163,13 +157,14 @@ def _made(config: GraphModelConfig, encoder: TextEncoder | None) -> GraphClassif
 class _Recorder:
     """Records the embeddings of a fit for its pictures, once the model is made."""
 
-    def __init__(self, model: GraphClassifier, splits: Splits, config: TrainConfig) -> None:
+    def __init__(self, model: GraphClassifier, splits: Splits, config: GraphModelConfig) -> None:
         self._model, self._splits, self._config = model, splits, config
         self._state = TrainerState()
         self._snapshots: Snapshots | None = None
 
     def begin(self) -> None:
-        self._snapshots = Snapshots(self._model, self._splits, self._config, {})
+        pictures, seed = self._config.pictures, self._config.seed
+        self._snapshots = Snapshots(self._model, self._splits, {}, pictures=pictures, seed=seed)
 
     def step(self, step: int, most: int) -> None:
         if self._snapshots is None:

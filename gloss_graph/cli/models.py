@@ -24,11 +24,11 @@ from gloss_graph.baselines import (
 from gloss_graph.baselines.text_gcn import NEW_DOCUMENTS
 from gloss_graph.cli.predictions import answered
 from gloss_graph.cli.settings import typed_settings, was_typed
-from gloss_graph.cli.train import finish_run, read_files, say_run
+from gloss_graph.cli.train import finish_run, read_parts, say_run
 from gloss_graph.runs import RunFolder
 from gloss_graph.text import Splits, load_encoder, read_table
 from gloss_graph.text.writers import write_table
-from gloss_graph.training import TextClassifier, TrainConfig
+from gloss_graph.training import TextClassifier
 from gloss_graph.training.config import SETTINGS
 from gloss_graph.training.processes import find_device
 
@@ -166,15 +166,11 @@ def predict_by_model(
 
 
 def _read(config: GraphModelConfig, options: dict[str, Any], console: Console) -> Splits:
-    plain = TrainConfig(
-        loss="ce",
-        seed=config.seed,
-        label_fraction=config.label_fraction,
-        labels_per_class=config.labels_per_class,
-    )
     columns = {"text": options["text"], "label": options["label"], "text_b": None}
-    train, val, test = (options[name] for name in ("train", "val", "test"))
-    return read_files(train, val, test, options["unlabeled"], plain, columns, console)[0]
+    files = (options["train"], options["val"], options["test"], options["unlabeled"])
+    few = (options["unlabeled"], config.label_fraction, config.labels_per_class) != (None,) * 3
+    share = 0.0 if few else 0.1
+    return read_parts(files, columns, console, val_share=share, seed=config.seed)
 
 
 def _given(context: typer.Context) -> list[str]:

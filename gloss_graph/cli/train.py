@@ -204,10 +204,27 @@ def read_files(
         config = replace(config, select="last")
     # Where no step is picked every label is used for training.
     share = 0.0 if config.keeps_last and not needs_val else 0.1
-    splits = read_splits(train, val, test, val_fraction=share, seed=config.seed, **columns)
+    files = (train, val, test, unlabeled)
+    return read_parts(files, columns, console, val_share=share, seed=config.seed), config
+
+
+def read_parts(
+    files: tuple[Path, Path | None, Path | None, Path | None],
+    columns: dict[str, Any],
+    console: Console,
+    *,
+    val_share: float,
+    seed: int,
+) -> Splits:
+    """The documents of the training, validation, test and unlabeled file.
+
+    Without a validation file `val_share` of the labeled training documents becomes one.
+    """
+    train, val, test, unlabeled = files
+    splits = read_splits(train, val, test, val_fraction=val_share, seed=seed, **columns)
     if unlabeled is not None:
         splits = with_unlabeled(splits, _unlabeled(unlabeled, columns, console))
-    return splits, config
+    return splits
 
 
 def _unlabeled(file: Path, columns: dict[str, Any], console: Console) -> Corpus:

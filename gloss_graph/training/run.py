@@ -124,8 +124,15 @@ def train_text(
         check_multilabel(config)
         # Pictures color documents by their one class.
         config = replace(config, pictures=False)
-    splits = with_few_labels(splits, config)
-    check_labels(splits, config)
+    splits = with_few_labels(
+        splits,
+        fraction=config.label_fraction,
+        per_class=config.labels_per_class,
+        seed=config.seed,
+    )
+    check_labels(
+        splits, picks_step=not config.keeps_last, by_silhouette=config.mode == "standalone"
+    )
     device = check_run(config, on_features=isinstance(encoder, FeatureEncoder))
     join_processes(config.device)
     if save_steps is not None:
@@ -199,7 +206,15 @@ def _train(
     if adapters is not None:
         metrics["lora.parameters"] = float(adapters.size)
     views = Views(encoder, splits, config, frozen, progress)
-    snapshots = Snapshots(encoder, splits, config, views.frozen)
+    snapshots = Snapshots(
+        encoder,
+        splits,
+        views.frozen,
+        pictures=config.pictures,
+        warm_start=config.warm_start_steps > 0 or config.graph_start_steps > 0,
+        batch_size=config.eval_batch_size,
+        seed=config.seed,
+    )
     skill = _skill(views.frozen.get("train"), labels, config)
     if skill is not None:
         metrics |= {f"graph_skill.{key}": float(value) for key, value in skill._asdict().items()}
@@ -336,23 +351,26 @@ def _merge(adapters: Adapters | None) -> None:
         adapters.merge()
 
 
-def with_few_labels(splits: Splits, config: TrainConfig) -> Splits:
-    """The splits with the labels hidden that the settings do not draw."""
-    if not config.few_labels:
+def with_few_labels(
+    splits: Splits, *, fraction: float | None, per_class: int | None, seed: int
+) -> Splits:
+    """The splits with all training labels hidden but those that are drawn; see `draw_labels`."""
+    if fraction is None and per_class is None:
         return splits
-    kept = draw_labels(
-        splits.train,
-        fraction=config.label_fraction,
-        per_class=config.labels_per_class,
-        seed=config.seed,
-    )
+    kept = draw_labels(splits.train, fraction=fraction, per_class=per_class, seed=seed)
     return replace(splits, train=hide_labels(splits.train, kept))
 
 
-def check_labels(splits: Splits, config: TrainConfig) -> None:
-    """Refuse splits that lack the labels a run needs, and warn of classes without one."""
+def check_labels(splits: Splits, *, picks_step: bool, by_silhouette: bool = False) -> None:
+    """Refuse splits that lack the labels a run needs, and warn of classes without one.
+
+    Args:
+        splits: The documents.
+        picks_step: The validation part picks the best step.
+        by_silhouette: It does so by the silhouette of its classes.
+    """
     needed = {"train": splits.train}
-    if not config.keeps_last:
+    if picks_step:
         if splits.val is None:
             raise ValueError("'splits' must have a validation part, which picks the best step.")
         needed["val"] = splits.val
@@ -364,7 +382,7 @@ def check_labels(splits: Splits, config: TrainConfig) -> None:
             )
     counts = needed["val"].class_counts if "val" in needed else []
     lone = counts and (sum(count > 0 for count in counts) < 2 or max(counts) < 2)
-    if config.mode == "standalone" and lone:
+    if by_silhouette and lone:
         raise ValueError(
             "'splits.val' must hold two classes, one of them twice, for mode='standalone', which "
             "takes the step of the best silhouette. Label more, or take select='last'."
