@@ -30,9 +30,9 @@ from gloss_graph.graph.visibility import shown_nodes
 from gloss_graph.inference import BankInference, HeadSettings, PropagationPredictor
 from gloss_graph.losses import check_class_weight
 from gloss_graph.memory import MemoryBank
-from gloss_graph.memory.checked import check_forms, check_keys, check_limits, fit_cells
 from gloss_graph.memory.distributed import enqueue_gathered
 from gloss_graph.memory.labels import join_targets
+from gloss_graph.memory.state import check_forms, check_keys, check_limits, fit_cells
 from gloss_graph.propagation import LabelPropagation
 from gloss_graph.step import (
     Compared,

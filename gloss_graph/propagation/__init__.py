@@ -1,9 +1,9 @@
-"""Room 3, propagate: labels over a graph, differentiable in the edge weights."""
+"""Label propagation over a graph, differentiable in the edge weights."""
 
-from gloss_graph.propagation.layer import GRADIENTS, LabelPropagation, Propagation
+from gloss_graph.propagation.layer import GRADIENTS, LabelPropagation, node_factors
 from gloss_graph.propagation.normalize import NORMALIZATIONS
 from gloss_graph.propagation.rules import RULES, class_mass_normalize
-from gloss_graph.propagation.solve import SOLVERS, SolverReport
+from gloss_graph.propagation.solve import SOLVERS, Propagation, SolverReport
 
 __all__ = [
     "GRADIENTS",
@@ -14,4 +14,5 @@ __all__ = [
     "Propagation",
     "SolverReport",
     "class_mass_normalize",
+    "node_factors",
 ]

@@ -13,7 +13,7 @@ from gloss_graph.graph.build import Connection
 from gloss_graph.graph.distances import discounted
 from gloss_graph.losses.schedule import ramped
 from gloss_graph.memory import MemoryBank
-from gloss_graph.memory.drift import age_decay, restandardized
+from gloss_graph.memory.drift import age_decay
 
 SEARCH_SPACE: dict[str, Dimension] = {"half_life": Range(10.0, 10_000.0, log=True)}
 #: Of `GraphGuidedObjective`, shown by `repr` where they are set.
@@ -51,7 +51,7 @@ class MemoryUse:
 
     def view(self, memory: MemoryBank, x: Tensor, learned: int) -> MemoryBank:
         """A bank as the step of batch rows x (B, D) sees it; the first `learned` columns drift."""
-        return restandardized(memory, x, learned) if self.restandardize else memory
+        return memory.restandardized(x, learned) if self.restandardize else memory
 
     def weigh(
         self, connection: Connection, memory: MemoryBank | None, strength: float
