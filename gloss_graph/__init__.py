@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from gloss_graph.graph import build_document_graph
     from gloss_graph.inference import Explanation, GraphSkill, graph_skill
     from gloss_graph.memory import MemoryBank
+    from gloss_graph.neighbors import knn_graph
     from gloss_graph.objective import GraphGuidedObjective, ObjectiveOutput
     from gloss_graph.propagation import LabelPropagation
 
@@ -25,6 +26,7 @@ __all__ = [
     "__version__",
     "build_document_graph",
     "graph_skill",
+    "knn_graph",
     "to_networkx",
 ]
 
@@ -39,6 +41,7 @@ _HOMES = {
     "ObjectiveOutput": "objective",
     "build_document_graph": "graph",
     "graph_skill": "inference",
+    "knn_graph": "neighbors",
     "to_networkx": "analysis",
 }
 _ROOMS = ("analysis", "graph", "inference", "losses", "memory", "objective", "propagation")

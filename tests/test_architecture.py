@@ -47,7 +47,6 @@ EXCEPTIONS = {
     ("analysis", "training"),
     ("export", "visualization"),
     ("objective", "_paper"),
-    ("propagation", "graph"),
     ("runs", "training"),
 }
 

@@ -18,7 +18,7 @@ from gloss_graph.bench.rivals import UnrolledLayers, dense_loss, encoder_step
 from gloss_graph.bench.turns import peak_mib, seconds_of, take_turns, wait
 from gloss_graph.graph import build_document_graph
 from gloss_graph.memory import MemoryBank
-from gloss_graph.neighbors.settings import check_search
+from gloss_graph.neighbors.search import check_search
 from gloss_graph.objective import GraphGuidedObjective
 from gloss_graph.propagation import LabelPropagation
 

@@ -39,9 +39,7 @@ def bench(
     repeats: Annotated[int | None, typer.Option(help="Rounds.")] = None,
     threads: Annotated[int | None, typer.Option(help="Of every library; else theirs.")] = None,
     device: Annotated[str, typer.Option(help="cpu or cuda, of the stages.")] = "cpu",
-    search: Annotated[
-        str, typer.Option(help="Of the banks: auto, exact, descent, ivf, hnsw.")
-    ] = "auto",
+    search: Annotated[str, typer.Option(help="Of the banks: auto, exact, descent, ivf.")] = "auto",
     hops: Annotated[int, typer.Option(help="Of the steps near the batch; 0: without them.")] = 2,
 ) -> None:
     """Measure the stages of a step, whole-corpus propagation beside peers, or memory over time."""
