@@ -17,7 +17,7 @@ from torch_geometric.data import Data
 from torch_geometric.utils import to_networkx as pyg_to_networkx
 
 from gloss_graph.export import EDGE_KINDS, to_networkx
-from gloss_graph.export.columns import clean_text
+from gloss_graph.export.attributes import clean_text
 from gloss_graph.graph import build_document_graph
 
 TEXTS = [
