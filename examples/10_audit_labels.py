@@ -20,8 +20,8 @@ from rich.console import Console
 from gloss_graph import build_document_graph
 from gloss_graph.analysis import audit, explain, measures
 from gloss_graph.reports import measures_summary
-from gloss_graph.visualization import plot_explanation
 from gloss_graph.text import docstring_corpus, load_encoder, read_splits
+from gloss_graph.visualization import plot_explanation
 
 
 def flipped(labels: torch.Tensor, share: float, seed: int) -> torch.Tensor:

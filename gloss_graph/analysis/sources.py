@@ -13,12 +13,10 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from gloss_graph._internal.checks import check_matrix
-from gloss_graph._internal.folders import newest_whole
 from gloss_graph._internal.limits import read_object, read_tensors
 from gloss_graph.memory import MemoryBank
 from gloss_graph.neighbors.quantized import saved_rows
 from gloss_graph.runs.contents import check_contents
-from gloss_graph.runs.labels_used import read_labels_used
 from gloss_graph.text import (
     Corpus,
     FeatureEncoder,
@@ -27,10 +25,10 @@ from gloss_graph.text import (
     read_features,
     read_table,
 )
-from gloss_graph.text.checkpoints import ENCODER_FILE
 from gloss_graph.text.corpora import string_list
 from gloss_graph.text.origins import joined_texts, read_again
 from gloss_graph.text.tables import has_column
+from gloss_graph.training.labels import read_labels_used
 
 __all__ = ["Source", "SourceRows", "class_names", "read_corpus", "read_source"]
 
@@ -213,9 +211,11 @@ def _of_run(
     with_texts: bool,
     progress: bool,
 ) -> SourceRows:
+    from gloss_graph.training import TextClassifier
+
     names = class_names(folder)
     if documents is not None:
-        encoder = _trained_encoder(folder / "model")
+        encoder = TextClassifier.load(folder / "model").encoder
         corpus = documents
         if not isinstance(corpus, Corpus):
             corpus = read_corpus(corpus, columns, names)
@@ -225,15 +225,6 @@ def _of_run(
         raise ValueError(f"'source' holds no bank ({folder}). Name 'documents' to embed.")
     texts = _training_texts(folder, found.ids.tolist()) if with_texts else None
     return found._replace(texts=texts, label_names=names)
-
-
-def _trained_encoder(folder: Path) -> TextEncoder | FeatureEncoder:
-    """The encoder in the `model` folder of a run."""
-    try:
-        settings = read_object(newest_whole(folder) / ENCODER_FILE)
-    except OSError as error:
-        raise ValueError(f"'source' must be a whole run folder ({error}).") from error
-    return (FeatureEncoder if "dim" in settings else TextEncoder).load(folder)
 
 
 def class_names(folder: Path) -> list[str]:

@@ -12,7 +12,7 @@ import pandas as pd
 from gloss_graph._internal.files import utf8_folder
 from gloss_graph.runs.finished import read_run
 from gloss_graph.text.tables import read_columns
-from gloss_graph.runs.labels_used import read_labels_used
+from gloss_graph.training.labels import read_labels_used
 from gloss_graph.training.snapshots import SnapshotData, load_snapshots
 
 __all__ = ["RunFiles", "read_files"]

@@ -11,7 +11,7 @@ from typing import Any
 
 from gloss_graph._internal.limits import read_object
 from gloss_graph._internal.timing import stage_seconds
-from gloss_graph.runs.labels_used import LABELS_USED, read_labels_used
+from gloss_graph.training.labels import LABELS_USED, read_labels_used
 
 _FILES = ("config.json", "metrics.json")
 

@@ -20,7 +20,7 @@ from gloss_graph.runs.contents import check_contents
 from gloss_graph.text import UNLABELED, Corpus, FeatureEncoder, load_encoder
 from gloss_graph.training.classifier import TextClassifier
 from gloss_graph.training.config import TrainConfig
-from gloss_graph.runs.labels_used import read_labels_used
+from gloss_graph.training.labels import read_labels_used
 from gloss_graph.training.setup import make_objective
 from gloss_graph.training.state import load_objective
 

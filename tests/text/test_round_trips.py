@@ -15,8 +15,7 @@ import pytest
 from gloss_graph.text import Corpus, read_features, read_table
 from gloss_graph.text.tables import read_columns
 from gloss_graph.text.writers import csv_bytes, write_table
-from gloss_graph.runs.labels_used import read_labels_used
-from gloss_graph.training.labels import write_labels_used
+from gloss_graph.training.labels import read_labels_used, write_labels_used
 from gloss_graph.training.outcome import ClassReport
 
 ODD = {
