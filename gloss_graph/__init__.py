@@ -6,14 +6,14 @@ from importlib import import_module
 
 TYPE_CHECKING = False  # that of typing, which takes long to import
 if TYPE_CHECKING:
-    from gloss_graph.analysis import to_networkx
+    from gloss_graph.export import to_networkx
     from gloss_graph.graph import build_document_graph
     from gloss_graph.inference import Explanation, GraphSkill, graph_skill
     from gloss_graph.memory import MemoryBank
     from gloss_graph.objective import GraphGuidedObjective, ObjectiveOutput
     from gloss_graph.propagation import LabelPropagation
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "Explanation",
@@ -39,9 +39,18 @@ _HOMES = {
     "ObjectiveOutput": "objective",
     "build_document_graph": "graph",
     "graph_skill": "inference",
-    "to_networkx": "analysis",
+    "to_networkx": "export",
 }
-_ROOMS = ("analysis", "graph", "inference", "losses", "memory", "objective", "propagation")
+_ROOMS = (
+    "analysis",
+    "export",
+    "graph",
+    "inference",
+    "losses",
+    "memory",
+    "objective",
+    "propagation",
+)
 
 
 def __getattr__(name: str) -> object:

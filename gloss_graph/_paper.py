@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TypeVar
 
 import torch
-from typing_extensions import Self
+
+Form = TypeVar("Form", bound="PaperForms")
 
 
 class PaperForms:
@@ -13,7 +15,7 @@ class PaperForms:
 
     @classmethod
     def published(
-        cls,
+        cls: type[Form],
         num_classes: int,
         sigma: float,
         *,
@@ -21,7 +23,7 @@ class PaperForms:
         visible_fraction: float = 0.5,
         generator: torch.Generator | None = None,
         seed: int = 0,
-    ) -> Self:
+    ) -> Form:
         r"""The paper's in-batch form: Algorithm 1 (column-stochastic T) and eq. 1.
 
         `sigma` is the Gaussian's bandwidth; the other settings are those of the class.
@@ -31,7 +33,7 @@ class PaperForms:
 
     @classmethod
     def released(
-        cls,
+        cls: type[Form],
         num_classes: int,
         sigma: float,
         *,
@@ -39,7 +41,7 @@ class PaperForms:
         visible_fraction: float = 0.5,
         generator: torch.Generator | None = None,
         seed: int = 0,
-    ) -> Self:
+    ) -> Form:
         r"""What the paper's released code computes: the `hub` walk, F as logits, divided by |u|.
 
         `sigma` is the Gaussian's bandwidth; the other settings are those of the class.
@@ -49,7 +51,7 @@ class PaperForms:
 
     @classmethod
     def _in_batch(
-        cls,
+        cls: type[Form],
         num_classes: int,
         sigma: float,
         normalization: str,
@@ -58,8 +60,8 @@ class PaperForms:
         visible_fraction: float,
         generator: torch.Generator | None,
         seed: int,
-    ) -> Self:
-        make: Callable[..., Self] = cls
+    ) -> Form:
+        make: Callable[..., Form] = cls
         return make(
             num_classes,
             bandwidth=sigma,

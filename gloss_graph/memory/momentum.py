@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
-from typing_extensions import Self
 
 from gloss_graph._internal.checks import check_range
 from gloss_graph.memory.checked import check_forms, check_keys
@@ -73,7 +72,7 @@ class MomentumEncoder(nn.Module):
         """The momentum."""
         return f"momentum={self.momentum}"
 
-    def train(self, mode: bool = True) -> Self:
+    def train(self, mode: bool = True) -> MomentumEncoder:
         """Stays in eval mode whatever `mode` is."""
         del mode
         return super().train(False)

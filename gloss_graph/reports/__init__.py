@@ -1,5 +1,9 @@
 """Tables and pages about runs: one run, two runs compared, many evaluated."""
 
+from gloss_graph._internal.extras import require
+
+require("jinja2", "pandas", "matplotlib", extra="analysis")
+
 from gloss_graph.reports.comparison import plot_evaluation
 from gloss_graph.reports.evaluation_text import evaluation_markdown
 from gloss_graph.reports.measure_tables import compare_measures, edge_churn, measures_summary

@@ -1,5 +1,9 @@
 """Pictures of a document graph and of a training, and the interactive page."""
 
+from gloss_graph._internal.extras import require
+
+require("matplotlib", extra="analysis")
+
 from gloss_graph.visualization.adjacency_picture import plot_adjacency
 from gloss_graph.visualization.degrees import plot_degrees
 from gloss_graph.visualization.embedding import plot_embeddings
