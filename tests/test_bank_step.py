@@ -10,13 +10,17 @@ import torch
 from torch import Tensor
 
 from gloss_graph import GraphGuidedObjective, MemoryBank
-from gloss_graph.graph import bank_graph
+from gloss_graph.graph import KNNGraph, bank_graph
+from gloss_graph.graph.batch import Batch, check_batch
 from gloss_graph.graph.build import connect
-from gloss_graph.graph.kernels import gaussian_kernel
 from gloss_graph.propagation.bank_operator import ConstantRows, bank_operator
 from gloss_graph.propagation.reach import reachable
 
 CLASSES, DIM = 4, 12
+
+
+def checked(objective: GraphGuidedObjective, x: Tensor, y: Tensor, ids: Tensor) -> Batch:
+    return check_batch(x, y, ids, memory=objective.memory, normalize=objective.graph.normalize)
 
 
 def documents(count: int, seed: int = 0) -> tuple[Tensor, Tensor]:
@@ -122,9 +126,9 @@ def test_hops_touch_no_row_beyond_them(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bank_graph, "LEAST_ROWS", 1)
     objective = objective_with_bank(1_000, hops=1)
     x, y = documents(5)
-    near = objective._connect(x, y, None, torch.arange(5), DIM, False)
+    near = objective._connect(checked(objective, x, y, torch.arange(5)), DIM, listed=False)
     assert near.bank is not None
-    assert 5 < near.slots.numel() <= 5 * objective.k
+    assert 5 < near.slots.numel() <= 5 * objective.graph.k
     assert near.bank.pointer.numel() == near.slots.numel() + 1
     assert near.y.numel() == 5 + near.slots.numel()
     assert not bool(torch.isin(near.slots, torch.arange(5)).any())
@@ -141,10 +145,10 @@ def test_a_long_chain_is_reached_without_cutting_rows_out_at_every_hop(
     bank = MemoryBank(line + island, 2, k=2, normalize=False)
     bank.enqueue(x, ids=torch.arange(line + island))
     query, unlabeled = x[:1] - 0.1, torch.full((1,), -1)
-    options: dict[str, Any] = {"k": 2, "kernel": gaussian_kernel, "bandwidth": 1.0, "hops": None}
-    options |= {"symmetrize": "union", "batch_edges": "knn", "normalize_embeddings": False}
+    graph = KNNGraph(k=2, bandwidth=1.0, batch_edges="knn", normalize=False)
+    batch = check_batch(query, unlabeled, None, memory=bank, normalize=False)
     monkeypatch.setattr(bank_graph, "LEAST_ROWS", 1)
-    edges = connect(query, unlabeled, None, memory=bank, listed=False, **options).bank
+    edges = connect(batch, graph, memory=bank, listed=False).bank
     assert edges is not None
     cuts = []
     take = ConstantRows.take

@@ -360,7 +360,7 @@ CALLS: dict[str, Call] = {
             "ids": {**IDS, "one document": torch.zeros(SIZE).long()},
             "logits": {k: v for k, v in MATRICES.items() if v is not None},
             "visible": {"list": [True], "length": torch.ones(2).bool(), "long": torch.ones(SIZE)},
-            "reference": {k: v for k, v in MATRICES.items() if v is not None},
+            "target_embeddings": {k: v for k, v in MATRICES.items() if v is not None},
             "frozen": {"number": 3, "scalar": torch.tensor(1.0), "columns": rows()},
         },
     ),

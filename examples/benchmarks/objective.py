@@ -59,7 +59,7 @@ def within_batch(repeats: int) -> list[list[str]]:
     objectives = {
         "published": GraphGuidedObjective.published(CLASSES, SIGMA),
         "hub": GraphGuidedObjective(
-            CLASSES, bandwidth=SIGMA, eta=0.0, form="published", batch_edges="all"
+            CLASSES, bandwidth=SIGMA, eta=0.0, loss="published", batch_edges="all"
         ),
     }
     rows = []

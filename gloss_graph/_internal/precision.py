@@ -13,7 +13,7 @@ from torch import Tensor
 
 def full_precision(device_type: str) -> AbstractContextManager[Any]:
     """Turn autocast off where it is on; entering it for nothing costs more than a product."""
-    if torch.is_autocast_enabled(device_type):
+    if torch.amp.is_autocast_available(device_type) and torch.is_autocast_enabled(device_type):
         return torch.autocast(device_type, enabled=False)
     return nullcontext()
 

@@ -13,7 +13,6 @@ from torch import Tensor
 
 from gloss_graph._internal.checks import check_range
 from gloss_graph._internal.sampling import seeded_sample, stratified_sample
-from gloss_graph._internal.search_space import Dimension, Range
 
 BandwidthRule = Callable[[Tensor, "Tensor | None"], Tensor]
 
@@ -141,8 +140,6 @@ def scaled_bandwidth(bandwidth: float | str, factor: float) -> float | str | Ban
 
 # `local` scales every edge by its own two nodes, so it is not a function of a sample.
 BANDWIDTH_NAMES = (*BANDWIDTH_RULES, "local")
-# What the paper searches.
-SEARCH_SPACE: dict[str, Dimension] = {"bandwidth": Range(0.1, 10.0, log=True)}
 
 
 def needs_labels(bandwidth: float | str | BandwidthRule) -> bool:

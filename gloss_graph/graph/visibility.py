@@ -6,10 +6,6 @@ import torch
 from torch import Tensor
 
 from gloss_graph._internal.checks import check_range
-from gloss_graph._internal.search_space import Dimension, Range
-
-# What the paper searches.
-SEARCH_SPACE: dict[str, Dimension] = {"visible_fraction": Range(0.1, 0.9)}
 
 
 def visible_split(

@@ -28,8 +28,8 @@ class MomentumEncoder(nn.Module):
 
     \(\bar\theta \leftarrow m \bar\theta + (1 - m) \theta\) (He et al., 2020, arXiv 1911.05722).
     What it encodes drifts 1 / (1 - m) times slower than what the encoder does, so rows that it
-    wrote into a bank stay comparable for longer. Call it for the objective's `reference=` and
-    `update()` after every step of the optimizer. Parameters are averaged, buffers copied; it is
+    wrote into a bank stay comparable for longer. Call it for the objective's `target_embeddings`
+    and `update()` after every step of the optimizer. Parameters are averaged, buffers copied; it is
     always in eval mode and takes no gradient.
 
     Args:

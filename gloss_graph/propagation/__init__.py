@@ -1,8 +1,9 @@
-"""Room 3, propagate: labels over a graph, differentiable in the edge weights."""
+"""Label propagation over a graph, differentiable in the edge weights."""
 
-from gloss_graph.propagation.layer import GRADIENTS, LabelPropagation, Propagation
+from gloss_graph.propagation.layer import LabelPropagation, Propagation
 from gloss_graph.propagation.normalize import NORMALIZATIONS
 from gloss_graph.propagation.rules import RULES, class_mass_normalize
+from gloss_graph.propagation.settings import GRADIENTS, PropagationSettings
 from gloss_graph.propagation.solve import SOLVERS, SolverReport
 
 __all__ = [
@@ -12,6 +13,7 @@ __all__ = [
     "SOLVERS",
     "LabelPropagation",
     "Propagation",
+    "PropagationSettings",
     "SolverReport",
     "class_mass_normalize",
 ]

@@ -14,7 +14,6 @@ from gloss_graph._internal.checks import (
     check_choice,
     check_mask,
     check_positive_int,
-    check_range,
     check_tensor,
 )
 from gloss_graph._internal.precision import full_precision
@@ -29,7 +28,7 @@ from gloss_graph.propagation.inputs import (
     check_prior,
     label_rows,
 )
-from gloss_graph.propagation.normalize import NORMALIZATIONS, Scaling
+from gloss_graph.propagation.normalize import Scaling
 from gloss_graph.propagation.operators import (
     FullOperator,
     MaskedOperator,
@@ -44,9 +43,9 @@ from gloss_graph.propagation.rules import (
     edge_list,
     without_loose_edges,
 )
+from gloss_graph.propagation.settings import PropagationSettings
 from gloss_graph.propagation.solve import (
     DENSE_LIMIT,
-    SOLVERS,
     Propagation,
     SolverReport,
     System,
@@ -71,7 +70,6 @@ _LEAST_MASS = 1e-12
 _FINEST = 1e-12
 # Error that rounding leaves of a solve in float64.
 _DENSE_ERROR = 1e-9
-GRADIENTS = ("implicit", "unrolled")
 
 
 class LabelPropagation(MessagePassing):
@@ -159,16 +157,17 @@ class LabelPropagation(MessagePassing):
         fused: bool = True,
     ) -> None:
         super().__init__(aggr="sum")
-        check_choice("rule", rule, RULES)
-        check_choice("normalization", normalization, NORMALIZATIONS)
-        check_choice("solver", solver, SOLVERS)
-        check_choice("gradient", gradient, GRADIENTS)
-        if eta is None:
-            eta = 0.2 if rule == "harmonic" else 0.0
-        check_range("eta", eta, 0.0, float("inf"), open_high=True)
-        check_range("alpha", alpha, 0.0, 1.0, open_low=True, open_high=True)
-        check_range("tol", tol, 0.0, 1.0, open_high=True)
-        check_positive_int("max_iter", max_iter)
+        #: The settings as a part, for what connects and propagates in the same way.
+        self.settings = PropagationSettings(
+            rule=rule,
+            normalization=normalization,
+            eta=eta,
+            alpha=alpha,
+            solver=solver,
+            tol=tol,
+            max_iter=max_iter,
+            gradient=gradient,
+        )
         if num_classes is not None:
             check_positive_int("num_classes", num_classes)
         if isinstance(class_mass, str):
@@ -176,7 +175,7 @@ class LabelPropagation(MessagePassing):
         if class_mass is not None and rule == "poisson":
             raise ValueError("'class_mass' is not defined for rule='poisson' (signed scores).")
         self.rule, self.normalization, self.gradient = rule, normalization, gradient
-        self.eta, self.alpha = float(eta), float(alpha)
+        self.eta, self.alpha = self.settings.leak, float(alpha)
         self.num_classes, self.class_mass, self.fused = num_classes, class_mass, fused
         self.solver, self.tol, self.max_iter = solver, float(tol), max_iter
         self.prior: Tensor | None

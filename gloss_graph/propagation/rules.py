@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from gloss_graph._internal.checks import check_range
-from gloss_graph._internal.search_space import Dimension, Range
 from gloss_graph.propagation.alignment import align_classes
 from gloss_graph.propagation.bank_operator import AnyOperator, BankOperator, known_at
 from gloss_graph.propagation.inputs import check_prior
@@ -26,7 +25,6 @@ from gloss_graph.propagation.solve import DENSE_LIMIT, System
 
 # Up to one node in so many is known: then solving around them beats cutting W down to the rest.
 _KNOWN_RATIO = 4
-SEARCH_SPACE: dict[str, Dimension] = {"eta": Range(0.01, 1.0, log=True)}
 
 # Weight of an edge beside the mean of its ends' degrees, below which it is no tie for `poisson`.
 _LOOSE = 1e-4

@@ -11,7 +11,7 @@ from gloss_graph.graph.bandwidth import check_bandwidth, check_fits_bank
 from gloss_graph.memory import EVICTIONS
 from gloss_graph.neighbors.quantized import check_bits
 from gloss_graph.propagation import NORMALIZATIONS, RULES
-from gloss_graph.step import MemoryUse
+from gloss_graph.step import Staleness
 
 LOSSES = {
     "ce": "cross-entropy",
@@ -270,7 +270,12 @@ class TrainConfig:
         if self.hops is not None:
             check_positive_int("hops", self.hops)
         check_choice("eviction", self.eviction, EVICTIONS)
-        MemoryUse(self.half_life, self.restandardize, self.memory_start, self.memory_ramp)
+        Staleness(
+            half_life=self.half_life,
+            restandardize=self.restandardize,
+            warmup_steps=self.memory_start,
+            ramp_steps=self.memory_ramp,
+        )
         check_positive_int("refresh_rows", self.refresh_rows, minimum=0)
         check_positive_int("refresh_rows_every", self.refresh_rows_every)
 

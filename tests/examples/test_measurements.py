@@ -70,7 +70,7 @@ def test_the_dense_rival_computes_the_same_loss() -> None:
     x, y, _ = clustered(60, 8, 4, seed=0)
     x = x.double()
     visible = torch.rand(60, generator=torch.Generator().manual_seed(1)) < 0.7
-    objective = GraphGuidedObjective(4, bandwidth=0.5, eta=0.0, form="published", batch_edges="all")
+    objective = GraphGuidedObjective(4, bandwidth=0.5, eta=0.0, loss="published", batch_edges="all")
     expected = dense_loss(x, y, visible, 0.5, 4)
     torch.testing.assert_close(objective(x, y, visible=visible), expected, rtol=1e-9, atol=0.0)
 

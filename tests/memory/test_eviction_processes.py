@@ -13,6 +13,7 @@ from torch import Tensor
 from gloss_graph import GraphGuidedObjective, MemoryBank
 from gloss_graph._internal.processes import gather_rows
 from gloss_graph.memory import EVICTIONS
+from gloss_graph.step import Staleness
 
 DIM, CLASSES, STEPS = 6, 3, 5
 
@@ -21,7 +22,7 @@ def states(rank: int, eviction: str) -> list[dict[str, Tensor]]:
     """State after every step; batches of different documents and sizes."""
     bank = MemoryBank(12, DIM, k=3, eviction=eviction)
     objective = GraphGuidedObjective(
-        CLASSES, memory=bank, k=3, half_life=3.0, memory_start=1, memory_ramp=3
+        CLASSES, memory=bank, k=3, half_life=3.0, staleness=Staleness(warmup_steps=1, ramp_steps=3)
     )
     found = []
     for step in range(STEPS):

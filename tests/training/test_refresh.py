@@ -77,7 +77,7 @@ def test_refreshed_rows_are_what_the_model_makes_of_them_now(tmp_path: Path, how
         trainer.use_teacher(0.9)
     if how == "frozen":
         bank = MemoryBank(10, DIM + 5, k=4)
-        trainer.objective = GraphGuidedObjective(len(CLASSES), memory=bank, k=4, anchor=0.25)
+        trainer.objective = GraphGuidedObjective(len(CLASSES), memory=bank, k=4, frozen_weight=0.25)
         trainer.train_dataset.frozen = frozen
     trainer.add_callback(BankRefresh(trainer, rows=100, every=3))
     trainer.train()
