@@ -96,6 +96,7 @@ def test_a_filled_bank_links_rows_of_one_cluster() -> None:
     torch.testing.assert_close(squared, own, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_peers_run_on_one_graph_and_the_same_labels() -> None:
     x, y = made_corpus(400, dim=16)
     table = corpus_table(x, y, k=5, draws=1, repeats=1, poisson_rows=0)
@@ -107,6 +108,7 @@ def test_peers_run_on_one_graph_and_the_same_labels() -> None:
     assert poisson == "not run above 0 rows", "a peer that did not run must say why"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pieces", [1, 3])
 def test_poisson_of_a_graph_in_pieces_ends(pieces: int) -> None:
     """Conjugate gradients of the peer runs 100,000 iterations on a system without a solution."""
