@@ -1,6 +1,10 @@
 """Document graphs to and from NetworkX, GraphML, GEXF, JSON, CSV and Parquet."""
 
-from gloss_graph.export.csv_tables import write_tables
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from gloss_graph._internal.moved import moved_names
 from gloss_graph.export.edges import edge_homophily
 from gloss_graph.export.from_networkx import from_networkx
 from gloss_graph.export.graph_files import (
@@ -12,6 +16,9 @@ from gloss_graph.export.graph_files import (
 )
 from gloss_graph.export.graphml import write_graphml
 from gloss_graph.export.to_networkx import EDGE_KINDS, to_networkx
+
+if TYPE_CHECKING:
+    from gloss_graph.export.csv_tables import write_tables
 
 __all__ = [
     "EDGE_KINDS",
@@ -26,3 +33,6 @@ __all__ = [
     "write_graphml",
     "write_tables",
 ]
+
+# Needs pyarrow, which the core does without.
+__getattr__ = moved_names(__name__, {"gloss_graph.export.csv_tables": ["write_tables"]})
