@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from helpers import snapshot
 from torch import Tensor, nn
 
 from gloss_graph import MemoryBank
@@ -31,10 +32,6 @@ def filled(capacity: int = 12, **settings: Any) -> MemoryBank:
     for part in torch.arange(12).split(4):
         bank.enqueue(world()[part], part % 3, part)
     return bank
-
-
-def snapshot(bank: MemoryBank) -> dict[str, Tensor]:
-    return {name: value.clone() for name, value in bank.state_dict().items()}
 
 
 # ------------------------------------------------------------------ refresh
