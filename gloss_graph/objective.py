@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any, Literal, overload
 
 import torch
 from torch import Tensor, nn
-from typing_extensions import Self
 
 from gloss_graph._internal.checks import check_choice, check_positive_int, check_range, check_seed
 from gloss_graph._internal.precision import full_precision
@@ -33,9 +32,9 @@ from gloss_graph.graph.visibility import shown_nodes
 from gloss_graph.inference import BankInference, Explanation, GraphClassifier
 from gloss_graph.losses import FORMS, check_class_weight, check_multilabel
 from gloss_graph.memory import MemoryBank
-from gloss_graph.memory.checked import check_forms, check_keys, check_limits, fit_cells
 from gloss_graph.memory.distributed import enqueue_gathered
 from gloss_graph.memory.labels import join_targets
+from gloss_graph.memory.state import check_forms, check_keys, check_limits, fit_cells
 from gloss_graph.propagation import LabelPropagation, PropagationSettings
 from gloss_graph.step import (
     Compared,
@@ -48,6 +47,9 @@ from gloss_graph.step import (
     consistency_loss,
     hidden_label_loss,
 )
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 # The short forms of fields of `Consistency` that are called otherwise there.
 _CONSISTENCY = {

@@ -10,7 +10,6 @@ from torch import Tensor
 from gloss_graph._internal.precision import first_order
 from gloss_graph.graph.kernels import Kernel
 from gloss_graph.neighbors.exact import pair_distances
-from gloss_graph.neighbors.quantized import Rows
 
 # Entries of the (links, D) difference held at a time.
 _CHUNK_ENTRIES = 8_000_000
@@ -36,8 +35,8 @@ class _UnitRows(torch.autograd.Function):
     @first_order
     def backward(ctx: Any, grad: Tensor) -> Tensor:
         unit, inverse = ctx.saved_tensors
-        along = (grad * unit).sum(dim=1, keepdim=True)
-        return (grad - unit * along).mul_(inverse)
+        along = torch.einsum("bd,bd->b", grad, unit).unsqueeze(1)
+        return torch.addcmul(grad, unit, along, value=-1.0).mul_(inverse)
 
 
 def unit_rows(x: Tensor) -> Tensor:
@@ -163,7 +162,7 @@ class _RowDistances(torch.autograd.Function):
         return torch.bmm(grad.unsqueeze(1), difference).squeeze(1).mul_(-2.0), None
 
 
-def row_squared_distances(x: Tensor, rows: Rows, index: Tensor) -> Tensor:
+def row_squared_distances(x: Tensor, rows: Tensor, index: Tensor) -> Tensor:
     """Squared distances (B, k) between row i of `x` (B, D) and the rows `index[i]` (B, k).
 
     Of negative indices anything. Differentiable once in `x`; O(B k D) time and memory.

@@ -74,7 +74,7 @@ def used_settings(config: TrainConfig, *, unlabeled: bool) -> set[str]:
         used |= set(_INTEGRATED) if config.mode == "integrated" else set()
         used |= spec.reads(config, unlabeled=unlabeled)
     elif spec.head_from_graph and unlabeled and config.anchor > 0:
-        used |= {"memory_size", "memory_bits", "eviction"}  # filled all the same, to predict over
+        used |= {"memory_size", "eviction"}  # filled all the same, to predict over
     return used | _other_part_settings(config, unlabeled)
 
 

@@ -98,8 +98,9 @@ class Checkpoints:
         """
         file = self.folder / _SETTINGS
         try:
-            # A run that was begun before a setting existed has its default.
+            # A setting that did not exist then has its default, one that is gone had none.
             begun = DEFAULTS | json.loads(file.read_text(encoding="utf-8"))
+            begun = {k: v for k, v in begun.items() if k in settings or v is not None}
             changes = different(begun, settings)
         except (OSError, ValueError, TypeError) as error:
             raise ValueError(

@@ -14,7 +14,6 @@ from gloss_graph._internal.settings import nearest_name, settings_of
 from gloss_graph.graph.bandwidth import check_fits_bank
 from gloss_graph.graph.settings import KNNGraph
 from gloss_graph.memory import EVICTIONS
-from gloss_graph.neighbors.quantized import check_bits
 from gloss_graph.propagation import PropagationSettings
 from gloss_graph.step import Consistency, Staleness
 from gloss_graph.training.losses import LOSSES, LossSpec
@@ -25,7 +24,7 @@ MODES = {
 }
 DEVICES = ("auto", "cpu", "cuda", "mps")
 GRAPH_CLASSES = ("auto", "co-training", "agreed", "propagated")
-BANK_SEARCHES = ("auto", "exact", "descent", "ivf", "hnsw")
+BANK_SEARCHES = ("auto", "exact", "descent", "ivf")
 PARTS: dict[str, type] = {
     "graph": KNNGraph,
     "propagation": PropagationSettings,
@@ -184,11 +183,8 @@ class TrainConfig(_PartSettings):
     memory_size: int | None = _setting(
         None, "Memory", "Rows of the bank; none = one per document, at most 65,536."
     )
-    memory_bits: int | None = _setting(
-        None, "Memory", "Bits per entry of the bank's rows: 8, 4 or 2; none = 32."
-    )
     search: str = _setting(
-        "auto", "Memory", "Search of the bank: exact, descent, ivf, hnsw; auto = by its size."
+        "auto", "Memory", "Search of the bank: exact, descent or ivf; auto = by its size."
     )
     eviction: str = _setting(
         "fifo",
@@ -381,8 +377,6 @@ class TrainConfig(_PartSettings):
             check_positive_int("max_steps", self.max_steps, minimum=least)
         if self.memory_size is not None:
             check_positive_int("memory_size", self.memory_size, minimum=0)
-        if self.memory_bits is not None:
-            check_bits("memory_bits", self.memory_bits)
         self._check_memory()
         for name in ("learning_rate", "head_learning_rate"):
             check_range(name, getattr(self, name), 0, 1, open_low=True)

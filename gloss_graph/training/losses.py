@@ -102,7 +102,7 @@ class LossSpec:
         used.add("memory_size")
         if config.memory_size == 0:
             return used
-        used |= {"eviction", "memory_bits", "ids"}
+        used |= {"eviction", "ids"}
         if self.frozen_targets and config.ids:
             return used  # the bank is solved once and looked up by id from then on
         # Rows are encoded again by the teacher, if there is one.

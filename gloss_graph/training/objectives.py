@@ -164,5 +164,4 @@ def _bank(
         normalize=config.graph.normalize,
         num_classes=num_classes,
         eviction=Reservoir(config.seed) if draws else config.eviction,
-        bits=config.memory_bits,
     )

@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from helpers import snapshot
 from torch import Tensor, nn
 
 from gloss_graph import MemoryBank
@@ -26,10 +27,6 @@ def filled(capacity: int = 6, count: int = 4, **settings: object) -> MemoryBank:
     bank = MemoryBank(capacity, 3, k=2, **settings)
     bank.enqueue(rows(count), torch.arange(count) % 2, torch.arange(count) + 10)
     return bank
-
-
-def snapshot(bank: MemoryBank) -> dict[str, Tensor]:
-    return {name: value.clone() for name, value in bank.state_dict().items()}
 
 
 def assert_unchanged(bank: MemoryBank, before: dict[str, Tensor]) -> None:
