@@ -288,7 +288,8 @@ def _train(
 
     objective = loss if isinstance(loss, GraphGuidedObjective) else None
     memory = None if objective is None else objective.memory
-    if not (memory is not None and len(memory)) or config.loss_spec.frozen_targets:
+    refill = config.loss_spec.frozen_targets
+    if objective is None or memory is None or not len(memory) or refill:
         # Another loss's bank lacks documents or their learned rows: fill one to predict over.
         plain = replace(config, loss="gloss", memory_size=len(train))
         objective = make_objective(
