@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from gloss_graph.graph import KNNGraph, build_document_graph
     from gloss_graph.inference import Explanation, GraphSkill, graph_skill
     from gloss_graph.memory import MemoryBank
+    from gloss_graph.neighbors import knn_graph
     from gloss_graph.objective import GraphGuidedObjective, ObjectiveOutput
     from gloss_graph.propagation import LabelPropagation
     from gloss_graph.step import Consistency, Staleness
@@ -29,6 +30,7 @@ __all__ = [
     "__version__",
     "build_document_graph",
     "graph_skill",
+    "knn_graph",
     "to_networkx",
 ]
 
@@ -46,6 +48,7 @@ _HOMES = {
     "Staleness": "step",
     "build_document_graph": "graph",
     "graph_skill": "inference",
+    "knn_graph": "neighbors",
     "to_networkx": "export",
 }
 _ROOMS = (
@@ -55,6 +58,7 @@ _ROOMS = (
     "inference",
     "losses",
     "memory",
+    "neighbors",
     "objective",
     "propagation",
 )

@@ -32,9 +32,9 @@ from gloss_graph.graph.visibility import shown_nodes
 from gloss_graph.inference import BankInference, Explanation, GraphClassifier
 from gloss_graph.losses import FORMS, check_class_weight, check_multilabel
 from gloss_graph.memory import MemoryBank
-from gloss_graph.memory.checked import check_forms, check_keys, check_limits, fit_cells
 from gloss_graph.memory.distributed import enqueue_gathered
 from gloss_graph.memory.labels import join_targets
+from gloss_graph.memory.state import check_forms, check_keys, check_limits, fit_cells
 from gloss_graph.propagation import LabelPropagation, PropagationSettings
 from gloss_graph.step import (
     Compared,

@@ -44,7 +44,6 @@ EXCEPTIONS = {
     ("analysis", "training"),
     ("export", "visualization"),
     ("objective", "_paper"),
-    ("propagation", "graph"),
     ("runs", "training"),
 }
 

@@ -13,8 +13,7 @@ from gloss_graph import GraphGuidedObjective, MemoryBank
 from gloss_graph.graph import KNNGraph, bank_graph
 from gloss_graph.graph.batch import Batch, check_batch
 from gloss_graph.graph.build import connect
-from gloss_graph.propagation.bank_operator import ConstantRows, bank_operator
-from gloss_graph.propagation.reach import reachable
+from gloss_graph.step.bank_operator import ConstantRows, bank_operator
 
 CLASSES, DIM = 4, 12
 
@@ -118,7 +117,7 @@ def test_the_kept_rows_are_really_used(monkeypatch: pytest.MonkeyPatch) -> None:
     objective = objective_with_bank(300)
     step(objective, torch.arange(10), torch.float32, monkeypatch, least=1)
     assert objective.memory is not None
-    assert objective.memory.links._known_graph() is not None
+    assert objective.memory.links.kept_graph() is not None
 
 
 def test_hops_touch_no_row_beyond_them(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -157,13 +156,13 @@ def test_a_long_chain_is_reached_without_cutting_rows_out_at_every_hop(
     )
     seeds = torch.arange(1 + line + island) == 0
     operator = bank_operator(edges)
-    reached = reachable(operator, seeds)
+    reached = operator.reach(seeds)
     assert torch.equal(reached, torch.arange(1 + line + island) <= line)
     assert len(cuts) <= 3
     # A solve finds its rows cut out.
     free = (~seeds).nonzero().squeeze(1)
-    assert operator.parts.rows is not None
-    assert torch.equal(operator.parts.rows[0], free - 1)
+    assert operator.cut.rows is not None
+    assert torch.equal(operator.cut.rows[0], free - 1)
 
 
 def test_an_output_lists_every_edge_and_has_the_same_loss(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -267,7 +266,7 @@ def test_a_warm_start_changes_the_work_not_the_result(
         results = []
         for objective, counts in work.items():
             points = rows.clone().requires_grad_()
-            run = objective.propagation.propagate_bank
+            run = objective.propagation.propagate_operator
 
             def counted(
                 *given: Any, _run: Any = run, _counts: list[int] = counts, **more: Any
@@ -276,10 +275,10 @@ def test_a_warm_start_changes_the_work_not_the_result(
                 _counts.append(found.report.iterations)
                 return found
 
-            monkeypatch.setattr(objective.propagation, "propagate_bank", counted)
+            monkeypatch.setattr(objective.propagation, "propagate_operator", counted)
             loss = objective(points, y[ids], ids=ids)
             loss.backward()
-            monkeypatch.setattr(objective.propagation, "propagate_bank", run)
+            monkeypatch.setattr(objective.propagation, "propagate_operator", run)
             results.append((loss.detach(), points.grad))
         torch.testing.assert_close(results[1][0], results[0][0], rtol=1e-7, atol=0.0)
         scale = float(results[0][1].abs().max())

@@ -85,7 +85,7 @@ def same_under_both(answer: Callable[[], list[Tensor]]) -> None:
         ({"warm_start": True}, {}),
         ({"rule": "spreading", "symmetrize": "mutual", "bandwidth": "local"}, {}),
         ({"half_life": 3.0, "restandardize": True, "hops": 2}, {}),
-        ({"memory_visible_fraction": 0.5}, {"bits": 4}),
+        ({"memory_visible_fraction": 0.5}, {"search": "descent"}),
         ({"class_weight": [1.0, 2.0, 3.0]}, {"dtype": torch.float16, "eviction": "reservoir"}),
     ],
     ids=str,

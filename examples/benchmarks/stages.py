@@ -30,7 +30,7 @@ from versions import compare_versions
 from gloss_graph._internal.checks import check_positive_int
 from gloss_graph.graph import build_document_graph
 from gloss_graph.memory import MemoryBank
-from gloss_graph.neighbors.settings import check_search
+from gloss_graph.neighbors.search import check_search
 from gloss_graph.objective import GraphGuidedObjective
 from gloss_graph.propagation import LabelPropagation
 

@@ -26,8 +26,7 @@ from torch import Tensor
 
 from gloss_graph._internal.checks import check_choice, check_positive_int, check_range
 from gloss_graph.analysis.graph_arrays import Documents
-from gloss_graph.propagation import LabelPropagation
-from gloss_graph.propagation.factors import node_factors
+from gloss_graph.propagation import LabelPropagation, node_factors
 
 __all__ = ["WALKS", "Hidden", "hidden_labels", "walk_layer"]
 

@@ -15,7 +15,6 @@ from torch import Tensor
 from gloss_graph._internal.checks import check_matrix
 from gloss_graph._internal.limits import read_object, read_tensors
 from gloss_graph.memory import MemoryBank
-from gloss_graph.neighbors.quantized import saved_rows
 from gloss_graph.runs.contents import check_contents
 from gloss_graph.text import (
     Corpus,
@@ -170,10 +169,14 @@ def _saved_bank(path: Path) -> Documents | None:
     if prefix is None:
         return None
     try:
-        rows = saved_rows(state, prefix)
+        if f"{prefix}rows.codes" in state:
+            raise ValueError(
+                "it is of a bank with 'bits', which version 0.2 removed; fill it again"
+            )
+        rows = state.get(f"{prefix}rows")
         if rows is not None:
             check_matrix("rows", rows)
-    except (ValueError, TypeError, RuntimeError, LookupError, ZeroDivisionError) as error:
+    except (ValueError, TypeError, RuntimeError) as error:
         raise ValueError(
             f"'source' must be the state of a MemoryBank ({path}: {error})."
         ) from error

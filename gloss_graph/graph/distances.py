@@ -10,7 +10,6 @@ from torch import Tensor
 from gloss_graph._internal.precision import first_order
 from gloss_graph.graph.kernels import Kernel
 from gloss_graph.neighbors.exact import pair_distances
-from gloss_graph.neighbors.quantized import Rows
 
 # Entries of the (links, D) difference held at a time.
 _CHUNK_ENTRIES = 8_000_000
@@ -163,7 +162,7 @@ class _RowDistances(torch.autograd.Function):
         return torch.bmm(grad.unsqueeze(1), difference).squeeze(1).mul_(-2.0), None
 
 
-def row_squared_distances(x: Tensor, rows: Rows, index: Tensor) -> Tensor:
+def row_squared_distances(x: Tensor, rows: Tensor, index: Tensor) -> Tensor:
     """Squared distances (B, k) between row i of `x` (B, D) and the rows `index[i]` (B, k).
 
     Of negative indices anything. Differentiable once in `x`; O(B k D) time and memory.

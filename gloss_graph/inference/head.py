@@ -19,7 +19,7 @@ from gloss_graph.graph.links import corpus_links
 from gloss_graph.graph.settings import KNNGraph
 from gloss_graph.memory.labels import is_labeled
 from gloss_graph.neighbors.exact import nearest_allowed
-from gloss_graph.propagation import LabelPropagation, PropagationSettings
+from gloss_graph.propagation import LabelPropagation, PropagationSettings, node_factors
 from gloss_graph.propagation.alignment import (
     align_classes,
     arrival_confidence,
@@ -33,7 +33,6 @@ from gloss_graph.propagation.alignment import (
     target_means,
     with_mass,
 )
-from gloss_graph.propagation.factors import node_factors
 
 # Right sides solved at a time.
 _COLUMNS = 256

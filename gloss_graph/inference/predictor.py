@@ -19,7 +19,6 @@ from gloss_graph.graph.views import joint_view, reweighted
 from gloss_graph.inference.head import FLOOR, Attachment, GraphClassifier, PropagationHead
 from gloss_graph.memory import MemoryBank
 from gloss_graph.memory.labels import is_labeled
-from gloss_graph.neighbors.quantized import Searched, searched
 from gloss_graph.propagation import RULES
 
 MODES = ("inductive", "transductive")
@@ -57,7 +56,7 @@ class BankInference:
     ) -> None:
         self.memory, self.classifier, self.frozen_weight = memory, classifier, frozen_weight
         self._key: tuple[object, ...] = ()
-        self._buffers: tuple[Searched, ...] = ()
+        self._buffers: tuple[Tensor, ...] = ()
         self._head: PropagationHead | None = None
 
     @torch.no_grad()
@@ -164,7 +163,7 @@ class BankInference:
     ) -> PropagationHead:
         memory = self.memory
         # Tensors count what is written into them; held, their identity stays theirs.
-        self._buffers = (searched(memory.rows), memory.slot_labels)
+        self._buffers = (memory.rows, memory.slot_labels)
         if memory.slot_targets is not None:
             self._buffers = (*self._buffers, memory.slot_targets)
         state = [(id(buffer), buffer._version) for buffer in self._buffers]

@@ -1,4 +1,4 @@
-"""An encoder that follows another one slowly, so that what it wrote stays comparable for longer."""
+"""An encoder that follows another one slowly, so that rows it wrote stay comparable for longer."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from gloss_graph._internal.checks import check_range
-from gloss_graph.memory.checked import check_forms, check_keys
+from gloss_graph.memory.state import check_forms, check_keys
 
 
 class _Ema:
@@ -27,9 +27,9 @@ class MomentumEncoder(nn.Module):
     r"""A copy of an encoder that follows it slowly.
 
     \(\bar\theta \leftarrow m \bar\theta + (1 - m) \theta\) (He et al., 2020, arXiv 1911.05722).
-    What it encodes drifts 1 / (1 - m) times slower than what the encoder does, so rows that it
-    wrote into a bank stay comparable for longer. Call it for the objective's `target_embeddings`
-    and `update()` after every step of the optimizer. Parameters are averaged, buffers copied; it is
+    Its embeddings drift 1 / (1 - m) times slower than those of the encoder, so rows that it wrote
+    into a bank stay comparable for longer. Call it for the objective's `target_embeddings` and
+    `update()` after every step of the optimizer. Parameters are averaged, buffers copied; it is
     always in eval mode and takes no gradient.
 
     Args:
@@ -79,7 +79,7 @@ class MomentumEncoder(nn.Module):
 
     @torch.no_grad()
     def update(self) -> None:
-        """Move towards the encoder as it is now.
+        """Move toward the current encoder.
 
         Raises:
             ValueError: The encoder has other weights than when it was copied; nothing is changed.
@@ -103,7 +103,7 @@ class MomentumEncoder(nn.Module):
 
     @torch.no_grad()
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """What the copy makes of the inputs, without gradient."""
+        """The output of the copy for the inputs, without gradient."""
         return self.average(*args, **kwargs)
 
 

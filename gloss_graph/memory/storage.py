@@ -166,33 +166,3 @@ def _damaged(path: Path, how: str) -> ValueError:
     return ValueError(
         f"'path' must be a whole file of MemoryBank.save: '{path}' is damaged, {how}."
     )
-
-
-def check_sizes(state: Mapping[str, Tensor], prefix: str, here: Mapping[str, int | None]) -> None:
-    """Raise unless a bank's `state` is of the sizes `here`: capacity, dim, bits and k.
-
-    Absent entries are torch's to report.
-
-    Raises:
-        ValueError: Names the size that differs.
-    """
-    names = ("rows", "links.slots", "rows.codes", "rows.rotation", "rows.codebook")
-    rows, links, codes, turn, words = (_matrix(state.get(prefix + name)) for name in names)
-    found: dict[str, int | None] = {}
-    if codes is not None and turn is not None and words is not None:
-        found = {"capacity": codes.size(0), "dim": turn.size(0), "bits": 8 // max(1, words.size(1))}
-    if rows is not None:
-        found = {"capacity": rows.size(0), "dim": rows.size(1), "bits": None}
-    if links is not None:
-        found["k"] = links.size(1)
-    for name, value in found.items():
-        if value != here[name]:
-            raise ValueError(
-                f"'{name}' must be that of the saved bank, {value} (got {here[name]}). Make the "
-                f"bank with MemoryBank({', '.join(f'{n}={v}' for n, v in found.items())}, ...)."
-            )
-
-
-def _matrix(value: Any) -> Tensor | None:
-    """`value` if it is a matrix; what is none is told of later."""
-    return value if isinstance(value, Tensor) and value.dim() == 2 else None

@@ -1,10 +1,10 @@
 """Label propagation over a graph, differentiable in the edge weights."""
 
-from gloss_graph.propagation.layer import LabelPropagation, Propagation
+from gloss_graph.propagation.layer import LabelPropagation, node_factors
 from gloss_graph.propagation.normalize import NORMALIZATIONS
 from gloss_graph.propagation.rules import RULES, class_mass_normalize
 from gloss_graph.propagation.settings import GRADIENTS, PropagationSettings
-from gloss_graph.propagation.solve import SOLVERS, SolverReport
+from gloss_graph.propagation.solve import SOLVERS, Propagation, SolverReport
 
 __all__ = [
     "GRADIENTS",
@@ -16,4 +16,5 @@ __all__ = [
     "PropagationSettings",
     "SolverReport",
     "class_mass_normalize",
+    "node_factors",
 ]

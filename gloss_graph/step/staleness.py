@@ -14,7 +14,7 @@ from gloss_graph.graph.build import Connection
 from gloss_graph.graph.distances import discounted
 from gloss_graph.losses.schedule import ramped
 from gloss_graph.memory import MemoryBank
-from gloss_graph.memory.drift import age_decay, restandardized
+from gloss_graph.memory.drift import age_decay
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,7 +71,7 @@ class Staleness:
 
     def view(self, memory: MemoryBank, x: Tensor, learned: int) -> MemoryBank:
         """The bank as the batch rows x (B, D) see it; only the first `learned` columns drift."""
-        return restandardized(memory, x, learned) if self.restandardize else memory
+        return memory.restandardized(x, learned) if self.restandardize else memory
 
     def weigh(
         self, connection: Connection, memory: MemoryBank | None, strength: float

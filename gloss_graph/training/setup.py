@@ -76,7 +76,6 @@ def _bank(
         search=config.search,
         num_classes=num_classes,
         eviction=policy,
-        bits=config.memory_bits,
     )
 
 

@@ -25,7 +25,7 @@ from scipy.sparse.csgraph import connected_components
 
 from gloss_graph.analysis.leave_one_out import walk_layer
 from gloss_graph.analysis.matrix import GraphTable
-from gloss_graph.propagation.factors import node_factors
+from gloss_graph.propagation import node_factors
 
 __all__ = ["TopMasses", "top_masses"]
 

@@ -124,9 +124,8 @@ def test_inverted_file_finds_nearly_all_and_the_same_again() -> None:
     )
 
 
-@pytest.mark.parametrize("bits", [None, 4])
-def test_banks_in_memory_and_saved(tmp_path: Path, bits: int | None) -> None:
-    bank = MemoryBank(capacity=50, dim=5, bits=bits)
+def test_banks_in_memory_and_saved(tmp_path: Path) -> None:
+    bank = MemoryBank(capacity=50, dim=5)
     labels = torch.arange(40) % 3 - 1
     bank.enqueue(rows(), labels, torch.arange(40) + 100)
     found = document_graph(bank, k=4)

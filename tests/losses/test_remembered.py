@@ -12,7 +12,6 @@ from torch import Tensor
 
 from gloss_graph import GraphGuidedObjective, MemoryBank
 from gloss_graph.inference.head import PropagationHead
-from gloss_graph.memory.drift import restandardized
 from gloss_graph.step import Staleness
 
 DIM, CLASSES, SIZE = 5, 3, 8
@@ -223,7 +222,7 @@ def test_training_on_from_a_state_is_bit_for_bit(stop: int) -> None:
 def test_restandardized_rows_make_the_graph_of_a_bank_that_holds_them() -> None:
     objective = warmed(restandardize=True, bandwidth=0.7)
     x, _, ids = batch(6)
-    view = restandardized(objective.memory, x, DIM)
+    view = objective.memory.restandardized(x, DIM)
     graph = graph_of(objective, 6)
     unit = torch.nn.functional.normalize(x, dim=1)
     nodes = torch.cat([unit, _stored(view, graph)])

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from gloss_graph import MemoryBank
 from gloss_graph.memory import Drift, MomentumEncoder
-from gloss_graph.memory.drift import OLDEST, age_decay, restandardized
+from gloss_graph.memory.drift import OLDEST, age_decay
 from gloss_graph.neighbors import IVFSettings
 
 DIM = 6
@@ -247,7 +247,7 @@ def test_restandardized_rows_have_mean_and_spread_of_the_batch(dtype: torch.dtyp
     bank = filled(normalize=False, dtype=dtype)
     x = 3.0 * world(4)[:9] + 2.0
     before = snapshot(bank)
-    view = restandardized(bank, x, DIM)
+    view = bank.restandardized(x, DIM)
     tolerance = {"rtol": 1e-4, "atol": 1e-4}
     torch.testing.assert_close(view.embeddings.mean(dim=0), x.mean(dim=0), **tolerance)
     spread = view.embeddings.std(dim=0, correction=0)
@@ -265,13 +265,13 @@ def test_restandardizing_undoes_an_affine_drift() -> None:
     bank = MemoryBank(40, DIM, k=0, normalize=False)
     bank.enqueue(world(), ids=torch.arange(40))
     now = world() * torch.linspace(0.5, 2.0, DIM) + torch.arange(DIM)
-    view = restandardized(bank, now, DIM)
+    view = bank.restandardized(now, DIM)
     torch.testing.assert_close(view.embeddings, now, rtol=1e-4, atol=1e-4)
 
 
 def test_restandardized_unit_rows_stay_unit_and_frozen_columns_stay() -> None:
     bank = filled()
-    view = restandardized(bank, world(4)[:9] + 1.0, 4)
+    view = bank.restandardized(world(4)[:9] + 1.0, 4)
     assert torch.equal(view.embeddings[:, 4:], bank.embeddings[:, 4:])
     torch.testing.assert_close(view.embeddings.norm(dim=1), torch.ones(12))
     assert not torch.allclose(view.embeddings[:, :4], bank.embeddings[:, :4], atol=1e-2)
@@ -279,12 +279,12 @@ def test_restandardized_unit_rows_stay_unit_and_frozen_columns_stay() -> None:
 
 def test_nothing_to_restandardize() -> None:
     bank = filled()
-    assert restandardized(bank, world()[:1], DIM) is bank
+    assert bank.restandardized(world()[:1], DIM) is bank
     empty = MemoryBank(4, DIM)
-    assert restandardized(empty, world()[:5], DIM) is empty
+    assert empty.restandardized(world()[:5], DIM) is empty
     flat = MemoryBank(4, 2, k=0, normalize=False)
     flat.enqueue(torch.tensor([[1.0, 0.0], [1.0, 2.0]]), ids=torch.arange(2))
-    view = restandardized(flat, torch.tensor([[5.0, 1.0], [7.0, 3.0]]), 2)
+    view = flat.restandardized(torch.tensor([[5.0, 1.0], [7.0, 3.0]]), 2)
     torch.testing.assert_close(view.embeddings, torch.tensor([[6.0, 1.0], [6.0, 3.0]]))
 
 
@@ -369,6 +369,6 @@ def test_refreshed_and_restandardized_rows_of_an_indexed_bank() -> None:
         one.search(world(3)[:2], 3)
         one.refresh(lambda ids: world(9)[ids], 5)
     assert torch.equal(bank.search(world(3)[:4], 3).slots, plain.search(world(3)[:4], 3).slots)
-    views = [restandardized(one, world(4)[:9], DIM) for one in (bank, plain)]
+    views = [one.restandardized(world(4)[:9], DIM) for one in (bank, plain)]
     found = [view.search(world(3)[:4], 3) for view in views]
     assert torch.equal(found[0].slots, found[1].slots)

@@ -142,7 +142,7 @@ def test_unknown_backend() -> None:
     message = "'search' must be one of ['auto', 'exact', 'faiss', 'matmul'] (got 'ivf')"
     with pytest.raises(ValueError, match=re.escape(message)):
         nearest(rows(1), rows(2), 1, backend="ivf")
-    with pytest.raises(ValueError, match=r"'hnsw', 'ivf', 'matmul'\] .got 'annoy'"):
+    with pytest.raises(ValueError, match=r"'faiss', 'ivf', 'matmul'\] .got 'annoy'"):
         MemoryBank(2, 3, search="annoy")
 
 

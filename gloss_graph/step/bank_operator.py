@@ -1,8 +1,20 @@
-"""W of a step over a bank: constant rows among remembered nodes, a small border with gradient."""
+r"""W of a step over a bank: constant rows among remembered nodes, a small border with gradient.
+
+The hub's scaling has a gradient only where the border reads it: \(d = W 1,\ t = W d^{-1/2},\ s = 1
+/ t,\ m = W s / s\), see `hub_scaling`. Backward, with the adjoint vectors \(\bar s, \bar m\) of the
+two results:
+
+\[\bar v = \bar m / s,\quad \bar t = -s^2 (\bar s - \bar m m / s + W \bar v),\quad
+\bar d = -\tfrac12 d^{-3/2} \, W \bar t,\quad
+\bar w_{ij} = \bar v_i s_j + \bar t_i d_j^{-1/2} + \bar d_i.\]
+
+A weight of the border needs the last line at its ends only, and so \(\bar t\) at these and their
+neighbors: nothing else of the bank is visited.
+"""
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -12,11 +24,21 @@ from torch import Tensor
 from gloss_graph._internal.precision import first_order, widen
 from gloss_graph.graph.bank_graph import BankEdges
 from gloss_graph.propagation.inputs import is_extreme, largest_weight
-from gloss_graph.propagation.operators import Operator, SparseOperator, csr_product, rows_of
+from gloss_graph.propagation.normalize import Scaling, node_scaling, safe_degrees
+from gloss_graph.propagation.operators import (
+    SendMessages,
+    SparseOperator,
+    csr_product,
+    rows_of,
+    symmetric_product,
+)
+
+# Rows of a bank are cut out again when less than one in so many of the last cut is left.
+_CUT_AGAIN = 8
 
 
 class ConstantRows(NamedTuple):
-    """Rows of a sparse matrix without gradient: CSR in int32, and whoever owns its memory."""
+    """Rows of a sparse matrix without gradient: CSR in int32, and the owner of its memory."""
 
     pointer: Tensor
     column: Tensor
@@ -73,7 +95,7 @@ def _constant(matrix: Any) -> ConstantRows:
     )
 
 
-class Parts:
+class CutRows:
     """Rows of the constant part that were cut out already, to be used again within a step."""
 
     def __init__(self) -> None:
@@ -87,17 +109,17 @@ class BankOperator(NamedTuple):
     Attributes:
         border: Edges that touch the batch, among the nodes `nodes`; their weights are the only
             ones that get a gradient.
-        nodes: (T,) long, sorted: the batch rows and their neighbours.
+        nodes: (T,) long, sorted: the batch rows and their neighbors.
         memory: Edges among the remembered nodes (M, M).
         offset: Number of batch rows.
         absent: (n,) long, nodes without any edge that are no part of the graph.
-        parts: See `Parts`.
-        near_only: Products backward reach only the nodes within one edge of `nodes`, all that a
-            gradient of `border` through any normalisation reads: the constant weights of the
-            others take no gradient. Requires right sides and labels without gradient.
+        cut: See `CutRows`.
+        near_only: Products of the backward pass reach only the nodes within one edge of `nodes`,
+            all that a gradient of `border` through any normalization reads: the constant weights
+            of the others take no gradient. Requires right sides and labels without gradient.
 
-    The normalisation's share of the gradient is two vectors over the nodes; what stands beyond
-    the neighbours of the border's ends never reaches a weight of the border.
+    The normalization's share of the gradient is two vectors over the nodes; entries beyond the
+    neighbors of the border's ends never reach a weight of the border.
     """
 
     border: SparseOperator
@@ -105,7 +127,7 @@ class BankOperator(NamedTuple):
     memory: ConstantRows
     offset: int
     absent: Tensor
-    parts: Parts
+    cut: CutRows
     near_only: bool = True
 
     @property
@@ -118,6 +140,11 @@ class BankOperator(NamedTuple):
         """N."""
         return self.offset + self.memory.size
 
+    @property
+    def num_absent(self) -> int:
+        """Number of nodes that are no part of the graph."""
+        return self.absent.numel()
+
     def with_weight(self, weight: Tensor) -> BankOperator:
         """Another border."""
         return self._replace(border=self.border.with_weight(weight))
@@ -125,7 +152,7 @@ class BankOperator(NamedTuple):
     def double(self) -> BankOperator:
         """The same in float64."""
         return self._replace(
-            border=self.border.double(), memory=self.memory.double(), parts=Parts()
+            border=self.border.double(), memory=self.memory.double(), cut=CutRows()
         )
 
     def multiply(self, x: Tensor) -> Tensor:
@@ -150,14 +177,14 @@ class BankOperator(NamedTuple):
         return out.index_add_(0, place[hit], edge[hit])
 
     def _rows(self, where: Tensor) -> ConstantRows:
-        known = self.parts.rows
+        known = self.cut.rows
         if known is None or not torch.equal(known[0], where):
-            known = self.parts.rows = where, self.memory.take(where)
+            known = self.cut.rows = where, self.memory.take(where)
         return known[1]
 
     def _near_is_most(self) -> bool:
         """Whether cutting those rows out would cost more than it saves."""
-        if self.parts.near is not None:
+        if self.cut.near is not None:
             return False
         inner = self.nodes[self.nodes >= self.offset] - self.offset
         pointer = self.memory.pointer
@@ -166,11 +193,11 @@ class BankOperator(NamedTuple):
 
     def _near(self) -> tuple[Tensor, ConstantRows]:
         """Remembered nodes within an edge of the border's ends, and their rows."""
-        if self.parts.near is None:
+        if self.cut.near is None:
             inner = self.nodes[self.nodes >= self.offset] - self.offset
             where = self.memory.neighbors(inner).nonzero().squeeze(1)
-            self.parts.near = where, self.memory.take(where)
-        return self.parts.near
+            self.cut.near = where, self.memory.take(where)
+        return self.cut.near
 
     def pull(self, grad: Tensor) -> Tensor:
         """W grad (N, C), as far as the border's gradient reads it."""
@@ -202,7 +229,62 @@ class BankOperator(NamedTuple):
 
     def times(self, x: Tensor) -> Tensor:
         """W x for x (N, C), differentiable once in the border's weights and, near it, in x."""
-        return _BankProduct.apply(self.weight, x, self)
+        return symmetric_product(self, x)
+
+    def send(self, messages: SendMessages, x: Tensor) -> Tensor:
+        """As `times`: the rows of a bank are no list of edges."""
+        return self.times(x)
+
+    def known_at(self, factor: Tensor, labels: Tensor, where: Tensor) -> Tensor:
+        """See `Operator`; the labels of a bank are constants."""
+        return _KnownProduct.apply(self.weight, factor, labels, self, where)
+
+    def masked(self, fixed: Tensor) -> None:
+        """None: the rows of the unknowns are cut out, and kept in `cut`."""
+
+    def unrolled(self) -> BankOperator:
+        """This operator; an iteration that is differentiated step by step reads all of it."""
+        return self._replace(near_only=False)
+
+    def scaling(self, name: str) -> tuple[Scaling, Tensor]:
+        """See `Operator`."""
+        if name != "hub":
+            return node_scaling(name, self.times, self.weight.new_ones(self.num_nodes))
+        factor, diagonal, degree = _HubScaling.apply(self.weight, self)
+        return Scaling(factor, diagonal, factor), degree
+
+    def components(self) -> Tensor:
+        """Not known.
+
+        Raises:
+            ValueError: Always: a bank's rows are not searched for components.
+        """
+        raise ValueError("rule='poisson' needs the edges of the whole graph in one list.")
+
+    def without_loose_edges(self) -> BankOperator:
+        """Not known, see `components`."""
+        raise ValueError("rule='poisson' needs the edges of the whole graph in one list.")
+
+    def reach(self, seeds: Tensor) -> Tensor:
+        """See `Operator`; a hop multiplies the rows that were not reached when they were cut out.
+
+        That is before the first hop, so that a solve, which needs the same rows, finds them in
+        `cut`, and again whenever few of them are left, so that the end of a long chain is cheap.
+        """
+        operator, left = self.with_weight(self.weight.detach()), ~seeds
+        left[self.absent] = False
+        where = left.nonzero().squeeze(1)
+        reach = seeds.clone()
+        while True:
+            x = reach.to(self.weight.dtype).unsqueeze(1)
+            hit = where[operator.multiply_at(x, where).squeeze(1) > 0]
+            new = hit[left[hit]]
+            reach[new], left[new] = True, False
+            rest = int(left.count_nonzero())
+            if new.numel() == 0 or rest == 0:
+                return reach
+            if rest * _CUT_AGAIN < where.numel():
+                operator, where = operator._replace(cut=CutRows()), left.nonzero().squeeze(1)
 
     def restrict(self, keep: Tensor) -> BankOperator:
         """Rows and columns `keep` (N,) bool."""
@@ -215,7 +297,7 @@ class BankOperator(NamedTuple):
             self._rows(inner).take_columns(inner),
             int(keep[: self.offset].sum()),
             self.nodes[:0],
-            Parts(),
+            CutRows(),
             # An iteration that is differentiated step by step reads all of it.
             near_only=False,
         )
@@ -245,28 +327,8 @@ def bank_operator(edges: BankEdges) -> BankOperator:
         ConstantRows(edges.pointer, edges.column, weight, size, edges.owner),
         edges.size,
         edges.absent,
-        Parts(),
+        CutRows(),
     )
-
-
-AnyOperator: TypeAlias = Operator | BankOperator
-
-
-class _BankProduct(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, weight: Tensor, x: Tensor, operator: BankOperator) -> Tensor:
-        ctx.save_for_backward(weight, x)
-        ctx.operator = operator.with_weight(weight.detach())
-        return ctx.operator.multiply(x)
-
-    @staticmethod
-    @first_order
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
-        weight, x = ctx.saved_tensors
-        operator = ctx.operator.with_weight(weight)
-        grad_weight = operator.outer(grad, x) if ctx.needs_input_grad[0] else None
-        grad_x = operator.pull(grad.contiguous()) if ctx.needs_input_grad[1] else None
-        return grad_weight, grad_x, None
 
 
 class _KnownProduct(torch.autograd.Function):
@@ -297,11 +359,41 @@ class _KnownProduct(torch.autograd.Function):
         return grad_weight, grad_factor, None, None, None
 
 
-def known_at(operator: AnyOperator, factor: Tensor, labels: Tensor, where: Tensor) -> Tensor:
-    """Rows `where` (n,) long, sorted, of W diag(`factor`) `labels`, (n, C), differentiable.
+class _HubScaling(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, weight: Tensor, operator: BankOperator) -> tuple[Tensor, ...]:
+        operator = operator.with_weight(weight.detach())
+        degree = _product(operator, weight.new_ones(operator.num_nodes))
+        pulled = _product(operator, safe_degrees(degree).rsqrt())
+        factor = 1.0 / safe_degrees(pulled)
+        mass = _product(operator, factor)
+        diagonal = safe_degrees(mass) / factor
+        ctx.operator = operator
+        ctx.save_for_backward(degree, pulled, factor, mass, diagonal)
+        ctx.mark_non_differentiable(degree)
+        return factor, diagonal, degree
 
-    In the labels (N, C) too, unless W is that of a bank, whose labels are constants.
-    """
-    if isinstance(operator, BankOperator):
-        return _KnownProduct.apply(operator.weight, factor, labels, operator, where)
-    return operator.times(factor.unsqueeze(1) * labels).index_select(0, where)
+    @staticmethod
+    @first_order
+    def backward(
+        ctx: Any, grad_factor: Tensor, grad_diagonal: Tensor, _: Tensor
+    ) -> tuple[Tensor, None]:
+        degree, pulled, factor, mass, diagonal = ctx.saved_tensors
+        operator: BankOperator = ctx.operator
+        ends = operator.nodes
+        # A node that is no neighbor has the constant 1 instead of a sum.
+        grad_mass = torch.where(mass > 0, grad_diagonal / factor, 0.0)
+        spread = operator.pull(grad_mass.unsqueeze(1)).squeeze(1)
+        grad_pulled = grad_diagonal * diagonal - factor * (grad_factor + spread)
+        grad_pulled = torch.where(pulled > 0, factor * grad_pulled, 0.0)
+        spread = operator.multiply_at(grad_pulled.unsqueeze(1), ends, keep=False).squeeze(1)
+        at_ends = degree[ends]
+        grad_degree = torch.where(at_ends > 0, -0.5 * spread * safe_degrees(at_ends).pow(-1.5), 0.0)
+        left = torch.stack([grad_mass[ends], grad_pulled[ends], grad_degree], dim=1)
+        root = safe_degrees(at_ends).rsqrt()
+        right = torch.stack([factor[ends], root, torch.ones_like(root)], dim=1)
+        return operator.border.outer(left, right), None
+
+
+def _product(operator: BankOperator, x: Tensor) -> Tensor:
+    return operator.multiply(x.unsqueeze(1)).squeeze(1)
