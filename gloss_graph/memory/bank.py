@@ -4,26 +4,27 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from rich.progress import track
 from torch import Tensor, nn
 
-from gloss_graph._internal.checks import (
-    check_device,
-    check_index_vector,
-    check_matrix,
-    check_positive_int,
-    check_tensor,
-)
-from gloss_graph._internal.eval_mode import evaluating
+from gloss_graph._internal.checks import check_index_vector, check_positive_int, check_tensor
 from gloss_graph.memory.drift import Drift, measure_drift, restandardize_rows
 from gloss_graph.memory.eviction import Eviction, assign_slots, resolve_eviction, saved_name
 from gloss_graph.memory.identity import SlotMap
+from gloss_graph.memory.incoming import (
+    ANONYMOUS,
+    check_callable,
+    check_ids,
+    check_storable,
+    encoded,
+    encoded_batches,
+    eval_mode,
+    prepared_rows,
+)
 from gloss_graph.memory.labels import join_targets, read_labels
 from gloss_graph.memory.state import check_bank_state, check_keys, check_sizes, fit_cells
 from gloss_graph.memory.stats import BankStats, class_counts, quartiles, twin_rows
@@ -44,7 +45,6 @@ from gloss_graph.neighbors.search import (
 _DTYPES = (torch.float32, torch.float16)
 # Queries searched at a time: bounds the memory of a large call.
 _QUERIES = 1024
-_HALF_RANGE = torch.finfo(torch.float16).max
 
 
 class MemoryBank(nn.Module):
@@ -56,16 +56,14 @@ class MemoryBank(nn.Module):
     it was written, so the graph among stored rows is inherited and never searched again. A link
     lives while both documents live; its length follows when either end is refreshed.
 
-    A bank has three parts: rows with their labels, ids and ages (buffers of `capacity` slots, of
-    which the first `len()` are in use), `links` (the neighbor lists) and a searcher, which is
-    derived from both. All state lives in persistent buffers: `state_dict()` restores the bank, and
-    what it finds, bit for bit. A call that raises leaves the state as it was.
+    Its parts are rows with labels, ids and ages (buffers of `capacity` slots, the first `len()` in
+    use), `links` (the neighbor lists) and a `searcher` derived from both. `state_dict()` restores
+    the bank, and what it finds, bit for bit. A call that raises leaves the state as it was.
 
     Shapes: B batch rows, M = `len(bank)` stored rows, D dimension, k links per row, C classes.
 
     Args:
-        capacity: Largest number of rows. 0 is a bank that never stores anything. With
-            `capacity` >= corpus size and `ids`, the bank is one row per document.
+        capacity: Largest number of rows; with `ids` and the size of the corpus, one per document.
         dim: Embedding dimension D.
         k: Links stored with every row; 0 = none, for uses without a graph.
         dtype: Storage, `torch.float32` or `torch.float16` (half the memory; search and links
@@ -236,12 +234,7 @@ class MemoryBank(nn.Module):
         return self._searcher
 
     def _prepare(self, name: str, embeddings: Tensor) -> Tensor:
-        unit = self.normalize
-        check_matrix(name, embeddings, self.dim, normalized=unit, compared=unit)
-        check_device(f"'{name}'", embeddings, "the bank", self.rows.device)
-        x = embeddings.detach()
-        x = x.to(torch.promote_types(x.dtype, torch.float32))
-        return F.normalize(x, dim=1) if self.normalize else x
+        return prepared_rows(name, embeddings, self.dim, self.rows.device, normalize=self.normalize)
 
     @torch.no_grad()
     def search(self, queries: Tensor, k: int, exclude_ids: Tensor | None = None) -> SearchResult:
@@ -331,13 +324,8 @@ class MemoryBank(nn.Module):
     def recall(self, k: int | None = None, sample: int = 256, seed: int = 0) -> float:
         """Share of the exact k nearest neighbors that this bank's search finds (recall@k).
 
-        Args:
-            k: Neighbors, by default the bank's.
-            sample: Stored rows that are looked up, each without itself.
-            seed: Seed of their draw.
-
-        Returns:
-            1.0 if the search is exact. Rows at equal distance count as equal.
+        See `gloss_graph.neighbors.search.measure_recall`; 1.0 if the search is exact. Rows at equal
+        distance count as equal. `k` is the bank's by default.
 
         Raises:
             ValueError: Fewer than two rows, or a number below one.
@@ -384,22 +372,21 @@ class MemoryBank(nn.Module):
         size, device = x.size(0), self.rows.device
         known, targets = read_labels(labels, size, self.num_classes, device)
         if ids is not None:
-            check_index_vector("ids", ids, size)
-            if size and int(ids.min()) < 0:
-                raise ValueError(f"'ids' must be >= 0 (got {int(ids.min())}).")
+            check_ids(ids, size)
         if size == 0 or self.capacity == 0:
             return
         nameless = 0 if ids is not None else size
         if ids is None:
             if not self._warned_anonymous:
-                _warn_anonymous()
+                # This function, and the no_grad wrapper around it.
+                warnings.warn(ANONYMOUS, UserWarning, stacklevel=3)
             self._warned_anonymous = True
             ids = -2 - int(self.anonymous) - torch.arange(size, device=device)
         ids = ids.to(device).long()
         if neighbors is None:
             neighbors = self._lists(x, ids, self.k if link else 0)
         check_lists(neighbors, size, len(self), device)
-        self._check_storable(x)
+        check_storable(x, self.rows.dtype)
         kept, slots, fresh = assign_slots(self.eviction, self, ids, known, self.slots_of(ids))
         evicted = self.slot_ids[slots[fresh]].tolist()
         self._documents().move(evicted, ids[kept].tolist(), slots.tolist())
@@ -425,22 +412,11 @@ class MemoryBank(nn.Module):
         self.searcher.wrote(self.rows, len(self), slots, version)
 
     def _check_writable(self) -> None:
-        """Raise if torch would refuse a write to buffers made under `torch.inference_mode()`."""
+        """Raise if torch would refuse a write to inference tensors."""
         if self.count.is_inference() and not torch.is_inference_mode_enabled():
             raise RuntimeError(
                 "This bank was copied or loaded under torch.inference_mode() and can only be "
                 "written there. Copy it again outside, or use torch.no_grad()."
-            )
-
-    def _check_storable(self, x: Tensor) -> None:
-        """Raise unless rows (B, D) fit the dtype they are stored in."""
-        if self.rows.dtype != torch.float16:
-            return
-        beyond = (x.abs() > _HALF_RANGE).any(dim=1).nonzero()
-        if beyond.numel():
-            raise ValueError(
-                f"'embeddings' exceed float16 in {beyond.size(0)} of {x.size(0)} rows, the first "
-                f"is row {int(beyond[0])}. Use a bank with dtype=torch.float32."
             )
 
     @torch.no_grad()
@@ -471,19 +447,15 @@ class MemoryBank(nn.Module):
         If the loader, the encoder or a check raises, the bank is as it was before the call; until
         then a copy of its earlier rows is kept.
         """
-        if not callable(encoder):
-            raise TypeError(f"'encoder' must be callable (got {type(encoder).__name__}).")
+        check_callable("encoder", encoder)
         self._check_writable()
         before, size, drift = {}, len(self), self.last_drift
         for name, buffer in self.named_buffers():
             per_slot = buffer.dim() and buffer.size(0) == self.capacity
             before[name] = (buffer[:size] if per_slot else buffer).clone()
         try:
-            with evaluating(encoder) if isinstance(encoder, nn.Module) else nullcontext():
-                for batch in track(loader, "Filling the memory bank", disable=not progress):
-                    inputs, labels, ids = _unpack(batch)
-                    rows = encoder(**inputs) if isinstance(inputs, Mapping) else encoder(inputs)
-                    check_tensor("encoder", rows)
+            with eval_mode(encoder):
+                for rows, labels, ids in encoded_batches(loader, encoder, progress):
                     self.enqueue(rows.to(self.rows.device), labels, ids, link=False)
             self.relink(progress=progress)
         except BaseException:
@@ -535,8 +507,7 @@ class MemoryBank(nn.Module):
         Cost: `count` documents encoded, O(count M D) for their neighbors.
         """
         check_positive_int("count", count, minimum=0)
-        if not callable(encode):
-            raise TypeError(f"'encode' must be callable (got {type(encode).__name__}).")
+        check_callable("encode", encode)
         self._check_writable()
         known = (self.ids >= 0).nonzero().squeeze(1)
         count = min(count, known.numel())
@@ -545,26 +516,13 @@ class MemoryBank(nn.Module):
         # Of equal age the lowest slot first, on every device.
         order = self.written_at[known] * self.capacity + known
         slots = known[order.topk(count, largest=False).indices]
-        x = self._encoded(encode, self.ids[slots])
-        self._check_storable(x)
+        x = encoded(encode, self.ids[slots], self._prepare)
+        check_storable(x, self.rows.dtype)
         neighbors = self._lists(x, self.ids[slots], self.k)
         kept = torch.arange(count, device=slots.device)
         self.written_at[slots] = self.step - 1
         self._write_rows(x, neighbors, kept, slots, torch.zeros_like(slots, dtype=torch.bool))
         return count
-
-    def _encoded(self, encode: Callable[[Tensor], Tensor], ids: Tensor) -> Tensor:
-        """The rows that `encode` returns for documents now, checked and prepared for storage."""
-        with evaluating(encode) if isinstance(encode, nn.Module) else nullcontext():
-            x = encode(ids.clone())
-        if isinstance(x, Tensor):
-            x = x.to(self.rows.device)
-        x = self._prepare("encode", x)
-        if x.size(0) != ids.numel():
-            raise ValueError(
-                f"'encode' must return a row for each of the {ids.numel()} ids (got {x.size(0)})."
-            )
-        return x
 
     def reset(self) -> None:
         """Forget every row; settings stay."""
@@ -624,7 +582,7 @@ class MemoryBank(nn.Module):
         generator = generator or torch.Generator().manual_seed(seed)
         drawn = torch.randperm(known.numel(), generator=generator)[:sample]
         slots = known[drawn.to(known.device)]
-        x = self._encoded(encode, self.ids[slots])
+        x = encoded(encode, self.ids[slots], self._prepare)
         self.last_drift = measure_drift(self.rows[slots], x, self.age[slots])
         return self.last_drift
 
@@ -710,12 +668,9 @@ class MemoryBank(nn.Module):
     def save(self, path: str | Path) -> Path:
         """Write the bank, settings and all, as one safetensors file.
 
-        The file takes its name only when it is complete: a process killed at any moment leaves
-        the old file or the new one (and maybe a hidden draft `.NAME.*.part` next to it, which can
-        be deleted). Memory does not grow with the bank.
-
-        Args:
-            path: The file; replaced if it exists, its folder must.
+        It replaces an existing file when it is complete: a process killed at any moment leaves the
+        old file or the new one (and maybe a hidden draft `.NAME.*.part`, which can be deleted).
+        Memory does not grow with the bank.
 
         Raises:
             ValueError: A custom eviction policy, which a file cannot hold.
@@ -740,21 +695,8 @@ class MemoryBank(nn.Module):
         """
         settings, state = read_bank(path, mmap=mmap)
         try:
-            search, bits = settings.pop("search"), settings.pop("bits", None)
-            if bits is not None:
-                raise ValueError(
-                    f"it keeps {bits} bits per entry ('bits'), which version 0.2 removed. Fill a "
-                    "new bank: MemoryBank(capacity, dim), or with dtype=torch.float16, then prefill"
-                )
-            if search == "hnsw" or (isinstance(search, dict) and search.get("kind") == "hnsw"):
-                warnings.warn(
-                    f"'{path}' was saved with search='hnsw', which version 0.2 removed. The bank "
-                    "searches by 'ivf' from now on.",
-                    UserWarning,
-                    stacklevel=2,
-                )
-                search = "ivf"
-            dtype, search = getattr(torch, settings.pop("dtype")), search_of(search)
+            dtype = getattr(torch, settings.pop("dtype"))
+            search = search_of(settings.pop("search"))
             with torch.device("meta"):  # no memory for buffers that are replaced at once
                 bank = cls(**settings, dtype=dtype, search=search)
             if state["rows"].dtype != dtype:
@@ -827,28 +769,3 @@ class MemoryBank(nn.Module):
     def _apply(self, fn: Any, recurse: bool = True) -> Any:
         with torch.inference_mode(False):
             return super()._apply(fn, recurse)
-
-
-def _warn_anonymous() -> None:
-    warnings.warn(
-        "MemoryBank.enqueue was called without 'ids'. When the same documents come again (a "
-        "second epoch), each one finds its own stored copy with its own label: label "
-        "leakage. Pass stable document 'ids', or call reset() before every epoch.",
-        UserWarning,
-        # This function, enqueue, and the no_grad wrapper around it.
-        stacklevel=4,
-    )
-
-
-def _unpack(batch: Mapping[str, Any] | Sequence[Any]) -> tuple[Any, Tensor | None, Tensor | None]:
-    """Inputs, labels and ids of a batch of `MemoryBank.prefill`."""
-    if isinstance(batch, Mapping):
-        inputs = dict(batch)
-        return inputs, inputs.pop("labels", None), inputs.pop("ids", None)
-    if isinstance(batch, Sequence) and 1 <= len(batch) <= 3:
-        inputs, labels, ids = (*batch, None, None)[:3]
-        return inputs, labels, ids
-    raise ValueError(
-        "'loader' must yield mappings or tuples (inputs[, labels[, ids]]) "
-        f"(got {type(batch).__name__})."
-    )

@@ -24,9 +24,10 @@ from gloss_graph._internal.processes import (
 )
 from gloss_graph.losses import PseudoLabelLoss
 from gloss_graph.losses.graph import labeled_cross_entropy
+from gloss_graph.memory import EVICTIONS
 from gloss_graph.memory.distributed import share_state
 from gloss_graph.neighbors.adjacency import build
-from gloss_graph.step import classification_loss
+from gloss_graph.step import Staleness, classification_loss
 
 CLASSES, DIM = 3, 8
 # Batch sizes of the two processes, and labels by process (-1 = none labeled), step by step.
@@ -222,6 +223,29 @@ def kinds_of(given: Tensor, labels: Tensor, sets: bool) -> tuple[Tensor, Tensor 
     return labels, given.nan_to_num() if sets else None
 
 
+def refreshed_states(rank: int, eviction: str) -> list[dict[str, Tensor]]:
+    """State after every step; batches of different documents and sizes, and refreshed rows."""
+    bank = MemoryBank(12, DIM, k=3, eviction=eviction)
+    objective = GraphGuidedObjective(
+        CLASSES, memory=bank, k=3, half_life=3.0, staleness=Staleness(warmup_steps=1, ramp_steps=3)
+    )
+    found = []
+    for step in range(5):
+        ids = torch.arange(4 + rank) + 7 * step + 100 * rank
+        generator = torch.Generator().manual_seed(10 * step + rank)
+        x = torch.randn(len(ids), DIM, generator=generator, requires_grad=True)
+        objective(x, ids % CLASSES, ids=ids).backward()
+
+        def encode(ids: Tensor, step: int = step) -> Tensor:
+            part = ids.tensor_split(WORLD)[rank]
+            base = torch.arange(DIM).float() + step
+            return gather_rows(torch.sin(part.unsqueeze(1) * (1.0 + base)))
+
+        bank.refresh(encode, 3)
+        found.append(state_of(objective))
+    return found
+
+
 def work(rank: int, folder: Path) -> dict[str, Any]:
     before = (world_size(), launched(), is_main())
     dist.init_process_group("gloo")
@@ -244,6 +268,7 @@ def work(rank: int, folder: Path) -> dict[str, Any]:
         "unlabeled": {name: unlabeled_term(name, rank) for name in UNLABELED_TERMS},
         "apart": local_gradient(rank, True),
         "mixed": local_gradient(rank, False),
+        "policies": {name: refreshed_states(rank, name) for name in sorted(EVICTIONS)},
     }
 
 
@@ -331,7 +356,7 @@ def test_a_graph_kept_from_before_is_not_used_after_sharing(results: list[dict[s
 def test_graph_loss_of_regions_apart_is_that_of_the_joined_batch(
     results: list[dict[str, Any]],
 ) -> None:
-    """Where no row of one batch is a neighbour of the other's, the graph falls into two."""
+    """Where no row of one batch is a neighbor of the other's, the graph falls into two."""
     joined = joined_gradient(apart=True)
     parts = torch.cat([result["apart"] for result in results])
     assert float(joined.abs().max()) > 1e-3
@@ -355,6 +380,18 @@ def test_graph_loss_of_mixed_batches_is_not(results: list[dict[str, Any]]) -> No
     joined = joined_gradient(apart=False)
     parts = torch.cat([result["mixed"] for result in results])
     assert float((parts - joined).norm()) > 0.05 * float(joined.norm())
+
+
+def test_banks_stay_bit_equal_under_every_policy(results: list[dict[str, Any]]) -> None:
+    """Refreshed rows included."""
+    first, second = (result["policies"] for result in results)
+    last = set()
+    for name in EVICTIONS:
+        for step, (one, other) in enumerate(zip(first[name], second[name], strict=True)):
+            assert different(one, other) == [], (name, step)
+        assert int(first[name][-1]["memory.links.stamps"].sum()) > 12 or name == "reservoir"
+        last.add(tuple(first[name][-1]["memory.slot_ids"].sort().values.tolist()))
+    assert len(last) > 1, "the policies differ"
 
 
 def test_one_process_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
