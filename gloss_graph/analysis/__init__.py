@@ -3,8 +3,8 @@
 from gloss_graph._internal.moved import moved_names
 from gloss_graph.analysis.audit import Audit, audit
 from gloss_graph.analysis.document_graph import document_graph
-from gloss_graph.analysis.explanation import Explanation, explain
-from gloss_graph.analysis.measures import measures
+from gloss_graph.analysis.explanation import NodeExplanation, explain
+from gloss_graph.analysis.measures import louvain_communities, measures
 from gloss_graph.analysis.scores import (
     classification_scores,
     macro_silhouette,
@@ -14,11 +14,12 @@ from gloss_graph.analysis.scores import (
 
 __all__ = [
     "Audit",
-    "Explanation",
+    "NodeExplanation",
     "audit",
     "classification_scores",
     "document_graph",
     "explain",
+    "louvain_communities",
     "macro_silhouette",
     "measures",
     "micro_silhouette",
@@ -68,4 +69,5 @@ __getattr__ = moved_names(
         ],
         "gloss_graph.studies": ["plot_importance", "plot_slices", "plot_tuning"],
     },
+    renamed={"Explanation": ("gloss_graph.analysis", "NodeExplanation")},
 )

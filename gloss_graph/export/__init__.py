@@ -1,8 +1,7 @@
 """Document graphs to and from NetworkX, GraphML, GEXF, JSON, CSV and Parquet."""
 
-from gloss_graph.export.csv_tables import write_tables
-from gloss_graph.export.edges import edge_homophily
 from gloss_graph.export.from_networkx import from_networkx
+from gloss_graph.export.graph_arrays import EDGE_KINDS, edge_homophily
 from gloss_graph.export.graph_files import (
     FORMATS,
     read_graph,
@@ -11,7 +10,8 @@ from gloss_graph.export.graph_files import (
     write_graph,
 )
 from gloss_graph.export.graphml import write_graphml
-from gloss_graph.export.to_networkx import EDGE_KINDS, to_networkx
+from gloss_graph.export.tables import write_tables
+from gloss_graph.export.to_networkx import to_networkx
 
 __all__ = [
     "EDGE_KINDS",

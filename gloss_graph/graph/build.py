@@ -12,6 +12,7 @@ from torch_geometric.data import Data
 from gloss_graph._internal.settings import with_short_forms
 from gloss_graph.graph.bandwidth import (
     BandwidthRule,
+    bandwidth_of_distances,
     drawn_rows,
     estimate_bandwidth,
     local_scales,
@@ -250,7 +251,10 @@ def connect(
         else:
             squared_sigma = scales[edge_index[0]] * scales[edge_index[1]]
     else:
-        sigma = _bandwidth(bandwidth, x.detach(), visible, memory, slots)
+        points, found = x.detach(), None
+        if squared.dim() == 2:
+            found = bandwidth_of_distances(bandwidth, points, squared.detach())
+        sigma = _bandwidth(bandwidth, points, visible, memory, slots) if found is None else found
         squared_sigma = sigma.square()
     # A kernel sees one entry per edge, however they are stored here.
     weight = weigh(graph.weight, squared.flatten(), squared_sigma.flatten())

@@ -35,8 +35,8 @@ class _UnitRows(torch.autograd.Function):
     @first_order
     def backward(ctx: Any, grad: Tensor) -> Tensor:
         unit, inverse = ctx.saved_tensors
-        along = (grad * unit).sum(dim=1, keepdim=True)
-        return (grad - unit * along).mul_(inverse)
+        along = torch.einsum("bd,bd->b", grad, unit).unsqueeze(1)
+        return torch.addcmul(grad, unit, along, value=-1.0).mul_(inverse)
 
 
 def unit_rows(x: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ from markupsafe import Markup, escape
 from matplotlib.figure import Figure
 
 from gloss_graph._internal.files import atomic_write
-from gloss_graph.reports.evaluation_text import markdown_table, shown_p
+from gloss_graph.reports.evaluation import markdown_table, shown_p
 from gloss_graph.studies.designs import DESIGNS
 from gloss_graph.studies.plots import plot_effect, plot_heatmap, plot_tornado
 from gloss_graph.studies.results import Results

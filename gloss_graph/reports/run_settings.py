@@ -1,4 +1,4 @@
-"""What a run is called on its page, its settings, and how to repeat it."""
+"""A run's summary, its settings, and the command that repeats it."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from typing import Any
 from gloss_graph.baselines import CONFIGS, MODELS, BertGCNConfig, GraphModelConfig
 from gloss_graph.training.config import LOSSES, TrainConfig
 
-#: Parts of the data as they are called.
+#: Parts of the data, and their names on a page.
 PARTS = {"train": "training", "val": "validation", "test": "test"}
 
 
 def summary(settings: Mapping[str, Any]) -> str:
-    """Loss or model, encoder and data in a line."""
+    """Loss or model, encoder and data in one line."""
     loss, name = settings["loss"], str(settings["data"].get("name") or "documents")
     what = LOSSES.get(loss) or MODELS.get(loss, "a loss of its own")
     if settings.get("model") == "text-gcn":
@@ -26,7 +26,7 @@ def summary(settings: Mapping[str, Any]) -> str:
 
 
 def setting_values(settings: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Defaults of the settings a run of this kind has, and their values in this run."""
+    """Defaults of the settings of this kind of run, and their values in this run."""
     model = settings.get("model")
     kind: Any = CONFIGS.get(model, TrainConfig) if isinstance(model, str) else TrainConfig
     own = settings.get(str(model).replace("-", "_"), {})
@@ -48,7 +48,7 @@ train_graph_model(splits, config, "NEW_FOLDER"{given})"""
 
 
 def repetition(settings: Mapping[str, Any]) -> tuple[str, str]:
-    """The command that was typed, with a new folder, and the same in Python."""
+    """The command of the run with a new folder, and the same in Python."""
     words = settings.get("command")
     command = ""
     if isinstance(words, Sequence) and not isinstance(words, str) and words:
@@ -79,7 +79,7 @@ train_text(splits, encoder, config, "NEW_FOLDER")"""
 
 
 def _with_new_folder(words: list[str]) -> list[str]:
-    """The words with another folder for the results: a used one is refused."""
+    """The words with another folder for the results, as a used one is refused."""
     kept, skip = [], False
     for word in words:
         if not skip and word != "--out" and not word.startswith("--out="):

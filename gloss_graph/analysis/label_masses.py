@@ -1,14 +1,14 @@
-r"""Which labeled documents decide every document, all at once.
+r"""The labeled documents that decide every document, for all documents at once.
 
 The mass of the labeled document j at document i is the chance that a walk from i ends in j: one
-column of the propagation with the label j alone, so that as many right sides as there are labels
-give all masses, exactly. A labeled document i is asked what the others say of it: with its own
-label hidden it is one more unknown. Eliminating the unlabeled documents U leaves
+column of the propagation with the label j alone, so as many right sides as there are labels give
+all masses, exactly. For a labeled document i the masses are those with its label hidden, which
+makes it one more unknown. Eliminating the unlabeled documents U leaves
 \(K = S_{ll} + S_{lu} M\), M (U, L) the masses of U, and then
 
     mass of j at i = K_ij / (a_i - K_ii) for j other than i,
 
-a the diagonal of the system: exact too, without a solve of its own.
+a the diagonal of the system: exact too, without a further solve.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from scipy import linalg, sparse
 from scipy.sparse.csgraph import connected_components
 
 from gloss_graph.analysis.leave_one_out import walk_layer
-from gloss_graph.analysis.matrix import GraphTable
+from gloss_graph.export.graph_arrays import GraphArrays
 from gloss_graph.propagation import node_factors
 
 __all__ = ["TopMasses", "top_masses"]
 
 _BLOCK = 256
-# Unlabeled documents up to which their system is factored once, dense, for all labels: seconds
+# Up to this many unlabeled documents their system is factored once, dense, for all labels: seconds
 # where iterations for thousands of labels take minutes.
 _DENSE = 5000
 
@@ -38,8 +38,8 @@ _DENSE = 5000
 class TopMasses(NamedTuple):
     """The labeled documents that decide n documents, largest mass first.
 
-    `nodes` (n, T) int64 with -1 where there are fewer, `mass` (n, T), `by_class` (n, C) the mass
-    of all labeled documents together. Rows of `by_class` sum to 1 less what leaked or met none.
+    `nodes` (n, T) int64, padded with -1; `mass` (n, T); `by_class` (n, C), the mass of all labeled
+    documents per class. Rows of `by_class` sum to 1 less the mass that leaked or met no label.
     """
 
     nodes: np.ndarray
@@ -57,7 +57,7 @@ class TopMasses(NamedTuple):
 
 @torch.no_grad()
 def top_masses(
-    table: GraphTable,
+    documents: GraphArrays,
     rows: np.ndarray,
     *,
     top: int = 5,
@@ -65,44 +65,44 @@ def top_masses(
     normalization: str = "hub",
     progress: bool = False,
 ) -> TopMasses:
-    """Find the labeled documents with the largest mass at every wanted document.
+    """Find the labeled documents with the largest mass at each of some documents.
 
     Args:
-        table: The graph.
-        rows: (n,) the documents asked for.
-        top: Labeled documents kept for each.
+        documents: The graph.
+        rows: (n,) the documents to explain.
+        top: Labeled documents kept per document.
         eta: Leak of the harmonic rule.
-        normalization: `"hub"` or `"row"`, where masses are chances.
+        normalization: `"hub"` or `"row"`, for which masses are probabilities.
         progress: Show a bar on stderr.
 
     Returns:
         Exact masses on the whole graph, to rounding or the solver's tolerance of 1e-11.
 
-    Cost: with L labels that touch some of U unlabeled documents O(U³ + U² L) up to 5,000 of
-    these, O((E + N) L iterations) beyond, in blocks of O(256 N) memory. Nothing is solved for
-    labels that touch none.
+    Cost: with L labels that touch some of U unlabeled documents O(U³ + U² L) for U up to 5,000,
+    O((E + N) L iterations) beyond, in blocks of O(256 N) memory. Labels that touch no unlabeled
+    document need no solve.
     """
-    size, count = len(table.labels), len(rows)
-    seeds = np.flatnonzero(table.seeds)
-    classes = int(table.labels.max(initial=-1)) + 1
+    size, count = documents.size, len(rows)
+    seeds = np.flatnonzero(documents.seeds)
+    classes = int(documents.y.max(initial=-1)) + 1
     nodes = np.full((count, top), -1, dtype=np.int64)
     mass = np.zeros((count, top))
     by_class = np.zeros((count, classes))
     if not seeds.size or not count:
         return TopMasses(nodes, mass, by_class)
-    layer = walk_layer(normalization, eta)  # refuses settings that are none
-    entries = table.adjacency.tocoo()
+    layer = walk_layer(normalization, eta)  # checks the settings
+    entries = documents.links.tocoo()
     edges = torch.from_numpy(np.stack([entries.row, entries.col]).astype(np.int64))
     weight = torch.from_numpy(entries.data)
     factor = node_factors(normalization, edges, weight, size).numpy()
     scaled = sparse.csr_array(
-        sparse.diags_array(factor) @ table.adjacency @ sparse.diags_array(factor)
+        sparse.diags_array(factor) @ documents.links @ sparse.diags_array(factor)
     )
     every = (1 + eta) * np.asarray(scaled.sum(axis=1)).ravel()
     diagonal, outward = every[rows], scaled[rows]
     # Only labels with an unlabeled neighbour send mass through others.
-    touching = scaled @ (~table.seeds).astype(float) > 0
-    dense = _factored(table, scaled, every) if touching[seeds].any() else None
+    touching = scaled @ (~documents.seeds).astype(float) > 0
+    dense = _factored(documents, scaled, every) if touching[seeds].any() else None
 
     def spread(block: np.ndarray) -> np.ndarray:
         """Masses (N, b) of the labels `block` at all documents."""
@@ -113,7 +113,7 @@ def top_masses(
             return values
         if dense is None:
             y = torch.from_numpy(values[:, some])
-            seen = torch.from_numpy(table.seeds)
+            seen = torch.from_numpy(documents.seeds)
             solved = layer.propagate_labels(y, edges, weight, seen, trusted=True)
             values[:, some] = solved.values.numpy()
         else:
@@ -121,7 +121,7 @@ def top_masses(
             values[np.ix_(free, some)] = solve(scaled[free][:, block[some]].toarray())
         return values
 
-    labeled = table.seeds[rows]
+    labeled = documents.seeds[rows]
     back = np.zeros(count)  # what returns to a labeled document, K_ii
 
     starts = range(0, seeds.size, _BLOCK)
@@ -134,15 +134,15 @@ def top_masses(
         own = rows[:, None] == block
         back[own.any(axis=1)] = found[own]
         found[own] = 0.0
-        for label in np.unique(table.labels[block]):
-            by_class[:, label] += found[:, table.labels[block] == label].sum(axis=1)
+        for label in np.unique(documents.y[block]):
+            by_class[:, label] += found[:, documents.y[block] == label].sum(axis=1)
         joined = np.concatenate([mass, found], axis=1)
         order = np.argsort(-joined, axis=1, kind="stable")[:, :top]
         names = np.concatenate([nodes, np.broadcast_to(block, (count, block.size))], axis=1)
         mass = np.take_along_axis(joined, order, axis=1)
         nodes = np.take_along_axis(names, order, axis=1)
 
-    # A labeled document that only meets itself has nothing to be told.
+    # A labeled document that meets only itself gets no mass.
     rest = np.where(labeled, diagonal - back, 1.0)
     scale = np.where(rest > 1e-9 * np.maximum(diagonal, 1e-300), 1 / np.maximum(rest, 1e-300), 0.0)
     mass, by_class = mass * scale[:, None], by_class * scale[:, None]
@@ -150,12 +150,12 @@ def top_masses(
 
 
 def _factored(
-    table: GraphTable, scaled: sparse.csr_array, diagonal: np.ndarray
+    documents: GraphArrays, scaled: sparse.csr_array, diagonal: np.ndarray
 ) -> tuple[np.ndarray, Callable[[np.ndarray], np.ndarray]] | None:
-    """Unlabeled documents that labels reach and a solver of their system; None if it is large."""
+    """Unlabeled documents that labels reach and a solver of their system; None if too large."""
     _, part = connected_components(scaled, directed=False)
-    reached = np.isin(part, part[table.seeds])
-    free = np.flatnonzero(~table.seeds & reached)
+    reached = np.isin(part, part[documents.seeds])
+    free = np.flatnonzero(~documents.seeds & reached)
     own = diagonal[free]
     # A diagonal that underflows leaves nothing to divide by.
     if free.size > _DENSE or not (own > np.finfo(float).tiny).all():

@@ -1,24 +1,30 @@
-"""Measures of document graphs as printed tables, side by side, and over a training."""
+"""Measures of document graphs as printed tables, of two graphs, and over a training."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from itertools import pairwise
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
+import torch
 from rich.box import SIMPLE_HEAD
 from rich.console import Group
 from rich.markup import escape
 from rich.table import Table
+from torch import Tensor
 from torch_geometric.data import Data
 
-from gloss_graph.analysis.graph_arrays import Documents, read_documents
+from gloss_graph._internal.checks import check_positive_int
 from gloss_graph.analysis.measures import GRAPH, measures
+from gloss_graph.export.graph_arrays import GraphArrays, edge_homophily, read_arrays
+from gloss_graph.graph import build_document_graph
+from gloss_graph.training.snapshots import load_snapshots
 
-__all__ = ["compare_measures", "edge_churn", "measures_summary"]
+__all__ = ["RunChange", "compare_measures", "edge_churn", "measures_summary", "run_change"]
 
 _COLUMNS = ["scope", "measure", "value"]
 _SHARES = {
@@ -41,15 +47,15 @@ _COUNTS = {
 
 
 def measures_summary(graph: Data | pd.DataFrame, **settings: Any) -> Group:
-    """Measures as tables for `rich.console.Console().print`: the graph's, then the classes'.
+    """Measures as tables for `rich.console.Console().print`: of the graph, then of the classes.
 
     Args:
-        graph: A document graph, or what `measures` or `compare_measures` returned.
-        **settings: Of `measures`.
+        graph: A document graph, or the result of `measures` or `compare_measures`.
+        **settings: Settings of `measures`.
 
     Raises:
         TypeError: Neither a graph nor a table.
-        ValueError: See `measures`; a table of other columns.
+        ValueError: A graph that `measures` refuses, or a table of other columns.
 
     Example:
         >>> import torch
@@ -71,7 +77,7 @@ def measures_summary(graph: Data | pd.DataFrame, **settings: Any) -> Group:
         return Group(first)
     columns = list(dict.fromkeys(rest["measure"]))
     pair = [kind for kind in kinds if kind != "change"]
-    # Of two graphs one value stands below the other: side by side they do not fit a terminal.
+    # The values of two graphs are in two lines, as they do not fit a terminal side by side.
     title = "Classes" if len(pair) == 1 else f"Classes: {pair[0]}, below it {pair[1]}"
     second = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     second.add_column("class", no_wrap=True)
@@ -92,20 +98,20 @@ def measures_summary(graph: Data | pd.DataFrame, **settings: Any) -> Group:
 def compare_measures(
     before: Data | pd.DataFrame, after: Data | pd.DataFrame, **settings: Any
 ) -> pd.DataFrame:
-    """Measures of two graphs side by side, as of a corpus before and after a training.
+    """Measures of two graphs side by side, such as a corpus before and after a training.
 
     Args:
-        before: A document graph, or what `measures` returned.
-        after: The same of the other.
-        **settings: Of `measures`, for both; not `embeddings`, which differ: set `graph.x`, or
-            measure first and pass the tables.
+        before: A document graph, or the result of `measures`.
+        after: The other one.
+        **settings: Settings of `measures` for both graphs, without `embeddings`, which differ: set
+            `graph.x`, or measure first and pass the tables.
 
     Returns:
-        Columns `scope`, `measure`, `before`, `after`, `change`; NaN where only one has a measure.
+        Columns `scope`, `measure`, `before`, `after`, `change`; NaN if only one has a measure.
 
     Raises:
         TypeError: Neither graphs nor tables.
-        ValueError: See `measures`; `embeddings` given.
+        ValueError: Graphs that `measures` refuses, or `embeddings`.
 
     Example:
         >>> import torch
@@ -128,24 +134,25 @@ def compare_measures(
 
 
 def edge_churn(graphs: Sequence[Data]) -> pd.DataFrame:
-    """How much of the graph each step of a training replaced.
+    """Share of the edges that each step of a training replaced.
 
     Args:
-        graphs: Snapshots of the document graph in order, two or more. Documents are matched by
-            `doc_id` (by position where a graph has none); edges of documents that only one of
-            two snapshots holds are left out.
+        graphs: Two or more snapshots of the document graph, in order. Documents are matched by
+            `doc_id` (by position if a graph has none); edges of documents that only one of two
+            snapshots holds are left out.
 
     Returns:
-        A row a pair of consecutive snapshots: `step` (1 for the first pair), `documents` in both,
-        `edges_before`, `edges_after`; `kept` and `lost`, shares of the edges before, summing to 1,
-        `new`, share of the edges after; `jaccard`, edges in both over edges in either. NaN where
-        there are no edges.
+        A row per pair of consecutive snapshots: `step` (1 for the first pair), `documents` in
+        both, `edges_before`, `edges_after`; `kept` and `lost`, shares of the edges before, which
+        sum to 1; `new`, share of the edges after; `jaccard`, edges in both over edges in either.
+        NaN without edges.
 
     Raises:
         TypeError: Not PyG graphs.
-        ValueError: Fewer than two; a `doc_id` that is repeated or negative; a directed graph.
+        ValueError: Fewer than two graphs, a directed graph, or a `doc_id` that is repeated or
+            negative.
 
-    Cost: O(E log E) a snapshot.
+    Cost: O(E log E) per snapshot.
 
     Example:
         >>> import torch
@@ -179,18 +186,109 @@ def edge_churn(graphs: Sequence[Data]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def _identified(graph: Data, place: int) -> Documents:
-    documents = read_documents(graph)
+class RunChange(NamedTuple):
+    """The graph of the same documents before and after a training, and its changes in between.
+
+    Attributes:
+        before: Graph of up to 1,000 labeled documents of `split`, with their embeddings as `x`.
+        after: The same after the training.
+        split: Name of the split.
+        measures: Result of `compare_measures`.
+        churn: Changes of the graph of a small fixed batch, a row per pair of consecutive moments:
+            `start`, `end`, `homophily` (share of edges within a class) at the end, and the columns
+            of `edge_churn`.
+        epochs: The same batch by epoch: `epoch`; `edge_churn`, the share of the edges at its end
+            that are new since the previous epoch (0 is the start of the training); `jaccard`,
+            edges at both over edges at either; `homophily` at its end.
+    """
+
+    before: Data
+    after: Data
+    split: str
+    measures: pd.DataFrame
+    churn: pd.DataFrame
+    epochs: pd.DataFrame
+
+
+def run_change(
+    run: str | Path,
+    *,
+    k: int = 16,
+    bandwidth: float | str = "sqrt",
+    batch_k: int = 5,
+    seed: int = 0,
+) -> RunChange:
+    """Compare the untrained with the trained space of a run as document graphs.
+
+    Args:
+        run: Folder of `gloss-graph train`, trained without `--no-pictures`.
+        k: Neighbors per document, before and after.
+        bandwidth: Bandwidth of both graphs, as in `build_document_graph`.
+        batch_k: Neighbors in the graphs of the fixed batch, of about 60 documents.
+        seed: Seed of the communities.
+
+    Returns:
+        Graphs, measures and churn. A run with fewer than two recorded moments has no churn, a run
+        without recorded epochs none by epoch.
+
+    Raises:
+        ValueError: The folder holds no record, or a damaged one.
+
+    Cost: O(n²) for n <= 1,000 documents: seconds.
+
+    See also: `plot_graph_change`, for a picture of the two graphs.
+    """
+    check_positive_int("k", k)
+    check_positive_int("batch_k", batch_k)
+    found = load_snapshots(run)
+    if found is None:
+        raise ValueError(
+            f"'run' must hold a record of its embeddings (got {run}, which has none). Train it "
+            "again without --no-pictures."
+        )
+
+    def graph(rows: Tensor, labels: Tensor, ids: Tensor | None, near: int) -> Data:
+        data = build_document_graph(rows, labels, ids, k=near, bandwidth=bandwidth)
+        data.x, data.label_names = rows, found.label_names
+        return data
+
+    before = graph(found.before, found.labels, found.ids, k)
+    after = graph(found.after, found.labels, found.ids, k)
+
+    def churn_of(passes: Collection[Tensor]) -> pd.DataFrame:
+        ids = torch.arange(found.batch_labels.size(0))
+        graphs = [graph(rows, found.batch_labels, ids, batch_k) for rows in passes]
+        if len(graphs) < 2:
+            return pd.DataFrame()
+        homophily = [edge_homophily(data) for data in graphs[1:]]
+        return edge_churn(graphs).assign(homophily=homophily)
+
+    churn = churn_of(found.moments.values())
+    if len(churn):
+        churn = churn.drop(columns=["step", "documents"])
+        churn.insert(0, "start", [one for one, _ in pairwise(found.moments)])
+        churn.insert(1, "end", [two for _, two in pairwise(found.moments)])
+        churn.insert(2, "homophily", churn.pop("homophily"))
+    epochs = churn_of(found.epochs.values())
+    if len(epochs):
+        epochs = epochs.assign(epoch=list(found.epochs)[1:], edge_churn=epochs["new"])
+        epochs = epochs[["epoch", "edge_churn", "jaccard", "homophily"]]
+    measured = compare_measures(before, after, seed=seed)
+    return RunChange(before, after, found.split, measured, churn, epochs)
+
+
+def _identified(graph: Data, place: int) -> GraphArrays:
+    documents = read_arrays(graph)
     ids = documents.ids
     if ids.size and (int(ids.min()) < 0 or np.unique(ids).size < ids.size):
         raise ValueError(
             f"'graphs[{place}].doc_id' must be distinct and >= 0, documents are matched by it "
-            "(got a negative or repeated one). Give every document an id of its own."
+            "(got a negative or repeated one). Give every document a distinct id."
         )
     return documents
 
 
-def _pairs(documents: Documents, common: np.ndarray) -> np.ndarray:
+def _pairs(documents: GraphArrays, common: np.ndarray) -> np.ndarray:
     """Edges among the `common` ids (n,), each as one distinct number."""
     place = np.searchsorted(common, documents.ids)
     place = np.minimum(place, max(common.size - 1, 0))

@@ -17,11 +17,10 @@ from torch_geometric.data import Data
 
 from gloss_graph._internal.files import atomic_write
 from gloss_graph._internal.limits import load_json, read_object, read_parquet
-from gloss_graph.export.columns import count_nodes
-from gloss_graph.export.edges import EDGE_KINDS, edge_columns
+from gloss_graph.export.attributes import attribute_error, graph_row, plain_row
 from gloss_graph.export.from_networkx import GraphColumns
-from gloss_graph.export.plain import as_networkx, graph_row, plain_row, refused
-from gloss_graph.export.to_networkx import graph_attributes, node_columns
+from gloss_graph.export.graph_arrays import EDGE_KINDS, count_nodes, read_edges
+from gloss_graph.export.to_networkx import as_networkx, graph_attributes, node_columns
 
 __all__ = ["read_tables", "table_paths", "write_tables"]
 
@@ -39,7 +38,7 @@ class _Table(NamedTuple):
 
 
 def table_paths(path: Path) -> dict[str, Path]:
-    """The files behind one name: ``corpus.csv`` stands for three, ``corpus.parquet`` for two."""
+    """The files behind one name: three for `corpus.csv`, two for `corpus.parquet`."""
     kind = path.suffix.lower().removeprefix(".")
     stem = path.name.removesuffix(path.suffix)
     for part in (".nodes", ".edges"):
@@ -58,27 +57,27 @@ def write_tables(
     max_text: int | None = None,
     directed: bool = False,
 ) -> list[Path]:
-    """Write a table of nodes and one of edges; see ``write_graph``.
+    """Write a table of nodes and one of edges; see `write_graph`.
 
-    ``corpus.parquet`` becomes ``corpus.nodes.parquet`` (a row per node: ``node``, then its
-    attributes) and ``corpus.edges.parquet`` (a row per edge: ``source``, ``target``, ``weight``,
-    ...; of an undirected graph each pair once). CSV has a third file, ``corpus.schema.json``, with
-    the types of the columns and the attributes of the graph, which Parquet keeps in its metadata.
+    `corpus.parquet` becomes `corpus.nodes.parquet` (a row per node: `node`, then its attributes)
+    and `corpus.edges.parquet` (a row per edge: `source`, `target`, `weight`, ...; each pair of an
+    undirected graph once). CSV has a third file, `corpus.schema.json`, with the types of the
+    columns and the attributes of the graph, which Parquet keeps in its metadata.
 
     Args:
-        graph: a document graph, or a NetworkX graph whose nodes are all integers or all strings.
-        path: ends in ``.parquet`` or ``.csv``.
-        overwrite: replace files that are there.
-        max_text: longest text in characters; None keeps all.
-        directed: see ``to_networkx``.
+        graph: A document graph, or a NetworkX graph whose nodes are all integers or all strings.
+        path: Ends in `.parquet` or `.csv`.
+        overwrite: Replace existing files.
+        max_text: Longest text in characters; None keeps all.
+        directed: Write both directions of a `Data`, which may then differ.
 
     Returns:
         The files.
 
     Raises:
-        ValueError: an attribute a table cannot carry: no scalar, of several types, beyond 64 bits,
-            or named as the columns of the ends.
-        FileExistsError: a file exists and ``overwrite`` is false.
+        ValueError: An attribute a table cannot hold: not a scalar, of several types, beyond 64
+            bits, or named as the columns of the ends.
+        FileExistsError: A file exists and `overwrite` is false.
 
     Cost: O(N + E log E); a million edges take about a second as Parquet.
     """
@@ -95,7 +94,7 @@ def write_tables(
         both = graph.is_directed()
     described: dict[str, Any] = {"directed": both, "graph": attributes}
     with ExitStack() as stack:
-        # No file takes its name before all are complete.
+        # No file takes its final name before all are complete.
         drafts = {
             part: stack.enter_context(atomic_write(file, overwrite=overwrite))
             for part, file in files.items()
@@ -119,11 +118,11 @@ def write_tables(
 def _of_data(data: Data, max_text: int | None, directed: bool) -> dict[str, _Table]:
     size = count_nodes(data)
     nodes = {"node": np.arange(size), **node_columns(data, max_text=max_text)}
-    edges = edge_columns(data, size, directed=directed)
+    edges = read_edges(data, directed=directed)
     ends: dict[str, Any] = {"source": edges.source, "target": edges.target}
     for name in edges.columns:
         if name in ends:
-            raise refused(name, "edge", None, "A table", "the name is taken")
+            raise attribute_error(name, "edge", None, "A table", "the name is taken")
     columns = {**ends, **edges.columns}
     if "kind" in columns:
         numbers = pa.array(columns["kind"].astype(np.int8))
@@ -177,7 +176,7 @@ def _typed(
             kind = _TYPES[type(value)]
             if types.setdefault(name, kind) != kind:
                 why = f"it must be of one type, got {types[name]} and {kind}"
-                raise refused(name, domain, None, form, why)
+                raise attribute_error(name, domain, None, form, why)
     schema = pa.schema(list(types.items()))
 
     def batches() -> Iterator[pa.RecordBatch]:
@@ -189,20 +188,20 @@ def _typed(
                     column = [row.get(field.name) for row in part]
                     arrays.append(pa.array(column, field.type))
                 except (OverflowError, pa.ArrowInvalid) as error:
-                    raise refused(field.name, domain, None, form, str(error)) from error
+                    raise attribute_error(field.name, domain, None, form, str(error)) from error
             yield pa.record_batch(arrays, schema=schema)
 
     return _Table(schema, batches())
 
 
 def read_tables(path: str | os.PathLike[str]) -> GraphColumns:
-    """Read the tables ``write_tables`` wrote, by the same name or that of one of the files.
+    """Read the tables of `write_tables`, by the same name or that of one of the files.
 
-    CSV tables without ``.schema.json`` are read too, with the types their columns seem to have.
+    CSV tables without `.schema.json` are read too; the types of their columns are guessed.
 
     Raises:
-        FileNotFoundError: a file is missing.
-        ValueError: a file is damaged, or its columns are no nodes and edges.
+        FileNotFoundError: A file is missing.
+        ValueError: A file is damaged, or its columns are not nodes and edges.
     """
     files = table_paths(Path(path))
     described: dict[str, Any] = {}
@@ -224,7 +223,7 @@ def read_tables(path: str | os.PathLike[str]) -> GraphColumns:
             raise ValueError("its description of the graph is no object")
     except FileNotFoundError:
         raise
-    except Exception as error:  # What damaged tables raise has no base in common.
+    except Exception as error:  # damaged tables raise errors without a common base
         raise ValueError(f"'path' must name node and edge tables ({path}: {error}).") from error
     return GraphColumns(
         names,
