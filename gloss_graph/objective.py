@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any, Literal, overload
 
 import torch
 from torch import Tensor, nn
-from typing_extensions import Self
 
 from gloss_graph._internal.checks import check_choice, check_positive_int, check_range, check_seed
 from gloss_graph._internal.precision import full_precision
@@ -48,6 +47,9 @@ from gloss_graph.step import (
     consistency_loss,
     hidden_label_loss,
 )
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 # The short forms of fields of `Consistency` that are called otherwise there.
 _CONSISTENCY = {

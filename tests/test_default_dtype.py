@@ -57,7 +57,7 @@ def training(dtype: torch.dtype, sets: bool, settings: dict[str, Any], bank: Any
         loss.backward()
         found += [loss.detach(), z.grad]
     if memory is not None:
-        found += [*objective.explain(x, ids=torch.arange(SIZE))]
+        found += [*objective.explain(x[:8], ids=torch.arange(8))]
         found += [objective.predict(x, mode="transductive"), memory.embeddings, *memory.edges()]
         found += memory.search(x, 3)
     return [*found, *(v for v in objective.state_dict().values() if isinstance(v, Tensor))]

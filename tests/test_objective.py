@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 import reference
 import torch
+from helpers import snapshot
 from reference import dense_weights, one_hot
 from torch import Tensor, nn
 
@@ -65,10 +66,6 @@ def step(
     out = objective(x, labels, return_output=True, **call)
     assert isinstance(out, ObjectiveOutput)
     return out
-
-
-def snapshot(module: nn.Module) -> dict[str, Tensor]:
-    return {name: value.clone() for name, value in module.state_dict().items()}
 
 
 def assert_same_state(first: dict[str, Tensor], second: dict[str, Tensor]) -> None:

@@ -29,9 +29,9 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 from torch import Tensor
+from turns import resident_mib
 
 from gloss_graph import MemoryBank
-from gloss_graph.bench.turns import resident_mib
 from gloss_graph.neighbors import DescentSettings, IVFSettings, Search
 from gloss_graph.neighbors.exact import nearest_allowed
 from gloss_graph.neighbors.search import near_enough

@@ -1,5 +1,9 @@
 """Questions about a document graph: measures, label audit, explanations."""
 
+from gloss_graph._internal.extras import require
+
+require("pandas", extra="analysis")
+
 from gloss_graph._internal.moved import moved_names
 from gloss_graph.analysis.audit import Audit, audit
 from gloss_graph.analysis.document_graph import document_graph

@@ -11,6 +11,11 @@ from typing import Any, NamedTuple
 
 import networkx as nx
 import numpy as np
+
+from gloss_graph._internal.extras import require
+
+require("pyarrow", extra="analysis")
+
 import pyarrow as pa
 from pyarrow import csv, parquet
 from torch_geometric.data import Data

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -128,6 +129,9 @@ class LabelPropagation(MessagePassing):
     See also: `torch_geometric.nn.LabelPropagation` iterates a fixed number of steps without
     gradient; use it where labels are features and nothing is trained through them.
     """
+
+    # Without it PyG parses this file for the call of `propagate`, in every constructor.
+    propagate_type: ClassVar = {"x": Tensor, "edge_weight": Tensor}
 
     def __init__(
         self,

@@ -1,6 +1,10 @@
 """Tables and pages about runs: one run, two runs compared, many evaluated."""
 
+from gloss_graph._internal.extras import require
 from gloss_graph._internal.moved import moved_names
+
+require("jinja2", "pandas", "matplotlib", extra="analysis")
+
 from gloss_graph.reports.evaluation import evaluation_markdown, plot_evaluation
 from gloss_graph.reports.graph_change import (
     RunChange,

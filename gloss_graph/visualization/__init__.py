@@ -1,5 +1,9 @@
 """Pictures of a document graph and of a training, and the interactive page."""
 
+from gloss_graph._internal.extras import require
+
+require("matplotlib", extra="analysis")
+
 from gloss_graph.visualization.before_after import plot_embeddings, plot_graph_change
 from gloss_graph.visualization.distributions import plot_degrees, plot_reach, reach_curves
 from gloss_graph.visualization.explanation_plot import plot_explanation

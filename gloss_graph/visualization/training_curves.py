@@ -32,7 +32,7 @@ from gloss_graph.visualization.style import (
 __all__ = ["plot_stage_times", "plot_training"]
 
 # Losses of a history row: name in the legend, kind of line.
-_LOSSES = {
+_LOSSES: dict[str, tuple[str, Any]] = {
     "loss": ("total loss", "solid"),
     "cross_entropy": ("cross-entropy", "dashed"),
     "graph_loss": ("graph loss", "dotted"),

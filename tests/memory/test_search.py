@@ -8,6 +8,7 @@ import faiss
 import numpy as np
 import pytest
 import torch
+from helpers import rows
 from reference import distance
 from torch import Tensor
 
@@ -16,10 +17,6 @@ from gloss_graph.neighbors import exact as search
 from gloss_graph.neighbors import nearest, nearest_others
 
 BACKENDS = ("faiss", "matmul", "auto", "exact")
-
-
-def rows(count: int, dim: int = 6, seed: int = 0) -> Tensor:
-    return torch.randn(count, dim, generator=torch.Generator().manual_seed(seed))
 
 
 def brute_force(queries: Tensor, stored: Tensor, k: int) -> tuple[np.ndarray, np.ndarray]:

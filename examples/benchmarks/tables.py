@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator
@@ -74,6 +75,23 @@ def write_tables(tables: Mapping[str, pd.DataFrame], folder: Path, note: str = "
     with atomic_write(path, overwrite=True) as file:
         file.write("\n".join(parts).encode())
     return [path, *written]
+
+
+def machine_note(rounds: int, load: float) -> str:
+    """What a reader of the figures must know; `load` is the load average at the start."""
+    return (
+        f"{torch.get_num_threads()} threads, torch {torch.__version__}; load average {load:.1f} "
+        f"at the start, {os.getloadavg()[0]:.1f} at the end. Medians of {rounds} rounds by turns; "
+        "compare within a row."
+    )
+
+
+def show_tables(tables: Mapping[str, pd.DataFrame], folder: Path, note: str) -> None:
+    """Print the tables and write them into `folder`."""
+    write_tables(tables, folder, note)
+    for title, table in tables.items():
+        print(f"\n{title}\n\n{markdown(table)}")
+    print(f"{note} Written to {folder}.")
 
 
 LINES = {

@@ -1,13 +1,20 @@
-"""Whether many steps at a full bank leave memory as it was."""
+"""Whether many training steps on a full bank leave resident memory as it was.
+
+Run ``python examples/benchmarks/endurance.py [--steps 10000 --bank 4096 --dim 64]``.
+"""
 
 from __future__ import annotations
 
+import argparse
 import gc
+import os
+from pathlib import Path
 
+import pandas as pd
 from rich.progress import track
-
-from gloss_graph.bench.stages import StageSettings, single_step
-from gloss_graph.bench.turns import resident_mib
+from stages import StageSettings, single_step
+from tables import machine_note, show_tables
+from turns import limited_threads, resident_mib
 
 _WARM_STEPS = 500
 
@@ -60,3 +67,29 @@ def memory_growth(
 def _resident() -> float:
     gc.collect()
     return resident_mib()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--steps", type=int, default=10_000)
+    parser.add_argument("--bank", type=int, nargs="+", default=[4_096], help="rows of the banks")
+    parser.add_argument("--dim", type=int, nargs="+", default=[64])
+    parser.add_argument("--batch-size", type=int, default=128)
+    parser.add_argument("--k", type=int, default=16, help="neighbors per document")
+    parser.add_argument("--threads", type=int, help="of every library; default: theirs")
+    parser.add_argument("--out", type=Path, default=Path("runs/endurance"))
+    given = parser.parse_args()
+    settings = StageSettings(batch=given.batch_size, k=given.k, encoder="none")
+    load = os.getloadavg()[0]
+    with limited_threads(given.threads):
+        growth = [
+            memory_growth(given.steps, rows=rows, dim=dim, settings=settings, progress=True)
+            for dim in given.dim
+            for rows in given.bank
+        ]
+        note = machine_note(1, load)
+    show_tables({"endurance: resident memory": pd.DataFrame(growth)}, given.out, note)
+
+
+if __name__ == "__main__":
+    main()

@@ -11,29 +11,22 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from scripts import ROOT, run
 from threadpoolctl import threadpool_info
 
 from gloss_graph._internal import peak_memory as _memory
-from gloss_graph.bench import (
-    StageSettings,
-    corpus_table,
-    fitted_exponent,
-    limited_threads,
-    memory_growth,
-    peers,
-    plot_stages,
-    stage_table,
-    write_tables,
-)
-from gloss_graph.bench.made import clustered, filled_bank
-from gloss_graph.bench.peers import draw_labels, made_corpus
-from gloss_graph.bench.report import markdown
-from gloss_graph.bench.rivals import UnrolledLayers, dense_loss
-from gloss_graph.bench.stages import single_step
-from gloss_graph.bench.turns import peak_mib, take_turns
-from gloss_graph.cli import main
 from gloss_graph.objective import GraphGuidedObjective
 from gloss_graph.propagation import LabelPropagation
+
+# isort: split
+import corpus
+from corpus import corpus_table, draw_labels, made_corpus
+from endurance import memory_growth
+from made import clustered, filled_bank
+from rivals import UnrolledLayers, dense_loss
+from stages import StageSettings, single_step, stage_table
+from tables import fitted_exponent, markdown, plot_stages, write_tables
+from turns import limited_threads, peak_mib, take_turns
 
 TINY = StageSettings(
     banks=(0, 300, 1_100),
@@ -103,6 +96,7 @@ def test_a_filled_bank_links_rows_of_one_cluster() -> None:
     torch.testing.assert_close(squared, own, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_peers_run_on_one_graph_and_the_same_labels() -> None:
     x, y = made_corpus(400, dim=16)
     table = corpus_table(x, y, k=5, draws=1, repeats=1, poisson_rows=0)
@@ -114,6 +108,7 @@ def test_peers_run_on_one_graph_and_the_same_labels() -> None:
     assert poisson == "not run above 0 rows", "a peer that did not run must say why"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pieces", [1, 3])
 def test_poisson_of_a_graph_in_pieces_ends(pieces: int) -> None:
     """Conjugate gradients of the peer runs 100,000 iterations on a system without a solution."""
@@ -138,7 +133,7 @@ def test_an_absent_peer_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     absent = table[table["seconds"].isna()]
     names = ["laplace", "poisson", "laplace, its own graph"]
     assert absent["method"].tolist() == [f"GraphLearning {name}" for name in names]
-    assert absent["note"].str.contains("gloss-graph\\[bench\\]").all()
+    assert absent["note"].str.contains("pip install graphlearning").all()
 
 
 def test_labels_of_tiny_classes_leave_half_of_them() -> None:
@@ -245,27 +240,32 @@ def test_endurance_keeps_no_record_of_its_steps() -> None:
     assert len(steps.seconds) == 1
 
 
-def test_the_command_measures_the_banks_it_is_told(tmp_path: Path) -> None:
-    words = ["bench", "--quick", "--what", "endurance", "--steps", "10", "--dim", "8", "--k", "4"]
-    words += ["--bank", "200", "--bank", "300", "--batch-size", "8", "--out", str(tmp_path / "b")]
-    assert main(words) == 0
+ENDURANCE = ("benchmarks/endurance.py", "--dim", "8", "--batch-size", "8", "--out", "b")
+
+
+def test_endurance_measures_the_banks_it_is_told(tmp_path: Path) -> None:
+    run(*ENDURANCE, "--steps", "10", "--k", "4", "--bank", "200", "300", folder=tmp_path)
     table = pd.read_csv(next((tmp_path / "b").glob("endurance*.csv")))
     assert table["bank"].tolist() == [200, 300]
     assert table["dim"].tolist() == [8, 8]
 
 
-@pytest.mark.parametrize("name", ["repeats", "made", "steps", "threads"])
-def test_nothing_of_what_is_counted_is_refused(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
-) -> None:
-    words = ["bench", "--quick", "--what", "endurance", "--steps", "10", "--dim", "8"]
-    words += ["--bank", "64", "--batch-size", "8", "--out", str(tmp_path / "b")]
-    assert main([*words, f"--{name}", "0"]) == 2
-    assert f"'{name}'" in capsys.readouterr().err
+@pytest.mark.parametrize(
+    ("script", "name"),
+    [
+        ("benchmarks/stages.py", "repeats"),
+        ("benchmarks/corpus.py", "points"),
+        ("benchmarks/endurance.py", "steps"),
+        ("benchmarks/endurance.py", "threads"),
+    ],
+)
+def test_a_count_of_zero_is_refused(tmp_path: Path, script: str, name: str) -> None:
+    with pytest.raises(ValueError, match=f"'{name}'"):
+        run(script, f"--{name}", "0", "--out", "b", folder=tmp_path)
     assert not (tmp_path / "b").exists()
 
 
-def test_the_command_gives_its_settings_to_the_corpus(
+def test_the_settings_reach_the_corpus_table(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[dict[str, object]] = []
@@ -275,9 +275,10 @@ def test_the_command_gives_its_settings_to_the_corpus(
         seen.append({"rows": len(x), "threads": threads, **settings})
         return pd.DataFrame({"method": ["none"]})
 
-    monkeypatch.setattr(peers, "corpus_table", table)
-    words = ["bench", "--what", "corpus", "--made", "64", "--k", "5", "--repeats", "3"]
-    assert main([*words, "--threads", "1", "--out", str(tmp_path / "b")]) == 0
+    monkeypatch.setattr(corpus, "corpus_table", table)
+    words = ["corpus.py", "--points", "64", "--k", "5", "--repeats", "3", "--threads", "1"]
+    monkeypatch.setattr("sys.argv", [*words, "--out", str(tmp_path / "b")])
+    corpus.main()
     (found,) = seen
     assert (found["rows"], found["k"], found["repeats"], found["threads"]) == (64, 5, 3, {1})
 
@@ -297,11 +298,24 @@ def test_a_limit_of_threads_reaches_every_library_and_ends() -> None:
         pass
 
 
-def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    words = ["bench", "--quick", "--what", "stages", "--bank", "64", "--dim", "8", "--batch-size"]
-    assert main([*words, "8", "--repeats", "1", "--out", str(tmp_path / "b")]) == 0
-    assert "propagation ms" in capsys.readouterr().out
+def test_stages_are_printed_and_written(tmp_path: Path) -> None:
+    words = ("--quick", "--bank", "64", "--dim", "8", "--batch-size", "8", "--repeats", "1")
+    output = run("benchmarks/stages.py", *words, "--out", "b", folder=tmp_path)
+    assert "propagation ms" in output
     assert {p.name for p in (tmp_path / "b").iterdir()} == {"bench.md", "stages.csv", "stages.png"}
-    assert main(["bench", "--what", "nothing", "--out", str(tmp_path / "c")]) == 2
-    assert "'what' must be one of" in capsys.readouterr().err
-    assert not (tmp_path / "c").exists()
+
+
+@pytest.mark.slow
+def test_two_versions_are_measured_by_turns(tmp_path: Path) -> None:
+    words = ("--bank", "0", "64", "--dim", "8", "--batch-size", "8", "--repeats", "2")
+    again = (*words, "--against", str(ROOT), "--out", "b")
+    output = run("benchmarks/stages.py", *again, folder=tmp_path)
+    assert "this / other" in output
+    table = pd.read_csv(tmp_path / "b" / "versions.csv")
+    assert table["bank"].tolist() == [0, 64]
+    assert (table["this / other"] > 0).all()
+
+
+def test_a_folder_without_the_package_is_no_checkout(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="'against' must be a checkout"):
+        run("benchmarks/stages.py", "--against", str(tmp_path), folder=tmp_path)

@@ -1,31 +1,38 @@
 """Propagation over a whole corpus beside its peers: one graph, the same labels, accuracy, seconds.
 
-Peers are optional (`pip install "gloss-graph[bench]"`); one that is not installed gets a row that
-says so.
+Run ``python examples/benchmarks/corpus.py [--corpus R8/train.csv.gz --points 50000 --threads 1]``.
+Peers are optional (`pip install graphlearning`); one that is not installed gets a row that says so.
 """
 
 from __future__ import annotations
 
+import argparse
 import importlib.util
+import os
 import statistics
 import warnings
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import torch
+from made import clustered
 from scipy import sparse
 from scipy.sparse import linalg
 from scipy.sparse.csgraph import connected_components
+from tables import machine_note, show_tables
 from torch import Tensor
 from torch_geometric.data import Data
+from turns import limited_threads, peak_mib, take_turns
 
-from gloss_graph.bench.made import clustered
-from gloss_graph.bench.turns import peak_mib, take_turns
+from gloss_graph._internal.checks import check_positive_int
 from gloss_graph.graph import build_document_graph
 from gloss_graph.graph.kernels import cosine_kernel
 from gloss_graph.propagation import LabelPropagation
+from gloss_graph.text import load_encoder, read_table
+from gloss_graph.training import encoder_identity, recorded_embeddings
 
 Method = Callable[[], np.ndarray]
 
@@ -188,7 +195,7 @@ def _methods(
     )
     names = ("laplace", "poisson", "laplace, its own graph")
     if importlib.util.find_spec("graphlearning") is None:
-        missing = 'not installed (pip install "gloss-graph[bench]")'
+        missing = "not installed (pip install graphlearning)"
         notes.update({f"GraphLearning {name}": missing for name in names})
         return methods, notes
     methods["GraphLearning laplace"] = lambda: _graphlearning("laplace", affinity, truth, seeds)
@@ -305,3 +312,50 @@ def _graphlearning(
         model = getattr(graphlearning.ssl, name)(affinity, **options)
         found: np.ndarray = model.fit_predict(seeds, truth[seeds])
     return found
+
+
+def read_corpus(file: Path, folder: Path) -> tuple[Tensor, Tensor]:
+    """Embeddings of a labeled file by MiniLM, kept in `folder`, and the classes."""
+    documents = read_table(file)
+    y = torch.tensor(documents.labels)
+    if bool((y < 0).any()):
+        raise ValueError(f"'corpus' must have a label in every row ({file} does not).")
+    x = recorded_embeddings(
+        {"corpus": documents},
+        lambda: load_encoder("minilm", max_length=64),
+        encoder_identity("minilm", max_length=64),
+        folder=folder,
+        progress=True,
+    )["corpus"]
+    return x, y
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--corpus", type=Path, help="labeled file whose texts are embedded")
+    parser.add_argument("--points", type=int, default=50_000, help="of the synthetic corpus")
+    parser.add_argument("--k", type=int, default=16, help="neighbors per document")
+    parser.add_argument("--draws", type=int, default=5, help="of labels")
+    parser.add_argument("--repeats", type=int, default=5, help="rounds per draw")
+    parser.add_argument("--threads", type=int, help="of every library; default: theirs")
+    parser.add_argument("--out", type=Path, default=Path("runs/corpus"))
+    given = parser.parse_args()
+    check_positive_int("points", given.points, minimum=64)
+    check_positive_int("repeats", given.repeats)
+    load = os.getloadavg()[0]
+    same = {"k": given.k, "repeats": given.repeats, "progress": True}
+    tables: dict[str, pd.DataFrame] = {}
+    with limited_threads(given.threads):
+        if given.corpus is not None:
+            given.out.mkdir(parents=True, exist_ok=True)
+            x, y = read_corpus(given.corpus, given.out)
+            tables[f"corpus {given.corpus.name}"] = corpus_table(x, y, draws=given.draws, **same)
+        x, y = made_corpus(given.points)
+        title = f"synthetic corpus of {given.points:,} points"
+        tables[title] = corpus_table(x, y, draws=min(given.draws, 3), **same)
+        note = machine_note(given.repeats, load)
+    show_tables(tables, given.out, note)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,21 +1,33 @@
-"""Stages of one step at several bank sizes, beside an encoder's step and two alternatives."""
+"""Stages of one training step at several bank sizes, beside an encoder's step and alternatives.
+
+Run ``python examples/benchmarks/stages.py [--quick --dim 384 --threads 2 --out runs/stages]``. All
+contenders take turns in one process, so a busy machine slows all of them: compare ratios.
+
+``--against FOLDER`` compares the step with that of another checkout of this project instead: both
+versions load the same full bank, each in a process of its own, and run their steps by turns.
+"""
 
 from __future__ import annotations
 
+import argparse
+import os
 import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
 import pandas as pd
 import torch
+from made import clustered, clusters_for_links, filled_bank
+from rivals import UnrolledLayers, dense_loss, encoder_step
+from tables import machine_note, plot_stages, show_tables
 from torch import Tensor
+from turns import limited_threads, peak_mib, seconds_of, take_turns, wait
+from versions import compare_versions
 
 from gloss_graph._internal.checks import check_positive_int
-from gloss_graph.bench.made import clustered, clusters_for_links, filled_bank
-from gloss_graph.bench.rivals import UnrolledLayers, dense_loss, encoder_step
-from gloss_graph.bench.turns import peak_mib, seconds_of, take_turns, wait
 from gloss_graph.graph import build_document_graph
 from gloss_graph.memory import MemoryBank
 from gloss_graph.neighbors.search import check_search
@@ -338,3 +350,54 @@ def single_step(rows: int, dim: int, settings: StageSettings) -> Callable[[], fl
         return seconds_of(steps, torch.device(settings.device))
 
     return run
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    default = StageSettings()
+    parser.add_argument("--quick", action="store_true", help="small sizes, about a minute")
+    parser.add_argument("--bank", type=int, nargs="+", help="rows of the banks")
+    parser.add_argument("--dim", type=int, nargs="+", help="dimensions of the embeddings")
+    parser.add_argument("--batch-size", type=int, default=default.batch)
+    parser.add_argument("--k", type=int, default=default.k, help="neighbors per document")
+    parser.add_argument("--labeled", type=float, default=default.labeled, help="share of the bank")
+    parser.add_argument("--encoder", help="minilm, a hub id, a folder, or none")
+    parser.add_argument("--length", type=int, default=default.length, help="tokens per document")
+    parser.add_argument("--repeats", type=int, help="rounds")
+    parser.add_argument("--threads", type=int, help="of every library; default: theirs")
+    parser.add_argument("--device", default="cpu", help="cpu or cuda")
+    parser.add_argument("--search", default="auto", help="of the banks: auto, exact, descent, ivf")
+    parser.add_argument("--hops", type=int, default=default.hops, help="0: without such steps")
+    parser.add_argument("--against", type=Path, help="another checkout of this project")
+    parser.add_argument("--out", type=Path, default=Path("runs/stages"))
+    given = parser.parse_args()
+    quick = given.quick
+    settings = StageSettings(
+        banks=tuple(given.bank or ((0, 1_024, 4_096) if quick else default.banks)),
+        dims=tuple(given.dim or ((64,) if quick else default.dims)),
+        batch=given.batch_size,
+        k=given.k,
+        labeled=given.labeled,
+        dense_rows=1_024 if quick else default.dense_rows,
+        unrolled_rows=4_096 if quick else default.unrolled_rows,
+        repeats=given.repeats if given.repeats is not None else 2 if quick else default.repeats,
+        encoder=given.encoder or ("none" if quick else default.encoder),
+        length=given.length,
+        device=given.device,
+        search=given.search,
+        hops=given.hops,
+    )
+    load = os.getloadavg()[0]
+    with limited_threads(given.threads):
+        if given.against is not None:
+            title, table = "versions: one step", compare_versions(given.against, settings)
+        else:
+            title, table = "stages: one step", stage_table(settings, progress=True)
+        note = machine_note(settings.repeats, load)
+    show_tables({title: table}, given.out, note)
+    if given.against is None:
+        plot_stages(table, given.out / "stages.png")
+
+
+if __name__ == "__main__":
+    main()
