@@ -18,10 +18,10 @@ from matplotlib.figure import Figure
 
 from gloss_graph._internal.files import atomic_write
 from gloss_graph.reports.evaluation_text import markdown_table, shown_p
+from gloss_graph.studies.ablation_plots import plot_effect, plot_heatmap, plot_tornado
 from gloss_graph.studies.designs import DESIGNS
-from gloss_graph.studies.plots import plot_effect, plot_heatmap, plot_tornado
 from gloss_graph.studies.results import Results
-from gloss_graph.studies.table import shown
+from gloss_graph.studies.trials import shown
 from gloss_graph.text.writers import csv_bytes
 from gloss_graph.visualization.style import PagePicture, page_picture
 
@@ -76,7 +76,7 @@ def write_report(results: Results) -> list[Path]:
     content = _content(results, tables["summary"], tables["tests"])
     written.append(folder / "report.md")
     _write(written[-1], _markdown(content, pictures).encode("utf-8", "backslashreplace"))
-    source = files("gloss_graph.studies").joinpath("report.html.jinja").read_text("utf-8")
+    source = files("gloss_graph.studies").joinpath("study.html.jinja").read_text("utf-8")
     pages = Environment(autoescape=True)
     pages.filters["code"] = _code
     page = pages.from_string(source)

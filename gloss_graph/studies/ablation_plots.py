@@ -11,9 +11,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from gloss_graph.studies.identity import canonical
 from gloss_graph.studies.results import Results
-from gloss_graph.studies.table import shown
+from gloss_graph.studies.trials import canonical, shown
 from gloss_graph.visualization.style import (
     CONTRAST,
     GREY,

@@ -12,13 +12,12 @@ from typing import Any
 import pandas as pd
 import pytest
 import torch
+from training.tiny import quick, tiny_corpus, tiny_encoder, tiny_splits
 
 from gloss_graph._internal.search_space import Choice, Range
-from gloss_graph.studies import TuneResult, trial, tune_text
+from gloss_graph.studies import TuneResult, tune_text, tuning
 from gloss_graph.text import Splits, TextEncoder, load_encoder
 from gloss_graph.training import TrainConfig, train_text
-
-from .tiny import quick, tiny_corpus, tiny_encoder, tiny_splits
 
 optuna = pytest.importorskip("optuna", reason="the extra 'tune' is not installed")
 sqlalchemy = pytest.importorskip("sqlalchemy")
@@ -55,7 +54,7 @@ def instant(monkeypatch: pytest.MonkeyPatch) -> None:
         score = config.dropout + 0.1 * config.class_balance - abs(config.learning_rate - 1e-3)
         return SimpleNamespace(metrics={"val.macro_f1": score, "steps": 1.0})
 
-    monkeypatch.setattr("gloss_graph.studies.trial.train_text", train)
+    monkeypatch.setattr("gloss_graph.studies.tuning.train_text", train)
     # What is collected between trials is the models of real ones.
     monkeypatch.setattr("gc.collect", lambda *_: 0)
 
@@ -104,7 +103,7 @@ def test_the_best_settings_are_usable_and_give_the_same_score(
 def test_interruptions_change_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also where the sampler has begun to learn, every trial is what it would have been."""
     random = tried(tuned(tmp_path / "random", 5))
-    monkeypatch.setattr("gloss_graph.studies.tune_storage._RANDOM_TRIALS", 2)
+    monkeypatch.setattr("gloss_graph.studies.engine._RANDOM_TRIALS", 2)
     learned = tried(tuned(tmp_path / "learned", 5))
     assert learned.head(2).equals(random.head(2))
     assert not learned.equals(random)
@@ -118,7 +117,7 @@ def test_a_finished_search_runs_no_trial(
     search: tuple[Path, TuneResult], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out, whole = search
-    monkeypatch.setattr("gloss_graph.studies.trial.train_text", None)
+    monkeypatch.setattr("gloss_graph.studies.tuning.train_text", None)
     assert tried(tuned(out, 3)).equals(tried(whole))
     assert tried(tuned(out, 2)).equals(tried(whole))
 
@@ -170,7 +169,7 @@ def test_no_trial_sees_the_test_documents(tmp_path: Path, monkeypatch: pytest.Mo
         seen.append(splits)
         return train_text(splits, *args, **options)
 
-    monkeypatch.setattr("gloss_graph.studies.trial.train_text", watched)
+    monkeypatch.setattr("gloss_graph.studies.tuning.train_text", watched)
     splits = tiny_splits()
     assert splits.test is not None
     tuned(tmp_path / "run", 1, splits=splits)
@@ -207,7 +206,7 @@ def test_trials_below_the_median_are_stopped(
         "gloss_graph.training.setup._compute_metrics",
         lambda prediction: {"accuracy": 0.0, "macro_f1": next(scores)},
     )
-    monkeypatch.setattr("gloss_graph.studies.tune_storage._UNPRUNED_TRIALS", 1)
+    monkeypatch.setattr("gloss_graph.studies.engine._UNPRUNED_TRIALS", 1)
     out = tmp_path / "run"
     result = tuned(out, 3, config=brief(max_steps=4, eval_steps=1), keep_runs=True)
     assert result.trials["state"].tolist() == ["complete", "pruned", "complete"]
@@ -246,7 +245,7 @@ def test_a_search_in_which_all_fails_says_so_and_can_go_on(
         raise TypeError("broken")
 
     with monkeypatch.context() as patch:
-        patch.setattr("gloss_graph.studies.trial.train_text", broken)
+        patch.setattr("gloss_graph.studies.tuning.train_text", broken)
         with (
             pytest.warns(UserWarning, match="failed: TypeError: broken"),
             pytest.raises(RuntimeError, match=r"All trials failed, trial 1 by TypeError.*from 0"),
@@ -256,7 +255,7 @@ def test_a_search_in_which_all_fails_says_so_and_can_go_on(
         assert not (out / "trials").exists()
     assert tuned(out, 2).trials["state"].tolist() == [*["fail"] * 2, *["complete"] * 2]
     with monkeypatch.context() as patch:
-        patch.setattr("gloss_graph.studies.trial.train_text", broken)
+        patch.setattr("gloss_graph.studies.tuning.train_text", broken)
         monkeypatch.setattr("gloss_graph.studies.tuning._FAILURES", 2)
         with (
             pytest.warns(UserWarning, match="failed: TypeError: broken"),
@@ -267,7 +266,7 @@ def test_a_search_in_which_all_fails_says_so_and_can_go_on(
 
 def test_scores_that_are_no_numbers_fail(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
-        "gloss_graph.studies.trial.train_text",
+        "gloss_graph.studies.tuning.train_text",
         lambda *_, **__: SimpleNamespace(metrics={"val.macro_f1": float("nan")}),
     )
     with (
@@ -284,7 +283,7 @@ def test_a_trial_another_worker_gave_up_is_done_again(
     """As when a machine sleeps for an hour: the trial it wakes up in is not its own any more."""
     out = tmp_path / "run"
     calls: list[int] = []
-    instantly = trial.train_text
+    instantly = tuning.train_text
 
     def sleeper(*args: Any, **options: Any) -> Any:
         calls.append(len(calls))
@@ -293,7 +292,7 @@ def test_a_trial_another_worker_gave_up_is_done_again(
             study.tell(0, state=optuna.trial.TrialState.FAIL)
         return instantly(*args, **options)
 
-    monkeypatch.setattr("gloss_graph.studies.trial.train_text", sleeper)
+    monkeypatch.setattr("gloss_graph.studies.tuning.train_text", sleeper)
     with pytest.warns(UserWarning, match="Trial 0 was silent for too long"):
         result = tuned(out, 1)
     assert result.trials["state"].tolist() == ["fail", "complete"]

@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import random
 import signal
+import sqlite3
 import time
 from collections import Counter
 from pathlib import Path
@@ -15,9 +16,15 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from ablation.toys import Logged, score, study, work
 from gloss_graph.studies import read_results
-from gloss_graph.studies.store import TrialStore
+from gloss_graph.studies.engine import (
+    TrialTable,
+    open_storage,
+    quiet_optuna,
+    read_rows,
+    sqlite_url,
+)
+from studies.toys import Logged, score, study, work
 
 COLUMNS = ["rate", "size", "seed", "score", "loss", "status", "arm", "trial"]
 TRIALS = 36
@@ -28,7 +35,7 @@ def processes() -> Any:
     """Starts processes that have imported everything already."""
     context = multiprocessing.get_context("forkserver")
     # By names that are found without the path of the tests.
-    context.set_forkserver_preload(["gloss_graph.studies.study"])
+    context.set_forkserver_preload(["gloss_graph.studies.study", "optuna", "sqlalchemy"])
     return context
 
 
@@ -52,12 +59,17 @@ def lines(folder: Path) -> list[str]:
 
 
 def rows_on_disk(folder: Path) -> list[str]:
-    """Ids of every whole line of every file."""
-    return [
-        json.loads(line)["id"]
-        for file in folder.glob("trials/*.jsonl")
-        for line in file.read_bytes().split(b"\n")[:-1]
-    ]
+    """Ids of every row, also where a trial has two."""
+    if not (folder / "optuna.db").is_file():
+        return []
+    with sqlite3.connect(folder / "optuna.db", timeout=30) as database:
+        try:
+            found = database.execute(
+                "select value_json from trial_user_attributes where key = 'row'"
+            ).fetchall()
+        except sqlite3.OperationalError:  # no tables yet
+            return []
+    return [json.loads(json.loads(text))["id"] for (text,) in found]
 
 
 def test_ten_kills_at_random_moments_change_nothing(
@@ -103,44 +115,52 @@ def test_two_processes_share_a_study(tmp_path: Path, processes: Any, plain: pd.D
     shares = Counter(call[3] for call in calls)
     assert len(shares) == 2
     assert min(shares.values()) >= TRIALS // 4
-    assert len(list((out / "trials").glob("*.jsonl"))) == 2
+    assert sorted(rows_on_disk(out)) == sorted(set(plain["trial"]))
 
 
-def test_a_torn_last_line_is_as_if_it_were_not_there(tmp_path: Path, plain: pd.DataFrame) -> None:
-    out = tmp_path / "plain"
-    (file,) = (out / "trials").glob("*.jsonl")
-    whole = file.read_bytes()
-    torn = whole[: -len(whole.split(b"\n")[-2]) // 2]
-    file.write_bytes(torn)
-    assert read_results(out).left == 1
-    again = study(Logged(tmp_path / "again.log")).run(out, progress=False)
-    pd.testing.assert_frame_equal(again.table[COLUMNS], plain)
-    assert len((tmp_path / "again.log").read_text().splitlines()) == 1
-
-
-def test_a_damaged_line_is_named(tmp_path: Path) -> None:
-    with TrialStore(tmp_path) as store:
-        store.append({"id": "a", "status": "ok"})
-        (file,) = (tmp_path / "trials").glob("*.jsonl")
-        with file.open("a") as handle:
-            handle.write("{broken\n")
-        with pytest.raises(ValueError, match=r"line 2"):
-            store.rows()
-
-
-def test_the_claim_of_a_dead_process_is_taken_over_once(tmp_path: Path, processes: Any) -> None:
-    process = processes.Process(target=_claim_and_die, args=(str(tmp_path),))
+def test_the_trial_of_a_dead_process_is_taken_over_once(tmp_path: Path, processes: Any) -> None:
+    process = processes.Process(target=_claim_and_die, args=(str(tmp_path / "optuna.db"),))
     process.start()
     process.join()
-    with TrialStore(tmp_path) as one, TrialStore(tmp_path) as other:
-        assert [one.claim("trial"), other.claim("trial")] == [1, None]
-        one.release("trial")
-        assert other.claim("trial") == 1
+    trial = study().trials()[0]
+    one, other = table(tmp_path / "optuna.db"), table(tmp_path / "optuna.db")
+    assert one.claim(trial, 0) is None
+    one.read(fail_dead=True)
+    claimed = one.claim(trial, 0)
+    other.read(fail_dead=True)
+    assert claimed is not None
+    assert other.claim(trial, 0) is None
+    one.give_back(claimed)
+    other.read()
+    assert other.claim(trial, 0) is not None
 
 
-def _claim_and_die(folder: str) -> None:
-    assert TrialStore(folder).claim("trial") == 0
+def table(file: Path) -> TrialTable:
+    with quiet_optuna():
+        one = study()
+        return TrialTable(open_storage(sqlite_url(file)), one.name, one.factors, one.baseline)
+
+
+def _claim_and_die(file: str) -> None:
+    assert table(Path(file)).claim(study().trials()[0], 0) is not None
     os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_trial_given_up_by_others_does_not_count(tmp_path: Path) -> None:
+    """As when a machine sleeps for an hour: its trial is run by another worker meanwhile."""
+    trial = study().trials()[0]
+    sleeper, other = table(tmp_path / "optuna.db"), table(tmp_path / "optuna.db")
+    first = sleeper.claim(trial, 0)
+    assert first is not None
+    other.give_back(first)
+    again = other.claim(trial, 0)
+    assert again is not None
+    row = {"id": trial.id, "status": "ok", "arm": trial.arm, "seed": 0, "metrics": {"score": 1.0}}
+    assert not sleeper.finish(first, {**row, "worker": "sleeper"})
+    assert other.finish(again, {**row, "worker": "other"})
+    sleeper.read()
+    assert sleeper.rows()[trial.id]["worker"] == "other"
+    assert len(rows_on_disk(tmp_path)) == 1
 
 
 def test_an_interrupted_trial_is_given_back(tmp_path: Path) -> None:
@@ -161,10 +181,12 @@ def test_an_interrupted_trial_is_given_back(tmp_path: Path) -> None:
 
 def test_infinite_numbers_survive_the_disk(tmp_path: Path) -> None:
     metrics = {"a": float("inf"), "b": float("-inf"), "c": 1.5}
-    with TrialStore(tmp_path) as store:
-        store.append({"id": "x", "status": "ok", "metrics": metrics})
-    with TrialStore(tmp_path) as store:
-        assert store.rows()["x"]["metrics"] == metrics
+    one, trial = table(tmp_path / "optuna.db"), study().trials()[0]
+    claimed = one.claim(trial, 0)
+    assert claimed is not None
+    assert one.finish(claimed, {"id": trial.id, "status": "ok", "metrics": metrics})
+    (row,) = read_rows(open_storage(sqlite_url(tmp_path / "optuna.db")))
+    assert row["metrics"] == metrics
 
 
 def test_another_study_waits_until_those_in_its_folder_are_done(tmp_path: Path) -> None:

@@ -16,14 +16,14 @@ from gloss_graph._internal.folders import scratch_folder
 from gloss_graph._internal.timing import stage_seconds
 from gloss_graph.objective import GraphGuidedObjective, ObjectiveOutput
 from gloss_graph.runs.provenance import documents_digest
-from gloss_graph.studies.settings import (
+from gloss_graph.studies.space import check_value
+from gloss_graph.studies.used_settings import (
     ENCODER_ONLY,
     GRAPH_LOSSES,
     NO_FACTORS,
     glossary,
     used_settings,
 )
-from gloss_graph.studies.space import check_value
 from gloss_graph.text import FeatureEncoder, Splits, TextEncoder
 from gloss_graph.training import (
     RunResult,

@@ -13,10 +13,10 @@ import pytest
 import torch
 from scipy import stats
 
-from ablation.toys import FACTORS, score, study
 from gloss_graph._internal.search_space import Range
 from gloss_graph.studies import Study, read_results, write_report
-from gloss_graph.studies.identity import TrackedConfig, canonical, trial_id
+from gloss_graph.studies.trials import TrackedConfig, canonical, trial_id
+from studies.toys import FACTORS, score, study
 
 
 def test_a_grid_crosses_all_values_with_all_seeds(tmp_path: Path) -> None:

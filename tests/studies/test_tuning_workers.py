@@ -11,11 +11,10 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from training.tiny import quick, tiny_encoder, tiny_splits
 
 from gloss_graph._internal.search_space import Range
 from gloss_graph.studies import tune_text
-
-from .tiny import quick, tiny_encoder, tiny_splits
 
 optuna = pytest.importorskip("optuna", reason="the extra 'tune' is not installed")
 
