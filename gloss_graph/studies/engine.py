@@ -11,6 +11,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from importlib.util import find_spec
 from types import MappingProxyType
 from typing import Any
 
@@ -44,6 +45,8 @@ _SQLITE_PATIENCE = 60
 _FRESH_SECONDS = 0.1
 # Between the name of a study and the digest of its factors.
 _TABLE = " trials "
+# Attributes of a fixed trial: what it is, and its row.
+_FIXED, _ROW = "trial", "row"
 
 
 def require_optuna() -> Any:
@@ -105,13 +108,14 @@ def sqlite_url(file: str | os.PathLike[str]) -> str:
     return URL.create("sqlite", database=os.fspath(file)).render_as_string()
 
 
-def open_storage(url: str, *, heartbeat: int = HEARTBEAT, retry: bool = False) -> Any:
+def open_storage(url: str, *, heartbeat: int = HEARTBEAT) -> Any:
     """Connect to a database and make Optuna's tables where they are missing.
+
+    Proposed trials of dead workers are queued again; fixed ones are claimed again by the plan.
 
     Args:
         url: Of the database.
         heartbeat: Seconds between signs of life of a running trial.
-        retry: Whether Optuna queues the trials of dead workers again.
 
     Raises:
         ValueError: The database cannot be reached.
@@ -119,9 +123,19 @@ def open_storage(url: str, *, heartbeat: int = HEARTBEAT, retry: bool = False) -
     optuna = require_optuna()
     import sqlalchemy
 
+    if url.startswith("postgresql://") and find_spec("psycopg"):
+        # Before version 2.1 SQLAlchemy takes this for psycopg2.
+        url = url.replace("postgresql://", "postgresql+psycopg://", 1)
     lite = url.startswith("sqlite")
     options = {"connect_args": {"timeout": _SQLITE_PATIENCE}} if lite else {"pool_pre_ping": True}
-    callback = optuna.storages.RetryHeartbeatStaleTrialCallback(max_retry=_RETRIES)
+    queue_again = optuna.storages.RetryHeartbeatStaleTrialCallback(
+        max_retry=_RETRIES, inherit_intermediate_values=False
+    )
+
+    def retry(study: Any, trial: Any) -> None:
+        if _FIXED not in trial.user_attrs:
+            queue_again(study, trial)
+
     for last in (False, False, False, True):
         try:
             storage = optuna.storages.RDBStorage(
@@ -130,7 +144,7 @@ def open_storage(url: str, *, heartbeat: int = HEARTBEAT, retry: bool = False) -
                 engine_kwargs=options,
                 heartbeat_interval=heartbeat,
                 grace_period=_SILENT_BEATS * heartbeat,
-                heartbeat_stale_trial_callback=callback if retry else None,
+                heartbeat_stale_trial_callback=retry,
             )
             break
         except (ImportError, RuntimeError, sqlalchemy.exc.SQLAlchemyError) as error:
@@ -179,14 +193,22 @@ def _without_password(url: str) -> str:
         return repr(url)
 
 
-def open_study(storage: Any, name: str, attributes: Mapping[str, Any], *, seed: int) -> Any:
+def open_study(
+    storage: Any,
+    name: str,
+    attributes: Mapping[str, Any],
+    *,
+    seed: int,
+    defaults: Mapping[str, Mapping[str, Any]] | None = None,
+) -> Any:
     """Create or join a study of proposed trials that maximizes a score.
 
     Args:
-        storage: Of `open_storage`, with `retry`.
+        storage: Of `open_storage`.
         name: Of the study in it.
         attributes: What defines the study, as JSON types; kept with it and compared.
         seed: Of what is tried.
+        defaults: Attribute -> value of its keys in a study that is older than the key.
 
     Raises:
         ValueError: The study has other attributes.
@@ -205,7 +227,7 @@ def open_study(storage: Any, name: str, attributes: Mapping[str, Any], *, seed: 
             n_min_trials=1,
         ),
     )
-    _check_attributes(study, name, attributes)
+    _check_attributes(study, name, attributes, defaults or {})
     return study
 
 
@@ -245,7 +267,9 @@ def _numbered_sampler(optuna: Any, seed: int) -> Any:
     return NumberedSampler()
 
 
-def _check_attributes(study: Any, name: str, attributes: Mapping[str, Any]) -> None:
+def _check_attributes(
+    study: Any, name: str, attributes: Mapping[str, Any], defaults: Mapping[str, Any]
+) -> None:
     stored = {key: study.user_attrs[key] for key in attributes if key in study.user_attrs}
     if not study.get_trials(deepcopy=False):
         # A worker may have died between two of them.
@@ -253,7 +277,9 @@ def _check_attributes(study: Any, name: str, attributes: Mapping[str, Any]) -> N
             study.set_user_attr(key, attributes[key])
             stored[key] = attributes[key]
     different = [
-        line for key in attributes for line in _differences(key, stored.get(key), attributes[key])
+        line
+        for key in attributes
+        for line in _differences(key, stored.get(key), attributes[key], defaults.get(key, {}))
     ]
     if different:
         raise ValueError(
@@ -262,8 +288,9 @@ def _check_attributes(study: Any, name: str, attributes: Mapping[str, Any]) -> N
         )
 
 
-def _differences(key: str, old: Any, new: Any) -> list[str]:
+def _differences(key: str, old: Any, new: Any, defaults: Mapping[str, Any]) -> list[str]:
     if isinstance(old, Mapping) and isinstance(new, Mapping):
+        old = {**defaults, **{k: v for k, v in old.items() if k in new or v is not None}}
         return [
             f"{name}: {old.get(name, 'absent')} there, {new.get(name, 'absent')} here"
             for name in sorted({*old, *new})
@@ -291,11 +318,11 @@ class DeadWorkers:
     Args:
         study: The Optuna study.
         storage: Of `open_storage`.
-        heartbeat: Seconds between signs of life of a running trial.
     """
 
-    def __init__(self, study: Any, storage: Any, heartbeat: int) -> None:
-        self._study, self._storage, self._heartbeat = study, storage, heartbeat
+    def __init__(self, study: Any, storage: Any) -> None:
+        self._study, self._storage = study, storage
+        self._heartbeat = storage.get_heartbeat_interval()
         self._id = storage.get_study_id_from_name(study.study_name)
         self._looked = float("-inf")
         self._unsigned: dict[int, float] = {}
@@ -317,7 +344,7 @@ class DeadWorkers:
                 self._storage.set_trial_state_values(key, optuna.trial.TrialState.FAIL)
             except optuna.exceptions.UpdateFinishedTrialError:
                 continue
-            if retry is not None and process is not None:
+            if process is not None:
                 retry(self._study, trial)
         if running and now - self._looked >= self._heartbeat:
             self._looked = now
@@ -347,7 +374,6 @@ class TrialBudget:
         storage: Of `open_storage`.
         trials: Finished (complete or pruned) trials wanted in all of it.
         timeout: Seconds after which this worker starts no more; None = never.
-        heartbeat: Seconds between signs of life of a running trial.
     """
 
     def __init__(
@@ -357,10 +383,9 @@ class TrialBudget:
         trials: int,
         *,
         timeout: float | None = None,
-        heartbeat: int = HEARTBEAT,
     ) -> None:
         self._study, self._trials = study, trials
-        self._dead = DeadWorkers(study, storage, heartbeat)
+        self._dead = DeadWorkers(study, storage)
         self._end = None if timeout is None else time.monotonic() + timeout
 
     def finished(self) -> int:
@@ -434,7 +459,7 @@ class TrialTable:
             sampler=optuna.samplers.RandomSampler(),
         )
         self._id = storage.get_study_id_from_name(self._study.study_name)
-        self._dead = DeadWorkers(self._study, storage, HEARTBEAT)
+        self._dead = DeadWorkers(self._study, storage)
         self._process = this_process()
         self._rows: dict[str, dict[str, Any]] = {}
         for row in rows:
@@ -460,13 +485,14 @@ class TrialTable:
             trials = self._study.get_trials(deepcopy=False)
         self._running = {}
         for trial in trials:
-            if "row" in trial.user_attrs:
+            if _ROW in trial.user_attrs:
                 if trial.number not in self._decoded:
                     keep_latest(self._rows, _row_of(self._study.study_name, trial))
                     self._decoded.add(trial.number)
             elif trial.state.name == "RUNNING":
-                place = (trial.number, trial.user_attrs["attempt"])
-                self._running.setdefault(trial.user_attrs["id"], []).append(place)
+                fixed = trial.user_attrs[_FIXED]
+                place = (trial.number, fixed["attempt"])
+                self._running.setdefault(fixed["id"], []).append(place)
         self._read_at = time.monotonic()
 
     def claim(self, trial: Trial, attempt: int) -> int | None:
@@ -488,10 +514,9 @@ class TrialTable:
             state=optuna.trial.TrialState.RUNNING,
             params=trial.arm,
             distributions=self._distributions,
+            # Every attribute costs a query.
             user_attrs={
-                "id": trial.id,
-                "seed": trial.seed,
-                "attempt": attempt,
+                _FIXED: {"id": trial.id, "seed": trial.seed, "attempt": attempt},
                 "process": self._process,
             },
         )
@@ -522,7 +547,7 @@ class TrialTable:
         value = metrics.get(self._metric or next(iter(metrics), ""), math.nan)
         try:
             text = json.dumps(encoded(row), allow_nan=False)
-            self._storage.set_trial_user_attr(key, "row", text)
+            self._storage.set_trial_user_attr(key, _ROW, text)
             keep_latest(self._rows, dict(row))
             if math.isfinite(value):
                 self._storage.set_trial_state_values(key, states.COMPLETE, [value])
@@ -546,7 +571,7 @@ class TrialTable:
 
         def beat() -> None:
             signed = False
-            while not stop.wait(HEARTBEAT):
+            while not stop.wait(self._storage.get_heartbeat_interval()):
                 # A database out of reach for a moment; the row will tell if it stays so.
                 with suppress(*_storage_errors(optuna)):
                     self._storage.record_heartbeat(key)
@@ -598,13 +623,13 @@ def read_rows(storage: Any, name: str | None = None) -> list[dict[str, Any]]:
         if not table or (name is not None and owner != name):
             continue
         trials = storage.get_all_trials(storage.get_study_id_from_name(found), deepcopy=False)
-        rows += [_row_of(found, trial) for trial in trials if "row" in trial.user_attrs]
+        rows += [_row_of(found, trial) for trial in trials if _ROW in trial.user_attrs]
     return rows
 
 
 def _row_of(study: str, trial: Any) -> dict[str, Any]:
     try:
-        row = decoded(json.loads(trial.user_attrs["row"]))
+        row = decoded(json.loads(trial.user_attrs[_ROW]))
         check_row(row)
     except (TypeError, ValueError, RecursionError) as error:
         raise ValueError(

@@ -300,24 +300,36 @@ def read_results(folder: str | os.PathLike[str]) -> Results:
         ValueError: No study in it, or a damaged file.
     """
     folder = Path(folder)
+    study = _read_definition(folder)
+    return _results(folder, study, rows_of(folder))
+
+
+def results_of(folder: Path, rows: Mapping[str, dict[str, Any]]) -> Results:
+    """Results of a study's folder whose rows are known."""
+    return _results(folder, _read_definition(folder), rows)
+
+
+def _read_definition(folder: Path) -> dict[str, Any]:
     try:
         study = read_object(folder / STUDY_FILE)
         _check_study(study)
-        wanted, design = study["trials"], study["design"]
     except FileNotFoundError:
         raise ValueError(
             f"'folder' must be the folder of a study ({folder} has no {STUDY_FILE})."
         ) from None
     except ValueError as error:
         raise ValueError(f"{folder / STUDY_FILE} cannot be read ({error}).") from error
-    rows = rows_of(folder)
-    if design == "optuna":
+    return study
+
+
+def _results(folder: Path, study: dict[str, Any], rows: Mapping[str, dict[str, Any]]) -> Results:
+    if study["design"] == "optuna":
         chosen = proposed_rows(
             rows.values(), study["factors"], study["settings"], study["identity"]
         )
         chosen.sort(key=lambda row: (row["started"], row["seed"]))
     else:
-        chosen = [rows[key] for key in wanted if key in rows]
+        chosen = [rows[key] for key in study["trials"] if key in rows]
     for row in chosen:
         lacks = [key for key in _ROW if key not in row]
         lacks += [f"arm.{name}" for name in study["factors"] if name not in row.get("arm", {})]

@@ -16,6 +16,7 @@ from gloss_graph._internal.folders import check_content, join
 from gloss_graph._internal.search_space import Choice, Dimension, Range, Scalar
 from gloss_graph.studies.designs import DESIGNS, arms_of, check_used, factor_dimension
 from gloss_graph.studies.engine import (
+    HEARTBEAT,
     TrialTable,
     open_storage,
     open_study,
@@ -29,12 +30,12 @@ from gloss_graph.studies.results import (
     Results,
     check_factor,
     proposed_rows,
-    read_results,
+    results_of,
     rows_of,
     write_shared_rows,
 )
 from gloss_graph.studies.runner import Runner, propose_arms
-from gloss_graph.studies.trials import Arm, Trial, arm_name, canonical, trial_id
+from gloss_graph.studies.trials import Arm, Trial, arm_name, canonical, read_lines, trial_id
 
 __all__ = ["Plan", "Study"]
 
@@ -282,6 +283,7 @@ class Study:
         storage: str | None = None,
         wait: bool = True,
         limit: int | None = None,
+        heartbeat: int = HEARTBEAT,
     ) -> Results:
         """Run what is not done yet, and read the results. The same call resumes.
 
@@ -292,6 +294,8 @@ class Study:
             storage: Database URL that machines share; None keeps the trials in `out`.
             wait: Return only when trials that other processes have begun are done, too.
             limit: Of the plan, run the first so many trials only.
+            heartbeat: Seconds between signs of life of a running trial; on another machine a trial
+                that is silent for six times as long counts as killed.
 
         Raises:
             FileExistsError: The folder holds something else.
@@ -311,7 +315,7 @@ class Study:
 
         with full_disk_named(folder), quiet_optuna():
             # It refuses other settings; the folder must then stay as it is.
-            database = open_storage(url, retry=True)
+            database = open_storage(url, heartbeat=heartbeat)
             proposals = self._proposals(database) if self.design == "optuna" else None
             with join(
                 folder,
@@ -320,12 +324,10 @@ class Study:
                 same=lambda: file.is_file() and file.read_bytes() == content,
                 begin=begin,
             ):
-                known = list(rows_of(folder).values())
-                if storage is not None:
-                    known += read_rows(database, self.name)
+                known = read_lines(folder / "trials")
+                known += read_rows(database, None if storage is None else self.name)
                 table = TrialTable(
-                    # Of fixed trials the plan knows which are to be run again.
-                    open_storage(url),
+                    database,
                     self.name,
                     self.factors,
                     self.baseline,
@@ -351,7 +353,7 @@ class Study:
                     )
                 if storage is not None:
                     write_shared_rows(folder, table.rows().values())
-                results = read_results(folder)
+                results = results_of(folder, table.rows())
         rows = results.table
         if len(rows) and (rows["status"] == "failed").all():
             raise RuntimeError(

@@ -157,15 +157,19 @@ def tune_text(
     with hold(out, "tune"), quiet_optuna():
         _check_study_folder(out, study_name)
         url = sqlite_url(out / _DATABASE) if storage is None else storage
-        database = open_storage(url, heartbeat=heartbeat, retry=True)
-        study = open_study(database, study_name, attributes, seed=seed)
+        database = open_storage(url, heartbeat=heartbeat)
+        # Settings that are newer than the study have been at their defaults.
+        known = {name: v for name, v in TrainConfig().as_dict().items() if name not in space}
+        study = open_study(
+            database, study_name, attributes, seed=seed, defaults={"settings": known}
+        )
         write_json(out / _STUDY_FILE, {"study_name": study_name, "seed": seed, **attributes})
         objective = _TrialObjective(
             splits, encoder_factory, config, out / "trials", space, metric, keep_runs
         )
         objective.frozen = _frozen(splits, encoder, config)
         del encoder
-        budget = TrialBudget(study, database, trials, timeout=timeout, heartbeat=heartbeat)
+        budget = TrialBudget(study, database, trials, timeout=timeout)
         try:
             with TrialBar(trials, show=progress) as objective.bar:
                 _work(study, objective, budget, min(_FAILURES, trials))

@@ -118,6 +118,7 @@ def test_two_processes_share_a_study(tmp_path: Path, processes: Any, plain: pd.D
     assert sorted(rows_on_disk(out)) == sorted(set(plain["trial"]))
 
 
+@pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
 def test_the_trial_of_a_dead_process_is_taken_over_once(tmp_path: Path, processes: Any) -> None:
     process = processes.Process(target=_claim_and_die, args=(str(tmp_path / "optuna.db"),))
     process.start()

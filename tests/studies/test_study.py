@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import sqlite3
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -402,10 +403,24 @@ def test_a_damaged_study_is_named(tmp_path: Path, file: str, key: str, value: An
     study(factors={"rate": [1, 2]}, baseline={"size": 10}, seeds=2).run(tmp_path, progress=False)
     path = tmp_path / file
     if file == "trials":
-        path = next(path.iterdir())
-        first, *rest = path.read_text().splitlines()
-        path.write_text("\n".join([json.dumps({**json.loads(first), key: value}), *rest, ""]))
+        with sqlite3.connect(tmp_path / "optuna.db") as database:
+            rest = "from trial_user_attributes where key = 'row' order by trial_id limit 1"
+            number, text = database.execute(f"select trial_id, value_json {rest}").fetchone()
+            row = json.loads(json.loads(text))
+            # One of each kind: of this version and of the line files before it.
+            damaged = json.dumps({**row, key: value})
+            database.execute(
+                "update trial_user_attributes set value_json = ? "
+                "where trial_id = ? and key = 'row'",
+                (json.dumps(damaged), number),
+            )
     else:
         path.write_text(json.dumps({**json.loads(path.read_text()), key: value}))
-    with pytest.raises(ValueError, match=file):
+    with pytest.raises(ValueError, match=file if file == "study.json" else r"optuna\.db"):
         read_results(tmp_path)
+    if file == "trials":
+        (tmp_path / "optuna.db").unlink()
+        path.mkdir()
+        (path / "worker.jsonl").write_text(damaged + "\n")
+        with pytest.raises(ValueError, match="trials"):
+            read_results(tmp_path)
