@@ -108,7 +108,19 @@ def sqlite_url(file: str | os.PathLike[str]) -> str:
     return URL.create("sqlite", database=os.fspath(file)).render_as_string()
 
 
-def open_storage(url: str, *, heartbeat: int = HEARTBEAT) -> Any:
+@contextmanager
+def open_storage(url: str, *, heartbeat: int = HEARTBEAT) -> Iterator[Any]:
+    """Connect to a database while the block runs; see `connect`."""
+    with quiet_optuna():
+        storage = connect(url, heartbeat=heartbeat)
+        try:
+            yield storage
+        finally:
+            storage.remove_session()
+            storage.engine.dispose()
+
+
+def connect(url: str, *, heartbeat: int = HEARTBEAT) -> Any:
     """Connect to a database and make Optuna's tables where they are missing.
 
     Proposed trials of dead workers are queued again; fixed ones are claimed again by the plan.
@@ -161,7 +173,7 @@ def open_storage(url: str, *, heartbeat: int = HEARTBEAT) -> Any:
             ) from error
     if lite:
         _begin_at_once(storage.engine)
-    return optuna.storages.get_storage(storage)
+    return storage
 
 
 def _begin_at_once(engine: Any) -> None:
@@ -204,7 +216,7 @@ def open_study(
     """Create or join a study of proposed trials that maximizes a score.
 
     Args:
-        storage: Of `open_storage`.
+        storage: Of `connect`.
         name: Of the study in it.
         attributes: What defines the study, as JSON types; kept with it and compared.
         seed: Of what is tried.
@@ -317,7 +329,7 @@ class DeadWorkers:
 
     Args:
         study: The Optuna study.
-        storage: Of `open_storage`.
+        storage: Of `connect`.
     """
 
     def __init__(self, study: Any, storage: Any) -> None:
@@ -371,7 +383,7 @@ class TrialBudget:
 
     Args:
         study: The Optuna study.
-        storage: Of `open_storage`.
+        storage: Of `connect`.
         trials: Finished (complete or pruned) trials wanted in all of it.
         timeout: Seconds after which this worker starts no more; None = never.
     """
@@ -423,7 +435,7 @@ class TrialTable:
     the attribute `row`: a trial that has it is never run again, whatever became of its worker.
 
     Args:
-        storage: Of `open_storage`.
+        storage: Of `connect`.
         name: Of the study.
         factors: What is tried. Another set of values is another Optuna study, since Optuna fixes
             the choices of a study; results are shared by the ids of the trials.
@@ -610,7 +622,7 @@ def read_rows(storage: Any, name: str | None = None) -> list[dict[str, Any]]:
     """Rows of all fixed trials of a database.
 
     Args:
-        storage: Of `open_storage`.
+        storage: Of `connect`.
         name: Only of the study of this name.
 
     Raises:

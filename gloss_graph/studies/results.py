@@ -17,7 +17,7 @@ import pandas as pd
 from gloss_graph._internal.files import atomic_write
 from gloss_graph._internal.limits import read_object
 from gloss_graph.runs.paired_tests import TEST_COLUMNS, corrected, mean_interval, paired_test
-from gloss_graph.studies.engine import open_storage, quiet_optuna, read_rows, sqlite_url
+from gloss_graph.studies.engine import open_storage, read_rows, sqlite_url
 from gloss_graph.studies.trials import (
     arm_name,
     canonical,
@@ -381,17 +381,17 @@ def rows_of(folder: Path) -> dict[str, dict[str, Any]]:
     database = folder / DATABASE
     found = read_lines(folder / "trials")
     if database.is_file():
-        with quiet_optuna():
-            url = sqlite_url(database)
-            try:
-                found += read_rows(open_storage(url))
-            # Of a damaged database anything may be raised, by SQLite, SQLAlchemy or Optuna.
-            except Exception as error:
-                reason = " ".join(str(error).split())[:300]
-                raise ValueError(
-                    f"{database} cannot be read ({reason}). Restore it from a copy, or remove it "
-                    "and run the study again."
-                ) from error
+        url = sqlite_url(database)
+        try:
+            with open_storage(url) as storage:
+                found += read_rows(storage)
+        # Of a damaged database anything may be raised, by SQLite, SQLAlchemy or Optuna.
+        except Exception as error:
+            reason = " ".join(str(error).split())[:300]
+            raise ValueError(
+                f"{database} cannot be read ({reason}). Restore it from a copy, or remove it "
+                "and run the study again."
+            ) from error
     for row in found:
         keep_latest(rows, row)
     return rows

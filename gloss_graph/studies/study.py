@@ -20,7 +20,6 @@ from gloss_graph.studies.engine import (
     TrialTable,
     open_storage,
     open_study,
-    quiet_optuna,
     read_rows,
     sqlite_url,
 )
@@ -313,9 +312,8 @@ class Study:
             with atomic_write(file, overwrite=True) as draft:
                 draft.write(content)
 
-        with full_disk_named(folder), quiet_optuna():
+        with full_disk_named(folder), open_storage(url, heartbeat=heartbeat) as database:
             # It refuses other settings; the folder must then stay as it is.
-            database = open_storage(url, heartbeat=heartbeat)
             proposals = self._proposals(database) if self.design == "optuna" else None
             with join(
                 folder,

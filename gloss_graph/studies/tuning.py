@@ -26,7 +26,6 @@ from gloss_graph.studies.engine import (
     TrialBudget,
     open_storage,
     open_study,
-    quiet_optuna,
     require_optuna,
     sqlite_url,
     suggest,
@@ -154,10 +153,9 @@ def tune_text(
     attributes = _attributes(splits, encoder, config, space, metric)
     out = Path(out)
     _check_study_folder(out, study_name)
-    with hold(out, "tune"), quiet_optuna():
+    url = sqlite_url(out / _DATABASE) if storage is None else storage
+    with hold(out, "tune"), open_storage(url, heartbeat=heartbeat) as database:
         _check_study_folder(out, study_name)
-        url = sqlite_url(out / _DATABASE) if storage is None else storage
-        database = open_storage(url, heartbeat=heartbeat)
         # Settings that are newer than the study have been at their defaults.
         known = {name: v for name, v in TrainConfig().as_dict().items() if name not in space}
         study = open_study(

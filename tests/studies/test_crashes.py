@@ -19,6 +19,7 @@ import pytest
 from gloss_graph.studies import read_results
 from gloss_graph.studies.engine import (
     TrialTable,
+    connect,
     open_storage,
     quiet_optuna,
     read_rows,
@@ -139,7 +140,7 @@ def test_the_trial_of_a_dead_process_is_taken_over_once(tmp_path: Path, processe
 def table(file: Path) -> TrialTable:
     with quiet_optuna():
         one = study()
-        return TrialTable(open_storage(sqlite_url(file)), one.name, one.factors, one.baseline)
+        return TrialTable(connect(sqlite_url(file)), one.name, one.factors, one.baseline)
 
 
 def _claim_and_die(file: str) -> None:
@@ -186,7 +187,8 @@ def test_infinite_numbers_survive_the_disk(tmp_path: Path) -> None:
     claimed = one.claim(trial, 0)
     assert claimed is not None
     assert one.finish(claimed, {"id": trial.id, "status": "ok", "metrics": metrics})
-    (row,) = read_rows(open_storage(sqlite_url(tmp_path / "optuna.db")))
+    with open_storage(sqlite_url(tmp_path / "optuna.db")) as storage:
+        (row,) = read_rows(storage)
     assert row["metrics"] == metrics
 
 

@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 
 from gloss_graph.studies import read_results
-from gloss_graph.studies.engine import open_storage, quiet_optuna, read_rows
+from gloss_graph.studies.engine import open_storage, read_rows
 from studies.toys import Logged, study
 
 pytest.importorskip("optuna", reason="the extra 'tune' is not installed")
@@ -95,8 +95,8 @@ def test_every_trial_has_one_result_though_a_worker_is_killed(server: str, tmp_p
     workers["other"].join(120)
     assert workers["other"].exitcode == 0
 
-    with quiet_optuna():
-        rows = read_rows(open_storage(server))
+    with open_storage(server) as storage:
+        rows = read_rows(storage)
     assert Counter(row["id"] for row in rows) == {row["id"]: 1 for row in rows}
     assert len(rows) == TRIALS
     # The folder of the worker that is left holds the trials of both.
