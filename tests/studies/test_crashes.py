@@ -107,7 +107,7 @@ def test_ten_kills_at_random_moments_change_nothing(
 def test_two_processes_share_a_study(tmp_path: Path, processes: Any, plain: pd.DataFrame) -> None:
     both = [start(processes, tmp_path, 0.05) for _ in range(2)]
     for process in both:
-        process.join(30)
+        process.join(120)
         assert process.exitcode == 0
     out = tmp_path / "out"
     pd.testing.assert_frame_equal(read_results(out).table[COLUMNS], plain)
