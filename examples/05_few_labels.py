@@ -21,7 +21,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from gloss_graph.text import docstring_corpus, load_encoder
+from gloss_graph.text import Splits, docstring_corpus, load_encoder, read_splits
 from gloss_graph.training import RunResult, TrainConfig, train_text
 
 WAYS = {
@@ -33,7 +33,8 @@ WAYS = {
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--documents", type=int, default=4_000, help="size of the corpus")
+    parser.add_argument("--train", help="CSV, TSV, JSONL or Parquet; default: the demo corpus")
+    parser.add_argument("--documents", type=int, default=4_000, help="size of the demo corpus")
     parser.add_argument("--labels", type=int, default=11, help="labels a topic")
     parser.add_argument("--steps", type=int, default=60)
     parser.add_argument("--length", type=int, default=48, help="tokens kept of a document")
@@ -41,7 +42,11 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     settings = parser.parse_args()
     console = Console()
-    splits = docstring_corpus(max_documents=settings.documents)
+    if settings.train:
+        splits = read_splits(settings.train)
+        splits = Splits(splits.train, test=splits.val)
+    else:
+        splits = docstring_corpus(max_documents=settings.documents)
     console.print(
         f"{len(splits.train)} training documents, "
         f"{settings.labels * splits.train.num_classes} labels, {len(splits.test)} test documents"

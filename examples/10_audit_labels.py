@@ -21,6 +21,7 @@ from gloss_graph import build_document_graph
 from gloss_graph.analysis import audit, explain, measures
 from gloss_graph.reports import measures_summary
 from gloss_graph.text import docstring_corpus, load_encoder, read_splits
+from gloss_graph.visualization import plot_explanation
 
 
 def flipped(labels: torch.Tensor, share: float, seed: int) -> torch.Tensor:
@@ -73,7 +74,7 @@ def main() -> None:
     reasons = explain(graph, int(found.table["node"][0]), top=8)
     print(reasons)
     picture = settings.out.with_suffix(".png")
-    reasons.plot(picture)
+    plot_explanation(reasons, picture)
     found.table.to_csv(settings.out, index=False)
     print(f"\nWritten: {settings.out} and {picture}")
 

@@ -6,42 +6,61 @@ from importlib import import_module
 
 TYPE_CHECKING = False  # that of typing, which takes long to import
 if TYPE_CHECKING:
-    from gloss_graph.analysis import to_networkx
-    from gloss_graph.graph import build_document_graph
+    from gloss_graph.export import to_networkx
+    from gloss_graph.graph import KNNGraph, build_document_graph
     from gloss_graph.inference import Explanation, GraphSkill, graph_skill
     from gloss_graph.memory import MemoryBank
+    from gloss_graph.neighbors import knn_graph
     from gloss_graph.objective import GraphGuidedObjective, ObjectiveOutput
     from gloss_graph.propagation import LabelPropagation
+    from gloss_graph.step import Consistency, Staleness
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
+    "Consistency",
     "Explanation",
     "GraphGuidedObjective",
     "GraphSkill",
+    "KNNGraph",
     "LabelPropagation",
     "MemoryBank",
     "ObjectiveOutput",
+    "Staleness",
     "__version__",
     "build_document_graph",
     "graph_skill",
+    "knn_graph",
     "to_networkx",
 ]
 
 # Loaded on first use: the command line must be able to answer (and to be interrupted) before
 # torch and the rest, which take seconds, are imported.
 _HOMES = {
+    "Consistency": "step",
     "Explanation": "inference",
     "GraphGuidedObjective": "objective",
     "GraphSkill": "inference",
+    "KNNGraph": "graph",
     "LabelPropagation": "propagation",
     "MemoryBank": "memory",
     "ObjectiveOutput": "objective",
+    "Staleness": "step",
     "build_document_graph": "graph",
     "graph_skill": "inference",
-    "to_networkx": "analysis",
+    "knn_graph": "neighbors",
+    "to_networkx": "export",
 }
-_ROOMS = ("analysis", "graph", "inference", "losses", "memory", "objective", "propagation")
+_ROOMS = (
+    "analysis",
+    "export",
+    "graph",
+    "inference",
+    "losses",
+    "memory",
+    "objective",
+    "propagation",
+)
 
 
 def __getattr__(name: str) -> object:

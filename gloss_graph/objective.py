@@ -2,60 +2,71 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 import torch
 from torch import Tensor, nn
 
-from gloss_graph._internal.checks import check_positive_int
-from gloss_graph._internal.precision import finite_gradient, full_precision
+from gloss_graph._internal.checks import check_choice, check_positive_int, check_range, check_seed
+from gloss_graph._internal.precision import full_precision
 from gloss_graph._internal.processes import gather_rows, step_generator, world_size
+from gloss_graph._internal.settings import former_names, settings_of, shown, with_short_forms
 from gloss_graph._internal.timing import StageClock
-from gloss_graph._paper import PaperForms
-from gloss_graph.graph.bandwidth import BandwidthRule, reads_labels
-from gloss_graph.graph.build import Connection, connect, document_data
-from gloss_graph.graph.checks import (
+from gloss_graph.graph.bandwidth import BandwidthRule, check_fits_bank, reads_labels
+from gloss_graph.graph.batch import (
+    Batch,
     check_batch,
     check_label_range,
     check_logits,
-    check_views,
+    check_memory,
+    check_target_embeddings,
     check_visible,
+    normalized_rows,
 )
-from gloss_graph.graph.kernels import Kernel, resolve_kernel
-from gloss_graph.graph.views import joint_view
+from gloss_graph.graph.build import Connection, connect, document_data
+from gloss_graph.graph.kernels import Kernel
+from gloss_graph.graph.settings import KNNGraph
 from gloss_graph.graph.visibility import shown_nodes
-from gloss_graph.inference import BankInference, HeadSettings, PropagationPredictor
-from gloss_graph.losses import check_class_weight
+from gloss_graph.inference import BankInference, Explanation, GraphClassifier
+from gloss_graph.losses import FORMS, check_class_weight, check_multilabel
 from gloss_graph.memory import MemoryBank
-from gloss_graph.memory.checked import check_forms, check_keys, check_limits, fit_cells
 from gloss_graph.memory.distributed import enqueue_gathered
 from gloss_graph.memory.labels import join_targets
-from gloss_graph.propagation import LabelPropagation
+from gloss_graph.memory.state import check_forms, check_keys, check_limits, fit_cells
+from gloss_graph.propagation import LabelPropagation, PropagationSettings
 from gloss_graph.step import (
     Compared,
+    Consistency,
     GraphTargets,
-    MemoryUse,
     ObjectiveOutput,
+    Staleness,
     WarmStart,
-    check_settings,
     classification_loss,
     consistency_loss,
     hidden_label_loss,
 )
-from gloss_graph.step.staleness import MEMORY_SETTINGS
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+# The short forms of fields of `Consistency` that are called otherwise there.
+_CONSISTENCY = {
+    "weight": "consistency_weight",
+    "start": "consistency_start",
+    "ramp": "consistency_ramp",
+}
 
 
-class GraphGuidedObjective(PaperForms, PropagationPredictor, nn.Module):
+class GraphGuidedObjective(nn.Module):
     r"""Graph-guided loss over the current batch and a memory bank.
 
     G-Loss (arXiv 2604.25853) with a view beyond the batch: connect the batch to remembered
     documents, hide some labels, propagate the others over the graph, compare, backpropagate into
     the embeddings. With `logits` the loss is \(\lambda L_G + (1 - \lambda) L_{CE}\) (integrated
-    mode), without them \(L_G\) (standalone mode). Unlabeled rows add `consistency_weight` times
-    \(L_C\): their logits are drawn to what the corpus graph says of them.
+    mode), without them \(L_G\) (standalone mode). Unlabeled rows add `consistency.weight` times
+    \(L_C\): their logits are drawn to what the graph of the corpus says of them.
 
     A step masks the batch's own stored copies, searches, connects, hides, propagates, compares
     and then enqueues, in this order. A call that raises leaves all state as it was, and so does
@@ -66,54 +77,57 @@ class GraphGuidedObjective(PaperForms, PropagationPredictor, nn.Module):
     Args:
         num_classes: C.
         memory: The bank; None compares within the batch only.
-        multilabel: Labels are sets (or shares) (B, C), every class a column that propagates by
-            itself; all terms are binary. Needs `MemoryBank(num_classes=C)`.
-        k: Neighbours a row in the graph.
-        kernel: See `build_document_graph`.
-        bandwidth: \(\sigma\), see `build_document_graph`; only labels that a step shows count.
-            `"interclass_min"`, made from labels, serves without a bank only.
-        symmetrize: See `build_document_graph`.
-        batch_edges: `"all"` connects all batch pairs, `"knn"` the k nearest in batch and bank
-            together, `"auto"`: `"all"` if no remembered row takes part, else `"knn"`.
-        hops: See `build_document_graph`; None uses the whole bank.
-        warm_start: Start solves at the values of the step before, which are then part of the
-            state. Pays for long solves (small `eta`), which then stop at a smaller residual; the
-            loss is that of a cold start to about 1e-3. Only harmonic; without effect where
-            `gradient="unrolled"` needs the steps of a cold start.
+        graph: How rows are connected; a `KNNGraph`.
+        propagation: How labels propagate: a `LabelPropagation` with the settings and the prior
+            that are wanted, or the name of a rule.
+        loss: Form of \(L_G\): `"nll"`, `"published"`, `"released"` or `"scores"`. None is
+            `"scores"` for the rule `"poisson"`, else `"nll"`.
+        consistency: The term of unlabeled rows; a `Consistency`.
+        staleness: What is done about old rows of the bank; a `Staleness`.
         visible_fraction: \(\gamma\) in [0, 1], share of the labeled batch rows whose label stays
             visible, stratified by class. With a bank 0 is meaningful: every row is scored.
         memory_visible_fraction: Share of the bank's labels that stay visible.
         graph_weight: \(\lambda\) in [0, 1].
-        form: `"nll"`, `"published"`, `"released"`, `"scores"`; by default `"scores"` for
-            `rule="poisson"`, else `"nll"`.
-        rule: `"harmonic"`, `"spreading"`, `"poisson"`, see `LabelPropagation`.
-        normalization: See `LabelPropagation`; so `eta`, `alpha`, `solver`, `max_iter`, `gradient`.
-        tol: Relative residual of the solves; 1e-4 leaves gradients errors of 3e-4 or less from
-            `eta=0.2` on.
-        normalize_embeddings: L2-normalise rows; must agree with the bank.
-        consistency_weight: Weight of \(L_C\), the cross-entropy of unlabeled rows (label -1)
-            with what the graph propagates to them; needs `logits`.
-        consistency_start: Training steps before the first target is used.
-        consistency_ramp: Steps in which the weight of \(L_C\) then rises.
-        refresh_every: With `ids`, targets come from one solve over the whole bank every so many
-            steps; 0, or without bank or ids: from each step's own graph, all labels shown, with
-            several processes that of all their batches.
-        anchor: Weight of the frozen similarity where `frozen` features are passed.
-        align: Power in [0, 1] of the class-mass alignment of targets and predictions.
-        half_life: Steps in which the edges of a remembered row lose half their weight: an edge has
-            the factor \(2^{-\mathrm{age}/h}\) for each remembered end. None = old rows count full.
-        restandardize: Move remembered rows to the batch's mean and spread before search and graph.
-            Lengths of inherited links stay those of the rows as stored.
-        memory_start: Training steps before remembered rows take part in the graph of a step;
-            until then it is the batch's own, and the bank fills. Solves over the whole bank
-            (`refresh_every`) begin at `consistency_start`.
-        memory_ramp: Steps in which the weight of their edges then rises to 1.
+        frozen_weight: Weight in [0, 1] of the frozen similarity where `frozen` features are passed.
+        multilabel: Labels are sets (or shares) (B, C), every class a column that propagates by
+            itself; all terms are binary. Needs `MemoryBank(num_classes=C)`.
+        warm_start: Start solves at the values of the step before, which are then part of the
+            state. Pays for long solves (small `eta`), which then stop at a smaller residual; the
+            loss is that of a cold start to about 1e-3. Only for the rule `"harmonic"`; no effect
+            where `gradient="unrolled"` needs the steps of a cold start.
         class_weight: (C,) weights of the classes in all terms but \(L_C\).
         generator: CPU generator of the visibility split; by default one made from `seed`.
-        seed: See `generator`.
+        seed: Seed of that generator.
+        k: Short form of `KNNGraph.k`.
+        kernel: Short form of `KNNGraph.kernel`.
+        bandwidth: Short form of `KNNGraph.bandwidth`. Only labels that a step shows count;
+            `"interclass_min"`, which is made from labels, serves without a bank only.
+        symmetrize: Short form of `KNNGraph.symmetrize`.
+        batch_edges: Short form of `KNNGraph.batch_edges`.
+        hops: Short form of `KNNGraph.hops`.
+        normalize_embeddings: Short form of `KNNGraph.normalize`.
+        rule: Short form of the rule of `LabelPropagation`.
+        normalization: Short form of its normalization.
+        eta: Short form of its leak.
+        alpha: Short form of its damping.
+        solver: Short form of its solver.
+        tol: Short form of its tolerance; 1e-4 leaves gradients errors of 3e-4 or less from
+            `eta=0.2` on.
+        max_iter: Short form of its most iterations.
+        gradient: Short form of its gradient.
+        consistency_weight: Short form of `Consistency.weight`.
+        consistency_start: Short form of `Consistency.start`.
+        consistency_ramp: Short form of `Consistency.ramp`.
+        refresh_every: Short form of `Consistency.refresh_every`.
+        align: Short form of `Consistency.align`.
+        half_life: Short form of `Staleness.half_life`.
+        restandardize: Short form of `Staleness.restandardize`.
+        warmup_steps: Short form of `Staleness.warmup_steps`.
+        ramp_steps: Short form of `Staleness.ramp_steps`.
 
     Raises:
-        ValueError: A setting out of range or unknown.
+        TypeError: A part of another class.
+        ValueError: A setting out of range or unknown, or a short form that contradicts its part.
 
     Gradients reach `embeddings` and `logits`. The objective computes in float32 at least,
     whatever autocast says. The bank and the generator's state travel in `state_dict()`. With
@@ -136,109 +150,257 @@ class GraphGuidedObjective(PaperForms, PropagationPredictor, nn.Module):
 
     class_weight: Tensor | None
 
+    @former_names(
+        form="loss", anchor="frozen_weight", memory_start="warmup_steps", memory_ramp="ramp_steps"
+    )
     def __init__(
         self,
         num_classes: int,
         *,
         memory: MemoryBank | None = None,
-        multilabel: bool = False,
-        k: int = 16,
-        kernel: str | Kernel = "gaussian",
-        bandwidth: float | str | BandwidthRule = "sqrt",
-        symmetrize: str = "union",
-        batch_edges: str = "auto",
-        hops: int | None = None,
+        graph: KNNGraph | None = None,
+        propagation: LabelPropagation | str | None = None,
+        loss: str | None = None,
+        consistency: Consistency | None = None,
+        staleness: Staleness | None = None,
         visible_fraction: float = 0.5,
         memory_visible_fraction: float = 1.0,
-        graph_weight: float = 0.5,
-        form: str | None = None,
-        rule: str = "harmonic",
-        normalization: str = "hub",
-        eta: float | None = None,
-        alpha: float = 0.9,
-        solver: str = "auto",
-        tol: float = 1e-4,
-        max_iter: int = 1000,
-        gradient: str = "implicit",
+        graph_weight: float = 0.3,
+        frozen_weight: float = 0.5,
+        multilabel: bool = False,
         warm_start: bool = False,
-        normalize_embeddings: bool = True,
-        consistency_weight: float = 1.0,
-        consistency_start: int = 40,
-        consistency_ramp: int = 40,
-        refresh_every: int = 40,
-        anchor: float = 0.5,
-        align: float = 0.5,
-        half_life: float | None = None,
-        restandardize: bool = False,
-        memory_start: int = 0,
-        memory_ramp: int = 0,
         class_weight: Tensor | None = None,
         generator: torch.Generator | None = None,
         seed: int = 0,
+        k: int | None = None,
+        kernel: str | Kernel | None = None,
+        bandwidth: float | str | BandwidthRule | None = None,
+        symmetrize: str | None = None,
+        batch_edges: str | None = None,
+        hops: int | None = None,
+        normalize_embeddings: bool | None = None,
+        rule: str | None = None,
+        normalization: str | None = None,
+        eta: float | None = None,
+        alpha: float | None = None,
+        solver: str | None = None,
+        tol: float | None = None,
+        max_iter: int | None = None,
+        gradient: str | None = None,
+        consistency_weight: float | None = None,
+        consistency_start: int | None = None,
+        consistency_ramp: int | None = None,
+        refresh_every: int | None = None,
+        align: float | None = None,
+        half_life: float | None = None,
+        restandardize: bool | None = None,
+        warmup_steps: int | None = None,
+        ramp_steps: int | None = None,
     ) -> None:
-        given = {name: value for name, value in locals().items() if name in _SETTINGS}
         super().__init__()
-        form = check_settings(locals())
-        check_positive_int("seed", seed, minimum=0)
-        self.remembered = MemoryUse(half_life, restandardize, memory_start, memory_ramp)
-        self.num_classes, self.memory, self.k = num_classes, memory, k
-        self.multilabel = multilabel
-        self.kernel, self.bandwidth, self.symmetrize = resolve_kernel(kernel), bandwidth, symmetrize
-        self.batch_edges, self.hops, self.form = batch_edges, hops, form
-        self.visible_fraction, self.graph_weight = float(visible_fraction), float(graph_weight)
-        self.memory_visible_fraction = float(memory_visible_fraction)
-        self.normalize_embeddings = normalize_embeddings
-        self.propagation = LabelPropagation(
-            rule,
-            normalization,
+        check_positive_int("num_classes", num_classes, minimum=1 if multilabel else 2)
+        #: How rows are connected.
+        self.graph = with_short_forms(
+            "graph",
+            graph,
+            KNNGraph,
+            k=k,
+            kernel=kernel,
+            bandwidth=bandwidth,
+            symmetrize=symmetrize,
+            batch_edges=batch_edges,
+            hops=hops,
+            normalize=normalize_embeddings,
+        )
+        if isinstance(propagation, str):
+            if rule not in (None, propagation):
+                raise ValueError(f"'rule' is {rule!r}, but {propagation!r} in 'propagation'.")
+            propagation, rule = None, propagation
+        settings = with_short_forms(
+            "propagation",
+            None if propagation is None else _settings(propagation),
+            PropagationSettings,
+            rule=rule,
+            normalization=normalization,
             eta=eta,
             alpha=alpha,
-            # Label sets bring a column of their own mass.
-            num_classes=num_classes + multilabel,
             solver=solver,
             tol=tol,
             max_iter=max_iter,
             gradient=gradient,
         )
-        self._settings = {**given, "form": form, "eta": self.propagation.eta}
-        self.consistency_weight, self.anchor = float(consistency_weight), float(anchor)
-        settings = HeadSettings(
-            num_classes=num_classes,
-            k=k,
-            kernel=self.kernel,
-            bandwidth=bandwidth,
-            symmetrize=symmetrize,
-            normalize=normalize_embeddings,
-            rule=rule,
-            normalization=normalization,
-            eta=self.propagation.eta,
-            alpha=alpha,
-            align=align,
-            multilabel=multilabel,
-        )
-        self.warm = WarmStart(memory, num_classes + multilabel, rule) if warm_start else None
-        self.targets = GraphTargets(
-            0 if memory is None else memory.capacity,
-            settings,
+        #: The term of unlabeled rows.
+        self.consistency = with_short_forms(
+            "consistency",
+            consistency,
+            Consistency,
+            weight=consistency_weight,
             start=consistency_start,
             ramp=consistency_ramp,
             refresh_every=refresh_every,
-            half_life=half_life,
+            align=align,
         )
-        self._inference = None if memory is None else BankInference(memory, settings, anchor)
+        #: What is done about old rows of the bank.
+        self.staleness = with_short_forms(
+            "staleness",
+            staleness,
+            Staleness,
+            half_life=half_life,
+            restandardize=restandardize,
+            warmup_steps=warmup_steps,
+            ramp_steps=ramp_steps,
+        )
+        shares = {
+            "visible_fraction": visible_fraction,
+            "memory_visible_fraction": memory_visible_fraction,
+            "graph_weight": graph_weight,
+            "frozen_weight": frozen_weight,
+        }
+        for name, value in shares.items():
+            check_range(name, value, 0.0, 1.0)
+        check_seed("seed", seed)
+        if generator is not None and not isinstance(generator, torch.Generator):
+            raise TypeError(
+                f"'generator' must be a torch.Generator (got {type(generator).__name__}). Or pass "
+                "'seed'."
+            )
+        if generator is not None and generator.device.type != "cpu":
+            raise ValueError("'generator' must be a CPU generator.")
+        check_memory(memory, self.graph.normalize)
+        if memory is not None and memory.capacity:
+            check_fits_bank(self.graph.bandwidth)
+        check_multilabel(multilabel, num_classes, memory, settings.rule, loss, self.graph.bandwidth)
+        loss = loss or ("scores" if settings.rule == "poisson" else "nll")
+        check_choice("loss", loss, FORMS)
+        if settings.rule == "poisson" and loss in ("nll", "published"):
+            raise ValueError(f"loss={loss!r} needs probabilities; rule='poisson' gives scores.")
+        #: The form of the graph loss.
+        self.loss = loss
+        self.num_classes, self.memory, self.multilabel = num_classes, memory, multilabel
+        self.visible_fraction = float(visible_fraction)
+        self.memory_visible_fraction = float(memory_visible_fraction)
+        self.graph_weight, self.frozen_weight = float(graph_weight), float(frozen_weight)
+        columns = num_classes + multilabel  # label sets bring a column of their own mass
+        self.propagation = LabelPropagation(
+            settings.rule,
+            settings.normalization,
+            eta=settings.eta,
+            alpha=settings.alpha,
+            prior=None if propagation is None else propagation.prior,
+            num_classes=columns,
+            solver=settings.solver,
+            tol=settings.tol,
+            max_iter=settings.max_iter,
+            gradient=settings.gradient,
+        )
+        classifier = GraphClassifier(
+            num_classes=num_classes,
+            graph=self.graph,
+            propagation=settings,
+            align=self.consistency.align,
+            multilabel=multilabel,
+        )
+        self.warm = WarmStart(memory, columns, settings.rule) if warm_start else None
+        capacity = 0 if memory is None else memory.capacity
+        half_life = self.staleness.half_life
+        self.targets = GraphTargets(capacity, classifier, self.consistency, half_life)
+        self._inference = (
+            None if memory is None else BankInference(memory, classifier, self.frozen_weight)
+        )
         self.register_buffer("class_weight", check_class_weight(class_weight, num_classes))
         self.generator = generator or torch.Generator().manual_seed(seed)
-        if self.generator.device.type != "cpu":
-            raise ValueError("'generator' must be a CPU generator.")
+        self._made_with = (warm_start, generator, seed)
         #: Seconds by stage so far.
         self.seconds = StageClock()
         #: The unweighted terms of the last call: `graph_loss`, `cross_entropy`, `consistency`.
         self.parts: dict[str, Tensor] = {}
 
+    @classmethod
+    def published(
+        cls,
+        num_classes: int,
+        sigma: float,
+        *,
+        graph_weight: float = 0.5,
+        visible_fraction: float = 0.5,
+        generator: torch.Generator | None = None,
+        seed: int = 0,
+    ) -> Self:
+        """The paper's in-batch form: Algorithm 1 (column-stochastic T) and eq. 1.
+
+        Exact to rounding in float64. `sigma` is the Gaussian's bandwidth; the other settings are
+        those of the class.
+        """
+        return cls(
+            num_classes,
+            graph=KNNGraph(bandwidth=sigma, batch_edges="all"),
+            propagation=LabelPropagation(normalization="column", eta=0.0, solver="dense"),
+            loss="published",
+            consistency=Consistency(weight=0.0),
+            graph_weight=graph_weight,
+            visible_fraction=visible_fraction,
+            generator=generator,
+            seed=seed,
+        )
+
+    @classmethod
+    def released(
+        cls,
+        num_classes: int,
+        sigma: float,
+        *,
+        graph_weight: float = 0.5,
+        visible_fraction: float = 0.5,
+        generator: torch.Generator | None = None,
+        seed: int = 0,
+    ) -> Self:
+        """What the paper's released code computes: the `hub` walk, F as logits, divided by |u|.
+
+        Exact to rounding in float64. `sigma` is the Gaussian's bandwidth; the other settings are
+        those of the class.
+        """
+        return cls(
+            num_classes,
+            graph=KNNGraph(bandwidth=sigma, batch_edges="all"),
+            propagation=LabelPropagation(normalization="hub", eta=0.0, solver="dense"),
+            loss="released",
+            consistency=Consistency(weight=0.0),
+            graph_weight=graph_weight,
+            visible_fraction=visible_fraction,
+            generator=generator,
+            seed=seed,
+        )
+
     def extra_repr(self) -> str:
-        """Every setting the objective was made with; the bank is a part of its own."""
-        settings = (f"{name}={_shown(value)}" for name, value in self._settings.items())
-        return ", ".join(settings) + str(self.remembered)
+        """Every setting the objective was made with, by part; the bank prints itself."""
+        warm_start, generator, seed = self._made_with
+        settings = {
+            "num_classes": self.num_classes,
+            "multilabel": self.multilabel,
+            "loss": self.loss,
+            "visible_fraction": self.visible_fraction,
+            "memory_visible_fraction": self.memory_visible_fraction,
+            "graph_weight": self.graph_weight,
+            "frozen_weight": self.frozen_weight,
+            "warm_start": warm_start,
+            "class_weight": self.class_weight,
+            "generator": None if generator is None else torch.Generator,
+            "seed": seed,
+        }
+        lines = [", ".join(f"{name}={shown(value)}" for name, value in settings.items())]
+        parts: tuple[tuple[str, Any, dict[str, str]], ...] = (
+            ("graph", self.graph, {"normalize": "normalize_embeddings"}),
+            ("propagation", self.targets.classifier.propagation, {}),
+            ("consistency", self.consistency, _CONSISTENCY),
+            ("staleness", self.staleness, {}),
+        )
+        for name, part, short in parts:
+            values = (
+                f"{short.get(key, key)}={shown(getattr(part, key))}"
+                for key in settings_of(type(part))
+            )
+            lines.append(f"{name}=({', '.join(values)})")
+        return "\n".join(lines)
 
     def get_extra_state(self) -> Tensor:
         """State of the visibility generator, a uint8 tensor."""
@@ -323,8 +485,7 @@ class GraphGuidedObjective(PaperForms, PropagationPredictor, nn.Module):
             self.generator.set_state(drawn)
             raise
 
-    # Sparse, stateful and a small part of a step: compiled encoders run it as it is.
-    @torch.compiler.disable
+    @overload
     def forward(
         self,
         embeddings: Tensor,
@@ -333,7 +494,37 @@ class GraphGuidedObjective(PaperForms, PropagationPredictor, nn.Module):
         ids: Tensor | None = None,
         logits: Tensor | None = None,
         visible: Tensor | None = None,
-        reference: Tensor | None = None,
+        target_embeddings: Tensor | None = None,
+        frozen: Tensor | None = None,
+        return_output: Literal[False] = False,
+    ) -> Tensor: ...
+
+    @overload
+    def forward(
+        self,
+        embeddings: Tensor,
+        labels: Tensor,
+        *,
+        ids: Tensor | None = None,
+        logits: Tensor | None = None,
+        visible: Tensor | None = None,
+        target_embeddings: Tensor | None = None,
+        frozen: Tensor | None = None,
+        return_output: Literal[True],
+    ) -> ObjectiveOutput: ...
+
+    # Sparse, stateful and a small part of a step: compiled encoders run it as it is.
+    @torch.compiler.disable
+    @former_names(reference="target_embeddings")
+    def forward(
+        self,
+        embeddings: Tensor,
+        labels: Tensor,
+        *,
+        ids: Tensor | None = None,
+        logits: Tensor | None = None,
+        visible: Tensor | None = None,
+        target_embeddings: Tensor | None = None,
         frozen: Tensor | None = None,
         return_output: bool = False,
     ) -> Tensor | ObjectiveOutput:
@@ -347,10 +538,11 @@ class GraphGuidedObjective(PaperForms, PropagationPredictor, nn.Module):
                 one document. Without ids the bank cannot mask a document's own stored copy.
             logits: (B, C) of a classifier head; adds its cross-entropy.
             visible: (B,) bool, pins the rows whose label stays visible instead of a random split.
-            reference: (B, D) embeddings of the same rows without dropout, constants: what the bank
-                stores and the targets are made from; `embeddings` by default.
-            frozen: (B, D') features of the untrained encoder, constants. Rows are then compared
-                by (1 - anchor) learned + anchor frozen cosine, and `memory.dim` is D + D'.
+            target_embeddings: (B, D) embeddings of the same rows without dropout, constants: what
+                the bank stores and the targets are made from; `embeddings` by default.
+            frozen: (B, D') features of the untrained encoder, constants. Rows are then compared by
+                (1 - frozen_weight) learned + frozen_weight frozen cosine, and `memory.dim` is
+                D + D'.
             return_output: Return an `ObjectiveOutput` instead of the loss. Its graph lists every
                 edge, which costs time; the loss is the same up to rounding.
 
@@ -364,76 +556,93 @@ class GraphGuidedObjective(PaperForms, PropagationPredictor, nn.Module):
                 rows of one id that differ in label or in `visible`. Bank, targets, warm start
                 and generator are as before.
         """
-        beside = (self.memory, self.normalize_embeddings)
-        check_views(embeddings, reference, frozen, *beside)
-        view = joint_view(embeddings, frozen, self.anchor)
-        sets = self.num_classes if self.multilabel else None
-        labels, targets, ids = check_batch(view, labels, ids, *beside, sets)
-        check_label_range(labels, self.num_classes)
-        visible = check_visible(visible, labels, ids)
-        if logits is not None:
-            check_logits(logits, labels.numel(), self.num_classes)
-        batch = (view, embeddings.size(1), labels, targets, ids)
-        with self._state_kept():
-            return self._step(*batch, visible, logits, reference, frozen, return_output)
+        with full_precision(embeddings.device.type if isinstance(embeddings, Tensor) else "cpu"):
+            batch = check_batch(
+                embeddings,
+                labels,
+                ids,
+                memory=self.memory,
+                normalize=self.graph.normalize,
+                num_classes=self.num_classes if self.multilabel else None,
+                frozen=frozen,
+                frozen_weight=self.frozen_weight,
+            )
+            check_label_range(batch.labels, self.num_classes)
+            visible = check_visible(visible, batch.labels, batch.ids)
+            if logits is not None:
+                check_logits(logits, batch.labels.numel(), self.num_classes)
+            stored = None
+            if target_embeddings is not None:
+                check_target_embeddings(target_embeddings, embeddings, self.graph.normalize)
+                stored = normalized_rows(
+                    target_embeddings.detach(), frozen, self.frozen_weight, self.graph.normalize
+                )
+                stored = stored.to(batch.x.dtype)
+            with self._state_kept():
+                return self._step(batch, visible, logits, stored, embeddings.size(1), return_output)
+
+    if TYPE_CHECKING:
+        __call__ = forward
 
     def _step(
         self,
-        view: Tensor,
-        learned: int,
-        labels: Tensor,
-        targets: Tensor | None,
-        ids: Tensor | None,
+        batch: Batch,
         visible: Tensor | None,
         logits: Tensor | None,
-        reference: Tensor | None,
-        frozen: Tensor | None,
+        stored: Tensor | None,
+        learned: int,
         return_output: bool,
     ) -> Tensor | ObjectiveOutput:
-        """Loss of a checked batch."""
-        with full_precision(view.device.type):
-            x = finite_gradient(view.to(torch.promote_types(view.dtype, torch.float32)))
-            stored = x.detach()
-            if reference is not None:
-                stored = joint_view(reference.detach(), frozen, self.anchor).to(x.dtype)
-            compared, own = None, None
-            if self.graph_weight > 0 or logits is None or return_output:
-                compared = self._compare(x, labels, targets, ids, visible, learned, return_output)
-                # Graph and lists of `embeddings` are not those of another view.
-                own = compared.connection if reference is None else None
-            graph_loss = x.new_zeros(()) if compared is None else compared.loss.to(x.dtype)
-            cross_entropy = consistency = torch.zeros_like(graph_loss)
-            loss = graph_loss
-            if logits is not None:
-                cross_entropy = classification_loss(logits, labels, targets, self.class_weight)
-                if self.consistency_weight > 0:
-                    known = (self.targets, self.memory, labels, ids, logits)
-                    # The graph of an output lists every edge: the same up to rounding.
-                    # A bandwidth made from labels is another where all of them are shown.
-                    shared = self.training and world_size() > 1
-                    alike = not (return_output or shared or reads_labels(self.bandwidth))
-                    same = own if alike else None
-                    given = (stored, labels, targets, ids, learned)
-                    with self.seconds.timed("targets"):
-                        consistency = consistency_loss(
-                            *known, lambda: same or self._connect_constants(*given), self.training
-                        )
-                loss = self.graph_weight * graph_loss + (1.0 - self.graph_weight) * cross_entropy
-                loss = loss + self.consistency_weight * consistency
-        self.parts = {"graph_loss": graph_loss.detach(), "cross_entropy": cross_entropy.detach()}
-        self.parts["consistency"] = consistency.detach()
+        """Loss of a checked batch; `stored` (B, D) are its target embeddings, if others."""
+        x, compared, connection = batch.x, None, None
+        constants = batch._replace(x=x.detach() if stored is None else stored)
+        if self.graph_weight > 0 or logits is None or return_output:
+            compared = self._compare(batch, visible, learned, return_output)
+            # Graph and lists of `embeddings` are not those of other target embeddings.
+            connection = compared.connection if stored is None else None
+        graph_loss = x.new_zeros(()) if compared is None else compared.loss.to(x.dtype)
+        cross_entropy = consistency = torch.zeros_like(graph_loss)
+        loss = graph_loss
+        if logits is not None:
+            cross_entropy = classification_loss(
+                logits, batch.labels, batch.targets, self.class_weight
+            )
+            if self.consistency.weight > 0:
+                # The graph of an output lists every edge: the same up to rounding.
+                # A bandwidth made from labels is another where all of them are shown.
+                shared = self.training and world_size() > 1
+                alike = not (return_output or shared or reads_labels(self.graph.bandwidth))
+                with self.seconds.timed("targets"):
+                    consistency = consistency_loss(
+                        self.targets,
+                        self.memory,
+                        batch,
+                        logits,
+                        connection if alike else None,
+                        lambda: self._connect_constants(constants, learned),
+                        self.training,
+                    )
+            loss = self.graph_weight * graph_loss + (1.0 - self.graph_weight) * cross_entropy
+            loss = loss + self.consistency.weight * consistency
+        self.parts = {
+            "graph_loss": graph_loss.detach(),
+            "cross_entropy": cross_entropy.detach(),
+            "consistency": consistency.detach(),
+        }
         # The graph of this step, so taken before its rows are stored.
         data = None
         if return_output and compared is not None:
-            data = document_data(compared.connection, ids, self.memory)
+            data = document_data(compared.connection, batch.ids, self.memory)
             data.seed_mask = compared.seeds
         if self.training:
             self.targets.steps = self.targets.steps + 1
             if self.memory is not None:
-                neighbors = None if own is None else own.neighbors
+                neighbors = None if connection is None else connection.neighbors
                 with self.seconds.timed("enqueue"):
-                    kept = labels if targets is None else join_targets(labels, targets)
-                    enqueue_gathered(self.memory, stored, kept, ids, neighbors)
+                    kept = batch.labels
+                    if batch.targets is not None:
+                        kept = join_targets(batch.labels, batch.targets)
+                    enqueue_gathered(self.memory, constants.x, kept, batch.ids, neighbors)
         if data is None or compared is None:
             return loss
         return ObjectiveOutput(
@@ -448,89 +657,159 @@ class GraphGuidedObjective(PaperForms, PropagationPredictor, nn.Module):
         )
 
     def _compare(
-        self,
-        x: Tensor,
-        labels: Tensor,
-        targets: Tensor | None,
-        ids: Tensor | None,
-        visible: Tensor | None,
-        learned: int,
-        listed: bool,
+        self, batch: Batch, visible: Tensor | None, learned: int, listed: bool
     ) -> Compared:
         """Connect, hide, propagate and compare."""
+        size = batch.labels.numel()
 
         def show(known: Tensor) -> Tensor:
             return shown_nodes(
                 known,
-                labels.numel(),
+                size,
                 self.visible_fraction,
                 self.memory_visible_fraction,
                 generator=step_generator(self.generator, self.training),
-                ids=ids,
+                ids=batch.ids,
                 visible=visible,
             )
 
         # Labels are hidden before the weights are made: a bandwidth may depend on labels.
-        connection = self._connect(x, labels, targets, ids, learned, listed, show)
+        connection = self._connect(batch, learned, listed, show)
         seeds = connection.on_nodes(connection.shown)
-        hidden = (labels >= 0) & ~connection.shown[: labels.numel()]
+        hidden = (batch.labels >= 0) & ~connection.shown[:size]
         with self.seconds.timed("propagation"):
             loss, propagated, report = hidden_label_loss(
-                self.propagation, connection, seeds, hidden, self.form, self.class_weight, self.warm
+                self.propagation, connection, seeds, hidden, self.loss, self.class_weight, self.warm
             )
         return Compared(loss, connection, propagated, seeds, hidden, report)
 
-    def _connect_constants(
-        self, x: Tensor, labels: Tensor, targets: Tensor | None, ids: Tensor | None, learned: int
-    ) -> Connection:
+    def _connect_constants(self, batch: Batch, learned: int) -> Connection:
         """The graph that targets come from: while training, of the batches of all processes."""
-        if self.training:
-            x, labels = gather_rows(x), gather_rows(labels)
-            targets = None if targets is None else gather_rows(targets)
-            ids = None if ids is None else gather_rows(ids)
-        return self._connect(x, labels, targets, ids, learned, False)
+        if self.training and world_size() > 1:
+            ids = None if batch.ids is None else gather_rows(batch.ids)
+            batch = Batch(
+                x=gather_rows(batch.x),
+                labels=gather_rows(batch.labels),
+                targets=None if batch.targets is None else gather_rows(batch.targets),
+                ids=ids,
+                slots=None if ids is None or self.memory is None else self.memory.slots_of(ids),
+            )
+        return self._connect(batch, learned, listed=False)
 
     def _connect(
         self,
-        x: Tensor,
-        labels: Tensor,
-        targets: Tensor | None,
-        ids: Tensor | None,
+        batch: Batch,
         learned: int,
         listed: bool,
         show: Callable[[Tensor], Tensor] | None = None,
     ) -> Connection:
         memory, neighbors = self.memory, None
-        strength = self.remembered.strength(self.targets.steps)
+        strength = self.staleness.strength(self.targets.steps)
         if memory is not None and strength > 0.0:
             with self.seconds.timed("search"):
-                memory = self.remembered.view(memory, x, learned)
-                neighbors = memory.neighbors(x, ids, self.k)
+                memory = self.staleness.view(memory, batch.x, learned)
+                neighbors = memory.neighbors(batch.x, batch.ids, self.graph.k)
         else:
             memory = None
         # Scores of a singular system need the components, weights by age every edge: so a list.
-        listed = listed or self.propagation.rule == "poisson" or self.remembered.weighs(strength)
-        names = ("k", "kernel", "bandwidth", "symmetrize", "batch_edges", "hops")
-        same: dict[str, Any] = {name: getattr(self, name) for name in names}
-        same |= {"memory": memory, "neighbors": neighbors, "targets": targets, "listed": listed}
-        same["show"] = show
+        listed = listed or self.propagation.rule == "poisson" or self.staleness.weighs(strength)
         with self.seconds.timed("graph"):
-            found = connect(x, labels, ids, normalize_embeddings=self.normalize_embeddings, **same)
-            return self.remembered.weigh(found, memory, strength)
+            found = connect(
+                batch, self.graph, memory=memory, neighbors=neighbors, listed=listed, show=show
+            )
+            return self.staleness.weigh(found, memory, strength)
+
+    @former_names(anchor="frozen_weight")
+    def predict(
+        self,
+        embeddings: Tensor,
+        *,
+        frozen: Tensor | None = None,
+        ids: Tensor | None = None,
+        mode: str = "inductive",
+        frozen_weight: float | None = None,
+        rule: str | None = None,
+    ) -> Tensor:
+        """Class probabilities by propagation over the bank, whatever loss it was trained with.
+
+        Args:
+            embeddings: (B, D) of the encoder in eval mode.
+            frozen: (B, D') frozen features, if the bank was filled with them.
+            ids: (B,) document ids >= 0. The answer about a document that is stored under its id is
+                then independent of its label there, by every bit: it is the answer of a bank that
+                never saw that label.
+            mode: `"inductive"`: every row attaches to the bank by itself; `"transductive"`: one
+                graph over bank and all rows, which help each other.
+            frozen_weight: Weight of the frozen similarity; by default the objective's where
+                `frozen` is given, else 0.
+            rule: Propagation rule instead of the objective's; `"poisson"` often does better with
+                very few labels of few classes.
+
+        Returns:
+            (B, C), rows summing to 1, at least 0.001 / C each. A row nothing reaches gets the
+            class shares of the bank's labels. Of label sets every entry is the probability of its
+            class, in [0.0005, 0.9995], without class-mass alignment. Of the signed scores of
+            `"poisson"` see `gloss_graph.propagation.alignment.score_probabilities`.
+
+        Cost: one solve over the bank, kept until it changes, and another for each labeled document
+        among `ids` whose label reaches unlabeled ones.
+
+        Raises:
+            TypeError: A value that is not a tensor.
+            ValueError: No bank, an empty one, one without a label; shapes or devices that
+                disagree; an unknown mode; a `frozen_weight` without frozen features.
+        """
+        return self.explain(
+            embeddings,
+            frozen=frozen,
+            ids=ids,
+            mode=mode,
+            frozen_weight=frozen_weight,
+            rule=rule,
+            top=0,
+        ).probabilities
+
+    @former_names(anchor="frozen_weight")
+    def explain(
+        self,
+        embeddings: Tensor,
+        *,
+        frozen: Tensor | None = None,
+        ids: Tensor | None = None,
+        mode: str = "inductive",
+        frozen_weight: float | None = None,
+        rule: str | None = None,
+        top: int = 3,
+    ) -> Explanation:
+        """As `predict`, with confidence and the `top` labeled documents that decided most.
+
+        A document is never among its own reasons where `ids` name it.
+        """
+        if self._inference is None:
+            raise ValueError("'memory' is None; predictions propagate over a bank. Pass one.")
+        return self._inference.predict(
+            embeddings,
+            frozen,
+            ids,
+            mode,
+            frozen_weight,
+            rule,
+            top,
+        )
 
 
-# The bank prints itself, and so does the use of it.
-_PRINTED_APART = {"self", "memory", *MEMORY_SETTINGS}
-_SETTINGS = inspect.signature(GraphGuidedObjective.__init__).parameters.keys() - _PRINTED_APART
-
-
-def _shown(value: Any) -> str:
-    """A setting as `repr` prints it."""
-    if isinstance(value, Tensor):
-        return str(value.tolist())
-    if isinstance(value, torch.Generator):
-        return "torch.Generator"
-    return str(getattr(value, "__name__", repr(value)))
+def _settings(propagation: Any) -> PropagationSettings:
+    if not isinstance(propagation, LabelPropagation):
+        raise TypeError(
+            "'propagation' must be a LabelPropagation or the name of a rule (got "
+            f"{type(propagation).__name__})."
+        )
+    if propagation.class_mass is not None:
+        raise ValueError(
+            "'propagation' must not rescale classes (class_mass), which is for predictions. Leave "
+            "it out; the objective aligns targets by consistency=Consistency(align=...)."
+        )
+    return propagation.settings
 
 
 def _check_generator_state(state: Any) -> None:

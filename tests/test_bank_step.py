@@ -10,13 +10,16 @@ import torch
 from torch import Tensor
 
 from gloss_graph import GraphGuidedObjective, MemoryBank
-from gloss_graph.graph import bank_graph
+from gloss_graph.graph import KNNGraph, bank_graph
+from gloss_graph.graph.batch import Batch, check_batch
 from gloss_graph.graph.build import connect
-from gloss_graph.graph.kernels import gaussian_kernel
-from gloss_graph.propagation.bank_operator import ConstantRows, bank_operator
-from gloss_graph.propagation.reach import reachable
+from gloss_graph.step.bank_operator import ConstantRows, bank_operator
 
 CLASSES, DIM = 4, 12
+
+
+def checked(objective: GraphGuidedObjective, x: Tensor, y: Tensor, ids: Tensor) -> Batch:
+    return check_batch(x, y, ids, memory=objective.memory, normalize=objective.graph.normalize)
 
 
 def documents(count: int, seed: int = 0) -> tuple[Tensor, Tensor]:
@@ -114,7 +117,7 @@ def test_the_kept_rows_are_really_used(monkeypatch: pytest.MonkeyPatch) -> None:
     objective = objective_with_bank(300)
     step(objective, torch.arange(10), torch.float32, monkeypatch, least=1)
     assert objective.memory is not None
-    assert objective.memory.links._known_graph() is not None
+    assert objective.memory.links.kept_graph() is not None
 
 
 def test_hops_touch_no_row_beyond_them(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -122,9 +125,9 @@ def test_hops_touch_no_row_beyond_them(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bank_graph, "LEAST_ROWS", 1)
     objective = objective_with_bank(1_000, hops=1)
     x, y = documents(5)
-    near = objective._connect(x, y, None, torch.arange(5), DIM, False)
+    near = objective._connect(checked(objective, x, y, torch.arange(5)), DIM, listed=False)
     assert near.bank is not None
-    assert 5 < near.slots.numel() <= 5 * objective.k
+    assert 5 < near.slots.numel() <= 5 * objective.graph.k
     assert near.bank.pointer.numel() == near.slots.numel() + 1
     assert near.y.numel() == 5 + near.slots.numel()
     assert not bool(torch.isin(near.slots, torch.arange(5)).any())
@@ -141,10 +144,10 @@ def test_a_long_chain_is_reached_without_cutting_rows_out_at_every_hop(
     bank = MemoryBank(line + island, 2, k=2, normalize=False)
     bank.enqueue(x, ids=torch.arange(line + island))
     query, unlabeled = x[:1] - 0.1, torch.full((1,), -1)
-    options: dict[str, Any] = {"k": 2, "kernel": gaussian_kernel, "bandwidth": 1.0, "hops": None}
-    options |= {"symmetrize": "union", "batch_edges": "knn", "normalize_embeddings": False}
+    graph = KNNGraph(k=2, bandwidth=1.0, batch_edges="knn", normalize=False)
+    batch = check_batch(query, unlabeled, None, memory=bank, normalize=False)
     monkeypatch.setattr(bank_graph, "LEAST_ROWS", 1)
-    edges = connect(query, unlabeled, None, memory=bank, listed=False, **options).bank
+    edges = connect(batch, graph, memory=bank, listed=False).bank
     assert edges is not None
     cuts = []
     take = ConstantRows.take
@@ -153,13 +156,13 @@ def test_a_long_chain_is_reached_without_cutting_rows_out_at_every_hop(
     )
     seeds = torch.arange(1 + line + island) == 0
     operator = bank_operator(edges)
-    reached = reachable(operator, seeds)
+    reached = operator.reach(seeds)
     assert torch.equal(reached, torch.arange(1 + line + island) <= line)
     assert len(cuts) <= 3
     # A solve finds its rows cut out.
     free = (~seeds).nonzero().squeeze(1)
-    assert operator.parts.rows is not None
-    assert torch.equal(operator.parts.rows[0], free - 1)
+    assert operator.cut.rows is not None
+    assert torch.equal(operator.cut.rows[0], free - 1)
 
 
 def test_an_output_lists_every_edge_and_has_the_same_loss(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -263,7 +266,7 @@ def test_a_warm_start_changes_the_work_not_the_result(
         results = []
         for objective, counts in work.items():
             points = rows.clone().requires_grad_()
-            run = objective.propagation.propagate_bank
+            run = objective.propagation.propagate_operator
 
             def counted(
                 *given: Any, _run: Any = run, _counts: list[int] = counts, **more: Any
@@ -272,10 +275,10 @@ def test_a_warm_start_changes_the_work_not_the_result(
                 _counts.append(found.report.iterations)
                 return found
 
-            monkeypatch.setattr(objective.propagation, "propagate_bank", counted)
+            monkeypatch.setattr(objective.propagation, "propagate_operator", counted)
             loss = objective(points, y[ids], ids=ids)
             loss.backward()
-            monkeypatch.setattr(objective.propagation, "propagate_bank", run)
+            monkeypatch.setattr(objective.propagation, "propagate_operator", run)
             results.append((loss.detach(), points.grad))
         torch.testing.assert_close(results[1][0], results[0][0], rtol=1e-7, atol=0.0)
         scale = float(results[0][1].abs().max())

@@ -238,7 +238,7 @@ def test_bad_input_names_the_argument_and_leaves_the_bank(generator, message):
         ("bandwidth", 0.0, "'bandwidth'"),
         ("solver", "lu", "'solver' must be one of"),
         ("gradient", "none", "'gradient' must be one of"),
-        ("form", "mse", "'form' must be one of"),
+        ("loss", "mse", "'loss' must be one of"),
         ("symmetrize", "both", "'symmetrize' must be one of"),
         ("batch_edges", "some", "'batch_edges' must be one of"),
         ("k", 0, "'k' must be an integer of at least 1"),

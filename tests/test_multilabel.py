@@ -151,8 +151,8 @@ def test_one_document_has_one_set() -> None:
     ("settings", "message"),
     [
         ({"rule": "poisson"}, "'rule' must be 'harmonic' or 'spreading' with multilabel=True"),
-        ({"form": "published"}, "'form' must be 'nll' with multilabel=True"),
-        ({"form": "released"}, "'form' must be 'nll' with multilabel=True"),
+        ({"loss": "published"}, "'loss' must be 'nll' with multilabel=True"),
+        ({"loss": "released"}, "'loss' must be 'nll' with multilabel=True"),
         ({"bandwidth": "interclass_min"}, "'bandwidth' must not be 'interclass_min'"),
         ({"memory": MemoryBank(4, DIM)}, "'memory' must be made with num_classes=3"),
         ({"memory": MemoryBank(4, DIM, num_classes=2)}, "'memory' must be made with num_classes=3"),

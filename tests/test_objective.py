@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 import reference
 import torch
+from helpers import snapshot
 from reference import dense_weights, one_hot
 from torch import Tensor, nn
 
@@ -30,8 +31,9 @@ from gloss_graph import (
     graph_skill,
     losses,
 )
-from gloss_graph.graph import build
+from gloss_graph.graph import KNNGraph, build
 from gloss_graph.graph.bandwidth import ScaledBandwidth
+from gloss_graph.step import Consistency, Staleness
 
 CLASSES, DIM, SIZE = 3, 5, 16
 
@@ -64,10 +66,6 @@ def step(
     out = objective(x, labels, return_output=True, **call)
     assert isinstance(out, ObjectiveOutput)
     return out
-
-
-def snapshot(module: nn.Module) -> dict[str, Tensor]:
-    return {name: value.clone() for name, value in module.state_dict().items()}
 
 
 def assert_same_state(first: dict[str, Tensor], second: dict[str, Tensor]) -> None:
@@ -251,7 +249,7 @@ def test_hidden_labels_do_not_reach_the_propagated_values() -> None:
 @pytest.mark.parametrize("solver", ["dense", "cg"])
 def test_gradient_of_the_step_by_finite_differences(form: str, rule: str, solver: str) -> None:
     objective = GraphGuidedObjective(
-        CLASSES, memory=filled(), k=4, bandwidth=0.6, form=form, rule=rule, solver=solver, tol=1e-13
+        CLASSES, memory=filled(), k=4, bandwidth=0.6, loss=form, rule=rule, solver=solver, tol=1e-13
     ).eval()
     if rule == "poisson":
         objective.propagation.tol = 1e-11
@@ -855,8 +853,8 @@ def test_logits_that_are_not_finite_are_refused(value: float) -> None:
 def test_a_memory_and_a_generator_of_another_kind() -> None:
     with pytest.raises(TypeError, match="'memory' must be a MemoryBank"):
         GraphGuidedObjective(CLASSES, memory=nn.Linear(2, 2))
-    with pytest.raises(ValueError, match=re.escape("form='nll' needs probabilities")):
-        GraphGuidedObjective(CLASSES, rule="poisson", form="nll")
+    with pytest.raises(ValueError, match=re.escape("loss='nll' needs probabilities")):
+        GraphGuidedObjective(CLASSES, rule="poisson", loss="nll")
 
 
 @pytest.mark.parametrize(
@@ -914,8 +912,57 @@ def test_settings_are_keyword_only_and_shared_with_the_parts() -> None:
         parts |= inspect.signature(part).parameters
     shared = set(objective) & set(parts) - {"self", "num_classes", "memory"}
     assert {"rule", "normalization", "eta", "alpha", "solver", "k", "bandwidth"} <= shared
-    for name in shared:
-        assert objective[name].default == parts[name].default, name
+    # A short form that is not given leaves the part as it is.
+    assert all(objective[name].default is None for name in shared)
+
+
+def test_short_forms_set_their_part_and_must_not_contradict_it() -> None:
+    short = GraphGuidedObjective(
+        CLASSES, k=7, rule="spreading", alpha=0.8, consistency_start=3, half_life=9.0
+    )
+    parts = GraphGuidedObjective(
+        CLASSES,
+        graph=KNNGraph(k=7),
+        propagation=LabelPropagation("spreading", alpha=0.8),
+        consistency=Consistency(start=3),
+        staleness=Staleness(half_life=9.0),
+    )
+    assert repr(short) == repr(parts)
+    assert repr(GraphGuidedObjective(CLASSES, propagation="spreading", alpha=0.8, k=7)) != ""
+    # Said twice is fine, said differently is not.
+    GraphGuidedObjective(CLASSES, graph=KNNGraph(k=7), k=7)
+    for name, value, part in (
+        ("k", 8, {"graph": KNNGraph(k=7)}),
+        ("eta", 0.5, {"propagation": LabelPropagation(eta=0.1)}),
+        ("align", 0.1, {"consistency": Consistency(align=0.2)}),
+        ("half_life", 1.0, {"staleness": Staleness()}),
+    ):
+        with pytest.raises(
+            ValueError, match=f"'{name}' is {value}, but .* in '{next(iter(part))}'"
+        ):
+            GraphGuidedObjective(CLASSES, **{name: value}, **part)
+    for name in ("graph", "propagation", "consistency", "staleness"):
+        with pytest.raises(TypeError, match=f"'{name}' must be a "):
+            GraphGuidedObjective(CLASSES, **{name: 3})
+
+
+def test_former_names_work_and_warn() -> None:
+    former = {"form": "nll", "anchor": 0.3, "memory_start": 2, "memory_ramp": 4}
+    with pytest.warns(DeprecationWarning, match="is now") as seen:
+        old = GraphGuidedObjective(CLASSES, **former)
+    assert {str(one.message) for one in seen} == {
+        "'form' is now 'loss'.",
+        "'anchor' is now 'frozen_weight'.",
+        "'memory_start' is now 'warmup_steps'.",
+        "'memory_ramp' is now 'ramp_steps'.",
+    }
+    now = {"loss": "nll", "frozen_weight": 0.3, "warmup_steps": 2, "ramp_steps": 4}
+    assert repr(old) == repr(GraphGuidedObjective(CLASSES, **now))
+    with pytest.raises(TypeError, match="'anchor' is the former name of 'frozen_weight'"):
+        GraphGuidedObjective(CLASSES, anchor=0.3, frozen_weight=0.3)
+    x = rows()
+    with pytest.warns(DeprecationWarning, match="'reference' is now 'target_embeddings'"):
+        old(x, labels_of(), reference=x)
 
 
 @pytest.mark.parametrize("make", [GraphGuidedObjective.published, GraphGuidedObjective.released])
@@ -931,7 +978,7 @@ def test_paper_forms_take_no_other_settings(make: Any) -> None:
 
 def test_repr_shows_settings_and_parts() -> None:
     text = repr(GraphGuidedObjective(4, memory=filled(), k=7, hops=2, graph_weight=0.25))
-    for part in ("num_classes=4", "k=7", "bandwidth='sqrt'", "form='nll'", "graph_weight=0.25"):
+    for part in ("num_classes=4", "k=7", "bandwidth='sqrt'", "loss='nll'", "graph_weight=0.25"):
         assert part in text
     assert "(memory): MemoryBank(20/60 rows" in text
     assert "(propagation): LabelPropagation(rule='harmonic'" in text
@@ -946,26 +993,24 @@ def test_repr_shows_every_setting() -> None:
     values = {
         "multilabel": False, "k": 5, "kernel": "cosine", "bandwidth": 0.7, "symmetrize": "mutual",
         "batch_edges": "knn", "hops": 3, "visible_fraction": 0.4, "memory_visible_fraction": 0.6,
-        "graph_weight": 0.3, "form": "nll", "rule": "harmonic", "normalization": "row",
+        "graph_weight": 0.3, "loss": "nll", "rule": "harmonic", "normalization": "row",
         "eta": 0.15, "alpha": 0.55, "solver": "cg", "tol": 1e-5, "max_iter": 77,
         "gradient": "unrolled", "warm_start": True, "normalize_embeddings": True,
         "consistency_weight": 0.12, "consistency_start": 71, "consistency_ramp": 72,
-        "refresh_every": 73, "anchor": 0.77, "align": 0.33, "half_life": 74.0,
-        "restandardize": True, "memory_start": 75, "memory_ramp": 76,
+        "refresh_every": 73, "frozen_weight": 0.77, "align": 0.33, "half_life": 74.0,
+        "restandardize": True, "warmup_steps": 75, "ramp_steps": 76,
         "class_weight": torch.tensor([0.5, 0.25, 0.75]), "generator": None, "seed": 78,
     }  # fmt: skip
     names = inspect.signature(GraphGuidedObjective.__init__).parameters.keys()
-    assert names - {"self", "num_classes", "memory"} == values.keys()
-    text = repr(GraphGuidedObjective(CLASSES, memory=filled(), **values)).split("\n  (")[0]
+    parts = {"graph", "propagation", "consistency", "staleness"}
+    assert names - {"self", "num_classes", "memory"} - parts == values.keys()
+    text = repr(GraphGuidedObjective(CLASSES, memory=filled(), **values)).split("\n  (memory")[0]
     for name, value in values.items():
         shown = str(value.tolist()) if isinstance(value, Tensor) else repr(value)
         assert f"{name}={shown}" in text
     for paper in (GraphGuidedObjective.published, GraphGuidedObjective.released):
-        shown_if_set = {"half_life", "restandardize", "memory_start", "memory_ramp"}
         text = repr(paper(CLASSES, sigma=1.0))
-        assert all(f"{name}=" in text for name in values.keys() - shown_if_set)
-    # What is left open is shown as it was decided.
-    assert "eta=0.2, " in repr(GraphGuidedObjective(CLASSES))
+        assert all(f"{name}=" in text for name in values.keys() | parts)
 
 
 @pytest.mark.parametrize("settings", [{"symmetrize": "mutual"}, {"bandwidth": "local"}])

@@ -47,7 +47,7 @@ NORMALIZED: dict[str, tuple[str, Callable[[Tensor], object]]] = {
     "embeddings": ("embeddings", views(embeddings=None)),
     "with frozen": ("embeddings", views(embeddings=None, frozen=rows(seed=2))),
     "frozen": ("frozen", views(embeddings=rows(), frozen=None)),
-    "reference": ("reference", views(embeddings=rows(), reference=None)),
+    "target_embeddings": ("target_embeddings", views(embeddings=rows(), target_embeddings=None)),
     "graph": ("embeddings", lambda x: build_document_graph(x, LABELS)),
     "graph beside a bank": ("embeddings", lambda x: build_document_graph(x, memory=filled())),
     "enqueue": ("embeddings", lambda x: filled().enqueue(x, LABELS, IDS)),

@@ -180,12 +180,6 @@ ENTRIES: dict[str, list[Callable[[Tensor], Any]]] = {
 for entry, changes in ENTRIES.items():
     STATES[f"without {entry}"] = without(entry)
     STATES |= {f"{entry} {n}": with_entry(entry, change) for n, change in enumerate(changes)}
-QUANTIZED = {
-    "scale": with_entry("rows.scale", first(NAN)),
-    "codes": with_entry("rows.codes", lambda x: x.long()),
-    "rotation": with_entry("rows.rotation", first(NAN)),
-    "half": without("rows.codebook"),
-}
 SETS = {
     "labels": with_entry("slot_labels", first(1)),
     "targets": with_entry("slot_targets", first(1.5)),
@@ -323,7 +317,6 @@ CALLS: dict[str, Call] = {
         bank_of, lambda bank, module: share_state(module), {"module": {"text": "x", "none": None}}
     ),
     "bank.load_state_dict": Call(bank_of, loaded, {"state_dict": STATES}),
-    "bits.load_state_dict": Call(lambda: bank_of(bits=4), loaded, {"state_dict": QUANTIZED}),
     "sets.load_state_dict": Call(
         lambda: bank_of(num_classes=CLASSES), loaded, {"state_dict": SETS}
     ),
@@ -360,7 +353,7 @@ CALLS: dict[str, Call] = {
             "ids": {**IDS, "one document": torch.zeros(SIZE).long()},
             "logits": {k: v for k, v in MATRICES.items() if v is not None},
             "visible": {"list": [True], "length": torch.ones(2).bool(), "long": torch.ones(SIZE)},
-            "reference": {k: v for k, v in MATRICES.items() if v is not None},
+            "target_embeddings": {k: v for k, v in MATRICES.items() if v is not None},
             "frozen": {"number": 3, "scalar": torch.tensor(1.0), "columns": rows()},
         },
     ),
@@ -459,7 +452,12 @@ def test_a_warning_made_an_error_changes_nothing() -> None:
 
 @pytest.mark.parametrize("count", [0, 7, 14])
 def test_a_prefill_that_fails_late_is_undone(count: int) -> None:
-    for options in ({}, {"bits": 8}, {"eviction": "reservoir"}, {"num_classes": CLASSES}):
+    for options in (
+        {},
+        {"dtype": torch.float16},
+        {"eviction": "reservoir"},
+        {"num_classes": CLASSES},
+    ):
         bank = bank_of(count, **options)
         before, labels = state_of(bank), None
         encode = twice(lambda x: x, raising)

@@ -26,14 +26,14 @@ from functools import partial
 import faiss
 import torch
 import torch.nn.functional as F
+from made import clustered
 from rich.console import Console
 from rich.table import Table
+from rivals import dense_loss
 from torch import Tensor
+from turns import take_turns
 
 from gloss_graph import GraphGuidedObjective, MemoryBank, ObjectiveOutput
-from gloss_graph.bench.made import clustered
-from gloss_graph.bench.rivals import dense_loss
-from gloss_graph.bench.turns import take_turns
 from gloss_graph.text import load_encoder
 from gloss_graph.training import TextClassifier
 
@@ -59,7 +59,7 @@ def within_batch(repeats: int) -> list[list[str]]:
     objectives = {
         "published": GraphGuidedObjective.published(CLASSES, SIGMA),
         "hub": GraphGuidedObjective(
-            CLASSES, bandwidth=SIGMA, eta=0.0, form="published", batch_edges="all"
+            CLASSES, bandwidth=SIGMA, eta=0.0, loss="published", batch_edges="all"
         ),
     }
     rows = []

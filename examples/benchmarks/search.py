@@ -29,12 +29,12 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 from torch import Tensor
+from turns import resident_mib
 
 from gloss_graph import MemoryBank
-from gloss_graph.bench.turns import resident_mib
-from gloss_graph.memory.recall import near_enough
-from gloss_graph.neighbors import DescentSettings, HNSWSettings, IVFSettings, Search
+from gloss_graph.neighbors import DescentSettings, IVFSettings, Search
 from gloss_graph.neighbors.exact import nearest_allowed
+from gloss_graph.neighbors.search import near_enough
 from gloss_graph.text import load_encoder, read_features
 
 BATCH = 128
@@ -82,7 +82,6 @@ KINDS: dict[str, dict[str, Search]] = {
         for w, r in ((16, 1), (16, 2), (32, 2))
     },
     "ivf": {f"ivf, {p} probes": IVFSettings(probes=p) for p in (4, 8, 16, 32, 64)},
-    "hnsw": {f"hnsw, ef {ef}": HNSWSettings(ef=ef) for ef in (32, 64, 128)},
 }
 
 
@@ -168,7 +167,6 @@ def main() -> None:
     parser.add_argument("--texts", nargs="*", default=[], help="CSV files with a column 'text'")
     parser.add_argument("--features", help="embeddings instead of texts")
     parser.add_argument("--rows", type=int, nargs="+", default=[0, 65_536], help="0: as given")
-    parser.add_argument("--hnsw-rows", type=int, default=65_536, help="largest bank with hnsw")
     parser.add_argument("--noise", type=float, default=0.6)
     parser.add_argument("--k", type=int, default=16)
     parser.add_argument("--drift", type=float, default=0.2, help="norm of the moves")
@@ -185,8 +183,7 @@ def main() -> None:
         generator = torch.Generator().manual_seed(1)
         bank = filled(real, size or len(real), arguments.noise, generator)
         for kind in KINDS:
-            if kind != "hnsw" or len(bank) <= arguments.hnsw_rows:
-                rows += compare(bank, real, kind, arguments)
+            rows += compare(bank, real, kind, arguments)
     show(rows, arguments.k, arguments.markdown)
 
 

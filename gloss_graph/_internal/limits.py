@@ -14,6 +14,8 @@ from xml.parsers import expat
 
 import numpy as np
 
+from gloss_graph._internal.extras import require
+
 if TYPE_CHECKING:
     import pyarrow
 
@@ -144,6 +146,7 @@ def read_yaml(path: str | Path) -> Any:
         FileNotFoundError: There is no such file.
         ValueError: No YAML, an alias within itself, or too large; names the file.
     """
+    require("yaml", extra="cli")
     import yaml
 
     content, limit = read_bytes(path), max_bytes() // _YAML_SHARE
@@ -288,6 +291,7 @@ def read_parquet(path: str | Path, columns: Sequence[str] | None = None) -> pyar
         ValueError: It stands for far more than it has.
         pyarrow.ArrowException, OSError: It is damaged.
     """
+    require("pyarrow", extra="analysis")
     from pyarrow import parquet
 
     with parquet.ParquetFile(path) as file:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from functools import wraps
@@ -13,7 +14,7 @@ from torch import Tensor
 
 def full_precision(device_type: str) -> AbstractContextManager[Any]:
     """Turn autocast off where it is on; entering it for nothing costs more than a product."""
-    if torch.is_autocast_enabled(device_type):
+    if torch.amp.is_autocast_available(device_type) and torch.is_autocast_enabled(device_type):
         return torch.autocast(device_type, enabled=False)
     return nullcontext()
 
@@ -61,6 +62,17 @@ def first_order(backward: Callable[..., Any]) -> Callable[..., Any]:
     return guarded
 
 
+def narrowed(grad: Tensor, dtype: torch.dtype) -> Tensor:
+    """A gradient in `dtype`, cut at its range with room for the sum of several.
+
+    Both directions of an edge are summed, and weights that are shared.
+    """
+    if grad.dtype == dtype:
+        return grad
+    limit = torch.finfo(dtype).max / 2**16
+    return grad.clamp(-limit, limit).to(dtype)
+
+
 class _Widen(torch.autograd.Function):
     """To float64; the gradient comes back within the range of the narrow dtype, never as inf."""
 
@@ -71,9 +83,7 @@ class _Widen(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Tensor:
-        # With room for the sum of several: both directions of an edge, weights that are shared.
-        limit = torch.finfo(ctx.dtype).max / 2**16
-        return grad.clamp(-limit, limit).to(ctx.dtype)
+        return narrowed(grad, ctx.dtype)
 
 
 def widen(x: Tensor) -> Tensor:
@@ -96,8 +106,10 @@ def finite_gradient(x: Tensor) -> Tensor:
 
 
 def _check_finite(grad: Tensor) -> None:
-    if not bool(torch.isfinite(grad).all()):
-        rows = (~torch.isfinite(grad).flatten(1).all(dim=1)).nonzero().squeeze(1)
+    if math.isfinite(grad.sum()):  # one pass; a finite gradient whose sum is not is looked at
+        return
+    rows = (~torch.isfinite(grad).flatten(1).all(dim=1)).nonzero().squeeze(1)
+    if rows.numel():
         raise FloatingPointError(
             f"The gradient of the graph terms is NaN or inf in rows {rows[:5].tolist()} of "
             "'embeddings'. Check the scale of the loss (a gradient scaler that grew without "

@@ -129,7 +129,7 @@ class GraphGuidedModule(lightning.LightningModule):
             labels,
             ids=ids,
             logits=None if self.head is None else self.head(embeddings),
-            reference=reference,
+            target_embeddings=reference,
             frozen=frozen,
         )
         logged = {"loss": loss.detach(), **self.objective.parts}

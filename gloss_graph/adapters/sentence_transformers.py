@@ -243,11 +243,11 @@ class GraphGuidedLoss(nn.Module):
     def get_config_dict(self) -> dict[str, Any]:
         """Settings for the model card."""
         objective = self.objective
-        bandwidth = getattr(objective.bandwidth, "__name__", objective.bandwidth)
+        bandwidth = getattr(objective.graph.bandwidth, "__name__", objective.graph.bandwidth)
         return {
             "num_classes": objective.num_classes,
             "memory": None if objective.memory is None else objective.memory.capacity,
-            "k": objective.k,
+            "k": objective.graph.k,
             "bandwidth": bandwidth,
             "rule": objective.propagation.rule,
             "normalization": objective.propagation.normalization,

@@ -1,10 +1,14 @@
 """Questions about a document graph: measures, label audit, explanations."""
 
+from gloss_graph._internal.extras import require
+
+require("pandas", extra="analysis")
+
 from gloss_graph._internal.moved import moved_names
 from gloss_graph.analysis.audit import Audit, audit
 from gloss_graph.analysis.document_graph import document_graph
-from gloss_graph.analysis.explanation import Explanation, explain
-from gloss_graph.analysis.measures import measures
+from gloss_graph.analysis.explanation import NodeExplanation, explain
+from gloss_graph.analysis.measures import louvain_communities, measures
 from gloss_graph.analysis.scores import (
     classification_scores,
     macro_silhouette,
@@ -14,11 +18,12 @@ from gloss_graph.analysis.scores import (
 
 __all__ = [
     "Audit",
-    "Explanation",
+    "NodeExplanation",
     "audit",
     "classification_scores",
     "document_graph",
     "explain",
+    "louvain_communities",
     "macro_silhouette",
     "measures",
     "micro_silhouette",
@@ -68,4 +73,5 @@ __getattr__ = moved_names(
         ],
         "gloss_graph.studies": ["plot_importance", "plot_slices", "plot_tuning"],
     },
+    renamed={"Explanation": ("gloss_graph.analysis", "NodeExplanation")},
 )

@@ -1,4 +1,4 @@
-"""Documents worth a second look: labels the neighbourhood contradicts, duplicates, loners."""
+"""Documents worth a second look: contradicted labels, near-duplicates, isolated documents."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
+import torch
+import torch.nn.functional as F
 from rich.console import Group
 from rich.markup import escape
 from rich.table import Table
@@ -14,37 +16,36 @@ from torch import Tensor
 from torch_geometric.data import Data
 
 from gloss_graph._internal.checks import check_positive_int, check_range
-from gloss_graph.analysis.duplicates import near_duplicates
-from gloss_graph.analysis.graph_arrays import Documents, read_documents, read_embeddings
 from gloss_graph.analysis.leave_one_out import hidden_labels
-from gloss_graph.export.columns import clean_text
+from gloss_graph.export.attributes import clean_text
+from gloss_graph.export.graph_arrays import GraphArrays, read_arrays, read_embeddings
 
 __all__ = ["Audit", "audit"]
 
-# Mass below which a document counts as one no label reaches.
+# With less mass, a document counts as one that no label reaches.
 _LEAST_MASS = 1e-12
 _TEXT = 56  # characters of a text that a printed table shows
+_CHUNK = 200_000
 
 
 @dataclass(frozen=True)
 class Audit:
-    """What an audit found.
+    """The findings of an audit.
 
     Attributes:
-        table: A row a labeled document, the most suspicious first: `node`, `doc_id`, `label`,
-            `suggested` (what the others say, "" where they say nothing), `suspicion` (the share of
-            arriving label mass that contradicts the label, in [0, 1]; NaN where nothing can speak
-            for or against it: `note` says why), `support` (share of the suggested class), `mass`
-            (how much label mass arrives at all), `note` and `text`.
+        table: A row per labeled document, the most suspicious first: `node`, `doc_id`, `label`,
+            `suggested` (the class that other labels suggest, "" for none), `suspicion` (the share
+            of arriving label mass that contradicts the label, in [0, 1]; NaN if no other label can
+            tell: `note` says why), `support` (share of the suggested class), `mass` (total
+            arriving label mass), `note` and `text`.
         duplicates: Pairs of near-duplicates with different labels, the most similar first: `node`,
             `other`, `similarity`, `label`, `other_label`, `text`, `other_text`.
         isolated: Documents, labeled or not, that no label of another document reaches: `node`,
             `doc_id`, `label`, `degree`, `text`.
-        confusion: Documents by given label (rows) and suggested one (columns), counts.
-        bleeding: Pairs of classes that run into each other, the worst first: `label`, `other`,
-            `documents` (given either label, suggested the other), `share` of both classes.
-        exact: False where so many labels touch so many unlabeled documents that the part of
-            their own mass that comes back to them was estimated, see `audit`.
+        confusion: Counts of documents by given label (rows) and suggested label (columns).
+        bleeding: Pairs of classes that are confused, the worst first: `label`, `other`,
+            `documents` (given one label, suggested the other), `share` of both classes.
+        exact: False if the mass that returns to labels was estimated, see `audit`.
     """
 
     table: pd.DataFrame
@@ -56,15 +57,15 @@ class Audit:
 
     @property
     def disagreeing(self) -> pd.DataFrame:
-        """The rows of `table` whose suggested class is not the given one."""
+        """The rows of `table` whose suggested class differs from the label."""
         other = (self.table["suggested"] != "") & (self.table["suggested"] != self.table["label"])
         return self.table[other & self.table["suspicion"].notna()]
 
     def summary(self, top: int = 10) -> Group:
-        """Tables for `rich.console.Console().print`: suspects, duplicates, bleeding classes.
+        """Tables for `rich.console.Console().print`: suspects, duplicates, confused classes.
 
         Args:
-            top: Most rows a table.
+            top: Most rows per table.
         """
         check_positive_int("top", top)
         suspects = _rich(
@@ -85,7 +86,7 @@ class Audit:
                 _rich("Classes that run into each other", self.bleeding.head(top), columns)
             )
         if len(self.isolated):
-            columns = {"doc_id": "id", "label": "label", "degree": "neighbours"}
+            columns = {"doc_id": "id", "label": "label", "degree": "neighbors"}
             title = f"{len(self.isolated):,} documents no other label reaches"
             parts.append(_rich(title, self.isolated.head(top), columns, "text"))
         return Group(*parts)
@@ -112,39 +113,39 @@ def audit(
 ) -> Audit:
     r"""Rank labeled documents by how far the others contradict their label.
 
-    Every label is hidden in turn and what the others propagate to its document is compared with
-    it, without a solve each. With \(F\) the propagation of all labels and \(T\) the walk,
+    Every label is hidden in turn and compared with the class that the others propagate to its
+    document, without a solve per label. With \(F\) the propagation of all labels, \(T\) the walk,
 
     \(F_i^{(-i)} = ((T F)_i / (1 + \eta) - h_i y_i) / (1 - h_i)\),
 
-    where h_i, the mass of i's own label that comes back to it through unlabeled documents, is 0
-    where all neighbours are labeled and else exact up to `max_columns` right sides (labels whose
-    unlabeled surroundings do not touch share one); beyond, it is estimated from random probes.
+    where h_i is the mass of i's label that comes back to it through unlabeled documents: 0 if all
+    neighbors are labeled, otherwise exact up to `max_columns` right sides (labels whose unlabeled
+    surroundings do not touch share one) and estimated from random probes beyond.
 
     Args:
-        graph: As `build_document_graph` makes it. Labels of `seed_mask` speak; all of `y` are
-            judged. `text`, `label_names` and `doc_id` are used where the graph has them.
-        embeddings: (N, D) to look for near-duplicates in, by default `graph.x`; without either
-            similarity is read off Gaussian weights where the graph has one `bandwidth`.
+        graph: As `build_document_graph` returns it. Labels of `seed_mask` propagate; all of `y`
+            are judged. `text`, `label_names` and `doc_id` are used if present.
+        embeddings: (N, D) in which to look for near-duplicates, by default `graph.x`; without
+            both, similarity follows from Gaussian weights if the graph has one `bandwidth`.
             Equal texts are duplicates in any case.
-        normalization: `"hub"` (weight is taken from hubs) or `"row"`.
-        eta: Leak >= 0: how little is heard from documents farther away.
+        normalization: `"hub"` (takes weight from hubs) or `"row"`.
+        eta: Leak >= 0; the larger, the less far-away labels count.
         duplicate_similarity: Least cosine similarity of near-duplicates.
-        max_columns: See above.
+        max_columns: Most right sides of an exact h.
         probes: Random probes of the estimate.
-        seed: Of the probes.
+        seed: Seed of the probes.
         progress: Show a bar on stderr.
 
     Returns:
-        The audit. A class that one document alone bears has nothing to speak for it: its document
-        is noted, not ranked.
+        The audit. The only document of a class has a note instead of a suspicion: no other label
+        could support it.
 
     Raises:
         TypeError: Not a PyG graph.
-        ValueError: No labeled document, label sets, a directed graph, a setting out of range.
+        ValueError: A directed graph, no labeled document, label sets, or a setting out of range.
 
-    Cost: one solve, O((E + N C) iterations), where all documents are labeled; as much again for
-    every 128 right sides where not.
+    Cost: one solve, O((E + N C) iterations), if all documents are labeled; otherwise as much again
+    for every 128 right sides.
 
     Example:
         >>> import torch
@@ -156,10 +157,10 @@ def audit(
         >>> audit(graph).disagreeing[["node", "label", "suggested"]].values.tolist()[0]
         [2, '1', '0']
 
-    See also: `explain`, which names the documents that speak against a label.
+    See also: `explain`, which names the documents that contradict a label.
     """
     check_range("duplicate_similarity", duplicate_similarity, 0.0, 1.0, open_low=True)
-    documents = read_documents(graph)
+    documents = read_arrays(graph)
     rows = read_embeddings(graph, embeddings, documents.size)
     if not documents.seeds.any():
         raise ValueError(
@@ -176,7 +177,7 @@ def audit(
         progress=progress,
     )
     mass = hidden.mass.numpy()
-    duplicates = near_duplicates(documents, graph, rows, duplicate_similarity)
+    duplicates = _near_duplicates(documents, graph, rows, duplicate_similarity)
     table = _suspects(documents, mass, duplicates)
     confusion = _confusion(documents, table)
     return Audit(
@@ -189,15 +190,84 @@ def audit(
     )
 
 
-def _suspects(documents: Documents, mass: np.ndarray, duplicates: pd.DataFrame) -> pd.DataFrame:
+def _near_duplicates(
+    documents: GraphArrays, graph: Data, rows: Tensor | None, least: float
+) -> pd.DataFrame:
+    """Pairs of labeled documents with different labels that are near-duplicates.
+
+    Candidates are the edges of the graph, and documents of equal text up to case and white space,
+    each compared with the first of every other label. Without `rows`, similarity follows from the
+    weights, taken as Gaussian of unit rows, if the graph has one bandwidth. Cost: O(E D).
+    """
+    source, target = documents.edge_index
+    y = torch.from_numpy(documents.y)
+    apart = (source < target) & (y[source] >= 0) & (y[target] >= 0) & (y[source] != y[target])
+    edges = apart.nonzero().squeeze(1)
+    similarity = _similarity(documents, graph, rows, edges)
+    near = similarity >= least
+    pairs = {
+        (int(i), int(j)): float(s)
+        for i, j, s in zip(source[edges[near]], target[edges[near]], similarity[near], strict=True)
+    }
+    pairs.update(dict.fromkeys(_equal_texts(documents), 1.0))
+    order = sorted(pairs, key=lambda pair: (-pairs[pair], pair))
+    left, right = [pair[0] for pair in order], [pair[1] for pair in order]
+    return pd.DataFrame(
+        {
+            "node": np.array(left, dtype=np.int64),
+            "other": np.array(right, dtype=np.int64),
+            "similarity": np.array([pairs[pair] for pair in order], dtype=float),
+            "label": documents.named(documents.y[left]) if left else [],
+            "other_label": documents.named(documents.y[right]) if right else [],
+            "text": [documents.text_of(i) for i in left],
+            "other_text": [documents.text_of(j) for j in right],
+        }
+    )
+
+
+def _similarity(documents: GraphArrays, graph: Data, rows: Tensor | None, edges: Tensor) -> Tensor:
+    """Cosine similarity (n,) of the ends of some edges, -1 if unknown."""
+    source, target = documents.edge_index[:, edges]
+    if rows is not None:
+        unit = F.normalize(rows.float(), dim=1)
+        parts = [
+            (unit[source[part]] * unit[target[part]]).sum(dim=1)
+            for part in torch.arange(edges.numel()).split(_CHUNK)
+        ]
+        return torch.cat(parts).clamp(-1.0, 1.0) if parts else source.float()
+    sigma = graph.get("bandwidth")
+    if sigma is None or not bool(torch.isfinite(torch.as_tensor(sigma)).all()):
+        return torch.full((edges.numel(),), -1.0, dtype=torch.float32)
+    # w = exp(-d² / (2σ²)) and d² = 2 - 2 cos.
+    weight = documents.edge_weight[edges].clamp(min=1e-300, max=1.0)
+    return 1.0 + float(torch.as_tensor(sigma)) ** 2 * weight.log()
+
+
+def _equal_texts(documents: GraphArrays) -> list[tuple[int, int]]:
+    if documents.text is None:
+        return []
+    first: dict[str, dict[int, int]] = {}
+    pairs = []
+    for i in np.flatnonzero(documents.y >= 0).tolist():
+        words = " ".join(documents.text[i].lower().split())
+        if not words:
+            continue
+        label = int(documents.y[i])
+        known = first.setdefault(words, {})
+        pairs += [(j, i) for other, j in known.items() if other != label]
+        known.setdefault(label, i)
+    return pairs
+
+
+def _suspects(documents: GraphArrays, mass: np.ndarray, duplicates: pd.DataFrame) -> pd.DataFrame:
     node = np.flatnonzero(documents.y >= 0)
     given = documents.y[node]
     arrived = mass[node].sum(axis=1)
     heard = arrived > _LEAST_MASS
     share = mass[node] / np.where(heard, arrived, 1.0)[:, None]
     suggested = np.where(heard, share.argmax(axis=1), -1)
-    own = share[np.arange(node.size), given]
-    # Labels that speak for a document's class beside its own.
+    agreeing = share[np.arange(node.size), given]
+    # Other labels of a document's class.
     seeds = np.bincount(documents.y[documents.seeds], minlength=len(documents.names))
     alone = seeds[given] - documents.seeds[node] <= 0
     twins = set(duplicates["node"]) | set(duplicates["other"])
@@ -212,20 +282,20 @@ def _suspects(documents: Documents, mass: np.ndarray, duplicates: pd.DataFrame) 
             "doc_id": documents.ids[node],
             "label": documents.named(given),
             "suggested": documents.named(suggested),
-            "suspicion": np.where(heard & ~alone, 1.0 - own, np.nan).clip(0.0, 1.0),
+            "suspicion": np.where(heard & ~alone, 1.0 - agreeing, np.nan).clip(0.0, 1.0),
             "support": np.where(heard, share.max(axis=1, initial=0.0), 0.0),
             "mass": arrived,
             "note": note,
             "text": [documents.text_of(int(i)) for i in node],
         }
     )
-    # Among labels nothing speaks for, those first whose neighbours agree and are close.
+    # Among equally suspicious labels, those first whose neighbors agree and are close.
     order = ["suspicion", "support", "mass", "node"]
     table = table.sort_values(order, ascending=[False, False, False, True], na_position="last")
     return table.reset_index(drop=True)
 
 
-def _isolated(documents: Documents, mass: np.ndarray) -> pd.DataFrame:
+def _isolated(documents: GraphArrays, mass: np.ndarray) -> pd.DataFrame:
     node = np.flatnonzero(mass.sum(axis=1) <= _LEAST_MASS)
     degree = np.diff(documents.adjacency.indptr)
     return pd.DataFrame(
@@ -239,7 +309,7 @@ def _isolated(documents: Documents, mass: np.ndarray) -> pd.DataFrame:
     )
 
 
-def _confusion(documents: Documents, table: pd.DataFrame) -> pd.DataFrame:
+def _confusion(documents: GraphArrays, table: pd.DataFrame) -> pd.DataFrame:
     known = table[table["suggested"] != ""]
     found = set(documents.named(np.unique(documents.y[documents.y >= 0])))
     names = [name for name in dict.fromkeys(documents.names) if name in found]

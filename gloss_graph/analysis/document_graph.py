@@ -11,7 +11,7 @@ from torch import Tensor
 from torch_geometric.data import Data
 
 from gloss_graph._internal.checks import check_choice, check_matrix, check_positive_int, check_range
-from gloss_graph.analysis.sources import Source, read_documents
+from gloss_graph.analysis.sources import Source, read_source
 from gloss_graph.graph.bandwidth import (
     BandwidthRule,
     check_bandwidth,
@@ -53,72 +53,65 @@ def document_graph(
     seed: int = 0,
     progress: bool = False,
 ) -> Data:
-    r"""The k-nearest-neighbour graph of a whole corpus, with its texts and labels.
+    r"""Build the k-nearest-neighbor graph of a whole corpus, with its texts and labels.
 
-    Edges and weights are those of ``build_document_graph``. Up to ``exact_up_to`` documents every
-    pair is compared; beyond, FAISS's inverted file finds nearly all neighbours (``recall`` says how
-    many). The same input gives the same graph.
+    Edges and weights are those of `build_document_graph`. Up to `exact_up_to` documents every pair
+    is compared; beyond, FAISS's inverted file finds nearly all neighbors (`recall` says how many).
+    The same input gives the same graph.
 
-    ============================= ==================================================================
-    source                        the graph is of
-    ============================= ==================================================================
-    a run folder                  its training documents, as they lie in its memory bank (of a run
-                                  with frozen features the joint rows, learned and frozen); their
-                                  texts are read again from the files of the training, as long as
-                                  these hold what they held
-    a run folder, ``documents``   other documents, embedded by its trained encoder
-    ``MemoryBank``, or its saved  the stored rows; a file of the bank's or an objective's state,
-    state                         ``.safetensors`` or ``.pt``, as ``memory/`` of a run holds
-    a table or ``Corpus``, with   the documents; ``encoder`` is ``"minilm"``, a hub id, a folder or
-    ``encoder``                   an encoder
-    (N, D) array, tensor, or a    the rows, with texts and labels of ``documents`` where given
-    file ``read_features`` takes
-    ============================= ==================================================================
+    | source                                    | documents                                        |
+    | ----------------------------------------- | ------------------------------------------------ |
+    | a run folder                              | the training documents in the run's memory bank  |
+    | a run folder, with `documents`            | other documents, embedded by its trained encoder |
+    | `MemoryBank`, or a file of its state      | the stored rows                                  |
+    | a table or `Corpus`, with `encoder`       | the documents, embedded by the encoder           |
+    | (N, D) array, tensor, or a features file  | the rows, with `documents` for texts and labels  |
 
-    Of the files of features, ``.parquet`` must be read with ``read_features`` first: as a path it
-    is a table of documents.
+    The texts of a run are read again from its training files if these have not changed; the rows
+    of a run with frozen features are the joint rows, learned and frozen. A bank's state is a
+    `.safetensors` or `.pt` file of a bank or an objective, as `memory/` of a run holds. A features
+    file is one that `read_features` takes, except `.parquet`, which is a table of documents here.
 
     Shapes: N documents, E directed edges, D width of the embeddings.
 
     Args:
-        source: See the table.
-        labels: (N,) integers, -1 = unlabeled, in place of those of the source.
-        ids: (N,) distinct integers >= 0, in place of those of the source.
-        texts: N strings, in place of those of the source.
-        label_names: C class names, in place of those of the source.
-        documents: Table or corpus for a run or for features, see the table.
-        encoder: For a table or corpus.
+        source: One of the table above.
+        labels: (N,) integers, -1 = unlabeled; they replace those of the source.
+        ids: (N,) distinct integers >= 0; they replace those of the source.
+        texts: N strings; they replace those of the source.
+        label_names: C class names; they replace those of the source.
+        documents: Table or corpus, for a run or for features.
+        encoder: `"minilm"`, a hub id, a folder or an encoder, for a table or corpus.
         text: Column of the texts.
-        label: Column of the labels; by default ``label`` where there is one.
+        label: Column of the labels, by default `label` if there is one.
         text_b: Column of the second texts of pairs.
-        max_length: Tokens kept of a document; by default the encoder's.
-        k: Neighbours a document. With k >= N - 1 all documents are connected.
-        symmetrize: ``"union"``: an edge if either lists the other; ``"mutual"``: if both do.
-        kernel: See ``build_document_graph``.
-        bandwidth: \(\sigma\), see ``build_document_graph``.
+        max_length: Tokens kept per document, by default the encoder's.
+        k: Neighbors per document. With k >= N - 1 all documents are connected.
+        symmetrize: `"union"`: an edge if either document lists the other; `"mutual"`: if both do.
+        kernel: Kernel of the edge weights, as in `build_document_graph`.
+        bandwidth: \(\sigma\), a number or a rule, as in `build_document_graph`.
         min_weight: Edges of a smaller weight are dropped; documents may become isolated.
-        normalize_embeddings: L2-normalise rows first.
-        keep_features: Keep the rows (N, D) as ``x``.
-        exact_up_to: Documents up to which the search is exact.
-        probes: Cells of the inverted file a document is compared with, by default 1 in 16.
-        seed: Of the inverted file, and of the sample its recall is measured on.
+        normalize_embeddings: L2-normalize rows first.
+        keep_features: Keep the rows (N, D) as `x`.
+        exact_up_to: Most documents for an exact search.
+        probes: Cells of the inverted file compared per document, by default 1 in 16.
+        seed: Seed of the inverted file, and of the sample that measures its recall.
         progress: Show progress bars.
 
     Returns:
-        ``Data`` with ``edge_index`` (2, E) long, undirected, coalesced, no self-loops;
-        ``edge_weight`` (E,); ``y`` (N,) long; ``doc_id`` (N,) long; ``seed_mask`` (N,) bool =
-        labeled; ``in_degree`` (N,) long, how many documents list one among their k, before edges
-        are made undirected or dropped; ``bandwidth``, scalar, NaN for ``"local"``; ``text``, N
-        strings, and ``label_names``, C strings, where known; ``k``, ``symmetrize``,
-        ``min_weight``, ``search`` (``"exact"`` or ``"ivf"``) and ``recall``. No document, or one,
-        gives a graph without edges; documents that are all equal are connected to k others each,
-        with weight 1.
+        `Data` with `edge_index` (2, E) long, undirected, coalesced, no self-loops; `edge_weight`
+        (E,); `y` (N,) long; `doc_id` (N,) long; `seed_mask` (N,) bool = labeled; `in_degree` (N,)
+        long, how many documents list one among their k, before edges are made undirected or
+        dropped; `bandwidth`, scalar, NaN for `"local"`; `text`, N strings, and `label_names`, C
+        strings, if known; `k`, `symmetrize`, `min_weight`, `search` (`"exact"` or `"ivf"`) and
+        `recall`. A graph of fewer than two documents has no edges; documents that are all equal
+        are connected to k others each, with weight 1.
 
     Raises:
-        TypeError: a source of another kind.
-        ValueError: settings out of range; files, lengths or names that do not fit; features that
-            are not finite; texts that are no strings.
-        OSError: a file that is missing.
+        TypeError: A source of another kind.
+        ValueError: Settings out of range; files, lengths or names that do not fit; features that
+            are not finite; texts that are not strings.
+        OSError: A missing file.
 
     Example:
         >>> x = torch.tensor([[1.0, 0.0], [0.9, 0.1], [0.0, 1.0]])
@@ -126,8 +119,8 @@ def document_graph(
         >>> data.edge_index.tolist(), data.text[1]
         ([[0, 1, 1, 2], [1, 0, 2, 1]], 'cup')
 
-    See also: ``write_graph`` and ``to_networkx`` for the result; ``build_document_graph`` for a
-    batch beside a bank, with gradient.
+    See also: `write_graph` and `to_networkx`, for the result; `build_document_graph`, for a batch
+    and a bank, with gradient.
     """
     check_positive_int("k", k)
     check_choice("symmetrize", symmetrize, SYMMETRIZE)
@@ -139,7 +132,7 @@ def document_graph(
     chosen_kernel = resolve_kernel(kernel)
     if chosen_kernel is cosine_kernel and not normalize_embeddings:
         raise ValueError("kernel='cosine' needs normalize_embeddings=True.")
-    found = read_documents(
+    found = read_source(
         source,
         documents=documents,
         encoder=encoder,

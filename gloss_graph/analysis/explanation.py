@@ -1,10 +1,11 @@
-"""Which labeled documents decided a document's propagated label, and with what mass."""
+"""The labeled documents that decided a document's propagated label, with their mass."""
 
 from __future__ import annotations
 
 import os
+import warnings
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import Any
 
 import networkx as nx
 import pandas as pd
@@ -12,33 +13,32 @@ import torch
 from torch_geometric.data import Data
 
 from gloss_graph._internal.checks import check_positive_int
-from gloss_graph.analysis.graph_arrays import Documents, read_documents
+from gloss_graph._internal.moved import moved_names
 from gloss_graph.analysis.leave_one_out import walk_layer
-from gloss_graph.export.columns import clean_text
+from gloss_graph.export.attributes import clean_text
+from gloss_graph.export.graph_arrays import GraphArrays, read_arrays
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+__all__ = ["NodeExplanation", "explain"]
 
-__all__ = ["Explanation", "explain"]
-
-#: Kinds of rows of `Explanation.table`.
+#: Kinds of rows of `NodeExplanation.table`.
 DOCUMENT, OTHERS, PRIOR, UNREACHABLE = "document", "other documents", "prior", "unreachable"
+_moved = moved_names(__name__, {"gloss_graph.visualization": ["plot_explanation"]})
 
 
 @dataclass(frozen=True)
-class Explanation:
+class NodeExplanation:
     """Why propagation gives a document its label.
 
     Attributes:
         node: Position of the document in the graph.
         doc_id: Its identity.
-        label: Its own label, "" for none; it took no part.
-        text: Its text, "" where the graph has none.
-        predicted: The class with most mass, "" if no label reaches the document.
-        classes: Class -> mass of its labels, descending; what the prior holds is not in it.
-        table: A row a deciding document, `kind`, `node`, `doc_id`, `label`, `mass`, `text`, by
-            mass; then what is left, so that `mass` sums to 1: `"other documents"` beyond `top`,
-            `"prior"` (leaked on the way), `"unreachable"` (no label can be reached and nothing
+        label: Its label, "" for none; it is hidden from the propagation.
+        text: Its text, "" if the graph has none.
+        predicted: The class with the most mass, "" if no label reaches the document.
+        classes: Class -> mass of its labels, descending, without the prior.
+        table: A row per deciding document, `kind`, `node`, `doc_id`, `label`, `mass`, `text`, by
+            mass; then the rest, so that `mass` sums to 1: `"other documents"` beyond `top`,
+            `"prior"` (mass that leaked), `"unreachable"` (no label can be reached and nothing
             leaks). `node` and `doc_id` of these are -1.
     """
 
@@ -50,8 +50,8 @@ class Explanation:
     classes: pd.Series
     table: pd.DataFrame
 
-    def head(self, top: int) -> Explanation:
-        """The `top` documents of most mass; what the others decide joins `"other documents"`.
+    def head(self, top: int) -> NodeExplanation:
+        """The `top` documents of most mass; the others are summed in `"other documents"`.
 
         Raises:
             ValueError: `top` below 1.
@@ -68,11 +68,11 @@ class Explanation:
         return replace(self, table=pd.concat(parts, ignore_index=True))
 
     def to_networkx(self) -> nx.Graph:
-        """A bipartite graph: the document (`bipartite` 0), and what decided it (1).
+        """A bipartite graph: the document (`bipartite` 0) and the rows of `table` (1).
 
-        Nodes are positions, `"prior"` and the other remainders by their kind; the document itself
-        carries its prediction. Edges carry `weight`, the mass. All attributes are plain values,
-        ready for every writer.
+        Nodes are positions, or the kind of a row that is not a document. The document has its
+        prediction, edges have the mass as `weight`. All attributes are plain values, ready for
+        every writer.
         """
         graph = nx.Graph()
         graph.add_node(
@@ -98,15 +98,23 @@ class Explanation:
             graph.add_edge(self.node, name, weight=float(row.mass))
         return graph
 
-    def plot(self, path: str | os.PathLike[str] | None = None) -> Figure:
-        """Draw the explanation, see `plot_explanation`."""
-        from gloss_graph.visualization.explanation_plot import plot_explanation
+    def plot(self, path: str | os.PathLike[str] | None = None) -> Any:
+        """Draw the explanation; deprecated, call `gloss_graph.visualization.plot_explanation`.
 
-        return plot_explanation(self, path)
+        Returns:
+            The matplotlib figure.
+        """
+        warnings.warn(
+            "NodeExplanation.plot is deprecated. Call plot_explanation(explanation, path) from "
+            "gloss_graph.visualization.",
+            DeprecationWarning,
+            stacklevel=2,
+        )
+        return _moved("plot_explanation")(self, path)
 
     def __str__(self) -> str:
-        own = f", labeled {self.label}" if self.label else ""
-        lines = [f"Document {self.doc_id}{own}: {self.predicted or 'no label reaches it'}"]
+        labeled = f", labeled {self.label}" if self.label else ""
+        lines = [f"Document {self.doc_id}{labeled}: {self.predicted or 'no label reaches it'}"]
         for row in self.table.itertuples(index=False):
             what = f"{row.label}  {clean_text(str(row.text), 80)}"
             what = f"{row.doc_id}  {what}".rstrip() if row.kind == DOCUMENT else row.kind
@@ -121,31 +129,31 @@ def explain(
     normalization: str = "hub",
     eta: float = 0.2,
     top: int | None = 10,
-) -> Explanation:
+) -> NodeExplanation:
     r"""Find the labeled documents that decided a document's propagated label.
 
-    Harmonic propagation gives document i the mean of the labels that a random walk from i is
-    absorbed at, so the mass of labeled document j is the chance of ending there,
+    Harmonic propagation gives document i the mean of the labels at which a random walk from i is
+    absorbed, so the mass of labeled document j is the chance of ending there,
     \(\partial F_i / \partial y_j\): one adjoint solve of the same system, exact to rounding.
-    With `eta > 0` the walk stops with chance eta / (1 + eta) at every step, which goes to the
-    class prior. A labeled document is explained with its own label hidden.
+    With `eta > 0` the walk stops with chance eta / (1 + eta) at every step, and that mass goes to
+    the class prior. A labeled document is explained with its label hidden.
 
     Args:
-        graph: As `build_document_graph` makes it. Labels are those of `seed_mask`; `text`,
-            `label_names` and `doc_id` are used where the graph has them.
+        graph: As `build_document_graph` returns it. Labels are those of `seed_mask`; `text`,
+            `label_names` and `doc_id` are used if present.
         node: Position of the document, 0..N-1.
-        normalization: `"hub"` (weight is taken from hubs) or `"row"`.
+        normalization: `"hub"` (takes weight from hubs) or `"row"`.
         eta: Leak >= 0.
-        top: Most documents in the table, by mass; None = all with any.
+        top: Most documents in the table, by mass; None keeps all that have any.
 
     Returns:
-        The explanation. Where no label can be reached all mass is on `"prior"`, on
-        `"unreachable"` if `eta = 0`.
+        The explanation. If no label can be reached all mass is on `"prior"`, or on
+        `"unreachable"` for `eta = 0`.
 
     Raises:
         TypeError: Not a PyG graph.
-        ValueError: No document of that number, no labeled document, label sets, a directed graph,
-            a setting out of range.
+        ValueError: A directed graph, no document of that number, no labeled document, label sets,
+            or a setting out of range.
 
     Cost: O(E · iterations); a fraction of a second at 20,000 documents.
 
@@ -155,14 +163,14 @@ def explain(
         >>> explain(graph, 1, eta=0.0).table["mass"].tolist()
         [0.5, 0.5]
 
-    See also: `audit`, which hides every label in turn; `GraphGuidedObjective.explain`, for
-    documents that are in no graph yet.
+    See also: `plot_explanation`, for a picture; `audit`, which hides every label in turn;
+    `GraphGuidedObjective.explain`, for documents that are not in a graph yet.
     """
-    documents = read_documents(graph)
+    documents = read_arrays(graph)
     if isinstance(node, bool) or not isinstance(node, int) or not 0 <= node < documents.size:
         raise ValueError(
             f"'node' must be a document of the graph, 0..{documents.size - 1} (got {node!r}). "
-            "Positions are meant, not doc_id."
+            "Give its position, not its doc_id."
         )
     if top is not None:
         check_positive_int("top", top)
@@ -198,7 +206,7 @@ def explain(
         dtype=float,
     )
     classes = classes[classes > 0].sort_values(ascending=False, kind="stable")
-    whole = Explanation(
+    whole = NodeExplanation(
         node=node,
         doc_id=int(documents.ids[node]),
         label=documents.name(int(documents.y[node])),
@@ -211,13 +219,13 @@ def explain(
 
 
 def _masses(
-    documents: Documents, node: int, normalization: str, eta: float
+    documents: GraphArrays, node: int, normalization: str, eta: float
 ) -> tuple[torch.Tensor, float, bool]:
-    """Mass of every document (N,), what leaked, and whether a label can be reached."""
+    """Mass of every document (N,), the mass that leaked, and whether a label can be reached."""
     layer = walk_layer(normalization, eta, prior=None)
     seeds = torch.from_numpy(documents.seeds.copy())
     seeds[node] = False
-    # The value of labels and prior does not matter, only what flows back to them.
+    # The values of labels and prior do not matter, only their gradients.
     labels = torch.zeros(documents.size, 1, dtype=torch.float64, requires_grad=True)
     prior = torch.zeros(1, dtype=torch.float64, requires_grad=True)
     with torch.enable_grad():

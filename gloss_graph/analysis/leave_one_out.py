@@ -1,14 +1,14 @@
-r"""What the graph says of every document when that document's own label is hidden.
+r"""What the graph says of every labeled document when the label of that document is hidden.
 
 With T the walk, seeds S clamped and the other documents U conducting, hiding the label of one seed
 i turns it into one more unknown. Eliminating U leaves, for that unknown alone,
 
     F_i without its label = ((T F)_i / (1 + \eta) - h_i y_i) / (1 - h_i),
 
-where F is the propagation with all labels in sight and h_i the mass of i's own label that comes
-back to it through U: the chance that a walk from i returns to i before it leaks or meets another
-seed. F takes one solve for all i. h_i is 0 without unlabeled neighbours; elsewhere seeds whose
-unlabeled surroundings do not touch share a column, so that one solve serves many of them.
+where F is the propagation with all labels visible and h_i the mass of i's label that comes back to
+i through U: the chance that a walk from i returns to i before it leaks or meets another seed. F
+takes one solve for all i. h_i is 0 without unlabeled neighbors; otherwise seeds whose unlabeled
+surroundings do not touch share a column, so that one solve serves many of them.
 """
 
 from __future__ import annotations
@@ -25,28 +25,27 @@ from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
 from gloss_graph._internal.checks import check_choice, check_positive_int, check_range
-from gloss_graph.analysis.graph_arrays import Documents
-from gloss_graph.propagation import LabelPropagation
-from gloss_graph.propagation.factors import node_factors
+from gloss_graph.export.graph_arrays import GraphArrays
+from gloss_graph.propagation import LabelPropagation, node_factors
 
 __all__ = ["WALKS", "Hidden", "hidden_labels", "walk_layer"]
 
-#: Normalisations whose rows sum to 1: only there is propagated mass a share.
+#: Normalizations whose rows sum to 1: only with these is propagated mass a share.
 WALKS = ("hub", "row")
 _CHUNK = 128
 Ways: TypeAlias = tuple[Tensor, Tensor, Tensor]
 Spread: TypeAlias = Callable[[Tensor], Tensor]
-# A walk that comes back but for rounding has met no other label.
+# A walk that always comes back, up to rounding, meets no other label.
 _RETURNS = 1.0 - 1e-9
-# What others say is read off beside a label's own return; less than this share of it is rounding.
+# Arriving mass below this share of a label's return is rounding.
 _RESOLVED = 1e-9
 
 
 class Hidden(NamedTuple):
-    """Label mass that arrives at every document while its own label is hidden.
+    """Label mass that arrives at every document while the label of that document is hidden.
 
-    `mass` (N, C) float64 >= 0, its rows sum to at most 1, what is missing leaked or met no label;
-    `returning` (N,), the h of seeds; `exact`, False where h was estimated.
+    `mass` (N, C) float64 >= 0, with rows that sum to 1 less the mass that leaked or met no label;
+    `returning` (N,), the h of seeds; `exact`, False if h was estimated.
     """
 
     mass: Tensor
@@ -55,7 +54,7 @@ class Hidden(NamedTuple):
 
 
 def walk_layer(normalization: str, eta: float, prior: str | None = "none") -> LabelPropagation:
-    """A harmonic layer for masses: solved to rounding.
+    """A harmonic layer whose solve is exact to rounding, for masses.
 
     Raises:
         ValueError: `normalization` not in `WALKS`, `eta` below 0.
@@ -68,7 +67,7 @@ def walk_layer(normalization: str, eta: float, prior: str | None = "none") -> La
 
 
 def hidden_labels(
-    documents: Documents,
+    documents: GraphArrays,
     *,
     normalization: str = "hub",
     eta: float = 0.2,
@@ -83,14 +82,14 @@ def hidden_labels(
         documents: The graph, with a seed.
         normalization: `"hub"` or `"row"`.
         eta: Leak >= 0 of the harmonic rule.
-        max_columns: Right sides the exact h may take; beyond them h is estimated.
+        max_columns: Most right sides of an exact h; with more, h is estimated.
         probes: Random probes (Hutchinson) of the estimate; its error is about the mass a label
-            sends to other seeds over the root of this number.
-        seed: Of the probes.
+            sends to other seeds, divided by the root of this number.
+        seed: Seed of the probes.
         progress: Show a bar on stderr.
 
     Returns:
-        For documents that are no seed, what ordinary propagation gives them.
+        Masses; documents that are not seeds have those of ordinary propagation.
 
     Cost: O((E + N C) iterations) and as much again for every 128 columns.
     """
@@ -123,12 +122,12 @@ def hidden_labels(
         returning = _estimated(spread, ways, seeds, probes, seed, progress)
     kept = torch.where(returning < _RETURNS, 1.0 - returning, torch.inf).unsqueeze(1)
     hidden = (arrived - returning.unsqueeze(1) * own) / kept
-    # Of every class, so that what is left does not depend on which of them the label has.
+    # For every class alike, so that the rest does not depend on the class of the label.
     hidden = torch.where(hidden > _RESOLVED * returning.unsqueeze(1), hidden, 0.0)
     return Hidden(torch.where(seeds.unsqueeze(1), hidden, values), returning, exact)
 
 
-def _walk(documents: Documents, normalization: str) -> Tensor:
+def _walk(documents: GraphArrays, normalization: str) -> Tensor:
     """The walk's probabilities (E,) from an edge's first end to its second."""
     factor = node_factors(
         normalization, documents.edge_index, documents.edge_weight, documents.size
@@ -140,16 +139,16 @@ def _walk(documents: Documents, normalization: str) -> Tensor:
 
 
 def _matrix(ways: Ways, size: int) -> sparse.csr_array:
-    """Edges as a matrix (N, N), for products without a row of values for every edge."""
+    """Edges as a matrix (N, N)."""
     source, target, share = (part.numpy() for part in ways)
     return sparse.csr_array((share, (source, target)), shape=(size, size))
 
 
-def _columns(documents: Documents) -> Tensor:
+def _columns(documents: GraphArrays) -> Tensor:
     """A column for every seed that touches unlabeled documents, -1 for the others (N,) long.
 
-    Seeds that share a column share no connected piece of unlabeled documents, so the mass one of
-    them sends out cannot be taken for the other's.
+    Seeds that share a column touch no common piece of unlabeled documents, so the mass of one
+    cannot be mistaken for that of the other.
     """
     columns = np.full(documents.size, -1, dtype=np.int64)
     free = np.flatnonzero(~documents.seeds)
@@ -194,7 +193,7 @@ def _returning(spread: Spread, ways: Ways, columns: Tensor, progress: bool) -> T
 def _estimated(
     spread: Spread, ways: Ways, seeds: Tensor, probes: int, seed: int, progress: bool
 ) -> Tensor:
-    """Hutchinson's estimate of h (N,): signs at the seeds, what comes back of the own sign."""
+    """Hutchinson's estimate of h (N,): random signs at the seeds, and the share that returns."""
     generator = torch.Generator().manual_seed(seed)
     h = torch.zeros(seeds.numel(), dtype=torch.float64)
     outward = _matrix(ways, seeds.numel())
@@ -202,7 +201,7 @@ def _estimated(
         width = min(_CHUNK, probes - start)
         sign = torch.randint(0, 2, (seeds.numel(), width), generator=generator) * 2.0 - 1.0
         sign = torch.where(seeds.unsqueeze(1), sign.double(), 0.0)
-        # The layer takes label mass >= 0 only.
+        # The layer takes only label mass >= 0.
         values = spread(sign.clamp(min=0.0)) - spread((-sign).clamp(min=0.0))
         h += (torch.from_numpy(outward @ values.numpy()) * sign).sum(dim=1)
     return (h / probes).clamp(0.0, 1.0)

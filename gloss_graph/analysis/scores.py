@@ -37,7 +37,7 @@ def classification_scores(predicted: np.ndarray, labels: np.ndarray) -> dict[str
 
 
 def macro_silhouette(embeddings: Tensor, labels: Tensor) -> float:
-    """Mean over classes of the mean silhouette of L2-normalised rows; NaN below two classes.
+    """Mean over classes of the mean silhouette of L2-normalized rows; NaN below two classes.
 
     Args:
         embeddings: (N, D).
@@ -47,7 +47,7 @@ def macro_silhouette(embeddings: Tensor, labels: Tensor) -> float:
 
 
 def micro_silhouette(embeddings: Tensor, labels: Tensor) -> float:
-    """Mean silhouette of L2-normalised rows, every row counting alike; NaN below two classes.
+    """Mean silhouette of L2-normalized rows, every row counting equally; NaN below two classes.
 
     Args:
         embeddings: (N, D).
@@ -60,12 +60,12 @@ def silhouette_scores(embeddings: Tensor, labels: Tensor) -> dict[str, float]:
     """Both means of the silhouette at the cost of one, O(N² D).
 
     Args:
-        embeddings: (N, D), compared after L2 normalisation.
+        embeddings: (N, D), compared after L2 normalization.
         labels: (N,) long; rows labeled -1 are left out.
 
     Returns:
         `macro_silhouette`, the mean over classes of their means, and `micro_silhouette`, the mean
-        over rows, in [-1, 1]; NaN below two classes or where every row is a class of its own.
+        over rows, in [-1, 1]; NaN below two classes or if every row is a class of its own.
 
     Example:
         >>> scores = silhouette_scores(torch.eye(2).repeat(3, 1), torch.arange(6) % 2)
@@ -80,14 +80,14 @@ def silhouette_scores(embeddings: Tensor, labels: Tensor) -> dict[str, float]:
 
 
 def silhouette_rows(embeddings: Tensor, labels: Tensor) -> tuple[np.ndarray, np.ndarray]:
-    """Silhouette of every labeled row after L2 normalisation, and the classes of these rows.
+    """Silhouette of every labeled row after L2 normalization, and the classes of these rows.
 
     Args:
         embeddings: (N, D).
         labels: (N,) long; rows labeled -1 are left out.
 
     Returns:
-        Both (n,); the first is empty below two classes or where every row is a class of its own.
+        Both (n,); the first is empty below two classes or if every row is a class of its own.
     """
     labeled = labels >= 0
     rows = torch.nn.functional.normalize(embeddings[labeled].float(), dim=1).numpy()

@@ -1,4 +1,4 @@
-"""Where the rows of a document graph come from: arrays, a bank, an encoder and a file, a run."""
+"""Sources of the rows of a document graph: arrays, a bank, an encoder and a file, a run."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ from torch import Tensor
 from gloss_graph._internal.checks import check_matrix
 from gloss_graph._internal.limits import read_object, read_tensors
 from gloss_graph.memory import MemoryBank
-from gloss_graph.neighbors.quantized import saved_rows
 from gloss_graph.runs.contents import check_contents
 from gloss_graph.text import (
     Corpus,
@@ -30,18 +29,17 @@ from gloss_graph.text.origins import joined_texts, read_again
 from gloss_graph.text.tables import has_column
 from gloss_graph.training.labels import read_labels_used
 
-__all__ = ["Documents", "Source", "class_names", "read_corpus", "read_documents"]
+__all__ = ["Source", "SourceRows", "class_names", "read_corpus", "read_source"]
 
 Source = Tensor | np.ndarray | MemoryBank | Corpus | str | Path
 _FEATURES = (".npy", ".pt", ".safetensors")
 _BANK = {"slot_labels", "slot_ids", "count"}
 
 
-class Documents(NamedTuple):
-    """N documents as the graph takes them.
+class SourceRows(NamedTuple):
+    """N documents: `rows` (N, D) floating, `labels` (N,) long with -1 for none, `ids` (N,) long.
 
-    `rows` (N, D) floating, `labels` (N,) long with -1 for none, `ids` (N,) long, `texts` (N) and
-    the class names if there are some.
+    `texts` (N) and the class names are None if unknown.
     """
 
     rows: Tensor
@@ -51,7 +49,7 @@ class Documents(NamedTuple):
     label_names: list[str] | None
 
 
-def read_documents(
+def read_source(
     source: Source,
     *,
     documents: Corpus | str | Path | None,
@@ -63,8 +61,8 @@ def read_documents(
     columns: dict[str, str | None],
     max_length: int | None,
     progress: bool,
-) -> Documents:
-    """Collect rows, labels, ids and texts; see `document_graph` for what goes with what.
+) -> SourceRows:
+    """Collect rows, labels, ids and texts; `document_graph` lists the combinations.
 
     Raises:
         TypeError: A source of another kind.
@@ -109,24 +107,25 @@ def _only_with(fine: bool, name: str, why: str) -> None:
 
 def _of_rows(
     rows: Tensor, documents: Corpus | str | Path | None, columns: dict[str, str | None]
-) -> Documents:
+) -> SourceRows:
     check_matrix("source", rows)
     size = rows.size(0)
     if documents is None:
-        return Documents(rows, torch.full((size,), -1), torch.arange(size), None, None)
+        return SourceRows(rows, torch.full((size,), -1), torch.arange(size), None, None)
     corpus = documents if isinstance(documents, Corpus) else read_corpus(documents, columns, None)
     if len(corpus) != size:
         raise ValueError(
-            f"'documents' must have one document a row of features (got {len(corpus)} for {size})."
+            f"'documents' must have one document per row of features (got {len(corpus)} for "
+            f"{size})."
         )
     return _of_corpus(corpus, rows)
 
 
-def _of_corpus(corpus: Corpus, rows: Tensor) -> Documents:
+def _of_corpus(corpus: Corpus, rows: Tensor) -> SourceRows:
     _one_label(corpus)
     names = corpus.label_names or None
     labels, ids = torch.tensor(corpus.labels), torch.tensor(corpus.ids)
-    return Documents(rows, labels, ids, joined_texts(corpus), names)
+    return SourceRows(rows, labels, ids, joined_texts(corpus), names)
 
 
 def _one_label(corpus: Corpus) -> None:
@@ -136,18 +135,18 @@ def _one_label(corpus: Corpus) -> None:
         )
 
 
-def _of_bank(rows: Tensor, labels: Tensor, ids: Tensor, targets: bool) -> Documents:
+def _of_bank(rows: Tensor, labels: Tensor, ids: Tensor, targets: bool) -> SourceRows:
     if targets:
         raise ValueError("'source' must be a bank of class numbers (got one of label sets).")
     rows = rows.detach().cpu().float()
     labels, ids = labels.detach().cpu().clone(), ids.detach().cpu().clone()
     if ids.numel() and int(ids.min()) < 0:
         ids = torch.arange(rows.size(0))  # no identities were given, so positions name the rows
-    return Documents(rows, labels, ids, None, None)
+    return SourceRows(rows, labels, ids, None, None)
 
 
-def _saved_bank(path: Path) -> Documents | None:
-    """The bank in a file of tensors, alone or within an objective; None if there is none."""
+def _saved_bank(path: Path) -> SourceRows | None:
+    """The bank in a file of tensors, alone or within an objective; None for other tensors."""
     if not path.is_file():
         raise FileNotFoundError(f"'source' must be a file or a run folder ({path} is neither).")
     state: dict[str, Any] = {}
@@ -162,7 +161,7 @@ def _saved_bank(path: Path) -> Documents | None:
     elif path.suffix == ".pt":
         try:
             loaded = read_tensors(path)
-        except Exception as error:  # what damaged files raise has no base in common
+        except Exception as error:  # damaged files raise errors without a common base
             raise ValueError(f"'source' cannot be read from {path} ({error}).") from error
         named = isinstance(loaded, dict) and all(isinstance(name, str) for name in loaded)
         state = loaded if named else {}
@@ -170,10 +169,14 @@ def _saved_bank(path: Path) -> Documents | None:
     if prefix is None:
         return None
     try:
-        rows = saved_rows(state, prefix)
+        if f"{prefix}rows.codes" in state:
+            raise ValueError(
+                "it is of a bank with 'bits', which version 0.2 removed; fill it again"
+            )
+        rows = state.get(f"{prefix}rows")
         if rows is not None:
             check_matrix("rows", rows)
-    except (ValueError, TypeError, RuntimeError, LookupError, ZeroDivisionError) as error:
+    except (ValueError, TypeError, RuntimeError) as error:
         raise ValueError(
             f"'source' must be the state of a MemoryBank ({path}: {error})."
         ) from error
@@ -188,7 +191,7 @@ def _saved_bank(path: Path) -> Documents | None:
 
 
 def _check_slots(path: Path, state: dict[str, Any], prefix: str, size: int) -> None:
-    """Refuse a bank whose labels, ids or number of rows do not go with its rows."""
+    """Raise for a bank whose labels, ids or count do not fit its rows."""
     shapes = {"slot_labels": (size,), "slot_ids": (size,), "count": ()}
     for name, shape in shapes.items():
         value = state[prefix + name]
@@ -210,7 +213,7 @@ def _of_run(
     columns: dict[str, str | None],
     with_texts: bool,
     progress: bool,
-) -> Documents:
+) -> SourceRows:
     from gloss_graph.training import TextClassifier
 
     names = class_names(folder)
@@ -251,10 +254,10 @@ def _run_settings(folder: Path) -> dict[str, Any]:
 
 
 def _training_texts(folder: Path, ids: list[int]) -> list[str]:
-    """Texts of a run's training documents; "" with a warning where they cannot be told.
+    """Texts of a run's training documents; "" with a warning for those that are unknown.
 
-    The run holds those of its labeled documents. The others are in the files it was trained on,
-    as long as these have not changed.
+    The run holds the texts of its labeled documents. The others are read from the training files
+    if these have not changed.
     """
     try:
         used = read_labels_used(folder)
@@ -289,7 +292,7 @@ def _training_texts(folder: Path, ids: list[int]) -> list[str]:
 def read_corpus(
     file: str | Path | Any, columns: dict[str, str | None], names: list[str] | None
 ) -> Corpus:
-    """Read a table; without a named label column, the column ``label`` if there is one."""
+    """Read a table; without a named label column, the column `label` if there is one."""
     label = columns["label"]
     if label is None and has_column(file, "label"):
         label = "label"
@@ -321,12 +324,12 @@ def _embedded(
 
 
 def _overridden(
-    found: Documents,
+    found: SourceRows,
     labels: Any,
     ids: Any,
     texts: Sequence[str] | None,
     label_names: Sequence[str] | None,
-) -> Documents:
+) -> SourceRows:
     size = found.rows.size(0)
     if labels is not None:
         found = found._replace(labels=_integers("labels", labels, size, -1))
@@ -337,7 +340,7 @@ def _overridden(
     if label_names is not None:
         found = found._replace(label_names=string_list("label_names", label_names))
     if found.texts is not None and len(found.texts) != size:
-        raise ValueError(f"'texts' must hold one a document (got {len(found.texts)} for {size}).")
+        raise ValueError(f"'texts' must hold one per document (got {len(found.texts)} for {size}).")
     names = found.label_names
     if names is not None and size and int(found.labels.max()) >= len(names):
         raise ValueError(
@@ -351,7 +354,7 @@ def _integers(name: str, values: Any, size: int, low: int) -> Tensor:
     column = torch.as_tensor(values).detach().cpu()
     if column.shape != (size,) or (size and column.dtype.is_floating_point):
         raise ValueError(
-            f"'{name}' must hold one integer a document (got {column.dtype} of the shape "
+            f"'{name}' must hold one integer per document (got {column.dtype} of the shape "
             f"{tuple(column.shape)} for {size} documents)."
         )
     if size and int(column.min()) < low:

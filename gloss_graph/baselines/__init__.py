@@ -1,5 +1,10 @@
 """Systems to compare with: TextGCN and BertGCN, over one graph of documents and words."""
 
+from gloss_graph._internal.extras import require
+
+require("transformers", extra="text")
+require("pandas", extra="analysis")
+
 from gloss_graph.baselines.bert_gcn import BertGCNClassifier, GraphHead
 from gloss_graph.baselines.cleaning import STOP_WORDS, clean_documents
 from gloss_graph.baselines.config import (

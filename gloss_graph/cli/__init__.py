@@ -4,12 +4,20 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
+
+from gloss_graph._internal.extras import require
 
 __all__ = ["main"]
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line, see `gloss_graph.cli.app.main`."""
+    try:
+        require("typer", "yaml", "psutil", extra="cli")
+    except ModuleNotFoundError as error:
+        sys.stderr.write(f"gloss-graph: {error}\n")
+        return 1
     try:
         # From the first moment on: an exception in an import may be swallowed.
         before = signal.signal(signal.SIGINT, _end)

@@ -16,7 +16,6 @@ from rich.console import Console
 from gloss_graph import __version__
 from gloss_graph._internal.launched import is_main, leave_processes
 from gloss_graph.cli.ablate import ablate
-from gloss_graph.cli.bench import bench
 from gloss_graph.cli.graph import graph
 from gloss_graph.cli.options import path, path_option, train, typed
 from gloss_graph.cli.signals import end_quietly, farewell, open_streams, stoppable
@@ -224,9 +223,6 @@ def evaluate(
 
 app.command()(tune)
 app.command()(ablate)
-
-
-app.command()(bench)
 app.command()(graph)
 
 

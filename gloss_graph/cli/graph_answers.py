@@ -83,9 +83,8 @@ def answer(
     Returns:
         What to print, and the files written.
     """
-    from gloss_graph.analysis import audit, measures
-    from gloss_graph.analysis.communities import louvain_communities
-    from gloss_graph.analysis.matrix import graph_table
+    from gloss_graph.analysis import audit, louvain_communities, measures
+    from gloss_graph.export.graph_arrays import read_arrays
     from gloss_graph.reports import measures_summary
 
     said: list[Any] = []
@@ -97,7 +96,7 @@ def answer(
     @cache
     def communities() -> np.ndarray:
         with busy("Finding communities"):
-            return louvain_communities(graph_table(graph).adjacency, seed=settings["seed"])
+            return louvain_communities(read_arrays(graph).links, seed=settings["seed"])
 
     if questions.measures:
         groups = communities()
@@ -127,11 +126,12 @@ def _explained(
 
     from gloss_graph.analysis import explain
     from gloss_graph.export import write_graph
+    from gloss_graph.visualization import plot_explanation
 
     node = int((graph.doc_id == questions.explain).nonzero()[0])
     reasons = explain(graph, node, top=None)
     files.append(_write_csv(reasons.table, out / "explanation.csv", max_text))
-    reasons.plot(out / "explanation.png")
+    plot_explanation(reasons, out / "explanation.png")
     files.append(out / "explanation.png")
     shown = reasons.head(questions.top)
     files += write_graph(shown.to_networkx(), out / "explanation.graphml", max_text=max_text)
@@ -236,7 +236,7 @@ def busy(message: str) -> AbstractContextManager[Any]:
 def _write_csv(frame: pd.DataFrame, file: Path, max_text: int | None) -> Path:
     """Write a table whole or not at all; texts as every other format has them."""
     from gloss_graph._internal.files import atomic_write
-    from gloss_graph.export.columns import clean_text
+    from gloss_graph.export.attributes import clean_text
     from gloss_graph.text.writers import csv_bytes
 
     frame = frame.copy()

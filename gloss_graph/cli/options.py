@@ -111,12 +111,9 @@ def train(
     memory_size: Annotated[
         int | None, typer.Option(help="Rows of the bank; else one a document.")
     ] = None,
-    memory_bits: Annotated[
-        int | None, typer.Option(help="Bits an entry of the bank: 8, 4 or 2; else 32.")
-    ] = None,
     search: Annotated[
         str,
-        typer.Option(help="Of the bank: exact, descent, ivf, hnsw; auto: exact below 32,768 rows."),
+        typer.Option(help="Of the bank: exact, descent, ivf; auto: exact below 32,768 rows."),
     ] = "auto",
     hops: Annotated[
         int | None, typer.Option(help="Links from the batch a step looks along; else the bank.")
@@ -256,7 +253,6 @@ def train(
         rule=rule,
         normalization=normalization,
         memory_size=memory_size,
-        memory_bits=memory_bits,
         search=search,
         hops=hops,
         eviction=eviction,

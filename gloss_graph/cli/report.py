@@ -8,7 +8,7 @@ from pathlib import Path
 from rich.console import Console
 
 from gloss_graph._internal.folders import hold
-from gloss_graph.reports import write_report
+from gloss_graph.reports import write_run_report
 
 
 def run_report(run: Path, out: Path | None = None) -> Path:
@@ -25,4 +25,4 @@ def run_report(run: Path, out: Path | None = None) -> Path:
 def draw_report(run: Path, out: Path | None = None, *, place: Path | None = None) -> Path:
     """Write the page of a run folder, which may be on its way to another `place`."""
     with Console(stderr=True).status("Drawing pictures"):
-        return write_report(run, out, place=place)
+        return write_run_report(run, out, place=place)

@@ -14,8 +14,8 @@ from torch import Tensor
 from torch_geometric.data import Data
 
 from gloss_graph._internal.limits import load_json
-from gloss_graph.export.edges import EDGE_KINDS
-from gloss_graph.export.plain import refuse_parallel_edges
+from gloss_graph.export.attributes import check_simple
+from gloss_graph.export.graph_arrays import EDGE_KINDS
 
 __all__ = ["GraphColumns", "data_from_columns", "from_networkx"]
 
@@ -28,9 +28,9 @@ _RESERVED |= {"batch", "ptr", "label_names"}
 class GraphColumns(NamedTuple):
     """A graph as columns.
 
-    `names` of the N nodes; `nodes`, columns of N values, None where a node lacks it; `source` and
-    `target` (P,) long, positions of nodes; `edges`, columns of P values; `directed`: whether an
-    entry stands for one direction only; `attributes` of the graph.
+    `names` of the N nodes; `nodes`, columns of N values, None for a missing value; `source` and
+    `target` (P,) int64, positions of nodes; `edges`, columns of P values; `directed`, whether an
+    entry is one direction only; `attributes` of the graph.
     """
 
     names: Sequence[Any]
@@ -43,31 +43,29 @@ class GraphColumns(NamedTuple):
 
 
 def from_networkx(graph: nx.Graph) -> Data:
-    """Convert a graph back to a document graph: the inverse of ``to_networkx``.
+    """Convert a NetworkX graph to a document graph: the inverse of `to_networkx`.
 
-    ``from_networkx(to_networkx(data, max_text=None))`` has the ``edge_index`` of ``data`` in the
-    same order, equal weights in float32 (float64 where float32 cannot hold them), labels, ids,
-    texts and all other columns that were exported. Texts come back as they were exported: without
-    control characters.
+    `from_networkx(to_networkx(data, max_text=None))` has the `edge_index` of `data` in the same
+    order, equal weights in float32 (float64 where float32 cannot hold them), labels, ids, texts
+    and all other columns that were exported. Texts come back without control characters.
 
     Nodes 0..N-1 keep their numbers. Other nodes, as of a subgraph, are numbered in their order and
-    their names kept as ``data.node``. Labels in writing become class numbers by the graph's
-    ``label_names`` (a JSON list), or, without it, by their sorted names; ``""`` and a missing label
+    their names kept as `data.node`. String labels become class numbers by the graph's
+    `label_names` (a JSON list), or, without it, by their sorted names; `""` and a missing label
     become -1.
 
     Args:
-        graph: an ``nx.Graph``, or an ``nx.DiGraph``, whose edges stay directed. Attributes are
-            strings, integers, floats or booleans; edges have numbers only.
+        graph: An `nx.Graph`, or an `nx.DiGraph`, whose edges stay directed. Attributes are strings,
+            integers, floats or booleans; edges have numbers only.
 
     Returns:
-        ``Data`` with ``edge_index`` (2, E) long, sorted; ``edge_weight`` (E,) if edges have
-        weights; what ``to_networkx`` names in its table; other attributes under their own names,
-        those of edges with the prefix ``edge_``.
+        `Data` with `edge_index` (2, E) long, sorted; `edge_weight` (E,) if edges have weights; the
+        columns in the table of `to_networkx`; other attributes under their names, those of edges
+        with the prefix `edge_`.
 
     Raises:
-        ValueError: if the graph is a multigraph, or an attribute is of mixed or other types,
-            missing on some nodes or edges, or has a name that PyG keeps for itself or that
-            nodes, edges or the graph have as well.
+        ValueError: A multigraph; an attribute of mixed or other types, missing on some nodes or
+            edges, of a name that PyG keeps for itself, or of one name on nodes, edges and graph.
 
     Cost: O(N + E log E).
 
@@ -78,9 +76,9 @@ def from_networkx(graph: nx.Graph) -> Data:
         >>> data.edge_index.tolist(), data.y.tolist(), data.label_names, data.node
         ([[0, 1], [1, 0]], [0, -1], ['tea'], ['a', 'b'])
 
-    See also: ``read_graph`` for files; ``torch_geometric.utils.from_networkx`` for vectors.
+    See also: `read_graph`, for files; `torch_geometric.utils.from_networkx`, for vectors.
     """
-    refuse_parallel_edges(graph)
+    check_simple(graph)
     names = list(graph)
     place = {name: position for position, name in enumerate(names)}
     triples = list(graph.edges(data=True))
@@ -165,7 +163,7 @@ def _fitting(name: Any, domain: str) -> str:
 
 
 def _node_column(name: str, values: list[Any], known: list[str] | None) -> tuple[str, Any]:
-    """What a column is called in `Data`, and its values there."""
+    """Name and values of a column in `Data`."""
     if name in ("label", "predicted"):
         return "y" if name == "label" else name, _classes(name, values, known)
     if name in ("text", "split"):
@@ -184,7 +182,7 @@ def _node_column(name: str, values: list[Any], known: list[str] | None) -> tuple
 
 
 def _label_names(graph: GraphColumns) -> list[str] | None:
-    """Class names: those the graph declares, then any others in use, sorted."""
+    """Class names: those that the graph declares, then any others in use, sorted."""
     declared = graph.attributes.get("label_names")
     if isinstance(declared, str):
         with suppress(ValueError):  # A word is no list.

@@ -1,4 +1,4 @@
-"""GEXF for Gephi: labels, weights and the colours of the classes."""
+"""GEXF for Gephi: labels, weights and the colors of the classes."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from xml.etree.ElementTree import SubElement, fromstring
 import networkx as nx
 from networkx.readwrite.gexf import GEXFWriter
 
+from gloss_graph._internal.colors import GREY, PALETTE
 from gloss_graph._internal.limits import check_xml, load_json
-from gloss_graph.export.columns import clean_text
-from gloss_graph.export.plain import (
+from gloss_graph.export.attributes import (
+    attribute_error,
+    clean_text,
     graph_row,
     plain_row,
     plain_value,
-    refused,
     written_names,
 )
-from gloss_graph.visualization.style import GREY, PALETTE
 
 __all__ = ["gexf_bytes", "parse_gexf"]
 
@@ -31,10 +31,10 @@ _NAMESPACE = "{http://www.gexf.net/1.2draft}"
 
 
 def gexf_bytes(graph: nx.Graph) -> bytes:
-    """The file. A node's caption is its text; its class stands in the column ``class``.
+    """A graph as GEXF; a node's caption is its text, its class is the column `class`.
 
     Raises:
-        ValueError: an attribute GEXF cannot carry: no scalar, of another type on another node,
+        ValueError: An attribute GEXF cannot hold: not a scalar, of another type on another node,
             or of a name that GEXF keeps for itself.
     """
     kind = nx.DiGraph if graph.is_directed() else nx.Graph
@@ -55,7 +55,7 @@ def gexf_bytes(graph: nx.Graph) -> bytes:
     for i, j, data in graph.edges(data=True):
         row = plain_row(data, "edge", (i, j), _FORM, _EDGE_TAKEN)
         if not isinstance(row.get("weight", 1.0), (int, float)):
-            raise refused("weight", "edge", (i, j), _FORM, "a weight must be a number")
+            raise attribute_error("weight", "edge", (i, j), _FORM, "a weight must be a number")
         _one_type(types, "edge", (i, j), row)
         copy.add_edge(names[i], names[j], **row)
     writer = GEXFWriter(prettyprint=False)
@@ -77,11 +77,11 @@ def _one_type(
         known = types.setdefault((domain, name), type(value))
         if known is not type(value) and not (domain == "edge" and name == "weight"):
             why = f"it is {known.__name__} elsewhere, {type(value).__name__} here"
-            raise refused("label" if name == "class" else name, domain, where, _FORM, why)
+            raise attribute_error("label" if name == "class" else name, domain, where, _FORM, why)
 
 
 def _colors(graph: nx.Graph) -> dict[Any, dict[str, Any]]:
-    """Colours of the classes in the order of ``label_names``; grey without one."""
+    """Colors of the classes in the order of `label_names`; grey for no class."""
     declared = graph.graph.get("label_names")
     try:
         named = json.loads(declared) if isinstance(declared, str) else []
@@ -102,16 +102,16 @@ def _colors(graph: nx.Graph) -> dict[Any, dict[str, Any]]:
 
 
 def parse_gexf(content: bytes, path: Any) -> nx.Graph:
-    """Read GEXF; what `gexf_bytes` wrote comes back as it was, colours and captions left out.
+    """Read GEXF; a graph of `gexf_bytes` comes back without colors and captions.
 
     Raises:
-        ValueError: no GEXF.
+        ValueError: Not GEXF.
     """
     try:
         check_xml(content)
         graph = nx.read_gexf(io.BytesIO(content))
         description = fromstring(content).findtext(f"{_NAMESPACE}meta/{_NAMESPACE}description")
-    except Exception as error:  # What its reader raises has no base in common.
+    except Exception as error:  # its errors have no common base
         raise ValueError(f"'path' must be GEXF ({path}: {error}).") from error
     try:
         attributes = load_json(description or "")

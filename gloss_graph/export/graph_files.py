@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gzip
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +15,17 @@ from torch_geometric.data import Data
 
 from gloss_graph._internal.files import atomic_write
 from gloss_graph._internal.limits import check_unpacked, check_zip, read_bytes
-from gloss_graph.export.columns import count_nodes
-from gloss_graph.export.edges import edge_columns
+from gloss_graph.export.attributes import integer_names
 from gloss_graph.export.from_networkx import GraphColumns, data_from_columns, from_networkx
-from gloss_graph.export.graphml import write_graphml
-from gloss_graph.export.plain import as_networkx, integer_names
+from gloss_graph.export.gexf import gexf_bytes, parse_gexf
+from gloss_graph.export.graph_arrays import count_nodes, read_edges
+from gloss_graph.export.graphml import parse_graphml, write_graphml
+from gloss_graph.export.node_link import json_bytes, parse_json
+from gloss_graph.export.to_networkx import as_networkx
 
 __all__ = ["FORMATS", "read_graph", "read_networkx", "write_csr", "write_graph"]
 
-#: Suffixes that `write_graph` and `read_graph` know; those of text also with ``.gz``.
+#: Suffixes that `write_graph` and `read_graph` know; the text formats also with `.gz`.
 FORMATS = (".csv", ".gexf", ".graphml", ".json", ".npz", ".parquet")
 _PACKED = (".gexf", ".graphml", ".json")
 # What a node takes in memory, at least.
@@ -38,39 +40,37 @@ def write_graph(
     max_text: int | None = None,
     directed: bool = False,
 ) -> list[Path]:
-    r"""Write a graph in the format its suffix names.
+    r"""Write a graph in the format that its suffix names.
 
-    ============ ================================================== =============================
-    suffix       is                                                 opens in
-    ============ ================================================== =============================
-    ``.graphml`` GraphML                                            NetworkX, igraph, Cytoscape
-    ``.gexf``    GEXF with weights, captions, classes and colours   Gephi
-    ``.json``    node-link JSON                                     browsers, NetworkX
-    ``.parquet`` two tables, ``NAME.nodes`` and ``NAME.edges``      pandas, DuckDB, Spark, cuGraph
-    ``.csv``     the same, and ``NAME.schema.json`` with the types  everything
-    ``.npz``     the weights alone, a SciPy CSR matrix (N, N)       ``scipy.sparse.load_npz``
-    ============ ================================================== =============================
+    | suffix     | format                                          | opens in                    |
+    | ---------- | ----------------------------------------------- | --------------------------- |
+    | `.graphml` | GraphML                                         | NetworkX, igraph, Cytoscape |
+    | `.gexf`    | GEXF with weights, captions, classes and colors | Gephi                       |
+    | `.json`    | node-link JSON                                  | browsers, NetworkX          |
+    | `.parquet` | two tables, `NAME.nodes` and `NAME.edges`       | pandas, DuckDB, Spark       |
+    | `.csv`     | the same, and `NAME.schema.json` with the types | everything                  |
+    | `.npz`     | the weights alone, a SciPy CSR matrix (N, N)    | `scipy.sparse.load_npz`     |
 
-    The three text formats may end in ``.gz`` besides. Attributes are those of ``to_networkx``.
-    Texts and names are the same in every format: what XML cannot hold (control characters, lone
-    surrogates) is written as U+FFFD, and line ends as ``\n``. Every file appears whole or not at
+    The first three may also end in `.gz`. Attributes are those of `to_networkx`. Texts and names
+    are the same in every format: characters that XML cannot hold (control characters, lone
+    surrogates) are written as U+FFFD, and line ends as `\n`. Every file appears whole or not at
     all.
 
     Args:
-        graph: a document graph, or any NetworkX graph of plain values that is no multigraph.
-        path: the file; its folder must exist.
-        overwrite: replace files that are there.
-        max_text: longest ``text`` in characters, the closing ellipsis included; None keeps all.
-        directed: write both directions of a ``Data``, which may then differ.
+        graph: A document graph, or any NetworkX graph of plain values except a multigraph.
+        path: The file; its folder must exist.
+        overwrite: Replace existing files.
+        max_text: Longest `text` in characters, the closing ellipsis included; None keeps all.
+        directed: Write both directions of a `Data`, which may then differ.
 
     Returns:
         The files written.
 
     Raises:
-        ValueError: an unknown suffix; a graph, or an attribute, that the format cannot carry; the
+        ValueError: An unknown suffix, or a graph or attribute that the format cannot hold; the
             message names it.
-        FileExistsError: a file exists and ``overwrite`` is false.
-        OSError: the folder is missing or cannot be written.
+        FileExistsError: A file exists and `overwrite` is false.
+        OSError: The folder is missing or cannot be written.
 
     Example:
         >>> import tempfile
@@ -80,11 +80,11 @@ def write_graph(
         ...     print([file.name for file in files], read_graph(files[0]).edge_weight)
         ['corpus.nodes.parquet', 'corpus.edges.parquet'] tensor([0.5000, 0.5000])
 
-    See also: ``read_graph`` and ``read_networkx``, which read all of them.
+    See also: `read_graph` and `read_networkx`, which read all of these formats.
     """
     target, form = Path(path), _format(path)
     if form in (".parquet", ".csv"):
-        from gloss_graph.export.csv_tables import write_tables
+        from gloss_graph.export.tables import write_tables  # pyarrow only where it is needed
 
         return write_tables(
             graph, target, overwrite=overwrite, max_text=max_text, directed=directed
@@ -94,30 +94,22 @@ def write_graph(
     plain = as_networkx(graph, max_text=max_text, directed=directed)
     if form == ".graphml":
         return [write_graphml(plain, target, overwrite=overwrite)]
-    if form == ".gexf":
-        from gloss_graph.export.gexf import gexf_bytes
-
-        content = [gexf_bytes(plain)]
-        _write(target, content, overwrite)
-    else:
-        from gloss_graph.export.node_link import json_lines
-
-        _write(target, (line.encode() for line in json_lines(plain)), overwrite)
+    _write(target, gexf_bytes(plain) if form == ".gexf" else json_bytes(plain), overwrite)
     return [target]
 
 
 def read_graph(path: str | os.PathLike[str]) -> Data:
-    """Read a document graph from a file that ``write_graph`` wrote, or another program.
+    """Read a document graph from a file that `write_graph` or another program wrote.
 
     Args:
-        path: as given to ``write_graph``; of tables also the name of one of the files.
+        path: As given to `write_graph`; for tables also the name of one of the files.
 
     Returns:
-        See ``from_networkx``. A matrix (``.npz``) has nodes and weights only.
+        The graph, as `from_networkx` returns it. A matrix (`.npz`) has nodes and weights only.
 
     Raises:
-        ValueError: an unknown suffix, a damaged file, one of another format.
-        OSError: a file is missing or cannot be read.
+        ValueError: An unknown suffix, a damaged file, or one of another format.
+        OSError: A file is missing or cannot be read.
     """
     columns = _columns(path)
     found = read_networkx(path) if columns is None else columns
@@ -130,13 +122,13 @@ def read_graph(path: str | os.PathLike[str]) -> Data:
 
 
 def read_networkx(path: str | os.PathLike[str]) -> nx.Graph:
-    """Read a graph as NetworkX has it, an ``nx.Graph`` or ``nx.DiGraph``; see ``read_graph``.
+    """Read a graph as an `nx.Graph` or `nx.DiGraph`; see `read_graph`.
 
     Names of nodes that are all whole numbers become integers.
 
     Raises:
-        ValueError: an unknown suffix, a damaged file, one of another format.
-        OSError: a file is missing or cannot be read.
+        ValueError: An unknown suffix, a damaged file, or one of another format.
+        OSError: A file is missing or cannot be read.
     """
     columns = _columns(path)
     if columns is not None:
@@ -150,17 +142,8 @@ def read_networkx(path: str | os.PathLike[str]) -> nx.Graph:
     except ValueError as error:
         raise ValueError(f"'path' must be a graph file ({error})") from error
     if form == ".json":
-        from gloss_graph.export.node_link import parse_json
-
         return parse_json(content, source)
-    if form == ".gexf":
-        from gloss_graph.export.gexf import parse_gexf
-
-        graph = parse_gexf(content, source)
-    else:
-        from gloss_graph.export.graphml import parse_graphml
-
-        graph = parse_graphml(content, source)
+    graph = (parse_gexf if form == ".gexf" else parse_graphml)(content, source)
     numbers = integer_names(graph)
     return graph if not numbers else nx.relabel_nodes(graph, numbers)
 
@@ -174,11 +157,11 @@ def write_csr(
 ) -> Path:
     """Write the weights as a SciPy CSR matrix (N, N), row i to column j, without pickle.
 
-    The matrix is all there is: labels, texts and other attributes belong in a table beside it, and
-    an edge without a weight counts 1.
+    The file has no labels, texts and other attributes; write those as tables. An edge without a
+    weight counts 1.
 
     Raises:
-        ValueError, OSError: see ``write_graph``; also for a weight that is no number.
+        ValueError, OSError: As `write_graph`; also for a weight that is not a number.
     """
     data = graph if isinstance(graph, Data) else None
     if data is None:
@@ -188,8 +171,8 @@ def write_csr(
         skeleton.add_weighted_edges_from(bare.edges(data="weight", default=1.0))
         data, directed = from_networkx(skeleton), True
     size = count_nodes(data)
-    # Checks; a matrix has both directions in any case.
-    edges = edge_columns(data, size, directed=directed)
+    # The reader checks the directions; a matrix has both of them in any case.
+    edges = read_edges(data, directed=directed)
     source, target = edges.source, edges.target
     weight = edges.columns.get("weight", np.ones(source.size, dtype=np.float32))
     if not directed:
@@ -201,7 +184,7 @@ def write_csr(
         weight = np.concatenate([weight, weight[back]])
     matrix = sparse.csr_matrix((weight, (source, target)), shape=(size, size))
     with atomic_write(path, overwrite=overwrite) as handle:
-        # Weights hardly compress, and it takes ten times longer.
+        # Weights hardly compress, and compression takes ten times longer.
         sparse.save_npz(handle, matrix, compressed=False)
     return Path(path)
 
@@ -209,7 +192,7 @@ def write_csr(
 def _columns(path: str | os.PathLike[str]) -> GraphColumns | None:
     form = _format(path)
     if form in (".parquet", ".csv"):
-        from gloss_graph.export.csv_tables import read_tables
+        from gloss_graph.export.tables import read_tables
 
         return read_tables(path)
     if form != ".npz":
@@ -231,10 +214,10 @@ def _columns(path: str | os.PathLike[str]) -> GraphColumns | None:
 
 
 def _matrix(path: Path) -> sparse.coo_matrix:
-    """The matrix in a `.npz` file, its entries where it says and finite numbers.
+    """The matrix in a `.npz` file, checked.
 
     Raises:
-        ValueError: Damaged, of something else, or of far more nodes than the file has room for.
+        ValueError: Damaged, of other content, or of far more nodes than the file has room for.
     """
     if not path.is_file():
         raise FileNotFoundError(f"There is no file {path}. Check the spelling.")
@@ -244,9 +227,9 @@ def _matrix(path: Path) -> sparse.coo_matrix:
             # Nodes without edges take no room in some layouts.
             check_unpacked(path, _NODE_BYTES * max(map(int, stored["shape"].ravel())))
         matrix = sparse.load_npz(path).tocoo()
-        matrix.data + 0.0  # raises for what is no number
+        matrix.data + 0.0  # raises for values that are not numbers
         sparse.coo_matrix((matrix.data, (matrix.row, matrix.col)), shape=matrix.shape)
-    except Exception as error:  # What damaged archives raise has no base in common.
+    except Exception as error:  # damaged archives raise errors without a common base
         raise ValueError(f"'path' must be a SciPy matrix ({path}: {error}).") from error
     return matrix
 
@@ -286,10 +269,10 @@ def _format(path: str | os.PathLike[str]) -> str:
     return form
 
 
-def _write(target: Path, parts: Iterable[bytes], overwrite: bool) -> None:
+def _write(target: Path, content: bytes, overwrite: bool) -> None:
     with atomic_write(target, overwrite=overwrite) as handle:
         if target.suffix == ".gz":
             with gzip.GzipFile("", "wb", fileobj=handle, mtime=0) as packed:
-                packed.writelines(parts)
+                packed.write(content)
         else:
-            handle.writelines(parts)
+            handle.write(content)

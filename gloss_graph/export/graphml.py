@@ -16,8 +16,7 @@ import numpy as np
 
 from gloss_graph._internal.files import atomic_write
 from gloss_graph._internal.limits import check_xml
-from gloss_graph.export.columns import clean_text
-from gloss_graph.export.plain import refuse_parallel_edges, written_names
+from gloss_graph.export.attributes import check_simple, clean_text, written_names
 
 __all__ = ["parse_graphml", "write_graphml"]
 
@@ -32,29 +31,28 @@ http://graphml.graphdrawing.org/xmlns/1.0/graphml.xsd">
 def write_graphml(
     graph: nx.Graph, path: str | os.PathLike[str], *, overwrite: bool = False
 ) -> Path:
-    r"""Write a graph as GraphML, for Gephi, Cytoscape, igraph or ``networkx.read_graphml``.
+    r"""Write a graph as GraphML, for Gephi, Cytoscape, igraph or `networkx.read_graphml`.
 
-    The file appears under its name only when it is complete. Characters that XML cannot carry
-    are written as U+FFFD; the graph itself is not changed. A path that ends in ``.gz`` is
-    compressed.
+    The file appears under its name only when it is complete. Characters that XML cannot hold are
+    written as U+FFFD; the graph itself is not changed. A path that ends in `.gz` is compressed.
 
     Args:
-        graph: an ``nx.Graph`` or ``nx.DiGraph`` whose attributes are strings, integers, floats
-            or booleans, of Python or NumPy.
-        path: the file; its folder must exist.
-        overwrite: replace a file that is already there.
+        graph: An `nx.Graph` or `nx.DiGraph` whose attributes are strings, integers, floats or
+            booleans, of Python or NumPy.
+        path: The file; its folder must exist.
+        overwrite: Replace an existing file.
 
     Returns:
         The path of the file.
 
     Raises:
-        ValueError: if the graph is a multigraph, an attribute is of another type (a list, None),
-            or two nodes have the same name in writing.
-        FileExistsError: if the file exists and ``overwrite`` is false.
-        OSError: if the folder is missing or cannot be written.
+        ValueError: A multigraph, an attribute of another type (a list, None), or two nodes whose
+            names are written alike.
+        FileExistsError: The file exists and `overwrite` is false.
+        OSError: The folder is missing or cannot be written.
 
     Cost: O(N + E) time, and memory for the names of the nodes only: edges are streamed, where
-    ``networkx.write_graphml`` builds the whole document first.
+    `networkx.write_graphml` builds the whole document first.
 
     Example:
         >>> import tempfile
@@ -64,9 +62,9 @@ def write_graphml(
         ...     nx.read_graphml(path, node_type=int).edges[0, 1]
         {'weight': 0.5}
 
-    See also: ``to_networkx`` to make the graph; ``networkx.write_gexf`` for GEXF.
+    See also: `to_networkx`, to make the graph; `write_graph`, for other formats.
     """
-    refuse_parallel_edges(graph)
+    check_simple(graph)
     lines = _Document.of(graph).lines(graph)  # everything is checked before a file is touched
     target = Path(path)
     with atomic_write(target, overwrite=overwrite) as handle:
@@ -81,7 +79,7 @@ def write_graphml(
 def _write(handle: Any, lines: Iterable[str]) -> None:
     stream = TextIOWrapper(handle, encoding="utf-8", newline="\n", write_through=False)
     stream.writelines(lines)
-    stream.detach()  # flushes, and leaves closing to the owner of the handle
+    stream.detach()  # flushes; the owner of the handle closes it
 
 
 class _Field(NamedTuple):
@@ -152,12 +150,12 @@ class _Document(NamedTuple):
 
 
 def _types(rows: Iterable[Mapping[Any, Any]]) -> dict[tuple[Any, type], None]:
-    """Return the pairs (attribute, type) that occur, in order of appearance."""
+    """Pairs (attribute, type) that occur, in order of appearance."""
     return dict.fromkeys((name, type(value)) for row in rows for name, value in row.items())
 
 
 def _form(kind: type) -> tuple[str, Callable[[Any], str]] | None:
-    """Return the XML type and the writer for values of a Python type, None if there is none."""
+    """XML type and writer for values of a Python type, None if there is none."""
     if issubclass(kind, (bool, np.bool_)):
         return "boolean", lambda value: "true" if value else "false"
     if issubclass(kind, (int, np.integer)):
@@ -185,20 +183,20 @@ def _refused(graph: nx.Graph, domain: str, name: Any, kind: type) -> ValueError:
     where = next((f" {item!r}" for item, data in items if type(data.get(name)) is kind), "")
     return ValueError(
         f"The attribute {name!r} of {domain}{where} must be a string, integer, float or boolean "
-        f"(got {kind.__name__}). Keep vectors in a table beside the graph, leave out what is None."
+        f"(got {kind.__name__}). Keep vectors in a separate table and leave out None."
     )
 
 
 def parse_graphml(content: bytes, path: Any) -> nx.Graph:
-    """Read GraphML, without the defaults the reader of NetworkX adds.
+    """Read GraphML, without the defaults that NetworkX's reader adds.
 
     Raises:
-        ValueError: no GraphML, or a multigraph.
+        ValueError: Not GraphML, or a multigraph.
     """
     try:
         check_xml(content)
         graph = nx.parse_graphml(content)
-    except Exception as error:  # What its reader raises has no base in common.
+    except Exception as error:  # its errors have no common base
         raise ValueError(f"'path' must be GraphML ({path}: {error}).") from error
     if graph.is_multigraph():
         raise ValueError(f"'path' must hold no parallel edges ({path} does).")

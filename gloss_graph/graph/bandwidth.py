@@ -13,7 +13,6 @@ from torch import Tensor
 
 from gloss_graph._internal.checks import check_range
 from gloss_graph._internal.sampling import seeded_sample, stratified_sample
-from gloss_graph._internal.search_space import Dimension, Range
 
 BandwidthRule = Callable[[Tensor, "Tensor | None"], Tensor]
 
@@ -29,22 +28,30 @@ _EXACT = "donot_use_mm_for_euclid_dist"
 _SAME_POINT = 8.0
 
 
-def _median_distance(x: Tensor) -> Tensor:
-    """Median of the whole matrix of distances with its zero diagonal, as published."""
-    median = _median_of(x, "use_mm_for_euclid_dist_if_necessary")
+def _median_distance(x: Tensor, squared: Tensor | None = None) -> Tensor:
+    """Median of the whole matrix of distances with its zero diagonal, as published.
+
+    `squared` are the squared distances (N, N) where they are known; its diagonal is not read.
+    """
+    if squared is None:
+        squared = torch.cdist(x, x, compute_mode="use_mm_for_euclid_dist_if_necessary").square_()
+    median = _median_of(squared).sqrt()
     if bool(median < _CLOSE * torch.linalg.vector_norm(x, dim=1).amax()):
-        return _median_of(x, _EXACT)
+        return _median_of(torch.cdist(x, x, compute_mode=_EXACT))
     return median
 
 
-def _median_of(x: Tensor, mode: str) -> Tensor:
-    size = x.size(0)
+def _median_of(matrix: Tensor) -> Tensor:
+    """Median of a symmetric matrix (N, N) whose diagonal counts as zeros."""
+    size = matrix.size(0)
     # Every pair stands in the matrix twice, so half of it holds the median, at another place.
     place = ((size * size - 1) // 2 - size) // 2
-    if x.device.type != "cpu" or place < 0:
-        return torch.cdist(x, x, compute_mode=mode).median()
-    distance = torch.cdist(x, x, compute_mode=mode).view(-1)[_pairs(size)].numpy()
-    return x.new_tensor(np.partition(distance, place)[place])
+    if place < 0:
+        return matrix.new_zeros(())
+    pairs = matrix.reshape(-1)[_pairs(size).to(matrix.device)]
+    if matrix.device.type != "cpu":
+        return pairs.kthvalue(place + 1).values
+    return matrix.new_tensor(np.partition(pairs.numpy(), place)[place])
 
 
 @lru_cache(maxsize=8)
@@ -141,8 +148,31 @@ def scaled_bandwidth(bandwidth: float | str, factor: float) -> float | str | Ban
 
 # `local` scales every edge by its own two nodes, so it is not a function of a sample.
 BANDWIDTH_NAMES = (*BANDWIDTH_RULES, "local")
-# What the paper searches.
-SEARCH_SPACE: dict[str, Dimension] = {"bandwidth": Range(0.1, 10.0, log=True)}
+
+
+@torch.no_grad()
+def bandwidth_of_distances(
+    bandwidth: float | str | BandwidthRule, x: Tensor, squared: Tensor
+) -> Tensor | None:
+    """As `estimate_bandwidth`, from the squared distances (N, N) of all points, if it can be.
+
+    Args:
+        bandwidth: The rule.
+        x: (N, D) points.
+        squared: Their squared distances; the diagonal is not read.
+
+    Returns:
+        Scalar; None where the rule is not one of the median, or points are drawn for it.
+    """
+    rule: object = bandwidth
+    factor = 1.0
+    if isinstance(bandwidth, ScaledBandwidth):
+        rule, factor = bandwidth.rule, bandwidth.factor
+    if rule not in ("sqrt", "inflection") or x.size(0) > SAMPLE_ROWS:
+        return None
+    median = _median_distance(x, squared)
+    sigma = (median / 3.0).sqrt() if rule == "sqrt" else median / math.sqrt(3.0)
+    return (factor * sigma).clamp(min=_SMALLEST)
 
 
 def needs_labels(bandwidth: float | str | BandwidthRule) -> bool:

@@ -77,13 +77,14 @@ def bank_edges(
     memory: MemoryBank,
     slots: Tensor,
     neighbors: NeighborLists,
+    *,
     k: int,
     all_batch: bool,
     kernel: Kernel,
     squared_bandwidth: Tensor,
     only: bool = False,
 ) -> BankEdges:
-    """Edges of the batch rows `x` (B, D), normalised if the bank is, and the `slots` of the bank.
+    """Edges of the batch rows `x` (B, D), normalized if the bank is, and the `slots` of the bank.
 
     With `only` no other slot is a node, and node size + m is slot `slots[m]`.
 
@@ -113,5 +114,14 @@ def bank_edges(
         weight[torch.from_numpy(graph.touching(absent.numpy()))] = 0.0
     dtype = torch.promote_types(edge_weight.dtype, weight.dtype)
     edge_weight, weight = edge_weight.to(dtype), weight.to(dtype)
-    kept = (pointer, column, weight, absent + size, owner, size)
-    return BankEdges(edge_index, edge_weight, nodes, *kept)
+    return BankEdges(
+        edge_index=edge_index,
+        edge_weight=edge_weight,
+        nodes=nodes,
+        pointer=pointer,
+        column=column,
+        weight=weight,
+        absent=absent + size,
+        owner=owner,
+        size=size,
+    )

@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch_geometric.data import Data
 
-from gloss_graph._internal.checks import check_choice, check_positive_int
+from gloss_graph._internal.settings import with_short_forms
 from gloss_graph.graph.bandwidth import (
     BandwidthRule,
-    check_bandwidth,
+    bandwidth_of_distances,
     drawn_rows,
     estimate_bandwidth,
     local_scales,
 )
 from gloss_graph.graph.bank_graph import BankEdges, bank_edges, near_slots, suits_bank_edges
-from gloss_graph.graph.checks import check_batch, check_memory
-from gloss_graph.graph.distances import batch_squared_distances, unit_rows, weigh
-from gloss_graph.graph.kernels import Kernel, cosine_kernel, resolve_kernel
+from gloss_graph.graph.batch import Batch, check_batch, check_memory
+from gloss_graph.graph.distances import batch_squared_distances, weigh
+from gloss_graph.graph.kernels import Kernel
 from gloss_graph.graph.links import (
     batch_links,
     join,
@@ -29,8 +29,8 @@ from gloss_graph.graph.links import (
     stored_lists,
     within_hops,
 )
+from gloss_graph.graph.settings import KNNGraph
 from gloss_graph.graph.symmetrize import (
-    SYMMETRIZE,
     all_pairs,
     diagonal_mask,
     off_diagonal,
@@ -40,7 +40,6 @@ from gloss_graph.memory import MemoryBank
 from gloss_graph.memory.labels import join_targets
 from gloss_graph.neighbors import NeighborLists
 
-BATCH_EDGES = ("auto", "knn", "all")
 BATCH_BATCH, BATCH_MEMORY, MEMORY_MEMORY = 0, 1, 2
 # Memory rows the bandwidth rules look at beside the batch.
 _BANDWIDTH_MEMORY_ROWS = 384
@@ -89,19 +88,19 @@ def build_document_graph(
     ids: Tensor | None = None,
     *,
     memory: MemoryBank | None = None,
-    k: int = 16,
-    kernel: str | Kernel = "gaussian",
-    bandwidth: float | str | BandwidthRule = "sqrt",
-    symmetrize: str = "union",
-    batch_edges: str = "auto",
+    graph: KNNGraph | None = None,
+    k: int | None = None,
+    kernel: str | Kernel | None = None,
+    bandwidth: float | str | BandwidthRule | None = None,
+    symmetrize: str | None = None,
+    batch_edges: str | None = None,
     hops: int | None = None,
-    normalize_embeddings: bool = True,
+    normalize_embeddings: bool | None = None,
 ) -> Data:
     r"""Connect documents by similarity: a batch to a memory bank, or a whole corpus to itself.
 
-    Weights are \(w_{ij} = \exp(-\|x_i - x_j\|^2 / (2\sigma^2))\), \(w_{ii} = 0\) (G-Loss, arXiv
-    2604.25853, eq. 2), on the k-nearest-neighbour graph of batch and bank. The B x M search is
-    the only one: links among remembered rows are inherited. Stored copies of the batch's own
+    The k-nearest-neighbor graph of batch and bank, weighted as `KNNGraph` says. The B x M search
+    is the only one: links among remembered rows are inherited. Stored copies of the batch's own
     documents (same `ids`) are left out of the graph.
 
     Shapes: B batch rows, M' remembered rows in the graph, N = B + M' nodes (batch first), E
@@ -113,20 +112,14 @@ def build_document_graph(
             floating in [0, 1], a row of NaN = unlabeled.
         ids: (B,) integer >= 0, document identities; by default 0..B-1 without a bank.
         memory: The bank, which is read only. None or empty: a graph of the batch alone.
-        k: Neighbours a row.
-        kernel: `"gaussian"`, `"cosine"` (of unit rows, no bandwidth), or a callable
-            `(squared, squared_bandwidth) -> weight`.
-        bandwidth: \(\sigma\): a number, `"sqrt"`, `"inflection"`, `"interclass_min"`, `"local"`
-            or a callable, see `estimate_bandwidth`. No gradient flows through it. With
-            `"interclass_min"` the weights depend on every label, so hide the labels that an
-            answer must not know.
-        symmetrize: `"union"` or `"mutual"`; a remembered row lists a batch row if it is closer
-            than the farthest neighbour it has stored.
-        batch_edges: `"knn"`: a batch row lists its k nearest in batch and bank together;
-            `"all"`: all batch pairs besides; `"auto"` is `"knn"` here, and in the objective
-            `"all"` as long as no remembered row takes part.
-        hops: Keep only remembered rows within this many links of the batch; None keeps all.
-        normalize_embeddings: L2-normalise rows first.
+        graph: How the documents are connected.
+        k: Short form of `KNNGraph.k`.
+        kernel: Short form of `KNNGraph.kernel`.
+        bandwidth: Short form of `KNNGraph.bandwidth`.
+        symmetrize: Short form of `KNNGraph.symmetrize`.
+        batch_edges: Short form of `KNNGraph.batch_edges`.
+        hops: Short form of `KNNGraph.hops`.
+        normalize_embeddings: Short form of `KNNGraph.normalize`.
 
     Returns:
         `Data` with `edge_index` (2, E) long, undirected, coalesced, no self-loops; `edge_weight`
@@ -151,97 +144,92 @@ def build_document_graph(
 
     See also: `to_networkx` exports the result; `LabelPropagation` propagates labels over it.
     """
-    check_positive_int("k", k)
-    check_bandwidth(bandwidth)
-    check_choice("symmetrize", symmetrize, SYMMETRIZE)
-    check_choice("batch_edges", batch_edges, BATCH_EDGES)
-    if hops is not None:
-        check_positive_int("hops", hops)
-    check_memory(memory, normalize_embeddings)
+    graph = with_short_forms(
+        "graph",
+        graph,
+        KNNGraph,
+        k=k,
+        kernel=kernel,
+        bandwidth=bandwidth,
+        symmetrize=symmetrize,
+        batch_edges=batch_edges,
+        hops=hops,
+        normalize=normalize_embeddings,
+    )
+    check_memory(memory, graph.normalize)
     num_classes = None if memory is None else memory.num_classes
     if isinstance(labels, Tensor) and labels.is_floating_point() and labels.dim() == 2:
         num_classes = labels.size(1)
-    labels, targets, ids = check_batch(
-        embeddings, labels, ids, memory, normalize_embeddings, num_classes
-    )
-    connection = connect(
+    batch = check_batch(
         embeddings,
         labels,
         ids,
-        targets=targets,
         memory=memory,
-        k=k,
-        kernel=resolve_kernel(kernel),
-        bandwidth=bandwidth,
-        symmetrize=symmetrize,
-        # A corpus is no batch: all of its pairs are wanted only where it asks for them.
-        batch_edges="knn" if batch_edges == "auto" else batch_edges,
-        hops=hops,
-        normalize_embeddings=normalize_embeddings,
+        normalize=graph.normalize,
+        num_classes=num_classes,
     )
-    return document_data(connection, ids, memory)
+    # All pairs of a corpus are connected only where the caller asks for them.
+    all_batch = graph.batch_edges == "all"
+    connection = connect(batch, graph, memory=memory, all_batch=all_batch)
+    return document_data(connection, batch.ids, memory)
 
 
 def connect(
-    embeddings: Tensor,
-    labels: Tensor,
-    ids: Tensor | None,
+    batch: Batch,
+    graph: KNNGraph,
     *,
     memory: MemoryBank | None,
-    k: int,
-    kernel: Kernel,
-    bandwidth: float | str | BandwidthRule,
-    symmetrize: str,
-    batch_edges: str,
-    hops: int | None,
-    normalize_embeddings: bool,
+    all_batch: bool | None = None,
     neighbors: NeighborLists | None = None,
-    targets: Tensor | None = None,
     listed: bool = True,
     show: Callable[[Tensor], Tensor] | None = None,
 ) -> Connection:
-    """Build the graph of checked arguments; see `build_document_graph`.
+    """Connect a checked batch to itself and to a bank.
 
-    `neighbors` are `memory.neighbors(embeddings, ids, k)`, searched for when left out; `targets`
-    (B, C) come with labels that only mark the labeled rows. `listed=False` may leave the edges
-    among remembered rows where the bank keeps them. `show` says of the labels (n,) of the nodes
-    that take part, batch rows first, which of them are shown (n,) bool: all by default. The
-    bandwidth sees no other label.
+    Args:
+        batch: The rows.
+        graph: How they are connected.
+        memory: The bank or None.
+        all_batch: Whether all pairs of the batch are connected; None: as `graph` says, `"auto"`
+            being those of a batch without remembered rows.
+        neighbors: The lists of the batch in the bank; searched for when left out.
+        listed: False may leave the edges among remembered rows where the bank keeps them.
+        show: Says of the labels (n,) of the nodes that take part, batch rows first, which are
+            shown (n,) bool; all by default. The bandwidth sees no other label.
     """
-    x = embeddings.to(torch.promote_types(embeddings.dtype, torch.float32))
-    if kernel is cosine_kernel and not normalize_embeddings:
-        raise ValueError("kernel='cosine' needs normalize_embeddings=True.")
+    x, labels, targets = batch.x, batch.labels, batch.targets
+    k, bandwidth, symmetrize, hops = graph.k, graph.bandwidth, graph.symmetrize, graph.hops
     size = x.size(0)
-    slots = _remembered(memory, ids, x.device)
+    slots = _remembered(memory, batch.slots, x.device)
     if memory is not None and neighbors is None:
-        neighbors = memory.neighbors(x.detach(), ids, k)
-    kept = not listed and slots.numel() > 0
-    kept = kept and suits_bank_edges(memory, bandwidth, symmetrize)
-    if kept and memory is not None and neighbors is not None:
-        chosen: tuple[Any, ...] = (k, kernel, bandwidth, batch_edges == "all")
-        rows = unit_rows(x) if normalize_embeddings else x
+        neighbors = memory.neighbors(x.detach(), batch.ids, k)
+    if (
+        memory is not None
+        and neighbors is not None
+        and not listed
+        and slots.numel()
+        and suits_bank_edges(memory, bandwidth, symmetrize)
+    ):
         near = slots if hops is None else near_slots(memory, slots, neighbors, hops)
         if near.numel():
-            chosen = (*chosen, hops is not None, show)
-            return _connect_bank(rows, labels, targets, memory, near, neighbors, *chosen)
+            every = graph.batch_edges == "all" if all_batch is None else all_batch
+            return _connect_bank(batch, graph, memory, near, neighbors, every, show)
     stored = stored_links(memory, slots, size)
     if memory is not None and neighbors is not None and hops is not None:
         slots = within_hops(memory, neighbors, slots, stored, hops)
         stored = stored_links(memory, slots, size)
     alone = slots.numel() == 0
-    all_batch = batch_edges == "all" or (batch_edges == "auto" and alone)
+    if all_batch is None:
+        all_batch = graph.batch_edges == "all" or (graph.batch_edges == "auto" and alone)
     y = labels if memory is None else torch.cat([labels, memory.slot_labels[slots]])
-    if targets is not None:
-        targets = targets.to(x.dtype)
-        if memory is not None and memory.slot_targets is not None:
-            targets = torch.cat([targets, memory.slot_targets[slots].to(x.dtype)])
+    if targets is not None and memory is not None and memory.slot_targets is not None:
+        targets = torch.cat([targets, memory.slot_targets[slots].to(x.dtype)])
     memory_lists = x.new_empty(0, k)
     if alone and all_batch:
         edge_index = all_pairs(size, x.device)
-        squared = batch_squared_distances(x, normalize_embeddings)
+        squared = batch_squared_distances(x)
         batch_lists = _nearest_lists(squared, k) if bandwidth == "local" else memory_lists
     else:
-        x = unit_rows(x) if normalize_embeddings else x
         if memory is not None and (bandwidth == "local" or symmetrize == "mutual"):
             # A bank without links has empty lists.
             memory_lists = stored_lists(stored, size, slots.numel(), max(1, memory.k))
@@ -263,51 +251,76 @@ def connect(
         else:
             squared_sigma = scales[edge_index[0]] * scales[edge_index[1]]
     else:
-        points = x.detach()
-        if normalize_embeddings and squared.dim() == 2 and not isinstance(bandwidth, (int, float)):
-            points = unit_rows(points)
-        sigma = _bandwidth(bandwidth, points, visible, memory, slots)
+        points, found = x.detach(), None
+        if squared.dim() == 2:
+            found = bandwidth_of_distances(bandwidth, points, squared.detach())
+        sigma = _bandwidth(bandwidth, points, visible, memory, slots) if found is None else found
         squared_sigma = sigma.square()
-    # A kernel sees one entry an edge, whatever holds them here.
-    weight = weigh(kernel, squared.flatten(), squared_sigma.flatten())
+    # A kernel sees one entry per edge, however they are stored here.
+    weight = weigh(graph.weight, squared.flatten(), squared_sigma.flatten())
     edge_weight, full = (weight if squared.dim() == 1 else None), None
     if edge_weight is None:
         full = weight.view(size, size).masked_fill(diagonal_mask(size, x.device), 0.0)
-    found = (y, size, slots, neighbors, sigma, shown, targets)
-    return Connection(edge_index, edge_weight, full, *found)
+    return Connection(
+        edge_index=edge_index,
+        edge_weight=edge_weight,
+        full=full,
+        y=y,
+        size=size,
+        slots=slots,
+        neighbors=neighbors,
+        bandwidth=sigma,
+        shown=shown,
+        targets=targets,
+    )
 
 
 def _connect_bank(
-    x: Tensor,
-    labels: Tensor,
-    targets: Tensor | None,
+    batch: Batch,
+    graph: KNNGraph,
     memory: MemoryBank,
     slots: Tensor,
     neighbors: NeighborLists,
-    k: int,
-    kernel: Kernel,
-    bandwidth: float | str | BandwidthRule,
     all_batch: bool,
-    near: bool,
     show: Callable[[Tensor], Tensor] | None,
 ) -> Connection:
-    """As `connect`, for rows `x` that are normalised already if the bank is.
+    """As `connect`, with the edges among remembered rows left where the bank keeps them.
 
-    Nodes are the `slots` where only those `near` the batch are wanted, else all of the bank.
+    Nodes are all slots of the bank, or with `hops` only the `slots` near the batch.
     """
-    size = x.size(0)
+    x, labels, targets = batch.x, batch.labels, batch.targets
+    near = graph.hops is not None
     shown, visible = _shown(torch.cat([labels, memory.slot_labels[slots]]), show)
-    sigma = _bandwidth(bandwidth, x.detach(), visible, memory, slots)
-    edges = bank_edges(x, memory, slots, neighbors, k, all_batch, kernel, sigma.square(), near)
+    sigma = _bandwidth(graph.bandwidth, x.detach(), visible, memory, slots)
+    edges = bank_edges(
+        x,
+        memory,
+        slots,
+        neighbors,
+        k=graph.k,
+        all_batch=all_batch,
+        kernel=graph.weight,
+        squared_bandwidth=sigma.square(),
+        only=near,
+    )
     which: Tensor | slice = slots if near else slice(len(memory))
     y = torch.cat([labels, memory.slot_labels[which]])
     y[edges.absent] = -1
-    if targets is not None:
-        targets = targets.to(x.dtype)
-        if memory.slot_targets is not None:
-            targets = torch.cat([targets, memory.slot_targets[which].to(x.dtype)])
-    none = slots[:0].expand(2, 0)
-    return Connection(none, None, None, y, size, slots, neighbors, sigma, shown, targets, edges)
+    if targets is not None and memory.slot_targets is not None:
+        targets = torch.cat([targets, memory.slot_targets[which].to(x.dtype)])
+    return Connection(
+        edge_index=slots[:0].expand(2, 0),
+        edge_weight=None,
+        full=None,
+        y=y,
+        size=x.size(0),
+        slots=slots,
+        neighbors=neighbors,
+        bandwidth=sigma,
+        shown=shown,
+        targets=targets,
+        bank=edges,
+    )
 
 
 def _shown(y: Tensor, show: Callable[[Tensor], Tensor] | None) -> tuple[Tensor, Tensor]:
@@ -323,12 +336,13 @@ def _nearest_lists(squared: Tensor, k: int) -> Tensor:
     return others.topk(min(k, size - 1), dim=1, largest=False).values
 
 
-def _remembered(memory: MemoryBank | None, ids: Tensor | None, device: torch.device) -> Tensor:
-    """Slots that take part: all stored rows but the batch's own copies."""
+def _remembered(memory: MemoryBank | None, copies: Tensor | None, device: torch.device) -> Tensor:
+    """Slots that take part: all stored rows but the batch's own copies, in slots (B,) or -1."""
     if memory is None or len(memory) == 0:
         return torch.empty(0, dtype=torch.long, device=device)
     keep = torch.ones(len(memory), dtype=torch.bool, device=device)
-    keep[memory.own_slots(ids)] = False
+    if copies is not None:
+        keep[copies[copies >= 0]] = False
     return keep.nonzero().squeeze(1)
 
 

@@ -10,7 +10,6 @@ from torch import Tensor
 from gloss_graph._internal.precision import first_order
 from gloss_graph.graph.kernels import Kernel
 from gloss_graph.neighbors.exact import pair_distances
-from gloss_graph.neighbors.quantized import Rows
 
 # Entries of the (links, D) difference held at a time.
 _CHUNK_ENTRIES = 8_000_000
@@ -36,8 +35,8 @@ class _UnitRows(torch.autograd.Function):
     @first_order
     def backward(ctx: Any, grad: Tensor) -> Tensor:
         unit, inverse = ctx.saved_tensors
-        along = (grad * unit).sum(dim=1, keepdim=True)
-        return (grad - unit * along).mul_(inverse)
+        along = torch.einsum("bd,bd->b", grad, unit).unsqueeze(1)
+        return torch.addcmul(grad, unit, along, value=-1.0).mul_(inverse)
 
 
 def unit_rows(x: Tensor) -> Tensor:
@@ -82,45 +81,33 @@ class _BatchDistances(torch.autograd.Function):
     """One matrix product each way; the chain of small operations would cost more than they do."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, normalize: bool) -> Tensor:
+    def forward(ctx: Any, x: Tensor) -> Tensor:
         gram = x @ x.T
-        inverse = None
-        if normalize:
-            norm = gram.diagonal().sqrt()
-            inverse = torch.where(norm > torch.finfo(x.dtype).tiny, norm, 1.0).reciprocal_()
-            gram.mul_(torch.outer(inverse, inverse))
         norms = gram.diagonal().clone()
         # In this order (i, j) and (j, i) are equal bit for bit.
         squared = (norms.unsqueeze(1) + norms).sub_(gram, alpha=2.0).clamp_(min=0.0)
         # Callers leave the diagonal out; an ordinary value keeps kernels that are singular at 0
         # finite there.
         squared.fill_diagonal_(1.0)
-        ctx.save_for_backward(x, *(() if inverse is None else (inverse, gram)))
+        ctx.save_for_backward(x)
         return squared
 
     @staticmethod
     @first_order
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        x, *unit = ctx.saved_tensors
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        (x,) = ctx.saved_tensors
         pull = -2.0 * (grad + grad.T)
-        if unit:
-            # Through x / |x|: the share along a row itself is taken out, then rows are scaled.
-            inverse, gram = unit
-            pull.diagonal().sub_((pull * gram).sum(dim=1))
-            pull = pull.mul_(inverse.unsqueeze(1)).mul_(inverse)
-        else:
-            pull.diagonal().sub_(pull.sum(dim=1))
-        return pull @ x, None
+        pull.diagonal().sub_(pull.sum(dim=1))
+        return pull @ x
 
 
-def batch_squared_distances(x: Tensor, normalize: bool = False) -> Tensor:
+def batch_squared_distances(x: Tensor) -> Tensor:
     """Squared distances (B, B) between all rows of `x` (B, D), through one matrix product.
 
-    With `normalize` between the L2-normalised rows, as `unit_rows` makes them. Differentiable
-    once in `x`, at coinciding rows too (gradient 0). The diagonal holds ones; callers must leave
-    it out, and its gradient must be 0.
+    Differentiable once in `x`, at coinciding rows too (gradient 0). The diagonal holds ones;
+    callers must leave it out, and its gradient must be 0.
     """
-    return _BatchDistances.apply(x, normalize)
+    return _BatchDistances.apply(x)
 
 
 class _LinkDistances(torch.autograd.Function):
@@ -175,7 +162,7 @@ class _RowDistances(torch.autograd.Function):
         return torch.bmm(grad.unsqueeze(1), difference).squeeze(1).mul_(-2.0), None
 
 
-def row_squared_distances(x: Tensor, rows: Rows, index: Tensor) -> Tensor:
+def row_squared_distances(x: Tensor, rows: Tensor, index: Tensor) -> Tensor:
     """Squared distances (B, k) between row i of `x` (B, D) and the rows `index[i]` (B, k).
 
     Of negative indices anything. Differentiable once in `x`; O(B k D) time and memory.

@@ -7,7 +7,6 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from gloss_graph._internal.search_space import Dimension, Range
 from gloss_graph.graph.distances import (
     batch_squared_distances,
     link_squared_distances,
@@ -18,7 +17,6 @@ from gloss_graph.memory import MemoryBank
 from gloss_graph.neighbors import NeighborLists, nearest_others
 
 _CHUNK = 1024
-SEARCH_SPACE: dict[str, Dimension] = {"k": Range(4, 64, log=True)}
 
 
 class Links(NamedTuple):

@@ -8,10 +8,7 @@ import torch
 from torch import Tensor
 
 from gloss_graph._internal.checks import check_matrix, check_range
-from gloss_graph._internal.search_space import Dimension, Range
 from gloss_graph.graph.distances import unit_rows
-
-SEARCH_SPACE: dict[str, Dimension] = {"anchor": Range(0.0, 1.0)}
 
 
 def joint_view(x: Tensor, frozen: Tensor | None, anchor: float) -> Tensor:

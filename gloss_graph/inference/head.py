@@ -4,22 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from copy import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from gloss_graph._internal.checks import check_matrix
-from gloss_graph.graph.bandwidth import BandwidthRule, local_scales
+from gloss_graph._internal.checks import check_matrix, check_range
+from gloss_graph.graph.bandwidth import local_scales
 from gloss_graph.graph.build import build_document_graph
 from gloss_graph.graph.distances import discounted, weigh
-from gloss_graph.graph.kernels import Kernel
 from gloss_graph.graph.links import corpus_links
+from gloss_graph.graph.settings import KNNGraph
 from gloss_graph.memory.labels import is_labeled
 from gloss_graph.neighbors.exact import nearest_allowed
-from gloss_graph.propagation import LabelPropagation
+from gloss_graph.propagation import LabelPropagation, PropagationSettings, node_factors
 from gloss_graph.propagation.alignment import (
     align_classes,
     arrival_confidence,
@@ -33,7 +33,6 @@ from gloss_graph.propagation.alignment import (
     target_means,
     with_mass,
 )
-from gloss_graph.propagation.factors import node_factors
 
 # Right sides solved at a time.
 _COLUMNS = 256
@@ -41,32 +40,48 @@ _COLUMNS = 256
 FLOOR = 1e-3
 
 
-@dataclass(frozen=True)
-class HeadSettings:
-    """How a corpus is connected and propagated over; names as in `GraphGuidedObjective`."""
+@dataclass(frozen=True, kw_only=True)
+class GraphClassifier:
+    """How labels are propagated over a corpus to classify its documents.
+
+    Attributes:
+        num_classes: C.
+        graph: How documents are connected; `batch_edges` and `hops` do not apply to a corpus.
+        propagation: Rule, normalization and damping; the solver is chosen by size.
+        align: Power in [0, 1] of the class-mass alignment.
+        multilabel: Whether labels are sets (N, C).
+
+    Raises:
+        ValueError: A setting out of range.
+    """
 
     num_classes: int
-    k: int
-    kernel: Kernel
-    bandwidth: float | str | BandwidthRule
-    symmetrize: str
-    normalize: bool
-    rule: str
-    normalization: str
-    eta: float
-    alpha: float
-    align: float
+    graph: KNNGraph = KNNGraph()
+    propagation: PropagationSettings = PropagationSettings()
+    align: float = 0.5
     multilabel: bool = False
 
-    def layer(self, num_classes: int) -> LabelPropagation:
-        """A layer that returns hit mass: what leaks is lost, not given to a prior."""
+    def __post_init__(self) -> None:
+        check_range("align", self.align, 0.0, 1.0)
+
+    def with_rule(self, rule: str, eta: float | None) -> GraphClassifier:
+        """The same with another propagation rule and leak."""
+        propagation = replace(self.propagation, rule=rule, eta=eta)
+        return replace(self, propagation=propagation)
+
+    def layer(self, columns: int | None = None) -> LabelPropagation:
+        """A layer that returns hit mass: what leaks is lost, not given to a prior.
+
+        Args:
+            columns: Of the label rows; by default C, of label sets one more for their mass.
+        """
         return LabelPropagation(
-            self.rule,
-            self.normalization,
-            eta=self.eta,
-            alpha=self.alpha,
+            self.propagation.rule,
+            self.propagation.normalization,
+            eta=self.propagation.leak,
+            alpha=self.propagation.alpha,
             prior="none",
-            num_classes=num_classes,
+            num_classes=columns or self.num_classes + self.multilabel,
             tol=1e-4,
         )
 
@@ -82,9 +97,9 @@ class PropagationHead:
     """Labels propagated once over N documents.
 
     Args:
-        rows: (N, D) embeddings, normalised here if the settings say so.
+        rows: (N, D) embeddings, normalized here if the graph normalizes.
         labels: (N,) long, -1 = unlabeled; of label sets (N, C) floating, rows of NaN = unlabeled.
-        settings: Of graph and propagation.
+        classifier: How they are connected and propagated over.
         trust: (N,) in (0, 1], factor of the edges of every row; None = 1.
 
     `hits` (N, C) is the label mass that arrives, of label sets with one more column, the mass of
@@ -96,28 +111,25 @@ class PropagationHead:
         self,
         rows: Tensor,
         labels: Tensor,
-        settings: HeadSettings,
+        classifier: GraphClassifier,
         trust: Tensor | None = None,
     ) -> None:
-        check_matrix("rows", rows, normalized=settings.normalize)
+        corpus = replace(classifier.graph, batch_edges="knn", hops=None)
+        check_matrix("rows", rows, normalized=corpus.normalize)
         rows = rows.to(torch.promote_types(rows.dtype, torch.float32))
-        self.rows = F.normalize(rows, dim=1) if settings.normalize else rows
-        self.settings = settings
-        self.graph = build_document_graph(
-            self.rows,
-            k=settings.k,
-            kernel=settings.kernel,
-            bandwidth=settings.bandwidth,
-            symmetrize=settings.symmetrize,
-            normalize_embeddings=settings.normalize,
-        )
+        self.rows = F.normalize(rows, dim=1) if corpus.normalize else rows
+        self.classifier = classifier
+        self.graph = build_document_graph(self.rows, graph=corpus)
         self.trust = trust
         if trust is not None:
             source, target = self.graph.edge_index
             both = trust[source] * trust[target]
             self.graph.edge_weight = discounted(self.graph.edge_weight, both)
         self.factors = node_factors(
-            settings.normalization, self.graph.edge_index, self.graph.edge_weight, labels.size(0)
+            classifier.propagation.normalization,
+            self.graph.edge_index,
+            self.graph.edge_weight,
+            labels.size(0),
         )
         self.relabel(labels)
 
@@ -145,7 +157,7 @@ class PropagationHead:
 
         All but those that have labeled neighbors only, behind which a harmonic label ends.
         """
-        if self.settings.rule != "harmonic":
+        if self.classifier.propagation.rule != "harmonic":
             return self.seeds
         source, target = self.graph.edge_index
         out = (self.graph.edge_weight > 0) & ~self.seeds[target]
@@ -153,21 +165,21 @@ class PropagationHead:
 
     def _solve(self, free: Tensor) -> None:
         """Propagate; class masses and the spread of scores are those of the rows `free` (N,)."""
-        settings = self.settings
+        classifier = self.classifier
         self.prior = self.prior_of(None)
-        if settings.multilabel:
+        if classifier.multilabel:
             self.mass = self.prior
             targets = self.labels.nan_to_num(0.0).to(self.rows)
             self.hits = self._propagate(with_mass(targets, self.seeds))
             return
-        one_hot = F.one_hot(self.labels.clamp(min=0), settings.num_classes).to(self.rows)
+        one_hot = F.one_hot(self.labels.clamp(min=0), classifier.num_classes).to(self.rows)
         self.hits = self._propagate(one_hot)
         self._some_free = bool(free.any())
         some = self.hits[free] if self._some_free else self.hits
         self.mass = row_shares(some).mean(dim=0) if self._some_free else self.prior
-        if settings.rule == "poisson":
+        if classifier.propagation.rule == "poisson":
             self.spread = score_spread(
-                some * class_factors(self.prior, self.mass, settings.align).to(some)
+                some * class_factors(self.prior, self.mass, classifier.align).to(some)
             )
 
     def prior_of(self, own: Tensor | None) -> Tensor:
@@ -175,21 +187,21 @@ class PropagationHead:
 
         Of label sets their mean. An entry of -1, as of a row without label, leaves nothing out.
         """
-        settings = self.settings
+        classifier = self.classifier
         if own is None or not bool(own.numel()):
-            if settings.multilabel:
+            if classifier.multilabel:
                 return target_means(self.labels.nan_to_num(0.0).to(self.rows), self.seeds)
-            return class_shares(self.labels, settings.num_classes).to(self.rows)
+            return class_shares(self.labels, classifier.num_classes).to(self.rows)
         known = (own >= 0) & self.seeds[own]
         labels = self.labels[own]
         # In float64 sums of classes and of whole sets are exact, so that nothing is left of `own`.
-        if settings.multilabel:
+        if classifier.multilabel:
             rows = self.labels.nan_to_num(0.0).double()
             labels, empty = labels.nan_to_num(0.0).double(), 0.5
         else:
-            rows = F.one_hot(self.labels.clamp(min=0), settings.num_classes).double()
-            labels = F.one_hot(labels.clamp(min=0), settings.num_classes).double()
-            empty = 1.0 / settings.num_classes
+            rows = F.one_hot(self.labels.clamp(min=0), classifier.num_classes).double()
+            labels = F.one_hot(labels.clamp(min=0), classifier.num_classes).double()
+            empty = 1.0 / classifier.num_classes
         left = rows[self.seeds].sum(dim=0) - labels * known.unsqueeze(1)
         count = (self.seeds.count_nonzero() - known.long()).unsqueeze(1)
         return torch.where(count > 0, left / count.clamp(min=1), empty).to(self.rows)
@@ -198,7 +210,7 @@ class PropagationHead:
         """Hit mass (N, c) for label rows (N, c) of the seeds."""
         if not bool(self.seeds.any()):
             return torch.zeros_like(seed_rows)
-        layer = self.settings.layer(seed_rows.size(1))
+        layer = self.classifier.layer(seed_rows.size(1))
         return layer.propagate_labels(
             seed_rows, self.graph.edge_index, self.graph.edge_weight, self.seeds, trusted=True
         ).values
@@ -213,11 +225,11 @@ class PropagationHead:
             hits: What arrived.
             own: (n,) long, the labeled row each is to be independent of, or -1.
         """
-        if self.settings.rule != "poisson":
+        if self.classifier.propagation.rule != "poisson":
             return self.votes(hits, own)
         prior = self.prior if own is None else self.prior_of(own)
         mass = self.mass if self._some_free else prior
-        factors = class_factors(prior, mass, self.settings.align)
+        factors = class_factors(prior, mass, self.classifier.align)
         return score_probabilities(hits * factors.to(hits), self.spread)
 
     def votes(self, hits: Tensor, own: Tensor | None = None) -> Tensor:
@@ -228,14 +240,14 @@ class PropagationHead:
         one always has all.
         """
         prior = self.prior if own is None else self.prior_of(own)
-        if self.settings.multilabel:
+        if self.classifier.multilabel:
             return arrival_shares(hits, prior).clamp(0.0, 1.0)
         mass = self.mass if self._some_free else prior
-        return align_classes(row_shares(hits), prior, mass, self.settings.align)
+        return align_classes(row_shares(hits), prior, mass, self.classifier.align)
 
     def confidence(self, hits: Tensor, probabilities: Tensor) -> Tensor:
         """How far to trust `probabilities(hits)` (n, C), in [0, 1] (n,); 0 without mass."""
-        if self.settings.multilabel:
+        if self.classifier.multilabel:
             return arrival_confidence(hits, probabilities)
         return entropy_confidence(probabilities)
 
@@ -248,8 +260,8 @@ class PropagationHead:
             own: (B,) long, the known row that is the query itself and must not be used, or -1.
         """
         x = queries.to(self.rows.dtype)
-        x = F.normalize(x, dim=1) if self.settings.normalize else x
-        k = min(self.settings.k, self.rows.size(0))
+        x = F.normalize(x, dim=1) if self.classifier.graph.normalize else x
+        k = min(self.classifier.graph.k, self.rows.size(0))
         none = torch.empty(0, dtype=torch.long, device=x.device)
         found = nearest_allowed(x, self.rows, k + (own is not None), none)
         indices, squared = found.indices, found.squared_distances
@@ -262,7 +274,7 @@ class PropagationHead:
         missing = (indices < 0) | torch.isinf(squared)
         squared = squared.masked_fill(missing, 0.0)
         weights = weigh(
-            self.settings.kernel, squared.flatten(), self._squared_sigma(squared, indices)
+            self.classifier.graph.weight, squared.flatten(), self._squared_sigma(squared, indices)
         )
         weights = weights.view_as(squared) * self.factors[indices.clamp(min=0)]
         if self.trust is not None:
@@ -270,17 +282,17 @@ class PropagationHead:
         return Attachment(indices.masked_fill(missing, -1), weights.masked_fill(missing, 0.0))
 
     def _squared_sigma(self, squared: Tensor, indices: Tensor) -> Tensor:
-        if self.settings.bandwidth != "local":
+        if self.classifier.graph.bandwidth != "local":
             return self.graph.bandwidth.square().flatten()
         own = local_scales(squared).unsqueeze(1)
-        known = local_scales(corpus_links(self.rows, self.settings.k)[2])
+        known = local_scales(corpus_links(self.rows, self.classifier.graph.k)[2])
         return (own * known[indices.clamp(min=0)]).flatten()
 
     def hits_of(self, attached: Attachment, values: Tensor | None = None) -> Tensor:
         """Hit mass (B, C) that attached rows receive from `values` (N, C), by default `hits`."""
         values = self.hits if values is None else values
         weights = attached.weights.to(values.dtype)
-        total = (1.0 + self.settings.eta) * weights.sum(dim=1, keepdim=True)
+        total = (1.0 + self.classifier.propagation.leak) * weights.sum(dim=1, keepdim=True)
         taken = torch.einsum("bk,bkc->bc", weights, values[attached.indices.clamp(min=0)])
         return taken / torch.where(total > 0, total, 1.0)
 
@@ -329,7 +341,7 @@ class PropagationHead:
         count = self.rows.size(0)
         if isinstance(rows, Attachment):
             weights = rows.weights.to(self.rows)
-            total = (1.0 + self.settings.eta) * weights.sum(dim=1, keepdim=True)
+            total = (1.0 + self.classifier.propagation.leak) * weights.sum(dim=1, keepdim=True)
             weights, indices = weights / torch.where(total > 0, total, 1.0), rows.indices
         else:
             weights, indices = self.rows.new_ones(rows.numel(), 1), rows.unsqueeze(1)

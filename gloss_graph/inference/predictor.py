@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import NamedTuple
 
 import torch
@@ -17,10 +16,9 @@ from gloss_graph._internal.checks import (
     check_range,
 )
 from gloss_graph.graph.views import joint_view, reweighted
-from gloss_graph.inference.head import FLOOR, Attachment, HeadSettings, PropagationHead
+from gloss_graph.inference.head import FLOOR, Attachment, GraphClassifier, PropagationHead
 from gloss_graph.memory import MemoryBank
 from gloss_graph.memory.labels import is_labeled
-from gloss_graph.neighbors.quantized import Searched, searched
 from gloss_graph.propagation import RULES
 
 MODES = ("inductive", "transductive")
@@ -49,14 +47,16 @@ class BankInference:
 
     Args:
         memory: The bank; its rows may be joint views (learned and frozen).
-        settings: Of graph and propagation.
-        anchor: The weight the frozen view was stored with.
+        classifier: How its documents are connected and propagated over.
+        frozen_weight: The weight the frozen view was stored with.
     """
 
-    def __init__(self, memory: MemoryBank, settings: HeadSettings, anchor: float) -> None:
-        self.memory, self.settings, self.anchor = memory, settings, anchor
+    def __init__(
+        self, memory: MemoryBank, classifier: GraphClassifier, frozen_weight: float
+    ) -> None:
+        self.memory, self.classifier, self.frozen_weight = memory, classifier, frozen_weight
         self._key: tuple[object, ...] = ()
-        self._buffers: tuple[Searched, ...] = ()
+        self._buffers: tuple[Tensor, ...] = ()
         self._head: PropagationHead | None = None
 
     @torch.no_grad()
@@ -66,7 +66,7 @@ class BankInference:
         frozen: Tensor | None,
         ids: Tensor | None,
         mode: str,
-        anchor: float | None,
+        frozen_weight: float | None,
         rule: str | None = None,
         top: int = 0,
     ) -> Explanation:
@@ -74,25 +74,25 @@ class BankInference:
         check_choice("mode", mode, MODES)
         if rule is not None:
             check_choice("rule", rule, RULES)
-            if rule == "poisson" and self.settings.multilabel:
+            if rule == "poisson" and self.classifier.multilabel:
                 raise ValueError("'rule' must not be 'poisson' for label sets: scores, no shares.")
-        check_matrix("embeddings", embeddings, normalized=self.settings.normalize)
+        check_matrix("embeddings", embeddings, normalized=self.classifier.graph.normalize)
         if ids is not None:
             check_index_vector("ids", ids, embeddings.size(0))
             if ids.numel() and int(ids.min()) < 0:
                 raise ValueError(f"'ids' must be >= 0 (got {int(ids.min())}).")
-        if anchor is not None:
-            check_range("anchor", anchor, 0.0, 1.0)
+        if frozen_weight is not None:
+            check_range("frozen_weight", frozen_weight, 0.0, 1.0)
         check_positive_int("top", top, minimum=0)
         self._check_bank()
         device = self.memory.rows.device
         check_device("'embeddings'", embeddings, "'memory'", device)
-        queries, anchor = self._view(embeddings, frozen, anchor)
+        queries, frozen_weight = self._view(embeddings, frozen, frozen_weight)
         own = None if ids is None else self.memory.slots_of(ids)
-        settings = self._settings(rule)
+        classifier = self._with_rule(rule)
         if mode == "transductive":
-            return self._together(queries, own, anchor, settings, top)
-        head = self._solved(embeddings.size(1), anchor, settings)
+            return self._together(queries, own, frozen_weight, classifier, top)
+        head = self._solved(embeddings.size(1), frozen_weight, classifier)
         parts = [
             self._attached(head, queries[part], None if own is None else own[part], top)
             for part in torch.arange(queries.size(0), device=device).split(_CHUNK)
@@ -101,11 +101,10 @@ class BankInference:
             parts = [self._attached(head, queries, own, top)]
         return Explanation(*(torch.cat(field) for field in zip(*parts, strict=True)))
 
-    def _settings(self, rule: str | None) -> HeadSettings:
-        if rule is None or rule == self.settings.rule:
-            return self.settings
-        eta = _POISSON_ETA if rule == "poisson" else 0.2
-        return replace(self.settings, rule=rule, eta=eta)
+    def _with_rule(self, rule: str | None) -> GraphClassifier:
+        if rule is None or rule == self.classifier.propagation.rule:
+            return self.classifier
+        return self.classifier.with_rule(rule, _POISSON_ETA if rule == "poisson" else 0.2)
 
     def _check_bank(self) -> None:
         if len(self.memory) == 0:
@@ -120,22 +119,22 @@ class BankInference:
             )
 
     def _view(
-        self, embeddings: Tensor, frozen: Tensor | None, anchor: float | None
+        self, embeddings: Tensor, frozen: Tensor | None, frozen_weight: float | None
     ) -> tuple[Tensor, float]:
-        """Query rows and the anchor they are compared with."""
+        """Query rows and the frozen_weight they are compared with."""
         extra = self.memory.dim - embeddings.size(1)
         if extra == 0:
-            if frozen is not None or anchor:
+            if frozen is not None or frozen_weight:
                 raise ValueError(
-                    "'frozen' and 'anchor' need a bank that holds frozen features too (its dim is "
-                    f"{self.memory.dim}, that of the embeddings alone). Leave them out."
+                    "'frozen' and 'frozen_weight' need a bank that holds frozen features too (its "
+                    f"dim is {self.memory.dim}, that of the embeddings alone). Leave them out."
                 )
-            return embeddings, self.anchor
+            return embeddings, self.frozen_weight
         if frozen is None:
-            if anchor:
+            if frozen_weight:
                 raise ValueError(
-                    f"'frozen' must hold the features of the untrained encoder for anchor={anchor} "
-                    "(got None). Pass them, or anchor=0."
+                    "'frozen' must hold the features of the untrained encoder for "
+                    f"frozen_weight={frozen_weight} (got None). Pass them, or frozen_weight=0."
                 )
             if extra < 0:
                 raise ValueError(
@@ -149,27 +148,29 @@ class BankInference:
                 f"'frozen' must have {extra} columns, as the bank was filled with "
                 f"(got {tuple(frozen.shape)})."
             )
-        anchor = self.anchor if anchor is None else anchor
-        return joint_view(embeddings, frozen, anchor), anchor
+        frozen_weight = self.frozen_weight if frozen_weight is None else frozen_weight
+        return joint_view(embeddings, frozen, frozen_weight), frozen_weight
 
-    def _rows(self, learned: int, anchor: float) -> Tensor:
+    def _rows(self, learned: int, frozen_weight: float) -> Tensor:
         rows = self.memory.embeddings.float()
-        if learned == self.memory.dim or anchor == self.anchor:
+        if learned == self.memory.dim or frozen_weight == self.frozen_weight:
             return rows
-        rows = reweighted(rows, learned, self.anchor, anchor)
-        return rows[:, :learned] if anchor == 0.0 else rows
+        rows = reweighted(rows, learned, self.frozen_weight, frozen_weight)
+        return rows[:, :learned] if frozen_weight == 0.0 else rows
 
-    def _solved(self, learned: int, anchor: float, settings: HeadSettings) -> PropagationHead:
+    def _solved(
+        self, learned: int, frozen_weight: float, classifier: GraphClassifier
+    ) -> PropagationHead:
         memory = self.memory
         # Tensors count what is written into them; held, their identity stays theirs.
-        self._buffers = (searched(memory.rows), memory.slot_labels)
+        self._buffers = (memory.rows, memory.slot_labels)
         if memory.slot_targets is not None:
             self._buffers = (*self._buffers, memory.slot_targets)
         state = [(id(buffer), buffer._version) for buffer in self._buffers]
-        key = (*state, len(memory), learned, anchor, settings.rule)
+        key = (*state, len(memory), learned, frozen_weight, classifier.propagation.rule)
         if self._head is None or key != self._key:
             self._head = PropagationHead(
-                self._rows(learned, anchor), memory.labels.clone(), settings
+                self._rows(learned, frozen_weight), memory.labels.clone(), classifier
             )
             self._key = key
         return self._head
@@ -205,22 +206,22 @@ class BankInference:
         self,
         queries: Tensor,
         own: Tensor | None,
-        anchor: float,
-        settings: HeadSettings,
+        frozen_weight: float,
+        classifier: GraphClassifier,
         top: int,
     ) -> Explanation:
         """One graph over the bank and all queries; their own stored copies are left out."""
         kept = torch.ones(len(self.memory), dtype=torch.bool, device=queries.device)
         if own is not None:
             kept[own[own >= 0]] = False
-        rows = self._rows(queries.size(1), anchor)[kept]
+        rows = self._rows(queries.size(1), frozen_weight)[kept]
         labels = self.memory.labels[kept]
         if not bool(is_labeled(labels).any()):
             raise ValueError("'ids' name every labeled document of the bank; none is left.")
         rows = torch.cat([rows[:, : queries.size(1)], queries.to(rows.dtype)])
         missing = torch.nan if labels.is_floating_point() else -1
         unknown = labels.new_full((queries.size(0), *labels.shape[1:]), missing)
-        head = PropagationHead(rows, torch.cat([labels, unknown]), settings)
+        head = PropagationHead(rows, torch.cat([labels, unknown]), classifier)
         where = torch.arange(labels.size(0), rows.size(0), device=rows.device)
         names, shares = head.deciding(where, top)
         # Positions among the kept rows -> slots; queries have no label and are never named.
@@ -239,78 +240,10 @@ class BankInference:
         known = head.probabilities(hits, own)
         confidence = head.confidence(hits, known)
         ids = torch.where(names >= 0, self.memory.ids[names.clamp(min=0)], -1)
-        if self.settings.multilabel:
+        if self.classifier.multilabel:
             return Explanation((1.0 - FLOOR) * known + FLOOR / 2.0, confidence, ids, shares)
         # Rows nothing reaches fall back to the class shares of the labels.
         nothing = known.sum(dim=1, keepdim=True) == 0
         probabilities = torch.where(nothing, head.prior_of(own).to(known), known)
         probabilities = (1.0 - FLOOR) * probabilities + FLOOR / probabilities.size(1)
         return Explanation(probabilities, confidence, ids, shares)
-
-
-class PropagationPredictor:
-    """Gives a module `predict` and `explain` by propagation over its bank."""
-
-    _inference: BankInference | None
-
-    def predict(
-        self,
-        embeddings: Tensor,
-        *,
-        frozen: Tensor | None = None,
-        ids: Tensor | None = None,
-        mode: str = "inductive",
-        anchor: float | None = None,
-        rule: str | None = None,
-    ) -> Tensor:
-        """Class probabilities by propagation over the bank, whatever loss it was trained with.
-
-        Args:
-            embeddings: (B, D) of the encoder in eval mode.
-            frozen: (B, D') frozen features, if the bank was filled with them.
-            ids: (B,) document ids >= 0. The answer about a document that is stored under its id is
-                then independent of its label there, by every bit: it is the answer of a bank that
-                never saw that label.
-            mode: `"inductive"`: every row attaches to the bank by itself; `"transductive"`: one
-                graph over bank and all rows, which help each other.
-            anchor: Weight of the frozen similarity; by default the objective's where `frozen` is
-                given, else 0.
-            rule: Propagation rule in place of the objective's; `"poisson"` often does better with
-                very few labels of few classes.
-
-        Returns:
-            (B, C), rows summing to 1, at least 0.001 / C each. A row nothing reaches gets the
-            class shares of the bank's labels. Of label sets every entry is the probability of its
-            class, in [0.0005, 0.9995], without class-mass alignment. Of the signed scores of
-            `"poisson"` see `gloss_graph.propagation.alignment.score_probabilities`.
-
-        Cost: one solve over the bank, kept until it changes, and another for each labeled document
-        among `ids` whose label reaches unlabeled ones.
-
-        Raises:
-            TypeError: A value that is not a tensor.
-            ValueError: No bank, an empty one, one without a label; shapes or devices that
-                disagree; an unknown mode; an anchor without frozen features.
-        """
-        return self.explain(
-            embeddings, frozen=frozen, ids=ids, mode=mode, anchor=anchor, rule=rule, top=0
-        ).probabilities
-
-    def explain(
-        self,
-        embeddings: Tensor,
-        *,
-        frozen: Tensor | None = None,
-        ids: Tensor | None = None,
-        mode: str = "inductive",
-        anchor: float | None = None,
-        rule: str | None = None,
-        top: int = 3,
-    ) -> Explanation:
-        """As `predict`, with confidence and the `top` labeled documents that decided most.
-
-        A document is never among its own reasons where `ids` name it.
-        """
-        if self._inference is None:
-            raise ValueError("'memory' is None; predictions propagate over a bank. Pass one.")
-        return self._inference.predict(embeddings, frozen, ids, mode, anchor, rule, top)

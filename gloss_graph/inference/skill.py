@@ -12,17 +12,19 @@ from sklearn.metrics import accuracy_score, f1_score
 from torch import Tensor
 
 from gloss_graph._internal.checks import (
-    check_choice,
     check_index_vector,
     check_matrix,
     check_positive_int,
     check_range,
     check_seed,
 )
-from gloss_graph.graph.bandwidth import BandwidthRule, check_bandwidth, check_fits_bank
-from gloss_graph.graph.kernels import resolve_kernel
+from gloss_graph._internal.settings import with_short_forms
+from gloss_graph.graph.bandwidth import BandwidthRule, check_fits_bank
+from gloss_graph.graph.kernels import Kernel
+from gloss_graph.graph.settings import KNNGraph
 from gloss_graph.graph.visibility import visible_split
-from gloss_graph.inference.head import HeadSettings, PropagationHead
+from gloss_graph.inference.head import GraphClassifier, PropagationHead
+from gloss_graph.propagation import PropagationSettings
 
 
 class GraphSkill(NamedTuple):
@@ -62,13 +64,15 @@ def graph_skill(
     *,
     holdout: float = 0.2,
     repeats: int = 20,
-    k: int = 20,
-    kernel: str = "gaussian",
-    bandwidth: float | str | BandwidthRule = "sqrt",
-    symmetrize: str = "union",
-    rule: str = "harmonic",
-    normalization: str = "hub",
-    eta: float = 0.2,
+    graph: KNNGraph | None = None,
+    propagation: PropagationSettings | None = None,
+    k: int | None = None,
+    kernel: str | Kernel | None = None,
+    bandwidth: float | str | BandwidthRule | None = None,
+    symmetrize: str | None = None,
+    rule: str | None = None,
+    normalization: str | None = None,
+    eta: float | None = None,
     align: float = 0.5,
     seed: int = 0,
     warn: bool = True,
@@ -77,20 +81,22 @@ def graph_skill(
 
     Hides a share of the known labels, propagates the others over the graph of all documents and
     scores the hidden ones; a class-balanced logistic regression on the same embeddings is the
-    yardstick. Neighbours that share topic but not label (sentiment) show as a graph behind it.
+    yardstick. Where neighbors share a topic but not a label (sentiment), the graph loses to it.
 
     Args:
         embeddings: (N, D) of all documents, unlabeled ones too, usually of the untrained encoder.
         labels: (N,) integer, -1 = unlabeled; classes may have any numbers.
         holdout: Share of the labels hidden a repeat, stratified; each class keeps one at least.
         repeats: Random splits.
-        k: Neighbours a document; as for the following in `GraphGuidedObjective`.
-        kernel: See above.
-        bandwidth: See above; none that is made from labels.
-        symmetrize: See above.
-        rule: See above.
-        normalization: See above.
-        eta: See above.
+        graph: How documents are connected.
+        propagation: How labels propagate.
+        k: Short form of `KNNGraph.k`.
+        kernel: Short form of `KNNGraph.kernel`.
+        bandwidth: Short form of `KNNGraph.bandwidth`; not one that is made from labels.
+        symmetrize: Short form of `KNNGraph.symmetrize`.
+        rule: Short form of `PropagationSettings.rule`.
+        normalization: Short form of `PropagationSettings.normalization`.
+        eta: Short form of `PropagationSettings.eta`.
         align: Power of the class-mass alignment.
         seed: Of the splits.
         warn: Warn when the graph is unlikely to help.
@@ -111,10 +117,11 @@ def graph_skill(
     check_index_vector("labels", labels, embeddings.size(0))
     check_range("holdout", holdout, 0.0, 1.0, open_low=True, open_high=True)
     check_positive_int("repeats", repeats)
-    check_positive_int("k", k)
-    check_bandwidth(bandwidth)
-    check_fits_bank(bandwidth)
-    check_choice("symmetrize", symmetrize, ("union", "mutual"))
+    short = {"k": k, "kernel": kernel, "bandwidth": bandwidth, "symmetrize": symmetrize}
+    graph = with_short_forms("graph", graph, KNNGraph, **short)
+    check_fits_bank(graph.bandwidth)
+    short = {"rule": rule, "normalization": normalization, "eta": eta}
+    propagation = with_short_forms("propagation", propagation, PropagationSettings, **short)
     check_range("align", align, 0.0, 1.0)
     check_seed("seed", seed)
     labels = labels.long()
@@ -127,23 +134,12 @@ def graph_skill(
         )
     # Only classes with labels can be found, whatever their numbers.
     labels = torch.full_like(labels, -1).masked_scatter(known, numbers)
-    settings = HeadSettings(
-        num_classes=classes.numel(),
-        k=k,
-        kernel=resolve_kernel(kernel),
-        bandwidth=bandwidth,
-        symmetrize=symmetrize,
-        normalize=True,
-        rule=rule,
-        normalization=normalization,
-        eta=eta,
-        alpha=0.9,
-        align=align,
+    classifier = GraphClassifier(
+        num_classes=classes.numel(), graph=graph, propagation=propagation, align=align
     )
-    settings.layer(settings.num_classes)  # refuses settings that are none
     generator = torch.Generator().manual_seed(int(seed))
     x = torch.nn.functional.normalize(embeddings.detach().float(), dim=1)
-    head = PropagationHead(x, labels, settings)
+    head = PropagationHead(x, labels, classifier)
     points, truth = x.cpu().numpy(), labels.cpu().numpy()
     scores = []
     times, gained = np.zeros(len(labels)), np.zeros(len(labels))

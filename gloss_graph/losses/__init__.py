@@ -44,10 +44,8 @@ __getattr__ = moved_names(
         "gloss_graph.step": [
             "Compared",
             "GraphTargets",
-            "MemoryUse",
             "ObjectiveOutput",
             "WarmStart",
-            "check_settings",
             "classification_loss",
             "consistency_loss",
             "hidden_label_loss",

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gloss_graph._internal.checks import check_choice, check_index_vector, check_matrix, check_range
+from gloss_graph._internal.extras import require
 from gloss_graph.losses.graph import labeled_cross_entropy
 from gloss_graph.losses.pairs import pair_cosine_loss
 from gloss_graph.memory import MemoryBank
@@ -80,6 +81,7 @@ class MetricLoss(nn.Module):
                 "'memory' must hold class numbers (got a bank made with num_classes="
                 f"{memory.num_classes}); label sets have no positive pairs."
             )
+        require("pytorch_metric_learning", extra="text")
         # Slow to import, and only these losses need it.
         from pytorch_metric_learning import losses
 

@@ -8,14 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from gloss_graph._internal.search_space import Dimension, Range
-
 # Smallest probability the paper's forms take the logarithm of, as the released code does.
 _FLOOR = 1e-12
 # Share of the uniform prior mixed into a row before its logarithm is taken.
 EPSILON = 1e-3
-# What the paper searches.
-SEARCH_SPACE: dict[str, Dimension] = {"graph_weight": Range(0.1, 0.9)}
 
 
 def weighted_mean(losses: Tensor, target: Tensor, class_weight: Tensor | None) -> Tensor:

@@ -80,7 +80,7 @@ def check_multilabel(
     num_classes: int,
     memory: MemoryBank | None,
     rule: str,
-    form: str | None,
+    loss: str | None,
     bandwidth: float | str | BandwidthRule,
 ) -> None:
     """Raise where a setting has no meaning for label sets, or the bank holds the other kind.
@@ -101,10 +101,10 @@ def check_multilabel(
             "'rule' must be 'harmonic' or 'spreading' with multilabel=True (got 'poisson', whose "
             "scores are no probabilities)."
         )
-    if form not in (None, "nll"):
+    if loss not in (None, "nll"):
         raise ValueError(
-            f"'form' must be 'nll' with multilabel=True, the binary likelihood of every class "
-            f"(got {form!r})."
+            f"'loss' must be 'nll' with multilabel=True, the binary likelihood of every class "
+            f"(got {loss!r})."
         )
     if needs_labels(bandwidth):
         raise ValueError(

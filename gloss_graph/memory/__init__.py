@@ -33,7 +33,6 @@ __getattr__ = moved_names(
     {
         "gloss_graph.neighbors": [
             "DescentSettings",
-            "HNSWSettings",
             "IVFSettings",
             "Nearest",
             "NeighborLists",

@@ -1,83 +1,91 @@
-"""The memory bank: past embeddings with labels, identities, ages and neighbour lists."""
+"""The memory bank: past embeddings with labels, identities, ages and neighbor lists."""
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor
+from rich.progress import track
+from torch import Tensor, nn
 
-from gloss_graph._internal.checks import (
-    check_device,
-    check_index_vector,
-    check_matrix,
-    check_positive_int,
-    check_tensor,
+from gloss_graph._internal.checks import check_index_vector, check_positive_int, check_tensor
+from gloss_graph.memory.drift import Drift, measure_drift, restandardize_rows
+from gloss_graph.memory.eviction import Eviction, assign_slots, resolve_eviction, saved_name
+from gloss_graph.memory.identity import SlotMap
+from gloss_graph.memory.incoming import (
+    ANONYMOUS,
+    check_callable,
+    check_ids,
+    check_storable,
+    encoded,
+    encoded_batches,
+    eval_mode,
+    prepared_rows,
 )
-from gloss_graph.memory.drift import Drift, measure_drift, refresh_rows
-from gloss_graph.memory.eviction import Eviction, resolve_eviction
-from gloss_graph.memory.fill import fill, relink
-from gloss_graph.memory.labels import read_labels
-from gloss_graph.memory.searched import SearchedRows
-from gloss_graph.memory.state import warn_anonymous
-from gloss_graph.memory.stats import BankStats, bank_stats
-from gloss_graph.memory.write import Incoming, store
-from gloss_graph.neighbors.exact import Nearest, SearchResult
-from gloss_graph.neighbors.lists import NeighborLists, add_batch_mates, check_lists
-from gloss_graph.neighbors.settings import Search, check_search
+from gloss_graph.memory.labels import join_targets, read_labels
+from gloss_graph.memory.state import check_bank_state, check_keys, check_sizes, fit_cells
+from gloss_graph.memory.stats import BankStats, class_counts, quartiles, twin_rows
+from gloss_graph.memory.storage import read_bank, write_bank
+from gloss_graph.neighbors.exact import Nearest, RowSearch, SearchResult, version_of
+from gloss_graph.neighbors.inverted_lists import Cells
+from gloss_graph.neighbors.lists import LinkTable, NeighborLists, add_batch_mates, check_lists
+from gloss_graph.neighbors.search import (
+    Search,
+    cells_for,
+    check_search,
+    describe_search,
+    measure_recall,
+    row_search,
+    search_of,
+)
 
 _DTYPES = (torch.float32, torch.float16)
 # Queries searched at a time: bounds the memory of a large call.
 _QUERIES = 1024
-_HALF_RANGE = torch.finfo(torch.float16).max
 
 
-class MemoryBank(SearchedRows):
+class MemoryBank(nn.Module):
     r"""A ring of past embeddings that knows which document each row is.
 
     Cross-batch memory (Wang et al., 2020, arXiv 1912.06798) with identities: enqueueing a
-    document that is already stored refreshes its row in place; other documents overwrite the
-    oldest slot, or the one that `eviction` names. Every row keeps the list of its nearest
-    neighbours at the time it was written, so the graph among stored rows is inherited and never
-    searched again. A link lives while both documents live; its length follows when either end is
-    refreshed.
+    document that is already stored refreshes its row; other documents overwrite the oldest slot,
+    or the one that `eviction` names. Every row keeps the list of its nearest neighbors at the time
+    it was written, so the graph among stored rows is inherited and never searched again. A link
+    lives while both documents live; its length follows when either end is refreshed.
 
-    All state lives in persistent buffers: `state_dict()` restores the bank bit for bit, and what it
-    finds too, but for `search="hnsw"`. A call that raises leaves the state as it was.
+    Its parts are rows with labels, ids and ages (buffers of `capacity` slots, the first `len()` in
+    use), `links` (the neighbor lists) and a `searcher` derived from both. `state_dict()` restores
+    the bank, and what it finds, bit for bit. A call that raises leaves the state as it was.
 
-    Shapes: B batch rows, M = `len(bank)` stored rows, D dimension, k links a row.
+    Shapes: B batch rows, M = `len(bank)` stored rows, D dimension, k links per row, C classes.
 
     Args:
-        capacity: Largest number of rows. 0 is a bank that never stores anything. With
-            `capacity` >= corpus size and `ids`, the bank is one row per document.
+        capacity: Largest number of rows; with `ids` and the size of the corpus, one per document.
         dim: Embedding dimension D.
         k: Links stored with every row; 0 = none, for uses without a graph.
         dtype: Storage, `torch.float32` or `torch.float16` (half the memory; search and links
             are computed in float32).
-        search: `"exact"` (its variants `"faiss"` and `"matmul"` too, see
-            `gloss_graph.memory.nearest`), or approximate, see `recall`: `"descent"`, walks over the
-            bank's own links for documents that come back, `"ivf"`, `"hnsw"`, or their settings
-            (`DescentSettings`, `IVFSettings`, `HNSWSettings`). `"auto"`: exact below 32,768 rows,
-            then `"descent"`, with new documents searched exactly below 200,000 rows, then by
-            `"ivf"`; on a GPU always exact.
-        normalize: L2-normalise rows and queries, so Euclidean order is cosine order.
+        search: `"exact"` (also its variants `"faiss"` and `"matmul"`, see
+            `gloss_graph.neighbors.nearest`), or approximate, see `recall`: `"descent"`, walks over
+            the bank's own links for documents that come back, `"ivf"`, inverted lists, or their
+            settings (`DescentSettings`, `IVFSettings`). `"auto"`: exact below 32,768 rows, then
+            `"descent"`, with new documents searched exactly below 200,000 rows, then by `"ivf"`;
+            always exact on a GPU.
+        normalize: L2-normalize rows and queries, so Euclidean order is cosine order.
         num_classes: C for label sets: every row then has targets (C,) in [0, 1]. None: one
-            class number a row.
-        eviction: Who leaves a full bank: `"fifo"`, the oldest tenant; `"stalest"`, the row that
-            was written longest ago; `"class-balanced"`, the oldest row of the most frequent
+            class number per row.
+        eviction: Which row leaves a full bank: `"fifo"`, the oldest tenant; `"stalest"`, the row
+            that was written longest ago; `"class-balanced"`, the oldest row of the most frequent
             class; `"reservoir"` keeps a uniform sample of all documents; or an `Eviction`.
-        bits: Product quantisation for banks that do not fit: 8, 4 or 2 bits an entry in place of
-            the 32 or 16 of `dtype`, trained by nothing. Search, links and `embeddings` are those
-            of what is left of the rows: of all-MiniLM-L6-v2 a cosine of .9999, .996 or .95 to
-            them, and 99, 97 or 88 % of their 16 nearest neighbours.
 
     Raises:
         ValueError: A setting out of range or unknown.
         TypeError: An `eviction` that is no policy.
 
-    Rows never carry a gradient. Cost: O(capacity (D + 3k)) memory, O(B M D) a search, O(M k) an
+    Rows never carry a gradient. Cost: O(capacity (D + 3k)) memory, O(B M D) per search, O(M k) per
     enqueue.
 
     Example:
@@ -93,6 +101,19 @@ class MemoryBank(SearchedRows):
     whole step and enqueues at its end.
     """
 
+    rows: Tensor
+    slot_labels: Tensor
+    slot_targets: Tensor | None
+    slot_ids: Tensor
+    written_at: Tensor
+    cursor: Tensor
+    count: Tensor
+    step: Tensor
+    anonymous: Tensor
+    cells: Cells | None
+    # Turned off for a mapped file, which would be read from end to end.
+    _checks_rows = True
+
     def __init__(
         self,
         capacity: int,
@@ -104,8 +125,8 @@ class MemoryBank(SearchedRows):
         normalize: bool = True,
         num_classes: int | None = None,
         eviction: str | Eviction = "fifo",
-        bits: int | None = None,
     ) -> None:
+        super().__init__()
         check_positive_int("capacity", capacity, minimum=0)
         check_positive_int("dim", dim)
         check_positive_int("k", k, minimum=0)
@@ -114,45 +135,114 @@ class MemoryBank(SearchedRows):
         check_search(search, capacity)
         if num_classes is not None:
             check_positive_int("num_classes", num_classes)
-        eviction = resolve_eviction(eviction, num_classes)
+        self.capacity, self.dim, self.k, self.num_classes = capacity, dim, k, num_classes
+        self.search_backend, self.normalize = search, normalize
         # Buffers made in inference mode could not be written outside of it.
         with torch.inference_mode(False):
-            super().__init__(capacity, dim, dtype, num_classes, k, search, bits)
-        self.normalize = normalize
-        self.eviction = eviction
+            self.register_buffer("rows", torch.zeros(capacity, dim, dtype=dtype))
+            self.register_buffer("slot_labels", torch.full((capacity,), -1))
+            self.register_buffer("slot_ids", torch.full((capacity,), -1))
+            self.register_buffer("written_at", torch.zeros(capacity, dtype=torch.long))
+            for name in ("cursor", "count", "step", "anonymous"):
+                self.register_buffer(name, torch.zeros((), dtype=torch.long))
+            # With targets `slot_labels` says which rows have any: 0 or -1.
+            targets = None
+            if num_classes is not None:
+                targets = torch.zeros(capacity, num_classes, dtype=torch.float32)
+            self.register_buffer("slot_targets", targets)
+            self.links = LinkTable(capacity, k)
+            self.register_module("cells", cells_for(search, capacity, dim))
+        self.eviction = resolve_eviction(eviction, num_classes)
         #: What `drift` measured last; not part of the state.
         self.last_drift: Drift | None = None
         self._warned_anonymous = False
+        # Derived from the buffers when needed.
+        self._slot_map: SlotMap | None = None
+        self._searcher: RowSearch | None = None
 
     def __repr__(self) -> str:
         dtype = str(self.rows.dtype).removeprefix("torch.")
-        kept = f"dtype={dtype}" if self.bits is None else f"bits={self.bits}"
         sets = "" if self.num_classes is None else f", num_classes={self.num_classes}"
         policy = self.eviction.name
-        leaves = "" if policy == "fifo" else f", eviction={policy!r}"
-        more = f"normalize={self.normalize}{sets}{leaves}"
+        eviction = "" if policy == "fifo" else f", eviction={policy!r}"
         return (
             f"MemoryBank({len(self)}/{self.capacity} rows, dim={self.dim}, k={self.k}, "
-            f"{kept}, search={self.search_backend!r}, {more})"
+            f"dtype={dtype}, search={self.search_backend!r}, normalize={self.normalize}"
+            f"{sets}{eviction})"
         )
+
+    # ------------------------------------------------------------------ rows
+
+    def __len__(self) -> int:
+        return int(self.count)
+
+    @property
+    def embeddings(self) -> Tensor:
+        """Stored rows (M, D), a view."""
+        return self.rows[: len(self)]
+
+    @property
+    def labels(self) -> Tensor:
+        """Labels (M,) long, -1 = unlabeled; with `num_classes` (M, C), rows of NaN = unlabeled."""
+        known = self.slot_labels[: len(self)]
+        if self.slot_targets is None:
+            return known
+        return join_targets(known, self.slot_targets[: len(self)])
+
+    @property
+    def labeled(self) -> Tensor:
+        """Which of the stored rows (M,) bool carry a label."""
+        return self.slot_labels[: len(self)] >= 0
+
+    @property
+    def ids(self) -> Tensor:
+        """Document ids (M,) long of the stored rows, a view; negative where none was passed."""
+        return self.slot_ids[: len(self)]
+
+    @property
+    def age(self) -> Tensor:
+        """Enqueue calls since each row (M,) long was last written; 0 = by the last one."""
+        return self.step - self.written_at[: len(self)] - 1
+
+    def _documents(self) -> SlotMap:
+        if self._slot_map is None:
+            self._slot_map = SlotMap(self.ids)
+        return self._slot_map
+
+    def slots_of(self, ids: Tensor) -> Tensor:
+        """Slot (B,) long of every document id, -1 where it is not stored.
+
+        Args:
+            ids: (B,) integer document ids.
+        """
+        return torch.tensor(self._documents().find(ids), dtype=torch.long, device=self.rows.device)
+
+    def own_slots(self, ids: Tensor | None) -> Tensor:
+        """Sorted slots (n,) long of those documents `ids` (any,) that are stored; none for None."""
+        if ids is None:
+            return torch.empty(0, dtype=torch.long, device=self.rows.device)
+        slots = self.slots_of(ids.reshape(-1))
+        return slots[slots >= 0].unique()
 
     # ------------------------------------------------------------------ search
 
+    @property
+    def searcher(self) -> RowSearch:
+        """What `search` names; it is derived from the rows and links and rebuilt when dropped."""
+        if self._searcher is None:
+            self._searcher = row_search(self.search_backend, self.links, self.cells)
+        return self._searcher
+
     def _prepare(self, name: str, embeddings: Tensor) -> Tensor:
-        unit = self.normalize
-        check_matrix(name, embeddings, self.dim, normalized=unit, compared=unit)
-        check_device(f"'{name}'", embeddings, "the bank", self.rows.device)
-        x = embeddings.detach()
-        x = x.to(torch.promote_types(x.dtype, torch.float32))
-        return F.normalize(x, dim=1) if self.normalize else x
+        return prepared_rows(name, embeddings, self.dim, self.rows.device, normalize=self.normalize)
 
     @torch.no_grad()
     def search(self, queries: Tensor, k: int, exclude_ids: Tensor | None = None) -> SearchResult:
-        """Nearest stored rows of every query, exact or approximate as the bank was told.
+        """Nearest stored rows of every query, exact or approximate as the bank's `search` says.
 
         Args:
-            queries: (B, D) floating; normalised here when the bank normalises.
-            k: Neighbours a query.
+            queries: (B, D) floating; normalized here if the bank normalizes.
+            k: Neighbors per query.
             exclude_ids: (any,) ids whose rows must not be returned, for example the batch's own.
 
         Returns:
@@ -167,9 +257,10 @@ class MemoryBank(SearchedRows):
         if exclude_ids is not None:
             check_tensor("exclude_ids", exclude_ids)
             check_index_vector("exclude_ids", exclude_ids.reshape(-1), exclude_ids.numel())
-        banned = self.own_slots(exclude_ids)
-        blocks = x.split(_QUERIES)
-        found = [self._searcher.allowed(part, self.rows, len(self), k, banned) for part in blocks]
+        banned, size = self.own_slots(exclude_ids), len(self)
+        found = [
+            self.searcher.allowed(part, self.rows, size, k, banned) for part in x.split(_QUERIES)
+        ]
         squared, slots = map(torch.cat, zip(*found, strict=True))
         return SearchResult(squared.sqrt(), slots)
 
@@ -177,15 +268,15 @@ class MemoryBank(SearchedRows):
     def neighbors(
         self, embeddings: Tensor, ids: Tensor | None = None, k: int | None = None
     ) -> NeighborLists:
-        """Nearest neighbours of every row among the stored rows and the other batch rows.
+        """Nearest neighbors of every row among the stored rows and the other batch rows.
 
-        Stored copies of the batch's own documents are left out (their place is taken by the
-        batch rows themselves).
+        Stored copies of the batch's own documents are left out; the batch rows themselves take
+        their place.
 
         Args:
             embeddings: (B, D) floating.
             ids: (B,) document ids of the rows.
-            k: Neighbours a row, by default the bank's.
+            k: Neighbors per row, by default the bank's.
 
         Returns:
             Lists of shape (B, k).
@@ -195,24 +286,51 @@ class MemoryBank(SearchedRows):
             check_index_vector("ids", ids, x.size(0))
         if k is not None:
             check_positive_int("k", k, minimum=0)
-        return self._neighbors(x, self._places(ids, x.size(0)), k or self.k)
+        return self._lists(x, ids, k or self.k)
 
-    def _places(self, ids: Tensor | None, size: int) -> Tensor:
-        """Slot (B,) of every row's document, -1 where it is not stored."""
-        if ids is None:
-            return torch.full((size,), -1, device=self.rows.device)
-        return self.slots_of(ids.reshape(-1))
-
-    def _neighbors(self, x: Tensor, places: Tensor, k: int) -> NeighborLists:
+    def _lists(self, x: Tensor, ids: Tensor | None, k: int) -> NeighborLists:
+        """Neighbor lists (B, k) of prepared rows `x` (B, D)."""
         if k == 0:
             none = torch.empty(x.size(0), 0, dtype=torch.long, device=x.device)
             return NeighborLists(x.new_empty(x.size(0), 0), none)
+        places = torch.full((x.size(0),), -1, device=self.rows.device)
+        if ids is not None:
+            places = self.slots_of(ids.reshape(-1))
         banned, size = places[places >= 0].unique(), len(self)
-        blocks = zip(x.split(_QUERIES), places.split(_QUERIES), strict=True)
         found = [
-            self._searcher.around(part, self.rows, size, k, banned, own) for part, own in blocks
+            self.searcher.around(part, self.rows, size, k, banned, place)
+            for part, place in zip(x.split(_QUERIES), places.split(_QUERIES), strict=True)
         ]
         return add_batch_mates(x, Nearest(*map(torch.cat, zip(*found, strict=True))), k)
+
+    def set_search(self, search: Search) -> None:
+        """Search in another way from now on; see the argument `search` of `MemoryBank`.
+
+        An index is kept if only its use changes (`probes`), so that `recall` can be measured for
+        one setting after the other.
+
+        Raises:
+            TypeError: Neither a name nor settings.
+            ValueError: An unknown name, or more cells than rows.
+        """
+        check_search(search, self.capacity)
+        cells = cells_for(search, self.capacity, self.dim)
+        wanted = row_search(search, self.links, cells)
+        self.search_backend = search
+        if not self.searcher.take_settings(wanted):
+            self.cells, self._searcher = cells and cells.to(self.rows.device), wanted
+            wanted.wrote(self.rows, len(self), self.ids[:0].long(), version_of(self.rows))
+
+    def recall(self, k: int | None = None, sample: int = 256, seed: int = 0) -> float:
+        """Share of the exact k nearest neighbors that this bank's search finds (recall@k).
+
+        See `gloss_graph.neighbors.search.measure_recall`; 1.0 if the search is exact. Rows at equal
+        distance count as equal. `k` is the bank's by default.
+
+        Raises:
+            ValueError: Fewer than two rows, or a number below one.
+        """
+        return measure_recall(self.searcher, self.rows, len(self), k or self.k, sample, seed)
 
     # ------------------------------------------------------------------ write
 
@@ -228,20 +346,20 @@ class MemoryBank(SearchedRows):
     ) -> None:
         """Store a batch; everything is checked before anything is changed.
 
-        A document that is stored already is refreshed in place; others get the slots that
-        `eviction` names, by default the oldest. If an id occurs more than once the last row
-        counts; of a batch larger than the bank `"fifo"` and `"stalest"` keep the last `capacity`
-        documents. Documents that are declined are nobody's neighbours.
+        A document that is stored already is refreshed; others get the slots that `eviction` names,
+        by default the oldest. If an id occurs more than once the last row counts; of a batch larger
+        than the bank `"fifo"` and `"stalest"` keep the last `capacity` documents. No row links to a
+        document that was declined.
 
         Args:
             embeddings: (B, D) floating, detached here.
             labels: (B,) integer, -1 = unlabeled; with `num_classes` (B, C) floating in [0, 1], a
-                row of NaN = unlabeled. All unlabeled when left out.
+                row of NaN = unlabeled. All unlabeled by default.
             ids: (B,) integer >= 0, stable document identities. Without them the bank cannot
-                recognise a document when it comes back: it warns once.
-            neighbors: Lists from `neighbors(...)` when the caller already has them; searched for
-                otherwise.
-            link: `False` stores the rows without neighbours, for `relink()` later.
+                recognize a document when it comes back: it warns once.
+            neighbors: Lists from `neighbors(...)` if the caller already has them; otherwise they
+                are searched for.
+            link: `False` stores the rows without neighbors, for `relink()` later.
 
         Raises:
             TypeError: A value that is not a tensor.
@@ -249,65 +367,59 @@ class MemoryBank(SearchedRows):
                 a target outside [0, 1].
             RuntimeError: The bank was copied under `torch.inference_mode()` and is written outside.
         """
-        self.check_writable()
+        self._check_writable()
         x = self._prepare("embeddings", embeddings)
-        size = x.size(0)
-        device = self.rows.device
+        size, device = x.size(0), self.rows.device
         known, targets = read_labels(labels, size, self.num_classes, device)
         if ids is not None:
-            check_index_vector("ids", ids, size)
-            if size and int(ids.min()) < 0:
-                raise ValueError(f"'ids' must be >= 0 (got {int(ids.min())}).")
+            check_ids(ids, size)
         if size == 0 or self.capacity == 0:
             return
-        nameless = 0
+        nameless = 0 if ids is not None else size
         if ids is None:
-            self._warned_anonymous = warn_anonymous(self._warned_anonymous)
-            nameless = size
+            if not self._warned_anonymous:
+                # This function, and the no_grad wrapper around it.
+                warnings.warn(ANONYMOUS, UserWarning, stacklevel=3)
+            self._warned_anonymous = True
             ids = -2 - int(self.anonymous) - torch.arange(size, device=device)
         ids = ids.to(device).long()
         if neighbors is None:
-            neighbors = self._neighbors(x, self._places(ids, size), self.k if link else 0)
-        check_lists(neighbors, x.size(0), len(self), device)
-        self.check_storable(x)
-        store(self, Incoming(x, known, targets, ids), neighbors, nameless=nameless)
+            neighbors = self._lists(x, ids, self.k if link else 0)
+        check_lists(neighbors, size, len(self), device)
+        check_storable(x, self.rows.dtype)
+        kept, slots, fresh = assign_slots(self.eviction, self, ids, known, self.slots_of(ids))
+        evicted = self.slot_ids[slots[fresh]].tolist()
+        self._documents().move(evicted, ids[kept].tolist(), slots.tolist())
+        self.written_at[slots] = self.step
+        if bool(fresh.any()):
+            self.count.copy_(torch.maximum(self.count, slots.max() + 1))
+            self.cursor.copy_((slots[fresh][-1] + 1) % self.capacity)
+        self.step += 1
+        self.anonymous += nameless
+        self.slot_labels[slots] = known[kept]
+        if self.slot_targets is not None and targets is not None:
+            self.slot_targets[slots] = targets[kept].to(self.slot_targets.dtype)
+        self.slot_ids[slots] = ids[kept]
+        self._write_rows(x, neighbors, kept, slots, fresh)
 
-    def check_writable(self) -> None:
-        """Raise if torch would refuse a write.
+    def _write_rows(
+        self, x: Tensor, neighbors: NeighborLists, kept: Tensor, slots: Tensor, fresh: Tensor
+    ) -> None:
+        """Write the batch rows `x[kept]` into `slots`, with what is derived from rows."""
+        version = version_of(self.rows)
+        self.rows[slots] = x[kept].to(self.rows.dtype)
+        self.links.write(neighbors, kept, slots, fresh, self.rows, len(self))
+        self.searcher.wrote(self.rows, len(self), slots, version)
 
-        Raises:
-            RuntimeError: Buffers made under `torch.inference_mode()`, which was left since.
-        """
+    def _check_writable(self) -> None:
+        """Raise if torch would refuse a write to inference tensors."""
         if self.count.is_inference() and not torch.is_inference_mode_enabled():
             raise RuntimeError(
                 "This bank was copied or loaded under torch.inference_mode() and can only be "
                 "written there. Copy it again outside, or use torch.no_grad()."
             )
 
-    def check_storable(self, x: Tensor) -> None:
-        """Raise unless rows (B, D) fit the dtype they are stored in.
-
-        Raises:
-            ValueError: A value beyond float16.
-        """
-        if self.rows.dtype != torch.float16:
-            return
-        beyond = (x.abs() > _HALF_RANGE).any(dim=1).nonzero()
-        if beyond.numel():
-            raise ValueError(
-                f"'embeddings' exceed float16 in {beyond.size(0)} of {x.size(0)} rows, the first "
-                f"is row {int(beyond[0])}. Use a bank with dtype=torch.float32."
-            )
-
-    # ------------------------------------------------------------------ graph, upkeep
-
-    def edges(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Live directed links: source slot (E,), target slot (E,), squared distance (E,).
-
-        Sorted by source. Both ends are stored rows; no self-links, no repeated pairs.
-        """
-        return self.links.edges(len(self))
-
+    @torch.no_grad()
     def prefill(
         self,
         loader: Iterable[Mapping[str, Any] | Sequence[Any]],
@@ -320,7 +432,7 @@ class MemoryBank(SearchedRows):
         Args:
             loader: Batches: a mapping whose `labels` and `ids` are taken out and whose rest is
                 passed to the encoder as keyword arguments, or a tuple `(inputs, labels, ids)`
-                whose inputs are passed as one argument. Labels and ids may be left out.
+                whose inputs are passed as one argument. Labels and ids are optional.
             encoder: Returns embeddings (B, D). A module runs in eval mode (no dropout) and is
                 put back into the mode it was in.
             progress: Show a progress bar.
@@ -333,28 +445,56 @@ class MemoryBank(SearchedRows):
             ValueError: As `enqueue`.
 
         If the loader, the encoder or a check raises, the bank is as it was before the call; until
-        then a copy of the rows it had is kept.
+        then a copy of its earlier rows is kept.
         """
-        fill(self, loader, encoder, progress)
+        check_callable("encoder", encoder)
+        self._check_writable()
+        before, size, drift = {}, len(self), self.last_drift
+        for name, buffer in self.named_buffers():
+            per_slot = buffer.dim() and buffer.size(0) == self.capacity
+            before[name] = (buffer[:size] if per_slot else buffer).clone()
+        try:
+            with eval_mode(encoder):
+                for rows, labels, ids in encoded_batches(loader, encoder, progress):
+                    self.enqueue(rows.to(self.rows.device), labels, ids, link=False)
+            self.relink(progress=progress)
+        except BaseException:
+            self.reset()
+            self.last_drift = drift
+            for name, buffer in self.named_buffers():
+                part = buffer[: before[name].size(0)] if buffer.dim() else buffer
+                part.copy_(before[name])
+            self.forget_derived()
+            raise
         return len(self)
 
+    @torch.no_grad()
     def relink(self, *, progress: bool = False) -> None:
-        """Replace every neighbour list by the k nearest stored rows, as the bank searches.
+        """Replace every neighbor list by the k nearest stored rows, as the bank searches.
 
         Cost O(M² D) time in chunks of 1,024 rows if the search is exact. Useful after long drift.
         """
-        relink(self, progress)
+        size = len(self)
+        k = min(self.k, size - 1)
+        if k < 1:
+            return
+        starts, searcher = range(0, size, _QUERIES), self.searcher.without_links()
+        for start in track(starts, "Linking the memory bank", disable=not progress):
+            slots = torch.arange(start, min(start + _QUERIES, size), device=self.rows.device)
+            found = searcher.others(self.rows[slots].float(), self.rows, size, slots, k)
+            self.links.replace(slots, found.indices, found.squared_distances)
 
+    @torch.no_grad()
     def refresh(self, encode: Callable[[Tensor], Tensor], count: int) -> int:
-        """Encode the stalest documents again and write them in place, as of the last enqueue.
+        """Encode the stalest documents again and rewrite their rows, as of the last enqueue.
 
-        Their neighbours are searched anew. Rows without an id cannot be encoded again and stay.
+        Their neighbors are searched again. Rows without an id cannot be encoded again and stay.
         With several processes `encode` must return the same rows on all of them.
 
         Args:
             encode: Maps document ids (n,) long to embeddings (n, D). A module runs in eval mode
                 (no dropout) and is put back into the mode it was in.
-            count: How many rows; of equal age the lowest slots first.
+            count: Number of rows; of equal age the lowest slots first.
 
         Returns:
             Number of rows written.
@@ -364,35 +504,25 @@ class MemoryBank(SearchedRows):
             ValueError: `count` < 0; rows of another shape, non-finite or beyond the bank's dtype.
                 The bank is as before.
 
-        Cost: `count` documents encoded, O(count M D) for their neighbours.
+        Cost: `count` documents encoded, O(count M D) for their neighbors.
         """
-        return refresh_rows(self, encode, count)
-
-    def drift(
-        self,
-        encode: Callable[[Tensor], Tensor],
-        sample: int = 256,
-        *,
-        seed: int = 0,
-        generator: torch.Generator | None = None,
-    ) -> Drift:
-        """Cosine between stored rows and what the encoder makes of the same documents now.
-
-        Args:
-            encode: As for `refresh`.
-            sample: Rows to compare, all if there are fewer.
-            seed: Of the draw.
-            generator: CPU generator of the draw in place of one made from `seed`.
-
-        Returns:
-            Mean, least, quartiles, and means by age; 1 = no drift. `stats()` repeats it.
-
-        Raises:
-            ValueError: No row with an id; `sample` < 1; as `refresh`.
-        """
-        generator = generator or torch.Generator().manual_seed(seed)
-        self.last_drift = measure_drift(self, encode, sample, generator)
-        return self.last_drift
+        check_positive_int("count", count, minimum=0)
+        check_callable("encode", encode)
+        self._check_writable()
+        known = (self.ids >= 0).nonzero().squeeze(1)
+        count = min(count, known.numel())
+        if count == 0:
+            return 0
+        # Of equal age the lowest slot first, on every device.
+        order = self.written_at[known] * self.capacity + known
+        slots = known[order.topk(count, largest=False).indices]
+        x = encoded(encode, self.ids[slots], self._prepare)
+        check_storable(x, self.rows.dtype)
+        neighbors = self._lists(x, self.ids[slots], self.k)
+        kept = torch.arange(count, device=slots.device)
+        self.written_at[slots] = self.step - 1
+        self._write_rows(x, neighbors, kept, slots, torch.zeros_like(slots, dtype=torch.bool))
+        return count
 
     def reset(self) -> None:
         """Forget every row; settings stay."""
@@ -405,11 +535,237 @@ class MemoryBank(SearchedRows):
         self.links.reset()
         if self.cells is not None:
             self.cells.reset()
-        forget = getattr(self.eviction, "reset", None)
-        if forget is not None:
-            forget()
-        self._slot_of, self.last_drift = None, None
+        reset_policy = getattr(self.eviction, "reset", None)
+        if reset_policy is not None:
+            reset_policy()
+        self._slot_map, self.last_drift = None, None
+
+    # ------------------------------------------------------------------ graph, drift, numbers
+
+    def edges(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Live directed links: source slot (E,), target slot (E,), squared distance (E,).
+
+        Sorted by source. Both ends are stored rows; no self-links, no repeated pairs.
+        """
+        return self.links.edges(len(self))
+
+    @torch.no_grad()
+    def drift(
+        self,
+        encode: Callable[[Tensor], Tensor],
+        sample: int = 256,
+        *,
+        seed: int = 0,
+        generator: torch.Generator | None = None,
+    ) -> Drift:
+        """Cosine between stored rows and new embeddings of the same documents.
+
+        Args:
+            encode: As for `refresh`.
+            sample: Rows to compare, all if there are fewer.
+            seed: Seed of the draw.
+            generator: CPU generator of the draw, instead of one made from `seed`.
+
+        Returns:
+            Mean, least, quartiles, and means by age; 1 = no drift. `stats()` repeats it.
+
+        Raises:
+            ValueError: No row with an id; `sample` < 1; as `refresh`.
+        """
+        check_positive_int("sample", sample)
+        known = (self.ids >= 0).nonzero().squeeze(1)
+        if known.numel() == 0:
+            raise ValueError(
+                "The memory holds no row with an id, so nothing can be encoded again. Enqueue "
+                "documents with 'ids' first."
+            )
+        generator = generator or torch.Generator().manual_seed(seed)
+        drawn = torch.randperm(known.numel(), generator=generator)[:sample]
+        slots = known[drawn.to(known.device)]
+        x = encoded(encode, self.ids[slots], self._prepare)
+        self.last_drift = measure_drift(self.rows[slots], x, self.age[slots])
+        return self.last_drift
+
+    @torch.no_grad()
+    def restandardized(self, x: Tensor, columns: int | None = None) -> MemoryBank:
+        """A bank to read from, whose rows have the mean and spread of a batch.
+
+        See `restandardize_rows`. Search, always exact, and lengths to batch rows use the new rows;
+        the lengths of inherited links stay those of the stored rows, both ends of which drifted
+        alike. This bank is not changed.
+
+        Args:
+            x: (B, D) rows of the batch, normalized here if the bank normalizes.
+            columns: Only the first so many dimensions drift; frozen features behind them stay.
+
+        Returns:
+            This bank itself if it is empty or the batch has a single row, whose spread is unknown.
+
+        Cost O((M + B) D) time, O(M D) memory.
+        """
+        if len(self) == 0 or x.size(0) < 2:
+            return self
+        batch = self._prepare("embeddings", x)[:, :columns].float()
+        rows = self.embeddings.to(torch.float32, copy=True)
+        restandardize_rows(rows[:, :columns], batch, keep_norms=self.normalize)
+        exact = self.search_backend if self.search_backend in ("faiss", "matmul") else "exact"
+        with torch.device("meta"):  # its buffers are replaced at once
+            view = MemoryBank(
+                self.capacity,
+                self.dim,
+                k=self.k,
+                search=exact,
+                normalize=self.normalize,
+                num_classes=self.num_classes,
+                eviction=self.eviction,
+            )
+        for name, buffer in self.named_buffers(recurse=False):
+            setattr(view, name, buffer)
+        view.rows, view.links, view._slot_map = rows, self.links, self._documents()
+        return view
 
     def stats(self) -> BankStats:
-        """Fill, class histogram, ages, links, duplicates, who left, and the last measured drift."""
-        return bank_stats(self)
+        """Fill, class histogram, ages, links, duplicates, evictions, and the last measured drift.
+
+        Cost O(M k), O(M D) if the bank does not normalize.
+        """
+        size, age = len(self), self.age
+        source, target, squared = self.edges()
+        rows = None if self.normalize else self.embeddings
+        declined = getattr(self.eviction, "declined", None)
+        return BankStats(
+            size=size,
+            capacity=self.capacity,
+            class_counts=class_counts(self.labels),
+            mean_age=float(age.double().mean()) if size else 0.0,
+            max_age=int(age.max()) if size else 0,
+            mean_degree=source.numel() / size if size else 0.0,
+            anonymous=int((self.ids < 0).sum()),
+            fill=size / self.capacity if self.capacity else 0.0,
+            age_quartiles=quartiles(age),
+            duplicates=twin_rows(source, target, squared, rows),
+            # A slot's stamp counts its tenants.
+            evicted=int(self.links.stamps.sum()) - size,
+            declined=None if declined is None else int(declined),
+            drift=self.last_drift,
+        )
+
+    # ------------------------------------------------------------------ state
+
+    def settings(self) -> dict[str, Any]:
+        """The arguments this bank was made with, as plain values ready for JSON."""
+        return {
+            "capacity": self.capacity,
+            "dim": self.dim,
+            "k": self.k,
+            "dtype": str(self.rows.dtype).removeprefix("torch."),
+            "search": describe_search(self.search_backend),
+            "normalize": self.normalize,
+            "num_classes": self.num_classes,
+            "eviction": saved_name(self.eviction),
+        }
+
+    def save(self, path: str | Path) -> Path:
+        """Write the bank, settings and all, as one safetensors file.
+
+        It replaces an existing file when it is complete: a process killed at any moment leaves the
+        old file or the new one (and maybe a hidden draft `.NAME.*.part`, which can be deleted).
+        Memory does not grow with the bank.
+
+        Raises:
+            ValueError: A custom eviction policy, which a file cannot hold.
+        """
+        return write_bank(path, self.state_dict(), self.settings())
+
+    @classmethod
+    def load(cls, path: str | Path, *, mmap: bool = False) -> MemoryBank:
+        """The bank a file holds, on the CPU.
+
+        Args:
+            path: A file that `save` wrote.
+            mmap: Map the file instead of reading it: at once, and pages that are only read are
+                shared between processes; writes to this bank never reach the file. Checksums, and
+                the values of rows and links, are checked only without it. Do not overwrite the
+                file meanwhile by other means than `save`.
+
+        Raises:
+            FileNotFoundError: No such file.
+            ValueError: A foreign, damaged or cut file, one of a newer version, or one of a bank
+                of few `bits`, which version 0.2 no longer reads.
+        """
+        settings, state = read_bank(path, mmap=mmap)
+        try:
+            dtype = getattr(torch, settings.pop("dtype"))
+            search = search_of(settings.pop("search"))
+            with torch.device("meta"):  # no memory for buffers that are replaced at once
+                bank = cls(**settings, dtype=dtype, search=search)
+            if state["rows"].dtype != dtype:
+                raise ValueError(f"its rows are {state['rows'].dtype}, its settings say {dtype}")
+            bank._checks_rows = not mmap
+            bank.load_state_dict(state, assign=True)
+            bank._checks_rows = True
+        except (RuntimeError, TypeError, KeyError, AttributeError, ValueError) as error:
+            raise ValueError(
+                f"'path' must be a bank this version can make: '{path}' ({error})."
+            ) from error
+        return bank
+
+    def load_state_dict(
+        self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False
+    ) -> Any:
+        """Restore a bank from `state_dict()`; it is checked first, so if it raises nothing changed.
+
+        Args:
+            state_dict: Of a bank with the same settings; `search` may differ.
+            strict: Whether every entry must be there; else all of them or none.
+            assign: See `torch.nn.Module.load_state_dict`.
+
+        Raises:
+            RuntimeError: Entries are missing or foreign.
+            ValueError: Another size, or values no bank has; names the entry.
+        """
+        if isinstance(state_dict, Mapping):
+            state_dict = dict(state_dict)
+            self.check_state(state_dict, strict=strict)
+        return super().load_state_dict(state_dict, strict, assign)
+
+    def check_state(self, state: dict[str, Any], prefix: str = "", *, strict: bool = False) -> None:
+        """Raise unless the entries of `state` under `prefix` are those of a bank like this one.
+
+        Entries of inverted lists are fitted to the search of this bank, see `fit_cells`.
+
+        Raises:
+            RuntimeError: Entries are missing or foreign, and `strict`.
+            ValueError: Another size, or values no bank has; names the entry.
+        """
+        check_sizes(state, prefix, {"capacity": self.capacity, "dim": self.dim, "k": self.k})
+        fit_cells(self.cells, state, prefix)
+        names = {name.removeprefix(prefix) for name in state if name.startswith(prefix)}
+        if strict:
+            check_keys(self, names)
+        known = self.state_dict()
+        if not known.keys() & names:
+            return
+        if known.keys() - names:
+            check_keys(self, names & known.keys())
+        check_bank_state(known, state, prefix, rows=self._checks_rows)
+
+    def _load_from_state_dict(
+        self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any
+    ) -> None:
+        # A bank may be part of another module, whose loading checks nothing before.
+        self.check_state(state_dict, prefix)
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+        self.forget_derived()
+
+    def forget_derived(self) -> None:
+        """Drop what is derived from the buffers, after they were changed from outside."""
+        self._slot_map, self._searcher = None, None
+        self.links.forget_graph()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_slot_map": None, "_searcher": None}
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Any:
+        with torch.inference_mode(False):
+            return super()._apply(fn, recurse)

@@ -18,14 +18,14 @@ def enqueue_gathered(
     ids: Tensor | None,
     neighbors: NeighborLists | None,
 ) -> None:
-    """Enqueue a batch; with several processes, that of all of them in every bank.
+    """Enqueue a batch; with several processes, the batches of all of them in every bank.
 
     Every bank then takes the same rows in the same order and stays bit-equal to the others,
     whatever the sizes of the batches. A document that several processes hold (a sampler that
-    fills its last batch up) is stored once, as the last of them sees it.
+    fills up its last batch) is stored once, as the last of them sees it.
 
     Arguments as `MemoryBank.enqueue`. The `neighbors` of one process know nothing of the others'
-    rows, so with several they are searched anew.
+    rows, so with several processes they are searched for again.
     """
     if world_size() == 1:
         memory.enqueue(x, labels, ids, neighbors=neighbors)
@@ -38,12 +38,12 @@ def enqueue_gathered(
 def share_state(module: nn.Module) -> None:
     """Give every process the weights, buffers and generator state that process 0 has.
 
-    Called once before training: banks filled on each process by itself may differ in the last
+    Call it once before training: banks that each process filled by itself may differ in the last
     bit. Nothing happens with one process.
 
     Args:
-        module: An objective (or a head); of the same settings on every process, on the device its
-            backend talks from.
+        module: An objective or a head, with the same settings on every process, on a device that
+            the backend supports.
 
     Raises:
         TypeError: Not a module.
@@ -58,7 +58,7 @@ def share_state(module: nn.Module) -> None:
         device = tensor.device
     for part in module.modules():
         if isinstance(part, MemoryBank):
-            part._forget_derived()
+            part.forget_derived()
         generator = getattr(part, "generator", None)
         if isinstance(generator, torch.Generator):
             state = generator.get_state().to(device or "cpu")

@@ -1,21 +1,38 @@
-"""Who leaves when the bank is full: policies that give every new document a slot, or none."""
+"""Which row leaves a full bank: policies that give every new document a slot, or none."""
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 
 from gloss_graph._internal.checks import check_choice, check_positive_int
-from gloss_graph.memory.state import StoredRows
+
+
+class StoredDocuments(Protocol):
+    """The parts of a `MemoryBank` that a policy may read; the first `len()` slots are in use."""
+
+    capacity: int
+    slot_labels: Tensor
+    written_at: Tensor
+    cursor: Tensor
+    step: Tensor
+
+    @property
+    def ids(self) -> Tensor:
+        """Document ids (M,) long."""
+        ...
+
+    def __len__(self) -> int: ...
 
 
 @runtime_checkable
 class Eviction(Protocol):
-    """A policy: the slot every new document of a batch gets.
+    """A policy: the slot that every new document of a batch gets.
 
     A policy with state is a `torch.nn.Module` whose state is in persistent buffers: it then
     travels in the bank's `state_dict()`. Decisions must depend on the arguments and this state
@@ -24,25 +41,27 @@ class Eviction(Protocol):
 
     Attributes:
         name: What `repr` of the bank shows.
-        whole_batch: Of a batch larger than the bank: whether the policy sees all its documents, or
-            the last `capacity` alone.
+        whole_batch: Whether the policy sees all documents of a batch larger than the bank, or only
+            the last `capacity`.
     """
 
     name: str
     whole_batch: bool
 
-    def choose(self, bank: StoredRows, ids: Tensor, labels: Tensor, refreshed: Tensor) -> Tensor:
+    def choose(
+        self, bank: StoredDocuments, ids: Tensor, labels: Tensor, refreshed: Tensor
+    ) -> Tensor:
         """Slots (n,) long of n new documents; nothing may be changed in the bank.
 
         Args:
             bank: The bank as it was before the batch.
             ids: (n,) long, distinct, none of them stored; negative = a row without identity.
-            labels: (n,) long class numbers, -1 = unlabeled (of label sets 0 = labeled).
+            labels: (n,) long class numbers, -1 = unlabeled (for label sets 0 = labeled).
             refreshed: (r,) long, slots of stored documents that the same batch renews.
 
         Returns:
-            Distinct slots, -1 for a document that is declined. Of the slots that are not in use
-            yet the first ones, without a gap. A renewed document whose slot is given away leaves.
+            Distinct slots, -1 for a document that is declined. Slots that are not in use yet are
+            taken in order, without a gap. A renewed document whose slot is given away leaves.
         """
 
 
@@ -52,7 +71,9 @@ class FirstInFirstOut:
     name = "fifo"
     whole_batch = False
 
-    def choose(self, bank: StoredRows, ids: Tensor, labels: Tensor, refreshed: Tensor) -> Tensor:
+    def choose(
+        self, bank: StoredDocuments, ids: Tensor, labels: Tensor, refreshed: Tensor
+    ) -> Tensor:
         """The next slots in ring order that are not `refreshed`."""
         wanted = ids.numel()
         span = min(bank.capacity, wanted + refreshed.numel())
@@ -66,8 +87,10 @@ class Stalest:
     name = "stalest"
     whole_batch = False
 
-    def choose(self, bank: StoredRows, ids: Tensor, labels: Tensor, refreshed: Tensor) -> Tensor:
-        """Free slots, then those of the largest age, of equal age the lowest first."""
+    def choose(
+        self, bank: StoredDocuments, ids: Tensor, labels: Tensor, refreshed: Tensor
+    ) -> Tensor:
+        """Free slots, then those of the largest age, for equal age the lowest first."""
         free = _free(bank, ids.numel())
         wanted = ids.numel() - free.numel()
         if wanted == 0:
@@ -79,16 +102,18 @@ class Stalest:
 class ClassBalanced:
     """The oldest row of the most frequent class leaves, documents without label being a class.
 
-    The classes of a full bank drift towards equal shares whatever the stream's are, as far as it
-    has documents of them. A new document counts for its class while a victim is looked for; among
-    equally frequent classes the one with the oldest row gives. A batch has the effect of its
-    documents one at a time, after the refreshed ones. Cost O(M log M) a batch in a full bank.
+    The classes of a full bank drift toward equal shares whatever those of the stream are, as far as
+    it has documents of them. A new document counts for its class while a victim is sought; among
+    equally frequent classes the one with the oldest row loses it. A batch has the effect of its
+    documents one at a time, after the refreshed ones. Cost O(M log M) per batch in a full bank.
     """
 
     name = "class-balanced"
     whole_batch = True
 
-    def choose(self, bank: StoredRows, ids: Tensor, labels: Tensor, refreshed: Tensor) -> Tensor:
+    def choose(
+        self, bank: StoredDocuments, ids: Tensor, labels: Tensor, refreshed: Tensor
+    ) -> Tensor:
         """Free slots, then those of the most frequent classes."""
         chosen = _free(bank, ids.numel()).tolist()
         incoming = labels.tolist()
@@ -102,11 +127,11 @@ class ClassBalanced:
         if len(chosen) == len(incoming):
             return torch.tensor(chosen, dtype=torch.long, device=ids.device)
         order = _by_age(bank, refreshed).sort().values
-        # Label by label as `values` are, the oldest first.
+        # Grouped by label in the order of `values`, the oldest first.
         order = order[held[order % bank.capacity].argsort(stable=True)]
-        # No class loses more rows of old than there are new ones.
-        for label, mine in zip(values.tolist(), order.split(counts.tolist()), strict=True):
-            oldest = mine[: len(incoming)].tolist()
+        # No class loses more of its stored rows than there are new ones.
+        for label, rows in zip(values.tolist(), order.split(counts.tolist()), strict=True):
+            oldest = rows[: len(incoming)].tolist()
             queues[label] = deque((key, key % bank.capacity, -1) for key in oldest)
         newest = (int(bank.step) + 1) * bank.capacity
         for number, label in enumerate(incoming):
@@ -132,15 +157,15 @@ class Reservoir(nn.Module):
 
     Every document has a number drawn from its id and the seed (SplitMix64, a bijection); the bank
     holds those with the smallest numbers (bottom-k sampling, Cohen & Kaplan, 2007). A document
-    that was declined or evicted is recognised when it comes back without being remembered, so the
-    sample is that of the corpus once every document was seen, and stays. Sampling by a counter
-    (Vitter, 1985) would take every comeback for a new document. Rows without identity are
-    documents of their own each.
+    that was declined or evicted is declined again when it comes back, though it was forgotten, so
+    the sample is that of the corpus once every document was seen, and stays. Sampling by a counter
+    (Vitter, 1985) would take every comeback for a new document. Each row without identity counts as
+    a document.
 
     Args:
-        seed: Of the sample; part of the state.
+        seed: Seed of the sample; part of the state.
 
-    Cost O(M) a batch in a full bank.
+    Cost O(M) per batch in a full bank.
     """
 
     name = "reservoir"
@@ -163,7 +188,9 @@ class Reservoir(nn.Module):
         """The number (n,) long of every document id (n,); small ones are kept."""
         return _mixed(ids + _mixed(self.seed))
 
-    def choose(self, bank: StoredRows, ids: Tensor, labels: Tensor, refreshed: Tensor) -> Tensor:
+    def choose(
+        self, bank: StoredDocuments, ids: Tensor, labels: Tensor, refreshed: Tensor
+    ) -> Tensor:
         """Slots of the documents with the smallest numbers."""
         count, wanted = len(bank), ids.numel()
         chosen = torch.full_like(ids, -1)
@@ -230,7 +257,7 @@ def saved_name(eviction: Eviction) -> str:
     return eviction.name
 
 
-def check_slots(name: str, slots: Tensor, wanted: int, stored: int, capacity: int) -> None:
+def _check_slots(name: str, slots: Tensor, wanted: int, stored: int, capacity: int) -> None:
     """Raise unless a policy gave `wanted` documents slots that a bank of `stored` rows can take.
 
     Raises:
@@ -255,19 +282,61 @@ def check_slots(name: str, slots: Tensor, wanted: int, stored: int, capacity: in
         )
 
 
-def last_of_each(ids: Tensor) -> Tensor:
-    """Positions (n,) of the last row of every distinct id (B,), in batch order."""
-    last = {id_: position for position, id_ in enumerate(ids.tolist())}
-    return torch.tensor(sorted(last.values()), dtype=torch.long, device=ids.device)
+def assign_slots(
+    policy: Eviction, bank: StoredDocuments, ids: Tensor, labels: Tensor, places: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Decide where a batch is stored: stored documents stay, others go where the policy says.
+
+    Args:
+        policy: Names the slots of new documents.
+        bank: The bank as it was before the batch.
+        ids: (B,) long document ids.
+        labels: (B,) long class numbers.
+        places: (B,) long, slot of every document that is stored, else -1.
+
+    Returns:
+        The batch rows that are stored (n,), their slots (n,), and whether each is a new tenant.
+
+    Raises:
+        ValueError: The policy gave slots that do not fit; nothing was changed.
+    """
+    last = {id_: row for row, id_ in enumerate(ids.tolist())}
+    kept = torch.tensor(sorted(last.values()), dtype=torch.long, device=ids.device)
+    if not policy.whole_batch:
+        kept = kept[-bank.capacity :]
+    old = places[kept]
+    fresh, slots = old < 0, old.clone()
+    if not bool(fresh.any()):
+        return kept, slots, fresh
+    new = kept[fresh]
+    with _unchanged_by_errors(policy):
+        chosen = policy.choose(bank, ids[new], labels[new], old[~fresh])
+        _check_slots(policy.name, chosen, new.numel(), len(bank), bank.capacity)
+    slots[fresh] = chosen
+    # Declined documents, and refreshed ones whose slot went to another.
+    out = (slots < 0) | (~fresh & torch.isin(old, chosen))
+    return kept[~out], slots[~out], fresh[~out]
 
 
-def _free(bank: StoredRows, wanted: int) -> Tensor:
+@contextmanager
+def _unchanged_by_errors(policy: Eviction) -> Iterator[None]:
+    state = policy.state_dict() if isinstance(policy, nn.Module) else {}
+    before = {name: value.clone() for name, value in state.items()}
+    try:
+        yield
+    except BaseException:
+        if isinstance(policy, nn.Module):
+            policy.load_state_dict(before)
+        raise
+
+
+def _free(bank: StoredDocuments, wanted: int) -> Tensor:
     count = len(bank)
     stop = min(bank.capacity, count + wanted)
-    return torch.arange(count, stop, device=bank.rows.device)
+    return torch.arange(count, stop, device=bank.slot_labels.device)
 
 
-def _by_age(bank: StoredRows, refreshed: Tensor) -> Tensor:
+def _by_age(bank: StoredDocuments, refreshed: Tensor) -> Tensor:
     """(M,) long, smaller for older rows, all distinct; modulo the capacity it is the slot."""
     count = len(bank)
     written = bank.written_at[:count].clone()
@@ -276,7 +345,7 @@ def _by_age(bank: StoredRows, refreshed: Tensor) -> Tensor:
 
 
 def _mixed(x: Tensor) -> Tensor:
-    """SplitMix64's finaliser on int64, which wraps as unsigned numbers do."""
+    """SplitMix64's finalizer on int64, which wraps as unsigned numbers do."""
     x = x + _signed(0x9E3779B97F4A7C15)
     x = (x ^ _shifted(x, 30)) * _signed(0xBF58476D1CE4E5B9)
     x = (x ^ _shifted(x, 27)) * _signed(0x94D049BB133111EB)

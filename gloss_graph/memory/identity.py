@@ -1,4 +1,4 @@
-"""Which document lies in which slot, in a tenth of the memory a dict of a million ids takes."""
+"""The slot of every document id, in a tenth of the memory that a dict of a million ids takes."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import numpy as np
 from torch import Tensor
 
-# Changes kept beside the sorted ids before they are sorted anew, as a share of these.
+# Largest share and number of changes kept apart from the sorted ids before they are sorted in.
 _CHANGED_SHARE = 16
 _CHANGED = 4096
 

@@ -1,4 +1,4 @@
-"""An encoder that follows another one slowly, so that what it wrote stays comparable for longer."""
+"""An encoder that follows another one slowly, so that rows it wrote stay comparable for longer."""
 
 from __future__ import annotations
 
@@ -8,10 +8,9 @@ from typing import Any
 import torch
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
-from typing_extensions import Self
 
 from gloss_graph._internal.checks import check_range
-from gloss_graph.memory.checked import check_forms, check_keys
+from gloss_graph.memory.state import check_forms, check_keys
 
 
 class _Ema:
@@ -28,8 +27,8 @@ class MomentumEncoder(nn.Module):
     r"""A copy of an encoder that follows it slowly.
 
     \(\bar\theta \leftarrow m \bar\theta + (1 - m) \theta\) (He et al., 2020, arXiv 1911.05722).
-    What it encodes drifts 1 / (1 - m) times slower than what the encoder does, so rows that it
-    wrote into a bank stay comparable for longer. Call it for the objective's `reference=` and
+    Its embeddings drift 1 / (1 - m) times slower than those of the encoder, so rows that it wrote
+    into a bank stay comparable for longer. Call it for the objective's `target_embeddings` and
     `update()` after every step of the optimizer. Parameters are averaged, buffers copied; it is
     always in eval mode and takes no gradient.
 
@@ -73,14 +72,14 @@ class MomentumEncoder(nn.Module):
         """The momentum."""
         return f"momentum={self.momentum}"
 
-    def train(self, mode: bool = True) -> Self:
+    def train(self, mode: bool = True) -> MomentumEncoder:
         """Stays in eval mode whatever `mode` is."""
         del mode
         return super().train(False)
 
     @torch.no_grad()
     def update(self) -> None:
-        """Move towards the encoder as it is now.
+        """Move toward the current encoder.
 
         Raises:
             ValueError: The encoder has other weights than when it was copied; nothing is changed.
@@ -104,7 +103,7 @@ class MomentumEncoder(nn.Module):
 
     @torch.no_grad()
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """What the copy makes of the inputs, without gradient."""
+        """The output of the copy for the inputs, without gradient."""
         return self.average(*args, **kwargs)
 
 

@@ -1,152 +1,240 @@
-"""The stored rows of a memory bank: buffers, what can be read from them, who lies where."""
+"""Whether a saved state is one that a bank can have; it is checked before any of it is loaded."""
 
 from __future__ import annotations
 
-import warnings
+from collections.abc import Mapping, Set
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from gloss_graph.memory.identity import SlotMap
-from gloss_graph.memory.labels import join_targets
-from gloss_graph.neighbors.quantized import QuantizedRows, Rows
+from gloss_graph.neighbors.inverted_lists import Cells
 
 
-class StoredRows(nn.Module):
-    """State of a `MemoryBank` that is not about neighbours, and its readable side.
-
-    Everything lives in persistent buffers of `capacity` slots; the first `len()` are in use. The
-    map from document id to slot is derived from them and dropped by pickle and deepcopy.
+def fit_cells(cells: Cells | None, state: dict[str, Any], prefix: str) -> None:
+    """Make the cells in a state fit a bank: take them out, leave them, or put empty ones in.
 
     Args:
-        capacity: Number of slots.
-        dim: Embedding dimension D.
-        dtype: Storage of the rows.
-        num_classes: C for label sets, None for class numbers.
-        bits: An entry of the rows, None = `dtype` keeps them.
+        cells: Of the bank that loads; None if it searches without.
+        state: Changed where it holds a bank under `prefix`.
+        prefix: Of its names.
     """
-
-    rows: Rows
-    slot_labels: Tensor
-    slot_targets: Tensor | None
-    slot_ids: Tensor
-    written_at: Tensor
-    cursor: Tensor
-    count: Tensor
-    step: Tensor
-    anonymous: Tensor
-
-    def __init__(
-        self,
-        capacity: int,
-        dim: int,
-        dtype: torch.dtype,
-        num_classes: int | None,
-        bits: int | None = None,
-    ) -> None:
-        super().__init__()
-        self.capacity, self.dim, self.num_classes, self.bits = capacity, dim, num_classes, bits
-        if bits is None:
-            self.register_buffer("rows", torch.zeros(capacity, dim, dtype=dtype))
-        else:
-            self.rows = QuantizedRows(capacity, dim, bits)
-        buffers = {
-            "slot_labels": torch.full((capacity,), -1),
-            "slot_ids": torch.full((capacity,), -1),
-            "written_at": torch.zeros(capacity, dtype=torch.long),
-            "cursor": torch.zeros((), dtype=torch.long),
-            "count": torch.zeros((), dtype=torch.long),
-            "step": torch.zeros((), dtype=torch.long),
-            "anonymous": torch.zeros((), dtype=torch.long),
-        }
-        for name, value in buffers.items():
-            self.register_buffer(name, value)
-        # With targets `slot_labels` says which rows have any: 0 or -1.
-        targets = None
-        if num_classes is not None:
-            targets = torch.zeros(capacity, num_classes, dtype=torch.float32)
-        self.register_buffer("slot_targets", targets)
-        self._slot_of: SlotMap | None = None
-
-    def __len__(self) -> int:
-        return int(self.count)
-
-    @property
-    def embeddings(self) -> Tensor:
-        """Stored rows (M, D), a view; with `bits` a copy, made tile by tile."""
-        return self.rows[: len(self)]
-
-    @property
-    def labels(self) -> Tensor:
-        """Labels (M,) long, -1 = unlabeled; with `num_classes` (M, C), rows of NaN = unlabeled."""
-        known = self.slot_labels[: len(self)]
-        if self.slot_targets is None:
-            return known
-        return join_targets(known, self.slot_targets[: len(self)])
-
-    @property
-    def labeled(self) -> Tensor:
-        """Which of the stored rows (M,) bool carry a label."""
-        return self.slot_labels[: len(self)] >= 0
-
-    @property
-    def ids(self) -> Tensor:
-        """Document ids (M,) long of the stored rows; negative where none was given, a view."""
-        return self.slot_ids[: len(self)]
-
-    @property
-    def age(self) -> Tensor:
-        """Enqueue calls since each row (M,) long was last written; 0 = by the last one."""
-        return self.step - self.written_at[: len(self)] - 1
-
-    def __getstate__(self) -> dict[str, Any]:
-        state = super().__getstate__() if hasattr(super(), "__getstate__") else self.__dict__
-        return {**state, "_slot_of": None}
-
-    def _apply(self, fn: Any, recurse: bool = True) -> Any:
-        with torch.inference_mode(False):
-            return super()._apply(fn, recurse)
-
-    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
-        super()._load_from_state_dict(*args, **kwargs)
-        self._forget_derived()
-
-    def _forget_derived(self) -> None:
-        """Drop what is derived from the buffers, after they were changed from outside."""
-        self._slot_of = None
-
-    def _slots(self) -> SlotMap:
-        """Id -> slot, derived from the buffers and rebuilt when they were loaded."""
-        if self._slot_of is None:
-            self._slot_of = SlotMap(self.ids)
-        return self._slot_of
-
-    def slots_of(self, ids: Tensor) -> Tensor:
-        """Slot (B,) long of every document id, -1 where it is not stored.
-
-        Args:
-            ids: (B,) integer document ids.
-        """
-        return torch.tensor(self._slots().find(ids), dtype=torch.long, device=self.rows.device)
-
-    def own_slots(self, ids: Tensor | None) -> Tensor:
-        """Sorted slots (n,) long of those documents `ids` (any,) that are stored; none for None."""
-        if ids is None:
-            return torch.empty(0, dtype=torch.long, device=self.rows.device)
-        slots = self.slots_of(ids.reshape(-1))
-        return slots[slots >= 0].unique()
+    found = {name: x for name, x in state.items() if name.startswith(f"{prefix}cells.")}
+    wanted = {} if cells is None else cells.state_dict(prefix=f"{prefix}cells.")
+    fits = found.keys() == wanted.keys() and all(
+        isinstance(x, Tensor) and x.shape == wanted[name].shape for name, x in found.items()
+    )
+    if fits or f"{prefix}count" not in state:
+        return
+    for name in found:
+        del state[name]
+    if cells is not None:
+        most, dim = cells.centers.shape
+        new = Cells(cells.cell_of.numel(), dim, most)
+        state.update(new.state_dict(prefix=f"{prefix}cells."))
 
 
-def warn_anonymous(warned: bool) -> bool:
-    """Warn once, for the caller of `MemoryBank.enqueue`, that rows come without identity."""
-    if not warned:
-        warnings.warn(
-            "MemoryBank.enqueue was called without 'ids'. When the same documents come again (a "
-            "second epoch), each one finds its own stored copy with its own label: label "
-            "leakage. Pass stable document 'ids', or call reset() before every epoch.",
-            UserWarning,
-            # This function, enqueue, and the no_grad wrapper around it.
-            stacklevel=4,
+def check_keys(module: nn.Module, names: Set[str]) -> None:
+    """Raise unless `names` are those of the entries of a module's state.
+
+    Raises:
+        RuntimeError: As torch words it, but before anything was loaded.
+    """
+    known = module.state_dict().keys()
+    found = {"Missing": known - names, "Unexpected": names - known}
+    lines = [
+        f"{kind} key(s) in state_dict: {', '.join(map(repr, sorted(which)))}."
+        for kind, which in found.items()
+        if which
+    ]
+    if lines:
+        name = type(module).__name__
+        raise RuntimeError(f"Error(s) in loading state_dict for {name}: {' '.join(lines)}")
+
+
+def check_forms(module: nn.Module, state: Mapping[str, Any], prefix: str = "") -> None:
+    """As `check_entries`, for the state of a module."""
+    check_entries(module.state_dict(), state, prefix)
+
+
+def check_entries(wanted: Mapping[str, Any], state: Mapping[str, Any], prefix: str = "") -> None:
+    """Raise unless the entries of `state` have the shapes of `wanted`, and dtypes of their kind.
+
+    Absent entries and extra state are not checked.
+
+    Raises:
+        ValueError: Names the entry.
+    """
+    for name, known in wanted.items():
+        if not isinstance(known, Tensor) or f"{prefix}{name}" not in state:
+            continue
+        if name.rpartition(".")[2] == "_extra_state":
+            continue
+        value = state[f"{prefix}{name}"]
+        if not isinstance(value, Tensor) or value.layout != torch.strided:
+            raise foreign(f"{prefix}{name}", f"a dense tensor (got {type(value).__name__})")
+        if value.shape != known.shape:
+            raise foreign(
+                f"{prefix}{name}", f"of shape {tuple(known.shape)} (got {tuple(value.shape)})"
+            )
+        floating = value.is_floating_point() and known.is_floating_point()
+        if not floating and value.dtype != known.dtype:
+            raise foreign(f"{prefix}{name}", f"of {known.dtype} (got {value.dtype})")
+
+
+def check_finite(state: Mapping[str, Any], names: list[str], dtype: torch.dtype) -> None:
+    """Raise unless the floating entries of these names are finite as `dtype`.
+
+    Raises:
+        ValueError: Names the entry.
+    """
+    for name in names:
+        value = state.get(name)
+        if isinstance(value, Tensor) and not bool(torch.isfinite(value.to(dtype)).all()):
+            raise foreign(name, f"finite as {dtype}")
+
+
+def check_limits(name: str, value: Tensor, low: float | None, high: float | None) -> None:
+    """Raise unless the entries of `value` are finite and in [low, high]; None = no bound.
+
+    Raises:
+        ValueError: Names the entry of the state.
+    """
+    if value.is_floating_point() and not bool(torch.isfinite(value).all()):
+        raise foreign(name, "finite")
+    if low is not None and bool((value < low).any()):
+        raise foreign(name, f"at least {low} (got {value.min().item()})")
+    if high is not None and bool((value > high).any()):
+        raise foreign(name, f"at most {high} (got {value.max().item()})")
+
+
+def foreign(name: str, rule: str) -> ValueError:
+    """The error that names an entry of a state."""
+    return ValueError(
+        f"'{name}' must be {rule} in a state that is loaded. Is it of other settings?"
+    )
+
+
+def check_bank_state(
+    known: Mapping[str, Tensor], state: Mapping[str, Any], prefix: str, *, rows: bool = True
+) -> None:
+    """Raise unless `state` holds a bank whose parts agree with each other.
+
+    Args:
+        known: `state_dict()` of the bank that loads: the names, shapes and dtypes to expect.
+        state: Entries under `prefix`; all of a bank's, or none.
+        prefix: Prefix of the bank's entries.
+        rows: Whether to check the values of rows and links too, every one of which is read.
+
+    Raises:
+        ValueError: Names the entry and what it must be.
+    """
+    check_entries(known, state, prefix)
+
+    def part(name: str) -> Tensor:
+        value: Tensor = state[prefix + name]
+        return value
+
+    def require(name: str, holds: Any, rule: str) -> None:
+        if not bool(torch.as_tensor(holds).all()):
+            raise foreign(prefix + name, rule)
+
+    capacity = known["rows"].size(0)
+    count, step, anonymous = (int(part(name)) for name in ("count", "step", "anonymous"))
+    require("count", 0 <= count <= capacity, f"in 0..{capacity} (got {count})")
+    require("step", step >= (count > 0), f"the number of writes (got {step})")
+    require("anonymous", anonymous >= 0, f"at least 0 (got {anonymous})")
+    cursor = int(part("cursor"))
+    require("cursor", 0 <= cursor < max(1, capacity), f"below {capacity} (got {cursor})")
+    ids, labels, written = (part(name) for name in ("slot_ids", "slot_labels", "written_at"))
+    used, free = ids[:count], ids[count:]
+    rule = f"set in the first {count} slots, which are in use, and -1 in all others"
+    require("slot_ids", (used != -1).all() & (free == -1).all(), rule)
+    rule = f"at least {-1 - anonymous} with {anonymous} rows without identity"
+    require("slot_ids", used >= -1 - anonymous, rule)
+    require("slot_ids", used.unique().numel() == count, "distinct")
+    sets = "slot_targets" in known
+    require("slot_labels", labels[:count] >= -1, "at least -1")
+    if sets:
+        require("slot_labels", labels[:count] <= 0, "0 or -1, the mark of a label set")
+    rule = f"in 0..{step - 1}, before step {step}"
+    require("written_at", (written[:count] >= 0) & (written[:count] < step), rule)
+    if sets:
+        targets = part("slot_targets")
+        targets = targets[:count]
+        require("slot_targets", (targets >= 0) & (targets <= 1), "in [0, 1]")
+    stamps = part("links.stamps")
+    rule = f"at least 1 in the first {count} slots, which had a document, and 0 in all others"
+    require("links.stamps", (stamps[:count] > 0).all() & (stamps[count:] == 0).all(), rule)
+    declined = state.get(f"{prefix}eviction.declined")
+    if isinstance(declined, Tensor):
+        require("eviction.declined", declined >= 0, "at least 0")
+    _check_cells(known, state, prefix, count)
+    if not rows:
+        return
+    floating = [
+        f"{prefix}{name}"
+        for name, value in known.items()
+        if value.is_floating_point() and name != "rows" and not name.startswith("eviction.")
+    ]
+    check_finite(state, floating, torch.float32)
+    check_finite(state, [f"{prefix}rows"], known["rows"].dtype)
+    links, link_stamps = part("links.slots"), part("links.slot_stamps")
+    itself = torch.arange(capacity, device=links.device, dtype=links.dtype).unsqueeze(1)
+    rule = f"slots below {count} other than the slot of the list, or -1"
+    require("links.slots", (links >= -1) & (links < count) & (links != itself), rule)
+    require("links.slots", links[count:] == -1, f"-1 from slot {count} on")
+    target = stamps[links.clamp(min=0).long()] if capacity else link_stamps
+    rule = "at most the stamp of the slot they name"
+    require("links.slot_stamps", (links < 0) | ((link_stamps >= 0) & (link_stamps <= target)), rule)
+    live = torch.where((links >= 0) & (link_stamps == target), links, -1).sort(dim=1).values
+    require(
+        "links.slots", (live[:, 1:] != live[:, :-1]) | (live[:, 1:] < 0), "distinct in every list"
+    )
+    require("links.squared", part("links.squared") >= 0, "at least 0")
+
+
+def _check_cells(
+    known: Mapping[str, Tensor], state: Mapping[str, Any], prefix: str, count: int
+) -> None:
+    if "cells.centers" not in known or f"{prefix}cells.count" not in state:
+        return
+    most, found = known["cells.centers"].size(0), int(state[f"{prefix}cells.count"])
+    cell_of = state[f"{prefix}cells.cell_of"]
+    if not 0 <= found <= most:
+        raise foreign(f"{prefix}cells.count", f"in 0..{most} (got {found})")
+    sorted_in = bool((cell_of[:count] >= 0).all()) if found else bool((cell_of == -1).all())
+    if not sorted_in or bool((cell_of < -1).any() | (cell_of >= max(found, 1)).any()):
+        raise foreign(f"{prefix}cells.cell_of", f"below {found} for every row")
+    if bool((cell_of[count:] != -1).any()):
+        raise foreign(f"{prefix}cells.cell_of", f"-1 from slot {count} on")
+    for name in ("found_at", "overwritten"):
+        if int(state[f"{prefix}cells.{name}"]) < 0:
+            raise foreign(f"{prefix}cells.{name}", "at least 0")
+
+
+def check_sizes(state: Mapping[str, Any], prefix: str, sizes: Mapping[str, int]) -> None:
+    """Raise unless a bank's `state` has the capacity, dim and k of `sizes`.
+
+    Torch reports absent entries.
+
+    Raises:
+        ValueError: Names the size that differs; or the state is that of a bank of few bits.
+    """
+    if f"{prefix}rows.codes" in state:
+        raise ValueError(
+            f"'{prefix}rows.codes' belongs to a bank with 'bits', which version 0.2 removed. Make "
+            "a MemoryBank without 'bits' and fill it again."
         )
-    return True
+    rows, links = (state.get(f"{prefix}{name}") for name in ("rows", "links.slots"))
+    found: dict[str, int] = {}
+    if isinstance(rows, Tensor) and rows.dim() == 2:
+        found = {"capacity": rows.size(0), "dim": rows.size(1)}
+    if isinstance(links, Tensor) and links.dim() == 2:
+        found["k"] = links.size(1)
+    for name, value in found.items():
+        if value != sizes[name]:
+            raise ValueError(
+                f"'{name}' must be that of the saved bank, {value} (got {sizes[name]}). Make the "
+                f"bank with MemoryBank({', '.join(f'{n}={v}' for n, v in found.items())}, ...)."
+            )

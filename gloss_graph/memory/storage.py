@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import struct
+import warnings
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
@@ -103,12 +104,13 @@ def read_bank(path: str | Path, *, mmap: bool) -> tuple[dict[str, Any], dict[str
 
     Args:
         path: The file.
-        mmap: Map the file: pages are read when used, and written ones become the process's own,
-            the file never changes. Checksums of the tensors are then not looked at.
+        mmap: Map the file: pages are read when used, and writes stay in the process, the file never
+            changes. Checksums of the tensors are then not compared.
 
     Raises:
         FileNotFoundError: No such file.
-        ValueError: A folder, a foreign file, a damaged one, or one of a newer version.
+        ValueError: A folder, a foreign or damaged file, one of a newer version, or one of a bank
+            of few bits.
     """
     path = Path(path)
     if not path.exists():
@@ -157,42 +159,33 @@ def _metadata(path: Path, found: dict[str, str] | None) -> tuple[dict[str, Any],
         described = found["settings"]
         if checks["settings"] != f"{zlib.crc32(described.encode()):08x}":
             raise _damaged(path, "the checksum of its settings does not match")
-        return json.loads(described), checks
-    except (KeyError, TypeError, json.JSONDecodeError) as error:
+        return _present(path, json.loads(described)), checks
+    except (AttributeError, KeyError, TypeError, json.JSONDecodeError) as error:
         raise _damaged(path, f"its header lacks or garbles {error}") from error
+
+
+def _present(path: Path, settings: dict[str, Any]) -> dict[str, Any]:
+    """The settings of a bank of version 0.1 as this version understands them."""
+    bits, search = settings.pop("bits", None), settings.get("search")
+    if bits is not None:
+        raise ValueError(
+            f"'path' must be a bank this version can make: '{path}' keeps {bits} bits per entry "
+            "('bits'), which version 0.2 removed. Fill a new bank: MemoryBank(capacity, dim), or "
+            "with dtype=torch.float16, then prefill."
+        )
+    if search == "hnsw" or (isinstance(search, dict) and search.get("kind") == "hnsw"):
+        settings["search"] = "ivf"
+        warnings.warn(
+            f"'{path}' was saved with search='hnsw', which version 0.2 removed. The bank "
+            "searches by 'ivf' from now on.",
+            UserWarning,
+            # Three functions of this module, and MemoryBank.load.
+            stacklevel=5,
+        )
+    return settings
 
 
 def _damaged(path: Path, how: str) -> ValueError:
     return ValueError(
         f"'path' must be a whole file of MemoryBank.save: '{path}' is damaged, {how}."
     )
-
-
-def check_sizes(state: Mapping[str, Tensor], prefix: str, here: Mapping[str, int | None]) -> None:
-    """Raise unless a bank's `state` is of the sizes `here`: capacity, dim, bits and k.
-
-    Absent entries are torch's to report.
-
-    Raises:
-        ValueError: Names the size that differs.
-    """
-    names = ("rows", "links.slots", "rows.codes", "rows.rotation", "rows.codebook")
-    rows, links, codes, turn, words = (_matrix(state.get(prefix + name)) for name in names)
-    found: dict[str, int | None] = {}
-    if codes is not None and turn is not None and words is not None:
-        found = {"capacity": codes.size(0), "dim": turn.size(0), "bits": 8 // max(1, words.size(1))}
-    if rows is not None:
-        found = {"capacity": rows.size(0), "dim": rows.size(1), "bits": None}
-    if links is not None:
-        found["k"] = links.size(1)
-    for name, value in found.items():
-        if value != here[name]:
-            raise ValueError(
-                f"'{name}' must be that of the saved bank, {value} (got {here[name]}). Make the "
-                f"bank with MemoryBank({', '.join(f'{n}={v}' for n, v in found.items())}, ...)."
-            )
-
-
-def _matrix(value: Any) -> Tensor | None:
-    """`value` if it is a matrix; what is none is told of later."""
-    return value if isinstance(value, Tensor) and value.dim() == 2 else None

@@ -1,8 +1,54 @@
-"""The undirected graph among stored rows as sorted sparse rows, kept in step with the lists.
+"""The undirected graph among stored rows, kept in step with the neighbor lists.
 
-Both directions of every pair that at least one live list names, row by row in slot numbers.
-Building it from the lists costs a sort of all links; a write changes the rows it touches and moves
-the others in blocks. Either way the result is the same, bit for bit.
+Every slot of a bank has a list of neighbors. The graph that labels propagate over holds both
+directions of every pair that at least one live list names, as sorted sparse rows (CSR):
+
+    lists (directed links)           graph (undirected)
+
+    slot 0:  2  -                    row     pointer   column     squared
+    slot 1:  0                       0       0         1  2       .3  .1
+    slot 2:  0  3                    1       2         0          .3
+    slot 3:  -  -                    2       3         0  3       .1  .4
+                                     3       5         2          .4
+                                             6
+
+Building it from the lists (`build_lists`) sorts all links: too slow for every training step over a
+large bank. A step replaces the lists of a few slots only, so `updated` changes the rows that those
+touch and moves the others in blocks. The result equals a new build bit for bit: where both ends
+list a pair, the link with the larger source counts in either case.
+
+Suppose that slot 1 is written and now lists 3 instead of 0:
+
+    1. What the written rows had and have, as keys row * M + column:
+
+           had  {1-0}            lost   {1-0, 0-1}     both ways, as the graph is undirected
+           have {1-3}            gained {1-3, 3-1}
+
+    2. Only the ends of lost and gained pairs change ("touched": 0, 1, 3). Their entries are read,
+       the lost ones removed, the gained ones inserted in order, which gives the new pointer.
+
+    3. Rows that keep their length keep their entries. Between rows that grow or shrink everything
+       moves as one block:
+
+           old   | 1  2 | 0 | 0  3 | 2 |
+                   row 0 shrinks     row 3 grows
+                        '-. block of rows 1 and 2 moves down by one
+           new   | 2 | 3 | 0  3 | 1  2 |
+
+    4. The touched rows are then written over what was moved there, and last the lengths of all
+       links from or to the written slots.
+
+Blocks move within the same memory if no one holds a view of the graph: `SymmetricLinks.view` gives
+a step its own handle, and as long as that is alive an update goes to other memory (`RowBuffers`,
+which reuses the memory of an earlier graph once its views are gone). A step thus never sees its
+graph change, and a training run allocates nothing after the first few steps. `_shift` moves blocks
+that overlap in an order in which none is overwritten before it was read:
+
+           up    .---->.---->        the upper block first, it makes room
+                 [  a  ][  b  ]
+           down  <----.<----.        the lower block first
+
+A bank that is written in large parts (more than one row in eight) is built from scratch.
 """
 
 from __future__ import annotations
@@ -18,7 +64,7 @@ from torch import Tensor
 
 Ints = NDArray[Any]
 
-# Room left when buffers grow, as a share of what is needed.
+# Share of spare room when buffers grow.
 _HEADROOM = 0.1
 # Rows that `build_lists` joins at a time.
 _BLOCK_ROWS = 65_536
@@ -42,8 +88,8 @@ def union_rows(source: Ints, target: Ints, size: int) -> tuple[Ints, Ints, Ints]
 class SymmetricLinks:
     """Undirected graph over M slots: `pointer` (M + 1,), `column` (E,) int32, `squared` (E,).
 
-    Whoever uses the tensors later must hold this object: their memory is written again by a later
-    step as soon as nobody does.
+    Hold this object as long as its tensors are used: when the last holder drops it, a later step
+    writes to their memory again.
     """
 
     def __init__(self, pointer: Tensor, column: Tensor, squared: Tensor) -> None:
@@ -54,20 +100,20 @@ class SymmetricLinks:
         self._views: weakref.WeakSet[SymmetricLinks] = weakref.WeakSet()
 
     def view(self) -> SymmetricLinks:
-        """The same graph for others: as long as they hold it, no update is made in place."""
+        """A handle to the same graph; while it is held no update is made in place."""
         other = SymmetricLinks(self.pointer, self.column, self.squared)
         other._base = self
         self._views.add(other)
         return other
 
     def settle(self, pointer: Tensor, column: Tensor, squared: Tensor) -> None:
-        """Use the first entries of the memory `column` and `squared`, as `pointer` says."""
+        """Use the first entries of `column` and `squared`, as many as `pointer` counts."""
         total = int(pointer[-1])
         self.room = column, squared
         self.pointer, self.column, self.squared = pointer, column[:total], squared[:total]
 
     def room_for(self, entries: int) -> bool:
-        """Whether nobody else looks at this graph and so many entries fit where it lies."""
+        """Whether no view is held and so many entries fit into the memory of this graph."""
         return len(self._views) == 0 and self.room[0].numel() >= entries
 
     @property
@@ -88,7 +134,7 @@ class SymmetricLinks:
         return part.indptr.astype(np.int32), part.indices.astype(np.int32, copy=False), part.data
 
     def within(self, rows: Ints, hops: int, left_out: Ints) -> Ints:
-        """Sorted rows at most `hops` edges from one of `rows`, on paths past `left_out`."""
+        """Sorted rows at most `hops` edges from one of `rows`, on paths that avoid `left_out`."""
         closed = np.zeros(self.size, dtype=bool)
         closed[left_out] = True
         inside, front = np.zeros(self.size, dtype=bool), rows
@@ -133,7 +179,7 @@ def _find(sorted_values: Ints, low: Ints, high: Ints, wanted: Ints) -> Ints:
 
 
 class RowBuffers:
-    """Memory of sparse rows, used again for a later step once its former owner is gone."""
+    """Memory of sparse rows, reused for a later step once its former owner is gone."""
 
     def __init__(self) -> None:
         self._spare: list[tuple[Tensor, Tensor, Any]] = []
@@ -166,10 +212,10 @@ def build(source: Tensor, target: Tensor, squared: Tensor, size: int) -> Symmetr
 def build_lists(
     lists: Tensor, squared: Tensor, live: Tensor, buffers: RowBuffers
 ) -> SymmetricLinks:
-    """As `build`, straight from the lists, block by block: little memory beside the result.
+    """As `build`, straight from the lists, block by block: with little memory besides the result.
 
     Args:
-        lists: (M, k) int32 neighbours of every slot.
+        lists: (M, k) int32 neighbors of every slot.
         squared: (M, k) squared lengths.
         live: (M, k) bool, links that live.
         buffers: Where the result lives.
@@ -207,7 +253,7 @@ def listing(old: SymmetricLinks, slots: Ints, lists: Ints, live: Any) -> tuple[I
 
     Args:
         old: The graph in which those links are known.
-        slots: (n,) slots asked for.
+        slots: (n,) slots to look for.
         lists: (capacity, k) the lists as they are now.
         live: `(rows, columns) -> bool`, whether a link lives.
     """
@@ -227,7 +273,7 @@ def updated(
     size: int,
     buffers: RowBuffers,
 ) -> SymmetricLinks:
-    """The graph after a write: `old` itself, changed, unless someone else holds a view of it.
+    """The graph after a write: `old` itself, changed, unless a view of it is held.
 
     Args:
         old: The graph before.
@@ -251,9 +297,9 @@ def updated(
     # What the written rows lost and gained; all other pairs keep their place.
     is_written = np.zeros(size, dtype=bool)
     is_written[written] = True
-    known, own = entries(written)[1], fresh_key[is_written[fresh_row]]
-    lost = _both_ways(known[~_stand_in(known, own)], size)
-    gained = _both_ways(own[~_stand_in(own, known)], size)
+    had, have = entries(written)[1], fresh_key[is_written[fresh_row]]
+    lost = _both_ways(had[~_stand_in(had, have)], size)
+    gained = _both_ways(have[~_stand_in(have, had)], size)
     touched = np.zeros(size, dtype=bool)
     touched[np.concatenate([lost, gained]) // size] = True
     rows = touched.nonzero()[0]
@@ -303,9 +349,9 @@ def _undirected(
 def _moved(
     old: SymmetricLinks, pointer: Tensor, blocks: Ints, buffers: RowBuffers
 ) -> tuple[SymmetricLinks, Ints, NDArray[np.float32]]:
-    """The entries of `old`, block by block where `pointer` wants them, and all of their memory.
+    """The entries of `old`, moved block by block to where `pointer` puts them, and their memory.
 
-    In the memory of `old` unless someone else holds a view of it or it is too small.
+    In the memory of `old` unless a view of it is held or it is too small.
     """
     blocks = blocks[blocks[:, 0] < blocks[:, 1]]
     total = int(pointer[-1])
@@ -353,7 +399,7 @@ def _place(values: Any, blocks: Ints, out: Any) -> None:
 def _shift(values: Any, blocks: Ints) -> None:
     """Move ascending blocks (start, stop, where to) within `values`, none over another.
 
-    Of two neighbours that both move up the upper one makes room first, of two that move down the
+    Of two neighbors that both move up the upper one makes room first, of two that move down the
     lower one; two that move apart or towards each other do not meet.
     """
     up = blocks[blocks[:, 2] > blocks[:, 0]][::-1]

@@ -1,4 +1,4 @@
-"""Nearest neighbours within a corpus: exact, or by an inverted file for large ones."""
+"""Nearest neighbors within one set of rows: of a corpus, or as the edges of a graph."""
 
 from __future__ import annotations
 
@@ -7,26 +7,28 @@ from collections.abc import Iterator
 from contextlib import nullcontext
 from typing import NamedTuple
 
-import faiss
 import torch
+import torch.nn.functional as F
+from rich.console import Console
+from rich.progress import Progress
 from torch import Tensor
 
-from gloss_graph._internal.sampling import seeded_sample
-from gloss_graph.neighbors.exact import nearest_others, squared_distances
+from gloss_graph._internal.checks import check_index_vector, check_matrix, check_positive_int
+from gloss_graph.neighbors.exact import ExactSearch, RowSearch, nearest_others
+from gloss_graph.neighbors.inverted_lists import Cells, IVFSearch, IVFSettings
+from gloss_graph.neighbors.search import measure_recall
 
-__all__ = ["CorpusNeighbors", "corpus_neighbors"]
-
-# Queries a call; the same as where a graph of a batch is built, so that both find the same.
+# Queries per call; the same as where a graph of a batch is built, so that both find the same.
 _CHUNK = 1024
 _RECALL_SAMPLE = 256
-# Training points a cell, as many as k-means gains from here.
-_POINTS_PER_CELL = 64
+# Rows per cell that FAISS asks for.
+_ROWS_PER_CELL = 39
 
 
 class CorpusNeighbors(NamedTuple):
     """Squared distances (N, k'), ascending, `inf` where there is none, and rows (N, k') long.
 
-    `search` is `"exact"` or `"ivf"`; `recall`, the share of true neighbours found, measured on a
+    `search` is `"exact"` or `"ivf"`; `recall`, the share of true neighbors found, is measured on a
     sample against exact search (1 for exact).
     """
 
@@ -36,6 +38,7 @@ class CorpusNeighbors(NamedTuple):
     recall: float
 
 
+@torch.no_grad()
 def corpus_neighbors(
     x: Tensor,
     k: int,
@@ -49,12 +52,12 @@ def corpus_neighbors(
 
     Args:
         x: The rows.
-        k: Neighbours a row.
-        exact_up_to: Rows up to which every pair is compared. Beyond, FAISS groups the rows into
-            about 4 √N cells and compares a row with those of the nearest cells; distances are
+        k: Neighbors per row.
+        exact_up_to: Rows up to which every pair is compared. Beyond, inverted lists group the rows
+            into about 4 √N cells and compare a row with those of the nearest cells; distances are
             exact there too.
-        probes: Cells a row is compared with, by default 1 in 16.
-        seed: Of the cells, and of the sample that recall is measured on.
+        probes: Cells that a row is compared with, by default 1 in 16.
+        seed: Seed of the cells, and of the sample that recall is measured on.
         progress: Show a progress bar.
 
     Cost O(N² D) exact, about O(N^1.5 D + N² D / 16) beyond.
@@ -65,58 +68,96 @@ def corpus_neighbors(
         none = torch.empty(size, 0, dtype=torch.long)
         return CorpusNeighbors(x.new_empty(size, 0), none, "exact", 1.0)
     exact = size <= exact_up_to
-    parts: list[tuple[Tensor, Tensor]] = []
-    index = None if exact else _inverted_file(x, probes, seed)
-    for rows in _shown(size, progress):
-        if index is None:
-            found = nearest_others(x[rows], x, rows, k)
-            parts.append((found.squared_distances, found.indices))
-        else:
-            parts.append(_approximate(index, x, rows, k))
-    squared, indices = (torch.cat(column) for column in zip(*parts, strict=True))
-    recall = 1.0 if exact else _recall(x, squared, k, seed)
+    searcher: RowSearch = ExactSearch()
+    if not exact:
+        cells = max(1, min(4 * math.isqrt(size), size // _ROWS_PER_CELL))
+        probes = math.ceil(cells / 16) if probes is None else probes
+        settings = IVFSettings(cells=cells, probes=probes, seed=seed)
+        searcher = IVFSearch(settings, Cells(size, x.size(1), cells))
+    found = [searcher.others(x[rows], x, size, rows, k) for rows in _with_progress(size, progress)]
+    squared, indices = (torch.cat(column) for column in zip(*found, strict=True))
+    recall = 1.0 if exact else measure_recall(searcher, x, size, k, _RECALL_SAMPLE, seed)
     return CorpusNeighbors(squared, indices, "exact" if exact else "ivf", recall)
 
 
-def _shown(size: int, progress: bool) -> Iterator[Tensor]:
-    from rich.console import Console
-    from rich.progress import Progress
-
+def _with_progress(size: int, progress: bool) -> Iterator[Tensor]:
     bar = Progress(console=Console(stderr=True), transient=True, disable=not progress)
     with bar if progress else nullcontext():
-        task = bar.add_task("Neighbours", total=size)
+        task = bar.add_task("Neighbors", total=size)
         for rows in torch.arange(size).split(_CHUNK):
             yield rows
             bar.advance(task, rows.numel())
 
 
-def _inverted_file(x: Tensor, probes: int | None, seed: int) -> faiss.IndexIVFFlat:
-    rows = x.contiguous().numpy()
-    cells = max(1, min(4 * math.isqrt(len(rows)), len(rows) // 39))
-    quantizer = faiss.IndexFlatL2(rows.shape[1])
-    index = faiss.IndexIVFFlat(quantizer, rows.shape[1], cells)
-    index.cp.seed = seed
-    index.cp.max_points_per_centroid = _POINTS_PER_CELL
-    index.train(rows)
-    index.add(rows)
-    index.nprobe = min(cells, math.ceil(cells / 16) if probes is None else probes)
-    return index
+@torch.no_grad()
+def knn_graph(
+    x: Tensor,
+    k: int,
+    batch: Tensor | None = None,
+    loop: bool = False,
+    cosine: bool = False,
+) -> Tensor:
+    """Edges from the k nearest neighbors of every row to that row.
+
+    As `torch_geometric.nn.knn_graph`, without pyg-lib or torch-cluster.
+
+    Args:
+        x: (N, D) floating.
+        k: Neighbors per row, the row itself included with `loop`; fewer where a graph of the batch
+            has fewer rows.
+        batch: (N,) integer, the graph that each row belongs to; neighbors are of the same graph.
+            In contrast to PyG it need not be sorted. By default one graph.
+        loop: Whether every row is its own first neighbor.
+        cosine: Compare by cosine instead of Euclidean distance. Rows of zeros count as orthogonal
+            to all others.
+
+    Returns:
+        `edge_index` (2, E) long: neighbor above, center below. Sorted by center, its neighbors by
+        ascending distance.
+
+    Raises:
+        TypeError: `x` or `batch` is not a tensor.
+        ValueError: Shape, dtype, non-finite rows, k < 1.
+
+    Cost O(N² D) for one graph, the sum of it over the graphs of a batch.
+
+    Example:
+        >>> import torch
+        >>> x = torch.tensor([[0.0], [1.0], [3.0]])
+        >>> knn_graph(x, k=1).tolist()
+        [[1, 0, 1], [0, 1, 2]]
+
+    See also: `build_document_graph` for weighted undirected edges with gradient.
+    """
+    check_matrix("x", x)
+    check_positive_int("k", k)
+    x = x.detach().to(torch.promote_types(x.dtype, torch.float32))
+    if cosine:
+        x = F.normalize(x, dim=1, eps=torch.finfo(x.dtype).tiny)
+    whole = torch.arange(x.size(0), device=x.device)
+    if batch is None:
+        return _knn_edges(x, whole, k, loop)
+    check_index_vector("batch", batch, x.size(0))
+    _, graph, counts = batch.unique(return_inverse=True, return_counts=True)
+    members = graph.argsort(stable=True).split(counts.tolist())
+    edge_index = torch.cat(
+        [_knn_edges(x, rows, k, loop) for rows in members] or [whole.expand(2, 0)], 1
+    )
+    return edge_index[:, edge_index[1].argsort(stable=True)]
 
 
-def _approximate(
-    index: faiss.IndexIVFFlat, x: Tensor, rows: Tensor, k: int
-) -> tuple[Tensor, Tensor]:
-    queries = x[rows]
-    _, found = index.search(queries.contiguous().numpy(), k + 1)
-    places = torch.from_numpy(found)
-    squared = squared_distances(queries, x, places.clamp(min=0))
-    own = (places == rows.unsqueeze(1)) | (places < 0)
-    squared, order = squared.masked_fill(own, torch.inf).sort(dim=1, stable=True)
-    return squared[:, :k], places.gather(1, order)[:, :k]
-
-
-def _recall(x: Tensor, squared: Tensor, k: int, seed: int) -> float:
-    """Share of the found that are no farther than the true k-th neighbour."""
-    sample = torch.from_numpy(seeded_sample(x.size(0), _RECALL_SAMPLE, seed))
-    last = nearest_others(x[sample], x, sample, k).squared_distances[:, -1:]
-    return float((squared[sample] <= last * (1 + 1e-6)).float().mean())
+def _knn_edges(x: Tensor, members: Tensor, k: int, loop: bool) -> Tensor:
+    """The edges (2, E) among the rows `members` (n,) of x (N, D), sorted by center."""
+    x, count = x[members], members.numel()
+    k = min(k - loop, count - 1)
+    rows = torch.arange(count, device=x.device)
+    parts = (
+        [nearest_others(x[part], x, part, k).indices for part in rows.split(_CHUNK)]
+        if k > 0
+        else []
+    )
+    found = torch.cat(parts) if parts else rows.new_empty(count, 0)
+    if loop:
+        found = torch.cat([rows.unsqueeze(1), found], dim=1)
+    center = rows.repeat_interleave(found.size(1))
+    return torch.stack([members[found.flatten()], members[center]])

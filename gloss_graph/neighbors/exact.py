@@ -1,8 +1,8 @@
-"""Exact nearest-neighbour search over the rows of a memory bank.
+"""Exact nearest-neighbor search over the rows of a memory bank or a corpus.
 
-Two exact back ends: FAISS straight over the ring buffer (no index to keep in step with the
-bank) and a tiled matrix product with top-k (any device, any dtype). Both return squared
-Euclidean distances recomputed in torch on the rows they found, so ties aside they agree.
+Two back ends: FAISS straight over the buffer (no index to keep in step with it) and a tiled matrix
+product with top-k (any device, any dtype). Both return squared Euclidean distances recomputed in
+torch on the rows they found, so ties aside they agree.
 """
 
 from __future__ import annotations
@@ -11,14 +11,13 @@ import importlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import faiss as _faiss
 import torch
 from torch import Tensor
 
 from gloss_graph._internal.checks import check_choice
-from gloss_graph.neighbors.quantized import Searched
 
 # Its type stubs do not know all functions.
 faiss: Any = _faiss
@@ -27,9 +26,8 @@ BACKENDS = ("auto", "exact", "faiss", "matmul")
 
 # Below this many rows the call overhead of FAISS outweighs its faster inner loop.
 _FAISS_MIN_ROWS = 1024
-# Rows a tile of the matrix product covers, and entries of its (B, tile) scores.
+# Rows that a tile of the matrix product covers, and entries of its (B, tile) scores.
 _TILE_ROWS = 65_536
-_CODE_TILE_ROWS = 16_384
 _SCORES = 16_777_216
 # Entries held at a time: of the differences of pairs, of hits that are fetched to be dropped.
 _ENTRIES = 4_000_000
@@ -51,7 +49,7 @@ class SearchResult(NamedTuple):
 
 @contextmanager
 def faiss_blas_path() -> Iterator[None]:
-    """Force FAISS's BLAS path for one call and give the user's setting back.
+    """Force FAISS's BLAS path for one call and restore the user's setting.
 
     The import default (128,000, compared with B * D) sends B = 128 down a path measured 6-7x
     slower at 65,536 rows.
@@ -64,7 +62,7 @@ def faiss_blas_path() -> Iterator[None]:
         faiss.cvar.distance_compute_blas_threshold = saved
 
 
-def _resolve(backend: str, queries: Tensor, rows: Searched) -> str:
+def _resolve(backend: str, queries: Tensor, rows: Tensor) -> str:
     check_choice("search", backend, BACKENDS)
     fits = queries.device.type == "cpu" or _searches_on_gpu(queries.device)
     if backend == "faiss" and not fits:
@@ -84,7 +82,7 @@ def _searches_on_gpu(device: torch.device) -> bool:
 
 @cache
 def _gpu_resources(device: torch.device) -> Any:
-    """Scratch memory FAISS keeps on a GPU; made once, as it is large."""
+    """Scratch memory that FAISS keeps on a GPU; made once, as it is large."""
     # Teaches FAISS to take CUDA tensors and to run in torch's current stream.
     importlib.import_module("faiss.contrib.torch_utils")
     return faiss.StandardGpuResources()
@@ -117,22 +115,22 @@ def _candidates(queries: Tensor, tile: Tensor, k: int, backend: str) -> tuple[Te
 
 
 @torch.no_grad()
-def nearest(queries: Tensor, rows: Searched, k: int, *, backend: str = "auto") -> Nearest:
+def nearest(queries: Tensor, rows: Tensor, k: int, *, backend: str = "auto") -> Nearest:
     """Find the `k` rows nearest to every query, exactly.
 
     Args:
         queries: (B, D) float32 or float64.
-        rows: (M, D) float16, float32 or float64, or quantised ones.
-        k: Neighbours a query, at most M (clamped).
+        rows: (M, D) float16, float32 or float64.
+        k: Neighbors per query, at most M (clamped).
         backend: `"faiss"` (CPU; CUDA where the installed FAISS is built for it, which is
             unmeasured), `"matmul"` (any device) or `"auto"`, also called `"exact"`: FAISS where
-            it can be used and rows are at least 1,024, else the matrix product.
+            it can be used and there are at least 1,024 rows, else the matrix product.
 
     Returns:
         Squared distances (B, k'), ascending, and indices (B, k'), with k' = min(k, M).
 
     Raises:
-        ValueError: Unknown back end, or FAISS asked for on another device.
+        ValueError: Unknown back end, or FAISS requested on another device.
 
     Cost O(B M D) time, O(B min(M, 65,536)) extra memory.
 
@@ -148,10 +146,9 @@ def nearest(queries: Tensor, rows: Searched, k: int, *, backend: str = "auto") -
         return Nearest(
             queries.new_empty(shape), torch.empty(shape, dtype=torch.long, device=queries.device)
         )
-    # FAISS tiles by itself, but a bank of fewer bits is converted tile by tile.
-    tile_rows = _TILE_ROWS if isinstance(rows, Tensor) else _CODE_TILE_ROWS
-    tile_rows = min(tile_rows, max(k, _SCORES // queries.size(0)))
-    if backend == "faiss" and isinstance(rows, Tensor) and rows.dtype == torch.float32:
+    # FAISS tiles by itself, but rows in half precision are converted tile by tile.
+    tile_rows = min(_TILE_ROWS, max(k, _SCORES // queries.size(0)))
+    if backend == "faiss" and rows.dtype == torch.float32:
         tile_rows = rows.size(0)
     found: list[Tensor] = []
     scores: list[Tensor] = []
@@ -171,28 +168,28 @@ def nearest(queries: Tensor, rows: Searched, k: int, *, backend: str = "auto") -
 
 
 def nearest_others(
-    queries: Tensor, rows: Searched, own: Tensor, k: int, *, backend: str = "auto"
+    queries: Tensor, rows: Tensor, position: Tensor, k: int, *, backend: str = "auto"
 ) -> Nearest:
-    """As `nearest`, for queries that are rows themselves: row `own[i]` is left out for query i.
+    """As `nearest`, for queries that are rows themselves: query i never finds `position[i]`.
 
     Args:
-        queries: (B, D), equal to `rows[own]`.
+        queries: (B, D), equal to `rows[position]`.
         rows: (M, D).
-        own: (B,) long, the row each query is.
-        k: Neighbours a query, at most M - 1 (clamped).
-        backend: See `nearest`.
+        position: (B,) long, the row that each query is.
+        k: Neighbors per query, at most M - 1 (clamped).
+        backend: One of the back ends of `nearest`.
     """
     k = min(k, rows.size(0) - 1)
     found = nearest(queries, rows, k + 1, backend=backend)
-    return without_own(found, own)
+    return without_itself(found, position)
 
 
-def without_own(found: Nearest, own: Tensor) -> Nearest:
-    """One hit less a query: row `own[i]`, or the farthest where that was not found.
+def without_itself(found: Nearest, position: Tensor) -> Nearest:
+    """Drop one hit per query: row `position[i]`, or the farthest one if that was not found.
 
     With repeated points the row itself need not be the first hit, or a hit at all.
     """
-    itself = found.indices == own.unsqueeze(1)
+    itself = found.indices == position.unsqueeze(1)
     squared = found.squared_distances.masked_fill(itself, torch.inf)
     squared, order = squared.sort(dim=1, stable=True)
     index = found.indices.masked_fill(itself, -1).gather(1, order)
@@ -200,9 +197,9 @@ def without_own(found: Nearest, own: Tensor) -> Nearest:
 
 
 def nearest_allowed(
-    queries: Tensor, rows: Searched, k: int, banned: Tensor, *, backend: str = "auto"
+    queries: Tensor, rows: Tensor, k: int, banned: Tensor, *, backend: str = "auto"
 ) -> Nearest:
-    """As `nearest`, leaving the rows `banned` (n,) out, padded to (B, k) with `inf` and -1."""
+    """As `nearest`, without the rows `banned` (n,), padded to (B, k) with `inf` and -1."""
     size = rows.size(0)
     squared = queries.new_full((queries.size(0), k), torch.inf)
     index = torch.full((queries.size(0), k), -1, dtype=torch.long, device=queries.device)
@@ -219,7 +216,7 @@ def nearest_allowed(
         return distance[:, :wanted], found.indices.gather(1, order)[:, :wanted]
 
     # Banned rows are fetched and dropped. A little slack suffices nearly always; queries for
-    # which it did not are asked again with enough, so the result is exact.
+    # which it did not are repeated with enough, so the result is exact.
     slack = min(banned.numel(), max(4, k // 2))
     distance, found = ask(queries, wanted + slack)
     short = distance[:, -1].isinf().nonzero().squeeze(1)
@@ -233,7 +230,7 @@ def nearest_allowed(
     return Nearest(squared, index)
 
 
-def squared_distances(queries: Tensor, rows: Searched, index: Tensor) -> Tensor:
+def squared_distances(queries: Tensor, rows: Tensor, index: Tensor) -> Tensor:
     """Squared distances between query i and the rows `index[i]`, without gradient.
 
     Args:
@@ -244,13 +241,13 @@ def squared_distances(queries: Tensor, rows: Searched, index: Tensor) -> Tensor:
     Returns:
         (B, k), dtype of `queries`. Cost O(B k D).
     """
-    own = torch.arange(index.size(0), device=index.device).unsqueeze(1).expand_as(index)
-    return pair_distances(queries, own.reshape(-1), rows, index.reshape(-1)).view_as(index)
+    query = torch.arange(index.size(0), device=index.device).unsqueeze(1).expand_as(index)
+    return pair_distances(queries, query.reshape(-1), rows, index.reshape(-1)).view_as(index)
 
 
 @torch.no_grad()
-def pair_distances(x: Searched, left: Tensor, rows: Searched, right: Tensor) -> Tensor:
-    """Squared distances (n,) between `x[left]` and `rows[right]`, float32 or that of `x`.
+def pair_distances(x: Tensor, left: Tensor, rows: Tensor, right: Tensor) -> Tensor:
+    """Squared distances (n,) between `x[left]` and `rows[right]`, float32 or the dtype of `x`.
 
     Args:
         x: (B, D).
@@ -258,7 +255,7 @@ def pair_distances(x: Searched, left: Tensor, rows: Searched, right: Tensor) -> 
         rows: (M, D).
         right: (n,) long.
     """
-    if not (isinstance(x, Tensor) and _plain(x) and isinstance(rows, Tensor) and _plain(rows)):
+    if not (_is_plain(x) and _is_plain(rows)):
         dtype = torch.promote_types(x.dtype, torch.float32)
         # The (n, D) differences of a large call would not fit.
         tile = max(1, _ENTRIES // x.size(1))
@@ -273,5 +270,67 @@ def pair_distances(x: Searched, left: Tensor, rows: Searched, right: Tensor) -> 
     return out
 
 
-def _plain(x: Tensor) -> bool:
+def _is_plain(x: Tensor) -> bool:
     return x.device.type == "cpu" and x.dtype == torch.float32 and x.is_contiguous()
+
+
+def version_of(x: Tensor) -> int:
+    """A count that grows with every write into `x`; 0 for inference tensors, which keep none."""
+    return 0 if x.is_inference() else x._version
+
+
+class RowSearch(Protocol):
+    """Nearest rows among the first `size` of the buffer `rows` (capacity, D) of a bank.
+
+    What a search holds is derived from the bank's state: it may be dropped at any time, and
+    pickle, deepcopy and loading drop it.
+    """
+
+    def allowed(self, queries: Tensor, rows: Tensor, size: int, k: int, banned: Tensor) -> Nearest:
+        """The k nearest rows except `banned` (n,), padded to (B, k) with `inf` and -1."""
+        ...
+
+    def around(
+        self, queries: Tensor, rows: Tensor, size: int, k: int, banned: Tensor, places: Tensor
+    ) -> Nearest:
+        """As `allowed`, for documents stored at `places` (B,) long, -1 if not stored."""
+        del places
+        return self.allowed(queries, rows, size, k, banned)
+
+    def others(self, queries: Tensor, rows: Tensor, size: int, position: Tensor, k: int) -> Nearest:
+        """The k nearest other rows of queries that are the rows `position` (B,) themselves."""
+        ...
+
+    def wrote(self, rows: Tensor, size: int, slots: Tensor, version: int) -> None:
+        """Take note that the rows `slots` were written; `version` was the buffer's before."""
+
+    def without_links(self) -> RowSearch:
+        """The search that needs no links, to make them with."""
+        return self
+
+    def take_settings(self, other: RowSearch) -> bool:
+        """Adopt the settings of `other` and keep the index; False if that cannot be done."""
+        del other
+        return False
+
+
+class ExactSearch(RowSearch):
+    """Exact search, nothing to keep in step.
+
+    Args:
+        backend: One of the back ends of `nearest`.
+    """
+
+    def __init__(self, backend: str = "auto") -> None:
+        self.backend = backend
+
+    def allowed(self, queries: Tensor, rows: Tensor, size: int, k: int, banned: Tensor) -> Nearest:
+        """See `nearest_allowed`."""
+        return nearest_allowed(queries, rows[:size], k, banned, backend=self.backend)
+
+    def others(self, queries: Tensor, rows: Tensor, size: int, position: Tensor, k: int) -> Nearest:
+        """See `nearest_others`."""
+        return nearest_others(queries, rows[:size], position, k, backend=self.backend)
+
+    def wrote(self, rows: Tensor, size: int, slots: Tensor, version: int) -> None:
+        """Nothing to do."""

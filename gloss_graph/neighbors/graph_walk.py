@@ -1,34 +1,56 @@
-"""Search over the graph the bank keeps: neighbours of neighbours of where a document lay."""
+"""Search over the graph that a bank keeps: neighbors of neighbors of a document's old slot."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from gloss_graph._internal.checks import check_positive_int
 from gloss_graph.neighbors.adjacency import Ints, SymmetricLinks, ragged
-from gloss_graph.neighbors.exact import Nearest, pair_distances, without_own
-from gloss_graph.neighbors.quantized import Rows, Searched, asked, searched
-from gloss_graph.neighbors.settings import DescentSettings, RowSearch
-
-if TYPE_CHECKING:
-    from gloss_graph.neighbors.lists import LinkTable
+from gloss_graph.neighbors.exact import Nearest, RowSearch, pair_distances, without_itself
+from gloss_graph.neighbors.lists import LinkTable
 
 # Queries that walk at a time: bounds the candidates held.
 _QUERIES = 512
 
 
-class DescentSearch(RowSearch):
-    """Walks from the slot a document has, over the links of the bank; `fallback` for all others.
+@dataclass(frozen=True, kw_only=True)
+class DescentSettings:
+    """Walks over the bank's own links, for documents that come back (Dong et al., 2011).
 
-    A neighbour of a neighbour is likely a neighbour (NN-descent, Dong et al., 2011), so a document
-    that comes back finds its new neighbours around its old ones. The bank keeps that graph anyway:
+    A stored document looks among the neighbors of its old neighbors, at a cost that does not
+    depend on the bank's size. One that is not stored is searched for exactly, and in inverted
+    lists from 200,000 rows on.
+
+    Attributes:
+        width: Best candidates whose neighbors are examined, at least k.
+        rounds: Number of times; each further round starts from the result of the one before.
+        reach: Neighbors examined per candidate: some have thousands.
+    """
+
+    width: int = 16
+    rounds: int = 1
+    reach: int = 64
+
+    def __post_init__(self) -> None:
+        check_positive_int("width", self.width)
+        check_positive_int("rounds", self.rounds)
+        check_positive_int("reach", self.reach)
+
+
+class DescentSearch(RowSearch):
+    """Walks from a document's slot over the links of the bank; `fallback` for all others.
+
+    A neighbor of a neighbor is likely a neighbor (NN-descent, Dong et al., 2011), so a document
+    that comes back finds its new neighbors around its old ones. The bank keeps that graph anyway:
     there is no index to build or to keep in step, and the cost does not depend on its size.
 
     Args:
-        settings: See `DescentSettings`.
+        settings: Width and depth of the walks.
         links: The lists of the bank.
         fallback: Searches for documents that are not stored, or whose walk finds too few.
         least: Rows from which on walks are used.
@@ -43,15 +65,15 @@ class DescentSearch(RowSearch):
     ) -> None:
         self.settings, self.links, self.fallback, self.least = settings, links, fallback, least
 
-    def _walks(self, rows: Rows, size: int) -> bool:
+    def _walks(self, rows: Tensor, size: int) -> bool:
         return rows.device.type == "cpu" and size >= self.least and self.links.k > 0
 
-    def allowed(self, queries: Tensor, rows: Rows, size: int, k: int, banned: Tensor) -> Nearest:
-        """Who asks is not known: see the fallback."""
+    def allowed(self, queries: Tensor, rows: Tensor, size: int, k: int, banned: Tensor) -> Nearest:
+        """See `RowSearch`; the slots of the queries are unknown, so the fallback searches."""
         return self.fallback.allowed(queries, rows, size, k, banned)
 
     def around(
-        self, queries: Tensor, rows: Rows, size: int, k: int, banned: Tensor, places: Tensor
+        self, queries: Tensor, rows: Tensor, size: int, k: int, banned: Tensor, places: Tensor
     ) -> Nearest:
         """See `RowSearch`."""
         if not self._walks(rows, size):
@@ -59,15 +81,15 @@ class DescentSearch(RowSearch):
         return self._walk(queries, rows, size, k, places, banned)
 
     def _walk(
-        self, queries: Tensor, rows: Rows, size: int, k: int, start: Tensor, banned: Tensor
+        self, queries: Tensor, rows: Tensor, size: int, k: int, start: Tensor, banned: Tensor
     ) -> Nearest:
         squared = queries.new_full((queries.size(0), k), torch.inf)
         index = torch.full((queries.size(0), k), -1, dtype=torch.long)
         is_banned = np.zeros(size, dtype=bool)
         is_banned[banned.numpy()] = True
-        x, known, graph = asked(queries, rows), searched(rows), self.links.symmetric(size)
+        graph = self.links.symmetric(size)
         for part in (start >= 0).nonzero().squeeze(1).split(_QUERIES):
-            found = self._descend(x[part], known, graph, start[part].numpy(), is_banned, k)
+            found = self._descend(queries[part], rows, graph, start[part].numpy(), is_banned, k)
             squared[part], index[part] = found[0].to(squared.dtype), found[1]
         wanted = min(k, size - banned.numel())
         if wanted < 1:
@@ -79,21 +101,26 @@ class DescentSearch(RowSearch):
             squared[short], index[short] = rest.squared_distances, rest.indices
         return Nearest(squared, index)
 
-    def others(self, queries: Tensor, rows: Rows, size: int, own: Tensor, k: int) -> Nearest:
+    def others(self, queries: Tensor, rows: Tensor, size: int, position: Tensor, k: int) -> Nearest:
         """See `RowSearch`."""
         if not self._walks(rows, size):
-            return self.fallback.others(queries, rows, size, own, k)
+            return self.fallback.others(queries, rows, size, position, k)
         k = min(k, size - 1)
-        return without_own(self._walk(queries, rows, size, k + 1, own, own[:0]), own)
+        none = position[:0]
+        return without_itself(self._walk(queries, rows, size, k + 1, position, none), position)
 
-    def wrote(self, rows: Rows, size: int, slots: Tensor, version: int) -> None:
-        """The links follow by themselves."""
+    def without_links(self) -> RowSearch:
+        """See `RowSearch`."""
+        return self.fallback
+
+    def wrote(self, rows: Tensor, size: int, slots: Tensor, version: int) -> None:
+        """Tell the fallback; the links follow by themselves."""
         self.fallback.wrote(rows, size, slots, version)
 
     def _descend(
         self,
         x: Tensor,
-        rows: Searched,
+        rows: Tensor,
         graph: SymmetricLinks,
         start: Ints,
         banned: Any,
@@ -109,7 +136,7 @@ class DescentSearch(RowSearch):
             squared = np.full(slots.shape, np.inf, dtype=np.float32)
             ends = torch.from_numpy(row), torch.from_numpy(slots[row, place].astype(np.int64))
             squared[row, place] = pair_distances(x, ends[0], rows, ends[1]).numpy()
-            # The batch's own stale rows may lead on, but are nobody's neighbours.
+            # The batch's own stale rows may lead on, but are no neighbors.
             order = _smallest(squared, 2 * width)
             slots, squared = (
                 np.take_along_axis(slots, order, 1),
@@ -128,7 +155,7 @@ class DescentSearch(RowSearch):
         return torch.from_numpy(near), torch.from_numpy(index)
 
     def _around(self, front: Ints, graph: SymmetricLinks) -> Ints:
-        """Neighbours (n, width) int32 of the slots `front` (n, f), -1 where none."""
+        """Neighbors (n, width) int32 of the slots `front` (n, f), -1 where none."""
         row, place = (front >= 0).nonzero()
         slot, pointer = front[row, place], graph.pointer.numpy()
         first = pointer[slot].astype(np.int64)
@@ -142,7 +169,7 @@ class DescentSearch(RowSearch):
 
 
 def _unique(slots: Ints) -> Ints:
-    """Slots (n, c) sorted, -1 in place of those that stand in their row before."""
+    """Slots (n, c) sorted, repeated ones replaced by -1."""
     slots = np.sort(slots, axis=1)
     slots[:, 1:][slots[:, 1:] == slots[:, :-1]] = -1
     return slots

@@ -1,4 +1,4 @@
-"""Neighbour lists of the stored rows: the inherited edges of the bank's graph."""
+"""Neighbor lists of the stored rows: the inherited edges of the bank's graph."""
 
 from __future__ import annotations
 
@@ -16,18 +16,17 @@ from gloss_graph.neighbors.adjacency import (
     listing,
     updated,
 )
-from gloss_graph.neighbors.exact import Nearest, nearest_others, pair_distances
-from gloss_graph.neighbors.quantized import Searched, version_of
+from gloss_graph.neighbors.exact import Nearest, nearest_others, pair_distances, version_of
 
-# A write of more than one row in so many is followed by a new build, not an update.
+# Writing more than one row in so many leads to a new build instead of an update.
 _UPDATE_SHARE = 8
-# Up to so many batch rows all their pairs are measured; of more, so many search at a time.
+# Up to so many batch rows all pairs are measured; larger batches search in blocks of so many.
 _ALL_PAIRS = 1024
 _TILE_ROWS = 65_536
 
 
 class NeighborLists(NamedTuple):
-    """Nearest neighbours of B batch rows among the bank and the batch itself.
+    """Nearest neighbors of B batch rows among the bank and the batch itself.
 
     `squared_distances` (B, k), ascending, `inf` where there is none; `indices` (B, k) long: a bank
     slot where >= 0, batch row `-2 - index` where <= -2, none where -1.
@@ -57,7 +56,7 @@ def _all_mates(x: Tensor) -> NeighborLists:
 def _near_mates(x: Tensor, k: int) -> NeighborLists:
     """The k nearest other rows of a batch (B, D), block by block: O(B k) memory."""
     blocks = torch.arange(x.size(0), device=x.device).split(_ALL_PAIRS)
-    near = [nearest_others(x[own], x, own, k) for own in blocks]
+    near = [nearest_others(x[block], x, block, k) for block in blocks]
     squared, index = (torch.cat(parts) for parts in zip(*near, strict=True))
     return NeighborLists(squared, -2 - index)
 
@@ -78,25 +77,25 @@ def check_lists(lists: NeighborLists, batch: int, stored: int, device: torch.dev
     check_device("'neighbors'", index, "the bank", device)
     if index.dim() != 2 or index.size(0) != batch:
         raise ValueError(
-            f"'neighbors' must hold one list a row, ({batch}, k) (got {tuple(index.shape)})."
+            f"'neighbors' must hold one list per row, ({batch}, k) (got {tuple(index.shape)})."
         )
     if index.numel() and (int(index.max()) >= stored or int(index.min()) < -1 - batch):
         raise ValueError(
             f"'neighbors' must name slots below {stored} or batch rows below {batch}, as "
-            "MemoryBank.neighbors gives them. Search them anew."
+            "MemoryBank.neighbors gives them. Search again."
         )
 
 
 class LinkTable(nn.Module):
-    """Fixed-width neighbour lists over the slots of a bank.
+    """Fixed-width neighbor lists over the slots of a bank.
 
-    A link names a slot and the stamp the slot had then. A slot's stamp grows when it gets a new
-    tenant, so links to a former tenant die without being looked for. The stored squared length
-    of every live link equals that of the stored rows at any time.
+    A link names a slot and the stamp that the slot had then. A slot's stamp grows when it gets a
+    new tenant, so links to a former tenant die without a search for them. The stored squared length
+    of every live link always equals that of the stored rows.
 
     Args:
         capacity: Slots.
-        k: Links a slot.
+        k: Links per slot.
     """
 
     slots: Tensor
@@ -121,31 +120,31 @@ class LinkTable(nn.Module):
         state = {**self.__dict__, "_graph": None, "_graph_of": ()}
         return {**state, "_row_buffers": RowBuffers()}
 
-    def _forget_derived(self) -> None:
-        """Drop the graph, after the lists were changed by what their tensors do not count."""
+    def forget_graph(self) -> None:
+        """Drop the undirected graph, after a change that the tensors of the lists do not count."""
         self._graph, self._graph_of = None, ()
 
     def _state(self) -> tuple[Any, ...]:
-        # Tensors count what is written into them; held, their identity stays theirs.
+        # Tensors count writes; while they are held here no other tensor can have their identity.
         lists = (self.slots, self.slot_stamps, self.squared, self.stamps)
         return (*((x, version_of(x)) for x in lists),)
 
-    def _known_graph(self) -> SymmetricLinks | None:
-        """The undirected graph if it is that of the lists as they are."""
+    def kept_graph(self) -> SymmetricLinks | None:
+        """The undirected graph of an earlier step, if it is still that of the lists."""
         state = self._state()
         if len(self._graph_of) != len(state) or any(
             x is not y or version != other
             for (x, version), (y, other) in zip(self._graph_of, state, strict=True)
         ):
-            self._forget_derived()
+            self.forget_graph()
         return self._graph
 
     def symmetric(self, size: int) -> SymmetricLinks:
         """The undirected graph of the live links among the first `size` slots (CPU only).
 
-        Kept between calls: a write updates it, any other change builds it anew.
+        Kept between calls: a write updates it, any other change leads to a new build.
         """
-        graph = self._known_graph()
+        graph = self.kept_graph()
         if graph is None or graph.size != size:
             lists = (self.slots[:size], self.squared[:size], self.live(size))
             graph = build_lists(*lists, self._row_buffers)
@@ -158,26 +157,26 @@ class LinkTable(nn.Module):
         kept: Tensor,
         slots: Tensor,
         fresh: Tensor,
-        rows: Searched,
+        rows: Tensor,
         size: int,
     ) -> None:
         """Store the lists of the batch rows `kept`, which now live in `slots`.
 
         Args:
-            lists: Neighbours of the whole batch, in slots as they were before this write.
+            lists: Neighbors of the whole batch, in slots as they were before this write.
             kept: (n,) long, batch rows that were stored.
             slots: (n,) long, where; the stored rows are in place already.
             fresh: (n,) bool, the slot got a new tenant (else the same document was refreshed).
-            rows: (capacity, D) stored rows, as they are searched.
+            rows: (capacity, D) stored rows.
             size: Number of slots in use.
         """
-        graph = self._known_graph()
+        graph = self.kept_graph()
         index = lists.indices[kept, : self.k]
         mates = index <= -2
         row_of = torch.full((lists.indices.size(0),), -1, dtype=torch.long, device=slots.device)
         row_of[kept] = slots
         links = torch.where(mates, row_of[(-2 - index).clamp(min=0)], index)
-        # A twin that was dropped and a row that would list itself are no neighbours.
+        # A twin that was dropped and a row that would list itself are no neighbors.
         links = links.masked_fill(links == slots.unsqueeze(1), -1)
         before = self.stamps[links.clamp(min=0)]
         self.stamps[slots[fresh]] += 1
@@ -189,7 +188,7 @@ class LinkTable(nn.Module):
         self.slot_stamps[slots, :width] = stamps
         self._measure(rows, slots, slots[~fresh], size, graph)
         if graph is None or slots.numel() * _UPDATE_SHARE > size:
-            self._forget_derived()
+            self.forget_graph()
         else:
             self._update(graph, slots.sort().values, size)
 
@@ -214,15 +213,15 @@ class LinkTable(nn.Module):
 
     def _measure(
         self,
-        rows: Searched,
+        rows: Tensor,
         written: Tensor,
         refreshed: Tensor,
         size: int,
         graph: SymmetricLinks | None,
     ) -> None:
         neighbors = self.slots[written].long().clamp(min=0)
-        own = torch.arange(written.numel(), device=rows.device).repeat_interleave(self.k)
-        squared = pair_distances(rows, written[own], rows, neighbors.reshape(-1))
+        source = written.repeat_interleave(self.k)
+        squared = pair_distances(rows, source, rows, neighbors.reshape(-1))
         self.squared[written] = squared.view_as(neighbors).to(self.squared.dtype)
         if refreshed.numel() == 0:
             return
@@ -232,16 +231,12 @@ class LinkTable(nn.Module):
         if graph is None:
             hit = (moved[flat.clamp(min=0)] & (flat >= 0)).nonzero().squeeze(1)
         else:
-            # Those that list a refreshed row are among its neighbours.
+            # Those that list a refreshed row are among its neighbors.
             row, column = listing(graph, refreshed.numpy(), self.slots.numpy(), self._live)
-            own = self.slots[written]
-            mine = (moved[own.clamp(min=0)] & (own >= 0)).nonzero()
-            hit = torch.cat(
-                [
-                    torch.from_numpy(row.astype(np.int64) * self.k + column),
-                    written[mine[:, 0]] * self.k + mine[:, 1],
-                ]
-            )
+            listed = self.slots[written]
+            among = (moved[listed.clamp(min=0)] & (listed >= 0)).nonzero()
+            inward = torch.from_numpy(row.astype(np.int64) * self.k + column)
+            hit = torch.cat([inward, written[among[:, 0]] * self.k + among[:, 1]])
         # Links to a former tenant are dead and keep the length they had.
         alive = self.stamps[flat[hit].long()] == self.slot_stamps[:size].reshape(-1)[hit]
         hit = hit[alive]

@@ -78,9 +78,9 @@ def score_probabilities(scores: Tensor, spread: Tensor) -> Tensor:
 
 
 def with_mass(targets: Tensor, seeds: Tensor) -> Tensor:
-    """Label sets (N, C) beside a column that is 1 in the `seeds` (N,) bool: (N, C + 1).
+    """Label sets (N, C) next to a column that is 1 in the `seeds` (N,) bool: (N, C + 1).
 
-    What the last column propagates to is the mass of labels that arrives, whatever they are.
+    The last column propagates to the mass of labels that arrives, whatever their classes.
     """
     return torch.cat([targets, seeds.to(targets).unsqueeze(1)], dim=1)
 
@@ -95,10 +95,10 @@ def arrival_shares(values: Tensor, fallback: Tensor) -> Tensor:
     r"""Probability (N, C) that an arriving label holds class c: \(F_{ic} / F_{i, C + 1}\).
 
     Linear rules give a column of seeds that are all p the value p times the mass column, on any
-    normalisation and under any damping, so the ratio is p exactly.
+    normalization and under any damping, so the ratio is p exactly.
 
     Args:
-        values: (N, C + 1), what was propagated from `with_mass`.
+        values: (N, C + 1), propagated from `with_mass`.
         fallback: (C,), for rows that nothing reaches.
     """
     mass = values[:, -1:]

@@ -16,14 +16,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gloss_graph._internal.precision import first_order, widen
+from gloss_graph._internal.precision import first_order, narrowed, widen
 from gloss_graph.propagation.solve import System
 
 # Damping from which the matrix itself holds its excess well enough.
 _SAFE_DAMPING = 1e-3
 # Error of the solution that is known to be 1, beyond which elimination without subtraction is used.
 _WRONG = 1e-8
-# Solutions of this size beside the largest are no longer accurate entry by entry.
+# Solutions this small relative to the largest are no longer accurate entry by entry.
 _SMALL = 1e-9
 
 
@@ -165,6 +165,43 @@ class _DenseSolve(torch.autograd.Function):
         return grad_weight, grad_null, -along, adjoint, None, None, None
 
 
+class _DampedSolve(torch.autograd.Function):
+    r"""F for \((\mathrm{diag}(d) - W) F = R\) in float64, where damping makes d clearly dominant.
+
+    Scaled to a unit diagonal: pivoting cannot cope with rows that are smaller by powers of ten.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, weight: Tensor, diagonal: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
+        wide, sums = weight.double(), diagonal.double()
+        # Nodes that are no unknown: rows of their own, solved to 0.
+        scale = torch.where(sums > 0, sums, 1.0).rsqrt_().unsqueeze(1)
+        matrix = (wide * -scale).mul_(scale.T).fill_diagonal_(1.0)
+        factor, pivots, _ = torch.linalg.lu_factor_ex(matrix)
+        given = right.double()
+        solution = scale * torch.linalg.lu_solve(factor, pivots, scale * given)
+        residual = given - sums.unsqueeze(1) * solution + wide @ solution
+        ctx.factor = factor, pivots, scale
+        ctx.save_for_backward(weight, solution)
+        ctx.dtypes = weight.dtype, diagonal.dtype, right.dtype
+        ctx.mark_non_differentiable(residual)
+        return solution.to(right.dtype), residual
+
+    @staticmethod
+    @first_order
+    def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+        _, solution = ctx.saved_tensors
+        factor, pivots, scale = ctx.factor
+        adjoint = scale * torch.linalg.lu_solve(factor, pivots, scale * grad.double())
+        grad_weight = grad_diagonal = None
+        weight_dtype, diagonal_dtype, right_dtype = ctx.dtypes
+        if ctx.needs_input_grad[0]:
+            grad_weight = narrowed((adjoint @ solution.T).fill_diagonal_(0.0), weight_dtype)
+        if ctx.needs_input_grad[1]:
+            grad_diagonal = narrowed(-(adjoint * solution).sum(dim=1), diagonal_dtype)
+        return grad_weight, grad_diagonal, narrowed(adjoint, right_dtype)
+
+
 def _pull_of_differences(adjoint: Tensor, solution: Tensor) -> Tensor:
     """Sum over classes of Z_i (U_j - U_i), with differences at the size of rounding taken as 0.
 
@@ -202,12 +239,15 @@ def dense_solve(
     Raises:
         ValueError: `implicit=False` and a matrix too near to singular for it.
     """
+    whole = system.damping >= _SAFE_DAMPING
+    if implicit and whole and not positive:
+        solution, residual = _DampedSolve.apply(system.operator.to_full(), system.diagonal, right)
+        return solution, residual
     null = widen(system.null)
     weight, scaled = widen(system.operator.to_full()), null.unsqueeze(1) * widen(right)
     part = None if system.basis is None else system.basis[1]
     if implicit:
         # A product less where the diagonal itself will do.
-        whole = system.damping >= _SAFE_DAMPING
         known = widen(system.diagonal) * null.square() if whole else widen(system.excess())
         solution, residual = _DenseSolve.apply(weight, null, known, scaled, part, whole, positive)
     else:

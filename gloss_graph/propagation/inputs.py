@@ -1,4 +1,4 @@
-"""What a propagation accepts: label rows, priors and undirected weighted graphs."""
+"""The checked inputs of a propagation: label rows, priors and undirected weighted graphs."""
 
 from __future__ import annotations
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -13,12 +14,9 @@ from gloss_graph._internal.checks import (
     check_choice,
     check_mask,
     check_positive_int,
-    check_range,
     check_tensor,
 )
 from gloss_graph._internal.precision import full_precision
-from gloss_graph.propagation.bank_operator import AnyOperator, BankOperator
-from gloss_graph.propagation.bank_scaling import scaled
 from gloss_graph.propagation.dense import dense_solve
 from gloss_graph.propagation.implicit import implicit_solve
 from gloss_graph.propagation.inputs import (
@@ -28,24 +26,19 @@ from gloss_graph.propagation.inputs import (
     check_prior,
     label_rows,
 )
-from gloss_graph.propagation.normalize import NORMALIZATIONS, Scaling
+from gloss_graph.propagation.normalize import Scaling
 from gloss_graph.propagation.operators import (
     FullOperator,
-    MaskedOperator,
+    Operator,
     SparseOperator,
+    SystemOperator,
     operator_of,
+    scaled,
 )
-from gloss_graph.propagation.reach import reachable
-from gloss_graph.propagation.rules import (
-    RULES,
-    Problem,
-    class_mass_normalize,
-    edge_list,
-    without_loose_edges,
-)
+from gloss_graph.propagation.rules import RULES, Problem, class_mass_normalize
+from gloss_graph.propagation.settings import PropagationSettings
 from gloss_graph.propagation.solve import (
     DENSE_LIMIT,
-    SOLVERS,
     Propagation,
     SolverReport,
     System,
@@ -70,7 +63,6 @@ _LEAST_MASS = 1e-12
 _FINEST = 1e-12
 # Error that rounding leaves of a solve in float64.
 _DENSE_ERROR = 1e-9
-GRADIENTS = ("implicit", "unrolled")
 
 
 class LabelPropagation(MessagePassing):
@@ -99,11 +91,11 @@ class LabelPropagation(MessagePassing):
         prior: Class prior (C,) the leak goes to, uniform by default; `"none"`: what leaks is lost,
             so that the result is hit mass, whose rows sum to less than 1.
         class_mass: Prior (C,), or `"uniform"`: rescale the classes of the unseeded rows so that
-            their total mass follows it and normalise the rows (Zhu et al., 2003, sec. 4). For
+            their total mass follows it and normalize the rows (Zhu et al., 2003, sec. 4). For
             predictions; the leak's own mass is left out. Not for `poisson`.
         num_classes: C, needed when `y` holds indices; by default the largest label + 1.
         solver: `"cg"` (conjugate gradients), `"iterate"` (fixed-point message passing),
-            `"dense"` (factorisation of the unknown block, O(n³)) or `"auto"`: dense up to 512
+            `"dense"` (factorization of the unknown block, O(n³)) or `"auto"`: dense up to 512
             unknowns, else cg.
         tol: Relative residual to stop at. `iterate` with `tol=0` runs `max_iter` steps. Under
             `hub` and `row` an error of the values is at most `1 + 1 / eta` times as large
@@ -138,6 +130,9 @@ class LabelPropagation(MessagePassing):
     gradient; use it where labels are features and nothing is trained through them.
     """
 
+    # Without it PyG parses this file for the call of `propagate`, in every constructor.
+    propagate_type: ClassVar = {"x": Tensor, "edge_weight": Tensor}
+
     def __init__(
         self,
         rule: str = "harmonic",
@@ -155,16 +150,17 @@ class LabelPropagation(MessagePassing):
         fused: bool = True,
     ) -> None:
         super().__init__(aggr="sum")
-        check_choice("rule", rule, RULES)
-        check_choice("normalization", normalization, NORMALIZATIONS)
-        check_choice("solver", solver, SOLVERS)
-        check_choice("gradient", gradient, GRADIENTS)
-        if eta is None:
-            eta = 0.2 if rule == "harmonic" else 0.0
-        check_range("eta", eta, 0.0, float("inf"), open_high=True)
-        check_range("alpha", alpha, 0.0, 1.0, open_low=True, open_high=True)
-        check_range("tol", tol, 0.0, 1.0, open_high=True)
-        check_positive_int("max_iter", max_iter)
+        #: The settings as a part, for what connects and propagates in the same way.
+        self.settings = PropagationSettings(
+            rule=rule,
+            normalization=normalization,
+            eta=eta,
+            alpha=alpha,
+            solver=solver,
+            tol=tol,
+            max_iter=max_iter,
+            gradient=gradient,
+        )
         if num_classes is not None:
             check_positive_int("num_classes", num_classes)
         if isinstance(class_mass, str):
@@ -172,7 +168,7 @@ class LabelPropagation(MessagePassing):
         if class_mass is not None and rule == "poisson":
             raise ValueError("'class_mass' is not defined for rule='poisson' (signed scores).")
         self.rule, self.normalization, self.gradient = rule, normalization, gradient
-        self.eta, self.alpha = float(eta), float(alpha)
+        self.eta, self.alpha = self.settings.leak, float(alpha)
         self.num_classes, self.class_mass, self.fused = num_classes, class_mass, fused
         self.solver, self.tol, self.max_iter = solver, float(tol), max_iter
         self.prior: Tensor | None
@@ -246,7 +242,7 @@ class LabelPropagation(MessagePassing):
             trainable_edges: (n,) long, the edges whose weight needs a gradient; the others get
                 0. Default all.
             trusted: Skip the O(E) check that the graph is undirected.
-            prior: (C,) in place of the layer's, taken as it is (not scaled to sum 1).
+            prior: (C,) instead of the layer's, used as it is (not scaled to sum 1).
         """
         labels, seeds = self._labels(y, seed_mask)
         check_tensor("edge_index", edge_index)
@@ -301,20 +297,20 @@ class LabelPropagation(MessagePassing):
             operator = FullOperator(check_full(weight.to(dtype)))
             return self._run(operator, labels.to(dtype), seeds, prior)
 
-    def propagate_bank(
+    def propagate_operator(
         self,
         y: Tensor,
-        operator: BankOperator,
+        operator: Operator,
         seeds: Tensor,
         *,
         prior: Tensor | None = None,
         start: Tensor | None = None,
     ) -> Propagation:
-        """As `propagate_labels` for the graph of a batch and a bank (not for `"poisson"`).
+        """As `propagate_labels` for a weight matrix in another form.
 
         Args:
             y: See `forward`; without gradient.
-            operator: Its weights; only those of the border get a gradient.
+            operator: The weight matrix.
             seeds: (N,) bool.
             prior: See `propagate_labels`.
             start: (N, C) values that conjugate gradients start from, else 0.
@@ -338,7 +334,7 @@ class LabelPropagation(MessagePassing):
 
     def _run(
         self,
-        operator: AnyOperator,
+        operator: Operator,
         labels: Tensor,
         seeds: Tensor,
         prior: Tensor | None,
@@ -349,14 +345,13 @@ class LabelPropagation(MessagePassing):
             return Propagation(labels + 0.0, seeds, nothing)
         dtype = labels.dtype
         if self.rule == "poisson" and self.eta == 0:
-            operator = without_loose_edges(edge_list(operator))
+            operator = operator.without_loose_edges()
         if self.is_weak and operator.num_nodes > DENSE_LIMIT:
             operator = operator.double()
-        reached = reachable(operator, seeds)
+        reached = operator.reach(seeds)
         operator, scaling = scaled(self.normalization, operator)
-        if self.gradient == "unrolled" and isinstance(operator, BankOperator):
-            # An iteration that is differentiated step by step reads all of it.
-            operator = operator._replace(near_only=False)
+        if self.gradient == "unrolled":
+            operator = operator.unrolled()
         labels = labels.to(operator.weight.dtype)
         problem = self._problem(operator, labels, seeds, reached, scaling, prior)
         solved, report = self._solve(problem, reached, start)
@@ -373,15 +368,13 @@ class LabelPropagation(MessagePassing):
                 f"the range of {dtype}, or raise 'eta'."
             )
         self._warned = warn_unconverged(report, self.tol, self._warned)
-        unreachable = reached.numel() - int(reached.count_nonzero())
-        if isinstance(operator, BankOperator):
-            unreachable -= operator.absent.numel()
+        unreachable = reached.numel() - int(reached.count_nonzero()) - operator.num_absent
         report = report._replace(unreachable=unreachable)
         return Propagation(values, reached, report)
 
     def _problem(
         self,
-        operator: AnyOperator,
+        operator: Operator,
         labels: Tensor,
         seeds: Tensor,
         reached: Tensor,
@@ -401,22 +394,23 @@ class LabelPropagation(MessagePassing):
         rule = RULES[self.rule]
         return rule(operator, labels, seeds, reached, scaling, damping, leak, centered)
 
-    def message_and_aggregate(self, adj_t: AnyOperator | MaskedOperator, x: Tensor) -> Tensor:
+    def message_and_aggregate(self, adj_t: SystemOperator, x: Tensor) -> Tensor:
         """W x in one product: the fused form of `message` and its sum."""
         return adj_t.times(x)
 
     def message(self, x_j: Tensor, edge_weight: Tensor) -> Tensor:
-        """The message a neighbour sends: its value times the edge's weight."""
+        """The message that a neighbor sends: its value times the edge's weight."""
         return edge_weight.unsqueeze(-1) * x_j
 
-    def _times(self, operator: AnyOperator | MaskedOperator, x: Tensor) -> Tensor:
-        if isinstance(operator, MaskedOperator) and not self.fused:
-            return operator.clear(self._times(operator.whole, x))
-        if self.fused or not isinstance(operator, SparseOperator):
+    def _times(self, operator: SystemOperator, x: Tensor) -> Tensor:
+        if self.fused:
             return self.message_and_aggregate(operator, x)
-        n = operator.num_nodes
-        edge_index = torch.stack([operator.rows.target, operator.rows.row])
-        return self.propagate(edge_index, x=x, edge_weight=operator.weight, size=(n, n))
+        return operator.send(self._messages, x)
+
+    def _messages(self, edge_index: Tensor, edge_weight: Tensor, x: Tensor) -> Tensor:
+        size = (x.size(0), x.size(0))
+        found: Tensor = self.propagate(edge_index, x=x, edge_weight=edge_weight, size=size)
+        return found
 
     def _solve(
         self, problem: Problem, reached: Tensor, start: Tensor | None
@@ -511,8 +505,8 @@ class _Iteration:
             return self._solve(system, right, self.start)
         known = (system.excess().detach() / system.null).unsqueeze(1)
         ones = torch.ones_like(system.null)
-        if isinstance(system.operator, MaskedOperator):
-            ones = system.operator.clear(ones.unsqueeze(1)).squeeze(1)
+        if system.fixed is not None:
+            ones = ones.index_fill(0, system.fixed, 0.0)
         size = torch.linalg.vector_norm(right, dim=0).amax()
         norm = torch.linalg.vector_norm(known)
         unit = torch.where(size * norm > 0, size / norm, 1.0)
@@ -551,3 +545,21 @@ class _Iteration:
         )
         self.left -= steps
         return solution, error
+
+
+@torch.no_grad()
+def node_factors(
+    normalization: str, edge_index: Tensor, edge_weight: Tensor, num_nodes: int
+) -> Tensor:
+    """Factors s (N,) with which a normalization scales the weight of every node's edges.
+
+    In float64 if the graph needs it.
+
+    Args:
+        normalization: A key of `NORMALIZATIONS`.
+        edge_index: (2, E) long, undirected.
+        edge_weight: (E,).
+        num_nodes: N.
+    """
+    rows, weight = check_graph(edge_index, edge_weight, num_nodes, trusted=True)
+    return scaled(normalization, operator_of(rows, weight, None))[1].factor

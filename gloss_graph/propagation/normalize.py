@@ -1,4 +1,4 @@
-r"""Normalisations as node scalings of one symmetric matrix.
+r"""Normalizations as node scalings of one symmetric matrix.
 
 Every propagation matrix T offered here turns, by scaling nodes, into the same symmetric system:
 with node factors s > 0, a diagonal m and values \(G = s F\),
@@ -28,7 +28,7 @@ class Scaling(NamedTuple):
 
 
 def safe_degrees(x: Tensor) -> Tensor:
-    """Degrees (N,) with 1 in place of 0: an isolated node gets an identity row."""
+    """Degrees (N,) with every 0 replaced by 1: an isolated node gets an identity row."""
     return torch.where(x > 0, x, torch.ones_like(x))
 
 
@@ -41,8 +41,8 @@ def row_scaling(times: Product, degree: Tensor) -> Scaling:
 def hub_scaling(times: Product, degree: Tensor) -> Scaling:
     r"""The random walk on \(S = sWs\), \(s = 1 / (W d^{-1/2})\).
 
-    What the paper's released code reaches by symmetric, then column, then row normalisation.
-    It takes weight from hubs.
+    The paper's released code reaches it by symmetric, then column, then row normalization. It takes
+    weight from hubs.
     """
     factor = 1.0 / safe_degrees(times(safe_degrees(degree).rsqrt()))
     return Scaling(factor, safe_degrees(times(factor)) / factor, factor)
@@ -71,3 +71,19 @@ NORMALIZATIONS: dict[str, Callable[[Product, Tensor], Scaling]] = {
     "symmetric": symmetric_scaling,
     "column": column_scaling,
 }
+
+
+def node_scaling(name: str, times: Product, ones: Tensor) -> tuple[Scaling, Tensor]:
+    """The scaling `name` and the degrees (N,) of a graph.
+
+    Args:
+        name: A key of `NORMALIZATIONS`.
+        times: W x for x (N, 1), differentiable.
+        ones: (N,) ones.
+    """
+
+    def vector_times(x: Tensor) -> Tensor:
+        return times(x.unsqueeze(1)).squeeze(1)
+
+    degree = vector_times(ones)
+    return NORMALIZATIONS[name](vector_times, degree), degree.detach()

@@ -1,16 +1,24 @@
-"""The symmetric weight matrix W of a graph as an operator: sparse rows, or full where that pays."""
+"""The symmetric weight matrix W of a graph as an operator: sparse rows, or full where that pays.
+
+Rules and solvers know only the protocols `SystemOperator` (a matrix that is solved for) and
+`Operator` (the graph it is cut from). `SparseOperator` and `FullOperator` are those of an edge
+list and a matrix; `gloss_graph.step` has a third one, for the graph of a batch and a bank.
+"""
 
 from __future__ import annotations
 
 import warnings
-from typing import Any, NamedTuple, TypeAlias
+from collections.abc import Callable
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
 from gloss_graph._internal.precision import first_order, full_precision, widen
+from gloss_graph.propagation.normalize import Scaling, node_scaling
+from gloss_graph.propagation.reach import connected_parts, spread_reach
 
-# Torch announces once a process that CSR is in beta; the products used here are tested against
+# Torch announces once per process that CSR is in beta; the products used here are tested against
 # dense ones.
 with warnings.catch_warnings():
     warnings.simplefilter("ignore", UserWarning)
@@ -20,6 +28,109 @@ with warnings.catch_warnings():
 # matrix.
 _FULL_NODES = 512
 _FULL_RATIO = 8
+# Weight of an edge relative to the mean of its ends' degrees, below which it is no tie for
+# `poisson`.
+_LOOSE = 1e-4
+# Smallest degree relative to the largest at which products of degrees are safe in float32.
+_NARROWEST = 1e-10
+
+#: Sends messages x over edges (2, E) of weights (E,) and sums them up per node.
+SendMessages = Callable[[Tensor, Tensor, Tensor], Tensor]
+
+
+class SystemOperator(Protocol):
+    """W of a linear system on n unknowns."""
+
+    @property
+    def weight(self) -> Tensor:
+        """The weights that get a gradient, of any shape."""
+        ...
+
+    def times(self, x: Tensor) -> Tensor:
+        """W x for x (n, C), differentiable once in `weight` and x."""
+        ...
+
+    def send(self, messages: SendMessages, x: Tensor) -> Tensor:
+        """As `times`, by explicit messages if W is a list of edges."""
+        ...
+
+    def outer(self, left: Tensor, right: Tensor) -> Tensor:
+        """The gradient of `weight` for left, right (n, C): left_i · right_j for every w_ij."""
+        ...
+
+    def with_weight(self, weight: Tensor) -> SystemOperator:
+        """The same graph with other weights."""
+        ...
+
+    def to_full(self) -> Tensor:
+        """W as an (n, n) matrix, differentiable in `weight`."""
+        ...
+
+
+class Operator(SystemOperator, Protocol):
+    """W of a graph of N nodes."""
+
+    @property
+    def num_nodes(self) -> int:
+        """N."""
+        ...
+
+    @property
+    def num_absent(self) -> int:
+        """Number of nodes that are no part of the graph."""
+        ...
+
+    def multiply(self, x: Tensor) -> Tensor:
+        """W x for x (N, C), without autograd."""
+        ...
+
+    def pull(self, grad: Tensor) -> Tensor:
+        """W grad (N, C) of a backward pass, at least where the gradient of `weight` reads it."""
+        ...
+
+    def known_at(self, factor: Tensor, labels: Tensor, where: Tensor) -> Tensor:
+        """Rows `where` (n,) long, sorted, of W diag(`factor`) `labels`, (n, C), differentiable."""
+        ...
+
+    def restrict(self, keep: Tensor) -> SystemOperator:
+        """Rows and columns `keep` (N,) bool."""
+        ...
+
+    def masked(self, fixed: Tensor) -> MaskedOperator | None:
+        """W with zeros in the rows and columns `fixed` (n,) long; None if `restrict` is better."""
+        ...
+
+    def scaling(self, name: str) -> tuple[Scaling, Tensor]:
+        """The normalization `name`, differentiable once in `weight`, and the degrees (N,)."""
+        ...
+
+    def reach(self, seeds: Tensor) -> Tensor:
+        """Nodes (N,) bool joined to one of the `seeds` (N,) bool by edges of positive weight."""
+        ...
+
+    def components(self) -> Tensor:
+        """Connected component (N,) long of every node over edges of positive weight."""
+        ...
+
+    def without_loose_edges(self) -> Operator:
+        r"""W without the edges \(w_{ij} \le 10^{-4} \sqrt{d_i d_j}\), no ties for `poisson`.
+
+        Behind an edge of next to no weight a source would lift all values by the inverse of that
+        weight, so the parts that such edges join are solved and balanced separately.
+        """
+        ...
+
+    def unrolled(self) -> Operator:
+        """The operator for iterations that autograd records step by step."""
+        ...
+
+    def with_weight(self, weight: Tensor) -> Operator:
+        """The same graph with other weights."""
+        ...
+
+    def double(self) -> Operator:
+        """The same in float64."""
+        ...
 
 
 class Rows(NamedTuple):
@@ -89,6 +200,11 @@ class SparseOperator(NamedTuple):
     trainable: Tensor | None
 
     @property
+    def num_absent(self) -> int:
+        """0: every node is part of the graph."""
+        return 0
+
+    @property
     def num_nodes(self) -> int:
         """N."""
         return self.rows.num_nodes
@@ -106,9 +222,21 @@ class SparseOperator(NamedTuple):
         )
         return csr_product(matrix, x)
 
+    def pull(self, grad: Tensor) -> Tensor:
+        """W grad: W is symmetric."""
+        return self.multiply(grad)
+
     def times(self, x: Tensor) -> Tensor:
         """W x for x (N, C), differentiable once in `weight` and x."""
-        return _SparseProduct.apply(self.weight, x, self)
+        return symmetric_product(self, x)
+
+    def send(self, messages: SendMessages, x: Tensor) -> Tensor:
+        """As `times`, by messages along the edges."""
+        return messages(torch.stack([self.rows.target, self.rows.row]), self.weight, x)
+
+    def known_at(self, factor: Tensor, labels: Tensor, where: Tensor) -> Tensor:
+        """See `Operator`; differentiable in the labels too."""
+        return self.times(factor.unsqueeze(1) * labels).index_select(0, where)
 
     def outer(self, left: Tensor, right: Tensor) -> Tensor:
         """left[row_e] · right[target_e] for every edge (E,): the gradient shape of `weight`."""
@@ -135,6 +263,35 @@ class SparseOperator(NamedTuple):
         part = Rows(pointer, target.to(torch.int32), row, target, None)
         return SparseOperator(part, self.weight.index_select(0, edges), trainable)
 
+    def masked(self, fixed: Tensor) -> MaskedOperator | None:
+        """See `Operator`."""
+        return MaskedOperator(self, fixed)
+
+    def scaling(self, name: str) -> tuple[Scaling, Tensor]:
+        """See `Operator`."""
+        return node_scaling(name, self.times, self.weight.new_ones(self.num_nodes))
+
+    def reach(self, seeds: Tensor) -> Tensor:
+        """See `Operator`."""
+        bare = self.with_weight(self.weight.detach())
+        return spread_reach(bare.multiply, seeds, self.weight.dtype, self.components)
+
+    def components(self) -> Tensor:
+        """See `Operator`."""
+        live = self.weight.detach() > 0
+        return connected_parts(self.rows.row[live], self.rows.target[live], self.num_nodes)
+
+    def without_loose_edges(self) -> SparseOperator:
+        """See `Operator`."""
+        bare = self.with_weight(self.weight.detach())
+        root = bare.multiply(bare.weight.new_ones(self.num_nodes, 1)).squeeze(1).sqrt()
+        loose = bare.weight <= _LOOSE * root[self.rows.row] * root[self.rows.target]
+        return self.with_weight(torch.where(loose, 0.0, self.weight))
+
+    def unrolled(self) -> SparseOperator:
+        """This operator itself."""
+        return self
+
     def to_full(self) -> Tensor:
         """W as an (N, N) matrix, differentiable in `weight`."""
         n = self.num_nodes
@@ -156,6 +313,11 @@ class FullOperator(NamedTuple):
     weight: Tensor
 
     @property
+    def num_absent(self) -> int:
+        """0: every node is part of the graph."""
+        return 0
+
+    @property
     def num_nodes(self) -> int:
         """N."""
         return self.weight.size(0)
@@ -164,12 +326,24 @@ class FullOperator(NamedTuple):
         """W x for x (N, C)."""
         return self.weight @ x
 
+    def pull(self, grad: Tensor) -> Tensor:
+        """W grad: W is symmetric."""
+        return self.multiply(grad)
+
     def times(self, x: Tensor) -> Tensor:
         """W x for x (N, C), differentiable."""
         if x.size(1) == 1:
             # Element by element, which autocast leaves alone, and no Python in the backward pass.
             return (self.weight * x.squeeze(1)).sum(dim=1, keepdim=True)
         return _FullProduct.apply(self.weight, x)
+
+    def send(self, messages: SendMessages, x: Tensor) -> Tensor:
+        """As `times`: a matrix has no edges to send messages along."""
+        return self.times(x)
+
+    def known_at(self, factor: Tensor, labels: Tensor, where: Tensor) -> Tensor:
+        """See `Operator`; differentiable in the labels too."""
+        return self.times(factor.unsqueeze(1) * labels).index_select(0, where)
 
     def outer(self, left: Tensor, right: Tensor) -> Tensor:
         """Left rightᵀ (N, N): the gradient shape of `weight`."""
@@ -185,6 +359,37 @@ class FullOperator(NamedTuple):
         where = keep.nonzero().squeeze(1)
         return FullOperator(self.weight.index_select(0, where).index_select(1, where))
 
+    def masked(self, fixed: Tensor) -> MaskedOperator | None:
+        """None: a full matrix is cut down."""
+        return None
+
+    def scaling(self, name: str) -> tuple[Scaling, Tensor]:
+        """See `Operator`."""
+        return node_scaling(name, self.times, self.weight.new_ones(self.num_nodes))
+
+    def reach(self, seeds: Tensor) -> Tensor:
+        """See `Operator`."""
+        if self.is_complete():
+            return seeds.any().expand_as(seeds)
+        bare = self.with_weight(self.weight.detach())
+        return spread_reach(bare.multiply, seeds, self.weight.dtype, self.components)
+
+    def components(self) -> Tensor:
+        """See `Operator`."""
+        row, column = self.weight.detach().nonzero(as_tuple=True)
+        return connected_parts(row, column, self.num_nodes)
+
+    def without_loose_edges(self) -> FullOperator:
+        """See `Operator`."""
+        weight = self.weight.detach()
+        root = (weight @ weight.new_ones(self.num_nodes, 1)).squeeze(1).sqrt()
+        loose = weight <= _LOOSE * torch.outer(root, root)
+        return FullOperator(torch.where(loose, 0.0, self.weight))
+
+    def unrolled(self) -> FullOperator:
+        """This operator itself."""
+        return self
+
     def to_full(self) -> Tensor:
         """W itself."""
         return self.weight
@@ -198,13 +403,10 @@ class FullOperator(NamedTuple):
         return FullOperator(widen(self.weight))
 
 
-Operator: TypeAlias = SparseOperator | FullOperator
-
-
 class MaskedOperator(NamedTuple):
     """W with the rows and columns `fixed` (n,) long set to zero, for x that are zero there.
 
-    What `restrict` leaves, without the copy of W: cheaper where few nodes are left out.
+    The same matrix as `restrict` gives, without the copy of W: cheaper if few nodes are left out.
     """
 
     whole: SparseOperator
@@ -219,8 +421,12 @@ class MaskedOperator(NamedTuple):
         """W x for x (N, C) that is zero at the fixed nodes, differentiable as of the whole."""
         return self.clear(self.whole.times(x))
 
+    def send(self, messages: SendMessages, x: Tensor) -> Tensor:
+        """As `times`, by messages along the edges."""
+        return self.clear(self.whole.send(messages, x))
+
     def clear(self, x: Tensor) -> Tensor:
-        """Zeros in place of the fixed rows of x (N, C); in place if nothing is recorded."""
+        """Set the fixed rows of x (N, C) to zero; without a copy if autograd records nothing."""
         if x.requires_grad:
             return x.index_fill(0, self.fixed, 0.0)
         return x.index_fill_(0, self.fixed, 0.0)
@@ -265,7 +471,7 @@ class _FullProduct(torch.autograd.Function):
         return grad_weight, grad_x
 
 
-class _SparseProduct(torch.autograd.Function):
+class _SymmetricProduct(torch.autograd.Function):
     """y = W x for symmetric W: dL/dx = W g, dL/dw_e = g[row_e] · x[target_e].
 
     Torch's own CSR autograd densifies and fails on repeated edges; PyG's scatter path is an order
@@ -273,7 +479,7 @@ class _SparseProduct(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, weight: Tensor, x: Tensor, operator: SparseOperator) -> Tensor:
+    def forward(ctx: Any, weight: Tensor, x: Tensor, operator: Operator) -> Tensor:
         ctx.save_for_backward(weight, x)
         ctx.operator = operator.with_weight(weight.detach())
         return ctx.operator.multiply(x)
@@ -284,5 +490,27 @@ class _SparseProduct(torch.autograd.Function):
         weight, x = ctx.saved_tensors
         operator = ctx.operator.with_weight(weight)
         grad_weight = operator.outer(grad, x) if ctx.needs_input_grad[0] else None
-        grad_x = operator.multiply(grad.contiguous()) if ctx.needs_input_grad[1] else None
+        grad_x = operator.pull(grad.contiguous()) if ctx.needs_input_grad[1] else None
         return grad_weight, grad_x, None
+
+
+def symmetric_product(operator: Operator, x: Tensor) -> Tensor:
+    """W x for x (N, C) by `multiply`, differentiable once by `outer` and `pull`."""
+    return _SymmetricProduct.apply(operator.weight, x, operator)
+
+
+def scaled(name: str, operator: Operator) -> tuple[Operator, Scaling]:
+    r"""W and its scaling, both in float64 if float32 is too narrow.
+
+    The diagonal of `hub` and `column` holds products of two degrees, so degrees that span more
+    than ten powers of ten could leave the range of float32, whose weights reach over eighty.
+    Float64 holds those products, and their products, for every weight that float32 can hold.
+    """
+    scaling, degree = operator.scaling(name)
+    if degree.dtype == torch.float64 or degree.numel() == 0:
+        return operator, scaling
+    low = torch.where(degree > 0, degree, torch.inf).amin()
+    if bool(low >= _NARROWEST * degree.amax()) or not bool((degree > 0).any()):
+        return operator, scaling
+    operator = operator.double()
+    return operator, operator.scaling(name)[0]

@@ -10,26 +10,14 @@ import torch
 from torch import Tensor
 
 from gloss_graph._internal.checks import check_range
-from gloss_graph._internal.search_space import Dimension, Range
 from gloss_graph.propagation.alignment import align_classes
-from gloss_graph.propagation.bank_operator import AnyOperator, BankOperator, known_at
 from gloss_graph.propagation.inputs import check_prior
 from gloss_graph.propagation.normalize import Scaling
-from gloss_graph.propagation.operators import (
-    FullOperator,
-    MaskedOperator,
-    Operator,
-    SparseOperator,
-)
-from gloss_graph.propagation.reach import components
+from gloss_graph.propagation.operators import MaskedOperator, Operator
 from gloss_graph.propagation.solve import DENSE_LIMIT, System
 
 # Up to one node in so many is known: then solving around them beats cutting W down to the rest.
 _KNOWN_RATIO = 4
-SEARCH_SPACE: dict[str, Dimension] = {"eta": Range(0.01, 1.0, log=True)}
-
-# Weight of an edge beside the mean of its ends' degrees, below which it is no tie for `poisson`.
-_LOOSE = 1e-4
 
 
 @dataclass(frozen=True)
@@ -56,7 +44,7 @@ class Problem:
 
 
 def harmonic(
-    operator: AnyOperator,
+    operator: Operator,
     labels: Tensor,
     seeds: Tensor,
     reached: Tensor,
@@ -69,31 +57,30 @@ def harmonic(
     free = reached & ~seeds
     unreached = (~reached).nonzero().squeeze(1)
     leak = prior if eta > 0 else torch.zeros_like(prior)
-    if isinstance(operator, SparseOperator):
-        fixed = (~free).nonzero().squeeze(1)
-        unknown = free.numel() - fixed.numel()
-        if _KNOWN_RATIO * fixed.numel() <= free.numel() and unknown > DENSE_LIMIT:
-            masked = MaskedOperator(operator, fixed)
+    where = free.nonzero().squeeze(1)
+    known = free.numel() - where.numel()
+    if _KNOWN_RATIO * known <= free.numel() and where.numel() > DENSE_LIMIT:
+        masked = operator.masked((~free).nonzero().squeeze(1))
+        if masked is not None:
             return _harmonic_around(
                 masked, labels, seeds, unreached, scaling, eta, prior, leak, centered
             )
-    where = free.nonzero().squeeze(1)
     node_factor = scaling.factor.index_select(0, where)
     node_diagonal = scaling.diagonal.index_select(0, where)
     factor = node_factor.unsqueeze(1)
     middle = _middle(scaling, eta, prior, centered)
     if middle is None:
-        right = known_at(operator, scaling.factor, labels, where)
+        right = operator.known_at(scaling.factor, labels, where)
         if eta > 0:
             right = right + eta * node_diagonal.unsqueeze(1) * factor * prior
     else:
         spread = torch.where(seeds.unsqueeze(1), labels - middle, 0.0)
-        right = known_at(operator, scaling.factor, spread, where)
+        right = operator.known_at(scaling.factor, spread, where)
     vector = scaling.null.index_select(0, where)
 
     def excess() -> Tensor:
         known = (~free).to(vector.dtype).unsqueeze(1)
-        tie = known_at(operator, scaling.null, known, where).squeeze(1)
+        tie = operator.known_at(scaling.null, known, where).squeeze(1)
         return vector * tie + eta * node_diagonal * vector.square()
 
     diagonal = (1.0 + eta) * node_diagonal
@@ -152,7 +139,15 @@ def _harmonic_around(
         tie = operator.whole.times((vector * fixed).unsqueeze(1)).squeeze(1)
         return (1.0 - fixed) * (vector * tie + eta * diagonal * vector.square())
 
-    system = System(operator, (1.0 + eta) * diagonal, scaling.factor, vector, excess, eta)
+    system = System(
+        operator,
+        (1.0 + eta) * diagonal,
+        scaling.factor,
+        vector,
+        excess,
+        eta,
+        fixed=operator.fixed,
+    )
 
     def assemble(solved: Tensor) -> Tensor:
         # Zero there already, but gradients must not enter the adjoint solve there either.
@@ -167,7 +162,7 @@ def _harmonic_around(
 
 
 def spreading(
-    operator: AnyOperator,
+    operator: Operator,
     labels: Tensor,
     seeds: Tensor,
     reached: Tensor,
@@ -187,7 +182,7 @@ def spreading(
     return Problem(system, right, lambda solved: solved / factor)
 
 
-def _excess(operator: AnyOperator, scaling: Scaling, share: float) -> Tensor:
+def _excess(operator: Operator, scaling: Scaling, share: float) -> Tensor:
     """What the diagonal has beyond the row sums of vWv on all nodes: `share` of them."""
     ones = torch.ones_like(scaling.diagonal).unsqueeze(1)
     tied = operator.multiply(ones.detach()).squeeze(1) > 0
@@ -195,7 +190,7 @@ def _excess(operator: AnyOperator, scaling: Scaling, share: float) -> Tensor:
 
 
 def poisson(
-    operator: AnyOperator,
+    operator: Operator,
     labels: Tensor,
     seeds: Tensor,
     reached: Tensor,
@@ -211,10 +206,10 @@ def poisson(
     null = scaling.null.unsqueeze(1)
     tied = operator.multiply(torch.ones_like(null).detach()).squeeze(1) > 0
     if eta > 0:
-        # An isolated node is a part of its own: its placeholder degree has no unit.
+        # An isolated node forms a part by itself: its placeholder degree has no unit.
         part = torch.where(tied, 0, (~tied).cumsum(0))
     else:
-        part = components(edge_list(operator))
+        part = operator.components()
     count = int(part.max()) + 1 if n else 0
 
     def per_part(x: Tensor) -> Tensor:
@@ -247,36 +242,8 @@ RULES: dict[str, Callable[..., Problem]] = {
 }
 
 
-def edge_list(operator: AnyOperator) -> Operator:
-    """The operator itself, unless it is that of a bank.
-
-    Raises:
-        ValueError: It is.
-    """
-    if isinstance(operator, BankOperator):
-        raise ValueError("rule='poisson' needs the edges of the whole graph in one list.")
-    return operator
-
-
-def without_loose_edges(operator: Operator) -> Operator:
-    r"""W without the edges that are no tie for `poisson`: \(w_{ij} \le 10^{-4} \sqrt{d_i d_j}\).
-
-    Behind an edge of next to no weight a source would lift all values by what it is divided by,
-    so the parts such edges join are solved and balanced separately.
-    """
-    ones = operator.weight.detach().new_ones(operator.num_nodes, 1)
-    root = operator.with_weight(operator.weight.detach()).multiply(ones).squeeze(1).sqrt()
-    if isinstance(operator, FullOperator):
-        loose = operator.weight.detach() <= _LOOSE * torch.outer(root, root)
-        return FullOperator(torch.where(loose, 0.0, operator.weight))
-    loose = (
-        operator.weight.detach() <= _LOOSE * root[operator.rows.row] * root[operator.rows.target]
-    )
-    return operator.with_weight(torch.where(loose, 0.0, operator.weight))
-
-
 def _null_basis(null: Tensor, part: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """Unit null vectors, one a component, kept as values (N,) and component (N,)."""
+    """Unit null vectors, one per component, kept as values (N,) and component (N,)."""
     norm = null.new_zeros(count).index_add(0, part, null.square()).sqrt()
     return null / norm[part], part
 
@@ -289,13 +256,13 @@ def class_mass_normalize(
     *,
     power: float = 1.0,
 ) -> Tensor:
-    r"""Class-mass normalisation (Zhu et al., 2003, sec. 4) of the unseeded rows.
+    r"""Class-mass normalization (Zhu et al., 2003, sec. 4) of the unseeded rows.
 
     \(q_{ic} \propto H_{ic} (\pi_c / \sum_i H_{ic})^{p}\), rows summing to 1.
 
     Args:
         values: (N, C) propagated hit mass, without any part leaked to a prior.
-        labels: (N, C) label rows, given back for the seeds.
+        labels: (N, C) label rows, returned for the seeds.
         seeds: (N,) bool.
         prior: \(\pi\) (C,), or `"uniform"`.
         power: p in [0, 1]; 0.5 is a gentle alignment.

@@ -10,11 +10,10 @@ from typing import NamedTuple, TypeAlias
 import torch
 from torch import Tensor
 
-from gloss_graph.propagation.bank_operator import AnyOperator
-from gloss_graph.propagation.operators import MaskedOperator
+from gloss_graph.propagation.operators import SystemOperator
 
 SOLVERS = ("auto", "cg", "iterate", "dense")
-# Unknowns up to which a factorisation beats the iterations.
+# Unknowns up to which a factorization beats the iterations.
 DENSE_LIMIT = 512
 # How many tolerances an estimate of the error may be off.
 _NEAR = 4.0
@@ -79,11 +78,12 @@ class System(NamedTuple):
     plus `excess()` (n,) >= 0: what a node is tied to besides the other unknowns (seeds, the leak).
     Its share of the diagonal is at least `damping` / (1 + `damping`).
     `factor` (n,) is the s that makes errors of G errors of F. `basis`: the unit null vectors of a
-    singular matrix, one per component, as values (n,) and component (n,), or None. `adjoint`: the
-    solution is that of the backward pass.
+    singular matrix, one per component, as values (n,) and component (n,), or None. `fixed` (f,)
+    long: nodes that are no unknown, where all is zero, or None. `adjoint`: the solution is that of
+    the backward pass.
     """
 
-    operator: AnyOperator | MaskedOperator
+    operator: SystemOperator
     diagonal: Tensor
     factor: Tensor
     null: Tensor
@@ -91,6 +91,7 @@ class System(NamedTuple):
     damping: float
     basis: Basis | None = None
     adjoint: bool = False
+    fixed: Tensor | None = None
 
     @property
     def unit(self) -> Tensor:
@@ -209,7 +210,7 @@ def fixed_point(
     max_iter: int,
     start: Tensor | None = None,
 ) -> tuple[Tensor, int, float]:
-    """The textbook iteration X <- (W X + B) / a: one message-passing step a time.
+    """The textbook iteration X <- (W X + B) / a: one message-passing step at a time.
 
     Arguments and results as `conjugate_gradient`; `tol=0` runs exactly `max_iter` steps.
     """

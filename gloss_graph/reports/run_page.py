@@ -1,4 +1,4 @@
-"""One page of a training run: what was run, how it went, what the space looks like."""
+"""The report of a training run: settings, scores, curves, embeddings, times."""
 
 from __future__ import annotations
 
@@ -6,26 +6,27 @@ import math
 import re
 import shlex
 from collections.abc import Mapping
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
-
-from jinja2 import Environment
 
 from gloss_graph._internal.files import atomic_write
 from gloss_graph._internal.timing import stage_seconds
 from gloss_graph.inference import GraphSkill
-from gloss_graph.reports.described import PARTS as _PARTS
-from gloss_graph.reports.described import plain, repetition, setting_values, summary
+from gloss_graph.reports.page import render_page
 from gloss_graph.reports.run_data import RunFiles, read_files
+from gloss_graph.reports.run_settings import PARTS as _PARTS
+from gloss_graph.reports.run_settings import plain, repetition, setting_values, summary
 from gloss_graph.training.snapshots import FOLDER
-from gloss_graph.visualization.embedding import plot_embeddings
-from gloss_graph.visualization.graph_change import plot_graph_change
-from gloss_graph.visualization.similarity import plot_similarities
+from gloss_graph.visualization import (
+    plot_embeddings,
+    plot_graph_change,
+    plot_similarities,
+    plot_stage_times,
+    plot_training,
+)
 from gloss_graph.visualization.style import PagePicture, page_picture
-from gloss_graph.visualization.training_curves import plot_stage_times, plot_training
 
-__all__ = ["write_report"]
+__all__ = ["write_run_report"]
 
 #: Name of the page in a run folder.
 PAGE = "report.html"
@@ -44,19 +45,19 @@ _SCORE = re.compile(r"(val|test)(?:_(\w+))?\.(\w+)")
 Rows = list[list[str]]
 
 
-def write_report(
+def write_run_report(
     folder: str | Path, out: str | Path | None = None, *, place: str | Path | None = None
 ) -> Path:
-    """Write the page of a run folder: one HTML file that needs nothing else.
+    """Write the report of a run as one HTML file that needs no other file.
 
-    Pictures are inside as PNG; there is no script and no address, so the file can be sent and
-    archived. Whatever comes from the user (labels, names, settings) is escaped.
+    Pictures are embedded as PNG; there is no script and no address, so the file can be sent and
+    archived. Labels, names and settings are escaped.
 
     Args:
-        folder: A run folder of `train_text` or `gloss-graph train`, finished.
+        folder: A finished run folder of `train_text` or `gloss-graph train`.
         out: The file, replaced if it exists. None: `report.html` in the folder, and its pictures
-            in `pictures/` beside what they are drawn from.
-        place: What the page calls the folder, where it is on its way to another name.
+            in `pictures/`.
+        place: The folder's name on the page, if the folder will be renamed.
 
     Returns:
         The file.
@@ -73,13 +74,9 @@ def write_report(
     run = read_files(folder)
     target = run.folder / PAGE if out is None else Path(out)
     figures = _draw(run)
-    page = (
-        _environment()
-        .from_string(_template())
-        .render(**_content(run, figures, Path(run.folder if place is None else place)))
-    )
+    content = _content(run, figures, Path(run.folder if place is None else place))
     with atomic_write(target, overwrite=True) as draft:
-        draft.write(page.encode("utf-8", "backslashreplace"))
+        draft.write(render_page("run.html.jinja", content))
     if out is None and run.snapshots is not None:
         for name in ("embeddings", "similarities", "graph"):
             with atomic_write(run.folder / FOLDER / f"{name}.png", overwrite=True) as draft:
@@ -109,8 +106,8 @@ def _draw(run: RunFiles) -> dict[str, PagePicture]:
     found["embeddings"] = page_picture(
         plot_embeddings(data.before, data.after, data.labels, label_names=names, seed=seed),
         f"t-SNE of {what} before and after training",
-        f"{what}, each a dot with the colour of its class, by t-SNE. Who lies "
-        "together can be read from it; sizes of clusters and distances between them cannot.",
+        f"{what}, each a dot in the color of its class, by t-SNE. It shows which documents "
+        "lie together, not sizes of clusters or distances between them.",
     )
     batch = _PARTS.get(data.batch_split, data.batch_split)
     found["similarities"] = page_picture(
@@ -118,20 +115,20 @@ def _draw(run: RunFiles) -> dict[str, PagePicture]:
         "Cosine similarities within one batch over the training",
         f"{data.batch_labels.numel()} fixed {batch} documents of "
         f"{_count(data.batch_labels.unique().numel(), 'class', 'classes')}, sorted by class, at "
-        "several moments of the training. Lines part the classes; the colour scale is the same in "
-        "all panels.",
+        "several moments of the training. Lines separate the classes; all panels share one color "
+        "scale.",
     )
     found["graph"] = page_picture(
         plot_graph_change(data.before, data.after, data.labels, label_names=names, seed=seed),
-        f"Nearest-neighbour graph of {part} documents before and after training",
-        "The graph of nearest neighbours among these documents. Places follow from the graph "
-        "alone, labels only colour it. What propagation can gain rests on the share of grey edges.",
+        f"Nearest-neighbor graph of {part} documents before and after training",
+        "The graph of nearest neighbors among these documents. Places follow from the graph "
+        "alone, labels only color it. The more edges are grey, the more propagation can gain.",
     )
     return found
 
 
 def _content(run: RunFiles, figures: Mapping[str, PagePicture], place: Path) -> dict[str, Any]:
-    """Everything the template shows."""
+    """The values of the template."""
     settings = run.settings
     scores, score_heads = _scores(run.metrics)
     sizes, classes, class_heads = _data(run)
@@ -218,7 +215,7 @@ def _figures(metrics: Mapping[str, float]) -> Rows:
 
 
 def _scores(metrics: Mapping[str, float]) -> tuple[Rows, list[str]]:
-    """One row a part and head, one column a score, known or not."""
+    """One row per part and head, one column per score."""
     table: dict[tuple[str, str], dict[str, float]] = {}
     for key, value in metrics.items():
         match = _SCORE.fullmatch(key)
@@ -274,7 +271,7 @@ def _cells(table: Any) -> Rows:
 
 
 def _skill(metrics: Mapping[str, float]) -> str:
-    """The graph's prospects in words, "" where they were not measured."""
+    """The graph skill in words, "" if it was not measured."""
     try:
         values = {name: metrics[f"graph_skill.{name}"] for name in GraphSkill._fields}
     except KeyError:
@@ -306,11 +303,3 @@ def _versions(settings: Mapping[str, Any]) -> Rows:
 
 def _count(number: int, one: str, many: str) -> str:
     return f"{number:,} {one if number == 1 else many}"
-
-
-def _environment() -> Environment:
-    return Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
-
-
-def _template() -> str:
-    return files("gloss_graph.analysis").joinpath("report.html.jinja").read_text(encoding="utf-8")

@@ -1,23 +1,27 @@
 """One training step: visible labels, the graph over the bank, consistency, staleness."""
 
-from gloss_graph.step.consistency import GraphTargets, consistency_loss, soft_cross_entropy
+from gloss_graph.step.consistency import (
+    Consistency,
+    GraphTargets,
+    consistency_loss,
+    soft_cross_entropy,
+)
 from gloss_graph.step.hidden_labels import (
     classification_loss,
     hidden_label_loss,
     propagate_connection,
 )
 from gloss_graph.step.output import Compared, ObjectiveOutput
-from gloss_graph.step.settings import check_settings
-from gloss_graph.step.staleness import MemoryUse
+from gloss_graph.step.staleness import Staleness
 from gloss_graph.step.warm_start import WarmStart
 
 __all__ = [
     "Compared",
+    "Consistency",
     "GraphTargets",
-    "MemoryUse",
     "ObjectiveOutput",
+    "Staleness",
     "WarmStart",
-    "check_settings",
     "classification_loss",
     "consistency_loss",
     "hidden_label_loss",

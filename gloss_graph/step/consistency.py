@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
+from gloss_graph._internal.checks import check_positive_int, check_range
 from gloss_graph._internal.processes import any_process, own_rows, share_of_mean
-from gloss_graph._internal.search_space import Dimension, Range
+from gloss_graph._internal.search_space import Range
+from gloss_graph._internal.settings import setting
+from gloss_graph.graph.batch import Batch
 from gloss_graph.graph.build import Connection
-from gloss_graph.inference.head import HeadSettings, PropagationHead
+from gloss_graph.inference.head import GraphClassifier, PropagationHead
 from gloss_graph.losses.multilabel import soft_binary_cross_entropy
 from gloss_graph.losses.schedule import is_seen, ramped, unseen_mean, updated_mean
 from gloss_graph.memory import MemoryBank
@@ -30,7 +34,47 @@ from gloss_graph.propagation.alignment import (
 )
 from gloss_graph.step.hidden_labels import propagate_connection
 
-SEARCH_SPACE: dict[str, Dimension] = {"consistency_weight": Range(0.1, 10.0, log=True)}
+
+@dataclass(frozen=True, kw_only=True)
+class Consistency:
+    r"""The term of unlabeled rows: their logits follow what the graph propagates to them.
+
+    \(L_C\) is the mean over unlabeled batch rows of \(c_i\) times the cross-entropy of their
+    logits with the target \(q_i\), where \(c_i = 1 - H(q_i) / \log C\).
+
+    Attributes:
+        weight: Weight of \(L_C\) in the loss; needs `logits`.
+        start: Training steps before the first target is used.
+        ramp: Steps in which the weight then rises to its full value.
+        refresh_every: With `ids`, targets come from one solve over the whole bank every so many
+            steps. 0, or without bank or ids: from each step's own graph, all labels shown (with
+            several processes, that of all their batches).
+        align: Power in [0, 1] of the class-mass alignment of targets and predictions.
+
+    Raises:
+        ValueError: A setting out of range.
+
+    Example:
+        >>> Consistency(start=20)
+        Consistency(weight=1.0, start=20, ramp=40, refresh_every=40, align=0.5)
+    """
+
+    weight: float = setting(
+        1.0, "Weight of the unlabeled documents' term.", search=Range(0.1, 10.0, log=True)
+    )
+    start: int = setting(40, "Steps before the first target is used.")
+    ramp: int = setting(40, "Steps in which the weight of the term then rises.")
+    refresh_every: int = setting(
+        40, "Steps between solves over the bank; 0 = targets of each step's own graph."
+    )
+    align: float = setting(0.5, "Power of the class-mass alignment.")
+
+    def __post_init__(self) -> None:
+        check_range("consistency_weight", self.weight, 0.0, float("inf"), open_high=True)
+        check_positive_int("consistency_start", self.start, minimum=0)
+        check_positive_int("consistency_ramp", self.ramp, minimum=0)
+        check_positive_int("refresh_every", self.refresh_every, minimum=0)
+        check_range("align", self.align, 0.0, 1.0)
 
 
 def soft_cross_entropy(logits: Tensor, target: Tensor, weight: Tensor) -> Tensor:
@@ -59,11 +103,9 @@ class GraphTargets(nn.Module):
 
     Args:
         capacity: Rows of the bank, 0 without one.
-        settings: Of graph and propagation.
-        start: Training steps before the first target is used.
-        ramp: Steps in which the weight then rises from 0 to 1.
-        refresh_every: Steps between solves over the bank; 0 = targets of each step's own graph.
-        half_life: Of the trust in the rows of the bank, see `MemoryUse`; None = all alike.
+        classifier: How the corpus is connected and propagated over.
+        consistency: When targets are made, and from what.
+        half_life: Steps in which the trust in a row of the bank halves; None: all count alike.
     """
 
     steps: Tensor
@@ -76,34 +118,31 @@ class GraphTargets(nn.Module):
     def __init__(
         self,
         capacity: int,
-        settings: HeadSettings,
-        *,
-        start: int,
-        ramp: int,
-        refresh_every: int,
+        classifier: GraphClassifier,
+        consistency: Consistency,
         half_life: float | None = None,
     ) -> None:
         super().__init__()
-        self.settings, self.half_life = settings, half_life
-        self.start, self.ramp, self.refresh_every = start, ramp, refresh_every
-        rows = capacity if refresh_every else 0
+        self.classifier, self.consistency, self.half_life = classifier, consistency, half_life
+        num_classes = classifier.num_classes
+        rows = capacity if consistency.refresh_every else 0
         self.register_buffer("steps", torch.zeros((), dtype=torch.long))
         self.register_buffer("solved_at", torch.full((), -1))
-        self.register_buffer("table", torch.zeros(rows, settings.num_classes, dtype=torch.float32))
+        self.register_buffer("table", torch.zeros(rows, num_classes, dtype=torch.float32))
         self.register_buffer("table_ids", torch.full((rows,), -1))
         self.register_buffer("confidence", torch.zeros(rows, dtype=torch.float32))
-        self.register_buffer("mass", unseen_mean(settings.num_classes))
+        self.register_buffer("mass", unseen_mean(num_classes))
         self._warned = False
 
     @property
     def strength(self) -> float:
         """Weight of the term now, in [0, 1]."""
-        return ramped(int(self.steps), self.start, self.ramp)
+        return ramped(int(self.steps), self.consistency.start, self.consistency.ramp)
 
     def wanted(self) -> bool:
         """Whether the targets are older than `refresh_every` steps, or there are none."""
         last = int(self.solved_at)
-        return last < 0 or int(self.steps) - last >= self.refresh_every
+        return last < 0 or int(self.steps) - last >= self.consistency.refresh_every
 
     @torch.no_grad()
     def refresh(self, memory: MemoryBank) -> None:
@@ -127,7 +166,7 @@ class GraphTargets(nn.Module):
             self._warn_no_label()
             return
         trust = None if self.half_life is None else age_decay(memory.age, self.half_life)
-        head = PropagationHead(memory.embeddings, memory.labels, self.settings, trust)
+        head = PropagationHead(memory.embeddings, memory.labels, self.classifier, trust)
         target = head.probabilities(head.hits).to(self.table.dtype)
         confidence = head.confidence(head.hits, target).to(self.confidence.dtype)
         # New tensors, so that a step that raises later can go back to the old ones.
@@ -166,13 +205,13 @@ class GraphTargets(nn.Module):
                 mass = self.mass = updated_mean(mass, shares.mean(dim=0))
             elif not is_seen(mass):
                 mass = shares.mean(dim=0)
-        prior = class_shares(labels, self.settings.num_classes).to(shares)
-        if self.settings.rule == "poisson":
-            factors = class_factors(prior, mass, self.settings.align).to(hits)
+        prior = class_shares(labels, self.classifier.num_classes).to(shares)
+        if self.classifier.propagation.rule == "poisson":
+            factors = class_factors(prior, mass, self.classifier.align).to(hits)
             spread = score_spread((hits[unlabeled] if scores is None else scores) * factors)
             target = score_probabilities(hits[unlabeled] * factors, spread).to(shares)
         else:
-            target = align_classes(shares, prior, mass, self.settings.align)
+            target = align_classes(shares, prior, mass, self.classifier.align)
         return target, entropy_confidence(target)
 
     def _warn_no_label(self) -> None:
@@ -189,9 +228,9 @@ class GraphTargets(nn.Module):
 def consistency_loss(
     targets: GraphTargets,
     memory: MemoryBank | None,
-    labels: Tensor,
-    ids: Tensor | None,
+    batch: Batch,
     logits: Tensor,
+    connection: Connection | None,
     connect: Callable[[], Connection],
     training: bool,
 ) -> Tensor:
@@ -203,16 +242,17 @@ def consistency_loss(
     Args:
         targets: Where targets come from.
         memory: The bank or None.
-        labels: (B,) long, -1 = unlabeled; of label sets only this mark is read.
-        ids: (B,) long or None.
+        batch: The rows of the step.
         logits: (B, C).
-        connect: Makes the graph of this step's constant embeddings where a step needs its own,
-            while training that of the batches of all processes.
+        connection: The graph of the step, if its targets may come from it.
+        connect: Makes the graph of the step's target embeddings otherwise; while training that of
+            the batches of all processes.
         training: Whether a solve over the bank may be due; every process must call then.
 
     Returns:
         Scalar; 0 before the start and without unlabeled rows.
     """
+    labels, ids = batch.labels, batch.ids
     unlabeled = labels < 0
     zero = logits.sum().float() * 0.0
     strength = targets.strength
@@ -221,7 +261,12 @@ def consistency_loss(
     some = bool(unlabeled.any())
     if not (any_process(some, labels.device) if training else some):
         return zero
-    if targets.refresh_every and memory is not None and memory.capacity and ids is not None:
+    if (
+        targets.consistency.refresh_every
+        and memory is not None
+        and memory.capacity
+        and ids is not None
+    ):
         if training and targets.wanted():
             targets.refresh(memory)
         target, confidence, known = targets.lookup(memory, ids)
@@ -230,9 +275,9 @@ def consistency_loss(
     else:
         where = unlabeled.nonzero().squeeze(1)
         with torch.no_grad():
-            connection = connect()
-            settings, seeds = targets.settings, connection.y >= 0
-            layer = settings.layer(settings.num_classes + settings.multilabel)
+            connection = connection or connect()
+            seeds = connection.y >= 0
+            layer = targets.classifier.layer()
             values = propagate_connection(layer, connection, seeds).values
             hits, free = values[: connection.size], ~seeds[: connection.size]
             if connection.targets is None:
@@ -244,6 +289,6 @@ def consistency_loss(
             if training:
                 own = own_rows(labels.numel(), labels.device)[free]
                 target, confidence = target[own], confidence[own]
-    soft = soft_binary_cross_entropy if targets.settings.multilabel else soft_cross_entropy
+    soft = soft_binary_cross_entropy if targets.classifier.multilabel else soft_cross_entropy
     loss = strength * soft(logits[where], target, confidence)
     return loss * share_of_mean(where.numel(), labels.device) if training else loss

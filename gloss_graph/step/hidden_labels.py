@@ -8,10 +8,9 @@ from torch import Tensor
 from gloss_graph.graph.build import MEMORY_MEMORY, Connection, edge_kind
 from gloss_graph.losses.graph import FORMS, labeled_cross_entropy
 from gloss_graph.losses.multilabel import binary_nll, labeled_binary_cross_entropy
-from gloss_graph.propagation import LabelPropagation, SolverReport
+from gloss_graph.propagation import LabelPropagation, Propagation, SolverReport
 from gloss_graph.propagation.alignment import arrival_shares, target_means, with_mass
-from gloss_graph.propagation.bank_operator import bank_operator
-from gloss_graph.propagation.layer import Propagation
+from gloss_graph.step.bank_operator import bank_operator
 from gloss_graph.step.warm_start import WarmStart
 
 
@@ -36,7 +35,7 @@ def propagate_connection(
         operator, start = bank_operator(connection.bank), None
         if warm is not None:
             start = warm.guess(connection)
-        found = propagation.propagate_bank(y, operator, seeds, prior=prior, start=start)
+        found = propagation.propagate_operator(y, operator, seeds, prior=prior, start=start)
         if warm is not None:
             warm.keep(connection, found.values)
         return found

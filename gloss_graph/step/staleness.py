@@ -1,4 +1,4 @@
-"""How much remembered rows count in the graph of a step: when, how old, in whose coordinates."""
+"""Stale rows of the bank: when they enter a step's graph, and how much their edges count."""
 
 from __future__ import annotations
 
@@ -8,50 +8,70 @@ import torch
 from torch import Tensor
 
 from gloss_graph._internal.checks import check_positive_int, check_range
-from gloss_graph._internal.search_space import Dimension, Range
+from gloss_graph._internal.search_space import Range
+from gloss_graph._internal.settings import setting
 from gloss_graph.graph.build import Connection
 from gloss_graph.graph.distances import discounted
 from gloss_graph.losses.schedule import ramped
 from gloss_graph.memory import MemoryBank
-from gloss_graph.memory.drift import age_decay, restandardized
-
-SEARCH_SPACE: dict[str, Dimension] = {"half_life": Range(10.0, 10_000.0, log=True)}
-#: Of `GraphGuidedObjective`, shown by `repr` where they are set.
-MEMORY_SETTINGS = ("half_life", "restandardize", "memory_start", "memory_ramp")
+from gloss_graph.memory.drift import age_decay
 
 
-@dataclass(frozen=True)
-class MemoryUse:
-    """What `GraphGuidedObjective` does about the drift of remembered rows; names as there."""
+@dataclass(frozen=True, kw_only=True)
+class Staleness:
+    r"""What a step does about remembered rows that an older encoder wrote.
 
-    half_life: float | None = None
-    restandardize: bool = False
-    start: int = 0
-    ramp: int = 0
+    Attributes:
+        half_life: Steps in which the edges of a remembered row lose half their weight: an edge has
+            the factor \(2^{-\mathrm{age}/h}\) for each remembered end. None: old rows count full.
+        restandardize: Move remembered rows to the batch's mean and spread before search and graph
+            (Ajanthan et al., 2023). Lengths of inherited links stay those of the rows as stored.
+        warmup_steps: Training steps before remembered rows take part in a step's graph; until then
+            the graph is the batch's own, and the bank fills.
+        ramp_steps: Steps in which the weight of their edges then rises to 1.
+
+    Raises:
+        ValueError: A setting out of range.
+
+    Example:
+        >>> Staleness(half_life=200)
+        Staleness(half_life=200, restandardize=False, warmup_steps=0, ramp_steps=0)
+    """
+
+    half_life: float | None = setting(
+        None,
+        "Steps in which the edges of a remembered row lose half their weight; none = never.",
+        search=Range(10.0, 10_000.0, log=True),
+    )
+    restandardize: bool = setting(
+        False, "Move remembered rows to the batch's mean and spread before they are searched."
+    )
+    warmup_steps: int = setting(0, "Steps before remembered rows take part in a step's graph.")
+    ramp_steps: int = setting(0, "Steps in which the weight of their edges then rises to 1.")
 
     def __post_init__(self) -> None:
-        check_half_life(self.half_life)
+        if self.half_life is not None:
+            check_range(
+                "half_life", self.half_life, 0.0, float("inf"), open_low=True, open_high=True
+            )
         if not isinstance(self.restandardize, bool):
-            raise ValueError(f"'restandardize' must be a bool (got {self.restandardize!r}).")
-        check_positive_int("memory_start", self.start, minimum=0)
-        check_positive_int("memory_ramp", self.ramp, minimum=0)
-
-    def __str__(self) -> str:
-        values = (self.half_life, self.restandardize, self.start, self.ramp)
-        pairs = zip(MEMORY_SETTINGS, values, strict=True)
-        return "".join(f", {name}={value}" for name, value in pairs if value)
+            raise ValueError(f"'restandardize' must be True or False (got {self.restandardize!r}).")
+        check_positive_int("warmup_steps", self.warmup_steps, minimum=0)
+        check_positive_int("ramp_steps", self.ramp_steps, minimum=0)
 
     def strength(self, step: Tensor) -> float:
         """Factor in [0, 1] of the edges that touch a remembered row."""
-        return ramped(int(step), self.start, self.ramp) if self.start or self.ramp else 1.0
+        if not self.warmup_steps and not self.ramp_steps:
+            return 1.0
+        return ramped(int(step), self.warmup_steps, self.ramp_steps)
 
     def weighs(self, strength: float) -> bool:
         """Whether the step's graph differs from the one the bank keeps."""
         return self.half_life is not None or self.restandardize or strength < 1.0
 
     def view(self, memory: MemoryBank, x: Tensor, learned: int) -> MemoryBank:
-        """A bank as the step of batch rows x (B, D) sees it; the first `learned` columns drift."""
-        return restandardized(memory, x, learned) if self.restandardize else memory
+        """The bank as the batch rows x (B, D) see it; only the first `learned` columns drift."""
+        return memory.restandardized(x, learned) if self.restandardize else memory
 
     def weigh(
         self, connection: Connection, memory: MemoryBank | None, strength: float
@@ -77,13 +97,3 @@ class MemoryUse:
             touches = (source >= connection.size) | (target >= connection.size)
             factor = torch.where(touches, strength * factor, factor)
         return connection._replace(edge_weight=discounted(weight, factor))
-
-
-def check_half_life(half_life: float | None) -> None:
-    """Raise unless `half_life` is None or a positive number.
-
-    Raises:
-        ValueError: Names the value.
-    """
-    if half_life is not None:
-        check_range("half_life", half_life, 0.0, float("inf"), open_low=True, open_high=True)

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from gloss_graph._internal.extras import require
+
+require("pandas", "psutil", extra="cli")
+
 from typing import TYPE_CHECKING
 
 from gloss_graph._internal.moved import moved_names

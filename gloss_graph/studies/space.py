@@ -8,13 +8,10 @@ from dataclasses import fields, replace
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from gloss_graph._internal.search_space import Choice, Dimension, Range, Scalar
-from gloss_graph.graph.bandwidth import SEARCH_SPACE as _BANDWIDTH
-from gloss_graph.graph.links import SEARCH_SPACE as _LINKS
-from gloss_graph.graph.views import SEARCH_SPACE as _VIEWS
-from gloss_graph.graph.visibility import SEARCH_SPACE as _VISIBILITY
-from gloss_graph.losses.graph import SEARCH_SPACE as _GRAPH_LOSS
-from gloss_graph.propagation.rules import SEARCH_SPACE as _RULES
-from gloss_graph.step.consistency import SEARCH_SPACE as _CONSISTENCY
+from gloss_graph._internal.settings import settings_of
+from gloss_graph.graph.settings import KNNGraph
+from gloss_graph.propagation import PropagationSettings
+from gloss_graph.step import Consistency
 from gloss_graph.training.config import SEARCH_SPACE as _TRAINING
 from gloss_graph.training.config import TrainConfig
 from gloss_graph.training.warmstart import SEARCH_SPACE as _WARM_START
@@ -30,16 +27,21 @@ __all__ = [
     "search_space",
 ]
 
+
+def _ranges(part: type, *names: str) -> dict[str, Dimension]:
+    found = {name: settings_of(part)[name].search for name in names}
+    return {name: search for name, search in found.items() if search is not None}
+
+
 #: Setting of `TrainConfig` -> what a search tries for it unless told otherwise.
 SEARCH_SPACE: dict[str, Dimension] = {
-    **_BANDWIDTH,
-    **_VISIBILITY,
-    **_GRAPH_LOSS,
+    **_ranges(KNNGraph, "k", "bandwidth"),
+    **_ranges(PropagationSettings, "eta"),
+    "consistency_weight": _ranges(Consistency, "weight")["weight"],
+    "visible_fraction": Range(0.1, 0.9),
+    "graph_weight": Range(0.1, 0.9),
+    "anchor": Range(0.0, 1.0),
     **_TRAINING,
-    **_LINKS,
-    **_RULES,
-    **_CONSISTENCY,
-    **_VIEWS,
     **_WARM_START,
 }
 #: What the paper's G-Loss-O searches.

@@ -6,18 +6,16 @@ import io
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from importlib.resources import files
 from itertools import chain, combinations, count
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from jinja2 import Environment
-from markupsafe import Markup, escape
 from matplotlib.figure import Figure
 
 from gloss_graph._internal.files import atomic_write
-from gloss_graph.reports.evaluation_text import markdown_table, shown_p
+from gloss_graph.reports.evaluation import markdown_table, shown_p
+from gloss_graph.reports.page import render_page
 from gloss_graph.studies.ablation_plots import plot_effect, plot_heatmap, plot_tornado
 from gloss_graph.studies.designs import DESIGNS
 from gloss_graph.studies.results import Results
@@ -35,6 +33,10 @@ _TEST_HEADS = (
 )
 # Characters of a picture's file name: of four bytes each they fit every file system.
 _NAME = 60
+_SECTIONS = (
+    *(("says", "What it says"), ("settings", "Settings"), ("pictures", "Pictures")),
+    *(("arms", "All arms"), ("tests", "Tests"), ("made", "Made with")),
+)
 _SETTING_COLUMNS = ("setting", "baseline", "tried", "what it is")
 
 
@@ -76,17 +78,9 @@ def write_report(results: Results) -> list[Path]:
     content = _content(results, tables["summary"], tables["tests"])
     written.append(folder / "report.md")
     _write(written[-1], _markdown(content, pictures).encode("utf-8", "backslashreplace"))
-    source = files("gloss_graph.studies").joinpath("study.html.jinja").read_text("utf-8")
-    pages = Environment(autoescape=True)
-    pages.filters["code"] = _code
-    page = pages.from_string(source)
+    page = {**content, "pictures": pictures.values(), "tests_note": _TESTS}
     written.append(folder / "report.html")
-    _write(
-        written[-1],
-        page.render(**content, pictures=pictures.values(), tests_note=_TESTS).encode(
-            "utf-8", "backslashreplace"
-        ),
-    )
+    _write(written[-1], render_page("study.html.jinja", page, package="gloss_graph.studies"))
     return written
 
 
@@ -95,11 +89,6 @@ def _picture_path(name: str, taken: Iterable[str]) -> str:
     plain = re.sub(r"[^\w.+-]", "-", name)[:_NAME]
     names = chain([plain], (f"{plain}-{number}" for number in count(2)))
     return next(path for name in names if (path := f"pictures/{name}.png") not in taken)
-
-
-def _code(text: object) -> Markup:
-    """What stands between backticks as code, everything escaped."""
-    return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(text))))
 
 
 def _write(file: Path, content: bytes) -> None:
@@ -183,9 +172,9 @@ def _content(results: Results, summary: pd.DataFrame, tests: pd.DataFrame) -> di
     seconds = fine["seconds"].sum()
     return {
         "title": study["question"] or study["name"],
-        "about": study.get("about", ""),
+        "summary": study.get("about", ""),
         "design": f"{study['design']}: {DESIGNS[study['design']]}",
-        "facts": [
+        "figures": [
             ["arms", str(len(results.arms))],
             ["seeds", str(len(study["seeds"]))],
             ["trials", f"{len(fine)} of {len(fine) + _missing(results)}"],
@@ -194,6 +183,7 @@ def _content(results: Results, summary: pd.DataFrame, tests: pd.DataFrame) -> di
         ],
         "findings": _findings(results, tests, main),
         "problems": results.problems(),
+        "contents": _SECTIONS,
         "setting_heads": _SETTING_COLUMNS,
         "settings": settings + fixed,
         "baseline": results.baseline,
@@ -293,7 +283,14 @@ def _trial_name(results: Results, key: str) -> str:
 
 
 def _markdown(content: dict[str, Any], pictures: Mapping[str, PagePicture]) -> str:
-    lines = [f"# {content['title']}", "", content["about"], "", f"Design {content['design']}.", ""]
+    lines = [
+        f"# {content['title']}",
+        "",
+        content["summary"],
+        "",
+        f"Design {content['design']}.",
+        "",
+    ]
     lines += ["## What it says", "", *(f"- {text}" for text in content["findings"]), ""]
     if content["problems"]:
         lines += ["## Know before you believe it", ""]

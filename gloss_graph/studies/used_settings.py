@@ -81,7 +81,7 @@ def used_settings(config: TrainConfig, *, unlabeled: bool) -> set[str]:
         used |= set() if config.keeps_last else {"patience", "eval_steps"}
         used |= _of_loss(config, unlabeled)
     elif loss == "gloss" and unlabeled and config.anchor > 0:
-        used |= {"memory_size", "memory_bits", "eviction"}  # filled all the same, to predict over
+        used |= {"memory_size", "eviction"}  # filled all the same, to predict over
     return used
 
 
@@ -108,13 +108,13 @@ def _of_loss(config: TrainConfig, unlabeled: bool) -> set[str]:
         # Targets are solved for once, over the bank; without ids every step's graph makes its own.
         used.add("memory_size")
         if config.memory_size != 0:
-            used |= {"eviction", "memory_bits", "ids"}
+            used |= {"eviction", "ids"}
             if not config.ids:
                 used |= (_GRAPH | _refreshed(config)) - {"memory_visible_fraction"}
     if loss in ("gloss", "xbm-scl"):
         used.add("memory_size")
         if config.memory_size != 0:
-            used |= {"eviction", "memory_bits", "ids"} | _refreshed(config)
+            used |= {"eviction", "ids"} | _refreshed(config)
             used |= _GRAPH if loss == "gloss" else set()
     if loss == "gloss" and unlabeled:
         used.add("teacher_decay")

@@ -15,6 +15,7 @@ import torch
 from safetensors import safe_open
 from torch import nn
 
+from gloss_graph._internal.extras import require
 from gloss_graph._internal.limits import read_object
 
 __all__ = [
@@ -61,6 +62,7 @@ def read_checkpoint(
     Warns:
         UserWarning: If the checkpoint lacks weights of the model, which are random then.
     """
+    require("transformers", extra="text")
     from transformers import AutoConfig, AutoModel
 
     name = _checked_name(name)
@@ -104,6 +106,7 @@ def hub_file(
     name: str, file: str, *, revision: str | None = None, local_files_only: bool = False
 ) -> Path | None:
     """The local path of one file of a model, fetched if need be; None if there is no such file."""
+    require("transformers", extra="text")
     from transformers.utils import cached_file
 
     try:
@@ -118,6 +121,7 @@ def hub_file(
 @contextmanager
 def quiet_transformers() -> Iterator[None]:
     """Hold back progress bars and load reports; the caller's settings are restored."""
+    require("transformers", extra="text")
     from transformers.utils import logging
 
     bars, verbosity = logging.is_progress_bar_enabled(), logging.get_verbosity()

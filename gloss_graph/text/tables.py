@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias, TypeVar
 
+from gloss_graph._internal.extras import require
 from gloss_graph._internal.limits import load_json, read_bytes, read_parquet
 
 __all__ = ["SUFFIXES", "Column", "Table", "has_column", "read_columns", "table_suffix"]
@@ -117,6 +118,7 @@ def has_column(path: str | Path, name: str, *, quoting: bool = True) -> bool:
     try:
         suffix = table_suffix(path)
         if suffix == ".parquet":
+            require("pyarrow", extra="analysis")
             from pyarrow import parquet
 
             return name in parquet.read_schema(path).names
@@ -295,6 +297,7 @@ def _read_json_lines(path: Path, wanted: Sequence[str], rest: bool) -> Table:
 
 
 def _read_parquet(path: Path, wanted: Sequence[str], rest: bool) -> Table:
+    require("pyarrow", extra="analysis")
     import pyarrow
     from pyarrow import parquet
 

@@ -1,5 +1,10 @@
 """Training of text classifiers with a graph-guided objective."""
 
+from gloss_graph._internal.extras import require
+
+require("transformers", "accelerate", extra="text")
+require("pandas", "matplotlib", extra="analysis")
+
 from gloss_graph._internal.moved import moved_names
 from gloss_graph.training.classifier import ClassifierOutput, TextClassifier
 from gloss_graph.training.config import LOSSES, MODES, TrainConfig

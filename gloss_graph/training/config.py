@@ -9,9 +9,8 @@ from gloss_graph._internal.checks import check_choice, check_positive_int, check
 from gloss_graph._internal.search_space import Dimension, Range
 from gloss_graph.graph.bandwidth import check_bandwidth, check_fits_bank
 from gloss_graph.memory import EVICTIONS
-from gloss_graph.neighbors.quantized import check_bits
 from gloss_graph.propagation import NORMALIZATIONS, RULES
-from gloss_graph.step import MemoryUse
+from gloss_graph.step import Staleness
 
 LOSSES = {
     "ce": "cross-entropy",
@@ -33,7 +32,7 @@ MODES = {
 }
 DEVICES = ("auto", "cpu", "cuda", "mps")
 GRAPH_CLASSES = ("auto", "co-training", "agreed", "propagated")
-BANK_SEARCHES = ("auto", "exact", "descent", "ivf", "hnsw")
+BANK_SEARCHES = ("auto", "exact", "descent", "ivf")
 _JOINT_ONLY = ("ce", "static-lp", "pseudo-label", "setfit")
 # What the paper searches.
 SEARCH_SPACE: dict[str, Dimension] = {"learning_rate": Range(1e-5, 5e-5, step=1e-5)}
@@ -77,8 +76,7 @@ class TrainConfig:
         bf16: Autocast the encoder to bfloat16; the objective stays in float32.
         gradient_checkpointing: Recompute activations in the backward pass.
         memory_size: Rows of the bank; None = one a training document, at most 65,536.
-        memory_bits: An entry of the bank's rows: 8, 4 or 2 by product quantisation, None = 32.
-        search: How the bank is searched: "exact", "descent", "ivf", "hnsw" or "auto", exact below
+        search: How the bank is searched: "exact", "descent", "ivf" or "auto", exact below
             32,768 rows. See `MemoryBank`.
         hops: A step propagates over remembered rows within so many links of the batch; None = over
             the whole bank. 2 suits large banks, 1 is too coarse.
@@ -162,7 +160,6 @@ class TrainConfig:
     bf16: bool = False
     gradient_checkpointing: bool = False
     memory_size: int | None = None
-    memory_bits: int | None = None
     search: str = "auto"
     hops: int | None = None
     eviction: str = "fifo"
@@ -229,8 +226,6 @@ class TrainConfig:
             check_positive_int("max_steps", self.max_steps, minimum=0 if fits else 1)
         if self.memory_size is not None:
             check_positive_int("memory_size", self.memory_size, minimum=0)
-        if self.memory_bits is not None:
-            check_bits("memory_bits", self.memory_bits)
         self._check_memory()
         for name in ("learning_rate", "head_learning_rate"):
             check_range(name, getattr(self, name), 0, 1, open_low=True)
@@ -270,7 +265,12 @@ class TrainConfig:
         if self.hops is not None:
             check_positive_int("hops", self.hops)
         check_choice("eviction", self.eviction, EVICTIONS)
-        MemoryUse(self.half_life, self.restandardize, self.memory_start, self.memory_ramp)
+        Staleness(
+            half_life=self.half_life,
+            restandardize=self.restandardize,
+            warmup_steps=self.memory_start,
+            ramp_steps=self.memory_ramp,
+        )
         check_positive_int("refresh_rows", self.refresh_rows, minimum=0)
         check_positive_int("refresh_rows_every", self.refresh_rows_every)
 

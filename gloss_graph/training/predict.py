@@ -236,7 +236,7 @@ class Run:
         if self.frozen_dim and anchor != 0.0:
             frozen = self.frozen_rows(corpus, progress)
         explanation = self.objective.explain(
-            rows, frozen=frozen, ids=ids, mode=mode, anchor=anchor, rule=rule, top=top
+            rows, frozen=frozen, ids=ids, mode=mode, frozen_weight=anchor, rule=rule, top=top
         )
         with torch.no_grad():
             logits = self.classifier.head(rows)

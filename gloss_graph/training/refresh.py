@@ -84,7 +84,7 @@ class BankRefresh(TrainerCallback):
         inputs = {name: value for name, value in batch.items() if name not in ("labels", "ids")}
         with trainer.compute_loss_context_manager():
             rows = trainer.calm_embeddings(inputs).float()
-        return joint_view(rows, frozen, getattr(trainer.objective, "anchor", 0.0))
+        return joint_view(rows, frozen, getattr(trainer.objective, "frozen_weight", 0.0))
 
     def _find(self, id_: int) -> int:
         if self._place is None:

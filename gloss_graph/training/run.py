@@ -333,7 +333,7 @@ def _train(
         "bank": {
             "capacity": 0 if memory is None else memory.capacity,
             "frozen_dim": views.dim,
-            "targets": objective.targets.refresh_every > 0,
+            "targets": objective.consistency.refresh_every > 0,
             **({"multilabel": True} if train.multilabel else {}),
         },
     }

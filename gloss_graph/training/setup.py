@@ -22,6 +22,7 @@ from gloss_graph.losses import METRIC_LOSSES, MetricLoss, PseudoLabelLoss
 from gloss_graph.memory import MemoryBank, Reservoir
 from gloss_graph.objective import GraphGuidedObjective
 from gloss_graph.propagation.alignment import class_shares
+from gloss_graph.step import Staleness
 from gloss_graph.text import Corpus, Splits
 from gloss_graph.training.checkpoints import FOLDER, SavePoints
 from gloss_graph.training.classifier import TextClassifier
@@ -75,7 +76,6 @@ def _bank(
         search=config.search,
         num_classes=num_classes,
         eviction=policy,
-        bits=config.memory_bits,
     )
 
 
@@ -204,13 +204,15 @@ def make_objective(
         consistency_start=0 if early else sixth,
         consistency_ramp=1 if early else sixth,
         refresh_every=0 if not targets else 2**40 if static else refresh,
-        anchor=1.0 if static else config.anchor,
+        frozen_weight=1.0 if static else config.anchor,
         align=config.align,
         hops=config.hops,
-        half_life=config.half_life,
-        restandardize=config.restandardize,
-        memory_start=config.memory_start,
-        memory_ramp=config.memory_ramp,
+        staleness=Staleness(
+            half_life=config.half_life,
+            restandardize=config.restandardize,
+            warmup_steps=config.memory_start,
+            ramp_steps=config.memory_ramp,
+        ),
         seed=config.seed,
     )
 

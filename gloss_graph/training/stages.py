@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from gloss_graph.graph.views import joint_view
-from gloss_graph.inference import HeadSettings, PropagationHead
+from gloss_graph.inference import GraphClassifier, PropagationHead
 from gloss_graph.objective import GraphGuidedObjective
 from gloss_graph.propagation.alignment import entropy_confidence, row_shares
 from gloss_graph.text import Corpus, FeatureEncoder, TextEncoder, lexical_rows
@@ -72,7 +72,7 @@ def corpus_labels(
     frozen: Tensor | None,
     words: Tensor | None,
     labels: Tensor,
-    settings: HeadSettings,
+    settings: GraphClassifier,
     config: TrainConfig,
 ) -> tuple[Tensor, Tensor]:
     """Labels of all documents: their own, else what the corpus says, and how far to trust that.
@@ -103,7 +103,7 @@ def corpus_labels(
 
 
 def agreed_labels(
-    rows: Tensor, labels: Tensor, settings: HeadSettings, words: Tensor | None = None
+    rows: Tensor, labels: Tensor, settings: GraphClassifier, words: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
     """What several views of the documents agree on; arguments and result as `corpus_labels`.
 
@@ -119,7 +119,7 @@ def agreed_labels(
     views that are independent of the embeddings teach the encoder what it does not know yet
     (co-training, Blum and Mitchell, 1998). No regression there: few labels know few words.
     """
-    poisson = replace(settings, rule="poisson")
+    poisson = settings.with_rule("poisson", settings.propagation.leak)
     spread = votes(rows, labels, settings)
     views = [spread, votes(rows, labels, poisson)]
     known = labels >= 0
@@ -139,7 +139,7 @@ def agreed_labels(
 
 
 def propagate(
-    rows: Tensor, frozen: Tensor | None, labels: Tensor, settings: HeadSettings, anchor: float
+    rows: Tensor, frozen: Tensor | None, labels: Tensor, settings: GraphClassifier, anchor: float
 ) -> Tensor:
     """Class probabilities (N, C) of all documents over their graph.
 
@@ -154,7 +154,7 @@ def propagate(
     return solved.probabilities(solved.hits)
 
 
-def votes(rows: Tensor, labels: Tensor, settings: HeadSettings) -> Tensor:
+def votes(rows: Tensor, labels: Tensor, settings: GraphClassifier) -> Tensor:
     """Votes (N, C) of the graph of rows (N, D) for a consensus, see `PropagationHead.votes`.
 
     On R8 with 1 % of the labels the classes agreed on by probabilities of Poisson scores are 1.2
@@ -236,17 +236,17 @@ def run_start_stages(
     return Started(losses, metrics)
 
 
-def head_settings(config: TrainConfig, num_classes: int) -> HeadSettings:
+def head_settings(config: TrainConfig, num_classes: int) -> GraphClassifier:
     """Settings of graph and propagation over the corpus, as the objective has them."""
     plain = replace(config, loss="gloss", memory_size=0)
-    return make_objective(plain, num_classes, 1, 0, targets=False).targets.settings
+    return make_objective(plain, num_classes, 1, 0, targets=False).targets.classifier
 
 
 def fill_bank(objective: GraphGuidedObjective, train: Corpus, rows: Tensor, views: Views) -> None:
     """Store every training document, labeled ones last: a small bank forgets the others first."""
     if objective.memory is None or objective.memory.capacity == 0:
         return
-    view = joint_view(rows, views.frozen.get("train"), objective.anchor)
+    view = joint_view(rows, views.frozen.get("train"), objective.frozen_weight)
     labels, ids = label_tensor(train), torch.tensor(train.ids)
     order = (torch.tensor(train.labels) >= 0).int().argsort(stable=True)
     objective.memory.prefill([(view[order], labels[order], ids[order])], lambda rows: rows)

@@ -222,7 +222,7 @@ class GraphGuidedTrainer(Trainer):
                 labels,
                 ids=ids,
                 logits=logits,
-                reference=None if calm is None else self._embeddings(calm, inputs),
+                target_embeddings=None if calm is None else self._embeddings(calm, inputs),
                 frozen=frozen,
             )
         self.seconds.spend("objective", time.perf_counter() - start)

@@ -1,4 +1,4 @@
-"""An explanation as a picture: the document, what decided it, and how much."""
+"""The picture of an explanation: a document, and the labeled documents that decided it."""
 
 from __future__ import annotations
 
@@ -9,35 +9,35 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from gloss_graph._internal.checks import check_positive_int
-from gloss_graph.analysis.explanation import DOCUMENT, Explanation
-from gloss_graph.export.columns import clean_text
+from gloss_graph.analysis.explanation import DOCUMENT, NodeExplanation
+from gloss_graph.export.attributes import clean_text
 from gloss_graph.visualization.style import GREY, INK, PALETTE, new_figure, save_figure
 
 __all__ = ["plot_explanation"]
 
-_ROW = 0.42  # inches a row takes
+_ROW = 0.42  # inches of a row
 _TEXT = 74
 _THICKEST = 9.0  # points
 
 
 def plot_explanation(
-    explanation: Explanation,
+    explanation: NodeExplanation,
     path: str | os.PathLike[str] | None = None,
     *,
     max_documents: int = 12,
 ) -> Figure:
-    """Draw which labeled documents decided a document's label; a line is as thick as its mass.
+    """Draw the labeled documents that decided a document's label, lines as thick as their mass.
 
     Args:
-        explanation: What `explain` returned.
+        explanation: The result of `explain`.
         path: Where to save, as PNG, PDF or SVG; an older picture is replaced. None saves nothing.
-        max_documents: With more in the table the rest is drawn as one.
+        max_documents: Most documents; the others are drawn as one line.
 
     Returns:
         The figure.
 
     Raises:
-        ValueError: `max_documents` below 1, another ending of `path`.
+        ValueError: `max_documents` below 1, or another suffix of `path`.
 
     Example:
         >>> import torch
@@ -51,7 +51,7 @@ def plot_explanation(
     """
     check_positive_int("max_documents", max_documents)
     rows = _rows(explanation, max_documents)
-    # The largest classes get the colours; beyond the palette all are grey.
+    # The largest classes get colors; beyond the palette all are grey.
     named = [label for label in explanation.classes.index if label][: len(PALETTE) - 1]
     colors = dict(zip(named, PALETTE, strict=False))
     height = 1.6 + _ROW * max(len(rows), 2)
@@ -59,11 +59,11 @@ def plot_explanation(
     axes = figure.add_subplot()
     axes.set(xlim=(0.0, 1.0), ylim=(len(rows) - 0.4, -0.6))
     axes.axis("off")
-    own = f'labeled "{explanation.label}"' if explanation.label else "unlabeled"
+    given = f'labeled "{explanation.label}"' if explanation.label else "unlabeled"
     said = explanation.predicted or "no label reaches it"
-    title = f'Document {explanation.doc_id} ({own}): the graph says "{said}"'
+    title = f'Document {explanation.doc_id} ({given}): the graph says "{said}"'
     if not explanation.predicted:
-        title = f"Document {explanation.doc_id} ({own}): {said}"
+        title = f"Document {explanation.doc_id} ({given}): {said}"
     text = _short(explanation.text, 110)
     axes.set_title(
         title + (f"\n{text}" if text else ""),
@@ -105,8 +105,8 @@ def _row(
         )  # fmt: skip
 
 
-def _rows(explanation: Explanation, most: int) -> list[tuple[str, float, str]]:
-    """Label, mass and words of every line drawn."""
+def _rows(explanation: NodeExplanation, most: int) -> list[tuple[str, float, str]]:
+    """Label, mass and words of every line."""
     return [
         (str(r.label), float(r.mass), _short(str(r.text), _TEXT) or f"document {r.doc_id}")
         if r.kind == DOCUMENT

@@ -1,4 +1,4 @@
-"""Which nodes a picture shows, and where."""
+"""Selection and placement of the nodes of a picture."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ __all__ = ["place_adjacency", "place_nodes", "sample_nodes"]
 
 _JUMP = 0.15
 _BLOCK = 64  # rows that stay in cache; larger products also wake every BLAS thread
-# Nodes up to which all pairs are visited; beyond, their masses are put on a grid of cells of at
+# Up to this many nodes all pairs are visited; beyond, their masses are put on a grid of cells of at
 # least this side (the kernel falls to one half at distance 1).
 _ALL_PAIRS, _CELL, _CELLS = 1500, 0.4, 320
 _CORNERS = ((0, 0), (0, 1), (1, 0), (1, 1))
@@ -19,19 +19,19 @@ _CORNERS = ((0, 0), (0, 1), (1, 0), (1, 1))
 def sample_nodes(graph: nx.Graph, size: int, *, seed: int = 0) -> list[object]:
     """Choose nodes by a random walk with jumps (Leskovec & Faloutsos 2006).
 
-    A uniform sample of a share p of the nodes keeps only p² of the edges and looks like dust; a
-    walk keeps neighbourhoods together. It prefers nodes of high degree.
+    A uniform sample of a share p of the nodes keeps only p² of the edges; a walk keeps
+    neighborhoods together. It prefers nodes of high degree.
 
     Args:
-        graph: any graph.
-        size: number of nodes wanted.
-        seed: the same seed gives the same nodes.
+        graph: Any graph.
+        size: Number of nodes.
+        seed: The same seed gives the same nodes.
 
     Returns:
-        ``min(size, N)`` nodes, in the order of the graph.
+        `min(size, N)` nodes, in the order of the graph.
 
     Raises:
-        ValueError: if ``size`` is below 1.
+        ValueError: `size` below 1.
 
     Cost: O(N + size) unless the graph is in many pieces.
 
@@ -49,7 +49,7 @@ def sample_nodes(graph: nx.Graph, size: int, *, seed: int = 0) -> list[object]:
     rng = np.random.default_rng(seed)
     chosen: dict[object, None] = {}
     here = nodes[rng.integers(len(nodes))]
-    # A walk can be shut in a small component; then uniform draws fill the rest.
+    # A walk can be stuck in a small component; then uniform draws fill the rest.
     for _ in range(50 * size):
         chosen[here] = None
         if len(chosen) == size:
@@ -66,35 +66,31 @@ def sample_nodes(graph: nx.Graph, size: int, *, seed: int = 0) -> list[object]:
 
 
 def place_nodes(graph: nx.Graph, *, seed: int = 0, iterations: int = 250) -> np.ndarray:
-    r"""Place nodes in the plane so that neighbours stay together and clusters apart.
+    r"""Place nodes in the plane so that neighbors stay together and clusters apart.
 
-    Neighbour embedding of the graph itself (tsNET: Kruiger et al. 2017; van der Maaten & Hinton
-    2008): with :math:`p_{ij} = (w_{ij}/d_i + w_{ij}/d_j) / 2N` and
-    :math:`q_{ij} \propto (1 + \|x_i - x_j\|^2)^{-1}`, gradient descent on
-    :math:`\mathrm{KL}(p \| q)` from a spectral start. No label is used. Nodes without an edge
-    are set in rows below the others.
-
-    Shapes:
-        Result (N, 2), in the order of the graph.
+    Neighbor embedding of the graph itself (tsNET: Kruiger et al. 2017; van der Maaten & Hinton
+    2008): with \(p_{ij} = (w_{ij}/d_i + w_{ij}/d_j) / 2N\) and
+    \(q_{ij} \propto (1 + \|x_i - x_j\|^2)^{-1}\), gradient descent on \(\mathrm{KL}(p \| q)\) from
+    a spectral start. Labels are not used. Nodes without an edge are in rows below the others.
 
     Args:
-        graph: an undirected graph; ``weight`` defaults to 1, weights below 0 count as 0.
-        seed: the same seed gives the same places.
-        iterations: steps of the descent; the first third exaggerates attraction.
+        graph: An undirected graph; `weight` defaults to 1, weights below 0 count as 0.
+        seed: The same seed gives the same places.
+        iterations: Steps of the descent; the first third exaggerates attraction.
 
     Returns:
-        Coordinates within [-1, 1], isolated nodes below -1.
+        (N, 2) coordinates in the order of the graph, within [-1, 1], isolated nodes below -1.
 
     Cost: O(iterations · N²) time in blocks of O(N) memory up to 1,500 nodes, a few seconds and a
-    third of ``networkx.spring_layout``; O(iterations · (N + E)) beyond, where repulsion comes from
-    a grid (Linderman et al. 2019).
+    third of `networkx.spring_layout`; O(iterations · (N + E)) beyond, where repulsion comes from a
+    grid (Linderman et al. 2019).
 
     Example:
         >>> places = place_nodes(nx.complete_graph(4), iterations=20)
         >>> places.shape, bool(np.abs(places).max() <= 1)
         ((4, 2), True)
 
-    See also: ``networkx.spring_layout``, for up to a hundred nodes, where edge lengths matter.
+    See also: `networkx.spring_layout`, for up to a hundred nodes, where edge lengths matter.
     """
     if not graph:
         return np.zeros((0, 2))
@@ -108,9 +104,9 @@ def place_adjacency(
     """Place the nodes of a symmetric weight matrix (N, N) as `place_nodes` does.
 
     Args:
-        adjacency: symmetric; the diagonal and weights of 0 and below do not count.
-        seed: the same seed gives the same places.
-        iterations: steps of the descent.
+        adjacency: Symmetric; the diagonal and weights of 0 and below do not count.
+        seed: The same seed gives the same places.
+        iterations: Steps of the descent.
 
     Returns:
         Coordinates (N, 2) within [-1, 1], isolated nodes below -1.
@@ -167,7 +163,7 @@ def _embed(adjacency: sparse.csr_array, seed: int, iterations: int) -> np.ndarra
 
 
 def _repulsion(x: np.ndarray) -> np.ndarray:
-    """Return sum_j q_ij² (x_i - x_j) / Z over all pairs, q unnormalised, in blocks of rows."""
+    """Sum over j of q_ij² (x_i - x_j) / Z for all pairs, q unnormalized, in blocks of rows."""
     square = np.square(x).sum(axis=1)
     force, total = np.empty(x.shape), 0.0
     for start in range(0, len(x), _BLOCK):
@@ -183,10 +179,10 @@ def _repulsion(x: np.ndarray) -> np.ndarray:
 
 
 def _grid_repulsion(x: np.ndarray) -> np.ndarray:
-    """As `_repulsion`, the masses spread over the corners of grid cells and convolved by FFT.
+    """As `_repulsion`, with masses spread over the corners of grid cells and convolved by FFT.
 
-    Pairs keep opposite and equal forces, since a mass is read where it was put; only their
-    strength at distances of a cell or two is off by some per cent.
+    Forces of a pair stay equal and opposite, since a mass is read at the corners that hold it; only
+    their strength at distances of one or two cells is off by some percent.
     """
     low = x.min(axis=0)
     cell = max(_CELL, float((x.max(axis=0) - low).max()) / (_CELLS - 2))
@@ -217,7 +213,7 @@ def _grid_repulsion(x: np.ndarray) -> np.ndarray:
     near, pull_x, pull_y, sums = (
         sum(part * plane[at] for at, part in zip(index, weight, strict=True)) for plane in fields
     )
-    # What a mass reads of itself, in place of the ones of the diagonal.
+    # The part of a mass that it reads itself, which the sums must not contain.
     own = sum(
         a * b * (1 / (1 + cell**2 * ((i - k) ** 2 + (j - m) ** 2)))
         for a, (i, j) in zip(weight, _CORNERS, strict=True)

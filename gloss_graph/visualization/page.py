@@ -20,13 +20,13 @@ from torch_geometric.data import Data
 
 from gloss_graph._internal.checks import check_positive_int, check_range
 from gloss_graph._internal.files import atomic_write
-from gloss_graph.analysis.communities import louvain_communities
-from gloss_graph.analysis.matrix import GraphTable, graph_table
-from gloss_graph.export.columns import text_column
+from gloss_graph.analysis.label_masses import TopMasses, top_masses
+from gloss_graph.analysis.measures import louvain_communities
+from gloss_graph.export.attributes import text_column
+from gloss_graph.export.graph_arrays import GraphArrays, read_arrays
+from gloss_graph.visualization.graph_pictures import community_looks, community_names
 from gloss_graph.visualization.layout import place_adjacency, sample_nodes
-from gloss_graph.visualization.map_picture import community_looks, community_names
-from gloss_graph.visualization.masses import TopMasses, top_masses
-from gloss_graph.visualization.panels import ClassLook, class_looks
+from gloss_graph.visualization.style import ClassLook, class_looks
 
 __all__ = ["write_html"]
 
@@ -49,44 +49,44 @@ def write_html(
     overwrite: bool = False,
     progress: bool = False,
 ) -> Path:
-    """Write the document graph as one HTML file to walk through: map, search, texts, reasons.
+    """Write the document graph as one interactive HTML file: map, search, texts, reasons.
 
-    The page pans, zooms and searches (text or id); a click shows a document's text, its labels,
-    its neighbours and the labeled documents that decide it. It is one file that asks the network
-    for nothing, which its content security policy also forbids. Texts are shown as text, whatever
-    they hold; control characters become U+FFFD.
+    The page pans, zooms and searches (text or id); a click shows a document's text, labels and
+    neighbors, and the labeled documents that decide it. It is one file that loads nothing from the
+    network, which its content security policy also forbids. Texts are always shown as text;
+    control characters become U+FFFD.
 
     Masses are those of harmonic propagation on the whole graph, solved before the page is written
-    with one right side a labeled document (tolerance 1e-10); for a labeled document they are what
-    the other labels say of it, its own hidden. The propagated label is the class of most mass.
+    with one right side per labeled document (tolerance 1e-10); those of a labeled document hide
+    its label. The propagated label is the class with the most mass.
 
     Args:
-        graph: a document graph; `text` and `label_names` are used where present. Labels outside
+        graph: A document graph; `text` and `label_names` are used if present. Labels outside
             `seed_mask` are shown but decide nothing.
-        path: the file, ending in `.html` or `.htm`.
-        texts: the documents, in place of the graph's own.
-        label_names: names of the classes, in place of the graph's own.
-        explanations: labeled documents named for each document; 0 leaves masses and propagated
-            labels out.
-        max_nodes: with more documents a random-walk sample is on the map; masses still come from
+        path: The file, ending in `.html` or `.htm`.
+        texts: The documents; they replace the graph's texts.
+        label_names: Names of the classes; they replace the graph's names.
+        explanations: Deciding documents per document; 0 leaves out masses and propagated labels.
+        max_nodes: With more documents the map shows a random-walk sample; masses still come from
             the whole graph.
-        max_text: longest text in characters; None keeps all.
-        eta: leak of the propagation; 0 lets every walk end in a label.
-        seed: of sample, places and communities.
-        title: of the page.
-        overwrite: replace a file that is already there.
-        progress: show a bar on stderr.
+        max_text: Longest text in characters; None keeps all.
+        eta: Leak of the propagation; with 0 every walk ends in a label.
+        seed: Seed of sample, places and communities.
+        title: Title of the page.
+        overwrite: Replace an existing file.
+        progress: Show a bar on stderr.
 
     Returns:
         The file.
 
     Raises:
-        ValueError: a damaged graph, texts that are no strings or too few, or a setting out of
-            range.
-        FileExistsError: the file exists and `overwrite` is false.
-        OSError: it cannot be written.
+        TypeError: Not a PyG graph.
+        ValueError: A directed or damaged graph, texts that are not strings or of another number,
+            or a setting out of range.
+        FileExistsError: The file exists and `overwrite` is false.
+        OSError: The file cannot be written.
 
-    Cost: the places, O(N + E) a step, and O((E + N) L) an iteration for L labels: about half a
+    Cost: the places, O(N + E) per step, and O((E + N) L) per iteration for L labels: about half a
     minute at 5,000 documents with 500 labels.
 
     Example:
@@ -97,7 +97,7 @@ def write_html(
         ...     write_html(graph, Path(folder) / "graph.html", texts=["tea", "?", "rain"]).name
         'graph.html'
 
-    See also: ``plot_communities``, for paper; ``write_graphml``, for Gephi.
+    See also: `plot_communities`, for paper; `write_graph`, for Gephi.
     """
     target = Path(path)
     if target.suffix.lower() not in _ENDING:
@@ -107,17 +107,17 @@ def write_html(
     if max_text is not None:
         check_positive_int("max_text", max_text)
     check_range("eta", eta, 0.0, float("inf"), open_high=True)
-    table = graph_table(graph, label_names)
-    size = len(table.labels)
+    documents = read_arrays(graph, label_names)
+    size = documents.size
     words = graph.get("text") if texts is None else texts
     cleaned = [""] * size if words is None else text_column(words, "texts", size, max_text)
-    # Opened first: a target that cannot be written fails before minutes of work.
+    # A target that cannot be written fails before minutes of work.
     with atomic_write(target, overwrite=overwrite) as draft:
-        rows = _sample(table.adjacency, max_nodes, seed)
+        rows = _sample(documents.links, max_nodes, seed)
         masses = None
-        if explanations and table.seeds.any():
-            masses = top_masses(table, rows, top=explanations, eta=eta, progress=progress)
-        content = _content(table, rows, masses, cleaned, seed)
+        if explanations and documents.seeds.any():
+            masses = top_masses(documents, rows, top=explanations, eta=eta, progress=progress)
+        content = _content(documents, rows, masses, cleaned, seed)
         content |= {"title": title, "eta": eta}
         draft.write(_page(title, content).encode("utf-8", "backslashreplace"))
     return target
@@ -132,35 +132,33 @@ def _sample(adjacency: sparse.csr_array, max_nodes: int, seed: int) -> np.ndarra
 
 
 def _content(
-    table: GraphTable, rows: np.ndarray, masses: TopMasses | None, texts: list[str], seed: int
+    documents: GraphArrays, rows: np.ndarray, masses: TopMasses | None, texts: list[str], seed: int
 ) -> dict[str, Any]:
-    """What the page knows, as JSON types; documents by their place in `docs`."""
+    """The data of the page as JSON types; documents are named by their place in `docs`."""
     shown = len(rows)
-    cut = sparse.csr_array(table.adjacency[rows][:, rows])
+    cut = sparse.csr_array(documents.links[rows][:, rows])
     ends = cut.tocoo()
     one_way = ends.row < ends.col
-    part = table._replace(adjacency=cut, labels=table.labels[rows])
+    y = documents.y[rows]
     communities = louvain_communities(cut, seed=seed)
-    named = community_names(communities, part)
+    named = community_names(communities, y, documents.names)
     deciding = np.unique(masses.nodes[masses.nodes >= 0]) if masses else np.empty(0, np.int64)
-    # Labeled documents that decide but are not on the map follow those that are.
+    # Deciding documents that are not on the map follow those that are.
     listed = np.concatenate([rows, np.setdiff1d(deciding, rows)])
-    place = np.full(len(table.labels), -1, dtype=np.int64)
+    place = np.full(documents.size, -1, dtype=np.int64)
     place[listed] = np.arange(listed.size)
     content: dict[str, Any] = {
-        "total": len(table.labels),
+        "total": documents.size,
         "shown": shown,
-        "labels": _coloring(
-            part.labels, _class_names(table), class_looks(part.labels, table.names)
-        ),
+        "labels": _coloring(y, documents.names, class_looks(y, documents.names)),
         "communities": _coloring(communities, named, community_looks(communities, named)),
         "docs": {
-            "id": table.ids[listed].tolist(),
+            "id": documents.ids[listed].tolist(),
             "text": [texts[i] for i in listed],
-            "label": table.labels[listed].tolist(),
-            "seed": table.seeds[listed].astype(int).tolist(),
+            "label": documents.y[listed].tolist(),
+            "seed": documents.seeds[listed].astype(int).tolist(),
             "community": communities.tolist(),
-            "degree": np.diff(table.adjacency.indptr)[listed].tolist(),
+            "degree": np.diff(documents.links.indptr)[listed].tolist(),
             "place": np.round(place_adjacency(cut, seed=seed, iterations=400), 4).tolist(),
         },
         "edges": {
@@ -187,16 +185,10 @@ def _rounded(values: np.ndarray) -> list[float]:
     return [float(f"{value:.5g}") for value in values.tolist()]
 
 
-def _class_names(table: GraphTable) -> list[str]:
-    if table.names is not None:
-        return table.names
-    return [str(label) for label in range(int(table.labels.max(initial=-1)) + 1)]
-
-
 def _coloring(
     values: np.ndarray, names: Sequence[str], looks: Sequence[ClassLook]
 ) -> dict[str, Any]:
-    """Names of the values, the looks they are drawn in and which look each value has."""
+    """Names of the values, the looks, and the look of each value."""
     look_of = [-1] * len(names)
     for place, look in enumerate(looks):
         for value in np.unique(values[look.members]).tolist():
@@ -211,10 +203,10 @@ def _coloring(
 
 
 def _page(title: str, content: dict[str, Any]) -> str:
-    """Fill the template; only the three pieces named by hash may style or run."""
+    """Fill the template; only the pieces that it names by hash may style or run."""
     style = _part("page.css")
     script = "\n".join(_part(name) for name in _SCRIPTS)
-    # "<" never stands in the data, so no text can close the element or open a comment.
+    # Without "<" in the data no text can close the element or open a comment.
     data = json.dumps(content, separators=(",", ":"), allow_nan=False)
     data = data.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
     values = {
@@ -225,14 +217,14 @@ def _page(title: str, content: dict[str, Any]) -> str:
         "SCRIPT_HASH": _hash(script),
         "DATA": data,
     }
-    # One pass over the template: nothing a document says is taken for a key.
+    # One pass over the template, so that no document can hold a key.
     pieces = re.split(r"@([A-Z_]+)@", _part("page.html"))
     pieces[1::2] = [values[key] for key in pieces[1::2]]
     return "".join(pieces)
 
 
 def _part(name: str) -> str:
-    return (files("gloss_graph.analysis") / "page_parts" / name).read_text(encoding="utf-8")
+    return (files("gloss_graph.visualization") / "page_parts" / name).read_text(encoding="utf-8")
 
 
 def _hash(text: str) -> str:

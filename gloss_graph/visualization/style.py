@@ -1,4 +1,4 @@
-"""One look for all pictures: colours that colour-blind readers can tell apart, readable type."""
+"""One look for all pictures: colors that color-blind readers can tell apart, readable type."""
 
 from __future__ import annotations
 
@@ -11,48 +11,50 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, NamedTuple
 
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg, RendererAgg
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
 from matplotlib.legend import Legend
+from matplotlib.lines import Line2D
+from torch import Tensor
 
+from gloss_graph._internal.checks import check_index_vector
+from gloss_graph._internal.colors import CONTRAST, GREY, INK, PALETTE
 from gloss_graph._internal.files import atomic_write
 
 __all__ = [
+    "BESIDE",
     "CONTRAST",
     "DPI",
     "GREY",
     "INK",
     "PALETTE",
+    "ClassLook",
+    "Entry",
     "PagePicture",
     "add_legend",
+    "checked_labels",
+    "class_looks",
+    "draw_documents",
     "faint_grid",
+    "fit_panel",
     "legend_columns",
+    "legend_name",
     "name_ticks",
     "new_figure",
     "page_picture",
     "save_figure",
     "set_heading",
+    "set_headings",
+    "short_name",
     "shortened",
     "text_width",
     "tidy_axes",
+    "two_panels",
 ]
-
-#: Okabe & Ito (2008) with a dark violet for their black; yellow last, it is weak on white.
-PALETTE = (
-    "#0072B2",
-    "#E69F00",
-    "#009E73",
-    "#CC79A7",
-    "#56B4E9",
-    "#D55E00",
-    "#4B2E83",
-    "#F0E442",
-)
-INK = "#222222"
-GREY = "#9AA0A6"
-CONTRAST = "#B3123C"
 
 DPI = 160
 _FORMATS = ("png", "pdf", "svg")
@@ -61,10 +63,19 @@ _COUNT = re.compile(r" \([\d,]+( labels?)?\)$|  ★ .*$")
 _MEASURED = 100.0
 # Of a legend, in units of its type: around a handle, and between columns.
 _PAD, _SPACING = 1.6, 1.6
+_MARKERS = ("o", "s", "^")
+# Classes that can be told apart; with more, the largest `_NAMED` can and the others are grey.
+_MOST, _NAMED = 20, 16
+_OTHER = "#8A9099"
+_NAME = 24
+#: Inches of a legend to the right of the panels.
+BESIDE = 2.9
+#: A legend entry: what is drawn, and its name.
+Entry = tuple[Any, str]
 
 
 def new_figure(width: float, height: float) -> Figure:
-    """Return an empty white figure, in inches, that no pyplot state knows of.
+    """Return an empty white figure, in inches, outside any pyplot state.
 
     Example:
         >>> new_figure(4, 3).get_size_inches().tolist()
@@ -78,12 +89,11 @@ def new_figure(width: float, height: float) -> Figure:
 def save_figure(figure: Figure, path: str | os.PathLike[str] | BinaryIO | None) -> Figure:
     """Write a figure as PNG, PDF or SVG by its suffix, whole or not at all, and return it.
 
-    An older picture of that name is replaced. Into an open binary file goes a PNG. Without a path
-    nothing is written.
+    An older picture of that name is replaced. An open binary file gets a PNG; None writes nothing.
 
     Raises:
-        ValueError: if the suffix is none of the three.
-        OSError: if the folder is missing or cannot be written.
+        ValueError: Another suffix.
+        OSError: The folder is missing or cannot be written.
 
     Example:
         >>> save_figure(new_figure(4, 3), "picture.bmp")
@@ -114,7 +124,7 @@ def _save(figure: Figure, handle: BinaryIO, kind: str) -> None:
         else:
             warnings.warn_explicit(one.message, one.category, one.filename, one.lineno)
     if lacking:
-        # Once, where matplotlib speaks of every letter.
+        # Once per picture, where matplotlib warns for every letter.
         warnings.warn(
             f"The font {FontProperties().get_name()!r} lacks letters of the names in a picture; "
             "they are drawn as boxes. Install a font that has them, for example Noto Sans CJK, "
@@ -125,9 +135,9 @@ def _save(figure: Figure, handle: BinaryIO, kind: str) -> None:
 
 
 def text_width(text: str, size: float) -> float:
-    """Inches that a line of text takes, at a size in points."""
+    """Width in inches of a line of text, at a size in points."""
     with warnings.catch_warnings():
-        # Said when the picture is saved.
+        # The warning comes when the picture is saved.
         warnings.filterwarnings("ignore", _NO_GLYPH.pattern, UserWarning)
         renderer = RendererAgg(1, 1, _MEASURED)
         font = FontProperties(size=size)
@@ -138,7 +148,7 @@ def text_width(text: str, size: float) -> float:
 def shortened(text: str, size: float, room: float) -> str:
     """Text that takes at most `room` inches: itself, or its start and an ellipsis.
 
-    A count in brackets at its end stays.
+    A count in brackets at its end is kept.
 
     Example:
         >>> shortened("short (3)", 10, 2.0)
@@ -185,14 +195,14 @@ def faint_grid(axes: Axes, axis: Literal["both", "x", "y"] = "both") -> None:
 def legend_columns(
     names: Sequence[str], room: float, most: int, size: float, *, handle: float = 2.0
 ) -> int:
-    """Columns, at most `most`, in which a legend of these names fits into `room` inches.
+    """Number of columns in which a legend of these names fits into `room` inches.
 
     Args:
-        names: In order.
+        names: Names, in order.
         room: Inches.
-        most: Columns at most.
-        size: Of the type, in points.
-        handle: Length of what stands before a name, in units of `size`.
+        most: Most columns.
+        size: Type size in points.
+        handle: Length of the handle before a name, in units of `size`.
     """
     widths = [text_width(name, size) for name in names]
     for columns in range(min(most, len(names)), 1, -1):
@@ -206,7 +216,7 @@ def legend_columns(
 
 def add_legend(
     owner: Axes | Figure,
-    entries: Sequence[tuple[Any, str]],
+    entries: Sequence[Entry],
     *,
     room: float,
     columns: int = 1,
@@ -214,18 +224,18 @@ def add_legend(
     handlelength: float = 2.0,
     **look: Any,
 ) -> Legend:
-    """Add a frameless legend of (handle, name) that takes no more width than it is given.
+    """Add a frameless legend of (handle, name) that is at most `room` inches wide.
 
-    Every name is as it is written, or shortened where a column of it alone is too wide.
+    A name is shortened only if a single column of it is too wide.
 
     Args:
         owner: Axes or figure.
-        entries: What is drawn, and its name.
-        room: Inches it may take.
-        columns: At most so many; fewer where names are long.
-        fontsize: In points.
-        handlelength: Of what stands before a name, in units of `fontsize`.
-        **look: Of the ``legend`` of matplotlib.
+        entries: Handles and names.
+        room: Inches.
+        columns: Most columns; long names get fewer.
+        fontsize: Type size in points.
+        handlelength: Length of a handle, in units of `fontsize`.
+        **look: Further options of matplotlib's `legend`.
     """
     handles, names = [handle for handle, _ in entries], [name for _, name in entries]
     columns = legend_columns(names, room, columns, fontsize, handle=handlelength)
@@ -247,9 +257,9 @@ def add_legend(
 
 
 def name_ticks(axes: Axes, names: Sequence[str], *, size: float = 10.0, room: float = 2.2) -> None:
-    """Name the places 0, 1, ... under axes; turned, and at most `room` inches, where names touch.
+    """Name the places 0, 1, ... under axes; names that touch are turned and cut to `room` inches.
 
-    Call it once the axes have their place in the figure.
+    Call it once the layout of the figure is final.
     """
     width = float(axes.get_window_extent().width) / DPI
     turn = max(text_width(name, size) for name in names) > 0.9 * width / len(names)
@@ -258,6 +268,128 @@ def name_ticks(axes: Axes, names: Sequence[str], *, size: float = 10.0, room: fl
     if turn:
         look |= {"rotation": 35, "ha": "right", "rotation_mode": "anchor"}
     axes.set_xticks(range(len(names)), shown, **look)
+
+
+class ClassLook(NamedTuple):
+    """How the documents of a class are drawn."""
+
+    name: str
+    color: str
+    marker: str
+    members: np.ndarray  # (N,) bool
+    hollow: bool = False
+
+
+def checked_labels(labels: Tensor, size: int, label_names: Sequence[str] | None) -> np.ndarray:
+    """Labels as (N,) int64, -1 for unlabeled.
+
+    Raises:
+        TypeError: Not a tensor.
+        ValueError: Wrong shape or dtype, or a class without name.
+    """
+    check_index_vector("labels", labels, size)
+    classes = labels.cpu().numpy().astype(np.int64)
+    top = int(classes.max(initial=-1))
+    if label_names is not None and top >= len(label_names):
+        raise ValueError(
+            f"'label_names' must name every class (got {len(label_names)} names for class {top}). "
+            "Pass them in the order of the class numbers."
+        )
+    return np.maximum(classes, -1)
+
+
+def class_looks(labels: np.ndarray, label_names: Sequence[str] | None) -> list[ClassLook]:
+    """Give every class a color and a marker, in the order of the class numbers.
+
+    With more than 20 classes the 16 largest get one each and the others share a grey one.
+    """
+    found, counts = np.unique(labels[labels >= 0], return_counts=True)
+    named = np.arange(found.size)
+    if found.size > _MOST:
+        named = np.sort(np.argsort(-counts, kind="stable")[:_NAMED])
+    looks = [
+        ClassLook(
+            short_name(label, label_names),
+            PALETTE[place % len(PALETTE)],
+            _MARKERS[place // len(PALETTE)],
+            labels == label,
+        )
+        for place, label in enumerate(found[named].tolist())
+    ]
+    rest = np.setdiff1d(found, found[named])
+    if rest.size:
+        members = np.isin(labels, rest)
+        looks.append(ClassLook(f"{rest.size} other classes", _OTHER, "D", members))
+    if (labels < 0).any():
+        looks.append(ClassLook("unlabeled", GREY, "o", labels < 0, hollow=True))
+    return looks
+
+
+def short_name(label: int, label_names: Sequence[str] | None) -> str:
+    """Name of a class, shortened."""
+    name = str(label) if label_names is None else " ".join(str(label_names[label]).split())
+    return name if len(name) <= _NAME else name[: _NAME - 1] + "…"
+
+
+def draw_documents(
+    axes: Axes, places: np.ndarray, looks: Sequence[ClassLook], *, least: float = 11
+) -> list[Entry]:
+    """Draw documents (N, 2) as dots, small classes over large ones; return legend entries.
+
+    `least` is the least area of a dot, in square points.
+    """
+    area = float(np.clip(9000 / max(len(places), 1), least, 70))
+    entries: dict[str, Entry] = {}
+    for look in sorted(looks, key=lambda look: -int(look.members.sum())):
+        rim: Any = look.color if look.hollow else tuple(0.7 * part for part in to_rgb(look.color))
+        face = "white" if look.hollow else look.color
+        size = area * (0.7 if look.marker == "D" else 1.0)
+        axes.scatter(
+            places[look.members, 0],
+            places[look.members, 1],
+            s=size,
+            c=[face],
+            marker=look.marker,
+            edgecolors=[rim],
+            linewidths=0.35 if area > 6 else 0.1,
+            # Grey dots are the background of the others.
+            zorder=2.5 if look.hollow or look.color == _OTHER else 3,
+        )
+        dot = Line2D([], [], marker=look.marker, linestyle="none", markersize=7.5)
+        dot.set(markerfacecolor=face, markeredgecolor=rim, markeredgewidth=0.7)
+        entries[look.name] = (dot, legend_name(look))
+    return [entries[look.name] for look in looks]
+
+
+def legend_name(look: ClassLook) -> str:
+    """Name of a class and the number of its documents."""
+    return f"{look.name} ({int(look.members.sum()):,})"
+
+
+def two_panels(width: float = 12.6, height: float = 6.0) -> tuple[Figure, list[Axes]]:
+    """An empty figure with two square panels without scales."""
+    figure = new_figure(width, height)
+    panels = list(figure.subplots(1, 2))
+    for axes in panels:
+        axes.set(xticks=[], yticks=[])
+        axes.spines[:].set(color="#D5D9DE", linewidth=0.8)
+    return figure, panels
+
+
+def fit_panel(axes: Axes, places: np.ndarray) -> None:
+    """Set limits to a square around places (N, 2), whatever their scale."""
+    low, high = places.min(axis=0), places.max(axis=0)
+    half = 0.54 * max(float((high - low).max()), 1e-6)
+    middle = (low + high) / 2
+    axes.set(xlim=(middle[0] - half, middle[0] + half), ylim=(middle[1] - half, middle[1] + half))
+    axes.set_aspect("equal")
+
+
+def set_headings(figure: Figure, panels: Sequence[Axes], title: str, heads: Sequence[str]) -> None:
+    """Title over the figure, one heading over each panel."""
+    set_heading(figure, title)
+    for axes, head in zip(panels, heads, strict=True):
+        axes.set_title(head, loc="left", fontsize=11, color=INK, linespacing=1.4, parse_math=False)
 
 
 class PagePicture(NamedTuple):
@@ -285,6 +417,6 @@ def page_picture(figure: Figure, alt: str, caption: str = "") -> PagePicture:
     buffer = io.BytesIO()
     save_figure(figure, buffer)
     png = buffer.getvalue()
-    # Width and height stand at a fixed place of every PNG.
+    # Width and height are at a fixed place in every PNG.
     width, height = (int.from_bytes(png[at : at + 4], "big") for at in (16, 20))
     return PagePicture(png, round(width * 96 / DPI), round(height * 96 / DPI), alt, caption)

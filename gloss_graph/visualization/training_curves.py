@@ -32,7 +32,7 @@ from gloss_graph.visualization.style import (
 __all__ = ["plot_stage_times", "plot_training"]
 
 # Losses of a history row: name in the legend, kind of line.
-_LOSSES = {
+_LOSSES: dict[str, tuple[str, Any]] = {
     "loss": ("total loss", "solid"),
     "cross_entropy": ("cross-entropy", "dashed"),
     "graph_loss": ("graph loss", "dotted"),
@@ -40,7 +40,7 @@ _LOSSES = {
 }
 _SCORES = {"val_macro_f1": "macro-F1", "val_accuracy": "accuracy"}
 _LONG = 100
-_TYPE, _HANDLE = 10.0, 2.6  # of a legend: points, and length of a handle in these
+_TYPE, _HANDLE = 10.0, 2.6  # of a legend: points, and length of a handle in units of these
 _WIDTH = 10.0  # inches of the picture of stages
 _RUN = 3.2  # inches of the name of a run
 
@@ -48,30 +48,29 @@ _RUN = 3.2  # inches of the name of a run
 def plot_training(history: Mapping[str, Any], path: str | os.PathLike[str] | None = None) -> Figure:
     """Draw losses and validation scores of one or several runs over their steps.
 
-    Colour tells the runs apart, the kind of line the losses. A curve of more than 100 points
-    becomes its running mean, over the faint points of the total loss. The score is macro-F1, or
-    accuracy where no run logged macro-F1; the best value wears a star and is named in the
-    legend. A side no run logged anything for is left out.
+    Runs differ in color, losses in line style. A curve of more than 100 points becomes its running
+    mean, over the faint points of the total loss. The score is macro-F1, or accuracy if no run
+    logged macro-F1; a star marks the best value, which the legend names. A side without numbers is
+    left out.
 
     Args:
-        history: name of each run -> its rows, dicts or a ``pandas.DataFrame``, with any of
-            ``step``, ``loss``, ``cross_entropy``, ``graph_loss``, ``consistency``,
-            ``val_macro_f1``, ``val_accuracy``. What is missing, None or NaN is skipped; rows
-            without ``step`` count from 0.
-        path: where to save, as PNG, PDF or SVG; an older picture is replaced. None saves nothing.
+        history: Name of each run -> its rows, dicts or a `pandas.DataFrame`, with any of `step`,
+            `loss`, `cross_entropy`, `graph_loss`, `consistency`, `val_macro_f1`, `val_accuracy`.
+            Missing values, None and NaN are skipped; rows without `step` count from 0.
+        path: Where to save, as PNG, PDF or SVG; an older picture is replaced. None saves nothing.
 
     Returns:
-        The figure, with the losses on the left and the scores on the right, where there are both.
+        The figure, losses on the left and scores on the right.
 
     Raises:
-        ValueError: if there is no run, or a run is not made of rows with numbers.
+        ValueError: No run, or a run that is not rows with numbers.
 
     Example:
         >>> rows = [{"step": 0, "loss": 2.0}, {"step": 10, "loss": 1.0, "val_macro_f1": 0.5}]
         >>> [axes.get_title(loc="left") for axes in plot_training({"gloss": rows}).axes]
         ['Training loss', 'Validation macro-F1']
 
-    See also: ``plot_stage_times``, for the seconds behind these steps.
+    See also: `plot_stage_times`, for the seconds of these steps.
     """
     if not history:
         raise ValueError("'history' must hold at least one run (got none). Train one first.")
@@ -120,25 +119,25 @@ def plot_training(history: Mapping[str, Any], path: str | os.PathLike[str] | Non
 def plot_stage_times(
     seconds: Mapping[str, Mapping[str, float]], path: str | os.PathLike[str] | None = None
 ) -> Figure:
-    """Draw, per run, which share of the time each stage of a step took.
+    """Draw the share of the time that each stage of a step took, per run.
 
     Args:
-        seconds: name of each run -> stage -> seconds, stages in the order of the step. A stage
-            that only some runs have stands where they have it and counts as 0 in the others.
-        path: where to save, as PNG, PDF or SVG; an older picture is replaced. None saves nothing.
+        seconds: Name of each run -> stage -> seconds, stages in the order of the step. A stage
+            that a run lacks counts as 0.
+        path: Where to save, as PNG, PDF or SVG; an older picture is replaced. None saves nothing.
 
     Returns:
-        The figure: one bar per run, its total beside it, shares of 4 % and more written inside.
+        The figure: one bar per run with its total, and shares of 4 % and more written inside.
 
     Raises:
-        ValueError: if there is no run or no stage, or a time is negative or not finite.
+        ValueError: No run or no stage, or a time that is negative or not finite.
 
     Example:
         >>> figure = plot_stage_times({"gloss": {"encoder": 3.0, "search": 1.0}})
         >>> [text.get_text() for text in figure.axes[0].texts]
         ['75 %', '25 %', '4.00 s']
 
-    See also: ``plot_training``, for what the time bought.
+    See also: `plot_training`, for losses and scores.
     """
     stages = _merged(seconds.values())
     if not stages:
@@ -164,7 +163,7 @@ def plot_stage_times(
     entries: list[tuple[Any, str]] = []
     rows = np.arange(len(seconds))
     for j, stage in enumerate(stages):
-        # Past the palette its colours return hatched.
+        # Beyond the palette its colors return hatched.
         look: dict[str, Any] = {
             "facecolor": PALETTE[j % len(PALETTE)],
             "hatch": ("", "////", "....")[min(j // len(PALETTE), 2)],
@@ -190,7 +189,7 @@ def plot_stage_times(
 
 
 def _merged(rows: Iterable[Mapping[str, float]]) -> list[str]:
-    """Return all stages; a new one stands behind the stage it follows in its own run."""
+    """All stages; a new one comes after the stage that it follows in its run."""
     stages: list[str] = []
     for row in rows:
         place = 0
@@ -228,7 +227,7 @@ def _curves(name: str, rows: Any) -> dict[str, _Curve]:
 
 
 def _number(value: Any, run: str, key: str) -> float:
-    """Return a float, NaN for what a logger or a CSV file leaves empty or infinite."""
+    """A float, NaN for empty and infinite entries."""
     if value is None or value == "":
         return math.nan
     try:
@@ -255,7 +254,7 @@ def _draw_loss(axes: Axes, curve: _Curve, color: str, style: str, *, leading: bo
 
 
 def _draw_score(axes: Axes, curve: _Curve, color: str) -> str:
-    """Draw a score with its best value starred; return the words for the legend."""
+    """Draw a score with a star at its best value; return the words for the legend."""
     axes.plot(*curve, color=color, linewidth=1.8, marker="o", markersize=3.5)
     best = int(np.argmax(curve.value))
     step, value = curve.step[best], curve.value[best]
@@ -278,7 +277,7 @@ def _legend_below(
 
 
 def _ink_on(color: str) -> str:
-    """Return white or ink, whichever is easier to read on a colour."""
+    """White or ink, whichever is easier to read on a color."""
     red, green, blue = to_rgb(color)
     return "white" if 0.299 * red + 0.587 * green + 0.114 * blue < 0.55 else INK
 

@@ -124,9 +124,8 @@ def test_inverted_file_finds_nearly_all_and_the_same_again() -> None:
     )
 
 
-@pytest.mark.parametrize("bits", [None, 4])
-def test_banks_in_memory_and_saved(tmp_path: Path, bits: int | None) -> None:
-    bank = MemoryBank(capacity=50, dim=5, bits=bits)
+def test_banks_in_memory_and_saved(tmp_path: Path) -> None:
+    bank = MemoryBank(capacity=50, dim=5)
     labels = torch.arange(40) % 3 - 1
     bank.enqueue(rows(), labels, torch.arange(40) + 100)
     found = document_graph(bank, k=4)
@@ -196,15 +195,15 @@ def test_a_corpus_with_features_needs_no_encoder() -> None:
         ({"exact_up_to": -1}, "'exact_up_to' must be an integer"),
         ({"probes": 0}, "'probes' must be an integer"),
         ({"kernel": "cosine", "normalize_embeddings": False}, "needs normalize_embeddings"),
-        ({"labels": [0]}, "'labels' must hold one integer a document"),
-        ({"labels": [0.5] * 40}, "'labels' must hold one integer a document"),
+        ({"labels": [0]}, "'labels' must hold one integer per document"),
+        ({"labels": [0.5] * 40}, "'labels' must hold one integer per document"),
         ({"labels": [-2] * 40}, "'labels' must be at least -1"),
         ({"ids": [-1] * 40}, "'ids' must be at least 0"),
-        ({"texts": ["a"]}, "'texts' must hold one a document .got 1 for 40"),
+        ({"texts": ["a"]}, "'texts' must hold one per document .got 1 for 40"),
         ({"texts": [None] * 40}, "'texts' must hold strings .got NoneType"),
         ({"labels": [3] * 40, "label_names": ["a"]}, "'label_names' must name every class"),
         ({"encoder": "minilm"}, "'encoder' must be left out here"),
-        ({"documents": tiny_corpus(3)}, "one document a row of features .got 3 for 40"),
+        ({"documents": tiny_corpus(3)}, "one document per row of features .got 3 for 40"),
     ],
 )
 def test_bad_settings(settings: dict[str, object], message: str) -> None:

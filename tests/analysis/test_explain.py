@@ -12,9 +12,9 @@ import torch
 from torch_geometric.data import Data
 
 from gloss_graph import build_document_graph
-from gloss_graph.analysis import Explanation, explain
-from gloss_graph.analysis.graph_arrays import read_documents
+from gloss_graph.analysis import NodeExplanation, explain
 from gloss_graph.analysis.leave_one_out import hidden_labels
+from gloss_graph.export.graph_arrays import read_arrays
 from gloss_graph.visualization import plot_explanation
 
 
@@ -146,14 +146,14 @@ def test_graph_and_picture_of_an_explanation(tmp_path: Path) -> None:
         assert {type(value) for value in attributes.values()} <= {int, str}
     nx.write_graphml(small, tmp_path / "explanation.graphml")
     nx.write_gexf(small, tmp_path / "explanation.gexf")
-    figure = answer.plot(tmp_path / "explanation.png")
+    figure = plot_explanation(answer, tmp_path / "explanation.png")
     assert (tmp_path / "explanation.png").stat().st_size > 10_000
     # A line and a point a row, and the document itself.
     assert len(figure.axes[0].lines) == 2 * len(answer.table) + 1
     assert len(plot_explanation(answer, max_documents=2).axes[0].lines) == 2 * 4 + 1
     assert f"Document {answer.doc_id}" in str(answer)
     with pytest.raises(ValueError, match="'path' must end"):
-        answer.plot(tmp_path / "explanation.txt")
+        plot_explanation(answer, tmp_path / "explanation.txt")
 
 
 @pytest.mark.parametrize("node", [-1, 60, 1.0, True, "3", None])
@@ -169,9 +169,9 @@ def test_bad_input() -> None:
         ({"seed_mask": torch.zeros(60, dtype=torch.bool)}, ValueError, "labeled document"),
         ({"y": torch.rand(60, 3)}, ValueError, "label sets"),
         ({"label_names": ["tea"]}, ValueError, "must name every class"),
-        ({"text": ["one"]}, ValueError, "'graph.text' must hold one text a node"),
+        ({"text": ["one"]}, ValueError, "'graph.text' must hold one text per node"),
         ({"edge_weight": -graph.edge_weight}, ValueError, "finite and >= 0"),
-        ({"edge_weight": graph.edge_weight[:3]}, ValueError, "entries, one an edge"),
+        ({"edge_weight": graph.edge_weight[:3]}, ValueError, "entries, one per column"),
         ({"edge_index": graph.edge_index + 1}, ValueError, "must point at nodes 0..59"),
         ({"edge_index": torch.tensor([[0], [1]]), "edge_weight": None}, ValueError, "undirected"),
     ):
@@ -207,7 +207,7 @@ def brute_force(graph: Data, normalization: str, eta: float) -> np.ndarray:
 @pytest.mark.parametrize("labeled", [0.06, 0.5, 0.9, 1.0])
 def test_hidden_labels_equal_a_solve_each(normalization: str, eta: float, labeled: float) -> None:
     graph = corpus(labeled=labeled, seed=3, k=7)
-    found = hidden_labels(read_documents(graph), normalization=normalization, eta=eta)
+    found = hidden_labels(read_arrays(graph), normalization=normalization, eta=eta)
     assert found.exact
     wanted = brute_force(graph, normalization, eta)
     assert np.abs(found.mass.numpy() - wanted).max() < 1e-8
@@ -218,7 +218,7 @@ def test_hidden_labels_equal_a_solve_each(normalization: str, eta: float, labele
 
 def test_hidden_labels_over_many_columns_and_an_iterative_solve() -> None:
     graph = corpus(1200, labeled=0.3, k=8)
-    found = hidden_labels(read_documents(graph), eta=0.1)
+    found = hidden_labels(read_arrays(graph), eta=0.1)
     assert found.exact
     nodes = np.flatnonzero(graph.seed_mask.numpy())[::50]
     for node in nodes.tolist():
@@ -228,7 +228,7 @@ def test_hidden_labels_over_many_columns_and_an_iterative_solve() -> None:
 
 
 def test_estimated_returns_are_close_and_said_to_be_estimates() -> None:
-    documents = read_documents(corpus(300, labeled=0.5, k=8))
+    documents = read_arrays(corpus(300, labeled=0.5, k=8))
     exact = hidden_labels(documents)
     guess = hidden_labels(documents, max_columns=2, probes=1000)
     assert (exact.exact, guess.exact) == (True, False)
@@ -238,5 +238,12 @@ def test_estimated_returns_are_close_and_said_to_be_estimates() -> None:
     assert torch.equal(guess.mass, again.mass)
 
 
-def test_explanation_is_public() -> None:
-    assert isinstance(explain(corpus(), 3), Explanation)
+def test_former_names_work_and_warn(tmp_path: Path) -> None:
+    answer = explain(corpus(), 3)
+    with pytest.warns(DeprecationWarning, match=r"Use gloss_graph\.analysis\.NodeExplanation"):
+        from gloss_graph.analysis import Explanation
+    assert Explanation is NodeExplanation
+    assert isinstance(answer, NodeExplanation)
+    with pytest.warns(DeprecationWarning, match="Call plot_explanation"):
+        answer.plot(tmp_path / "explanation.png")
+    assert (tmp_path / "explanation.png").is_file()

@@ -27,7 +27,7 @@ from gloss_graph.export import (
     to_networkx,
     write_graph,
 )
-from gloss_graph.export.columns import clean_text
+from gloss_graph.export.attributes import clean_text
 
 WHOLE = (".csv", ".gexf", ".graphml", ".json", ".parquet", ".gexf.gz", ".graphml.gz", ".json.gz")
 TRICKY = ['"', "''", "a,b;\t\n\r\n", "<&>]]>", "🦊👩‍🔬", "nul\x00", "\x1b\x7f", "\ud800", "", " x "]
@@ -225,7 +225,7 @@ def test_tables_for_other_programs(tmp_path: Path, document_graph: MakeGraph) ->
 
 
 def test_many_rows_are_written_in_chunks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gloss_graph.export.csv_tables._CHUNK", 7)
+    monkeypatch.setattr("gloss_graph.export.tables._CHUNK", 7)
     data = described([str(i) for i in range(30)], ["a", "b"], num_edges=90)
     for graph in (data, to_networkx(data)):
         for suffix in (".parquet", ".csv"):

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from gloss_graph._internal.files import atomic_write
 from gloss_graph.export import to_networkx, write_graphml
-from gloss_graph.export.columns import clean_text
+from gloss_graph.export.attributes import clean_text
 
 SCALARS = st.one_of(
     st.booleans(),

@@ -10,9 +10,8 @@ import torch
 from matplotlib.lines import Line2D
 
 from gloss_graph import build_document_graph
-from gloss_graph.visualization.map_picture import plot_communities
+from gloss_graph.visualization import plot_communities, plot_stage_times
 from gloss_graph.visualization.style import add_legend, new_figure, shortened, text_width
-from gloss_graph.visualization.training_curves import plot_stage_times
 
 NAMES = [f"{i} questions about international shipping and customs"[:40] for i in range(20)]
 

@@ -26,11 +26,10 @@ from sklearn.neighbors import NearestNeighbors
 from torch_geometric.data import Data
 
 from gloss_graph import build_document_graph, to_networkx
-from gloss_graph.analysis import measures
-from gloss_graph.analysis.communities import louvain_communities
-from gloss_graph.analysis.matrix import graph_table
+from gloss_graph.analysis import louvain_communities, measures
 from gloss_graph.analysis.scores import macro_silhouette
 from gloss_graph.export import edge_homophily
+from gloss_graph.export.graph_arrays import read_arrays
 from gloss_graph.reports import compare_measures, edge_churn, measures_summary, run_change
 
 NAMES = ["tea", "rain", "war"]
@@ -188,7 +187,7 @@ def test_bad_input() -> None:
         measures(Data(edge_index=graph.edge_index, y=torch.rand(90, 3)))
     with pytest.raises(ValueError, match="'embeddings' must have 90 rows"):
         measures(graph, embeddings=torch.rand(4, 3))
-    with pytest.raises(ValueError, match=r"'data\.doc_id' must have 90 entries"):
+    with pytest.raises(ValueError, match=r"'graph\.doc_id' must have 90 entries"):
         measures(Data(edge_index=graph.edge_index, num_nodes=90, doc_id=torch.arange(3)))
     with pytest.raises(ValueError, match="'silhouette_limit' must be"):
         measures(graph, silhouette_limit=0)
@@ -233,7 +232,7 @@ def undirected(pairs: list[tuple[int, int]], ids: list[int]) -> Data:
 
 def test_communities_at_hand_are_not_found_again(monkeypatch: pytest.MonkeyPatch) -> None:
     graph = made()
-    found = louvain_communities(graph_table(graph).adjacency, seed=3)
+    found = louvain_communities(read_arrays(graph).links, seed=3)
     expected = measures(graph, seed=3)
     monkeypatch.delattr("networkx.community.louvain_communities")
     pd.testing.assert_frame_equal(measures(graph, communities=found, seed=3), expected)

@@ -10,8 +10,8 @@ from torch_geometric.data import Data
 
 from gloss_graph import build_document_graph
 from gloss_graph.analysis import audit, explain
-from gloss_graph.analysis.matrix import graph_table
-from gloss_graph.visualization.masses import top_masses
+from gloss_graph.analysis.label_masses import top_masses
+from gloss_graph.export.graph_arrays import read_arrays
 
 
 def labeled(own: int, known: int) -> Data:
@@ -35,7 +35,7 @@ def test_reasons_and_suggestions_stay(known: int, normalization: str) -> None:
         tables.append(told.table)
         row = audit(graph, normalization=normalization).table.set_index("node").loc[4]
         suspects.append(row[["suggested", "support", "mass"]])
-        found = top_masses(graph_table(graph), np.array([4]), normalization=normalization)
+        found = top_masses(read_arrays(graph), np.array([4]), normalization=normalization)
         assert 4 not in found.nodes
         masses.append(found)
     for own in (1, 2):

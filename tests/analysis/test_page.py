@@ -10,11 +10,10 @@ import torch
 from torch_geometric.data import Data
 
 from gloss_graph import build_document_graph
-from gloss_graph.analysis.graph_arrays import read_documents
+from gloss_graph.analysis.label_masses import top_masses
 from gloss_graph.analysis.leave_one_out import hidden_labels
-from gloss_graph.analysis.matrix import graph_table
+from gloss_graph.export.graph_arrays import read_arrays
 from gloss_graph.visualization import write_html
-from gloss_graph.visualization.masses import top_masses
 
 NASTY = [
     "</script><script>window.broken = 1</script>",
@@ -48,11 +47,11 @@ def content(path: Path) -> dict:
 @pytest.mark.parametrize("eta", [0.0, 0.2])
 @pytest.mark.parametrize("normalization", ["row", "hub"])
 def test_masses_are_those_of_absorbing_chains(eta, normalization, dense, monkeypatch):
-    monkeypatch.setattr("gloss_graph.visualization.masses._DENSE", dense)
+    monkeypatch.setattr("gloss_graph.analysis.label_masses._DENSE", dense)
     # Several blocks of right sides must give what one would.
-    monkeypatch.setattr("gloss_graph.visualization.masses._BLOCK", 7)
-    table = graph_table(documents())
-    size = len(table.labels)
+    monkeypatch.setattr("gloss_graph.analysis.label_masses._BLOCK", 7)
+    table = read_arrays(documents())
+    size = table.size
     top = top_masses(table, np.arange(size), top=size, eta=eta, normalization=normalization)
     weight = table.adjacency.toarray()
     scale = np.ones(size)
@@ -75,7 +74,7 @@ def test_masses_are_those_of_absorbing_chains(eta, normalization, dense, monkeyp
         np.testing.assert_allclose(got, expected, atol=1e-8)
         assert (np.diff(top.mass[node]) <= 0).all()
         for label in range(3):
-            want = expected[table.labels == label].sum()
+            want = expected[table.y == label].sum()
             assert top.by_class[node, label] == pytest.approx(want, abs=1e-8)
     if eta == 0:
         np.testing.assert_allclose(top.by_class.sum(axis=1), 1, atol=1e-8)
@@ -92,8 +91,8 @@ def test_masses_of_classes_are_what_the_audit_hears(eta):
     graph.seed_mask = torch.cat([graph.seed_mask, torch.tensor([False, False, True])])
     graph.num_nodes = 63
     del graph.text, graph.doc_id, graph.in_batch, graph.age
-    found = top_masses(graph_table(graph), np.arange(63), eta=eta)
-    heard = hidden_labels(read_documents(graph), eta=eta).mass.numpy()
+    found = top_masses(read_arrays(graph), np.arange(63), eta=eta)
+    heard = hidden_labels(read_arrays(graph), eta=eta).mass.numpy()
     np.testing.assert_allclose(found.by_class, heard, atol=1e-8)
     assert found.by_class[60:].sum() == 0
     assert found.propagated[60:].tolist() == [-1, -1, -1]
@@ -122,7 +121,7 @@ def test_page_holds_everything_and_no_text_breaks_out(tmp_path):
     assert data["docs"]["text"][3].endswith("\ufffd surrogate")
     assert data["labels"]["names"] == graph.label_names
     assert len(data["edges"]["from"]) == graph.edge_index.size(1) // 2
-    table = graph_table(graph)
+    table = read_arrays(graph)
     masses = top_masses(table, np.arange(60), top=3)
     assert data["masses"]["by"][40] == masses.nodes[40].tolist()
     np.testing.assert_allclose(data["masses"]["mass"][40], masses.mass[40], rtol=1e-4)
@@ -138,7 +137,7 @@ def test_sample_keeps_the_masses_of_the_whole_graph(tmp_path):
     assert len(docs["place"]) == len(docs["community"]) == 10
     assert len(docs["id"]) == len(docs["text"]) > 10
     node = docs["id"][9] - 100
-    whole = top_masses(graph_table(graph), np.array([node]))
+    whole = top_masses(read_arrays(graph), np.array([node]))
     assert [docs["id"][j] - 100 for j in data["masses"]["by"][9]] == whole.nodes[0].tolist()
 
 

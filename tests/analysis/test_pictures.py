@@ -18,9 +18,7 @@ from torch_geometric.utils import homophily
 from gloss_graph.export import edge_homophily
 from gloss_graph.graph import build_document_graph
 from gloss_graph.visualization import plot_embeddings, plot_graph_change, plot_similarities
-from gloss_graph.visualization.embedding import _places
-from gloss_graph.visualization.panels import aligned, class_looks
-from gloss_graph.visualization.style import PALETTE
+from gloss_graph.visualization.style import PALETTE, class_looks
 
 from .test_plots import check_picture, legend, pixels
 
@@ -172,10 +170,17 @@ def test_the_seed_and_a_turn() -> None:
     before, _, labels = clouds(50, 3)
     figure = plot_embeddings(before, before, labels)
     np.testing.assert_allclose(dots(figure, 0) - dots(figure, 0).mean(axis=0), dots(figure, 1))
-    places = _places(before, 0)
-    assert np.array_equal(places, _places(before, 0))
-    turn = np.array([[0.0, -1.0], [-1.0, 0.0]])
-    np.testing.assert_allclose(aligned(places @ turn, places), places - places.mean(axis=0))
+    again = plot_embeddings(before, before, labels)
+    assert np.array_equal(dots(again, 0), dots(figure, 0))
+
+
+def test_the_panels_lie_alike() -> None:
+    """A mirrored space gives the same neighbors; the right panel is turned back."""
+    before, _, labels = clouds(50, 3)
+    figure = plot_embeddings(before, before * torch.tensor([-1.0] + [1.0] * 7), labels)
+    first, second = (dots(figure, panel) - dots(figure, panel).mean(axis=0) for panel in (0, 1))
+    turn, _, other = np.linalg.svd(second.T @ first)
+    np.testing.assert_allclose(turn @ other, np.eye(2), atol=1e-6)
 
 
 # ------------------------------------------------------------------ similarities

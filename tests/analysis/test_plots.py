@@ -13,7 +13,6 @@ from matplotlib.image import imread
 
 from gloss_graph.export import to_networkx
 from gloss_graph.visualization import plot_graph, plot_stage_times, plot_training
-from gloss_graph.visualization.picture import _scene
 from gloss_graph.visualization.style import GREY, PALETTE
 
 HISTORY = {
@@ -163,9 +162,10 @@ def test_kinds_of_color(document_graph):
     assert legend(scale) == [f"edge ({data.edge_index.size(1) // 2:,})"]
     pixels(scale)
     assert legend(plot_graph(data, color_by="in_batch"))[:2] == ["no (60)", "yes (20)"]
-    scene = _scene(to_networkx(data), "label")
-    assert set(scene.relation.tolist()) == {0, 1, 2}
-    assert scene.weight.max() == 1
+    lines = [c for c in plot_graph(data).axes[0].collections if hasattr(c, "get_segments")]
+    assert len(lines) == 3  # unknown, within a class, between classes
+    opacity = [part.get_colors()[:, 3] for part in lines]
+    assert all((np.diff(found) >= 0).all() for found in opacity)  # the heaviest on top
 
 
 @pytest.mark.parametrize(

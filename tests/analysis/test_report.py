@@ -18,7 +18,7 @@ from training.tiny import quick, run, tiny_splits
 
 from gloss_graph._internal.timing import stage_seconds
 from gloss_graph.cli import main
-from gloss_graph.reports import write_report
+from gloss_graph.reports import write_run_report
 from gloss_graph.reports.run_data import read_files
 from gloss_graph.text import Splits
 
@@ -100,7 +100,7 @@ def folder(finished: Path, tmp_path: Path) -> Path:
 @pytest.fixture
 def quickly(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Stands a small picture in for the slow ones; returns which were drawn."""
-    from gloss_graph.visualization.training_curves import plot_stage_times
+    from gloss_graph.visualization import plot_stage_times
 
     drawn: list[str] = []
 
@@ -124,7 +124,7 @@ def change(file: Path, **values: Any) -> None:
 
 
 def test_a_page_is_whole_and_stands_alone(finished: Path) -> None:
-    file = write_report(finished)
+    file = write_run_report(finished)
     assert file == finished / "report.html"
     text = file.read_bytes().decode("utf-8")
     page = Page(file)
@@ -150,13 +150,13 @@ def test_a_page_is_whole_and_stands_alone(finished: Path) -> None:
     assert set(saved.values()) < set(pictures)
 
     # Again, elsewhere: the same bytes, nothing else written.
-    again = write_report(finished, finished.parent / "again.html")
+    again = write_run_report(finished, finished.parent / "again.html")
     assert again.read_bytes() == file.read_bytes()
     assert {path.name for path in finished.parent.iterdir()} == {"again.html", finished.name}
 
 
 def test_numbers_and_settings_are_those_of_the_run(folder: Path, quickly: list[str]) -> None:
-    page = Page(write_report(folder))
+    page = Page(write_run_report(folder))
     assert len(quickly) == 4
     metrics = json.loads((folder / "metrics.json").read_text())
     for key in ("val.macro_f1", "test.accuracy", "test_propagation.macro_f1"):
@@ -179,7 +179,7 @@ def test_what_users_name_is_escaped(folder: Path, quickly: list[str]) -> None:
     pd.DataFrame({"class": EVIL, "<i>f1</i>": [0.5, 1.0, 1 / 3], "n": [1, 2, 3]}).to_csv(
         folder / "classes.csv", index=False
     )
-    file = write_report(folder)
+    file = write_run_report(folder)
     page, text = Page(file), file.read_text(encoding="utf-8")
     assert "script" not in page.tags
     assert "<script" not in text
@@ -197,7 +197,7 @@ def test_what_users_name_is_escaped(folder: Path, quickly: list[str]) -> None:
 def test_the_command_gets_a_new_folder(folder: Path, quickly: list[str], words: list[str]) -> None:
     command = ["gloss-graph", "train", "--train", "my file.csv", *words]
     change(folder / "config.json", command=command)
-    page = Page(write_report(folder))
+    page = Page(write_run_report(folder))
     lines = ["gloss-graph train", "--train 'my file.csv'", "--k 4", "--out NEW_FOLDER"]
     assert " \\\n    ".join(lines) in page.sections["repeat"]
     assert "runs/x" not in page.sections["repeat"]
@@ -210,7 +210,7 @@ def test_what_a_run_lacks_is_left_out(folder: Path, quickly: list[str]) -> None:
     metrics = json.loads((folder / "metrics.json").read_text())
     kept = {k: v for k, v in metrics.items() if k in ("steps", "seconds.train")}
     (folder / "metrics.json").write_text(json.dumps({**kept, "val.macro_f1": None}))
-    page = Page(write_report(folder))
+    page = Page(write_run_report(folder))
     assert list(page.sections) == [name for name in SECTIONS if name != "curves"]
     assert page.pictures() == []
     assert quickly == []
@@ -224,7 +224,7 @@ def test_what_a_run_lacks_is_left_out(folder: Path, quickly: list[str]) -> None:
 def test_graph_skill_and_few_labels(tmp_path: Path, quickly: list[str]) -> None:
     config = quick(labels_per_class=3, warm_start_steps=1, max_steps=2)
     result = run(tmp_path / "run", config)
-    page = Page(write_report(tmp_path / "run"))
+    page = Page(write_run_report(tmp_path / "run"))
     assert list(page.sections) == [*SECTIONS[:3], "skill", *SECTIONS[3:]]
     assert str(result.skill) in page.sections["skill"]
     assert re.search(r"training 36 9 ", page.sections["data"])
@@ -233,7 +233,7 @@ def test_graph_skill_and_few_labels(tmp_path: Path, quickly: list[str]) -> None:
 def test_scores_of_other_heads_have_a_row(folder: Path, quickly: list[str]) -> None:
     metrics = {"test_knn.macro_f1": 0.123456, "test.calibration_error": 0.0444, "odd": 1.0}
     change(folder / "metrics.json", **metrics)
-    scores = Page(write_report(folder)).sections["scores"]
+    scores = Page(write_run_report(folder)).sections["scores"]
     for word in ("knn", "12.3", "calibration error", "0.044"):
         assert word in scores
     assert "odd" not in scores
@@ -314,3 +314,9 @@ def test_a_page_that_cannot_be_written(
 def test_numbers_that_are_null_are_skipped(folder: Path) -> None:
     change(folder / "metrics.json", **{"test.macro_silhouette": None})
     assert "test.macro_silhouette" not in read_files(folder).metrics
+
+
+def test_the_former_name_works_and_warns() -> None:
+    with pytest.warns(DeprecationWarning, match=r"Use gloss_graph\.reports\.write_run_report"):
+        from gloss_graph.reports import write_report
+    assert write_report is write_run_report

@@ -19,7 +19,7 @@ from cli.conftest import Command, rows, write
 from cli.test_train import fast
 from gloss_graph.analysis import document_graph
 from gloss_graph.export import read_graph
-from gloss_graph.export.columns import clean_text
+from gloss_graph.export.attributes import clean_text
 from gloss_graph.reports import run_change
 from gloss_graph.text import load_encoder
 

@@ -135,7 +135,7 @@ def test_a_disk_that_fills_up_leaves_nothing(
     def full(*args: object, **settings: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("gloss_graph.export.csv_tables.parquet.ParquetWriter", full)
+    monkeypatch.setattr("gloss_graph.export.tables.parquet.ParquetWriter", full)
     words = ["--features", tmp_path / "x.npy", "--out", out, "--format", "graphml,parquet"]
     result = command("graph", *words)
     assert result.status == 2

@@ -1,82 +1,45 @@
-"""Every example and benchmark runs on its own, small, offline, and prints what it promises."""
+"""Every numbered example runs, small and offline, and prints what it promises."""
 
 from __future__ import annotations
 
 import ast
-import gzip
-import json
 import os
 import re
 import subprocess
 import sys
-from importlib.util import find_spec
 from pathlib import Path
 
 import networkx as nx
 import pytest
-
-ROOT = Path(__file__).resolve().parents[2]
-EXAMPLES = ROOT / "examples"
-SCRIPTS = sorted(path.relative_to(EXAMPLES).as_posix() for path in EXAMPLES.rglob("*.py"))
-
-TOPICS = {
-    "tea": ("green tea", "a cup of black tea", "the tea pot", "herbal infusion"),
-    "trains": ("the night train", "a railway station", "the express", "an old locomotive"),
-    "weather": ("heavy rain", "a clear sky", "strong wind from the west", "morning fog"),
-}
-ENDINGS = (
-    "was there yesterday",
-    "came late",
-    "is what we talked about",
-    "will be back soon",
-    "surprised everyone",
-)
+from scripts import EXAMPLES, ROOT, SCRIPTS, number, run
 
 
-@pytest.fixture
-def table(tmp_path: Path) -> Path:
-    """Sixty labeled texts of three topics."""
-    rows = [
-        f"{start} {end},{topic}" for topic in TOPICS for start in TOPICS[topic] for end in ENDINGS
-    ]
-    path = tmp_path / "texts.csv"
-    path.write_text("text,label\n" + "\n".join(rows) + "\n", encoding="utf-8")
-    return path
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_script_is_documented(script: str) -> None:
+    source = (EXAMPLES / script).read_text(encoding="utf-8")
+    doc = ast.get_docstring(ast.parse(source)) or ""
+    assert f"python examples/{script}" in doc
+    assert 'if __name__ == "__main__":' in source
 
 
-def run(script: str, *arguments: str, folder: Path) -> str:
-    """Run a script in `folder` and give back what it printed."""
-    done = start(script, *arguments, folder=folder)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "Warning" not in done.stderr, done.stderr
-    return done.stdout
+def test_every_script_is_run() -> None:
+    tests = "".join(path.read_text("utf-8") for path in Path(__file__).parent.glob("test_*.py"))
+    assert [script for script in SCRIPTS if f'"{script}"' not in tests] == []
 
 
-def start(script: str, *arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
-    environment = {
-        **os.environ,
-        "HF_HUB_OFFLINE": "1",
-        "OMP_NUM_THREADS": "1",
-        "PYTHONIOENCODING": "utf-8",
-        "PYTHONPATH": str(ROOT),
-        "TMPDIR": str(folder),
-    }
-    return subprocess.run(
-        [sys.executable, str(EXAMPLES / script), *arguments],
-        cwd=folder,
-        env=environment,
+def test_an_example_runs_in_a_process_of_its_own(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, str(EXAMPLES / "01_torch_loop.py"), "--seeds", "1", "--steps", "2"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "TMPDIR": str(tmp_path)},
         capture_output=True,
         text=True,
-        encoding="utf-8",
         timeout=300,
         check=False,
     )
-
-
-def number(pattern: str, output: str) -> float:
-    found = re.search(pattern, output)
-    assert found, f"{pattern!r} not in:\n{output}"
-    return float(found.group(1).replace(",", ""))
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "Warning" not in done.stderr, done.stderr
+    assert "same predictions: True" in done.stdout
 
 
 def test_torch_loop(tmp_path: Path) -> None:
@@ -143,15 +106,27 @@ def test_networkx_analysis_of_docstrings(tmp_path: Path) -> None:
     )
 
 
-def test_few_labels(tmp_path: Path) -> None:
+def check_few_labels(output: str, chance: float) -> None:
+    assert "Graph skill" in output
+    for way in ("cross-entropy", "SetFit", "labels, then corpus graph"):
+        assert number(rf"{way} *│ *[\d.]+ │ *([\d.]+)", output) > chance / 2
+    assert output.count("% confident") == 3
+    assert "% from: " in output
+
+
+def test_few_labels_of_a_table(tmp_path: Path, table: Path) -> None:
+    small = ("--train", table.name, "--labels", "3", "--steps", "1", "--length", "12")
+    output = run("05_few_labels.py", *small, folder=tmp_path)
+    assert "54 training documents, 9 labels, 6 test documents" in output
+    check_few_labels(output, 100 / 3)
+
+
+@pytest.mark.slow
+def test_few_labels_of_docstrings(tmp_path: Path) -> None:
     small = ("--documents", "400", "--labels", "3", "--steps", "2", "--length", "12")
     output = run("05_few_labels.py", *small, folder=tmp_path)
     assert "54 labels" in output
-    assert "Graph skill" in output
-    for way in ("cross-entropy", "SetFit", "labels, then corpus graph"):
-        assert number(rf"{way} *│ *[\d.]+ │ *([\d.]+)", output) > 100 / 18 / 2
-    assert output.count("% confident") == 3
-    assert "% from: " in output
+    check_few_labels(output, 100 / 18)
 
 
 def test_sentence_transformers(tmp_path: Path, table: Path) -> None:
@@ -178,102 +153,6 @@ def test_lightning(tmp_path: Path, table: Path) -> None:
     assert (tmp_path / "run" / "after-1.ckpt").is_file()
 
 
-@pytest.mark.parametrize("markdown", [True, pytest.param(False, marks=pytest.mark.slow)])
-def test_objective_benchmark(tmp_path: Path, markdown: bool) -> None:
-    small = ["--repeats", "1", "--threads", "1", "--length", "8", "--batch", "8"]
-    small += ["--bank", "0", "512", *(["--markdown"] if markdown else [])]
-    output = run("benchmarks/objective.py", *small, folder=tmp_path)
-    for name in ("published: gloss_graph", "hub: dense, float64", "hub: dense, float32"):
-        assert name in output
-    assert "MiniLM step" in output
-    assert re.search(r"bank of 512.* %", output)
-    assert "1 threads, torch" in output
-    assert ("| bank of 0 |" in output) == markdown
-
-
-def test_export_benchmark(tmp_path: Path) -> None:
-    small = ("--nodes", "200", "--edges", "800", "--repeats", "1", "--table-edges", "500")
-    output = run("benchmarks/export.py", *small, folder=tmp_path)
-    assert "write_graph .parquet" in output
-    assert "gloss_graph to_networkx" in output
-    assert "gloss_graph write_graphml" in output
-
-
-def test_few_labels_benchmark(tmp_path: Path, table: Path) -> None:
-    for name in ("train", "val", "test"):
-        text = gzip.compress(table.read_bytes())
-        (tmp_path / f"{name}.csv.gz").write_bytes(text)
-    small = ["--data", ".", "--labels-per-class", "3", "--seeds", "0", "1", "--budget", "40"]
-    small += ["--length", "8", "--batch", "4", "--unlabeled-batch", "4", "--threads", "1"]
-    methods = ["static", "ce", "warm+bank", "full"]
-    output = run("benchmarks/few_labels.py", *small, "--methods", *methods, folder=tmp_path)
-    for method in methods:
-        assert f"| {method} | 2 | " in output
-    assert number(r"\| static \| 2 \| [^|]+\| [^|]+\| ([\d.]+)", output) > 60
-    assert "| full - ce |" in output
-    # A stopped study goes on where it was: nothing is left to run.
-    again = run("benchmarks/few_labels.py", *small, "--methods", *methods, folder=tmp_path)
-    assert "seed 0:" not in again
-    assert again.strip() == output[output.index("| method") :].strip()
-
-
-def test_study(tmp_path: Path, table: Path) -> None:
-    (tmp_path / "tea").mkdir()
-    for name in ("train", "val"):
-        (tmp_path / "tea" / f"{name}.csv.gz").write_bytes(gzip.compress(table.read_bytes()))
-    small = ["--folder", ".", "--data", "tea", "--seeds", "0", "1", "--epochs", "0.5"]
-    small += ["--length", "8", "--batch", "8", "--threads", "1", "--train-limit", "40"]
-    losses = ["ce", "xbm-scl", "gloss"]
-    output = run("benchmarks/study.py", *small, "--losses", *losses, folder=tmp_path)
-    assert "tea-xbm-scl-1: accuracy" in output
-    for loss in losses:
-        assert f"| {loss} |" in output
-    folder = tmp_path / "runs" / "study"
-    assert (folder / "study.png").stat().st_size > 10_000
-    assert len(list(folder.glob("*/metrics.json"))) == 6
-    again = run("benchmarks/study.py", *small, "--losses", *losses, folder=tmp_path)
-    assert "tea-xbm-scl-1:" not in again
-
-
-@pytest.mark.slow
-def test_table_of_the_study(tmp_path: Path, table: Path) -> None:
-    folder = tmp_path / "tea"
-    folder.mkdir()
-    lines = table.read_text(encoding="utf-8").splitlines()
-    for part, rows in (("train", lines[1::2]), ("val", lines[2::4]), ("test", lines[4::4])):
-        with gzip.open(folder / f"{part}.csv.gz", "wt", encoding="utf-8") as file:
-            file.write("\n".join([lines[0], *rows]) + "\n")
-    small = ("--folder", ".", "--data", "tea", "--seeds", "0", "--quick", "--length", "12")
-    output = run("benchmarks/study_table.py", *small, "--out", "table", folder=tmp_path)
-    for row in ("text-gcn", "bert-gcn", "ce", "gloss-published", "gloss"):
-        assert f"tea-{row}-0: accuracy" in output
-        assert f"| {row} " in output
-    assert (tmp_path / "table" / "table.png").is_file()
-
-
-def test_a_table_of_other_settings_is_not_gone_on_with(tmp_path: Path) -> None:
-    (tmp_path / "table").mkdir()
-    note = {"encoder": "minilm", "train_limit": None, "epochs": 10.0, "freeze_layers": 0}
-    note |= {"patience": 3, "batch": 32, "length": 128, "bf16": False}
-    (tmp_path / "table" / "settings.json").write_text(json.dumps(note), encoding="utf-8")
-    words = ("--folder", "nowhere", "--data", "tea", "--out", "table", "--length", "64")
-    done = start("benchmarks/study_table.py", *words, folder=tmp_path)
-    assert done.returncode == 1
-    assert "'--out' holds a study with {'length': 128}" in done.stderr
-    graph = {"graph_epochs": 20, "graph_rate": 1e-3}
-    (tmp_path / "table" / "graph.json").write_text(json.dumps(graph), encoding="utf-8")
-    done = start("benchmarks/study_table.py", *words[:-2], folder=tmp_path)
-    assert done.returncode == 1
-    assert "'--out' holds a study with {'graph_epochs': 20}" in done.stderr
-
-
-def test_released_benchmark(tmp_path: Path) -> None:
-    small = ("--batch", "16", "--length", "8", "--bank", "64", "--repeats", "1", "--threads", "1")
-    output = run("benchmarks/released.py", *small, folder=tmp_path)
-    assert number(r"\| ours, in the batch \| \d+ \| ([\d.]+)", output) > 0
-    assert number(r"\| ours, bank of 64 \| \d+ \| ([\d.]+)", output) > 0
-
-
 def test_images(tmp_path: Path) -> None:
     output = run("08_images.py", "--steps", "10", folder=tmp_path)
     for way in ("cross-entropy", "contrastive start, labels then graph"):
@@ -295,25 +174,6 @@ def test_audit_of_labels(tmp_path: Path, table: Path) -> None:
     assert (tmp_path / "found.png").stat().st_size > 10_000
 
 
-def test_audit_benchmark(tmp_path: Path, table: Path) -> None:
-    (tmp_path / "train.csv.gz").write_bytes(gzip.compress(table.read_bytes()))
-    small = ("--data", ".", "--flip", "0.1", "--seeds", "7", "8", "--k", "8", "--length", "12")
-    output = run("benchmarks/audit.py", *small, folder=tmp_path)
-    assert "54 documents, 5 labels flipped" in output
-    assert number(r"\| audit \(graph\) \| ([\d.]+)", output) >= 60
-    assert ("cleanlab, self_confidence" in output) == (find_spec("cleanlab") is not None)
-    assert len(list((tmp_path / "runs").iterdir())) == 1
-
-
-def test_search_benchmark(tmp_path: Path) -> None:
-    small = ("--rows", "5000", "--repeats", "1")
-    output = run("benchmarks/search.py", *small, "--k", "4", "--markdown", folder=tmp_path)
-    rows = [line for line in output.splitlines() if line.startswith("|")]
-    assert any("exact" in row for row in rows)
-    assert any("ivf" in row for row in rows)
-    assert sum("descent" in row for row in rows) == 3
-
-
 def test_analyse_corpus(tmp_path: Path, table: Path) -> None:
     words = ("--input", table.name, "--k", "16", "--start", "Green tea", "--end", "heavy rain")
     output = run("09_analyse_corpus.py", *words, folder=tmp_path)
@@ -330,19 +190,6 @@ def test_analyse_corpus(tmp_path: Path, table: Path) -> None:
     assert {"community", "betweenness", "class"} <= set(
         nx.read_gexf(tmp_path / "corpus.gexf").nodes["0"]
     )
-
-
-@pytest.mark.parametrize("script", SCRIPTS)
-def test_script_is_documented(script: str) -> None:
-    source = (EXAMPLES / script).read_text(encoding="utf-8")
-    doc = ast.get_docstring(ast.parse(source)) or ""
-    assert f"python examples/{script}" in doc
-    assert 'if __name__ == "__main__":' in source
-
-
-def test_every_script_is_run() -> None:
-    tests = Path(__file__).read_text(encoding="utf-8")
-    assert [script for script in SCRIPTS if f'"{script}"' not in tests] == []
 
 
 def test_ablate_your_code(tmp_path: Path) -> None:

@@ -8,28 +8,22 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from gloss_graph import GraphGuidedObjective, LabelPropagation, MemoryBank, graph_skill
-from gloss_graph.graph.kernels import gaussian_kernel
-from gloss_graph.inference import HeadSettings, PropagationHead
+from gloss_graph.graph import KNNGraph
+from gloss_graph.inference import GraphClassifier, PropagationHead
+from gloss_graph.propagation import PropagationSettings
 from gloss_graph.propagation.alignment import align_classes, entropy_confidence, row_shares
 
 CLASSES, DIM = 3, 6
 
 
-def settings(**changes: object) -> HeadSettings:
-    plain = {
-        "num_classes": CLASSES,
-        "k": 4,
-        "kernel": gaussian_kernel,
-        "bandwidth": 0.7,
-        "symmetrize": "union",
-        "normalize": True,
-        "rule": "harmonic",
-        "normalization": "hub",
-        "eta": 0.2,
-        "alpha": 0.9,
-        "align": 0.5,
-    }
-    return HeadSettings(**(plain | changes))
+def settings(**changes: object) -> GraphClassifier:
+    chosen = {"k": 4, "bandwidth": 0.7, "rule": "harmonic", "eta": 0.2} | changes
+    graph = {name: chosen.pop(name) for name in ("k", "bandwidth", "kernel") if name in chosen}
+    own = ("num_classes", "align", "multilabel")
+    more = {"num_classes": CLASSES} | {name: chosen.pop(name) for name in own if name in chosen}
+    return GraphClassifier(
+        graph=KNNGraph(**graph), propagation=PropagationSettings(**chosen), **more
+    )
 
 
 def clusters(per_class: int = 12, seed: int = 0, spread: float = 0.3) -> tuple[Tensor, Tensor]:
@@ -53,10 +47,10 @@ def filled(anchor: float | None = None) -> tuple[GraphGuidedObjective, Tensor, T
     frozen = clusters(seed=1)[0]
     rows = x.float() if anchor is None else None
     bank = MemoryBank(36, DIM if anchor is None else 2 * DIM)
-    objective = GraphGuidedObjective(CLASSES, memory=bank, k=4, anchor=anchor or 0.5)
+    objective = GraphGuidedObjective(CLASSES, memory=bank, k=4, frozen_weight=anchor or 0.5)
     if rows is None:
-        left = (1.0 - objective.anchor) ** 0.5 * F.normalize(x, dim=1)
-        right = objective.anchor**0.5 * F.normalize(frozen, dim=1)
+        left = (1.0 - objective.frozen_weight) ** 0.5 * F.normalize(x, dim=1)
+        right = objective.frozen_weight**0.5 * F.normalize(frozen, dim=1)
         rows = torch.cat([left, right], dim=1).float()
     bank.enqueue(rows, few(labels), torch.arange(100, 136))
     return objective, x.float(), frozen.float(), labels
@@ -194,11 +188,15 @@ def test_another_anchor_reweighs_the_views() -> None:
     rows = objective.memory.embeddings[:, :DIM]
     plain.memory.enqueue(rows, objective.memory.labels, objective.memory.ids)
     torch.testing.assert_close(learned, plain.predict(x[:5]))
-    torch.testing.assert_close(objective.predict(x[:5], frozen=frozen[:5], anchor=0.0), learned)
+    torch.testing.assert_close(
+        objective.predict(x[:5], frozen=frozen[:5], frozen_weight=0.0), learned
+    )
     mixed = objective.predict(x[:5], frozen=frozen[:5])
-    torch.testing.assert_close(objective.predict(x[:5], frozen=frozen[:5], anchor=0.5), mixed)
+    torch.testing.assert_close(
+        objective.predict(x[:5], frozen=frozen[:5], frozen_weight=0.5), mixed
+    )
     assert not torch.allclose(mixed, learned)
-    assert not torch.allclose(objective.predict(x[:5], frozen=frozen[:5], anchor=0.9), mixed)
+    assert not torch.allclose(objective.predict(x[:5], frozen=frozen[:5], frozen_weight=0.9), mixed)
 
 
 @pytest.mark.parametrize("mode", ["inductive", "transductive"])
@@ -258,8 +256,8 @@ def test_bad_queries_are_named() -> None:
         objective.predict(x, mode="both")
     with pytest.raises(ValueError, match="'embeddings' must be finite"):
         objective.predict(torch.full((1, DIM), torch.nan))
-    with pytest.raises(ValueError, match=r"for anchor=0\.3"):
-        objective.predict(x, anchor=0.3)
+    with pytest.raises(ValueError, match=r"for frozen_weight=0\.3"):
+        objective.predict(x, frozen_weight=0.3)
     with pytest.raises(ValueError, match="'frozen' must have 6 columns"):
         objective.predict(x, frozen=frozen[:, :3])
     plain, x, frozen, _ = filled()
@@ -322,7 +320,7 @@ def test_skill_does_not_depend_on_the_numbers_of_the_classes() -> None:
         ({"seed": [1]}, "'seed' must be an integer"),
         ({"seed": 1.5}, "'seed' must be an integer"),
         ({"normalization": 1000}, "'normalization' must be one of"),
-        ({"rule": None}, "'rule' must be one of"),
+        ({"rule": 3}, "'rule' must be one of"),
         ({"eta": "x"}, "'eta' must be a number"),
         ({"align": 2.0}, r"'align' must be in \[0\.0, 1\.0\]"),
         ({"k": 0}, "'k' must be an integer of at least 1"),
@@ -340,8 +338,8 @@ def test_settings_of_the_skill_are_refused_by_name(settings: dict, message: str)
     [
         ({"top": -1}, "'top' must be an integer of at least 0"),
         ({"top": None}, "'top' must be an integer of at least 0"),
-        ({"anchor": "x"}, "'anchor' must be a number"),
-        ({"anchor": 2.0}, r"'anchor' must be in \[0\.0, 1\.0\]"),
+        ({"frozen_weight": "x"}, "'frozen_weight' must be a number"),
+        ({"frozen_weight": 2.0}, r"'frozen_weight' must be in \[0\.0, 1\.0\]"),
         ({"frozen": torch.tensor(1.0)}, r"'frozen' must have shape \(N, D\)"),
         ({"frozen": [1.0]}, "'frozen' must be a torch.Tensor"),
     ],

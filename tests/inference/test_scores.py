@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from gloss_graph import GraphGuidedObjective, MemoryBank
-from gloss_graph.inference import HeadSettings, PropagationHead
+from gloss_graph.inference import GraphClassifier, PropagationHead
 from gloss_graph.propagation.alignment import (
     align_classes,
     row_shares,
@@ -76,7 +76,7 @@ def test_targets_of_a_step_are_those_of_the_corpus() -> None:
     shown = few(labels)
     options = {"rule": "poisson", "k": 35, "bandwidth": 0.7, "align": 0.0, "eta": 0.1}
     objective = GraphGuidedObjective(CLASSES, refresh_every=0, **options)
-    chosen: HeadSettings = objective.targets.settings
+    chosen: GraphClassifier = objective.targets.classifier
     head = PropagationHead(x.float(), shown, chosen)
     unlabeled = shown < 0
     target, confidence = objective.targets.eval().from_hits(head.hits, shown, unlabeled)

@@ -61,7 +61,7 @@ def test_the_term_is_the_confidence_weighted_cross_entropy_of_the_banks_solve(
     align: float,
 ) -> None:
     objective, x, shown = prefilled(align=align)
-    head = PropagationHead(x, shown, objective.targets.settings)
+    head = PropagationHead(x, shown, objective.targets.classifier)
     target = head.probabilities(head.hits)
     batch = torch.arange(20)
     logits = torch.randn(20, CLASSES, generator=torch.Generator().manual_seed(1))
@@ -115,8 +115,8 @@ def test_the_per_step_form_reuses_the_graph_of_the_loss_bit_for_bit(
     made_here: list[Any] = []
     connect = GraphGuidedObjective._connect
 
-    def counted(self: GraphGuidedObjective, *args: Any) -> Any:
-        made_here.append(connect(self, *args))
+    def counted(self: GraphGuidedObjective, *args: Any, **more: Any) -> Any:
+        made_here.append(connect(self, *args, **more))
         return made_here[-1]
 
     monkeypatch.setattr(GraphGuidedObjective, "_connect", counted)
@@ -137,7 +137,7 @@ def test_the_per_step_form_reuses_the_graph_of_the_loss_bit_for_bit(
             shown[batch],
             ids=batch,
             logits=logits,
-            reference=reference,
+            target_embeddings=reference,
             return_output=output,
         )
         counts.append(len(made_here))
@@ -226,13 +226,15 @@ def test_the_bank_keeps_the_reference_not_the_noisy_row() -> None:
     objective = made()
     x, truth = corpus()
     noisy = (x + 0.5).requires_grad_()
-    objective(noisy, few(truth), ids=torch.arange(SIZE), reference=x, logits=torch.zeros(SIZE, 3))
+    objective(
+        noisy, few(truth), ids=torch.arange(SIZE), target_embeddings=x, logits=torch.zeros(SIZE, 3)
+    )
     torch.testing.assert_close(objective.memory.embeddings, F.normalize(x, dim=1))
 
 
 @pytest.mark.parametrize("anchor", [0.0, 0.3, 1.0])
 def test_similarity_is_a_mixture_of_both_views(anchor: float) -> None:
-    objective = made(extra=4, anchor=anchor)
+    objective = made(extra=4, frozen_weight=anchor)
     x, truth = corpus()
     frozen = torch.randn(SIZE, 4, generator=torch.Generator().manual_seed(2))
     objective(x, few(truth), ids=torch.arange(SIZE), frozen=frozen, logits=torch.zeros(SIZE, 3))
@@ -246,7 +248,7 @@ def test_static_targets_ignore_what_is_learned() -> None:
     frozen, truth = corpus(seed=3)
     targets = []
     for seed in (0, 1):
-        objective = made(extra=DIM, anchor=1.0, refresh_every=10**6)
+        objective = made(extra=DIM, frozen_weight=1.0, refresh_every=10**6)
         learned = corpus(seed=seed, spread=5.0)[0]
         ids, logits = torch.arange(SIZE), torch.zeros(SIZE, CLASSES)
         for _ in range(2):
@@ -290,8 +292,11 @@ def test_a_class_without_labels_is_no_target() -> None:
 @pytest.mark.parametrize(
     ("views", "message"),
     [
-        ({"reference": torch.ones(SIZE, 2)}, "'reference' must have the shape"),
-        ({"reference": torch.full((SIZE, DIM), torch.nan)}, "'reference' must be finite"),
+        ({"target_embeddings": torch.ones(SIZE, 2)}, "'target_embeddings' must have the shape"),
+        (
+            {"target_embeddings": torch.full((SIZE, DIM), torch.nan)},
+            "'target_embeddings' must be finite",
+        ),
         ({"frozen": torch.ones(SIZE, 4)}, "'frozen' must have 0 columns"),
         ({"frozen": torch.full((SIZE, 4), torch.inf)}, "'frozen' must be finite"),
     ],
@@ -309,7 +314,7 @@ def test_bad_views_leave_everything_as_it_was(views: dict[str, Tensor], message:
     "settings",
     [
         {"consistency_weight": -1.0},
-        {"anchor": 1.5},
+        {"frozen_weight": 1.5},
         {"align": -0.1},
         {"refresh_every": -1},
         {"consistency_ramp": 0.5},

@@ -167,7 +167,12 @@ def test_gradcheck_of_the_whole_step_with_a_bank(rule: str) -> None:
 
     def loss(x: Tensor, logits: Tensor) -> Tensor:
         return objective(
-            x, sets, ids=torch.arange(SIZE), logits=logits, visible=visible, reference=rows()
+            x,
+            sets,
+            ids=torch.arange(SIZE),
+            logits=logits,
+            visible=visible,
+            target_embeddings=rows(),
         )
 
     x, logits = rows().requires_grad_(), rows(SIZE, 3)[:, :CLASSES].clone().requires_grad_()

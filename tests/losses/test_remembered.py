@@ -12,7 +12,7 @@ from torch import Tensor
 
 from gloss_graph import GraphGuidedObjective, MemoryBank
 from gloss_graph.inference.head import PropagationHead
-from gloss_graph.memory.drift import restandardized
+from gloss_graph.step import Staleness
 
 DIM, CLASSES, SIZE = 5, 3, 8
 
@@ -141,8 +141,8 @@ def test_solves_over_the_whole_bank_decay_too() -> None:
     memory, targets = objective.memory, objective.targets
     memory.slot_labels[::2] = -1
     trust = 0.5 ** (memory.age.float() / 2.0)
-    head = PropagationHead(memory.embeddings, memory.labels, targets.settings, trust)
-    plain = PropagationHead(memory.embeddings, memory.labels, targets.settings)
+    head = PropagationHead(memory.embeddings, memory.labels, targets.classifier, trust)
+    plain = PropagationHead(memory.embeddings, memory.labels, targets.classifier)
     assert not torch.allclose(head.hits, plain.hits, atol=1e-3)
     edges = plain.graph.edge_index
     torch.testing.assert_close(
@@ -157,7 +157,7 @@ def test_solves_over_the_whole_bank_decay_too() -> None:
 
 
 def test_before_the_start_a_step_is_in_batch_and_the_bank_fills() -> None:
-    late, alone, full = made(memory_start=4), made(None), made()
+    late, alone, full = made(staleness=Staleness(warmup_steps=4)), made(None), made()
     for (a, grad), (b, other) in zip(
         trained(late, range(4)), trained(alone, range(4)), strict=True
     ):
@@ -171,11 +171,11 @@ def test_before_the_start_a_step_is_in_batch_and_the_bank_fills() -> None:
         torch.testing.assert_close(a, b)
     # From the start on remembered rows take part, in eval mode too.
     assert not bool(graph_of(late, 4).in_batch.all())
-    assert bool(graph_of(made(memory_start=4), 0).in_batch.all())
+    assert bool(graph_of(made(staleness=Staleness(warmup_steps=4)), 0).in_batch.all())
 
 
 def test_after_the_ramp_a_step_is_that_of_the_whole_memory() -> None:
-    ramped, full = made(memory_start=2, memory_ramp=3), made()
+    ramped, full = made(staleness=Staleness(warmup_steps=2, ramp_steps=3)), made()
     first, second = trained(ramped, range(8)), trained(full, range(8))
     differ = [not torch.allclose(a[0], b[0], atol=1e-6) for a, b in zip(first, second, strict=True)]
     assert differ[1:4] == [True] * 3
@@ -185,17 +185,14 @@ def test_after_the_ramp_a_step_is_that_of_the_whole_memory() -> None:
 def test_a_ramp_weighs_every_edge_that_touches_the_memory() -> None:
     plain = graph_of(warmed(), 6)
     # Steps are counted from 0: the seventh one has 3 of 10 behind it, with the start.
-    half = graph_of(warmed(memory_start=2, memory_ramp=10), 6)
+    half = graph_of(warmed(staleness=Staleness(warmup_steps=2, ramp_steps=10)), 6)
     touches = ~(plain.in_batch.unsqueeze(1) & plain.in_batch)
     expected = torch.where(touches, 0.5, 1.0) * dense(plain)
     torch.testing.assert_close(dense(half), expected, rtol=1e-6, atol=0)
 
 
 SETTINGS: dict[str, Any] = {
-    "half_life": 4.0,
-    "restandardize": True,
-    "memory_start": 2,
-    "memory_ramp": 6,
+    "staleness": Staleness(half_life=4.0, restandardize=True, warmup_steps=2, ramp_steps=6),
 }
 
 
@@ -225,7 +222,7 @@ def test_training_on_from_a_state_is_bit_for_bit(stop: int) -> None:
 def test_restandardized_rows_make_the_graph_of_a_bank_that_holds_them() -> None:
     objective = warmed(restandardize=True, bandwidth=0.7)
     x, _, ids = batch(6)
-    view = restandardized(objective.memory, x, DIM)
+    view = objective.memory.restandardized(x, DIM)
     graph = graph_of(objective, 6)
     unit = torch.nn.functional.normalize(x, dim=1)
     nodes = torch.cat([unit, _stored(view, graph)])
@@ -243,18 +240,18 @@ def test_restandardized_rows_make_the_graph_of_a_bank_that_holds_them() -> None:
     assert not bool(torch.isin(ids, graph.doc_id[~graph.in_batch]).any())
 
 
-def test_frozen_features_are_not_restandardized() -> None:
+def test_frozen_features_are_not_restandardized(monkeypatch: pytest.MonkeyPatch) -> None:
     bank = MemoryBank(20, DIM + 2, k=4)
     objective = GraphGuidedObjective(CLASSES, memory=bank, k=4, restandardize=True)
     frozen = torch.randn(30, 2, generator=torch.Generator().manual_seed(1)).double()
     seen = []
-    original = objective.remembered.view
+    original = Staleness.view
 
-    def watched(memory: MemoryBank, x: Tensor, learned: int) -> MemoryBank:
-        seen.append((learned, original(memory, x, learned)))
+    def watched(self: Staleness, memory: MemoryBank, x: Tensor, learned: int) -> MemoryBank:
+        seen.append((learned, original(self, memory, x, learned)))
         return seen[-1][1]
 
-    object.__setattr__(objective.remembered, "view", watched)
+    monkeypatch.setattr(Staleness, "view", watched)
     for step in range(3):
         x, labels, ids = batch(step)
         objective(x, labels, ids=ids, frozen=frozen[ids])
@@ -270,23 +267,21 @@ def test_frozen_features_are_not_restandardized() -> None:
 
 
 def test_settings_are_shown_where_they_are_set() -> None:
-    plain = repr(made())
-    assert not any(name in plain for name in SETTINGS)
     shown = repr(made(**SETTINGS))
-    assert "half_life=4.0, restandardize=True, memory_start=2, memory_ramp=6" in shown
+    assert "half_life=4.0, restandardize=True, warmup_steps=2, ramp_steps=6" in shown
 
 
 @pytest.mark.parametrize(
     ("name", "value"),
     [
         *(("half_life", value) for value in (0.0, -1.0, math.inf, math.nan, True)),
-        *(("restandardize", value) for value in (1, None, "yes")),
-        *((name, v) for name in ("memory_start", "memory_ramp") for v in (-1, 1.5, True, None)),
+        *(("restandardize", value) for value in (1, "yes")),
+        *((name, v) for name in ("warmup_steps", "ramp_steps") for v in (-1, 1.5, True, None)),
     ],
 )
 def test_a_bad_value_is_named(name: str, value: Any) -> None:
     with pytest.raises(ValueError, match=f"^'{name}' must be"):
-        made(**{name: value})
+        made(staleness=Staleness(**{name: value}))
 
 
 def test_nothing_changes_without_a_bank() -> None:

@@ -76,7 +76,6 @@ OPTIONS = pytest.mark.parametrize(
         {"search": "faiss"},
         {"search": "descent"},
         {"dtype": torch.float16},
-        {"bits": 8},
     ],
 )
 

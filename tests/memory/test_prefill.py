@@ -143,9 +143,9 @@ def test_a_plain_function_and_a_full_ring() -> None:
 
 
 def test_more_rows_than_a_chunk(monkeypatch: pytest.MonkeyPatch) -> None:
-    from gloss_graph.memory import fill
+    from gloss_graph.memory import bank as module
 
-    monkeypatch.setattr(fill, "_CHUNK", 7)
+    monkeypatch.setattr(module, "_QUERIES", 7)
     x, labels, ids = documents()
     bank = MemoryBank(30, 4, k=3)
     bank.prefill([(x, labels, ids)], lambda batch: batch)

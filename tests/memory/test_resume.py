@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from gloss_graph import GraphGuidedObjective, MemoryBank
-from gloss_graph.neighbors import DescentSettings, IVFSettings, approximate
-from gloss_graph.neighbors import automatic as choice
+from gloss_graph.neighbors import DescentSettings, IVFSettings, inverted_lists
+from gloss_graph.neighbors import search as choice
 
 DIM, CORPUS, BATCH, CLASSES = 12, 500, 24, 3
 SEARCHES: dict[str, Any] = {
@@ -32,7 +32,7 @@ SEARCHES: dict[str, Any] = {
 
 @pytest.fixture(autouse=True)
 def _small_banks_have_an_index(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(approximate, "_MIN_ROWS", 120)
+    monkeypatch.setattr(inverted_lists, "_MIN_ROWS", 120)
     monkeypatch.setattr(choice, "AUTO_ROWS", 200)
     monkeypatch.setattr(choice, "DESCENT_ROWS", 150)
 
@@ -123,7 +123,7 @@ def test_whoever_leaves(name: str, eviction: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["ivf cells", *slowly("auto")])
-@pytest.mark.parametrize("stored", [{"bits": 8}, *slowly({"bits": 2}, {"dtype": torch.float16})])
+@pytest.mark.parametrize("stored", [{"dtype": torch.float16}])
 def test_however_rows_are_kept(name: str, stored: dict[str, Any]) -> None:
     check_resume({"search": SEARCHES[name], **stored})
 

@@ -8,6 +8,7 @@ import faiss
 import numpy as np
 import pytest
 import torch
+from helpers import rows
 from reference import distance
 from torch import Tensor
 
@@ -16,10 +17,6 @@ from gloss_graph.neighbors import exact as search
 from gloss_graph.neighbors import nearest, nearest_others
 
 BACKENDS = ("faiss", "matmul", "auto", "exact")
-
-
-def rows(count: int, dim: int = 6, seed: int = 0) -> Tensor:
-    return torch.randn(count, dim, generator=torch.Generator().manual_seed(seed))
 
 
 def brute_force(queries: Tensor, stored: Tensor, k: int) -> tuple[np.ndarray, np.ndarray]:
@@ -145,7 +142,7 @@ def test_unknown_backend() -> None:
     message = "'search' must be one of ['auto', 'exact', 'faiss', 'matmul'] (got 'ivf')"
     with pytest.raises(ValueError, match=re.escape(message)):
         nearest(rows(1), rows(2), 1, backend="ivf")
-    with pytest.raises(ValueError, match=r"'hnsw', 'ivf', 'matmul'\] .got 'annoy'"):
+    with pytest.raises(ValueError, match=r"'faiss', 'ivf', 'matmul'\] .got 'annoy'"):
         MemoryBank(2, 3, search="annoy")
 
 

@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save_file
 
 from gloss_graph import MemoryBank
 from gloss_graph.memory.storage import write_bank
-from gloss_graph.neighbors import HNSWSettings, IVFSettings
+from gloss_graph.neighbors import DescentSettings, IVFSettings
 
 
 def filled(**options: object) -> MemoryBank:
@@ -46,7 +46,7 @@ def file(tmp_path: Path) -> Path:
         {},
         {"dtype": torch.float16, "normalize": False, "search": "matmul"},
         {"k": 0, "search": IVFSettings(cells=3, probes=2)},
-        {"num_classes": 3, "search": HNSWSettings(m=8)},
+        {"num_classes": 3, "search": DescentSettings(width=8)},
     ],
 )
 def test_round_trip(tmp_path: Path, options: dict[str, object], mmap: bool) -> None:

@@ -106,7 +106,7 @@ def run(case: Case, form: str) -> tuple[Tensor, Tensor, Tensor]:
             batch_edges="all",
             normalization="hub",
             eta=0.0,
-            form="published",
+            loss="published",
             solver="dense",
         )
     else:

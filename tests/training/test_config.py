@@ -107,7 +107,7 @@ def test_no_steps_only_where_a_head_can_be_fitted(loss: str) -> None:
         TrainConfig(loss=loss, max_steps=0)
 
 
-@pytest.mark.parametrize("search", ["auto", "exact", "ivf", "hnsw"])
+@pytest.mark.parametrize("search", ["auto", "exact", "ivf", "descent"])
 def test_the_bank_searches_as_told(search: str) -> None:
     loss = make_loss(TrainConfig(search=search), 3, 16, [0, 1, 2] * 4)
     assert isinstance(loss, GraphGuidedObjective)

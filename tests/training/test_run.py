@@ -281,8 +281,8 @@ def test_settings_reach_the_objective(tmp_path: Path, rule: str, normalization: 
         rule,
         normalization,
     )
-    assert (objective.memory.capacity, objective.memory.k, objective.k) == (7, 3, 3)
-    assert (objective.bandwidth, objective.visible_fraction) == (0.7, 0.25)
+    assert (objective.memory.capacity, objective.memory.k, objective.graph.k) == (7, 3, 3)
+    assert (objective.graph.bandwidth, objective.visible_fraction) == (0.7, 0.25)
     assert objective.graph_weight == 0.9
 
 

@@ -1,0 +1,431 @@
+"""The one reader of a document graph: its edges and columns as checked arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from scipy import sparse
+from torch import Tensor
+from torch_geometric.data import Data
+
+from gloss_graph._internal.checks import (
+    INTEGER_DTYPES,
+    check_class_numbers,
+    check_matrix,
+    check_tensor,
+)
+from gloss_graph.export.attributes import class_names, class_values
+
+__all__ = [
+    "EDGE_KINDS",
+    "Edges",
+    "GraphArrays",
+    "count_nodes",
+    "edge_homophily",
+    "node_column",
+    "read_arrays",
+    "read_edges",
+    "read_embeddings",
+]
+
+#: Names of the values 0, 1, 2 of `edge_kind`.
+EDGE_KINDS = ("batch-batch", "batch-memory", "memory-memory")
+#: Relative difference allowed between the weights of the two directions of an edge.
+TOLERANCE = 1e-5
+_PREFIX = "edge_"
+
+
+class Edges(NamedTuple):
+    """One entry per edge: its ends (P,) int64 and its attributes (P,) by name."""
+
+    source: np.ndarray
+    target: np.ndarray
+    columns: dict[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class GraphArrays:
+    """An undirected document graph as arrays.
+
+    Attributes:
+        size: Number of documents, N.
+        edge_index: (2, E) long, both directions of every edge, no self-loops.
+        edge_weight: (E,) float64 >= 0, ones if the graph has no weights.
+        y: (N,) int64 class numbers, -1 for unlabeled documents.
+        seeds: (N,) bool, the documents whose label may be propagated.
+        ids: (N,) int64, positions if the graph has no `doc_id`.
+        names: Names of the C classes, their numbers if the graph has none.
+        text: N texts, or None.
+    """
+
+    size: int
+    edge_index: Tensor
+    edge_weight: Tensor
+    y: np.ndarray
+    seeds: np.ndarray
+    ids: np.ndarray
+    names: tuple[str, ...]
+    text: tuple[str, ...] | None
+
+    @cached_property
+    def adjacency(self) -> sparse.csr_array:
+        """(N, N) float64 weights; an edge of weight 0 is a stored entry."""
+        source, target = self.edge_index.numpy()
+        shape = (self.size, self.size)
+        return sparse.csr_array((self.edge_weight.numpy(), (source, target)), shape=shape)
+
+    @cached_property
+    def links(self) -> sparse.csr_array:
+        """`adjacency` without the edges of weight 0, as pictures show it."""
+        positive = self.adjacency.copy()
+        positive.eliminate_zeros()
+        positive.sort_indices()
+        return positive
+
+    def name(self, label: int) -> str:
+        """Name of a class, "" for -1."""
+        return self.names[label] if label >= 0 else ""
+
+    def named(self, labels: np.ndarray) -> list[str]:
+        """Names of classes, "" for -1."""
+        return [self.name(int(label)) for label in labels]
+
+    def text_of(self, node: int) -> str:
+        """Text of a document, "" if the graph has no texts."""
+        return "" if self.text is None else self.text[node]
+
+
+def read_arrays(
+    graph: Data, label_names: Sequence[str] | None = None, *, allow_empty: bool = True
+) -> GraphArrays:
+    """Read and check a document graph.
+
+    Args:
+        graph: `edge_index` (2, E) and any of `edge_weight` (E,), `y` (N,), `seed_mask` (N,),
+            `doc_id` (N,), `text` and `label_names`, as `build_document_graph` returns it.
+        label_names: Names of the classes; they replace the graph's.
+        allow_empty: Whether a graph without documents is fine.
+
+    Raises:
+        TypeError: Not a PyG `Data`, or an `edge_index` or `edge_weight` that is not a tensor.
+        ValueError: A directed graph, repeated edges, edges that leave the graph, weights that are
+            negative or not finite, columns of another length than the nodes, label sets, or fewer
+            names than classes.
+
+    Example:
+        >>> edges = torch.tensor([[0, 1], [1, 0]])
+        >>> read_arrays(Data(edge_index=edges, y=torch.tensor([0, -1]))).y.tolist()
+        [0, -1]
+    """
+    size = count_nodes(graph)
+    if not size and not allow_empty:
+        raise ValueError("'graph' must hold at least one document (got none).")
+    pairs = _pairs(graph, size, "graph", directed=False)
+    weight = np.ones(pairs.source.size)
+    if graph.get("edge_weight") is not None:
+        weight = pairs.values(graph, "edge_weight", TOLERANCE).astype(np.float64)
+    if weight.size and weight.min() < 0:
+        raise ValueError(
+            f"'graph.edge_weight' must be finite and >= 0 (got {weight.min():g}). "
+            "Rebuild the graph or drop these edges."
+        )
+    apart = pairs.source != pairs.target
+    ends = np.stack([pairs.source, pairs.target])[:, apart]
+    y = np.maximum(_filled(graph, "y", size, torch.long, -1), -1)
+    check_class_numbers("graph.y", int(y.max(initial=-1)))
+    ids = node_column(graph, "doc_id", size, torch.long)
+    return GraphArrays(
+        size=size,
+        edge_index=torch.from_numpy(ends),
+        edge_weight=torch.from_numpy(weight[apart]),
+        y=y,
+        seeds=_filled(graph, "seed_mask", size, torch.bool, True) & (y >= 0),
+        ids=np.arange(size) if ids is None else ids.numpy(),
+        names=_names(graph, label_names, int(y.max(initial=-1)) + 1),
+        text=_texts(graph, size),
+    )
+
+
+def read_edges(
+    graph: Data, *, directed: bool = False, tolerance: float = TOLERANCE, name: str = "graph"
+) -> Edges:
+    """Read the edges, sorted by source, then target.
+
+    Args:
+        graph: Any PyG graph without repeated edges. Attributes are `edge_weight`, `edge_kind` and
+            every other tensor (E,) whose name starts with `edge_`; they lose that prefix.
+        directed: Return one entry per column of `edge_index`. Otherwise both directions of a pair
+            become one entry (i, j), i <= j, and the graph must be undirected.
+        tolerance: Relative difference allowed between the values of the two directions.
+        name: What errors call the graph.
+
+    Raises:
+        TypeError: Not a PyG `Data`, or an attribute that is not a tensor.
+        ValueError: Edges that repeat, leave the graph or, unless `directed`, lack their reverse or
+            differ from it; an attribute of another length or that is not finite.
+
+    Example:
+        >>> graph = Data(edge_index=torch.tensor([[1, 0], [0, 1]]), edge_weight=torch.ones(2))
+        >>> edges = read_edges(graph)
+        >>> edges.source, edges.target, edges.columns["weight"].tolist()
+        (array([0]), array([1]), [1.0])
+    """
+    pairs = _pairs(graph, count_nodes(graph, name), name, directed=directed)
+    columns: dict[str, np.ndarray] = {}
+    for key in _attributes(graph, pairs.source.size):
+        values = pairs.values(graph, key, 0.0 if key == "edge_kind" else tolerance)
+        if key == "edge_kind" and values.size and not np.isin(values, range(3)).all():
+            raise ValueError(
+                f"'{name}.edge_kind' must be 0, 1 or 2 (got {values.min():g}..{values.max():g}). "
+                f"They stand for {', '.join(EDGE_KINDS)}."
+            )
+        columns[key.removeprefix(_PREFIX)] = values[pairs.forth]
+    return Edges(pairs.source[pairs.forth], pairs.target[pairs.forth], columns)
+
+
+def edge_homophily(data: Data) -> float:
+    """Share of the edges whose two documents have the same class.
+
+    Args:
+        data: An undirected graph with `edge_index` (2, E) and `y` (N,), -1 = unlabeled.
+
+    Returns:
+        In [0, 1], over the edges with two labeled ends; NaN without such an edge.
+
+    Raises:
+        TypeError: Not a PyG `Data`, or an `edge_index` that is not a tensor.
+        ValueError: A directed graph, an edge that leaves the graph, no `y`, or label sets.
+
+    Example:
+        >>> edges = torch.tensor([[0, 1, 1, 2], [1, 0, 2, 1]])
+        >>> edge_homophily(Data(edge_index=edges, y=torch.tensor([0, 0, 1])))
+        0.5
+    """
+    size = count_nodes(data, "data")
+    labels = node_column(data, "y", size, torch.long, "data")
+    if labels is None:
+        raise ValueError("'data.y' must hold a class number for every node (got none).")
+    pairs = _pairs(data, size, "data", directed=False)
+    ends = labels.numpy()[np.stack([pairs.source, pairs.target])]
+    known = (ends >= 0).all(axis=0)
+    return float((ends[0] == ends[1])[known].mean()) if known.any() else float("nan")
+
+
+def read_embeddings(graph: Data, embeddings: Tensor | None, size: int) -> Tensor | None:
+    """The given embeddings, else `graph.x`, as (N, D) on the CPU; None if there are none.
+
+    Raises:
+        TypeError: Not a tensor.
+        ValueError: Not a finite matrix with one row per document.
+    """
+    name = "graph.x" if embeddings is None else "embeddings"
+    rows = graph.get("x") if embeddings is None else embeddings
+    if rows is None:
+        return None
+    check_matrix(name, rows)
+    if rows.size(0) != size:
+        raise ValueError(f"'{name}' must have {size} rows, one per document (got {rows.size(0)}).")
+    return rows.detach().cpu()
+
+
+def count_nodes(graph: Data, name: str = "graph") -> int:
+    """Number of nodes, without PyG's warning when it has to be guessed.
+
+    Raises:
+        TypeError: Not a PyG `Data`.
+        ValueError: No `edge_index`.
+
+    Example:
+        >>> count_nodes(Data(edge_index=torch.tensor([[0], [2]]), y=torch.zeros(4).long()))
+        4
+    """
+    if not isinstance(graph, Data):
+        raise TypeError(
+            f"'{name}' must be a torch_geometric.data.Data (got {type(graph).__name__}). "
+            "Build it with build_document_graph."
+        )
+    if graph.get("edge_index") is None:
+        raise ValueError(f"'{name}' must have an 'edge_index' (got None). Build the graph first.")
+    if graph.get("num_nodes") is not None:
+        return int(graph.num_nodes)
+    for key in ("doc_id", "y", "in_batch", "seed_mask", "age", "x", "pos"):
+        if isinstance(column := graph.get(key), Tensor) and column.dim() > 0:
+            return column.size(0)
+    return int(graph.edge_index.max()) + 1 if graph.edge_index.numel() else 0
+
+
+def node_column(
+    graph: Data, key: str, size: int, dtype: torch.dtype, name: str = "graph"
+) -> Tensor | None:
+    """Column `graph[key]` (N,) or (N, 1) as (N,) on the CPU, None if there is none.
+
+    Raises:
+        ValueError: Not one integer or boolean per node.
+
+    Example:
+        >>> graph = Data(edge_index=torch.tensor([[0], [1]]), seed_mask=torch.tensor([1, 0]))
+        >>> node_column(graph, "seed_mask", 2, torch.bool)
+        tensor([ True, False])
+    """
+    column = graph.get(key)
+    if column is None:
+        return None
+    if key == "y" and isinstance(column, Tensor) and column.dim() == 2 and column.size(1) > 1:
+        raise ValueError(
+            f"'{name}.y' must have {size} entries, one class number per node (got label sets of "
+            f"shape {tuple(column.shape)}). Look at one class at a time: "
+            "y = (sets[:, c] > 0.5).long()."
+        )
+    return class_values(column, f"{name}.{key}", size).to(dtype)
+
+
+def _filled(graph: Data, key: str, size: int, dtype: torch.dtype, missing: Any) -> np.ndarray:
+    column = node_column(graph, key, size, dtype)
+    return (torch.full((size,), missing, dtype=dtype) if column is None else column).numpy()
+
+
+def _names(graph: Data, label_names: Sequence[str] | None, classes: int) -> tuple[str, ...]:
+    found = graph.get("label_names") if label_names is None else label_names
+    if found is None:
+        return tuple(str(label) for label in range(classes))
+    names = tuple(class_names(found))
+    if len(names) < classes:
+        name = "graph.label_names" if label_names is None else "label_names"
+        raise ValueError(
+            f"'{name}' must name every class (got {len(names)} names for class {classes - 1}). "
+            "Pass them in the order of the class numbers."
+        )
+    return names
+
+
+def _texts(graph: Data, size: int) -> tuple[str, ...] | None:
+    text = graph.get("text")
+    if text is None:
+        return None
+    if isinstance(text, str) or not isinstance(text, Collection) or len(text) != size:
+        got = "a string" if isinstance(text, str) else type(text).__name__
+        got = str(len(text)) if isinstance(text, Collection) and got != "a string" else got
+        raise ValueError(f"'graph.text' must hold one text per node, {size} of them (got {got}).")
+    return tuple(str(entry) for entry in text)
+
+
+class _Pairs(NamedTuple):
+    """Ends (E,) as stored, and the positions (P,) of i -> j and of j -> i for every edge i <= j.
+
+    A self-loop is in `forth` and in `back`; in a directed graph both hold every position.
+    """
+
+    name: str
+    source: np.ndarray
+    target: np.ndarray
+    forth: np.ndarray
+    back: np.ndarray
+
+    def values(self, graph: Data, key: str, tolerance: float) -> np.ndarray:
+        """An attribute (E,), equal in both directions.
+
+        Raises:
+            ValueError: Another length, values that are not finite or differ by direction.
+        """
+        check_tensor(f"{self.name}.{key}", graph[key])
+        values = graph[key].detach().cpu()
+        if values.dtype in (torch.float16, torch.bfloat16):
+            values = values.float()
+        if values.dim() == 2 and values.size(1) == 1:
+            values = values.squeeze(1)
+        if values.shape != self.source.shape:
+            raise ValueError(
+                f"'{self.name}.{key}' must have {self.source.size} entries, one per column of "
+                f"'edge_index' (got the shape {tuple(graph[key].shape)})."
+            )
+        if not bool(torch.isfinite(values).all()):
+            raise ValueError(
+                f"'{self.name}.{key}' must be finite (got NaN or infinity). Rebuild the graph or "
+                "drop these edges."
+            )
+        found = values.numpy()
+        one, other = found[self.forth], found[self.back]
+        if not np.array_equal(one, other):
+            one, other = one.astype(np.float64), other.astype(np.float64)
+            allowed = tolerance * np.maximum(np.abs(one), np.abs(other))
+            self._refuse_different(key, found, np.flatnonzero(np.abs(one - other) > allowed))
+        return found
+
+    def _refuse_different(self, key: str, values: np.ndarray, differs: np.ndarray) -> None:
+        if differs.size:
+            one, other = self.forth[differs[0]], self.back[differs[0]]
+            raise ValueError(
+                f"'{self.name}' must be undirected: '{self.name}.{key}' must agree in both "
+                f"directions (got {values[one]} for ({self.source[one]}, {self.target[one]}) and "
+                f"{values[other]} for its reverse). Use torch_geometric.utils.to_undirected("
+                "edge_index, edge_weight, reduce='mean')."
+            )
+
+
+def _pairs(graph: Data, size: int, name: str, *, directed: bool) -> _Pairs:
+    check_tensor(f"{name}.edge_index", graph.edge_index)
+    edge_index = graph.edge_index.detach().cpu()
+    if edge_index.dim() != 2 or edge_index.size(0) != 2 or edge_index.dtype not in INTEGER_DTYPES:
+        raise ValueError(
+            f"'{name}.edge_index' must be an integer tensor of the shape (2, E) "
+            f"(got {tuple(edge_index.shape)} of {edge_index.dtype})."
+        )
+    source, target = edge_index.long().numpy()
+    if source.size and (edge_index.min() < 0 or edge_index.max() >= size):
+        raise ValueError(
+            f"'{name}.edge_index' must point at nodes 0..{size - 1} (got "
+            f"{int(edge_index.min())}..{int(edge_index.max())}). Check '{name}.num_nodes'."
+        )
+    if directed:
+        forth = _sorted(source, target, np.arange(source.size), size, name)
+        return _Pairs(name, source, target, forth, forth)
+    forth = _sorted(source, target, np.flatnonzero(source <= target), size, name)
+    back = _sorted(target, source, np.flatnonzero(source >= target), size, name)
+    one = source[forth] * size + target[forth]
+    other = target[back] * size + source[back]
+    if not np.array_equal(one, other):
+        i, j = divmod(int(np.setxor1d(one, other)[0]), size)
+        raise ValueError(
+            f"'{name}' must be undirected (got only one direction between {i} and {j}). Use "
+            "torch_geometric.utils.to_undirected; exports also take directed=True."
+        )
+    return _Pairs(name, source, target, forth, back)
+
+
+def _sorted(
+    low: np.ndarray, high: np.ndarray, chosen: np.ndarray, size: int, name: str
+) -> np.ndarray:
+    """Positions `chosen`, sorted by (low, high).
+
+    Raises:
+        ValueError: A pair repeats.
+    """
+    key = low[chosen] * size + high[chosen]
+    if key.size and not (key[1:] > key[:-1]).all():
+        order = np.argsort(key, kind="stable")
+        chosen, key = chosen[order], key[order]
+        if (repeated := np.flatnonzero(key[1:] == key[:-1])).size:
+            i, j = divmod(int(key[repeated[0]]), size)
+            raise ValueError(
+                f"'{name}.edge_index' must hold each edge once (got ({i}, {j}) repeatedly). "
+                f"Call {name}.coalesce() and decide how weights add up."
+            )
+    return chosen
+
+
+def _attributes(graph: Data, num_edges: int) -> list[str]:
+    known = [key for key in ("edge_weight", "edge_kind") if graph.get(key) is not None]
+    others = [
+        key
+        for key, value in graph
+        if key.startswith(_PREFIX)
+        and key not in ("edge_index", *known)
+        and isinstance(value, Tensor)
+        and value.shape == (num_edges,)
+    ]
+    return known + others

@@ -1,0 +1,374 @@
+"""Inverted lists (IVF): an approximate search that follows the writes of a bank.
+
+Rows are grouped into cells and a query looks into the nearest cells only. The lists keep rows in 8
+bits per entry, fetch a few more candidates than requested and recompute their distances in torch
+on the original rows. So what is returned has true distances in true order; only a neighbor may be
+missing.
+"""
+
+from __future__ import annotations
+
+import math
+import weakref
+from dataclasses import dataclass
+from typing import Any
+
+import faiss as _faiss
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from gloss_graph._internal.checks import check_positive_int, check_range
+from gloss_graph.neighbors.exact import (
+    ExactSearch,
+    Nearest,
+    RowSearch,
+    faiss_blas_path,
+    squared_distances,
+    version_of,
+    without_itself,
+)
+
+# Its type stubs know neither keyword arguments nor all classes.
+faiss: Any = _faiss
+
+_MIN_ROWS = 4096
+# FAISS calls fewer points per cell too few to find its center.
+_ROWS_PER_CELL = 39
+_TRAIN_ROWS_PER_CELL = 64
+_TRAIN_ROUNDS = 10
+_GROWTH = 4
+_TILE_ROWS = 16_384
+_QUERIES = 1024
+
+
+@dataclass(frozen=True, kw_only=True)
+class IVFSettings:
+    """Inverted lists: rows are grouped into cells, a query looks into the nearest ones only.
+
+    Recall depends on the data: measure it with `MemoryBank.recall` and raise `probes` until it is
+    enough. Below 39 rows per cell (4,096 rows if `cells` is None) the bank searches exactly.
+
+    Attributes:
+        cells: Number of cells; None = about the square root of the rows, adapted as the bank grows.
+        probes: Cells that a query looks into, at most `cells`.
+        retrain_every: Share of the bank that is overwritten before cells are trained again, as
+            rows drift away from the cells they were assigned to.
+        seed: Seed of the cells.
+    """
+
+    cells: int | None = None
+    probes: int = 32
+    retrain_every: float = 1.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.cells is not None:
+            check_positive_int("cells", self.cells)
+        check_positive_int("probes", self.probes)
+        check_range("retrain_every", self.retrain_every, 0, math.inf, open_low=True, open_high=True)
+        check_positive_int("seed", self.seed, minimum=0)
+
+
+def suitable_cells(rows: int) -> int:
+    """About the square root of the rows; a power of two, so that it seldom changes."""
+    return 1 << round(0.5 * math.log2(max(1, rows)))
+
+
+class Cells(nn.Module):
+    """The cells of inverted lists, and the cell each row was assigned to when it was written.
+
+    Cells are trained on the rows that a bank has at one moment and stay while rows change, so they
+    cannot be derived from the rows later: they are part of the bank's state. With them a restored
+    bank searches bit for bit as the one that was saved.
+
+    Args:
+        capacity: Rows.
+        dim: D.
+        most: Largest number of cells.
+    """
+
+    centers: Tensor
+    ranges: Tensor
+    cell_of: Tensor
+    count: Tensor
+    found_at: Tensor
+    overwritten: Tensor
+
+    def __init__(self, capacity: int, dim: int, most: int) -> None:
+        super().__init__()
+        self.register_buffer("centers", torch.zeros(most, dim))
+        # Least value and width of every dimension, by which the lists round their rows.
+        self.register_buffer("ranges", torch.zeros(2, dim))
+        self.register_buffer("cell_of", torch.full((capacity,), -1, dtype=torch.int32))
+        # Number of cells; 0 = none yet.
+        self.register_buffer("count", torch.zeros((), dtype=torch.long))
+        # Rows when the cells were trained, and how many were overwritten since.
+        self.register_buffer("found_at", torch.zeros((), dtype=torch.long))
+        self.register_buffer("overwritten", torch.zeros((), dtype=torch.long))
+
+    def reset(self) -> None:
+        """Forget all cells."""
+        self.cell_of.fill_(-1)
+        for buffer in (self.centers, self.ranges, self.count, self.found_at, self.overwritten):
+            buffer.zero_()
+
+    def replace(self, centers: Tensor, ranges: Tensor, rows: int) -> None:
+        """Take other cells: centers (c, D) and ranges (2, D), trained on so many rows."""
+        self.reset()
+        self.centers[: centers.size(0)] = centers.to(self.centers)
+        self.ranges.copy_(ranges)
+        self.count.fill_(centers.size(0))
+        self.found_at.fill_(rows)
+
+
+class IVFSearch(RowSearch):
+    """A FAISS index of inverted lists over a buffer of rows, filled at the first search.
+
+    Writes reported by `wrote` are carried over at the next search: a row that is overwritten moves
+    to the list of its new cell. Any other change of the buffer (loading, moving, in-place
+    arithmetic) is noticed by its version and drops the index. What is found depends only on the
+    rows and on `cells`, not on how the lists came about: a restored bank finds the same.
+
+    Args:
+        settings: Cells and probes.
+        cells: Part of the bank's state; written when rows are, or at the first search.
+    """
+
+    def __init__(self, settings: IVFSettings, cells: Cells) -> None:
+        self.settings, self.cells = settings, cells
+        self.fallback = ExactSearch()
+        self._buffer: weakref.ref[Tensor] | None = None
+        self._version = 0
+        self._drop_index()
+
+    @property
+    def indexed(self) -> int:
+        """Number of rows in the index; 0 if there is none at present."""
+        return 0 if self._index is None else int(self._index.ntotal)
+
+    def _drop_index(self) -> None:
+        self._index: Any = None
+        self._centers: Any = None
+        self._size = 0
+        self._pending: list[Tensor] = []
+
+    # ------------------------------------------------------------------ search
+
+    def allowed(self, queries: Tensor, rows: Tensor, size: int, k: int, banned: Tensor) -> Nearest:
+        """See `RowSearch`; fewer than k rows may be found where more are allowed."""
+        if not self._ready(rows, size):
+            return self.fallback.allowed(queries, rows, size, k, banned)
+        squared = queries.new_full((queries.size(0), k), torch.inf)
+        index = torch.full((queries.size(0), k), -1, dtype=torch.long, device=queries.device)
+        wanted = min(k, size - banned.numel())
+        if wanted <= 0:
+            return Nearest(squared, index)
+        fetched = min(k + max(8, k // 2), size)
+        live = np.ones(size, dtype=bool)
+        live[banned.cpu().numpy()] = False
+        for first in range(0, queries.size(0), _QUERIES):
+            part = slice(first, first + _QUERIES)
+            with faiss_blas_path():
+                hits, tied = self._hits(_take(queries, part).numpy(), fetched, live, wanted)
+            # Sorted by slot, so that rows at one distance come in that order.
+            found = torch.from_numpy(hits).to(queries.device).sort(dim=1).values
+            distance = squared_distances(queries[part], rows, found.clamp(min=0))
+            distance = distance.masked_fill(found < 0, torch.inf)
+            distance, order = distance.sort(dim=1, stable=True)
+            squared[part, :wanted] = distance[:, :wanted]
+            index[part, :wanted] = found.gather(1, order)[:, :wanted]
+            if tied.any():
+                again = first + torch.from_numpy(tied.nonzero()[0]).to(queries.device)
+                exact = self.fallback.allowed(queries[again], rows, size, k, banned)
+                squared[again], index[again] = exact.squared_distances, exact.indices
+        return Nearest(squared, index)
+
+    def others(self, queries: Tensor, rows: Tensor, size: int, position: Tensor, k: int) -> Nearest:
+        """See `RowSearch`."""
+        if not self._ready(rows, size):
+            return self.fallback.others(queries, rows, size, position, k)
+        k = min(k, size - 1)
+        found = self.allowed(queries, rows, size, k + 1, position[:0])
+        return without_itself(found, position)
+
+    def _hits(
+        self, queries: np.ndarray, k: int, live: np.ndarray, wanted: int
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Slots (B, k) among those `live` (size,), -1 for none; (B,) queries to answer exactly."""
+        bits = np.packbits(live, bitorder="little")
+        selector = faiss.IDSelectorBitmap(bits)
+        settings = faiss.SearchParametersIVF(
+            nprobe=min(self.settings.probes, self._index.nlist), sel=selector
+        )
+        distance, slots = self._index.search(queries, k, params=settings)
+        # Of rows as far as the last one others may have been left out, by their place in a list.
+        cut = (slots[:, -1:] >= 0) & (distance == distance[:, -1:])
+        slots[cut] = -1
+        return slots, cut.any(axis=1) & ((slots >= 0).sum(axis=1) < wanted)
+
+    # ------------------------------------------------------------------ upkeep
+
+    def wrote(self, rows: Tensor, size: int, slots: Tensor, version: int) -> None:
+        """See `RowSearch`."""
+        self._look_at(rows, version)
+        if self._index is not None:
+            self._pending.append(slots.cpu())
+        if size >= self._fewest(rows.size(0)):
+            self._assign_written(rows, size, slots)
+        self._version = version_of(rows)
+
+    def take_settings(self, other: RowSearch) -> bool:
+        """See `RowSearch`: only `probes` and `retrain_every` leave the index as it is."""
+        if not isinstance(other, IVFSearch):
+            return False
+        old, new = self.settings, other.settings
+        if (old.cells, old.seed) != (new.cells, new.seed):
+            return False
+        self.settings = new
+        return True
+
+    def _fewest(self, capacity: int) -> int:
+        """Rows from which on the index is used."""
+        cells = self.settings.cells
+        return _MIN_ROWS if cells is None else max(1, min(_ROWS_PER_CELL * cells, capacity))
+
+    def _look_at(self, rows: Tensor, version: int) -> None:
+        """Drop what belongs to another buffer, or to this one before someone else changed it."""
+        same = self._buffer is not None and self._buffer() is rows
+        if same and self._version != version:
+            self.cells.reset()
+        if not same or self._version != version:
+            self._drop_index()
+        self._buffer, self._version = weakref.ref(rows), version
+
+    def _ready(self, rows: Tensor, size: int) -> bool:
+        """Bring the index up to date; False if there are too few rows for one."""
+        if size < self._fewest(rows.size(0)):
+            self._drop_index()
+            return False
+        self._look_at(rows, version_of(rows))
+        if self._index is None or (self._pending and not self._carry_over(rows, size)):
+            # The old index goes first: two of them may not fit.
+            self._drop_index()
+            with faiss_blas_path():
+                self._index = self._filled(rows, size)
+            self._size = size
+        return True
+
+    def _carry_over(self, rows: Tensor, size: int) -> bool:
+        """Pass pending writes on; False if the index must be filled again instead."""
+        slots = torch.cat(self._pending).unique()
+        self._pending = []
+        old, new = slots[slots < self._size], slots[slots >= self._size]
+        gap = new.tolist() != list(range(self._size, size))
+        if gap or 2 * slots.numel() > size:
+            return False
+        with faiss_blas_path():
+            for part in old.split(_TILE_ROWS):
+                if part.numel() and not self._overwrite(part.numpy(), _take(rows, part).numpy()):
+                    return False
+            for part in new.split(_TILE_ROWS):
+                if part.numel():
+                    self._append(part.numpy(), _take(rows, part).numpy())
+        self._size = size
+        return True
+
+    def _overwrite(self, slots: np.ndarray, x: np.ndarray) -> bool:
+        """Rows `slots` (n,) are `x` (n, D) now; False if the index cannot follow."""
+        # In another batch of rows one between two cells may fall to the other.
+        cell = self.cells.cell_of[torch.from_numpy(slots)].cpu().numpy()
+        if not np.array_equal(self._nearest_centers(x), cell):
+            return False
+        self._index.update_vectors(slots, x)
+        return True
+
+    def _append(self, slots: np.ndarray, x: np.ndarray) -> None:
+        """Add rows `x` (n, D), whose `slots` (n,) follow the last ones."""
+        cell = self.cells.cell_of[torch.from_numpy(slots)].cpu().numpy().astype(np.int64)
+        self._index.add_core(len(x), faiss.swig_ptr(x), None, faiss.swig_ptr(cell))
+
+    # ------------------------------------------------------------------ cells
+
+    def _assign_written(self, rows: Tensor, size: int, slots: Tensor) -> None:
+        """Assign the rows written into `slots`, or train the cells again where that is due."""
+        cells = self.cells
+        cells.overwritten += (cells.cell_of[slots] >= 0).sum()
+        grown = self.settings.cells is None and size >= _GROWTH * int(cells.found_at)
+        stale = int(cells.overwritten) > self.settings.retrain_every * size
+        with faiss_blas_path():
+            if int(cells.count) == 0 or grown or stale:
+                self._drop_index()
+                self._train(rows, size)
+            else:
+                self._assign(rows, slots)
+
+    def _empty(self, rows: Tensor, cells: int) -> Any:
+        return faiss.IndexIVFScalarQuantizer(
+            faiss.IndexFlatL2(rows.size(1)),
+            rows.size(1),
+            cells,
+            faiss.ScalarQuantizer.QT_8bit,
+            faiss.METRIC_L2,
+            False,
+        )
+
+    def _train(self, rows: Tensor, size: int) -> None:
+        """Find cells for the first `size` rows."""
+        count = self.settings.cells or suitable_cells(size)
+        index = self._empty(rows, count)
+        index.cp.seed, index.cp.niter = self.settings.seed, _TRAIN_ROUNDS
+        index.cp.min_points_per_centroid = 1
+        draw = torch.Generator().manual_seed(self.settings.seed)
+        sample = torch.randperm(size, generator=draw)[: _TRAIN_ROWS_PER_CELL * count]
+        index.train(_take(rows, sample.sort().values.to(rows.device)).numpy())
+        centers = faiss.downcast_index(index.quantizer).reconstruct_n(0, count)
+        self.cells.replace(
+            torch.from_numpy(centers),
+            torch.from_numpy(faiss.vector_to_array(index.sq.trained)).view(2, -1),
+            size,
+        )
+        self._assign(rows, torch.arange(size, device=rows.device))
+
+    def _nearest_centers(self, x: np.ndarray) -> np.ndarray:
+        """The cell (n,) of rows (n, D)."""
+        if self._centers is None:
+            self._centers = faiss.IndexFlatL2(x.shape[1])
+            self._centers.add(_take(self.cells.centers, slice(int(self.cells.count))).numpy())
+        cell: np.ndarray = self._centers.assign(x, 1).ravel()
+        return cell
+
+    def _assign(self, rows: Tensor, slots: Tensor) -> None:
+        for part in slots.split(_TILE_ROWS):
+            if part.numel():
+                cell = torch.from_numpy(self._nearest_centers(_take(rows, part).numpy()))
+                self.cells.cell_of[part] = cell.to(self.cells.cell_of)
+
+    def _filled(self, rows: Tensor, size: int) -> Any:
+        """An index of the first `size` rows."""
+        cells = self.cells
+        if int(cells.count) == 0:
+            self._train(rows, size)
+        index = self._empty(rows, int(cells.count))
+        centers = _take(cells.centers, slice(int(cells.count))).numpy()
+        index.quantizer.add(centers)
+        faiss.copy_array_to_vector(
+            _take(cells.ranges, slice(None)).numpy().ravel(), index.sq.trained
+        )
+        index.is_trained = True
+        cell = cells.cell_of[:size].cpu().numpy().astype(np.int64)
+        # Lists that grow by themselves take up to twice the memory.
+        for number, count in enumerate(np.bincount(cell, minlength=index.nlist).tolist()):
+            index.invlists.resize(number, count)
+            index.invlists.resize(number, 0)
+        for start in range(0, size, _TILE_ROWS):
+            x = _take(rows, slice(start, min(start + _TILE_ROWS, size))).numpy()
+            part = cell[start : start + _TILE_ROWS]
+            index.add_core(len(x), faiss.swig_ptr(x), None, faiss.swig_ptr(part))
+        index.set_direct_map_type(faiss.DirectMap.Array)
+        return index
+
+
+def _take(rows: Tensor, index: Tensor | slice) -> Tensor:
+    """Some rows as float32 on the CPU, as FAISS reads them."""
+    return rows[index].to(device="cpu", dtype=torch.float32).contiguous()

@@ -1,0 +1,390 @@
+"""Finished runs side by side: formatted numbers, Markdown tables, a picture."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
+
+from gloss_graph.runs import Evaluation
+from gloss_graph.visualization.style import (
+    GREY,
+    INK,
+    PALETTE,
+    faint_grid,
+    new_figure,
+    save_figure,
+    shortened,
+    text_width,
+    tidy_axes,
+)
+
+__all__ = [
+    "evaluation_markdown",
+    "markdown_table",
+    "metric_title",
+    "plot_evaluation",
+    "shown_mean",
+    "shown_p",
+    "shown_value",
+]
+
+_COLUMNS = 3  # panels per row
+_LONGEST = 34  # characters of a line of an arm's name,
+_TYPE, _NAME = 10.5, 3.6  # its type in points, and its width in inches
+
+_SCORES = {
+    "accuracy": "accuracy",
+    "subset_accuracy": "exact sets",
+    "micro_f1": "micro-F1",
+    "macro_f1": "macro-F1",
+    "macro_silhouette": "macro silhouette",
+    "micro_silhouette": "micro silhouette",
+}
+_COUNTS = {
+    "steps": "steps",
+    "best_step": "best step",
+    "epochs_to_stop": "epochs to stop",
+    "seconds.train": "seconds to stop",
+    "seconds.per_step": "seconds per step",
+    "seconds.total": "seconds in all",
+}
+_PERCENT = ("accuracy", "subset_accuracy", "micro_f1", "macro_f1")
+_WHOLE = ("steps", "best_step")
+
+
+def metric_title(metric: str) -> str:
+    """Title of a metric of `metrics.json`; unknown metrics keep their name.
+
+    Example:
+        >>> metric_title("test_propagation.macro_f1"), metric_title("head.C")
+        ('test macro-F1 by propagation, %', 'head.C')
+    """
+    if metric in _COUNTS:
+        return _COUNTS[metric]
+    split, _, score = metric.rpartition(".")
+    if score not in _SCORES or not split:
+        return metric
+    split, _, head = split.partition("_")
+    unit = ", %" if score in _PERCENT else ""
+    return f"{split} {_SCORES[score]}{f' by {head}' if head else ''}{unit}"
+
+
+def scale_of(metric: str) -> float:
+    """Factor between a stored value and the shown one: 100 for shares."""
+    return 100.0 if metric.rpartition(".")[2] in _PERCENT else 1.0
+
+
+def shown_value(metric: str, value: float, *, sign: bool = False, like: float | None = None) -> str:
+    """A value as text for a table, "" for NaN.
+
+    Args:
+        metric: Name of the metric.
+        value: Stored value.
+        sign: Write the sign of positive values too.
+        like: A value whose number of digits is used.
+
+    Example:
+        >>> shown_value("test.macro_f1", 0.9237), shown_value("steps", float("nan"))
+        ('92.4', '')
+        >>> shown_value("test.macro_f1", 0.021, sign=True)
+        '+2.1'
+    """
+    if math.isnan(value):
+        return ""
+    plus = "+" if sign and value else ""
+    score = metric.rpartition(".")[2]
+    if score in _PERCENT:
+        return f"{100 * value:{plus}.1f}"
+    if score in _SCORES:
+        return f"{value:{plus}.3f}"
+    size = abs(value if like is None else like)
+    if metric in _WHOLE:
+        return f"{value:{plus},.{0 if value == round(value) else 1}f}"
+    return f"{value:{plus},.{1 if size >= 10 else 2 if size >= 1 else 3}f}"
+
+
+def shown_mean(metric: str, mean: float, std: float) -> str:
+    """Mean and standard deviation; only the mean for a single run.
+
+    Example:
+        >>> shown_mean("test.accuracy", 0.971, 0.004), shown_mean("steps", 60.0, float("nan"))
+        ('97.1 ± 0.4', '60')
+    """
+    spread = shown_value(metric, std, like=mean)
+    return f"{shown_value(metric, mean)} ± {spread}" if spread else shown_value(metric, mean)
+
+
+def shown_p(p: float) -> str:
+    """A p value to three digits, "" for NaN.
+
+    Example:
+        >>> shown_p(0.0417), shown_p(0.00001), shown_p(float("nan"))
+        ('0.042', '<0.001', '')
+    """
+    if math.isnan(p):
+        return ""
+    return "<0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def evaluation_markdown(evaluation: Evaluation, *, picture: str | None = None) -> str:
+    """The tables of a comparison as Markdown.
+
+    Args:
+        evaluation: The result of `compare_runs`.
+        picture: Address of a picture, relative to the report.
+
+    Example:
+        See the README.
+    """
+    lines = ["# Runs side by side", ""]
+    lines += [
+        "Mean ± standard deviation over seeds. Differences are paired by seed: arm minus baseline, "
+        "with the 95 % confidence interval, a paired t-test and Wilcoxon's signed-rank test, both "
+        "two-sided; *Holm* corrects over all comparisons of a metric. d is the mean difference in "
+        "standard deviations of the differences. A cell is empty if its value is not defined.",
+        "",
+    ]
+    if picture:
+        lines += [f"![Every run by metric and arm]({picture})", ""]
+    for data, baseline in evaluation.baselines.items():
+        lines += [f"## {_cell(data)}", ""]
+        lines += [*_summary(evaluation, data), ""]
+        tests = evaluation.tests[evaluation.tests["data"] == data]
+        tests = tests.merge(evaluation.summary[["data", "metric", "arm", "mean"]])
+        if len(tests):
+            lines += [f"### Differences to {_cell(baseline)}", "", *_tests(tests), ""]
+    lines += ["## Runs", "", *_runs(evaluation), ""]
+    if evaluation.skipped:
+        lines += ["Not finished and left out: " + ", ".join(map(_code, evaluation.skipped)), ""]
+    return "\n".join(lines)
+
+
+def _summary(evaluation: Evaluation, data: str) -> list[str]:
+    seeds = evaluation.runs[evaluation.runs["data"] == data].groupby("arm")["seed"].count()
+    summary = evaluation.summary[evaluation.summary["data"] == data]
+    cells = {
+        (row.arm, row.metric): shown_mean(row.metric, row.mean, row.std)
+        + (f" (n={row.n})" if 0 < row.n < seeds[row.arm] else "")
+        for row in summary.itertuples()
+    }
+    # Metrics without a value are left out.
+    metrics = [m for m in evaluation.metrics if any(cells[arm, m] for arm in seeds.index)]
+    rows = [
+        [arm, seeds[arm], *(cells[arm, metric] for metric in metrics)]
+        for arm in evaluation.arms(data)
+    ]
+    return markdown_table(["arm", "seeds", *map(metric_title, metrics)], rows, left=1)
+
+
+def _tests(tests: Any) -> list[str]:
+    headings = ["metric", "arm", "pairs", "difference", "95 % interval", "p (t)", "Holm"]
+    headings += ["p (Wilcoxon)", "Holm", "d"]
+    rows = []
+    for row in tests[tests["pairs"] > 0].itertuples():
+        gap, *ends = [
+            shown_value(row.metric, value, sign=True, like=row.mean)
+            for value in (row.difference, row.low, row.high)
+        ]
+        rows.append(
+            [
+                metric_title(row.metric),
+                row.arm,
+                row.pairs,
+                gap,
+                f"{ends[0]} to {ends[1]}" if all(ends) else "",
+                *map(shown_p, (row.p_t, row.p_t_holm, row.p_wilcoxon, row.p_wilcoxon_holm)),
+                "" if math.isnan(row.effect) else f"{row.effect:+.2f}",
+            ]
+        )
+    return markdown_table(headings, rows, left=2)
+
+
+def _runs(evaluation: Evaluation) -> list[str]:
+    rows = [
+        [
+            row["data"],
+            row["arm"],
+            row["seed"],
+            *(shown_value(metric, row[metric]) for metric in evaluation.metrics),
+            row["run"],
+        ]
+        for row in evaluation.runs.to_dict("records")
+    ]
+    headings = ["data", "arm", "seed", *map(metric_title, evaluation.metrics), "folder"]
+    return markdown_table(headings, rows, left=2)
+
+
+def markdown_table(
+    headings: Sequence[str], rows: Sequence[Sequence[Any]], *, left: int
+) -> list[str]:
+    """A table of GitHub's Markdown, numbers to the right of the first `left` columns."""
+    sides = [":--" if place < left else "--:" for place in range(len(headings))]
+    return ["| " + " | ".join(map(_cell, row)) + " |" for row in (headings, sides, *rows)]
+
+
+def _cell(value: Any) -> str:
+    """Text with every sign escaped that would end the cell or turn into markup."""
+    text = " ".join(str(value).split())
+    for sign in ("\\", "|", "<", "*", "_", "`", "[", "]"):
+        text = text.replace(sign, f"\\{sign}")
+    return text
+
+
+def _code(value: Any) -> str:
+    return f"`{str(value).replace('`', ' ')}`"
+
+
+def plot_evaluation(evaluation: Evaluation, path: str | os.PathLike[str] | None = None) -> Figure:
+    """Draw every run as a dot, by metric and arm, with mean and confidence interval of the arm.
+
+    Thin lines join the runs of one seed. A diamond is the mean over seeds, the bar through it the
+    95 % confidence interval (Student's t), cut off with an arrow if it would squeeze the dots.
+
+    Args:
+        evaluation: The result of `compare_runs`.
+        path: Where to save, as PNG, PDF or SVG; an older picture is replaced. None saves nothing.
+
+    Returns:
+        The figure: a panel per metric, for every block of data.
+
+    Raises:
+        ValueError: Another suffix.
+
+    Example:
+        See the README.
+
+    See also: `evaluation_markdown`, for the numbers.
+    """
+    blocks = list(evaluation.baselines)
+    panels = {data: _filled(evaluation, data) for data in blocks}
+    rows = {data: math.ceil(len(panels[data]) / _COLUMNS) for data in blocks}
+    heights = []
+    for data in blocks:
+        lines = [_short(arm).count("\n") + 1 for arm in evaluation.arms(data)]
+        # Neighboring names need half of the lines of both.
+        most = max((one + other for one, other in pairwise(lines)), default=2) / 2
+        slot = max(0.36, 0.06 + 0.19 * most)
+        heights.append(0.7 + rows[data] * (1.1 + slot * max(2, len(lines))))
+    columns = min(_COLUMNS, max(map(len, panels.values())))
+    words = [line for data in blocks for arm in evaluation.arms(data) for line in _lines(arm)]
+    side = max(2.6, 0.4 + max(text_width(word, _TYPE) for word in words))
+    figure = new_figure(side + 3.5 * columns, 0.6 + sum(heights))
+    parts = figure.subfigures(len(blocks), 1, squeeze=False, height_ratios=heights).flat
+    for part, data in zip(parts, blocks, strict=True):
+        arms = evaluation.arms(data)
+        grid = part.subplots(rows[data], columns, squeeze=False, sharey=True)
+        for axes, metric in zip(grid.flat, panels[data], strict=False):
+            _draw(axes, evaluation, data, metric)
+        for axes in grid.flat[len(panels[data]) :]:
+            axes.set_visible(False)
+        names = list(map(_short, arms))
+        for axes in grid[:, 0]:
+            axes.set_yticks(range(len(arms)), names, fontsize=_TYPE, parse_math=False)
+        grid[0, 0].set_ylim(len(arms) - 0.5, -0.6)
+        part.suptitle(
+            data, x=0.01, ha="left", fontsize=13, fontweight="bold", color=INK, parse_math=False
+        )
+    entries = [
+        Line2D([], [], color=GREY, marker="o", linewidth=0.9, label="a run; line: same seed"),
+        Line2D(
+            [],
+            [],
+            color=INK,
+            marker="D",
+            linewidth=2.4,
+            markersize=6,
+            label="mean, 95 % confidence interval",
+        ),
+    ]
+    figure.legend(handles=entries, loc="outside lower left", ncols=2, frameon=False, fontsize=10)
+    return save_figure(figure, path)
+
+
+def _filled(evaluation: Evaluation, data: str) -> list[str]:
+    """Metrics of the runs of a block."""
+    runs = evaluation.runs[evaluation.runs["data"] == data]
+    return [metric for metric in evaluation.metrics if runs[metric].notna().any()]
+
+
+def _draw(axes: Axes, evaluation: Evaluation, data: str, metric: str) -> None:
+    scale = scale_of(metric)
+    runs = evaluation.runs[evaluation.runs["data"] == data]
+    table = scale * runs.pivot(index="arm", columns="seed", values=metric)
+    arms = evaluation.arms(data)
+    table = table.reindex(arms)
+    tidy_axes(axes, title=metric_title(metric), x="", y="")
+    places = np.arange(len(arms))
+    for seed in table.columns:
+        known = table[seed].notna().to_numpy()
+        axes.plot(table[seed].to_numpy()[known], places[known], color=GREY, linewidth=0.8, zorder=1)
+    values = table.to_numpy()
+    summary = evaluation.summary
+    means = summary[(summary["data"] == data) & (summary["metric"] == metric)].set_index("arm")
+    low, high = _limits(values, scale * means[["low", "high"]].to_numpy())
+    for place, arm in enumerate(arms):
+        # Yellow, the last of the palette, is too weak for a dot.
+        color = PALETTE[place % (len(PALETTE) - 1)]
+        found = values[place][~np.isnan(values[place])]
+        axes.scatter(found, np.full(found.size, place), s=26, color=color, alpha=0.75, zorder=2)
+        if not math.isnan(means.loc[arm, "mean"]):
+            row = {key: scale * means.loc[arm, key] for key in ("mean", "low", "high")}
+            _draw_mean(axes, place - 0.27, row, (low, high), color)
+    axes.set_xlim(low, high)
+    whole = bool((values[~np.isnan(values)] % 1 == 0).all())
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=5, prune="both", integer=whole))
+    faint_grid(axes, "x")
+    axes.tick_params(axis="y", length=0)
+    axes.spines["left"].set_visible(False)
+
+
+def _draw_mean(
+    axes: Axes, place: float, row: dict[str, float], limits: tuple[float, float], color: str
+) -> None:
+    """Draw the mean above the dots of its arm, with its interval within the panel."""
+    look: dict[str, Any] = {"color": color, "linestyle": "none", "zorder": 3, "clip_on": False}
+    if not math.isnan(row["low"]):
+        ends = np.clip([row["low"], row["high"]], *limits)
+        axes.plot(ends, [place, place], color=color, linewidth=2.2, zorder=3, solid_capstyle="butt")
+        for end, marker in ((row["low"], "<"), (row["high"], ">")):
+            if not limits[0] <= end <= limits[1]:
+                axes.plot([np.clip(end, *limits)], [place], marker=marker, markersize=6, **look)
+    axes.plot([row["mean"]], [place], marker="D", markersize=6, markeredgecolor="white", **look)
+
+
+def _limits(values: np.ndarray, intervals: np.ndarray) -> tuple[float, float]:
+    """Limits that hold all dots, and the intervals as far as the dots keep a third of the width."""
+    low, high = float(np.nanmin(values)), float(np.nanmax(values))
+    width = high - low
+    if not width:
+        width = max(0.05 * abs(high), 1.5 if high == round(high) else 1e-3)
+        return low - width, high + width
+    ends = np.append(intervals[~np.isnan(intervals)], [low, high])
+    wanted = max(low - ends.min(), ends.max() - high)
+    margin = float(np.clip(1.1 * wanted, 0.15 * width, 0.9 * width))
+    return low - margin, high + margin
+
+
+def _short(name: str) -> str:
+    """A name in short lines."""
+    return "\n".join(_lines(name))
+
+
+def _lines(name: str) -> list[str]:
+    lines = [""]
+    for part in name.split(", "):
+        joined = f"{lines[-1]}, {part}" if lines[-1] else part
+        if len(joined) > _LONGEST and lines[-1]:
+            lines[-1] += ","
+            lines.append(part)
+        else:
+            lines[-1] = joined
+    return [shortened(line, _TYPE, _NAME) for line in lines]

@@ -1,0 +1,331 @@
+"""Measures of document graphs as printed tables, of two graphs, and over a training."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+import torch
+from rich.box import SIMPLE_HEAD
+from rich.console import Group
+from rich.markup import escape
+from rich.table import Table
+from torch import Tensor
+from torch_geometric.data import Data
+
+from gloss_graph._internal.checks import check_positive_int
+from gloss_graph.analysis.measures import GRAPH, measures
+from gloss_graph.export.graph_arrays import GraphArrays, edge_homophily, read_arrays
+from gloss_graph.graph import build_document_graph
+from gloss_graph.training.snapshots import load_snapshots
+
+__all__ = ["RunChange", "compare_measures", "edge_churn", "measures_summary", "run_change"]
+
+_COLUMNS = ["scope", "measure", "value"]
+_SHARES = {
+    "largest_component",
+    "reach_every_class",
+    "edge_homophily",
+    "homophily",
+    "smoothness",
+    "largest_community",
+}
+_COUNTS = {
+    "nodes",
+    "labeled",
+    "edges",
+    "components",
+    "isolated",
+    "degree_max",
+    "louvain_communities",
+}
+
+
+def measures_summary(graph: Data | pd.DataFrame, **settings: Any) -> Group:
+    """Measures as tables for `rich.console.Console().print`: of the graph, then of the classes.
+
+    Args:
+        graph: A document graph, or the result of `measures` or `compare_measures`.
+        **settings: Settings of `measures`.
+
+    Raises:
+        TypeError: Neither a graph nor a table.
+        ValueError: A graph that `measures` refuses, or a table of other columns.
+
+    Example:
+        >>> import torch
+        >>> edges = torch.tensor([[0, 1], [1, 0]])
+        >>> measures_summary(Data(edge_index=edges)).renderables[0].title
+        'Document graph'
+    """
+    table = _table("graph", graph, settings)
+    kinds = [name for name in table.columns if name not in ("scope", "measure")]
+    whole = table[table["scope"] == GRAPH]
+    first = Table(title="Document graph", title_justify="left")
+    first.add_column("measure")
+    for kind in kinds:
+        first.add_column(kind, justify="right")
+    for row in whole.to_dict("records"):
+        first.add_row(_words(row["measure"]), *(_shown(row["measure"], row[k]) for k in kinds))
+    rest = table[table["scope"] != GRAPH]
+    if rest.empty:
+        return Group(first)
+    columns = list(dict.fromkeys(rest["measure"]))
+    pair = [kind for kind in kinds if kind != "change"]
+    # The values of two graphs are in two lines, as they do not fit a terminal side by side.
+    title = "Classes" if len(pair) == 1 else f"Classes: {pair[0]}, below it {pair[1]}"
+    second = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    second.add_column("class", no_wrap=True)
+    for name in columns:
+        second.add_column(_words(name), justify="right", overflow="fold")
+    for scope in dict.fromkeys(rest["scope"]):
+        own = rest[rest["scope"] == scope].set_index("measure")
+        cells = [
+            "\n".join(_shown(name, own.at[name, kind]) for kind in pair)
+            if name in own.index
+            else ""
+            for name in columns
+        ]
+        second.add_row(escape(str(scope)), *cells)
+    return Group(first, second)
+
+
+def compare_measures(
+    before: Data | pd.DataFrame, after: Data | pd.DataFrame, **settings: Any
+) -> pd.DataFrame:
+    """Measures of two graphs side by side, such as a corpus before and after a training.
+
+    Args:
+        before: A document graph, or the result of `measures`.
+        after: The other one.
+        **settings: Settings of `measures` for both graphs, without `embeddings`, which differ: set
+            `graph.x`, or measure first and pass the tables.
+
+    Returns:
+        Columns `scope`, `measure`, `before`, `after`, `change`; NaN if only one has a measure.
+
+    Raises:
+        TypeError: Neither graphs nor tables.
+        ValueError: Graphs that `measures` refuses, or `embeddings`.
+
+    Example:
+        >>> import torch
+        >>> edges = torch.tensor([[0, 1], [1, 0]])
+        >>> apart, joined = Data(edge_index=edges[:, :0], num_nodes=2), Data(edge_index=edges)
+        >>> compare_measures(apart, joined).set_index("measure").at["edges", "change"] == 1
+        np.True_
+    """
+    if "embeddings" in settings:
+        raise ValueError(
+            "'embeddings' must not be given for two graphs at once. Set graph.x, or pass "
+            "measures(graph, embeddings=...) of each."
+        )
+    left, right = _table("before", before, settings), _table("after", after, settings)
+    keys = ["scope", "measure"]
+    left, right = (t.set_index(keys)["value"] for t in (left, right))
+    both = pd.DataFrame({"before": left, "after": right}, index=left.index.append(right.index))
+    both = both[~both.index.duplicated()].assign(change=lambda t: t["after"] - t["before"])
+    return both.rename_axis(keys).reset_index()
+
+
+def edge_churn(graphs: Sequence[Data]) -> pd.DataFrame:
+    """Share of the edges that each step of a training replaced.
+
+    Args:
+        graphs: Two or more snapshots of the document graph, in order. Documents are matched by
+            `doc_id` (by position if a graph has none); edges of documents that only one of two
+            snapshots holds are left out.
+
+    Returns:
+        A row per pair of consecutive snapshots: `step` (1 for the first pair), `documents` in
+        both, `edges_before`, `edges_after`; `kept` and `lost`, shares of the edges before, which
+        sum to 1; `new`, share of the edges after; `jaccard`, edges in both over edges in either.
+        NaN without edges.
+
+    Raises:
+        TypeError: Not PyG graphs.
+        ValueError: Fewer than two graphs, a directed graph, or a `doc_id` that is repeated or
+            negative.
+
+    Cost: O(E log E) per snapshot.
+
+    Example:
+        >>> import torch
+        >>> edges = torch.tensor([[0, 1, 1, 2], [1, 0, 2, 1]])
+        >>> one, two = Data(edge_index=edges), Data(edge_index=edges[:, :2], num_nodes=3)
+        >>> edge_churn([one, two])[["kept", "new", "lost"]].iloc[0].tolist()
+        [0.5, 0.0, 0.5]
+    """
+    if isinstance(graphs, Data) or len(graphs) < 2:
+        got = "a graph" if isinstance(graphs, Data) else len(graphs)
+        raise ValueError(f"'graphs' must be at least two snapshots (got {got}).")
+    read = [_identified(graph, place) for place, graph in enumerate(graphs)]
+    rows = []
+    for step, (before, after) in enumerate(pairwise(read), start=1):
+        common = np.intersect1d(before.ids, after.ids)
+        old, new = _pairs(before, common), _pairs(after, common)
+        kept = np.intersect1d(old, new, assume_unique=True).size
+        either = old.size + new.size - kept
+        rows.append(
+            {
+                "step": step,
+                "documents": common.size,
+                "edges_before": old.size,
+                "edges_after": new.size,
+                "kept": kept / old.size if old.size else math.nan,
+                "new": 1.0 - kept / new.size if new.size else math.nan,
+                "lost": 1.0 - kept / old.size if old.size else math.nan,
+                "jaccard": kept / either if either else math.nan,
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+class RunChange(NamedTuple):
+    """The graph of the same documents before and after a training, and its changes in between.
+
+    Attributes:
+        before: Graph of up to 1,000 labeled documents of `split`, with their embeddings as `x`.
+        after: The same after the training.
+        split: Name of the split.
+        measures: Result of `compare_measures`.
+        churn: Changes of the graph of a small fixed batch, a row per pair of consecutive moments:
+            `start`, `end`, `homophily` (share of edges within a class) at the end, and the columns
+            of `edge_churn`.
+        epochs: The same batch by epoch: `epoch`; `edge_churn`, the share of the edges at its end
+            that are new since the previous epoch (0 is the start of the training); `jaccard`,
+            edges at both over edges at either; `homophily` at its end.
+    """
+
+    before: Data
+    after: Data
+    split: str
+    measures: pd.DataFrame
+    churn: pd.DataFrame
+    epochs: pd.DataFrame
+
+
+def run_change(
+    run: str | Path,
+    *,
+    k: int = 16,
+    bandwidth: float | str = "sqrt",
+    batch_k: int = 5,
+    seed: int = 0,
+) -> RunChange:
+    """Compare the untrained with the trained space of a run as document graphs.
+
+    Args:
+        run: Folder of `gloss-graph train`, trained without `--no-pictures`.
+        k: Neighbors per document, before and after.
+        bandwidth: Bandwidth of both graphs, as in `build_document_graph`.
+        batch_k: Neighbors in the graphs of the fixed batch, of about 60 documents.
+        seed: Seed of the communities.
+
+    Returns:
+        Graphs, measures and churn. A run with fewer than two recorded moments has no churn, a run
+        without recorded epochs none by epoch.
+
+    Raises:
+        ValueError: The folder holds no record, or a damaged one.
+
+    Cost: O(n²) for n <= 1,000 documents: seconds.
+
+    See also: `plot_graph_change`, for a picture of the two graphs.
+    """
+    check_positive_int("k", k)
+    check_positive_int("batch_k", batch_k)
+    found = load_snapshots(run)
+    if found is None:
+        raise ValueError(
+            f"'run' must hold a record of its embeddings (got {run}, which has none). Train it "
+            "again without --no-pictures."
+        )
+
+    def graph(rows: Tensor, labels: Tensor, ids: Tensor | None, near: int) -> Data:
+        data = build_document_graph(rows, labels, ids, k=near, bandwidth=bandwidth)
+        data.x, data.label_names = rows, found.label_names
+        return data
+
+    before = graph(found.before, found.labels, found.ids, k)
+    after = graph(found.after, found.labels, found.ids, k)
+
+    def churn_of(passes: Collection[Tensor]) -> pd.DataFrame:
+        ids = torch.arange(found.batch_labels.size(0))
+        graphs = [graph(rows, found.batch_labels, ids, batch_k) for rows in passes]
+        if len(graphs) < 2:
+            return pd.DataFrame()
+        homophily = [edge_homophily(data) for data in graphs[1:]]
+        return edge_churn(graphs).assign(homophily=homophily)
+
+    churn = churn_of(found.moments.values())
+    if len(churn):
+        churn = churn.drop(columns=["step", "documents"])
+        churn.insert(0, "start", [one for one, _ in pairwise(found.moments)])
+        churn.insert(1, "end", [two for _, two in pairwise(found.moments)])
+        churn.insert(2, "homophily", churn.pop("homophily"))
+    epochs = churn_of(found.epochs.values())
+    if len(epochs):
+        epochs = epochs.assign(epoch=list(found.epochs)[1:], edge_churn=epochs["new"])
+        epochs = epochs[["epoch", "edge_churn", "jaccard", "homophily"]]
+    measured = compare_measures(before, after, seed=seed)
+    return RunChange(before, after, found.split, measured, churn, epochs)
+
+
+def _identified(graph: Data, place: int) -> GraphArrays:
+    documents = read_arrays(graph)
+    ids = documents.ids
+    if ids.size and (int(ids.min()) < 0 or np.unique(ids).size < ids.size):
+        raise ValueError(
+            f"'graphs[{place}].doc_id' must be distinct and >= 0, documents are matched by it "
+            "(got a negative or repeated one). Give every document a distinct id."
+        )
+    return documents
+
+
+def _pairs(documents: GraphArrays, common: np.ndarray) -> np.ndarray:
+    """Edges among the `common` ids (n,), each as one distinct number."""
+    place = np.searchsorted(common, documents.ids)
+    place = np.minimum(place, max(common.size - 1, 0))
+    inside = common[place] == documents.ids if common.size else np.zeros(documents.size, bool)
+    source, target = documents.edge_index.numpy()
+    keep = inside[source] & inside[target]
+    left, right = place[source[keep]], place[target[keep]]
+    return np.unique(np.minimum(left, right) * common.size + np.maximum(left, right))
+
+
+def _table(name: str, given: Any, settings: dict[str, Any]) -> pd.DataFrame:
+    if isinstance(given, Data):
+        return measures(given, **settings)
+    if not isinstance(given, pd.DataFrame):
+        raise TypeError(
+            f"'{name}' must be a torch_geometric.data.Data or a table of measures "
+            f"(got {type(given).__name__})."
+        )
+    wanted = ({*_COLUMNS}, {"scope", "measure", "before", "after", "change"})
+    if set(given.columns) not in wanted[: 1 if name != "graph" else 2]:
+        raise ValueError(
+            f"'{name}' must have the columns {_COLUMNS} (got {list(given.columns)}). "
+            "Pass what measures(graph) returns."
+        )
+    return given
+
+
+def _words(measure: str) -> str:
+    names = {"nmi": "NMI", "ari": "ARI"}
+    return " ".join(names.get(word, word) for word in measure.split("_"))
+
+
+def _shown(measure: str, value: float) -> str:
+    if math.isnan(value):
+        return "-"
+    if measure in _COUNTS:
+        return f"{value:,.0f}"
+    if measure in _SHARES:
+        return f"{100 * value:.1f} %"
+    return f"{value:,.3f}"

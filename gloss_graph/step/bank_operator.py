@@ -1,0 +1,399 @@
+r"""W of a step over a bank: constant rows among remembered nodes, a small border with gradient.
+
+The hub's scaling has a gradient only where the border reads it: \(d = W 1,\ t = W d^{-1/2},\ s = 1
+/ t,\ m = W s / s\), see `hub_scaling`. Backward, with the adjoint vectors \(\bar s, \bar m\) of the
+two results:
+
+\[\bar v = \bar m / s,\quad \bar t = -s^2 (\bar s - \bar m m / s + W \bar v),\quad
+\bar d = -\tfrac12 d^{-3/2} \, W \bar t,\quad
+\bar w_{ij} = \bar v_i s_j + \bar t_i d_j^{-1/2} + \bar d_i.\]
+
+A weight of the border needs the last line at its ends only, and so \(\bar t\) at these and their
+neighbors: nothing else of the bank is visited.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from scipy import sparse
+from torch import Tensor
+
+from gloss_graph._internal.precision import first_order, widen
+from gloss_graph.graph.bank_graph import BankEdges
+from gloss_graph.propagation.inputs import is_extreme, largest_weight
+from gloss_graph.propagation.normalize import Scaling, node_scaling, safe_degrees
+from gloss_graph.propagation.operators import (
+    SendMessages,
+    SparseOperator,
+    csr_product,
+    rows_of,
+    symmetric_product,
+)
+
+# Rows of a bank are cut out again when less than one in so many of the last cut is left.
+_CUT_AGAIN = 8
+
+
+class ConstantRows(NamedTuple):
+    """Rows of a sparse matrix without gradient: CSR in int32, and the owner of its memory."""
+
+    pointer: Tensor
+    column: Tensor
+    weight: Tensor
+    columns: int
+    owner: object = None
+
+    @property
+    def size(self) -> int:
+        """Number of rows."""
+        return self.pointer.numel() - 1
+
+    def times(self, x: Tensor) -> Tensor:
+        """Product with x (columns, C)."""
+        if self.weight.numel() == 0:
+            return x.new_zeros(self.size, x.size(1))
+        shape = (self.size, self.columns)
+        weight = self.weight.to(x.dtype)
+        matrix = torch.sparse_csr_tensor(
+            self.pointer, self.column, weight, size=shape, check_invariants=False
+        )
+        return csr_product(matrix, x)
+
+    def _scipy(self) -> Any:
+        parts = (self.weight.numpy(), self.column.numpy(), self.pointer.numpy())
+        return sparse.csr_matrix(parts, shape=(self.size, self.columns), copy=False)
+
+    def double(self) -> ConstantRows:
+        """The same in float64."""
+        return self._replace(weight=self.weight.double())
+
+    def take(self, where: Tensor) -> ConstantRows:
+        """Rows `where` (n,) long."""
+        return _constant(self._scipy()[where.numpy()])
+
+    def take_columns(self, where: Tensor) -> ConstantRows:
+        """Columns `where` (n,) long, sorted, renumbered."""
+        return _constant(self._scipy()[:, where.numpy()])
+
+    def neighbors(self, where: Tensor) -> Tensor:
+        """`where` (n,) and the columns of those rows, as a mask (columns,) bool."""
+        found = torch.zeros(self.columns, dtype=torch.bool)
+        found[where] = True
+        found[self.take(where).column.long()] = True
+        return found
+
+
+def _constant(matrix: Any) -> ConstantRows:
+    return ConstantRows(
+        torch.from_numpy(matrix.indptr.astype(np.int32, copy=False)),
+        torch.from_numpy(matrix.indices.astype(np.int32, copy=False)),
+        torch.from_numpy(matrix.data),
+        matrix.shape[1],
+    )
+
+
+class CutRows:
+    """Rows of the constant part that were cut out already, to be used again within a step."""
+
+    def __init__(self) -> None:
+        self.rows: tuple[Tensor, ConstantRows] | None = None
+        self.near: tuple[Tensor, ConstantRows] | None = None
+
+
+class BankOperator(NamedTuple):
+    """W of a graph whose nodes are `offset` batch rows and M remembered ones (CPU).
+
+    Attributes:
+        border: Edges that touch the batch, among the nodes `nodes`; their weights are the only
+            ones that get a gradient.
+        nodes: (T,) long, sorted: the batch rows and their neighbors.
+        memory: Edges among the remembered nodes (M, M).
+        offset: Number of batch rows.
+        absent: (n,) long, nodes without any edge that are no part of the graph.
+        cut: See `CutRows`.
+        near_only: Products of the backward pass reach only the nodes within one edge of `nodes`,
+            all that a gradient of `border` through any normalization reads: the constant weights
+            of the others take no gradient. Requires right sides and labels without gradient.
+
+    The normalization's share of the gradient is two vectors over the nodes; entries beyond the
+    neighbors of the border's ends never reach a weight of the border.
+    """
+
+    border: SparseOperator
+    nodes: Tensor
+    memory: ConstantRows
+    offset: int
+    absent: Tensor
+    cut: CutRows
+    near_only: bool = True
+
+    @property
+    def weight(self) -> Tensor:
+        """Weights of the border."""
+        return self.border.weight
+
+    @property
+    def num_nodes(self) -> int:
+        """N."""
+        return self.offset + self.memory.size
+
+    @property
+    def num_absent(self) -> int:
+        """Number of nodes that are no part of the graph."""
+        return self.absent.numel()
+
+    def with_weight(self, weight: Tensor) -> BankOperator:
+        """Another border."""
+        return self._replace(border=self.border.with_weight(weight))
+
+    def double(self) -> BankOperator:
+        """The same in float64."""
+        return self._replace(
+            border=self.border.double(), memory=self.memory.double(), cut=CutRows()
+        )
+
+    def multiply(self, x: Tensor) -> Tensor:
+        """W x for x (N, C), without autograd."""
+        out = x.new_empty(x.shape)
+        out[: self.offset] = 0.0
+        out[self.offset :] = self.memory.times(x[self.offset :])
+        edge = self.border.multiply(x.index_select(0, self.nodes))
+        return out.index_add_(0, self.nodes, edge)
+
+    def multiply_at(self, x: Tensor, where: Tensor, *, keep: bool = True) -> Tensor:
+        """Rows `where` (n,) long, sorted, of W x; `keep` them cut out, to be used again."""
+        first = int(torch.searchsorted(where, self.offset))
+        inner = where[first:] - self.offset
+        rows = self._rows(inner) if keep else self.memory.take(inner)
+        out = x.new_empty(where.numel(), x.size(1))
+        out[:first] = 0.0
+        out[first:] = rows.times(x[self.offset :])
+        edge = self.border.multiply(x.index_select(0, self.nodes))
+        place = torch.searchsorted(where, self.nodes).clamp(max=max(0, where.numel() - 1))
+        hit = (where[place] == self.nodes) if where.numel() else torch.zeros_like(place).bool()
+        return out.index_add_(0, place[hit], edge[hit])
+
+    def _rows(self, where: Tensor) -> ConstantRows:
+        known = self.cut.rows
+        if known is None or not torch.equal(known[0], where):
+            known = self.cut.rows = where, self.memory.take(where)
+        return known[1]
+
+    def _near_is_most(self) -> bool:
+        """Whether cutting those rows out would cost more than it saves."""
+        if self.cut.near is not None:
+            return False
+        inner = self.nodes[self.nodes >= self.offset] - self.offset
+        pointer = self.memory.pointer
+        reached = int((pointer[inner + 1] - pointer[inner]).sum())
+        return 2 * reached > self.memory.size
+
+    def _near(self) -> tuple[Tensor, ConstantRows]:
+        """Remembered nodes within an edge of the border's ends, and their rows."""
+        if self.cut.near is None:
+            inner = self.nodes[self.nodes >= self.offset] - self.offset
+            where = self.memory.neighbors(inner).nonzero().squeeze(1)
+            self.cut.near = where, self.memory.take(where)
+        return self.cut.near
+
+    def pull(self, grad: Tensor) -> Tensor:
+        """W grad (N, C), as far as the border's gradient reads it."""
+        if not self.near_only or self._near_is_most():
+            return self.multiply(grad)
+        where, rows = self._near()
+        out = torch.zeros_like(grad)
+        out[where + self.offset] = rows.times(grad[self.offset :])
+        edge = self.border.multiply(grad.index_select(0, self.nodes))
+        return out.index_add_(0, self.nodes, edge)
+
+    def pull_dot(self, grad: Tensor, other: Tensor) -> Tensor:
+        """Rows of `pull(grad)` times those of `other`, both (N, C), summed up: (N,)."""
+        if not self.near_only or self._near_is_most():
+            return self.multiply(grad).mul_(other).sum(dim=1)
+        where, rows = self._near()
+        where = where + self.offset
+        out = grad.new_zeros(grad.size(0))
+        out[where] = rows.times(grad[self.offset :]).mul_(other.index_select(0, where)).sum(dim=1)
+        edge = self.border.multiply(grad.index_select(0, self.nodes))
+        edge.mul_(other.index_select(0, self.nodes))
+        return out.index_add_(0, self.nodes, edge.sum(dim=1))
+
+    def outer(self, left: Tensor, right: Tensor) -> Tensor:
+        """left[row_e] · right[target_e] for every edge of the border."""
+        return self.border.outer(
+            left.index_select(0, self.nodes), right.index_select(0, self.nodes)
+        )
+
+    def times(self, x: Tensor) -> Tensor:
+        """W x for x (N, C), differentiable once in the border's weights and, near it, in x."""
+        return symmetric_product(self, x)
+
+    def send(self, messages: SendMessages, x: Tensor) -> Tensor:
+        """As `times`: the rows of a bank are no list of edges."""
+        return self.times(x)
+
+    def known_at(self, factor: Tensor, labels: Tensor, where: Tensor) -> Tensor:
+        """See `Operator`; the labels of a bank are constants."""
+        return _KnownProduct.apply(self.weight, factor, labels, self, where)
+
+    def masked(self, fixed: Tensor) -> None:
+        """None: the rows of the unknowns are cut out, and kept in `cut`."""
+
+    def unrolled(self) -> BankOperator:
+        """This operator; an iteration that is differentiated step by step reads all of it."""
+        return self._replace(near_only=False)
+
+    def scaling(self, name: str) -> tuple[Scaling, Tensor]:
+        """See `Operator`."""
+        if name != "hub":
+            return node_scaling(name, self.times, self.weight.new_ones(self.num_nodes))
+        factor, diagonal, degree = _HubScaling.apply(self.weight, self)
+        return Scaling(factor, diagonal, factor), degree
+
+    def components(self) -> Tensor:
+        """Not known.
+
+        Raises:
+            ValueError: Always: a bank's rows are not searched for components.
+        """
+        raise ValueError("rule='poisson' needs the edges of the whole graph in one list.")
+
+    def without_loose_edges(self) -> BankOperator:
+        """Not known, see `components`."""
+        raise ValueError("rule='poisson' needs the edges of the whole graph in one list.")
+
+    def reach(self, seeds: Tensor) -> Tensor:
+        """See `Operator`; a hop multiplies the rows that were not reached when they were cut out.
+
+        That is before the first hop, so that a solve, which needs the same rows, finds them in
+        `cut`, and again whenever few of them are left, so that the end of a long chain is cheap.
+        """
+        operator, left = self.with_weight(self.weight.detach()), ~seeds
+        left[self.absent] = False
+        where = left.nonzero().squeeze(1)
+        reach = seeds.clone()
+        while True:
+            x = reach.to(self.weight.dtype).unsqueeze(1)
+            hit = where[operator.multiply_at(x, where).squeeze(1) > 0]
+            new = hit[left[hit]]
+            reach[new], left[new] = True, False
+            rest = int(left.count_nonzero())
+            if new.numel() == 0 or rest == 0:
+                return reach
+            if rest * _CUT_AGAIN < where.numel():
+                operator, where = operator._replace(cut=CutRows()), left.nonzero().squeeze(1)
+
+    def restrict(self, keep: Tensor) -> BankOperator:
+        """Rows and columns `keep` (N,) bool."""
+        inner = keep[self.offset :].nonzero().squeeze(1)
+        ends = keep[self.nodes]
+        number = keep.cumsum(0) - 1
+        return BankOperator(
+            self.border.restrict(ends),
+            number[self.nodes[ends]],
+            self._rows(inner).take_columns(inner),
+            int(keep[: self.offset].sum()),
+            self.nodes[:0],
+            CutRows(),
+            # An iteration that is differentiated step by step reads all of it.
+            near_only=False,
+        )
+
+    def to_full(self) -> Tensor:
+        """W as an (N, N) matrix, differentiable in the border's weights."""
+        n = self.num_nodes
+        rows = self.border.rows
+        flat = self.nodes[rows.row] * n + self.nodes[rows.target]
+        full = self.weight.new_zeros(n * n).index_add(0, flat, self.weight).view(n, n)
+        inner = torch.from_numpy(self.memory._scipy().toarray()).to(full)
+        return full + torch.nn.functional.pad(inner, (self.offset, 0, self.offset, 0))
+
+
+def bank_operator(edges: BankEdges) -> BankOperator:
+    """W of the edges of a batch and a bank; weights of an extreme unit are scaled."""
+    border, weight = edges.edge_weight, edges.weight
+    top = max(largest_weight(border), largest_weight(weight))
+    # No propagation depends on the unit: one pass less where it does no harm.
+    if is_extreme(top):
+        border, weight = widen(border) / top, weight.double() / top
+    size = edges.pointer.numel() - 1
+    rows = rows_of(edges.edge_index, edges.nodes.numel())
+    return BankOperator(
+        SparseOperator(rows, border, None),
+        edges.nodes,
+        ConstantRows(edges.pointer, edges.column, weight, size, edges.owner),
+        edges.size,
+        edges.absent,
+        CutRows(),
+    )
+
+
+class _KnownProduct(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        weight: Tensor,
+        factor: Tensor,
+        labels: Tensor,
+        operator: BankOperator,
+        where: Tensor,
+    ) -> Tensor:
+        ctx.operator, ctx.where = operator.with_weight(weight.detach()), where
+        ctx.save_for_backward(factor, labels)
+        return ctx.operator.multiply_at(factor.unsqueeze(1) * labels, where)
+
+    @staticmethod
+    @first_order
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        factor, labels = ctx.saved_tensors
+        operator: BankOperator = ctx.operator
+        nodes = operator.nodes
+        spread = torch.zeros_like(labels).index_copy_(0, ctx.where, grad)
+        known = factor[nodes].unsqueeze(1) * labels.index_select(0, nodes)
+        grad_weight = operator.border.outer(spread.index_select(0, nodes), known)
+        wanted = ctx.needs_input_grad[1]
+        grad_factor = operator.pull_dot(spread, labels) if wanted else None
+        return grad_weight, grad_factor, None, None, None
+
+
+class _HubScaling(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, weight: Tensor, operator: BankOperator) -> tuple[Tensor, ...]:
+        operator = operator.with_weight(weight.detach())
+        degree = _product(operator, weight.new_ones(operator.num_nodes))
+        pulled = _product(operator, safe_degrees(degree).rsqrt())
+        factor = 1.0 / safe_degrees(pulled)
+        mass = _product(operator, factor)
+        diagonal = safe_degrees(mass) / factor
+        ctx.operator = operator
+        ctx.save_for_backward(degree, pulled, factor, mass, diagonal)
+        ctx.mark_non_differentiable(degree)
+        return factor, diagonal, degree
+
+    @staticmethod
+    @first_order
+    def backward(
+        ctx: Any, grad_factor: Tensor, grad_diagonal: Tensor, _: Tensor
+    ) -> tuple[Tensor, None]:
+        degree, pulled, factor, mass, diagonal = ctx.saved_tensors
+        operator: BankOperator = ctx.operator
+        ends = operator.nodes
+        # A node that is no neighbor has the constant 1 instead of a sum.
+        grad_mass = torch.where(mass > 0, grad_diagonal / factor, 0.0)
+        spread = operator.pull(grad_mass.unsqueeze(1)).squeeze(1)
+        grad_pulled = grad_diagonal * diagonal - factor * (grad_factor + spread)
+        grad_pulled = torch.where(pulled > 0, factor * grad_pulled, 0.0)
+        spread = operator.multiply_at(grad_pulled.unsqueeze(1), ends, keep=False).squeeze(1)
+        at_ends = degree[ends]
+        grad_degree = torch.where(at_ends > 0, -0.5 * spread * safe_degrees(at_ends).pow(-1.5), 0.0)
+        left = torch.stack([grad_mass[ends], grad_pulled[ends], grad_degree], dim=1)
+        root = safe_degrees(at_ends).rsqrt()
+        right = torch.stack([factor[ends], root, torch.ones_like(root)], dim=1)
+        return operator.border.outer(left, right), None
+
+
+def _product(operator: BankOperator, x: Tensor) -> Tensor:
+    return operator.multiply(x.unsqueeze(1)).squeeze(1)

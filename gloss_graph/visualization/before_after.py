@@ -1,0 +1,302 @@
+"""The same documents before and after training: their embeddings, and their graph."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from sklearn.manifold import TSNE
+from threadpoolctl import threadpool_limits
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from gloss_graph._internal.checks import check_matrix, check_positive_int
+from gloss_graph._internal.sampling import stratified_sample
+from gloss_graph.export.graph_arrays import edge_homophily
+from gloss_graph.export.to_networkx import to_networkx
+from gloss_graph.graph import build_document_graph
+from gloss_graph.visualization.graph_pictures import EdgeLook, draw_edges, relations
+from gloss_graph.visualization.layout import place_nodes
+from gloss_graph.visualization.style import (
+    BESIDE,
+    CONTRAST,
+    ClassLook,
+    Entry,
+    add_legend,
+    checked_labels,
+    class_looks,
+    draw_documents,
+    fit_panel,
+    save_figure,
+    set_headings,
+    two_panels,
+)
+
+__all__ = ["plot_embeddings", "plot_graph_change"]
+
+_PERPLEXITY = 30.0
+_EDGES = EdgeLook(
+    unknown=("#C9CDD2", 0.5, "edge with an unlabeled end"),
+    within=("#7F8791", 0.55, "edge within a class"),
+    between=(CONTRAST, 0.65, "edge between classes"),
+    full=1500,
+    ink=(0.25, 1.4),
+    width=(0.4, 0.35),
+)
+
+
+def plot_embeddings(
+    before: Tensor,
+    after: Tensor,
+    labels: Tensor,
+    path: str | os.PathLike[str] | None = None,
+    *,
+    label_names: Sequence[str] | None = None,
+    max_documents: int = 1000,
+    seed: int = 0,
+    title: str = "Embeddings before and after training",
+) -> Figure:
+    """Draw the same documents before and after training, by t-SNE.
+
+    t-SNE (van der Maaten & Hinton 2008) of the L2-normalized rows from a PCA start; the right panel
+    is rotated to match the left one. The picture shows which documents lie together, not the sizes
+    of clusters or the distances between them. Up to 20 classes get a color and marker each; with
+    more, the 16 largest do and the others are grey.
+
+    Args:
+        before: (N, D) floating, embeddings of the untrained encoder.
+        after: (N, D') of the trained encoder, same documents, same order.
+        labels: (N,) integer, -1 = unlabeled (hollow).
+        path: Where to save, as PNG, PDF or SVG; an older picture is replaced. None saves nothing.
+        label_names: Names of the classes; their numbers otherwise.
+        max_documents: With more, a stratified sample that keeps a document of every class.
+        seed: Seed of sample and t-SNE; the same seed gives the same picture.
+        title: First line of the picture.
+
+    Returns:
+        The figure.
+
+    Raises:
+        TypeError: A value that is not a tensor.
+        ValueError: Shapes that disagree, rows that are not finite, no document, or a class without
+            a name.
+
+    Cost: some seconds at 1,000 documents.
+
+    Example:
+        >>> x = torch.randn(12, 4, generator=torch.Generator().manual_seed(0))
+        >>> figure = plot_embeddings(x, 2 * x, torch.arange(12) % 3)
+        >>> [axes.get_title(loc="left") for axes in figure.axes]
+        ['before training', 'after training']
+
+    See also: `plot_graph_change`, for the neighbors; `plot_similarities`, for moments between.
+    """
+    shown = _shown_documents(before, after, labels, label_names, max_documents, seed)
+    first = _places(shown.before, seed)
+    second = _aligned(_places(shown.after, seed), first)
+    figure, panels = two_panels()
+    for axes, places in zip(panels, (first, second), strict=True):
+        entries = draw_documents(axes, places, shown.looks)
+        fit_panel(axes, places)
+    if len(shown.labels) < shown.total:
+        title += f" · {len(shown.labels):,} of {shown.total:,} documents"
+    set_headings(figure, panels, title, ["before training", "after training"])
+    _legend_beside(figure, entries)
+    return save_figure(figure, path)
+
+
+def plot_graph_change(
+    before: Tensor,
+    after: Tensor,
+    labels: Tensor,
+    path: str | os.PathLike[str] | None = None,
+    *,
+    label_names: Sequence[str] | None = None,
+    k: int = 8,
+    max_documents: int = 600,
+    seed: int = 0,
+    title: str = "Document graph before and after training",
+) -> Figure:
+    """Draw the nearest-neighbor graph of the same documents before and after training.
+
+    Edges within a class are grey, edges between classes red; the heading of a panel gives the share
+    of the former (edge homophily) and its expected value for random edges. Places come from the
+    graph alone, not from the labels.
+
+    Args:
+        before: (N, D) floating, embeddings of the untrained encoder.
+        after: (N, D') of the trained encoder, same documents, same order.
+        labels: (N,) integer, -1 = unlabeled (hollow, its edges faint).
+        path: Where to save, as PNG, PDF or SVG; an older picture is replaced. None saves nothing.
+        label_names: Names of the classes; their numbers otherwise.
+        k: Neighbors per document; edges are the union of both directions.
+        max_documents: With more, a stratified sample that keeps a document of every class; the
+            graph is that of the sample.
+        seed: Seed of sample and places; the same seed gives the same picture.
+        title: First line of the picture.
+
+    Returns:
+        The figure.
+
+    Raises:
+        TypeError: A value that is not a tensor.
+        ValueError: Shapes that disagree, rows that are not finite, no document, a class without a
+            name, or `k` below 1.
+
+    Cost: O(n²) for n = min(N, max_documents): some seconds at 600 documents.
+
+    Example:
+        >>> x = torch.randn(12, 4, generator=torch.Generator().manual_seed(0))
+        >>> y = torch.arange(12) % 3
+        >>> figure = plot_graph_change(x, torch.eye(3)[y], y, k=3)
+        >>> figure.axes[1].get_title(loc="left").splitlines()[1]
+        '100.0 % of the edges within a class (27.3 % by chance)'
+
+    See also: `plot_graph`, for one graph, larger and with predictions.
+    """
+    check_positive_int("k", k)
+    shown = _shown_documents(before, after, labels, label_names, max_documents, seed)
+    classes = torch.from_numpy(shown.labels)
+    chance = _chance(shown.labels)
+    figure, panels = two_panels()
+    heads: list[str] = []
+    first: np.ndarray | None = None
+    edges: dict[str, Entry] = {}
+    for axes, rows, name in zip(
+        panels, (shown.before, shown.after), ("before", "after"), strict=True
+    ):
+        data = build_document_graph(rows, classes, k=k)
+        places = place_nodes(to_networkx(data), seed=seed)
+        places = places if first is None else _aligned(places, first)
+        first = places if first is None else first
+        one_way = data.edge_index[0] < data.edge_index[1]
+        ends = data.edge_index[:, one_way].T.numpy()
+        edges |= {
+            name: (handle, name)
+            for handle, name, _ in draw_edges(
+                axes, places, ends, relations(data.y.numpy()[ends]), _EDGES
+            )
+        }
+        dots = draw_documents(axes, places, shown.looks)
+        fit_panel(axes, places)
+        share = edge_homophily(data)
+        fact = "no edge with two labeled ends"
+        if share == share:
+            fact = (
+                f"{100 * share:.1f} % of the edges within a class ({100 * chance:.1f} % by chance)"
+            )
+        number = data.edge_index.size(1) // 2
+        heads.append(f"{name} training · k = {k} · {number:,} edges\n{fact}")
+    if len(shown.labels) < shown.total:
+        title += f" · {len(shown.labels):,} of {shown.total:,} documents"
+    set_headings(figure, panels, title, heads)
+    _legend_beside(figure, [*dots, *edges.values()])
+    return save_figure(figure, path)
+
+
+class _Shown(NamedTuple):
+    """N documents as both panels show them."""
+
+    before: Tensor  # (N, D)
+    after: Tensor  # (N, D')
+    labels: np.ndarray  # (N,)
+    looks: list[ClassLook]
+    total: int
+
+
+def _shown_documents(
+    before: Tensor,
+    after: Tensor,
+    labels: Tensor,
+    label_names: Sequence[str] | None,
+    max_documents: int,
+    seed: int,
+) -> _Shown:
+    """Check the arguments of a picture and sample the documents it shows.
+
+    Raises:
+        TypeError: A value that is not a tensor.
+        ValueError: Shapes that disagree, rows that are not finite, no document, or a class
+            without a name.
+    """
+    check_matrix("before", before)
+    check_matrix("after", after)
+    if after.size(0) != before.size(0) or not before.size(0):
+        raise ValueError(
+            f"'before' and 'after' must hold the same documents, at least one (got "
+            f"{before.size(0)} and {after.size(0)})."
+        )
+    check_positive_int("max_documents", max_documents)
+    classes = checked_labels(labels, before.size(0), label_names)
+    chosen = stratified_sample(classes, max_documents, seed=seed)
+    rows = torch.from_numpy(chosen)
+    looks = class_looks(classes, label_names)
+    looks = [look._replace(members=look.members[chosen]) for look in looks]
+    return _Shown(
+        before.detach().cpu().float()[rows],
+        after.detach().cpu().float()[rows],
+        classes[chosen],
+        [look for look in looks if look.members.any()],
+        classes.size,
+    )
+
+
+def _places(rows: Tensor, seed: int) -> np.ndarray:
+    """Places (N, 2) of rows (N, D); one spot for all if the rows are equal."""
+    unit = normalize(rows, dim=1).numpy().astype(np.float64)
+    unit -= unit.mean(axis=0)
+    size = len(unit)
+    # Fewer than four documents have no neighborhoods to keep.
+    if size < 4 or np.abs(unit).max() < 1e-6:
+        flat = np.pad(unit, ((0, 0), (0, 2)))
+        left, scale, _ = np.linalg.svd(flat, full_matrices=False)
+        places = left * scale
+        return np.pad(places, ((0, 0), (0, 2)))[:, :2]
+    if unit.shape[1] == 1:
+        unit = np.pad(unit, ((0, 0), (0, 1)))
+    # PCA by hand, as scikit-learn's would divide by zero for a flat cloud.
+    left, scale, _ = np.linalg.svd(unit, full_matrices=False)
+    signs = np.sign(left[np.abs(left[:, :2]).argmax(axis=0), [0, 1]])
+    start = left[:, :2] * scale[:2] * signs
+    start *= 1e-4 / max(float(start[:, 0].std()), 1e-12)
+    perplexity = min(_PERPLEXITY, (size - 1) / 3)
+    model = TSNE(perplexity=perplexity, init=start.astype(np.float32), random_state=seed)
+    # The order in which threads add up would change the places.
+    with threadpool_limits(limits=1):
+        return model.fit_transform(unit.astype(np.float32)).astype(np.float64)
+
+
+def _aligned(places: np.ndarray, reference: np.ndarray) -> np.ndarray:
+    """Rotate and mirror places (N, 2) to lie near the reference places (N, 2).
+
+    The orientation of a neighbor embedding is arbitrary; a common one makes panels comparable.
+    """
+    centered = places - places.mean(axis=0)
+    left, _, right = np.linalg.svd(centered.T @ (reference - reference.mean(axis=0)))
+    return centered @ (left @ right)
+
+
+def _chance(labels: np.ndarray) -> float:
+    """Share of the pairs of labeled documents that are of one class."""
+    counts = np.bincount(labels[labels >= 0])
+    total = counts.sum()
+    pairs = total * (total - 1)
+    return float((counts * (counts - 1)).sum() / pairs) if pairs else float("nan")
+
+
+def _legend_beside(figure: Figure, entries: Sequence[Entry]) -> None:
+    """A legend to the right of the panels."""
+    add_legend(
+        figure,
+        entries,
+        room=BESIDE,
+        loc="outside right upper",
+        fontsize=9.5,
+        handlelength=1.4,
+        labelspacing=0.5,
+        alignment="left",
+    )

@@ -1,0 +1,343 @@
+"""Pictures of matrices sorted by class: the adjacency of a graph, the similarities of a batch."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from matplotlib.axes import Axes
+from matplotlib.colors import LinearSegmentedColormap, PowerNorm
+from matplotlib.figure import Figure
+from scipy import sparse
+from torch import Tensor
+from torch.nn.functional import normalize
+from torch_geometric.data import Data
+
+from gloss_graph._internal.checks import check_choice, check_matrix, check_positive_int
+from gloss_graph.analysis.measures import louvain_communities
+from gloss_graph.export.graph_arrays import GraphArrays, read_arrays
+from gloss_graph.visualization.style import (
+    GREY,
+    INK,
+    checked_labels,
+    new_figure,
+    save_figure,
+    set_heading,
+    short_name,
+)
+
+__all__ = ["plot_adjacency", "plot_similarities"]
+
+_SIDE, _TYPE = 5.4, 9.0  # of an adjacency matrix: inches, and points of a class name
+_MOST = 14  # most classes in the table on the right
+_COLUMNS, _PANEL, _SMALL = 3, 3.3, 7.5  # of similarities: panels per row, inches, points
+# From nearly white, so that no edge and few edges differ only in shade.
+_COLORS = LinearSegmentedColormap.from_list(
+    "links", ["#F7F8FA", "#BFD9EA", "#56B4E9", "#0072B2", "#22164F"]
+)
+
+
+def plot_adjacency(
+    graph: Data,
+    path: str | os.PathLike[str] | None = None,
+    *,
+    label_names: Sequence[str] | None = None,
+    within: str = "community",
+    communities: np.ndarray | None = None,
+    bins: int = 400,
+    seed: int = 0,
+    title: str = "Who is linked to whom",
+) -> Figure:
+    """Draw the adjacency matrix with documents sorted by class, and the classes' links in numbers.
+
+    Blocks on the diagonal are links within a class; bright spots off the diagonal are classes that
+    are confused. The table on the right has a row per class: the share of its edge weight that
+    leads to every class.
+
+    Args:
+        graph: A document graph.
+        path: Where to save, as PNG, PDF or SVG; an older picture is replaced. None saves nothing.
+        label_names: Names of the classes; the graph's names or their numbers otherwise.
+        within: Order within a class: `"community"` (Louvain) or `"degree"`, largest first.
+        communities: (N,) known communities, else they are found.
+        bins: With more documents, neighboring rows share a cell, which shows their mean.
+        seed: Seed of the communities.
+        title: First line of the picture.
+
+    Returns:
+        The figure.
+
+    Raises:
+        TypeError: Not a PyG graph.
+        ValueError: A directed graph, no document, a damaged graph, communities of another shape,
+            or a setting out of range.
+
+    Cost: O(E + bins²), and the communities.
+
+    Example:
+        >>> edges = torch.tensor([[0, 1, 2, 3], [1, 0, 3, 2]])
+        >>> figure = plot_adjacency(Data(edge_index=edges, y=torch.tensor([0, 1, 1, 1])))
+        >>> [text.get_text() for text in figure.axes[1].texts]
+        ['0', '100', '33', '67']
+
+    See also: `plot_communities`, for the same graph as a map.
+    """
+    check_choice("within", within, ("community", "degree"))
+    check_positive_int("bins", bins)
+    documents = read_arrays(graph, label_names, allow_empty=False)
+    size, links = documents.size, documents.links
+    second = -np.diff(links.indptr)
+    if within == "community":
+        found = communities
+        if found is None:
+            found = louvain_communities(links, seed=seed)
+        second = np.asarray(found)
+        if np.shape(second) != (size,):
+            raise ValueError(f"'communities' must have shape ({size},) (got {np.shape(second)}).")
+    # Unlabeled documents come last.
+    classes = np.where(documents.y < 0, np.iinfo(np.int64).max, documents.y)
+    order = np.lexsort((np.arange(size), second, classes))
+    found, starts = np.unique(classes[order], return_index=True)
+    names = [_name(label, documents) for label in found.tolist()]
+    stops = [*starts[1:].tolist(), size]
+
+    few = len(found) <= _MOST
+    figure = new_figure(_SIDE + (_SIDE if few else 1.2) + 1.6, _SIDE + 1.2)
+    panels = figure.subplots(1, 2 if few else 1, squeeze=False)[0]
+    _draw_matrix(figure, panels[0], links, order, min(bins, size))
+    _mark_classes(panels[0], names, starts.tolist(), stops, size)
+    each = -(-size // min(bins, size))
+    cell = "a cell is a pair of documents" if each == 1 else f"a cell is about {each} × {each}"
+    panels[0].set_title(
+        f"{size:,} documents, sorted by class and {within}\n{cell}"
+        + ("" if each == 1 else " documents, its color their mean edge weight"),
+        loc="left",
+        fontsize=10.5,
+        color=INK,
+        linespacing=1.4,
+    )
+    if few:
+        _draw_shares(panels[1], links, classes, found, names)
+    set_heading(figure, title)
+    return save_figure(figure, path)
+
+
+def _name(label: int, documents: GraphArrays) -> str:
+    return "unlabeled" if label == np.iinfo(np.int64).max else short_name(label, documents.names)
+
+
+def _draw_matrix(
+    figure: Figure, axes: Axes, adjacency: sparse.csr_array, order: np.ndarray, bins: int
+) -> None:
+    size = len(order)
+    cell = np.empty(size, dtype=np.int64)
+    cell[order] = np.arange(size) * bins // size
+    members = np.bincount(cell, minlength=bins).astype(float)
+    entries = adjacency.tocoo()
+    sums = np.zeros((bins, bins))
+    np.add.at(sums, (cell[entries.row], cell[entries.col]), entries.data)
+    mean = sums / np.outer(members, members)
+    top = float(np.quantile(mean[mean > 0], 0.995)) if (mean > 0).any() else 1.0
+    image = axes.imshow(
+        np.ma.masked_equal(mean, 0),
+        cmap=_COLORS,
+        norm=PowerNorm(0.5, 0, top, clip=True),
+        extent=(0, size, size, 0),
+        interpolation="nearest",
+    )
+    bar = figure.colorbar(image, ax=axes, location="bottom", shrink=0.5, aspect=30, pad=0.02)
+    bar.set_label("mean edge weight", fontsize=9.5, color=INK)
+    bar.set_ticks([0, top / 10, top / 3, top], labels=_round([0, top / 10, top / 3, top]))
+    bar.ax.tick_params(labelsize=8.5, colors=INK, length=2)
+    bar.outline.set_visible(False)
+
+
+def _round(values: list[float]) -> list[str]:
+    return [f"{value:.2g}" for value in values]
+
+
+def _mark_classes(
+    axes: Axes, names: list[str], starts: list[int], stops: list[int], size: int
+) -> None:
+    """Separate classes by lines and name, at the left, those with room for a line of type."""
+    room = size * _TYPE * 1.1 / (72 * _SIDE * 0.85)
+    shown, last = [], -room
+    for name, start, stop in zip(names, starts, stops, strict=True):
+        if start:
+            axes.axhline(start, color=GREY, linewidth=0.4)
+            axes.axvline(start, color=GREY, linewidth=0.4)
+        middle = (start + stop) / 2
+        if middle - last >= room:
+            shown.append((middle, name))
+            last = middle
+    look: dict[str, Any] = {"parse_math": False, "fontsize": _TYPE, "color": INK}
+    axes.set_yticks([at for at, _ in shown], [name for _, name in shown], **look)
+    axes.set_xticks([])
+    axes.tick_params(length=0)
+    axes.spines[:].set(color="#D5D9DE", linewidth=0.8)
+
+
+def _draw_shares(
+    axes: Axes,
+    adjacency: sparse.csr_array,
+    classes: np.ndarray,
+    found: np.ndarray,
+    names: list[str],
+) -> None:
+    """Share of every class's edge weight that leads to every class, in per cent."""
+    place = np.searchsorted(found, classes)
+    entries = adjacency.tocoo()
+    sums = np.zeros((len(found), len(found)))
+    np.add.at(sums, (place[entries.row], place[entries.col]), entries.data)
+    total = sums.sum(axis=1, keepdims=True)
+    share = 100 * sums / np.where(total > 0, total, 1)
+    axes.imshow(share, cmap=_COLORS, vmin=0, vmax=110)
+    for i, j in np.ndindex(share.shape):
+        color = "white" if share[i, j] > 55 else INK
+        text = "–" if total[i, 0] == 0 else f"{share[i, j]:.0f}"
+        axes.text(j, i, text, ha="center", va="center", fontsize=9, color=color)
+    ticks = range(len(names))
+    look: dict[str, Any] = {"parse_math": False, "fontsize": _TYPE, "color": INK}
+    axes.set_yticks(ticks, names, **look)
+    axes.set_xticks(ticks, names, rotation=45, ha="right", rotation_mode="anchor", **look)
+    axes.tick_params(length=0, pad=3)
+    axes.spines[:].set_visible(False)
+    axes.set_title(
+        "Where a class's edges lead\nshare of the row's edge weight, %",
+        loc="left",
+        fontsize=10.5,
+        color=INK,
+        linespacing=1.4,
+    )
+
+
+def plot_similarities(
+    moments: Mapping[str, Tensor],
+    labels: Tensor,
+    path: str | os.PathLike[str] | None = None,
+    *,
+    label_names: Sequence[str] | None = None,
+    title: str = "Similarity within one batch",
+) -> Figure:
+    r"""Draw the cosine similarities of a batch at several moments, documents sorted by class.
+
+    White lines separate the classes; blocks on the diagonal that brighten while the rest darkens
+    are classes that come together. All panels share one color scale; their headings give the mean
+    similarities within and between classes (of different documents).
+
+    Args:
+        moments: Name of each moment -> (B, D) floating embeddings of the same documents in the
+            same order, in order of time.
+        labels: (B,) integer, -1 = unlabeled (a separate block, in neither mean).
+        path: Where to save, as PNG, PDF or SVG; an older picture is replaced. None saves nothing.
+        label_names: Names of the classes; their numbers otherwise. Classes too thin for a line of
+            type have no name.
+        title: First line of the picture.
+
+    Returns:
+        The figure.
+
+    Raises:
+        TypeError: A value that is not a tensor.
+        ValueError: No moment or document, shapes that disagree, rows that are not finite, or a
+            class without a name.
+
+    Example:
+        >>> x = torch.eye(4)[[0, 0, 1, 1]]
+        >>> figure = plot_similarities({"start": x, "end": x}, torch.tensor([0, 0, 1, 1]))
+        >>> figure.axes[0].get_title(loc="left")
+        'start\nwithin classes 1.00 · between 0.00'
+
+    See also: `plot_embeddings`, for more documents at two moments.
+    """
+    if not moments:
+        raise ValueError("'moments' must hold at least one (got none). Encode the batch once.")
+    names = [str(name) for name in moments]
+    size = _batch_size(moments)
+    classes = checked_labels(labels, size, label_names)
+    # Unlabeled documents come last.
+    order = np.argsort(np.where(classes < 0, classes.max() + 1, classes), kind="stable")
+    sorted_classes = classes[order]
+    tables = []
+    for rows in moments.values():
+        unit = normalize(rows.detach().cpu().double(), dim=1)[torch.from_numpy(order)]
+        tables.append((unit @ unit.T).numpy().clip(-1, 1))
+    low = min(float(table.min()) for table in tables)
+
+    columns = min(_COLUMNS, len(tables))
+    lines = math.ceil(len(tables) / columns)
+    width = max(columns * (_PANEL + 0.15) + 2.2, 7.0)
+    figure = new_figure(width, lines * (_PANEL + 0.6) + 0.6)
+    panels = figure.subplots(lines, columns, squeeze=False).ravel()
+    for place, (axes, table, name) in enumerate(zip(panels, tables, names, strict=False)):
+        picture = axes.imshow(
+            table, vmin=min(low, 0.9), vmax=1.0, cmap="viridis", interpolation="nearest"
+        )
+        _part_classes(axes, sorted_classes, label_names, named=place % columns == 0)
+        head = f"{name}\n{_means(table, sorted_classes)}"
+        axes.set_title(head, loc="left", fontsize=10, color=INK, linespacing=1.4, parse_math=False)
+    for axes in panels[len(tables) :]:
+        axes.set_axis_off()
+    bar = figure.colorbar(picture, ax=list(panels), shrink=0.75, aspect=30, pad=0.02)
+    bar.set_label("cosine similarity", fontsize=10.5, color=INK)
+    bar.outline.set_visible(False)
+    bar.ax.tick_params(labelsize=9, colors=INK, length=3)
+    set_heading(figure, title)
+    return save_figure(figure, path)
+
+
+def _batch_size(moments: Mapping[str, Tensor]) -> int:
+    sizes = []
+    for name, rows in moments.items():
+        check_matrix(f"moments[{name!r}]", rows)
+        sizes.append(rows.size(0))
+    if len(set(sizes)) > 1 or not sizes[0]:
+        raise ValueError(
+            f"'moments' must hold the same documents, at least one (got {sizes}). Encode one batch "
+            "at every moment."
+        )
+    return sizes[0]
+
+
+def _part_classes(
+    axes: Axes, classes: np.ndarray, label_names: Sequence[str] | None, *, named: bool
+) -> None:
+    """Draw lines between classes and, if `named`, the names of those that are wide enough."""
+    starts = np.flatnonzero(np.diff(classes, prepend=classes[0] - 1))
+    ends = np.append(starts[1:], classes.size)
+    width = 0.8 if starts.size <= 12 else 0.4
+    for border in starts[1:] - 0.5:
+        axes.axhline(border, color="white", linewidth=width)
+        axes.axvline(border, color="white", linewidth=width)
+    point = 72 * _PANEL / classes.size
+    ticks = [
+        ((start + end - 1) / 2, classes[start])
+        for start, end in zip(starts.tolist(), ends.tolist(), strict=True)
+        if (end - start) * point >= _SMALL
+    ]
+    axes.set_xticks([])
+    axes.spines[:].set_visible(False)
+    if not named:
+        axes.set_yticks([])
+        return
+    words = ["unlabeled" if c < 0 else short_name(int(c), label_names) for _, c in ticks]
+    axes.set_yticks([place for place, _ in ticks], words, fontsize=_SMALL, parse_math=False)
+    axes.tick_params(length=0, colors=INK)
+
+
+def _means(table: np.ndarray, classes: np.ndarray) -> str:
+    """Mean similarity of pairs within and between classes, in words."""
+    known = classes >= 0
+    pair = known[:, None] & known[None, :] & ~np.eye(classes.size, dtype=bool)
+    same = classes[:, None] == classes[None, :]
+    found = [
+        # Plus zero avoids "-0.00".
+        f"{word} {round(float(table[mask].mean()), 2) + 0.0:.2f}"
+        for word, mask in (("within classes", pair & same), ("between", pair & ~same))
+        if mask.any()
+    ]
+    return " · ".join(found) or "a single document"
