@@ -76,12 +76,12 @@ def read_source(
         _only_with(encoder is None, "encoder", "features are embeddings")
         bank = _saved_bank(path)
         if bank is not None:
-            _only_with(documents is None, "documents", "a bank holds its own")
+            _only_with(documents is None, "documents", "a bank holds its documents")
             found = bank
         else:
             found = _of_rows(torch.from_numpy(read_features(path)), documents, columns)
     elif isinstance(source, MemoryBank):
-        _only_with(encoder is None and documents is None, "documents", "a bank holds its own")
+        _only_with(encoder is None and documents is None, "documents", "a bank holds its documents")
         targets = source.num_classes is not None
         found = _of_bank(source.embeddings, source.labels, source.ids, targets)
     elif isinstance(source, (Tensor, np.ndarray)):

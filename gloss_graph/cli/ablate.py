@@ -37,7 +37,7 @@ def ablate(
     seeds: Annotated[int | None, typer.Option(help="Number of seeds; else the file's.")] = None,
     retry: Annotated[bool, typer.Option("--retry", help="Do failed trials again.")] = False,
     storage: Annotated[
-        str | None, typer.Option(help="Database URL machines share, for design optuna.")
+        str | None, typer.Option(help="Database URL that machines share; else optuna.db in --out.")
     ] = None,
     report: Annotated[
         Path | None, path_option(help="Write the report of this study folder again, and stop.")

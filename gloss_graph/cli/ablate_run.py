@@ -16,7 +16,7 @@ from rich.table import Table
 
 from gloss_graph.cli.signals import HELPER, keeping
 from gloss_graph.studies import Plan, Results, Study, read_results, write_report
-from gloss_graph.studies.files import read_study
+from gloss_graph.studies.yaml_study import read_study
 
 _SHOWN_ARMS = 12
 # They end with the process that started them, from before their first import on.

@@ -1,4 +1,4 @@
-"""Labels as a bank keeps them: a class number a row, or a row of targets, one column a class."""
+"""Labels as a bank keeps them: a class number per row, or a row of targets, a column per class."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def read_labels(
             of NaN = unlabeled. None: all unlabeled.
         size: B.
         num_classes: C of label sets, None for class numbers.
-        device: Where the results lie.
+        device: Device of the results.
 
     Returns:
         Class numbers (B,) long and None; with `num_classes` 0 (labeled) or -1, and targets
@@ -37,7 +37,7 @@ def read_labels(
     if labels.is_floating_point() and labels.dim() == 2:
         raise ValueError(
             f"'labels' must be class numbers of shape ({size},) (got {labels.dtype} "
-            f"{tuple(labels.shape)}). Use labels.argmax(dim=1) for one class a row, or "
+            f"{tuple(labels.shape)}). Use labels.argmax(dim=1) for one class per row, or "
             "multilabel=True and MemoryBank(num_classes=...) for label sets and shares."
         )
     check_index_vector("labels", labels, size)
@@ -55,7 +55,7 @@ def _read_targets(
     check_tensor("labels", labels)
     if labels.shape != (size, num_classes) or not labels.is_floating_point():
         raise ValueError(
-            f"'labels' must be floating of shape ({size}, {num_classes}), one column a class, "
+            f"'labels' must be floating of shape ({size}, {num_classes}), one column per class, "
             f"a row of NaN = unlabeled (got {labels.dtype} {tuple(labels.shape)}). Multi-hot "
             "integers: call .float()."
         )

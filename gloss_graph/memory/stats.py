@@ -15,10 +15,10 @@ _TWIN = 1e-6
 
 
 class BankStats(NamedTuple):
-    """What the bank holds; `class_counts` maps a label to its rows, -1 to the unlabeled ones.
+    """Statistics of a bank; `class_counts` maps a label to its rows, -1 to the unlabeled ones.
 
-    Of label sets a row counts for every class with a target of at least 0.5. `fill` is size /
-    capacity, `age_quartiles` are those of the ages. `duplicates` are rows with a stored neighbour
+    With label sets a row counts for every class with a target of at least 0.5. `fill` is size /
+    capacity, `age_quartiles` are those of the ages. `duplicates` are rows with a stored neighbor
     of another id at a cosine of 1 within 1e-6: the same text twice, or an encoder that collapsed.
     `evicted` documents had to leave since the last `reset()`; `declined` came and were not stored
     (None where the policy does not count). `drift` is what `MemoryBank.drift` measured last.

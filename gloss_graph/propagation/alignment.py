@@ -95,7 +95,7 @@ def arrival_shares(values: Tensor, fallback: Tensor) -> Tensor:
     r"""Probability (N, C) that an arriving label holds class c: \(F_{ic} / F_{i, C + 1}\).
 
     Linear rules give a column of seeds that are all p the value p times the mass column, on any
-    normalisation and under any damping, so the ratio is p exactly.
+    normalization and under any damping, so the ratio is p exactly.
 
     Args:
         values: (N, C + 1), propagated from `with_mass`.

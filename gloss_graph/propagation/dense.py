@@ -23,7 +23,7 @@ from gloss_graph.propagation.solve import System
 _SAFE_DAMPING = 1e-3
 # Error of the solution that is known to be 1, beyond which elimination without subtraction is used.
 _WRONG = 1e-8
-# Solutions of this size beside the largest are no longer accurate entry by entry.
+# Solutions this small relative to the largest are no longer accurate entry by entry.
 _SMALL = 1e-9
 
 

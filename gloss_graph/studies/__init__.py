@@ -15,8 +15,6 @@ from gloss_graph.studies.results import Results, read_results
 from gloss_graph.studies.study import Plan, Study
 
 if TYPE_CHECKING:
-    from gloss_graph.studies.files import read_study
-    from gloss_graph.studies.report import write_report
     from gloss_graph.studies.space import (
         SEARCH_SPACE,
         parse_choice,
@@ -24,9 +22,11 @@ if TYPE_CHECKING:
         parse_setting,
         search_space,
     )
-    from gloss_graph.studies.text import TextRun
+    from gloss_graph.studies.study_report import write_report
+    from gloss_graph.studies.text_classifiers import TextRun
     from gloss_graph.studies.tuning import TuneResult, tune_text
     from gloss_graph.studies.tuning_plots import plot_importance, plot_slices, plot_tuning
+    from gloss_graph.studies.yaml_study import read_study
 
 __all__ = [
     "DESIGNS",
@@ -55,8 +55,8 @@ __all__ = [
 __getattr__ = moved_names(
     __name__,
     {
-        "gloss_graph.studies.files": ["read_study"],
-        "gloss_graph.studies.report": ["write_report"],
+        "gloss_graph.studies.yaml_study": ["read_study"],
+        "gloss_graph.studies.study_report": ["write_report"],
         "gloss_graph.studies.space": [
             "SEARCH_SPACE",
             "parse_choice",
@@ -64,7 +64,7 @@ __getattr__ = moved_names(
             "parse_setting",
             "search_space",
         ],
-        "gloss_graph.studies.text": ["TextRun"],
+        "gloss_graph.studies.text_classifiers": ["TextRun"],
         "gloss_graph.studies.tuning": ["TuneResult", "tune_text"],
         "gloss_graph.studies.tuning_plots": ["plot_importance", "plot_slices", "plot_tuning"],
     },

@@ -5,18 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import product
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 from scipy.stats import qmc
 
 from gloss_graph._internal.search_space import Choice, Dimension, Range, Scalar
-from gloss_graph.studies.identity import canonical
+from gloss_graph.studies.trials import Arm, canonical
 
-__all__ = ["DESIGNS", "Arm", "arms_of", "factor_dimension"]
-
-Arm: TypeAlias = dict[str, Scalar]
-"""Factor -> value, for every factor of a study."""
+__all__ = ["DESIGNS", "arms_of", "factor_dimension"]
 
 #: Name of a design -> what it does.
 DESIGNS = {

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -13,21 +14,34 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from gloss_graph._internal.files import atomic_write
 from gloss_graph._internal.limits import read_object
 from gloss_graph.runs.paired_tests import TEST_COLUMNS, corrected, mean_interval, paired_test
-from gloss_graph.studies.identity import canonical
-from gloss_graph.studies.store import TrialStore
-from gloss_graph.studies.table import (
+from gloss_graph.studies.engine import open_storage, read_rows, sqlite_url
+from gloss_graph.studies.trials import (
     arm_name,
-    metric_column,
-    metric_columns,
+    canonical,
+    encoded,
+    keep_latest,
+    read_lines,
     shown,
-    trial_table,
 )
 
 __all__ = ["STUDY_FILE", "Results", "read_results"]
 
 STUDY_FILE = "study.json"
+#: File of the database, in the folder of a study.
+DATABASE = "optuna.db"
+# What the table says of every trial beside factors and metrics.
+_COLUMNS = frozenset(
+    (
+        *("seed", "seconds", "peak_memory_mb", "status", "nan", "unread", "error", "arm", "cost"),
+        *("python", "git_commit", "worker", "finished", "attempt", "trial"),
+    )
+)
+_PREFIXES = ("metric.", "version.")
+# What still fits beside a picture.
+_LONGEST = 60
 # More values of a range than this are shown in thirds.
 _MOST_LEVELS = 6
 # What `read_results` needs of the description of a study, and of the row of a trial.
@@ -286,30 +300,43 @@ def read_results(folder: str | os.PathLike[str]) -> Results:
         ValueError: No study in it, or a damaged file.
     """
     folder = Path(folder)
+    study = _read_definition(folder)
+    return _results(folder, study, rows_of(folder))
+
+
+def results_of(folder: Path, rows: Mapping[str, dict[str, Any]]) -> Results:
+    """Results of a study's folder whose rows are known."""
+    return _results(folder, _read_definition(folder), rows)
+
+
+def _read_definition(folder: Path) -> dict[str, Any]:
     try:
         study = read_object(folder / STUDY_FILE)
         _check_study(study)
-        wanted, design = study["trials"], study["design"]
     except FileNotFoundError:
         raise ValueError(
             f"'folder' must be the folder of a study ({folder} has no {STUDY_FILE})."
         ) from None
     except ValueError as error:
         raise ValueError(f"{folder / STUDY_FILE} cannot be read ({error}).") from error
-    with TrialStore(folder) as store:
-        rows = store.rows()
-    if design == "optuna":
-        chosen = sampled_rows(rows.values(), study["factors"], study["settings"], study["identity"])
+    return study
+
+
+def _results(folder: Path, study: dict[str, Any], rows: Mapping[str, dict[str, Any]]) -> Results:
+    if study["design"] == "optuna":
+        chosen = proposed_rows(
+            rows.values(), study["factors"], study["settings"], study["identity"]
+        )
         chosen.sort(key=lambda row: (row["started"], row["seed"]))
     else:
-        chosen = [rows[key] for key in wanted if key in rows]
+        chosen = [rows[key] for key in study["trials"] if key in rows]
     for row in chosen:
         lacks = [key for key in _ROW if key not in row]
         lacks += [f"arm.{name}" for name in study["factors"] if name not in row.get("arm", {})]
         if lacks:
             raise ValueError(
-                f"The trial {row['id']} in {folder / 'trials'} lacks "
-                f"{', '.join(map(repr, lacks))}. Remove its line; the trial is done again."
+                f"The trial {row['id']} in the {DATABASE} or trials of {folder} lacks "
+                f"{', '.join(map(repr, lacks))}. Remove it; the trial is done again."
             )
     return Results(
         folder,
@@ -344,7 +371,41 @@ def _check_study(study: Mapping[str, Any]) -> None:
         canonical(value)
 
 
-def sampled_rows(
+def rows_of(folder: Path) -> dict[str, dict[str, Any]]:
+    """Trial id -> row of a study's folder: its database, line files of earlier versions.
+
+    Raises:
+        ValueError: One of them is damaged, or there is a database and no optuna.
+    """
+    rows: dict[str, dict[str, Any]] = {}
+    database = folder / DATABASE
+    found = read_lines(folder / "trials")
+    if database.is_file():
+        url = sqlite_url(database)
+        try:
+            with open_storage(url) as storage:
+                found += read_rows(storage)
+        # Of a damaged database anything may be raised, by SQLite, SQLAlchemy or Optuna.
+        except Exception as error:
+            reason = " ".join(str(error).split())[:300]
+            raise ValueError(
+                f"{database} cannot be read ({reason}). Restore it from a copy, or remove it "
+                "and run the study again."
+            ) from error
+    for row in found:
+        keep_latest(rows, row)
+    return rows
+
+
+def write_shared_rows(folder: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Copy rows of a database elsewhere into the folder, so that it can be read without that."""
+    (folder / "trials").mkdir(exist_ok=True)
+    with atomic_write(folder / "trials" / "shared.jsonl", overwrite=True) as draft:
+        for row in rows:
+            draft.write((json.dumps(encoded(row), allow_nan=False) + "\n").encode())
+
+
+def proposed_rows(
     rows: Iterable[dict[str, Any]],
     factors: Iterable[str],
     settings: Mapping[str, Any],
@@ -370,3 +431,81 @@ def sampled_rows(
 
 def _trials(count: int) -> str:
     return "1 trial" if count == 1 else f"{count} trials"
+
+
+def check_factor(name: str) -> None:
+    """Refuse a factor without a readable name, or with that of another column of the table.
+
+    Raises:
+        ValueError: Names the taken ones.
+    """
+    if not name.strip() or not name.isprintable() or len(name) > _LONGEST:
+        raise ValueError(
+            f"'factors' must have names of at most {_LONGEST} printable characters (got "
+            f"{name!r:.120}). Give it another name."
+        )
+    if name in _COLUMNS or name.startswith(_PREFIXES):
+        raise ValueError(
+            f"'factors' must not be called as a column of the results (got {name!r}; taken are "
+            f"{sorted(_COLUMNS)} and what begins with {' or '.join(_PREFIXES)}). Give it another "
+            "name."
+        )
+
+
+def metric_column(metric: str, factors: Iterable[str]) -> str:
+    """What a metric is called in the results: its name, unless that is taken.
+
+    Example:
+        >>> [metric_column(name, ["k"]) for name in ("f1", "seconds", "k")]
+        ['f1', 'metric.seconds', 'metric.k']
+    """
+    taken = metric in _COLUMNS or metric in factors or metric.startswith(_PREFIXES)
+    return f"metric.{metric}" if taken else metric
+
+
+def trial_table(rows: Sequence[Mapping[str, Any]], factors: Sequence[str]) -> pd.DataFrame:
+    """One row a trial, see `Results.table`.
+
+    Args:
+        rows: As stored.
+        factors: Names.
+    """
+    metrics = metric_columns(rows, factors, None)
+    records = []
+    for row in rows:
+        found = {metric_column(name, factors): value for name, value in row["metrics"].items()}
+        bad = [name for name, value in found.items() if not math.isfinite(value)]
+        record: dict[str, Any] = {name: row["arm"][name] for name in factors}
+        record["seed"] = row["seed"]
+        for name in metrics:
+            record[name] = found.get(name, math.nan)
+        record |= {
+            "seconds": row["seconds"],
+            "peak_memory_mb": row["peak_memory_mb"],
+            "status": row["status"],
+            "nan": ", ".join(bad),
+            "unread": ", ".join(row.get("unread", ())),
+            "error": row.get("error", ""),
+            "arm": arm_name(row["arm"]),
+            "cost": row.get("cost", ""),
+        }
+        for package, number in row.get("versions", {}).items():
+            record[f"version.{package}"] = number
+        record |= {"python": row.get("python"), "git_commit": row.get("git_commit")}
+        record |= {"worker": row.get("worker"), "finished": row.get("finished")}
+        record |= {"attempt": row.get("attempt", 0), "trial": row["id"]}
+        records.append(record)
+    names = [*factors, "seed", "seconds", "status", "nan", "unread", "error", "arm", "trial"]
+    table = pd.DataFrame(records) if records else pd.DataFrame(columns=names)
+    for name in factors:
+        # pandas would turn None into NaN and 4 into 4.0.
+        table[name] = pd.Series([row["arm"][name] for row in rows], dtype=object)
+    return table
+
+
+def metric_columns(
+    rows: Sequence[Mapping[str, Any]], factors: Sequence[str], first: str | None
+) -> list[str]:
+    """Columns of the metrics that occur, the one the study is about first."""
+    found = dict.fromkeys(name for row in rows for name in row["metrics"])
+    return [metric_column(name, factors) for name in sorted(found, key=lambda name: name != first)]

@@ -1,62 +1,41 @@
-"""Runs the trials of a plan that nobody has run yet."""
+"""Runs the trials of a study: those of a fixed plan, and those that a sampler proposes."""
 
 from __future__ import annotations
 
 import gc
-import threading
+import math
 import time
-import traceback
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from datetime import datetime, timezone
-from functools import cache
-from numbers import Real
 from typing import Any
 
 import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from gloss_graph._internal.peak_memory import PeakMemory, free_memory
-from gloss_graph.runs.provenance import provenance
-from gloss_graph.studies.designs import Arm
-from gloss_graph.studies.identity import TrackedConfig
-from gloss_graph.studies.store import TrialStore
-from gloss_graph.studies.table import arm_name
-from gloss_graph.studies.tune_storage import worker_name
-
-__all__ = ["Runner", "Trial"]
+from gloss_graph._internal.peak_memory import free_memory
+from gloss_graph._internal.search_space import Dimension
+from gloss_graph.studies.engine import (
+    TrialBudget,
+    TrialTable,
+    quiet_optuna,
+    suggest,
+    this_process,
+    worker_name,
+)
+from gloss_graph.studies.trials import Arm, Trial, arm_name, run_trial
 
 _POLL_SECONDS = 0.3
-_BEAT_SECONDS = 10.0
 # The time left is told from all trials so far, not from the last half minute.
 _ESTIMATE_SECONDS = 7 * 24 * 3600.0
-_MEGABYTE = 2.0**20
-
-
-@dataclass(frozen=True)
-class Trial:
-    """One arm with one seed.
-
-    Attributes:
-        id: Hash of everything it depends on.
-        arm: Factor -> value.
-        config: What the function is called with.
-        seed: The seed.
-    """
-
-    id: str
-    arm: Arm
-    config: dict[str, Any]
-    seed: int
 
 
 class Runner:
-    """Runs trials one after another, sharing them with other processes on the same folder.
+    """Runs trials one after another, sharing them with other processes on the same table.
 
     Args:
-        store: Where rows go.
+        table: Where trials are claimed and rows go.
         run: `(config, seed) -> metrics`.
         baseline: Value of every factor in the baseline arm.
         about: Added to every row.
@@ -65,14 +44,14 @@ class Runner:
 
     def __init__(
         self,
-        store: TrialStore,
+        table: TrialTable,
         run: Callable[[dict[str, Any], int], Mapping[str, float]],
         baseline: Mapping[str, Any],
         about: Mapping[str, Any],
         *,
         progress: bool = False,
     ) -> None:
-        self.store, self._run, self._baseline, self._about = store, run, baseline, about
+        self.table, self._run, self._baseline, self._about = table, run, baseline, about
         self._bar = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
@@ -84,136 +63,75 @@ class Runner:
             speed_estimate_period=_ESTIMATE_SECONDS,
         )
 
-    def work(self, trials: Sequence[Trial], *, retry: bool = False, wait: bool = True) -> int:
+    def work(self, trials: Sequence[Trial], *, retry: bool = False, wait: bool = True) -> None:
         """Run what has no row yet; returns when every trial has one.
 
         Args:
             trials: The plan, in order.
             retry: Do trials again that failed before this call.
-            wait: False returns while others still run some.
-
-        Returns:
-            Trials this process ran.
+            wait: False returns while other workers still run some.
 
         Raises:
             ValueError: A trial did not read any of the factors that tell it from the baseline.
         """
-        failed: dict[str, int] = {}
-        if retry:
-            rows = self.store.rows()
-            failed = {
-                key: rows[key].get("attempt", 0)
-                for key in (trial.id for trial in trials)
-                if key in rows and rows[key]["status"] == "failed"
-            }
-        ran = 0
+        self.table.read(fail_dead=True)
+        rows = self.table.rows()
+        # The attempt of a trial whose row counts.
+        attempts = {trial.id: 0 for trial in trials}
+        for key in attempts:
+            if retry and key in rows and rows[key]["status"] == "failed":
+                attempts[key] = rows[key].get("attempt", 0) + 1
         with self._bar, _old_objects_aside():
             for old in self._bar.task_ids:
                 self._bar.remove_task(old)
             task = self._bar.add_task("Trials", total=len(trials), note="")
+
+            def show(note: str) -> None:
+                done = sum(_done(rows, *item) for item in attempts.items())
+                self._bar.update(task, completed=done, note=note)
+
             while True:
-                before = ran
-                waiting = 0
+                ran = False
                 for trial in trials:
-                    if self._done(trial, failed):
+                    attempt = attempts[trial.id]
+                    if _done(rows, trial.id, attempt):
                         continue
-                    attempt = self.store.claim(trial.id, after=failed.get(trial.id, -1))
-                    if attempt is None:
-                        waiting += 1
-                        continue
-                    if self._done(trial, failed):
-                        self.store.release(trial.id)
-                        continue
-                    self._show(task, trials, failed, _name(trial))
-                    self._one(trial, attempt)
-                    ran += 1
-                self._show(task, trials, failed, f"{waiting} begun elsewhere" if waiting else "")
-                if not waiting or not wait:
-                    return ran
-                if ran == before:
+                    claimed = self.table.claim(trial, attempt)
+                    if claimed is not None:
+                        show(f"{arm_name(trial.arm)}, seed {trial.seed}")
+                        self._one(trial, claimed, attempt)
+                        ran = True
+                self.table.read(fail_dead=True)
+                left = sum(not _done(rows, *item) for item in attempts.items())
+                show(f"{left} begun elsewhere" if left else "")
+                if not left or not (ran or wait):
+                    return
+                if not ran:
                     time.sleep(_POLL_SECONDS)
 
-    def _done(self, trial: Trial, failed: Mapping[str, int]) -> bool:
-        return _ended(trial, self.store.rows(), failed)
-
-    def _show(
-        self, task: Any, trials: Iterable[Trial], failed: Mapping[str, int], note: str
-    ) -> None:
-        rows = self.store.rows()
-        done = sum(_ended(trial, rows, failed) for trial in trials)
-        self._bar.update(task, completed=done, note=note)
-
-    def _one(self, trial: Trial, attempt: int) -> None:
+    def _one(self, trial: Trial, key: int, attempt: int) -> None:
         """Run a trial and write its row, whatever comes of it."""
-        config = TrackedConfig(trial.config)
-        row: dict[str, Any] = {
-            "id": trial.id,
-            "attempt": attempt,
-            "arm": trial.arm,
-            "seed": trial.seed,
-            "changed": {k: v for k, v in trial.arm.items() if v != self._baseline.get(k)},
-            "config": dict(trial.config),
-            **self._about,
-            **_provenance(),
-            "worker": worker_name(),
-            "started": _now(),
-        }
-        start, memory = time.perf_counter(), PeakMemory()
-        idle: list[str] = []
+        about = {**self._about, "attempt": attempt, "worker": worker_name()}
         try:
-            with _Beats(self.store), memory:
-                found = self._run(config, trial.seed)
-            idle = sorted(config.unread & trial.arm.keys())
-            row |= {"status": "ok", "metrics": checked_metrics(found)}
-        except Exception as error:
-            text = " ".join(str(error).split()) or "no message"
-            row |= {
-                "status": "failed",
-                "metrics": {},
-                "error": f"{type(error).__name__}: {text}",
-                "traceback": traceback.format_exc(),
-            }
+            with self.table.beating(key):
+                row = run_trial(trial, self._run, self._baseline, about)
         except BaseException:
-            self.store.release(trial.id)
+            self.table.give_back(key)
             raise
-        row |= {"seconds": time.perf_counter() - start, "finished": _now(), "unread": idle}
-        row["peak_memory_mb"] = memory.peak / _MEGABYTE
-        changed = set(row["changed"])
-        if row["status"] == "ok" and changed and changed <= set(idle):
-            self.store.release(trial.id)
-            raise ValueError(
-                f"factor {', '.join(map(repr, sorted(changed)))} was never read by the function, "
-                f"though the arm {_name(trial)!r} differs from the baseline in nothing else. Check "
-                "the spelling, or leave the factor out."
+        if not self.table.finish(key, row):
+            warnings.warn(
+                f"The trial {arm_name(trial.arm)}, seed {trial.seed} was silent for too long and "
+                "is run again.",
+                UserWarning,
+                stacklevel=4,
             )
-        self.store.append(row)
         free_memory()
         if torch.cuda.is_initialized():
             torch.cuda.empty_cache()
 
 
-def _ended(trial: Trial, rows: Mapping[str, Any], failed: Mapping[str, int]) -> bool:
-    row = rows.get(trial.id)
-    return row is not None and row.get("attempt", 0) > failed.get(trial.id, -1)
-
-
-def checked_metrics(found: Any) -> dict[str, float]:
-    """What a function gave back, as plain numbers.
-
-    Raises:
-        TypeError: No dictionary of numbers, or an empty one.
-    """
-    if not isinstance(found, Mapping) or not found:
-        raise TypeError(
-            f"'run' must return a dictionary of metrics, name -> number (got {found!r:.80})."
-        )
-    plain = {}
-    for name, value in found.items():
-        item = value.item() if hasattr(value, "item") else value
-        if isinstance(item, bool) or not isinstance(item, Real):
-            raise TypeError(f"'run' must return numbers (got {value!r:.80} for {name!r}).")
-        plain[str(name)] = float(item)
-    return plain
+def _done(rows: Mapping[str, Mapping[str, Any]], key: str, attempt: int) -> bool:
+    return key in rows and rows[key].get("attempt", 0) >= attempt
 
 
 @contextmanager
@@ -226,36 +144,45 @@ def _old_objects_aside() -> Iterator[None]:
         gc.unfreeze()
 
 
-class _Beats:
-    """While open: signs of life of the claims."""
+def propose_arms(
+    proposals: Any,
+    storage: Any,
+    runner: Runner,
+    factors: Mapping[str, Dimension],
+    trials_of: Callable[[Arm], Sequence[Trial]],
+    *,
+    arms: int,
+    metric: str,
+    minimize: bool,
+    retry: bool,
+) -> None:
+    """Run arms that the sampler proposes until the study has enough of them.
 
-    def __init__(self, store: TrialStore) -> None:
-        self._store, self._stop = store, threading.Event()
-        self._thread = threading.Thread(target=self._beat, daemon=True)
+    Args:
+        proposals: The Optuna study; an arm is a trial of it, worth the mean over its seeds.
+        storage: Where it is kept.
+        runner: Runs the arm with every seed.
+        factors: What is tried.
+        trials_of: An arm with every seed.
+        arms: How many.
+        metric: What arms are to improve.
+        minimize: Less of it is better.
+        retry: Do failed trials again.
+    """
+    with quiet_optuna() as optuna:
 
-    def __enter__(self) -> _Beats:
-        self._thread.start()
-        return self
+        def objective(proposal: Any) -> float:
+            proposal.set_user_attr("process", this_process())
+            proposal.set_user_attr("worker", worker_name())
+            trials = trials_of({name: suggest(proposal, name, d) for name, d in factors.items()})
+            runner.work(trials, retry=retry)
+            rows = runner.table.rows()
+            values = [rows[trial.id]["metrics"].get(metric, math.nan) for trial in trials]
+            mean = sum(values) / len(values)
+            if not math.isfinite(mean):
+                raise optuna.TrialPruned(f"no {metric!r}")
+            return -mean if minimize else mean
 
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        self._thread.join()
-
-    def _beat(self) -> None:
-        while not self._stop.wait(_BEAT_SECONDS):
-            self._store.beat()
-
-
-@cache
-def _provenance() -> dict[str, Any]:
-    found = provenance()
-    del found["finished"]
-    return found
-
-
-def _now() -> str:
-    return datetime.now(timezone.utc).isoformat(timespec="seconds")
-
-
-def _name(trial: Trial) -> str:
-    return f"{arm_name(trial.arm)}, seed {trial.seed}"
+        budget = TrialBudget(proposals, storage, arms)
+        while budget.next():
+            proposals.optimize(objective, n_trials=1, catch=(), gc_after_trial=True)

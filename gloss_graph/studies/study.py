@@ -6,25 +6,40 @@ import json
 import math
 import os
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from gloss_graph._internal.checks import check_choice, check_positive_int
-from gloss_graph._internal.files import atomic_write
+from gloss_graph._internal.files import atomic_write, full_disk_named
 from gloss_graph._internal.folders import check_content, join
 from gloss_graph._internal.search_space import Choice, Dimension, Range, Scalar
-from gloss_graph.studies.designs import DESIGNS, Arm, arms_of, check_used, factor_dimension
-from gloss_graph.studies.identity import canonical, trial_id
-from gloss_graph.studies.results import STUDY_FILE, Results, read_results, sampled_rows
-from gloss_graph.studies.runner import Runner, Trial
-from gloss_graph.studies.sampler import DATABASE, open_arms, sample_arms
-from gloss_graph.studies.store import TrialStore
-from gloss_graph.studies.table import arm_name, check_factor
+from gloss_graph.studies.designs import DESIGNS, arms_of, check_used, factor_dimension
+from gloss_graph.studies.engine import (
+    HEARTBEAT,
+    TrialTable,
+    open_storage,
+    open_study,
+    read_rows,
+    sqlite_url,
+)
+from gloss_graph.studies.results import (
+    DATABASE,
+    STUDY_FILE,
+    Results,
+    check_factor,
+    proposed_rows,
+    results_of,
+    rows_of,
+    write_shared_rows,
+)
+from gloss_graph.studies.runner import Runner, propose_arms
+from gloss_graph.studies.trials import Arm, Trial, arm_name, canonical, read_lines, trial_id
 
 __all__ = ["Plan", "Study"]
 
+# A file that the workers in a folder lock together.
+CROWD = ".workers"
 # Beyond that a plan is a slip of the pen.
 _MOST_TRIALS = 100_000
 
@@ -170,7 +185,7 @@ class Study:
     @classmethod
     def read(cls, path: str | os.PathLike[str], **overrides: Any) -> Study:
         """A study of text classifiers from a YAML file, see `gloss_graph.studies.read_study`."""
-        from gloss_graph.studies.files import read_study
+        from gloss_graph.studies.yaml_study import read_study
 
         return read_study(path, **overrides)
 
@@ -199,12 +214,11 @@ class Study:
         total = len(trials)
         seconds = math.nan
         done = 0
-        if out is not None and Path(out, "trials").is_dir():
-            with TrialStore(out) as store:
-                rows = store.rows()
+        if out is not None and Path(out).is_dir():
+            rows = rows_of(Path(out))
             known = [rows[trial.id] for trial in trials if trial.id in rows]
             if self.design == "optuna":
-                known = sampled_rows(rows.values(), self.factors, self.settings, self.identity)
+                known = proposed_rows(rows.values(), self.factors, self.settings, self.identity)
             done = len(known)
             fine = [row["seconds"] for row in known if row["status"] == "ok"]
             seconds = sum(fine) / len(fine) if fine else math.nan
@@ -268,6 +282,7 @@ class Study:
         storage: str | None = None,
         wait: bool = True,
         limit: int | None = None,
+        heartbeat: int = HEARTBEAT,
     ) -> Results:
         """Run what is not done yet, and read the results. The same call resumes.
 
@@ -275,47 +290,68 @@ class Study:
             out: Folder of the study: new, empty or that of the same study before.
             progress: Show a bar on stderr.
             retry: Do failed trials again.
-            storage: Database URL that machines share, for the design `optuna`.
+            storage: Database URL that machines share; None keeps the trials in `out`.
             wait: Return only when trials that other processes have begun are done, too.
             limit: Of the plan, run the first so many trials only.
+            heartbeat: Seconds between signs of life of a running trial; on another machine a trial
+                that is silent for six times as long counts as killed.
 
         Raises:
             FileExistsError: The folder holds something else.
             BlockingIOError: Another process runs another study in it.
-            ValueError: A factor the function never reads.
+            ValueError: A factor the function never reads; no optuna; a database that cannot be
+                reached.
             RuntimeError: Every trial failed; names the last error.
         """
-        if storage is not None and self.design != "optuna":
-            raise ValueError("'storage' is for design='optuna'; other designs share a folder.")
         folder = study_folder(out)
         about = {"cost": getattr(self.function, "cost", ""), "identity": self.identity}
         file, content = folder / STUDY_FILE, self._content()
+        url = sqlite_url(folder / DATABASE) if storage is None else storage
 
         def begin() -> None:
-            if self.design == "optuna":
-                # It refuses other settings; the folder must then stay as it is.
-                open_arms(self, folder, storage)
             with atomic_write(file, overwrite=True) as draft:
                 draft.write(content)
 
-        with ExitStack() as stack:
-            store = stack.enter_context(TrialStore(folder))
-            stack.enter_context(
-                join(
-                    folder,
-                    "ablate",
-                    folder / "claims" / ".owners",
-                    same=lambda: file.is_file() and file.read_bytes() == content,
-                    begin=begin,
+        with full_disk_named(folder), open_storage(url, heartbeat=heartbeat) as database:
+            # It refuses other settings; the folder must then stay as it is.
+            proposals = self._proposals(database) if self.design == "optuna" else None
+            with join(
+                folder,
+                "ablate",
+                folder / CROWD,
+                same=lambda: file.is_file() and file.read_bytes() == content,
+                begin=begin,
+            ):
+                known = read_lines(folder / "trials")
+                known += read_rows(database, None if storage is None else self.name)
+                table = TrialTable(
+                    database,
+                    self.name,
+                    self.factors,
+                    self.baseline,
+                    metric=self.metric,
+                    minimize=self.minimize,
+                    rows=known,
                 )
-            )
-            runner = Runner(store, self.function, self.baseline, about, progress=progress)
-            if self.design == "optuna":
-                shared = open_arms(self, folder, storage)
-                sample_arms(self, shared, runner, storage=storage, retry=retry)
-            else:
-                runner.work(self.trials()[:limit], retry=retry, wait=wait)
-            results = read_results(folder)
+                runner = Runner(table, self.function, self.baseline, about, progress=progress)
+                if proposals is None:
+                    runner.work(self.trials()[:limit], retry=retry, wait=wait)
+                else:
+                    runner.work(self._seeded(self.baseline), retry=retry)
+                    propose_arms(
+                        proposals,
+                        database,
+                        runner,
+                        self.factors,
+                        self._seeded,
+                        arms=self.size or 0,
+                        metric=self.metric or "",
+                        minimize=self.minimize,
+                        retry=retry,
+                    )
+                if storage is not None:
+                    write_shared_rows(folder, table.rows().values())
+                results = results_of(folder, table.rows())
         rows = results.table
         if len(rows) and (rows["status"] == "failed").all():
             raise RuntimeError(
@@ -323,6 +359,21 @@ class Study:
                 "cause and run again with retry (--retry)."
             )
         return results
+
+    def _seeded(self, arm: Arm) -> list[Trial]:
+        return [self.trial(arm, seed) for seed in self.seeds]
+
+    def _proposals(self, storage: Any) -> Any:
+        """The Optuna study that proposes arms."""
+        attributes = {
+            "factors": {name: tried.as_dict() for name, tried in self.factors.items()},
+            "settings": canonical(self.settings),
+            "metric": self.metric,
+            "minimize": self.minimize,
+            "seeds": self.seeds,
+            "identity": canonical(self.identity),
+        }
+        return open_study(storage, self.name, attributes, seed=0)
 
     def _content(self) -> bytes:
         """What the study's file holds."""
@@ -359,7 +410,9 @@ def study_folder(out: str | os.PathLike[str]) -> Path:
     folder = Path(out)
     if not (folder / STUDY_FILE).is_file():
         try:
-            check_content(folder, known=("trials", "claims", DATABASE, f"{DATABASE}-journal"))
+            check_content(
+                folder, known=("trials", "claims", CROWD, DATABASE, f"{DATABASE}-journal")
+            )
         except FileExistsError:
             raise FileExistsError(
                 f"'out' must be a new folder or that of a study ({folder} holds other files). "

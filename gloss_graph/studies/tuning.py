@@ -13,27 +13,32 @@ from typing import Any
 
 import pandas as pd
 from torch import Tensor
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from gloss_graph._internal.checks import check_choice, check_positive_int, check_range
-from gloss_graph._internal.files import atomic_write
+from gloss_graph._internal.files import atomic_write, is_full_disk
 from gloss_graph._internal.folders import check_content, hold, write_json
 from gloss_graph._internal.limits import read_object
 from gloss_graph._internal.search_space import Dimension, Scalar
 from gloss_graph.runs.provenance import documents_digest
-from gloss_graph.studies.space import check_space
-from gloss_graph.studies.trial import TrialObjective, used_params
-from gloss_graph.studies.tune_storage import (
-    Turns,
+from gloss_graph.studies.engine import (
+    HEARTBEAT,
+    TrialBudget,
+    open_storage,
     open_study,
-    quiet_optuna,
     require_optuna,
     sqlite_url,
+    suggest,
+    this_process,
+    worker_name,
 )
+from gloss_graph.studies.space import check_space
 from gloss_graph.text import Splits, TextEncoder
 from gloss_graph.text.writers import csv_bytes
 from gloss_graph.training.config import TrainConfig
 from gloss_graph.training.progress import TrialBar
 from gloss_graph.training.recorded import encoder_identity
+from gloss_graph.training.run import train_text
 
 __all__ = ["METRICS", "TuneResult", "tune_text"]
 
@@ -86,7 +91,7 @@ def tune_text(
     metric: str = "val.macro_f1",
     seed: int | None = None,
     keep_runs: bool = False,
-    heartbeat: int = 10,
+    heartbeat: int = HEARTBEAT,
     progress: bool = False,
     finish: Callable[[TuneResult], Mapping[str, Any]] | None = None,
 ) -> TuneResult:
@@ -148,20 +153,24 @@ def tune_text(
     attributes = _attributes(splits, encoder, config, space, metric)
     out = Path(out)
     _check_study_folder(out, study_name)
-    with hold(out, "tune"), quiet_optuna():
+    url = sqlite_url(out / _DATABASE) if storage is None else storage
+    with hold(out, "tune"), open_storage(url, heartbeat=heartbeat) as database:
         _check_study_folder(out, study_name)
-        url = sqlite_url(out / _DATABASE) if storage is None else storage
-        study = open_study(url, study_name, attributes, seed=seed, heartbeat=heartbeat)
+        # Settings that are newer than the study have been at their defaults.
+        known = {name: v for name, v in TrainConfig().as_dict().items() if name not in space}
+        study = open_study(
+            database, study_name, attributes, seed=seed, defaults={"settings": known}
+        )
         write_json(out / _STUDY_FILE, {"study_name": study_name, "seed": seed, **attributes})
-        objective = TrialObjective(
+        objective = _TrialObjective(
             splits, encoder_factory, config, out / "trials", space, metric, keep_runs
         )
         objective.frozen = _frozen(splits, encoder, config)
         del encoder
-        turns = Turns(study, trials, timeout, heartbeat)
+        budget = TrialBudget(study, database, trials, timeout=timeout)
         try:
             with TrialBar(trials, show=progress) as objective.bar:
-                _work(study, objective, turns, min(_FAILURES, trials))
+                _work(study, objective, budget, min(_FAILURES, trials))
         finally:
             _drop_partial_runs(study, out / "trials", keep_runs)
             table = pd.DataFrame([_row(trial, space) for trial in study.get_trials()])
@@ -180,12 +189,12 @@ def tune_text(
     return result
 
 
-def _work(study: Any, objective: TrialObjective, turns: Turns, patience: int) -> None:
+def _work(study: Any, objective: _TrialObjective, budget: TrialBudget, patience: int) -> None:
     """Run trials until the budget of the study is met."""
-    objective.bar.finished(turns.finished())
+    objective.bar.finished(budget.finished())
     failures = 0
     ended: list[Any] = []
-    while turns.next(objective.bar.waiting):
+    while budget.next(objective.bar.waiting):
         objective.begun.clear()
         try:
             study.optimize(
@@ -209,8 +218,10 @@ def _work(study: Any, objective: TrialObjective, turns: Turns, patience: int) ->
             raise objective.stopped
         trial = ended.pop()
         state, error = trial.state.name.lower(), trial.user_attrs.get("error")
-        finished = turns.finished()
-        objective.bar.ended(trial.number, error or state, trial.value, used_params(trial), finished)
+        finished = budget.finished()
+        objective.bar.ended(
+            trial.number, error or state, trial.value, _used_params(trial), finished
+        )
         failures = failures + 1 if state == "fail" else 0
         if error is not None and not objective.bar.shown:
             warnings.warn(f"Trial {trial.number} failed: {error}", UserWarning, stacklevel=3)
@@ -296,7 +307,7 @@ def _result(
             "command goes on where this one ended."
         )
     best = max(complete, key=lambda trial: (trial.value, -trial.number))
-    params: dict[str, Any] = {name: used_params(best)[name] for name in space}
+    params: dict[str, Any] = {name: _used_params(best)[name] for name in space}
     return TuneResult(
         config=replace(config, **params),
         value=best.value,
@@ -308,7 +319,7 @@ def _result(
 
 
 def _row(trial: Any, space: Mapping[str, Dimension]) -> dict[str, Any]:
-    attributes, params = trial.user_attrs, used_params(trial)
+    attributes, params = trial.user_attrs, _used_params(trial)
     error = attributes.get("error", "")
     if trial.state.name == "FAIL" and not error:
         error = "killed"
@@ -338,3 +349,123 @@ def _importance(study: Any, complete: int) -> dict[str, float]:
     except RuntimeError:  # all scores equal
         return {}
     return {name: float(share) for name, share in found.items()}
+
+
+class _TrialObjective:
+    """What Optuna calls once a trial.
+
+    Args:
+        splits: Training and validation documents.
+        encoder_factory: Makes the untrained encoder.
+        config: Settings that are not searched.
+        folder: Where run folders go.
+        space: What to try.
+        metric: What a trial is worth.
+        keep_runs: Keep the run folders of complete trials.
+    """
+
+    bar: TrialBar
+    frozen: dict[str, Tensor] | None
+
+    def __init__(
+        self,
+        splits: Splits,
+        encoder_factory: Callable[[], TextEncoder],
+        config: TrainConfig,
+        folder: Path,
+        space: Mapping[str, Dimension],
+        metric: str,
+        keep_runs: bool,
+    ) -> None:
+        self._splits, self._encoder_factory, self._config = splits, encoder_factory, config
+        self._folder, self._space, self._metric = folder, space, metric
+        self._keep_runs = keep_runs
+        #: What no further trial can mend: a full disk.
+        self.stopped: BaseException | None = None
+        #: Number of the trial that was begun last.
+        self.begun: list[int] = []
+
+    def __call__(self, trial: Any) -> float:
+        """Train with what the trial draws; its folder is removed unless it is wanted."""
+        self.begun.append(trial.number)
+        trial.set_user_attr("process", this_process())
+        trial.set_user_attr("worker", worker_name())
+        out = self._folder / f"{trial.number:04d}"
+        complete = False
+        try:
+            drawn: dict[str, Any] = {
+                name: suggest(trial, name, tried) for name, tried in self._space.items()
+            }
+            trial.set_user_attr("params", drawn)
+            watch = _Evaluations(trial, self._metric, self.bar)
+            result = train_text(
+                self._splits,
+                self._encoder_factory(),
+                # Nobody looks at the pictures of a trial.
+                replace(self._config, **drawn, pictures=False),
+                out,
+                frozen=self.frozen,
+                callbacks=[watch],
+                save_steps=0,
+            )
+            value = result.metrics.get(self._metric, math.nan)
+            if math.isnan(value):
+                raise ValueError(f"the training gave no {self._metric!r}.")
+            trial.set_user_attr("metrics", _finite(result.metrics))
+            complete = True
+            return value
+        except require_optuna().TrialPruned:
+            raise
+        except BaseException as error:
+            text = " ".join(str(error).split()) or "no message"
+            trial.set_user_attr("error", f"{type(error).__name__}: {text}")
+            if is_full_disk(error):
+                self.stopped = error
+            raise
+        finally:
+            if not (complete and self._keep_runs):
+                shutil.rmtree(out, ignore_errors=True)
+
+
+class _Evaluations(TrainerCallback):
+    """Reports every evaluation of a training to its trial, and ends it where others did better."""
+
+    def __init__(self, trial: Any, metric: str, bar: TrialBar) -> None:
+        part, _, score = metric.partition(".")
+        # Propagation and silhouette are known at the end only.
+        self._key = f"eval_{score}" if part == "val" else None
+        self._trial, self._bar, self._count = trial, bar, 0
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Advance the bar."""
+        self._bar.steps(self._trial.number, state.global_step, state.max_steps)
+
+    def on_evaluate(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        metrics: dict[str, float] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Report the score; evaluations are numbered, since steps need not be comparable."""
+        value = (metrics or {}).get(self._key or "")
+        if value is None or math.isnan(value):
+            return
+        self._count += 1
+        self._trial.report(value, self._count)
+        self._trial.set_user_attr("steps", state.global_step)
+        # What has run to its end is worth its full score.
+        if state.global_step < state.max_steps and self._trial.should_prune():
+            raise require_optuna().TrialPruned(f"after {state.global_step} steps")
+
+
+def _used_params(trial: Any) -> dict[str, Scalar]:
+    """As they were used; the database holds them with all digits."""
+    return {**trial.params, **trial.user_attrs.get("params", {})}
+
+
+def _finite(metrics: Mapping[str, float]) -> dict[str, float | None]:
+    return {key: value if math.isfinite(value) else None for key, value in metrics.items()}

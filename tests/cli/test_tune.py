@@ -196,7 +196,7 @@ def test_when_every_trial_fails(
     def broken(*_: object, **__: object) -> None:
         raise MemoryError("no room")
 
-    monkeypatch.setattr("gloss_graph.studies.trial.train_text", broken)
+    monkeypatch.setattr("gloss_graph.studies.tuning.train_text", broken)
     out = tmp_path / "tune"
     result = command(*options(encoder_folder, files, out))
     assert result.status == 1

@@ -17,6 +17,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from gloss_graph import MemoryBank
 
+from .helpers import enqueue_nameless
+
 DIM = 5
 # So few identities that documents come back all the time.
 IDS = st.integers(0, 11)
@@ -166,9 +168,8 @@ class BankMachine(RuleBasedStateMachine):
 
     @rule(labels=st.lists(LABELS, min_size=1, max_size=4))
     def enqueue_without_ids(self, labels: list[int]) -> None:
-        self.bank._warned_anonymous = True
         raw, unit = self.vectors(len(labels))
-        self.bank.enqueue(raw, torch.tensor(labels))
+        enqueue_nameless(self.bank, raw, torch.tensor(labels))
         self.model.enqueue(unit, labels, None)
 
     @rule(documents=st.lists(st.tuples(IDS, LABELS), min_size=1, max_size=6))

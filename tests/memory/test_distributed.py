@@ -226,9 +226,8 @@ def kinds_of(given: Tensor, labels: Tensor, sets: bool) -> tuple[Tensor, Tensor 
 def refreshed_states(rank: int, eviction: str) -> list[dict[str, Tensor]]:
     """State after every step; batches of different documents and sizes, and refreshed rows."""
     bank = MemoryBank(12, DIM, k=3, eviction=eviction)
-    objective = GraphGuidedObjective(
-        CLASSES, memory=bank, k=3, half_life=3.0, staleness=Staleness(warmup_steps=1, ramp_steps=3)
-    )
+    staleness = Staleness(half_life=3.0, warmup_steps=1, ramp_steps=3)
+    objective = GraphGuidedObjective(CLASSES, memory=bank, k=3, staleness=staleness)
     found = []
     for step in range(5):
         ids = torch.arange(4 + rank) + 7 * step + 100 * rank

@@ -10,13 +10,15 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from helpers import snapshot
+from processes import state_of
 from torch import Tensor, nn
 
 from gloss_graph import MemoryBank
 from gloss_graph.memory import Drift, MomentumEncoder
 from gloss_graph.memory.drift import OLDEST, age_decay
 from gloss_graph.neighbors import IVFSettings
+
+from .helpers import assert_unchanged, enqueue_nameless
 
 DIM = 6
 
@@ -45,7 +47,7 @@ def test_refresh_writes_the_stalest_in_place(eviction: str) -> None:
         asked.extend(ids.tolist())
         return now[ids]
 
-    before = snapshot(bank)
+    before = state_of(bank)
     assert bank.refresh(encode, 6) == 6
     assert asked == [0, 1, 2, 3, 4, 5]
     torch.testing.assert_close(bank.embeddings[:6], F.normalize(now[:6], dim=1))
@@ -79,8 +81,7 @@ def test_refresh_keeps_label_sets_and_leaves_rows_without_identity() -> None:
     bank = MemoryBank(6, DIM, k=2, num_classes=2)
     sets = torch.tensor([[1.0, 1.0], [0.0, 1.0], [torch.nan, torch.nan]])
     bank.enqueue(world()[:3], sets, torch.arange(3))
-    bank._warned_anonymous = True
-    bank.enqueue(world()[5:7])
+    enqueue_nameless(bank, world()[5:7])
     kept = bank.embeddings[3:].clone()
     assert bank.refresh(lambda ids: world(4)[ids], 100) == 3
     torch.testing.assert_close(bank.labels[:3], sets, equal_nan=True)
@@ -127,11 +128,11 @@ BAD: list[tuple[Callable[[Tensor], Any], str]] = [
 @pytest.mark.parametrize(("encode", "message"), BAD)
 def test_bad_rows_change_nothing(encode: Callable[[Tensor], Any], message: str) -> None:
     bank = filled()
-    before = snapshot(bank)
+    before = state_of(bank)
     for call in (lambda: bank.refresh(encode, 4), lambda: bank.drift(encode, 4)):
         with pytest.raises((ValueError, TypeError), match=message):
             call()
-    assert all(torch.equal(value, before[name]) for name, value in bank.state_dict().items())
+    assert_unchanged(bank, before)
     assert bank.last_drift is None
     for wrong in (-1, 1.5, True):
         with pytest.raises(ValueError, match="'count' must be"):
@@ -140,10 +141,10 @@ def test_bad_rows_change_nothing(encode: Callable[[Tensor], Any], message: str) 
 
 def test_rows_beyond_float16_change_nothing() -> None:
     bank = filled(dtype=torch.float16, normalize=False)
-    before = snapshot(bank)
+    before = state_of(bank)
     with pytest.raises(ValueError, match="exceed float16"):
         bank.refresh(lambda ids: world()[ids] * 1e6, 4)
-    assert all(torch.equal(value, before[name]) for name, value in bank.state_dict().items())
+    assert_unchanged(bank, before)
 
 
 # ------------------------------------------------------------------ drift
@@ -182,13 +183,13 @@ def test_a_sample_is_drawn_by_its_seed() -> None:
         return world()[ids]
 
     bank = filled()
-    before = snapshot(bank)
+    before = state_of(bank)
     for settings in ({"seed": 1}, {"generator": torch.Generator().manual_seed(1)}, {"seed": 2}):
         found = bank.drift(encode, 5, **settings)
         assert found.rows == len(set(asked[-1])) == 5
         assert (found.mean, found.min) == pytest.approx((1.0, 1.0), abs=1e-6)
     assert asked[0] == asked[1] != asked[2]
-    assert all(torch.equal(value, before[name]) for name, value in bank.state_dict().items())
+    assert_unchanged(bank, before)
 
 
 def test_drift_of_nothing_and_of_no_sample() -> None:
@@ -246,13 +247,13 @@ def test_age_decay_halves_and_has_a_floor() -> None:
 def test_restandardized_rows_have_mean_and_spread_of_the_batch(dtype: torch.dtype) -> None:
     bank = filled(normalize=False, dtype=dtype)
     x = 3.0 * world(4)[:9] + 2.0
-    before = snapshot(bank)
+    before = state_of(bank)
     view = bank.restandardized(x, DIM)
     tolerance = {"rtol": 1e-4, "atol": 1e-4}
     torch.testing.assert_close(view.embeddings.mean(dim=0), x.mean(dim=0), **tolerance)
     spread = view.embeddings.std(dim=0, correction=0)
     torch.testing.assert_close(spread, x.std(dim=0, correction=0), **tolerance)
-    assert all(torch.equal(value, before[name]) for name, value in bank.state_dict().items())
+    assert_unchanged(bank, before)
     # Search and neighbours see the new rows, under the ids of the old.
     found = view.search(view.embeddings[:3], 1, exclude_ids=torch.tensor([1]))
     assert found.slots.flatten().tolist()[::2] == [0, 2]

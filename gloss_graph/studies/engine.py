@@ -1,0 +1,651 @@
+"""Trials in an Optuna storage that many processes and machines share: each one is run once."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import platform
+import threading
+import time
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from importlib.util import find_spec
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+import psutil
+
+from gloss_graph._internal.search_space import Choice, Dimension, Scalar
+from gloss_graph.studies.trials import (
+    Trial,
+    check_row,
+    decoded,
+    encoded,
+    keep_latest,
+    trial_id,
+)
+
+HEARTBEAT = 10
+# A trial without a sign of life for this many heartbeats counts as killed.
+_SILENT_BEATS = 6
+# A setting that kills its worker (out of memory) is tried again this often, not for ever.
+_RETRIES = 2
+# Trials at random before the sampler learns from earlier ones, and before anything is pruned.
+_RANDOM_TRIALS = 10
+_UNPRUNED_TRIALS = 5
+# The first evaluation of a trial says more about warm-up than about its settings.
+_UNPRUNED_EVALUATIONS = 1
+_POLL_SECONDS = 1.0
+# Seconds a worker waits while another one writes to the same SQLite file.
+_SQLITE_PATIENCE = 60
+# What was read so recently is not read again before a trial is claimed.
+_FRESH_SECONDS = 0.1
+# Between the name of a study and the digest of its factors.
+_TABLE = " trials "
+# Attributes of a fixed trial: what it is, and its row.
+_FIXED, _ROW = "trial", "row"
+
+
+def require_optuna() -> Any:
+    """Return the optuna module.
+
+    Raises:
+        ValueError: It is not installed; names the extra that brings it.
+    """
+    try:
+        import optuna
+    except ImportError as error:
+        raise ValueError(
+            "Studies need optuna, which is not installed. Run 'pip install \"gloss-graph[tune]\"'."
+        ) from error
+    return optuna
+
+
+@contextmanager
+def quiet_optuna() -> Iterator[Any]:
+    """Silence Optuna's log lines and its warnings that some features are new."""
+    optuna = require_optuna()
+    level = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(optuna.logging.CRITICAL)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            yield optuna
+    finally:
+        optuna.logging.set_verbosity(level)
+
+
+def worker_name() -> str:
+    """Machine and process, to tell the workers of one study apart."""
+    return f"{platform.node()}:{os.getpid()}"
+
+
+def this_process() -> dict[str, Any]:
+    """Machine, process and its time of birth: what tells whether a worker is alive."""
+    process = psutil.Process()
+    return {"host": platform.node(), "pid": process.pid, "born": process.create_time()}
+
+
+def sqlite_url(file: str | os.PathLike[str]) -> str:
+    """Database URL of a file, whatever characters its name has.
+
+    Raises:
+        ValueError: A name that is not UTF-8, which SQLite cannot open.
+    """
+    require_optuna()
+    from sqlalchemy import URL
+
+    try:
+        os.fspath(file).encode()
+    except UnicodeEncodeError:
+        raise ValueError(
+            f"'out' must be a name in UTF-8, since a database is kept there (got "
+            f"{os.fspath(file)!a}). Choose another."
+        ) from None
+    return URL.create("sqlite", database=os.fspath(file)).render_as_string()
+
+
+@contextmanager
+def open_storage(url: str, *, heartbeat: int = HEARTBEAT) -> Iterator[Any]:
+    """Connect to a database while the block runs; see `connect`."""
+    with quiet_optuna():
+        storage = connect(url, heartbeat=heartbeat)
+        try:
+            yield storage
+        finally:
+            storage.remove_session()
+            storage.engine.dispose()
+
+
+def connect(url: str, *, heartbeat: int = HEARTBEAT) -> Any:
+    """Connect to a database and make Optuna's tables where they are missing.
+
+    Proposed trials of dead workers are queued again; fixed ones are claimed again by the plan.
+
+    Args:
+        url: Of the database.
+        heartbeat: Seconds between signs of life of a running trial.
+
+    Raises:
+        ValueError: The database cannot be reached.
+    """
+    optuna = require_optuna()
+    import sqlalchemy
+
+    if url.startswith("postgresql://") and find_spec("psycopg"):
+        # Before version 2.1 SQLAlchemy takes this for psycopg2.
+        url = url.replace("postgresql://", "postgresql+psycopg://", 1)
+    lite = url.startswith("sqlite")
+    options = {"connect_args": {"timeout": _SQLITE_PATIENCE}} if lite else {"pool_pre_ping": True}
+    queue_again = optuna.storages.RetryHeartbeatStaleTrialCallback(
+        max_retry=_RETRIES, inherit_intermediate_values=False
+    )
+
+    def retry(study: Any, trial: Any) -> None:
+        if _FIXED not in trial.user_attrs:
+            queue_again(study, trial)
+
+    for last in (False, False, False, True):
+        try:
+            storage = optuna.storages.RDBStorage(
+                # Optuna takes braces for a template.
+                url.replace("{", "{{").replace("}", "}}"),
+                engine_kwargs=options,
+                heartbeat_interval=heartbeat,
+                grace_period=_SILENT_BEATS * heartbeat,
+                heartbeat_stale_trial_callback=retry,
+            )
+            break
+        except (ImportError, RuntimeError, sqlalchemy.exc.SQLAlchemyError) as error:
+            # Workers that start at once all make the tables, and all but one fail.
+            raced = isinstance(error, sqlalchemy.exc.IntegrityError)
+            if (raced or "already exists" in str(error)) and not last:
+                time.sleep(0.5)
+                continue
+            reason = str(error).splitlines()[0]
+            raise ValueError(
+                f"'storage' must be a database within reach ({_without_password(url)}: {reason}). "
+                "Check the URL, e.g. sqlite:///study.db or postgresql://user@host/name, and its "
+                "driver."
+            ) from error
+    if lite:
+        _begin_at_once(storage.engine)
+    return storage
+
+
+def _begin_at_once(engine: Any) -> None:
+    """Let a SQLite transaction take the lock before it reads.
+
+    By default Python's driver begins at the first write, so that two workers both read a trial as
+    waiting and both run it.
+    """
+    from sqlalchemy import event
+
+    @event.listens_for(engine, "connect")
+    def connect(connection: Any, _: Any) -> None:
+        connection.isolation_level = None
+
+    @event.listens_for(engine, "begin")
+    def begin(connection: Any) -> None:
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+    engine.dispose()
+
+
+def _without_password(url: str) -> str:
+    from sqlalchemy.engine import make_url
+    from sqlalchemy.exc import ArgumentError
+
+    try:
+        return make_url(url).render_as_string(hide_password=True)
+    except (ArgumentError, ValueError):
+        return repr(url)
+
+
+def open_study(
+    storage: Any,
+    name: str,
+    attributes: Mapping[str, Any],
+    *,
+    seed: int,
+    defaults: Mapping[str, Mapping[str, Any]] | None = None,
+) -> Any:
+    """Create or join a study of proposed trials that maximizes a score.
+
+    Args:
+        storage: Of `connect`.
+        name: Of the study in it.
+        attributes: What defines the study, as JSON types; kept with it and compared.
+        seed: Of what is tried.
+        defaults: Attribute -> value of its keys in a study that is older than the key.
+
+    Raises:
+        ValueError: The study has other attributes.
+    """
+    optuna = require_optuna()
+    study = optuna.create_study(
+        storage=storage,
+        study_name=name,
+        direction="maximize",
+        load_if_exists=True,
+        sampler=_numbered_sampler(optuna, seed),
+        pruner=optuna.pruners.MedianPruner(
+            n_startup_trials=_UNPRUNED_TRIALS,
+            n_warmup_steps=_UNPRUNED_EVALUATIONS + 1,
+            interval_steps=1,
+            n_min_trials=1,
+        ),
+    )
+    _check_attributes(study, name, attributes, defaults or {})
+    return study
+
+
+def _numbered_sampler(optuna: Any, seed: int) -> Any:
+    """TPE that draws what it tries from (seed, number of the trial).
+
+    One generator per process would make every worker, and a resumed one, start with the same draws.
+    """
+
+    class NumberedSampler(optuna.samplers.BaseSampler):
+        def __init__(self) -> None:
+            self._made: tuple[int, Any] = (-1, None)
+
+        def _of(self, number: int) -> Any:
+            if self._made[0] != number:
+                # Everything that Optuna 4 and 5 have different defaults for is said.
+                sampler = optuna.samplers.TPESampler(
+                    seed=int(np.random.SeedSequence([seed, number]).generate_state(1)[0]),
+                    n_startup_trials=_RANDOM_TRIALS,
+                    n_ei_candidates=24,
+                    multivariate=True,
+                    group=False,
+                    constant_liar=True,
+                )
+                self._made = (number, sampler)
+            return self._made[1]
+
+        def infer_relative_search_space(self, study: Any, trial: Any) -> Any:
+            return self._of(trial.number).infer_relative_search_space(study, trial)
+
+        def sample_relative(self, study: Any, trial: Any, search_space: Any) -> Any:
+            return self._of(trial.number).sample_relative(study, trial, search_space)
+
+        def sample_independent(self, study: Any, trial: Any, name: str, distribution: Any) -> Any:
+            return self._of(trial.number).sample_independent(study, trial, name, distribution)
+
+    return NumberedSampler()
+
+
+def _check_attributes(
+    study: Any, name: str, attributes: Mapping[str, Any], defaults: Mapping[str, Any]
+) -> None:
+    stored = {key: study.user_attrs[key] for key in attributes if key in study.user_attrs}
+    if not study.get_trials(deepcopy=False):
+        # A worker may have died between two of them.
+        for key in attributes.keys() - stored.keys():
+            study.set_user_attr(key, attributes[key])
+            stored[key] = attributes[key]
+    different = [
+        line
+        for key in attributes
+        for line in _differences(key, stored.get(key), attributes[key], defaults.get(key, {}))
+    ]
+    if different:
+        raise ValueError(
+            f"The study {name!r} was begun with other settings ({'; '.join(different[:6])}). Give "
+            "the same ones to go on with it, or start another with 'study_name' or in a new folder."
+        )
+
+
+def _differences(key: str, old: Any, new: Any, defaults: Mapping[str, Any]) -> list[str]:
+    if isinstance(old, Mapping) and isinstance(new, Mapping):
+        old = {**defaults, **{k: v for k, v in old.items() if k in new or v is not None}}
+        return [
+            f"{name}: {old.get(name, 'absent')} there, {new.get(name, 'absent')} here"
+            for name in sorted({*old, *new})
+            if old.get(name, "absent") != new.get(name, "absent")
+        ]
+    return [] if old == new else [f"{key}: {old} there, {new} here"]
+
+
+def suggest(trial: Any, name: str, tried: Dimension) -> Scalar:
+    """Return the value an Optuna trial draws for a setting."""
+    if isinstance(tried, Choice):
+        return trial.suggest_categorical(name, list(tried.values))
+    if tried.integer:
+        return trial.suggest_int(name, tried.low, tried.high, step=tried.step or 1, log=tried.log)
+    value = trial.suggest_float(name, tried.low, tried.high, step=tried.step, log=tried.log)
+    return tried.tidy(value)
+
+
+class DeadWorkers:
+    """Fails the trials of workers that are no longer alive, so that they are run again.
+
+    A process of this machine is looked up; one of another machine is dead when its heartbeat
+    stops, or when the first one does not come.
+
+    Args:
+        study: The Optuna study.
+        storage: Of `connect`.
+    """
+
+    def __init__(self, study: Any, storage: Any) -> None:
+        self._study, self._storage = study, storage
+        self._heartbeat = storage.get_heartbeat_interval()
+        self._id = storage.get_study_id_from_name(study.study_name)
+        self._looked = float("-inf")
+        self._unsigned: dict[int, float] = {}
+
+    def fail(self, trials: list[Any]) -> None:
+        """Fail what dead workers left behind, given the trials of the study."""
+        optuna, now = require_optuna(), time.monotonic()
+        running = [trial for trial in trials if trial.state.name == "RUNNING"]
+        unsigned = [trial for trial in running if "worker" not in trial.user_attrs]
+        self._unsigned = {t.number: self._unsigned.get(t.number, now) for t in unsigned}
+        retry = self._storage.get_heartbeat_stale_trial_callback()
+        for trial in running:
+            process = trial.user_attrs.get("process")
+            silent = now - self._unsigned.get(trial.number, now)
+            if _alive(process) and silent <= _SILENT_BEATS * self._heartbeat:
+                continue
+            key = self._storage.get_trial_id_from_study_id_trial_number(self._id, trial.number)
+            try:
+                self._storage.set_trial_state_values(key, optuna.trial.TrialState.FAIL)
+            except optuna.exceptions.UpdateFinishedTrialError:
+                continue
+            if process is not None:
+                retry(self._study, trial)
+        if running and now - self._looked >= self._heartbeat:
+            self._looked = now
+            optuna.storages.fail_stale_trials(self._study)
+
+
+def _alive(process: Mapping[str, Any] | None) -> bool:
+    """Whether a worker may be alive; those of other machines may."""
+    if process is None or process["host"] != platform.node():
+        return True
+    try:
+        found = psutil.Process(int(process["pid"]))
+        # Clocks that are set meanwhile move the time of birth.
+        same = abs(found.create_time() - float(process["born"])) < 2.0
+        return same and found.status() != psutil.STATUS_ZOMBIE
+    except psutil.AccessDenied:
+        return True
+    except psutil.Error:
+        return False
+
+
+class TrialBudget:
+    """Says when a worker may start a proposed trial, so that all together keep to a number.
+
+    Args:
+        study: The Optuna study.
+        storage: Of `connect`.
+        trials: Finished (complete or pruned) trials wanted in all of it.
+        timeout: Seconds after which this worker starts no more; None = never.
+    """
+
+    def __init__(
+        self,
+        study: Any,
+        storage: Any,
+        trials: int,
+        *,
+        timeout: float | None = None,
+    ) -> None:
+        self._study, self._trials = study, trials
+        self._dead = DeadWorkers(study, storage)
+        self._end = None if timeout is None else time.monotonic() + timeout
+
+    def finished(self) -> int:
+        """Complete and pruned trials so far."""
+        return len(self._of("COMPLETE", "PRUNED"))
+
+    def next(self, waiting: Callable[[int], None] = lambda running: None) -> bool:
+        """Wait until there is room for a trial; False once all are finished or time is over.
+
+        Args:
+            waiting: Told how many trials of others the worker waits for.
+        """
+        while True:
+            self._dead.fail(self._study.get_trials(deepcopy=False))
+            finished, running = self.finished(), len(self._of("RUNNING"))
+            if finished >= self._trials:
+                return False
+            if self._end is not None and time.monotonic() >= self._end:
+                return False
+            if finished + running < self._trials:
+                return True
+            waiting(running)
+            time.sleep(_POLL_SECONDS)
+
+    def _of(self, *states: str) -> list[Any]:
+        trials = self._study.get_trials(deepcopy=False)
+        return [trial for trial in trials if trial.state.name in states]
+
+
+class TrialTable:
+    """Fixed trials of a study and their results, each as one Optuna trial.
+
+    A worker claims a trial by adding it in the state RUNNING, in one transaction; of several with
+    the same id the one with the lowest number counts, and the others are given back. The result is
+    the attribute `row`: a trial that has it is never run again, whatever became of its worker.
+
+    Args:
+        storage: Of `connect`.
+        name: Of the study.
+        factors: What is tried. Another set of values is another Optuna study, since Optuna fixes
+            the choices of a study; results are shared by the ids of the trials.
+        baseline: Value of every factor in the baseline.
+        metric: What a trial is worth to Optuna's tools; None takes the first one.
+        minimize: Whether less of the metric is better.
+        rows: Results that are known already.
+    """
+
+    def __init__(
+        self,
+        storage: Any,
+        name: str,
+        factors: Mapping[str, Dimension],
+        baseline: Mapping[str, Scalar],
+        *,
+        metric: str | None = None,
+        minimize: bool = False,
+        rows: Iterable[Mapping[str, Any]] = (),
+    ) -> None:
+        optuna = require_optuna()
+        self._storage, self._metric = storage, metric
+        self._distributions = {
+            key: _distribution(optuna, tried, baseline[key]) for key, tried in factors.items()
+        }
+        digest = trial_id({key: repr(found) for key, found in self._distributions.items()}, 0, {})
+        self._study = optuna.create_study(
+            storage=storage,
+            study_name=f"{name}{_TABLE}{digest[:8]}",
+            direction="minimize" if minimize else "maximize",
+            load_if_exists=True,
+            # Nothing is drawn, so it does not matter which.
+            sampler=optuna.samplers.RandomSampler(),
+        )
+        self._id = storage.get_study_id_from_name(self._study.study_name)
+        self._dead = DeadWorkers(self._study, storage)
+        self._process = this_process()
+        self._rows: dict[str, dict[str, Any]] = {}
+        for row in rows:
+            keep_latest(self._rows, row)
+        self._decoded: set[int] = set()
+        # Id -> number and attempt of every trial of it that is being run.
+        self._running: dict[str, list[tuple[int, int]]] = {}
+        self._read_at = float("-inf")
+
+    def rows(self) -> Mapping[str, dict[str, Any]]:
+        """Trial id -> its row, as last read; of a trial tried again the latest attempt."""
+        return MappingProxyType(self._rows)
+
+    def read(self, *, fail_dead: bool = False) -> None:
+        """Read what other workers have done meanwhile.
+
+        Args:
+            fail_dead: Whether to give trials of dead workers back, too.
+        """
+        trials = self._study.get_trials(deepcopy=False)
+        if fail_dead:
+            self._dead.fail(trials)
+            trials = self._study.get_trials(deepcopy=False)
+        self._running = {}
+        for trial in trials:
+            if _ROW in trial.user_attrs:
+                if trial.number not in self._decoded:
+                    keep_latest(self._rows, _row_of(self._study.study_name, trial))
+                    self._decoded.add(trial.number)
+            elif trial.state.name == "RUNNING":
+                fixed = trial.user_attrs[_FIXED]
+                place = (trial.number, fixed["attempt"])
+                self._running.setdefault(fixed["id"], []).append(place)
+        self._read_at = time.monotonic()
+
+    def claim(self, trial: Trial, attempt: int) -> int | None:
+        """Take a trial, or learn that another worker has it or has finished it.
+
+        Args:
+            trial: The trial.
+            attempt: One more than that of the failed row to be replaced, else 0.
+
+        Returns:
+            What `finish` and `give_back` take; None where there is nothing to run.
+        """
+        if time.monotonic() - self._read_at > _FRESH_SECONDS:
+            self.read()
+        if self._taken(trial.id, attempt):
+            return None
+        optuna = require_optuna()
+        template = optuna.trial.create_trial(
+            state=optuna.trial.TrialState.RUNNING,
+            params=trial.arm,
+            distributions=self._distributions,
+            # Every attribute costs a query.
+            user_attrs={
+                _FIXED: {"id": trial.id, "seed": trial.seed, "attempt": attempt},
+                "process": self._process,
+            },
+        )
+        key = self._storage.create_new_trial(self._id, template_trial=template)
+        self.read()
+        number = self._storage.get_trial_number_from_id(key)
+        if self._taken(trial.id, attempt, below=number):
+            self.give_back(key)
+            return None
+        return int(key)
+
+    def _taken(self, key: str, attempt: int, below: float = float("inf")) -> bool:
+        row = self._rows.get(key)
+        if row is not None and row.get("attempt", 0) >= attempt:
+            return True
+        others = self._running.get(key, [])
+        return any(number < below and other >= attempt for number, other in others)
+
+    def finish(self, key: int, row: Mapping[str, Any]) -> bool:
+        """Write the row of a claimed trial for good.
+
+        Returns:
+            False where other workers took this one for dead, so that the row does not count.
+        """
+        optuna = require_optuna()
+        states = optuna.trial.TrialState
+        metrics = row["metrics"]
+        value = metrics.get(self._metric or next(iter(metrics), ""), math.nan)
+        try:
+            text = json.dumps(encoded(row), allow_nan=False)
+            self._storage.set_trial_user_attr(key, _ROW, text)
+            keep_latest(self._rows, dict(row))
+            if math.isfinite(value):
+                self._storage.set_trial_state_values(key, states.COMPLETE, [value])
+            else:
+                self._storage.set_trial_state_values(key, states.FAIL)
+        except optuna.exceptions.UpdateFinishedTrialError:
+            # Taken for dead between the two, the trial has its row and counts.
+            return bool(self._rows.get(str(row["id"])) == row)
+        return True
+
+    def give_back(self, key: int) -> None:
+        """Leave a claimed trial to the next worker that asks."""
+        optuna = require_optuna()
+        with suppress(optuna.exceptions.UpdateFinishedTrialError):
+            self._storage.set_trial_state_values(key, optuna.trial.TrialState.FAIL)
+
+    @contextmanager
+    def beating(self, key: int) -> Iterator[None]:
+        """Give signs of life of a claimed trial while the block runs."""
+        optuna, stop = require_optuna(), threading.Event()
+
+        def beat() -> None:
+            signed = False
+            while not stop.wait(self._storage.get_heartbeat_interval()):
+                # A database out of reach for a moment; the row will tell if it stays so.
+                with suppress(*_storage_errors(optuna)):
+                    self._storage.record_heartbeat(key)
+                    if not signed:
+                        self._storage.set_trial_user_attr(key, "worker", worker_name())
+                    signed = True
+
+        thread = threading.Thread(target=beat, daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            stop.set()
+            thread.join()
+
+
+def _storage_errors(optuna: Any) -> tuple[type[Exception], ...]:
+    from sqlalchemy.exc import SQLAlchemyError
+
+    errors = optuna.exceptions
+    return (SQLAlchemyError, errors.StorageInternalError, errors.UpdateFinishedTrialError)
+
+
+def _distribution(optuna: Any, tried: Dimension, base: Scalar) -> Any:
+    """What Optuna shall say was tried for a factor, the baseline included."""
+    distributions = optuna.distributions
+    if isinstance(tried, Choice):
+        values = list(tried.values)
+        return distributions.CategoricalDistribution([*values, *([base] * (base not in values))])
+    ends: list[Any] = [tried.low, tried.high, base]
+    kind = distributions.IntDistribution if tried.integer else distributions.FloatDistribution
+    return kind(min(ends), max(ends), log=tried.log)
+
+
+def read_rows(storage: Any, name: str | None = None) -> list[dict[str, Any]]:
+    """Rows of all fixed trials of a database.
+
+    Args:
+        storage: Of `connect`.
+        name: Only of the study of this name.
+
+    Raises:
+        ValueError: A row that `TrialTable` did not write.
+    """
+    optuna = require_optuna()
+    rows = []
+    for found in optuna.get_all_study_names(storage):
+        owner, table, _ = found.rpartition(_TABLE)
+        if not table or (name is not None and owner != name):
+            continue
+        trials = storage.get_all_trials(storage.get_study_id_from_name(found), deepcopy=False)
+        rows += [_row_of(found, trial) for trial in trials if _ROW in trial.user_attrs]
+    return rows
+
+
+def _row_of(study: str, trial: Any) -> dict[str, Any]:
+    try:
+        row = decoded(json.loads(trial.user_attrs[_ROW]))
+        check_row(row)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ValueError(
+            f"trial {trial.number} of the Optuna study {study!r} must hold the row of a trial "
+            f"({error}). Delete it, and it is run again."
+        ) from error
+    return row

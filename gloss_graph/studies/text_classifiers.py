@@ -1,0 +1,285 @@
+"""What a trial of a text study does: train, score, measure the graph on held-out documents."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import fields, replace
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from gloss_graph._internal.checks import check_choice
+from gloss_graph._internal.folders import scratch_folder
+from gloss_graph._internal.timing import stage_seconds
+from gloss_graph.objective import GraphGuidedObjective, ObjectiveOutput
+from gloss_graph.runs.provenance import documents_digest
+from gloss_graph.studies.space import check_value
+from gloss_graph.studies.used_settings import (
+    ENCODER_ONLY,
+    GRAPH_LOSSES,
+    NO_FACTORS,
+    glossary,
+    used_settings,
+)
+from gloss_graph.text import FeatureEncoder, Splits, TextEncoder
+from gloss_graph.training import (
+    RunResult,
+    TrainConfig,
+    make_objective,
+    recorded_embeddings,
+    train_text,
+)
+
+__all__ = ["COSTS", "TextRun"]
+
+#: What a trial costs.
+COSTS = {
+    "replay": "a small adapter trained on recorded embeddings of a frozen encoder",
+    "full": "the whole encoder trained",
+}
+# The adapter starts from nothing, so it takes larger steps than an encoder, as the CLI has it.
+_REPLAY_RATES = {"learning_rate": 1e-3, "warm_start_rate": 1e-3}
+_MEASURED_BATCHES = 24
+
+
+class TextRun:
+    """`(config, seed) -> metrics` of a text classifier, with settings of `TrainConfig`.
+
+    Args:
+        splits: Documents; scored on the test part, or the validation part without one.
+        make_encoder: Loads the untrained encoder.
+        cost: A key of `COSTS`. `full` trains the encoder; `replay` trains a `FeatureEncoder`
+            (a residual MLP) on its embeddings, recorded once, through the same code.
+        encoder: What tells the encoder from others, see `encoder_identity`; without it embeddings
+            are kept in memory only, and trials of one folder are taken to be of one encoder.
+        progress: Show a bar while embeddings are recorded.
+
+    Raises:
+        ValueError: An unknown cost; no labeled document to score on; label sets.
+    """
+
+    name = "train_text"
+    metric = "macro_f1"
+    shown = ("macro_f1", "hidden_loss", "seconds_per_step")
+    lower_is_better = (
+        "hidden_loss",
+        "train_hidden_loss",
+        "leak",
+        "unreachable_share",
+        "seconds_per_step",
+        "seconds_train",
+    )
+    titles: ClassVar[dict[str, str]] = {
+        "accuracy": "accuracy, %",
+        "macro_f1": "macro-F1, %",
+        "macro_silhouette": "macro silhouette",
+        "propagation_accuracy": "accuracy by propagation, %",
+        "propagation_macro_f1": "macro-F1 by propagation, %",
+        "hidden_loss": "hidden-label loss, held out",
+        "train_hidden_loss": "hidden-label loss, training",
+        "leak": "leak: held-out minus training loss",
+        "unreachable_share": "rows no label reaches, %",
+        "seconds_per_step": "seconds a step",
+        "seconds_train": "seconds of training",
+        "steps": "steps",
+    }
+
+    def __init__(
+        self,
+        splits: Splits,
+        make_encoder: Callable[[], TextEncoder],
+        *,
+        cost: str = "replay",
+        encoder: Mapping[str, Any] | None = None,
+        progress: bool = False,
+    ) -> None:
+        check_choice("cost", cost, COSTS)
+        if splits.train.multilabel:
+            raise ValueError("'splits' must hold class numbers (got label sets).")
+        self.splits, self.make_encoder, self.cost = splits, make_encoder, cost
+        self.progress = progress
+        self.part = "test" if splits.test is not None else "val"
+        held_out = splits.test or splits.val
+        if held_out is None or not sum(held_out.class_counts):
+            raise ValueError("'splits' must have a test or validation part with labels to score.")
+        self._encoder_identity = dict(encoder or {})
+        digest = documents_digest(splits.parts.values())
+        self.identity = {"cost": cost, "documents": digest, **self._encoder_identity}
+        sizes = ", ".join(f"{len(part):,} {name}" for name, part in splits.parts.items())
+        self.about = (
+            f"Cost {cost}: {COSTS[cost]}. Documents of {splits.train.name or 'the corpus'!r}: "
+            f"{sizes}, {splits.train.num_classes} classes. Encoder: "
+            f"{self._encoder_identity.get('encoder', 'given')}. Scores: {self.part} documents."
+        )
+        self.glossary = glossary()
+        self.tolerated = ENCODER_ONLY if cost == "replay" else frozenset()
+        self._rows: dict[str, Tensor] | None = None
+
+    # ------------------------------------------------------------------ what a study asks
+
+    def resolve(self, config: Mapping[str, Any]) -> dict[str, Any]:
+        """Every setting of a training, defaults included; the seed is the trial's."""
+        return {
+            name: value
+            for name, value in self._config(config, 0).as_dict().items()
+            if name not in NO_FACTORS
+        }
+
+    def check(self, config: Mapping[str, Any]) -> None:
+        """Refuse settings no training accepts.
+
+        Raises:
+            ValueError: Names the setting and lists the known ones.
+        """
+        known = [field.name for field in fields(TrainConfig) if field.name not in NO_FACTORS]
+        unknown = sorted(set(config) - set(known))
+        if unknown:
+            raise ValueError(
+                f"{', '.join(map(repr, unknown))} is no setting of a training. Known are {known}."
+            )
+        for name, value in config.items():
+            check_value(name, value)
+        made = self._config(config, 0)
+        if not made.keeps_last and self.splits.val is None:
+            raise ValueError("the data have no validation part, which picks the best step.")
+
+    def used(self, config: Mapping[str, Any]) -> set[str]:
+        """Settings that the result of a configuration depends on."""
+        made = self._config(config, 0)
+        unlabeled = made.few_labels or min(self.splits.train.labels) < 0
+        return used_settings(made, unlabeled=unlabeled) - self.tolerated
+
+    def prepare(self) -> None:
+        """Record the embeddings, where they are not yet."""
+        self._embeddings()
+
+    # ------------------------------------------------------------------ a trial
+
+    def __call__(self, config: Mapping[str, Any], seed: int) -> dict[str, float]:
+        """Train and score."""
+        made = self._config(config, seed)
+        splits, encoder, frozen = self._begin(made)
+        with scratch_folder() as folder, _quiet(made):
+            result = train_text(splits, encoder, made, folder, frozen=frozen, save_steps=0)
+            return self._metrics(result, made, frozen)
+
+    def _config(self, config: Mapping[str, Any], seed: int) -> TrainConfig:
+        settings = dict(config)
+        if self.cost == "replay":
+            settings = {**_REPLAY_RATES, **settings}
+            settings = {k: v for k, v in settings.items() if k not in ENCODER_ONLY}
+        return TrainConfig(**{**settings, "seed": seed, "pictures": False})
+
+    def _begin(
+        self, config: TrainConfig
+    ) -> tuple[Splits, TextEncoder | FeatureEncoder, dict[str, Tensor]]:
+        """Documents, an untrained encoder and the embeddings it gives them."""
+        rows, splits = self._embeddings(), self.splits
+        if config.keeps_last and self.part != "val":
+            splits = replace(splits, val=None)  # nothing looks at it
+        if self.cost == "full":
+            return splits, self.make_encoder(), rows
+        tables = {name: table.numpy() for name, table in rows.items()}
+        carried = {
+            name: replace(part, features=tables[name]) for name, part in splits.parts.items()
+        }
+        encoder = FeatureEncoder.scaled_to(tables["train"], seed=config.seed)
+        frozen = {name: table * encoder.scale for name, table in rows.items()}
+        return replace(splits, **carried), encoder, frozen
+
+    def _embeddings(self) -> dict[str, Tensor]:
+        if self._rows is None:
+            self._rows = recorded_embeddings(
+                self.splits.parts, self.make_encoder, self._encoder_identity, progress=self.progress
+            )
+        return self._rows
+
+    def _metrics(
+        self, result: RunResult, config: TrainConfig, frozen: Mapping[str, Tensor]
+    ) -> dict[str, float]:
+        found, part = result.metrics, self.part
+        metrics = {
+            name: found[f"{part}.{name}"] for name in ("accuracy", "macro_f1", "macro_silhouette")
+        }
+        for name in ("accuracy", "macro_f1"):
+            if f"{part}_propagation.{name}" in found:
+                metrics[f"propagation_{name}"] = found[f"{part}_propagation.{name}"]
+        loss, unreachable = self._held_out(result, config, frozen)
+        metrics |= {"hidden_loss": loss, "unreachable_share": unreachable}
+        # The last quarter of training, in which losses have settled.
+        losses = [row["graph_loss"] for row in result.history if "graph_loss" in row]
+        losses = losses[-max(1, len(losses) // 4) :]
+        if losses and config.graph_weight > 0:
+            metrics["train_hidden_loss"] = sum(losses) / len(losses)
+            metrics["leak"] = loss - metrics["train_hidden_loss"]
+        steps = found["steps"]
+        timed = sum(stage_seconds(found).values())
+        if timed and steps:
+            metrics["seconds_per_step"] = timed / steps
+        return {**metrics, "seconds_train": found["seconds.train"], "steps": steps}
+
+    @torch.no_grad()
+    def _held_out(
+        self, result: RunResult, config: TrainConfig, frozen: Mapping[str, Tensor]
+    ) -> tuple[float, float]:
+        """Hidden-label loss of held-out batches on the arm's own graph, and the unreachable share.
+
+        The bank holds training documents alone, so no label of a held-out document is in it.
+        """
+        corpus = self.splits.parts[self.part]
+        rows = result.embeddings[self.part]
+        objective = _own_objective(result, config, self.splits.train.num_classes, rows)
+        joint = objective.memory is not None and objective.memory.dim > rows.size(1)
+        labels, ids = torch.tensor(corpus.labels), torch.tensor(corpus.ids)
+        order = torch.randperm(len(corpus), generator=torch.Generator().manual_seed(0))
+        total, hidden, missed = 0.0, 0, 0
+        for batch in order.split(config.batch_size)[:_MEASURED_BATCHES]:
+            if batch.numel() < 2:
+                continue
+            out = objective(
+                rows[batch],
+                labels[batch],
+                ids=ids[batch],
+                frozen=frozen[self.part][batch] if joint else None,
+                return_output=True,
+            )
+            if not isinstance(out, ObjectiveOutput):
+                raise TypeError("The objective must return its whole output.")
+            count, lost = int(out.hidden.sum()), int(out.solver.unreachable)
+            total += float(out.graph_loss) * (count - lost)
+            hidden, missed = hidden + count, missed + lost
+        scored = hidden - missed
+        nan = float("nan")
+        return total / scored if scored else nan, missed / hidden if hidden else nan
+
+
+def _own_objective(
+    result: RunResult, config: TrainConfig, num_classes: int, rows: Tensor
+) -> GraphGuidedObjective:
+    """The arm's objective: with its trained bank, or batch by batch where it has none."""
+    alone = config.loss_spec.in_batch or config.memory_size == 0
+    if not alone:
+        return result.objective.eval()
+    loss = config.loss if config.loss in GRAPH_LOSSES else "gloss"
+    made = make_objective(
+        replace(config, loss=loss, memory_size=0),
+        num_classes,
+        rows.size(1),
+        0,
+        sample=rows,
+        targets=False,
+    )
+    return made.eval()
+
+
+@contextmanager
+def _quiet(config: TrainConfig) -> Iterator[None]:
+    """Without advice on settings, which an arm tries on purpose, once a trial."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Graph skill", category=UserWarning)
+        if not config.ids:
+            warnings.filterwarnings("ignore", message=".*ids.*", category=UserWarning)
+        yield
