@@ -164,7 +164,12 @@ def _numbers(value: Any, where: str) -> dict[str, Any]:
     """A block of the file; YAML takes 1e-3 for a word."""
     if not isinstance(value, Mapping):
         raise ValueError(f"'{where}' must be a block 'setting: value' (got {value!r}).")
-    return {str(name): _number(inner) for name, inner in value.items()}
+    return {_setting(str(name)): _number(inner) for name, inner in value.items()}
+
+
+def _setting(name: str) -> str:
+    """A setting by its name among all; `part.name` names one too."""
+    return setting_named(name).name if "." in name else name
 
 
 def _number(value: Any) -> Any:
