@@ -22,6 +22,7 @@ from gloss_graph.text import (
 )
 from gloss_graph.text.pooling import POOLINGS
 from gloss_graph.training import encoder_identity, with_unlabeled
+from gloss_graph.training.config import setting_named
 
 __all__ = ["KEYS", "read_study"]
 
