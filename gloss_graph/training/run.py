@@ -288,7 +288,8 @@ def _train(
 
     objective = loss if isinstance(loss, GraphGuidedObjective) else None
     memory = None if objective is None else objective.memory
-    if not (memory is not None and len(memory)) or config.loss_spec.frozen_targets:
+    stored = memory is not None and len(memory) > 0
+    if objective is None or not stored or config.loss_spec.frozen_targets:
         # Another loss's bank lacks documents or their learned rows: fill one to predict over.
         plain = replace(config, loss="gloss", memory_size=len(train))
         objective = make_objective(
