@@ -23,8 +23,8 @@ class SettingsCommand(TyperCommand):
 
     #: The settings, None for all.
     shown: tuple[str, ...] | None = None
-    _params: list[Any]
     _complete: bool
+    _params: list[Any]
 
     @property
     def params(self) -> list[Any]:

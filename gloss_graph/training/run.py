@@ -288,8 +288,8 @@ def _train(
 
     objective = loss if isinstance(loss, GraphGuidedObjective) else None
     memory = None if objective is None else objective.memory
-    refill = config.loss_spec.frozen_targets
-    if objective is None or memory is None or not len(memory) or refill:
+    stored = memory is not None and len(memory) > 0
+    if objective is None or not stored or config.loss_spec.frozen_targets:
         # Another loss's bank lacks documents or their learned rows: fill one to predict over.
         plain = replace(config, loss="gloss", memory_size=len(train))
         objective = make_objective(
