@@ -58,6 +58,7 @@ _ROOMS = (
     "inference",
     "losses",
     "memory",
+    "neighbors",
     "objective",
     "propagation",
 )

@@ -100,7 +100,7 @@ def top_masses(
     )
     every = (1 + eta) * np.asarray(scaled.sum(axis=1)).ravel()
     diagonal, outward = every[rows], scaled[rows]
-    # Only labels with an unlabeled neighbour send mass through others.
+    # Only labels with an unlabeled neighbor send mass through others.
     touching = scaled @ (~documents.seeds).astype(float) > 0
     dense = _factored(documents, scaled, every) if touching[seeds].any() else None
 
@@ -131,9 +131,9 @@ def top_masses(
         values = spread(block)
         found = np.maximum(values[rows], 0.0)
         found[labeled] = np.maximum((outward @ values)[labeled], 0.0)
-        own = rows[:, None] == block
-        back[own.any(axis=1)] = found[own]
-        found[own] = 0.0
+        itself = rows[:, None] == block
+        back[itself.any(axis=1)] = found[itself]
+        found[itself] = 0.0
         for label in np.unique(documents.y[block]):
             by_class[:, label] += found[:, documents.y[block] == label].sum(axis=1)
         joined = np.concatenate([mass, found], axis=1)
@@ -156,11 +156,11 @@ def _factored(
     _, part = connected_components(scaled, directed=False)
     reached = np.isin(part, part[documents.seeds])
     free = np.flatnonzero(~documents.seeds & reached)
-    own = diagonal[free]
+    pivot = diagonal[free]
     # A diagonal that underflows leaves nothing to divide by.
-    if free.size > _DENSE or not (own > np.finfo(float).tiny).all():
+    if free.size > _DENSE or not (pivot > np.finfo(float).tiny).all():
         return None
-    root = own**-0.5
+    root = pivot**-0.5
     matrix = -(root[:, None] * scaled[free][:, free].toarray() * root)
     matrix[np.diag_indices(free.size)] += 1.0
     try:

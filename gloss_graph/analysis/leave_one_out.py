@@ -1,4 +1,4 @@
-r"""What the graph says of every labeled document when the label of that document is hidden.
+r"""Leave-one-out propagation: the label mass at every document while its label is hidden.
 
 With T the walk, seeds S clamped and the other documents U conducting, hiding the label of one seed
 i turns it into one more unknown. Eliminating U leaves, for that unknown alone,
@@ -98,8 +98,8 @@ def hidden_labels(
     layer = walk_layer(normalization, eta)
     seeds = torch.from_numpy(documents.seeds)
     y = torch.from_numpy(documents.y)
-    own = torch.nn.functional.one_hot(y.clamp(min=0), len(documents.names)).double()
-    own = torch.where(seeds.unsqueeze(1), own, 0.0)
+    onehot = torch.nn.functional.one_hot(y.clamp(min=0), len(documents.names)).double()
+    onehot = torch.where(seeds.unsqueeze(1), onehot, 0.0)
     share = _walk(documents, normalization)
 
     def spread(rows: Tensor) -> Tensor:
@@ -107,7 +107,7 @@ def hidden_labels(
             rows, documents.edge_index, documents.edge_weight, seeds, trusted=True
         ).values
 
-    values = spread(own)
+    values = spread(onehot)
     source, target = documents.edge_index
     outward = _matrix((source, target, share / (1.0 + eta)), documents.size)
     arrived = torch.from_numpy(outward @ values.numpy())
@@ -121,7 +121,7 @@ def hidden_labels(
     else:
         returning = _estimated(spread, ways, seeds, probes, seed, progress)
     kept = torch.where(returning < _RETURNS, 1.0 - returning, torch.inf).unsqueeze(1)
-    hidden = (arrived - returning.unsqueeze(1) * own) / kept
+    hidden = (arrived - returning.unsqueeze(1) * onehot) / kept
     # For every class alike, so that the rest does not depend on the class of the label.
     hidden = torch.where(hidden > _RESOLVED * returning.unsqueeze(1), hidden, 0.0)
     return Hidden(torch.where(seeds.unsqueeze(1), hidden, values), returning, exact)
@@ -176,7 +176,7 @@ def _returning(spread: Spread, ways: Ways, columns: Tensor, progress: bool) -> T
     """Exact h (N,), by columns of seeds that do not meet."""
     source, target, share = ways
     h = torch.zeros(columns.numel(), dtype=share.dtype)
-    own = columns[source]
+    column = columns[source]
     for start in _steps(int(columns.max()) + 1, progress):
         mine = (columns >= start) & (columns < start + _CHUNK)
         nodes = mine.nonzero().squeeze(1)
@@ -184,8 +184,8 @@ def _returning(spread: Spread, ways: Ways, columns: Tensor, progress: bool) -> T
         given = torch.zeros(columns.numel(), width, dtype=share.dtype)
         given[nodes, columns[nodes] - start] = 1.0
         values = spread(given)
-        edges = (own >= start) & (own < start + _CHUNK)
-        back = share[edges] * values[target[edges], own[edges] - start]
+        edges = (column >= start) & (column < start + _CHUNK)
+        back = share[edges] * values[target[edges], column[edges] - start]
         h.index_add_(0, source[edges], back)
     return h.clamp(max=1.0)
 

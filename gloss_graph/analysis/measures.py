@@ -226,7 +226,7 @@ def _class_ties(inner: _Inner, label: int) -> dict[str, float]:
 
 
 def _communities(documents: GraphArrays, given: bool | np.ndarray, seed: int) -> np.ndarray:
-    """Community (N,) of every document; a document without an edge is one of its own."""
+    """Community (N,) of every document; a document without an edge is alone in one."""
     if isinstance(given, bool):
         found = louvain_communities(documents.adjacency, seed=seed)
     else:

@@ -65,7 +65,7 @@ def silhouette_scores(embeddings: Tensor, labels: Tensor) -> dict[str, float]:
 
     Returns:
         `macro_silhouette`, the mean over classes of their means, and `micro_silhouette`, the mean
-        over rows, in [-1, 1]; NaN below two classes or if every row is a class of its own.
+        over rows, in [-1, 1]; NaN below two classes or if every row has another class.
 
     Example:
         >>> scores = silhouette_scores(torch.eye(2).repeat(3, 1), torch.arange(6) % 2)
@@ -87,7 +87,7 @@ def silhouette_rows(embeddings: Tensor, labels: Tensor) -> tuple[np.ndarray, np.
         labels: (N,) long; rows labeled -1 are left out.
 
     Returns:
-        Both (n,); the first is empty below two classes or if every row is a class of its own.
+        Both (n,); the first is empty below two classes or if every row has another class.
     """
     labeled = labels >= 0
     rows = torch.nn.functional.normalize(embeddings[labeled].float(), dim=1).numpy()

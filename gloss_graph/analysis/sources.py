@@ -13,21 +13,21 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from gloss_graph._internal.checks import check_matrix
-from gloss_graph._internal.limits import read_object, read_tensors
+from gloss_graph._internal.limits import read_tensors
 from gloss_graph.memory import MemoryBank
-from gloss_graph.runs.contents import check_contents
+from gloss_graph.runs import RunFolder
 from gloss_graph.text import (
     Corpus,
     FeatureEncoder,
     TextEncoder,
     load_encoder,
+    load_saved_encoder,
     read_features,
     read_table,
 )
 from gloss_graph.text.corpora import string_list
 from gloss_graph.text.origins import joined_texts, read_again
 from gloss_graph.text.tables import has_column
-from gloss_graph.training.labels import read_labels_used
 
 __all__ = ["Source", "SourceRows", "class_names", "read_corpus", "read_source"]
 
@@ -76,12 +76,12 @@ def read_source(
         _only_with(encoder is None, "encoder", "features are embeddings")
         bank = _saved_bank(path)
         if bank is not None:
-            _only_with(documents is None, "documents", "a bank holds its own")
+            _only_with(documents is None, "documents", "a bank holds its documents")
             found = bank
         else:
             found = _of_rows(torch.from_numpy(read_features(path)), documents, columns)
     elif isinstance(source, MemoryBank):
-        _only_with(encoder is None and documents is None, "documents", "a bank holds its own")
+        _only_with(encoder is None and documents is None, "documents", "a bank holds its documents")
         targets = source.num_classes is not None
         found = _of_bank(source.embeddings, source.labels, source.ids, targets)
     elif isinstance(source, (Tensor, np.ndarray)):
@@ -214,16 +214,14 @@ def _of_run(
     with_texts: bool,
     progress: bool,
 ) -> SourceRows:
-    from gloss_graph.training import TextClassifier
-
     names = class_names(folder)
     if documents is not None:
-        encoder = TextClassifier.load(folder / "model").encoder
+        encoder = load_saved_encoder(RunFolder(folder).model)
         corpus = documents
         if not isinstance(corpus, Corpus):
             corpus = read_corpus(corpus, columns, names)
         return _of_corpus(corpus, _embedded(corpus, encoder, None, progress))
-    found = _saved_bank(folder / "memory" / "objective.safetensors")
+    found = _saved_bank(RunFolder(folder).objective)
     if found is None:
         raise ValueError(f"'source' holds no bank ({folder}). Name 'documents' to embed.")
     texts = _training_texts(folder, found.ids.tolist()) if with_texts else None
@@ -241,11 +239,11 @@ def class_names(folder: Path) -> list[str]:
 
 def _run_settings(folder: Path) -> dict[str, Any]:
     try:
-        settings = read_object(folder / "config.json")
+        settings = RunFolder(folder).settings()
         names = settings["data"]["classes"]
         if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
             raise ValueError("its config.json has no list of classes")
-        check_contents(folder, settings)
+        RunFolder(folder).check_digests(settings)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ValueError(
             f"'source' must be a folder written by gloss-graph train ({folder}: {error})."
@@ -260,7 +258,7 @@ def _training_texts(folder: Path, ids: list[int]) -> list[str]:
     if these have not changed.
     """
     try:
-        used = read_labels_used(folder)
+        used = RunFolder(folder).read_labels_used()
     except (OSError, ValueError) as error:
         raise ValueError(f"'source' must be a whole run folder ({folder}: {error}).") from error
     shown = used.texts

@@ -14,19 +14,15 @@ from torch import Tensor
 from transformers import TrainerControl, TrainerState
 
 from gloss_graph._internal.files import atomic_write
-from gloss_graph._internal.folders import write_json
 from gloss_graph._internal.processes import launched
 from gloss_graph.baselines.bert_gcn import BertGCNClassifier
 from gloss_graph.baselines.config import BertGCNConfig, GraphModelConfig, TextGCNConfig
 from gloss_graph.baselines.text_gcn import TextGCNClassifier
-from gloss_graph.runs.contents import CONTENTS, run_contents
-from gloss_graph.runs.provenance import provenance
+from gloss_graph.runs import RunFolder
 from gloss_graph.text import Corpus, Splits, TextEncoder
 from gloss_graph.text.writers import csv_bytes
-from gloss_graph.training.config import TrainConfig
-from gloss_graph.training.labels import write_labels_used
 from gloss_graph.training.outcome import ClassReport, describe, split_scores
-from gloss_graph.training.run import check_labels, claim_run_folder, with_few_labels
+from gloss_graph.training.run import check_labels, with_few_labels
 from gloss_graph.training.snapshots import Snapshots
 
 GraphClassifier = TextGCNClassifier | BertGCNClassifier
@@ -86,19 +82,15 @@ def train_graph_model(
     if launched() > 1:
         raise ValueError(f"A {config.model} runs in one process: start it without torchrun.")
     model = _made(config, encoder)
-    plain = TrainConfig(
-        loss="ce",
+    splits = with_few_labels(
+        splits,
+        fraction=config.label_fraction,
+        per_class=config.labels_per_class,
         seed=config.seed,
-        device=config.device,
-        pictures=config.pictures,
-        label_fraction=config.label_fraction,
-        labels_per_class=config.labels_per_class,
-        select="last",
     )
-    splits = with_few_labels(splits, plain)
-    check_labels(splits, plain)
-    with claim_run_folder(out) as claimed:
-        result = _train(model, splits, config, plain, encoder, claimed.draft, progress)
+    check_labels(splits, picks_step=False)
+    with RunFolder(out).claim() as claimed:
+        result = _train(model, splits, config, encoder, claimed.draft, progress)
         if finish is not None:
             finish(claimed.draft, result)
     return result
@@ -108,13 +100,12 @@ def _train(
     model: GraphClassifier,
     splits: Splits,
     config: GraphModelConfig,
-    plain: TrainConfig,
     encoder: TextEncoder | None,
     out: Path,
     progress: bool,
 ) -> GraphModelResult:
     """Fit the model and write its run into `out`."""
-    recorder = _Recorder(model, splits, plain)
+    recorder = _Recorder(model, splits, config)
     start = time.perf_counter()
     model.fit(splits, watch=recorder, progress=progress)
     metrics = {"steps": float(model.steps), "best_step": float(model.best_step)}
@@ -132,10 +123,11 @@ def _train(
             metrics |= split_scores(name, predictions[name], embeddings[name], there[name])
             classes.add(name, config.model, predictions[name], there[name])
     metrics["seconds.total"] = time.perf_counter() - start
-    model.save(out / "model")
-    write_labels_used(splits.train, out / "labels_used.csv")
-    classes.write(out / "classes.csv")
-    _write_predictions(there, spreads, out / "predictions.csv")
+    folder = RunFolder(out)
+    model.save(folder.model)
+    folder.write_labels_used(splits.train)
+    classes.write(folder.classes)
+    _write_predictions(there, spreads, folder.predictions)
     recorder.write(out, embeddings, metrics)
     shared = ("seed", "device", "pictures", "label_fraction", "labels_per_class")
     values = config.as_dict()
@@ -146,12 +138,8 @@ def _train(
         **({} if encoder is None else encoder.describe()),
         config.model.replace("-", "_"): values,
         "data": describe(splits),
-        CONTENTS: run_contents(out),
     }
-    write_json(out / "config.json", {**settings, **provenance()})
-    with atomic_write(out / "history.csv", overwrite=True) as draft:
-        draft.write(csv_bytes(pd.DataFrame(model.history)))
-    write_json(out / "metrics.json", metrics)
+    folder.write(settings, metrics, model.history)
     return GraphModelResult(model, metrics, model.history, predictions)
 
 
@@ -169,13 +157,14 @@ def _made(config: GraphModelConfig, encoder: TextEncoder | None) -> GraphClassif
 class _Recorder:
     """Records the embeddings of a fit for its pictures, once the model is made."""
 
-    def __init__(self, model: GraphClassifier, splits: Splits, config: TrainConfig) -> None:
+    def __init__(self, model: GraphClassifier, splits: Splits, config: GraphModelConfig) -> None:
         self._model, self._splits, self._config = model, splits, config
         self._state = TrainerState()
         self._snapshots: Snapshots | None = None
 
     def begin(self) -> None:
-        self._snapshots = Snapshots(self._model, self._splits, self._config, {})
+        pictures, seed = self._config.pictures, self._config.seed
+        self._snapshots = Snapshots(self._model, self._splits, {}, pictures=pictures, seed=seed)
 
     def step(self, step: int, most: int) -> None:
         if self._snapshots is None:

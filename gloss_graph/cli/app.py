@@ -18,6 +18,7 @@ from gloss_graph._internal.launched import is_main, leave_processes
 from gloss_graph.cli.ablate import ablate
 from gloss_graph.cli.graph import graph
 from gloss_graph.cli.options import path, path_option, train, typed
+from gloss_graph.cli.settings import FewSettingsCommand, SettingsCommand
 from gloss_graph.cli.signals import end_quietly, farewell, open_streams, stoppable
 from gloss_graph.cli.tune import tune
 
@@ -153,7 +154,7 @@ def demo(
     )
 
 
-app.command()(train)
+app.command(cls=SettingsCommand)(train)
 
 
 @app.command()
@@ -221,7 +222,7 @@ def evaluate(
     run_evaluate(runs, out, metrics=metric or None, by=by or None, baseline=baseline)
 
 
-app.command()(tune)
+app.command(cls=FewSettingsCommand)(tune)
 app.command()(ablate)
 app.command()(graph)
 

@@ -11,10 +11,10 @@ from rich.console import Console
 from gloss_graph._internal.folders import check_folder, claim, write_json
 from gloss_graph._internal.timing import stage_seconds
 from gloss_graph.cli.report import draw_report
-from gloss_graph.cli.train import note_command, score_table, time_table
+from gloss_graph.cli.train import score_table, time_table
 from gloss_graph.export import to_networkx, write_graphml
 from gloss_graph.graph import build_document_graph
-from gloss_graph.reports.run_page import PAGE
+from gloss_graph.runs import RunFolder
 from gloss_graph.text import Splits, docstring_corpus, load_encoder
 from gloss_graph.training import RunResult, TrainConfig, train_text
 from gloss_graph.visualization import plot_graph, plot_stage_times, plot_training
@@ -55,7 +55,9 @@ def run_demo(
         write_json(claimed.draft / _METRICS, metrics)
     # Said last: who closes the pipe has a whole folder.
     for loss in _RUNS.values():
-        console.print(f"Report: {out / loss / PAGE}", highlight=False, markup=False, soft_wrap=True)
+        console.print(
+            f"Report: {RunFolder(out / loss).page}", highlight=False, markup=False, soft_wrap=True
+        )
     console.print(score_table(results))
     console.print(time_table(results))
     console.print(
@@ -97,7 +99,7 @@ def _train_both(
     stages = {name: stage_seconds(result.metrics) for name, result in results.items()}
     plot_stage_times(stages, draft / "stages.png")
     for loss in _RUNS.values():
-        note_command(draft / loss, command)
+        RunFolder(draft / loss).note(command=command)
         draw_report(draft / loss, place=out / loss)
     return results, metrics
 

@@ -13,7 +13,6 @@ from rich.table import Table
 
 from gloss_graph._internal.checks import check_choice
 from gloss_graph._internal.files import utf8_folder
-from gloss_graph._internal.limits import read_object
 from gloss_graph._internal.processes import launched
 from gloss_graph.baselines import (
     CONFIGS,
@@ -24,13 +23,14 @@ from gloss_graph.baselines import (
 )
 from gloss_graph.baselines.text_gcn import NEW_DOCUMENTS
 from gloss_graph.cli.predictions import answered
-from gloss_graph.cli.train import finish_run, read_files, say_run
-from gloss_graph.runs.contents import check_contents
+from gloss_graph.cli.settings import typed_settings, was_typed
+from gloss_graph.cli.train import finish_run, read_parts, say_run
+from gloss_graph.runs import RunFolder
 from gloss_graph.text import Splits, load_encoder, read_table
 from gloss_graph.text.writers import write_table
-from gloss_graph.training import TextClassifier, TrainConfig
+from gloss_graph.training import TextClassifier
+from gloss_graph.training.config import SETTINGS
 from gloss_graph.training.processes import find_device
-from gloss_graph.training.run import check_run_folder
 
 # Options that say what is read and written, for both models.
 _FILES = ("train", "val", "test", "out", "unlabeled", "text", "label", "model")
@@ -79,7 +79,8 @@ def model_config(model: str, context: typer.Context) -> GraphModelConfig:
                 f"'--{_dashed(name)}' must be left out with --model {model}, which does not have "
                 f"it. It takes {', '.join('--' + _dashed(n) for n in _taken(allowed, context))}."
             )
-    settings = {name: context.params[name] for name in given if name in known}
+    values = {**context.params, **typed_settings(context)}
+    settings = {name: values[name] for name in given if name in known}
     if "epochs" in settings:
         epochs = settings["epochs"]
         if epochs != int(epochs):
@@ -96,7 +97,7 @@ def run_model(model: str, context: typer.Context) -> None:
     find_device(config.device)
     out, console = Path(options["out"]), Console()
     # Refused before anything is read.
-    check_run_folder(out)
+    RunFolder(out).check_new()
     splits = _read(config, options, console)
     encoder = None
     if isinstance(config, BertGCNConfig):
@@ -117,7 +118,7 @@ def run_model(model: str, context: typer.Context) -> None:
 def model_of(run: Path) -> str | None:
     """The graph model of a run folder; None where it is of another kind or cannot be read."""
     try:
-        model = read_object(run / "config.json").get("model")
+        model = RunFolder(run).settings().get("model")
     except (OSError, ValueError):
         return None
     return model if isinstance(model, str) else None
@@ -138,14 +139,14 @@ def predict_by_model(
             f"'--{_dashed(refused[0])}' must be left out for a run of --model {model}, whose "
             "encoder head labels new documents: no graph holds them."
         )
-    run = utf8_folder(run)
+    folder = RunFolder(utf8_folder(run))
     try:
-        check_contents(run, read_object(run / "config.json"))
+        folder.check_digests(folder.settings())
     except (OSError, ValueError) as error:
         raise ValueError(
             f"'run' must be a folder written by gloss-graph train ({error})."
         ) from error
-    classifier = TextClassifier.load(run / "model")
+    classifier = TextClassifier.load(folder.model)
     corpus = read_table(source, text=text, label=None)
     answers = ("label", "probability")
     table = answered(source, corpus, text=text, text_b=None, answers=answers)
@@ -165,29 +166,21 @@ def predict_by_model(
 
 
 def _read(config: GraphModelConfig, options: dict[str, Any], console: Console) -> Splits:
-    plain = TrainConfig(
-        loss="ce",
-        seed=config.seed,
-        label_fraction=config.label_fraction,
-        labels_per_class=config.labels_per_class,
-    )
     columns = {"text": options["text"], "label": options["label"], "text_b": None}
-    train, val, test = (options[name] for name in ("train", "val", "test"))
-    return read_files(train, val, test, options["unlabeled"], plain, columns, console)[0]
+    files = (options["train"], options["val"], options["test"], options["unlabeled"])
+    few = (options["unlabeled"], config.label_fraction, config.labels_per_class) != (None,) * 3
+    share = 0.0 if few else 0.1
+    return read_parts(files, columns, console, val_share=share, seed=config.seed)
 
 
 def _given(context: typer.Context) -> list[str]:
     """Options that were typed."""
-    found = []
-    for name in context.params:
-        source = context.get_parameter_source(name)
-        if source is not None and source.name not in ("DEFAULT", "DEFAULT_MAP"):
-            found.append(name)
-    return found
+    typed = [name for name in context.params if was_typed(context, name)]
+    return [*typed, *typed_settings(context)]
 
 
 def _taken(allowed: set[str], context: typer.Context) -> list[str]:
-    return [name for name in context.params if name in allowed]
+    return [name for name in (*context.params, *SETTINGS) if name in allowed]
 
 
 def _dashed(name: str) -> str:

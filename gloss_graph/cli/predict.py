@@ -14,9 +14,9 @@ from gloss_graph.cli.predictions import answered, check_output
 from gloss_graph.text import read_features, read_table
 from gloss_graph.text.corpora import SEPARATOR
 from gloss_graph.text.tables import has_column
-from gloss_graph.text.writers import write_table
+from gloss_graph.text.writers import joined_names, write_table
 from gloss_graph.training import Prediction, Run
-from gloss_graph.training.multilabel import THRESHOLD, joined_names
+from gloss_graph.training.multilabel import THRESHOLD
 
 _TOP = 3
 

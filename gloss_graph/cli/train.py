@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -11,13 +10,11 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.table import Table
 
-from gloss_graph._internal.folders import write_json
 from gloss_graph._internal.processes import is_main
 from gloss_graph._internal.timing import STAGES, stage_seconds
 from gloss_graph.cli.report import draw_report
 from gloss_graph.cli.signals import keeping
-from gloss_graph.reports.run_page import PAGE
-from gloss_graph.runs.finished import is_finished, read_run
+from gloss_graph.runs import RunFolder, read_run
 from gloss_graph.text import (
     Corpus,
     FeatureEncoder,
@@ -33,10 +30,10 @@ from gloss_graph.text.origins import describe_file
 from gloss_graph.text.tables import has_column
 from gloss_graph.training import RunResult, TrainConfig, train_text, with_unlabeled
 from gloss_graph.training.checkpoints import Checkpoints, different
+from gloss_graph.training.config import DEFAULTS
 from gloss_graph.training.multilabel import check_multilabel
 from gloss_graph.training.parameters import check_run
 from gloss_graph.training.processes import check_same_everywhere, join_processes, on_main
-from gloss_graph.training.run import check_run_folder
 from gloss_graph.visualization import plot_stage_times, plot_training
 
 if TYPE_CHECKING:
@@ -68,7 +65,7 @@ def run_train(
     join_processes(config.device)
     check_same_everywhere({"command": (command or [])[1:]})
     console = Console(quiet=not is_main())
-    if resume and is_finished(out):
+    if resume and RunFolder(out).is_finished:
         _check_finished(out, config)
         console.print(
             f"The run is finished, there is nothing to resume. Run folder: {out}",
@@ -78,7 +75,7 @@ def run_train(
         )
         return None
     # Refused before anything is read.
-    on_main(lambda: check_run_folder(out))
+    on_main(RunFolder(out).check_new)
     if resume and not Checkpoints(out).begun:
         console.print("Nothing to resume: the run starts.", style="dim")
     if (encoder_name == "none") != (features is not None):
@@ -106,7 +103,7 @@ def _check_finished(out: Path, config: TrainConfig) -> None:
     stored = read_run(out).settings
     # What "auto" stands for depends on the files.
     asked = {k: v for k, v in config.as_dict().items() if (k, v) != ("select", "auto")}
-    changes = different({name: stored.get(name) for name in asked}, asked)
+    changes = different({name: stored.get(name, DEFAULTS[name]) for name in asked}, asked)
     if changes:
         raise ValueError(
             f"'resume' must find a run of these settings ({changes}), and that in {out} is "
@@ -130,7 +127,8 @@ def train_and_report(
     `files`, of `described_files`, lets the run find its documents again.
     """
     notes = []
-    if config.loss == "gloss" and not config.few_labels and min(splits.train.labels) >= 0:
+    spec, unlabeled = config.loss_spec, min(splits.train.labels) < 0
+    if spec.fills_bank and spec.uses_unlabeled and not config.few_labels and not unlabeled:
         notes.append("No unlabeled documents: the consistency term stays zero.")
     if splits.train.multilabel and config.pictures:
         notes.append("Label sets: no pictures, which color documents by one class.")
@@ -167,11 +165,12 @@ def finish_run(
     files: list[dict[str, Any]] | None = None,
 ) -> None:
     """Draw the curves of a run and write its page, before it is whole in `out`."""
+    folder = RunFolder(draft)
     if result.history:
-        plot_training({name: result.history}, draft / "training.png")
+        plot_training({name: result.history}, folder.curves)
     if stages := stage_seconds(result.metrics):
-        plot_stage_times({name: stages}, draft / "stages.png")
-    note_command(draft, command, files)
+        plot_stage_times({name: stages}, folder.stages)
+    folder.note(command=command, files=files)
     draw_report(draft, place=out)
 
 
@@ -181,7 +180,7 @@ def say_run(out: Path, scores: Table, notes: Sequence[str] = ()) -> None:
     console.print(scores)
     for note in notes:
         console.print(note, style="dim")
-    for line in (f"Report: {out / PAGE}", f"Run folder: {out}"):
+    for line in (f"Report: {RunFolder(out).page}", f"Run folder: {out}"):
         console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
@@ -205,10 +204,27 @@ def read_files(
         config = replace(config, select="last")
     # Where no step is picked every label is used for training.
     share = 0.0 if config.keeps_last and not needs_val else 0.1
-    splits = read_splits(train, val, test, val_fraction=share, seed=config.seed, **columns)
+    files = (train, val, test, unlabeled)
+    return read_parts(files, columns, console, val_share=share, seed=config.seed), config
+
+
+def read_parts(
+    files: tuple[Path, Path | None, Path | None, Path | None],
+    columns: dict[str, Any],
+    console: Console,
+    *,
+    val_share: float,
+    seed: int,
+) -> Splits:
+    """The documents of the training, validation, test and unlabeled file.
+
+    Without a validation file `val_share` of the labeled training documents becomes one.
+    """
+    train, val, test, unlabeled = files
+    splits = read_splits(train, val, test, val_fraction=val_share, seed=seed, **columns)
     if unlabeled is not None:
         splits = with_unlabeled(splits, _unlabeled(unlabeled, columns, console))
-    return splits, config
+    return splits
 
 
 def _unlabeled(file: Path, columns: dict[str, Any], console: Console) -> Corpus:
@@ -231,17 +247,6 @@ def described_files(
         last = describe_file(unlabeled, **named)
         files.append({**last, "first_id": splits.next_id - last["rows"]})
     return files
-
-
-def note_command(
-    out: Path, command: list[str] | None, files: list[dict[str, Any]] | None = None
-) -> None:
-    """Add the words that were typed, and the files read, to the settings of a run."""
-    noted = {"command": command, "files": files}
-    if noted := {name: value for name, value in noted.items() if value}:
-        file = out / "config.json"
-        settings = json.loads(file.read_text(encoding="utf-8"))
-        write_json(file, {**settings, **noted})
 
 
 def score_table(results: dict[str, RunResult]) -> Table:

@@ -8,23 +8,21 @@ from typing import Annotated
 import typer
 
 from gloss_graph.cli.options import (
-    BatchSize,
-    Epochs,
-    EvalSteps,
+    Config,
     LabelColumn,
-    LabelFraction,
-    LabelsPerClass,
-    Loss,
     MaxLength,
     Pooling,
     SecondTexts,
+    Set,
     TextColumn,
     Unlabeled,
     path_option,
 )
+from gloss_graph.cli.settings import given_settings
 
 
 def tune(
+    context: typer.Context,
     train: Annotated[Path, path_option(help="CSV, TSV, JSONL or Parquet (also .gz).")],
     out: Annotated[Path, path_option(help="New folder, or that of a search to go on with.")],
     val: Annotated[Path | None, path_option(help="Validation file; else 10 % of train.")] = None,
@@ -33,8 +31,7 @@ def tune(
     params: Annotated[
         list[str] | None,
         typer.Option(
-            help="Settings to search: bandwidth, visible_fraction, graph_weight, learning_rate, k, "
-            "eta, consistency_weight, anchor, warm_start_rate; else those the loss depends on."
+            help="Settings to search over their declared ranges; else those the loss depends on."
         ),
     ] = None,
     more_params: Annotated[list[str] | None, typer.Argument(hidden=True, metavar="PARAM")] = None,
@@ -45,9 +42,8 @@ def tune(
     choices: Annotated[
         list[str] | None, typer.Option("--choice", help="Search a setting among name=one,two.")
     ] = None,
-    settings: Annotated[
-        list[str] | None, typer.Option("--set", help="Fix any other setting: name=value.")
-    ] = None,
+    config: Config = None,
+    settings: Set = None,
     metric: Annotated[
         str,
         typer.Option(
@@ -69,20 +65,12 @@ def tune(
         bool, typer.Option("--keep-runs", help="Keep the run folders of complete trials.")
     ] = False,
     encoder: Annotated[str, typer.Option(help="minilm, a hub id or a folder.")] = "minilm",
-    loss: Loss = "gloss",
     unlabeled: Unlabeled = None,
-    label_fraction: LabelFraction = None,
-    labels_per_class: LabelsPerClass = None,
     text: TextColumn = "text",
     label: LabelColumn = "label",
     text_b: SecondTexts = None,
     pooling: Pooling = None,
     max_length: MaxLength = 128,
-    epochs: Epochs = 3.0,
-    max_steps: Annotated[int | None, typer.Option(help="Steps, overriding epochs.")] = None,
-    eval_steps: EvalSteps = None,
-    batch_size: BatchSize = 32,
-    seed: Annotated[int, typer.Option(help="Of the trainings and of what is tried.")] = 0,
 ) -> None:
     """Search for the settings that score best on validation documents (the paper's G-Loss-O).
 
@@ -104,21 +92,10 @@ def tune(
             text_b=text_b,
         ),
         out,
-        # What an option above says of the training itself.
-        base={
-            "loss": loss,
-            "label_fraction": label_fraction,
-            "labels_per_class": labels_per_class,
-            "epochs": epochs,
-            "max_steps": max_steps,
-            "eval_steps": eval_steps,
-            "batch_size": batch_size,
-            "seed": seed,
-        },
+        base=given_settings(context, config, settings or []),
         params=[*(params or []), *(more_params or [])],
         ranges=ranges or [],
         choices=choices or [],
-        settings=settings or [],
         trials=trials,
         metric=metric,
         timeout=timeout,

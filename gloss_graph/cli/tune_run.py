@@ -14,11 +14,11 @@ from rich.table import Table
 from gloss_graph._internal.search_space import Dimension
 from gloss_graph.cli.signals import keeping
 from gloss_graph.cli.train import described_files, read_files, train_and_report
+from gloss_graph.runs import RunFolder
 from gloss_graph.studies import (
     TuneResult,
     parse_choice,
     parse_range,
-    parse_setting,
     plot_importance,
     plot_slices,
     plot_tuning,
@@ -28,7 +28,6 @@ from gloss_graph.studies import (
 from gloss_graph.studies.space import default_parameters
 from gloss_graph.text import TextEncoder, load_encoder
 from gloss_graph.training import TrainConfig
-from gloss_graph.training.run import check_run_folder
 
 _SHOWN = 5
 
@@ -61,7 +60,6 @@ def run_tune(
     params: Sequence[str],
     ranges: Iterable[str],
     choices: Iterable[str],
-    settings: Iterable[str],
     trials: int,
     metric: str,
     timeout: float | None,
@@ -72,12 +70,11 @@ def run_tune(
 ) -> TuneResult:
     """Search settings and report; see `gloss-graph tune --help`."""
     console = Console()
-    fixed = _once("set", map(parse_setting, settings))
     extra = _once("range' or 'choice", [*map(parse_range, ranges), *map(parse_choice, choices)])
-    config = TrainConfig(**{**base, **fixed})
+    config = TrainConfig.from_flat(base)
     names = [name for word in params for name in word.split(",") if name]
     space = search_space(names or default_parameters(config.loss), extra)
-    both = sorted(fixed.keys() & space.keys())
+    both = sorted(base.keys() & space.keys())
     if both:
         raise ValueError(f"{both[0]!r} must be either searched or fixed (got both).")
     try:
@@ -90,7 +87,7 @@ def run_tune(
     best = out / "best"
     if final:
         try:
-            check_run_folder(best)
+            RunFolder(best).check_new()
         except FileExistsError:
             raise FileExistsError(
                 f"'final' must find no {best}. Remove it or leave --final out."

@@ -27,7 +27,7 @@ __all__ = [
     "written_names",
 ]
 
-# Everything outside the characters of XML 1.0, where surrogates are no characters either, and
+# Everything outside the characters of XML 1.0, which exclude surrogates, and
 # the other control characters, which XML 1.0 allows but discourages.
 _ILLEGAL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x84\x86-\x9f\ud800-\udfff\ufffe\uffff]")
 _SURROGATE = re.compile("[\ud800-\udfff]")

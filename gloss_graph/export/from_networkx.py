@@ -185,7 +185,7 @@ def _label_names(graph: GraphColumns) -> list[str] | None:
     """Class names: those that the graph declares, then any others in use, sorted."""
     declared = graph.attributes.get("label_names")
     if isinstance(declared, str):
-        with suppress(ValueError):  # A word is no list.
+        with suppress(ValueError):  # a word, not a list
             declared = load_json(declared)
     if declared is not None and not isinstance(declared, (list, tuple)):
         raise ValueError("The graph attribute 'label_names' must be a JSON list of names.")

@@ -28,7 +28,7 @@ __all__ = ["FORMATS", "read_graph", "read_networkx", "write_csr", "write_graph"]
 #: Suffixes that `write_graph` and `read_graph` know; the text formats also with `.gz`.
 FORMATS = (".csv", ".gexf", ".graphml", ".json", ".npz", ".parquet")
 _PACKED = (".gexf", ".graphml", ".json")
-# What a node takes in memory, at least.
+# Least bytes of a node in memory.
 _NODE_BYTES = 64
 
 

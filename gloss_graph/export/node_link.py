@@ -65,7 +65,7 @@ def parse_json(content: bytes, path: Path) -> nx.Graph:
             edges="edges" if "edges" in stored else "links",
         )
         if unknown := set(graph) - listed:
-            raise ValueError(f"an edge names {unknown.pop()!r}, which is no node")
+            raise ValueError(f"an edge names {unknown.pop()!r}, which is not a node")
     except (ValueError, KeyError, TypeError, AttributeError, nx.NetworkXException) as error:
         raise ValueError(f"'path' must be node-link JSON ({path}: {error}).") from error
     return graph

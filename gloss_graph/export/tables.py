@@ -225,7 +225,7 @@ def read_tables(path: str | os.PathLike[str]) -> GraphColumns:
         source, target = (_places(names, tables["edges"][end]) for end in ("source", "target"))
         attributes = described.get("graph", {})
         if not isinstance(attributes, dict):
-            raise ValueError("its description of the graph is no object")
+            raise ValueError("its description of the graph is not an object")
     except FileNotFoundError:
         raise
     except Exception as error:  # damaged tables raise errors without a common base

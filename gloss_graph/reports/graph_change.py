@@ -84,10 +84,10 @@ def measures_summary(graph: Data | pd.DataFrame, **settings: Any) -> Group:
     for name in columns:
         second.add_column(_words(name), justify="right", overflow="fold")
     for scope in dict.fromkeys(rest["scope"]):
-        own = rest[rest["scope"] == scope].set_index("measure")
+        of_class = rest[rest["scope"] == scope].set_index("measure")
         cells = [
-            "\n".join(_shown(name, own.at[name, kind]) for kind in pair)
-            if name in own.index
+            "\n".join(_shown(name, of_class.at[name, kind]) for kind in pair)
+            if name in of_class.index
             else ""
             for name in columns
         ]

@@ -10,9 +10,8 @@ from typing import Any
 import pandas as pd
 
 from gloss_graph._internal.files import utf8_folder
-from gloss_graph.runs.finished import read_run
+from gloss_graph.runs import RunFolder, read_run
 from gloss_graph.text.tables import read_columns
-from gloss_graph.training.labels import read_labels_used
 from gloss_graph.training.snapshots import SnapshotData, load_snapshots
 
 __all__ = ["RunFiles", "read_files"]
@@ -51,17 +50,16 @@ def read_files(folder: str | Path) -> RunFiles:
         ValueError: The folder is missing, damaged or holds something else.
     """
     folder = Path(folder)
-    run = read_run(folder)
+    run, files = read_run(folder), RunFolder(folder)
     try:
-        history = _table(folder / "history.csv")
-        classes = folder / "classes.csv"
-        counts = Counter(read_labels_used(folder).labels)
+        history = _table(files.history)
+        counts = Counter(files.read_labels_used().labels)
         return RunFiles(
             folder=folder,
             settings=run.settings,
             metrics=run.metrics,
             history=[dict(row) for row in history.to_dict("records")],
-            classes=_table(classes) if classes.exists() else None,
+            classes=_table(files.classes) if files.classes.exists() else None,
             label_counts=dict(counts),
             snapshots=load_snapshots(utf8_folder(folder)),
         )

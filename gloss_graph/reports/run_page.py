@@ -16,7 +16,7 @@ from gloss_graph.reports.page import render_page
 from gloss_graph.reports.run_data import RunFiles, read_files
 from gloss_graph.reports.run_settings import PARTS as _PARTS
 from gloss_graph.reports.run_settings import plain, repetition, setting_values, summary
-from gloss_graph.training.snapshots import FOLDER
+from gloss_graph.runs import RunFolder
 from gloss_graph.visualization import (
     plot_embeddings,
     plot_graph_change,
@@ -29,7 +29,6 @@ from gloss_graph.visualization.style import PagePicture, page_picture
 __all__ = ["write_run_report"]
 
 #: Name of the page in a run folder.
-PAGE = "report.html"
 
 _SCORES = {
     "accuracy": "accuracy",
@@ -72,14 +71,16 @@ def write_run_report(
         See the README.
     """
     run = read_files(folder)
-    target = run.folder / PAGE if out is None else Path(out)
+    target = RunFolder(run.folder).page if out is None else Path(out)
     figures = _draw(run)
     content = _content(run, figures, Path(run.folder if place is None else place))
     with atomic_write(target, overwrite=True) as draft:
         draft.write(render_page("run.html.jinja", content))
     if out is None and run.snapshots is not None:
         for name in ("embeddings", "similarities", "graph"):
-            with atomic_write(run.folder / FOLDER / f"{name}.png", overwrite=True) as draft:
+            with atomic_write(
+                RunFolder(run.folder).pictures / f"{name}.png", overwrite=True
+            ) as draft:
                 draft.write(figures[name].png)
     return target
 

@@ -9,7 +9,8 @@ from dataclasses import fields
 from typing import Any
 
 from gloss_graph.baselines import CONFIGS, MODELS, BertGCNConfig, GraphModelConfig
-from gloss_graph.training.config import LOSSES, TrainConfig
+from gloss_graph.training.config import TrainConfig
+from gloss_graph.training.losses import LOSSES
 
 #: Parts of the data, and their names on a page.
 PARTS = {"train": "training", "val": "validation", "test": "test"}
@@ -18,7 +19,7 @@ PARTS = {"train": "training", "val": "validation", "test": "test"}
 def summary(settings: Mapping[str, Any]) -> str:
     """Loss or model, encoder and data in one line."""
     loss, name = settings["loss"], str(settings["data"].get("name") or "documents")
-    what = LOSSES.get(loss) or MODELS.get(loss, "a loss of its own")
+    what = LOSSES[loss].help if loss in LOSSES else MODELS.get(loss, "a loss of its own")
     if settings.get("model") == "text-gcn":
         return f"{what}. Data {name}."
     encoder = settings.get("encoder_name") or settings.get("encoder") or "unknown"

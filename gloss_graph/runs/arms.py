@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
-
-from gloss_graph.training.config import TrainConfig
 
 # What of a run's `config.json` is no setting of an arm: the pairing, the place, what follows from
 # other settings, and what makes a block of runs on the same data.
 _RECORD = (
-    *("command", "files", "contents", "versions"),
+    *("command", "files", "contents", "defaults", "versions"),
     *("python", "git_commit", "finished", "device"),
 )
 _NOT_SETTINGS = ("seed", "data", "bank", "model", *_RECORD)
@@ -20,7 +18,27 @@ _NOT_SETTINGS = ("seed", "data", "bank", "model", *_RECORD)
 _MODELS = ("text_gcn", "bert_gcn")
 _LABELS = ("label_fraction", "labels_per_class")
 _SIZES = ("train", "val", "test")
-_DEFAULTS = {field.name: field.default for field in fields(TrainConfig)}
+# Runs record the defaults of their version; those of version 0.1.0, which has these, do not.
+# fmt: off
+_FIRST_DEFAULTS: dict[str, Any] = {
+    "loss": "gloss", "mode": "integrated", "epochs": 3.0, "max_steps": None, "batch_size": 32,
+    "eval_batch_size": 64, "gradient_accumulation": 1, "learning_rate": 5e-05,
+    "head_learning_rate": 0.005, "warmup": 0.1, "weight_decay": 0.01, "dropout": 0.1, "patience":
+    10, "eval_steps": None, "seed": 0, "bf16": False, "gradient_checkpointing": False,
+    "memory_size": None, "memory_bits": None, "search": "auto", "hops": None, "eviction": "fifo",
+    "half_life": None, "memory_start": 0, "memory_ramp": 0, "restandardize": False,
+    "refresh_rows": 0, "refresh_rows_every": 10, "k": 16, "bandwidth": "sqrt", "bandwidth_scale":
+    1.0, "visible_fraction": 0.5, "memory_visible_fraction": 1.0, "ids": True, "graph_weight":
+    0.3, "temperature": 0.1, "margin": 0.2, "eta": None, "rule": "harmonic", "normalization":
+    "hub", "label_fraction": None, "labels_per_class": None, "unlabeled_batch_size": 32,
+    "consistency_weight": 1.0, "refresh_every": None, "anchor": 0.5, "align": 0.5,
+    "warm_start_steps": 0, "graph_start_steps": 0, "graph_start_classes": "auto",
+    "warm_start_rate": 2e-05, "graph_start_rate": None, "refit_head": False, "class_balance":
+    False, "freeze_layers": 0, "lora_rank": 0, "lora_alpha": 16.0, "lora_dropout": 0.1,
+    "lora_targets": None, "teacher_decay": 0.0, "select": "auto", "device": "auto", "pictures":
+    True,
+}
+# fmt: on
 
 
 @dataclass(frozen=True)
@@ -100,25 +118,25 @@ def arm_names(
         >>> arm_names(runs, [Block.of(run) for run in runs])
         ['gloss', 'gloss, k=8']
     """
-    flat = [_flat(run) for run in settings]
+    flat, defaults = [_flat(run) for run in settings], _defaults(settings)
     if by is not None:
-        _check_keys(by, flat)
-        return [", ".join(_part(key, run) for key in by) for run in flat]
+        _check_keys(by, flat, defaults)
+        return [", ".join(_part(key, run, defaults) for key in by) for run in flat]
     keys = ["loss", *differing(flat, blocks)]
     names = []
     for run in flat:
-        parts = [_part("loss", run)]
+        parts = [_part("loss", run, defaults)]
         for key in keys[1:]:
-            value = _value(key, run) if _has(key, run) else None
-            if value is not None and _same(value) != _same(_DEFAULTS.get(key)):
-                parts.append(_part(key, run))
+            value = _value(key, run, defaults) if _has(key, run) else None
+            if value is not None and _same(value) != _same(defaults.get(key)):
+                parts.append(_part(key, run, defaults))
         names.append(", ".join(parts))
     return names
 
 
 def differing(settings: Sequence[Mapping[str, Any]], blocks: Sequence[Hashable]) -> list[str]:
     """Settings besides the loss in which two runs of one block differ, in their order."""
-    flat = [_flat(run) for run in settings]
+    flat, defaults = [_flat(run) for run in settings], _defaults(settings)
     found = []
     for key in dict.fromkeys(key for run in flat for key in run):
         room = key.partition(".")[0]
@@ -127,7 +145,7 @@ def differing(settings: Sequence[Mapping[str, Any]], blocks: Sequence[Hashable])
         seen: dict[Hashable, set[Hashable]] = {}
         for run, block in zip(flat, blocks, strict=True):
             if _has(key, run):
-                seen.setdefault(block, set()).add(_same(_value(key, run)))
+                seen.setdefault(block, set()).add(_same(_value(key, run, defaults)))
         if any(len(values) > 1 for values in seen.values()):
             found.append(key)
     return found
@@ -138,11 +156,13 @@ def _encoder_key(flat: Sequence[Mapping[str, Any]]) -> str:
     return "encoder" if all(run.get("encoder_name") for run in flat) else "encoder_name"
 
 
-def _check_keys(by: Sequence[str], flat: Sequence[Mapping[str, Any]]) -> None:
+def _check_keys(
+    by: Sequence[str], flat: Sequence[Mapping[str, Any]], defaults: Mapping[str, Any]
+) -> None:
     if not by or "seed" in by:
         raise ValueError(f"'by' must name settings other than 'seed', which pairs (got {by!r}).")
     for key in by:
-        if key not in _DEFAULTS and not all(key in run for run in flat):
+        if key not in defaults and not all(key in run for run in flat):
             shared = set.intersection(*(set(run) for run in flat))
             odd = set(_NOT_SETTINGS) - {"bank"}
             known = sorted(key for key in shared if key.partition(".")[0] not in odd)
@@ -150,6 +170,14 @@ def _check_keys(by: Sequence[str], flat: Sequence[Mapping[str, Any]]) -> None:
                 f"'by' must name settings of every run's config.json (got {key!r}). They have "
                 f"{', '.join(known)}."
             )
+
+
+def _defaults(settings: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Default of every setting, as the runs recorded them."""
+    found = dict(_FIRST_DEFAULTS)
+    for run in settings:
+        found |= run.get("defaults") or {}
+    return found
 
 
 def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -168,9 +196,9 @@ def _has(key: str, run: Mapping[str, Any]) -> bool:
     return key in run or ("model" not in run and key.partition(".")[0] not in _MODELS)
 
 
-def _value(key: str, run: Mapping[str, Any]) -> Any:
+def _value(key: str, run: Mapping[str, Any], defaults: Mapping[str, Any]) -> Any:
     """A setting; a run older than the setting has its default."""
-    return run.get(key, _DEFAULTS.get(key))
+    return run.get(key, defaults.get(key))
 
 
 def _same(value: Any) -> Hashable:
@@ -180,8 +208,8 @@ def _same(value: Any) -> Hashable:
     return json.dumps(value, sort_keys=True)
 
 
-def _part(key: str, run: Mapping[str, Any]) -> str:
-    shown = _shown(_value(key, run))
+def _part(key: str, run: Mapping[str, Any], defaults: Mapping[str, Any]) -> str:
+    shown = _shown(_value(key, run, defaults))
     return shown if key == "loss" else f"{key}={shown}"
 
 

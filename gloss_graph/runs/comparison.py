@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 import pandas as pd
 
 from gloss_graph.runs.arms import Block, arm_names, block_names, differing
-from gloss_graph.runs.finished import FinishedRun, find_runs, labels_used, read_run
+from gloss_graph.runs.folder import FinishedRun, find_runs, read_run
 from gloss_graph.runs.paired_tests import (
     TEST_COLUMNS,
     PairedTest,
@@ -187,7 +187,7 @@ def _check_draws(group: _Arms) -> None:
     drawn: dict[int, tuple[frozenset[Any], FinishedRun]] = {}
     for runs in group.values():
         for seed, run in runs.items():
-            ids = labels_used(run.folder)
+            ids = run.label_ids()
             expected, first = drawn.setdefault(seed, (ids, run))
             if ids != expected:
                 raise ValueError(

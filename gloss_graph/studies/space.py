@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import types
 from collections.abc import Iterable, Mapping
-from dataclasses import fields, replace
-from typing import Any, Union, get_args, get_origin, get_type_hints
+from dataclasses import replace
+from typing import Any
 
 from gloss_graph._internal.search_space import Choice, Dimension, Range, Scalar
-from gloss_graph._internal.settings import settings_of
-from gloss_graph.graph.settings import KNNGraph
-from gloss_graph.propagation import PropagationSettings
-from gloss_graph.step import Consistency
-from gloss_graph.training.config import SEARCH_SPACE as _TRAINING
-from gloss_graph.training.config import TrainConfig
-from gloss_graph.training.warmstart import SEARCH_SPACE as _WARM_START
+from gloss_graph.training.config import (
+    SETTINGS,
+    TrainConfig,
+    check_value,
+    parse_value,
+    setting_named,
+)
+from gloss_graph.training.losses import LOSSES
 
 __all__ = [
     "PAPER_PARAMETERS",
@@ -28,35 +28,17 @@ __all__ = [
 ]
 
 
-def _ranges(part: type, *names: str) -> dict[str, Dimension]:
-    found = {name: settings_of(part)[name].search for name in names}
-    return {name: search for name, search in found.items() if search is not None}
-
-
-#: Setting of `TrainConfig` -> what a search tries for it unless told otherwise.
+#: Setting of a training -> what a search tries for it unless told otherwise.
 SEARCH_SPACE: dict[str, Dimension] = {
-    **_ranges(KNNGraph, "k", "bandwidth"),
-    **_ranges(PropagationSettings, "eta"),
-    "consistency_weight": _ranges(Consistency, "weight")["weight"],
-    "visible_fraction": Range(0.1, 0.9),
-    "graph_weight": Range(0.1, 0.9),
-    "anchor": Range(0.0, 1.0),
-    **_TRAINING,
-    **_WARM_START,
+    name: one.search for name, one in SETTINGS.items() if one.search is not None
 }
 #: What the paper's G-Loss-O searches.
 PAPER_PARAMETERS = ("bandwidth", "visible_fraction", "graph_weight", "learning_rate")
-_WITHOUT_GRAPH_LOSS = {
-    "ce": ("learning_rate",),
-    "pseudo-label": ("learning_rate", "consistency_weight"),
-    "static-lp": ("bandwidth", "learning_rate", "consistency_weight"),
-    "setfit": ("warm_start_rate",),
-}
 
 
 def default_parameters(loss: str) -> tuple[str, ...]:
     """What to search with a loss: the paper's four, or those of them the loss depends on."""
-    return _WITHOUT_GRAPH_LOSS.get(loss, PAPER_PARAMETERS)
+    return LOSSES[loss].searched if loss in LOSSES else PAPER_PARAMETERS
 
 
 def search_space(
@@ -97,13 +79,13 @@ def check_space(config: TrainConfig, space: Mapping[str, Dimension]) -> None:
     if not space:
         raise ValueError("'space' must hold a setting to try (got none). Try 'learning_rate'.")
     for name, tried in space.items():
-        kinds = _kinds(name)
+        kinds = setting_named(name).kinds
         if isinstance(tried, Range) and not {int, float} & set(kinds):
             raise ValueError(
                 f"'{name}' must be given a choice (name=one,two), not a range (got {tried})."
             )
         for value in tried.probes():
-            _check_kind(name, value, kinds)
+            check_value(name, value)
             try:
                 _replaced(config, name, value)
             except ValueError as error:
@@ -121,7 +103,8 @@ def parse_range(text: str) -> tuple[str, Range]:
         ('bandwidth', Range(low=0.1, high=2.0, log=True, step=None))
     """
     name, _, written = text.partition("=")
-    kinds = _kinds(name.strip())
+    one = setting_named(name.strip())
+    kinds = one.kinds
     parts = [part.strip() for part in written.split(":")]
     log = len(parts) == 3 and parts[2] == "log"
     number = int if int in kinds and float not in kinds else float
@@ -135,7 +118,7 @@ def parse_range(text: str) -> tuple[str, Range]:
             f"{'whole ' if number is int else ''}numbers (got {text!r})."
         ) from None
     try:
-        return name.strip(), Range(low, high, log=log, step=step[0] if step else None)
+        return one.name, Range(low, high, log=log, step=step[0] if step else None)
     except ValueError as error:
         raise ValueError(f"'range' of {name.strip()!r}: {error}") from error
 
@@ -151,12 +134,12 @@ def parse_choice(text: str) -> tuple[str, Choice]:
         ('rule', Choice(values=('harmonic', 'poisson')))
     """
     name, found, written = text.partition("=")
-    _kinds(name.strip())
+    one = setting_named(name.strip())
     if not found:
         raise ValueError(f"'choice' must read name=one,two (got {text!r}).")
-    values = [_parse_value(name.strip(), part.strip()) for part in written.split(",")]
+    values = [parse_value(one.name, part.strip()) for part in written.split(",")]
     try:
-        return name.strip(), Choice(values)
+        return one.name, Choice(values)
     except ValueError as error:
         raise ValueError(f"'choice' of {name.strip()!r}: {error}") from error
 
@@ -172,55 +155,11 @@ def parse_setting(text: str) -> tuple[str, Scalar]:
         (('class_balance', True), ('bandwidth', 'local'))
     """
     name, found, written = text.partition("=")
-    _kinds(name.strip())
+    one = setting_named(name.strip())
     if not found:
         raise ValueError(f"'set' must read name=value (got {text!r}).")
-    return name.strip(), _parse_value(name.strip(), written.strip())
+    return one.name, parse_value(one.name, written.strip())
 
 
 def _replaced(config: TrainConfig, name: str, value: Any) -> TrainConfig:
     return replace(config, **{name: value})
-
-
-def _kinds(name: str) -> tuple[type, ...]:
-    """Types a setting may have."""
-    known = [field.name for field in fields(TrainConfig)]
-    if name not in known:
-        raise ValueError(f"{name!r} must be a setting of a training, one of {known}.")
-    kind: Any = get_type_hints(TrainConfig)[name]
-    return get_args(kind) if get_origin(kind) in (Union, types.UnionType) else (kind,)
-
-
-def check_value(name: str, value: Any) -> None:
-    """Raise unless a setting of `TrainConfig` may have the type of a value.
-
-    Raises:
-        ValueError: Names the types it may have.
-    """
-    _check_kind(name, value, _kinds(name))
-
-
-def _check_kind(name: str, value: Scalar, kinds: tuple[type, ...]) -> None:
-    fine = type(value) in kinds or (type(value) is int and float in kinds)
-    if not fine:
-        names = " or ".join("none" if kind is type(None) else kind.__name__ for kind in kinds)
-        raise ValueError(f"'{name}' must be {names} (got {value!r}).")
-
-
-def _parse_value(name: str, text: str) -> Scalar:
-    kinds = _kinds(name)
-    if type(None) in kinds and text.lower() == "none":
-        return None
-    if bool in kinds and text.lower() in ("true", "false"):
-        return text.lower() == "true"
-    for kind in (int, float, str):
-        if kind in kinds:
-            try:
-                return kind(text)
-            except ValueError:
-                continue
-    names = [
-        {bool: "true or false", type(None): "none", int: "a whole number", float: "a number"}[kind]
-        for kind in kinds
-    ]
-    raise ValueError(f"'{name}' must be {' or '.join(names)} (got {text!r}).")

@@ -260,7 +260,7 @@ def _own_objective(
     result: RunResult, config: TrainConfig, num_classes: int, rows: Tensor
 ) -> GraphGuidedObjective:
     """The arm's objective: with its trained bank, or batch by batch where it has none."""
-    alone = config.loss in ("gloss-published", "gloss-released") or config.memory_size == 0
+    alone = config.loss_spec.in_batch or config.memory_size == 0
     if not alone:
         return result.objective.eval()
     loss = config.loss if config.loss in GRAPH_LOSSES else "gloss"

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import re
-
-from gloss_graph.losses import METRIC_LOSSES
-from gloss_graph.training import TrainConfig
-from gloss_graph.training.setup import USES_UNLABELED
+from gloss_graph.training import LOSSES, TrainConfig
+from gloss_graph.training.config import SETTINGS
 
 __all__ = ["ENCODER_ONLY", "GRAPH_LOSSES", "NO_FACTORS", "glossary", "used_settings"]
 
-GRAPH_LOSSES = ("gloss", "gloss-published", "gloss-released")
+GRAPH_LOSSES = tuple(
+    name for name, spec in LOSSES.items() if spec.in_batch or (spec.over_bank and spec.fills_bank)
+)
 #: Settings that are no matter of a study: seeds are an axis of their own.
 NO_FACTORS = ("seed", "pictures")
 
 _LORA = frozenset(("lora_alpha", "lora_dropout", "lora_targets"))
+_STALENESS = ("half_life", "restandardize", "memory_start", "memory_ramp")
 _SPREADING = frozenset(("unlabeled_batch_size", "graph_start_classes", "graph_start_rate"))
 #: Settings of transformers, which an adapter of features has no use for.
 ENCODER_ONLY = _LORA | {"bf16", "gradient_checkpointing", "freeze_layers", "lora_rank"}
@@ -35,14 +35,6 @@ _TRAINING = frozenset(
 )
 # Of the linear head, and how a loss weighs beside its cross-entropy.
 _INTEGRATED = frozenset(("head_learning_rate", "dropout"))
-_REFRESH = frozenset(("refresh_rows", "refresh_rows_every"))
-# How a step's graph uses the bank.
-_GRAPH = frozenset(
-    (
-        *("search", "hops", "half_life", "memory_start", "memory_ramp"),
-        *("restandardize", "memory_visible_fraction"),
-    )
-)
 
 
 def used_settings(config: TrainConfig, *, unlabeled: bool) -> set[str]:
@@ -56,18 +48,18 @@ def used_settings(config: TrainConfig, *, unlabeled: bool) -> set[str]:
         >>> "memory_size" in used_settings(TrainConfig(loss="ce"), unlabeled=False)
         False
     """
-    loss, used = config.loss, set(_ALWAYS)
-    warm = bool(config.warm_start_steps) or loss == "setfit"
+    spec, used = config.loss_spec, set(_ALWAYS)
+    warm = bool(config.warm_start_steps or spec.warm_start_steps)
     spreads = unlabeled and config.graph_start_steps > 0
     if config.rule != "spreading":
         used.add("eta")
-    if loss in ("setfit", "ce", "gloss"):
+    if spec.fits_head:
         used.add("max_steps")
     if unlabeled:
         used.add("graph_start_steps")
         # The in-batch forms have no frozen view.
-        used |= set() if loss.startswith("gloss-") else {"anchor"}
-    if config.trains or (unlabeled and loss != "gloss"):
+        used |= set() if spec.in_batch else {"anchor"}
+    if config.trains or (unlabeled and not spec.head_from_graph):
         used.add("refit_head")  # without training `gloss` does as it says
     if warm or spreads:
         used |= {"batch_size"}
@@ -79,63 +71,28 @@ def used_settings(config: TrainConfig, *, unlabeled: bool) -> set[str]:
     if config.trains:
         used |= _TRAINING | ({"epochs"} if config.max_steps is None else set())
         used |= set() if config.keeps_last else {"patience", "eval_steps"}
-        used |= _of_loss(config, unlabeled)
-    elif loss == "gloss" and unlabeled and config.anchor > 0:
+        used |= set(_INTEGRATED) if config.mode == "integrated" else set()
+        used |= spec.reads(config, unlabeled=unlabeled)
+    elif spec.head_from_graph and unlabeled and config.anchor > 0:
         used |= {"memory_size", "eviction"}  # filled all the same, to predict over
-    return used
+    return used | _other_part_settings(config, unlabeled)
 
 
-def _of_loss(config: TrainConfig, unlabeled: bool) -> set[str]:
-    """What the steps of a training read for their loss."""
-    loss, integrated = config.loss, config.mode == "integrated"
-    used = set(_INTEGRATED) if integrated else set()
-    if loss in GRAPH_LOSSES:
-        used.add("visible_fraction")
-    if integrated and loss in (*GRAPH_LOSSES, *METRIC_LOSSES):
-        used.add("graph_weight")
-    if loss in ("scl", "xbm-scl"):
-        used.add("temperature")
-    if loss == "triplet":
-        used.add("margin")
-    drawn = unlabeled and loss in USES_UNLABELED
-    if drawn:
-        used.add("unlabeled_batch_size")
-    if drawn and integrated:
-        used.add("consistency_weight")
-    if loss == "pseudo-label" and unlabeled:
-        used.add("teacher_decay")
-    if loss == "static-lp" and unlabeled:
-        # Targets are solved for once, over the bank; without ids every step's graph makes its own.
-        used.add("memory_size")
-        if config.memory_size != 0:
-            used |= {"eviction", "ids"}
-            if not config.ids:
-                used |= (_GRAPH | _refreshed(config)) - {"memory_visible_fraction"}
-    if loss in ("gloss", "xbm-scl"):
-        used.add("memory_size")
-        if config.memory_size != 0:
-            used |= {"eviction", "ids"} | _refreshed(config)
-            used |= _GRAPH if loss == "gloss" else set()
-    if loss == "gloss" and unlabeled:
-        used.add("teacher_decay")
-        if integrated and config.ids and config.memory_size != 0:
-            used.add("refresh_every")
-    return used
-
-
-def _refreshed(config: TrainConfig) -> set[str]:
-    """Of rows that are encoded again: by the teacher, if there is one."""
-    return {"teacher_decay", *_REFRESH} if config.refresh_rows else {"refresh_rows"}
+def _other_part_settings(config: TrainConfig, unlabeled: bool) -> set[str]:
+    """Settings of parts that no rule above names, where they are not at their default."""
+    spec, parts = config.loss_spec, {"graph", "propagation"}
+    if config.trains and spec.over_bank:
+        parts |= {"staleness"} | ({"consistency"} if unlabeled else set())
+    ruled = {"eta", "hops", "refresh_every", "consistency_weight", *_STALENESS}
+    if config.rule != "spreading":
+        ruled.add("alpha")
+    return {
+        name
+        for name, one in SETTINGS.items()
+        if one.part in parts and name not in ruled and getattr(config, name) != one.default
+    }
 
 
 def glossary() -> dict[str, str]:
-    """Setting -> what the documentation of `TrainConfig` says of it."""
-    text = (TrainConfig.__doc__ or "").partition("Attributes:")[2]
-    found = re.findall(r"^ {8}(\w+): (.*(?:\n {12}.*)*)", text, flags=re.MULTILINE)
-    plain = {}
-    for name, body in found:
-        line = " ".join(body.split())
-        for written, sign in ((r"\(\sigma\)", "σ"), (r"\(\gamma\)", "γ"), (r"\(\lambda\)", "λ")):
-            line = line.replace(written, sign)
-        plain[name] = line
-    return plain
+    """Setting -> what it is, in a sentence."""
+    return {name: one.help for name, one in SETTINGS.items()}

@@ -22,6 +22,7 @@ from gloss_graph.text import (
 )
 from gloss_graph.text.pooling import POOLINGS
 from gloss_graph.training import encoder_identity, with_unlabeled
+from gloss_graph.training.config import setting_named
 
 __all__ = ["KEYS", "read_study"]
 
@@ -164,7 +165,12 @@ def _numbers(value: Any, where: str) -> dict[str, Any]:
     """A block of the file; YAML takes 1e-3 for a word."""
     if not isinstance(value, Mapping):
         raise ValueError(f"'{where}' must be a block 'setting: value' (got {value!r}).")
-    return {str(name): _number(inner) for name, inner in value.items()}
+    return {_setting(str(name)): _number(inner) for name, inner in value.items()}
+
+
+def _setting(name: str) -> str:
+    """A setting by its name among all; `part.name` names one too."""
+    return setting_named(name).name if "." in name else name
 
 
 def _number(value: Any) -> Any:

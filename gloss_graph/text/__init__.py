@@ -6,7 +6,7 @@ from gloss_graph.text.encoders import Features, TextEncoder
 from gloss_graph.text.features import FeatureEncoder, read_features, with_features
 from gloss_graph.text.lexical import lexical_rows
 from gloss_graph.text.lora import Adapters, add_lora
-from gloss_graph.text.pretrained import load_encoder
+from gloss_graph.text.pretrained import load_encoder, load_saved_encoder
 from gloss_graph.text.readers import read_splits, read_table
 
 __all__ = [
@@ -21,6 +21,7 @@ __all__ = [
     "docstring_corpus",
     "lexical_rows",
     "load_encoder",
+    "load_saved_encoder",
     "read_features",
     "read_splits",
     "read_table",

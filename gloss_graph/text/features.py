@@ -158,6 +158,11 @@ class FeatureEncoder(nn.Module):
         save_file(state, folder / _WEIGHTS)
         write_json(folder / ENCODER_FILE, settings)
 
+    @staticmethod
+    def is_saved_in(folder: Path) -> bool:
+        """Whether a folder of a saved encoder holds one of features."""
+        return read_object(folder / ENCODER_FILE).get("format") == _FORMAT
+
     @classmethod
     def load(cls, folder: str | Path) -> FeatureEncoder:
         """Read an encoder that `save` wrote, in eval mode on the CPU.

@@ -6,6 +6,7 @@ import importlib.util
 import logging
 from pathlib import Path
 
+from gloss_graph._internal.folders import newest_whole
 from gloss_graph.text.checkpoints import (
     file_digest,
     folder_digest,
@@ -13,9 +14,10 @@ from gloss_graph.text.checkpoints import (
     read_checkpoint,
 )
 from gloss_graph.text.encoders import TextEncoder
+from gloss_graph.text.features import FeatureEncoder
 from gloss_graph.text.pooling import Pooling, check_pooling, default_pooling
 
-__all__ = ["NO_ENCODER", "load_encoder"]
+__all__ = ["NO_ENCODER", "load_encoder", "load_saved_encoder"]
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -140,6 +142,19 @@ def _load(
     encoder = TextEncoder(model, tokenizer, pooling=pooling, max_length=max_length)
     encoder.check_loaded(name)
     return encoder
+
+
+def load_saved_encoder(folder: str | Path) -> TextEncoder | FeatureEncoder:
+    """Read an encoder of either kind from the folder it was saved to, alone or in a classifier.
+
+    Raises:
+        ValueError: The folder is missing, damaged or holds something else.
+    """
+    try:
+        on_features = FeatureEncoder.is_saved_in(newest_whole(folder))
+    except (OSError, ValueError):
+        on_features = False  # refused below, by name
+    return FeatureEncoder.load(folder) if on_features else TextEncoder.load(folder)
 
 
 def _packaged_minilm() -> Path | None:

@@ -10,13 +10,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from gloss_graph._internal.files import atomic_write
 from gloss_graph.text.tables import table_suffix
 
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["csv_bytes", "write_table"]
+__all__ = ["csv_bytes", "joined_names", "write_table"]
 
 
 def csv_bytes(frame: pd.DataFrame, *, separator: str = ",") -> bytes:
@@ -35,6 +37,14 @@ def csv_bytes(frame: pd.DataFrame, *, separator: str = ",") -> bytes:
         index=False, sep=separator, quoting=csv.QUOTE_NONNUMERIC, lineterminator="\n"
     )
     return _unicode(content).encode()
+
+
+def joined_names(members: np.ndarray, names: list[str], separator: str) -> list[str]:
+    """The class names of every row of `members` (N, C) bool, joined as `read_table` reads them.
+
+    A row without a class is the bare separator.
+    """
+    return [separator.join(names[c] for c in np.flatnonzero(row)) or separator for row in members]
 
 
 def write_table(path: Path, columns: Mapping[str, Any]) -> None:

@@ -7,16 +7,17 @@ require("pandas", "matplotlib", extra="analysis")
 
 from gloss_graph._internal.moved import moved_names
 from gloss_graph.training.classifier import ClassifierOutput, TextClassifier
-from gloss_graph.training.config import LOSSES, MODES, TrainConfig
+from gloss_graph.training.config import MODES, TrainConfig
 from gloss_graph.training.dataset import TextCollator, TextDataset
 from gloss_graph.training.labels import draw_labels, hide_labels, with_unlabeled
+from gloss_graph.training.losses import LOSSES, LossSpec
 from gloss_graph.training.multilabel import set_scores
+from gloss_graph.training.objectives import make_loss, make_objective
 from gloss_graph.training.predict import Prediction, Run
 from gloss_graph.training.recorded import encoder_identity, recorded_embeddings
 from gloss_graph.training.refresh import BankRefresh
 from gloss_graph.training.run import RunResult, train_text
 from gloss_graph.training.sampler import MixedSampler
-from gloss_graph.training.setup import make_loss, make_objective
 from gloss_graph.training.snapshots import FixedBatch, SnapshotData, Snapshots, load_snapshots
 from gloss_graph.training.state import load_objective, save_objective
 from gloss_graph.training.trainer import GraphGuidedTrainer
@@ -29,6 +30,7 @@ __all__ = [
     "ClassifierOutput",
     "FixedBatch",
     "GraphGuidedTrainer",
+    "LossSpec",
     "MixedSampler",
     "Prediction",
     "Run",

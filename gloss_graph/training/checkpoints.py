@@ -21,11 +21,11 @@ from gloss_graph._internal.files import atomic_path
 from gloss_graph._internal.folders import write_json
 from gloss_graph._internal.processes import is_main, launched
 from gloss_graph._internal.timing import StageClock
+from gloss_graph.runs import RunFolder
 from gloss_graph.runs.provenance import documents_digest, weights_digest
 from gloss_graph.text import FeatureEncoder, Splits, TextEncoder
-from gloss_graph.training.config import TrainConfig
+from gloss_graph.training.config import DEFAULTS, TrainConfig
 
-FOLDER = "checkpoints"
 EXTRAS_FILE = "extras.safetensors"
 _SETTINGS = "run.json"
 _SHOWN = 6
@@ -78,7 +78,7 @@ class Checkpoints:
     """
 
     def __init__(self, out: str | Path) -> None:
-        self.folder = Path(out) / FOLDER
+        self.folder = RunFolder(out).checkpoints
 
     @property
     def begun(self) -> bool:
@@ -98,7 +98,9 @@ class Checkpoints:
         """
         file = self.folder / _SETTINGS
         try:
-            begun = json.loads(file.read_text(encoding="utf-8"))
+            # A setting that did not exist then has its default, one that is gone had none.
+            begun = DEFAULTS | json.loads(file.read_text(encoding="utf-8"))
+            begun = {k: v for k, v in begun.items() if k in settings or v is not None}
             changes = different(begun, settings)
         except (OSError, ValueError, TypeError) as error:
             raise ValueError(

@@ -15,7 +15,7 @@ from transformers.utils import ModelOutput
 from gloss_graph._internal.files import atomic_path
 from gloss_graph._internal.folders import newest_whole, whole_folder, write_json
 from gloss_graph._internal.limits import read_object
-from gloss_graph.text import FeatureEncoder, TextEncoder
+from gloss_graph.text import FeatureEncoder, TextEncoder, load_saved_encoder
 from gloss_graph.text.checkpoints import ENCODER_FILE
 
 _HEAD, _SETTINGS = "head.safetensors", "classifier.json"
@@ -146,9 +146,9 @@ class TextClassifier(nn.Module):
         folder = newest_whole(folder)
         try:
             settings = _settings(folder / _SETTINGS)
-            kind = FeatureEncoder if "features" in settings else TextEncoder
-            encoder = kind.load(folder)
-            model = cls(encoder, settings["label_names"], dropout=settings["dropout"])
+            model = cls(
+                load_saved_encoder(folder), settings["label_names"], dropout=settings["dropout"]
+            )
             model._load_head(folder / _HEAD)
         except (OSError, ValueError) as error:
             raise ValueError(

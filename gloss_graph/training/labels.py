@@ -3,22 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
-import pandas as pd
 
 from gloss_graph._internal.checks import check_positive_int, check_range
-from gloss_graph._internal.files import atomic_write
 from gloss_graph.text import Corpus, Splits
 from gloss_graph.text.corpora import UNLABELED
-from gloss_graph.text.tables import has_column, read_columns
-from gloss_graph.text.writers import csv_bytes
-from gloss_graph.training.multilabel import joined_names
-
-LABELS_USED = "labels_used.csv"
-"""The file of a run folder that lists the labeled documents."""
 
 
 def draw_labels(
@@ -98,46 +88,3 @@ def with_unlabeled(splits: Splits, unlabeled: Corpus) -> Splits:
         label_sets=train.label_sets and train.label_sets + [None] * len(unlabeled),
     )
     return Splits(joined, splits.val, splits.test)
-
-
-def write_labels_used(corpus: Corpus, file: Path) -> None:
-    """Write id, label and text (of pairs both) of every labeled document, atomically."""
-    names = [corpus.label_names[label] if label >= 0 else "" for label in corpus.labels]
-    if corpus.multilabel:
-        names = joined_names(corpus.targets == 1, corpus.label_names, corpus.separator)
-    table = {"id": corpus.ids, "label": names, "text": corpus.texts}
-    if corpus.texts_b is not None:
-        table["text_b"] = corpus.texts_b
-    known = [label != UNLABELED for label in corpus.labels]
-    with atomic_write(file, overwrite=True) as draft:
-        draft.write(csv_bytes(pd.DataFrame(table)[known]))
-
-
-class LabelsUsed(NamedTuple):
-    """The labeled documents of a run, in the order of its `labels_used.csv`.
-
-    `labels` are class names, of label sets joined; `texts_b` is None without pairs.
-    """
-
-    ids: list[int]
-    labels: list[str]
-    texts: list[str]
-    texts_b: list[str] | None
-
-
-def read_labels_used(folder: Path) -> LabelsUsed:
-    """Read the `labels_used.csv` of a run folder.
-
-    Raises:
-        ValueError: It is missing or damaged; names the file and, where it can be told, the line.
-    """
-    file = folder / LABELS_USED
-    second = ["text_b"] if has_column(file, "text_b") else []
-    table = read_columns(file, ["id", "label", "text", *second])
-    ids = table.parsed("id", int)
-    if len(set(ids)) < len(ids):
-        raise ValueError(f"{file} names a document twice. Put back the file that was written.")
-    labels, texts, *texts_b = (
-        [str(v) for v in table.columns[n]] for n in table.columns if n != "id"
-    )
-    return LabelsUsed(ids, labels, texts, texts_b[0] if texts_b else None)

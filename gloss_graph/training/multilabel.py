@@ -9,10 +9,10 @@ from torch import Tensor
 
 from gloss_graph.text import Corpus
 from gloss_graph.training.config import TrainConfig
+from gloss_graph.training.losses import LOSSES
 
 THRESHOLD = 0.5
 """Probability from which on a class counts as predicted."""
-_LOSSES = ("ce", "gloss")
 
 
 def check_multilabel(config: TrainConfig) -> None:
@@ -21,9 +21,10 @@ def check_multilabel(config: TrainConfig) -> None:
     Raises:
         ValueError: Names the setting.
     """
-    if config.loss not in _LOSSES:
+    if not config.loss_spec.label_sets:
+        fine = [name for name, spec in LOSSES.items() if spec.label_sets]
         raise ValueError(
-            f"'loss' must be one of {list(_LOSSES)} for label sets (got {config.loss!r}, which "
+            f"'loss' must be one of {fine} for label sets (got {config.loss!r}, which "
             "needs one class a document)."
         )
     if config.mode != "integrated":
@@ -95,11 +96,3 @@ def set_scores(predicted: np.ndarray, targets: np.ndarray) -> dict[str, float]:
         # Nothing to find and nothing claimed is no mistake.
         "macro_f1": float(np.mean(each[present])) if present.any() else 1.0,
     }
-
-
-def joined_names(members: np.ndarray, names: list[str], separator: str) -> list[str]:
-    """The names of the classes in every row of `members` (N, C) bool, as `read_table` reads them.
-
-    A row without a class is the bare separator.
-    """
-    return [separator.join(names[c] for c in np.flatnonzero(row)) or separator for row in members]

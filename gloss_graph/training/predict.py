@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +13,13 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from gloss_graph._internal.checks import check_positive_int
-from gloss_graph._internal.limits import read_object
 from gloss_graph.inference import Explanation
 from gloss_graph.objective import GraphGuidedObjective
-from gloss_graph.runs.contents import check_contents
+from gloss_graph.runs import RunFolder
 from gloss_graph.text import UNLABELED, Corpus, FeatureEncoder, load_encoder
 from gloss_graph.training.classifier import TextClassifier
 from gloss_graph.training.config import TrainConfig
-from gloss_graph.training.labels import read_labels_used
-from gloss_graph.training.setup import make_objective
+from gloss_graph.training.objectives import make_objective
 from gloss_graph.training.state import load_objective
 
 
@@ -54,13 +52,14 @@ class Run:
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
+        self._files = RunFolder(folder)
         try:
-            self.settings = read_object(self.folder / "config.json")
+            self.settings = self._files.settings()
             self._check_model()
             config, bank = self._config()
-            check_contents(self.folder, self.settings)
-            self.classifier = TextClassifier.load(self.folder / "model")
-            used = read_labels_used(self.folder)
+            self._files.check_digests(self.settings)
+            self.classifier = TextClassifier.load(self._files.model)
+            used = self._files.read_labels_used()
             self._check_classes()
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise ValueError(
@@ -83,10 +82,9 @@ class Run:
 
     def _config(self) -> tuple[TrainConfig, dict[str, Any]]:
         """The settings of the training, and those of its bank."""
-        file = self.folder / "config.json"
-        known = {field.name for field in fields(TrainConfig)}
+        file = self._files.config
         try:
-            config = TrainConfig(**{k: v for k, v in self.settings.items() if k in known})
+            config = TrainConfig.from_flat(self.settings)
             bank = dict(self.settings["bank"])
             for name, low in (("capacity", 0), ("frozen_dim", 0)):
                 check_positive_int(f"bank.{name}", bank[name], minimum=low)
@@ -109,7 +107,7 @@ class Run:
             )
 
     def _objective(self, config: TrainConfig, bank: dict[str, Any]) -> GraphGuidedObjective:
-        file = self.folder / "memory" / "objective.safetensors"
+        file = self._files.objective
         _check_capacity(file, bank["capacity"])
         plain = replace(config, loss="gloss", memory_size=bank["capacity"])
         objective = make_objective(

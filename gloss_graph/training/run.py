@@ -4,33 +4,31 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import torch
 from torch import Tensor
 from transformers import TrainerCallback, set_seed
 
 from gloss_graph._internal.checks import check_positive_int
-from gloss_graph._internal.files import atomic_write, utf8_folder
-from gloss_graph._internal.folders import Claim, check_folder, claim, write_json
+from gloss_graph._internal.files import utf8_folder
+from gloss_graph._internal.folders import Claim
 from gloss_graph._internal.processes import is_main, wait_for_all
 from gloss_graph._internal.sampling import seeded_sample
 from gloss_graph.inference import GraphSkill, graph_skill
 from gloss_graph.objective import GraphGuidedObjective
-from gloss_graph.runs.contents import CONTENTS, run_contents
-from gloss_graph.runs.provenance import provenance
+from gloss_graph.runs import RunFolder
 from gloss_graph.text import Adapters, Corpus, FeatureEncoder, Splits, TextEncoder
-from gloss_graph.text.writers import csv_bytes
-from gloss_graph.training.checkpoints import FOLDER, Checkpoints, RunClock, run_settings
+from gloss_graph.training.checkpoints import Checkpoints, RunClock, run_settings
 from gloss_graph.training.classifier import TextClassifier
-from gloss_graph.training.config import TrainConfig
-from gloss_graph.training.labels import draw_labels, hide_labels, write_labels_used
+from gloss_graph.training.config import DEFAULTS, TrainConfig
+from gloss_graph.training.labels import draw_labels, hide_labels
 from gloss_graph.training.multilabel import THRESHOLD, check_multilabel
+from gloss_graph.training.objectives import make_loss, make_objective
 from gloss_graph.training.outcome import (
     ClassReport,
     describe,
@@ -42,15 +40,13 @@ from gloss_graph.training.outcome import (
 from gloss_graph.training.parameters import adapt, check_run
 from gloss_graph.training.processes import check_same_everywhere, join_processes, on_main
 from gloss_graph.training.progress import ProgressBar
-from gloss_graph.training.setup import USES_UNLABELED, make_loss, make_objective, make_trainer
+from gloss_graph.training.setup import make_trainer
 from gloss_graph.training.snapshots import Snapshots
 from gloss_graph.training.stages import fill_bank, fit_head, run_start_stages
 from gloss_graph.training.state import save_objective
 from gloss_graph.training.views import Views
 
 _SIGMA_SAMPLE = 1024
-# With the first a run folder is whole; the second is there until then.
-_MARKER, _WORK = "metrics.json", (FOLDER,)
 
 
 @dataclass(frozen=True)
@@ -128,8 +124,15 @@ def train_text(
         check_multilabel(config)
         # Pictures color documents by their one class.
         config = replace(config, pictures=False)
-    splits = with_few_labels(splits, config)
-    check_labels(splits, config)
+    splits = with_few_labels(
+        splits,
+        fraction=config.label_fraction,
+        per_class=config.labels_per_class,
+        seed=config.seed,
+    )
+    check_labels(
+        splits, picks_step=not config.keeps_last, by_silhouette=config.mode == "standalone"
+    )
     device = check_run(config, on_features=isinstance(encoder, FeatureEncoder))
     join_processes(config.device)
     if save_steps is not None:
@@ -146,7 +149,7 @@ def train_text(
         owned: list[Claim] = []
 
         def begin() -> None:
-            owned.append(stack.enter_context(claim_run_folder(out, resume=going_on)))
+            owned.append(stack.enter_context(RunFolder(out).claim(resume=going_on)))
             if not going_on and save_steps != 0:
                 checkpoints.begin(settings)
 
@@ -172,16 +175,6 @@ def train_text(
             finish(owned[0].draft, result)
     wait_for_all()  # until the folder is whole
     return result
-
-
-def check_run_folder(out: str | Path) -> None:
-    """Refuse early what a training into `out` would refuse; see `check_folder`."""
-    check_folder(out, "train", marker=_MARKER, work=_WORK)
-
-
-def claim_run_folder(out: str | Path, *, resume: bool = False) -> AbstractContextManager[Claim]:
-    """Own a run folder until it is whole; see `claim`."""
-    return claim(out, "train", marker=_MARKER, work=_WORK, resume=resume)
 
 
 def _train(
@@ -213,7 +206,15 @@ def _train(
     if adapters is not None:
         metrics["lora.parameters"] = float(adapters.size)
     views = Views(encoder, splits, config, frozen, progress)
-    snapshots = Snapshots(encoder, splits, config, views.frozen)
+    snapshots = Snapshots(
+        encoder,
+        splits,
+        views.frozen,
+        pictures=config.pictures,
+        warm_start=config.warm_start_steps > 0 or config.graph_start_steps > 0,
+        batch_size=config.eval_batch_size,
+        seed=config.seed,
+    )
     skill = _skill(views.frozen.get("train"), labels, config)
     if skill is not None:
         metrics |= {f"graph_skill.{key}": float(value) for key, value in skill._asdict().items()}
@@ -245,7 +246,7 @@ def _train(
         if started.losses and config.trains:
             fit_head(classifier, train, start_rows(), views, config)
     if config.trains:
-        corpus = train if config.loss in USES_UNLABELED else train.select(labels.numpy() >= 0)
+        corpus = train if config.loss_spec.uses_unlabeled else train.select(labels.numpy() >= 0)
         part = views.frozen.get("train") if joint else None
         trainer = make_trainer(
             classifier,
@@ -287,7 +288,8 @@ def _train(
 
     objective = loss if isinstance(loss, GraphGuidedObjective) else None
     memory = None if objective is None else objective.memory
-    if objective is None or memory is None or not len(memory) or config.loss == "static-lp":
+    stored = memory is not None and len(memory) > 0
+    if objective is None or not stored or config.loss_spec.frozen_targets:
         # Another loss's bank lacks documents or their learned rows: fill one to predict over.
         plain = replace(config, loss="gloss", memory_size=len(train))
         objective = make_objective(
@@ -319,15 +321,16 @@ def _train(
     wait_for_all()  # the checkpoints are read by all
     if draft is None:
         return result
-    classifier.save(draft / "model")
-    (draft / "memory").mkdir()
-    save_objective(objective, draft / "memory" / "objective.safetensors")
-    write_labels_used(train, draft / "labels_used.csv")
-    classes.write(draft / "classes.csv")
+    folder = RunFolder(draft)
+    classifier.save(folder.model)
+    folder.objective.parent.mkdir()
+    save_objective(objective, folder.objective)
+    folder.write_labels_used(train)
+    classes.write(folder.classes)
     snapshots.write(draft, embeddings, metrics)
     memory = objective.memory
     settings = {
-        **config.as_dict(),
+        **config.flat(),
         **encoder.describe(),
         "data": describe(splits),
         "bank": {
@@ -336,12 +339,10 @@ def _train(
             "targets": objective.consistency.refresh_every > 0,
             **({"multilabel": True} if train.multilabel else {}),
         },
+        # Of this version: those who compare runs leave them out.
+        "defaults": DEFAULTS,
     }
-    settings[CONTENTS] = run_contents(draft)
-    write_json(draft / "config.json", {**settings, **provenance()})
-    write_json(draft / _MARKER, metrics)
-    with atomic_write(draft / "history.csv") as file:
-        file.write(csv_bytes(pd.DataFrame(history)))
+    folder.write(settings, metrics, history)
     return result
 
 
@@ -351,23 +352,26 @@ def _merge(adapters: Adapters | None) -> None:
         adapters.merge()
 
 
-def with_few_labels(splits: Splits, config: TrainConfig) -> Splits:
-    """The splits with the labels hidden that the settings do not draw."""
-    if not config.few_labels:
+def with_few_labels(
+    splits: Splits, *, fraction: float | None, per_class: int | None, seed: int
+) -> Splits:
+    """The splits with all training labels hidden but those that are drawn; see `draw_labels`."""
+    if fraction is None and per_class is None:
         return splits
-    kept = draw_labels(
-        splits.train,
-        fraction=config.label_fraction,
-        per_class=config.labels_per_class,
-        seed=config.seed,
-    )
+    kept = draw_labels(splits.train, fraction=fraction, per_class=per_class, seed=seed)
     return replace(splits, train=hide_labels(splits.train, kept))
 
 
-def check_labels(splits: Splits, config: TrainConfig) -> None:
-    """Refuse splits that lack the labels a run needs, and warn of classes without one."""
+def check_labels(splits: Splits, *, picks_step: bool, by_silhouette: bool = False) -> None:
+    """Refuse splits that lack the labels a run needs, and warn of classes without one.
+
+    Args:
+        splits: The documents.
+        picks_step: The validation part picks the best step.
+        by_silhouette: It does so by the silhouette of its classes.
+    """
     needed = {"train": splits.train}
-    if not config.keeps_last:
+    if picks_step:
         if splits.val is None:
             raise ValueError("'splits' must have a validation part, which picks the best step.")
         needed["val"] = splits.val
@@ -379,7 +383,7 @@ def check_labels(splits: Splits, config: TrainConfig) -> None:
             )
     counts = needed["val"].class_counts if "val" in needed else []
     lone = counts and (sum(count > 0 for count in counts) < 2 or max(counts) < 2)
-    if config.mode == "standalone" and lone:
+    if by_silhouette and lone:
         raise ValueError(
             "'splits.val' must hold two classes, one of them twice, for mode='standalone', which "
             "takes the step of the best silhouette. Label more, or take select='last'."
@@ -405,14 +409,20 @@ def _skill(rows: Tensor | None, labels: Tensor, config: TrainConfig) -> GraphSki
     counts = torch.bincount(labels[labels >= 0])
     if int((counts > 0).sum()) < 2 or int(counts.max()) < 2:
         return None
-    warn = config.loss in ("gloss", "static-lp")
-    return graph_skill(rows, labels, k=config.k, align=config.align, seed=config.seed, warn=warn)
+    return graph_skill(
+        rows,
+        labels,
+        k=config.k,
+        align=config.align,
+        seed=config.seed,
+        warn=config.loss_spec.over_bank,
+    )
 
 
 def _sigma_sample(
     encoder: TextEncoder | FeatureEncoder, train: Corpus, config: TrainConfig, progress: bool
 ) -> Tensor | None:
-    if not (config.loss.startswith("gloss-") and isinstance(config.bandwidth, str)):
+    if not (config.loss_spec.in_batch and isinstance(config.bandwidth, str)):
         return None
     some = train.select(seeded_sample(len(train), _SIGMA_SAMPLE).tolist())
     return encoder.embed(some, progress=progress)

@@ -9,6 +9,8 @@ import torch
 from torch.utils.data import Sampler
 
 from gloss_graph._internal.checks import check_positive_int
+from gloss_graph._internal.processes import launched
+from gloss_graph.training.config import TrainConfig
 
 
 class MixedSampler(Sampler[int]):
@@ -56,6 +58,18 @@ class MixedSampler(Sampler[int]):
         self.labeled, self.unlabeled = labeled, unlabeled
         self.balanced, self.seed, self.epoch = balanced, seed, 0
 
+    @classmethod
+    def of(cls, config: TrainConfig, labels: Sequence[int]) -> MixedSampler:
+        """The batches of a run over documents with these labels."""
+        mixes = config.loss_spec.uses_unlabeled and any(label < 0 for label in labels)
+        return cls(
+            labels,
+            labeled=config.batch_size,
+            unlabeled=config.unlabeled_batch_size if mixes else 0,
+            balanced=config.class_balance,
+            seed=config.seed,
+        )
+
     @property
     def blocks(self) -> int:
         """Batches an epoch."""
@@ -95,6 +109,17 @@ class MixedSampler(Sampler[int]):
             members = self._known[self._labels[self._known] == label]
             out[places] = _cycled(members, places.numel(), generator)
         return out
+
+
+def steps_of(config: TrainConfig, labels: Sequence[int]) -> int:
+    """Optimizer steps of a run over documents with these labels (-1 = unlabeled).
+
+    Several processes share the batches of an epoch.
+    """
+    if config.max_steps:
+        return config.max_steps
+    batches = math.ceil(MixedSampler.of(config, labels).blocks / launched())
+    return math.ceil(config.epochs * math.ceil(batches / config.gradient_accumulation))
 
 
 def _cycled(values: torch.Tensor, wanted: int, generator: torch.Generator) -> torch.Tensor:

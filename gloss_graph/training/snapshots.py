@@ -20,11 +20,10 @@ from gloss_graph._internal.files import atomic_write
 from gloss_graph._internal.folders import write_json
 from gloss_graph._internal.limits import read_object
 from gloss_graph._internal.sampling import stratified_sample
+from gloss_graph.runs import RunFolder
 from gloss_graph.text import Corpus, Splits
 from gloss_graph.training.checkpoints import Checkpointed, ends_epoch, has_ended
-from gloss_graph.training.config import TrainConfig
 
-FOLDER = "pictures"
 _ROWS, _NAMES = "data.safetensors", "data.json"
 _FORMAT = "gloss_graph.snapshots.1"
 _DOCUMENTS = 1000
@@ -178,7 +177,7 @@ class FixedBatch(TrainerCallback):
 
 
 class Snapshots:
-    """Records a run for its pictures; does nothing where `config.pictures` is off.
+    """Records a run for its pictures; does nothing without `pictures`.
 
     Made before training, when it embeds up to 1,000 labeled documents of the test part (else of
     the validation part, else of the training part) and the fixed batch.
@@ -186,8 +185,11 @@ class Snapshots:
     Args:
         encoder: The encoder, not yet trained.
         splits: The documents.
-        config: Settings of the run.
         frozen: Split name -> embeddings (N, D) before training, where they are at hand.
+        pictures: False records nothing.
+        warm_start: Other stages come before the training.
+        batch_size: Documents per forward pass.
+        seed: Of the choice of documents.
 
     Attributes:
         batch: The callback to give the Trainer.
@@ -197,28 +199,32 @@ class Snapshots:
         self,
         encoder: Embeds,
         splits: Splits,
-        config: TrainConfig,
         frozen: Mapping[str, Tensor],
+        *,
+        pictures: bool = True,
+        warm_start: bool = False,
+        batch_size: int = 64,
+        seed: int = 0,
     ) -> None:
         self.batch: TrainerCallback = TrainerCallback()
         self._fixed: FixedBatch | None = None
         self._seconds = 0.0
-        if not config.pictures:
+        if not pictures:
             return
         start = time.perf_counter()
-        self._encoder, self._batch_size = encoder, config.eval_batch_size
+        self._encoder, self._batch_size = encoder, batch_size
         self._splits = splits.parts
         self._name = _first_labeled(self._splits, "test", "val")
         corpus = self._splits[self._name]
-        self._chosen = _labeled_sample(corpus, _DOCUMENTS, seed=config.seed)
+        self._chosen = _labeled_sample(corpus, _DOCUMENTS, seed=seed)
         self._before = self._rows(frozen)
         self._batch_name = _first_labeled(self._splits, "val")
         self._fixed = FixedBatch(
             encoder,
             self._splits[self._batch_name],
-            warm_start=config.warm_start_steps > 0 or config.graph_start_steps > 0,
-            batch_size=config.eval_batch_size,
-            seed=config.seed,
+            warm_start=warm_start,
+            batch_size=batch_size,
+            seed=seed,
         )
         self.batch = self._fixed
         self._seconds = time.perf_counter() - start
@@ -254,7 +260,8 @@ class Snapshots:
         self._fixed.finish("end" if best == steps else f"end, kept step {best:,}")
         corpus = self._splits[self._name]
         some = corpus.select(self._chosen)
-        (out / FOLDER).mkdir(exist_ok=True)
+        folder = RunFolder(out).pictures
+        folder.mkdir(exist_ok=True)
         tensors = {
             "before": _compact(self._before),
             "after": _compact(self._rows(embeddings)),
@@ -266,10 +273,10 @@ class Snapshots:
         }
         if self._fixed.epochs:
             tensors["epochs"] = _compact(torch.stack(self._fixed.epoch_rows))
-        with atomic_write(out / FOLDER / _ROWS, overwrite=True) as draft:
+        with atomic_write(folder / _ROWS, overwrite=True) as draft:
             draft.write(save(tensors))
         write_json(
-            out / FOLDER / _NAMES,
+            folder / _NAMES,
             {
                 "format": _FORMAT,
                 "label_names": corpus.label_names,
@@ -333,7 +340,7 @@ def load_snapshots(folder: str | Path) -> SnapshotData | None:
     Raises:
         ValueError: The record is damaged or of another format.
     """
-    folder = Path(folder) / FOLDER
+    folder = RunFolder(folder).pictures
     if not (folder / _NAMES).exists() and not (folder / _ROWS).exists():
         return None
     try:
@@ -382,8 +389,8 @@ def load_snapshots(folder: str | Path) -> SnapshotData | None:
         SafetensorError,
     ) as error:
         raise ValueError(
-            f"'{FOLDER}' of a run must be what training wrote ({folder}: {error}). Remove it to do "
-            "without the pictures."
+            f"'{folder.name}' of a run must be what training wrote ({folder}: {error}). Remove it "
+            "to do without the pictures."
         ) from error
 
 

@@ -9,6 +9,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from gloss_graph.graph.bandwidth import scaled_bandwidth
 from gloss_graph.graph.views import joint_view
 from gloss_graph.inference import GraphClassifier, PropagationHead
 from gloss_graph.objective import GraphGuidedObjective
@@ -23,11 +24,9 @@ from gloss_graph.training.outcome import (
     fit_propagated_head,
     logistic_probabilities,
 )
-from gloss_graph.training.setup import make_objective
 from gloss_graph.training.views import Views
 from gloss_graph.training.warmstart import contrastive_warm_start
 
-_SETFIT_STEPS = 60
 _WARM_START, _GRAPH_START = "warm-start", "graph-start"
 # Share a view leaves a class it rules out, so that it alone cannot.
 _LEAST = 1e-6
@@ -187,8 +186,8 @@ def run_start_stages(
     did not is done again, which gives the same, as it begins with its seed.
     """
     start, steps = time.perf_counter(), config.warm_start_steps
-    if config.loss == "setfit":
-        steps = steps or config.max_steps or _SETFIT_STEPS
+    if config.loss_spec.warm_start_steps:
+        steps = steps or config.max_steps or config.loss_spec.warm_start_steps
     contrast = partial(
         contrastive_warm_start,
         encoder,
@@ -238,8 +237,13 @@ def run_start_stages(
 
 def head_settings(config: TrainConfig, num_classes: int) -> GraphClassifier:
     """Settings of graph and propagation over the corpus, as the objective has them."""
-    plain = replace(config, loss="gloss", memory_size=0)
-    return make_objective(plain, num_classes, 1, 0, targets=False).targets.classifier
+    bandwidth = scaled_bandwidth(config.bandwidth, config.bandwidth_scale)
+    return GraphClassifier(
+        num_classes=num_classes,
+        graph=replace(config.graph, bandwidth=bandwidth),
+        propagation=config.propagation,
+        align=config.align,
+    )
 
 
 def fill_bank(objective: GraphGuidedObjective, train: Corpus, rows: Tensor, views: Views) -> None:

@@ -28,7 +28,6 @@ from gloss_graph._internal.timing import StageClock
 from gloss_graph.losses import MetricLoss, PseudoLabelLoss, labeled_binary_cross_entropy
 from gloss_graph.memory.distributed import share_state
 from gloss_graph.memory.labels import is_labeled
-from gloss_graph.objective import GraphGuidedObjective
 from gloss_graph.training.checkpoints import (
     Checkpointed,
     drop_checkpoint,
@@ -37,10 +36,8 @@ from gloss_graph.training.checkpoints import (
     save_extras,
     whole_checkpoints,
 )
+from gloss_graph.training.losses import LossModule
 from gloss_graph.training.state import load_objective, save_objective
-
-LossModule = GraphGuidedObjective | MetricLoss | PseudoLabelLoss
-"""What the trainer can train by."""
 
 OBJECTIVE_FILE = "objective.safetensors"
 TEACHER_FILE = "teacher.safetensors"

@@ -37,7 +37,7 @@ class Views:
         self._encoder, self._config, self._progress = encoder, config, progress
         self.frozen: dict[str, Tensor] = {}
         unlabeled = any(label < 0 for label in splits.train.labels)
-        if config.anchor > 0 and unlabeled and not config.loss.startswith("gloss-"):
+        if config.anchor > 0 and unlabeled and not config.loss_spec.in_batch:
             for name, corpus in self._corpora.items():
                 rows = (given or {}).get(name)
                 if rows is not None and rows.size(0) != len(corpus):

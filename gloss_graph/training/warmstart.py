@@ -10,13 +10,10 @@ from rich.progress import track
 from torch import Tensor
 from torch.utils.data import WeightedRandomSampler
 
-from gloss_graph._internal.search_space import Dimension, Range
 from gloss_graph.losses.pairs import pair_cosine_loss
 from gloss_graph.text import Corpus, FeatureEncoder, TextEncoder
 from gloss_graph.training.dataset import TextCollator, TextDataset
 from gloss_graph.training.sampler import MixedSampler
-
-SEARCH_SPACE: dict[str, Dimension] = {"warm_start_rate": Range(1e-6, 1e-4, log=True)}
 
 
 def contrastive_warm_start(

@@ -77,9 +77,6 @@ def plot_embeddings(
         seed: Seed of sample and t-SNE; the same seed gives the same picture.
         title: First line of the picture.
 
-    Returns:
-        The figure.
-
     Raises:
         TypeError: A value that is not a tensor.
         ValueError: Shapes that disagree, rows that are not finite, no document, or a class without
@@ -138,9 +135,6 @@ def plot_graph_change(
             graph is that of the sample.
         seed: Seed of sample and places; the same seed gives the same picture.
         title: First line of the picture.
-
-    Returns:
-        The figure.
 
     Raises:
         TypeError: A value that is not a tensor.

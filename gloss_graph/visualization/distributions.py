@@ -53,9 +53,6 @@ def plot_degrees(
         label_names: Names of the classes, only checked, as the other pictures take them.
         title: First line of the picture.
 
-    Returns:
-        The figure.
-
     Raises:
         TypeError: Not a PyG graph.
         ValueError: A directed graph, no document, or a damaged graph.
@@ -221,9 +218,6 @@ def plot_reach(
         label_names: Names of the classes; the graph's names or their numbers otherwise.
         max_hops: Largest number of hops.
         title: First line of the picture.
-
-    Returns:
-        The figure.
 
     Raises:
         TypeError: Not a PyG graph.

@@ -33,9 +33,6 @@ def plot_explanation(
         path: Where to save, as PNG, PDF or SVG; an older picture is replaced. None saves nothing.
         max_documents: Most documents; the others are drawn as one line.
 
-    Returns:
-        The figure.
-
     Raises:
         ValueError: `max_documents` below 1, or another suffix of `path`.
 

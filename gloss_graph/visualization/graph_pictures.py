@@ -404,9 +404,6 @@ def plot_communities(
         seed: Seed of places, communities and sample; the same seed gives the same picture.
         title: First line of the picture.
 
-    Returns:
-        The figure.
-
     Raises:
         TypeError: Not a PyG graph.
         ValueError: A directed graph, no document, a damaged graph, or places or communities of the

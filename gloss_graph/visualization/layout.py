@@ -214,12 +214,12 @@ def _grid_repulsion(x: np.ndarray) -> np.ndarray:
         sum(part * plane[at] for at, part in zip(index, weight, strict=True)) for plane in fields
     )
     # The part of a mass that it reads itself, which the sums must not contain.
-    own = sum(
+    itself = sum(
         a * b * (1 / (1 + cell**2 * ((i - k) ** 2 + (j - m) ** 2)))
         for a, (i, j) in zip(weight, _CORNERS, strict=True)
         for b, (k, m) in zip(weight, _CORNERS, strict=True)
     )
-    scale = max(float(np.sum(sums - own, dtype=np.float64)), 1e-12)
+    scale = max(float(np.sum(sums - itself, dtype=np.float64)), 1e-12)
     return np.stack([near * x[:, 0] - pull_x, near * x[:, 1] - pull_y], axis=1) / scale
 
 

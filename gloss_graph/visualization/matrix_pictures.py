@@ -68,9 +68,6 @@ def plot_adjacency(
         seed: Seed of the communities.
         title: First line of the picture.
 
-    Returns:
-        The figure.
-
     Raises:
         TypeError: Not a PyG graph.
         ValueError: A directed graph, no document, a damaged graph, communities of another shape,
@@ -188,7 +185,7 @@ def _draw_shares(
     found: np.ndarray,
     names: list[str],
 ) -> None:
-    """Share of every class's edge weight that leads to every class, in per cent."""
+    """Share of every class's edge weight that leads to every class, in percent."""
     place = np.searchsorted(found, classes)
     entries = adjacency.tocoo()
     sums = np.zeros((len(found), len(found)))
@@ -237,9 +234,6 @@ def plot_similarities(
         label_names: Names of the classes; their numbers otherwise. Classes too thin for a line of
             type have no name.
         title: First line of the picture.
-
-    Returns:
-        The figure.
 
     Raises:
         TypeError: A value that is not a tensor.

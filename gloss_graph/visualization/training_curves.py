@@ -100,9 +100,7 @@ def plot_training(history: Mapping[str, Any], path: str | os.PathLike[str] | Non
             text += "  " + _draw_score(right, curves[score], color)
         entries.append((Line2D([], [], color=color, linewidth=3), text))
     looks = [_LOSSES[key] for key in known if known != ["loss"]]
-    kinds = [
-        (Line2D([], [], color=INK, linewidth=1.6, linestyle=look), name) for name, look in looks
-    ]
+    kinds = [(Line2D([], [], color=INK, linewidth=1.6, ls=look), name) for name, look in looks]
     for axes in panels.values():
         axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
         faint_grid(axes)

@@ -131,7 +131,7 @@ def test_every_setting_is_an_option_of_train_with_the_same_default() -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--params", "sigma"], "'params' must be among ['anchor', 'bandwidth'"),
+        (["--params", "sigma"], "'params' must be among ['alpha', 'anchor', 'bandwidth'"),
         (["--params", "bandwidth", "sigma,k"], "(got 'sigma')"),
         (["--range", "bandwidth=2:0.1:log"], "'low' must be below 'high' (got 2 and 0.1)"),
         (["--range", "colour=0:1"], "'colour' must be a setting of a training, one of ['loss'"),

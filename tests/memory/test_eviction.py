@@ -129,7 +129,7 @@ def test_a_reservoir_is_a_uniform_sample_of_distinct_documents() -> None:
     for seed in range(draws):
         bank = MemoryBank(capacity, 3, k=0, eviction=Reservoir(seed))
         order = torch.randperm(len(often), generator=torch.Generator().manual_seed(seed))
-        stream(bank, often[order], batch=40)
+        stream(bank, often[order], batch=60)
         assert len(bank) == capacity
         hits[bank.ids] += 1
         pairs += int(0 in bank.ids and 1 in bank.ids)

@@ -51,6 +51,7 @@ def test_a_saved_objective_goes_on(expected: dict[str, torch.Tensor]) -> None:
         consistency_start=0,
         consistency_ramp=1,
         refresh_every=2,
+        graph_weight=0.5,
         warm_start=True,
     )
     objective.load_state_dict(load_file(DATA / "objective.safetensors"))

@@ -97,6 +97,10 @@ def test_every_setting_counts_somewhere() -> None:
         {"loss": "gloss", "refresh_rows": 4, "lora_rank": 2},
         {"loss": "xbm-scl"},
         {"loss": "triplet", "warm_start_steps": 2, "graph_start_steps": 2},
+        # Settings that came later count where they are not at their default.
+        {"kernel": "cosine", "symmetrize": "mutual", "batch_edges": "all", "max_iter": 10},
+        {"rule": "spreading", "alpha": 0.8, "solver": "cg", "tol": 1e-3, "gradient": "unrolled"},
+        {"normalize": False, "consistency_start": 1, "consistency_ramp": 1},
     ]
     used = set().union(*(used_settings(TrainConfig(**arm), unlabeled=True) for arm in arms))
     assert used == {field.name for field in fields(TrainConfig)} - set(NO_FACTORS)

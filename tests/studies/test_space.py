@@ -24,7 +24,7 @@ def test_the_paper_searches_these() -> None:
 
 
 def test_every_declared_setting_is_one_the_training_accepts() -> None:
-    more = {"k", "eta", "consistency_weight", "anchor", "warm_start_rate"}
+    more = {"k", "eta", "alpha", "consistency_weight", "half_life", "anchor", "warm_start_rate"}
     assert set(SEARCH_SPACE) == {*default_parameters("gloss"), *more}
     check_space(TrainConfig(), SEARCH_SPACE)
     for loss in ("ce", "pseudo-label", "static-lp", "setfit", "gloss-published"):
@@ -32,7 +32,7 @@ def test_every_declared_setting_is_one_the_training_accepts() -> None:
 
 
 def test_unknown_names_are_answered_with_the_known_ones() -> None:
-    with pytest.raises(ValueError, match=r"'params' must be among \['anchor', .*'sigma'"):
+    with pytest.raises(ValueError, match=r"'params' must be among \['alpha', 'anchor', .*'sigma'"):
         search_space(["bandwidth", "sigma"])
     assert search_space(["rule"], {"rule": Choice(["poisson"])}) == {"rule": Choice(["poisson"])}
 

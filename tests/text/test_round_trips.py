@@ -12,10 +12,10 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 
+from gloss_graph.runs import RunFolder
 from gloss_graph.text import Corpus, read_features, read_table
 from gloss_graph.text.tables import read_columns
 from gloss_graph.text.writers import csv_bytes, write_table
-from gloss_graph.training.labels import read_labels_used, write_labels_used
 from gloss_graph.training.outcome import ClassReport
 
 ODD = {
@@ -61,8 +61,8 @@ def test_pandas_reads_our_csv(text: str) -> None:
 def test_the_tables_of_a_run_are_read_back(tmp_path: Path, text: str) -> None:
     names = ["plain", text]
     corpus = Corpus([text, "b", "c"], [1, 0, -1], [LARGE, 1, 0], names, ["d", text, "e"])
-    write_labels_used(corpus, tmp_path / "labels_used.csv")
-    used = read_labels_used(tmp_path)
+    RunFolder(tmp_path).write_labels_used(corpus)
+    used = RunFolder(tmp_path).read_labels_used()
     assert used == ([LARGE, 1], [text, "plain"], [text, "b"], ["d", text])
     report = ClassReport()
     report.add("test", "linear", np.array([1, 0, 0]), corpus)
@@ -115,7 +115,7 @@ def test_types_survive(tmp_path: Path) -> None:
 def test_a_damaged_table_of_a_run_is_named(tmp_path: Path, content: str, message: str) -> None:
     (tmp_path / "labels_used.csv").write_text(content)
     with pytest.raises(ValueError, match=message):
-        read_labels_used(tmp_path)
+        RunFolder(tmp_path).read_labels_used()
 
 
 # ------------------------------------------------------------------ label sets
@@ -125,7 +125,7 @@ def test_label_sets_keep_their_separator(tmp_path: Path) -> None:
     file = tmp_path / "a.csv"
     file.write_text("text,label\na,cars; trucks|long\nb,|\nc,\nd,long\n")
     corpus = read_table(file, separator="|")
-    write_labels_used(corpus, tmp_path / "labels_used.csv")
+    RunFolder(tmp_path).write_labels_used(corpus)
     back = read_table(tmp_path / "labels_used.csv", separator="|")
     assert back.label_names == corpus.label_names == ["cars; trucks", "long"]
     assert back.label_sets == [[0, 1], [], [1]]

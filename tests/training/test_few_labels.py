@@ -152,7 +152,7 @@ def test_few_label_runs(tmp_path: Path, loss: str) -> None:
     anchor = {"anchor": 0.0}  # the tiny encoder was not loaded by name
     texts = tiny_splits().test.texts
     found = again.predict(texts, **anchor).explanation
-    direct = result.objective.predict(result.embeddings["test"], anchor=0.0)
+    direct = result.objective.predict(result.embeddings["test"], frozen_weight=0.0)
     torch.testing.assert_close(found.probabilities, direct)
     assert set(found.ids.flatten().tolist()) <= {*expected, -1}
 

@@ -14,8 +14,8 @@ from gloss_graph import GraphGuidedObjective, MemoryBank
 from gloss_graph.analysis import document_graph
 from gloss_graph.memory import EVICTIONS
 from gloss_graph.training import BankRefresh, GraphGuidedTrainer, TrainConfig, hide_labels
+from gloss_graph.training.objectives import make_objective
 from gloss_graph.training.predict import Run
-from gloss_graph.training.setup import make_objective
 
 from .test_resume import assert_same_training, fresh_trainer
 from .tiny import CLASSES, DIM, StopAt, quick, run, tiny_objective, tiny_splits
@@ -26,6 +26,11 @@ SETTINGS: dict[str, Any] = {
     "restandardize": True,
     "memory_start": 2,
     "memory_ramp": 4,
+}
+
+OF_OBJECTIVE = {
+    {"memory_start": "warmup_steps", "memory_ramp": "ramp_steps"}.get(name, name): value
+    for name, value in SETTINGS.items()
 }
 
 
@@ -44,7 +49,7 @@ def test_resumed_training_equals_uninterrupted(tmp_path: Path, eviction: str) ->
         made = fresh_trainer(
             tmp_path / name,
             seed=seed,
-            objective=objective(eviction, **SETTINGS),
+            objective=objective(eviction, **OF_OBJECTIVE),
             callbacks=callbacks,
         )
         made.add_callback(BankRefresh(made, rows=3, every=2))
@@ -155,7 +160,7 @@ def test_settings_reach_bank_and_objective() -> None:
     made = make_objective(config, 3, DIM, 24)
     assert int(made.memory.eviction.seed) == 5
     assert "hops=2" in repr(made)
-    assert "half_life=6.0, restandardize=True, memory_start=2, memory_ramp=4" in repr(made)
+    assert "half_life=6.0, restandardize=True, warmup_steps=2, ramp_steps=4" in repr(made)
 
 
 def test_a_run_with_all_of_them_is_recorded_and_read_again(tmp_path: Path) -> None:

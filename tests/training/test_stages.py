@@ -300,7 +300,12 @@ def test_a_head_fitted_anew_leaves_the_trained_encoder(tmp_path: Path, loss: str
     assert "head.C" not in plain.metrics
     # It is the head that these embeddings are given where nothing is trained together.
     config = quick(**few, refit_head=True)
-    train = with_few_labels(tiny_splits(), config).train
+    train = with_few_labels(
+        tiny_splits(),
+        fraction=config.label_fraction,
+        per_class=config.labels_per_class,
+        seed=config.seed,
+    ).train
     views: Any = SimpleNamespace(frozen={"train": tiny_encoder().embed(train)})
     anew = TextClassifier(fitted.model.encoder, CLASSES, seed=1)
     fit_head(anew, train, fitted.model.encoder.embed(train), views, config)

@@ -1,0 +1,307 @@
+"""A run folder: the one place that knows its files, writes them in order and reads them back."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pandas as pd
+
+from gloss_graph._internal.files import atomic_write
+from gloss_graph._internal.folders import Claim, check_folder, claim, write_json
+from gloss_graph._internal.limits import read_object
+from gloss_graph._internal.timing import stage_seconds
+from gloss_graph.runs.provenance import provenance
+from gloss_graph.text import Corpus
+from gloss_graph.text.checkpoints import file_digest
+from gloss_graph.text.corpora import UNLABELED
+from gloss_graph.text.tables import has_column, read_columns
+from gloss_graph.text.writers import csv_bytes, joined_names
+
+_CONFIG, _METRICS, _LABELS = "config.json", "metrics.json", "labels_used.csv"
+_MODEL, _MEMORY, _CHECKPOINTS = "model", "memory", "checkpoints"
+# Key of `config.json` under which the digests of model and memory stand.
+_CONTENTS = "contents"
+
+
+class LabelsUsed(NamedTuple):
+    """The labeled documents of a run, in the order of its `labels_used.csv`.
+
+    `labels` are class names, of label sets joined; `texts_b` is None without pairs.
+    """
+
+    ids: list[int]
+    labels: list[str]
+    texts: list[str]
+    texts_b: list[str] | None
+
+
+class RunFolder:
+    """The files of a run, whether they exist or not.
+
+    `metrics.json` is written last and marks the run as finished. `checkpoints/` exists only until
+    then.
+
+    Args:
+        path: The folder.
+
+    Example:
+        >>> RunFolder("runs/mine").metrics.name
+        'metrics.json'
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = path = Path(path)
+        #: Settings, data, digests of model and memory, versions.
+        self.config = path / _CONFIG
+        #: Scores and times.
+        self.metrics = path / _METRICS
+        #: Losses and validation scores by step.
+        self.history = path / "history.csv"
+        #: Scores of every class.
+        self.classes = path / "classes.csv"
+        #: The labeled training documents.
+        self.labels_used = path / _LABELS
+        #: Of a graph model: the class of every document.
+        self.predictions = path / "predictions.csv"
+        #: The classifier.
+        self.model = path / _MODEL
+        #: State of the objective, with its bank.
+        self.objective = path / _MEMORY / "objective.safetensors"
+        #: Embeddings that the report is drawn from, and its pictures.
+        self.pictures = path / "pictures"
+        self.curves = path / "training.png"
+        self.stages = path / "stages.png"
+        #: The report.
+        self.page = path / "report.html"
+        #: What an interrupted run continues from.
+        self.checkpoints = path / _CHECKPOINTS
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether the run came to its end."""
+        return self.config.is_file() and self.metrics.is_file()
+
+    def check_new(self) -> None:
+        """Refuse early what a training into this folder would refuse; see `check_folder`."""
+        check_folder(self.path, "train", marker=_METRICS, work=(_CHECKPOINTS,))
+
+    def claim(self, *, resume: bool = False) -> AbstractContextManager[Claim]:
+        """Own the folder until the run is finished; see `gloss_graph._internal.folders.claim`."""
+        work = (_CHECKPOINTS,)
+        return claim(self.path, "train", marker=_METRICS, work=work, resume=resume)
+
+    # ------------------------------------------------------------------ writing
+
+    def write(
+        self,
+        settings: Mapping[str, Any],
+        metrics: Mapping[str, float],
+        history: Sequence[Mapping[str, float]],
+    ) -> None:
+        """Write settings and history, then the metrics, with which the run is finished.
+
+        Model and memory must exist: their digests go into the settings.
+        """
+        contents = {_CONTENTS: self.digests()}
+        write_json(self.config, {**settings, **contents, **provenance()})
+        with atomic_write(self.history, overwrite=True) as draft:
+            draft.write(csv_bytes(pd.DataFrame(history)))
+        write_json(self.metrics, metrics)
+
+    def note(self, **noted: Any) -> None:
+        """Add the given keys to the settings, those with a value."""
+        if noted := {name: value for name, value in noted.items() if value}:
+            settings = json.loads(self.config.read_text(encoding="utf-8"))
+            write_json(self.config, {**settings, **noted})
+
+    def write_labels_used(self, corpus: Corpus) -> None:
+        """Write id, label and text (of pairs both) of every labeled document, atomically."""
+        names = [corpus.label_names[label] if label >= 0 else "" for label in corpus.labels]
+        if corpus.multilabel:
+            names = joined_names(corpus.targets == 1, corpus.label_names, corpus.separator)
+        table = {"id": corpus.ids, "label": names, "text": corpus.texts}
+        if corpus.texts_b is not None:
+            table["text_b"] = corpus.texts_b
+        known = [label != UNLABELED for label in corpus.labels]
+        with atomic_write(self.labels_used, overwrite=True) as draft:
+            draft.write(csv_bytes(pd.DataFrame(table)[known]))
+
+    # ------------------------------------------------------------------ reading
+
+    def settings(self) -> dict[str, Any]:
+        """Content of `config.json`.
+
+        Raises:
+            OSError: The file cannot be read.
+            ValueError: It holds no JSON object.
+        """
+        return read_object(self.config)
+
+    def read_labels_used(self) -> LabelsUsed:
+        """Read the labeled training documents.
+
+        Raises:
+            ValueError: The file is missing or damaged; names the file and, if possible, the line.
+        """
+        file = self.labels_used
+        second = ["text_b"] if has_column(file, "text_b") else []
+        table = read_columns(file, ["id", "label", "text", *second])
+        ids = table.parsed("id", int)
+        if len(set(ids)) < len(ids):
+            raise ValueError(f"{file} names a document twice. Put back the file that was written.")
+        labels, texts, *texts_b = (
+            [str(v) for v in table.columns[n]] for n in table.columns if n != "id"
+        )
+        return LabelsUsed(ids, labels, texts, texts_b[0] if texts_b else None)
+
+    def digests(self) -> dict[str, str]:
+        """File -> digest of the model and the memory. Cost: reading them once."""
+        files = (file for part in (_MODEL, _MEMORY) for file in sorted(self.path.glob(f"{part}/*")))
+        return {
+            file.relative_to(self.path).as_posix(): file_digest(file)
+            for file in files
+            if file.is_file()
+        }
+
+    def check_digests(self, settings: Mapping[str, Any]) -> None:
+        """Refuse a folder whose model or memory is not the one its settings were written with.
+
+        Runs of older versions record no digests and are not checked.
+
+        Raises:
+            ValueError: Names the file.
+        """
+        recorded = settings.get(_CONTENTS, {})
+        if not isinstance(recorded, Mapping):
+            raise ValueError(f"{self.config} must hold an object under {_CONTENTS!r}")
+        for name, digest in recorded.items():
+            file = self.path / name
+            if not file.is_file():
+                raise ValueError(f"{file} is missing")
+            if file_digest(file) != digest:
+                raise ValueError(
+                    f"{file} is damaged or of another run: it is not the file that training wrote"
+                )
+
+
+@dataclass(frozen=True)
+class FinishedRun:
+    """The numbers of a finished run.
+
+    Attributes:
+        folder: Where it is.
+        settings: Content of `config.json`.
+        metrics: Content of `metrics.json` without empty values, and `seconds.per_step`: the
+            timed stages of training divided by its steps, without evaluation and set-up.
+    """
+
+    folder: Path
+    settings: dict[str, Any]
+    metrics: dict[str, float]
+
+    @property
+    def seed(self) -> int:
+        """Seed of the run."""
+        return int(self.settings["seed"])
+
+    def label_ids(self) -> frozenset[int]:
+        """Ids of the labeled documents the run was trained on.
+
+        Raises:
+            ValueError: The run has no list of them, or a damaged one.
+        """
+        run = RunFolder(self.folder)
+        if not run.labels_used.is_file():
+            raise _refused(self.folder, f"{_LABELS} is missing")
+        try:
+            return frozenset(run.read_labels_used().ids)
+        except ValueError as error:
+            raise _refused(self.folder, f"{_LABELS} cannot be read: {error}") from error
+
+
+def read_run(folder: str | Path) -> FinishedRun:
+    """Read settings and metrics of a run folder that `train_text` wrote.
+
+    Raises:
+        ValueError: The folder, one of the two files or something in them is missing or damaged.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise _refused(folder, "there is no such folder")
+    settings, stored = (_json(folder, file) for file in (_CONFIG, _METRICS))
+    for key, kind in {"seed": int, "loss": str, "data": dict}.items():
+        if not isinstance(settings.get(key), kind) or isinstance(settings[key], bool):
+            raise _refused(folder, f"config.json lacks {key!r}")
+    data = settings["data"]
+    names = data.get("classes")
+    named = isinstance(names, list) and all(isinstance(name, str) for name in names)
+    if not isinstance(data.get("name"), str) or not named:
+        raise _refused(folder, "config.json lacks the name and classes of 'data'")
+    for part in ("train", "val", "test"):
+        if not isinstance(data.get(part, 0), int):
+            raise _refused(folder, f"config.json has no number for 'data.{part}'")
+    metrics: dict[str, float] = {}
+    for key, value in stored.items():
+        if value is None:
+            continue
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
+            raise _refused(folder, f"metrics.json has no number for {key!r}")
+        if math.isfinite(value):
+            metrics[key] = float(value)
+    timed = stage_seconds(metrics)
+    if timed and metrics.get("steps", 0) > 0:
+        metrics["seconds.per_step"] = sum(timed.values()) / metrics["steps"]
+    return FinishedRun(folder, settings, metrics)
+
+
+def find_runs(folders: Iterable[str | Path]) -> tuple[list[Path], list[Path]]:
+    """Finished and unfinished run folders among `folders` and below them, each once.
+
+    Raises:
+        ValueError: A folder without a finished run; names what is missing.
+    """
+    finished: dict[Path, Path] = {}
+    unfinished: dict[Path, Path] = {}
+    for folder in map(Path, folders):
+        if not folder.is_dir():
+            raise _refused(folder, "there is no such folder")
+        found, broken = False, len(unfinished)
+        for place, inner, files in os.walk(folder):
+            here = Path(place)
+            inner.sort()
+            if {_CONFIG, _METRICS} <= set(files):
+                found = True
+                finished.setdefault(here.resolve(), here)
+                # A run holds no runs.
+                inner.clear()
+            elif _LABELS in files or any(here.glob(f"{_CHECKPOINTS}/checkpoint-*")):
+                unfinished.setdefault(here.resolve(), here)
+        if not found:
+            missing = [name for name in (_CONFIG, _METRICS) if not (folder / name).is_file()]
+            state = "; a run in it has not finished" if len(unfinished) > broken else ""
+            raise _refused(folder, f"no {' and no '.join(missing)} in it or below{state}")
+    if not finished:
+        raise ValueError("'folders' must name at least one run folder (got none).")
+    return list(finished.values()), list(unfinished.values())
+
+
+def _refused(folder: Path, problem: str) -> ValueError:
+    return ValueError(
+        f"'folder' must be a finished run folder of gloss-graph train ({folder}: {problem})."
+    )
+
+
+def _json(folder: Path, file: str) -> dict[str, Any]:
+    try:
+        return read_object(folder / file)
+    except FileNotFoundError:
+        raise _refused(folder, f"{file} is missing") from None
+    except (OSError, ValueError) as error:
+        raise _refused(folder, f"{file} cannot be read: {error.__cause__ or error}") from error

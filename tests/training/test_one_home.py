@@ -1,0 +1,105 @@
+"""A setting has one home: a field of a part is found everywhere, by its name and with its help."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from gloss_graph.graph.settings import KNNGraph
+from gloss_graph.step import Staleness
+from gloss_graph.training import TrainConfig
+from gloss_graph.training.config import read_settings
+
+# In a process of its own: the part gets a field before anything reads the part.
+SCRIPT = """
+import json, sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import gloss_graph.graph.settings as home
+from gloss_graph._internal.search_space import Range
+from gloss_graph._internal.settings import setting
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wider(home.KNNGraph):
+    warmth: float = setting(0.5, "How warm an edge is.", search=Range(0.1, 0.9))
+
+
+home.KNNGraph = Wider
+
+import gloss_graph.cli.train as command
+from gloss_graph.cli import main
+from gloss_graph.reports.run_settings import setting_values
+from gloss_graph.studies import SEARCH_SPACE, parse_choice
+from gloss_graph.studies.used_settings import glossary, used_settings
+from gloss_graph.training import TrainConfig
+
+found = {}
+command.run_train = lambda *words, **more: found.update({name: words[4].warmth})
+folder = Path(sys.argv[1])
+(folder / "settings.yaml").write_text("graph:\\n  warmth: 0.6\\n")
+train = ["train", "--train", "x.csv", "--out", str(folder / "run")]
+for name, words in {
+    "set": ["--set", "graph.warmth=0.7"],
+    "flag": ["--warmth", "0.8"],
+    "config": ["--config", str(folder / "settings.yaml")],
+}.items():
+    assert main([*train, *words]) == 0
+config = TrainConfig(warmth=0.7)
+found["file"] = json.loads(json.dumps(config.flat()))["warmth"]
+found["read"] = TrainConfig.from_flat(config.flat()).graph.warmth
+found["range"] = str(SEARCH_SPACE["warmth"])
+found["factor"] = list(parse_choice("graph.warmth=0.1,0.2")[1].values)
+found["counts"] = "warmth" in used_settings(config, unlabeled=False)
+found["help"] = glossary()["warmth"]
+found["report"] = [part["warmth"] for part in setting_values(config.flat())]
+print(json.dumps(found))
+"""
+
+
+def test_a_field_added_to_a_part_is_found_everywhere(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT, str(tmp_path)], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout.splitlines()[-1]) == {
+        "set": 0.7,
+        "flag": 0.8,
+        "config": 0.6,
+        "file": 0.7,
+        "read": 0.7,
+        "range": "0.1 to 0.9",
+        "factor": [0.1, 0.2],
+        "counts": True,
+        "help": "How warm an edge is.",
+        "report": [0.5, 0.7],
+    }
+
+
+def test_parts_and_names_are_two_ways_to_say_the_same() -> None:
+    parts = TrainConfig(graph=KNNGraph(k=30), staleness=Staleness(warmup_steps=5))
+    assert parts == TrainConfig(k=30, memory_start=5)
+    assert (parts.graph.k, parts.staleness.warmup_steps) == (30, 5)
+    assert TrainConfig.from_flat(parts.flat()) == parts
+    with pytest.raises(ValueError, match="'k' is 8, but 30 in 'graph'"):
+        TrainConfig(k=8, graph=KNNGraph(k=30))
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"graf": {"k": 8}}, r"no part 'graf'\. Did you mean 'graph'\?"),
+        ({"graph.kk": 8}, r"setting of 'graph'.*Did you mean 'k'\?"),
+        ({"halflife": 8}, r"Did you mean 'half_life'\?"),
+        ({"k": "many"}, "'k' must be int .got 'many'"),
+        ({"graph.k": 8, "k": 9}, "'k' is 9, but 8 was given for the same setting"),
+    ],
+)
+def test_what_a_file_gets_wrong_is_named(given: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        read_settings(given, "study.yaml")
