@@ -111,10 +111,13 @@ def sqlite_url(file: str | os.PathLike[str]) -> str:
 @contextmanager
 def open_storage(url: str, *, heartbeat: int = HEARTBEAT) -> Iterator[Any]:
     """Connect to a database while the block runs; see `connect`."""
-    with quiet_optuna():
+    with quiet_optuna() as optuna:
         storage = connect(url, heartbeat=heartbeat)
         try:
             yield storage
+        except optuna.exceptions.StorageInternalError as error:
+            # The database's error says what is wrong, for example that the disk is full.
+            raise error.__cause__ or error from None
         finally:
             storage.remove_session()
             storage.engine.dispose()

@@ -71,3 +71,22 @@ def test_a_study_of_proposed_arms_goes_on(earlier: Path) -> None:
     after = study(arms=4, **settings).run(earlier / "proposed", progress=False)
     assert after.arms[:4] == before.arms
     assert len(after.arms) == 5
+
+
+def test_a_finished_search_is_read_and_goes_on(
+    earlier: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from studies.test_tuning import tuned
+
+    table = pd.read_csv(earlier / "tuned" / "trials.csv")
+    monkeypatch.setattr("gloss_graph.studies.tuning.train_text", None)
+    again = tuned(earlier / "tuned", 3).trials
+    assert again["value"].tolist() == table["value"].tolist()
+    assert again["learning_rate"].tolist() == pytest.approx(table["learning_rate"].tolist())
+
+
+def test_a_search_with_other_settings_is_refused_by_name(earlier: Path) -> None:
+    from studies.test_tuning import brief, tuned
+
+    with pytest.raises(ValueError, match=r"begun with other settings .*k: 4 there, 8 here"):
+        tuned(earlier / "tuned", 4, config=brief(k=8))
