@@ -312,7 +312,6 @@ def test_an_error_in_any_stage_leaves_the_bank_alone(
         monkeypatch.setitem(losses.FORMS, "nll", fail)
     if stage == "search":
         monkeypatch.setattr(MemoryBank, "neighbors", fail)
-        monkeypatch.setattr(MemoryBank, "_neighbors", fail)
     before = snapshot(objective.memory)
     with pytest.raises(ArithmeticError, match=stage):
         objective(rows(), labels_of(), ids=torch.arange(SIZE))

@@ -154,7 +154,7 @@ class TrainConfig(_PartSettings):
     max_steps: int | None = _setting(
         None,
         "Training",
-        "Optimizer steps, overriding epochs; 0: fit the linear head only (ce, gloss, setfit).",
+        "Optimizer steps, overriding `epochs`; 0: fit the linear head only (ce, gloss, setfit).",
     )
     batch_size: int = _setting(32, "Training", "Documents per step and process.")
     eval_batch_size: int = _setting(64, "Training", "Documents per forward pass in evaluation.")

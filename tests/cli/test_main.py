@@ -116,7 +116,7 @@ def test_bad_usage(command: Command, words: list[str], message: str) -> None:
         ("visible-fraction", "nan", "[0, 1]"),
         ("learning-rate", "0", "learning_rate"),
         ("k", "0", "at least 1"),
-        ("eta", "-1", "[0, inf)"),
+        ("eta", "-1", "[0.0, inf)"),
         ("memory-size", "-1", "at least 0"),
         ("max-steps", "-1", "at least 0"),
         ("epochs", "-3", "epochs"),

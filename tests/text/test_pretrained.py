@@ -131,7 +131,8 @@ def test_pickled_weights_are_refused(checkpoint: Checkpoint, tmp_path: Path) -> 
 
 
 @needs_minilm
-def test_minilm_knows_what_is_alike() -> None:
+def test_minilm_knows_what_is_alike(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, PACKAGE, raising=False)
     encoder = load_encoder("minilm")
     assert repr(encoder) == "TextEncoder(bert, pooling='mean', max_length=128, dim=384)"
     assert PACKAGE not in sys.modules  # located, never run
