@@ -228,7 +228,9 @@ def poisson(
     else:
         null = symmetric_adjacency(w).sum(dim=0)
     kappa = d.mean()
-    parts = components(w) if eta == 0 else [list(range(w.size(0)))]
+    # A node without edges is on its own, with a leak too.
+    joined = (degree > 0).nonzero().squeeze(1).tolist()
+    parts = components(w) if eta == 0 else [joined]
     out = torch.zeros_like(labels)
     for part in parts:
         index = torch.tensor(part)
