@@ -82,6 +82,8 @@ def oracle(case: Case, x: Tensor, past: Tensor, out: Any, visible: Tensor) -> tu
     seeds = out.graph.seed_mask
     values = reference.propagate(case.rule, w, labels, seeds, case.normalization, **settings)
     hidden = out.hidden & reference.reach(w.detach(), seeds)[: x.size(0)]
+    if case.rule == "spreading":
+        hidden &= values[: x.size(0)].sum(dim=1) > 1e-12  # what underflows counts as not reached
     assert bool((out.hidden == ~visible).all())
     if not bool(hidden.any()):
         return x.sum() * 0.0, torch.zeros_like(x)
