@@ -296,7 +296,7 @@ def test_a_bank_has_a_row_per_document_up_to_a_limit() -> None:
 def test_in_batch_bandwidth_is_estimated_from_a_sample() -> None:
     config = TrainConfig(loss="gloss-released")
     sample = torch.randn(50, DIM, generator=torch.Generator().manual_seed(0))
-    sigma = make_objective(config, 3, DIM, 50, sample=sample).bandwidth
+    sigma = make_objective(config, 3, DIM, 50, sample=sample).graph.bandwidth
     unit = torch.nn.functional.normalize(sample, dim=1)
     assert sigma == pytest.approx(float(estimate_bandwidth("sqrt", unit)))
     with pytest.raises(ValueError, match="needs a 'sample' of embeddings"):
