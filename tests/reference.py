@@ -227,7 +227,7 @@ def poisson(
         null = degree.sqrt()
     else:
         null = symmetric_adjacency(w).sum(dim=0)
-    kappa = d.mean()
+    kappa = d[degree > 0].mean() if bool((degree > 0).any()) else d.mean()
     # A node without edges is on its own, with a leak too.
     joined = (degree > 0).nonzero().squeeze(1).tolist()
     parts = components(w) if eta == 0 else [joined]

@@ -170,7 +170,7 @@ def test_the_command_plans_runs_resumes_and_reports(
     assert "Does the rate matter?" in page
     assert "Cost replay" in page
     # The help of a setting explains it; what it sets as code is code here too.
-    assert "overriding epochs" in page
+    assert "overriding <code>epochs</code>" in page
     assert "`" not in page
     for name in ("results.csv", "results.parquet", "summary.csv", "tests.csv", "report.md"):
         assert (out / name).stat().st_size > 50
