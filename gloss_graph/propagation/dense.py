@@ -22,7 +22,7 @@ from gloss_graph.propagation.solve import System
 # Damping from which the matrix itself holds its excess well enough.
 _SAFE_DAMPING = 1e-3
 # Error of the solution that is known to be 1, beyond which elimination without subtraction is used.
-_WRONG = 1e-8
+_WRONG = 5e-10
 # Solutions this small relative to the largest are no longer accurate entry by entry.
 _SMALL = 1e-9
 
