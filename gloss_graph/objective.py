@@ -333,10 +333,8 @@ class GraphGuidedObjective(nn.Module):
         """
         return cls(
             num_classes,
-            graph=KNNGraph(bandwidth=sigma, batch_edges="all"),
-            propagation=LabelPropagation(normalization="column", eta=0.0, solver="dense"),
+            **_in_batch(sigma, "column"),
             loss="published",
-            consistency=Consistency(weight=0.0),
             graph_weight=graph_weight,
             visible_fraction=visible_fraction,
             generator=generator,
@@ -361,10 +359,8 @@ class GraphGuidedObjective(nn.Module):
         """
         return cls(
             num_classes,
-            graph=KNNGraph(bandwidth=sigma, batch_edges="all"),
-            propagation=LabelPropagation(normalization="hub", eta=0.0, solver="dense"),
+            **_in_batch(sigma, "hub"),
             loss="released",
-            consistency=Consistency(weight=0.0),
             graph_weight=graph_weight,
             visible_fraction=visible_fraction,
             generator=generator,
@@ -796,6 +792,15 @@ class GraphGuidedObjective(nn.Module):
             rule,
             top,
         )
+
+
+def _in_batch(sigma: float, normalization: str) -> dict[str, Any]:
+    """The parts that both forms of the paper share: all pairs of a batch, solved exactly."""
+    return {
+        "graph": KNNGraph(bandwidth=sigma, batch_edges="all"),
+        "propagation": LabelPropagation(normalization=normalization, eta=0.0, solver="dense"),
+        "consistency": Consistency(weight=0.0),
+    }
 
 
 def _settings(propagation: Any) -> PropagationSettings:

@@ -1,4 +1,4 @@
-"""One checked batch: the rows, labels and identities of a call, looked up in the bank once."""
+"""One checked batch: the rows, labels and identities of a call, and where the bank has them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from torch import Tensor
 
 from gloss_graph._internal.checks import (
     check_device,
-    check_index_vector,
     check_mask,
     check_matrix,
     check_tensor,
@@ -19,6 +18,7 @@ from gloss_graph.graph.distances import unit_rows
 from gloss_graph.graph.views import joint_view
 from gloss_graph.graph.visibility import one_per_document
 from gloss_graph.memory import MemoryBank
+from gloss_graph.memory.incoming import check_ids
 from gloss_graph.memory.labels import check_same_targets, read_labels
 
 
@@ -89,9 +89,7 @@ def check_batch(
     known, targets = read_labels(labels, size, num_classes, device)
     slots = None
     if ids is not None:
-        check_index_vector("ids", ids, size)
-        if size and int(ids.min()) < 0:
-            raise ValueError(f"'ids' must be >= 0 (got {int(ids.min())}).")
+        check_ids(ids, size)
         ids = ids.to(device).long()
         slots = None if memory is None else memory.slots_of(ids)
     if targets is not None:

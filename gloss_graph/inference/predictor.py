@@ -10,7 +10,6 @@ from torch import Tensor
 from gloss_graph._internal.checks import (
     check_choice,
     check_device,
-    check_index_vector,
     check_matrix,
     check_positive_int,
     check_range,
@@ -18,6 +17,7 @@ from gloss_graph._internal.checks import (
 from gloss_graph.graph.views import joint_view, reweighted
 from gloss_graph.inference.head import FLOOR, Attachment, GraphClassifier, PropagationHead
 from gloss_graph.memory import MemoryBank
+from gloss_graph.memory.incoming import check_ids
 from gloss_graph.memory.labels import is_labeled
 from gloss_graph.propagation import RULES
 
@@ -78,9 +78,7 @@ class BankInference:
                 raise ValueError("'rule' must not be 'poisson' for label sets: scores, no shares.")
         check_matrix("embeddings", embeddings, normalized=self.classifier.graph.normalize)
         if ids is not None:
-            check_index_vector("ids", ids, embeddings.size(0))
-            if ids.numel() and int(ids.min()) < 0:
-                raise ValueError(f"'ids' must be >= 0 (got {int(ids.min())}).")
+            check_ids(ids, embeddings.size(0))
         if frozen_weight is not None:
             check_range("frozen_weight", frozen_weight, 0.0, 1.0)
         check_positive_int("top", top, minimum=0)

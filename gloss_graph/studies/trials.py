@@ -205,7 +205,7 @@ class TrackedConfig(dict[str, Any]):
 
     def __init__(self, *args: Any, **settings: Any) -> None:
         super().__init__(*args, **settings)
-        #: Settings nobody has asked for so far.
+        #: Settings that have not been read so far.
         self.unread: set[str] = set(super().keys())
 
     def __getitem__(self, name: str) -> Any:

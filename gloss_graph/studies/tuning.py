@@ -401,7 +401,7 @@ class _TrialObjective:
             result = train_text(
                 self._splits,
                 self._encoder_factory(),
-                # Nobody looks at the pictures of a trial.
+                # The pictures of a trial are not needed.
                 replace(self._config, **drawn, pictures=False),
                 out,
                 frozen=self.frozen,

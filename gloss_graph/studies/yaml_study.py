@@ -199,7 +199,7 @@ def read_data(
             `val`, `test` and `unlabeled` (CSV, TSV, JSONL or Parquet, also `.gz`), of which
             `train` must be there; without `val` a tenth of the training documents is drawn for it.
         documents: Keep so many training documents, an equal share of every class.
-        files: Part -> file, in place of a folder.
+        files: Part -> file, instead of a folder.
         text: Column of the texts.
         label: Column of the labels.
 

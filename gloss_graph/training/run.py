@@ -363,7 +363,7 @@ def with_few_labels(
 
 
 def check_labels(splits: Splits, *, picks_step: bool, by_silhouette: bool = False) -> None:
-    """Refuse splits that lack the labels a run needs, and warn of classes without one.
+    """Raise if the splits lack labels that a run needs, and warn about classes without any.
 
     Args:
         splits: The documents.

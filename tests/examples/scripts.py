@@ -78,7 +78,7 @@ def fresh_process(script: str, arguments: tuple[str, ...], folder: Path) -> Iter
         os.environ.update(environment)
         sys.path[:], sys.argv = path, argv
         torch.set_num_threads(threads)
-        for name in set(sys.modules) - modules:  # modules beside the script
+        for name in set(sys.modules) - modules:  # modules in the folder of the script
             file = getattr(sys.modules[name], "__file__", None)
             if file and Path(file).parent == beside:
                 del sys.modules[name]
