@@ -1,30 +1,28 @@
-"""Argument checks shared by every room, in one wording: name, rule, what was got, next step."""
+"""Argument checks shared by every room, in one wording: name, rule, value, next step.
+
+Nothing here imports torch before it is needed, so that settings can be read without it.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from numbers import Integral
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import torch
-from torch import Tensor
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
 
 # Squared distances of longer rows leave the range of float32.
 _LONGEST_ROW = 2.0**63
 # Shorter rows than this are not brought to length 1 (`torch.nn.functional.normalize`).
 _SHORTEST_ROW = 1e-12
-
 #: Classes a graph of documents may number.
 MOST_CLASSES = 100_000
-INTEGER_DTYPES = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 
 
 def check_choice(name: str, value: Any, known: Iterable[str]) -> None:
-    """Raise unless `value` is one of the `known` names.
-
-    Raises:
-        ValueError: Lists the known names.
-    """
+    """Raise unless `value` is one of the `known` names."""
     names = sorted(known)
     if not isinstance(value, str) or value not in names:
         raise ValueError(f"'{name}' must be one of {names} (got {value!r}).")
@@ -39,11 +37,7 @@ def check_range(
     open_low: bool = False,
     open_high: bool = False,
 ) -> None:
-    """Raise unless `low <= value <= high` (with open ends where asked).
-
-    Raises:
-        ValueError: Names the bounds and the value; NaN is outside every range.
-    """
+    """Raise unless `low <= value <= high` (with open ends where asked)."""
     try:
         above = value > low if open_low else value >= low
         below = value < high if open_high else value <= high
@@ -56,32 +50,20 @@ def check_range(
 
 
 def check_positive_int(name: str, value: Any, minimum: int = 1) -> None:
-    """Raise unless `value` is an `int` of at least `minimum`.
-
-    Raises:
-        ValueError: Names the minimum and the value.
-    """
+    """Raise unless `value` is an `int` of at least `minimum`."""
     if isinstance(value, bool) or not isinstance(value, int) or value < minimum:
         raise ValueError(f"'{name}' must be an integer of at least {minimum} (got {value!r}).")
 
 
 def check_seed(name: str, value: Any) -> None:
-    """Raise unless `value` is an integer that every random generator takes.
-
-    Raises:
-        ValueError: Names the bounds and the value.
-    """
-    fine = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+    """Raise unless `value` is an integer that every random generator takes."""
+    fine = isinstance(value, Integral) and not isinstance(value, bool)
     if not fine or not 0 <= value < 2**63:
         raise ValueError(f"'{name}' must be an integer from 0 to 2**63 - 1 (got {value!r}).")
 
 
 def check_class_numbers(name: str, largest: int) -> None:
-    """Raise if class numbers are so large that a column for each would fill the memory.
-
-    Raises:
-        ValueError: Says how to number the classes.
-    """
+    """Raise if class numbers are so large that a column for each would fill the memory."""
     if largest >= MOST_CLASSES:
         raise ValueError(
             f"'{name}' must hold class numbers below {MOST_CLASSES:,} (got {largest}). Number the "
@@ -90,24 +72,17 @@ def check_class_numbers(name: str, largest: int) -> None:
 
 
 def check_tensor(name: str, value: Any) -> None:
-    """Raise unless `value` is a dense tensor.
+    """Raise unless `value` is a dense tensor."""
+    import torch
 
-    Raises:
-        TypeError: Names the argument and the type it has.
-        ValueError: A sparse tensor.
-    """
-    if not isinstance(value, Tensor):
+    if not isinstance(value, torch.Tensor):
         raise TypeError(f"'{name}' must be a torch.Tensor (got {type(value).__name__}).")
     if value.layout != torch.strided:
         raise ValueError(f"'{name}' must be dense (got {value.layout}). Call .to_dense() first.")
 
 
 def check_device(name: str, value: Tensor, other: str, device: torch.device) -> None:
-    """Raise unless `value` lies on the `device` of `other`.
-
-    Raises:
-        ValueError: Names both.
-    """
+    """Raise unless `value` lies on the `device` of `other`."""
     if value.device != device:
         raise ValueError(
             f"{name} is on {value.device} but {other} is on {device}. "
@@ -125,23 +100,12 @@ def check_matrix(
 ) -> None:
     """Raise unless `value` is a floating tensor (N, D), D >= 1, whose rows float32 can compare.
 
-    Args:
-        name: Of the argument.
-        value: What it is.
-        columns: D, where it is known.
-        normalized: Whether the rows are divided by their length; rows of zeros are fine.
-        compared: False where rows are only stored: any finite ones will do.
-
-    Raises:
-        TypeError: Not a tensor.
-        ValueError: Wrong shape or dtype; NaN or inf entries, rows of a length above 9.2e18 or,
-            where rows are normalized, above 0 and below 1e-12 (with the first bad row).
+    Entries must be finite and lengths at most 9.2e18. With `normalized`, rows will be divided by
+    their length, which must be 0 or at least 1e-12. Without `compared`, any finite rows are fine.
     """
+    import torch
+
     check_tensor(name, value)
-    if value.layout is not torch.strided:
-        raise ValueError(
-            f"'{name}' must be a dense tensor (got {value.layout}). Call .to_dense() first."
-        )
     if value.dim() != 2 or value.size(1) == 0:
         raise ValueError(f"'{name}' must have shape (N, D) (got {tuple(value.shape)}).")
     if not value.is_floating_point():
@@ -183,21 +147,23 @@ def _refuse_rows(start: str, bad: Tensor, advice: str) -> None:
         )
 
 
-def check_index_vector(name: str, value: Any, length: int) -> None:
-    """Raise unless `value` is an integer tensor of shape (length,).
+def is_integer(value: Tensor) -> bool:
+    """Whether a tensor holds integers that fit int64."""
+    import torch
 
-    Raises:
-        TypeError: Not a tensor.
-        ValueError: Wrong shape or dtype.
-    """
+    return value.dtype in (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
+
+
+def check_index_vector(name: str, value: Any, length: int) -> None:
+    """Raise unless `value` is an integer tensor of shape (length,)."""
     check_tensor(name, value)
     if value.dim() != 1 or value.size(0) != length:
         raise ValueError(
-            f"'{name}' must have shape ({length},), one entry a row of the embeddings "
+            f"'{name}' must have shape ({length},), one entry per row of the embeddings "
             f"(got {tuple(value.shape)})."
         )
-    if value.dtype not in INTEGER_DTYPES:
-        if value.dtype == torch.uint64:
+    if not is_integer(value):
+        if str(value.dtype) == "torch.uint64":
             raise ValueError(
                 f"'{name}' must fit int64 (got torch.uint64, which goes beyond). Number them "
                 "below 2**63 and call .long()."
@@ -206,12 +172,9 @@ def check_index_vector(name: str, value: Any, length: int) -> None:
 
 
 def check_mask(name: str, value: Any, length: int) -> None:
-    """Raise unless `value` is a bool tensor of shape (length,).
+    """Raise unless `value` is a bool tensor of shape (length,)."""
+    import torch
 
-    Raises:
-        TypeError: Not a tensor.
-        ValueError: Wrong shape or dtype.
-    """
     check_tensor(name, value)
     if value.dtype != torch.bool or value.dim() != 1 or value.size(0) != length:
         raise ValueError(

@@ -4,18 +4,11 @@ from __future__ import annotations
 
 from importlib.util import find_spec
 
-__all__ = ["require"]
-
 
 def require(*libraries: str, extra: str) -> None:
-    """Check that optional libraries are installed, without importing them.
+    """Raise a `ModuleNotFoundError` that names the extra if a library is not installed.
 
-    Args:
-        libraries: Names as in an import statement.
-        extra: The extra of gloss-graph that installs them.
-
-    Raises:
-        ModuleNotFoundError: One of them is missing; names the extra.
+    Nothing is imported.
     """
     for library in libraries:
         if not _is_installed(library):

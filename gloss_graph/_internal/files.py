@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all."""
+"""Files that appear whole or not at all, and locks that die with their process."""
 
 from __future__ import annotations
 
@@ -11,26 +11,18 @@ import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import ModuleType
 from typing import BinaryIO
 
-from gloss_graph._internal.locks import HELD, TAKEN, try_lock
-
-__all__ = [
-    "atomic_path",
-    "atomic_write",
-    "clear_drafts",
-    "draft_beside",
-    "full_disk_named",
-    "is_draft",
-    "is_full_disk",
-    "remove",
-    "sync_folder",
-    "utf8_folder",
-]
+fcntl: ModuleType | None
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
 
 # Of `.NAME.TOKEN.KIND`: `part` is locked while its writer lives, `new` and `old` go with it.
 _DRAFT = re.compile(r"\.(?P<name>.+)\.(?P<token>[0-9a-f]{8})\.(?P<kind>part|new|old)")
-# What older versions left behind.
+# Drafts of older versions.
 _OLDER = re.compile(r"\.write-test|\..+\.(new|old)-[0-9a-f]{8}")
 _FULL_ADVICE = (
     "No space left on the disk. Free some and run the same again; nothing half-written was kept"
@@ -40,29 +32,24 @@ _FULL = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
 _FULL_WORDS = re.compile(
     r"os error 28\b|No space left|disk is full|PytorchStreamWriter|unexpected pos"
 )
+#: Results of `try_lock`: this process has the lock now, another has it, or the system has none.
+TAKEN, HELD, UNKNOWN = "taken", "held", "unknown"
+# Open locks that a forked child must not keep alive.
+_OPEN: set[int] = set()
 
 
 @contextmanager
 def atomic_write(path: str | os.PathLike[str], *, overwrite: bool = False) -> Iterator[BinaryIO]:
     """Open a file for writing that takes its name only once it is complete.
 
-    The bytes go to a hidden neighbour in the same folder, which replaces ``path`` when the block
-    ends well and is removed when it does not. A reader never meets half a file, and an older
-    file survives a failed rewrite. A neighbour that a killed process left is removed by the next
-    write of that name.
-
-    Args:
-        path: where the file shall appear; its folder must exist.
-        overwrite: replace a file that is already there.
-
-    Yields:
-        The open binary handle.
+    The bytes go to a hidden file in the same folder, which takes the name when the block ends well
+    and is removed when it does not. A reader never meets half a file, and an older file survives a
+    failed rewrite. The next write of that name removes what a killed process left.
 
     Raises:
-        FileExistsError: if ``path`` exists and ``overwrite`` is false.
-        IsADirectoryError: if ``path`` is a folder.
-        OSError: of the fitting kind if the folder is missing or cannot be written, or the disk is
-            full.
+        FileExistsError: `path` exists and `overwrite` is false.
+        IsADirectoryError: `path` is a folder.
+        OSError: The folder is missing or cannot be written, or the disk is full.
 
     Example:
         >>> import tempfile
@@ -86,12 +73,9 @@ def atomic_write(path: str | os.PathLike[str], *, overwrite: bool = False) -> It
 
 @contextmanager
 def atomic_path(path: str | os.PathLike[str], *, overwrite: bool = False) -> Iterator[Path]:
-    """As `atomic_write`, for libraries that want a name and may put a file of their own there.
+    """Like `atomic_write`, for libraries that take a name; yields where to write.
 
-    Safetensors does, one that only its owner may read: it gets the rights of the user's umask.
-
-    Yields:
-        Where to write.
+    Safetensors writes files that only their owner may read: the result follows the user's umask.
     """
     target = Path(path)
     _check_free(target, overwrite)
@@ -105,16 +89,10 @@ def atomic_path(path: str | os.PathLike[str], *, overwrite: bool = False) -> Ite
 
 @contextmanager
 def draft_beside(target: Path) -> Iterator[tuple[BinaryIO, Path]]:
-    """A locked hidden file next to `target`, and a free name that goes with it.
+    """A locked hidden file next to `target`, and a free name for another file or folder there.
 
-    What dead processes left for the same target is removed first; both are removed at the end
-    unless they were renamed.
-
-    Yields:
-        The open file, and the name for a file or folder.
-
-    Raises:
-        OSError: The folder is missing or cannot be written.
+    Drafts of dead processes for the same target are removed first; both names are removed at the
+    end unless they were renamed.
     """
     clear_drafts(target.parent, target.name)
     while True:
@@ -147,12 +125,7 @@ def is_draft(name: str) -> bool:
 
 
 def clear_drafts(folder: Path, name: str | None = None) -> None:
-    """Remove what killed processes left half-written in a folder.
-
-    Args:
-        folder: The folder; nothing happens if it is missing.
-        name: Of the one target whose drafts are meant; None = all, and what older versions left.
-    """
+    """Remove drafts of killed processes from a folder, of one target or of all."""
     try:
         entries = os.listdir(folder)
     except OSError:
@@ -196,11 +169,7 @@ def remove(path: Path) -> None:
 
 @contextmanager
 def full_disk_named(target: str | os.PathLike[str]) -> Iterator[None]:
-    """Say by name what could not be written because the disk is full.
-
-    Raises:
-        OSError: See above, with the errno of a full disk whatever the library that wrote raised.
-    """
+    """Turn a full disk, whatever the library raised, into an `OSError` that names the target."""
     try:
         yield
     except Exception as error:
@@ -218,7 +187,7 @@ def is_full_disk(error: BaseException) -> bool:
 
 
 def sync_folder(folder: Path, *, deep: bool = False) -> None:
-    """Force names in a folder to the disk; with `deep` all it holds, too."""
+    """Force the names in a folder to the disk; with `deep` everything below it."""
     if deep:
         for place, _, files in os.walk(folder):
             for file in files:
@@ -246,7 +215,7 @@ def _sync(path: Path) -> None:
 def utf8_folder(folder: Path) -> Path:
     """A folder under a name in UTF-8, the only names that safetensors takes.
 
-    Where the name is none, as in old archives, an existing folder is named by a descriptor. The
+    If the name is none, as in old archives, an existing folder is named by a descriptor. The
     descriptor and the name live as long as the process.
     """
     try:
@@ -259,14 +228,9 @@ def utf8_folder(folder: Path) -> Path:
 
 
 def _move(draft: Path, target: Path, overwrite: bool) -> None:
-    """Give a draft its name.
-
-    Raises:
-        FileExistsError: The name was taken meanwhile and `overwrite` is false.
-    """
     _check_free(target, overwrite)
     if not overwrite:
-        # A link, as it is refused where another process was faster; the draft goes later.
+        # A link is refused if another process was faster; the draft goes later.
         try:
             return os.link(draft, target)
         except FileExistsError:
@@ -288,10 +252,7 @@ def _check_free(target: Path, overwrite: bool) -> None:
 
 
 def _explained(error: OSError, target: Path) -> OSError:
-    """Rewrite the error of opening the draft so that it speaks of the user's path.
-
-    ``OSError(errno, ...)`` picks the subclass (PermissionError, FileNotFoundError, ...) itself.
-    """
+    """The error of opening a draft, about the user's path; `errno` picks the subclass."""
     folder = target.parent
     if not folder.exists():
         advice = f"The folder '{folder}' does not exist. Create it first"
@@ -301,3 +262,47 @@ def _explained(error: OSError, target: Path) -> OSError:
         reason = error.strerror or str(error)
         advice = f"Cannot write into the folder '{folder}' ({reason}). Choose another"
     return OSError(error.errno or errno.EIO, advice, str(target))
+
+
+def try_lock(number: int) -> str:
+    """Lock an open file descriptor for this process without waiting: `TAKEN`, `HELD`, `UNKNOWN`.
+
+    Closing it gives the lock back. The system drops it when the process ends, however it ends, so
+    no lock is ever stale.
+    """
+    if fcntl is None:
+        return UNKNOWN
+    try:
+        fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        return HELD if error.errno in (errno.EAGAIN, errno.EACCES) else UNKNOWN
+    return TAKEN
+
+
+def share_lock(number: int) -> None:
+    """Hold the lock of an open file together with others that share it."""
+    if fcntl is not None:
+        with suppress(OSError):  # a disk without locks
+            fcntl.flock(number, fcntl.LOCK_SH | fcntl.LOCK_NB)
+
+
+def keep_from_children(number: int) -> None:
+    """Close a locked file in forked children, which would hold the lock after their parent."""
+    _OPEN.add(number)
+
+
+def let_go(number: int) -> None:
+    """Close a locked file, unless this is a child in which it is closed already."""
+    if number in _OPEN:
+        _OPEN.discard(number)
+        os.close(number)
+
+
+def _close_all() -> None:
+    for number in _OPEN:
+        os.close(number)
+    _OPEN.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_close_all)

@@ -1,10 +1,10 @@
 """Folders with one owner at a time, whose files are whole or not there.
 
-Two kinds. What is written at one go, as a saved model, is made next to its place and swapped with
-what is there (`whole_folder`). What a command works on for long has its place from the start:
+A folder written at one go, as a saved model, is made next to its place and swapped with the old
+one (`whole_folder`). A folder that a command works on for long has its place from the start:
 `claim` locks it, gives a draft folder inside to fill, and at the end moves everything up, the
-file that marks it as whole last. A folder that stays open for more, as that of a search, is only
-locked (`hold`).
+file that marks it as whole last. A folder that stays open, as that of a search, is only locked
+(`hold`).
 
 Example:
     >>> import tempfile
@@ -36,30 +36,20 @@ from pathlib import Path
 from typing import Any
 
 from gloss_graph._internal.files import (
+    HELD,
     atomic_write,
     clear_drafts,
     draft_beside,
     full_disk_named,
     is_draft,
+    keep_from_children,
+    let_go,
     remove,
+    share_lock,
     sync_folder,
+    try_lock,
     utf8_folder,
 )
-from gloss_graph._internal.locks import HELD, keep_from_children, let_go, share_lock, try_lock
-
-__all__ = [
-    "Claim",
-    "check_content",
-    "check_folder",
-    "claim",
-    "hold",
-    "join",
-    "newest_whole",
-    "scratch_folder",
-    "swap",
-    "whole_folder",
-    "write_json",
-]
 
 #: Locked while a folder has an owner; says who, and which names it is about to write.
 _LOCK = ".gloss-graph.lock"
@@ -72,29 +62,19 @@ _PATIENCE = 30.0  # seconds
 
 @dataclass(frozen=True)
 class Claim:
-    """A folder that this process owns.
-
-    Attributes:
-        folder: The place.
-        draft: Where to write; all in it goes to `folder` at the end.
-        interrupted: Whether a run of the same command before did not finish here.
-    """
+    """A folder that this process owns."""
 
     folder: Path
+    #: Where to write; everything in it goes to `folder` at the end.
     draft: Path
+    #: Whether an earlier run of the same command did not finish here.
     interrupted: bool
 
 
 def check_folder(
     out: str | Path, command: str, *, marker: str = "", work: Sequence[str] = ()
 ) -> None:
-    """Refuse early what `claim` would refuse; nothing is written.
-
-    Raises:
-        FileExistsError: `out` is finished or holds something else.
-        BlockingIOError: Another process owns it.
-        PermissionError: It cannot be written.
-    """
+    """Refuse early what `claim` would refuse; nothing is written."""
     out = Path(out)
     place = out
     while not place.exists() and place != place.parent:
@@ -129,19 +109,16 @@ def claim(
     """Own a new folder while the block fills it; it is finished when the block ends well.
 
     Files go into `Claim.draft` and from there to `out` at the end, `marker` last: a folder with it
-    is whole. Of a block that raises only `work` stays. What an interrupted run of the same command
-    left is removed first, so that it starts over; what anybody else put there is never touched.
+    is whole. Of a block that raises only `work` stays. Leftovers of an interrupted run of the same
+    command are removed first, so that it starts over; other content is never touched.
 
     Args:
         out: New or empty folder, or that of a run of the same command that did not finish.
-        command: Who writes.
+        command: The command that writes.
         marker: Name in the draft that makes the folder whole.
         work: Names that the block writes into `out` itself, to go on from after an interruption.
             They are removed once the folder is whole.
         resume: Keep the `work` that is there.
-
-    Yields:
-        The claim.
 
     Raises:
         FileExistsError: `out` is finished or holds something else.
@@ -176,14 +153,7 @@ def claim(
 
 @contextmanager
 def hold(out: str | Path, command: str) -> Iterator[None]:
-    """Own a folder whose files are written one by one, each whole.
-
-    Raises:
-        BlockingIOError: Another process owns it.
-        FileExistsError: It is no folder.
-        PermissionError: It cannot be written.
-        OSError: The disk is full.
-    """
+    """Own a folder whose files are written one by one, each whole; raises as `claim`."""
     out = Path(out)
     with _owner(out) as number, full_disk_named(out):
         try:
@@ -206,21 +176,29 @@ def join(
     """Work in a folder together with the processes that do the same there.
 
     Args:
-        out: The folder, which is there.
-        command: Who writes.
+        out: The folder, which exists.
+        command: The command that writes.
         crowd: A file that all of them lock together.
-        same: Whether the folder says what this process does already.
-        begin: Writes what it should say; called if it does not and no other process is at work.
+        same: Whether the folder already describes the work of this process.
+        begin: Describes it there; called if `same()` is false and no other process is at work.
 
     Raises:
         BlockingIOError: Others are at work on something else.
-        OSError: It cannot be written, or the disk is full.
     """
     number = os.open(crowd, os.O_RDWR | os.O_CREAT, 0o666)
     keep_from_children(number)
     try:
         # One at a time decides; leaving needs no turn.
-        with _turn(Path(out), command):
+        with ExitStack() as turn:
+            patience = time.monotonic() + _PATIENCE
+            while True:
+                try:
+                    turn.enter_context(hold(out, command))
+                    break
+                except BlockingIOError:
+                    if time.monotonic() > patience:
+                        raise
+                    time.sleep(0.02)
             if not same():
                 if try_lock(number) == HELD:
                     raise BlockingIOError(
@@ -236,39 +214,17 @@ def join(
 
 
 @contextmanager
-def _turn(out: Path, command: str) -> Iterator[None]:
-    """As `hold`, waiting for others that hold the folder for a moment only."""
-    patience = time.monotonic() + _PATIENCE
-    with ExitStack() as stack:
-        while True:
-            try:
-                stack.enter_context(hold(out, command))
-                break
-            except BlockingIOError:
-                if time.monotonic() > patience:
-                    raise
-                time.sleep(0.02)
-        yield
-
-
-@contextmanager
 def whole_folder(folder: str | Path, marker: str) -> Iterator[Path]:
-    """Fill a new folder that takes the place of ``folder`` only when it is complete.
+    """Fill a hidden new folder that takes the place of `folder` only when it is complete.
 
-    The two are exchanged in one step where the system can (Linux, macOS). Elsewhere the old one is
+    The two are exchanged in one step if the system can (Linux, macOS). Elsewhere the old one is
     moved away first; a reader in between, or after a crash there, finds the new one by
-    `newest_whole`, and the next writer puts it in its place.
-
-    Args:
-        folder: The place; its parents are created.
-        marker: A file that tells a folder of ours, which may be replaced, from a foreign one.
-
-    Yields:
-        A hidden folder next to it, in which the marker is to be written too. If the block raises,
-        ``folder`` stays as it was. Weights get the rights of the marker.
+    `newest_whole`, and the next writer puts it in its place. If the block raises, `folder` stays as
+    it was. The file `marker`, which the block writes too, tells a folder of ours, which may be
+    replaced, from a foreign one; weights get its permissions.
 
     Raises:
-        ValueError: If ``folder`` exists and is neither empty nor ours.
+        ValueError: `folder` exists and is neither empty nor ours.
         OSError: It cannot be written, or the disk is full.
 
     Example:
@@ -300,11 +256,7 @@ def whole_folder(folder: str | Path, marker: str) -> Iterator[Path]:
 
 
 def newest_whole(folder: str | Path) -> Path:
-    """Where to read a folder of `whole_folder`: its place, or next to it after a crash.
-
-    Warns:
-        UserWarning: Its writer died while it was replaced; names the folder that is read.
-    """
+    """Where to read a folder of `whole_folder`: its place, or, with a warning, next to it."""
     folder = Path(folder).expanduser()
     if not folder.exists():
         for old in sorted(folder.parent.glob(f".{glob.escape(folder.name)}.*.old")):
@@ -322,7 +274,7 @@ def newest_whole(folder: str | Path) -> Path:
 
 @contextmanager
 def scratch_folder() -> Iterator[Path]:
-    """An empty folder for the time of the block; those that killed processes left are removed."""
+    """An empty folder for the time of the block; folders of killed processes are removed."""
     user = f"-{os.getuid()}" if hasattr(os, "getuid") else ""
     with draft_beside(Path(tempfile.gettempdir(), f"gloss-graph{user}")) as (_, fresh):
         fresh.mkdir(mode=0o700)
@@ -330,11 +282,7 @@ def scratch_folder() -> Iterator[Path]:
 
 
 def check_content(out: Path, *, known: Sequence[str] = ()) -> None:
-    """Refuse a folder that holds anything but drafts and `known` names; it may be missing.
-
-    Raises:
-        FileExistsError: See above, or it is no folder.
-    """
+    """Refuse a folder that holds anything but drafts and `known` names; it may be missing."""
     if out.exists() and (not out.is_dir() or _content(out) - {*known}):
         raise _used(out)
 
@@ -390,7 +338,7 @@ def _locked(out: Path) -> int:
 
 
 def _note(number: int, command: str, names: Sequence[str] = ()) -> None:
-    """Write who owns the folder, and what it is about to put there."""
+    """Write who owns the folder, and which names it is about to put there."""
     content = json.dumps({"command": command, "process": os.getpid(), "names": list(names)})
     os.ftruncate(number, 0)
     os.lseek(number, 0, os.SEEK_SET)
@@ -399,7 +347,7 @@ def _note(number: int, command: str, names: Sequence[str] = ()) -> None:
 
 
 def _record(out: Path) -> dict[str, Any]:
-    """What the last owner noted; nothing where it finished."""
+    """The note of the last owner; empty if it finished."""
     try:
         found = json.loads((out / _LOCK).read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -414,11 +362,7 @@ def _content(out: Path) -> set[str]:
 def _leftovers(
     out: Path, command: str, record: Mapping[str, Any], marker: str, work: Sequence[str]
 ) -> list[str]:
-    """Names an interrupted run of the same command left.
-
-    Raises:
-        FileExistsError: There is more, or the run is finished.
-    """
+    """Names that an interrupted run of the same command left; other content is refused."""
     names = record.get("names", ()) if record.get("command") == command else ()
     content = _content(out)
     if marker in content or content - {*work, *names}:

@@ -1,4 +1,4 @@
-"""Readers of files that somebody else wrote: what a file may stand for is bounded by its size."""
+"""Readers of untrusted files: the size of a file bounds the size of its content."""
 
 from __future__ import annotations
 
@@ -19,21 +19,6 @@ from gloss_graph._internal.extras import require
 if TYPE_CHECKING:
     import pyarrow
 
-__all__ = [
-    "VARIABLE",
-    "check_unpacked",
-    "check_xml",
-    "check_zip",
-    "load_json",
-    "max_bytes",
-    "read_array",
-    "read_bytes",
-    "read_object",
-    "read_parquet",
-    "read_tensors",
-    "read_yaml",
-]
-
 #: Environment variable that raises the limit.
 VARIABLE = "GLOSS_GRAPH_MAX_BYTES"
 _DEFAULT = 16 << 20
@@ -48,11 +33,7 @@ _YAML_VALUES = 100_000
 
 
 def max_bytes() -> int:
-    """Bytes that any file may stand for, however small it is.
-
-    Raises:
-        ValueError: The environment variable is no positive whole number.
-    """
+    """Bytes that the content of any file may take, however small the file is."""
     found = os.environ.get(VARIABLE, "").strip()
     if not found:
         return _DEFAULT
@@ -62,14 +43,9 @@ def max_bytes() -> int:
 
 
 def check_unpacked(path: str | Path, size: int) -> None:
-    """Refuse a file that stands for far more bytes than it has.
+    """Refuse a file whose content takes far more than the file: 50 times, and `max_bytes`.
 
-    Args:
-        path: The file.
-        size: Bytes it declares, or that were unpacked so far.
-
-    Raises:
-        ValueError: More than 50 times the size of the file and more than `max_bytes`.
+    `size` are the bytes that it declares, or that were unpacked so far.
     """
     if size > _allowed(Path(path)):
         raise ValueError(
@@ -84,12 +60,7 @@ def _allowed(path: Path) -> int:
 
 
 def read_bytes(path: str | Path) -> bytes:
-    """The content of a file, unpacked if its name ends in `.gz`.
-
-    Raises:
-        FileNotFoundError: There is no such file, or it is a folder, pipe or device.
-        ValueError: A damaged or oversized packed file.
-    """
+    """The content of a file, unpacked if its name ends in `.gz`."""
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"{path} is not a file. Check the spelling.")
@@ -111,11 +82,7 @@ def read_bytes(path: str | Path) -> bytes:
 
 
 def load_json(content: str | bytes) -> Any:
-    """Parse JSON.
-
-    Raises:
-        ValueError: Malformed or nested too deeply.
-    """
+    """Parse JSON."""
     try:
         return json.loads(content)
     except RecursionError:
@@ -123,12 +90,7 @@ def load_json(content: str | bytes) -> Any:
 
 
 def read_object(path: str | Path) -> dict[str, Any]:
-    """Read a file that holds one JSON object.
-
-    Raises:
-        FileNotFoundError: There is no such file.
-        ValueError: Something else; names the file.
-    """
+    """Read a file that holds one JSON object."""
     content = read_bytes(path)
     try:
         found = load_json(content)
@@ -140,12 +102,7 @@ def read_object(path: str | Path) -> dict[str, Any]:
 
 
 def read_yaml(path: str | Path) -> Any:
-    """Read a small YAML file without tags of its own; aliases count as what they repeat.
-
-    Raises:
-        FileNotFoundError: There is no such file.
-        ValueError: No YAML, an alias within itself, or too large; names the file.
-    """
+    """Read a small YAML file without tags of its own; aliases count as what they repeat."""
     require("yaml", extra="cli")
     import yaml
 
@@ -192,11 +149,7 @@ def _count_values(node: Any, known: dict[int, int]) -> int:
 
 
 def check_xml(content: bytes) -> None:
-    """Refuse XML with a document type, whose entities can stand for any amount of text.
-
-    Raises:
-        ValueError: A document type, or no XML.
-    """
+    """Refuse XML with a document type, whose entities can stand for any amount of text."""
 
     def refuse(*_: Any) -> None:
         raise ValueError("it declares a document type (DOCTYPE), which no graph needs")
@@ -221,12 +174,7 @@ class _RootReachedError(Exception):
 
 
 def check_zip(path: str | Path) -> None:
-    """Refuse an archive whose members unpack to far more than it has; of NumPy also its headers.
-
-    Raises:
-        ValueError: Too large, or an array whose header promises more than its member holds.
-        OSError: It cannot be read.
-    """
+    """Refuse an archive whose members unpack to far more than it has; of NumPy also its headers."""
     try:
         with zipfile.ZipFile(path) as archive:
             members = archive.infolist()
@@ -261,22 +209,12 @@ def _promised_bytes(content: Any) -> int:
 
 
 def read_array(path: str | Path) -> np.ndarray:
-    """Read a `.npy` file; it is mapped, so a header that promises too much costs nothing.
-
-    Raises:
-        ValueError: Damaged, or of objects.
-        OSError: It cannot be read.
-    """
+    """Read a `.npy` file; it is mapped, so a header that promises too much costs nothing."""
     return np.array(np.load(path, mmap_mode="r", allow_pickle=False))
 
 
 def read_tensors(path: str | Path) -> Any:
-    """What `torch.save` wrote, on the CPU; nothing in it is executed.
-
-    Raises:
-        ValueError: It stands for far more than it has.
-        Exception: What damaged files raise, which has no base in common.
-    """
+    """What `torch.save` wrote, on the CPU; nothing in it is executed."""
     import torch
 
     if zipfile.is_zipfile(path):
@@ -285,12 +223,7 @@ def read_tensors(path: str | Path) -> Any:
 
 
 def read_parquet(path: str | Path, columns: Sequence[str] | None = None) -> pyarrow.Table:
-    """Read a Parquet file, or some of its columns, after a look at what it declares.
-
-    Raises:
-        ValueError: It stands for far more than it has.
-        pyarrow.ArrowException, OSError: It is damaged.
-    """
+    """Read a Parquet file, or some of its columns, after a look at what it declares."""
     require("pyarrow", extra="analysis")
     from pyarrow import parquet
 

@@ -1,4 +1,4 @@
-"""Names that moved to another room, or got another name, stay importable where they were."""
+"""Names that a package offers from another module, loaded on first use; former names warn."""
 
 from __future__ import annotations
 
@@ -14,15 +14,12 @@ def moved_names(
     *,
     renamed: Mapping[str, tuple[str, str]] | None = None,
 ) -> Callable[[str], Any]:
-    """A module `__getattr__` (PEP 562) that loads a name from its new home on first use.
+    """A module `__getattr__` (PEP 562) that loads a name from its home on first use.
 
     Args:
-        package: The package that the names were in.
-        homes: For each new home (a module path), the names that moved there.
-        renamed: Former name -> new home and new name; its use warns.
-
-    Returns:
-        The function; it raises `AttributeError` for any other name.
+        package: The package that offers the names.
+        homes: The names by their home, a module path.
+        renamed: Former name -> home and present name; its use warns.
     """
     home_of = {name: (home, name) for home, names in homes.items() for name in names}
     former = renamed or {}

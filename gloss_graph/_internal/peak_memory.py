@@ -1,4 +1,4 @@
-"""Memory of this process: what is resident, the peak of a stretch of work, what can go back."""
+"""Memory of this process: resident, at its peak, and given back to the system."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def resident_bytes() -> float:
 
 
 def free_memory() -> None:
-    """Collect what nobody holds and, where the C library is glibc, hand it back."""
+    """Collect garbage and, on Linux, hand it back to the system."""
     gc.collect()
     if sys.platform.startswith("linux"):
         with suppress(OSError, AttributeError, TypeError):
@@ -31,8 +31,8 @@ def free_memory() -> None:
 class PeakMemory:
     """The largest resident memory, in bytes, while it was open.
 
-    Linux's own record of the peak where it can be started over; elsewhere a thread looks every
-    hundredth of a second, which misses what is shorter.
+    It is Linux's record of the peak if that can be reset; else a thread looks every hundredth of a
+    second.
 
     Example:
         >>> with PeakMemory() as memory:

@@ -37,10 +37,10 @@ class _NoSecondDerivative(torch.autograd.Function):
 def first_order(backward: Callable[..., Any]) -> Callable[..., Any]:
     """Decorate the `backward` of a Function that is differentiable once and in full precision.
 
-    Unlike `torch.autograd.function.once_differentiable`, a second derivative raises also where
-    the incoming gradient is a constant (the loss is linear in the output): torch would return the
-    derivative without the share that passes through the saved tensors. These must hold an input
-    or output of the Function. Autocast, which a backward pass may run under, is off inside.
+    Unlike `torch.autograd.function.once_differentiable`, a second derivative raises also if the
+    incoming gradient is a constant (the loss is linear in the output): torch would return the
+    derivative without the share that passes through the saved tensors, which must hold an input
+    or output of the Function. Autocast is off inside.
     """
 
     @wraps(backward)
@@ -63,10 +63,7 @@ def first_order(backward: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def narrowed(grad: Tensor, dtype: torch.dtype) -> Tensor:
-    """A gradient in `dtype`, cut at its range with room for the sum of several.
-
-    Both directions of an edge are summed, and weights that are shared.
-    """
+    """A gradient in `dtype`, cut at its range with room for the sum over shared weights."""
     if grad.dtype == dtype:
         return grad
     limit = torch.finfo(dtype).max / 2**16
@@ -92,11 +89,7 @@ def widen(x: Tensor) -> Tensor:
 
 
 def finite_gradient(x: Tensor) -> Tensor:
-    """`x` itself, whose gradient must be finite.
-
-    Raises:
-        FloatingPointError: In the backward pass, if it is not.
-    """
+    """`x`, with a backward pass that raises a `FloatingPointError` if its gradient is not finite."""
     if not x.requires_grad:
         return x
     # Another tensor: a hook on the caller's would see other gradients, and stay there.

@@ -1,74 +1,113 @@
-"""Several processes that train together: how many, which one writes, what they tell each other."""
+"""Several processes that train together: how many, which one writes, what they tell each other.
+
+Nothing here imports torch before it is needed: a command asks who it is before it does anything.
+"""
 
 from __future__ import annotations
 
-import torch
-import torch.distributed as dist
-from torch import Tensor
+import os
+import sys
+from typing import TYPE_CHECKING, Any
 
-from gloss_graph._internal.launched import (
-    is_main,
-    joined,
-    launched,
-    leave_processes,
-    local_rank,
-    rank,
-    wait_for_all,
-    world_size,
-)
-
-__all__ = [
-    "any_process",
-    "gather_rows",
-    "is_main",
-    "joined",
-    "launched",
-    "leave_processes",
-    "local_rank",
-    "mean_over_processes",
-    "rank",
-    "step_generator",
-    "wait_for_all",
-    "world_size",
-]
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
 
 # Spreads the splits of the processes of one step far apart.
 _STRIDE = 1_000_003
+
+
+def joined() -> bool:
+    """Whether this process is in a process group."""
+    # Absent from builds of torch without it, and while torch is being imported.
+    ask = getattr(_distributed(), "is_initialized", None)
+    return ask is not None and ask()
+
+
+def world_size() -> int:
+    """Number of processes that train together, 1 without `torch.distributed`."""
+    return _distributed().get_world_size() if joined() else 1
+
+
+def launched() -> int:
+    """Number of processes a launcher (torchrun, accelerate) started, 1 without one."""
+    if joined():
+        return _distributed().get_world_size()
+    return max(1, _number("WORLD_SIZE", 1))
+
+
+def rank() -> int:
+    """Number of this process, also before the processes joined."""
+    if joined():
+        return _distributed().get_rank()
+    return _number("RANK", 0) if launched() > 1 else 0
+
+
+def local_rank() -> int:
+    """Number of this process among those of its machine."""
+    return _number("LOCAL_RANK", 0) if launched() > 1 else 0
+
+
+def is_main() -> bool:
+    """Whether this process is the one that writes files and prints."""
+    return rank() == 0
+
+
+def leave_processes() -> None:
+    """Leave the process group, if there is one, at the end of a program."""
+    if joined():
+        _distributed().destroy_process_group()
+
+
+def wait_for_all() -> None:
+    """Return when every process has come here."""
+    if world_size() > 1:
+        _distributed().barrier()
+
+
+def _distributed() -> Any:
+    """`torch.distributed` if it is imported; before that no process has joined a group."""
+    return sys.modules.get("torch.distributed")
+
+
+def _number(name: str, default: int) -> int:
+    value = os.environ.get(name, "")
+    return int(value) if value.isdigit() else default
 
 
 def any_process(flag: bool, device: torch.device | str = "cpu") -> bool:
     """Whether `flag` holds on any process; every process must ask, `device` is its backend's."""
     if world_size() == 1:
         return flag
+    import torch
+
     found = torch.tensor([int(flag)], device=device)
-    dist.all_reduce(found, op=dist.ReduceOp.MAX)
+    torch.distributed.all_reduce(found, op=torch.distributed.ReduceOp.MAX)
     return bool(found)
 
 
-@torch.no_grad()
 def gather_rows(rows: Tensor) -> Tensor:
-    """Rows of all processes, concatenated in rank order, without gradient.
+    """Rows (B_r, ...) of all processes in rank order, (B, ...), without gradient.
 
-    Args:
-        rows: (B_r, ...) of this process; only the first size may differ between processes, and
-            may be 0.
-
-    Returns:
-        (B, ...), equal on every process. Cost: two collectives, O(B D) traffic.
+    Only the first size may differ between processes; it may be 0. Cost: two collectives, O(B D)
+    traffic.
     """
     count = world_size()
     if count == 1:
         return rows
+    import torch
+
+    rows = rows.detach()
     mine = torch.tensor([rows.size(0)], device=rows.device)
     sizes = [torch.zeros_like(mine) for _ in range(count)]
-    dist.all_gather(sizes, mine)
+    torch.distributed.all_gather(sizes, mine)
     longest = int(torch.cat(sizes).max())
     if longest == 0:
         return rows
     padded = rows.new_zeros((longest, *rows.shape[1:]))
     padded[: rows.size(0)] = rows
     parts = [torch.zeros_like(padded) for _ in range(count)]
-    dist.all_gather(parts, padded)
+    torch.distributed.all_gather(parts, padded)
     return torch.cat([part[: int(size)] for part, size in zip(parts, sizes, strict=True)])
 
 
@@ -82,17 +121,21 @@ def mean_over_processes(value: Tensor) -> Tensor:
 
 def own_rows(count: int, device: torch.device) -> Tensor:
     """Which of the gathered rows (B,) bool are the `count` ones of this process."""
+    import torch
+
     return gather_rows(torch.full((count,), rank(), device=device)) == rank()
 
 
 def share_of_mean(count: int, device: torch.device) -> float:
     """Factor for a mean over the `count` rows of this process.
 
-    The mean over the processes of what results is then the mean over the rows of all. 1 with one
+    The mean of the result over the processes is then the mean over the rows of all. 1 with one
     process; with several every process must ask.
     """
     if world_size() == 1:
         return 1.0
+    import torch
+
     mean = float(mean_over_processes(torch.tensor(float(count), device=device)))
     return count / mean if mean else 1.0
 
@@ -100,15 +143,17 @@ def share_of_mean(count: int, device: torch.device) -> float:
 def step_generator(generator: torch.Generator, training: bool) -> torch.Generator:
     """The source of a step's random splits.
 
-    With one process `generator` itself. With several, every process takes exactly one number of
-    it a training step, so that its state stays the same on all of them whatever their batches
-    hold, and gets a generator of its own made from that number and its rank. Outside of training
-    nothing is taken: an evaluation leaves training as it was.
+    With one process `generator` itself. With several, every process draws exactly one number from
+    it per training step, so that its state stays the same on all of them whatever their batches
+    hold, and gets a separate generator made from that number and its rank. Outside of training
+    the state does not change.
     """
+    import torch
+
     if not training:
-        looking = torch.Generator()
-        looking.set_state(generator.get_state())
-        generator = looking
+        copy = torch.Generator()
+        copy.set_state(generator.get_state())
+        generator = copy
     if world_size() == 1:
         return generator
     seed = int(torch.randint(2**62, (), generator=generator))

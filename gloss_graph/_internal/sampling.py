@@ -1,4 +1,4 @@
-"""Seeded draws of documents: any of them, or so that every class is kept in sight."""
+"""Seeded draws of documents: of any, or of every class."""
 
 from __future__ import annotations
 
@@ -8,21 +8,11 @@ import numpy as np
 
 from gloss_graph._internal.checks import check_positive_int
 
-__all__ = ["seeded_sample", "stratified_sample"]
-
 
 def seeded_sample(total: int, size: int, seed: int = 0) -> np.ndarray:
-    """Draw positions by chance, whatever order the documents are in.
+    """Draw `min(size, total)` distinct positions at random, in ascending order; cost O(size).
 
-    Every n-th of them would see one class only where the classes alternate.
-
-    Args:
-        total: Documents there are.
-        size: Documents wanted.
-        seed: Of the draw, which touches no other random state.
-
-    Returns:
-        `min(size, total)` distinct positions in ascending order, (n,) int64. Cost O(size).
+    Every n-th position would show one class only if the classes alternate.
 
     Example:
         >>> seeded_sample(3, 5).tolist(), seeded_sample(1000, 2).size
@@ -37,22 +27,10 @@ def seeded_sample(total: int, size: int, seed: int = 0) -> np.ndarray:
 def stratified_sample(
     labels: Any, size: int, *, balanced: bool = False, seed: int = 0
 ) -> np.ndarray:
-    """Draw positions so that classes keep their shares and none is lost that there is room for.
+    """Draw `min(size, N)` distinct positions, in ascending order, that keep the classes' shares.
 
-    Every class gets one document, the others go by share; with more classes than places the
-    largest get one each. A class is a value of its own, -1 (unlabeled) included.
-
-    Args:
-        labels: N class numbers.
-        size: Documents wanted.
-        balanced: Equal numbers a class, as far as they go, in place of the classes' shares.
-        seed: Of the draw, which touches no other random state.
-
-    Returns:
-        `min(size, N)` distinct positions in ascending order, (n,) int64.
-
-    Raises:
-        ValueError: `size` below 1.
+    Every class gets one document, the others go by share, or in equal numbers if `balanced`; with
+    more classes than places the largest get one each. -1 (unlabeled) counts as a class.
 
     Example:
         >>> stratified_sample([0, 0, 0, 0, 1], 2).tolist()[-1]

@@ -13,8 +13,6 @@ from dataclasses import dataclass, field, fields
 from functools import wraps
 from typing import Any, TypeVar
 
-from torch import Tensor
-
 from gloss_graph._internal.search_space import Dimension
 
 Part = TypeVar("Part")
@@ -22,40 +20,24 @@ Part = TypeVar("Part")
 
 @dataclass(frozen=True)
 class Setting:
-    """One field of a part.
-
-    Attributes:
-        name: Of the field.
-        default: Its default value.
-        annotation: Its type, as written in the source.
-        help: One sentence for people.
-        search: The values that a search tries; None for a setting that is not searched.
-    """
+    """One field of a part."""
 
     name: str
     default: Any
+    #: Its type, as written in the source.
     annotation: str
     help: str
+    #: Values that a search tries, if any.
     search: Dimension | None
 
 
 def setting(default: Any, help: str, *, search: Dimension | None = None) -> Any:
-    """A field of a part, with what other rooms need to know of it.
-
-    Args:
-        default: An immutable value.
-        help: One sentence for people.
-        search: The values that a search tries.
-    """
+    """A field of a part: its immutable default, a sentence of help, values a search tries."""
     return field(default=default, metadata={"help": help, "search": search})
 
 
 def settings_of(part: type) -> dict[str, Setting]:
-    """The settings of a part by name, in the order of its fields.
-
-    Args:
-        part: A dataclass; fields that were not made by `setting` are left out.
-    """
+    """The settings of a part by name, in the order of its fields made by `setting`."""
     return {
         each.name: Setting(
             each.name,
@@ -70,17 +52,13 @@ def settings_of(part: type) -> dict[str, Setting]:
 
 
 def with_short_forms(name: str, part: Part | None, kind: type[Part], **short: Any) -> Part:
-    """A part with the short forms of its fields put in.
+    """The part that an argument `name` and the short forms of its fields describe.
 
     Args:
-        name: What the part is called where the short forms stand beside it.
-        part: The part as passed, None for one of defaults.
+        name: Name of the argument that takes the part.
+        part: The argument; None for a part made of the short forms alone.
         kind: The class of the part.
-        short: Values by field name; None where a short form was not given.
-
-    Raises:
-        TypeError: A part of another class.
-        ValueError: A short form and the part disagree.
+        short: Values by field name; None for a short form that was not given.
     """
     given = {key: value for key, value in short.items() if value is not None}
     if part is None:
@@ -111,10 +89,9 @@ Method = TypeVar("Method", bound=Callable[..., Any])
 
 
 def former_names(**names: str) -> Callable[[Method], Method]:
-    """Let a function take arguments under their former names, with a `DeprecationWarning`.
+    """Let a function take arguments under former names, with a `DeprecationWarning`.
 
-    Args:
-        names: The present name by the former one.
+    `names` maps a former name to the present one.
     """
 
     def decorate(function: Method) -> Method:
@@ -135,6 +112,6 @@ def former_names(**names: str) -> Callable[[Method], Method]:
 
 def shown(value: Any) -> str:
     """A setting as `repr` prints it: a function by its name, a tensor as a list."""
-    if isinstance(value, Tensor):
+    if hasattr(value, "tolist"):
         return str(value.tolist())
     return str(getattr(value, "__name__", None) or repr(value))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import threading
 
 from gloss_graph._internal.extras import require
 
@@ -18,18 +19,17 @@ def main(arguments: list[str] | None = None) -> int:
     except ModuleNotFoundError as error:
         sys.stderr.write(f"gloss-graph: {error}\n")
         return 1
-    try:
+    before = signal.getsignal(signal.SIGINT)
+    # Other threads get no signals.
+    main_thread = threading.current_thread() is threading.main_thread()
+    guarded = main_thread and before is not signal.SIG_IGN
+    if guarded:
         # From the first moment on: an exception in an import may be swallowed.
-        before = signal.signal(signal.SIGINT, _end)
-    except ValueError:  # not the main thread, which gets no signals
-        from gloss_graph.cli import app
-
-        return app.main(arguments)
-    if before is signal.SIG_IGN:
-        signal.signal(signal.SIGINT, before)
+        signal.signal(signal.SIGINT, _end)
     from gloss_graph.cli import app
 
-    signal.signal(signal.SIGINT, before)
+    if guarded:
+        signal.signal(signal.SIGINT, before)
     return app.main(arguments)
 
 

@@ -1,30 +1,56 @@
-"""`gloss-graph ablate`: the options of a study; `ablate_run` does it."""
+"""`gloss-graph ablate`: plan a study, run it with several processes, report."""
 
 from __future__ import annotations
 
+import math
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.table import Table
 
-from gloss_graph.cli.options import path, path_option
+from gloss_graph.cli.options import (
+    Config,
+    Set,
+    busy,
+    file_settings,
+    path,
+    path_option,
+    say,
+    set_settings,
+)
+from gloss_graph.cli.signals import HELPER, keeping
+
+if TYPE_CHECKING:
+    from gloss_graph.studies import Plan, Results, Study
+
+_SHOWN_ARMS = 12
+# Helpers end with the process that started them, from before their first import on.
+_COMMAND = (
+    "import sys; from gloss_graph.cli.signals import follow_parent; follow_parent(); "
+    "from gloss_graph.cli import main; sys.exit(main())"
+)
+_PATIENCE = 10.0
 
 
 def ablate(
+    context: typer.Context,
     study: Annotated[
         Path | None, typer.Argument(parser=path, help="YAML file of the study.")
+    ] = None,
+    out: Annotated[
+        Path | None, path_option(help="Folder; else runs/ablations/STUDY-COST-DATA.")
     ] = None,
     cost: Annotated[
         str | None,
         typer.Option(help="replay: an adapter on recorded embeddings; full: the encoder."),
     ] = None,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Print the plan, time one trial (kept), and stop.")
-    ] = False,
-    out: Annotated[
-        Path | None, path_option(help="Folder; else runs/ablations/STUDY-COST-DATA.")
-    ] = None,
-    workers: Annotated[int, typer.Option(min=1, help="Processes that share the work.")] = 1,
+    config: Config = None,
+    settings: Set = None,
     data: Annotated[
         Path | None, path_option(help="Folder with train.csv and others, or demo; else the file's.")
     ] = None,
@@ -35,6 +61,10 @@ def ablate(
         str | None, typer.Option(help="minilm, a hub id or a folder; else the file's.")
     ] = None,
     seeds: Annotated[int | None, typer.Option(help="Number of seeds; else the file's.")] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the plan, time one trial (kept), and stop.")
+    ] = False,
+    workers: Annotated[int, typer.Option(min=1, help="Processes that share the work.")] = 1,
     retry: Annotated[bool, typer.Option("--retry", help="Do failed trials again.")] = False,
     storage: Annotated[
         str | None, typer.Option(help="Database URL that machines share; else optuna.db in --out.")
@@ -45,27 +75,158 @@ def ablate(
 ) -> None:
     """Vary settings, compare every arm with a baseline over the same seeds, and report.
 
-    Run it again to go on after an interruption or an added value; finished trials are kept.
+    Settings of --config and --set are fixed in every arm: --set overrides the baseline of the
+    study, which overrides --config. Run it again to go on after an interruption or an added value;
+    finished trials are kept.
     """
-    from gloss_graph.cli.ablate_run import run_ablate, run_ablation_report
-
     if (study is None) == (report is None):
         raise ValueError("'ablate' takes either a study file or --report FOLDER.")
-    if report is not None:
-        run_ablation_report(report)
-    elif study is not None:
-        run_ablate(
-            study,
-            out,
-            overrides={
-                "cost": cost,
-                "data": data,
-                "documents": documents,
-                "encoder": encoder,
-                "seeds": seeds,
-            },
-            dry_run=dry_run,
-            workers=workers,
-            retry=retry,
-            storage=storage,
-        )
+    fixed = file_settings(config), set_settings(settings)
+
+    import torch
+
+    from gloss_graph.studies import read_results
+    from gloss_graph.studies.yaml_study import read_study
+
+    if study is None:
+        _finish(read_results(report or Path()))
+        return
+    helper = bool(os.environ.get(HELPER))
+    given = read_study(
+        study,
+        progress=not helper,
+        config=fixed[0],
+        settings=fixed[1],
+        cost=cost,
+        data=data,
+        documents=documents,
+        encoder=encoder,
+        seeds=seeds,
+    )
+    run: Any = given.function
+    if out is None:
+        parts = [study.stem, run.cost, *([data.name] if data else [])]
+        out = Path("runs", "ablations", "-".join(parts))
+    if helper:
+        given.run(out, progress=False, retry=retry, storage=storage, wait=False)
+        return
+    plan = given.plan(out)
+    _print_plan(given, plan, out, workers)
+    run.prepare()
+    if dry_run:
+        if math.isnan(plan.seconds) and given.design != "optuna":
+            say("Timing one trial, which is kept ...")
+            given.run(out, progress=False, limit=1)
+            plan = given.plan(out)
+        say(_time_left(plan, workers))
+        return
+    threads = max(1, (os.cpu_count() or 1) // workers)
+    if workers > 1:
+        torch.set_num_threads(threads)
+    helpers = _start(context.find_root().obj, workers - 1, threads)
+    try:
+        with keeping(lambda: f"Finished trials are kept in {out}: run the same command again."):
+            results = given.run(out, retry=retry, storage=storage)
+    finally:
+        _end(helpers)
+    _finish(results)
+
+
+def _start(words: list[str], count: int, threads: int) -> list[subprocess.Popen[bytes]]:
+    """Processes that run the same command line as helpers."""
+    settings = {**os.environ, HELPER: "1", "OMP_NUM_THREADS": str(threads)}
+    command = [sys.executable, "-c", _COMMAND, *words]
+    # The pipe closes when this process ends, however it does. Ctrl-C reaches this process alone,
+    # which ends the others.
+    return [
+        subprocess.Popen(command, env=settings, stdin=subprocess.PIPE, start_new_session=True)
+        for _ in range(count)
+    ]
+
+
+def _end(helpers: Sequence[subprocess.Popen[bytes]]) -> None:
+    for process in helpers:
+        process.terminate()
+    for process in helpers:
+        try:
+            process.wait(_PATIENCE)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+        if process.stdin is not None:
+            process.stdin.close()
+
+
+def _print_plan(study: Study, plan: Plan, folder: Path, workers: int) -> None:
+    run: Any = study.function
+    if study.question:
+        say(study.question, style="bold")
+    say(run.about)
+    table = Table(title=f"Plan: {plan.design}")
+    for name in ("factor", "values", "baseline"):
+        table.add_column(name, overflow="fold")
+    for name, tried in study.factors.items():
+        table.add_row(name, str(tried), str(study.baseline[name]))
+    say(table)
+    fixed = {k: v for k, v in study.settings.items() if k not in study.factors}
+    if fixed:
+        say(f"Fixed: {', '.join(f'{name}={value}' for name, value in fixed.items())}.")
+    arms = plan.total // plan.seeds
+    work = f"{arms} arms x {plan.seeds} seeds = {plan.total} trials, {plan.done} done."
+    say(f"{work} Folder: {folder}")
+    for note in plan.notes:
+        say(f"Note: {note}", style="yellow")
+    if not math.isnan(plan.seconds):
+        say(_time_left(plan, workers))
+
+
+def _time_left(plan: Plan, workers: int) -> str:
+    left = plan.left(workers)
+    if math.isnan(left):
+        return "Time left: unknown before the first trial."
+    processes = f"{workers} process{'es' if workers > 1 else ''}"
+    return f"Time left: about {_duration(left)} with {processes} ({plan.seconds:.1f} s per trial)."
+
+
+def _duration(seconds: float) -> str:
+    """Seconds as people say them."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def _finish(results: Results) -> None:
+    from gloss_graph.studies import write_report
+
+    with busy("Writing the report"):
+        files: Sequence[Path] = write_report(results)
+    say(_summary(results))
+    for problem in results.problems():
+        say(f"Note: {problem}", style="yellow")
+    names = ", ".join(path.name for path in files if path.suffix != ".png")
+    say(f"{results.folder}: {names}")
+
+
+def _summary(results: Results) -> Table:
+    """The arms by the metric of the question, the best first."""
+    metric = results.metrics[0] if results.metrics else ""
+    title = results.title(metric) if metric else "no metric"
+    table = Table(title=f"{title}: mean over seeds, difference to the baseline")
+    for name in ("arm", "mean", "difference", "p (Holm)"):
+        table.add_column(name, justify="left" if name == "arm" else "right", overflow="fold")
+    summary = results.summary()
+    summary = summary[summary["metric"] == metric]
+    tests = results.tests()
+    tests = tests[tests["metric"] == metric].set_index("arm")
+    ranked = summary.sort_values("mean", ascending=results.lower_is_better(metric))
+    for row in ranked.head(_SHOWN_ARMS).itertuples():
+        gap = p = ""
+        if row.arm in tests.index:
+            gap = results.show(metric, tests.loc[row.arm, "difference"], sign=True)
+            holm = tests.loc[row.arm, "p_t_holm"]
+            p = "" if math.isnan(holm) else "<0.001" if holm < 0.001 else f"{holm:.3f}"
+        name = row.arm + (" (baseline)" if row.arm == results.baseline else "")
+        table.add_row(name, results.show(metric, row.mean), gap, p)
+    if len(ranked) > _SHOWN_ARMS:
+        table.caption = f"{_SHOWN_ARMS} of {len(ranked)} arms; the report has all."
+    return table

@@ -1,111 +1,97 @@
-"""`gloss-graph demo`: the whole main job on a corpus that needs no download."""
+"""`gloss-graph demo`: train, compare and draw on a corpus that needs no download."""
 
 from __future__ import annotations
 
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
-import torch
-from rich.console import Console
+import typer
+from rich.table import Table
 
-from gloss_graph._internal.folders import check_folder, claim, write_json
-from gloss_graph._internal.timing import stage_seconds
-from gloss_graph.cli.report import draw_report
-from gloss_graph.cli.train import score_table, time_table
-from gloss_graph.export import to_networkx, write_graphml
-from gloss_graph.graph import build_document_graph
-from gloss_graph.runs import RunFolder
-from gloss_graph.text import Splits, docstring_corpus, load_encoder
-from gloss_graph.training import RunResult, TrainConfig, train_text
-from gloss_graph.visualization import plot_graph, plot_stage_times, plot_training
+from gloss_graph.cli.options import busy, path_option, say, typed_words
+from gloss_graph.cli.train import score_table
 
-# With it the folder is whole.
+if TYPE_CHECKING:
+    from gloss_graph.text import Splits
+    from gloss_graph.training import RunResult
+
+# Written last: with it the folder is whole.
 _METRICS = "metrics.json"
 _RUNS = {"cross-entropy": "ce", "memory bank": "gloss"}
 
 
-def run_demo(
-    out: Path,
-    *,
-    steps: int,
-    seed: int,
-    encoder_name: str,
-    max_documents: int,
-    command: list[str] | None = None,
-) -> dict[str, RunResult]:
-    """Train by cross-entropy and by the memory-bank objective, on the same seeds, and compare.
+def demo(
+    context: typer.Context,
+    out: Annotated[Path, path_option(help="New or empty folder for the results.")] = Path(
+        "runs/demo"
+    ),
+    steps: Annotated[int, typer.Option(min=1, help="Optimizer steps per run.")] = 60,
+    seed: Annotated[int, typer.Option(help="Seed of both runs.")] = 0,
+    encoder: Annotated[str, typer.Option(help="minilm, a hub id or a folder.")] = "minilm",
+    max_documents: Annotated[int, typer.Option(min=400, help="Size of the corpus.")] = 2000,
+) -> None:
+    """Compare cross-entropy with the memory-bank objective on an embedded corpus.
 
-    Writes `metrics.json`, `graph.graphml`, `graph.png`, `training.png`, `stages.png` and a run
-    folder with its report for each loss into `out`.
+    The corpus is made from the documentation of installed packages, so nothing is downloaded.
     """
-    console = Console()
+    from gloss_graph._internal.folders import check_folder, claim, write_json
+    from gloss_graph._internal.timing import stage_seconds
+    from gloss_graph.reports import write_run_report
+    from gloss_graph.runs import RunFolder
+    from gloss_graph.text import docstring_corpus, load_encoder
+    from gloss_graph.training import TrainConfig, train_text
+    from gloss_graph.visualization import plot_stage_times, plot_training
+
     start = time.perf_counter()
     check_folder(out, "demo", marker=_METRICS)
-    with console.status("Collecting documentation of installed packages"):
+    with busy("Collecting documentation of installed packages"):
         splits = docstring_corpus(max_documents=max_documents)
-    console.print(
-        f"Corpus: {len(splits.train)} training documents, {splits.train.num_classes} topics.",
-        highlight=False,
-    )
+    train = splits.train
+    say(f"Corpus: {len(train)} training documents, {train.num_classes} topics.")
     with claim(out, "demo", marker=_METRICS) as claimed:
-        results, metrics = _train_both(
-            splits, claimed.draft, out, steps, seed, encoder_name, command
-        )
-        metrics["seconds.total"] = time.perf_counter() - start
-        write_json(claimed.draft / _METRICS, metrics)
-    # Said last: who closes the pipe has a whole folder.
+        draft = claimed.draft
+        results: dict[str, RunResult] = {}
+        for name, loss in _RUNS.items():
+            config = TrainConfig(
+                loss=loss, max_steps=steps, batch_size=16, eval_steps=max(1, steps // 2), seed=seed
+            )
+            untrained = load_encoder(encoder, max_length=48)
+            results[name] = train_text(
+                splits, untrained, config, draft / loss, progress=True, description=name
+            )
+        _write_graph(splits, results["memory bank"], draft)
+        histories = {name: result.history for name, result in results.items()}
+        plot_training(histories, draft / "training.png")
+        stages = {name: stage_seconds(result.metrics) for name, result in results.items()}
+        plot_stage_times(stages, draft / "stages.png")
+        for loss in _RUNS.values():
+            RunFolder(draft / loss).note(command=typed_words(context))
+            with busy("Drawing pictures"):
+                write_run_report(draft / loss, place=out / loss)
+        metrics = {
+            f"{_RUNS[name]}.{key}": value
+            for name, result in results.items()
+            for key, value in result.metrics.items()
+        }
+        seconds = metrics["seconds.total"] = time.perf_counter() - start
+        write_json(draft / _METRICS, metrics)
+    # Printed last: if the reader closes the pipe the folder is whole.
     for loss in _RUNS.values():
-        console.print(
-            f"Report: {RunFolder(out / loss).page}", highlight=False, markup=False, soft_wrap=True
-        )
-    console.print(score_table(results))
-    console.print(time_table(results))
-    console.print(
-        f"Done in {metrics['seconds.total']:.0f} s. Pictures, graph and runs: {out}",
-        highlight=False,
-        markup=False,
-        soft_wrap=True,
-    )
-    return results
+        say(f"Report: {RunFolder(out / loss).page}")
+    say(score_table({name: result.metrics for name, result in results.items()}))
+    say(_stage_table(stages))
+    say(f"Done in {seconds:.0f} s. Pictures, graph and runs: {out}")
 
 
-def _train_both(
-    splits: Splits,
-    draft: Path,
-    out: Path,
-    steps: int,
-    seed: int,
-    encoder_name: str,
-    command: list[str] | None,
-) -> tuple[dict[str, RunResult], dict[str, float]]:
-    """Train, compare and draw in `draft`, on its way to `out`; results and numbers."""
-    results: dict[str, RunResult] = {}
-    for name, loss in _RUNS.items():
-        encoder = load_encoder(encoder_name, max_length=48)
-        config = TrainConfig(
-            loss=loss, max_steps=steps, batch_size=16, eval_steps=max(1, steps // 2), seed=seed
-        )
-        results[name] = train_text(
-            splits, encoder, config, draft / loss, progress=True, description=name
-        )
-    metrics = {
-        f"{_RUNS[name]}.{key}": value
-        for name, result in results.items()
-        for key, value in result.metrics.items()
-    }
-    _export(splits, results["memory bank"], draft)
-    histories = {name: result.history for name, result in results.items()}
-    plot_training(histories, draft / "training.png")
-    stages = {name: stage_seconds(result.metrics) for name, result in results.items()}
-    plot_stage_times(stages, draft / "stages.png")
-    for loss in _RUNS.values():
-        RunFolder(draft / loss).note(command=command)
-        draw_report(draft / loss, place=out / loss)
-    return results, metrics
-
-
-def _export(splits: Splits, result: RunResult, out: Path) -> None:
+def _write_graph(splits: Splits, result: RunResult, out: Path) -> None:
     """The graph of the test documents in the trained space, with labels and predictions."""
+    import torch
+
+    from gloss_graph.export import to_networkx, write_graphml
+    from gloss_graph.graph import build_document_graph
+    from gloss_graph.visualization import plot_graph
+
     test = splits.test
     if test is None:
         raise ValueError("'splits' must have a test part.")
@@ -120,3 +106,17 @@ def _export(splits: Splits, result: RunResult, out: Path) -> None:
     )
     write_graphml(graph, out / "graph.graphml")
     plot_graph(graph, out / "graph.png", title="Test documents in the trained space")
+
+
+def _stage_table(runs: dict[str, dict[str, float]]) -> Table:
+    """Share of the training time of every stage, per run."""
+    from gloss_graph._internal.timing import STAGES
+
+    table = Table("stage", title="Share of a training step")
+    for name in runs:
+        table.add_column(name, justify="right")
+    for stage in STAGES:
+        if any(stage in seconds for seconds in runs.values()):
+            shares = [100 * found.get(stage, 0) / sum(found.values()) for found in runs.values()]
+            table.add_row(stage, *(f"{share:.1f} %" for share in shares))
+    return table

@@ -1,68 +1,93 @@
-"""`gloss-graph evaluate`: finished runs side by side."""
+"""`gloss-graph evaluate` and `report`: finished runs side by side, and the page of one."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
-import pandas as pd
+import typer
 from rich import box
-from rich.console import Console
 from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from gloss_graph._internal.files import atomic_write
-from gloss_graph._internal.folders import check_folder, claim
-from gloss_graph.reports import evaluation_markdown, plot_evaluation
-from gloss_graph.reports.evaluation import metric_title, shown_mean, shown_p, shown_value
-from gloss_graph.runs import Evaluation, compare_runs
-from gloss_graph.text.writers import csv_bytes
+from gloss_graph.cli.options import busy, path, path_option, say
 
-# With it the folder is whole.
+if TYPE_CHECKING:
+    from gloss_graph.runs import Evaluation
+
+# Written last: with it the folder is whole.
 _REPORT = "evaluation.md"
 
 
-def run_evaluate(
-    runs: Sequence[Path],
-    out: Path | None,
-    *,
-    metrics: Sequence[str] | None,
-    by: Sequence[str] | None,
-    baseline: str | None,
-) -> Evaluation:
-    """Compare runs, print a table a block of data and write the folder `out`."""
-    console = Console()
+def evaluate(
+    runs: Annotated[
+        list[Path],
+        typer.Argument(parser=path, help="Run folders, or folders with run folders in them."),
+    ],
+    out: Annotated[
+        Path | None, path_option(help="New or empty folder for tables, report and picture.")
+    ] = None,
+    metric: Annotated[
+        list[str] | None, typer.Option(help="Name in metrics.json, as test.macro_f1; repeatable.")
+    ] = None,
+    by: Annotated[
+        list[str] | None,
+        typer.Option(help="Setting that makes the arms; repeatable. Else all that differ."),
+    ] = None,
+    baseline: Annotated[
+        str | None, typer.Option(help="Arm to compare with; else cross-entropy, or the first.")
+    ] = None,
+) -> None:
+    """Compare finished runs: mean and spread over seeds, tests paired by seed."""
+    from gloss_graph._internal.folders import check_folder, claim
+    from gloss_graph.runs import compare_runs
+
     if out is not None:
         # Refused before anything is read.
         check_folder(out, "evaluate", marker=_REPORT)
-    evaluation = compare_runs(runs, metrics=metrics, by=by, baseline=baseline)
+    found = compare_runs(runs, metrics=metric or None, by=by or None, baseline=baseline)
     if out is not None:
-        with console.status("Drawing"), claim(out, "evaluate", marker=_REPORT) as claimed:
-            write_evaluation(evaluation, claimed.draft)
-    for data in evaluation.baselines:
-        console.print(evaluation_table(evaluation, data))
-    if len(evaluation.tests):
-        console.print("p: paired t-test; Holm: corrected for the comparisons of a metric.")
-    for folder in evaluation.skipped:
-        console.print(
-            f"Not finished, left out: {folder}", highlight=False, markup=False, soft_wrap=True
-        )
+        with busy("Drawing"), claim(out, "evaluate", marker=_REPORT) as claimed:
+            _write(found, claimed.draft)
+    for data in found.baselines:
+        say(_table(found, data))
+    if len(found.tests):
+        say("p: paired t-test; Holm: corrected for the comparisons of a metric.")
+    for folder in found.skipped:
+        say(f"Not finished, left out: {folder}")
     if out is not None:
-        console.print(f"Report: {out}", highlight=False, markup=False, soft_wrap=True)
-    return evaluation
+        say(f"Report: {out}")
 
 
-def evaluation_table(evaluation: Evaluation, data: str) -> Table:
+def report(
+    run: Annotated[Path, typer.Argument(parser=path, help="Run folder of gloss-graph train.")],
+    out: Annotated[
+        Path | None, path_option(help="File to write or replace; else report.html in the folder.")
+    ] = None,
+) -> None:
+    """Write the page of a finished run again: scores, curves and pictures in one HTML file."""
+    from gloss_graph._internal.folders import hold
+    from gloss_graph.reports import write_run_report
+
+    with ExitStack() as stack:
+        # `write_run_report` refuses by name what is no run folder.
+        if out is None and run.is_dir():
+            stack.enter_context(hold(run, "report"))
+        stack.enter_context(busy("Drawing pictures"))
+        written = write_run_report(run, out)
+    say(f"Report: {written}")
+
+
+def _table(evaluation: Evaluation, data: str) -> Table:
     """Arms of a block by metric: mean ± standard deviation, difference to the baseline, p."""
+    from gloss_graph.reports.evaluation import metric_title, shown_mean, shown_p, shown_value
+
     baseline = evaluation.baselines[data]
     words = f"{data}, by seed against {baseline}" if baseline else data
     # Text, so that no name is read as markup.
-    table = Table(
-        title=Text(words),
-        box=box.SIMPLE_HEAD,
-        padding=(0, 1, 0, 0),
-    )
+    table = Table(title=Text(words), box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     table.add_column("arm", overflow="fold")
     for heading in ("n", "mean ± std", "diff.", "p", "Holm"):
         table.add_column(heading, justify="right", no_wrap=True)
@@ -85,17 +110,18 @@ def evaluation_table(evaluation: Evaluation, data: str) -> Table:
     return table
 
 
-def write_evaluation(evaluation: Evaluation, out: Path) -> None:
+def _write(evaluation: Evaluation, out: Path) -> None:
     """Write `runs.csv`, `summary.csv`, `tests.csv`, `evaluation.png` and `evaluation.md`."""
-    tables: dict[str, pd.DataFrame] = {
-        "runs.csv": evaluation.runs,
-        "summary.csv": evaluation.summary,
-        "tests.csv": evaluation.tests,
+    from gloss_graph._internal.files import atomic_write
+    from gloss_graph.reports import evaluation_markdown, plot_evaluation
+    from gloss_graph.text.writers import csv_bytes
+
+    content = {
+        f"{name}.csv": csv_bytes(getattr(evaluation, name)) for name in ("runs", "summary", "tests")
     }
-    for name, table in tables.items():
-        with atomic_write(out / name) as draft:
-            draft.write(csv_bytes(table))
     plot_evaluation(evaluation, out / "evaluation.png")
-    report = evaluation_markdown(evaluation, picture="evaluation.png")
-    with atomic_write(out / _REPORT) as draft:
-        draft.write(report.encode("utf-8", "backslashreplace"))
+    markdown = evaluation_markdown(evaluation, picture="evaluation.png")
+    content[_REPORT] = markdown.encode("utf-8", "backslashreplace")
+    for name, written in content.items():
+        with atomic_write(out / name) as draft:
+            draft.write(written)

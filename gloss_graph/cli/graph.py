@@ -1,20 +1,38 @@
-"""`gloss-graph graph`: the graph of a corpus, as files for other programs."""
+"""`gloss-graph graph`: build the graph of a corpus, write it, and answer questions about it."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import cached_property, partial
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.table import Table
+from rich.text import Text
 
 from gloss_graph.cli.options import (
     LabelColumn,
     SecondTexts,
     TextColumn,
-    number_or_name,
+    busy,
+    document_option,
     path_option,
-    typed,
+    say,
+    typed_words,
+    was_typed,
 )
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pandas as pd
+    from torch_geometric.data import Data
+
+_SUFFIXES = {"csr": "npz"}
+_FEATURES = (".npy", ".pt", ".safetensors", ".parquet")
+_EPOCH_ROWS = 20
+_edge_option: Any = partial(typer.Option, rich_help_panel="Edges")
+_Words = Annotated[list[str] | None, typer.Argument(hidden=True, metavar="FORMAT")]
 
 
 def graph(
@@ -36,7 +54,7 @@ def graph(
     ] = None,
     features: Annotated[
         Path | None,
-        path_option(help="npy, pt, safetensors or Parquet, a row a document; or a saved bank."),
+        path_option(help="npy, pt, safetensors or Parquet, a row per document; or a saved bank."),
     ] = None,
     formats: Annotated[
         list[str] | None,
@@ -44,13 +62,12 @@ def graph(
             "--format", help="graphml (default), gexf, json, parquet, csv, csr, html; any number."
         ),
     ] = None,
-    more_formats: Annotated[list[str] | None, typer.Argument(hidden=True, metavar="FORMAT")] = None,
+    more_formats: _Words = None,
     measures: Annotated[
         bool, typer.Option("--measures", help="Measure graph and classes; measures.csv.")
     ] = False,
     audit: Annotated[
-        bool,
-        typer.Option("--audit", help="Rank labels the neighbourhood contradicts; audit.csv."),
+        bool, typer.Option("--audit", help="Rank labels the neighborhood contradicts; audit.csv.")
     ] = False,
     explain: Annotated[
         int | None,
@@ -74,62 +91,392 @@ def graph(
     top: Annotated[
         int, typer.Option(min=1, help="Rows printed of the audit and the explanation.")
     ] = 10,
-    k: Annotated[int, typer.Option(help="Neighbours a document.")] = 16,
+    k: Annotated[int, _edge_option(help="Neighbors per document.")] = 16,
     symmetrize: Annotated[
-        str, typer.Option(help="union: either lists the other; mutual: both do.")
+        str, _edge_option(help="union: either lists the other; mutual: both do.")
     ] = "union",
     bandwidth: Annotated[
-        str, typer.Option(help="σ: a number, sqrt, inflection, interclass_min or local.")
+        str, _edge_option(help="σ: a number, sqrt, inflection, interclass_min or local.")
     ] = "sqrt",
-    min_weight: Annotated[float, typer.Option(help="Drop edges of a smaller weight.")] = 0.0,
-    max_text: Annotated[
-        int | None, typer.Option(min=1, help="Longest text in characters; else all of it.")
-    ] = None,
+    min_weight: Annotated[float, _edge_option(help="Drop edges of a smaller weight.")] = 0.0,
+    exact_up_to: Annotated[
+        int, _edge_option(min=0, help="Documents up to which every pair is compared.")
+    ] = 50_000,
     text: TextColumn = "text",
     label: LabelColumn = "label",
     text_b: SecondTexts = None,
     max_length: Annotated[
-        int | None, typer.Option(min=1, help="Tokens kept of a document; else the encoder's.")
+        int | None, document_option(min=1, help="Tokens kept per document; else the encoder's.")
     ] = None,
-    exact_up_to: Annotated[
-        int, typer.Option(min=0, help="Documents up to which every pair is compared.")
-    ] = 50_000,
+    max_text: Annotated[
+        int | None, document_option(min=1, help="Longest text in characters; else all of it.")
+    ] = None,
     seed: Annotated[
         int, typer.Option(help="Of approximate search, communities, samples and places.")
     ] = 0,
 ) -> None:
     """Build the graph of a corpus, write it for other programs, measure, audit and draw it."""
-    from gloss_graph.cli.graph_run import Questions, run_graph
+    from gloss_graph._internal.folders import check_folder, claim, write_json
+    from gloss_graph.analysis import document_graph
+    from gloss_graph.runs.provenance import provenance
 
-    source = context.get_parameter_source("label")
-    run_graph(
-        out,
-        source=input,
-        encoder=encoder,
-        run=run,
-        features=features,
-        formats=[*(formats or []), *(more_formats or [])],
-        questions=Questions(
-            measures=measures,
-            audit=audit,
-            explain=explain,
-            pictures=pictures,
-            compare=compare,
-            top=top,
-        ),
-        max_text=max_text,
-        command=typed(context),
-        settings={
-            "k": k,
-            "symmetrize": symmetrize,
-            "bandwidth": number_or_name(bandwidth),
-            "min_weight": min_weight,
-            "text": text,
-            # The default is a wish, a column that is named must be there.
-            "label": None if source is None or source.name == "DEFAULT" else label,
-            "text_b": text_b,
-            "max_length": max_length,
-            "exact_up_to": exact_up_to,
-            "seed": seed,
-        },
-    )
+    # Whatever can be refused is refused before anything is embedded.
+    suffixes = _suffixes([*(formats or []), *(more_formats or [])])
+    check_folder(out, "graph", marker="config.json")
+    if run is not None and features is not None:
+        raise ValueError("'run' and 'features' must not be given together. Leave one out.")
+    if input is None and run is None and features is None:
+        raise ValueError("'input', 'run' or 'features' must be given.")
+    # The default column may be missing; one that was named must be there.
+    columns = {
+        "text": text,
+        "label": label if was_typed(context, "label") else None,
+        "text_b": text_b,
+    }
+    source = _source(input, encoder, run, features, columns)
+    _check_comparison(compare, run)
+    if (corpus := source.get("documents", source["source"])) is not None and input is not None:
+        _check_documents(context, corpus.labels, corpus.ids)
+    edges = {
+        "k": k,
+        "symmetrize": symmetrize,
+        "bandwidth": _number_or_name(bandwidth),
+        "min_weight": min_weight,
+    }
+    with claim(out, "graph", marker="config.json") as claimed:
+        built = document_graph(
+            **source,
+            **edges,
+            max_length=max_length,
+            exact_up_to=exact_up_to,
+            seed=seed,
+            keep_features=measures or audit,
+            progress=True,
+        )
+        labels = built.y.where(built.seed_mask, -1)
+        _check_documents(context, labels.tolist(), built.doc_id.tolist())
+        answers = _Answers(built, claimed.draft, seed, max_text)
+        answers.write(suffixes, f"Document graph of {(input or run or features or out).name}")
+        if measures:
+            answers.measure()
+        if audit:
+            answers.audit(top)
+        if explain is not None:
+            answers.explain(explain, top)
+        if pictures:
+            answers.draw()
+        if compare and run is not None:
+            answers.compare(run, k, edges["bandwidth"], pictures)
+        noted = {**context.params, **edges, **columns, "command": typed_words(context)}
+        if run is not None or features is not None:
+            noted["encoder"] = None
+        for name in ("out", "formats", "more_formats"):
+            del noted[name]
+        for name in ("input", "run", "features"):
+            noted[name] = None if noted[name] is None else str(noted[name])
+        write_json(claimed.draft / "config.json", {**noted, **provenance()})
+    say(_summary(built))
+    for part in answers.said:
+        say(part)
+    for file in (out / draft.name for draft in answers.files):
+        size = file.stat().st_size
+        say(f"{file} ({f'{size / 1e6:.1f} MB' if size >= 1e5 else f'{size / 1e3:.1f} kB'})")
+
+
+def _suffixes(formats: list[str]) -> list[str]:
+    from gloss_graph.export import FORMATS
+
+    names = [part for word in formats for part in word.split(",") if part] or ["graphml"]
+    known = sorted({suffix.removeprefix(".") for suffix in FORMATS} | {*_SUFFIXES, "html"})
+    for name in names:
+        if name not in known:
+            raise ValueError(f"'format' must be one of {', '.join(known)} (got {name!r}).")
+    return list(dict.fromkeys(_SUFFIXES.get(name, name) for name in names))
+
+
+def _number_or_name(value: str) -> float | str:
+    try:
+        return float(value)
+    except ValueError:
+        return value
+
+
+def _source(
+    file: Path | None,
+    encoder: str,
+    run: Path | None,
+    features: Path | None,
+    columns: dict[str, str | None],
+) -> dict[str, Any]:
+    """The arguments of `document_graph` that name its documents; tables are read here."""
+    from gloss_graph._internal.files import utf8_folder
+    from gloss_graph.analysis.sources import class_names, read_corpus
+    from gloss_graph.text.pretrained import NO_ENCODER
+
+    if run is not None and not run.is_dir():
+        raise ValueError(f"'run' must be a folder written by gloss-graph train (got {run}).")
+    if features is not None and features.suffix not in _FEATURES:
+        raise ValueError(
+            f"'features' must end in one of {', '.join(_FEATURES)} (got {features.name}). "
+            "Documents go to --input."
+        )
+    names = class_names(run) if run is not None and file is not None else None
+    corpus = None if file is None else read_corpus(file, columns, names)
+    if run is not None:
+        return {"source": utf8_folder(run), "documents": corpus}
+    if features is None:
+        if encoder == NO_ENCODER:
+            raise ValueError(
+                f"'encoder' is {encoder!r}, so 'features' must be given: a row per document of "
+                "--input. Name the file with --features, or an encoder."
+            )
+        return {"source": corpus, "encoder": encoder}
+    if features.suffix == ".parquet":
+        import torch
+
+        from gloss_graph.text import read_features
+
+        return {"source": torch.from_numpy(read_features(features)), "documents": corpus}
+    return {"source": features, "documents": corpus}
+
+
+def _check_comparison(compare: bool, run: Path | None) -> None:
+    if not compare:
+        return
+    from gloss_graph.training.snapshots import load_snapshots
+
+    if run is None:
+        raise ValueError("'compare' needs a finished run. Name it with --run.")
+    if load_snapshots(run) is None:
+        raise ValueError(
+            f"'compare' needs the record of the run's embeddings ({run} has none). Train it again "
+            "without --no-pictures."
+        )
+
+
+def _check_documents(context: typer.Context, labels: Sequence[int], ids: Sequence[int]) -> None:
+    """Refuse questions that these documents cannot answer."""
+    asked = context.params
+    for name in ("audit", "explain"):
+        wanted = asked[name] is not None and asked[name] is not False
+        if wanted and max(labels, default=-1) < 0:
+            raise ValueError(
+                f"'{name}' needs labeled documents (got none of {len(ids):,}). Name the column of "
+                "the labels with --label."
+            )
+    if asked["explain"] is not None and asked["explain"] not in set(ids):
+        raise ValueError(
+            f"'explain' must be the id of a document (got {asked['explain']}; ids go from "
+            f"{min(ids)} to {max(ids)}). Ids are the column doc_id of the node table."
+        )
+    if asked["pictures"] and not len(ids):
+        raise ValueError("'pictures' needs documents (got none).")
+
+
+class _Answers:
+    """Writes files about a graph into a folder, and collects what to print about them."""
+
+    def __init__(self, graph: Data, out: Path, seed: int, max_text: int | None) -> None:
+        self.graph, self.out, self.seed, self.max_text = graph, out, seed, max_text
+        self.said: list[Any] = []
+        self.files: list[Path] = []
+
+    def write(self, suffixes: list[str], title: str) -> None:
+        """Write the graph in every format."""
+        from gloss_graph.export import write_graph
+        from gloss_graph.visualization import write_html
+
+        for suffix in suffixes:
+            path = self.out / f"graph.{suffix}"
+            if suffix == "html":
+                longest = 1000 if self.max_text is None else self.max_text
+                write_html(self.graph, path, title=title, max_text=longest, progress=True)
+                self.files.append(path)
+                continue
+            with busy(f"Writing {path.name}"):
+                self.files += write_graph(self.graph, path, max_text=self.max_text)
+
+    @cached_property
+    def communities(self) -> np.ndarray:
+        """The community of every document."""
+        from gloss_graph.analysis import louvain_communities
+        from gloss_graph.export.graph_arrays import read_arrays
+
+        with busy("Finding communities"):
+            return louvain_communities(read_arrays(self.graph).links, seed=self.seed)
+
+    def measure(self) -> None:
+        """Measure graph and classes."""
+        from gloss_graph.analysis import measures
+        from gloss_graph.reports import measures_summary
+
+        communities = self.communities
+        with busy("Measuring"):
+            found = measures(self.graph, communities=communities, seed=self.seed)
+        self.said.append(measures_summary(found))
+        self._table(found, "measures")
+
+    def audit(self, top: int) -> None:
+        """Rank the labels that the others contradict."""
+        from gloss_graph.analysis import audit
+
+        suspects = audit(self.graph, seed=self.seed, progress=True)
+        self.said.append(suspects.summary(top))
+        self._table(suspects.table, "audit")
+        self._table(suspects.duplicates, "duplicates")
+        self._table(suspects.confusion.reset_index(), "confusion")
+
+    def explain(self, document: int, top: int) -> None:
+        """Find the labels that decide a document."""
+        from gloss_graph.analysis import explain
+        from gloss_graph.export import write_graph
+        from gloss_graph.visualization import plot_explanation
+
+        node = int((self.graph.doc_id == document).nonzero()[0])
+        reasons = explain(self.graph, node, top=None)
+        self._table(reasons.table, "explanation")
+        plot_explanation(reasons, self._file("explanation.png"))
+        shown = reasons.head(top)
+        place = self.out / "explanation.graphml"
+        self.files += write_graph(shown.to_networkx(), place, max_text=self.max_text)
+        self.said.append(Text(str(shown), no_wrap=True, overflow="ellipsis"))
+
+    def draw(self) -> None:
+        """Draw the map, the matrix and the histograms."""
+        from gloss_graph.visualization import (
+            plot_adjacency,
+            plot_communities,
+            plot_degrees,
+            plot_reach,
+        )
+
+        graph, communities = self.graph, self.communities
+        with busy("Drawing the map"):
+            file = self._file("map.png")
+            plot_communities(graph, file, communities=communities, seed=self.seed)
+        with busy("Drawing matrix and histograms"):
+            plot_adjacency(graph, self._file("adjacency.png"), communities=communities)
+            plot_degrees(graph, self._file("degrees.png"))
+            if bool(graph.seed_mask.any()):
+                plot_reach(graph, self._file("reach.png"))
+            else:
+                self.said.append("No reach.png: no document has a label.")
+
+    def compare(self, run: Path, k: int, bandwidth: Any, pictures: bool) -> None:
+        """Compare the graphs of a run before and after training."""
+        from gloss_graph.reports import measures_summary, run_change
+        from gloss_graph.visualization import plot_graph_change
+
+        with busy("Comparing before and after"):
+            change = run_change(run, k=k, bandwidth=bandwidth, seed=self.seed)
+            before, after = change.before, change.after
+            if pictures:
+                plot_graph_change(
+                    before.x,
+                    after.x,
+                    before.y,
+                    self._file("change.png"),
+                    label_names=before.label_names,
+                    seed=self.seed,
+                )
+        self._table(change.measures, "compare")
+        size = int(before.num_nodes)
+        self.said += [
+            f"\nBefore and after training, {size:,} labeled documents of the {change.split} part:",
+            measures_summary(change.measures),
+        ]
+        if len(change.churn):
+            self._table(change.churn, "churn")
+            self.said.append(_churn_table(change.churn))
+        if len(change.epochs):
+            self._table(change.epochs, "epochs")
+            self.said.append(_epoch_table(change.epochs))
+
+    def _file(self, name: str) -> Path:
+        self.files.append(self.out / name)
+        return self.files[-1]
+
+    def _table(self, frame: pd.DataFrame, name: str) -> None:
+        """Write a table whole or not at all, with texts as in every other format."""
+        from gloss_graph._internal.files import atomic_write
+        from gloss_graph.export.attributes import clean_text
+        from gloss_graph.text.writers import csv_bytes
+
+        frame = frame.copy()
+        for column in frame.columns:
+            if frame[column].map(lambda value: isinstance(value, str)).any():
+                limit = self.max_text if column in ("text", "other_text") else None
+                frame[column] = [clean_text(str(value), limit) for value in frame[column]]
+        frame.columns = [clean_text(str(column)) for column in frame.columns]
+        with atomic_write(self._file(f"{name}.csv")) as draft:
+            draft.write(csv_bytes(frame))
+
+
+def _churn_table(churn: pd.DataFrame) -> Table:
+    table = Table("from", "to", title="Edges of a fixed batch on the way", title_justify="left")
+    names = {"kept": "kept", "new": "new", "jaccard": "Jaccard", "homophily": "within a class"}
+    for heading in names.values():
+        table.add_column(heading, justify="right")
+    for row in churn.to_dict("records"):
+        table.add_row(str(row["start"]), str(row["end"]), *(_percent(row[name]) for name in names))
+    return table
+
+
+def _epoch_table(epochs: pd.DataFrame) -> Table:
+    import numpy as np
+
+    title = "Edge churn by epoch, fixed batch"
+    if len(epochs) > _EPOCH_ROWS:
+        title += f" ({_EPOCH_ROWS} of {len(epochs)}, all in epochs.csv)"
+        epochs = epochs.iloc[np.linspace(0, len(epochs) - 1, _EPOCH_ROWS).round().astype(int)]
+    table = Table(title=title, title_justify="left")
+    for heading in ("epoch", "edge churn", "within a class"):
+        table.add_column(heading, justify="right")
+    for row in epochs.to_dict("records"):
+        table.add_row(f"{row['epoch']:g}", _percent(row["edge_churn"]), _percent(row["homophily"]))
+    return table
+
+
+def _summary(graph: Data) -> Table:
+    """The graph in figures."""
+    import torch
+    from scipy.sparse.csgraph import connected_components
+    from torch_geometric.utils import to_scipy_sparse_matrix
+
+    from gloss_graph.export import edge_homophily
+
+    size, edge_index, weight = int(graph.num_nodes), graph.edge_index, graph.edge_weight
+    degree = torch.bincount(edge_index[0], minlength=size)
+    matrix = to_scipy_sparse_matrix(edge_index, num_nodes=size)
+    parts = int(connected_components(matrix, directed=False)[0]) if size else 0
+    figures = {
+        "documents": f"{size:,}",
+        "edges": f"{edge_index.size(1) // 2:,}",
+        "connected components": f"{parts:,}",
+        "isolated documents": f"{int((degree == 0).sum()):,}",
+    }
+    if size:
+        figures["degree, mean / largest"] = f"{degree.float().mean():.1f} / {degree.max()}"
+    if weight.numel():
+        spread = f"{weight.min():.3g} / {weight.median():.3g} / {weight.max():.3g}"
+        figures["weight, least / median / largest"] = spread
+    sigma = float(graph.bandwidth)
+    figures["bandwidth σ"] = f"{sigma:.3g}" if sigma == sigma else "per document"
+    if graph.search == "ivf":
+        figures["neighbors found (sample)"] = f"{100 * graph.recall:.1f} %"
+    labels = graph.y[graph.seed_mask]
+    figures["labeled documents"] = f"{labels.numel():,}"
+    if labels.numel():
+        figures["classes"] = str(labels.unique().numel())
+        if (alike := edge_homophily(graph)) == alike:
+            figures["edges within a class"] = _percent(alike)
+    table = Table(title="Document graph", show_header=False)
+    table.add_column()
+    table.add_column(justify="right")
+    for name, value in figures.items():
+        table.add_row(name, value)
+    return table
+
+
+def _percent(share: float) -> str:
+    return "-" if share != share else f"{100 * share:.1f} %"

@@ -1,159 +1,201 @@
-"""`gloss-graph train`: its options; those of its settings are made by `settings`."""
+"""What commands share: options, those made from the settings of a training run, and output."""
 
 from __future__ import annotations
 
+import inspect
 import os
-from functools import partial
+from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager
+from functools import cache, partial
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.console import Console
+from typer.core import TyperCommand
 
-from gloss_graph.cli.settings import given_settings
+from gloss_graph._internal.processes import is_main
+
+# Settings that the help lists first; the others stand under headings.
+_COMMON = (
+    *("loss", "epochs", "max_steps", "batch_size", "learning_rate", "graph_weight", "k"),
+    *("label_fraction", "labels_per_class", "seed", "device"),
+)
+_TYPED = "gloss_graph.settings"
 
 
 def path(value: str | os.PathLike[str]) -> Path:
-    """The path that was typed; `~` is the home folder, also in `--out=~/x`, which shells keep."""
+    """A typed path; `~` is the home folder, also in `--out=~/x`, which shells leave alone."""
     return Path(os.path.expanduser(value))
 
 
 def path_option(*names: str, **settings: Any) -> Any:
-    """The type of every option that takes a path; arguments as of `typer.Option`."""
+    """An option that takes a path; arguments as for `typer.Option`."""
     return typer.Option(*names, parser=path, **settings)
 
 
-# Options that `train` and `tune` share.
+document_option: Any = partial(typer.Option, rich_help_panel="Documents")
+
 Unlabeled = Annotated[Path | None, path_option(help="File of documents without labels.")]
-TextColumn = Annotated[str, typer.Option(help="Column of the texts.", rich_help_panel="Documents")]
-LabelColumn = Annotated[
-    str, typer.Option(help="Column of the labels.", rich_help_panel="Documents")
-]
-SecondTexts = Annotated[
-    str | None,
-    typer.Option(help="Column of second texts, for pairs.", rich_help_panel="Documents"),
-]
-Pooling = Annotated[
-    str | None, typer.Option(help="cls, mean or last.", rich_help_panel="Documents")
-]
-MaxLength = Annotated[
-    int, typer.Option(min=1, help="Tokens kept of a document.", rich_help_panel="Documents")
-]
+TextColumn = Annotated[str, document_option(help="Column of the texts.")]
+LabelColumn = Annotated[str, document_option(help="Column of the labels.")]
+SecondTexts = Annotated[str | None, document_option(help="Column of second texts, for pairs.")]
+Pooling = Annotated[str | None, document_option(help="cls, mean or last.")]
+MaxLength = Annotated[int, document_option(min=1, help="Tokens kept per document.")]
 Config = Annotated[
     Path | None,
-    path_option(help="YAML file of settings, as graph.k: 8; options and --set go before it."),
+    path_option(help="YAML file of settings, as graph: {k: 8}; the command line overrides it."),
 ]
 Set = Annotated[
     list[str] | None,
     typer.Option("--set", help="A setting, name=value or part.name=value; repeatable."),
 ]
-_Model: Any = partial(typer.Option, rich_help_panel="Graph models (--model)")
 
 
-def train(
-    context: typer.Context,
-    train: Annotated[Path, path_option(help="CSV, TSV, JSONL or Parquet (also .gz).")],
-    out: Annotated[Path, path_option(help="New or empty run folder.")],
-    val: Annotated[
-        Path | None, path_option(help="Validation file; else 10 % of train, none with few labels.")
-    ] = None,
-    test: Annotated[Path | None, path_option(help="Test file.")] = None,
-    unlabeled: Unlabeled = None,
-    encoder: Annotated[
-        str, typer.Option(help="minilm, a hub id, a folder, or none for --features.")
-    ] = "minilm",
-    features: Annotated[
-        Path | None,
-        path_option(help="npy, pt, safetensors or Parquet: rows of train, val, test, unlabeled."),
-    ] = None,
-    config: Config = None,
-    settings: Set = None,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Continue the interrupted run in --out.")
-    ] = False,
-    save_steps: Annotated[
-        int | None,
-        typer.Option(
-            help="Steps between checkpoints; else at every evaluation; 0: none.",
-            rich_help_panel="Training",
-        ),
-    ] = None,
-    text: TextColumn = "text",
-    label: LabelColumn = "label",
-    text_b: SecondTexts = None,
-    multilabel: Annotated[
-        bool,
-        typer.Option(
-            help="Several labels per document, joined by --separator or in lists.",
-            rich_help_panel="Documents",
-        ),
-    ] = False,
-    separator: Annotated[
-        str,
-        typer.Option(help="Between the labels of a document.", rich_help_panel="Documents"),
-    ] = ";",
-    pooling: Pooling = None,
-    max_length: MaxLength = 128,
-    model: Annotated[
-        str,
-        _Model(help="encoder; or text-gcn, bert-gcn: a graph of documents and their words."),
-    ] = "encoder",
-    window: Annotated[int, _Model(help="Words per window.")] = 20,
-    min_count: Annotated[int, _Model(help="Rarer words are left out.")] = 5,
-    stop_words: Annotated[
-        bool, _Model(help="Leave out English stop words; not for short texts.")
-    ] = True,
-    cleaning: Annotated[
-        str, _Model(help="Words: unicode; or published, of ASCII letters alone.")
-    ] = "unicode",
-    hidden: Annotated[int | None, _Model(help="Width of the hidden graph layer; else 200.")] = None,
-    gnn: Annotated[str, _Model(help="gcn or gat, of bert-gcn.")] = "gcn",
-    fine_tune_epochs: Annotated[
-        int, _Model(help="Epochs of the encoder alone, before bert-gcn.")
-    ] = 10,
-    fine_tune_rate: Annotated[float, _Model(help="Their learning rate.")] = 1e-4,
-) -> None:
-    """Fine-tune an encoder on your own files and score it."""
-    from gloss_graph.cli.models import refuse_model_options, run_model
-    from gloss_graph.cli.train import run_train
-    from gloss_graph.training import TrainConfig
+class SettingsCommand(TyperCommand):
+    """A command with an option per setting of a training run, made when the command is used."""
 
-    if model != "encoder":
-        run_model(model, context)
-        return
-    refuse_model_options(context)
-    given = given_settings(context, config, settings or [])
-    if features is not None:
-        # An adapter of features is new and takes larger steps than a pretrained encoder.
-        given = {"learning_rate": 1e-3, "warm_start_rate": 1e-3, **given}
-    columns = {"text": text, "label": label, "text_b": text_b}
-    if multilabel:
-        columns["separator"] = separator
-    run_train(
-        train,
-        val,
-        test,
-        out,
-        TrainConfig.from_flat(given),
-        encoder_name=encoder,
-        pooling=pooling,
-        max_length=max_length,
-        columns=columns,
-        unlabeled=unlabeled,
-        features=features,
-        command=typed(context),
-        resume=resume,
-        save_steps=save_steps,
+    #: The settings; None for all.
+    shown: tuple[str, ...] | None = None
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        """All parameters, `--help` last."""
+        *own, last = super().get_params(ctx)
+        return [*own, *_setting_options(self.shown), last]
+
+
+class FewSettingsCommand(SettingsCommand):
+    """The settings that a search usually fixes; `--set` takes the others."""
+
+    shown = (
+        *("loss", "label_fraction", "labels_per_class", "epochs", "max_steps"),
+        *("eval_steps", "batch_size", "seed"),
     )
 
 
-def typed(context: typer.Context) -> list[str]:
-    """The words of the command line, as `main` got them."""
+@cache
+def _setting_options(names: tuple[str, ...] | None) -> list[Any]:
+    from gloss_graph.training.config import SETTINGS
+
+    def stands_in() -> None: ...
+
+    parameters = []
+    for name in SETTINGS if names is None else names:
+        one = SETTINGS[name]
+        kinds = [kind for kind in one.kinds if kind is not type(None)]
+        kind: Any = kinds[0] if len(kinds) == 1 else str
+        option = typer.Option(
+            help=one.help,
+            expose_value=False,
+            callback=_collect,
+            rich_help_panel=None if name in _COMMON else one.group,
+        )
+        annotation = Annotated[kind | None if type(None) in one.kinds else kind, option]
+        parameters.append(
+            inspect.Parameter(
+                name,
+                inspect.Parameter.KEYWORD_ONLY,
+                default=one.default,
+                annotation=annotation,
+            )
+        )
+    stands_in.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    stands_in.__annotations__ = {each.name: each.annotation for each in parameters}
+    # This command never runs: typer makes the options from its signature.
+    maker = typer.Typer(add_completion=False)
+    maker.command()(stands_in)
+    return list(typer.main.get_command(maker).params)
+
+
+def _collect(context: typer.Context, parameter: typer.CallbackParam, value: Any) -> Any:
+    name = parameter.name or ""
+    if was_typed(context, name):
+        context.meta.setdefault(_TYPED, {})[name] = value
+    return value
+
+
+def was_typed(context: typer.Context, name: str) -> bool:
+    """Whether an option stands on the command line."""
+    source = context.get_parameter_source(name)
+    return source is not None and source.name not in ("DEFAULT", "DEFAULT_MAP")
+
+
+def typed_settings(context: typer.Context) -> dict[str, Any]:
+    """The settings whose options stand on the command line, by name."""
+    return dict(context.meta.get(_TYPED, {}))
+
+
+def flag(name: str) -> str:
+    """An option as it is typed."""
+    return "--" + name.replace("_", "-")
+
+
+def typed_words(context: typer.Context) -> list[str]:
+    """The words of the command line."""
     return ["gloss-graph", *(context.find_root().obj or [])]
 
 
-def number_or_name(value: str) -> float | str:
-    """A number where the word is one, else the word: the name of a rule."""
+def given_settings(
+    context: typer.Context, config: Path | None, words: Iterable[str] | None
+) -> dict[str, Any]:
+    """Settings by name: those of the `config` file, overridden by `--set` words and options.
+
+    Raises:
+        ValueError: An unknown part or setting, with the nearest name; a value of a wrong type; two
+            values for one setting on the command line.
+    """
+    from gloss_graph.training.config import parse_value
+
+    found = set_settings(words)
+    for name, value in typed_settings(context).items():
+        if isinstance(value, str):
+            value = parse_value(name, value)
+        if name in found and found[name] != value:
+            raise ValueError(f"{name!r} is {value!r}, but {found[name]!r} in --set. Give it once.")
+        found[name] = value
+    return file_settings(config) | found
+
+
+def set_settings(words: Iterable[str] | None) -> dict[str, Any]:
+    """Settings by name from `name=value` and `part.name=value`."""
+    from gloss_graph.training.config import parse_value, setting_named
+
+    found: dict[str, Any] = {}
+    for word in words or ():
+        name, equals, written = (part.strip() for part in word.partition("="))
+        if not equals:
+            raise ValueError(f"'set' must read name=value (got {word!r}).")
+        one = setting_named(name)
+        if one.name in found:
+            raise ValueError(f"'set' must name a setting once (got {one.name!r} twice).")
+        found[one.name] = parse_value(name, written)
+    return found
+
+
+def file_settings(file: Path | None) -> dict[str, Any]:
+    """Settings by name from a YAML file: `k: 8`, `graph.k: 8` or `graph: {k: 8}`."""
+    if file is None:
+        return {}
+    from gloss_graph._internal.limits import read_yaml
+    from gloss_graph.training.config import read_settings
+
     try:
-        return float(value)
-    except ValueError:
-        return value
+        content = read_yaml(file)
+    except FileNotFoundError:
+        raise ValueError(f"'config' must be a file that exists (got {file}).") from None
+    if not isinstance(content, Mapping):
+        raise ValueError(f"'config' must hold settings and their values ({file} does not).")
+    return dict(read_settings(content, str(file)))
+
+
+def say(line: Any, *, style: str | None = None) -> None:
+    """Print a table, or a line as it is and unbroken; only in the main process."""
+    if is_main():
+        whole = isinstance(line, str)
+        console = Console()
+        console.print(line, style=style, highlight=False, markup=False, soft_wrap=whole)
+
+
+def busy(message: str) -> AbstractContextManager[Any]:
+    """A spinner on stderr."""
+    return Console(stderr=True).status(message)

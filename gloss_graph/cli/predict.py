@@ -2,64 +2,80 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-import pyarrow as pa
-from rich.console import Console
+import typer
 
-from gloss_graph._internal.files import utf8_folder
-from gloss_graph.cli.models import model_of, predict_by_model
-from gloss_graph.cli.predictions import answered, check_output
-from gloss_graph.text import read_features, read_table
-from gloss_graph.text.corpora import SEPARATOR
-from gloss_graph.text.tables import has_column
-from gloss_graph.text.writers import joined_names, write_table
-from gloss_graph.training import Prediction, Run
-from gloss_graph.training.multilabel import THRESHOLD
+from gloss_graph.cli.options import document_option, flag, path_option, say
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from gloss_graph.text import Corpus
+    from gloss_graph.training import Run
 
 _TOP = 3
+_TEXTS = ("text", "text_b")
 
 
-def run_predict(
-    run: Path,
-    source: Path,
-    out: Path,
-    *,
-    features: Path | None = None,
-    text: str,
-    text_b: str | None,
-    mode: str,
-    anchor: float | None,
-    rule: str | None,
-) -> dict[str, Any]:
-    """Write the columns of the file, label, probability, confidence and reasons of every document.
+def predict(
+    run: Annotated[Path, path_option(help="Run folder of gloss-graph train.")],
+    input: Annotated[Path, path_option(help="CSV, TSV, JSONL or Parquet (also .gz).")],
+    output: Annotated[
+        Path, path_option(help="File to write: .csv, .tsv, .jsonl (also .gz) or .parquet.")
+    ],
+    features: Annotated[
+        Path | None, path_option(help="Features of the documents, for a run on features.")
+    ] = None,
+    text: Annotated[str, document_option(help="Column of the texts.")] = "text",
+    text_b: Annotated[
+        str | None, document_option(help="Column of second texts, for pairs.")
+    ] = None,
+    mode: Annotated[
+        str,
+        typer.Option(help="inductive: each document by itself; transductive: all in one graph."),
+    ] = "inductive",
+    anchor: Annotated[
+        float | None, typer.Option(help="Share of the frozen similarity; else the run's.")
+    ] = None,
+    rule: Annotated[
+        str | None, typer.Option(help="harmonic, spreading or poisson; else the run's.")
+    ] = None,
+) -> None:
+    """Label documents by propagation over the training documents, with reasons.
 
-    Of a run on label sets: `labels`, joined as in the files it was trained on, and the probability
-    of every class. The suffix of `out` names the format.
-
-    Returns:
-        What was written, column by column.
+    The columns of the input are kept. Runs on label sets give `labels`, joined as in the training
+    files, and the probability of every class.
     """
-    check_output(out)
-    if (kind := model_of(run)) is not None:
+    from gloss_graph._internal.files import utf8_folder
+    from gloss_graph.text import read_features, read_table
+    from gloss_graph.text.tables import has_column
+    from gloss_graph.text.writers import write_table
+
+    check_output(output)
+    if (kind := _model_of(run)) is not None:
         given = {"text_b": text_b, "features": features, "anchor": anchor, "rule": rule}
         refused = [name for name, value in given.items() if value is not None]
         refused += ["mode"] if mode != "inductive" else []
-        return predict_by_model(kind, run, source, out, text=text, refused=refused)
+        _predict_by_model(kind, run, input, output, text=text, refused=refused)
+        return
+    from gloss_graph.training import Run
+
     loaded = Run(utf8_folder(run))
     if not loaded.on_features and (text_b is not None) != loaded.on_pairs:
         what = "name the column of second texts" if loaded.on_pairs else "be left out"
         kind = "pairs" if loaded.on_pairs else "single texts"
         raise ValueError(f"'--text-b' must {what}, as the run was trained on {kind} ({run}).")
-    column = None if loaded.on_features and not has_column(source, text) else text
-    corpus = read_table(source, text=column, label=None, text_b=text_b)
-    answers = _answer_names(loaded)
-    table = answered(source, corpus, text=column, text_b=text_b, answers=answers)
+    column = None if loaded.on_features and not has_column(input, text) else text
+    corpus = read_table(input, text=column, label=None, text_b=text_b)
+    names = _answer_names(loaded)
+    table = input_columns(input, corpus, text=column, text_b=text_b, answers=names)
     rows = None if features is None else read_features(features)
     if rows is not None and len(rows) != len(corpus):
         raise ValueError(
-            f"'features' must have a row a document (got {len(rows)} for {len(corpus)})."
+            f"'features' must have a row per document (got {len(rows)} for {len(corpus)})."
         )
     answer = loaded.predict(
         corpus.texts,
@@ -71,27 +87,127 @@ def run_predict(
         progress=True,
     )
     reasons = answer.explanation
-    table |= (_sets if loaded.multilabel else _classes)(loaded, answer)
-    for rank in range(_TOP):
-        ids = reasons.ids[:, rank].tolist()
-        known = [id_ if id_ >= 0 else None for id_ in ids]
-        table[f"reason_{rank + 1}_id"] = pa.array(known, pa.int64())
-        table[f"reason_{rank + 1}_share"] = _short(reasons.shares[:, rank].tolist())
-        table[f"reason_{rank + 1}_text"] = [loaded.texts.get(id_, "") for id_ in ids]
-        if loaded.on_pairs:
-            table[f"reason_{rank + 1}_text_b"] = [loaded.texts_b.get(id_, "") for id_ in ids]
+    scores = (reasons.probabilities, reasons.confidence, answer.linear)
+    table |= (_set_columns if loaded.multilabel else _class_columns)(loaded, *scores)
+    table |= _reason_columns(loaded, reasons.ids, reasons.shares)
+    write_table(output, table)
+    confidence = 100 * float(reasons.confidence.mean())
+    say(f"{len(corpus)} documents, {confidence:.0f} % mean confidence.")
+    say(f"Predictions: {output}")
+
+
+def _model_of(run: Path) -> str | None:
+    """The graph model of a run folder; None if it is of another kind or cannot be read."""
+    from gloss_graph.runs import RunFolder
+
+    try:
+        model = RunFolder(run).settings().get("model")
+    except (OSError, ValueError):
+        return None
+    return model if isinstance(model, str) else None
+
+
+def _predict_by_model(
+    model: str, run: Path, source: Path, out: Path, *, text: str, refused: list[str]
+) -> None:
+    """Label new documents with the encoder head of a BertGCN run.
+
+    Raises:
+        ValueError: A run of TextGCN, which cannot; an option that is for propagation.
+    """
+    import torch
+
+    from gloss_graph._internal.files import utf8_folder
+    from gloss_graph.baselines.text_gcn import NEW_DOCUMENTS
+    from gloss_graph.runs import RunFolder
+    from gloss_graph.text import read_table
+    from gloss_graph.text.writers import write_table
+    from gloss_graph.training import TextClassifier
+
+    if model != "bert-gcn":
+        raise ValueError(f"The run {run} is of --model {model}. {NEW_DOCUMENTS}")
+    if refused:
+        raise ValueError(
+            f"'{flag(refused[0])}' must be left out for a run of --model {model}, whose "
+            "encoder head labels new documents: no graph holds them."
+        )
+    folder = RunFolder(utf8_folder(run))
+    try:
+        folder.check_digests(folder.settings())
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"'run' must be a folder written by gloss-graph train ({error})."
+        ) from error
+    classifier = TextClassifier.load(folder.model)
+    corpus = read_table(source, text=text, label=None)
+    answers = ("label", "probability")
+    table = input_columns(source, corpus, text=text, text_b=None, answers=answers)
+    rows = classifier.encoder.embed(corpus, progress=True)
+    with torch.no_grad():
+        best = classifier.head(rows).softmax(dim=1).max(dim=1)
+    table["label"] = [classifier.label_names[place] for place in best.indices.tolist()]
+    table["probability"] = best.values.tolist()
     write_table(out, table)
-    console = Console()
-    console.print(
-        f"{len(corpus)} documents, {100 * float(reasons.confidence.mean()):.0f} % mean confidence.",
-        highlight=False,
-    )
-    console.print(f"Predictions: {out}", highlight=False, markup=False, soft_wrap=True)
+    say(f"{len(corpus):,} documents labeled by the encoder head: {out}")
+
+
+def check_output(out: Path) -> None:
+    """Refuse an output that cannot be written, before any work.
+
+    Raises:
+        ValueError: A suffix that names no format.
+        FileExistsError: There is such a file.
+        FileNotFoundError: There is no such folder.
+    """
+    from gloss_graph.text.tables import table_suffix
+
+    table_suffix(out, "output")
+    if out.exists():
+        raise FileExistsError(f"'output' must not exist ({out} does). Choose another name.")
+    if not out.parent.is_dir():
+        raise FileNotFoundError(
+            f"'output' must lie in a folder that exists ({out.parent} does not). Create it first."
+        )
+
+
+def input_columns(
+    source: Path,
+    corpus: Corpus,
+    *,
+    text: str | None,
+    text_b: str | None,
+    answers: Collection[str],
+) -> dict[str, Any]:
+    """The columns of the input, in their order and of their types, to which the answers are added.
+
+    The texts are named `text` and `text_b`. Another column of an answer's name gets the prefix
+    `input_`. Without a column of texts, documents are named by their place in the file.
+
+    Raises:
+        ValueError: Two columns of one name, or of `input_` and that of an answer.
+    """
+    from gloss_graph.text.tables import read_columns
+
+    wanted = [name for name in (text, text_b) if name is not None]
+    columns = read_columns(source, wanted, rest=True).rest
+    table: dict[str, Any] = {} if text is not None else {"text": corpus.texts}
+    taken = {*answers, *(_TEXTS if text_b is not None else _TEXTS[:1])}
+    for name, values in columns.items():
+        if name in wanted:
+            table[_TEXTS[wanted.index(name)]] = values
+            continue
+        kept = f"input_{name}" if name in taken else name
+        if kept != name and kept in columns:
+            raise ValueError(
+                f"{source} must not have both columns {name!r} and {kept!r}: {name!r} is the name "
+                f"of a prediction, and the column is kept as {kept!r}. Rename one."
+            )
+        table[kept] = values
     return table
 
 
 def _answer_names(run: Run) -> list[str]:
-    """Columns that every output has but for the texts."""
+    """Columns that every output has besides the texts."""
     names = ["label", "probability", "confidence", "linear_label", "linear_probability"]
     if run.multilabel:
         names = ["labels", "confidence", "linear_labels"]
@@ -101,35 +217,59 @@ def _answer_names(run: Run) -> list[str]:
     return names + [f"reason_{rank + 1}_{part}" for rank in range(_TOP) for part in parts]
 
 
-def _short(values: list[float]) -> list[float]:
-    """Six digits, which is more than the numbers are good for."""
-    return [float(f"{value:.6g}") for value in values]
+def _short(values: Tensor) -> list[float]:
+    """Six digits; more are noise."""
+    return [float(f"{value:.6g}") for value in values.tolist()]
 
 
-def _classes(run: Run, answer: Prediction) -> dict[str, list[Any]]:
+def _class_columns(
+    run: Run, probabilities: Tensor, confidence: Tensor, linear: Tensor
+) -> dict[str, list[Any]]:
     """Columns of the one class of every document."""
     names = run.label_names
-    probability, label = answer.explanation.probabilities.max(dim=1)
-    linear_probability, linear = answer.linear.max(dim=1)
+    probability, label = probabilities.max(dim=1)
+    linear_probability, linear_label = linear.max(dim=1)
     return {
         "label": [names[c] for c in label.tolist()],
-        "probability": _short(probability.tolist()),
-        "confidence": _short(answer.explanation.confidence.tolist()),
-        "linear_label": [names[c] for c in linear.tolist()],
-        "linear_probability": _short(linear_probability.tolist()),
+        "probability": _short(probability),
+        "confidence": _short(confidence),
+        "linear_label": [names[c] for c in linear_label.tolist()],
+        "linear_probability": _short(linear_probability),
     }
 
 
-def _sets(run: Run, answer: Prediction) -> dict[str, list[Any]]:
+def _set_columns(
+    run: Run, probabilities: Tensor, confidence: Tensor, linear: Tensor
+) -> dict[str, list[Any]]:
     """Columns of the label set of every document, and of every class."""
-    spread, linear, names = answer.explanation.probabilities, answer.linear, run.label_names
+    from gloss_graph.text.corpora import SEPARATOR
+    from gloss_graph.text.writers import joined_names
+    from gloss_graph.training.multilabel import THRESHOLD
+
+    names = run.label_names
     separator = run.settings.get("data", {}).get("separator", SEPARATOR)
     table: dict[str, list[Any]] = {
-        "labels": joined_names((spread >= THRESHOLD).numpy(), names, separator),
-        "confidence": _short(answer.explanation.confidence.tolist()),
+        "labels": joined_names((probabilities >= THRESHOLD).numpy(), names, separator),
+        "confidence": _short(confidence),
         "linear_labels": joined_names((linear >= THRESHOLD).numpy(), names, separator),
     }
-    for head, values in (("probability", spread), ("linear_probability", linear)):
-        for name, column in zip(names, values.T.tolist(), strict=True):
+    for head, values in (("probability", probabilities), ("linear_probability", linear)):
+        for name, column in zip(names, values.T, strict=True):
             table[f"{head}[{name}]"] = _short(column)
+    return table
+
+
+def _reason_columns(run: Run, ids: Tensor, shares: Tensor) -> dict[str, Any]:
+    """Columns of the labeled documents that decided most."""
+    import pyarrow
+
+    table: dict[str, Any] = {}
+    for rank in range(_TOP):
+        found, name = ids[:, rank].tolist(), f"reason_{rank + 1}"
+        known = [id_ if id_ >= 0 else None for id_ in found]
+        table[f"{name}_id"] = pyarrow.array(known, pyarrow.int64())
+        table[f"{name}_share"] = _short(shares[:, rank])
+        table[f"{name}_text"] = [run.texts.get(id_, "") for id_ in found]
+        if run.on_pairs:
+            table[f"{name}_text_b"] = [run.texts_b.get(id_, "") for id_ in found]
     return table

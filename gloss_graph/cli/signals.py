@@ -1,4 +1,4 @@
-"""What stops a command from outside: Ctrl-C, SIGTERM, and a reader that closes the pipe."""
+"""How a command is stopped: Ctrl-C, SIGTERM, and a reader that closes the pipe."""
 
 from __future__ import annotations
 
@@ -12,24 +12,22 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
-from gloss_graph._internal.launched import is_main, launched
+from gloss_graph._internal.processes import is_main, launched
 
 #: Exit status after Ctrl-C and after SIGTERM, as shells count them.
 INTERRUPTED, TERMINATED = 130, 143
 #: Set for processes that help another one: they say nothing when they are stopped.
 HELPER = "GLOSS_GRAPH_ABLATE_HELPER"
 _PATIENCE = 10.0
-
-
-class Terminated(KeyboardInterrupt):
-    """SIGTERM; a `KeyboardInterrupt`, so that whatever cleans up after Ctrl-C does so here too."""
-
-
 _kept: Callable[[], str] = str
 
 
+class Terminated(KeyboardInterrupt):
+    """SIGTERM; a `KeyboardInterrupt`, so that code that cleans up after Ctrl-C does so here too."""
+
+
 def farewell(stop: BaseException) -> tuple[str, int]:
-    """The line that ends a stopped command, empty where it says nothing, and its exit status."""
+    """The last line of a stopped command, empty for helpers, and its exit status."""
     ended = isinstance(stop, Terminated)
     status = TERMINATED if ended else INTERRUPTED
     if os.environ.get(HELPER) or not is_main():
@@ -39,11 +37,7 @@ def farewell(stop: BaseException) -> tuple[str, int]:
 
 @contextmanager
 def keeping(kept: Callable[[], str]) -> Iterator[None]:
-    """If the block is interrupted, the last line of the command says what was kept.
-
-    Args:
-        kept: Makes that sentence, when it is needed.
-    """
+    """If the block is interrupted, the last line of the command is the sentence of `kept()`."""
     global _kept
     before, _kept = _kept, kept
     try:
@@ -59,20 +53,20 @@ def stoppable() -> Iterator[None]:
     """While open, Ctrl-C raises `KeyboardInterrupt` and SIGTERM `Terminated`.
 
     During an import both end the process at once: there an exception may be swallowed, or leave
-    half a module, and nothing needs to be undone, since files are written whole or not at all.
-    Without effect outside of the main thread.
+    half a module. Nothing needs to be undone, since files are written whole or not at all. No
+    effect outside of the main thread.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    handlers = {signal.SIGINT: _stop}
+    numbers = [signal.SIGINT]
     if launched() == 1:
         # A launcher's processes wait for each other in calls that no Python code interrupts.
-        handlers[signal.SIGTERM] = _stop
+        numbers.append(signal.SIGTERM)
     before = {
-        number: signal.signal(number, handler)
-        for number, handler in handlers.items()
-        # Ignored for a process in the background of a shell, and so it stays.
+        number: signal.signal(number, _stop)
+        for number in numbers
+        # Shells ignore it for processes in the background.
         if signal.getsignal(number) is not signal.SIG_IGN
     }
     try:
@@ -101,12 +95,12 @@ def _importing(frame: FrameType | None) -> bool:
 
 
 def end_quietly() -> None:
-    """From here on, at the end of a program, Ctrl-C changes nothing."""
+    """Ignore Ctrl-C from here on, at the end of a program."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def follow_parent() -> None:
-    """End this process when the one that started it with a pipe as stdin has ended, however."""
+    """End this process when the parent that holds the other end of its stdin has ended."""
     threading.Thread(target=_wait_for_parent, daemon=True).start()
 
 
@@ -120,11 +114,7 @@ def _wait_for_parent() -> None:
 
 
 class ClosedPipe:
-    """A text stream that goes on in silence once its reader is gone, as in `train ... | head`.
-
-    Args:
-        stream: The stream, of which everything else is passed on.
-    """
+    """A text stream that goes on in silence once its reader is gone, as in `train ... | head`."""
 
     def __init__(self, stream: Any) -> None:
         self._stream = stream

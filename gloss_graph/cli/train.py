@@ -2,106 +2,171 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import fields, replace
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from rich.console import Console
+import typer
 from rich.table import Table
 
 from gloss_graph._internal.processes import is_main
-from gloss_graph._internal.timing import STAGES, stage_seconds
-from gloss_graph.cli.report import draw_report
-from gloss_graph.cli.signals import keeping
-from gloss_graph.runs import RunFolder, read_run
-from gloss_graph.text import (
-    Corpus,
-    FeatureEncoder,
-    Splits,
-    TextEncoder,
-    load_encoder,
-    read_features,
-    read_splits,
-    read_table,
-    with_features,
+from gloss_graph.cli.options import (
+    Config,
+    LabelColumn,
+    MaxLength,
+    Pooling,
+    SecondTexts,
+    Set,
+    TextColumn,
+    Unlabeled,
+    busy,
+    document_option,
+    flag,
+    given_settings,
+    path_option,
+    say,
+    typed_settings,
+    typed_words,
+    was_typed,
 )
-from gloss_graph.text.origins import describe_file
-from gloss_graph.text.tables import has_column
-from gloss_graph.training import RunResult, TrainConfig, train_text, with_unlabeled
-from gloss_graph.training.checkpoints import Checkpoints, different
-from gloss_graph.training.config import DEFAULTS
-from gloss_graph.training.multilabel import check_multilabel
-from gloss_graph.training.parameters import check_run
-from gloss_graph.training.processes import check_same_everywhere, join_processes, on_main
-from gloss_graph.visualization import plot_stage_times, plot_training
+from gloss_graph.cli.signals import keeping
 
 if TYPE_CHECKING:
-    from gloss_graph.baselines import GraphModelResult
+    from gloss_graph.baselines import GraphModelConfig, GraphModelResult
+    from gloss_graph.text import FeatureEncoder, Splits, TextEncoder
+    from gloss_graph.training import RunResult, TrainConfig
+
+_MODEL_PANEL = "Graph models (--model)"
+_model_option: Any = partial(typer.Option, rich_help_panel=_MODEL_PANEL)
+# Options for what is read and written that apply to both graph models, and to bert-gcn.
+_MODEL_FILES = ("train", "val", "test", "out", "unlabeled", "text", "label", "model")
+_MODEL_ENCODER = ("encoder", "pooling", "max_length")
+_Files = tuple[Path, Path | None, Path | None, Path | None]
 
 
-def run_train(
-    train: Path,
-    val: Path | None,
-    test: Path | None,
-    out: Path,
-    config: TrainConfig,
-    *,
-    encoder_name: str,
-    pooling: Any,
-    max_length: int,
-    columns: dict[str, Any],
-    unlabeled: Path | None = None,
-    features: Path | None = None,
-    command: list[str] | None = None,
-    resume: bool = False,
-    save_steps: int | None = None,
-) -> RunResult | None:
-    """Train on files and print the scores; see `gloss-graph train --help`.
+def train(
+    context: typer.Context,
+    train: Annotated[Path, path_option(help="CSV, TSV, JSONL or Parquet (also .gz).")],
+    out: Annotated[Path, path_option(help="New or empty run folder.")],
+    val: Annotated[
+        Path | None, path_option(help="Validation file; else 10 % of train, none with few labels.")
+    ] = None,
+    test: Annotated[Path | None, path_option(help="Test file.")] = None,
+    unlabeled: Unlabeled = None,
+    encoder: Annotated[
+        str, typer.Option(help="minilm, a hub id, a folder, or none for --features.")
+    ] = "minilm",
+    config: Config = None,
+    settings: Set = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Continue the interrupted run in --out.")
+    ] = False,
+    save_steps: Annotated[
+        int | None,
+        typer.Option(
+            help="Steps between checkpoints; else at every evaluation; 0: none.",
+            rich_help_panel="Training",
+        ),
+    ] = None,
+    text: TextColumn = "text",
+    label: LabelColumn = "label",
+    text_b: SecondTexts = None,
+    features: Annotated[
+        Path | None,
+        path_option(
+            help="npy, pt, safetensors or Parquet: rows of train, val, test, unlabeled.",
+            rich_help_panel="Documents",
+        ),
+    ] = None,
+    multilabel: Annotated[
+        bool, document_option(help="Several labels per document, joined by --separator or lists.")
+    ] = False,
+    separator: Annotated[str, document_option(help="Between the labels of a document.")] = ";",
+    pooling: Pooling = None,
+    max_length: MaxLength = 128,
+    model: Annotated[
+        str,
+        _model_option(help="encoder; or text-gcn, bert-gcn: a graph of documents and their words."),
+    ] = "encoder",
+    window: Annotated[int, _model_option(help="Words per window.")] = 20,
+    min_count: Annotated[int, _model_option(help="Rarer words are left out.")] = 5,
+    stop_words: Annotated[
+        bool, _model_option(help="Leave out English stop words; not for short texts.")
+    ] = True,
+    cleaning: Annotated[
+        str, _model_option(help="Words: unicode; or published, of ASCII letters alone.")
+    ] = "unicode",
+    hidden: Annotated[
+        int | None, _model_option(help="Width of the hidden graph layer; else 200.")
+    ] = None,
+    gnn: Annotated[str, _model_option(help="gcn or gat, of bert-gcn.")] = "gcn",
+    fine_tune_epochs: Annotated[
+        int, _model_option(help="Epochs of the encoder alone, before bert-gcn.")
+    ] = 10,
+    fine_tune_rate: Annotated[float, _model_option(help="Their learning rate.")] = 1e-4,
+) -> None:
+    """Fine-tune an encoder on your own files and score it."""
+    if model != "encoder":
+        _train_model(model, context)
+        return
+    _check_no_model_options(context)
+    given = given_settings(context, config, settings)
 
-    Returns None where `resume` finds a finished run.
-    """
-    check_run(config, on_features=features is not None)
-    join_processes(config.device)
-    check_same_everywhere({"command": (command or [])[1:]})
-    console = Console(quiet=not is_main())
+    from gloss_graph.runs import RunFolder
+    from gloss_graph.text import FeatureEncoder, load_encoder, read_features, with_features
+    from gloss_graph.text.tables import has_column
+    from gloss_graph.training import TrainConfig
+    from gloss_graph.training.checkpoints import Checkpoints
+    from gloss_graph.training.multilabel import check_multilabel
+    from gloss_graph.training.parameters import check_run
+    from gloss_graph.training.processes import check_same_everywhere, join_processes, on_main
+
+    if features is not None:
+        # An adapter of features is new and takes larger steps than a pretrained encoder.
+        given = {"learning_rate": 1e-3, "warm_start_rate": 1e-3, **given}
+    chosen = TrainConfig.from_flat(given)
+    check_run(chosen, on_features=features is not None)
+    join_processes(chosen.device)
+    command = typed_words(context)
+    check_same_everywhere({"command": command[1:]})
     if resume and RunFolder(out).is_finished:
-        _check_finished(out, config)
-        console.print(
-            f"The run is finished, there is nothing to resume. Run folder: {out}",
-            highlight=False,
-            markup=False,
-            soft_wrap=True,
-        )
-        return None
+        _check_finished(out, chosen)
+        say(f"The run is finished, there is nothing to resume. Run folder: {out}")
+        return
     # Refused before anything is read.
     on_main(RunFolder(out).check_new)
     if resume and not Checkpoints(out).begun:
-        console.print("Nothing to resume: the run starts.", style="dim")
-    if (encoder_name == "none") != (features is not None):
+        say("Nothing to resume: the run starts.", style="dim")
+    if (encoder == "none") != (features is not None):
         raise ValueError("'features' must be given exactly with encoder 'none'.")
-    if features is not None and not has_column(train, columns["text"]):
-        columns = {**columns, "text": None}
-    if "separator" in columns:
-        check_multilabel(config)
-    splits, config = read_files(train, val, test, unlabeled, config, columns, console)
-    files = described_files(train, unlabeled, columns, splits)
-    encoder: TextEncoder | FeatureEncoder
+    columns: dict[str, Any] = {"text": text, "label": label, "text_b": text_b}
+    if features is not None and not has_column(train, text):
+        columns["text"] = None
+    if multilabel:
+        columns["separator"] = separator
+        check_multilabel(chosen)
+    splits, chosen = read_files((train, val, test, unlabeled), chosen, columns)
+    described = described_files(train, unlabeled, columns, splits)
+    untrained: TextEncoder | FeatureEncoder
     if features is None:
-        encoder = load_encoder(encoder_name, pooling=pooling, max_length=max_length)
+        untrained = load_encoder(encoder, pooling=pooling, max_length=max_length)
     else:
         table = read_features(features)
         splits = with_features(splits, table)
-        encoder = FeatureEncoder.scaled_to(table, seed=config.seed)
+        untrained = FeatureEncoder.scaled_to(table, seed=chosen.seed)
     with keeping(Checkpoints(out).kept):
-        return train_and_report(
-            splits, encoder, config, out, console, command, files, resume, save_steps
-        )
+        train_and_report(splits, untrained, chosen, out, described, command, resume, save_steps)
 
 
 def _check_finished(out: Path, config: TrainConfig) -> None:
+    from gloss_graph.runs import read_run
+    from gloss_graph.training.checkpoints import different
+    from gloss_graph.training.config import DEFAULTS
+
     stored = read_run(out).settings
-    # What "auto" stands for depends on the files.
+    # The meaning of "auto" depends on the files.
     asked = {k: v for k, v in config.as_dict().items() if (k, v) != ("select", "auto")}
     changes = different({name: stored.get(name, DEFAULTS[name]) for name in asked}, asked)
     if changes:
@@ -116,16 +181,17 @@ def train_and_report(
     encoder: TextEncoder | FeatureEncoder,
     config: TrainConfig,
     out: Path,
-    console: Console,
+    files: list[dict[str, Any]],
     command: list[str] | None = None,
-    files: list[dict[str, Any]] | None = None,
     resume: bool = False,
     save_steps: int | None = None,
-) -> RunResult:
+) -> None:
     """Train into a run folder, draw its pictures and print its scores.
 
     `files`, of `described_files`, lets the run find its documents again.
     """
+    from gloss_graph.training import train_text
+
     notes = []
     spec, unlabeled = config.loss_spec, min(splits.train.labels) < 0
     if spec.fills_bank and spec.uses_unlabeled and not config.few_labels and not unlabeled:
@@ -147,13 +213,85 @@ def train_and_report(
         resume=resume,
         save_steps=save_steps,
     )
-    if not is_main():
-        return result
-    # Said last: who closes the pipe has a whole run.
+    # Printed last: if the reader closes the pipe the run is whole.
     if result.skill is not None:
-        console.print(str(result.skill), highlight=False)
-    say_run(out, score_table({config.loss: result}), notes)
-    return result
+        say(str(result.skill))
+    if is_main():
+        say_run(out, config.loss, result.metrics, notes)
+
+
+def _check_no_model_options(context: typer.Context) -> None:
+    """Raise a `ValueError` if an option of graph models was typed."""
+    for option in context.command.params:
+        if getattr(option, "rich_help_panel", None) == _MODEL_PANEL and option.name != "model":
+            name = option.name or ""
+            if was_typed(context, name):
+                raise ValueError(
+                    f"'{flag(name)}' must be left out without --model text-gcn or bert-gcn. "
+                    "Remove it, or choose one of them."
+                )
+
+
+def _train_model(model: str, context: typer.Context) -> None:
+    """Train a graph model on files, print its scores and write its run folder."""
+    from gloss_graph._internal.processes import launched
+    from gloss_graph.baselines import BertGCNConfig, train_graph_model
+    from gloss_graph.runs import RunFolder
+    from gloss_graph.text import load_encoder
+    from gloss_graph.training.processes import find_device
+
+    config, options = _model_config(model, context), context.params
+    if launched() > 1:
+        raise ValueError(f"--model {model} runs in one process: start it without torchrun.")
+    find_device(config.device)
+    out = options["out"]
+    # Refused before anything is read.
+    RunFolder(out).check_new()
+    columns = {"text": options["text"], "label": options["label"], "text_b": None}
+    files = (options["train"], options["val"], options["test"], options["unlabeled"])
+    few = (options["unlabeled"], config.label_fraction, config.labels_per_class) != (None,) * 3
+    splits = read_parts(files, columns, val_share=0.0 if few else 0.1, seed=config.seed)
+    encoder = None
+    if isinstance(config, BertGCNConfig):
+        if options["encoder"] == "none":
+            raise ValueError("'encoder' must read texts for --model bert-gcn (got 'none').")
+        encoder = load_encoder(
+            options["encoder"], pooling=options["pooling"], max_length=options["max_length"]
+        )
+
+    def finish(draft: Path, result: GraphModelResult) -> None:
+        finish_run(draft, out, model, result, typed_words(context))
+
+    result = train_graph_model(splits, config, out, encoder=encoder, progress=True, finish=finish)
+    say_run(out, model, result.metrics)
+
+
+def _model_config(model: str, context: typer.Context) -> GraphModelConfig:
+    """Settings of a graph model from the options that were typed; else its defaults."""
+    from gloss_graph._internal.checks import check_choice
+    from gloss_graph.baselines import CONFIGS, BertGCNConfig
+
+    check_choice("model", model, ("encoder", *CONFIGS))
+    kind = CONFIGS[model]
+    known = {field.name for field in fields(kind)}
+    allowed = {*known, *_MODEL_FILES, *(_MODEL_ENCODER if kind is BertGCNConfig else ())}
+    given = {name: value for name, value in context.params.items() if was_typed(context, name)}
+    given |= typed_settings(context)
+    for name in given:
+        if name not in allowed:
+            names = [option.name for option in context.command.get_params(context)]
+            taken = ", ".join(flag(name) for name in names if name in allowed)
+            raise ValueError(
+                f"'{flag(name)}' must be left out with --model {model}, which does not have it. "
+                f"It takes {taken}."
+            )
+    settings = {name: value for name, value in given.items() if name in known}
+    if "epochs" in settings:
+        epochs = settings["epochs"]
+        if epochs != int(epochs):
+            raise ValueError(f"'epochs' must be whole with --model {model} (got {epochs}).")
+        settings["epochs"] = int(epochs)
+    return kind(**settings)
 
 
 def finish_run(
@@ -164,83 +302,74 @@ def finish_run(
     command: list[str] | None,
     files: list[dict[str, Any]] | None = None,
 ) -> None:
-    """Draw the curves of a run and write its page, before it is whole in `out`."""
+    """Draw the curves of a run and write its page in `draft`, on its way to `out`."""
+    from gloss_graph._internal.timing import stage_seconds
+    from gloss_graph.reports import write_run_report
+    from gloss_graph.runs import RunFolder
+    from gloss_graph.visualization import plot_stage_times, plot_training
+
     folder = RunFolder(draft)
     if result.history:
         plot_training({name: result.history}, folder.curves)
     if stages := stage_seconds(result.metrics):
         plot_stage_times({name: stages}, folder.stages)
     folder.note(command=command, files=files)
-    draw_report(draft, place=out)
+    with busy("Drawing pictures"):
+        write_run_report(draft, place=out)
 
 
-def say_run(out: Path, scores: Table, notes: Sequence[str] = ()) -> None:
+def say_run(out: Path, name: str, metrics: Mapping[str, float], notes: Sequence[str] = ()) -> None:
     """Print the scores of a finished run and where it is."""
-    console = Console()
-    console.print(scores)
+    from gloss_graph.runs import RunFolder
+
+    say(score_table({name: metrics}))
     for note in notes:
-        console.print(note, style="dim")
-    for line in (f"Report: {RunFolder(out).page}", f"Run folder: {out}"):
-        console.print(line, highlight=False, markup=False, soft_wrap=True)
+        say(note, style="dim")
+    say(f"Report: {RunFolder(out).page}")
+    say(f"Run folder: {out}")
 
 
 def read_files(
-    train: Path,
-    val: Path | None,
-    test: Path | None,
-    unlabeled: Path | None,
-    config: TrainConfig,
-    columns: dict[str, Any],
-    console: Console,
-    *,
-    needs_val: bool = False,
+    files: _Files, config: TrainConfig, columns: dict[str, Any], *, needs_val: bool = False
 ) -> tuple[Splits, TrainConfig]:
-    """The documents, and the settings with `select` decided.
+    """The training, validation, test and unlabeled documents, and the settings with `select` set.
 
-    Without a validation file a tenth of the labeled documents becomes one where a step is picked
-    by it, or with `needs_val`.
+    Without a validation file a tenth of the labeled documents becomes one if a step is picked by
+    it, or with `needs_val`.
     """
-    if config.select == "auto" and (unlabeled is not None or config.few_labels):
+    if config.select == "auto" and (files[-1] is not None or config.few_labels):
         config = replace(config, select="last")
-    # Where no step is picked every label is used for training.
+    # If no step is picked every label is used for training.
     share = 0.0 if config.keeps_last and not needs_val else 0.1
-    files = (train, val, test, unlabeled)
-    return read_parts(files, columns, console, val_share=share, seed=config.seed), config
+    return read_parts(files, columns, val_share=share, seed=config.seed), config
 
 
-def read_parts(
-    files: tuple[Path, Path | None, Path | None, Path | None],
-    columns: dict[str, Any],
-    console: Console,
-    *,
-    val_share: float,
-    seed: int,
-) -> Splits:
+def read_parts(files: _Files, columns: dict[str, Any], *, val_share: float, seed: int) -> Splits:
     """The documents of the training, validation, test and unlabeled file.
 
     Without a validation file `val_share` of the labeled training documents becomes one.
     """
+    from gloss_graph.text import read_splits, read_table
+    from gloss_graph.text.tables import has_column
+    from gloss_graph.training import with_unlabeled
+
     train, val, test, unlabeled = files
     splits = read_splits(train, val, test, val_fraction=val_share, seed=seed, **columns)
-    if unlabeled is not None:
-        splits = with_unlabeled(splits, _unlabeled(unlabeled, columns, console))
-    return splits
-
-
-def _unlabeled(file: Path, columns: dict[str, Any], console: Console) -> Corpus:
-    """Documents of a file, their labels ignored."""
-    label = columns["label"]
-    corpus = read_table(file, text=columns["text"], text_b=columns["text_b"], label=None)
-    if not has_column(file, label):
-        return corpus
-    console.print(f"Column {label!r} of {file} is not read: its documents count as unlabeled.")
-    return corpus
+    if unlabeled is None:
+        return splits
+    rest = read_table(unlabeled, text=columns["text"], text_b=columns["text_b"], label=None)
+    if has_column(unlabeled, columns["label"]):
+        column = repr(columns["label"])
+        say(f"Column {column} of {unlabeled} is not read: its documents count as unlabeled.")
+    return with_unlabeled(splits, rest)
 
 
 def described_files(
     train: Path, unlabeled: Path | None, columns: dict[str, Any], splits: Splits
 ) -> list[dict[str, Any]]:
-    """Where the training documents are from, and their ids: those without labels come last."""
+    """The files of the training documents, and their ids: those without labels come last."""
+    from gloss_graph.text.origins import describe_file
+
     named = {name: columns[name] for name in ("text", "text_b")}
     files = [describe_file(train, **named)]
     if unlabeled is not None:
@@ -249,57 +378,28 @@ def described_files(
     return files
 
 
-def score_table(results: dict[str, RunResult]) -> Table:
-    """Scores of runs side by side, with the share of a step each stage takes."""
-    table = Table(title="Scores")
-    names = [key for result in results.values() for key in result.metrics]
-    sets = any(name.endswith(".subset_accuracy") for name in names)
-    right = "subset_accuracy" if sets else "accuracy"
-    for heading in (
-        "run",
-        "split",
-        "exact sets" if sets else "accuracy",
-        *(("micro-F1",) if sets else ()),
-        "macro-F1",
-        "propagated F1",
-        "steps",
-        "seconds",
-    ):
-        table.add_column(
-            heading,
-            justify="left" if heading in ("run", "split") else "right",
-            # What a narrow terminal must not break.
-            no_wrap=heading in ("accuracy", "exact sets", "micro-F1", "macro-F1"),
-        )
-    for name, result in results.items():
+def score_table(runs: Mapping[str, Mapping[str, float]]) -> Table:
+    """Scores of runs by name, from their metrics."""
+    scores = {"accuracy": "accuracy", "macro_f1": "macro-F1"}
+    if any(key.endswith(".subset_accuracy") for metrics in runs.values() for key in metrics):
+        scores = {"subset_accuracy": "exact sets", "micro_f1": "micro-F1", "macro_f1": "macro-F1"}
+    table = Table("run", "split", title="Scores")
+    for heading in scores.values():
+        # A narrow terminal must not break these.
+        table.add_column(heading, justify="right", no_wrap=True)
+    for heading in ("propagated F1", "steps", "seconds"):
+        table.add_column(heading, justify="right")
+    for name, metrics in runs.items():
         for split in ("val", "test"):
-            if f"{split}.macro_f1" in result.metrics:
-                spread = result.metrics.get(f"{split}_propagation.macro_f1")
+            if f"{split}.macro_f1" in metrics:
+                found = [metrics[f"{split}.{key}"] for key in scores]
+                spread = metrics.get(f"{split}_propagation.macro_f1")
                 table.add_row(
                     name,
                     split,
-                    f"{100 * result.metrics[f'{split}.{right}']:.1f}",
-                    *((f"{100 * result.metrics[f'{split}.micro_f1']:.1f}",) if sets else ()),
-                    f"{100 * result.metrics[f'{split}.macro_f1']:.1f}",
+                    *(f"{100 * score:.1f}" for score in found),
                     "" if spread is None else f"{100 * spread:.1f}",
-                    f"{result.metrics['steps']:.0f}",
-                    f"{result.metrics['seconds.train']:.0f}",
+                    f"{metrics['steps']:.0f}",
+                    f"{metrics['seconds.train']:.0f}",
                 )
-    return table
-
-
-def time_table(results: dict[str, RunResult]) -> Table:
-    """Share of the training time every stage takes, per run."""
-    table = Table(title="Share of a training step")
-    table.add_column("stage")
-    for name in results:
-        table.add_column(name, justify="right")
-    shares = {name: stage_seconds(result.metrics) for name, result in results.items()}
-    for stage in STAGES:
-        if any(stage in seconds for seconds in shares.values()):
-            cells = [
-                f"{100 * seconds.get(stage, 0.0) / sum(seconds.values()):.1f} %"
-                for seconds in shares.values()
-            ]
-            table.add_row(stage, *cells)
     return table

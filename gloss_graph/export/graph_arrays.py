@@ -14,10 +14,10 @@ from torch import Tensor
 from torch_geometric.data import Data
 
 from gloss_graph._internal.checks import (
-    INTEGER_DTYPES,
     check_class_numbers,
     check_matrix,
     check_tensor,
+    is_integer,
 )
 from gloss_graph.export.attributes import class_names, class_values
 
@@ -370,7 +370,7 @@ class _Pairs(NamedTuple):
 def _pairs(graph: Data, size: int, name: str, *, directed: bool) -> _Pairs:
     check_tensor(f"{name}.edge_index", graph.edge_index)
     edge_index = graph.edge_index.detach().cpu()
-    if edge_index.dim() != 2 or edge_index.size(0) != 2 or edge_index.dtype not in INTEGER_DTYPES:
+    if edge_index.dim() != 2 or edge_index.size(0) != 2 or not is_integer(edge_index):
         raise ValueError(
             f"'{name}.edge_index' must be an integer tensor of the shape (2, E) "
             f"(got {tuple(edge_index.shape)} of {edge_index.dtype})."

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from gloss_graph._internal.checks import INTEGER_DTYPES
+from gloss_graph._internal.checks import is_integer
 from gloss_graph._internal.precision import widen
 from gloss_graph.propagation.operators import Rows, SparseOperator, rows_of
 
@@ -15,7 +15,7 @@ def check_label_shape(y: Tensor) -> None:
     if y.is_floating_point():
         if y.dim() != 2 or y.size(1) == 0:
             raise ValueError(f"'y' of floating dtype must be (N, C) (got {tuple(y.shape)}).")
-    elif y.dim() != 1 or y.dtype not in INTEGER_DTYPES:
+    elif y.dim() != 1 or not is_integer(y):
         raise ValueError(
             f"'y' must be (N,) integers or (N, C) floats (got {y.dtype} {tuple(y.shape)})."
         )

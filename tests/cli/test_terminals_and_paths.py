@@ -12,11 +12,11 @@ from typing import Any, get_args, get_type_hints
 import pandas as pd
 import pytest
 import typer
+from gloss_graph.cli.predictions import answered, check_output
 
 from cli.conftest import Command
 from gloss_graph.cli.app import app, main
 from gloss_graph.cli.options import path
-from gloss_graph.cli.predictions import answered, check_output
 from gloss_graph.text import load_encoder, read_table
 
 COMMANDS: dict[str, Any] = typer.main.get_command(app).commands  # type: ignore[attr-defined]
