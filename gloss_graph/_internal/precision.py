@@ -89,7 +89,7 @@ def widen(x: Tensor) -> Tensor:
 
 
 def finite_gradient(x: Tensor) -> Tensor:
-    """`x`, with a backward pass that raises a `FloatingPointError` if its gradient is not finite."""
+    """`x`; the backward pass raises a `FloatingPointError` unless its gradient is finite."""
     if not x.requires_grad:
         return x
     # Another tensor: a hook on the caller's would see other gradients, and stay there.

@@ -18,6 +18,7 @@ from gloss_graph.cli.options import (
     Set,
     busy,
     file_settings,
+    option,
     path,
     path_option,
     say,
@@ -39,39 +40,24 @@ _PATIENCE = 10.0
 
 def ablate(
     context: typer.Context,
-    study: Annotated[
-        Path | None, typer.Argument(parser=path, help="YAML file of the study.")
-    ] = None,
-    out: Annotated[
-        Path | None, path_option(help="Folder; else runs/ablations/STUDY-COST-DATA.")
-    ] = None,
-    cost: Annotated[
-        str | None,
-        typer.Option(help="replay: an adapter on recorded embeddings; full: the encoder."),
-    ] = None,
+    study: Annotated[Path | None, typer.Argument(parser=path, help="YAML file of a study.")] = None,
+    out: Annotated[Path | None, path_option("Folder; else runs/ablations/STUDY-COST-DATA.")] = None,
+    cost: Annotated[str | None, option("replay: recorded embeddings; full: the encoder.")] = None,
     config: Config = None,
     settings: Set = None,
-    data: Annotated[
-        Path | None, path_option(help="Folder with train.csv and others, or demo; else the file's.")
-    ] = None,
-    documents: Annotated[
-        int | None, typer.Option(help="Keep so many training documents; else the file's.")
-    ] = None,
-    encoder: Annotated[
-        str | None, typer.Option(help="minilm, a hub id or a folder; else the file's.")
-    ] = None,
-    seeds: Annotated[int | None, typer.Option(help="Number of seeds; else the file's.")] = None,
+    data: Annotated[Path | None, path_option("Folder with train.csv and others, or demo.")] = None,
+    documents: Annotated[int | None, option("Number of training documents to keep.")] = None,
+    encoder: Annotated[str | None, option("minilm, a hub id or a folder; else the file's.")] = None,
+    seeds: Annotated[int | None, option("Number of seeds; else the file's.")] = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Print the plan, time one trial (kept), and stop.")
+        bool, option("Print the plan, time one trial (kept), and stop.", "--dry-run")
     ] = False,
-    workers: Annotated[int, typer.Option(min=1, help="Processes that share the work.")] = 1,
-    retry: Annotated[bool, typer.Option("--retry", help="Do failed trials again.")] = False,
+    workers: Annotated[int, option("Processes that share the work.", min=1)] = 1,
+    retry: Annotated[bool, option("Do failed trials again.", "--retry")] = False,
     storage: Annotated[
-        str | None, typer.Option(help="Database URL that machines share; else optuna.db in --out.")
+        str | None, option("Database URL that machines share; else optuna.db in --out.")
     ] = None,
-    report: Annotated[
-        Path | None, path_option(help="Write the report of this study folder again, and stop.")
-    ] = None,
+    report: Annotated[Path | None, path_option("Write the report of this folder again.")] = None,
 ) -> None:
     """Vary settings, compare every arm with a baseline over the same seeds, and report.
 

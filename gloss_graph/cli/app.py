@@ -18,7 +18,7 @@ from gloss_graph.cli.ablate import ablate
 from gloss_graph.cli.demo import demo
 from gloss_graph.cli.evaluate import evaluate, report
 from gloss_graph.cli.graph import graph
-from gloss_graph.cli.options import FewSettingsCommand, SettingsCommand
+from gloss_graph.cli.options import FewSettingsCommand, SettingsCommand, option
 from gloss_graph.cli.predict import predict
 from gloss_graph.cli.signals import end_quietly, farewell, open_streams, stoppable
 from gloss_graph.cli.train import train
@@ -56,11 +56,9 @@ def _version(show: bool) -> None:
 @app.callback()
 def _root(
     version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+        bool, option("Print the version.", "--version", callback=_version, is_eager=True)
     ] = False,
-    debug: Annotated[
-        bool, typer.Option("--debug", help="Show the traceback of a failure; stands anywhere.")
-    ] = False,
+    debug: Annotated[bool, option("Show tracebacks; may stand anywhere.", "--debug")] = False,
 ) -> None:
     """Take the options before a command; `main` has removed `--debug` already."""
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
-from gloss_graph.cli.options import busy, path_option, say, typed_words
+from gloss_graph.cli.options import busy, option, path_option, say, typed_words
 from gloss_graph.cli.train import score_table
 
 if TYPE_CHECKING:
@@ -23,13 +23,11 @@ _RUNS = {"cross-entropy": "ce", "memory bank": "gloss"}
 
 def demo(
     context: typer.Context,
-    out: Annotated[Path, path_option(help="New or empty folder for the results.")] = Path(
-        "runs/demo"
-    ),
-    steps: Annotated[int, typer.Option(min=1, help="Optimizer steps per run.")] = 60,
-    seed: Annotated[int, typer.Option(help="Seed of both runs.")] = 0,
-    encoder: Annotated[str, typer.Option(help="minilm, a hub id or a folder.")] = "minilm",
-    max_documents: Annotated[int, typer.Option(min=400, help="Size of the corpus.")] = 2000,
+    out: Annotated[Path, path_option("New or empty folder for the results.")] = Path("runs/demo"),
+    steps: Annotated[int, option("Optimizer steps per run.", min=1)] = 60,
+    seed: Annotated[int, option("Seed of both runs.")] = 0,
+    encoder: Annotated[str, option("minilm, a hub id or a folder.")] = "minilm",
+    max_documents: Annotated[int, option("Size of the corpus.", min=400)] = 2000,
 ) -> None:
     """Compare cross-entropy with the memory-bank objective on an embedded corpus.
 

@@ -12,7 +12,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from gloss_graph.cli.options import busy, path, path_option, say
+from gloss_graph.cli.options import busy, option, path, path_option, say
 
 if TYPE_CHECKING:
     from gloss_graph.runs import Evaluation
@@ -22,23 +22,11 @@ _REPORT = "evaluation.md"
 
 
 def evaluate(
-    runs: Annotated[
-        list[Path],
-        typer.Argument(parser=path, help="Run folders, or folders with run folders in them."),
-    ],
-    out: Annotated[
-        Path | None, path_option(help="New or empty folder for tables, report and picture.")
-    ] = None,
-    metric: Annotated[
-        list[str] | None, typer.Option(help="Name in metrics.json, as test.macro_f1; repeatable.")
-    ] = None,
-    by: Annotated[
-        list[str] | None,
-        typer.Option(help="Setting that makes the arms; repeatable. Else all that differ."),
-    ] = None,
-    baseline: Annotated[
-        str | None, typer.Option(help="Arm to compare with; else cross-entropy, or the first.")
-    ] = None,
+    runs: Annotated[list[Path], typer.Argument(parser=path, help="Run folders, or their parents.")],
+    out: Annotated[Path | None, path_option("New or empty folder for the report.")] = None,
+    metric: Annotated[list[str] | None, option("As test.macro_f1; repeatable.")] = None,
+    by: Annotated[list[str] | None, option("Setting that makes the arms; repeatable.")] = None,
+    baseline: Annotated[str | None, option("Arm to compare with; else cross-entropy.")] = None,
 ) -> None:
     """Compare finished runs: mean and spread over seeds, tests paired by seed."""
     from gloss_graph._internal.folders import check_folder, claim
@@ -63,9 +51,7 @@ def evaluate(
 
 def report(
     run: Annotated[Path, typer.Argument(parser=path, help="Run folder of gloss-graph train.")],
-    out: Annotated[
-        Path | None, path_option(help="File to write or replace; else report.html in the folder.")
-    ] = None,
+    out: Annotated[Path | None, path_option("File; else report.html in the folder.")] = None,
 ) -> None:
     """Write the page of a finished run again: scores, curves and pictures in one HTML file."""
     from gloss_graph._internal.folders import hold

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,7 +16,7 @@ from gloss_graph.cli.options import (
     SecondTexts,
     TextColumn,
     busy,
-    document_option,
+    option,
     path_option,
     say,
     typed_words,
@@ -31,89 +31,55 @@ if TYPE_CHECKING:
 _SUFFIXES = {"csr": "npz"}
 _FEATURES = (".npy", ".pt", ".safetensors", ".parquet")
 _EPOCH_ROWS = 20
-_edge_option: Any = partial(typer.Option, rich_help_panel="Edges")
 _Words = Annotated[list[str] | None, typer.Argument(hidden=True, metavar="FORMAT")]
 
 
 def graph(
     context: typer.Context,
-    out: Annotated[Path, path_option(help="New or empty folder.")],
-    input: Annotated[
-        Path | None,
-        path_option(help="Documents: CSV, TSV, JSONL or Parquet (also .gz, not of Parquet)."),
-    ] = None,
+    out: Annotated[Path, path_option("New or empty folder.")],
+    input: Annotated[Path | None, path_option("Documents: CSV, TSV, JSONL or Parquet.")] = None,
     encoder: Annotated[
-        str,
-        typer.Option(
-            help="minilm, a hub id, a folder, or none for --features; a run brings its own."
-        ),
+        str, option("minilm, a hub id, a folder, or none for --features; a run brings its own.")
     ] = "minilm",
-    run: Annotated[
-        Path | None,
-        path_option(help="Run folder: its documents, or those of --input by its encoder."),
-    ] = None,
-    features: Annotated[
-        Path | None,
-        path_option(help="npy, pt, safetensors or Parquet, a row per document; or a saved bank."),
-    ] = None,
+    run: Annotated[Path | None, path_option("Run folder: its documents and its encoder.")] = None,
+    features: Annotated[Path | None, path_option("Rows of the documents, or a saved bank.")] = None,
     formats: Annotated[
         list[str] | None,
-        typer.Option(
-            "--format", help="graphml (default), gexf, json, parquet, csv, csr, html; any number."
-        ),
+        option("graphml (default), gexf, json, parquet, csv, csr, html; any number.", "--format"),
     ] = None,
     more_formats: _Words = None,
-    measures: Annotated[
-        bool, typer.Option("--measures", help="Measure graph and classes; measures.csv.")
-    ] = False,
-    audit: Annotated[
-        bool, typer.Option("--audit", help="Rank labels the neighborhood contradicts; audit.csv.")
-    ] = False,
+    measures: Annotated[bool, option("Measure graph and classes; a table.", "--measures")] = False,
+    audit: Annotated[bool, option("Rank labels that the others contradict.", "--audit")] = False,
     explain: Annotated[
         int | None,
-        typer.Option(
+        option(
+            "Which labels decide this document; explanation.csv, .png and .graphml.",
             metavar="DOC_ID",
-            help="Which labels decide this document; explanation.csv, .png and .graphml.",
         ),
     ] = None,
-    pictures: Annotated[
-        bool,
-        typer.Option("--pictures", help="map.png, adjacency.png, degrees.png and reach.png."),
-    ] = False,
-    compare: Annotated[
-        bool,
-        typer.Option(
-            "--compare",
-            help="Of a run: measures before and after training, edges replaced on the way "
-            "and in every epoch; compare.csv, churn.csv and epochs.csv.",
-        ),
-    ] = False,
-    top: Annotated[
-        int, typer.Option(min=1, help="Rows printed of the audit and the explanation.")
-    ] = 10,
-    k: Annotated[int, _edge_option(help="Neighbors per document.")] = 16,
+    pictures: Annotated[bool, option("Draw map, matrix, degrees and reach.", "--pictures")] = False,
+    compare: Annotated[bool, option("Of a run: before and after training.", "--compare")] = False,
+    top: Annotated[int, option("Rows printed of the audit and the explanation.", min=1)] = 10,
+    k: Annotated[int, option("Neighbors per document.", panel="Edges")] = 16,
     symmetrize: Annotated[
-        str, _edge_option(help="union: either lists the other; mutual: both do.")
+        str, option("union: either lists the other; mutual: both do.", panel="Edges")
     ] = "union",
-    bandwidth: Annotated[
-        str, _edge_option(help="σ: a number, sqrt, inflection, interclass_min or local.")
-    ] = "sqrt",
-    min_weight: Annotated[float, _edge_option(help="Drop edges of a smaller weight.")] = 0.0,
+    bandwidth: Annotated[str, option("σ: a number or a rule, as local.", panel="Edges")] = "sqrt",
+    min_weight: Annotated[float, option("Drop edges of a smaller weight.", panel="Edges")] = 0.0,
     exact_up_to: Annotated[
-        int, _edge_option(min=0, help="Documents up to which every pair is compared.")
+        int, option("Documents up to which every pair is compared.", min=0, panel="Edges")
     ] = 50_000,
     text: TextColumn = "text",
     label: LabelColumn = "label",
     text_b: SecondTexts = None,
     max_length: Annotated[
-        int | None, document_option(min=1, help="Tokens kept per document; else the encoder's.")
+        int | None,
+        option("Tokens kept per document; else the encoder's.", min=1, panel="Documents"),
     ] = None,
     max_text: Annotated[
-        int | None, document_option(min=1, help="Longest text in characters; else all of it.")
+        int | None, option("Longest text in characters; else all of it.", min=1, panel="Documents")
     ] = None,
-    seed: Annotated[
-        int, typer.Option(help="Of approximate search, communities, samples and places.")
-    ] = 0,
+    seed: Annotated[int, option("Of approximate search, communities, samples and places.")] = 0,
 ) -> None:
     """Build the graph of a corpus, write it for other programs, measure, audit and draw it."""
     from gloss_graph._internal.folders import check_folder, claim, write_json
@@ -137,7 +103,7 @@ def graph(
     _check_comparison(compare, run)
     if (corpus := source.get("documents", source["source"])) is not None and input is not None:
         _check_documents(context, corpus.labels, corpus.ids)
-    edges = {
+    edges: dict[str, Any] = {
         "k": k,
         "symmetrize": symmetrize,
         "bandwidth": _number_or_name(bandwidth),

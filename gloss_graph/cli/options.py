@@ -6,7 +6,7 @@ import inspect
 import os
 from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -29,26 +29,28 @@ def path(value: str | os.PathLike[str]) -> Path:
     return Path(os.path.expanduser(value))
 
 
-def path_option(*names: str, **settings: Any) -> Any:
-    """An option that takes a path; arguments as for `typer.Option`."""
-    return typer.Option(*names, parser=path, **settings)
+def option(help: str, *names: str, panel: str | None = None, **settings: Any) -> Any:
+    """An option, in a named group of the help; `settings` as for `typer.Option`."""
+    return typer.Option(*names, help=help, rich_help_panel=panel, **settings)
 
 
-document_option: Any = partial(typer.Option, rich_help_panel="Documents")
+def path_option(help: str, *names: str, panel: str | None = None) -> Any:
+    """An option that takes a path."""
+    return option(help, *names, panel=panel, parser=path)
 
-Unlabeled = Annotated[Path | None, path_option(help="File of documents without labels.")]
-TextColumn = Annotated[str, document_option(help="Column of the texts.")]
-LabelColumn = Annotated[str, document_option(help="Column of the labels.")]
-SecondTexts = Annotated[str | None, document_option(help="Column of second texts, for pairs.")]
-Pooling = Annotated[str | None, document_option(help="cls, mean or last.")]
-MaxLength = Annotated[int, document_option(min=1, help="Tokens kept per document.")]
+
+Unlabeled = Annotated[Path | None, path_option("File of documents without labels.")]
+TextColumn = Annotated[str, option("Column of the texts.", panel="Documents")]
+LabelColumn = Annotated[str, option("Column of the labels.", panel="Documents")]
+SecondTexts = Annotated[str | None, option("Column of second texts, for pairs.", panel="Documents")]
+Pooling = Annotated[str | None, option("cls, mean or last.", panel="Documents")]
+MaxLength = Annotated[int, option("Tokens kept per document.", min=1, panel="Documents")]
 Config = Annotated[
     Path | None,
-    path_option(help="YAML file of settings, as graph: {k: 8}; the command line overrides it."),
+    path_option("YAML file of settings, as graph: {k: 8}; the command line overrides it."),
 ]
 Set = Annotated[
-    list[str] | None,
-    typer.Option("--set", help="A setting, name=value or part.name=value; repeatable."),
+    list[str] | None, option("A setting, name=value or part.name=value; repeatable.", "--set")
 ]
 
 
@@ -84,19 +86,16 @@ def _setting_options(names: tuple[str, ...] | None) -> list[Any]:
         one = SETTINGS[name]
         kinds = [kind for kind in one.kinds if kind is not type(None)]
         kind: Any = kinds[0] if len(kinds) == 1 else str
-        option = typer.Option(
-            help=one.help,
-            expose_value=False,
-            callback=_collect,
-            rich_help_panel=None if name in _COMMON else one.group,
-        )
-        annotation = Annotated[kind | None if type(None) in one.kinds else kind, option]
+        panel = None if name in _COMMON else one.group
+        made = option(one.help, panel=panel, expose_value=False, callback=_collect)
+        if type(None) in one.kinds:
+            kind = kind | None
         parameters.append(
             inspect.Parameter(
                 name,
                 inspect.Parameter.KEYWORD_ONLY,
                 default=one.default,
-                annotation=annotation,
+                annotation=Annotated[kind, made],
             )
         )
     stands_in.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]

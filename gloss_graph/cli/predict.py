@@ -6,9 +6,7 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
-
-from gloss_graph.cli.options import document_option, flag, path_option, say
+from gloss_graph.cli.options import flag, option, path_option, say
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -21,28 +19,19 @@ _TEXTS = ("text", "text_b")
 
 
 def predict(
-    run: Annotated[Path, path_option(help="Run folder of gloss-graph train.")],
-    input: Annotated[Path, path_option(help="CSV, TSV, JSONL or Parquet (also .gz).")],
-    output: Annotated[
-        Path, path_option(help="File to write: .csv, .tsv, .jsonl (also .gz) or .parquet.")
-    ],
-    features: Annotated[
-        Path | None, path_option(help="Features of the documents, for a run on features.")
-    ] = None,
-    text: Annotated[str, document_option(help="Column of the texts.")] = "text",
+    run: Annotated[Path, path_option("Run folder of gloss-graph train.")],
+    input: Annotated[Path, path_option("CSV, TSV, JSONL or Parquet (also .gz).")],
+    output: Annotated[Path, path_option("File to write: .csv, .tsv, .jsonl (also .gz), .parquet.")],
+    features: Annotated[Path | None, path_option("Rows of features, if the run has them.")] = None,
+    text: Annotated[str, option("Column of the texts.", panel="Documents")] = "text",
     text_b: Annotated[
-        str | None, document_option(help="Column of second texts, for pairs.")
+        str | None, option("Column of second texts, for pairs.", panel="Documents")
     ] = None,
     mode: Annotated[
-        str,
-        typer.Option(help="inductive: each document by itself; transductive: all in one graph."),
+        str, option("inductive: each document by itself; transductive: all in one graph.")
     ] = "inductive",
-    anchor: Annotated[
-        float | None, typer.Option(help="Share of the frozen similarity; else the run's.")
-    ] = None,
-    rule: Annotated[
-        str | None, typer.Option(help="harmonic, spreading or poisson; else the run's.")
-    ] = None,
+    anchor: Annotated[float | None, option("Share of the frozen similarity.")] = None,
+    rule: Annotated[str | None, option("harmonic, spreading or poisson; else the run's.")] = None,
 ) -> None:
     """Label documents by propagation over the training documents, with reasons.
 

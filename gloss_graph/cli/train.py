@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 from rich.table import Table
@@ -22,9 +21,9 @@ from gloss_graph.cli.options import (
     TextColumn,
     Unlabeled,
     busy,
-    document_option,
     flag,
     given_settings,
+    option,
     path_option,
     say,
     typed_settings,
@@ -39,7 +38,6 @@ if TYPE_CHECKING:
     from gloss_graph.training import RunResult, TrainConfig
 
 _MODEL_PANEL = "Graph models (--model)"
-_model_option: Any = partial(typer.Option, rich_help_panel=_MODEL_PANEL)
 # Options for what is read and written that apply to both graph models, and to bert-gcn.
 _MODEL_FILES = ("train", "val", "test", "out", "unlabeled", "text", "label", "model")
 _MODEL_ENCODER = ("encoder", "pooling", "max_length")
@@ -48,27 +46,20 @@ _Files = tuple[Path, Path | None, Path | None, Path | None]
 
 def train(
     context: typer.Context,
-    train: Annotated[Path, path_option(help="CSV, TSV, JSONL or Parquet (also .gz).")],
-    out: Annotated[Path, path_option(help="New or empty run folder.")],
+    train: Annotated[Path, path_option("CSV, TSV, JSONL or Parquet (also .gz).")],
+    out: Annotated[Path, path_option("New or empty run folder.")],
     val: Annotated[
-        Path | None, path_option(help="Validation file; else 10 % of train, none with few labels.")
+        Path | None, path_option("Validation file; else 10 % of train, none with few labels.")
     ] = None,
-    test: Annotated[Path | None, path_option(help="Test file.")] = None,
+    test: Annotated[Path | None, path_option("Test file.")] = None,
     unlabeled: Unlabeled = None,
-    encoder: Annotated[
-        str, typer.Option(help="minilm, a hub id, a folder, or none for --features.")
-    ] = "minilm",
+    encoder: Annotated[str, option("minilm, a hub id, a folder, or none (features).")] = "minilm",
     config: Config = None,
     settings: Set = None,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Continue the interrupted run in --out.")
-    ] = False,
+    resume: Annotated[bool, option("Continue the interrupted run in --out.", "--resume")] = False,
     save_steps: Annotated[
         int | None,
-        typer.Option(
-            help="Steps between checkpoints; else at every evaluation; 0: none.",
-            rich_help_panel="Training",
-        ),
+        option("Steps between checkpoints; else at every evaluation; 0: none.", panel="Training"),
     ] = None,
     text: TextColumn = "text",
     label: LabelColumn = "label",
@@ -76,36 +67,33 @@ def train(
     features: Annotated[
         Path | None,
         path_option(
-            help="npy, pt, safetensors or Parquet: rows of train, val, test, unlabeled.",
-            rich_help_panel="Documents",
+            "npy, pt, safetensors or Parquet: rows of train, val, test, unlabeled.",
+            panel="Documents",
         ),
     ] = None,
-    multilabel: Annotated[
-        bool, document_option(help="Several labels per document, joined by --separator or lists.")
-    ] = False,
-    separator: Annotated[str, document_option(help="Between the labels of a document.")] = ";",
+    multilabel: Annotated[bool, option("Several labels per document.", panel="Documents")] = False,
+    separator: Annotated[str, option("Between the labels of a document.", panel="Documents")] = ";",
     pooling: Pooling = None,
     max_length: MaxLength = 128,
     model: Annotated[
         str,
-        _model_option(help="encoder; or text-gcn, bert-gcn: a graph of documents and their words."),
+        option(
+            "encoder; or text-gcn, bert-gcn: a graph of documents and their words.",
+            panel=_MODEL_PANEL,
+        ),
     ] = "encoder",
-    window: Annotated[int, _model_option(help="Words per window.")] = 20,
-    min_count: Annotated[int, _model_option(help="Rarer words are left out.")] = 5,
-    stop_words: Annotated[
-        bool, _model_option(help="Leave out English stop words; not for short texts.")
-    ] = True,
+    window: Annotated[int, option("Words per window.", panel=_MODEL_PANEL)] = 20,
+    min_count: Annotated[int, option("Rarer words are left out.", panel=_MODEL_PANEL)] = 5,
+    stop_words: Annotated[bool, option("Leave out English stop words.", panel=_MODEL_PANEL)] = True,
     cleaning: Annotated[
-        str, _model_option(help="Words: unicode; or published, of ASCII letters alone.")
+        str, option("Words: unicode; or published, of ASCII letters alone.", panel=_MODEL_PANEL)
     ] = "unicode",
-    hidden: Annotated[
-        int | None, _model_option(help="Width of the hidden graph layer; else 200.")
-    ] = None,
-    gnn: Annotated[str, _model_option(help="gcn or gat, of bert-gcn.")] = "gcn",
+    hidden: Annotated[int | None, option("Width of the graph layer.", panel=_MODEL_PANEL)] = None,
+    gnn: Annotated[str, option("gcn or gat, of bert-gcn.", panel=_MODEL_PANEL)] = "gcn",
     fine_tune_epochs: Annotated[
-        int, _model_option(help="Epochs of the encoder alone, before bert-gcn.")
+        int, option("Epochs of the encoder alone, before bert-gcn.", panel=_MODEL_PANEL)
     ] = 10,
-    fine_tune_rate: Annotated[float, _model_option(help="Their learning rate.")] = 1e-4,
+    fine_tune_rate: Annotated[float, option("Their learning rate.", panel=_MODEL_PANEL)] = 1e-4,
 ) -> None:
     """Fine-tune an encoder on your own files and score it."""
     if model != "encoder":
@@ -151,7 +139,7 @@ def train(
     described = described_files(train, unlabeled, columns, splits)
     untrained: TextEncoder | FeatureEncoder
     if features is None:
-        untrained = load_encoder(encoder, pooling=pooling, max_length=max_length)
+        untrained = load_encoder(encoder, pooling=cast(Any, pooling), max_length=max_length)
     else:
         table = read_features(features)
         splits = with_features(splits, table)
@@ -222,9 +210,9 @@ def train_and_report(
 
 def _check_no_model_options(context: typer.Context) -> None:
     """Raise a `ValueError` if an option of graph models was typed."""
-    for option in context.command.params:
-        if getattr(option, "rich_help_panel", None) == _MODEL_PANEL and option.name != "model":
-            name = option.name or ""
+    for each in context.command.params:
+        if getattr(each, "rich_help_panel", None) == _MODEL_PANEL and each.name != "model":
+            name = each.name or ""
             if was_typed(context, name):
                 raise ValueError(
                     f"'{flag(name)}' must be left out without --model text-gcn or bert-gcn. "

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 from rich.table import Table
@@ -21,6 +21,7 @@ from gloss_graph.cli.options import (
     Unlabeled,
     flag,
     given_settings,
+    option,
     path_option,
     say,
     was_typed,
@@ -41,59 +42,43 @@ _Words = Annotated[list[str] | None, typer.Argument(hidden=True, metavar="PARAM"
 
 def tune(
     context: typer.Context,
-    train: Annotated[Path, path_option(help="CSV, TSV, JSONL or Parquet (also .gz).")],
-    out: Annotated[Path, path_option(help="New folder, or that of a search to go on with.")],
-    val: Annotated[Path | None, path_option(help="Validation file; else 10 % of train.")] = None,
-    test: Annotated[Path | None, path_option(help="Test file, for --final alone.")] = None,
+    train: Annotated[Path, path_option("CSV, TSV, JSONL or Parquet (also .gz).")],
+    out: Annotated[Path, path_option("New folder, or that of a search to go on with.")],
+    val: Annotated[Path | None, path_option("Validation file; else 10 % of train.")] = None,
+    test: Annotated[Path | None, path_option("Test file, for --final alone.")] = None,
     unlabeled: Unlabeled = None,
-    encoder: Annotated[str, typer.Option(help="minilm, a hub id or a folder.")] = "minilm",
-    trials: Annotated[int, typer.Option(help="Finished trials wanted, all workers together.")] = 30,
+    encoder: Annotated[str, option("minilm, a hub id or a folder.")] = "minilm",
+    trials: Annotated[int, option("Finished trials wanted, all workers together.")] = 30,
     params: Annotated[
         list[str] | None,
-        typer.Option(
-            help="Settings to search over their declared ranges; else those the loss depends on."
-        ),
+        option("Settings to search in their ranges; else those of the loss."),
     ] = None,
     more_params: _Words = None,
     ranges: Annotated[
         list[str] | None,
-        typer.Option("--range", help="Search a setting in name=low:high, with :log or :STEP."),
+        option("Search a setting in name=low:high, with :log or :STEP.", "--range"),
     ] = None,
-    choices: Annotated[
-        list[str] | None, typer.Option("--choice", help="Search a setting among name=one,two.")
-    ] = None,
+    choices: Annotated[list[str] | None, option("Search among name=one,two.", "--choice")] = None,
     config: Config = None,
     settings: Set = None,
-    final: Annotated[
-        bool, typer.Option(help="Train the best settings into --out/best and score --test.")
-    ] = False,
+    final: Annotated[bool, option("Train the best into --out/best and score --test.")] = False,
     metric: Annotated[
         str,
-        typer.Option(
-            help="val.macro_f1, val.accuracy, val.macro_silhouette, val_propagation.macro_f1 or "
-            "val_propagation.accuracy.",
-            rich_help_panel="Study",
+        option(
+            "val. or val_propagation. with macro_f1 or accuracy; or val.macro_silhouette.",
+            panel="Study",
         ),
     ] = "val.macro_f1",
     timeout: Annotated[
-        float | None,
-        typer.Option(help="Seconds after which no further trial starts.", rich_help_panel="Study"),
+        float | None, option("Seconds after which no further trial starts.", panel="Study")
     ] = None,
     storage: Annotated[
         str | None,
-        typer.Option(
-            help="Database URL that workers share; else study.db in --out.",
-            rich_help_panel="Study",
-        ),
+        option("Database URL that workers share; else study.db in --out.", panel="Study"),
     ] = None,
-    study_name: Annotated[
-        str, typer.Option(help="Name of the study in the database.", rich_help_panel="Study")
-    ] = "gloss-graph",
+    study_name: Annotated[str, option("Name in the database.", panel="Study")] = "gloss-graph",
     keep_runs: Annotated[
-        bool,
-        typer.Option(
-            "--keep-runs", help="Keep the run folders of complete trials.", rich_help_panel="Study"
-        ),
+        bool, option("Keep the run folders of complete trials.", "--keep-runs", panel="Study")
     ] = False,
     text: TextColumn = "text",
     label: LabelColumn = "label",
@@ -147,7 +132,7 @@ def tune(
     splits, start = read_files((train, val, test, unlabeled), start, columns, needs_val=True)
 
     def make_encoder() -> TextEncoder:
-        return load_encoder(encoder, pooling=pooling, max_length=max_length)
+        return load_encoder(encoder, pooling=cast(Any, pooling), max_length=max_length)
 
     def finish(result: TuneResult) -> dict[str, str]:
         plot_tuning(result.trials, out / "history.png", metric=metric)

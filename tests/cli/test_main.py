@@ -160,7 +160,7 @@ def test_failures_are_one_line_and_a_traceback_only_on_demand(
     def fail(*_: Any, **__: Any) -> None:
         raise error
 
-    monkeypatch.setattr("gloss_graph.cli.demo.run_demo", fail)
+    monkeypatch.setattr("gloss_graph._internal.folders.check_folder", fail)
     result = command(*(["--debug"] if debug else []), "demo")
     assert result.status == status
     assert result.out == ""
@@ -184,7 +184,7 @@ def test_an_interrupt_is_said_quietly(command: Command, monkeypatch: pytest.Monk
     def interrupt(*_: Any, **__: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("gloss_graph.cli.demo.run_demo", interrupt)
+    monkeypatch.setattr("gloss_graph._internal.folders.check_folder", interrupt)
     result = command("demo")
     assert (result.status, result.complaint()) == (130, "Interrupted.")
 
@@ -192,10 +192,17 @@ def test_an_interrupt_is_said_quietly(command: Command, monkeypatch: pytest.Monk
 def test_options_arrive(command: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     seen: dict[str, Any] = {}
 
-    def keep(*parts: Any, **options: Any) -> None:
-        seen.update(options, parts=parts)
+    def read(files: Any, config: TrainConfig, columns: dict[str, Any]) -> tuple[Any, TrainConfig]:
+        seen.update(files=files, config=config, columns=columns)
+        return None, config
 
-    monkeypatch.setattr("gloss_graph.cli.train.run_train", keep)
+    def load(name: str, **options: Any) -> None:
+        seen.update(options, encoder=name)
+
+    monkeypatch.setattr("gloss_graph.cli.train.read_files", read)
+    monkeypatch.setattr("gloss_graph.text.load_encoder", load)
+    for name in ("described_files", "train_and_report"):
+        monkeypatch.setattr(f"gloss_graph.cli.train.{name}", lambda *_: None)
     settings = {
         "loss": "gloss-released",
         "epochs": 1.5,
@@ -222,11 +229,10 @@ def test_options_arrive(command: Command, monkeypatch: pytest.MonkeyPatch, tmp_p
     encoder = ["--encoder", "some/id", "--pooling", "last", "--max-length", "33"]
     flags = ["--bf16", "--gradient-checkpointing"]
     assert command("train", *files, *columns, *encoder, *words, *flags).status == 0
-    *paths, config = seen["parts"]
-    assert paths == [Path("a.csv"), Path("b.csv"), Path("c.csv"), tmp_path / "o"]
+    assert seen["files"] == (Path("a.csv"), Path("b.csv"), Path("c.csv"), None)
     named = {name.replace("-", "_"): value for name, value in settings.items()}
-    assert config == TrainConfig(**named, bf16=True, gradient_checkpointing=True)
+    assert seen["config"] == TrainConfig(**named, bf16=True, gradient_checkpointing=True)
     assert seen["columns"] == {"text": "first", "label": "kind", "text_b": "second"}
-    assert (seen["encoder_name"], seen["pooling"], seen["max_length"]) == ("some/id", "last", 33)
+    assert (seen["encoder"], seen["pooling"], seen["max_length"]) == ("some/id", "last", 33)
     assert command("train", "--train", "a.csv", "--out", tmp_path / "o").status == 0
-    assert seen["parts"][-1] == TrainConfig()
+    assert seen["config"] == TrainConfig()

@@ -24,7 +24,7 @@ def test_a_stopped_command_says_what_is_kept(
         with keeping(lambda: "All is kept."):
             os.kill(os.getpid(), getattr(signal, number))
 
-    monkeypatch.setattr("gloss_graph.cli.demo.run_demo", stopped)
+    monkeypatch.setattr("gloss_graph._internal.folders.check_folder", stopped)
     before = signal.getsignal(signal.SIGTERM)
     result = command("demo")
     word = "Interrupted" if status == 130 else "Terminated"

@@ -12,11 +12,11 @@ from typing import Any, get_args, get_type_hints
 import pandas as pd
 import pytest
 import typer
-from gloss_graph.cli.predictions import answered, check_output
 
 from cli.conftest import Command
 from gloss_graph.cli.app import app, main
 from gloss_graph.cli.options import path
+from gloss_graph.cli.predict import check_output, input_columns
 from gloss_graph.text import load_encoder, read_table
 
 COMMANDS: dict[str, Any] = typer.main.get_command(app).commands  # type: ignore[attr-defined]
@@ -54,10 +54,10 @@ def test_help_can_be_shown_anywhere(monkeypatch: pytest.MonkeyPatch, encoding: s
 @pytest.mark.parametrize("encoding", ENCODINGS)
 def test_what_cannot_be_shown_is_escaped(monkeypatch: pytest.MonkeyPatch, encoding: str) -> None:
     stream = terminal(monkeypatch, encoding)
-    monkeypatch.setattr("gloss_graph.cli.report.run_report", lambda *_: print("\udce9 λ"))
+    monkeypatch.setattr("gloss_graph.reports.write_run_report", lambda *_: "\udce9 λ")
     assert main(["report", "x"]) == 0
     letter = "λ" if encoding == "utf-8" else "\\u03bb"
-    assert shown(stream).strip() == f"\\udce9 {letter}".encode()
+    assert shown(stream).strip() == f"Report: \\udce9 {letter}".encode()
 
 
 # ------------------------------------------------------------------ paths
@@ -115,7 +115,7 @@ def test_an_output_of_an_unknown_suffix_is_refused_first(
 def kept(source: Path, **columns: Any) -> dict[str, Any]:
     options = {"text": "text", "text_b": None, **columns}
     corpus = read_table(source, label=None, **options)
-    return answered(source, corpus, **options, answers=("label", "probability"))
+    return input_columns(source, corpus, **options, answers=("label", "probability"))
 
 
 def test_the_other_columns_are_kept_in_their_order(tmp_path: Path) -> None:

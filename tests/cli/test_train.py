@@ -33,8 +33,12 @@ def pictures() -> None:
 def _no_pictures(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Drawing takes most of a short run: only tests that ask for pictures draw."""
     if "pictures" not in request.fixturenames:
-        for name in ("plot_training", "plot_stage_times", "draw_report"):
-            monkeypatch.setattr(f"gloss_graph.cli.train.{name}", lambda *_, **__: None)
+        for name in (
+            "visualization.plot_training",
+            "visualization.plot_stage_times",
+            "reports.write_run_report",
+        ):
+            monkeypatch.setattr(f"gloss_graph.{name}", lambda *_, **__: None)
 
 
 @pytest.mark.usefixtures("pictures")

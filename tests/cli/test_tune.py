@@ -123,7 +123,8 @@ def test_documents_without_label_and_a_loss_of_its_own(
 def test_every_setting_is_an_option_of_train_with_the_same_default() -> None:
     """Or the printed command could not repeat it."""
     train = typer.main.get_command(app).commands["train"]
-    defaults = {option.name: option.default for option in train.params}
+    options = train.get_params(typer.Context(train))
+    defaults = {option.name: option.default for option in options}
     for field in fields(TrainConfig):
         assert defaults[field.name] == field.default, field.name
 

@@ -32,6 +32,7 @@ class Wider(home.KNNGraph):
 
 home.KNNGraph = Wider
 
+import typer
 import gloss_graph.cli.train as command
 from gloss_graph.cli import main
 from gloss_graph.reports.run_settings import setting_values
@@ -40,7 +41,14 @@ from gloss_graph.studies.used_settings import glossary, used_settings
 from gloss_graph.training import TrainConfig
 
 found = {}
-command.run_train = lambda *words, **more: found.update({name: words[4].warmth})
+
+
+def read(files, config, columns):
+    found[name] = config.warmth
+    raise typer.Exit
+
+
+command.read_files = read
 folder = Path(sys.argv[1])
 (folder / "settings.yaml").write_text("graph:\\n  warmth: 0.6\\n")
 train = ["train", "--train", "x.csv", "--out", str(folder / "run")]
