@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from gloss_graph._internal.checks import check_choice, check_positive_int
 from gloss_graph._internal.search_space import Range
 from gloss_graph._internal.settings import setting
-from gloss_graph.graph.bandwidth import BandwidthRule, check_bandwidth
-from gloss_graph.graph.kernels import Kernel, cosine_kernel, resolve_kernel
-from gloss_graph.graph.symmetrize import SYMMETRIZE
+
+# What needs torch is imported by the first part that is made, so that settings are read without.
+if TYPE_CHECKING:
+    from gloss_graph.graph.bandwidth import BandwidthRule
+    from gloss_graph.graph.kernels import Kernel
 
 BATCH_EDGES = ("auto", "knn", "all")
 
@@ -60,6 +63,10 @@ class KNNGraph:
     normalize: bool = setting(True, "L2-normalize the rows.")
 
     def __post_init__(self) -> None:
+        from gloss_graph.graph.bandwidth import check_bandwidth
+        from gloss_graph.graph.kernels import cosine_kernel
+        from gloss_graph.graph.symmetrize import SYMMETRIZE
+
         check_positive_int("k", self.k)
         check_bandwidth(self.bandwidth)
         check_choice("symmetrize", self.symmetrize, SYMMETRIZE)
@@ -77,4 +84,6 @@ class KNNGraph:
     @property
     def weight(self) -> Kernel:
         """The kernel as a function `(squared, squared_bandwidth) -> weight`."""
+        from gloss_graph.graph.kernels import resolve_kernel
+
         return resolve_kernel(self.kernel)

@@ -7,9 +7,6 @@ from dataclasses import dataclass
 from gloss_graph._internal.checks import check_choice, check_positive_int, check_range
 from gloss_graph._internal.search_space import Range
 from gloss_graph._internal.settings import setting
-from gloss_graph.propagation.normalize import NORMALIZATIONS
-from gloss_graph.propagation.rules import RULES
-from gloss_graph.propagation.solve import SOLVERS
 
 GRADIENTS = ("implicit", "unrolled")
 # The leak of `harmonic` where none is given.
@@ -38,6 +35,11 @@ class PropagationSettings:
     gradient: str = setting("implicit", "Gradient: implicit (adjoint solve) or unrolled.")
 
     def __post_init__(self) -> None:
+        # They need torch, without which settings are read.
+        from gloss_graph.propagation.normalize import NORMALIZATIONS
+        from gloss_graph.propagation.rules import RULES
+        from gloss_graph.propagation.solve import SOLVERS
+
         check_choice("rule", self.rule, RULES)
         check_choice("normalization", self.normalization, NORMALIZATIONS)
         check_choice("solver", self.solver, SOLVERS)

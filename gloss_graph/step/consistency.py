@@ -4,15 +4,11 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from gloss_graph._internal.checks import check_positive_int, check_range
 from gloss_graph._internal.processes import any_process, own_rows, share_of_mean
-from gloss_graph._internal.search_space import Range
-from gloss_graph._internal.settings import setting
 from gloss_graph.graph.batch import Batch
 from gloss_graph.graph.build import Connection
 from gloss_graph.inference.head import GraphClassifier, PropagationHead
@@ -33,48 +29,7 @@ from gloss_graph.propagation.alignment import (
     target_means,
 )
 from gloss_graph.step.hidden_labels import propagate_connection
-
-
-@dataclass(frozen=True, kw_only=True)
-class Consistency:
-    r"""The term of unlabeled rows: their logits follow what the graph propagates to them.
-
-    \(L_C\) is the mean over unlabeled batch rows of \(c_i\) times the cross-entropy of their
-    logits with the target \(q_i\), where \(c_i = 1 - H(q_i) / \log C\).
-
-    Attributes:
-        weight: Weight of \(L_C\) in the loss; needs `logits`.
-        start: Training steps before the first target is used.
-        ramp: Steps in which the weight then rises to its full value.
-        refresh_every: With `ids`, targets come from one solve over the whole bank every so many
-            steps. 0, or without bank or ids: from each step's own graph, all labels shown (with
-            several processes, that of all their batches).
-        align: Power in [0, 1] of the class-mass alignment of targets and predictions.
-
-    Raises:
-        ValueError: A setting out of range.
-
-    Example:
-        >>> Consistency(start=20)
-        Consistency(weight=1.0, start=20, ramp=40, refresh_every=40, align=0.5)
-    """
-
-    weight: float = setting(
-        1.0, "Weight of the unlabeled documents' term.", search=Range(0.1, 10.0, log=True)
-    )
-    start: int = setting(40, "Steps before the first target is used.")
-    ramp: int = setting(40, "Steps in which the weight of the term then rises.")
-    refresh_every: int = setting(
-        40, "Steps between solves over the bank; 0 = targets of each step's own graph."
-    )
-    align: float = setting(0.5, "Power of the class-mass alignment.")
-
-    def __post_init__(self) -> None:
-        check_range("consistency_weight", self.weight, 0.0, float("inf"), open_high=True)
-        check_positive_int("consistency_start", self.start, minimum=0)
-        check_positive_int("consistency_ramp", self.ramp, minimum=0)
-        check_positive_int("refresh_every", self.refresh_every, minimum=0)
-        check_range("align", self.align, 0.0, 1.0)
+from gloss_graph.step.settings import Consistency
 
 
 def soft_cross_entropy(logits: Tensor, target: Tensor, weight: Tensor) -> Tensor:

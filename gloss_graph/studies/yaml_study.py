@@ -58,12 +58,21 @@ _WORDS = {*_PARTS, "data", "text", "label", "encoder", "question", "design", "co
 _COUNTS = {"documents", "max_length", "arms"}
 
 
-def read_study(path: str | os.PathLike[str], *, progress: bool = False, **overrides: Any) -> Study:
+def read_study(
+    path: str | os.PathLike[str],
+    *,
+    progress: bool = False,
+    config: Mapping[str, Any] | None = None,
+    settings: Mapping[str, Any] | None = None,
+    **overrides: Any,
+) -> Study:
     """Read a study of text classifiers.
 
     Args:
         path: YAML file with the keys of `KEYS`; only `factors` must be there.
         progress: Show a bar while embeddings are recorded.
+        config: Settings that the baseline of the file overrides.
+        settings: Settings that override the baseline of the file.
         **overrides: Values for keys, in place of those of the file; None is no override. A
             `data` given here counts from the current folder and replaces single files, too.
 
@@ -82,6 +91,10 @@ def read_study(path: str | os.PathLike[str], *, progress: bool = False, **overri
     _check_types(merged, str(path))
     if "factors" not in merged:
         raise ValueError(f"{path} must have 'factors', the settings to vary and their values.")
+    blocks = {"config": config, "baseline": merged.get("baseline"), "settings": settings}
+    baseline: dict[str, Any] = {}
+    for name, block in blocks.items():
+        baseline |= _numbers(block or {}, name)
     design = str(merged.get("design", "grid"))
     here = Path() if "data" in given else path.parent
     files = {
@@ -108,7 +121,7 @@ def read_study(path: str | os.PathLike[str], *, progress: bool = False, **overri
     )
     return Study(
         factors=_numbers(merged["factors"], "factors"),
-        baseline=_numbers(merged.get("baseline") or {}, "baseline"),
+        baseline=baseline,
         run=run,
         design=design,
         arms=merged.get("arms"),
@@ -162,10 +175,15 @@ def _check_types(content: Mapping[str, Any], where: str) -> None:
 
 
 def _numbers(value: Any, where: str) -> dict[str, Any]:
-    """A block of the file; YAML takes 1e-3 for a word."""
+    """A block of the file, where `graph: {k: 8}` is `graph.k: 8`; YAML takes 1e-3 for a word."""
     if not isinstance(value, Mapping):
         raise ValueError(f"'{where}' must be a block 'setting: value' (got {value!r}).")
-    return {_setting(str(name)): _number(inner) for name, inner in value.items()}
+    flat: dict[str, Any] = {}
+    for name, inner in value.items():
+        parts = inner if isinstance(inner, Mapping) else {None: inner}
+        for key, found in parts.items():
+            flat[_setting(str(name) if key is None else f"{name}.{key}")] = _number(found)
+    return flat
 
 
 def _setting(name: str) -> str:

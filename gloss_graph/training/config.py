@@ -11,11 +11,9 @@ from typing import Any
 from gloss_graph._internal.checks import check_choice, check_positive_int, check_range
 from gloss_graph._internal.search_space import Dimension, Range
 from gloss_graph._internal.settings import nearest_name, settings_of
-from gloss_graph.graph.bandwidth import check_fits_bank
 from gloss_graph.graph.settings import KNNGraph
-from gloss_graph.memory import EVICTIONS
-from gloss_graph.propagation import PropagationSettings
-from gloss_graph.step import Consistency, Staleness
+from gloss_graph.propagation.settings import PropagationSettings
+from gloss_graph.step.settings import Consistency, Staleness
 from gloss_graph.training.losses import LOSSES, LossSpec
 
 MODES = {
@@ -398,6 +396,8 @@ class TrainConfig(_PartSettings):
         for part in PARTS:
             self._check_part(part)
         if self.memory_size != 0 and self.loss_spec.over_bank:
+            from gloss_graph.graph.bandwidth import check_fits_bank
+
             check_fits_bank(self.bandwidth)
         if self.bandwidth == "local" and self.bandwidth_scale != 1:
             raise ValueError(
@@ -411,6 +411,8 @@ class TrainConfig(_PartSettings):
             )
 
     def _check_memory(self) -> None:
+        from gloss_graph.memory import EVICTIONS
+
         check_choice("eviction", self.eviction, EVICTIONS)
         check_positive_int("refresh_rows", self.refresh_rows, minimum=0)
         check_positive_int("refresh_rows_every", self.refresh_rows_every)

@@ -2,15 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol
-
-from gloss_graph.losses import MetricLoss, PseudoLabelLoss
-from gloss_graph.objective import GraphGuidedObjective
-
-LossModule = GraphGuidedObjective | MetricLoss | PseudoLabelLoss
-"""What a trainer can train by."""
+from typing import Literal, Protocol
 
 
 class LossSettings(Protocol):
@@ -37,9 +31,9 @@ class LossSpec:
 
     Attributes:
         help: What it is, in a line.
-        module: Its module; None = the classifier's cross-entropy alone.
-        form: Makes the objective from the number of classes and a bandwidth: its graph holds one
-            batch and no bank, and the bandwidth is fixed before training.
+        module: Kind of its module; None = the classifier's cross-entropy alone.
+        form: Constructor of the in-batch objective: its graph holds one batch and no bank, and the
+            bandwidth is fixed before training.
         settings: Settings that its steps read, whatever the others are.
         needs_head: It trains a classifier, so there is no standalone mode.
         trains: Head and encoder are trained together; otherwise only the contrastive stages run.
@@ -60,8 +54,8 @@ class LossSpec:
     """
 
     help: str
-    module: type[LossModule] | None = None
-    form: Callable[..., GraphGuidedObjective] | None = None
+    module: Literal["objective", "metric", "pseudo-labels"] | None = None
+    form: Literal["published", "released"] | None = None
     settings: tuple[str, ...] = ()
     needs_head: bool = False
     trains: bool = True
@@ -125,7 +119,7 @@ LOSSES: Mapping[str, LossSpec] = {
     ),
     "gloss": LossSpec(
         help="graph-guided loss over the memory bank",
-        module=GraphGuidedObjective,
+        module="objective",
         settings=("visible_fraction",),
         fits_head=True,
         head_from_graph=True,
@@ -138,7 +132,7 @@ LOSSES: Mapping[str, LossSpec] = {
     ),
     "static-lp": LossSpec(
         help="labels propagated once over frozen embeddings, then soft-label training",
-        module=GraphGuidedObjective,
+        module="objective",
         needs_head=True,
         uses_unlabeled=True,
         over_bank=True,
@@ -147,7 +141,7 @@ LOSSES: Mapping[str, LossSpec] = {
     ),
     "pseudo-label": LossSpec(
         help="confident predictions of a moving-average teacher",
-        module=PseudoLabelLoss,
+        module="pseudo-labels",
         needs_head=True,
         uses_unlabeled=True,
         reference="always",
@@ -156,22 +150,22 @@ LOSSES: Mapping[str, LossSpec] = {
     ),
     "scl": LossSpec(
         help="supervised contrastive loss",
-        module=MetricLoss,
+        module="metric",
         settings=("temperature",),
         weighted=True,
     ),
     "triplet": LossSpec(
         help="batch-all triplet margin loss",
-        module=MetricLoss,
+        module="metric",
         settings=("margin",),
         weighted=True,
     ),
     "cosine": LossSpec(
-        help="squared error of the cosine of all pairs", module=MetricLoss, weighted=True
+        help="squared error of the cosine of all pairs", module="metric", weighted=True
     ),
     "xbm-scl": LossSpec(
         help="supervised contrastive loss over a cross-batch memory",
-        module=MetricLoss,
+        module="metric",
         settings=("temperature",),
         weighted=True,
         fills_bank=True,
@@ -186,15 +180,15 @@ LOSSES: Mapping[str, LossSpec] = {
     ),
     "gloss-published": LossSpec(
         help="the paper's in-batch form",
-        module=GraphGuidedObjective,
-        form=GraphGuidedObjective.published,
+        module="objective",
+        form="published",
         settings=("visible_fraction",),
         weighted=True,
     ),
     "gloss-released": LossSpec(
         help="the in-batch form of the paper's released code",
-        module=GraphGuidedObjective,
-        form=GraphGuidedObjective.released,
+        module="objective",
+        form="released",
         settings=("visible_fraction",),
         weighted=True,
     ),

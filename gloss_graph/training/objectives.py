@@ -17,8 +17,10 @@ from gloss_graph.memory import MemoryBank, Reservoir
 from gloss_graph.objective import GraphGuidedObjective
 from gloss_graph.propagation.alignment import class_shares
 from gloss_graph.training.config import TrainConfig
-from gloss_graph.training.losses import LossModule
 from gloss_graph.training.sampler import steps_of
+
+LossModule = GraphGuidedObjective | MetricLoss | PseudoLabelLoss
+"""A loss that a trainer can train with."""
 
 _BANK_ROWS = 65_536
 _REFRESH = 40
@@ -51,7 +53,7 @@ def make_loss(
         ValueError: An in-batch form with bandwidth "sqrt" and no `sample`.
     """
     spec = config.loss_spec
-    if spec.module is MetricLoss:
+    if spec.module == "metric":
         return MetricLoss(
             config.loss,
             weight=config.graph_weight,
@@ -60,7 +62,7 @@ def make_loss(
             margin=config.margin,
         )
     sixth = max(1, steps_of(config, labels) // 6)
-    if spec.module is PseudoLabelLoss:
+    if spec.module == "pseudo-labels":
         prior = class_shares(torch.tensor(labels), num_classes)
         weight = config.consistency_weight
         return PseudoLabelLoss(num_classes, prior, weight=weight, start=sixth, ramp=sixth)
@@ -115,7 +117,11 @@ def make_objective(
             raise ValueError(f"bandwidth={bandwidth!r} needs a 'sample' of embeddings.")
         else:
             sigma = float(estimate_bandwidth(bandwidth, normalize(sample, dim=1)))
-        return spec.form(
+        forms = {
+            "published": GraphGuidedObjective.published,
+            "released": GraphGuidedObjective.released,
+        }
+        return forms[spec.form](
             num_classes,
             sigma,
             graph_weight=config.graph_weight,

@@ -22,8 +22,8 @@ from gloss_graph.training.checkpoints import SavePoints
 from gloss_graph.training.classifier import TextClassifier
 from gloss_graph.training.config import TrainConfig
 from gloss_graph.training.dataset import TextCollator, TextDataset
-from gloss_graph.training.losses import LossModule
 from gloss_graph.training.multilabel import set_scores
+from gloss_graph.training.objectives import LossModule
 from gloss_graph.training.processes import find_device, has_unused_parameters
 from gloss_graph.training.refresh import BankRefresh
 from gloss_graph.training.sampler import MixedSampler, steps_of

@@ -36,7 +36,7 @@ from gloss_graph.training.checkpoints import (
     save_extras,
     whole_checkpoints,
 )
-from gloss_graph.training.losses import LossModule
+from gloss_graph.training.objectives import LossModule
 from gloss_graph.training.state import load_objective, save_objective
 
 OBJECTIVE_FILE = "objective.safetensors"

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +17,8 @@ from gloss_graph.cli import main
 from gloss_graph.training import TrainConfig
 
 from .conftest import Command
+
+COMMANDS = ("demo", "train", "predict", "evaluate", "tune", "ablate", "graph", "report")
 
 
 def installed() -> list[str]:
@@ -236,3 +240,38 @@ def test_options_arrive(command: Command, monkeypatch: pytest.MonkeyPatch, tmp_p
     assert (seen["encoder"], seen["pooling"], seen["max_length"]) == ("some/id", "last", 33)
     assert command("train", "--train", "a.csv", "--out", tmp_path / "o").status == 0
     assert seen["config"] == TrainConfig()
+
+
+HEAVY = ("torch", "numpy", "scipy", "pandas", "transformers", "faiss", "optuna")
+
+
+def test_help_and_bad_options_import_nothing_heavy() -> None:
+    code = f"""
+import contextlib, io, sys
+from gloss_graph.cli import main
+with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+    for words in (["--version"], ["--help"], *([name, "--help"] for name in {COMMANDS!r})):
+        assert main(words) == 0
+    for words in (["train", "--bad"], ["tune", "--train", "a", "--out", "b", "--set", "graf.k=1"]):
+        assert main(words) == 2
+print(sorted(set({HEAVY!r}) & set(sys.modules)))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.stdout, done.stderr) == ("[]\n", "")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="needs a POSIX shell")
+def test_a_reader_that_stops_early_is_silence() -> None:
+    words = [*installed(), "train", "--help"]
+    command = f"({shlex.join(words)}; echo $? >&2) | head -1"
+    done = subprocess.run(command, shell=True, capture_output=True, text=True, check=False)
+    assert done.returncode == 0
+    assert done.stderr.strip() in ("0", "141")
+
+
+def test_the_common_options_of_a_training_come_first(command: Command) -> None:
+    first, others = command("train", "--help").out.split("\u2570", 1)
+    named = re.findall(r"\* +--([a-z-]+)|^\u2502 +--([a-z-]+)", first, re.MULTILINE)
+    assert len(named) == 21  # with --help
+    for group in ("Training", "Graph", "Propagation", "Memory", "Few labels", "Documents"):
+        assert f"\u2500 {group} \u2500" in others

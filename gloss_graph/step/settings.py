@@ -1,20 +1,62 @@
-"""Stale rows of the bank: when they enter a step's graph, and how much their edges count."""
+"""The settings of a training step: consistency of unlabeled rows, staleness of stored rows."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from gloss_graph._internal.checks import check_positive_int, check_range
 from gloss_graph._internal.search_space import Range
 from gloss_graph._internal.settings import setting
-from gloss_graph.graph.build import Connection
-from gloss_graph.graph.distances import discounted
-from gloss_graph.losses.schedule import ramped
-from gloss_graph.memory import MemoryBank
-from gloss_graph.memory.drift import age_decay
+
+# What needs torch is imported on first use, so that settings are read without.
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from gloss_graph.graph.build import Connection
+    from gloss_graph.memory import MemoryBank
+
+
+@dataclass(frozen=True, kw_only=True)
+class Consistency:
+    r"""The term of unlabeled rows: their logits follow what the graph propagates to them.
+
+    \(L_C\) is the mean over unlabeled batch rows of \(c_i\) times the cross-entropy of their
+    logits with the target \(q_i\), where \(c_i = 1 - H(q_i) / \log C\).
+
+    Attributes:
+        weight: Weight of \(L_C\) in the loss; needs `logits`.
+        start: Training steps before the first target is used.
+        ramp: Steps in which the weight then rises to its full value.
+        refresh_every: With `ids`, targets come from one solve over the whole bank every so many
+            steps. 0, or without bank or ids: from each step's own graph, all labels shown (with
+            several processes, that of all their batches).
+        align: Power in [0, 1] of the class-mass alignment of targets and predictions.
+
+    Raises:
+        ValueError: A setting out of range.
+
+    Example:
+        >>> Consistency(start=20)
+        Consistency(weight=1.0, start=20, ramp=40, refresh_every=40, align=0.5)
+    """
+
+    weight: float = setting(
+        1.0, "Weight of the unlabeled documents' term.", search=Range(0.1, 10.0, log=True)
+    )
+    start: int = setting(40, "Steps before the first target is used.")
+    ramp: int = setting(40, "Steps in which the weight of the term then rises.")
+    refresh_every: int = setting(
+        40, "Steps between solves over the bank; 0 = targets of each step's own graph."
+    )
+    align: float = setting(0.5, "Power of the class-mass alignment.")
+
+    def __post_init__(self) -> None:
+        check_range("consistency_weight", self.weight, 0.0, float("inf"), open_high=True)
+        check_positive_int("consistency_start", self.start, minimum=0)
+        check_positive_int("consistency_ramp", self.ramp, minimum=0)
+        check_positive_int("refresh_every", self.refresh_every, minimum=0)
+        check_range("align", self.align, 0.0, 1.0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,6 +105,8 @@ class Staleness:
         """Factor in [0, 1] of the edges that touch a remembered row."""
         if not self.warmup_steps and not self.ramp_steps:
             return 1.0
+        from gloss_graph.losses.schedule import ramped
+
         return ramped(int(step), self.warmup_steps, self.ramp_steps)
 
     def weighs(self, strength: float) -> bool:
@@ -87,6 +131,11 @@ class Staleness:
         plain = self.half_life is None and strength == 1.0
         if plain or memory is None or weight is None or slots.numel() == 0:
             return connection
+        import torch
+
+        from gloss_graph.graph.distances import discounted
+        from gloss_graph.memory.drift import age_decay
+
         source, target = connection.edge_index
         factor = weight.detach().new_ones(weight.numel())
         if self.half_life is not None:
