@@ -18,6 +18,7 @@ from gloss_graph.cli.options import (
     Set,
     busy,
     file_settings,
+    make_table,
     option,
     path,
     path_option,
@@ -148,12 +149,8 @@ def _print_plan(study: Study, plan: Plan, folder: Path, workers: int) -> None:
     if study.question:
         say(study.question, style="bold")
     say(run.about)
-    table = Table(title=f"Plan: {plan.design}")
-    for name in ("factor", "values", "baseline"):
-        table.add_column(name, overflow="fold")
-    for name, tried in study.factors.items():
-        table.add_row(name, str(tried), str(study.baseline[name]))
-    say(table)
+    rows = [(name, str(tried), str(study.baseline[name])) for name, tried in study.factors.items()]
+    say(make_table(f"Plan: {plan.design}", ("factor", "values", "baseline"), rows, left=3))
     fixed = {k: v for k, v in study.settings.items() if k not in study.factors}
     if fixed:
         say(f"Fixed: {', '.join(f'{name}={value}' for name, value in fixed.items())}.")
@@ -197,14 +194,12 @@ def _summary(results: Results) -> Table:
     """The arms by the metric of the question, the best first."""
     metric = results.metrics[0] if results.metrics else ""
     title = results.title(metric) if metric else "no metric"
-    table = Table(title=f"{title}: mean over seeds, difference to the baseline")
-    for name in ("arm", "mean", "difference", "p (Holm)"):
-        table.add_column(name, justify="left" if name == "arm" else "right", overflow="fold")
     summary = results.summary()
     summary = summary[summary["metric"] == metric]
     tests = results.tests()
     tests = tests[tests["metric"] == metric].set_index("arm")
     ranked = summary.sort_values("mean", ascending=results.lower_is_better(metric))
+    rows = []
     for row in ranked.head(_SHOWN_ARMS).itertuples():
         gap = p = ""
         if row.arm in tests.index:
@@ -212,7 +207,9 @@ def _summary(results: Results) -> Table:
             holm = tests.loc[row.arm, "p_t_holm"]
             p = "" if math.isnan(holm) else "<0.001" if holm < 0.001 else f"{holm:.3f}"
         name = row.arm + (" (baseline)" if row.arm == results.baseline else "")
-        table.add_row(name, results.show(metric, row.mean), gap, p)
+        rows.append((name, results.show(metric, row.mean), gap, p))
+    title += ": mean over seeds, difference to the baseline"
+    table = make_table(title, ("arm", "mean", "difference", "p (Holm)"), rows)
     if len(ranked) > _SHOWN_ARMS:
         table.caption = f"{_SHOWN_ARMS} of {len(ranked)} arms; the report has all."
     return table

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
-from gloss_graph.cli.options import busy, option, path_option, say, typed_words
+from gloss_graph.cli.options import busy, make_table, option, path_option, say, typed_words
 from gloss_graph.cli.train import score_table
 
 if TYPE_CHECKING:
@@ -110,11 +110,9 @@ def _stage_table(runs: dict[str, dict[str, float]]) -> Table:
     """Share of the training time of every stage, per run."""
     from gloss_graph._internal.timing import STAGES
 
-    table = Table("stage", title="Share of a training step")
-    for name in runs:
-        table.add_column(name, justify="right")
+    rows = []
     for stage in STAGES:
         if any(stage in seconds for seconds in runs.values()):
             shares = [100 * found.get(stage, 0) / sum(found.values()) for found in runs.values()]
-            table.add_row(stage, *(f"{share:.1f} %" for share in shares))
-    return table
+            rows.append([stage, *(f"{share:.1f} %" for share in shares)])
+    return make_table("Share of a training step", ("stage", *runs), rows)

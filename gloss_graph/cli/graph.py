@@ -16,6 +16,7 @@ from gloss_graph.cli.options import (
     SecondTexts,
     TextColumn,
     busy,
+    make_table,
     option,
     path_option,
     say,
@@ -31,6 +32,15 @@ if TYPE_CHECKING:
 _SUFFIXES = {"csr": "npz"}
 _FEATURES = (".npy", ".pt", ".safetensors", ".parquet")
 _EPOCH_ROWS = 20
+_CHURN = {
+    "start": "from",
+    "end": "to",
+    "kept": "kept",
+    "new": "new",
+    "jaccard": "Jaccard",
+    "homophily": "within a class",
+}
+_EPOCHS = {"epoch": "epoch", "edge_churn": "edge churn", "homophily": "within a class"}
 _Words = Annotated[list[str] | None, typer.Argument(hidden=True, metavar="FORMAT")]
 
 
@@ -353,10 +363,17 @@ class _Answers:
         ]
         if len(change.churn):
             self._table(change.churn, "churn")
-            self.said.append(_churn_table(change.churn))
+            churn = change.churn.astype({"start": str, "end": str})
+            title = "Edges of a fixed batch on the way"
+            self.said.append(_share_table(title, churn, _CHURN, left=2))
         if len(change.epochs):
             self._table(change.epochs, "epochs")
-            self.said.append(_epoch_table(change.epochs))
+            title, step = "Edge churn by epoch, fixed batch", -(-len(change.epochs) // _EPOCH_ROWS)
+            if step > 1:
+                title += f" (1 in {step}, all in epochs.csv)"
+            epochs = change.epochs.iloc[::step]
+            epochs = epochs.assign(epoch=epochs["epoch"].map("{:g}".format))
+            self.said.append(_share_table(title, epochs, _EPOCHS, left=0))
 
     def _file(self, name: str) -> Path:
         self.files.append(self.out / name)
@@ -378,29 +395,13 @@ class _Answers:
             draft.write(csv_bytes(frame))
 
 
-def _churn_table(churn: pd.DataFrame) -> Table:
-    table = Table("from", "to", title="Edges of a fixed batch on the way", title_justify="left")
-    names = {"kept": "kept", "new": "new", "jaccard": "Jaccard", "homophily": "within a class"}
-    for heading in names.values():
-        table.add_column(heading, justify="right")
-    for row in churn.to_dict("records"):
-        table.add_row(str(row["start"]), str(row["end"]), *(_percent(row[name]) for name in names))
-    return table
-
-
-def _epoch_table(epochs: pd.DataFrame) -> Table:
-    import numpy as np
-
-    title = "Edge churn by epoch, fixed batch"
-    if len(epochs) > _EPOCH_ROWS:
-        title += f" ({_EPOCH_ROWS} of {len(epochs)}, all in epochs.csv)"
-        epochs = epochs.iloc[np.linspace(0, len(epochs) - 1, _EPOCH_ROWS).round().astype(int)]
-    table = Table(title=title, title_justify="left")
-    for heading in ("epoch", "edge churn", "within a class"):
-        table.add_column(heading, justify="right")
-    for row in epochs.to_dict("records"):
-        table.add_row(f"{row['epoch']:g}", _percent(row["edge_churn"]), _percent(row["homophily"]))
-    return table
+def _share_table(title: str, frame: pd.DataFrame, headings: dict[str, str], left: int) -> Table:
+    """Columns of a frame by heading, shares in percent."""
+    rows = [
+        [cell if isinstance(cell, str) else _percent(cell) for cell in row]
+        for row in frame[list(headings)].itertuples(index=False)
+    ]
+    return make_table(title, list(headings.values()), rows, left=left)
 
 
 def _summary(graph: Data) -> Table:
@@ -436,12 +437,7 @@ def _summary(graph: Data) -> Table:
         figures["classes"] = str(labels.unique().numel())
         if (alike := edge_homophily(graph)) == alike:
             figures["edges within a class"] = _percent(alike)
-    table = Table(title="Document graph", show_header=False)
-    table.add_column()
-    table.add_column(justify="right")
-    for name, value in figures.items():
-        table.add_row(name, value)
-    return table
+    return make_table("Document graph", ("figure", "value"), list(figures.items()))
 
 
 def _percent(share: float) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from functools import cache
 from pathlib import Path
@@ -12,6 +12,7 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.table import Table
 from typer.core import TyperCommand
 
 from gloss_graph._internal.processes import is_main
@@ -193,6 +194,18 @@ def say(line: Any, *, style: str | None = None) -> None:
         whole = isinstance(line, str)
         console = Console()
         console.print(line, style=style, highlight=False, markup=False, soft_wrap=whole)
+
+
+def make_table(
+    title: str, headings: Sequence[str], rows: Iterable[Sequence[str]], *, left: int = 1
+) -> Table:
+    """A table whose first `left` columns are aligned left; narrow terminals break long cells."""
+    table = Table(title=title, title_justify="left")
+    for place, heading in enumerate(headings):
+        table.add_column(heading, justify="left" if place < left else "right", overflow="fold")
+    for row in rows:
+        table.add_row(*row)
+    return table
 
 
 def busy(message: str) -> AbstractContextManager[Any]:

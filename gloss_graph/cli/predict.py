@@ -50,6 +50,8 @@ def predict(
         refused += ["mode"] if mode != "inductive" else []
         _predict_by_model(kind, run, input, output, text=text, refused=refused)
         return
+    import torch
+
     from gloss_graph.training import Run
 
     loaded = Run(utf8_folder(run))
@@ -59,7 +61,8 @@ def predict(
         raise ValueError(f"'--text-b' must {what}, as the run was trained on {kind} ({run}).")
     column = None if loaded.on_features and not has_column(input, text) else text
     corpus = read_table(input, text=column, label=None, text_b=text_b)
-    names = _answer_names(loaded)
+    spread, row, top = torch.empty(0, len(loaded.label_names)), torch.empty(0), torch.empty(0, _TOP)
+    names = _answers(loaded, spread, row, spread, top, top)
     table = input_columns(input, corpus, text=column, text_b=text_b, answers=names)
     rows = None if features is None else read_features(features)
     if rows is not None and len(rows) != len(corpus):
@@ -76,9 +79,14 @@ def predict(
         progress=True,
     )
     reasons = answer.explanation
-    scores = (reasons.probabilities, reasons.confidence, answer.linear)
-    table |= (_set_columns if loaded.multilabel else _class_columns)(loaded, *scores)
-    table |= _reason_columns(loaded, reasons.ids, reasons.shares)
+    table |= _answers(
+        loaded,
+        reasons.probabilities,
+        reasons.confidence,
+        answer.linear,
+        reasons.ids,
+        reasons.shares,
+    )
     write_table(output, table)
     confidence = 100 * float(reasons.confidence.mean())
     say(f"{len(corpus)} documents, {confidence:.0f} % mean confidence.")
@@ -195,64 +203,22 @@ def input_columns(
     return table
 
 
-def _answer_names(run: Run) -> list[str]:
-    """Columns that every output has besides the texts."""
-    names = ["label", "probability", "confidence", "linear_label", "linear_probability"]
-    if run.multilabel:
-        names = ["labels", "confidence", "linear_labels"]
-        for head in ("probability", "linear_probability"):
-            names += [f"{head}[{name}]" for name in run.label_names]
-    parts = ("id", "share", "text", *(("text_b",) if run.on_pairs else ()))
-    return names + [f"reason_{rank + 1}_{part}" for rank in range(_TOP) for part in parts]
-
-
 def _short(values: Tensor) -> list[float]:
     """Six digits; more are noise."""
     return [float(f"{value:.6g}") for value in values.tolist()]
 
 
-def _class_columns(
-    run: Run, probabilities: Tensor, confidence: Tensor, linear: Tensor
-) -> dict[str, list[Any]]:
-    """Columns of the one class of every document."""
-    names = run.label_names
-    probability, label = probabilities.max(dim=1)
-    linear_probability, linear_label = linear.max(dim=1)
-    return {
-        "label": [names[c] for c in label.tolist()],
-        "probability": _short(probability),
-        "confidence": _short(confidence),
-        "linear_label": [names[c] for c in linear_label.tolist()],
-        "linear_probability": _short(linear_probability),
-    }
-
-
-def _set_columns(
-    run: Run, probabilities: Tensor, confidence: Tensor, linear: Tensor
-) -> dict[str, list[Any]]:
-    """Columns of the label set of every document, and of every class."""
-    from gloss_graph.text.corpora import SEPARATOR
-    from gloss_graph.text.writers import joined_names
-    from gloss_graph.training.multilabel import THRESHOLD
-
-    names = run.label_names
-    separator = run.settings.get("data", {}).get("separator", SEPARATOR)
-    table: dict[str, list[Any]] = {
-        "labels": joined_names((probabilities >= THRESHOLD).numpy(), names, separator),
-        "confidence": _short(confidence),
-        "linear_labels": joined_names((linear >= THRESHOLD).numpy(), names, separator),
-    }
-    for head, values in (("probability", probabilities), ("linear_probability", linear)):
-        for name, column in zip(names, values.T, strict=True):
-            table[f"{head}[{name}]"] = _short(column)
-    return table
-
-
-def _reason_columns(run: Run, ids: Tensor, shares: Tensor) -> dict[str, Any]:
-    """Columns of the labeled documents that decided most."""
+def _answers(
+    run: Run, probabilities: Tensor, confidence: Tensor, linear: Tensor, ids: Tensor, shares: Tensor
+) -> dict[str, Any]:
+    """The columns of the answers, as many rows as the tensors have."""
     import pyarrow
 
-    table: dict[str, Any] = {}
+    heads = {"probability": probabilities, "linear_probability": linear}
+    if run.multilabel:
+        table = _sets(run, heads, confidence)
+    else:
+        table = _classes(run, heads, confidence)
     for rank in range(_TOP):
         found, name = ids[:, rank].tolist(), f"reason_{rank + 1}"
         known = [id_ if id_ >= 0 else None for id_ in found]
@@ -261,4 +227,37 @@ def _reason_columns(run: Run, ids: Tensor, shares: Tensor) -> dict[str, Any]:
         table[f"{name}_text"] = [run.texts.get(id_, "") for id_ in found]
         if run.on_pairs:
             table[f"{name}_text_b"] = [run.texts_b.get(id_, "") for id_ in found]
+    return table
+
+
+def _classes(run: Run, heads: dict[str, Tensor], confidence: Tensor) -> dict[str, Any]:
+    """The class of every document."""
+    best = {name: values.max(dim=1) for name, values in heads.items()}
+    labels = {
+        name: [run.label_names[c] for c in found.indices.tolist()] for name, found in best.items()
+    }
+    return {
+        "label": labels["probability"],
+        "probability": _short(best["probability"].values),
+        "confidence": _short(confidence),
+        "linear_label": labels["linear_probability"],
+        "linear_probability": _short(best["linear_probability"].values),
+    }
+
+
+def _sets(run: Run, heads: dict[str, Tensor], confidence: Tensor) -> dict[str, Any]:
+    """The label set of every document, and the probability of every class."""
+    from gloss_graph.text.corpora import SEPARATOR
+    from gloss_graph.text.writers import joined_names
+    from gloss_graph.training.multilabel import THRESHOLD
+
+    separator = run.settings.get("data", {}).get("separator", SEPARATOR)
+    labels, linear = (
+        joined_names((values >= THRESHOLD).numpy(), run.label_names, separator)
+        for values in heads.values()
+    )
+    table = {"labels": labels, "confidence": _short(confidence), "linear_labels": linear}
+    for head, values in heads.items():
+        for name, column in zip(run.label_names, values.T, strict=True):
+            table[f"{head}[{name}]"] = _short(column)
     return table

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 import typer
 from rich.table import Table
 
-from gloss_graph._internal.processes import is_main
 from gloss_graph.cli.options import (
     Config,
     LabelColumn,
@@ -204,8 +203,7 @@ def train_and_report(
     # Printed last: if the reader closes the pipe the run is whole.
     if result.skill is not None:
         say(str(result.skill))
-    if is_main():
-        say_run(out, config.loss, result.metrics, notes)
+    say_run(out, config.loss, result.metrics, notes)
 
 
 def _check_no_model_options(context: typer.Context) -> None:

@@ -21,6 +21,7 @@ from gloss_graph.cli.options import (
     Unlabeled,
     flag,
     given_settings,
+    make_table,
     option,
     path_option,
     say,
@@ -206,12 +207,9 @@ def _best_table(result: TuneResult, space: Mapping[str, Any], metric: str) -> Ta
     """The best five complete trials."""
     complete = result.trials[result.trials["state"] == "complete"]
     ranked = complete.sort_values(["value", "number"], ascending=[False, True], kind="stable")
-    table = Table(title="Best trials")
-    for heading in ("trial", metric, *space):
-        # A narrow terminal breaks a long name instead of cutting it.
-        table.add_column(heading, justify="right", overflow="fold")
+    rows = []
     for _, row in ranked.head(_SHOWN).iterrows():
         values = [row[name] for name in space]
         cells = [f"{value:g}" if isinstance(value, float) else str(value) for value in values]
-        table.add_row(str(row["number"]), f"{100 * row['value']:.1f}", *cells)
-    return table
+        rows.append([str(row["number"]), f"{100 * row['value']:.1f}", *cells])
+    return make_table("Best trials", ("trial", metric, *space), rows, left=0)
