@@ -32,6 +32,7 @@ from gloss_graph.cli.train import described_files, read_files, train_and_report
 
 if TYPE_CHECKING:
     from gloss_graph.studies import TuneResult
+    from gloss_graph.text import TextEncoder
     from gloss_graph.training import TrainConfig
 
 _SHOWN = 5
@@ -104,7 +105,7 @@ def tune(
         tune_text,
     )
     from gloss_graph.studies.space import default_parameters
-    from gloss_graph.text import TextEncoder, load_encoder
+    from gloss_graph.text import load_encoder
     from gloss_graph.training import TrainConfig
 
     found = [*map(parse_range, ranges or ()), *map(parse_choice, choices or ())]
