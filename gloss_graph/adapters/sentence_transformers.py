@@ -17,7 +17,7 @@ from gloss_graph._internal.eval_mode import evaluating
 from gloss_graph._internal.processes import is_main, mean_over_processes, wait_for_all, world_size
 from gloss_graph.memory.distributed import share_state
 from gloss_graph.objective import GraphGuidedObjective
-from gloss_graph.training.state import check_model, load_objective, save_objective
+from gloss_graph.training.checkpoints import check_model, load_objective, save_objective
 
 try:
     import sentence_transformers

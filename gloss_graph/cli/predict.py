@@ -16,7 +16,7 @@ from gloss_graph.text.corpora import SEPARATOR
 from gloss_graph.text.tables import has_column
 from gloss_graph.text.writers import joined_names, write_table
 from gloss_graph.training import Prediction, Run
-from gloss_graph.training.multilabel import THRESHOLD
+from gloss_graph.training.outcome import THRESHOLD
 
 _TOP = 3
 

@@ -30,10 +30,13 @@ from gloss_graph.text.origins import describe_file
 from gloss_graph.text.tables import has_column
 from gloss_graph.training import RunResult, TrainConfig, train_text, with_unlabeled
 from gloss_graph.training.checkpoints import Checkpoints, different
-from gloss_graph.training.config import DEFAULTS
-from gloss_graph.training.multilabel import check_multilabel
-from gloss_graph.training.parameters import check_run
-from gloss_graph.training.processes import check_same_everywhere, join_processes, on_main
+from gloss_graph.training.config import DEFAULTS, check_multilabel
+from gloss_graph.training.processes import (
+    check_run,
+    check_same_everywhere,
+    join_processes,
+    on_main,
+)
 from gloss_graph.visualization import plot_stage_times, plot_training
 
 if TYPE_CHECKING:

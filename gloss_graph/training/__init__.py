@@ -6,22 +6,26 @@ require("transformers", "accelerate", extra="text")
 require("pandas", "matplotlib", extra="analysis")
 
 from gloss_graph._internal.moved import moved_names
+from gloss_graph.training.checkpoints import load_objective, save_objective
 from gloss_graph.training.classifier import ClassifierOutput, TextClassifier
 from gloss_graph.training.config import MODES, TrainConfig
-from gloss_graph.training.dataset import TextCollator, TextDataset
-from gloss_graph.training.labels import draw_labels, hide_labels, with_unlabeled
+from gloss_graph.training.data import (
+    MixedSampler,
+    TextCollator,
+    TextDataset,
+    draw_labels,
+    hide_labels,
+    with_unlabeled,
+)
 from gloss_graph.training.losses import LOSSES, LossSpec
-from gloss_graph.training.multilabel import set_scores
 from gloss_graph.training.objectives import make_loss, make_objective
+from gloss_graph.training.outcome import set_scores
 from gloss_graph.training.predict import Prediction, Run
 from gloss_graph.training.recorded import encoder_identity, recorded_embeddings
-from gloss_graph.training.refresh import BankRefresh
 from gloss_graph.training.run import RunResult, train_text
-from gloss_graph.training.sampler import MixedSampler
 from gloss_graph.training.snapshots import FixedBatch, SnapshotData, Snapshots, load_snapshots
-from gloss_graph.training.state import load_objective, save_objective
-from gloss_graph.training.trainer import GraphGuidedTrainer
-from gloss_graph.training.warmstart import contrastive_warm_start
+from gloss_graph.training.stages import contrastive_warm_start
+from gloss_graph.training.trainer import BankRefresh, GraphGuidedTrainer
 
 __all__ = [
     "LOSSES",

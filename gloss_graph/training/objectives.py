@@ -1,4 +1,4 @@
-"""The loss module that a configuration asks for."""
+"""The loss module of a configuration."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from gloss_graph.memory import MemoryBank, Reservoir
 from gloss_graph.objective import GraphGuidedObjective
 from gloss_graph.propagation.alignment import class_shares
 from gloss_graph.training.config import TrainConfig
+from gloss_graph.training.data import steps_of
 from gloss_graph.training.losses import LossModule
-from gloss_graph.training.sampler import steps_of
 
 _BANK_ROWS = 65_536
 _REFRESH = 40
-# Longer than any training: targets are solved for once.
+# Longer than any training: targets are solved once.
 _NEVER_AGAIN = sys.maxsize
 
 
@@ -36,13 +36,13 @@ def make_loss(
     sample: Tensor | None = None,
     multilabel: bool = False,
 ) -> LossModule | None:
-    """Make the loss module a configuration asks for; None for cross-entropy.
+    """Make the loss module of a configuration; None for cross-entropy.
 
     Args:
         config: Settings.
         num_classes: C.
         dim: Embedding dimension D.
-        labels: Of the training documents, -1 = unlabeled; the bank has one row for each.
+        labels: Labels of the training documents, -1 = unlabeled; the bank has one row for each.
         frozen_dim: D' of frozen features, 0 without.
         sample: (S, D) embeddings from which the in-batch forms estimate their bandwidth.
         multilabel: Labels are sets; `labels` then only mark the labeled documents.
@@ -153,11 +153,9 @@ def make_objective(
 def _bank(
     config: TrainConfig, documents: int, dim: int, k: int, num_classes: int | None = None
 ) -> MemoryBank:
-    size = min(documents, _BANK_ROWS) if config.memory_size is None else config.memory_size
-    # A policy that draws does so by the seed of the run.
     draws = config.eviction == "reservoir"
     return MemoryBank(
-        size,
+        min(documents, _BANK_ROWS) if config.memory_size is None else config.memory_size,
         dim,
         k=k,
         search=config.search,

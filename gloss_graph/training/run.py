@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -22,36 +22,41 @@ from gloss_graph._internal.sampling import seeded_sample
 from gloss_graph.inference import GraphSkill, graph_skill
 from gloss_graph.objective import GraphGuidedObjective
 from gloss_graph.runs import RunFolder
-from gloss_graph.text import Adapters, Corpus, FeatureEncoder, Splits, TextEncoder
-from gloss_graph.training.checkpoints import Checkpoints, RunClock, run_settings
-from gloss_graph.training.classifier import TextClassifier
-from gloss_graph.training.config import DEFAULTS, TrainConfig
-from gloss_graph.training.labels import draw_labels, hide_labels
-from gloss_graph.training.multilabel import THRESHOLD, check_multilabel
+from gloss_graph.text import Adapters, Corpus, FeatureEncoder, Splits, TextEncoder, add_lora
+from gloss_graph.training.checkpoints import (
+    Checkpoints,
+    RunClock,
+    run_settings,
+    save_objective,
+)
+from gloss_graph.training.classifier import TextClassifier, freeze_layers
+from gloss_graph.training.config import DEFAULTS, TrainConfig, check_multilabel
+from gloss_graph.training.data import with_few_labels
 from gloss_graph.training.objectives import make_loss, make_objective
 from gloss_graph.training.outcome import (
+    THRESHOLD,
     ClassReport,
     describe,
     history_rows,
-    predict_classes,
-    predict_sets,
     split_scores,
 )
-from gloss_graph.training.parameters import adapt, check_run
-from gloss_graph.training.processes import check_same_everywhere, join_processes, on_main
+from gloss_graph.training.processes import (
+    check_run,
+    check_same_everywhere,
+    join_processes,
+    on_main,
+)
 from gloss_graph.training.progress import ProgressBar
 from gloss_graph.training.setup import make_trainer
 from gloss_graph.training.snapshots import Snapshots
-from gloss_graph.training.stages import fill_bank, fit_head, run_start_stages
-from gloss_graph.training.state import save_objective
-from gloss_graph.training.views import Views
+from gloss_graph.training.stages import SplitEmbeddings, fill_bank, fit_head, run_start_stages
 
 _SIGMA_SAMPLE = 1024
 
 
 @dataclass(frozen=True)
 class RunResult:
-    """What a run gives back.
+    """A trained classifier and its scores.
 
     Attributes:
         model: The trained classifier (best validation macro-F1, or last step).
@@ -60,7 +65,7 @@ class RunResult:
         history: Rows of step, losses and validation scores.
         predictions: Split name -> predicted class (N,) of its documents, or set (N, C) bool.
         embeddings: Split name -> embeddings (N, D) of its documents.
-        skill: What the graph promised before training, None with too few labels to tell.
+        skill: The expected gain of the graph before training, None with too few labels to tell.
     """
 
     model: TextClassifier
@@ -86,31 +91,31 @@ def train_text(
     resume: bool = False,
     save_steps: int | None = None,
 ) -> RunResult:
-    """Fine-tune an encoder with a linear head and score it.
+    """Fine-tune an encoder with a linear head and score it; `Run(out)` then predicts.
 
     Writes `config.json`, `metrics.json`, `history.csv`, `classes.csv`, `labels_used.csv`, `model/`,
-    `memory/` and what pictures are drawn from into `out`, all at once when they are whole;
-    `checkpoints/` lives there until then. A run that was interrupted in `out` starts over; with
-    `resume=True` it goes on and comes to the same weights, memory and metrics, bit for bit, as one
-    that was not interrupted (times aside). Under `torchrun` every process trains on batches of its
-    own and computes the same scores; the first one writes and speaks.
+    `memory/` and the data of the pictures into `out`, all at once when they are complete;
+    `checkpoints/` exists until then. A run that was interrupted in `out` starts over; with
+    `resume=True` it continues and comes to the same weights, memory and metrics, bit for bit, as
+    one that was not interrupted (times aside). Under `torchrun` every process trains on different
+    batches and computes the same scores; the first one writes and prints.
 
     Args:
         splits: Training, validation and test documents; training documents may lack labels.
         encoder: Fine-tuned in place.
         config: Settings.
         out: New or empty folder, or that of a run that did not finish.
-        frozen: Embeddings of the encoder as given, for `"train"`, `"val"` and `"test"`, where they
-            are at hand from an earlier run; computed otherwise.
+        frozen: Embeddings of the untrained encoder for `"train"`, `"val"` and `"test"`, if known
+            from an earlier run; computed otherwise.
         callbacks: Added to the Trainer, for example to watch its evaluations.
         progress: Show progress bars.
-        description: What the bar says.
-        finish: Adds files to the run folder before it is whole: called by the first process with
+        description: Text of the bar.
+        finish: Adds files to the run folder before it is complete: the first process calls it with
             the folder as it is then, and the result.
-        resume: Go on with the run that was interrupted in `out`, if there is one.
+        resume: Continue the run that was interrupted in `out`, if there is one.
         save_steps: Steps between checkpoints, besides those at the evaluations of a run that keeps
-            its best step; None = at every evaluation, or as often as one would be; 0 = nothing is
-            kept to go on from.
+            its best step; None = at every evaluation, or as often as one would be; 0 = no
+            checkpoints to resume from.
 
     Raises:
         ValueError: No labeled document in training; no validation split with labels where it
@@ -154,26 +159,22 @@ def train_text(
                 checkpoints.begin(settings)
 
         on_main(begin)
-        # Weights cannot be written below a name that is not UTF-8.
-        place = utf8_folder(out)
-        checkpoints = Checkpoints(place)
         result = _train(
             splits,
             encoder,
             config,
-            place,
+            # Weights cannot be written below a name that is not UTF-8.
+            utf8_folder(out),
             owned[0].draft if owned else None,
             device,
             frozen=frozen,
             callbacks=callbacks,
-            progress=progress and is_main(),
-            description=description,
-            checkpoints=checkpoints,
+            bar=ProgressBar(description) if progress and is_main() else None,
             save_steps=save_steps,
         )
         if owned and finish is not None:
             finish(owned[0].draft, result)
-    wait_for_all()  # until the folder is whole
+    wait_for_all()  # until the folder is complete
     return result
 
 
@@ -187,41 +188,40 @@ def _train(
     *,
     frozen: Mapping[str, Tensor] | None,
     callbacks: Sequence[TrainerCallback],
-    progress: bool,
-    description: str,
-    checkpoints: Checkpoints,
+    bar: ProgressBar | None,
     save_steps: int | None,
 ) -> RunResult:
-    """Train with checkpoints in `out`, and write the run into `draft`, of the first process."""
+    """Train with checkpoints in `out`; process 0 writes the run into `draft`."""
     set_seed(config.seed)
-    train = splits.train
+    train, checkpoints, progress = splits.train, Checkpoints(out), bar is not None
     labels = torch.tensor(train.labels)
     classifier = TextClassifier(
         encoder, train.label_names, dropout=config.dropout, seed=config.seed
     )
-    adapters = adapt(encoder, config)
+    adapters = _adapt(encoder, config)
     encoder.to(device)
     clock = RunClock()
     metrics: dict[str, float] = {}
     if adapters is not None:
         metrics["lora.parameters"] = float(adapters.size)
-    views = Views(encoder, splits, config, frozen, progress)
-    snapshots = Snapshots(
-        encoder,
-        splits,
-        views.frozen,
-        pictures=config.pictures,
-        warm_start=config.warm_start_steps > 0 or config.graph_start_steps > 0,
-        batch_size=config.eval_batch_size,
-        seed=config.seed,
-    )
+    views = SplitEmbeddings(encoder, splits, config, frozen, progress)
+    snapshots = None
+    if config.pictures:
+        snapshots = Snapshots(
+            encoder,
+            splits,
+            views.frozen,
+            warm_start=config.warm_start_steps > 0 or config.graph_start_steps > 0,
+            batch_size=config.eval_batch_size,
+            seed=config.seed,
+        )
     skill = _skill(views.frozen.get("train"), labels, config)
     if skill is not None:
         metrics |= {f"graph_skill.{key}": float(value) for key, value in skill._asdict().items()}
-    started = run_start_stages(
+    start_losses, start_seconds = run_start_stages(
         encoder, train, views, config, checkpoints=checkpoints, progress=progress
     )
-    metrics |= started.metrics
+    metrics |= start_seconds
     loss = make_loss(
         config,
         train.num_classes,
@@ -231,69 +231,65 @@ def _train(
         sample=_sigma_sample(encoder, train, config, progress),
         multilabel=train.multilabel,
     )
-    joint = isinstance(loss, GraphGuidedObjective) and views.dim > 0
+    objective = loss if isinstance(loss, GraphGuidedObjective) else None
+    joint = objective is not None and views.dim > 0
 
     @cache
     def start_rows() -> Tensor:
         # Of the training documents, after the contrastive stages.
-        return views.rows("train") if started.losses else views.start_rows
+        return views.rows("train") if start_losses else views.start_rows
 
-    # The same by the encoder as it is at the end, where they are at hand.
+    # Of the training documents by the encoder as it is at the end, if known.
     final: Tensor | None = None
     latest = checkpoints.latest()
-    if latest is None and isinstance(loss, GraphGuidedObjective) and joint:
-        fill_bank(loss, train, start_rows(), views)
-        if started.losses and config.trains:
+    if latest is None and objective is not None and joint:
+        fill_bank(objective, train, start_rows(), views)
+        if start_losses and config.trains:
             fit_head(classifier, train, start_rows(), views, config)
     if config.trains:
         corpus = train if config.loss_spec.uses_unlabeled else train.select(labels.numpy() >= 0)
-        part = views.frozen.get("train") if joint else None
         trainer = make_trainer(
             classifier,
             loss,
             replace(splits, train=corpus),
             config,
             out,
-            frozen=part,
+            frozen=views.frozen.get("train") if joint else None,
             save_steps=save_steps,
         )
         clock.clocks = trainer.clocks
-        trainer.extras = {"clock": clock, **snapshots.parts}
-        trainer.add_callback(snapshots.batch)
-        bar = ProgressBar(description)
-        for callback in (*callbacks, *((bar,) if progress else ())):
+        trainer.extras = {"clock": clock}
+        if snapshots is not None:
+            trainer.extras["pictures"] = snapshots.batch
+            trainer.add_callback(snapshots.batch)
+        for callback in (*callbacks, *([] if bar is None else [bar])):
             trainer.add_callback(callback)
-        try:
+        with nullcontext() if bar is None else bar.bar:
             trainer.train(None if latest is None else str(latest))
-        finally:
-            bar.stop()
         history = history_rows(trainer.state.log_history)
         metrics["steps"] = float(trainer.state.global_step)
         metrics["epochs_to_stop"] = float(trainer.state.epoch or 0.0)
-        best = trainer.state.best_global_step or trainer.state.global_step
-        metrics["best_step"] = float(best)
+        metrics["best_step"] = float(trainer.state.best_global_step or trainer.state.global_step)
         metrics |= {f"seconds.{name}": s for name, s in trainer.stage_seconds().items()}
-        _merge(adapters)
-        if config.mode == "standalone" or config.refit_head:
-            classifier.standalone = False
-            final = views.rows("train")
-            metrics |= fit_head(classifier, train, final, views, config)
     else:
-        _merge(adapters)
-        final = start_rows()
+        metrics["steps"] = float(len(start_losses))
+        history = [{"step": step + 1, "loss": v} for step, v in enumerate(start_losses)]
+    if adapters is not None:
+        # What follows uses the weights that are saved.
+        adapters.merge()
+    if not config.trains or config.mode == "standalone" or config.refit_head:
+        classifier.standalone = False
+        final = views.rows("train") if config.trains else start_rows()
         metrics |= fit_head(classifier, train, final, views, config)
-        metrics["steps"] = float(len(started.losses))
-        history = [{"step": step + 1, "loss": v} for step, v in enumerate(started.losses)]
-    metrics["seconds.train"] = clock.seconds - snapshots.seconds
+    recording = 0.0 if snapshots is None else snapshots.seconds
+    metrics["seconds.train"] = clock.seconds - recording
 
-    objective = loss if isinstance(loss, GraphGuidedObjective) else None
     memory = None if objective is None else objective.memory
     stored = memory is not None and len(memory) > 0
     if objective is None or not stored or config.loss_spec.frozen_targets:
         # Another loss's bank lacks documents or their learned rows: fill one to predict over.
-        plain = replace(config, loss="gloss", memory_size=len(train))
         objective = make_objective(
-            plain,
+            replace(config, loss="gloss", memory_size=len(train)),
             train.num_classes,
             encoder.dim,
             len(train),
@@ -304,16 +300,21 @@ def _train(
         fill_bank(objective, train, views.rows("train") if final is None else final, views)
     objective = objective.cpu().eval()
     predictions, embeddings, classes = {}, {}, ClassReport()
-    for name, held_out in (("val", splits.val), ("test", splits.test)):
-        if held_out is None:
+    for name, held_out in splits.parts.items():
+        if name == "train":
             continue
-        rows = views.rows(name)
-        predict = predict_sets if train.multilabel else predict_classes
-        predictions[name], embeddings[name] = predict(classifier, rows), rows
+        embeddings[name] = rows = views.rows(name)
+        predictions[name] = _answer(classifier.head_logits(rows), held_out, 0.0)
         metrics |= split_scores(name, predictions[name], rows, held_out)
         classes.add(name, "linear", predictions[name], held_out)
-        part = views.frozen.get(name)
-        metrics |= _propagation_scores(name, objective, rows, part, held_out, classes)
+        memory = objective.memory
+        if memory is None or not len(memory) or not bool(memory.labeled.any()):
+            continue
+        spread = objective.predict(rows, frozen=views.frozen.get(name), mode="transductive")
+        answer = _answer(spread, held_out, THRESHOLD)
+        classes.add(name, "propagation", answer, held_out)
+        # The embeddings are scored with the linear head.
+        metrics |= split_scores(f"{name}_propagation", answer, None, held_out)
     metrics["seconds.total"] = clock.seconds
 
     classifier.eval().to("cpu")
@@ -327,7 +328,8 @@ def _train(
     save_objective(objective, folder.objective)
     folder.write_labels_used(train)
     classes.write(folder.classes)
-    snapshots.write(draft, embeddings, metrics)
+    if snapshots is not None:
+        snapshots.write(draft, embeddings, metrics)
     memory = objective.memory
     settings = {
         **config.flat(),
@@ -339,27 +341,31 @@ def _train(
             "targets": objective.consistency.refresh_every > 0,
             **({"multilabel": True} if train.multilabel else {}),
         },
-        # Of this version: those who compare runs leave them out.
+        # Of this version: comparisons of runs leave out what was not changed.
         "defaults": DEFAULTS,
     }
     folder.write(settings, metrics, history)
     return result
 
 
-def _merge(adapters: Adapters | None) -> None:
-    """All that comes after training is made with the weights that are saved."""
-    if adapters is not None:
-        adapters.merge()
+def _answer(scores: Tensor, corpus: Corpus, threshold: float) -> np.ndarray:
+    """Classes (N,) of the highest score, or sets (N, C) of the scores from `threshold` on."""
+    return (scores >= threshold if corpus.multilabel else scores.argmax(dim=1)).numpy()
 
 
-def with_few_labels(
-    splits: Splits, *, fraction: float | None, per_class: int | None, seed: int
-) -> Splits:
-    """The splits with all training labels hidden but those that are drawn; see `draw_labels`."""
-    if fraction is None and per_class is None:
-        return splits
-    kept = draw_labels(splits.train, fraction=fraction, per_class=per_class, seed=seed)
-    return replace(splits, train=hide_labels(splits.train, kept))
+def _adapt(encoder: TextEncoder | FeatureEncoder, config: TrainConfig) -> Adapters | None:
+    """Freeze the first layers of an encoder and give the others adapters, if asked for."""
+    freeze_layers(encoder, config.freeze_layers)
+    if not config.lora_rank or isinstance(encoder, FeatureEncoder):
+        return None
+    return add_lora(
+        encoder,
+        config.lora_rank,
+        alpha=config.lora_alpha,
+        dropout=config.lora_dropout,
+        targets=config.lora_targets,
+        seed=config.seed,
+    )
 
 
 def check_labels(splits: Splits, *, picks_step: bool, by_silhouette: bool = False) -> None:
@@ -388,11 +394,8 @@ def check_labels(splits: Splits, *, picks_step: bool, by_silhouette: bool = Fals
             "'splits.val' must hold two classes, one of them twice, for mode='standalone', which "
             "takes the step of the best silhouette. Label more, or take select='last'."
         )
-    missing = [
-        name
-        for name, count in zip(splits.train.label_names, splits.train.class_counts, strict=True)
-        if not count
-    ]
+    named = zip(splits.train.label_names, splits.train.class_counts, strict=True)
+    missing = [name for name, count in named if not count]
     if missing:
         warnings.warn(
             f"No training document is labeled {', '.join(map(repr, missing[:5]))}; such a class "
@@ -403,7 +406,7 @@ def check_labels(splits: Splits, *, picks_step: bool, by_silhouette: bool = Fals
 
 
 def _skill(rows: Tensor | None, labels: Tensor, config: TrainConfig) -> GraphSkill | None:
-    """The graph's prospects on the embeddings before training, where they can be told."""
+    """The expected gain of the graph on the embeddings before training, where it can be told."""
     if rows is None:
         return None
     counts = torch.bincount(labels[labels >= 0])
@@ -426,21 +429,3 @@ def _sigma_sample(
         return None
     some = train.select(seeded_sample(len(train), _SIGMA_SAMPLE).tolist())
     return encoder.embed(some, progress=progress)
-
-
-def _propagation_scores(
-    name: str,
-    objective: GraphGuidedObjective,
-    rows: Tensor,
-    frozen: Tensor | None,
-    corpus: Corpus,
-    classes: ClassReport,
-) -> dict[str, float]:
-    memory = objective.memory
-    if memory is None or not len(memory) or not bool(memory.labeled.any()):
-        return {}
-    spread = objective.predict(rows, frozen=frozen, mode="transductive")
-    answer = (spread >= THRESHOLD if corpus.multilabel else spread.argmax(dim=1)).numpy()
-    classes.add(name, "propagation", answer, corpus)
-    # The embeddings are scored with the linear head.
-    return split_scores(f"{name}_propagation", answer, None, corpus)

@@ -6,59 +6,70 @@ import copy
 import math
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import safetensors.torch
 import torch
 import torch.nn.functional as F
+from safetensors.torch import load_model, save_model
 from torch import Tensor, nn
 from torch.utils.data import Sampler
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, TrainOutput
 
-from gloss_graph._internal.checks import check_range
+from gloss_graph._internal.checks import check_positive_int, check_range
 from gloss_graph._internal.eval_mode import evaluating
 from gloss_graph._internal.files import atomic_path, full_disk_named, sync_folder
 from gloss_graph._internal.folders import swap
-from gloss_graph._internal.processes import launched, mean_over_processes, wait_for_all
+from gloss_graph._internal.processes import (
+    gather_rows,
+    launched,
+    mean_over_processes,
+    rank,
+    wait_for_all,
+    world_size,
+)
 from gloss_graph._internal.timing import StageClock
+from gloss_graph.graph.views import joint_view
 from gloss_graph.losses import MetricLoss, PseudoLabelLoss, labeled_binary_cross_entropy
+from gloss_graph.memory import MemoryBank
 from gloss_graph.memory.distributed import share_state
 from gloss_graph.memory.labels import is_labeled
 from gloss_graph.training.checkpoints import (
+    OBJECTIVE_FILE,
     Checkpointed,
     drop_checkpoint,
     has_ended,
     load_extras,
+    load_objective,
     save_extras,
+    save_objective,
     whole_checkpoints,
 )
 from gloss_graph.training.losses import LossModule
-from gloss_graph.training.state import load_objective, save_objective
 
-OBJECTIVE_FILE = "objective.safetensors"
-TEACHER_FILE = "teacher.safetensors"
-# Where a checkpoint is until it is whole.
+_TEACHER_FILE = "teacher.safetensors"
+# Folder of a checkpoint until it is complete.
 _DRAFT = ".checkpoint.draft"
+_NOT_INPUTS = ("labels", "ids", "frozen")
 
 
 class GraphGuidedTrainer(Trainer):
     """`transformers.Trainer` whose loss is a `GraphGuidedObjective`.
 
-    One forward pass a step feeds graph loss and cross-entropy. Under gradient accumulation the
-    bank grows with every micro-batch, so later micro-batches see the earlier ones. The objective,
-    bank and generator included, is saved with every checkpoint and restored on resume and with
-    the best model: training on from a checkpoint gives the same numbers as never stopping.
+    One forward pass per step feeds graph loss and cross-entropy. Under gradient accumulation the
+    bank grows with every micro-batch, so later micro-batches see the earlier ones. Every checkpoint
+    holds the objective with its bank and generator; they are restored on resume and with the best
+    model: training on from a checkpoint gives the same numbers as never stopping.
 
     Batches hold the model's inputs, `labels` (B,), or (B, C) float of label sets, and `ids` (B,),
     the stable document identities; collators must pass both on. Evaluation uses the classifier
     alone.
 
     Under `torchrun` or `accelerate launch` (on CPUs with `TrainingArguments(use_cpu=True)`) every
-    process sees batches of its own, the loss and its gradient are means over the processes of
+    process trains on different batches, the loss and its gradient are means over the processes of
     the means over their batches, and every bank takes the rows of all. Cross-entropy and the
     unlabeled documents' term then train as one process with the joined batch does, if the batches
     hold equally many labeled (unlabeled) rows and no class weights; the graph of a step joins the
@@ -67,20 +78,19 @@ class GraphGuidedTrainer(Trainer):
 
     Args:
         model: Returns `embeddings` (B, D) and `logits` (B, C) as attributes or keys, as
-            `TextClassifier` does, or anything `embed` understands. Without logits the objective
-            runs standalone.
+            `TextClassifier` does, or anything that `embed` understands. Without logits the
+            objective runs standalone.
         args: Training arguments.
         objective: The objective, a `MetricLoss`, or a `PseudoLabelLoss` (with `reference=True`).
-            None trains by
-            cross-entropy alone, through the same loop.
-        embed: `(outputs, inputs) -> embeddings (B, D)` for models of other shape, for example
+            None trains by cross-entropy alone, through the same loop.
+        embed: `(outputs, inputs) -> embeddings (B, D)` for other models, for example
             `lambda out, inputs: out.hidden_states[-1][:, 0]`.
-        reference: Make one more forward pass a step, without dropout and gradient, for what the
-            bank stores and targets are made from. With unlabeled documents it pays.
+        reference: Make one more forward pass per step, without dropout and gradient, for the rows
+            of the bank and the targets. With unlabeled documents it pays.
         teacher_decay: Decay of a moving average of the weights that makes this pass; 0 = the
             model itself.
         train_sampler: Order of the training documents, for example a `MixedSampler`.
-        **kwargs: Everything else `Trainer` takes.
+        **kwargs: Everything else that `Trainer` takes.
 
     Raises:
         ValueError: A model without embeddings and no `embed`; a batch without labels; no
@@ -116,6 +126,7 @@ class GraphGuidedTrainer(Trainer):
         self.objective = None if objective is None else objective.to(self.args.device)
         self.embed, self.reference, self.train_sampler = embed, reference, train_sampler
         self.teacher: nn.Module | None = None
+        self._teacher_decay = 0.0
         if teacher_decay:
             self.use_teacher(teacher_decay)
         if not self.args.label_names:
@@ -125,17 +136,29 @@ class GraphGuidedTrainer(Trainer):
         self._drafting = False
         #: Seconds spent in each stage of the training steps so far.
         self.seconds = StageClock()
-        #: What else checkpoints keep and a resumed training takes back, by name.
+        #: Other state that checkpoints keep, by name.
         self.extras: dict[str, Checkpointed] = {}
         self._parts: dict[str, list[Tensor]] = {}
-        self.add_callback(_OptimizerClock(self.seconds))
-        self.add_callback(_SharedStart(self))
+        self.add_callback(_Steps(self))
 
     def use_teacher(self, decay: float) -> None:
         """Let a moving average of the weights make the reference pass from now on."""
         check_range("teacher_decay", decay, 0.0, 1.0, open_low=True, open_high=True)
         self.teacher = copy.deepcopy(self.model).eval().requires_grad_(False)
-        self.add_callback(_TeacherUpdate(self.teacher, self.model, decay))
+        self._teacher_decay = decay
+
+    @torch.no_grad()
+    def update_teacher(self) -> None:
+        """Move the teacher: an average over all steps at first, then an exponential one."""
+        if self.teacher is None:
+            return
+        step = self.state.global_step
+        decay = min(self._teacher_decay, step / (step + 1.0))
+        pairs = zip(self.teacher.parameters(), self.model.parameters(), strict=True)
+        for average, value in pairs:
+            average.lerp_(value.to(average.dtype), 1.0 - decay)
+
+    # ------------------------------------------------------------------ steps
 
     def compute_loss(
         self,
@@ -147,8 +170,7 @@ class GraphGuidedTrainer(Trainer):
         """Objective while training, cross-entropy of the classifier in evaluation."""
         del num_items_in_batch
         inputs = dict(inputs)
-        labels, ids = inputs.pop("labels", None), inputs.pop("ids", None)
-        frozen = inputs.pop("frozen", None)
+        labels, ids, frozen = (inputs.pop(name, None) for name in _NOT_INPUTS)
         if labels is None:
             raise ValueError(
                 "The batch has no 'labels'. The collator must pass 'labels' and 'ids' on."
@@ -166,7 +188,7 @@ class GraphGuidedTrainer(Trainer):
             raise ValueError("The model returns no 'logits' and there is no 'objective'.")
         else:
             loss = torch.zeros((), device=labels.device)
-        return (loss, {"logits": self._answer(outputs, inputs)}) if return_outputs else loss
+        return (loss, {"logits": self._prediction(outputs, inputs)}) if return_outputs else loss
 
     def prediction_step(
         self,
@@ -178,14 +200,13 @@ class GraphGuidedTrainer(Trainer):
         """One evaluation batch; documents without labels are predicted all the same."""
         if inputs.get("labels") is not None:
             return super().prediction_step(model, inputs, prediction_loss_only, ignore_keys)
-        extra = ("ids", "frozen")
-        inputs = self._prepare_inputs({k: v for k, v in inputs.items() if k not in extra})
+        inputs = self._prepare_inputs(_model_inputs(inputs))
         with torch.no_grad(), self.compute_loss_context_manager():
-            answer = self._answer(model(**inputs), inputs)
+            answer = self._prediction(model(**inputs), inputs)
         return None, None if prediction_loss_only else answer, None
 
-    def _answer(self, outputs: Any, inputs: dict[str, Any]) -> Tensor:
-        """What predictions are: the logits, or embeddings where there are none."""
+    def _prediction(self, outputs: Any, inputs: dict[str, Any]) -> Tensor:
+        """The logits, or embeddings where there are none."""
         logits = _part(outputs, "logits")
         return self._embeddings(outputs, inputs) if logits is None else logits
 
@@ -202,36 +223,33 @@ class GraphGuidedTrainer(Trainer):
         if objective is None:
             raise ValueError("'objective' must be set to train by it (got None).")
         objective.train()
-        calm = self._calm_pass(model, inputs) if self.reference else None
-        start = time.perf_counter()
-        logits = _part(outputs, "logits")
-        if isinstance(objective, PseudoLabelLoss):
-            teacher_logits = None if calm is None else _part(calm, "logits")
-            if logits is None or teacher_logits is None:
-                raise ValueError("PseudoLabelLoss needs a model with 'logits' and reference=True.")
-            loss = objective(logits, labels, teacher_logits)
-        elif isinstance(objective, MetricLoss):
-            rows = self._embeddings(outputs, inputs)
-            loss = objective(rows, labels, ids=ids, logits=logits)
-        else:
-            loss = objective(
-                self._embeddings(outputs, inputs),
-                labels,
-                ids=ids,
-                logits=logits,
-                target_embeddings=None if calm is None else self._embeddings(calm, inputs),
-                frozen=frozen,
-            )
-        self.seconds.spend("objective", time.perf_counter() - start)
+        calm, logits = None, _part(outputs, "logits")
+        if self.reference:
+            with self.seconds.timed("reference"):
+                calm = self._calm_outputs(model, inputs)
+        with self.seconds.timed("objective"):
+            if isinstance(objective, PseudoLabelLoss):
+                teacher_logits = None if calm is None else _part(calm, "logits")
+                if logits is None or teacher_logits is None:
+                    raise ValueError(
+                        "PseudoLabelLoss needs a model with 'logits' and reference=True."
+                    )
+                loss = objective(logits, labels, teacher_logits)
+            elif isinstance(objective, MetricLoss):
+                rows = self._embeddings(outputs, inputs)
+                loss = objective(rows, labels, ids=ids, logits=logits)
+            else:
+                loss = objective(
+                    self._embeddings(outputs, inputs),
+                    labels,
+                    ids=ids,
+                    logits=logits,
+                    target_embeddings=None if calm is None else self._embeddings(calm, inputs),
+                    frozen=frozen,
+                )
         for name, value in objective.parts.items():
             self._parts.setdefault(name, []).append(value)
         return loss
-
-    def _calm_pass(self, model: nn.Module, inputs: dict[str, Any]) -> Any:
-        start = time.perf_counter()
-        outputs = self._calm_outputs(model, inputs)
-        self.seconds.spend("reference", time.perf_counter() - start)
-        return outputs
 
     @torch.no_grad()
     def _calm_outputs(self, model: nn.Module, inputs: dict[str, Any]) -> Any:
@@ -243,9 +261,18 @@ class GraphGuidedTrainer(Trainer):
         with evaluating(plain):
             return plain(**inputs)
 
-    def calm_embeddings(self, inputs: dict[str, Any]) -> Tensor:
-        """Embeddings (B, D) of a batch by the reference pass: no dropout, no gradient."""
-        return self._embeddings(self._calm_outputs(self.model, inputs), inputs)
+    def embed_documents(self, places: list[int]) -> Tensor:
+        """Rows (n, D) of the bank for training documents at these places, as of now.
+
+        Encoded by the reference pass: no dropout, no gradient.
+        """
+        items = [self.train_dataset[place] for place in places]
+        batch = self._prepare_inputs(self.data_collator(items))
+        inputs = _model_inputs(batch)
+        with self.compute_loss_context_manager():
+            rows = self._embeddings(self._calm_outputs(self.model, inputs), inputs).float()
+        weight = getattr(self.objective, "frozen_weight", 0.0)
+        return joint_view(rows, batch.get("frozen"), weight)
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int] | None:
         if self.train_sampler is not None:
@@ -268,8 +295,7 @@ class GraphGuidedTrainer(Trainer):
         num_items_in_batch: Tensor | int | None = None,
     ) -> Tensor:
         """One micro-batch, timed."""
-        before = self._forward_seconds()
-        start = time.perf_counter()
+        before, start = self._forward_seconds(), time.perf_counter()
         loss = super().training_step(model, inputs, num_items_in_batch)
         forward = self._forward_seconds() - before
         self.seconds.spend("backward", time.perf_counter() - start - forward)
@@ -282,25 +308,23 @@ class GraphGuidedTrainer(Trainer):
         """Log, with the means of the loss's parts since the last time, over all processes."""
         if "loss" in logs:
             for name, values in self._parts.items():
-                if values:
-                    logs[name] = float(mean_over_processes(torch.stack(values).mean()))
+                logs[name] = float(mean_over_processes(torch.stack(values).mean()))
             self._parts.clear()
         super().log(logs, start_time)
 
     @property
     def clocks(self) -> list[StageClock]:
-        """Those of the training steps and of the objective."""
+        """Clocks of the training steps and of the objective."""
         found = getattr(self.objective, "seconds", None)
         return [self.seconds, *([found] if isinstance(found, StageClock) else [])]
 
     def stage_seconds(self) -> dict[str, float]:
-        """Seconds by stage so far, the objective's own broken down."""
-        seconds = dict(self.seconds)
-        if self.objective is None or "objective" not in seconds:
-            return seconds
-        inner = getattr(self.objective, "seconds", {})
-        rest = max(0.0, seconds.pop("objective") - sum(inner.values()))
-        return {**seconds, **inner, "loss": rest}
+        """Seconds by stage so far, with those inside the objective."""
+        seconds, inner = dict(self.seconds), getattr(self.objective, "seconds", {})
+        if "objective" in seconds:
+            rest = max(0.0, seconds.pop("objective") - sum(inner.values()))
+            seconds |= {**inner, "loss": rest}
+        return seconds
 
     # ------------------------------------------------------------------ checkpoints
 
@@ -339,16 +363,15 @@ class GraphGuidedTrainer(Trainer):
 
     def _set_signature_columns_if_needed(self) -> None:
         super()._set_signature_columns_if_needed()
-        for name in ("labels", "ids", "frozen"):
-            if name not in self._signature_columns:
-                self._signature_columns.append(name)
+        columns = self._signature_columns
+        columns += [name for name in _NOT_INPUTS if name not in columns]
 
     def _get_output_dir(self, trial: Any) -> str:
         place = super()._get_output_dir(trial)
         return str(Path(place, _DRAFT)) if self._drafting else place
 
     def _save_checkpoint(self, model: nn.Module, trial: Any, *args: Any, **kwargs: Any) -> None:
-        """Write a checkpoint as a draft, which takes its name once it is whole and durable."""
+        """Write a checkpoint as a draft, which takes its name once it is complete and durable."""
         place = Path(self._get_output_dir(trial))
         draft, name = place / _DRAFT, f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
         main = self.args.should_save
@@ -379,16 +402,18 @@ class GraphGuidedTrainer(Trainer):
                     drop_checkpoint(old)
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """Save the model; in a checkpoint, the objective beside it."""
+        """Save the model; into a checkpoint also objective, teacher and extras."""
         super().save_model(output_dir, _internal_call=_internal_call)
-        if self.extras and _internal_call and self.args.should_save:
-            save_extras(self.extras, Path(output_dir or self.args.output_dir))
-        if self.objective is not None and _internal_call and self.args.should_save:
-            folder = Path(output_dir or self.args.output_dir)
+        if not (_internal_call and self.args.should_save):
+            return
+        folder = Path(output_dir or self.args.output_dir)
+        if self.extras:
+            save_extras(self.extras, folder)
+        if self.objective is not None:
             save_objective(self.objective, folder / OBJECTIVE_FILE)
             if self.teacher is not None:
-                with atomic_path(folder / TEACHER_FILE, overwrite=True) as draft:
-                    safetensors.torch.save_model(self.teacher, str(draft))
+                with atomic_path(folder / _TEACHER_FILE, overwrite=True) as draft:
+                    save_model(self.teacher, str(draft))
 
     def _load_from_checkpoint(
         self, resume_from_checkpoint: str, model: nn.Module | None = None
@@ -401,27 +426,28 @@ class GraphGuidedTrainer(Trainer):
                 stacklevel=2,
             )
         super()._load_from_checkpoint(resume_from_checkpoint, model)
-        self._load_objective(resume_from_checkpoint)
+        self._load_objective(Path(resume_from_checkpoint))
         if self.extras:
             load_extras(self.extras, Path(resume_from_checkpoint))
 
     def _load_best_model(self) -> None:
         wait_for_all()  # until process 0 has written it
         super()._load_best_model()
-        self._load_objective(self.state.best_model_checkpoint)
+        self._load_objective(Path(self.state.best_model_checkpoint))
 
-    def _load_objective(self, folder: str) -> None:
+    def _load_objective(self, folder: Path) -> None:
         if self.objective is not None:
-            load_objective(self.objective, Path(folder) / OBJECTIVE_FILE)
+            load_objective(self.objective, folder / OBJECTIVE_FILE)
             if self.teacher is not None:
-                safetensors.torch.load_model(self.teacher, str(Path(folder) / TEACHER_FILE))
+                load_model(self.teacher, str(folder / _TEACHER_FILE))
 
 
-class _SharedStart(TrainerCallback):
-    """Starts every process with the objective of process 0, and finds the best checkpoint."""
+class _Steps(TrainerCallback):
+    """Shares the objective of process 0 at the start, times the optimizer, moves the teacher."""
 
     def __init__(self, trainer: GraphGuidedTrainer) -> None:
         self._trainer = trainer
+        self._start = 0.0
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -429,35 +455,10 @@ class _SharedStart(TrainerCallback):
         """After a checkpoint was loaded, before the first batch."""
         if state.best_global_step:
             # The folder may have another name than when it was written.
-            best = Path(args.output_dir) / f"checkpoint-{state.best_global_step}"
+            best = Path(args.output_dir) / f"{PREFIX_CHECKPOINT_DIR}-{state.best_global_step}"
             state.best_model_checkpoint = str(best) if best.is_dir() else None
         if self._trainer.objective is not None:
             share_state(self._trainer.objective)
-
-
-class _TeacherUpdate(TrainerCallback):
-    """Moves the teacher's weights after every step of the optimizer."""
-
-    def __init__(self, teacher: nn.Module, model: nn.Module, decay: float) -> None:
-        self._teacher, self._model, self._decay = teacher, model, decay
-
-    @torch.no_grad()
-    def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        """An average over all steps at first, then an exponential one."""
-        decay = min(self._decay, state.global_step / (state.global_step + 1.0))
-        pairs = zip(self._teacher.parameters(), self._model.parameters(), strict=True)
-        for own, other in pairs:
-            own.lerp_(other.to(own.dtype), 1.0 - decay)
-
-
-class _OptimizerClock(TrainerCallback):
-    """Times the optimizer's step."""
-
-    def __init__(self, seconds: StageClock) -> None:
-        self._seconds = seconds
-        self._start = 0.0
 
     def on_pre_optimizer_step(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -468,8 +469,88 @@ class _OptimizerClock(TrainerCallback):
     def on_optimizer_step(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Stop it."""
-        self._seconds.spend("optimizer", time.perf_counter() - self._start)
+        """Stop the clock."""
+        self._trainer.seconds.spend("optimizer", time.perf_counter() - self._start)
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Update the teacher."""
+        self._trainer.update_teacher()
+
+
+class BankRefresh(TrainerCallback):
+    """Encodes the stalest rows of the bank again every so many steps, see `MemoryBank.refresh`.
+
+    The model encodes the training documents as it is, without dropout, or its teacher does where
+    there is one. It draws no random number and depends only on the count of steps, so a resumed
+    training gives the same numbers. With several processes each encodes a share and every bank
+    takes the rows of all.
+
+    Args:
+        trainer: Its objective has a bank, and its data set names the documents' ids.
+        rows: Rows to encode each time.
+        every: Steps between two times.
+
+    Raises:
+        ValueError: `rows` or `every` below 1; no bank.
+
+    Example:
+        trainer.add_callback(BankRefresh(trainer, rows=64, every=10))
+    """
+
+    def __init__(self, trainer: GraphGuidedTrainer, rows: int, every: int) -> None:
+        check_positive_int("rows", rows)
+        check_positive_int("every", every)
+        self._trainer, self._rows, self._every = trainer, rows, every
+        self._places: dict[int, int] | None = None
+        self._bank()
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """After the optimizer's step, before a checkpoint is written."""
+        if state.global_step % self._every == 0:
+            with self._trainer.seconds.timed("refresh"):
+                self._bank().refresh(self.encode, self._rows)
+
+    def encode(self, ids: Tensor) -> Tensor:
+        """Rows (n, D) of the bank for training documents with these ids (n,), as of now.
+
+        Raises:
+            ValueError: An id that no training document has.
+        """
+        bank, size = self._bank(), self._trainer.args.per_device_eval_batch_size
+        share = ids.tensor_split(world_size())[rank()].tolist()
+        places = [self._find(id_) for id_ in share]
+        rows = [torch.empty(0, bank.dim, dtype=torch.float32, device=bank.rows.device)]
+        for start in range(0, len(places), size):
+            batch = self._trainer.embed_documents(places[start : start + size])
+            rows.append(batch.to(bank.rows.device))
+        return gather_rows(torch.cat(rows))
+
+    def _find(self, id_: int) -> int:
+        if self._places is None:
+            documents = self._trainer.train_dataset
+            corpus = getattr(documents, "corpus", None)
+            ids = [int(item["ids"]) for item in documents] if corpus is None else corpus.ids
+            self._places = {name: place for place, name in enumerate(ids)}
+        if id_ not in self._places:
+            raise ValueError(
+                f"The bank holds document {id_}, which is none of the training documents, so it "
+                "cannot be encoded again. Fill the bank with training documents only."
+            )
+        return self._places[id_]
+
+    def _bank(self) -> MemoryBank:
+        memory = getattr(self._trainer.objective, "memory", None)
+        if not isinstance(memory, MemoryBank):
+            raise ValueError("'trainer' must have an objective with a memory bank (got none).")
+        return memory
+
+
+def _model_inputs(batch: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in batch.items() if name not in _NOT_INPUTS}
 
 
 def _part(outputs: Any, name: str) -> Tensor | None:
