@@ -13,7 +13,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, load_model, save_file, save_model
 from torch import Tensor, nn
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import TrainerCallback, TrainerState
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
@@ -84,14 +84,9 @@ def load_objective(objective: nn.Module, file: str | Path) -> None:
 
 
 def check_model(model: nn.Module, file: str | Path) -> None:
-    """Refuse a file of `save_objective` that was written with a model of other weights.
+    """Raise a `ValueError` if `save_objective` wrote the file with a model of other weights.
 
-    Args:
-        model: The model that continues with the bank.
-        file: The file; one that notes no model fits any.
-
-    Raises:
-        ValueError: Another model; the file is missing or damaged.
+    A file that notes no model fits any.
     """
     try:
         with safe_open(file, framework="pt") as stored:
@@ -216,11 +211,7 @@ class Checkpoints:
             save_model(encoder, str(draft), metadata=notes)
 
     def load_stage(self, name: str, encoder: nn.Module | None) -> tuple[list[float], float] | None:
-        """Losses and seconds of a stage, and its encoder if one is given; None if it never ended.
-
-        Raises:
-            ValueError: The file is damaged.
-        """
+        """Losses and seconds of a stage, and its weights into `encoder`; None if it never ended."""
         file = self._stage(name)
         if not self.begun or not file.is_file():
             return None
@@ -285,11 +276,7 @@ def save_extras(extras: Mapping[str, Checkpointed], folder: Path) -> None:
 
 
 def load_extras(extras: Mapping[str, Checkpointed], folder: Path) -> None:
-    """Restore the parts that `save_extras` wrote.
-
-    Raises:
-        ValueError: The file is missing, damaged, or lacks a part.
-    """
+    """Restore the parts that `save_extras` wrote; a `ValueError` names a file that lacks one."""
     file = folder / _EXTRAS
     try:
         tensors = load_file(file)
@@ -341,18 +328,14 @@ class SavePoints(TrainerCallback):
     def __init__(self, every: int | None) -> None:
         self._every = every
 
-    def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_step_end(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
         """Choose the step, unless the end of the epoch follows, which is evaluated."""
         evaluated_next = args.eval_strategy == "epoch" and ends_epoch(state)
         if self._every and state.global_step % self._every == 0 and not evaluated_next:
             control.should_save = True
         control.should_log = control.should_log or control.should_save
 
-    def on_epoch_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_epoch_end(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
         """Log."""
         control.should_log = control.should_log or control.should_save
 

@@ -48,9 +48,6 @@ class TextClassifier(nn.Module):
         dropout: Dropout on the embedding before the head; the returned embedding has none.
         seed: Seed of the head's initial weights.
 
-    Raises:
-        ValueError: Fewer than two classes, or `dropout` outside [0, 1).
-
     Example:
         >>> from gloss_graph.text import load_encoder
         >>> model = TextClassifier(load_encoder("minilm", max_length=16), ["no", "yes"])
@@ -128,10 +125,7 @@ class TextClassifier(nn.Module):
     def save(self, folder: str | Path) -> Path:
         """Write encoder, tokenizer, head and label names to `folder`, all at once.
 
-        Replaces a classifier or encoder that was saved there before.
-
-        Raises:
-            ValueError: The folder holds something else.
+        Replaces a classifier or encoder that was saved there, and refuses other contents.
         """
         with whole_folder(folder, ENCODER_FILE) as fresh:
             self.write_files(fresh)
@@ -150,11 +144,7 @@ class TextClassifier(nn.Module):
 
     @classmethod
     def load(cls, folder: str | Path) -> TextClassifier:
-        """Read a classifier that `save` wrote, in eval mode on the CPU.
-
-        Raises:
-            ValueError: The folder is missing, damaged or holds something else.
-        """
+        """Read a classifier that `save` wrote, in eval mode on the CPU."""
         folder = newest_whole(folder)
         try:
             names, dropout = _read_settings(folder / _SETTINGS)
@@ -179,11 +169,7 @@ def _read_settings(file: Path) -> tuple[list[str], float]:
 
 
 def freeze_layers(encoder: nn.Module, count: int) -> None:
-    """Stop training the embedding layer and the first `count` layers; 0 trains all.
-
-    Raises:
-        ValueError: The encoder has fewer layers.
-    """
+    """Stop training the embedding layer and the first `count` layers; 0 trains all."""
     if count == 0:
         return
     model = getattr(encoder, "model", encoder)

@@ -20,10 +20,7 @@ from gloss_graph.propagation import PropagationSettings
 from gloss_graph.step import Consistency, Staleness
 from gloss_graph.training.losses import LOSSES, LossSpec
 
-MODES = {
-    "integrated": "λ L + (1 - λ) cross-entropy, best validation macro-F1",
-    "standalone": "L alone, best validation macro-silhouette, then a linear probe",
-}
+MODES = ("integrated", "standalone")
 DEVICES = ("auto", "cpu", "cuda", "mps")
 PARTS: dict[str, type] = {
     "graph": KNNGraph,
@@ -482,11 +479,7 @@ def check_multilabel(config: TrainConfig) -> None:
 
 
 def setting_named(name: str) -> ConfigSetting:
-    """The setting of a name, `half_life` or `staleness.half_life`.
-
-    Raises:
-        ValueError: An unknown part or setting, with the nearest name.
-    """
+    """The setting of a name, `half_life` or `staleness.half_life`; suggests the nearest one."""
     part, dot, inner = name.partition(".")
     if dot and part not in PARTS:
         raise ValueError(
@@ -514,15 +507,7 @@ def check_value(name: str, value: Any) -> None:
 
 
 def read_settings(given: Mapping[str, Any], where: str = "settings") -> dict[str, Any]:
-    """Settings of a file, by their names in `SETTINGS`.
-
-    Args:
-        given: `{"k": 8}`, `{"graph.k": 8}` or `{"graph": {"k": 8}}`.
-        where: Name of the place in errors.
-
-    Raises:
-        ValueError: An unknown part or setting, with the nearest name; a value of a wrong type; two
-            values for one setting.
+    """Settings of a file, `{"graph.k": 8}` or `{"graph": {"k": 8}}`, by their names in `SETTINGS`.
 
     Example:
         >>> read_settings({"graph": {"k": 8}, "staleness.half_life": 20, "loss": "ce"})
@@ -554,11 +539,7 @@ def read_settings(given: Mapping[str, Any], where: str = "settings") -> dict[str
 
 
 def parse_value(name: str, text: str) -> float | int | str | bool | None:
-    """A value from the words of a command line.
-
-    Raises:
-        ValueError: An unknown setting, or a word that is not a value of it.
-    """
+    """A value of a setting from a word of a command line."""
     one, shown = setting_named(name), name.rpartition(".")[2]
     kinds = one.kinds
     if type(None) in kinds and text.lower() == "none":

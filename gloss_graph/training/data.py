@@ -21,16 +21,8 @@ from gloss_graph.training.config import TrainConfig, check_label_draw
 class TextDataset(Dataset[dict[str, Any]]):
     """A corpus, tokenized once, or its features.
 
-    Items hold the tokens, `labels` (-1 = unlabeled; for label sets a row of targets) and `ids`, the
-    stable document identity that the memory bank needs.
-
-    Args:
-        corpus: The documents.
-        encoder: Encoder that makes the inputs.
-        frozen: (N, D') features that travel with the documents, optional.
-
-    Raises:
-        ValueError: The number of features is not the number of documents.
+    Items hold the tokens, `labels` (-1 = unlabeled; for label sets a row of targets), `ids`, the
+    stable document identity that the memory bank needs, and a row of `frozen` (N, D') if given.
     """
 
     def __init__(
@@ -57,12 +49,7 @@ class TextDataset(Dataset[dict[str, Any]]):
 
 
 class TextCollator:
-    """Pads the tokens of a batch and stacks labels and ids.
-
-    Args:
-        encoder: Encoder that pads.
-        ids: Pass identities on.
-    """
+    """Pads the tokens of a batch and stacks labels and, unless `ids=False`, identities."""
 
     def __init__(self, encoder: TextEncoder | FeatureEncoder, *, ids: bool = True) -> None:
         self._encoder, self._ids = encoder, ids
@@ -96,9 +83,6 @@ class MixedSampler(Sampler[int]):
             per epoch.
         balanced: Draw labeled documents with equal shares of the classes.
         seed: Fixes all orders, together with the epoch.
-
-    Raises:
-        ValueError: No labeled document, or no unlabeled one where some are asked for.
 
     Example:
         >>> sampler = MixedSampler([0, 1, -1, -1, -1], labeled=1, unlabeled=2)
@@ -205,19 +189,11 @@ def label_tensor(corpus: Corpus) -> Tensor:
 def draw_labels(
     corpus: Corpus, *, fraction: float | None = None, per_class: int | None = None, seed: int = 0
 ) -> list[int]:
-    """Choose the documents that keep their label, at least one per class.
+    """Choose the documents that keep their label: their positions in ascending order.
 
-    Args:
-        corpus: Documents, some of them labeled.
-        fraction: Share of the labeled documents of every class, in (0, 1].
-        per_class: Number of documents per class; all documents of a smaller class.
-        seed: The draw depends on nothing else, so that every method sees the same documents.
-
-    Returns:
-        Positions in ascending order.
-
-    Raises:
-        ValueError: Both or none of `fraction` and `per_class`, or one out of range.
+    Draws a `fraction` of the labeled documents of every class, at least one, or `per_class` of them
+    (all of a smaller class). The draw depends on the seed alone, so that every method sees the same
+    documents.
 
     Example:
         >>> corpus = Corpus(["a", "b", "c"], [0, 0, 1], [0, 1, 2], ["x", "y"])
@@ -264,9 +240,6 @@ def with_unlabeled(splits: Splits, unlabeled: Corpus) -> Splits:
 
     Labels of the unlabeled documents are dropped. A text may also occur in the validation or test
     part: it carries no label.
-
-    Raises:
-        ValueError: Pairs joined with single texts.
     """
     train = splits.train
     if (train.texts_b is None) != (unlabeled.texts_b is None):

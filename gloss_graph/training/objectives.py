@@ -38,17 +38,8 @@ def make_loss(
 ) -> LossModule | None:
     """Make the loss module of a configuration; None for cross-entropy.
 
-    Args:
-        config: Settings.
-        num_classes: C.
-        dim: Embedding dimension D.
-        labels: Labels of the training documents, -1 = unlabeled; the bank has one row for each.
-        frozen_dim: D' of frozen features, 0 without.
-        sample: (S, D) embeddings from which the in-batch forms estimate their bandwidth.
-        multilabel: Labels are sets; `labels` then only mark the labeled documents.
-
-    Raises:
-        ValueError: An in-batch form with bandwidth "sqrt" and no `sample`.
+    `labels` are those of the training documents, -1 = unlabeled; label sets only mark the labeled
+    documents there. The other arguments are those of `make_objective`.
     """
     spec = config.loss_spec
     if spec.module is MetricLoss:
@@ -92,19 +83,10 @@ def make_objective(
 ) -> GraphGuidedObjective:
     """Make an objective over a bank: of a graph-guided loss, or one that predicts for another loss.
 
-    Args:
-        config: Settings.
-        num_classes: C.
-        dim: Embedding dimension D.
-        documents: Training documents, the default size of the bank.
-        frozen_dim: D' of frozen features, 0 without.
-        sample: (S, D) embeddings from which the in-batch forms estimate their bandwidth.
-        sixth: A sixth of the steps: when targets begin, and how fast they gain weight.
-        targets: False leaves out the table of targets, which predictions do not need.
-        multilabel: Labels are sets.
-
-    Raises:
-        ValueError: An in-batch form with bandwidth "sqrt" and no `sample`.
+    The bank has a row for each of the `documents`, unless the settings say otherwise, with `dim`
+    learned and `frozen_dim` frozen features. The in-batch forms estimate their bandwidth from a
+    `sample` (S, D) of embeddings. Targets begin after a `sixth` of the steps and gain weight in as
+    many; `targets=False` leaves their table out, which predictions do not need.
     """
     spec = config.loss_spec
     bandwidth = scaled_bandwidth(config.bandwidth, config.bandwidth_scale)

@@ -36,18 +36,11 @@ _HISTORY = {
 
 
 def set_scores(predicted: np.ndarray, targets: np.ndarray) -> dict[str, float]:
-    """Scores of predicted label sets.
+    """Scores of predicted label sets (N, C) bool.
 
-    Args:
-        predicted: (N, C) bool.
-        targets: (N, C), 1 = has the class; rows of NaN are left out.
-
-    Returns:
-        `micro_f1` over all decisions; `macro_f1` over the classes that occur in either;
-        `subset_accuracy`, the share of documents whose whole set is right.
-
-    Raises:
-        ValueError: No labeled row.
+    In the targets (N, C) 1 = has the class; rows of NaN are left out. `micro_f1` is over all
+    decisions, `macro_f1` over the classes that occur in either, and `subset_accuracy` the share of
+    documents whose whole set is right.
 
     Example:
         >>> truth = np.array([[1.0, 0.0], [1.0, 1.0]])

@@ -40,9 +40,6 @@ class Prediction:
 class Run:
     """A run folder that `train_text` wrote, ready to predict.
 
-    Args:
-        folder: The folder.
-
     Attributes:
         settings: Content of its `config.json`.
         label_names: Names of the C classes.
@@ -56,9 +53,6 @@ class Run:
 
     Raises:
         ValueError: The folder is missing, damaged or holds something else.
-
-    Example:
-        See the README.
     """
 
     def __init__(self, folder: str | Path) -> None:

@@ -26,14 +26,10 @@ from gloss_graph.training.config import TrainConfig
 
 
 def find_device(name: str = "auto") -> torch.device:
-    """The device to train on, as the Trainer chooses it too.
+    """The device to train on, as the Trainer chooses it too; `name` is one of `DEVICES`.
 
-    Args:
-        name: One of `DEVICES`; "auto" = the first available accelerator, else the CPU. With several
-            GPUs a process takes the one of its number on this machine.
-
-    Raises:
-        ValueError: This machine has no such device.
+    "auto" is the first available accelerator, else the CPU. With several GPUs a process takes the
+    one of its number on this machine.
     """
     kinds = {"cuda": torch.cuda, "xpu": getattr(torch, "xpu", None), "mps": torch.backends.mps}
     found = [kind for kind, module in kinds.items() if module is not None and module.is_available()]
@@ -48,11 +44,7 @@ def find_device(name: str = "auto") -> torch.device:
 
 
 def check_run(config: TrainConfig, *, on_features: bool) -> torch.device:
-    """The device to train on; refuses what this machine or the kind of encoder cannot do.
-
-    Raises:
-        ValueError: No such device; adapters for features, or without peft.
-    """
+    """The device to train on; refuses what this machine or the kind of encoder cannot do."""
     if config.lora_rank:
         if on_features:
             raise ValueError(
@@ -64,10 +56,7 @@ def check_run(config: TrainConfig, *, on_features: bool) -> torch.device:
 
 
 def join_processes(device: str = "auto") -> None:
-    """Join the other processes if `torchrun` or `accelerate launch` started several.
-
-    Does nothing in a process that was started alone or has joined already.
-    """
+    """Join the other processes if `torchrun` or `accelerate launch` started several."""
     if launched() > 1 and not joined():
         PartialState(cpu=find_device(device).type == "cpu")
 

@@ -26,9 +26,7 @@ class ProgressBar(TrainerCallback):
         self._task = self.bar.add_task(description, total=None, scores="")
         self._shown: dict[str, str] = {}
 
-    def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_step_end(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
         """Advance."""
         self.bar.update(self._task, completed=state.global_step, total=state.max_steps)
 

@@ -56,16 +56,10 @@ def recorded_embeddings(
 ) -> dict[str, Tensor]:
     """Embeddings (N, D) of every part by a frozen encoder; computed once, then read.
 
-    Args:
-        parts: The documents, by name.
-        make_encoder: Loads the encoder, called only if nothing is recorded.
-        identity: Tells the encoder from others, see `encoder_identity`; without it nothing is kept,
-            as the rows of another encoder could be taken for these.
-        folder: Where they are kept, see `cache_folder`.
-        progress: Show a bar while they are computed.
-
-    Warns:
-        UserWarning: The folder cannot be written; the embeddings are then computed again each time.
+    They are kept in the `folder`, else in that of the user's cache, under the `identity` of the
+    encoder, see `encoder_identity`; without it nothing is kept, as rows of another encoder could be
+    taken for these. `make_encoder` is called only if nothing is kept. A folder that cannot be
+    written gives a warning.
     """
 
     def embedded() -> dict[str, Tensor]:

@@ -371,10 +371,8 @@ def _adapt(encoder: TextEncoder | FeatureEncoder, config: TrainConfig) -> Adapte
 def check_labels(splits: Splits, *, picks_step: bool, by_silhouette: bool = False) -> None:
     """Raise if the splits lack labels that a run needs, and warn about classes without any.
 
-    Args:
-        splits: The documents.
-        picks_step: The validation part picks the best step.
-        by_silhouette: It does so by the silhouette of its classes.
+    With `picks_step` the validation part picks the best step, maybe by the silhouette of its
+    classes.
     """
     needed = {"train": splits.train}
     if picks_step:

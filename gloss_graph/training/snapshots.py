@@ -13,7 +13,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import TrainerCallback, TrainerState, TrainingArguments
 
 from gloss_graph._internal.checks import check_positive_int
 from gloss_graph._internal.files import atomic_write
@@ -46,24 +46,9 @@ class FixedBatch(TrainerCallback):
     Passes run in eval mode without gradient, draw no random number and return every module to its
     mode, so a training gives the same numbers with and without them.
 
-    Args:
-        encoder: The encoder that is trained.
-        corpus: Source of the documents: only labeled ones, equally many per class, of the largest
-            classes where there are too many for four documents each.
-        size: Documents, at most.
-        moments: Passes on the way, at most; denser at first, when most changes.
-        warm_start: Record the start of the training too, which follows a warm start.
-        batch_size: Documents per forward pass.
-        seed: Seed of the draw.
-
-    Attributes:
-        labels: (B,) int64 classes of the documents.
-        ids: (B,) int64 identities of the documents.
-        names: Name of each pass, `"start"`, `"step 12"`, ...
-        rows: (B, D) embeddings of each pass.
-        epochs: Ends of epochs, 0 for the start of the training; the last may be incomplete.
-        epoch_rows: (B, D) embeddings at each of them.
-        seconds: Time spent here.
+    The documents, `size` at most, are labeled ones, equally many per class, of the largest classes
+    where there are too many for four documents each. There are at most `moments` passes on the way,
+    denser at first, when most changes; `warm_start` records the start of the training too.
     """
 
     def __init__(
@@ -80,10 +65,13 @@ class FixedBatch(TrainerCallback):
         check_positive_int("moments", moments, minimum=0)
         self._corpus = corpus.select(_labeled_sample(corpus, size, balanced=True, seed=seed))
         self.labels, self.ids = torch.tensor(self._corpus.labels), torch.tensor(self._corpus.ids)
+        #: Name of each pass, `"start"`, `"step 12"`, ..., and its embeddings (B, D).
         self.names: list[str] = []
         self.rows: list[Tensor] = []
+        #: Ends of epochs, 0 for the start of the training, and embeddings (B, D) at each of them.
         self.epochs: list[float] = []
         self.epoch_rows: list[Tensor] = []
+        #: Time spent here.
         self.seconds = 0.0
         self._encoder, self._batch_size = encoder, batch_size
         self._moments, self._warm_start = moments, warm_start
@@ -102,10 +90,8 @@ class FixedBatch(TrainerCallback):
         if self._last_epoch is not None:
             self._end_epoch(self._last_epoch, self.rows[-1])
 
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        """Choose the steps, denser at first, when most changes."""
+    def on_train_begin(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
+        """Choose the steps."""
         moments = self._moments
         new = state.global_step == 0 and state.is_world_process_zero
         if self._warm_start and moments:
@@ -122,16 +108,12 @@ class FixedBatch(TrainerCallback):
         shares = [((i + 1) / (moments + 1)) ** 1.5 for i in range(moments)]
         self._steps = {max(1, round(share * last)) for share in shares} - {last}
 
-    def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_step_end(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
         """Encode at a chosen step."""
         if state.global_step in self._steps and state.is_world_process_zero:
             self.take(f"step {state.global_step:,}")
 
-    def on_epoch_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_epoch_end(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
         """Encode after an epoch."""
         self._note_epoch(args, state, last=control.should_training_stop)
 
@@ -177,16 +159,8 @@ class Snapshots:
     Made before training, when it embeds up to 1,000 labeled documents of the test part (else of
     the validation part, else of the training part) and the fixed batch.
 
-    Args:
-        encoder: The encoder, not yet trained.
-        splits: The documents.
-        frozen: Known embeddings (N, D) before training, by split.
-        warm_start: Other stages come before the training.
-        batch_size: Documents per forward pass.
-        seed: Seed of the choice of documents.
-
-    Attributes:
-        batch: The callback to give the Trainer.
+    Known embeddings (N, D) before training are `frozen`, by split; `warm_start` says that other
+    stages come before the training.
     """
 
     def __init__(
@@ -206,6 +180,7 @@ class Snapshots:
         self._chosen = _labeled_sample(self._splits[self._name], _DOCUMENTS, seed=seed)
         self._some = self._splits[self._name].select(self._chosen)
         self._before = self._rows(frozen)
+        #: The callback to give the Trainer.
         self.batch = FixedBatch(
             encoder,
             self._splits[self._batch_name],
@@ -226,10 +201,8 @@ class Snapshots:
     ) -> None:
         """Write `pictures/` into a run folder, with the encoder as it is now for the end.
 
-        Args:
-            out: The run folder.
-            embeddings: Known embeddings (N, D) at the end, by split.
-            metrics: `steps` and `best_step` of the run name the last pass over the batch.
+        Known `embeddings` (N, D) at the end are given by split; `steps` and `best_step` of the
+        `metrics` name the last pass over the batch.
         """
         batch, steps = self.batch, int(metrics.get("steps", 0))
         best = int(metrics.get("best_step", steps))

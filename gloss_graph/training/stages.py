@@ -40,15 +40,8 @@ _LABELS_PER_CLASS = 3
 class SplitEmbeddings:
     """Embeddings of the splits: `frozen`, before training, and `rows(name)`, as of now.
 
-    Args:
-        encoder: Encoder of the run.
-        splits: Documents of the run.
-        config: Settings; frozen embeddings are made only where `anchor` uses them.
-        given: Frozen embeddings of an earlier run, by split.
-        progress: Show progress bars.
-
-    Raises:
-        ValueError: The number of given rows is not the number of documents.
+    Frozen embeddings exist only where `config.anchor` uses them; those of an earlier run may be
+    `given` by split.
     """
 
     def __init__(
@@ -115,7 +108,7 @@ def contrastive_warm_start(
         corpus: Documents; unlabeled ones are left out.
         weights: (N,) how often a document is drawn relative to others of its class, for uncertain
             labels; None takes turns.
-        steps: Optimizer steps (AdamW, 10 % warm-up, then linear decay).
+        steps: Steps of AdamW, with 10 % warm-up, then linear decay.
         batch_size: Labeled documents per step, classes in equal shares.
         learning_rate: Highest learning rate.
         seed: Seed of the batches and of dropout.
@@ -126,8 +119,7 @@ def contrastive_warm_start(
         The loss of every step.
 
     Raises:
-        ValueError: No labeled document, or `weights` of another length, negative, or zero for
-            all of them.
+        ValueError: No labeled document, or weights that cannot be drawn from.
     """
     dataset, collate = TextDataset(corpus, encoder), TextCollator(encoder, ids=False)
     draw = balanced_turns if weights is None else partial(weighted_draws, weights=weights)
@@ -199,9 +191,6 @@ def shared_words(train: Corpus, config: TrainConfig) -> Tensor | None:
     """Rows of the documents by their words (N, D''), where `config.graph_start_classes` uses them.
 
     `"auto"` uses them for texts; those of features may be mere names.
-
-    Raises:
-        ValueError: Co-training of documents that share no words.
     """
     chosen = config.graph_start_classes
     if chosen != "co-training" and (chosen != "auto" or train.features is not None):
@@ -314,14 +303,11 @@ def run_start_stages(
     checkpoints: Checkpoints,
     progress: bool,
 ) -> tuple[list[float], dict[str, float]]:
-    """Run the contrastive stages of a configuration: on the labels, then on the corpus.
+    """Run the contrastive stages of a configuration; returns losses, and seconds as metrics.
 
-    The second one takes the classes of `corpus_labels`, and draws documents by trust. A stage that
-    ended before an interruption is loaded from the `checkpoints`; an interrupted one is repeated
-    with the same result, as it begins with its seed.
-
-    Returns:
-        The loss of every step, and the seconds of the stages as metrics.
+    The first stage uses the labels; the second one takes the classes of `corpus_labels`, and draws
+    documents by trust. A stage that ended before an interruption is loaded from the `checkpoints`;
+    an interrupted one is repeated with the same result, as it begins with its seed.
     """
     start, steps = time.perf_counter(), config.warm_start_steps
     if config.loss_spec.warm_start_steps:

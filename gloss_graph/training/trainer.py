@@ -69,12 +69,11 @@ class GraphGuidedTrainer(Trainer):
     alone.
 
     Under `torchrun` or `accelerate launch` (on CPUs with `TrainingArguments(use_cpu=True)`) every
-    process trains on different batches, the loss and its gradient are means over the processes of
-    the means over their batches, and every bank takes the rows of all. Cross-entropy and the
-    unlabeled documents' term then train as one process with the joined batch does, if the batches
-    hold equally many labeled (unlabeled) rows and no class weights; the graph of a step joins the
-    batch of one process to the bank, in which the others' documents are as of an earlier step, so
-    the graph loss differs from that of the joined batch.
+    process trains on different batches, the loss is the mean over the processes, and every bank
+    takes the rows of all. Cross-entropy and the unlabeled documents' term then train as one process
+    with the joined batch does, if the batches hold equally many labeled (unlabeled) rows and no
+    class weights. The graph loss differs: the graph of a step joins the batch of one process to the
+    bank, in which the others' documents are as of an earlier step.
 
     Args:
         model: Returns `embeddings` (B, D) and `logits` (B, C) as attributes or keys, as
@@ -126,7 +125,6 @@ class GraphGuidedTrainer(Trainer):
         self.objective = None if objective is None else objective.to(self.args.device)
         self.embed, self.reference, self.train_sampler = embed, reference, train_sampler
         self.teacher: nn.Module | None = None
-        self._teacher_decay = 0.0
         if teacher_decay:
             self.use_teacher(teacher_decay)
         if not self.args.label_names:
@@ -145,20 +143,7 @@ class GraphGuidedTrainer(Trainer):
         """Let a moving average of the weights make the reference pass from now on."""
         check_range("teacher_decay", decay, 0.0, 1.0, open_low=True, open_high=True)
         self.teacher = copy.deepcopy(self.model).eval().requires_grad_(False)
-        self._teacher_decay = decay
-
-    @torch.no_grad()
-    def update_teacher(self) -> None:
-        """Move the teacher: an average over all steps at first, then an exponential one."""
-        if self.teacher is None:
-            return
-        step = self.state.global_step
-        decay = min(self._teacher_decay, step / (step + 1.0))
-        pairs = zip(self.teacher.parameters(), self.model.parameters(), strict=True)
-        for average, value in pairs:
-            average.lerp_(value.to(average.dtype), 1.0 - decay)
-
-    # ------------------------------------------------------------------ steps
+        self.add_callback(_TeacherUpdate(self.teacher, self.model, decay))
 
     def compute_loss(
         self,
@@ -197,7 +182,7 @@ class GraphGuidedTrainer(Trainer):
         prediction_loss_only: bool,
         ignore_keys: list[str] | None = None,
     ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-        """One evaluation batch; documents without labels are predicted all the same."""
+        """One evaluation batch, with or without labels."""
         if inputs.get("labels") is not None:
             return super().prediction_step(model, inputs, prediction_loss_only, ignore_keys)
         inputs = self._prepare_inputs(_model_inputs(inputs))
@@ -295,14 +280,11 @@ class GraphGuidedTrainer(Trainer):
         num_items_in_batch: Tensor | int | None = None,
     ) -> Tensor:
         """One micro-batch, timed."""
-        before, start = self._forward_seconds(), time.perf_counter()
+        before, start = sum(self.seconds.values()), time.perf_counter()
         loss = super().training_step(model, inputs, num_items_in_batch)
-        forward = self._forward_seconds() - before
+        forward = sum(self.seconds.values()) - before
         self.seconds.spend("backward", time.perf_counter() - start - forward)
         return loss
-
-    def _forward_seconds(self) -> float:
-        return sum(self.seconds.get(name, 0.0) for name in ("encoder", "reference", "objective"))
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Log, with the means of the loss's parts since the last time, over all processes."""
@@ -338,18 +320,15 @@ class GraphGuidedTrainer(Trainer):
         if isinstance(folder, str):
             file = Path(folder) / TRAINER_STATE_NAME
             state = TrainerState.load_from_json(str(file)) if file.is_file() else None
-            # `Trainer` would do one step more.
-            if state is not None and has_ended(state) and self._is_as_long_as(state):
-                return self._end_from(folder, state)
+            if state is not None and has_ended(state):
+                epochs, steps = math.ceil(self.args.num_train_epochs), self.args.max_steps
+                longer = steps != state.max_steps if steps > 0 else epochs != state.num_train_epochs
+                if not longer:
+                    return self._end_from(folder, state)
         return super().train(folder, *args, **kwargs)
 
-    def _is_as_long_as(self, state: TrainerState) -> bool:
-        """Whether this training asks for the length of that one."""
-        if self.args.max_steps > 0:
-            return self.args.max_steps == state.max_steps
-        return math.ceil(self.args.num_train_epochs) == state.num_train_epochs
-
     def _end_from(self, folder: str, state: TrainerState) -> TrainOutput:
+        """End a training that was over; `Trainer.train` would do one step more."""
         self._load_from_checkpoint(folder)
         state.is_world_process_zero = self.is_world_process_zero()
         state.is_local_process_zero = self.is_local_process_zero()
@@ -443,16 +422,13 @@ class GraphGuidedTrainer(Trainer):
 
 
 class _Steps(TrainerCallback):
-    """Shares the objective of process 0 at the start, times the optimizer, moves the teacher."""
+    """Shares the objective of process 0 at the start, and times the optimizer."""
 
     def __init__(self, trainer: GraphGuidedTrainer) -> None:
         self._trainer = trainer
         self._start = 0.0
 
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        """After a checkpoint was loaded, before the first batch."""
+    def on_train_begin(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
         if state.best_global_step:
             # The folder may have another name than when it was written.
             best = Path(args.output_dir) / f"{PREFIX_CHECKPOINT_DIR}-{state.best_global_step}"
@@ -461,22 +437,28 @@ class _Steps(TrainerCallback):
             share_state(self._trainer.objective)
 
     def on_pre_optimizer_step(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+        self, args: Any, state: TrainerState, control: Any, **kwargs: Any
     ) -> None:
-        """Start the clock."""
         self._start = time.perf_counter()
 
     def on_optimizer_step(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+        self, args: Any, state: TrainerState, control: Any, **kwargs: Any
     ) -> None:
-        """Stop the clock."""
         self._trainer.seconds.spend("optimizer", time.perf_counter() - self._start)
 
-    def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        """Update the teacher."""
-        self._trainer.update_teacher()
+
+class _TeacherUpdate(TrainerCallback):
+    """Moves the teacher's weights: an average over all steps at first, then an exponential one."""
+
+    def __init__(self, teacher: nn.Module, model: nn.Module, decay: float) -> None:
+        self._teacher, self._model, self._decay = teacher, model, decay
+
+    @torch.no_grad()
+    def on_step_end(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
+        decay = min(self._decay, state.global_step / (state.global_step + 1.0))
+        pairs = zip(self._teacher.parameters(), self._model.parameters(), strict=True)
+        for average, value in pairs:
+            average.lerp_(value.to(average.dtype), 1.0 - decay)
 
 
 class BankRefresh(TrainerCallback):
@@ -486,14 +468,6 @@ class BankRefresh(TrainerCallback):
     there is one. It draws no random number and depends only on the count of steps, so a resumed
     training gives the same numbers. With several processes each encodes a share and every bank
     takes the rows of all.
-
-    Args:
-        trainer: Its objective has a bank, and its data set names the documents' ids.
-        rows: Rows to encode each time.
-        every: Steps between two times.
-
-    Raises:
-        ValueError: `rows` or `every` below 1; no bank.
 
     Example:
         trainer.add_callback(BankRefresh(trainer, rows=64, every=10))
@@ -506,20 +480,14 @@ class BankRefresh(TrainerCallback):
         self._places: dict[int, int] | None = None
         self._bank()
 
-    def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_step_end(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
         """After the optimizer's step, before a checkpoint is written."""
         if state.global_step % self._every == 0:
             with self._trainer.seconds.timed("refresh"):
                 self._bank().refresh(self.encode, self._rows)
 
     def encode(self, ids: Tensor) -> Tensor:
-        """Rows (n, D) of the bank for training documents with these ids (n,), as of now.
-
-        Raises:
-            ValueError: An id that no training document has.
-        """
+        """Rows (n, D) of the bank for training documents with these ids (n,), as of now."""
         bank, size = self._bank(), self._trainer.args.per_device_eval_batch_size
         share = ids.tensor_split(world_size())[rank()].tolist()
         places = [self._find(id_) for id_ in share]
