@@ -59,14 +59,8 @@ class GraphGuidedModule(lightning.LightningModule):
         reference: Make one more encoder pass per step, without dropout and gradient, for the rows
             of the bank and the targets.
 
-    Raises:
-        ValueError: A setting out of range; a batch without labels.
-
-    Example:
-        See `examples/07_lightning.py`.
-
-    See also: `GraphGuidedTrainer` for the Hugging Face Trainer. Override `configure_optimizers`
-    for other optimizers.
+    See also: `examples/07_lightning.py`; `GraphGuidedTrainer` for the Hugging Face Trainer.
+    Override `configure_optimizers` for other optimizers.
     """
 
     def __init__(

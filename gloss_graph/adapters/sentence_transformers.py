@@ -53,10 +53,6 @@ def document_ids(features: Mapping[str, Any], labels: Tensor) -> Tensor:
     Args:
         features: `input_ids` (B, L) and `attention_mask` (B, L), if there is padding.
         labels: (B,) integer.
-
-    Raises:
-        ValueError: Features without one row of `input_ids` per document (images, audio, texts
-            packed into one row).
     """
     tokens = features.get("input_ids")
     if not isinstance(tokens, Tensor) or tokens.dim() != 2 or tokens.size(0) != labels.numel():
@@ -98,13 +94,7 @@ class GraphGuidedLoss(nn.Module):
         objective: The objective; its bank has `dim` D.
         head: (B, D) -> (B, C), for example `torch.nn.Linear`; None for standalone mode.
 
-    Raises:
-        ValueError: The bank has not the dimension of the model.
-
-    Example:
-        See `examples/06_sentence_transformers.py`.
-
-    See also: `GraphGuidedTrainer` for classifiers.
+    See also: `examples/06_sentence_transformers.py`; `GraphGuidedTrainer` for classifiers.
     """
 
     def __init__(
@@ -133,9 +123,6 @@ class GraphGuidedLoss(nn.Module):
         Args:
             sentence_features: One element: the tokens of B texts.
             labels: (B,) integer classes, -1 = unlabeled, or (B, 2) pairs of class and id.
-
-        Raises:
-            ValueError: Not one column of texts; no labels; features without tokens and ids.
         """
         columns = list(sentence_features)
         if len(columns) != 1:
@@ -176,7 +163,7 @@ class GraphGuidedLoss(nn.Module):
         batch_size: int = 64,
         progress: bool = False,
     ) -> int:
-        """Fill the bank with a corpus as the model embeds it now, dropout off.
+        """Fill the bank with a corpus as the model embeds it now, without dropout.
 
         Args:
             texts: N texts.
@@ -188,9 +175,6 @@ class GraphGuidedLoss(nn.Module):
 
         Returns:
             Number of rows in the bank.
-
-        Raises:
-            ValueError: An objective without a bank; not one label per text.
         """
         memory = self.objective.memory
         if memory is None:
@@ -206,8 +190,7 @@ class GraphGuidedLoss(nn.Module):
                 features = self.model.preprocess([texts[row] for row in rows], prompt=prompt)
                 names = document_ids(features, labels[rows]) if ids is None else ids[rows]
                 moved = {
-                    key: value.to(device) if isinstance(value, Tensor) else value
-                    for key, value in features.items()
+                    k: v.to(device) if isinstance(v, Tensor) else v for k, v in features.items()
                 }
                 embeddings = self.model(moved)["sentence_embedding"]
                 yield embeddings, labels[rows], names
@@ -221,11 +204,7 @@ class GraphGuidedLoss(nn.Module):
         return save_objective(self._kept(), file, model=self.whole_model())
 
     def load(self, file: str | Path) -> None:
-        """Restore what `save` wrote; nothing is changed unless all of it fits.
-
-        Raises:
-            ValueError: The file is missing, damaged, or of other settings.
-        """
+        """Restore what `save` wrote; nothing is changed unless all of it fits."""
         load_objective(self._kept(), file)
 
     def whole_model(self) -> nn.Module | None:
