@@ -199,9 +199,7 @@ class GraphGuidedModule(lightning.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
 
-def _parts(
-    batch: Mapping[str, Any],
-) -> tuple[dict[str, Any], Tensor, Tensor | None, Tensor | None]:
+def _parts(batch: Mapping[str, Any]) -> tuple[dict[str, Any], Tensor, Tensor | None, Tensor | None]:
     """Inputs of the encoder, labels, ids and frozen features of a batch."""
     if not isinstance(batch, Mapping) or batch.get("labels") is None:
         raise ValueError(

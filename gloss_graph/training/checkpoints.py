@@ -119,10 +119,7 @@ def _forms(state: Mapping[str, Tensor]) -> dict[str, str]:
 
 
 def run_settings(
-    config: TrainConfig,
-    encoder: TextEncoder | FeatureEncoder,
-    splits: Splits,
-    device: torch.device,
+    config: TrainConfig, encoder: TextEncoder | FeatureEncoder, splits: Splits, device: torch.device
 ) -> dict[str, Any]:
     """Everything that the numbers of a run depend on as JSON; documents and weights as digests."""
     documents = {f"{name} documents": documents_digest([p]) for name, p in splits.parts.items()}

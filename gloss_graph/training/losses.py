@@ -155,10 +155,7 @@ LOSSES: Mapping[str, LossSpec] = {
         weighted=True,
     ),
     "triplet": LossSpec(
-        help="batch-all triplet margin loss",
-        module=MetricLoss,
-        settings=("margin",),
-        weighted=True,
+        help="batch-all triplet margin loss", module=MetricLoss, settings=("margin",), weighted=True
     ),
     "cosine": LossSpec(
         help="squared error of the cosine of all pairs", module=MetricLoss, weighted=True

@@ -23,12 +23,7 @@ from gloss_graph.inference import GraphSkill, graph_skill
 from gloss_graph.objective import GraphGuidedObjective
 from gloss_graph.runs import RunFolder
 from gloss_graph.text import Adapters, Corpus, FeatureEncoder, Splits, TextEncoder, add_lora
-from gloss_graph.training.checkpoints import (
-    Checkpoints,
-    RunClock,
-    run_settings,
-    save_objective,
-)
+from gloss_graph.training.checkpoints import Checkpoints, RunClock, run_settings, save_objective
 from gloss_graph.training.classifier import TextClassifier, freeze_layers
 from gloss_graph.training.config import DEFAULTS, TrainConfig, check_multilabel
 from gloss_graph.training.data import with_few_labels
@@ -40,12 +35,7 @@ from gloss_graph.training.outcome import (
     history_rows,
     split_scores,
 )
-from gloss_graph.training.processes import (
-    check_run,
-    check_same_everywhere,
-    join_processes,
-    on_main,
-)
+from gloss_graph.training.processes import check_run, check_same_everywhere, join_processes, on_main
 from gloss_graph.training.progress import ProgressBar
 from gloss_graph.training.setup import make_trainer
 from gloss_graph.training.snapshots import Snapshots
@@ -130,10 +120,7 @@ def train_text(
         # Pictures color documents by their one class.
         config = replace(config, pictures=False)
     splits = with_few_labels(
-        splits,
-        fraction=config.label_fraction,
-        per_class=config.labels_per_class,
-        seed=config.seed,
+        splits, fraction=config.label_fraction, per_class=config.labels_per_class, seed=config.seed
     )
     check_labels(
         splits, picks_step=not config.keeps_last, by_silhouette=config.mode == "standalone"

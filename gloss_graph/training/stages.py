@@ -128,8 +128,7 @@ def contrastive_warm_start(
     optimizer = torch.optim.AdamW(parameters, lr=learning_rate, weight_decay=0.01, fused=True)
     warmup = max(1, math.ceil(0.1 * steps))
     schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer,
-        lambda step: min((step + 1) / warmup, (steps - step) / max(1, steps - warmup)),
+        optimizer, lambda step: min((step + 1) / warmup, (steps - step) / max(1, steps - warmup))
     )
     device = next(encoder.parameters()).device
     was_training, losses = encoder.training, []
@@ -313,11 +312,7 @@ def run_start_stages(
     if config.loss_spec.warm_start_steps:
         steps = steps or config.max_steps or config.loss_spec.warm_start_steps
     contrast = partial(
-        contrastive_warm_start,
-        encoder,
-        seed=config.seed,
-        bf16=config.bf16,
-        progress=progress,
+        contrastive_warm_start, encoder, seed=config.seed, bf16=config.bf16, progress=progress
     )
     losses: list[float] = []
     metrics: dict[str, float] = {}
