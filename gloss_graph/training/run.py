@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -146,213 +146,253 @@ def train_text(
                 checkpoints.begin(settings)
 
         on_main(begin)
-        result = _train(
-            splits,
-            encoder,
-            config,
-            # Weights cannot be written below a name that is not UTF-8.
-            utf8_folder(out),
-            owned[0].draft if owned else None,
-            device,
-            frozen=frozen,
-            callbacks=callbacks,
-            bar=ProgressBar(description) if progress and is_main() else None,
-            save_steps=save_steps,
-        )
-        if owned and finish is not None:
-            finish(owned[0].draft, result)
+        bar = ProgressBar(description) if progress and is_main() else None
+        # Weights cannot be written below a name that is not UTF-8.
+        run = _TextRun(splits, encoder, config, utf8_folder(out), device, frozen, bar is not None)
+        run.start()
+        run.train(callbacks, bar, save_steps)
+        result = run.score()
+        wait_for_all()  # the checkpoints are read by all
+        if owned:
+            run.write(owned[0].draft, result)
+            if finish is not None:
+                finish(owned[0].draft, result)
     wait_for_all()  # until the folder is complete
     return result
 
 
-def _train(
-    splits: Splits,
-    encoder: TextEncoder | FeatureEncoder,
-    config: TrainConfig,
-    out: Path,
-    draft: Path | None,
-    device: torch.device,
-    *,
-    frozen: Mapping[str, Tensor] | None,
-    callbacks: Sequence[TrainerCallback],
-    bar: ProgressBar | None,
-    save_steps: int | None,
-) -> RunResult:
-    """Train with checkpoints in `out`; process 0 writes the run into `draft`."""
-    set_seed(config.seed)
-    train, checkpoints, progress = splits.train, Checkpoints(out), bar is not None
-    labels = torch.tensor(train.labels)
-    classifier = TextClassifier(
-        encoder, train.label_names, dropout=config.dropout, seed=config.seed
-    )
-    adapters = _adapt(encoder, config)
-    encoder.to(device)
-    clock = RunClock()
-    metrics: dict[str, float] = {}
-    if adapters is not None:
-        metrics["lora.parameters"] = float(adapters.size)
-    views = SplitEmbeddings(encoder, splits, config, frozen, progress)
-    snapshots = None
-    if config.pictures:
-        snapshots = Snapshots(
-            encoder,
-            splits,
-            views.frozen,
-            warm_start=config.warm_start_steps > 0 or config.graph_start_steps > 0,
-            batch_size=config.eval_batch_size,
+class _TextRun:
+    """A run with checkpoints in `out`: `start`, `train`, `score`, then `write` on process 0."""
+
+    def __init__(
+        self,
+        splits: Splits,
+        encoder: TextEncoder | FeatureEncoder,
+        config: TrainConfig,
+        out: Path,
+        device: torch.device,
+        frozen: Mapping[str, Tensor] | None,
+        progress: bool,
+    ) -> None:
+        set_seed(config.seed)
+        self.splits, self.encoder, self.config, self.out = splits, encoder, config, out
+        self.corpus, self.labels = splits.train, torch.tensor(splits.train.labels)
+        self.progress, self.checkpoints = progress, Checkpoints(out)
+        self.metrics: dict[str, float] = {}
+        self.history: list[dict[str, float]] = []
+        names = self.corpus.label_names
+        self.classifier = TextClassifier(encoder, names, dropout=config.dropout, seed=config.seed)
+        self.adapters = self._adapters()
+        encoder.to(device)
+        self.clock = RunClock()
+        self.views = SplitEmbeddings(encoder, splits, config, frozen, progress)
+        self.snapshots = None
+        if config.pictures:
+            self.snapshots = Snapshots(
+                encoder,
+                splits,
+                self.views.frozen,
+                warm_start=config.warm_start_steps > 0 or config.graph_start_steps > 0,
+                batch_size=config.eval_batch_size,
+                seed=config.seed,
+            )
+        self.skill = self._skill()
+
+    def _adapters(self) -> Adapters | None:
+        """Freeze the first layers of the encoder and give the others adapters, if asked for."""
+        config = self.config
+        freeze_layers(self.encoder, config.freeze_layers)
+        if not config.lora_rank or isinstance(self.encoder, FeatureEncoder):
+            return None
+        adapters = add_lora(
+            self.encoder,
+            config.lora_rank,
+            alpha=config.lora_alpha,
+            dropout=config.lora_dropout,
+            targets=config.lora_targets,
             seed=config.seed,
         )
-    skill = _skill(views.frozen.get("train"), labels, config)
-    if skill is not None:
-        metrics |= {f"graph_skill.{key}": float(value) for key, value in skill._asdict().items()}
-    start_losses, start_seconds = run_start_stages(
-        encoder, train, views, config, checkpoints=checkpoints, progress=progress
-    )
-    metrics |= start_seconds
-    loss = make_loss(
-        config,
-        train.num_classes,
-        encoder.dim,
-        train.labels,
-        frozen_dim=views.dim,
-        sample=_sigma_sample(encoder, train, config, progress),
-        multilabel=train.multilabel,
-    )
-    objective = loss if isinstance(loss, GraphGuidedObjective) else None
-    joint = objective is not None and views.dim > 0
+        self.metrics["lora.parameters"] = float(adapters.size)
+        return adapters
 
-    @cache
-    def start_rows() -> Tensor:
-        # Of the training documents, after the contrastive stages.
-        return views.rows("train") if start_losses else views.start_rows
-
-    # Of the training documents by the encoder as it is at the end, if known.
-    final: Tensor | None = None
-    latest = checkpoints.latest()
-    if latest is None and objective is not None and joint:
-        fill_bank(objective, train, start_rows(), views)
-        if start_losses and config.trains:
-            fit_head(classifier, train, start_rows(), views, config)
-    if config.trains:
-        corpus = train if config.loss_spec.uses_unlabeled else train.select(labels.numpy() >= 0)
-        trainer = make_trainer(
-            classifier,
-            loss,
-            replace(splits, train=corpus),
-            config,
-            out,
-            frozen=views.frozen.get("train") if joint else None,
-            save_steps=save_steps,
+    def _skill(self) -> GraphSkill | None:
+        """The expected gain of the graph on the embeddings before training, where it is known."""
+        config, rows = self.config, self.views.frozen.get("train")
+        counts = torch.bincount(self.labels[self.labels >= 0])
+        if rows is None or int((counts > 0).sum()) < 2 or int(counts.max()) < 2:
+            return None
+        skill = graph_skill(
+            rows,
+            self.labels,
+            k=config.k,
+            align=config.align,
+            seed=config.seed,
+            warn=config.loss_spec.over_bank,
         )
-        clock.clocks = trainer.clocks
-        trainer.extras = {"clock": clock}
-        if snapshots is not None:
-            trainer.extras["pictures"] = snapshots.batch
-            trainer.add_callback(snapshots.batch)
-        for callback in (*callbacks, *([] if bar is None else [bar])):
-            trainer.add_callback(callback)
-        with nullcontext() if bar is None else bar.bar:
-            trainer.train(None if latest is None else str(latest))
-        history = history_rows(trainer.state.log_history)
-        metrics["steps"] = float(trainer.state.global_step)
-        metrics["epochs_to_stop"] = float(trainer.state.epoch or 0.0)
-        metrics["best_step"] = float(trainer.state.best_global_step or trainer.state.global_step)
-        metrics |= {f"seconds.{name}": s for name, s in trainer.stage_seconds().items()}
-    else:
-        metrics["steps"] = float(len(start_losses))
-        history = [{"step": step + 1, "loss": v} for step, v in enumerate(start_losses)]
-    if adapters is not None:
-        # What follows uses the weights that are saved.
-        adapters.merge()
-    if not config.trains or config.mode == "standalone" or config.refit_head:
-        classifier.standalone = False
-        final = views.rows("train") if config.trains else start_rows()
-        metrics |= fit_head(classifier, train, final, views, config)
-    recording = 0.0 if snapshots is None else snapshots.seconds
-    metrics["seconds.train"] = clock.seconds - recording
+        self.metrics |= {f"graph_skill.{key}": float(v) for key, v in skill._asdict().items()}
+        return skill
 
-    memory = None if objective is None else objective.memory
-    stored = memory is not None and len(memory) > 0
-    if objective is None or not stored or config.loss_spec.frozen_targets:
-        # Another loss's bank lacks documents or their learned rows: fill one to predict over.
-        objective = make_objective(
-            replace(config, loss="gloss", memory_size=len(train)),
+    def start(self) -> None:
+        """Run the contrastive stages and make the loss, its bank filled where it helps."""
+        config, train = self.config, self.corpus
+        self.start_losses, seconds = run_start_stages(
+            self.encoder,
+            train,
+            self.views,
+            config,
+            checkpoints=self.checkpoints,
+            progress=self.progress,
+        )
+        self.metrics |= seconds
+        sample = None
+        if config.loss_spec.in_batch and isinstance(config.bandwidth, str):
+            some = train.select(seeded_sample(len(train), _SIGMA_SAMPLE).tolist())
+            sample = self.encoder.embed(some, progress=self.progress)
+        self.loss = make_loss(
+            config,
             train.num_classes,
-            encoder.dim,
-            len(train),
-            frozen_dim=views.dim,
-            targets=False,
+            self.encoder.dim,
+            train.labels,
+            frozen_dim=self.views.dim,
+            sample=sample,
             multilabel=train.multilabel,
         )
-        fill_bank(objective, train, views.rows("train") if final is None else final, views)
-    objective = objective.cpu().eval()
-    predictions, embeddings, classes = {}, {}, ClassReport()
-    for name, held_out in splits.parts.items():
-        if name == "train":
-            continue
-        embeddings[name] = rows = views.rows(name)
-        predictions[name] = _answer(classifier.head_logits(rows), held_out, 0.0)
-        metrics |= split_scores(name, predictions[name], rows, held_out)
-        classes.add(name, "linear", predictions[name], held_out)
-        memory = objective.memory
-        if memory is None or not len(memory) or not bool(memory.labeled.any()):
-            continue
-        spread = objective.predict(rows, frozen=views.frozen.get(name), mode="transductive")
-        answer = _answer(spread, held_out, THRESHOLD)
-        classes.add(name, "propagation", answer, held_out)
-        # The embeddings are scored with the linear head.
-        metrics |= split_scores(f"{name}_propagation", answer, None, held_out)
-    metrics["seconds.total"] = clock.seconds
+        objective = self.loss if isinstance(self.loss, GraphGuidedObjective) else None
+        # Learned and frozen embeddings share the bank.
+        self.joint = objective is not None and self.views.dim > 0
+        if self.joint and objective is not None and self.checkpoints.latest() is None:
+            fill_bank(objective, train, self.start_rows, self.views)
+            if self.start_losses and config.trains:
+                fit_head(self.classifier, train, self.start_rows, self.views, config)
 
-    classifier.eval().to("cpu")
-    result = RunResult(classifier, objective, metrics, history, predictions, embeddings, skill)
-    wait_for_all()  # the checkpoints are read by all
-    if draft is None:
-        return result
-    folder = RunFolder(draft)
-    classifier.save(folder.model)
-    folder.objective.parent.mkdir()
-    save_objective(objective, folder.objective)
-    folder.write_labels_used(train)
-    classes.write(folder.classes)
-    if snapshots is not None:
-        snapshots.write(draft, embeddings, metrics)
-    memory = objective.memory
-    settings = {
-        **config.flat(),
-        **encoder.describe(),
-        "data": describe(splits),
-        "bank": {
-            "capacity": 0 if memory is None else memory.capacity,
-            "frozen_dim": views.dim,
-            "targets": objective.consistency.refresh_every > 0,
-            **({"multilabel": True} if train.multilabel else {}),
-        },
-        # Of this version: comparisons of runs leave out what was not changed.
-        "defaults": DEFAULTS,
-    }
-    folder.write(settings, metrics, history)
-    return result
+    @cached_property
+    def start_rows(self) -> Tensor:
+        """Embeddings (N, D) of the training documents after the contrastive stages."""
+        return self.views.rows("train") if self.start_losses else self.views.start_rows
+
+    def train(
+        self, callbacks: Sequence[TrainerCallback], bar: ProgressBar | None, save_steps: int | None
+    ) -> None:
+        """Train head and encoder together, or fit the head where nothing is to be trained."""
+        config, metrics = self.config, self.metrics
+        if config.trains:
+            uses_all, known = config.loss_spec.uses_unlabeled, self.labels.numpy() >= 0
+            trainer = make_trainer(
+                self.classifier,
+                self.loss,
+                self.splits if uses_all else replace(self.splits, train=self.corpus.select(known)),
+                config,
+                self.out,
+                frozen=self.views.frozen.get("train") if self.joint else None,
+                save_steps=save_steps,
+            )
+            self.clock.clocks = trainer.clocks
+            trainer.extras = {"clock": self.clock}
+            if self.snapshots is not None:
+                trainer.extras["pictures"] = self.snapshots.batch
+                trainer.add_callback(self.snapshots.batch)
+            for callback in (*callbacks, *([] if bar is None else [bar])):
+                trainer.add_callback(callback)
+            latest = self.checkpoints.latest()
+            with nullcontext() if bar is None else bar.bar:
+                trainer.train(None if latest is None else str(latest))
+            state = trainer.state
+            self.history = history_rows(state.log_history)
+            metrics["steps"] = float(state.global_step)
+            metrics["epochs_to_stop"] = float(state.epoch or 0.0)
+            metrics["best_step"] = float(state.best_global_step or state.global_step)
+            metrics |= {f"seconds.{name}": s for name, s in trainer.stage_seconds().items()}
+        else:
+            metrics["steps"] = float(len(self.start_losses))
+            self.history = [{"step": i + 1, "loss": v} for i, v in enumerate(self.start_losses)]
+        if self.adapters is not None:
+            # What follows uses the weights that are saved.
+            self.adapters.merge()
+        #: Of the training documents by the encoder as it is at the end, if known.
+        self.final: Tensor | None = None
+        if not config.trains or config.mode == "standalone" or config.refit_head:
+            self.classifier.standalone = False
+            self.final = self.views.rows("train") if config.trains else self.start_rows
+            metrics |= fit_head(self.classifier, self.corpus, self.final, self.views, config)
+        recording = 0.0 if self.snapshots is None else self.snapshots.seconds
+        metrics["seconds.train"] = self.clock.seconds - recording
+
+    def _predictor(self) -> GraphGuidedObjective:
+        """The trained objective, or another one whose bank holds the training documents."""
+        config, train = self.config, self.corpus
+        objective = self.loss if isinstance(self.loss, GraphGuidedObjective) else None
+        memory = None if objective is None else objective.memory
+        stored = memory is not None and len(memory) > 0
+        if objective is None or not stored or config.loss_spec.frozen_targets:
+            # Another loss's bank lacks documents or their learned rows: fill one to predict over.
+            objective = make_objective(
+                replace(config, loss="gloss", memory_size=len(train)),
+                train.num_classes,
+                self.encoder.dim,
+                len(train),
+                frozen_dim=self.views.dim,
+                targets=False,
+                multilabel=train.multilabel,
+            )
+            rows = self.views.rows("train") if self.final is None else self.final
+            fill_bank(objective, train, rows, self.views)
+        return objective.cpu().eval()
+
+    def score(self) -> RunResult:
+        """Predict the held-out splits by both heads and score the predictions."""
+        objective, metrics = self._predictor(), self.metrics
+        predictions, embeddings = {}, {}
+        self.classes, memory = ClassReport(), objective.memory
+        for name, corpus in self.splits.parts.items():
+            if name == "train":
+                continue
+            embeddings[name] = rows = self.views.rows(name)
+            predictions[name] = _answer(self.classifier.head_logits(rows), corpus, 0.0)
+            metrics |= split_scores(name, predictions[name], rows, corpus)
+            self.classes.add(name, "linear", predictions[name], corpus)
+            if memory is None or not len(memory) or not bool(memory.labeled.any()):
+                continue
+            frozen = self.views.frozen.get(name)
+            spread = objective.predict(rows, frozen=frozen, mode="transductive")
+            answer = _answer(spread, corpus, THRESHOLD)
+            self.classes.add(name, "propagation", answer, corpus)
+            # The embeddings are scored with the linear head.
+            metrics |= split_scores(f"{name}_propagation", answer, None, corpus)
+        metrics["seconds.total"] = self.clock.seconds
+        model = self.classifier.eval().to("cpu")
+        return RunResult(
+            model, objective, metrics, self.history, predictions, embeddings, self.skill
+        )
+
+    def write(self, draft: Path, result: RunResult) -> None:
+        """Write the files of the run, those that mark it as finished last."""
+        folder, memory = RunFolder(draft), result.objective.memory
+        result.model.save(folder.model)
+        folder.objective.parent.mkdir()
+        save_objective(result.objective, folder.objective)
+        folder.write_labels_used(self.corpus)
+        self.classes.write(folder.classes)
+        if self.snapshots is not None:
+            self.snapshots.write(draft, result.embeddings, result.metrics)
+        settings = {
+            **self.config.flat(),
+            **self.encoder.describe(),
+            "data": describe(self.splits),
+            "bank": {
+                "capacity": 0 if memory is None else memory.capacity,
+                "frozen_dim": self.views.dim,
+                "targets": result.objective.consistency.refresh_every > 0,
+                **({"multilabel": True} if self.corpus.multilabel else {}),
+            },
+            # Of this version: comparisons of runs leave out what was not changed.
+            "defaults": DEFAULTS,
+        }
+        folder.write(settings, result.metrics, result.history)
 
 
 def _answer(scores: Tensor, corpus: Corpus, threshold: float) -> np.ndarray:
     """Classes (N,) of the highest score, or sets (N, C) of the scores from `threshold` on."""
     return (scores >= threshold if corpus.multilabel else scores.argmax(dim=1)).numpy()
-
-
-def _adapt(encoder: TextEncoder | FeatureEncoder, config: TrainConfig) -> Adapters | None:
-    """Freeze the first layers of an encoder and give the others adapters, if asked for."""
-    freeze_layers(encoder, config.freeze_layers)
-    if not config.lora_rank or isinstance(encoder, FeatureEncoder):
-        return None
-    return add_lora(
-        encoder,
-        config.lora_rank,
-        alpha=config.lora_alpha,
-        dropout=config.lora_dropout,
-        targets=config.lora_targets,
-        seed=config.seed,
-    )
 
 
 def check_labels(splits: Splits, *, picks_step: bool, by_silhouette: bool = False) -> None:
@@ -388,29 +428,3 @@ def check_labels(splits: Splits, *, picks_step: bool, by_silhouette: bool = Fals
             UserWarning,
             stacklevel=3,
         )
-
-
-def _skill(rows: Tensor | None, labels: Tensor, config: TrainConfig) -> GraphSkill | None:
-    """The expected gain of the graph on the embeddings before training, where it can be told."""
-    if rows is None:
-        return None
-    counts = torch.bincount(labels[labels >= 0])
-    if int((counts > 0).sum()) < 2 or int(counts.max()) < 2:
-        return None
-    return graph_skill(
-        rows,
-        labels,
-        k=config.k,
-        align=config.align,
-        seed=config.seed,
-        warn=config.loss_spec.over_bank,
-    )
-
-
-def _sigma_sample(
-    encoder: TextEncoder | FeatureEncoder, train: Corpus, config: TrainConfig, progress: bool
-) -> Tensor | None:
-    if not (config.loss_spec.in_batch and isinstance(config.bandwidth, str)):
-        return None
-    some = train.select(seeded_sample(len(train), _SIGMA_SAMPLE).tolist())
-    return encoder.embed(some, progress=progress)
