@@ -179,7 +179,7 @@ class Checkpoints:
         if changes:
             raise ValueError(
                 f"'resume' must find the settings of the interrupted run ({changes}). Give the "
-                f"same ones to go on with {self.folder.parent}, or train into another folder."
+                f"same ones to continue {self.folder.parent}, or train into another folder."
             )
 
     def latest(self) -> Path | None:
@@ -195,7 +195,7 @@ class Checkpoints:
             kept = "What was done before the training"
         else:
             return "Nothing of the run was kept yet: run the same command again."
-        return f"{kept} is kept in {self.folder.parent}: add --resume to the command to go on."
+        return f"{kept} is kept in {self.folder.parent}: add --resume to the command to continue."
 
     def save_stage(
         self, name: str, encoder: nn.Module, losses: list[float], seconds: float
@@ -286,7 +286,7 @@ def load_extras(extras: Mapping[str, Checkpointed], folder: Path) -> None:
     except _UNREADABLE as error:
         raise ValueError(
             f"The checkpoint cannot be read ({file}: {type(error).__name__}: {error}). Remove its "
-            "folder to go on from an earlier one."
+            "folder to continue from an earlier one."
         ) from error
 
 
@@ -316,7 +316,7 @@ class RunClock:
 
 
 class SavePoints(TrainerCallback):
-    """Saves a checkpoint `every` so many steps, besides those of the evaluations, and logs at each.
+    """Saves a checkpoint after `every` steps, besides those of the evaluations, and logs at each.
 
     The logged loss is a mean since the last log, which a checkpoint does not hold: logged at every
     checkpoint it is the same after a resume.

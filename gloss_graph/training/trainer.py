@@ -399,8 +399,8 @@ class GraphGuidedTrainer(Trainer):
     ) -> None:
         if Path(resume_from_checkpoint).with_name(_DRAFT).exists():
             warnings.warn(
-                "The training was killed while a checkpoint was written; it goes on from "
-                f"{resume_from_checkpoint}, the newest whole one.",
+                "The training was killed while it wrote a checkpoint; it continues from "
+                f"{resume_from_checkpoint}, the newest complete one.",
                 UserWarning,
                 stacklevel=2,
             )
@@ -462,7 +462,7 @@ class _TeacherUpdate(TrainerCallback):
 
 
 class BankRefresh(TrainerCallback):
-    """Encodes the stalest rows of the bank again every so many steps, see `MemoryBank.refresh`.
+    """Encodes the stalest `rows` of the bank again after `every` steps, see `MemoryBank.refresh`.
 
     The model encodes the training documents as it is, without dropout, or its teacher does where
     there is one. It draws no random number and depends only on the count of steps, so a resumed
