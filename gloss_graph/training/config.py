@@ -32,9 +32,7 @@ PARTS: dict[str, type] = {
 
 # Settings of parts whose field name would not say what they are among all settings.
 _FLAT_NAMES = {
-    ("consistency", "weight"): "consistency_weight",
-    ("consistency", "start"): "consistency_start",
-    ("consistency", "ramp"): "consistency_ramp",
+    **{("consistency", name): f"consistency_{name}" for name in ("weight", "start", "ramp")},
     ("staleness", "warmup_steps"): "memory_start",
     ("staleness", "ramp_steps"): "memory_ramp",
 }

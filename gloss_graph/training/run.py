@@ -27,6 +27,7 @@ from gloss_graph.training.checkpoints import Checkpoints, RunClock, run_settings
 from gloss_graph.training.classifier import TextClassifier, freeze_layers
 from gloss_graph.training.config import DEFAULTS, TrainConfig, check_multilabel
 from gloss_graph.training.data import with_few_labels
+from gloss_graph.training.losses import LossModule
 from gloss_graph.training.objectives import make_loss, make_objective
 from gloss_graph.training.outcome import (
     THRESHOLD,
@@ -180,13 +181,18 @@ class _TextRun:
         self.progress, self.checkpoints = progress, Checkpoints(out)
         self.metrics: dict[str, float] = {}
         self.history: list[dict[str, float]] = []
+        self.start_losses: list[float] = []
+        self.classes = ClassReport()
+        self.loss: LossModule | None = None
+        #: Embeddings (N, D) of the training documents at the end, if known.
+        self.final: Tensor | None = None
         names = self.corpus.label_names
         self.classifier = TextClassifier(encoder, names, dropout=config.dropout, seed=config.seed)
         self.adapters = self._adapters()
         encoder.to(device)
         self.clock = RunClock()
         self.views = SplitEmbeddings(encoder, splits, config, frozen, progress)
-        self.snapshots = None
+        self.snapshots: Snapshots | None = None
         if config.pictures:
             self.snapshots = Snapshots(
                 encoder,
@@ -257,13 +263,17 @@ class _TextRun:
             sample=sample,
             multilabel=train.multilabel,
         )
-        objective = self.loss if isinstance(self.loss, GraphGuidedObjective) else None
-        # Learned and frozen embeddings share the bank.
-        self.joint = objective is not None and self.views.dim > 0
-        if self.joint and objective is not None and self.checkpoints.latest() is None:
+        objective = self.objective
+        # Frozen features fill the bank together with the learned ones, before any step.
+        if objective is not None and self.views.dim > 0 and self.checkpoints.latest() is None:
             fill_bank(objective, train, self.start_rows, self.views)
             if self.start_losses and config.trains:
                 fit_head(self.classifier, train, self.start_rows, self.views, config)
+
+    @property
+    def objective(self) -> GraphGuidedObjective | None:
+        """The loss, if it is a graph-guided one."""
+        return self.loss if isinstance(self.loss, GraphGuidedObjective) else None
 
     @cached_property
     def start_rows(self) -> Tensor:
@@ -283,7 +293,7 @@ class _TextRun:
                 self.splits if uses_all else replace(self.splits, train=self.corpus.select(known)),
                 config,
                 self.out,
-                frozen=self.views.frozen.get("train") if self.joint else None,
+                frozen=None if self.objective is None else self.views.frozen.get("train"),
                 save_steps=save_steps,
             )
             self.clock.clocks = trainer.clocks
@@ -308,8 +318,6 @@ class _TextRun:
         if self.adapters is not None:
             # What follows uses the weights that are saved.
             self.adapters.merge()
-        #: Of the training documents by the encoder as it is at the end, if known.
-        self.final: Tensor | None = None
         if not config.trains or config.mode == "standalone" or config.refit_head:
             self.classifier.standalone = False
             self.final = self.views.rows("train") if config.trains else self.start_rows
@@ -320,7 +328,7 @@ class _TextRun:
     def _predictor(self) -> GraphGuidedObjective:
         """The trained objective, or another one whose bank holds the training documents."""
         config, train = self.config, self.corpus
-        objective = self.loss if isinstance(self.loss, GraphGuidedObjective) else None
+        objective = self.objective
         memory = None if objective is None else objective.memory
         stored = memory is not None and len(memory) > 0
         if objective is None or not stored or config.loss_spec.frozen_targets:
@@ -342,7 +350,7 @@ class _TextRun:
         """Predict the held-out splits by both heads and score the predictions."""
         objective, metrics = self._predictor(), self.metrics
         predictions, embeddings = {}, {}
-        self.classes, memory = ClassReport(), objective.memory
+        memory = objective.memory
         for name, corpus in self.splits.parts.items():
             if name == "train":
                 continue
