@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from gloss_graph._internal.extras import require
+
+require("lightning", extra="lightning")
+
 import math
 from collections.abc import Mapping
 from typing import Any
 
+import lightning
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -17,17 +22,9 @@ from gloss_graph.analysis.scores import classification_scores
 from gloss_graph.memory.distributed import share_state
 from gloss_graph.objective import GraphGuidedObjective
 
-try:
-    import lightning
-except ImportError as error:
-    raise ImportError(
-        "gloss_graph.adapters.lightning needs Lightning. "
-        'Install it with: pip install "gloss-graph[lightning]"'
-    ) from error
-
 __all__ = ["GraphGuidedModule"]
 
-_BESIDE = ("labels", "ids", "frozen")
+_NOT_INPUTS = ("labels", "ids", "frozen")
 
 
 class GraphGuidedModule(lightning.LightningModule):
@@ -35,20 +32,19 @@ class GraphGuidedModule(lightning.LightningModule):
 
     Batches are mappings: the encoder's keyword arguments, `labels` (B,) (-1 = unlabeled) and
     `ids` (B,), the stable document identities; `frozen` (B, D') where the bank holds frozen
-    features. `gloss_graph.training.TextCollator` makes them of texts.
+    features. `gloss_graph.training.TextCollator` makes them from texts.
 
-    The objective is a part of the module, so bank and generator travel in every Lightning
-    checkpoint, which loads with `weights_only=True`: `trainer.fit(..., ckpt_path=...)` goes on
-    with the bank as it was. Pass `encoder`, `objective` and `head` to `load_from_checkpoint`, the
-    bank of the same size.
+    The objective is a part of the module, so every Lightning checkpoint holds bank and generator
+    and loads with `weights_only=True`: `trainer.fit(..., ckpt_path=...)` continues with the bank as
+    it was. Pass `encoder`, `objective` and `head` to `load_from_checkpoint`, with a bank of the
+    same size.
 
     Logs `train_loss`, `train_graph_loss`, `train_cross_entropy`, `train_consistency`, and
     `val_accuracy`, `val_macro_f1` (`test_...`) of the head; without a head, of propagation over
     the bank. With several processes every bank takes the rows of all, and DDP leaves the
     objective alone.
 
-    Everything is put into training mode here; call `eval()` afterwards on parts that shall stay
-    without dropout.
+    All parts start in training mode; call `eval()` afterwards on parts that need no dropout.
 
     Shapes: B batch rows, D dimension, C classes.
 
@@ -56,21 +52,15 @@ class GraphGuidedModule(lightning.LightningModule):
         encoder: Called with a batch's inputs as keyword arguments, returns embeddings (B, D).
         objective: The objective.
         head: (B, D) -> (B, C), for example `torch.nn.Linear`; None for standalone mode.
-        learning_rate: Of the encoder (AdamW, linear decay after warm-up).
-        head_learning_rate: Of the head.
-        weight_decay: AdamW's.
+        learning_rate: Learning rate of the encoder (AdamW, linear decay after warm-up).
+        head_learning_rate: Learning rate of the head.
+        weight_decay: Weight decay of AdamW.
         warmup: Share of the steps with rising learning rate.
-        reference: Make one more encoder pass a step, without dropout and gradient, for what the
-            bank stores and targets are made from.
+        reference: Make one more encoder pass per step, without dropout and gradient, for the rows
+            of the bank and the targets.
 
-    Raises:
-        ValueError: A setting out of range; a batch without labels.
-
-    Example:
-        See `examples/07_lightning.py`.
-
-    See also: `GraphGuidedTrainer` for the Hugging Face Trainer. Overwrite `configure_optimizers`
-    for other optimisers.
+    See also: `examples/07_lightning.py`; `GraphGuidedTrainer` for the Hugging Face Trainer.
+    Override `configure_optimizers` for other optimizers.
     """
 
     def __init__(
@@ -89,7 +79,7 @@ class GraphGuidedModule(lightning.LightningModule):
         if objective.multilabel:
             raise ValueError(
                 "'objective' must be for class numbers here (got multilabel=True). Use "
-                "GraphGuidedTrainer or a loop of your own for label sets."
+                "GraphGuidedTrainer or your own loop for label sets."
             )
         rates = {"learning_rate": learning_rate, "head_learning_rate": head_learning_rate}
         for name, rate in rates.items():
@@ -100,7 +90,7 @@ class GraphGuidedModule(lightning.LightningModule):
         self.learning_rate, self.head_learning_rate = learning_rate, head_learning_rate
         self.weight_decay, self.warmup, self.reference = weight_decay, warmup, reference
         self._seen: list[tuple[Tensor, Tensor, Tensor]] = []
-        # The objective keeps itself equal on all processes; DDP would send the whole bank a step.
+        # The objective stays equal on all processes; DDP would send the whole bank every step.
         self._ddp_params_and_buffers_to_ignore = [
             f"objective.{name}" for name, _ in objective.named_buffers()
         ]
@@ -139,11 +129,15 @@ class GraphGuidedModule(lightning.LightningModule):
 
     def validation_step(self, batch: Mapping[str, Any], batch_idx: int) -> None:
         """Predict one batch."""
-        self._predict(batch)
+        _, labels, ids, _ = _parts(batch)
+        memory = self.objective.memory
+        if self.head is None and (memory is None or not bool(memory.labeled.any())):
+            return  # nothing to propagate from yet
+        predicted = self.predict_step(batch, 0)
+        # Without ids every row counts.
+        self._seen.append((predicted, labels, torch.full_like(labels, -1) if ids is None else ids))
 
-    def test_step(self, batch: Mapping[str, Any], batch_idx: int) -> None:
-        """Predict one batch."""
-        self._predict(batch)
+    test_step = validation_step
 
     def on_validation_epoch_end(self) -> None:
         """Log `val_accuracy` and `val_macro_f1`."""
@@ -154,24 +148,13 @@ class GraphGuidedModule(lightning.LightningModule):
         self._log_scores("test")
 
     def predict_step(self, batch: Mapping[str, Any], batch_idx: int) -> Tensor:
-        """Predicted classes (B,) of one batch, labels not needed."""
-        inputs = {name: value for name, value in batch.items() if name not in _BESIDE}
+        """Predicted classes (B,) of one batch; it needs no labels."""
+        inputs = {name: value for name, value in batch.items() if name not in _NOT_INPUTS}
         found = self(**inputs)
         if self.head is None:
-            found = self._propagated(found, batch.get("ids"), batch.get("frozen"))
+            ids, frozen = batch.get("ids"), batch.get("frozen")
+            found = self.objective.predict(found, ids=ids, frozen=frozen)
         return found.argmax(dim=1)
-
-    def _predict(self, batch: Mapping[str, Any]) -> None:
-        _, labels, ids, _ = _parts(batch)
-        memory = self.objective.memory
-        if self.head is None and (memory is None or not bool(memory.labeled.any())):
-            return  # nothing to propagate from yet
-        predicted = self.predict_step(batch, 0)
-        # Without ids every row counts.
-        self._seen.append((predicted, labels, torch.full_like(labels, -1) if ids is None else ids))
-
-    def _propagated(self, rows: Tensor, ids: Tensor | None, frozen: Tensor | None) -> Tensor:
-        return self.objective.predict(rows, ids=ids, frozen=frozen)
 
     def _log_scores(self, split: str) -> None:
         seen, self._seen = self._seen, []
@@ -216,14 +199,12 @@ class GraphGuidedModule(lightning.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
 
-def _parts(
-    batch: Mapping[str, Any],
-) -> tuple[dict[str, Any], Tensor, Tensor | None, Tensor | None]:
+def _parts(batch: Mapping[str, Any]) -> tuple[dict[str, Any], Tensor, Tensor | None, Tensor | None]:
     """Inputs of the encoder, labels, ids and frozen features of a batch."""
     if not isinstance(batch, Mapping) or batch.get("labels") is None:
         raise ValueError(
             "A batch must be a mapping with the encoder's inputs, 'labels' and 'ids'. The "
             "collate_fn of the DataLoader must pass them on."
         )
-    inputs = {name: value for name, value in batch.items() if name not in _BESIDE}
+    inputs = {name: value for name, value in batch.items() if name not in _NOT_INPUTS}
     return inputs, batch["labels"], batch.get("ids"), batch.get("frozen")

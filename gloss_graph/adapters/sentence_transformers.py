@@ -2,59 +2,63 @@
 
 from __future__ import annotations
 
+from gloss_graph._internal.extras import require
+
+require("sentence_transformers", "datasets", extra="sentence-transformers")
+
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import sentence_transformers
 import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import TrainerCallback, TrainerState, TrainingArguments
 
 from gloss_graph._internal.eval_mode import evaluating
-from gloss_graph._internal.processes import is_main, mean_over_processes, wait_for_all, world_size
+from gloss_graph._internal.processes import is_main, mean_over_processes, wait_for_all
 from gloss_graph.memory.distributed import share_state
 from gloss_graph.objective import GraphGuidedObjective
-from gloss_graph.training.state import check_model, load_objective, save_objective
+from gloss_graph.training.checkpoints import (
+    OBJECTIVE_FILE,
+    check_model,
+    load_objective,
+    save_objective,
+)
 
-try:
-    import sentence_transformers
-except ImportError as error:
-    raise ImportError(
-        "gloss_graph.adapters.sentence_transformers needs Sentence Transformers and datasets. "
-        'Install them with: pip install "gloss-graph[sentence-transformers]"'
-    ) from error
-
-OBJECTIVE_FILE = "objective.safetensors"
+_CITATION = """
+@misc{aditya2026gloss,
+    title={G-Loss: Graph-Guided Fine-Tuning of Language Models},
+    author={Sharma Aditya and Agarwal Vinti and Kumar Rajesh},
+    year={2026},
+    eprint={2604.25853},
+    archivePrefix={arXiv},
+    primaryClass={cs.CL}
+}
+"""
 __all__ = ["OBJECTIVE_FILE", "GraphGuidedLoss", "ObjectiveCheckpoint", "document_ids"]
 
 
 def document_ids(features: Mapping[str, Any], labels: Tensor) -> Tensor:
-    """Stable identities of tokenised texts: the same tokens with the same label, the same id.
+    """Stable identities (B,) of tokenized texts: the same tokens and label, the same id.
 
-    A 63-bit hash of what the model reads, so it does not depend on padding, order, process or
-    run. The label takes part because a text that occurs with two labels is two documents (one
-    document with two labels would be an error). Texts that differ only behind the model's
-    longest sequence count as one.
+    A 63-bit hash of the model's input, independent of padding, order, process and run. The label
+    takes part because a text that occurs with two labels is two documents (one document with two
+    labels would be an error). Texts that differ only beyond the model's longest sequence count as
+    one.
 
     Args:
         features: `input_ids` (B, L) and `attention_mask` (B, L), if there is padding.
         labels: (B,) integer.
-
-    Returns:
-        (B,) long, on the device of `labels`.
-
-    Raises:
-        ValueError: Features without one row of `input_ids` a document (images, audio, texts
-            packed into one row).
     """
     tokens = features.get("input_ids")
     if not isinstance(tokens, Tensor) or tokens.dim() != 2 or tokens.size(0) != labels.numel():
         raise ValueError(
-            "'features' must hold 'input_ids' with one row a document to tell documents apart "
-            f"(got {sorted(features)}). Put ids into the label column: [label, id] a row."
+            "'features' must hold 'input_ids' with one row per document to tell documents apart "
+            f"(got {sorted(features)}). Put ids into the label column: [label, id] per row."
         )
     mask = features.get("attention_mask")
     kept = torch.ones_like(tokens) if mask is None else mask
@@ -71,17 +75,17 @@ class GraphGuidedLoss(nn.Module):
     r"""A `GraphGuidedObjective` as a loss for `SentenceTransformerTrainer`.
 
     Datasets have one column of texts and a column `label` with class numbers, -1 = unlabeled, as
-    for `BatchAllTripletLoss`. The Trainer hands a loss nothing but tokens and labels, so the
-    identity a bank needs is the hash of the tokens, see `document_ids`. To give identities of
-    your own, make the label a pair `[label, id]` (with the default batch sampler).
+    for `BatchAllTripletLoss`. The Trainer passes only tokens and labels to a loss, so a document's
+    identity is the hash of its tokens, see `document_ids`. To pass ids, make the label a pair
+    `[label, id]` (with the default batch sampler).
 
-    With a `head` the loss is \(\lambda L_G + (1 - \lambda) L_{CE}\) and the Trainer optimises the
-    head too; without one the encoder is trained by \(L_G\) alone. In evaluation nothing is
-    stored and the random splits of the training go on as if there had been none.
+    With a `head` the loss is \(\lambda L_G + (1 - \lambda) L_{CE}\) and the Trainer optimizes the
+    head too; without one the encoder is trained by \(L_G\) alone. Evaluation stores nothing and
+    leaves the random splits of the training as they were.
 
-    The Trainer's checkpoints hold the model alone: add `ObjectiveCheckpoint` to its callbacks to
-    keep bank, generator and head with them. With several processes the banks are kept equal, and
-    so is the head, whose gradients are averaged here.
+    The Trainer's checkpoints hold only the model: add `ObjectiveCheckpoint` to its callbacks to
+    keep bank, generator and head with them. With several processes the banks stay equal, and so
+    does the head, whose gradients are averaged.
 
     Shapes: B batch rows, D dimension, C classes.
 
@@ -89,18 +93,6 @@ class GraphGuidedLoss(nn.Module):
         model: The SentenceTransformer that is trained.
         objective: The objective; its bank has `dim` D.
         head: (B, D) -> (B, C), for example `torch.nn.Linear`; None for standalone mode.
-
-    Raises:
-        ValueError: A bank of another dimension than the model's.
-
-    Example:
-        >>> from sentence_transformers import SentenceTransformerTrainer  # doctest: +SKIP
-        >>> bank = MemoryBank(len(train), model.get_embedding_dimension())  # doctest: +SKIP
-        >>> objective = GraphGuidedObjective(num_classes=8, memory=bank)  # doctest: +SKIP
-        >>> loss = GraphGuidedLoss(model, objective)  # doctest: +SKIP
-        >>> trainer = SentenceTransformerTrainer(
-        ...     model, train_dataset=train, loss=loss, callbacks=[ObjectiveCheckpoint(loss)]
-        ... )  # doctest: +SKIP
 
     See also: `examples/06_sentence_transformers.py`; `GraphGuidedTrainer` for classifiers.
     """
@@ -126,17 +118,11 @@ class GraphGuidedLoss(nn.Module):
             parameter.register_hook(mean_over_processes)
 
     def forward(self, sentence_features: Iterable[dict[str, Any]], labels: Tensor | None) -> Tensor:
-        """Loss of one batch; stores the batch afterwards when training.
+        """Loss of one batch, which the bank stores afterwards when training.
 
         Args:
             sentence_features: One element: the tokens of B texts.
             labels: (B,) integer classes, -1 = unlabeled, or (B, 2) pairs of class and id.
-
-        Returns:
-            Scalar.
-
-        Raises:
-            ValueError: Not one column of texts; no labels; features without tokens and ids.
         """
         columns = list(sentence_features)
         if len(columns) != 1:
@@ -154,20 +140,16 @@ class GraphGuidedLoss(nn.Module):
             ids = document_ids(features, labels)
         training = bool(self.model.training)
         self.objective.train(training)
-        if training:
-            self._share()
+        if training and not self._shared:
+            # Once, before the first step of several processes.
+            share_state(self._kept())
+            self._shared = True
         embeddings = self.model(features)["sentence_embedding"]
         logits = None if self.head is None else self.head(embeddings)
         return self.objective(embeddings, labels, ids=ids, logits=logits)
 
-    def _share(self) -> None:
-        """Once, before the first step of several processes."""
-        if not self._shared and world_size() > 1:
-            share_state(self._kept())
-        self._shared = True
-
     def _kept(self) -> nn.ModuleDict:
-        """What is trained or remembered beside the model."""
+        """State outside the model."""
         head = {} if self.head is None else {"head": self.head}
         return nn.ModuleDict({"objective": self.objective, **head})
 
@@ -181,29 +163,26 @@ class GraphGuidedLoss(nn.Module):
         batch_size: int = 64,
         progress: bool = False,
     ) -> int:
-        """Fill the bank with a corpus as the model embeds it now, dropout off.
+        """Fill the bank with a corpus as the model embeds it now, without dropout.
 
         Args:
             texts: N texts.
             labels: (N,) integer, -1 = unlabeled.
-            ids: (N,) integer, where the dataset gives ids of its own; hashed as in training
-                otherwise.
-            prompt: What the Trainer puts before every text, if anything.
-            batch_size: Texts a forward pass.
+            ids: (N,) integer, where the dataset has ids; else hashed as in training.
+            prompt: Text that the Trainer puts before every text, if any.
+            batch_size: Texts per forward pass.
             progress: Show a progress bar.
 
         Returns:
             Number of rows in the bank.
-
-        Raises:
-            ValueError: An objective without a bank; other numbers of texts and labels.
         """
         memory = self.objective.memory
         if memory is None:
             raise ValueError("'objective' must have a 'memory' to fill (got None).")
         if labels.shape != (len(texts),):
             raise ValueError(
-                f"'labels' must hold one label a text (got {tuple(labels.shape)} for {len(texts)})."
+                f"'labels' must hold one label per text (got {tuple(labels.shape)} for "
+                f"{len(texts)})."
             )
 
         def batches() -> Iterator[tuple[Tensor, Tensor, Tensor]]:
@@ -211,8 +190,7 @@ class GraphGuidedLoss(nn.Module):
                 features = self.model.preprocess([texts[row] for row in rows], prompt=prompt)
                 names = document_ids(features, labels[rows]) if ids is None else ids[rows]
                 moved = {
-                    key: value.to(device) if isinstance(value, Tensor) else value
-                    for key, value in features.items()
+                    k: v.to(device) if isinstance(v, Tensor) else v for k, v in features.items()
                 }
                 embeddings = self.model(moved)["sentence_embedding"]
                 yield embeddings, labels[rows], names
@@ -222,19 +200,15 @@ class GraphGuidedLoss(nn.Module):
             return memory.prefill(batches(), lambda rows: rows, progress=progress)
 
     def save(self, file: str | Path) -> Path:
-        """Write bank, generator and head to one safetensors file, and whose embeddings they are."""
+        """Write bank, generator and head to one safetensors file, with a digest of the model."""
         return save_objective(self._kept(), file, model=self.whole_model())
 
     def load(self, file: str | Path) -> None:
-        """Restore what `save` wrote; nothing is changed unless all of it fits.
-
-        Raises:
-            ValueError: The file is missing, damaged, or of other settings.
-        """
+        """Restore what `save` wrote; nothing is changed unless all of it fits."""
         load_objective(self._kept(), file)
 
     def whole_model(self) -> nn.Module | None:
-        """The model that is trained; None where a process holds a part of it only."""
+        """The model that is trained; None where a process holds only a part of it."""
         model: nn.Module = getattr(self.model, "module", self.model)
         weights = model.parameters()
         parts = any(isinstance(value, DTensor) or not value.numel() for value in weights)
@@ -258,43 +232,27 @@ class GraphGuidedLoss(nn.Module):
     @property
     def citation(self) -> str:
         """BibTeX of the paper."""
-        return """
-@misc{aditya2026gloss,
-    title={G-Loss: Graph-Guided Fine-Tuning of Language Models},
-    author={Sharma Aditya and Agarwal Vinti and Kumar Rajesh},
-    year={2026},
-    eprint={2604.25853},
-    archivePrefix={arXiv},
-    primaryClass={cs.CL}
-}
-"""
+        return _CITATION
 
 
 class ObjectiveCheckpoint(TrainerCallback):
     """Keeps bank, generator and head of a `GraphGuidedLoss` in the Trainer's checkpoints.
 
     They are restored when training resumes from a checkpoint in the output folder, and with the
-    best model; a bank that belongs to other weights than those of the model is refused. Without
-    this callback a resumed training starts with the bank it was given.
-
-    Args:
-        loss: The loss.
+    best model; a bank of a model with other weights is refused. Without this callback a resumed
+    training starts with the bank it was given.
     """
 
     def __init__(self, loss: GraphGuidedLoss) -> None:
         self._loss = loss
 
-    def on_save(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        """Write beside the model."""
+    def on_save(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
+        """Write the file into the checkpoint."""
         if is_main():
             self._loss.save(_checkpoint(args, state) / OBJECTIVE_FILE)
 
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        """Restore, where training does not start at the beginning."""
+    def on_train_begin(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
+        """Restore, where training resumes."""
         if state.global_step > 0:
             file = _checkpoint(args, state) / OBJECTIVE_FILE
             model = self._loss.whole_model()
@@ -303,9 +261,7 @@ class ObjectiveCheckpoint(TrainerCallback):
                 check_model(model, file)
             self._loss.load(file)
 
-    def on_train_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_train_end(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
         """Restore with the best model."""
         if args.load_best_model_at_end and state.best_model_checkpoint:
             wait_for_all()  # until process 0 has written it

@@ -30,9 +30,7 @@ from gloss_graph.baselines.progress import epoch_bar
 from gloss_graph.baselines.word_graph import normalized_matrix
 from gloss_graph.text import Corpus, Splits, TextEncoder
 from gloss_graph.text.checkpoints import ENCODER_FILE
-from gloss_graph.training.classifier import TextClassifier
-from gloss_graph.training.outcome import fit_balanced_head
-from gloss_graph.training.parameters import freeze_layers
+from gloss_graph.training.classifier import TextClassifier, fit_balanced_head, freeze_layers
 from gloss_graph.training.processes import find_device
 
 _TINY = 1e-10

@@ -21,8 +21,9 @@ from gloss_graph.baselines.text_gcn import TextGCNClassifier
 from gloss_graph.runs import RunFolder
 from gloss_graph.text import Corpus, Splits, TextEncoder
 from gloss_graph.text.writers import csv_bytes
+from gloss_graph.training.data import with_few_labels
 from gloss_graph.training.outcome import ClassReport, describe, split_scores
-from gloss_graph.training.run import check_labels, with_few_labels
+from gloss_graph.training.run import check_labels
 from gloss_graph.training.snapshots import Snapshots
 
 GraphClassifier = TextGCNClassifier | BertGCNClassifier
@@ -163,8 +164,8 @@ class _Recorder:
         self._snapshots: Snapshots | None = None
 
     def begin(self) -> None:
-        pictures, seed = self._config.pictures, self._config.seed
-        self._snapshots = Snapshots(self._model, self._splits, {}, pictures=pictures, seed=seed)
+        if self._config.pictures:
+            self._snapshots = Snapshots(self._model, self._splits, {}, seed=self._config.seed)
 
     def step(self, step: int, most: int) -> None:
         if self._snapshots is None:

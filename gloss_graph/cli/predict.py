@@ -249,7 +249,7 @@ def _sets(run: Run, heads: dict[str, Tensor], confidence: Tensor) -> dict[str, A
     """The label set of every document, and the probability of every class."""
     from gloss_graph.text.corpora import SEPARATOR
     from gloss_graph.text.writers import joined_names
-    from gloss_graph.training.multilabel import THRESHOLD
+    from gloss_graph.training.outcome import THRESHOLD
 
     separator = run.settings.get("data", {}).get("separator", SEPARATOR)
     labels, linear = (

@@ -106,9 +106,13 @@ def train(
     from gloss_graph.text.tables import has_column
     from gloss_graph.training import TrainConfig
     from gloss_graph.training.checkpoints import Checkpoints
-    from gloss_graph.training.multilabel import check_multilabel
-    from gloss_graph.training.parameters import check_run
-    from gloss_graph.training.processes import check_same_everywhere, join_processes, on_main
+    from gloss_graph.training.config import check_multilabel
+    from gloss_graph.training.processes import (
+        check_run,
+        check_same_everywhere,
+        join_processes,
+        on_main,
+    )
 
     if features is not None:
         # An adapter of features is new and takes larger steps than a pretrained encoder.

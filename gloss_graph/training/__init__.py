@@ -10,22 +10,26 @@ require("pandas", "matplotlib", extra="analysis")
 from gloss_graph._internal.moved import moved_names
 
 if TYPE_CHECKING:
+    from gloss_graph.training.checkpoints import load_objective, save_objective
     from gloss_graph.training.classifier import ClassifierOutput, TextClassifier
     from gloss_graph.training.config import MODES, TrainConfig
-    from gloss_graph.training.dataset import TextCollator, TextDataset
-    from gloss_graph.training.labels import draw_labels, hide_labels, with_unlabeled
+    from gloss_graph.training.data import (
+        MixedSampler,
+        TextCollator,
+        TextDataset,
+        draw_labels,
+        hide_labels,
+        with_unlabeled,
+    )
     from gloss_graph.training.losses import LOSSES, LossSpec
-    from gloss_graph.training.multilabel import set_scores
     from gloss_graph.training.objectives import make_loss, make_objective
+    from gloss_graph.training.outcome import set_scores
     from gloss_graph.training.predict import Prediction, Run
     from gloss_graph.training.recorded import encoder_identity, recorded_embeddings
-    from gloss_graph.training.refresh import BankRefresh
     from gloss_graph.training.run import RunResult, train_text
-    from gloss_graph.training.sampler import MixedSampler
     from gloss_graph.training.snapshots import FixedBatch, SnapshotData, Snapshots, load_snapshots
-    from gloss_graph.training.state import load_objective, save_objective
-    from gloss_graph.training.trainer import GraphGuidedTrainer
-    from gloss_graph.training.warmstart import contrastive_warm_start
+    from gloss_graph.training.stages import contrastive_warm_start
+    from gloss_graph.training.trainer import BankRefresh, GraphGuidedTrainer
 
 __all__ = [
     "LOSSES",
@@ -64,27 +68,31 @@ __all__ = [
 __getattr__ = moved_names(
     __name__,
     {
+        "gloss_graph.training.checkpoints": ["load_objective", "save_objective"],
         "gloss_graph.training.classifier": ["ClassifierOutput", "TextClassifier"],
         "gloss_graph.training.config": ["MODES", "TrainConfig"],
-        "gloss_graph.training.dataset": ["TextCollator", "TextDataset"],
-        "gloss_graph.training.labels": ["draw_labels", "hide_labels", "with_unlabeled"],
+        "gloss_graph.training.data": [
+            "MixedSampler",
+            "TextCollator",
+            "TextDataset",
+            "draw_labels",
+            "hide_labels",
+            "with_unlabeled",
+        ],
         "gloss_graph.training.losses": ["LOSSES", "LossSpec"],
-        "gloss_graph.training.multilabel": ["set_scores"],
         "gloss_graph.training.objectives": ["make_loss", "make_objective"],
+        "gloss_graph.training.outcome": ["set_scores"],
         "gloss_graph.training.predict": ["Prediction", "Run"],
         "gloss_graph.training.recorded": ["encoder_identity", "recorded_embeddings"],
-        "gloss_graph.training.refresh": ["BankRefresh"],
         "gloss_graph.training.run": ["RunResult", "train_text"],
-        "gloss_graph.training.sampler": ["MixedSampler"],
         "gloss_graph.training.snapshots": [
             "FixedBatch",
             "SnapshotData",
             "Snapshots",
             "load_snapshots",
         ],
-        "gloss_graph.training.state": ["load_objective", "save_objective"],
-        "gloss_graph.training.trainer": ["GraphGuidedTrainer"],
-        "gloss_graph.training.warmstart": ["contrastive_warm_start"],
+        "gloss_graph.training.stages": ["contrastive_warm_start"],
+        "gloss_graph.training.trainer": ["BankRefresh", "GraphGuidedTrainer"],
         "gloss_graph.runs": [
             "Evaluation",
             "FinishedRun",

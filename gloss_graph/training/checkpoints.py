@@ -1,4 +1,4 @@
-"""What an interrupted run goes on from: its settings, its finished stages, its last checkpoint."""
+"""Files that an interrupted run continues from: settings, stages, objective, trainer state."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, load_model, save_file, save_model
 from torch import Tensor, nn
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import TrainerCallback, TrainerState
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
@@ -26,35 +26,112 @@ from gloss_graph.runs.provenance import documents_digest, weights_digest
 from gloss_graph.text import FeatureEncoder, Splits, TextEncoder
 from gloss_graph.training.config import DEFAULTS, TrainConfig
 
-EXTRAS_FILE = "extras.safetensors"
+OBJECTIVE_FILE = "objective.safetensors"
+_EXTRAS = "extras.safetensors"
 _SETTINGS = "run.json"
+# In the header of an objective's file: the weights of the model whose embeddings the bank holds.
+_MODEL = "model_digest"
 _SHOWN = 6
+_UNREADABLE = (OSError, SafetensorError, ValueError, KeyError, TypeError, RuntimeError)
+
+
+# ------------------------------------------------------------------ the objective
+
+
+def save_objective(
+    objective: nn.Module, file: str | Path, *, model: nn.Module | None = None
+) -> Path:
+    """Write `objective.state_dict()` atomically.
+
+    Args:
+        objective: The objective with its bank.
+        file: Target; replaced if it exists.
+        model: The model whose embeddings the bank holds; a digest of its weights is noted.
+    """
+    file = Path(file)
+    state = {name: v.detach().cpu().contiguous() for name, v in objective.state_dict().items()}
+    noted = {} if model is None else {_MODEL: weights_digest(model)}
+    with atomic_path(file, overwrite=True) as draft:
+        save_file(state, draft, metadata={"format": "pt", **noted})
+    return file
+
+
+def load_objective(objective: nn.Module, file: str | Path) -> None:
+    """Restore what `save_objective` wrote; nothing is changed unless all of it fits.
+
+    Raises:
+        ValueError: The file is missing, damaged, or of an objective with other settings.
+    """
+    try:
+        state = load_file(file)
+    except (OSError, SafetensorError) as error:
+        raise _no_objective(file, error) from error
+    expected, found = _forms(objective.state_dict()), _forms(state)
+    if expected != found:
+        names = sorted(name for name in expected | found if expected.get(name) != found.get(name))
+        details = ", ".join(
+            f"{name}: {found.get(name, 'absent')} in the file, {expected.get(name, 'absent')} here"
+            for name in names[:3]
+        )
+        raise ValueError(
+            f"The objective state in {file} is of other settings ({details}). Make the objective "
+            "and its bank with the sizes the checkpoint was written with."
+        )
+    try:
+        objective.load_state_dict(state)
+    except (RuntimeError, ValueError) as error:
+        raise ValueError(f"The objective state in {file} is damaged ({error}).") from error
+
+
+def check_model(model: nn.Module, file: str | Path) -> None:
+    """Raise a `ValueError` if `save_objective` wrote the file with a model of other weights.
+
+    A file that notes no model fits any.
+    """
+    try:
+        with safe_open(file, framework="pt") as stored:
+            noted = (stored.metadata() or {}).get(_MODEL)
+    except (OSError, SafetensorError) as error:
+        raise _no_objective(file, error) from error
+    if noted is not None and noted != weights_digest(model):
+        raise ValueError(
+            f"The bank in {file} belongs to a model of other weights than the one that was loaded. "
+            "Keep the two files of a checkpoint together: resume from the folder of this file, or "
+            "put the file of the model's checkpoint here."
+        )
+
+
+def _no_objective(file: str | Path, error: Exception) -> ValueError:
+    return ValueError(
+        f"The checkpoint has no readable objective state ({file}: {error}). It was not written "
+        "by GraphGuidedTrainer with an objective, or is damaged."
+    )
+
+
+def _forms(state: Mapping[str, Tensor]) -> dict[str, str]:
+    return {
+        name: f"{tuple(value.shape)} {str(value.dtype).removeprefix('torch.')}"
+        for name, value in state.items()
+    }
+
+
+# ------------------------------------------------------------------ the run
 
 
 def run_settings(
-    config: TrainConfig,
-    encoder: TextEncoder | FeatureEncoder,
-    splits: Splits,
-    device: torch.device,
+    config: TrainConfig, encoder: TextEncoder | FeatureEncoder, splits: Splits, device: torch.device
 ) -> dict[str, Any]:
-    """Everything the numbers of a run depend on, documents and weights as digests, as JSON has it.
-
-    Args:
-        config: Settings.
-        encoder: As it is before training.
-        splits: The documents.
-        device: What the run is trained on.
-    """
+    """Everything that the numbers of a run depend on as JSON; documents and weights as digests."""
     documents = {f"{name} documents": documents_digest([p]) for name, p in splits.parts.items()}
     settings = {
-        **config.as_dict(),
+        **config.flat(),
         **encoder.describe(),
         "encoder weights": weights_digest(encoder),
         **documents,
         "device": device.type,
         "processes": launched(),
     }
-    # A path is no setting: the weights are.
+    # The weights count, wherever they were loaded from.
     del settings["encoder_name"]
     return json.loads(json.dumps(settings))
 
@@ -71,18 +148,14 @@ def different(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
 
 
 class Checkpoints:
-    """`checkpoints/` of a run folder, which lives there until the run is finished.
-
-    Args:
-        out: The run folder.
-    """
+    """`checkpoints/` of a run folder, which exists until the run is finished."""
 
     def __init__(self, out: str | Path) -> None:
         self.folder = RunFolder(out).checkpoints
 
     @property
     def begun(self) -> bool:
-        """Whether a run was begun here that can be gone on with."""
+        """Whether a run began here that can be continued."""
         return (self.folder / _SETTINGS).is_file()
 
     def begin(self, settings: Mapping[str, Any]) -> None:
@@ -91,14 +164,10 @@ class Checkpoints:
         write_json(self.folder / _SETTINGS, settings)
 
     def check(self, settings: Mapping[str, Any]) -> None:
-        """Refuse to go on with other settings.
-
-        Raises:
-            ValueError: Names those that differ, or a file that is damaged.
-        """
+        """Raise a `ValueError` that names the settings that differ, or a damaged file."""
         file = self.folder / _SETTINGS
         try:
-            # A setting that did not exist then has its default, one that is gone had none.
+            # A setting that is newer than the run has its default, a removed one had none.
             begun = DEFAULTS | json.loads(file.read_text(encoding="utf-8"))
             begun = {k: v for k, v in begun.items() if k in settings or v is not None}
             changes = different(begun, settings)
@@ -110,15 +179,15 @@ class Checkpoints:
         if changes:
             raise ValueError(
                 f"'resume' must find the settings of the interrupted run ({changes}). Give the "
-                f"same ones to go on with {self.folder.parent}, or train into another folder."
+                f"same ones to continue {self.folder.parent}, or train into another folder."
             )
 
     def latest(self) -> Path | None:
-        """The newest whole checkpoint of the training."""
+        """The newest complete checkpoint of the training."""
         return next(reversed(whole_checkpoints(self.folder)), None) if self.begun else None
 
     def kept(self) -> str:
-        """What of an interrupted run is kept and how to go on with it, as a sentence."""
+        """A sentence on what is kept of an interrupted run and how to continue it."""
         latest, stages = self.latest(), sorted(self.folder.glob("*.safetensors"))
         if latest is not None:
             kept = f"The run up to step {latest.name.rpartition('-')[2]}"
@@ -126,14 +195,12 @@ class Checkpoints:
             kept = "What was done before the training"
         else:
             return "Nothing of the run was kept yet: run the same command again."
-        return f"{kept} is kept in {self.folder.parent}: add --resume to the command to go on."
-
-    # ------------------------------------------------------------------ stages
+        return f"{kept} is kept in {self.folder.parent}: add --resume to the command to continue."
 
     def save_stage(
         self, name: str, encoder: nn.Module, losses: list[float], seconds: float
     ) -> None:
-        """Keep the encoder as it is after a stage, so that the stage is not done again."""
+        """Keep the encoder as it is after a stage, so that the stage is not repeated."""
         if not self.begun or not is_main():
             return
         notes = {"losses": json.dumps(losses), "seconds": json.dumps(seconds)}
@@ -141,13 +208,7 @@ class Checkpoints:
             save_model(encoder, str(draft), metadata=notes)
 
     def load_stage(self, name: str, encoder: nn.Module | None) -> tuple[list[float], float] | None:
-        """Take the encoder from after a stage; its losses and seconds, None where it never ended.
-
-        Without `encoder` the losses and seconds alone are read.
-
-        Raises:
-            ValueError: The file is damaged.
-        """
+        """Losses and seconds of a stage, and its weights into `encoder`; None if it never ended."""
         file = self._stage(name)
         if not self.begun or not file.is_file():
             return None
@@ -157,7 +218,7 @@ class Checkpoints:
             losses, seconds = json.loads(notes["losses"]), float(json.loads(notes["seconds"]))
             if encoder is not None:
                 load_model(encoder, str(file))
-        except (OSError, SafetensorError, ValueError, KeyError, TypeError, RuntimeError) as error:
+        except _UNREADABLE as error:
             raise ValueError(
                 f"The interrupted run cannot be read ({file}: {error}). Remove the file to do this "
                 "stage again."
@@ -166,6 +227,9 @@ class Checkpoints:
 
     def _stage(self, name: str) -> Path:
         return self.folder / f"{name}.safetensors"
+
+
+# ------------------------------------------------------------------ checkpoints of the Trainer
 
 
 def whole_checkpoints(folder: Path) -> list[Path]:
@@ -181,61 +245,53 @@ def whole_checkpoints(folder: Path) -> list[Path]:
 
 
 def drop_checkpoint(folder: Path) -> None:
-    """Remove a checkpoint, so that it is none at once, or its draft."""
+    """Remove a checkpoint or its draft; it stops counting as complete at once."""
     (folder / TRAINER_STATE_NAME).unlink(missing_ok=True)
     shutil.rmtree(folder, ignore_errors=True)
 
 
 class Checkpointed(Protocol):
-    """What has a part in the checkpoints of a training besides model and objective."""
+    """State that checkpoints keep besides model and objective."""
 
     def checkpoint(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """Tensors to keep, and notes as JSON has them."""
+        """Tensors and JSON notes to keep."""
 
     def restore(self, tensors: Mapping[str, Tensor], notes: Mapping[str, Any]) -> None:
         """Take both back."""
 
 
 def save_extras(extras: Mapping[str, Checkpointed], folder: Path) -> None:
-    """Write the parts of a checkpoint, by name, into one file of its folder."""
+    """Write the named parts into one file of a checkpoint."""
     tensors: dict[str, Tensor] = {}
     notes: dict[str, str] = {}
     for name, part in extras.items():
         found, noted = part.checkpoint()
         tensors |= {f"{name}.{key}": value.clone() for key, value in found.items()}
         notes[name] = json.dumps(noted)
-    with atomic_path(folder / EXTRAS_FILE, overwrite=True) as draft:
+    with atomic_path(folder / _EXTRAS, overwrite=True) as draft:
         save_file(tensors, draft, metadata=notes)
 
 
 def load_extras(extras: Mapping[str, Checkpointed], folder: Path) -> None:
-    """Give every part back what `save_extras` wrote of it.
-
-    Raises:
-        ValueError: The file is missing, damaged, or lacks a part.
-    """
-    file = folder / EXTRAS_FILE
+    """Restore the parts that `save_extras` wrote; a `ValueError` names a file that lacks one."""
+    file = folder / _EXTRAS
     try:
         tensors = load_file(file)
         with safe_open(file, "pt") as content:
             notes = {name: json.loads(text) for name, text in content.metadata().items()}
         for name, part in extras.items():
             start = f"{name}."
-            own = {k.removeprefix(start): v for k, v in tensors.items() if k.startswith(start)}
-            part.restore(own, notes[name])
-    except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
+            found = {k.removeprefix(start): v for k, v in tensors.items() if k.startswith(start)}
+            part.restore(found, notes[name])
+    except _UNREADABLE as error:
         raise ValueError(
             f"The checkpoint cannot be read ({file}: {type(error).__name__}: {error}). Remove its "
-            "folder to go on from an earlier one."
+            "folder to continue from an earlier one."
         ) from error
 
 
 class RunClock:
-    """Seconds of a run and of its stages, those before an interruption included.
-
-    Args:
-        clocks: Seconds by stage, of which the checkpoints keep the values.
-    """
+    """Seconds of a run and, in `clocks`, of its stages, including those before an interruption."""
 
     def __init__(self) -> None:
         self.clocks: list[StageClock] = []
@@ -243,7 +299,7 @@ class RunClock:
 
     @property
     def seconds(self) -> float:
-        """Since the start of the run; of an interrupted one up to its last checkpoint."""
+        """Seconds since the start; of an interrupted run, up to its last checkpoint and since."""
         return time.perf_counter() - self._start
 
     def checkpoint(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -252,7 +308,7 @@ class RunClock:
 
     def restore(self, tensors: Mapping[str, Tensor], notes: Mapping[str, Any]) -> None:
         """See `Checkpointed`."""
-        # What was done again to come here counts once.
+        # Work that was repeated to get here counts once.
         self._start = time.perf_counter() - float(notes["seconds"])
         for clock, stored in zip(self.clocks, notes["clocks"], strict=True):
             clock.clear()
@@ -260,41 +316,34 @@ class RunClock:
 
 
 class SavePoints(TrainerCallback):
-    """Logs whenever a checkpoint is saved, and saves more of them.
+    """Saves a checkpoint after `every` steps, besides those of the evaluations, and logs at each.
 
-    The loss that is logged is a mean since the last time, which a checkpoint does not hold: logged
-    at every checkpoint it is the same after a resume.
-
-    Args:
-        every: Steps between checkpoints besides those of the evaluations; None = only those.
+    The logged loss is a mean since the last log, which a checkpoint does not hold: logged at every
+    checkpoint it is the same after a resume.
     """
 
-    def __init__(self, every: int | None = None) -> None:
+    def __init__(self, every: int | None) -> None:
         self._every = every
 
-    def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_step_end(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
         """Choose the step, unless the end of the epoch follows, which is evaluated."""
         evaluated_next = args.eval_strategy == "epoch" and ends_epoch(state)
         if self._every and state.global_step % self._every == 0 and not evaluated_next:
             control.should_save = True
         control.should_log = control.should_log or control.should_save
 
-    def on_epoch_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_epoch_end(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
         """Log."""
         control.should_log = control.should_log or control.should_save
 
 
 def ends_epoch(state: TrainerState) -> bool:
-    """Whether the last step was that of an epoch."""
+    """Whether the last step ended an epoch."""
     return state.epoch is not None and state.global_step > 0 and state.epoch % 1 == 0
 
 
 def has_ended(state: TrainerState) -> bool:
-    """Whether the training of a checkpoint was over: all steps done, or patience at its end."""
+    """Whether the training of a checkpoint was over: all steps done, or no patience left."""
     if state.global_step >= state.max_steps:
         return True
     stored = state.stateful_callbacks.get("EarlyStoppingCallback") or {}

@@ -1,11 +1,13 @@
-"""Settings of a training run: those of its parts, and those that only a training has."""
+"""Settings of a training run: those of its parts, and those that only training has."""
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, fields, make_dataclass
+from functools import partial
 from typing import Any
 
 from gloss_graph._internal.checks import check_choice, check_positive_int, check_range
@@ -16,13 +18,8 @@ from gloss_graph.propagation.settings import PropagationSettings
 from gloss_graph.step.settings import Consistency, Staleness
 from gloss_graph.training.losses import LOSSES, LossSpec
 
-MODES = {
-    "integrated": "λ L + (1 - λ) cross-entropy, best validation macro-F1",
-    "standalone": "L alone, best validation macro-silhouette, then a linear probe",
-}
+MODES = ("integrated", "standalone")
 DEVICES = ("auto", "cpu", "cuda", "mps")
-GRAPH_CLASSES = ("auto", "co-training", "agreed", "propagated")
-BANK_SEARCHES = ("auto", "exact", "descent", "ivf")
 PARTS: dict[str, type] = {
     "graph": KNNGraph,
     "propagation": PropagationSettings,
@@ -31,53 +28,70 @@ PARTS: dict[str, type] = {
 }
 """Parts that a configuration holds; `part.name` names a setting of one."""
 
-# What a setting of a part is called among all settings where its own name would not say it.
+# Settings of parts whose field name would not say what they are among all settings.
 _FLAT_NAMES = {
-    ("consistency", "weight"): "consistency_weight",
-    ("consistency", "start"): "consistency_start",
-    ("consistency", "ramp"): "consistency_ramp",
+    **{("consistency", name): f"consistency_{name}" for name in ("weight", "start", "ramp")},
     ("staleness", "warmup_steps"): "memory_start",
     ("staleness", "ramp_steps"): "memory_ramp",
 }
+# Their default depends on the number of steps.
+_BY_LENGTH = ("consistency_start", "consistency_ramp", "refresh_every")
 _PLAIN: dict[str, type] = {
     **{kind.__name__: kind for kind in (int, float, str, bool)},
     **dict.fromkeys(("None", "NoneType"), type(None)),
 }
-# Unless they are given they follow from the length of the training.
-_BY_LENGTH = ("consistency_start", "consistency_ramp", "refresh_every")
+
+Check = Callable[[str, Any], None]
+_COUNT: Check = check_positive_int
+_COUNT_OR_0: Check = partial(check_positive_int, minimum=0)
+_SHARE: Check = partial(check_range, low=0, high=1)
+_SHARE_BELOW_1: Check = partial(check_range, low=0, high=1, open_high=True)
+_RATE: Check = partial(check_range, low=0, high=1, open_low=True)
+_POSITIVE: Check = partial(check_range, low=0, high=math.inf, open_low=True, open_high=True)
 
 
 @dataclass(frozen=True)
 class ConfigSetting:
-    """One setting of a training.
+    """One setting of a training run."""
 
-    Attributes:
-        name: Name among all settings, that of the flag and of the key in `config.json`.
-        part: Part it belongs to, "" for a setting that only a training has.
-        field: Its name in that part.
-        default: Its default.
-        help: What it is, in a sentence.
-        search: What a search tries for it, None where no range is declared.
-        kinds: Types of its values in a file or on a command line.
-        group: Heading under which commands list it.
-    """
-
+    #: Name among all settings, of its flag and in `config.json`.
     name: str
+    #: Part that holds it, "" for a setting that only training has, and its name there.
     part: str
     field: str
     default: Any
     help: str
     search: Dimension | None
+    #: Types of its values in a file or on a command line.
     kinds: tuple[type, ...]
+    #: Heading under which commands list it.
     group: str
 
 
-def _setting(default: Any, group: str, help: str, search: Dimension | None = None) -> Any:
-    return field(default=default, metadata={"help": help, "search": search, "group": group})
+def _setting(
+    group: str, default: Any, help: str, check: Check | None = None, *, search: Any = None
+) -> Any:
+    metadata = {"help": help, "search": search, "group": group, "check": check}
+    return field(default=default, metadata=metadata)
+
+
+_training, _memory, _graph, _few_labels, _adapters = (
+    partial(_setting, group) for group in ("Training", "Memory", "Graph", "Few labels", "Adapters")
+)
+
+
+def _one_of(*names: str) -> Check:
+    return partial(check_choice, known=names)
+
+
+def _check_eviction(name: str, value: Any) -> None:
+    from gloss_graph.memory import EVICTIONS
+
+    check_choice(name, value, EVICTIONS)
 
 
 def _kinds(annotation: str) -> tuple[type, ...]:
-    """The plain types an annotation names; callables cannot be written into a file."""
+    """The plain types in an annotation; callables cannot be written into a file."""
     words = re.findall(r"\w+", annotation)
     return tuple(dict.fromkeys(_PLAIN[word] for word in words if word in _PLAIN))
 
@@ -105,32 +119,28 @@ _PartSettings: Any = make_dataclass(
 
 
 def check_label_draw(label_fraction: float | None, labels_per_class: int | None) -> None:
-    """Raise unless at most one is given, and in its range.
-
-    Raises:
-        ValueError: Names the setting.
-    """
+    """Raise unless at most one is given, and in its range."""
     if label_fraction is not None and labels_per_class is not None:
         raise ValueError("Give either 'label_fraction' or 'labels_per_class' (got both).")
     if label_fraction is not None:
-        check_range("label_fraction", label_fraction, 0, 1, open_low=True)
+        _RATE("label_fraction", label_fraction)
     if labels_per_class is not None:
-        check_positive_int("labels_per_class", labels_per_class)
+        _COUNT("labels_per_class", labels_per_class)
 
 
 @dataclass(frozen=True, kw_only=True, init=False, repr=False)
 class TrainConfig(_PartSettings):
-    """Everything a run depends on besides data and encoder.
+    """Every setting of a training run.
 
-    The settings of the parts `graph`, `propagation`, `consistency` and `staleness` are passed as
-    the part, `graph=KNNGraph(k=30)`, or by name, `k=30`. `SETTINGS` says what each setting means.
+    Pass the settings of `graph`, `propagation`, `consistency` and `staleness` as that part,
+    `graph=KNNGraph(k=30)`, or by name, `k=30`. `SETTINGS` explains each setting.
 
     Args:
         graph: How documents are connected.
         propagation: How labels propagate.
-        consistency: The term of the documents without a label.
+        consistency: The loss term of unlabeled documents.
         staleness: What is done about stored rows that have aged.
-        **settings: Values by name; see `SETTINGS`.
+        **settings: Values by name.
 
     Raises:
         TypeError: An unknown setting, or a part of another class.
@@ -142,128 +152,131 @@ class TrainConfig(_PartSettings):
         (30, 2)
     """
 
-    loss: str = _setting("gloss", "Training", f"Loss: {', '.join(LOSSES)}.")
-    mode: str = _setting(
+    loss: str = _training("gloss", f"Loss: {', '.join(LOSSES)}.", _one_of(*LOSSES))
+    mode: str = _training(
         "integrated",
-        "Training",
         "integrated: with cross-entropy; standalone: the loss alone, then a linear probe.",
+        _one_of(*MODES),
     )
-    epochs: float = _setting(3.0, "Training", "Passes over the training documents.")
-    max_steps: int | None = _setting(
+    epochs: float = _training(3.0, "Passes over the training documents.", _POSITIVE)
+    max_steps: int | None = _training(
         None,
-        "Training",
         "Optimizer steps, overriding `epochs`; 0: fit the linear head only (ce, gloss, setfit).",
     )
-    batch_size: int = _setting(32, "Training", "Documents per step and process.")
-    eval_batch_size: int = _setting(64, "Training", "Documents per forward pass in evaluation.")
-    gradient_accumulation: int = _setting(1, "Training", "Micro-batches per step.")
-    learning_rate: float = _setting(
+    batch_size: int = _training(32, "Documents per step and process.", _COUNT)
+    eval_batch_size: int = _training(64, "Documents per forward pass in evaluation.", _COUNT)
+    gradient_accumulation: int = _training(1, "Micro-batches per step.", _COUNT)
+    learning_rate: float = _training(
         5e-5,
-        "Training",
         "Learning rate of the encoder; 1e-3 for features unless set; about 1e-3 suits LoRA.",
-        Range(1e-5, 5e-5, step=1e-5),
+        _RATE,
+        search=Range(1e-5, 5e-5, step=1e-5),
     )
-    head_learning_rate: float = _setting(5e-3, "Training", "Learning rate of the linear head.")
-    warmup: float = _setting(0.1, "Training", "Share of the steps with a rising learning rate.")
-    weight_decay: float = _setting(0.01, "Training", "Weight decay of AdamW.")
-    dropout: float = _setting(0.1, "Training", "Dropout on the embedding before the head.")
-    patience: int = _setting(
-        10, "Training", "Evaluations without a better score before training stops."
+    head_learning_rate: float = _training(5e-3, "Learning rate of the linear head.", _RATE)
+    warmup: float = _training(0.1, "Share of the steps with a rising learning rate.", _SHARE)
+    weight_decay: float = _training(0.01, "Weight decay of AdamW.", _SHARE)
+    dropout: float = _training(0.1, "Dropout on the embedding before the head.", _SHARE_BELOW_1)
+    patience: int = _training(
+        10, "Evaluations without a better score before training stops.", _COUNT
     )
-    eval_steps: int | None = _setting(
-        None, "Training", "Steps between evaluations; none = every epoch."
+    eval_steps: int | None = _training(
+        None, "Steps between evaluations; none = every epoch.", _COUNT
     )
-    seed: int = _setting(0, "Training", "Seed of everything random.")
-    bf16: bool = _setting(False, "Training", "Run the encoder in bfloat16 autocast.")
-    gradient_checkpointing: bool = _setting(
-        False, "Training", "Recompute activations in the backward pass, trading time for memory."
+    seed: int = _training(0, "Seed of everything random.", _COUNT_OR_0)
+    bf16: bool = _training(False, "Run the encoder in bfloat16 autocast.")
+    gradient_checkpointing: bool = _training(
+        False, "Recompute activations in the backward pass, trading time for memory."
     )
-    memory_size: int | None = _setting(
-        None, "Memory", "Rows of the bank; none = one per document, at most 65,536."
+    memory_size: int | None = _memory(
+        None, "Rows of the bank; none = one per document, at most 65,536.", _COUNT_OR_0
     )
-    search: str = _setting(
-        "auto", "Memory", "Search of the bank: exact, descent or ivf; auto = by its size."
+    search: str = _memory(
+        "auto",
+        "Search of the bank: exact, descent or ivf; auto = by its size.",
+        _one_of("auto", "exact", "descent", "ivf"),
     )
-    eviction: str = _setting(
+    eviction: str = _memory(
         "fifo",
-        "Memory",
         "Row that leaves a full bank: fifo, stalest, class-balanced or reservoir.",
+        _check_eviction,
     )
-    refresh_rows: int = _setting(
-        0, "Memory", "Stalest rows of the bank to encode again at a time; 0 = none."
+    refresh_rows: int = _memory(
+        0, "Stalest rows of the bank to encode again at a time; 0 = none.", _COUNT_OR_0
     )
-    refresh_rows_every: int = _setting(10, "Memory", "Steps between these times.")
-    bandwidth_scale: float = _setting(1.0, "Graph", "Factor of the bandwidth.")
-    visible_fraction: float = _setting(
-        0.5, "Graph", "γ, share of the labels that stay visible.", Range(0.1, 0.9)
+    refresh_rows_every: int = _memory(10, "Steps between these times.", _COUNT)
+    bandwidth_scale: float = _graph(1.0, "Factor of the bandwidth.", _POSITIVE)
+    visible_fraction: float = _graph(
+        0.5, "γ, share of the labels that stay visible.", _SHARE, search=Range(0.1, 0.9)
     )
-    memory_visible_fraction: float = _setting(
-        1.0, "Memory", "Share of the bank's labels that a step shows."
+    memory_visible_fraction: float = _memory(
+        1.0, "Share of the bank's labels that a step shows.", _SHARE
     )
-    ids: bool = _setting(True, "Memory", "Keep documents from meeting their own past copy.")
-    graph_weight: float = _setting(
+    ids: bool = _memory(True, "Keep documents from meeting their own past copy.")
+    graph_weight: float = _training(
         0.3,
-        "Training",
         "λ, weight of the graph or metric loss against cross-entropy.",
-        Range(0.1, 0.9),
+        _SHARE,
+        search=Range(0.1, 0.9),
     )
-    temperature: float = _setting(0.1, "Training", "Temperature of the contrastive losses.")
-    margin: float = _setting(0.2, "Training", "Margin of the triplet loss.")
-    label_fraction: float | None = _setting(
-        None, "Few labels", "Use this share of the training labels, a seeded draw."
+    temperature: float = _training(0.1, "Temperature of the contrastive losses.", _POSITIVE)
+    margin: float = _training(0.2, "Margin of the triplet loss.", _POSITIVE)
+    label_fraction: float | None = _few_labels(
+        None, "Use this share of the training labels, a seeded draw."
     )
-    labels_per_class: int | None = _setting(
-        None, "Few labels", "Use this many labels per class, a seeded draw."
+    labels_per_class: int | None = _few_labels(
+        None, "Use this many labels per class, a seeded draw."
     )
-    unlabeled_batch_size: int = _setting(32, "Few labels", "Unlabeled documents per step.")
-    anchor: float = _setting(
-        0.5, "Few labels", "Weight of the frozen similarity in the graph.", Range(0.0, 1.0)
+    unlabeled_batch_size: int = _few_labels(32, "Unlabeled documents per step.", _COUNT_OR_0)
+    anchor: float = _few_labels(
+        0.5, "Weight of the frozen similarity in the graph.", _SHARE, search=Range(0.0, 1.0)
     )
-    warm_start_steps: int = _setting(
-        0, "Few labels", "Contrastive steps on the labeled documents before training."
+    warm_start_steps: int = _few_labels(
+        0, "Contrastive steps on the labeled documents before training.", _COUNT_OR_0
     )
-    graph_start_steps: int = _setting(
+    graph_start_steps: int = _few_labels(
         0,
-        "Few labels",
         "Contrastive steps on the corpus after these, with the classes that the graph finds.",
+        _COUNT_OR_0,
     )
-    graph_start_classes: str = _setting(
-        "auto", "Few labels", "Classes of these steps: auto, co-training, agreed or propagated."
+    graph_start_classes: str = _few_labels(
+        "auto",
+        "Classes of these steps: auto, co-training, agreed or propagated.",
+        _one_of("auto", "co-training", "agreed", "propagated"),
     )
-    warm_start_rate: float = _setting(
+    warm_start_rate: float = _few_labels(
         2e-5,
-        "Few labels",
         "Learning rate of the steps on the labels; 1e-3 for features unless set.",
-        Range(1e-6, 1e-4, log=True),
+        _RATE,
+        search=Range(1e-6, 1e-4, log=True),
     )
-    graph_start_rate: float | None = _setting(
-        None, "Few labels", "Learning rate of the steps on the corpus; none = twice as high."
+    graph_start_rate: float | None = _few_labels(
+        None, "Learning rate of the steps on the corpus; none = twice as high.", _RATE
     )
-    refit_head: bool = _setting(
-        False, "Few labels", "Fit the linear head again at the end, on propagated labels too."
+    refit_head: bool = _few_labels(
+        False, "Fit the linear head again at the end, on propagated labels too."
     )
-    class_balance: bool = _setting(
-        False, "Few labels", "Draw labeled documents with equal shares of the classes."
+    class_balance: bool = _few_labels(
+        False, "Draw labeled documents with equal shares of the classes."
     )
-    freeze_layers: int = _setting(
-        0, "Adapters", "First layers of the encoder, embeddings included, that are not trained."
+    freeze_layers: int = _adapters(
+        0, "First layers of the encoder, embeddings included, that are not trained.", _COUNT_OR_0
     )
-    lora_rank: int = _setting(0, "Adapters", "Rank of low-rank adapters (LoRA); 0 = none.")
-    lora_alpha: float = _setting(16.0, "Adapters", "Scale of the adapters, divided by the rank.")
-    lora_dropout: float = _setting(0.1, "Adapters", "Dropout on the input of the adapters.")
-    lora_targets: str | None = _setting(
-        None, "Adapters", "Adapted layers, as query,value or all-linear; none = by the family."
+    lora_rank: int = _adapters(0, "Rank of low-rank adapters (LoRA); 0 = none.", _COUNT_OR_0)
+    lora_alpha: float = _adapters(16.0, "Scale of the adapters, divided by the rank.", _POSITIVE)
+    lora_dropout: float = _adapters(0.1, "Dropout on the input of the adapters.", _SHARE_BELOW_1)
+    lora_targets: str | None = _adapters(
+        None, "Adapted layers, as query,value or all-linear; none = by the family."
     )
-    teacher_decay: float = _setting(
-        0.0, "Few labels", "Decay of a moving-average teacher; 0 = none."
+    teacher_decay: float = _few_labels(
+        0.0, "Decay of a moving-average teacher; 0 = none.", _SHARE_BELOW_1
     )
-    select: str = _setting(
-        "auto", "Training", "Step that is kept: best, last or auto (last with few labels)."
+    select: str = _training(
+        "auto",
+        "Step that is kept: best, last or auto (last with few labels).",
+        _one_of("auto", "best", "last"),
     )
-    device: str = _setting("auto", "Training", "Device: auto, cpu, cuda or mps.")
-    pictures: bool = _setting(
-        True, "Training", "Record embeddings before and during training, and draw them."
-    )
+    device: str = _training("auto", "Device: auto, cpu, cuda or mps.", _one_of(*DEVICES))
+    pictures: bool = _training(True, "Record embeddings before and during training, and draw them.")
 
     def __init__(
         self,
@@ -277,7 +290,7 @@ class TrainConfig(_PartSettings):
         for name in settings.keys() - SETTINGS.keys():
             hint = nearest_name(name, SETTINGS)
             raise TypeError(f"TrainConfig has no setting {name!r}. {hint}")
-        values = {name: one.default for name, one in SETTINGS.items()} | settings
+        values = DEFAULTS | settings
         given = (graph, propagation, consistency, staleness)
         for (part, kind), value in zip(PARTS.items(), given, strict=True):
             if value is None:
@@ -287,12 +300,11 @@ class TrainConfig(_PartSettings):
             for name, one in _OF_PARTS.items():
                 if one.part != part:
                     continue
-                inside = getattr(value, one.field)
+                values[name] = inside = getattr(value, one.field)
                 if name in settings and settings[name] != inside:
                     raise ValueError(
                         f"'{name}' is {settings[name]!r}, but {inside!r} in '{part}'. Give it once."
                     )
-                values[name] = inside
         for name, found in values.items():
             object.__setattr__(self, name, found)
         self._check()
@@ -309,7 +321,7 @@ class TrainConfig(_PartSettings):
 
     @property
     def consistency(self) -> Consistency:
-        """The term of the documents without a label."""
+        """The loss term of unlabeled documents."""
         return Consistency(**self._part("consistency"))
 
     @property
@@ -317,23 +329,31 @@ class TrainConfig(_PartSettings):
         """What is done about stored rows that have aged."""
         return Staleness(**self._part("staleness"))
 
-    def _part(self, part: str) -> dict[str, Any]:
-        values = {
-            one.field: getattr(self, name) for name, one in _OF_PARTS.items() if one.part == part
-        }
-        by_length = [one.field for name, one in _OF_PARTS.items() if name in _BY_LENGTH]
-        return {k: v for k, v in values.items() if not (v is None and k in by_length)}
+    @property
+    def loss_spec(self) -> LossSpec:
+        """Properties of the loss."""
+        return LOSSES[self.loss]
 
-    def _check_part(self, part: str) -> None:
-        try:
-            PARTS[part](**self._part(part))
-        except ValueError as error:
-            # Under the name that was given.
-            text = str(error)
-            for name, one in _OF_PARTS.items():
-                if one.part == part and text.startswith(f"'{one.field}'"):
-                    text = f"'{name}'{text.removeprefix(repr(one.field))}"
-            raise ValueError(text) from error
+    @property
+    def few_labels(self) -> bool:
+        """Whether only a draw of the labels is used."""
+        return self.label_fraction is not None or self.labels_per_class is not None
+
+    @property
+    def trains(self) -> bool:
+        """Whether head and encoder are trained together, after the contrastive stages."""
+        return self.loss_spec.trains and self.max_steps != 0
+
+    @property
+    def fits_on_graph(self) -> bool:
+        """Whether a fitted head also learns from propagated labels."""
+        return self.loss_spec.head_from_graph or self.refit_head
+
+    @property
+    def keeps_last(self) -> bool:
+        """Whether the weights of the last step are kept."""
+        few = self.few_labels or not self.trains
+        return self.select == "last" or (self.select == "auto" and few)
 
     def flat(self) -> dict[str, Any]:
         """Plain values by name, ready for JSON."""
@@ -343,58 +363,65 @@ class TrainConfig(_PartSettings):
 
     @classmethod
     def from_flat(cls, settings: Mapping[str, Any]) -> TrainConfig:
-        """Read what `flat` gave, as `config.json` holds it; other keys are left out."""
+        """Make a configuration of what `flat` returned, ignoring other keys."""
         return cls(**{name: value for name, value in settings.items() if name in SETTINGS})
 
     def __repr__(self) -> str:
-        changed = [
-            f"{name}={value!r}"
-            for name, value in self.flat().items()
-            if value != SETTINGS[name].default
-        ]
+        values = self.flat().items()
+        changed = [f"{name}={value!r}" for name, value in values if value != DEFAULTS[name]]
         return f"TrainConfig({', '.join(changed)})"
 
+    def _part(self, part: str) -> dict[str, Any]:
+        values = {name: getattr(self, name) for name, one in _OF_PARTS.items() if one.part == part}
+        return {
+            _OF_PARTS[name].field: value
+            for name, value in values.items()
+            if value is not None or name not in _BY_LENGTH
+        }
+
     def _check(self) -> None:
-        check_choice("loss", self.loss, LOSSES)
-        check_choice("mode", self.mode, MODES)
+        for one in fields(TrainConfig):
+            value, check = getattr(self, one.name), one.metadata.get("check")
+            if check is not None and not (value is None and one.default is None):
+                check(one.name, value)
+        check_label_draw(self.label_fraction, self.labels_per_class)
+        if self.max_steps is not None:
+            least = 0 if self.loss_spec.fits_head else 1
+            check_positive_int("max_steps", self.max_steps, minimum=least)
         if self.mode == "standalone" and self.loss_spec.needs_head:
             raise ValueError(
                 f"'mode' must be 'integrated' for loss={self.loss!r}, which trains a classifier "
                 f"(got {self.mode!r})."
             )
-        for name in ("temperature", "margin", "bandwidth_scale"):
-            value = getattr(self, name)
-            check_range(name, value, 0, math.inf, open_low=True, open_high=True)
-        check_range("epochs", self.epochs, 0, math.inf, open_low=True, open_high=True)
-        for name in ("batch_size", "eval_batch_size", "gradient_accumulation", "patience"):
-            check_positive_int(name, getattr(self, name))
-        if self.eval_steps is not None:
-            check_positive_int("eval_steps", self.eval_steps)
-        if self.max_steps is not None:
-            least = 0 if self.loss_spec.fits_head else 1
-            check_positive_int("max_steps", self.max_steps, minimum=least)
-        if self.memory_size is not None:
-            check_positive_int("memory_size", self.memory_size, minimum=0)
-        self._check_memory()
-        for name in ("learning_rate", "head_learning_rate"):
-            check_range(name, getattr(self, name), 0, 1, open_low=True)
-        shares = ("warmup", "weight_decay", "graph_weight")
-        for name in (*shares, "visible_fraction", "memory_visible_fraction"):
-            check_range(name, getattr(self, name), 0, 1)
-        check_range("dropout", self.dropout, 0, 1, open_high=True)
-        self._check_few_labels()
-        self._check_adapters()
-        check_choice("device", self.device, DEVICES)
-        check_choice("search", self.search, BANK_SEARCHES)
-        check_positive_int("seed", self.seed, minimum=0)
-        for name in _OF_PARTS:
+        targets = self.lora_targets
+        if targets is not None and (not isinstance(targets, str) or not targets.strip(" ,")):
+            raise ValueError(
+                "'lora_targets' must be comma-separated names of layers, or None for those of the "
+                f"family (got {targets!r})."
+            )
+        for part in PARTS:
+            self._check_part(part)
+        self._check_bandwidth()
+
+    def _check_part(self, part: str) -> None:
+        inside = {name: one.field for name, one in _OF_PARTS.items() if one.part == part}
+        for name in inside:
             if callable(getattr(self, name)):
                 raise ValueError(
                     f"'{name}' must be a number or a name here (got {getattr(self, name)!r}). "
-                    "Give a function of your own to GraphGuidedObjective."
+                    "Pass a function to GraphGuidedObjective."
                 )
-        for part in PARTS:
-            self._check_part(part)
+        try:
+            PARTS[part](**self._part(part))
+        except ValueError as error:
+            text = str(error)
+            for name, inner in inside.items():
+                if text.startswith(f"'{inner}'"):
+                    # Report the name that the user gave.
+                    text = f"'{name}'{text.removeprefix(repr(inner))}"
+            raise ValueError(text) from error
+
+    def _check_bandwidth(self) -> None:
         if self.memory_size != 0 and self.loss_spec.over_bank:
             from gloss_graph.graph.bandwidth import check_fits_bank
 
@@ -410,126 +437,73 @@ class TrainConfig(_PartSettings):
                 f"(got {self.bandwidth!r})."
             )
 
-    def _check_memory(self) -> None:
-        from gloss_graph.memory import EVICTIONS
 
-        check_choice("eviction", self.eviction, EVICTIONS)
-        check_positive_int("refresh_rows", self.refresh_rows, minimum=0)
-        check_positive_int("refresh_rows_every", self.refresh_rows_every)
-
-    def _check_few_labels(self) -> None:
-        check_label_draw(self.label_fraction, self.labels_per_class)
-        for name in (
-            "unlabeled_batch_size",
-            "warm_start_steps",
-            "graph_start_steps",
-            "freeze_layers",
-        ):
-            check_positive_int(name, getattr(self, name), minimum=0)
-        check_range("anchor", self.anchor, 0, 1)
-        check_range("warm_start_rate", self.warm_start_rate, 0, 1, open_low=True)
-        if self.graph_start_rate is not None:
-            check_range("graph_start_rate", self.graph_start_rate, 0, 1, open_low=True)
-        check_range("teacher_decay", self.teacher_decay, 0, 1, open_high=True)
-        check_choice("graph_start_classes", self.graph_start_classes, GRAPH_CLASSES)
-        check_choice("select", self.select, ("auto", "best", "last"))
-
-    def _check_adapters(self) -> None:
-        check_positive_int("lora_rank", self.lora_rank, minimum=0)
-        check_range("lora_alpha", self.lora_alpha, 0, math.inf, open_low=True, open_high=True)
-        check_range("lora_dropout", self.lora_dropout, 0, 1, open_high=True)
-        targets = self.lora_targets
-        if targets is not None and (not isinstance(targets, str) or not targets.strip(" ,")):
-            raise ValueError(
-                "'lora_targets' must be names of layers, comma-separated, or None for the "
-                f"family's own (got {targets!r})."
-            )
-
-    @property
-    def loss_spec(self) -> LossSpec:
-        """The facts of the loss."""
-        return LOSSES[self.loss]
-
-    @property
-    def few_labels(self) -> bool:
-        """Whether only a draw of the labels is used."""
-        return self.label_fraction is not None or self.labels_per_class is not None
-
-    @property
-    def trains(self) -> bool:
-        """Whether head and encoder are trained together, after the contrastive stages."""
-        return self.loss_spec.trains and self.max_steps != 0
-
-    @property
-    def fits_on_graph(self) -> bool:
-        """Whether a head that is fitted learns from what the graph propagates, too."""
-        return self.loss_spec.head_from_graph or self.refit_head
-
-    @property
-    def keeps_last(self) -> bool:
-        """Whether the weights of the last step are kept."""
-        few = self.few_labels or not self.trains
-        return self.select == "last" or (self.select == "auto" and few)
+def _all_settings() -> Iterator[ConfigSetting]:
+    for one in fields(TrainConfig):
+        if one.name not in _OF_PARTS:
+            help, search, group = (one.metadata[key] for key in ("help", "search", "group"))
+            kinds = _kinds(str(one.type))
+            yield ConfigSetting(one.name, "", one.name, one.default, help, search, kinds, group)
 
 
-def _all_settings() -> dict[str, ConfigSetting]:
-    own = {
-        one.name: ConfigSetting(
-            one.name,
-            "",
-            one.name,
-            one.default,
-            one.metadata["help"],
-            one.metadata["search"],
-            _kinds(str(one.type)),
-            one.metadata["group"],
-        )
-        for one in fields(TrainConfig)
-        if one.name not in _OF_PARTS
-    }
-    return {**own, **_OF_PARTS}
-
-
-SETTINGS: dict[str, ConfigSetting] = _all_settings()
-"""Every setting of a training by its name: the one place that commands and searches ask."""
+SETTINGS: dict[str, ConfigSetting] = {one.name: one for one in _all_settings()} | _OF_PARTS
+"""Every setting of a training run by name: commands and searches read them here."""
 DEFAULTS: dict[str, Any] = {name: one.default for name, one in SETTINGS.items()}
 """Default of every setting."""
 
 
-def setting_named(name: str) -> ConfigSetting:
-    """The setting of a name, `half_life` or `staleness.half_life`.
-
-    Raises:
-        ValueError: An unknown part or setting; names the nearest one.
-    """
-    part, dot, inner = name.partition(".")
-    if not dot:
-        if name in SETTINGS:
-            return SETTINGS[name]
-        known = list(SETTINGS)
+def check_multilabel(config: TrainConfig) -> None:
+    """Raise a `ValueError` that names a setting without meaning for label sets."""
+    if not config.loss_spec.label_sets:
+        fine = [name for name, spec in LOSSES.items() if spec.label_sets]
         raise ValueError(
-            f"{name!r} must be a setting of a training, one of {known}. {nearest_name(name, known)}"
+            f"'loss' must be one of {fine} for label sets (got {config.loss!r}, which "
+            "needs one class per document)."
         )
-    if part not in PARTS:
+    refused = {
+        "mode": ("standalone", "must be 'integrated'"),
+        "rule": ("poisson", "must be 'harmonic' or 'spreading'"),
+        "bandwidth": ("interclass_min", "must not be 'interclass_min'"),
+        "eviction": ("class-balanced", "must not be 'class-balanced'"),
+        "max_steps": (0, "must be at least 1"),
+    }
+    for name, (value, rule) in refused.items():
+        if getattr(config, name) == value:
+            raise ValueError(
+                f"'{name}' {rule} for label sets, where a document has several classes "
+                f"(got {value!r})."
+            )
+    unset = ("warm_start_steps", "graph_start_steps", "refit_head", "class_balance")
+    for name in (*unset, "label_fraction", "labels_per_class"):
+        if getattr(config, name) != DEFAULTS[name]:
+            raise ValueError(
+                f"'{name}' is not defined for label sets, where a document has several classes "
+                f"(got {getattr(config, name)}). Leave it out."
+            )
+
+
+def setting_named(name: str) -> ConfigSetting:
+    """The setting of a name, `half_life` or `staleness.half_life`; suggests the nearest one."""
+    part, dot, inner = name.partition(".")
+    if dot and part not in PARTS:
         raise ValueError(
-            f"{name!r} must name a setting of a training; there is no part {part!r}. "
+            f"{name!r} must be a setting of a training; there is no part {part!r}. "
             f"{nearest_name(part, PARTS)}"
         )
-    inside = {one.field: one for one in _OF_PARTS.values() if one.part == part}
-    if inner not in inside:
+    known, whose, asked = SETTINGS, "a training", name
+    if dot:
+        known = {one.field: one for one in _OF_PARTS.values() if one.part == part}
+        whose, asked = f"'{part}'", inner
+    if asked not in known:
         raise ValueError(
-            f"{name!r} must name a setting of '{part}', one of {list(inside)}. "
-            f"{nearest_name(inner, inside)}"
+            f"{name!r} must be a setting of {whose}, one of {list(known)}. "
+            f"{nearest_name(asked, known)}"
         )
-    return inside[inner]
+    return known[asked]
 
 
 def check_value(name: str, value: Any) -> None:
-    """Raise unless a setting may have the type of a value.
-
-    Raises:
-        ValueError: Names the types it may have.
-    """
+    """Raise a `ValueError` unless the value has a type that the setting takes."""
     kinds = setting_named(name).kinds
     if type(value) not in kinds and not (type(value) is int and float in kinds):
         names = " or ".join("none" if kind is type(None) else kind.__name__ for kind in kinds)
@@ -537,15 +511,7 @@ def check_value(name: str, value: Any) -> None:
 
 
 def read_settings(given: Mapping[str, Any], where: str = "settings") -> dict[str, Any]:
-    """Settings as a file holds them, by their names in `SETTINGS`.
-
-    Args:
-        given: `{"k": 8}`, `{"graph.k": 8}` or `{"graph": {"k": 8}}`.
-        where: What errors call the place.
-
-    Raises:
-        ValueError: An unknown part or setting, with the nearest name; a value of a wrong type; two
-            values for one setting.
+    """Settings of a file, `{"graph.k": 8}` or `{"graph": {"k": 8}}`, by their names in `SETTINGS`.
 
     Example:
         >>> read_settings({"graph": {"k": 8}, "staleness.half_life": 20, "loss": "ce"})
@@ -560,7 +526,10 @@ def read_settings(given: Mapping[str, Any], where: str = "settings") -> dict[str
         for key, inside in inner.items():
             try:
                 one = setting_named(key)
-                inside = _number(inside, one.kinds)
+                if isinstance(inside, str) and float in one.kinds:
+                    # YAML reads 1e-3 as a string.
+                    with suppress(ValueError):
+                        inside = float(inside)
                 check_value(one.name, inside)
             except ValueError as error:
                 raise ValueError(f"{where}: {error}") from error
@@ -573,22 +542,8 @@ def read_settings(given: Mapping[str, Any], where: str = "settings") -> dict[str
     return found
 
 
-def _number(value: Any, kinds: tuple[type, ...]) -> Any:
-    """YAML takes 1e-3 for a word."""
-    if isinstance(value, str) and float in kinds:
-        try:
-            return float(value)
-        except ValueError:
-            return value
-    return value
-
-
 def parse_value(name: str, text: str) -> float | int | str | bool | None:
-    """A value from the words of a command line.
-
-    Raises:
-        ValueError: An unknown setting, or a word that is no value of it.
-    """
+    """A value of a setting from a word of a command line."""
     one, shown = setting_named(name), name.rpartition(".")[2]
     kinds = one.kinds
     if type(None) in kinds and text.lower() == "none":
@@ -597,9 +552,7 @@ def parse_value(name: str, text: str) -> float | int | str | bool | None:
         return text.lower() == "true"
     for kind in (int, float, str):
         if kind in kinds:
-            try:
+            with suppress(ValueError):
                 return kind(text)
-            except ValueError:
-                continue
     words = {bool: "true or false", type(None): "none", int: "a whole number", float: "a number"}
     raise ValueError(f"'{shown}' must be {' or '.join(words[k] for k in kinds)} (got {text!r}).")

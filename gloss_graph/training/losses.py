@@ -1,4 +1,4 @@
-"""The losses a training can have: what each of them needs, learns from and reads."""
+"""The losses of a training run: what each of them needs, learns from and reads."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Literal, Protocol
 
 
 class LossSettings(Protocol):
-    """The settings that decide which others a loss reads, as `TrainConfig` has them."""
+    """The settings of `TrainConfig` that decide which others a loss reads."""
 
     mode: str
     ids: bool
@@ -16,7 +16,7 @@ class LossSettings(Protocol):
     refresh_rows: int
 
 
-# How the graph of a step uses the bank.
+# Settings of the bank's part in the graph of a step.
 _BANK_GRAPH = frozenset(
     (
         *("search", "hops", "half_life", "memory_start", "memory_ramp"),
@@ -27,30 +27,29 @@ _BANK_GRAPH = frozenset(
 
 @dataclass(frozen=True, kw_only=True)
 class LossSpec:
-    """The facts of a loss; code asks these and never for a name.
+    """Properties of a loss, so that code never compares names.
 
     Attributes:
-        help: What it is, in a line.
+        help: A line for people.
         module: Kind of its module; None = the classifier's cross-entropy alone.
-        form: Constructor of the in-batch objective: its graph holds one batch and no bank, and the
-            bandwidth is fixed before training.
-        settings: Settings that its steps read, whatever the others are.
-        needs_head: It trains a classifier, so there is no standalone mode.
+        form: Constructor of the in-batch objective, which has a fixed bandwidth.
+        settings: Settings that its steps always read.
+        needs_head: It trains a classifier, so it has no standalone mode.
         trains: Head and encoder are trained together; otherwise only the contrastive stages run.
         fits_head: Without a training step the head can be fitted to the embeddings.
-        head_from_graph: A head that is fitted learns from propagated labels too.
+        head_from_graph: A fitted head also learns from propagated labels.
         weighted: `graph_weight` weighs it against cross-entropy.
-        uses_unlabeled: Documents without a label take part in its steps.
-        label_sets: It has a meaning for documents of several classes.
+        uses_unlabeled: Unlabeled documents take part in its steps.
+        label_sets: It is defined for documents of several classes.
         over_bank: Its graph holds the bank.
-        fills_bank: Its bank is written in every step.
+        fills_bank: Every step writes its bank.
         frozen_targets: Targets are solved once, over the embeddings before training, so that its
             bank cannot predict after training.
-        reference: A second forward pass without dropout: "never", "unlabeled" = with unlabeled
-            documents, "always".
-        teacher_decay: Decay of the teacher unless the settings say otherwise; 0 = no teacher.
-        warm_start_steps: Contrastive steps unless the settings say otherwise.
-        searched: What a search tries by default.
+        reference: When to make a second forward pass without dropout: "never", "unlabeled" = with
+            unlabeled documents, "always".
+        teacher_decay: Default decay of the teacher; 0 = no teacher.
+        warm_start_steps: Default number of contrastive steps.
+        searched: Settings that a search tries by default.
     """
 
     help: str
@@ -78,12 +77,7 @@ class LossSpec:
         return self.form is not None
 
     def reads(self, config: LossSettings, *, unlabeled: bool) -> set[str]:
-        """Settings that the training steps read because of this loss.
-
-        Args:
-            config: Settings.
-            unlabeled: Whether there are documents without a label.
-        """
+        """Settings that its training steps read, with or without unlabeled documents."""
         integrated, used = config.mode == "integrated", set(self.settings)
         if integrated and self.weighted:
             used.add("graph_weight")
@@ -155,10 +149,7 @@ LOSSES: Mapping[str, LossSpec] = {
         weighted=True,
     ),
     "triplet": LossSpec(
-        help="batch-all triplet margin loss",
-        module="metric",
-        settings=("margin",),
-        weighted=True,
+        help="batch-all triplet margin loss", module="metric", settings=("margin",), weighted=True
     ),
     "cosine": LossSpec(
         help="squared error of the cosine of all pairs", module="metric", weighted=True
@@ -193,4 +184,4 @@ LOSSES: Mapping[str, LossSpec] = {
         weighted=True,
     ),
 }
-"""Name of a loss -> its facts."""
+"""Properties of every loss by name."""

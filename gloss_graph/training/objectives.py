@@ -1,4 +1,4 @@
-"""The loss module that a configuration asks for."""
+"""The loss module of a configuration."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from gloss_graph.memory import MemoryBank, Reservoir
 from gloss_graph.objective import GraphGuidedObjective
 from gloss_graph.propagation.alignment import class_shares
 from gloss_graph.training.config import TrainConfig
-from gloss_graph.training.sampler import steps_of
+from gloss_graph.training.data import steps_of
 
 LossModule = GraphGuidedObjective | MetricLoss | PseudoLabelLoss
 """A loss that a trainer can train with."""
 
 _BANK_ROWS = 65_536
 _REFRESH = 40
-# Longer than any training: targets are solved for once.
+# Longer than any training: targets are solved once.
 _NEVER_AGAIN = sys.maxsize
 
 
@@ -38,19 +38,10 @@ def make_loss(
     sample: Tensor | None = None,
     multilabel: bool = False,
 ) -> LossModule | None:
-    """Make the loss module a configuration asks for; None for cross-entropy.
+    """Make the loss module of a configuration; None for cross-entropy.
 
-    Args:
-        config: Settings.
-        num_classes: C.
-        dim: Embedding dimension D.
-        labels: Of the training documents, -1 = unlabeled; the bank has one row for each.
-        frozen_dim: D' of frozen features, 0 without.
-        sample: (S, D) embeddings from which the in-batch forms estimate their bandwidth.
-        multilabel: Labels are sets; `labels` then only mark the labeled documents.
-
-    Raises:
-        ValueError: An in-batch form with bandwidth "sqrt" and no `sample`.
+    `labels` are those of the training documents, -1 = unlabeled; label sets only mark the labeled
+    documents there. The other arguments are those of `make_objective`.
     """
     spec = config.loss_spec
     if spec.module == "metric":
@@ -94,19 +85,10 @@ def make_objective(
 ) -> GraphGuidedObjective:
     """Make an objective over a bank: of a graph-guided loss, or one that predicts for another loss.
 
-    Args:
-        config: Settings.
-        num_classes: C.
-        dim: Embedding dimension D.
-        documents: Training documents, the default size of the bank.
-        frozen_dim: D' of frozen features, 0 without.
-        sample: (S, D) embeddings from which the in-batch forms estimate their bandwidth.
-        sixth: A sixth of the steps: when targets begin, and how fast they gain weight.
-        targets: False leaves out the table of targets, which predictions do not need.
-        multilabel: Labels are sets.
-
-    Raises:
-        ValueError: An in-batch form with bandwidth "sqrt" and no `sample`.
+    The bank has a row for each of the `documents`, unless the settings say otherwise, with `dim`
+    learned and `frozen_dim` frozen features. The in-batch forms estimate their bandwidth from a
+    `sample` (S, D) of embeddings. Targets begin after a `sixth` of the steps and gain weight in as
+    many; `targets=False` leaves their table out, which predictions do not need.
     """
     spec = config.loss_spec
     bandwidth = scaled_bandwidth(config.bandwidth, config.bandwidth_scale)
@@ -159,11 +141,9 @@ def make_objective(
 def _bank(
     config: TrainConfig, documents: int, dim: int, k: int, num_classes: int | None = None
 ) -> MemoryBank:
-    size = min(documents, _BANK_ROWS) if config.memory_size is None else config.memory_size
-    # A policy that draws does so by the seed of the run.
     draws = config.eviction == "reservoir"
     return MemoryBank(
-        size,
+        min(documents, _BANK_ROWS) if config.memory_size is None else config.memory_size,
         dim,
         k=k,
         search=config.search,

@@ -17,10 +17,10 @@ from gloss_graph.inference import Explanation
 from gloss_graph.objective import GraphGuidedObjective
 from gloss_graph.runs import RunFolder
 from gloss_graph.text import UNLABELED, Corpus, FeatureEncoder, load_encoder
+from gloss_graph.training.checkpoints import load_objective
 from gloss_graph.training.classifier import TextClassifier
 from gloss_graph.training.config import TrainConfig
 from gloss_graph.training.objectives import make_objective
-from gloss_graph.training.state import load_objective
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Prediction:
     Attributes:
         explanation: By propagation over the training documents: probabilities (B, C), confidence
             (B,), the labeled documents that decided most and their shares.
-        linear: Class probabilities (B, C) of the linear head; of a run on label sets one a class.
+        linear: Class probabilities (B, C) of the linear head; for label sets one per class.
     """
 
     explanation: Explanation
@@ -38,58 +38,60 @@ class Prediction:
 
 
 class Run:
-    """A run folder that `train_text` wrote.
+    """A run folder that `train_text` wrote, ready to predict.
 
-    Args:
-        folder: The folder.
+    Attributes:
+        settings: Content of its `config.json`.
+        label_names: Names of the C classes.
+        classifier: Encoder and linear head.
+        objective: The objective with its bank, in eval mode.
+        texts: Texts of the labeled training documents, by id.
+        texts_b: Their second texts, empty without pairs.
+        multilabel: Whether documents have sets of classes.
+        on_features: Whether it was trained on precomputed features.
+        on_pairs: Whether it was trained on pairs of texts.
 
     Raises:
-        ValueError: A folder that is missing, damaged or holds something else.
-
-    Example:
-        See the README.
+        ValueError: The folder is missing, damaged or holds something else.
     """
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
-        self._files = RunFolder(folder)
+        files = RunFolder(folder)
         try:
-            self.settings = self._files.settings()
-            self._check_model()
-            config, bank = self._config()
-            self._files.check_digests(self.settings)
-            self.classifier = TextClassifier.load(self._files.model)
-            used = self._files.read_labels_used()
+            self.settings = files.settings()
+            if (model := self.settings.get("model")) is not None:
+                raise ValueError(
+                    f"it is of --model {model}, which has no bank to propagate over; its "
+                    "predictions.csv holds the classes of all its documents"
+                )
+            config, bank = self._config(files.config)
+            files.check_digests(self.settings)
+            self.classifier = TextClassifier.load(files.model)
+            used = files.read_labels_used()
             self._check_classes()
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise ValueError(
                 f"'run' must be a folder written by gloss-graph train ({folder}: {error})."
             ) from error
         self.label_names = self.classifier.label_names
-        #: Texts of the labeled training documents, by id.
+        self.multilabel: bool = bank["multilabel"]
+        self.on_features = isinstance(self.classifier.encoder, FeatureEncoder)
+        self.on_pairs = bool(self.settings.get("data", {}).get("pairs", False))
         self.texts: dict[int, str] = dict(zip(used.ids, used.texts, strict=True))
-        #: Their second texts, empty without pairs.
         self.texts_b: dict[int, str] = dict(zip(used.ids, used.texts_b or [], strict=False))
-        self.objective = self._objective(config, bank)
+        self._frozen_dim: int = bank["frozen_dim"]
+        self.objective = self._objective(files.objective, config, bank)
 
-    def _check_model(self) -> None:
-        model = self.settings.get("model")
-        if model is not None:
-            raise ValueError(
-                f"it is of --model {model}, which has no bank to propagate over; its "
-                "predictions.csv holds the classes of all its documents"
-            )
-
-    def _config(self) -> tuple[TrainConfig, dict[str, Any]]:
+    def _config(self, file: Path) -> tuple[TrainConfig, dict[str, Any]]:
         """The settings of the training, and those of its bank."""
-        file = self._files.config
         try:
             config = TrainConfig.from_flat(self.settings)
-            bank = dict(self.settings["bank"])
-            for name, low in (("capacity", 0), ("frozen_dim", 0)):
-                check_positive_int(f"bank.{name}", bank[name], minimum=low)
+            bank = {"targets": False, "multilabel": False, **self.settings["bank"]}
+            for name in ("capacity", "frozen_dim"):
+                check_positive_int(f"bank.{name}", bank[name], minimum=0)
             for name in ("targets", "multilabel"):
-                if not isinstance(bank.setdefault(name, False), bool):
+                if not isinstance(bank[name], bool):
                     raise ValueError(f"'bank.{name}' must be true or false (got {bank[name]!r})")
         except KeyError as error:
             raise ValueError(f"{file} lacks {error}") from error
@@ -98,23 +100,23 @@ class Run:
         return config, bank
 
     def _check_classes(self) -> None:
-        data = self.settings.get("data")
+        data, names = self.settings.get("data"), self.classifier.label_names
         classes = data.get("classes") if isinstance(data, dict) else None
-        names = self.classifier.label_names
         if classes is not None and classes != names:
             raise ValueError(
                 f"config.json has the classes {classes!r}, model/classifier.json has {names}"
             )
 
-    def _objective(self, config: TrainConfig, bank: dict[str, Any]) -> GraphGuidedObjective:
-        file = self._files.objective
-        _check_capacity(file, bank["capacity"])
-        plain = replace(config, loss="gloss", memory_size=bank["capacity"])
+    def _objective(
+        self, file: Path, config: TrainConfig, bank: dict[str, Any]
+    ) -> GraphGuidedObjective:
+        capacity = bank["capacity"]
+        _check_capacity(file, capacity)
         objective = make_objective(
-            plain,
+            replace(config, loss="gloss", memory_size=capacity),
             len(self.label_names),
             self.classifier.encoder.dim,
-            bank["capacity"],
+            capacity,
             frozen_dim=bank["frozen_dim"],
             sixth=1,
             targets=bank["targets"],
@@ -123,61 +125,15 @@ class Run:
         load_objective(objective, file)
         memory = objective.memory
         # Label sets have a column per class, whose number the state itself must match.
-        numbered = memory is not None and len(memory) > 0 and not self.multilabel
-        highest = int(memory.labels.max()) if numbered and memory is not None else -1
-        if highest >= len(self.label_names):
-            raise ValueError(
-                f"The bank of a run must be of its classes ({file} has class number {highest}, the "
-                f"run {len(self.label_names)} classes). Put back the file that training wrote."
-            )
+        if memory is not None and len(memory) > 0 and not self.multilabel:
+            highest = int(memory.labels.max())
+            if highest >= len(self.label_names):
+                raise ValueError(
+                    f"The bank of a run must be of its classes ({file} has class number {highest}, "
+                    f"the run {len(self.label_names)} classes). Put back the file that training "
+                    "wrote."
+                )
         return objective.eval()
-
-    @property
-    def frozen_dim(self) -> int:
-        """Width of the frozen features the bank holds, 0 without."""
-        return int(self.settings["bank"]["frozen_dim"])
-
-    @property
-    def multilabel(self) -> bool:
-        """Whether documents have sets of classes."""
-        return bool(self.settings["bank"].get("multilabel", False))
-
-    @property
-    def on_features(self) -> bool:
-        """Whether the run was trained on precomputed features."""
-        return isinstance(self.classifier.encoder, FeatureEncoder)
-
-    @property
-    def on_pairs(self) -> bool:
-        """Whether the run was trained on pairs of texts."""
-        return bool(self.settings.get("data", {}).get("pairs", False))
-
-    def frozen_rows(self, corpus: Corpus, progress: bool) -> Tensor:
-        """Embeddings (B, D') of the encoder as it was before training.
-
-        Raises:
-            ValueError: The encoder of the run was not loaded by name, or is out of reach.
-        """
-        if corpus.features is not None:
-            # The adapter of features starts as the identity.
-            return torch.from_numpy(corpus.features)
-        name = self.settings.get("encoder_name") or ""
-        if not name:
-            raise ValueError(
-                "The run does not name its encoder, so its frozen features cannot be computed. "
-                "Use anchor=0."
-            )
-        encoder = load_encoder(
-            name, pooling=self.settings["pooling"], max_length=self.settings["max_length"]
-        )
-        trained_from = self.settings.get("encoder_files", encoder.source_files)
-        if encoder.source_files != trained_from:
-            raise ValueError(
-                f"The run {self.folder} was trained from the encoder in {name}, which has changed "
-                "since: its files are not the ones training read. Put them back, or do without "
-                "them by anchor=0 (--anchor 0)."
-            )
-        return encoder.embed(corpus, progress=progress)
 
     def predict(
         self,
@@ -192,33 +148,31 @@ class Run:
         top: int = 3,
         progress: bool = False,
     ) -> Prediction:
-        """Predict documents; see `GraphGuidedObjective.explain` for the options.
+        """Predict documents.
 
         Args:
-            texts: B documents; not needed where there are features.
+            texts: B documents; not needed with features.
             texts_b: Their second texts, for a run on pairs.
             features: (B, D), for a run on features.
-            ids: (B,) ids of training documents (`labels_used.csv`), or of none: each is answered
-                as if its own label were unknown. Without ids a stored copy counts as another
-                document.
-            mode: See `explain`, as for the others.
-            anchor: See above.
-            rule: See above.
+            ids: (B,) ids of training documents (`labels_used.csv`), or of none: each is predicted
+                as if its label were unknown. Without ids a stored copy counts as another document.
+            mode: "inductive" or "transductive", as in `GraphGuidedObjective.explain`.
+            anchor: Weight of the frozen similarity, None for that of the training.
+            rule: Rule of propagation, None for that of the training.
             top: Labeled documents to name.
             progress: Show progress bars.
 
         Raises:
-            ValueError: Texts for a run on features, pairs for one on single texts, or the reverse.
+            ValueError: Texts for a run on features, pairs for one on single texts, or the reverse;
+                an encoder that is out of reach or has changed, where `anchor` needs it.
         """
-        encoder = self.classifier.encoder
         wanted = "features" if self.on_features else "texts"
         given = features if self.on_features else texts
         if given is None or (features is not None) != self.on_features:
             raise ValueError(f"'{wanted}' must be given, which is what the run was trained on.")
         if not self.on_features and (texts_b is not None) != self.on_pairs:
-            wanted, kind = (
-                ("be given", "pairs") if self.on_pairs else ("be left out", "single texts")
-            )
+            wanted = "be given" if self.on_pairs else "be left out"
+            kind = "pairs" if self.on_pairs else "single texts"
             raise ValueError(f"'texts_b' must {wanted}, as the run was trained on {kind}.")
         size = len(given)
         corpus = Corpus(
@@ -229,17 +183,36 @@ class Run:
             None if texts_b is None else list(texts_b),
             features=features,
         )
-        rows = encoder.embed(corpus, progress=progress)
+        rows = self.classifier.encoder.embed(corpus, progress=progress)
         frozen = None
-        if self.frozen_dim and anchor != 0.0:
-            frozen = self.frozen_rows(corpus, progress)
+        if self._frozen_dim and anchor != 0.0:
+            frozen = self._frozen_rows(corpus, progress)
         explanation = self.objective.explain(
             rows, frozen=frozen, ids=ids, mode=mode, frozen_weight=anchor, rule=rule, top=top
         )
-        with torch.no_grad():
-            logits = self.classifier.head(rows)
+        logits = self.classifier.head_logits(rows)
         linear = logits.sigmoid() if self.multilabel else logits.softmax(dim=1)
         return Prediction(explanation, linear)
+
+    def _frozen_rows(self, corpus: Corpus, progress: bool) -> Tensor:
+        """Embeddings (B, D') of the encoder as it was before training."""
+        if corpus.features is not None:
+            # The adapter of features starts as the identity.
+            return torch.from_numpy(corpus.features)
+        settings, name = self.settings, self.settings.get("encoder_name") or ""
+        if not name:
+            raise ValueError(
+                "The run does not name its encoder, so its frozen features cannot be computed. "
+                "Use anchor=0."
+            )
+        encoder = load_encoder(name, pooling=settings["pooling"], max_length=settings["max_length"])
+        if encoder.source_files != settings.get("encoder_files", encoder.source_files):
+            raise ValueError(
+                f"The run {self.folder} was trained from the encoder in {name}, which has changed "
+                "since: its files are not the ones training read. Put them back, or do without "
+                "them by anchor=0 (--anchor 0)."
+            )
+        return encoder.embed(corpus, progress=progress)
 
 
 def _check_capacity(file: Path, capacity: int) -> None:

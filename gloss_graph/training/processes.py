@@ -1,4 +1,4 @@
-"""Runs of several processes: joining them, and what only the first one does."""
+"""Devices and processes of a run: finding them, joining them, and what only process 0 does."""
 
 from __future__ import annotations
 
@@ -20,53 +20,49 @@ from gloss_graph._internal.processes import (
     local_rank,
     world_size,
 )
+from gloss_graph.text.lora import require_peft
 from gloss_graph.training.classifier import TextClassifier
+from gloss_graph.training.config import TrainConfig
 
 
 def find_device(name: str = "auto") -> torch.device:
-    """The device to train on, as the Trainer takes it too.
+    """The device to train on, as the Trainer chooses it too; `name` is one of `DEVICES`.
 
-    Args:
-        name: One of `DEVICES`; "auto" = the first accelerator there is, else the CPU. Of several
-            GPUs a process takes that of its number on this machine.
-
-    Raises:
-        ValueError: This machine has no such device.
+    "auto" is the first available accelerator, else the CPU. With several GPUs a process takes the
+    one of its number on this machine.
     """
-    there = [kind for kind, module in _accelerators().items() if module.is_available()]
+    kinds = {"cuda": torch.cuda, "xpu": getattr(torch, "xpu", None), "mps": torch.backends.mps}
+    found = [kind for kind, module in kinds.items() if module is not None and module.is_available()]
     if name == "auto":
-        name = there[0] if there else "cpu"
-    if name != "cpu" and name not in there:
+        name = found[0] if found else "cpu"
+    if name != "cpu" and name not in found:
         raise ValueError(
-            f"'device' must be one this machine and its torch have, {', '.join(['cpu', *there])} "
+            f"'device' must be one this machine and its torch have, {', '.join(['cpu', *found])} "
             f"(got {name!r}). Use 'auto' for the fastest."
         )
     return torch.device(name, local_rank()) if name in ("cuda", "xpu") else torch.device(name)
 
 
-def _accelerators() -> dict[str, Any]:
-    kinds = {"cuda": torch.cuda, "xpu": getattr(torch, "xpu", None), "mps": torch.backends.mps}
-    return {name: module for name, module in kinds.items() if module is not None}
+def check_run(config: TrainConfig, *, on_features: bool) -> torch.device:
+    """The device to train on; refuses what this machine or the kind of encoder cannot do."""
+    if config.lora_rank:
+        if on_features:
+            raise ValueError(
+                "'lora_rank' must be 0 for features, which have no transformer to adapt (got "
+                f"{config.lora_rank})."
+            )
+        require_peft()
+    return find_device(config.device)
 
 
 def join_processes(device: str = "auto") -> None:
-    """Join the other processes if `torchrun` or `accelerate launch` started several.
-
-    Nothing happens in a process that was started alone or has joined already.
-
-    Raises:
-        ValueError: This machine has no such device.
-    """
+    """Join the other processes if `torchrun` or `accelerate launch` started several."""
     if launched() > 1 and not joined():
         PartialState(cpu=find_device(device).type == "cpu")
 
 
 def on_main(action: Callable[[], object]) -> None:
-    """Do something on process 0 alone; the others wait and learn of its failure.
-
-    Raises:
-        OSError: What `action` raised on process 0; on the others one that says so.
-    """
+    """Run `action` on process 0 alone; an `OSError` of it is raised on all processes."""
     failure: OSError | None = None
     if is_main():
         try:
@@ -78,13 +74,9 @@ def on_main(action: Callable[[], object]) -> None:
 
 
 def check_same_everywhere(settings: Mapping[str, Any]) -> None:
-    """Refuse processes that were started with different settings, on all of them.
+    """Raise a `ValueError` on all processes if their settings (JSON values) differ.
 
-    Args:
-        settings: By name, as JSON has them; every process must ask.
-
-    Raises:
-        ValueError: Names the settings that differ.
+    Every process must call this.
     """
     if world_size() == 1:
         return
@@ -108,7 +100,7 @@ def check_same_everywhere(settings: Mapping[str, Any]) -> None:
 
 
 def has_unused_parameters(classifier: TextClassifier) -> bool:
-    """Whether what is trained leaves a parameter without gradient (a pooler that is not asked).
+    """Whether a trained parameter gets no gradient, as that of an unused pooler.
 
     With several processes the gradients of such a model need a search every step.
     """

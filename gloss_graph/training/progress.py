@@ -1,4 +1,4 @@
-"""Rich progress bars: of a training, and of a search made of trainings."""
+"""Progress bars of a training and of a search over trainings, on stderr."""
 
 from __future__ import annotations
 
@@ -12,23 +12,10 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 
 class ProgressBar(TrainerCallback):
-    """Steps done, time left, latest loss and validation macro-F1, on stderr.
-
-    Args:
-        description: What the bar says.
-    """
+    """Steps done, time left, latest loss and validation macro-F1."""
 
     def __init__(self, description: str = "Training") -> None:
-        self._description = description
-        self._bar: Progress | None = None
-        self._task: Any = None
-        self._shown: dict[str, str] = {}
-
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        """Start the bar."""
-        self._bar = Progress(
+        self.bar = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
             MofNCompleteColumn(),
@@ -36,15 +23,12 @@ class ProgressBar(TrainerCallback):
             TextColumn("{task.fields[scores]}"),
             console=Console(stderr=True),
         )
-        self._bar.start()
-        self._task = self._bar.add_task(self._description, total=state.max_steps, scores="")
+        self._task = self.bar.add_task(description, total=None, scores="")
+        self._shown: dict[str, str] = {}
 
-    def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_step_end(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
         """Advance."""
-        if self._bar is not None:
-            self._bar.update(self._task, completed=state.global_step)
+        self.bar.update(self._task, completed=state.global_step, total=state.max_steps)
 
     def on_log(
         self,
@@ -58,27 +42,14 @@ class ProgressBar(TrainerCallback):
         for key, name in (("loss", "loss"), ("eval_macro_f1", "val F1")):
             if logs and key in logs:
                 self._shown[name] = f"{name} {logs[key]:.3f}"
-        if self._bar is not None:
-            self._bar.update(self._task, scores="  ".join(self._shown.values()))
-
-    def on_train_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        """Stop the bar."""
-        self.stop()
-
-    def stop(self) -> None:
-        """Stop the bar and give the cursor back; call it too where training may raise."""
-        if self._bar is not None:
-            self._bar.stop()
-            self._bar = None
+        self.bar.update(self._task, scores="  ".join(self._shown.values()))
 
 
 class TrialBar:
-    """Trials done, best score and the steps of the running one, on stderr; a line each trial.
+    """Trials done, best score and the steps of the running trial; a line per trial.
 
     Args:
-        trials: Wanted in all.
+        trials: Number of trials in the study.
         show: False shows nothing.
     """
 
@@ -109,15 +80,15 @@ class TrialBar:
         self._bar.stop()
 
     def finished(self, trials: int) -> None:
-        """Trials of the whole study so far, also of earlier times and other workers."""
+        """Show the finished trials of the study, including those of other workers."""
         self._bar.update(self._all, completed=trials)
 
     def steps(self, number: int, done: int, total: int) -> None:
-        """Steps of the running trial."""
+        """Show the steps of the running trial."""
         self._bar.update(self._one, completed=done, total=total, note=f"trial {number}")
 
     def waiting(self, running: int) -> None:
-        """The last trials are with other workers, or with killed ones until that is certain."""
+        """Say that the last trials run on other workers, or on killed ones."""
         self._bar.update(self._one, note=f"waiting for {running} trials begun elsewhere")
 
     def ended(
@@ -128,7 +99,7 @@ class TrialBar:
         params: Mapping[str, object],
         finished: int,
     ) -> None:
-        """A trial is over."""
+        """Show a trial that has ended."""
         if value is not None and state == "complete":
             self._best = value if self._best is None else max(value, self._best)
         best = "" if self._best is None else f"best {self._best:.4f}"

@@ -20,20 +20,18 @@ from gloss_graph.text.checkpoints import folder_digest
 
 
 def cache_folder() -> Path:
-    """Where embeddings are kept: `GLOSS_GRAPH_CACHE`, else `gloss-graph` in the user's cache."""
-    named = os.environ.get("GLOSS_GRAPH_CACHE")
-    if named:
-        return Path(os.path.expanduser(named))
-    base = os.environ.get("XDG_CACHE_HOME")
-    return Path(base or os.path.expanduser("~/.cache")) / "gloss-graph"
+    """Folder for embeddings: `GLOSS_GRAPH_CACHE`, else `gloss-graph` in the user's cache."""
+    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    named = os.environ.get("GLOSS_GRAPH_CACHE") or f"{base}/gloss-graph"
+    return Path(os.path.expanduser(named))
 
 
 def encoder_identity(
     name: str, *, pooling: str | None = None, max_length: int | None = None
 ) -> dict[str, Any]:
-    """What tells an encoder of `load_encoder` from others; of a folder also what it holds.
+    """Name and options that tell an encoder of `load_encoder` from others.
 
-    A folder keeps its name when another model is saved there, so its files are part of it.
+    A folder keeps its name when another model is saved there, so a digest of its files is added.
 
     Cost: reading the files of a folder once.
 
@@ -58,19 +56,22 @@ def recorded_embeddings(
 ) -> dict[str, Tensor]:
     """Embeddings (N, D) of every part by a frozen encoder; computed once, then read.
 
-    Args:
-        parts: The documents, by name.
-        make_encoder: Loads the encoder, called only if nothing is recorded.
-        identity: What tells the encoder from others, see `encoder_identity`. Without it nothing is
-            kept, as the rows of another encoder could be taken for these.
-        folder: Where they are kept, see `cache_folder`.
-        progress: Show a bar while they are computed.
-
-    Warns:
-        UserWarning: The folder cannot be written; the embeddings are then computed again each time.
+    They are kept in the `folder`, else in that of the user's cache, under the `identity` of the
+    encoder, see `encoder_identity`; without it nothing is kept, as rows of another encoder could be
+    taken for these. `make_encoder` is called only if nothing is kept. A folder that cannot be
+    written gives a warning.
     """
+
+    def embedded() -> dict[str, Tensor]:
+        encoder = make_encoder().eval()
+        # The batch is chosen for throughput; rows do not depend on it beyond rounding.
+        return {
+            name: encoder.embed(part, batch_size=64, progress=progress).float().contiguous()
+            for name, part in parts.items()
+        }
+
     if not identity:
-        return _embedded(parts, make_encoder, progress)
+        return embedded()
     content = repr([documents_digest(parts.values()), sorted(identity.items())])
     key = hashlib.sha256(content.encode()).hexdigest()[:20]
     file = Path(folder or cache_folder()) / "embeddings" / f"{key}.safetensors"
@@ -81,10 +82,10 @@ def recorded_embeddings(
             stored = {}
         if all(_fits(stored.get(name), part) for name, part in parts.items()):
             return {name: stored[name] for name in parts}
-    rows = _embedded(parts, make_encoder, progress)
+    rows = embedded()
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        # Of all names: what was begun and killed may never be asked for again.
+        # Drafts of all names: a killed one may never be asked for again.
         clear_drafts(file.parent)
         with atomic_write(file, overwrite=True) as draft:
             draft.write(save(rows))
@@ -103,14 +104,3 @@ def _fits(rows: Tensor | None, part: Corpus) -> bool:
     if rows is None or rows.dim() != 2 or len(rows) != len(part):
         return False
     return rows.is_floating_point() and bool(rows.isfinite().all())
-
-
-def _embedded(
-    parts: Mapping[str, Corpus], make_encoder: Callable[[], TextEncoder], progress: bool
-) -> dict[str, Tensor]:
-    encoder = make_encoder().eval()
-    # The batch is chosen for throughput; rows do not depend on it beyond rounding.
-    return {
-        name: encoder.embed(part, batch_size=64, progress=progress).float().contiguous()
-        for name, part in parts.items()
-    }

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -22,36 +22,31 @@ from gloss_graph._internal.sampling import seeded_sample
 from gloss_graph.inference import GraphSkill, graph_skill
 from gloss_graph.objective import GraphGuidedObjective
 from gloss_graph.runs import RunFolder
-from gloss_graph.text import Adapters, Corpus, FeatureEncoder, Splits, TextEncoder
-from gloss_graph.training.checkpoints import Checkpoints, RunClock, run_settings
-from gloss_graph.training.classifier import TextClassifier
-from gloss_graph.training.config import DEFAULTS, TrainConfig
-from gloss_graph.training.labels import draw_labels, hide_labels
-from gloss_graph.training.multilabel import THRESHOLD, check_multilabel
-from gloss_graph.training.objectives import make_loss, make_objective
+from gloss_graph.text import Adapters, Corpus, FeatureEncoder, Splits, TextEncoder, add_lora
+from gloss_graph.training.checkpoints import Checkpoints, RunClock, run_settings, save_objective
+from gloss_graph.training.classifier import TextClassifier, freeze_layers
+from gloss_graph.training.config import DEFAULTS, TrainConfig, check_multilabel
+from gloss_graph.training.data import with_few_labels
+from gloss_graph.training.objectives import LossModule, make_loss, make_objective
 from gloss_graph.training.outcome import (
+    THRESHOLD,
     ClassReport,
     describe,
     history_rows,
-    predict_classes,
-    predict_sets,
     split_scores,
 )
-from gloss_graph.training.parameters import adapt, check_run
-from gloss_graph.training.processes import check_same_everywhere, join_processes, on_main
+from gloss_graph.training.processes import check_run, check_same_everywhere, join_processes, on_main
 from gloss_graph.training.progress import ProgressBar
 from gloss_graph.training.setup import make_trainer
 from gloss_graph.training.snapshots import Snapshots
-from gloss_graph.training.stages import fill_bank, fit_head, run_start_stages
-from gloss_graph.training.state import save_objective
-from gloss_graph.training.views import Views
+from gloss_graph.training.stages import SplitEmbeddings, fill_bank, fit_head, run_start_stages
 
 _SIGMA_SAMPLE = 1024
 
 
 @dataclass(frozen=True)
 class RunResult:
-    """What a run gives back.
+    """A trained classifier and its scores.
 
     Attributes:
         model: The trained classifier (best validation macro-F1, or last step).
@@ -60,7 +55,7 @@ class RunResult:
         history: Rows of step, losses and validation scores.
         predictions: Split name -> predicted class (N,) of its documents, or set (N, C) bool.
         embeddings: Split name -> embeddings (N, D) of its documents.
-        skill: What the graph promised before training, None with too few labels to tell.
+        skill: The expected gain of the graph before training, None with too few labels to tell.
     """
 
     model: TextClassifier
@@ -86,31 +81,31 @@ def train_text(
     resume: bool = False,
     save_steps: int | None = None,
 ) -> RunResult:
-    """Fine-tune an encoder with a linear head and score it.
+    """Fine-tune an encoder with a linear head and score it; `Run(out)` then predicts.
 
     Writes `config.json`, `metrics.json`, `history.csv`, `classes.csv`, `labels_used.csv`, `model/`,
-    `memory/` and what pictures are drawn from into `out`, all at once when they are whole;
-    `checkpoints/` lives there until then. A run that was interrupted in `out` starts over; with
-    `resume=True` it goes on and comes to the same weights, memory and metrics, bit for bit, as one
-    that was not interrupted (times aside). Under `torchrun` every process trains on batches of its
-    own and computes the same scores; the first one writes and speaks.
+    `memory/` and the data of the pictures into `out`, all at once when they are complete;
+    `checkpoints/` exists until then. A run that was interrupted in `out` starts over; with
+    `resume=True` it continues and comes to the same weights, memory and metrics, bit for bit, as
+    one that was not interrupted (times aside). Under `torchrun` every process trains on different
+    batches and computes the same scores; the first one writes and prints.
 
     Args:
         splits: Training, validation and test documents; training documents may lack labels.
         encoder: Fine-tuned in place.
         config: Settings.
         out: New or empty folder, or that of a run that did not finish.
-        frozen: Embeddings of the encoder as given, for `"train"`, `"val"` and `"test"`, where they
-            are at hand from an earlier run; computed otherwise.
+        frozen: Embeddings of the untrained encoder for `"train"`, `"val"` and `"test"`, if known
+            from an earlier run; computed otherwise.
         callbacks: Added to the Trainer, for example to watch its evaluations.
         progress: Show progress bars.
-        description: What the bar says.
-        finish: Adds files to the run folder before it is whole: called by the first process with
+        description: Text of the bar.
+        finish: Adds files to the run folder before it is complete: the first process calls it with
             the folder as it is then, and the result.
-        resume: Go on with the run that was interrupted in `out`, if there is one.
+        resume: Continue the run that was interrupted in `out`, if there is one.
         save_steps: Steps between checkpoints, besides those at the evaluations of a run that keeps
-            its best step; None = at every evaluation, or as often as one would be; 0 = nothing is
-            kept to go on from.
+            its best step; None = at every evaluation, or as often as one would be; 0 = no
+            checkpoints to resume from.
 
     Raises:
         ValueError: No labeled document in training; no validation split with labels where it
@@ -125,10 +120,7 @@ def train_text(
         # Pictures color documents by their one class.
         config = replace(config, pictures=False)
     splits = with_few_labels(
-        splits,
-        fraction=config.label_fraction,
-        per_class=config.labels_per_class,
-        seed=config.seed,
+        splits, fraction=config.label_fraction, per_class=config.labels_per_class, seed=config.seed
     )
     check_labels(
         splits, picks_step=not config.keeps_last, by_silhouette=config.mode == "standalone"
@@ -154,221 +146,267 @@ def train_text(
                 checkpoints.begin(settings)
 
         on_main(begin)
+        bar = ProgressBar(description) if progress and is_main() else None
         # Weights cannot be written below a name that is not UTF-8.
-        place = utf8_folder(out)
-        checkpoints = Checkpoints(place)
-        result = _train(
-            splits,
-            encoder,
-            config,
-            place,
-            owned[0].draft if owned else None,
-            device,
-            frozen=frozen,
-            callbacks=callbacks,
-            progress=progress and is_main(),
-            description=description,
-            checkpoints=checkpoints,
-            save_steps=save_steps,
-        )
-        if owned and finish is not None:
-            finish(owned[0].draft, result)
-    wait_for_all()  # until the folder is whole
+        run = _TextRun(splits, encoder, config, utf8_folder(out), device, frozen, bar is not None)
+        run.start()
+        run.train(callbacks, bar, save_steps)
+        result = run.score()
+        wait_for_all()  # the checkpoints are read by all
+        if owned:
+            run.write(owned[0].draft, result)
+            if finish is not None:
+                finish(owned[0].draft, result)
+    wait_for_all()  # until the folder is complete
     return result
 
 
-def _train(
-    splits: Splits,
-    encoder: TextEncoder | FeatureEncoder,
-    config: TrainConfig,
-    out: Path,
-    draft: Path | None,
-    device: torch.device,
-    *,
-    frozen: Mapping[str, Tensor] | None,
-    callbacks: Sequence[TrainerCallback],
-    progress: bool,
-    description: str,
-    checkpoints: Checkpoints,
-    save_steps: int | None,
-) -> RunResult:
-    """Train with checkpoints in `out`, and write the run into `draft`, of the first process."""
-    set_seed(config.seed)
-    train = splits.train
-    labels = torch.tensor(train.labels)
-    classifier = TextClassifier(
-        encoder, train.label_names, dropout=config.dropout, seed=config.seed
-    )
-    adapters = adapt(encoder, config)
-    encoder.to(device)
-    clock = RunClock()
-    metrics: dict[str, float] = {}
-    if adapters is not None:
-        metrics["lora.parameters"] = float(adapters.size)
-    views = Views(encoder, splits, config, frozen, progress)
-    snapshots = Snapshots(
-        encoder,
-        splits,
-        views.frozen,
-        pictures=config.pictures,
-        warm_start=config.warm_start_steps > 0 or config.graph_start_steps > 0,
-        batch_size=config.eval_batch_size,
-        seed=config.seed,
-    )
-    skill = _skill(views.frozen.get("train"), labels, config)
-    if skill is not None:
-        metrics |= {f"graph_skill.{key}": float(value) for key, value in skill._asdict().items()}
-    started = run_start_stages(
-        encoder, train, views, config, checkpoints=checkpoints, progress=progress
-    )
-    metrics |= started.metrics
-    loss = make_loss(
-        config,
-        train.num_classes,
-        encoder.dim,
-        train.labels,
-        frozen_dim=views.dim,
-        sample=_sigma_sample(encoder, train, config, progress),
-        multilabel=train.multilabel,
-    )
-    joint = isinstance(loss, GraphGuidedObjective) and views.dim > 0
+class _TextRun:
+    """A run with checkpoints in `out`: `start`, `train`, `score`, then `write` on process 0."""
 
-    @cache
-    def start_rows() -> Tensor:
-        # Of the training documents, after the contrastive stages.
-        return views.rows("train") if started.losses else views.start_rows
+    def __init__(
+        self,
+        splits: Splits,
+        encoder: TextEncoder | FeatureEncoder,
+        config: TrainConfig,
+        out: Path,
+        device: torch.device,
+        frozen: Mapping[str, Tensor] | None,
+        progress: bool,
+    ) -> None:
+        set_seed(config.seed)
+        self.splits, self.encoder, self.config, self.out = splits, encoder, config, out
+        self.corpus, self.labels = splits.train, torch.tensor(splits.train.labels)
+        self.progress, self.checkpoints = progress, Checkpoints(out)
+        self.metrics: dict[str, float] = {}
+        self.history: list[dict[str, float]] = []
+        self.start_losses: list[float] = []
+        self.classes = ClassReport()
+        self.loss: LossModule | None = None
+        #: Embeddings (N, D) of the training documents at the end, if known.
+        self.final: Tensor | None = None
+        names = self.corpus.label_names
+        self.classifier = TextClassifier(encoder, names, dropout=config.dropout, seed=config.seed)
+        self.adapters = self._adapters()
+        encoder.to(device)
+        self.clock = RunClock()
+        self.views = SplitEmbeddings(encoder, splits, config, frozen, progress)
+        self.snapshots: Snapshots | None = None
+        if config.pictures:
+            self.snapshots = Snapshots(
+                encoder,
+                splits,
+                self.views.frozen,
+                warm_start=config.warm_start_steps > 0 or config.graph_start_steps > 0,
+                batch_size=config.eval_batch_size,
+                seed=config.seed,
+            )
+        self.skill = self._skill()
 
-    # The same by the encoder as it is at the end, where they are at hand.
-    final: Tensor | None = None
-    latest = checkpoints.latest()
-    if latest is None and isinstance(loss, GraphGuidedObjective) and joint:
-        fill_bank(loss, train, start_rows(), views)
-        if started.losses and config.trains:
-            fit_head(classifier, train, start_rows(), views, config)
-    if config.trains:
-        corpus = train if config.loss_spec.uses_unlabeled else train.select(labels.numpy() >= 0)
-        part = views.frozen.get("train") if joint else None
-        trainer = make_trainer(
-            classifier,
-            loss,
-            replace(splits, train=corpus),
-            config,
-            out,
-            frozen=part,
-            save_steps=save_steps,
+    def _adapters(self) -> Adapters | None:
+        """Freeze the first layers of the encoder and give the others adapters, if asked for."""
+        config = self.config
+        freeze_layers(self.encoder, config.freeze_layers)
+        if not config.lora_rank or isinstance(self.encoder, FeatureEncoder):
+            return None
+        adapters = add_lora(
+            self.encoder,
+            config.lora_rank,
+            alpha=config.lora_alpha,
+            dropout=config.lora_dropout,
+            targets=config.lora_targets,
+            seed=config.seed,
         )
-        clock.clocks = trainer.clocks
-        trainer.extras = {"clock": clock, **snapshots.parts}
-        trainer.add_callback(snapshots.batch)
-        bar = ProgressBar(description)
-        for callback in (*callbacks, *((bar,) if progress else ())):
-            trainer.add_callback(callback)
-        try:
-            trainer.train(None if latest is None else str(latest))
-        finally:
-            bar.stop()
-        history = history_rows(trainer.state.log_history)
-        metrics["steps"] = float(trainer.state.global_step)
-        metrics["epochs_to_stop"] = float(trainer.state.epoch or 0.0)
-        best = trainer.state.best_global_step or trainer.state.global_step
-        metrics["best_step"] = float(best)
-        metrics |= {f"seconds.{name}": s for name, s in trainer.stage_seconds().items()}
-        _merge(adapters)
-        if config.mode == "standalone" or config.refit_head:
-            classifier.standalone = False
-            final = views.rows("train")
-            metrics |= fit_head(classifier, train, final, views, config)
-    else:
-        _merge(adapters)
-        final = start_rows()
-        metrics |= fit_head(classifier, train, final, views, config)
-        metrics["steps"] = float(len(started.losses))
-        history = [{"step": step + 1, "loss": v} for step, v in enumerate(started.losses)]
-    metrics["seconds.train"] = clock.seconds - snapshots.seconds
+        self.metrics["lora.parameters"] = float(adapters.size)
+        return adapters
 
-    objective = loss if isinstance(loss, GraphGuidedObjective) else None
-    memory = None if objective is None else objective.memory
-    stored = memory is not None and len(memory) > 0
-    if objective is None or not stored or config.loss_spec.frozen_targets:
-        # Another loss's bank lacks documents or their learned rows: fill one to predict over.
-        plain = replace(config, loss="gloss", memory_size=len(train))
-        objective = make_objective(
-            plain,
+    def _skill(self) -> GraphSkill | None:
+        """The expected gain of the graph on the embeddings before training, where it is known."""
+        config, rows = self.config, self.views.frozen.get("train")
+        counts = torch.bincount(self.labels[self.labels >= 0])
+        if rows is None or int((counts > 0).sum()) < 2 or int(counts.max()) < 2:
+            return None
+        skill = graph_skill(
+            rows,
+            self.labels,
+            k=config.k,
+            align=config.align,
+            seed=config.seed,
+            warn=config.loss_spec.over_bank,
+        )
+        self.metrics |= {f"graph_skill.{key}": float(v) for key, v in skill._asdict().items()}
+        return skill
+
+    def start(self) -> None:
+        """Run the contrastive stages and make the loss, its bank filled where it helps."""
+        config, train = self.config, self.corpus
+        self.start_losses, seconds = run_start_stages(
+            self.encoder,
+            train,
+            self.views,
+            config,
+            checkpoints=self.checkpoints,
+            progress=self.progress,
+        )
+        self.metrics |= seconds
+        sample = None
+        if config.loss_spec.in_batch and isinstance(config.bandwidth, str):
+            some = train.select(seeded_sample(len(train), _SIGMA_SAMPLE).tolist())
+            sample = self.encoder.embed(some, progress=self.progress)
+        self.loss = make_loss(
+            config,
             train.num_classes,
-            encoder.dim,
-            len(train),
-            frozen_dim=views.dim,
-            targets=False,
+            self.encoder.dim,
+            train.labels,
+            frozen_dim=self.views.dim,
+            sample=sample,
             multilabel=train.multilabel,
         )
-        fill_bank(objective, train, views.rows("train") if final is None else final, views)
-    objective = objective.cpu().eval()
-    predictions, embeddings, classes = {}, {}, ClassReport()
-    for name, held_out in (("val", splits.val), ("test", splits.test)):
-        if held_out is None:
-            continue
-        rows = views.rows(name)
-        predict = predict_sets if train.multilabel else predict_classes
-        predictions[name], embeddings[name] = predict(classifier, rows), rows
-        metrics |= split_scores(name, predictions[name], rows, held_out)
-        classes.add(name, "linear", predictions[name], held_out)
-        part = views.frozen.get(name)
-        metrics |= _propagation_scores(name, objective, rows, part, held_out, classes)
-    metrics["seconds.total"] = clock.seconds
+        objective = self.objective
+        # Frozen features fill the bank together with the learned ones, before any step.
+        if objective is not None and self.views.dim > 0 and self.checkpoints.latest() is None:
+            fill_bank(objective, train, self.start_rows, self.views)
+            if self.start_losses and config.trains:
+                fit_head(self.classifier, train, self.start_rows, self.views, config)
 
-    classifier.eval().to("cpu")
-    result = RunResult(classifier, objective, metrics, history, predictions, embeddings, skill)
-    wait_for_all()  # the checkpoints are read by all
-    if draft is None:
-        return result
-    folder = RunFolder(draft)
-    classifier.save(folder.model)
-    folder.objective.parent.mkdir()
-    save_objective(objective, folder.objective)
-    folder.write_labels_used(train)
-    classes.write(folder.classes)
-    snapshots.write(draft, embeddings, metrics)
-    memory = objective.memory
-    settings = {
-        **config.flat(),
-        **encoder.describe(),
-        "data": describe(splits),
-        "bank": {
-            "capacity": 0 if memory is None else memory.capacity,
-            "frozen_dim": views.dim,
-            "targets": objective.consistency.refresh_every > 0,
-            **({"multilabel": True} if train.multilabel else {}),
-        },
-        # Of this version: those who compare runs leave them out.
-        "defaults": DEFAULTS,
-    }
-    folder.write(settings, metrics, history)
-    return result
+    @property
+    def objective(self) -> GraphGuidedObjective | None:
+        """The loss, if it is a graph-guided one."""
+        return self.loss if isinstance(self.loss, GraphGuidedObjective) else None
+
+    @cached_property
+    def start_rows(self) -> Tensor:
+        """Embeddings (N, D) of the training documents after the contrastive stages."""
+        return self.views.rows("train") if self.start_losses else self.views.start_rows
+
+    def train(
+        self, callbacks: Sequence[TrainerCallback], bar: ProgressBar | None, save_steps: int | None
+    ) -> None:
+        """Train head and encoder together, or fit the head where nothing is to be trained."""
+        config, metrics = self.config, self.metrics
+        if config.trains:
+            uses_all, known = config.loss_spec.uses_unlabeled, self.labels.numpy() >= 0
+            trainer = make_trainer(
+                self.classifier,
+                self.loss,
+                self.splits if uses_all else replace(self.splits, train=self.corpus.select(known)),
+                config,
+                self.out,
+                frozen=None if self.objective is None else self.views.frozen.get("train"),
+                save_steps=save_steps,
+            )
+            self.clock.clocks = trainer.clocks
+            trainer.extras = {"clock": self.clock}
+            if self.snapshots is not None:
+                trainer.extras["pictures"] = self.snapshots.batch
+                trainer.add_callback(self.snapshots.batch)
+            for callback in (*callbacks, *([] if bar is None else [bar])):
+                trainer.add_callback(callback)
+            latest = self.checkpoints.latest()
+            with nullcontext() if bar is None else bar.bar:
+                trainer.train(None if latest is None else str(latest))
+            state = trainer.state
+            self.history = history_rows(state.log_history)
+            metrics["steps"] = float(state.global_step)
+            metrics["epochs_to_stop"] = float(state.epoch or 0.0)
+            metrics["best_step"] = float(state.best_global_step or state.global_step)
+            metrics |= {f"seconds.{name}": s for name, s in trainer.stage_seconds().items()}
+        else:
+            metrics["steps"] = float(len(self.start_losses))
+            self.history = [{"step": i + 1, "loss": v} for i, v in enumerate(self.start_losses)]
+        if self.adapters is not None:
+            # What follows uses the weights that are saved.
+            self.adapters.merge()
+        if not config.trains or config.mode == "standalone" or config.refit_head:
+            self.classifier.standalone = False
+            self.final = self.views.rows("train") if config.trains else self.start_rows
+            metrics |= fit_head(self.classifier, self.corpus, self.final, self.views, config)
+        recording = 0.0 if self.snapshots is None else self.snapshots.seconds
+        metrics["seconds.train"] = self.clock.seconds - recording
+
+    def _predictor(self) -> GraphGuidedObjective:
+        """The trained objective, or another one whose bank holds the training documents."""
+        config, train = self.config, self.corpus
+        objective = self.objective
+        memory = None if objective is None else objective.memory
+        stored = memory is not None and len(memory) > 0
+        if objective is None or not stored or config.loss_spec.frozen_targets:
+            # Another loss's bank lacks documents or their learned rows: fill one to predict over.
+            objective = make_objective(
+                replace(config, loss="gloss", memory_size=len(train)),
+                train.num_classes,
+                self.encoder.dim,
+                len(train),
+                frozen_dim=self.views.dim,
+                targets=False,
+                multilabel=train.multilabel,
+            )
+            rows = self.views.rows("train") if self.final is None else self.final
+            fill_bank(objective, train, rows, self.views)
+        return objective.cpu().eval()
+
+    def score(self) -> RunResult:
+        """Predict the held-out splits by both heads and score the predictions."""
+        objective, metrics = self._predictor(), self.metrics
+        predictions, embeddings = {}, {}
+        memory = objective.memory
+        for name, corpus in self.splits.parts.items():
+            if name == "train":
+                continue
+            embeddings[name] = rows = self.views.rows(name)
+            predictions[name] = _answer(self.classifier.head_logits(rows), corpus, 0.0)
+            metrics |= split_scores(name, predictions[name], rows, corpus)
+            self.classes.add(name, "linear", predictions[name], corpus)
+            if memory is None or not len(memory) or not bool(memory.labeled.any()):
+                continue
+            frozen = self.views.frozen.get(name)
+            spread = objective.predict(rows, frozen=frozen, mode="transductive")
+            answer = _answer(spread, corpus, THRESHOLD)
+            self.classes.add(name, "propagation", answer, corpus)
+            # The embeddings are scored with the linear head.
+            metrics |= split_scores(f"{name}_propagation", answer, None, corpus)
+        metrics["seconds.total"] = self.clock.seconds
+        model = self.classifier.eval().to("cpu")
+        return RunResult(
+            model, objective, metrics, self.history, predictions, embeddings, self.skill
+        )
+
+    def write(self, draft: Path, result: RunResult) -> None:
+        """Write the files of the run, those that mark it as finished last."""
+        folder, memory = RunFolder(draft), result.objective.memory
+        result.model.save(folder.model)
+        folder.objective.parent.mkdir()
+        save_objective(result.objective, folder.objective)
+        folder.write_labels_used(self.corpus)
+        self.classes.write(folder.classes)
+        if self.snapshots is not None:
+            self.snapshots.write(draft, result.embeddings, result.metrics)
+        settings = {
+            **self.config.flat(),
+            **self.encoder.describe(),
+            "data": describe(self.splits),
+            "bank": {
+                "capacity": 0 if memory is None else memory.capacity,
+                "frozen_dim": self.views.dim,
+                "targets": result.objective.consistency.refresh_every > 0,
+                **({"multilabel": True} if self.corpus.multilabel else {}),
+            },
+            # Of this version: comparisons of runs leave out what was not changed.
+            "defaults": DEFAULTS,
+        }
+        folder.write(settings, result.metrics, result.history)
 
 
-def _merge(adapters: Adapters | None) -> None:
-    """All that comes after training is made with the weights that are saved."""
-    if adapters is not None:
-        adapters.merge()
-
-
-def with_few_labels(
-    splits: Splits, *, fraction: float | None, per_class: int | None, seed: int
-) -> Splits:
-    """The splits with all training labels hidden but those that are drawn; see `draw_labels`."""
-    if fraction is None and per_class is None:
-        return splits
-    kept = draw_labels(splits.train, fraction=fraction, per_class=per_class, seed=seed)
-    return replace(splits, train=hide_labels(splits.train, kept))
+def _answer(scores: Tensor, corpus: Corpus, threshold: float) -> np.ndarray:
+    """Classes (N,) of the highest score, or sets (N, C) of the scores from `threshold` on."""
+    return (scores >= threshold if corpus.multilabel else scores.argmax(dim=1)).numpy()
 
 
 def check_labels(splits: Splits, *, picks_step: bool, by_silhouette: bool = False) -> None:
     """Raise if the splits lack labels that a run needs, and warn about classes without any.
 
-    Args:
-        splits: The documents.
-        picks_step: The validation part picks the best step.
-        by_silhouette: It does so by the silhouette of its classes.
+    With `picks_step` the validation part picks the best step, maybe by the silhouette of its
+    classes.
     """
     needed = {"train": splits.train}
     if picks_step:
@@ -388,11 +426,8 @@ def check_labels(splits: Splits, *, picks_step: bool, by_silhouette: bool = Fals
             "'splits.val' must hold two classes, one of them twice, for mode='standalone', which "
             "takes the step of the best silhouette. Label more, or take select='last'."
         )
-    missing = [
-        name
-        for name, count in zip(splits.train.label_names, splits.train.class_counts, strict=True)
-        if not count
-    ]
+    named = zip(splits.train.label_names, splits.train.class_counts, strict=True)
+    missing = [name for name, count in named if not count]
     if missing:
         warnings.warn(
             f"No training document is labeled {', '.join(map(repr, missing[:5]))}; such a class "
@@ -400,47 +435,3 @@ def check_labels(splits: Splits, *, picks_step: bool, by_silhouette: bool = Fals
             UserWarning,
             stacklevel=3,
         )
-
-
-def _skill(rows: Tensor | None, labels: Tensor, config: TrainConfig) -> GraphSkill | None:
-    """The graph's prospects on the embeddings before training, where they can be told."""
-    if rows is None:
-        return None
-    counts = torch.bincount(labels[labels >= 0])
-    if int((counts > 0).sum()) < 2 or int(counts.max()) < 2:
-        return None
-    return graph_skill(
-        rows,
-        labels,
-        k=config.k,
-        align=config.align,
-        seed=config.seed,
-        warn=config.loss_spec.over_bank,
-    )
-
-
-def _sigma_sample(
-    encoder: TextEncoder | FeatureEncoder, train: Corpus, config: TrainConfig, progress: bool
-) -> Tensor | None:
-    if not (config.loss_spec.in_batch and isinstance(config.bandwidth, str)):
-        return None
-    some = train.select(seeded_sample(len(train), _SIGMA_SAMPLE).tolist())
-    return encoder.embed(some, progress=progress)
-
-
-def _propagation_scores(
-    name: str,
-    objective: GraphGuidedObjective,
-    rows: Tensor,
-    frozen: Tensor | None,
-    corpus: Corpus,
-    classes: ClassReport,
-) -> dict[str, float]:
-    memory = objective.memory
-    if memory is None or not len(memory) or not bool(memory.labeled.any()):
-        return {}
-    spread = objective.predict(rows, frozen=frozen, mode="transductive")
-    answer = (spread >= THRESHOLD if corpus.multilabel else spread.argmax(dim=1)).numpy()
-    classes.add(name, "propagation", answer, corpus)
-    # The embeddings are scored with the linear head.
-    return split_scores(f"{name}_propagation", answer, None, corpus)

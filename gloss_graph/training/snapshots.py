@@ -1,4 +1,4 @@
-"""What the pictures of a run are drawn from: embeddings before and after, a batch in between."""
+"""Embeddings for the pictures of a run: before and after training, and a batch in between."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import TrainerCallback, TrainerState, TrainingArguments
 
 from gloss_graph._internal.checks import check_positive_int
 from gloss_graph._internal.files import atomic_write
@@ -22,7 +22,7 @@ from gloss_graph._internal.limits import read_object
 from gloss_graph._internal.sampling import stratified_sample
 from gloss_graph.runs import RunFolder
 from gloss_graph.text import Corpus, Splits
-from gloss_graph.training.checkpoints import Checkpointed, ends_epoch, has_ended
+from gloss_graph.training.checkpoints import ends_epoch, has_ended
 
 _ROWS, _NAMES = "data.safetensors", "data.json"
 _FORMAT = "gloss_graph.snapshots.1"
@@ -34,7 +34,7 @@ _PER_CLASS = 4
 
 
 class Embeds(Protocol):
-    """Whatever gives documents an embedding."""
+    """Anything that embeds documents."""
 
     def embed(self, corpus: Corpus, *, batch_size: int = 64, progress: bool = False) -> Tensor:
         """(N, D) embeddings of the documents."""
@@ -43,30 +43,12 @@ class Embeds(Protocol):
 class FixedBatch(TrainerCallback):
     """Encodes the same few documents at the start of a training, on its way and at its end.
 
-    A pass in eval mode without gradient: no random number is drawn and every module returns to
-    its mode, so a training goes the same way with and without it.
+    Passes run in eval mode without gradient, draw no random number and return every module to its
+    mode, so a training gives the same numbers with and without them.
 
-    Args:
-        encoder: The encoder that is trained.
-        corpus: Where the documents come from; only labeled ones, in equal numbers a class, of the
-            largest classes where there are too many for four documents each.
-        size: Documents, at most.
-        moments: Passes on the way, at most; denser at first, when most changes.
-        warm_start: The start of the training is a moment of its own, after a warm start.
-        batch_size: Documents a forward pass.
-        seed: Of the draw.
-
-    Attributes:
-        labels: (B,) int64 classes of the documents.
-        ids: (B,) int64 their identities.
-        names: What each pass is called, `"start"`, `"step 12"`, ...
-        rows: (B, D) embeddings of each pass.
-        epochs: Ends of epochs, 0 for the start of the training, the last maybe a broken one.
-        epoch_rows: (B, D) embeddings at each of them.
-        seconds: Time spent here.
-
-    Raises:
-        ValueError: `size` below 1, `moments` below 0.
+    The documents, `size` at most, are labeled ones, equally many per class, of the largest classes
+    where there are too many for four documents each. There are at most `moments` passes on the way,
+    denser at first, when most changes; `warm_start` records the start of the training too.
     """
 
     def __init__(
@@ -81,15 +63,17 @@ class FixedBatch(TrainerCallback):
         seed: int = 0,
     ) -> None:
         check_positive_int("moments", moments, minimum=0)
-        chosen = _labeled_sample(corpus, size, balanced=True, seed=seed)
-        some = corpus.select(chosen)
-        self.labels, self.ids = torch.tensor(some.labels), torch.tensor(some.ids)
+        self._corpus = corpus.select(_labeled_sample(corpus, size, balanced=True, seed=seed))
+        self.labels, self.ids = torch.tensor(self._corpus.labels), torch.tensor(self._corpus.ids)
+        #: Name of each pass, `"start"`, `"step 12"`, ..., and its embeddings (B, D).
         self.names: list[str] = []
         self.rows: list[Tensor] = []
+        #: Ends of epochs, 0 for the start of the training, and embeddings (B, D) at each of them.
         self.epochs: list[float] = []
         self.epoch_rows: list[Tensor] = []
+        #: Time spent here.
         self.seconds = 0.0
-        self._encoder, self._corpus, self._batch_size = encoder, some, batch_size
+        self._encoder, self._batch_size = encoder, batch_size
         self._moments, self._warm_start = moments, warm_start
         self._steps: set[int] = set()
         self._every = 1
@@ -106,10 +90,8 @@ class FixedBatch(TrainerCallback):
         if self._last_epoch is not None:
             self._end_epoch(self._last_epoch, self.rows[-1])
 
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        """Choose the steps, denser at first, when most changes."""
+    def on_train_begin(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
+        """Choose the steps."""
         moments = self._moments
         new = state.global_step == 0 and state.is_world_process_zero
         if self._warm_start and moments:
@@ -126,40 +108,35 @@ class FixedBatch(TrainerCallback):
         shares = [((i + 1) / (moments + 1)) ** 1.5 for i in range(moments)]
         self._steps = {max(1, round(share * last)) for share in shares} - {last}
 
-    def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_step_end(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
         """Encode at a chosen step."""
         if state.global_step in self._steps and state.is_world_process_zero:
             self.take(f"step {state.global_step:,}")
 
-    def on_epoch_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        """Encode after an epoch, unless the pass of this step or the one at the end will do."""
+    def on_epoch_end(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
+        """Encode after an epoch."""
         self._note_epoch(args, state, last=control.should_training_stop)
 
     def _note_epoch(self, args: TrainingArguments, state: TrainerState, *, last: bool) -> None:
         epoch, complete = float(state.epoch or 0.0), state.global_step >= state.max_steps
-        last = last or complete
-        if not state.is_world_process_zero or (round(epoch) % self._every and not last):
-            return
-        if round(epoch, 6) in self.epochs:
+        skipped = round(epoch) % self._every and not (last or complete)
+        if not state.is_world_process_zero or skipped or round(epoch, 6) in self.epochs:
             return
         if complete and not args.load_best_model_at_end:
+            # `finish` encodes these weights.
             self._last_epoch = epoch
             return
         taken = self.names and self.names[-1] == f"step {state.global_step:,}"
         self._end_epoch(epoch, self.rows[-1] if taken else self._encoded())
 
     def checkpoint(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """All passes so far, see `gloss_graph.training.checkpoints.Checkpointed`."""
+        """See `gloss_graph.training.checkpoints.Checkpointed`."""
         tensors = {f"rows.{i}": rows for i, rows in enumerate(self.rows)}
         tensors |= {f"epoch_rows.{i}": rows for i, rows in enumerate(self.epoch_rows)}
         return tensors, {"names": self.names, "epochs": self.epochs, "last": self._last_epoch}
 
     def restore(self, tensors: Mapping[str, Tensor], notes: Mapping[str, Any]) -> None:
-        """Go on from the passes of a checkpoint."""
+        """See `gloss_graph.training.checkpoints.Checkpointed`."""
         self.names, self.epochs = list(notes["names"]), list(notes["epochs"])
         self.rows = [tensors[f"rows.{i}"] for i in range(len(self.names))]
         self.epoch_rows = [tensors[f"epoch_rows.{i}"] for i in range(len(self.epochs))]
@@ -177,22 +154,13 @@ class FixedBatch(TrainerCallback):
 
 
 class Snapshots:
-    """Records a run for its pictures; does nothing without `pictures`.
+    """Records a run for its pictures.
 
     Made before training, when it embeds up to 1,000 labeled documents of the test part (else of
     the validation part, else of the training part) and the fixed batch.
 
-    Args:
-        encoder: The encoder, not yet trained.
-        splits: The documents.
-        frozen: Split name -> embeddings (N, D) before training, where they are at hand.
-        pictures: False records nothing.
-        warm_start: Other stages come before the training.
-        batch_size: Documents per forward pass.
-        seed: Of the choice of documents.
-
-    Attributes:
-        batch: The callback to give the Trainer.
+    Known embeddings (N, D) before training are `frozen`, by split; `warm_start` says that other
+    stages come before the training.
     """
 
     def __init__(
@@ -201,90 +169,69 @@ class Snapshots:
         splits: Splits,
         frozen: Mapping[str, Tensor],
         *,
-        pictures: bool = True,
         warm_start: bool = False,
         batch_size: int = 64,
         seed: int = 0,
     ) -> None:
-        self.batch: TrainerCallback = TrainerCallback()
-        self._fixed: FixedBatch | None = None
-        self._seconds = 0.0
-        if not pictures:
-            return
         start = time.perf_counter()
-        self._encoder, self._batch_size = encoder, batch_size
-        self._splits = splits.parts
+        self._encoder, self._batch_size, self._splits = encoder, batch_size, splits.parts
         self._name = _first_labeled(self._splits, "test", "val")
-        corpus = self._splits[self._name]
-        self._chosen = _labeled_sample(corpus, _DOCUMENTS, seed=seed)
-        self._before = self._rows(frozen)
         self._batch_name = _first_labeled(self._splits, "val")
-        self._fixed = FixedBatch(
+        self._chosen = _labeled_sample(self._splits[self._name], _DOCUMENTS, seed=seed)
+        self._some = self._splits[self._name].select(self._chosen)
+        self._before = self._rows(frozen)
+        #: The callback to give the Trainer.
+        self.batch = FixedBatch(
             encoder,
             self._splits[self._batch_name],
             warm_start=warm_start,
             batch_size=batch_size,
             seed=seed,
         )
-        self.batch = self._fixed
         self._seconds = time.perf_counter() - start
-        self._fixed.take("start")
-
-    @property
-    def parts(self) -> dict[str, Checkpointed]:
-        """What the checkpoints of the training keep of it."""
-        return {} if self._fixed is None else {"pictures": self._fixed}
+        self.batch.take("start")
 
     @property
     def seconds(self) -> float:
-        """Time spent on recording so far, which is none of training's."""
-        return self._seconds + (0.0 if self._fixed is None else self._fixed.seconds)
+        """Time spent on recording so far, which does not count as training."""
+        return self._seconds + self.batch.seconds
 
     def write(
         self, out: Path, embeddings: Mapping[str, Tensor], metrics: Mapping[str, float]
     ) -> None:
         """Write `pictures/` into a run folder, with the encoder as it is now for the end.
 
-        Args:
-            out: The run folder.
-            embeddings: Split name -> embeddings (N, D) at the end, where they are at hand.
-            metrics: Of the run: `steps` and `best_step` name the last pass over the batch.
-
-        Raises:
-            OSError: The folder cannot be written.
+        Known `embeddings` (N, D) at the end are given by split; `steps` and `best_step` of the
+        `metrics` name the last pass over the batch.
         """
-        if self._fixed is None:
-            return
-        steps = int(metrics.get("steps", 0))
+        batch, steps = self.batch, int(metrics.get("steps", 0))
         best = int(metrics.get("best_step", steps))
-        self._fixed.finish("end" if best == steps else f"end, kept step {best:,}")
-        corpus = self._splits[self._name]
-        some = corpus.select(self._chosen)
+        batch.finish("end" if best == steps else f"end, kept step {best:,}")
         folder = RunFolder(out).pictures
         folder.mkdir(exist_ok=True)
         tensors = {
             "before": _compact(self._before),
             "after": _compact(self._rows(embeddings)),
-            "labels": torch.tensor(some.labels),
-            "ids": torch.tensor(some.ids),
-            "batch": _compact(torch.stack(self._fixed.rows)),
-            "batch_labels": self._fixed.labels,
-            "batch_ids": self._fixed.ids,
+            "labels": torch.tensor(self._some.labels),
+            "ids": torch.tensor(self._some.ids),
+            "batch": _compact(torch.stack(batch.rows)),
+            "batch_labels": batch.labels,
+            "batch_ids": batch.ids,
         }
-        if self._fixed.epochs:
-            tensors["epochs"] = _compact(torch.stack(self._fixed.epoch_rows))
+        if batch.epochs:
+            tensors["epochs"] = _compact(torch.stack(batch.epoch_rows))
         with atomic_write(folder / _ROWS, overwrite=True) as draft:
             draft.write(save(tensors))
         write_json(
             folder / _NAMES,
             {
                 "format": _FORMAT,
-                "label_names": corpus.label_names,
+                "label_names": self._some.label_names,
                 "split": self._name,
-                "split_size": len(corpus),
+                "split_size": len(self._splits[self._name]),
                 "batch_split": self._batch_name,
-                "moments": self._fixed.names,
-                "epochs": self._fixed.epochs,
+                "moments": batch.names,
+                "epochs": batch.epochs,
                 "class_counts": {
                     name: [*part.class_counts, len(part) - sum(part.class_counts)]
                     for name, part in self._splits.items()
@@ -296,27 +243,26 @@ class Snapshots:
         """Rows of the chosen documents, from those of the split or by the encoder as of now."""
         if self._name in known:
             return known[self._name][torch.from_numpy(self._chosen)]
-        some = self._splits[self._name].select(self._chosen)
-        return self._encoder.embed(some, batch_size=self._batch_size)
+        return self._encoder.embed(self._some, batch_size=self._batch_size)
 
 
 @dataclass(frozen=True)
 class SnapshotData:
-    """What `Snapshots` wrote. N documents, B of the fixed batch, M passes over it, C classes.
+    """A record of `Snapshots`: N documents, B of the fixed batch, C classes.
 
     Attributes:
         label_names: C names.
-        split: Part the documents are of: `train`, `val` or `test`.
+        split: Part of the documents: `train`, `val` or `test`.
         split_size: Documents of that part.
-        before: (N, D) float32 unit rows of the encoder as given.
+        before: (N, D) float32 unit rows of the encoder before training.
         after: (N, D) the same after training.
         labels: (N,) int64.
         ids: (N,) int64.
-        batch_split: Part the batch is of.
+        batch_split: Part of the batch.
         moments: Name of each pass -> (B, D) unit rows, in order.
         batch_labels: (B,) int64.
         epochs: Epochs passed -> (B, D) unit rows of the batch then, in order; 0 is the start of
-            the training. Empty where the training has no epochs or an older version recorded it.
+            the training. Empty without epochs, or in a record of an older version.
         class_counts: Split name -> documents of each class and, last, without label; C + 1 values.
     """
 
@@ -344,46 +290,7 @@ def load_snapshots(folder: str | Path) -> SnapshotData | None:
     if not (folder / _NAMES).exists() and not (folder / _ROWS).exists():
         return None
     try:
-        names = read_object(folder / _NAMES)
-        if names["format"] != _FORMAT:
-            raise ValueError(f"unknown format {names['format']!r}")
-        tensors = load_file(folder / _ROWS)
-        rows = {key: tensors[key].float() for key in ("before", "after", "batch")}
-        labels, batch_labels = tensors["labels"], tensors["batch_labels"]
-        documents, size = labels.numel(), batch_labels.numel()
-        moments = list(map(str, names["moments"]))
-        epochs = list(map(float, names.get("epochs", ())))
-        epoch_rows = tensors["epochs"].float() if epochs else rows["batch"][:0]
-        classes = list(map(str, names["label_names"]))
-        fits = (
-            rows["before"].dim() == rows["after"].dim() == 2
-            and rows["before"].size(0) == rows["after"].size(0) == documents > 0
-            and rows["batch"].shape[:2] == (len(moments), size)
-            and epoch_rows.shape[:2] == (len(epochs), size)
-            and epochs == sorted(set(epochs))
-            and int(torch.cat([labels, batch_labels]).max()) < len(classes)
-            and all(bool(torch.isfinite(value).all()) for value in (*rows.values(), epoch_rows))
-        )
-        if not fits:
-            raise ValueError("its tensors do not fit together")
-        return SnapshotData(
-            label_names=classes,
-            split=str(names["split"]),
-            split_size=int(names["split_size"]),
-            before=rows["before"],
-            after=rows["after"],
-            labels=labels,
-            ids=tensors["ids"],
-            batch_split=str(names["batch_split"]),
-            moments=dict(zip(moments, rows["batch"], strict=True)),
-            batch_labels=batch_labels,
-            epochs=dict(zip(epochs, epoch_rows, strict=True)),
-            class_counts={
-                str(part): list(map(int, counts))
-                for part, counts in names["class_counts"].items()
-                if len(counts) == len(classes) + 1
-            },
-        )
+        return _record(read_object(folder / _NAMES), load_file(folder / _ROWS))
     except (
         *(OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError),
         SafetensorError,
@@ -392,6 +299,47 @@ def load_snapshots(folder: str | Path) -> SnapshotData | None:
             f"'{folder.name}' of a run must be what training wrote ({folder}: {error}). Remove it "
             "to do without the pictures."
         ) from error
+
+
+def _record(names: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> SnapshotData:
+    if names["format"] != _FORMAT:
+        raise ValueError(f"unknown format {names['format']!r}")
+    before, after, batch = (tensors[key].float() for key in ("before", "after", "batch"))
+    labels, batch_labels = tensors["labels"], tensors["batch_labels"]
+    moments = list(map(str, names["moments"]))
+    epochs = list(map(float, names.get("epochs", ())))
+    epoch_rows = tensors["epochs"].float() if epochs else batch[:0]
+    classes = list(map(str, names["label_names"]))
+    size = batch_labels.numel()
+    fits = (
+        before.dim() == after.dim() == 2
+        and before.size(0) == after.size(0) == labels.numel() > 0
+        and batch.shape[:2] == (len(moments), size)
+        and epoch_rows.shape[:2] == (len(epochs), size)
+        and epochs == sorted(set(epochs))
+        and int(torch.cat([labels, batch_labels]).max()) < len(classes)
+        and all(bool(rows.isfinite().all()) for rows in (before, after, batch, epoch_rows))
+    )
+    if not fits:
+        raise ValueError("its tensors do not fit together")
+    return SnapshotData(
+        label_names=classes,
+        split=str(names["split"]),
+        split_size=int(names["split_size"]),
+        before=before,
+        after=after,
+        labels=labels,
+        ids=tensors["ids"],
+        batch_split=str(names["batch_split"]),
+        moments=dict(zip(moments, batch, strict=True)),
+        batch_labels=batch_labels,
+        epochs=dict(zip(epochs, epoch_rows, strict=True)),
+        class_counts={
+            str(part): list(map(int, counts))
+            for part, counts in names["class_counts"].items()
+            if len(counts) == len(classes) + 1
+        },
+    )
 
 
 def _labeled_sample(

@@ -1,58 +1,195 @@
-"""What comes before joint training: embeddings drawn together by class, a bank, a fitted head."""
+"""Stages before joint training: contrast by class, the bank filled, the head fitted."""
 
 from __future__ import annotations
 
+import math
 import time
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 
 import torch
+from rich.console import Console
+from rich.progress import track
 from torch import Tensor
+from torch.utils.data import WeightedRandomSampler
 
 from gloss_graph.graph.bandwidth import scaled_bandwidth
 from gloss_graph.graph.views import joint_view
 from gloss_graph.inference import GraphClassifier, PropagationHead
+from gloss_graph.losses.pairs import pair_cosine_loss
 from gloss_graph.objective import GraphGuidedObjective
 from gloss_graph.propagation.alignment import entropy_confidence, row_shares
-from gloss_graph.text import Corpus, FeatureEncoder, TextEncoder, lexical_rows
+from gloss_graph.text import Corpus, FeatureEncoder, Splits, TextEncoder, lexical_rows
 from gloss_graph.training.checkpoints import Checkpoints
-from gloss_graph.training.classifier import TextClassifier
-from gloss_graph.training.config import TrainConfig
-from gloss_graph.training.multilabel import label_tensor
-from gloss_graph.training.outcome import (
+from gloss_graph.training.classifier import (
+    TextClassifier,
     fit_balanced_head,
     fit_propagated_head,
     logistic_probabilities,
 )
-from gloss_graph.training.views import Views
-from gloss_graph.training.warmstart import contrastive_warm_start
+from gloss_graph.training.config import TrainConfig
+from gloss_graph.training.data import MixedSampler, TextCollator, TextDataset, label_tensor
 
 _WARM_START, _GRAPH_START = "warm-start", "graph-start"
-# Share a view leaves a class it rules out, so that it alone cannot.
+# Share that a view leaves a class it rules out, so that it alone cannot exclude it.
 _LEAST = 1e-6
-_LABELS_A_CLASS = 3
+_LABELS_PER_CLASS = 3
 
 
-@dataclass(frozen=True)
-class Started:
-    """What the contrastive stages gave.
+class SplitEmbeddings:
+    """Embeddings of the splits: `frozen`, before training, and `rows(name)`, as of now.
 
-    Attributes:
-        losses: Of every step; empty where none ran.
-        metrics: Seconds of the stages.
+    Frozen embeddings exist only where `config.anchor` uses them; those of an earlier run may be
+    `given` by split.
     """
 
-    losses: list[float]
-    metrics: dict[str, float]
+    def __init__(
+        self,
+        encoder: TextEncoder | FeatureEncoder,
+        splits: Splits,
+        config: TrainConfig,
+        given: Mapping[str, Tensor] | None,
+        progress: bool,
+    ) -> None:
+        self._corpora = splits.parts
+        self._encoder, self._config, self._progress = encoder, config, progress
+        self.frozen: dict[str, Tensor] = {}
+        if config.anchor == 0 or config.loss_spec.in_batch or min(splits.train.labels) >= 0:
+            return
+        for name, corpus in self._corpora.items():
+            rows = (given or {}).get(name)
+            if rows is not None and rows.size(0) != len(corpus):
+                raise ValueError(
+                    f"'frozen' must hold {len(corpus)} rows for {name!r} (got {rows.size(0)})."
+                )
+            self.frozen[name] = self.rows(name) if rows is None else rows
+
+    @property
+    def dim(self) -> int:
+        """Width of the frozen features, 0 without."""
+        return self.frozen["train"].size(1) if self.frozen else 0
+
+    @property
+    def start_rows(self) -> Tensor:
+        """Embeddings (N, D) of the training documents before training."""
+        return self.frozen["train"] if self.frozen else self.rows("train")
+
+    def rows(self, name: str) -> Tensor:
+        """Embeddings (N, D) of a split by the encoder as it is now, on the CPU."""
+        device = next(self._encoder.parameters()).device.type
+        with torch.autocast(device, torch.bfloat16, enabled=self._config.bf16):
+            return self._encoder.embed(
+                self._corpora[name],
+                batch_size=self._config.eval_batch_size,
+                progress=self._progress,
+            )
+
+
+# ------------------------------------------------------------------ contrast
+
+
+def contrastive_warm_start(
+    encoder: TextEncoder | FeatureEncoder,
+    corpus: Corpus,
+    *,
+    weights: Tensor | None = None,
+    steps: int = 60,
+    batch_size: int = 32,
+    learning_rate: float = 2e-5,
+    seed: int = 0,
+    bf16: bool = False,
+    progress: bool = False,
+) -> list[float]:
+    """Pull documents of one class together and push others apart, as SetFit does.
+
+    Args:
+        encoder: Fine-tuned in place, on its device; only parameters that require a gradient.
+        corpus: Documents; unlabeled ones are left out.
+        weights: (N,) how often a document is drawn relative to others of its class, for uncertain
+            labels; None takes turns.
+        steps: Steps of AdamW, with 10 % warm-up, then linear decay.
+        batch_size: Labeled documents per step, classes in equal shares.
+        learning_rate: Highest learning rate.
+        seed: Seed of the batches and of dropout.
+        bf16: Autocast the encoder to bfloat16.
+        progress: Show a progress bar.
+
+    Returns:
+        The loss of every step.
+
+    Raises:
+        ValueError: No labeled document, or weights that cannot be drawn from.
+    """
+    dataset, collate = TextDataset(corpus, encoder), TextCollator(encoder, ids=False)
+    draw = balanced_turns if weights is None else partial(weighted_draws, weights=weights)
+    drawn = draw(corpus, steps * batch_size, seed=seed)
+    parameters = [value for value in encoder.parameters() if value.requires_grad]
+    optimizer = torch.optim.AdamW(parameters, lr=learning_rate, weight_decay=0.01, fused=True)
+    warmup = max(1, math.ceil(0.1 * steps))
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda step: min((step + 1) / warmup, (steps - step) / max(1, steps - warmup))
+    )
+    device = next(encoder.parameters()).device
+    was_training, losses = encoder.training, []
+    encoder.train()
+    torch.manual_seed(seed)
+    console = Console(stderr=True)
+    bar = track(range(steps), "Warm start", console=console, transient=True, disable=not progress)
+    try:
+        for step in bar:
+            chosen = drawn[step * batch_size : (step + 1) * batch_size]
+            batch = {k: v.to(device) for k, v in collate([dataset[i] for i in chosen]).items()}
+            labels = batch.pop("labels")
+            with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+                embeddings = encoder(**batch)
+            loss = pair_cosine_loss(embeddings, labels)
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+            optimizer.step()
+            optimizer.zero_grad()
+            schedule.step()
+            losses.append(loss.item())
+    finally:
+        encoder.train(was_training)
+    return losses
+
+
+def balanced_turns(corpus: Corpus, wanted: int, *, seed: int) -> list[int]:
+    """Labeled documents, classes in equal shares, each as often as the others of its class."""
+    sampler = MixedSampler(corpus.labels, labeled=1, unlabeled=0, balanced=True, seed=seed)
+    drawn: list[int] = []
+    while len(drawn) < wanted:
+        drawn.extend(sampler)
+        sampler.set_epoch(sampler.epoch + 1)
+    return drawn[:wanted]
+
+
+def weighted_draws(corpus: Corpus, wanted: int, *, weights: Tensor, seed: int) -> list[int]:
+    """Labeled documents by weight, classes in equal shares."""
+    labels = torch.tensor(corpus.labels)
+    if weights.shape != labels.shape or not bool((weights >= 0).all()):
+        raise ValueError(
+            f"'weights' must hold a value >= 0 for each of the {len(corpus)} documents (got shape "
+            f"{tuple(weights.shape)})."
+        )
+    weights = torch.where(labels >= 0, weights, 0.0).double()
+    if not bool((weights > 0).any()):
+        raise ValueError("'weights' must be above 0 for a labeled document (got none).")
+    totals = torch.zeros(corpus.num_classes, dtype=torch.double)
+    totals.index_add_(0, labels.clamp(min=0), weights)
+    shares = weights / totals.clamp(min=torch.finfo(torch.double).tiny)[labels.clamp(min=0)]
+    generator = torch.Generator().manual_seed(seed)
+    return list(WeightedRandomSampler(shares.tolist(), wanted, generator=generator))
+
+
+# ------------------------------------------------------------------ labels of the corpus
 
 
 def shared_words(train: Corpus, config: TrainConfig) -> Tensor | None:
-    """Rows of the documents by their words (N, D''), where `config.graph_start_classes` wants them.
+    """Rows of the documents by their words (N, D''), where `config.graph_start_classes` uses them.
 
-    `"auto"` does for texts; those of features may be mere names.
-
-    Raises:
-        ValueError: Co-training asked for, and documents that share no words.
+    `"auto"` uses them for texts; those of features may be mere names.
     """
     chosen = config.graph_start_classes
     if chosen != "co-training" and (chosen != "auto" or train.features is not None):
@@ -74,30 +211,22 @@ def corpus_labels(
     settings: GraphClassifier,
     config: TrainConfig,
 ) -> tuple[Tensor, Tensor]:
-    """Labels of all documents: their own, else what the corpus says, and how far to trust that.
+    """Labels (N,) of all documents, known or found, and trust (N,) in them.
 
-    By `config.graph_start_classes` what `agreed_labels` gives or what the graph propagates alone,
-    over learned and frozen similarity. `"auto"` is the first with words, or from three labels a
-    class on: a regression and Poisson learning know little of classes that have one label each.
+    `config.graph_start_classes` chooses between `agreed_labels` and propagation alone, over learned
+    and frozen similarity. `"auto"` takes the first with words, or from three labels per class on: a
+    regression and Poisson learning know little of classes that have one label each.
 
-    Args:
-        rows: (N, D) embeddings.
-        frozen: (N, D') embeddings before training, or None.
-        words: (N, D'') `shared_words`, or None.
-        labels: (N,) long, -1 = unlabeled.
-        settings: Of graph and propagation.
-        config: See above.
-
-    Returns:
-        Labels (N,) long and trust (N,) in [0, 1], 1 - entropy / log C; 1 for labeled documents, 0
-        for those no label reaches.
+    `rows` (N, D) are embeddings, `frozen` (N, D') those before training, `words` (N, D'') those of
+    `shared_words`, `labels` (N,) -1 where unlabeled. Trust is 1 - entropy / log C; 1 for labeled
+    documents, 0 for documents that no label reaches.
     """
     chosen = config.graph_start_classes
     if chosen == "auto":
-        many = int((labels >= 0).sum()) >= _LABELS_A_CLASS * settings.num_classes
+        many = int((labels >= 0).sum()) >= _LABELS_PER_CLASS * settings.num_classes
         chosen = "agreed" if many or words is not None else "propagated"
     if chosen == "propagated":
-        return trusted_labels(propagate(rows, frozen, labels, settings, config.anchor), labels)
+        return _trusted_labels(_propagate(rows, frozen, labels, settings, config.anchor), labels)
     return agreed_labels(rows, labels, settings, words)
 
 
@@ -106,21 +235,20 @@ def agreed_labels(
 ) -> tuple[Tensor, Tensor]:
     """What several views of the documents agree on; arguments and result as `corpus_labels`.
 
-    The geometric mean of what the labels propagate over the graph of the embeddings, by the rule of
-    the settings and by Poisson learning, and of a class-balanced logistic regression on the labeled
-    documents. They err on different documents: the graph lets large classes swallow classes of few
-    labels, Poisson learning the reverse, and the regression knows no unlabeled document. Embeddings
-    that were drawn together by class know more than the frozen ones, which are left out. On R8 with
-    1 % of the labels the mean is 5.4 points of macro-F1 better than propagation over both
+    The geometric mean of labels propagated over the graph of the embeddings, by the rule of the
+    settings and by Poisson learning, and of a class-balanced logistic regression on the labeled
+    documents. They err on different documents: the graph lets large classes absorb classes of few
+    labels, Poisson learning the reverse, and the regression does not see unlabeled documents. On R8
+    with 1 % of the labels the mean is 5.4 points of macro-F1 better than propagation over both
     similarities (eight draws).
 
-    `words` (N, D''), rows the encoder has no part in, add both propagations over their own graph:
-    views that are independent of the embeddings teach the encoder what it does not know yet
-    (co-training, Blum and Mitchell, 1998). No regression there: few labels know few words.
+    `words` add both propagations over their graph: views that are independent of the embeddings
+    teach the encoder what it does not know yet (co-training, Blum and Mitchell, 1998). A regression
+    on words would not help: few labels know few words.
     """
     poisson = settings.with_rule("poisson", settings.propagation.leak)
-    spread = votes(rows, labels, settings)
-    views = [spread, votes(rows, labels, poisson)]
+    spread = _votes(rows, labels, settings)
+    views = [spread, _votes(rows, labels, poisson)]
     known = labels >= 0
     if labels[known].unique().numel() > 1:
         views.append(logistic_probabilities(rows, labels, settings.num_classes))
@@ -128,72 +256,63 @@ def agreed_labels(
     if words is not None:
         said = words.abs().sum(dim=1) > 0
         for rule in (settings, poisson):
-            view = votes(words, labels, rule)
+            view = _votes(words, labels, rule)
             reached |= said & (view.sum(dim=1) > 0)
             # Documents without words are all alike there, which says nothing of them.
             views.append(torch.where(said.unsqueeze(1), view, 1.0 / settings.num_classes))
     logs = [view.to(spread).clamp(min=_LEAST).log() for view in views]
-    found, trust = trusted_labels(row_shares(torch.stack(logs).mean(dim=0).exp()), labels)
+    found, trust = _trusted_labels(row_shares(torch.stack(logs).mean(dim=0).exp()), labels)
     return found, torch.where(reached, trust, 0.0)
 
 
-def propagate(
+def _propagate(
     rows: Tensor, frozen: Tensor | None, labels: Tensor, settings: GraphClassifier, anchor: float
 ) -> Tensor:
-    """Class probabilities (N, C) of all documents over their graph.
-
-    Args:
-        rows: (N, D) embeddings.
-        frozen: (N, D') embeddings before training, or None.
-        labels: (N,) long, -1 = unlabeled.
-        settings: Of graph and propagation.
-        anchor: Weight of the frozen similarity.
-    """
+    """Class probabilities (N, C) over the graph of learned and frozen similarity."""
     solved = PropagationHead(joint_view(rows, frozen, anchor), labels, settings)
     return solved.probabilities(solved.hits)
 
 
-def votes(rows: Tensor, labels: Tensor, settings: GraphClassifier) -> Tensor:
+def _votes(rows: Tensor, labels: Tensor, settings: GraphClassifier) -> Tensor:
     """Votes (N, C) of the graph of rows (N, D) for a consensus, see `PropagationHead.votes`.
 
-    On R8 with 1 % of the labels the classes agreed on by probabilities of Poisson scores are 1.2
-    points of macro-F1 worse (four draws): these rule out no class.
+    On R8 with 1 % of the labels, probabilities of Poisson scores instead cost 1.2 points of
+    macro-F1 (four draws): votes rule out no class.
     """
     solved = PropagationHead(rows, labels, settings)
     return solved.votes(solved.hits)
 
 
-def trusted_labels(target: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Labels (N,), their own or those of `target` (N, C), and trust (N,) as `corpus_labels`."""
+def _trusted_labels(target: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Labels (N,), known or of `target` (N, C), and trust (N,) as `corpus_labels`."""
     known = labels >= 0
     trust = torch.where(known, 1.0, entropy_confidence(target))
     return torch.where(known, labels, target.argmax(dim=1)), trust
 
 
+# ------------------------------------------------------------------ stages of a run
+
+
 def run_start_stages(
     encoder: TextEncoder | FeatureEncoder,
     train: Corpus,
-    views: Views,
+    views: SplitEmbeddings,
     config: TrainConfig,
     *,
     checkpoints: Checkpoints,
     progress: bool,
-) -> Started:
-    """The contrastive stages a configuration asks for: on the labels, then on the corpus.
+) -> tuple[list[float], dict[str, float]]:
+    """Run the contrastive stages of a configuration; returns losses, and seconds as metrics.
 
-    The second one takes the classes of `corpus_labels`, and draws documents by how far these can be
-    trusted. A stage that ended before an interruption is taken from the `checkpoints`; one that
-    did not is done again, which gives the same, as it begins with its seed.
+    The first stage uses the labels; the second one takes the classes of `corpus_labels`, and draws
+    documents by trust. A stage that ended before an interruption is loaded from the `checkpoints`;
+    an interrupted one is repeated with the same result, as it begins with its seed.
     """
     start, steps = time.perf_counter(), config.warm_start_steps
     if config.loss_spec.warm_start_steps:
         steps = steps or config.max_steps or config.loss_spec.warm_start_steps
     contrast = partial(
-        contrastive_warm_start,
-        encoder,
-        seed=config.seed,
-        bf16=config.bf16,
-        progress=progress,
+        contrastive_warm_start, encoder, seed=config.seed, bf16=config.bf16, progress=progress
     )
     losses: list[float] = []
     metrics: dict[str, float] = {}
@@ -232,7 +351,7 @@ def run_start_stages(
     if whole is not None:
         losses += whole[0]
         metrics["seconds.graph_start"] = whole[1]
-    return Started(losses, metrics)
+    return losses, metrics
 
 
 def head_settings(config: TrainConfig, num_classes: int) -> GraphClassifier:
@@ -246,7 +365,9 @@ def head_settings(config: TrainConfig, num_classes: int) -> GraphClassifier:
     )
 
 
-def fill_bank(objective: GraphGuidedObjective, train: Corpus, rows: Tensor, views: Views) -> None:
+def fill_bank(
+    objective: GraphGuidedObjective, train: Corpus, rows: Tensor, views: SplitEmbeddings
+) -> None:
     """Store every training document, labeled ones last: a small bank forgets the others first."""
     if objective.memory is None or objective.memory.capacity == 0:
         return
@@ -257,23 +378,26 @@ def fill_bank(objective: GraphGuidedObjective, train: Corpus, rows: Tensor, view
 
 
 def fit_head(
-    classifier: TextClassifier, train: Corpus, rows: Tensor, views: Views, config: TrainConfig
+    classifier: TextClassifier,
+    train: Corpus,
+    rows: Tensor,
+    views: SplitEmbeddings,
+    config: TrainConfig,
 ) -> dict[str, float]:
-    """Fit the linear head to embeddings (N, D).
+    """Fit the linear head to embeddings (N, D), and return its strength as a metric.
 
-    A class-balanced logistic regression on the labeled documents; with `config.fits_on_graph` then
-    another one on all documents, with the classes (and the trust) of the geometric mean of what the
-    graph propagates and what the first says: where many classes have one label each the graph alone
-    lets large ones swallow small ones.
+    A class-balanced logistic regression on the labeled documents. With `config.fits_on_graph`
+    another one on all documents follows, with the classes and trust of the geometric mean of the
+    first and of propagation: where many classes have one label each, the graph alone lets large
+    ones absorb small ones.
     """
     labels = torch.tensor(train.labels)
     known = labels >= 0
     strength = fit_balanced_head(classifier, rows[known], labels[known], seed=config.seed)
     if config.fits_on_graph and not bool(known.all()):
         settings = head_settings(config, train.num_classes)
-        spread = propagate(rows, views.frozen.get("train"), labels, settings, config.anchor)
-        with torch.no_grad():
-            own = classifier.head(rows.to(classifier.head.weight.device)).softmax(dim=1).cpu()
-        found, trust = trusted_labels(row_shares((own * spread.to(own)).sqrt()), labels)
+        spread = _propagate(rows, views.frozen.get("train"), labels, settings, config.anchor)
+        fitted = classifier.head_logits(rows).softmax(dim=1)
+        found, trust = _trusted_labels(row_shares((fitted * spread.to(fitted)).sqrt()), labels)
         fit_propagated_head(classifier, rows, found, trust)
     return {"head.C": strength}

@@ -6,81 +6,90 @@ import copy
 import math
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import safetensors.torch
 import torch
 import torch.nn.functional as F
+from safetensors.torch import load_model, save_model
 from torch import Tensor, nn
 from torch.utils.data import Sampler
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, TrainOutput
 
-from gloss_graph._internal.checks import check_range
+from gloss_graph._internal.checks import check_positive_int, check_range
 from gloss_graph._internal.eval_mode import evaluating
 from gloss_graph._internal.files import atomic_path, full_disk_named, sync_folder
 from gloss_graph._internal.folders import swap
-from gloss_graph._internal.processes import launched, mean_over_processes, wait_for_all
+from gloss_graph._internal.processes import (
+    gather_rows,
+    launched,
+    mean_over_processes,
+    rank,
+    wait_for_all,
+    world_size,
+)
 from gloss_graph._internal.timing import StageClock
+from gloss_graph.graph.views import joint_view
 from gloss_graph.losses import MetricLoss, PseudoLabelLoss, labeled_binary_cross_entropy
+from gloss_graph.memory import MemoryBank
 from gloss_graph.memory.distributed import share_state
 from gloss_graph.memory.labels import is_labeled
 from gloss_graph.training.checkpoints import (
+    OBJECTIVE_FILE,
     Checkpointed,
     drop_checkpoint,
     has_ended,
     load_extras,
+    load_objective,
     save_extras,
+    save_objective,
     whole_checkpoints,
 )
 from gloss_graph.training.objectives import LossModule
-from gloss_graph.training.state import load_objective, save_objective
 
-OBJECTIVE_FILE = "objective.safetensors"
-TEACHER_FILE = "teacher.safetensors"
-# Where a checkpoint is until it is whole.
+_TEACHER_FILE = "teacher.safetensors"
+# Folder of a checkpoint until it is complete.
 _DRAFT = ".checkpoint.draft"
+_NOT_INPUTS = ("labels", "ids", "frozen")
 
 
 class GraphGuidedTrainer(Trainer):
     """`transformers.Trainer` whose loss is a `GraphGuidedObjective`.
 
-    One forward pass a step feeds graph loss and cross-entropy. Under gradient accumulation the
-    bank grows with every micro-batch, so later micro-batches see the earlier ones. The objective,
-    bank and generator included, is saved with every checkpoint and restored on resume and with
-    the best model: training on from a checkpoint gives the same numbers as never stopping.
+    One forward pass per step feeds graph loss and cross-entropy. Under gradient accumulation the
+    bank grows with every micro-batch, so later micro-batches see the earlier ones. Every checkpoint
+    holds the objective with its bank and generator; they are restored on resume and with the best
+    model: training on from a checkpoint gives the same numbers as never stopping.
 
     Batches hold the model's inputs, `labels` (B,), or (B, C) float of label sets, and `ids` (B,),
     the stable document identities; collators must pass both on. Evaluation uses the classifier
     alone.
 
     Under `torchrun` or `accelerate launch` (on CPUs with `TrainingArguments(use_cpu=True)`) every
-    process sees batches of its own, the loss and its gradient are means over the processes of
-    the means over their batches, and every bank takes the rows of all. Cross-entropy and the
-    unlabeled documents' term then train as one process with the joined batch does, if the batches
-    hold equally many labeled (unlabeled) rows and no class weights; the graph of a step joins the
-    batch of one process to the bank, in which the others' documents are as of an earlier step, so
-    the graph loss differs from that of the joined batch.
+    process trains on different batches, the loss is the mean over the processes, and every bank
+    takes the rows of all. Cross-entropy and the unlabeled documents' term then train as one process
+    with the joined batch does, if the batches hold equally many labeled (unlabeled) rows and no
+    class weights. The graph loss differs: the graph of a step joins the batch of one process to the
+    bank, in which the others' documents are as of an earlier step.
 
     Args:
         model: Returns `embeddings` (B, D) and `logits` (B, C) as attributes or keys, as
-            `TextClassifier` does, or anything `embed` understands. Without logits the objective
-            runs standalone.
+            `TextClassifier` does, or anything that `embed` understands. Without logits the
+            objective runs standalone.
         args: Training arguments.
         objective: The objective, a `MetricLoss`, or a `PseudoLabelLoss` (with `reference=True`).
-            None trains by
-            cross-entropy alone, through the same loop.
-        embed: `(outputs, inputs) -> embeddings (B, D)` for models of other shape, for example
+            None trains by cross-entropy alone, through the same loop.
+        embed: `(outputs, inputs) -> embeddings (B, D)` for other models, for example
             `lambda out, inputs: out.hidden_states[-1][:, 0]`.
-        reference: Make one more forward pass a step, without dropout and gradient, for what the
-            bank stores and targets are made from. With unlabeled documents it pays.
+        reference: Make one more forward pass per step, without dropout and gradient, for the rows
+            of the bank and the targets. With unlabeled documents it pays.
         teacher_decay: Decay of a moving average of the weights that makes this pass; 0 = the
             model itself.
         train_sampler: Order of the training documents, for example a `MixedSampler`.
-        **kwargs: Everything else `Trainer` takes.
+        **kwargs: Everything else that `Trainer` takes.
 
     Raises:
         ValueError: A model without embeddings and no `embed`; a batch without labels; no
@@ -125,11 +134,10 @@ class GraphGuidedTrainer(Trainer):
         self._drafting = False
         #: Seconds spent in each stage of the training steps so far.
         self.seconds = StageClock()
-        #: What else checkpoints keep and a resumed training takes back, by name.
+        #: Other state that checkpoints keep, by name.
         self.extras: dict[str, Checkpointed] = {}
         self._parts: dict[str, list[Tensor]] = {}
-        self.add_callback(_OptimizerClock(self.seconds))
-        self.add_callback(_SharedStart(self))
+        self.add_callback(_Steps(self))
 
     def use_teacher(self, decay: float) -> None:
         """Let a moving average of the weights make the reference pass from now on."""
@@ -147,8 +155,7 @@ class GraphGuidedTrainer(Trainer):
         """Objective while training, cross-entropy of the classifier in evaluation."""
         del num_items_in_batch
         inputs = dict(inputs)
-        labels, ids = inputs.pop("labels", None), inputs.pop("ids", None)
-        frozen = inputs.pop("frozen", None)
+        labels, ids, frozen = (inputs.pop(name, None) for name in _NOT_INPUTS)
         if labels is None:
             raise ValueError(
                 "The batch has no 'labels'. The collator must pass 'labels' and 'ids' on."
@@ -166,7 +173,7 @@ class GraphGuidedTrainer(Trainer):
             raise ValueError("The model returns no 'logits' and there is no 'objective'.")
         else:
             loss = torch.zeros((), device=labels.device)
-        return (loss, {"logits": self._answer(outputs, inputs)}) if return_outputs else loss
+        return (loss, {"logits": self._prediction(outputs, inputs)}) if return_outputs else loss
 
     def prediction_step(
         self,
@@ -175,17 +182,16 @@ class GraphGuidedTrainer(Trainer):
         prediction_loss_only: bool,
         ignore_keys: list[str] | None = None,
     ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-        """One evaluation batch; documents without labels are predicted all the same."""
+        """One evaluation batch, with or without labels."""
         if inputs.get("labels") is not None:
             return super().prediction_step(model, inputs, prediction_loss_only, ignore_keys)
-        extra = ("ids", "frozen")
-        inputs = self._prepare_inputs({k: v for k, v in inputs.items() if k not in extra})
+        inputs = self._prepare_inputs(_model_inputs(inputs))
         with torch.no_grad(), self.compute_loss_context_manager():
-            answer = self._answer(model(**inputs), inputs)
+            answer = self._prediction(model(**inputs), inputs)
         return None, None if prediction_loss_only else answer, None
 
-    def _answer(self, outputs: Any, inputs: dict[str, Any]) -> Tensor:
-        """What predictions are: the logits, or embeddings where there are none."""
+    def _prediction(self, outputs: Any, inputs: dict[str, Any]) -> Tensor:
+        """The logits, or embeddings where there are none."""
         logits = _part(outputs, "logits")
         return self._embeddings(outputs, inputs) if logits is None else logits
 
@@ -202,36 +208,33 @@ class GraphGuidedTrainer(Trainer):
         if objective is None:
             raise ValueError("'objective' must be set to train by it (got None).")
         objective.train()
-        calm = self._calm_pass(model, inputs) if self.reference else None
-        start = time.perf_counter()
-        logits = _part(outputs, "logits")
-        if isinstance(objective, PseudoLabelLoss):
-            teacher_logits = None if calm is None else _part(calm, "logits")
-            if logits is None or teacher_logits is None:
-                raise ValueError("PseudoLabelLoss needs a model with 'logits' and reference=True.")
-            loss = objective(logits, labels, teacher_logits)
-        elif isinstance(objective, MetricLoss):
-            rows = self._embeddings(outputs, inputs)
-            loss = objective(rows, labels, ids=ids, logits=logits)
-        else:
-            loss = objective(
-                self._embeddings(outputs, inputs),
-                labels,
-                ids=ids,
-                logits=logits,
-                target_embeddings=None if calm is None else self._embeddings(calm, inputs),
-                frozen=frozen,
-            )
-        self.seconds.spend("objective", time.perf_counter() - start)
+        calm, logits = None, _part(outputs, "logits")
+        if self.reference:
+            with self.seconds.timed("reference"):
+                calm = self._calm_outputs(model, inputs)
+        with self.seconds.timed("objective"):
+            if isinstance(objective, PseudoLabelLoss):
+                teacher_logits = None if calm is None else _part(calm, "logits")
+                if logits is None or teacher_logits is None:
+                    raise ValueError(
+                        "PseudoLabelLoss needs a model with 'logits' and reference=True."
+                    )
+                loss = objective(logits, labels, teacher_logits)
+            elif isinstance(objective, MetricLoss):
+                rows = self._embeddings(outputs, inputs)
+                loss = objective(rows, labels, ids=ids, logits=logits)
+            else:
+                loss = objective(
+                    self._embeddings(outputs, inputs),
+                    labels,
+                    ids=ids,
+                    logits=logits,
+                    target_embeddings=None if calm is None else self._embeddings(calm, inputs),
+                    frozen=frozen,
+                )
         for name, value in objective.parts.items():
             self._parts.setdefault(name, []).append(value)
         return loss
-
-    def _calm_pass(self, model: nn.Module, inputs: dict[str, Any]) -> Any:
-        start = time.perf_counter()
-        outputs = self._calm_outputs(model, inputs)
-        self.seconds.spend("reference", time.perf_counter() - start)
-        return outputs
 
     @torch.no_grad()
     def _calm_outputs(self, model: nn.Module, inputs: dict[str, Any]) -> Any:
@@ -243,9 +246,18 @@ class GraphGuidedTrainer(Trainer):
         with evaluating(plain):
             return plain(**inputs)
 
-    def calm_embeddings(self, inputs: dict[str, Any]) -> Tensor:
-        """Embeddings (B, D) of a batch by the reference pass: no dropout, no gradient."""
-        return self._embeddings(self._calm_outputs(self.model, inputs), inputs)
+    def embed_documents(self, places: list[int]) -> Tensor:
+        """Rows (n, D) of the bank for training documents at these places, as of now.
+
+        Encoded by the reference pass: no dropout, no gradient.
+        """
+        items = [self.train_dataset[place] for place in places]
+        batch = self._prepare_inputs(self.data_collator(items))
+        inputs = _model_inputs(batch)
+        with self.compute_loss_context_manager():
+            rows = self._embeddings(self._calm_outputs(self.model, inputs), inputs).float()
+        weight = getattr(self.objective, "frozen_weight", 0.0)
+        return joint_view(rows, batch.get("frozen"), weight)
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int] | None:
         if self.train_sampler is not None:
@@ -268,39 +280,33 @@ class GraphGuidedTrainer(Trainer):
         num_items_in_batch: Tensor | int | None = None,
     ) -> Tensor:
         """One micro-batch, timed."""
-        before = self._forward_seconds()
-        start = time.perf_counter()
+        before, start = sum(self.seconds.values()), time.perf_counter()
         loss = super().training_step(model, inputs, num_items_in_batch)
-        forward = self._forward_seconds() - before
+        forward = sum(self.seconds.values()) - before
         self.seconds.spend("backward", time.perf_counter() - start - forward)
         return loss
-
-    def _forward_seconds(self) -> float:
-        return sum(self.seconds.get(name, 0.0) for name in ("encoder", "reference", "objective"))
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Log, with the means of the loss's parts since the last time, over all processes."""
         if "loss" in logs:
             for name, values in self._parts.items():
-                if values:
-                    logs[name] = float(mean_over_processes(torch.stack(values).mean()))
+                logs[name] = float(mean_over_processes(torch.stack(values).mean()))
             self._parts.clear()
         super().log(logs, start_time)
 
     @property
     def clocks(self) -> list[StageClock]:
-        """Those of the training steps and of the objective."""
+        """Clocks of the training steps and of the objective."""
         found = getattr(self.objective, "seconds", None)
         return [self.seconds, *([found] if isinstance(found, StageClock) else [])]
 
     def stage_seconds(self) -> dict[str, float]:
-        """Seconds by stage so far, the objective's own broken down."""
-        seconds = dict(self.seconds)
-        if self.objective is None or "objective" not in seconds:
-            return seconds
-        inner = getattr(self.objective, "seconds", {})
-        rest = max(0.0, seconds.pop("objective") - sum(inner.values()))
-        return {**seconds, **inner, "loss": rest}
+        """Seconds by stage so far, with those inside the objective."""
+        seconds, inner = dict(self.seconds), getattr(self.objective, "seconds", {})
+        if "objective" in seconds:
+            rest = max(0.0, seconds.pop("objective") - sum(inner.values()))
+            seconds |= {**inner, "loss": rest}
+        return seconds
 
     # ------------------------------------------------------------------ checkpoints
 
@@ -314,18 +320,15 @@ class GraphGuidedTrainer(Trainer):
         if isinstance(folder, str):
             file = Path(folder) / TRAINER_STATE_NAME
             state = TrainerState.load_from_json(str(file)) if file.is_file() else None
-            # `Trainer` would do one step more.
-            if state is not None and has_ended(state) and self._is_as_long_as(state):
-                return self._end_from(folder, state)
+            if state is not None and has_ended(state):
+                epochs, steps = math.ceil(self.args.num_train_epochs), self.args.max_steps
+                longer = steps != state.max_steps if steps > 0 else epochs != state.num_train_epochs
+                if not longer:
+                    return self._end_from(folder, state)
         return super().train(folder, *args, **kwargs)
 
-    def _is_as_long_as(self, state: TrainerState) -> bool:
-        """Whether this training asks for the length of that one."""
-        if self.args.max_steps > 0:
-            return self.args.max_steps == state.max_steps
-        return math.ceil(self.args.num_train_epochs) == state.num_train_epochs
-
     def _end_from(self, folder: str, state: TrainerState) -> TrainOutput:
+        """End a training that was over; `Trainer.train` would do one step more."""
         self._load_from_checkpoint(folder)
         state.is_world_process_zero = self.is_world_process_zero()
         state.is_local_process_zero = self.is_local_process_zero()
@@ -339,16 +342,15 @@ class GraphGuidedTrainer(Trainer):
 
     def _set_signature_columns_if_needed(self) -> None:
         super()._set_signature_columns_if_needed()
-        for name in ("labels", "ids", "frozen"):
-            if name not in self._signature_columns:
-                self._signature_columns.append(name)
+        columns = self._signature_columns
+        columns += [name for name in _NOT_INPUTS if name not in columns]
 
     def _get_output_dir(self, trial: Any) -> str:
         place = super()._get_output_dir(trial)
         return str(Path(place, _DRAFT)) if self._drafting else place
 
     def _save_checkpoint(self, model: nn.Module, trial: Any, *args: Any, **kwargs: Any) -> None:
-        """Write a checkpoint as a draft, which takes its name once it is whole and durable."""
+        """Write a checkpoint as a draft, which takes its name once it is complete and durable."""
         place = Path(self._get_output_dir(trial))
         draft, name = place / _DRAFT, f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
         main = self.args.should_save
@@ -379,97 +381,144 @@ class GraphGuidedTrainer(Trainer):
                     drop_checkpoint(old)
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """Save the model; in a checkpoint, the objective beside it."""
+        """Save the model; into a checkpoint also objective, teacher and extras."""
         super().save_model(output_dir, _internal_call=_internal_call)
-        if self.extras and _internal_call and self.args.should_save:
-            save_extras(self.extras, Path(output_dir or self.args.output_dir))
-        if self.objective is not None and _internal_call and self.args.should_save:
-            folder = Path(output_dir or self.args.output_dir)
+        if not (_internal_call and self.args.should_save):
+            return
+        folder = Path(output_dir or self.args.output_dir)
+        if self.extras:
+            save_extras(self.extras, folder)
+        if self.objective is not None:
             save_objective(self.objective, folder / OBJECTIVE_FILE)
             if self.teacher is not None:
-                with atomic_path(folder / TEACHER_FILE, overwrite=True) as draft:
-                    safetensors.torch.save_model(self.teacher, str(draft))
+                with atomic_path(folder / _TEACHER_FILE, overwrite=True) as draft:
+                    save_model(self.teacher, str(draft))
 
     def _load_from_checkpoint(
         self, resume_from_checkpoint: str, model: nn.Module | None = None
     ) -> None:
         if Path(resume_from_checkpoint).with_name(_DRAFT).exists():
             warnings.warn(
-                "The training was killed while a checkpoint was written; it goes on from "
-                f"{resume_from_checkpoint}, the newest whole one.",
+                "The training was killed while it wrote a checkpoint; it continues from "
+                f"{resume_from_checkpoint}, the newest complete one.",
                 UserWarning,
                 stacklevel=2,
             )
         super()._load_from_checkpoint(resume_from_checkpoint, model)
-        self._load_objective(resume_from_checkpoint)
+        self._load_objective(Path(resume_from_checkpoint))
         if self.extras:
             load_extras(self.extras, Path(resume_from_checkpoint))
 
     def _load_best_model(self) -> None:
         wait_for_all()  # until process 0 has written it
         super()._load_best_model()
-        self._load_objective(self.state.best_model_checkpoint)
+        self._load_objective(Path(self.state.best_model_checkpoint))
 
-    def _load_objective(self, folder: str) -> None:
+    def _load_objective(self, folder: Path) -> None:
         if self.objective is not None:
-            load_objective(self.objective, Path(folder) / OBJECTIVE_FILE)
+            load_objective(self.objective, folder / OBJECTIVE_FILE)
             if self.teacher is not None:
-                safetensors.torch.load_model(self.teacher, str(Path(folder) / TEACHER_FILE))
+                load_model(self.teacher, str(folder / _TEACHER_FILE))
 
 
-class _SharedStart(TrainerCallback):
-    """Starts every process with the objective of process 0, and finds the best checkpoint."""
+class _Steps(TrainerCallback):
+    """Shares the objective of process 0 at the start, and times the optimizer."""
 
     def __init__(self, trainer: GraphGuidedTrainer) -> None:
         self._trainer = trainer
+        self._start = 0.0
 
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        """After a checkpoint was loaded, before the first batch."""
+    def on_train_begin(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
         if state.best_global_step:
             # The folder may have another name than when it was written.
-            best = Path(args.output_dir) / f"checkpoint-{state.best_global_step}"
+            best = Path(args.output_dir) / f"{PREFIX_CHECKPOINT_DIR}-{state.best_global_step}"
             state.best_model_checkpoint = str(best) if best.is_dir() else None
         if self._trainer.objective is not None:
             share_state(self._trainer.objective)
 
+    def on_pre_optimizer_step(
+        self, args: Any, state: TrainerState, control: Any, **kwargs: Any
+    ) -> None:
+        self._start = time.perf_counter()
+
+    def on_optimizer_step(
+        self, args: Any, state: TrainerState, control: Any, **kwargs: Any
+    ) -> None:
+        self._trainer.seconds.spend("optimizer", time.perf_counter() - self._start)
+
 
 class _TeacherUpdate(TrainerCallback):
-    """Moves the teacher's weights after every step of the optimizer."""
+    """Moves the teacher's weights: an average over all steps at first, then an exponential one."""
 
     def __init__(self, teacher: nn.Module, model: nn.Module, decay: float) -> None:
         self._teacher, self._model, self._decay = teacher, model, decay
 
     @torch.no_grad()
-    def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        """An average over all steps at first, then an exponential one."""
+    def on_step_end(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
         decay = min(self._decay, state.global_step / (state.global_step + 1.0))
         pairs = zip(self._teacher.parameters(), self._model.parameters(), strict=True)
-        for own, other in pairs:
-            own.lerp_(other.to(own.dtype), 1.0 - decay)
+        for average, value in pairs:
+            average.lerp_(value.to(average.dtype), 1.0 - decay)
 
 
-class _OptimizerClock(TrainerCallback):
-    """Times the optimizer's step."""
+class BankRefresh(TrainerCallback):
+    """Encodes the stalest `rows` of the bank again after `every` steps, see `MemoryBank.refresh`.
 
-    def __init__(self, seconds: StageClock) -> None:
-        self._seconds = seconds
-        self._start = 0.0
+    The model encodes the training documents as it is, without dropout, or its teacher does where
+    there is one. It draws no random number and depends only on the count of steps, so a resumed
+    training gives the same numbers. With several processes each encodes a share and every bank
+    takes the rows of all.
 
-    def on_pre_optimizer_step(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        """Start the clock."""
-        self._start = time.perf_counter()
+    Example:
+        trainer.add_callback(BankRefresh(trainer, rows=64, every=10))
+    """
 
-    def on_optimizer_step(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        """Stop it."""
-        self._seconds.spend("optimizer", time.perf_counter() - self._start)
+    def __init__(self, trainer: GraphGuidedTrainer, rows: int, every: int) -> None:
+        check_positive_int("rows", rows)
+        check_positive_int("every", every)
+        self._trainer, self._rows, self._every = trainer, rows, every
+        self._places: dict[int, int] | None = None
+        self._bank()
+
+    def on_step_end(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
+        """After the optimizer's step, before a checkpoint is written."""
+        if state.global_step % self._every == 0:
+            with self._trainer.seconds.timed("refresh"):
+                self._bank().refresh(self.encode, self._rows)
+
+    def encode(self, ids: Tensor) -> Tensor:
+        """Rows (n, D) of the bank for training documents with these ids (n,), as of now."""
+        bank, size = self._bank(), self._trainer.args.per_device_eval_batch_size
+        share = ids.tensor_split(world_size())[rank()].tolist()
+        places = [self._find(id_) for id_ in share]
+        rows = [torch.empty(0, bank.dim, dtype=torch.float32, device=bank.rows.device)]
+        for start in range(0, len(places), size):
+            batch = self._trainer.embed_documents(places[start : start + size])
+            rows.append(batch.to(bank.rows.device))
+        return gather_rows(torch.cat(rows))
+
+    def _find(self, id_: int) -> int:
+        if self._places is None:
+            documents = self._trainer.train_dataset
+            corpus = getattr(documents, "corpus", None)
+            ids = [int(item["ids"]) for item in documents] if corpus is None else corpus.ids
+            self._places = {name: place for place, name in enumerate(ids)}
+        if id_ not in self._places:
+            raise ValueError(
+                f"The bank holds document {id_}, which is none of the training documents, so it "
+                "cannot be encoded again. Fill the bank with training documents only."
+            )
+        return self._places[id_]
+
+    def _bank(self) -> MemoryBank:
+        memory = getattr(self._trainer.objective, "memory", None)
+        if not isinstance(memory, MemoryBank):
+            raise ValueError("'trainer' must have an objective with a memory bank (got none).")
+        return memory
+
+
+def _model_inputs(batch: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in batch.items() if name not in _NOT_INPUTS}
 
 
 def _part(outputs: Any, name: str) -> Tensor | None:

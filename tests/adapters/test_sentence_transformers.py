@@ -317,16 +317,16 @@ def test_bad_input(folder: Path) -> None:
         loss([features, features], labels)
     with pytest.raises(ValueError, match="must have a column 'label'"):
         loss([features], None)
-    with pytest.raises(ValueError, match=r"\[label, id\] a row"):
+    with pytest.raises(ValueError, match=r"\[label, id\] per row"):
         loss([{"pixel_values": torch.zeros(2, 3)}], labels)
-    with pytest.raises(ValueError, match=r"\[label, id\] a row"):
+    with pytest.raises(ValueError, match=r"\[label, id\] per row"):
         loss([{"input_ids": torch.zeros(1, 9, dtype=torch.long)}], labels)
     with pytest.raises(ValueError, match=r"must lie in 0\.\.2"):
         loss([features], labels + 5)
     assert len(loss.objective.memory) == 0
     with pytest.raises(ValueError, match=r"dimension 16 \(got 3\)"):
         GraphGuidedLoss(model, GraphGuidedObjective(3, memory=MemoryBank(4, 3)))
-    with pytest.raises(ValueError, match="one label a text"):
+    with pytest.raises(ValueError, match="one label per text"):
         loss.prefill(["a"], labels)
     with pytest.raises(ValueError, match="must have a 'memory'"):
         GraphGuidedLoss(model, GraphGuidedObjective(3)).prefill(["a"], labels[:1])

@@ -111,7 +111,7 @@ def test_train_goes_on(
     assert "Nothing to resume: the run starts." in result.out
     last = result.err.splitlines()[-1]
     assert last == f"Interrupted. The run up to step 3 is kept in {out}: add --resume to the " + (
-        "command to go on."
+        "command to continue."
     )
     other = command(*words, "--seed", "4")
     assert other.status == 2

@@ -23,7 +23,7 @@ from gloss_graph.training import (
     train_text,
     with_unlabeled,
 )
-from gloss_graph.training.parameters import freeze_layers
+from gloss_graph.training.classifier import freeze_layers
 from training.tiny import CLASSES, copied_state, quick, run, tiny_corpus, tiny_encoder, tiny_splits
 
 # ------------------------------------------------------------------ draws

@@ -22,7 +22,7 @@ from gloss_graph.training import (
     set_scores,
     with_unlabeled,
 )
-from gloss_graph.training.multilabel import check_multilabel
+from gloss_graph.training.config import check_multilabel
 from training.tiny import CLASSES, quick, run, tiny_corpus, tiny_encoder, tiny_splits
 
 

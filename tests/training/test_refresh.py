@@ -194,7 +194,7 @@ def test_few_labels_with_all_of_them(tmp_path: Path) -> None:
 
 
 def test_class_balanced_label_sets_are_refused() -> None:
-    from gloss_graph.training.multilabel import check_multilabel
+    from gloss_graph.training.config import check_multilabel
 
     with pytest.raises(ValueError, match="'eviction' must not be 'class-balanced'"):
         check_multilabel(TrainConfig(eviction="class-balanced"))

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from gloss_graph import GraphGuidedObjective
 from gloss_graph.training import GraphGuidedTrainer, MixedSampler, hide_labels
-from gloss_graph.training.trainer import OBJECTIVE_FILE
+from gloss_graph.training.checkpoints import OBJECTIVE_FILE
 
 from .tiny import (
     StopAt,

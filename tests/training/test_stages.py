@@ -15,15 +15,16 @@ import torch
 from gloss_graph.analysis import classification_scores
 from gloss_graph.text import Corpus, lexical_rows
 from gloss_graph.training import Run, TextClassifier, TrainConfig, contrastive_warm_start, stages
-from gloss_graph.training.run import with_few_labels
+from gloss_graph.training.data import with_few_labels
 from gloss_graph.training.stages import (
     agreed_labels,
+    balanced_turns,
     corpus_labels,
     fit_head,
     head_settings,
     shared_words,
+    weighted_draws,
 )
-from gloss_graph.training.warmstart import _draws, _turns
 from training.tiny import CLASSES, copied_state, quick, run, tiny_corpus, tiny_encoder, tiny_splits
 
 pytestmark = pytest.mark.filterwarnings("ignore:Graph skill")
@@ -203,9 +204,11 @@ def test_other_classes_of_the_corpus_stage_are_refused() -> None:
 def test_draws_follow_class_and_weight() -> None:
     corpus = corpus_of([0] * 4 + [1] * 2 + [-1] * 3)
     weights = torch.tensor([1.0, 1.0, 2.0, 0.0, 0.5, 0.5, 9.0, 9.0, 9.0])
-    drawn = _draws(corpus, weights, 6000, 3)
+    drawn, again, other = (
+        weighted_draws(corpus, 6000, weights=weights, seed=seed) for seed in (3, 3, 4)
+    )
     counts = Counter(drawn)
-    assert drawn == _draws(corpus, weights, 6000, 3) != _draws(corpus, weights, 6000, 4)
+    assert drawn == again != other
     assert set(counts) == {0, 1, 2, 4, 5}
     expected = {0: 750, 1: 750, 2: 1500, 4: 1500, 5: 1500}
     assert all(abs(counts[place] - number) < 150 for place, number in expected.items())
@@ -213,7 +216,7 @@ def test_draws_follow_class_and_weight() -> None:
 
 def test_turns_balance_classes() -> None:
     corpus = corpus_of([0] * 5 + [1] * 2 + [-1] * 3)
-    counts = Counter(_turns(corpus, 40, 0))
+    counts = Counter(balanced_turns(corpus, 40, seed=0))
     assert sum(counts[place] for place in range(5)) == pytest.approx(20, abs=4)
     assert set(counts) == set(range(7))
 

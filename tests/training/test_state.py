@@ -14,7 +14,7 @@ from torch import Tensor
 
 from gloss_graph import GraphGuidedObjective
 from gloss_graph.training import load_objective, save_objective
-from gloss_graph.training.state import check_model
+from gloss_graph.training.checkpoints import check_model
 
 from .tiny import DIM, assert_same_state, copied_state, tiny_objective
 
