@@ -18,9 +18,9 @@ from gloss_graph.graph.bandwidth import (
     estimate_bandwidth,
     local_scales,
 )
-from gloss_graph.graph.distances import unit_rows, weigh
-from gloss_graph.graph.kernels import Kernel, cosine_kernel, resolve_kernel
-from gloss_graph.graph.symmetrize import SYMMETRIZE, symmetrize_links
+from gloss_graph.graph.kernels import Kernel, cosine_kernel, resolve_kernel, weigh
+from gloss_graph.graph.links import SYMMETRIZE, symmetrize_links
+from gloss_graph.graph.rows import unit_rows
 from gloss_graph.neighbors.corpus import corpus_neighbors
 from gloss_graph.text import Corpus, FeatureEncoder, TextEncoder
 

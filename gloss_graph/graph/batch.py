@@ -14,8 +14,7 @@ from gloss_graph._internal.checks import (
     check_tensor,
 )
 from gloss_graph._internal.precision import finite_gradient
-from gloss_graph.graph.distances import unit_rows
-from gloss_graph.graph.views import joint_view
+from gloss_graph.graph.rows import joint_view, unit_rows
 from gloss_graph.graph.visibility import one_per_document
 from gloss_graph.memory import MemoryBank
 from gloss_graph.memory.incoming import check_ids

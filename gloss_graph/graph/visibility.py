@@ -1,4 +1,4 @@
-"""Which labels a step may see: the stratified split into visible and hidden rows."""
+"""Which labels a step sees: the stratified split into visible and hidden rows."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ def visible_split(
     r"""Choose the labeled rows that keep their label in this step.
 
     Stratified: of a class with n documents, `fraction * n` keep their label (rounded at random,
-    so the mean is exact) and at least one does when `0 < fraction`, unless the class is supplied
-    from elsewhere. Rows with the same id are one document and share their fate, otherwise a
-    visible copy would give the hidden one away.
+    so the mean is exact) and at least one does when `0 < fraction`, unless `supplied` holds the
+    class. Rows with the same id are one document and are shown or hidden together: otherwise a
+    visible copy would reveal the label of the hidden one.
 
     Args:
         labels: (B,) long, -1 = unlabeled.
@@ -52,15 +52,9 @@ def visible_split(
 
 
 def one_per_document(name: str, values: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:
-    """Values (n,) of the n documents of a batch, and which of them every row is (B,) long.
+    """Values (n,) of the n documents of a batch, and which of them every row is (B,).
 
-    Args:
-        name: Of the argument the values are.
-        values: (B,) long, at least -1.
-        ids: (B,) long document ids.
-
-    Raises:
-        ValueError: Rows with one id and different values.
+    Rows with one id and different values raise a ValueError that calls the values `name`.
     """
     unique, document_of = ids.unique(return_inverse=True)
     documents = values.new_full((unique.numel(),), -1)
@@ -86,16 +80,10 @@ def shown_nodes(
     ids: Tensor | None,
     visible: Tensor | None,
 ) -> Tensor:
-    """Nodes (N,) bool whose label is shown in a step.
+    """Nodes (N,) bool whose label a step shows; `visible` (B,) replaces the split of the batch.
 
-    Args:
-        y: (N,) long, the `size` = B batch rows first, -1 = unlabeled.
-        size: B.
-        fraction: Share of the batch's labels.
-        memory_fraction: Share of the remembered labels.
-        generator: See `visible_split`.
-        ids: (B,) long or None.
-        visible: (B,) bool in place of a random split of the batch.
+    Nodes are the `size` batch rows, then remembered rows. The fractions are shares of the labels
+    `y` (N,) of the batch and of the remembered rows.
     """
     labels, known = y[:size], y[size:]
     remembered, supplied = known >= 0, None
@@ -111,7 +99,7 @@ def shown_nodes(
 def _stratified(
     labels: Tensor, fraction: float, generator: torch.Generator, supplied: Tensor | None
 ) -> Tensor:
-    # Random numbers are torch's; the rest is many small steps, which NumPy takes faster.
+    # The random numbers are torch's. The rest is many small steps, which are faster in NumPy.
     order = torch.randperm(labels.numel(), generator=generator).numpy()
     classes = labels.numpy()
     # Stable sort of shuffled rows by class: position within the class is a random rank.

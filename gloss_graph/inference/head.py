@@ -14,7 +14,7 @@ from torch import Tensor
 from gloss_graph._internal.checks import check_matrix, check_range
 from gloss_graph.graph.bandwidth import local_scales
 from gloss_graph.graph.build import build_document_graph
-from gloss_graph.graph.distances import discounted, weigh
+from gloss_graph.graph.kernels import discounted, weigh
 from gloss_graph.graph.links import corpus_links
 from gloss_graph.graph.settings import KNNGraph
 from gloss_graph.memory.labels import is_labeled

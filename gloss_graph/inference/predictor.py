@@ -14,7 +14,7 @@ from gloss_graph._internal.checks import (
     check_positive_int,
     check_range,
 )
-from gloss_graph.graph.views import joint_view, reweighted
+from gloss_graph.graph.rows import joint_view, reweighted
 from gloss_graph.inference.head import FLOOR, Attachment, GraphClassifier, PropagationHead
 from gloss_graph.memory import MemoryBank
 from gloss_graph.memory.incoming import check_ids

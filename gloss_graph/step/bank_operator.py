@@ -22,7 +22,7 @@ from scipy import sparse
 from torch import Tensor
 
 from gloss_graph._internal.precision import first_order, widen
-from gloss_graph.graph.bank_graph import BankEdges
+from gloss_graph.graph.build import BankEdges
 from gloss_graph.propagation.inputs import is_extreme, largest_weight
 from gloss_graph.propagation.normalize import Scaling, node_scaling, safe_degrees
 from gloss_graph.propagation.operators import (

@@ -11,7 +11,7 @@ from gloss_graph._internal.checks import check_positive_int, check_range
 from gloss_graph._internal.search_space import Range
 from gloss_graph._internal.settings import setting
 from gloss_graph.graph.build import Connection
-from gloss_graph.graph.distances import discounted
+from gloss_graph.graph.kernels import discounted
 from gloss_graph.losses.schedule import ramped
 from gloss_graph.memory import MemoryBank
 from gloss_graph.memory.drift import age_decay
