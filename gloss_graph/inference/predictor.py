@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import NamedTuple
 
 import torch
@@ -30,10 +31,12 @@ _POISSON_ETA = 0.02
 class Explanation(NamedTuple):
     """Predictions with their reasons.
 
-    `probabilities` (B, C), of label sets one a class; `confidence` (B,), 1 - entropy / log C, of
-    label sets the mean over classes with two outcomes each; `ids` (B, top) long, ids of
-    the labeled documents that decided most, -1 for none; `shares` (B, top), their part of the
-    label mass that arrived.
+    Attributes:
+        probabilities: (B, C), with label sets one per class.
+        confidence: (B,), 1 - entropy / log C; with label sets the mean over classes with two
+            outcomes each.
+        ids: (B, top) long, the labeled documents that decided most, -1 for none.
+        shares: (B, top), their part of the label mass that arrived.
     """
 
     probabilities: Tensor
@@ -70,41 +73,20 @@ class BankInference:
         rule: str | None = None,
         top: int = 0,
     ) -> Explanation:
-        """See `GraphGuidedObjective.predict` and `.explain`."""
+        """Probabilities with the `top` reasons; `GraphGuidedObjective.predict` has the arguments."""
         check_choice("mode", mode, MODES)
         if rule is not None:
             check_choice("rule", rule, RULES)
             if rule == "poisson" and self.classifier.multilabel:
-                raise ValueError("'rule' must not be 'poisson' for label sets: scores, no shares.")
+                raise ValueError(
+                    "'rule' must not be 'poisson' with label sets: its scores are no probabilities."
+                )
         check_matrix("embeddings", embeddings, normalized=self.classifier.graph.normalize)
         if ids is not None:
             check_ids(ids, embeddings.size(0))
         if frozen_weight is not None:
             check_range("frozen_weight", frozen_weight, 0.0, 1.0)
         check_positive_int("top", top, minimum=0)
-        self._check_bank()
-        device = self.memory.rows.device
-        check_device("'embeddings'", embeddings, "'memory'", device)
-        queries, frozen_weight = self._view(embeddings, frozen, frozen_weight)
-        own = None if ids is None else self.memory.slots_of(ids)
-        classifier = self._with_rule(rule)
-        if mode == "transductive":
-            return self._together(queries, own, frozen_weight, classifier, top)
-        head = self._solved(embeddings.size(1), frozen_weight, classifier)
-        parts = [
-            self._attached(head, queries[part], None if own is None else own[part], top)
-            for part in torch.arange(queries.size(0), device=device).split(_CHUNK)
-        ]
-        if not parts:
-            parts = [self._attached(head, queries, own, top)]
-        return Explanation(*(torch.cat(field) for field in zip(*parts, strict=True)))
-
-    def _with_rule(self, rule: str | None) -> GraphClassifier:
-        if rule is None or rule == self.classifier.propagation.rule:
-            return self.classifier
-        return self.classifier.with_rule(rule, _POISSON_ETA if rule == "poisson" else 0.2)
-
-    def _check_bank(self) -> None:
         if len(self.memory) == 0:
             raise ValueError(
                 "'memory' is empty, there is nothing to propagate from. Call memory.prefill(...) "
@@ -115,11 +97,28 @@ class BankInference:
                 "'memory' holds no labeled document, there is nothing to propagate. Enqueue "
                 "labeled documents first."
             )
+        device = self.memory.rows.device
+        check_device("'embeddings'", embeddings, "'memory'", device)
+        queries, frozen_weight = self._view(embeddings, frozen, frozen_weight)
+        own = None if ids is None else self.memory.slots_of(ids)
+        classifier = self.classifier
+        if rule is not None and rule != classifier.propagation.rule:
+            eta = _POISSON_ETA if rule == "poisson" else 0.2
+            propagation = replace(classifier.propagation, rule=rule, eta=eta)
+            classifier = replace(classifier, propagation=propagation)
+        if mode == "transductive":
+            return self._together(queries, own, frozen_weight, classifier, top)
+        head = self._solved(embeddings.size(1), frozen_weight, classifier)
+        parts = [
+            self._attached(head, part, None if own is None else own[i * _CHUNK :][:_CHUNK], top)
+            for i, part in enumerate(queries.split(_CHUNK))
+        ]
+        return Explanation(*(torch.cat(field) for field in zip(*parts, strict=True)))
 
     def _view(
         self, embeddings: Tensor, frozen: Tensor | None, frozen_weight: float | None
     ) -> tuple[Tensor, float]:
-        """Query rows and the frozen_weight they are compared with."""
+        """Query rows and the weight of the frozen view that they are compared with."""
         extra = self.memory.dim - embeddings.size(1)
         if extra == 0:
             if frozen is not None or frozen_weight:
@@ -160,7 +159,7 @@ class BankInference:
         self, learned: int, frozen_weight: float, classifier: GraphClassifier
     ) -> PropagationHead:
         memory = self.memory
-        # Tensors count what is written into them; held, their identity stays theirs.
+        # Tensors count their writes; a reference keeps the id from being used again.
         self._buffers = (memory.rows, memory.slot_labels)
         if memory.slot_targets is not None:
             self._buffers = (*self._buffers, memory.slot_targets)
@@ -176,7 +175,7 @@ class BankInference:
     def _attached(
         self, head: PropagationHead, queries: Tensor, own: Tensor | None, top: int
     ) -> Explanation:
-        """Every query with the bank, as if its stored copy had no label."""
+        """Every query attached to the bank, as if its stored copy had no label."""
         rows = queries if queries.size(1) == head.rows.size(1) else queries[:, : head.rows.size(1)]
         attached = head.attach(rows, own)
         if own is None:
@@ -191,8 +190,8 @@ class BankInference:
             self._answer(one, Attachment(*(part[where] for part in attached)), own[where], top)
             for one, where in groups
         ]
-        back = torch.cat([where for _, where in groups]).argsort()
-        return Explanation(*(torch.cat(field)[back] for field in zip(*answers, strict=True)))
+        order = torch.cat([where for _, where in groups]).argsort()
+        return Explanation(*(torch.cat(field)[order] for field in zip(*answers, strict=True)))
 
     def _answer(
         self, head: PropagationHead, attached: Attachment, own: Tensor | None, top: int
@@ -208,7 +207,7 @@ class BankInference:
         classifier: GraphClassifier,
         top: int,
     ) -> Explanation:
-        """One graph over the bank and all queries; their own stored copies are left out."""
+        """One graph over the bank and all queries, whose stored copies are left out."""
         kept = torch.ones(len(self.memory), dtype=torch.bool, device=queries.device)
         if own is not None:
             kept[own[own >= 0]] = False
@@ -240,7 +239,7 @@ class BankInference:
         ids = torch.where(names >= 0, self.memory.ids[names.clamp(min=0)], -1)
         if self.classifier.multilabel:
             return Explanation((1.0 - FLOOR) * known + FLOOR / 2.0, confidence, ids, shares)
-        # Rows nothing reaches fall back to the class shares of the labels.
+        # Rows that nothing reaches get the class shares of the labels.
         nothing = known.sum(dim=1, keepdim=True) == 0
         probabilities = torch.where(nothing, head.prior_of(own).to(known), known)
         probabilities = (1.0 - FLOOR) * probabilities + FLOOR / probabilities.size(1)

@@ -16,7 +16,7 @@ from gloss_graph._internal.settings import setting
 from gloss_graph.graph.batch import Batch
 from gloss_graph.graph.build import Connection
 from gloss_graph.inference.head import GraphClassifier, PropagationHead
-from gloss_graph.losses.multilabel import soft_binary_cross_entropy
+from gloss_graph.losses.graph import soft_binary_cross_entropy
 from gloss_graph.losses.schedule import is_seen, ramped, unseen_mean, updated_mean
 from gloss_graph.memory import MemoryBank
 from gloss_graph.memory.drift import age_decay

@@ -6,8 +6,12 @@ import torch
 from torch import Tensor
 
 from gloss_graph.graph.build import MEMORY_MEMORY, Connection, edge_kind
-from gloss_graph.losses.graph import FORMS, labeled_cross_entropy
-from gloss_graph.losses.multilabel import binary_nll, labeled_binary_cross_entropy
+from gloss_graph.losses.graph import (
+    FORMS,
+    binary_nll,
+    labeled_binary_cross_entropy,
+    labeled_cross_entropy,
+)
 from gloss_graph.propagation import LabelPropagation, Propagation, SolverReport
 from gloss_graph.propagation.alignment import arrival_shares, target_means, with_mass
 from gloss_graph.step.bank_operator import bank_operator
