@@ -18,7 +18,7 @@ from gloss_graph.graph.kernels import discounted, weigh
 from gloss_graph.graph.links import corpus_links
 from gloss_graph.graph.settings import KNNGraph
 from gloss_graph.memory.labels import is_labeled
-from gloss_graph.neighbors.exact import nearest_allowed
+from gloss_graph.neighbors.exact import nearest_allowed, without_itself
 from gloss_graph.propagation import LabelPropagation, PropagationSettings, node_factors
 from gloss_graph.propagation.alignment import (
     align_classes,
@@ -63,6 +63,10 @@ class GraphClassifier:
 
     def __post_init__(self) -> None:
         check_range("align", self.align, 0.0, 1.0)
+
+    def with_rule(self, rule: str, eta: float | None) -> GraphClassifier:
+        """The same with another propagation rule and leak."""
+        return replace(self, propagation=replace(self.propagation, rule=rule, eta=eta))
 
     def layer(self, columns: int | None = None) -> LabelPropagation:
         """A layer that returns hit mass: what leaks is lost instead of going to a prior.
@@ -254,13 +258,9 @@ class PropagationHead:
         k = min(self.classifier.graph.k, self.rows.size(0))
         none = torch.empty(0, dtype=torch.long, device=x.device)
         found = nearest_allowed(x, self.rows, k + (own is not None), none)
-        indices, squared = found.indices, found.squared_distances
         if own is not None:
-            allowed = indices != own.unsqueeze(1)
-            # Drop one column: the same document if it was found, else the farthest row.
-            order = (~allowed).to(torch.int8).sort(dim=1, stable=True).indices[:, :k]
-            squared = squared.masked_fill(~allowed, torch.inf).gather(1, order)
-            indices = indices.masked_fill(~allowed, -1).gather(1, order)
+            found = without_itself(found, own)
+        squared, indices = found
         missing = (indices < 0) | torch.isinf(squared)
         squared = squared.masked_fill(missing, 0.0)
         weights = weigh(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import NamedTuple
 
 import torch
@@ -73,7 +72,7 @@ class BankInference:
         rule: str | None = None,
         top: int = 0,
     ) -> Explanation:
-        """Probabilities with the `top` reasons; `GraphGuidedObjective.predict` has the arguments."""
+        """Probabilities and `top` reasons; see `GraphGuidedObjective.predict` for the arguments."""
         check_choice("mode", mode, MODES)
         if rule is not None:
             check_choice("rule", rule, RULES)
@@ -87,15 +86,11 @@ class BankInference:
         if frozen_weight is not None:
             check_range("frozen_weight", frozen_weight, 0.0, 1.0)
         check_positive_int("top", top, minimum=0)
-        if len(self.memory) == 0:
-            raise ValueError(
-                "'memory' is empty, there is nothing to propagate from. Call memory.prefill(...) "
-                "or train first."
-            )
         if not bool(self.memory.labeled.any()):
+            what = "holds no labeled document" if len(self.memory) else "is empty"
             raise ValueError(
-                "'memory' holds no labeled document, there is nothing to propagate. Enqueue "
-                "labeled documents first."
+                f"'memory' {what}, there is nothing to propagate. Call memory.prefill(...) with "
+                "labeled documents, or train first."
             )
         device = self.memory.rows.device
         check_device("'embeddings'", embeddings, "'memory'", device)
@@ -103,9 +98,7 @@ class BankInference:
         own = None if ids is None else self.memory.slots_of(ids)
         classifier = self.classifier
         if rule is not None and rule != classifier.propagation.rule:
-            eta = _POISSON_ETA if rule == "poisson" else 0.2
-            propagation = replace(classifier.propagation, rule=rule, eta=eta)
-            classifier = replace(classifier, propagation=propagation)
+            classifier = classifier.with_rule(rule, _POISSON_ETA if rule == "poisson" else 0.2)
         if mode == "transductive":
             return self._together(queries, own, frozen_weight, classifier, top)
         head = self._solved(embeddings.size(1), frozen_weight, classifier)
@@ -149,6 +142,7 @@ class BankInference:
         return joint_view(embeddings, frozen, frozen_weight), frozen_weight
 
     def _rows(self, learned: int, frozen_weight: float) -> Tensor:
+        """The bank's rows with another weight of the frozen view."""
         rows = self.memory.embeddings.float()
         if learned == self.memory.dim or frozen_weight == self.frozen_weight:
             return rows
@@ -179,7 +173,7 @@ class BankInference:
         rows = queries if queries.size(1) == head.rows.size(1) else queries[:, : head.rows.size(1)]
         attached = head.attach(rows, own)
         if own is None:
-            return self._answer(head, attached, None, top)
+            return self._explain(head, attached, None, top)
         hidden = (own >= 0) & head.spreading[own]
         groups = [(head, (~hidden).nonzero().squeeze(1))]
         groups += [
@@ -187,17 +181,11 @@ class BankInference:
             for row in own[hidden].unique().tolist()
         ]
         answers = [
-            self._answer(one, Attachment(*(part[where] for part in attached)), own[where], top)
+            self._explain(one, Attachment(*(part[where] for part in attached)), own[where], top)
             for one, where in groups
         ]
         order = torch.cat([where for _, where in groups]).argsort()
         return Explanation(*(torch.cat(field)[order] for field in zip(*answers, strict=True)))
-
-    def _answer(
-        self, head: PropagationHead, attached: Attachment, own: Tensor | None, top: int
-    ) -> Explanation:
-        names, shares = head.deciding(attached, top)
-        return self._explain(head, head.hits_of(attached), own, names, shares)
 
     def _together(
         self,
@@ -220,27 +208,28 @@ class BankInference:
         unknown = labels.new_full((queries.size(0), *labels.shape[1:]), missing)
         head = PropagationHead(rows, torch.cat([labels, unknown]), classifier)
         where = torch.arange(labels.size(0), rows.size(0), device=rows.device)
-        names, shares = head.deciding(where, top)
-        # Positions among the kept rows -> slots; queries have no label and are never named.
-        slots = kept.nonzero().squeeze(1)
-        names = torch.where(names >= 0, slots[names.clamp(min=0, max=slots.numel() - 1)], -1)
-        return self._explain(head, head.hits[where], None, names, shares)
+        return self._explain(head, where, None, top, self.memory.ids[kept])
 
     def _explain(
         self,
         head: PropagationHead,
-        hits: Tensor,
+        rows: Attachment | Tensor,
         own: Tensor | None,
-        names: Tensor,
-        shares: Tensor,
+        top: int,
+        ids: Tensor | None = None,
     ) -> Explanation:
+        """Answers for attached rows or positions; `ids` (n,) are those of the head's first rows."""
+        ids = self.memory.ids if ids is None else ids
+        names, shares = head.deciding(rows, top)
+        # Queries in the graph come last, have no label and are never named.
+        names = torch.where(names >= 0, ids[names.clamp(min=0, max=ids.numel() - 1)], -1)
+        hits = head.hits_of(rows) if isinstance(rows, Attachment) else head.hits[rows]
         known = head.probabilities(hits, own)
         confidence = head.confidence(hits, known)
-        ids = torch.where(names >= 0, self.memory.ids[names.clamp(min=0)], -1)
         if self.classifier.multilabel:
-            return Explanation((1.0 - FLOOR) * known + FLOOR / 2.0, confidence, ids, shares)
+            return Explanation((1.0 - FLOOR) * known + FLOOR / 2.0, confidence, names, shares)
         # Rows that nothing reaches get the class shares of the labels.
         nothing = known.sum(dim=1, keepdim=True) == 0
         probabilities = torch.where(nothing, head.prior_of(own).to(known), known)
         probabilities = (1.0 - FLOOR) * probabilities + FLOOR / probabilities.size(1)
-        return Explanation(probabilities, confidence, ids, shares)
+        return Explanation(probabilities, confidence, names, shares)

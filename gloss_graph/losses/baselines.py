@@ -235,7 +235,7 @@ class PseudoLabelLoss(nn.Module):
         self.parts: dict[str, Tensor] = {}
 
     def forward(self, logits: Tensor, labels: Tensor, teacher_logits: Tensor) -> Tensor:
-        """Loss of one batch with labels (B,), -1 = unlabeled; the teacher's logits are constants."""
+        """Loss of one batch; labels (B,) are -1 for unlabeled rows, teacher logits constants."""
         check_matrix("logits", logits)
         check_matrix("teacher_logits", teacher_logits)
         cross_entropy = labeled_cross_entropy(logits, labels)
