@@ -7,11 +7,12 @@ from gloss_graph.step.consistency import (
     soft_cross_entropy,
 )
 from gloss_graph.step.hidden_labels import (
+    Compared,
+    ObjectiveOutput,
     classification_loss,
     hidden_label_loss,
     propagate_connection,
 )
-from gloss_graph.step.output import Compared, ObjectiveOutput
 from gloss_graph.step.staleness import Staleness
 from gloss_graph.step.warm_start import WarmStart
 

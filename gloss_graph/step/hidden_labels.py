@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
+from torch_geometric.data import Data
 
 from gloss_graph.graph.build import MEMORY_MEMORY, Connection, edge_kind
 from gloss_graph.losses.graph import (
@@ -16,6 +19,37 @@ from gloss_graph.propagation import LabelPropagation, Propagation, SolverReport
 from gloss_graph.propagation.alignment import arrival_shares, target_means, with_mass
 from gloss_graph.step.bank_operator import bank_operator
 from gloss_graph.step.warm_start import WarmStart
+
+
+class Compared(NamedTuple):
+    """L_G of a step with its graph, propagated labels (B, C), seeds (N,) and hidden rows (B,)."""
+
+    loss: Tensor
+    connection: Connection
+    propagated: Tensor
+    seeds: Tensor
+    hidden: Tensor
+    report: SolverReport
+
+
+class ObjectiveOutput(NamedTuple):
+    """Everything a step computed.
+
+    `loss`, `graph_loss`, `cross_entropy`, `consistency`: scalars with gradient; a term without
+    rows is a zero. `consistency` is L_C with its ramp, before `consistency_weight`.
+    `propagated` (B, C): propagated labels of the batch rows. `hidden` (B,) bool: rows that were
+    hidden. `graph`: the `Data` of this step, batch rows first. `solver`: report;
+    `solver.unreachable` counts the hidden rows left out because no seed reaches them.
+    """
+
+    loss: Tensor
+    graph_loss: Tensor
+    cross_entropy: Tensor
+    consistency: Tensor
+    propagated: Tensor
+    hidden: Tensor
+    graph: Data
+    solver: SolverReport
 
 
 def propagate_connection(
