@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Literal, overload
 
 import torch
@@ -51,11 +52,12 @@ from gloss_graph.step import (
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-# The short forms of fields of `Consistency` that are called otherwise there.
-_CONSISTENCY = {
-    "weight": "consistency_weight",
-    "start": "consistency_start",
-    "ramp": "consistency_ramp",
+# The short forms that are not called as the field of the part.
+_SHORT_FORMS = {
+    ("graph", "normalize"): "normalize_embeddings",
+    ("consistency", "weight"): "consistency_weight",
+    ("consistency", "start"): "consistency_start",
+    ("consistency", "ramp"): "consistency_ramp",
 }
 
 
@@ -66,9 +68,9 @@ class GraphGuidedObjective(nn.Module):
     documents, hide some labels, propagate the others over the graph, compare, backpropagate into
     the embeddings. With `logits` the loss is \(\lambda L_G + (1 - \lambda) L_{CE}\) (integrated
     mode), without them \(L_G\) (standalone mode). Unlabeled rows add `consistency.weight` times
-    \(L_C\): their logits are drawn to what the graph of the corpus says of them.
+    \(L_C\), which pulls their logits toward the labels that the graph propagates to them.
 
-    A step masks the batch's own stored copies, searches, connects, hides, propagates, compares
+    A step masks the stored copies of the batch, searches, connects, hides, propagates, compares
     and then enqueues, in this order. A call that raises leaves all state as it was, and so does
     every call in `eval()`.
 
@@ -77,53 +79,33 @@ class GraphGuidedObjective(nn.Module):
     Args:
         num_classes: C.
         memory: The bank; None compares within the batch only.
-        graph: How rows are connected; a `KNNGraph`.
-        propagation: How labels propagate: a `LabelPropagation` with the settings and the prior
-            that are wanted, or the name of a rule.
+        graph: How rows are connected. Its bandwidth sees only the labels that a step shows;
+            `"interclass_min"`, which is made from labels, needs an objective without a bank.
+        propagation: How labels propagate, or the name of a rule. A tolerance of 1e-4 leaves
+            gradients errors of at most 3e-4 from `eta=0.2` on.
         loss: Form of \(L_G\): `"nll"`, `"published"`, `"released"` or `"scores"`. None is
             `"scores"` for the rule `"poisson"`, else `"nll"`.
-        consistency: The term of unlabeled rows; a `Consistency`.
-        staleness: What is done about old rows of the bank; a `Staleness`.
+        consistency: The term of unlabeled rows.
+        staleness: How a step treats old rows of the bank.
         visible_fraction: \(\gamma\) in [0, 1], share of the labeled batch rows whose label stays
             visible, stratified by class. With a bank 0 is meaningful: every row is scored.
         memory_visible_fraction: Share of the bank's labels that stay visible.
         graph_weight: \(\lambda\) in [0, 1].
         frozen_weight: Weight in [0, 1] of the frozen similarity where `frozen` features are passed.
-        multilabel: Labels are sets (or shares) (B, C), every class a column that propagates by
-            itself; all terms are binary. Needs `MemoryBank(num_classes=C)`.
+        multilabel: Labels are sets (or shares) (B, C); every class is a column that propagates by
+            itself, and all terms are binary. Needs `MemoryBank(num_classes=C)`.
         warm_start: Start solves at the values of the step before, which are then part of the
-            state. Pays for long solves (small `eta`), which then stop at a smaller residual; the
-            loss is that of a cold start to about 1e-3. Only for the rule `"harmonic"`; no effect
-            where `gradient="unrolled"` needs the steps of a cold start.
+            state. Pays for long solves (small `eta`), which stop at a smaller residual; the loss
+            is that of a cold start to about 1e-3. Only for the rule `"harmonic"`; no effect with
+            `gradient="unrolled"`.
         class_weight: (C,) weights of the classes in all terms but \(L_C\).
         generator: CPU generator of the visibility split; by default one made from `seed`.
         seed: Seed of that generator.
-        k: Short form of `KNNGraph.k`.
-        kernel: Short form of `KNNGraph.kernel`.
-        bandwidth: Short form of `KNNGraph.bandwidth`. Only labels that a step shows count;
-            `"interclass_min"`, which is made from labels, serves without a bank only.
-        symmetrize: Short form of `KNNGraph.symmetrize`.
-        batch_edges: Short form of `KNNGraph.batch_edges`.
-        hops: Short form of `KNNGraph.hops`.
-        normalize_embeddings: Short form of `KNNGraph.normalize`.
-        rule: Short form of the rule of `LabelPropagation`.
-        normalization: Short form of its normalization.
-        eta: Short form of its leak.
-        alpha: Short form of its damping.
-        solver: Short form of its solver.
-        tol: Short form of its tolerance; 1e-4 leaves gradients errors of 3e-4 or less from
-            `eta=0.2` on.
-        max_iter: Short form of its most iterations.
-        gradient: Short form of its gradient.
-        consistency_weight: Short form of `Consistency.weight`.
-        consistency_start: Short form of `Consistency.start`.
-        consistency_ramp: Short form of `Consistency.ramp`.
-        refresh_every: Short form of `Consistency.refresh_every`.
-        align: Short form of `Consistency.align`.
-        half_life: Short form of `Staleness.half_life`.
-        restandardize: Short form of `Staleness.restandardize`.
-        warmup_steps: Short form of `Staleness.warmup_steps`.
-        ramp_steps: Short form of `Staleness.ramp_steps`.
+
+    The other arguments are short forms, each of the field of its name: `k` to `hops` and
+    `normalize_embeddings` (`normalize`) of `KNNGraph`; `rule` to `gradient` of
+    `LabelPropagation`; `consistency_weight`, `consistency_start`, `consistency_ramp`,
+    `refresh_every` and `align` of `Consistency`; the rest of `Staleness`.
 
     Raises:
         TypeError: A part of another class.
@@ -216,9 +198,11 @@ class GraphGuidedObjective(nn.Module):
             if rule not in (None, propagation):
                 raise ValueError(f"'rule' is {rule!r}, but {propagation!r} in 'propagation'.")
             propagation, rule = None, propagation
+        if propagation is not None:
+            _check_propagation(propagation, num_classes, multilabel)
         settings = with_short_forms(
             "propagation",
-            None if propagation is None else _settings(propagation),
+            None if propagation is None else propagation.settings,
             PropagationSettings,
             rule=rule,
             normalization=normalization,
@@ -240,7 +224,7 @@ class GraphGuidedObjective(nn.Module):
             refresh_every=refresh_every,
             align=align,
         )
-        #: What is done about old rows of the bank.
+        #: How a step treats old rows of the bank.
         self.staleness = with_short_forms(
             "staleness",
             staleness,
@@ -250,14 +234,10 @@ class GraphGuidedObjective(nn.Module):
             warmup_steps=warmup_steps,
             ramp_steps=ramp_steps,
         )
-        shares = {
-            "visible_fraction": visible_fraction,
-            "memory_visible_fraction": memory_visible_fraction,
-            "graph_weight": graph_weight,
-            "frozen_weight": frozen_weight,
-        }
-        for name, value in shares.items():
-            check_range(name, value, 0.0, 1.0)
+        check_range("visible_fraction", visible_fraction, 0.0, 1.0)
+        check_range("memory_visible_fraction", memory_visible_fraction, 0.0, 1.0)
+        check_range("graph_weight", graph_weight, 0.0, 1.0)
+        check_range("frozen_weight", frozen_weight, 0.0, 1.0)
         check_seed("seed", seed)
         if generator is not None and not isinstance(generator, torch.Generator):
             raise TypeError(
@@ -280,18 +260,16 @@ class GraphGuidedObjective(nn.Module):
         self.visible_fraction = float(visible_fraction)
         self.memory_visible_fraction = float(memory_visible_fraction)
         self.graph_weight, self.frozen_weight = float(graph_weight), float(frozen_weight)
-        columns = num_classes + multilabel  # label sets bring a column of their own mass
+        columns = num_classes + multilabel  # label sets bring a column with their mass
+        prior: Tensor | str | None = None
+        if propagation is not None:
+            prior = propagation.prior if propagation.keeps_leak else "none"
+        #: The layer of a step: `propagation` with the short forms.
         self.propagation = LabelPropagation(
-            settings.rule,
-            settings.normalization,
-            eta=settings.eta,
-            alpha=settings.alpha,
-            prior=None if propagation is None else propagation.prior,
+            **asdict(settings),
+            prior=prior,
             num_classes=columns,
-            solver=settings.solver,
-            tol=settings.tol,
-            max_iter=settings.max_iter,
-            gradient=settings.gradient,
+            fused=propagation is None or propagation.fused,
         )
         classifier = GraphClassifier(
             num_classes=num_classes,
@@ -301,9 +279,12 @@ class GraphGuidedObjective(nn.Module):
             multilabel=multilabel,
         )
         self.warm = WarmStart(memory, columns, settings.rule) if warm_start else None
-        capacity = 0 if memory is None else memory.capacity
-        half_life = self.staleness.half_life
-        self.targets = GraphTargets(capacity, classifier, self.consistency, half_life)
+        self.targets = GraphTargets(
+            0 if memory is None else memory.capacity,
+            classifier,
+            self.consistency,
+            self.staleness.half_life,
+        )
         self._inference = (
             None if memory is None else BankInference(memory, classifier, self.frozen_weight)
         )
@@ -328,12 +309,13 @@ class GraphGuidedObjective(nn.Module):
     ) -> Self:
         """The paper's in-batch form: Algorithm 1 (column-stochastic T) and eq. 1.
 
-        Exact to rounding in float64. `sigma` is the Gaussian's bandwidth; the other settings are
-        those of the class.
+        Exact to rounding in float64. `sigma` is the bandwidth of the Gaussian.
         """
         return cls(
             num_classes,
-            **_in_batch(sigma, "column"),
+            graph=KNNGraph(bandwidth=sigma, batch_edges="all"),
+            propagation=LabelPropagation(normalization="column", eta=0.0, solver="dense"),
+            consistency=Consistency(weight=0.0),
             loss="published",
             graph_weight=graph_weight,
             visible_fraction=visible_fraction,
@@ -354,12 +336,13 @@ class GraphGuidedObjective(nn.Module):
     ) -> Self:
         """What the paper's released code computes: the `hub` walk, F as logits, divided by |u|.
 
-        Exact to rounding in float64. `sigma` is the Gaussian's bandwidth; the other settings are
-        those of the class.
+        Exact to rounding in float64. `sigma` is the bandwidth of the Gaussian.
         """
         return cls(
             num_classes,
-            **_in_batch(sigma, "hub"),
+            graph=KNNGraph(bandwidth=sigma, batch_edges="all"),
+            propagation=LabelPropagation(normalization="hub", eta=0.0, solver="dense"),
+            consistency=Consistency(weight=0.0),
             loss="released",
             graph_weight=graph_weight,
             visible_fraction=visible_fraction,
@@ -383,18 +366,18 @@ class GraphGuidedObjective(nn.Module):
             "generator": None if generator is None else torch.Generator,
             "seed": seed,
         }
+        parts = {
+            "graph": self.graph,
+            "propagation": self.targets.classifier.propagation,
+            "consistency": self.consistency,
+            "staleness": self.staleness,
+        }
         lines = [", ".join(f"{name}={shown(value)}" for name, value in settings.items())]
-        parts: tuple[tuple[str, Any, dict[str, str]], ...] = (
-            ("graph", self.graph, {"normalize": "normalize_embeddings"}),
-            ("propagation", self.targets.classifier.propagation, {}),
-            ("consistency", self.consistency, _CONSISTENCY),
-            ("staleness", self.staleness, {}),
-        )
-        for name, part, short in parts:
-            values = (
-                f"{short.get(key, key)}={shown(getattr(part, key))}"
-                for key in settings_of(type(part))
-            )
+        for name, part in parts.items():
+            values = [
+                f"{_SHORT_FORMS.get((name, field), field)}={shown(getattr(part, field))}"
+                for field in settings_of(type(part))
+            ]
             lines.append(f"{name}=({', '.join(values)})")
         return "\n".join(lines)
 
@@ -414,16 +397,18 @@ class GraphGuidedObjective(nn.Module):
     def load_state_dict(
         self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False
     ) -> Any:
-        """Restore what `state_dict()` gave; checked first, so if it raises nothing changed.
+        """Restore the `state_dict()` of an objective with the same settings.
+
+        Everything is checked first, so nothing changes if this raises.
 
         Args:
-            state_dict: Of an objective with the same settings.
+            state_dict: The state.
             strict: Whether every entry must be there; the bank's all or none.
-            assign: See `torch.nn.Module.load_state_dict`.
+            assign: Take the tensors instead of copying them (`torch.nn.Module.load_state_dict`).
 
         Raises:
             RuntimeError: Entries are missing or foreign.
-            ValueError: Another size, or values no objective has; names the entry.
+            ValueError: Another size, or values that no objective has; names the entry.
         """
         if isinstance(state_dict, Mapping):
             state_dict = dict(state_dict)
@@ -433,7 +418,7 @@ class GraphGuidedObjective(nn.Module):
     def _load_from_state_dict(
         self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any
     ) -> None:
-        # An objective may be part of a model, whose loading asks nothing of it before.
+        # The state of a model that holds the objective is loaded without `load_state_dict`.
         self._check_state(state_dict, prefix, strict=False)
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
@@ -465,9 +450,10 @@ class GraphGuidedObjective(nn.Module):
 
     @contextmanager
     def _state_kept(self) -> Iterator[None]:
-        """Go back to the state of now if the block raises; the bank, written last, does so itself.
+        """Restore the state of parts and generator if the block raises.
 
-        Buffers of the parts are replaced in a step and never written in place.
+        A step replaces the buffers of its parts and never writes into them; the bank, which is
+        written last, restores itself.
         """
         parts = [part for part in (self.targets, self.warm) if part is not None]
         before = [(part, [*part.named_buffers(recurse=False)]) for part in parts]
@@ -794,16 +780,8 @@ class GraphGuidedObjective(nn.Module):
         )
 
 
-def _in_batch(sigma: float, normalization: str) -> dict[str, Any]:
-    """The parts that both forms of the paper share: all pairs of a batch, solved exactly."""
-    return {
-        "graph": KNNGraph(bandwidth=sigma, batch_edges="all"),
-        "propagation": LabelPropagation(normalization=normalization, eta=0.0, solver="dense"),
-        "consistency": Consistency(weight=0.0),
-    }
-
-
-def _settings(propagation: Any) -> PropagationSettings:
+def _check_propagation(propagation: object, num_classes: int, multilabel: bool) -> None:
+    """Raise unless `propagation` is a layer all of whose settings an objective can follow."""
     if not isinstance(propagation, LabelPropagation):
         raise TypeError(
             "'propagation' must be a LabelPropagation or the name of a rule (got "
@@ -814,7 +792,16 @@ def _settings(propagation: Any) -> PropagationSettings:
             "'propagation' must not rescale classes (class_mass), which is for predictions. Leave "
             "it out; the objective aligns targets by consistency=Consistency(align=...)."
         )
-    return propagation.settings
+    if propagation.num_classes not in (None, num_classes):
+        raise ValueError(
+            f"'propagation' must have num_classes={num_classes} or none, as the objective "
+            f"(got {propagation.num_classes})."
+        )
+    if multilabel and propagation.prior is not None:
+        raise ValueError(
+            "'propagation' must not have a 'prior' with multilabel=True: what leaks goes to the "
+            "mean of the shown label sets. Leave it out, or use prior='none'."
+        )
 
 
 def _check_generator_state(state: Any) -> None:
