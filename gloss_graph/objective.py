@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Literal, overload
 
@@ -35,7 +34,6 @@ from gloss_graph.losses import FORMS, check_class_weight, check_multilabel
 from gloss_graph.memory import MemoryBank
 from gloss_graph.memory.distributed import enqueue_gathered
 from gloss_graph.memory.labels import join_targets
-from gloss_graph.memory.state import check_forms, check_keys, check_limits, fit_cells
 from gloss_graph.propagation import LabelPropagation, PropagationSettings
 from gloss_graph.step import (
     Compared,
@@ -48,6 +46,7 @@ from gloss_graph.step import (
     consistency_loss,
     hidden_label_loss,
 )
+from gloss_graph.step.state import check_generator_state, check_objective_state, state_kept
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -386,12 +385,8 @@ class GraphGuidedObjective(nn.Module):
         return self.generator.get_state()
 
     def set_extra_state(self, state: Tensor) -> None:
-        """Restore the visibility generator.
-
-        Raises:
-            ValueError: Not the state of a generator; it is as before.
-        """
-        _check_generator_state(state)
+        """Restore the visibility generator; ValueError if this is not the state of one."""
+        check_generator_state(state)
         self.generator.set_state(state.cpu())
 
     def load_state_dict(
@@ -423,49 +418,8 @@ class GraphGuidedObjective(nn.Module):
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
     def _check_state(self, state: dict[str, Any], prefix: str, strict: bool) -> None:
-        if self.memory is not None:
-            fit_cells(self.memory.cells, state, f"{prefix}memory.")
-        if strict:
-            check_keys(self, state.keys())
-        if self.memory is not None:
-            self.memory.check_state(state, f"{prefix}memory.")
-        check_forms(self, state, prefix)
-        classes = self.num_classes if not self.multilabel else 1
-        limits = {
-            "memory.slot_labels": (-1, classes - 1),
-            "targets.steps": (0, None),
-            "targets.solved_at": (-1, None),
-            "targets.table": (0.0, 1.0),
-            "targets.table_ids": (None, None),
-            "targets.confidence": (0.0, 1.0),
-            "targets.mass": (-1.0, 1.0),
-            "warm.values": (None, None),
-            "class_weight": (0.0, None),
-        }
-        for name, (low, high) in limits.items():
-            if prefix + name in state:
-                check_limits(prefix + name, state[prefix + name], low, high)
-        if f"{prefix}_extra_state" in state:
-            _check_generator_state(state[f"{prefix}_extra_state"])
-
-    @contextmanager
-    def _state_kept(self) -> Iterator[None]:
-        """Restore the state of parts and generator if the block raises.
-
-        A step replaces the buffers of its parts and never writes into them; the bank, which is
-        written last, restores itself.
-        """
-        parts = [part for part in (self.targets, self.warm) if part is not None]
-        before = [(part, [*part.named_buffers(recurse=False)]) for part in parts]
-        drawn = self.generator.get_state()
-        try:
-            yield
-        except BaseException:
-            for part, buffers in before:
-                for name, value in buffers:
-                    setattr(part, name, value)
-            self.generator.set_state(drawn)
-            raise
+        classes = 1 if self.multilabel else self.num_classes
+        check_objective_state(self, self.memory, classes, state, prefix, strict)
 
     @overload
     def forward(
@@ -510,17 +464,17 @@ class GraphGuidedObjective(nn.Module):
         frozen: Tensor | None = None,
         return_output: bool = False,
     ) -> Tensor | ObjectiveOutput:
-        """Loss of one batch; enqueues the batch afterwards when training.
+        """Loss of one batch; enqueues the batch afterward when training.
 
         Args:
             embeddings: (B, D) floating, from any encoder.
-            labels: (B,) integer in 0..C-1, -1 = unlabeled (the row conducts, and is drawn to its
-                target). With `multilabel` (B, C) floating in [0, 1], a row of NaN = unlabeled.
+            labels: (B,) integer in 0..C-1, -1 = unlabeled. With `multilabel` (B, C) floating in
+                [0, 1], a row of NaN = unlabeled.
             ids: (B,) integer >= 0, stable document identities. Rows with the same id count as
-                one document. Without ids the bank cannot mask a document's own stored copy.
+                one document. Without ids the bank cannot mask the stored copy of a document.
             logits: (B, C) of a classifier head; adds its cross-entropy.
             visible: (B,) bool, pins the rows whose label stays visible instead of a random split.
-            target_embeddings: (B, D) embeddings of the same rows without dropout, constants: what
+            target_embeddings: (B, D) embeddings of the same rows without dropout, constants, which
                 the bank stores and the targets are made from; `embeddings` by default.
             frozen: (B, D') features of the untrained encoder, constants. Rows are then compared by
                 (1 - frozen_weight) learned + frozen_weight frozen cosine, and `memory.dim` is
@@ -560,7 +514,8 @@ class GraphGuidedObjective(nn.Module):
                     target_embeddings.detach(), frozen, self.frozen_weight, self.graph.normalize
                 )
                 stored = stored.to(batch.x.dtype)
-            with self._state_kept():
+            parts = [part for part in (self.targets, self.warm) if part is not None]
+            with state_kept(parts, self.generator):
                 return self._step(batch, visible, logits, stored, embeddings.size(1), return_output)
 
     if TYPE_CHECKING:
@@ -575,35 +530,26 @@ class GraphGuidedObjective(nn.Module):
         learned: int,
         return_output: bool,
     ) -> Tensor | ObjectiveOutput:
-        """Loss of a checked batch; `stored` (B, D) are its target embeddings, if others."""
-        x, compared, connection = batch.x, None, None
-        constants = batch._replace(x=x.detach() if stored is None else stored)
+        """The step in order; `stored` (B, D) are target embeddings, if the batch has other ones."""
+        constants = batch._replace(x=batch.x.detach() if stored is None else stored)
+        compared = None
         if self.graph_weight > 0 or logits is None or return_output:
             compared = self._compare(batch, visible, learned, return_output)
-            # Graph and lists of `embeddings` are not those of other target embeddings.
-            connection = compared.connection if stored is None else None
-        graph_loss = x.new_zeros(()) if compared is None else compared.loss.to(x.dtype)
+        # Graph and lists of `embeddings` are not those of other target embeddings.
+        connection = compared.connection if compared is not None and stored is None else None
+        graph_loss = batch.x.new_zeros(())
+        if compared is not None:
+            graph_loss = compared.loss.to(batch.x.dtype)
         cross_entropy = consistency = torch.zeros_like(graph_loss)
         loss = graph_loss
         if logits is not None:
             cross_entropy = classification_loss(
                 logits, batch.labels, batch.targets, self.class_weight
             )
-            if self.consistency.weight > 0:
-                # The graph of an output lists every edge: the same up to rounding.
-                # A bandwidth made from labels is another where all of them are shown.
-                shared = self.training and world_size() > 1
-                alike = not (return_output or shared or reads_labels(self.graph.bandwidth))
+            if self.consistency.weight > 0 and self.targets.due(batch.labels):
                 with self.seconds.timed("targets"):
-                    consistency = consistency_loss(
-                        self.targets,
-                        self.memory,
-                        batch,
-                        logits,
-                        connection if alike else None,
-                        lambda: self._connect_constants(constants, learned),
-                        self.training,
-                    )
+                    graph = self._target_graph(constants, connection, learned, return_output)
+                    consistency = consistency_loss(self.targets, self.memory, batch, logits, graph)
             loss = self.graph_weight * graph_loss + (1.0 - self.graph_weight) * cross_entropy
             loss = loss + self.consistency.weight * consistency
         self.parts = {
@@ -611,11 +557,21 @@ class GraphGuidedObjective(nn.Module):
             "cross_entropy": cross_entropy.detach(),
             "consistency": consistency.detach(),
         }
-        # The graph of this step, so taken before its rows are stored.
-        data = None
+        output = None
         if return_output and compared is not None:
+            # Before the rows are stored: the ages are those of this step.
             data = document_data(compared.connection, batch.ids, self.memory)
             data.seed_mask = compared.seeds
+            output = ObjectiveOutput(
+                loss=loss,
+                graph_loss=graph_loss,
+                cross_entropy=cross_entropy,
+                consistency=consistency,
+                propagated=compared.propagated,
+                hidden=compared.hidden,
+                graph=data,
+                solver=compared.report,
+            )
         if self.training:
             self.targets.steps = self.targets.steps + 1
             if self.memory is not None:
@@ -625,18 +581,7 @@ class GraphGuidedObjective(nn.Module):
                     if batch.targets is not None:
                         kept = join_targets(batch.labels, batch.targets)
                     enqueue_gathered(self.memory, constants.x, kept, batch.ids, neighbors)
-        if data is None or compared is None:
-            return loss
-        return ObjectiveOutput(
-            loss=loss,
-            graph_loss=graph_loss,
-            cross_entropy=cross_entropy,
-            consistency=consistency,
-            propagated=compared.propagated,
-            hidden=compared.hidden,
-            graph=data,
-            solver=compared.report,
-        )
+        return loss if output is None else output
 
     def _compare(
         self, batch: Batch, visible: Tensor | None, learned: int, listed: bool
@@ -665,9 +610,20 @@ class GraphGuidedObjective(nn.Module):
             )
         return Compared(loss, connection, propagated, seeds, hidden, report)
 
-    def _connect_constants(self, batch: Batch, learned: int) -> Connection:
-        """The graph that targets come from: while training, of the batches of all processes."""
-        if self.training and world_size() > 1:
+    def _target_graph(
+        self, batch: Batch, connection: Connection | None, learned: int, listed: bool
+    ) -> Connection | None:
+        """The graph that targets come from; None where they are looked up.
+
+        While training it is that of the batches of all processes. The step's graph serves unless
+        it is `listed` (the same up to rounding), or its bandwidth depends on the shown labels.
+        """
+        if self.targets.keeps(batch):
+            return None
+        shared = self.training and world_size() > 1
+        if connection and not (listed or shared or reads_labels(self.graph.bandwidth)):
+            return connection
+        if shared:
             ids = None if batch.ids is None else gather_rows(batch.ids)
             batch = Batch(
                 x=gather_rows(batch.x),
@@ -676,7 +632,8 @@ class GraphGuidedObjective(nn.Module):
                 ids=ids,
                 slots=None if ids is None or self.memory is None else self.memory.slots_of(ids),
             )
-        return self._connect(batch, learned, listed=False)
+        with torch.no_grad():
+            return self._connect(batch, learned, listed=False)
 
     def _connect(
         self,
@@ -685,6 +642,7 @@ class GraphGuidedObjective(nn.Module):
         listed: bool,
         show: Callable[[Tensor], Tensor] | None = None,
     ) -> Connection:
+        """Search and connect; only the first `learned` columns of a row drift."""
         memory, neighbors = self.memory, None
         strength = self.staleness.strength(self.targets.steps)
         if memory is not None and strength > 0.0:
@@ -693,7 +651,7 @@ class GraphGuidedObjective(nn.Module):
                 neighbors = memory.neighbors(batch.x, batch.ids, self.graph.k)
         else:
             memory = None
-        # Scores of a singular system need the components, weights by age every edge: so a list.
+        # The scores of a singular system need components, weights by age need every edge: a list.
         listed = listed or self.propagation.rule == "poisson" or self.staleness.weighs(strength)
         with self.seconds.timed("graph"):
             found = connect(
@@ -717,21 +675,19 @@ class GraphGuidedObjective(nn.Module):
         Args:
             embeddings: (B, D) of the encoder in eval mode.
             frozen: (B, D') frozen features, if the bank was filled with them.
-            ids: (B,) document ids >= 0. The answer about a document that is stored under its id is
-                then independent of its label there, by every bit: it is the answer of a bank that
-                never saw that label.
-            mode: `"inductive"`: every row attaches to the bank by itself; `"transductive"`: one
-                graph over bank and all rows, which help each other.
-            frozen_weight: Weight of the frozen similarity; by default the objective's where
-                `frozen` is given, else 0.
+            ids: (B,) document ids >= 0. The answer about a stored document then does not depend
+                on its label: it is the answer of a bank that never saw that label.
+            mode: `"inductive"` attaches every row to the bank separately; `"transductive"` makes
+                one graph over the bank and all rows.
+            frozen_weight: Weight of the frozen similarity; by default the objective's with
+                `frozen`, else 0.
             rule: Propagation rule instead of the objective's; `"poisson"` often does better with
                 very few labels of few classes.
 
         Returns:
-            (B, C), rows summing to 1, at least 0.001 / C each. A row nothing reaches gets the
-            class shares of the bank's labels. Of label sets every entry is the probability of its
-            class, in [0.0005, 0.9995], without class-mass alignment. Of the signed scores of
-            `"poisson"` see `gloss_graph.propagation.alignment.score_probabilities`.
+            (B, C), rows summing to 1, at least 0.001 / C each. A row that nothing reaches gets the
+            class shares of the bank's labels. With label sets every entry is the probability of
+            its class, in [0.0005, 0.9995], without class-mass alignment.
 
         Cost: one solve over the bank, kept until it changes, and another for each labeled document
         among `ids` whose label reaches unlabeled ones.
@@ -765,19 +721,11 @@ class GraphGuidedObjective(nn.Module):
     ) -> Explanation:
         """As `predict`, with confidence and the `top` labeled documents that decided most.
 
-        A document is never among its own reasons where `ids` name it.
+        With `ids`, a document is never named as a reason for itself.
         """
         if self._inference is None:
             raise ValueError("'memory' is None; predictions propagate over a bank. Pass one.")
-        return self._inference.predict(
-            embeddings,
-            frozen,
-            ids,
-            mode,
-            frozen_weight,
-            rule,
-            top,
-        )
+        return self._inference.predict(embeddings, frozen, ids, mode, frozen_weight, rule, top)
 
 
 def _check_propagation(propagation: object, num_classes: int, multilabel: bool) -> None:
@@ -802,12 +750,3 @@ def _check_propagation(propagation: object, num_classes: int, multilabel: bool) 
             "'propagation' must not have a 'prior' with multilabel=True: what leaks goes to the "
             "mean of the shown label sets. Leave it out, or use prior='none'."
         )
-
-
-def _check_generator_state(state: Any) -> None:
-    if not isinstance(state, Tensor) or state.dtype != torch.uint8:
-        raise ValueError("The generator state must be a uint8 tensor (foreign state_dict?).")
-    try:
-        torch.Generator().set_state(state.cpu())
-    except RuntimeError as error:
-        raise ValueError(f"The generator state is not one of torch ({error}).") from error

@@ -18,6 +18,7 @@ from gloss_graph.losses.graph import (
     released_cross_entropy,
     score_cross_entropy,
     soft_binary_cross_entropy,
+    soft_cross_entropy,
 )
 
 __all__ = [
@@ -36,4 +37,5 @@ __all__ = [
     "released_cross_entropy",
     "score_cross_entropy",
     "soft_binary_cross_entropy",
+    "soft_cross_entropy",
 ]

@@ -139,6 +139,16 @@ def labeled_binary_cross_entropy(
     return _class_mean(losses, class_weight)
 
 
+def soft_cross_entropy(logits: Tensor, target: Tensor, weight: Tensor) -> Tensor:
+    r"""\(-\frac{1}{n} \sum_i w_i \sum_c q_{ic} \log p_{ic}\); 0 without rows.
+
+    The targets q (n, C) and weights w (n,) are constants.
+    """
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    losses = -(target.to(logits) * logits.log_softmax(dim=1)).sum(dim=1)
+    return (weight.to(logits) * losses).sum() / max(1, losses.numel())
+
+
 def soft_binary_cross_entropy(logits: Tensor, target: Tensor, weight: Tensor) -> Tensor:
     r"""\(\frac{1}{n} \sum_i w_i\, \mathrm{mean}_c\, \mathrm{BCE}(p_{ic}, q_{ic})\); 0 without rows.
 

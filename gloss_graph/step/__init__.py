@@ -4,7 +4,6 @@ from gloss_graph.step.consistency import (
     Consistency,
     GraphTargets,
     consistency_loss,
-    soft_cross_entropy,
 )
 from gloss_graph.step.hidden_labels import (
     Compared,
@@ -27,5 +26,4 @@ __all__ = [
     "consistency_loss",
     "hidden_label_loss",
     "propagate_connection",
-    "soft_cross_entropy",
 ]

@@ -13,8 +13,7 @@ from torch import Tensor
 from gloss_graph import GraphGuidedObjective, MemoryBank
 from gloss_graph.graph import build
 from gloss_graph.inference import PropagationHead
-from gloss_graph.losses import PseudoLabelLoss, pair_cosine_loss
-from gloss_graph.step import soft_cross_entropy
+from gloss_graph.losses import PseudoLabelLoss, pair_cosine_loss, soft_cross_entropy
 
 CLASSES, DIM, SIZE = 3, 8, 60
 
