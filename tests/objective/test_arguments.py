@@ -12,12 +12,7 @@ import torch
 from helpers import snapshot
 from torch import Tensor, nn
 
-from gloss_graph import (
-    GraphGuidedObjective,
-    LabelPropagation,
-    MemoryBank,
-    ObjectiveOutput,
-)
+from gloss_graph import GraphGuidedObjective, LabelPropagation, MemoryBank, ObjectiveOutput
 from gloss_graph.graph import KNNGraph, build
 from gloss_graph.step import Consistency, Staleness
 from objective.documents import (

@@ -10,11 +10,7 @@ import torch
 from helpers import snapshot
 from torch import Tensor, nn
 
-from gloss_graph import (
-    GraphGuidedObjective,
-    MemoryBank,
-    losses,
-)
+from gloss_graph import GraphGuidedObjective, MemoryBank, losses
 from objective.documents import (
     CLASSES,
     DIM,

@@ -11,9 +11,7 @@ import reference
 import torch
 from torch import Tensor, nn
 
-from gloss_graph import (
-    GraphGuidedObjective,
-)
+from gloss_graph import GraphGuidedObjective, MemoryBank
 from objective.documents import (
     CLASSES,
     DIM,

@@ -9,11 +9,7 @@ import torch
 from helpers import snapshot
 from torch import Tensor
 
-from gloss_graph import (
-    GraphGuidedObjective,
-    MemoryBank,
-    graph_skill,
-)
+from gloss_graph import GraphGuidedObjective, MemoryBank, graph_skill
 from gloss_graph.graph.bandwidth import ScaledBandwidth
 from objective.documents import (
     CLASSES,

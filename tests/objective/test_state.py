@@ -11,10 +11,7 @@ import torch
 from helpers import snapshot
 from torch import Tensor, nn
 
-from gloss_graph import (
-    GraphGuidedObjective,
-    MemoryBank,
-)
+from gloss_graph import GraphGuidedObjective, MemoryBank
 from objective.documents import (
     CLASSES,
     DIM,

@@ -11,10 +11,7 @@ import torch
 from reference import dense_weights, one_hot
 from torch import Tensor
 
-from gloss_graph import (
-    GraphGuidedObjective,
-    MemoryBank,
-)
+from gloss_graph import GraphGuidedObjective, MemoryBank
 from objective.documents import (
     CLASSES,
     SIZE,
