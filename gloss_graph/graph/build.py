@@ -51,8 +51,7 @@ class BankEdges(NamedTuple):
     """Edges of `size` batch rows and the M rows of a bank; node size + m is slot m.
 
     The edges among remembered rows stay where the bank keeps them from step to step; only their
-    weights are computed. The graph is the one that `connect` lists; slots that take no part are
-    nodes without edges.
+    weights are computed. Slots that take no part are nodes without edges.
 
     Attributes:
         edge_index: (2, E) long, the border: edges that touch the batch, both directions, sorted;
@@ -141,7 +140,7 @@ def build_document_graph(
     r"""Connect documents by similarity: a batch to a memory bank, or a whole corpus to itself.
 
     The k-nearest-neighbor graph of batch and bank, weighted as `KNNGraph` says. The B x M search
-    is the only one: links among remembered rows are inherited. Stored copies of the batch's own
+    is the only one: links among remembered rows are inherited. Stored copies of the batch's
     documents (same `ids`) are left out of the graph.
 
     Shapes: B batch rows, M' remembered rows in the graph, N = B + M' nodes (batch first), E
@@ -149,18 +148,14 @@ def build_document_graph(
 
     Args:
         embeddings: (B, D) floating; edges that touch these rows carry their gradient.
-        labels: (B,) integer, -1 = unlabeled (all unlabeled when left out); or label sets (B, C)
-            floating in [0, 1], a row of NaN = unlabeled.
+        labels: (B,) integer, -1 = unlabeled (the default for all); or label sets (B, C) floating
+            in [0, 1], a row of NaN = unlabeled.
         ids: (B,) integer >= 0, document identities; by default 0..B-1 without a bank.
-        memory: The bank, which is read only. None or empty: a graph of the batch alone.
+        memory: The bank, which is only read. None or empty: a graph of the batch alone.
         graph: How the documents are connected.
-        k: Short form of `KNNGraph.k`.
-        kernel: Short form of `KNNGraph.kernel`.
-        bandwidth: Short form of `KNNGraph.bandwidth`.
-        symmetrize: Short form of `KNNGraph.symmetrize`.
-        batch_edges: Short form of `KNNGraph.batch_edges`.
-        hops: Short form of `KNNGraph.hops`.
-        normalize_embeddings: Short form of `KNNGraph.normalize`.
+
+    The other arguments are short forms of the fields of `KNNGraph` (`normalize_embeddings` of
+    `normalize`).
 
     Returns:
         `Data` with `edge_index` (2, E) long, undirected, coalesced, no self-loops; `edge_weight`
@@ -171,8 +166,7 @@ def build_document_graph(
 
     Raises:
         TypeError: A value that is not a tensor.
-        ValueError: Shapes, dtypes or devices that disagree; non-finite embeddings; a setting out
-            of range or unknown; a bank of another dimension.
+        ValueError: Values or settings that do not fit; names the argument.
 
     Cost O(B M D + (B + M) k) with a bank, O(N² D) for the exact graph of a corpus.
 
@@ -225,14 +219,9 @@ def connect(
 ) -> Connection:
     """Connect a checked batch to itself and to a bank.
 
-    Args:
-        batch: The rows.
-        graph: How they are connected; `batch_edges="auto"` connects all pairs of a batch that no
-            remembered row takes part with.
-        memory: The bank or None.
-        neighbors: The lists of the batch in the bank; searched for when left out.
-        listed: False may leave the edges among remembered rows where the bank keeps them.
-        show: Says which labels are shown; all by default. The bandwidth sees no other label.
+    The lists of the batch in the bank are searched for when left out. With `listed=False` the edges
+    among remembered rows may stay where the bank keeps them. `show` says which labels are shown,
+    by default all; the bandwidth sees no others.
     """
     slots = _remembered(memory, batch)
     if memory is None:

@@ -51,10 +51,7 @@ class _BatchDistances(torch.autograd.Function):
 
 
 def batch_squared_distances(x: Tensor) -> Tensor:
-    """Squared distances (B, B) between all rows of `x` (B, D).
-
-    The gradient is 0 at coinciding rows. The diagonal holds ones, which callers must leave out.
-    """
+    """Squared distances (B, B) of all rows; the ones on the diagonal must be left out."""
     return _BatchDistances.apply(x)
 
 

@@ -33,13 +33,17 @@ class Compared(NamedTuple):
 
 
 class ObjectiveOutput(NamedTuple):
-    """Everything a step computed.
+    """Everything that a step computed.
 
-    `loss`, `graph_loss`, `cross_entropy`, `consistency`: scalars with gradient; a term without
-    rows is a zero. `consistency` is L_C with its ramp, before `consistency_weight`.
-    `propagated` (B, C): propagated labels of the batch rows. `hidden` (B,) bool: rows that were
-    hidden. `graph`: the `Data` of this step, batch rows first. `solver`: report;
-    `solver.unreachable` counts the hidden rows left out because no seed reaches them.
+    Attributes:
+        loss: Scalar with gradient.
+        graph_loss: L_G; like the other terms a zero without rows.
+        cross_entropy: Of the labeled rows.
+        consistency: L_C with its ramp, before `Consistency.weight`.
+        propagated: (B, C), propagated labels of the batch rows.
+        hidden: (B,) bool, rows whose label was hidden.
+        graph: The `Data` of this step, batch rows first.
+        solver: Its `unreachable` counts the hidden rows left out because no seed reaches them.
     """
 
     loss: Tensor
@@ -60,19 +64,18 @@ def propagate_connection(
 ) -> Propagation:
     """Propagate the labels of `seeds` (N,) bool over a connection.
 
-    Of label sets the values have one more column, the mass that arrives, and what leaks goes to
-    the mean of the seeds. Only edges that touch the batch get a gradient; remembered rows are
-    constants.
+    With label sets the values have one more column, the mass that arrives, and what leaks goes to
+    the mean of the seeds. Only edges that touch the batch get a gradient.
     """
     y, prior = connection.y, None
     if connection.targets is not None:
-        y, prior = with_mass(connection.targets, seeds), _mean_set(connection.targets, seeds)
+        mean = target_means(connection.targets, seeds)
+        y, prior = with_mass(connection.targets, seeds), torch.cat([mean, mean.new_ones(1)])
     if connection.full is not None:
         return propagation.propagate_full(y, connection.full, seeds, prior=prior)
     if connection.bank is not None:
-        operator, start = bank_operator(connection.bank), None
-        if warm is not None:
-            start = warm.guess(connection)
+        start = None if warm is None else warm.guess(connection)
+        operator = bank_operator(connection.bank)
         found = propagation.propagate_operator(y, operator, seeds, prior=prior, start=start)
         if warm is not None:
             warm.keep(connection, found.values)
@@ -91,12 +94,6 @@ def propagate_connection(
     )
 
 
-def _mean_set(targets: Tensor, seeds: Tensor) -> Tensor:
-    """Prior (C + 1,) of label sets: their mean, and 1 for the mass."""
-    mean = target_means(targets, seeds)
-    return torch.cat([mean, mean.new_ones(1)])
-
-
 def hidden_label_loss(
     propagation: LabelPropagation,
     connection: Connection,
@@ -110,12 +107,12 @@ def hidden_label_loss(
 
     Args:
         propagation: The layer.
-        connection: Graph of B batch rows and M' remembered rows.
-        seeds: (B + M',) bool, nodes whose label is shown.
+        connection: Graph of B batch rows and remembered rows.
+        seeds: (N,) bool, nodes whose label is shown.
         hidden: (B,) bool, labeled rows that are scored.
         form: A key of `FORMS`; label sets have one form only, `binary_nll`.
         class_weight: (C,) or None.
-        warm: Where the solve starts, and its values are kept; None: from 0.
+        warm: Starts the solve, and keeps its values; None starts from 0.
 
     Returns:
         Scalar, a differentiable 0 without rows to score; propagated labels (B, C); the report,
@@ -132,7 +129,7 @@ def hidden_label_loss(
         report = report._replace(unreachable=int((hidden & ~reached).sum()))
     where = scored.nonzero().squeeze(1)
     if where.numel() == 0:
-        # Both, since values that are all clamped do not depend on the weights.
+        # The weights too, since values that are all clamped do not depend on them.
         weights = [connection.edge_weight, connection.full]
         if connection.bank is not None:
             weights.append(connection.bank.edge_weight)
