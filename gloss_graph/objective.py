@@ -15,16 +15,7 @@ from gloss_graph._internal.processes import gather_rows, step_generator, world_s
 from gloss_graph._internal.settings import former_names, settings_of, shown, with_short_forms
 from gloss_graph._internal.timing import StageClock
 from gloss_graph.graph.bandwidth import BandwidthRule, check_fits_bank, reads_labels
-from gloss_graph.graph.batch import (
-    Batch,
-    check_batch,
-    check_label_range,
-    check_logits,
-    check_memory,
-    check_target_embeddings,
-    check_visible,
-    normalized_rows,
-)
+from gloss_graph.graph.batch import Batch, StepBatch, check_memory, check_step
 from gloss_graph.graph.build import Connection, connect, document_data
 from gloss_graph.graph.kernels import Kernel
 from gloss_graph.graph.settings import KNNGraph
@@ -493,50 +484,34 @@ class GraphGuidedObjective(nn.Module):
                 and generator are as before.
         """
         with full_precision(embeddings.device.type if isinstance(embeddings, Tensor) else "cpu"):
-            batch = check_batch(
+            step = check_step(
                 embeddings,
                 labels,
                 ids,
-                memory=self.memory,
-                normalize=self.graph.normalize,
-                num_classes=self.num_classes if self.multilabel else None,
+                logits=logits,
+                visible=visible,
+                target_embeddings=target_embeddings,
                 frozen=frozen,
+                memory=self.memory,
+                num_classes=self.num_classes,
+                multilabel=self.multilabel,
+                normalize=self.graph.normalize,
                 frozen_weight=self.frozen_weight,
             )
-            check_label_range(batch.labels, self.num_classes)
-            visible = check_visible(visible, batch.labels, batch.ids)
-            if logits is not None:
-                check_logits(logits, batch.labels.numel(), self.num_classes)
-            stored = None
-            if target_embeddings is not None:
-                check_target_embeddings(target_embeddings, embeddings, self.graph.normalize)
-                stored = normalized_rows(
-                    target_embeddings.detach(), frozen, self.frozen_weight, self.graph.normalize
-                )
-                stored = stored.to(batch.x.dtype)
             parts = [part for part in (self.targets, self.warm) if part is not None]
             with state_kept(parts, self.generator):
-                return self._step(batch, visible, logits, stored, embeddings.size(1), return_output)
+                return self._step(step, return_output)
 
     if TYPE_CHECKING:
         __call__ = forward
 
-    def _step(
-        self,
-        batch: Batch,
-        visible: Tensor | None,
-        logits: Tensor | None,
-        stored: Tensor | None,
-        learned: int,
-        return_output: bool,
-    ) -> Tensor | ObjectiveOutput:
-        """The step in order; `stored` (B, D) are target embeddings, if the batch has other ones."""
-        constants = batch._replace(x=batch.x.detach() if stored is None else stored)
-        compared = None
+    def _step(self, step: StepBatch, return_output: bool) -> Tensor | ObjectiveOutput:
+        """Connect, hide, propagate, compare, then store, in this order."""
+        batch, logits, compared = step.batch, step.logits, None
         if self.graph_weight > 0 or logits is None or return_output:
-            compared = self._compare(batch, visible, learned, return_output)
+            compared = self._compare(step, return_output)
         # Graph and lists of `embeddings` are not those of other target embeddings.
-        connection = compared.connection if compared is not None and stored is None else None
+        connection = None if compared is None or step.has_targets else compared.connection
         graph_loss = batch.x.new_zeros(())
         if compared is not None:
             graph_loss = compared.loss.to(batch.x.dtype)
@@ -548,7 +523,7 @@ class GraphGuidedObjective(nn.Module):
             )
             if self.consistency.weight > 0 and self.targets.due(batch.labels):
                 with self.seconds.timed("targets"):
-                    graph = self._target_graph(constants, connection, learned, return_output)
+                    graph = self._target_graph(step, connection, return_output)
                     consistency = consistency_loss(self.targets, self.memory, batch, logits, graph)
             loss = self.graph_weight * graph_loss + (1.0 - self.graph_weight) * cross_entropy
             loss = loss + self.consistency.weight * consistency
@@ -580,14 +555,12 @@ class GraphGuidedObjective(nn.Module):
                     kept = batch.labels
                     if batch.targets is not None:
                         kept = join_targets(batch.labels, batch.targets)
-                    enqueue_gathered(self.memory, constants.x, kept, batch.ids, neighbors)
+                    enqueue_gathered(self.memory, step.constants.x, kept, batch.ids, neighbors)
         return loss if output is None else output
 
-    def _compare(
-        self, batch: Batch, visible: Tensor | None, learned: int, listed: bool
-    ) -> Compared:
+    def _compare(self, step: StepBatch, listed: bool) -> Compared:
         """Connect, hide, propagate and compare."""
-        size = batch.labels.numel()
+        batch, size = step.batch, step.batch.labels.numel()
 
         def show(known: Tensor) -> Tensor:
             return shown_nodes(
@@ -597,11 +570,11 @@ class GraphGuidedObjective(nn.Module):
                 self.memory_visible_fraction,
                 generator=step_generator(self.generator, self.training),
                 ids=batch.ids,
-                visible=visible,
+                visible=step.visible,
             )
 
         # Labels are hidden before the weights are made: a bandwidth may depend on labels.
-        connection = self._connect(batch, learned, listed, show)
+        connection = self._connect(batch, step.learned, listed, show)
         seeds = connection.on_nodes(connection.shown)
         hidden = (batch.labels >= 0) & ~connection.shown[:size]
         with self.seconds.timed("propagation"):
@@ -611,13 +584,14 @@ class GraphGuidedObjective(nn.Module):
         return Compared(loss, connection, propagated, seeds, hidden, report)
 
     def _target_graph(
-        self, batch: Batch, connection: Connection | None, learned: int, listed: bool
+        self, step: StepBatch, connection: Connection | None, listed: bool
     ) -> Connection | None:
         """The graph that targets come from; None where they are looked up.
 
         While training it is that of the batches of all processes. The step's graph serves unless
         it is `listed` (the same up to rounding), or its bandwidth depends on the shown labels.
         """
+        batch = step.constants
         if self.targets.keeps(batch):
             return None
         shared = self.training and world_size() > 1
@@ -633,7 +607,7 @@ class GraphGuidedObjective(nn.Module):
                 slots=None if ids is None or self.memory is None else self.memory.slots_of(ids),
             )
         with torch.no_grad():
-            return self._connect(batch, learned, listed=False)
+            return self._connect(batch, step.learned, listed=False)
 
     def _connect(
         self,

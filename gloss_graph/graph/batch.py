@@ -1,4 +1,4 @@
-"""One checked batch: the rows, labels and identities of a call, and where the bank has them."""
+"""The checked batch of a call: rows, labels and identities, and where the bank has them."""
 
 from __future__ import annotations
 
@@ -56,20 +56,8 @@ def check_batch(
 ) -> Batch:
     """Check a batch against itself and a bank, and normalize its rows.
 
-    Args:
-        embeddings: (B, D) floating.
-        labels: (B,) integer or label sets (B, C), see `read_labels`; None = all unlabeled.
-        ids: (B,) integer >= 0 or None.
-        memory: The bank or None.
-        normalize: Whether rows are L2-normalized.
-        num_classes: C of label sets, None for class numbers.
-        frozen: (B, D') features of the untrained encoder: rows are then joint views.
-        frozen_weight: Weight of the frozen similarity in these.
-
-    Raises:
-        TypeError: A value that is not a tensor.
-        ValueError: Shapes, dtypes or devices that disagree, non-finite rows, labels of the other
-            kind, a negative id.
+    `num_classes` is C of label sets, None for class numbers. With `frozen` (B, D') features of the
+    untrained encoder the rows are joint views.
     """
     check_tensor("embeddings", embeddings)
     if memory is not None and memory.num_classes != num_classes:
@@ -125,20 +113,6 @@ def _check_frozen(
         )
 
 
-def check_target_embeddings(target_embeddings: Tensor, embeddings: Tensor, normalize: bool) -> None:
-    """Raise unless these fit the embeddings in shape and device.
-
-    Raises:
-        ValueError: Names both shapes.
-    """
-    check_matrix("target_embeddings", target_embeddings, normalized=normalize)
-    if target_embeddings.shape != embeddings.shape or target_embeddings.device != embeddings.device:
-        raise ValueError(
-            f"'target_embeddings' must have the shape and device of 'embeddings' "
-            f"{tuple(embeddings.shape)} (got {tuple(target_embeddings.shape)})."
-        )
-
-
 def check_memory(memory: MemoryBank | None, normalize_embeddings: bool) -> None:
     """Raise unless `memory` is None or a bank that normalizes as asked."""
     if memory is None:
@@ -152,38 +126,95 @@ def check_memory(memory: MemoryBank | None, normalize_embeddings: bool) -> None:
         )
 
 
-def check_label_range(labels: Tensor, num_classes: int) -> None:
-    """Raise unless `labels` (B,) lie in -1..C-1 and there is one."""
-    if labels.numel() == 0:
+class StepBatch(NamedTuple):
+    """The checked arguments of one training step.
+
+    Attributes:
+        batch: The rows with gradient.
+        constants: The same documents as the bank stores them and targets are made from them; their
+            rows are those of the batch unless target embeddings were passed.
+        has_targets: Whether they were.
+        learned: Columns of the rows that are learned; frozen features follow.
+        visible: (B,) bool, the rows whose label stays visible; None for a random split.
+        logits: (B, C) or None.
+    """
+
+    batch: Batch
+    constants: Batch
+    has_targets: bool
+    learned: int
+    visible: Tensor | None
+    logits: Tensor | None
+
+
+def check_step(
+    embeddings: Tensor,
+    labels: Tensor,
+    ids: Tensor | None,
+    *,
+    logits: Tensor | None,
+    visible: Tensor | None,
+    target_embeddings: Tensor | None,
+    frozen: Tensor | None,
+    memory: MemoryBank | None,
+    num_classes: int,
+    multilabel: bool,
+    normalize: bool,
+    frozen_weight: float,
+) -> StepBatch:
+    """Check the arguments of `GraphGuidedObjective.forward`, which describes them."""
+    batch = check_batch(
+        embeddings,
+        labels,
+        ids,
+        memory=memory,
+        normalize=normalize,
+        num_classes=num_classes if multilabel else None,
+        frozen=frozen,
+        frozen_weight=frozen_weight,
+    )
+    known, size = batch.labels, batch.labels.numel()
+    if size == 0:
         raise ValueError("'embeddings' must hold at least one row (got 0).")
-    low, high = torch.stack(torch.aminmax(labels)).tolist()
+    low, high = torch.stack(torch.aminmax(known)).tolist()
     if low < -1 or high >= num_classes:
         raise ValueError(
             f"'labels' must lie in 0..{num_classes - 1}, or be -1 for unlabeled "
             f"(got {low}..{high})."
         )
+    visible = _check_visible(visible, known, batch.ids)
+    if logits is not None:
+        check_tensor("logits", logits)
+        if logits.shape != (size, num_classes):
+            raise ValueError(
+                f"'logits' must have shape ({size}, {num_classes}) (got {tuple(logits.shape)})."
+            )
+        check_matrix("logits", logits)
+    constants = batch._replace(x=batch.x.detach())
+    if target_embeddings is not None:
+        check_matrix("target_embeddings", target_embeddings, normalized=normalize)
+        same_device = target_embeddings.device == embeddings.device
+        if target_embeddings.shape != embeddings.shape or not same_device:
+            raise ValueError(
+                f"'target_embeddings' must have the shape and device of 'embeddings' "
+                f"{tuple(embeddings.shape)} (got {tuple(target_embeddings.shape)})."
+            )
+        x = normalized_rows(target_embeddings.detach(), frozen, frozen_weight, normalize)
+        constants = batch._replace(x=x.to(batch.x.dtype))
+    return StepBatch(
+        batch=batch,
+        constants=constants,
+        has_targets=target_embeddings is not None,
+        learned=embeddings.size(1),
+        visible=visible,
+        logits=logits,
+    )
 
 
-def check_logits(logits: Tensor, size: int, num_classes: int) -> None:
-    """Raise unless `logits` is a finite (B, C) matrix."""
-    check_tensor("logits", logits)
-    if logits.shape != (size, num_classes):
-        raise ValueError(
-            f"'logits' must have shape ({size}, {num_classes}) (got {tuple(logits.shape)})."
-        )
-    check_matrix("logits", logits)
-
-
-def check_visible(
-    visible: Tensor | None, labels: Tensor, ids: Tensor | None = None
-) -> Tensor | None:
+def _check_visible(visible: Tensor | None, labels: Tensor, ids: Tensor | None) -> Tensor | None:
     """`visible` (B,) on the labels' device; raise unless it fits the labels and documents.
 
-    Rows with one id are one document: a twin that shows the label would tell it to the others.
-
-    Raises:
-        ValueError: Shape or dtype; an unlabeled row is marked; rows with one id differ in label or
-            in visibility.
+    Rows with one id are one document: one that shows the label would tell it to the others.
     """
     if ids is not None:
         one_per_document("labels", labels, ids)

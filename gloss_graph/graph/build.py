@@ -153,9 +153,13 @@ def build_document_graph(
         ids: (B,) integer >= 0, document identities; by default 0..B-1 without a bank.
         memory: The bank, which is only read. None or empty: a graph of the batch alone.
         graph: How the documents are connected.
-
-    The other arguments are short forms of the fields of `KNNGraph` (`normalize_embeddings` of
-    `normalize`).
+        k: Short form of `KNNGraph.k`.
+        kernel: Short form of `KNNGraph.kernel`.
+        bandwidth: Short form of `KNNGraph.bandwidth`.
+        symmetrize: Short form of `KNNGraph.symmetrize`.
+        batch_edges: Short form of `KNNGraph.batch_edges`.
+        hops: Short form of `KNNGraph.hops`.
+        normalize_embeddings: Short form of `KNNGraph.normalize`.
 
     Returns:
         `Data` with `edge_index` (2, E) long, undirected, coalesced, no self-loops; `edge_weight`

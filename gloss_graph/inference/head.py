@@ -166,11 +166,9 @@ class PropagationHead:
         self.prior = self.prior_of(None)
         if classifier.multilabel:
             self.mass = self.prior
-            targets = labels.nan_to_num(0.0).to(self.rows)
-            self.hits = self._propagate(with_mass(targets, self.seeds))
+            self.hits = self._propagate(with_mass(self._label_rows(), self.seeds))
             return
-        one_hot = F.one_hot(labels.clamp(min=0), classifier.num_classes).to(self.rows)
-        self.hits = self._propagate(one_hot)
+        self.hits = self._propagate(self._label_rows())
         self._some_free = bool(free.any())
         some = self.hits[free] if self._some_free else self.hits
         self.mass = row_shares(some).mean(dim=0) if self._some_free else self.prior
@@ -179,27 +177,28 @@ class PropagationHead:
                 some * class_factors(self.prior, self.mass, classifier.align).to(some)
             )
 
+    def _label_rows(self) -> Tensor:
+        """Labels as rows (N, C), one-hot or sets; those of unlabeled rows are not to be read."""
+        if self.classifier.multilabel:
+            return self.labels.nan_to_num(0.0).to(self.rows)
+        return F.one_hot(self.labels.clamp(min=0), self.classifier.num_classes).to(self.rows)
+
     def prior_of(self, own: Tensor | None) -> Tensor:
         """Class shares (C,) of the labels (the mean of label sets).
 
         For rows `own` (n,) the shares (n, C) without the label of each; -1 leaves nothing out.
         """
         classifier = self.classifier
+        sets = self._label_rows()
         if own is None or not bool(own.numel()):
             if classifier.multilabel:
-                return target_means(self.labels.nan_to_num(0.0).to(self.rows), self.seeds)
-            return class_shares(self.labels, classifier.num_classes).to(self.rows)
+                return target_means(sets, self.seeds)
+            return class_shares(self.labels, classifier.num_classes).to(sets)
         known = (own >= 0) & self.seeds[own]
-        labels = self.labels[own]
+        empty = 0.5 if classifier.multilabel else 1.0 / classifier.num_classes
         # In float64 sums of classes and of whole sets are exact, so no trace of `own` is left.
-        if classifier.multilabel:
-            rows = self.labels.nan_to_num(0.0).double()
-            labels, empty = labels.nan_to_num(0.0).double(), 0.5
-        else:
-            rows = F.one_hot(self.labels.clamp(min=0), classifier.num_classes).double()
-            labels = F.one_hot(labels.clamp(min=0), classifier.num_classes).double()
-            empty = 1.0 / classifier.num_classes
-        left = rows[self.seeds].sum(dim=0) - labels * known.unsqueeze(1)
+        sets = sets.double()
+        left = sets[self.seeds].sum(dim=0) - sets[own] * known.unsqueeze(1)
         count = (self.seeds.count_nonzero() - known.long()).unsqueeze(1)
         return torch.where(count > 0, left / count.clamp(min=1), empty).to(self.rows)
 

@@ -88,11 +88,11 @@ def graph_skill(
         labels: (N,) integer, -1 = unlabeled; classes may have any numbers.
         holdout: Share of the labels hidden per repeat, stratified; each class keeps at least one.
         repeats: Random splits.
-        graph: How documents are connected.
+        graph: How documents are connected; not with a bandwidth that is made from labels.
         propagation: How labels propagate.
         k: Short form of `KNNGraph.k`.
         kernel: Short form of `KNNGraph.kernel`.
-        bandwidth: Short form of `KNNGraph.bandwidth`; not one that is made from labels.
+        bandwidth: Short form of `KNNGraph.bandwidth`.
         symmetrize: Short form of `KNNGraph.symmetrize`.
         rule: Short form of `PropagationSettings.rule`.
         normalization: Short form of `PropagationSettings.normalization`.
@@ -188,12 +188,8 @@ def _pair(truth: np.ndarray, guess: np.ndarray) -> tuple[float, float]:
 
 def _balanced_mean(values: np.ndarray, classes: np.ndarray) -> tuple[float, float]:
     """Mean over classes of the class means, and its standard error over documents."""
-    found = np.unique(classes)
+    _, index, counts = np.unique(classes, return_inverse=True, return_counts=True)
+    means = np.bincount(index, values) / counts
+    # The spread is pooled, since a class of one document has none.
     spread = float(values.var(ddof=1)) if values.size > 1 else 0.0
-    means, variances = [], []
-    for label in found:
-        of_class = values[classes == label]
-        means.append(of_class.mean())
-        # The spread is pooled, since a class of one document has none.
-        variances.append(spread / of_class.size)
-    return float(np.mean(means)), float(np.sqrt(np.sum(variances)) / found.size)
+    return float(means.mean()), float(np.sqrt((spread / counts).sum()) / counts.size)

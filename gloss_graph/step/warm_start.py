@@ -31,7 +31,7 @@ class WarmStart(nn.Module):
         self.register_buffer("values", start)
 
     def guess(self, connection: Connection) -> Tensor | None:
-        """Values (N, columns) of the nodes of a step; a batch row gets the mean of its neighbors."""
+        """Values (N, columns) of the nodes of a step; batch rows get the mean of neighbors."""
         edges = connection.bank
         if edges is None or world_size() > 1:
             return None
