@@ -9,13 +9,11 @@ from torch import Tensor
 
 from gloss_graph._internal.checks import (
     check_device,
-    check_mask,
     check_matrix,
     check_tensor,
 )
-from gloss_graph._internal.precision import finite_gradient
-from gloss_graph.graph.rows import joint_view, unit_rows
-from gloss_graph.graph.visibility import one_per_document
+from gloss_graph.graph.rows import normalized_rows
+from gloss_graph.graph.visibility import check_visible
 from gloss_graph.memory import MemoryBank
 from gloss_graph.memory.incoming import check_ids
 from gloss_graph.memory.labels import check_same_targets, read_labels
@@ -71,7 +69,16 @@ def check_batch(
     columns = None if memory is None or frozen is not None else memory.dim
     check_matrix("embeddings", embeddings, columns, normalized=normalize)
     if frozen is not None:
-        _check_frozen(embeddings, frozen, memory, normalize)
+        check_matrix("frozen", frozen, normalized=True)
+        if not normalize:
+            raise ValueError("'frozen' needs rows of length 1. Set normalize_embeddings=True.")
+        columns = embeddings.size(1) + frozen.size(1)
+        if memory is not None and columns != memory.dim:
+            raise ValueError(
+                f"'frozen' must have {memory.dim - embeddings.size(1)} columns, so that with the "
+                f"embeddings' {embeddings.size(1)} they fill the bank's dim={memory.dim} "
+                f"(got {tuple(frozen.shape)})."
+            )
     size = embeddings.size(0)
     known, targets = read_labels(labels, size, num_classes, device)
     slots = None
@@ -84,33 +91,6 @@ def check_batch(
     x = normalized_rows(embeddings, frozen, frozen_weight, normalize)
     targets = None if targets is None else targets.to(x.dtype)
     return Batch(x, known, targets, ids, slots)
-
-
-def normalized_rows(
-    embeddings: Tensor, frozen: Tensor | None, frozen_weight: float, normalize: bool
-) -> Tensor:
-    """Checked rows as they are compared and stored: (B, D) in float32 at least, or joint views."""
-    x = finite_gradient(embeddings.to(torch.promote_types(embeddings.dtype, torch.float32)))
-    if frozen is not None:
-        return joint_view(x, frozen, frozen_weight)
-    return unit_rows(x) if normalize else x
-
-
-def _check_frozen(
-    embeddings: Tensor, frozen: Tensor, memory: MemoryBank | None, normalize: bool
-) -> None:
-    check_matrix("frozen", frozen, normalized=True)
-    if not normalize:
-        raise ValueError("'frozen' needs rows of length 1. Set normalize_embeddings=True.")
-    if memory is None:
-        return
-    wanted = memory.dim - embeddings.size(1)
-    if frozen.size(1) != wanted:
-        raise ValueError(
-            f"'frozen' must have {wanted} columns, so that with the embeddings' "
-            f"{embeddings.size(1)} they fill the bank's dim={memory.dim} "
-            f"(got {tuple(frozen.shape)})."
-        )
 
 
 def check_memory(memory: MemoryBank | None, normalize_embeddings: bool) -> None:
@@ -182,7 +162,7 @@ def check_step(
             f"'labels' must lie in 0..{num_classes - 1}, or be -1 for unlabeled "
             f"(got {low}..{high})."
         )
-    visible = _check_visible(visible, known, batch.ids)
+    visible = check_visible(visible, known, batch.ids)
     if logits is not None:
         check_tensor("logits", logits)
         if logits.shape != (size, num_classes):
@@ -209,21 +189,3 @@ def check_step(
         visible=visible,
         logits=logits,
     )
-
-
-def _check_visible(visible: Tensor | None, labels: Tensor, ids: Tensor | None) -> Tensor | None:
-    """`visible` (B,) on the labels' device; raise unless it fits the labels and documents.
-
-    Rows with one id are one document: one that shows the label would tell it to the others.
-    """
-    if ids is not None:
-        one_per_document("labels", labels, ids)
-    if visible is None:
-        return None
-    check_mask("visible", visible, labels.numel())
-    visible = visible.to(labels.device)
-    if bool((visible & (labels < 0)).any()):
-        raise ValueError("'visible' marks rows whose label is -1 (unlabeled).")
-    if ids is not None:
-        one_per_document("visible", visible.long(), ids)
-    return visible

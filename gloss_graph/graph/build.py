@@ -25,7 +25,6 @@ from gloss_graph.graph.links import (
     batch_squared_distances,
     diagonal_mask,
     join,
-    off_diagonal,
     returned_links,
     stored_links,
     stored_lists,
@@ -454,9 +453,9 @@ def document_data(connection: Connection, ids: Tensor | None, memory: MemoryBank
     size, slots, y, targets = connection.size, connection.slots, connection.y, connection.targets
     device = slots.device
     num_nodes = size + slots.numel()
-    edge_weight = connection.edge_weight
-    if edge_weight is None and connection.full is not None:
-        edge_weight = off_diagonal(connection.full)
+    edge_weight, full = connection.edge_weight, connection.full
+    if edge_weight is None and full is not None:
+        edge_weight = full[~diagonal_mask(size, device)]
     data = Data(
         edge_index=connection.edge_index,
         edge_weight=edge_weight,

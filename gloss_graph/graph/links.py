@@ -280,11 +280,3 @@ def all_pairs(num_nodes: int, device: torch.device) -> Tensor:
 def diagonal_mask(size: int, device: torch.device) -> Tensor:
     """Diagonal of a square matrix (size, size), bool. Cached: not to be written to."""
     return torch.eye(size, dtype=torch.bool, device=device)
-
-
-def off_diagonal(matrix: Tensor) -> Tensor:
-    """Entries of a square matrix (N, N) at `all_pairs`, (N(N-1),), without an index."""
-    size = matrix.size(0)
-    if size < 2:
-        return matrix.flatten()[:0]
-    return matrix.flatten()[1:].view(size - 1, size + 1)[:, :-1].reshape(-1)

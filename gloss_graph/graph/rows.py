@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from gloss_graph._internal.checks import check_matrix, check_range
-from gloss_graph._internal.precision import first_order
+from gloss_graph._internal.precision import finite_gradient, first_order
 
 
 class _UnitRows(torch.autograd.Function):
@@ -34,6 +34,16 @@ class _UnitRows(torch.autograd.Function):
 def unit_rows(x: Tensor) -> Tensor:
     """L2-normalized rows of x (B, D), differentiable once; a zero row stays zero."""
     return _UnitRows.apply(x)
+
+
+def normalized_rows(
+    embeddings: Tensor, frozen: Tensor | None, frozen_weight: float, normalize: bool
+) -> Tensor:
+    """Checked rows as they are compared and stored: (B, D) in float32 at least, or joint views."""
+    x = finite_gradient(embeddings.to(torch.promote_types(embeddings.dtype, torch.float32)))
+    if frozen is not None:
+        return joint_view(x, frozen, frozen_weight)
+    return unit_rows(x) if normalize else x
 
 
 def joint_view(x: Tensor, frozen: Tensor | None, frozen_weight: float) -> Tensor:

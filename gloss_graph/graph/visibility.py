@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gloss_graph._internal.checks import check_range
+from gloss_graph._internal.checks import check_mask, check_range
 
 
 def visible_split(
@@ -49,6 +49,24 @@ def visible_split(
         documents, document_of = one_per_document("labels", labels, ids)
     visible = _stratified(documents.cpu(), fraction, generator, supplied).to(labels.device)
     return visible if document_of is None else visible[document_of]
+
+
+def check_visible(visible: Tensor | None, labels: Tensor, ids: Tensor | None) -> Tensor | None:
+    """`visible` (B,) on the labels' device; raise unless it fits the labels and documents.
+
+    Rows with one id are one document: one that shows the label would tell it to the others.
+    """
+    if ids is not None:
+        one_per_document("labels", labels, ids)
+    if visible is None:
+        return None
+    check_mask("visible", visible, labels.numel())
+    visible = visible.to(labels.device)
+    if bool((visible & (labels < 0)).any()):
+        raise ValueError("'visible' marks rows whose label is -1 (unlabeled).")
+    if ids is not None:
+        one_per_document("visible", visible.long(), ids)
+    return visible
 
 
 def one_per_document(name: str, values: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:
