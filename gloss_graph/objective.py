@@ -595,7 +595,7 @@ class GraphGuidedObjective(nn.Module):
         if self.targets.keeps(batch):
             return None
         shared = self.training and world_size() > 1
-        if connection and not (listed or shared or reads_labels(self.graph.bandwidth)):
+        if connection is not None and not (listed or shared or reads_labels(self.graph.bandwidth)):
             return connection
         if shared:
             ids = None if batch.ids is None else gather_rows(batch.ids)

@@ -150,7 +150,14 @@ class GraphTargets(nn.Module):
         if count == 0:
             return
         if not bool(memory.labeled.any()):
-            self._warn_no_label()
+            if not self._warned:
+                warnings.warn(
+                    "The memory bank holds no label, so unlabeled documents get no target. "
+                    "Prefill it, or let labeled documents pass first.",
+                    UserWarning,
+                    stacklevel=6,
+                )
+            self._warned = True
             return
         trust = None if self.half_life is None else age_decay(memory.age, self.half_life)
         head = PropagationHead(memory.embeddings, memory.labels, self.classifier, trust)
@@ -162,16 +169,16 @@ class GraphTargets(nn.Module):
         self.table_ids = torch.cat([memory.ids, self.table_ids[count:]])
         self.solved_at = self.steps.clone()
 
-    def looked_up(self, memory: MemoryBank, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+    def looked_up(self, memory: MemoryBank | None, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
         """Unlabeled batch rows (n,) that have a target, with target (n, C) and confidence (n,).
 
         While training, targets older than `refresh_every` steps are made again first.
         """
+        if memory is None or batch.slots is None:
+            return batch.labels[:0], self.table[:0], self.confidence[:0]
         last = int(self.solved_at)
         if self.training and (last < 0 or int(self.steps) - last >= self.consistency.refresh_every):
             self.refresh(memory)
-        if batch.slots is None:
-            return batch.labels[:0], self.table[:0], self.confidence[:0]
         slots = batch.slots.clamp(min=0)
         known = (batch.slots >= 0) & (self.table_ids[slots] == batch.ids)
         where = (known & (batch.labels < 0)).nonzero().squeeze(1)
@@ -215,16 +222,6 @@ class GraphTargets(nn.Module):
             target = align_classes(shares, prior, mass, self.classifier.align)
         return target, entropy_confidence(target)
 
-    def _warn_no_label(self) -> None:
-        if not self._warned:
-            self._warned = True
-            warnings.warn(
-                "The memory bank holds no label, so unlabeled documents get no target. Prefill "
-                "it, or let labeled documents pass first.",
-                UserWarning,
-                stacklevel=5,
-            )
-
 
 def consistency_loss(
     targets: GraphTargets,
@@ -246,17 +243,15 @@ def consistency_loss(
         connection: The graph of the target embeddings (while training, of the batches of all
             processes), where targets are not looked up.
     """
-    if connection is None and memory is not None:
+    if connection is None:
         where, target, confidence = targets.looked_up(memory, batch)
-    elif connection is not None:
+    else:
         where = (batch.labels < 0).nonzero().squeeze(1)
         target, confidence = targets.propagated(connection)
         if targets.training:
             local = own_rows(batch.labels.numel(), batch.labels.device)
             local = local[(connection.y < 0)[: connection.size]]
             target, confidence = target[local], confidence[local]
-    else:
-        raise ValueError("'connection' must be a graph without 'memory' (got None for both).")
     consistency = targets.consistency
     strength = ramped(int(targets.steps), consistency.start, consistency.ramp)
     soft = soft_binary_cross_entropy if targets.classifier.multilabel else soft_cross_entropy
