@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Literal, overload
 
@@ -19,7 +19,7 @@ from gloss_graph.graph.batch import Batch, StepBatch, check_memory, check_step
 from gloss_graph.graph.build import Connection, connect, document_data
 from gloss_graph.graph.kernels import Kernel
 from gloss_graph.graph.settings import KNNGraph
-from gloss_graph.graph.visibility import shown_nodes
+from gloss_graph.graph.visibility import LabelSplit
 from gloss_graph.inference import BankInference, Explanation, GraphClassifier
 from gloss_graph.losses import FORMS, check_class_weight, check_multilabel
 from gloss_graph.memory import MemoryBank
@@ -560,23 +560,18 @@ class GraphGuidedObjective(nn.Module):
 
     def _compare(self, step: StepBatch, listed: bool) -> Compared:
         """Connect, hide, propagate and compare."""
-        batch, size = step.batch, step.batch.labels.numel()
-
-        def show(known: Tensor) -> Tensor:
-            return shown_nodes(
-                known,
-                size,
-                self.visible_fraction,
-                self.memory_visible_fraction,
-                generator=step_generator(self.generator, self.training),
-                ids=batch.ids,
-                visible=step.visible,
-            )
-
+        batch = step.batch
+        split = LabelSplit(
+            self.visible_fraction,
+            self.memory_visible_fraction,
+            step_generator(self.generator, self.training),
+            batch.ids,
+            step.visible,
+        )
         # Labels are hidden before the weights are made: a bandwidth may depend on labels.
-        connection = self._connect(batch, step.learned, listed, show)
+        connection = self._connect(batch, step.learned, listed, split)
         seeds = connection.on_nodes(connection.shown)
-        hidden = (batch.labels >= 0) & ~connection.shown[:size]
+        hidden = (batch.labels >= 0) & ~connection.shown[: connection.size]
         with self.seconds.timed("propagation"):
             loss, propagated, report = hidden_label_loss(
                 self.propagation, connection, seeds, hidden, self.loss, self.class_weight, self.warm
@@ -614,7 +609,7 @@ class GraphGuidedObjective(nn.Module):
         batch: Batch,
         learned: int,
         listed: bool,
-        show: Callable[[Tensor], Tensor] | None = None,
+        split: LabelSplit | None = None,
     ) -> Connection:
         """Search and connect; only the first `learned` columns of a row drift."""
         memory, neighbors = self.memory, None
@@ -629,7 +624,7 @@ class GraphGuidedObjective(nn.Module):
         listed = listed or self.propagation.rule == "poisson" or self.staleness.weighs(strength)
         with self.seconds.timed("graph"):
             found = connect(
-                batch, self.graph, memory=memory, neighbors=neighbors, listed=listed, show=show
+                batch, self.graph, memory=memory, neighbors=neighbors, listed=listed, split=split
             )
             return self.staleness.weigh(found, memory, strength)
 

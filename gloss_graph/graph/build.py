@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -32,6 +31,7 @@ from gloss_graph.graph.links import (
     within_hops,
 )
 from gloss_graph.graph.settings import KNNGraph
+from gloss_graph.graph.visibility import LabelSplit
 from gloss_graph.memory import MemoryBank
 from gloss_graph.memory.labels import join_targets
 from gloss_graph.neighbors import NeighborLists
@@ -41,9 +41,6 @@ BATCH_BATCH, BATCH_MEMORY, MEMORY_MEMORY = 0, 1, 2
 LEAST_ROWS = 1024
 # Memory rows that the bandwidth rules look at, with the batch.
 _BANDWIDTH_MEMORY_ROWS = 384
-
-# Says which of the labels (n,) of the nodes that take part are shown (n,) bool.
-Show = Callable[[Tensor], Tensor]
 
 
 class BankEdges(NamedTuple):
@@ -218,17 +215,17 @@ def connect(
     memory: MemoryBank | None,
     neighbors: NeighborLists | None = None,
     listed: bool = True,
-    show: Show | None = None,
+    split: LabelSplit | None = None,
 ) -> Connection:
     """Connect a checked batch to itself and to a bank.
 
     The lists of the batch in the bank are searched for when left out. With `listed=False` the edges
-    among remembered rows may stay where the bank keeps them. `show` says which labels are shown,
-    by default all; the bandwidth sees no others.
+    among remembered rows may stay where the bank keeps them. `split` says which labels are
+    shown, by default all; the bandwidth sees no others.
     """
     slots = _remembered(memory, batch)
     if memory is None:
-        return _connect_listed(batch, graph, None, slots, None, show)
+        return _connect_listed(batch, graph, None, slots, None, split)
     if neighbors is None:
         neighbors = memory.neighbors(batch.x.detach(), batch.ids, graph.k)
     if not listed and slots.numel() and _suits_kept_edges(memory, graph):
@@ -236,8 +233,8 @@ def connect(
         if graph.hops is not None:
             near = _near_slots(memory, slots, neighbors, graph.hops)
         if near.numel():
-            return _connect_kept(batch, graph, memory, near, neighbors, show)
-    return _connect_listed(batch, graph, memory, slots, neighbors, show)
+            return _connect_kept(batch, graph, memory, near, neighbors, split)
+    return _connect_listed(batch, graph, memory, slots, neighbors, split)
 
 
 def _connect_listed(
@@ -246,7 +243,7 @@ def _connect_listed(
     memory: MemoryBank | None,
     slots: Tensor,
     neighbors: NeighborLists | None,
-    show: Show | None,
+    split: LabelSplit | None,
 ) -> Connection:
     """Every edge in one list, or all pairs of the batch in one matrix."""
     x, size, k = batch.x, batch.x.size(0), graph.k
@@ -277,7 +274,7 @@ def _connect_listed(
         )
         squared = links.squared.index_select(0, link)
 
-    shown = y >= 0 if show is None else show(y)
+    shown = y >= 0 if split is None else split.shown(batch.labels, y[size:])
     if local:
         scales = torch.cat([local_scales(batch_lists), local_scales(memory_lists)]).to(x.dtype)
         sigma = scales.new_tensor(float("nan"))
@@ -314,7 +311,7 @@ def _connect_kept(
     memory: MemoryBank,
     slots: Tensor,
     neighbors: NeighborLists,
-    show: Show | None,
+    split: LabelSplit | None,
 ) -> Connection:
     """The edges among remembered rows left where the bank keeps them.
 
@@ -324,7 +321,7 @@ def _connect_kept(
     x, size, stored = batch.x, batch.x.size(0), len(memory)
     near = graph.hops is not None
     labels, _ = _labels(batch, memory, slots)
-    shown = labels >= 0 if show is None else show(labels)
+    shown = labels >= 0 if split is None else split.shown(batch.labels, labels[size:])
     visible = torch.where(shown, labels, -1)
     sigma = _bandwidth(graph.bandwidth, x, visible, memory, slots)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -88,30 +90,35 @@ def one_per_document(name: str, values: Tensor, ids: Tensor) -> tuple[Tensor, Te
     return documents, document_of
 
 
-def shown_nodes(
-    y: Tensor,
-    size: int,
-    fraction: float,
-    memory_fraction: float,
-    *,
-    generator: torch.Generator,
-    ids: Tensor | None,
-    visible: Tensor | None,
-) -> Tensor:
-    """Nodes (N,) bool whose label a step shows; `visible` (B,) replaces the split of the batch.
+class LabelSplit(NamedTuple):
+    """Which labels a step shows: shares of those of the batch and of the remembered rows.
 
-    Nodes are the `size` batch rows, then remembered rows. The fractions are shares of the labels
-    `y` (N,) of the batch and of the remembered rows.
+    Attributes:
+        fraction: Share of the labels of the batch.
+        memory_fraction: Share of the remembered labels.
+        generator: The source of randomness.
+        ids: (B,) document ids or None.
+        visible: (B,) bool replaces the random split of the batch.
     """
-    labels, known = y[:size], y[size:]
-    remembered, supplied = known >= 0, None
-    if known.numel():
-        if memory_fraction < 1.0:
-            remembered = visible_split(known, memory_fraction, generator=generator)
-        supplied = known[remembered]
-    if visible is None:
-        visible = visible_split(labels, fraction, generator=generator, ids=ids, supplied=supplied)
-    return torch.cat([visible, remembered]) if known.numel() else visible
+
+    fraction: float
+    memory_fraction: float
+    generator: torch.Generator
+    ids: Tensor | None
+    visible: Tensor | None
+
+    def shown(self, labels: Tensor, known: Tensor) -> Tensor:
+        """Which of the `labels` (B,) of the batch and the `known` ones (n,) are shown (B + n,)."""
+        remembered, supplied, visible = known >= 0, None, self.visible
+        if known.numel():
+            if self.memory_fraction < 1.0:
+                remembered = visible_split(known, self.memory_fraction, generator=self.generator)
+            supplied = known[remembered]
+        if visible is None:
+            visible = visible_split(
+                labels, self.fraction, generator=self.generator, ids=self.ids, supplied=supplied
+            )
+        return torch.cat([visible, remembered]) if known.numel() else visible
 
 
 def _stratified(
