@@ -274,18 +274,15 @@ def _connect_listed(
         )
         squared = links.squared.index_select(0, link)
 
-    shown = y >= 0 if split is None else split.shown(batch.labels, y[size:])
+    every = squared.detach() if squared.dim() == 2 else None
+    shown, sigma = _shown(batch, y, graph.bandwidth, memory, slots, split, every)
+    squared_sigma = sigma.square()
     if local:
         scales = torch.cat([local_scales(batch_lists), local_scales(memory_lists)]).to(x.dtype)
-        sigma = scales.new_tensor(float("nan"))
         if squared.dim() == 2:
             squared_sigma = torch.outer(scales, scales)
         else:
             squared_sigma = scales[edge_index[0]] * scales[edge_index[1]]
-    else:
-        known = squared.detach() if squared.dim() == 2 else None
-        sigma = _bandwidth(graph.bandwidth, x, torch.where(shown, y, -1), memory, slots, known)
-        squared_sigma = sigma.square()
     # A kernel sees one entry per edge, however they are stored here.
     weight = weigh(graph.weight, squared.flatten(), squared_sigma.flatten())
     full = None
@@ -321,9 +318,7 @@ def _connect_kept(
     x, size, stored = batch.x, batch.x.size(0), len(memory)
     near = graph.hops is not None
     labels, _ = _labels(batch, memory, slots)
-    shown = labels >= 0 if split is None else split.shown(batch.labels, labels[size:])
-    visible = torch.where(shown, labels, -1)
-    sigma = _bandwidth(graph.bandwidth, x, visible, memory, slots)
+    shown, sigma = _shown(batch, labels, graph.bandwidth, memory, slots, split)
 
     every = slots if near else torch.arange(stored)
     all_batch = graph.batch_edges == "all"
@@ -425,24 +420,32 @@ def _remembered(memory: MemoryBank | None, batch: Batch) -> Tensor:
     return keep.nonzero().squeeze(1)
 
 
-def _bandwidth(
+def _shown(
+    batch: Batch,
+    y: Tensor,
     bandwidth: float | str | BandwidthRule,
-    x: Tensor,
-    labels: Tensor,
     memory: MemoryBank | None,
     slots: Tensor,
+    split: LabelSplit | None,
     squared: Tensor | None = None,
-) -> Tensor:
-    """Bandwidth from the batch and a draw of the remembered rows; `labels` (n,) are of both."""
-    x = x.detach()
+) -> tuple[Tensor, Tensor]:
+    """Which labels `y` (n,) are shown, and the bandwidth, which sees no others (NaN for "local").
+
+    It is made from the batch, whose `squared` distances (B, B) may be known, and a draw of `slots`.
+    """
+    x = batch.x.detach()
+    of_batch, known = y.split([x.size(0), slots.numel()])
+    shown = y >= 0 if split is None else split.shown(of_batch, known)
+    if bandwidth == "local":
+        return shown, x.new_tensor(torch.nan)
+    of_batch, known = torch.where(shown, y, -1).split([x.size(0), slots.numel()])
     if memory is None or slots.numel() == 0:
-        return estimate_bandwidth(bandwidth, x, labels, squared=squared)
-    of_batch, known = labels.split([x.size(0), slots.numel()])
+        return shown, estimate_bandwidth(bandwidth, x, of_batch, squared=squared)
     if slots.numel() > _BANDWIDTH_MEMORY_ROWS:
         keep = drawn_rows(bandwidth, slots.numel(), known, _BANDWIDTH_MEMORY_ROWS).to(x.device)
         slots, known = slots[keep], known[keep]
     x = torch.cat([x, memory.rows[slots].to(x.dtype)])
-    return estimate_bandwidth(bandwidth, x, torch.cat([of_batch, known]))
+    return shown, estimate_bandwidth(bandwidth, x, torch.cat([of_batch, known]))
 
 
 def document_data(connection: Connection, ids: Tensor | None, memory: MemoryBank | None) -> Data:
