@@ -11,12 +11,11 @@ from torch import Tensor, nn
 
 from gloss_graph._internal.checks import check_choice, check_positive_int, check_range, check_seed
 from gloss_graph._internal.precision import full_precision
-from gloss_graph._internal.processes import gather_rows, step_generator, world_size
+from gloss_graph._internal.processes import step_generator, world_size
 from gloss_graph._internal.settings import former_names, settings_of, shown, with_short_forms
 from gloss_graph._internal.timing import StageClock
 from gloss_graph.graph.bandwidth import BandwidthRule, check_fits_bank, reads_labels
 from gloss_graph.graph.batch import (
-    Batch,
     check_batch,
     check_label_range,
     check_logits,
@@ -32,8 +31,8 @@ from gloss_graph.graph.visibility import shown_nodes
 from gloss_graph.inference import BankInference, Explanation, GraphClassifier
 from gloss_graph.losses import FORMS, check_class_weight, check_multilabel
 from gloss_graph.memory import MemoryBank
-from gloss_graph.memory.distributed import enqueue_gathered
-from gloss_graph.memory.labels import join_targets
+from gloss_graph.memory.distributed import gathered, store_gathered
+from gloss_graph.memory.incoming import Batch
 from gloss_graph.memory.state import check_forms, check_keys, check_limits, fit_cells
 from gloss_graph.propagation import LabelPropagation, PropagationSettings
 from gloss_graph.step import (
@@ -635,10 +634,7 @@ class GraphGuidedObjective(nn.Module):
             if self.memory is not None:
                 neighbors = None if connection is None else connection.neighbors
                 with self.seconds.timed("enqueue"):
-                    kept = batch.labels
-                    if batch.targets is not None:
-                        kept = join_targets(batch.labels, batch.targets)
-                    enqueue_gathered(self.memory, constants.x, kept, batch.ids, neighbors)
+                    store_gathered(self.memory, constants, neighbors)
         if data is None or compared is None:
             return loss
         return ObjectiveOutput(
@@ -681,15 +677,7 @@ class GraphGuidedObjective(nn.Module):
 
     def _connect_constants(self, batch: Batch, learned: int) -> Connection:
         """The graph that targets come from: while training, of the batches of all processes."""
-        if self.training and world_size() > 1:
-            ids = None if batch.ids is None else gather_rows(batch.ids)
-            batch = Batch(
-                x=gather_rows(batch.x),
-                labels=gather_rows(batch.labels),
-                targets=None if batch.targets is None else gather_rows(batch.targets),
-                ids=ids,
-                slots=None if ids is None or self.memory is None else self.memory.slots_of(ids),
-            )
+        batch = gathered(batch, self.memory) if self.training else batch
         return self._connect(batch, learned, listed=False)
 
     def _connect(
@@ -704,7 +692,7 @@ class GraphGuidedObjective(nn.Module):
         if memory is not None and strength > 0.0:
             with self.seconds.timed("search"):
                 memory = self.staleness.view(memory, batch.x, learned)
-                neighbors = memory.neighbors(batch.x, batch.ids, self.graph.k)
+                neighbors = memory.neighbors_of(batch, self.graph.k)
         else:
             memory = None
         # Scores of a singular system need the components, weights by age every edge: so a list.

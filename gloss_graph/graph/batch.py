@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import torch
 from torch import Tensor
 
@@ -13,35 +11,12 @@ from gloss_graph._internal.checks import (
     check_matrix,
     check_tensor,
 )
-from gloss_graph._internal.precision import finite_gradient
-from gloss_graph.graph.distances import unit_rows
+from gloss_graph._internal.precision import finite_gradient, unit_rows
 from gloss_graph.graph.views import joint_view
 from gloss_graph.graph.visibility import one_per_document
 from gloss_graph.memory import MemoryBank
-from gloss_graph.memory.incoming import check_ids
+from gloss_graph.memory.incoming import Batch, check_ids
 from gloss_graph.memory.labels import check_same_targets, read_labels
-
-
-class Batch(NamedTuple):
-    """Checked rows of one call.
-
-    Shapes: B rows, D dimension, C classes.
-
-    Attributes:
-        x: (B, D) in float32 at least, L2-normalized if the graph normalizes; carries the gradient.
-        labels: (B,) long, -1 = unlabeled; of label sets 0 = labeled.
-        targets: (B, C) label sets in the dtype of `x`, zeros in unlabeled rows; None for class
-            numbers.
-        ids: (B,) long document identities, or None.
-        slots: (B,) long, where the bank stores each document, -1 for nowhere; None without ids or
-            bank.
-    """
-
-    x: Tensor
-    labels: Tensor
-    targets: Tensor | None
-    ids: Tensor | None
-    slots: Tensor | None
 
 
 def check_batch(
@@ -103,10 +78,10 @@ def normalized_rows(
     embeddings: Tensor, frozen: Tensor | None, frozen_weight: float, normalize: bool
 ) -> Tensor:
     """Checked rows as they are compared and stored: (B, D) in float32 at least, or joint views."""
-    x = finite_gradient(embeddings.to(torch.promote_types(embeddings.dtype, torch.float32)))
+    x = embeddings.to(torch.promote_types(embeddings.dtype, torch.float32))
     if frozen is not None:
         return joint_view(x, frozen, frozen_weight)
-    return unit_rows(x) if normalize else x
+    return unit_rows(x) if normalize else finite_gradient(x)
 
 
 def _check_frozen(
@@ -186,6 +161,9 @@ def check_visible(
         ValueError: Shape or dtype; an unlabeled row is marked; rows with one id differ in label or
             in visibility.
     """
+    # Documents that come once cannot disagree with themselves.
+    if ids is not None and ids.unique().numel() == ids.numel():
+        ids = None
     if ids is not None:
         one_per_document("labels", labels, ids)
     if visible is None:

@@ -18,7 +18,7 @@ from gloss_graph.graph.bandwidth import (
     local_scales,
 )
 from gloss_graph.graph.bank_graph import BankEdges, bank_edges, near_slots, suits_bank_edges
-from gloss_graph.graph.batch import Batch, check_batch, check_memory
+from gloss_graph.graph.batch import check_batch, check_memory
 from gloss_graph.graph.distances import batch_squared_distances, weigh
 from gloss_graph.graph.kernels import Kernel
 from gloss_graph.graph.links import (
@@ -37,6 +37,7 @@ from gloss_graph.graph.symmetrize import (
     symmetrize_links,
 )
 from gloss_graph.memory import MemoryBank
+from gloss_graph.memory.incoming import Batch
 from gloss_graph.memory.labels import join_targets
 from gloss_graph.neighbors import NeighborLists
 
@@ -202,7 +203,7 @@ def connect(
     size = x.size(0)
     slots = _remembered(memory, batch.slots, x.device)
     if memory is not None and neighbors is None:
-        neighbors = memory.neighbors(x.detach(), batch.ids, k)
+        neighbors = memory.neighbors_of(batch, k)
     if (
         memory is not None
         and neighbors is not None

@@ -20,33 +20,6 @@ _FLOAT32_EXPONENT = 80.0
 _NO_TIE = 1e-100
 
 
-class _UnitRows(torch.autograd.Function):
-    """Two passes over x each way; autograd's division takes seven backward."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        norm = torch.linalg.vector_norm(x, dim=1, keepdim=True)
-        inverse = torch.where(norm > torch.finfo(x.dtype).tiny, norm, 1.0).reciprocal_()
-        unit = x * inverse
-        ctx.save_for_backward(unit, inverse)
-        return unit
-
-    @staticmethod
-    @first_order
-    def backward(ctx: Any, grad: Tensor) -> Tensor:
-        unit, inverse = ctx.saved_tensors
-        along = torch.einsum("bd,bd->b", grad, unit).unsqueeze(1)
-        return torch.addcmul(grad, unit, along, value=-1.0).mul_(inverse)
-
-
-def unit_rows(x: Tensor) -> Tensor:
-    """L2-normalised rows of x (B, D), differentiable once.
-
-    A zero row stays zero, with an ordinary gradient.
-    """
-    return _UnitRows.apply(x)
-
-
 def weigh(kernel: Kernel, squared: Tensor, squared_bandwidth: Tensor) -> Tensor:
     """Edge weights, in float64 where a Gaussian that narrow would underflow in float32.
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from gloss_graph._internal.checks import check_matrix, check_range
-from gloss_graph.graph.distances import unit_rows
+from gloss_graph._internal.precision import unit_rows
 
 
 def joint_view(x: Tensor, frozen: Tensor | None, anchor: float) -> Tensor:

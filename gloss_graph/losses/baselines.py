@@ -13,7 +13,7 @@ from gloss_graph._internal.extras import require
 from gloss_graph.losses.graph import labeled_cross_entropy
 from gloss_graph.losses.pairs import pair_cosine_loss
 from gloss_graph.memory import MemoryBank
-from gloss_graph.memory.distributed import enqueue_gathered
+from gloss_graph.memory.distributed import store_gathered
 
 METRIC_LOSSES = ("scl", "triplet", "cosine", "xbm-scl")
 """Names `MetricLoss` takes."""
@@ -134,7 +134,7 @@ class MetricLoss(nn.Module):
             cross_entropy = labeled_cross_entropy(logits, labels.long())
             loss = self.weight * metric + (1.0 - self.weight) * cross_entropy
         if self.memory is not None and self.training:
-            enqueue_gathered(self.memory, x, labels[known], own, None)
+            store_gathered(self.memory, self.memory.checked(x, labels[known], own), None)
         self.parts = {"metric_loss": metric.detach(), "cross_entropy": cross_entropy.detach()}
         return loss
 
