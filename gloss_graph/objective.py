@@ -11,11 +11,11 @@ from torch import Tensor, nn
 
 from gloss_graph._internal.checks import check_choice, check_positive_int, check_range, check_seed
 from gloss_graph._internal.precision import full_precision
-from gloss_graph._internal.processes import gather_rows, step_generator, world_size
+from gloss_graph._internal.processes import step_generator, world_size
 from gloss_graph._internal.settings import former_names, settings_of, shown, with_short_forms
 from gloss_graph._internal.timing import StageClock
 from gloss_graph.graph.bandwidth import BandwidthRule, check_fits_bank, reads_labels
-from gloss_graph.graph.batch import Batch, StepBatch, check_memory, check_step
+from gloss_graph.graph.batch import StepBatch, check_memory, check_step
 from gloss_graph.graph.build import Connection, connect, document_data
 from gloss_graph.graph.kernels import Kernel
 from gloss_graph.graph.settings import KNNGraph
@@ -23,8 +23,8 @@ from gloss_graph.graph.visibility import LabelSplit
 from gloss_graph.inference import BankInference, Explanation, GraphClassifier
 from gloss_graph.losses import FORMS, check_class_weight, check_multilabel
 from gloss_graph.memory import MemoryBank
-from gloss_graph.memory.distributed import enqueue_gathered
-from gloss_graph.memory.labels import join_targets
+from gloss_graph.memory.distributed import gathered, store_gathered
+from gloss_graph.memory.incoming import Batch
 from gloss_graph.propagation import LabelPropagation, PropagationSettings
 from gloss_graph.step import (
     Compared,
@@ -552,10 +552,7 @@ class GraphGuidedObjective(nn.Module):
             if self.memory is not None:
                 neighbors = None if connection is None else connection.neighbors
                 with self.seconds.timed("enqueue"):
-                    kept = batch.labels
-                    if batch.targets is not None:
-                        kept = join_targets(batch.labels, batch.targets)
-                    enqueue_gathered(self.memory, step.constants.x, kept, batch.ids, neighbors)
+                    store_gathered(self.memory, step.constants, neighbors)
         return loss if output is None else output
 
     def _compare(self, step: StepBatch, listed: bool) -> Compared:
@@ -586,21 +583,12 @@ class GraphGuidedObjective(nn.Module):
         While training it is that of the batches of all processes. The step's graph serves unless
         it is `listed` (the same up to rounding), or its bandwidth depends on the shown labels.
         """
-        batch = step.constants
-        if self.targets.keeps(batch):
+        if self.targets.keeps(step.constants):
             return None
         shared = self.training and world_size() > 1
         if connection is not None and not (listed or shared or reads_labels(self.graph.bandwidth)):
             return connection
-        if shared:
-            ids = None if batch.ids is None else gather_rows(batch.ids)
-            batch = Batch(
-                x=gather_rows(batch.x),
-                labels=gather_rows(batch.labels),
-                targets=None if batch.targets is None else gather_rows(batch.targets),
-                ids=ids,
-                slots=None if ids is None or self.memory is None else self.memory.slots_of(ids),
-            )
+        batch = gathered(step.constants, self.memory) if shared else step.constants
         with torch.no_grad():
             return self._connect(batch, step.learned, listed=False)
 
@@ -617,7 +605,7 @@ class GraphGuidedObjective(nn.Module):
         if memory is not None and strength > 0.0:
             with self.seconds.timed("search"):
                 memory = self.staleness.view(memory, batch.x, learned)
-                neighbors = memory.neighbors(batch.x, batch.ids, self.graph.k)
+                neighbors = memory.neighbors_of(batch, self.graph.k)
         else:
             memory = None
         # The scores of a singular system need components, weights by age need every edge: a list.

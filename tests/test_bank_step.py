@@ -11,8 +11,9 @@ from torch import Tensor
 
 from gloss_graph import GraphGuidedObjective, MemoryBank
 from gloss_graph.graph import KNNGraph, build
-from gloss_graph.graph.batch import Batch, check_batch
+from gloss_graph.graph.batch import check_batch
 from gloss_graph.graph.build import connect
+from gloss_graph.memory.incoming import Batch
 from gloss_graph.step.bank_operator import ConstantRows, bank_operator
 
 CLASSES, DIM = 4, 12

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch_geometric.data import Data
 
 from gloss_graph._internal.checks import check_choice, check_matrix, check_positive_int, check_range
+from gloss_graph._internal.precision import unit_rows
 from gloss_graph.analysis.sources import Source, read_source
 from gloss_graph.graph.bandwidth import (
     BandwidthRule,
@@ -20,7 +21,6 @@ from gloss_graph.graph.bandwidth import (
 )
 from gloss_graph.graph.kernels import Kernel, cosine_kernel, resolve_kernel, weigh
 from gloss_graph.graph.links import SYMMETRIZE, symmetrize_links
-from gloss_graph.graph.rows import unit_rows
 from gloss_graph.neighbors.corpus import corpus_neighbors
 from gloss_graph.text import Corpus, FeatureEncoder, TextEncoder
 

@@ -15,30 +15,8 @@ from gloss_graph._internal.checks import (
 from gloss_graph.graph.rows import normalized_rows
 from gloss_graph.graph.visibility import check_visible
 from gloss_graph.memory import MemoryBank
-from gloss_graph.memory.incoming import check_ids
+from gloss_graph.memory.incoming import Batch, check_ids
 from gloss_graph.memory.labels import check_same_targets, read_labels
-
-
-class Batch(NamedTuple):
-    """Checked rows of one call.
-
-    Shapes: B rows, D dimension, C classes.
-
-    Attributes:
-        x: (B, D) in float32 at least, L2-normalized if the graph normalizes; carries the gradient.
-        labels: (B,) long, -1 = unlabeled; of label sets 0 = labeled.
-        targets: (B, C) label sets in the dtype of `x`, zeros in unlabeled rows; None for class
-            numbers.
-        ids: (B,) long document identities, or None.
-        slots: (B,) long, where the bank stores each document, -1 for nowhere; None without ids or
-            bank.
-    """
-
-    x: Tensor
-    labels: Tensor
-    targets: Tensor | None
-    ids: Tensor | None
-    slots: Tensor | None
 
 
 def check_batch(

@@ -16,7 +16,7 @@ from gloss_graph.graph.bandwidth import (
     estimate_bandwidth,
     local_scales,
 )
-from gloss_graph.graph.batch import Batch, check_batch, check_memory
+from gloss_graph.graph.batch import check_batch, check_memory
 from gloss_graph.graph.kernels import Kernel, weigh
 from gloss_graph.graph.links import (
     all_pairs,
@@ -33,6 +33,7 @@ from gloss_graph.graph.links import (
 from gloss_graph.graph.settings import KNNGraph
 from gloss_graph.graph.visibility import LabelSplit
 from gloss_graph.memory import MemoryBank
+from gloss_graph.memory.incoming import Batch
 from gloss_graph.memory.labels import join_targets
 from gloss_graph.neighbors import NeighborLists
 
@@ -227,7 +228,7 @@ def connect(
     if memory is None:
         return _connect_listed(batch, graph, None, slots, None, split)
     if neighbors is None:
-        neighbors = memory.neighbors(batch.x.detach(), batch.ids, graph.k)
+        neighbors = memory.neighbors_of(batch, graph.k)
     if not listed and slots.numel() and _suits_kept_edges(memory, graph):
         near = slots
         if graph.hops is not None:

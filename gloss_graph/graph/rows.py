@@ -3,47 +3,22 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from gloss_graph._internal.checks import check_matrix, check_range
-from gloss_graph._internal.precision import finite_gradient, first_order
-
-
-class _UnitRows(torch.autograd.Function):
-    """Two passes over x each way; autograd's division takes seven backward."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        norm = torch.linalg.vector_norm(x, dim=1, keepdim=True)
-        inverse = torch.where(norm > torch.finfo(x.dtype).tiny, norm, 1.0).reciprocal_()
-        unit = x * inverse
-        ctx.save_for_backward(unit, inverse)
-        return unit
-
-    @staticmethod
-    @first_order
-    def backward(ctx: Any, grad: Tensor) -> Tensor:
-        unit, inverse = ctx.saved_tensors
-        along = torch.einsum("bd,bd->b", grad, unit).unsqueeze(1)
-        return torch.addcmul(grad, unit, along, value=-1.0).mul_(inverse)
-
-
-def unit_rows(x: Tensor) -> Tensor:
-    """L2-normalized rows of x (B, D), differentiable once; a zero row stays zero."""
-    return _UnitRows.apply(x)
+from gloss_graph._internal.precision import finite_gradient, unit_rows
 
 
 def normalized_rows(
     embeddings: Tensor, frozen: Tensor | None, frozen_weight: float, normalize: bool
 ) -> Tensor:
     """Checked rows as they are compared and stored: (B, D) in float32 at least, or joint views."""
-    x = finite_gradient(embeddings.to(torch.promote_types(embeddings.dtype, torch.float32)))
+    x = embeddings.to(torch.promote_types(embeddings.dtype, torch.float32))
     if frozen is not None:
         return joint_view(x, frozen, frozen_weight)
-    return unit_rows(x) if normalize else x
+    return unit_rows(x) if normalize else finite_gradient(x)
 
 
 def joint_view(x: Tensor, frozen: Tensor | None, frozen_weight: float) -> Tensor:

@@ -58,6 +58,9 @@ def check_visible(visible: Tensor | None, labels: Tensor, ids: Tensor | None) ->
 
     Rows with one id are one document: one that shows the label would tell it to the others.
     """
+    # Documents that occur once cannot disagree with themselves.
+    if ids is not None and ids.unique().numel() == ids.numel():
+        ids = None
     if ids is not None:
         one_per_document("labels", labels, ids)
     if visible is None:

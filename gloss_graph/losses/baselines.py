@@ -20,7 +20,7 @@ from gloss_graph._internal.processes import any_process, gather_rows, share_of_m
 from gloss_graph.losses.graph import labeled_cross_entropy
 from gloss_graph.losses.schedule import is_seen, ramped, unseen_mean, updated_mean
 from gloss_graph.memory import MemoryBank
-from gloss_graph.memory.distributed import enqueue_gathered
+from gloss_graph.memory.distributed import store_gathered
 from gloss_graph.propagation.alignment import align_classes, class_shares
 
 METRIC_LOSSES = ("scl", "triplet", "cosine", "xbm-scl")
@@ -165,7 +165,7 @@ class MetricLoss(nn.Module):
             cross_entropy = labeled_cross_entropy(logits, labels.long())
             loss = self.weight * metric + (1.0 - self.weight) * cross_entropy
         if self.memory is not None and self.training:
-            enqueue_gathered(self.memory, x, labels[known], ids, None)
+            store_gathered(self.memory, self.memory.checked(x, labels[known], ids), None)
         self.parts = {"metric_loss": metric.detach(), "cross_entropy": cross_entropy.detach()}
         return loss
 
