@@ -26,18 +26,16 @@ from gloss_graph.memory import MemoryBank
 from gloss_graph.memory.distributed import gathered, store_gathered
 from gloss_graph.memory.incoming import Batch
 from gloss_graph.propagation import LabelPropagation, PropagationSettings
-from gloss_graph.step import (
+from gloss_graph.step.consistency import Consistency, GraphTargets, consistency_loss
+from gloss_graph.step.hidden_labels import (
     Compared,
-    Consistency,
-    GraphTargets,
     ObjectiveOutput,
-    Staleness,
-    WarmStart,
     classification_loss,
-    consistency_loss,
     hidden_label_loss,
 )
+from gloss_graph.step.staleness import Staleness
 from gloss_graph.step.state import check_generator_state, check_objective_state, state_kept
+from gloss_graph.step.warm_start import WarmStart
 
 if TYPE_CHECKING:
     from typing_extensions import Self

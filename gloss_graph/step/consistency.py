@@ -80,18 +80,12 @@ class GraphTargets(nn.Module):
     """Soft targets of unlabeled documents from the graph, and how far to trust them.
 
     Targets come from one solve over the whole bank every `refresh_every` steps and are looked up
-    by document id in between, or from the graph of each step (`refresh_every=0`). Everything that
-    training depends on is in persistent buffers.
+    by document id in between, or from the graph of each step (`refresh_every=0`). Trust in a row of
+    the bank halves every `half_life` steps. Training resumes from the persistent buffers.
 
     With several processes all of them solve in the same step, over equal banks or over the graph
     of all their batches, as soon as any of them holds an unlabeled row: every buffer is bit-equal
     on all processes after every training step.
-
-    Args:
-        capacity: Rows of the bank, 0 without one.
-        classifier: How the corpus is connected and propagated over.
-        consistency: When targets are made, and from which graph.
-        half_life: Steps in which the trust in a row of the bank halves; None: all count alike.
     """
 
     steps: Tensor
@@ -133,12 +127,7 @@ class GraphTargets(nn.Module):
 
     @torch.no_grad()
     def refresh(self, memory: MemoryBank) -> None:
-        """Solve over the whole bank and keep a target for every row.
-
-        Raises:
-            TypeError: Not a bank.
-            ValueError: A bank of another capacity than the targets were made for.
-        """
+        """Solve over the whole bank and keep a target for every row."""
         if not isinstance(memory, MemoryBank):
             raise TypeError(f"'memory' must be a MemoryBank (got {type(memory).__name__}).")
         if memory.capacity != self.table_ids.numel():
@@ -235,13 +224,8 @@ def consistency_loss(
     A mean over the rows that have a target; with several processes that train, over those of all:
     the mean of the losses, so of the gradients, is that of one process with the joined batch.
 
-    Args:
-        targets: The targets, which must be due; every process must call then.
-        memory: The bank, where targets are looked up.
-        batch: The rows of the step.
-        logits: (B, C).
-        connection: The graph of the target embeddings (while training, of the batches of all
-            processes), where targets are not looked up.
+    The targets are those of the `connection` of the target embeddings (while training, of the
+    batches of all processes), or are looked up if it is None.
     """
     if connection is None:
         where, target, confidence = targets.looked_up(memory, batch)

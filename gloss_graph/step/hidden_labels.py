@@ -103,16 +103,7 @@ def hidden_label_loss(
     class_weight: Tensor | None,
     warm: WarmStart | None = None,
 ) -> tuple[Tensor, Tensor, SolverReport]:
-    """Loss of the hidden batch rows that a seed reaches.
-
-    Args:
-        propagation: The layer.
-        connection: Graph of B batch rows and remembered rows.
-        seeds: (N,) bool, nodes whose label is shown.
-        hidden: (B,) bool, labeled rows that are scored.
-        form: A key of `FORMS`; label sets have one form only, `binary_nll`.
-        class_weight: (C,) or None.
-        warm: Starts the solve, and keeps its values; None starts from 0.
+    """Loss of the `hidden` (B,) batch rows that one of the `seeds` (N,) reaches.
 
     Returns:
         Scalar, a differentiable 0 without rows to score; propagated labels (B, C); the report,
