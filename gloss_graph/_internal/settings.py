@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import warnings
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from functools import wraps
 from typing import Any, TypeVar
 
@@ -52,7 +52,7 @@ def settings_of(part: type) -> dict[str, Setting]:
 
 
 def with_short_forms(name: str, part: Part | None, kind: type[Part], **short: Any) -> Part:
-    """The part that an argument `name` and the short forms of its fields describe.
+    """The part that an argument `name` and the short forms of its fields describe; None = unset.
 
     Args:
         name: Name of the argument that takes the part.
@@ -70,12 +70,12 @@ def with_short_forms(name: str, part: Part | None, kind: type[Part], **short: An
         )
     for key, value in given.items():
         inside = getattr(part, key)
-        if value is not inside and value != inside:
+        if inside is not None and value is not inside and value != inside:
             raise ValueError(
                 f"'{key}' is {value!r}, but {inside!r} in '{name}'. Give it once: inside "
                 f"{kind.__name__}(...), or without '{name}'."
             )
-    return part
+    return replace(part, **given) if given else part
 
 
 def nearest_name(name: str, known: Iterable[str]) -> str:

@@ -65,7 +65,7 @@ class KNNGraph:
     def __post_init__(self) -> None:
         from gloss_graph.graph.bandwidth import check_bandwidth
         from gloss_graph.graph.kernels import cosine_kernel
-        from gloss_graph.graph.symmetrize import SYMMETRIZE
+        from gloss_graph.graph.links import SYMMETRIZE
 
         check_positive_int("k", self.k)
         check_bandwidth(self.bandwidth)

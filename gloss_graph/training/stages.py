@@ -15,9 +15,9 @@ from torch import Tensor
 from torch.utils.data import WeightedRandomSampler
 
 from gloss_graph.graph.bandwidth import scaled_bandwidth
-from gloss_graph.graph.views import joint_view
+from gloss_graph.graph.rows import joint_view
 from gloss_graph.inference import GraphClassifier, PropagationHead
-from gloss_graph.losses.pairs import pair_cosine_loss
+from gloss_graph.losses import pair_cosine_loss
 from gloss_graph.objective import GraphGuidedObjective
 from gloss_graph.propagation.alignment import entropy_confidence, row_shares
 from gloss_graph.text import Corpus, FeatureEncoder, Splits, TextEncoder, lexical_rows

@@ -32,7 +32,7 @@ from gloss_graph._internal.processes import (
     world_size,
 )
 from gloss_graph._internal.timing import StageClock
-from gloss_graph.graph.views import joint_view
+from gloss_graph.graph.rows import joint_view
 from gloss_graph.losses import MetricLoss, PseudoLabelLoss, labeled_binary_cross_entropy
 from gloss_graph.memory import MemoryBank
 from gloss_graph.memory.distributed import share_state
