@@ -17,6 +17,7 @@ from gloss_graph.cli.train import described_files, read_files, train_and_report
 from gloss_graph.runs import RunFolder
 from gloss_graph.studies import (
     TuneResult,
+    default_parameters,
     parse_choice,
     parse_range,
     plot_importance,
@@ -25,7 +26,6 @@ from gloss_graph.studies import (
     search_space,
     tune_text,
 )
-from gloss_graph.studies.space import default_parameters
 from gloss_graph.text import TextEncoder, load_encoder
 from gloss_graph.training import TrainConfig
 

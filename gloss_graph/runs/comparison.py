@@ -175,7 +175,8 @@ def compare_runs(
                 row = {"data": data, "arm": arm, "seed": seed, "run": str(run.folder)}
                 rows.append(row | {metric: run.metrics.get(metric, math.nan) for metric in chosen})
     table = pd.DataFrame(rows, columns=["data", "arm", "seed", *chosen, "run"])
-    summary, tests = arm_tables(table, chosen, baselines)
+    parts = {data: table[table["data"] == data] for data in baselines}
+    summary, tests = arm_tables(parts, chosen, baselines)
     return Evaluation(table, summary, tests, tuple(chosen), baselines, tuple(skipped))
 
 

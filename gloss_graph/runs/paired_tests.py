@@ -121,13 +121,13 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def arm_tables(
-    rows: pd.DataFrame, metrics: Sequence[str], baselines: Mapping[str, str | None]
+    blocks: Mapping[str, pd.DataFrame], metrics: Sequence[str], baselines: Mapping[str, str | None]
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Summarize every arm and test it against the baseline of its block, paired by seed.
 
     Args:
-        rows: One row per run: `data` (the block), `arm`, `seed` and a column per metric, NaN where
-            the run lacks it.
+        blocks: Block of data -> a row per run: `arm`, `seed` (once per arm) and a column per
+            metric, NaN where the run lacks it.
         metrics: Columns to compare.
         baselines: Block -> its baseline arm, None for a block without one.
 
@@ -137,15 +137,15 @@ def arm_tables(
         with Holm's correction over all rows of the metric.
 
     Example:
-        >>> rows = pd.DataFrame({"data": "R8", "arm": ["a", "a", "b", "b"], "seed": [0, 1, 0, 1]})
-        >>> _, tests = arm_tables(rows.assign(f1=[0.5, 0.6, 0.7, 0.9]), ["f1"], {"R8": "a"})
+        >>> rows = pd.DataFrame({"arm": ["a", "a", "b", "b"], "seed": [0, 1, 0, 1]})
+        >>> rows["f1"] = [0.5, 0.6, 0.7, 0.9]
+        >>> _, tests = arm_tables({"R8": rows}, ["f1"], {"R8": "a"})
         >>> tests[["arm", "pairs", "difference"]].round(2).values.tolist()
         [['b', 2, 0.25]]
     """
     summary, tests = [], []
-    for data, block in rows.groupby("data", sort=False):
-        arms = list(dict.fromkeys(block["arm"]))
-        base = baselines[str(data)]
+    for data, block in blocks.items():
+        arms, base = list(dict.fromkeys(block["arm"])), baselines[data]
         for metric in metrics:
             wide = block.pivot(index="seed", columns="arm", values=metric).astype(float)
             for arm in arms:

@@ -167,7 +167,7 @@ def test_a_factor_read_in_some_arms_only_is_a_note(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("how", ["splat", "merge", "loop", "json", "copy"])
 def test_reading_a_configuration_as_a_whole_reads_everything(how: str) -> None:
-    config = TrackedConfig(a=1, b=2)
+    config = TrackedConfig({"a": 1, "b": 2})
     if how == "splat":
         assert dict(**config) == {"a": 1, "b": 2}
     elif how == "merge":
