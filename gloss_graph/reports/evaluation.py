@@ -90,13 +90,7 @@ def metric_title(metric: str) -> str:
 
 
 def shown_value(metric: str, value: float, *, sign: bool = False, like: float | None = None) -> str:
-    """Format a stored value for a table, "" for NaN.
-
-    Args:
-        metric: Name of the metric.
-        value: Stored value.
-        sign: Write the sign of positive values too.
-        like: Value that decides the number of digits.
+    """Format a stored value for a table, "" for NaN; `like` decides the number of digits.
 
     Example:
         >>> shown_value("test.macro_f1", 0.9237), shown_value("steps", float("nan"))
@@ -119,35 +113,20 @@ def shown_value(metric: str, value: float, *, sign: bool = False, like: float | 
 
 
 def shown_mean(metric: str, mean: float, std: float) -> str:
-    """Format a mean and its standard deviation; only the mean for a single run.
-
-    Example:
-        >>> shown_mean("test.accuracy", 0.971, 0.004), shown_mean("steps", 60.0, float("nan"))
-        ('97.1 ± 0.4', '60')
-    """
+    """Format a mean and its standard deviation; only the mean for a single run."""
     spread = shown_value(metric, std, like=mean)
     return f"{shown_value(metric, mean)} ± {spread}" if spread else shown_value(metric, mean)
 
 
 def shown_p(p: float) -> str:
-    """Format a p value with three digits, "" for NaN.
-
-    Example:
-        >>> shown_p(0.0417), shown_p(0.00001), shown_p(float("nan"))
-        ('0.042', '<0.001', '')
-    """
+    """Format a p value with three digits, "" for NaN."""
     if math.isnan(p):
         return ""
     return "<0.001" if p < 0.001 else f"{p:.3f}"
 
 
 def test_cells(test: Any, show: Callable[[float], str]) -> list[str]:
-    """Format a row of a table of paired tests under `TEST_HEADINGS`.
-
-    Args:
-        test: Row with the fields of `PairedTest` and Holm's corrections.
-        show: Formats a difference.
-    """
+    """Format a row of a table of paired tests under `TEST_HEADINGS`; `show` is for differences."""
     low, high = show(test.low), show(test.high)
     return [
         str(test.pairs),

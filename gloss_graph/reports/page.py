@@ -16,21 +16,11 @@ _SHARED = "gloss_graph.reports"
 
 
 def render_page(template: str, content: Mapping[str, Any], *, package: str = _SHARED) -> bytes:
-    """Fill the template of a report and return the page as UTF-8.
+    """Fill a template of the package and return the page as UTF-8.
 
     A template extends `page.html.jinja`, whose frame shows `title`, `summary`, `figures` (pairs of
     a name and a value) and `contents` (pairs of a section's id and name). Values are escaped; the
     filter `code` marks text between backticks as code.
-
-    Args:
-        template: File name of the template.
-        content: Values of the template.
-        package: Package that holds the template.
-
-    Example:
-        >>> page = render_page("page.html.jinja", {"title": "<tea>"})
-        >>> b"<title>&lt;tea&gt;</title>" in page
-        True
     """
 
     def source(name: str) -> str:

@@ -52,11 +52,7 @@ class RunFiles:
 
 
 def read_files(folder: str | Path) -> RunFiles:
-    """Read a run folder.
-
-    Raises:
-        ValueError: The folder is missing, damaged or holds something else.
-    """
+    """Read a run folder; a damaged or foreign one is a `ValueError`."""
     folder = Path(folder)
     run, files = read_run(folder), RunFolder(folder)
     try:

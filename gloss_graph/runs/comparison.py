@@ -90,14 +90,7 @@ class Evaluation:
 
 
 class Block(NamedTuple):
-    """The data of a run; runs of one block may be compared.
-
-    Attributes:
-        data: Name of the corpus.
-        classes: Its class names.
-        sizes: Documents of the training, validation and test part; None without the part.
-        labels: Value of `label_fraction` and of `labels_per_class`.
-    """
+    """The data of a run: name, classes, sizes, draw of labels. Runs of a block are comparable."""
 
     data: str
     classes: tuple[str, ...]
@@ -261,15 +254,7 @@ def arm_names(
     """Name the arm of every run.
 
     By default an arm is its loss and every other setting in which two runs of a block differ;
-    settings at their default are left out of the name.
-
-    Args:
-        settings: `config.json` of every run.
-        blocks: The block of every run.
-        by: Settings that define the arms instead, as `loss` or `bank.capacity`.
-
-    Raises:
-        ValueError: A setting in `by` that a run does not have, or that pairs the runs.
+    settings at their default are left out of the name. With `by` these settings define the arms.
 
     Example:
         >>> plain = {"loss": "gloss", "k": 16, "data": {"name": "R8", "classes": ["a", "b"]}}

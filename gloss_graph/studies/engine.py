@@ -71,11 +71,7 @@ def quiet_optuna() -> Iterator[Any]:
 
 
 def sqlite_url(file: str | os.PathLike[str]) -> str:
-    """Return the database URL of a file.
-
-    Raises:
-        ValueError: A name that is not UTF-8, which SQLite cannot open.
-    """
+    """Return the database URL of a file; SQLite opens only names in UTF-8."""
     require_optuna()
     from sqlalchemy import URL
 
@@ -108,13 +104,6 @@ def connect(url: str, *, heartbeat: int = HEARTBEAT) -> Any:
     """Connect to a database and make Optuna's tables where they are missing.
 
     Proposed trials of dead workers are queued again; fixed ones are claimed again by the plan.
-
-    Args:
-        url: URL of the database.
-        heartbeat: Seconds between signs of life of a running trial.
-
-    Raises:
-        ValueError: The database cannot be reached.
     """
     optuna = require_optuna()
     import sqlalchemy
@@ -191,15 +180,8 @@ def open_study(
 ) -> Any:
     """Create or join a study of proposed trials that maximizes a score.
 
-    Args:
-        storage: Result of `connect`.
-        name: Name of the study in it.
-        attributes: Definition of the study, as JSON types; kept with it and compared.
-        seed: Seed of the proposals.
-        defaults: Attribute -> value of its keys in a study that is older than the key.
-
-    Raises:
-        ValueError: The study has other attributes.
+    The `attributes` define the study: they are kept with it, and a study with other ones is
+    refused. `defaults` are the values of keys that a study is older than.
     """
     optuna = require_optuna()
     study = optuna.create_study(
@@ -296,11 +278,8 @@ def _suggest(trial: Any, name: str, tried: Dimension) -> Scalar:
 class TrialBudget:
     """Decides when a worker may start a proposed trial, so that all together keep to a number.
 
-    Args:
-        study: The Optuna study.
-        storage: Result of `connect`.
-        trials: Finished (complete or pruned) trials wanted in the whole study.
-        timeout: Seconds after which this worker starts no more trials; None = never.
+    The number counts finished (complete or pruned) trials of the whole study; after `timeout`
+    seconds this worker starts no more.
     """
 
     def __init__(
@@ -317,8 +296,7 @@ class TrialBudget:
     def next(self, waiting: Callable[[int], None] = lambda running: None) -> bool:
         """Wait until there is room for a trial; False once all are finished or time is over.
 
-        Args:
-            waiting: Called with the number of trials of other workers while they are waited for.
+        Meanwhile `waiting` is called with the number of trials of other workers.
         """
         while True:
             self._dead.fail(self._study.get_trials(deepcopy=False))
@@ -351,12 +329,8 @@ def _this_process() -> dict[str, Any]:
 class DeadWorkers:
     """Fails the trials of workers that are no longer alive, so that they are run again.
 
-    A process of this machine is looked up; one of another machine is dead when its heartbeat
-    stops, or when the first one does not come.
-
-    Args:
-        study: The Optuna study.
-        storage: Result of `connect`.
+    A process of this machine is looked up; one of another machine is dead when its heartbeat stops,
+    or when the first one does not come.
     """
 
     def __init__(self, study: Any, storage: Any) -> None:
@@ -415,15 +389,8 @@ class TrialTable:
     the same id the one with the lowest number counts, and the others are given back. The result is
     the attribute `row`: a trial that has it is never run again, whatever became of its worker.
 
-    Args:
-        storage: Result of `connect`.
-        name: Name of the study.
-        factors: Values that are tried. Other values are another Optuna study, since Optuna fixes
-            the choices of a study; results are shared by the ids of the trials.
-        baseline: Value of every factor in the baseline.
-        metric: Value of a trial for Optuna's tools; None takes the first metric.
-        minimize: Whether less of the metric is better.
-        rows: Results that are known already.
+    Optuna fixes the choices of a study, so other values of the factors are another Optuna study;
+    `rows` are the results that are known from others.
     """
 
     def __init__(
@@ -485,14 +452,9 @@ class TrialTable:
         self._read_at = time.monotonic()
 
     def claim(self, trial: Trial, attempt: int) -> int | None:
-        """Take a trial unless another worker has it or has finished it.
+        """Take a trial and return its key, or None where another worker has it or has finished it.
 
-        Args:
-            trial: The trial.
-            attempt: One more than that of the failed row to be replaced, else 0.
-
-        Returns:
-            A key for `finish` and `give_back`; None where there is nothing to run.
+        The attempt is one more than that of the failed row to be replaced, else 0.
         """
         if time.monotonic() - self._read_at > _FRESH_SECONDS:
             self.read()
@@ -527,8 +489,7 @@ class TrialTable:
     def finish(self, key: int, row: Mapping[str, Any]) -> bool:
         """Write the row of a claimed trial for good.
 
-        Returns:
-            False where other workers took this one for dead, so that the row does not count.
+        Returns False where other workers took this one for dead, so that the row does not count.
         """
         optuna = require_optuna()
         states = optuna.trial.TrialState
@@ -593,11 +554,7 @@ def _distribution(optuna: Any, tried: Dimension, base: Scalar) -> Any:
 
 
 def read_rows(storage: Any, name: str | None = None) -> list[dict[str, Any]]:
-    """Read the rows of all fixed trials of a database, or only those of the study `name`.
-
-    Raises:
-        ValueError: A row that `TrialTable` did not write.
-    """
+    """Read the rows of all fixed trials of a database, or only those of the study `name`."""
     optuna = require_optuna()
     rows = []
     for found in optuna.get_all_study_names(storage):

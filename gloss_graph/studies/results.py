@@ -346,11 +346,7 @@ def _check_study(study: Mapping[str, Any]) -> None:
 
 
 def rows_of(folder: Path) -> dict[str, dict[str, Any]]:
-    """Read the rows of a study's folder by trial: its database, line files of earlier versions.
-
-    Raises:
-        ValueError: One of them is damaged, or there is a database and no optuna.
-    """
+    """Read the rows of a study's folder by trial: its database, line files of earlier versions."""
     rows: dict[str, dict[str, Any]] = {}
     database = folder / DATABASE
     found = read_lines(folder / "trials")
@@ -385,14 +381,7 @@ def proposed_rows(
     settings: Mapping[str, Any],
     identity: Mapping[str, Any],
 ) -> list[dict[str, Any]]:
-    """Select the rows of a study whose arms are chosen on the way, so that no plan lists them.
-
-    Args:
-        rows: Rows of the folder.
-        factors: Names of the factors.
-        settings: Settings of the baseline; those of factors do not matter.
-        identity: Identity of the study.
-    """
+    """Select the rows of a study whose arms are chosen on the way, so that no plan lists them."""
     names, same = set(factors), canonical(identity)
     return [
         row
@@ -422,12 +411,7 @@ def check_factor(name: str) -> None:
 
 
 def metric_column(metric: str, factors: Iterable[str]) -> str:
-    """Name the column of a metric: by its name, unless that is taken.
-
-    Example:
-        >>> [metric_column(name, ["k"]) for name in ("f1", "seconds", "k")]
-        ['f1', 'metric.seconds', 'metric.k']
-    """
+    """Name the column of a metric: by its name, unless that is taken."""
     taken = metric in _COLUMNS or metric in factors or metric.startswith(_PREFIXES)
     return f"metric.{metric}" if taken else metric
 

@@ -65,16 +65,7 @@ _TRAINING = {
 
 
 def used_settings(config: TrainConfig, *, unlabeled: bool) -> set[str]:
-    """List the settings that the result of a training depends on.
-
-    Args:
-        config: All settings.
-        unlabeled: Whether there are documents without label.
-
-    Example:
-        >>> "memory_size" in used_settings(TrainConfig(loss="ce"), unlabeled=False)
-        False
-    """
+    """List the settings that the result of a training depends on."""
     spec, used = config.loss_spec, set(_ALWAYS)
     warm = bool(config.warm_start_steps or spec.warm_start_steps)
     spreads = unlabeled and config.graph_start_steps > 0

@@ -51,15 +51,7 @@ Arm: TypeAlias = dict[str, Scalar]
 
 
 def factor_dimension(name: str, values: Any) -> Dimension:
-    """Read what a factor tries: a list of values, a `Range`, a `Choice` or `"low:high:log"`.
-
-    Raises:
-        ValueError: One value or none, a value twice, or something else.
-
-    Example:
-        >>> str(factor_dimension("k", [4, 16])), str(factor_dimension("eta", "0.01:1:log"))
-        ('4, 16', '0.01 to 1 (log)')
-    """
+    """Read what a factor tries: a list of values, a `Range`, a `Choice` or `"low:high:log"`."""
     if isinstance(values, Range):
         return values
     if isinstance(values, str) and ":" in values:
@@ -92,19 +84,7 @@ def factor_dimension(name: str, values: Any) -> Dimension:
 
 
 def read_range(text: str, number: Callable[[str], float] | None = None) -> Range:
-    """Read `low:high`, `low:high:log` or `low:high:step`.
-
-    Args:
-        text: The words.
-        number: Reads a number; by default whole numbers are integers.
-
-    Raises:
-        ValueError: Another form, or no range.
-
-    Example:
-        >>> read_range("4:32:4")
-        Range(low=4, high=32, log=False, step=4)
-    """
+    """Read `low:high`, `low:high:log` or `low:high:step`; whole numbers stay whole."""
     parts = [part.strip() for part in text.split(":")]
     log = parts[2:] == ["log"]
     low, high, *step = map(number or _number, parts[:2] if log else parts)
@@ -127,20 +107,8 @@ def arms_of(
 ) -> list[Arm]:
     """List the arms of a design other than `optuna`, the baseline first, each once.
 
-    Args:
-        design: A key of `DESIGNS`.
-        factors: Values that every factor tries.
-        baseline: Value of every factor in the baseline.
-        size: Number of arms of a Latin hypercube, without the baseline.
-        seed: Seed of a Latin hypercube.
-
-    Raises:
-        ValueError: A range where a list is needed.
-
     Example:
         >>> factors = {"k": Choice([4, 16]), "rule": Choice(["harmonic", "poisson"])}
-        >>> len(arms_of("grid", factors, {"k": 16, "rule": "harmonic"}))
-        4
         >>> arms_of("one-at-a-time", factors, {"k": 16, "rule": "harmonic"})[1:]
         [{'k': 4, 'rule': 'harmonic'}, {'k': 16, 'rule': 'poisson'}]
     """
@@ -193,14 +161,7 @@ def _at(tried: Dimension, share: float) -> Scalar:
 
 @dataclass(frozen=True)
 class Trial:
-    """One arm with one seed.
-
-    Attributes:
-        id: Hash of everything it depends on.
-        arm: Factor -> value.
-        config: Settings that the function is called with.
-        seed: The seed.
-    """
+    """One arm with one seed; the id is a hash of everything that the result depends on."""
 
     id: str
     arm: Arm
@@ -210,9 +171,6 @@ class Trial:
 
 def canonical(value: Any) -> str:
     """Write JSON in which equal values are equal strings: sorted keys, 1 for 1.0.
-
-    Raises:
-        ValueError: A value that JSON cannot hold.
 
     Example:
         >>> canonical({"b": 1.0, "a": None})
@@ -239,23 +197,13 @@ def _plain(value: Any) -> Any:
 
 
 def trial_id(config: Mapping[str, Any], seed: int, identity: Mapping[str, Any]) -> str:
-    """Hash settings, seed and what else the result depends on into sixteen hexadecimal digits.
-
-    Example:
-        >>> trial_id({"k": 4}, 0, {}) == trial_id({"k": 4.0}, 0, {})
-        True
-    """
+    """Hash all that a result depends on into sixteen hexadecimal digits."""
     text = canonical({"config": config, "seed": seed, "identity": identity})
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def arm_name(arm: Mapping[str, Any]) -> str:
-    """Name an arm by its values.
-
-    Example:
-        >>> arm_name({"k": 4, "eta": 0.50})
-        'k=4, eta=0.5'
-    """
+    """Name an arm by its values."""
     return ", ".join(f"{name}={shown(value)}" for name, value in arm.items())
 
 
@@ -273,16 +221,9 @@ def run_trial(
     baseline: Mapping[str, Any],
     about: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """Run a trial and return its row, whether it succeeded or failed.
+    """Run a trial and return its row with the entries `about`, whether it succeeded or failed.
 
-    Args:
-        trial: The trial.
-        function: `(config, seed) -> metrics`.
-        baseline: Value of every factor in the baseline arm.
-        about: More entries of the row.
-
-    Raises:
-        ValueError: The function did not read any of the factors that differ from the baseline.
+    A function that reads none of the factors that differ from the baseline is a `ValueError`.
     """
     config = TrackedConfig(trial.config)
     changed = {k: v for k, v in trial.arm.items() if v != baseline.get(k)}
@@ -370,11 +311,6 @@ class TrackedConfig(dict[str, Any]):
     """A configuration that remembers which of its settings were read.
 
     Reading it as a whole (`**config`, `dict(config)`, a loop) counts as reading all of it.
-
-    Example:
-        >>> config = TrackedConfig({"k": 4, "eta": 0.2})
-        >>> config["k"], sorted(config.unread)
-        (4, ['eta'])
     """
 
     def __init__(self, settings: Mapping[str, Any]) -> None:
@@ -401,8 +337,7 @@ def keep_latest(rows: dict[str, dict[str, Any]], row: Mapping[str, Any]) -> None
 def read_lines(folder: Path) -> list[dict[str, Any]]:
     """Read rows from JSON line files; studies kept them so before version 0.2.
 
-    Raises:
-        ValueError: A line that is no row, except an incomplete last one.
+    The last line may be incomplete; any other line that is no row is a `ValueError`.
     """
     rows = []
     for file in sorted(folder.glob("*.jsonl")):

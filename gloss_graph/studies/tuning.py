@@ -113,12 +113,7 @@ def search_space(
 
 
 def check_space(config: TrainConfig, space: Mapping[str, Dimension]) -> None:
-    """Refuse a space with a setting or value that the training would not accept.
-
-    Raises:
-        ValueError: An empty space; a name that is no setting; a range for a setting that is not a
-            number, or beyond what it may be; a choice with a wrong value.
-    """
+    """Refuse a space with a setting or value that the training would not accept."""
     if not space:
         raise ValueError("'space' must hold a setting to try (got none). Try 'learning_rate'.")
     for name, tried in space.items():

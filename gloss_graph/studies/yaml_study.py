@@ -209,19 +209,11 @@ def read_data(
     text: str = "text",
     label: str = "label",
 ) -> Splits:
-    """Read the documents of a study.
+    """Read the documents of a study, of which `documents` for training are kept.
 
-    Args:
-        data: `"demo"`, the documentation of installed packages, or a folder with files `train`,
-            `val`, `test` and `unlabeled` (CSV, TSV, JSONL or Parquet, also `.gz`), of which
-            `train` is required; without `val` a tenth of the training documents is drawn for it.
-        documents: Number of training documents to keep, an equal share of every class.
-        files: Part -> file, instead of a folder.
-        text: Column of the texts.
-        label: Column of the labels.
-
-    Raises:
-        ValueError: No such folder, or no training file in it; two files for one part.
+    `data` is "demo" or a folder with files `train`, `val`, `test` and `unlabeled` (CSV, TSV, JSONL
+    or Parquet, also `.gz`), `files` are single ones instead. Only `train` is required; without
+    `val` a tenth of the training documents is drawn for it.
     """
     if not files and str(data) == DEMO:
         return docstring_corpus(max_documents=documents or _DEMO_DOCUMENTS)
