@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 import shlex
 from collections.abc import Mapping
@@ -38,7 +37,6 @@ from gloss_graph.visualization.style import PagePicture, page_picture
 __all__ = ["write_run_report"]
 
 _PICTURES = ("embeddings", "similarities", "graph")
-_HEADS = {"": "linear head", "propagation": "propagation"}
 _SCORE = re.compile(r"(val|test)(?:_(\w+))?\.(\w+)")
 
 _ABOUT = {
@@ -212,27 +210,19 @@ def _figures(metrics: Mapping[str, float]) -> Rows:
 
 def _scores(metrics: Mapping[str, float]) -> tuple[Rows, list[str]]:
     """One row per part and head, one column per score."""
-    table: dict[tuple[str, str], dict[str, float]] = {}
+    table: dict[tuple[str, str], dict[str, str]] = {}
     for key, value in metrics.items():
-        match = _SCORE.fullmatch(key)
-        if match:
+        if match := _SCORE.fullmatch(key):
             part, head, score = match.groups()
-            table.setdefault((part, head or ""), {})[score] = value
-    found = {score: None for row in table.values() for score in row}
-    scores = [score for score in SCORES if score in found]
-    scores += [score for score in found if score not in SCORES]
+            text = f"{100 * value:.1f}" if score in PERCENT else f"{value:.3f}"
+            table.setdefault((part, head or "linear head"), {})[score] = text
+    found = {score for row in table.values() for score in row}
+    scores = [*(score for score in SCORES if score in found), *sorted(found - {*SCORES})]
     rows = [
-        [PARTS[part], _HEADS.get(head, head.replace("_", " "))]
-        + [_score(score, row.get(score)) for score in scores]
+        [PARTS[part], head.replace("_", " "), *(row.get(score, "–") for score in scores)]
         for (part, head), row in sorted(table.items(), key=lambda item: item[0][0], reverse=True)
     ]
     return rows, ["part", "by", *(SCORES.get(score, score.replace("_", " ")) for score in scores)]
-
-
-def _score(name: str, value: float | None) -> str:
-    if value is None or not math.isfinite(value):
-        return "–"
-    return f"{100 * value:.1f}" if name in PERCENT else f"{value:.3f}"
 
 
 def _data(run: RunFiles) -> tuple[Rows, Rows, list[str]]:

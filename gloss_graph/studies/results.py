@@ -204,37 +204,27 @@ class Results:
             for name in self.factors:
                 if name != factor:
                     table = table[table[name].map(canonical) == canonical(base[name])]
-        found = [
-            (level, is_base, rows.groupby("seed")[metric].mean())
-            for level, is_base, rows in self._groups(factor, table)
-        ]
-        reference = next((means for _, is_base, means in found if is_base), None)
-        effects = []
-        for level, is_base, means in found:
-            low, high = mean_interval(means.to_numpy())
-            gap = pd.Series(dtype=float) if reference is None else (means - reference).dropna()
-            gap_low, gap_high = mean_interval(gap.to_numpy())
-            effects.append(
-                {"level": level, "baseline": is_base, "n": len(means), "mean": means.mean()}
-                | {"low": low, "high": high, "difference": gap.mean()}
-                | {"gap_low": gap_low, "gap_high": gap_high, "seeds": means}
-            )
-        return pd.DataFrame(effects)
-
-    def _groups(self, factor: str, table: pd.DataFrame) -> list[tuple[str, bool, pd.DataFrame]]:
-        """Level, whether it is the baseline's, its rows."""
-        base, levels = self.study["baseline"][factor], self._levels(factor, table)
+        levels = self._levels(factor, table)
+        keys, base_key = table[factor].map(canonical), canonical(base[factor])
+        names: dict[Any, str] = {canonical(value): shown(value) for value in levels}
         if "low" in self.study["factors"][factor] and len(levels) > _MOST_LEVELS:
             cuts = np.quantile(np.array(levels, dtype=float), [1 / 3, 2 / 3])
-            third = np.searchsorted(cuts, table[factor].astype(float))
-            names = [f"up to {cuts[0]:.3g}", "between", f"above {cuts[1]:.3g}"]
-            base_third = int(np.searchsorted(cuts, float(base)))
-            return [(name, n == base_third, table[third == n]) for n, name in enumerate(names)]
-        keys = table[factor].map(canonical)
-        return [
-            (shown(value), canonical(value) == canonical(base), table[keys == canonical(value)])
-            for value in levels
-        ]
+            keys = pd.Series(np.searchsorted(cuts, table[factor].astype(float)), table.index)
+            base_key = np.searchsorted(cuts, float(base[factor]))
+            names = {0: f"up to {cuts[0]:.3g}", 1: "between", 2: f"above {cuts[1]:.3g}"}
+        means = table[metric].groupby([keys, table["seed"]]).mean().unstack().reindex(list(names))
+        gaps = means - (means.loc[base_key] if base_key in names else math.nan)
+        effects = []
+        for key, level in names.items():
+            seeds, gap = means.loc[key].dropna(), gaps.loc[key].dropna()
+            low, high = mean_interval(seeds.to_numpy())
+            gap_low, gap_high = mean_interval(gap.to_numpy())
+            effects.append(
+                {"level": level, "baseline": key == base_key, "n": len(seeds)}
+                | {"mean": seeds.mean(), "low": low, "high": high, "difference": gap.mean()}
+                | {"gap_low": gap_low, "gap_high": gap_high, "seeds": seeds}
+            )
+        return pd.DataFrame(effects)
 
     def crossed(self, one: str, other: str, metric: str) -> pd.DataFrame | None:
         """Mean by two factors (rows: `one`); None unless most combinations of both were tried."""
@@ -255,10 +245,7 @@ class Results:
 
     def _known(self, metric: str) -> pd.DataFrame:
         """Trials with a finite value of a metric."""
-        table = self.table
-        if metric not in table:
-            return table.iloc[:0].assign(**{metric: pd.Series(dtype=float)})
-        return table[np.isfinite(table[metric].astype(float))]
+        return self.table[np.isfinite(self.table[metric].astype(float))]
 
     def _levels(self, factor: str, table: pd.DataFrame) -> list[Any]:
         """Values of a factor in the table: in the order of the study, or sorted numbers."""

@@ -71,27 +71,23 @@ _ESTIMATE_SECONDS = 7 * 24 * 3600.0
 
 @dataclass(frozen=True)
 class Plan:
-    """The trials of a study.
+    """The extent of a study.
 
     Attributes:
-        design: Its name.
-        arms: Arms, the baseline first; empty with the design `optuna`, which decides on the way.
-        trials: All trials.
+        design: Name of the design.
+        seeds: Number of seeds.
+        total: Number of trials.
         done: Number of trials that have a row.
         seconds: Mean of the finished ones, NaN before the first.
         notes: What to know before it starts.
-        seeds: Number of seeds.
-        total: Number of trials.
     """
 
     design: str
-    arms: list[Arm]
-    trials: list[Trial]
+    seeds: int
+    total: int
     done: int
     seconds: float
     notes: tuple[str, ...]
-    seeds: int
-    total: int
 
     def left(self, workers: int = 1) -> float:
         """Estimate the seconds left for a number of processes, NaN before the first trial."""
@@ -160,11 +156,10 @@ class Study:
             raise ValueError("'factors' must name a setting to vary (got none).")
         if "seed" in factors or "seed" in (baseline or {}):
             raise ValueError("'seed' must be given as 'seeds': every arm is run with all of them.")
-        for factor in factors:
-            check_factor(str(factor))
-        self.factors: dict[str, Dimension] = {
-            str(name): factor_dimension(str(name), values) for name, values in factors.items()
-        }
+        self.factors: dict[str, Dimension] = {}
+        for name_of, values in factors.items():
+            check_factor(str(name_of))
+            self.factors[str(name_of)] = factor_dimension(str(name_of), values)
         self.settings: dict[str, Any] = dict(baseline or {})
         try:
             canonical(self.settings)
@@ -185,7 +180,14 @@ class Study:
         self.baseline: Arm = {
             name: self.settings.get(name, _first(tried)) for name, tried in self.factors.items()
         }
-        self._check_size()
+        choices = [len(list(v.values)) for v in self.factors.values() if isinstance(v, Choice)]
+        count = arms or (math.prod(choices) if design == "grid" else sum(choices))
+        if count * len(self.seeds) > _MOST_TRIALS:
+            raise ValueError(
+                f"The plan has {count * len(self.seeds):,} trials, more than {_MOST_TRIALS:,}: "
+                f"{count:,} arms with {len(self.seeds):,} seeds. Leave values out, or take "
+                "design='latin-hypercube'."
+            )
         self.arms: list[Arm] = []
         self.notes: list[str] = []
         if design == "optuna":
@@ -207,13 +209,9 @@ class Study:
         arms = self.size if self.design == "optuna" else len(self.arms)
         return f"Study({self.design}, {arms} arms, {len(self.seeds)} seeds; {tried})"
 
-    def config(self, arm: Mapping[str, Scalar]) -> dict[str, Any]:
-        """Return the settings that the function is called with for an arm."""
-        return {**self.settings, **arm}
-
     def trial(self, arm: Mapping[str, Scalar], seed: int) -> Trial:
         """Return an arm with a seed."""
-        config = self.config(arm)
+        config = {**self.settings, **arm}
         resolve = getattr(self.function, "resolve", None)
         whole = config if resolve is None else resolve(config)
         name = getattr(self.function, "name", None) or getattr(self.function, "__qualname__", "run")
@@ -226,51 +224,38 @@ class Study:
 
     def plan(self, out: str | os.PathLike[str] | None = None) -> Plan:
         """Plan the study, and count the trials that a folder has already."""
-        trials = self.trials()
-        known: list[dict[str, Any]] = []
-        if out is not None and Path(out).is_dir():
-            rows = rows_of(Path(out))
-            known = [rows[trial.id] for trial in trials if trial.id in rows]
-            if self.design == "optuna":
-                known = proposed_rows(rows.values(), self.factors, self.settings, self.identity)
+        rows = rows_of(Path(out)) if out is not None and Path(out).is_dir() else {}
+        if self.design == "optuna":
+            arms = (self.size or 0) + 1
+            known = proposed_rows(rows.values(), self.factors, self.settings, self.identity)
+        else:
+            arms = len(self.arms)
+            known = [rows[trial.id] for trial in self.trials() if trial.id in rows]
         fine = [row["seconds"] for row in known if row["status"] == "ok"]
-        seconds = sum(fine) / len(fine) if fine else math.nan
-        arms = (self.size or 0) + 1 if self.design == "optuna" else len(self.arms)
         return Plan(
             design=self.design,
-            arms=self.arms,
-            trials=trials,
-            done=len(known),
-            seconds=seconds,
-            notes=tuple(self.notes),
             seeds=len(self.seeds),
             total=arms * len(self.seeds),
+            done=len(known),
+            seconds=sum(fine) / len(fine) if fine else math.nan,
+            notes=tuple(self.notes),
         )
-
-    def _check_size(self) -> None:
-        """Refuse a plan that would never end."""
-        choices = [tried for tried in self.factors.values() if isinstance(tried, Choice)]
-        listed = [len(list(choice.values)) for choice in choices]
-        arms = self.size or (math.prod(listed) if self.design == "grid" else sum(listed))
-        trials = arms * len(self.seeds)
-        if trials > _MOST_TRIALS:
-            raise ValueError(
-                f"The plan has {trials:,} trials, more than {_MOST_TRIALS:,}: {arms:,} arms with "
-                f"{len(self.seeds):,} seeds. Leave values out, or take design='latin-hypercube'."
-            )
 
     def _check(self, arms: list[Arm]) -> None:
         """Refuse arms that would fail, and settings and factors without effect."""
-        check = getattr(self.function, "check", lambda config: None)
+        check, used = (getattr(self.function, name, None) for name in ("check", "used"))
+        needed: list[set[str]] = []
         for arm in arms:
+            config = {**self.settings, **arm}
             try:
-                check(self.config(arm))
+                if check is not None:
+                    check(config)
             except ValueError as error:
                 raise ValueError(f"The arm {arm_name(arm)} cannot be run: {error}") from error
-        used = getattr(self.function, "used", None)
+            if used is not None:
+                needed.append(set(used(config)))
         if used is None:
             return
-        needed = [set(used(self.config(arm))) for arm in arms]
         known = set().union(*needed)
         tolerated = getattr(self.function, "tolerated", ())
         idle = sorted(set(self.settings) - known - self.factors.keys())

@@ -76,7 +76,7 @@ def write_report(results: Results) -> list[Path]:
     content = _content(results, summary, tests)
     files["report.md"] = _markdown(content, pictures).encode("utf-8", "backslashreplace")
     page = {**content, "pictures": pictures.values()}
-    files["report.html"] = render_page("study.html.jinja", page, package="gloss_graph.studies")
+    files["report.html"] = render_page("study.html.jinja", page)
     (results.folder / "pictures").mkdir(exist_ok=True)
     for name, data in files.items():
         with atomic_write(results.folder / name, overwrite=True) as draft:

@@ -103,7 +103,6 @@ def arms_of(
     baseline: Mapping[str, Scalar],
     *,
     size: int | None = None,
-    seed: int = 0,
 ) -> list[Arm]:
     """List the arms of a design other than `optuna`, the baseline first, each once.
 
@@ -115,7 +114,7 @@ def arms_of(
     base = {name: baseline[name] for name in factors}
     arms: Iterable[Arm]
     if design == "latin-hypercube":
-        cube = qmc.LatinHypercube(len(factors), seed=np.random.default_rng(seed))
+        cube = qmc.LatinHypercube(len(factors), seed=np.random.default_rng(0))
         arms = (
             {
                 name: _at(tried, float(share))
@@ -124,21 +123,19 @@ def arms_of(
             for point in cube.random(size or 0)
         )
     else:
-        levels = {name: _levels(name, tried, design) for name, tried in factors.items()}
+        levels: dict[str, list[Scalar]] = {}
+        for name, tried in factors.items():
+            if isinstance(tried, Range):
+                raise ValueError(
+                    f"factor {name!r} must be a list of values for design={design!r} (got the "
+                    f"range {tried}). List some, or take 'latin-hypercube' or 'optuna'."
+                )
+            levels[name] = list(tried.values)
         if design == "grid":
             arms = (dict(zip(levels, values, strict=True)) for values in product(*levels.values()))
         else:
             arms = ({**base, name: value} for name, found in levels.items() for value in found)
     return list({canonical(arm): arm for arm in (base, *arms)}.values())
-
-
-def _levels(name: str, tried: Dimension, design: str) -> list[Scalar]:
-    if isinstance(tried, Range):
-        raise ValueError(
-            f"factor {name!r} must be a list of values for design={design!r} (got the range "
-            f"{tried}). List some, or take 'latin-hypercube' or 'optuna'."
-        )
-    return list(tried.values)
 
 
 def _at(tried: Dimension, share: float) -> Scalar:

@@ -69,8 +69,6 @@ SCORES = (
 SEARCH_SPACE: dict[str, Dimension] = {
     name: one.search for name, one in SETTINGS.items() if one.search is not None
 }
-# The paper's G-Loss-O searches these.
-_PAPER_PARAMETERS = ("bandwidth", "visible_fraction", "graph_weight", "learning_rate")
 _STUDY_FILE, _DATABASE = "study.json", "study.db"
 # So many failures in a row do not depend on the settings.
 _FAILURES = 5
@@ -81,7 +79,7 @@ _FAILURES = 5
 
 def default_parameters(loss: str) -> tuple[str, ...]:
     """List the settings to search with a loss: those of the paper that the loss depends on."""
-    return LOSSES[loss].searched if loss in LOSSES else _PAPER_PARAMETERS
+    return LOSSES[loss].searched
 
 
 def search_space(

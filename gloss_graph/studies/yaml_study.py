@@ -24,38 +24,16 @@ from gloss_graph.text.pooling import POOLINGS
 from gloss_graph.training import encoder_identity, with_unlabeled
 from gloss_graph.training.config import read_settings, setting_named
 
-__all__ = ["KEYS", "read_study"]
+__all__ = ["read_study"]
 
 #: Name of the corpus that needs no file.
 DEMO = "demo"
 _DEMO_DOCUMENTS = 2_000
 _ENDINGS = ("csv", "tsv", "jsonl", "ndjson", "parquet")
-#: Key of a study file -> its meaning.
-KEYS = {
-    "question": "one line, the title of the report",
-    "factors": "setting: [values], or setting: low:high, low:high:log, low:high:step",
-    "baseline": "setting: value, of factors and of settings that stay fixed",
-    "design": "grid, one-at-a-time, latin-hypercube or optuna",
-    "arms": "number of arms, for latin-hypercube and optuna",
-    "seeds": "number of seeds, or a list",
-    "metric": "what the question is about, macro_f1 unless told otherwise",
-    "minimize": "true if less of it is better",
-    "cost": "replay or full",
-    "data": "demo, or a folder with train.csv and others, from the folder of the file",
-    "train": "training file, in place of data",
-    "val": "validation file",
-    "test": "test file",
-    "unlabeled": "file of documents without labels",
-    "documents": "keep so many training documents",
-    "text": "column of the texts",
-    "label": "column of the labels",
-    "encoder": "minilm, a hub id or a folder",
-    "pooling": "cls, mean or last",
-    "max_length": "tokens kept of a document",
-}
 _PARTS = ("train", "val", "test", "unlabeled")
 _WORDS = (*_PARTS, "data", "text", "label", "encoder", "question", "design", "cost", "metric")
 _COUNTS = ("documents", "max_length", "arms")
+_KEYS = sorted((*_WORDS, *_COUNTS, "factors", "baseline", "seeds", "minimize", "pooling"))
 
 
 def read_study(
@@ -72,17 +50,24 @@ def read_study(
 ) -> Study:
     """Read a study of text classifiers.
 
-    Settings are named as in `SETTINGS` or by their part: `k: 8`, `graph.k: 8`, `graph: {k: 8}`.
+    The file must have `factors`, with values (`k: [8, 16]`) or a range (`eta: 0.01:1:log`) for
+    each setting. It may have the `baseline`, and `design`, `arms`, `seeds`, `metric`, `minimize`
+    and `question` of a `Study`; `cost`, as for `TextRun`; `data` (demo, or a folder with train.csv
+    and others) or single files `train`, `val`, `test` and `unlabeled`, the columns `text` and
+    `label`, and `documents`, the number of training documents to keep; `encoder` (minilm, a hub id
+    or a folder), `pooling` and `max_length`. Files are relative to the folder of the study file.
+
+    Settings are named as `k: 8`, `graph.k: 8` or `graph: {k: 8}`.
 
     Args:
-        path: YAML file with the keys of `KEYS`; only `factors` is required.
+        path: YAML file.
         config: Settings that the baseline of the file overrides.
         settings: Settings that override the baseline of the file.
-        cost: Override of the key.
-        data: Override of the key, from the current folder; it replaces single files, too.
-        documents: Override of the key.
-        encoder: Override of the key.
-        seeds: Override of the key.
+        cost: Replaces the key of the file, as do the next four.
+        data: From the current folder; it replaces single files, too.
+        documents: Number of training documents to keep.
+        encoder: A short name, a hub id or a folder.
+        seeds: Number of seeds.
         progress: Show a bar while embeddings are recorded.
 
     Raises:
@@ -148,12 +133,12 @@ def _content(path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise ValueError(f"{path} does not exist. Name a study file.") from None
     if not isinstance(content, dict):
-        raise ValueError(f"{path} must hold keys and values; known keys are {sorted(KEYS)}.")
-    unknown = [str(key) for key in content if key not in KEYS]
+        raise ValueError(f"{path} must hold keys and values; known keys are {_KEYS}.")
+    unknown = [str(key) for key in content if key not in _KEYS]
     if unknown:
         raise ValueError(
             f"{path} has the unknown key {', '.join(map(repr, unknown))}. Known are "
-            f"{sorted(KEYS)}; settings of the training go under 'factors' or 'baseline'."
+            f"{_KEYS}; settings of the training go under 'factors' or 'baseline'."
         )
     return content
 
