@@ -205,7 +205,8 @@ class Results:
                 if name != factor:
                     table = table[table[name].map(canonical) == canonical(base[name])]
         levels = self._levels(factor, table)
-        keys, base_key = table[factor].map(canonical), canonical(base[factor])
+        keys = table[factor].map(canonical)
+        base_key: Any = canonical(base[factor])
         names: dict[Any, str] = {canonical(value): shown(value) for value in levels}
         if "low" in self.study["factors"][factor] and len(levels) > _MOST_LEVELS:
             cuts = np.quantile(np.array(levels, dtype=float), [1 / 3, 2 / 3])

@@ -157,9 +157,9 @@ class Study:
         if "seed" in factors or "seed" in (baseline or {}):
             raise ValueError("'seed' must be given as 'seeds': every arm is run with all of them.")
         self.factors: dict[str, Dimension] = {}
-        for name_of, values in factors.items():
-            check_factor(str(name_of))
-            self.factors[str(name_of)] = factor_dimension(str(name_of), values)
+        for factor, values in factors.items():
+            check_factor(str(factor))
+            self.factors[str(factor)] = factor_dimension(str(factor), values)
         self.settings: dict[str, Any] = dict(baseline or {})
         try:
             canonical(self.settings)
@@ -310,7 +310,11 @@ class Study:
                 reached.
             RuntimeError: Every trial failed; names the last error.
         """
-        folder = _study_folder(out)
+        folder = Path(out)
+        if not (folder / STUDY_FILE).is_file():
+            known = ("trials", "claims", _CROWD, DATABASE, f"{DATABASE}-journal")
+            check_content(folder, known=known)
+        folder.mkdir(parents=True, exist_ok=True)
         file, content = folder / STUDY_FILE, self._content()
         url = sqlite_url(folder / DATABASE) if storage is None else storage
 
@@ -325,8 +329,8 @@ class Study:
             # It refuses other settings; the folder must then stay as it is.
             proposals = self._proposals(database) if self.design == "optuna" else None
             with join(folder, "ablate", folder / _CROWD, same=same, begin=begin):
-                known = read_lines(folder / "trials")
-                known += read_rows(database, None if storage is None else self.name)
+                rows = read_lines(folder / "trials")
+                rows += read_rows(database, None if storage is None else self.name)
                 table = TrialTable(
                     database,
                     self.name,
@@ -334,7 +338,7 @@ class Study:
                     self.baseline,
                     metric=self.metric,
                     minimize=self.minimize,
-                    rows=known,
+                    rows=rows,
                 )
                 runner = _Runner(self, table, progress=progress, retry=retry)
                 if proposals is None:
@@ -345,11 +349,11 @@ class Study:
                 if storage is not None:
                     write_shared_rows(folder, table.rows().values())
                 results = results_of(folder, table.rows())
-        rows = results.table
-        if len(rows) and (rows["status"] == "failed").all():
+        failed = results.table["status"] == "failed"
+        if len(failed) and failed.all():
             raise RuntimeError(
-                f"All {len(rows)} trials failed, the last by {rows['error'].iloc[-1]}. Mend the "
-                "cause and run again with retry (--retry)."
+                f"All {len(failed)} trials failed, the last by {results.table['error'].iloc[-1]}. "
+                "Mend the cause and run again with retry (--retry)."
             )
         return results
 
@@ -500,23 +504,6 @@ def _old_objects_aside() -> Iterator[None]:
         yield
     finally:
         gc.unfreeze()
-
-
-def _study_folder(out: str | os.PathLike[str]) -> Path:
-    """Make a folder for a study, or take the one of the study before."""
-    folder = Path(out)
-    if not (folder / STUDY_FILE).is_file():
-        try:
-            check_content(
-                folder, known=("trials", "claims", _CROWD, DATABASE, f"{DATABASE}-journal")
-            )
-        except FileExistsError:
-            raise FileExistsError(
-                f"'out' must be a new folder or that of a study ({folder} holds other files). "
-                "Choose another name."
-            ) from None
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
 
 
 def _seeds(seeds: int | Iterable[int]) -> list[int]:

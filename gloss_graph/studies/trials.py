@@ -224,16 +224,9 @@ def run_trial(
     """
     config = TrackedConfig(trial.config)
     changed = {k: v for k, v in trial.arm.items() if v != baseline.get(k)}
-    row: dict[str, Any] = {
-        "id": trial.id,
-        "arm": trial.arm,
-        "seed": trial.seed,
-        "changed": changed,
-        "config": dict(trial.config),
-        **about,
-        **_provenance(),
-        "started": _now(),
-    }
+    row: dict[str, Any] = {"id": trial.id, "arm": trial.arm, "seed": trial.seed}
+    row |= {"changed": changed, "config": dict(trial.config)}
+    row |= {**about, **_provenance(), "started": _now()}
     start, memory = time.perf_counter(), PeakMemory()
     idle: list[str] = []
     try:
@@ -242,13 +235,8 @@ def run_trial(
         idle = sorted(config.unread & trial.arm.keys())
         row |= {"status": "ok", "metrics": _checked_metrics(found)}
     except Exception as error:
-        text = " ".join(str(error).split()) or "no message"
-        row |= {
-            "status": "failed",
-            "metrics": {},
-            "error": f"{type(error).__name__}: {text}",
-            "traceback": traceback.format_exc(),
-        }
+        row |= {"status": "failed", "metrics": {}, "error": error_text(error)}
+        row["traceback"] = traceback.format_exc()
     row |= {"seconds": time.perf_counter() - start, "finished": _now(), "unread": idle}
     row["peak_memory_mb"] = memory.peak / _MEGABYTE
     if row["status"] == "ok" and changed and changed.keys() <= set(idle):
@@ -258,6 +246,11 @@ def run_trial(
             "Check the spelling, or leave the factor out."
         )
     return row
+
+
+def error_text(error: BaseException) -> str:
+    """Kind and message of an error in one line."""
+    return f"{type(error).__name__}: {' '.join(str(error).split()) or 'no message'}"
 
 
 @cache

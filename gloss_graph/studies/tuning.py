@@ -29,7 +29,7 @@ from gloss_graph.studies.engine import (
     require_optuna,
     sqlite_url,
 )
-from gloss_graph.studies.trials import read_range
+from gloss_graph.studies.trials import error_text, read_range
 from gloss_graph.text import Splits, TextEncoder
 from gloss_graph.text.writers import csv_bytes
 from gloss_graph.training.config import (
@@ -383,17 +383,17 @@ class _Search:
     ) -> None:
         self._study, self._space, self._metric = study, space, metric
         self._bar, self._folder, self._keep_runs = bar, folder, keep_runs
-        #: A full disk, which no further trial can mend.
+        # A full disk, which no further trial can mend.
         self._stopped: BaseException | None = None
-        #: Number of the trial that was begun last.
-        self._begun: int | None = None
+        # Number of the trial that was begun last, -1 if none was in this turn.
+        self._begun = -1
 
     def run(self, train: Callable[..., Any], budget: TrialBudget, patience: int) -> None:
         """Run trials until the budget of the study is met."""
         failures, ended = 0, []
         self._bar.finished(budget.finished())
         while budget.next(self._bar.waiting):
-            self._begun = None
+            self._begun = -1
             try:
                 self._study.optimize(
                     lambda trial: self._trial(trial, train),
@@ -405,7 +405,7 @@ class _Search:
             except ValueError:
                 # Another worker may have taken this one for dead and does its trial again.
                 begun = self._begun
-                if begun is None or not self._study.get_trials()[begun].state.is_finished():
+                if begun < 0 or not self._study.get_trials()[begun].state.is_finished():
                     raise
                 message = f"Trial {begun} was silent for too long and is done again."
                 warnings.warn(message, UserWarning, stacklevel=3)
@@ -445,8 +445,7 @@ class _Search:
         except require_optuna().TrialPruned:
             raise
         except BaseException as error:
-            text = " ".join(str(error).split()) or "no message"
-            trial.set_user_attr("error", f"{type(error).__name__}: {text}")
+            trial.set_user_attr("error", error_text(error))
             if is_full_disk(error):
                 self._stopped = error
             raise

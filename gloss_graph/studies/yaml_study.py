@@ -83,6 +83,7 @@ def read_study(
     _check_types(content, path)
     if "factors" not in content:
         raise ValueError(f"{path} must have 'factors', the settings to vary and their values.")
+    factors = _factors(_block(content["factors"], "factors"))
     baseline: dict[str, Any] = {}
     for where, block in (
         ("config", config),
@@ -114,7 +115,7 @@ def read_study(
         progress=progress,
     )
     return Study(
-        factors=_factors(_block(content["factors"], "factors")),
+        factors=factors,
         baseline=baseline,
         run=run,
         design=str(content.get("design", "grid")),

@@ -230,7 +230,7 @@ def test_numbers_of_torch_and_numpy_are_numbers(tmp_path: Path) -> None:
 
 def test_a_folder_with_other_files_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").touch()
-    with pytest.raises(FileExistsError, match="holds other files"):
+    with pytest.raises(FileExistsError, match="must be a new or empty folder"):
         study().run(tmp_path, progress=False)
     with pytest.raises(ValueError, match="must be the folder of a study"):
         read_results(tmp_path)
