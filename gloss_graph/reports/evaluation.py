@@ -28,21 +28,7 @@ from gloss_graph.visualization.style import (
     tidy_axes,
 )
 
-__all__ = [
-    "PERCENT",
-    "SCORES",
-    "TEST_HEADINGS",
-    "evaluation_markdown",
-    "markdown_table",
-    "metric_title",
-    "plot_evaluation",
-    "shown_mean",
-    "shown_p",
-    "shown_value",
-    "test_cells",
-]
-
-#: Headings of `test_cells`.
+#: Headings of `difference_cells`.
 TEST_HEADINGS = (
     *("pairs", "difference", "95 % interval", "p (t)", "Holm", "p (Wilcoxon)", "Holm", "d"),
 )
@@ -125,7 +111,7 @@ def shown_p(p: float) -> str:
     return "<0.001" if p < 0.001 else f"{p:.3f}"
 
 
-def test_cells(test: Any, show: Callable[[float], str]) -> list[str]:
+def difference_cells(test: Any, show: Callable[[float], str]) -> list[str]:
     """Format a row of a table of paired tests under `TEST_HEADINGS`; `show` is for differences."""
     low, high = show(test.low), show(test.high)
     return [
@@ -143,9 +129,6 @@ def evaluation_markdown(evaluation: Evaluation, *, picture: str | None = None) -
     Args:
         evaluation: Result of `compare_runs`.
         picture: Address of a picture, relative to the report.
-
-    Example:
-        See the README.
     """
     lines = ["# Runs side by side", ""]
     lines += [
@@ -195,7 +178,7 @@ def _tests(tests: pd.DataFrame) -> list[str]:
         def show(value: float, metric: Any = row.metric, mean: Any = row.mean) -> str:
             return shown_value(metric, value, sign=True, like=mean)
 
-        rows.append([metric_title(str(row.metric)), row.arm, *test_cells(row, show)])
+        rows.append([metric_title(str(row.metric)), row.arm, *difference_cells(row, show)])
     return markdown_table(["metric", "arm", *TEST_HEADINGS], rows, left=2)
 
 

@@ -24,8 +24,6 @@ from gloss_graph.export.graph_arrays import GraphArrays, edge_homophily, read_ar
 from gloss_graph.graph import build_document_graph
 from gloss_graph.training.snapshots import load_snapshots
 
-__all__ = ["RunChange", "compare_measures", "edge_churn", "measures_summary", "run_change"]
-
 _COLUMNS = ["scope", "measure", "value"]
 _SHARES = (
     *("largest_component", "reach_every_class", "edge_homophily", "homophily", "smoothness"),

@@ -9,8 +9,6 @@ from typing import Any
 from jinja2 import Environment, PackageLoader
 from markupsafe import Markup, escape
 
-__all__ = ["render_page"]
-
 
 def render_page(template: str, content: Mapping[str, Any]) -> bytes:
     """Fill a template of this room and return the page as UTF-8.

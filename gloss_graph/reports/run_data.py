@@ -20,8 +20,6 @@ from gloss_graph.training.config import TrainConfig
 from gloss_graph.training.losses import LOSSES
 from gloss_graph.training.snapshots import SnapshotData, load_snapshots
 
-__all__ = ["PARTS", "RunFiles", "plain", "read_files", "repetition", "setting_values", "summary"]
-
 #: Parts of the data, and their names on a page.
 PARTS = {"train": "training", "val": "validation", "test": "test"}
 # Columns of our tables that hold words, which may look like numbers.
@@ -96,7 +94,7 @@ def _number(value: str) -> float:
 def summary(settings: Mapping[str, Any]) -> str:
     """Describe loss or model, encoder and data in one line."""
     loss, name = settings["loss"], str(settings["data"].get("name") or "documents")
-    what = LOSSES[loss].help if loss in LOSSES else MODELS.get(loss, "a loss of its own")
+    what = LOSSES[loss].help if loss in LOSSES else MODELS.get(loss, "another loss")
     if settings.get("model") == "text-gcn":
         return f"{what}. Data {name}."
     encoder = settings.get("encoder_name") or settings.get("encoder") or "unknown"

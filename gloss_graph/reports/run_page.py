@@ -34,8 +34,6 @@ from gloss_graph.visualization import (
 )
 from gloss_graph.visualization.style import PagePicture, page_picture
 
-__all__ = ["write_run_report"]
-
 _PICTURES = ("embeddings", "similarities", "graph")
 _SCORE = re.compile(r"(val|test)(?:_(\w+))?\.(\w+)")
 

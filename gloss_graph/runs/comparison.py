@@ -132,9 +132,6 @@ def compare_runs(
     Raises:
         ValueError: No run; a damaged folder; two runs of one arm, seed and data; an unknown
             metric, setting or baseline; paired runs that saw different labels.
-
-    Example:
-        See the README.
     """
     for name, value in (("folders", folders), ("metrics", metrics), ("by", by)):
         if isinstance(value, (str, Path)):

@@ -30,15 +30,6 @@ from gloss_graph.visualization.style import (
     tidy_axes,
 )
 
-__all__ = [
-    "plot_effect",
-    "plot_heatmap",
-    "plot_importance",
-    "plot_slices",
-    "plot_tornado",
-    "plot_tuning",
-]
-
 _COLUMNS = 4
 # Inches of the name of a level, and of a setting.
 _LEVEL, _SETTING = 2.2, 3.2

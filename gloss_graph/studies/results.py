@@ -27,8 +27,6 @@ from gloss_graph.studies.trials import (
     shown,
 )
 
-__all__ = ["STUDY_FILE", "Results", "read_results"]
-
 STUDY_FILE = "study.json"
 #: File of the database, in the folder of a study.
 DATABASE = "optuna.db"
@@ -196,7 +194,7 @@ class Results:
 
         Returns:
             Columns `level`, `baseline` (bool), `n` seeds, `mean` with `low`, `high`, and
-            `difference` to the baseline's level with its own `gap_low`, `gap_high`, paired by
+            `difference` to the baseline's level with `gap_low`, `gap_high`, paired by
             seed; `seeds`, the means by seed.
         """
         table, base = self._known(metric), self.study["baseline"]

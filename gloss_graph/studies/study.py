@@ -58,8 +58,6 @@ from gloss_graph.studies.trials import (
     trial_id,
 )
 
-__all__ = ["Plan", "Study"]
-
 # A file that the workers in a folder lock together.
 _CROWD = ".workers"
 # A plan with more trials is a slip of the pen.

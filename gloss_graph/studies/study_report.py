@@ -13,15 +13,13 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from gloss_graph._internal.files import atomic_write
-from gloss_graph.reports.evaluation import TEST_HEADINGS, markdown_table, shown_p, test_cells
+from gloss_graph.reports.evaluation import TEST_HEADINGS, difference_cells, markdown_table, shown_p
 from gloss_graph.reports.page import render_page
 from gloss_graph.studies.plots import plot_effect, plot_heatmap, plot_tornado
 from gloss_graph.studies.results import Results
 from gloss_graph.studies.trials import DESIGNS, shown
 from gloss_graph.text.writers import csv_bytes
 from gloss_graph.visualization.style import PagePicture, page_picture
-
-__all__ = ["write_report"]
 
 # Pairs of factors a report draws at most.
 _PAIRS = 6
@@ -150,7 +148,7 @@ def _content(results: Results, summary: pd.DataFrame, tests: pd.DataFrame) -> di
             ["arms", str(len(results.arms))],
             ["seeds", str(len(study["seeds"]))],
             ["trials", f"{len(fine)} of {len(fine) + unfinished}"],
-            ["seconds a trial", f"{fine['seconds'].sum() / max(1, len(fine)):.1f}"],
+            ["seconds per trial", f"{fine['seconds'].sum() / max(1, len(fine)):.1f}"],
             ["peak memory, MB", f"{fine['peak_memory_mb'].max():,.0f}" if len(fine) else ""],
         ],
         "findings": _findings(results, tests),
@@ -234,7 +232,7 @@ def _test_rows(results: Results, tests: pd.DataFrame, metric: str) -> list[list[
         return results.show(metric, value, sign=True)
 
     rows = tests[tests["metric"] == metric].itertuples()
-    return [[str(row.arm), *test_cells(row, show)] for row in rows]
+    return [[str(row.arm), *difference_cells(row, show)] for row in rows]
 
 
 def _markdown(content: Mapping[str, Any], pictures: Mapping[str, PagePicture]) -> str:

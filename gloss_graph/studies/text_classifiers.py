@@ -28,14 +28,12 @@ from gloss_graph.training import (
 )
 from gloss_graph.training.config import SETTINGS, check_value
 
-__all__ = ["COSTS", "NO_FACTORS", "TextRun", "used_settings"]
-
 #: How a trial trains.
 COSTS = {
     "replay": "a small adapter trained on recorded embeddings of a frozen encoder",
     "full": "the whole encoder trained",
 }
-#: Settings that a study cannot vary: seeds are an axis of their own.
+#: Settings that a study cannot vary: every arm runs with all seeds.
 NO_FACTORS = ("seed", "pictures")
 # The adapter starts from nothing, so it takes larger steps than an encoder, as the CLI has it.
 _REPLAY_RATES = {"learning_rate": 1e-3, "warm_start_rate": 1e-3}
@@ -148,7 +146,7 @@ class TextRun:
         "train_hidden_loss": "hidden-label loss, training",
         "leak": "leak: held-out minus training loss",
         "unreachable_share": "rows no label reaches, %",
-        "seconds_per_step": "seconds a step",
+        "seconds_per_step": "seconds per step",
         "seconds_train": "seconds of training",
         "steps": "steps",
     }

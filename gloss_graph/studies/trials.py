@@ -24,8 +24,6 @@ from gloss_graph._internal.peak_memory import PeakMemory
 from gloss_graph._internal.search_space import Choice, Dimension, Range, Scalar
 from gloss_graph.runs.provenance import provenance
 
-__all__ = ["DESIGNS", "arms_of", "factor_dimension"]
-
 #: Name of a design -> which arms it tries.
 DESIGNS = {
     "grid": "every combination of the values",

@@ -44,19 +44,6 @@ from gloss_graph.training.progress import TrialBar
 from gloss_graph.training.recorded import encoder_identity
 from gloss_graph.training.run import train_text
 
-__all__ = [
-    "SCORES",
-    "SEARCH_SPACE",
-    "TuneResult",
-    "check_space",
-    "default_parameters",
-    "parse_choice",
-    "parse_range",
-    "parse_setting",
-    "search_space",
-    "tune_text",
-]
-
 #: Scores of the validation documents that a search can maximize.
 SCORES = (
     "val.macro_f1",
@@ -427,7 +414,7 @@ class _Search:
                 )
 
     def _trial(self, trial: Any, train: Callable[..., Any]) -> float:
-        """Train with what the trial draws; its folder is removed unless it is wanted."""
+        """Train with the drawn settings; the folder is removed unless it is kept."""
         self._begun = trial.number
         folder = self._folder / f"{trial.number:04d}"
         complete = False

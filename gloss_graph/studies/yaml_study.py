@@ -24,8 +24,6 @@ from gloss_graph.text.pooling import POOLINGS
 from gloss_graph.training import encoder_identity, with_unlabeled
 from gloss_graph.training.config import read_settings, setting_named
 
-__all__ = ["read_study"]
-
 #: Name of the corpus that needs no file.
 DEMO = "demo"
 _DEMO_DOCUMENTS = 2_000
@@ -73,9 +71,6 @@ def read_study(
     Raises:
         ValueError: The file is missing or no YAML; an unknown key or setting; anything that `Study`
             refuses.
-
-    Example:
-        See `examples/ablations`.
     """
     path = Path(path)
     given = {"cost": cost, "data": data, "documents": documents, "encoder": encoder, "seeds": seeds}
