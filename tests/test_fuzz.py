@@ -33,7 +33,7 @@ from gloss_graph.analysis import document_graph
 from gloss_graph.cli import main
 from gloss_graph.export import read_graph, write_graph
 from gloss_graph.reports.run_data import read_files
-from gloss_graph.studies import Study, read_results
+from gloss_graph.studies import Study, read_results, read_study
 from gloss_graph.text import FeatureEncoder, load_encoder, read_features, read_table
 from gloss_graph.training import Run, TextClassifier, TrainConfig, train_text
 
@@ -370,7 +370,7 @@ def _of_study(here: Path, draw: random.Random) -> None:
     _damage(file, draw)
     # Without a folder a study reads the documentation of all that is installed.
     named = b"data:" in file.read_bytes()
-    Study.read(file, **({} if named else {"data": file.parent / "data"}))
+    read_study(file, **({} if named else {"data": file.parent / "data"}))
 
 
 def _of_words(here: Path, draw: random.Random) -> None:

@@ -17,7 +17,7 @@ from pyarrow import parquet
 
 from gloss_graph._internal.limits import VARIABLE
 from gloss_graph.export import read_graph
-from gloss_graph.studies import Study
+from gloss_graph.studies import read_study
 from gloss_graph.text import read_features, read_table
 from gloss_graph.text.tables import has_column
 
@@ -138,7 +138,7 @@ def test_a_study_file_without_end(tmp_path: Path, content: str, words: str) -> N
     file = tmp_path / "s.yaml"
     file.write_text(content)
     with pytest.raises(ValueError, match=rf"s\.yaml .*{words}"):
-        Study.read(file)
+        read_study(file)
 
 
 _ENTITIES = '<!DOCTYPE a [<!ENTITY b "bb">]>'

@@ -96,6 +96,7 @@ def tune(
 
     from gloss_graph.runs import RunFolder
     from gloss_graph.studies import (
+        default_parameters,
         parse_choice,
         parse_range,
         plot_importance,
@@ -104,7 +105,6 @@ def tune(
         search_space,
         tune_text,
     )
-    from gloss_graph.studies.space import default_parameters
     from gloss_graph.text import load_encoder
     from gloss_graph.training import TrainConfig
 

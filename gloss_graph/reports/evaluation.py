@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -27,21 +28,16 @@ from gloss_graph.visualization.style import (
     tidy_axes,
 )
 
-__all__ = [
-    "evaluation_markdown",
-    "markdown_table",
-    "metric_title",
-    "plot_evaluation",
-    "shown_mean",
-    "shown_p",
-    "shown_value",
-]
+#: Headings of `difference_cells`.
+TEST_HEADINGS = (
+    *("pairs", "difference", "95 % interval", "p (t)", "Holm", "p (Wilcoxon)", "Holm", "d"),
+)
+_PANELS = 3  # panels per row
+_LONGEST = 34  # characters per line of an arm's name
+_TYPE, _NAME = 10.5, 3.6  # points and inches of a line of an arm's name
 
-_COLUMNS = 3  # panels per row
-_LONGEST = 34  # characters of a line of an arm's name,
-_TYPE, _NAME = 10.5, 3.6  # its type in points, and its width in inches
-
-_SCORES = {
+#: Score -> its name in tables and pictures.
+SCORES = {
     "accuracy": "accuracy",
     "subset_accuracy": "exact sets",
     "micro_f1": "micro-F1",
@@ -57,12 +53,13 @@ _COUNTS = {
     "seconds.per_step": "seconds per step",
     "seconds.total": "seconds in all",
 }
-_PERCENT = ("accuracy", "subset_accuracy", "micro_f1", "macro_f1")
+#: Scores that are shown in per cent.
+PERCENT = ("accuracy", "subset_accuracy", "micro_f1", "macro_f1")
 _WHOLE = ("steps", "best_step")
 
 
 def metric_title(metric: str) -> str:
-    """Title of a metric of `metrics.json`; unknown metrics keep their name.
+    """Return the title of a metric of `metrics.json`; unknown metrics keep their name.
 
     Example:
         >>> metric_title("test_propagation.macro_f1"), metric_title("head.C")
@@ -71,26 +68,15 @@ def metric_title(metric: str) -> str:
     if metric in _COUNTS:
         return _COUNTS[metric]
     split, _, score = metric.rpartition(".")
-    if score not in _SCORES or not split:
+    if score not in SCORES or not split:
         return metric
     split, _, head = split.partition("_")
-    unit = ", %" if score in _PERCENT else ""
-    return f"{split} {_SCORES[score]}{f' by {head}' if head else ''}{unit}"
-
-
-def scale_of(metric: str) -> float:
-    """Factor between a stored value and the shown one: 100 for shares."""
-    return 100.0 if metric.rpartition(".")[2] in _PERCENT else 1.0
+    unit = ", %" if score in PERCENT else ""
+    return f"{split} {SCORES[score]}{f' by {head}' if head else ''}{unit}"
 
 
 def shown_value(metric: str, value: float, *, sign: bool = False, like: float | None = None) -> str:
-    """A value as text for a table, "" for NaN.
-
-    Args:
-        metric: Name of the metric.
-        value: Stored value.
-        sign: Write the sign of positive values too.
-        like: A value whose number of digits is used.
+    """Format a stored value for a table, "" for NaN; `like` decides the number of digits.
 
     Example:
         >>> shown_value("test.macro_f1", 0.9237), shown_value("steps", float("nan"))
@@ -102,9 +88,9 @@ def shown_value(metric: str, value: float, *, sign: bool = False, like: float | 
         return ""
     plus = "+" if sign and value else ""
     score = metric.rpartition(".")[2]
-    if score in _PERCENT:
+    if score in PERCENT:
         return f"{100 * value:{plus}.1f}"
-    if score in _SCORES:
+    if score in SCORES:
         return f"{value:{plus}.3f}"
     size = abs(value if like is None else like)
     if metric in _WHOLE:
@@ -113,37 +99,36 @@ def shown_value(metric: str, value: float, *, sign: bool = False, like: float | 
 
 
 def shown_mean(metric: str, mean: float, std: float) -> str:
-    """Mean and standard deviation; only the mean for a single run.
-
-    Example:
-        >>> shown_mean("test.accuracy", 0.971, 0.004), shown_mean("steps", 60.0, float("nan"))
-        ('97.1 ± 0.4', '60')
-    """
+    """Format a mean and its standard deviation; only the mean for a single run."""
     spread = shown_value(metric, std, like=mean)
     return f"{shown_value(metric, mean)} ± {spread}" if spread else shown_value(metric, mean)
 
 
 def shown_p(p: float) -> str:
-    """A p value to three digits, "" for NaN.
-
-    Example:
-        >>> shown_p(0.0417), shown_p(0.00001), shown_p(float("nan"))
-        ('0.042', '<0.001', '')
-    """
+    """Format a p value with three digits, "" for NaN."""
     if math.isnan(p):
         return ""
     return "<0.001" if p < 0.001 else f"{p:.3f}"
 
 
+def difference_cells(test: Any, show: Callable[[float], str]) -> list[str]:
+    """Format a row of a table of paired tests under `TEST_HEADINGS`; `show` is for differences."""
+    low, high = show(test.low), show(test.high)
+    return [
+        str(test.pairs),
+        show(test.difference),
+        f"{low} to {high}" if low and high else "",
+        *map(shown_p, (test.p_t, test.p_t_holm, test.p_wilcoxon, test.p_wilcoxon_holm)),
+        "" if math.isnan(test.effect) else f"{test.effect:+.2f}",
+    ]
+
+
 def evaluation_markdown(evaluation: Evaluation, *, picture: str | None = None) -> str:
-    """The tables of a comparison as Markdown.
+    """Format the tables of a comparison as Markdown.
 
     Args:
-        evaluation: The result of `compare_runs`.
+        evaluation: Result of `compare_runs`.
         picture: Address of a picture, relative to the report.
-
-    Example:
-        See the README.
     """
     lines = ["# Runs side by side", ""]
     lines += [
@@ -164,7 +149,8 @@ def evaluation_markdown(evaluation: Evaluation, *, picture: str | None = None) -
             lines += [f"### Differences to {_cell(baseline)}", "", *_tests(tests), ""]
     lines += ["## Runs", "", *_runs(evaluation), ""]
     if evaluation.skipped:
-        lines += ["Not finished and left out: " + ", ".join(map(_code, evaluation.skipped)), ""]
+        folders = [f"`{str(folder).replace('`', ' ')}`" for folder in evaluation.skipped]
+        lines += ["Not finished and left out: " + ", ".join(folders), ""]
     return "\n".join(lines)
 
 
@@ -185,40 +171,22 @@ def _summary(evaluation: Evaluation, data: str) -> list[str]:
     return markdown_table(["arm", "seeds", *map(metric_title, metrics)], rows, left=1)
 
 
-def _tests(tests: Any) -> list[str]:
-    headings = ["metric", "arm", "pairs", "difference", "95 % interval", "p (t)", "Holm"]
-    headings += ["p (Wilcoxon)", "Holm", "d"]
+def _tests(tests: pd.DataFrame) -> list[str]:
     rows = []
     for row in tests[tests["pairs"] > 0].itertuples():
-        gap, *ends = [
-            shown_value(row.metric, value, sign=True, like=row.mean)
-            for value in (row.difference, row.low, row.high)
-        ]
-        rows.append(
-            [
-                metric_title(row.metric),
-                row.arm,
-                row.pairs,
-                gap,
-                f"{ends[0]} to {ends[1]}" if all(ends) else "",
-                *map(shown_p, (row.p_t, row.p_t_holm, row.p_wilcoxon, row.p_wilcoxon_holm)),
-                "" if math.isnan(row.effect) else f"{row.effect:+.2f}",
-            ]
-        )
-    return markdown_table(headings, rows, left=2)
+
+        def show(value: float, metric: Any = row.metric, mean: Any = row.mean) -> str:
+            return shown_value(metric, value, sign=True, like=mean)
+
+        rows.append([metric_title(str(row.metric)), row.arm, *difference_cells(row, show)])
+    return markdown_table(["metric", "arm", *TEST_HEADINGS], rows, left=2)
 
 
 def _runs(evaluation: Evaluation) -> list[str]:
-    rows = [
-        [
-            row["data"],
-            row["arm"],
-            row["seed"],
-            *(shown_value(metric, row[metric]) for metric in evaluation.metrics),
-            row["run"],
-        ]
-        for row in evaluation.runs.to_dict("records")
-    ]
+    rows = []
+    for row in evaluation.runs.to_dict("records"):
+        cells = [shown_value(metric, row[metric]) for metric in evaluation.metrics]
+        rows.append([row["data"], row["arm"], row["seed"], *cells, row["run"]])
     headings = ["data", "arm", "seed", *map(metric_title, evaluation.metrics), "folder"]
     return markdown_table(headings, rows, left=2)
 
@@ -226,55 +194,47 @@ def _runs(evaluation: Evaluation) -> list[str]:
 def markdown_table(
     headings: Sequence[str], rows: Sequence[Sequence[Any]], *, left: int
 ) -> list[str]:
-    """A table of GitHub's Markdown, numbers to the right of the first `left` columns."""
+    """Make a Markdown table; columns after the first `left` ones are aligned to the right."""
     sides = [":--" if place < left else "--:" for place in range(len(headings))]
     return ["| " + " | ".join(map(_cell, row)) + " |" for row in (headings, sides, *rows)]
 
 
 def _cell(value: Any) -> str:
-    """Text with every sign escaped that would end the cell or turn into markup."""
+    """Escape the characters that would end the cell or turn into markup."""
     text = " ".join(str(value).split())
     for sign in ("\\", "|", "<", "*", "_", "`", "[", "]"):
         text = text.replace(sign, f"\\{sign}")
     return text
 
 
-def _code(value: Any) -> str:
-    return f"`{str(value).replace('`', ' ')}`"
-
-
 def plot_evaluation(evaluation: Evaluation, path: str | os.PathLike[str] | None = None) -> Figure:
-    """Draw every run as a dot, by metric and arm, with mean and confidence interval of the arm.
+    """Draw every run as a dot by metric and arm, with mean and confidence interval of the arm.
 
     Thin lines join the runs of one seed. A diamond is the mean over seeds, the bar through it the
     95 % confidence interval (Student's t), cut off with an arrow if it would squeeze the dots.
 
     Args:
-        evaluation: The result of `compare_runs`.
-        path: Where to save, as PNG, PDF or SVG; an older picture is replaced. None saves nothing.
+        evaluation: Result of `compare_runs`.
+        path: File to save, as PNG, PDF or SVG; an older picture is replaced. None saves nothing.
 
     Returns:
-        The figure: a panel per metric, for every block of data.
+        The figure, with a panel per metric for every block of data.
 
     Raises:
         ValueError: Another suffix.
-
-    Example:
-        See the README.
-
-    See also: `evaluation_markdown`, for the numbers.
     """
     blocks = list(evaluation.baselines)
-    panels = {data: _filled(evaluation, data) for data in blocks}
-    rows = {data: math.ceil(len(panels[data]) / _COLUMNS) for data in blocks}
+    known = evaluation.runs.groupby("data")[list(evaluation.metrics)].count()
+    panels = {data: [m for m in evaluation.metrics if known.loc[data, m]] for data in blocks}
+    rows = {data: math.ceil(len(panels[data]) / _PANELS) for data in blocks}
     heights = []
     for data in blocks:
-        lines = [_short(arm).count("\n") + 1 for arm in evaluation.arms(data)]
+        lines = [len(_lines(arm)) for arm in evaluation.arms(data)]
         # Neighboring names need half of the lines of both.
         most = max((one + other for one, other in pairwise(lines)), default=2) / 2
         slot = max(0.36, 0.06 + 0.19 * most)
         heights.append(0.7 + rows[data] * (1.1 + slot * max(2, len(lines))))
-    columns = min(_COLUMNS, max(map(len, panels.values())))
+    columns = min(_PANELS, max(map(len, panels.values())))
     words = [line for data in blocks for arm in evaluation.arms(data) for line in _lines(arm)]
     side = max(2.6, 0.4 + max(text_width(word, _TYPE) for word in words))
     figure = new_figure(side + 3.5 * columns, 0.6 + sum(heights))
@@ -286,37 +246,24 @@ def plot_evaluation(evaluation: Evaluation, path: str | os.PathLike[str] | None 
             _draw(axes, evaluation, data, metric)
         for axes in grid.flat[len(panels[data]) :]:
             axes.set_visible(False)
-        names = list(map(_short, arms))
+        names = ["\n".join(_lines(arm)) for arm in arms]
         for axes in grid[:, 0]:
             axes.set_yticks(range(len(arms)), names, fontsize=_TYPE, parse_math=False)
         grid[0, 0].set_ylim(len(arms) - 0.5, -0.6)
         part.suptitle(
             data, x=0.01, ha="left", fontsize=13, fontweight="bold", color=INK, parse_math=False
         )
+    mean: dict[str, Any] = {"color": INK, "marker": "D", "linewidth": 2.4, "markersize": 6}
     entries = [
         Line2D([], [], color=GREY, marker="o", linewidth=0.9, label="a run; line: same seed"),
-        Line2D(
-            [],
-            [],
-            color=INK,
-            marker="D",
-            linewidth=2.4,
-            markersize=6,
-            label="mean, 95 % confidence interval",
-        ),
+        Line2D([], [], label="mean, 95 % confidence interval", **mean),
     ]
     figure.legend(handles=entries, loc="outside lower left", ncols=2, frameon=False, fontsize=10)
     return save_figure(figure, path)
 
 
-def _filled(evaluation: Evaluation, data: str) -> list[str]:
-    """Metrics of the runs of a block."""
-    runs = evaluation.runs[evaluation.runs["data"] == data]
-    return [metric for metric in evaluation.metrics if runs[metric].notna().any()]
-
-
 def _draw(axes: Axes, evaluation: Evaluation, data: str, metric: str) -> None:
-    scale = scale_of(metric)
+    scale = 100.0 if metric.rpartition(".")[2] in PERCENT else 1.0
     runs = evaluation.runs[evaluation.runs["data"] == data]
     table = scale * runs.pivot(index="arm", columns="seed", values=metric)
     arms = evaluation.arms(data)
@@ -361,7 +308,7 @@ def _draw_mean(
 
 
 def _limits(values: np.ndarray, intervals: np.ndarray) -> tuple[float, float]:
-    """Limits that hold all dots, and the intervals as far as the dots keep a third of the width."""
+    """Limits that hold all dots, and intervals as long as the dots keep a third of the width."""
     low, high = float(np.nanmin(values)), float(np.nanmax(values))
     width = high - low
     if not width:
@@ -373,12 +320,8 @@ def _limits(values: np.ndarray, intervals: np.ndarray) -> tuple[float, float]:
     return low - margin, high + margin
 
 
-def _short(name: str) -> str:
-    """A name in short lines."""
-    return "\n".join(_lines(name))
-
-
 def _lines(name: str) -> list[str]:
+    """The name of an arm in short lines."""
     lines = [""]
     for part in name.split(", "):
         joined = f"{lines[-1]}, {part}" if lines[-1] else part

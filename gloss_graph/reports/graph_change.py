@@ -1,4 +1,4 @@
-"""Measures of document graphs as printed tables, of two graphs, and over a training."""
+"""Measures of document graphs: printed, of two graphs, and over a training."""
 
 from __future__ import annotations
 
@@ -24,38 +24,27 @@ from gloss_graph.export.graph_arrays import GraphArrays, edge_homophily, read_ar
 from gloss_graph.graph import build_document_graph
 from gloss_graph.training.snapshots import load_snapshots
 
-__all__ = ["RunChange", "compare_measures", "edge_churn", "measures_summary", "run_change"]
-
 _COLUMNS = ["scope", "measure", "value"]
-_SHARES = {
-    "largest_component",
-    "reach_every_class",
-    "edge_homophily",
-    "homophily",
-    "smoothness",
+_SHARES = (
+    *("largest_component", "reach_every_class", "edge_homophily", "homophily", "smoothness"),
     "largest_community",
-}
-_COUNTS = {
-    "nodes",
-    "labeled",
-    "edges",
-    "components",
-    "isolated",
-    "degree_max",
+)
+_COUNTS = (
+    *("nodes", "labeled", "edges", "components", "isolated", "degree_max"),
     "louvain_communities",
-}
+)
 
 
 def measures_summary(graph: Data | pd.DataFrame, **settings: Any) -> Group:
-    """Measures as tables for `rich.console.Console().print`: of the graph, then of the classes.
+    """Format measures of a graph and its classes for `rich.console.Console().print`.
 
     Args:
-        graph: A document graph, or the result of `measures` or `compare_measures`.
+        graph: Document graph, or the result of `measures` or `compare_measures`.
         **settings: Settings of `measures`.
 
     Raises:
         TypeError: Neither a graph nor a table.
-        ValueError: A graph that `measures` refuses, or a table of other columns.
+        ValueError: A graph that `measures` refuses, or a table with other columns.
 
     Example:
         >>> import torch
@@ -65,30 +54,27 @@ def measures_summary(graph: Data | pd.DataFrame, **settings: Any) -> Group:
     """
     table = _table("graph", graph, settings)
     kinds = [name for name in table.columns if name not in ("scope", "measure")]
-    whole = table[table["scope"] == GRAPH]
     first = Table(title="Document graph", title_justify="left")
     first.add_column("measure")
     for kind in kinds:
         first.add_column(kind, justify="right")
-    for row in whole.to_dict("records"):
+    for row in table[table["scope"] == GRAPH].to_dict("records"):
         first.add_row(_words(row["measure"]), *(_shown(row["measure"], row[k]) for k in kinds))
     rest = table[table["scope"] != GRAPH]
     if rest.empty:
         return Group(first)
     columns = list(dict.fromkeys(rest["measure"]))
     pair = [kind for kind in kinds if kind != "change"]
-    # The values of two graphs are in two lines, as they do not fit a terminal side by side.
+    # The values of two graphs do not fit a terminal side by side.
     title = "Classes" if len(pair) == 1 else f"Classes: {pair[0]}, below it {pair[1]}"
     second = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     second.add_column("class", no_wrap=True)
     for name in columns:
         second.add_column(_words(name), justify="right", overflow="fold")
     for scope in dict.fromkeys(rest["scope"]):
-        of_class = rest[rest["scope"] == scope].set_index("measure")
+        found = {row["measure"]: row for row in rest[rest["scope"] == scope].to_dict("records")}
         cells = [
-            "\n".join(_shown(name, of_class.at[name, kind]) for kind in pair)
-            if name in of_class.index
-            else ""
+            "\n".join(_shown(name, found[name][kind]) for kind in pair if name in found)
             for name in columns
         ]
         second.add_row(escape(str(scope)), *cells)
@@ -98,13 +84,12 @@ def measures_summary(graph: Data | pd.DataFrame, **settings: Any) -> Group:
 def compare_measures(
     before: Data | pd.DataFrame, after: Data | pd.DataFrame, **settings: Any
 ) -> pd.DataFrame:
-    """Measures of two graphs side by side, such as a corpus before and after a training.
+    """Compare the measures of two graphs, such as a corpus before and after a training.
 
     Args:
-        before: A document graph, or the result of `measures`.
+        before: Document graph, or the result of `measures`.
         after: The other one.
-        **settings: Settings of `measures` for both graphs, without `embeddings`, which differ: set
-            `graph.x`, or measure first and pass the tables.
+        **settings: Settings of `measures` for both graphs, except `embeddings`.
 
     Returns:
         Columns `scope`, `measure`, `before`, `after`, `change`; NaN if only one has a measure.
@@ -125,21 +110,21 @@ def compare_measures(
             "'embeddings' must not be given for two graphs at once. Set graph.x, or pass "
             "measures(graph, embeddings=...) of each."
         )
-    left, right = _table("before", before, settings), _table("after", after, settings)
     keys = ["scope", "measure"]
-    left, right = (t.set_index(keys)["value"] for t in (left, right))
+    left = _table("before", before, settings).set_index(keys)["value"]
+    right = _table("after", after, settings).set_index(keys)["value"]
     both = pd.DataFrame({"before": left, "after": right}, index=left.index.append(right.index))
     both = both[~both.index.duplicated()].assign(change=lambda t: t["after"] - t["before"])
     return both.rename_axis(keys).reset_index()
 
 
 def edge_churn(graphs: Sequence[Data]) -> pd.DataFrame:
-    """Share of the edges that each step of a training replaced.
+    """Measure which share of the edges each step of a training replaced.
 
     Args:
         graphs: Two or more snapshots of the document graph, in order. Documents are matched by
-            `doc_id` (by position if a graph has none); edges of documents that only one of two
-            snapshots holds are left out.
+            `doc_id`, or by position without it; edges of documents that only one of two snapshots
+            holds are left out.
 
     Returns:
         A row per pair of consecutive snapshots: `step` (1 for the first pair), `documents` in
@@ -187,19 +172,18 @@ def edge_churn(graphs: Sequence[Data]) -> pd.DataFrame:
 
 
 class RunChange(NamedTuple):
-    """The graph of the same documents before and after a training, and its changes in between.
+    """The graph of some documents before and after a training, and its changes in between.
 
     Attributes:
         before: Graph of up to 1,000 labeled documents of `split`, with their embeddings as `x`.
-        after: The same after the training.
+        after: The same documents after the training.
         split: Name of the split.
         measures: Result of `compare_measures`.
         churn: Changes of the graph of a small fixed batch, a row per pair of consecutive moments:
             `start`, `end`, `homophily` (share of edges within a class) at the end, and the columns
             of `edge_churn`.
-        epochs: The same batch by epoch: `epoch`; `edge_churn`, the share of the edges at its end
-            that are new since the previous epoch (0 is the start of the training); `jaccard`,
-            edges at both over edges at either; `homophily` at its end.
+        epochs: Changes of that graph per epoch: `epoch`, `edge_churn` (share of the edges that
+            are new since the previous epoch), `jaccard` and `homophily`.
     """
 
     before: Data
@@ -218,7 +202,7 @@ def run_change(
     batch_k: int = 5,
     seed: int = 0,
 ) -> RunChange:
-    """Compare the untrained with the trained space of a run as document graphs.
+    """Compare the document graphs of a run before and after its training.
 
     Args:
         run: Folder of `gloss-graph train`, trained without `--no-pictures`.
@@ -228,15 +212,12 @@ def run_change(
         seed: Seed of the communities.
 
     Returns:
-        Graphs, measures and churn. A run with fewer than two recorded moments has no churn, a run
-        without recorded epochs none by epoch.
+        Graphs, measures and churn, which is empty without two recorded moments or epochs.
 
     Raises:
         ValueError: The folder holds no record, or a damaged one.
 
     Cost: O(n²) for n <= 1,000 documents: seconds.
-
-    See also: `plot_graph_change`, for a picture of the two graphs.
     """
     check_positive_int("k", k)
     check_positive_int("batch_k", batch_k)
@@ -265,10 +246,9 @@ def run_change(
 
     churn = churn_of(found.moments.values())
     if len(churn):
-        churn = churn.drop(columns=["step", "documents"])
-        churn.insert(0, "start", [one for one, _ in pairwise(found.moments)])
-        churn.insert(1, "end", [two for _, two in pairwise(found.moments)])
-        churn.insert(2, "homophily", churn.pop("homophily"))
+        moments = pd.DataFrame(pairwise(found.moments), columns=["start", "end"])
+        rest = ["edges_before", "edges_after", "kept", "new", "lost", "jaccard"]
+        churn = pd.concat([moments, churn[["homophily", *rest]]], axis=1)
     epochs = churn_of(found.epochs.values())
     if len(epochs):
         epochs = epochs.assign(epoch=list(found.epochs)[1:], edge_churn=epochs["new"])
@@ -289,7 +269,7 @@ def _identified(graph: Data, place: int) -> GraphArrays:
 
 
 def _pairs(documents: GraphArrays, common: np.ndarray) -> np.ndarray:
-    """Edges among the `common` ids (n,), each as one distinct number."""
+    """Edges among the `common` ids, each as one distinct number."""
     place = np.searchsorted(common, documents.ids)
     place = np.minimum(place, max(common.size - 1, 0))
     inside = common[place] == documents.ids if common.size else np.zeros(documents.size, bool)
@@ -299,21 +279,22 @@ def _pairs(documents: GraphArrays, common: np.ndarray) -> np.ndarray:
     return np.unique(np.minimum(left, right) * common.size + np.maximum(left, right))
 
 
-def _table(name: str, given: Any, settings: dict[str, Any]) -> pd.DataFrame:
-    if isinstance(given, Data):
-        return measures(given, **settings)
-    if not isinstance(given, pd.DataFrame):
+def _table(name: str, source: Any, settings: dict[str, Any]) -> pd.DataFrame:
+    if isinstance(source, Data):
+        return measures(source, **settings)
+    if not isinstance(source, pd.DataFrame):
         raise TypeError(
             f"'{name}' must be a torch_geometric.data.Data or a table of measures "
-            f"(got {type(given).__name__})."
+            f"(got {type(source).__name__})."
         )
-    wanted = ({*_COLUMNS}, {"scope", "measure", "before", "after", "change"})
-    if set(given.columns) not in wanted[: 1 if name != "graph" else 2]:
+    columns = set(source.columns)
+    compared = name == "graph" and columns == {"scope", "measure", "before", "after", "change"}
+    if columns != {*_COLUMNS} and not compared:
         raise ValueError(
-            f"'{name}' must have the columns {_COLUMNS} (got {list(given.columns)}). "
+            f"'{name}' must have the columns {_COLUMNS} (got {list(source.columns)}). "
             "Pass what measures(graph) returns."
         )
-    return given
+    return source
 
 
 def _words(measure: str) -> str:

@@ -4,49 +4,23 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from importlib.resources import files
 from typing import Any
 
-from jinja2 import Environment, FunctionLoader
+from jinja2 import Environment, PackageLoader
 from markupsafe import Markup, escape
 
-__all__ = ["render_page"]
 
-_SHARED = "gloss_graph.reports"
-
-
-def render_page(template: str, content: Mapping[str, Any], *, package: str = _SHARED) -> bytes:
-    """Fill the template of a report.
+def render_page(template: str, content: Mapping[str, Any]) -> bytes:
+    """Fill a template of this room and return the page as UTF-8.
 
     A template extends `page.html.jinja`, whose frame shows `title`, `summary`, `figures` (pairs of
-    a name and a value) and `contents` (pairs of a section's id and name), and imports the macros
-    `table` and `figure` from `parts.html.jinja`. Values are escaped; the filter `code` marks text
-    between backticks as code.
-
-    Args:
-        template: File name of the template.
-        content: Values of the template.
-        package: The package that holds the template.
-
-    Returns:
-        The page as UTF-8.
-
-    Example:
-        >>> page = render_page("page.html.jinja", {"title": "<tea>"})
-        >>> b"<title>&lt;tea&gt;</title>" in page
-        True
+    a name and a value) and `contents` (pairs of a section's id and name). Values are escaped; the
+    filter `code` marks text between backticks as code.
     """
-
-    def source(name: str) -> str:
-        home = package if name == template else _SHARED
-        return files(home).joinpath(name).read_text(encoding="utf-8")
-
-    engine = Environment(
-        autoescape=True, trim_blocks=True, lstrip_blocks=True, loader=FunctionLoader(source)
-    )
+    loader = PackageLoader("gloss_graph.reports", "")
+    engine = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, loader=loader)
     engine.filters["code"] = _code
-    page = engine.get_template(template).render(content)
-    return page.encode("utf-8", "backslashreplace")
+    return engine.get_template(template).render(content).encode("utf-8", "backslashreplace")
 
 
 def _code(text: object) -> Markup:

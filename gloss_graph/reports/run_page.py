@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
-import math
 import re
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
 from gloss_graph._internal.files import atomic_write
 from gloss_graph._internal.timing import stage_seconds
 from gloss_graph.inference import GraphSkill
+from gloss_graph.reports.evaluation import PERCENT, SCORES
 from gloss_graph.reports.page import render_page
-from gloss_graph.reports.run_data import RunFiles, read_files
-from gloss_graph.reports.run_settings import PARTS as _PARTS
-from gloss_graph.reports.run_settings import plain, repetition, setting_values, summary
+from gloss_graph.reports.run_data import (
+    PARTS,
+    RunFiles,
+    plain,
+    read_files,
+    repetition,
+    setting_values,
+    summary,
+)
 from gloss_graph.runs import RunFolder
 from gloss_graph.visualization import (
     plot_embeddings,
@@ -26,20 +34,24 @@ from gloss_graph.visualization import (
 )
 from gloss_graph.visualization.style import PagePicture, page_picture
 
-__all__ = ["write_run_report"]
-
-#: Name of the page in a run folder.
-
-_SCORES = {
-    "accuracy": "accuracy",
-    "subset_accuracy": "exact sets",
-    "micro_f1": "micro-F1",
-    "macro_f1": "macro-F1",
-    "macro_silhouette": "silhouette",
-}
-_PER_CENT = ("accuracy", "subset_accuracy", "micro_f1", "macro_f1")
-_HEADS = {"": "linear head", "propagation": "propagation"}
+_PICTURES = ("embeddings", "similarities", "graph")
 _SCORE = re.compile(r"(val|test)(?:_(\w+))?\.(\w+)")
+
+_ABOUT = {
+    "encoder": "encoder",
+    "encoder_name": "loaded as",
+    "max_length": "tokens kept",
+    "pooling": "pooling",
+    "seed": "seed",
+    "bank": "bank",
+    "finished": "finished",
+}
+_TOP = {
+    "macro_f1": "macro-F1",
+    "accuracy": "accuracy",
+    "micro_f1": "micro-F1",
+    "_propagation.macro_f1": "macro-F1 propagated",
+}
 
 Rows = list[list[str]]
 
@@ -49,14 +61,14 @@ def write_run_report(
 ) -> Path:
     """Write the report of a run as one HTML file that needs no other file.
 
-    Pictures are embedded as PNG; there is no script and no address, so the file can be sent and
+    Pictures are embedded as PNG; the page has no script and fetches nothing, so it can be sent and
     archived. Labels, names and settings are escaped.
 
     Args:
-        folder: A finished run folder of `train_text` or `gloss-graph train`.
+        folder: Finished run folder of `train_text` or `gloss-graph train`.
         out: The file, replaced if it exists. None: `report.html` in the folder, and its pictures
             in `pictures/`.
-        place: The folder's name on the page, if the folder will be renamed.
+        place: Name of the folder on the page, if the folder will be renamed.
 
     Returns:
         The file.
@@ -65,23 +77,19 @@ def write_run_report(
         ValueError: The folder is missing, damaged or holds something else.
         OSError: The file cannot be written.
 
-    Cost: some ten seconds, most of them for t-SNE and the layout of two graphs.
-
-    Example:
-        See the README.
+    Cost: about ten seconds, most of them for t-SNE and the layout of two graphs.
     """
     run = read_files(folder)
-    target = RunFolder(run.folder).page if out is None else Path(out)
+    files = RunFolder(run.folder)
+    target = files.page if out is None else Path(out)
     figures = _draw(run)
     content = _content(run, figures, Path(run.folder if place is None else place))
-    with atomic_write(target, overwrite=True) as draft:
-        draft.write(render_page("run.html.jinja", content))
+    written = {target: render_page("run.html.jinja", content)}
     if out is None and run.snapshots is not None:
-        for name in ("embeddings", "similarities", "graph"):
-            with atomic_write(
-                RunFolder(run.folder).pictures / f"{name}.png", overwrite=True
-            ) as draft:
-                draft.write(figures[name].png)
+        written |= {files.pictures / f"{name}.png": figures[name].png for name in _PICTURES}
+    for file, data in written.items():
+        with atomic_write(file, overwrite=True) as draft:
+            draft.write(data)
     return target
 
 
@@ -101,7 +109,7 @@ def _draw(run: RunFiles) -> dict[str, PagePicture]:
     if data is None:
         return found
     seed = int(run.settings.get("seed") or 0)
-    names, part = data.label_names, _PARTS.get(data.split, data.split)
+    names, part = data.label_names, PARTS.get(data.split, data.split)
     of = "" if data.labels.numel() == data.split_size else f" of {data.split_size:,}"
     what = f"{data.labels.numel():,}{of} {part} documents"
     found["embeddings"] = page_picture(
@@ -110,14 +118,13 @@ def _draw(run: RunFiles) -> dict[str, PagePicture]:
         f"{what}, each a dot in the color of its class, by t-SNE. It shows which documents "
         "lie together, not sizes of clusters or distances between them.",
     )
-    batch = _PARTS.get(data.batch_split, data.batch_split)
+    batch = PARTS.get(data.batch_split, data.batch_split)
     found["similarities"] = page_picture(
         plot_similarities(data.moments, data.batch_labels, label_names=names),
         "Cosine similarities within one batch over the training",
         f"{data.batch_labels.numel()} fixed {batch} documents of "
-        f"{_count(data.batch_labels.unique().numel(), 'class', 'classes')}, sorted by class, at "
-        "several moments of the training. Lines separate the classes; all panels share one color "
-        "scale.",
+        f"{_classes(data.batch_labels.unique().numel())}, sorted by class, at several moments of "
+        "the training. Lines separate the classes; all panels share one color scale.",
     )
     found["graph"] = page_picture(
         plot_graph_change(data.before, data.after, data.labels, label_names=names, seed=seed),
@@ -134,8 +141,6 @@ def _content(run: RunFiles, figures: Mapping[str, PagePicture], place: Path) -> 
     scores, score_heads = _scores(run.metrics)
     sizes, classes, class_heads = _data(run)
     command, snippet = repetition(settings)
-    name = str(settings["data"].get("name") or "documents")
-    pictures = [figures[key] for key in ("embeddings", "similarities", "graph") if key in figures]
     skill = _skill(run.metrics)
     contents = {
         "run": "What was run",
@@ -149,32 +154,28 @@ def _content(run: RunFiles, figures: Mapping[str, PagePicture], place: Path) -> 
         "versions": "Versions",
     }
     known, values = setting_values(settings)
-    changed = [
-        [key, plain(values[key]), plain(default)]
-        for key, default in known.items()
-        if key in values and values[key] != default
-    ]
-    first = [key for key in known if key in values and values[key] != known[key]]
-    first += [key for key in known if key in values and key not in first]
+    changed = [key for key in known if key in values and values[key] != known[key]]
+    rest = [key for key in known if key in values and key not in changed]
+    about = [[_ABOUT[key], plain(settings[key])] for key in _ABOUT if key in settings]
     return {
         "title": place.resolve().name,
         "summary": summary(settings),
         "figures": _figures(run.metrics),
         "contents": [(key, title) for key, title in contents.items() if title],
-        "changed": changed,
-        "about": _about(settings),
-        "settings": [[key, plain(values[key])] for key in first],
-        "data_line": f"{name}, {_count(len(_class_names(run)), 'class', 'classes')}.",
+        "changed": [[key, plain(values[key]), plain(known[key])] for key in changed],
+        "about": about,
+        "settings": [[key, plain(values[key])] for key in [*changed, *rest]],
+        "data_line": f"{settings['data']['name'] or 'documents'}, {_classes(len(classes))}.",
         "sizes": sizes,
         "classes": classes,
         "class_heads": class_heads,
         "scores": scores,
         "score_heads": score_heads,
-        "per_class": None if run.classes is None else _cells(run.classes),
-        "per_class_heads": None if run.classes is None else list(map(str, run.classes.columns)),
+        "per_class": _cells(run.classes),
+        "per_class_heads": list(map(str, run.classes.columns)),
         "skill": skill,
         "curves": figures.get("curves"),
-        "pictures": pictures,
+        "pictures": [figures[key] for key in _PICTURES if key in figures],
         "stages": figures.get("stages"),
         "seconds": [
             [key.removeprefix("seconds.").replace("_", " "), f"{value:,.2f}"]
@@ -191,80 +192,57 @@ def _content(run: RunFiles, figures: Mapping[str, PagePicture], place: Path) -> 
 def _figures(metrics: Mapping[str, float]) -> Rows:
     """The few numbers at the top."""
     rows = []
-    for part in ("test", "val"):
-        if f"{part}.macro_f1" in metrics:
-            keys = {
-                f"{part}.macro_f1": "macro-F1",
-                f"{part}.accuracy": "accuracy",
-                f"{part}.micro_f1": "micro-F1",
-                f"{part}_propagation.macro_f1": "macro-F1 propagated",
-            }
-            rows += [
-                [f"{_PARTS[part].capitalize()} {name}", f"{100 * metrics[key]:.1f}"]
-                for key, name in keys.items()
-                if key in metrics
-            ]
-            break
+    part = next((part for part in ("test", "val") if f"{part}.macro_f1" in metrics), "")
+    for score, name in _TOP.items():
+        key = part + score if score.startswith("_") else f"{part}.{score}"
+        if part and key in metrics:
+            rows.append([f"{PARTS[part].capitalize()} {name}", f"{100 * metrics[key]:.1f}"])
     if "steps" in metrics:
         rows.append(["Steps", f"{metrics['steps']:,.0f}"])
     if "seconds.train" in metrics:
         seconds = metrics["seconds.train"]
-        rows.append(
-            ["Training", f"{seconds / 60:.1f} min" if seconds >= 120 else f"{seconds:.0f} s"]
-        )
+        text = f"{seconds / 60:.1f} min" if seconds >= 120 else f"{seconds:.0f} s"
+        rows.append(["Training", text])
     return rows
 
 
 def _scores(metrics: Mapping[str, float]) -> tuple[Rows, list[str]]:
     """One row per part and head, one column per score."""
-    table: dict[tuple[str, str], dict[str, float]] = {}
+    table: dict[tuple[str, str], dict[str, str]] = {}
     for key, value in metrics.items():
-        match = _SCORE.fullmatch(key)
-        if match:
+        if match := _SCORE.fullmatch(key):
             part, head, score = match.groups()
-            table.setdefault((part, head or ""), {})[score] = value
-    found = {score: None for row in table.values() for score in row}
-    scores = [score for score in _SCORES if score in found]
-    scores += [score for score in found if score not in _SCORES]
+            text = f"{100 * value:.1f}" if score in PERCENT else f"{value:.3f}"
+            table.setdefault((part, head or "linear head"), {})[score] = text
+    found = {score for row in table.values() for score in row}
+    scores = [*(score for score in SCORES if score in found), *sorted(found - {*SCORES})]
     rows = [
-        [_PARTS[part], _HEADS.get(head, head.replace("_", " "))]
-        + [_score(score, row.get(score)) for score in scores]
+        [PARTS[part], head.replace("_", " "), *(row.get(score, "–") for score in scores)]
         for (part, head), row in sorted(table.items(), key=lambda item: item[0][0], reverse=True)
     ]
-    return rows, ["part", "by", *(_SCORES.get(score, score.replace("_", " ")) for score in scores)]
-
-
-def _score(name: str, value: float | None) -> str:
-    if value is None or not math.isfinite(value):
-        return "–"
-    return f"{100 * value:.1f}" if name in _PER_CENT else f"{value:.3f}"
-
-
-def _class_names(run: RunFiles) -> list[str]:
-    return list(map(str, run.settings["data"].get("classes") or run.label_counts))
+    return rows, ["part", "by", *(SCORES.get(score, score.replace("_", " ")) for score in scores)]
 
 
 def _data(run: RunFiles) -> tuple[Rows, Rows, list[str]]:
     """Sizes of the parts, and labels per class with their headings."""
     data = run.settings["data"]
     counts = {} if run.snapshots is None else run.snapshots.class_counts
-    parts = [part for part in _PARTS if isinstance(data.get(part), int)]
+    parts = [part for part in PARTS if isinstance(data.get(part), int)]
     labeled = {part: sum(row[:-1]) for part, row in counts.items()}
     labeled.setdefault("train", sum(run.label_counts.values()))
     sizes = [
-        [_PARTS[part], f"{data[part]:,}", f"{labeled[part]:,}" if part in labeled else "–"]
+        [PARTS[part], f"{data[part]:,}", f"{labeled[part]:,}" if part in labeled else "–"]
         for part in parts
     ]
-    names = _class_names(run)
+    names = list(map(str, data.get("classes") or run.label_counts))
     shown = [part for part in parts if part in counts and len(counts[part]) == len(names) + 1]
     if not shown:
         return sizes, [[n, f"{run.label_counts.get(n, 0):,}"] for n in names], ["class", "training"]
     rows = [[n, *(f"{counts[part][i]:,}" for part in shown)] for i, n in enumerate(names)]
-    return sizes, rows, ["class", *(_PARTS[part] for part in shown)]
+    return sizes, rows, ["class", *(PARTS[part] for part in shown)]
 
 
-def _cells(table: Any) -> Rows:
-    """Cells of a table as text, numbers short."""
+def _cells(table: pd.DataFrame) -> Rows:
     return [
         [f"{cell:.3f}" if isinstance(cell, float) else str(cell) for cell in row]
         for row in table.itertuples(index=False)
@@ -281,19 +259,6 @@ def _skill(metrics: Mapping[str, float]) -> str:
     return str(GraphSkill(**values, scored=scored))
 
 
-def _about(settings: Mapping[str, Any]) -> Rows:
-    names = {
-        "encoder": "encoder",
-        "encoder_name": "loaded as",
-        "max_length": "tokens kept",
-        "pooling": "pooling",
-        "seed": "seed",
-        "bank": "bank",
-        "finished": "finished",
-    }
-    return [[name, plain(settings[key])] for key, name in names.items() if key in settings]
-
-
 def _versions(settings: Mapping[str, Any]) -> Rows:
     versions = settings.get("versions")
     rows = [["python", plain(settings.get("python"))]]
@@ -302,5 +267,5 @@ def _versions(settings: Mapping[str, Any]) -> Rows:
     return [*rows, ["git commit", plain(settings.get("git_commit"))]]
 
 
-def _count(number: int, one: str, many: str) -> str:
-    return f"{number:,} {one if number == 1 else many}"
+def _classes(number: int) -> str:
+    return f"{number:,} {'class' if number == 1 else 'classes'}"

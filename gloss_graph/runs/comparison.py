@@ -1,26 +1,20 @@
-"""Finished runs side by side: arms over seeds, and what paired tests say of their differences."""
+"""Finished runs side by side: arms over seeds, and paired tests of their differences."""
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple
 
 import pandas as pd
 
-from gloss_graph.runs.arms import Block, arm_names, block_names, differing
 from gloss_graph.runs.folder import FinishedRun, find_runs, read_run
-from gloss_graph.runs.paired_tests import (
-    TEST_COLUMNS,
-    PairedTest,
-    corrected,
-    mean_interval,
-    paired_test,
-)
+from gloss_graph.runs.paired_tests import arm_tables
 
-#: What runs are compared by unless `metrics` says otherwise, where they have it.
+#: Metrics that runs are compared by unless `metrics` says otherwise, where they have them.
 METRICS = (
     "test.accuracy",
     "test.subset_accuracy",
@@ -34,6 +28,37 @@ METRICS = (
     "seconds.train",
     "seconds.per_step",
 )
+# Entries of `config.json` that are no setting of an arm: the seed, which pairs runs, the data,
+# what follows from other settings, and the record of the run.
+_NOT_SETTINGS = (
+    *("seed", "data", "bank", "model", "command", "files", "contents", "defaults", "versions"),
+    *("python", "git_commit", "finished", "device"),
+)
+# Settings of graph models stand under their name.
+_MODELS = ("text_gcn", "bert_gcn")
+_LABELS = ("label_fraction", "labels_per_class")
+_SIZES = ("train", "val", "test")
+# Runs record the defaults of their version; those of version 0.1.0, which has these, do not.
+# fmt: off
+_FIRST_DEFAULTS: dict[str, Any] = {
+    "loss": "gloss", "mode": "integrated", "epochs": 3.0, "max_steps": None, "batch_size": 32,
+    "eval_batch_size": 64, "gradient_accumulation": 1, "learning_rate": 5e-05,
+    "head_learning_rate": 0.005, "warmup": 0.1, "weight_decay": 0.01, "dropout": 0.1, "patience":
+    10, "eval_steps": None, "seed": 0, "bf16": False, "gradient_checkpointing": False,
+    "memory_size": None, "memory_bits": None, "search": "auto", "hops": None, "eviction": "fifo",
+    "half_life": None, "memory_start": 0, "memory_ramp": 0, "restandardize": False,
+    "refresh_rows": 0, "refresh_rows_every": 10, "k": 16, "bandwidth": "sqrt", "bandwidth_scale":
+    1.0, "visible_fraction": 0.5, "memory_visible_fraction": 1.0, "ids": True, "graph_weight":
+    0.3, "temperature": 0.1, "margin": 0.2, "eta": None, "rule": "harmonic", "normalization":
+    "hub", "label_fraction": None, "labels_per_class": None, "unlabeled_batch_size": 32,
+    "consistency_weight": 1.0, "refresh_every": None, "anchor": 0.5, "align": 0.5,
+    "warm_start_steps": 0, "graph_start_steps": 0, "graph_start_classes": "auto",
+    "warm_start_rate": 2e-05, "graph_start_rate": None, "refit_head": False, "class_balance":
+    False, "freeze_layers": 0, "lora_rank": 0, "lora_alpha": 16.0, "lora_dropout": 0.1,
+    "lora_targets": None, "teacher_decay": 0.0, "select": "auto", "device": "auto", "pictures":
+    True,
+}
+# fmt: on
 
 
 @dataclass(frozen=True)
@@ -41,13 +66,13 @@ class Evaluation:
     """Runs side by side; absent values are NaN.
 
     Attributes:
-        runs: One row a run: `data`, `arm`, `seed`, a column a metric, `run` (its folder).
-        summary: One row a block of data, metric and arm: `n` seeds, `mean`, `std` (n - 1 in the
+        runs: One row per run: `data`, `arm`, `seed`, a column per metric, `run` (its folder).
+        summary: One row per block of data, metric and arm: `n` seeds, `mean`, `std` (n - 1 in the
             denominator) and `low`, `high`, the 95 % confidence interval of the mean.
-        tests: One row a block, metric and arm other than the baseline: `baseline`, `pairs` of
+        tests: One row per block, metric and arm other than the baseline: `baseline`, `pairs` of
             seeds, mean `difference` with `low`, `high`, `p_t` and `p_wilcoxon` with their `_holm`
             correction over all rows of the metric, and `effect`, Cohen's d_z.
-        metrics: Compared, in order.
+        metrics: The compared metrics, in order.
         baselines: Name of each block of data -> its baseline arm, None where it has none.
         skipped: Folders of runs that did not end.
     """
@@ -64,6 +89,26 @@ class Evaluation:
         return list(dict.fromkeys(self.summary.loc[self.summary["data"] == data, "arm"]))
 
 
+class Block(NamedTuple):
+    """The data of a run: name, classes, sizes, draw of labels. Runs of a block are comparable."""
+
+    data: str
+    classes: tuple[str, ...]
+    sizes: tuple[Any, ...]
+    labels: tuple[Any, ...]
+
+    @classmethod
+    def of(cls, settings: Mapping[str, Any]) -> Block:
+        """The block of a run by its settings."""
+        data = settings["data"]
+        return cls(
+            str(data["name"]) or "data",
+            tuple(map(str, data["classes"])),
+            tuple(data.get(part) for part in _SIZES),
+            tuple(settings.get(name) for name in _LABELS),
+        )
+
+
 def compare_runs(
     folders: Iterable[str | Path],
     *,
@@ -73,23 +118,20 @@ def compare_runs(
 ) -> Evaluation:
     """Group finished runs into arms and test every arm against the baseline, paired by seed.
 
-    Runs on different data (name, classes, sizes, share or number of labels) stand in blocks of
-    their own. Within one, runs with the same settings but for the seed are an arm.
+    Runs on different data (name, classes, sizes, share or number of labels) form separate blocks.
+    Within a block, runs with the same settings except the seed are an arm.
 
     Args:
         folders: Run folders, or folders that hold run folders at any depth.
         metrics: Names as in `metrics.json`; by default `METRICS`, those that occur, of the
             validation split where no run has a test split.
-        by: Settings that make the arms, by default the loss and all others that differ.
+        by: Settings that define the arms, by default the loss and all others that differ.
         baseline: Name of the arm to compare with; by default the only one with loss `ce`, or else
             the first.
 
     Raises:
         ValueError: No run; a damaged folder; two runs of one arm, seed and data; an unknown
             metric, setting or baseline; paired runs that saw different labels.
-
-    Example:
-        See the README.
     """
     for name, value in (("folders", folders), ("metrics", metrics), ("by", by)):
         if isinstance(value, (str, Path)):
@@ -105,55 +147,37 @@ def compare_runs(
         if run.seed in seeds:
             raise ValueError(_twice(seeds[run.seed], run, arm))
         seeds[run.seed] = run
-    known = list(dict.fromkeys(arms))
-    if baseline is not None and baseline not in known:
-        raise ValueError(
-            f"'baseline' must be one of the arms {', '.join(map(repr, known))} (got {baseline!r})."
-        )
+    if baseline is not None and baseline not in arms:
+        known = ", ".join(map(repr, dict.fromkeys(arms)))
+        raise ValueError(f"'baseline' must be one of the arms {known} (got {baseline!r}).")
     names = block_names(blocks)
     baselines: dict[str, str | None] = {}
-    rows: dict[str, list[dict[str, Any]]] = {"runs": [], "summary": []}
-    tests: list[tuple[dict[str, Any], PairedTest]] = []
+    rows: list[dict[str, Any]] = []
     for block, group in groups.items():
-        name = names[block]
-        base = baseline if baseline in group else None
-        if baseline is None:
-            base = _default_baseline(group)
-        baselines[name] = base
-        # The baseline first, the others as they were given.
-        ordered = {arm: group[arm] for arm in sorted(group, key=lambda arm: arm != base)}
-        if block.few_labels:
-            _check_draws(ordered)
-        rows["runs"] += _run_rows(name, ordered, chosen)
-        rows["summary"] += _summary_rows(name, ordered, chosen)
-        if base is not None:
-            tests += _tests(name, ordered, base, chosen)
-    return Evaluation(
-        pd.DataFrame(rows["runs"], columns=["data", "arm", "seed", *chosen, "run"]),
-        pd.DataFrame(rows["summary"], columns=_SUMMARY),
-        pd.DataFrame(corrected(tests), columns=_TESTS),
-        tuple(chosen),
-        baselines,
-        tuple(skipped),
-    )
-
-
-# Arm -> seed -> run.
-_Arms: TypeAlias = Mapping[str, Mapping[int, FinishedRun]]
-
-_SUMMARY = ["data", "metric", "arm", "n", "mean", "std", "low", "high"]
-_TESTS = ["data", "metric", "baseline", "arm", *TEST_COLUMNS]
+        data = names[block]
+        base = _default_baseline(group) if baseline is None else baseline
+        baselines[data] = base if base in group else None
+        if block.labels != (None, None):
+            _check_draws(group)
+        # The baseline first, the others in their order.
+        for arm in sorted(group, key=lambda arm: arm != base):
+            for seed, run in sorted(group[arm].items()):
+                row = {"data": data, "arm": arm, "seed": seed, "run": str(run.folder)}
+                rows.append(row | {metric: run.metrics.get(metric, math.nan) for metric in chosen})
+    table = pd.DataFrame(rows, columns=["data", "arm", "seed", *chosen, "run"])
+    parts = {data: table[table["data"] == data] for data in baselines}
+    summary, tests = arm_tables(parts, chosen, baselines)
+    return Evaluation(table, summary, tests, tuple(chosen), baselines, tuple(skipped))
 
 
 def _metrics(asked: Sequence[str] | None, runs: Sequence[FinishedRun]) -> list[str]:
     known = {name for run in runs for name in run.metrics}
-    if asked is not None:
-        for name in asked:
-            if name not in known:
-                raise ValueError(
-                    f"'metrics' must be among those of the runs (got {name!r}). They have "
-                    f"{', '.join(sorted(known))}."
-                )
+    for name in asked or ():
+        if name not in known:
+            raise ValueError(
+                f"'metrics' must be among those of the runs (got {name!r}). They have "
+                f"{', '.join(sorted(known))}."
+            )
     wanted = METRICS if asked is None else asked
     if asked is None and not any(name.startswith("test") for name in known):
         wanted = [name.replace("test", "val", 1) for name in METRICS]
@@ -164,8 +188,7 @@ def _metrics(asked: Sequence[str] | None, runs: Sequence[FinishedRun]) -> list[s
 
 
 def _twice(one: FinishedRun, other: FinishedRun, arm: str) -> str:
-    settings = [one.settings, other.settings]
-    told = differing(settings, ["", ""])
+    told = _differing(*_flattened([one.settings, other.settings]), ["", ""])
     more = f" They differ in {', '.join(told)}: add --by with these." if told else ""
     return (
         f"Two runs are arm {arm!r} with seed {one.seed} on the same data: {one.folder} and "
@@ -173,7 +196,7 @@ def _twice(one: FinishedRun, other: FinishedRun, arm: str) -> str:
     )
 
 
-def _default_baseline(group: _Arms) -> str:
+def _default_baseline(group: Mapping[str, Mapping[int, FinishedRun]]) -> str:
     plain = [
         arm
         for arm, runs in group.items()
@@ -182,9 +205,9 @@ def _default_baseline(group: _Arms) -> str:
     return plain[0] if len(plain) == 1 else next(iter(group))
 
 
-def _check_draws(group: _Arms) -> None:
-    """Runs of one seed must have seen the same labels."""
-    drawn: dict[int, tuple[frozenset[Any], FinishedRun]] = {}
+def _check_draws(group: Mapping[str, Mapping[int, FinishedRun]]) -> None:
+    """Refuse runs of one seed that saw different labels."""
+    drawn: dict[int, tuple[frozenset[int], FinishedRun]] = {}
     for runs in group.values():
         for seed, run in runs.items():
             ids = run.label_ids()
@@ -197,40 +220,131 @@ def _check_draws(group: _Arms) -> None:
                 )
 
 
-def _run_rows(data: str, group: _Arms, metrics: Sequence[str]) -> list[dict[str, Any]]:
-    rows = []
-    for arm, runs in group.items():
-        for seed, run in sorted(runs.items()):
-            row: dict[str, Any] = {"data": data, "arm": arm, "seed": seed, "run": str(run.folder)}
-            rows.append(row | {metric: run.metrics.get(metric, math.nan) for metric in metrics})
-    return rows
+# ------------------------------------------------------------------ names of blocks and arms
 
 
-def _summary_rows(data: str, group: _Arms, metrics: Sequence[str]) -> list[dict[str, Any]]:
-    rows = []
-    for metric in metrics:
-        for arm, runs in group.items():
-            found = [run.metrics[metric] for run in runs.values() if metric in run.metrics]
-            values = pd.Series(found, dtype=float)
-            low, high = mean_interval(found)
-            row: dict[str, Any] = {"data": data, "metric": metric, "arm": arm, "n": len(found)}
-            row |= {"mean": float(values.mean()), "std": float(values.std(ddof=1))}
-            rows.append(row | {"low": low, "high": high})
-    return rows
+def block_names(blocks: Sequence[Block]) -> dict[Block, str]:
+    """Name every block: the data, sizes where two blocks share it, and the label draw."""
+    names = {}
+    for block in dict.fromkeys(blocks):
+        alike = {(other.classes, other.sizes) for other in blocks if other.data == block.data}
+        parts = []
+        if len(alike) > 1:
+            sizes = [f"{part} {n}" for part, n in zip(_SIZES, block.sizes, strict=True) if n]
+            parts = [f"{len(block.classes)} classes", *sizes]
+        draw = zip(_LABELS, block.labels, strict=True)
+        parts += [f"{name}={_shown(value)}" for name, value in draw if value is not None]
+        names[block] = f"{block.data} ({', '.join(parts)})" if parts else block.data
+    shared = list(names.values())
+    # Two blocks may have the same sizes and different classes.
+    return {
+        block: f"{name} #{place}" if shared.count(name) > 1 else name
+        for place, (block, name) in enumerate(names.items(), start=1)
+    }
 
 
-def _tests(
-    data: str, group: _Arms, baseline: str, metrics: Sequence[str]
-) -> list[tuple[dict[str, Any], PairedTest]]:
-    rows = []
-    for metric in metrics:
-        base = {s: r.metrics[metric] for s, r in group[baseline].items() if metric in r.metrics}
-        for arm, runs in group.items():
-            if arm == baseline:
-                continue
-            own = {s: r.metrics[metric] for s, r in runs.items() if metric in r.metrics}
-            seeds = sorted(own.keys() & base.keys())
-            test = paired_test([own[s] for s in seeds], [base[s] for s in seeds])
-            names = {"data": data, "metric": metric, "baseline": baseline, "arm": arm}
-            rows.append((names, test))
-    return rows
+def arm_names(
+    settings: Sequence[Mapping[str, Any]],
+    blocks: Sequence[Block],
+    by: Sequence[str] | None = None,
+) -> list[str]:
+    """Name the arm of every run.
+
+    By default an arm is its loss and every other setting in which two runs of a block differ;
+    settings at their default are left out of the name. With `by` these settings define the arms.
+
+    Example:
+        >>> plain = {"loss": "gloss", "k": 16, "data": {"name": "R8", "classes": ["a", "b"]}}
+        >>> runs = [plain, {**plain, "k": 8}]
+        >>> arm_names(runs, [Block.of(run) for run in runs])
+        ['gloss', 'gloss, k=8']
+    """
+    flat, defaults = _flattened(settings)
+    if by is not None:
+        _check_keys(by, flat, defaults)
+    keys = by or _differing(flat, defaults, blocks)
+    names = []
+    for run in flat:
+        parts = [] if by else [str(run["loss"])]
+        for key in keys:
+            value = run.get(key, defaults.get(key))
+            told = value is not None and _has(key, run)
+            if by or (told and _comparable(value) != _comparable(defaults.get(key))):
+                parts.append(_shown(value) if key == "loss" else f"{key}={_shown(value)}")
+        names.append(", ".join(parts))
+    return names
+
+
+def _differing(
+    flat: Sequence[Mapping[str, Any]], defaults: Mapping[str, Any], blocks: Sequence[Hashable]
+) -> list[str]:
+    """Settings other than the loss in which two runs of one block differ, in their order."""
+    # The name of the encoder tells as much as its description.
+    needless = "encoder" if all(run.get("encoder_name") for run in flat) else "encoder_name"
+    found = []
+    for key in dict.fromkeys(key for run in flat for key in run):
+        if key.partition(".")[0] in (*_NOT_SETTINGS, *_LABELS, "loss", needless):
+            continue
+        seen: dict[Hashable, set[Hashable]] = {}
+        for run, block in zip(flat, blocks, strict=True):
+            if _has(key, run):
+                value = _comparable(run.get(key, defaults.get(key)))
+                seen.setdefault(block, set()).add(value)
+        if any(len(values) > 1 for values in seen.values()):
+            found.append(key)
+    return found
+
+
+def _check_keys(
+    by: Sequence[str], flat: Sequence[Mapping[str, Any]], defaults: Mapping[str, Any]
+) -> None:
+    if not by or "seed" in by:
+        raise ValueError(f"'by' must name settings other than 'seed', which pairs (got {by!r}).")
+    for key in by:
+        if key not in defaults and not all(key in run for run in flat):
+            shared = set.intersection(*(set(run) for run in flat))
+            odd = set(_NOT_SETTINGS) - {"bank"}
+            known = sorted(key for key in shared if key.partition(".")[0] not in odd)
+            raise ValueError(
+                f"'by' must name settings of every run's config.json (got {key!r}). They have "
+                f"{', '.join(known)}."
+            )
+
+
+def _flattened(
+    settings: Sequence[Mapping[str, Any]],
+) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """Settings of every run as `outer.inner`, and their defaults as the runs recorded them."""
+    defaults = dict(_FIRST_DEFAULTS)
+    for run in settings:
+        defaults |= run.get("defaults") or {}
+    return [_flat(run) for run in settings], defaults
+
+
+def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings as `outer.inner`."""
+    flat: dict[str, Any] = {}
+    for key, value in settings.items():
+        if isinstance(value, Mapping):
+            flat |= _flat(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = value
+    return flat
+
+
+def _has(key: str, run: Mapping[str, Any]) -> bool:
+    """Whether a run has a setting; a graph model has no setting of other trainings."""
+    return key in run or ("model" not in run and key.partition(".")[0] not in _MODELS)
+
+
+def _comparable(value: Any) -> Hashable:
+    """Equal for equal settings: 3 and 3.0 are, 1 and true are not."""
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        return float(value)
+    return json.dumps(value, sort_keys=True)
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.12g}"
+    return value if isinstance(value, str) else json.dumps(value)

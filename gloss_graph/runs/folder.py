@@ -26,15 +26,10 @@ from gloss_graph.text.writers import csv_bytes, joined_names
 
 _CONFIG, _METRICS, _LABELS = "config.json", "metrics.json", "labels_used.csv"
 _MODEL, _MEMORY, _CHECKPOINTS = "model", "memory", "checkpoints"
-# Key of `config.json` under which the digests of model and memory stand.
-_CONTENTS = "contents"
 
 
 class LabelsUsed(NamedTuple):
-    """The labeled documents of a run, in the order of its `labels_used.csv`.
-
-    `labels` are class names, of label sets joined; `texts_b` is None without pairs.
-    """
+    """The labeled documents of a run; label sets are joined, `texts_b` is None without pairs."""
 
     ids: list[int]
     labels: list[str]
@@ -45,8 +40,8 @@ class LabelsUsed(NamedTuple):
 class RunFolder:
     """The files of a run, whether they exist or not.
 
-    `metrics.json` is written last and marks the run as finished. `checkpoints/` exists only until
-    then.
+    `metrics.json` is written last and marks the run as finished; until then there may be
+    `checkpoints/`, which an interrupted run continues from.
 
     Args:
         path: The folder.
@@ -58,19 +53,13 @@ class RunFolder:
 
     def __init__(self, path: str | Path) -> None:
         self.path = path = Path(path)
-        #: Settings, data, digests of model and memory, versions.
         self.config = path / _CONFIG
-        #: Scores and times.
         self.metrics = path / _METRICS
-        #: Losses and validation scores by step.
         self.history = path / "history.csv"
-        #: Scores of every class.
         self.classes = path / "classes.csv"
-        #: The labeled training documents.
         self.labels_used = path / _LABELS
-        #: Of a graph model: the class of every document.
+        #: The class of every document, of a graph model only.
         self.predictions = path / "predictions.csv"
-        #: The classifier.
         self.model = path / _MODEL
         #: State of the objective, with its bank.
         self.objective = path / _MEMORY / "objective.safetensors"
@@ -78,9 +67,7 @@ class RunFolder:
         self.pictures = path / "pictures"
         self.curves = path / "training.png"
         self.stages = path / "stages.png"
-        #: The report.
         self.page = path / "report.html"
-        #: What an interrupted run continues from.
         self.checkpoints = path / _CHECKPOINTS
 
     @property
@@ -89,11 +76,11 @@ class RunFolder:
         return self.config.is_file() and self.metrics.is_file()
 
     def check_new(self) -> None:
-        """Refuse early what a training into this folder would refuse; see `check_folder`."""
+        """Refuse a folder that a training would refuse."""
         check_folder(self.path, "train", marker=_METRICS, work=(_CHECKPOINTS,))
 
     def claim(self, *, resume: bool = False) -> AbstractContextManager[Claim]:
-        """Own the folder until the run is finished; see `gloss_graph._internal.folders.claim`."""
+        """Own the folder until the run is finished."""
         work = (_CHECKPOINTS,)
         return claim(self.path, "train", marker=_METRICS, work=work, resume=resume)
 
@@ -105,18 +92,20 @@ class RunFolder:
         metrics: Mapping[str, float],
         history: Sequence[Mapping[str, float]],
     ) -> None:
-        """Write settings and history, then the metrics, with which the run is finished.
-
-        Model and memory must exist: their digests go into the settings.
-        """
-        contents = {_CONTENTS: self.digests()}
-        write_json(self.config, {**settings, **contents, **provenance()})
+        """Write settings with the digests of model and memory, history and, last, the metrics."""
+        contents = {
+            file.relative_to(self.path).as_posix(): file_digest(file)
+            for part in (_MODEL, _MEMORY)
+            for file in sorted(self.path.glob(f"{part}/*"))
+            if file.is_file()
+        }
+        write_json(self.config, {**settings, "contents": contents, **provenance()})
         with atomic_write(self.history, overwrite=True) as draft:
             draft.write(csv_bytes(pd.DataFrame(history)))
         write_json(self.metrics, metrics)
 
     def note(self, **noted: Any) -> None:
-        """Add the given keys to the settings, those with a value."""
+        """Add keys that have a value to the settings."""
         if noted := {name: value for name, value in noted.items() if value}:
             settings = json.loads(self.config.read_text(encoding="utf-8"))
             write_json(self.config, {**settings, **noted})
@@ -136,12 +125,7 @@ class RunFolder:
     # ------------------------------------------------------------------ reading
 
     def settings(self) -> dict[str, Any]:
-        """Content of `config.json`.
-
-        Raises:
-            OSError: The file cannot be read.
-            ValueError: It holds no JSON object.
-        """
+        """Read `config.json`; raises `OSError` or `ValueError` if it holds no JSON object."""
         return read_object(self.config)
 
     def read_labels_used(self) -> LabelsUsed:
@@ -161,26 +145,17 @@ class RunFolder:
         )
         return LabelsUsed(ids, labels, texts, texts_b[0] if texts_b else None)
 
-    def digests(self) -> dict[str, str]:
-        """File -> digest of the model and the memory. Cost: reading them once."""
-        files = (file for part in (_MODEL, _MEMORY) for file in sorted(self.path.glob(f"{part}/*")))
-        return {
-            file.relative_to(self.path).as_posix(): file_digest(file)
-            for file in files
-            if file.is_file()
-        }
-
     def check_digests(self, settings: Mapping[str, Any]) -> None:
-        """Refuse a folder whose model or memory is not the one its settings were written with.
+        """Refuse a model or memory other than the one the settings were written with.
 
         Runs of older versions record no digests and are not checked.
 
         Raises:
             ValueError: Names the file.
         """
-        recorded = settings.get(_CONTENTS, {})
+        recorded = settings.get("contents", {})
         if not isinstance(recorded, Mapping):
-            raise ValueError(f"{self.config} must hold an object under {_CONTENTS!r}")
+            raise ValueError(f"{self.config} must hold an object under 'contents'")
         for name, digest in recorded.items():
             file = self.path / name
             if not file.is_file():
@@ -196,7 +171,7 @@ class FinishedRun:
     """The numbers of a finished run.
 
     Attributes:
-        folder: Where it is.
+        folder: Its folder.
         settings: Content of `config.json`.
         metrics: Content of `metrics.json` without empty values, and `seconds.per_step`: the
             timed stages of training divided by its steps, without evaluation and set-up.

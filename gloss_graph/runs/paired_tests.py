@@ -1,29 +1,27 @@
-"""Paired tests of two series of scores, and their correction for several comparisons."""
+"""The table of arms: means over seeds and paired tests against a baseline."""
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from itertools import groupby
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
+import pandas as pd
 from scipy import stats
 
 # Differences this close, relative to their size, count as equal: their spread is rounding.
 _EQUAL = 1e-9
-_P_VALUES = ("p_t", "p_wilcoxon")
-#: What `corrected` says of a comparison.
-TEST_COLUMNS = (
-    *("pairs", "difference", "low", "high"),
+_NAN = float("nan")
+_SUMMARY = ["data", "metric", "arm", "n", "mean", "std", "low", "high"]
+_TESTS = [
+    *("data", "metric", "baseline", "arm", "pairs", "difference", "low", "high"),
     *("p_t", "p_t_holm", "p_wilcoxon", "p_wilcoxon_holm", "effect"),
-)
+]
 
 
-@dataclass(frozen=True)
-class PairedTest:
-    """What the differences of paired scores say; NaN where they say nothing.
+class PairedTest(NamedTuple):
+    """Statistics of the differences of paired scores; NaN where they are not defined.
 
     Attributes:
         pairs: Number of pairs.
@@ -72,53 +70,43 @@ def paired_test(values: Sequence[float], baseline: Sequence[float]) -> PairedTes
     size = max(np.abs(one).max(initial=0.0), np.abs(other).max(initial=0.0))
     # 0.3 - 0.2 and 0.2 - 0.1 are one difference.
     gaps[np.abs(gaps) <= _EQUAL * size] = 0.0
-    mean = float(gaps.mean()) if gaps.size else float("nan")
-    low = high = p_t = p_wilcoxon = effect = float("nan")
+    mean = float(gaps.mean()) if gaps.size else _NAN
+    low = high = p_t = p_wilcoxon = effect = _NAN
     if gaps.size >= 2:
         if np.ptp(gaps) > _EQUAL * size:
             low, high = mean_interval(gaps)
             p_t = float(stats.ttest_1samp(gaps, 0.0).pvalue)
             effect = mean / float(gaps.std(ddof=1))
         if gaps.any():
-            # Ranks are tied only if differences are, not by rounding.
-            rounded = np.round(gaps / size, 9)
             with warnings.catch_warnings():
                 # Older versions of scipy warn of ties and zeros among few values.
                 warnings.simplefilter("ignore")
-                p_wilcoxon = float(stats.wilcoxon(rounded).pvalue)
+                # Rounded, so that ranks are tied only if differences are.
+                p_wilcoxon = float(stats.wilcoxon(np.round(gaps / size, 9)).pvalue)
     return PairedTest(gaps.size, mean, low, high, p_t, p_wilcoxon, effect)
 
 
 def mean_interval(values: Sequence[float] | np.ndarray) -> tuple[float, float]:
-    """95 % confidence interval of a mean by Student's t; NaN below two values.
-
-    Example:
-        >>> low, high = mean_interval([1.0, 2.0, 3.0])
-        >>> round(low, 2), round(high, 2)
-        (-0.48, 4.48)
-    """
+    """95 % confidence interval of a mean by Student's t; NaN below two values."""
     points = np.asarray(values, dtype=float)
     if points.size < 2:
-        return float("nan"), float("nan")
+        return _NAN, _NAN
     half = float(stats.t.ppf(0.975, points.size - 1) * points.std(ddof=1) / points.size**0.5)
     return float(points.mean()) - half, float(points.mean()) + half
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Holm's (1979) step-down correction of p values; NaN stays NaN and does not count.
-
-    Args:
-        p_values: Of the comparisons of one family.
+    """Holm's (1979) step-down correction of the p values of one family of comparisons.
 
     Returns:
-        Corrected values in the given order, at most 1.
+        Corrected values in the same order, at most 1; NaN stays NaN and does not count.
 
     Example:
         >>> holm([0.01, 0.04, 0.03])
         [0.03, 0.06, 0.06]
     """
     known = [(p, place) for place, p in enumerate(p_values) if not np.isnan(p)]
-    corrected = [float("nan")] * len(p_values)
+    corrected = [_NAN] * len(p_values)
     highest = 0.0
     for rank, (p, place) in enumerate(sorted(known)):
         highest = max(highest, min(1.0, (len(known) - rank) * p))
@@ -126,26 +114,46 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return corrected
 
 
-def corrected(rows: Sequence[tuple[dict[str, Any], PairedTest]]) -> list[dict[str, Any]]:
-    """Rows of a table of tests: Holm's correction is over all comparisons of a metric.
+def arm_tables(
+    blocks: Mapping[str, pd.DataFrame], metrics: Sequence[str], baselines: Mapping[str, str | None]
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Summarize every arm and test it against the baseline of its block, paired by seed.
 
     Args:
-        rows: What tells a comparison from others, `metric` among it, and its test.
+        blocks: Block of data -> a row per run: `arm`, `seed` (once per arm) and a column per
+            metric, NaN where the run lacks it.
+        metrics: Columns to compare.
+        baselines: Block -> its baseline arm, None for a block without one.
 
     Returns:
-        The same, flat, with `TEST_COLUMNS`.
+        One row per block, metric and arm: `n`, `mean`, `std`, `low`, `high`; and one row per
+        block, metric and arm other than the baseline: the fields of `PairedTest` and p values
+        with Holm's correction over all rows of the metric.
 
     Example:
-        >>> test = paired_test([0.8, 0.9, 0.7], [0.7, 0.7, 0.6])
-        >>> rows = [({"metric": "f1", "arm": arm}, test) for arm in "ab"]
-        >>> [round(row["p_t_holm"], 2) for row in corrected(rows)]
-        [0.11, 0.11]
+        >>> rows = pd.DataFrame({"arm": ["a", "a", "b", "b"], "seed": [0, 1, 0, 1]})
+        >>> rows["f1"] = [0.5, 0.6, 0.7, 0.9]
+        >>> _, tests = arm_tables({"R8": rows}, ["f1"], {"R8": "a"})
+        >>> tests[["arm", "pairs", "difference"]].round(2).values.tolist()
+        [['b', 2, 0.25]]
     """
-    flat = [{**names, **asdict(test)} for names, test in rows]
-    ordered = sorted(flat, key=lambda row: str(row["metric"]))
-    for _, same in groupby(ordered, key=lambda row: str(row["metric"])):
-        family = list(same)
-        for name in _P_VALUES:
-            for row, p in zip(family, holm([row[name] for row in family]), strict=True):
-                row[f"{name}_holm"] = p
-    return flat
+    summary, tests = [], []
+    for data, block in blocks.items():
+        arms, base = list(dict.fromkeys(block["arm"])), baselines[data]
+        for metric in metrics:
+            wide = block.pivot(index="seed", columns="arm", values=metric).astype(float)
+            for arm in arms:
+                found = wide[arm].dropna()
+                row = {"data": data, "metric": metric, "arm": arm, "n": len(found)}
+                low, high = mean_interval(found.to_numpy())
+                spread = {"mean": found.mean(), "std": found.std(), "low": low, "high": high}
+                summary.append({**row, **spread})
+                if base in arms and arm != base:
+                    pairs = wide[[arm, base]].dropna()
+                    test = paired_test(pairs[arm].to_list(), pairs[base].to_list())
+                    tests.append({**row, "baseline": base, **test._asdict()})
+    tested = pd.DataFrame(tests, columns=_TESTS)
+    for name in ("p_t", "p_wilcoxon"):
+        for _, family in tested.groupby("metric"):
+            tested.loc[family.index, f"{name}_holm"] = holm(family[name].to_list())
+    return pd.DataFrame(summary, columns=_SUMMARY), tested

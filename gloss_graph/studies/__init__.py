@@ -6,27 +6,23 @@ from gloss_graph._internal.extras import require
 
 require("pandas", "psutil", extra="cli")
 
-from typing import TYPE_CHECKING
-
 from gloss_graph._internal.moved import moved_names
 from gloss_graph._internal.search_space import Choice, Range
-from gloss_graph.studies.designs import DESIGNS
 from gloss_graph.studies.results import Results, read_results
 from gloss_graph.studies.study import Plan, Study
+from gloss_graph.studies.trials import DESIGNS
 
-if TYPE_CHECKING:
-    from gloss_graph.studies.space import (
-        SEARCH_SPACE,
-        parse_choice,
-        parse_range,
-        parse_setting,
-        search_space,
-    )
-    from gloss_graph.studies.study_report import write_report
-    from gloss_graph.studies.text_classifiers import TextRun
-    from gloss_graph.studies.tuning import TuneResult, tune_text
-    from gloss_graph.studies.tuning_plots import plot_importance, plot_slices, plot_tuning
-    from gloss_graph.studies.yaml_study import read_study
+# Loaded on first use: a study of any other function needs neither YAML nor matplotlib.
+_LATER = {
+    "gloss_graph.studies.plots": ["plot_importance", "plot_slices", "plot_tuning"],
+    "gloss_graph.studies.study_report": ["write_report"],
+    "gloss_graph.studies.text_classifiers": ["TextRun"],
+    "gloss_graph.studies.tuning": [
+        *("SEARCH_SPACE", "TuneResult", "default_parameters", "parse_choice", "parse_range"),
+        *("parse_setting", "search_space", "tune_text"),
+    ],
+    "gloss_graph.studies.yaml_study": ["read_study"],
+}
 
 __all__ = [
     "DESIGNS",
@@ -38,6 +34,7 @@ __all__ = [
     "Study",
     "TextRun",
     "TuneResult",
+    "default_parameters",
     "parse_choice",
     "parse_range",
     "parse_setting",
@@ -51,21 +48,4 @@ __all__ = [
     "write_report",
 ]
 
-# Loaded on first use: who ablates a function of their own needs neither YAML nor matplotlib.
-__getattr__ = moved_names(
-    __name__,
-    {
-        "gloss_graph.studies.yaml_study": ["read_study"],
-        "gloss_graph.studies.study_report": ["write_report"],
-        "gloss_graph.studies.space": [
-            "SEARCH_SPACE",
-            "parse_choice",
-            "parse_range",
-            "parse_setting",
-            "search_space",
-        ],
-        "gloss_graph.studies.text_classifiers": ["TextRun"],
-        "gloss_graph.studies.tuning": ["TuneResult", "tune_text"],
-        "gloss_graph.studies.tuning_plots": ["plot_importance", "plot_slices", "plot_tuning"],
-    },
-)
+__getattr__ = moved_names(__name__, _LATER)

@@ -1,4 +1,4 @@
-"""Trials in an Optuna storage that many processes and machines share: each one is run once."""
+"""Trials in an Optuna storage that many processes and machines share, each run once."""
 
 from __future__ import annotations
 
@@ -19,21 +19,14 @@ import numpy as np
 import psutil
 
 from gloss_graph._internal.search_space import Choice, Dimension, Scalar
-from gloss_graph.studies.trials import (
-    Trial,
-    check_row,
-    decoded,
-    encoded,
-    keep_latest,
-    trial_id,
-)
+from gloss_graph.studies.trials import Trial, check_row, decoded, encoded, keep_latest, trial_id
 
 HEARTBEAT = 10
 # A trial without a sign of life for this many heartbeats counts as killed.
 _SILENT_BEATS = 6
-# A setting that kills its worker (out of memory) is tried again this often, not for ever.
+# A setting that kills its worker (out of memory) is tried again this often.
 _RETRIES = 2
-# Trials at random before the sampler learns from earlier ones, and before anything is pruned.
+# Random trials before the sampler learns from earlier ones, and trials before any is pruned.
 _RANDOM_TRIALS = 10
 _UNPRUNED_TRIALS = 5
 # The first evaluation of a trial says more about warm-up than about its settings.
@@ -41,20 +34,16 @@ _UNPRUNED_EVALUATIONS = 1
 _POLL_SECONDS = 1.0
 # Seconds a worker waits while another one writes to the same SQLite file.
 _SQLITE_PATIENCE = 60
-# What was read so recently is not read again before a trial is claimed.
+# A table that was read so recently is not read again before a trial is claimed.
 _FRESH_SECONDS = 0.1
 # Between the name of a study and the digest of its factors.
 _TABLE = " trials "
-# Attributes of a fixed trial: what it is, and its row.
+# Attributes of a fixed trial: its identity, and its row.
 _FIXED, _ROW = "trial", "row"
 
 
 def require_optuna() -> Any:
-    """Return the optuna module.
-
-    Raises:
-        ValueError: It is not installed; names the extra that brings it.
-    """
+    """Return the optuna module; a `ValueError` names the extra that installs it."""
     try:
         import optuna
     except ImportError as error:
@@ -78,23 +67,11 @@ def quiet_optuna() -> Iterator[Any]:
         optuna.logging.set_verbosity(level)
 
 
-def worker_name() -> str:
-    """Machine and process, to tell the workers of one study apart."""
-    return f"{platform.node()}:{os.getpid()}"
-
-
-def this_process() -> dict[str, Any]:
-    """Machine, process and its time of birth: what tells whether a worker is alive."""
-    process = psutil.Process()
-    return {"host": platform.node(), "pid": process.pid, "born": process.create_time()}
+# ------------------------------------------------------------------ databases
 
 
 def sqlite_url(file: str | os.PathLike[str]) -> str:
-    """Database URL of a file, whatever characters its name has.
-
-    Raises:
-        ValueError: A name that is not UTF-8, which SQLite cannot open.
-    """
+    """Return the database URL of a file; SQLite opens only names in UTF-8."""
     require_optuna()
     from sqlalchemy import URL
 
@@ -127,13 +104,6 @@ def connect(url: str, *, heartbeat: int = HEARTBEAT) -> Any:
     """Connect to a database and make Optuna's tables where they are missing.
 
     Proposed trials of dead workers are queued again; fixed ones are claimed again by the plan.
-
-    Args:
-        url: Of the database.
-        heartbeat: Seconds between signs of life of a running trial.
-
-    Raises:
-        ValueError: The database cannot be reached.
     """
     optuna = require_optuna()
     import sqlalchemy
@@ -170,9 +140,8 @@ def connect(url: str, *, heartbeat: int = HEARTBEAT) -> Any:
                 continue
             reason = str(error).splitlines()[0]
             raise ValueError(
-                f"'storage' must be a database within reach ({_without_password(url)}: {reason}). "
-                "Check the URL, e.g. sqlite:///study.db or postgresql://user@host/name, and its "
-                "driver."
+                f"'storage' must be a database within reach ({reason}). Check the URL, e.g. "
+                "sqlite:///study.db or postgresql://user@host/name, and its driver."
             ) from error
     if lite:
         _begin_at_once(storage.engine)
@@ -198,14 +167,7 @@ def _begin_at_once(engine: Any) -> None:
     engine.dispose()
 
 
-def _without_password(url: str) -> str:
-    from sqlalchemy.engine import make_url
-    from sqlalchemy.exc import ArgumentError
-
-    try:
-        return make_url(url).render_as_string(hide_password=True)
-    except (ArgumentError, ValueError):
-        return repr(url)
+# ------------------------------------------------------------------ proposed trials
 
 
 def open_study(
@@ -218,15 +180,8 @@ def open_study(
 ) -> Any:
     """Create or join a study of proposed trials that maximizes a score.
 
-    Args:
-        storage: Of `connect`.
-        name: Of the study in it.
-        attributes: What defines the study, as JSON types; kept with it and compared.
-        seed: Of what is tried.
-        defaults: Attribute -> value of its keys in a study that is older than the key.
-
-    Raises:
-        ValueError: The study has other attributes.
+    The `attributes` define the study: they are kept with it, and a study with other ones is
+    refused. `defaults` are the values of keys that a study is older than.
     """
     optuna = require_optuna()
     study = optuna.create_study(
@@ -242,65 +197,55 @@ def open_study(
             n_min_trials=1,
         ),
     )
-    _check_attributes(study, name, attributes, defaults or {})
-    return study
-
-
-def _numbered_sampler(optuna: Any, seed: int) -> Any:
-    """TPE that draws what it tries from (seed, number of the trial).
-
-    One generator per process would make every worker, and a resumed one, start with the same draws.
-    """
-
-    class NumberedSampler(optuna.samplers.BaseSampler):
-        def __init__(self) -> None:
-            self._made: tuple[int, Any] = (-1, None)
-
-        def _of(self, number: int) -> Any:
-            if self._made[0] != number:
-                # Everything that Optuna 4 and 5 have different defaults for is said.
-                sampler = optuna.samplers.TPESampler(
-                    seed=int(np.random.SeedSequence([seed, number]).generate_state(1)[0]),
-                    n_startup_trials=_RANDOM_TRIALS,
-                    n_ei_candidates=24,
-                    multivariate=True,
-                    group=False,
-                    constant_liar=True,
-                )
-                self._made = (number, sampler)
-            return self._made[1]
-
-        def infer_relative_search_space(self, study: Any, trial: Any) -> Any:
-            return self._of(trial.number).infer_relative_search_space(study, trial)
-
-        def sample_relative(self, study: Any, trial: Any, search_space: Any) -> Any:
-            return self._of(trial.number).sample_relative(study, trial, search_space)
-
-        def sample_independent(self, study: Any, trial: Any, name: str, distribution: Any) -> Any:
-            return self._of(trial.number).sample_independent(study, trial, name, distribution)
-
-    return NumberedSampler()
-
-
-def _check_attributes(
-    study: Any, name: str, attributes: Mapping[str, Any], defaults: Mapping[str, Any]
-) -> None:
     stored = {key: study.user_attrs[key] for key in attributes if key in study.user_attrs}
     if not study.get_trials(deepcopy=False):
         # A worker may have died between two of them.
         for key in attributes.keys() - stored.keys():
             study.set_user_attr(key, attributes[key])
             stored[key] = attributes[key]
+    known = defaults or {}
     different = [
         line
         for key in attributes
-        for line in _differences(key, stored.get(key), attributes[key], defaults.get(key, {}))
+        for line in _differences(key, stored.get(key), attributes[key], known.get(key, {}))
     ]
     if different:
         raise ValueError(
             f"The study {name!r} was begun with other settings ({'; '.join(different[:6])}). Give "
             "the same ones to go on with it, or start another with 'study_name' or in a new folder."
         )
+    return study
+
+
+def _numbered_sampler(optuna: Any, seed: int) -> Any:
+    """TPE that draws from (seed, number of the trial).
+
+    With one generator per process every worker, and a resumed one, would begin with the same draws.
+    """
+
+    class NumberedSampler(optuna.samplers.BaseSampler):
+        def _of(self, trial: Any) -> Any:
+            # Every default that differs between Optuna 4 and 5 is set.
+            return optuna.samplers.TPESampler(
+                seed=int(np.random.SeedSequence([seed, trial.number]).generate_state(1)[0]),
+                n_startup_trials=_RANDOM_TRIALS,
+                n_ei_candidates=24,
+                multivariate=True,
+                group=False,
+                constant_liar=True,
+            )
+
+        def infer_relative_search_space(self, study: Any, trial: Any) -> Any:
+            self._sampler = self._of(trial)
+            return self._sampler.infer_relative_search_space(study, trial)
+
+        def sample_relative(self, study: Any, trial: Any, search_space: Any) -> Any:
+            return self._sampler.sample_relative(study, trial, search_space)
+
+        def sample_independent(self, study: Any, trial: Any, name: str, distribution: Any) -> Any:
+            return self._sampler.sample_independent(study, trial, name, distribution)
+
+    return NumberedSampler()
 
 
 def _differences(key: str, old: Any, new: Any, defaults: Mapping[str, Any]) -> list[str]:
@@ -314,8 +259,14 @@ def _differences(key: str, old: Any, new: Any, defaults: Mapping[str, Any]) -> l
     return [] if old == new else [f"{key}: {old} there, {new} here"]
 
 
-def suggest(trial: Any, name: str, tried: Dimension) -> Scalar:
-    """Return the value an Optuna trial draws for a setting."""
+def begin_proposal(trial: Any, space: Mapping[str, Dimension]) -> dict[str, Scalar]:
+    """Sign a proposed trial with this worker and draw its value of every setting."""
+    trial.set_user_attr("process", _this_process())
+    trial.set_user_attr("worker", worker_name())
+    return {name: _suggest(trial, name, tried) for name, tried in space.items()}
+
+
+def _suggest(trial: Any, name: str, tried: Dimension) -> Scalar:
     if isinstance(tried, Choice):
         return trial.suggest_categorical(name, list(tried.values))
     if tried.integer:
@@ -324,15 +275,62 @@ def suggest(trial: Any, name: str, tried: Dimension) -> Scalar:
     return tried.tidy(value)
 
 
+class TrialBudget:
+    """Decides when a worker may start a proposed trial, so that all together keep to a number.
+
+    The number counts finished (complete or pruned) trials of the whole study; after `timeout`
+    seconds this worker starts no more.
+    """
+
+    def __init__(
+        self, study: Any, storage: Any, trials: int, *, timeout: float | None = None
+    ) -> None:
+        self._study, self._trials = study, trials
+        self._dead = DeadWorkers(study, storage)
+        self._end = math.inf if timeout is None else time.monotonic() + timeout
+
+    def finished(self) -> int:
+        """Number of complete and pruned trials so far."""
+        return self._count("COMPLETE", "PRUNED")
+
+    def next(self, waiting: Callable[[int], None] = lambda running: None) -> bool:
+        """Wait until there is room for a trial; False once all are finished or time is over.
+
+        Meanwhile `waiting` is called with the number of trials of other workers.
+        """
+        while True:
+            self._dead.fail(self._study.get_trials(deepcopy=False))
+            finished, running = self.finished(), self._count("RUNNING")
+            if finished >= self._trials or time.monotonic() >= self._end:
+                return False
+            if finished + running < self._trials:
+                return True
+            waiting(running)
+            time.sleep(_POLL_SECONDS)
+
+    def _count(self, *states: str) -> int:
+        trials = self._study.get_trials(deepcopy=False)
+        return sum(trial.state.name in states for trial in trials)
+
+
+# ------------------------------------------------------------------ workers
+
+
+def worker_name() -> str:
+    """Name machine and process, which tell the workers of one study apart."""
+    return f"{platform.node()}:{os.getpid()}"
+
+
+def _this_process() -> dict[str, Any]:
+    process = psutil.Process()
+    return {"host": platform.node(), "pid": process.pid, "born": process.create_time()}
+
+
 class DeadWorkers:
     """Fails the trials of workers that are no longer alive, so that they are run again.
 
-    A process of this machine is looked up; one of another machine is dead when its heartbeat
-    stops, or when the first one does not come.
-
-    Args:
-        study: The Optuna study.
-        storage: Of `connect`.
+    A process of this machine is looked up; one of another machine is dead when its heartbeat stops,
+    or when the first one does not come.
     """
 
     def __init__(self, study: Any, storage: Any) -> None:
@@ -343,7 +341,7 @@ class DeadWorkers:
         self._unsigned: dict[int, float] = {}
 
     def fail(self, trials: list[Any]) -> None:
-        """Fail what dead workers left behind, given the trials of the study."""
+        """Fail the trials that dead workers left behind, of all trials of the study."""
         optuna, now = require_optuna(), time.monotonic()
         running = [trial for trial in trials if trial.state.name == "RUNNING"]
         unsigned = [trial for trial in running if "worker" not in trial.user_attrs]
@@ -372,7 +370,7 @@ def _alive(process: Mapping[str, Any] | None) -> bool:
         return True
     try:
         found = psutil.Process(int(process["pid"]))
-        # Clocks that are set meanwhile move the time of birth.
+        # A clock that is set meanwhile moves the time of birth.
         same = abs(found.create_time() - float(process["born"])) < 2.0
         return same and found.status() != psutil.STATUS_ZOMBIE
     except psutil.AccessDenied:
@@ -381,53 +379,7 @@ def _alive(process: Mapping[str, Any] | None) -> bool:
         return False
 
 
-class TrialBudget:
-    """Says when a worker may start a proposed trial, so that all together keep to a number.
-
-    Args:
-        study: The Optuna study.
-        storage: Of `connect`.
-        trials: Finished (complete or pruned) trials wanted in all of it.
-        timeout: Seconds after which this worker starts no more; None = never.
-    """
-
-    def __init__(
-        self,
-        study: Any,
-        storage: Any,
-        trials: int,
-        *,
-        timeout: float | None = None,
-    ) -> None:
-        self._study, self._trials = study, trials
-        self._dead = DeadWorkers(study, storage)
-        self._end = None if timeout is None else time.monotonic() + timeout
-
-    def finished(self) -> int:
-        """Complete and pruned trials so far."""
-        return len(self._of("COMPLETE", "PRUNED"))
-
-    def next(self, waiting: Callable[[int], None] = lambda running: None) -> bool:
-        """Wait until there is room for a trial; False once all are finished or time is over.
-
-        Args:
-            waiting: Told how many trials of others the worker waits for.
-        """
-        while True:
-            self._dead.fail(self._study.get_trials(deepcopy=False))
-            finished, running = self.finished(), len(self._of("RUNNING"))
-            if finished >= self._trials:
-                return False
-            if self._end is not None and time.monotonic() >= self._end:
-                return False
-            if finished + running < self._trials:
-                return True
-            waiting(running)
-            time.sleep(_POLL_SECONDS)
-
-    def _of(self, *states: str) -> list[Any]:
-        trials = self._study.get_trials(deepcopy=False)
-        return [trial for trial in trials if trial.state.name in states]
+# ------------------------------------------------------------------ fixed trials
 
 
 class TrialTable:
@@ -437,15 +389,8 @@ class TrialTable:
     the same id the one with the lowest number counts, and the others are given back. The result is
     the attribute `row`: a trial that has it is never run again, whatever became of its worker.
 
-    Args:
-        storage: Of `connect`.
-        name: Of the study.
-        factors: What is tried. Another set of values is another Optuna study, since Optuna fixes
-            the choices of a study; results are shared by the ids of the trials.
-        baseline: Value of every factor in the baseline.
-        metric: What a trial is worth to Optuna's tools; None takes the first one.
-        minimize: Whether less of the metric is better.
-        rows: Results that are known already.
+    Optuna fixes the choices of a study, so other values of the factors are another Optuna study;
+    `rows` are the results that are known from others.
     """
 
     def __init__(
@@ -470,17 +415,17 @@ class TrialTable:
             study_name=f"{name}{_TABLE}{digest[:8]}",
             direction="minimize" if minimize else "maximize",
             load_if_exists=True,
-            # Nothing is drawn, so it does not matter which.
+            # Never used, and the quickest to make.
             sampler=optuna.samplers.RandomSampler(),
         )
         self._id = storage.get_study_id_from_name(self._study.study_name)
         self._dead = DeadWorkers(self._study, storage)
-        self._process = this_process()
+        self._process = _this_process()
         self._rows: dict[str, dict[str, Any]] = {}
         for row in rows:
             keep_latest(self._rows, row)
         self._decoded: set[int] = set()
-        # Id -> number and attempt of every trial of it that is being run.
+        # Id -> number and attempt of every running trial of this id.
         self._running: dict[str, list[tuple[int, int]]] = {}
         self._read_at = float("-inf")
 
@@ -489,11 +434,7 @@ class TrialTable:
         return MappingProxyType(self._rows)
 
     def read(self, *, fail_dead: bool = False) -> None:
-        """Read what other workers have done meanwhile.
-
-        Args:
-            fail_dead: Whether to give trials of dead workers back, too.
-        """
+        """Read the progress of other workers; `fail_dead` gives trials of dead workers back."""
         trials = self._study.get_trials(deepcopy=False)
         if fail_dead:
             self._dead.fail(trials)
@@ -511,14 +452,9 @@ class TrialTable:
         self._read_at = time.monotonic()
 
     def claim(self, trial: Trial, attempt: int) -> int | None:
-        """Take a trial, or learn that another worker has it or has finished it.
+        """Take a trial and return its key, or None where another worker has it or has finished it.
 
-        Args:
-            trial: The trial.
-            attempt: One more than that of the failed row to be replaced, else 0.
-
-        Returns:
-            What `finish` and `give_back` take; None where there is nothing to run.
+        The attempt is one more than that of the failed row to be replaced, else 0.
         """
         if time.monotonic() - self._read_at > _FRESH_SECONDS:
             self.read()
@@ -553,8 +489,7 @@ class TrialTable:
     def finish(self, key: int, row: Mapping[str, Any]) -> bool:
         """Write the row of a claimed trial for good.
 
-        Returns:
-            False where other workers took this one for dead, so that the row does not count.
+        Returns False where other workers took this one for dead, so that the row does not count.
         """
         optuna = require_optuna()
         states = optuna.trial.TrialState
@@ -582,13 +517,17 @@ class TrialTable:
     @contextmanager
     def beating(self, key: int) -> Iterator[None]:
         """Give signs of life of a claimed trial while the block runs."""
-        optuna, stop = require_optuna(), threading.Event()
+        from sqlalchemy.exc import SQLAlchemyError
+
+        errors, stop = require_optuna().exceptions, threading.Event()
 
         def beat() -> None:
             signed = False
             while not stop.wait(self._storage.get_heartbeat_interval()):
-                # A database out of reach for a moment; the row will tell if it stays so.
-                with suppress(*_storage_errors(optuna)):
+                # The database may be out of reach for a moment.
+                with suppress(
+                    SQLAlchemyError, errors.StorageInternalError, errors.UpdateFinishedTrialError
+                ):
                     self._storage.record_heartbeat(key)
                     if not signed:
                         self._storage.set_trial_user_attr(key, "worker", worker_name())
@@ -603,15 +542,8 @@ class TrialTable:
             thread.join()
 
 
-def _storage_errors(optuna: Any) -> tuple[type[Exception], ...]:
-    from sqlalchemy.exc import SQLAlchemyError
-
-    errors = optuna.exceptions
-    return (SQLAlchemyError, errors.StorageInternalError, errors.UpdateFinishedTrialError)
-
-
 def _distribution(optuna: Any, tried: Dimension, base: Scalar) -> Any:
-    """What Optuna shall say was tried for a factor, the baseline included."""
+    """The values of a factor for Optuna, the baseline included."""
     distributions = optuna.distributions
     if isinstance(tried, Choice):
         values = list(tried.values)
@@ -622,15 +554,7 @@ def _distribution(optuna: Any, tried: Dimension, base: Scalar) -> Any:
 
 
 def read_rows(storage: Any, name: str | None = None) -> list[dict[str, Any]]:
-    """Rows of all fixed trials of a database.
-
-    Args:
-        storage: Of `connect`.
-        name: Only of the study of this name.
-
-    Raises:
-        ValueError: A row that `TrialTable` did not write.
-    """
+    """Read the rows of all fixed trials of a database, or only those of the study `name`."""
     optuna = require_optuna()
     rows = []
     for found in optuna.get_all_study_names(storage):

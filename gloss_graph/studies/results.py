@@ -1,4 +1,4 @@
-"""What a study found: one tidy table, a summary of every arm, tests against the baseline."""
+"""Results of a study: one tidy table, the table of arms, effects of factors."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import pandas as pd
 
 from gloss_graph._internal.files import atomic_write
 from gloss_graph._internal.limits import read_object
-from gloss_graph.runs.paired_tests import TEST_COLUMNS, corrected, mean_interval, paired_test
+from gloss_graph.runs.paired_tests import arm_tables, mean_interval
 from gloss_graph.studies.engine import open_storage, read_rows, sqlite_url
 from gloss_graph.studies.trials import (
     arm_name,
@@ -27,12 +27,10 @@ from gloss_graph.studies.trials import (
     shown,
 )
 
-__all__ = ["STUDY_FILE", "Results", "read_results"]
-
 STUDY_FILE = "study.json"
 #: File of the database, in the folder of a study.
 DATABASE = "optuna.db"
-# What the table says of every trial beside factors and metrics.
+# Columns of the table other than factors and metrics.
 _COLUMNS = frozenset(
     (
         *("seed", "seconds", "peak_memory_mb", "status", "nan", "unread", "error", "arm", "cost"),
@@ -40,11 +38,11 @@ _COLUMNS = frozenset(
     )
 )
 _PREFIXES = ("metric.", "version.")
-# What still fits beside a picture.
+# Characters of a name that still fit next to a picture.
 _LONGEST = 60
 # More values of a range than this are shown in thirds.
 _MOST_LEVELS = 6
-# What `read_results` needs of the description of a study, and of the row of a trial.
+# Parts of a study's description that are read, by kind; those of `_OPTIONAL` may be missing.
 _STUDY: dict[str, Any] = {
     **dict.fromkeys(("name", "question", "design"), str),
     **dict.fromkeys(("factors", "baseline", "settings", "identity"), dict),
@@ -52,21 +50,26 @@ _STUDY: dict[str, Any] = {
     "metric": (str, type(None)),
     "minimize": bool,
 }
+_OPTIONAL = {
+    **dict.fromkeys(("trials", "lower_is_better", "shown", "notes"), list),
+    **dict.fromkeys(("titles", "glossary"), dict),
+}
 _ROW = ("id", "status", "arm", "seed", "metrics", "seconds", "peak_memory_mb")
 
 
 @dataclass(frozen=True)
 class Results:
-    """What a study found.
+    """Results of a study.
 
     Attributes:
-        folder: Of the study.
+        folder: Folder of the study.
         study: Its definition, the content of `study.json`.
-        table: One row a trial: a column a factor, `seed`, a column a metric, `seconds`,
+        table: One row per trial: a column per factor, `seed`, a column per metric, `seconds`,
             `peak_memory_mb`, `status`, `nan` (metrics that were NaN), `unread`, `error`, `arm`,
             `cost`, versions, `git_commit`, `trial`.
-        metrics: Names of the metrics, the one the study is about first; of one called as a factor
-            or another column `metric.NAME`.
+        metrics: Names of the metrics, the one the study is about first; `metric.NAME` for one
+            called as a factor or another column.
+        tracebacks: Trial -> traceback of the trials that failed.
     """
 
     folder: Path
@@ -88,53 +91,30 @@ class Results:
     @property
     def arms(self) -> list[str]:
         """Names of the arms that have a row, the baseline first."""
-        found = list(dict.fromkeys(self.table["arm"])) if len(self.table) else []
-        return sorted(found, key=lambda arm: arm != self.baseline)
+        return sorted(dict.fromkeys(self.table["arm"]), key=lambda arm: arm != self.baseline)
 
     @property
     def left(self) -> int:
-        """Planned trials without a row."""
-        return len(set(self.study["trials"]) - set(self.table.get("trial", ())))
+        """Number of planned trials without a row."""
+        return len(set(self.study["trials"]) - set(self.table["trial"]))
 
     def summary(self) -> pd.DataFrame:
-        """One row an arm and metric: `n`, `mean`, `std`, `low`, `high` (95 % interval)."""
-        return self._summary.copy()
-
-    @cached_property
-    def _summary(self) -> pd.DataFrame:
-        rows = []
-        for metric in self.metrics:
-            for arm in self.arms:
-                found = self._values(arm, metric).to_numpy()
-                low, high = mean_interval(found)
-                mean = float(found.mean()) if found.size else math.nan
-                std = float(found.std(ddof=1)) if found.size > 1 else math.nan
-                rows.append(
-                    {"metric": metric, "arm": arm, "n": found.size, "mean": mean, "std": std}
-                    | {"low": low, "high": high}
-                )
-        return pd.DataFrame(rows, columns=["metric", "arm", "n", "mean", "std", "low", "high"])
+        """One row per metric and arm: `n`, `mean`, `std`, `low`, `high` (95 % interval)."""
+        return self._arm_tables[0].drop(columns="data")
 
     def tests(self) -> pd.DataFrame:
-        """One row a metric and arm: paired by seed against the baseline, Holm-corrected."""
-        return self._tests.copy()
+        """One row per metric and arm: paired by seed against the baseline, Holm-corrected."""
+        return self._arm_tables[1].drop(columns=["data", "baseline"])
 
     @cached_property
-    def _tests(self) -> pd.DataFrame:
-        rows = []
-        for metric in self.metrics:
-            base = self._values(self.baseline, metric)
-            for arm in self.arms:
-                if arm == self.baseline:
-                    continue
-                own = self._values(arm, metric)
-                seeds = own.index.intersection(base.index)
-                test = paired_test(own[seeds].to_list(), base[seeds].to_list())
-                rows.append(({"metric": metric, "arm": arm}, test))
-        return pd.DataFrame(corrected(rows), columns=["metric", "arm", *TEST_COLUMNS])
+    def _arm_tables(self) -> tuple[pd.DataFrame, pd.DataFrame]:
+        values = self.table[self.metrics].astype(float)
+        rows = self.table[["arm", "seed"]].join(values.where(np.isfinite(values)))
+        rows = rows.sort_values("arm", key=lambda arms: arms != self.baseline, kind="stable")
+        return arm_tables({"": rows}, self.metrics, {"": self.baseline})
 
     def problems(self) -> list[str]:
-        """Everything a reader must know before believing the numbers."""
+        """List everything that a reader must know before trusting the numbers."""
         table, found = self.table, []
         failed = table[table["status"] == "failed"]
         for error, rows in failed.groupby("error", sort=False):
@@ -161,51 +141,52 @@ class Results:
 
     # ------------------------------------------------------------------ how metrics are shown
 
-    def title(self, metric: str) -> str:
-        """What people call a metric."""
-        return str(self.titles.get(metric, metric))
-
     @property
     def titles(self) -> dict[str, str]:
-        """Metric -> what people call it, of those with another name."""
-        given = self.study.get("titles", {})
-        return {metric_column(name, self.factors): title for name, title in given.items()}
+        """Metric -> its title, for metrics that have one."""
+        titles = self.study.get("titles", {})
+        return {metric_column(name, self.factors): title for name, title in titles.items()}
+
+    def title(self, metric: str) -> str:
+        """Title of a metric, its name by default."""
+        return self.titles.get(metric, metric)
 
     def scale(self, metric: str) -> float:
-        """100 for shares that are shown in per cent."""
+        """Factor between a stored value and the shown one: 100 for shares in per cent."""
         return 100.0 if self.title(metric).endswith("%") else 1.0
 
     def show(self, metric: str, value: float, *, sign: bool = False) -> str:
-        """A value as it stands in a table; nothing for NaN."""
+        """Format a value for a table, "" for NaN."""
         if math.isnan(value):
             return ""
         plus = "+" if sign and value else ""
         if self.scale(metric) == 100.0:
             return f"{100 * value:{plus}.1f}"
-        size = max((abs(v) for v in self._known(metric)[metric]), default=0.0)
+        size = self._known(metric)[metric].abs().max()
         digits = 4 if size < 0.1 else 3 if size < 10 else 1 if size < 1000 else 0
         return f"{value:{plus}.{digits}f}"
 
     def lower_is_better(self, metric: str) -> bool:
         """Whether less of a metric is better."""
+        first = bool(self.metrics) and metric == self.metrics[0]
         if metric in self._columns("lower_is_better"):
             return True
-        return bool(self.study["minimize"]) and metric == (self.metrics or [""])[0]
+        return first and bool(self.study["minimize"])
 
     @property
     def shown(self) -> list[str]:
-        """Metrics pictures show, the one the study is about first."""
+        """Metrics of the pictures, the one the study is about first."""
         wanted = [name for name in self._columns("shown") if name in self.metrics]
         return list(dict.fromkeys([*self.metrics[:1], *(wanted or self.metrics)]))[:3]
 
     def _columns(self, key: str) -> list[str]:
-        """Metrics that the study lists under a key."""
+        """Columns of the metrics that the study lists under a key."""
         return [metric_column(name, self.factors) for name in self.study.get(key, ())]
 
     # ------------------------------------------------------------------ effects
 
     def effect(self, factor: str, metric: str) -> pd.DataFrame:
-        """Main effect of a factor: a row a value, in order.
+        """Main effect of a factor: a row per value, in order.
 
         Of a crossed design every seed is averaged over the other factors first; of one factor at
         a time only arms count that differ from the baseline in this factor alone. Ranges are cut
@@ -213,7 +194,7 @@ class Results:
 
         Returns:
             Columns `level`, `baseline` (bool), `n` seeds, `mean` with `low`, `high`, and
-            `difference` to the baseline's level with its own `gap_low`, `gap_high`, paired by
+            `difference` to the baseline's level with `gap_low`, `gap_high`, paired by
             seed; `seeds`, the means by seed.
         """
         table, base = self._known(metric), self.study["baseline"]
@@ -221,60 +202,49 @@ class Results:
             for name in self.factors:
                 if name != factor:
                     table = table[table[name].map(canonical) == canonical(base[name])]
-        groups = self._groups(factor, table)
-        means = [rows.groupby("seed")[metric].mean() for _, _, rows in groups]
-        reference = next(
-            (own for own, (_, is_base, _) in zip(means, groups, strict=True) if is_base), None
-        )
-        rows = []
-        for own, (level, is_base, _) in zip(means, groups, strict=True):
-            low, high = mean_interval(own.to_numpy())
-            gap = pd.Series(dtype=float) if reference is None else (own - reference).dropna()
-            gap_low, gap_high = mean_interval(gap.to_numpy())
-            rows.append(
-                {"level": level, "baseline": is_base, "n": len(own), "mean": own.mean()}
-                | {"low": low, "high": high, "difference": gap.mean() if len(gap) else math.nan}
-                | {"gap_low": gap_low, "gap_high": gap_high, "seeds": own}
-            )
-        return pd.DataFrame(rows)
-
-    def _groups(self, factor: str, table: pd.DataFrame) -> list[tuple[str, bool, pd.DataFrame]]:
-        """Level, whether it is the baseline's, its rows."""
-        base, levels = self.study["baseline"][factor], self._levels(factor, table)
-        if "low" in self.study["factors"][factor] and len(levels) > _MOST_LEVELS:
-            values = table[factor].astype(float)
-            cuts = np.quantile(np.array(levels, dtype=float), [1 / 3, 2 / 3])
-            third = np.searchsorted(cuts, values)
-            names = [f"up to {cuts[0]:.3g}", "between", f"above {cuts[1]:.3g}"]
-            own = int(np.searchsorted(cuts, float(base)))
-            return [(name, n == own, table[third == n]) for n, name in enumerate(names)]
+        levels = self._levels(factor, table)
         keys = table[factor].map(canonical)
-        return [
-            (shown(value), canonical(value) == canonical(base), table[keys == canonical(value)])
-            for value in levels
-        ]
+        base_key: Any = canonical(base[factor])
+        names: dict[Any, str] = {canonical(value): shown(value) for value in levels}
+        if "low" in self.study["factors"][factor] and len(levels) > _MOST_LEVELS:
+            cuts = np.quantile(np.array(levels, dtype=float), [1 / 3, 2 / 3])
+            keys = pd.Series(np.searchsorted(cuts, table[factor].astype(float)), table.index)
+            base_key = np.searchsorted(cuts, float(base[factor]))
+            names = {0: f"up to {cuts[0]:.3g}", 1: "between", 2: f"above {cuts[1]:.3g}"}
+        means = table[metric].groupby([keys, table["seed"]]).mean().unstack().reindex(list(names))
+        gaps = means - (means.loc[base_key] if base_key in names else math.nan)
+        effects = []
+        for key, level in names.items():
+            seeds, gap = means.loc[key].dropna(), gaps.loc[key].dropna()
+            low, high = mean_interval(seeds.to_numpy())
+            gap_low, gap_high = mean_interval(gap.to_numpy())
+            effects.append(
+                {"level": level, "baseline": key == base_key, "n": len(seeds)}
+                | {"mean": seeds.mean(), "low": low, "high": high, "difference": gap.mean()}
+                | {"gap_low": gap_low, "gap_high": gap_high, "seeds": seeds}
+            )
+        return pd.DataFrame(effects)
 
     def crossed(self, one: str, other: str, metric: str) -> pd.DataFrame | None:
-        """Mean by two factors (rows: `one`); None unless some combination of both was tried."""
+        """Mean by two factors (rows: `one`); None unless most combinations of both were tried."""
         table = self._known(metric)
-        levels = [self._levels(name, table) for name in (one, other)]
-        cells = np.full((len(levels[0]), len(levels[1])), np.nan)
-        for row, first in enumerate(levels[0]):
-            part = table[table[one].map(canonical) == canonical(first)]
-            for column, second in enumerate(levels[1]):
-                found = part[part[other].map(canonical) == canonical(second)][metric]
-                cells[row, column] = found.mean() if len(found) else np.nan
-        filled = np.isfinite(cells).sum()
-        if min(cells.shape) < 2 or filled < 0.9 * cells.size:
+        rows, columns = (self._levels(name, table) for name in (one, other))
+        if min(len(rows), len(columns)) < 2:
             return None
-        names = [pd.Index(values, dtype=object) for values in levels]
-        return pd.DataFrame(cells, index=names[0], columns=names[1])
+        keys = [table[name].map(canonical).rename(name) for name in (one, other)]
+        cells = table[metric].groupby(keys).mean().unstack()
+        cells = cells.reindex(
+            index=[canonical(value) for value in rows],
+            columns=[canonical(value) for value in columns],
+        )
+        if cells.notna().to_numpy().mean() < 0.9:
+            return None
+        cells.index, cells.columns = (pd.Index(v, dtype=object) for v in (rows, columns))
+        return cells
 
     def _known(self, metric: str) -> pd.DataFrame:
-        table = self.table
-        if metric not in table:
-            return table.iloc[:0]
-        return table[np.isfinite(table[metric].astype(float))]
+        """Trials with a finite value of a metric."""
+        return self.table[np.isfinite(self.table[metric].astype(float))]
 
     def _levels(self, factor: str, table: pd.DataFrame) -> list[Any]:
         """Values of a factor in the table: in the order of the study, or sorted numbers."""
@@ -286,11 +256,12 @@ class Results:
         rest = [key for key in found if key not in order]
         return [found[key] for key in [*rest, *order] if key in found]
 
-    def _values(self, arm: str, metric: str) -> pd.Series:
-        """Finite values of an arm, by seed."""
-        table = self._known(metric)
-        part = table[table["arm"] == arm]
-        return part.set_index("seed")[metric].astype(float).sort_index()
+
+def _trials(count: int) -> str:
+    return "1 trial" if count == 1 else f"{count} trials"
+
+
+# ------------------------------------------------------------------ folders
 
 
 def read_results(folder: str | os.PathLike[str]) -> Results:
@@ -299,17 +270,11 @@ def read_results(folder: str | os.PathLike[str]) -> Results:
     Raises:
         ValueError: No study in it, or a damaged file.
     """
-    folder = Path(folder)
-    study = _read_definition(folder)
-    return _results(folder, study, rows_of(folder))
+    return results_of(Path(folder))
 
 
-def results_of(folder: Path, rows: Mapping[str, dict[str, Any]]) -> Results:
-    """Results of a study's folder whose rows are known."""
-    return _results(folder, _read_definition(folder), rows)
-
-
-def _read_definition(folder: Path) -> dict[str, Any]:
+def results_of(folder: Path, rows: Mapping[str, dict[str, Any]] | None = None) -> Results:
+    """Read the folder of a study, with its `rows` where they are known."""
     try:
         study = read_object(folder / STUDY_FILE)
         _check_study(study)
@@ -319,10 +284,7 @@ def _read_definition(folder: Path) -> dict[str, Any]:
         ) from None
     except ValueError as error:
         raise ValueError(f"{folder / STUDY_FILE} cannot be read ({error}).") from error
-    return study
-
-
-def _results(folder: Path, study: dict[str, Any], rows: Mapping[str, dict[str, Any]]) -> Results:
+    rows = rows_of(folder) if rows is None else rows
     if study["design"] == "optuna":
         chosen = proposed_rows(
             rows.values(), study["factors"], study["settings"], study["identity"]
@@ -330,36 +292,35 @@ def _results(folder: Path, study: dict[str, Any], rows: Mapping[str, dict[str, A
         chosen.sort(key=lambda row: (row["started"], row["seed"]))
     else:
         chosen = [rows[key] for key in study["trials"] if key in rows]
+    factors = list(study["factors"])
     for row in chosen:
         lacks = [key for key in _ROW if key not in row]
-        lacks += [f"arm.{name}" for name in study["factors"] if name not in row.get("arm", {})]
+        lacks += [f"arm.{name}" for name in factors if name not in row.get("arm", {})]
         if lacks:
             raise ValueError(
                 f"The trial {row['id']} in the {DATABASE} or trials of {folder} lacks "
                 f"{', '.join(map(repr, lacks))}. Remove it; the trial is done again."
             )
+    columns = {name: metric_column(name, factors) for row in chosen for name in row["metrics"]}
+    ordered = sorted(columns, key=lambda name: name != study["metric"])
     return Results(
-        folder,
-        study,
-        trial_table(chosen, list(study["factors"])),
-        metric_columns(chosen, list(study["factors"]), study["metric"]),
-        {row["id"]: row["traceback"] for row in chosen if row.get("traceback")},
+        folder=folder,
+        study=study,
+        table=_trial_table(chosen, factors, columns),
+        metrics=[columns[name] for name in ordered],
+        tracebacks={row["id"]: row["traceback"] for row in chosen if row.get("traceback")},
     )
 
 
 def _check_study(study: Mapping[str, Any]) -> None:
     """Refuse a description of a study with a part of another kind than `Study` writes."""
-    for key, kind in _STUDY.items():
-        if key not in study or not isinstance(study[key], kind):
+    for key, kind in {**_OPTIONAL, **_STUDY}.items():
+        if (key in study or key in _STUDY) and not isinstance(study.get(key), kind):
             name = getattr(kind, "__name__", "str or None")
             raise ValueError(f"{key!r} must be of type {name} (got {study.get(key)!r:.60})")
-    for key in ("trials", "lower_is_better", "shown", "notes"):
-        found = study.get(key, [])
-        if not isinstance(found, list) or not all(isinstance(name, str) for name in found):
-            raise ValueError(f"{key!r} must be a list of words")
-    for key in ("titles", "glossary"):
-        found = study.get(key, {})
-        if not isinstance(found, dict) or not all(isinstance(v, str) for v in found.values()):
+    for key, kind in _OPTIONAL.items():
+        found = study.get(key, kind())
+        if not all(isinstance(v, str) for v in (found if kind is list else found.values())):
             raise ValueError(f"{key!r} must hold words")
     for name, tried in study["factors"].items():
         plain = isinstance(tried, dict) and isinstance(tried.get("values", []), list)
@@ -367,16 +328,11 @@ def _check_study(study: Mapping[str, Any]) -> None:
             raise ValueError(f"'factors.{name}' must hold values or a range")
         if name not in study["baseline"]:
             raise ValueError(f"'baseline' lacks {name!r}")
-    for value in study["baseline"].values():
-        canonical(value)
+    canonical(study["baseline"])
 
 
 def rows_of(folder: Path) -> dict[str, dict[str, Any]]:
-    """Trial id -> row of a study's folder: its database, line files of earlier versions.
-
-    Raises:
-        ValueError: One of them is damaged, or there is a database and no optuna.
-    """
+    """Read the rows of a study's folder by trial: its database, line files of earlier versions."""
     rows: dict[str, dict[str, Any]] = {}
     database = folder / DATABASE
     found = read_lines(folder / "trials")
@@ -411,14 +367,7 @@ def proposed_rows(
     settings: Mapping[str, Any],
     identity: Mapping[str, Any],
 ) -> list[dict[str, Any]]:
-    """Rows that belong to a study whose arms are chosen on the way, so that no plan lists them.
-
-    Args:
-        rows: Of the folder.
-        factors: Names.
-        settings: Of the baseline; those of factors do not matter.
-        identity: Of the study.
-    """
+    """Select the rows of a study whose arms are chosen on the way, so that no plan lists them."""
     names, same = set(factors), canonical(identity)
     return [
         row
@@ -429,16 +378,11 @@ def proposed_rows(
     ]
 
 
-def _trials(count: int) -> str:
-    return "1 trial" if count == 1 else f"{count} trials"
+# ------------------------------------------------------------------ the table
 
 
 def check_factor(name: str) -> None:
-    """Refuse a factor without a readable name, or with that of another column of the table.
-
-    Raises:
-        ValueError: Names the taken ones.
-    """
+    """Refuse a factor without a readable name, or called as another column of the table."""
     if not name.strip() or not name.isprintable() or len(name) > _LONGEST:
         raise ValueError(
             f"'factors' must have names of at most {_LONGEST} printable characters (got "
@@ -453,59 +397,34 @@ def check_factor(name: str) -> None:
 
 
 def metric_column(metric: str, factors: Iterable[str]) -> str:
-    """What a metric is called in the results: its name, unless that is taken.
-
-    Example:
-        >>> [metric_column(name, ["k"]) for name in ("f1", "seconds", "k")]
-        ['f1', 'metric.seconds', 'metric.k']
-    """
+    """Name the column of a metric: by its name, unless that is taken."""
     taken = metric in _COLUMNS or metric in factors or metric.startswith(_PREFIXES)
     return f"metric.{metric}" if taken else metric
 
 
-def trial_table(rows: Sequence[Mapping[str, Any]], factors: Sequence[str]) -> pd.DataFrame:
-    """One row a trial, see `Results.table`.
-
-    Args:
-        rows: As stored.
-        factors: Names.
-    """
-    metrics = metric_columns(rows, factors, None)
+def _trial_table(
+    rows: Sequence[Mapping[str, Any]], factors: Sequence[str], metrics: Mapping[str, str]
+) -> pd.DataFrame:
+    """One row per trial; `metrics` are the columns by metric."""
     records = []
     for row in rows:
-        found = {metric_column(name, factors): value for name, value in row["metrics"].items()}
+        found = {metrics[name]: value for name, value in row["metrics"].items()}
         bad = [name for name, value in found.items() if not math.isfinite(value)]
-        record: dict[str, Any] = {name: row["arm"][name] for name in factors}
-        record["seed"] = row["seed"]
-        for name in metrics:
-            record[name] = found.get(name, math.nan)
-        record |= {
-            "seconds": row["seconds"],
-            "peak_memory_mb": row["peak_memory_mb"],
-            "status": row["status"],
-            "nan": ", ".join(bad),
-            "unread": ", ".join(row.get("unread", ())),
-            "error": row.get("error", ""),
-            "arm": arm_name(row["arm"]),
-            "cost": row.get("cost", ""),
-        }
-        for package, number in row.get("versions", {}).items():
-            record[f"version.{package}"] = number
-        record |= {"python": row.get("python"), "git_commit": row.get("git_commit")}
-        record |= {"worker": row.get("worker"), "finished": row.get("finished")}
-        record |= {"attempt": row.get("attempt", 0), "trial": row["id"]}
-        records.append(record)
+        records.append(
+            {name: row["arm"][name] for name in factors}
+            | {"seed": row["seed"]}
+            | {name: found.get(name, math.nan) for name in metrics.values()}
+            | {name: row[name] for name in ("seconds", "peak_memory_mb", "status")}
+            | {"nan": ", ".join(bad), "unread": ", ".join(row.get("unread", ()))}
+            | {"error": row.get("error", ""), "arm": arm_name(row["arm"])}
+            | {"cost": row.get("cost", "")}
+            | {f"version.{name}": number for name, number in row.get("versions", {}).items()}
+            | {name: row.get(name) for name in ("python", "git_commit", "worker", "finished")}
+            | {"attempt": row.get("attempt", 0), "trial": row["id"]}
+        )
     names = [*factors, "seed", "seconds", "status", "nan", "unread", "error", "arm", "trial"]
     table = pd.DataFrame(records) if records else pd.DataFrame(columns=names)
     for name in factors:
         # pandas would turn None into NaN and 4 into 4.0.
         table[name] = pd.Series([row["arm"][name] for row in rows], dtype=object)
     return table
-
-
-def metric_columns(
-    rows: Sequence[Mapping[str, Any]], factors: Sequence[str], first: str | None
-) -> list[str]:
-    """Columns of the metrics that occur, the one the study is about first."""
-    found = dict.fromkeys(name for row in rows for name in row["metrics"])
-    return [metric_column(name, factors) for name in sorted(found, key=lambda name: name != first)]

@@ -1,27 +1,39 @@
-"""A question about settings, and all that is needed to answer it."""
+"""A question about settings: its arms, and the trials that answer it."""
 
 from __future__ import annotations
 
+import gc
 import json
 import math
 import os
-from collections.abc import Callable, Iterable, Mapping
+import time
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
 from gloss_graph._internal.checks import check_choice, check_positive_int
 from gloss_graph._internal.files import atomic_write, full_disk_named
 from gloss_graph._internal.folders import check_content, join
+from gloss_graph._internal.peak_memory import free_memory
 from gloss_graph._internal.search_space import Choice, Dimension, Range, Scalar
-from gloss_graph.studies.designs import DESIGNS, arms_of, check_used, factor_dimension
 from gloss_graph.studies.engine import (
     HEARTBEAT,
+    TrialBudget,
     TrialTable,
+    begin_proposal,
     open_storage,
     open_study,
+    quiet_optuna,
     read_rows,
     sqlite_url,
+    worker_name,
 )
 from gloss_graph.studies.results import (
     DATABASE,
@@ -33,42 +45,50 @@ from gloss_graph.studies.results import (
     rows_of,
     write_shared_rows,
 )
-from gloss_graph.studies.runner import Runner, propose_arms
-from gloss_graph.studies.trials import Arm, Trial, arm_name, canonical, read_lines, trial_id
-
-__all__ = ["Plan", "Study"]
+from gloss_graph.studies.trials import (
+    DESIGNS,
+    Arm,
+    Trial,
+    arm_name,
+    arms_of,
+    canonical,
+    factor_dimension,
+    read_lines,
+    run_trial,
+    trial_id,
+)
 
 # A file that the workers in a folder lock together.
-CROWD = ".workers"
-# Beyond that a plan is a slip of the pen.
+_CROWD = ".workers"
+# A plan with more trials is a slip of the pen.
 _MOST_TRIALS = 100_000
+_POLL_SECONDS = 0.3
+# The time left is told from all trials so far, not from the last half minute.
+_ESTIMATE_SECONDS = 7 * 24 * 3600.0
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What a study would do.
+    """The extent of a study.
 
     Attributes:
-        design: Its name.
-        arms: Arms, the baseline first; None with the design `optuna`, which decides on the way.
-        trials: All trials.
-        done: How many have a row.
+        design: Name of the design.
+        seeds: Number of seeds.
+        total: Number of trials.
+        done: Number of trials that have a row.
         seconds: Mean of the finished ones, NaN before the first.
         notes: What to know before it starts.
-        seeds: How many.
     """
 
     design: str
-    arms: list[Arm]
-    trials: list[Trial]
+    seeds: int
+    total: int
     done: int
     seconds: float
     notes: tuple[str, ...]
-    seeds: int
-    total: int
 
     def left(self, workers: int = 1) -> float:
-        """Seconds of work left for so many processes, NaN before the first trial."""
+        """Estimate the seconds left for a number of processes, NaN before the first trial."""
         return (self.total - self.done) * self.seconds / workers
 
 
@@ -83,19 +103,19 @@ class Study:
         factors: Setting -> the values to try (a list of two or more; for the designs
             `latin-hypercube` and `optuna` also a `Range`).
         run: `(config, seed) -> {metric: number}`. The configuration is `baseline` with the
-            factors' values of the arm. Whatever it raises becomes a row with its traceback.
+            factors' values of the arm. An exception becomes a row with its traceback.
         baseline: Settings of the baseline: of factors (the first value by default) and any other
             ones, which stay fixed.
         design: A key of `DESIGNS`.
         seeds: Number of seeds, or the seeds. Every arm runs with all, so arms are compared in
             pairs.
         metric: The metric the question is about; by default the first one of the first trial.
-        minimize: Less of it is better.
-        arms: Arms to try beside the baseline, for the designs `latin-hypercube` and `optuna`.
-        question: What the report says at the top.
+        minimize: Whether less of it is better.
+        arms: Number of arms without the baseline, for the designs `latin-hypercube` and `optuna`.
+        question: Title of the report.
         identity: What else results depend on, for example the version of your data; trials of
             another identity are not mixed with these.
-        name: Of the study.
+        name: Name of the study.
 
     Raises:
         ValueError: No factor; one called as a column of the results; one with one value; an empty
@@ -134,11 +154,10 @@ class Study:
             raise ValueError("'factors' must name a setting to vary (got none).")
         if "seed" in factors or "seed" in (baseline or {}):
             raise ValueError("'seed' must be given as 'seeds': every arm is run with all of them.")
-        for factor in factors:
+        self.factors: dict[str, Dimension] = {}
+        for factor, values in factors.items():
             check_factor(str(factor))
-        self.factors: dict[str, Dimension] = {
-            str(name): factor_dimension(str(name), values) for name, values in factors.items()
-        }
+            self.factors[str(factor)] = factor_dimension(str(factor), values)
         self.settings: dict[str, Any] = dict(baseline or {})
         try:
             canonical(self.settings)
@@ -148,7 +167,6 @@ class Study:
         self.metric = metric or getattr(run, "metric", None)
         self.minimize, self.seeds = bool(minimize), _seeds(seeds)
         self.identity = {**getattr(run, "identity", {}), **(identity or {})}
-        #: What is run.
         self.function = run
         self.size = arms
         if design in ("latin-hypercube", "optuna"):
@@ -160,11 +178,18 @@ class Study:
         self.baseline: Arm = {
             name: self.settings.get(name, _first(tried)) for name, tried in self.factors.items()
         }
-        self._check_size()
+        choices = [len(list(v.values)) for v in self.factors.values() if isinstance(v, Choice)]
+        count = arms or (math.prod(choices) if design == "grid" else sum(choices))
+        if count * len(self.seeds) > _MOST_TRIALS:
+            raise ValueError(
+                f"The plan has {count * len(self.seeds):,} trials, more than {_MOST_TRIALS:,}: "
+                f"{count:,} arms with {len(self.seeds):,} seeds. Leave values out, or take "
+                "design='latin-hypercube'."
+            )
         self.arms: list[Arm] = []
         self.notes: list[str] = []
         if design == "optuna":
-            # What can be known before: every end of every range, one at a time.
+            # Known before the first proposal: every end of every range, one at a time.
             probes: list[Arm] = [
                 {**self.baseline, name: value}
                 for name, tried in self.factors.items()
@@ -182,22 +207,9 @@ class Study:
         arms = self.size if self.design == "optuna" else len(self.arms)
         return f"Study({self.design}, {arms} arms, {len(self.seeds)} seeds; {tried})"
 
-    @classmethod
-    def read(cls, path: str | os.PathLike[str], **overrides: Any) -> Study:
-        """A study of text classifiers from a YAML file, see `gloss_graph.studies.read_study`."""
-        from gloss_graph.studies.yaml_study import read_study
-
-        return read_study(path, **overrides)
-
-    # ------------------------------------------------------------------ plan
-
-    def config(self, arm: Mapping[str, Scalar]) -> dict[str, Any]:
-        """What the function is called with for an arm."""
-        return {**self.settings, **arm}
-
     def trial(self, arm: Mapping[str, Scalar], seed: int) -> Trial:
-        """An arm with a seed."""
-        config = self.config(arm)
+        """Return an arm with a seed."""
+        config = {**self.settings, **arm}
         resolve = getattr(self.function, "resolve", None)
         whole = config if resolve is None else resolve(config)
         name = getattr(self.function, "name", None) or getattr(self.function, "__qualname__", "run")
@@ -205,70 +217,63 @@ class Study:
         return Trial(key, dict(arm), config, seed)
 
     def trials(self) -> list[Trial]:
-        """Every arm with every seed, all arms of the first seed first."""
+        """List every arm with every seed, all arms of the first seed first."""
         return [self.trial(arm, seed) for seed in self.seeds for arm in self.arms]
 
     def plan(self, out: str | os.PathLike[str] | None = None) -> Plan:
-        """What is to be done, and what of it is done already in a folder."""
-        trials = self.trials()
-        total = len(trials)
-        seconds = math.nan
-        done = 0
-        if out is not None and Path(out).is_dir():
-            rows = rows_of(Path(out))
-            known = [rows[trial.id] for trial in trials if trial.id in rows]
-            if self.design == "optuna":
-                known = proposed_rows(rows.values(), self.factors, self.settings, self.identity)
-            done = len(known)
-            fine = [row["seconds"] for row in known if row["status"] == "ok"]
-            seconds = sum(fine) / len(fine) if fine else math.nan
+        """Plan the study, and count the trials that a folder has already."""
+        rows = rows_of(Path(out)) if out is not None and Path(out).is_dir() else {}
         if self.design == "optuna":
-            total = ((self.size or 0) + 1) * len(self.seeds)
+            arms = (self.size or 0) + 1
+            known = proposed_rows(rows.values(), self.factors, self.settings, self.identity)
+        else:
+            arms = len(self.arms)
+            known = [rows[trial.id] for trial in self.trials() if trial.id in rows]
+        fine = [row["seconds"] for row in known if row["status"] == "ok"]
         return Plan(
-            self.design, self.arms, trials, done, seconds, tuple(self.notes), len(self.seeds), total
+            design=self.design,
+            seeds=len(self.seeds),
+            total=arms * len(self.seeds),
+            done=len(known),
+            seconds=sum(fine) / len(fine) if fine else math.nan,
+            notes=tuple(self.notes),
         )
 
-    def _check_size(self) -> None:
-        """Refuse a plan that no machine would come to the end of."""
-        choices = [tried for tried in self.factors.values() if isinstance(tried, Choice)]
-        listed = [len(list(choice.values)) for choice in choices]
-        crossed = math.prod(listed) if self.design == "grid" else sum(listed)
-        trials = (self.size or crossed) * len(self.seeds)
-        if trials > _MOST_TRIALS:
-            raise ValueError(
-                f"The plan has {trials:,} trials, more than {_MOST_TRIALS:,}: "
-                f"{trials // len(self.seeds):,} arms with {len(self.seeds):,} seeds. Leave values "
-                "out, or take design='latin-hypercube'."
-            )
-
     def _check(self, arms: list[Arm]) -> None:
-        """Refuse before the first trial what could only fail or be without effect."""
-        check = getattr(self.function, "check", None)
-        if check is not None:
-            for arm in arms:
-                try:
-                    check(self.config(arm))
-                except ValueError as error:
-                    raise ValueError(f"The arm {arm_name(arm)} cannot be run: {error}") from error
-        used = getattr(self.function, "used", None)
+        """Refuse arms that would fail, and settings and factors without effect."""
+        check, used = (getattr(self.function, name, None) for name in ("check", "used"))
+        needed: list[set[str]] = []
+        for arm in arms:
+            config = {**self.settings, **arm}
+            try:
+                if check is not None:
+                    check(config)
+            except ValueError as error:
+                raise ValueError(f"The arm {arm_name(arm)} cannot be run: {error}") from error
+            if used is not None:
+                needed.append(set(used(config)))
         if used is None:
             return
-        needed = [set(used(self.config(arm))) for arm in arms]
-        base_used = set().union(*needed)
-        idle = sorted(set(self.settings) - base_used - self.factors.keys())
-        ignored = [name for name in idle if name in getattr(self.function, "tolerated", ())]
-        if ignored:
+        known = set().union(*needed)
+        tolerated = getattr(self.function, "tolerated", ())
+        idle = sorted(set(self.settings) - known - self.factors.keys())
+        if ignored := [name for name in idle if name in tolerated]:
             self.notes.append(f"{', '.join(ignored)} of the baseline mean nothing at this cost.")
-            idle = [name for name in idle if name not in ignored]
-        if idle:
+        if idle := [name for name in idle if name not in tolerated]:
             raise ValueError(
                 f"'baseline' sets {', '.join(map(repr, idle))}, which no arm uses. Leave it out; "
-                f"used here are {sorted(base_used)}."
+                f"used here are {sorted(known)}."
             )
-        without = check_used(needed, self.factors)
+        without = {name: sum(name not in names for names in needed) for name in self.factors}
+        if useless := [name for name, count in without.items() if count == len(arms)]:
+            raise ValueError(
+                f"factor {', '.join(map(repr, useless))} is not used by any arm, so all arms would "
+                f"be equal in it. Leave it out; used here are {sorted(known)}."
+            )
         self.notes += [
             f"{name} has no effect in {count} of {len(arms)} arms."
             for name, count in without.items()
+            if count
         ]
 
     # ------------------------------------------------------------------ run
@@ -284,15 +289,15 @@ class Study:
         limit: int | None = None,
         heartbeat: int = HEARTBEAT,
     ) -> Results:
-        """Run what is not done yet, and read the results. The same call resumes.
+        """Run the trials that have no result yet, and read all results. The same call resumes.
 
         Args:
             out: Folder of the study: new, empty or that of the same study before.
             progress: Show a bar on stderr.
-            retry: Do failed trials again.
+            retry: Run failed trials again.
             storage: Database URL that machines share; None keeps the trials in `out`.
-            wait: Return only when trials that other processes have begun are done, too.
-            limit: Of the plan, run the first so many trials only.
+            wait: Wait for trials that other processes have begun.
+            limit: Run only the first trials of the plan, this many.
             heartbeat: Seconds between signs of life of a running trial; on another machine a trial
                 that is silent for six times as long counts as killed.
 
@@ -303,8 +308,11 @@ class Study:
                 reached.
             RuntimeError: Every trial failed; names the last error.
         """
-        folder = study_folder(out)
-        about = {"cost": getattr(self.function, "cost", ""), "identity": self.identity}
+        folder = Path(out)
+        if not (folder / STUDY_FILE).is_file():
+            known = ("trials", "claims", _CROWD, DATABASE, f"{DATABASE}-journal")
+            check_content(folder, known=known)
+        folder.mkdir(parents=True, exist_ok=True)
         file, content = folder / STUDY_FILE, self._content()
         url = sqlite_url(folder / DATABASE) if storage is None else storage
 
@@ -312,18 +320,15 @@ class Study:
             with atomic_write(file, overwrite=True) as draft:
                 draft.write(content)
 
+        def same() -> bool:
+            return file.is_file() and file.read_bytes() == content
+
         with full_disk_named(folder), open_storage(url, heartbeat=heartbeat) as database:
             # It refuses other settings; the folder must then stay as it is.
             proposals = self._proposals(database) if self.design == "optuna" else None
-            with join(
-                folder,
-                "ablate",
-                folder / CROWD,
-                same=lambda: file.is_file() and file.read_bytes() == content,
-                begin=begin,
-            ):
-                known = read_lines(folder / "trials")
-                known += read_rows(database, None if storage is None else self.name)
+            with join(folder, "ablate", folder / _CROWD, same=same, begin=begin):
+                rows = read_lines(folder / "trials")
+                rows += read_rows(database, None if storage is None else self.name)
                 table = TrialTable(
                     database,
                     self.name,
@@ -331,32 +336,22 @@ class Study:
                     self.baseline,
                     metric=self.metric,
                     minimize=self.minimize,
-                    rows=known,
+                    rows=rows,
                 )
-                runner = Runner(table, self.function, self.baseline, about, progress=progress)
+                runner = _Runner(self, table, progress=progress, retry=retry)
                 if proposals is None:
-                    runner.work(self.trials()[:limit], retry=retry, wait=wait)
+                    runner.work(self.trials()[:limit], wait=wait)
                 else:
-                    runner.work(self._seeded(self.baseline), retry=retry)
-                    propose_arms(
-                        proposals,
-                        database,
-                        runner,
-                        self.factors,
-                        self._seeded,
-                        arms=self.size or 0,
-                        metric=self.metric or "",
-                        minimize=self.minimize,
-                        retry=retry,
-                    )
+                    runner.work(self._seeded(self.baseline))
+                    self._propose(proposals, database, runner)
                 if storage is not None:
                     write_shared_rows(folder, table.rows().values())
                 results = results_of(folder, table.rows())
-        rows = results.table
-        if len(rows) and (rows["status"] == "failed").all():
+        failed = results.table["status"] == "failed"
+        if len(failed) and failed.all():
             raise RuntimeError(
-                f"All {len(rows)} trials failed, the last by {rows['error'].iloc[-1]}. Mend the "
-                "cause and run again with retry (--retry)."
+                f"All {len(failed)} trials failed, the last by {results.table['error'].iloc[-1]}. "
+                "Mend the cause and run again with retry (--retry)."
             )
         return results
 
@@ -375,8 +370,26 @@ class Study:
         }
         return open_study(storage, self.name, attributes, seed=0)
 
+    def _propose(self, proposals: Any, storage: Any, runner: _Runner) -> None:
+        """Run arms that the sampler proposes, each worth its mean over the seeds."""
+        with quiet_optuna() as optuna:
+
+            def objective(proposal: Any) -> float:
+                trials = self._seeded(begin_proposal(proposal, self.factors))
+                runner.work(trials)
+                rows = runner.table.rows()
+                values = [rows[trial.id]["metrics"].get(self.metric, math.nan) for trial in trials]
+                mean = sum(values) / len(values)
+                if not math.isfinite(mean):
+                    raise optuna.TrialPruned(f"no {self.metric!r}")
+                return -mean if self.minimize else mean
+
+            budget = TrialBudget(proposals, storage, self.size or 0)
+            while budget.next():
+                proposals.optimize(objective, n_trials=1, catch=(), gc_after_trial=True)
+
     def _content(self) -> bytes:
-        """What the study's file holds."""
+        """The content of the study's file."""
         call = self.function
         content = {
             "name": self.name,
@@ -401,25 +414,94 @@ class Study:
         return (json.dumps(content, indent=1) + "\n").encode()
 
 
-def study_folder(out: str | os.PathLike[str]) -> Path:
-    """Make a folder for a study, or take the one of the study before.
+class _Runner:
+    """Runs trials of a study one after another, sharing them with other processes."""
 
-    Raises:
-        FileExistsError: It holds something else.
-    """
-    folder = Path(out)
-    if not (folder / STUDY_FILE).is_file():
+    def __init__(self, study: Study, table: TrialTable, *, progress: bool, retry: bool) -> None:
+        self._study, self.table, self._retry = study, table, retry
+        self._bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[note]}", markup=False),
+            console=Console(stderr=True),
+            disable=not progress,
+            speed_estimate_period=_ESTIMATE_SECONDS,
+        )
+
+    def work(self, trials: Sequence[Trial], *, wait: bool = True) -> None:
+        """Run trials until every one has a row; `wait=False` leaves those of other workers."""
+        self.table.read(fail_dead=True)
+        rows = self.table.rows()
+        # The attempt of a trial whose row counts.
+        attempts = {trial.id: 0 for trial in trials}
+        for key in attempts:
+            if self._retry and key in rows and rows[key]["status"] == "failed":
+                attempts[key] = rows[key].get("attempt", 0) + 1
+
+        def done(key: str) -> bool:
+            return key in rows and rows[key].get("attempt", 0) >= attempts[key]
+
+        with self._bar, _old_objects_aside():
+            for old in self._bar.task_ids:
+                self._bar.remove_task(old)
+            task = self._bar.add_task("Trials", total=len(trials), note="")
+            while True:
+                ran = False
+                for trial in trials:
+                    attempt = attempts[trial.id]
+                    claimed = None if done(trial.id) else self.table.claim(trial, attempt)
+                    if claimed is not None:
+                        note = f"{arm_name(trial.arm)}, seed {trial.seed}"
+                        self._bar.update(task, completed=sum(map(done, attempts)), note=note)
+                        self._one(trial, claimed, attempt)
+                        ran = True
+                self.table.read(fail_dead=True)
+                finished = sum(map(done, attempts))
+                left = len(attempts) - finished
+                note = f"{left} begun elsewhere" if left else ""
+                self._bar.update(task, completed=finished, note=note)
+                if not left or not (ran or wait):
+                    return
+                if not ran:
+                    time.sleep(_POLL_SECONDS)
+
+    def _one(self, trial: Trial, key: int, attempt: int) -> None:
+        """Run a trial and write its row, whether it succeeds or not."""
+        study = self._study
+        about = {
+            "cost": getattr(study.function, "cost", ""),
+            "identity": study.identity,
+            "attempt": attempt,
+            "worker": worker_name(),
+        }
         try:
-            check_content(
-                folder, known=("trials", "claims", CROWD, DATABASE, f"{DATABASE}-journal")
+            with self.table.beating(key):
+                row = run_trial(trial, study.function, study.baseline, about)
+        except BaseException:
+            self.table.give_back(key)
+            raise
+        if not self.table.finish(key, row):
+            warnings.warn(
+                f"The trial {arm_name(trial.arm)}, seed {trial.seed} was silent for too long and "
+                "is run again.",
+                UserWarning,
+                stacklevel=4,
             )
-        except FileExistsError:
-            raise FileExistsError(
-                f"'out' must be a new folder or that of a study ({folder} holds other files). "
-                "Choose another name."
-            ) from None
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
+        free_memory()
+        if torch.cuda.is_initialized():
+            torch.cuda.empty_cache()
+
+
+@contextmanager
+def _old_objects_aside() -> Iterator[None]:
+    """Let collections between trials look only at objects of the trials, not at all imports."""
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
 
 
 def _seeds(seeds: int | Iterable[int]) -> list[int]:

@@ -1,11 +1,12 @@
-"""What a trial of a text study does: train, score, measure the graph on held-out documents."""
+"""Trials of a text study: train, score, measure the graph on held-out documents."""
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import fields, replace
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import torch
@@ -14,35 +15,101 @@ from torch import Tensor
 from gloss_graph._internal.checks import check_choice
 from gloss_graph._internal.folders import scratch_folder
 from gloss_graph._internal.timing import stage_seconds
-from gloss_graph.objective import GraphGuidedObjective, ObjectiveOutput
+from gloss_graph.objective import GraphGuidedObjective
 from gloss_graph.runs.provenance import documents_digest
-from gloss_graph.studies.space import check_value
-from gloss_graph.studies.used_settings import (
-    ENCODER_ONLY,
-    GRAPH_LOSSES,
-    NO_FACTORS,
-    glossary,
-    used_settings,
-)
 from gloss_graph.text import FeatureEncoder, Splits, TextEncoder
 from gloss_graph.training import (
+    LOSSES,
     RunResult,
     TrainConfig,
     make_objective,
     recorded_embeddings,
     train_text,
 )
+from gloss_graph.training.config import SETTINGS, check_value
 
-__all__ = ["COSTS", "TextRun"]
-
-#: What a trial costs.
+#: How a trial trains.
 COSTS = {
     "replay": "a small adapter trained on recorded embeddings of a frozen encoder",
     "full": "the whole encoder trained",
 }
+#: Settings that a study cannot vary: every arm runs with all seeds.
+NO_FACTORS = ("seed", "pictures")
 # The adapter starts from nothing, so it takes larger steps than an encoder, as the CLI has it.
 _REPLAY_RATES = {"learning_rate": 1e-3, "warm_start_rate": 1e-3}
 _MEASURED_BATCHES = 24
+_GRAPH_LOSSES = tuple(
+    name for name, spec in LOSSES.items() if spec.in_batch or (spec.over_bank and spec.fills_bank)
+)
+
+
+# ------------------------------------------------------------------ settings that count
+
+_LORA = {"lora_alpha", "lora_dropout", "lora_targets"}
+_STALENESS = {"half_life", "restandardize", "memory_start", "memory_ramp"}
+_SPREADING = {"unlabeled_batch_size", "graph_start_classes", "graph_start_rate"}
+# Settings of transformers, which an adapter of features has no use for.
+_ENCODER_ONLY = _LORA | {"bf16", "gradient_checkpointing", "freeze_layers", "lora_rank"}
+# The last line is of the head that propagates over the training documents, of every loss.
+_ALWAYS = {
+    *("loss", "mode", "select", "device", "bf16", "eval_batch_size"),
+    *("label_fraction", "labels_per_class", "warm_start_steps"),
+    *("k", "bandwidth", "bandwidth_scale", "rule", "normalization", "align"),
+}
+_TRAINING = {
+    *("batch_size", "gradient_accumulation", "learning_rate", "warmup", "weight_decay"),
+    *("max_steps", "class_balance", "gradient_checkpointing"),
+}
+
+
+def used_settings(config: TrainConfig, *, unlabeled: bool) -> set[str]:
+    """List the settings that the result of a training depends on."""
+    spec, used = config.loss_spec, set(_ALWAYS)
+    warm = bool(config.warm_start_steps or spec.warm_start_steps)
+    spreads = unlabeled and config.graph_start_steps > 0
+    if config.rule != "spreading":
+        used.add("eta")
+    if spec.fits_head:
+        used.add("max_steps")
+    if unlabeled:
+        used.add("graph_start_steps")
+        # The in-batch forms have no frozen view.
+        used |= set() if spec.in_batch else {"anchor"}
+    if config.trains or (unlabeled and not spec.head_from_graph):
+        used.add("refit_head")  # without training `gloss` does as it says
+    if warm or spreads:
+        used.add("batch_size")
+        # The rate of the stage on the corpus follows it.
+        used |= {"warm_start_rate"} if warm or config.graph_start_rate is None else set()
+        used |= _SPREADING if spreads else set()
+    if config.trains or warm or spreads:
+        used |= {"freeze_layers", "lora_rank"} | (_LORA if config.lora_rank else set())
+    if config.trains:
+        used |= _TRAINING | ({"epochs"} if config.max_steps is None else set())
+        used |= set() if config.keeps_last else {"patience", "eval_steps"}
+        used |= {"head_learning_rate", "dropout"} if config.mode == "integrated" else set()
+        used |= spec.reads(config, unlabeled=unlabeled)
+    elif spec.head_from_graph and unlabeled and config.anchor > 0:
+        used |= {"memory_size", "eviction"}  # filled all the same, to predict over
+    # Settings of parts that no rule above names count where they are not at their default.
+    parts = {"graph", "propagation"}
+    if config.trains and spec.over_bank:
+        parts |= {"staleness"} | ({"consistency"} if unlabeled else set())
+    ruled = {"eta", "hops", "refresh_every", "consistency_weight", *_STALENESS}
+    ruled |= set() if config.rule == "spreading" else {"alpha"}
+    return used | {
+        name
+        for name, one in SETTINGS.items()
+        if one.part in parts and name not in ruled and getattr(config, name) != one.default
+    }
+
+
+def glossary() -> dict[str, str]:
+    """Explain every setting in a sentence."""
+    return {name: one.help for name, one in SETTINGS.items()}
+
+
+# ------------------------------------------------------------------ trials
 
 
 class TextRun:
@@ -53,8 +120,9 @@ class TextRun:
         make_encoder: Loads the untrained encoder.
         cost: A key of `COSTS`. `full` trains the encoder; `replay` trains a `FeatureEncoder`
             (a residual MLP) on its embeddings, recorded once, through the same code.
-        encoder: What tells the encoder from others, see `encoder_identity`; without it embeddings
-            are kept in memory only, and trials of one folder are taken to be of one encoder.
+        encoder: Description that tells the encoder from others, see `encoder_identity`; without it
+            embeddings are kept in memory only, and trials of one folder are taken to be of one
+            encoder.
         progress: Show a bar while embeddings are recorded.
 
     Raises:
@@ -65,12 +133,8 @@ class TextRun:
     metric = "macro_f1"
     shown = ("macro_f1", "hidden_loss", "seconds_per_step")
     lower_is_better = (
-        "hidden_loss",
-        "train_hidden_loss",
-        "leak",
-        "unreachable_share",
-        "seconds_per_step",
-        "seconds_train",
+        *("hidden_loss", "train_hidden_loss", "leak", "unreachable_share"),
+        *("seconds_per_step", "seconds_train"),
     )
     titles: ClassVar[dict[str, str]] = {
         "accuracy": "accuracy, %",
@@ -82,7 +146,7 @@ class TextRun:
         "train_hidden_loss": "hidden-label loss, training",
         "leak": "leak: held-out minus training loss",
         "unreachable_share": "rows no label reaches, %",
-        "seconds_per_step": "seconds a step",
+        "seconds_per_step": "seconds per step",
         "seconds_train": "seconds of training",
         "steps": "steps",
     }
@@ -115,26 +179,19 @@ class TextRun:
             f"{self._encoder_identity.get('encoder', 'given')}. Scores: {self.part} documents."
         )
         self.glossary = glossary()
-        self.tolerated = ENCODER_ONLY if cost == "replay" else frozenset()
+        self.tolerated = _ENCODER_ONLY if cost == "replay" else set()
         self._rows: dict[str, Tensor] | None = None
 
-    # ------------------------------------------------------------------ what a study asks
+    # ------------------------------------------------------------------ questions of a study
 
     def resolve(self, config: Mapping[str, Any]) -> dict[str, Any]:
-        """Every setting of a training, defaults included; the seed is the trial's."""
-        return {
-            name: value
-            for name, value in self._config(config, 0).as_dict().items()
-            if name not in NO_FACTORS
-        }
+        """Return every setting of a training except the seed, defaults included."""
+        whole = self._config(config, 0).as_dict()
+        return {name: value for name, value in whole.items() if name not in NO_FACTORS}
 
     def check(self, config: Mapping[str, Any]) -> None:
-        """Refuse settings no training accepts.
-
-        Raises:
-            ValueError: Names the setting and lists the known ones.
-        """
-        known = [field.name for field in fields(TrainConfig) if field.name not in NO_FACTORS]
+        """Refuse settings that no training accepts; a `ValueError` names the setting."""
+        known = [name for name in SETTINGS if name not in NO_FACTORS]
         unknown = sorted(set(config) - set(known))
         if unknown:
             raise ValueError(
@@ -147,13 +204,13 @@ class TextRun:
             raise ValueError("the data have no validation part, which picks the best step.")
 
     def used(self, config: Mapping[str, Any]) -> set[str]:
-        """Settings that the result of a configuration depends on."""
+        """Return the settings that the result of a configuration depends on."""
         made = self._config(config, 0)
         unlabeled = made.few_labels or min(self.splits.train.labels) < 0
         return used_settings(made, unlabeled=unlabeled) - self.tolerated
 
     def prepare(self) -> None:
-        """Record the embeddings, where they are not yet."""
+        """Record the embeddings unless they are known."""
         self._embeddings()
 
     # ------------------------------------------------------------------ a trial
@@ -170,25 +227,23 @@ class TextRun:
         settings = dict(config)
         if self.cost == "replay":
             settings = {**_REPLAY_RATES, **settings}
-            settings = {k: v for k, v in settings.items() if k not in ENCODER_ONLY}
+            settings = {k: v for k, v in settings.items() if k not in _ENCODER_ONLY}
         return TrainConfig(**{**settings, "seed": seed, "pictures": False})
 
     def _begin(
         self, config: TrainConfig
     ) -> tuple[Splits, TextEncoder | FeatureEncoder, dict[str, Tensor]]:
-        """Documents, an untrained encoder and the embeddings it gives them."""
+        """Documents, an untrained encoder and the embeddings it makes of them."""
         rows, splits = self._embeddings(), self.splits
         if config.keeps_last and self.part != "val":
             splits = replace(splits, val=None)  # nothing looks at it
         if self.cost == "full":
             return splits, self.make_encoder(), rows
         tables = {name: table.numpy() for name, table in rows.items()}
-        carried = {
-            name: replace(part, features=tables[name]) for name, part in splits.parts.items()
-        }
+        parts = {name: replace(part, features=tables[name]) for name, part in splits.parts.items()}
         encoder = FeatureEncoder.scaled_to(tables["train"], seed=config.seed)
         frozen = {name: table * encoder.scale for name, table in rows.items()}
-        return replace(splits, **carried), encoder, frozen
+        return replace(splits, **parts), encoder, frozen
 
     def _embeddings(self) -> dict[str, Tensor]:
         if self._rows is None:
@@ -225,13 +280,13 @@ class TextRun:
     def _held_out(
         self, result: RunResult, config: TrainConfig, frozen: Mapping[str, Tensor]
     ) -> tuple[float, float]:
-        """Hidden-label loss of held-out batches on the arm's own graph, and the unreachable share.
+        """Hidden-label loss of held-out batches on the graph of the arm, and unreachable share.
 
-        The bank holds training documents alone, so no label of a held-out document is in it.
+        The bank holds only training documents, so no label of a held-out document is in it.
         """
         corpus = self.splits.parts[self.part]
         rows = result.embeddings[self.part]
-        objective = _own_objective(result, config, self.splits.train.num_classes, rows)
+        objective = _arm_objective(result, config, self.splits.train.num_classes, rows)
         joint = objective.memory is not None and objective.memory.dim > rows.size(1)
         labels, ids = torch.tensor(corpus.labels), torch.tensor(corpus.ids)
         order = torch.randperm(len(corpus), generator=torch.Generator().manual_seed(0))
@@ -246,38 +301,28 @@ class TextRun:
                 frozen=frozen[self.part][batch] if joint else None,
                 return_output=True,
             )
-            if not isinstance(out, ObjectiveOutput):
-                raise TypeError("The objective must return its whole output.")
             count, lost = int(out.hidden.sum()), int(out.solver.unreachable)
             total += float(out.graph_loss) * (count - lost)
             hidden, missed = hidden + count, missed + lost
         scored = hidden - missed
-        nan = float("nan")
-        return total / scored if scored else nan, missed / hidden if hidden else nan
+        loss = total / scored if scored else math.nan
+        return loss, missed / hidden if hidden else math.nan
 
 
-def _own_objective(
+def _arm_objective(
     result: RunResult, config: TrainConfig, num_classes: int, rows: Tensor
 ) -> GraphGuidedObjective:
-    """The arm's objective: with its trained bank, or batch by batch where it has none."""
-    alone = config.loss_spec.in_batch or config.memory_size == 0
-    if not alone:
+    """The objective of the arm: with its trained bank, or batch by batch where it has none."""
+    if not config.loss_spec.in_batch and config.memory_size != 0:
         return result.objective.eval()
-    loss = config.loss if config.loss in GRAPH_LOSSES else "gloss"
-    made = make_objective(
-        replace(config, loss=loss, memory_size=0),
-        num_classes,
-        rows.size(1),
-        0,
-        sample=rows,
-        targets=False,
-    )
-    return made.eval()
+    loss = config.loss if config.loss in _GRAPH_LOSSES else "gloss"
+    config = replace(config, loss=loss, memory_size=0)
+    return make_objective(config, num_classes, rows.size(1), 0, sample=rows, targets=False).eval()
 
 
 @contextmanager
 def _quiet(config: TrainConfig) -> Iterator[None]:
-    """Without advice on settings, which an arm tries on purpose, once a trial."""
+    """Silence advice about settings that an arm tries on purpose."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Graph skill", category=UserWarning)
         if not config.ids:

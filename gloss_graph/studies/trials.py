@@ -1,4 +1,4 @@
-"""Trials of a study: what tells one from others, what running one gives, rows of results."""
+"""Arms of a study, and trials: an arm with a seed, its identity and its row of results."""
 
 from __future__ import annotations
 
@@ -7,36 +7,156 @@ import json
 import math
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from functools import cache
+from itertools import product
 from numbers import Real
 from pathlib import Path
 from typing import Any, TypeAlias
 
+import numpy as np
+from scipy.stats import qmc
+
 from gloss_graph._internal.limits import load_json
 from gloss_graph._internal.peak_memory import PeakMemory
-from gloss_graph._internal.search_space import Scalar
+from gloss_graph._internal.search_space import Choice, Dimension, Range, Scalar
 from gloss_graph.runs.provenance import provenance
 
-_LENGTH = 16
+#: Name of a design -> which arms it tries.
+DESIGNS = {
+    "grid": "every combination of the values",
+    "one-at-a-time": "the baseline, and every value of one factor with the others at the baseline",
+    "latin-hypercube": "as many arms as asked for, spread evenly over all factors at once",
+    "optuna": "arms chosen one after another, where earlier ones scored best",
+}
 _MEGABYTE = 2.0**20
+# Parts of a row, by kind.
+_ROW_PARTS: tuple[tuple[Any, str, tuple[str, ...]], ...] = (
+    (str, "a word", ("id", "status", "error", "traceback", "cost", "started", "finished")),
+    (dict, "an object", ("arm", "config", "metrics", "versions", "identity")),
+    (int, "a whole number", ("seed", "attempt")),
+    ((int, float), "a number", ("seconds", "peak_memory_mb")),
+    (list, "a list of names", ("unread",)),
+)
 
 Arm: TypeAlias = dict[str, Scalar]
 """Factor -> value, for every factor of a study."""
 
 
+# ------------------------------------------------------------------ arms
+
+
+def factor_dimension(name: str, values: Any) -> Dimension:
+    """Read what a factor tries: a list of values, a `Range`, a `Choice` or `"low:high:log"`."""
+    if isinstance(values, Range):
+        return values
+    if isinstance(values, str) and ":" in values:
+        try:
+            return read_range(values)
+        except ValueError as error:
+            raise ValueError(
+                f"factor {name!r} must be a range low:high, low:high:log or low:high:step (got "
+                f"{values!r}: {error})."
+            ) from error
+    listed = values.values if isinstance(values, Choice) else values
+    if isinstance(listed, (str, Mapping)) or not isinstance(listed, Iterable):
+        raise ValueError(
+            f"factor {name!r} must be a list of values or a range low:high (got {values!r})."
+        )
+    options = list(listed)
+    try:
+        choice = Choice(options)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"factor {name!r}: {error}") from error
+    odd = [value for value in options if isinstance(value, float) and not math.isfinite(value)]
+    if odd:
+        raise ValueError(f"factor {name!r} must hold finite values (got {odd[0]}).")
+    if len(options) < 2:
+        raise ValueError(
+            f"factor {name!r} must have two values at least (got {options}). Fix it in 'baseline' "
+            "instead, or give another value."
+        )
+    return choice
+
+
+def read_range(text: str, number: Callable[[str], float] | None = None) -> Range:
+    """Read `low:high`, `low:high:log` or `low:high:step`; whole numbers stay whole."""
+    parts = [part.strip() for part in text.split(":")]
+    log = parts[2:] == ["log"]
+    low, high, *step = map(number or _number, parts[:2] if log else parts)
+    if len(step) > 1:
+        raise ValueError("too many parts")
+    return Range(low, high, log=log, step=step[0] if step else None)
+
+
+def _number(word: str) -> float:
+    return int(word) if word.lstrip("+-").isdigit() else float(word)
+
+
+def arms_of(
+    design: str,
+    factors: Mapping[str, Dimension],
+    baseline: Mapping[str, Scalar],
+    *,
+    size: int | None = None,
+) -> list[Arm]:
+    """List the arms of a design other than `optuna`, the baseline first, each once.
+
+    Example:
+        >>> factors = {"k": Choice([4, 16]), "rule": Choice(["harmonic", "poisson"])}
+        >>> arms_of("one-at-a-time", factors, {"k": 16, "rule": "harmonic"})[1:]
+        [{'k': 4, 'rule': 'harmonic'}, {'k': 16, 'rule': 'poisson'}]
+    """
+    base = {name: baseline[name] for name in factors}
+    arms: Iterable[Arm]
+    if design == "latin-hypercube":
+        cube = qmc.LatinHypercube(len(factors), seed=np.random.default_rng(0))
+        arms = (
+            {
+                name: _at(tried, float(share))
+                for (name, tried), share in zip(factors.items(), point, strict=True)
+            }
+            for point in cube.random(size or 0)
+        )
+    else:
+        levels: dict[str, list[Scalar]] = {}
+        for name, tried in factors.items():
+            if isinstance(tried, Range):
+                raise ValueError(
+                    f"factor {name!r} must be a list of values for design={design!r} (got the "
+                    f"range {tried}). List some, or take 'latin-hypercube' or 'optuna'."
+                )
+            levels[name] = list(tried.values)
+        if design == "grid":
+            arms = (dict(zip(levels, values, strict=True)) for values in product(*levels.values()))
+        else:
+            arms = ({**base, name: value} for name, found in levels.items() for value in found)
+    return list({canonical(arm): arm for arm in (base, *arms)}.values())
+
+
+def _at(tried: Dimension, share: float) -> Scalar:
+    """The value at a share in [0, 1) of what a factor tries."""
+    if isinstance(tried, Choice):
+        values = list(tried.values)
+        return values[min(int(share * len(values)), len(values) - 1)]
+    if tried.log:
+        value = math.exp(math.log(tried.low) + share * math.log(tried.high / tried.low))
+        return tried.tidy(round(value) if tried.integer else value)
+    step = tried.step or (1 if tried.integer else None)
+    if step is None:
+        return tried.tidy(tried.low + share * (tried.high - tried.low))
+    count = round((tried.high - tried.low) / step) + 1
+    return tried.tidy(tried.low + step * int(share * count))
+
+
+# ------------------------------------------------------------------ identity
+
+
 @dataclass(frozen=True)
 class Trial:
-    """One arm with one seed.
-
-    Attributes:
-        id: Hash of everything it depends on.
-        arm: Factor -> value.
-        config: What the function is called with.
-        seed: The seed.
-    """
+    """One arm with one seed; the id is a hash of everything that the result depends on."""
 
     id: str
     arm: Arm
@@ -45,10 +165,7 @@ class Trial:
 
 
 def canonical(value: Any) -> str:
-    """JSON in which equal values are equal strings: sorted keys, 1 for 1.0.
-
-    Raises:
-        ValueError: Something JSON cannot hold; names it.
+    """Write JSON in which equal values are equal strings: sorted keys, 1 for 1.0.
 
     Example:
         >>> canonical({"b": 1.0, "a": None})
@@ -75,36 +192,22 @@ def _plain(value: Any) -> Any:
 
 
 def trial_id(config: Mapping[str, Any], seed: int, identity: Mapping[str, Any]) -> str:
-    """Sixteen hexadecimal digits that stand for a trial.
-
-    Args:
-        config: Every setting.
-        seed: Of the trial.
-        identity: What else the result depends on: data, encoder, cost.
-
-    Example:
-        >>> trial_id({"k": 4}, 0, {}) == trial_id({"k": 4.0}, 0, {})
-        True
-    """
+    """Hash all that a result depends on into sixteen hexadecimal digits."""
     text = canonical({"config": config, "seed": seed, "identity": identity})
-    return hashlib.sha256(text.encode()).hexdigest()[:_LENGTH]
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def arm_name(arm: Mapping[str, Any]) -> str:
-    """What an arm is called; other values, other names.
-
-    Example:
-        >>> arm_name({"k": 4, "eta": 0.50})
-        'k=4, eta=0.5'
-    """
+    """Name an arm by its values."""
     return ", ".join(f"{name}={shown(value)}" for name, value in arm.items())
 
 
 def shown(value: Any) -> str:
-    """A setting as people write it."""
-    if isinstance(value, float):
-        return f"{value:.12g}"
-    return str(value)
+    """Format a setting."""
+    return f"{value:.12g}" if isinstance(value, float) else str(value)
+
+
+# ------------------------------------------------------------------ running a trial
 
 
 def run_trial(
@@ -113,44 +216,25 @@ def run_trial(
     baseline: Mapping[str, Any],
     about: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """Run a trial and return its row, whether it succeeded or failed.
+    """Run a trial and return its row with the entries `about`, whether it succeeded or failed.
 
-    Args:
-        trial: The trial.
-        function: `(config, seed) -> metrics`.
-        baseline: Value of every factor in the baseline arm.
-        about: What else the row says.
-
-    Raises:
-        ValueError: The function did not read any of the factors that tell it from the baseline.
+    A function that reads none of the factors that differ from the baseline is a `ValueError`.
     """
     config = TrackedConfig(trial.config)
     changed = {k: v for k, v in trial.arm.items() if v != baseline.get(k)}
-    row: dict[str, Any] = {
-        "id": trial.id,
-        "arm": trial.arm,
-        "seed": trial.seed,
-        "changed": changed,
-        "config": dict(trial.config),
-        **about,
-        **_provenance(),
-        "started": _now(),
-    }
+    row: dict[str, Any] = {"id": trial.id, "arm": trial.arm, "seed": trial.seed}
+    row |= {"changed": changed, "config": dict(trial.config)}
+    row |= {**about, **_provenance(), "started": _now()}
     start, memory = time.perf_counter(), PeakMemory()
     idle: list[str] = []
     try:
         with memory:
             found = function(config, trial.seed)
         idle = sorted(config.unread & trial.arm.keys())
-        row |= {"status": "ok", "metrics": checked_metrics(found)}
+        row |= {"status": "ok", "metrics": _checked_metrics(found)}
     except Exception as error:
-        text = " ".join(str(error).split()) or "no message"
-        row |= {
-            "status": "failed",
-            "metrics": {},
-            "error": f"{type(error).__name__}: {text}",
-            "traceback": traceback.format_exc(),
-        }
+        row |= {"status": "failed", "metrics": {}, "error": error_text(error)}
+        row["traceback"] = traceback.format_exc()
     row |= {"seconds": time.perf_counter() - start, "finished": _now(), "unread": idle}
     row["peak_memory_mb"] = memory.peak / _MEGABYTE
     if row["status"] == "ok" and changed and changed.keys() <= set(idle):
@@ -162,23 +246,22 @@ def run_trial(
     return row
 
 
+def error_text(error: BaseException) -> str:
+    """Kind and message of an error in one line."""
+    return f"{type(error).__name__}: {' '.join(str(error).split()) or 'no message'}"
+
+
 @cache
 def _provenance() -> dict[str, Any]:
-    found = provenance()
-    del found["finished"]
-    return found
+    return {key: value for key, value in provenance().items() if key != "finished"}
 
 
 def _now() -> str:
     return datetime.now(timezone.utc).isoformat(timespec="seconds")
 
 
-def checked_metrics(found: Any) -> dict[str, float]:
-    """What a function gave back, as plain numbers.
-
-    Raises:
-        TypeError: No dictionary of numbers, or an empty one.
-    """
+def _checked_metrics(found: Any) -> dict[str, float]:
+    """The metrics of a function as plain numbers; anything else is a `TypeError`."""
     if not isinstance(found, Mapping) or not found:
         raise TypeError(
             f"'run' must return a dictionary of metrics, name -> number (got {found!r:.80})."
@@ -192,82 +275,57 @@ def checked_metrics(found: Any) -> dict[str, float]:
     return plain
 
 
+def _reads_one(name: str) -> Any:
+    method = getattr(dict, name)
+
+    def read(self: TrackedConfig, key: str, *default: Any) -> Any:
+        self.unread.discard(key)
+        return method(self, key, *default)
+
+    return read
+
+
+def _reads_all(name: str) -> Any:
+    method = getattr(dict, name)
+
+    def read(self: TrackedConfig, *other: Any) -> Any:
+        self.unread.clear()
+        return method(self, *other)
+
+    return read
+
+
 class TrackedConfig(dict[str, Any]):
     """A configuration that remembers which of its settings were read.
 
     Reading it as a whole (`**config`, `dict(config)`, a loop) counts as reading all of it.
-
-    Example:
-        >>> config = TrackedConfig(k=4, eta=0.2)
-        >>> config["k"], sorted(config.unread)
-        (4, ['eta'])
     """
 
-    def __init__(self, *args: Any, **settings: Any) -> None:
-        super().__init__(*args, **settings)
+    def __init__(self, settings: Mapping[str, Any]) -> None:
+        super().__init__(settings)
         #: Settings that have not been read so far.
-        self.unread: set[str] = set(super().keys())
+        self.unread: set[str] = set(settings)
 
-    def __getitem__(self, name: str) -> Any:
-        self.unread.discard(name)
-        return super().__getitem__(name)
+    __getitem__, get, pop = map(_reads_one, ("__getitem__", "get", "pop"))
+    # With `__iter__` and `keys`, `**config` and `{**config}` count, too.
+    __iter__, keys, values, items = map(_reads_all, ("__iter__", "keys", "values", "items"))
+    copy, __or__, __ror__ = map(_reads_all, ("copy", "__or__", "__ror__"))
 
-    def get(self, name: str, default: Any = None) -> Any:
-        """As of a dictionary."""
-        self.unread.discard(name)
-        return super().get(name, default)
 
-    def pop(self, name: str, *default: Any) -> Any:
-        """As of a dictionary."""
-        self.unread.discard(name)
-        return super().pop(name, *default)
-
-    # Defined, so that `**config` and `{**config}` come by here too.
-    def __iter__(self) -> Iterator[str]:
-        self.unread.clear()
-        return super().__iter__()
-
-    def keys(self) -> Any:
-        """As of a dictionary."""
-        self.unread.clear()
-        return super().keys()
-
-    def values(self) -> Any:
-        """As of a dictionary."""
-        self.unread.clear()
-        return super().values()
-
-    def items(self) -> Any:
-        """As of a dictionary."""
-        self.unread.clear()
-        return super().items()
-
-    def copy(self) -> dict[str, Any]:
-        """A plain dictionary."""
-        self.unread.clear()
-        return dict(super().items())
-
-    def __or__(self, other: Any) -> Any:
-        self.unread.clear()
-        return dict(super().items()) | other
-
-    def __ror__(self, other: Any) -> Any:
-        self.unread.clear()
-        return other | dict(super().items())
+# ------------------------------------------------------------------ rows
 
 
 def keep_latest(rows: dict[str, dict[str, Any]], row: Mapping[str, Any]) -> None:
-    """Add a row to those by id, unless a later attempt is there."""
+    """Add a row to those by id, unless a later attempt is known."""
     older = rows.get(row["id"])
     if older is None or older.get("attempt", 0) <= row.get("attempt", 0):
         rows[row["id"]] = dict(row)
 
 
 def read_lines(folder: Path) -> list[dict[str, Any]]:
-    """Rows of the JSON line files that studies kept before version 0.2, one file per process.
+    """Read rows from JSON line files; studies kept them so before version 0.2.
 
-    Raises:
-        ValueError: A line that is no row, other than a torn last one.
+    The last line may be incomplete; any other line that is no row is a `ValueError`.
     """
     rows = []
     for file in sorted(folder.glob("*.jsonl")):
@@ -286,35 +344,24 @@ def read_lines(folder: Path) -> list[dict[str, Any]]:
 
 
 def check_row(row: Any) -> None:
-    """Refuse a row without identity, or with a part of another kind than `Runner` writes."""
+    """Refuse a row without identity, or with a part of another kind than trials write."""
     if not isinstance(row, dict):
         raise ValueError("it holds no object")
-    for key in ("id", "status"):
-        if not isinstance(row.get(key), str):
-            raise ValueError(f"{key!r} must be a word")
-    for key in ("arm", "config", "metrics", "versions", "identity"):
-        if not isinstance(row.get(key, {}), dict):
-            raise ValueError(f"{key!r} must be an object")
-    for key in ("seed", "attempt"):
-        if not isinstance(row.get(key, 0), int) or isinstance(row.get(key, 0), bool):
-            raise ValueError(f"{key!r} must be a whole number")
-    for key, value in {
-        "seconds": row.get("seconds", 0.0),
-        "peak_memory_mb": row.get("peak_memory_mb", 0.0),
-        **{f"metrics.{name}": value for name, value in row.get("metrics", {}).items()},
-    }.items():
+    for kind, words, keys in _ROW_PARTS:
+        for key in keys:
+            value = row.get(key)
+            known = key in row or key in ("id", "status")
+            if known and (not isinstance(value, kind) or isinstance(value, bool)):
+                raise ValueError(f"{key!r} must be {words}")
+    for name, value in row.get("metrics", {}).items():
         if not isinstance(value, (int, float)) or isinstance(value, bool):
-            raise ValueError(f"{key!r} must be a number")
-    unread = row.get("unread", [])
-    if not isinstance(unread, list) or not all(isinstance(name, str) for name in unread):
+            raise ValueError(f"'metrics.{name}' must be a number")
+    if not all(isinstance(name, str) for name in row.get("unread", [])):
         raise ValueError("'unread' must be a list of names")
-    for key in ("error", "traceback", "cost", "started", "finished"):
-        if not isinstance(row.get(key, ""), str):
-            raise ValueError(f"{key!r} must be a word")
 
 
 def encoded(value: Any) -> Any:
-    """The value for JSON, which has no NaN; none may vanish, so they become strings."""
+    """Make a value ready for JSON, which has no NaN: these numbers become objects."""
     if isinstance(value, Mapping):
         return {str(key): encoded(inner) for key, inner in value.items()}
     if isinstance(value, (list, tuple)):
@@ -325,7 +372,7 @@ def encoded(value: Any) -> Any:
 
 
 def decoded(value: Any) -> Any:
-    """What `encoded` was made from."""
+    """Read a value that `encoded` made."""
     if isinstance(value, dict):
         if value.keys() == {"float"} and value["float"] in ("nan", "inf", "-inf"):
             return float(value["float"])

@@ -5,66 +5,189 @@ from __future__ import annotations
 import math
 import shutil
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from torch import Tensor
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from gloss_graph._internal.checks import check_choice, check_positive_int, check_range
 from gloss_graph._internal.files import atomic_write, is_full_disk
 from gloss_graph._internal.folders import check_content, hold, write_json
 from gloss_graph._internal.limits import read_object
-from gloss_graph._internal.search_space import Dimension, Scalar
+from gloss_graph._internal.search_space import Choice, Dimension, Range, Scalar
 from gloss_graph.runs.provenance import documents_digest
 from gloss_graph.studies.engine import (
     HEARTBEAT,
     TrialBudget,
+    begin_proposal,
     open_storage,
     open_study,
     require_optuna,
     sqlite_url,
-    suggest,
-    this_process,
-    worker_name,
 )
-from gloss_graph.studies.space import check_space
+from gloss_graph.studies.trials import error_text, read_range
 from gloss_graph.text import Splits, TextEncoder
 from gloss_graph.text.writers import csv_bytes
-from gloss_graph.training.config import TrainConfig
+from gloss_graph.training.config import (
+    SETTINGS,
+    TrainConfig,
+    check_value,
+    parse_value,
+    setting_named,
+)
+from gloss_graph.training.losses import LOSSES
 from gloss_graph.training.progress import TrialBar
 from gloss_graph.training.recorded import encoder_identity
 from gloss_graph.training.run import train_text
 
-__all__ = ["METRICS", "TuneResult", "tune_text"]
-
-#: Scores of the validation documents a search can maximise.
-METRICS = (
+#: Scores of the validation documents that a search can maximize.
+SCORES = (
     "val.macro_f1",
     "val.accuracy",
     "val.macro_silhouette",
     "val_propagation.macro_f1",
     "val_propagation.accuracy",
 )
+#: Setting of a training -> what a search tries for it unless told otherwise.
+SEARCH_SPACE: dict[str, Dimension] = {
+    name: one.search for name, one in SETTINGS.items() if one.search is not None
+}
 _STUDY_FILE, _DATABASE = "study.json", "study.db"
-# So many failures in a row are no matter of a setting.
+# So many failures in a row do not depend on the settings.
 _FAILURES = 5
+
+
+# ------------------------------------------------------------------ search space
+
+
+def default_parameters(loss: str) -> tuple[str, ...]:
+    """List the settings to search with a loss: those of the paper that the loss depends on."""
+    return LOSSES[loss].searched
+
+
+def search_space(
+    names: Iterable[str], extra: Mapping[str, Dimension] | None = None
+) -> dict[str, Dimension]:
+    """Look up what to try for each of some settings.
+
+    Args:
+        names: Settings with a declared range, see `SEARCH_SPACE`.
+        extra: Ranges and choices that replace declared ones or add settings.
+
+    Raises:
+        ValueError: A name without declared range; lists those that have one.
+
+    Example:
+        >>> {name: str(tried) for name, tried in search_space(["bandwidth", "k"]).items()}
+        {'bandwidth': '0.1 to 10 (log)', 'k': '4 to 64 (log)'}
+    """
+    known = {**SEARCH_SPACE, **(extra or {})}
+    space: dict[str, Dimension] = {}
+    for name in names:
+        if name not in known:
+            raise ValueError(
+                f"'params' must be among {sorted(SEARCH_SPACE)} (got {name!r}). Give another "
+                "setting a range (name=low:high) or a choice (name=one,two)."
+            )
+        space[name] = known[name]
+    return {**space, **(extra or {})}
+
+
+def check_space(config: TrainConfig, space: Mapping[str, Dimension]) -> None:
+    """Refuse a space with a setting or value that the training would not accept."""
+    if not space:
+        raise ValueError("'space' must hold a setting to try (got none). Try 'learning_rate'.")
+    for name, tried in space.items():
+        if isinstance(tried, Range) and not {int, float} & set(setting_named(name).kinds):
+            raise ValueError(
+                f"'{name}' must be given a choice (name=one,two), not a range (got {tried})."
+            )
+        for value in tried.probes():
+            check_value(name, value)
+            changed: dict[str, Any] = {name: value}
+            try:
+                replace(config, **changed)
+            except ValueError as error:
+                raise ValueError(f"{name}={value!r} cannot be tried: {error}") from error
+
+
+def parse_range(text: str) -> tuple[str, Range]:
+    """Read name and range from `name=low:high`, `name=low:high:log` or `name=low:high:STEP`.
+
+    Raises:
+        ValueError: Another form; a name that is no setting; a range that is none.
+
+    Example:
+        >>> parse_range("bandwidth=0.1:2:log")
+        ('bandwidth', Range(low=0.1, high=2.0, log=True, step=None))
+    """
+    name, _, written = text.partition("=")
+    one = setting_named(name.strip())
+    whole = int in one.kinds and float not in one.kinds
+    try:
+        return one.name, read_range(written, int if whole else float)
+    except ValueError as error:
+        raise ValueError(
+            f"'range' must read name=low:high, name=low:high:log or name=low:high:step, with "
+            f"{'whole ' * whole}numbers (got {text!r}: {error})."
+        ) from error
+
+
+def parse_choice(text: str) -> tuple[str, Choice]:
+    """Read name and choice from `name=one,two`.
+
+    Raises:
+        ValueError: Another form; a name that is no setting; a value of the wrong type.
+
+    Example:
+        >>> parse_choice("rule=harmonic,poisson")
+        ('rule', Choice(values=('harmonic', 'poisson')))
+    """
+    name, found, written = text.partition("=")
+    one = setting_named(name.strip())
+    if not found:
+        raise ValueError(f"'choice' must read name=one,two (got {text!r}).")
+    values = [parse_value(one.name, part.strip()) for part in written.split(",")]
+    try:
+        return one.name, Choice(values)
+    except ValueError as error:
+        raise ValueError(f"'choice' of {name.strip()!r}: {error}") from error
+
+
+def parse_setting(text: str) -> tuple[str, Scalar]:
+    """Read name and value from `name=value`.
+
+    Raises:
+        ValueError: Another form; a name that is no setting; a value of the wrong type.
+
+    Example:
+        >>> parse_setting("class_balance=true"), parse_setting("bandwidth=local")
+        (('class_balance', True), ('bandwidth', 'local'))
+    """
+    name, found, written = text.partition("=")
+    one = setting_named(name.strip())
+    if not found:
+        raise ValueError(f"'set' must read name=value (got {text!r}).")
+    return one.name, parse_value(one.name, written.strip())
+
+
+# ------------------------------------------------------------------ search
 
 
 @dataclass(frozen=True)
 class TuneResult:
-    """What a search found.
+    """Result of a search.
 
     Attributes:
         config: The best settings.
         value: Their score on the validation documents.
-        number: Of the best trial.
+        number: Number of the best trial.
         params: Its values of the settings that were searched.
-        trials: One row a trial: number, state, value, settings, metrics, seconds, worker, error.
+        trials: One row per trial: number, state, value, settings, metrics, seconds, worker, error.
         importance: Setting -> share of the spread of scores it explains (fANOVA); empty with fewer
             than two complete trials or without spread.
     """
@@ -100,30 +223,30 @@ def tune_text(
     Call it again with the same arguments to go on after an interruption, or on several machines
     with one `storage` to work together: the budget is counted over the whole study, and a trial
     whose worker died is tried again. What trial n tries depends on the seed, n and the results of
-    the others, not on interruptions. The test documents are given to no trial. Trials that keep
+    the others, not on interruptions. No trial sees the test documents. Trials that keep
     the last step (`TrainConfig.select`) are not evaluated on the way and thus never stopped early.
 
     Writes `study.json`, `trials.csv` and `best.json` into `out`, and `study.db` without `storage`.
 
     Args:
         splits: Training and validation documents; a test part is ignored.
-        encoder_factory: Makes the untrained encoder, once a trial.
+        encoder_factory: Makes the untrained encoder, once per trial.
         config: Settings that are not searched.
         out: New or empty folder, or that of the same search before.
         space: Setting of `TrainConfig` -> what to try, see `search_space`.
-        trials: Finished (complete or pruned) trials wanted in all. Workers that take the last
-            turns at the same moment may exceed it by one each.
+        trials: Finished (complete or pruned) trials wanted in the whole study. Workers that take
+            the last turn at the same moment may exceed it by one each.
         storage: Database URL; None = SQLite in `out`.
-        study_name: Of the study in the database.
+        study_name: Name of the study in the database.
         timeout: Seconds after which no further trial starts; None = no limit.
-        metric: One of `METRICS`, maximised.
-        seed: Of what is tried; None = `config.seed`.
+        metric: One of `SCORES`, maximized.
+        seed: Seed of what is tried; None = `config.seed`.
         keep_runs: Keep run folders of complete trials, `out/trials/NUMBER`.
         heartbeat: Seconds between signs of life; a trial silent for six times as long counts as
             killed.
         progress: Show progress on stderr.
-        finish: Adds files to `out` while no other process may: called with the result, gives back
-            what else `best.json` shall hold, which is written last.
+        finish: Adds files to `out` while no other process may: called with the result, it returns
+            more entries of `best.json`, which is written last.
 
     Raises:
         ValueError: No optuna; no labeled validation document; a space the training refuses; a
@@ -137,7 +260,7 @@ def tune_text(
         raise ValueError("'splits' must hold class numbers to tune on (got label sets).")
     check_positive_int("trials", trials)
     check_positive_int("heartbeat", heartbeat)
-    check_choice("metric", metric, METRICS)
+    check_choice("metric", metric, SCORES)
     if timeout is not None:
         check_range("timeout", timeout, 0, math.inf, open_low=True)
     check_space(config, space)
@@ -150,7 +273,16 @@ def tune_text(
     check_positive_int("seed", seed, minimum=0)
     splits = replace(splits, test=None)
     encoder = encoder_factory()
-    attributes = _attributes(splits, encoder, config, space, metric)
+    # Trials under other conditions must not be mixed with this study.
+    attributes = {
+        "space": {name: tried.as_dict() for name, tried in space.items()},
+        "settings": {key: v for key, v in config.as_dict().items() if key not in space},
+        "metric": metric,
+        "encoder": repr(encoder),
+        # Another checkpoint of the same shape looks the same.
+        "encoder_source": encoder_identity(encoder.source) if encoder.source else {},
+        "documents": documents_digest((splits.train, splits.val)),
+    }
     out = Path(out)
     _check_study_folder(out, study_name)
     url = sqlite_url(out / _DATABASE) if storage is None else storage
@@ -162,15 +294,30 @@ def tune_text(
             database, study_name, attributes, seed=seed, defaults={"settings": known}
         )
         write_json(out / _STUDY_FILE, {"study_name": study_name, "seed": seed, **attributes})
-        objective = _TrialObjective(
-            splits, encoder_factory, config, out / "trials", space, metric, keep_runs
-        )
-        objective.frozen = _frozen(splits, encoder, config)
-        del encoder
         budget = TrialBudget(study, database, trials, timeout=timeout)
+        frozen = None
+        if config.few_labels or min(splits.train.labels) < 0:
+            # Embeddings before training, the same in every trial.
+            size = config.eval_batch_size
+            frozen = {n: encoder.embed(part, batch_size=size) for n, part in splits.parts.items()}
+        del encoder
         try:
-            with TrialBar(trials, show=progress) as objective.bar:
-                _work(study, objective, budget, min(_FAILURES, trials))
+            with TrialBar(trials, show=progress) as bar:
+                search = _Search(study, space, metric, bar, out / "trials", keep_runs)
+
+                def train(drawn: Mapping[str, Any], folder: Path, watch: TrainerCallback) -> Any:
+                    return train_text(
+                        splits,
+                        encoder_factory(),
+                        # The pictures of a trial are not needed.
+                        replace(config, **drawn, pictures=False),
+                        folder,
+                        frozen=frozen,
+                        callbacks=[watch],
+                        save_steps=0,
+                    ).metrics
+
+                search.run(train, budget, min(_FAILURES, trials))
         finally:
             _drop_partial_runs(study, out / "trials", keep_runs)
             table = pd.DataFrame([_row(trial, space) for trial in study.get_trials()])
@@ -189,79 +336,11 @@ def tune_text(
     return result
 
 
-def _work(study: Any, objective: _TrialObjective, budget: TrialBudget, patience: int) -> None:
-    """Run trials until the budget of the study is met."""
-    objective.bar.finished(budget.finished())
-    failures = 0
-    ended: list[Any] = []
-    while budget.next(objective.bar.waiting):
-        objective.begun.clear()
-        try:
-            study.optimize(
-                objective,
-                n_trials=1,
-                catch=(Exception,),
-                callbacks=[lambda _, trial: ended.append(trial)],
-                gc_after_trial=True,
-            )
-        except ValueError:
-            # Another worker took this one for dead and has its trial done again.
-            if not objective.begun or not _finished(study, objective.begun[0]):
-                raise
-            warnings.warn(
-                f"Trial {objective.begun[0]} was silent for too long and is done again.",
-                UserWarning,
-                stacklevel=3,
-            )
-            continue
-        if objective.stopped is not None:
-            raise objective.stopped
-        trial = ended.pop()
-        state, error = trial.state.name.lower(), trial.user_attrs.get("error")
-        finished = budget.finished()
-        objective.bar.ended(
-            trial.number, error or state, trial.value, _used_params(trial), finished
-        )
-        failures = failures + 1 if state == "fail" else 0
-        if error is not None and not objective.bar.shown:
-            warnings.warn(f"Trial {trial.number} failed: {error}", UserWarning, stacklevel=3)
-        if failures == patience:
-            which = f"The last {failures} trials" if finished else "All trials"
-            raise RuntimeError(
-                f"{which} failed, trial {trial.number} by {error}. Mend the cause and run the same "
-                f"command again; it goes on from {finished} finished trials."
-            )
-
-
-def _finished(study: Any, number: int) -> bool:
-    return study.get_trials()[number].state.is_finished()
-
-
-def _attributes(
-    splits: Splits,
-    encoder: TextEncoder,
-    config: TrainConfig,
-    space: Mapping[str, Dimension],
-    metric: str,
-) -> dict[str, Any]:
-    """What defines a study: trials under other conditions must not be mixed with it."""
-    settings = {key: value for key, value in config.as_dict().items() if key not in space}
-    return {
-        "space": {name: tried.as_dict() for name, tried in space.items()},
-        "settings": settings,
-        "metric": metric,
-        "encoder": repr(encoder),
-        # Another checkpoint of the same shape looks the same.
-        "encoder_source": encoder_identity(encoder.source) if encoder.source else {},
-        "documents": documents_digest((splits.train, splits.val)),
-    }
-
-
 def _check_study_folder(out: Path, study_name: str) -> None:
-    """Refuse what is neither a new folder nor one this study has used before."""
+    """Refuse a folder that is neither new nor used by this study before."""
     marker = out / _STUDY_FILE
     if not marker.is_file():
-        # A search that was killed before it noted its study has its database only.
+        # A search that was killed before it noted its study has only its database.
         check_content(out, known=(_DATABASE, f"{_DATABASE}-journal"))
         return
     try:
@@ -269,7 +348,7 @@ def _check_study_folder(out: Path, study_name: str) -> None:
     except ValueError as error:
         raise ValueError(
             f"{marker} cannot be read ({error}). Remove it or use another folder."
-        ) from (error)
+        ) from error
     if name != study_name:
         raise ValueError(
             f"'out' must be a folder of the study {study_name!r} ({out} belongs to {name!r}). "
@@ -277,154 +356,89 @@ def _check_study_folder(out: Path, study_name: str) -> None:
         )
 
 
-def _frozen(splits: Splits, encoder: TextEncoder, config: TrainConfig) -> dict[str, Tensor] | None:
-    """Embeddings before training: the same in every trial, so computed once."""
-    if not config.few_labels and min(splits.train.labels) >= 0:
-        return None
-    size = config.eval_batch_size
-    return {name: encoder.embed(part, batch_size=size) for name, part in splits.parts.items()}
-
-
-def _drop_partial_runs(study: Any, folder: Path, keep_runs: bool) -> None:
-    """Folders that killed trials left behind."""
-    states = {f"{t.number:04d}": t.state.name for t in study.get_trials(deepcopy=False)}
-    for run in folder.glob("*"):
-        state = states.get(run.name, "RUNNING")
-        if state not in ("RUNNING", "COMPLETE") or (state == "COMPLETE" and not keep_runs):
-            shutil.rmtree(run, ignore_errors=True)
-    with suppress(OSError):
-        folder.rmdir()
-
-
-def _result(
-    study: Any, config: TrainConfig, space: Mapping[str, Dimension], table: pd.DataFrame
-) -> TuneResult:
-    trials = study.get_trials(deepcopy=False)
-    complete = [trial for trial in trials if trial.state.name == "COMPLETE"]
-    if not complete:
-        raise ValueError(
-            f"No trial was complete ({len(trials)} begun). Allow more trials or time; the same "
-            "command goes on where this one ended."
-        )
-    best = max(complete, key=lambda trial: (trial.value, -trial.number))
-    params: dict[str, Any] = {name: _used_params(best)[name] for name in space}
-    return TuneResult(
-        config=replace(config, **params),
-        value=best.value,
-        number=best.number,
-        params=params,
-        trials=table,
-        importance=_importance(study, len(complete)),
-    )
-
-
-def _row(trial: Any, space: Mapping[str, Dimension]) -> dict[str, Any]:
-    attributes, params = trial.user_attrs, _used_params(trial)
-    error = attributes.get("error", "")
-    if trial.state.name == "FAIL" and not error:
-        error = "killed"
-    metrics = dict(attributes.get("metrics", {}))
-    steps = metrics.pop("steps", None)
-    return {
-        "number": trial.number,
-        "state": trial.state.name.lower(),
-        "value": trial.value,
-        **{name: params.get(name) for name in space},
-        "steps": attributes.get("steps") if steps is None else steps,
-        "seconds": None if trial.duration is None else round(trial.duration.total_seconds(), 2),
-        "worker": attributes.get("worker", ""),
-        "retry_of": trial.system_attrs.get("failed_trial"),
-        "error": error,
-        **metrics,
-    }
-
-
-def _importance(study: Any, complete: int) -> dict[str, float]:
-    if complete < 2:
-        return {}
-    optuna = require_optuna()
-    evaluator = optuna.importance.FanovaImportanceEvaluator(seed=0)
-    try:
-        found = optuna.importance.get_param_importances(study, evaluator=evaluator)
-    except RuntimeError:  # all scores equal
-        return {}
-    return {name: float(share) for name, share in found.items()}
-
-
-class _TrialObjective:
-    """What Optuna calls once a trial.
-
-    Args:
-        splits: Training and validation documents.
-        encoder_factory: Makes the untrained encoder.
-        config: Settings that are not searched.
-        folder: Where run folders go.
-        space: What to try.
-        metric: What a trial is worth.
-        keep_runs: Keep the run folders of complete trials.
-    """
-
-    bar: TrialBar
-    frozen: dict[str, Tensor] | None
+class _Search:
+    """Runs the trials that Optuna proposes."""
 
     def __init__(
         self,
-        splits: Splits,
-        encoder_factory: Callable[[], TextEncoder],
-        config: TrainConfig,
-        folder: Path,
+        study: Any,
         space: Mapping[str, Dimension],
         metric: str,
+        bar: TrialBar,
+        folder: Path,
         keep_runs: bool,
     ) -> None:
-        self._splits, self._encoder_factory, self._config = splits, encoder_factory, config
-        self._folder, self._space, self._metric = folder, space, metric
-        self._keep_runs = keep_runs
-        #: What no further trial can mend: a full disk.
-        self.stopped: BaseException | None = None
-        #: Number of the trial that was begun last.
-        self.begun: list[int] = []
+        self._study, self._space, self._metric = study, space, metric
+        self._bar, self._folder, self._keep_runs = bar, folder, keep_runs
+        # A full disk, which no further trial can mend.
+        self._stopped: BaseException | None = None
+        # Number of the trial that was begun last, -1 if none was in this turn.
+        self._begun = -1
 
-    def __call__(self, trial: Any) -> float:
-        """Train with what the trial draws; its folder is removed unless it is wanted."""
-        self.begun.append(trial.number)
-        trial.set_user_attr("process", this_process())
-        trial.set_user_attr("worker", worker_name())
-        out = self._folder / f"{trial.number:04d}"
+    def run(self, train: Callable[..., Any], budget: TrialBudget, patience: int) -> None:
+        """Run trials until the budget of the study is met."""
+        failures, ended = 0, []
+        self._bar.finished(budget.finished())
+        while budget.next(self._bar.waiting):
+            self._begun = -1
+            try:
+                self._study.optimize(
+                    lambda trial: self._trial(trial, train),
+                    n_trials=1,
+                    catch=(Exception,),
+                    callbacks=[lambda _, trial: ended.append(trial)],
+                    gc_after_trial=True,
+                )
+            except ValueError:
+                # Another worker may have taken this one for dead and does its trial again.
+                begun = self._begun
+                if begun < 0 or not self._study.get_trials()[begun].state.is_finished():
+                    raise
+                message = f"Trial {begun} was silent for too long and is done again."
+                warnings.warn(message, UserWarning, stacklevel=3)
+                continue
+            if self._stopped is not None:
+                raise self._stopped
+            trial = ended.pop()
+            state, error = trial.state.name.lower(), trial.user_attrs.get("error")
+            done = budget.finished()
+            self._bar.ended(trial.number, error or state, trial.value, _used_params(trial), done)
+            failures = failures + 1 if state == "fail" else 0
+            if error is not None and not self._bar.shown:
+                warnings.warn(f"Trial {trial.number} failed: {error}", UserWarning, stacklevel=3)
+            if failures == patience:
+                which = f"The last {failures} trials" if done else "All trials"
+                raise RuntimeError(
+                    f"{which} failed, trial {trial.number} by {error}. Mend the cause and run the "
+                    f"same command again; it goes on from {done} finished trials."
+                )
+
+    def _trial(self, trial: Any, train: Callable[..., Any]) -> float:
+        """Train with the drawn settings; the folder is removed unless it is kept."""
+        self._begun = trial.number
+        folder = self._folder / f"{trial.number:04d}"
         complete = False
         try:
-            drawn: dict[str, Any] = {
-                name: suggest(trial, name, tried) for name, tried in self._space.items()
-            }
+            drawn = begin_proposal(trial, self._space)
             trial.set_user_attr("params", drawn)
-            watch = _Evaluations(trial, self._metric, self.bar)
-            result = train_text(
-                self._splits,
-                self._encoder_factory(),
-                # The pictures of a trial are not needed.
-                replace(self._config, **drawn, pictures=False),
-                out,
-                frozen=self.frozen,
-                callbacks=[watch],
-                save_steps=0,
-            )
-            value = result.metrics.get(self._metric, math.nan)
+            metrics = train(drawn, folder, _Evaluations(trial, self._metric, self._bar))
+            value = float(metrics.get(self._metric, math.nan))
             if math.isnan(value):
                 raise ValueError(f"the training gave no {self._metric!r}.")
-            trial.set_user_attr("metrics", _finite(result.metrics))
+            finite = {k: v if math.isfinite(v) else None for k, v in metrics.items()}
+            trial.set_user_attr("metrics", finite)
             complete = True
             return value
         except require_optuna().TrialPruned:
             raise
         except BaseException as error:
-            text = " ".join(str(error).split()) or "no message"
-            trial.set_user_attr("error", f"{type(error).__name__}: {text}")
+            trial.set_user_attr("error", error_text(error))
             if is_full_disk(error):
-                self.stopped = error
+                self._stopped = error
             raise
         finally:
             if not (complete and self._keep_runs):
-                shutil.rmtree(out, ignore_errors=True)
+                shutil.rmtree(folder, ignore_errors=True)
 
 
 class _Evaluations(TrainerCallback):
@@ -432,7 +446,7 @@ class _Evaluations(TrainerCallback):
 
     def __init__(self, trial: Any, metric: str, bar: TrialBar) -> None:
         part, _, score = metric.partition(".")
-        # Propagation and silhouette are known at the end only.
+        # Propagation and silhouette are known only at the end.
         self._key = f"eval_{score}" if part == "val" else None
         self._trial, self._bar, self._count = trial, bar, 0
 
@@ -457,15 +471,71 @@ class _Evaluations(TrainerCallback):
         self._count += 1
         self._trial.report(value, self._count)
         self._trial.set_user_attr("steps", state.global_step)
-        # What has run to its end is worth its full score.
+        # A trial that has run to its end keeps its full score.
         if state.global_step < state.max_steps and self._trial.should_prune():
             raise require_optuna().TrialPruned(f"after {state.global_step} steps")
 
 
+def _drop_partial_runs(study: Any, folder: Path, keep_runs: bool) -> None:
+    """Remove folders that killed trials left behind."""
+    states = {f"{t.number:04d}": t.state.name for t in study.get_trials(deepcopy=False)}
+    for run in folder.glob("*"):
+        state = states.get(run.name, "RUNNING")
+        if state not in ("RUNNING", "COMPLETE") or (state == "COMPLETE" and not keep_runs):
+            shutil.rmtree(run, ignore_errors=True)
+    with suppress(OSError):
+        folder.rmdir()
+
+
+def _result(
+    study: Any, config: TrainConfig, space: Mapping[str, Dimension], table: pd.DataFrame
+) -> TuneResult:
+    trials = study.get_trials(deepcopy=False)
+    complete = [trial for trial in trials if trial.state.name == "COMPLETE"]
+    if not complete:
+        raise ValueError(
+            f"No trial was complete ({len(trials)} begun). Allow more trials or time; the same "
+            "command goes on where this one ended."
+        )
+    best = max(complete, key=lambda trial: (trial.value, -trial.number))
+    params: dict[str, Any] = {name: _used_params(best)[name] for name in space}
+    importance = {}
+    if len(complete) > 1:
+        optuna = require_optuna()
+        evaluator = optuna.importance.FanovaImportanceEvaluator(seed=0)
+        with suppress(RuntimeError):  # all scores equal
+            importance = optuna.importance.get_param_importances(study, evaluator=evaluator)
+    return TuneResult(
+        config=replace(config, **params),
+        value=best.value,
+        number=best.number,
+        params=params,
+        trials=table,
+        importance={name: float(share) for name, share in importance.items()},
+    )
+
+
+def _row(trial: Any, space: Mapping[str, Dimension]) -> dict[str, Any]:
+    attributes, params = trial.user_attrs, _used_params(trial)
+    error = attributes.get("error", "")
+    if trial.state.name == "FAIL" and not error:
+        error = "killed"
+    metrics = dict(attributes.get("metrics", {}))
+    steps = metrics.pop("steps", None)
+    return {
+        "number": trial.number,
+        "state": trial.state.name.lower(),
+        "value": trial.value,
+        **{name: params.get(name) for name in space},
+        "steps": attributes.get("steps") if steps is None else steps,
+        "seconds": None if trial.duration is None else round(trial.duration.total_seconds(), 2),
+        "worker": attributes.get("worker", ""),
+        "retry_of": trial.system_attrs.get("failed_trial"),
+        "error": error,
+        **metrics,
+    }
+
+
 def _used_params(trial: Any) -> dict[str, Scalar]:
-    """As they were used; the database holds them with all digits."""
+    """Values as they were used; the database holds them with all digits."""
     return {**trial.params, **trial.user_attrs.get("params", {})}
-
-
-def _finite(metrics: Mapping[str, float]) -> dict[str, float | None]:
-    return {key: value if math.isfinite(value) else None for key, value in metrics.items()}

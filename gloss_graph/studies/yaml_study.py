@@ -22,113 +22,103 @@ from gloss_graph.text import (
 )
 from gloss_graph.text.pooling import POOLINGS
 from gloss_graph.training import encoder_identity, with_unlabeled
-from gloss_graph.training.config import setting_named
-
-__all__ = ["KEYS", "read_study"]
+from gloss_graph.training.config import read_settings, setting_named
 
 #: Name of the corpus that needs no file.
 DEMO = "demo"
 _DEMO_DOCUMENTS = 2_000
 _ENDINGS = ("csv", "tsv", "jsonl", "ndjson", "parquet")
-#: What a file may say, and what that is.
-KEYS = {
-    "question": "one line, the title of the report",
-    "factors": "setting: [values], or setting: low:high, low:high:log, low:high:step",
-    "baseline": "setting: value, of factors and of settings that stay fixed",
-    "design": "grid, one-at-a-time, latin-hypercube or optuna",
-    "arms": "number of arms, for latin-hypercube and optuna",
-    "seeds": "number of seeds, or a list",
-    "metric": "what the question is about, macro_f1 unless told otherwise",
-    "minimize": "true if less of it is better",
-    "cost": "replay or full",
-    "data": "demo, or a folder with train.csv and others, from the folder of the file",
-    "train": "training file, in place of data",
-    "val": "validation file",
-    "test": "test file",
-    "unlabeled": "file of documents without labels",
-    "documents": "keep so many training documents",
-    "text": "column of the texts",
-    "label": "column of the labels",
-    "encoder": "minilm, a hub id or a folder",
-    "pooling": "cls, mean or last",
-    "max_length": "tokens kept of a document",
-}
 _PARTS = ("train", "val", "test", "unlabeled")
-_WORDS = {*_PARTS, "data", "text", "label", "encoder", "question", "design", "cost", "metric"}
-_COUNTS = {"documents", "max_length", "arms"}
+_WORDS = (*_PARTS, "data", "text", "label", "encoder", "question", "design", "cost", "metric")
+_COUNTS = ("documents", "max_length", "arms")
+_KEYS = sorted((*_WORDS, *_COUNTS, "factors", "baseline", "seeds", "minimize", "pooling"))
 
 
 def read_study(
     path: str | os.PathLike[str],
     *,
-    progress: bool = False,
     config: Mapping[str, Any] | None = None,
     settings: Mapping[str, Any] | None = None,
-    **overrides: Any,
+    cost: str | None = None,
+    data: str | os.PathLike[str] | None = None,
+    documents: int | None = None,
+    encoder: str | None = None,
+    seeds: int | None = None,
+    progress: bool = False,
 ) -> Study:
     """Read a study of text classifiers.
 
+    The file must have `factors`, with values (`k: [8, 16]`) or a range (`eta: 0.01:1:log`) for
+    each setting. It may have the `baseline`, and `design`, `arms`, `seeds`, `metric`, `minimize`
+    and `question` of a `Study`; `cost`, as for `TextRun`; `data` (demo, or a folder with train.csv
+    and others) or single files `train`, `val`, `test` and `unlabeled`, the columns `text` and
+    `label`, and `documents`, the number of training documents to keep; `encoder` (minilm, a hub id
+    or a folder), `pooling` and `max_length`. Files are relative to the folder of the study file.
+
+    Settings are named as `k: 8`, `graph.k: 8` or `graph: {k: 8}`.
+
     Args:
-        path: YAML file with the keys of `KEYS`; only `factors` must be there.
-        progress: Show a bar while embeddings are recorded.
+        path: YAML file.
         config: Settings that the baseline of the file overrides.
         settings: Settings that override the baseline of the file.
-        **overrides: Values for keys, in place of those of the file; None is no override. A
-            `data` given here counts from the current folder and replaces single files, too.
+        cost: Replaces the key of the file, as do the next four.
+        data: From the current folder; it replaces single files, too.
+        documents: Number of training documents to keep.
+        encoder: A short name, a hub id or a folder.
+        seeds: Number of seeds.
+        progress: Show a bar while embeddings are recorded.
 
     Raises:
-        ValueError: The file is missing or no YAML; a key that is not known (lists those that
-            are); whatever is wrong with the study itself.
-
-    Example:
-        See `examples/ablations`.
+        ValueError: The file is missing or no YAML; an unknown key or setting; anything that `Study`
+            refuses.
     """
     path = Path(path)
-    content = _content(path)
-    given = {key: value for key, value in overrides.items() if value is not None}
-    _check_keys(given, "The override")
-    merged = {**content, **given}
-    _check_types(merged, str(path))
-    if "factors" not in merged:
+    given = {"cost": cost, "data": data, "documents": documents, "encoder": encoder, "seeds": seeds}
+    content = _content(path) | {key: value for key, value in given.items() if value is not None}
+    _check_types(content, path)
+    if "factors" not in content:
         raise ValueError(f"{path} must have 'factors', the settings to vary and their values.")
-    blocks = {"config": config, "baseline": merged.get("baseline"), "settings": settings}
+    factors = _factors(_block(content["factors"], "factors"))
     baseline: dict[str, Any] = {}
-    for name, block in blocks.items():
-        baseline |= _numbers(block or {}, name)
-    design = str(merged.get("design", "grid"))
-    here = Path() if "data" in given else path.parent
+    for where, block in (
+        ("config", config),
+        ("baseline", content.get("baseline")),
+        ("settings", settings),
+    ):
+        baseline |= read_settings(_block(block or {}, where), f"'{where}'")
+    here = Path() if data is not None else path.parent
     files = {
-        part: here / os.path.expanduser(str(merged[part]))
+        part: here / os.path.expanduser(str(content[part]))
         for part in _PARTS
-        if part in merged and "data" not in given
+        if part in content and data is None
     }
-    source = str(merged.get("data", DEMO))
+    source = str(content.get("data", DEMO))
     splits = read_data(
         source if source == DEMO else here / os.path.expanduser(source),
-        documents=merged.get("documents"),
+        documents=content.get("documents"),
         files=files,
-        text=str(merged.get("text", "text")),
-        label=str(merged.get("label", "label")),
+        text=str(content.get("text", "text")),
+        label=str(content.get("label", "label")),
     )
-    name, pooling = str(merged.get("encoder", "minilm")), merged.get("pooling")
-    length = merged.get("max_length", 128)
-    run: Any = TextRun(
+    name, pooling = str(content.get("encoder", "minilm")), content.get("pooling")
+    length = content.get("max_length", 128)
+    run = TextRun(
         splits,
         lambda: load_encoder(name, pooling=pooling, max_length=length),
-        cost=merged.get("cost", "replay"),
+        cost=content.get("cost", "replay"),
         encoder=encoder_identity(name, pooling=pooling, max_length=length),
         progress=progress,
     )
     return Study(
-        factors=_numbers(merged["factors"], "factors"),
+        factors=factors,
         baseline=baseline,
         run=run,
-        design=design,
-        arms=merged.get("arms"),
-        seeds=merged.get("seeds", 5),
-        metric=merged.get("metric"),
-        minimize=merged.get("minimize", False),
-        question=str(merged.get("question", "")),
+        design=str(content.get("design", "grid")),
+        arms=content.get("arms"),
+        seeds=content.get("seeds", 5),
+        metric=content.get("metric"),
+        minimize=content.get("minimize", False),
+        question=str(content.get("question", "")),
         name=path.stem,
     )
 
@@ -139,67 +129,57 @@ def _content(path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise ValueError(f"{path} does not exist. Name a study file.") from None
     if not isinstance(content, dict):
-        raise ValueError(f"{path} must hold keys and values; known keys are {sorted(KEYS)}.")
-    _check_keys(content, str(path))
+        raise ValueError(f"{path} must hold keys and values; known keys are {_KEYS}.")
+    unknown = [str(key) for key in content if key not in _KEYS]
+    if unknown:
+        raise ValueError(
+            f"{path} has the unknown key {', '.join(map(repr, unknown))}. Known are "
+            f"{_KEYS}; settings of the training go under 'factors' or 'baseline'."
+        )
     return content
 
 
-def _check_keys(content: Mapping[Any, Any], where: str) -> None:
-    unknown = [str(key) for key in content if key not in KEYS]
-    if unknown:
-        raise ValueError(
-            f"{where} has the unknown key {', '.join(map(repr, unknown))}. Known are "
-            f"{sorted(KEYS)}; settings of the training go under 'factors' or 'baseline'."
-        )
-
-
-def _check_types(content: Mapping[str, Any], where: str) -> None:
+def _check_types(content: Mapping[str, Any], path: Path) -> None:
     """Refuse values of another kind than their key takes; `Study` checks the rest."""
-    for key in content.keys() & _WORDS:
-        value = content[key]
+    for key in _WORDS:
+        value = content.get(key, "absent")
         # A data set, a column or a folder may be called 20.
         plain = isinstance(value, (str, int, float, Path)) and not isinstance(value, bool)
         if not plain or not str(value).strip():
-            raise ValueError(f"{where}: '{key}' must be a word (got {value!r:.60}).")
-    for key in content.keys() & _COUNTS:
+            raise ValueError(f"{path}: '{key}' must be a word (got {value!r:.60}).")
+    for key in _COUNTS:
         try:
-            check_positive_int(key, content[key])
+            check_positive_int(key, content.get(key, 1))
         except ValueError as error:
-            raise ValueError(f"{where}: {error}") from error
+            raise ValueError(f"{path}: {error}") from error
     if not isinstance(content.get("minimize", False), bool):
         raise ValueError(
-            f"{where}: 'minimize' must be true or false (got {content['minimize']!r:.60})."
+            f"{path}: 'minimize' must be true or false (got {content['minimize']!r:.60})."
         )
     if content.get("pooling") is not None:
         check_choice("pooling", content["pooling"], POOLINGS)
 
 
-def _numbers(value: Any, where: str) -> dict[str, Any]:
-    """A block of the file, where `graph: {k: 8}` is `graph.k: 8`; YAML takes 1e-3 for a word."""
+def _block(value: Any, where: str) -> Mapping[str, Any]:
     if not isinstance(value, Mapping):
         raise ValueError(f"'{where}' must be a block 'setting: value' (got {value!r}).")
-    flat: dict[str, Any] = {}
-    for name, inner in value.items():
-        parts = inner if isinstance(inner, Mapping) else {None: inner}
-        for key, found in parts.items():
-            flat[_setting(str(name) if key is None else f"{name}.{key}")] = _number(found)
-    return flat
-
-
-def _setting(name: str) -> str:
-    """A setting by its name among all; `part.name` names one too."""
-    return setting_named(name).name if "." in name else name
-
-
-def _number(value: Any) -> Any:
-    if isinstance(value, list):
-        return [_number(inner) for inner in value]
-    if isinstance(value, str):
-        try:
-            return float(value)
-        except ValueError:
-            return value
     return value
+
+
+def _factors(block: Mapping[str, Any]) -> dict[str, Any]:
+    """Values to try by the name of the setting, each value read as a setting."""
+    found: dict[str, Any] = {}
+    for name, tried in block.items():
+        nested = isinstance(tried, Mapping)
+        inner = {f"{name}.{key}": v for key, v in tried.items()} if nested else {str(name): tried}
+        for key, values in inner.items():
+            setting = setting_named(key).name
+            if setting in found:
+                raise ValueError(f"'factors' must name a setting once (got {setting!r} twice).")
+            if isinstance(values, list):
+                values = [read_settings({key: v}, "'factors'")[setting] for v in values]
+            found[setting] = values
+    return found
 
 
 def read_data(
@@ -210,22 +190,12 @@ def read_data(
     text: str = "text",
     label: str = "label",
 ) -> Splits:
-    """The documents of a study.
+    """Read the documents of a study, of which `documents` for training are kept.
 
-    Args:
-        data: `"demo"`, the documentation of installed packages, or a folder with files `train`,
-            `val`, `test` and `unlabeled` (CSV, TSV, JSONL or Parquet, also `.gz`), of which
-            `train` must be there; without `val` a tenth of the training documents is drawn for it.
-        documents: Keep so many training documents, an equal share of every class.
-        files: Part -> file, instead of a folder.
-        text: Column of the texts.
-        label: Column of the labels.
-
-    Raises:
-        ValueError: No such folder, or no training file in it; two files for one part.
+    `data` is "demo" or a folder with files `train`, `val`, `test` and `unlabeled` (CSV, TSV, JSONL
+    or Parquet, also `.gz`), `files` are single ones instead. Only `train` is required; without
+    `val` a tenth of the training documents is drawn for it.
     """
-    if documents is not None:
-        check_positive_int("documents", documents)
     if not files and str(data) == DEMO:
         return docstring_corpus(max_documents=documents or _DEMO_DOCUMENTS)
     found = dict(files) if files else _files(Path(data))
@@ -247,14 +217,14 @@ def _files(folder: Path) -> dict[str, Path]:
             f"'data' must be {DEMO!r} or a folder with train.csv and others ({folder} is none)."
         )
     found: dict[str, Path] = {}
-    for part in ("train", "val", "test", "unlabeled"):
+    for part in _PARTS:
         names = [f"{part}.{ending}{packed}" for ending in _ENDINGS for packed in ("", ".gz")]
-        there = [folder / name for name in names if (folder / name).is_file()]
-        if len(there) > 1:
-            listed = ", ".join(path.name for path in there)
-            raise ValueError(f"'data' must hold one file a part ({folder} has {listed}).")
-        if there:
-            found[part] = there[0]
+        files = [folder / name for name in names if (folder / name).is_file()]
+        if len(files) > 1:
+            listed = ", ".join(path.name for path in files)
+            raise ValueError(f"'data' must hold one file per part ({folder} has {listed}).")
+        if files:
+            found[part] = files[0]
     if "train" not in found:
         raise ValueError(
             f"'data' must hold a training file, for example train.csv ({folder} has none)."

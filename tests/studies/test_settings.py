@@ -10,7 +10,7 @@ import pytest
 import torch
 from training.tiny import tiny_encoder, tiny_splits
 
-from gloss_graph.studies.used_settings import NO_FACTORS, used_settings
+from gloss_graph.studies.text_classifiers import NO_FACTORS, used_settings
 from gloss_graph.training import TrainConfig, train_text
 
 SMALL: dict[str, Any] = {

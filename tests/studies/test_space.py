@@ -8,7 +8,7 @@ import pytest
 
 from gloss_graph._internal.search_space import Choice, Range
 from gloss_graph.studies import parse_choice, parse_range, parse_setting, search_space
-from gloss_graph.studies.space import check_space, default_parameters
+from gloss_graph.studies.tuning import check_space, default_parameters
 from gloss_graph.training import SEARCH_SPACE, TrainConfig
 
 
@@ -92,7 +92,7 @@ def test_ranges_in_words(text: str, expected: Range) -> None:
         ("bandwidth=1", "'range' must read"),
         ("bandwidth=1:2:3:4", "'range' must read"),
         ("bandwidth=low:high", "'range' must read"),
-        ("bandwidth=2:0.1", "'range' of 'bandwidth': 'low' must be below 'high'"),
+        ("bandwidth=2:0.1", "'range' must read .*: 'low' must be below 'high'"),
         ("k=4.5:8", "with whole numbers"),
         ("sigma=1:2", "'sigma' must be a setting of a training, one of .'loss'"),
     ],

@@ -167,7 +167,7 @@ def test_a_factor_read_in_some_arms_only_is_a_note(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("how", ["splat", "merge", "loop", "json", "copy"])
 def test_reading_a_configuration_as_a_whole_reads_everything(how: str) -> None:
-    config = TrackedConfig(a=1, b=2)
+    config = TrackedConfig({"a": 1, "b": 2})
     if how == "splat":
         assert dict(**config) == {"a": 1, "b": 2}
     elif how == "merge":
@@ -230,7 +230,7 @@ def test_numbers_of_torch_and_numpy_are_numbers(tmp_path: Path) -> None:
 
 def test_a_folder_with_other_files_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").touch()
-    with pytest.raises(FileExistsError, match="holds other files"):
+    with pytest.raises(FileExistsError, match="must be a new or empty folder"):
         study().run(tmp_path, progress=False)
     with pytest.raises(ValueError, match="must be the folder of a study"):
         read_results(tmp_path)

@@ -136,6 +136,15 @@ def test_studies_that_ship_can_be_planned(file: Path, monkeypatch: pytest.Monkey
         ("factors: {k: [4, 8]}\ndocuments: 2.5", "'documents' must be an integer"),
         ("factors: {k: [4, 8]}\nminimize: 1", "'minimize' must be true or false"),
         ("factors: {k: [4, 8]}\npooling: 3", "'pooling' must be one of"),
+        ("factors: {graph.kk: [4, 8]}\ndata: x", "'graph.kk' must name a setting of 'graph'"),
+        ("factors: {graf: {k: [4, 8]}}\ndata: x", "no part 'graf'. Did you mean 'graph'"),
+        ("factors: {hopz: [1, 2]}\ndata: x", "'hopz' must be a setting.*Did you mean 'hops'"),
+        (
+            "factors: {k: [4, 8], graph.k: [4, 8]}\ndata: x",
+            "a setting once .got 'k' twice",
+        ),
+        ("factors: {k: [4, 2.5]}\ndata: x", "'k' must be int"),
+        ("factors: {k: [4, 8]}\nbaseline: {graph: {hopz: 1}}\ndata: x", "'baseline': 'graph.hopz'"),
     ],
 )
 def test_bad_files_are_named(tmp_path: Path, text: str, message: str) -> None:
@@ -145,6 +154,23 @@ def test_bad_files_are_named(tmp_path: Path, text: str, message: str) -> None:
         read_study(file)
     with pytest.raises(ValueError, match="does not exist"):
         read_study(tmp_path / "other.yaml")
+
+
+@pytest.mark.parametrize(
+    "factors", ["{k: [2, 4]}", "{graph.k: [2, 4]}", "{graph: {k: [2, 4]}}", "{graph: {k: '2:4'}}"]
+)
+def test_a_setting_may_be_named_by_its_part(data: Path, tmp_path: Path, factors: str) -> None:
+    file = tmp_path / "study.yaml"
+    rest = f"baseline: {{graph: {{k: 2}}, max_steps: 2, batch_size: 8}}\ndata: {data}\n"
+    design = "design: latin-hypercube\narms: 3\n" if ":4" in factors else ""
+    file.write_text(f"factors: {factors}\n{rest}{design}encoder: {data / 'encoder'}\n")
+    study = read_study(file)
+    assert {arm["k"] for arm in study.arms} == ({2, 3, 4} if design else {2, 4})
+    assert study.settings == {"k": 2, "max_steps": 2, "batch_size": 8}
+    config, settings = {"graph.k": 4, "epochs": 1.0}, {"graph": {"k": 4}, "max_steps": None}
+    other = read_study(file, config=config, settings=settings)
+    assert other.settings == {"k": 4, "epochs": 1.0, "max_steps": None, "batch_size": 8}
+    assert other.baseline == {"k": 4}
 
 
 def test_the_command_plans_runs_resumes_and_reports(
