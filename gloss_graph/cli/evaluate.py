@@ -17,7 +17,7 @@ from gloss_graph._internal.folders import check_folder, claim
 from gloss_graph.reports import evaluation_markdown, plot_evaluation
 from gloss_graph.reports.evaluation import metric_title, shown_mean, shown_p, shown_value
 from gloss_graph.runs import Evaluation, compare_runs
-from gloss_graph.text.writers import csv_bytes
+from gloss_graph.text.tables import csv_bytes
 
 # With it the folder is whole.
 _REPORT = "evaluation.md"

@@ -237,7 +237,7 @@ def _write_csv(frame: pd.DataFrame, file: Path, max_text: int | None) -> Path:
     """Write a table whole or not at all; texts as every other format has them."""
     from gloss_graph._internal.files import atomic_write
     from gloss_graph.export.attributes import clean_text
-    from gloss_graph.text.writers import csv_bytes
+    from gloss_graph.text.tables import csv_bytes
 
     frame = frame.copy()
     for name in frame.columns:

@@ -27,7 +27,7 @@ from gloss_graph.cli.settings import typed_settings, was_typed
 from gloss_graph.cli.train import finish_run, read_parts, say_run
 from gloss_graph.runs import RunFolder
 from gloss_graph.text import Splits, load_encoder, read_table
-from gloss_graph.text.writers import write_table
+from gloss_graph.text.tables import write_table
 from gloss_graph.training import TextClassifier
 from gloss_graph.training.config import SETTINGS
 from gloss_graph.training.processes import find_device

@@ -13,8 +13,7 @@ from gloss_graph.cli.models import model_of, predict_by_model
 from gloss_graph.cli.predictions import answered, check_output
 from gloss_graph.text import read_features, read_table
 from gloss_graph.text.corpora import SEPARATOR
-from gloss_graph.text.tables import has_column
-from gloss_graph.text.writers import joined_names, write_table
+from gloss_graph.text.tables import has_column, joined_names, write_table
 from gloss_graph.training import Prediction, Run
 from gloss_graph.training.multilabel import THRESHOLD
 

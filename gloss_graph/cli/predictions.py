@@ -53,7 +53,7 @@ def answered(
         ValueError: Two columns of one name, or of `input_` and that of an answer.
     """
     wanted = [name for name in (text, text_b) if name is not None]
-    columns = read_columns(source, wanted, rest=True).rest
+    columns = read_columns(source).columns
     table: dict[str, Any] = {} if text is not None else {"text": corpus.texts}
     taken = {*answers, *(_TEXTS if text_b is not None else _TEXTS[:1])}
     for name, values in columns.items():

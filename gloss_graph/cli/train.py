@@ -26,7 +26,7 @@ from gloss_graph.text import (
     read_table,
     with_features,
 )
-from gloss_graph.text.origins import describe_file
+from gloss_graph.text.readers import describe_file
 from gloss_graph.text.tables import has_column
 from gloss_graph.training import RunResult, TrainConfig, train_text, with_unlabeled
 from gloss_graph.training.checkpoints import Checkpoints, different

@@ -20,7 +20,7 @@ from gloss_graph.studies.ablation_plots import plot_effect, plot_heatmap, plot_t
 from gloss_graph.studies.designs import DESIGNS
 from gloss_graph.studies.results import Results
 from gloss_graph.studies.trials import shown
-from gloss_graph.text.writers import csv_bytes
+from gloss_graph.text.tables import csv_bytes
 from gloss_graph.visualization.style import PagePicture, page_picture
 
 __all__ = ["write_report"]

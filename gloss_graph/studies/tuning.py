@@ -34,7 +34,7 @@ from gloss_graph.studies.engine import (
 )
 from gloss_graph.studies.space import check_space
 from gloss_graph.text import Splits, TextEncoder
-from gloss_graph.text.writers import csv_bytes
+from gloss_graph.text.tables import csv_bytes
 from gloss_graph.training.config import TrainConfig
 from gloss_graph.training.progress import TrialBar
 from gloss_graph.training.recorded import encoder_identity

@@ -18,7 +18,7 @@ from gloss_graph._internal.files import atomic_write
 from gloss_graph.analysis.scores import classification_scores, silhouette_scores
 from gloss_graph.graph import visible_split
 from gloss_graph.text import Corpus, Splits
-from gloss_graph.text.writers import csv_bytes
+from gloss_graph.text.tables import csv_bytes
 from gloss_graph.training.classifier import TextClassifier
 from gloss_graph.training.multilabel import set_scores
 
