@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator
 
 from gloss_graph._internal.files import atomic_write
-from gloss_graph.text.writers import csv_bytes
+from gloss_graph.text.tables import csv_bytes
 from gloss_graph.visualization.style import GREY, PALETTE, new_figure, save_figure, tidy_axes
 
 # Of the picture: the exponent is that of a straight line through the banks from here on.

@@ -26,7 +26,7 @@ from gloss_graph.text import (
     read_table,
 )
 from gloss_graph.text.corpora import string_list
-from gloss_graph.text.origins import joined_texts, read_again
+from gloss_graph.text.readers import joined_texts, read_again
 from gloss_graph.text.tables import has_column
 
 __all__ = ["Source", "SourceRows", "class_names", "read_corpus", "read_source"]

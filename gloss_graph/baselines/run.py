@@ -20,7 +20,7 @@ from gloss_graph.baselines.config import BertGCNConfig, GraphModelConfig, TextGC
 from gloss_graph.baselines.text_gcn import TextGCNClassifier
 from gloss_graph.runs import RunFolder
 from gloss_graph.text import Corpus, Splits, TextEncoder
-from gloss_graph.text.writers import csv_bytes
+from gloss_graph.text.tables import csv_bytes
 from gloss_graph.training.data import with_few_labels
 from gloss_graph.training.outcome import ClassReport, describe, split_scores
 from gloss_graph.training.run import check_labels

@@ -100,7 +100,7 @@ def _write(evaluation: Evaluation, out: Path) -> None:
     """Write `runs.csv`, `summary.csv`, `tests.csv`, `evaluation.png` and `evaluation.md`."""
     from gloss_graph._internal.files import atomic_write
     from gloss_graph.reports import evaluation_markdown, plot_evaluation
-    from gloss_graph.text.writers import csv_bytes
+    from gloss_graph.text.tables import csv_bytes
 
     content = {
         f"{name}.csv": csv_bytes(getattr(evaluation, name)) for name in ("runs", "summary", "tests")

@@ -383,7 +383,7 @@ class _Answers:
         """Write a table whole or not at all, with texts as in every other format."""
         from gloss_graph._internal.files import atomic_write
         from gloss_graph.export.attributes import clean_text
-        from gloss_graph.text.writers import csv_bytes
+        from gloss_graph.text.tables import csv_bytes
 
         frame = frame.copy()
         for column in frame.columns:

@@ -40,8 +40,7 @@ def predict(
     """
     from gloss_graph._internal.files import utf8_folder
     from gloss_graph.text import read_features, read_table
-    from gloss_graph.text.tables import has_column
-    from gloss_graph.text.writers import write_table
+    from gloss_graph.text.tables import has_column, write_table
 
     check_output(output)
     if (kind := _model_of(run)) is not None:
@@ -118,7 +117,7 @@ def _predict_by_model(
     from gloss_graph.baselines.text_gcn import NEW_DOCUMENTS
     from gloss_graph.runs import RunFolder
     from gloss_graph.text import read_table
-    from gloss_graph.text.writers import write_table
+    from gloss_graph.text.tables import write_table
     from gloss_graph.training import TextClassifier
 
     if model != "bert-gcn":
@@ -186,7 +185,7 @@ def input_columns(
     from gloss_graph.text.tables import read_columns
 
     wanted = [name for name in (text, text_b) if name is not None]
-    columns = read_columns(source, wanted, rest=True).rest
+    columns = read_columns(source).columns
     table: dict[str, Any] = {} if text is not None else {"text": corpus.texts}
     taken = {*answers, *(_TEXTS if text_b is not None else _TEXTS[:1])}
     for name, values in columns.items():
@@ -248,7 +247,7 @@ def _classes(run: Run, heads: dict[str, Tensor], confidence: Tensor) -> dict[str
 def _sets(run: Run, heads: dict[str, Tensor], confidence: Tensor) -> dict[str, Any]:
     """The label set of every document, and the probability of every class."""
     from gloss_graph.text.corpora import SEPARATOR
-    from gloss_graph.text.writers import joined_names
+    from gloss_graph.text.tables import joined_names
     from gloss_graph.training.outcome import THRESHOLD
 
     separator = run.settings.get("data", {}).get("separator", SEPARATOR)

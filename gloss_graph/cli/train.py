@@ -358,7 +358,7 @@ def described_files(
     train: Path, unlabeled: Path | None, columns: dict[str, Any], splits: Splits
 ) -> list[dict[str, Any]]:
     """The files of the training documents, and their ids: those without labels come last."""
-    from gloss_graph.text.origins import describe_file
+    from gloss_graph.text.readers import describe_file
 
     named = {name: columns[name] for name in ("text", "text_b")}
     files = [describe_file(train, **named)]

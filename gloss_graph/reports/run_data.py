@@ -76,8 +76,7 @@ def _table(file: Path) -> pd.DataFrame:
     if not file.read_bytes().strip():
         return pd.DataFrame()
     try:
-        table = read_columns(file, (), rest=True, allow_empty=True)
-        table = table._replace(columns=table.rest)
+        table = read_columns(file, allow_empty=True)
         columns = {
             name: values if name in _WORDS else table.parsed(name, _number)
             for name, values in table.columns.items()

@@ -21,8 +21,7 @@ from gloss_graph.runs.provenance import provenance
 from gloss_graph.text import Corpus
 from gloss_graph.text.checkpoints import file_digest
 from gloss_graph.text.corpora import UNLABELED
-from gloss_graph.text.tables import has_column, read_columns
-from gloss_graph.text.writers import csv_bytes, joined_names
+from gloss_graph.text.tables import csv_bytes, has_column, joined_names, read_columns
 
 _CONFIG, _METRICS, _LABELS = "config.json", "metrics.json", "labels_used.csv"
 _MODEL, _MEMORY, _CHECKPOINTS = "model", "memory", "checkpoints"

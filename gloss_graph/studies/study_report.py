@@ -18,7 +18,7 @@ from gloss_graph.reports.page import render_page
 from gloss_graph.studies.plots import plot_effect, plot_heatmap, plot_tornado
 from gloss_graph.studies.results import Results
 from gloss_graph.studies.trials import DESIGNS, shown
-from gloss_graph.text.writers import csv_bytes
+from gloss_graph.text.tables import csv_bytes
 from gloss_graph.visualization.style import PagePicture, page_picture
 
 # Pairs of factors a report draws at most.

@@ -31,7 +31,7 @@ from gloss_graph.studies.engine import (
 )
 from gloss_graph.studies.trials import error_text, read_range
 from gloss_graph.text import Splits, TextEncoder
-from gloss_graph.text.writers import csv_bytes
+from gloss_graph.text.tables import csv_bytes
 from gloss_graph.training.config import (
     SETTINGS,
     TrainConfig,

@@ -20,7 +20,7 @@ from gloss_graph.text import (
     read_table,
     stratified_draw,
 )
-from gloss_graph.text.pooling import POOLINGS
+from gloss_graph.text.encoders import POOLINGS
 from gloss_graph.training import encoder_identity, with_unlabeled
 from gloss_graph.training.config import read_settings, setting_named
 

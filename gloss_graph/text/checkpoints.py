@@ -1,4 +1,4 @@
-"""Model folders: reading them safely and quietly, writing them in one piece."""
+"""Hugging Face model folders, read safely and quietly."""
 
 from __future__ import annotations
 
@@ -16,22 +16,20 @@ from safetensors import safe_open
 from torch import nn
 
 from gloss_graph._internal.extras import require
-from gloss_graph._internal.limits import read_object
 
 __all__ = [
     "ENCODER_FILE",
     "file_digest",
     "folder_digest",
-    "hub_file",
     "quiet_transformers",
     "read_checkpoint",
 ]
 
-#: Marks the folder of a saved encoder.
 ENCODER_FILE = "encoder.json"
-# What of a model folder decides its embeddings: weights, settings, vocabulary.
+"""Marks the folder of a saved encoder."""
+
+# The files of a model folder that decide its embeddings: weights, settings, vocabulary.
 _KINDS = (".safetensors", ".json", ".txt", ".model")
-_BLOCK = 2**20
 # Weights a model may have beyond twice those in its files: small parts that are random at first.
 _SPARE_WEIGHTS = 2**22
 
@@ -39,28 +37,10 @@ _SPARE_WEIGHTS = 2**22
 def read_checkpoint(
     name: str, *, revision: str | None = None, local_files_only: bool = False
 ) -> tuple[nn.Module, Any]:
-    """Read a Hugging Face model without its task head, and its tokenizer.
+    """Read a Hugging Face model without its task head, float32 in eval mode, and its tokenizer.
 
-    Weights are read from safetensors only and code that comes with a model is never run, so
-    nothing in a checkpoint is executed. Weights are converted to float32. An unused pooling layer
-    is left out where the model class allows it: its parameters would never receive a gradient,
-    which distributed training does not forgive.
-
-    Args:
-        name: A folder, or an id on the Hugging Face hub.
-        revision: Branch, tag or commit of a hub id.
-        local_files_only: Whether to use what was downloaded before and stay off the network.
-
-    Returns:
-        The model in eval mode and the tokenizer.
-
-    Raises:
-        ValueError: If the folder is missing or incomplete; if the id is unknown or cannot be
-            reached; if there are no safetensors weights or no tokenizer, or the model is of an
-            unknown type, needs code of its own, or is far larger than its weights.
-
-    Warns:
-        UserWarning: If the checkpoint lacks weights of the model, which are random then.
+    Weights are read from safetensors only and code that comes with a model is never run. A warning
+    names weights that the checkpoint lacks.
     """
     require("transformers", extra="text")
     from transformers import AutoConfig, AutoModel
@@ -84,7 +64,7 @@ def read_checkpoint(
             )
     except _NoTokenizerError:
         raise
-    except Exception as error:  # What damaged folders raise has no base in common.
+    except Exception as error:  # The errors of damaged folders share no base.
         if "trust_remote_code" in str(error):
             raise _needs_code(name) from error
         reason = " ".join(str(error).split())[:300] or type(error).__name__
@@ -100,22 +80,6 @@ def read_checkpoint(
             stacklevel=3,
         )
     return model.to(torch.float32).eval(), tokenizer
-
-
-def hub_file(
-    name: str, file: str, *, revision: str | None = None, local_files_only: bool = False
-) -> Path | None:
-    """The local path of one file of a model, fetched if need be; None if there is no such file."""
-    require("transformers", extra="text")
-    from transformers.utils import cached_file
-
-    try:
-        path = cached_file(
-            name, file, revision=revision or "main", local_files_only=local_files_only
-        )
-    except (OSError, ValueError):
-        return None
-    return None if path is None else Path(path)
 
 
 @contextmanager
@@ -136,10 +100,7 @@ def quiet_transformers() -> Iterator[None]:
 
 
 def folder_digest(folder: str | Path) -> str:
-    """Sixteen hexadecimal digits of what decides the embeddings of a model folder.
-
-    Cost: reading its files once.
-    """
+    """Sixteen hexadecimal digits of the files that decide the embeddings of a model folder."""
     folder = Path(folder)
     files = [*folder.glob("*"), *folder.glob("*_Pooling/*")]
     digest = hashlib.sha256()
@@ -158,7 +119,7 @@ def file_digest(file: str | Path) -> str:
 
 def _add_file(digest: Any, file: Path) -> None:
     with file.open("rb") as content:
-        while block := content.read(_BLOCK):
+        while block := content.read(2**20):
             digest.update(block)
 
 
@@ -167,16 +128,15 @@ class _NoTokenizerError(ValueError):
 
 
 def _read_tokenizer(name: str, where: dict[str, Any]) -> Any:
-    """The tokenizer of a model whose configuration could be read."""
     from transformers import AutoTokenizer
 
     problem = "no tokenizer files"
     try:
         tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False, **where)
-        # What transformers makes up where there are no files: every word is unknown to it.
+        # Without files transformers makes one up, to which every word is unknown.
         if not set(tokenizer.get_vocab()) <= set(tokenizer.all_special_tokens):
             return tokenizer
-    except Exception as error:  # What damaged files raise has no base in common.
+    except Exception as error:  # The errors of damaged files share no base.
         if "trust_remote_code" in str(error):
             raise
         problem = " ".join(str(error).split())[:200] or type(error).__name__
@@ -188,20 +148,14 @@ def _read_tokenizer(name: str, where: dict[str, Any]) -> Any:
 
 def _needs_code(name: str) -> ValueError:
     """The error of a model that would have to run code of its folder."""
-    files = [file for file in ("config.json", "tokenizer_config.json") if _has_code(name, file)]
+    paths = [Path(name, file) for file in ("config.json", "tokenizer_config.json")]
+    files = [p.name for p in paths if p.is_file() and b'"auto_map"' in p.read_bytes()]
     where = f", named under 'auto_map' in its {' and '.join(files)}" if files else ""
     return ValueError(
-        f"'name' must be a model that transformers knows (got {name!r}, which brings code of its "
-        f"own{where}). Such code is never run here. Use another model, or load this one yourself "
-        "and wrap it: TextEncoder(model, tokenizer, pooling=...)."
+        f"'name' must be a model that transformers knows (got {name!r}, which needs the code in "
+        f"its folder{where}). Such code is never run here. Use another model, or load this one "
+        "yourself and wrap it: TextEncoder(model, tokenizer, pooling=...)."
     )
-
-
-def _has_code(name: str, file: str) -> bool:
-    try:
-        return "auto_map" in read_object(Path(name) / file)
-    except (OSError, ValueError):
-        return False
 
 
 def _check_kernels(config: Any) -> None:
@@ -216,10 +170,7 @@ def _check_kernels(config: Any) -> None:
 
 
 def _check_size(folder: Path, config: Any) -> None:
-    """Refuse a configuration that describes far more weights than a folder has.
-
-    They would be made up at random, however many.
-    """
+    """Refuse a configuration of far more weights than a folder has: they would be random."""
     from transformers import AutoModel
 
     tensors = total = 0
@@ -243,7 +194,7 @@ def _check_size(folder: Path, config: Any) -> None:
 
 
 def _checked_name(name: str) -> str:
-    """The name as Hugging Face takes it; what can only be a path must be a model folder."""
+    """The name as Hugging Face takes it; a name that can only be a path must be a model folder."""
     folder = Path(name).expanduser()
     if folder.is_dir():
         if not (folder / "config.json").is_file():
@@ -266,5 +217,6 @@ def _without_pooling_layer(config: Any) -> dict[str, Any]:
     model_class = MODEL_MAPPING.get(type(config), None)
     if not inspect.isclass(model_class):  # unknown, or a choice of several classes
         return {}
+    # Distributed training refuses parameters without a gradient.
     arguments = inspect.signature(model_class.__init__).parameters
     return {"add_pooling_layer": False} if "add_pooling_layer" in arguments else {}

@@ -16,31 +16,31 @@ UNLABELED = -1
 """The label of a document whose class is not known."""
 
 SEPARATOR = ";"
-"""What stands between the labels of a document in a file, unless another is named."""
+"""Separates the labels of a document in a file by default."""
 
 
 @dataclass(frozen=True, repr=False)
 class Corpus:
-    """Documents in a fixed order, each with a label and an identity of its own.
+    """Documents in a fixed order, each with a label and an identity.
 
     Args:
         texts: The N documents.
-        labels: N class numbers in ``[0, C)``, -1 for an unlabeled document.
-        ids: N distinct non-negative identities. They travel with a document through selections
-            and splits, so that a memory recognises it in every epoch.
+        labels: N class numbers in `[0, C)`, -1 for an unlabeled document.
+        ids: N distinct non-negative identities. They stay with a document through selections and
+            splits, so that a memory recognizes it in every epoch.
         label_names: The C class names, in the order of the class numbers.
         texts_b: The second text of every document where documents are pairs.
-        name: What to call the corpus in messages and reports.
-        features: (N, D) float32 array of precomputed features, finite, where there are some.
-        label_sets: For documents of several classes, N lists of class numbers (an empty one is a
-            document of no class), None for an unlabeled document. ``labels`` are then made from
-            them, whatever is given: 0 for a labeled document and -1 for the others.
-        separator: What stands between the names of a label set in the files that are written.
+        name: Name of the corpus in messages and reports.
+        features: (N, D) finite float32 array of precomputed features, if there are any.
+        label_sets: For documents with several classes, N lists of class numbers (an empty list is
+            a document of no class), None for an unlabeled document. `labels` are then derived
+            from them: 0 for a labeled document and -1 for the others.
+        separator: Separates the names of a label set in the files that are written.
 
     Raises:
-        ValueError: If lengths differ, an id is used twice or is negative, a label is outside
-            ``[-1, C)`` or twice in a set, a class name is used twice or, with label sets, holds
-            the separator, or a value has the wrong type.
+        ValueError: Lengths differ, an id is repeated or negative, a label is outside `[-1, C)` or
+            twice in a set, a class name is repeated or, with label sets, holds the separator, or
+            a value has the wrong type.
 
     Example:
         >>> corpus = Corpus(["good", "bad", "well"], [1, 0, -1], [0, 1, 2], ["neg", "pos"])
@@ -48,10 +48,6 @@ class Corpus:
         Corpus(3 documents, 2 classes, 1 unlabeled)
         >>> corpus.select([2, 0]).ids
         [2, 0]
-
-    See Also:
-        :func:`~gloss_graph.text.read_table` to read one from a file;
-        :func:`~gloss_graph.text.docstring_corpus` for one that needs no file.
     """
 
     texts: list[str]
@@ -65,45 +61,42 @@ class Corpus:
     separator: str = SEPARATOR
 
     def __post_init__(self) -> None:
-        for part in ("texts", "texts_b", "label_names"):
-            if part != "texts_b" or self.texts_b is not None:
-                object.__setattr__(self, part, string_list(part, getattr(self, part)))
-        number = len(self.texts)
+        def store(name: str, value: Any) -> None:
+            object.__setattr__(self, name, value)
+
+        store("texts", string_list("texts", self.texts))
+        store("label_names", string_list("label_names", self.label_names))
+        if self.texts_b is not None:
+            store("texts_b", string_list("texts_b", self.texts_b))
         if self.label_sets is not None:
-            sets = _sets(self.label_sets, len(self.label_names))
-            object.__setattr__(self, "label_sets", sets)
-            object.__setattr__(self, "labels", [UNLABELED if s is None else 0 for s in sets])
+            sets = _checked_sets(self.label_sets, self.num_classes)
+            store("label_sets", sets)
+            store("labels", [UNLABELED if members is None else 0 for members in sets])
             if name := next((name for name in self.label_names if self.separator in name), None):
                 raise ValueError(
                     f"'label_names' must not hold the separator {self.separator!r} of label sets "
                     f"(got {name!r}). Name another separator (--separator), or rename the class."
                 )
-        for part in ("labels", "ids"):
-            object.__setattr__(self, part, _integers(part, getattr(self, part)))
-        for part in ("labels", "ids", "texts_b"):
-            values = getattr(self, part)
-            if values is not None and len(values) != number:
-                part = "label_sets" if part == "labels" and self.label_sets is not None else part
+        store("labels", _integers("labels", self.labels))
+        store("ids", _integers("ids", self.ids))
+        lengths = {"label_sets" if self.multilabel else "labels": len(self.labels)}
+        lengths["ids"] = len(self.ids)
+        if self.texts_b is not None:
+            lengths["texts_b"] = len(self.texts_b)
+        for part, length in lengths.items():
+            if length != len(self):
                 raise ValueError(
-                    f"'{part}' must hold one value per document (got {len(values)} for {number} "
+                    f"'{part}' must hold one value per document (got {length} for {len(self)} "
                     "texts). Give every document one."
                 )
-        if number and min(self.ids) < 0:
+        if min(self.ids, default=0) < 0:
             raise ValueError(
                 f"'ids' must not be negative (got {min(self.ids)}). Number the documents from 0."
             )
-        if len(set(self.ids)) != number:
-            raise ValueError(
-                f"'ids' must be distinct (got {_first_repeated(self.ids)} more than once). Give "
-                "every document an identity of its own."
-            )
-        if len(set(self.label_names)) != len(self.label_names):
-            raise ValueError(
-                f"'label_names' must be distinct (got {_first_repeated(self.label_names)!r} more "
-                "than once). Merge the classes or rename one."
-            )
+        _check_distinct("ids", self.ids, "Number the documents from 0.")
+        _check_distinct("label_names", self.label_names, "Merge the classes or rename one.")
         if self.features is not None:
-            object.__setattr__(self, "features", _matrix(self.features, number))
+            store("features", _matrix(self.features, len(self)))
         for position, label in enumerate(self.labels):
             if not UNLABELED <= label < self.num_classes:
                 raise ValueError(
@@ -130,11 +123,10 @@ class Corpus:
     def targets(self) -> np.ndarray:
         """(N, C) float32, 1 where a document has a class; rows of NaN for unlabeled documents."""
         table = np.zeros((len(self), self.num_classes), dtype=np.float32)
+        table[np.asarray(self.labels, dtype=np.int64) < 0] = np.nan
         sets = [[c] if c >= 0 else None for c in self.labels]
         for row, members in enumerate(sets if self.label_sets is None else self.label_sets):
-            table[row, slice(None) if members is None else members] = (
-                np.nan if members is None else 1
-            )
+            table[row, members or []] = 1
         return table
 
     @property
@@ -144,24 +136,21 @@ class Corpus:
 
     @property
     def class_counts(self) -> list[int]:
-        """Labeled documents per class, C values; one of several classes counts for each."""
-        if self.label_sets is not None:
+        """Labeled documents per class, C values; a document counts for each of its classes."""
+        if self.multilabel:
             return np.nansum(self.targets, axis=0).astype(np.int64).tolist()
         labels = np.asarray(self.labels, dtype=np.int64)
         return np.bincount(labels[labels >= 0], minlength=self.num_classes).tolist()
 
     def select(self, indices: Iterable[Any]) -> Corpus:
-        """Take the documents at some positions, in the order given.
+        """The documents at some positions, in the order given.
 
         Args:
-            indices: Positions (not ids) in ``[0, N)``, each at most once: a list, an array or a
-                tensor. A boolean mask of length N is taken as one.
-
-        Returns:
-            A new corpus; ids, class names and the name are kept.
+            indices: Distinct positions (not ids) in `[0, N)`, or a boolean mask of length N: a
+                list, an array or a tensor.
 
         Raises:
-            ValueError: If a position is out of range or repeated, or a mask has a wrong length.
+            ValueError: A position is out of range or repeated, or a mask has a wrong length.
         """
         chosen = np.asarray(indices if hasattr(indices, "__array__") else list(indices))
         if chosen.dtype == np.bool_:
@@ -178,11 +167,7 @@ class Corpus:
                 f"'indices' must lie in [0, {len(self)}) (got {outside[0]}). Positions are "
                 "counted from 0; ids are not positions."
             )
-        if len(set(positions)) != len(positions):
-            raise ValueError(
-                f"'indices' must be distinct (got {_first_repeated(positions)} more than once). "
-                "A corpus holds a document once; repeat it in the sampler instead."
-            )
+        _check_distinct("indices", positions, "Repeat a document in the sampler instead.")
         return replace(
             self,
             texts=[self.texts[position] for position in positions],
@@ -200,11 +185,11 @@ class Splits:
 
     Args:
         train: Documents to learn from.
-        val: Documents to choose settings and stop by, or None.
+        val: Documents for the choice of settings and for early stopping, or None.
         test: Documents to report on, or None.
 
     Raises:
-        ValueError: If class names differ between parts or an id occurs in two of them.
+        ValueError: Class names differ between parts or an id occurs in two of them.
 
     Example:
         >>> train = Corpus(["a", "b"], [0, 1], [0, 1], ["x", "y"])
@@ -218,10 +203,8 @@ class Splits:
     test: Corpus | None = None
 
     def __post_init__(self) -> None:
-        seen = set(self.train.ids)
-        for part, corpus in (("val", self.val), ("test", self.test)):
-            if corpus is None:
-                continue
+        seen: set[int] = set()
+        for part, corpus in self.parts.items():
             if corpus.multilabel != self.train.multilabel:
                 raise ValueError(
                     f"'{part}' must have label sets exactly if 'train' has (got {corpus!r}, train "
@@ -242,7 +225,7 @@ class Splits:
 
     @property
     def parts(self) -> dict[str, Corpus]:
-        """The parts there are, by name."""
+        """The parts that are present, by name."""
         parts = {"train": self.train, "val": self.val, "test": self.test}
         return {name: part for name, part in parts.items() if part is not None}
 
@@ -255,19 +238,19 @@ class Splits:
 def stratified_draw(labels: Sequence[int], fraction: float, *, seed: int = 0) -> list[int]:
     """Draw a share of the labeled documents, the same share of every class.
 
-    Shares are rounded so that their sum is right (largest remainders first) and every class keeps
-    at least one document, so a class with a single member is never drawn from.
+    Shares are rounded by largest remainders, and every class keeps at least one document that is
+    not drawn.
 
     Args:
         labels: Class numbers, -1 for unlabeled documents, which are never drawn.
-        fraction: Share of the labeled documents to draw, in ``(0, 1)``; at least one is drawn.
-        seed: Of the draw.
+        fraction: Share of the labeled documents to draw, in `(0, 1)`; at least one is drawn.
+        seed: Seed of the draw.
 
     Returns:
         Positions in ascending order.
 
     Raises:
-        ValueError: If ``fraction`` is outside ``(0, 1)`` or no class has two documents.
+        ValueError: `fraction` is outside `(0, 1)` or no class has two documents.
 
     Example:
         >>> len(stratified_draw([0] * 10 + [1] * 30 + [2], 0.25))
@@ -310,7 +293,7 @@ def string_list(field: str, values: Iterable[str]) -> list[str]:
     return strings
 
 
-def _sets(sets: Iterable[Any], number: int) -> list[list[int] | None]:
+def _checked_sets(sets: Iterable[Any], number: int) -> list[list[int] | None]:
     """Label sets in ascending order."""
     found: list[list[int] | None] = []
     for position, members in enumerate(sets):
@@ -323,8 +306,8 @@ def _sets(sets: Iterable[Any], number: int) -> list[list[int] | None]:
                 f"position {position}). Write one class as a list of one."
             )
         numbers = sorted(_integers("label_sets", members))
-        outside = [label for label in numbers if not 0 <= label < number]
-        if outside or len(set(numbers)) != len(numbers):
+        inside = all(0 <= label < number for label in numbers)
+        if not inside or len(set(numbers)) != len(numbers):
             raise ValueError(
                 f"'label_sets' must hold distinct class numbers below {number} (got {numbers} at "
                 f"position {position}). Extend 'label_names' or correct it."
@@ -352,5 +335,7 @@ def _integers(field: str, values: Iterable[Any]) -> list[int]:
         ) from None
 
 
-def _first_repeated(values: Sequence[Any]) -> Any:
-    return Counter(values).most_common(1)[0][0]
+def _check_distinct(field: str, values: Sequence[Any], advice: str) -> None:
+    if len(set(values)) != len(values):
+        repeated = Counter(values).most_common(1)[0][0]
+        raise ValueError(f"'{field}' must be distinct (got {repeated!r} more than once). {advice}")

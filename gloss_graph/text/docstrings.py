@@ -1,4 +1,4 @@
-"""A labeled corpus without a download: what the scientific Python stack says about itself."""
+"""A labeled corpus without a download: the docstrings of the scientific Python stack."""
 
 from __future__ import annotations
 
@@ -10,18 +10,19 @@ import inspect
 import re
 import warnings
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Collection, Iterator, Mapping
+from itertools import pairwise
 from pathlib import Path
 from types import MappingProxyType
-from typing import NamedTuple
 
 import numpy as np
 
 from gloss_graph.text.corpora import Corpus, Splits
-from gloss_graph.text.masking import MASK, mask_docstring
 
-__all__ = ["TOPICS", "docstring_corpus"]
+__all__ = ["MASK", "TOPICS", "docstring_corpus", "mask_docstring"]
+
+MASK = "NAME"
+"""Replaces a masked name."""
 
 TOPICS: Mapping[str, str] = MappingProxyType(
     {
@@ -66,10 +67,10 @@ TOPICS: Mapping[str, str] = MappingProxyType(
         "text generation": "transformers/generation",
     }
 )
-"""Topic to the folders and files, relative to where packages are installed, that speak of it."""
+"""Topic to its folders and files, relative to the place where packages are installed."""
 
 MIN_DOCUMENTS = 2_000
-"""What the pool of documents holds at least, whatever versions are installed."""
+"""The fewest documents that the installed packages must give."""
 
 # fmt: off
 _PACKAGES = frozenset({
@@ -81,37 +82,70 @@ _MIN_WORDS = 8
 _MIN_PER_TOPIC = 10
 _SKIPPED = re.compile(r"/(?:tests?|testing|_vendor|externals|_?test_[^/]*|[^/]*_test)(?:/|\.py$)")
 
+# Section headings of Google style (alone on a line), and field lists. Underlined headings of
+# numpydoc are recognised by their underline.
+_HEADINGS = (
+    "args|arguments|attributes|examples?|inputs?|kwargs|keyword arg(?:ument)?s|keyword parameters"
+    "|notes?|other parameters|outputs?|parameters|raises|references|returns?|see also|shapes?"
+    "|usage|warnings?|warns|yields"
+)
+_SECTION = re.compile(
+    rf"(?:[*]{{0,2}}(?:{_HEADINGS})[*:\s]*|:(?:param|type|returns?|rtype|raises)\b.*)$",
+    re.IGNORECASE,
+)
+_UNDERLINE = re.compile(r"\s*([-=~^\"'*+#])\1{2,}\s*$")
+_SIGNATURE = re.compile(r"[\w.]+\(.*\)\s*(?:->.*|:)?$")
+_DROPPED_LINE = re.compile(
+    r"\s*(?:>>>|\.\.\.(?:\s|$)|In \[\d+\]|import\s+\w|from\s+[\w.]+\s+import\b|[$%]\s|[|+=-]{3,})"
+)
+_DIRECTIVE = re.compile(r"\s*\.\.(?:\s|$)")
 
-class _Document(NamedTuple):
-    topic: str
-    text: str
+_INLINE: tuple[tuple[re.Pattern[str], str], ...] = (
+    (re.compile(r"Read more in the :ref:`[^`]*`\.?"), " "),  # the signature of one library
+    (re.compile(r":math:`[^`]*`|\$[^$\n]{1,200}\$"), " "),
+    (re.compile(r":[\w:+-]+:`[^`]*`"), f" {MASK} "),
+    (re.compile(r"`([^`<]*?)\s*<[^`>]*>`_{1,2}"), r"\1"),
+    (re.compile(r"https?://\S+|www\.\S+|\b(?:doi|arXiv):\S+", re.IGNORECASE), " "),
+    (re.compile(r"\[[\w#*-]{1,12}\]_|\|[\w -]+\|_{0,2}"), " "),
+    (re.compile(r"%\(\w+\)s|\{\{?[^{}\n]*\}?\}|\$\{?\w+\}?"), " "),
+    # Inline code: a plain lower-case word (usually a parameter) reads on, other code is masked.
+    (re.compile(r"``?([a-z]+)``?"), r"\1"),
+    (re.compile(r"``?[^`\n]*``?"), f" {MASK} "),
+    (re.compile(r"\b[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)+(?:\(\))?|\b\w+\([^()\s]*\)"), f" {MASK} "),
+    # Identifiers by their shape: snake_case, camelCase and CapWords, letters before a digit.
+    (
+        re.compile(r"\b\w*_\w*\b|\b[A-Za-z]*[a-z][A-Z]\w*|\b[A-Z]{2,}[a-z]\w+|\b[A-Za-z]+\d\w*"),
+        MASK,
+    ),
+    (re.compile(r"[*]{1,2}|::|\\[A-Za-z]*"), " "),
+)
+_WORD = re.compile(r"[A-Za-z]+")
+_REPEATED = re.compile(rf"\b{MASK}(?:\W+{MASK}\b)+")
+_SPACE_BEFORE_POINT = re.compile(r"\s+(?=[,.;:)])")
 
 
 def docstring_corpus(*, max_documents: int = 4_000, seed: int = 0) -> Splits:
     """Build a topic classification corpus from the docstrings of installed packages.
 
-    A document is the summary and extended description of one public function, class or method of
-    a package that this one depends on, at most 600 characters; its class is the topic
-    (:data:`TOPICS`) of the subpackage it was found in. Names that would give the class away
-    (packages, subpackages, modules, the object's own name, every identifier) are masked, code,
-    references and addresses are removed, and texts that open alike are kept once, or not at all
-    where their topics differ.
+    A document is the summary and description of one public function, class or method, at most 600
+    characters; its class is the topic (`TOPICS`) of its subpackage. Names that would reveal the
+    class (packages, modules, the object, every identifier) are masked, code, references and
+    addresses are removed. Of texts with one opening the first is kept, or none where their topics
+    differ.
 
-    Sources are parsed, never imported, so nothing of the packages runs, and the corpus does not
-    depend on what is already imported. The same installed versions and the same seed give the
-    same documents in the same order; other versions give other documents. Documents keep their
-    ids whatever the seed and the size.
+    Sources are parsed and never run. The same installed versions and the same seed give the same
+    documents in the same order. A document keeps its id whatever the seed and the size.
 
     Args:
         max_documents: Size of the corpus. Large topics are cut first, down to a common size.
-        seed: Of the cut, the split and the order.
+        seed: Seed of the cut, the split and the order.
 
     Returns:
         Training, validation and test part: 60, 10 and 30 percent of every class.
 
     Raises:
-        ValueError: If ``max_documents`` leaves fewer than ten documents for a class.
-        RuntimeError: If the installed packages give fewer than 2,000 documents, or a topic fewer
+        ValueError: `max_documents` leaves fewer than ten documents for a class.
+        RuntimeError: The installed packages give fewer than 2,000 documents, or a topic fewer
             than ten; the message says which packages are missing.
 
     Cost: about ten seconds for the first call of a process; later calls reuse the parsed pool.
@@ -120,68 +154,62 @@ def docstring_corpus(*, max_documents: int = 4_000, seed: int = 0) -> Splits:
         >>> train = docstring_corpus(max_documents=400).train
         >>> train.num_classes, train.label_names[:2]
         (18, ['clustering and projection', 'data preparation'])
-
-    See Also:
-        :func:`~gloss_graph.text.read_splits` for documents of your own.
     """
-    fewest = _MIN_PER_TOPIC * len(TOPICS)
+    names = sorted(TOPICS)
+    fewest = _MIN_PER_TOPIC * len(names)
     if max_documents < fewest:
         raise ValueError(
-            f"'max_documents' must be at least {fewest}, ten for each of {len(TOPICS)} topics "
+            f"'max_documents' must be at least {fewest}, ten for each of {len(names)} topics "
             f"(got {max_documents}). Ask for more documents."
         )
     pool = _pool()
-    names = sorted(TOPICS)
-    topics = np.array([names.index(document.topic) for document in pool])
-    members = [np.flatnonzero(topics == number) for number in range(len(names))]
-    most = _common_limit([len(group) for group in members], max_documents)
+    topics = np.array([names.index(topic) for topic, _ in pool])
+    sizes = np.bincount(topics)
+    # The largest common limit with which the classes fit.
+    most = next(n for n in range(sizes.max(), 0, -1) if np.minimum(sizes, n).sum() <= max_documents)
     rng = np.random.default_rng(seed)
     parts: tuple[list[int], list[int], list[int]] = ([], [], [])
-    for group in members:
-        drawn = rng.permutation(group)[:most].tolist()
+    for topic in range(len(names)):
+        drawn = rng.permutation(np.flatnonzero(topics == topic))[:most].tolist()
         val, test = round(0.1 * len(drawn)), round(0.4 * len(drawn))
-        for part, positions in zip(
-            parts, (drawn[test:], drawn[:val], drawn[val:test]), strict=True
-        ):
-            part.extend(positions)
+        parts[0].extend(drawn[test:])
+        parts[1].extend(drawn[:val])
+        parts[2].extend(drawn[val:test])
     corpora = []
     for part in parts:
         order = rng.permutation(part).tolist()
-        corpora.append(
-            Corpus(
-                texts=[pool[position].text for position in order],
-                labels=[int(topics[position]) for position in order],
-                ids=order,
-                label_names=names,
-                name="docstrings",
-            )
-        )
+        texts, labels = [pool[place][1] for place in order], topics[order].tolist()
+        corpora.append(Corpus(texts, labels, order, names, name="docstrings"))
     return Splits(*corpora)
 
 
-@contextmanager
-def _collector_paused() -> Iterator[None]:
-    """Without cyclic garbage collection: trees have no cycles, and it nearly doubles the time."""
+@functools.cache
+def _pool() -> tuple[tuple[str, str], ...]:
+    """Topic and text of every document, in the order of topics, files and lines."""
     running = gc.isenabled()
-    gc.disable()
+    gc.disable()  # Syntax trees have no cycles; looking for them nearly doubles the time.
     try:
-        yield
+        pool, missing = _collected()
     finally:
         if running:
             gc.enable()
+    counts = {topic: sum(found == topic for found, _ in pool) for topic in sorted(TOPICS)}
+    small = [topic for topic, count in counts.items() if count < _MIN_PER_TOPIC]
+    if len(pool) < MIN_DOCUMENTS or small:
+        raise RuntimeError(
+            f"The installed packages give {len(pool)} documents (at least {MIN_DOCUMENTS} are "
+            f"needed); too few for: {', '.join(small) or 'the total'}; not found: "
+            f"{', '.join(missing) or 'nothing'}. Install these packages with their sources, or "
+            "read other documents with read_splits."
+        )
+    return pool
 
 
-@functools.cache
-@_collector_paused()
-def _pool() -> tuple[_Document, ...]:
-    """Every document, in the order of topics, files and lines."""
-    subpackages = {
-        name.lower().removesuffix(".py")
-        for paths in TOPICS.values()
-        for name in re.split(r"[ /]", paths)
-    }
-    names = subpackages | _PACKAGES
-    found: dict[str, _Document] = {}
+def _collected() -> tuple[tuple[tuple[str, str], ...], list[str]]:
+    """The documents, and the sources that are not installed."""
+    subpackages = re.split(r"[ /]", " ".join(TOPICS.values()).lower())
+    names = _PACKAGES.union(name.removesuffix(".py") for name in subpackages)
+    found: dict[str, tuple[str, str]] = {}
     topics_of: defaultdict[str, set[str]] = defaultdict(set)
     missing: list[str] = []
     for topic in sorted(TOPICS):
@@ -190,35 +218,21 @@ def _pool() -> tuple[_Document, ...]:
             if not files:
                 missing.append(source)
             for module, file in files:
-                own_path = {
-                    part.strip("_") for part in module.lower().removesuffix(".py").split("/")
-                }
-                for own_names, doc in _docstrings(file):
-                    text = mask_docstring(doc, names | own_path | own_names)
+                path = module.lower().removesuffix(".py").split("/")
+                for hidden, doc in docstrings_of(file):
+                    text = mask_docstring(doc, {*names, *hidden, *(p.strip("_") for p in path)})
                     words = re.findall(r"[A-Za-z]{2,}", text)
                     if len(words) - words.count(MASK) < _MIN_WORDS:
                         continue
                     opening = re.sub(r"[^a-z]", "", text.lower())[:80]
                     topics_of[opening].add(topic)
-                    found.setdefault(opening, _Document(topic, text))
+                    found.setdefault(opening, (topic, text))
     pool = tuple(found[opening] for opening, topics in topics_of.items() if len(topics) == 1)
-    small = [
-        topic
-        for topic in sorted(TOPICS)
-        if sum(document.topic == topic for document in pool) < _MIN_PER_TOPIC
-    ]
-    if len(pool) < MIN_DOCUMENTS or small:
-        raise RuntimeError(
-            f"The installed packages give {len(pool)} documents (at least {MIN_DOCUMENTS} are "
-            f"needed); too few for: {', '.join(small) or 'the total'}; not found: "
-            f"{', '.join(missing) or 'nothing'}. Install these packages with their sources, or "
-            "read documents of your own with read_splits."
-        )
-    return pool
+    return pool, missing
 
 
 def _files(source: str) -> list[tuple[str, Path]]:
-    """Python files below a folder or of a file such as ``scipy/stats``, with relative names."""
+    """Python files below a folder or of a file such as `scipy/stats`, with relative names."""
     package = source.split("/")[0]
     try:
         spec = importlib.util.find_spec(package)
@@ -234,11 +248,11 @@ def _files(source: str) -> list[tuple[str, Path]]:
     return []
 
 
-def _docstrings(file: Path) -> Iterator[tuple[set[str], str]]:
+def docstrings_of(file: Path) -> Iterator[tuple[set[str], str]]:
     """Docstrings of a file's public objects with the lower-case names of each object."""
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # invalid escapes in other people's sources
+            warnings.simplefilter("ignore")  # invalid escapes in the sources of others
             tree = ast.parse(file.read_bytes())
     except (OSError, SyntaxError, ValueError, RecursionError):
         return
@@ -255,41 +269,73 @@ def _definitions(body: list[ast.stmt], outer: frozenset[str]) -> Iterator[tuple[
             continue
         if node.name.startswith("_"):
             continue
-        own_names = outer | {node.name.lower()}
+        names = outer | {node.name.lower()}
         doc = ast.get_docstring(node)
         if doc:
-            yield set(own_names), doc
+            yield set(names), doc
         if isinstance(node, ast.ClassDef):
-            yield from _definitions(node.body, own_names)
+            yield from _definitions(node.body, names)
 
 
 def _attached_docstring(call: ast.Call) -> Iterator[tuple[set[str], str]]:
-    """The docstring given to a compiled object: ``add_newdoc("erf", "...")`` and the like."""
-    function = call.func
-    name = function.attr if isinstance(function, ast.Attribute) else getattr(function, "id", "")
-    if name.lstrip("_") not in ("add_docstr", "add_newdoc") or len(call.args) < 2:
+    """The docstring given to a compiled object: `add_newdoc("erf", "...")` and the like."""
+    function = getattr(call.func, "attr", getattr(call.func, "id", ""))
+    if function.lstrip("_") not in ("add_docstr", "add_newdoc") or len(call.args) < 2:
         return
-    target = call.args[0]
-    own_name = (
-        getattr(target, "value", "")
-        if isinstance(target, ast.Constant)
-        else getattr(target, "attr", "")
-    )
+    # A string, or the object itself.
+    name = getattr(call.args[0], "value" if isinstance(call.args[0], ast.Constant) else "attr", "")
     doc: ast.expr = call.args[1]
     while isinstance(doc, ast.Call | ast.Attribute):  # r"""...""".format(...)
         doc = doc.func if isinstance(doc, ast.Call) else doc.value
     if isinstance(doc, ast.Constant) and isinstance(doc.value, str):
-        yield {str(own_name).lower()}, inspect.cleandoc(doc.value)
+        yield {str(name).lower()}, inspect.cleandoc(doc.value)
 
 
-def _common_limit(sizes: list[int], total: int) -> int:
-    """The largest limit per class with which the classes hold at most ``total`` documents."""
-    limit = 0
-    left = total
-    for done, size in enumerate(sorted(sizes)):
-        share = left // (len(sizes) - done)
-        if size > share:
-            return share
-        left -= size
-        limit = size
-    return limit
+def mask_docstring(doc: str, names: Collection[str], *, max_characters: int = 600) -> str:
+    r"""Turn a dedented docstring into a line of prose without code, references and `names`.
+
+    The part above the first section is kept, up to the last word within `max_characters`.
+
+    Example:
+        >>> mask_docstring("Sorts with `np.sort`, see [1]_.\n\nArgs:\n    x: Data.", {"sorts"})
+        'NAME with NAME, see.'
+    """
+    # Markup is dense at worst; four times the wanted length is enough raw text.
+    text = "\n".join(_prose_lines(doc))[: 4 * max_characters]
+    for pattern, replacement in _INLINE:
+        text = pattern.sub(replacement, text)
+    text = _WORD.sub(lambda word: MASK if word[0].lower() in names else word[0], text)
+    text = _REPEATED.sub(MASK, " ".join(text.split()))
+    text = _SPACE_BEFORE_POINT.sub("", text)
+    if len(text) > max_characters:
+        text = text[: max_characters + 1].rpartition(" ")[0] or text[:max_characters]
+    return text
+
+
+def _prose_lines(doc: str) -> list[str]:
+    """Lines above the first section, without code, directives and their bodies."""
+    lines = doc.expandtabs().splitlines()
+    if lines and _SIGNATURE.match(lines[0].strip()):
+        lines = lines[1:]
+    kept: list[str] = []
+    block_indent: int | None = None  # inside a directive or a literal block, deeper lines go
+    in_example = False  # between a prompt and the next blank line
+    for line, following in pairwise([*lines, ""]):
+        stripped = line.strip()
+        indent = len(line) - len(line.lstrip())
+        if block_indent is not None and stripped:
+            if indent > block_indent:
+                continue
+            block_indent = None
+        if stripped and (_SECTION.match(stripped) or (kept and _UNDERLINE.match(following))):
+            break
+        in_example = bool(stripped) and (in_example or stripped.startswith(">>>"))
+        if _DIRECTIVE.match(line):
+            block_indent = indent
+        elif in_example:
+            continue
+        elif not _DROPPED_LINE.match(line) and not _UNDERLINE.match(line):
+            if stripped.endswith("::"):
+                block_indent = indent
+            kept.append(line)
+    return kept

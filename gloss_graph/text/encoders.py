@@ -6,23 +6,26 @@ import inspect
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeAlias, get_args
 
 import torch
 from torch import Tensor, nn
 
+from gloss_graph._internal.checks import check_choice
 from gloss_graph._internal.eval_mode import evaluating
 from gloss_graph._internal.folders import newest_whole, whole_folder, write_json
 from gloss_graph._internal.limits import read_object
 from gloss_graph.text.checkpoints import ENCODER_FILE, quiet_transformers, read_checkpoint
 from gloss_graph.text.corpora import Corpus, string_list
 from gloss_graph.text.lora import merged_model
-from gloss_graph.text.pooling import Pooling, check_pooling, pack_left, pool
 
-__all__ = ["Features", "TextEncoder"]
+__all__ = ["POOLINGS", "Features", "Pooling", "TextEncoder"]
 
 Features = dict[str, list[int]]
-"""One tokenized document: ``input_ids`` and, for models with segments, ``token_type_ids``."""
+"""One tokenized document: `input_ids` and, for models with segments, `token_type_ids`."""
+
+Pooling: TypeAlias = Literal["cls", "mean", "last"]
+POOLINGS: tuple[str, ...] = get_args(Pooling)
 
 _FORMAT = "gloss_graph.TextEncoder"
 
@@ -30,23 +33,24 @@ _FORMAT = "gloss_graph.TextEncoder"
 class TextEncoder(nn.Module):
     """A Hugging Face model, its tokenizer and a pooling rule as one module.
 
-    Usually made by :func:`~gloss_graph.text.load_encoder`. Padding may be on either side; rows are
-    packed to the left before the model sees them, so a document's embedding does not depend on it.
-    Embeddings are not normalised.
+    `load_encoder` makes one by name. Padding may be on either side and does not change the
+    embedding of a document. Embeddings are not normalized.
 
     Args:
         model: A model whose first output is the last hidden state, (B, L, D).
         tokenizer: Its tokenizer. Without a padding token it is given its end-of-text token.
-        pooling: ``cls`` (first token), ``mean`` (over tokens) or ``last`` (last token).
+        pooling: `cls` (first token), `mean` (over tokens) or `last` (last token).
         max_length: Tokens kept of a document, special tokens included; by default 128, or as many
             as the model has positions for.
 
     Attributes:
         dim: D, the width of an embedding.
+        source: The name given to `load_encoder`, of a folder its absolute path; "" otherwise.
+        source_files: Digest of the folder's files as they were loaded; "" without a folder.
 
     Raises:
-        ValueError: If ``pooling`` is unknown, ``max_length`` is below 1 or above what the model
-            has positions for, the model needs decoder inputs, or no token can serve as padding.
+        ValueError: `pooling` is unknown, `max_length` is below 1 or above the positions of the
+            model, the model needs decoder inputs, or no token can serve as padding.
 
     Example:
         >>> from gloss_graph.text import load_encoder
@@ -56,9 +60,6 @@ class TextEncoder(nn.Module):
         >>> batch = encoder.collate(encoder.tokenize(["one", "two words"]))
         >>> encoder(**batch).shape
         torch.Size([2, 384])
-
-    See Also:
-        :meth:`encode` to embed a whole corpus without gradients.
     """
 
     model: Any
@@ -68,16 +69,22 @@ class TextEncoder(nn.Module):
         self, model: nn.Module, tokenizer: Any, *, pooling: Pooling, max_length: int | None = None
     ) -> None:
         super().__init__()
-        check_pooling(pooling)
+        check_choice("pooling", pooling, POOLINGS)
         config: Any = model.config
         if getattr(config, "is_encoder_decoder", False):
             raise ValueError(
                 f"'model' must be an encoder or a decoder (got the encoder-decoder "
                 f"{config.model_type!r}, whose states need decoder inputs). Use another model."
             )
+        width = getattr(config, "hidden_size", None)
+        if not isinstance(width, int):
+            raise ValueError(
+                f"'model' must state its 'hidden_size' (the configuration of {config.model_type!r} "
+                "has none). Use a text encoder or decoder."
+            )
         longest = _positions(model)
         if max_length is None:
-            max_length = 128 if longest is None else min(128, longest)
+            max_length = min(128, longest or 128)
         if max_length < 1 or (longest is not None and max_length > longest):
             raise ValueError(
                 f"'max_length' must lie between 1 and {longest or 'any length'} for this model "
@@ -90,18 +97,10 @@ class TextEncoder(nn.Module):
                     "tokenizer.pad_token to one of its tokens."
                 )
             tokenizer.pad_token = tokenizer.eos_token
-        #: What `load_encoder` was asked for, a folder by its absolute path; "" if the model came
-        #: from elsewhere.
-        self.source = ""
-        #: Digest of the folder's files as they were loaded; "" where there is no folder.
-        self.source_files = ""
-        self.model = model
-        self.tokenizer = tokenizer
+        self.source = self.source_files = ""
+        self.model, self.tokenizer = model, tokenizer
         self.pooling: Pooling = pooling
-        self.max_length = max_length
-        self.dim: int = _width(config)
-        table = getattr(model, "get_input_embeddings", lambda: None)()
-        self._vocabulary: int | None = getattr(table, "num_embeddings", None)
+        self.max_length, self.dim = max_length, width
         arguments = inspect.signature(model.forward).parameters
         self._segments = "token_type_ids" in arguments and getattr(config, "type_vocab_size", 0) > 1
         # Keys and values of earlier tokens serve generation only.
@@ -117,24 +116,24 @@ class TextEncoder(nn.Module):
     def forward(
         self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None
     ) -> Tensor:
-        """Embed one tokenized batch; one forward pass of the model.
-
-        Shapes: every input (B, L) long, the result (B, D), float32 also under autocast.
+        """Embed one tokenized batch; gradients flow to the parameters of the model.
 
         Args:
-            input_ids: Token numbers, padded on either side.
-            attention_mask: 1 for tokens, 0 for padding.
-            token_type_ids: Segment numbers of pairs; ignored by models without segments.
+            input_ids: (B, L) long token numbers, padded on either side.
+            attention_mask: (B, L) long, 1 for tokens, 0 for padding.
+            token_type_ids: (B, L) long segments of pairs; ignored by models without segments.
 
         Returns:
-            The embeddings; gradients flow to the model's parameters.
+            (B, D), float32 also under autocast.
         """
-        mask, ids, segments = pack_left(attention_mask, input_ids, token_type_ids)
+        # A model counts positions from the left end of a row: tokens are moved there.
+        order = attention_mask.ne(0).long().argsort(dim=1, descending=True, stable=True)
+        mask = attention_mask.gather(1, order)
         options: dict[str, Any] = dict(self._options)
-        if self._segments and segments is not None:
-            options["token_type_ids"] = segments
-        output = self.model(input_ids=ids, attention_mask=mask, **options)
-        return pool(output[0], mask, self.pooling)  # type: ignore[arg-type]
+        if self._segments and token_type_ids is not None:
+            options["token_type_ids"] = token_type_ids.gather(1, order)
+        output = self.model(input_ids=input_ids.gather(1, order), attention_mask=mask, **options)
+        return _pooled(output[0], mask, self.pooling)
 
     def tokenize(
         self, texts: Sequence[str], texts_b: Sequence[str] | None = None
@@ -147,11 +146,10 @@ class TextEncoder(nn.Module):
                 tokenizer puts nothing between two texts, a line feed is put there.
 
         Returns:
-            N mappings; :meth:`collate` makes a batch of any of them. An empty document is at
-            least one token long.
+            N mappings for `collate`. An empty document has one token.
 
         Raises:
-            ValueError: If a text is not a string or the two sequences differ in length.
+            ValueError: A text is not a string or the two sequences differ in length.
         """
         first = string_list("texts", texts)
         second = None if texts_b is None else string_list("texts_b", texts_b)
@@ -162,7 +160,8 @@ class TextEncoder(nn.Module):
             )
         if not first:
             return []
-        if second is not None and not self._separates_pairs():
+        special = self.tokenizer.num_special_tokens_to_add
+        if second is not None and special(pair=True) <= special(pair=False):
             second = ["\n" + text for text in second]
         tokens = self.tokenizer(
             first,
@@ -176,10 +175,12 @@ class TextEncoder(nn.Module):
         blank = [self.tokenizer.pad_token_id]
         features: list[Features] = [{"input_ids": ids or blank} for ids in tokens["input_ids"]]
         highest = max(max(feature["input_ids"]) for feature in features)
-        if self._vocabulary is not None and highest >= self._vocabulary:
+        table = getattr(self.model, "get_input_embeddings", lambda: None)()
+        known = getattr(table, "num_embeddings", None)
+        if known is not None and highest >= known:
             raise ValueError(
                 f"'tokenizer' must belong to the model (got the token {highest} for a model of "
-                f"{self._vocabulary} tokens). Save and load both together."
+                f"{known} tokens). Save and load both together."
             )
         if self._segments:
             for feature, segments in zip(features, tokens["token_type_ids"], strict=True):
@@ -201,40 +202,37 @@ class TextEncoder(nn.Module):
         return self.collate(self.tokenize(["a"]))
 
     def items(self, corpus: Corpus) -> list[Features]:
-        """The documents of a corpus, tokenized; see :meth:`tokenize`."""
+        """The documents of a corpus, tokenized."""
         return self.tokenize(corpus.texts, corpus.texts_b)
 
     def embed(self, corpus: Corpus, *, batch_size: int = 64, progress: bool = False) -> Tensor:
-        """The documents of a corpus, embedded; see :meth:`encode`."""
+        """Embeddings (N, D) of a corpus by `encode`."""
         return self.encode(corpus.texts, corpus.texts_b, batch_size=batch_size, progress=progress)
 
     def collate(self, features: Sequence[Mapping[str, Sequence[int]]]) -> dict[str, Tensor]:
         """Pad tokenized documents on the right to the longest of them.
 
         Args:
-            features: What :meth:`tokenize` returned, at least one; other keys are left out.
+            features: Results of `tokenize`, at least one; other keys are left out.
 
         Returns:
-            The arguments of :meth:`forward`, each (B, L) long.
+            The arguments of `forward`, each (B, L) long.
 
         Raises:
-            ValueError: If there are no documents.
+            ValueError: There are no documents.
         """
         if not features:
             raise ValueError("'features' must hold a document (got none). Skip empty batches.")
         rows = [torch.tensor(feature["input_ids"], dtype=torch.long) for feature in features]
+        padded = nn.utils.rnn.pad_sequence
         batch = {
-            "input_ids": nn.utils.rnn.pad_sequence(
-                rows, batch_first=True, padding_value=self.tokenizer.pad_token_id
-            ),
+            "input_ids": padded(rows, batch_first=True, padding_value=self.tokenizer.pad_token_id),
             # From the lengths: padding may share its number with a real token.
-            "attention_mask": nn.utils.rnn.pad_sequence(
-                [torch.ones_like(row) for row in rows], batch_first=True
-            ),
+            "attention_mask": padded([torch.ones_like(row) for row in rows], batch_first=True),
         }
         if self._segments:
             segments = [torch.tensor(feature["token_type_ids"]) for feature in features]
-            batch["token_type_ids"] = nn.utils.rnn.pad_sequence(segments, batch_first=True)
+            batch["token_type_ids"] = padded(segments, batch_first=True)
         return batch
 
     @torch.no_grad()
@@ -246,22 +244,19 @@ class TextEncoder(nn.Module):
         batch_size: int = 64,
         progress: bool = False,
     ) -> Tensor:
-        """Embed a corpus without dropout and without gradients.
-
-        Batches hold documents of like length, so little is computed on padding; the order of the
-        result is that of the texts. Modules return to the mode (training or not) they were in.
+        """Embed documents without dropout and without gradients; modules keep their mode.
 
         Args:
             texts: N documents.
             texts_b: Their second texts, or None.
-            batch_size: Documents per forward pass.
-            progress: Whether to show a progress bar.
+            batch_size: Documents per forward pass, which are of similar length.
+            progress: Show a progress bar.
 
         Returns:
-            The embeddings, (N, D) on the CPU.
+            (N, D) on the CPU, in the order of the texts.
 
         Raises:
-            ValueError: As :meth:`tokenize`; also if ``batch_size`` is below 1.
+            ValueError: As `tokenize`; also if `batch_size` is below 1.
         """
         from rich.console import Console
         from rich.progress import Progress
@@ -270,8 +265,10 @@ class TextEncoder(nn.Module):
             raise ValueError(f"'batch_size' must be at least 1 (got {batch_size}). Try 64.")
         features = self.tokenize(texts, texts_b)
         order = sorted(range(len(features)), key=lambda row: -len(features[row]["input_ids"]))
-        parameter = next(self.model.parameters())
-        parts: list[Tensor] = [torch.empty(0, self.dim, dtype=torch.float32)]
+        device = next(self.model.parameters()).device
+        if not order:
+            return torch.empty(0, self.dim, dtype=torch.float32)
+        parts: list[Tensor] = []
         bar = Progress(console=Console(stderr=True), transient=True, disable=not progress)
         # A bar that is not shown would still end with an empty line.
         with evaluating(self), bar if progress else nullcontext():
@@ -279,11 +276,9 @@ class TextEncoder(nn.Module):
             for start in range(0, len(order), batch_size):
                 chosen = order[start : start + batch_size]
                 batch = self.collate([features[row] for row in chosen])
-                inputs = {name: value.to(parameter.device) for name, value in batch.items()}
-                parts.append(self(**inputs).cpu())
+                parts.append(self(**{name: x.to(device) for name, x in batch.items()}).cpu())
                 bar.advance(task, len(chosen))
-        places = torch.tensor(order, dtype=torch.long).argsort()
-        return torch.cat(parts if len(parts) == 1 else parts[1:])[places]
+        return torch.cat(parts)[torch.tensor(order).argsort()]
 
     def gradient_checkpointing_enable(
         self, gradient_checkpointing_kwargs: dict[str, Any] | None = None
@@ -296,21 +291,24 @@ class TextEncoder(nn.Module):
         """Keep activations for the backward pass."""
         self._checkpointing_switch("disable")()
 
-    def save(self, folder: str | Path) -> Path:
-        """Write weights (safetensors), tokenizer and settings to a folder of their own.
+    def _checkpointing_switch(self, action: str) -> Any:
+        # Transformers renames the pair of methods on the way to version 6.
+        new = getattr(self.model, f"activation_checkpointing_{action}", None)
+        return new or getattr(self.model, f"gradient_checkpointing_{action}")
 
-        Everything is written beside the folder first and then moved, so a reader never meets half
-        an encoder. An encoder saved there before is replaced; other contents are refused. Low-rank
-        adapters are written merged into the weights.
+    def save(self, folder: str | Path) -> Path:
+        """Write weights (safetensors), tokenizer and settings to a folder, atomically.
+
+        An encoder saved there before is replaced. Low-rank adapters are merged into the weights.
 
         Args:
-            folder: Created if need be, with its parents.
+            folder: Created with its parents where it does not exist.
 
         Returns:
             The folder.
 
         Raises:
-            ValueError: If the folder holds something that is not a saved encoder.
+            ValueError: The folder holds something other than a saved encoder.
         """
         with whole_folder(folder, ENCODER_FILE) as fresh:
             self.write_files(fresh)
@@ -326,16 +324,10 @@ class TextEncoder(nn.Module):
 
     @classmethod
     def load(cls, folder: str | Path) -> TextEncoder:
-        """Read an encoder that :meth:`save` wrote; weights are float32 on the CPU.
-
-        Args:
-            folder: The folder.
-
-        Returns:
-            The encoder, in eval mode.
+        """Read an encoder that `save` wrote, in eval mode, float32, on the CPU.
 
         Raises:
-            ValueError: If the folder is missing, was not written by :meth:`save`, or is damaged.
+            ValueError: The folder is missing, was not written by `save`, or is damaged.
         """
         folder = newest_whole(folder)
         marker = folder / ENCODER_FILE
@@ -344,51 +336,32 @@ class TextEncoder(nn.Module):
             if settings["format"] != _FORMAT:
                 raise ValueError(f"unknown format {settings['format']!r}")
             pooling, max_length = settings["pooling"], settings["max_length"]
+            if not isinstance(max_length, int | None):
+                raise ValueError(f"'max_length' is {max_length!r}")
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise ValueError(
                 f"'folder' must be an encoder saved by gloss_graph ({marker} cannot be read: "
                 f"{error}). Use load_encoder for other Hugging Face models."
             ) from error
-        if max_length is not None and not isinstance(max_length, int):
-            raise ValueError(f"{marker} must have a whole number for 'max_length'.")
         model, tokenizer = read_checkpoint(str(folder), local_files_only=True)
         encoder = cls(model, tokenizer, pooling=pooling, max_length=max_length)
         encoder.check_loaded(folder)
         return encoder
 
     def check_loaded(self, name: str | Path) -> None:
-        """Embed a word, as damaged settings of a model may show only then.
+        """Embed a word: damaged settings of a model may show only then.
 
         Raises:
-            ValueError: It cannot be done; names where the model is from.
+            ValueError: It fails; names the source of the model.
         """
         try:
             self.encode(["a"])
-        except Exception as error:  # What models raise has no base in common.
+        except Exception as error:  # The errors of models share no base.
             reason = " ".join(str(error).split())[:300] or type(error).__name__
             raise ValueError(
                 f"'name' must be a model whose settings, tokenizer and weights fit together (got "
                 f"{str(name)!r}, which cannot embed a text: {reason}). Save it again."
             ) from error
-
-    def _checkpointing_switch(self, action: str) -> Any:
-        # Transformers renames the pair of methods on the way to version 6.
-        new = getattr(self.model, f"activation_checkpointing_{action}", None)
-        return new or getattr(self.model, f"gradient_checkpointing_{action}")
-
-    def _separates_pairs(self) -> bool:
-        special = self.tokenizer.num_special_tokens_to_add
-        return bool(special(pair=True) > special(pair=False))
-
-
-def _width(config: Any) -> int:
-    width = getattr(config, "hidden_size", None)
-    if not isinstance(width, int):
-        raise ValueError(
-            f"'model' must state its 'hidden_size' (the configuration of {config.model_type!r} has "
-            "none). Use a text encoder or decoder."
-        )
-    return width
 
 
 def _positions(model: nn.Module) -> int | None:
@@ -400,3 +373,21 @@ def _positions(model: nn.Module) -> int | None:
     table = getattr(getattr(model, "embeddings", None), "position_embeddings", None)
     padding = getattr(table, "padding_idx", None)
     return longest if padding is None else longest - padding - 1
+
+
+def _pooled(states: Tensor, mask: Tensor, pooling: Pooling) -> Tensor:
+    """(B, D) of states (B, L, D) whose tokens come first in every row of the mask (B, L).
+
+    At least float32, also under autocast: the graph is made of distances between embeddings.
+    """
+    if pooling == "last":
+        rows = torch.arange(len(states), device=states.device)
+        states = states[rows, (mask.long().sum(dim=1) - 1).clamp(min=0)]
+    elif pooling == "cls":
+        states = states[:, 0]
+    if states.dtype in (torch.float16, torch.bfloat16):
+        states = states.float()
+    if pooling == "mean":
+        weights = mask.unsqueeze(-1).to(states.dtype)
+        return (states * weights).sum(dim=1) / weights.sum(dim=1).clamp(min=1)
+    return states

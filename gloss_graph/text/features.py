@@ -1,4 +1,4 @@
-"""Precomputed features of any kind of document, and an encoder that adapts them."""
+"""Features of documents: precomputed tables, the words of the texts, and an encoder over them."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from sklearn.decomposition import TruncatedSVD
+from sklearn.feature_extraction.text import TfidfVectorizer
 from torch import Tensor, nn
 
 from gloss_graph._internal.checks import check_positive_int, check_range
@@ -26,25 +28,24 @@ from gloss_graph._internal.limits import (
 from gloss_graph.text.checkpoints import ENCODER_FILE
 from gloss_graph.text.corpora import Corpus, Splits
 
-__all__ = ["FeatureEncoder", "read_features", "with_features"]
+__all__ = ["FeatureEncoder", "lexical_rows", "read_features", "with_features"]
 
 _WEIGHTS = "features.safetensors"
 _FORMAT = "gloss_graph.FeatureEncoder"
-_SUFFIXES = (".npy", ".pt", ".safetensors", ".parquet")
 
 
 class FeatureEncoder(nn.Module):
     r"""Adapts precomputed features, of images, graphs, tables or texts, by a residual MLP.
 
-    \(z = x + W_2\,\mathrm{GELU}(W_1 x)\) for scaled features x, with \(W_2 = 0\) at first, so that
-    training starts from the geometry of the features themselves.
+    \(z = x + W_2\,\mathrm{GELU}(W_1 x)\) for scaled features x. Initially \(W_2 = 0\), so
+    training starts from the geometry of the features.
 
     Args:
         dim: D, width of features and embeddings.
         hidden: Width of the hidden layer.
-        dropout: Before both layers.
-        scale: What features are multiplied by; `scaled_to` takes it from data.
-        seed: Of the initial weights.
+        dropout: Dropout before both layers.
+        scale: Factor of the features; `scaled_to` takes it from data.
+        seed: Seed of the initial weights.
 
     Raises:
         ValueError: A width below 1, `dropout` outside [0, 1), `scale` not above 0.
@@ -80,15 +81,11 @@ class FeatureEncoder(nn.Module):
             nn.init.zeros_(value)
 
     @classmethod
-    def scaled_to(cls, features: np.ndarray, **settings: Any) -> FeatureEncoder:
-        """An encoder whose scale brings features (N, D) to a mean square of 1.
-
-        Args:
-            features: The table; all of it may be zero.
-            **settings: As of the class.
-        """
+    def scaled_to(cls, features: np.ndarray, *, seed: int = 0) -> FeatureEncoder:
+        """An encoder whose scale brings features (N, D) to a mean square of 1."""
         square = float(np.square(features, dtype=np.float64).mean()) if len(features) else 0.0
-        return cls(features.shape[1], scale=square**-0.5 if square > 0 else 1.0, **settings)
+        scale = square**-0.5 if square > 0 else 1.0
+        return cls(features.shape[1], scale=scale, seed=seed)
 
     def __repr__(self) -> str:
         return f"FeatureEncoder(dim={self.dim}, hidden={self.hidden}, scale={self.scale:.4g})"
@@ -104,7 +101,7 @@ class FeatureEncoder(nn.Module):
         return {"encoder": repr(self), "encoder_name": self.source}
 
     def probe(self) -> dict[str, Tensor]:
-        """A batch of one document, to try the adapter with."""
+        """A batch of one document, to try the encoder with."""
         return {"features": torch.zeros(1, self.dim, dtype=torch.float32)}
 
     def items(self, corpus: Corpus) -> list[dict[str, Tensor]]:
@@ -132,15 +129,14 @@ class FeatureEncoder(nn.Module):
 
     @torch.no_grad()
     def embed(self, corpus: Corpus, *, batch_size: int = 64, progress: bool = False) -> Tensor:
-        """Embeddings (N, D) of a corpus on the CPU, without dropout."""
-        del progress  # Over before a bar would show.
+        """Embeddings (N, D) of a corpus on the CPU, without dropout; too fast for a bar."""
         device = self.inner.weight.device
         with evaluating(self):
             parts = [self(rows.to(device)).cpu() for rows in self._table(corpus).split(batch_size)]
         return torch.cat(parts)
 
     def save(self, folder: str | Path) -> Path:
-        """Write weights (safetensors) and settings to a folder of their own, atomically."""
+        """Write weights (safetensors) and settings to a folder, atomically."""
         with whole_folder(folder, ENCODER_FILE) as fresh:
             self.write_files(fresh)
         return Path(folder).expanduser().absolute()
@@ -160,7 +156,7 @@ class FeatureEncoder(nn.Module):
 
     @staticmethod
     def is_saved_in(folder: Path) -> bool:
-        """Whether a folder of a saved encoder holds one of features."""
+        """Whether the saved encoder in a folder is one of features."""
         return read_object(folder / ENCODER_FILE).get("format") == _FORMAT
 
     @classmethod
@@ -199,13 +195,13 @@ def read_features(path: str | Path) -> np.ndarray:
         ValueError: A file that is missing, damaged, of another format or shape, or not finite.
     """
     path = Path(path)
-    if path.suffix not in _SUFFIXES:
-        raise ValueError(f"'features' must end in one of {', '.join(_SUFFIXES)} (got {path.name}).")
+    if path.suffix not in _READERS:
+        raise ValueError(f"'features' must end in one of {', '.join(_READERS)} (got {path.name}).")
     if not path.is_file():
         raise ValueError(f"'features' must be a file ({path} is none).")
     try:
         table = np.asarray(_READERS[path.suffix](path), dtype=np.float32)
-    except Exception as error:  # What damaged files of four formats raise has no base in common.
+    except Exception as error:  # The errors of damaged files in four formats share no base.
         raise ValueError(f"'features' cannot be read from {path} ({error}).") from error
     if table.ndim != 2 or not table.shape[1]:
         raise ValueError(f"'features' must be a matrix (N, D) (got shape {table.shape} in {path}).")
@@ -222,22 +218,58 @@ def with_features(splits: Splits, table: np.ndarray) -> Splits:
     ids that `read_splits` and `with_unlabeled` give.
 
     Raises:
-        ValueError: Another number of rows than documents.
+        ValueError: The number of rows is not that of the documents.
     """
-    parts = {name: part for name, part in vars(splits).items() if part is not None}
     if len(table) != splits.next_id:
-        counts = {name: len(part) for name, part in parts.items()}
+        counts = {name: len(part) for name, part in splits.parts.items()}
         raise ValueError(
-            f"'features' must have one row a document of all files, training, validation, test and "
-            f"unlabeled in this order (got {len(table)} rows for {splits.next_id} documents, "
+            f"'features' must have one row per document of all files, training, validation, test "
+            f"and unlabeled in this order (got {len(table)} rows for {splits.next_id} documents, "
             f"{counts})."
         )
-    carried = {name: replace(part, features=table[part.ids]) for name, part in parts.items()}
+    carried = {name: replace(part, features=table[part.ids]) for name, part in splits.parts.items()}
     return replace(splits, **carried)
 
 
-def _numpy(path: Path) -> Any:
-    return read_array(path)
+def lexical_rows(corpus: Corpus, dim: int = 256, *, seed: int = 0) -> Tensor | None:
+    """Rows of documents by the words they use, from the texts alone.
+
+    TF-IDF (sublinear counts; words of at least two and at most half of the documents), reduced
+    by a truncated SVD (latent semantic analysis, Deerwester et al., 1990). The texts of a pair are
+    joined.
+
+    Args:
+        corpus: N documents.
+        dim: D, or less where there are fewer words or documents.
+        seed: Seed of the randomized SVD.
+
+    Returns:
+        (N, D) float32, zero where a document has none of these words; None where fewer than two
+        words are left, as in a corpus of features only.
+
+    Raises:
+        ValueError: `dim` below 1.
+
+    Example:
+        >>> texts = ["oil rises", "oil falls", "wheat rises", "wheat falls"]
+        >>> corpus = Corpus(texts, [-1] * 4, [0, 1, 2, 3], ["energy", "food"])
+        >>> lexical_rows(corpus, 2).shape
+        torch.Size([4, 2])
+    """
+    check_positive_int("dim", dim)
+    texts = corpus.texts
+    if corpus.texts_b is not None:
+        texts = [" ".join(pair) for pair in zip(texts, corpus.texts_b, strict=True)]
+    # A word of one document joins it to no other, one of most documents joins all.
+    model = TfidfVectorizer(min_df=2, max_df=0.5, sublinear_tf=True, dtype=np.float32)
+    try:
+        weights = model.fit_transform(texts)
+    except ValueError:  # no word is left
+        return None
+    if weights.shape[1] < 2:
+        return None
+    reduction = TruncatedSVD(min(dim, *weights.shape), random_state=seed)
+    return torch.from_numpy(reduction.fit_transform(weights)).float()
 
 
 def _torch(path: Path) -> Any:
@@ -268,4 +300,4 @@ def _parquet(path: Path) -> Any:
     return columns[0] if len(columns) == 1 else list(zip(*columns, strict=True))
 
 
-_READERS = {".npy": _numpy, ".pt": _torch, ".safetensors": _safetensors, ".parquet": _parquet}
+_READERS = {".npy": read_array, ".pt": _torch, ".safetensors": _safetensors, ".parquet": _parquet}

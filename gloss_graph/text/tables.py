@@ -1,27 +1,38 @@
-"""Columns of a table file: CSV, TSV, JSON lines or Parquet, strictly UTF-8."""
+"""Table files read and written: CSV, TSV, JSON lines and Parquet, strictly UTF-8."""
 
 from __future__ import annotations
 
 import csv
+import gzip
 import io
-from collections.abc import Callable, Iterable, Sequence
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+
+import numpy as np
 
 from gloss_graph._internal.extras import require
+from gloss_graph._internal.files import atomic_write
 from gloss_graph._internal.limits import load_json, read_bytes, read_parquet
 
-__all__ = ["SUFFIXES", "Column", "Table", "has_column", "read_columns", "table_suffix"]
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = [
+    "Table",
+    "csv_bytes",
+    "has_column",
+    "joined_names",
+    "read_columns",
+    "table_suffix",
+    "write_table",
+]
 
 SUFFIXES = (
     *(suffix + gz for suffix in (".csv", ".tsv", ".jsonl", ".ndjson") for gz in ("", ".gz")),
     ".parquet",
 )
-"""The formats known by their suffix."""
-
-Column: TypeAlias = list[object]
-"""One value per row: always a string in CSV and TSV, any scalar or None in the others."""
-
 _T = TypeVar("_T")
 _BOM = b"\xef\xbb\xbf"
 # Other encodings by their byte order mark; UTF-32 first, whose mark begins like that of UTF-16.
@@ -36,23 +47,17 @@ _SEPARATORS = {",": "a comma", "\t": "a tab", ";": "';'", "|": "'|'"}
 
 
 class Table(NamedTuple):
-    """Columns of a file and, for messages, where each row stands in it.
+    """Columns of a file and, for messages, the place of each row in it.
 
-    `rest` holds the other columns where they were asked for: of Parquet as pyarrow arrays, which
-    keep their type.
+    Values of CSV and TSV are strings, of the other formats any scalar, list or None.
     """
 
     path: Path
-    columns: dict[str, Column]
+    columns: dict[str, Any]
     places: list[str]
-    rest: dict[str, Any] = {}  # noqa: RUF012
 
     def parsed(self, name: str, kind: Callable[[Any], _T]) -> list[_T]:
-        """The values of a column, each turned into a number.
-
-        Raises:
-            ValueError: Names the file, the row and the column.
-        """
+        """The values of a column, each turned into a number."""
         values: list[_T] = []
         for value, place in zip(self.columns[name], self.places, strict=True):
             try:
@@ -67,29 +72,15 @@ class Table(NamedTuple):
 
 def read_columns(
     path: str | Path,
-    wanted: Sequence[str],
+    wanted: Sequence[str] | None = None,
     *,
     quoting: bool = True,
-    rest: bool = False,
     allow_empty: bool = False,
 ) -> Table:
-    """Read some columns of a table file; the suffix names the format.
+    """Read the wanted columns of a table file, whose suffix names the format.
 
-    Blank lines between rows are skipped. A JSON row may lack a key; its value is then None.
-
-    Args:
-        path: The file.
-        wanted: Names of the columns.
-        quoting: Whether ``"`` encloses fields of a CSV or TSV file.
-        rest: Read the other columns as well; those without a name that hold nothing are left out.
-        allow_empty: Accept a table that has a header and no rows.
-
-    Returns:
-        The columns, of equal length and, without `allow_empty`, with at least one row.
-
-    Raises:
-        ValueError: If the file is missing, empty, of an unknown format, malformed or not UTF-8,
-            or lacks a wanted column; with `rest` also if two columns have one name.
+    None reads all columns except empty ones without a name, of Parquet as pyarrow arrays, which
+    keep their type. Blank lines are skipped; an absent JSON key is None.
     """
     path = Path(path)
     suffix = table_suffix(path)
@@ -97,18 +88,18 @@ def read_columns(
         problem = "is not a file" if path.exists() else "does not exist"
         raise ValueError(f"'path' must be a file ({path} {problem}). Check the spelling.")
     if suffix == ".parquet":
-        table = _read_parquet(path, wanted, rest)
-    elif suffix.startswith((".jsonl", ".ndjson")):
-        table = _read_json_lines(path, wanted, rest)
+        table = _read_parquet(path, wanted)
+    elif _is_delimited(suffix):
+        table = _read_delimited(path, wanted, suffix, quoting)
     else:
-        table = _read_delimited(path, wanted, suffix, quoting, rest)
+        table = _read_json_lines(path, wanted)
     if not table.places and not allow_empty:
         raise ValueError(f"{path} holds no rows (only a header or blank lines). Add documents.")
     return table
 
 
 def has_column(path: str | Path, name: str, *, quoting: bool = True) -> bool:
-    """Whether a table file has a column; False too where it cannot be read, which readers report.
+    """Whether a table file has a column; False also where it cannot be read, which readers report.
 
     Only the header is read; of JSON lines the rows up to the first that has the key.
     """
@@ -122,25 +113,20 @@ def has_column(path: str | Path, name: str, *, quoting: bool = True) -> bool:
             from pyarrow import parquet
 
             return name in parquet.read_schema(path).names
-        packed = suffix.endswith(".gz")
-        of_objects = suffix.startswith((".jsonl", ".ndjson"))
-        newline = "\n" if of_objects else ""
-        content = io.BytesIO(read_bytes(path)) if packed else path.open("rb")
+        newline = "" if _is_delimited(suffix) else "\n"
+        content = io.BytesIO(read_bytes(path)) if suffix.endswith(".gz") else path.open("rb")
         with io.TextIOWrapper(content, encoding="utf-8-sig", newline=newline) as lines:
-            if of_objects:
-                rows = (load_json(line) for line in lines if line.strip())
-                return any(name in row for row in rows if isinstance(row, dict))
-            return name in next((row for row in _reader(lines, suffix, quoting) if row), [])
+            if _is_delimited(suffix):
+                rows = _csv_rows(lines, _delimiter(suffix), quoting)
+                return name in next((row for row in rows if row), [])
+            objects = (load_json(line) for line in lines if line.strip())
+            return any(name in row for row in objects if isinstance(row, dict))
     except (OSError, ValueError, csv.Error):
         return False
 
 
 def table_suffix(path: Path, name: str = "path") -> str:
-    """The known suffix of a table file, which names its format.
-
-    Raises:
-        ValueError: Names the argument `name` and the known ones.
-    """
+    """The known suffix of a table file; a ValueError names the argument `name`."""
     suffix = next((known for known in SUFFIXES if path.name.lower().endswith(known)), None)
     if suffix is None:
         raise ValueError(
@@ -150,20 +136,58 @@ def table_suffix(path: Path, name: str = "path") -> str:
     return suffix
 
 
+def csv_bytes(frame: pd.DataFrame, *, separator: str = ",") -> bytes:
+    r"""A table as CSV in UTF-8, without its index.
+
+    Every string is quoted: readers end a row at a lone `\r`, which other ways of quoting leave
+    bare. Missing values are empty; half of a surrogate pair becomes U+FFFD.
+    """
+    content = frame.to_csv(
+        index=False, sep=separator, quoting=csv.QUOTE_NONNUMERIC, lineterminator="\n"
+    )
+    return _unicode(content).encode()
+
+
+def joined_names(members: np.ndarray, names: list[str], separator: str) -> list[str]:
+    """The class names per row of `members` (N, C) bool; the bare separator where there is none."""
+    return [separator.join(names[c] for c in np.flatnonzero(row)) or separator for row in members]
+
+
+def write_table(path: Path, columns: Mapping[str, Any]) -> None:
+    """Write columns, lists or pyarrow arrays, to a new file in the format of its suffix.
+
+    Lists and objects are JSON in a CSV file. A column of several types is strings in Parquet.
+    """
+    suffix = table_suffix(path)
+    if suffix == ".parquet":
+        content = _parquet(columns)
+    else:
+        values = {name: _plain(column) for name, column in columns.items()}
+        content = _delimited(values, suffix) if _is_delimited(suffix) else _json_lines(values)
+    if suffix.endswith(".gz"):
+        content = gzip.compress(content, mtime=0)
+    with atomic_write(path) as draft:
+        draft.write(content)
+
+
+def _is_delimited(suffix: str) -> bool:
+    return suffix.startswith((".csv", ".tsv"))
+
+
 def _delimiter(suffix: str) -> str:
     return "\t" if suffix.startswith(".tsv") else ","
 
 
-def _reader(lines: Iterable[str], suffix: str, quoting: bool, delimiter: str | None = None) -> Any:
+def _csv_rows(lines: Iterable[str], delimiter: str, quoting: bool) -> Any:
     return csv.reader(
         lines,
-        delimiter=delimiter or _delimiter(suffix),
+        delimiter=delimiter,
         quoting=csv.QUOTE_MINIMAL if quoting else csv.QUOTE_NONE,
         strict=True,
     )
 
 
-def _read_bytes(path: Path) -> bytes:
+def _read_utf8(path: Path) -> bytes:
     """The file's contents, unpacked and without a byte order mark, known to be UTF-8."""
     content = read_bytes(path)
     marked = len(_BOM) if content.startswith(_BOM) else 0
@@ -171,7 +195,11 @@ def _read_bytes(path: Path) -> bytes:
     if not content.strip():
         raise ValueError(f"{path} is empty. Write a header and one row per document.")
     encoding = next((name for mark, name in _OTHER_MARKS if content.startswith(mark)), None)
-    encoding = encoding or _without_mark(content[:64])
+    start = content[:64]
+    # UTF-16 without its mark: every other byte of a header is 0.
+    for first, name in ((1, "UTF-16LE"), (0, "UTF-16BE")):
+        if len(start) > 3 and not any(start[first::2]) and all(start[1 - first :: 2]):
+            encoding = encoding or name
     if encoding is not None:
         raise ValueError(
             f"{path} is {encoding}, not UTF-8. Save it as UTF-8 (Excel: 'CSV UTF-8'), or convert "
@@ -189,19 +217,9 @@ def _read_bytes(path: Path) -> bytes:
     return content
 
 
-def _without_mark(start: bytes) -> str | None:
-    """UTF-16 that lacks its mark: every other byte of a header is 0; None for anything else."""
-    for first, name in ((1, "UTF-16LE"), (0, "UTF-16BE")):
-        if len(start) > 3 and not any(start[first::2]) and all(start[1 - first :: 2]):
-            return name
-    return None
-
-
-def _read_delimited(
-    path: Path, wanted: Sequence[str], suffix: str, quoting: bool, rest: bool
-) -> Table:
-    content = _read_bytes(path).decode()
-    reader = _reader(io.StringIO(content, newline=""), suffix, quoting)
+def _read_delimited(path: Path, wanted: Sequence[str] | None, suffix: str, quoting: bool) -> Table:
+    content = _read_utf8(path).decode()
+    reader = _csv_rows(io.StringIO(content, newline=""), _delimiter(suffix), quoting)
     rows: list[list[str]] = []
     places: list[str] = []
     start = 1
@@ -215,7 +233,7 @@ def _read_delimited(
             start = reader.line_num + 1
     except csv.Error as error:
         if not rows:
-            _check_separator(path, wanted, content, suffix, quoting)
+            _check_separator(path, wanted or (), content, suffix, quoting)
         raise ValueError(
             f"{path}, line {start}: {error}. Write a quote inside a quoted field twice, or pass "
             "quoting=False if the file quotes nothing."
@@ -223,28 +241,23 @@ def _read_delimited(
     finally:
         csv.field_size_limit(limit)
     header = rows[0]
-    if not set(wanted) <= set(header):
-        _check_separator(path, wanted, content, suffix, quoting)
-    _check_columns(path, wanted, header)
+    if not set(wanted or ()) <= set(header):
+        _check_separator(path, wanted or (), content, suffix, quoting)
     for row, place in zip(rows, places, strict=True):
         if len(row) != len(header):
             raise ValueError(
                 f"{path}, {place}: expected {len(header)} fields as in the header (got "
                 f"{len(row)}). Enclose fields that contain the delimiter in double quotes."
             )
-    columns: dict[str, Column] = {
-        name: [row[position] for row in rows[1:]]
-        for name, position in ((name, header.index(name)) for name in wanted)
-    }
-    others: dict[str, Any] = {}
-    if rest:
+    if wanted is None:
         # Spreadsheets leave columns without a name or a value at the end.
-        used = [
-            place for place, name in enumerate(header) if name or any(row[place] for row in rows)
-        ]
-        _check_columns(path, names := [header[place] for place in used], names)
-        others = {header[place]: [row[place] for row in rows[1:]] for place in used}
-    return Table(path, columns, places[1:], others)
+        used = [spot for spot, name in enumerate(header) if name or any(row[spot] for row in rows)]
+        header = [header[spot] for spot in used]
+        rows = [[row[spot] for spot in used] for row in rows]
+    names = _checked_columns(path, wanted, header)
+    spots = {name: header.index(name) for name in names}
+    columns = {name: [row[spot] for row in rows[1:]] for name, spot in spots.items()}
+    return Table(path, columns, places[1:])
 
 
 def _check_separator(
@@ -255,7 +268,7 @@ def _check_separator(
     expected = _delimiter(suffix)
     for delimiter in (mark for mark in _SEPARATORS if mark != expected):
         try:
-            header = next(_reader([line], suffix, quoting, delimiter))
+            header = next(_csv_rows([line], delimiter, quoting))
         except (csv.Error, StopIteration):
             continue
         if len(header) > 1 and set(wanted) <= set(header):
@@ -269,11 +282,11 @@ def _check_separator(
             )
 
 
-def _read_json_lines(path: Path, wanted: Sequence[str], rest: bool) -> Table:
+def _read_json_lines(path: Path, wanted: Sequence[str] | None) -> Table:
     rows: list[dict[str, object]] = []
     places: list[str] = []
     # Only line feeds end a row: texts may contain the other line separators of Unicode.
-    for number, line in enumerate(_read_bytes(path).split(b"\n"), 1):
+    for number, line in enumerate(_read_utf8(path).split(b"\n"), 1):
         if not line.strip():
             continue
         try:
@@ -289,33 +302,33 @@ def _read_json_lines(path: Path, wanted: Sequence[str], rest: bool) -> Table:
             )
         rows.append(row)
         places.append(f"line {number}")
-    found = list(dict.fromkeys(key for row in rows for key in row))
-    _check_columns(path, wanted, found)
-    columns = {name: [row.get(name) for row in rows] for name in wanted}
-    others = {name: [row.get(name) for row in rows] for name in found} if rest else {}
-    return Table(path, columns, places, others)
+    names = _checked_columns(path, wanted, list(dict.fromkeys(key for row in rows for key in row)))
+    return Table(path, {name: [row.get(name) for row in rows] for name in names}, places)
 
 
-def _read_parquet(path: Path, wanted: Sequence[str], rest: bool) -> Table:
+def _read_parquet(path: Path, wanted: Sequence[str] | None) -> Table:
     require("pyarrow", extra="analysis")
     import pyarrow
     from pyarrow import parquet
 
     try:
-        found = list(parquet.read_schema(path).names)
-        _check_columns(path, found if rest else wanted, found)
-        table = read_parquet(path, None if rest else wanted)
-        columns = {name: table.column(name).to_pylist() for name in wanted}
+        names = _checked_columns(path, wanted, list(parquet.read_schema(path).names))
+        table = read_parquet(path, names)
+        columns = {name: table.column(name) for name in names}
+        if wanted is not None:
+            columns = {name: column.to_pylist() for name, column in columns.items()}
     except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
         raise ValueError(
             f"{path} cannot be read as Parquet ({error}). Write it again, or correct the suffix."
         ) from error
-    others = {name: table.column(name) for name in found} if rest else {}
-    places = [f"row {number}" for number in range(1, table.num_rows + 1)]
-    return Table(path, columns, places, others)
+    return Table(path, columns, [f"row {number}" for number in range(1, table.num_rows + 1)])
 
 
-def _check_columns(path: Path, wanted: Sequence[str], found: Sequence[str]) -> None:
+def _checked_columns(
+    path: Path, wanted: Sequence[str] | None, found: Sequence[str]
+) -> Sequence[str]:
+    """The wanted columns, all found ones for None; each must occur once."""
+    wanted = found if wanted is None else wanted
     shown = ", ".join(map(repr, found[:30])) + (", ..." if len(found) > 30 else "")
     for name in wanted:
         if name not in found:
@@ -325,3 +338,58 @@ def _check_columns(path: Path, wanted: Sequence[str], found: Sequence[str]) -> N
             )
         if found.count(name) > 1:
             raise ValueError(f"{path} has more than one column {name!r}. Rename all but one.")
+    return wanted
+
+
+def _plain(column: Any) -> list[Any]:
+    """The values as Python objects, None for missing ones and NaN."""
+    values = column.to_pylist() if hasattr(column, "to_pylist") else column
+    return [None if value != value else value for value in values]
+
+
+def _delimited(columns: Mapping[str, list[Any]], suffix: str) -> bytes:
+    import pandas as pd
+
+    cells = {
+        name: pd.Series(
+            [_json(v) if isinstance(v, (list, dict)) else v for v in column], dtype=object
+        )
+        for name, column in columns.items()
+    }
+    return csv_bytes(pd.DataFrame(cells), separator=_delimiter(suffix))
+
+
+def _json_lines(columns: Mapping[str, list[Any]]) -> bytes:
+    rows = zip(*columns.values(), strict=True)
+    lines = (_json(dict(zip(columns, row, strict=True))) for row in rows)
+    return "".join(f"{line}\n" for line in lines).encode()
+
+
+def _json(value: Any) -> str:
+    """JSON with the letters as they are; only escapes can hold half of a surrogate pair."""
+    text = json.dumps(value, ensure_ascii=False, default=str)
+    return text if text == _unicode(text) else json.dumps(value, default=str)
+
+
+def _parquet(columns: Mapping[str, Any]) -> bytes:
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    def typed(column: Any) -> Any:
+        if hasattr(column, "to_pylist"):
+            return column
+        try:
+            return pa.array(column)
+        except (pa.ArrowException, OverflowError, TypeError, ValueError):
+            strings = [v if v is None or isinstance(v, str) else _json(v) for v in column]
+            return pa.array([None if v is None else _unicode(v) for v in strings])
+
+    buffer = io.BytesIO()
+    table = pa.table({name: typed(column) for name, column in columns.items()})
+    parquet.write_table(table, buffer)
+    return buffer.getvalue()
+
+
+def _unicode(text: str) -> str:
+    """The text with surrogate pairs joined and half ones replaced."""
+    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")

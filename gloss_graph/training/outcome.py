@@ -14,7 +14,7 @@ from torch import Tensor
 from gloss_graph._internal.files import atomic_write
 from gloss_graph.analysis.scores import classification_scores, silhouette_scores
 from gloss_graph.text import Corpus, Splits
-from gloss_graph.text.writers import csv_bytes
+from gloss_graph.text.tables import csv_bytes
 
 THRESHOLD = 0.5
 """Probability from which on a class of a label set counts as predicted."""

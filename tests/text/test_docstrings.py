@@ -85,10 +85,11 @@ def test_seed_and_size(corpus: Splits) -> None:
         docstring_corpus(max_documents=20)
 
 
-def test_topics_share_the_cut() -> None:
-    assert docstrings._common_limit([5, 50, 100], 90) == 42
-    assert docstrings._common_limit([5, 5, 5], 90) == 5
-    assert docstrings._common_limit([10, 10, 10], 9) == 3
+def test_topics_share_the_cut(corpus: Splits) -> None:
+    whole = np.sum([part.class_counts for part in parts(docstring_corpus(max_documents=10**6))], 0)
+    counts = np.sum([part.class_counts for part in parts(corpus)], axis=0)
+    assert np.array_equal(counts, np.minimum(whole, counts.max()))
+    assert np.minimum(whole, counts.max() + 1).sum() > 4_000
 
 
 def test_missing_packages_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -108,7 +109,7 @@ def test_sources_are_parsed_and_never_run(tmp_path: Path) -> None:
         'lin = _add_docstr(_c.lin, r"""Formatted {x}.""".format(x=1))\n'
         "add_newdoc(name, doc)\n"
     )
-    found = {doc: names for names, doc in docstrings._docstrings(good)}
+    found = {doc: names for names, doc in docstrings.docstrings_of(good)}
     assert found == {
         "Shown \\d.": {"shown"},
         "Outer doc.": {"outer"},
@@ -119,8 +120,8 @@ def test_sources_are_parsed_and_never_run(tmp_path: Path) -> None:
     bad = tmp_path / "bad.py"
     for content in (b"def (:", b"\x00", b"# coding: nonsense\n", b"\xff"):
         bad.write_bytes(content)
-        assert list(docstrings._docstrings(bad)) == []
-    assert list(docstrings._docstrings(tmp_path / "absent.py")) == []
+        assert list(docstrings.docstrings_of(bad)) == []
+    assert list(docstrings.docstrings_of(tmp_path / "absent.py")) == []
 
 
 @pytest.mark.slow

@@ -244,7 +244,9 @@ def test_load_refuses_foreign_folders(checkpoint: Checkpoint, tmp_path: Path) ->
 def test_constructor_checks() -> None:
     model, tokenizer = build_model("bert"), build_tokenizer("bert")
     assert TextEncoder(model, tokenizer, pooling="mean").max_length == 32
-    with pytest.raises(ValueError, match=r"'pooling' must be one of cls, mean, last \(got 'max'"):
+    with pytest.raises(
+        ValueError, match=r"'pooling' must be one of \['cls', 'last', 'mean'\] \(got 'max'"
+    ):
         TextEncoder(model, tokenizer, pooling="max")  # type: ignore[arg-type]
     for length in (0, 33):
         with pytest.raises(ValueError, match=rf"between 1 and 32 .* \(got {length}\)"):

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gloss_graph.text.masking import MASK, mask_docstring
+from gloss_graph.text.docstrings import MASK, mask_docstring
 
 NUMPY_STYLE = """
 frobnicate(x, axis=None)

@@ -14,8 +14,7 @@ import pytest
 
 from gloss_graph.runs import RunFolder
 from gloss_graph.text import Corpus, read_features, read_table
-from gloss_graph.text.tables import read_columns
-from gloss_graph.text.writers import csv_bytes, write_table
+from gloss_graph.text.tables import csv_bytes, read_columns, write_table
 from gloss_graph.training.outcome import ClassReport
 
 ODD = {
@@ -87,18 +86,18 @@ def test_types_survive(tmp_path: Path) -> None:
         "mixed": [1, "a"],
     }
     write_table(tmp_path / "a.parquet", columns)
-    rest = read_columns(tmp_path / "a.parquet", (), rest=True).rest
+    rest = read_columns(tmp_path / "a.parquet").columns
     assert list(rest) == list(columns)
     assert rest["small"].type == pa.int8()
     assert rest["day"].type == pa.date32()
     assert rest["list"].to_pylist() == [[1], []]
     assert rest["mixed"].to_pylist() == ["1", "a"]
     write_table(tmp_path / "a.jsonl", columns)
-    rest = read_columns(tmp_path / "a.jsonl", (), rest=True).rest
+    rest = read_columns(tmp_path / "a.jsonl").columns
     assert rest["mixed"] == [1, "a"]
     assert rest["list"] == [[1], []]
     write_table(tmp_path / "a.csv", columns)
-    assert read_columns(tmp_path / "a.csv", (), rest=True).rest["list"] == ["[1]", "[]"]
+    assert read_columns(tmp_path / "a.csv").columns["list"] == ["[1]", "[]"]
 
 
 @pytest.mark.parametrize(
