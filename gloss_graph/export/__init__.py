@@ -13,8 +13,8 @@ from gloss_graph.export.graph_files import (
     read_networkx,
     write_csr,
     write_graph,
+    write_graphml,
 )
-from gloss_graph.export.graphml import write_graphml
 from gloss_graph.export.to_networkx import to_networkx
 
 if TYPE_CHECKING:

@@ -103,19 +103,7 @@ class GraphArrays:
 def read_arrays(
     graph: Data, label_names: Sequence[str] | None = None, *, allow_empty: bool = True
 ) -> GraphArrays:
-    """Read and check a document graph.
-
-    Args:
-        graph: `edge_index` (2, E) and any of `edge_weight` (E,), `y` (N,), `seed_mask` (N,),
-            `doc_id` (N,), `text` and `label_names`, as `build_document_graph` returns it.
-        label_names: Names of the classes; they replace the graph's.
-        allow_empty: Whether a graph without documents is fine.
-
-    Raises:
-        TypeError: Not a PyG `Data`, or an `edge_index` or `edge_weight` that is not a tensor.
-        ValueError: A directed graph, repeated edges, edges that leave the graph, weights that are
-            negative or not finite, columns of another length than the nodes, label sets, or fewer
-            names than classes.
+    """Read and check an undirected document graph; `label_names` replace the graph's.
 
     Example:
         >>> edges = torch.tensor([[0, 1], [1, 0]])
@@ -154,20 +142,10 @@ def read_arrays(
 def read_edges(
     graph: Data, *, directed: bool = False, tolerance: float = TOLERANCE, name: str = "graph"
 ) -> Edges:
-    """Read the edges, sorted by source, then target.
+    """Read the edges, sorted by source, then target, and their attributes without `edge_`.
 
-    Args:
-        graph: Any PyG graph without repeated edges. Attributes are `edge_weight`, `edge_kind` and
-            every other tensor (E,) whose name starts with `edge_`; they lose that prefix.
-        directed: Return one entry per column of `edge_index`. Otherwise both directions of a pair
-            become one entry (i, j), i <= j, and the graph must be undirected.
-        tolerance: Relative difference allowed between the values of the two directions.
-        name: What errors call the graph.
-
-    Raises:
-        TypeError: Not a PyG `Data`, or an attribute that is not a tensor.
-        ValueError: Edges that repeat, leave the graph or, unless `directed`, lack their reverse or
-            differ from it; an attribute of another length or that is not finite.
+    Unless `directed`, both directions of a pair become one entry (i, j), i <= j, and their values
+    may differ by `tolerance` relative to the larger one. Errors call the graph `name`.
 
     Example:
         >>> graph = Data(edge_index=torch.tensor([[1, 0], [0, 1]]), edge_weight=torch.ones(2))
@@ -176,8 +154,13 @@ def read_edges(
         (array([0]), array([1]), [1.0])
     """
     pairs = _pairs(graph, count_nodes(graph, name), name, directed=directed)
+    keys = [key for key in ("edge_weight", "edge_kind") if graph.get(key) is not None]
+    for key, value in graph:
+        own = key.startswith(_PREFIX) and key not in ("edge_index", "edge_weight", "edge_kind")
+        if own and isinstance(value, Tensor) and value.shape == pairs.source.shape:
+            keys.append(key)
     columns: dict[str, np.ndarray] = {}
-    for key in _attributes(graph, pairs.source.size):
+    for key in keys:
         values = pairs.values(graph, key, 0.0 if key == "edge_kind" else tolerance)
         if key == "edge_kind" and values.size and not np.isin(values, range(3)).all():
             raise ValueError(
@@ -198,7 +181,6 @@ def edge_homophily(data: Data) -> float:
         In [0, 1], over the edges with two labeled ends; NaN without such an edge.
 
     Raises:
-        TypeError: Not a PyG `Data`, or an `edge_index` that is not a tensor.
         ValueError: A directed graph, an edge that leaves the graph, no `y`, or label sets.
 
     Example:
@@ -217,12 +199,7 @@ def edge_homophily(data: Data) -> float:
 
 
 def read_embeddings(graph: Data, embeddings: Tensor | None, size: int) -> Tensor | None:
-    """The given embeddings, else `graph.x`, as (N, D) on the CPU; None if there are none.
-
-    Raises:
-        TypeError: Not a tensor.
-        ValueError: Not a finite matrix with one row per document.
-    """
+    """The given embeddings, else `graph.x`, as (N, D) on the CPU; None if there are none."""
     name = "graph.x" if embeddings is None else "embeddings"
     rows = graph.get("x") if embeddings is None else embeddings
     if rows is None:
@@ -234,16 +211,7 @@ def read_embeddings(graph: Data, embeddings: Tensor | None, size: int) -> Tensor
 
 
 def count_nodes(graph: Data, name: str = "graph") -> int:
-    """Number of nodes, without PyG's warning when it has to be guessed.
-
-    Raises:
-        TypeError: Not a PyG `Data`.
-        ValueError: No `edge_index`.
-
-    Example:
-        >>> count_nodes(Data(edge_index=torch.tensor([[0], [2]]), y=torch.zeros(4).long()))
-        4
-    """
+    """Number of nodes, without PyG's warning when it has to be guessed."""
     if not isinstance(graph, Data):
         raise TypeError(
             f"'{name}' must be a torch_geometric.data.Data (got {type(graph).__name__}). "
@@ -262,16 +230,7 @@ def count_nodes(graph: Data, name: str = "graph") -> int:
 def node_column(
     graph: Data, key: str, size: int, dtype: torch.dtype, name: str = "graph"
 ) -> Tensor | None:
-    """Column `graph[key]` (N,) or (N, 1) as (N,) on the CPU, None if there is none.
-
-    Raises:
-        ValueError: Not one integer or boolean per node.
-
-    Example:
-        >>> graph = Data(edge_index=torch.tensor([[0], [1]]), seed_mask=torch.tensor([1, 0]))
-        >>> node_column(graph, "seed_mask", 2, torch.bool)
-        tensor([ True, False])
-    """
+    """Column `graph[key]` (N,) or (N, 1) as (N,) on the CPU, None if there is none."""
     column = graph.get(key)
     if column is None:
         return None
@@ -307,9 +266,9 @@ def _texts(graph: Data, size: int) -> tuple[str, ...] | None:
     text = graph.get("text")
     if text is None:
         return None
-    if isinstance(text, str) or not isinstance(text, Collection) or len(text) != size:
-        got = "a string" if isinstance(text, str) else type(text).__name__
-        got = str(len(text)) if isinstance(text, Collection) and got != "a string" else got
+    several = isinstance(text, Collection) and not isinstance(text, str)
+    if not several or len(text) != size:
+        got = len(text) if several else type(text).__name__
         raise ValueError(f"'graph.text' must hold one text per node, {size} of them (got {got}).")
     return tuple(str(entry) for entry in text)
 
@@ -327,11 +286,7 @@ class _Pairs(NamedTuple):
     back: np.ndarray
 
     def values(self, graph: Data, key: str, tolerance: float) -> np.ndarray:
-        """An attribute (E,), equal in both directions.
-
-        Raises:
-            ValueError: Another length, values that are not finite or differ by direction.
-        """
+        """A finite attribute (E,), equal in both directions up to `tolerance`."""
         check_tensor(f"{self.name}.{key}", graph[key])
         values = graph[key].detach().cpu()
         if values.dtype in (torch.float16, torch.bfloat16):
@@ -349,22 +304,17 @@ class _Pairs(NamedTuple):
                 "drop these edges."
             )
         found = values.numpy()
-        one, other = found[self.forth], found[self.back]
-        if not np.array_equal(one, other):
-            one, other = one.astype(np.float64), other.astype(np.float64)
-            allowed = tolerance * np.maximum(np.abs(one), np.abs(other))
-            self._refuse_different(key, found, np.flatnonzero(np.abs(one - other) > allowed))
-        return found
-
-    def _refuse_different(self, key: str, values: np.ndarray, differs: np.ndarray) -> None:
-        if differs.size:
+        one, other = found[self.forth].astype(np.float64), found[self.back].astype(np.float64)
+        allowed = tolerance * np.maximum(np.abs(one), np.abs(other))
+        if (differs := np.flatnonzero(np.abs(one - other) > allowed)).size:
             one, other = self.forth[differs[0]], self.back[differs[0]]
             raise ValueError(
                 f"'{self.name}' must be undirected: '{self.name}.{key}' must agree in both "
-                f"directions (got {values[one]} for ({self.source[one]}, {self.target[one]}) and "
-                f"{values[other]} for its reverse). Use torch_geometric.utils.to_undirected("
+                f"directions (got {found[one]} for ({self.source[one]}, {self.target[one]}) and "
+                f"{found[other]} for its reverse). Use torch_geometric.utils.to_undirected("
                 "edge_index, edge_weight, reduce='mean')."
             )
+        return found
 
 
 def _pairs(graph: Data, size: int, name: str, *, directed: bool) -> _Pairs:
@@ -400,11 +350,7 @@ def _pairs(graph: Data, size: int, name: str, *, directed: bool) -> _Pairs:
 def _sorted(
     low: np.ndarray, high: np.ndarray, chosen: np.ndarray, size: int, name: str
 ) -> np.ndarray:
-    """Positions `chosen`, sorted by (low, high).
-
-    Raises:
-        ValueError: A pair repeats.
-    """
+    """Positions `chosen`, sorted by (low, high), which must differ."""
     key = low[chosen] * size + high[chosen]
     if key.size and not (key[1:] > key[:-1]).all():
         order = np.argsort(key, kind="stable")
@@ -416,16 +362,3 @@ def _sorted(
                 f"Call {name}.coalesce() and decide how weights add up."
             )
     return chosen
-
-
-def _attributes(graph: Data, num_edges: int) -> list[str]:
-    known = [key for key in ("edge_weight", "edge_kind") if graph.get(key) is not None]
-    others = [
-        key
-        for key, value in graph
-        if key.startswith(_PREFIX)
-        and key not in ("edge_index", *known)
-        and isinstance(value, Tensor)
-        and value.shape == (num_edges,)
-    ]
-    return known + others
