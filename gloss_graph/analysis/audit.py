@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -16,7 +17,7 @@ from torch import Tensor
 from torch_geometric.data import Data
 
 from gloss_graph._internal.checks import check_positive_int, check_range
-from gloss_graph.analysis.leave_one_out import hidden_labels
+from gloss_graph.analysis.label_masses import check_labeled, hidden_labels
 from gloss_graph.export.attributes import clean_text
 from gloss_graph.export.graph_arrays import GraphArrays, read_arrays, read_embeddings
 
@@ -62,34 +63,40 @@ class Audit:
         return self.table[other & self.table["suspicion"].notna()]
 
     def summary(self, top: int = 10) -> Group:
-        """Tables for `rich.console.Console().print`: suspects, duplicates, confused classes.
-
-        Args:
-            top: Most rows per table.
-        """
+        """Tables of at most `top` rows for a rich console: suspects, duplicates, mixed classes."""
         check_positive_int("top", top)
-        suspects = _rich(
-            f"{len(self.disagreeing):,} of {len(self.table):,} labels contradicted",
-            self.disagreeing.head(top),
-            {"doc_id": "id", "label": "label", "suggested": "others say", "suspicion": "suspicion"},
-            "text",
-        )
-        parts = [suspects]
-        if len(self.duplicates):
-            shown = self.duplicates.head(top)
-            columns = {"node": "node", "other": "and", "label": "label", "other_label": "but"}
-            title = f"{len(self.duplicates):,} near-duplicates with different labels"
-            parts.append(_rich(title, shown, columns | {"similarity": "similarity"}, "text"))
-        if len(self.bleeding):
-            columns = {"label": "class", "other": "and", "documents": "documents", "share": "share"}
-            parts.append(
-                _rich("Classes that run into each other", self.bleeding.head(top), columns)
+        suspects = self.disagreeing
+        parts = [
+            (
+                suspects,
+                f"{len(suspects):,} of {len(self.table):,} labels contradicted",
+                {"doc_id": "id", "label": "label", "suggested": "others say"}
+                | {"suspicion": "suspicion", "text": "text"},
+            ),
+            (
+                self.duplicates,
+                f"{len(self.duplicates):,} near-duplicates with different labels",
+                {"node": "node", "other": "and", "label": "label", "other_label": "but"}
+                | {"similarity": "similarity", "text": "text"},
+            ),
+            (
+                self.bleeding,
+                "Classes that run into each other",
+                {"label": "class", "other": "and", "documents": "documents", "share": "share"},
+            ),
+            (
+                self.isolated,
+                f"{len(self.isolated):,} documents no other label reaches",
+                {"doc_id": "id", "label": "label", "degree": "neighbors", "text": "text"},
+            ),
+        ]
+        return Group(
+            *(
+                _printed(rows.head(top), title, columns)
+                for rows, title, columns in parts
+                if len(rows) or rows is suspects
             )
-        if len(self.isolated):
-            columns = {"doc_id": "id", "label": "label", "degree": "neighbors"}
-            title = f"{len(self.isolated):,} documents no other label reaches"
-            parts.append(_rich(title, self.isolated.head(top), columns, "text"))
-        return Group(*parts)
+        )
 
     def __repr__(self) -> str:
         return (
@@ -141,7 +148,6 @@ def audit(
         could support it.
 
     Raises:
-        TypeError: Not a PyG graph.
         ValueError: A directed graph, no labeled document, label sets, or a setting out of range.
 
     Cost: one solve, O((E + N C) iterations), if all documents are labeled; otherwise as much again
@@ -162,11 +168,7 @@ def audit(
     check_range("duplicate_similarity", duplicate_similarity, 0.0, 1.0, open_low=True)
     documents = read_arrays(graph)
     rows = read_embeddings(graph, embeddings, documents.size)
-    if not documents.seeds.any():
-        raise ValueError(
-            "'graph' must hold a labeled document (got none: every 'y' is -1 or outside "
-            "'seed_mask'). An audit compares labels with each other; label some documents first."
-        )
+    check_labeled(documents)
     hidden = hidden_labels(
         documents,
         normalization=normalization,
@@ -229,12 +231,9 @@ def _similarity(documents: GraphArrays, graph: Data, rows: Tensor | None, edges:
     """Cosine similarity (n,) of the ends of some edges, -1 if unknown."""
     source, target = documents.edge_index[:, edges]
     if rows is not None:
-        unit = F.normalize(rows.float(), dim=1)
-        parts = [
-            (unit[source[part]] * unit[target[part]]).sum(dim=1)
-            for part in torch.arange(edges.numel()).split(_CHUNK)
-        ]
-        return torch.cat(parts).clamp(-1.0, 1.0) if parts else source.float()
+        ends = zip(source.split(_CHUNK), target.split(_CHUNK), strict=True)
+        parts = [F.cosine_similarity(rows[i].float(), rows[j].float(), dim=1) for i, j in ends]
+        return torch.cat(parts) if parts else source.float()
     sigma = graph.get("bandwidth")
     if sigma is None or not bool(torch.isfinite(torch.as_tensor(sigma)).all()):
         return torch.full((edges.numel(),), -1.0, dtype=torch.float32)
@@ -335,28 +334,23 @@ def _bleeding(confusion: pd.DataFrame) -> pd.DataFrame:
     return pairs.sort_values("share", ascending=False, kind="stable").reset_index(drop=True)
 
 
-def _rich(
-    title: str, rows: pd.DataFrame, columns: dict[str, str], text: str | None = None
-) -> Group:
-    """A frame as a printed table under its title, texts cut."""
+def _printed(rows: pd.DataFrame, title: str, columns: dict[str, str]) -> Group:
+    """A frame as a printed table under its title, texts cut and left out if there are none."""
     shown = Table()
+    if "text" in columns and not bool((rows["text"] != "").any()):
+        columns = {name: heading for name, heading in columns.items() if name != "text"}
     for name, heading in columns.items():
         right = pd.api.types.is_numeric_dtype(rows[name])
-        shown.add_column(heading, justify="right" if right else "left", no_wrap=True)
-    text = text if text is not None and bool((rows[text] != "").any()) else None
-    if text is not None:
-        shown.add_column("text")
+        justify: Literal["left", "right"] = "right" if right else "left"
+        shown.add_column(heading, justify=justify, no_wrap=name != "text")
     for _, row in rows.iterrows():
-        cells = [_cell(name, row[name]) for name in columns]
-        if text is not None:
-            cells.append(clean_text(" ".join(str(row[text])[:400].split()), _TEXT))
-        shown.add_row(*(escape(cell) for cell in cells))
+        shown.add_row(*(escape(_cell(name, row[name])) for name in columns))
     return Group(Text(title, style="bold"), shown)
 
 
-def _cell(name: str, value: object) -> str:
+def _cell(name: str, value: Any) -> str:
+    if name == "text":
+        return clean_text(" ".join(value[:400].split()), _TEXT)
     if name == "similarity":
         return f"{value:.3f}"
-    if name in ("suspicion", "share", "support"):
-        return f"{100 * float(str(value)):.1f} %"
-    return str(value)
+    return f"{100 * value:.1f} %" if name in ("suspicion", "share") else str(value)

@@ -137,7 +137,7 @@ def _source(
 ) -> dict[str, Any]:
     """Arguments of `document_graph` that say what the graph is of; tables are read here."""
     from gloss_graph._internal.files import utf8_folder
-    from gloss_graph.analysis.sources import class_names, read_corpus
+    from gloss_graph.analysis.document_graph import class_names, read_corpus
     from gloss_graph.text.pretrained import NO_ENCODER
 
     if run is not None:

@@ -200,7 +200,7 @@ def _read(path: str | os.PathLike[str]) -> nx.Graph | GraphColumns:
     if form == ".npz":
         return _matrix_columns(Path(path))
     try:
-        content = read_bytes(path)
+        content = read_bytes(Path(path))
     except ValueError as error:
         raise ValueError(f"'path' must be a graph file ({error})") from error
     _, parse = _TEXT[form]
