@@ -60,15 +60,17 @@ def write_html(
     with one right side per labeled document (tolerance 1e-10); those of a labeled document hide
     its label. The propagated label is the class with the most mass.
 
+    Labels outside `seed_mask` are shown but decide nothing. `texts` and `label_names` replace those
+    of the graph. With more documents than `max_nodes` the map shows a random-walk sample; masses
+    still come from the whole graph.
+
     Args:
-        graph: A document graph; `text` and `label_names` are used if present. Labels outside
-            `seed_mask` are shown but decide nothing.
+        graph: A document graph.
         path: The file, ending in `.html` or `.htm`.
-        texts: The documents; they replace the graph's texts.
-        label_names: Names of the classes; they replace the graph's names.
+        texts: The documents.
+        label_names: Names of the classes.
         explanations: Deciding documents per document; 0 leaves out masses and propagated labels.
-        max_nodes: With more documents the map shows a random-walk sample; masses still come from
-            the whole graph.
+        max_nodes: Most documents on the map.
         max_text: Longest text in characters; None keeps all.
         eta: Leak of the propagation; with 0 every walk ends in a label.
         seed: Seed of sample, places and communities.
@@ -76,11 +78,7 @@ def write_html(
         overwrite: Replace an existing file.
         progress: Show a bar on stderr.
 
-    Returns:
-        The file.
-
     Raises:
-        TypeError: Not a PyG graph.
         ValueError: A directed or damaged graph, texts that are not strings or of another number,
             or a setting out of range.
         FileExistsError: The file exists and `overwrite` is false.
@@ -108,12 +106,16 @@ def write_html(
         check_positive_int("max_text", max_text)
     check_range("eta", eta, 0.0, float("inf"), open_high=True)
     documents = read_arrays(graph, label_names)
-    size = documents.size
     words = graph.get("text") if texts is None else texts
-    cleaned = [""] * size if words is None else text_column(words, "texts", size, max_text)
+    cleaned = [""] * documents.size
+    if words is not None:
+        cleaned = text_column(words, "texts", documents.size, max_text)
     # A target that cannot be written fails before minutes of work.
     with atomic_write(target, overwrite=overwrite) as draft:
-        rows = _sample(documents.links, max_nodes, seed)
+        rows = np.arange(documents.size)
+        if rows.size > max_nodes:
+            links = nx.from_scipy_sparse_array(documents.links)
+            rows = np.array(sample_nodes(links, max_nodes, seed=seed), dtype=np.int64)
         masses = None
         if explanations and documents.seeds.any():
             masses = top_masses(documents, rows, top=explanations, eta=eta, progress=progress)
@@ -121,14 +123,6 @@ def write_html(
         content |= {"title": title, "eta": eta}
         draft.write(_page(title, content).encode("utf-8", "backslashreplace"))
     return target
-
-
-def _sample(adjacency: sparse.csr_array, max_nodes: int, seed: int) -> np.ndarray:
-    size = adjacency.shape[0]
-    if size <= max_nodes:
-        return np.arange(size)
-    graph = nx.from_scipy_sparse_array(adjacency)
-    return np.array(sample_nodes(graph, max_nodes, seed=seed), dtype=np.int64)
 
 
 def _content(
