@@ -27,25 +27,49 @@ __all__ = ["Audit", "audit"]
 _LEAST_MASS = 1e-12
 _TEXT = 56  # characters of a text that a printed table shows
 _CHUNK = 200_000
+# Tables of a summary: what they show, their title, and column -> heading.
+_SUMMARY: tuple[tuple[str, str, dict[str, str]], ...] = (
+    (
+        "disagreeing",
+        "{count:,} of {labels:,} labels contradicted",
+        {"doc_id": "id", "label": "label", "suggested": "others say", "suspicion": "suspicion"}
+        | {"text": "text"},
+    ),
+    (
+        "duplicates",
+        "{count:,} near-duplicates with different labels",
+        {"node": "node", "other": "and", "label": "label", "other_label": "but"}
+        | {"similarity": "similarity", "text": "text"},
+    ),
+    (
+        "bleeding",
+        "Classes that run into each other",
+        {"label": "class", "other": "and", "documents": "documents", "share": "share"},
+    ),
+    (
+        "isolated",
+        "{count:,} documents no other label reaches",
+        {"doc_id": "id", "label": "label", "degree": "neighbors", "text": "text"},
+    ),
+)
 
 
 @dataclass(frozen=True)
 class Audit:
-    """The findings of an audit.
+    """The findings of an audit, as tables of which the worst cases come first.
 
     Attributes:
-        table: A row per labeled document, the most suspicious first: `node`, `doc_id`, `label`,
-            `suggested` (the class that other labels suggest, "" for none), `suspicion` (the share
-            of arriving label mass that contradicts the label, in [0, 1]; NaN if no other label can
-            tell: `note` says why), `support` (share of the suggested class), `mass` (total
-            arriving label mass), `note` and `text`.
-        duplicates: Pairs of near-duplicates with different labels, the most similar first: `node`,
-            `other`, `similarity`, `label`, `other_label`, `text`, `other_text`.
+        table: A row per labeled document: `node`, `doc_id`, `label`, `suggested` (the class that
+            other labels suggest, "" for none), `suspicion` (the share of arriving label mass that
+            contradicts the label, in [0, 1]; NaN if no other label can tell: `note` says why),
+            `support` (share of the suggested class), `mass` (all that arrives), `note` and `text`.
+        duplicates: Pairs of near-duplicates with different labels: `node`, `other`, `similarity`,
+            `label`, `other_label`, `text`, `other_text`.
         isolated: Documents, labeled or not, that no label of another document reaches: `node`,
             `doc_id`, `label`, `degree`, `text`.
         confusion: Counts of documents by given label (rows) and suggested label (columns).
-        bleeding: Pairs of classes that are confused, the worst first: `label`, `other`,
-            `documents` (given one label, suggested the other), `share` of both classes.
+        bleeding: Pairs of classes that are confused: `label`, `other`, `documents` (with one
+            label, suggested the other), `share` of both classes.
         exact: False if the mass that returns to labels was estimated, see `audit`.
     """
 
@@ -65,38 +89,13 @@ class Audit:
     def summary(self, top: int = 10) -> Group:
         """Tables of at most `top` rows for a rich console: suspects, duplicates, mixed classes."""
         check_positive_int("top", top)
-        suspects = self.disagreeing
-        parts = [
-            (
-                suspects,
-                f"{len(suspects):,} of {len(self.table):,} labels contradicted",
-                {"doc_id": "id", "label": "label", "suggested": "others say"}
-                | {"suspicion": "suspicion", "text": "text"},
-            ),
-            (
-                self.duplicates,
-                f"{len(self.duplicates):,} near-duplicates with different labels",
-                {"node": "node", "other": "and", "label": "label", "other_label": "but"}
-                | {"similarity": "similarity", "text": "text"},
-            ),
-            (
-                self.bleeding,
-                "Classes that run into each other",
-                {"label": "class", "other": "and", "documents": "documents", "share": "share"},
-            ),
-            (
-                self.isolated,
-                f"{len(self.isolated):,} documents no other label reaches",
-                {"doc_id": "id", "label": "label", "degree": "neighbors", "text": "text"},
-            ),
-        ]
-        return Group(
-            *(
-                _printed(rows.head(top), title, columns)
-                for rows, title, columns in parts
-                if len(rows) or rows is suspects
-            )
-        )
+        parts = []
+        for name, title, columns in _SUMMARY:
+            rows = getattr(self, name)
+            if len(rows) or name == "disagreeing":
+                said = title.format(count=len(rows), labels=len(self.table))
+                parts.append(_printed(rows.head(top), said, columns))
+        return Group(*parts)
 
     def __repr__(self) -> str:
         return (
@@ -130,8 +129,7 @@ def audit(
     surroundings do not touch share one) and estimated from random probes beyond.
 
     Args:
-        graph: As `build_document_graph` returns it. Labels of `seed_mask` propagate; all of `y`
-            are judged. `text`, `label_names` and `doc_id` are used if present.
+        graph: A document graph. Labels of `seed_mask` propagate; all of `y` are judged.
         embeddings: (N, D) in which to look for near-duplicates, by default `graph.x`; without
             both, similarity follows from Gaussian weights if the graph has one `bandwidth`.
             Equal texts are duplicates in any case.
@@ -195,34 +193,27 @@ def audit(
 def _near_duplicates(
     documents: GraphArrays, graph: Data, rows: Tensor | None, least: float
 ) -> pd.DataFrame:
-    """Pairs of labeled documents with different labels that are near-duplicates.
-
-    Candidates are the edges of the graph, and documents of equal text up to case and white space,
-    each compared with the first of every other label. Without `rows`, similarity follows from the
-    weights, taken as Gaussian of unit rows, if the graph has one bandwidth. Cost: O(E D).
-    """
+    """Near-duplicates with different labels among neighbors and documents of equal text, O(E D)."""
     source, target = documents.edge_index
     y = torch.from_numpy(documents.y)
     apart = (source < target) & (y[source] >= 0) & (y[target] >= 0) & (y[source] != y[target])
     edges = apart.nonzero().squeeze(1)
     similarity = _similarity(documents, graph, rows, edges)
     near = similarity >= least
-    pairs = {
-        (int(i), int(j)): float(s)
-        for i, j, s in zip(source[edges[near]], target[edges[near]], similarity[near], strict=True)
-    }
+    ends = torch.stack([source, target])[:, edges[near]].T.tolist()
+    pairs = {(i, j): s for (i, j), s in zip(ends, similarity[near].tolist(), strict=True)}
     pairs.update(dict.fromkeys(_equal_texts(documents), 1.0))
     order = sorted(pairs, key=lambda pair: (-pairs[pair], pair))
-    left, right = [pair[0] for pair in order], [pair[1] for pair in order]
+    left, right = np.array(order, dtype=np.int64).reshape(-1, 2).T
     return pd.DataFrame(
         {
-            "node": np.array(left, dtype=np.int64),
-            "other": np.array(right, dtype=np.int64),
+            "node": left,
+            "other": right,
             "similarity": np.array([pairs[pair] for pair in order], dtype=float),
-            "label": documents.named(documents.y[left]) if left else [],
-            "other_label": documents.named(documents.y[right]) if right else [],
-            "text": [documents.text_of(i) for i in left],
-            "other_text": [documents.text_of(j) for j in right],
+            "label": documents.named(documents.y[left]),
+            "other_label": documents.named(documents.y[right]),
+            "text": documents.texts_of(left),
+            "other_text": documents.texts_of(right),
         }
     )
 
@@ -243,18 +234,18 @@ def _similarity(documents: GraphArrays, graph: Data, rows: Tensor | None, edges:
 
 
 def _equal_texts(documents: GraphArrays) -> list[tuple[int, int]]:
-    if documents.text is None:
-        return []
+    """Pairs of documents with equal text, up to case and white space, and different labels.
+
+    Each document is compared with the first of every other label.
+    """
     first: dict[str, dict[int, int]] = {}
     pairs = []
     for i in np.flatnonzero(documents.y >= 0).tolist():
-        words = " ".join(documents.text[i].lower().split())
-        if not words:
-            continue
-        label = int(documents.y[i])
-        known = first.setdefault(words, {})
-        pairs += [(j, i) for other, j in known.items() if other != label]
-        known.setdefault(label, i)
+        if words := " ".join(documents.text_of(i).lower().split()):
+            label = int(documents.y[i])
+            known = first.setdefault(words, {})
+            pairs += [(j, i) for other, j in known.items() if other != label]
+            known.setdefault(label, i)
     return pairs
 
 
@@ -285,7 +276,7 @@ def _suspects(documents: GraphArrays, mass: np.ndarray, duplicates: pd.DataFrame
             "support": np.where(heard, share.max(axis=1, initial=0.0), 0.0),
             "mass": arrived,
             "note": note,
-            "text": [documents.text_of(int(i)) for i in node],
+            "text": documents.texts_of(node),
         }
     )
     # Among equally suspicious labels, those first whose neighbors agree and are close.
@@ -303,7 +294,7 @@ def _isolated(documents: GraphArrays, mass: np.ndarray) -> pd.DataFrame:
             "doc_id": documents.ids[node],
             "label": documents.named(documents.y[node]),
             "degree": degree[node],
-            "text": [documents.text_of(int(i)) for i in node],
+            "text": documents.texts_of(node),
         }
     )
 

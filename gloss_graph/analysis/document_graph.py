@@ -104,8 +104,6 @@ def document_graph(
     `.safetensors` or `.pt` file of a bank or an objective, as `memory/` of a run holds. A features
     file is one that `read_features` takes, except `.parquet`, which is a table of documents here.
 
-    Shapes: N documents, E directed edges, D width of the embeddings.
-
     Args:
         source: One of the table above.
         labels: (N,) integers, -1 = unlabeled; they replace those of the source.
@@ -131,13 +129,12 @@ def document_graph(
         progress: Show progress bars.
 
     Returns:
-        `Data` with `edge_index` (2, E) long, undirected, coalesced, no self-loops; `edge_weight`
-        (E,); `y` (N,) long; `doc_id` (N,) long; `seed_mask` (N,) bool = labeled; `in_degree` (N,)
-        long, how many documents list one among their k, before edges are made undirected or
-        dropped; `bandwidth`, scalar, NaN for `"local"`; `text`, N strings, and `label_names`, C
-        strings, if known; `k`, `symmetrize`, `min_weight`, `search` (`"exact"` or `"ivf"`) and
-        `recall`. A graph of fewer than two documents has no edges; documents that are all equal
-        are connected to k others each, with weight 1.
+        `Data` with `edge_index` (2, E), undirected, coalesced, no self-loops; `edge_weight` (E,);
+        `y`, `doc_id` and `seed_mask` (labeled) (N,); `in_degree` (N,), how many documents list one
+        among their k, before edges are made undirected or dropped; `bandwidth`, NaN for `"local"`;
+        `text` and `label_names`, if known; `k`, `symmetrize`, `min_weight`, `search` (`"exact"` or
+        `"ivf"`) and `recall`. Documents that are all equal are connected to k others each, with
+        weight 1.
 
     Raises:
         ValueError: Settings out of range; files, lengths or names that do not fit; features that
@@ -177,7 +174,15 @@ def document_graph(
     listed = squared.isfinite()
     origin, _ = listed.nonzero(as_tuple=True)
     edge_index, link = symmetrize_links(origin, neighbors.indices[listed], x.size(0), symmetrize)
-    sigma, squared_sigma = _bandwidth(bandwidth, x, found.labels, squared, edge_index)
+    sigma = x.new_tensor(float("nan"))
+    if x.size(0) and bandwidth == "local":
+        scales = local_scales(squared)
+        squared_sigma = scales[edge_index[0]] * scales[edge_index[1]]
+    elif x.size(0):
+        sigma = estimate_bandwidth(bandwidth, x, found.labels)
+        squared_sigma = sigma.square()
+    else:
+        squared_sigma = x.new_ones(())
     weight = weigh(chosen_kernel, squared[listed].index_select(0, link), squared_sigma)
     kept = weight >= min_weight
     data = Data(
@@ -199,24 +204,6 @@ def document_graph(
     data.k, data.symmetrize, data.min_weight = k, symmetrize, float(min_weight)
     data.search, data.recall = neighbors.search, neighbors.recall
     return data
-
-
-def _bandwidth(
-    bandwidth: float | str | BandwidthRule,
-    x: Tensor,
-    labels: Tensor,
-    squared: Tensor,
-    edge_index: Tensor,
-) -> tuple[Tensor, Tensor]:
-    """The scalar σ and σ² as the kernel takes it, one value or one per edge."""
-    unknown = x.new_tensor(float("nan"))
-    if x.size(0) == 0:
-        return unknown, x.new_ones(())
-    if bandwidth == "local":
-        scales = local_scales(squared)
-        return unknown, scales[edge_index[0]] * scales[edge_index[1]]
-    sigma = estimate_bandwidth(bandwidth, x, labels)
-    return sigma, sigma.square()
 
 
 def _read(
@@ -400,17 +387,13 @@ def _run_settings(folder: Path) -> dict[str, Any]:
 
 
 def _training_texts(folder: Path, ids: list[int]) -> list[str]:
-    """Texts of a run's training documents; "" with a warning for those that are unknown.
-
-    The run holds the texts of its labeled documents. The others are read from the training files
-    if these have not changed.
-    """
+    """Texts of a run's training documents; "" with a warning for those that are unknown."""
     try:
         used = RunFolder(folder).read_labels_used()
     except (OSError, ValueError) as error:
         raise ValueError(f"'source' must be a whole run folder ({folder}: {error}).") from error
     shown = used.texts
-    if used.texts_b is not None:
+    if used.texts_b is not None:  # of labeled documents; the others are read again from files
         shown = [f"{one}\n{two}" for one, two in zip(shown, used.texts_b, strict=True)]
     known: dict[int, str] = dict(zip(used.ids, shown, strict=True))
     files = _run_settings(folder).get("files")
@@ -477,21 +460,21 @@ def _overridden(
     label_names: Sequence[str] | None,
 ) -> _Rows:
     size = found.rows.size(0)
-    if labels is not None:
-        found = found._replace(labels=_integers("labels", labels, size, -1))
-    if ids is not None:
-        found = found._replace(ids=_integers("ids", ids, size, 0))
-    if texts is not None:
-        found = found._replace(texts=string_list("texts", texts))
-    if label_names is not None:
-        found = found._replace(label_names=string_list("label_names", label_names))
+    found = found._replace(
+        labels=found.labels if labels is None else _integers("labels", labels, size, -1),
+        ids=found.ids if ids is None else _integers("ids", ids, size, 0),
+        texts=found.texts if texts is None else string_list("texts", texts),
+        label_names=found.label_names
+        if label_names is None
+        else string_list("label_names", label_names),
+    )
     if found.texts is not None and len(found.texts) != size:
         raise ValueError(f"'texts' must hold one per document (got {len(found.texts)} for {size}).")
-    names = found.label_names
-    if names is not None and size and int(found.labels.max()) >= len(names):
+    names, top = found.label_names, int(found.labels.max()) if size else -1
+    if names is not None and top >= len(names):
         raise ValueError(
-            f"'label_names' must name every class (got {len(names)} names for class "
-            f"{int(found.labels.max())}). Add the missing names."
+            f"'label_names' must name every class (got {len(names)} names for class {top}). Add "
+            "the missing names."
         )
     return found
 

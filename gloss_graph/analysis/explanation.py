@@ -65,9 +65,8 @@ class NodeExplanation:
     def to_networkx(self) -> nx.Graph:
         """A bipartite graph: the document (`bipartite` 0) and the rows of `table` (1).
 
-        Nodes are positions, or the kind of a row that is not a document. The document has its
-        prediction, edges have the mass as `weight`. All attributes are plain values, ready for
-        every writer.
+        Nodes are positions, or the kind of a row that is not a document; edges have the mass as
+        `weight`. All attributes are plain values.
         """
         graph = nx.Graph()
         explained = {"kind": "explained", "doc_id": self.doc_id, "label": self.label}

@@ -95,6 +95,10 @@ class GraphArrays:
         """Names of classes, "" for -1."""
         return [self.name(int(label)) for label in labels]
 
+    def texts_of(self, nodes: np.ndarray) -> list[str]:
+        """Texts of documents, "" if the graph has no texts."""
+        return [self.text_of(node) for node in nodes.tolist()]
+
     def text_of(self, node: int) -> str:
         """Text of a document, "" if the graph has no texts."""
         return "" if self.text is None else self.text[node]
