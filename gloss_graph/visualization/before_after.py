@@ -19,21 +19,9 @@ from gloss_graph._internal.sampling import stratified_sample
 from gloss_graph.export.graph_arrays import edge_homophily
 from gloss_graph.export.to_networkx import to_networkx
 from gloss_graph.graph import build_document_graph
+from gloss_graph.visualization import style
 from gloss_graph.visualization.graph_pictures import EdgeLook, draw_edges, relations
 from gloss_graph.visualization.layout import place_nodes
-from gloss_graph.visualization.style import (
-    CONTRAST,
-    ClassLook,
-    Entry,
-    checked_labels,
-    class_looks,
-    draw_documents,
-    fit_panel,
-    legend_beside,
-    save_figure,
-    set_headings,
-    two_panels,
-)
 
 __all__ = ["plot_embeddings", "plot_graph_change"]
 
@@ -41,7 +29,7 @@ _PERPLEXITY = 30.0
 _EDGES = EdgeLook(
     unknown=("#C9CDD2", 0.5, "edge with an unlabeled end"),
     within=("#7F8791", 0.55, "edge within a class"),
-    between=(CONTRAST, 0.65, "edge between classes"),
+    between=(style.CONTRAST, 0.65, "edge between classes"),
     full=1500,
     ink=(0.25, 1.4),
     width=(0.4, 0.35),
@@ -86,13 +74,13 @@ def plot_embeddings(
     shown = _shown_documents(before, after, labels, label_names, max_documents, seed)
     first = _places(shown.before, seed)
     second = _aligned(_places(shown.after, seed), first)
-    figure, panels = two_panels()
+    figure, panels = style.two_panels()
     for axes, places in zip(panels, (first, second), strict=True):
-        entries = draw_documents(axes, places, shown.looks)
-        fit_panel(axes, places)
-    set_headings(figure, panels, title + shown.part, ["before training", "after training"])
-    legend_beside(figure, entries, handlelength=1.4, labelspacing=0.5)
-    return save_figure(figure, path)
+        entries = style.draw_documents(axes, places, shown.looks)
+        style.fit_panel(axes, places)
+    style.set_headings(figure, panels, title + shown.part, ["before training", "after training"])
+    style.legend_beside(figure, entries, handlelength=1.4, labelspacing=0.5)
+    return style.save_figure(figure, path)
 
 
 def plot_graph_change(
@@ -134,10 +122,10 @@ def plot_graph_change(
     shown = _shown_documents(before, after, labels, label_names, max_documents, seed)
     classes = torch.from_numpy(shown.labels)
     chance = _chance(shown.labels)
-    figure, panels = two_panels()
+    figure, panels = style.two_panels()
     heads: list[str] = []
     first: np.ndarray | None = None
-    edges: dict[str, Entry] = {}
+    edges: dict[str, style.Entry] = {}
     states = (("before", shown.before), ("after", shown.after))
     for axes, (name, rows) in zip(panels, states, strict=True):
         data = build_document_graph(rows, classes, k=k)
@@ -149,16 +137,16 @@ def plot_graph_change(
         ends = data.edge_index[:, data.edge_index[0] < data.edge_index[1]].T.numpy()
         drawn = draw_edges(axes, places, ends, relations(shown.labels[ends]), _EDGES)
         edges |= {kind: (handle, kind) for handle, kind, _ in drawn}
-        dots = draw_documents(axes, places, shown.looks)
-        fit_panel(axes, places)
+        dots = style.draw_documents(axes, places, shown.looks)
+        style.fit_panel(axes, places)
         share, by_chance = 100 * edge_homophily(data), 100 * chance
         fact = f"{share:.1f} % of the edges within a class ({by_chance:.1f} % by chance)"
         if share != share:
             fact = "no edge with two labeled ends"
         heads.append(f"{name} training · k = {k} · {len(ends):,} edges\n{fact}")
-    set_headings(figure, panels, title + shown.part, heads)
-    legend_beside(figure, [*dots, *edges.values()], handlelength=1.4, labelspacing=0.5)
-    return save_figure(figure, path)
+    style.set_headings(figure, panels, title + shown.part, heads)
+    style.legend_beside(figure, [*dots, *edges.values()], handlelength=1.4, labelspacing=0.5)
+    return style.save_figure(figure, path)
 
 
 class _Shown(NamedTuple):
@@ -167,7 +155,7 @@ class _Shown(NamedTuple):
     before: Tensor  # (N, D)
     after: Tensor  # (N, D')
     labels: np.ndarray  # (N,)
-    looks: list[ClassLook]
+    looks: list[style.ClassLook]
     part: str  # what a title says of a sample
 
 
@@ -188,11 +176,11 @@ def _shown_documents(
             f"{before.size(0)} and {after.size(0)})."
         )
     check_positive_int("max_documents", max_documents)
-    classes = checked_labels(labels, before.size(0), label_names)
+    classes = style.checked_labels(labels, before.size(0), label_names)
     chosen = stratified_sample(classes, max_documents, seed=seed)
     rows = torch.from_numpy(chosen)
     part = f" · {len(chosen):,} of {classes.size:,} documents"
-    looks = class_looks(classes, label_names)
+    looks = style.class_looks(classes, label_names)
     looks = [look._replace(members=look.members[chosen]) for look in looks]
     return _Shown(
         before.detach().cpu().float()[rows],

@@ -14,22 +14,8 @@ from torch_geometric.data import Data
 
 from gloss_graph._internal.checks import check_positive_int
 from gloss_graph.export.graph_arrays import GraphArrays, read_arrays
+from gloss_graph.visualization import style
 from gloss_graph.visualization.graph_pictures import relations
-from gloss_graph.visualization.style import (
-    CONTRAST,
-    GREY,
-    INK,
-    PALETTE,
-    Entry,
-    class_looks,
-    faint_grid,
-    legend_beside,
-    new_figure,
-    save_figure,
-    set_facts,
-    set_heading,
-    tidy_axes,
-)
 
 __all__ = ["Reach", "plot_degrees", "plot_reach", "reach_curves"]
 
@@ -68,16 +54,16 @@ def plot_degrees(
     weight = entries.data[one_way]
     ends = documents.y[np.stack([entries.row, entries.col], axis=1)[one_way]]
 
-    figure = new_figure(11.0, 4.4)
+    figure = style.new_figure(11.0, 4.4)
     left, right = figure.subplots(1, 2)
-    tidy_axes(left, title="", x="degree", y="documents")
-    tidy_axes(right, title="", x="weight", y="edges")
-    set_facts(left, f"Neighbors per document\n{_draw_degrees(left, degree)}")
-    set_facts(right, f"Weight of an edge\n{_draw_weights(right, weight, ends)}")
+    style.tidy_axes(left, title="", x="degree", y="documents")
+    style.tidy_axes(right, title="", x="weight", y="edges")
+    style.set_facts(left, f"Neighbors per document\n{_draw_degrees(left, degree)}")
+    style.set_facts(right, f"Weight of an edge\n{_draw_weights(right, weight, ends)}")
     for axes in (left, right):
-        faint_grid(axes, "y")
-    set_heading(figure, title)
-    return save_figure(figure, path)
+        style.faint_grid(axes, "y")
+    style.set_heading(figure, title)
+    return style.save_figure(figure, path)
 
 
 def _draw_degrees(axes: Axes, degree: np.ndarray) -> str:
@@ -86,10 +72,10 @@ def _draw_degrees(axes: Axes, degree: np.ndarray) -> str:
     width = max(1, -(-(top + 1) // 60))
     edges = np.arange(0, top + width + 1, width) - 0.5
     counts, _, _ = axes.hist(
-        degree, bins=edges.tolist(), color=PALETTE[0], edgecolor="white", linewidth=0.4
+        degree, bins=edges.tolist(), color=style.PALETTE[0], edgecolor="white", linewidth=0.4
     )
     mean, spread = degree.mean(), degree.std()
-    axes.axvline(mean, color=INK, linewidth=1, linestyle="dashed")
+    axes.axvline(mean, color=style.INK, linewidth=1, linestyle="dashed")
     # Long tails would be invisible on a linear scale.
     if top > 4 * max(np.median(degree), 1) and np.max(counts) > 50:
         axes.set_yscale("log")
@@ -105,14 +91,14 @@ def _draw_degrees(axes: Axes, degree: np.ndarray) -> str:
 def _draw_weights(axes: Axes, weight: np.ndarray, ends: np.ndarray) -> str:
     """Draw a histogram by kind of edge; return its facts."""
     if not weight.size:
-        axes.text(0.5, 0.5, "no edges", ha="center", color=GREY, transform=axes.transAxes)
+        axes.text(0.5, 0.5, "no edges", ha="center", color=style.GREY, transform=axes.transAxes)
         return "no edges"
     relation = relations(ends)
     labeled = bool((relation > 0).any())
     kinds = [
-        (relation == 1, PALETTE[0], "within a class"),
-        (relation == 2, CONTRAST, "between classes"),
-        (relation == 0, _OPEN if labeled else PALETTE[0], "with an unlabeled end"),
+        (relation == 1, style.PALETTE[0], "within a class"),
+        (relation == 2, style.CONTRAST, "between classes"),
+        (relation == 0, _OPEN if labeled else style.PALETTE[0], "with an unlabeled end"),
     ]
     low, high = float(weight.min()), float(weight.max())
     if high - low < 1e-9 * max(high, 1):
@@ -217,11 +203,11 @@ def plot_reach(
             "'graph' must hold a visible label (got none). Set 'y' (and 'seed_mask') first."
         )
     hops = np.arange(len(curves.any_label))
-    figure = new_figure(9.2, 4.8)
+    figure = style.new_figure(9.2, 4.8)
     axes = figure.add_subplot()
-    tidy_axes(axes, title="", x="hops from a label", y="documents reached, %")
-    entries: list[Entry] = []
-    for look in class_looks(np.where(documents.seeds, documents.y, -1), documents.names):
+    style.tidy_axes(axes, title="", x="hops from a label", y="documents reached, %")
+    entries: list[style.Entry] = []
+    for look in style.class_looks(np.where(documents.seeds, documents.y, -1), documents.names):
         if look.hollow:
             continue
         for number, label in enumerate(np.unique(documents.y[look.members]).tolist()):
@@ -234,22 +220,24 @@ def plot_reach(
         (curves.any_label, "solid", "a label of any class"),
         (curves.every_class, "dashed", "a label of every class"),
     )
-    for place, (values, style, name) in enumerate(looks):
-        line = axes.plot(hops, 100 * values, color=INK, linewidth=2.4, linestyle=style, zorder=3)[0]
+    for place, (values, dash, name) in enumerate(looks):
+        line = axes.plot(
+            hops, 100 * values, color=style.INK, linewidth=2.4, linestyle=dash, zorder=3
+        )[0]
         entries.insert(place, (line, name))
     axes.set(ylim=(-2, 103), xlim=(-0.1, max(len(hops) - 1, 1) + 0.1))
     axes.xaxis.set_major_locator(MaxNLocator(nbins=10, integer=True))
-    faint_grid(axes)
+    style.faint_grid(axes)
     size, visible = len(documents.y), int(documents.seeds.sum())
     facts = (
         f"{size:,} documents, {visible:,} visible labels\nafter {len(hops) - 1} hops "
         f"{100 * curves.any_label[-1]:.1f} % reach a label, "
         f"{100 * curves.every_class[-1]:.1f} % one of every class"
     )
-    set_facts(axes, facts)
-    legend = legend_beside(figure, entries)
+    style.set_facts(axes, facts)
+    legend = style.legend_beside(figure, entries)
     legend.set_title("within h hops of")
     legend.get_title().set(size=9.5, weight="bold")
     legend.set_alignment("left")
-    set_heading(figure, title)
-    return save_figure(figure, path)
+    style.set_heading(figure, title)
+    return style.save_figure(figure, path)

@@ -21,29 +21,8 @@ from gloss_graph._internal.checks import check_positive_int
 from gloss_graph.analysis.measures import louvain_communities
 from gloss_graph.export.graph_arrays import read_arrays
 from gloss_graph.export.to_networkx import to_networkx
+from gloss_graph.visualization import style
 from gloss_graph.visualization.layout import place_adjacency, place_nodes, sample_nodes
-from gloss_graph.visualization.style import (
-    CONTRAST,
-    GREY,
-    INK,
-    PALETTE,
-    ClassLook,
-    Entry,
-    add_legend,
-    class_looks,
-    dot_handle,
-    draw_documents,
-    fit_panel,
-    legend_columns,
-    legend_name,
-    new_figure,
-    rim_of,
-    save_figure,
-    set_facts,
-    set_headings,
-    short_name,
-    two_panels,
-)
 
 __all__ = [
     "EdgeLook",
@@ -82,7 +61,7 @@ class EdgeLook(NamedTuple):
 _MAP_EDGES = EdgeLook(
     unknown=(_FAINT, 0.5, "edge with an unlabeled end"),
     within=(_WITHIN, 0.5, "edge within a group"),
-    between=(CONTRAST, 0.4, "edge between groups"),
+    between=(style.CONTRAST, 0.4, "edge between groups"),
     full=1500,
     ink=(0.1, 1.2),
     width=(0.3, 0.4),
@@ -180,7 +159,7 @@ def plot_graph(
     scene = _scene(shown, color_by)
     places = place_nodes(shown, seed=seed)
 
-    figure = new_figure(10.5, 7.6)
+    figure = style.new_figure(10.5, 7.6)
     axes = figure.add_subplot()
     axes.set_axis_off()
     axes.set_aspect("equal", anchor="NW")
@@ -189,7 +168,7 @@ def plot_graph(
     look = _edge_look(scene)
     edges = draw_edges(axes, places, scene.edges, scene.relation, look, scene.weight)
     entries += [(handle, f"{name} ({count:,})") for handle, name, count in edges]
-    add_legend(
+    style.add_legend(
         axes,
         entries,
         room=_BESIDE,
@@ -205,11 +184,11 @@ def plot_graph(
         bar = figure.colorbar(axes.collections[0], cax=axes.inset_axes((1.04, 0.02, 0.03, 0.45)))
         bar.set_label(color_by.replace("_", " "), fontsize=11)
         bar.outline.set_visible(False)
-    set_facts(axes, _facts(graph, scene), spacing=1.5)
+    style.set_facts(axes, _facts(graph, scene), spacing=1.5)
     figure.suptitle(
-        title, x=0.004, ha="left", fontsize=15, fontweight="bold", color=INK, parse_math=False
+        title, x=0.004, ha="left", fontsize=15, fontweight="bold", color=style.INK, parse_math=False
     )
-    return save_figure(figure, path)
+    return style.save_figure(figure, path)
 
 
 class _Scene(NamedTuple):
@@ -295,34 +274,36 @@ def _plural(word: str) -> str:
     return "classes" if word == "class" else f"{word}s"
 
 
-def _draw_nodes(axes: Axes, scene: _Scene, places: np.ndarray) -> list[Entry]:
+def _draw_nodes(axes: Axes, scene: _Scene, places: np.ndarray) -> list[style.Entry]:
     """Draw nodes on top of the edges; return their legend entries."""
     area = float(np.clip(26000 / max(len(places), 1), 14, 110))
     dots: dict[str, Any] = {"s": area, "zorder": 3, "linewidths": 0.45}
-    entries: list[Entry] = []
+    entries: list[style.Entry] = []
     if scene.scale is not None:
         known = scene.group >= 0
         dots |= {"c": scene.scale[known], "cmap": "viridis", "edgecolors": "white"}
         axes.scatter(*places[known].T, **dots)
     for i, (name, count) in enumerate(scene.shares):
         # Beyond the palette its colors return as squares; unnamed categories are grey.
-        color, marker = (PALETTE * 2)[i], "os"[i // len(PALETTE)]
+        color, marker = (style.PALETTE * 2)[i], "os"[i // len(style.PALETTE)]
         if i == _GROUPS:
             color, marker = _OTHER, "D"
-        rim = rim_of(color)
+        rim = style.rim_of(color)
         look: dict[str, Any] = {**dots, "c": [color], "edgecolors": [rim], "marker": marker}
         axes.scatter(*places[scene.group == i].T, **look)
-        entries.append((dot_handle(marker, color, rim), f"{name} ({count:,})"))
+        entries.append((style.dot_handle(marker, color, rim), f"{name} ({count:,})"))
     hollow = scene.group < 0
     if hollow.any():
-        look = {"s": area, "c": "white", "edgecolors": GREY, "linewidths": 0.8, "zorder": 2.5}
+        look = {"s": area, "c": "white", "edgecolors": style.GREY, "linewidths": 0.8, "zorder": 2.5}
         axes.scatter(*places[hollow].T, **look)
         name = "unlabeled" if scene.word == "class" else "no value"
-        entries.append((dot_handle("o", "white", GREY), f"{name} ({int(hollow.sum()):,})"))
+        entries.append(
+            (style.dot_handle("o", "white", style.GREY), f"{name} ({int(hollow.sum()):,})")
+        )
     if scene.wrong.any():
         look = {"s": 1.8 * area, "facecolors": "none", "edgecolors": "black", "linewidths": 1.2}
         axes.scatter(*places[scene.wrong].T, zorder=4, **look)
-        ring = dot_handle("o", "none", "black", width=1.6)
+        ring = style.dot_handle("o", "none", "black", width=1.6)
         entries.append((ring, f"misclassified ({int(scene.wrong.sum()):,})"))
     return entries
 
@@ -332,7 +313,7 @@ def _edge_look(scene: _Scene) -> EdgeLook:
     return EdgeLook(
         unknown=(_FAINT, 0.35, unknown if scene.scale is None else "edge"),
         within=(_WITHIN, 0.5, f"edge within a {scene.word}"),
-        between=(CONTRAST, 0.75, f"edge between {_plural(scene.word)}"),
+        between=(style.CONTRAST, 0.75, f"edge between {_plural(scene.word)}"),
         full=4000,
         ink=(0.25, 1.8),
         width=(0.5, 0.4),
@@ -400,20 +381,20 @@ def plot_communities(
             f"'places' must be finite with shape ({size}, 2) (got {np.shape(places)})."
         )
     names = community_names(communities, y, documents.names)
-    by_label = class_looks(y, documents.names)
+    by_label = style.class_looks(y, documents.names)
     by_community = community_looks(communities, names)
     ends = _drawn_ends(links, max_edges, seed)
     rows = 0
     for looks in (by_label, by_community):
-        named = [legend_name(look) for look in looks]
-        rows = max(rows, -(-len(named) // legend_columns(named, _UNDER, _COLUMNS, _TYPE)))
-    figure, panels = two_panels(12.6, 6.95 + 0.2 * rows)
+        named = [style.legend_name(look) for look in looks]
+        rows = max(rows, -(-len(named) // style.legend_columns(named, _UNDER, _COLUMNS, _TYPE)))
+    figure, panels = style.two_panels(12.6, 6.95 + 0.2 * rows)
     sides = (y, by_label), (communities, by_community)
     for axes, (groups, looks) in zip(panels, sides, strict=True):
         draw_edges(axes, places, ends, relations(groups[ends]), _MAP_EDGES)
-        add_legend(
+        style.add_legend(
             axes,
-            draw_documents(axes, places, looks, least=3),
+            style.draw_documents(axes, places, looks, least=3),
             room=_UNDER,
             columns=_COLUMNS,
             loc="upper left",
@@ -422,7 +403,7 @@ def plot_communities(
             handletextpad=0.3,
             labelspacing=0.45,
         )
-        fit_panel(axes, places)
+        style.fit_panel(axes, places)
     edges, drawn = links.nnz // 2, len(ends)
     share = f"{edges:,} edges" if drawn == edges else f"{drawn:,} of {edges:,} edges drawn"
     found = np.unique(communities[communities >= 0]).size
@@ -431,8 +412,8 @@ def plot_communities(
         f"by label\n{size:,} documents, {int((y >= 0).sum()):,} labeled · {share}",
         f"by community\n{found:,} communities (Louvain){words}",
     ]
-    set_headings(figure, panels, title, heads)
-    return save_figure(figure, path)
+    style.set_headings(figure, panels, title, heads)
+    return style.save_figure(figure, path)
 
 
 def known_communities(
@@ -447,9 +428,9 @@ def known_communities(
     return np.asarray(communities)
 
 
-def community_looks(communities: np.ndarray, names: Sequence[str]) -> list[ClassLook]:
+def community_looks(communities: np.ndarray, names: Sequence[str]) -> list[style.ClassLook]:
     """Looks of communities (N,), as classes have them."""
-    looks = class_looks(communities, names)
+    looks = style.class_looks(communities, names)
     other = [look.name.replace("other classes", "other communities") for look in looks]
     return [
         look._replace(name="isolated" if look.hollow else name)
@@ -470,7 +451,7 @@ def community_names(
             counts = np.bincount(labels)
             top = int(counts.argmax())
             share = f" {100 * counts[top] / labels.size:.0f} %"
-            word = short_name(top, label_names)
+            word = style.short_name(top, label_names)
             room = 23 - len(name) - len(share)
             name += ": " + (word if len(word) < room else word[: room - 2] + "…") + share
         names.append(name)

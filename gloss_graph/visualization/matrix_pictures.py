@@ -20,24 +20,15 @@ from torch_geometric.data import Data
 
 from gloss_graph._internal.checks import check_choice, check_matrix, check_positive_int
 from gloss_graph.export.graph_arrays import read_arrays
+from gloss_graph.visualization import style
 from gloss_graph.visualization.graph_pictures import known_communities
-from gloss_graph.visualization.style import (
-    GREY,
-    INK,
-    checked_labels,
-    new_figure,
-    save_figure,
-    set_facts,
-    set_heading,
-    short_name,
-)
 
 __all__ = ["plot_adjacency", "plot_similarities"]
 
 _SIDE, _TYPE = 5.4, 9.0  # of an adjacency matrix: inches, and points of a class name
 _MOST = 14  # most classes in the table on the right
 _COLUMNS, _PANEL, _SMALL = 3, 3.3, 7.5  # of similarities: panels per row, inches, points
-_NAMES: dict[str, Any] = {"parse_math": False, "fontsize": _TYPE, "color": INK}
+_NAMES: dict[str, Any] = {"parse_math": False, "fontsize": _TYPE, "color": style.INK}
 # From nearly white, so that no edge and few edges differ only in shade.
 _COLORS = LinearSegmentedColormap.from_list(
     "links", ["#F7F8FA", "#BFD9EA", "#56B4E9", "#0072B2", "#22164F"]
@@ -89,10 +80,10 @@ def plot_adjacency(
     order = np.lexsort((np.arange(size), second, classes))
     _, starts, place = np.unique(classes[order], return_index=True, return_inverse=True)
     labels = documents.y[order[starts]].tolist()
-    names = ["unlabeled" if c < 0 else short_name(c, documents.names) for c in labels]
+    names = ["unlabeled" if c < 0 else style.short_name(c, documents.names) for c in labels]
 
     few = len(names) <= _MOST
-    figure = new_figure(_SIDE + (_SIDE if few else 1.2) + 1.6, _SIDE + 1.2)
+    figure = style.new_figure(_SIDE + (_SIDE if few else 1.2) + 1.6, _SIDE + 1.2)
     panels = figure.subplots(1, 2 if few else 1, squeeze=False)[0]
     cells, groups = np.empty((2, size), dtype=np.int64)
     cells[order], groups[order] = np.arange(size) * min(bins, size) // size, place
@@ -102,11 +93,11 @@ def plot_adjacency(
     cell = "a cell is a pair of documents"
     if each > 1:
         cell = f"a cell is about {each} × {each} documents, its color their mean edge weight"
-    set_facts(panels[0], f"{size:,} documents, sorted by class and {within}\n{cell}")
+    style.set_facts(panels[0], f"{size:,} documents, sorted by class and {within}\n{cell}")
     if few:
         _draw_shares(panels[1], _sums(links, groups), names)
-    set_heading(figure, title)
-    return save_figure(figure, path)
+    style.set_heading(figure, title)
+    return style.save_figure(figure, path)
 
 
 def _sums(links: sparse.csr_array, groups: np.ndarray) -> np.ndarray:
@@ -131,10 +122,10 @@ def _draw_matrix(
         interpolation="nearest",
     )
     bar = figure.colorbar(image, ax=axes, location="bottom", shrink=0.5, aspect=30, pad=0.02)
-    bar.set_label("mean edge weight", fontsize=9.5, color=INK)
+    bar.set_label("mean edge weight", fontsize=9.5, color=style.INK)
     ticks = [0, top / 10, top / 3, top]
     bar.set_ticks(ticks, labels=[f"{tick:.2g}" for tick in ticks])
-    bar.ax.tick_params(labelsize=8.5, colors=INK, length=2)
+    bar.ax.tick_params(labelsize=8.5, colors=style.INK, length=2)
     bar.outline.set_visible(False)
 
 
@@ -144,8 +135,8 @@ def _mark_classes(axes: Axes, names: list[str], borders: list[int]) -> None:
     shown, last = [], -room
     for name, (start, stop) in zip(names, pairwise(borders), strict=True):
         if start:
-            axes.axhline(start, color=GREY, linewidth=0.4)
-            axes.axvline(start, color=GREY, linewidth=0.4)
+            axes.axhline(start, color=style.GREY, linewidth=0.4)
+            axes.axvline(start, color=style.GREY, linewidth=0.4)
         middle = (start + stop) / 2
         if middle - last >= room:
             shown.append((middle, name))
@@ -162,7 +153,7 @@ def _draw_shares(axes: Axes, sums: np.ndarray, names: list[str]) -> None:
     share = 100 * sums / np.where(total > 0, total, 1)
     axes.imshow(share, cmap=_COLORS, vmin=0, vmax=110)
     for i, j in np.ndindex(share.shape):
-        color = "white" if share[i, j] > 55 else INK
+        color = "white" if share[i, j] > 55 else style.INK
         text = "–" if total[i, 0] == 0 else f"{share[i, j]:.0f}"
         axes.text(j, i, text, ha="center", va="center", fontsize=9, color=color)
     ticks = range(len(names))
@@ -170,7 +161,7 @@ def _draw_shares(axes: Axes, sums: np.ndarray, names: list[str]) -> None:
     axes.set_xticks(ticks, names, rotation=45, ha="right", rotation_mode="anchor", **_NAMES)
     axes.tick_params(length=0, pad=3)
     axes.spines[:].set_visible(False)
-    set_facts(axes, "Where a class's edges lead\nshare of the row's edge weight, %")
+    style.set_facts(axes, "Where a class's edges lead\nshare of the row's edge weight, %")
 
 
 def plot_similarities(
@@ -213,7 +204,7 @@ def plot_similarities(
             f"'moments' must hold the same documents, at least one (got {sizes}). Encode one batch "
             "at every moment."
         )
-    classes = checked_labels(labels, sizes[0], label_names)
+    classes = style.checked_labels(labels, sizes[0], label_names)
     # Unlabeled documents come last.
     order = np.argsort(np.where(classes < 0, classes.max() + 1, classes), kind="stable")
     sorted_classes = classes[order]
@@ -226,22 +217,22 @@ def plot_similarities(
     columns = min(_COLUMNS, len(tables))
     lines = math.ceil(len(tables) / columns)
     width = max(columns * (_PANEL + 0.15) + 2.2, 7.0)
-    figure = new_figure(width, lines * (_PANEL + 0.6) + 0.6)
+    figure = style.new_figure(width, lines * (_PANEL + 0.6) + 0.6)
     panels = figure.subplots(lines, columns, squeeze=False).ravel()
     for place, (axes, table, name) in enumerate(zip(panels, tables, moments, strict=False)):
         picture = axes.imshow(
             table, vmin=min(low, 0.9), vmax=1.0, cmap="viridis", interpolation="nearest"
         )
         _part_classes(axes, sorted_classes, label_names, named=place % columns == 0)
-        set_facts(axes, f"{name}\n{_means(table, sorted_classes)}", 10)
+        style.set_facts(axes, f"{name}\n{_means(table, sorted_classes)}", 10)
     for axes in panels[len(tables) :]:
         axes.set_axis_off()
     bar = figure.colorbar(picture, ax=list(panels), shrink=0.75, aspect=30, pad=0.02)
-    bar.set_label("cosine similarity", fontsize=10.5, color=INK)
+    bar.set_label("cosine similarity", fontsize=10.5, color=style.INK)
     bar.outline.set_visible(False)
-    bar.ax.tick_params(labelsize=9, colors=INK, length=3)
-    set_heading(figure, title)
-    return save_figure(figure, path)
+    bar.ax.tick_params(labelsize=9, colors=style.INK, length=3)
+    style.set_heading(figure, title)
+    return style.save_figure(figure, path)
 
 
 def _part_classes(
@@ -265,9 +256,9 @@ def _part_classes(
     if not named:
         axes.set_yticks([])
         return
-    words = ["unlabeled" if c < 0 else short_name(int(c), label_names) for _, c in ticks]
+    words = ["unlabeled" if c < 0 else style.short_name(int(c), label_names) for _, c in ticks]
     axes.set_yticks([place for place, _ in ticks], words, fontsize=_SMALL, parse_math=False)
-    axes.tick_params(length=0, colors=INK)
+    axes.tick_params(length=0, colors=style.INK)
 
 
 def _means(table: np.ndarray, classes: np.ndarray) -> str:

@@ -24,9 +24,9 @@ from gloss_graph.analysis.label_masses import TopMasses, top_masses
 from gloss_graph.analysis.measures import louvain_communities
 from gloss_graph.export.attributes import text_column
 from gloss_graph.export.graph_arrays import GraphArrays, read_arrays
+from gloss_graph.visualization import style
 from gloss_graph.visualization.graph_pictures import community_looks, community_names
 from gloss_graph.visualization.layout import place_adjacency, sample_nodes
-from gloss_graph.visualization.style import ClassLook, class_looks
 
 __all__ = ["write_html"]
 
@@ -144,7 +144,7 @@ def _content(
     content: dict[str, Any] = {
         "total": documents.size,
         "shown": shown,
-        "labels": _coloring(y, documents.names, class_looks(y, documents.names)),
+        "labels": _coloring(y, documents.names, style.class_looks(y, documents.names)),
         "communities": _coloring(communities, named, community_looks(communities, named)),
         "docs": {
             "id": documents.ids[listed].tolist(),
@@ -180,7 +180,7 @@ def _rounded(values: np.ndarray) -> list[float]:
 
 
 def _coloring(
-    values: np.ndarray, names: Sequence[str], looks: Sequence[ClassLook]
+    values: np.ndarray, names: Sequence[str], looks: Sequence[style.ClassLook]
 ) -> dict[str, Any]:
     """Names of the values, the looks, and the look of each value."""
     look_of = [-1] * len(names)

@@ -23,43 +23,11 @@ from matplotlib.lines import Line2D
 from torch import Tensor
 
 from gloss_graph._internal.checks import check_index_vector
-from gloss_graph._internal.colors import CONTRAST, GREY, INK, PALETTE
+from gloss_graph._internal.colors import CONTRAST as CONTRAST
+from gloss_graph._internal.colors import GREY as GREY
+from gloss_graph._internal.colors import INK as INK
+from gloss_graph._internal.colors import PALETTE as PALETTE
 from gloss_graph._internal.files import atomic_write
-
-__all__ = [
-    "CONTRAST",
-    "DPI",
-    "GREY",
-    "INK",
-    "OTHER",
-    "PALETTE",
-    "ClassLook",
-    "Entry",
-    "PagePicture",
-    "add_legend",
-    "checked_labels",
-    "class_looks",
-    "dot_handle",
-    "draw_documents",
-    "faint_grid",
-    "fit_panel",
-    "legend_beside",
-    "legend_columns",
-    "legend_name",
-    "name_ticks",
-    "new_figure",
-    "page_picture",
-    "rim_of",
-    "save_figure",
-    "set_facts",
-    "set_heading",
-    "set_headings",
-    "short_name",
-    "shortened",
-    "text_width",
-    "tidy_axes",
-    "two_panels",
-]
 
 DPI = 160
 _FORMATS = ("png", "pdf", "svg")
