@@ -15,7 +15,7 @@ from torch_geometric.data import Data
 
 from gloss_graph._internal.limits import load_json
 from gloss_graph.export.attributes import check_simple
-from gloss_graph.export.graph_arrays import EDGE_KINDS
+from gloss_graph.export.graph_arrays import EDGE_KINDS, Edges
 from gloss_graph.export.to_networkx import GraphColumns
 
 __all__ = ["data_from_columns", "from_networkx", "networkx_columns"]
@@ -100,14 +100,14 @@ def data_from_columns(graph: GraphColumns) -> Data:
     position = np.empty(size, dtype=np.int64)
     position[order] = np.arange(size)
     source, target = order[graph.source], order[graph.target]
-    entry = np.arange(source.size)
-    if not graph.directed:
-        back = np.flatnonzero(source != target)
-        entry = np.concatenate([entry, back])
-        source, target = np.append(source, target[back]), np.append(target, source[back])
-    ranked = np.lexsort((target, source))
-    entries = torch.from_numpy(entry[ranked])
-    edge_index = torch.from_numpy(np.stack([source[ranked], target[ranked]]))
+    entries = np.arange(source.size)
+    if graph.directed:
+        entries = np.lexsort((target, source))
+        source, target = source[entries], target[entries]
+    else:
+        source, target, doubled = Edges(source, target, {"entry": entries}).both_ways()
+        entries = doubled["entry"]
+    edge_index = torch.from_numpy(np.stack([source, target]))
     data = Data(edge_index=edge_index, num_nodes=size)
 
     def put(key: str, value: Any, domain: str) -> None:
@@ -120,7 +120,7 @@ def data_from_columns(graph: GraphColumns) -> Data:
 
     for name, values in graph.edges.items():
         column = _edge_column(name, values)
-        put(f"edge_{_fitting(name, 'edge')}", column[entries], "edge")
+        put(f"edge_{_fitting(name, 'edge')}", column[torch.from_numpy(entries)], "edge")
     if not edge_index.numel():
         data.edge_weight = torch.zeros(0, dtype=torch.float32)
     known = _label_names(graph)

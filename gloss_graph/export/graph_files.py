@@ -147,14 +147,10 @@ def write_csr(
         data, directed = from_networkx(weighted), True
     size = count_nodes(data)
     # The reader checks the directions; a matrix has both of them in any case.
-    edges = read_edges(data, directed=directed)
-    source, target = edges.source, edges.target
-    weight = edges.columns.get("weight", np.ones(source.size, dtype=np.float32))
-    if not directed:
-        back = source != target
-        source, target = np.append(source, target[back]), np.append(target, source[back])
-        weight = np.append(weight, weight[back])
-    matrix = sparse.csr_matrix((weight, (source, target)), shape=(size, size))
+    edges = read_edges(data, directed=directed, only=("edge_weight",))
+    edges = edges if directed else edges.both_ways()
+    weight = edges.columns.get("weight", np.ones(edges.source.size, dtype=np.float32))
+    matrix = sparse.csr_matrix((weight, (edges.source, edges.target)), shape=(size, size))
     with atomic_write(path, overwrite=overwrite) as handle:
         # Weights hardly compress, and compression takes ten times longer.
         sparse.save_npz(handle, matrix, compressed=False)

@@ -198,15 +198,15 @@ def _coloring(
 
 def _page(title: str, content: dict[str, Any]) -> str:
     """Fill the template; only the pieces that it names by hash may style or run."""
-    style = _part("page.css")
+    css = _part("page.css")
     script = "\n".join(_part(name) for name in _SCRIPTS)
     # Without "<" in the data no text can close the element or open a comment.
     data = json.dumps(content, separators=(",", ":"), allow_nan=False)
     data = data.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
     values = {
         "TITLE": html.escape(title),
-        "STYLE": style,
-        "STYLE_HASH": _hash(style),
+        "STYLE": css,
+        "STYLE_HASH": _hash(css),
         "SCRIPT": script,
         "SCRIPT_HASH": _hash(script),
         "DATA": data,
