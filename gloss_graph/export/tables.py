@@ -23,10 +23,10 @@ from torch_geometric.data import Data
 from gloss_graph._internal.files import atomic_write
 from gloss_graph._internal.limits import load_json, read_object, read_parquet
 from gloss_graph.export.attributes import attribute_error, plain_graph
-from gloss_graph.export.from_networkx import networkx_columns
-from gloss_graph.export.to_networkx import GraphColumns, as_networkx, data_columns
+from gloss_graph.export.data_to_networkx import GraphColumns, as_networkx, data_columns
+from gloss_graph.export.networkx_to_data import networkx_columns
 
-__all__ = ["read_tables", "write_tables"]
+__all__ = ["read_tables", "save_tables"]
 
 _CHUNK = 1 << 17
 _KEY = b"gloss_graph"
@@ -34,24 +34,15 @@ _TYPES = {bool: pa.bool_(), int: pa.int64(), float: pa.float64(), str: pa.string
 _TAKEN = {"node": ("node",), "edge": ("source", "target")}
 
 
-def write_tables(
+def save_tables(
     graph: Data | nx.Graph,
     path: str | os.PathLike[str],
     *,
-    overwrite: bool = False,
-    max_text: int | None = None,
-    directed: bool = False,
+    overwrite: bool,
+    max_text: int | None,
+    directed: bool,
 ) -> list[Path]:
-    """Write a table of nodes and one of edges, as `write_graph` does for `.parquet` and `.csv`.
-
-    `corpus.parquet` becomes `corpus.nodes.parquet` (a row per node: `node`, then its attributes)
-    and `corpus.edges.parquet` (a row per edge: `source`, `target`, `weight`, ...; each pair of an
-    undirected graph once). CSV has a third file, `corpus.schema.json`, with the types of the
-    columns and the attributes of the graph, which Parquet keeps in its metadata. Nodes of a
-    NetworkX graph are all integers or all strings.
-
-    Cost: O(N + E log E); a million edges take about a second as Parquet.
-    """
+    """Write the tables that `write_tables` describes."""
     files = _paths(Path(path))
     form = "CSV" if "schema" in files else "Parquet"
     if isinstance(graph, Data):
@@ -131,7 +122,7 @@ def _arrays(columns: Mapping[str, Any], domain: str, form: str) -> dict[str, pa.
 
 
 def read_tables(path: str | os.PathLike[str]) -> GraphColumns:
-    """Read the tables of `write_tables`, by the same name or that of one of the files.
+    """Read the tables of `save_tables`, by the same name or that of one of the files.
 
     CSV tables without `.schema.json` are read too; the types of their columns are guessed.
     """

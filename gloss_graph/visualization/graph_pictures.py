@@ -19,8 +19,8 @@ from torch_geometric.data import Data
 
 from gloss_graph._internal.checks import check_positive_int
 from gloss_graph.analysis.measures import louvain_communities
+from gloss_graph.export.data_to_networkx import to_networkx
 from gloss_graph.export.graph_arrays import read_arrays
-from gloss_graph.export.to_networkx import to_networkx
 from gloss_graph.visualization import style
 from gloss_graph.visualization.layout import place_adjacency, place_nodes, sample_nodes
 

@@ -15,8 +15,8 @@ from torch_geometric.data import Data
 
 from gloss_graph._internal.limits import load_json
 from gloss_graph.export.attributes import check_simple
+from gloss_graph.export.data_to_networkx import GraphColumns
 from gloss_graph.export.graph_arrays import EDGE_KINDS, Edges
-from gloss_graph.export.to_networkx import GraphColumns
 
 __all__ = ["data_from_columns", "from_networkx", "networkx_columns"]
 
