@@ -126,20 +126,14 @@ def audit(
 
     where h_i is the mass of i's label that comes back to it through unlabeled documents: 0 if all
     neighbors are labeled, otherwise exact up to `max_columns` right sides (labels whose unlabeled
-    surroundings do not touch share one) and estimated from random probes beyond.
+    surroundings do not touch share one) and estimated from random `probes` beyond.
 
-    Args:
-        graph: A document graph. Labels of `seed_mask` propagate; all of `y` are judged.
-        embeddings: (N, D) in which to look for near-duplicates, by default `graph.x`; without
-            both, similarity follows from Gaussian weights if the graph has one `bandwidth`.
-            Equal texts are duplicates in any case.
-        normalization: `"hub"` (takes weight from hubs) or `"row"`.
-        eta: Leak >= 0; the larger, the less far-away labels count.
-        duplicate_similarity: Least cosine similarity of near-duplicates.
-        max_columns: Most right sides of an exact h.
-        probes: Random probes of the estimate.
-        seed: Seed of the probes.
-        progress: Show a bar on stderr.
+    Labels of `seed_mask` propagate; all of `y` are judged. The normalization `"hub"` takes weight
+    from hubs, `"row"` does not; the larger the leak `eta`, the less far-away labels count.
+
+    Near-duplicates have a cosine similarity of at least `duplicate_similarity` in `embeddings`
+    (N, D), by default `graph.x`; without both, similarity follows from Gaussian weights if the
+    graph has one `bandwidth`. Equal texts are duplicates in any case.
 
     Returns:
         The audit. The only document of a class has a note instead of a suspicion: no other label

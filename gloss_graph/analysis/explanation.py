@@ -116,13 +116,9 @@ def explain(
     With `eta > 0` the walk stops with chance eta / (1 + eta) at every step, and that mass goes to
     the class prior. A labeled document is explained with its label hidden.
 
-    Args:
-        graph: As `build_document_graph` returns it. Labels are those of `seed_mask`; `text`,
-            `label_names` and `doc_id` are used if present.
-        node: Position of the document, 0..N-1.
-        normalization: `"hub"` (takes weight from hubs) or `"row"`.
-        eta: Leak, at least 0.
-        top: Most documents in the table, by mass; None keeps all that have any.
+    Labels are those of `seed_mask`; `node` is a position, 0..N-1. The normalization `"hub"` takes
+    weight from hubs, `"row"` does not. The table has at most `top` documents; None keeps all that
+    have any mass.
 
     Returns:
         The explanation. If no label can be reached all mass is on `"prior"`, or on

@@ -63,9 +63,7 @@ def to_networkx(
 
     Both stored directions of a pair become one edge. All attributes are exactly `str`, `int`,
     `float` or `bool`, and every node has the same ones, so GraphML, GEXF, GML and node-link JSON
-    can be written without preparation. NetworkX's backends take the graph where they are
-    installed: `backend="parallel"` of nx-parallel, or `NX_CUGRAPH_AUTOCONFIG=True` in the
-    environment for nx-cugraph.
+    can be written without preparation, and NetworkX's backends (nx-parallel, nx-cugraph) take it.
 
     | attribute   | of                              | from                                    |
     | ----------- | ------------------------------- | --------------------------------------- |

@@ -60,23 +60,13 @@ def write_html(
     with one right side per labeled document (tolerance 1e-10); those of a labeled document hide
     its label. The propagated label is the class with the most mass.
 
-    Labels outside `seed_mask` are shown but decide nothing. `texts` and `label_names` replace those
-    of the graph. With more documents than `max_nodes` the map shows a random-walk sample; masses
-    still come from the whole graph.
+    Labels outside `seed_mask` are shown but decide nothing. `texts`, shortened to `max_text`
+    characters, and `label_names` replace those of the graph. With more documents than `max_nodes`
+    the map shows a random-walk sample; masses still come from the whole graph. A document has
+    `explanations` deciding documents; 0 leaves out masses and propagated labels. With a leak `eta`
+    of 0 every walk ends in a label. `progress` shows a bar on stderr.
 
-    Args:
-        graph: A document graph.
-        path: The file, ending in `.html` or `.htm`.
-        texts: The documents.
-        label_names: Names of the classes.
-        explanations: Deciding documents per document; 0 leaves out masses and propagated labels.
-        max_nodes: Most documents on the map.
-        max_text: Longest text in characters; None keeps all.
-        eta: Leak of the propagation; with 0 every walk ends in a label.
-        seed: Seed of sample, places and communities.
-        title: Title of the page.
-        overwrite: Replace an existing file.
-        progress: Show a bar on stderr.
+    The path ends in `.html` or `.htm`; an existing file is replaced only with `overwrite`.
 
     Raises:
         ValueError: A directed or damaged graph, texts that are not strings or of another number,

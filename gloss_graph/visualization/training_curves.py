@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
+import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
@@ -217,11 +218,8 @@ def _draw_loss(axes: Axes, curve: _Curve, color: str, dash: str, *, leading: boo
     if size > _LONG:
         if leading:
             axes.plot(*curve, color=color, linewidth=0.6, alpha=0.25)
-        half = size // 50
-        total = np.concatenate([[0.0], np.cumsum(value)])
-        low = np.maximum(np.arange(size) - half, 0)
-        high = np.minimum(np.arange(size) + half + 1, size)
-        value = (total[high] - total[low]) / (high - low)
+        near = pd.Series(value).rolling(2 * (size // 50) + 1, center=True, min_periods=1)
+        value = near.mean().to_numpy()
     width = 2.0 if leading else 1.3
     axes.plot(curve.step, value, color=color, linewidth=width, linestyle=dash)
 
