@@ -4,6 +4,7 @@ from gloss_graph._internal.extras import require
 
 require("pandas", extra="analysis")
 
+from gloss_graph import export
 from gloss_graph._internal.moved import moved_names
 from gloss_graph.analysis.audit import Audit, audit
 from gloss_graph.analysis.document_graph import document_graph
@@ -33,19 +34,7 @@ __all__ = [
 __getattr__ = moved_names(
     __name__,
     {
-        "gloss_graph.export": [
-            "EDGE_KINDS",
-            "FORMATS",
-            "edge_homophily",
-            "from_networkx",
-            "read_graph",
-            "read_networkx",
-            "to_networkx",
-            "write_csr",
-            "write_graph",
-            "write_graphml",
-            "write_tables",
-        ],
+        "gloss_graph.export": export.__all__,
         "gloss_graph.reports": [
             "RunChange",
             "compare_measures",

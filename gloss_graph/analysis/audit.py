@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -16,7 +17,7 @@ from torch import Tensor
 from torch_geometric.data import Data
 
 from gloss_graph._internal.checks import check_positive_int, check_range
-from gloss_graph.analysis.leave_one_out import hidden_labels
+from gloss_graph.analysis.label_masses import check_labeled, hidden_labels
 from gloss_graph.export.attributes import clean_text
 from gloss_graph.export.graph_arrays import GraphArrays, read_arrays, read_embeddings
 
@@ -26,25 +27,49 @@ __all__ = ["Audit", "audit"]
 _LEAST_MASS = 1e-12
 _TEXT = 56  # characters of a text that a printed table shows
 _CHUNK = 200_000
+# Tables of a summary: what they show, their title, and column -> heading.
+_SUMMARY: tuple[tuple[str, str, dict[str, str]], ...] = (
+    (
+        "disagreeing",
+        "{count:,} of {labels:,} labels contradicted",
+        {"doc_id": "id", "label": "label", "suggested": "others say", "suspicion": "suspicion"}
+        | {"text": "text"},
+    ),
+    (
+        "duplicates",
+        "{count:,} near-duplicates with different labels",
+        {"node": "node", "other": "and", "label": "label", "other_label": "but"}
+        | {"similarity": "similarity", "text": "text"},
+    ),
+    (
+        "bleeding",
+        "Classes that run into each other",
+        {"label": "class", "other": "and", "documents": "documents", "share": "share"},
+    ),
+    (
+        "isolated",
+        "{count:,} documents no other label reaches",
+        {"doc_id": "id", "label": "label", "degree": "neighbors", "text": "text"},
+    ),
+)
 
 
 @dataclass(frozen=True)
 class Audit:
-    """The findings of an audit.
+    """The findings of an audit, as tables of which the worst cases come first.
 
     Attributes:
-        table: A row per labeled document, the most suspicious first: `node`, `doc_id`, `label`,
-            `suggested` (the class that other labels suggest, "" for none), `suspicion` (the share
-            of arriving label mass that contradicts the label, in [0, 1]; NaN if no other label can
-            tell: `note` says why), `support` (share of the suggested class), `mass` (total
-            arriving label mass), `note` and `text`.
-        duplicates: Pairs of near-duplicates with different labels, the most similar first: `node`,
-            `other`, `similarity`, `label`, `other_label`, `text`, `other_text`.
+        table: A row per labeled document: `node`, `doc_id`, `label`, `suggested` (the class that
+            other labels suggest, "" for none), `suspicion` (the share of arriving label mass that
+            contradicts the label, in [0, 1]; NaN if no other label can tell: `note` says why),
+            `support` (share of the suggested class), `mass` (all that arrives), `note` and `text`.
+        duplicates: Pairs of near-duplicates with different labels: `node`, `other`, `similarity`,
+            `label`, `other_label`, `text`, `other_text`.
         isolated: Documents, labeled or not, that no label of another document reaches: `node`,
             `doc_id`, `label`, `degree`, `text`.
         confusion: Counts of documents by given label (rows) and suggested label (columns).
-        bleeding: Pairs of classes that are confused, the worst first: `label`, `other`,
-            `documents` (given one label, suggested the other), `share` of both classes.
+        bleeding: Pairs of classes that are confused: `label`, `other`, `documents` (with one
+            label, suggested the other), `share` of both classes.
         exact: False if the mass that returns to labels was estimated, see `audit`.
     """
 
@@ -62,33 +87,14 @@ class Audit:
         return self.table[other & self.table["suspicion"].notna()]
 
     def summary(self, top: int = 10) -> Group:
-        """Tables for `rich.console.Console().print`: suspects, duplicates, confused classes.
-
-        Args:
-            top: Most rows per table.
-        """
+        """Tables of at most `top` rows for a rich console: suspects, duplicates, mixed classes."""
         check_positive_int("top", top)
-        suspects = _rich(
-            f"{len(self.disagreeing):,} of {len(self.table):,} labels contradicted",
-            self.disagreeing.head(top),
-            {"doc_id": "id", "label": "label", "suggested": "others say", "suspicion": "suspicion"},
-            "text",
-        )
-        parts = [suspects]
-        if len(self.duplicates):
-            shown = self.duplicates.head(top)
-            columns = {"node": "node", "other": "and", "label": "label", "other_label": "but"}
-            title = f"{len(self.duplicates):,} near-duplicates with different labels"
-            parts.append(_rich(title, shown, columns | {"similarity": "similarity"}, "text"))
-        if len(self.bleeding):
-            columns = {"label": "class", "other": "and", "documents": "documents", "share": "share"}
-            parts.append(
-                _rich("Classes that run into each other", self.bleeding.head(top), columns)
-            )
-        if len(self.isolated):
-            columns = {"doc_id": "id", "label": "label", "degree": "neighbors"}
-            title = f"{len(self.isolated):,} documents no other label reaches"
-            parts.append(_rich(title, self.isolated.head(top), columns, "text"))
+        parts = []
+        for name, title, columns in _SUMMARY:
+            rows = getattr(self, name)
+            if len(rows) or name == "disagreeing":
+                said = title.format(count=len(rows), labels=len(self.table))
+                parts.append(_printed(rows.head(top), said, columns))
         return Group(*parts)
 
     def __repr__(self) -> str:
@@ -120,28 +126,20 @@ def audit(
 
     where h_i is the mass of i's label that comes back to it through unlabeled documents: 0 if all
     neighbors are labeled, otherwise exact up to `max_columns` right sides (labels whose unlabeled
-    surroundings do not touch share one) and estimated from random probes beyond.
+    surroundings do not touch share one) and estimated from random `probes` beyond.
 
-    Args:
-        graph: As `build_document_graph` returns it. Labels of `seed_mask` propagate; all of `y`
-            are judged. `text`, `label_names` and `doc_id` are used if present.
-        embeddings: (N, D) in which to look for near-duplicates, by default `graph.x`; without
-            both, similarity follows from Gaussian weights if the graph has one `bandwidth`.
-            Equal texts are duplicates in any case.
-        normalization: `"hub"` (takes weight from hubs) or `"row"`.
-        eta: Leak >= 0; the larger, the less far-away labels count.
-        duplicate_similarity: Least cosine similarity of near-duplicates.
-        max_columns: Most right sides of an exact h.
-        probes: Random probes of the estimate.
-        seed: Seed of the probes.
-        progress: Show a bar on stderr.
+    Labels of `seed_mask` propagate; all of `y` are judged. The normalization `"hub"` takes weight
+    from hubs, `"row"` does not; the larger the leak `eta`, the less far-away labels count.
+
+    Near-duplicates have a cosine similarity of at least `duplicate_similarity` in `embeddings`
+    (N, D), by default `graph.x`; without both, similarity follows from Gaussian weights if the
+    graph has one `bandwidth`. Equal texts are duplicates in any case.
 
     Returns:
         The audit. The only document of a class has a note instead of a suspicion: no other label
         could support it.
 
     Raises:
-        TypeError: Not a PyG graph.
         ValueError: A directed graph, no labeled document, label sets, or a setting out of range.
 
     Cost: one solve, O((E + N C) iterations), if all documents are labeled; otherwise as much again
@@ -162,11 +160,7 @@ def audit(
     check_range("duplicate_similarity", duplicate_similarity, 0.0, 1.0, open_low=True)
     documents = read_arrays(graph)
     rows = read_embeddings(graph, embeddings, documents.size)
-    if not documents.seeds.any():
-        raise ValueError(
-            "'graph' must hold a labeled document (got none: every 'y' is -1 or outside "
-            "'seed_mask'). An audit compares labels with each other; label some documents first."
-        )
+    check_labeled(documents)
     hidden = hidden_labels(
         documents,
         normalization=normalization,
@@ -193,34 +187,27 @@ def audit(
 def _near_duplicates(
     documents: GraphArrays, graph: Data, rows: Tensor | None, least: float
 ) -> pd.DataFrame:
-    """Pairs of labeled documents with different labels that are near-duplicates.
-
-    Candidates are the edges of the graph, and documents of equal text up to case and white space,
-    each compared with the first of every other label. Without `rows`, similarity follows from the
-    weights, taken as Gaussian of unit rows, if the graph has one bandwidth. Cost: O(E D).
-    """
+    """Near-duplicates with different labels among neighbors and documents of equal text, O(E D)."""
     source, target = documents.edge_index
     y = torch.from_numpy(documents.y)
     apart = (source < target) & (y[source] >= 0) & (y[target] >= 0) & (y[source] != y[target])
     edges = apart.nonzero().squeeze(1)
     similarity = _similarity(documents, graph, rows, edges)
     near = similarity >= least
-    pairs = {
-        (int(i), int(j)): float(s)
-        for i, j, s in zip(source[edges[near]], target[edges[near]], similarity[near], strict=True)
-    }
+    ends = torch.stack([source, target])[:, edges[near]].T.tolist()
+    pairs = {(i, j): s for (i, j), s in zip(ends, similarity[near].tolist(), strict=True)}
     pairs.update(dict.fromkeys(_equal_texts(documents), 1.0))
     order = sorted(pairs, key=lambda pair: (-pairs[pair], pair))
-    left, right = [pair[0] for pair in order], [pair[1] for pair in order]
+    left, right = np.array(order, dtype=np.int64).reshape(-1, 2).T
     return pd.DataFrame(
         {
-            "node": np.array(left, dtype=np.int64),
-            "other": np.array(right, dtype=np.int64),
+            "node": left,
+            "other": right,
             "similarity": np.array([pairs[pair] for pair in order], dtype=float),
-            "label": documents.named(documents.y[left]) if left else [],
-            "other_label": documents.named(documents.y[right]) if right else [],
-            "text": [documents.text_of(i) for i in left],
-            "other_text": [documents.text_of(j) for j in right],
+            "label": documents.named(documents.y[left]),
+            "other_label": documents.named(documents.y[right]),
+            "text": documents.texts_of(left),
+            "other_text": documents.texts_of(right),
         }
     )
 
@@ -229,12 +216,9 @@ def _similarity(documents: GraphArrays, graph: Data, rows: Tensor | None, edges:
     """Cosine similarity (n,) of the ends of some edges, -1 if unknown."""
     source, target = documents.edge_index[:, edges]
     if rows is not None:
-        unit = F.normalize(rows.float(), dim=1)
-        parts = [
-            (unit[source[part]] * unit[target[part]]).sum(dim=1)
-            for part in torch.arange(edges.numel()).split(_CHUNK)
-        ]
-        return torch.cat(parts).clamp(-1.0, 1.0) if parts else source.float()
+        ends = zip(source.split(_CHUNK), target.split(_CHUNK), strict=True)
+        parts = [F.cosine_similarity(rows[i].float(), rows[j].float(), dim=1) for i, j in ends]
+        return torch.cat(parts) if parts else source.float()
     sigma = graph.get("bandwidth")
     if sigma is None or not bool(torch.isfinite(torch.as_tensor(sigma)).all()):
         return torch.full((edges.numel(),), -1.0, dtype=torch.float32)
@@ -244,18 +228,18 @@ def _similarity(documents: GraphArrays, graph: Data, rows: Tensor | None, edges:
 
 
 def _equal_texts(documents: GraphArrays) -> list[tuple[int, int]]:
-    if documents.text is None:
-        return []
+    """Pairs of documents with equal text, up to case and white space, and different labels.
+
+    Each document is compared with the first of every other label.
+    """
     first: dict[str, dict[int, int]] = {}
     pairs = []
     for i in np.flatnonzero(documents.y >= 0).tolist():
-        words = " ".join(documents.text[i].lower().split())
-        if not words:
-            continue
-        label = int(documents.y[i])
-        known = first.setdefault(words, {})
-        pairs += [(j, i) for other, j in known.items() if other != label]
-        known.setdefault(label, i)
+        if words := " ".join(documents.text_of(i).lower().split()):
+            label = int(documents.y[i])
+            known = first.setdefault(words, {})
+            pairs += [(j, i) for other, j in known.items() if other != label]
+            known.setdefault(label, i)
     return pairs
 
 
@@ -286,7 +270,7 @@ def _suspects(documents: GraphArrays, mass: np.ndarray, duplicates: pd.DataFrame
             "support": np.where(heard, share.max(axis=1, initial=0.0), 0.0),
             "mass": arrived,
             "note": note,
-            "text": [documents.text_of(int(i)) for i in node],
+            "text": documents.texts_of(node),
         }
     )
     # Among equally suspicious labels, those first whose neighbors agree and are close.
@@ -304,7 +288,7 @@ def _isolated(documents: GraphArrays, mass: np.ndarray) -> pd.DataFrame:
             "doc_id": documents.ids[node],
             "label": documents.named(documents.y[node]),
             "degree": degree[node],
-            "text": [documents.text_of(int(i)) for i in node],
+            "text": documents.texts_of(node),
         }
     )
 
@@ -335,28 +319,23 @@ def _bleeding(confusion: pd.DataFrame) -> pd.DataFrame:
     return pairs.sort_values("share", ascending=False, kind="stable").reset_index(drop=True)
 
 
-def _rich(
-    title: str, rows: pd.DataFrame, columns: dict[str, str], text: str | None = None
-) -> Group:
-    """A frame as a printed table under its title, texts cut."""
+def _printed(rows: pd.DataFrame, title: str, columns: dict[str, str]) -> Group:
+    """A frame as a printed table under its title, texts cut and left out if there are none."""
     shown = Table()
+    if "text" in columns and not bool((rows["text"] != "").any()):
+        columns = {name: heading for name, heading in columns.items() if name != "text"}
     for name, heading in columns.items():
         right = pd.api.types.is_numeric_dtype(rows[name])
-        shown.add_column(heading, justify="right" if right else "left", no_wrap=True)
-    text = text if text is not None and bool((rows[text] != "").any()) else None
-    if text is not None:
-        shown.add_column("text")
+        justify: Literal["left", "right"] = "right" if right else "left"
+        shown.add_column(heading, justify=justify, no_wrap=name != "text")
     for _, row in rows.iterrows():
-        cells = [_cell(name, row[name]) for name in columns]
-        if text is not None:
-            cells.append(clean_text(" ".join(str(row[text])[:400].split()), _TEXT))
-        shown.add_row(*(escape(cell) for cell in cells))
+        shown.add_row(*(escape(_cell(name, row[name])) for name in columns))
     return Group(Text(title, style="bold"), shown)
 
 
-def _cell(name: str, value: object) -> str:
+def _cell(name: str, value: Any) -> str:
+    if name == "text":
+        return clean_text(" ".join(value[:400].split()), _TEXT)
     if name == "similarity":
         return f"{value:.3f}"
-    if name in ("suspicion", "share", "support"):
-        return f"{100 * float(str(value)):.1f} %"
-    return str(value)
+    return f"{100 * value:.1f} %" if name in ("suspicion", "share") else str(value)

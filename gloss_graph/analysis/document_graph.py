@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import warnings
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
+from safetensors import safe_open
 from torch import Tensor
 from torch_geometric.data import Data
 
 from gloss_graph._internal.checks import check_choice, check_matrix, check_positive_int, check_range
+from gloss_graph._internal.limits import read_tensors
 from gloss_graph._internal.precision import unit_rows
-from gloss_graph.analysis.sources import Source, read_source
 from gloss_graph.graph.bandwidth import (
     BandwidthRule,
     check_bandwidth,
@@ -21,10 +24,39 @@ from gloss_graph.graph.bandwidth import (
 )
 from gloss_graph.graph.kernels import Kernel, cosine_kernel, resolve_kernel, weigh
 from gloss_graph.graph.links import SYMMETRIZE, symmetrize_links
+from gloss_graph.memory import MemoryBank
 from gloss_graph.neighbors.corpus import corpus_neighbors
-from gloss_graph.text import Corpus, FeatureEncoder, TextEncoder
+from gloss_graph.runs import RunFolder
+from gloss_graph.text import (
+    Corpus,
+    FeatureEncoder,
+    TextEncoder,
+    load_encoder,
+    load_saved_encoder,
+    read_features,
+    read_table,
+)
+from gloss_graph.text.corpora import string_list
+from gloss_graph.text.readers import joined_texts, read_again
+from gloss_graph.text.tables import has_column
 
-__all__ = ["document_graph"]
+__all__ = ["class_names", "document_graph", "read_corpus"]
+
+Source = Tensor | np.ndarray | MemoryBank | Corpus | str | Path
+_FEATURES = (".npy", ".pt", ".safetensors")
+
+
+class _Rows(NamedTuple):
+    """N documents: `rows` (N, D) floating, `labels` (N,) long with -1 for none, `ids` (N,) long.
+
+    `texts` (N) and the class names are None if unknown.
+    """
+
+    rows: Tensor
+    labels: Tensor
+    ids: Tensor
+    texts: list[str] | None = None
+    label_names: list[str] | None = None
 
 
 @torch.no_grad()
@@ -72,8 +104,6 @@ def document_graph(
     `.safetensors` or `.pt` file of a bank or an objective, as `memory/` of a run holds. A features
     file is one that `read_features` takes, except `.parquet`, which is a table of documents here.
 
-    Shapes: N documents, E directed edges, D width of the embeddings.
-
     Args:
         source: One of the table above.
         labels: (N,) integers, -1 = unlabeled; they replace those of the source.
@@ -99,16 +129,14 @@ def document_graph(
         progress: Show progress bars.
 
     Returns:
-        `Data` with `edge_index` (2, E) long, undirected, coalesced, no self-loops; `edge_weight`
-        (E,); `y` (N,) long; `doc_id` (N,) long; `seed_mask` (N,) bool = labeled; `in_degree` (N,)
-        long, how many documents list one among their k, before edges are made undirected or
-        dropped; `bandwidth`, scalar, NaN for `"local"`; `text`, N strings, and `label_names`, C
-        strings, if known; `k`, `symmetrize`, `min_weight`, `search` (`"exact"` or `"ivf"`) and
-        `recall`. A graph of fewer than two documents has no edges; documents that are all equal
-        are connected to k others each, with weight 1.
+        `Data` with `edge_index` (2, E), undirected, coalesced, no self-loops; `edge_weight` (E,);
+        `y`, `doc_id` and `seed_mask` (labeled) (N,); `in_degree` (N,), how many documents list one
+        among their k, before edges are made undirected or dropped; `bandwidth`, NaN for `"local"`;
+        `text` and `label_names`, if known; `k`, `symmetrize`, `min_weight`, `search` (`"exact"` or
+        `"ivf"`) and `recall`. Documents that are all equal are connected to k others each, with
+        weight 1.
 
     Raises:
-        TypeError: A source of another kind.
         ValueError: Settings out of range; files, lengths or names that do not fit; features that
             are not finite; texts that are not strings.
         OSError: A missing file.
@@ -132,18 +160,10 @@ def document_graph(
     chosen_kernel = resolve_kernel(kernel)
     if chosen_kernel is cosine_kernel and not normalize_embeddings:
         raise ValueError("kernel='cosine' needs normalize_embeddings=True.")
-    found = read_source(
-        source,
-        documents=documents,
-        encoder=encoder,
-        labels=labels,
-        ids=ids,
-        texts=texts,
-        label_names=label_names,
-        columns={"text": text, "label": label, "text_b": text_b},
-        max_length=max_length,
-        progress=progress,
-    )
+    columns = {"text": text, "label": label, "text_b": text_b}
+    # Texts that the caller gives need not be read again.
+    found = _read(source, documents, encoder, columns, max_length, texts is None, progress)
+    found = _overridden(found, labels, ids, texts, label_names)
     check_matrix("source", found.rows, normalized=normalize_embeddings)
     rows = found.rows.float()
     x = unit_rows(rows) if normalize_embeddings else rows
@@ -154,7 +174,15 @@ def document_graph(
     listed = squared.isfinite()
     origin, _ = listed.nonzero(as_tuple=True)
     edge_index, link = symmetrize_links(origin, neighbors.indices[listed], x.size(0), symmetrize)
-    sigma, squared_sigma = _bandwidth(bandwidth, x, found.labels, squared, edge_index)
+    sigma = x.new_tensor(float("nan"))
+    if x.size(0) and bandwidth == "local":
+        scales = local_scales(squared)
+        squared_sigma = scales[edge_index[0]] * scales[edge_index[1]]
+    elif x.size(0):
+        sigma = estimate_bandwidth(bandwidth, x, found.labels)
+        squared_sigma = sigma.square()
+    else:
+        squared_sigma = x.new_ones(())
     weight = weigh(chosen_kernel, squared[listed].index_select(0, link), squared_sigma)
     kept = weight >= min_weight
     data = Data(
@@ -178,19 +206,286 @@ def document_graph(
     return data
 
 
-def _bandwidth(
-    bandwidth: float | str | BandwidthRule,
-    x: Tensor,
-    labels: Tensor,
-    squared: Tensor,
-    edge_index: Tensor,
-) -> tuple[Tensor, Tensor]:
-    """The scalar σ and σ² as the kernel takes it, one value or one per edge."""
-    unknown = x.new_tensor(float("nan"))
-    if x.size(0) == 0:
-        return unknown, x.new_ones(())
-    if bandwidth == "local":
-        scales = local_scales(squared)
-        return unknown, scales[edge_index[0]] * scales[edge_index[1]]
-    sigma = estimate_bandwidth(bandwidth, x, labels)
-    return sigma, sigma.square()
+def _read(
+    source: Source,
+    documents: Corpus | str | Path | None,
+    encoder: TextEncoder | FeatureEncoder | str | None,
+    columns: dict[str, str | None],
+    max_length: int | None,
+    with_texts: bool,
+    progress: bool,
+) -> _Rows:
+    """Rows, labels, ids and texts of a source; `document_graph` lists the combinations."""
+    path = Path(source) if isinstance(source, (str, Path)) else None
+    if path is not None and path.is_dir():
+        _left_out("encoder", encoder, "a run has one")
+        return _of_run(path, documents, columns, with_texts, progress)
+    if path is not None and path.suffix in _FEATURES:
+        _left_out("encoder", encoder, "features are embeddings")
+        if (bank := _saved_bank(path)) is not None:
+            _left_out("documents", documents, "a bank holds its documents")
+            return bank
+        return _of_rows(torch.from_numpy(read_features(path)), documents, columns)
+    if isinstance(source, MemoryBank):
+        _left_out("encoder", encoder, "a bank holds embeddings")
+        _left_out("documents", documents, "a bank holds its documents")
+        targets = source.num_classes is not None
+        return _of_bank(source.embeddings, source.labels, source.ids, targets)
+    if isinstance(source, (Tensor, np.ndarray)):
+        _left_out("encoder", encoder, "features are embeddings")
+        return _of_rows(torch.as_tensor(source).detach().cpu(), documents, columns)
+    if isinstance(source, Corpus) or path is not None:
+        _left_out("documents", documents, "the source is the documents")
+        corpus = source if isinstance(source, Corpus) else read_corpus(source, columns, None)
+        return _of_corpus(corpus, _embedded(corpus, encoder, max_length, progress))
+    raise TypeError(
+        "'source' must be features, a MemoryBank, a Corpus or a path (got "
+        f"{type(source).__name__})."
+    )
+
+
+def _left_out(name: str, value: Any, why: str) -> None:
+    if value is not None:
+        raise ValueError(f"'{name}' must be left out here: {why}.")
+
+
+def _of_rows(
+    rows: Tensor, documents: Corpus | str | Path | None, columns: dict[str, str | None]
+) -> _Rows:
+    check_matrix("source", rows)
+    size = rows.size(0)
+    if documents is None:
+        return _Rows(rows, torch.full((size,), -1), torch.arange(size))
+    corpus = documents if isinstance(documents, Corpus) else read_corpus(documents, columns, None)
+    if len(corpus) != size:
+        raise ValueError(
+            f"'documents' must have one document per row of features (got {len(corpus)} for "
+            f"{size})."
+        )
+    return _of_corpus(corpus, rows)
+
+
+def _of_corpus(corpus: Corpus, rows: Tensor) -> _Rows:
+    _one_label(corpus)
+    names = corpus.label_names or None
+    labels, ids = torch.tensor(corpus.labels), torch.tensor(corpus.ids)
+    return _Rows(rows, labels, ids, joined_texts(corpus), names)
+
+
+def _one_label(corpus: Corpus) -> None:
+    if corpus.multilabel:
+        raise ValueError(
+            "'documents' must have one label each (got label sets). Leave the label column out."
+        )
+
+
+def _of_bank(rows: Tensor, labels: Tensor, ids: Tensor, targets: bool) -> _Rows:
+    if targets:
+        raise ValueError("'source' must be a bank of class numbers (got one of label sets).")
+    rows = rows.detach().cpu().float()
+    labels, ids = labels.detach().cpu().clone(), ids.detach().cpu().clone()
+    if ids.numel() and int(ids.min()) < 0:
+        ids = torch.arange(rows.size(0))  # no identities were given, so positions name the rows
+    return _Rows(rows, labels, ids)
+
+
+def _saved_bank(path: Path) -> _Rows | None:
+    """The bank in a file of tensors, alone or within an objective; None for other tensors."""
+    if not path.is_file():
+        raise FileNotFoundError(f"'source' must be a file or a run folder ({path} is neither).")
+    try:
+        state = _bank_state(path)
+    except Exception as error:  # damaged files raise errors without a common base
+        raise ValueError(f"'source' cannot be read from {path} ({error}).") from error
+    if state is None:
+        return None
+    try:
+        count = _checked_count(state)
+    except (ValueError, TypeError, RuntimeError) as error:
+        raise ValueError(
+            f"'source' must be the state of a MemoryBank ({path}: {error})."
+        ) from error
+    rows, labels, ids = (state[name][:count] for name in ("rows", "slot_labels", "slot_ids"))
+    return _of_bank(rows, labels, ids, "slot_targets" in state)
+
+
+def _bank_state(path: Path) -> dict[str, Any] | None:
+    """The tensors of the bank in a file, by name without prefix."""
+    state: Any = {}
+    if path.suffix == ".safetensors":
+        with safe_open(path, framework="pt") as file:
+            names = list(file.keys())
+            if any(name.endswith("slot_ids") for name in names):
+                state = {name: file.get_tensor(name) for name in names}
+    elif path.suffix == ".pt":
+        state = read_tensors(path)
+    if not isinstance(state, dict) or not all(isinstance(name, str) for name in state):
+        return None
+    prefix = next((n.removesuffix("slot_ids") for n in state if n.endswith("slot_ids")), None)
+    if prefix is None:
+        return None
+    return {name.removeprefix(prefix): value for name, value in state.items()}
+
+
+def _checked_count(state: Mapping[str, Any]) -> int:
+    """Rows in use of a bank whose labels, ids and count go with its rows."""
+    if "rows.codes" in state:
+        raise ValueError("it is of a bank with 'bits', which version 0.2 removed; fill it again")
+    if missing := sorted({"rows", "slot_labels", "slot_ids", "count"} - set(state)):
+        raise ValueError(f"it lacks {missing}")
+    check_matrix("rows", state["rows"])
+    size = len(state["rows"])
+    shapes = {"slot_labels": (size,), "slot_ids": (size,), "count": ()}
+    for name, shape in shapes.items():
+        value = state[name]
+        if not isinstance(value, Tensor) or value.dtype != torch.int64 or value.shape != shape:
+            raise ValueError(f"'{name}' does not go with its {size} rows")
+    count = int(state["count"])
+    if not 0 <= count <= size:
+        raise ValueError(f"it counts {count} of {size} rows")
+    return count
+
+
+def _of_run(
+    folder: Path,
+    documents: Corpus | str | Path | None,
+    columns: dict[str, str | None],
+    with_texts: bool,
+    progress: bool,
+) -> _Rows:
+    names = class_names(folder)
+    if documents is not None:
+        encoder = load_saved_encoder(RunFolder(folder).model)
+        corpus = documents
+        if not isinstance(corpus, Corpus):
+            corpus = read_corpus(corpus, columns, names)
+        return _of_corpus(corpus, _embedded(corpus, encoder, None, progress))
+    found = _saved_bank(RunFolder(folder).objective)
+    if found is None:
+        raise ValueError(f"'source' holds no bank ({folder}). Name 'documents' to embed.")
+    texts = _training_texts(folder, found.ids.tolist()) if with_texts else None
+    return found._replace(texts=texts, label_names=names)
+
+
+def class_names(folder: Path) -> list[str]:
+    """Names of the classes of a run."""
+    return list(_run_settings(folder)["data"]["classes"])
+
+
+def _run_settings(folder: Path) -> dict[str, Any]:
+    try:
+        settings = RunFolder(folder).settings()
+        names = settings["data"]["classes"]
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+            raise ValueError("its config.json has no list of classes")
+        RunFolder(folder).check_digests(settings)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"'source' must be a folder written by gloss-graph train ({folder}: {error})."
+        ) from error
+    return settings
+
+
+def _training_texts(folder: Path, ids: list[int]) -> list[str]:
+    """Texts of a run's training documents; "" with a warning for those that are unknown."""
+    try:
+        used = RunFolder(folder).read_labels_used()
+    except (OSError, ValueError) as error:
+        raise ValueError(f"'source' must be a whole run folder ({folder}: {error}).") from error
+    shown = used.texts
+    if used.texts_b is not None:  # of labeled documents; the others are read again from files
+        shown = [f"{one}\n{two}" for one, two in zip(shown, used.texts_b, strict=True)]
+    known: dict[int, str] = dict(zip(used.ids, shown, strict=True))
+    files = _run_settings(folder).get("files")
+    listed = files if isinstance(files, list) else []
+    problems = [] if listed else [f"{folder} does not say which files its documents are from."]
+    for described in listed:
+        try:
+            corpus = read_again(described)
+        except (OSError, ValueError) as error:
+            problems.append(str(error))
+        else:
+            known.update(zip(corpus.ids, joined_texts(corpus), strict=True))
+    missing = sum(id_ not in known for id_ in ids)
+    if missing and problems:
+        warnings.warn(
+            f"The texts of {missing:,} of {len(ids):,} documents are left empty: "
+            f"{' '.join(problems)} Put back the file as it was in training, or name 'texts'; "
+            "other documents go to 'documents' (--input).",
+            UserWarning,
+            stacklevel=6,
+        )
+    return [known.get(id_, "") for id_ in ids]
+
+
+def read_corpus(
+    file: str | Path | Any, columns: dict[str, str | None], names: list[str] | None
+) -> Corpus:
+    """Read a table; without a named label column, the column `label` if there is one."""
+    label = columns["label"]
+    if label is None and has_column(file, "label"):
+        label = "label"
+    return read_table(
+        file,
+        text=columns["text"],
+        label=label,
+        text_b=columns["text_b"],
+        label_names=names if label is not None else None,
+    )
+
+
+def _embedded(
+    corpus: Corpus,
+    encoder: TextEncoder | FeatureEncoder | str | None,
+    max_length: int | None,
+    progress: bool,
+) -> Tensor:
+    _one_label(corpus)
+    if encoder is None:
+        if corpus.features is None:
+            raise ValueError(
+                "'encoder' must be given for documents without features. Try encoder='minilm'."
+            )
+        return torch.from_numpy(corpus.features)
+    if isinstance(encoder, str):
+        encoder = load_encoder(encoder, max_length=max_length)
+    return encoder.embed(corpus, progress=progress)
+
+
+def _overridden(
+    found: _Rows,
+    labels: Any,
+    ids: Any,
+    texts: Sequence[str] | None,
+    label_names: Sequence[str] | None,
+) -> _Rows:
+    size = found.rows.size(0)
+    found = found._replace(
+        labels=found.labels if labels is None else _integers("labels", labels, size, -1),
+        ids=found.ids if ids is None else _integers("ids", ids, size, 0),
+        texts=found.texts if texts is None else string_list("texts", texts),
+        label_names=found.label_names
+        if label_names is None
+        else string_list("label_names", label_names),
+    )
+    if found.texts is not None and len(found.texts) != size:
+        raise ValueError(f"'texts' must hold one per document (got {len(found.texts)} for {size}).")
+    names, top = found.label_names, int(found.labels.max()) if size else -1
+    if names is not None and top >= len(names):
+        raise ValueError(
+            f"'label_names' must name every class (got {len(names)} names for class {top}). Add "
+            "the missing names."
+        )
+    return found
+
+
+def _integers(name: str, values: Any, size: int, low: int) -> Tensor:
+    column = torch.as_tensor(values).detach().cpu()
+    if column.shape != (size,) or (size and column.dtype.is_floating_point):
+        raise ValueError(
+            f"'{name}' must hold one integer per document (got {column.dtype} of the shape "
+            f"{tuple(column.shape)} for {size} documents)."
+        )
+    if size and int(column.min()) < low:
+        raise ValueError(f"'{name}' must be at least {low} (got {int(column.min())}).")
+    return column.long()

@@ -9,12 +9,11 @@ from typing import Any
 
 import networkx as nx
 import pandas as pd
-import torch
 from torch_geometric.data import Data
 
 from gloss_graph._internal.checks import check_positive_int
 from gloss_graph._internal.moved import moved_names
-from gloss_graph.analysis.leave_one_out import walk_layer
+from gloss_graph.analysis.label_masses import check_labeled, node_masses
 from gloss_graph.export.attributes import clean_text
 from gloss_graph.export.graph_arrays import GraphArrays, read_arrays
 
@@ -51,11 +50,7 @@ class NodeExplanation:
     table: pd.DataFrame
 
     def head(self, top: int) -> NodeExplanation:
-        """The `top` documents of most mass; the others are summed in `"other documents"`.
-
-        Raises:
-            ValueError: `top` below 1.
-        """
+        """The `top` documents of most mass; the others are summed in `"other documents"`."""
         check_positive_int("top", top)
         document = self.table["kind"] == DOCUMENT
         kept = document & (document.cumsum() <= top)
@@ -70,40 +65,23 @@ class NodeExplanation:
     def to_networkx(self) -> nx.Graph:
         """A bipartite graph: the document (`bipartite` 0) and the rows of `table` (1).
 
-        Nodes are positions, or the kind of a row that is not a document. The document has its
-        prediction, edges have the mass as `weight`. All attributes are plain values, ready for
-        every writer.
+        Nodes are positions, or the kind of a row that is not a document; edges have the mass as
+        `weight`. All attributes are plain values.
         """
         graph = nx.Graph()
-        graph.add_node(
-            self.node,
-            bipartite=0,
-            kind="explained",
-            doc_id=self.doc_id,
-            label=self.label,
-            predicted=self.predicted,
-            text=clean_text(self.text),
-        )
+        explained = {"kind": "explained", "doc_id": self.doc_id, "label": self.label}
+        text = clean_text(self.text)
+        graph.add_node(self.node, bipartite=0, **explained, predicted=self.predicted, text=text)
         for row in self.table.itertuples(index=False):
             name = int(row.node) if row.kind == DOCUMENT else str(row.kind)
-            graph.add_node(
-                name,
-                bipartite=1,
-                kind=str(row.kind),
-                doc_id=int(row.doc_id),
-                label=str(row.label),
-                predicted="",
-                text=clean_text(str(row.text)),
-            )
+            known = {"kind": str(row.kind), "doc_id": int(row.doc_id), "label": str(row.label)}
+            text = clean_text(str(row.text))
+            graph.add_node(name, bipartite=1, **known, predicted="", text=text)
             graph.add_edge(self.node, name, weight=float(row.mass))
         return graph
 
     def plot(self, path: str | os.PathLike[str] | None = None) -> Any:
-        """Draw the explanation; deprecated, call `gloss_graph.visualization.plot_explanation`.
-
-        Returns:
-            The matplotlib figure.
-        """
+        """Draw the explanation; deprecated, call `gloss_graph.visualization.plot_explanation`."""
         warnings.warn(
             "NodeExplanation.plot is deprecated. Call plot_explanation(explanation, path) from "
             "gloss_graph.visualization.",
@@ -138,20 +116,15 @@ def explain(
     With `eta > 0` the walk stops with chance eta / (1 + eta) at every step, and that mass goes to
     the class prior. A labeled document is explained with its label hidden.
 
-    Args:
-        graph: As `build_document_graph` returns it. Labels are those of `seed_mask`; `text`,
-            `label_names` and `doc_id` are used if present.
-        node: Position of the document, 0..N-1.
-        normalization: `"hub"` (takes weight from hubs) or `"row"`.
-        eta: Leak >= 0.
-        top: Most documents in the table, by mass; None keeps all that have any.
+    Labels are those of `seed_mask`; `node` is a position, 0..N-1. The normalization `"hub"` takes
+    weight from hubs, `"row"` does not. The table has at most `top` documents; None keeps all that
+    have any mass.
 
     Returns:
         The explanation. If no label can be reached all mass is on `"prior"`, or on
         `"unreachable"` for `eta = 0`.
 
     Raises:
-        TypeError: Not a PyG graph.
         ValueError: A directed graph, no document of that number, no labeled document, label sets,
             or a setting out of range.
 
@@ -174,30 +147,20 @@ def explain(
         )
     if top is not None:
         check_positive_int("top", top)
-    if not documents.seeds.any():
-        raise ValueError(
-            "'graph' must hold a labeled document (got none: every 'y' is -1 or outside "
-            "'seed_mask'). Label some documents first."
-        )
-    masses, leaked, reached = _masses(documents, node, normalization, eta)
-    mass = masses.numpy()
+    check_labeled(documents)
+    mass, leaked, reached = node_masses(documents, node, normalization, eta)
     order = mass.argsort(kind="stable")[::-1]
-    order = order[mass[order] > 0]
     rows = [
         (
             DOCUMENT,
             int(j),
-            int(documents.ids[j]),
-            documents.name(int(documents.y[j])),
+            *_described(documents, int(j)),
             float(mass[j]),
             documents.text_of(int(j)),
         )
-        for j in order
+        for j in order[mass[order] > 0]
     ]
-    rest = {
-        PRIOR: leaked,
-        UNREACHABLE: 0.0 if reached or eta > 0 else 1.0,
-    }
+    rest = {PRIOR: leaked, UNREACHABLE: 0.0 if reached or eta > 0 else 1.0}
     rows += [(kind, -1, -1, "", left, "") for kind, left in rest.items() if left > 0]
     columns = ["kind", "node", "doc_id", "label", "mass", "text"]
     classes = pd.Series(
@@ -206,10 +169,11 @@ def explain(
         dtype=float,
     )
     classes = classes[classes > 0].sort_values(ascending=False, kind="stable")
+    doc_id, label = _described(documents, node)
     whole = NodeExplanation(
         node=node,
-        doc_id=int(documents.ids[node]),
-        label=documents.name(int(documents.y[node])),
+        doc_id=doc_id,
+        label=label,
         text=documents.text_of(node),
         predicted=str(classes.index[0]) if len(classes) else "",
         classes=classes,
@@ -218,24 +182,6 @@ def explain(
     return whole if top is None else whole.head(top)
 
 
-def _masses(
-    documents: GraphArrays, node: int, normalization: str, eta: float
-) -> tuple[torch.Tensor, float, bool]:
-    """Mass of every document (N,), the mass that leaked, and whether a label can be reached."""
-    layer = walk_layer(normalization, eta, prior=None)
-    seeds = torch.from_numpy(documents.seeds.copy())
-    seeds[node] = False
-    # The values of labels and prior do not matter, only their gradients.
-    labels = torch.zeros(documents.size, 1, dtype=torch.float64, requires_grad=True)
-    prior = torch.zeros(1, dtype=torch.float64, requires_grad=True)
-    with torch.enable_grad():
-        solved = layer.propagate_labels(
-            labels, documents.edge_index, documents.edge_weight, seeds, trusted=True, prior=prior
-        )
-        value = solved.values[node, 0]
-        if not value.requires_grad:
-            return torch.zeros(documents.size, dtype=torch.float64), 0.0, False
-        masses, leaked = torch.autograd.grad(
-            value, (labels, prior), allow_unused=True, materialize_grads=True
-        )
-    return masses.squeeze(1).clamp(min=0.0), float(leaked), bool(solved.reached[node])
+def _described(documents: GraphArrays, node: int) -> tuple[int, str]:
+    """Identity and label of a document."""
+    return int(documents.ids[node]), documents.name(int(documents.y[node]))

@@ -62,20 +62,14 @@ def measures(
     `label_modularity`; `smoothness` \(y_c^T L y_c / y_c^T D y_c\); `largest_community`, the share
     of the class in the community that holds most of it; `silhouette`.
 
-    Args:
-        graph: As `build_document_graph` makes it.
-        embeddings: (N, D), by default `graph.x`.
-        communities: Whether to find Louvain communities, which take most of the time; or known
-            communities (N,), -1 = none.
-        silhouette_limit: With more labeled documents the silhouette is that of a stratified
-            sample of this size.
-        seed: Seed of communities and sample.
+    `embeddings` (N, D) are by default `graph.x`; of more than `silhouette_limit` labeled documents
+    the silhouette is that of a stratified sample. Known `communities` (N,), -1 for none, are used
+    where given; False leaves them out, which take most of the time.
 
     Returns:
         Columns `scope`, `measure`, `value`.
 
     Raises:
-        TypeError: Not a PyG graph.
         ValueError: A directed graph, label sets, or columns that do not fit.
 
     Cost: O(E), about 20 µs per edge for communities, and O(n² D) for n sampled silhouettes.
@@ -91,12 +85,14 @@ def measures(
     check_positive_int("silhouette_limit", silhouette_limit)
     documents = read_arrays(graph)
     rows = read_embeddings(graph, embeddings, documents.size)
-    values: dict[tuple[str, str], float] = {}
     classes = np.unique(documents.y[documents.y >= 0])
-    whole = _structure(documents, graph.get("in_degree"))
-    reach = _reach(documents, classes)
+    part = np.empty(0, dtype=np.int64)
+    if documents.size:
+        _, part = connected_components(documents.links, directed=False)
+    whole = _structure(documents, part, graph.get("in_degree"))
+    reach = _reach(documents, part, classes)
     whole["reach_every_class"] = _mean(reach)
-    inner = _labeled_part(documents)
+    inner = _Inner(documents, documents.y)
     whole |= _homophily(inner)
     found = None
     if np.ndim(communities) or communities:
@@ -104,7 +100,7 @@ def measures(
         whole |= _agreement(documents, found)
     silhouettes = _silhouettes(documents, rows, silhouette_limit, seed)
     whole["macro_silhouette"] = _mean(np.array(list(silhouettes.values())))
-    values = {(GRAPH, measure): value for measure, value in whole.items()}
+    values = [(GRAPH, measure, float(value)) for measure, value in whole.items()]
     degree = np.diff(documents.adjacency.indptr)
     for label in classes:
         member = documents.y == label
@@ -120,9 +116,8 @@ def measures(
         # The number keeps two classes of one name apart.
         name = documents.name(int(label))
         scope = name if name != GRAPH and documents.names.count(name) == 1 else f"{name} ({label})"
-        values.update({(scope, measure): value for measure, value in of_class.items()})
-    rows_ = [(scope, measure, float(value)) for (scope, measure), value in values.items()]
-    return pd.DataFrame(rows_, columns=["scope", "measure", "value"])
+        values += [(scope, measure, float(value)) for measure, value in of_class.items()]
+    return pd.DataFrame(values, columns=["scope", "measure", "value"])
 
 
 def _mean(values: np.ndarray) -> float:
@@ -133,10 +128,9 @@ def _ratio(above: float, below: float) -> float:
     return float(above / below) if below else float("nan")
 
 
-def _structure(documents: GraphArrays, in_degree: Any) -> dict[str, float]:
+def _structure(documents: GraphArrays, part: np.ndarray, in_degree: Any) -> dict[str, float]:
     degree = np.diff(documents.adjacency.indptr)
-    part = _components(documents)
-    largest = np.bincount(part).max() if part.size else 0
+    sizes = np.bincount(part)
     name = "degree_skew"
     listed = degree
     if in_degree is not None:
@@ -151,8 +145,8 @@ def _structure(documents: GraphArrays, in_degree: Any) -> dict[str, float]:
         "nodes": float(documents.size),
         "labeled": float((documents.y >= 0).sum()),
         "edges": documents.adjacency.nnz / 2,
-        "components": float(part.max() + 1) if part.size else 0.0,
-        "largest_component": _ratio(largest, documents.size),
+        "components": float(sizes.size),
+        "largest_component": _ratio(sizes.max(initial=0), documents.size),
         "isolated": float((degree == 0).sum()),
         "degree_mean": _mean(degree),
         "degree_max": float(degree.max(initial=0)),
@@ -161,43 +155,29 @@ def _structure(documents: GraphArrays, in_degree: Any) -> dict[str, float]:
     }
 
 
-def _components(documents: GraphArrays) -> np.ndarray:
-    """Component (N,) of every document over edges of positive weight."""
-    if documents.size == 0:
-        return np.empty(0, dtype=np.int64)
-    return connected_components(documents.links, directed=False)[1]
-
-
-def _reach(documents: GraphArrays, classes: np.ndarray) -> np.ndarray:
+def _reach(documents: GraphArrays, part: np.ndarray, classes: np.ndarray) -> np.ndarray:
     """Whether every class has a seed in a document's component (N,) bool; NaN without classes."""
     if not classes.size:
         return np.full(documents.size, np.nan)
-    part = _components(documents)
-    full = np.ones(part.max() + 1, dtype=bool)
-    for label in classes:
-        present = np.zeros_like(full)
-        present[part[documents.seeds & (documents.y == label)]] = True
-        full &= present
-    return full[part]
+    seeds = np.stack([part[documents.seeds], documents.y[documents.seeds]])
+    held = np.unique(seeds, axis=1)[0]
+    return (np.bincount(held, minlength=part.max() + 1) == classes.size)[part]
 
 
 class _Inner:
-    """Edges among labeled documents, both directions: ends' classes and weights (E',)."""
+    """Edges among documents of some groups (N,), both directions: ends' groups, weights (E',)."""
 
-    def __init__(self, row: np.ndarray, column: np.ndarray, weight: np.ndarray, size: int) -> None:
+    def __init__(self, documents: GraphArrays, groups: np.ndarray) -> None:
+        entries = sparse.coo_array(documents.adjacency)
+        row, column = groups[entries.row], groups[entries.col]
+        keep = (row >= 0) & (column >= 0)
+        self.row, weight = row[keep], entries.data[keep]
         # No measure depends on the scale, but squares of very small weights would be 0.
-        weight = weight / (weight.max(initial=0.0) or 1.0)
-        self.row, self.column, self.weight, self.size = row, column, weight, size
-        self.same = row == column
-        self.volume = np.bincount(row, weight, minlength=size)
-        self.degree = np.bincount(row, minlength=size)
-
-
-def _labeled_part(documents: GraphArrays) -> _Inner:
-    entries = sparse.coo_array(documents.adjacency)
-    row, column = documents.y[entries.row], documents.y[entries.col]
-    keep = (row >= 0) & (column >= 0)
-    return _Inner(row[keep], column[keep], entries.data[keep], len(documents.names))
+        self.weight = weight / (weight.max(initial=0.0) or 1.0)
+        self.same = self.row == column[keep]
+        size = int(groups.max(initial=-1)) + 1
+        self.volume = np.bincount(self.row, self.weight, minlength=size)
+        self.degree = np.bincount(self.row, minlength=size)
 
 
 def _homophily(inner: _Inner) -> dict[str, float]:
@@ -243,15 +223,12 @@ def _communities(documents: GraphArrays, given: bool | np.ndarray, seed: int) ->
 
 def _agreement(documents: GraphArrays, found: np.ndarray) -> dict[str, float]:
     """Quality of the communities, and their agreement with the classes."""
-    entries = sparse.coo_array(documents.adjacency)
-    count = int(found.max(initial=-1)) + 1
-    inner = _Inner(found[entries.row], found[entries.col], entries.data, count)
     known = documents.y >= 0
     classes, groups = documents.y[known], found[known]
     nan = float("nan")
     return {
-        "louvain_communities": float(count),
-        "louvain_modularity": _homophily(inner)["label_modularity"],
+        "louvain_communities": float(found.max(initial=-1) + 1),
+        "louvain_modularity": _homophily(_Inner(documents, found))["label_modularity"],
         "louvain_nmi": float(normalized_mutual_info_score(classes, groups)) if known.any() else nan,
         "louvain_ari": float(adjusted_rand_score(classes, groups)) if known.any() else nan,
     }
@@ -273,14 +250,10 @@ def _silhouettes(
 
 
 def louvain_communities(adjacency: sparse.csr_array, *, seed: int = 0) -> np.ndarray:
-    """Louvain communities (Blondel et al. 2008) of a symmetric weight matrix, largest first.
+    """Louvain communities (Blondel et al. 2008) of a symmetric weight matrix (N, N), largest first.
 
-    Args:
-        adjacency: (N, N), symmetric; an entry of 0 is no edge.
-        seed: Seed of the order in which nodes are visited.
-
-    Returns:
-        Community of every node (N,) int64, 0 the largest; -1 for nodes without an edge.
+    Returns the community (N,) int64 of every node, 0 the largest; -1 for nodes without an edge,
+    which an entry of 0 is not. The `seed` orders the visits of nodes.
 
     Cost: about 10 s at 20,000 nodes and 250,000 edges.
 

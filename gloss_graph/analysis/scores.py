@@ -9,20 +9,11 @@ from torch import Tensor
 
 
 def classification_scores(predicted: np.ndarray, labels: np.ndarray) -> dict[str, float]:
-    """Accuracy and macro-F1 over the classes that occur in `labels` or `predicted`.
+    """Accuracy and macro-F1 of the labeled rows, over the classes that occur among them.
 
-    Args:
-        predicted: (N,) class indices.
-        labels: (N,) class indices; rows labeled -1 are left out.
-
-    Returns:
-        `accuracy` and `macro_f1`, in [0, 1].
-
-    Raises:
-        ValueError: No labeled row.
+    Both arrays (N,) hold class numbers; rows labeled -1 are left out. At least one must be labeled.
 
     Example:
-        >>> import numpy as np
         >>> classification_scores(np.array([0, 1, 1]), np.array([0, 1, 0]))["accuracy"]
         0.6666666666666666
     """
@@ -37,35 +28,21 @@ def classification_scores(predicted: np.ndarray, labels: np.ndarray) -> dict[str
 
 
 def macro_silhouette(embeddings: Tensor, labels: Tensor) -> float:
-    """Mean over classes of the mean silhouette of L2-normalized rows; NaN below two classes.
-
-    Args:
-        embeddings: (N, D).
-        labels: (N,) long; rows labeled -1 are left out.
-    """
+    """Mean over classes of the mean silhouette of their rows, as in `silhouette_scores`."""
     return silhouette_scores(embeddings, labels)["macro_silhouette"]
 
 
 def micro_silhouette(embeddings: Tensor, labels: Tensor) -> float:
-    """Mean silhouette of L2-normalized rows, every row counting equally; NaN below two classes.
-
-    Args:
-        embeddings: (N, D).
-        labels: (N,) long; rows labeled -1 are left out.
-    """
+    """Mean silhouette of all rows, as in `silhouette_scores`."""
     return silhouette_scores(embeddings, labels)["micro_silhouette"]
 
 
 def silhouette_scores(embeddings: Tensor, labels: Tensor) -> dict[str, float]:
-    """Both means of the silhouette at the cost of one, O(N² D).
+    """Mean silhouettes of embeddings (N, D) after L2 normalization, at the cost of one, O(N² D).
 
-    Args:
-        embeddings: (N, D), compared after L2 normalization.
-        labels: (N,) long; rows labeled -1 are left out.
-
-    Returns:
-        `macro_silhouette`, the mean over classes of their means, and `micro_silhouette`, the mean
-        over rows, in [-1, 1]; NaN below two classes or if every row has another class.
+    Rows labeled -1 are left out. Returns `macro_silhouette`, the mean over classes of their means,
+    and `micro_silhouette`, the mean over rows; NaN below two classes or if every row has another
+    class.
 
     Example:
         >>> scores = silhouette_scores(torch.eye(2).repeat(3, 1), torch.arange(6) % 2)
@@ -80,15 +57,7 @@ def silhouette_scores(embeddings: Tensor, labels: Tensor) -> dict[str, float]:
 
 
 def silhouette_rows(embeddings: Tensor, labels: Tensor) -> tuple[np.ndarray, np.ndarray]:
-    """Silhouette of every labeled row after L2 normalization, and the classes of these rows.
-
-    Args:
-        embeddings: (N, D).
-        labels: (N,) long; rows labeled -1 are left out.
-
-    Returns:
-        Both (n,); the first is empty below two classes or if every row has another class.
-    """
+    """Silhouettes (n,) of the labeled rows, empty if not defined, and the classes of these rows."""
     labeled = labels >= 0
     rows = torch.nn.functional.normalize(embeddings[labeled].float(), dim=1).numpy()
     classes = labels[labeled].numpy()

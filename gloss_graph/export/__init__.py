@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-from gloss_graph._internal.moved import moved_names
-from gloss_graph.export.from_networkx import from_networkx
+from gloss_graph.export.data_to_networkx import to_networkx
 from gloss_graph.export.graph_arrays import EDGE_KINDS, edge_homophily
 from gloss_graph.export.graph_files import (
     FORMATS,
@@ -13,12 +10,10 @@ from gloss_graph.export.graph_files import (
     read_networkx,
     write_csr,
     write_graph,
+    write_graphml,
+    write_tables,
 )
-from gloss_graph.export.graphml import write_graphml
-from gloss_graph.export.to_networkx import to_networkx
-
-if TYPE_CHECKING:
-    from gloss_graph.export.tables import write_tables
+from gloss_graph.export.networkx_to_data import from_networkx
 
 __all__ = [
     "EDGE_KINDS",
@@ -33,6 +28,3 @@ __all__ = [
     "write_graphml",
     "write_tables",
 ]
-
-# Needs pyarrow, which the core does without.
-__getattr__ = moved_names(__name__, {"gloss_graph.export.tables": ["write_tables"]})

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -35,9 +35,6 @@ __all__ = [
 
 #: Names of the values 0, 1, 2 of `edge_kind`.
 EDGE_KINDS = ("batch-batch", "batch-memory", "memory-memory")
-#: Relative difference allowed between the weights of the two directions of an edge.
-TOLERANCE = 1e-5
-_PREFIX = "edge_"
 
 
 class Edges(NamedTuple):
@@ -45,7 +42,18 @@ class Edges(NamedTuple):
 
     source: np.ndarray
     target: np.ndarray
-    columns: dict[str, np.ndarray]
+    columns: Mapping[str, np.ndarray]
+
+    def both_ways(self) -> Edges:
+        """Both directions of every edge, sorted by source, then target; a self-loop stays one."""
+        back = np.flatnonzero(self.source != self.target)
+        source = np.append(self.source, self.target[back])
+        target = np.append(self.target, self.source[back])
+        order = np.lexsort((target, source))
+        doubled = {
+            name: np.append(values, values[back])[order] for name, values in self.columns.items()
+        }
+        return Edges(source[order], target[order], doubled)
 
 
 @dataclass(frozen=True)
@@ -95,6 +103,10 @@ class GraphArrays:
         """Names of classes, "" for -1."""
         return [self.name(int(label)) for label in labels]
 
+    def texts_of(self, nodes: np.ndarray) -> list[str]:
+        """Texts of documents, "" if the graph has no texts."""
+        return [self.text_of(node) for node in nodes.tolist()]
+
     def text_of(self, node: int) -> str:
         """Text of a document, "" if the graph has no texts."""
         return "" if self.text is None else self.text[node]
@@ -103,19 +115,7 @@ class GraphArrays:
 def read_arrays(
     graph: Data, label_names: Sequence[str] | None = None, *, allow_empty: bool = True
 ) -> GraphArrays:
-    """Read and check a document graph.
-
-    Args:
-        graph: `edge_index` (2, E) and any of `edge_weight` (E,), `y` (N,), `seed_mask` (N,),
-            `doc_id` (N,), `text` and `label_names`, as `build_document_graph` returns it.
-        label_names: Names of the classes; they replace the graph's.
-        allow_empty: Whether a graph without documents is fine.
-
-    Raises:
-        TypeError: Not a PyG `Data`, or an `edge_index` or `edge_weight` that is not a tensor.
-        ValueError: A directed graph, repeated edges, edges that leave the graph, weights that are
-            negative or not finite, columns of another length than the nodes, label sets, or fewer
-            names than classes.
+    """Read and check an undirected document graph; `label_names` replace the graph's.
 
     Example:
         >>> edges = torch.tensor([[0, 1], [1, 0]])
@@ -125,17 +125,15 @@ def read_arrays(
     size = count_nodes(graph)
     if not size and not allow_empty:
         raise ValueError("'graph' must hold at least one document (got none).")
-    pairs = _pairs(graph, size, "graph", directed=False)
-    weight = np.ones(pairs.source.size)
-    if graph.get("edge_weight") is not None:
-        weight = pairs.values(graph, "edge_weight", TOLERANCE).astype(np.float64)
+    edges = read_edges(graph, only=("edge_weight",)).both_ways()
+    weight = edges.columns.get("weight", np.ones(edges.source.size)).astype(np.float64)
     if weight.size and weight.min() < 0:
         raise ValueError(
             f"'graph.edge_weight' must be finite and >= 0 (got {weight.min():g}). "
             "Rebuild the graph or drop these edges."
         )
-    apart = pairs.source != pairs.target
-    ends = np.stack([pairs.source, pairs.target])[:, apart]
+    apart = edges.source != edges.target
+    ends = np.stack([edges.source, edges.target])[:, apart]
     y = np.maximum(_filled(graph, "y", size, torch.long, -1), -1)
     check_class_numbers("graph.y", int(y.max(initial=-1)))
     ids = node_column(graph, "doc_id", size, torch.long)
@@ -152,22 +150,17 @@ def read_arrays(
 
 
 def read_edges(
-    graph: Data, *, directed: bool = False, tolerance: float = TOLERANCE, name: str = "graph"
+    graph: Data,
+    *,
+    directed: bool = False,
+    tolerance: float = 1e-5,
+    name: str = "graph",
+    only: Collection[str] | None = None,
 ) -> Edges:
-    """Read the edges, sorted by source, then target.
+    """Read the edges, sorted by source, then target, and their attributes without `edge_`.
 
-    Args:
-        graph: Any PyG graph without repeated edges. Attributes are `edge_weight`, `edge_kind` and
-            every other tensor (E,) whose name starts with `edge_`; they lose that prefix.
-        directed: Return one entry per column of `edge_index`. Otherwise both directions of a pair
-            become one entry (i, j), i <= j, and the graph must be undirected.
-        tolerance: Relative difference allowed between the values of the two directions.
-        name: What errors call the graph.
-
-    Raises:
-        TypeError: Not a PyG `Data`, or an attribute that is not a tensor.
-        ValueError: Edges that repeat, leave the graph or, unless `directed`, lack their reverse or
-            differ from it; an attribute of another length or that is not finite.
+    Unless `directed`, both directions of a pair become one entry (i, j), i <= j, and their values
+    may differ by `tolerance` relative to the larger one. Errors call the graph `name`.
 
     Example:
         >>> graph = Data(edge_index=torch.tensor([[1, 0], [0, 1]]), edge_weight=torch.ones(2))
@@ -175,17 +168,55 @@ def read_edges(
         >>> edges.source, edges.target, edges.columns["weight"].tolist()
         (array([0]), array([1]), [1.0])
     """
-    pairs = _pairs(graph, count_nodes(graph, name), name, directed=directed)
+    size = count_nodes(graph, name)
+    source, target = _ends(graph, size, name)
+    if directed:
+        forth = back = _sorted(source, target, np.arange(source.size), size, name)
+    else:
+        forth = _sorted(source, target, np.flatnonzero(source <= target), size, name)
+        back = _sorted(target, source, np.flatnonzero(source >= target), size, name)
+        one, other = source[forth] * size + target[forth], target[back] * size + source[back]
+        if not np.array_equal(one, other):
+            i, j = divmod(int(np.setxor1d(one, other)[0]), size)
+            raise ValueError(
+                f"'{name}' must be undirected (got only one direction between {i} and {j}). Use "
+                "torch_geometric.utils.to_undirected; exports also take directed=True."
+            )
     columns: dict[str, np.ndarray] = {}
-    for key in _attributes(graph, pairs.source.size):
-        values = pairs.values(graph, key, 0.0 if key == "edge_kind" else tolerance)
+    for key in _attributes(graph, source.shape) if only is None else only:
+        if graph.get(key) is None:
+            continue
+        values = _edge_values(graph, key, source.shape, name)
+        one, other = values[forth].astype(np.float64), values[back].astype(np.float64)
+        apart = 0.0 if key == "edge_kind" else tolerance
+        allowed = apart * np.maximum(np.abs(one), np.abs(other))
+        if (differs := np.flatnonzero(np.abs(one - other) > allowed)).size:
+            i, j = forth[differs[0]], back[differs[0]]
+            raise ValueError(
+                f"'{name}' must be undirected: '{name}.{key}' must agree in both directions (got "
+                f"{values[i]} for ({source[i]}, {target[i]}) and {values[j]} for its reverse). Use "
+                "torch_geometric.utils.to_undirected(edge_index, edge_weight, reduce='mean')."
+            )
         if key == "edge_kind" and values.size and not np.isin(values, range(3)).all():
             raise ValueError(
                 f"'{name}.edge_kind' must be 0, 1 or 2 (got {values.min():g}..{values.max():g}). "
                 f"They stand for {', '.join(EDGE_KINDS)}."
             )
-        columns[key.removeprefix(_PREFIX)] = values[pairs.forth]
-    return Edges(pairs.source[pairs.forth], pairs.target[pairs.forth], columns)
+        columns[key.removeprefix("edge_")] = values[forth]
+    return Edges(source[forth], target[forth], columns)
+
+
+def _attributes(graph: Data, shape: tuple[int, ...]) -> list[str]:
+    """Names of the attributes of edges, those that every document graph has first."""
+    known = ["edge_weight", "edge_kind"]
+    return known + [
+        key
+        for key, value in graph
+        if key.startswith("edge_")
+        and key not in ("edge_index", *known)
+        and isinstance(value, Tensor)
+        and value.shape == shape
+    ]
 
 
 def edge_homophily(data: Data) -> float:
@@ -198,7 +229,6 @@ def edge_homophily(data: Data) -> float:
         In [0, 1], over the edges with two labeled ends; NaN without such an edge.
 
     Raises:
-        TypeError: Not a PyG `Data`, or an `edge_index` that is not a tensor.
         ValueError: A directed graph, an edge that leaves the graph, no `y`, or label sets.
 
     Example:
@@ -210,19 +240,14 @@ def edge_homophily(data: Data) -> float:
     labels = node_column(data, "y", size, torch.long, "data")
     if labels is None:
         raise ValueError("'data.y' must hold a class number for every node (got none).")
-    pairs = _pairs(data, size, "data", directed=False)
-    ends = labels.numpy()[np.stack([pairs.source, pairs.target])]
+    edges = read_edges(data, name="data", only=()).both_ways()
+    ends = labels.numpy()[np.stack([edges.source, edges.target])]
     known = (ends >= 0).all(axis=0)
     return float((ends[0] == ends[1])[known].mean()) if known.any() else float("nan")
 
 
 def read_embeddings(graph: Data, embeddings: Tensor | None, size: int) -> Tensor | None:
-    """The given embeddings, else `graph.x`, as (N, D) on the CPU; None if there are none.
-
-    Raises:
-        TypeError: Not a tensor.
-        ValueError: Not a finite matrix with one row per document.
-    """
+    """The given embeddings, else `graph.x`, as (N, D) on the CPU; None if there are none."""
     name = "graph.x" if embeddings is None else "embeddings"
     rows = graph.get("x") if embeddings is None else embeddings
     if rows is None:
@@ -234,16 +259,7 @@ def read_embeddings(graph: Data, embeddings: Tensor | None, size: int) -> Tensor
 
 
 def count_nodes(graph: Data, name: str = "graph") -> int:
-    """Number of nodes, without PyG's warning when it has to be guessed.
-
-    Raises:
-        TypeError: Not a PyG `Data`.
-        ValueError: No `edge_index`.
-
-    Example:
-        >>> count_nodes(Data(edge_index=torch.tensor([[0], [2]]), y=torch.zeros(4).long()))
-        4
-    """
+    """Number of nodes, without PyG's warning when it has to be guessed."""
     if not isinstance(graph, Data):
         raise TypeError(
             f"'{name}' must be a torch_geometric.data.Data (got {type(graph).__name__}). "
@@ -262,16 +278,7 @@ def count_nodes(graph: Data, name: str = "graph") -> int:
 def node_column(
     graph: Data, key: str, size: int, dtype: torch.dtype, name: str = "graph"
 ) -> Tensor | None:
-    """Column `graph[key]` (N,) or (N, 1) as (N,) on the CPU, None if there is none.
-
-    Raises:
-        ValueError: Not one integer or boolean per node.
-
-    Example:
-        >>> graph = Data(edge_index=torch.tensor([[0], [1]]), seed_mask=torch.tensor([1, 0]))
-        >>> node_column(graph, "seed_mask", 2, torch.bool)
-        tensor([ True, False])
-    """
+    """Column `graph[key]` (N,) or (N, 1) as (N,) on the CPU, None if there is none."""
     column = graph.get(key)
     if column is None:
         return None
@@ -307,67 +314,15 @@ def _texts(graph: Data, size: int) -> tuple[str, ...] | None:
     text = graph.get("text")
     if text is None:
         return None
-    if isinstance(text, str) or not isinstance(text, Collection) or len(text) != size:
-        got = "a string" if isinstance(text, str) else type(text).__name__
-        got = str(len(text)) if isinstance(text, Collection) and got != "a string" else got
+    several = isinstance(text, Collection) and not isinstance(text, str)
+    if not several or len(text) != size:
+        got = len(text) if several else type(text).__name__
         raise ValueError(f"'graph.text' must hold one text per node, {size} of them (got {got}).")
     return tuple(str(entry) for entry in text)
 
 
-class _Pairs(NamedTuple):
-    """Ends (E,) as stored, and the positions (P,) of i -> j and of j -> i for every edge i <= j.
-
-    A self-loop is in `forth` and in `back`; in a directed graph both hold every position.
-    """
-
-    name: str
-    source: np.ndarray
-    target: np.ndarray
-    forth: np.ndarray
-    back: np.ndarray
-
-    def values(self, graph: Data, key: str, tolerance: float) -> np.ndarray:
-        """An attribute (E,), equal in both directions.
-
-        Raises:
-            ValueError: Another length, values that are not finite or differ by direction.
-        """
-        check_tensor(f"{self.name}.{key}", graph[key])
-        values = graph[key].detach().cpu()
-        if values.dtype in (torch.float16, torch.bfloat16):
-            values = values.float()
-        if values.dim() == 2 and values.size(1) == 1:
-            values = values.squeeze(1)
-        if values.shape != self.source.shape:
-            raise ValueError(
-                f"'{self.name}.{key}' must have {self.source.size} entries, one per column of "
-                f"'edge_index' (got the shape {tuple(graph[key].shape)})."
-            )
-        if not bool(torch.isfinite(values).all()):
-            raise ValueError(
-                f"'{self.name}.{key}' must be finite (got NaN or infinity). Rebuild the graph or "
-                "drop these edges."
-            )
-        found = values.numpy()
-        one, other = found[self.forth], found[self.back]
-        if not np.array_equal(one, other):
-            one, other = one.astype(np.float64), other.astype(np.float64)
-            allowed = tolerance * np.maximum(np.abs(one), np.abs(other))
-            self._refuse_different(key, found, np.flatnonzero(np.abs(one - other) > allowed))
-        return found
-
-    def _refuse_different(self, key: str, values: np.ndarray, differs: np.ndarray) -> None:
-        if differs.size:
-            one, other = self.forth[differs[0]], self.back[differs[0]]
-            raise ValueError(
-                f"'{self.name}' must be undirected: '{self.name}.{key}' must agree in both "
-                f"directions (got {values[one]} for ({self.source[one]}, {self.target[one]}) and "
-                f"{values[other]} for its reverse). Use torch_geometric.utils.to_undirected("
-                "edge_index, edge_weight, reduce='mean')."
-            )
-
-
-def _pairs(graph: Data, size: int, name: str, *, directed: bool) -> _Pairs:
+def _ends(graph: Data, size: int, name: str) -> tuple[np.ndarray, np.ndarray]:
+    """Ends (E,) of the edges as stored."""
     check_tensor(f"{name}.edge_index", graph.edge_index)
     edge_index = graph.edge_index.detach().cpu()
     if edge_index.dim() != 2 or edge_index.size(0) != 2 or not is_integer(edge_index):
@@ -381,30 +336,34 @@ def _pairs(graph: Data, size: int, name: str, *, directed: bool) -> _Pairs:
             f"'{name}.edge_index' must point at nodes 0..{size - 1} (got "
             f"{int(edge_index.min())}..{int(edge_index.max())}). Check '{name}.num_nodes'."
         )
-    if directed:
-        forth = _sorted(source, target, np.arange(source.size), size, name)
-        return _Pairs(name, source, target, forth, forth)
-    forth = _sorted(source, target, np.flatnonzero(source <= target), size, name)
-    back = _sorted(target, source, np.flatnonzero(source >= target), size, name)
-    one = source[forth] * size + target[forth]
-    other = target[back] * size + source[back]
-    if not np.array_equal(one, other):
-        i, j = divmod(int(np.setxor1d(one, other)[0]), size)
+    return source, target
+
+
+def _edge_values(graph: Data, key: str, shape: tuple[int, ...], name: str) -> np.ndarray:
+    """A finite attribute (E,)."""
+    check_tensor(f"{name}.{key}", graph[key])
+    values = graph[key].detach().cpu()
+    if values.dtype in (torch.float16, torch.bfloat16):
+        values = values.float()
+    if values.dim() == 2 and values.size(1) == 1:
+        values = values.squeeze(1)
+    if values.shape != shape:
         raise ValueError(
-            f"'{name}' must be undirected (got only one direction between {i} and {j}). Use "
-            "torch_geometric.utils.to_undirected; exports also take directed=True."
+            f"'{name}.{key}' must have {shape[0]} entries, one per column of 'edge_index' (got the "
+            f"shape {tuple(graph[key].shape)})."
         )
-    return _Pairs(name, source, target, forth, back)
+    if not bool(torch.isfinite(values).all()):
+        raise ValueError(
+            f"'{name}.{key}' must be finite (got NaN or infinity). Rebuild the graph or drop these "
+            "edges."
+        )
+    return values.numpy()
 
 
 def _sorted(
     low: np.ndarray, high: np.ndarray, chosen: np.ndarray, size: int, name: str
 ) -> np.ndarray:
-    """Positions `chosen`, sorted by (low, high).
-
-    Raises:
-        ValueError: A pair repeats.
-    """
+    """Positions `chosen`, sorted by (low, high), which must differ."""
     key = low[chosen] * size + high[chosen]
     if key.size and not (key[1:] > key[:-1]).all():
         order = np.argsort(key, kind="stable")
@@ -416,16 +375,3 @@ def _sorted(
                 f"Call {name}.coalesce() and decide how weights add up."
             )
     return chosen
-
-
-def _attributes(graph: Data, num_edges: int) -> list[str]:
-    known = [key for key in ("edge_weight", "edge_kind") if graph.get(key) is not None]
-    others = [
-        key
-        for key, value in graph
-        if key.startswith(_PREFIX)
-        and key not in ("edge_index", *known)
-        and isinstance(value, Tensor)
-        and value.shape == (num_edges,)
-    ]
-    return known + others

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import networkx as nx
 import numpy as np
@@ -17,32 +17,61 @@ from gloss_graph._internal.extras import require
 require("pyarrow", extra="analysis")
 
 import pyarrow as pa
-from pyarrow import csv, parquet
+from pyarrow import compute, csv, parquet
 from torch_geometric.data import Data
 
 from gloss_graph._internal.files import atomic_write
 from gloss_graph._internal.limits import load_json, read_object, read_parquet
-from gloss_graph.export.attributes import attribute_error, graph_row, plain_row
-from gloss_graph.export.from_networkx import GraphColumns
-from gloss_graph.export.graph_arrays import EDGE_KINDS, count_nodes, read_edges
-from gloss_graph.export.to_networkx import as_networkx, graph_attributes, node_columns
+from gloss_graph.export.attributes import attribute_error, plain_graph
+from gloss_graph.export.data_to_networkx import GraphColumns, as_networkx, data_columns
+from gloss_graph.export.networkx_to_data import networkx_columns
 
-__all__ = ["read_tables", "table_paths", "write_tables"]
+__all__ = ["read_tables", "save_tables"]
 
 _CHUNK = 1 << 17
 _KEY = b"gloss_graph"
 _TYPES = {bool: pa.bool_(), int: pa.int64(), float: pa.float64(), str: pa.string()}
-_FORMS = {"parquet": "Parquet", "csv": "CSV"}
+_TAKEN = {"node": ("node",), "edge": ("source", "target")}
 
 
-class _Table(NamedTuple):
-    """Columns with their types, in parts of at most `_CHUNK` rows."""
+def save_tables(
+    graph: Data | nx.Graph,
+    path: str | os.PathLike[str],
+    *,
+    overwrite: bool,
+    max_text: int | None,
+    directed: bool,
+) -> list[Path]:
+    """Write the tables that `write_tables` describes."""
+    files = _paths(Path(path))
+    form = "CSV" if "schema" in files else "Parquet"
+    if isinstance(graph, Data):
+        columns = data_columns(graph, max_text=max_text, directed=directed)
+    else:
+        plain = as_networkx(graph, max_text=max_text, directed=directed)
+        columns = networkx_columns(plain_graph(plain, form, _TAKEN))
+    tables = _tables(columns, form)
+    described: dict[str, Any] = {"directed": columns.directed, "graph": columns.attributes}
+    with ExitStack() as stack:
+        # No file takes its final name before all are complete.
+        drafts = {
+            part: stack.enter_context(atomic_write(file, overwrite=overwrite))
+            for part, file in files.items()
+        }
+        for part, table in tables.items():
+            if form == "CSV":
+                described[part] = {field.name: str(field.type) for field in table.schema}
+                csv.write_csv(table, drafts[part])
+                continue
+            table = table.replace_schema_metadata({_KEY: json.dumps(described).encode()})
+            with parquet.ParquetWriter(drafts[part], table.schema) as writer:
+                writer.write_table(table, row_group_size=_CHUNK)
+        if "schema" in drafts:
+            drafts["schema"].write((json.dumps(described, indent=2) + "\n").encode())
+    return list(files.values())
 
-    schema: pa.Schema
-    batches: Iterator[pa.RecordBatch]
 
-
-def table_paths(path: Path) -> dict[str, Path]:
+def _paths(path: Path) -> dict[str, Path]:
     """The files behind one name: three for `corpus.csv`, two for `corpus.parquet`."""
     kind = path.suffix.lower().removeprefix(".")
     stem = path.name.removesuffix(path.suffix)
@@ -54,161 +83,50 @@ def table_paths(path: Path) -> dict[str, Path]:
     return files
 
 
-def write_tables(
-    graph: Data | nx.Graph,
-    path: str | os.PathLike[str],
-    *,
-    overwrite: bool = False,
-    max_text: int | None = None,
-    directed: bool = False,
-) -> list[Path]:
-    """Write a table of nodes and one of edges; see `write_graph`.
-
-    `corpus.parquet` becomes `corpus.nodes.parquet` (a row per node: `node`, then its attributes)
-    and `corpus.edges.parquet` (a row per edge: `source`, `target`, `weight`, ...; each pair of an
-    undirected graph once). CSV has a third file, `corpus.schema.json`, with the types of the
-    columns and the attributes of the graph, which Parquet keeps in its metadata.
-
-    Args:
-        graph: A document graph, or a NetworkX graph whose nodes are all integers or all strings.
-        path: Ends in `.parquet` or `.csv`.
-        overwrite: Replace existing files.
-        max_text: Longest text in characters; None keeps all.
-        directed: Write both directions of a `Data`, which may then differ.
-
-    Returns:
-        The files.
-
-    Raises:
-        ValueError: An attribute a table cannot hold: not a scalar, of several types, beyond 64
-            bits, or named as the columns of the ends.
-        FileExistsError: A file exists and `overwrite` is false.
-
-    Cost: O(N + E log E); a million edges take about a second as Parquet.
-    """
-    files = table_paths(Path(path))
-    form = _FORMS[Path(path).suffix.lower().removeprefix(".")]
-    if isinstance(graph, Data):
-        tables = _of_data(graph, max_text, directed)
-        attributes = graph_attributes(graph)
-        both = directed
-    else:
-        graph = as_networkx(graph, max_text=max_text, directed=directed)
-        tables = _of_networkx(graph, form)
-        attributes = graph_row(graph, form)
-        both = graph.is_directed()
-    described: dict[str, Any] = {"directed": both, "graph": attributes}
-    with ExitStack() as stack:
-        # No file takes its final name before all are complete.
-        drafts = {
-            part: stack.enter_context(atomic_write(file, overwrite=overwrite))
-            for part, file in files.items()
-        }
-        for part, table in tables.items():
-            if form == "CSV":
-                described[part] = {field.name: str(field.type) for field in table.schema}
-                with csv.CSVWriter(drafts[part], table.schema) as sheet:
-                    for batch in table.batches:
-                        sheet.write_batch(batch)
-                continue
-            schema = table.schema.with_metadata({_KEY: json.dumps(described).encode()})
-            with parquet.ParquetWriter(drafts[part], schema) as writer:
-                for batch in table.batches:
-                    writer.write_batch(batch)
-        if "schema" in drafts:
-            drafts["schema"].write((json.dumps(described, indent=2) + "\n").encode())
-    return list(files.values())
-
-
-def _of_data(data: Data, max_text: int | None, directed: bool) -> dict[str, _Table]:
-    size = count_nodes(data)
-    nodes = {"node": np.arange(size), **node_columns(data, max_text=max_text)}
-    edges = read_edges(data, directed=directed)
-    ends: dict[str, Any] = {"source": edges.source, "target": edges.target}
-    for name in edges.columns:
-        if name in ends:
-            raise attribute_error(name, "edge", None, "A table", "the name is taken")
-    columns = {**ends, **edges.columns}
-    if "kind" in columns:
-        numbers = pa.array(columns["kind"].astype(np.int8))
-        columns["kind"] = pa.DictionaryArray.from_arrays(numbers, list(EDGE_KINDS)).cast(
-            pa.string()
-        )
-    return {"nodes": _sliced(nodes), "edges": _sliced(columns)}
-
-
-def _sliced(columns: Mapping[str, Any]) -> _Table:
-    arrays = {
-        # Without rows pyarrow cannot tell a type.
-        name: pa.array(column, type=None if len(column) else pa.string())
-        if isinstance(column, list)
-        else pa.array(column)
-        for name, column in columns.items()
-    }
-    table = pa.table(arrays)
-    return _Table(table.schema, iter(table.to_batches(max_chunksize=_CHUNK)))
-
-
-def _of_networkx(graph: nx.Graph, form: str) -> dict[str, _Table]:
-    kinds = {type(node) for node in graph}
+def _tables(columns: GraphColumns, form: str) -> dict[str, pa.Table]:
+    kinds = {type(name) for name in columns.names}
     if not kinds <= {int} and not kinds <= {str}:
         found = ", ".join(sorted(kind.__name__ for kind in kinds))
         raise ValueError(
             f"Names of nodes must be all integers or all strings in a table (got {found}). Rename "
             "them with nx.convert_node_labels_to_integers."
         )
-    name_type = _TYPES[kinds.pop()] if kinds else pa.int64()
-    rows = [
-        {"node": node, **plain_row(data, "node", node, form, ("node",))}
-        for node, data in graph.nodes(data=True)
-    ]
-    nodes = _typed(rows, {"node": name_type}, "node", form)
-    taken = ("source", "target")
-    rows = [
-        {"source": i, "target": j, **plain_row(data, "edge", (i, j), form, taken)}
-        for i, j, data in graph.edges(data=True)
-    ]
-    edges = _typed(rows, dict.fromkeys(taken, name_type), "edge", form)
-    return {"nodes": nodes, "edges": edges}
+    for domain, held in (("node", columns.nodes), ("edge", columns.edges)):
+        for name in held.keys() & _TAKEN[domain]:
+            raise attribute_error(name, domain, None, form, "the name is taken")
+    names = pa.array(columns.names, _TYPES[kinds.pop()] if kinds else pa.int64())
+    ends = {"source": names.take(pa.array(columns.source))}
+    ends["target"] = names.take(pa.array(columns.target))
+    return {
+        "nodes": pa.table({"node": names} | _arrays(columns.nodes, "node", form)),
+        "edges": pa.table(ends | _arrays(columns.edges, "edge", form)),
+    }
 
 
-def _typed(
-    rows: Sequence[dict[str, Any]], known: Mapping[str, pa.DataType], domain: str, form: str
-) -> _Table:
-    types = dict(known)
-    for row in rows:
-        for name, value in row.items():
-            kind = _TYPES[type(value)]
-            if types.setdefault(name, kind) != kind:
-                why = f"it must be of one type, got {types[name]} and {kind}"
-                raise attribute_error(name, domain, None, form, why)
-    schema = pa.schema(list(types.items()))
-
-    def batches() -> Iterator[pa.RecordBatch]:
-        for start in range(0, len(rows), _CHUNK):
-            part = rows[start : start + _CHUNK]
-            arrays = []
-            for field in schema:
-                try:
-                    column = [row.get(field.name) for row in part]
-                    arrays.append(pa.array(column, field.type))
-                except (OverflowError, pa.ArrowInvalid) as error:
-                    raise attribute_error(field.name, domain, None, form, str(error)) from error
-            yield pa.record_batch(arrays, schema=schema)
-
-    return _Table(schema, batches())
+def _arrays(columns: Mapping[str, Any], domain: str, form: str) -> dict[str, pa.Array]:
+    arrays = {}
+    for name, values in columns.items():
+        if isinstance(values, np.ndarray) and values.dtype != object:
+            arrays[name] = pa.array(values)
+            continue
+        types = {type(value) for value in values} - {type(None)}
+        if len(types) > 1:
+            got = " and ".join(sorted(str(_TYPES[kind]) for kind in types))
+            raise attribute_error(name, domain, None, form, f"it must be of one type, got {got}")
+        try:
+            # Without rows pyarrow cannot tell a type.
+            arrays[name] = pa.array(values, _TYPES[types.pop()] if types else pa.string())
+        except (OverflowError, pa.ArrowInvalid) as error:
+            raise attribute_error(name, domain, None, form, str(error)) from error
+    return arrays
 
 
 def read_tables(path: str | os.PathLike[str]) -> GraphColumns:
-    """Read the tables of `write_tables`, by the same name or that of one of the files.
+    """Read the tables of `save_tables`, by the same name or that of one of the files.
 
     CSV tables without `.schema.json` are read too; the types of their columns are guessed.
-
-    Raises:
-        FileNotFoundError: A file is missing.
-        ValueError: A file is damaged, or its columns are not nodes and edges.
     """
-    files = table_paths(Path(path))
+    files = _paths(Path(path))
     described: dict[str, Any] = {}
     tables: dict[str, pa.Table] = {}
     try:
@@ -221,7 +139,7 @@ def read_tables(path: str | os.PathLike[str]) -> GraphColumns:
             else:
                 tables[part] = read_parquet(file)
                 described |= load_json((tables[part].schema.metadata or {}).get(_KEY, b"{}"))
-        names = tables["nodes"]["node"].to_pylist()
+        names = tables["nodes"]["node"]
         source, target = (_places(names, tables["edges"][end]) for end in ("source", "target"))
         attributes = described.get("graph", {})
         if not isinstance(attributes, dict):
@@ -230,26 +148,20 @@ def read_tables(path: str | os.PathLike[str]) -> GraphColumns:
         raise
     except Exception as error:  # damaged tables raise errors without a common base
         raise ValueError(f"'path' must name node and edge tables ({path}: {error}).") from error
-    return GraphColumns(
-        names,
-        {name: _values(tables["nodes"][name]) for name in tables["nodes"].column_names[1:]},
-        source,
-        target,
-        {name: _values(tables["edges"][name]) for name in tables["edges"].column_names[2:]},
-        bool(described.get("directed", False)),
-        attributes,
+    nodes, edges = (
+        {name: _values(tables[part][name]) for name in tables[part].column_names[ends:]}
+        for part, ends in (("nodes", 1), ("edges", 2))
     )
+    directed = bool(described.get("directed", False))
+    return GraphColumns(names.to_pylist(), nodes, source, target, edges, directed, attributes)
 
 
-def _places(names: list[Any], ends: pa.ChunkedArray) -> np.ndarray:
+def _places(names: pa.ChunkedArray, ends: pa.ChunkedArray) -> np.ndarray:
     """Positions (P,) of the nodes that edges name."""
-    if names and isinstance(names[0], int) and names == list(range(len(names))):
-        places = ends.to_numpy().astype(np.int64)
-        if places.size and not 0 <= places.min() <= places.max() < len(names):
-            raise ValueError("an edge names a node that is not in the table of nodes")
-        return places
-    place = {name: position for position, name in enumerate(names)}
-    return np.array([place[name] for name in ends.to_pylist()], dtype=np.int64)
+    places = compute.index_in(ends.cast(names.type), value_set=names)
+    if places.null_count:
+        raise ValueError("an edge names a node that is not in the table of nodes")
+    return places.to_numpy().astype(np.int64)
 
 
 def _values(column: pa.ChunkedArray) -> Sequence[Any]:

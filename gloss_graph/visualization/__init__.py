@@ -1,4 +1,10 @@
-"""Pictures of a document graph and of a training, and the interactive page."""
+"""Pictures of a document graph and of a training, and the interactive page.
+
+Every `plot_*` function returns a matplotlib figure outside any pyplot state, and saves it if `path`
+is given: as PNG, PDF or SVG by its suffix, replacing an older picture. The names of classes are
+`label_names`, by default those of the graph or their numbers. The same `seed` gives the same
+picture.
+"""
 
 from gloss_graph._internal.extras import require
 

@@ -16,25 +16,12 @@ from torch.nn.functional import normalize
 
 from gloss_graph._internal.checks import check_matrix, check_positive_int
 from gloss_graph._internal.sampling import stratified_sample
+from gloss_graph.export.data_to_networkx import to_networkx
 from gloss_graph.export.graph_arrays import edge_homophily
-from gloss_graph.export.to_networkx import to_networkx
 from gloss_graph.graph import build_document_graph
+from gloss_graph.visualization import style
 from gloss_graph.visualization.graph_pictures import EdgeLook, draw_edges, relations
 from gloss_graph.visualization.layout import place_nodes
-from gloss_graph.visualization.style import (
-    BESIDE,
-    CONTRAST,
-    ClassLook,
-    Entry,
-    add_legend,
-    checked_labels,
-    class_looks,
-    draw_documents,
-    fit_panel,
-    save_figure,
-    set_headings,
-    two_panels,
-)
 
 __all__ = ["plot_embeddings", "plot_graph_change"]
 
@@ -42,7 +29,7 @@ _PERPLEXITY = 30.0
 _EDGES = EdgeLook(
     unknown=("#C9CDD2", 0.5, "edge with an unlabeled end"),
     within=("#7F8791", 0.55, "edge within a class"),
-    between=(CONTRAST, 0.65, "edge between classes"),
+    between=(style.CONTRAST, 0.65, "edge between classes"),
     full=1500,
     ink=(0.25, 1.4),
     width=(0.4, 0.35),
@@ -65,20 +52,12 @@ def plot_embeddings(
     t-SNE (van der Maaten & Hinton 2008) of the L2-normalized rows from a PCA start; the right panel
     is rotated to match the left one. The picture shows which documents lie together, not the sizes
     of clusters or the distances between them. Up to 20 classes get a color and marker each; with
-    more, the 16 largest do and the others are grey.
+    more, the 16 largest do and the others are grey. Unlabeled documents (-1) are hollow.
 
-    Args:
-        before: (N, D) floating, embeddings of the untrained encoder.
-        after: (N, D') of the trained encoder, same documents, same order.
-        labels: (N,) integer, -1 = unlabeled (hollow).
-        path: Where to save, as PNG, PDF or SVG; an older picture is replaced. None saves nothing.
-        label_names: Names of the classes; their numbers otherwise.
-        max_documents: With more, a stratified sample that keeps a document of every class.
-        seed: Seed of sample and t-SNE; the same seed gives the same picture.
-        title: First line of the picture.
+    The rows of `before` (N, D) and `after` (N, D') are of the same documents in the same order. Of
+    more than `max_documents` a stratified sample is drawn that keeps a document of every class.
 
     Raises:
-        TypeError: A value that is not a tensor.
         ValueError: Shapes that disagree, rows that are not finite, no document, or a class without
             a name.
 
@@ -95,15 +74,13 @@ def plot_embeddings(
     shown = _shown_documents(before, after, labels, label_names, max_documents, seed)
     first = _places(shown.before, seed)
     second = _aligned(_places(shown.after, seed), first)
-    figure, panels = two_panels()
+    figure, panels = style.two_panels()
     for axes, places in zip(panels, (first, second), strict=True):
-        entries = draw_documents(axes, places, shown.looks)
-        fit_panel(axes, places)
-    if len(shown.labels) < shown.total:
-        title += f" · {len(shown.labels):,} of {shown.total:,} documents"
-    set_headings(figure, panels, title, ["before training", "after training"])
-    _legend_beside(figure, entries)
-    return save_figure(figure, path)
+        entries = style.draw_documents(axes, places, shown.looks)
+        style.fit_panel(axes, places)
+    style.set_headings(figure, panels, title + shown.part, ["before training", "after training"])
+    style.legend_beside(figure, entries, handlelength=1.4, labelspacing=0.5)
+    return style.save_figure(figure, path)
 
 
 def plot_graph_change(
@@ -122,22 +99,11 @@ def plot_graph_change(
 
     Edges within a class are grey, edges between classes red; the heading of a panel gives the share
     of the former (edge homophily) and its expected value for random edges. Places come from the
-    graph alone, not from the labels.
-
-    Args:
-        before: (N, D) floating, embeddings of the untrained encoder.
-        after: (N, D') of the trained encoder, same documents, same order.
-        labels: (N,) integer, -1 = unlabeled (hollow, its edges faint).
-        path: Where to save, as PNG, PDF or SVG; an older picture is replaced. None saves nothing.
-        label_names: Names of the classes; their numbers otherwise.
-        k: Neighbors per document; edges are the union of both directions.
-        max_documents: With more, a stratified sample that keeps a document of every class; the
-            graph is that of the sample.
-        seed: Seed of sample and places; the same seed gives the same picture.
-        title: First line of the picture.
+    graph alone, not from the labels. Rows, labels and sample are as in `plot_embeddings`; the graph
+    is that of the sample, with edges between documents of which either lists the other among its
+    `k` neighbors.
 
     Raises:
-        TypeError: A value that is not a tensor.
         ValueError: Shapes that disagree, rows that are not finite, no document, a class without a
             name, or `k` below 1.
 
@@ -156,40 +122,31 @@ def plot_graph_change(
     shown = _shown_documents(before, after, labels, label_names, max_documents, seed)
     classes = torch.from_numpy(shown.labels)
     chance = _chance(shown.labels)
-    figure, panels = two_panels()
+    figure, panels = style.two_panels()
     heads: list[str] = []
     first: np.ndarray | None = None
-    edges: dict[str, Entry] = {}
-    for axes, rows, name in zip(
-        panels, (shown.before, shown.after), ("before", "after"), strict=True
-    ):
+    edges: dict[str, style.Entry] = {}
+    states = (("before", shown.before), ("after", shown.after))
+    for axes, (name, rows) in zip(panels, states, strict=True):
         data = build_document_graph(rows, classes, k=k)
         places = place_nodes(to_networkx(data), seed=seed)
-        places = places if first is None else _aligned(places, first)
-        first = places if first is None else first
-        one_way = data.edge_index[0] < data.edge_index[1]
-        ends = data.edge_index[:, one_way].T.numpy()
-        edges |= {
-            name: (handle, name)
-            for handle, name, _ in draw_edges(
-                axes, places, ends, relations(data.y.numpy()[ends]), _EDGES
-            )
-        }
-        dots = draw_documents(axes, places, shown.looks)
-        fit_panel(axes, places)
-        share = edge_homophily(data)
-        fact = "no edge with two labeled ends"
-        if share == share:
-            fact = (
-                f"{100 * share:.1f} % of the edges within a class ({100 * chance:.1f} % by chance)"
-            )
-        number = data.edge_index.size(1) // 2
-        heads.append(f"{name} training · k = {k} · {number:,} edges\n{fact}")
-    if len(shown.labels) < shown.total:
-        title += f" · {len(shown.labels):,} of {shown.total:,} documents"
-    set_headings(figure, panels, title, heads)
-    _legend_beside(figure, [*dots, *edges.values()])
-    return save_figure(figure, path)
+        if first is None:
+            first = places
+        else:
+            places = _aligned(places, first)
+        ends = data.edge_index[:, data.edge_index[0] < data.edge_index[1]].T.numpy()
+        drawn = draw_edges(axes, places, ends, relations(shown.labels[ends]), _EDGES)
+        edges |= {kind: (handle, kind) for handle, kind, _ in drawn}
+        dots = style.draw_documents(axes, places, shown.looks)
+        style.fit_panel(axes, places)
+        share, by_chance = 100 * edge_homophily(data), 100 * chance
+        fact = f"{share:.1f} % of the edges within a class ({by_chance:.1f} % by chance)"
+        if share != share:
+            fact = "no edge with two labeled ends"
+        heads.append(f"{name} training · k = {k} · {len(ends):,} edges\n{fact}")
+    style.set_headings(figure, panels, title + shown.part, heads)
+    style.legend_beside(figure, [*dots, *edges.values()], handlelength=1.4, labelspacing=0.5)
+    return style.save_figure(figure, path)
 
 
 class _Shown(NamedTuple):
@@ -198,8 +155,8 @@ class _Shown(NamedTuple):
     before: Tensor  # (N, D)
     after: Tensor  # (N, D')
     labels: np.ndarray  # (N,)
-    looks: list[ClassLook]
-    total: int
+    looks: list[style.ClassLook]
+    part: str  # what a title says of a sample
 
 
 def _shown_documents(
@@ -210,13 +167,7 @@ def _shown_documents(
     max_documents: int,
     seed: int,
 ) -> _Shown:
-    """Check the arguments of a picture and sample the documents it shows.
-
-    Raises:
-        TypeError: A value that is not a tensor.
-        ValueError: Shapes that disagree, rows that are not finite, no document, or a class
-            without a name.
-    """
+    """Check the arguments of a picture and sample the documents it shows."""
     check_matrix("before", before)
     check_matrix("after", after)
     if after.size(0) != before.size(0) or not before.size(0):
@@ -225,17 +176,18 @@ def _shown_documents(
             f"{before.size(0)} and {after.size(0)})."
         )
     check_positive_int("max_documents", max_documents)
-    classes = checked_labels(labels, before.size(0), label_names)
+    classes = style.checked_labels(labels, before.size(0), label_names)
     chosen = stratified_sample(classes, max_documents, seed=seed)
     rows = torch.from_numpy(chosen)
-    looks = class_looks(classes, label_names)
+    part = f" · {len(chosen):,} of {classes.size:,} documents"
+    looks = style.class_looks(classes, label_names)
     looks = [look._replace(members=look.members[chosen]) for look in looks]
     return _Shown(
         before.detach().cpu().float()[rows],
         after.detach().cpu().float()[rows],
         classes[chosen],
         [look for look in looks if look.members.any()],
-        classes.size,
+        part if len(chosen) < classes.size else "",
     )
 
 
@@ -280,17 +232,3 @@ def _chance(labels: np.ndarray) -> float:
     total = counts.sum()
     pairs = total * (total - 1)
     return float((counts * (counts - 1)).sum() / pairs) if pairs else float("nan")
-
-
-def _legend_beside(figure: Figure, entries: Sequence[Entry]) -> None:
-    """A legend to the right of the panels."""
-    add_legend(
-        figure,
-        entries,
-        room=BESIDE,
-        loc="outside right upper",
-        fontsize=9.5,
-        handlelength=1.4,
-        labelspacing=0.5,
-        alignment="left",
-    )

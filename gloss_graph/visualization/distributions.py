@@ -14,21 +14,8 @@ from torch_geometric.data import Data
 
 from gloss_graph._internal.checks import check_positive_int
 from gloss_graph.export.graph_arrays import GraphArrays, read_arrays
-from gloss_graph.visualization.style import (
-    BESIDE,
-    CONTRAST,
-    GREY,
-    INK,
-    PALETTE,
-    Entry,
-    add_legend,
-    class_looks,
-    faint_grid,
-    new_figure,
-    save_figure,
-    set_heading,
-    tidy_axes,
-)
+from gloss_graph.visualization import style
+from gloss_graph.visualization.graph_pictures import relations
 
 __all__ = ["Reach", "plot_degrees", "plot_reach", "reach_curves"]
 
@@ -45,16 +32,10 @@ def plot_degrees(
     """Draw the histograms of degrees and of edge weights, within and between classes.
 
     A long right tail of the degrees is hubness: a few documents are neighbors of very many. A good
-    kernel gives edges between classes smaller weights than edges within classes.
-
-    Args:
-        graph: A document graph.
-        path: Where to save, as PNG, PDF or SVG; an older picture is replaced. None saves nothing.
-        label_names: Names of the classes, only checked, as the other pictures take them.
-        title: First line of the picture.
+    kernel gives edges between classes smaller weights than edges within classes. `label_names` are
+    only checked, as the other pictures take them.
 
     Raises:
-        TypeError: Not a PyG graph.
         ValueError: A directed graph, no document, or a damaged graph.
 
     Example:
@@ -73,74 +54,69 @@ def plot_degrees(
     weight = entries.data[one_way]
     ends = documents.y[np.stack([entries.row, entries.col], axis=1)[one_way]]
 
-    figure = new_figure(11.0, 4.4)
+    figure = style.new_figure(11.0, 4.4)
     left, right = figure.subplots(1, 2)
-    _draw_degrees(left, degree)
-    _draw_weights(right, weight, ends)
-    set_heading(figure, title)
-    return save_figure(figure, path)
+    style.tidy_axes(left, title="", x="degree", y="documents")
+    style.tidy_axes(right, title="", x="weight", y="edges")
+    style.set_facts(left, f"Neighbors per document\n{_draw_degrees(left, degree)}")
+    style.set_facts(right, f"Weight of an edge\n{_draw_weights(right, weight, ends)}")
+    for axes in (left, right):
+        style.faint_grid(axes, "y")
+    style.set_heading(figure, title)
+    return style.save_figure(figure, path)
 
 
-def _draw_degrees(axes: Axes, degree: np.ndarray) -> None:
+def _draw_degrees(axes: Axes, degree: np.ndarray) -> str:
+    """Draw a histogram; return its facts."""
     top = int(degree.max())
     width = max(1, -(-(top + 1) // 60))
     edges = np.arange(0, top + width + 1, width) - 0.5
-    axes.hist(degree, bins=edges.tolist(), color=PALETTE[0], edgecolor="white", linewidth=0.4)
-    tallest = int(np.histogram(degree, edges)[0].max())
-    mean = degree.mean()
-    spread = degree.std()
+    counts, _, _ = axes.hist(
+        degree, bins=edges.tolist(), color=style.PALETTE[0], edgecolor="white", linewidth=0.4
+    )
+    mean, spread = degree.mean(), degree.std()
+    axes.axvline(mean, color=style.INK, linewidth=1, linestyle="dashed")
+    # Long tails would be invisible on a linear scale.
+    if top > 4 * max(np.median(degree), 1) and np.max(counts) > 50:
+        axes.set_yscale("log")
+        axes.set_ylim(bottom=0.7)
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True))
     facts = f"mean {mean:.1f} · median {np.median(degree):.0f} · largest {top:,} · "
     facts += f"{int((degree == 0).sum()):,} isolated"
     if spread > 0 and degree.size > 2:
         facts += f" · skew {np.mean(((degree - mean) / spread) ** 3):.1f}"
-    _head(axes, "Neighbors per document", facts, x="degree", y="documents")
-    axes.axvline(mean, color=INK, linewidth=1, linestyle="dashed")
-    # Long tails would be invisible on a linear scale.
-    if top > 4 * max(np.median(degree), 1) and tallest > 50:
-        axes.set_yscale("log")
-        axes.set_ylim(bottom=0.7)
-    axes.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True))
+    return facts
 
 
-def _draw_weights(axes: Axes, weight: np.ndarray, ends: np.ndarray) -> None:
-    known = (ends >= 0).all(axis=1)
-    same = ends[:, 0] == ends[:, 1]
-    kinds = [
-        (known & same, PALETTE[0], "within a class"),
-        (known & ~same, CONTRAST, "between classes"),
-        (~known, _OPEN if known.any() else PALETTE[0], "with an unlabeled end"),
-    ]
+def _draw_weights(axes: Axes, weight: np.ndarray, ends: np.ndarray) -> str:
+    """Draw a histogram by kind of edge; return its facts."""
     if not weight.size:
-        _head(axes, "Weight of an edge", "no edges", x="weight", y="edges")
-        axes.text(0.5, 0.5, "no edges", ha="center", color=GREY, transform=axes.transAxes)
-        return
+        axes.text(0.5, 0.5, "no edges", ha="center", color=style.GREY, transform=axes.transAxes)
+        return "no edges"
+    relation = relations(ends)
+    labeled = bool((relation > 0).any())
+    kinds = [
+        (relation == 1, style.PALETTE[0], "within a class"),
+        (relation == 2, style.CONTRAST, "between classes"),
+        (relation == 0, _OPEN if labeled else style.PALETTE[0], "with an unlabeled end"),
+    ]
     low, high = float(weight.min()), float(weight.max())
     if high - low < 1e-9 * max(high, 1):
         low, high = low - 0.5, high + 0.5
-    edges = np.linspace(low, high, 51).tolist()
     shown = [kind for kind in kinds if kind[0].any()]
     axes.hist(
         [weight[mask] for mask, _, _ in shown],
-        bins=edges,
+        bins=np.linspace(low, high, 51).tolist(),
         stacked=True,
         color=[color for _, color, _ in shown],
         label=[f"{name} ({int(mask.sum()):,})" for mask, _, name in shown],
         edgecolor="white",
         linewidth=0.3,
     )
-    means = [f"mean {weight[mask].mean():.2f} {name}" for mask, _, name in shown]
-    _head(axes, "Weight of an edge", " · ".join(means), x="weight", y="edges")
     low_y, high_y = axes.get_ylim()
     axes.set_ylim(low_y, high_y * (1.05 + 0.08 * len(shown)))
     axes.legend(loc="upper left", frameon=False, fontsize=9.5)
-
-
-def _head(axes: Axes, head: str, facts: str, *, x: str, y: str) -> None:
-    tidy_axes(axes, title="", x=x, y=y)
-    axes.set_title(
-        f"{head}\n{facts}", loc="left", fontsize=10.5, color=INK, linespacing=1.4, parse_math=False
-    )
-    faint_grid(axes, "y")
+    return " · ".join(f"mean {weight[mask].mean():.2f} {name}" for mask, _, name in shown)
 
 
 class Reach(NamedTuple):
@@ -158,15 +134,10 @@ class Reach(NamedTuple):
 def reach_curves(graph: Data, *, max_hops: int = 10) -> Reach:
     """Share of the documents within h hops of a visible label, for h = 0, 1, ...
 
-    Args:
-        graph: A document graph; labels outside `seed_mask` are not visible.
-        max_hops: Largest h; the curves end earlier when they stop rising.
-
-    Returns:
-        The curves; labeled documents are reached at 0 hops.
+    Labels outside `seed_mask` are not visible; labeled documents are reached at 0 hops. The curves
+    end before `max_hops` when they stop rising.
 
     Raises:
-        TypeError: Not a PyG graph.
         ValueError: A directed graph, no document, or a damaged graph.
 
     Cost: O(hops · E · C).
@@ -210,17 +181,10 @@ def plot_reach(
     """Draw the share of documents within h hops of a visible label.
 
     The solid line counts labels of any class; the dashed one requires a label of every class, which
-    propagation needs to weigh all classes. A class whose line stays low is cut off.
-
-    Args:
-        graph: A document graph; labels outside `seed_mask` are not visible.
-        path: Where to save, as PNG, PDF or SVG; an older picture is replaced. None saves nothing.
-        label_names: Names of the classes; the graph's names or their numbers otherwise.
-        max_hops: Largest number of hops.
-        title: First line of the picture.
+    propagation needs to weigh all classes. A class whose line stays low is cut off. Labels outside
+    `seed_mask` are not visible.
 
     Raises:
-        TypeError: Not a PyG graph.
         ValueError: A directed graph, no document, no visible label, or a damaged graph.
 
     Example:
@@ -239,42 +203,41 @@ def plot_reach(
             "'graph' must hold a visible label (got none). Set 'y' (and 'seed_mask') first."
         )
     hops = np.arange(len(curves.any_label))
-    figure = new_figure(9.2, 4.8)
+    figure = style.new_figure(9.2, 4.8)
     axes = figure.add_subplot()
-    tidy_axes(axes, title="", x="hops from a label", y="documents reached, %")
-    entries: list[Entry] = []
-    for look in class_looks(np.where(documents.seeds, documents.y, -1), documents.names):
+    style.tidy_axes(axes, title="", x="hops from a label", y="documents reached, %")
+    entries: list[style.Entry] = []
+    for look in style.class_looks(np.where(documents.seeds, documents.y, -1), documents.names):
         if look.hollow:
             continue
         for number, label in enumerate(np.unique(documents.y[look.members]).tolist()):
             line = axes.plot(hops, 100 * curves.by_class[label], color=look.color, zorder=2)[0]
             line.set(linewidth=1.4, marker=look.marker, markersize=4.5, alpha=0.9)
             if number == 0:
-                entries.append((line, f"{look.name} ({_labels(int(look.members.sum()))})"))
+                count = int(look.members.sum())
+                entries.append((line, f"{look.name} ({count:,} label{'s' * (count != 1)})"))
     looks = (
         (curves.any_label, "solid", "a label of any class"),
         (curves.every_class, "dashed", "a label of every class"),
     )
-    for place, (values, style, name) in enumerate(looks):
-        line = axes.plot(hops, 100 * values, color=INK, linewidth=2.4, linestyle=style, zorder=3)[0]
+    for place, (values, dash, name) in enumerate(looks):
+        line = axes.plot(
+            hops, 100 * values, color=style.INK, linewidth=2.4, linestyle=dash, zorder=3
+        )[0]
         entries.insert(place, (line, name))
     axes.set(ylim=(-2, 103), xlim=(-0.1, max(len(hops) - 1, 1) + 0.1))
     axes.xaxis.set_major_locator(MaxNLocator(nbins=10, integer=True))
-    faint_grid(axes)
+    style.faint_grid(axes)
     size, visible = len(documents.y), int(documents.seeds.sum())
     facts = (
         f"{size:,} documents, {visible:,} visible labels\nafter {len(hops) - 1} hops "
         f"{100 * curves.any_label[-1]:.1f} % reach a label, "
         f"{100 * curves.every_class[-1]:.1f} % one of every class"
     )
-    axes.set_title(facts, loc="left", fontsize=10.5, color=INK, linespacing=1.4)
-    legend = add_legend(figure, entries, room=BESIDE, loc="outside right upper", fontsize=9.5)
+    style.set_facts(axes, facts)
+    legend = style.legend_beside(figure, entries)
     legend.set_title("within h hops of")
     legend.get_title().set(size=9.5, weight="bold")
     legend.set_alignment("left")
-    set_heading(figure, title)
-    return save_figure(figure, path)
-
-
-def _labels(number: int) -> str:
-    return "1 label" if number == 1 else f"{number:,} labels"
+    style.set_heading(figure, title)
+    return style.save_figure(figure, path)

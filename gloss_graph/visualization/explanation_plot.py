@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 from textwrap import shorten
+from typing import Any
 
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from gloss_graph._internal.checks import check_positive_int
 from gloss_graph.analysis.explanation import DOCUMENT, NodeExplanation
 from gloss_graph.export.attributes import clean_text
-from gloss_graph.visualization.style import GREY, INK, PALETTE, new_figure, save_figure
+from gloss_graph.visualization import style
 
 __all__ = ["plot_explanation"]
 
@@ -28,10 +28,7 @@ def plot_explanation(
 ) -> Figure:
     """Draw the labeled documents that decided a document's label, lines as thick as their mass.
 
-    Args:
-        explanation: The result of `explain`.
-        path: Where to save, as PNG, PDF or SVG; an older picture is replaced. None saves nothing.
-        max_documents: Most documents; the others are drawn as one line.
+    With more than `max_documents` the others are drawn as one line.
 
     Raises:
         ValueError: `max_documents` below 1, or another suffix of `path`.
@@ -49,57 +46,41 @@ def plot_explanation(
     check_positive_int("max_documents", max_documents)
     rows = _rows(explanation, max_documents)
     # The largest classes get colors; beyond the palette all are grey.
-    named = [label for label in explanation.classes.index if label][: len(PALETTE) - 1]
-    colors = dict(zip(named, PALETTE, strict=False))
+    named = [label for label in explanation.classes.index if label][: len(style.PALETTE) - 1]
+    colors = dict(zip(named, style.PALETTE, strict=False))
     height = 1.6 + _ROW * max(len(rows), 2)
-    figure = new_figure(10.5, height)
+    figure = style.new_figure(10.5, height)
     axes = figure.add_subplot()
     axes.set(xlim=(0.0, 1.0), ylim=(len(rows) - 0.4, -0.6))
     axes.axis("off")
     given = f'labeled "{explanation.label}"' if explanation.label else "unlabeled"
-    said = explanation.predicted or "no label reaches it"
-    title = f'Document {explanation.doc_id} ({given}): the graph says "{said}"'
+    said = f'the graph says "{explanation.predicted}"'
     if not explanation.predicted:
-        title = f"Document {explanation.doc_id} ({given}): {said}"
-    text = _short(explanation.text, 110)
-    axes.set_title(
-        title + (f"\n{text}" if text else ""),
-        loc="left",
-        fontsize=11,
-        color=INK,
-        parse_math=False,
-        pad=10,
-    )
+        said = "no label reaches it"
+    title = f"Document {explanation.doc_id} ({given}): {said}"
+    if text := _short(explanation.text, 110):
+        title += f"\n{text}"
+    axes.set_title(title, loc="left", fontsize=11, color=style.INK, parse_math=False, pad=10)
     middle = (len(rows) - 1) / 2
     most = max(mass for _, mass, _ in rows)
     for place, (label, mass, words) in enumerate(rows):
-        color = colors.get(label, GREY)
+        color = colors.get(label, style.GREY)
         width = max(_THICKEST * mass / most, 0.6)
-        _row(axes, place, middle, label, mass, words, color, width)
-    face = colors.get(explanation.predicted, GREY)
-    axes.plot(0.02, middle, "o", markersize=15, color=face, markeredgecolor=INK, zorder=3)
-    return save_figure(figure, path)
-
-
-def _row(
-    axes: Axes,
-    place: int,
-    middle: float,
-    label: str,
-    mass: float,
-    words: str,
-    color: str,
-    width: float,
-) -> None:
-    axes.plot([0.02, 0.2], [middle, place], color=color, linewidth=width, alpha=0.75, zorder=1)
-    axes.plot(0.2, place, "o", markersize=9, color=color, markeredgecolor=INK, zorder=2)
-    texts = ((0.275, f"{100 * mass:.1f} %", "right"), (0.285, _short(label, 22), "left"))
-    for x, said, side in (*texts, (0.46, words, "left")):
-        weight = "bold" if x == 0.285 else "normal"
-        axes.text(
-            x, place, said, ha=side, va="center", fontsize=9.5, color=INK, weight=weight,
-            parse_math=False, clip_on=True,
-        )  # fmt: skip
+        axes.plot([0.02, 0.2], [middle, place], color=color, linewidth=width, alpha=0.75, zorder=1)
+        axes.plot(0.2, place, "o", markersize=9, color=color, markeredgecolor=style.INK, zorder=2)
+        look: dict[str, Any] = {
+            "va": "center",
+            "fontsize": 9.5,
+            "color": style.INK,
+            "clip_on": True,
+        }
+        look["parse_math"] = False
+        axes.text(0.275, place, f"{100 * mass:.1f} %", ha="right", **look)
+        axes.text(0.285, place, _short(label, 22), ha="left", weight="bold", **look)
+        axes.text(0.46, place, words, ha="left", **look)
+    face = colors.get(explanation.predicted, style.GREY)
+    axes.plot(0.02, middle, "o", markersize=15, color=face, markeredgecolor=style.INK, zorder=3)
+    return style.save_figure(figure, path)
 
 
 def _rows(explanation: NodeExplanation, most: int) -> list[tuple[str, float, str]]:

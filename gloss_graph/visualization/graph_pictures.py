@@ -19,34 +19,17 @@ from torch_geometric.data import Data
 
 from gloss_graph._internal.checks import check_positive_int
 from gloss_graph.analysis.measures import louvain_communities
+from gloss_graph.export.data_to_networkx import to_networkx
 from gloss_graph.export.graph_arrays import read_arrays
-from gloss_graph.export.to_networkx import to_networkx
+from gloss_graph.visualization import style
 from gloss_graph.visualization.layout import place_adjacency, place_nodes, sample_nodes
-from gloss_graph.visualization.style import (
-    CONTRAST,
-    GREY,
-    INK,
-    PALETTE,
-    ClassLook,
-    Entry,
-    add_legend,
-    class_looks,
-    draw_documents,
-    fit_panel,
-    legend_columns,
-    legend_name,
-    new_figure,
-    save_figure,
-    set_headings,
-    short_name,
-    two_panels,
-)
 
 __all__ = [
     "EdgeLook",
     "community_looks",
     "community_names",
     "draw_edges",
+    "known_communities",
     "plot_communities",
     "plot_graph",
     "relations",
@@ -63,7 +46,7 @@ class EdgeLook(NamedTuple):
     """How edges are drawn: color, opacity and legend name of each kind, then the ink of a line.
 
     Many edges share the ink of a few, so that a dense graph does not become a blot: `full` edges
-    have ink 1, fewer have more, within the bounds `ink`; a line is `width[0] + width[1] * ink`
+    have ink 1, fewer have more, within the bounds `ink`. A line is `width[0] + width[1] * ink`
     points wide.
     """
 
@@ -78,7 +61,7 @@ class EdgeLook(NamedTuple):
 _MAP_EDGES = EdgeLook(
     unknown=(_FAINT, 0.5, "edge with an unlabeled end"),
     within=(_WITHIN, 0.5, "edge within a group"),
-    between=(CONTRAST, 0.4, "edge between groups"),
+    between=(style.CONTRAST, 0.4, "edge between groups"),
     full=1500,
     ink=(0.1, 1.2),
     width=(0.3, 0.4),
@@ -98,18 +81,10 @@ def draw_edges(
     look: EdgeLook,
     weight: np.ndarray | None = None,
 ) -> list[tuple[Line2D, str, int]]:
-    """Draw edges below the nodes, those between groups on top.
+    """Draw edges (p, 2) below the nodes (N, 2), those between groups on top.
 
-    Args:
-        axes: Where to draw.
-        places: (N, 2) of the nodes.
-        ends: (p, 2) positions of nodes.
-        relation: (p,) kinds, see `relations`.
-        look: Colors, names and ink.
-        weight: (p,) in [0, 1]; heavier edges are more opaque and on top of lighter ones.
-
-    Returns:
-        Legend handle, name and number of the edges of every kind drawn.
+    Edges of a larger `weight` (p,), in [0, 1], are more opaque and on top of lighter ones. Returns
+    legend handle, name and number of the edges of every kind drawn.
     """
     low, high = look.ink
     ink = float(np.clip(np.sqrt(look.full / max(len(ends), 1)), low, high))
@@ -144,24 +119,13 @@ def plot_graph(
 ) -> Figure:
     """Draw the document graph: its neighborhoods, and where classes meet.
 
-    Nodes have the color of their `color_by`, or are hollow without one. Edges within a class are
-    grey, edges between classes red, and the more opaque the heavier. A node whose `label` and
-    `predicted` differ has a black ring. With more than `max_nodes` nodes a random-walk sample is
-    drawn and the subtitle says so. A number with many values (`age`) gets a color scale.
+    Nodes have the color of the attribute `color_by`, or are hollow without one; a number with many
+    values (`age`) gets a color scale. Edges within a class are grey, edges between classes red, and
+    the more opaque the heavier. A node whose `label` and `predicted` differ has a black ring. With
+    more than `max_nodes` nodes a random-walk sample is drawn and the subtitle says so.
 
-    Args:
-        graph: A graph of `to_networkx`, or the PyG graph it takes.
-        path: Where to save, as PNG, PDF or SVG; an older picture is replaced. None saves nothing.
-        color_by: Node attribute that gives the color: `label`, `predicted`, `split`, `in_batch`,
-            `seed`, `age` or any other.
-        label_names: Names of the classes, for a PyG graph.
-        predicted: Predicted classes (N,), for a PyG graph.
-        max_nodes: Largest number of nodes drawn.
-        seed: Seed of the sample and the places; the same seed gives the same picture.
-        title: First line of the picture.
-
-    Returns:
-        The figure, outside any pyplot state; no display is needed.
+    The graph is one of `to_networkx`, or the PyG graph it takes, with its `label_names` and
+    `predicted`.
 
     Raises:
         ValueError: A directed graph, a multigraph, an empty graph, no node with `color_by`, or an
@@ -195,19 +159,16 @@ def plot_graph(
     scene = _scene(shown, color_by)
     places = place_nodes(shown, seed=seed)
 
-    figure = new_figure(10.5, 7.6)
+    figure = style.new_figure(10.5, 7.6)
     axes = figure.add_subplot()
     axes.set_axis_off()
     axes.set_aspect("equal", anchor="NW")
     axes.set(xlim=(-1.04, 1.04), ylim=(min(-1.04, places[:, 1].min() - 0.04), 1.04))
     entries = _draw_nodes(axes, scene, places)
-    entries += [
-        (handle, f"{name} ({count:,})")
-        for handle, name, count in draw_edges(
-            axes, places, scene.edges, scene.relation, _edge_look(scene), scene.weight
-        )
-    ]
-    add_legend(
+    look = _edge_look(scene)
+    edges = draw_edges(axes, places, scene.edges, scene.relation, look, scene.weight)
+    entries += [(handle, f"{name} ({count:,})") for handle, name, count in edges]
+    style.add_legend(
         axes,
         entries,
         room=_BESIDE,
@@ -223,11 +184,11 @@ def plot_graph(
         bar = figure.colorbar(axes.collections[0], cax=axes.inset_axes((1.04, 0.02, 0.03, 0.45)))
         bar.set_label(color_by.replace("_", " "), fontsize=11)
         bar.outline.set_visible(False)
-    axes.set_title(_facts(graph, scene), loc="left", fontsize=10.5, color=INK, linespacing=1.5)
+    style.set_facts(axes, _facts(graph, scene), spacing=1.5)
     figure.suptitle(
-        title, x=0.004, ha="left", fontsize=15, fontweight="bold", color=INK, parse_math=False
+        title, x=0.004, ha="left", fontsize=15, fontweight="bold", color=style.INK, parse_math=False
     )
-    return save_figure(figure, path)
+    return style.save_figure(figure, path)
 
 
 class _Scene(NamedTuple):
@@ -264,8 +225,9 @@ def _scene(graph: nx.Graph, color_by: str) -> _Scene:
             f"Known here: {', '.join(present) or 'none'}."
         )
     rank = {node: i for i, node in enumerate(graph)}
-    edges = np.array([(rank[i], rank[j]) for i, j in graph.edges], dtype=int).reshape(-1, 2)
-    weight = np.array([w for _, _, w in graph.edges(data="weight", default=1.0)], dtype=float)
+    triples = list(graph.edges(data="weight", default=1.0))
+    edges = np.array([(rank[i], rank[j]) for i, j, _ in triples], dtype=int).reshape(-1, 2)
+    weight = np.array([w for _, _, w in triples], dtype=float)
     weight = np.clip(weight / max(weight.max(initial=0.0), 1e-12), 0, 1)
     wrong = [
         _known(entry.get("label")) is not None
@@ -312,42 +274,38 @@ def _plural(word: str) -> str:
     return "classes" if word == "class" else f"{word}s"
 
 
-def _draw_nodes(axes: Axes, scene: _Scene, places: np.ndarray) -> list[Entry]:
+def _draw_nodes(axes: Axes, scene: _Scene, places: np.ndarray) -> list[style.Entry]:
     """Draw nodes on top of the edges; return their legend entries."""
     area = float(np.clip(26000 / max(len(places), 1), 14, 110))
     dots: dict[str, Any] = {"s": area, "zorder": 3, "linewidths": 0.45}
-    entries: list[Entry] = []
+    entries: list[style.Entry] = []
     if scene.scale is not None:
         known = scene.group >= 0
         dots |= {"c": scene.scale[known], "cmap": "viridis", "edgecolors": "white"}
         axes.scatter(*places[known].T, **dots)
     for i, (name, count) in enumerate(scene.shares):
         # Beyond the palette its colors return as squares; unnamed categories are grey.
-        color, marker = (PALETTE * 2)[i], "os"[i // len(PALETTE)]
+        color, marker = (style.PALETTE * 2)[i], "os"[i // len(style.PALETTE)]
         if i == _GROUPS:
             color, marker = _OTHER, "D"
-        rim = tuple(0.7 * part for part in to_rgb(color))
+        rim = style.rim_of(color)
         look: dict[str, Any] = {**dots, "c": [color], "edgecolors": [rim], "marker": marker}
         axes.scatter(*places[scene.group == i].T, **look)
-        entries.append((_dot(marker, color, rim), f"{name} ({count:,})"))
+        entries.append((style.dot_handle(marker, color, rim), f"{name} ({count:,})"))
     hollow = scene.group < 0
     if hollow.any():
-        look = {"s": area, "c": "white", "edgecolors": GREY, "linewidths": 0.8, "zorder": 2.5}
+        look = {"s": area, "c": "white", "edgecolors": style.GREY, "linewidths": 0.8, "zorder": 2.5}
         axes.scatter(*places[hollow].T, **look)
         name = "unlabeled" if scene.word == "class" else "no value"
-        entries.append((_dot("o", "white", GREY), f"{name} ({int(hollow.sum()):,})"))
+        entries.append(
+            (style.dot_handle("o", "white", style.GREY), f"{name} ({int(hollow.sum()):,})")
+        )
     if scene.wrong.any():
         look = {"s": 1.8 * area, "facecolors": "none", "edgecolors": "black", "linewidths": 1.2}
         axes.scatter(*places[scene.wrong].T, zorder=4, **look)
-        count = int(scene.wrong.sum())
-        entries.append((_dot("o", "none", "black", 1.6), f"misclassified ({count:,})"))
+        ring = style.dot_handle("o", "none", "black", width=1.6)
+        entries.append((ring, f"misclassified ({int(scene.wrong.sum()):,})"))
     return entries
-
-
-def _dot(marker: str, face: str, rim: Any, width: float = 0.8) -> Line2D:
-    dot = Line2D([], [], marker=marker, linestyle="none", markersize=8.5)
-    dot.set(markerfacecolor=face, markeredgecolor=rim, markeredgewidth=width)
-    return dot
 
 
 def _edge_look(scene: _Scene) -> EdgeLook:
@@ -355,7 +313,7 @@ def _edge_look(scene: _Scene) -> EdgeLook:
     return EdgeLook(
         unknown=(_FAINT, 0.35, unknown if scene.scale is None else "edge"),
         within=(_WITHIN, 0.5, f"edge within a {scene.word}"),
-        between=(CONTRAST, 0.75, f"edge between {_plural(scene.word)}"),
+        between=(style.CONTRAST, 0.75, f"edge between {_plural(scene.word)}"),
         full=4000,
         ink=(0.25, 1.8),
         width=(0.5, 0.4),
@@ -392,20 +350,12 @@ def plot_communities(
     """Draw all documents twice at the same places: colored by label and by Louvain community.
 
     Where the two colorings agree, the graph knows the classes; a community of two labels is a
-    place where propagation will mix them. Places depend on neither labels nor communities.
-
-    Args:
-        graph: A document graph.
-        path: Where to save, as PNG, PDF or SVG; an older picture is replaced. None saves nothing.
-        label_names: Names of the classes; the graph's names or their numbers otherwise.
-        places: (N, 2) known places, such as those of an earlier picture; else they are computed.
-        communities: (N,) known integer communities, -1 = none; else they are found.
-        max_edges: With more edges a random sample is drawn, and the heading says so.
-        seed: Seed of places, communities and sample; the same seed gives the same picture.
-        title: First line of the picture.
+    place where propagation will mix them. Places depend on neither labels nor communities. Known
+    `places` (N, 2), such as those of an earlier picture, and `communities` (N,) of integers, -1 for
+    none, are used where given. Of more than `max_edges` edges a random sample is drawn, and the
+    heading says so.
 
     Raises:
-        TypeError: Not a PyG graph.
         ValueError: A directed graph, no document, a damaged graph, or places or communities of the
             wrong shape.
 
@@ -423,11 +373,7 @@ def plot_communities(
     check_positive_int("max_edges", max_edges)
     documents = read_arrays(graph, label_names, allow_empty=False)
     size, y, links = documents.size, documents.y, documents.links
-    if communities is None:
-        communities = louvain_communities(links, seed=seed)
-    if np.shape(communities) != (size,):
-        raise ValueError(f"'communities' must have shape ({size},) (got {np.shape(communities)}).")
-    communities = np.maximum(communities, -1)
+    communities = np.maximum(known_communities(links, communities, seed), -1)
     if places is None:
         places = place_adjacency(links, seed=seed, iterations=400)
     if np.shape(places) != (size, 2) or not np.isfinite(places).all():
@@ -435,33 +381,56 @@ def plot_communities(
             f"'places' must be finite with shape ({size}, 2) (got {np.shape(places)})."
         )
     names = community_names(communities, y, documents.names)
-    by_label = class_looks(y, documents.names)
+    by_label = style.class_looks(y, documents.names)
     by_community = community_looks(communities, names)
     ends = _drawn_ends(links, max_edges, seed)
-    rows = max(map(_legend_rows, (by_label, by_community)))
-    figure, panels = two_panels(12.6, 6.95 + 0.2 * rows)
-    for axes, groups, looks in (
-        (panels[0], y, by_label),
-        (panels[1], communities, by_community),
-    ):
+    rows = 0
+    for looks in (by_label, by_community):
+        named = [style.legend_name(look) for look in looks]
+        rows = max(rows, -(-len(named) // style.legend_columns(named, _UNDER, _COLUMNS, _TYPE)))
+    figure, panels = style.two_panels(12.6, 6.95 + 0.2 * rows)
+    sides = (y, by_label), (communities, by_community)
+    for axes, (groups, looks) in zip(panels, sides, strict=True):
         draw_edges(axes, places, ends, relations(groups[ends]), _MAP_EDGES)
-        _legend_under(axes, draw_documents(axes, places, looks, least=3))
-        fit_panel(axes, places)
+        style.add_legend(
+            axes,
+            style.draw_documents(axes, places, looks, least=3),
+            room=_UNDER,
+            columns=_COLUMNS,
+            loc="upper left",
+            bbox_to_anchor=(-0.02, -0.01),
+            fontsize=_TYPE,
+            handletextpad=0.3,
+            labelspacing=0.45,
+        )
+        style.fit_panel(axes, places)
     edges, drawn = links.nnz // 2, len(ends)
     share = f"{edges:,} edges" if drawn == edges else f"{drawn:,} of {edges:,} edges drawn"
     found = np.unique(communities[communities >= 0]).size
-    named = ", each with its most frequent label" if bool((y >= 0).any()) else ""
+    words = ", each with its most frequent label" if bool((y >= 0).any()) else ""
     heads = [
         f"by label\n{size:,} documents, {int((y >= 0).sum()):,} labeled · {share}",
-        f"by community\n{found:,} communities (Louvain){named}",
+        f"by community\n{found:,} communities (Louvain){words}",
     ]
-    set_headings(figure, panels, title, heads)
-    return save_figure(figure, path)
+    style.set_headings(figure, panels, title, heads)
+    return style.save_figure(figure, path)
 
 
-def community_looks(communities: np.ndarray, names: Sequence[str]) -> list[ClassLook]:
+def known_communities(
+    links: sparse.csr_array, communities: np.ndarray | None, seed: int
+) -> np.ndarray:
+    """The communities (N,) that were given, else those found."""
+    if communities is None:
+        return louvain_communities(links, seed=seed)
+    size = links.shape[0]
+    if np.shape(communities) != (size,):
+        raise ValueError(f"'communities' must have shape ({size},) (got {np.shape(communities)}).")
+    return np.asarray(communities)
+
+
+def community_looks(communities: np.ndarray, names: Sequence[str]) -> list[style.ClassLook]:
     """Looks of communities (N,), as classes have them."""
-    looks = class_looks(communities, names)
+    looks = style.class_looks(communities, names)
     other = [look.name.replace("other classes", "other communities") for look in looks]
     return [
         look._replace(name="isolated" if look.hollow else name)
@@ -482,7 +451,7 @@ def community_names(
             counts = np.bincount(labels)
             top = int(counts.argmax())
             share = f" {100 * counts[top] / labels.size:.0f} %"
-            word = short_name(top, label_names)
+            word = style.short_name(top, label_names)
             room = 23 - len(name) - len(share)
             name += ": " + (word if len(word) < room else word[: room - 2] + "…") + share
         names.append(name)
@@ -497,22 +466,3 @@ def _drawn_ends(links: sparse.csr_array, max_edges: int, seed: int) -> np.ndarra
         return ends
     chosen = np.random.default_rng(seed).choice(len(ends), max_edges, replace=False)
     return ends[np.sort(chosen)]
-
-
-def _legend_rows(looks: Sequence[ClassLook]) -> int:
-    names = [legend_name(look) for look in looks]
-    return -(-len(names) // legend_columns(names, _UNDER, _COLUMNS, _TYPE))
-
-
-def _legend_under(axes: Axes, entries: Sequence[Entry]) -> None:
-    add_legend(
-        axes,
-        entries,
-        room=_UNDER,
-        columns=_COLUMNS,
-        loc="upper left",
-        bbox_to_anchor=(-0.02, -0.01),
-        fontsize=_TYPE,
-        handletextpad=0.3,
-        labelspacing=0.45,
-    )

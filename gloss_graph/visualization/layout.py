@@ -20,26 +20,9 @@ def sample_nodes(graph: nx.Graph, size: int, *, seed: int = 0) -> list[object]:
     """Choose nodes by a random walk with jumps (Leskovec & Faloutsos 2006).
 
     A uniform sample of a share p of the nodes keeps only p² of the edges; a walk keeps
-    neighborhoods together. It prefers nodes of high degree.
-
-    Args:
-        graph: Any graph.
-        size: Number of nodes.
-        seed: The same seed gives the same nodes.
-
-    Returns:
-        `min(size, N)` nodes, in the order of the graph.
-
-    Raises:
-        ValueError: `size` below 1.
+    neighborhoods together. It prefers nodes of high degree. The nodes keep the order of the graph.
 
     Cost: O(N + size) unless the graph is in many pieces.
-
-    Example:
-        >>> sample_nodes(nx.star_graph(3), 4)
-        [0, 1, 2, 3]
-        >>> len(sample_nodes(nx.path_graph(100), 5, seed=1))
-        5
     """
     if size < 1:
         raise ValueError(f"'size' must be at least 1 (got {size}).")
@@ -71,26 +54,13 @@ def place_nodes(graph: nx.Graph, *, seed: int = 0, iterations: int = 250) -> np.
     Neighbor embedding of the graph itself (tsNET: Kruiger et al. 2017; van der Maaten & Hinton
     2008): with \(p_{ij} = (w_{ij}/d_i + w_{ij}/d_j) / 2N\) and
     \(q_{ij} \propto (1 + \|x_i - x_j\|^2)^{-1}\), gradient descent on \(\mathrm{KL}(p \| q)\) from
-    a spectral start. Labels are not used. Nodes without an edge are in rows below the others.
-
-    Args:
-        graph: An undirected graph; `weight` defaults to 1, weights below 0 count as 0.
-        seed: The same seed gives the same places.
-        iterations: Steps of the descent; the first third exaggerates attraction.
-
-    Returns:
-        (N, 2) coordinates in the order of the graph, within [-1, 1], isolated nodes below -1.
+    a spectral start. Labels are not used; weights of 0 and below do not count. The result (N, 2) is
+    within [-1, 1]; nodes without an edge are in rows below -1. The first third of the iterations
+    exaggerates attraction.
 
     Cost: O(iterations · N²) time in blocks of O(N) memory up to 1,500 nodes, a few seconds and a
     third of `networkx.spring_layout`; O(iterations · (N + E)) beyond, where repulsion comes from a
     grid (Linderman et al. 2019).
-
-    Example:
-        >>> places = place_nodes(nx.complete_graph(4), iterations=20)
-        >>> places.shape, bool(np.abs(places).max() <= 1)
-        ((4, 2), True)
-
-    See also: `networkx.spring_layout`, for up to a hundred nodes, where edge lengths matter.
     """
     if not graph:
         return np.zeros((0, 2))
@@ -101,20 +71,7 @@ def place_nodes(graph: nx.Graph, *, seed: int = 0, iterations: int = 250) -> np.
 def place_adjacency(
     adjacency: sparse.sparray, *, seed: int = 0, iterations: int = 250
 ) -> np.ndarray:
-    """Place the nodes of a symmetric weight matrix (N, N) as `place_nodes` does.
-
-    Args:
-        adjacency: Symmetric; the diagonal and weights of 0 and below do not count.
-        seed: The same seed gives the same places.
-        iterations: Steps of the descent.
-
-    Returns:
-        Coordinates (N, 2) within [-1, 1], isolated nodes below -1.
-
-    Example:
-        >>> place_adjacency(sparse.csr_array(np.ones((3, 3))), iterations=5).shape
-        (3, 2)
-    """
+    """Place the nodes of a symmetric weight matrix (N, N) as `place_nodes` does."""
     entries = adjacency.tocoo()
     num_nodes = entries.shape[0]
     places = np.zeros((num_nodes, 2))
@@ -191,17 +148,14 @@ def _grid_repulsion(x: np.ndarray) -> np.ndarray:
     share = place - corner
     side = int(corner.max()) + 2
     index, weight = [], []
-    for right in (0, 1):
-        for up in (0, 1):
-            index.append((corner[:, 0] + right) * side + corner[:, 1] + up)
-            along = share[:, 0] if right else 1 - share[:, 0]
-            weight.append(along * (share[:, 1] if up else 1 - share[:, 1]))
+    for right, up in _CORNERS:
+        index.append((corner[:, 0] + right) * side + corner[:, 1] + up)
+        along = share[:, 0] if right else 1 - share[:, 0]
+        weight.append(along * (share[:, 1] if up else 1 - share[:, 1]))
     masses = np.zeros((3, side * side), dtype=np.float32)
-    for kind, charge in enumerate((None, x[:, 0], x[:, 1])):
+    for kind, charge in enumerate((1.0, x[:, 0], x[:, 1])):
         for at, part in zip(index, weight, strict=True):
-            masses[kind] += np.bincount(
-                at, part if charge is None else part * charge, side * side
-            ).astype(np.float32)
+            masses[kind] += np.bincount(at, part * charge, side * side).astype(np.float32)
 
     size = fft.next_fast_len(2 * side - 1, real=True)
     away = np.minimum(np.arange(size), size - np.arange(size)).astype(np.float32) * cell

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -18,23 +19,16 @@ from torch.nn.functional import normalize
 from torch_geometric.data import Data
 
 from gloss_graph._internal.checks import check_choice, check_matrix, check_positive_int
-from gloss_graph.analysis.measures import louvain_communities
-from gloss_graph.export.graph_arrays import GraphArrays, read_arrays
-from gloss_graph.visualization.style import (
-    GREY,
-    INK,
-    checked_labels,
-    new_figure,
-    save_figure,
-    set_heading,
-    short_name,
-)
+from gloss_graph.export.graph_arrays import read_arrays
+from gloss_graph.visualization import style
+from gloss_graph.visualization.graph_pictures import known_communities
 
 __all__ = ["plot_adjacency", "plot_similarities"]
 
 _SIDE, _TYPE = 5.4, 9.0  # of an adjacency matrix: inches, and points of a class name
 _MOST = 14  # most classes in the table on the right
 _COLUMNS, _PANEL, _SMALL = 3, 3.3, 7.5  # of similarities: panels per row, inches, points
+_NAMES: dict[str, Any] = {"parse_math": False, "fontsize": _TYPE, "color": style.INK}
 # From nearly white, so that no edge and few edges differ only in shade.
 _COLORS = LinearSegmentedColormap.from_list(
     "links", ["#F7F8FA", "#BFD9EA", "#56B4E9", "#0072B2", "#22164F"]
@@ -56,20 +50,11 @@ def plot_adjacency(
 
     Blocks on the diagonal are links within a class; bright spots off the diagonal are classes that
     are confused. The table on the right has a row per class: the share of its edge weight that
-    leads to every class.
-
-    Args:
-        graph: A document graph.
-        path: Where to save, as PNG, PDF or SVG; an older picture is replaced. None saves nothing.
-        label_names: Names of the classes; the graph's names or their numbers otherwise.
-        within: Order within a class: `"community"` (Louvain) or `"degree"`, largest first.
-        communities: (N,) known communities, else they are found.
-        bins: With more documents, neighboring rows share a cell, which shows their mean.
-        seed: Seed of the communities.
-        title: First line of the picture.
+    leads to every class. Within a class documents are sorted by `"community"` (Louvain, or the
+    known `communities` (N,)) or by `"degree"`, largest first. With more documents than `bins`,
+    neighboring rows share a cell, which shows their mean.
 
     Raises:
-        TypeError: Not a PyG graph.
         ValueError: A directed graph, no document, a damaged graph, communities of another shape,
             or a setting out of range.
 
@@ -89,55 +74,45 @@ def plot_adjacency(
     size, links = documents.size, documents.links
     second = -np.diff(links.indptr)
     if within == "community":
-        found = communities
-        if found is None:
-            found = louvain_communities(links, seed=seed)
-        second = np.asarray(found)
-        if np.shape(second) != (size,):
-            raise ValueError(f"'communities' must have shape ({size},) (got {np.shape(second)}).")
+        second = known_communities(links, communities, seed)
     # Unlabeled documents come last.
     classes = np.where(documents.y < 0, np.iinfo(np.int64).max, documents.y)
     order = np.lexsort((np.arange(size), second, classes))
-    found, starts = np.unique(classes[order], return_index=True)
-    names = [_name(label, documents) for label in found.tolist()]
-    stops = [*starts[1:].tolist(), size]
+    _, starts, place = np.unique(classes[order], return_index=True, return_inverse=True)
+    labels = documents.y[order[starts]].tolist()
+    names = ["unlabeled" if c < 0 else style.short_name(c, documents.names) for c in labels]
 
-    few = len(found) <= _MOST
-    figure = new_figure(_SIDE + (_SIDE if few else 1.2) + 1.6, _SIDE + 1.2)
+    few = len(names) <= _MOST
+    figure = style.new_figure(_SIDE + (_SIDE if few else 1.2) + 1.6, _SIDE + 1.2)
     panels = figure.subplots(1, 2 if few else 1, squeeze=False)[0]
-    _draw_matrix(figure, panels[0], links, order, min(bins, size))
-    _mark_classes(panels[0], names, starts.tolist(), stops, size)
+    cells, groups = np.empty((2, size), dtype=np.int64)
+    cells[order], groups[order] = np.arange(size) * min(bins, size) // size, place
+    _draw_matrix(figure, panels[0], _sums(links, cells), np.bincount(cells), size)
+    _mark_classes(panels[0], names, [*starts.tolist(), size])
     each = -(-size // min(bins, size))
-    cell = "a cell is a pair of documents" if each == 1 else f"a cell is about {each} × {each}"
-    panels[0].set_title(
-        f"{size:,} documents, sorted by class and {within}\n{cell}"
-        + ("" if each == 1 else " documents, its color their mean edge weight"),
-        loc="left",
-        fontsize=10.5,
-        color=INK,
-        linespacing=1.4,
-    )
+    cell = "a cell is a pair of documents"
+    if each > 1:
+        cell = f"a cell is about {each} × {each} documents, its color their mean edge weight"
+    style.set_facts(panels[0], f"{size:,} documents, sorted by class and {within}\n{cell}")
     if few:
-        _draw_shares(panels[1], links, classes, found, names)
-    set_heading(figure, title)
-    return save_figure(figure, path)
+        _draw_shares(panels[1], _sums(links, groups), names)
+    style.set_heading(figure, title)
+    return style.save_figure(figure, path)
 
 
-def _name(label: int, documents: GraphArrays) -> str:
-    return "unlabeled" if label == np.iinfo(np.int64).max else short_name(label, documents.names)
+def _sums(links: sparse.csr_array, groups: np.ndarray) -> np.ndarray:
+    """Weight (G, G) between groups of documents."""
+    count = int(groups.max()) + 1
+    sums = np.zeros((count, count))
+    entries = links.tocoo()
+    np.add.at(sums, (groups[entries.row], groups[entries.col]), entries.data)
+    return sums
 
 
 def _draw_matrix(
-    figure: Figure, axes: Axes, adjacency: sparse.csr_array, order: np.ndarray, bins: int
+    figure: Figure, axes: Axes, sums: np.ndarray, members: np.ndarray, size: int
 ) -> None:
-    size = len(order)
-    cell = np.empty(size, dtype=np.int64)
-    cell[order] = np.arange(size) * bins // size
-    members = np.bincount(cell, minlength=bins).astype(float)
-    entries = adjacency.tocoo()
-    sums = np.zeros((bins, bins))
-    np.add.at(sums, (cell[entries.row], cell[entries.col]), entries.data)
-    mean = sums / np.outer(members, members)
+    mean = sums / np.outer(members, members).astype(float)
     top = float(np.quantile(mean[mean > 0], 0.995)) if (mean > 0).any() else 1.0
     image = axes.imshow(
         np.ma.masked_equal(mean, 0),
@@ -147,69 +122,46 @@ def _draw_matrix(
         interpolation="nearest",
     )
     bar = figure.colorbar(image, ax=axes, location="bottom", shrink=0.5, aspect=30, pad=0.02)
-    bar.set_label("mean edge weight", fontsize=9.5, color=INK)
-    bar.set_ticks([0, top / 10, top / 3, top], labels=_round([0, top / 10, top / 3, top]))
-    bar.ax.tick_params(labelsize=8.5, colors=INK, length=2)
+    bar.set_label("mean edge weight", fontsize=9.5, color=style.INK)
+    ticks = [0, top / 10, top / 3, top]
+    bar.set_ticks(ticks, labels=[f"{tick:.2g}" for tick in ticks])
+    bar.ax.tick_params(labelsize=8.5, colors=style.INK, length=2)
     bar.outline.set_visible(False)
 
 
-def _round(values: list[float]) -> list[str]:
-    return [f"{value:.2g}" for value in values]
-
-
-def _mark_classes(
-    axes: Axes, names: list[str], starts: list[int], stops: list[int], size: int
-) -> None:
+def _mark_classes(axes: Axes, names: list[str], borders: list[int]) -> None:
     """Separate classes by lines and name, at the left, those with room for a line of type."""
-    room = size * _TYPE * 1.1 / (72 * _SIDE * 0.85)
+    room = borders[-1] * _TYPE * 1.1 / (72 * _SIDE * 0.85)
     shown, last = [], -room
-    for name, start, stop in zip(names, starts, stops, strict=True):
+    for name, (start, stop) in zip(names, pairwise(borders), strict=True):
         if start:
-            axes.axhline(start, color=GREY, linewidth=0.4)
-            axes.axvline(start, color=GREY, linewidth=0.4)
+            axes.axhline(start, color=style.GREY, linewidth=0.4)
+            axes.axvline(start, color=style.GREY, linewidth=0.4)
         middle = (start + stop) / 2
         if middle - last >= room:
             shown.append((middle, name))
             last = middle
-    look: dict[str, Any] = {"parse_math": False, "fontsize": _TYPE, "color": INK}
-    axes.set_yticks([at for at, _ in shown], [name for _, name in shown], **look)
+    axes.set_yticks([at for at, _ in shown], [name for _, name in shown], **_NAMES)
     axes.set_xticks([])
     axes.tick_params(length=0)
     axes.spines[:].set(color="#D5D9DE", linewidth=0.8)
 
 
-def _draw_shares(
-    axes: Axes,
-    adjacency: sparse.csr_array,
-    classes: np.ndarray,
-    found: np.ndarray,
-    names: list[str],
-) -> None:
+def _draw_shares(axes: Axes, sums: np.ndarray, names: list[str]) -> None:
     """Share of every class's edge weight that leads to every class, in percent."""
-    place = np.searchsorted(found, classes)
-    entries = adjacency.tocoo()
-    sums = np.zeros((len(found), len(found)))
-    np.add.at(sums, (place[entries.row], place[entries.col]), entries.data)
     total = sums.sum(axis=1, keepdims=True)
     share = 100 * sums / np.where(total > 0, total, 1)
     axes.imshow(share, cmap=_COLORS, vmin=0, vmax=110)
     for i, j in np.ndindex(share.shape):
-        color = "white" if share[i, j] > 55 else INK
+        color = "white" if share[i, j] > 55 else style.INK
         text = "–" if total[i, 0] == 0 else f"{share[i, j]:.0f}"
         axes.text(j, i, text, ha="center", va="center", fontsize=9, color=color)
     ticks = range(len(names))
-    look: dict[str, Any] = {"parse_math": False, "fontsize": _TYPE, "color": INK}
-    axes.set_yticks(ticks, names, **look)
-    axes.set_xticks(ticks, names, rotation=45, ha="right", rotation_mode="anchor", **look)
+    axes.set_yticks(ticks, names, **_NAMES)
+    axes.set_xticks(ticks, names, rotation=45, ha="right", rotation_mode="anchor", **_NAMES)
     axes.tick_params(length=0, pad=3)
     axes.spines[:].set_visible(False)
-    axes.set_title(
-        "Where a class's edges lead\nshare of the row's edge weight, %",
-        loc="left",
-        fontsize=10.5,
-        color=INK,
-        linespacing=1.4,
-    )
+    style.set_facts(axes, "Where a class's edges lead\nshare of the row's edge weight, %")
 
 
 def plot_similarities(
@@ -226,17 +178,11 @@ def plot_similarities(
     are classes that come together. All panels share one color scale; their headings give the mean
     similarities within and between classes (of different documents).
 
-    Args:
-        moments: Name of each moment -> (B, D) floating embeddings of the same documents in the
-            same order, in order of time.
-        labels: (B,) integer, -1 = unlabeled (a separate block, in neither mean).
-        path: Where to save, as PNG, PDF or SVG; an older picture is replaced. None saves nothing.
-        label_names: Names of the classes; their numbers otherwise. Classes too thin for a line of
-            type have no name.
-        title: First line of the picture.
+    `moments` are names, in order of time, with embeddings (B, D) of the same documents in the same
+    order. Unlabeled documents (-1) are a separate block, in neither mean. Classes too thin for a
+    line of type have no name.
 
     Raises:
-        TypeError: A value that is not a tensor.
         ValueError: No moment or document, shapes that disagree, rows that are not finite, or a
             class without a name.
 
@@ -250,9 +196,15 @@ def plot_similarities(
     """
     if not moments:
         raise ValueError("'moments' must hold at least one (got none). Encode the batch once.")
-    names = [str(name) for name in moments]
-    size = _batch_size(moments)
-    classes = checked_labels(labels, size, label_names)
+    for name, rows in moments.items():
+        check_matrix(f"moments[{name!r}]", rows)
+    sizes = [rows.size(0) for rows in moments.values()]
+    if len(set(sizes)) > 1 or not sizes[0]:
+        raise ValueError(
+            f"'moments' must hold the same documents, at least one (got {sizes}). Encode one batch "
+            "at every moment."
+        )
+    classes = style.checked_labels(labels, sizes[0], label_names)
     # Unlabeled documents come last.
     order = np.argsort(np.where(classes < 0, classes.max() + 1, classes), kind="stable")
     sorted_classes = classes[order]
@@ -265,36 +217,22 @@ def plot_similarities(
     columns = min(_COLUMNS, len(tables))
     lines = math.ceil(len(tables) / columns)
     width = max(columns * (_PANEL + 0.15) + 2.2, 7.0)
-    figure = new_figure(width, lines * (_PANEL + 0.6) + 0.6)
+    figure = style.new_figure(width, lines * (_PANEL + 0.6) + 0.6)
     panels = figure.subplots(lines, columns, squeeze=False).ravel()
-    for place, (axes, table, name) in enumerate(zip(panels, tables, names, strict=False)):
+    for place, (axes, table, name) in enumerate(zip(panels, tables, moments, strict=False)):
         picture = axes.imshow(
             table, vmin=min(low, 0.9), vmax=1.0, cmap="viridis", interpolation="nearest"
         )
         _part_classes(axes, sorted_classes, label_names, named=place % columns == 0)
-        head = f"{name}\n{_means(table, sorted_classes)}"
-        axes.set_title(head, loc="left", fontsize=10, color=INK, linespacing=1.4, parse_math=False)
+        style.set_facts(axes, f"{name}\n{_means(table, sorted_classes)}", 10)
     for axes in panels[len(tables) :]:
         axes.set_axis_off()
     bar = figure.colorbar(picture, ax=list(panels), shrink=0.75, aspect=30, pad=0.02)
-    bar.set_label("cosine similarity", fontsize=10.5, color=INK)
+    bar.set_label("cosine similarity", fontsize=10.5, color=style.INK)
     bar.outline.set_visible(False)
-    bar.ax.tick_params(labelsize=9, colors=INK, length=3)
-    set_heading(figure, title)
-    return save_figure(figure, path)
-
-
-def _batch_size(moments: Mapping[str, Tensor]) -> int:
-    sizes = []
-    for name, rows in moments.items():
-        check_matrix(f"moments[{name!r}]", rows)
-        sizes.append(rows.size(0))
-    if len(set(sizes)) > 1 or not sizes[0]:
-        raise ValueError(
-            f"'moments' must hold the same documents, at least one (got {sizes}). Encode one batch "
-            "at every moment."
-        )
-    return sizes[0]
+    bar.ax.tick_params(labelsize=9, colors=style.INK, length=3)
+    style.set_heading(figure, title)
+    return style.save_figure(figure, path)
 
 
 def _part_classes(
@@ -318,9 +256,9 @@ def _part_classes(
     if not named:
         axes.set_yticks([])
         return
-    words = ["unlabeled" if c < 0 else short_name(int(c), label_names) for _, c in ticks]
+    words = ["unlabeled" if c < 0 else style.short_name(int(c), label_names) for _, c in ticks]
     axes.set_yticks([place for place, _ in ticks], words, fontsize=_SMALL, parse_math=False)
-    axes.tick_params(length=0, colors=INK)
+    axes.tick_params(length=0, colors=style.INK)
 
 
 def _means(table: np.ndarray, classes: np.ndarray) -> str:

@@ -24,9 +24,9 @@ from gloss_graph.analysis.label_masses import TopMasses, top_masses
 from gloss_graph.analysis.measures import louvain_communities
 from gloss_graph.export.attributes import text_column
 from gloss_graph.export.graph_arrays import GraphArrays, read_arrays
+from gloss_graph.visualization import style
 from gloss_graph.visualization.graph_pictures import community_looks, community_names
 from gloss_graph.visualization.layout import place_adjacency, sample_nodes
-from gloss_graph.visualization.style import ClassLook, class_looks
 
 __all__ = ["write_html"]
 
@@ -60,27 +60,15 @@ def write_html(
     with one right side per labeled document (tolerance 1e-10); those of a labeled document hide
     its label. The propagated label is the class with the most mass.
 
-    Args:
-        graph: A document graph; `text` and `label_names` are used if present. Labels outside
-            `seed_mask` are shown but decide nothing.
-        path: The file, ending in `.html` or `.htm`.
-        texts: The documents; they replace the graph's texts.
-        label_names: Names of the classes; they replace the graph's names.
-        explanations: Deciding documents per document; 0 leaves out masses and propagated labels.
-        max_nodes: With more documents the map shows a random-walk sample; masses still come from
-            the whole graph.
-        max_text: Longest text in characters; None keeps all.
-        eta: Leak of the propagation; with 0 every walk ends in a label.
-        seed: Seed of sample, places and communities.
-        title: Title of the page.
-        overwrite: Replace an existing file.
-        progress: Show a bar on stderr.
+    Labels outside `seed_mask` are shown but decide nothing. `texts`, shortened to `max_text`
+    characters, and `label_names` replace those of the graph. With more documents than `max_nodes`
+    the map shows a random-walk sample; masses still come from the whole graph. A document has
+    `explanations` deciding documents; 0 leaves out masses and propagated labels. With a leak `eta`
+    of 0 every walk ends in a label. `progress` shows a bar on stderr.
 
-    Returns:
-        The file.
+    The path ends in `.html` or `.htm`; an existing file is replaced only with `overwrite`.
 
     Raises:
-        TypeError: Not a PyG graph.
         ValueError: A directed or damaged graph, texts that are not strings or of another number,
             or a setting out of range.
         FileExistsError: The file exists and `overwrite` is false.
@@ -108,12 +96,16 @@ def write_html(
         check_positive_int("max_text", max_text)
     check_range("eta", eta, 0.0, float("inf"), open_high=True)
     documents = read_arrays(graph, label_names)
-    size = documents.size
     words = graph.get("text") if texts is None else texts
-    cleaned = [""] * size if words is None else text_column(words, "texts", size, max_text)
+    cleaned = [""] * documents.size
+    if words is not None:
+        cleaned = text_column(words, "texts", documents.size, max_text)
     # A target that cannot be written fails before minutes of work.
     with atomic_write(target, overwrite=overwrite) as draft:
-        rows = _sample(documents.links, max_nodes, seed)
+        rows = np.arange(documents.size)
+        if rows.size > max_nodes:
+            links = nx.from_scipy_sparse_array(documents.links)
+            rows = np.array(sample_nodes(links, max_nodes, seed=seed), dtype=np.int64)
         masses = None
         if explanations and documents.seeds.any():
             masses = top_masses(documents, rows, top=explanations, eta=eta, progress=progress)
@@ -121,14 +113,6 @@ def write_html(
         content |= {"title": title, "eta": eta}
         draft.write(_page(title, content).encode("utf-8", "backslashreplace"))
     return target
-
-
-def _sample(adjacency: sparse.csr_array, max_nodes: int, seed: int) -> np.ndarray:
-    size = adjacency.shape[0]
-    if size <= max_nodes:
-        return np.arange(size)
-    graph = nx.from_scipy_sparse_array(adjacency)
-    return np.array(sample_nodes(graph, max_nodes, seed=seed), dtype=np.int64)
 
 
 def _content(
@@ -150,7 +134,7 @@ def _content(
     content: dict[str, Any] = {
         "total": documents.size,
         "shown": shown,
-        "labels": _coloring(y, documents.names, class_looks(y, documents.names)),
+        "labels": _coloring(y, documents.names, style.class_looks(y, documents.names)),
         "communities": _coloring(communities, named, community_looks(communities, named)),
         "docs": {
             "id": documents.ids[listed].tolist(),
@@ -186,7 +170,7 @@ def _rounded(values: np.ndarray) -> list[float]:
 
 
 def _coloring(
-    values: np.ndarray, names: Sequence[str], looks: Sequence[ClassLook]
+    values: np.ndarray, names: Sequence[str], looks: Sequence[style.ClassLook]
 ) -> dict[str, Any]:
     """Names of the values, the looks, and the look of each value."""
     look_of = [-1] * len(names)
@@ -204,15 +188,15 @@ def _coloring(
 
 def _page(title: str, content: dict[str, Any]) -> str:
     """Fill the template; only the pieces that it names by hash may style or run."""
-    style = _part("page.css")
+    css = _part("page.css")
     script = "\n".join(_part(name) for name in _SCRIPTS)
     # Without "<" in the data no text can close the element or open a comment.
     data = json.dumps(content, separators=(",", ":"), allow_nan=False)
     data = data.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
     values = {
         "TITLE": html.escape(title),
-        "STYLE": style,
-        "STYLE_HASH": _hash(style),
+        "STYLE": css,
+        "STYLE_HASH": _hash(css),
         "SCRIPT": script,
         "SCRIPT_HASH": _hash(script),
         "DATA": data,

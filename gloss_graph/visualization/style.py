@@ -7,6 +7,7 @@ import io
 import os
 import re
 import warnings
+from bisect import bisect_right
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, NamedTuple
@@ -22,39 +23,11 @@ from matplotlib.lines import Line2D
 from torch import Tensor
 
 from gloss_graph._internal.checks import check_index_vector
-from gloss_graph._internal.colors import CONTRAST, GREY, INK, PALETTE
+from gloss_graph._internal.colors import CONTRAST as CONTRAST
+from gloss_graph._internal.colors import GREY as GREY
+from gloss_graph._internal.colors import INK as INK
+from gloss_graph._internal.colors import PALETTE as PALETTE
 from gloss_graph._internal.files import atomic_write
-
-__all__ = [
-    "BESIDE",
-    "CONTRAST",
-    "DPI",
-    "GREY",
-    "INK",
-    "PALETTE",
-    "ClassLook",
-    "Entry",
-    "PagePicture",
-    "add_legend",
-    "checked_labels",
-    "class_looks",
-    "draw_documents",
-    "faint_grid",
-    "fit_panel",
-    "legend_columns",
-    "legend_name",
-    "name_ticks",
-    "new_figure",
-    "page_picture",
-    "save_figure",
-    "set_heading",
-    "set_headings",
-    "short_name",
-    "shortened",
-    "text_width",
-    "tidy_axes",
-    "two_panels",
-]
 
 DPI = 160
 _FORMATS = ("png", "pdf", "svg")
@@ -66,21 +39,16 @@ _PAD, _SPACING = 1.6, 1.6
 _MARKERS = ("o", "s", "^")
 # Classes that can be told apart; with more, the largest `_NAMED` can and the others are grey.
 _MOST, _NAMED = 20, 16
-_OTHER = "#8A9099"
+OTHER = "#8A9099"
 _NAME = 24
-#: Inches of a legend to the right of the panels.
+# Inches of a legend to the right of the panels.
 BESIDE = 2.9
-#: A legend entry: what is drawn, and its name.
+# A legend entry: what is drawn, and its name.
 Entry = tuple[Any, str]
 
 
 def new_figure(width: float, height: float) -> Figure:
-    """Return an empty white figure, in inches, outside any pyplot state.
-
-    Example:
-        >>> new_figure(4, 3).get_size_inches().tolist()
-        [4.0, 3.0]
-    """
+    """An empty white figure, in inches, outside any pyplot state."""
     figure = Figure(figsize=(width, height), dpi=DPI, facecolor="white", layout="constrained")
     FigureCanvasAgg(figure)
     return figure
@@ -90,15 +58,6 @@ def save_figure(figure: Figure, path: str | os.PathLike[str] | BinaryIO | None) 
     """Write a figure as PNG, PDF or SVG by its suffix, whole or not at all, and return it.
 
     An older picture of that name is replaced. An open binary file gets a PNG; None writes nothing.
-
-    Raises:
-        ValueError: Another suffix.
-        OSError: The folder is missing or cannot be written.
-
-    Example:
-        >>> save_figure(new_figure(4, 3), "picture.bmp")
-        Traceback (most recent call last):
-        ValueError: 'path' must end in .png, .pdf or .svg (got 'picture.bmp').
     """
     if path is None:
         return figure
@@ -146,27 +105,18 @@ def text_width(text: str, size: float) -> float:
 
 
 def shortened(text: str, size: float, room: float) -> str:
-    """Text that takes at most `room` inches: itself, or its start and an ellipsis.
-
-    A count in brackets at its end is kept.
-
-    Example:
-        >>> shortened("short (3)", 10, 2.0)
-        'short (3)'
-        >>> shortened("of very many words (12)", 10, 1.0)  # how much depends on the font
-        'of ...… (12)'
-    """
+    """Text that takes at most `room` inches: itself, or its start, an ellipsis and its count."""
     if text_width(text, size) <= room:
         return text
     found = _COUNT.search(text)
     end = "" if found is None else found.group()
     start = text.removesuffix(end)
-    low, high = 0, len(start)
-    while low < high:
-        middle = (low + high + 1) // 2
-        fits = text_width(f"{start[:middle].rstrip()}…{end}", size) <= room
-        low, high = (middle, high) if fits else (low, middle - 1)
-    return f"{start[:low].rstrip()}…{end}"
+    kept = bisect_right(
+        range(1, len(start) + 1),
+        room,
+        key=lambda stop: text_width(f"{start[:stop].rstrip()}…{end}", size),
+    )
+    return f"{start[:kept].rstrip()}…{end}"
 
 
 def tidy_axes(axes: Axes, *, title: str, x: str, y: str) -> None:
@@ -195,14 +145,9 @@ def faint_grid(axes: Axes, axis: Literal["both", "x", "y"] = "both") -> None:
 def legend_columns(
     names: Sequence[str], room: float, most: int, size: float, *, handle: float = 2.0
 ) -> int:
-    """Number of columns in which a legend of these names fits into `room` inches.
+    """Number of columns, at most `most`, in which a legend of these names fits into `room` inches.
 
-    Args:
-        names: Names, in order.
-        room: Inches.
-        most: Most columns.
-        size: Type size in points.
-        handle: Length of the handle before a name, in units of `size`.
+    `size` of the type is in points, the length of a handle in units of it.
     """
     widths = [text_width(name, size) for name in names]
     for columns in range(min(most, len(names)), 1, -1):
@@ -224,18 +169,9 @@ def add_legend(
     handlelength: float = 2.0,
     **look: Any,
 ) -> Legend:
-    """Add a frameless legend of (handle, name) that is at most `room` inches wide.
+    """Add a frameless legend of at most `room` inches; `look` are options of matplotlib's `legend`.
 
-    A name is shortened only if a single column of it is too wide.
-
-    Args:
-        owner: Axes or figure.
-        entries: Handles and names.
-        room: Inches.
-        columns: Most columns; long names get fewer.
-        fontsize: Type size in points.
-        handlelength: Length of a handle, in units of `fontsize`.
-        **look: Further options of matplotlib's `legend`.
+    Long names get fewer columns, and are shortened only if a single column is too wide.
     """
     handles, names = [handle for handle, _ in entries], [name for _, name in entries]
     columns = legend_columns(names, room, columns, fontsize, handle=handlelength)
@@ -281,12 +217,7 @@ class ClassLook(NamedTuple):
 
 
 def checked_labels(labels: Tensor, size: int, label_names: Sequence[str] | None) -> np.ndarray:
-    """Labels as (N,) int64, -1 for unlabeled.
-
-    Raises:
-        TypeError: Not a tensor.
-        ValueError: Wrong shape or dtype, or a class without name.
-    """
+    """Labels as (N,) int64, -1 for unlabeled, each with a name."""
     check_index_vector("labels", labels, size)
     classes = labels.cpu().numpy().astype(np.int64)
     top = int(classes.max(initial=-1))
@@ -319,7 +250,7 @@ def class_looks(labels: np.ndarray, label_names: Sequence[str] | None) -> list[C
     rest = np.setdiff1d(found, found[named])
     if rest.size:
         members = np.isin(labels, rest)
-        looks.append(ClassLook(f"{rest.size} other classes", _OTHER, "D", members))
+        looks.append(ClassLook(f"{rest.size} other classes", OTHER, "D", members))
     if (labels < 0).any():
         looks.append(ClassLook("unlabeled", GREY, "o", labels < 0, hollow=True))
     return looks
@@ -329,6 +260,18 @@ def short_name(label: int, label_names: Sequence[str] | None) -> str:
     """Name of a class, shortened."""
     name = str(label) if label_names is None else " ".join(str(label_names[label]).split())
     return name if len(name) <= _NAME else name[: _NAME - 1] + "…"
+
+
+def rim_of(color: str) -> tuple[float, ...]:
+    """The darker color around a dot."""
+    return tuple(0.7 * part for part in to_rgb(color))
+
+
+def dot_handle(marker: str, face: str, rim: Any, size: float = 8.5, width: float = 0.8) -> Line2D:
+    """A dot as legends show it."""
+    dot = Line2D([], [], marker=marker, linestyle="none", markersize=size)
+    dot.set(markerfacecolor=face, markeredgecolor=rim, markeredgewidth=width)
+    return dot
 
 
 def draw_documents(
@@ -341,23 +284,19 @@ def draw_documents(
     area = float(np.clip(9000 / max(len(places), 1), least, 70))
     entries: dict[str, Entry] = {}
     for look in sorted(looks, key=lambda look: -int(look.members.sum())):
-        rim: Any = look.color if look.hollow else tuple(0.7 * part for part in to_rgb(look.color))
+        rim: Any = look.color if look.hollow else rim_of(look.color)
         face = "white" if look.hollow else look.color
-        size = area * (0.7 if look.marker == "D" else 1.0)
         axes.scatter(
-            places[look.members, 0],
-            places[look.members, 1],
-            s=size,
+            *places[look.members].T,
+            s=area * (0.7 if look.marker == "D" else 1.0),
             c=[face],
             marker=look.marker,
             edgecolors=[rim],
             linewidths=0.35 if area > 6 else 0.1,
             # Grey dots are the background of the others.
-            zorder=2.5 if look.hollow or look.color == _OTHER else 3,
+            zorder=2.5 if look.hollow or look.color == OTHER else 3,
         )
-        dot = Line2D([], [], marker=look.marker, linestyle="none", markersize=7.5)
-        dot.set(markerfacecolor=face, markeredgecolor=rim, markeredgewidth=0.7)
-        entries[look.name] = (dot, legend_name(look))
+        entries[look.name] = (dot_handle(look.marker, face, rim, 7.5, 0.7), legend_name(look))
     return [entries[look.name] for look in looks]
 
 
@@ -385,11 +324,23 @@ def fit_panel(axes: Axes, places: np.ndarray) -> None:
     axes.set_aspect("equal")
 
 
+def set_facts(axes: Axes, text: str, size: float = 10.5, spacing: float = 1.4) -> None:
+    """Write lines over axes, at their left."""
+    look: dict[str, Any] = {"loc": "left", "fontsize": size, "color": INK}
+    axes.set_title(text, linespacing=spacing, parse_math=False, **look)
+
+
 def set_headings(figure: Figure, panels: Sequence[Axes], title: str, heads: Sequence[str]) -> None:
     """Title over the figure, one heading over each panel."""
     set_heading(figure, title)
     for axes, head in zip(panels, heads, strict=True):
-        axes.set_title(head, loc="left", fontsize=11, color=INK, linespacing=1.4, parse_math=False)
+        set_facts(axes, head, 11)
+
+
+def legend_beside(figure: Figure, entries: Sequence[Entry], **look: Any) -> Legend:
+    """A legend to the right of all panels."""
+    place: dict[str, Any] = {"loc": "outside right upper", "alignment": "left"}
+    return add_legend(figure, entries, room=BESIDE, fontsize=9.5, **place, **look)
 
 
 class PagePicture(NamedTuple):
@@ -408,12 +359,7 @@ class PagePicture(NamedTuple):
 
 
 def page_picture(figure: Figure, alt: str, caption: str = "") -> PagePicture:
-    """Draw a figure for a page.
-
-    Example:
-        >>> page_picture(new_figure(4, 3), "nothing").width
-        413
-    """
+    """Draw a figure for a page."""
     buffer = io.BytesIO()
     save_figure(figure, buffer)
     png = buffer.getvalue()

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
+import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
@@ -15,19 +16,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
-from gloss_graph.visualization.style import (
-    GREY,
-    INK,
-    PALETTE,
-    add_legend,
-    faint_grid,
-    legend_columns,
-    new_figure,
-    save_figure,
-    shortened,
-    text_width,
-    tidy_axes,
-)
+from gloss_graph.visualization import style
 
 __all__ = ["plot_stage_times", "plot_training"]
 
@@ -53,14 +42,9 @@ def plot_training(history: Mapping[str, Any], path: str | os.PathLike[str] | Non
     logged macro-F1; a star marks the best value, which the legend names. A side without numbers is
     left out.
 
-    Args:
-        history: Name of each run -> its rows, dicts or a `pandas.DataFrame`, with any of `step`,
-            `loss`, `cross_entropy`, `graph_loss`, `consistency`, `val_macro_f1`, `val_accuracy`.
-            Missing values, None and NaN are skipped; rows without `step` count from 0.
-        path: Where to save, as PNG, PDF or SVG; an older picture is replaced. None saves nothing.
-
-    Returns:
-        The figure, losses on the left and scores on the right.
+    `history` maps the name of each run to its rows, dicts or a `pandas.DataFrame`, with any of
+    `step`, `loss`, `cross_entropy`, `graph_loss`, `consistency`, `val_macro_f1`, `val_accuracy`.
+    Missing values, None and NaN are skipped; rows without `step` count from 0.
 
     Raises:
         ValueError: No run, or a run that is not rows with numbers.
@@ -80,38 +64,42 @@ def plot_training(history: Mapping[str, Any], path: str | os.PathLike[str] | Non
 
     known = [key for key in _LOSSES if any(key in curves for curves in runs.values())]
     sides = [side for side, keys in (("loss", known), ("score", scores)) if keys] or ["loss"]
-    figure = new_figure(11.5 if len(sides) == 2 else 8.0, 4.8 + 0.2 * len(runs))
+    figure = style.new_figure(11.5 if len(sides) == 2 else 8.0, 4.8 + 0.2 * len(runs))
     panels = dict(zip(sides, figure.subplots(1, len(sides), squeeze=False)[0], strict=True))
-    left, right = panels.get("loss"), panels.get("score")
-    if left is not None:
-        tidy_axes(left, title="Training loss", x="step", y="loss")
-    if right is not None:
-        tidy_axes(right, title=f"Validation {_SCORES[score]}", x="step", y=_SCORES[score])
-    entries: list[tuple[Any, str]] = []
+    titles = {"loss": ("Training loss", "loss")}
+    titles["score"] = (f"Validation {_SCORES[score]}", _SCORES[score])
+    for side, axes in panels.items():
+        title, name = titles[side]
+        style.tidy_axes(axes, title=title, x="step", y=name)
+    entries: list[style.Entry] = []
     for i, (name, curves) in enumerate(runs.items()):
         # Yellow, the last of the palette, is too weak for a line.
-        color = PALETTE[i % (len(PALETTE) - 1)]
+        color = style.PALETTE[i % (len(style.PALETTE) - 1)]
         keys = [key for key in _LOSSES if key in curves]
-        if left is not None:
-            for key in keys:
-                _draw_loss(left, curves[key], color, _LOSSES[key][1], leading=key == keys[0])
+        for key in keys:
+            leading = key == keys[0]
+            _draw_loss(panels["loss"], curves[key], color, _LOSSES[key][1], leading=leading)
         text = name
-        if right is not None and score in curves:
-            text += "  " + _draw_score(right, curves[score], color)
+        if score in curves:
+            text += "  " + _draw_score(panels["score"], curves[score], color)
         entries.append((Line2D([], [], color=color, linewidth=3), text))
     looks = [_LOSSES[key] for key in known if known != ["loss"]]
-    kinds = [(Line2D([], [], color=INK, linewidth=1.6, ls=look), name) for name, look in looks]
+    kinds = [
+        (Line2D([], [], color=style.INK, linewidth=1.6, ls=look), name) for name, look in looks
+    ]
     for axes in panels.values():
         axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
-        faint_grid(axes)
+        style.faint_grid(axes)
         if not known and not scores:
-            axes.text(0.5, 0.5, "nothing logged", ha="center", color=GREY, transform=axes.transAxes)
+            axes.text(
+                0.5, 0.5, "nothing logged", ha="center", color=style.GREY, transform=axes.transAxes
+            )
     room = figure.get_figwidth() - 0.4
-    beside = max((text_width(name, _TYPE) for _, name in kinds), default=0.0) + 1.0
+    beside = max((style.text_width(name, _TYPE) for _, name in kinds), default=0.0) + 1.0
     _legend_below(figure, entries, "left", room=room - beside)
     if kinds:
         _legend_below(figure, kinds, "right", room=beside)
-    return save_figure(figure, path)
+    return style.save_figure(figure, path)
 
 
 def plot_stage_times(
@@ -119,13 +107,8 @@ def plot_stage_times(
 ) -> Figure:
     """Draw the share of the time that each stage of a step took, per run.
 
-    Args:
-        seconds: Name of each run -> stage -> seconds, stages in the order of the step. A stage
-            that a run lacks counts as 0.
-        path: Where to save, as PNG, PDF or SVG; an older picture is replaced. None saves nothing.
-
-    Returns:
-        The figure: one bar per run with its total, and shares of 4 % and more written inside.
+    `seconds` maps the name of each run to its stages, in the order of the step, and their seconds.
+    A run is a bar with its total, and shares of 4 % and more written inside.
 
     Raises:
         ValueError: No run or no stage, or a time that is negative or not finite.
@@ -137,7 +120,13 @@ def plot_stage_times(
 
     See also: `plot_training`, for losses and scores.
     """
-    stages = _merged(seconds.values())
+    stages: list[str] = []
+    for row in seconds.values():
+        place = 0
+        for stage in map(str, row):
+            if stage not in stages:
+                stages.insert(place, stage)  # after the stage that it follows in its run
+            place = stages.index(stage) + 1
     if not stages:
         raise ValueError("'seconds' must hold a run with a stage (got none). Time one first.")
     table = np.zeros((len(seconds), len(stages)))
@@ -152,50 +141,37 @@ def plot_stage_times(
     total = table.sum(axis=1)
     share = 100 * table / np.where(total > 0, total, 1)[:, None]
 
-    columns = legend_columns(stages, _WIDTH - 0.4, 4, _TYPE, handle=_HANDLE)
+    columns = style.legend_columns(stages, _WIDTH - 0.4, 4, _TYPE, handle=_HANDLE)
     lines = math.ceil(len(stages) / columns)
-    figure = new_figure(_WIDTH, 1.9 + 0.55 * len(seconds) + 0.25 * lines)
+    figure = style.new_figure(_WIDTH, 1.9 + 0.55 * len(seconds) + 0.25 * lines)
     axes = figure.add_subplot()
-    tidy_axes(axes, title="Where the time goes", x="share of the time of a run, %", y="")
+    style.tidy_axes(axes, title="Where the time goes", x="share of the time of a run, %", y="")
     start = np.zeros(len(seconds))
-    entries: list[tuple[Any, str]] = []
+    entries: list[style.Entry] = []
     rows = np.arange(len(seconds))
     for j, stage in enumerate(stages):
         # Beyond the palette its colors return hatched.
-        look: dict[str, Any] = {
-            "facecolor": PALETTE[j % len(PALETTE)],
-            "hatch": ("", "////", "....")[min(j // len(PALETTE), 2)],
-            "edgecolor": "white",
-        }
+        color = style.PALETTE[j % len(style.PALETTE)]
+        hatch = ("", "////", "....")[min(j // len(style.PALETTE), 2)]
+        look: dict[str, Any] = {"facecolor": color, "hatch": hatch, "edgecolor": "white"}
         axes.barh(rows, share[:, j], left=start, height=0.62, linewidth=0.8, **look)
-        ink = _ink_on(look["facecolor"])
-        back = {"facecolor": look["facecolor"], "edgecolor": "none", "pad": 1.5}
+        red, green, blue = to_rgb(color)
+        ink = "white" if 0.299 * red + 0.587 * green + 0.114 * blue < 0.55 else style.INK
+        back = {"facecolor": color, "edgecolor": "none", "pad": 1.5}
         for i in np.flatnonzero(share[:, j] >= 4).tolist():
             text = axes.text(start[i] + share[i, j] / 2, i, f"{share[i, j]:.0f} %", color=ink)
             text.set(ha="center", va="center", fontsize=9.5, bbox=back)
         start += share[:, j]
         entries.append((Patch(**look), stage))
     for i in rows.tolist():
-        axes.text(101, i, _duration(total[i]), va="center", fontsize=10, color=INK)
-    names = [shortened(str(run), 10.5, _RUN) for run in seconds]
+        axes.text(101, i, _duration(total[i]), va="center", fontsize=10, color=style.INK)
+    names = [style.shortened(str(run), 10.5, _RUN) for run in seconds]
     axes.set_yticks(rows, names, fontsize=10.5, parse_math=False)
     axes.set(xlim=(0, 100), ylim=(len(seconds) - 0.5, -0.5))
     axes.spines["left"].set_visible(False)
     axes.tick_params(axis="y", length=0)
     _legend_below(figure, entries, "left", room=_WIDTH - 0.4, columns=columns)
-    return save_figure(figure, path)
-
-
-def _merged(rows: Iterable[Mapping[str, float]]) -> list[str]:
-    """All stages; a new one comes after the stage that it follows in its run."""
-    stages: list[str] = []
-    for row in rows:
-        place = 0
-        for stage in map(str, row):
-            if stage not in stages:
-                stages.insert(place, stage)
-            place = stages.index(stage) + 1
-    return stages
+    return style.save_figure(figure, path)
 
 
 class _Curve(NamedTuple):
@@ -237,18 +213,15 @@ def _number(value: Any, run: str, key: str) -> float:
     return number if math.isfinite(number) else math.nan
 
 
-def _draw_loss(axes: Axes, curve: _Curve, color: str, style: str, *, leading: bool) -> None:
+def _draw_loss(axes: Axes, curve: _Curve, color: str, dash: str, *, leading: bool) -> None:
     value, size = curve.value, len(curve.value)
     if size > _LONG:
         if leading:
             axes.plot(*curve, color=color, linewidth=0.6, alpha=0.25)
-        half = size // 50
-        total = np.concatenate([[0.0], np.cumsum(value)])
-        low = np.maximum(np.arange(size) - half, 0)
-        high = np.minimum(np.arange(size) + half + 1, size)
-        value = (total[high] - total[low]) / (high - low)
+        near = pd.Series(value).rolling(2 * (size // 50) + 1, center=True, min_periods=1)
+        value = near.mean().to_numpy()
     width = 2.0 if leading else 1.3
-    axes.plot(curve.step, value, color=color, linewidth=width, linestyle=style)
+    axes.plot(curve.step, value, color=color, linewidth=width, linestyle=dash)
 
 
 def _draw_score(axes: Axes, curve: _Curve, color: str) -> str:
@@ -256,14 +229,16 @@ def _draw_score(axes: Axes, curve: _Curve, color: str) -> str:
     axes.plot(*curve, color=color, linewidth=1.8, marker="o", markersize=3.5)
     best = int(np.argmax(curve.value))
     step, value = curve.step[best], curve.value[best]
-    axes.plot(step, value, color=color, marker="*", markersize=14, markeredgecolor=INK, zorder=5)
+    axes.plot(
+        step, value, color=color, marker="*", markersize=14, markeredgecolor=style.INK, zorder=5
+    )
     return f"★ {value:.3f} at step {step:,.0f}"
 
 
 def _legend_below(
-    figure: Figure, entries: list[tuple[Any, str]], side: str, *, room: float, columns: int = 1
+    figure: Figure, entries: list[style.Entry], side: str, *, room: float, columns: int = 1
 ) -> None:
-    add_legend(
+    style.add_legend(
         figure,
         entries,
         room=room,
@@ -272,12 +247,6 @@ def _legend_below(
         fontsize=_TYPE,
         handlelength=_HANDLE,
     )
-
-
-def _ink_on(color: str) -> str:
-    """White or ink, whichever is easier to read on a color."""
-    red, green, blue = to_rgb(color)
-    return "white" if 0.299 * red + 0.587 * green + 0.114 * blue < 0.55 else INK
 
 
 def _duration(seconds: float) -> str:

@@ -229,7 +229,7 @@ def test_the_input_is_left_alone(document_graph):
         ({"predicted": [0.5, 1.0, 1.0]}, "'predicted' must hold integers or booleans"),
         ({"predicted": [None, 1, 1]}, "'predicted' must hold integers"),
         ({"predicted": [0, 5, 1], "label_names": ["a"]}, "'label_names' must name every class"),
-        ({"max_text": 0}, "'max_text' must be at least 1 (got 0)"),
+        ({"max_text": 0}, "'max_text' must be an integer of at least 1 (got 0)"),
         ({"tolerance": -1.0}, "'tolerance' must be at least 0 (got -1.0)"),
     ],
 )

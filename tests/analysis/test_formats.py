@@ -254,7 +254,7 @@ def test_many_rows_are_written_in_chunks(tmp_path: Path, monkeypatch: pytest.Mon
         (".json", lambda g: g.nodes[0].update({3: 1}), "attribute 3 of node 0 .its name is not"),
         (".json", lambda g: g.add_node((1, 2)), "strings or integers"),
         (".npz", lambda g: g.edges[0, 1].update(weight="x"), "attribute 'weight' of edges must"),
-        (".graphml", lambda g: g.nodes[0].update(a=[1]), "attribute 'a' of node 0 must be"),
+        (".graphml", lambda g: g.nodes[0].update(a=[1]), "attribute 'a' of node 0 .it must be"),
     ],
 )
 def test_what_a_format_cannot_carry(tmp_path: Path, suffix: str, change, message: str) -> None:
@@ -287,7 +287,7 @@ def test_targets_and_bad_graphs(tmp_path: Path, suffix: str, document_graph: Mak
     with pytest.raises(ValueError, match="must be a PyG Data or a NetworkX graph"):
         write_graph([[0, 1]], path, overwrite=True)
     if suffix != ".npz":
-        with pytest.raises(ValueError, match="'max_text' must be at least 1"):
+        with pytest.raises(ValueError, match="'max_text' must be an integer of at least 1"):
             write_graph(data, path, overwrite=True, max_text=0)
     assert {file: file.read_bytes() for file in files} == before
 

@@ -107,9 +107,9 @@ def test_compressed_and_empty(tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda g: g.nodes[1].update(x=[1]), "attribute 'x' of node 1 must be .*got list"),
-        (lambda g: g.edges[0, 1].update(x=None), r"'x' of edge \(0, 1\) must be .*got NoneType"),
-        (lambda g: g.graph.update(x={}), "attribute 'x' of graph must be .*got dict"),
+        (lambda g: g.nodes[1].update(x=[1]), "attribute 'x' of node 1 .*must be .*got list"),
+        (lambda g: g.edges[0, 1].update(x=None), r"'x' of edge \(0, 1\) .*must be .*got NoneType"),
+        (lambda g: g.graph.update(x={}), "attribute 'x' of graph .*must be .*got dict"),
         (lambda g: g.add_node("1"), "must differ in writing"),
         (lambda g: g.add_node("\x00"), "free of control characters"),
     ],
@@ -138,20 +138,14 @@ def test_existing_file_is_kept(tmp_path):
 
 def test_failed_write_leaves_nothing(tmp_path, monkeypatch):
     class Exploding(nx.Graph):
-        calls = 0
-
         @property
         def edges(self):
-            self.calls += 1
-            if self.calls > 1:  # the first pass collects the types
-                raise OSError("disk full")
-            return super().edges
+            raise OSError("disk full")
 
     graph = Exploding(nx.path_graph(100))
     old = tmp_path / "old.graphml"
     old.write_text("old")
     for path in (tmp_path / "new.graphml", old):
-        graph.calls = 0
         with pytest.raises(OSError, match="disk full"):
             write_graphml(graph, path, overwrite=True)
     monkeypatch.setattr(os, "fsync", lambda _: (_ for _ in ()).throw(OSError("no space")))

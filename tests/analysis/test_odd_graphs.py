@@ -124,7 +124,7 @@ def test_what_is_no_graph_is_refused(ask: Callable[[object], object]) -> None:
         ({"split": 1.5}, r"'split' must have 6 entries, one per node \(got float\)"),
         ({"predicted": 5}, r"'predicted' must have 6 entries, one per node \(got int\)"),
         ({"label_names": 5}, "'label_names' must be a list of names"),
-        ({"max_text": "x"}, "'max_text' must be at least 1"),
+        ({"max_text": "x"}, "'max_text' must be an integer of at least 1"),
         ({"tolerance": [1.0]}, "'tolerance' must be at least 0"),
     ],
 )

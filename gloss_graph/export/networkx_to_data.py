@@ -1,11 +1,11 @@
-"""From a NetworkX graph, or from columns of nodes and edges, back to a PyG graph."""
+"""A NetworkX graph, or columns of nodes and edges, back as a PyG graph."""
 
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from typing import Any, NamedTuple
+from typing import Any
 
 import networkx as nx
 import numpy as np
@@ -15,31 +15,20 @@ from torch_geometric.data import Data
 
 from gloss_graph._internal.limits import load_json
 from gloss_graph.export.attributes import check_simple
-from gloss_graph.export.graph_arrays import EDGE_KINDS
+from gloss_graph.export.data_to_networkx import GraphColumns
+from gloss_graph.export.graph_arrays import EDGE_KINDS, Edges
 
-__all__ = ["GraphColumns", "data_from_columns", "from_networkx"]
+__all__ = ["data_from_columns", "from_networkx", "networkx_columns"]
 
-_LONG = {"doc_id": "doc_id", "age": "age"}
-_BOOL = {"in_batch": "in_batch", "seed": "seed_mask"}
+# Columns of one type: name and type in `Data`, and how a value is converted.
+_COLUMNS: dict[str, tuple[str, torch.dtype, Callable[[Any], Any]]] = {
+    "doc_id": ("doc_id", torch.long, operator.index),
+    "age": ("age", torch.long, operator.index),
+    "in_batch": ("in_batch", torch.bool, bool),
+    "seed": ("seed_mask", torch.bool, bool),
+}
 _RESERVED = {"edge_index", "edge_weight", "num_nodes", "x", "pos", "y", "seed_mask", "edge_kind"}
 _RESERVED |= {"batch", "ptr", "label_names"}
-
-
-class GraphColumns(NamedTuple):
-    """A graph as columns.
-
-    `names` of the N nodes; `nodes`, columns of N values, None for a missing value; `source` and
-    `target` (P,) int64, positions of nodes; `edges`, columns of P values; `directed`, whether an
-    entry is one direction only; `attributes` of the graph.
-    """
-
-    names: Sequence[Any]
-    nodes: Mapping[str, Any]
-    source: np.ndarray
-    target: np.ndarray
-    edges: Mapping[str, Any]
-    directed: bool
-    attributes: Mapping[str, Any]
 
 
 def from_networkx(graph: nx.Graph) -> Data:
@@ -47,16 +36,15 @@ def from_networkx(graph: nx.Graph) -> Data:
 
     `from_networkx(to_networkx(data, max_text=None))` has the `edge_index` of `data` in the same
     order, equal weights in float32 (float64 where float32 cannot hold them), labels, ids, texts
-    and all other columns that were exported. Texts come back without control characters.
+    without control characters, and all other columns that were exported.
 
     Nodes 0..N-1 keep their numbers. Other nodes, as of a subgraph, are numbered in their order and
     their names kept as `data.node`. String labels become class numbers by the graph's
     `label_names` (a JSON list), or, without it, by their sorted names; `""` and a missing label
     become -1.
 
-    Args:
-        graph: An `nx.Graph`, or an `nx.DiGraph`, whose edges stay directed. Attributes are strings,
-            integers, floats or booleans; edges have numbers only.
+    Attributes are strings, integers, floats or booleans; edges have numbers only, and those of an
+    `nx.DiGraph` stay directed.
 
     Returns:
         `Data` with `edge_index` (2, E) long, sorted; `edge_weight` (E,) if edges have weights; the
@@ -66,8 +54,6 @@ def from_networkx(graph: nx.Graph) -> Data:
     Raises:
         ValueError: A multigraph; an attribute of mixed or other types, missing on some nodes or
             edges, of a name that PyG keeps for itself, or of one name on nodes, edges and graph.
-
-    Cost: O(N + E log E).
 
     Example:
         >>> graph = nx.Graph([("a", "b", {"weight": 0.5})])
@@ -79,31 +65,32 @@ def from_networkx(graph: nx.Graph) -> Data:
     See also: `read_graph`, for files; `torch_geometric.utils.from_networkx`, for vectors.
     """
     check_simple(graph)
+    return data_from_columns(networkx_columns(graph))
+
+
+def networkx_columns(graph: nx.Graph) -> GraphColumns:
+    """Columns of a graph, None for an attribute that a node or edge lacks."""
     names = list(graph)
     place = {name: position for position, name in enumerate(names)}
     triples = list(graph.edges(data=True))
-    source = np.fromiter((place[i] for i, _, _ in triples), np.int64, len(triples))
-    target = np.fromiter((place[j] for _, j, _ in triples), np.int64, len(triples))
-    return data_from_columns(
-        GraphColumns(
-            names,
-            _transposed([data for _, data in graph.nodes(data=True)]),
-            source,
-            target,
-            _transposed([data for _, _, data in triples]),
-            graph.is_directed(),
-            graph.graph,
-        )
+
+    def columns(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
+        keys = dict.fromkeys(key for row in rows for key in row)
+        return {key: [row.get(key) for row in rows] for key in keys}
+
+    return GraphColumns(
+        names,
+        columns([row for _, row in graph.nodes(data=True)]),
+        np.fromiter((place[i] for i, _, _ in triples), np.int64, len(triples)),
+        np.fromiter((place[j] for _, j, _ in triples), np.int64, len(triples)),
+        columns([row for _, _, row in triples]),
+        graph.is_directed(),
+        graph.graph,
     )
 
 
-def _transposed(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
-    keys = dict.fromkeys(key for row in rows for key in row)
-    return {key: [row.get(key) for row in rows] for key in keys}
-
-
 def data_from_columns(graph: GraphColumns) -> Data:
-    """Make the `Data` of columns; see `from_networkx`."""
+    """The `Data` of columns, as `from_networkx` returns it."""
     size = len(graph.names)
     order = np.arange(size)
     names: list[Any] | None = list(graph.names)
@@ -113,17 +100,14 @@ def data_from_columns(graph: GraphColumns) -> Data:
     position = np.empty(size, dtype=np.int64)
     position[order] = np.arange(size)
     source, target = order[graph.source], order[graph.target]
-    entry = np.arange(source.size)
-    if not graph.directed:
-        back = np.flatnonzero(source != target)
-        entry = np.concatenate([entry, back])
-        source, target = (
-            np.concatenate([source, target[back]]),
-            np.concatenate([target, source[back]]),
-        )
-    ranked = np.lexsort((target, source))
-    entries = torch.from_numpy(entry[ranked])
-    edge_index = torch.from_numpy(np.stack([source[ranked], target[ranked]]))
+    entries = np.arange(source.size)
+    if graph.directed:
+        entries = np.lexsort((target, source))
+        source, target = source[entries], target[entries]
+    else:
+        source, target, doubled = Edges(source, target, {"entry": entries}).both_ways()
+        entries = doubled["entry"]
+    edge_index = torch.from_numpy(np.stack([source, target]))
     data = Data(edge_index=edge_index, num_nodes=size)
 
     def put(key: str, value: Any, domain: str) -> None:
@@ -136,7 +120,7 @@ def data_from_columns(graph: GraphColumns) -> Data:
 
     for name, values in graph.edges.items():
         column = _edge_column(name, values)
-        put(f"edge_{_fitting(name, 'edge')}", column[entries], "edge")
+        put(f"edge_{_fitting(name, 'edge')}", column[torch.from_numpy(entries)], "edge")
     if not edge_index.numel():
         data.edge_weight = torch.zeros(0, dtype=torch.float32)
     known = _label_names(graph)
@@ -174,10 +158,9 @@ def _node_column(name: str, values: list[Any], known: list[str] | None) -> tuple
                 f"The attribute {name!r} of nodes must hold strings (got {type(bad).__name__})."
             )
         return name, values
-    if name in _LONG:
-        return _LONG[name], _converted(name, values, operator.index, torch.long)
-    if name in _BOOL:
-        return _BOOL[name], _converted(name, values, bool, torch.bool)
+    if name in _COLUMNS:
+        key, dtype, convert = _COLUMNS[name]
+        return key, _converted(name, _complete(name, values, "node"), convert, dtype)
     return _fitting(name, "node"), _typed(name, values, "node")
 
 
@@ -209,29 +192,29 @@ def _classes(name: str, values: list[Any], known: list[str] | None) -> Tensor:
 
 
 def _converted(
-    name: str, values: Iterable[Any], convert: Callable[[Any], Any], dtype: torch.dtype
+    name: str, values: list[Any], convert: Callable[[Any], Any], dtype: torch.dtype
 ) -> Tensor:
     try:
-        return torch.tensor([convert(_present(name, value, "node")) for value in values]).to(dtype)
+        return torch.tensor([convert(value) for value in values]).to(dtype)
     except (TypeError, RuntimeError) as error:
         raise ValueError(
             f"The attribute {name!r} of nodes must be of one type ({error})."
         ) from error
 
 
-def _present(name: str, value: Any, domain: str) -> Any:
-    if value is None:
+def _complete(name: str, values: Sequence[Any], domain: str) -> list[Any]:
+    """The values as Python scalars, none of them missing."""
+    if any(value is None for value in values):
         raise ValueError(
             f"The attribute {name!r} must be on every {domain} (it is missing on one). Fill it in "
             "or remove it."
         )
-    return value
+    return [value.item() if isinstance(value, np.generic) else value for value in values]
 
 
 def _typed(name: str, values: Sequence[Any], domain: str) -> Tensor | list[str]:
     """A tensor of booleans, integers or floats, or a list of strings."""
-    plain = [_present(name, value, domain) for value in values]
-    plain = [value.item() if isinstance(value, np.generic) else value for value in plain]
+    plain = _complete(name, values, domain)
     kinds = {type(value) for value in plain}
     if kinds == {str}:
         return plain
