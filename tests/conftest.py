@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import os
+import sys
 from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -26,6 +28,17 @@ settings.register_profile("explore", parent=settings.get_profile("gloss_graph"),
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "gloss_graph"))
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
+
+
+_LOADED = [0]
+
+
+def pytest_runtest_setup() -> None:
+    """Trainings and trials end with a full garbage collection; it need not walk the libraries."""
+    if len(sys.modules) > _LOADED[0]:
+        _LOADED[0] = len(sys.modules) + 20
+        gc.collect()
+        gc.freeze()
 
 
 @pytest.fixture

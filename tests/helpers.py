@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor, nn
 
@@ -13,4 +15,15 @@ def rows(count: int, dim: int = 6, seed: int = 0, dtype: torch.dtype = torch.flo
 
 def snapshot(module: nn.Module) -> dict[str, Tensor]:
     """Copies of all that a module keeps."""
-    return {name: value.clone() for name, value in module.state_dict().items()}
+    return {name: value.detach().clone() for name, value in module.state_dict().items()}
+
+
+def different(first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> list[str]:
+    """Names of the tensors that are not equal bit for bit."""
+    assert first.keys() == second.keys()
+    return [name for name in first if not torch.equal(first[name], second[name])]
+
+
+def assert_same_state(found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
+    """Bit for bit."""
+    assert different(found, expected) == []

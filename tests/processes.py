@@ -5,15 +5,23 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Callable
+from multiprocessing import set_forkserver_preload
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
-from torch import Tensor, nn
 
 WORLD = 2
+# Imported once, in the process that all others are forked from.
+PRELOAD = ["gloss_graph.training.run", "gloss_graph.studies.study", "optuna", "sqlalchemy"]
+
+
+def warm_context() -> Any:
+    """Starts processes that have imported everything already, and know nothing of this one."""
+    set_forkserver_preload(PRELOAD)
+    return mp.get_context("forkserver")
 
 
 def free_port() -> int:
@@ -46,15 +54,7 @@ def together(work: Callable[[int, Path], Any], folder: Path) -> list[Any]:
         work: A function of a module; gives back tensors and plain values.
         folder: For the results.
     """
-    mp.spawn(_enter, args=(free_port(), work, str(folder)), nprocs=WORLD)
+    warm_context()
+    arguments = (free_port(), work, str(folder))
+    mp.start_processes(_enter, args=arguments, nprocs=WORLD, start_method="forkserver")
     return [torch.load(folder / f"result-{r}.pt", weights_only=True) for r in range(WORLD)]
-
-
-def state_of(module: nn.Module) -> dict[str, Tensor]:
-    return {name: value.detach().clone() for name, value in module.state_dict().items()}
-
-
-def different(first: dict[str, Tensor], second: dict[str, Tensor]) -> list[str]:
-    """Names of the tensors that are not equal bit for bit."""
-    assert first.keys() == second.keys()
-    return [name for name in first if not torch.equal(first[name], second[name])]

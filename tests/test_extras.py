@@ -106,18 +106,26 @@ def test_lower_bounds_are_the_versions_that_were_tested() -> None:
     }
 
 
-def test_importing_the_package_loads_no_optional_library() -> None:
+def test_importing_loads_what_it_needs() -> None:
+    """The propagation layer neither FAISS nor another room, the package no optional library."""
     code = f"""
 import sys
+import torch
 import torch_geometric
 before = set(sys.modules)
+from gloss_graph.propagation import LabelPropagation
+edges = torch.tensor([[0, 1, 1, 2], [1, 0, 2, 1]])
+assert LabelPropagation()(torch.tensor([0, -1, 1]), edges).shape == (3, 2)
+own = ("gloss_graph.propagation", "gloss_graph._internal")
+loaded = [name for name in sys.modules if name.startswith(("faiss", "gloss_graph."))]
+print([name for name in loaded if not name.startswith(own)])
 import gloss_graph
 for name in gloss_graph.__all__:
     getattr(gloss_graph, name)
 print(sorted(set({HEAVY!r}) & (set(sys.modules) - before)))
 """
     done = python(code)
-    assert done.stdout.strip() == "[]", done.stdout + done.stderr
+    assert done.stdout.split() == ["[]", "[]"], done.stdout + done.stderr
 
 
 def test_the_core_needs_no_optional_library() -> None:

@@ -10,14 +10,14 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from processes import WORLD, different, state_of, together
+from helpers import assert_same_state, different, snapshot
+from processes import WORLD, together
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from training.tiny import (
     CLASSES,
     DIM,
     RecordingCollator,
-    assert_same_state,
     tiny_corpus,
     tiny_encoder,
     without_dropout,
@@ -153,7 +153,7 @@ def test_validation_leaves_the_training_alone(tmp_path: Path) -> None:
         settings = {"val_check_interval": 1} if every else {}
         trainer = make_trainer(tmp_path, **settings)
         trainer.fit(module, batches(module), batches(module, tiny_corpus(9)) if every else None)
-        states.append(state_of(module))
+        states.append(snapshot(module))
     assert different(*states) == []
 
 
@@ -261,7 +261,7 @@ def work(rank: int, folder: Path) -> dict[str, Any]:
     trainer.fit(module, batches(module, size=4), batches(module, held_out, size=4))
     buffers = set(module._ddp_params_and_buffers_to_ignore)
     return {
-        "state": state_of(module),
+        "state": snapshot(module),
         "scores": {k: float(v) for k, v in trainer.callback_metrics.items() if "val" in k},
         "world": trainer.world_size,
         "ignored": "objective.memory.rows" in buffers,

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from processes import different, state_of, together
+from helpers import assert_same_state, different, snapshot
+from processes import together
 from text.tiny_models import WORDS, build_model, build_tokenizer
 from torch import Tensor, nn
 from training.tiny import (
@@ -18,7 +19,6 @@ from training.tiny import (
     DIM,
     GradientRecorder,
     StopAt,
-    assert_same_state,
     tiny_corpus,
     without_dropout,
 )
@@ -225,7 +225,7 @@ def test_evaluation_leaves_the_training_alone(tmp_path: Path, folder: Path) -> N
         trainer.train()
         evaluations = [row for row in trainer.state.log_history if "eval_loss" in row]
         assert len(evaluations) == 4 * every
-        states.append(state_of(loss))
+        states.append(snapshot(loss))
     assert different(*states) == []
 
 
@@ -342,9 +342,9 @@ def work(rank: int, folder: Path) -> dict[str, Any]:
     trainer = make_trainer(folder / "out", loss, ObjectiveCheckpoint(loss))
     trainer.train()
     return {
-        "head": state_of(loss.head),
-        "objective": state_of(loss.objective),
-        "model": state_of(trainer.model),
+        "head": snapshot(loss.head),
+        "objective": snapshot(loss.objective),
+        "model": snapshot(trainer.model),
         "wrapped": type(loss.model).__name__,
     }
 

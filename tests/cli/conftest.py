@@ -89,3 +89,21 @@ def fast(encoder: Path, out: Path) -> list[str]:
         "--k": 4,
     }
     return [str(word) for pair in options.items() for word in pair]
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A run that several tests look at, and the words that made it."""
+
+    words: list[str]
+    folder: Path
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory, encoder_folder: Path) -> Finished:
+    folder = tmp_path_factory.mktemp("finished")
+    train = write(rows(36), folder / "train.csv")
+    words = ["train", "--train", str(train), "--no-pictures"]
+    words += fast(encoder_folder, folder / "run")
+    assert main(words) == 0
+    return Finished(words, folder / "run")

@@ -9,7 +9,6 @@ from pathlib import Path
 import networkx as nx
 import pytest
 
-from gloss_graph.text import docstring_corpus
 from gloss_graph.training import TextClassifier
 
 from .conftest import Command
@@ -54,14 +53,13 @@ def test_demo_writes_what_it_promises(command: Command, wide_encoder: Path, tmp_
     for name in PICTURES:
         assert (out / name).read_bytes().startswith(b"\x89PNG")
 
-    test = docstring_corpus(max_documents=400).test
     graph = nx.read_graphml(out / "graph.graphml")
-    assert graph.number_of_nodes() == len(test)
-    assert graph.number_of_edges() >= len(test) * 8 / 2
+    assert graph.number_of_nodes() == config["data"]["test"]
+    assert graph.number_of_edges() >= config["data"]["test"] * 8 / 2
     nodes = dict(graph.nodes(data=True))
     attributes = set.intersection(*(set(node) for node in nodes.values()))
     assert {"label", "predicted", "text", "split"} <= attributes
-    assert {node["label"] for node in nodes.values()} == set(test.label_names)
+    assert {node["label"] for node in nodes.values()} == set(config["data"]["classes"])
     assert {node["split"] for node in nodes.values()} == {"test"}
     weights = [edge["weight"] for _, _, edge in graph.edges(data=True)]
     assert all(0 < weight <= 1 and math.isfinite(weight) for weight in weights)

@@ -12,7 +12,7 @@ from text.tiny_models import WORDS, build_model, build_tokenizer
 
 from gloss_graph.text.checkpoints import quiet_transformers
 
-from .conftest import Command, fast, rows, write
+from .conftest import Command, Finished, fast, rows, write
 from .test_train import run_of
 
 COLUMNS = ["--text", "question", "--text-b", "sentence"]
@@ -95,11 +95,9 @@ def test_single_texts_for_a_run_on_pairs(command: Command, trained: Path, tmp_pa
 
 
 def test_pairs_for_a_run_on_single_texts(
-    command: Command, encoder_folder: Path, tmp_path: Path, files: tuple[Path, Path]
+    command: Command, finished: Finished, tmp_path: Path
 ) -> None:
-    out = tmp_path / "run"
-    words = ["train", "--train", files[0], "--no-pictures", *fast(encoder_folder, out)]
-    assert command(*words).status == 0
+    out = finished.folder
     assert "pairs" not in run_of(out)[0]["data"]
     source = write(questions(3, 2), tmp_path / "new.csv")
     words = ["predict", "--run", out, "--input", source, "--output", tmp_path / "labels.csv"]
@@ -134,14 +132,10 @@ def test_a_class_with_one_document(
     assert result.status == 0, result.err
 
 
-def test_a_finished_run_is_not_overwritten(
-    command: Command, encoder_folder: Path, tmp_path: Path, files: tuple[Path, Path]
-) -> None:
-    out = tmp_path / "run"
-    words = ["train", "--train", files[0], "--no-pictures", *fast(encoder_folder, out)]
-    assert command(*words).status == 0
+def test_a_finished_run_is_not_overwritten(command: Command, finished: Finished) -> None:
+    out = finished.folder
     before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
-    result = command(*words)
+    result = command(*finished.words)
     assert result.status == 2
     assert "'out' must be a new or empty folder" in result.complaint()
     assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before

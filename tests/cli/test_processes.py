@@ -10,7 +10,9 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from processes import together
 
+from gloss_graph.cli import main
 from gloss_graph.training import TextClassifier
 
 from .conftest import fast
@@ -51,14 +53,31 @@ def torchrun(folder: Path, *words: object) -> tuple[int, list[tuple[str, str]]]:
     return done.returncode, written
 
 
+def train(rank: int, folder: Path) -> list[str]:
+    """The command in a process that knows all that torchrun tells it; what it wrote."""
+    streams = [folder / f"{rank}.{name}" for name in ("out", "err")]
+    for number, file in enumerate(streams, start=1):
+        os.dup2(os.open(file, os.O_WRONLY | os.O_CREAT), number)
+    os.environ["COLUMNS"] = "80"
+    assert main(json.loads((folder / "words.json").read_text())) == 0
+    sys.stdout.flush()
+    sys.stderr.flush()
+    return [file.read_text(encoding="utf-8") for file in streams]
+
+
+@pytest.mark.parametrize("launched", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_one_run_folder_and_one_voice(
-    tmp_path: Path, files: tuple[Path, Path], encoder_folder: Path
+    tmp_path: Path, files: tuple[Path, Path], encoder_folder: Path, launched: bool
 ) -> None:
-    train, test = files
     out = tmp_path / "run"
-    words = ["train", "--train", train, "--test", test, *fast(encoder_folder, out)]
-    status, (first, second) = torchrun(tmp_path, *words)
-    assert status == 0, first[1]
+    words = ["train", "--train", str(files[0]), "--test", str(files[1])]
+    words += fast(encoder_folder, out)
+    if launched:
+        status, (first, second) = torchrun(tmp_path, *words)
+        assert status == 0, first[1]
+    else:
+        (tmp_path / "words.json").write_text(json.dumps(words))
+        first, second = map(tuple, together(train, tmp_path))
     assert "propagated F1" in first[0]
     assert f"Run folder: {out}" in first[0]
     assert "Warning" not in first[1], first[1]

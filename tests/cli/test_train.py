@@ -13,7 +13,7 @@ import pytest
 from gloss_graph.text import read_table
 from gloss_graph.training import LOSSES, TextClassifier
 
-from .conftest import Command, fast, rows, write
+from .conftest import Command, Finished, fast, rows, write
 
 PICTURES = {"training.png", "stages.png"}
 TABLES = {"history.csv", "labels_used.csv", "classes.csv"}
@@ -134,12 +134,10 @@ def test_columns_by_name_and_pairs(command: Command, encoder_folder: Path, tmp_p
 
 
 def test_a_trained_model_is_an_encoder_for_the_next_run(
-    command: Command, encoder_folder: Path, tmp_path: Path, files: tuple[Path, Path]
+    command: Command, finished: Finished, tmp_path: Path, files: tuple[Path, Path]
 ) -> None:
-    words = ["train", "--train", files[0]]
-    assert command(*words, *fast(encoder_folder, tmp_path / "one")).status == 0
-    model = tmp_path / "one" / "model"
-    assert command(*words, *fast(model, tmp_path / "two")).status == 0
+    words = ["train", "--train", files[0], *fast(finished.folder / "model", tmp_path / "two")]
+    assert command(*words).status == 0
 
 
 def test_long_and_odd_names_of_folders_are_shown_whole(

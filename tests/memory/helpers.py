@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 
 import torch
-from processes import different, state_of
+from helpers import different, snapshot
 from torch import Tensor
 
 from gloss_graph import MemoryBank
@@ -24,5 +24,5 @@ def enqueue_nameless(bank: MemoryBank, x: Tensor, labels: Tensor | None = None) 
 
 
 def assert_unchanged(bank: MemoryBank, before: dict[str, Tensor]) -> None:
-    """Compare the state of a bank with an earlier `state_of`, bit for bit."""
-    assert different(before, state_of(bank)) == []
+    """Compare the state of a bank with an earlier `snapshot`, bit for bit."""
+    assert different(before, snapshot(bank)) == []

@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from processes import state_of
+from helpers import snapshot
 from torch import Tensor, nn
 
 from gloss_graph import MemoryBank
@@ -88,7 +88,7 @@ def test_one_row_per_document_when_the_bank_is_as_large_as_the_corpus() -> None:
 
 def test_empty_batches_and_a_bank_without_capacity_store_nothing() -> None:
     bank = filled()
-    before = state_of(bank)
+    before = snapshot(bank)
     bank.enqueue(torch.empty(0, 3), torch.empty(0).long(), torch.empty(0).long())
     assert_unchanged(bank, before)
     nothing = MemoryBank(0, 3)
@@ -282,7 +282,7 @@ def test_errors_leave_the_bank_bit_identical(case: str) -> None:
     else:
         call, error, message = BAD_ENQUEUE[case]
     bank = filled()
-    before = state_of(bank)
+    before = snapshot(bank)
     with pytest.raises(error, match=re.escape(message)):
         call(bank)
     assert_unchanged(bank, before)
@@ -290,7 +290,7 @@ def test_errors_leave_the_bank_bit_identical(case: str) -> None:
     twin = filled()
     for each in (bank, twin):
         each.enqueue(rows(3, seed=3), ids=torch.tensor([10, 30, 31]))
-    assert_unchanged(bank, state_of(twin))
+    assert_unchanged(bank, snapshot(twin))
 
 
 @pytest.mark.parametrize(
@@ -307,7 +307,7 @@ def test_errors_leave_the_bank_bit_identical(case: str) -> None:
 )
 def test_lists_that_do_not_fit_are_refused_before_anything_is_changed(indices: Tensor) -> None:
     bank = filled()  # 4 rows in 6 slots
-    before = state_of(bank)
+    before = snapshot(bank)
     lists = NeighborLists(torch.ones(indices.shape), indices)
     with pytest.raises(ValueError, match="'neighbors'"):
         bank.enqueue(rows(3, seed=3), ids=torch.tensor([30, 31, 32]), neighbors=lists)
@@ -316,7 +316,7 @@ def test_lists_that_do_not_fit_are_refused_before_anything_is_changed(indices: T
 
 def test_rows_beyond_the_range_of_half_precision_are_refused() -> None:
     bank = filled(dtype=torch.float16, normalize=False)
-    before = state_of(bank)
+    before = snapshot(bank)
     with pytest.raises(ValueError, match="'embeddings'"):
         bank.enqueue(torch.full((1, 3), 1e5), ids=torch.tensor([30]))
     assert_unchanged(bank, before)
@@ -414,18 +414,18 @@ def test_state_of_another_shape_is_refused() -> None:
 def test_reset_forgets_everything() -> None:
     bank = filled(capacity=3)
     bank.reset()
-    assert_unchanged(bank, state_of(MemoryBank(3, 3, k=2)))
+    assert_unchanged(bank, snapshot(MemoryBank(3, 3, k=2)))
     assert len(bank) == 0
     assert bank.slots_of(torch.tensor([10, 11])).tolist() == [-1, -1]
     twin = MemoryBank(3, 3, k=2)
     for each in (bank, twin):
         each.enqueue(rows(5, seed=2), ids=torch.arange(5))
-    assert_unchanged(bank, state_of(twin))
+    assert_unchanged(bank, snapshot(twin))
 
 
 def test_a_deep_copy_is_independent() -> None:
     bank = filled()
-    before = state_of(bank)
+    before = snapshot(bank)
     twin = copy.deepcopy(bank)
     twin.enqueue(rows(4, seed=4), ids=torch.tensor([10, 40, 41, 42]))
     assert_unchanged(bank, before)

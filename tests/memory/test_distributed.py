@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
-from processes import WORLD, different, state_of, together
+from helpers import different, snapshot
+from processes import WORLD, together
 from torch import Tensor
 
 from gloss_graph import GraphGuidedObjective, MemoryBank
@@ -73,7 +74,7 @@ def objective_states(rank: int, **settings: Any) -> list[dict[str, Tensor]]:
         objective(x, labels, ids=ids, logits=logits).backward()
         if x.grad is None or x.grad.shape != x.shape or not bool(x.grad.isfinite().all()):
             raise RuntimeError("the gradient must stay local and finite")
-        states.append(state_of(objective))
+        states.append(snapshot(objective))
     return states
 
 
@@ -82,7 +83,7 @@ def pseudo_states(rank: int) -> list[dict[str, Tensor]]:
     for step in range(len(SIZES)):
         _, labels, _, logits = batch_of(step, rank)
         loss(logits, labels, logits.detach()).backward()
-        states.append(state_of(loss))
+        states.append(snapshot(loss))
     return states
 
 
@@ -93,7 +94,7 @@ def shared(rank: int) -> dict[str, Any]:
     rows = torch.eye(DIM)[: 3 + rank]
     bank.enqueue(rows, torch.zeros(3 + rank, dtype=torch.long), torch.arange(3 + rank) + 50 * rank)
     share_state(objective)
-    return {"state": state_of(objective), "slots": bank.slots_of(torch.tensor([0, 2, 50])).tolist()}
+    return {"state": snapshot(objective), "slots": bank.slots_of(torch.tensor([0, 2, 50])).tolist()}
 
 
 def shared_links(rank: int) -> list[list[Tensor]]:
@@ -114,11 +115,11 @@ def looked(rank: int) -> dict[str, Any]:
         objective = make_objective(consistency_start=0, refresh_every=refresh)
         x, labels, ids, logits = batch_of(0, rank)
         objective(x, labels, ids=ids, logits=logits)
-        before = state_of(objective)
+        before = snapshot(objective)
         if is_main():
             x, labels, ids, logits = batch_of(2, rank)
             objective.eval()(x, labels, ids=ids, logits=logits)
-        kinds.append(different(before, state_of(objective)))
+        kinds.append(different(before, snapshot(objective)))
     return {"changed": kinds}
 
 
@@ -242,7 +243,7 @@ def refreshed_states(rank: int, eviction: str) -> list[dict[str, Tensor]]:
             return gather_rows(torch.sin(part.unsqueeze(1) * (1.0 + base)))
 
         bank.refresh(encode, 3)
-        found.append(state_of(objective))
+        found.append(snapshot(objective))
     return found
 
 

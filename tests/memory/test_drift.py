@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from processes import state_of
+from helpers import snapshot
 from torch import Tensor, nn
 
 from gloss_graph import MemoryBank
@@ -47,7 +47,7 @@ def test_refresh_writes_the_stalest_in_place(eviction: str) -> None:
         asked.extend(ids.tolist())
         return now[ids]
 
-    before = state_of(bank)
+    before = snapshot(bank)
     assert bank.refresh(encode, 6) == 6
     assert asked == [0, 1, 2, 3, 4, 5]
     torch.testing.assert_close(bank.embeddings[:6], F.normalize(now[:6], dim=1))
@@ -128,7 +128,7 @@ BAD: list[tuple[Callable[[Tensor], Any], str]] = [
 @pytest.mark.parametrize(("encode", "message"), BAD)
 def test_bad_rows_change_nothing(encode: Callable[[Tensor], Any], message: str) -> None:
     bank = filled()
-    before = state_of(bank)
+    before = snapshot(bank)
     for call in (lambda: bank.refresh(encode, 4), lambda: bank.drift(encode, 4)):
         with pytest.raises((ValueError, TypeError), match=message):
             call()
@@ -141,7 +141,7 @@ def test_bad_rows_change_nothing(encode: Callable[[Tensor], Any], message: str) 
 
 def test_rows_beyond_float16_change_nothing() -> None:
     bank = filled(dtype=torch.float16, normalize=False)
-    before = state_of(bank)
+    before = snapshot(bank)
     with pytest.raises(ValueError, match="exceed float16"):
         bank.refresh(lambda ids: world()[ids] * 1e6, 4)
     assert_unchanged(bank, before)
@@ -183,7 +183,7 @@ def test_a_sample_is_drawn_by_its_seed() -> None:
         return world()[ids]
 
     bank = filled()
-    before = state_of(bank)
+    before = snapshot(bank)
     for settings in ({"seed": 1}, {"generator": torch.Generator().manual_seed(1)}, {"seed": 2}):
         found = bank.drift(encode, 5, **settings)
         assert found.rows == len(set(asked[-1])) == 5
@@ -247,7 +247,7 @@ def test_age_decay_halves_and_has_a_floor() -> None:
 def test_restandardized_rows_have_mean_and_spread_of_the_batch(dtype: torch.dtype) -> None:
     bank = filled(normalize=False, dtype=dtype)
     x = 3.0 * world(4)[:9] + 2.0
-    before = state_of(bank)
+    before = snapshot(bank)
     view = bank.restandardized(x, DIM)
     tolerance = {"rtol": 1e-4, "atol": 1e-4}
     torch.testing.assert_close(view.embeddings.mean(dim=0), x.mean(dim=0), **tolerance)

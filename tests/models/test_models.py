@@ -218,6 +218,7 @@ def test_frozen_layers_stay_and_half_precision_is_near(tmp_path: Path) -> None:
         BertGCNClassifier(tiny_encoder(), bert_config(freeze_layers=99)).fit(splits)
 
 
+@pytest.mark.slow  # 110 million parameters
 def test_bert_base_of_random_weights_trains_end_to_end(tmp_path: Path) -> None:
     size = BertConfig()
     assert (size.num_hidden_layers, size.hidden_size) == (12, 768)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
 import random
 import signal
@@ -15,6 +14,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
+from processes import warm_context
 
 from gloss_graph.studies import read_results
 from gloss_graph.studies.engine import (
@@ -33,11 +33,7 @@ TRIALS = 36
 
 @pytest.fixture(scope="module")
 def processes() -> Any:
-    """Starts processes that have imported everything already."""
-    context = multiprocessing.get_context("forkserver")
-    # By names that are found without the path of the tests.
-    context.set_forkserver_preload(["gloss_graph.studies.study", "optuna", "sqlalchemy"])
-    return context
+    return warm_context()
 
 
 @pytest.fixture
@@ -194,22 +190,24 @@ def test_infinite_numbers_survive_the_disk(tmp_path: Path) -> None:
 
 def test_another_study_waits_until_those_in_its_folder_are_done(tmp_path: Path) -> None:
     folder, refused, joined = tmp_path / "s", [], []
+    few = {"rate": [1, 2], "size": [10, 20]}
 
     def meets_others(config: dict[str, Any], seed: int) -> dict[str, float]:
         if not refused:
             before = (folder / "study.json").read_bytes()
             with pytest.raises(BlockingIOError, match="'out' must be of one study at a time") as no:
-                study(seeds=2).run(folder, progress=False)
+                study(factors=few, seeds=2).run(folder, progress=False)
             refused.append(no)
             assert (folder / "study.json").read_bytes() == before
             # The same study joins it.
-            joined.append(study(meets_others).run(folder, progress=False, wait=False, limit=3))
+            same = study(meets_others, factors=few)
+            joined.append(same.run(folder, progress=False, wait=False, limit=3))
         return score(config, seed)
 
-    results = study(meets_others).run(folder, progress=False)
+    results = study(meets_others, factors=few).run(folder, progress=False)
     assert refused
     assert joined
-    assert len(results.table) == TRIALS
+    assert len(results.table) == 12
     assert set(results.table["status"]) == {"ok"}
     # Nobody is at work any more.
-    assert len(study(seeds=2).run(folder, progress=False).table) == TRIALS // 3 * 2
+    assert len(study(factors=few, seeds=2).run(folder, progress=False).table) == 8

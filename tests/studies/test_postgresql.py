@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import getpass
-import multiprocessing
 import os
 import platform
 import pwd
@@ -18,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from processes import warm_context
 
 from gloss_graph.studies import read_results
 from gloss_graph.studies.engine import open_storage, read_rows
@@ -76,7 +76,7 @@ def work_on(url: str, folder: str, log: str, machine: str) -> None:
 
 
 def test_every_trial_has_one_result_though_a_worker_is_killed(server: str, tmp_path: Path) -> None:
-    context = multiprocessing.get_context("forkserver")
+    context = warm_context()
     logs = {name: tmp_path / f"{name}.log" for name in ("one", "other")}
     workers = {
         name: context.Process(target=work_on, args=(server, str(tmp_path / name), str(log), name))

@@ -26,11 +26,17 @@ FEW = {"labels_per_class": 4}
 WITH_BANK = {"loss": "gloss", "visible_fraction": 0.3, "refresh_rows_every": 1}
 
 
-def trained(folder: Path, settings: dict[str, Any]) -> torch.Tensor:
-    """What a training comes to: embeddings and head together."""
-    result = train_text(tiny_splits(), tiny_encoder(), TrainConfig(**settings), folder)
-    logits = result.model.head(result.embeddings["test"]).detach()
-    return torch.cat([result.embeddings["test"], logits], dim=1)
+TRAINED: dict[str, torch.Tensor] = {}
+
+
+def trained(folder: Path, config: TrainConfig) -> torch.Tensor:
+    """What a training comes to: embeddings and head together; equal ones are done once."""
+    key = repr(config)
+    if key not in TRAINED:
+        result = train_text(tiny_splits(), tiny_encoder(), config, folder)
+        logits = result.model.head(result.embeddings["test"]).detach()
+        TRAINED[key] = torch.cat([result.embeddings["test"], logits], dim=1)
+    return TRAINED[key]
 
 
 @pytest.mark.parametrize(
@@ -84,9 +90,9 @@ def trained(folder: Path, settings: dict[str, Any]) -> torch.Tensor:
 def test_what_counts_changes_a_training(
     tmp_path: Path, settings: dict[str, Any], name: str, values: tuple[Any, Any], expected: bool
 ) -> None:
-    arms = [{**SMALL, **settings, name: value} for value in values]
+    arms = [TrainConfig(**{**SMALL, **settings, name: value}) for value in values]
     unlabeled = "labels_per_class" in settings
-    said = [name in used_settings(TrainConfig(**arm), unlabeled=unlabeled) for arm in arms]
+    said = [name in used_settings(arm, unlabeled=unlabeled) for arm in arms]
     one, other = (trained(tmp_path / str(n), arm) for n, arm in enumerate(arms))
     assert torch.equal(one, other) != expected
     assert said == [expected] * 2

@@ -7,12 +7,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from helpers import assert_same_state
 from text.tiny_models import FAMILIES
 
 from gloss_graph.text import Corpus
 from gloss_graph.training import TextClassifier, TextCollator, TextDataset
 
-from .tiny import CLASSES, DIM, assert_same_state, tiny_classifier, tiny_corpus, tiny_encoder
+from .tiny import CLASSES, DIM, tiny_classifier, tiny_corpus, tiny_encoder
 
 
 def logits(model: TextClassifier) -> torch.Tensor:

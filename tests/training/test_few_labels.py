@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from helpers import snapshot
 
 from gloss_graph.text import Corpus
 from gloss_graph.training import (
@@ -24,7 +25,7 @@ from gloss_graph.training import (
     with_unlabeled,
 )
 from gloss_graph.training.classifier import freeze_layers
-from training.tiny import CLASSES, copied_state, quick, run, tiny_corpus, tiny_encoder, tiny_splits
+from training.tiny import CLASSES, quick, run, tiny_corpus, tiny_encoder, tiny_splits
 
 # ------------------------------------------------------------------ draws
 
@@ -110,14 +111,14 @@ def test_warm_start_pulls_classes_together_reproducibly() -> None:
             encoder, corpus, steps=25, batch_size=12, learning_rate=2e-3, seed=1
         )
         assert np.mean(losses[-5:]) < 0.7 * np.mean(losses[:5])
-        finals.append(copied_state(encoder))
+        finals.append(snapshot(encoder))
     for name, value in finals[0].items():
         assert torch.equal(value, finals[1][name])
 
 
 def test_frozen_layers_stay() -> None:
     encoder = tiny_encoder()
-    before = copied_state(encoder)
+    before = snapshot(encoder)
     freeze_layers(encoder, 1)
     contrastive_warm_start(encoder, tiny_corpus(12), steps=2, batch_size=6, learning_rate=1e-2)
     after = encoder.state_dict()

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from helpers import assert_same_state, snapshot
 from torch import nn
 
 from gloss_graph.text import FeatureEncoder, TextEncoder, add_lora
@@ -16,8 +17,6 @@ from gloss_graph.training import GraphGuidedTrainer, Run, TrainConfig, train_tex
 
 from .tiny import (
     StopAt,
-    assert_same_state,
-    copied_state,
     make_trainer,
     quick,
     run,
@@ -41,7 +40,7 @@ def adapted(**settings: Any) -> TrainConfig:
 
 def assert_low_rank_change(encoder: nn.Module, layers: tuple[str, ...] = ("0", "1")) -> None:
     """Query and value moved by a matrix of the rank asked for, all else is as it was."""
-    start, now = copied_state(tiny_encoder()), copied_state(encoder)
+    start, now = snapshot(tiny_encoder()), snapshot(encoder)
     # A pooler that nothing asks is left out on loading.
     assert {name for name in start.keys() ^ now.keys() if "pooler" not in name} == set()
     changed = {name for name in now if not torch.equal(start[name], now[name])}
@@ -112,7 +111,7 @@ def test_the_best_step_is_kept(tmp_path: Path) -> None:
 def test_two_runs_of_one_seed(tmp_path: Path) -> None:
     config = adapted(warm_start_steps=2, warm_start_rate=1e-2)
     one, other = run(tmp_path / "one", config), run(tmp_path / "other", config)
-    assert_same_state(copied_state(one.model), copied_state(other.model))
+    assert_same_state(snapshot(one.model), snapshot(other.model))
     third = run(tmp_path / "third", adapted(warm_start_steps=2, warm_start_rate=1e-2, seed=1))
     assert not torch.equal(one.embeddings["test"], third.embeddings["test"])
 

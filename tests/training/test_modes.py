@@ -8,14 +8,13 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
+from helpers import assert_same_state, snapshot
 
 from gloss_graph.analysis import macro_silhouette
 from gloss_graph.losses import METRIC_LOSSES
 from gloss_graph.text import Splits
 from gloss_graph.training import TrainConfig
 from training.tiny import (
-    assert_same_state,
-    copied_state,
     quick,
     run,
     tiny_corpus,
@@ -36,7 +35,7 @@ def test_standalone_picks_the_best_silhouette_and_probes(tmp_path: Path, loss: s
     assert "val_cross_entropy" not in frame
     assert result.metrics["head.C"] > 0
     # The encoder was trained; the head is a probe of it that predicts.
-    before, after = copied_state(tiny_encoder()), copied_state(result.model.encoder)
+    before, after = snapshot(tiny_encoder()), snapshot(result.model.encoder)
     assert any(not torch.equal(before[name], after[name]) for name in before)
     rows = result.model.encoder.encode(tiny_splits().val.texts)
     labels = torch.tensor(tiny_splits().val.labels)
@@ -63,7 +62,7 @@ def test_integrated_history_has_both_terms(tmp_path: Path, loss: str) -> None:
     expected = 0.4 * row["metric_loss"] + 0.6 * row["cross_entropy"]
     assert row["loss"] == pytest.approx(expected, rel=1e-4)
     again = run(tmp_path / "again", quick(loss=loss, graph_weight=0.4))
-    assert_same_state(copied_state(result.model), copied_state(again.model))
+    assert_same_state(snapshot(result.model), snapshot(again.model))
 
 
 @pytest.mark.parametrize("loss", ["ce", "static-lp", "pseudo-label", "setfit"])

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 import torch
-from processes import WORLD, different, state_of, together
+from helpers import different, snapshot
+from processes import WORLD, together
 from torch import Tensor
 from transformers import TrainerCallback, set_seed
 
@@ -39,7 +40,7 @@ class States(TrainerCallback):
         self.states: list[dict[str, Tensor]] = []
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.states.append(state_of(self.trainer.objective))
+        self.states.append(snapshot(self.trainer.objective))
 
 
 def outcome(trainer: GraphGuidedTrainer, states: States | None = None) -> dict[str, Any]:
@@ -51,8 +52,8 @@ def outcome(trainer: GraphGuidedTrainer, states: States | None = None) -> dict[s
         else [],
         "ids": [gather_rows(ids).tolist() for ids in batches],
         "labeled": [int((batch["labels"] >= 0).sum()) for batch in trainer.data_collator.batches],
-        "model": state_of(trainer.model),
-        "objective": state_of(trainer.objective),
+        "model": snapshot(trainer.model),
+        "objective": snapshot(trainer.objective),
         "states": [] if states is None else states.states,
     }
 
@@ -254,12 +255,12 @@ def test_a_failure_of_process_0_reaches_all(results: list[dict[str, Any]]) -> No
 def test_unused_parameters_are_found() -> None:
     """BertModel brings a pooler that mean pooling does not ask."""
     model = tiny_classifier()
-    before = state_of(model)
+    before = snapshot(model)
     assert has_unused_parameters(model)
     for parameter in model.encoder.model.pooler.parameters():
         parameter.requires_grad_(False)
     assert not has_unused_parameters(model)
-    assert different(before, state_of(model)) == []
+    assert different(before, snapshot(model)) == []
     assert all(parameter.grad is None for parameter in model.parameters())
 
 

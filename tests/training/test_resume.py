@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from helpers import assert_same_state, snapshot
 from torch import Tensor
 
 from gloss_graph import GraphGuidedObjective
@@ -17,8 +18,6 @@ from gloss_graph.training.checkpoints import OBJECTIVE_FILE
 
 from .tiny import (
     StopAt,
-    assert_same_state,
-    copied_state,
     make_trainer,
     tiny_classifier,
     tiny_corpus,
@@ -104,7 +103,7 @@ def test_resumed_training_equals_uninterrupted(
     second.train(resume_from_checkpoint=str(tmp_path / "parts" / f"checkpoint-{stop}"))
     assert_same_training(second, whole)
     # The second half is worth testing only if it does something.
-    start = copied_state(first.model)
+    start = snapshot(first.model)
     assert not torch.equal(start["head.weight"], second.model.head.weight)
 
 
@@ -161,7 +160,7 @@ def test_a_checkpoint_without_a_fitting_objective(
         file.write_bytes(
             {"truncated": content[:-100], "garbage": b"\x07" * 500, "empty": b""}[damage]
         )
-    before = copied_state(trainer.objective)
+    before = snapshot(trainer.objective)
     with pytest.raises(ValueError, match=OBJECTIVE_FILE.replace(".", r"\.")) as caught:
         trainer.train(resume_from_checkpoint=str(checkpoint))
     assert str(checkpoint) in str(caught.value)

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from helpers import assert_same_state, snapshot
 from transformers import TrainerCallback
 
 from gloss_graph.analysis import classification_scores, macro_silhouette, micro_silhouette
@@ -29,8 +30,6 @@ from gloss_graph.training import (
 from .tiny import (
     CLASSES,
     DIM,
-    assert_same_state,
-    copied_state,
     quick,
     run,
     tiny_encoder,
@@ -236,7 +235,7 @@ def test_early_stopping_and_the_best_step(tmp_path: Path, monkeypatch: pytest.Mo
 
     class Keep(TrainerCallback):
         def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-            states[state.global_step] = tuple(map(copied_state, (kwargs["model"], trainers[-1])))
+            states[state.global_step] = tuple(map(snapshot, (kwargs["model"], trainers[-1])))
 
     trainers: list[Any] = []
     plain = GraphGuidedTrainer.__init__

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from helpers import assert_same_state
 from torch import Tensor
 from torch.nn.functional import normalize
 from transformers import TrainerControl, TrainerState
@@ -24,7 +25,6 @@ from gloss_graph.training import FixedBatch, RunResult, load_snapshots, train_te
 from .tiny import (
     CLASSES,
     StopAt,
-    assert_same_state,
     make_trainer,
     quick,
     run,

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from helpers import snapshot
 
 from gloss_graph.analysis import classification_scores
 from gloss_graph.text import Corpus, lexical_rows
@@ -25,7 +26,7 @@ from gloss_graph.training.stages import (
     shared_words,
     weighted_draws,
 )
-from training.tiny import CLASSES, copied_state, quick, run, tiny_corpus, tiny_encoder, tiny_splits
+from training.tiny import CLASSES, quick, run, tiny_corpus, tiny_encoder, tiny_splits
 
 pytestmark = pytest.mark.filterwarnings("ignore:Graph skill")
 
@@ -174,7 +175,7 @@ def test_co_training_without_words_is_refused_before_the_first_step(
 def test_the_stage_on_the_corpus_has_a_rate_of_its_own(tmp_path: Path) -> None:
     few = {"loss": "gloss", "max_steps": 0, "labels_per_class": 3, "graph_start_steps": 2}
     plain, doubled, other = (
-        copied_state(run(tmp_path / name, quick(**few, warm_start_rate=1e-3, **rate)).model)
+        snapshot(run(tmp_path / name, quick(**few, warm_start_rate=1e-3, **rate)).model)
         for name, rate in (
             ("plain", {}),
             ("doubled", {"graph_start_rate": 2e-3}),
@@ -238,7 +239,7 @@ def test_the_graph_start_learns_from_unlabeled_documents(tmp_path: Path) -> None
         name: run(tmp_path / name, quick(**few, graph_start_steps=steps))
         for name, steps in (("labels", 0), ("corpus", 4), ("again", 4))
     }
-    states = {name: copied_state(result.model) for name, result in runs.items()}
+    states = {name: snapshot(result.model) for name, result in runs.items()}
     same = [torch.equal(states["corpus"][key], states["again"][key]) for key in states["again"]]
     assert all(same)
     weight = "encoder.model.encoder.layer.0.attention.self.query.weight"
@@ -269,8 +270,8 @@ def test_a_head_alone_leaves_the_encoder(tmp_path: Path, loss: str) -> None:
     result = run(tmp_path / "run", quick(loss=loss, max_steps=0))
     assert result.metrics["steps"] == 0
     assert result.metrics["head.C"] > 0
-    before = copied_state(tiny_encoder())
-    after = copied_state(result.model.encoder)
+    before = snapshot(tiny_encoder())
+    after = snapshot(result.model.encoder)
     assert all(torch.equal(before[name], after[name]) for name in before)
     splits = tiny_splits()
     rows = result.model.encoder.encode(splits.train.texts)
@@ -296,7 +297,7 @@ def test_a_head_fitted_anew_leaves_the_trained_encoder(tmp_path: Path, loss: str
         run(tmp_path / name, quick(**few, refit_head=name == "fitted"))
         for name in ("plain", "fitted")
     )
-    one, other = copied_state(plain.model), copied_state(fitted.model)
+    one, other = snapshot(plain.model), snapshot(fitted.model)
     differ = {name for name in one if not torch.equal(one[name], other[name])}
     assert differ == {"head.weight", "head.bias"}
     assert fitted.metrics["head.C"] > 0

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from helpers import assert_same_state, snapshot
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -16,7 +17,7 @@ from gloss_graph import GraphGuidedObjective
 from gloss_graph.training import load_objective, save_objective
 from gloss_graph.training.checkpoints import check_model
 
-from .tiny import DIM, assert_same_state, copied_state, tiny_objective
+from .tiny import DIM, tiny_objective
 
 
 def batch(seed: int, size: int = 6) -> tuple[Tensor, Tensor, Tensor]:
@@ -104,7 +105,7 @@ def test_a_damaged_file_is_named_and_changes_nothing(tmp_path: Path, damage: str
             {"truncated": content[: len(content) // 2], "garbage": b"{" * 99, "empty": b""}[damage]
         )
     objective = used_objective(seed=3, steps=2)
-    before = copied_state(objective)
+    before = snapshot(objective)
     with pytest.raises(ValueError, match="no readable objective state") as caught:
         load_objective(objective, file)
     assert str(file) in str(caught.value)
@@ -123,7 +124,7 @@ def test_a_damaged_file_is_named_and_changes_nothing(tmp_path: Path, damage: str
 def test_a_foreign_file_changes_nothing(tmp_path: Path, make: object, message: str) -> None:
     file = save_objective(make(), tmp_path / "objective.safetensors")
     objective = used_objective(12, steps=2)
-    before = copied_state(objective)
+    before = snapshot(objective)
     with pytest.raises(ValueError, match="is of other settings") as caught:
         load_objective(objective, file)
     assert str(file) in str(caught.value)
@@ -147,7 +148,7 @@ def test_a_file_with_one_wrong_tensor_changes_nothing(
     state = load_file(file)
     save_file({**state, name: change(state[name])}, file)
     objective = used_objective(steps=2, class_weight=torch.ones(3))
-    before = copied_state(objective)
+    before = snapshot(objective)
     with pytest.raises(ValueError, match=message) as caught:
         load_objective(objective, file)
     assert str(file) in str(caught.value)

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from helpers import assert_same_state, snapshot
 from torch import Tensor, nn
 from transformers import Trainer, TrainingArguments
 
@@ -22,8 +23,6 @@ from .tiny import (
     CLASSES,
     DIM,
     GradientRecorder,
-    assert_same_state,
-    copied_state,
     gradients,
     make_trainer,
     tiny_classifier,
@@ -203,7 +202,7 @@ def test_bfloat16_autocast_leaves_the_objective_in_float32(tmp_path: Path) -> No
         seen.update(embeddings=args[0].dtype, autocast=torch.is_autocast_enabled("cpu"))
 
     objective.register_forward_pre_hook(keep, with_kwargs=True)
-    before = copied_state(model)
+    before = snapshot(model)
     trainer = make_trainer(tmp_path, model, objective, max_steps=3, bf16=True)
     trainer.train()
     assert seen["inner"] == torch.bfloat16
@@ -289,7 +288,7 @@ def test_the_model_is_untouched_by_a_batch_that_raises(tmp_path: Path) -> None:
     model, objective = tiny_classifier(), tiny_objective()
     trainer = make_trainer(tmp_path, model, objective)
     batch = next(iter(trainer.get_train_dataloader()))
-    before = copied_state(objective)
+    before = snapshot(objective)
     model.train()
     with pytest.raises(ValueError, match=f"must lie in 0..{len(CLASSES) - 1}"):
         trainer.compute_loss(model, {**batch, "labels": batch["labels"] + len(CLASSES)})

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from helpers import assert_same_state, snapshot
 from sklearn.metrics import accuracy_score, f1_score
 from text.tiny_models import FAMILIES, SIZES, build_tokenizer
 from torch import Tensor, nn
@@ -29,8 +30,6 @@ from .tiny import (
     DIM,
     RecordingCollator,
     arguments,
-    assert_same_state,
-    copied_state,
     make_trainer,
     scores,
     tiny_classifier,
@@ -116,7 +115,7 @@ def test_evaluation_asks_the_classifier_and_leaves_the_bank_alone(tmp_path: Path
     corpus = tiny_corpus(13, seed=5, first_id=100)
     trainer = make_trainer(tmp_path, model, objective, evaluated=corpus)
     trainer.train()
-    before, asked = copied_state(objective), []
+    before, asked = snapshot(objective), []
     objective.register_forward_pre_hook(lambda *_: asked.append(1))
     metrics = trainer.evaluate()
     prediction = trainer.predict(trainer.eval_dataset)
@@ -170,7 +169,7 @@ class Scripted(TrainerCallback):
         self.seen: list[tuple[dict[str, Tensor], dict[str, Tensor]]] = []
 
     def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.seen.append((copied_state(kwargs["model"]), copied_state(self.objective)))
+        self.seen.append((snapshot(kwargs["model"]), snapshot(self.objective)))
 
 
 def test_early_stopping_restores_the_best_model_and_its_objective(tmp_path: Path) -> None:
@@ -241,7 +240,7 @@ def test_labels_and_ids_survive_the_removal_of_unused_columns(tmp_path: Path, re
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_family_trains(tmp_path: Path, family: str) -> None:
     model, objective = tiny_classifier(family), tiny_objective()
-    before = copied_state(model)
+    before = snapshot(model)
     make_trainer(tmp_path, model, objective).train()
     after = model.state_dict()
     changed = {name for name in after if not torch.equal(before[name], after[name])}
@@ -253,7 +252,7 @@ def test_every_family_trains(tmp_path: Path, family: str) -> None:
 def test_a_sequence_classifier_of_transformers(tmp_path: Path) -> None:
     """The user's own model, tokenizer and padding collator; embeddings through `embed`."""
     model, objective = sequence_classifier(), tiny_objective()
-    before = copied_state(model)
+    before = snapshot(model)
 
     def collate(items: list[dict[str, Any]]) -> Any:
         return DataCollatorWithPadding(build_tokenizer("bert"))(items)
@@ -330,7 +329,7 @@ def test_without_objective_it_is_the_trainer_of_transformers(
         trainer.model_accepts_loss_kwargs = False
         trainer.train()
         losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
-        results.append((losses, copied_state(model), collator.batches))
+        results.append((losses, snapshot(model), collator.batches))
     (ours, our_weights, our_batches), (theirs, their_weights, their_batches) = results
     for one, other in zip(our_batches, their_batches, strict=True):
         assert torch.equal(one["input_ids"], other["input_ids"])

@@ -144,17 +144,6 @@ def gradients(model: nn.Module) -> dict[str, Tensor]:
     }
 
 
-def copied_state(module: nn.Module) -> dict[str, Tensor]:
-    return {name: value.detach().clone() for name, value in module.state_dict().items()}
-
-
-def assert_same_state(found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
-    """Bit for bit."""
-    assert found.keys() == expected.keys()
-    different = [name for name in expected if not torch.equal(found[name], expected[name])]
-    assert different == []
-
-
 def scores(prediction: Any) -> dict[str, float]:
     logits = np.asarray(prediction.predictions)
     return classification_scores(logits.argmax(axis=1), np.asarray(prediction.label_ids))
