@@ -223,7 +223,11 @@ def poisson(
     right = degree * source / factor
     basis = None if eta > 0 else _null_basis(null.detach().squeeze(1), part, count)
     diagonal, excess = (1.0 + eta) * scaling.diagonal, partial(_excess, operator, scaling, eta)
-    system = System(operator, diagonal, scaling.factor, scaling.null, excess, eta, basis)
+    # The score of a loosely tied seed is larger by the inverse of its ties.
+    size = (right / (diagonal.unsqueeze(1) * factor)).detach().abs().amax(dim=1).clamp(min=1.0)
+    system = System(
+        operator, diagonal, scaling.factor, scaling.null, excess, eta, basis, size=size
+    )
 
     def assemble(solved: Tensor) -> Tensor:
         if eta == 0:
