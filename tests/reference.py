@@ -238,15 +238,19 @@ def poisson(
         if len(part) < 2 or not bool(inside.any()):
             continue
         v = null[index].unsqueeze(1)
-        mean = (inside * v * labels[index]).sum(dim=0) / (inside * v).sum()
-        right = kappa * inside * (labels[index] - mean)
+        # y - mean, without a difference that would lose a share below the rounding of 1.
+        y, pull = labels[index], inside * v / (inside * v).sum()
+        source = y * (pull * (1.0 - y)).sum(dim=0) - (1.0 - y) * (pull * y).sum(dim=0)
+        right = kappa * inside * source
         matrix = (1.0 + eta) * torch.diag(d[index]) - s[index][:, index]
         if eta == 0:
             solved = torch.linalg.solve(matrix + v @ v.T, right)
             mass = d[index].unsqueeze(1) * v
             solved = solved - v * ((mass * solved).sum(dim=0) / (mass * v).sum())
         else:
-            solved = torch.linalg.solve(matrix, right)
+            # To a unit diagonal: pivoting cannot cope with rows smaller by powers of ten.
+            scale = matrix.diagonal().rsqrt().unsqueeze(1)
+            solved = scale * torch.linalg.solve(scale * matrix * scale.T, scale * right)
         out = out.index_copy(0, index, solved)
     return torch.where(reach(w, seeds).unsqueeze(1), out, 0.0)
 

@@ -346,7 +346,8 @@ class LabelPropagation(MessagePassing):
         dtype = labels.dtype
         if self.rule == "poisson" and self.eta == 0:
             operator = operator.without_loose_edges()
-        if self.is_weak and operator.num_nodes > DENSE_LIMIT:
+        iterative = self.solver in ("cg", "iterate") or operator.num_nodes > DENSE_LIMIT
+        if self.is_weak and iterative:
             operator = operator.double()
         reached = operator.reach(seeds)
         operator, scaling = scaled(self.normalization, operator)

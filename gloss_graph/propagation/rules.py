@@ -216,14 +216,19 @@ def poisson(
         return x.new_zeros(count, x.size(1)).index_add(0, part, x)
 
     pull = null / factor * seeds.unsqueeze(1)
-    mean = per_part(pull * labels) / per_part(pull).clamp(min=torch.finfo(pull.dtype).tiny)
-    source = torch.where(seeds.unsqueeze(1), labels - mean[part], 0.0)
+    # y - mean without a difference: the scores of a loosely tied seed magnify its rounding.
+    total = per_part(pull).clamp(min=torch.finfo(pull.dtype).tiny)
+    with_class, without = per_part(pull * labels) / total, per_part(pull * (1.0 - labels)) / total
+    source = labels * without[part] - (1.0 - labels) * with_class[part]
+    source = torch.where(seeds.unsqueeze(1), source, 0.0)
     mass = torch.where(tied, scaling.diagonal * scaling.factor.square(), 0.0)
     degree = mass.sum() / tied.count_nonzero().clamp(min=1)
     right = degree * source / factor
     basis = None if eta > 0 else _null_basis(null.detach().squeeze(1), part, count)
     diagonal, excess = (1.0 + eta) * scaling.diagonal, partial(_excess, operator, scaling, eta)
-    system = System(operator, diagonal, scaling.factor, scaling.null, excess, eta, basis)
+    # The score of a loosely tied seed is larger by the inverse of its ties.
+    size = (right / (diagonal.unsqueeze(1) * factor)).detach().abs().amax(dim=1).clamp(min=1.0)
+    system = System(operator, diagonal, scaling.factor, scaling.null, excess, eta, basis, size=size)
 
     def assemble(solved: Tensor) -> Tensor:
         if eta == 0:

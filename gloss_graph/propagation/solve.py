@@ -79,7 +79,8 @@ class System(NamedTuple):
     Its share of the diagonal is at least `damping` / (1 + `damping`).
     `factor` (n,) is the s that makes errors of G errors of F. `basis`: the unit null vectors of a
     singular matrix, one per component, as values (n,) and component (n,), or None. `fixed` (f,)
-    long: nodes that are no unknown, where all is zero, or None. `adjoint`: the solution is that of
+    long: nodes that are no unknown, where all is zero, or None. `size` (n,): how large a value is
+    expected at each node where values have no bound, else None. `adjoint`: the solution is that of
     the backward pass.
     """
 
@@ -92,17 +93,19 @@ class System(NamedTuple):
     basis: Basis | None = None
     adjoint: bool = False
     fixed: Tensor | None = None
+    size: Tensor | None = None
 
     @property
     def unit(self) -> Tensor:
         """What makes a residual (n,) an error that counts alike at every node.
 
-        Forward that of F = G / s. Backward, where Z is read as the products Z_i w_ij s_j F_j, that
-        of Z times the row sum m s.
+        Forward that of F = G / s, relative to its `size`. Backward, where Z is read as the products
+        Z_i w_ij s_j F_j, that of Z times the row sum m s and the `size` of F.
         """
+        size = 1.0 if self.size is None else self.size
         if self.adjoint:
-            return self.factor.detach()
-        own = (self.diagonal * self.factor).detach()
+            return self.factor.detach() * size
+        own = (self.diagonal * self.factor).detach() * size
         return 1.0 / own.clamp(min=torch.finfo(own.dtype).tiny)
 
 
@@ -178,13 +181,16 @@ def conjugate_gradient(
         worst = float(torch.linalg.vector_norm(torch.mul(z, unit, out=spare), dim=0).amax())
         return worst / scale if scale > 0 else worst
 
+    # The inverse of a step's length lies between the smallest and the largest eigenvalue of the
+    # matrix with a unit diagonal: below that it is rounding, and the step would end nowhere.
+    least = torch.finfo(z.dtype).eps / 16.0
     rho, error, steps = dot(residual, z), relative(), 0
     # The error follows the square root of rho, which is at hand: it is measured when that is near.
     unit_error = error / math.sqrt(rho) if rho > 0 else 0.0
     while error > tol and steps < max_iter:
         image = times(direction).neg_().addcmul_(a, direction)
         curvature = dot(direction, image)
-        if not curvature > 0:
+        if not curvature > least * rho:
             error = relative()
             break
         alpha = rho / curvature

@@ -126,15 +126,12 @@ def check(case: Case) -> None:
     assert bool(torch.isfinite(out.loss))
     if not out.solver.converged:
         return
-    if case.rule == "poisson" and case.solver != "dense":
-        degree = torch.zeros(out.graph.num_nodes, dtype=torch.float64)
-        degree.index_add_(0, out.graph.edge_index[0], out.graph.edge_weight.detach().double())
-        if float(degree.min()) < 1e-4 * float(degree.max()):
-            return  # a score has no bound: the residual is relative to that of the loosest node
+    if case.rule == "poisson" and float(out.propagated.detach()[out.hidden].abs().amax()) > 1e6:
+        return  # a loose group with a seed: its scores leave float64 no digits of the differences
     loss, expected = oracle(case, x, past, out, visible)
     # A distance is rounded at the size of its rows, which a narrow kernel magnifies.
     sigma = float(out.graph.bandwidth)
-    eps = torch.finfo(case.dtype).eps
+    eps = torch.finfo(torch.float32 if case.stored else case.dtype).eps  # a bank's rows are float32
     rounding = min(1.0, 40.0 * eps / sigma**2) + (2e-4 if case.dtype == torch.float32 else 1e-7)
     if rounding > 0.2:
         return  # the rows of a cluster are equal to rounding: any answer is as good
