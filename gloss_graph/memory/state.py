@@ -12,13 +12,7 @@ from gloss_graph.neighbors.inverted_lists import Cells
 
 
 def fit_cells(cells: Cells | None, state: dict[str, Any], prefix: str) -> None:
-    """Make the cells in a state fit a bank: take them out, leave them, or put empty ones in.
-
-    Args:
-        cells: Of the bank that loads; None if it searches without.
-        state: Changed where it holds a bank under `prefix`.
-        prefix: Of its names.
-    """
+    """Make the cells in a state fit a bank: take them out, leave them, or put empty ones in."""
     found = {name: x for name, x in state.items() if name.startswith(f"{prefix}cells.")}
     wanted = {} if cells is None else cells.state_dict(prefix=f"{prefix}cells.")
     fits = found.keys() == wanted.keys() and all(
@@ -35,11 +29,7 @@ def fit_cells(cells: Cells | None, state: dict[str, Any], prefix: str) -> None:
 
 
 def check_keys(module: nn.Module, names: Set[str]) -> None:
-    """Raise unless `names` are those of the entries of a module's state.
-
-    Raises:
-        RuntimeError: As torch words it, but before anything was loaded.
-    """
+    """Raise unless `names` are those of the entries of a module's state."""
     known = module.state_dict().keys()
     found = {"Missing": known - names, "Unexpected": names - known}
     lines = [
@@ -61,9 +51,6 @@ def check_entries(wanted: Mapping[str, Any], state: Mapping[str, Any], prefix: s
     """Raise unless the entries of `state` have the shapes of `wanted`, and dtypes of their kind.
 
     Absent entries and extra state are not checked.
-
-    Raises:
-        ValueError: Names the entry.
     """
     for name, known in wanted.items():
         if not isinstance(known, Tensor) or f"{prefix}{name}" not in state:
@@ -83,11 +70,7 @@ def check_entries(wanted: Mapping[str, Any], state: Mapping[str, Any], prefix: s
 
 
 def check_finite(state: Mapping[str, Any], names: list[str], dtype: torch.dtype) -> None:
-    """Raise unless the floating entries of these names are finite as `dtype`.
-
-    Raises:
-        ValueError: Names the entry.
-    """
+    """Raise unless the floating entries of these names are finite as `dtype`."""
     for name in names:
         value = state.get(name)
         if isinstance(value, Tensor) and not bool(torch.isfinite(value.to(dtype)).all()):
@@ -95,11 +78,7 @@ def check_finite(state: Mapping[str, Any], names: list[str], dtype: torch.dtype)
 
 
 def check_limits(name: str, value: Tensor, low: float | None, high: float | None) -> None:
-    """Raise unless the entries of `value` are finite and in [low, high]; None = no bound.
-
-    Raises:
-        ValueError: Names the entry of the state.
-    """
+    """Raise unless the entries of `value` are finite and in [low, high]; None = no bound."""
     if value.is_floating_point() and not bool(torch.isfinite(value).all()):
         raise foreign(name, "finite")
     if low is not None and bool((value < low).any()):
@@ -118,16 +97,9 @@ def foreign(name: str, rule: str) -> ValueError:
 def check_bank_state(
     known: Mapping[str, Tensor], state: Mapping[str, Any], prefix: str, *, rows: bool = True
 ) -> None:
-    """Raise unless `state` holds a bank whose parts agree with each other.
+    """Raise unless `state` holds a bank like the `known` one, whose parts agree with each other.
 
-    Args:
-        known: `state_dict()` of the bank that loads: the names, shapes and dtypes to expect.
-        state: Entries under `prefix`; all of a bank's, or none.
-        prefix: Prefix of the bank's entries.
-        rows: Whether to check the values of rows and links too, every one of which is read.
-
-    Raises:
-        ValueError: Names the entry and what it must be.
+    Without `rows` the values of rows and links, every one of which would be read, are not checked.
     """
     check_entries(known, state, prefix)
 
@@ -217,9 +189,6 @@ def check_sizes(state: Mapping[str, Any], prefix: str, sizes: Mapping[str, int])
     """Raise unless a bank's `state` has the capacity, dim and k of `sizes`.
 
     Torch reports absent entries.
-
-    Raises:
-        ValueError: Names the size that differs; or the state is that of a bank of few bits.
     """
     if f"{prefix}rows.codes" in state:
         raise ValueError(

@@ -48,12 +48,6 @@ class DescentSearch(RowSearch):
     A neighbor of a neighbor is likely a neighbor (NN-descent, Dong et al., 2011), so a document
     that comes back finds its new neighbors around its old ones. The bank keeps that graph anyway:
     there is no index to build or to keep in step, and the cost does not depend on its size.
-
-    Args:
-        settings: Width and depth of the walks.
-        links: The lists of the bank.
-        fallback: Searches for documents that are not stored, or whose walk finds too few.
-        least: Rows from which on walks are used.
     """
 
     def __init__(

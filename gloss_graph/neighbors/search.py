@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from gloss_graph._internal.checks import check_choice, check_positive_int
-from gloss_graph.neighbors.exact import ExactSearch, Nearest, RowSearch
+from gloss_graph.neighbors.exact import ExactSearch, RowSearch
 from gloss_graph.neighbors.graph_walk import DescentSearch, DescentSettings
 from gloss_graph.neighbors.inverted_lists import Cells, IVFSearch, IVFSettings, suitable_cells
 from gloss_graph.neighbors.lists import LinkTable
@@ -27,42 +27,8 @@ _TIE = 1e-5
 _CHUNK = 1024
 
 
-class AutoSearch(RowSearch):
-    """Exact while that is as fast, inverted lists from 200,000 rows on (CPU only).
-
-    Args:
-        cells: Those of a bank that can hold so many rows, else None.
-    """
-
-    def __init__(self, cells: Cells | None) -> None:
-        self.exact = ExactSearch()
-        self.ivf = None if cells is None else IVFSearch(IVFSettings(), cells)
-
-    def _now(self, rows: Tensor, size: int) -> RowSearch:
-        if self.ivf is not None and size >= AUTO_ROWS and rows.device.type == "cpu":
-            return self.ivf
-        return self.exact
-
-    def allowed(self, queries: Tensor, rows: Tensor, size: int, k: int, banned: Tensor) -> Nearest:
-        """See `RowSearch`."""
-        return self._now(rows, size).allowed(queries, rows, size, k, banned)
-
-    def others(self, queries: Tensor, rows: Tensor, size: int, position: Tensor, k: int) -> Nearest:
-        """See `RowSearch`."""
-        return self._now(rows, size).others(queries, rows, size, position, k)
-
-    def wrote(self, rows: Tensor, size: int, slots: Tensor, version: int) -> None:
-        """See `RowSearch`."""
-        self._now(rows, size).wrote(rows, size, slots, version)
-
-
 def check_search(search: Any, capacity: int) -> None:
-    """Raise unless `search` is a name or settings that a bank of `capacity` rows can use.
-
-    Raises:
-        TypeError: Neither.
-        ValueError: An unknown name, or more cells than rows.
-    """
+    """Raise unless `search` is a name or settings that a bank of `capacity` rows can use."""
     if isinstance(search, str):
         _check_kind(search, SEARCHES)
     elif not isinstance(search, tuple(KINDS.values())):
@@ -118,20 +84,16 @@ def cells_for(search: Search, capacity: int, dim: int) -> Cells | None:
 
 
 def row_search(search: Search, links: LinkTable, cells: Cells | None) -> RowSearch:
-    """The search that a bank's setting names; checked before by `check_search`.
-
-    Args:
-        search: The setting.
-        links: The lists of the bank.
-        cells: The result of `cells_for`.
-    """
+    """The search that a bank's setting names; checked before by `check_search`."""
     settings = _settings_of(search)
     if isinstance(settings, IVFSettings):
         return IVFSearch(settings, cells or Cells(0, 1, 1))
-    if isinstance(settings, DescentSettings):
-        return DescentSearch(settings, links, AutoSearch(cells))
-    if settings == "auto":
-        return DescentSearch(DescentSettings(), links, AutoSearch(cells), DESCENT_ROWS)
+    if isinstance(settings, DescentSettings) or settings == "auto":
+        least = DESCENT_ROWS if settings == "auto" else 0
+        known = settings if isinstance(settings, DescentSettings) else DescentSettings()
+        # Documents that are not stored are searched exactly, or from so many rows on in lists.
+        rest = ExactSearch() if cells is None else IVFSearch(IVFSettings(), cells, AUTO_ROWS)
+        return DescentSearch(known, links, rest, least)
     return ExactSearch(settings)
 
 
@@ -139,19 +101,7 @@ def row_search(search: Search, links: LinkTable, cells: Cells | None) -> RowSear
 def measure_recall(
     searcher: RowSearch, rows: Tensor, size: int, k: int, sample: int, seed: int
 ) -> float:
-    """Share of the exact k nearest other rows that a search finds, for a sample of the rows.
-
-    Args:
-        searcher: The search to be measured.
-        rows: (capacity, D) buffer.
-        size: Rows in use.
-        k: Neighbors per row.
-        sample: Rows that are looked up.
-        seed: Seed of the sample.
-
-    Raises:
-        ValueError: Fewer than two rows, or a number below one.
-    """
+    """Share of the exact k nearest other rows that a search finds, for a sample of the rows."""
     check_positive_int("k", k)
     check_positive_int("sample", sample)
     check_positive_int("seed", seed, minimum=0)
