@@ -36,7 +36,7 @@ from gloss_graph.graph.rows import joint_view
 from gloss_graph.losses import MetricLoss, PseudoLabelLoss, labeled_binary_cross_entropy
 from gloss_graph.memory import MemoryBank
 from gloss_graph.memory.distributed import share_state
-from gloss_graph.memory.labels import is_labeled
+from gloss_graph.memory.incoming import is_labeled
 from gloss_graph.training.checkpoints import (
     OBJECTIVE_FILE,
     Checkpointed,
