@@ -62,9 +62,9 @@ def ablate(
 ) -> None:
     """Vary settings, compare every arm with a baseline over the same seeds, and report.
 
-    Settings of --config and --set are fixed in every arm: --set overrides the baseline of the
-    study, which overrides --config. Run it again to go on after an interruption or an added value;
-    finished trials are kept.
+    Options replace the keys of the file. Settings of --config and --set are fixed in every arm:
+    --set overrides the baseline of the study, which overrides --config. Run it again to go on after
+    an interruption or an added value; finished trials are kept.
     """
     if (study is None) == (report is None):
         raise ValueError("'ablate' takes either a study file or --report FOLDER.")

@@ -24,7 +24,7 @@ _REPORT = "evaluation.md"
 def evaluate(
     runs: Annotated[list[Path], typer.Argument(parser=path, help="Run folders, or their parents.")],
     out: Annotated[Path | None, path_option("New or empty folder for the report.")] = None,
-    metric: Annotated[list[str] | None, option("As test.macro_f1; repeatable.")] = None,
+    metric: Annotated[list[str] | None, option("Metric, as test.macro_f1; repeatable.")] = None,
     by: Annotated[list[str] | None, option("Setting that makes the arms; repeatable.")] = None,
     baseline: Annotated[str | None, option("Arm to compare with; else cross-entropy.")] = None,
 ) -> None:

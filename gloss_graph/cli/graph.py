@@ -52,7 +52,9 @@ def graph(
         str, option("minilm, a hub id, a folder, or none for --features; a run brings its own.")
     ] = "minilm",
     run: Annotated[Path | None, path_option("Run folder: its documents and its encoder.")] = None,
-    features: Annotated[Path | None, path_option("Rows of the documents, or a saved bank.")] = None,
+    features: Annotated[
+        Path | None, path_option("npy, pt, safetensors or Parquet, a row per document; or a bank.")
+    ] = None,
     formats: Annotated[
         list[str] | None,
         option("graphml (default), gexf, json, parquet, csv, csr, html; any number.", "--format"),
@@ -74,7 +76,9 @@ def graph(
     symmetrize: Annotated[
         str, option("union: either lists the other; mutual: both do.", panel="Edges")
     ] = "union",
-    bandwidth: Annotated[str, option("σ: a number or a rule, as local.", panel="Edges")] = "sqrt",
+    bandwidth: Annotated[
+        str, option("σ: a number, sqrt, inflection, interclass_min or local.", panel="Edges")
+    ] = "sqrt",
     min_weight: Annotated[float, option("Drop edges of a smaller weight.", panel="Edges")] = 0.0,
     exact_up_to: Annotated[
         int, option("Documents up to which every pair is compared.", min=0, panel="Edges")

@@ -370,26 +370,26 @@ def described_files(
 
 def score_table(runs: Mapping[str, Mapping[str, float]]) -> Table:
     """Scores of runs by name, from their metrics."""
-    scores = {"accuracy": "accuracy", "macro_f1": "macro-F1"}
-    if any(key.endswith(".subset_accuracy") for metrics in runs.values() for key in metrics):
-        scores = {"subset_accuracy": "exact sets", "micro_f1": "micro-F1", "macro_f1": "macro-F1"}
+    names = {name for metrics in runs.values() for name in metrics}
+    sets = any(name.endswith(".subset_accuracy") for name in names)
+    scores = {"accuracy": ".accuracy"}
+    if sets:
+        scores = {"exact sets": ".subset_accuracy", "micro-F1": ".micro_f1"}
+    scores["macro-F1"] = ".macro_f1"
     table = Table("run", "split", title="Scores")
-    for heading in scores.values():
+    for heading in scores:
         # A narrow terminal must not break these.
         table.add_column(heading, justify="right", no_wrap=True)
-    for heading in ("propagated F1", "steps", "seconds"):
+    if any(name.endswith("_propagation.macro_f1") for name in names):
+        scores["propagated F1"] = "_propagation.macro_f1"
+        table.add_column("propagated F1", justify="right")
+    for heading in ("steps", "seconds"):
         table.add_column(heading, justify="right")
-    for name, metrics in runs.items():
+    for run, metrics in runs.items():
         for split in ("val", "test"):
             if f"{split}.macro_f1" in metrics:
-                found = [metrics[f"{split}.{key}"] for key in scores]
-                spread = metrics.get(f"{split}_propagation.macro_f1")
-                table.add_row(
-                    name,
-                    split,
-                    *(f"{100 * score:.1f}" for score in found),
-                    "" if spread is None else f"{100 * spread:.1f}",
-                    f"{metrics['steps']:.0f}",
-                    f"{metrics['seconds.train']:.0f}",
-                )
+                found = [metrics.get(f"{split}{key}") for key in scores.values()]
+                cells = ["" if score is None else f"{100 * score:.1f}" for score in found]
+                figures = (metrics["steps"], metrics["seconds.train"])
+                table.add_row(run, split, *cells, *(f"{figure:.0f}" for figure in figures))
     return table

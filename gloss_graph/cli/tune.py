@@ -67,7 +67,8 @@ def tune(
     metric: Annotated[
         str,
         option(
-            "val. or val_propagation. with macro_f1 or accuracy; or val.macro_silhouette.",
+            "val.macro_f1, val.accuracy, val.macro_silhouette, val_propagation.macro_f1 or "
+            "val_propagation.accuracy.",
             panel="Study",
         ),
     ] = "val.macro_f1",
