@@ -304,7 +304,7 @@ class _TextRun:
             for callback in (*callbacks, *([] if bar is None else [bar])):
                 trainer.add_callback(callback)
             latest = self.checkpoints.latest()
-            with nullcontext() if bar is None else bar.bar:
+            with nullcontext() if bar is None else bar.display:
                 trainer.train(None if latest is None else str(latest))
             state = trainer.state
             self.history = history_rows(state.log_history)
