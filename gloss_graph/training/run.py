@@ -109,10 +109,9 @@ def train_text(
             checkpoints to resume from.
 
     Raises:
-        ValueError: No labeled document in training; no validation split with labels where it
-            picks the best step; a device this machine does not have; adapters of features, or
-            without peft; `resume` with other settings, documents or weights than those of the
-            interrupted run, named; processes that were started with different ones.
+        ValueError: Labels or a validation split are missing; the device or the adapters cannot be
+            had; settings, documents or weights differ from those of the interrupted run or between
+            processes.
         FileExistsError: `out` holds files.
         BlockingIOError: Another process trains into `out`.
     """
