@@ -41,13 +41,7 @@ _UNREADABLE = (OSError, SafetensorError, ValueError, KeyError, TypeError, Runtim
 def save_objective(
     objective: nn.Module, file: str | Path, *, model: nn.Module | None = None
 ) -> Path:
-    """Write `objective.state_dict()` atomically.
-
-    Args:
-        objective: The objective with its bank.
-        file: Target; replaced if it exists.
-        model: The model whose embeddings the bank holds; a digest of its weights is noted.
-    """
+    """Write `objective.state_dict()` atomically, with a digest of the model of its embeddings."""
     file = Path(file)
     state = {name: v.detach().cpu().contiguous() for name, v in objective.state_dict().items()}
     noted = {} if model is None else {_MODEL: weights_digest(model)}
@@ -57,11 +51,7 @@ def save_objective(
 
 
 def load_objective(objective: nn.Module, file: str | Path) -> None:
-    """Restore what `save_objective` wrote; nothing is changed unless all of it fits.
-
-    Raises:
-        ValueError: The file is missing, damaged, or of an objective with other settings.
-    """
+    """Restore what `save_objective` wrote; nothing is changed unless all of it fits."""
     try:
         state = load_file(file)
     except (OSError, SafetensorError) as error:

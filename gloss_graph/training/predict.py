@@ -163,8 +163,8 @@ class Run:
             progress: Show progress bars.
 
         Raises:
-            ValueError: Texts for a run on features, pairs for one on single texts, or the reverse;
-                an encoder that is out of reach or has changed, where `anchor` needs it.
+            ValueError: The documents are not of the kind that the run was trained on, or `anchor`
+                needs an encoder that is out of reach or has changed.
         """
         wanted = "features" if self.on_features else "texts"
         given = features if self.on_features else texts

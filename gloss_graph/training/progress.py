@@ -8,14 +8,14 @@ from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import TrainerCallback, TrainerState
 
 
 class ProgressBar(TrainerCallback):
     """Steps done, time left, latest loss and validation macro-F1."""
 
     def __init__(self, description: str = "Training") -> None:
-        self.bar = Progress(
+        self.display = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
             MofNCompleteColumn(),
@@ -23,26 +23,19 @@ class ProgressBar(TrainerCallback):
             TextColumn("{task.fields[scores]}"),
             console=Console(stderr=True),
         )
-        self._task = self.bar.add_task(description, total=None, scores="")
+        self._task = self.display.add_task(description, total=None, scores="")
         self._shown: dict[str, str] = {}
 
     def on_step_end(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
         """Advance."""
-        self.bar.update(self._task, completed=state.global_step, total=state.max_steps)
+        self.display.update(self._task, completed=state.global_step, total=state.max_steps)
 
-    def on_log(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        logs: dict[str, float] | None = None,
-        **kwargs: Any,
-    ) -> None:
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
         """Show the latest numbers."""
         for key, name in (("loss", "loss"), ("eval_macro_f1", "val F1")):
             if logs and key in logs:
                 self._shown[name] = f"{name} {logs[key]:.3f}"
-        self.bar.update(self._task, scores="  ".join(self._shown.values()))
+        self.display.update(self._task, scores="  ".join(self._shown.values()))
 
 
 class TrialBar:

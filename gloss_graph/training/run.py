@@ -108,10 +108,9 @@ def train_text(
             checkpoints to resume from.
 
     Raises:
-        ValueError: No labeled document in training; no validation split with labels where it
-            picks the best step; a device this machine does not have; adapters of features, or
-            without peft; `resume` with other settings, documents or weights than those of the
-            interrupted run, named; processes that were started with different ones.
+        ValueError: Labels or a validation split are missing; the device or the adapters cannot be
+            had; settings, documents or weights differ from those of the interrupted run or between
+            processes.
         FileExistsError: `out` holds files.
         BlockingIOError: Another process trains into `out`.
     """
@@ -303,7 +302,7 @@ class _TextRun:
             for callback in (*callbacks, *([] if bar is None else [bar])):
                 trainer.add_callback(callback)
             latest = self.checkpoints.latest()
-            with nullcontext() if bar is None else bar.bar:
+            with nullcontext() if bar is None else bar.display:
                 trainer.train(None if latest is None else str(latest))
             state = trainer.state
             self.history = history_rows(state.log_history)

@@ -65,12 +65,10 @@ class FixedBatch(TrainerCallback):
         check_positive_int("moments", moments, minimum=0)
         self._corpus = corpus.select(_labeled_sample(corpus, size, balanced=True, seed=seed))
         self.labels, self.ids = torch.tensor(self._corpus.labels), torch.tensor(self._corpus.ids)
-        #: Name of each pass, `"start"`, `"step 12"`, ..., and its embeddings (B, D).
-        self.names: list[str] = []
-        self.rows: list[Tensor] = []
-        #: Ends of epochs, 0 for the start of the training, and embeddings (B, D) at each of them.
-        self.epochs: list[float] = []
-        self.epoch_rows: list[Tensor] = []
+        #: Embeddings (B, D) of each pass, by its name: `"start"`, `"step 12"`, ...
+        self.passes: dict[str, Tensor] = {}
+        #: Embeddings (B, D) at ends of epochs; 0 is the start of the training.
+        self.epochs: dict[float, Tensor] = {}
         #: Time spent here.
         self.seconds = 0.0
         self._encoder, self._batch_size = encoder, batch_size
@@ -81,14 +79,13 @@ class FixedBatch(TrainerCallback):
 
     def take(self, name: str) -> None:
         """Encode the documents as of now."""
-        self.rows.append(self._encoded())
-        self.names.append(name)
+        self.passes[name] = self._encoded()
 
     def finish(self, name: str) -> None:
         """Encode the documents with the weights that are kept."""
         self.take(name)
         if self._last_epoch is not None:
-            self._end_epoch(self._last_epoch, self.rows[-1])
+            self.epochs[self._last_epoch] = self.passes[name]
 
     def on_train_begin(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
         """Choose the steps."""
@@ -98,8 +95,8 @@ class FixedBatch(TrainerCallback):
             if new:
                 self.take("warm start")
             moments -= 1
-        if self.rows and new:
-            self._end_epoch(0.0, self.rows[-1])
+        if self.passes and new:
+            self.epochs[0.0] = list(self.passes.values())[-1]
         self._every = max(1, -(-state.num_train_epochs // _EPOCHS))
         if has_ended(state) or ends_epoch(state):
             # Its checkpoint may have been written just before.
@@ -118,33 +115,29 @@ class FixedBatch(TrainerCallback):
         self._note_epoch(args, state, last=control.should_training_stop)
 
     def _note_epoch(self, args: TrainingArguments, state: TrainerState, *, last: bool) -> None:
-        epoch, complete = float(state.epoch or 0.0), state.global_step >= state.max_steps
+        epoch, complete = round(state.epoch or 0.0, 6), state.global_step >= state.max_steps
         skipped = round(epoch) % self._every and not (last or complete)
-        if not state.is_world_process_zero or skipped or round(epoch, 6) in self.epochs:
+        if not state.is_world_process_zero or skipped or epoch in self.epochs:
             return
         if complete and not args.load_best_model_at_end:
             # `finish` encodes these weights.
             self._last_epoch = epoch
             return
-        taken = self.names and self.names[-1] == f"step {state.global_step:,}"
-        self._end_epoch(epoch, self.rows[-1] if taken else self._encoded())
+        taken = self.passes.get(f"step {state.global_step:,}")
+        self.epochs[epoch] = self._encoded() if taken is None else taken
 
     def checkpoint(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """See `gloss_graph.training.checkpoints.Checkpointed`."""
-        tensors = {f"rows.{i}": rows for i, rows in enumerate(self.rows)}
-        tensors |= {f"epoch_rows.{i}": rows for i, rows in enumerate(self.epoch_rows)}
-        return tensors, {"names": self.names, "epochs": self.epochs, "last": self._last_epoch}
+        tensors = {f"rows.{i}": rows for i, rows in enumerate(self.passes.values())}
+        tensors |= {f"epoch_rows.{i}": rows for i, rows in enumerate(self.epochs.values())}
+        notes = {"names": list(self.passes), "epochs": list(self.epochs), "last": self._last_epoch}
+        return tensors, notes
 
     def restore(self, tensors: Mapping[str, Tensor], notes: Mapping[str, Any]) -> None:
         """See `gloss_graph.training.checkpoints.Checkpointed`."""
-        self.names, self.epochs = list(notes["names"]), list(notes["epochs"])
-        self.rows = [tensors[f"rows.{i}"] for i in range(len(self.names))]
-        self.epoch_rows = [tensors[f"epoch_rows.{i}"] for i in range(len(self.epochs))]
+        self.passes = {name: tensors[f"rows.{i}"] for i, name in enumerate(notes["names"])}
+        self.epochs = {e: tensors[f"epoch_rows.{i}"] for i, e in enumerate(notes["epochs"])}
         self._last_epoch = notes["last"]
-
-    def _end_epoch(self, epoch: float, rows: Tensor) -> None:
-        self.epochs.append(round(epoch, 6))
-        self.epoch_rows.append(rows)
 
     def _encoded(self) -> Tensor:
         start = time.perf_counter()
@@ -214,12 +207,12 @@ class Snapshots:
             "after": _compact(self._rows(embeddings)),
             "labels": torch.tensor(self._some.labels),
             "ids": torch.tensor(self._some.ids),
-            "batch": _compact(torch.stack(batch.rows)),
+            "batch": _compact(torch.stack([*batch.passes.values()])),
             "batch_labels": batch.labels,
             "batch_ids": batch.ids,
         }
         if batch.epochs:
-            tensors["epochs"] = _compact(torch.stack(batch.epoch_rows))
+            tensors["epochs"] = _compact(torch.stack([*batch.epochs.values()]))
         with atomic_write(folder / _ROWS, overwrite=True) as draft:
             draft.write(save(tensors))
         write_json(
@@ -230,8 +223,8 @@ class Snapshots:
                 "split": self._name,
                 "split_size": len(self._splits[self._name]),
                 "batch_split": self._batch_name,
-                "moments": batch.names,
-                "epochs": batch.epochs,
+                "moments": list(batch.passes),
+                "epochs": list(batch.epochs),
                 "class_counts": {
                     name: [*part.class_counts, len(part) - sum(part.class_counts)]
                     for name, part in self._splits.items()

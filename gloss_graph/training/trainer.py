@@ -91,12 +91,7 @@ class GraphGuidedTrainer(Trainer):
         train_sampler: Order of the training documents, for example a `MixedSampler`.
         **kwargs: Everything else that `Trainer` takes.
 
-    Raises:
-        ValueError: A model without embeddings and no `embed`; a batch without labels; no
-            objective and no logits; label smoothing or a `compute_loss_func`.
-
-    Example:
-        See `examples/03_hf_trainer.py`.
+    See also: `examples/03_hf_trainer.py`.
     """
 
     def __init__(

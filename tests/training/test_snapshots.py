@@ -93,9 +93,9 @@ def test_a_pass_leaves_modes_and_random_states_alone() -> None:
     assert random_states() == before
     assert encoder.training
     assert not part.training
-    assert torch.equal(*batch.rows)  # no dropout
-    assert not batch.rows[0].requires_grad
-    assert batch.rows[0].shape == (13, encoder.dim)
+    assert torch.equal(*batch.passes.values())  # no dropout
+    assert not batch.passes["start"].requires_grad
+    assert batch.passes["start"].shape == (13, encoder.dim)
     assert sorted(Counter(batch.labels.tolist()).values()) == [4, 4, 5]
     assert batch.seconds > 0
 
@@ -126,7 +126,7 @@ def test_moments_of_a_training(steps: int, moments: int, expected: list[int]) ->
     for step in range(1, steps + 1):
         state.global_step = step
         batch.on_step_end(None, state, TrainerControl())  # type: ignore[arg-type]
-    assert batch.names == [f"step {step}" for step in expected]
+    assert list(batch.passes) == [f"step {step}" for step in expected]
     with pytest.raises(ValueError, match="'moments' must be"):
         FixedBatch(tiny_encoder(), tiny_corpus(6), moments=-1)
 
@@ -136,8 +136,8 @@ def test_the_batch_follows_the_training(tmp_path: Path) -> None:
     batch = FixedBatch(model.encoder, tiny_corpus(12), warm_start=True, moments=3)
     batch.take("start")
     make_trainer(tmp_path, model, None, callbacks=[batch], max_steps=6).train()
-    assert batch.names == ["start", "warm start", "step 1", "step 3"]
-    start, warm, first, third = batch.rows
+    assert list(batch.passes) == ["start", "warm start", "step 1", "step 3"]
+    start, warm, first, third = batch.passes.values()
     assert torch.equal(start, warm)
     assert not torch.allclose(warm, first, atol=1e-4)
     assert not torch.allclose(first, third, atol=1e-4)
@@ -171,9 +171,8 @@ def test_of_many_epochs_some_are_recorded(tmp_path: Path, monkeypatch: pytest.Mo
         tmp_path, tiny_classifier(), None, callbacks=[batch], max_steps=-1, num_train_epochs=5
     ).train()
     batch.finish("end")
-    assert batch.epochs == [0.0, 3.0, 5.0]
-    assert len(batch.epoch_rows) == 3
-    assert batch.names == ["start", "end"]
+    assert list(batch.epochs) == [0.0, 3.0, 5.0]
+    assert list(batch.passes) == ["start", "end"]
     # One that stops early ends with the epoch it broke off in.
     batch = FixedBatch(tiny_encoder(), tiny_corpus(6), moments=0)
     batch.take("start")
@@ -186,16 +185,17 @@ def test_of_many_epochs_some_are_recorded(tmp_path: Path, monkeypatch: pytest.Mo
         num_train_epochs=5,
     ).train()
     batch.finish("end")
-    assert batch.epochs[0] == 0.0
-    assert 1 < batch.epochs[-1] < 3
+    start, *_, end = batch.epochs
+    assert start == 0.0
+    assert 1 < end < 3
     # One broken off has no whole epoch.
     batch = FixedBatch(tiny_encoder(), tiny_corpus(6), moments=0)
     batch.take("start")
     make_trainer(tmp_path, tiny_classifier(), None, callbacks=[batch], max_steps=1).train()
     batch.finish("end")
-    assert batch.epochs[0] == 0.0
-    assert len(batch.epochs) == 2
-    assert 0 < batch.epochs[1] < 1
+    start, end = batch.epochs
+    assert start == 0.0
+    assert 0 < end < 1
 
 
 @pytest.mark.parametrize(
