@@ -1,7 +1,6 @@
 """Propagation over a memory bank as an inference head."""
 
-from __future__ import annotations
-
+# Annotations are evaluated, since documentation reads the types of the fields.
 from typing import NamedTuple
 
 import torch
