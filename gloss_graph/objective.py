@@ -37,10 +37,7 @@ from gloss_graph.step.settings import Consistency, Staleness
 from gloss_graph.step.state import check_generator_state, check_objective_state, state_kept
 from gloss_graph.step.warm_start import WarmStart
 
-if TYPE_CHECKING:
-    from typing_extensions import Self
-
-# The short forms that are not called as the field of the part.
+# The short forms that have another name than the field of the part.
 _SHORT_FORMS = {
     ("graph", "normalize"): "normalize_embeddings",
     ("consistency", "weight"): "consistency_weight",
@@ -294,7 +291,7 @@ class GraphGuidedObjective(nn.Module):
         visible_fraction: float = 0.5,
         generator: torch.Generator | None = None,
         seed: int = 0,
-    ) -> Self:
+    ) -> GraphGuidedObjective:
         """The paper's in-batch form: Algorithm 1 (column-stochastic T) and eq. 1.
 
         Exact to rounding in float64. `sigma` is the bandwidth of the Gaussian.
@@ -321,7 +318,7 @@ class GraphGuidedObjective(nn.Module):
         visible_fraction: float = 0.5,
         generator: torch.Generator | None = None,
         seed: int = 0,
-    ) -> Self:
+    ) -> GraphGuidedObjective:
         """What the paper's released code computes: the `hub` walk, F as logits, divided by |u|.
 
         Exact to rounding in float64. `sigma` is the bandwidth of the Gaussian.

@@ -14,7 +14,7 @@ from torch import Tensor
 from gloss_graph._internal.checks import check_choice, check_range
 from gloss_graph._internal.sampling import seeded_sample, stratified_sample
 
-BandwidthRule = Callable[[Tensor, "Tensor | None"], Tensor]
+BandwidthRule = Callable[[Tensor, Tensor | None], Tensor]
 
 # Points that the rules look at; medians of more move by less than the rules differ.
 SAMPLE_ROWS = 1024

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from copy import copy
 from dataclasses import dataclass, replace
 from typing import NamedTuple
@@ -85,10 +84,11 @@ class GraphClassifier:
 
 
 class Attachment(NamedTuple):
-    """Where new rows join: known rows (B, k) long, -1 for none, and their weights (B, k)."""
+    """Where rows join: known rows (B, k) long, -1 for none, weights (B, k) and total (B, 1)."""
 
     indices: Tensor
     weights: Tensor
+    total: Tensor
 
 
 class PropagationHead:
@@ -268,7 +268,15 @@ class PropagationHead:
         weights = weights.view_as(squared) * self.factors[indices.clamp(min=0)]
         if self.trust is not None:
             weights = weights * self.trust[indices.clamp(min=0)]
-        return Attachment(indices.masked_fill(missing, -1), weights.masked_fill(missing, 0.0))
+        weights = weights.masked_fill(missing, 0.0)
+        total = (1.0 + self.classifier.propagation.leak) * weights.sum(dim=1, keepdim=True)
+        total = torch.where(total > 0, total, 1.0)
+        return Attachment(indices.masked_fill(missing, -1), weights, total)
+
+    def known(self, positions: Tensor) -> Attachment:
+        """Known rows (B,) long, as if they were attached to themselves."""
+        one = self.rows.new_ones(positions.numel(), 1)
+        return Attachment(positions.unsqueeze(1), one, one)
 
     def _squared_sigma(self, squared: Tensor, indices: Tensor) -> Tensor:
         if self.classifier.graph.bandwidth != "local":
@@ -282,28 +290,24 @@ class PropagationHead:
         values = self.hits if values is None else values
         weights = attached.weights.to(values.dtype)
         taken = torch.einsum("bk,bkc->bc", weights, values[attached.indices.clamp(min=0)])
-        return taken / self._total(weights)
-
-    def _total(self, weights: Tensor) -> Tensor:
-        """Weight (B, 1) of attached rows with the leak, 1 for rows without neighbors."""
-        total = (1.0 + self.classifier.propagation.leak) * weights.sum(dim=1, keepdim=True)
-        return torch.where(total > 0, total, 1.0)
+        return taken / attached.total.to(values.dtype)
 
     @torch.no_grad()
-    def deciding(self, rows: Tensor | Attachment, top: int) -> tuple[Tensor, Tensor]:
-        """The labeled rows that gave most of the hit mass of known rows (B,) or attached ones.
+    def deciding(self, attached: Attachment, top: int) -> tuple[Tensor, Tensor]:
+        """The labeled rows that gave most of the hit mass of B attached rows.
 
         Returns:
             Row numbers (B, top) long, -1 where there are fewer, and their shares (B, top) of the
             mass, descending.
         """
-        size = (rows.indices if isinstance(rows, Attachment) else rows).size(0)
+        size = attached.indices.size(0)
         every = self.seeds.nonzero().squeeze(1)
         names = torch.empty(size, 0, dtype=torch.long, device=self.rows.device)
         best, total = self.rows.new_zeros(size, 0), self.rows.new_zeros(size, 1)
         if top and 0 < size < every.numel():
             # One right side per row, else one per seed, whichever are fewer.
-            part = torch.cat([self._arrived(block) for block in _blocks(rows)])
+            blocks = zip(*(field.split(_COLUMNS) for field in attached), strict=True)
+            part = torch.cat([self._arrived(Attachment(*block)) for block in blocks])
             part = part[:, every].clamp(min=0.0)
             total = part.sum(dim=1, keepdim=True)
             best, order = part.topk(min(top, every.numel()), dim=1)
@@ -312,9 +316,7 @@ class PropagationHead:
             for seeds in every.split(_COLUMNS):
                 sent = self.rows.new_zeros(self.rows.size(0), seeds.numel())
                 sent[seeds, torch.arange(seeds.numel(), device=seeds.device)] = 1.0
-                values = self._propagate(sent)
-                part = self.hits_of(rows, values) if isinstance(rows, Attachment) else values[rows]
-                part = part.clamp(min=0.0).to(best.dtype)
+                part = self.hits_of(attached, self._propagate(sent)).clamp(min=0.0).to(best.dtype)
                 total = total + part.sum(dim=1, keepdim=True)
                 best = torch.cat([best, part], dim=1)
                 names = torch.cat([names, seeds.expand(size, -1)], dim=1)
@@ -325,24 +327,12 @@ class PropagationHead:
         names = names.masked_fill(best <= 0, -1)
         return names, best / torch.where(total > 0, total, 1.0)
 
-    def _arrived(self, rows: Tensor | Attachment) -> Tensor:
+    def _arrived(self, attached: Attachment) -> Tensor:
         """Label mass (b, N) of every seed at b rows: the adjoint, one right side per row."""
-        count = self.rows.size(0)
-        if isinstance(rows, Attachment):
-            weights, indices = rows.weights.to(self.rows), rows.indices
-            weights = weights / self._total(weights)
-        else:
-            weights, indices = self.rows.new_ones(rows.numel(), 1), rows.unsqueeze(1)
-        start = weights.new_zeros(weights.size(0), count)
-        start = start.scatter_add(1, indices.clamp(min=0), weights).T.contiguous()
+        start = self.rows.new_zeros(attached.indices.size(0), self.rows.size(0))
+        shares = (attached.weights / attached.total).to(start)
+        start.scatter_add_(1, attached.indices.clamp(min=0), shares)
+        start = start.T.contiguous()
         labels = torch.zeros_like(start, requires_grad=True)
         with torch.enable_grad():
             return torch.autograd.grad(self._propagate(labels), labels, start)[0].T
-
-
-def _blocks(rows: Tensor | Attachment) -> Iterator[Tensor | Attachment]:
-    if isinstance(rows, Attachment):
-        parts = zip(rows.indices.split(_COLUMNS), rows.weights.split(_COLUMNS), strict=True)
-        yield from (Attachment(*part) for part in parts)
-    else:
-        yield from rows.split(_COLUMNS)

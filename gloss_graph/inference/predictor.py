@@ -1,7 +1,6 @@
 """Propagation over a memory bank as an inference head."""
 
-from __future__ import annotations
-
+# Annotations are evaluated, since documentation reads the types of the fields.
 from typing import NamedTuple
 
 import torch
@@ -207,22 +206,22 @@ class BankInference:
         unknown = labels.new_full((queries.size(0), *labels.shape[1:]), missing)
         head = PropagationHead(rows, torch.cat([labels, unknown]), classifier)
         where = torch.arange(labels.size(0), rows.size(0), device=rows.device)
-        return self._explain(head, where, None, top, self.memory.ids[kept])
+        return self._explain(head, head.known(where), None, top, self.memory.ids[kept])
 
     def _explain(
         self,
         head: PropagationHead,
-        rows: Attachment | Tensor,
+        attached: Attachment,
         own: Tensor | None,
         top: int,
         ids: Tensor | None = None,
     ) -> Explanation:
-        """Answers for attached rows or positions; `ids` (n,) are those of the head's first rows."""
+        """Answers for attached rows; `ids` (n,) are those of the first rows of the head."""
         ids = self.memory.ids if ids is None else ids
-        names, shares = head.deciding(rows, top)
+        names, shares = head.deciding(attached, top)
         # Queries in the graph come last, have no label and are never named.
         names = torch.where(names >= 0, ids[names.clamp(min=0, max=ids.numel() - 1)], -1)
-        hits = head.hits_of(rows) if isinstance(rows, Attachment) else head.hits[rows]
+        hits = head.hits_of(attached)
         known = head.probabilities(hits, own)
         confidence = head.confidence(hits, known)
         if self.classifier.multilabel:

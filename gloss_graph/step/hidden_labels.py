@@ -1,7 +1,6 @@
 """L_G on a connection: propagate the shown labels, compare on the hidden rows."""
 
-from __future__ import annotations
-
+# Annotations are evaluated, since documentation reads the types of the fields.
 from typing import NamedTuple
 
 import torch
