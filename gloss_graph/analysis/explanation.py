@@ -131,6 +131,7 @@ def explain(
     Cost: O(E · iterations); a fraction of a second at 20,000 documents.
 
     Example:
+        >>> import torch
         >>> edges = torch.tensor([[0, 1, 1, 2], [1, 0, 2, 1]])
         >>> graph = Data(edge_index=edges, y=torch.tensor([0, -1, 1]))
         >>> explain(graph, 1, eta=0.0).table["mass"].tolist()
