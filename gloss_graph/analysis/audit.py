@@ -260,19 +260,14 @@ def _suspects(documents: GraphArrays, mass: np.ndarray, duplicates: pd.DataFrame
         ["isolated", "only label of its class", "near-duplicate with another label"],
         "",
     )
-    table = pd.DataFrame(
-        {
-            "node": node,
-            "doc_id": documents.ids[node],
-            "label": documents.named(given),
-            "suggested": documents.named(suggested),
-            "suspicion": np.where(heard & ~alone, 1.0 - agreeing, np.nan).clip(0.0, 1.0),
-            "support": np.where(heard, share.max(axis=1, initial=0.0), 0.0),
-            "mass": arrived,
-            "note": note,
-            "text": documents.texts_of(node),
-        }
-    )
+    found = {
+        "suggested": documents.named(suggested),
+        "suspicion": np.where(heard & ~alone, 1.0 - agreeing, np.nan).clip(0.0, 1.0),
+        "support": np.where(heard, share.max(axis=1, initial=0.0), 0.0),
+        "mass": arrived,
+        "note": note,
+    }
+    table = _described(documents, node, found)
     # Among equally suspicious labels, those first whose neighbors agree and are close.
     order = ["suspicion", "support", "mass", "node"]
     table = table.sort_values(order, ascending=[False, False, False, True], na_position="last")
@@ -282,15 +277,14 @@ def _suspects(documents: GraphArrays, mass: np.ndarray, duplicates: pd.DataFrame
 def _isolated(documents: GraphArrays, mass: np.ndarray) -> pd.DataFrame:
     node = np.flatnonzero(mass.sum(axis=1) <= _LEAST_MASS)
     degree = np.diff(documents.adjacency.indptr)
-    return pd.DataFrame(
-        {
-            "node": node,
-            "doc_id": documents.ids[node],
-            "label": documents.named(documents.y[node]),
-            "degree": degree[node],
-            "text": documents.texts_of(node),
-        }
-    )
+    return _described(documents, node, {"degree": degree[node]})
+
+
+def _described(documents: GraphArrays, node: np.ndarray, found: dict[str, Any]) -> pd.DataFrame:
+    """A row per document with what was found about it."""
+    known = {"node": node, "doc_id": documents.ids[node]}
+    labels, texts = documents.named(documents.y[node]), documents.texts_of(node)
+    return pd.DataFrame({**known, "label": labels, **found, "text": texts})
 
 
 def _confusion(documents: GraphArrays, table: pd.DataFrame) -> pd.DataFrame:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 from xml.etree.ElementTree import SubElement, fromstring
 
@@ -222,15 +222,13 @@ def _written_names(graph: nx.Graph) -> dict[Any, str]:
 
 def _numbered(graph: nx.Graph) -> nx.Graph:
     """The graph with integers for names if all names are whole numbers in plain writing."""
-    numbers = _integers(graph)
-    return nx.relabel_nodes(graph, numbers) if numbers else graph
-
-
-def _integers(names: Iterable[str]) -> dict[str, int]:
-    found = {}
-    for name in names:
+    numbers = {}
+    for name in graph:
         digits = name.removeprefix("-")
-        if not (digits.isascii() and digits.isdigit()) or str(int(name)) != name:
-            return {}
-        found[name] = int(name)
-    return found
+        # Python refuses to read thousands of digits.
+        if not (digits.isascii() and digits.isdigit() and len(digits) < 4000):
+            return graph
+        numbers[name] = int(name)
+        if str(numbers[name]) != name:
+            return graph
+    return nx.relabel_nodes(graph, numbers) if numbers else graph

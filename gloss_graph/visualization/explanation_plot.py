@@ -54,27 +54,22 @@ def plot_explanation(
     axes.set(xlim=(0.0, 1.0), ylim=(len(rows) - 0.4, -0.6))
     axes.axis("off")
     given = f'labeled "{explanation.label}"' if explanation.label else "unlabeled"
-    said = f'the graph says "{explanation.predicted}"'
-    if not explanation.predicted:
-        said = "no label reaches it"
+    said = "no label reaches it"
+    if explanation.predicted:
+        said = f'the graph says "{explanation.predicted}"'
     title = f"Document {explanation.doc_id} ({given}): {said}"
     if text := _short(explanation.text, 110):
         title += f"\n{text}"
     axes.set_title(title, loc="left", fontsize=11, color=style.INK, parse_math=False, pad=10)
     middle = (len(rows) - 1) / 2
     most = max(mass for _, mass, _ in rows)
+    look: dict[str, Any] = {"va": "center", "fontsize": 9.5, "color": style.INK}
+    look |= {"clip_on": True, "parse_math": False}
     for place, (label, mass, words) in enumerate(rows):
         color = colors.get(label, style.GREY)
         width = max(_THICKEST * mass / most, 0.6)
         axes.plot([0.02, 0.2], [middle, place], color=color, linewidth=width, alpha=0.75, zorder=1)
         axes.plot(0.2, place, "o", markersize=9, color=color, markeredgecolor=style.INK, zorder=2)
-        look: dict[str, Any] = {
-            "va": "center",
-            "fontsize": 9.5,
-            "color": style.INK,
-            "clip_on": True,
-        }
-        look["parse_math"] = False
         axes.text(0.275, place, f"{100 * mass:.1f} %", ha="right", **look)
         axes.text(0.285, place, _short(label, 22), ha="left", weight="bold", **look)
         axes.text(0.46, place, words, ha="left", **look)

@@ -287,7 +287,8 @@ def draw_documents(
         rim: Any = look.color if look.hollow else rim_of(look.color)
         face = "white" if look.hollow else look.color
         axes.scatter(
-            *places[look.members].T,
+            places[look.members, 0],
+            places[look.members, 1],
             s=area * (0.7 if look.marker == "D" else 1.0),
             c=[face],
             marker=look.marker,
