@@ -136,7 +136,9 @@ def check(case: Case) -> None:
     if rounding > 0.2:
         return  # the rows of a cluster are equal to rounding: any answer is as good
     torch.testing.assert_close(out.loss.double(), loss, rtol=rounding, atol=rounding)
-    scale = float(expected.abs().max()) + 1e-3
+    # A solve to `tol` is relative to the largest score, which the hidden rows may be far below.
+    iterated = case.rule == "poisson" and case.solver != "dense"
+    scale = float(expected.abs().max()) + (0.1 if iterated else 1e-3)
     assert float((gradient.double() - expected).abs().max()) <= 3.0 * rounding * scale
 
 
