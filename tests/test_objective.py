@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 import reference
 import torch
-from helpers import assert_same_state, snapshot
+from helpers import snapshot
 from reference import dense_weights, one_hot
 from torch import Tensor, nn
 
@@ -66,6 +66,12 @@ def step(
     out = objective(x, labels, return_output=True, **call)
     assert isinstance(out, ObjectiveOutput)
     return out
+
+
+def assert_same_state(first: dict[str, Tensor], second: dict[str, Tensor]) -> None:
+    assert first.keys() == second.keys()
+    for name, value in first.items():
+        assert torch.equal(value, second[name]), name
 
 
 # ---------------------------------------------------------------- value and gradient
