@@ -11,7 +11,7 @@ from cli.conftest import Command, rows, write
 from cli.test_train import fast, run_of
 
 pytestmark = pytest.mark.filterwarnings("ignore:Graph skill")
-FEW = ["--labels-per-class", 3, "--unlabeled-batch-size", 4]
+FEW = ["--labels-per-class", 3, "--unlabeled-batch-size", 4, "--no-pictures"]
 
 
 @pytest.fixture(scope="module")
