@@ -427,7 +427,7 @@ def tried(kind: str, count: int, names: Sequence[str], home: Path) -> dict[str, 
     """Try each case `count` times in a way, and say what was wrong.
 
     Args:
-        kind: `kills`, `pairs` or `full`.
+        kind: `kills`, `pairs`, `both` of them, or `full`.
         count: Kills (0 = every event, once), pairs, or disks.
         names: Of cases.
         home: An empty folder.
@@ -436,7 +436,7 @@ def tried(kind: str, count: int, names: Sequence[str], home: Path) -> dict[str, 
     results: dict[str, dict[str, object]] = {}
     for number, (name, case) in enumerate(cases(home, names).items()):
         harness = Harness(case, home / f"case-{number}")
-        if kind == "kills":
+        if kind in ("kills", "both"):
             events = range(1, harness.events + 1)
             if count:
                 # Half at events, the last ones among them, half at any time.
@@ -447,10 +447,10 @@ def tried(kind: str, count: int, names: Sequence[str], home: Path) -> dict[str, 
                 harness.kill(event)
             for _ in range(count // 2):
                 harness.kill(None)
-        elif kind == "pairs":
+        if kind in ("pairs", "both"):
             for _ in range(count):
                 harness.pair()
-        else:
+        if kind == "full":
             disk = home / "disk"
             disk.mkdir(exist_ok=True)
             size = ["-t", "tmpfs", "-o", "size=2m", "tmpfs"]

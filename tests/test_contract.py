@@ -85,7 +85,8 @@ def test_shuffled_labels_stay_unpredictable_only_with_ids(generator, named):
 )
 def test_gradient_of_the_whole_step(generator, batch, settings):
     """Finite differences through search, graph, propagation and loss; sigma fixed."""
-    x, labels, ids, visible = batch
+    x, labels, ids, visible = (part[:12] for part in batch)
+    x = x.detach().requires_grad_()
     bank = filled(generator)
     objective = GraphGuidedObjective(C, memory=bank, k=5, bandwidth=0.6, **settings).eval()
     state = objective.generator.get_state()

@@ -42,12 +42,8 @@ def check(found: dict[str, Any], *, disturbed: bool = True) -> None:
         assert all(result["disturbed"] for result in found.values()), found
 
 
-def test_a_killed_command_or_save_goes_through_the_next_time() -> None:
-    check(tried("kills", 1, ["graph", "TextClassifier.save", "MemoryBank.save"]))
-
-
-def test_two_at_once_never_mix() -> None:
-    check(tried("pairs", 1, ["TextClassifier.save"]), disturbed=False)
+def test_killed_it_goes_through_the_next_time_and_two_at_once_never_mix() -> None:
+    check(tried("both", 1, ["graph", "TextClassifier.save", "MemoryBank.save"]))
 
 
 @pytest.mark.slow

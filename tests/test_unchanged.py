@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import pytest
 import torch
+from helpers import snapshot
 from torch import Tensor, nn
 
 from gloss_graph import GraphGuidedObjective, MemoryBank
@@ -418,16 +419,12 @@ def same_state(one: nn.Module, before: dict[str, Any]) -> None:
         assert torch.equal(value, after[name]), name
 
 
-def state_of(module: nn.Module) -> dict[str, Any]:
-    return {name: value.clone() for name, value in module.state_dict().items()}
-
-
 @pytest.mark.parametrize(("call", "argument", "value"), CASES)
 @pytest.mark.filterwarnings("ignore:MemoryBank.enqueue was called without")
 def test_a_call_that_raises_changes_nothing(call: str, argument: str, value: str) -> None:
     _, run, bad = CALLS[call]
     thing = fresh(call)
-    before = state_of(thing)
+    before = snapshot(thing)
     with pytest.raises((TypeError, ValueError, RuntimeError, OSError)):
         run(thing, **{argument: bad[argument][value]})
     same_state(thing, before)
@@ -436,13 +433,13 @@ def test_a_call_that_raises_changes_nothing(call: str, argument: str, value: str
         twin = fresh(call)
         for bank in (thing, twin):
             bank.enqueue(rows(3, 5), None, torch.tensor([3, 40, 41])) if not bank.num_classes else 0
-        same_state(thing, state_of(twin))
+        same_state(thing, snapshot(twin))
         assert torch.equal(thing.slots_of(torch.arange(42)), twin.slots_of(torch.arange(42)))
 
 
 def test_a_warning_made_an_error_changes_nothing() -> None:
     bank = bank_of()
-    before = state_of(bank)
+    before = snapshot(bank)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         with pytest.raises(UserWarning):
@@ -459,7 +456,7 @@ def test_a_prefill_that_fails_late_is_undone(count: int) -> None:
         {"num_classes": CLASSES},
     ):
         bank = bank_of(count, **options)
-        before, labels = state_of(bank), None
+        before, labels = snapshot(bank), None
         encode = twice(lambda x: x, raising)
         with pytest.raises(OSError, match="the encoder is gone"):
             bank.prefill([(x, labels, ids) for x, _, ids in batches()], encode)
@@ -471,7 +468,7 @@ def test_a_prefill_that_fails_late_is_undone(count: int) -> None:
 def test_a_look_in_eval_mode_changes_neither_state_nor_training(settings: dict[str, Any]) -> None:
     objective = objective_of(**settings)
     twin = copy.deepcopy(objective)
-    before = state_of(objective)
+    before = snapshot(objective)
     objective.eval()
     seen = [float(step(objective, embeddings=rows(seed=s))) for s in (5, 6, 5)]
     same_state(objective, before)
@@ -480,7 +477,7 @@ def test_a_look_in_eval_mode_changes_neither_state_nor_training(settings: dict[s
     for seed in range(5, 9):
         losses = [step(each, embeddings=rows(seed=seed)) for each in (objective, twin)]
         assert torch.equal(*losses)
-    same_state(objective, state_of(twin))
+    same_state(objective, snapshot(twin))
 
 
 def test_banks_made_in_inference_mode_are_banks() -> None:
@@ -488,12 +485,12 @@ def test_banks_made_in_inference_mode_are_banks() -> None:
         bank = bank_of()
         bank.neighbors(rows(), torch.arange(SIZE))
         bank.double()
-    same_state(bank, state_of(bank_of().double()))
+    same_state(bank, snapshot(bank_of().double()))
     bank.enqueue(torch.inference_mode()(rows)(), None, torch.arange(30, 36))
     with torch.inference_mode():
         copied = copy.deepcopy(bank)
         copied.enqueue(rows(), None, torch.arange(40, 46))
-    before = state_of(copied)
+    before = snapshot(copied)
     with pytest.raises(RuntimeError, match="inference_mode"):
         copied.enqueue(rows(), None, torch.arange(50, 56))
     same_state(copied, before)
@@ -504,4 +501,4 @@ def test_an_objective_made_in_inference_mode_trains() -> None:
         objective = objective_of()
     twin = objective_of()
     assert torch.equal(step(objective), step(twin))
-    same_state(objective, state_of(twin))
+    same_state(objective, snapshot(twin))

@@ -11,7 +11,7 @@ from cli.conftest import Command, rows, write
 from cli.test_train import fast, run_of
 
 pytestmark = pytest.mark.filterwarnings("ignore:Graph skill")
-FEW = ["--labels-per-class", 3, "--unlabeled-batch-size", 4]
+FEW = ["--labels-per-class", 3, "--unlabeled-batch-size", 4, "--no-pictures"]
 
 
 @pytest.fixture(scope="module")
@@ -21,7 +21,14 @@ def trained(tmp_path_factory: pytest.TempPathFactory, encoder_folder: Path) -> P
 
     folder = tmp_path_factory.mktemp("few")
     train = write(rows(36), folder / "train.csv")
-    words = ["train", "--train", train, *FEW, *fast(encoder_folder, folder / "run")]
+    words = [
+        "train",
+        "--train",
+        train,
+        *FEW,
+        "--no-pictures",
+        *fast(encoder_folder, folder / "run"),
+    ]
     assert main([str(word) for word in words]) == 0
     return folder / "run"
 
@@ -73,7 +80,7 @@ def test_a_file_without_labels_joins_and_its_label_column_is_not_read(
     train = write(rows(12), tmp_path / "train.csv")
     more = write(rows(20, seed=3), tmp_path / "more.csv")
     out = tmp_path / "run"
-    words = ["--train", train, "--unlabeled", more, "--unlabeled-batch-size", 4]
+    words = ["--train", train, "--unlabeled", more, "--unlabeled-batch-size", 4, "--no-pictures"]
     result = command("train", *words, *fast(encoder_folder, out))
     assert result.status == 0, result.err
     assert "is not read" in result.out.replace("\n", " ")
@@ -87,7 +94,8 @@ def test_a_file_without_labels_joins_and_its_label_column_is_not_read(
 def test_no_unlabeled_documents_is_said_once(
     command: Command, encoder_folder: Path, tmp_path: Path, files: tuple[Path, Path]
 ) -> None:
-    result = command("train", "--train", files[0], *fast(encoder_folder, tmp_path / "run"))
+    words = ["train", "--train", files[0], "--no-pictures"]
+    result = command(*words, *fast(encoder_folder, tmp_path / "run"))
     assert result.status == 0
     said = " ".join(result.out.split())
     assert said.count("No unlabeled documents") == 1

@@ -194,7 +194,7 @@ def test_analyse_corpus(tmp_path: Path, table: Path) -> None:
     )
 
 
-def test_ablate_your_code(tmp_path: Path) -> None:
+def test_ablate_your_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     small = ("--seeds", "2", "--out", "forest")
     output = run("11_ablate_your_code.py", *small, folder=tmp_path)
     assert "Study(grid, 18 arms, 2 seeds;" in output
@@ -206,6 +206,7 @@ def test_ablate_your_code(tmp_path: Path) -> None:
     assert "What matters in a random forest" in page
     assert "http" not in page.split("<main>")[1]
     before = read_results(tmp_path / "forest").table
+    monkeypatch.setattr("gloss_graph.studies.write_report", lambda results: None)
     run("11_ablate_your_code.py", *small, folder=tmp_path)
     # Nothing ran again: the seconds are those of the first time.
     assert read_results(tmp_path / "forest").table.equals(before)

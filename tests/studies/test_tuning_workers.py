@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
 import time
+import warnings
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
+import torch
+from processes import warm_context
 from training.tiny import quick, tiny_encoder, tiny_splits
 
 from gloss_graph._internal.search_space import Range
@@ -18,47 +20,35 @@ from gloss_graph.studies import tune_text
 
 optuna = pytest.importorskip("optuna", reason="the extra 'tune' is not installed")
 
-TESTS = Path(__file__).resolve().parents[1]
 SPACE = {"learning_rate": Range(1e-5, 5e-3, log=True)}
 CONFIG = {"loss": "ce", "max_steps": 2, "eval_steps": 2}
 
-# Hangs where a trial is scored, for someone to kill it; the first encoder is no trial's.
-WORKER = """
-import sys, time
-from pathlib import Path
-from gloss_graph.training import Range, tune_text
-from training.tiny import quick, tiny_encoder, tiny_splits
 
-out, storage, hang = Path(sys.argv[1]), sys.argv[2] or None, int(sys.argv[3])
-made = 0
+def search(out: str, storage: str | None, hang: int) -> None:
+    """Body of a worker; it hangs where trial `hang` - 2 is scored, for someone to kill it."""
+    made = [0]
 
-def factory():
-    global made
-    made += 1
-    encoder = tiny_encoder()
-    if made == hang:
-        encoder.encode = sleep
-    return encoder
+    def factory() -> Any:
+        made[0] += 1  # the first encoder is no trial's
+        encoder = tiny_encoder()
+        if made[0] == hang:
+            encoder.encode = sleep
+        return encoder
 
-def sleep(*args, **options):
-    out.with_suffix(".hangs").touch()
-    time.sleep(600)
+    def sleep(*_: Any, **__: Any) -> None:
+        Path(out).with_suffix(".hangs").touch()
+        time.sleep(600)
 
-tune_text(
-    tiny_splits(), factory, quick(loss="ce", max_steps=2, eval_steps=2), out,
-    space={"learning_rate": Range(1e-5, 5e-3, log=True)}, trials=5, storage=storage, heartbeat=1,
-)
-"""
+    torch.set_num_threads(1)
+    warnings.simplefilter("ignore")
+    options: dict[str, Any] = {"space": SPACE, "trials": 5, "storage": storage, "heartbeat": 1}
+    tune_text(tiny_splits(), factory, quick(**CONFIG), Path(out), **options)
 
 
-def worker(out: Path, storage: str = "", hang: int = 0) -> subprocess.Popen[bytes]:
-    paths = [str(TESTS), str(TESTS.parent), os.environ.get("PYTHONPATH", "")]
-    return subprocess.Popen(
-        [sys.executable, "-c", WORKER, str(out), storage, str(hang)],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-    )
+def worker(out: Path, storage: str | None = None, hang: int = 0) -> Any:
+    process = warm_context().Process(target=search, args=(str(out), storage, hang))
+    process.start()
+    return process
 
 
 def resume(out: Path, storage: str | None = None) -> pd.DataFrame:
@@ -80,14 +70,13 @@ def test_a_killed_search_goes_on_where_it_was(tmp_path: Path) -> None:
     try:
         deadline = time.monotonic() + 120
         while not out.with_suffix(".hangs").exists():
-            assert process.poll() is None, process.stderr.read().decode()
+            assert process.is_alive()
             assert time.monotonic() < deadline
             time.sleep(0.05)
         time.sleep(1.5)  # a heartbeat or two
     finally:
         os.kill(process.pid, signal.SIGKILL)
-        process.wait()
-    process.stderr.close()
+        process.join()
     url = optuna.storages.RDBStorage(f"sqlite:///{out}/study.db".replace("{0}", "{{0}}"))
     before = optuna.load_study(study_name="gloss-graph", storage=url).trials
     assert [trial.state.name for trial in before] == ["COMPLETE", "COMPLETE", "RUNNING"]
@@ -113,8 +102,9 @@ def test_workers_share_a_budget(tmp_path: Path) -> None:
     """Two that start at once make one database and do five trials between them, each once."""
     url = f"sqlite:///{tmp_path}/shared.db"
     processes = [worker(tmp_path / name, url) for name in "ab"]
-    errors = [process.communicate(timeout=120)[1].decode() for process in processes]
-    assert [process.returncode for process in processes] == [0, 0], errors
+    for process in processes:
+        process.join(120)
+    assert [process.exitcode for process in processes] == [0, 0]
     one, other = (pd.read_csv(tmp_path / name / "trials.csv") for name in "ab")
     assert set(one["state"]) == {"complete"}
     # One more where both took the last turn at the same moment.
