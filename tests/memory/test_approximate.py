@@ -251,10 +251,10 @@ def test_auto_is_exact_until_it_pays(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(choice, "AUTO_ROWS", 600)
     small = bank_of("auto", size=599)
     small.search(clustered(2, 0), 3)
-    assert small.searcher.fallback.ivf is None
+    assert small.cells is None
     bank = bank_of("auto", size=600)
     bank.search(clustered(2, 0), 3)
-    assert bank.searcher.fallback.ivf.indexed == 600
+    assert bank.searcher.fallback.indexed == 600
     overwrite(bank, 2)
     assert bank.recall(5) > 0.9
 

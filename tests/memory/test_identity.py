@@ -5,15 +5,15 @@ from __future__ import annotations
 import pytest
 import torch
 
-from gloss_graph.memory import identity
+from gloss_graph.memory import incoming
 
 
 @pytest.mark.parametrize("changed", [0, 5, 10_000])
 def test_a_map_agrees_with_a_dict(changed: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(identity, "_CHANGED", changed)
+    monkeypatch.setattr(incoming, "_CHANGED", changed)
     generator = torch.Generator().manual_seed(changed)
     ids = torch.randperm(200, generator=generator)[:60] * 2**40 - 2**43
-    ours = identity.SlotMap(ids)
+    ours = incoming.SlotMap(ids)
     plain = {id_: slot for slot, id_ in enumerate(ids.tolist())}
     for _ in range(40):
         known = list(plain)
@@ -29,6 +29,6 @@ def test_a_map_agrees_with_a_dict(changed: int, monkeypatch: pytest.MonkeyPatch)
 
 
 def test_an_empty_map() -> None:
-    empty = identity.SlotMap(torch.empty(0, dtype=torch.long))
+    empty = incoming.SlotMap(torch.empty(0, dtype=torch.long))
     assert empty.find(torch.tensor([5, -1])) == [-1, -1]
     assert empty.find(torch.empty(0, dtype=torch.long)) == []
