@@ -117,7 +117,7 @@ def compare(bank: MemoryBank, real: Tensor, kind: str, arguments: argparse.Names
             shake = torch.randn(rows.shape, generator=generator) / rows.size(1) ** 0.5
             rows = F.normalize(rows + arguments.drift * shake, dim=1)
             start = time.perf_counter()
-            exact = nearest_allowed(rows, bank.embeddings, arguments.k, bank.own_slots(ids))
+            exact = nearest_allowed(rows, bank.embeddings, arguments.k, bank.slots_of(ids).unique())
             if name in names:
                 start = time.perf_counter()
                 found = bank.neighbors(rows, ids, arguments.k).squared_distances

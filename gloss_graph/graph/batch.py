@@ -15,8 +15,7 @@ from gloss_graph._internal.checks import (
 from gloss_graph.graph.rows import normalized_rows
 from gloss_graph.graph.visibility import check_visible
 from gloss_graph.memory import MemoryBank
-from gloss_graph.memory.incoming import Batch, check_ids
-from gloss_graph.memory.labels import check_same_targets, read_labels
+from gloss_graph.memory.incoming import Batch, check_ids, check_same_targets, read_labels
 
 
 def check_batch(

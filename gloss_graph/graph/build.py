@@ -33,8 +33,7 @@ from gloss_graph.graph.links import (
 from gloss_graph.graph.settings import KNNGraph
 from gloss_graph.graph.visibility import LabelSplit
 from gloss_graph.memory import MemoryBank
-from gloss_graph.memory.incoming import Batch
-from gloss_graph.memory.labels import join_targets
+from gloss_graph.memory.incoming import Batch, join_targets
 from gloss_graph.neighbors import NeighborLists
 
 BATCH_BATCH, BATCH_MEMORY, MEMORY_MEMORY = 0, 1, 2

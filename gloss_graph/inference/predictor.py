@@ -16,8 +16,7 @@ from gloss_graph._internal.checks import (
 from gloss_graph.graph.rows import joint_view, reweighted
 from gloss_graph.inference.head import FLOOR, Attachment, GraphClassifier, PropagationHead
 from gloss_graph.memory import MemoryBank
-from gloss_graph.memory.incoming import check_ids
-from gloss_graph.memory.labels import is_labeled
+from gloss_graph.memory.incoming import check_ids, is_labeled
 from gloss_graph.propagation import RULES
 
 MODES = ("inductive", "transductive")

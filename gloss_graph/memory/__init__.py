@@ -2,7 +2,7 @@
 
 from gloss_graph._internal.moved import moved_names
 from gloss_graph.memory.bank import MemoryBank
-from gloss_graph.memory.drift import AgeGroup, Drift
+from gloss_graph.memory.drift import AgeGroup, BankStats, Drift
 from gloss_graph.memory.eviction import (
     EVICTIONS,
     ClassBalanced,
@@ -12,7 +12,6 @@ from gloss_graph.memory.eviction import (
     Stalest,
 )
 from gloss_graph.memory.momentum import MomentumEncoder
-from gloss_graph.memory.stats import BankStats
 
 __all__ = [
     "EVICTIONS",

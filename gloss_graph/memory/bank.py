@@ -12,23 +12,31 @@ from rich.progress import track
 from torch import Tensor, nn
 
 from gloss_graph._internal.checks import check_index_vector, check_positive_int, check_tensor
-from gloss_graph.memory.drift import Drift, measure_drift, restandardize_rows
+from gloss_graph.memory.drift import (
+    BankStats,
+    Drift,
+    class_counts,
+    measure_drift,
+    quartiles,
+    restandardize_rows,
+    twin_rows,
+)
 from gloss_graph.memory.eviction import Eviction, assign_slots, resolve_eviction, saved_name
-from gloss_graph.memory.identity import SlotMap
 from gloss_graph.memory.incoming import (
     ANONYMOUS,
     Batch,
+    SlotMap,
     check_callable,
     check_ids,
     check_storable,
     encoded,
     encoded_batches,
     eval_mode,
+    join_targets,
     prepared_rows,
+    read_labels,
 )
-from gloss_graph.memory.labels import join_targets, read_labels
 from gloss_graph.memory.state import check_bank_state, check_keys, check_sizes, fit_cells
-from gloss_graph.memory.stats import BankStats, class_counts, quartiles, twin_rows
 from gloss_graph.memory.storage import read_bank, write_bank
 from gloss_graph.neighbors.exact import Nearest, RowSearch, SearchResult, version_of
 from gloss_graph.neighbors.inverted_lists import Cells
@@ -51,15 +59,14 @@ _QUERIES = 1024
 class MemoryBank(nn.Module):
     r"""A ring of past embeddings that knows which document each row is.
 
-    Cross-batch memory (Wang et al., 2020, arXiv 1912.06798) with identities: enqueueing a
-    document that is already stored refreshes its row; other documents overwrite the oldest slot,
-    or the one that `eviction` names. Every row keeps the list of its nearest neighbors at the time
-    it was written, so the graph among stored rows is inherited and never searched again. A link
-    lives while both documents live; its length follows when either end is refreshed.
+    Cross-batch memory (Wang et al., 2020, arXiv 1912.06798) with identities: a document that is
+    already stored gets its row refreshed; others overwrite the oldest slot, or the one that
+    `eviction` names. Every row keeps the list of its nearest neighbors at the time it was written,
+    so the graph among stored rows is inherited and never searched again. A link lives while both
+    documents live; its length follows when either end is refreshed.
 
-    Its parts are rows with labels, ids and ages (buffers of `capacity` slots, the first `len()` in
-    use), `links` (the neighbor lists) and a `searcher` derived from both. `state_dict()` restores
-    the bank, and what it finds, bit for bit. A call that raises leaves the state as it was.
+    `state_dict()` restores the bank, and what it finds, bit for bit. A call that raises leaves the
+    state as it was. Rows never carry a gradient.
 
     Shapes: B batch rows, M = `len(bank)` stored rows, D dimension, k links per row, C classes.
 
@@ -67,11 +74,10 @@ class MemoryBank(nn.Module):
         capacity: Largest number of rows; with `ids` and the size of the corpus, one per document.
         dim: Embedding dimension D.
         k: Links stored with every row; 0 = none, for uses without a graph.
-        dtype: Storage, `torch.float32` or `torch.float16` (half the memory; search and links
-            are computed in float32).
-        search: `"exact"` (also its variants `"faiss"` and `"matmul"`, see
+        dtype: Storage, `torch.float32` or `torch.float16` (search and links use float32).
+        search: `"exact"` (its variants are `"faiss"` and `"matmul"`, see
             `gloss_graph.neighbors.nearest`), or approximate, see `recall`: `"descent"`, walks over
-            the bank's own links for documents that come back, `"ivf"`, inverted lists, or their
+            the bank's links for documents that come back, `"ivf"`, inverted lists, or their
             settings (`DescentSettings`, `IVFSettings`). `"auto"`: exact below 32,768 rows, then
             `"descent"`, with new documents searched exactly below 200,000 rows, then by `"ivf"`;
             always exact on a GPU.
@@ -86,8 +92,7 @@ class MemoryBank(nn.Module):
         ValueError: A setting out of range or unknown.
         TypeError: An `eviction` that is no policy.
 
-    Rows never carry a gradient. Cost: O(capacity (D + 3k)) memory, O(B M D) per search, O(M k) per
-    enqueue.
+    Cost: O(capacity (D + 3k)) memory, O(B M D) per search, O(M k) per enqueue.
 
     Example:
         >>> import torch
@@ -211,19 +216,8 @@ class MemoryBank(nn.Module):
         return self._slot_map
 
     def slots_of(self, ids: Tensor) -> Tensor:
-        """Slot (B,) long of every document id, -1 where it is not stored.
-
-        Args:
-            ids: (B,) integer document ids.
-        """
+        """Slot (B,) long of every document id (B,), -1 where it is not stored."""
         return torch.tensor(self._documents().find(ids), dtype=torch.long, device=self.rows.device)
-
-    def own_slots(self, ids: Tensor | None) -> Tensor:
-        """Sorted slots (n,) long of those documents `ids` (any,) that are stored; none for None."""
-        if ids is None:
-            return torch.empty(0, dtype=torch.long, device=self.rows.device)
-        slots = self.slots_of(ids.reshape(-1))
-        return slots[slots >= 0].unique()
 
     # ------------------------------------------------------------------ search
 
@@ -255,12 +249,14 @@ class MemoryBank(nn.Module):
         """
         check_positive_int("k", k)
         x = self._prepare("queries", queries)
+        banned = torch.empty(0, dtype=torch.long, device=self.rows.device)
         if exclude_ids is not None:
             check_tensor("exclude_ids", exclude_ids)
             check_index_vector("exclude_ids", exclude_ids.reshape(-1), exclude_ids.numel())
-        banned, size = self.own_slots(exclude_ids), len(self)
+            banned = _stored(self.slots_of(exclude_ids.reshape(-1)))
         found = [
-            self.searcher.allowed(part, self.rows, size, k, banned) for part in x.split(_QUERIES)
+            self.searcher.allowed(part, self.rows, len(self), k, banned)
+            for part in x.split(_QUERIES)
         ]
         squared, slots = map(torch.cat, zip(*found, strict=True))
         return SearchResult(squared.sqrt(), slots)
@@ -271,8 +267,7 @@ class MemoryBank(nn.Module):
     ) -> NeighborLists:
         """Nearest neighbors of every row among the stored rows and the other batch rows.
 
-        Stored copies of the batch's own documents are left out; the batch rows themselves take
-        their place.
+        Stored copies of the batch's documents are left out; the batch rows take their place.
 
         Args:
             embeddings: (B, D) floating.
@@ -300,7 +295,7 @@ class MemoryBank(nn.Module):
             return NeighborLists(x.new_empty(x.size(0), 0), none)
         if places is None:
             places = torch.full((x.size(0),), -1, device=x.device)
-        banned, size = places[places >= 0].unique(), len(self)
+        banned, size = _stored(places), len(self)
         found = [
             self.searcher.around(part, self.rows, size, k, banned, place)
             for part, place in zip(x.split(_QUERIES), places.split(_QUERIES), strict=True)
@@ -312,10 +307,6 @@ class MemoryBank(nn.Module):
 
         An index is kept if only its use changes (`probes`), so that `recall` can be measured for
         one setting after the other.
-
-        Raises:
-            TypeError: Neither a name nor settings.
-            ValueError: An unknown name, or more cells than rows.
         """
         check_search(search, self.capacity)
         cells = cells_for(search, self.capacity, self.dim)
@@ -328,8 +319,7 @@ class MemoryBank(nn.Module):
     def recall(self, k: int | None = None, sample: int = 256, seed: int = 0) -> float:
         """Share of the exact k nearest neighbors that this bank's search finds (recall@k).
 
-        See `gloss_graph.neighbors.search.measure_recall`; 1.0 if the search is exact. Rows at equal
-        distance count as equal. `k` is the bank's by default.
+        Rows at equal distance count as equal; 1.0 if the search is exact.
 
         Raises:
             ValueError: Fewer than two rows, or a number below one.
@@ -350,10 +340,10 @@ class MemoryBank(nn.Module):
     ) -> None:
         """Store a batch; everything is checked before anything is changed.
 
-        A document that is stored already is refreshed; others get the slots that `eviction` names,
-        by default the oldest. If an id occurs more than once the last row counts; of a batch larger
-        than the bank `"fifo"` and `"stalest"` keep the last `capacity` documents. No row links to a
-        document that was declined.
+        A stored document is refreshed; others get the slots that `eviction` names, by default the
+        oldest. If an id occurs more than once the last row counts; of a batch larger than the bank
+        `"fifo"` and `"stalest"` keep the last `capacity` documents. No row links to a document
+        that was declined.
 
         Args:
             embeddings: (B, D) floating, detached here.
@@ -361,8 +351,7 @@ class MemoryBank(nn.Module):
                 row of NaN = unlabeled. All unlabeled by default.
             ids: (B,) integer >= 0, stable document identities. Without them the bank cannot
                 recognize a document when it comes back: it warns once.
-            neighbors: Lists from `neighbors(...)` if the caller already has them; otherwise they
-                are searched for.
+            neighbors: Lists from `neighbors(...)` if the caller has them; else they are searched.
             link: `False` stores the rows without neighbors, for `relink()` later.
 
         Raises:
@@ -394,12 +383,7 @@ class MemoryBank(nn.Module):
 
     @torch.no_grad()
     def store(self, batch: Batch, neighbors: NeighborLists | None = None) -> None:
-        """As `enqueue`, for a batch that is checked already.
-
-        Args:
-            batch: Documents whose slots are those of now.
-            neighbors: Their lists; None: searched for.
-        """
+        """As `enqueue`, for a batch that is checked already; no lists: they are searched."""
         self._check_writable()
         x, known, targets, ids, places = batch
         size, device = x.size(0), self.rows.device
@@ -467,14 +451,14 @@ class MemoryBank(nn.Module):
             progress: Show a progress bar.
 
         Returns:
-            Number of rows in the bank afterwards.
+            Number of rows in the bank afterward.
 
         Raises:
             TypeError: `encoder` cannot be called or returns no tensor.
             ValueError: As `enqueue`.
 
-        If the loader, the encoder or a check raises, the bank is as it was before the call; until
-        then a copy of its earlier rows is kept.
+        Whatever raises, the bank is then as it was before the call; until the call ends a copy of
+        its earlier rows is kept.
         """
         check_callable("encoder", encoder)
         self._check_writable()
@@ -499,9 +483,9 @@ class MemoryBank(nn.Module):
 
     @torch.no_grad()
     def relink(self, *, progress: bool = False) -> None:
-        """Replace every neighbor list by the k nearest stored rows, as the bank searches.
+        """Replace every neighbor list by the k nearest stored rows, for example after long drift.
 
-        Cost O(M² D) time in chunks of 1,024 rows if the search is exact. Useful after long drift.
+        Cost O(M² D) time in chunks of 1,024 rows if the search is exact.
         """
         size = len(self)
         k = min(self.k, size - 1)
@@ -531,9 +515,6 @@ class MemoryBank(nn.Module):
         Raises:
             TypeError: `encode` returns no tensor.
             ValueError: `count` < 0; rows of another shape, non-finite or beyond the bank's dtype.
-                The bank is as before.
-
-        Cost: `count` documents encoded, O(count M D) for their neighbors.
         """
         check_positive_int("count", count, minimum=0)
         check_callable("encode", encode)
@@ -572,10 +553,7 @@ class MemoryBank(nn.Module):
     # ------------------------------------------------------------------ graph, drift, numbers
 
     def edges(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Live directed links: source slot (E,), target slot (E,), squared distance (E,).
-
-        Sorted by source. Both ends are stored rows; no self-links, no repeated pairs.
-        """
+        """Live directed links, sorted: source slot, target slot, squared distance, each (E,)."""
         return self.links.edges(len(self))
 
     @torch.no_grad()
@@ -587,16 +565,13 @@ class MemoryBank(nn.Module):
         seed: int = 0,
         generator: torch.Generator | None = None,
     ) -> Drift:
-        """Cosine between stored rows and new embeddings of the same documents.
+        """Cosine between stored rows and new embeddings of the same documents; 1 = no drift.
 
         Args:
             encode: As for `refresh`.
             sample: Rows to compare, all if there are fewer.
             seed: Seed of the draw.
             generator: CPU generator of the draw, instead of one made from `seed`.
-
-        Returns:
-            Mean, least, quartiles, and means by age; 1 = no drift. `stats()` repeats it.
 
         Raises:
             ValueError: No row with an id; `sample` < 1; as `refresh`.
@@ -617,20 +592,12 @@ class MemoryBank(nn.Module):
 
     @torch.no_grad()
     def restandardized(self, x: Tensor, columns: int | None = None) -> MemoryBank:
-        """A bank to read from, whose rows have the mean and spread of a batch.
+        """A bank to read from, whose rows have the mean and spread of a batch x (B, D).
 
-        See `restandardize_rows`. Search, always exact, and lengths to batch rows use the new rows;
-        the lengths of inherited links stay those of the stored rows, both ends of which drifted
-        alike. This bank is not changed.
-
-        Args:
-            x: (B, D) rows of the batch, normalized here if the bank normalizes.
-            columns: Only the first so many dimensions drift; frozen features behind them stay.
-
-        Returns:
-            This bank itself if it is empty or the batch has a single row, whose spread is unknown.
-
-        Cost O((M + B) D) time, O(M D) memory.
+        See `restandardize_rows`; only the first `columns` dimensions drift, frozen features behind
+        them stay. Search, always exact, and lengths to batch rows use the new rows; the lengths of
+        inherited links stay those of the stored rows, both ends of which drifted alike. It is this
+        bank itself if it is empty or the batch has a single row, whose spread is unknown.
         """
         if len(self) == 0 or x.size(0) < 2:
             return self
@@ -646,7 +613,6 @@ class MemoryBank(nn.Module):
                 search=exact,
                 normalize=self.normalize,
                 num_classes=self.num_classes,
-                eviction=self.eviction,
             )
         for name, buffer in self.named_buffers(recurse=False):
             setattr(view, name, buffer)
@@ -654,10 +620,7 @@ class MemoryBank(nn.Module):
         return view
 
     def stats(self) -> BankStats:
-        """Fill, class histogram, ages, links, duplicates, evictions, and the last measured drift.
-
-        Cost O(M k), O(M D) if the bank does not normalize.
-        """
+        """Fill, class histogram, ages, links, duplicates, evictions, last measured drift."""
         size, age = len(self), self.age
         source, target, squared = self.edges()
         rows = None if self.normalize else self.embeddings
@@ -699,7 +662,6 @@ class MemoryBank(nn.Module):
 
         It replaces an existing file when it is complete: a process killed at any moment leaves the
         old file or the new one (and maybe a hidden draft `.NAME.*.part`, which can be deleted).
-        Memory does not grow with the bank.
 
         Raises:
             ValueError: A custom eviction policy, which a file cannot hold.
@@ -712,15 +674,13 @@ class MemoryBank(nn.Module):
 
         Args:
             path: A file that `save` wrote.
-            mmap: Map the file instead of reading it: at once, and pages that are only read are
-                shared between processes; writes to this bank never reach the file. Checksums, and
-                the values of rows and links, are checked only without it. Do not overwrite the
-                file meanwhile by other means than `save`.
+            mmap: Map the file instead of reading it: at once, and processes share the pages that
+                are only read; writes to this bank never reach the file. Checksums, and the values
+                of rows and links, are then not checked. Only `save` may overwrite the file.
 
         Raises:
             FileNotFoundError: No such file.
-            ValueError: A foreign, damaged or cut file, one of a newer version, or one of a bank
-                of few `bits`, which version 0.2 no longer reads.
+            ValueError: A foreign or damaged file, or one of a bank this version cannot make.
         """
         settings, state = read_bank(path, mmap=mmap)
         try:
@@ -742,12 +702,10 @@ class MemoryBank(nn.Module):
     def load_state_dict(
         self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False
     ) -> Any:
-        """Restore a bank from `state_dict()`; it is checked first, so if it raises nothing changed.
+        """Restore the state of a bank with the same settings; `search` may differ.
 
-        Args:
-            state_dict: Of a bank with the same settings; `search` may differ.
-            strict: Whether every entry must be there; else all of them or none.
-            assign: See `torch.nn.Module.load_state_dict`.
+        It is checked first, so if it raises nothing changed. Without `strict` all entries may be
+        missing, but not some.
 
         Raises:
             RuntimeError: Entries are missing or foreign.
@@ -762,10 +720,6 @@ class MemoryBank(nn.Module):
         """Raise unless the entries of `state` under `prefix` are those of a bank like this one.
 
         Entries of inverted lists are fitted to the search of this bank, see `fit_cells`.
-
-        Raises:
-            RuntimeError: Entries are missing or foreign, and `strict`.
-            ValueError: Another size, or values no bank has; names the entry.
         """
         check_sizes(state, prefix, {"capacity": self.capacity, "dim": self.dim, "k": self.k})
         fit_cells(self.cells, state, prefix)
@@ -798,3 +752,8 @@ class MemoryBank(nn.Module):
     def _apply(self, fn: Any, recurse: bool = True) -> Any:
         with torch.inference_mode(False):
             return super()._apply(fn, recurse)
+
+
+def _stored(slots: Tensor) -> Tensor:
+    """Sorted slots (n,) of those documents that are stored."""
+    return slots[slots >= 0].unique()

@@ -46,12 +46,6 @@ def share_state(module: nn.Module) -> None:
     Call it once before training: banks that each process filled by itself may differ in the last
     bit. Nothing happens with one process.
 
-    Args:
-        module: An objective or a head, with the same settings on every process, on a device that
-            the backend supports.
-
-    Raises:
-        TypeError: Not a module.
     """
     if not isinstance(module, nn.Module):
         raise TypeError(f"'module' must be a torch.nn.Module (got {type(module).__name__}).")

@@ -1,4 +1,4 @@
-"""Rows age while the encoder learns: how far they have drifted, and how to correct for it."""
+"""Statistics of the rows that a bank holds, and how far they drift while the encoder learns."""
 
 from __future__ import annotations
 
@@ -8,8 +8,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from gloss_graph.memory.incoming import is_labeled
+
 # A row this many half-lives old decays no further, so that no node loses all its weight.
 OLDEST = 30.0
+# Cosine of rows that count as the same document under another id, from here to 1.
+_TWIN = 1e-6
 _AGE_GROUPS = 4
 _PART_ROWS = 1024
 
@@ -45,15 +49,8 @@ def age_decay(age: Tensor, half_life: float) -> Tensor:
 def measure_drift(stored: Tensor, fresh: Tensor, age: Tensor) -> Drift:
     """Compare stored rows (n, D) of some ages (n,) with their new embeddings (n, D)."""
     cosine = F.cosine_similarity(fresh.double(), stored.double(), dim=1).cpu()
-    marks = torch.tensor([0.25, 0.5, 0.75], dtype=cosine.dtype)
-    low, middle, high = cosine.quantile(marks).tolist()
-    return Drift(
-        cosine.numel(),
-        float(cosine.mean()),
-        float(cosine.min()),
-        (low, middle, high),
-        _by_age(age.cpu(), cosine),
-    )
+    mean, least = float(cosine.mean()), float(cosine.min())
+    return Drift(cosine.numel(), mean, least, quartiles(cosine), _by_age(age.cpu(), cosine))
 
 
 def _by_age(age: Tensor, cosine: Tensor) -> tuple[AgeGroup, ...]:
@@ -73,11 +70,6 @@ def restandardize_rows(rows: Tensor, batch: Tensor, *, keep_norms: bool) -> None
 
     Cross-batch normalization (Ajanthan et al., 2023): per dimension
     \(r' = \mu_B + (r - \mu_M)\,\sigma_B / \sigma_M\).
-
-    Args:
-        rows: (M, D) float32, written to.
-        batch: (B, D) float32, at least two rows.
-        keep_norms: Scale every row back to the norm it had.
     """
     wanted, mean = torch.std_mean(batch, dim=0, correction=0)
     # Parts that stay in the cache: whole passes would be bound by the memory.
@@ -94,3 +86,63 @@ def restandardize_rows(rows: Tensor, batch: Tensor, *, keep_norms: bool) -> None
         if norm is not None:
             now = torch.linalg.vector_norm(part, dim=1, keepdim=True)
             part.mul_(norm / torch.where(now > 0, now, 1.0))
+
+
+class BankStats(NamedTuple):
+    """Statistics of a bank; `class_counts` maps a label to its rows, -1 to the unlabeled ones.
+
+    With label sets a row counts for every class with a target of at least 0.5. `fill` is size /
+    capacity, `age_quartiles` are those of the ages. `duplicates` are rows with a stored neighbor
+    of another id at a cosine of 1 within 1e-6: the same text twice, or an encoder that collapsed.
+    `evicted` documents had to leave since the last `reset()`; `declined` came and were not stored
+    (None where the policy does not count). `drift` is what `MemoryBank.drift` measured last.
+    """
+
+    size: int
+    capacity: int
+    class_counts: dict[int, int]
+    mean_age: float
+    max_age: int
+    mean_degree: float
+    anonymous: int
+    fill: float = 0.0
+    age_quartiles: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    duplicates: int = 0
+    evicted: int = 0
+    declined: int | None = None
+    drift: Drift | None = None
+
+
+def class_counts(labels: Tensor) -> dict[int, int]:
+    """Rows per class of labels (M,) or targets (M, C); -1 counts the unlabeled ones."""
+    if labels.dim() == 2:
+        unlabeled = (~is_labeled(labels)).nonzero().squeeze(1)
+        members = (labels >= 0.5).nonzero()[:, 1]
+        labels = torch.cat([torch.full_like(unlabeled, -1), members])
+    values, counts = labels.unique(return_counts=True)
+    return dict(zip(values.tolist(), counts.tolist(), strict=True))
+
+
+def quartiles(values: Tensor) -> tuple[float, float, float]:
+    """Quartiles of values (M,), 0 without any; of more values than `torch.quantile` takes too."""
+    if values.numel() == 0:
+        return 0.0, 0.0, 0.0
+    ordered = values.sort().values.double()
+    place = torch.tensor([0.25, 0.5, 0.75], dtype=torch.double) * (values.numel() - 1)
+    below = ordered[place.floor().long()].cpu()
+    above = ordered[place.ceil().long()].cpu()
+    low, middle, high = torch.lerp(below, above, place.frac()).tolist()
+    return low, middle, high
+
+
+def twin_rows(source: Tensor, target: Tensor, squared: Tensor, rows: Tensor | None) -> int:
+    """Number of rows with a link of cosine 1 within 1e-6."""
+    if rows is None:
+        cosine = 1.0 - squared / 2.0
+    else:
+        norm = torch.linalg.vector_norm(rows.float(), dim=1)
+        product = norm[source] * norm[target]
+        inner = (norm[source].square() + norm[target].square() - squared) / 2.0
+        cosine = inner / torch.where(product > 0, product, torch.inf)
+    twins = cosine >= 1.0 - _TWIN
+    return int(torch.cat([source[twins], target[twins]]).unique().numel())

@@ -220,12 +220,7 @@ EVICTIONS: dict[str, Callable[[], Eviction]] = {
 
 
 def resolve_eviction(eviction: str | Eviction, num_classes: int | None) -> Eviction:
-    """Look a policy up by name, or pass one on.
-
-    Raises:
-        ValueError: Unknown name (lists the known ones); classes of label sets.
-        TypeError: An object without `choose`.
-    """
+    """Look a policy up by name, or pass one on."""
     if isinstance(eviction, str):
         check_choice("eviction", eviction, EVICTIONS)
         eviction = EVICTIONS[eviction]()
@@ -243,11 +238,7 @@ def resolve_eviction(eviction: str | Eviction, num_classes: int | None) -> Evict
 
 
 def saved_name(eviction: Eviction) -> str:
-    """The name that makes a policy like this one; its state is saved apart.
-
-    Raises:
-        ValueError: A policy that is none of the known ones.
-    """
+    """The name that makes a policy like this one; its state is saved apart."""
     make = EVICTIONS.get(eviction.name)
     if make is None or type(eviction) is not type(make()):
         raise ValueError(
@@ -258,11 +249,7 @@ def saved_name(eviction: Eviction) -> str:
 
 
 def _check_slots(name: str, slots: Tensor, wanted: int, stored: int, capacity: int) -> None:
-    """Raise unless a policy gave `wanted` documents slots that a bank of `stored` rows can take.
-
-    Raises:
-        ValueError: Shape, a slot out of range or given twice, a gap.
-    """
+    """Raise unless a policy gave `wanted` documents slots that a bank of `stored` rows can take."""
     if not isinstance(slots, Tensor) or slots.dtype != torch.long:
         found = slots.dtype if isinstance(slots, Tensor) else type(slots).__name__
         raise ValueError(f"'eviction' {name!r} must give a long tensor of slots (got {found}).")
@@ -287,18 +274,8 @@ def assign_slots(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Decide where a batch is stored: stored documents stay, others go where the policy says.
 
-    Args:
-        policy: Names the slots of new documents.
-        bank: The bank as it was before the batch.
-        ids: (B,) long document ids.
-        labels: (B,) long class numbers.
-        places: (B,) long, slot of every document that is stored, else -1.
-
-    Returns:
-        The batch rows that are stored (n,), their slots (n,), and whether each is a new tenant.
-
-    Raises:
-        ValueError: The policy gave slots that do not fit; nothing was changed.
+    `places` (B,) are the slots of stored documents, else -1. The result: the batch rows that are
+    stored (n,), their slots (n,), and whether each is a new tenant.
     """
     last = {id_: row for row, id_ in enumerate(ids.tolist())}
     kept = torch.tensor(sorted(last.values()), dtype=torch.long, device=ids.device)

@@ -1,4 +1,4 @@
-"""Documents on their way into a bank: what is checked, encoded and normalized before a write."""
+"""The documents that a bank is given: their checks, their labels, and the slot of every id."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from rich.progress import track
 from torch import Tensor, nn
@@ -20,6 +21,9 @@ from gloss_graph._internal.eval_mode import evaluating
 from gloss_graph._internal.precision import unit_rows
 
 _HALF_RANGE = torch.finfo(torch.float16).max
+# Largest share and number of changes kept apart from the sorted ids before they are sorted in.
+_CHANGED_SHARE = 16
+_CHANGED = 4096
 ANONYMOUS = (
     "MemoryBank.enqueue was called without 'ids'. When the same documents come again (a second "
     "epoch), each one finds its own stored copy with its own label: label leakage. Pass stable "
@@ -53,19 +57,7 @@ class Batch(NamedTuple):
 def prepared_rows(
     name: str, x: Tensor, dim: int, device: torch.device, *, normalize: bool
 ) -> Tensor:
-    """Rows (B, D) checked, detached, in float32 at least and, if the bank does, normalized.
-
-    Args:
-        name: The argument that errors name.
-        x: (B, D) floating.
-        dim: D.
-        device: Device of the bank.
-        normalize: Whether rows are L2-normalized.
-
-    Raises:
-        TypeError: Not a tensor.
-        ValueError: Shape, dtype, device or non-finite rows.
-    """
+    """Rows (B, D) checked, detached, in float32 at least and, if the bank does, normalized."""
     check_matrix(name, x, dim, normalized=normalize, compared=normalize)
     check_device(f"'{name}'", x, "the bank", device)
     x = x.detach().to(torch.promote_types(x.dtype, torch.float32))
@@ -105,17 +97,7 @@ def eval_mode(encode: object) -> AbstractContextManager[object]:
 def encoded(
     encode: Callable[[Tensor], Tensor], ids: Tensor, prepare: Callable[[str, Tensor], Tensor]
 ) -> Tensor:
-    """The rows (n, D) that `encode` returns for documents (n,), a module in eval mode.
-
-    Args:
-        encode: Maps ids to rows.
-        ids: (n,) long.
-        prepare: Checks and normalizes rows, see `prepared_rows`.
-
-    Raises:
-        TypeError: Not a tensor.
-        ValueError: Another number of rows, or as `prepared_rows`.
-    """
+    """The rows (n, D) that `encode` returns for documents (n,), a module in eval mode."""
     with eval_mode(encode):
         x = encode(ids.clone())
     if isinstance(x, Tensor):
@@ -133,12 +115,7 @@ def encoded_batches(
     encoder: Callable[..., Tensor],
     progress: bool,
 ) -> Iterator[tuple[Tensor, Tensor | None, Tensor | None]]:
-    """Rows (B, D), labels and ids of every batch; see `MemoryBank.prefill`.
-
-    Raises:
-        TypeError: The encoder returns no tensor.
-        ValueError: A batch that is neither a mapping nor a tuple of one to three.
-    """
+    """Rows (B, D), labels and ids of every batch; see `MemoryBank.prefill`."""
     for batch in track(loader, "Filling the memory bank", disable=not progress):
         if isinstance(batch, Mapping):
             inputs: Any = dict(batch)
@@ -153,3 +130,127 @@ def encoded_batches(
         rows = encoder(**inputs) if isinstance(inputs, Mapping) else encoder(inputs)
         check_tensor("encoder", rows)
         yield rows, labels, ids
+
+
+def read_labels(
+    labels: Tensor | None, size: int, num_classes: int | None, device: torch.device
+) -> tuple[Tensor, Tensor | None]:
+    """Checked labels of `size` rows as class numbers (B,) long and None.
+
+    With `num_classes` 0 (labeled) or -1, and targets (B, C), zeros in unlabeled rows.
+    """
+    if num_classes is not None:
+        return _read_targets(labels, size, num_classes, device)
+    if labels is None:
+        return torch.full((size,), -1, device=device), None
+    check_tensor("labels", labels)
+    if labels.is_floating_point() and labels.dim() == 2:
+        raise ValueError(
+            f"'labels' must be class numbers of shape ({size},) (got {labels.dtype} "
+            f"{tuple(labels.shape)}). Use labels.argmax(dim=1) for one class per row, or "
+            "multilabel=True and MemoryBank(num_classes=...) for label sets and shares."
+        )
+    check_index_vector("labels", labels, size)
+    if size and int(labels.min()) < -1:
+        raise ValueError(f"'labels' must be >= -1, -1 = unlabeled (got {int(labels.min())}).")
+    return labels.to(device).long(), None
+
+
+def _read_targets(
+    labels: Tensor | None, size: int, num_classes: int, device: torch.device
+) -> tuple[Tensor, Tensor]:
+    if labels is None:
+        none = torch.full((size,), -1, device=device)
+        return none, torch.zeros(size, num_classes, dtype=torch.float32, device=device)
+    check_tensor("labels", labels)
+    if labels.shape != (size, num_classes) or not labels.is_floating_point():
+        raise ValueError(
+            f"'labels' must be floating of shape ({size}, {num_classes}), one column per class, "
+            f"a row of NaN = unlabeled (got {labels.dtype} {tuple(labels.shape)}). Multi-hot "
+            "integers: call .float()."
+        )
+    labels = labels.detach().to(device)
+    missing = labels.isnan()
+    unlabeled = missing.all(dim=1)
+    partly = (missing.any(dim=1) & ~unlabeled).nonzero()
+    if partly.numel():
+        raise ValueError(
+            f"'labels' must be NaN in a whole row (unlabeled) or nowhere in it (got both in row "
+            f"{int(partly[0])})."
+        )
+    targets = torch.where(unlabeled.unsqueeze(1), 0.0, labels)
+    outside = ((targets < 0) | (targets > 1)).any(dim=1).nonzero()
+    if outside.numel():
+        row = int(outside[0])
+        raise ValueError(
+            f"'labels' must lie in [0, 1] (got {float(targets[row].min()):g}.."
+            f"{float(targets[row].max()):g} in row {row})."
+        )
+    return -unlabeled.long(), targets
+
+
+def join_targets(known: Tensor, targets: Tensor) -> Tensor:
+    """Targets (B, C) with rows of NaN where `known` (B,) is negative."""
+    return torch.where((known >= 0).unsqueeze(1), targets, torch.nan)
+
+
+def is_labeled(labels: Tensor) -> Tensor:
+    """Which rows (B,) bool of class numbers (B,) or targets (B, C) carry a label."""
+    return labels >= 0 if labels.dim() == 1 else ~labels[:, 0].isnan()
+
+
+def check_same_targets(ids: Tensor | None, known: Tensor, targets: Tensor) -> None:
+    """Raise unless rows with one id (B,) carry the same label set."""
+    if ids is None:
+        return
+    unique, document = ids.unique(return_inverse=True)
+    first = torch.full_like(unique, ids.numel())
+    first = first.scatter_reduce(0, document, torch.arange(ids.numel(), device=ids.device), "amin")
+    one = first[document]
+    clash = ((targets != targets[one]).any(dim=1) | (known != known[one])).nonzero()
+    if clash.numel():
+        row = int(clash[0])
+        raise ValueError(
+            f"'labels' must agree for rows with the same id (id {int(ids[row])} has other labels "
+            f"in rows {int(one[row])} and {row})."
+        )
+
+
+class SlotMap:
+    """Slot of every document id: sorted arrays, and the changes since they were sorted."""
+
+    def __init__(self, ids: Tensor) -> None:
+        values = ids.cpu().numpy()
+        order = values.argsort(kind="stable")
+        self._sort(values[order], order.astype(np.int32))
+
+    def _sort(self, ids: np.ndarray, slots: np.ndarray) -> None:
+        self._ids, self._slots = ids, slots
+        self._changed: dict[int, int] = {}
+
+    def find(self, ids: Tensor) -> list[int]:
+        """Slot of every id (n,) long, -1 where it is in none."""
+        wanted = ids.cpu().numpy().astype(np.int64, copy=False)
+        found = np.full(wanted.size, -1, dtype=np.int64)
+        if self._ids.size:
+            place = self._ids.searchsorted(wanted).clip(max=self._ids.size - 1)
+            found = np.where(self._ids[place] == wanted, self._slots[place], found)
+        slots: list[int] = found.tolist()
+        changed = self._changed
+        if changed:
+            pairs = zip(wanted.tolist(), slots, strict=True)
+            slots = [changed.get(id_, slot) for id_, slot in pairs]
+        return slots
+
+    def move(self, gone: Iterable[int], ids: list[int], slots: list[int]) -> None:
+        """Forget the documents `gone`; `ids` are in `slots` from now on."""
+        self._changed.update(dict.fromkeys(gone, -1))
+        self._changed.update(zip(ids, slots, strict=True))
+        if len(self._changed) > max(_CHANGED, self._ids.size // _CHANGED_SHARE):
+            new = np.array(list(self._changed), dtype=np.int64)
+            where = np.array(list(self._changed.values()), dtype=np.int32)
+            old = ~np.isin(self._ids, new)
+            new, where = new[where >= 0], where[where >= 0]
+            all_ids = np.concatenate([self._ids[old], new])
+            order = all_ids.argsort(kind="stable")
+            self._sort(all_ids[order], np.concatenate([self._slots[old], where])[order])

@@ -108,11 +108,7 @@ class MomentumEncoder(nn.Module):
 
 
 def check_same_form(copy: nn.Module, module: nn.Module) -> None:
-    """Raise unless two modules have parameters and buffers of the same names and shapes.
-
-    Raises:
-        ValueError: Names the first that differs.
-    """
+    """Raise unless two modules have parameters and buffers of the same names and shapes."""
     parts = [
         {n: tuple(x.shape) for n, x in (*m.named_parameters(), *m.named_buffers())}
         for m in (copy, module)

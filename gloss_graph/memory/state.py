@@ -12,13 +12,7 @@ from gloss_graph.neighbors.inverted_lists import Cells
 
 
 def fit_cells(cells: Cells | None, state: dict[str, Any], prefix: str) -> None:
-    """Make the cells in a state fit a bank: take them out, leave them, or put empty ones in.
-
-    Args:
-        cells: Of the bank that loads; None if it searches without.
-        state: Changed where it holds a bank under `prefix`.
-        prefix: Of its names.
-    """
+    """Make the cells in a state fit a bank: take them out, leave them, or put empty ones in."""
     found = {name: x for name, x in state.items() if name.startswith(f"{prefix}cells.")}
     wanted = {} if cells is None else cells.state_dict(prefix=f"{prefix}cells.")
     fits = found.keys() == wanted.keys() and all(
@@ -35,11 +29,7 @@ def fit_cells(cells: Cells | None, state: dict[str, Any], prefix: str) -> None:
 
 
 def check_keys(module: nn.Module, names: Set[str]) -> None:
-    """Raise unless `names` are those of the entries of a module's state.
-
-    Raises:
-        RuntimeError: As torch words it, but before anything was loaded.
-    """
+    """Raise unless `names` are those of the entries of a module's state."""
     known = module.state_dict().keys()
     found = {"Missing": known - names, "Unexpected": names - known}
     lines = [
@@ -61,9 +51,6 @@ def check_entries(wanted: Mapping[str, Any], state: Mapping[str, Any], prefix: s
     """Raise unless the entries of `state` have the shapes of `wanted`, and dtypes of their kind.
 
     Absent entries and extra state are not checked.
-
-    Raises:
-        ValueError: Names the entry.
     """
     for name, known in wanted.items():
         if not isinstance(known, Tensor) or f"{prefix}{name}" not in state:
@@ -82,24 +69,8 @@ def check_entries(wanted: Mapping[str, Any], state: Mapping[str, Any], prefix: s
             raise foreign(f"{prefix}{name}", f"of {known.dtype} (got {value.dtype})")
 
 
-def check_finite(state: Mapping[str, Any], names: list[str], dtype: torch.dtype) -> None:
-    """Raise unless the floating entries of these names are finite as `dtype`.
-
-    Raises:
-        ValueError: Names the entry.
-    """
-    for name in names:
-        value = state.get(name)
-        if isinstance(value, Tensor) and not bool(torch.isfinite(value.to(dtype)).all()):
-            raise foreign(name, f"finite as {dtype}")
-
-
 def check_limits(name: str, value: Tensor, low: float | None, high: float | None) -> None:
-    """Raise unless the entries of `value` are finite and in [low, high]; None = no bound.
-
-    Raises:
-        ValueError: Names the entry of the state.
-    """
+    """Raise unless the entries of `value` are finite and in [low, high]; None = no bound."""
     if value.is_floating_point() and not bool(torch.isfinite(value).all()):
         raise foreign(name, "finite")
     if low is not None and bool((value < low).any()):
@@ -118,16 +89,9 @@ def foreign(name: str, rule: str) -> ValueError:
 def check_bank_state(
     known: Mapping[str, Tensor], state: Mapping[str, Any], prefix: str, *, rows: bool = True
 ) -> None:
-    """Raise unless `state` holds a bank whose parts agree with each other.
+    """Raise unless `state` holds a bank like the `known` one, whose parts agree with each other.
 
-    Args:
-        known: `state_dict()` of the bank that loads: the names, shapes and dtypes to expect.
-        state: Entries under `prefix`; all of a bank's, or none.
-        prefix: Prefix of the bank's entries.
-        rows: Whether to check the values of rows and links too, every one of which is read.
-
-    Raises:
-        ValueError: Names the entry and what it must be.
+    Without `rows` the values of rows and links, every one of which would be read, are not checked.
     """
     check_entries(known, state, prefix)
 
@@ -153,15 +117,12 @@ def check_bank_state(
     rule = f"at least {-1 - anonymous} with {anonymous} rows without identity"
     require("slot_ids", used >= -1 - anonymous, rule)
     require("slot_ids", used.unique().numel() == count, "distinct")
-    sets = "slot_targets" in known
     require("slot_labels", labels[:count] >= -1, "at least -1")
-    if sets:
-        require("slot_labels", labels[:count] <= 0, "0 or -1, the mark of a label set")
     rule = f"in 0..{step - 1}, before step {step}"
     require("written_at", (written[:count] >= 0) & (written[:count] < step), rule)
-    if sets:
-        targets = part("slot_targets")
-        targets = targets[:count]
+    if "slot_targets" in known:
+        require("slot_labels", labels[:count] <= 0, "0 or -1, the mark of a label set")
+        targets = part("slot_targets")[:count]
         require("slot_targets", (targets >= 0) & (targets <= 1), "in [0, 1]")
     stamps = part("links.stamps")
     rule = f"at least 1 in the first {count} slots, which had a document, and 0 in all others"
@@ -169,16 +130,25 @@ def check_bank_state(
     declined = state.get(f"{prefix}eviction.declined")
     if isinstance(declined, Tensor):
         require("eviction.declined", declined >= 0, "at least 0")
-    _check_cells(known, state, prefix, count)
+    if "cells.centers" in known and f"{prefix}cells.count" in state:
+        most, cell_of = known["cells.centers"].size(0), part("cells.cell_of")
+        found = int(part("cells.count"))
+        require("cells.count", 0 <= found <= most, f"in 0..{most} (got {found})")
+        rule = f"below {found} for every row"
+        require("cells.cell_of", cell_of[:count] >= 0 if found else cell_of == -1, rule)
+        require("cells.cell_of", (cell_of >= -1) & (cell_of < max(found, 1)), rule)
+        require("cells.cell_of", cell_of[count:] == -1, f"-1 from slot {count} on")
+        for name in ("cells.found_at", "cells.overwritten"):
+            require(name, part(name) >= 0, "at least 0")
     if not rows:
         return
-    floating = [
-        f"{prefix}{name}"
-        for name, value in known.items()
-        if value.is_floating_point() and name != "rows" and not name.startswith("eviction.")
-    ]
-    check_finite(state, floating, torch.float32)
-    check_finite(state, [f"{prefix}rows"], known["rows"].dtype)
+    for name, value in known.items():
+        if (
+            value.is_floating_point()
+            and not name.startswith("eviction.")
+            and prefix + name in state
+        ):
+            require(name, torch.isfinite(part(name).to(value.dtype)), f"finite as {value.dtype}")
     links, link_stamps = part("links.slots"), part("links.slot_stamps")
     itself = torch.arange(capacity, device=links.device, dtype=links.dtype).unsqueeze(1)
     rule = f"slots below {count} other than the slot of the list, or -1"
@@ -194,32 +164,10 @@ def check_bank_state(
     require("links.squared", part("links.squared") >= 0, "at least 0")
 
 
-def _check_cells(
-    known: Mapping[str, Tensor], state: Mapping[str, Any], prefix: str, count: int
-) -> None:
-    if "cells.centers" not in known or f"{prefix}cells.count" not in state:
-        return
-    most, found = known["cells.centers"].size(0), int(state[f"{prefix}cells.count"])
-    cell_of = state[f"{prefix}cells.cell_of"]
-    if not 0 <= found <= most:
-        raise foreign(f"{prefix}cells.count", f"in 0..{most} (got {found})")
-    sorted_in = bool((cell_of[:count] >= 0).all()) if found else bool((cell_of == -1).all())
-    if not sorted_in or bool((cell_of < -1).any() | (cell_of >= max(found, 1)).any()):
-        raise foreign(f"{prefix}cells.cell_of", f"below {found} for every row")
-    if bool((cell_of[count:] != -1).any()):
-        raise foreign(f"{prefix}cells.cell_of", f"-1 from slot {count} on")
-    for name in ("found_at", "overwritten"):
-        if int(state[f"{prefix}cells.{name}"]) < 0:
-            raise foreign(f"{prefix}cells.{name}", "at least 0")
-
-
 def check_sizes(state: Mapping[str, Any], prefix: str, sizes: Mapping[str, int]) -> None:
     """Raise unless a bank's `state` has the capacity, dim and k of `sizes`.
 
     Torch reports absent entries.
-
-    Raises:
-        ValueError: Names the size that differs; or the state is that of a bank of few bits.
     """
     if f"{prefix}rows.codes" in state:
         raise ValueError(

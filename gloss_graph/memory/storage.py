@@ -36,16 +36,7 @@ _CODES = {
 def write_bank(
     path: str | Path, tensors: Mapping[str, Tensor], settings: Mapping[str, Any]
 ) -> Path:
-    """Write named tensors and settings atomically, in chunks, so without a copy in memory.
-
-    Args:
-        path: The file; replaced if it exists, its folder must.
-        tensors: Buffers of a bank, on any device.
-        settings: Plain values.
-
-    Raises:
-        OSError: The folder is missing or cannot be written.
-    """
+    """Write named tensors and settings atomically, in chunks, so without a copy in memory."""
     # The largest items first keeps every buffer aligned to its own item size.
     names = sorted(tensors, key=lambda name: (-tensors[name].element_size(), name))
     ordered = {name: tensors[name] for name in names}
@@ -102,15 +93,8 @@ def _header(
 def read_bank(path: str | Path, *, mmap: bool) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Settings and tensors of a file that `write_bank` wrote.
 
-    Args:
-        path: The file.
-        mmap: Map the file: pages are read when used, and writes stay in the process, the file never
-            changes. Checksums of the tensors are then not compared.
-
-    Raises:
-        FileNotFoundError: No such file.
-        ValueError: A folder, a foreign or damaged file, one of a newer version, or one of a bank
-            of few bits.
+    With `mmap` pages are read when used, writes never reach the file, and the checksums of the
+    tensors are not compared.
     """
     path = Path(path)
     if not path.exists():

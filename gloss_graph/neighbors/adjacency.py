@@ -199,27 +199,10 @@ class RowBuffers:
         self._spare.append((column, squared, weakref.ref(owner)))
 
 
-def build(source: Tensor, target: Tensor, squared: Tensor, size: int) -> SymmetricLinks:
-    """The graph of all live links (L,), sorted by source."""
-    pointer, column, link = union_rows(source.numpy(), target.numpy(), size)
-    return SymmetricLinks(
-        torch.from_numpy(pointer.astype(np.int32)),
-        torch.from_numpy(column.astype(np.int32)),
-        squared[torch.from_numpy(link.astype(np.int64))],
-    )
-
-
 def build_lists(
     lists: Tensor, squared: Tensor, live: Tensor, buffers: RowBuffers
 ) -> SymmetricLinks:
-    """As `build`, straight from the lists, block by block: with little memory besides the result.
-
-    Args:
-        lists: (M, k) int32 neighbors of every slot.
-        squared: (M, k) squared lengths.
-        live: (M, k) bool, links that live.
-        buffers: Where the result lives.
-    """
+    """The graph of the live links of lists (M, k), built in blocks that need little memory."""
     size, k = lists.shape
     number = np.int32 if size * k < np.iinfo(np.int32).max else np.int64
     target, lives, length = lists.numpy().ravel(), live.numpy().ravel(), squared.reshape(-1)
@@ -249,14 +232,7 @@ def build_lists(
 
 
 def listing(old: SymmetricLinks, slots: Ints, lists: Ints, live: Any) -> tuple[Ints, Ints]:
-    """Rows that list one of `slots` by a live link, and the column of their list it stands in.
-
-    Args:
-        old: The graph in which those links are known.
-        slots: (n,) slots to look for.
-        lists: (capacity, k) the lists as they are now.
-        live: `(rows, columns) -> bool`, whether a link lives.
-    """
+    """Rows that list one of `slots` by a live link, and the column of their list it stands in."""
     slots = slots[slots < old.size]
     position, slot = old.entries(slots)
     row = old.column.numpy()[position]
@@ -275,13 +251,8 @@ def updated(
 ) -> SymmetricLinks:
     """The graph after a write: `old` itself, changed, unless a view of it is held.
 
-    Args:
-        old: The graph before.
-        written: (n,) sorted slots whose lists were replaced.
-        links: Source, target and squared length of all live links from or to `written`, as they
-            are now.
-        size: M now.
-        buffers: Where the result lives.
+    `written` are the sorted slots whose lists were replaced, `links` the sources, targets and
+    squared lengths of all live links from or to them as they are now.
     """
     fresh_key, fresh_squared = _undirected(links, size)
     fresh_row, fresh_column = fresh_key // size, fresh_key % size
@@ -331,7 +302,7 @@ def _undirected(
 ) -> tuple[Ints, NDArray[np.float32]]:
     """Sorted keys row * size + column (n,) of links, each both ways round, and their lengths.
 
-    Of a pair listed in both directions the link with the larger source counts, as in `build`.
+    Of a pair listed in both directions the link with the larger source counts.
     """
     source, target, squared = links
     low, high = np.minimum(source, target), np.maximum(source, target)
@@ -404,5 +375,4 @@ def _shift(values: Any, blocks: Ints) -> None:
     """
     up = blocks[blocks[:, 2] > blocks[:, 0]][::-1]
     down = blocks[blocks[:, 2] < blocks[:, 0]]
-    for start, stop, target in np.concatenate([up, down]).tolist():
-        values[target : target + stop - start] = values[start:stop]
+    _place(values, np.concatenate([up, down]), values)

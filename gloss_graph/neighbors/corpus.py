@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from contextlib import nullcontext
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from rich.console import Console
-from rich.progress import Progress
+from rich.progress import track
 from torch import Tensor
 
 from gloss_graph._internal.checks import check_index_vector, check_matrix, check_positive_int
+from gloss_graph._internal.precision import unit_rows
 from gloss_graph.neighbors.exact import ExactSearch, RowSearch, nearest_others
 from gloss_graph.neighbors.inverted_lists import Cells, IVFSearch, IVFSettings
 from gloss_graph.neighbors.search import measure_recall
@@ -50,16 +48,6 @@ def corpus_neighbors(
 ) -> CorpusNeighbors:
     """The k nearest other rows of every row of x (N, D) float32; k is at most N - 1.
 
-    Args:
-        x: The rows.
-        k: Neighbors per row.
-        exact_up_to: Rows up to which every pair is compared. Beyond, inverted lists group the rows
-            into about 4 √N cells and compare a row with those of the nearest cells; distances are
-            exact there too.
-        probes: Cells that a row is compared with, by default 1 in 16.
-        seed: Seed of the cells, and of the sample that recall is measured on.
-        progress: Show a progress bar.
-
     Cost O(N² D) exact, about O(N^1.5 D + N² D / 16) beyond.
     """
     size = x.size(0)
@@ -74,19 +62,17 @@ def corpus_neighbors(
         probes = math.ceil(cells / 16) if probes is None else probes
         settings = IVFSettings(cells=cells, probes=probes, seed=seed)
         searcher = IVFSearch(settings, Cells(size, x.size(1), cells))
-    found = [searcher.others(x[rows], x, size, rows, k) for rows in _with_progress(size, progress)]
+    parts = track(
+        torch.arange(size).split(_CHUNK),
+        "Neighbors",
+        console=Console(stderr=True),
+        transient=True,
+        disable=not progress,
+    )
+    found = [searcher.others(x[rows], x, size, rows, k) for rows in parts]
     squared, indices = (torch.cat(column) for column in zip(*found, strict=True))
     recall = 1.0 if exact else measure_recall(searcher, x, size, k, _RECALL_SAMPLE, seed)
     return CorpusNeighbors(squared, indices, "exact" if exact else "ivf", recall)
-
-
-def _with_progress(size: int, progress: bool) -> Iterator[Tensor]:
-    bar = Progress(console=Console(stderr=True), transient=True, disable=not progress)
-    with bar if progress else nullcontext():
-        task = bar.add_task("Neighbors", total=size)
-        for rows in torch.arange(size).split(_CHUNK):
-            yield rows
-            bar.advance(task, rows.numel())
 
 
 @torch.no_grad()
@@ -133,7 +119,7 @@ def knn_graph(
     check_positive_int("k", k)
     x = x.detach().to(torch.promote_types(x.dtype, torch.float32))
     if cosine:
-        x = F.normalize(x, dim=1, eps=torch.finfo(x.dtype).tiny)
+        x = unit_rows(x)
     whole = torch.arange(x.size(0), device=x.device)
     if batch is None:
         return _knn_edges(x, whole, k, loop)

@@ -231,30 +231,14 @@ def nearest_allowed(
 
 
 def squared_distances(queries: Tensor, rows: Tensor, index: Tensor) -> Tensor:
-    """Squared distances between query i and the rows `index[i]`, without gradient.
-
-    Args:
-        queries: (B, D).
-        rows: (M, D).
-        index: (B, k) long, indices into `rows`.
-
-    Returns:
-        (B, k), dtype of `queries`. Cost O(B k D).
-    """
+    """Squared distances between query i and the rows `index[i]`, without gradient."""
     query = torch.arange(index.size(0), device=index.device).unsqueeze(1).expand_as(index)
     return pair_distances(queries, query.reshape(-1), rows, index.reshape(-1)).view_as(index)
 
 
 @torch.no_grad()
 def pair_distances(x: Tensor, left: Tensor, rows: Tensor, right: Tensor) -> Tensor:
-    """Squared distances (n,) between `x[left]` and `rows[right]`, float32 or the dtype of `x`.
-
-    Args:
-        x: (B, D).
-        left: (n,) long.
-        rows: (M, D).
-        right: (n,) long.
-    """
+    """Squared distances (n,) between `x[left]` and `rows[right]`, float32 or the dtype of `x`."""
     if not (_is_plain(x) and _is_plain(rows)):
         dtype = torch.promote_types(x.dtype, torch.float32)
         # The (n, D) differences of a large call would not fit.
@@ -315,11 +299,7 @@ class RowSearch(Protocol):
 
 
 class ExactSearch(RowSearch):
-    """Exact search, nothing to keep in step.
-
-    Args:
-        backend: One of the back ends of `nearest`.
-    """
+    """Exact search, nothing to keep in step."""
 
     def __init__(self, backend: str = "auto") -> None:
         self.backend = backend
@@ -331,6 +311,3 @@ class ExactSearch(RowSearch):
     def others(self, queries: Tensor, rows: Tensor, size: int, position: Tensor, k: int) -> Nearest:
         """See `nearest_others`."""
         return nearest_others(queries, rows[:size], position, k, backend=self.backend)
-
-    def wrote(self, rows: Tensor, size: int, slots: Tensor, version: int) -> None:
-        """Nothing to do."""

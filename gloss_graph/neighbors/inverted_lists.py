@@ -81,11 +81,6 @@ class Cells(nn.Module):
     Cells are trained on the rows that a bank has at one moment and stay while rows change, so they
     cannot be derived from the rows later: they are part of the bank's state. With them a restored
     bank searches bit for bit as the one that was saved.
-
-    Args:
-        capacity: Rows.
-        dim: D.
-        most: Largest number of cells.
     """
 
     centers: Tensor
@@ -129,14 +124,10 @@ class IVFSearch(RowSearch):
     to the list of its new cell. Any other change of the buffer (loading, moving, in-place
     arithmetic) is noticed by its version and drops the index. What is found depends only on the
     rows and on `cells`, not on how the lists came about: a restored bank finds the same.
-
-    Args:
-        settings: Cells and probes.
-        cells: Part of the bank's state; written when rows are, or at the first search.
     """
 
-    def __init__(self, settings: IVFSettings, cells: Cells) -> None:
-        self.settings, self.cells = settings, cells
+    def __init__(self, settings: IVFSettings, cells: Cells, least: int = 0) -> None:
+        self.settings, self.cells, self.least = settings, cells, least
         self.fallback = ExactSearch()
         self._buffer: weakref.ref[Tensor] | None = None
         self._version = 0
@@ -214,7 +205,7 @@ class IVFSearch(RowSearch):
         self._look_at(rows, version)
         if self._index is not None:
             self._pending.append(slots.cpu())
-        if size >= self._fewest(rows.size(0)):
+        if self._pays(rows, size):
             self._assign_written(rows, size, slots)
         self._version = version_of(rows)
 
@@ -228,10 +219,13 @@ class IVFSearch(RowSearch):
         self.settings = new
         return True
 
-    def _fewest(self, capacity: int) -> int:
-        """Rows from which on the index is used."""
-        cells = self.settings.cells
-        return _MIN_ROWS if cells is None else max(1, min(_ROWS_PER_CELL * cells, capacity))
+    def _pays(self, rows: Tensor, size: int) -> bool:
+        """Whether there are rows enough for an index; with `least`, they must be on the CPU too."""
+        if self.least and (size < self.least or rows.device.type != "cpu"):
+            return False
+        cells, capacity = self.settings.cells, rows.size(0)
+        fewest = _MIN_ROWS if cells is None else max(1, min(_ROWS_PER_CELL * cells, capacity))
+        return size >= fewest
 
     def _look_at(self, rows: Tensor, version: int) -> None:
         """Drop what belongs to another buffer, or to this one before someone else changed it."""
@@ -244,7 +238,7 @@ class IVFSearch(RowSearch):
 
     def _ready(self, rows: Tensor, size: int) -> bool:
         """Bring the index up to date; False if there are too few rows for one."""
-        if size < self._fewest(rows.size(0)):
+        if not self._pays(rows, size):
             self._drop_index()
             return False
         self._look_at(rows, version_of(rows))

@@ -62,12 +62,7 @@ def _near_mates(x: Tensor, k: int) -> NeighborLists:
 
 
 def check_lists(lists: NeighborLists, batch: int, stored: int, device: torch.device) -> None:
-    """Raise unless `lists` are (batch, k) and name stored slots and batch rows only.
-
-    Raises:
-        TypeError: Other lists than `NeighborLists`.
-        ValueError: Shape, dtype, device or indices that do not fit.
-    """
+    """Raise unless `lists` are (batch, k) and name stored slots and batch rows only."""
     if not isinstance(lists, NeighborLists):
         raise TypeError(f"'neighbors' must be NeighborLists (got {type(lists).__name__}).")
     index = lists.indices
@@ -92,10 +87,6 @@ class LinkTable(nn.Module):
     A link names a slot and the stamp that the slot had then. A slot's stamp grows when it gets a
     new tenant, so links to a former tenant die without a search for them. The stored squared length
     of every live link always equals that of the stored rows.
-
-    Args:
-        capacity: Slots.
-        k: Links per slot.
     """
 
     slots: Tensor
@@ -160,15 +151,9 @@ class LinkTable(nn.Module):
         rows: Tensor,
         size: int,
     ) -> None:
-        """Store the lists of the batch rows `kept`, which now live in `slots`.
+        """Store the lists of the batch rows `kept` (n,), which live in `slots` (n,) already.
 
-        Args:
-            lists: Neighbors of the whole batch, in slots as they were before this write.
-            kept: (n,) long, batch rows that were stored.
-            slots: (n,) long, where; the stored rows are in place already.
-            fresh: (n,) bool, the slot got a new tenant (else the same document was refreshed).
-            rows: (capacity, D) stored rows.
-            size: Number of slots in use.
+        `lists` name slots as they were before this write; `fresh` slots (n,) got a new tenant.
         """
         graph = self.kept_graph()
         index = lists.indices[kept, : self.k]
@@ -263,11 +248,9 @@ class LinkTable(nn.Module):
 
     def edges(self, size: int) -> tuple[Tensor, Tensor, Tensor]:
         """Live links among the first `size` slots: source, target, squared length, each (E,)."""
-        flat = self.slots[:size].reshape(-1)
-        live = self.stamps[flat.clamp(min=0)] == self.slot_stamps[:size].reshape(-1)
-        position = (live & (flat >= 0)).nonzero().squeeze(1)
-        squared = self.squared[:size].reshape(-1)[position]
-        return position // self.k, flat[position].long(), squared
+        position = self.live(size).reshape(-1).nonzero().squeeze(1)
+        target = self.slots[:size].reshape(-1)[position].long()
+        return position // self.k, target, self.squared[:size].reshape(-1)[position]
 
     def reset(self) -> None:
         """Forget every list."""

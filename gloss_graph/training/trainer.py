@@ -27,7 +27,7 @@ from gloss_graph._internal.processes import launched, mean_over_processes, wait_
 from gloss_graph._internal.timing import StageClock
 from gloss_graph.losses import MetricLoss, PseudoLabelLoss, labeled_binary_cross_entropy
 from gloss_graph.memory.distributed import share_state
-from gloss_graph.memory.labels import is_labeled
+from gloss_graph.memory.incoming import is_labeled
 from gloss_graph.training.checkpoints import (
     Checkpointed,
     drop_checkpoint,

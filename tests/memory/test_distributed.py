@@ -26,9 +26,10 @@ from gloss_graph.losses import PseudoLabelLoss
 from gloss_graph.losses.graph import labeled_cross_entropy
 from gloss_graph.memory import EVICTIONS
 from gloss_graph.memory.distributed import share_state
-from gloss_graph.neighbors.adjacency import build
 from gloss_graph.step import Staleness
 from gloss_graph.step.hidden_labels import classification_loss
+
+from .helpers import built_graph
 
 CLASSES, DIM = 3, 8
 # Batch sizes of the two processes, and labels by process (-1 = none labeled), step by step.
@@ -103,7 +104,7 @@ def shared_links(rank: int) -> list[list[Tensor]]:
     bank.enqueue(x, ids=torch.arange(12))
     graphs = [bank.links.symmetric(12)]
     share_state(GraphGuidedObjective(CLASSES, memory=bank))
-    graphs += [bank.links.symmetric(12), build(*bank.edges(), 12)]
+    graphs += [bank.links.symmetric(12), built_graph(bank)]
     return [[graph.pointer, graph.column, graph.squared] for graph in graphs]
 
 

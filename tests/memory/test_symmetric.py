@@ -9,10 +9,12 @@ from gloss_graph import MemoryBank
 from gloss_graph.neighbors import adjacency as symmetric
 from gloss_graph.neighbors import exact as search
 
+from .helpers import built_graph
+
 
 def same_graph(bank: MemoryBank) -> None:
     kept = bank.links.symmetric(len(bank))
-    fresh = symmetric.build(*bank.edges(), len(bank))
+    fresh = built_graph(bank)
     assert torch.equal(kept.pointer, fresh.pointer)
     assert torch.equal(kept.column, fresh.column)
     assert torch.equal(kept.squared, fresh.squared)
