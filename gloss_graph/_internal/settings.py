@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import warnings
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields
 from functools import wraps
 from typing import Any, TypeVar
 
@@ -75,7 +75,7 @@ def with_short_forms(name: str, part: Part | None, kind: type[Part], **short: An
                 f"'{key}' is {value!r}, but {inside!r} in '{name}'. Give it once: inside "
                 f"{kind.__name__}(...), or without '{name}'."
             )
-    return replace(part, **given) if given else part
+    return kind(**(vars(part) | given)) if given else part
 
 
 def nearest_name(name: str, known: Iterable[str]) -> str:

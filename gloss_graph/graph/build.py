@@ -330,7 +330,8 @@ def _connect_kept(
     edge_weight = weigh(graph.weight, links.squared.index_select(0, link), sigma.square())
 
     kept = memory.links.symmetric(stored)
-    absent, owner = slots[:0], None
+    owner: object = None
+    absent = slots[:0]
     if near:
         pointer, column, squared = map(torch.from_numpy, kept.among(slots.numpy()))
     else:
