@@ -73,7 +73,8 @@ def read_study(
             refuses.
     """
     path = Path(path)
-    given = {"cost": cost, "data": data, "documents": documents, "encoder": encoder, "seeds": seeds}
+    given: dict[str, Any] = {"cost": cost, "data": data, "documents": documents}
+    given |= {"encoder": encoder, "seeds": seeds}
     content = _content(path) | {key: value for key, value in given.items() if value is not None}
     _check_types(content, path)
     if "factors" not in content:
