@@ -5,18 +5,16 @@ from gloss_graph._internal.extras import require
 require("transformers", extra="text")
 require("pandas", extra="analysis")
 
-from gloss_graph.baselines.bert_gcn import BertGCNClassifier, GraphHead
+from gloss_graph.baselines.bert_gcn import BertGCNClassifier, BertGCNConfig, GraphHead
 from gloss_graph.baselines.cleaning import STOP_WORDS, clean_documents
-from gloss_graph.baselines.config import (
-    CONFIGS,
-    MODELS,
-    BertGCNConfig,
-    GraphModelConfig,
+from gloss_graph.baselines.graph_model import GraphModelConfig
+from gloss_graph.baselines.run import CONFIGS, MODELS, GraphModelResult, train_graph_model
+from gloss_graph.baselines.text_gcn import (
+    SymmetricGCNConv,
+    TextGCN,
+    TextGCNClassifier,
     TextGCNConfig,
 )
-from gloss_graph.baselines.layers import SymmetricGCNConv
-from gloss_graph.baselines.run import GraphModelResult, train_graph_model
-from gloss_graph.baselines.text_gcn import TextGCN, TextGCNClassifier
 from gloss_graph.baselines.word_graph import normalized_adjacency, word_document_graph
 
 __all__ = [

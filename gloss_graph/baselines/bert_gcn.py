@@ -2,32 +2,23 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
+import math
+from collections.abc import Callable
+from copy import deepcopy
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
+from scipy import sparse
 from torch import Tensor, nn
-from torch_geometric.data import Data
 from torch_geometric.nn import GATConv
-from transformers import set_seed
 
+from gloss_graph._internal.checks import check_choice, check_positive_int, check_range
 from gloss_graph._internal.folders import whole_folder
-from gloss_graph._internal.timing import StageClock
-from gloss_graph.analysis.scores import classification_scores
-from gloss_graph.baselines.config import BertGCNConfig
-from gloss_graph.baselines.corpus import (
-    Documents,
-    Places,
-    Watch,
-    check_classes,
-    graph_of,
-    read_graph_model,
-    save_graph_model,
-)
-from gloss_graph.baselines.layers import Block, SymmetricGCNConv, cut_rows
-from gloss_graph.baselines.progress import epoch_bar
-from gloss_graph.baselines.word_graph import normalized_matrix
+from gloss_graph.baselines.graph_model import GraphModel, GraphModelConfig, Watch, read_graph_model
+from gloss_graph.baselines.text_gcn import Block, SymmetricGCNConv
+from gloss_graph.baselines.word_graph import csr_tensor, normalized_matrix
 from gloss_graph.text import Corpus, Splits, TextEncoder
 from gloss_graph.text.checkpoints import ENCODER_FILE
 from gloss_graph.training.classifier import TextClassifier, fit_balanced_head, freeze_layers
@@ -36,16 +27,71 @@ from gloss_graph.training.processes import find_device
 _TINY = 1e-10
 
 
+@dataclass(frozen=True, kw_only=True)
+class BertGCNConfig(GraphModelConfig):
+    r"""Settings of BertGCN beyond those of `GraphModelConfig`.
+
+    The defaults are the paper's except for a shorter fine-tuning.
+
+    Attributes:
+        gnn: "gcn" or "gat", which ignores the weights of the edges and keeps a message per edge
+            and head: E x 8 x 32 floats.
+        hidden: Width of the hidden layer; None = 200 for "gcn", 32 per head for "gat".
+        heads: Heads of "gat".
+        graph_weight: \(\lambda\): the prediction is
+            \(\lambda\) GNN + \((1 - \lambda)\) encoder head.
+        learning_rate: Learning rate of the encoder and its linear head.
+        head_learning_rate: Learning rate of the GNN.
+        epochs: Epochs of joint training.
+        fine_tune_epochs: Epochs in which encoder and head are trained alone first; with 0 the
+            head is a logistic regression on the embeddings.
+        fine_tune_rate: Learning rate of these epochs.
+        batch_size: Labeled documents per step.
+        eval_batch_size: Documents per forward pass of the encoder without gradient.
+        freeze_layers: The embedding layer and the first layers of the encoder are not trained.
+        bf16: Autocast encoder and linear head to bfloat16; the GNN stays in float32.
+    """
+
+    model: ClassVar[str] = "bert-gcn"
+
+    gnn: str = "gcn"
+    hidden: int | None = None
+    heads: int = 8
+    graph_weight: float = 0.7
+    learning_rate: float = 1e-5
+    head_learning_rate: float = 1e-3
+    epochs: int = 50
+    fine_tune_epochs: int = 10
+    fine_tune_rate: float = 1e-4
+    batch_size: int = 64
+    eval_batch_size: int = 64
+    freeze_layers: int = 0
+    bf16: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_choice("gnn", self.gnn, ("gcn", "gat"))
+        if self.hidden is not None:
+            check_positive_int("hidden", self.hidden)
+        for name in ("heads", "batch_size", "eval_batch_size"):
+            check_positive_int(name, getattr(self, name))
+        for name in ("fine_tune_epochs", "freeze_layers"):
+            check_positive_int(name, getattr(self, name), minimum=0)
+        check_range("graph_weight", self.graph_weight, 0, 1)
+        for name in ("learning_rate", "head_learning_rate", "fine_tune_rate"):
+            check_range(name, getattr(self, name), 0, math.inf, open_low=True, open_high=True)
+
+
 class GraphHead(nn.Module):
     """Two graph layers over rows of documents and words.
 
     Args:
         dim: D, width of a document's row.
         num_classes: C.
-        gnn: "gcn", over a normalised sparse matrix or blocks of it, or "gat", over `edge_index`.
-        hidden: Width of the hidden layer, of "gat" of a head.
-        heads: Of "gat".
-        dropout: On what enters the last layer, and on the attention of "gat".
+        gnn: "gcn", over a normalized sparse matrix or blocks of it, or "gat", over `edge_index`.
+        hidden: Width of the hidden layer, for "gat" of a head.
+        heads: Heads of "gat".
+        dropout: Dropout on the input of the last layer, and on the attention of "gat".
 
     Example:
         >>> GraphHead(4, 2)(torch.ones(3, 4), torch.eye(3).to_sparse_csr()).shape
@@ -80,34 +126,33 @@ class GraphHead(nn.Module):
 
         Args:
             x: Rows; with a `Block` (n, m) as `edges` those of m nodes, the others' being zero.
-            edges: Of both layers.
-            answers: Of the second one in place of these: a `Block` (b, n) gives logits (b, C).
+            edges: Edges of both layers.
+            answers: Edges of the second layer, if others: a `Block` (b, n) gives logits (b, C).
         """
         rows = nn.functional.elu(self.first(x, edges))
         return self.second(self.dropout(rows), edges if answers is None else answers)
 
 
-class BertGCNClassifier:
+class BertGCNClassifier(GraphModel):
     r"""BertGCN as an estimator, over any text encoder.
 
-    Encoder and linear head are fine-tuned, then trained on with a GNN over the graph of documents
-    and words. Rows of documents live in a memory: those of a batch are made anew and carry
-    gradient, the others are as they were, all are made anew after an epoch of joint training, which
-    the graph of the next one needs. The epoch of the best validation accuracy is kept; without
-    validation part the last.
+    Encoder and linear head are fine-tuned, then trained further with a GNN over the graph of
+    documents and words. A memory holds the rows of all documents. Those of a batch are computed
+    with gradient; after an epoch of joint training all are computed again. The epoch with the best
+    validation accuracy is kept, without a validation part the last.
 
-    Documents it was fitted with are labeled by \(\lambda\) GNN + \((1 - \lambda)\) encoder head,
-    new ones by the encoder head alone: they are in no graph.
+    Documents of `fit` are labeled by \(\lambda\) GNN + \((1 - \lambda)\) encoder head, new ones,
+    which are not in the graph, by the encoder head alone.
 
     Args:
         encoder: Fine-tuned in place.
-        config: Settings; the paper's if left out.
+        config: Settings; the paper's by default.
 
     Attributes:
-        history: A row an epoch: losses and validation scores, once fitted.
-        clock: Seconds by stage.
-        graph: The graph, once fitted.
-        memory: (N, D) rows of the documents, once fitted.
+        history: A row per epoch: losses and validation scores.
+        clock: Seconds per stage.
+        graph: The graph, after `fit`.
+        memory: (N, D) rows of the documents, after `fit`.
 
     Example:
         >>> from gloss_graph.text import Corpus, Splits, load_encoder
@@ -118,129 +163,100 @@ class BertGCNClassifier:
         torch.Size([2, 2])
     """
 
+    config: BertGCNConfig
+    classifier: TextClassifier
+    gnn: GraphHead
+    memory: Tensor
+
     def __init__(self, encoder: TextEncoder, config: BertGCNConfig | None = None) -> None:
+        super().__init__(config or BertGCNConfig())
         self.encoder = encoder
-        self.config = config or BertGCNConfig()
-        self.history: list[dict[str, float]] = []
-        self.clock = StageClock()
-        self.steps = self.best_step = 0
 
     def fit(
         self, splits: Splits, *, watch: Watch | None = None, progress: bool = False
     ) -> BertGCNClassifier:
-        """Train on the labels of the training part; the others are nodes without label.
-
-        Raises:
-            ValueError: No labeled training document, fewer than two class names, no word left,
-                pairs of texts, or more layers to freeze than the encoder has.
-        """
+        """Train on the labels of the training part; the others are nodes without label."""
         config = self.config
-        documents = Documents(splits)
-        check_classes(documents)
+        corpus = self.begin(splits)
         freeze_layers(self.encoder, config.freeze_layers)
-        set_seed(config.seed)
         self.classifier = TextClassifier(
-            self.encoder, splits.train.label_names, dropout=0.1, seed=config.seed
+            self.encoder, corpus.label_names, dropout=0.1, seed=config.seed
         )
-        with self.clock.timed("graph"):
-            graph = graph_of(documents, config)
+        self.build_graph(corpus)
         device = find_device(config.device)
-        self._place(graph, Places.of(documents.corpus), device)
-        rows = len(documents.corpus)
-        self.memory = torch.zeros(rows, self.encoder.dim, dtype=torch.float32, device=device)
-        if watch is not None:
-            watch.begin()
-        self._items = self.encoder.tokenize(documents.corpus.texts)
-        batches = -(-int((documents.labels >= 0).sum()) // config.batch_size)
-        self._most = batches * (config.fine_tune_epochs + config.epochs)
-        bar = epoch_bar(self._most, config.model) if progress else None
-        with bar or nullcontext():
-            tick = (lambda: bar.advance(bar.task_ids[0])) if bar else (lambda: None)
-            self._fine_tune(documents, watch, tick)
-            self._train(documents, watch, tick)
+        self._make(torch.zeros(len(corpus), self.encoder.dim, dtype=torch.float32), device)
+        self._items = self.encoder.tokenize(corpus.texts)
+        known = self.labels >= 0
+        batches = -(-int(known.sum()) // config.batch_size)
+        most = batches * (config.fine_tune_epochs + config.epochs)
+        with self.watched(most, watch, progress) as tick:
+            if config.fine_tune_epochs:
+                alone = torch.optim.Adam(self.classifier.parameters(), lr=config.fine_tune_rate)
+                self._epochs(corpus, alone, config.fine_tune_epochs, 0.0, tick)
+            else:
+                self._refresh(corpus)
+                rows, labels = self.memory[known].cpu(), self.labels[known]
+                if labels.unique().numel() > 1:
+                    fit_balanced_head(self.classifier, rows, labels, seed=config.seed)
+            joint = torch.optim.Adam(
+                [
+                    {"params": self.classifier.parameters(), "lr": config.learning_rate},
+                    {"params": self.gnn.parameters(), "lr": config.head_learning_rate},
+                ]
+            )
+            self._epochs(corpus, joint, config.epochs, config.graph_weight, tick)
         return self
-
-    def _fine_tune(self, documents: Documents, watch: Watch | None, tick: Any) -> None:
-        """Train encoder and linear head alone, and fill the memory."""
-        config = self.config
-        if config.fine_tune_epochs:
-            optimizer = torch.optim.Adam(self.classifier.parameters(), lr=config.fine_tune_rate)
-            self._epochs(documents, optimizer, config.fine_tune_epochs, 0.0, watch, tick)
-            return
-        self._refresh(documents.corpus)
-        known = documents.labels >= 0
-        rows, labels = self.memory[known].cpu(), documents.labels[known]
-        if labels.unique().numel() > 1:
-            fit_balanced_head(self.classifier, rows, labels, seed=config.seed)
-
-    def _train(self, documents: Documents, watch: Watch | None, tick: Any) -> None:
-        config = self.config
-        optimizer = torch.optim.Adam(
-            [
-                {"params": self.classifier.parameters(), "lr": config.learning_rate},
-                {"params": self.gnn.parameters(), "lr": config.head_learning_rate},
-            ]
-        )
-        weight = config.graph_weight
-        self._epochs(documents, optimizer, config.epochs, weight, watch, tick)
 
     def _epochs(
         self,
-        documents: Documents,
+        corpus: Corpus,
         optimizer: torch.optim.Optimizer,
         epochs: int,
         weight: float,
-        watch: Watch | None,
-        tick: Any,
+        tick: Callable[[], None],
     ) -> None:
         """Train, keep the best epoch and leave the memory as its weights make it."""
-        config, labels = self.config, documents.labels
-        known = (labels >= 0).nonzero().ravel()
-        held_out = (documents.val_labels >= 0).nonzero().ravel()
+        parts = nn.ModuleList([self.classifier, self.gnn])
+        known = (self.labels >= 0).nonzero().ravel()
+        held_out = (self.val_labels >= 0).nonzero().ravel()
         best, waited, kept, step = -1.0, 0, None, self.steps
         for _ in range(epochs):
             order = known[torch.randperm(known.numel())]
             total = 0.0
-            for chosen in order.split(config.batch_size):
-                total += self._step(chosen, labels[chosen], optimizer, weight) * chosen.numel()
+            for chosen in order.split(self.config.batch_size):
+                total += self._step(chosen, optimizer, weight) * chosen.numel()
                 self.steps += 1
                 tick()
-                if watch is not None:
-                    watch.step(self.steps, self._most)
-            # Without the graph nothing but the scores reads rows before the end.
-            self._refresh(documents.corpus, None if weight else held_out)
+            # Without the graph only the scores read rows before the end.
+            self._refresh(corpus, None if weight else held_out)
             self.history.append({"step": float(self.steps), "loss": total / known.numel()})
             if not held_out.numel():
                 self.best_step = self.steps
                 continue
-            score = self._note(documents.val_labels, weight)
+            score = self.note_validation((self._answers(weight) + _TINY).log())["val_accuracy"]
             waited += 1
             if score > best:
                 best, waited, step = score, 0, self.steps
-                kept = [_copied(part) for part in (self.classifier, self.gnn)]
-            if waited >= config.patience:
+                kept = deepcopy(parts.state_dict())
+            if waited >= self.config.patience:
                 break
         if kept is not None:
-            for part, state in zip((self.classifier, self.gnn), kept, strict=True):
-                part.load_state_dict(state)
+            parts.load_state_dict(kept)
             self.best_step = step
         if waited or not weight:
-            self._refresh(documents.corpus)
-        for part in (self.classifier, self.gnn):
-            part.eval()
+            self._refresh(corpus)
+        parts.eval()
 
-    def _step(
-        self, chosen: Tensor, labels: Tensor, optimizer: torch.optim.Optimizer, weight: float
-    ) -> float:
+    def _step(self, chosen: Tensor, optimizer: torch.optim.Optimizer, weight: float) -> float:
         device = self.memory.device
-        for part in (self.classifier, self.gnn):
-            part.train()
+        self.classifier.train()
+        self.gnn.train()
         with self.clock.timed("encoder"):
             batch = self.encoder.collate([self._items[place] for place in chosen.tolist()])
             with torch.autocast(device.type, torch.bfloat16, enabled=self.config.bf16):
                 moved = {name: value.to(device) for name, value in batch.items()}
                 output = self.classifier(**moved)
-        chosen, labels = chosen.to(device), labels.to(device)
+        labels, chosen = self.labels[chosen].to(device), chosen.to(device)
         with self.clock.timed("propagation"):
             rows = self.memory.index_put((chosen,), output.embeddings) if weight else self.memory
             spread = self._mix(rows, chosen, output.logits.float(), weight)
@@ -258,56 +274,43 @@ class BertGCNClassifier:
         """(B, C) probabilities of nodes by rows (N, D) of all documents and the head's logits."""
         spread = (1 - weight) * logits.softmax(dim=1)
         if weight:
-            spread = spread + weight * self._logits(rows, chosen).softmax(dim=1)
+            spread = spread + weight * self.graph_logits(rows, chosen).softmax(dim=1)
         return spread
 
-    def _logits(self, rows: Tensor, chosen: Tensor) -> Tensor:
+    def graph_logits(self, rows: Tensor, chosen: Tensor) -> Tensor:
         """(B, C) of the GNN for the `chosen` (B,) documents, by rows (N, D) of all documents."""
         if self._matrix is None:
             words = rows.new_zeros(self.graph.num_nodes - rows.size(0), rows.size(1))
             return self.gnn(torch.cat([rows, words]), self._edges)[chosen]
         # The rows of words are zero: nothing comes from them in the first layer, though most
         # edges join words. In the second only the chosen documents are asked for.
-        whole = chosen.numel() == rows.size(0)
-        answers = self._inward.turned if whole else cut_rows(self._matrix, chosen, rows.device)
-        logits = self.gnn(rows, self._inward, answers)
-        return logits[chosen] if whole else logits
+        if chosen.numel() == rows.size(0):
+            return self.gnn(rows, self._inward, self._inward.turned)[chosen]
+        return self.gnn(rows, self._inward, _cut_rows(self._matrix, chosen, rows.device))
 
     @torch.no_grad()
     def _answers(self, weight: float) -> Tensor:
         """(N, C) probabilities of all documents by the memory as it is, on the CPU."""
-        for part in (self.classifier, self.gnn):
-            part.eval()
+        self.classifier.eval()
+        self.gnn.eval()
         every = torch.arange(self.memory.size(0), device=self.memory.device)
-        logits = self.classifier.head(self.memory)
-        return self._mix(self.memory, every, logits, weight).cpu()
-
-    def _note(self, labels: Tensor, weight: float) -> float:
-        """Scores of the validation part; gives its accuracy."""
-        held_out = labels >= 0
-        spread = self._answers(weight)[held_out]
-        loss = nn.functional.nll_loss((spread + _TINY).log(), labels[held_out])
-        found = classification_scores(spread.argmax(dim=1).numpy(), labels[held_out].numpy())
-        self.history[-1] |= {"val_cross_entropy": loss.item()}
-        self.history[-1] |= {f"val_{name}": value for name, value in found.items()}
-        return found["accuracy"]
+        return self._mix(self.memory, every, self.classifier.head(self.memory), weight).cpu()
 
     def _refresh(self, corpus: Corpus, chosen: Tensor | None = None) -> None:
-        """Make the rows anew of all documents, or of the chosen ones."""
-        device = next(self.gnn.parameters()).device
+        """Compute the rows of all documents, or of the chosen ones, again."""
         with self.clock.timed("refresh"):
             if chosen is None:
-                self.memory = self.embed(corpus).to(device)
+                self.memory = self.embed(corpus).to(self.memory.device)
             elif chosen.numel():
                 rows = self.embed(corpus.select(chosen.numpy()))
-                self.memory[chosen.to(device)] = rows.to(device)
+                self.memory[chosen.to(self.memory.device)] = rows.to(self.memory.device)
 
-    def _place(self, graph: Data, places: Places, device: torch.device) -> None:
+    def _make(self, memory: Tensor, device: torch.device) -> None:
         config = self.config
-        self.graph, self.places = graph, places
+        self.memory = memory.to(device)
         self.gnn = GraphHead(
             self.encoder.dim,
-            len(self.classifier.label_names),
+            len(self.label_names),
             gnn=config.gnn,
             hidden=config.hidden or (200 if config.gnn == "gcn" else 32),
             heads=config.heads,
@@ -315,13 +318,13 @@ class BertGCNClassifier:
         )
         self.gnn.to(device)
         self.classifier.to(device)
-        self._matrix = normalized_matrix(graph) if config.gnn == "gcn" else None
+        self._matrix = normalized_matrix(self.graph) if config.gnn == "gcn" else None
         if self._matrix is None:
-            self._edges = graph.edge_index.to(device)
+            self._edges = self.graph.edge_index.to(device)
         else:
-            documents = torch.arange(places.ids.numel())
-            # Of a symmetric matrix the rows of the documents are their columns, turned.
-            self._inward = cut_rows(self._matrix, documents, device).turned
+            # Of a symmetric matrix the rows of the documents are their columns, transposed.
+            documents = _cut_rows(self._matrix, torch.arange(len(memory)), device)
+            self._inward = documents.turned
 
     @property
     def label_names(self) -> list[str]:
@@ -339,8 +342,8 @@ class BertGCNClassifier:
 
     @torch.no_grad()
     def predict_proba(self, corpus: Corpus) -> Tensor:
-        """(B, C) class probabilities; documents it was not fitted with get the encoder head's."""
-        places = self.places.find(corpus)
+        """(B, C) class probabilities; new documents get those of the encoder head."""
+        places = self.find(corpus)
         spread = self._answers(self.config.graph_weight)[places]
         new = (places < 0).nonzero().ravel()
         if new.numel():
@@ -356,34 +359,25 @@ class BertGCNClassifier:
         """
         with whole_folder(folder, ENCODER_FILE) as fresh:
             self.classifier.write_files(fresh)
-            save_graph_model(
-                fresh,
-                self.config,
-                self.gnn,
-                self.graph,
-                self.places,
-                tensors={"memory": self.memory},
-            )
+            self.write_graph_files(fresh, self.gnn, {}, {"memory": self.memory})
         return Path(folder).expanduser().absolute()
 
     @classmethod
     def load(cls, folder: str | Path) -> BertGCNClassifier:
-        """Read what `save` wrote, on the CPU.
-
-        Raises:
-            ValueError: A folder that is missing, damaged or holds something else.
-        """
-        with read_graph_model(folder, "bert-gcn") as stored:
+        """Read a model that `save` wrote, on the CPU."""
+        with read_graph_model(folder, "bert-gcn") as (settings, tensors, weights):
             classifier = TextClassifier.load(folder)
             encoder: Any = classifier.encoder
-            loaded = cls(encoder, BertGCNConfig(**stored.settings["config"]))
+            loaded = cls(encoder, BertGCNConfig(**settings["config"]))
             loaded.classifier = classifier
-            loaded._place(stored.graph, stored.places, torch.device("cpu"))
-            loaded.memory = stored.tensors["memory"]
-            loaded.gnn.load_state_dict(stored.weights)
+            loaded.place_graph(settings["words"], tensors)
+            loaded._make(tensors["memory"], torch.device("cpu"))
+            loaded.gnn.load_state_dict(weights)
             loaded.gnn.eval()
         return loaded
 
 
-def _copied(module: nn.Module) -> dict[str, Tensor]:
-    return {name: value.detach().clone() for name, value in module.state_dict().items()}
+def _cut_rows(matrix: sparse.csr_matrix, rows: Tensor, device: torch.device) -> Block:
+    """The given rows (b,) of a matrix (n, n): the propagation to these nodes alone."""
+    cut = matrix[rows.cpu().numpy()]
+    return Block(csr_tensor(cut).to(device), csr_tensor(cut.T.tocsr()).to(device))

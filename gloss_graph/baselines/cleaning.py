@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 from gloss_graph._internal.checks import check_choice, check_positive_int
 
@@ -38,11 +38,11 @@ _RULES = [
 
 
 class _Characters(dict[int, str]):
-    """What characters become, filled as they are met.
+    """The replacements of characters, filled on first use.
 
-    Letters, the marks on them and numbers of every script stay, and so does what the published
-    cleaning keeps of punctuation. Characters without a width, such as the joiners of Persian and
-    Hindi, vanish. Everything else parts words.
+    Letters, marks and numbers of every script stay, and so does the punctuation of the published
+    cleaning. Characters without a width, such as the joiners of Persian and Hindi, vanish. All
+    others separate words.
     """
 
     def __missing__(self, code: int) -> str:
@@ -55,7 +55,7 @@ class _Characters(dict[int, str]):
         return self[code]
 
 
-# The apostrophe of typesetters, the punctuation of Chinese and Japanese, what colors a symbol.
+# The typographic apostrophe, the punctuation of Chinese and Japanese, selectors of symbol colors.
 _CHARACTERS = _Characters({ord(a): b for a, b in zip("’，！？（）", "',!?()", strict=True)})
 _CHARACTERS |= dict.fromkeys(range(0xFE00, 0xFE10), "")
 # Scripts that write no spaces between words: Thai, Lao, Myanmar, Khmer; Kana, Han.
@@ -66,12 +66,6 @@ _UNSPACED = re.compile(
 
 def split_words(text: str, cleaning: str = "unicode") -> list[str]:
     """Lower-case words, clitics and punctuation of a text; words end at spaces.
-
-    Args:
-        text: The text. Texts of ASCII characters have the same words with both cleanings.
-        cleaning: "unicode" keeps the letters, marks and numbers of every script, composed
-            (NFC). "published" is what TextGCN released: every character but ASCII letters and
-            digits and ``(),!?'` `` becomes a space.
 
     Example:
         >>> split_words("It's GOOD, isn't it?")
@@ -89,14 +83,7 @@ def split_words(text: str, cleaning: str = "unicode") -> list[str]:
 
 
 def cleaning_notes(texts: Iterable[str], cleaning: str) -> list[str]:
-    """What a user must know about texts that the cleaning takes apart badly.
-
-    Example:
-        >>> cleaning_notes(["two words", "дизельный мотор"], "unicode")
-        []
-        >>> cleaning_notes(["дизельный мотор"], "published")[0][:35]
-        "The cleaning 'published' leaves out"
-    """
+    """Warnings about texts whose words the cleaning does not find."""
     notes, total, letters, lost, unspaced = [], 0, 0, 0, 0
     for text in texts:
         total += 1
@@ -117,8 +104,8 @@ def cleaning_notes(texts: Iterable[str], cleaning: str) -> list[str]:
     elif cleaning == "unicode" and unspaced > 0.05 * total:
         notes.append(
             f"{unspaced:,} of {total:,} documents have few words, as they are in a script without "
-            "spaces between words, and words end at spaces here. Part the words of the texts by "
-            "spaces first, by a segmenter of the language."
+            "spaces between words, and words end at spaces here. Separate the words by spaces "
+            "first, with a segmenter of the language."
         )
     return notes
 
@@ -134,12 +121,14 @@ def clean_documents(
 
     Args:
         texts: N documents.
-        min_count: Words seen less often in all documents together are left out; 1 keeps all.
-        stop_words: Words to leave out; empty to keep all.
-        cleaning: "unicode" or "published", see `split_words`.
+        min_count: Words that are rarer in all documents together are left out; 1 keeps all.
+        stop_words: Words to leave out.
+        cleaning: "unicode" keeps the letters, marks and numbers of every script, composed (NFC).
+            "published" is the cleaning of TextGCN's release: all but ASCII letters, digits and
+            ``(),!?'` `` becomes a space.
 
     Returns:
-        N lists; one may be empty, its document is still there.
+        N lists, of which some may be empty.
 
     Raises:
         ValueError: `min_count` below 1, or an unknown cleaning.
@@ -151,13 +140,6 @@ def clean_documents(
     check_positive_int("min_count", min_count)
     check_choice("cleaning", cleaning, CLEANINGS)
     documents = [split_words(text, cleaning) for text in texts]
-    return kept_words(documents, min_count=min_count, stop_words=stop_words)
-
-
-def kept_words(
-    documents: Sequence[Sequence[str]], *, min_count: int, stop_words: Iterable[str]
-) -> list[list[str]]:
-    """The documents without stop words and without words seen less than `min_count` times."""
     counts = Counter(word for words in documents for word in words)
     left_out = frozenset(stop_words)
     kept = {word for word, n in counts.items() if n >= min_count and word not in left_out}

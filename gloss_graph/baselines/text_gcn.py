@@ -3,34 +3,108 @@
 from __future__ import annotations
 
 import math
-from contextlib import nullcontext
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch_geometric.data import Data
-from transformers import set_seed
+from torch_geometric.nn import GCNConv
 
+from gloss_graph._internal.checks import check_positive_int, check_range
 from gloss_graph._internal.folders import whole_folder
-from gloss_graph._internal.timing import StageClock
-from gloss_graph.analysis.scores import classification_scores
-from gloss_graph.baselines.config import TextGCNConfig
-from gloss_graph.baselines.corpus import (
+from gloss_graph.baselines.graph_model import (
     SETTINGS_FILE,
-    Documents,
-    Places,
+    GraphModel,
+    GraphModelConfig,
     Watch,
-    check_classes,
-    graph_of,
     read_graph_model,
-    save_graph_model,
 )
-from gloss_graph.baselines.layers import SymmetricGCNConv
-from gloss_graph.baselines.progress import epoch_bar
 from gloss_graph.baselines.word_graph import normalized_adjacency
 from gloss_graph.text import Corpus, Splits
 from gloss_graph.training.processes import find_device
+
+NEW_DOCUMENTS = (
+    "TextGCN has a weight for every document of its graph and none for new ones: train again with "
+    "them as unlabeled documents (--unlabeled), whose classes the run then holds in "
+    "predictions.csv, or use bert-gcn, whose encoder labels new documents."
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextGCNConfig(GraphModelConfig):
+    """Settings of TextGCN beyond those of `GraphModelConfig`; the defaults are the paper's.
+
+    Attributes:
+        hidden: Width of the hidden layer.
+        learning_rate: Learning rate of Adam.
+    """
+
+    model: ClassVar[str] = "text-gcn"
+
+    hidden: int = 200
+    learning_rate: float = 0.02
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_positive_int("hidden", self.hidden)
+        check_range("learning_rate", self.learning_rate, 0, 1, open_low=True)
+
+
+class Block(NamedTuple):
+    """A sparse CSR matrix (n, m) and its transpose (m, n), for the backward pass."""
+
+    matrix: Tensor
+    transposed: Tensor
+
+    @property
+    def turned(self) -> Block:
+        """The other way round."""
+        return Block(self.transposed, self.matrix)
+
+
+class SymmetricGCNConv(GCNConv):
+    """`GCNConv` over a symmetric sparse matrix that is normalized already.
+
+    The backward pass multiplies by the same matrix, where PyG's transposes it every time: a third
+    of the time of a step at three million edges.
+
+    Args:
+        in_channels: D. None leaves the weight out: the input is propagated as it is, as in a layer
+            on one-hot features, whose weight is a row per node.
+        out_channels: D'.
+        bias: Add a bias.
+
+    Shapes: x (n, D) float32, the matrix (n, n) sparse CSR; the result (n, D'). With a `Block` of
+    (b, n) as the matrix the result is (b, D').
+
+    Example:
+        >>> matrix = torch.eye(2).to_sparse_csr()
+        >>> SymmetricGCNConv(3, 4)(torch.ones(2, 3), matrix).shape
+        torch.Size([2, 4])
+    """
+
+    def __init__(self, in_channels: int | None, out_channels: int, *, bias: bool = True) -> None:
+        super().__init__(in_channels or out_channels, out_channels, bias=bias, normalize=False)
+        if in_channels is None:
+            self.lin: Any = torch.nn.Identity()
+
+    def forward(self, x: Tensor, adj_t: Tensor | Block) -> Tensor:
+        """Multiply, add the rows of the neighbors, add the bias."""
+        matrix, transposed = (adj_t, adj_t) if isinstance(adj_t, Tensor) else adj_t
+        out: Tensor = _Product.apply(matrix, transposed, self.lin(x))
+        return out if self.bias is None else out + self.bias
+
+
+class _Product(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, matrix: Tensor, transposed: Tensor, x: Tensor) -> Tensor:
+        ctx.transposed = transposed
+        return matrix @ x
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[None, None, Tensor]:
+        return None, None, ctx.transposed @ gradient.contiguous()
 
 
 class TextGCN(nn.Module):
@@ -40,7 +114,7 @@ class TextGCN(nn.Module):
         num_nodes: n, documents and words.
         num_classes: C.
         hidden: Width of the hidden layer.
-        dropout: On what enters the second layer.
+        dropout: Dropout on the input of the second layer.
 
     Example:
         >>> from gloss_graph.baselines import normalized_adjacency, word_document_graph
@@ -66,7 +140,7 @@ class TextGCN(nn.Module):
         return self.first(self.table, adjacency).relu()
 
     def forward(self, adjacency: Tensor) -> Tensor:
-        """Logits (n, C) over a normalised (n, n) sparse CSR matrix."""
+        """Logits (n, C) over a normalized (n, n) sparse CSR matrix."""
         return self.classify(self.hidden_rows(adjacency), adjacency)
 
     def classify(self, rows: Tensor, adjacency: Tensor) -> Tensor:
@@ -74,20 +148,20 @@ class TextGCN(nn.Module):
         return self.second(self.dropout(rows), adjacency)
 
 
-class TextGCNClassifier:
-    """TextGCN as an estimator. It is transductive: it knows the documents it was fitted with.
+class TextGCNClassifier(GraphModel):
+    """TextGCN as an estimator. It is transductive: it labels only the documents of `fit`.
 
-    Documents to label are given to `fit` as the test part, or without label in the training part.
-    Their labels are not looked at. Those without a kept word get the class shares of the training
-    labels, as their node has no neighbour.
+    Documents to label are the test part of `fit`, or unlabeled ones in the training part. The
+    labels of the test part are not used. A document without a kept word has no neighbor and gets
+    the class shares of the training labels.
 
     Args:
-        config: Settings; the paper's if left out.
+        config: Settings; the paper's by default.
 
     Attributes:
-        history: A row an epoch: losses and validation scores, once fitted.
-        clock: Seconds by stage.
-        graph: The graph, once fitted.
+        history: A row per epoch: losses and validation scores.
+        clock: Seconds per stage.
+        graph: The graph, after `fit`.
 
     Example:
         >>> from gloss_graph.text import Corpus, Splits
@@ -97,16 +171,12 @@ class TextGCNClassifier:
         >>> model = TextGCNClassifier(config).fit(Splits(train, test=test))
         >>> model.predict_proba(test).argmax().item()
         0
-
-    See Also:
-        :class:`BertGCNClassifier`, which can label documents it has not seen.
     """
 
+    config: TextGCNConfig
+
     def __init__(self, config: TextGCNConfig | None = None) -> None:
-        self.config = config or TextGCNConfig()
-        self.history: list[dict[str, float]] = []
-        self.clock = StageClock()
-        self.steps = self.best_step = 0
+        super().__init__(config or TextGCNConfig())
 
     def fit(
         self, splits: Splits, *, watch: Watch | None = None, progress: bool = False
@@ -114,118 +184,78 @@ class TextGCNClassifier:
         """Train on the labels of the training part; the others are nodes without label.
 
         Stops when the validation loss is above the mean of the `patience` before, as the released
-        code does, and keeps the weights of the last epoch. Without validation part all epochs are
-        done.
-
-        Raises:
-            ValueError: No labeled training document, fewer than two class names, or no word left.
+        code does, and keeps the weights of the last epoch. Without a validation part all epochs
+        are done.
         """
-        config = self.config
-        documents = Documents(splits)
-        check_classes(documents)
-        set_seed(config.seed)
-        with self.clock.timed("graph"):
-            graph = graph_of(documents, config)
-        self._place(graph, Places.of(documents.corpus), splits.train.label_names, documents.prior)
-        device = find_device(config.device)
-        self.model.to(device)
-        adjacency = self._adjacency = normalized_adjacency(graph).to(device)
-        if watch is not None:
-            watch.begin()
-        self._train(adjacency, documents, device, watch, progress)
+        corpus = self.begin(splits)
+        self.build_graph(corpus)
+        counts = torch.bincount(self.labels[self.labels >= 0], minlength=corpus.num_classes)
+        self._make(corpus.label_names, counts / counts.sum(), find_device(self.config.device))
+        with self.watched(self.config.epochs, watch, progress) as tick:
+            self._train(tick)
         return self
 
-    def _train(
-        self,
-        adjacency: Tensor,
-        documents: Documents,
-        device: torch.device,
-        watch: Watch | None,
-        progress: bool,
-    ) -> None:
-        config, model = self.config, self.model
-        labels, val_labels = documents.labels.to(device), documents.val_labels
-        shown, held_out = (labels >= 0).nonzero().ravel(), val_labels >= 0
+    def _train(self, tick: Any) -> None:
+        config, model, adjacency = self.config, self.model, self._adjacency
+        labels = self.labels.to(adjacency.device)
+        shown = (labels >= 0).nonzero().ravel()
         optimizer = torch.optim.Adam(model.parameters(), lr=config.learning_rate)
         losses: list[float] = []
-        bar = epoch_bar(config.epochs, config.model) if progress else None
-        with bar or nullcontext():
-            for epoch in range(1, config.epochs + 2):
-                model.train()
-                with self.clock.timed("propagation"):
-                    rows = model.hidden_rows(adjacency)
-                # What evaluation of the epoch before needs too: dropout comes after it.
-                if epoch > 1:
-                    self._note(rows.detach(), val_labels, held_out)
-                    if "val_cross_entropy" in self.history[-1]:
-                        losses.append(self.history[-1]["val_cross_entropy"])
-                    if bar is not None:
-                        bar.advance(bar.task_ids[0])
-                    if epoch > config.epochs or _stalled(losses, config.patience):
-                        break
-                model.train()
-                with self.clock.timed("propagation"):
-                    logits = model.classify(rows, adjacency)[: labels.numel()]
-                    loss = nn.functional.cross_entropy(logits[shown], labels[shown])
-                with self.clock.timed("backward"):
-                    optimizer.zero_grad()
-                    loss.backward()
-                with self.clock.timed("optimizer"):
-                    optimizer.step()
-                self.steps = self.best_step = epoch
-                self.history.append({"step": float(epoch), "loss": loss.item()})
-                if watch is not None:
-                    watch.step(epoch, config.epochs)
+        for epoch in range(1, config.epochs + 2):
+            model.train()
+            with self.clock.timed("propagation"):
+                rows = model.hidden_rows(adjacency)
+            # The evaluation of the epoch before uses the same rows: dropout comes after them.
+            if epoch > 1:
+                if self.has_validation:
+                    losses.append(self._validate(rows.detach()))
+                if epoch > config.epochs or _stalled(losses, config.patience):
+                    break
+            with self.clock.timed("propagation"):
+                logits = model.classify(rows, adjacency)[: labels.numel()]
+                loss = nn.functional.cross_entropy(logits[shown], labels[shown])
+            with self.clock.timed("backward"):
+                optimizer.zero_grad()
+                loss.backward()
+            with self.clock.timed("optimizer"):
+                optimizer.step()
+            self.steps = self.best_step = epoch
+            self.history.append({"step": float(epoch), "loss": loss.item()})
+            tick()
         model.eval()
 
     @torch.no_grad()
-    def _note(self, rows: Tensor, labels: Tensor, held_out: Tensor) -> None:
-        """Scores of the validation part by the weights as they are."""
-        if not bool(held_out.any()):
-            return
+    def _validate(self, rows: Tensor) -> float:
         self.model.eval()
-        logits = self.model.classify(rows, self._adjacency)[: labels.numel()].cpu()
-        loss = nn.functional.cross_entropy(logits[held_out], labels[held_out])
-        scores = classification_scores(
-            logits[held_out].argmax(dim=1).numpy(), labels[held_out].numpy()
-        )
-        self.history[-1] |= {"val_cross_entropy": loss.item()}
-        self.history[-1] |= {f"val_{name}": value for name, value in scores.items()}
+        logits = self.model.classify(rows, self._adjacency)[: self.labels.numel()].cpu()
+        self.model.train()
+        return self.note_validation(logits.log_softmax(dim=1))["val_cross_entropy"]
 
-    def _place(self, graph: Data, places: Places, label_names: list[str], prior: Tensor) -> None:
-        self.graph, self.places = graph, places
+    def _make(self, label_names: list[str], prior: Tensor, device: torch.device) -> None:
+        config = self.config
         self.label_names, self.prior = list(label_names), prior
         self.model = TextGCN(
-            graph.num_nodes,
-            len(label_names),
-            hidden=self.config.hidden,
-            dropout=self.config.dropout,
+            self.graph.num_nodes, len(label_names), hidden=config.hidden, dropout=config.dropout
         )
+        self.model.to(device)
+        self._adjacency = normalized_adjacency(self.graph).to(device)
 
     @torch.no_grad()
     def embed(self, corpus: Corpus, *, batch_size: int = 64, progress: bool = False) -> Tensor:
-        """(B, hidden) rows of documents it was fitted with; `batch_size` is not used.
-
-        Raises:
-            ValueError: A document it was not fitted with.
-        """
-        return self.model.hidden_rows(self._adjacency).cpu()[self._find(corpus)]
+        """(B, hidden) rows of documents of `fit`; `batch_size` is not used."""
+        return self.model.hidden_rows(self._adjacency).cpu()[self._known(corpus)]
 
     @torch.no_grad()
     def predict_proba(self, corpus: Corpus) -> Tensor:
-        """(B, C) class probabilities of documents it was fitted with.
-
-        Raises:
-            ValueError: A document it was not fitted with.
-        """
-        chosen = self._find(corpus)
+        """(B, C) class probabilities of documents of `fit`; others are refused."""
+        chosen = self._known(corpus)
         self.model.eval()
         spread = self.model(self._adjacency).softmax(dim=1).cpu()
         spread[torch.tensor(self.graph.empty, dtype=torch.long)] = self.prior
         return spread[chosen]
 
-    def _find(self, corpus: Corpus) -> Tensor:
-        chosen = self.places.find(corpus)
+    def _known(self, corpus: Corpus) -> Tensor:
+        chosen = self.find(corpus)
         if bool((chosen < 0).any()):
             raise ValueError(
                 f"'corpus' must hold documents the model was fitted with (got "
@@ -236,40 +266,20 @@ class TextGCNClassifier:
     def save(self, folder: str | Path) -> Path:
         """Write weights, graph and the identities of the documents to `folder`, as safetensors."""
         with whole_folder(folder, SETTINGS_FILE) as fresh:
-            save_graph_model(
-                fresh,
-                self.config,
-                self.model,
-                self.graph,
-                self.places,
-                settings={"label_names": self.label_names},
-                tensors={"prior": self.prior},
-            )
+            names = {"label_names": self.label_names}
+            self.write_graph_files(fresh, self.model, names, {"prior": self.prior})
         return Path(folder)
 
     @classmethod
     def load(cls, folder: str | Path) -> TextGCNClassifier:
-        """Read what `save` wrote, on the CPU.
-
-        Raises:
-            ValueError: A folder that is missing, damaged or holds something else.
-        """
-        with read_graph_model(folder, "text-gcn") as stored:
-            settings = stored.settings
+        """Read a model that `save` wrote, on the CPU."""
+        with read_graph_model(folder, "text-gcn") as (settings, tensors, weights):
             loaded = cls(TextGCNConfig(**settings["config"]))
-            prior = stored.tensors["prior"]
-            loaded._place(stored.graph, stored.places, settings["label_names"], prior)
-            loaded.model.load_state_dict(stored.weights)
-            loaded._adjacency = normalized_adjacency(stored.graph)
+            loaded.place_graph(settings["words"], tensors)
+            loaded._make(settings["label_names"], tensors["prior"], torch.device("cpu"))
+            loaded.model.load_state_dict(weights)
             loaded.model.eval()
         return loaded
-
-
-NEW_DOCUMENTS = (
-    "TextGCN has a weight for every document of its graph and none for new ones: train again with "
-    "them as unlabeled documents (--unlabeled), whose classes the run then holds in "
-    "predictions.csv, or use bert-gcn, whose encoder labels new documents."
-)
 
 
 def _stalled(losses: list[float], patience: int) -> bool:

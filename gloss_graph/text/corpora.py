@@ -143,15 +143,7 @@ class Corpus:
         return np.bincount(labels[labels >= 0], minlength=self.num_classes).tolist()
 
     def select(self, indices: Iterable[Any]) -> Corpus:
-        """The documents at some positions, in the order given.
-
-        Args:
-            indices: Distinct positions (not ids) in `[0, N)`, or a boolean mask of length N: a
-                list, an array or a tensor.
-
-        Raises:
-            ValueError: A position is out of range or repeated, or a mask has a wrong length.
-        """
+        """The documents at distinct positions (not ids), in the order given, or of a mask (N,)."""
         chosen = np.asarray(indices if hasattr(indices, "__array__") else list(indices))
         if chosen.dtype == np.bool_:
             if chosen.shape != (len(self),):
@@ -187,9 +179,6 @@ class Splits:
         train: Documents to learn from.
         val: Documents for the choice of settings and for early stopping, or None.
         test: Documents to report on, or None.
-
-    Raises:
-        ValueError: Class names differ between parts or an id occurs in two of them.
 
     Example:
         >>> train = Corpus(["a", "b"], [0, 1], [0, 1], ["x", "y"])
@@ -248,9 +237,6 @@ def stratified_draw(labels: Sequence[int], fraction: float, *, seed: int = 0) ->
 
     Returns:
         Positions in ascending order.
-
-    Raises:
-        ValueError: `fraction` is outside `(0, 1)` or no class has two documents.
 
     Example:
         >>> len(stratified_draw([0] * 10 + [1] * 30 + [2], 0.25))

@@ -217,9 +217,6 @@ class TextEncoder(nn.Module):
 
         Returns:
             The arguments of `forward`, each (B, L) long.
-
-        Raises:
-            ValueError: There are no documents.
         """
         if not features:
             raise ValueError("'features' must hold a document (got none). Skip empty batches.")
@@ -254,9 +251,6 @@ class TextEncoder(nn.Module):
 
         Returns:
             (N, D) on the CPU, in the order of the texts.
-
-        Raises:
-            ValueError: As `tokenize`; also if `batch_size` is below 1.
         """
         from rich.console import Console
         from rich.progress import Progress
@@ -299,16 +293,8 @@ class TextEncoder(nn.Module):
     def save(self, folder: str | Path) -> Path:
         """Write weights (safetensors), tokenizer and settings to a folder, atomically.
 
-        An encoder saved there before is replaced. Low-rank adapters are merged into the weights.
-
-        Args:
-            folder: Created with its parents where it does not exist.
-
-        Returns:
-            The folder.
-
-        Raises:
-            ValueError: The folder holds something other than a saved encoder.
+        A saved encoder is replaced, other contents are refused. Low-rank adapters are merged into
+        the weights that are written.
         """
         with whole_folder(folder, ENCODER_FILE) as fresh:
             self.write_files(fresh)
@@ -324,11 +310,7 @@ class TextEncoder(nn.Module):
 
     @classmethod
     def load(cls, folder: str | Path) -> TextEncoder:
-        """Read an encoder that `save` wrote, in eval mode, float32, on the CPU.
-
-        Raises:
-            ValueError: The folder is missing, was not written by `save`, or is damaged.
-        """
+        """Read an encoder that `save` wrote, in eval mode, float32, on the CPU."""
         folder = newest_whole(folder)
         marker = folder / ENCODER_FILE
         try:
@@ -349,11 +331,7 @@ class TextEncoder(nn.Module):
         return encoder
 
     def check_loaded(self, name: str | Path) -> None:
-        """Embed a word: damaged settings of a model may show only then.
-
-        Raises:
-            ValueError: It fails; names the source of the model.
-        """
+        """Embed a word, or raise a ValueError: damaged settings of a model may show only then."""
         try:
             self.encode(["a"])
         except Exception as error:  # The errors of models share no base.

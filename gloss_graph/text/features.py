@@ -31,7 +31,7 @@ from gloss_graph.text.corpora import Corpus, Splits
 __all__ = ["FeatureEncoder", "lexical_rows", "read_features", "with_features"]
 
 _WEIGHTS = "features.safetensors"
-_FORMAT = "gloss_graph.FeatureEncoder"
+FEATURES_FORMAT = "gloss_graph.FeatureEncoder"
 
 
 class FeatureEncoder(nn.Module):
@@ -105,11 +105,7 @@ class FeatureEncoder(nn.Module):
         return {"features": torch.zeros(1, self.dim, dtype=torch.float32)}
 
     def items(self, corpus: Corpus) -> list[dict[str, Tensor]]:
-        """Features of every document, as items of a dataset.
-
-        Raises:
-            ValueError: A corpus without features, or of another width.
-        """
+        """Features of every document, as items of a dataset."""
         return [{"features": row} for row in self._table(corpus)]
 
     def _table(self, corpus: Corpus) -> Tensor:
@@ -144,7 +140,7 @@ class FeatureEncoder(nn.Module):
     def write_files(self, folder: Path) -> None:
         """Write weights and settings into an empty folder, for a `save` of more."""
         settings = {
-            "format": _FORMAT,
+            "format": FEATURES_FORMAT,
             "dim": self.dim,
             "hidden": self.hidden,
             "dropout": self.drop.p,
@@ -154,22 +150,13 @@ class FeatureEncoder(nn.Module):
         save_file(state, folder / _WEIGHTS)
         write_json(folder / ENCODER_FILE, settings)
 
-    @staticmethod
-    def is_saved_in(folder: Path) -> bool:
-        """Whether the saved encoder in a folder is one of features."""
-        return read_object(folder / ENCODER_FILE).get("format") == _FORMAT
-
     @classmethod
     def load(cls, folder: str | Path) -> FeatureEncoder:
-        """Read an encoder that `save` wrote, in eval mode on the CPU.
-
-        Raises:
-            ValueError: A folder that is missing, damaged or holds something else.
-        """
+        """Read an encoder that `save` wrote, in eval mode on the CPU."""
         folder = newest_whole(folder)
         try:
             settings = read_object(folder / ENCODER_FILE)
-            if settings["format"] != _FORMAT:
+            if settings["format"] != FEATURES_FORMAT:
                 raise ValueError(f"unknown format {settings['format']!r}")
             options = {name: settings[name] for name in ("hidden", "dropout", "scale")}
             encoder = cls(settings["dim"], **options)
@@ -232,11 +219,10 @@ def with_features(splits: Splits, table: np.ndarray) -> Splits:
 
 
 def lexical_rows(corpus: Corpus, dim: int = 256, *, seed: int = 0) -> Tensor | None:
-    """Rows of documents by the words they use, from the texts alone.
+    """Latent semantic analysis of the texts of N documents (Deerwester et al., 1990).
 
     TF-IDF (sublinear counts; words of at least two and at most half of the documents), reduced
-    by a truncated SVD (latent semantic analysis, Deerwester et al., 1990). The texts of a pair are
-    joined.
+    by a truncated SVD. The texts of a pair are joined.
 
     Args:
         corpus: N documents.
@@ -246,9 +232,6 @@ def lexical_rows(corpus: Corpus, dim: int = 256, *, seed: int = 0) -> Tensor | N
     Returns:
         (N, D) float32, zero where a document has none of these words; None where fewer than two
         words are left, as in a corpus of features only.
-
-    Raises:
-        ValueError: `dim` below 1.
 
     Example:
         >>> texts = ["oil rises", "oil falls", "wheat rises", "wheat falls"]

@@ -89,13 +89,9 @@ def add_lora(
             this family, query and value projections in most.
         seed: Seed of the initial \(A\).
 
-    Returns:
-        The adapters; `merge` adds them to the weights.
-
     Raises:
-        ValueError: `rank` below 1, `alpha` not above 0, `dropout` outside [0, 1); peft is not
-            installed; the encoder has adapters already; no layer has these names, or only frozen
-            ones have; a family without a known default.
+        ValueError: A setting is out of range; peft is not installed; the encoder has adapters
+            already; no trained layer has these names; a family without a known default.
 
     Example:
         >>> from gloss_graph.text import load_encoder

@@ -12,7 +12,7 @@ from gloss_graph._internal.folders import newest_whole
 from gloss_graph._internal.limits import read_object
 from gloss_graph.text.checkpoints import ENCODER_FILE, file_digest, folder_digest, read_checkpoint
 from gloss_graph.text.encoders import POOLINGS, Pooling, TextEncoder
-from gloss_graph.text.features import FeatureEncoder
+from gloss_graph.text.features import FEATURES_FORMAT, FeatureEncoder
 
 __all__ = ["NO_ENCODER", "default_pooling", "load_encoder", "load_saved_encoder"]
 
@@ -105,16 +105,12 @@ def load_encoder(
 
 
 def load_saved_encoder(folder: str | Path) -> TextEncoder | FeatureEncoder:
-    """Read an encoder of either kind from the folder it was saved to, alone or in a classifier.
-
-    Raises:
-        ValueError: The folder is missing, damaged or holds something else.
-    """
+    """Read an encoder of either kind from the folder it was saved to, alone or in a classifier."""
     try:
-        on_features = FeatureEncoder.is_saved_in(newest_whole(folder))
+        kind = read_object(newest_whole(folder) / ENCODER_FILE).get("format")
     except (OSError, ValueError):
-        on_features = False  # refused below, by name
-    return FeatureEncoder.load(folder) if on_features else TextEncoder.load(folder)
+        kind = None  # refused below, by name
+    return FeatureEncoder.load(folder) if kind == FEATURES_FORMAT else TextEncoder.load(folder)
 
 
 def default_pooling(config: Any, declared: Path | None = None) -> Pooling:

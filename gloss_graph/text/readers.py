@@ -133,8 +133,8 @@ def read_splits(
         The parts; `val` is None only with `val_fraction=0`.
 
     Raises:
-        ValueError: As `read_table`; also if the training file has fewer than two classes, or
-            another file has a label that the training file lacks (the message names both).
+        ValueError: As `read_table`; the training file has fewer than two classes, or lacks a label
+            of another file.
     """
     if not 0 <= val_fraction < 1:
         raise ValueError(

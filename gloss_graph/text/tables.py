@@ -6,7 +6,7 @@ import csv
 import gzip
 import io
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
@@ -89,7 +89,7 @@ def read_columns(
         raise ValueError(f"'path' must be a file ({path} {problem}). Check the spelling.")
     if suffix == ".parquet":
         table = _read_parquet(path, wanted)
-    elif _is_delimited(suffix):
+    elif _delimiter(suffix):
         table = _read_delimited(path, wanted, suffix, quoting)
     else:
         table = _read_json_lines(path, wanted)
@@ -98,7 +98,7 @@ def read_columns(
     return table
 
 
-def has_column(path: str | Path, name: str, *, quoting: bool = True) -> bool:
+def has_column(path: str | Path, name: str) -> bool:
     """Whether a table file has a column; False also where it cannot be read, which readers report.
 
     Only the header is read; of JSON lines the rows up to the first that has the key.
@@ -113,12 +113,12 @@ def has_column(path: str | Path, name: str, *, quoting: bool = True) -> bool:
             from pyarrow import parquet
 
             return name in parquet.read_schema(path).names
-        newline = "" if _is_delimited(suffix) else "\n"
+        delimiter = _delimiter(suffix)
+        newline = "" if delimiter else "\n"
         content = io.BytesIO(read_bytes(path)) if suffix.endswith(".gz") else path.open("rb")
         with io.TextIOWrapper(content, encoding="utf-8-sig", newline=newline) as lines:
-            if _is_delimited(suffix):
-                rows = _csv_rows(lines, _delimiter(suffix), quoting)
-                return name in next((row for row in rows if row), [])
+            if delimiter:
+                return name in next(filter(None, _csv_rows(lines, delimiter)), [])
             objects = (load_json(line) for line in lines if line.strip())
             return any(name in row for row in objects if isinstance(row, dict))
     except (OSError, ValueError, csv.Error):
@@ -163,22 +163,20 @@ def write_table(path: Path, columns: Mapping[str, Any]) -> None:
         content = _parquet(columns)
     else:
         values = {name: _plain(column) for name, column in columns.items()}
-        content = _delimited(values, suffix) if _is_delimited(suffix) else _json_lines(values)
+        delimiter = _delimiter(suffix)
+        content = _delimited(values, delimiter) if delimiter else _json_lines(values)
     if suffix.endswith(".gz"):
         content = gzip.compress(content, mtime=0)
     with atomic_write(path) as draft:
         draft.write(content)
 
 
-def _is_delimited(suffix: str) -> bool:
-    return suffix.startswith((".csv", ".tsv"))
-
-
 def _delimiter(suffix: str) -> str:
-    return "\t" if suffix.startswith(".tsv") else ","
+    """Of CSV and TSV; "" for other formats."""
+    return {".csv": ",", ".tsv": "\t"}.get(suffix.removesuffix(".gz"), "")
 
 
-def _csv_rows(lines: Iterable[str], delimiter: str, quoting: bool) -> Any:
+def _csv_rows(lines: Iterable[str], delimiter: str, quoting: bool = True) -> Iterator[list[str]]:
     return csv.reader(
         lines,
         delimiter=delimiter,
@@ -219,7 +217,8 @@ def _read_utf8(path: Path) -> bytes:
 
 def _read_delimited(path: Path, wanted: Sequence[str] | None, suffix: str, quoting: bool) -> Table:
     content = _read_utf8(path).decode()
-    reader = _csv_rows(io.StringIO(content, newline=""), _delimiter(suffix), quoting)
+    lines = io.StringIO(content, newline="")
+    reader: Any = _csv_rows(lines, _delimiter(suffix), quoting)
     rows: list[list[str]] = []
     places: list[str] = []
     start = 1
@@ -347,7 +346,7 @@ def _plain(column: Any) -> list[Any]:
     return [None if value != value else value for value in values]
 
 
-def _delimited(columns: Mapping[str, list[Any]], suffix: str) -> bytes:
+def _delimited(columns: Mapping[str, list[Any]], delimiter: str) -> bytes:
     import pandas as pd
 
     cells = {
@@ -356,7 +355,7 @@ def _delimited(columns: Mapping[str, list[Any]], suffix: str) -> bytes:
         )
         for name, column in columns.items()
     }
-    return csv_bytes(pd.DataFrame(cells), separator=_delimiter(suffix))
+    return csv_bytes(pd.DataFrame(cells), separator=delimiter)
 
 
 def _json_lines(columns: Mapping[str, list[Any]]) -> bytes:

@@ -169,7 +169,7 @@ def test_blocks_of_the_matrix_give_what_the_whole_gives() -> None:
         for blocks in (True, False):
             x = rows.clone().requires_grad_()
             if blocks:
-                found = model._logits(x, chosen)
+                found = model.graph_logits(x, chosen)
             else:
                 edges = normalized_adjacency(model.graph)
                 found = model.gnn(torch.cat([x, words]), edges)[chosen]
@@ -187,13 +187,16 @@ def test_the_rows_that_fine_tuning_leaves_to_the_graph_are_all_new(val: int) -> 
     splits = splits if val else replace(splits, val=None)
     model = BertGCNClassifier(tiny_encoder(), bert_config(fine_tune_epochs=3))
     seen: list[tuple[Tensor, Tensor]] = []
-    train = model._train
+    logits = model.graph_logits
 
-    def watched(documents: Any, watch: Any, tick: Any) -> None:
-        seen.append((model.memory.clone(), model.embed(documents.corpus)))
-        train(documents, watch, tick)
+    def watched(rows: Tensor, chosen: Tensor) -> Tensor:
+        if not seen:  # the first step with the graph, whose batch has rows of its step
+            start = len(splits.train)
+            parts = [part for part in (splits.val, splits.test) if part is not None]
+            seen.append((rows[start:].detach(), torch.cat([model.embed(part) for part in parts])))
+        return logits(rows, chosen)
 
-    model._train = watched  # type: ignore[method-assign]
+    model.graph_logits = watched  # type: ignore[method-assign]
     model.fit(splits)
     memory, rows = seen[0]
     assert torch.allclose(memory, rows, atol=1e-5)

@@ -57,7 +57,6 @@ def test_word_edges_are_those_of_a_loop_over_windows(window: int, counting: str)
 def test_many_documents_in_parts_give_the_same_counts(monkeypatch: pytest.MonkeyPatch) -> None:
     whole = [edges_of(TEXTS * 3, window=3, counting=c) for c in ("pairs", "windows")]
     monkeypatch.setattr("gloss_graph.baselines.word_graph._CHUNK", 4)
-    monkeypatch.setattr("gloss_graph.baselines.word_graph._PAIRS", 5)
     for expected, counting in zip(whole, ("pairs", "windows"), strict=True):
         assert edges_of(TEXTS * 3, window=3, counting=counting) == pytest.approx(expected)
 

@@ -1,0 +1,267 @@
+"""The parts that TextGCN and BertGCN share: settings, documents as nodes, scores and storage."""
+
+from __future__ import annotations
+
+import hashlib
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, ClassVar, TypeAlias
+
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+from torch import Tensor, nn
+from torch_geometric.data import Data
+from transformers import set_seed
+
+from gloss_graph._internal.checks import check_choice, check_positive_int, check_range
+from gloss_graph._internal.files import atomic_write
+from gloss_graph._internal.folders import newest_whole, write_json
+from gloss_graph._internal.limits import read_object
+from gloss_graph._internal.timing import StageClock
+from gloss_graph.analysis.scores import classification_scores
+from gloss_graph.baselines.cleaning import CLEANINGS, STOP_WORDS, cleaning_notes
+from gloss_graph.baselines.word_graph import COUNTINGS, word_document_graph
+from gloss_graph.text import Corpus, Splits
+from gloss_graph.training.config import DEVICES, check_label_draw
+
+_TENSORS, SETTINGS_FILE = "graph_model.safetensors", "graph_model.json"
+_FORMAT = "gloss_graph.graph_model.1"
+_WEIGHTS = "weights."
+
+Watch: TypeAlias = Callable[[int, int], None]
+"""Called before the first step and after each: steps done, and the most there will be."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class GraphModelConfig:
+    """Settings of both models.
+
+    Attributes:
+        window: Words of a sliding window.
+        min_count: Words that are rarer in all documents together are left out.
+        stop_words: Leave out English stop words. TextGCN takes `min_count=1, stop_words=False` for
+            the short texts of MR.
+        cleaning: "unicode" keeps the letters of every script; "published" those of ASCII alone,
+            as the released code of TextGCN does.
+        counting: Counting of co-occurrences, see `word_document_graph`.
+        dropout: Dropout on the input of the last graph layer.
+        epochs: The most passes over the training documents.
+        patience: Epochs without gain before training stops, where there is a validation part.
+        seed: Seed of weights, order and dropout.
+        device: "auto", "cpu", "cuda" or "mps".
+        label_fraction: Share of the training labels that is used; None = all.
+        labels_per_class: The same as a number per class.
+        pictures: Record embeddings before, during and after training.
+    """
+
+    model: ClassVar[str]
+
+    window: int = 20
+    min_count: int = 5
+    stop_words: bool = True
+    counting: str = "pairs"
+    cleaning: str = "unicode"
+    dropout: float = 0.5
+    epochs: int = 200
+    patience: int = 10
+    seed: int = 0
+    device: str = "auto"
+    label_fraction: float | None = None
+    labels_per_class: int | None = None
+    pictures: bool = True
+
+    def __post_init__(self) -> None:
+        check_positive_int("window", self.window, minimum=2)
+        for name in ("min_count", "epochs", "patience"):
+            check_positive_int(name, getattr(self, name))
+        check_positive_int("seed", self.seed, minimum=0)
+        check_choice("counting", self.counting, COUNTINGS)
+        check_choice("cleaning", self.cleaning, CLEANINGS)
+        check_choice("device", self.device, DEVICES)
+        check_range("dropout", self.dropout, 0, 1, open_high=True)
+        check_label_draw(self.label_fraction, self.labels_per_class)
+
+
+class GraphModel:
+    """Base of the two estimators: documents are nodes, known again by id and text.
+
+    Attributes:
+        labels: (N,) long, -1 outside the training part and where unlabeled.
+        val_labels: (N,) long, the same of the validation part.
+    """
+
+    def __init__(self, config: GraphModelConfig) -> None:
+        self.config = config
+        self.history: list[dict[str, float]] = []
+        self.clock = StageClock()
+        self.steps = self.best_step = 0
+
+    def begin(self, splits: Splits) -> Corpus:
+        """Seed the process and check the documents; all parts, in the order of their nodes."""
+        train, names = splits.train, splits.train.label_names
+        for expected, others in (
+            ("one class per document", train.multilabel),
+            ("single texts", train.texts_b is not None),
+            ("texts", train.features is not None),
+        ):
+            if others:
+                raise ValueError(f"'splits' must hold {expected} for this model (got others).")
+        if len(names) < 2:
+            raise ValueError(
+                f"'splits' must name at least two classes (got {names}). Check the column of the "
+                "labels."
+            )
+        if max(train.labels, default=-1) < 0:
+            raise ValueError("'splits.train' must hold a labeled document (got none). Label some.")
+        set_seed(self.config.seed)
+        parts = splits.parts.values()
+        corpus = Corpus(
+            [text for part in parts for text in part.texts],
+            [label for part in parts for label in part.labels],
+            [id_ for part in parts for id_ in part.ids],
+            names,
+        )
+        truth, first = torch.tensor(corpus.labels), len(train)
+        self.labels, self.val_labels = torch.full_like(truth, -1), torch.full_like(truth, -1)
+        self.labels[:first] = truth[:first]
+        if splits.val is not None:
+            held_out = slice(first, first + len(splits.val))
+            self.val_labels[held_out] = truth[held_out]
+        return corpus
+
+    def build_graph(self, corpus: Corpus) -> None:
+        """Build the graph of the documents; warns of those without a word, which stay nodes."""
+        config = self.config
+        with self.clock.timed("graph"):
+            self.graph = word_document_graph(
+                corpus.texts,
+                window=config.window,
+                min_count=config.min_count,
+                stop_words=STOP_WORDS if config.stop_words else (),
+                counting=config.counting,
+                cleaning=config.cleaning,
+            )
+        notes = cleaning_notes(corpus.texts, config.cleaning)
+        if empty := len(self.graph.empty):
+            notes.append(
+                f"{empty} of {len(corpus)} documents hold no word that is kept, so the graph says "
+                "nothing of them. Lower min_count or keep the stop words."
+            )
+        for note in notes:
+            warnings.warn(note, UserWarning, stacklevel=3)
+        self._identities = torch.tensor([_identity(*pair) for pair in _pairs(corpus)])
+
+    def find(self, corpus: Corpus) -> Tensor:
+        """(B,) long node of every document, -1 for one that was not in `fit`."""
+        nodes = {pair: node for node, pair in enumerate(map(tuple, self._identities.tolist()))}
+        found = [nodes.get(_identity(*pair), -1) for pair in _pairs(corpus)]
+        return torch.tensor(found, dtype=torch.long)
+
+    @property
+    def has_validation(self) -> bool:
+        """Whether there is a labeled validation document."""
+        return bool((self.val_labels >= 0).any())
+
+    def note_validation(self, spread: Tensor) -> dict[str, float]:
+        """Add the scores of log-probabilities (N, C) on the validation part to the last epoch."""
+        held_out = self.val_labels >= 0
+        spread, labels = spread[held_out], self.val_labels[held_out]
+        scores = classification_scores(spread.argmax(dim=1).numpy(), labels.numpy())
+        row = {"val_cross_entropy": nn.functional.nll_loss(spread, labels).item()}
+        row |= {f"val_{name}": value for name, value in scores.items()}
+        self.history[-1] |= row
+        return row
+
+    @contextmanager
+    def watched(
+        self, most: int, watch: Watch | None, progress: bool
+    ) -> Iterator[Callable[[], None]]:
+        """Show progress on standard error and call `watch`; yields a function to call per step."""
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+        bar = Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True))
+        task = bar.add_task(self.config.model, total=most)
+
+        def tick() -> None:
+            bar.advance(task)
+            if watch is not None:
+                watch(self.steps, most)
+
+        if watch is not None:
+            watch(0, most)
+        with bar if progress else nullcontext():
+            yield tick
+
+    def write_graph_files(
+        self,
+        folder: Path,
+        network: nn.Module,
+        settings: Mapping[str, Any],
+        tensors: Mapping[str, Tensor],
+    ) -> None:
+        """Write a network, the graph and the identities of its documents into a folder."""
+        graph, (ids, prints) = self.graph, self._identities.T
+        once = graph.edge_index[0] < graph.edge_index[1]
+        everything = {
+            **{f"{_WEIGHTS}{name}": value for name, value in network.state_dict().items()},
+            "edges": graph.edge_index[:, once].int(),
+            "weights": graph.edge_weight[once],
+            "empty": torch.tensor(graph.empty, dtype=torch.long),
+            **{"ids": ids, "prints": prints, **tensors},
+        }
+        plain = {name: value.detach().cpu().contiguous() for name, value in everything.items()}
+        with atomic_write(folder / _TENSORS, overwrite=True) as draft:
+            draft.write(save(plain))
+        content = {"format": _FORMAT, "model": self.config.model, "config": asdict(self.config)}
+        write_json(folder / SETTINGS_FILE, {**content, **settings, "words": graph.words})
+
+    def place_graph(self, words: list[str], tensors: Mapping[str, Tensor]) -> None:
+        """Take the graph and the identities of stored tensors."""
+        self._identities = torch.stack([tensors["ids"], tensors["prints"]], dim=1)
+        half, weights = tensors["edges"].long(), tensors["weights"]
+        edges = torch.cat([half, half.flip(0)], dim=1)
+        documents = len(self._identities)
+        size = documents + len(words)
+        order = (edges[0] * size + edges[1]).argsort()
+        self.graph = Data(
+            edge_index=edges[:, order],
+            edge_weight=torch.cat([weights, weights])[order],
+            num_nodes=size,
+            num_documents=documents,
+            words=words,
+            empty=tensors["empty"].tolist(),
+        )
+
+
+@contextmanager
+def read_graph_model(
+    folder: str | Path, model: str
+) -> Iterator[tuple[dict[str, Any], dict[str, Tensor], dict[str, Tensor]]]:
+    """The settings, tensors and weights of a stored model; the errors of the block name it."""
+    folder = newest_whole(folder)
+    try:
+        settings = read_object(folder / SETTINGS_FILE)
+        if settings["format"] != _FORMAT or settings["model"] != model:
+            raise ValueError(f"it holds {settings['model']!r}")
+        tensors = load_file(folder / _TENSORS)
+        named = [name for name in tensors if name.startswith(_WEIGHTS)]
+        yield settings, tensors, {name.removeprefix(_WEIGHTS): tensors[name] for name in named}
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
+        raise ValueError(
+            f"'folder' must be a {model} model saved by gloss_graph ({folder}: {error})."
+        ) from error
+
+
+def _pairs(corpus: Corpus) -> Iterator[tuple[int, str]]:
+    return zip(corpus.ids, corpus.texts, strict=True)
+
+
+def _identity(id_: int, text: str) -> tuple[int, int]:
+    """The id and a digest of the text."""
+    digest = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest()
+    return id_, int.from_bytes(digest, "little", signed=True)
