@@ -45,15 +45,13 @@ class Edges(NamedTuple):
     columns: Mapping[str, np.ndarray]
 
     def both_ways(self) -> Edges:
-        """Both directions of every edge, sorted by source, then target; a self-loop stays one."""
+        """Both directions of every edge, a self-loop once."""
         back = np.flatnonzero(self.source != self.target)
-        source = np.append(self.source, self.target[back])
-        target = np.append(self.target, self.source[back])
-        order = np.lexsort((target, source))
-        doubled = {
-            name: np.append(values, values[back])[order] for name, values in self.columns.items()
-        }
-        return Edges(source[order], target[order], doubled)
+        return Edges(
+            np.append(self.source, self.target[back]),
+            np.append(self.target, self.source[back]),
+            {name: np.append(values, values[back]) for name, values in self.columns.items()},
+        )
 
 
 @dataclass(frozen=True)
@@ -132,15 +130,16 @@ def read_arrays(
             f"'graph.edge_weight' must be finite and >= 0 (got {weight.min():g}). "
             "Rebuild the graph or drop these edges."
         )
-    apart = edges.source != edges.target
-    ends = np.stack([edges.source, edges.target])[:, apart]
+    order = np.lexsort((edges.target, edges.source))
+    order = order[(edges.source != edges.target)[order]]
+    ends = np.stack([edges.source[order], edges.target[order]])
     y = np.maximum(_filled(graph, "y", size, torch.long, -1), -1)
     check_class_numbers("graph.y", int(y.max(initial=-1)))
     ids = node_column(graph, "doc_id", size, torch.long)
     return GraphArrays(
         size=size,
         edge_index=torch.from_numpy(ends),
-        edge_weight=torch.from_numpy(weight[apart]),
+        edge_weight=torch.from_numpy(weight[order]),
         y=y,
         seeds=_filled(graph, "seed_mask", size, torch.bool, True) & (y >= 0),
         ids=np.arange(size) if ids is None else ids.numpy(),

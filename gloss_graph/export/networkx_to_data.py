@@ -99,15 +99,12 @@ def data_from_columns(graph: GraphColumns) -> Data:
         order, names = np.asarray(graph.names, dtype=np.int64), None
     position = np.empty(size, dtype=np.int64)
     position[order] = np.arange(size)
-    source, target = order[graph.source], order[graph.target]
-    entries = np.arange(source.size)
-    if graph.directed:
-        entries = np.lexsort((target, source))
-        source, target = source[entries], target[entries]
-    else:
-        source, target, doubled = Edges(source, target, {"entry": entries}).both_ways()
-        entries = doubled["entry"]
-    edge_index = torch.from_numpy(np.stack([source, target]))
+    entries = {"entry": np.arange(graph.source.size)}
+    edges = Edges(order[graph.source], order[graph.target], entries)
+    edges = edges if graph.directed else edges.both_ways()
+    ranked = np.lexsort((edges.target, edges.source))
+    entry = torch.from_numpy(edges.columns["entry"][ranked])
+    edge_index = torch.from_numpy(np.stack([edges.source[ranked], edges.target[ranked]]))
     data = Data(edge_index=edge_index, num_nodes=size)
 
     def put(key: str, value: Any, domain: str) -> None:
@@ -120,7 +117,7 @@ def data_from_columns(graph: GraphColumns) -> Data:
 
     for name, values in graph.edges.items():
         column = _edge_column(name, values)
-        put(f"edge_{_fitting(name, 'edge')}", column[torch.from_numpy(entries)], "edge")
+        put(f"edge_{_fitting(name, 'edge')}", column[entry], "edge")
     if not edge_index.numel():
         data.edge_weight = torch.zeros(0, dtype=torch.float32)
     known = _label_names(graph)
