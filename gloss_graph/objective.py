@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Literal, overload
 
 import torch
@@ -11,51 +11,38 @@ from torch import Tensor, nn
 
 from gloss_graph._internal.checks import check_choice, check_positive_int, check_range, check_seed
 from gloss_graph._internal.precision import full_precision
-from gloss_graph._internal.processes import gather_rows, step_generator, world_size
+from gloss_graph._internal.processes import step_generator, world_size
 from gloss_graph._internal.settings import former_names, settings_of, shown, with_short_forms
 from gloss_graph._internal.timing import StageClock
 from gloss_graph.graph.bandwidth import BandwidthRule, check_fits_bank, reads_labels
-from gloss_graph.graph.batch import (
-    Batch,
-    check_batch,
-    check_label_range,
-    check_logits,
-    check_memory,
-    check_target_embeddings,
-    check_visible,
-    normalized_rows,
-)
+from gloss_graph.graph.batch import StepBatch, check_memory, check_step
 from gloss_graph.graph.build import Connection, connect, document_data
 from gloss_graph.graph.kernels import Kernel
 from gloss_graph.graph.settings import KNNGraph
-from gloss_graph.graph.visibility import shown_nodes
+from gloss_graph.graph.visibility import LabelSplit
 from gloss_graph.inference import BankInference, Explanation, GraphClassifier
 from gloss_graph.losses import FORMS, check_class_weight, check_multilabel
 from gloss_graph.memory import MemoryBank
-from gloss_graph.memory.distributed import enqueue_gathered
-from gloss_graph.memory.labels import join_targets
-from gloss_graph.memory.state import check_forms, check_keys, check_limits, fit_cells
+from gloss_graph.memory.distributed import gathered, store_gathered
+from gloss_graph.memory.incoming import Batch
 from gloss_graph.propagation import LabelPropagation, PropagationSettings
-from gloss_graph.step import (
+from gloss_graph.step.consistency import Consistency, GraphTargets, consistency_loss
+from gloss_graph.step.hidden_labels import (
     Compared,
-    Consistency,
-    GraphTargets,
     ObjectiveOutput,
-    Staleness,
-    WarmStart,
     classification_loss,
-    consistency_loss,
     hidden_label_loss,
 )
+from gloss_graph.step.staleness import Staleness
+from gloss_graph.step.state import check_generator_state, check_objective_state, state_kept
+from gloss_graph.step.warm_start import WarmStart
 
-if TYPE_CHECKING:
-    from typing_extensions import Self
-
-# The short forms of fields of `Consistency` that are called otherwise there.
-_CONSISTENCY = {
-    "weight": "consistency_weight",
-    "start": "consistency_start",
-    "ramp": "consistency_ramp",
+# The short forms that have another name than the field of the part.
+_SHORT_FORMS = {
+    ("graph", "normalize"): "normalize_embeddings",
+    ("consistency", "weight"): "consistency_weight",
+    ("consistency", "start"): "consistency_start",
+    ("consistency", "ramp"): "consistency_ramp",
 }
 
 
@@ -66,9 +53,9 @@ class GraphGuidedObjective(nn.Module):
     documents, hide some labels, propagate the others over the graph, compare, backpropagate into
     the embeddings. With `logits` the loss is \(\lambda L_G + (1 - \lambda) L_{CE}\) (integrated
     mode), without them \(L_G\) (standalone mode). Unlabeled rows add `consistency.weight` times
-    \(L_C\): their logits are drawn to what the graph of the corpus says of them.
+    \(L_C\), which pulls their logits toward the labels that the graph propagates to them.
 
-    A step masks the batch's own stored copies, searches, connects, hides, propagates, compares
+    A step masks the stored copies of the batch, searches, connects, hides, propagates, compares
     and then enqueues, in this order. A call that raises leaves all state as it was, and so does
     every call in `eval()`.
 
@@ -77,53 +64,33 @@ class GraphGuidedObjective(nn.Module):
     Args:
         num_classes: C.
         memory: The bank; None compares within the batch only.
-        graph: How rows are connected; a `KNNGraph`.
-        propagation: How labels propagate: a `LabelPropagation` with the settings and the prior
-            that are wanted, or the name of a rule.
+        graph: How rows are connected. Its bandwidth sees only the labels that a step shows;
+            `"interclass_min"`, which is made from labels, needs an objective without a bank.
+        propagation: How labels propagate, or the name of a rule. A tolerance of 1e-4 leaves
+            gradients errors of at most 3e-4 from `eta=0.2` on.
         loss: Form of \(L_G\): `"nll"`, `"published"`, `"released"` or `"scores"`. None is
             `"scores"` for the rule `"poisson"`, else `"nll"`.
-        consistency: The term of unlabeled rows; a `Consistency`.
-        staleness: What is done about old rows of the bank; a `Staleness`.
+        consistency: The term of unlabeled rows.
+        staleness: How a step treats old rows of the bank.
         visible_fraction: \(\gamma\) in [0, 1], share of the labeled batch rows whose label stays
             visible, stratified by class. With a bank 0 is meaningful: every row is scored.
         memory_visible_fraction: Share of the bank's labels that stay visible.
         graph_weight: \(\lambda\) in [0, 1].
         frozen_weight: Weight in [0, 1] of the frozen similarity where `frozen` features are passed.
-        multilabel: Labels are sets (or shares) (B, C), every class a column that propagates by
-            itself; all terms are binary. Needs `MemoryBank(num_classes=C)`.
+        multilabel: Labels are sets (or shares) (B, C); every class is a column that propagates by
+            itself, and all terms are binary. Needs `MemoryBank(num_classes=C)`.
         warm_start: Start solves at the values of the step before, which are then part of the
-            state. Pays for long solves (small `eta`), which then stop at a smaller residual; the
-            loss is that of a cold start to about 1e-3. Only for the rule `"harmonic"`; no effect
-            where `gradient="unrolled"` needs the steps of a cold start.
+            state. Pays for long solves (small `eta`), which stop at a smaller residual; the loss
+            is that of a cold start to about 1e-3. Only for the rule `"harmonic"`; no effect with
+            `gradient="unrolled"`.
         class_weight: (C,) weights of the classes in all terms but \(L_C\).
         generator: CPU generator of the visibility split; by default one made from `seed`.
         seed: Seed of that generator.
-        k: Short form of `KNNGraph.k`.
-        kernel: Short form of `KNNGraph.kernel`.
-        bandwidth: Short form of `KNNGraph.bandwidth`. Only labels that a step shows count;
-            `"interclass_min"`, which is made from labels, serves without a bank only.
-        symmetrize: Short form of `KNNGraph.symmetrize`.
-        batch_edges: Short form of `KNNGraph.batch_edges`.
-        hops: Short form of `KNNGraph.hops`.
-        normalize_embeddings: Short form of `KNNGraph.normalize`.
-        rule: Short form of the rule of `LabelPropagation`.
-        normalization: Short form of its normalization.
-        eta: Short form of its leak.
-        alpha: Short form of its damping.
-        solver: Short form of its solver.
-        tol: Short form of its tolerance; 1e-4 leaves gradients errors of 3e-4 or less from
-            `eta=0.2` on.
-        max_iter: Short form of its most iterations.
-        gradient: Short form of its gradient.
-        consistency_weight: Short form of `Consistency.weight`.
-        consistency_start: Short form of `Consistency.start`.
-        consistency_ramp: Short form of `Consistency.ramp`.
-        refresh_every: Short form of `Consistency.refresh_every`.
-        align: Short form of `Consistency.align`.
-        half_life: Short form of `Staleness.half_life`.
-        restandardize: Short form of `Staleness.restandardize`.
-        warmup_steps: Short form of `Staleness.warmup_steps`.
-        ramp_steps: Short form of `Staleness.ramp_steps`.
+
+    The other arguments are short forms, each of the field of its name: `k` to `hops` and
+    `normalize_embeddings` (`normalize`) of `KNNGraph`; `rule` to `gradient` of
+    `LabelPropagation`; `consistency_weight`, `consistency_start`, `consistency_ramp`,
+    `refresh_every` and `align` of `Consistency`; the rest of `Staleness`.
 
     Raises:
         TypeError: A part of another class.
@@ -216,9 +183,11 @@ class GraphGuidedObjective(nn.Module):
             if rule not in (None, propagation):
                 raise ValueError(f"'rule' is {rule!r}, but {propagation!r} in 'propagation'.")
             propagation, rule = None, propagation
+        if propagation is not None:
+            _check_propagation(propagation, num_classes, multilabel)
         settings = with_short_forms(
             "propagation",
-            None if propagation is None else _settings(propagation),
+            None if propagation is None else propagation.settings,
             PropagationSettings,
             rule=rule,
             normalization=normalization,
@@ -240,7 +209,7 @@ class GraphGuidedObjective(nn.Module):
             refresh_every=refresh_every,
             align=align,
         )
-        #: What is done about old rows of the bank.
+        #: How a step treats old rows of the bank.
         self.staleness = with_short_forms(
             "staleness",
             staleness,
@@ -250,14 +219,10 @@ class GraphGuidedObjective(nn.Module):
             warmup_steps=warmup_steps,
             ramp_steps=ramp_steps,
         )
-        shares = {
-            "visible_fraction": visible_fraction,
-            "memory_visible_fraction": memory_visible_fraction,
-            "graph_weight": graph_weight,
-            "frozen_weight": frozen_weight,
-        }
-        for name, value in shares.items():
-            check_range(name, value, 0.0, 1.0)
+        check_range("visible_fraction", visible_fraction, 0.0, 1.0)
+        check_range("memory_visible_fraction", memory_visible_fraction, 0.0, 1.0)
+        check_range("graph_weight", graph_weight, 0.0, 1.0)
+        check_range("frozen_weight", frozen_weight, 0.0, 1.0)
         check_seed("seed", seed)
         if generator is not None and not isinstance(generator, torch.Generator):
             raise TypeError(
@@ -280,18 +245,16 @@ class GraphGuidedObjective(nn.Module):
         self.visible_fraction = float(visible_fraction)
         self.memory_visible_fraction = float(memory_visible_fraction)
         self.graph_weight, self.frozen_weight = float(graph_weight), float(frozen_weight)
-        columns = num_classes + multilabel  # label sets bring a column of their own mass
+        columns = num_classes + multilabel  # label sets bring a column with their mass
+        prior: Tensor | str | None = None
+        if propagation is not None:
+            prior = propagation.prior if propagation.keeps_leak else "none"
+        #: The layer of a step: `propagation` with the short forms.
         self.propagation = LabelPropagation(
-            settings.rule,
-            settings.normalization,
-            eta=settings.eta,
-            alpha=settings.alpha,
-            prior=None if propagation is None else propagation.prior,
+            **asdict(settings),
+            prior=prior,
             num_classes=columns,
-            solver=settings.solver,
-            tol=settings.tol,
-            max_iter=settings.max_iter,
-            gradient=settings.gradient,
+            fused=propagation is None or propagation.fused,
         )
         classifier = GraphClassifier(
             num_classes=num_classes,
@@ -301,9 +264,12 @@ class GraphGuidedObjective(nn.Module):
             multilabel=multilabel,
         )
         self.warm = WarmStart(memory, columns, settings.rule) if warm_start else None
-        capacity = 0 if memory is None else memory.capacity
-        half_life = self.staleness.half_life
-        self.targets = GraphTargets(capacity, classifier, self.consistency, half_life)
+        self.targets = GraphTargets(
+            0 if memory is None else memory.capacity,
+            classifier,
+            self.consistency,
+            self.staleness.half_life,
+        )
         self._inference = (
             None if memory is None else BankInference(memory, classifier, self.frozen_weight)
         )
@@ -325,15 +291,16 @@ class GraphGuidedObjective(nn.Module):
         visible_fraction: float = 0.5,
         generator: torch.Generator | None = None,
         seed: int = 0,
-    ) -> Self:
+    ) -> GraphGuidedObjective:
         """The paper's in-batch form: Algorithm 1 (column-stochastic T) and eq. 1.
 
-        Exact to rounding in float64. `sigma` is the Gaussian's bandwidth; the other settings are
-        those of the class.
+        Exact to rounding in float64. `sigma` is the bandwidth of the Gaussian.
         """
         return cls(
             num_classes,
-            **_in_batch(sigma, "column"),
+            graph=KNNGraph(bandwidth=sigma, batch_edges="all"),
+            propagation=LabelPropagation(normalization="column", eta=0.0, solver="dense"),
+            consistency=Consistency(weight=0.0),
             loss="published",
             graph_weight=graph_weight,
             visible_fraction=visible_fraction,
@@ -351,15 +318,16 @@ class GraphGuidedObjective(nn.Module):
         visible_fraction: float = 0.5,
         generator: torch.Generator | None = None,
         seed: int = 0,
-    ) -> Self:
+    ) -> GraphGuidedObjective:
         """What the paper's released code computes: the `hub` walk, F as logits, divided by |u|.
 
-        Exact to rounding in float64. `sigma` is the Gaussian's bandwidth; the other settings are
-        those of the class.
+        Exact to rounding in float64. `sigma` is the bandwidth of the Gaussian.
         """
         return cls(
             num_classes,
-            **_in_batch(sigma, "hub"),
+            graph=KNNGraph(bandwidth=sigma, batch_edges="all"),
+            propagation=LabelPropagation(normalization="hub", eta=0.0, solver="dense"),
+            consistency=Consistency(weight=0.0),
             loss="released",
             graph_weight=graph_weight,
             visible_fraction=visible_fraction,
@@ -383,18 +351,18 @@ class GraphGuidedObjective(nn.Module):
             "generator": None if generator is None else torch.Generator,
             "seed": seed,
         }
+        parts = {
+            "graph": self.graph,
+            "propagation": self.targets.classifier.propagation,
+            "consistency": self.consistency,
+            "staleness": self.staleness,
+        }
         lines = [", ".join(f"{name}={shown(value)}" for name, value in settings.items())]
-        parts: tuple[tuple[str, Any, dict[str, str]], ...] = (
-            ("graph", self.graph, {"normalize": "normalize_embeddings"}),
-            ("propagation", self.targets.classifier.propagation, {}),
-            ("consistency", self.consistency, _CONSISTENCY),
-            ("staleness", self.staleness, {}),
-        )
-        for name, part, short in parts:
-            values = (
-                f"{short.get(key, key)}={shown(getattr(part, key))}"
-                for key in settings_of(type(part))
-            )
+        for name, part in parts.items():
+            values = [
+                f"{_SHORT_FORMS.get((name, field), field)}={shown(getattr(part, field))}"
+                for field in settings_of(type(part))
+            ]
             lines.append(f"{name}=({', '.join(values)})")
         return "\n".join(lines)
 
@@ -403,27 +371,25 @@ class GraphGuidedObjective(nn.Module):
         return self.generator.get_state()
 
     def set_extra_state(self, state: Tensor) -> None:
-        """Restore the visibility generator.
-
-        Raises:
-            ValueError: Not the state of a generator; it is as before.
-        """
-        _check_generator_state(state)
+        """Restore the visibility generator; ValueError if this is not the state of one."""
+        check_generator_state(state)
         self.generator.set_state(state.cpu())
 
     def load_state_dict(
         self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False
     ) -> Any:
-        """Restore what `state_dict()` gave; checked first, so if it raises nothing changed.
+        """Restore the `state_dict()` of an objective with the same settings.
+
+        Everything is checked first, so nothing changes if this raises.
 
         Args:
-            state_dict: Of an objective with the same settings.
+            state_dict: The state.
             strict: Whether every entry must be there; the bank's all or none.
-            assign: See `torch.nn.Module.load_state_dict`.
+            assign: Take the tensors instead of copying them (`torch.nn.Module.load_state_dict`).
 
         Raises:
             RuntimeError: Entries are missing or foreign.
-            ValueError: Another size, or values no objective has; names the entry.
+            ValueError: Another size, or values that no objective has; names the entry.
         """
         if isinstance(state_dict, Mapping):
             state_dict = dict(state_dict)
@@ -433,53 +399,13 @@ class GraphGuidedObjective(nn.Module):
     def _load_from_state_dict(
         self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any
     ) -> None:
-        # An objective may be part of a model, whose loading asks nothing of it before.
+        # The state of a model that holds the objective is loaded without `load_state_dict`.
         self._check_state(state_dict, prefix, strict=False)
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
     def _check_state(self, state: dict[str, Any], prefix: str, strict: bool) -> None:
-        if self.memory is not None:
-            fit_cells(self.memory.cells, state, f"{prefix}memory.")
-        if strict:
-            check_keys(self, state.keys())
-        if self.memory is not None:
-            self.memory.check_state(state, f"{prefix}memory.")
-        check_forms(self, state, prefix)
-        classes = self.num_classes if not self.multilabel else 1
-        limits = {
-            "memory.slot_labels": (-1, classes - 1),
-            "targets.steps": (0, None),
-            "targets.solved_at": (-1, None),
-            "targets.table": (0.0, 1.0),
-            "targets.table_ids": (None, None),
-            "targets.confidence": (0.0, 1.0),
-            "targets.mass": (-1.0, 1.0),
-            "warm.values": (None, None),
-            "class_weight": (0.0, None),
-        }
-        for name, (low, high) in limits.items():
-            if prefix + name in state:
-                check_limits(prefix + name, state[prefix + name], low, high)
-        if f"{prefix}_extra_state" in state:
-            _check_generator_state(state[f"{prefix}_extra_state"])
-
-    @contextmanager
-    def _state_kept(self) -> Iterator[None]:
-        """Go back to the state of now if the block raises; the bank, written last, does so itself.
-
-        Buffers of the parts are replaced in a step and never written in place.
-        """
-        parts = [part for part in (self.targets, self.warm) if part is not None]
-        before = [(part, [*part.named_buffers(recurse=False)]) for part in parts]
-        drawn = self.generator.get_state()
-        try:
-            yield
-        except BaseException:
-            for part, buffers in before:
-                for name, value in buffers:
-                    setattr(part, name, value)
-            self.generator.set_state(drawn)
-            raise
+        classes = 1 if self.multilabel else self.num_classes
+        check_objective_state(self, self.memory, classes, state, prefix, strict)
 
     @overload
     def forward(
@@ -524,17 +450,17 @@ class GraphGuidedObjective(nn.Module):
         frozen: Tensor | None = None,
         return_output: bool = False,
     ) -> Tensor | ObjectiveOutput:
-        """Loss of one batch; enqueues the batch afterwards when training.
+        """Loss of one batch; enqueues the batch afterward when training.
 
         Args:
             embeddings: (B, D) floating, from any encoder.
-            labels: (B,) integer in 0..C-1, -1 = unlabeled (the row conducts, and is drawn to its
-                target). With `multilabel` (B, C) floating in [0, 1], a row of NaN = unlabeled.
+            labels: (B,) integer in 0..C-1, -1 = unlabeled. With `multilabel` (B, C) floating in
+                [0, 1], a row of NaN = unlabeled.
             ids: (B,) integer >= 0, stable document identities. Rows with the same id count as
-                one document. Without ids the bank cannot mask a document's own stored copy.
+                one document. Without ids the bank cannot mask the stored copy of a document.
             logits: (B, C) of a classifier head; adds its cross-entropy.
             visible: (B,) bool, pins the rows whose label stays visible instead of a random split.
-            target_embeddings: (B, D) embeddings of the same rows without dropout, constants: what
+            target_embeddings: (B, D) embeddings of the same rows without dropout, constants, which
                 the bank stores and the targets are made from; `embeddings` by default.
             frozen: (B, D') features of the untrained encoder, constants. Rows are then compared by
                 (1 - frozen_weight) learned + frozen_weight frozen cosine, and `memory.dim` is
@@ -553,71 +479,47 @@ class GraphGuidedObjective(nn.Module):
                 and generator are as before.
         """
         with full_precision(embeddings.device.type if isinstance(embeddings, Tensor) else "cpu"):
-            batch = check_batch(
+            step = check_step(
                 embeddings,
                 labels,
                 ids,
-                memory=self.memory,
-                normalize=self.graph.normalize,
-                num_classes=self.num_classes if self.multilabel else None,
+                logits=logits,
+                visible=visible,
+                target_embeddings=target_embeddings,
                 frozen=frozen,
+                memory=self.memory,
+                num_classes=self.num_classes,
+                multilabel=self.multilabel,
+                normalize=self.graph.normalize,
                 frozen_weight=self.frozen_weight,
             )
-            check_label_range(batch.labels, self.num_classes)
-            visible = check_visible(visible, batch.labels, batch.ids)
-            if logits is not None:
-                check_logits(logits, batch.labels.numel(), self.num_classes)
-            stored = None
-            if target_embeddings is not None:
-                check_target_embeddings(target_embeddings, embeddings, self.graph.normalize)
-                stored = normalized_rows(
-                    target_embeddings.detach(), frozen, self.frozen_weight, self.graph.normalize
-                )
-                stored = stored.to(batch.x.dtype)
-            with self._state_kept():
-                return self._step(batch, visible, logits, stored, embeddings.size(1), return_output)
+            parts = [part for part in (self.targets, self.warm) if part is not None]
+            with state_kept(parts, self.generator):
+                return self._step(step, return_output)
 
     if TYPE_CHECKING:
         __call__ = forward
 
-    def _step(
-        self,
-        batch: Batch,
-        visible: Tensor | None,
-        logits: Tensor | None,
-        stored: Tensor | None,
-        learned: int,
-        return_output: bool,
-    ) -> Tensor | ObjectiveOutput:
-        """Loss of a checked batch; `stored` (B, D) are its target embeddings, if others."""
-        x, compared, connection = batch.x, None, None
-        constants = batch._replace(x=x.detach() if stored is None else stored)
+    def _step(self, step: StepBatch, return_output: bool) -> Tensor | ObjectiveOutput:
+        """Connect, hide, propagate, compare, then store, in this order."""
+        batch, logits, compared = step.batch, step.logits, None
         if self.graph_weight > 0 or logits is None or return_output:
-            compared = self._compare(batch, visible, learned, return_output)
-            # Graph and lists of `embeddings` are not those of other target embeddings.
-            connection = compared.connection if stored is None else None
-        graph_loss = x.new_zeros(()) if compared is None else compared.loss.to(x.dtype)
+            compared = self._compare(step, return_output)
+        # Graph and lists of `embeddings` are not those of other target embeddings.
+        connection = None if compared is None or step.has_targets else compared.connection
+        graph_loss = batch.x.new_zeros(())
+        if compared is not None:
+            graph_loss = compared.loss.to(batch.x.dtype)
         cross_entropy = consistency = torch.zeros_like(graph_loss)
         loss = graph_loss
         if logits is not None:
             cross_entropy = classification_loss(
                 logits, batch.labels, batch.targets, self.class_weight
             )
-            if self.consistency.weight > 0:
-                # The graph of an output lists every edge: the same up to rounding.
-                # A bandwidth made from labels is another where all of them are shown.
-                shared = self.training and world_size() > 1
-                alike = not (return_output or shared or reads_labels(self.graph.bandwidth))
+            if self.consistency.weight > 0 and self.targets.due(batch.labels):
                 with self.seconds.timed("targets"):
-                    consistency = consistency_loss(
-                        self.targets,
-                        self.memory,
-                        batch,
-                        logits,
-                        connection if alike else None,
-                        lambda: self._connect_constants(constants, learned),
-                        self.training,
-                    )
+                    graph = self._target_graph(step, connection, return_output)
+                    consistency = consistency_loss(self.targets, self.memory, batch, logits, graph)
             loss = self.graph_weight * graph_loss + (1.0 - self.graph_weight) * cross_entropy
             loss = loss + self.consistency.weight * consistency
         self.parts = {
@@ -625,93 +527,87 @@ class GraphGuidedObjective(nn.Module):
             "cross_entropy": cross_entropy.detach(),
             "consistency": consistency.detach(),
         }
-        # The graph of this step, so taken before its rows are stored.
-        data = None
+        output = None
         if return_output and compared is not None:
+            # Before the rows are stored: the ages are those of this step.
             data = document_data(compared.connection, batch.ids, self.memory)
             data.seed_mask = compared.seeds
+            output = ObjectiveOutput(
+                loss=loss,
+                graph_loss=graph_loss,
+                cross_entropy=cross_entropy,
+                consistency=consistency,
+                propagated=compared.propagated,
+                hidden=compared.hidden,
+                graph=data,
+                solver=compared.report,
+            )
         if self.training:
             self.targets.steps = self.targets.steps + 1
             if self.memory is not None:
                 neighbors = None if connection is None else connection.neighbors
                 with self.seconds.timed("enqueue"):
-                    kept = batch.labels
-                    if batch.targets is not None:
-                        kept = join_targets(batch.labels, batch.targets)
-                    enqueue_gathered(self.memory, constants.x, kept, batch.ids, neighbors)
-        if data is None or compared is None:
-            return loss
-        return ObjectiveOutput(
-            loss=loss,
-            graph_loss=graph_loss,
-            cross_entropy=cross_entropy,
-            consistency=consistency,
-            propagated=compared.propagated,
-            hidden=compared.hidden,
-            graph=data,
-            solver=compared.report,
-        )
+                    store_gathered(self.memory, step.constants, neighbors)
+        return loss if output is None else output
 
-    def _compare(
-        self, batch: Batch, visible: Tensor | None, learned: int, listed: bool
-    ) -> Compared:
+    def _compare(self, step: StepBatch, listed: bool) -> Compared:
         """Connect, hide, propagate and compare."""
-        size = batch.labels.numel()
-
-        def show(known: Tensor) -> Tensor:
-            return shown_nodes(
-                known,
-                size,
-                self.visible_fraction,
-                self.memory_visible_fraction,
-                generator=step_generator(self.generator, self.training),
-                ids=batch.ids,
-                visible=visible,
-            )
-
+        batch = step.batch
+        split = LabelSplit(
+            self.visible_fraction,
+            self.memory_visible_fraction,
+            step_generator(self.generator, self.training),
+            batch.ids,
+            step.visible,
+        )
         # Labels are hidden before the weights are made: a bandwidth may depend on labels.
-        connection = self._connect(batch, learned, listed, show)
+        connection = self._connect(batch, step.learned, listed, split)
         seeds = connection.on_nodes(connection.shown)
-        hidden = (batch.labels >= 0) & ~connection.shown[:size]
+        hidden = (batch.labels >= 0) & ~connection.shown[: connection.size]
         with self.seconds.timed("propagation"):
             loss, propagated, report = hidden_label_loss(
                 self.propagation, connection, seeds, hidden, self.loss, self.class_weight, self.warm
             )
         return Compared(loss, connection, propagated, seeds, hidden, report)
 
-    def _connect_constants(self, batch: Batch, learned: int) -> Connection:
-        """The graph that targets come from: while training, of the batches of all processes."""
-        if self.training and world_size() > 1:
-            ids = None if batch.ids is None else gather_rows(batch.ids)
-            batch = Batch(
-                x=gather_rows(batch.x),
-                labels=gather_rows(batch.labels),
-                targets=None if batch.targets is None else gather_rows(batch.targets),
-                ids=ids,
-                slots=None if ids is None or self.memory is None else self.memory.slots_of(ids),
-            )
-        return self._connect(batch, learned, listed=False)
+    def _target_graph(
+        self, step: StepBatch, connection: Connection | None, listed: bool
+    ) -> Connection | None:
+        """The graph that targets come from; None where they are looked up.
+
+        While training it is that of the batches of all processes. The step's graph serves unless
+        it is `listed` (the same up to rounding), or its bandwidth depends on the shown labels.
+        """
+        if self.targets.keeps(step.constants):
+            return None
+        shared = self.training and world_size() > 1
+        if connection is not None and not (listed or shared or reads_labels(self.graph.bandwidth)):
+            return connection
+        batch = gathered(step.constants, self.memory) if shared else step.constants
+        with torch.no_grad():
+            return self._connect(batch, step.learned, listed=False)
 
     def _connect(
         self,
         batch: Batch,
         learned: int,
         listed: bool,
-        show: Callable[[Tensor], Tensor] | None = None,
+        split: LabelSplit | None = None,
     ) -> Connection:
+        """Search and connect; only the first `learned` columns of a row drift."""
         memory, neighbors = self.memory, None
         strength = self.staleness.strength(self.targets.steps)
         if memory is not None and strength > 0.0:
             with self.seconds.timed("search"):
                 memory = self.staleness.view(memory, batch.x, learned)
-                neighbors = memory.neighbors(batch.x, batch.ids, self.graph.k)
+                neighbors = memory.neighbors_of(batch, self.graph.k)
         else:
             memory = None
-        # Scores of a singular system need the components, weights by age every edge: so a list.
+        # The scores of a singular system need components, weights by age need every edge: a list.
         listed = listed or self.propagation.rule == "poisson" or self.staleness.weighs(strength)
         with self.seconds.timed("graph"):
             found = connect(
-                batch, self.graph, memory=memory, neighbors=neighbors, listed=listed, show=show
+                batch, self.graph, memory=memory, neighbors=neighbors, listed=listed, split=split
             )
             return self.staleness.weigh(found, memory, strength)
 
@@ -731,21 +627,19 @@ class GraphGuidedObjective(nn.Module):
         Args:
             embeddings: (B, D) of the encoder in eval mode.
             frozen: (B, D') frozen features, if the bank was filled with them.
-            ids: (B,) document ids >= 0. The answer about a document that is stored under its id is
-                then independent of its label there, by every bit: it is the answer of a bank that
-                never saw that label.
-            mode: `"inductive"`: every row attaches to the bank by itself; `"transductive"`: one
-                graph over bank and all rows, which help each other.
-            frozen_weight: Weight of the frozen similarity; by default the objective's where
-                `frozen` is given, else 0.
+            ids: (B,) document ids >= 0. The answer about a stored document then does not depend
+                on its label: it is the answer of a bank that never saw that label.
+            mode: `"inductive"` attaches every row to the bank separately; `"transductive"` makes
+                one graph over the bank and all rows.
+            frozen_weight: Weight of the frozen similarity; by default the objective's with
+                `frozen`, else 0.
             rule: Propagation rule instead of the objective's; `"poisson"` often does better with
                 very few labels of few classes.
 
         Returns:
-            (B, C), rows summing to 1, at least 0.001 / C each. A row nothing reaches gets the
-            class shares of the bank's labels. Of label sets every entry is the probability of its
-            class, in [0.0005, 0.9995], without class-mass alignment. Of the signed scores of
-            `"poisson"` see `gloss_graph.propagation.alignment.score_probabilities`.
+            (B, C), rows summing to 1, at least 0.001 / C each. A row that nothing reaches gets the
+            class shares of the bank's labels. With label sets every entry is the probability of
+            its class, in [0.0005, 0.9995], without class-mass alignment.
 
         Cost: one solve over the bank, kept until it changes, and another for each labeled document
         among `ids` whose label reaches unlabeled ones.
@@ -779,31 +673,15 @@ class GraphGuidedObjective(nn.Module):
     ) -> Explanation:
         """As `predict`, with confidence and the `top` labeled documents that decided most.
 
-        A document is never among its own reasons where `ids` name it.
+        With `ids`, a document is never named as a reason for itself.
         """
         if self._inference is None:
             raise ValueError("'memory' is None; predictions propagate over a bank. Pass one.")
-        return self._inference.predict(
-            embeddings,
-            frozen,
-            ids,
-            mode,
-            frozen_weight,
-            rule,
-            top,
-        )
+        return self._inference.predict(embeddings, frozen, ids, mode, frozen_weight, rule, top)
 
 
-def _in_batch(sigma: float, normalization: str) -> dict[str, Any]:
-    """The parts that both forms of the paper share: all pairs of a batch, solved exactly."""
-    return {
-        "graph": KNNGraph(bandwidth=sigma, batch_edges="all"),
-        "propagation": LabelPropagation(normalization=normalization, eta=0.0, solver="dense"),
-        "consistency": Consistency(weight=0.0),
-    }
-
-
-def _settings(propagation: Any) -> PropagationSettings:
+def _check_propagation(propagation: object, num_classes: int, multilabel: bool) -> None:
+    """Raise unless `propagation` is a layer all of whose settings an objective can follow."""
     if not isinstance(propagation, LabelPropagation):
         raise TypeError(
             "'propagation' must be a LabelPropagation or the name of a rule (got "
@@ -814,13 +692,13 @@ def _settings(propagation: Any) -> PropagationSettings:
             "'propagation' must not rescale classes (class_mass), which is for predictions. Leave "
             "it out; the objective aligns targets by consistency=Consistency(align=...)."
         )
-    return propagation.settings
-
-
-def _check_generator_state(state: Any) -> None:
-    if not isinstance(state, Tensor) or state.dtype != torch.uint8:
-        raise ValueError("The generator state must be a uint8 tensor (foreign state_dict?).")
-    try:
-        torch.Generator().set_state(state.cpu())
-    except RuntimeError as error:
-        raise ValueError(f"The generator state is not one of torch ({error}).") from error
+    if propagation.num_classes not in (None, num_classes):
+        raise ValueError(
+            f"'propagation' must have num_classes={num_classes} or none, as the objective "
+            f"(got {propagation.num_classes})."
+        )
+    if multilabel and propagation.prior is not None:
+        raise ValueError(
+            "'propagation' must not have a 'prior' with multilabel=True: what leaks goes to the "
+            "mean of the shown label sets. Leave it out, or use prior='none'."
+        )

@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from gloss_graph import GraphGuidedObjective, MemoryBank
-from gloss_graph.graph import KNNGraph, bank_graph
-from gloss_graph.graph.batch import Batch, check_batch
+from gloss_graph.graph import KNNGraph, build
+from gloss_graph.graph.batch import check_batch
 from gloss_graph.graph.build import connect
+from gloss_graph.memory.incoming import Batch
 from gloss_graph.step.bank_operator import ConstantRows, bank_operator
 
 CLASSES, DIM = 4, 12
@@ -47,7 +48,7 @@ def step(
     least: int,
 ) -> tuple[Tensor, Tensor]:
     """Loss and gradient of one step, by kept rows if the bank has `least` of them."""
-    monkeypatch.setattr(bank_graph, "LEAST_ROWS", least)
+    monkeypatch.setattr(build, "LEAST_ROWS", least)
     x, y = documents(2_000)
     generator = torch.Generator().manual_seed(int(ids.sum()))
     x = (x[ids] + 0.1 * torch.randn(ids.numel(), DIM, generator=generator)).to(dtype)
@@ -122,7 +123,7 @@ def test_the_kept_rows_are_really_used(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_hops_touch_no_row_beyond_them(monkeypatch: pytest.MonkeyPatch) -> None:
     """Within hops the step's edges are those near the batch, not the bank's."""
-    monkeypatch.setattr(bank_graph, "LEAST_ROWS", 1)
+    monkeypatch.setattr(build, "LEAST_ROWS", 1)
     objective = objective_with_bank(1_000, hops=1)
     x, y = documents(5)
     near = objective._connect(checked(objective, x, y, torch.arange(5)), DIM, listed=False)
@@ -146,7 +147,7 @@ def test_a_long_chain_is_reached_without_cutting_rows_out_at_every_hop(
     query, unlabeled = x[:1] - 0.1, torch.full((1,), -1)
     graph = KNNGraph(k=2, bandwidth=1.0, batch_edges="knn", normalize=False)
     batch = check_batch(query, unlabeled, None, memory=bank, normalize=False)
-    monkeypatch.setattr(bank_graph, "LEAST_ROWS", 1)
+    monkeypatch.setattr(build, "LEAST_ROWS", 1)
     edges = connect(batch, graph, memory=bank, listed=False).bank
     assert edges is not None
     cuts = []
@@ -166,7 +167,7 @@ def test_a_long_chain_is_reached_without_cutting_rows_out_at_every_hop(
 
 
 def test_an_output_lists_every_edge_and_has_the_same_loss(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bank_graph, "LEAST_ROWS", 1)
+    monkeypatch.setattr(build, "LEAST_ROWS", 1)
     objective = objective_with_bank(300, tol=1e-12).eval()
     x, y = documents(20)
     ids = torch.arange(20)
@@ -179,7 +180,7 @@ def test_an_output_lists_every_edge_and_has_the_same_loss(monkeypatch: pytest.Mo
 
 def test_two_losses_before_one_backward(monkeypatch: pytest.MonkeyPatch) -> None:
     """Memory of a graph that still waits for its backward pass is not written by later steps."""
-    monkeypatch.setattr(bank_graph, "LEAST_ROWS", 1)
+    monkeypatch.setattr(build, "LEAST_ROWS", 1)
     objective = objective_with_bank(300)
     apart = copy.deepcopy(objective)
     x, y = documents(2_000)
@@ -215,13 +216,13 @@ def restored_halfway(
 
 
 def test_a_restored_objective_goes_on_bit_for_bit(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bank_graph, "LEAST_ROWS", 1)
+    monkeypatch.setattr(build, "LEAST_ROWS", 1)
     restored_halfway(monkeypatch, memory_visible_fraction=0.8)
 
 
 @pytest.mark.parametrize("rows", [0, 300])
 def test_a_compiled_objective_gives_the_same(rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bank_graph, "LEAST_ROWS", 1)
+    monkeypatch.setattr(build, "LEAST_ROWS", 1)
     plain = objective_with_bank(rows) if rows else GraphGuidedObjective(CLASSES)
     encoder = torch.nn.Linear(DIM, DIM)
     other, own = copy.deepcopy(plain), copy.deepcopy(encoder)
@@ -253,7 +254,7 @@ def test_a_compiled_objective_gives_the_same(rows: int, monkeypatch: pytest.Monk
 def test_a_warm_start_changes_the_work_not_the_result(
     settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(bank_graph, "LEAST_ROWS", 1)
+    monkeypatch.setattr(build, "LEAST_ROWS", 1)
     cold = objective_with_bank(900, shown=0.05, solver="cg", tol=1e-10, **settings)
     warm = objective_with_bank(900, shown=0.05, solver="cg", tol=1e-10, warm_start=True, **settings)
     work: dict[GraphGuidedObjective, list[int]] = {cold: [], warm: []}

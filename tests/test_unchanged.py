@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from gloss_graph import GraphGuidedObjective, MemoryBank
 from gloss_graph.memory import MomentumEncoder
-from gloss_graph.memory.distributed import enqueue_gathered, share_state
+from gloss_graph.memory.distributed import share_state, store_gathered
 from gloss_graph.neighbors import NeighborLists
 
 DIM, SIZE, CLASSES = 4, 6, 3
@@ -284,9 +284,9 @@ CALLS: dict[str, Call] = {
             }
         },
     ),
-    "enqueue gathered": Call(
+    "store gathered": Call(
         bank_of,
-        lambda bank, x: enqueue_gathered(bank, x, torch.zeros(SIZE).long(), None, None),
+        lambda bank, x: store_gathered(bank, bank.checked(x, torch.zeros(SIZE).long()), None),
         {"x": MATRICES},
     ),
     "prefill": Call(

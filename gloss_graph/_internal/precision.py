@@ -45,11 +45,12 @@ def first_order(backward: Callable[..., Any]) -> Callable[..., Any]:
 
     @wraps(backward)
     def guarded(ctx: Any, *grads: Tensor) -> Any:
-        device = next(grad.device.type for grad in grads if grad is not None)
-        with torch.no_grad(), full_precision(device):
-            found = backward(ctx, *grads)
-        if not torch.is_grad_enabled():
-            return found
+        first = grads[0] if grads[0] is not None else next(x for x in grads if x is not None)
+        with full_precision(first.device.type):
+            if not torch.is_grad_enabled():
+                return backward(ctx, *grads)
+            with torch.no_grad():
+                found = backward(ctx, *grads)
         behind = [*ctx.saved_tensors, *grads]
         anchors = [x for x in behind if x is not None and x.requires_grad]
         parts = found if isinstance(found, tuple) else (found,)
@@ -89,6 +90,36 @@ class _Widen(torch.autograd.Function):
 def widen(x: Tensor) -> Tensor:
     """`x` in float64. A gradient beyond the range of x's dtype is cut at that range."""
     return x if x.dtype == torch.float64 else _Widen.apply(x)
+
+
+class _UnitRows(torch.autograd.Function):
+    """Two passes over x each way; autograd's division takes seven backward."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        norm = torch.linalg.vector_norm(x, dim=1, keepdim=True)
+        norm = torch.where(norm > torch.finfo(x.dtype).tiny, norm, 1.0)
+        unit = x / norm
+        ctx.save_for_backward(unit, norm)
+        return unit
+
+    @staticmethod
+    @first_order
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        unit, norm = ctx.saved_tensors
+        along = torch.linalg.vecdot(grad, unit).unsqueeze(1)
+        found = torch.addcmul(grad, unit, along, value=-1.0).div_(norm)
+        _check_finite(found)
+        return found
+
+
+def unit_rows(x: Tensor) -> Tensor:
+    """L2-normalized rows of x (B, D), differentiable once; a zero row stays zero.
+
+    Raises:
+        FloatingPointError: In the backward pass, if the gradient is NaN or inf.
+    """
+    return _UnitRows.apply(x)
 
 
 def finite_gradient(x: Tensor) -> Tensor:

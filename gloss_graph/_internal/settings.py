@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import warnings
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from functools import wraps
 from typing import Any, TypeVar
 
@@ -70,10 +70,10 @@ def settings_of(part: type) -> dict[str, Setting]:
 
 
 def with_short_forms(name: str, part: Part | None, kind: type[Part], **short: Any) -> Part:
-    """A part with the short forms of its fields put in.
+    """A part with the short forms of its fields put in; None is "not said" in either.
 
     Args:
-        name: What the part is called where the short forms stand beside it.
+        name: The argument that takes the part.
         part: The part as passed, None for one of defaults.
         kind: The class of the part.
         short: Values by field name; None where a short form was not given.
@@ -92,12 +92,12 @@ def with_short_forms(name: str, part: Part | None, kind: type[Part], **short: An
         )
     for key, value in given.items():
         inside = getattr(part, key)
-        if value is not inside and value != inside:
+        if inside is not None and value is not inside and value != inside:
             raise ValueError(
                 f"'{key}' is {value!r}, but {inside!r} in '{name}'. Give it once: inside "
                 f"{kind.__name__}(...), or without '{name}'."
             )
-    return part
+    return replace(part, **given) if given else part
 
 
 def nearest_name(name: str, known: Iterable[str]) -> str:

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch_geometric.data import Data
 
 from gloss_graph._internal.checks import check_choice, check_matrix, check_positive_int, check_range
+from gloss_graph._internal.precision import unit_rows
 from gloss_graph.analysis.sources import Source, read_source
 from gloss_graph.graph.bandwidth import (
     BandwidthRule,
@@ -18,9 +19,8 @@ from gloss_graph.graph.bandwidth import (
     estimate_bandwidth,
     local_scales,
 )
-from gloss_graph.graph.distances import unit_rows, weigh
-from gloss_graph.graph.kernels import Kernel, cosine_kernel, resolve_kernel
-from gloss_graph.graph.symmetrize import SYMMETRIZE, symmetrize_links
+from gloss_graph.graph.kernels import Kernel, cosine_kernel, resolve_kernel, weigh
+from gloss_graph.graph.links import SYMMETRIZE, symmetrize_links
 from gloss_graph.neighbors.corpus import corpus_neighbors
 from gloss_graph.text import Corpus, FeatureEncoder, TextEncoder
 

@@ -1,4 +1,4 @@
-"""One checked batch: the rows, labels and identities of a call, and where the bank has them."""
+"""The checked batch of a call: rows, labels and identities, and where the bank has them."""
 
 from __future__ import annotations
 
@@ -9,39 +9,14 @@ from torch import Tensor
 
 from gloss_graph._internal.checks import (
     check_device,
-    check_mask,
     check_matrix,
     check_tensor,
 )
-from gloss_graph._internal.precision import finite_gradient
-from gloss_graph.graph.distances import unit_rows
-from gloss_graph.graph.views import joint_view
-from gloss_graph.graph.visibility import one_per_document
+from gloss_graph.graph.rows import normalized_rows
+from gloss_graph.graph.visibility import check_visible
 from gloss_graph.memory import MemoryBank
-from gloss_graph.memory.incoming import check_ids
+from gloss_graph.memory.incoming import Batch, check_ids
 from gloss_graph.memory.labels import check_same_targets, read_labels
-
-
-class Batch(NamedTuple):
-    """Checked rows of one call.
-
-    Shapes: B rows, D dimension, C classes.
-
-    Attributes:
-        x: (B, D) in float32 at least, L2-normalized if the graph normalizes; carries the gradient.
-        labels: (B,) long, -1 = unlabeled; of label sets 0 = labeled.
-        targets: (B, C) label sets in the dtype of `x`, zeros in unlabeled rows; None for class
-            numbers.
-        ids: (B,) long document identities, or None.
-        slots: (B,) long, where the bank stores each document, -1 for nowhere; None without ids or
-            bank.
-    """
-
-    x: Tensor
-    labels: Tensor
-    targets: Tensor | None
-    ids: Tensor | None
-    slots: Tensor | None
 
 
 def check_batch(
@@ -57,20 +32,8 @@ def check_batch(
 ) -> Batch:
     """Check a batch against itself and a bank, and normalize its rows.
 
-    Args:
-        embeddings: (B, D) floating.
-        labels: (B,) integer or label sets (B, C), see `read_labels`; None = all unlabeled.
-        ids: (B,) integer >= 0 or None.
-        memory: The bank or None.
-        normalize: Whether rows are L2-normalized.
-        num_classes: C of label sets, None for class numbers.
-        frozen: (B, D') features of the untrained encoder: rows are then joint views.
-        frozen_weight: Weight of the frozen similarity in these.
-
-    Raises:
-        TypeError: A value that is not a tensor.
-        ValueError: Shapes, dtypes or devices that disagree, non-finite rows, labels of the other
-            kind, a negative id.
+    `num_classes` is C of label sets, None for class numbers. With `frozen` (B, D') features of the
+    untrained encoder the rows are joint views.
     """
     check_tensor("embeddings", embeddings)
     if memory is not None and memory.num_classes != num_classes:
@@ -84,7 +47,16 @@ def check_batch(
     columns = None if memory is None or frozen is not None else memory.dim
     check_matrix("embeddings", embeddings, columns, normalized=normalize)
     if frozen is not None:
-        _check_frozen(embeddings, frozen, memory, normalize)
+        check_matrix("frozen", frozen, normalized=True)
+        if not normalize:
+            raise ValueError("'frozen' needs rows of length 1. Set normalize_embeddings=True.")
+        columns = embeddings.size(1) + frozen.size(1)
+        if memory is not None and columns != memory.dim:
+            raise ValueError(
+                f"'frozen' must have {memory.dim - embeddings.size(1)} columns, so that with the "
+                f"embeddings' {embeddings.size(1)} they fill the bank's dim={memory.dim} "
+                f"(got {tuple(frozen.shape)})."
+            )
     size = embeddings.size(0)
     known, targets = read_labels(labels, size, num_classes, device)
     slots = None
@@ -97,47 +69,6 @@ def check_batch(
     x = normalized_rows(embeddings, frozen, frozen_weight, normalize)
     targets = None if targets is None else targets.to(x.dtype)
     return Batch(x, known, targets, ids, slots)
-
-
-def normalized_rows(
-    embeddings: Tensor, frozen: Tensor | None, frozen_weight: float, normalize: bool
-) -> Tensor:
-    """Checked rows as they are compared and stored: (B, D) in float32 at least, or joint views."""
-    x = finite_gradient(embeddings.to(torch.promote_types(embeddings.dtype, torch.float32)))
-    if frozen is not None:
-        return joint_view(x, frozen, frozen_weight)
-    return unit_rows(x) if normalize else x
-
-
-def _check_frozen(
-    embeddings: Tensor, frozen: Tensor, memory: MemoryBank | None, normalize: bool
-) -> None:
-    check_matrix("frozen", frozen, normalized=True)
-    if not normalize:
-        raise ValueError("'frozen' needs rows of length 1. Set normalize_embeddings=True.")
-    if memory is None:
-        return
-    wanted = memory.dim - embeddings.size(1)
-    if frozen.size(1) != wanted:
-        raise ValueError(
-            f"'frozen' must have {wanted} columns, so that with the embeddings' "
-            f"{embeddings.size(1)} they fill the bank's dim={memory.dim} "
-            f"(got {tuple(frozen.shape)})."
-        )
-
-
-def check_target_embeddings(target_embeddings: Tensor, embeddings: Tensor, normalize: bool) -> None:
-    """Raise unless these fit the embeddings in shape and device.
-
-    Raises:
-        ValueError: Names both shapes.
-    """
-    check_matrix("target_embeddings", target_embeddings, normalized=normalize)
-    if target_embeddings.shape != embeddings.shape or target_embeddings.device != embeddings.device:
-        raise ValueError(
-            f"'target_embeddings' must have the shape and device of 'embeddings' "
-            f"{tuple(embeddings.shape)} (got {tuple(target_embeddings.shape)})."
-        )
 
 
 def check_memory(memory: MemoryBank | None, normalize_embeddings: bool) -> None:
@@ -153,47 +84,86 @@ def check_memory(memory: MemoryBank | None, normalize_embeddings: bool) -> None:
         )
 
 
-def check_label_range(labels: Tensor, num_classes: int) -> None:
-    """Raise unless `labels` (B,) lie in -1..C-1 and there is one."""
-    if labels.numel() == 0:
+class StepBatch(NamedTuple):
+    """The checked arguments of one training step.
+
+    Attributes:
+        batch: The rows with gradient.
+        constants: The same documents as the bank stores them and targets are made from them; their
+            rows are those of the batch unless target embeddings were passed.
+        has_targets: Whether they were.
+        learned: Columns of the rows that are learned; frozen features follow.
+        visible: (B,) bool, the rows whose label stays visible; None for a random split.
+        logits: (B, C) or None.
+    """
+
+    batch: Batch
+    constants: Batch
+    has_targets: bool
+    learned: int
+    visible: Tensor | None
+    logits: Tensor | None
+
+
+def check_step(
+    embeddings: Tensor,
+    labels: Tensor,
+    ids: Tensor | None,
+    *,
+    logits: Tensor | None,
+    visible: Tensor | None,
+    target_embeddings: Tensor | None,
+    frozen: Tensor | None,
+    memory: MemoryBank | None,
+    num_classes: int,
+    multilabel: bool,
+    normalize: bool,
+    frozen_weight: float,
+) -> StepBatch:
+    """Check the arguments of `GraphGuidedObjective.forward`, which describes them."""
+    batch = check_batch(
+        embeddings,
+        labels,
+        ids,
+        memory=memory,
+        normalize=normalize,
+        num_classes=num_classes if multilabel else None,
+        frozen=frozen,
+        frozen_weight=frozen_weight,
+    )
+    known, size = batch.labels, batch.labels.numel()
+    if size == 0:
         raise ValueError("'embeddings' must hold at least one row (got 0).")
-    low, high = torch.stack(torch.aminmax(labels)).tolist()
+    low, high = torch.stack(torch.aminmax(known)).tolist()
     if low < -1 or high >= num_classes:
         raise ValueError(
             f"'labels' must lie in 0..{num_classes - 1}, or be -1 for unlabeled "
             f"(got {low}..{high})."
         )
-
-
-def check_logits(logits: Tensor, size: int, num_classes: int) -> None:
-    """Raise unless `logits` is a finite (B, C) matrix."""
-    check_tensor("logits", logits)
-    if logits.shape != (size, num_classes):
-        raise ValueError(
-            f"'logits' must have shape ({size}, {num_classes}) (got {tuple(logits.shape)})."
-        )
-    check_matrix("logits", logits)
-
-
-def check_visible(
-    visible: Tensor | None, labels: Tensor, ids: Tensor | None = None
-) -> Tensor | None:
-    """`visible` (B,) on the labels' device; raise unless it fits the labels and documents.
-
-    Rows with one id are one document: a twin that shows the label would tell it to the others.
-
-    Raises:
-        ValueError: Shape or dtype; an unlabeled row is marked; rows with one id differ in label or
-            in visibility.
-    """
-    if ids is not None:
-        one_per_document("labels", labels, ids)
-    if visible is None:
-        return None
-    check_mask("visible", visible, labels.numel())
-    visible = visible.to(labels.device)
-    if bool((visible & (labels < 0)).any()):
-        raise ValueError("'visible' marks rows whose label is -1 (unlabeled).")
-    if ids is not None:
-        one_per_document("visible", visible.long(), ids)
-    return visible
+    visible = check_visible(visible, known, batch.ids)
+    if logits is not None:
+        check_tensor("logits", logits)
+        if logits.shape != (size, num_classes):
+            raise ValueError(
+                f"'logits' must have shape ({size}, {num_classes}) (got {tuple(logits.shape)})."
+            )
+        check_matrix("logits", logits)
+    constants = batch._replace(x=batch.x.detach())
+    if target_embeddings is not None:
+        check_matrix("target_embeddings", target_embeddings, normalized=normalize)
+        same_device = target_embeddings.device == embeddings.device
+        if target_embeddings.shape != embeddings.shape or not same_device:
+            raise ValueError(
+                f"'target_embeddings' must have the shape and device of 'embeddings' "
+                f"{tuple(embeddings.shape)} (got {tuple(target_embeddings.shape)})."
+            )
+        x = normalized_rows(target_embeddings.detach(), frozen, frozen_weight, normalize)
+        constants = batch._replace(x=x.to(batch.x.dtype))
+    return StepBatch(
+        batch=batch,
+        constants=constants,
+        has_targets=target_embeddings is not None,
+        learned=embeddings.size(1),
+        visible=visible,
+        logits=logits,
+    )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from dataclasses import replace
 from typing import NamedTuple
 
 import torch
@@ -12,52 +12,89 @@ from torch_geometric.data import Data
 from gloss_graph._internal.settings import with_short_forms
 from gloss_graph.graph.bandwidth import (
     BandwidthRule,
-    bandwidth_of_distances,
     drawn_rows,
     estimate_bandwidth,
     local_scales,
 )
-from gloss_graph.graph.bank_graph import BankEdges, bank_edges, near_slots, suits_bank_edges
-from gloss_graph.graph.batch import Batch, check_batch, check_memory
-from gloss_graph.graph.distances import batch_squared_distances, weigh
-from gloss_graph.graph.kernels import Kernel
+from gloss_graph.graph.batch import check_batch, check_memory
+from gloss_graph.graph.kernels import Kernel, weigh
 from gloss_graph.graph.links import (
+    all_pairs,
     batch_links,
+    batch_squared_distances,
+    diagonal_mask,
     join,
     returned_links,
     stored_links,
     stored_lists,
+    symmetrize_links,
     within_hops,
 )
 from gloss_graph.graph.settings import KNNGraph
-from gloss_graph.graph.symmetrize import (
-    all_pairs,
-    diagonal_mask,
-    off_diagonal,
-    symmetrize_links,
-)
+from gloss_graph.graph.visibility import LabelSplit
 from gloss_graph.memory import MemoryBank
+from gloss_graph.memory.incoming import Batch
 from gloss_graph.memory.labels import join_targets
 from gloss_graph.neighbors import NeighborLists
 
 BATCH_BATCH, BATCH_MEMORY, MEMORY_MEMORY = 0, 1, 2
-# Memory rows the bandwidth rules look at beside the batch.
+# With fewer remembered rows, listing all edges is as fast.
+LEAST_ROWS = 1024
+# Memory rows that the bandwidth rules look at, with the batch.
 _BANDWIDTH_MEMORY_ROWS = 384
 
 
+class BankEdges(NamedTuple):
+    """Edges of `size` batch rows and the M rows of a bank; node size + m is slot m.
+
+    The edges among remembered rows stay where the bank keeps them from step to step; only their
+    weights are computed. Slots that take no part are nodes without edges.
+
+    Attributes:
+        edge_index: (2, E) long, the border: edges that touch the batch, both directions, sorted;
+            ends are positions in `nodes`.
+        edge_weight: (E,), differentiable.
+        nodes: (T,) long, sorted, the ends of the border and all batch rows.
+        pointer: (M + 1,) int32, rows of the edges among the slots.
+        column: (F,) int32, their slots.
+        weight: (F,) their weights, constants, 0 for edges of `absent`.
+        absent: (n,) long, nodes of slots that take no part.
+        owner: Must be held as long as `pointer` and `column` are used.
+        size: B.
+    """
+
+    edge_index: Tensor
+    edge_weight: Tensor
+    nodes: Tensor
+    pointer: Tensor
+    column: Tensor
+    weight: Tensor
+    absent: Tensor
+    owner: object
+    size: int
+
+
 class Connection(NamedTuple):
-    """The edges of one step, and what the rest of the step needs beside them.
+    """The edges of one step, and what the rest of the step needs with them.
 
-    Nodes are the `size` batch rows, then the remembered rows `slots` (M',) long: node size + m is
-    bank slot `slots[m]`. `edge_index` (2, E) long and `edge_weight` (E,); when all batch pairs
-    are connected and no remembered row takes part, `full` (B, B) holds the weights instead and
-    `edge_weight` is None. `y` (N,) labels, `bandwidth` scalar, `neighbors` the lists to enqueue
-    with the batch (None without a bank). `shown` (n,) bool says which of the nodes that take part,
-    batch rows first, show their label. `targets` (N, C) of label sets, or None; `y` then says which
-    nodes have any (0 or -1).
+    Nodes are the `size` batch rows, then the remembered rows `slots`: node size + m is slot
+    `slots[m]` of the bank.
 
-    With `bank` the edges stand there instead (none in `edge_index`) and, without `hops`, every
-    stored row is a node, size + slot; those not among `slots` take no part, their `y` is -1.
+    Attributes:
+        edge_index: (2, E) long.
+        edge_weight: (E,); None where all batch pairs are connected and no remembered row takes
+            part.
+        full: (B, B), the weights in that case.
+        y: (N,) labels; with label sets 0 or -1, whether a node has any.
+        size: B.
+        slots: (M',) long.
+        neighbors: The lists to enqueue with the batch; None without a bank.
+        bandwidth: Scalar.
+        shown: (n,) bool, which of the nodes that take part show their label, batch rows first.
+        targets: (N, C) label sets, or None.
+        bank: Holds the edges instead (and `edge_index` none). Every stored row is then a node,
+            size + slot, unless the graph has `hops`; those not among `slots` take no part, their
+            `y` is -1.
     """
 
     edge_index: Tensor
@@ -100,7 +137,7 @@ def build_document_graph(
     r"""Connect documents by similarity: a batch to a memory bank, or a whole corpus to itself.
 
     The k-nearest-neighbor graph of batch and bank, weighted as `KNNGraph` says. The B x M search
-    is the only one: links among remembered rows are inherited. Stored copies of the batch's own
+    is the only one: links among remembered rows are inherited. Stored copies of the batch's
     documents (same `ids`) are left out of the graph.
 
     Shapes: B batch rows, M' remembered rows in the graph, N = B + M' nodes (batch first), E
@@ -108,10 +145,10 @@ def build_document_graph(
 
     Args:
         embeddings: (B, D) floating; edges that touch these rows carry their gradient.
-        labels: (B,) integer, -1 = unlabeled (all unlabeled when left out); or label sets (B, C)
-            floating in [0, 1], a row of NaN = unlabeled.
+        labels: (B,) integer, -1 = unlabeled (the default for all); or label sets (B, C) floating
+            in [0, 1], a row of NaN = unlabeled.
         ids: (B,) integer >= 0, document identities; by default 0..B-1 without a bank.
-        memory: The bank, which is read only. None or empty: a graph of the batch alone.
+        memory: The bank, which is only read. None or empty: a graph of the batch alone.
         graph: How the documents are connected.
         k: Short form of `KNNGraph.k`.
         kernel: Short form of `KNNGraph.kernel`.
@@ -130,8 +167,7 @@ def build_document_graph(
 
     Raises:
         TypeError: A value that is not a tensor.
-        ValueError: Shapes, dtypes or devices that disagree; non-finite embeddings; a setting out
-            of range or unknown; a bank of another dimension.
+        ValueError: Values or settings that do not fit; names the argument.
 
     Cost O(B M D + (B + M) k) with a bank, O(N² D) for the exact graph of a corpus.
 
@@ -168,10 +204,9 @@ def build_document_graph(
         normalize=graph.normalize,
         num_classes=num_classes,
     )
-    # All pairs of a corpus are connected only where the caller asks for them.
-    all_batch = graph.batch_edges == "all"
-    connection = connect(batch, graph, memory=memory, all_batch=all_batch)
-    return document_data(connection, batch.ids, memory)
+    if graph.batch_edges == "auto":
+        graph = replace(graph, batch_edges="knn")
+    return document_data(connect(batch, graph, memory=memory), batch.ids, memory)
 
 
 def connect(
@@ -179,91 +214,84 @@ def connect(
     graph: KNNGraph,
     *,
     memory: MemoryBank | None,
-    all_batch: bool | None = None,
     neighbors: NeighborLists | None = None,
     listed: bool = True,
-    show: Callable[[Tensor], Tensor] | None = None,
+    split: LabelSplit | None = None,
 ) -> Connection:
     """Connect a checked batch to itself and to a bank.
 
-    Args:
-        batch: The rows.
-        graph: How they are connected.
-        memory: The bank or None.
-        all_batch: Whether all pairs of the batch are connected; None: as `graph` says, `"auto"`
-            being those of a batch without remembered rows.
-        neighbors: The lists of the batch in the bank; searched for when left out.
-        listed: False may leave the edges among remembered rows where the bank keeps them.
-        show: Says of the labels (n,) of the nodes that take part, batch rows first, which are
-            shown (n,) bool; all by default. The bandwidth sees no other label.
+    The lists of the batch in the bank are searched for when left out. With `listed=False` the edges
+    among remembered rows may stay where the bank keeps them. `split` says which labels are
+    shown, by default all; the bandwidth sees no others.
     """
-    x, labels, targets = batch.x, batch.labels, batch.targets
-    k, bandwidth, symmetrize, hops = graph.k, graph.bandwidth, graph.symmetrize, graph.hops
-    size = x.size(0)
-    slots = _remembered(memory, batch.slots, x.device)
-    if memory is not None and neighbors is None:
-        neighbors = memory.neighbors(x.detach(), batch.ids, k)
-    if (
-        memory is not None
-        and neighbors is not None
-        and not listed
-        and slots.numel()
-        and suits_bank_edges(memory, bandwidth, symmetrize)
-    ):
-        near = slots if hops is None else near_slots(memory, slots, neighbors, hops)
+    slots = _remembered(memory, batch)
+    if memory is None:
+        return _connect_listed(batch, graph, None, slots, None, split)
+    if neighbors is None:
+        neighbors = memory.neighbors_of(batch, graph.k)
+    if not listed and slots.numel() and _suits_kept_edges(memory, graph):
+        near = slots
+        if graph.hops is not None:
+            near = _near_slots(memory, slots, neighbors, graph.hops)
         if near.numel():
-            every = graph.batch_edges == "all" if all_batch is None else all_batch
-            return _connect_bank(batch, graph, memory, near, neighbors, every, show)
+            return _connect_kept(batch, graph, memory, near, neighbors, split)
+    return _connect_listed(batch, graph, memory, slots, neighbors, split)
+
+
+def _connect_listed(
+    batch: Batch,
+    graph: KNNGraph,
+    memory: MemoryBank | None,
+    slots: Tensor,
+    neighbors: NeighborLists | None,
+    split: LabelSplit | None,
+) -> Connection:
+    """Every edge in one list, or all pairs of the batch in one matrix."""
+    x, size, k = batch.x, batch.x.size(0), graph.k
+    local, mutual = graph.bandwidth == "local", graph.symmetrize == "mutual"
     stored = stored_links(memory, slots, size)
-    if memory is not None and neighbors is not None and hops is not None:
-        slots = within_hops(memory, neighbors, slots, stored, hops)
+    if memory is not None and neighbors is not None and graph.hops is not None:
+        slots = within_hops(memory, neighbors, slots, stored, graph.hops)
         stored = stored_links(memory, slots, size)
     alone = slots.numel() == 0
-    if all_batch is None:
-        all_batch = graph.batch_edges == "all" or (graph.batch_edges == "auto" and alone)
-    y = labels if memory is None else torch.cat([labels, memory.slot_labels[slots]])
-    if targets is not None and memory is not None and memory.slot_targets is not None:
-        targets = torch.cat([targets, memory.slot_targets[slots].to(x.dtype)])
+    all_batch = graph.batch_edges == "all" or (graph.batch_edges == "auto" and alone)
+    y, targets = _labels(batch, memory, slots)
     memory_lists = x.new_empty(0, k)
     if alone and all_batch:
         edge_index = all_pairs(size, x.device)
         squared = batch_squared_distances(x)
-        batch_lists = _nearest_lists(squared, k) if bandwidth == "local" else memory_lists
+        batch_lists = _nearest_lists(squared, k) if local else memory_lists
     else:
-        if memory is not None and (bandwidth == "local" or symmetrize == "mutual"):
+        if memory is not None and (local or mutual):
             # A bank without links has empty lists.
             memory_lists = stored_lists(stored, size, slots.numel(), max(1, memory.k))
         links, batch_lists = batch_links(x, memory, slots, neighbors, k, all_batch)
         if memory is not None:
             links = join(links, stored)
-        if memory is not None and symmetrize == "mutual":
-            links = join(links, returned_links(links, memory_lists, size))
-        num_nodes = size + slots.numel()
-        edge_index, link = symmetrize_links(links.source, links.target, num_nodes, symmetrize)
+            if mutual:
+                links = join(links, returned_links(links, memory_lists, size))
+        edge_index, link = symmetrize_links(
+            links.source, links.target, size + slots.numel(), graph.symmetrize
+        )
         squared = links.squared.index_select(0, link)
 
-    shown, visible = _shown(y, show)
-    if bandwidth == "local":
+    every = squared.detach() if squared.dim() == 2 else None
+    shown, sigma = _shown(batch, y, graph.bandwidth, memory, slots, split, every)
+    squared_sigma = sigma.square()
+    if local:
         scales = torch.cat([local_scales(batch_lists), local_scales(memory_lists)]).to(x.dtype)
-        sigma = scales.new_tensor(float("nan"))
         if squared.dim() == 2:
             squared_sigma = torch.outer(scales, scales)
         else:
             squared_sigma = scales[edge_index[0]] * scales[edge_index[1]]
-    else:
-        points, found = x.detach(), None
-        if squared.dim() == 2:
-            found = bandwidth_of_distances(bandwidth, points, squared.detach())
-        sigma = _bandwidth(bandwidth, points, visible, memory, slots) if found is None else found
-        squared_sigma = sigma.square()
     # A kernel sees one entry per edge, however they are stored here.
     weight = weigh(graph.weight, squared.flatten(), squared_sigma.flatten())
-    edge_weight, full = (weight if squared.dim() == 1 else None), None
-    if edge_weight is None:
+    full = None
+    if squared.dim() == 2:
         full = weight.view(size, size).masked_fill(diagonal_mask(size, x.device), 0.0)
     return Connection(
         edge_index=edge_index,
-        edge_weight=edge_weight,
+        edge_weight=weight if full is None else None,
         full=full,
         y=y,
         size=size,
@@ -275,45 +303,65 @@ def connect(
     )
 
 
-def _connect_bank(
+def _connect_kept(
     batch: Batch,
     graph: KNNGraph,
     memory: MemoryBank,
     slots: Tensor,
     neighbors: NeighborLists,
-    all_batch: bool,
-    show: Callable[[Tensor], Tensor] | None,
+    split: LabelSplit | None,
 ) -> Connection:
-    """As `connect`, with the edges among remembered rows left where the bank keeps them.
+    """The edges among remembered rows left where the bank keeps them.
 
-    Nodes are all slots of the bank, or with `hops` only the `slots` near the batch.
+    Nodes are all slots of the bank, or with `hops` only the `slots` near the batch. Cost O(F)
+    element by element for the weights, O(B k) for the rest.
     """
-    x, labels, targets = batch.x, batch.labels, batch.targets
+    x, size, stored = batch.x, batch.x.size(0), len(memory)
     near = graph.hops is not None
-    shown, visible = _shown(torch.cat([labels, memory.slot_labels[slots]]), show)
-    sigma = _bandwidth(graph.bandwidth, x.detach(), visible, memory, slots)
-    edges = bank_edges(
-        x,
-        memory,
-        slots,
-        neighbors,
-        k=graph.k,
-        all_batch=all_batch,
-        kernel=graph.weight,
-        squared_bandwidth=sigma.square(),
-        only=near,
+    labels, _ = _labels(batch, memory, slots)
+    shown, sigma = _shown(batch, labels, graph.bandwidth, memory, slots, split)
+
+    every = slots if near else torch.arange(stored)
+    all_batch = graph.batch_edges == "all"
+    links, _ = batch_links(x, memory, every, neighbors, graph.k, all_batch)
+    ends = torch.cat([torch.arange(size), links.source, links.target])
+    nodes, place = ends.unique(return_inverse=True)
+    source, target = place[size:].split(links.source.numel())
+    edge_index, link = symmetrize_links(source, target, nodes.numel())
+    edge_weight = weigh(graph.weight, links.squared.index_select(0, link), sigma.square())
+
+    kept = memory.links.symmetric(stored)
+    absent, owner = slots[:0], None
+    if near:
+        pointer, column, squared = map(torch.from_numpy, kept.among(slots.numpy()))
+    else:
+        pointer, column, squared, owner = kept.pointer, kept.column, kept.squared, kept
+        present = torch.zeros(stored, dtype=torch.bool)
+        present[slots] = True
+        absent = (~present).nonzero().squeeze(1)
+    weight = weigh(graph.weight, squared.to(x.dtype), sigma.square())
+    if absent.numel():
+        weight[torch.from_numpy(kept.touching(absent.numpy()))] = 0.0
+    dtype = torch.promote_types(edge_weight.dtype, weight.dtype)
+    y, targets = _labels(batch, memory, slots if near else slice(stored))
+    y[absent + size] = -1
+    edges = BankEdges(
+        edge_index=edge_index,
+        edge_weight=edge_weight.to(dtype),
+        nodes=nodes,
+        pointer=pointer,
+        column=column,
+        weight=weight.to(dtype),
+        absent=absent + size,
+        owner=owner,
+        size=size,
     )
-    which: Tensor | slice = slots if near else slice(len(memory))
-    y = torch.cat([labels, memory.slot_labels[which]])
-    y[edges.absent] = -1
-    if targets is not None and memory.slot_targets is not None:
-        targets = torch.cat([targets, memory.slot_targets[which].to(x.dtype)])
     return Connection(
         edge_index=slots[:0].expand(2, 0),
         edge_weight=None,
         full=None,
         y=y,
-        size=x.size(0),
+        size=size,
         slots=slots,
         neighbors=neighbors,
         bandwidth=sigma,
@@ -323,10 +371,36 @@ def _connect_bank(
     )
 
 
-def _shown(y: Tensor, show: Callable[[Tensor], Tensor] | None) -> tuple[Tensor, Tensor]:
-    """Which labels (n,) are shown, and the labels without the others."""
-    shown = y >= 0 if show is None else show(y)
-    return shown, torch.where(shown, y, -1)
+def _suits_kept_edges(memory: MemoryBank, graph: KNNGraph) -> bool:
+    """Whether the edges among remembered rows can stay in the bank, and whether that pays."""
+    if memory.rows.device.type != "cpu" or memory.k == 0 or len(memory) < LEAST_ROWS:
+        return False
+    return graph.symmetrize == "union" and graph.bandwidth != "local"
+
+
+def _near_slots(memory: MemoryBank, slots: Tensor, neighbors: NeighborLists, hops: int) -> Tensor:
+    """The `slots` (n,) reachable from the batch in at most `hops` links, sorted.
+
+    Cost O(edges of those rows), and O(M) bytes.
+    """
+    stored = len(memory)
+    absent = torch.ones(stored, dtype=torch.bool)
+    absent[slots] = False
+    start = neighbors.indices[neighbors.indices >= 0].numpy()
+    kept = memory.links.symmetric(stored)
+    return torch.from_numpy(kept.within(start, hops - 1, absent.nonzero().squeeze(1).numpy()))
+
+
+def _labels(
+    batch: Batch, memory: MemoryBank | None, slots: Tensor | slice
+) -> tuple[Tensor, Tensor | None]:
+    """Labels (n,) and targets of the batch and of remembered rows."""
+    if memory is None:
+        return batch.labels, batch.targets
+    targets = batch.targets
+    if targets is not None and memory.slot_targets is not None:
+        targets = torch.cat([targets, memory.slot_targets[slots].to(batch.x.dtype)])
+    return torch.cat([batch.labels, memory.slot_labels[slots]]), targets
 
 
 def _nearest_lists(squared: Tensor, k: int) -> Tensor:
@@ -336,32 +410,43 @@ def _nearest_lists(squared: Tensor, k: int) -> Tensor:
     return others.topk(min(k, size - 1), dim=1, largest=False).values
 
 
-def _remembered(memory: MemoryBank | None, copies: Tensor | None, device: torch.device) -> Tensor:
-    """Slots that take part: all stored rows but the batch's own copies, in slots (B,) or -1."""
+def _remembered(memory: MemoryBank | None, batch: Batch) -> Tensor:
+    """Slots that take part: all stored rows but the copies of the batch's documents."""
+    device = batch.x.device
     if memory is None or len(memory) == 0:
         return torch.empty(0, dtype=torch.long, device=device)
     keep = torch.ones(len(memory), dtype=torch.bool, device=device)
-    if copies is not None:
-        keep[copies[copies >= 0]] = False
+    if batch.slots is not None:
+        keep[batch.slots[batch.slots >= 0]] = False
     return keep.nonzero().squeeze(1)
 
 
-def _bandwidth(
+def _shown(
+    batch: Batch,
+    y: Tensor,
     bandwidth: float | str | BandwidthRule,
-    x: Tensor,
-    labels: Tensor,
     memory: MemoryBank | None,
     slots: Tensor,
-) -> Tensor:
-    """Bandwidth from the batch and a draw of the remembered rows; `labels` (n,) are of both."""
+    split: LabelSplit | None,
+    squared: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Which labels `y` (n,) are shown, and the bandwidth, which sees no others (NaN for "local").
+
+    It is made from the batch, whose `squared` distances (B, B) may be known, and a draw of `slots`.
+    """
+    x = batch.x.detach()
+    of_batch, known = y.split([x.size(0), slots.numel()])
+    shown = y >= 0 if split is None else split.shown(of_batch, known)
+    if bandwidth == "local":
+        return shown, x.new_tensor(torch.nan)
+    of_batch, known = torch.where(shown, y, -1).split([x.size(0), slots.numel()])
     if memory is None or slots.numel() == 0:
-        return estimate_bandwidth(bandwidth, x, labels)
-    own, known = labels.split([x.size(0), slots.numel()])
+        return shown, estimate_bandwidth(bandwidth, x, of_batch, squared=squared)
     if slots.numel() > _BANDWIDTH_MEMORY_ROWS:
         keep = drawn_rows(bandwidth, slots.numel(), known, _BANDWIDTH_MEMORY_ROWS).to(x.device)
         slots, known = slots[keep], known[keep]
     x = torch.cat([x, memory.rows[slots].to(x.dtype)])
-    return estimate_bandwidth(bandwidth, x, torch.cat([own, known]))
+    return shown, estimate_bandwidth(bandwidth, x, torch.cat([of_batch, known]))
 
 
 def document_data(connection: Connection, ids: Tensor | None, memory: MemoryBank | None) -> Data:
@@ -369,9 +454,9 @@ def document_data(connection: Connection, ids: Tensor | None, memory: MemoryBank
     size, slots, y, targets = connection.size, connection.slots, connection.y, connection.targets
     device = slots.device
     num_nodes = size + slots.numel()
-    edge_weight = connection.edge_weight
-    if edge_weight is None and connection.full is not None:
-        edge_weight = off_diagonal(connection.full)
+    edge_weight, full = connection.edge_weight, connection.full
+    if edge_weight is None and full is not None:
+        edge_weight = full[~diagonal_mask(size, device)]
     data = Data(
         edge_index=connection.edge_index,
         edge_weight=edge_weight,

@@ -9,7 +9,7 @@ from gloss_graph._internal.search_space import Range
 from gloss_graph._internal.settings import setting
 from gloss_graph.graph.bandwidth import BandwidthRule, check_bandwidth
 from gloss_graph.graph.kernels import Kernel, cosine_kernel, resolve_kernel
-from gloss_graph.graph.symmetrize import SYMMETRIZE
+from gloss_graph.graph.links import SYMMETRIZE
 
 BATCH_EDGES = ("auto", "knn", "all")
 

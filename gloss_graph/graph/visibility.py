@@ -1,12 +1,14 @@
-"""Which labels a step may see: the stratified split into visible and hidden rows."""
+"""Which labels a step sees: the stratified split into visible and hidden rows."""
 
 from __future__ import annotations
+
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from gloss_graph._internal.checks import check_range
+from gloss_graph._internal.checks import check_mask, check_range
 
 
 def visible_split(
@@ -20,9 +22,9 @@ def visible_split(
     r"""Choose the labeled rows that keep their label in this step.
 
     Stratified: of a class with n documents, `fraction * n` keep their label (rounded at random,
-    so the mean is exact) and at least one does when `0 < fraction`, unless the class is supplied
-    from elsewhere. Rows with the same id are one document and share their fate, otherwise a
-    visible copy would give the hidden one away.
+    so the mean is exact) and at least one does when `0 < fraction`, unless `supplied` holds the
+    class. Rows with the same id are one document and are shown or hidden together: otherwise a
+    visible copy would reveal the label of the hidden one.
 
     Args:
         labels: (B,) long, -1 = unlabeled.
@@ -51,16 +53,31 @@ def visible_split(
     return visible if document_of is None else visible[document_of]
 
 
+def check_visible(visible: Tensor | None, labels: Tensor, ids: Tensor | None) -> Tensor | None:
+    """`visible` (B,) on the labels' device; raise unless it fits the labels and documents.
+
+    Rows with one id are one document: one that shows the label would tell it to the others.
+    """
+    # Documents that occur once cannot disagree with themselves.
+    if ids is not None and ids.unique().numel() == ids.numel():
+        ids = None
+    if ids is not None:
+        one_per_document("labels", labels, ids)
+    if visible is None:
+        return None
+    check_mask("visible", visible, labels.numel())
+    visible = visible.to(labels.device)
+    if bool((visible & (labels < 0)).any()):
+        raise ValueError("'visible' marks rows whose label is -1 (unlabeled).")
+    if ids is not None:
+        one_per_document("visible", visible.long(), ids)
+    return visible
+
+
 def one_per_document(name: str, values: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:
-    """Values (n,) of the n documents of a batch, and which of them every row is (B,) long.
+    """Values (n,) of the n documents of a batch, and which of them every row is (B,).
 
-    Args:
-        name: Of the argument the values are.
-        values: (B,) long, at least -1.
-        ids: (B,) long document ids.
-
-    Raises:
-        ValueError: Rows with one id and different values.
+    Rows with one id and different values raise a ValueError that calls the values `name`.
     """
     unique, document_of = ids.unique(return_inverse=True)
     documents = values.new_full((unique.numel(),), -1)
@@ -76,42 +93,41 @@ def one_per_document(name: str, values: Tensor, ids: Tensor) -> tuple[Tensor, Te
     return documents, document_of
 
 
-def shown_nodes(
-    y: Tensor,
-    size: int,
-    fraction: float,
-    memory_fraction: float,
-    *,
-    generator: torch.Generator,
-    ids: Tensor | None,
-    visible: Tensor | None,
-) -> Tensor:
-    """Nodes (N,) bool whose label is shown in a step.
+class LabelSplit(NamedTuple):
+    """Which labels a step shows: shares of those of the batch and of the remembered rows.
 
-    Args:
-        y: (N,) long, the `size` = B batch rows first, -1 = unlabeled.
-        size: B.
-        fraction: Share of the batch's labels.
+    Attributes:
+        fraction: Share of the labels of the batch.
         memory_fraction: Share of the remembered labels.
-        generator: See `visible_split`.
-        ids: (B,) long or None.
-        visible: (B,) bool in place of a random split of the batch.
+        generator: The source of randomness.
+        ids: (B,) document ids or None.
+        visible: (B,) bool replaces the random split of the batch.
     """
-    labels, known = y[:size], y[size:]
-    remembered, supplied = known >= 0, None
-    if known.numel():
-        if memory_fraction < 1.0:
-            remembered = visible_split(known, memory_fraction, generator=generator)
-        supplied = known[remembered]
-    if visible is None:
-        visible = visible_split(labels, fraction, generator=generator, ids=ids, supplied=supplied)
-    return torch.cat([visible, remembered]) if known.numel() else visible
+
+    fraction: float
+    memory_fraction: float
+    generator: torch.Generator
+    ids: Tensor | None
+    visible: Tensor | None
+
+    def shown(self, labels: Tensor, known: Tensor) -> Tensor:
+        """Which of the `labels` (B,) of the batch and the `known` ones (n,) are shown (B + n,)."""
+        remembered, supplied, visible = known >= 0, None, self.visible
+        if known.numel():
+            if self.memory_fraction < 1.0:
+                remembered = visible_split(known, self.memory_fraction, generator=self.generator)
+            supplied = known[remembered]
+        if visible is None:
+            visible = visible_split(
+                labels, self.fraction, generator=self.generator, ids=self.ids, supplied=supplied
+            )
+        return torch.cat([visible, remembered]) if known.numel() else visible
 
 
 def _stratified(
     labels: Tensor, fraction: float, generator: torch.Generator, supplied: Tensor | None
 ) -> Tensor:
-    # Random numbers are torch's; the rest is many small steps, which NumPy takes faster.
+    # The random numbers are torch's. The rest is many small steps, which are faster in NumPy.
     order = torch.randperm(labels.numel(), generator=generator).numpy()
     classes = labels.numpy()
     # Stable sort of shuffled rows by class: position within the class is a random rank.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from copy import copy
 from dataclasses import dataclass, replace
 from typing import NamedTuple
@@ -14,11 +13,11 @@ from torch import Tensor
 from gloss_graph._internal.checks import check_matrix, check_range
 from gloss_graph.graph.bandwidth import local_scales
 from gloss_graph.graph.build import build_document_graph
-from gloss_graph.graph.distances import discounted, weigh
+from gloss_graph.graph.kernels import discounted, weigh
 from gloss_graph.graph.links import corpus_links
 from gloss_graph.graph.settings import KNNGraph
 from gloss_graph.memory.labels import is_labeled
-from gloss_graph.neighbors.exact import nearest_allowed
+from gloss_graph.neighbors.exact import nearest_allowed, without_itself
 from gloss_graph.propagation import LabelPropagation, PropagationSettings, node_factors
 from gloss_graph.propagation.alignment import (
     align_classes,
@@ -36,7 +35,7 @@ from gloss_graph.propagation.alignment import (
 
 # Right sides solved at a time.
 _COLUMNS = 256
-# Share of the uniform distribution in every prediction: a class without labels keeps a floor.
+# Share of the uniform distribution in every prediction, so that every class has a floor.
 FLOOR = 1e-3
 
 
@@ -66,14 +65,12 @@ class GraphClassifier:
 
     def with_rule(self, rule: str, eta: float | None) -> GraphClassifier:
         """The same with another propagation rule and leak."""
-        propagation = replace(self.propagation, rule=rule, eta=eta)
-        return replace(self, propagation=propagation)
+        return replace(self, propagation=replace(self.propagation, rule=rule, eta=eta))
 
     def layer(self, columns: int | None = None) -> LabelPropagation:
-        """A layer that returns hit mass: what leaks is lost, not given to a prior.
+        """A layer that returns hit mass: what leaks is lost instead of going to a prior.
 
-        Args:
-            columns: Of the label rows; by default C, of label sets one more for their mass.
+        Label rows have `columns`, by default C, with label sets one more for their mass.
         """
         return LabelPropagation(
             self.propagation.rule,
@@ -87,23 +84,24 @@ class GraphClassifier:
 
 
 class Attachment(NamedTuple):
-    """Where new rows join: known rows (B, k) long, -1 for none, and their weights (B, k)."""
+    """Where rows join: known rows (B, k) long, -1 for none, weights (B, k) and total (B, 1)."""
 
     indices: Tensor
     weights: Tensor
+    total: Tensor
 
 
 class PropagationHead:
     """Labels propagated once over N documents.
 
+    `hits` (N, C) is the label mass that arrives; with label sets one more column holds the mass
+    of all labels. The exact neighbor search costs O(N² D), once; a prediction O(B N D).
+
     Args:
         rows: (N, D) embeddings, normalized here if the graph normalizes.
-        labels: (N,) long, -1 = unlabeled; of label sets (N, C) floating, rows of NaN = unlabeled.
+        labels: (N,) long, -1 = unlabeled; label sets (N, C) floating, rows of NaN = unlabeled.
         classifier: How they are connected and propagated over.
         trust: (N,) in (0, 1], factor of the edges of every row; None = 1.
-
-    `hits` (N, C) is the label mass that arrives, of label sets with one more column, the mass of
-    all labels. The exact neighbour search costs O(N² D), once; a prediction O(B N D).
     """
 
     @torch.no_grad()
@@ -136,26 +134,24 @@ class PropagationHead:
     @torch.no_grad()
     def relabel(self, labels: Tensor) -> None:
         """Propagate other labels over the same graph."""
-        self.labels, self.seeds = labels, is_labeled(labels)
-        self._solve(~self.seeds)
+        self._solve(labels, ~is_labeled(labels))
 
     @torch.no_grad()
     def without(self, row: int) -> PropagationHead:
-        """A head over the same graph that has never seen the label of `row`, which conducts on.
+        """A head over the same graph that has never seen the label of `row`, which still conducts.
 
-        The label is no input of its solve, so that it does not depend on it by a single bit.
+        The label is no input of its solve, so that no bit of the result depends on it.
         """
         other, labels = copy(self), self.labels.clone()
         labels[row] = torch.nan if labels.is_floating_point() else -1
-        other.labels, other.seeds = labels, is_labeled(labels)
-        other._solve(~self.seeds)
+        other._solve(labels, ~self.seeds)
         return other
 
     @property
     def spreading(self) -> Tensor:
         """Labeled rows (N,) bool whose label changes the value of other rows.
 
-        All but those that have labeled neighbors only, behind which a harmonic label ends.
+        A harmonic label ends at labeled neighbors, so a row with no other neighbors is left out.
         """
         if self.classifier.propagation.rule != "harmonic":
             return self.seeds
@@ -163,17 +159,16 @@ class PropagationHead:
         out = (self.graph.edge_weight > 0) & ~self.seeds[target]
         return self.seeds & torch.zeros_like(self.seeds).index_fill(0, source[out], True)
 
-    def _solve(self, free: Tensor) -> None:
+    def _solve(self, labels: Tensor, free: Tensor) -> None:
         """Propagate; class masses and the spread of scores are those of the rows `free` (N,)."""
+        self.labels, self.seeds = labels, is_labeled(labels)
         classifier = self.classifier
         self.prior = self.prior_of(None)
         if classifier.multilabel:
             self.mass = self.prior
-            targets = self.labels.nan_to_num(0.0).to(self.rows)
-            self.hits = self._propagate(with_mass(targets, self.seeds))
+            self.hits = self._propagate(with_mass(self._label_rows(), self.seeds))
             return
-        one_hot = F.one_hot(self.labels.clamp(min=0), classifier.num_classes).to(self.rows)
-        self.hits = self._propagate(one_hot)
+        self.hits = self._propagate(self._label_rows())
         self._some_free = bool(free.any())
         some = self.hits[free] if self._some_free else self.hits
         self.mass = row_shares(some).mean(dim=0) if self._some_free else self.prior
@@ -182,27 +177,28 @@ class PropagationHead:
                 some * class_factors(self.prior, self.mass, classifier.align).to(some)
             )
 
-    def prior_of(self, own: Tensor | None) -> Tensor:
-        """Class shares (C,) of the labels; for rows `own` (n,) those (n, C) without their own.
+    def _label_rows(self) -> Tensor:
+        """Labels as rows (N, C), one-hot or sets; those of unlabeled rows are not to be read."""
+        if self.classifier.multilabel:
+            return self.labels.nan_to_num(0.0).to(self.rows)
+        return F.one_hot(self.labels.clamp(min=0), self.classifier.num_classes).to(self.rows)
 
-        Of label sets their mean. An entry of -1, as of a row without label, leaves nothing out.
+    def prior_of(self, own: Tensor | None) -> Tensor:
+        """Class shares (C,) of the labels (the mean of label sets).
+
+        For rows `own` (n,) the shares (n, C) without the label of each; -1 leaves nothing out.
         """
         classifier = self.classifier
+        sets = self._label_rows()
         if own is None or not bool(own.numel()):
             if classifier.multilabel:
-                return target_means(self.labels.nan_to_num(0.0).to(self.rows), self.seeds)
-            return class_shares(self.labels, classifier.num_classes).to(self.rows)
+                return target_means(sets, self.seeds)
+            return class_shares(self.labels, classifier.num_classes).to(sets)
         known = (own >= 0) & self.seeds[own]
-        labels = self.labels[own]
-        # In float64 sums of classes and of whole sets are exact, so that nothing is left of `own`.
-        if classifier.multilabel:
-            rows = self.labels.nan_to_num(0.0).double()
-            labels, empty = labels.nan_to_num(0.0).double(), 0.5
-        else:
-            rows = F.one_hot(self.labels.clamp(min=0), classifier.num_classes).double()
-            labels = F.one_hot(labels.clamp(min=0), classifier.num_classes).double()
-            empty = 1.0 / classifier.num_classes
-        left = rows[self.seeds].sum(dim=0) - labels * known.unsqueeze(1)
+        empty = 0.5 if classifier.multilabel else 1.0 / classifier.num_classes
+        # In float64 sums of classes and of whole sets are exact, so no trace of `own` is left.
+        sets = sets.double()
+        left = sets[self.seeds].sum(dim=0) - sets[own] * known.unsqueeze(1)
         count = (self.seeds.count_nonzero() - known.long()).unsqueeze(1)
         return torch.where(count > 0, left / count.clamp(min=1), empty).to(self.rows)
 
@@ -218,12 +214,12 @@ class PropagationHead:
     def probabilities(self, hits: Tensor, own: Tensor | None = None) -> Tensor:
         """Aligned class probabilities (n, C) of hit mass (n, C); rows without mass stay 0.
 
-        Of the scores of `rule="poisson"` see `score_probabilities`. Of label sets the probability
+        For the scores of `rule="poisson"` see `score_probabilities`. Label sets get the probability
         of every class, not aligned; rows without mass get the mean of all sets.
 
         Args:
-            hits: What arrived.
-            own: (n,) long, the labeled row each is to be independent of, or -1.
+            hits: The mass that arrived.
+            own: (n,) long, the labeled row that each must not depend on, or -1.
         """
         if self.classifier.propagation.rule != "poisson":
             return self.votes(hits, own)
@@ -233,11 +229,10 @@ class PropagationHead:
         return score_probabilities(hits * factors.to(hits), self.spread)
 
     def votes(self, hits: Tensor, own: Tensor | None = None) -> Tensor:
-        """As `probabilities`, of Poisson scores the aligned shares of what is positive.
+        """As `probabilities`, but for Poisson scores the aligned shares of the positive ones.
 
-        The same decision, and a verdict on classes that are ruled out, which says more to other
-        views of the documents than how likely each class is; but no probabilities: of two classes
-        one always has all.
+        They decide alike and say which classes are ruled out, which tells other views of the
+        documents more; but they are no probabilities: of two classes one always has everything.
         """
         prior = self.prior if own is None else self.prior_of(own)
         if self.classifier.multilabel:
@@ -246,31 +241,25 @@ class PropagationHead:
         return align_classes(row_shares(hits), prior, mass, self.classifier.align)
 
     def confidence(self, hits: Tensor, probabilities: Tensor) -> Tensor:
-        """How far to trust `probabilities(hits)` (n, C), in [0, 1] (n,); 0 without mass."""
+        """How far to trust `probabilities(hits)` (n, C): (n,) in [0, 1], 0 without mass."""
         if self.classifier.multilabel:
             return arrival_confidence(hits, probabilities)
         return entropy_confidence(probabilities)
 
     @torch.no_grad()
     def attach(self, queries: Tensor, own: Tensor | None = None) -> Attachment:
-        """Connect new rows to the known ones, which they do not change.
+        """Connect new rows (B, D) to the known ones, which they do not change.
 
-        Args:
-            queries: (B, D).
-            own: (B,) long, the known row that is the query itself and must not be used, or -1.
+        Each query leaves out the known row `own` (B,) that is the same document; -1 for none.
         """
         x = queries.to(self.rows.dtype)
         x = F.normalize(x, dim=1) if self.classifier.graph.normalize else x
         k = min(self.classifier.graph.k, self.rows.size(0))
         none = torch.empty(0, dtype=torch.long, device=x.device)
         found = nearest_allowed(x, self.rows, k + (own is not None), none)
-        indices, squared = found.indices, found.squared_distances
         if own is not None:
-            allowed = indices != own.unsqueeze(1)
-            # One column less: the own row if it was found, else the farthest.
-            order = (~allowed).to(torch.int8).sort(dim=1, stable=True).indices[:, :k]
-            squared = squared.masked_fill(~allowed, torch.inf).gather(1, order)
-            indices = indices.masked_fill(~allowed, -1).gather(1, order)
+            found = without_itself(found, own)
+        squared, indices = found
         missing = (indices < 0) | torch.isinf(squared)
         squared = squared.masked_fill(missing, 0.0)
         weights = weigh(
@@ -279,43 +268,47 @@ class PropagationHead:
         weights = weights.view_as(squared) * self.factors[indices.clamp(min=0)]
         if self.trust is not None:
             weights = weights * self.trust[indices.clamp(min=0)]
-        return Attachment(indices.masked_fill(missing, -1), weights.masked_fill(missing, 0.0))
+        weights = weights.masked_fill(missing, 0.0)
+        total = (1.0 + self.classifier.propagation.leak) * weights.sum(dim=1, keepdim=True)
+        total = torch.where(total > 0, total, 1.0)
+        return Attachment(indices.masked_fill(missing, -1), weights, total)
+
+    def known(self, positions: Tensor) -> Attachment:
+        """Known rows (B,) long, as if they were attached to themselves."""
+        one = self.rows.new_ones(positions.numel(), 1)
+        return Attachment(positions.unsqueeze(1), one, one)
 
     def _squared_sigma(self, squared: Tensor, indices: Tensor) -> Tensor:
         if self.classifier.graph.bandwidth != "local":
             return self.graph.bandwidth.square().flatten()
-        own = local_scales(squared).unsqueeze(1)
+        scales = local_scales(squared).unsqueeze(1)
         known = local_scales(corpus_links(self.rows, self.classifier.graph.k)[2])
-        return (own * known[indices.clamp(min=0)]).flatten()
+        return (scales * known[indices.clamp(min=0)]).flatten()
 
     def hits_of(self, attached: Attachment, values: Tensor | None = None) -> Tensor:
         """Hit mass (B, C) that attached rows receive from `values` (N, C), by default `hits`."""
         values = self.hits if values is None else values
         weights = attached.weights.to(values.dtype)
-        total = (1.0 + self.classifier.propagation.leak) * weights.sum(dim=1, keepdim=True)
         taken = torch.einsum("bk,bkc->bc", weights, values[attached.indices.clamp(min=0)])
-        return taken / torch.where(total > 0, total, 1.0)
+        return taken / attached.total.to(values.dtype)
 
     @torch.no_grad()
-    def deciding(self, rows: Tensor | Attachment, top: int) -> tuple[Tensor, Tensor]:
-        """The labeled rows that gave most of the hit mass.
-
-        Args:
-            rows: Positions (B,) long of known rows, or attached new ones.
-            top: How many.
+    def deciding(self, attached: Attachment, top: int) -> tuple[Tensor, Tensor]:
+        """The labeled rows that gave most of the hit mass of B attached rows.
 
         Returns:
             Row numbers (B, top) long, -1 where there are fewer, and their shares (B, top) of the
             mass, descending.
         """
-        size = (rows.indices if isinstance(rows, Attachment) else rows).size(0)
+        size = attached.indices.size(0)
         every = self.seeds.nonzero().squeeze(1)
         names = torch.empty(size, 0, dtype=torch.long, device=self.rows.device)
         best, total = self.rows.new_zeros(size, 0), self.rows.new_zeros(size, 1)
         if top and 0 < size < every.numel():
-            # One right side for each row, else one for each seed: the fewer.
-            parts = [self._arrived(block) for block in _blocks(rows)]
-            part = torch.cat(parts)[:, every].clamp(min=0.0)
+            # One right side per row, else one per seed, whichever are fewer.
+            blocks = zip(*(field.split(_COLUMNS) for field in attached), strict=True)
+            part = torch.cat([self._arrived(Attachment(*block)) for block in blocks])
+            part = part[:, every].clamp(min=0.0)
             total = part.sum(dim=1, keepdim=True)
             best, order = part.topk(min(top, every.numel()), dim=1)
             names = every[order]
@@ -323,9 +316,7 @@ class PropagationHead:
             for seeds in every.split(_COLUMNS):
                 sent = self.rows.new_zeros(self.rows.size(0), seeds.numel())
                 sent[seeds, torch.arange(seeds.numel(), device=seeds.device)] = 1.0
-                values = self._propagate(sent)
-                part = self.hits_of(rows, values) if isinstance(rows, Attachment) else values[rows]
-                part = part.clamp(min=0.0).to(best.dtype)
+                part = self.hits_of(attached, self._propagate(sent)).clamp(min=0.0).to(best.dtype)
                 total = total + part.sum(dim=1, keepdim=True)
                 best = torch.cat([best, part], dim=1)
                 names = torch.cat([names, seeds.expand(size, -1)], dim=1)
@@ -336,25 +327,12 @@ class PropagationHead:
         names = names.masked_fill(best <= 0, -1)
         return names, best / torch.where(total > 0, total, 1.0)
 
-    def _arrived(self, rows: Tensor | Attachment) -> Tensor:
-        """Label mass (b, N) of every seed at b rows: the adjoint, one right side for each row."""
-        count = self.rows.size(0)
-        if isinstance(rows, Attachment):
-            weights = rows.weights.to(self.rows)
-            total = (1.0 + self.classifier.propagation.leak) * weights.sum(dim=1, keepdim=True)
-            weights, indices = weights / torch.where(total > 0, total, 1.0), rows.indices
-        else:
-            weights, indices = self.rows.new_ones(rows.numel(), 1), rows.unsqueeze(1)
-        start = weights.new_zeros(weights.size(0), count)
-        start = start.scatter_add(1, indices.clamp(min=0), weights).T.contiguous()
+    def _arrived(self, attached: Attachment) -> Tensor:
+        """Label mass (b, N) of every seed at b rows: the adjoint, one right side per row."""
+        start = self.rows.new_zeros(attached.indices.size(0), self.rows.size(0))
+        shares = (attached.weights / attached.total).to(start)
+        start.scatter_add_(1, attached.indices.clamp(min=0), shares)
+        start = start.T.contiguous()
         labels = torch.zeros_like(start, requires_grad=True)
         with torch.enable_grad():
             return torch.autograd.grad(self._propagate(labels), labels, start)[0].T
-
-
-def _blocks(rows: Tensor | Attachment) -> Iterator[Tensor | Attachment]:
-    if isinstance(rows, Attachment):
-        parts = zip(rows.indices.split(_COLUMNS), rows.weights.split(_COLUMNS), strict=True)
-        yield from (Attachment(*part) for part in parts)
-    else:
-        yield from rows.split(_COLUMNS)

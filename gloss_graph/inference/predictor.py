@@ -14,7 +14,7 @@ from gloss_graph._internal.checks import (
     check_positive_int,
     check_range,
 )
-from gloss_graph.graph.views import joint_view, reweighted
+from gloss_graph.graph.rows import joint_view, reweighted
 from gloss_graph.inference.head import FLOOR, Attachment, GraphClassifier, PropagationHead
 from gloss_graph.memory import MemoryBank
 from gloss_graph.memory.incoming import check_ids
@@ -30,10 +30,12 @@ _POISSON_ETA = 0.02
 class Explanation(NamedTuple):
     """Predictions with their reasons.
 
-    `probabilities` (B, C), of label sets one a class; `confidence` (B,), 1 - entropy / log C, of
-    label sets the mean over classes with two outcomes each; `ids` (B, top) long, ids of
-    the labeled documents that decided most, -1 for none; `shares` (B, top), their part of the
-    label mass that arrived.
+    Attributes:
+        probabilities: (B, C), with label sets one per class.
+        confidence: (B,), 1 - entropy / log C; with label sets the mean over classes with two
+            outcomes each.
+        ids: (B, top) long, the labeled documents that decided most, -1 for none.
+        shares: (B, top), their part of the label mass that arrived.
     """
 
     probabilities: Tensor
@@ -70,56 +72,46 @@ class BankInference:
         rule: str | None = None,
         top: int = 0,
     ) -> Explanation:
-        """See `GraphGuidedObjective.predict` and `.explain`."""
+        """Probabilities and `top` reasons; see `GraphGuidedObjective.predict` for the arguments."""
         check_choice("mode", mode, MODES)
         if rule is not None:
             check_choice("rule", rule, RULES)
             if rule == "poisson" and self.classifier.multilabel:
-                raise ValueError("'rule' must not be 'poisson' for label sets: scores, no shares.")
+                raise ValueError(
+                    "'rule' must not be 'poisson' with label sets: its scores are no probabilities."
+                )
         check_matrix("embeddings", embeddings, normalized=self.classifier.graph.normalize)
         if ids is not None:
             check_ids(ids, embeddings.size(0))
         if frozen_weight is not None:
             check_range("frozen_weight", frozen_weight, 0.0, 1.0)
         check_positive_int("top", top, minimum=0)
-        self._check_bank()
+        if not bool(self.memory.labeled.any()):
+            what = "holds no labeled document" if len(self.memory) else "is empty"
+            raise ValueError(
+                f"'memory' {what}, there is nothing to propagate. Call memory.prefill(...) with "
+                "labeled documents, or train first."
+            )
         device = self.memory.rows.device
         check_device("'embeddings'", embeddings, "'memory'", device)
         queries, frozen_weight = self._view(embeddings, frozen, frozen_weight)
         own = None if ids is None else self.memory.slots_of(ids)
-        classifier = self._with_rule(rule)
+        classifier = self.classifier
+        if rule is not None and rule != classifier.propagation.rule:
+            classifier = classifier.with_rule(rule, _POISSON_ETA if rule == "poisson" else 0.2)
         if mode == "transductive":
             return self._together(queries, own, frozen_weight, classifier, top)
         head = self._solved(embeddings.size(1), frozen_weight, classifier)
         parts = [
-            self._attached(head, queries[part], None if own is None else own[part], top)
-            for part in torch.arange(queries.size(0), device=device).split(_CHUNK)
+            self._attached(head, part, None if own is None else own[i * _CHUNK :][:_CHUNK], top)
+            for i, part in enumerate(queries.split(_CHUNK))
         ]
-        if not parts:
-            parts = [self._attached(head, queries, own, top)]
         return Explanation(*(torch.cat(field) for field in zip(*parts, strict=True)))
-
-    def _with_rule(self, rule: str | None) -> GraphClassifier:
-        if rule is None or rule == self.classifier.propagation.rule:
-            return self.classifier
-        return self.classifier.with_rule(rule, _POISSON_ETA if rule == "poisson" else 0.2)
-
-    def _check_bank(self) -> None:
-        if len(self.memory) == 0:
-            raise ValueError(
-                "'memory' is empty, there is nothing to propagate from. Call memory.prefill(...) "
-                "or train first."
-            )
-        if not bool(self.memory.labeled.any()):
-            raise ValueError(
-                "'memory' holds no labeled document, there is nothing to propagate. Enqueue "
-                "labeled documents first."
-            )
 
     def _view(
         self, embeddings: Tensor, frozen: Tensor | None, frozen_weight: float | None
     ) -> tuple[Tensor, float]:
-        """Query rows and the frozen_weight they are compared with."""
+        """Query rows and the weight of the frozen view that they are compared with."""
         extra = self.memory.dim - embeddings.size(1)
         if extra == 0:
             if frozen is not None or frozen_weight:
@@ -150,6 +142,7 @@ class BankInference:
         return joint_view(embeddings, frozen, frozen_weight), frozen_weight
 
     def _rows(self, learned: int, frozen_weight: float) -> Tensor:
+        """The bank's rows with another weight of the frozen view."""
         rows = self.memory.embeddings.float()
         if learned == self.memory.dim or frozen_weight == self.frozen_weight:
             return rows
@@ -160,7 +153,7 @@ class BankInference:
         self, learned: int, frozen_weight: float, classifier: GraphClassifier
     ) -> PropagationHead:
         memory = self.memory
-        # Tensors count what is written into them; held, their identity stays theirs.
+        # Tensors count their writes; a reference keeps the id from being used again.
         self._buffers = (memory.rows, memory.slot_labels)
         if memory.slot_targets is not None:
             self._buffers = (*self._buffers, memory.slot_targets)
@@ -176,11 +169,11 @@ class BankInference:
     def _attached(
         self, head: PropagationHead, queries: Tensor, own: Tensor | None, top: int
     ) -> Explanation:
-        """Every query with the bank, as if its stored copy had no label."""
+        """Every query attached to the bank, as if its stored copy had no label."""
         rows = queries if queries.size(1) == head.rows.size(1) else queries[:, : head.rows.size(1)]
         attached = head.attach(rows, own)
         if own is None:
-            return self._answer(head, attached, None, top)
+            return self._explain(head, attached, None, top)
         hidden = (own >= 0) & head.spreading[own]
         groups = [(head, (~hidden).nonzero().squeeze(1))]
         groups += [
@@ -188,17 +181,11 @@ class BankInference:
             for row in own[hidden].unique().tolist()
         ]
         answers = [
-            self._answer(one, Attachment(*(part[where] for part in attached)), own[where], top)
+            self._explain(one, Attachment(*(part[where] for part in attached)), own[where], top)
             for one, where in groups
         ]
-        back = torch.cat([where for _, where in groups]).argsort()
-        return Explanation(*(torch.cat(field)[back] for field in zip(*answers, strict=True)))
-
-    def _answer(
-        self, head: PropagationHead, attached: Attachment, own: Tensor | None, top: int
-    ) -> Explanation:
-        names, shares = head.deciding(attached, top)
-        return self._explain(head, head.hits_of(attached), own, names, shares)
+        order = torch.cat([where for _, where in groups]).argsort()
+        return Explanation(*(torch.cat(field)[order] for field in zip(*answers, strict=True)))
 
     def _together(
         self,
@@ -208,7 +195,7 @@ class BankInference:
         classifier: GraphClassifier,
         top: int,
     ) -> Explanation:
-        """One graph over the bank and all queries; their own stored copies are left out."""
+        """One graph over the bank and all queries, whose stored copies are left out."""
         kept = torch.ones(len(self.memory), dtype=torch.bool, device=queries.device)
         if own is not None:
             kept[own[own >= 0]] = False
@@ -221,27 +208,28 @@ class BankInference:
         unknown = labels.new_full((queries.size(0), *labels.shape[1:]), missing)
         head = PropagationHead(rows, torch.cat([labels, unknown]), classifier)
         where = torch.arange(labels.size(0), rows.size(0), device=rows.device)
-        names, shares = head.deciding(where, top)
-        # Positions among the kept rows -> slots; queries have no label and are never named.
-        slots = kept.nonzero().squeeze(1)
-        names = torch.where(names >= 0, slots[names.clamp(min=0, max=slots.numel() - 1)], -1)
-        return self._explain(head, head.hits[where], None, names, shares)
+        return self._explain(head, head.known(where), None, top, self.memory.ids[kept])
 
     def _explain(
         self,
         head: PropagationHead,
-        hits: Tensor,
+        attached: Attachment,
         own: Tensor | None,
-        names: Tensor,
-        shares: Tensor,
+        top: int,
+        ids: Tensor | None = None,
     ) -> Explanation:
+        """Answers for attached rows; `ids` (n,) are those of the first rows of the head."""
+        ids = self.memory.ids if ids is None else ids
+        names, shares = head.deciding(attached, top)
+        # Queries in the graph come last, have no label and are never named.
+        names = torch.where(names >= 0, ids[names.clamp(min=0, max=ids.numel() - 1)], -1)
+        hits = head.hits_of(attached)
         known = head.probabilities(hits, own)
         confidence = head.confidence(hits, known)
-        ids = torch.where(names >= 0, self.memory.ids[names.clamp(min=0)], -1)
         if self.classifier.multilabel:
-            return Explanation((1.0 - FLOOR) * known + FLOOR / 2.0, confidence, ids, shares)
-        # Rows nothing reaches fall back to the class shares of the labels.
+            return Explanation((1.0 - FLOOR) * known + FLOOR / 2.0, confidence, names, shares)
+        # Rows that nothing reaches get the class shares of the labels.
         nothing = known.sum(dim=1, keepdim=True) == 0
         probabilities = torch.where(nothing, head.prior_of(own).to(known), known)
         probabilities = (1.0 - FLOOR) * probabilities + FLOOR / probabilities.size(1)
-        return Explanation(probabilities, confidence, ids, shares)
+        return Explanation(probabilities, confidence, names, shares)

@@ -28,7 +28,7 @@ from gloss_graph.propagation import PropagationSettings
 
 
 class GraphSkill(NamedTuple):
-    """How well propagation recovers hidden labels, beside a linear classifier on the same splits.
+    """How well propagation and a linear classifier recover hidden labels on the same splits.
 
     `accuracy` and `macro_f1` are means over repeats, in [0, 1]. `advantage` is the difference of
     class-balanced accuracy (graph minus linear) over the documents that were hidden at least once,
@@ -86,19 +86,19 @@ def graph_skill(
     Args:
         embeddings: (N, D) of all documents, unlabeled ones too, usually of the untrained encoder.
         labels: (N,) integer, -1 = unlabeled; classes may have any numbers.
-        holdout: Share of the labels hidden a repeat, stratified; each class keeps one at least.
+        holdout: Share of the labels hidden per repeat, stratified; each class keeps at least one.
         repeats: Random splits.
-        graph: How documents are connected.
+        graph: How documents are connected; not with a bandwidth that is made from labels.
         propagation: How labels propagate.
         k: Short form of `KNNGraph.k`.
         kernel: Short form of `KNNGraph.kernel`.
-        bandwidth: Short form of `KNNGraph.bandwidth`; not one that is made from labels.
+        bandwidth: Short form of `KNNGraph.bandwidth`.
         symmetrize: Short form of `KNNGraph.symmetrize`.
         rule: Short form of `PropagationSettings.rule`.
         normalization: Short form of `PropagationSettings.normalization`.
         eta: Short form of `PropagationSettings.eta`.
         align: Power of the class-mass alignment.
-        seed: Of the splits.
+        seed: Seed of the splits.
         warn: Warn when the graph is unlikely to help.
 
     Raises:
@@ -153,43 +153,43 @@ def graph_skill(
         rows = shown.cpu().numpy()
         linear = LogisticRegression(class_weight="balanced", max_iter=300, C=10.0)
         with warnings.catch_warnings():
-            # Many classes for few labels is what this is for.
+            # Few labels of many classes are the usual case here.
             warnings.filterwarnings("ignore", "The number of unique classes", UserWarning)
             linear.fit(points[rows], truth[rows])
         other = linear.predict(points[hidden])
         scores.append((*_pair(truth[hidden], guess), *_pair(truth[hidden], other)))
         times[hidden] += 1
-        right = (guess == truth[hidden]).astype(float) - (other == truth[hidden])
-        gained[hidden] += right
+        gained[hidden] += (guess == truth[hidden]).astype(float) - (other == truth[hidden])
     if not scores:
         raise ValueError("'holdout' hides no label; raise it or label more documents.")
     scored = times > 0
     advantage, error = _balanced_mean(gained[scored] / times[scored], truth[scored])
-    skill = GraphSkill(*_means(scores), advantage, error, int(scored.sum()))
+    accuracy, macro_f1, linear_accuracy, linear_macro_f1 = np.mean(scores, axis=0).tolist()
+    skill = GraphSkill(
+        accuracy=accuracy,
+        macro_f1=macro_f1,
+        linear_accuracy=linear_accuracy,
+        linear_macro_f1=linear_macro_f1,
+        advantage=advantage,
+        standard_error=error,
+        scored=int(scored.sum()),
+    )
     if warn and not skill.helps:
         warnings.warn(f"{skill} Compare with loss='ce'.", UserWarning, stacklevel=2)
     return skill
 
 
 def _pair(truth: np.ndarray, guess: np.ndarray) -> tuple[float, float]:
+    """Accuracy, and macro-F1 over the classes that are present."""
     present = np.unique(truth)
     f1 = f1_score(truth, guess, labels=present, average="macro", zero_division=0)
     return float(accuracy_score(truth, guess)), float(f1)
 
 
-def _means(scores: list[tuple[float, float, float, float]]) -> tuple[float, float, float, float]:
-    accuracy, macro_f1, other_accuracy, other_f1 = np.asarray(scores).mean(axis=0).tolist()
-    return accuracy, macro_f1, other_accuracy, other_f1
-
-
 def _balanced_mean(values: np.ndarray, classes: np.ndarray) -> tuple[float, float]:
     """Mean over classes of the class means, and its standard error over documents."""
-    found = np.unique(classes)
+    _, index, counts = np.unique(classes, return_inverse=True, return_counts=True)
+    means = np.bincount(index, values) / counts
+    # The spread is pooled, since a class of one document has none.
     spread = float(values.var(ddof=1)) if values.size > 1 else 0.0
-    means, variances = [], []
-    for label in found:
-        own = values[classes == label]
-        means.append(own.mean())
-        # The pooled spread: a class of one document has none of its own.
-        variances.append(spread / own.size)
-    return float(np.mean(means)), float(np.sqrt(np.sum(variances)) / found.size)
+    return float(means.mean()), float(np.sqrt((spread / counts).sum()) / counts.size)

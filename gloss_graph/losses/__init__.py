@@ -1,24 +1,25 @@
-"""Losses as functions of tensors: forms of the graph loss, contrast, baselines."""
+"""Losses as functions of tensors: forms of the graph loss, cross-entropies, baselines."""
 
-from gloss_graph._internal.moved import moved_names
-from gloss_graph.losses.baselines import METRIC_LOSSES, MetricLoss
+from gloss_graph.losses.baselines import (
+    METRIC_LOSSES,
+    MetricLoss,
+    PseudoLabelLoss,
+    pair_cosine_loss,
+)
 from gloss_graph.losses.graph import (
     FORMS,
+    binary_nll,
     check_class_weight,
+    check_multilabel,
     graph_nll,
+    labeled_binary_cross_entropy,
     labeled_cross_entropy,
     published_nll,
     released_cross_entropy,
     score_cross_entropy,
-)
-from gloss_graph.losses.multilabel import (
-    binary_nll,
-    check_multilabel,
-    labeled_binary_cross_entropy,
     soft_binary_cross_entropy,
+    soft_cross_entropy,
 )
-from gloss_graph.losses.pairs import pair_cosine_loss
-from gloss_graph.losses.pseudo import PseudoLabelLoss
 
 __all__ = [
     "FORMS",
@@ -36,21 +37,5 @@ __all__ = [
     "released_cross_entropy",
     "score_cross_entropy",
     "soft_binary_cross_entropy",
+    "soft_cross_entropy",
 ]
-
-__getattr__ = moved_names(
-    __name__,
-    {
-        "gloss_graph.step": [
-            "Compared",
-            "GraphTargets",
-            "ObjectiveOutput",
-            "WarmStart",
-            "classification_loss",
-            "consistency_loss",
-            "hidden_label_loss",
-            "propagate_connection",
-            "soft_cross_entropy",
-        ]
-    },
-)

@@ -1,4 +1,4 @@
-"""Metric-learning losses to compare with, behind the call of the graph-guided objective."""
+"""Losses to compare with: metric learning and pseudo-labels."""
 
 from __future__ import annotations
 
@@ -8,15 +8,50 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gloss_graph._internal.checks import check_choice, check_index_vector, check_matrix, check_range
+from gloss_graph._internal.checks import (
+    check_choice,
+    check_index_vector,
+    check_matrix,
+    check_positive_int,
+    check_range,
+)
 from gloss_graph._internal.extras import require
+from gloss_graph._internal.processes import any_process, gather_rows, share_of_mean
 from gloss_graph.losses.graph import labeled_cross_entropy
-from gloss_graph.losses.pairs import pair_cosine_loss
+from gloss_graph.losses.schedule import is_seen, ramped, unseen_mean, updated_mean
 from gloss_graph.memory import MemoryBank
-from gloss_graph.memory.distributed import enqueue_gathered
+from gloss_graph.memory.distributed import store_gathered
+from gloss_graph.propagation.alignment import align_classes, class_shares
 
 METRIC_LOSSES = ("scl", "triplet", "cosine", "xbm-scl")
-"""Names `MetricLoss` takes."""
+"""Names that `MetricLoss` takes."""
+
+
+def pair_cosine_loss(embeddings: Tensor, labels: Tensor, *, balanced: bool = True) -> Tensor:
+    r"""SetFit's contrastive loss (Tunstall et al., 2022) over all pairs of a batch.
+
+    The mean of \((1 - \cos_{ij})^2\) over pairs of one class and the mean of \(\cos_{ij}^2\) over
+    pairs of two classes count half each, since SetFit draws both kinds equally often.
+
+    A kind of pair that the batch lacks counts 0.
+
+    Args:
+        embeddings: (B, D).
+        labels: (B,) long, -1 = unlabeled, left out.
+        balanced: False takes the mean over all pairs.
+    """
+    check_matrix("embeddings", embeddings, normalized=True)
+    known = labels >= 0
+    x = F.normalize(embeddings[known].float(), dim=1)
+    same = labels[known].unsqueeze(0) == labels[known].unsqueeze(1)
+    upper = torch.ones_like(same).triu(diagonal=1)
+    cosine = x @ x.T
+    alike, other = same & upper, ~same & upper
+    if not balanced:
+        return (cosine - same.to(cosine))[upper].square().sum() / upper.sum().clamp(min=1)
+    pull = (1.0 - cosine[alike]).square().sum() / alike.sum().clamp(min=1)
+    push = cosine[other].square().sum() / other.sum().clamp(min=1)
+    return 0.5 * (pull + push)
 
 
 class MetricLoss(nn.Module):
@@ -36,15 +71,14 @@ class MetricLoss(nn.Module):
     Args:
         kind: One of `METRIC_LOSSES`.
         weight: \(\lambda\) in [0, 1].
-        memory: The bank of `xbm-scl`; make it with `k=0`, it needs no neighbour lists.
+        memory: The bank of `xbm-scl`; make it with `k=0`, it needs no neighbor lists.
         temperature: Of the contrastive losses, above 0.
         margin: Of the triplet loss, above 0.
 
     Raises:
         ValueError: An unknown kind, a setting out of range, `xbm-scl` without a memory.
 
-    Shapes: B rows, D dimension, C classes, M rows of the bank. Cost O(B (B + M) D), triplets
-    O(B³).
+    Cost O(B (B + M) D) for B rows and M rows of the bank; triplets O(B³).
 
     Example:
         >>> import torch
@@ -116,9 +150,6 @@ class MetricLoss(nn.Module):
 
         Returns:
             Scalar, 0 where the batch has no pair to compare.
-
-        Raises:
-            ValueError: Shapes or dtypes that disagree, non-finite embeddings or logits.
         """
         check_matrix("embeddings", embeddings, normalized=True)
         check_index_vector("labels", labels, embeddings.size(0))
@@ -126,15 +157,15 @@ class MetricLoss(nn.Module):
             check_index_vector("ids", ids, embeddings.size(0))
         known = labels >= 0
         x = embeddings[known].to(torch.promote_types(embeddings.dtype, torch.float32))
-        own = None if ids is None else ids[known]
-        metric = self._compare(x, labels[known].long(), own)
+        ids = None if ids is None else ids[known]
+        metric = self._compare(x, labels[known].long(), ids)
         loss, cross_entropy = metric, torch.zeros_like(metric)
         if logits is not None:
             check_matrix("logits", logits)
             cross_entropy = labeled_cross_entropy(logits, labels.long())
             loss = self.weight * metric + (1.0 - self.weight) * cross_entropy
         if self.memory is not None and self.training:
-            enqueue_gathered(self.memory, x, labels[known], own, None)
+            store_gathered(self.memory, self.memory.checked(x, labels[known], ids), None)
         self.parts = {"metric_loss": metric.detach(), "cross_entropy": cross_entropy.detach()}
         return loss
 
@@ -159,3 +190,79 @@ class MetricLoss(nn.Module):
             *(~same & allowed).nonzero(as_tuple=True),
         )
         return self._metric(x, labels, pairs, stored, others)
+
+
+class PseudoLabelLoss(nn.Module):
+    """Cross-entropy of labeled rows plus that of confident pseudo-labels of unlabeled ones.
+
+    FixMatch (Sohn et al., 2020) without text augmentation, with the distribution alignment of
+    ReMixMatch (Berthelot et al., 2020); the caller passes the logits of a teacher (an exponential
+    moving average of the model, Tarvainen & Valpola, 2017).
+
+    Args:
+        num_classes: C.
+        prior: (C,) class shares of the labeled documents.
+        threshold: Smallest aligned probability a pseudo-label needs.
+        weight: Weight of the pseudo-label term.
+        start: Training steps before it.
+        ramp: Steps in which its weight then rises.
+    """
+
+    mass: Tensor
+    prior: Tensor
+    steps: Tensor
+
+    def __init__(
+        self,
+        num_classes: int,
+        prior: Tensor | None = None,
+        *,
+        threshold: float = 0.8,
+        weight: float = 1.0,
+        start: int = 40,
+        ramp: int = 40,
+    ) -> None:
+        super().__init__()
+        check_positive_int("num_classes", num_classes, minimum=2)
+        check_range("threshold", threshold, 0.0, 1.0)
+        self.threshold, self.weight = threshold, weight
+        self.start, self.ramp = start, ramp
+        if prior is None:
+            prior = class_shares(torch.empty(0, dtype=torch.long), num_classes)
+        self.register_buffer("prior", prior.float())
+        self.register_buffer("mass", unseen_mean(num_classes))
+        self.register_buffer("steps", torch.zeros((), dtype=torch.long))
+        self.parts: dict[str, Tensor] = {}
+
+    def forward(self, logits: Tensor, labels: Tensor, teacher_logits: Tensor) -> Tensor:
+        """Loss of one batch; labels (B,) are -1 for unlabeled rows, teacher logits constants."""
+        check_matrix("logits", logits)
+        check_matrix("teacher_logits", teacher_logits)
+        cross_entropy = labeled_cross_entropy(logits, labels)
+        unlabeled = labels < 0
+        pseudo = logits.sum().float() * 0.0
+        some = bool(unlabeled.any())
+        if any_process(some, labels.device) if self.training else some:
+            target = self._aligned(teacher_logits[unlabeled].float().softmax(dim=1))
+            confident = target.amax(dim=1) >= self.threshold
+            losses = F.cross_entropy(
+                logits[unlabeled].float(), target.argmax(dim=1), reduction="none"
+            )
+            strength = ramped(int(self.steps), self.start, self.ramp)
+            if self.training:
+                strength *= share_of_mean(losses.numel(), labels.device)
+            pseudo = pseudo + strength * (losses * confident).sum() / max(1, losses.numel())
+        if self.training:
+            self.steps += 1
+        self.parts = {"cross_entropy": cross_entropy.detach(), "consistency": pseudo.detach()}
+        return cross_entropy + self.weight * pseudo
+
+    @torch.no_grad()
+    def _aligned(self, probabilities: Tensor) -> Tensor:
+        # With several processes the running mean is that of the rows of all.
+        rows = gather_rows(probabilities) if self.training else probabilities
+        mean = rows.mean(dim=0)
+        if self.training:
+            self.mass = updated_mean(self.mass, mean)
+        mass = self.mass if is_seen(self.mass) else mean
+        return align_classes(probabilities, self.prior, mass, 1.0)

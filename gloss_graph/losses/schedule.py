@@ -1,4 +1,4 @@
-"""What the terms of unlabeled rows share: a ramp of their weight, a running mean of classes."""
+"""A ramp of the weight of unlabeled rows, and a running mean of their class shares."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ def ramped(step: int, start: int, ramp: int) -> float:
 
 
 def unseen_mean(num_classes: int) -> Tensor:
-    """A running mean (C,) of class shares before anything was seen: negative."""
+    """A running mean (C,) of class shares before the first batch: negative."""
     return torch.full((num_classes,), -1.0, dtype=torch.float32)
 
 
 def is_seen(mean: Tensor) -> bool:
-    """Whether a running mean (C,) has seen anything."""
+    """Whether a running mean (C,) has taken a batch in."""
     return float(mean[0]) >= 0
 
 
 def updated_mean(mean: Tensor, new: Tensor) -> Tensor:
-    """A running mean (C,) moved towards `new` (C,); the first value is taken whole."""
+    """A running mean (C,) moved toward `new` (C,); the first value replaces it."""
     return _MOMENTUM * mean + (1 - _MOMENTUM) * new if is_seen(mean) else new.clone()

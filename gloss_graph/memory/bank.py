@@ -17,6 +17,7 @@ from gloss_graph.memory.eviction import Eviction, assign_slots, resolve_eviction
 from gloss_graph.memory.identity import SlotMap
 from gloss_graph.memory.incoming import (
     ANONYMOUS,
+    Batch,
     check_callable,
     check_ids,
     check_storable,
@@ -286,16 +287,19 @@ class MemoryBank(nn.Module):
             check_index_vector("ids", ids, x.size(0))
         if k is not None:
             check_positive_int("k", k, minimum=0)
-        return self._lists(x, ids, k or self.k)
+        return self._lists(x, None if ids is None else self.slots_of(ids), k or self.k)
 
-    def _lists(self, x: Tensor, ids: Tensor | None, k: int) -> NeighborLists:
-        """Neighbor lists (B, k) of prepared rows `x` (B, D)."""
+    def neighbors_of(self, batch: Batch, k: int) -> NeighborLists:
+        """As `neighbors`, for a batch that is checked already."""
+        return self._lists(batch.x.detach(), batch.slots, k)
+
+    def _lists(self, x: Tensor, places: Tensor | None, k: int) -> NeighborLists:
+        """Neighbor lists (B, k) of checked rows `x` (B, D), stored at `places` (B,), -1 = not."""
         if k == 0:
             none = torch.empty(x.size(0), 0, dtype=torch.long, device=x.device)
             return NeighborLists(x.new_empty(x.size(0), 0), none)
-        places = torch.full((x.size(0),), -1, device=self.rows.device)
-        if ids is not None:
-            places = self.slots_of(ids.reshape(-1))
+        if places is None:
+            places = torch.full((x.size(0),), -1, device=x.device)
         banned, size = places[places >= 0].unique(), len(self)
         found = [
             self.searcher.around(part, self.rows, size, k, banned, place)
@@ -368,26 +372,51 @@ class MemoryBank(nn.Module):
             RuntimeError: The bank was copied under `torch.inference_mode()` and is written outside.
         """
         self._check_writable()
+        batch = self.checked(embeddings, labels, ids)
+        if neighbors is not None:
+            check_lists(neighbors, batch.x.size(0), len(self), self.rows.device)
+        elif not link:
+            neighbors = self.neighbors_of(batch, 0)
+        self.store(batch, neighbors)
+
+    def checked(
+        self, embeddings: Tensor, labels: Tensor | None = None, ids: Tensor | None = None
+    ) -> Batch:
+        """The documents as `store` and `neighbors_of` take them; see `enqueue`."""
         x = self._prepare("embeddings", embeddings)
         size, device = x.size(0), self.rows.device
         known, targets = read_labels(labels, size, self.num_classes, device)
-        if ids is not None:
-            check_ids(ids, size)
+        if ids is None:
+            return Batch(x, known, targets, None, None)
+        check_ids(ids, size)
+        ids = ids.to(device).long()
+        return Batch(x, known, targets, ids, self.slots_of(ids))
+
+    @torch.no_grad()
+    def store(self, batch: Batch, neighbors: NeighborLists | None = None) -> None:
+        """As `enqueue`, for a batch that is checked already.
+
+        Args:
+            batch: Documents whose slots are those of now.
+            neighbors: Their lists; None: searched for.
+        """
+        self._check_writable()
+        x, known, targets, ids, places = batch
+        size, device = x.size(0), self.rows.device
         if size == 0 or self.capacity == 0:
             return
         nameless = 0 if ids is not None else size
-        if ids is None:
+        if ids is None or places is None:
             if not self._warned_anonymous:
-                # This function, and the no_grad wrapper around it.
-                warnings.warn(ANONYMOUS, UserWarning, stacklevel=3)
+                # This function and `enqueue`, each with the no_grad wrapper around it.
+                warnings.warn(ANONYMOUS, UserWarning, stacklevel=5)
             self._warned_anonymous = True
             ids = -2 - int(self.anonymous) - torch.arange(size, device=device)
-        ids = ids.to(device).long()
+            places = torch.full_like(ids, -1)
         if neighbors is None:
-            neighbors = self._lists(x, ids, self.k if link else 0)
-        check_lists(neighbors, size, len(self), device)
+            neighbors = self.neighbors_of(batch, self.k)
         check_storable(x, self.rows.dtype)
-        kept, slots, fresh = assign_slots(self.eviction, self, ids, known, self.slots_of(ids))
+        kept, slots, fresh = assign_slots(self.eviction, self, ids, known, places)
         evicted = self.slot_ids[slots[fresh]].tolist()
         self._documents().move(evicted, ids[kept].tolist(), slots.tolist())
         self.written_at[slots] = self.step
@@ -518,7 +547,7 @@ class MemoryBank(nn.Module):
         slots = known[order.topk(count, largest=False).indices]
         x = encoded(encode, self.ids[slots], self._prepare)
         check_storable(x, self.rows.dtype)
-        neighbors = self._lists(x, self.ids[slots], self.k)
+        neighbors = self._lists(x, slots, self.k)
         kept = torch.arange(count, device=slots.device)
         self.written_at[slots] = self.step - 1
         self._write_rows(x, neighbors, kept, slots, torch.zeros_like(slots, dtype=torch.bool))

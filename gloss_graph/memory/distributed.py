@@ -4,34 +4,39 @@ from __future__ import annotations
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import nn
 
 from gloss_graph._internal.processes import gather_rows, world_size
 from gloss_graph.memory.bank import MemoryBank
+from gloss_graph.memory.incoming import Batch
 from gloss_graph.neighbors.lists import NeighborLists
 
 
-def enqueue_gathered(
-    memory: MemoryBank,
-    x: Tensor,
-    labels: Tensor,
-    ids: Tensor | None,
-    neighbors: NeighborLists | None,
-) -> None:
-    """Enqueue a batch; with several processes, the batches of all of them in every bank.
+def gathered(batch: Batch, memory: MemoryBank | None) -> Batch:
+    """The batches of all processes in rank order, without gradient."""
+    if world_size() == 1:
+        return batch
+    ids = None if batch.ids is None else gather_rows(batch.ids)
+    return Batch(
+        x=gather_rows(batch.x),
+        labels=gather_rows(batch.labels),
+        targets=None if batch.targets is None else gather_rows(batch.targets),
+        ids=ids,
+        slots=None if ids is None or memory is None else memory.slots_of(ids),
+    )
+
+
+def store_gathered(memory: MemoryBank, batch: Batch, neighbors: NeighborLists | None) -> None:
+    """Store a checked batch; with several processes, the batches of all of them in every bank.
 
     Every bank then takes the same rows in the same order and stays bit-equal to the others,
     whatever the sizes of the batches. A document that several processes hold (a sampler that
     fills up its last batch) is stored once, as the last of them sees it.
 
-    Arguments as `MemoryBank.enqueue`. The `neighbors` of one process know nothing of the others'
-    rows, so with several processes they are searched for again.
+    The `neighbors` of one process know nothing of the others' rows, so with several processes they
+    are searched for again.
     """
-    if world_size() == 1:
-        memory.enqueue(x, labels, ids, neighbors=neighbors)
-        return
-    ids = None if ids is None else gather_rows(ids)
-    memory.enqueue(gather_rows(x), gather_rows(labels), ids)
+    memory.store(gathered(batch, memory), neighbors if world_size() == 1 else None)
 
 
 @torch.no_grad()

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from rich.progress import track
 from torch import Tensor, nn
 
@@ -18,6 +17,7 @@ from gloss_graph._internal.checks import (
     check_tensor,
 )
 from gloss_graph._internal.eval_mode import evaluating
+from gloss_graph._internal.precision import unit_rows
 
 _HALF_RANGE = torch.finfo(torch.float16).max
 ANONYMOUS = (
@@ -25,6 +25,29 @@ ANONYMOUS = (
     "epoch), each one finds its own stored copy with its own label: label leakage. Pass stable "
     "document 'ids', or call reset() before every epoch."
 )
+
+
+class Batch(NamedTuple):
+    """The checked documents of one call, as graph and bank take them.
+
+    Shapes: B rows, D dimension, C classes.
+
+    Attributes:
+        x: (B, D) in float32 at least, L2-normalized if graph and bank normalize; carries the
+            gradient.
+        labels: (B,) long, -1 = unlabeled; of label sets 0 = labeled.
+        targets: (B, C) label sets in the dtype of `x`, zeros in unlabeled rows; None for class
+            numbers.
+        ids: (B,) long document identities, or None.
+        slots: (B,) long, where the bank stores each document, -1 = nowhere; None without ids or
+            bank.
+    """
+
+    x: Tensor
+    labels: Tensor
+    targets: Tensor | None
+    ids: Tensor | None
+    slots: Tensor | None
 
 
 def prepared_rows(
@@ -46,7 +69,7 @@ def prepared_rows(
     check_matrix(name, x, dim, normalized=normalize, compared=normalize)
     check_device(f"'{name}'", x, "the bank", device)
     x = x.detach().to(torch.promote_types(x.dtype, torch.float32))
-    return F.normalize(x, dim=1) if normalize else x
+    return unit_rows(x) if normalize else x
 
 
 def check_ids(ids: Tensor, size: int) -> None:

@@ -1,30 +1,7 @@
 """One training step: visible labels, the graph over the bank, consistency, staleness."""
 
-from gloss_graph.step.consistency import (
-    Consistency,
-    GraphTargets,
-    consistency_loss,
-    soft_cross_entropy,
-)
-from gloss_graph.step.hidden_labels import (
-    classification_loss,
-    hidden_label_loss,
-    propagate_connection,
-)
-from gloss_graph.step.output import Compared, ObjectiveOutput
+from gloss_graph.step.consistency import Consistency
+from gloss_graph.step.hidden_labels import ObjectiveOutput
 from gloss_graph.step.staleness import Staleness
-from gloss_graph.step.warm_start import WarmStart
 
-__all__ = [
-    "Compared",
-    "Consistency",
-    "GraphTargets",
-    "ObjectiveOutput",
-    "Staleness",
-    "WarmStart",
-    "classification_loss",
-    "consistency_loss",
-    "hidden_label_loss",
-    "propagate_connection",
-    "soft_cross_entropy",
-]
+__all__ = ["Consistency", "ObjectiveOutput", "Staleness"]

@@ -22,7 +22,7 @@ from scipy import sparse
 from torch import Tensor
 
 from gloss_graph._internal.precision import first_order, widen
-from gloss_graph.graph.bank_graph import BankEdges
+from gloss_graph.graph.build import BankEdges
 from gloss_graph.propagation.inputs import is_extreme, largest_weight
 from gloss_graph.propagation.normalize import Scaling, node_scaling, safe_degrees
 from gloss_graph.propagation.operators import (
@@ -33,8 +33,9 @@ from gloss_graph.propagation.operators import (
     symmetric_product,
 )
 
-# Rows of a bank are cut out again when less than one in so many of the last cut is left.
+# Rows of a bank are cut out again when less than one in this many of the last cut is left.
 _CUT_AGAIN = 8
+_NEEDS_LIST = "rule='poisson' needs the edges of the whole graph in one list."
 
 
 class ConstantRows(NamedTuple):
@@ -96,7 +97,7 @@ def _constant(matrix: Any) -> ConstantRows:
 
 
 class CutRows:
-    """Rows of the constant part that were cut out already, to be used again within a step."""
+    """Rows of the constant part that were cut out before, to be used again within a step."""
 
     def __init__(self) -> None:
         self.rows: tuple[Tensor, ConstantRows] | None = None
@@ -107,19 +108,16 @@ class BankOperator(NamedTuple):
     """W of a graph whose nodes are `offset` batch rows and M remembered ones (CPU).
 
     Attributes:
-        border: Edges that touch the batch, among the nodes `nodes`; their weights are the only
-            ones that get a gradient.
+        border: Edges that touch the batch, among the nodes `nodes`; only their weights get a
+            gradient.
         nodes: (T,) long, sorted: the batch rows and their neighbors.
         memory: Edges among the remembered nodes (M, M).
         offset: Number of batch rows.
-        absent: (n,) long, nodes without any edge that are no part of the graph.
-        cut: See `CutRows`.
-        near_only: Products of the backward pass reach only the nodes within one edge of `nodes`,
-            all that a gradient of `border` through any normalization reads: the constant weights
-            of the others take no gradient. Requires right sides and labels without gradient.
-
-    The normalization's share of the gradient is two vectors over the nodes; entries beyond the
-    neighbors of the border's ends never reach a weight of the border.
+        absent: (n,) long, nodes without edges that are no part of the graph.
+        cut: Rows of `memory` that were cut out before.
+        near_only: Products of the backward pass reach only the nodes within one edge of `nodes`:
+            a gradient of `border` reads no others, through any normalization. Requires right
+            sides and labels without gradient.
     """
 
     border: SparseOperator
@@ -164,7 +162,7 @@ class BankOperator(NamedTuple):
         return out.index_add_(0, self.nodes, edge)
 
     def multiply_at(self, x: Tensor, where: Tensor, *, keep: bool = True) -> Tensor:
-        """Rows `where` (n,) long, sorted, of W x; `keep` them cut out, to be used again."""
+        """Rows `where` (n,) long, sorted, of W x; `keep` says to keep the rows cut out."""
         first = int(torch.searchsorted(where, self.offset))
         inner = where[first:] - self.offset
         rows = self._rows(inner) if keep else self.memory.take(inner)
@@ -200,7 +198,7 @@ class BankOperator(NamedTuple):
         return self.cut.near
 
     def pull(self, grad: Tensor) -> Tensor:
-        """W grad (N, C), as far as the border's gradient reads it."""
+        """W grad (N, C) where the border's gradient reads it."""
         if not self.near_only or self._near_is_most():
             return self.multiply(grad)
         where, rows = self._near()
@@ -208,18 +206,6 @@ class BankOperator(NamedTuple):
         out[where + self.offset] = rows.times(grad[self.offset :])
         edge = self.border.multiply(grad.index_select(0, self.nodes))
         return out.index_add_(0, self.nodes, edge)
-
-    def pull_dot(self, grad: Tensor, other: Tensor) -> Tensor:
-        """Rows of `pull(grad)` times those of `other`, both (N, C), summed up: (N,)."""
-        if not self.near_only or self._near_is_most():
-            return self.multiply(grad).mul_(other).sum(dim=1)
-        where, rows = self._near()
-        where = where + self.offset
-        out = grad.new_zeros(grad.size(0))
-        out[where] = rows.times(grad[self.offset :]).mul_(other.index_select(0, where)).sum(dim=1)
-        edge = self.border.multiply(grad.index_select(0, self.nodes))
-        edge.mul_(other.index_select(0, self.nodes))
-        return out.index_add_(0, self.nodes, edge.sum(dim=1))
 
     def outer(self, left: Tensor, right: Tensor) -> Tensor:
         """left[row_e] · right[target_e] for every edge of the border."""
@@ -232,7 +218,7 @@ class BankOperator(NamedTuple):
         return symmetric_product(self, x)
 
     def send(self, messages: SendMessages, x: Tensor) -> Tensor:
-        """As `times`: the rows of a bank are no list of edges."""
+        """As `times`, since the rows of a bank are no list of edges."""
         return self.times(x)
 
     def known_at(self, factor: Tensor, labels: Tensor, where: Tensor) -> Tensor:
@@ -240,10 +226,10 @@ class BankOperator(NamedTuple):
         return _KnownProduct.apply(self.weight, factor, labels, self, where)
 
     def masked(self, fixed: Tensor) -> None:
-        """None: the rows of the unknowns are cut out, and kept in `cut`."""
+        """None, since the rows of the unknowns are cut out and kept in `cut`."""
 
     def unrolled(self) -> BankOperator:
-        """This operator; an iteration that is differentiated step by step reads all of it."""
+        """This operator for iterations that autograd records, which read all of it."""
         return self._replace(near_only=False)
 
     def scaling(self, name: str) -> tuple[Scaling, Tensor]:
@@ -254,22 +240,18 @@ class BankOperator(NamedTuple):
         return Scaling(factor, diagonal, factor), degree
 
     def components(self) -> Tensor:
-        """Not known.
-
-        Raises:
-            ValueError: Always: a bank's rows are not searched for components.
-        """
-        raise ValueError("rule='poisson' needs the edges of the whole graph in one list.")
+        """Raise ValueError: the rows of a bank are not searched for components."""
+        raise ValueError(_NEEDS_LIST)
 
     def without_loose_edges(self) -> BankOperator:
-        """Not known, see `components`."""
-        raise ValueError("rule='poisson' needs the edges of the whole graph in one list.")
+        """Raise ValueError, as `components`."""
+        raise ValueError(_NEEDS_LIST)
 
     def reach(self, seeds: Tensor) -> Tensor:
-        """See `Operator`; a hop multiplies the rows that were not reached when they were cut out.
+        """See `Operator`; every hop multiplies rows that were cut out as not reached yet.
 
-        That is before the first hop, so that a solve, which needs the same rows, finds them in
-        `cut`, and again whenever few of them are left, so that the end of a long chain is cheap.
+        They are cut out before the first hop, since a solve needs the same rows, and again when
+        few of them are left, so that the end of a long chain is cheap.
         """
         operator, left = self.with_weight(self.weight.detach()), ~seeds
         left[self.absent] = False
@@ -298,7 +280,6 @@ class BankOperator(NamedTuple):
             int(keep[: self.offset].sum()),
             self.nodes[:0],
             CutRows(),
-            # An iteration that is differentiated step by step reads all of it.
             near_only=False,
         )
 
@@ -355,7 +336,7 @@ class _KnownProduct(torch.autograd.Function):
         known = factor[nodes].unsqueeze(1) * labels.index_select(0, nodes)
         grad_weight = operator.border.outer(spread.index_select(0, nodes), known)
         wanted = ctx.needs_input_grad[1]
-        grad_factor = operator.pull_dot(spread, labels) if wanted else None
+        grad_factor = operator.pull(spread).mul_(labels).sum(dim=1) if wanted else None
         return grad_weight, grad_factor, None, None, None
 
 

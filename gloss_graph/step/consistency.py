@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -13,13 +12,13 @@ from gloss_graph._internal.checks import check_positive_int, check_range
 from gloss_graph._internal.processes import any_process, own_rows, share_of_mean
 from gloss_graph._internal.search_space import Range
 from gloss_graph._internal.settings import setting
-from gloss_graph.graph.batch import Batch
 from gloss_graph.graph.build import Connection
 from gloss_graph.inference.head import GraphClassifier, PropagationHead
-from gloss_graph.losses.multilabel import soft_binary_cross_entropy
+from gloss_graph.losses.graph import soft_binary_cross_entropy, soft_cross_entropy
 from gloss_graph.losses.schedule import is_seen, ramped, unseen_mean, updated_mean
 from gloss_graph.memory import MemoryBank
 from gloss_graph.memory.drift import age_decay
+from gloss_graph.memory.incoming import Batch
 from gloss_graph.propagation.alignment import (
     align_classes,
     arrival_confidence,
@@ -77,35 +76,16 @@ class Consistency:
         check_range("align", self.align, 0.0, 1.0)
 
 
-def soft_cross_entropy(logits: Tensor, target: Tensor, weight: Tensor) -> Tensor:
-    r"""\(-\frac{1}{n} \sum_i w_i \sum_c q_{ic} \log p_{ic}\); 0 without rows.
-
-    Args:
-        logits: (n, C).
-        target: q (n, C), constants.
-        weight: w (n,), constants.
-    """
-    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-    losses = -(target.to(logits) * logits.log_softmax(dim=1)).sum(dim=1)
-    return (weight.to(logits) * losses).sum() / max(1, losses.numel())
-
-
 class GraphTargets(nn.Module):
-    """What the graph says of unlabeled documents: soft targets, how far to trust them, and when.
+    """Soft targets of unlabeled documents from the graph, and how far to trust them.
 
     Targets come from one solve over the whole bank every `refresh_every` steps and are looked up
-    by document id in between, or from the graph of each step (`refresh_every=0`). Everything that
-    training depends on is in persistent buffers.
+    by document id in between, or from the graph of each step (`refresh_every=0`). Trust in a row of
+    the bank halves every `half_life` steps. Training resumes from the persistent buffers.
 
     With several processes all of them solve in the same step, over equal banks or over the graph
     of all their batches, as soon as any of them holds an unlabeled row: every buffer is bit-equal
     on all processes after every training step.
-
-    Args:
-        capacity: Rows of the bank, 0 without one.
-        classifier: How the corpus is connected and propagated over.
-        consistency: When targets are made, and from what.
-        half_life: Steps in which the trust in a row of the bank halves; None: all count alike.
     """
 
     steps: Tensor
@@ -134,24 +114,20 @@ class GraphTargets(nn.Module):
         self.register_buffer("mass", unseen_mean(num_classes))
         self._warned = False
 
-    @property
-    def strength(self) -> float:
-        """Weight of the term now, in [0, 1]."""
-        return ramped(int(self.steps), self.consistency.start, self.consistency.ramp)
+    def due(self, labels: Tensor) -> bool:
+        """Whether a step with `labels` (B,) has the term: after the start, if any is unlabeled."""
+        if int(self.steps) < self.consistency.start:
+            return False
+        some = bool((labels < 0).any())
+        return any_process(some, labels.device) if self.training else some
 
-    def wanted(self) -> bool:
-        """Whether the targets are older than `refresh_every` steps, or there are none."""
-        last = int(self.solved_at)
-        return last < 0 or int(self.steps) - last >= self.consistency.refresh_every
+    def keeps(self, batch: Batch) -> bool:
+        """Whether targets are looked up in the table, instead of taken from the step's graph."""
+        return self.table_ids.numel() > 0 and batch.ids is not None
 
     @torch.no_grad()
     def refresh(self, memory: MemoryBank) -> None:
-        """Solve over the whole bank and keep a target for every row.
-
-        Raises:
-            TypeError: Not a bank.
-            ValueError: A bank of another capacity than the targets were made for.
-        """
+        """Solve over the whole bank and keep a target for every row."""
         if not isinstance(memory, MemoryBank):
             raise TypeError(f"'memory' must be a MemoryBank (got {type(memory).__name__}).")
         if memory.capacity != self.table_ids.numel():
@@ -163,7 +139,14 @@ class GraphTargets(nn.Module):
         if count == 0:
             return
         if not bool(memory.labeled.any()):
-            self._warn_no_label()
+            if not self._warned:
+                warnings.warn(
+                    "The memory bank holds no label, so unlabeled documents get no target. "
+                    "Prefill it, or let labeled documents pass first.",
+                    UserWarning,
+                    stacklevel=6,
+                )
+            self._warned = True
             return
         trust = None if self.half_life is None else age_decay(memory.age, self.half_life)
         head = PropagationHead(memory.embeddings, memory.labels, self.classifier, trust)
@@ -175,28 +158,42 @@ class GraphTargets(nn.Module):
         self.table_ids = torch.cat([memory.ids, self.table_ids[count:]])
         self.solved_at = self.steps.clone()
 
-    def lookup(self, memory: MemoryBank, ids: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Targets (B, C), confidence (B,) and whether there is one (B,) for document ids (B,)."""
-        slots = memory.slots_of(ids)
-        known = slots >= 0
-        slots = slots.clamp(min=0)
-        known = known & (self.table_ids[slots] == ids)
-        return self.table[slots], self.confidence[slots], known
+    def looked_up(self, memory: MemoryBank | None, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+        """Unlabeled batch rows (n,) that have a target, with target (n, C) and confidence (n,).
+
+        While training, targets older than `refresh_every` steps are made again first.
+        """
+        if memory is None or batch.slots is None:
+            return batch.labels[:0], self.table[:0], self.confidence[:0]
+        last = int(self.solved_at)
+        if self.training and (last < 0 or int(self.steps) - last >= self.consistency.refresh_every):
+            self.refresh(memory)
+        slots = batch.slots.clamp(min=0)
+        known = (batch.slots >= 0) & (self.table_ids[slots] == batch.ids)
+        where = (known & (batch.labels < 0)).nonzero().squeeze(1)
+        return where, self.table[slots[where]], self.confidence[slots[where]]
+
+    @torch.no_grad()
+    def propagated(self, connection: Connection) -> tuple[Tensor, Tensor]:
+        """Target (n, C) and confidence (n,) of the unlabeled batch rows, all labels shown."""
+        seeds = connection.y >= 0
+        values = propagate_connection(self.classifier.layer(), connection, seeds).values
+        hits, free = values[: connection.size], ~seeds[: connection.size]
+        if connection.targets is None:
+            return self.from_hits(hits, connection.y, free, values[~seeds])
+        mean = target_means(connection.targets, seeds)
+        target = arrival_shares(hits[free], mean).clamp(0.0, 1.0)
+        return target, arrival_confidence(hits[free], target)
 
     @torch.no_grad()
     def from_hits(
         self, hits: Tensor, labels: Tensor, unlabeled: Tensor, scores: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Targets (n, C) and confidence (n,) from hit mass (n, C) of the unlabeled batch rows.
+        """Targets (n, C) and confidence (n,) from hit mass (B, C), for the `unlabeled` (B,) rows.
 
-        While training the running mean takes the rows in.
-
-        Args:
-            hits: (B, C) of the batch, with several processes that of all.
-            labels: (N,) of all nodes of the step's graph, for the class shares.
-            unlabeled: (B,) bool.
-            scores: (n, C), with `rule="poisson"` those of all unlabeled nodes, by default of the
-                batch: their spread says how large a score is.
+        While training the running mean takes the rows in. The class shares are those of the
+        `labels` (N,) of all nodes; `scores` (m, C) are those of all unlabeled nodes, whose spread
+        says how large a score of `rule="poisson"` is.
         """
         shares = row_shares(hits[unlabeled]).to(self.mass.dtype)
         mass = self.mass
@@ -214,16 +211,6 @@ class GraphTargets(nn.Module):
             target = align_classes(shares, prior, mass, self.classifier.align)
         return target, entropy_confidence(target)
 
-    def _warn_no_label(self) -> None:
-        if not self._warned:
-            self._warned = True
-            warnings.warn(
-                "The memory bank holds no label, so unlabeled documents get no target. Prefill "
-                "it, or let labeled documents pass first.",
-                UserWarning,
-                stacklevel=5,
-            )
-
 
 def consistency_loss(
     targets: GraphTargets,
@@ -231,64 +218,26 @@ def consistency_loss(
     batch: Batch,
     logits: Tensor,
     connection: Connection | None,
-    connect: Callable[[], Connection],
-    training: bool,
 ) -> Tensor:
     r"""\(L_C\), ramped: the logits of unlabeled rows against their targets.
 
     A mean over the rows that have a target; with several processes that train, over those of all:
     the mean of the losses, so of the gradients, is that of one process with the joined batch.
 
-    Args:
-        targets: Where targets come from.
-        memory: The bank or None.
-        batch: The rows of the step.
-        logits: (B, C).
-        connection: The graph of the step, if its targets may come from it.
-        connect: Makes the graph of the step's target embeddings otherwise; while training that of
-            the batches of all processes.
-        training: Whether a solve over the bank may be due; every process must call then.
-
-    Returns:
-        Scalar; 0 before the start and without unlabeled rows.
+    The targets are those of the `connection` of the target embeddings (while training, of the
+    batches of all processes), or are looked up if it is None.
     """
-    labels, ids = batch.labels, batch.ids
-    unlabeled = labels < 0
-    zero = logits.sum().float() * 0.0
-    strength = targets.strength
-    if strength == 0.0:
-        return zero
-    some = bool(unlabeled.any())
-    if not (any_process(some, labels.device) if training else some):
-        return zero
-    if (
-        targets.consistency.refresh_every
-        and memory is not None
-        and memory.capacity
-        and ids is not None
-    ):
-        if training and targets.wanted():
-            targets.refresh(memory)
-        target, confidence, known = targets.lookup(memory, ids)
-        where = (unlabeled & known).nonzero().squeeze(1)
-        target, confidence = target[where], confidence[where]
+    if connection is None:
+        where, target, confidence = targets.looked_up(memory, batch)
     else:
-        where = unlabeled.nonzero().squeeze(1)
-        with torch.no_grad():
-            connection = connection or connect()
-            seeds = connection.y >= 0
-            layer = targets.classifier.layer()
-            values = propagate_connection(layer, connection, seeds).values
-            hits, free = values[: connection.size], ~seeds[: connection.size]
-            if connection.targets is None:
-                target, confidence = targets.from_hits(hits, connection.y, free, values[~seeds])
-            else:
-                mean = target_means(connection.targets, seeds)
-                target = arrival_shares(hits[free], mean).clamp(0.0, 1.0)
-                confidence = arrival_confidence(hits[free], target)
-            if training:
-                own = own_rows(labels.numel(), labels.device)[free]
-                target, confidence = target[own], confidence[own]
+        where = (batch.labels < 0).nonzero().squeeze(1)
+        target, confidence = targets.propagated(connection)
+        if targets.training:
+            local = own_rows(batch.labels.numel(), batch.labels.device)
+            local = local[(connection.y < 0)[: connection.size]]
+            target, confidence = target[local], confidence[local]
+    consistency = targets.consistency
+    strength = ramped(int(targets.steps), consistency.start, consistency.ramp)
     soft = soft_binary_cross_entropy if targets.classifier.multilabel else soft_cross_entropy
     loss = strength * soft(logits[where], target, confidence)
-    return loss * share_of_mean(where.numel(), labels.device) if training else loss
+    return loss * share_of_mean(where.numel(), logits.device) if targets.training else loss

@@ -2,16 +2,58 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
+from torch_geometric.data import Data
 
 from gloss_graph.graph.build import MEMORY_MEMORY, Connection, edge_kind
-from gloss_graph.losses.graph import FORMS, labeled_cross_entropy
-from gloss_graph.losses.multilabel import binary_nll, labeled_binary_cross_entropy
+from gloss_graph.losses.graph import (
+    FORMS,
+    binary_nll,
+    labeled_binary_cross_entropy,
+    labeled_cross_entropy,
+)
 from gloss_graph.propagation import LabelPropagation, Propagation, SolverReport
 from gloss_graph.propagation.alignment import arrival_shares, target_means, with_mass
 from gloss_graph.step.bank_operator import bank_operator
 from gloss_graph.step.warm_start import WarmStart
+
+
+class Compared(NamedTuple):
+    """L_G of a step with its graph, propagated labels (B, C), seeds (N,) and hidden rows (B,)."""
+
+    loss: Tensor
+    connection: Connection
+    propagated: Tensor
+    seeds: Tensor
+    hidden: Tensor
+    report: SolverReport
+
+
+class ObjectiveOutput(NamedTuple):
+    """Everything that a step computed.
+
+    Attributes:
+        loss: Scalar with gradient.
+        graph_loss: L_G; like the other terms a zero without rows.
+        cross_entropy: Of the labeled rows.
+        consistency: L_C with its ramp, before `Consistency.weight`.
+        propagated: (B, C), propagated labels of the batch rows.
+        hidden: (B,) bool, rows whose label was hidden.
+        graph: The `Data` of this step, batch rows first.
+        solver: Its `unreachable` counts the hidden rows left out because no seed reaches them.
+    """
+
+    loss: Tensor
+    graph_loss: Tensor
+    cross_entropy: Tensor
+    consistency: Tensor
+    propagated: Tensor
+    hidden: Tensor
+    graph: Data
+    solver: SolverReport
 
 
 def propagate_connection(
@@ -22,19 +64,18 @@ def propagate_connection(
 ) -> Propagation:
     """Propagate the labels of `seeds` (N,) bool over a connection.
 
-    Of label sets the values have one more column, the mass that arrives, and what leaks goes to
-    the mean of the seeds. Only edges that touch the batch get a gradient; remembered rows are
-    constants.
+    With label sets the values have one more column, the mass that arrives, and what leaks goes to
+    the mean of the seeds. Only edges that touch the batch get a gradient.
     """
     y, prior = connection.y, None
     if connection.targets is not None:
-        y, prior = with_mass(connection.targets, seeds), _mean_set(connection.targets, seeds)
+        mean = target_means(connection.targets, seeds)
+        y, prior = with_mass(connection.targets, seeds), torch.cat([mean, mean.new_ones(1)])
     if connection.full is not None:
         return propagation.propagate_full(y, connection.full, seeds, prior=prior)
     if connection.bank is not None:
-        operator, start = bank_operator(connection.bank), None
-        if warm is not None:
-            start = warm.guess(connection)
+        start = None if warm is None else warm.guess(connection)
+        operator = bank_operator(connection.bank)
         found = propagation.propagate_operator(y, operator, seeds, prior=prior, start=start)
         if warm is not None:
             warm.keep(connection, found.values)
@@ -53,12 +94,6 @@ def propagate_connection(
     )
 
 
-def _mean_set(targets: Tensor, seeds: Tensor) -> Tensor:
-    """Prior (C + 1,) of label sets: their mean, and 1 for the mass."""
-    mean = target_means(targets, seeds)
-    return torch.cat([mean, mean.new_ones(1)])
-
-
 def hidden_label_loss(
     propagation: LabelPropagation,
     connection: Connection,
@@ -68,16 +103,7 @@ def hidden_label_loss(
     class_weight: Tensor | None,
     warm: WarmStart | None = None,
 ) -> tuple[Tensor, Tensor, SolverReport]:
-    """Loss of the hidden batch rows that a seed reaches.
-
-    Args:
-        propagation: The layer.
-        connection: Graph of B batch rows and M' remembered rows.
-        seeds: (B + M',) bool, nodes whose label is shown.
-        hidden: (B,) bool, labeled rows that are scored.
-        form: A key of `FORMS`; label sets have one form only, `binary_nll`.
-        class_weight: (C,) or None.
-        warm: Where the solve starts, and its values are kept; None: from 0.
+    """Loss of the `hidden` (B,) batch rows that one of the `seeds` (N,) reaches.
 
     Returns:
         Scalar, a differentiable 0 without rows to score; propagated labels (B, C); the report,
@@ -94,7 +120,7 @@ def hidden_label_loss(
         report = report._replace(unreachable=int((hidden & ~reached).sum()))
     where = scored.nonzero().squeeze(1)
     if where.numel() == 0:
-        # Both, since values that are all clamped do not depend on the weights.
+        # The weights too, since values that are all clamped do not depend on them.
         weights = [connection.edge_weight, connection.full]
         if connection.bank is not None:
             weights.append(connection.bank.edge_weight)

@@ -1,4 +1,4 @@
-"""Stale rows of the bank: when they enter a step's graph, and how much their edges count."""
+"""Stale rows of the bank: when they enter the graph of a step, and how much their edges count."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from gloss_graph._internal.checks import check_positive_int, check_range
 from gloss_graph._internal.search_space import Range
 from gloss_graph._internal.settings import setting
 from gloss_graph.graph.build import Connection
-from gloss_graph.graph.distances import discounted
+from gloss_graph.graph.kernels import discounted
 from gloss_graph.losses.schedule import ramped
 from gloss_graph.memory import MemoryBank
 from gloss_graph.memory.drift import age_decay
@@ -19,15 +19,15 @@ from gloss_graph.memory.drift import age_decay
 
 @dataclass(frozen=True, kw_only=True)
 class Staleness:
-    r"""What a step does about remembered rows that an older encoder wrote.
+    r"""How a step treats remembered rows that an older encoder wrote.
 
     Attributes:
         half_life: Steps in which the edges of a remembered row lose half their weight: an edge has
-            the factor \(2^{-\mathrm{age}/h}\) for each remembered end. None: old rows count full.
+            the factor \(2^{-\mathrm{age}/h}\) for each remembered end. None: age does not count.
         restandardize: Move remembered rows to the batch's mean and spread before search and graph
-            (Ajanthan et al., 2023). Lengths of inherited links stay those of the rows as stored.
-        warmup_steps: Training steps before remembered rows take part in a step's graph; until then
-            the graph is the batch's own, and the bank fills.
+            (Ajanthan et al., 2023). Inherited links keep the lengths of the stored rows.
+        warmup_steps: Training steps before remembered rows take part in the graph; until then the
+            batch is connected to itself only, and the bank fills.
         ramp_steps: Steps in which the weight of their edges then rises to 1.
 
     Raises:
@@ -78,10 +78,9 @@ class Staleness:
     ) -> Connection:
         r"""The connection with weights \(s_{ij} f_i f_j w_{ij}\).
 
-        \(f = 2^{-\mathrm{age}/h}\) of a remembered row, 1 in the batch; s is the strength where
-        an edge touches a remembered row, else 1. The product of both ends is a diagonal scaling of
-        W: it stays symmetric, and positive semi-definite where W is. A walk goes to the neighbours
-        of a node by the trust in them; the trust in the node itself cancels.
+        \(f = 2^{-\mathrm{age}/h}\) for a remembered row, 1 in the batch; s is the strength where
+        an edge touches a remembered row, else 1. The factors f scale W by a diagonal on both sides:
+        it stays symmetric, and positive semi-definite where W is.
         """
         weight, slots = connection.edge_weight, connection.slots
         plain = self.half_life is None and strength == 1.0

@@ -1,4 +1,4 @@
-"""Where a solve over the bank starts: at what the step before propagated."""
+"""Starts a solve over the bank at the values that the step before propagated."""
 
 from __future__ import annotations
 
@@ -13,17 +13,9 @@ from gloss_graph.memory import MemoryBank
 class WarmStart(nn.Module):
     """Propagated values (capacity, columns) of every slot, as the last training step left them.
 
-    Only a first guess: a new tenant of a slot starts from what the old one had. It is part of the
-    state, so that training goes on bit for bit. With several processes, whose batches differ,
-    nothing is kept and every solve starts from 0.
-
-    Args:
-        memory: The bank whose slots are meant.
-        columns: Columns of the values.
-        rule: Of the propagation; `"spreading"` was measured to gain nothing.
-
-    Raises:
-        ValueError: No bank, or another rule than `"harmonic"`.
+    They are a first guess: a new document of a slot starts from the values of the old one. They
+    are part of the state, so that training resumes bit for bit. With several processes, whose
+    batches differ, nothing is kept and every solve starts from 0.
     """
 
     values: Tensor
@@ -31,6 +23,7 @@ class WarmStart(nn.Module):
     def __init__(self, memory: MemoryBank | None, columns: int, rule: str) -> None:
         super().__init__()
         if rule != "harmonic":
+            # Spreading was measured to gain nothing.
             raise ValueError(f"'warm_start' must be False but for rule='harmonic' (got {rule!r}).")
         if memory is None:
             raise ValueError("'warm_start' must be False without 'memory': nothing persists.")
@@ -38,7 +31,7 @@ class WarmStart(nn.Module):
         self.register_buffer("values", start)
 
     def guess(self, connection: Connection) -> Tensor | None:
-        """Values (N, columns) of the nodes of a step over kept rows, of the batch their mean."""
+        """Values (N, columns) of the nodes of a step; batch rows get the mean of neighbors."""
         edges = connection.bank
         if edges is None or world_size() > 1:
             return None
@@ -58,7 +51,7 @@ class WarmStart(nn.Module):
         if edges is None or not self.training or world_size() > 1:
             return
         kept = values.detach()[connection.size :].to(self.values.dtype)
-        # Nothing was propagated to slots that took no part.
+        # Slots that took no part keep their values.
         absent = edges.absent - connection.size
         # A new tensor, so that a step that raises later can go back to the old one.
         values = self.values.clone()

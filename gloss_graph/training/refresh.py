@@ -10,7 +10,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from gloss_graph._internal.checks import check_positive_int
 from gloss_graph._internal.processes import gather_rows, rank, world_size
-from gloss_graph.graph.views import joint_view
+from gloss_graph.graph.rows import joint_view
 from gloss_graph.memory import MemoryBank
 
 if TYPE_CHECKING:

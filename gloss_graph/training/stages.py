@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from gloss_graph.graph.bandwidth import scaled_bandwidth
-from gloss_graph.graph.views import joint_view
+from gloss_graph.graph.rows import joint_view
 from gloss_graph.inference import GraphClassifier, PropagationHead
 from gloss_graph.objective import GraphGuidedObjective
 from gloss_graph.propagation.alignment import entropy_confidence, row_shares

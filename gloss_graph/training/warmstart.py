@@ -10,7 +10,7 @@ from rich.progress import track
 from torch import Tensor
 from torch.utils.data import WeightedRandomSampler
 
-from gloss_graph.losses.pairs import pair_cosine_loss
+from gloss_graph.losses import pair_cosine_loss
 from gloss_graph.text import Corpus, FeatureEncoder, TextEncoder
 from gloss_graph.training.dataset import TextCollator, TextDataset
 from gloss_graph.training.sampler import MixedSampler

@@ -210,8 +210,6 @@ def test_a_corpus_is_searched_in_chunks(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_large_corpora_never_hold_links_times_dimension(monkeypatch: pytest.MonkeyPatch) -> None:
-    from gloss_graph.graph import distances
-
     x = points(40).requires_grad_()
     pull = torch.linspace(-1.0, 1.0, 2 * 40 * 40)
 
@@ -221,7 +219,7 @@ def test_large_corpora_never_hold_links_times_dimension(monkeypatch: pytest.Monk
         return data.edge_weight.detach(), gradient
 
     weight, gradient = step()
-    monkeypatch.setattr(distances, "_CHUNK_ENTRIES", 13)
+    monkeypatch.setattr(links, "_CHUNK_ENTRIES", 13)
     same_weight, same_gradient = step()
     assert torch.equal(weight, same_weight)
     torch.testing.assert_close(gradient, same_gradient, rtol=0.0, atol=1e-12)

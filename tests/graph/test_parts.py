@@ -14,7 +14,7 @@ from reference import median_distance, undirected
 from torch import Tensor
 
 from gloss_graph.graph import estimate_bandwidth, local_scales, symmetrize_links, visible_split
-from gloss_graph.graph.symmetrize import _symmetrize_sorted
+from gloss_graph.graph.links import symmetrize_by_sorting
 
 # ---------------------------------------------------------------- bandwidth
 
@@ -171,7 +171,7 @@ def test_symmetrize_links(problem: tuple[int, list[tuple[int, int]]], mode: str)
     expected = undirected(lists, mode)
     results = [symmetrize_links(source, target, n, mode)]
     if pairs:
-        results.append(_symmetrize_sorted(source, target, n, mode))
+        results.append(symmetrize_by_sorting(source, target, n, mode))
     for edge_index, link in results:
         edges = [tuple(edge) for edge in edge_index.T.tolist()]
         assert edges == sorted(expected | {(j, i) for i, j in expected})
@@ -189,7 +189,7 @@ def test_both_paths_agree_on_a_large_graph() -> None:
     key = key[key // n != key % n]
     for mode in ("union", "mutual"):
         by_count = symmetrize_links(key // n, key % n, n, mode)
-        by_sort = _symmetrize_sorted(key // n, key % n, n, mode)
+        by_sort = symmetrize_by_sorting(key // n, key % n, n, mode)
         assert torch.equal(by_count[0], by_sort[0])
         # Either link of a pair will do; both name the same pair.
         for link in (by_count[1], by_sort[1]):

@@ -11,10 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from gloss_graph import GraphGuidedObjective, MemoryBank
-from gloss_graph.graph import bank_graph
+from gloss_graph.graph import build
 from gloss_graph.inference import PropagationHead
-from gloss_graph.losses import PseudoLabelLoss, pair_cosine_loss
-from gloss_graph.step import soft_cross_entropy
+from gloss_graph.losses import PseudoLabelLoss, pair_cosine_loss, soft_cross_entropy
 
 CLASSES, DIM, SIZE = 3, 8, 60
 
@@ -111,7 +110,7 @@ def test_the_per_step_form_shows_all_labels() -> None:
 def test_the_per_step_form_reuses_the_graph_of_the_loss_bit_for_bit(
     least: int, settings: dict[str, Any], output: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(bank_graph, "LEAST_ROWS", least)
+    monkeypatch.setattr(build, "LEAST_ROWS", least)
     made_here: list[Any] = []
     connect = GraphGuidedObjective._connect
 

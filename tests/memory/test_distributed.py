@@ -27,7 +27,8 @@ from gloss_graph.losses.graph import labeled_cross_entropy
 from gloss_graph.memory import EVICTIONS
 from gloss_graph.memory.distributed import share_state
 from gloss_graph.neighbors.adjacency import build
-from gloss_graph.step import Staleness, classification_loss
+from gloss_graph.step import Staleness
+from gloss_graph.step.hidden_labels import classification_loss
 
 CLASSES, DIM = 3, 8
 # Batch sizes of the two processes, and labels by process (-1 = none labeled), step by step.
