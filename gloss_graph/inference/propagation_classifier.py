@@ -25,6 +25,7 @@ from sklearn.utils.validation import (
 from threadpoolctl import threadpool_limits
 from torch import Tensor
 
+from gloss_graph._internal.class_names import class_codes, label_array
 from gloss_graph._internal.checks import check_choice, check_positive_int, check_range
 from gloss_graph.graph.bandwidth import local_scales
 from gloss_graph.graph.kernels import gaussian_kernel, weigh
@@ -43,6 +44,8 @@ from gloss_graph.propagation.alignment import (
 METRICS = ("euclidean", "cosine")
 # Rows up to which every pair is compared; beyond, inverted lists are searched.
 _EXACT = 50_000
+# Default leak of `harmonic`.
+_LEAK = 0.02
 
 
 class PropagationClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
@@ -116,7 +119,8 @@ class PropagationClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[mis
 
         Args:
             X: (N, D) numbers, dense or sparse.
-            y: (N,) classes: numbers or names. -1, None and NaN mark unlabeled rows.
+            y: (N,) classes: numbers or names. -1, None and NaN mark unlabeled rows (-1 is a class
+                where `y` holds -1 and 1 only).
 
         Raises:
             ValueError: Non-finite rows, lengths that disagree, no label at all, a setting out of
@@ -128,8 +132,12 @@ class PropagationClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[mis
             raise ValueError(
                 "PropagationClassifier requires y to be passed, but the target y is None."
             )
-        self.classes_, codes = _codes_of(column_or_1d(_as_array(y), warn=True))
-        check_consistent_length(X, codes)
+        y = column_or_1d(label_array(y), warn=True)
+        check_consistent_length(X, y)
+        self.classes_, codes = class_codes(y)
+        check_classification_targets(self.classes_[codes[codes >= 0]])
+        if self.classes_.size == 1:
+            warnings.warn("'y' holds one class only: every row gets it.", UserWarning, stacklevel=2)
         self.X_ = X
         labels = torch.from_numpy(codes)
         size, classes = labels.numel(), self.classes_.size
@@ -209,7 +217,7 @@ class PropagationClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[mis
             raise ValueError(
                 f"'bandwidth' must be \"local\" or a number above 0 (got {self.bandwidth!r})."
             )
-        eta = 0.02 if self.eta is None and self.rule == "harmonic" else self.eta
+        eta = _LEAK if self.eta is None and self.rule == "harmonic" else self.eta
         return PropagationSettings(
             rule=self.rule, normalization=self.normalization, eta=eta, alpha=self.alpha
         )
@@ -256,41 +264,6 @@ class PropagationClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[mis
             found = row_shares(row_shares(hits) * self._class_factors.to(hits))
         reached = found.sum(dim=1, keepdim=True) > 0
         return torch.where(reached, found, self._prior.to(found))
-
-
-def _as_array(y: ArrayLike) -> NDArray[Any]:
-    found = np.asarray(y)
-    # NumPy would turn None and NaN among names into names.
-    if found.dtype.kind in "US" and not isinstance(y, np.ndarray):
-        found = np.asarray(y, dtype=object)
-    return found
-
-
-def _codes_of(y: NDArray[Any]) -> tuple[NDArray[Any], NDArray[np.int64]]:
-    """Class names (C,), sorted, and the class (N,) of every row, -1 for unlabeled ones."""
-    if y.dtype.kind == "O":
-        unlabeled = np.array(
-            [v is None or v != v or (not isinstance(v, str) and v == -1) for v in y], dtype=bool
-        )
-    elif y.dtype.kind == "f":
-        unlabeled = np.isnan(y) | (y == -1)
-    else:
-        unlabeled = y == -1 if y.dtype.kind in "iu" else np.zeros(y.shape, dtype=bool)
-    known = y[~unlabeled]
-    if known.size == 0:
-        raise ValueError("'y' holds no label: give at least one row of each class its class.")
-    if known.dtype.kind == "O":
-        kinds = {str if isinstance(v, str) else float for v in known}
-        if len(kinds) > 1:
-            raise ValueError("'y' mixes names and numbers as classes. Use one of the two.")
-        known = np.array(known.tolist())
-    check_classification_targets(known)
-    classes, found = np.unique(known, return_inverse=True)
-    if classes.size == 1:
-        warnings.warn("'y' holds one class only: every row gets it.", UserWarning, stacklevel=3)
-    codes = np.full(y.shape, -1, dtype=np.int64)
-    codes[~unlabeled] = found
-    return classes, codes
 
 
 @contextmanager
