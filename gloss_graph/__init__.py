@@ -8,7 +8,12 @@ TYPE_CHECKING = False  # that of typing, which takes long to import
 if TYPE_CHECKING:
     from gloss_graph.export import to_networkx
     from gloss_graph.graph import KNNGraph, build_document_graph
-    from gloss_graph.inference import Explanation, GraphSkill, graph_skill
+    from gloss_graph.inference import (
+        Explanation,
+        GraphSkill,
+        PropagationClassifier,
+        graph_skill,
+    )
     from gloss_graph.memory import MemoryBank
     from gloss_graph.neighbors import knn_graph
     from gloss_graph.objective import GraphGuidedObjective, ObjectiveOutput
@@ -26,6 +31,7 @@ __all__ = [
     "LabelPropagation",
     "MemoryBank",
     "ObjectiveOutput",
+    "PropagationClassifier",
     "Staleness",
     "__version__",
     "build_document_graph",
@@ -45,6 +51,7 @@ _HOMES = {
     "LabelPropagation": "propagation",
     "MemoryBank": "memory",
     "ObjectiveOutput": "objective",
+    "PropagationClassifier": "inference",
     "Staleness": "step",
     "build_document_graph": "graph",
     "graph_skill": "inference",

@@ -2,6 +2,7 @@
 
 from gloss_graph.inference.head import GraphClassifier, PropagationHead
 from gloss_graph.inference.predictor import MODES, BankInference, Explanation
+from gloss_graph.inference.propagation_classifier import PropagationClassifier
 from gloss_graph.inference.skill import GraphSkill, graph_skill
 
 __all__ = [
@@ -10,6 +11,7 @@ __all__ = [
     "Explanation",
     "GraphClassifier",
     "GraphSkill",
+    "PropagationClassifier",
     "PropagationHead",
     "graph_skill",
 ]

@@ -1,0 +1,59 @@
+"""Class names and numbers of labels as users have them: names, numbers, missing ones."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+
+def label_array(labels: ArrayLike) -> NDArray[Any]:
+    """Labels as an array that keeps None and NaN apart from names."""
+    if not isinstance(labels, np.ndarray) and hasattr(labels, "tolist"):
+        labels = labels.tolist()
+    if isinstance(labels, list | tuple) and any(isinstance(v, str) for v in labels):
+        return np.asarray(labels, dtype=object)
+    return np.asarray(labels)
+
+
+def class_codes(labels: NDArray[Any], *, what: str = "y") -> tuple[NDArray[Any], NDArray[np.int64]]:
+    """Classes (C,), sorted, and the class (N,) of every label, -1 for None, NaN and -1.
+
+    Where the labels are -1 and 1 only, the convention of binary classifiers, both are classes.
+
+    Raises:
+        ValueError: No label at all, or names and numbers together.
+    """
+    if labels.dtype.kind == "O":
+        missing = np.array([_is_missing(value) for value in labels], dtype=bool)
+    elif labels.dtype.kind == "f":
+        missing = np.isnan(labels) | (labels == -1)
+    else:
+        missing = (
+            labels == -1 if labels.dtype.kind == "i" else np.zeros(labels.shape, dtype=bool)
+        )
+    if labels.dtype.kind in "if" and set(np.unique(labels).tolist()) == {-1, 1}:
+        warnings.warn(
+            f"{what!r} holds -1 and 1 only: both are taken as classes. Mark unlabeled rows by "
+            "None.",
+            UserWarning,
+            stacklevel=3,
+        )
+        missing = np.zeros(labels.shape, dtype=bool)
+    known = labels[~missing]
+    if known.size == 0:
+        raise ValueError(f"{what!r} holds no label. Give at least one row of each class its class.")
+    if known.dtype.kind == "O":
+        if len({isinstance(value, str) for value in known}) > 1:
+            raise ValueError(f"{what!r} mixes names and numbers as classes. Use one of the two.")
+        known = np.array(known.tolist())
+    classes, found = np.unique(known, return_inverse=True)
+    codes = np.full(labels.shape, -1, dtype=np.int64)
+    codes[~missing] = found
+    return classes, codes
+
+
+def _is_missing(value: Any) -> bool:
+    return value is None or (not isinstance(value, str) and bool(value != value or value == -1))

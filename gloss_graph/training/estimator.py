@@ -1,0 +1,423 @@
+"""Train and predict in three lines: texts or feature rows and labels in, a classifier out."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from shutil import copytree
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from huggingface_hub import ModelHubMixin
+from numpy.typing import NDArray
+from sklearn.exceptions import NotFittedError
+from sklearn.metrics import accuracy_score
+from torch import Tensor, nn
+
+from gloss_graph._internal.checks import check_choice
+from gloss_graph._internal.class_names import class_codes, label_array
+from gloss_graph.runs import RunFolder
+from gloss_graph.text import Corpus, FeatureEncoder, Splits, TextEncoder, load_encoder
+from gloss_graph.training.config import TrainConfig
+from gloss_graph.training.predict import Prediction, Run
+from gloss_graph.training.recipes import RECIPES, recipe_for
+from gloss_graph.training.run import train_text
+
+HEADS = ("linear", "propagation")
+_ENCODER = "encoder"
+
+
+class Reason(NamedTuple):
+    """A labeled training document that decided: its text (or id, of features), class and share."""
+
+    text: str
+    label: Any
+    share: float
+
+
+class Decision(NamedTuple):
+    """What propagation says about a document: class, confidence in [0, 1] and its reasons."""
+
+    label: Any
+    confidence: float
+    reasons: list[Reason]
+
+
+class GraphGuidedClassifier(ModelHubMixin):
+    """Fine-tune an encoder on a few labels and the graph of all documents.
+
+    Args:
+        encoder: What embeds a document: `"minilm"`, a folder or Hugging Face id, a
+            `SentenceTransformer`, a `TextEncoder`, or `"none"` for rows of features. Another
+            `nn.Module` is applied to feature rows (n, D) and stays as it is; an adapter on top of
+            it is trained.
+        recipe: `"few-labels"`, `"full-labels"` or `"auto"`, which takes the former if most
+            documents have no label.
+        head: What `predict` answers with: `"linear"`, the trained head, or `"propagation"` over
+            the training documents.
+        max_length: Tokens kept of a text.
+        settings: Settings of `TrainConfig` by name, over those of the recipe.
+        seed: Seed of everything random.
+        verbose: Show progress bars.
+
+    Attributes:
+        classes_: (C,) class names or numbers, sorted.
+        metrics_: Numbers of the training, as in `metrics.json` of a run folder.
+
+    Example:
+        >>> texts = ["graphs have nodes", "soup is hot", "edges join nodes", "soup with bread"] * 4
+        >>> model = GraphGuidedClassifier(
+        ...     settings={"warm_start_steps": 2, "graph_start_steps": 2}, verbose=False
+        ... ).fit(texts[:4], ["graph", "food", "graph", "food"], unlabeled=texts[4:])
+        >>> model.predict(["a hot soup"]).tolist()
+        ['food']
+
+    See also: `PropagationClassifier` for feature rows without training; `gloss-graph train`, whose
+    run folders `load` reads.
+    """
+
+    def __init__(
+        self,
+        encoder: str | nn.Module = "minilm",
+        *,
+        recipe: str = "auto",
+        head: str = "linear",
+        max_length: int = 64,
+        settings: Mapping[str, Any] | None = None,
+        seed: int = 0,
+        verbose: bool = True,
+    ) -> None:
+        check_choice("recipe", recipe, ("auto", *RECIPES))
+        check_choice("head", head, HEADS)
+        self.encoder, self.recipe, self.head, self.max_length = encoder, recipe, head, max_length
+        self.settings, self.seed, self.verbose = dict(settings or {}), seed, verbose
+        self._work: tempfile.TemporaryDirectory[str] | None = None
+        self._run: Run | None = None
+
+    def __repr__(self) -> str:
+        state = "not fitted" if self._run is None else f"{len(self._run.label_names)} classes"
+        return f"GraphGuidedClassifier({_name_of(self.encoder)}, recipe={self.recipe!r}, {state})"
+
+    def fit(
+        self, texts: Any, labels: Any, unlabeled: Any = None
+    ) -> GraphGuidedClassifier:
+        """Train on documents.
+
+        Args:
+            texts: N strings (list, array, pandas Series); or feature rows (N, D), dense or sparse.
+            labels: N classes, names or numbers; None, NaN and -1 mark unlabeled documents. For
+                documents of several classes lists of classes, or a 0/1 matrix (N, C).
+            unlabeled: More documents, without labels.
+
+        Raises:
+            TypeError: A text that is not a string, named by its position.
+            ValueError: Lengths that disagree, no label, a single class, non-finite features.
+        """
+        documents = self._documents(texts, "texts")
+        more = None if unlabeled is None else self._documents(unlabeled, "unlabeled")
+        corpus, numbers = _corpus(documents, labels, more)
+        labeled = sum(label >= 0 for label in corpus.labels)
+        recipe = self.recipe
+        if recipe == "auto":
+            recipe = recipe_for(labeled, len(corpus), corpus.multilabel)
+        config = TrainConfig(
+            **{**RECIPES[recipe], "pictures": False, "seed": self.seed, **self.settings}
+        )
+        work = tempfile.TemporaryDirectory(prefix="gloss-graph-")
+        encoder = self._encoder(corpus, Path(work.name))
+        folder = Path(work.name) / "run"
+        train_text(Splits(corpus), encoder, config, folder, progress=self.verbose, save_steps=0)
+        run = RunFolder(folder)
+        if numbers is not None:
+            run.note(class_numbers=numbers)
+        if (Path(work.name) / _ENCODER).is_dir():
+            copytree(Path(work.name) / _ENCODER, run.encoder)
+        self._take(folder)
+        self._work = work
+        return self
+
+    def predict(self, texts: Any) -> NDArray[Any]:
+        """Classes (B,) of documents, or label sets (B, C) of 0 and 1."""
+        scores = self.predict_proba(texts)
+        if self._fitted().multilabel:
+            return (scores >= 0.5).astype(np.int64)
+        found: NDArray[Any] = self.classes_[scores.argmax(axis=1)]
+        return found
+
+    def predict_proba(self, texts: Any) -> NDArray[np.floating[Any]]:
+        """Class probabilities (B, C), columns in the order of `classes_`.
+
+        Raises:
+            NotFittedError: Before `fit`.
+            TypeError: A text that is not a string.
+        """
+        found = self._predict(texts, graph=self.head == "propagation")
+        scores = found.linear
+        if self.head == "propagation":
+            scores = found.explanation.probabilities
+            # A row that nothing reaches: the head knows more than the graph.
+            scores = torch.where(scores.sum(dim=1, keepdim=True) > 0, scores, found.linear)
+        result: NDArray[np.floating[Any]] = scores.numpy()
+        return result
+
+    def explain(self, texts: Any, top: int = 3) -> list[Decision]:
+        """What propagation over the training documents says, and the labeled ones that decided.
+
+        Args:
+            texts: B documents.
+            top: Reasons per document, at most.
+        """
+        run = self._fitted()
+        explanation = self._predict(texts, graph=True, top=top).explanation
+        best = explanation.probabilities.argmax(dim=1)
+        decisions = []
+        for i in range(best.numel()):
+            pairs = zip(explanation.ids[i].tolist(), explanation.shares[i].tolist(), strict=True)
+            reasons = [
+                Reason(run.texts.get(n, str(n)), self._label_of[n], share)
+                for n, share in pairs
+                if n >= 0 and share > 0
+            ]
+            label = self.classes_[int(best[i])]
+            decisions.append(Decision(label, float(explanation.confidence[i]), reasons))
+        return decisions
+
+    def score(self, texts: Any, labels: Any) -> float:
+        """Accuracy on labeled documents (of label sets: share of sets that are all right)."""
+        predicted = self.predict(texts)
+        if self._fitted().multilabel:
+            truth = _label_sets(labels, self.classes_.tolist())
+            sets = [set(np.flatnonzero(row).tolist()) for row in predicted]
+            return float(np.mean([a == set(b or []) for a, b in zip(sets, truth, strict=True)]))
+        return float(accuracy_score(label_array(labels), predicted))
+
+    def save(self, folder: str | Path) -> Path:
+        """Write a run folder, which `load` and `gloss-graph predict --run` read.
+
+        Raises:
+            FileExistsError: The folder holds files.
+            NotFittedError: Before `fit`.
+        """
+        run = self._fitted()
+        with RunFolder(folder).claim() as claimed:
+            copytree(run.folder, claimed.draft, dirs_exist_ok=True)
+        return Path(folder).expanduser().absolute()
+
+    @classmethod
+    def load(
+        cls, folder: str | Path, *, encoder: nn.Module | None = None, head: str = "linear"
+    ) -> GraphGuidedClassifier:
+        """Read a run folder that `save` or `gloss-graph train` wrote.
+
+        Args:
+            folder: The folder.
+            encoder: The module that made the feature rows, for a classifier that had one.
+            head: As in the constructor.
+        """
+        model = cls("none" if encoder is None else encoder, head=head, verbose=False)
+        model._take(Path(folder).expanduser())
+        if encoder is None:
+            model.encoder = "none" if model._fitted().on_features else "saved"
+        return model
+
+    def _save_pretrained(self, save_directory: Path) -> None:
+        copytree(self._fitted().folder, save_directory, dirs_exist_ok=True)
+
+    @classmethod
+    def _from_pretrained(
+        cls,
+        *,
+        model_id: str,
+        revision: str | None,
+        cache_dir: str | Path | None,
+        force_download: bool,
+        local_files_only: bool,
+        token: str | bool | None,
+        **settings: Any,
+    ) -> GraphGuidedClassifier:
+        from huggingface_hub import snapshot_download
+
+        if Path(model_id).is_dir():
+            return cls.load(model_id, **settings)
+        folder = snapshot_download(
+            model_id,
+            revision=revision,
+            cache_dir=cache_dir,
+            force_download=force_download,
+            local_files_only=local_files_only,
+            token=token,
+        )
+        return cls.load(folder, **settings)
+
+    # ------------------------------------------------------------------ inside
+
+    @property
+    def on_features(self) -> bool:
+        """Whether documents are rows of features."""
+        if self._run is not None:
+            return self._run.on_features
+        plain = isinstance(self.encoder, nn.Module) and not _reads_texts(self.encoder)
+        return self.encoder == "none" or plain
+
+    def _fitted(self) -> Run:
+        if self._run is None:
+            raise NotFittedError("This GraphGuidedClassifier is not fitted. Call fit first.")
+        return self._run
+
+    def _take(self, folder: Path) -> None:
+        run = Run(folder)
+        names = run.label_names
+        numbers = run.settings.get("data", {}).get("class_numbers")
+        self.classes_ = np.array(numbers if numbers is not None else names)
+        used = RunFolder(folder).read_labels_used()
+        of_name = dict(zip(names, self.classes_.tolist(), strict=True))
+        self._label_of = {
+            n: of_name.get(label, label) for n, label in zip(used.ids, used.labels, strict=True)
+        }
+        self.metrics_ = RunFolder(folder).read_metrics()
+        self._run = run
+
+    def _documents(self, given: Any, what: str) -> list[str] | NDArray[np.float32]:
+        if self.on_features:
+            return self._features(given, what)
+        return _texts(given, what)
+
+    def _features(self, given: Any, what: str) -> NDArray[np.float32]:
+        if hasattr(given, "toarray"):
+            given = given.toarray()
+        rows = np.asarray(given)
+        if rows.dtype.kind not in "fiub" or rows.ndim != 2:
+            raise ValueError(
+                f"{what!r} must be rows of numbers (N, D), as encoder={_name_of(self.encoder)} "
+                f"asks for (got {rows.dtype} {rows.shape}). For texts name an encoder of texts."
+            )
+        rows = rows.astype(np.float32)
+        if not np.isfinite(rows).all():
+            bad = int(np.flatnonzero(~np.isfinite(rows).all(axis=1))[0])
+            raise ValueError(f"{what!r} must be finite (row {bad} is not). Drop or fill it.")
+        if isinstance(self.encoder, nn.Module) and not isinstance(self.encoder, FeatureEncoder):
+            with torch.no_grad():
+                found: Tensor = self.encoder.eval()(torch.from_numpy(rows))
+            return found.float().numpy()
+        return rows
+
+    def _encoder(self, corpus: Corpus, work: Path) -> TextEncoder | FeatureEncoder:
+        if corpus.features is not None:
+            if isinstance(self.encoder, FeatureEncoder):
+                return self.encoder
+            return FeatureEncoder.scaled_to(corpus.features, seed=self.seed)
+        if isinstance(self.encoder, str):
+            return load_encoder(self.encoder, max_length=self.max_length)
+        # Kept with the run, so that predictions have the untrained encoder at hand.
+        folder = work / _ENCODER
+        if isinstance(self.encoder, TextEncoder):
+            self.encoder.save(folder)
+        else:
+            self.encoder.save(str(folder))  # type: ignore[operator]
+        return load_encoder(str(folder), max_length=self.max_length)
+
+    def _predict(self, texts: Any, *, graph: bool, top: int = 0) -> Prediction:
+        run = self._fitted()
+        documents = self._documents(texts, "texts")
+        texts_given = documents if isinstance(documents, list) else None
+        rows = None if isinstance(documents, list) else documents
+        return run.predict(
+            texts_given, features=rows, top=top, graph=graph, progress=self.verbose
+        )
+
+
+def _reads_texts(encoder: nn.Module) -> bool:
+    return isinstance(encoder, TextEncoder) or hasattr(encoder, "tokenize")
+
+
+def _name_of(encoder: str | nn.Module) -> str:
+    return repr(encoder) if isinstance(encoder, str) else type(encoder).__name__
+
+
+def _texts(given: Any, what: str) -> list[str]:
+    if isinstance(given, str | bytes) or not isinstance(given, Iterable):
+        raise TypeError(f"{what!r} must be a list of texts (got {type(given).__name__}).")
+    texts = list(given)
+    for position, text in enumerate(texts):
+        if not isinstance(text, str):
+            raise TypeError(
+                f"{what!r} must hold strings (got {type(text).__name__} at position {position}). "
+                "Drop the row, decode bytes, or write '' for an empty text."
+            )
+    return texts
+
+
+def _corpus(
+    documents: list[str] | NDArray[np.float32],
+    labels: Any,
+    more: list[str] | NDArray[np.float32] | None,
+) -> tuple[Corpus, list[Any] | None]:
+    """The documents of a training, and their classes if these are numbers."""
+    size, extra = len(documents), 0 if more is None else len(more)
+    if not size:
+        raise ValueError("'texts' must hold documents (got none).")
+    sets: list[list[int] | None] | None = None
+    if _holds_sets(labels):
+        names = _set_names(labels)
+        sets = _label_sets(labels, names)
+        codes, classes = np.zeros(len(sets), dtype=np.int64), np.array(names)
+    else:
+        classes, codes = class_codes(label_array(labels), what="labels")
+    if len(codes) != size:
+        raise ValueError(f"'labels' must hold one per text (got {len(codes)} for {size} texts).")
+    if len(classes) < 2:
+        raise ValueError(
+            f"'labels' must be of at least two classes (got {classes.tolist()[0]!r} only)."
+        )
+    features = None
+    texts: list[str]
+    if isinstance(documents, list):
+        texts = [*documents, *(more if isinstance(more, list) else [])]
+    else:
+        texts = [""] * (size + extra)
+        features = documents if more is None else np.concatenate([documents, np.asarray(more)])
+    corpus = Corpus(
+        texts,
+        [*codes.tolist(), *[-1] * extra],
+        list(range(size + extra)),
+        [str(name) for name in classes.tolist()],
+        features=features,
+        label_sets=None if sets is None else [*sets, *[None] * extra],
+    )
+    return corpus, None if classes.dtype.kind in "USO" else classes.tolist()
+
+
+def _holds_sets(labels: Any) -> bool:
+    if getattr(labels, "ndim", 1) == 2:
+        return True
+    values = labels.tolist() if hasattr(labels, "tolist") else labels
+    return isinstance(values, Sequence) and any(
+        isinstance(value, list | tuple | set | frozenset) for value in values
+    )
+
+
+def _set_names(labels: Any) -> list[Any]:
+    if getattr(labels, "ndim", 1) == 2:
+        columns = getattr(labels, "columns", None)
+        return list(range(labels.shape[1])) if columns is None else list(columns)
+    return sorted({name for members in labels if _is_set(members) for name in members})
+
+
+def _is_set(members: Any) -> bool:
+    return isinstance(members, list | tuple | set | frozenset)
+
+
+def _label_sets(labels: Any, names: list[Any]) -> list[list[int] | None]:
+    if getattr(labels, "ndim", 1) == 2:
+        rows = np.asarray(labels, dtype=np.float64)
+        return [
+            None if np.isnan(row).any() or (row == -1).any() else np.flatnonzero(row).tolist()
+            for row in rows
+        ]
+    number = {name: i for i, name in enumerate(names)}
+    return [
+        sorted(number[name] for name in members) if _is_set(members) else None
+        for members in labels
+    ]
