@@ -19,12 +19,14 @@ if TYPE_CHECKING:
     from gloss_graph.objective import GraphGuidedObjective, ObjectiveOutput
     from gloss_graph.propagation import LabelPropagation
     from gloss_graph.step import Consistency, Staleness
+    from gloss_graph.training import GraphGuidedClassifier
 
 __version__ = "0.2.0"
 
 __all__ = [
     "Consistency",
     "Explanation",
+    "GraphGuidedClassifier",
     "GraphGuidedObjective",
     "GraphSkill",
     "KNNGraph",
@@ -45,6 +47,7 @@ __all__ = [
 _HOMES = {
     "Consistency": "step",
     "Explanation": "inference",
+    "GraphGuidedClassifier": "training",
     "GraphGuidedObjective": "objective",
     "GraphSkill": "inference",
     "KNNGraph": "graph",

@@ -11,18 +11,29 @@ import torch
 import gloss_graph
 
 ROOT = Path(__file__).resolve().parents[1]
-BLOCKS = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text("utf-8"), re.DOTALL)
+PAGES = [ROOT / "README.md", *sorted((ROOT / "examples").rglob("README.md"))]
+# A block of code, and the output that the page shows below it.
+BLOCK = re.compile(r"```python\n(.*?)```(?:\n\n```text\n(.*?)```)?", re.DOTALL)
+BLOCKS = [
+    pytest.param(page, code, output, id=f"{page.parent.name}-{number}")
+    for page in PAGES
+    for number, (code, output) in enumerate(BLOCK.findall(page.read_text("utf-8")))
+    if "runs/mine" not in code
+]
 
 
-@pytest.mark.parametrize("code", [code for code in BLOCKS if "runs/mine" not in code])
-def test_block_runs(code, capsys, tmp_path, monkeypatch):
+@pytest.mark.parametrize(("page", "code", "output"), BLOCKS)
+def test_block_runs_and_prints_what_the_page_shows(
+    page, code, output, capsys, tmp_path, monkeypatch
+):
     monkeypatch.chdir(tmp_path)
     torch.manual_seed(0)
-    exec(compile(code, "README.md", "exec"), {})
-    assert capsys.readouterr().out.strip()
-
-
-PAGES = [ROOT / "README.md", *sorted((ROOT / "examples").glob("*/README.md"))]
+    exec(compile(code, str(page), "exec"), {})
+    printed = capsys.readouterr().out.strip()
+    assert printed
+    assert output or page != PAGES[0], "README shows the output of every block"
+    if output:
+        assert printed == output.strip()
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.parent.name)

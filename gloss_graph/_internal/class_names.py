@@ -31,9 +31,7 @@ def class_codes(labels: NDArray[Any], *, what: str = "y") -> tuple[NDArray[Any],
     elif labels.dtype.kind == "f":
         missing = np.isnan(labels) | (labels == -1)
     else:
-        missing = (
-            labels == -1 if labels.dtype.kind == "i" else np.zeros(labels.shape, dtype=bool)
-        )
+        missing = labels == -1 if labels.dtype.kind == "i" else np.zeros(labels.shape, dtype=bool)
     if labels.dtype.kind in "if" and set(np.unique(labels).tolist()) == {-1, 1}:
         warnings.warn(
             f"{what!r} holds -1 and 1 only: both are taken as classes. Mark unlabeled rows by "

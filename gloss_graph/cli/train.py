@@ -30,6 +30,7 @@ from gloss_graph.cli.options import (
     was_typed,
 )
 from gloss_graph.cli.signals import keeping
+from gloss_graph.training.recipes import recipe_settings
 
 if TYPE_CHECKING:
     from gloss_graph.baselines import GraphModelConfig, GraphModelResult
@@ -53,6 +54,10 @@ def train(
     test: Annotated[Path | None, path_option("Test file.")] = None,
     unlabeled: Unlabeled = None,
     encoder: Annotated[str, option("minilm, a hub id, a folder, or none (features).")] = "minilm",
+    recipe: Annotated[
+        str | None,
+        option("few-labels, full-labels or auto: named settings, which other options override."),
+    ] = None,
     config: Config = None,
     settings: Set = None,
     resume: Annotated[bool, option("Continue the interrupted run in --out.", "--resume")] = False,
@@ -100,6 +105,9 @@ def train(
         return
     _check_no_model_options(context)
     given = given_settings(context, config, settings)
+    if recipe is not None:
+        few = unlabeled is not None or {"label_fraction", "labels_per_class"} & given.keys()
+        given = recipe_settings(recipe, few_labels=bool(few) and not multilabel) | given
 
     from gloss_graph.runs import RunFolder
     from gloss_graph.text import FeatureEncoder, load_encoder, read_features, with_features

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from copy import copy
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import NamedTuple
 
 import torch
@@ -282,8 +283,12 @@ class PropagationHead:
         if self.classifier.graph.bandwidth != "local":
             return self.graph.bandwidth.square().flatten()
         scales = local_scales(squared).unsqueeze(1)
-        known = local_scales(corpus_links(self.rows, self.classifier.graph.k)[2])
-        return (scales * known[indices.clamp(min=0)]).flatten()
+        return (scales * self._scales[indices.clamp(min=0)]).flatten()
+
+    @cached_property
+    def _scales(self) -> Tensor:
+        """Self-tuning scales (N,) of the known rows; O(N² D), so once."""
+        return local_scales(corpus_links(self.rows, self.classifier.graph.k)[2])
 
     def hits_of(self, attached: Attachment, values: Tensor | None = None) -> Tensor:
         """Hit mass (B, C) that attached rows receive from `values` (N, C), by default `hits`."""

@@ -25,8 +25,8 @@ from sklearn.utils.validation import (
 from threadpoolctl import threadpool_limits
 from torch import Tensor
 
-from gloss_graph._internal.class_names import class_codes, label_array
 from gloss_graph._internal.checks import check_choice, check_positive_int, check_range
+from gloss_graph._internal.class_names import class_codes, label_array
 from gloss_graph.graph.bandwidth import local_scales
 from gloss_graph.graph.kernels import gaussian_kernel, weigh
 from gloss_graph.graph.links import symmetrize_links
@@ -114,7 +114,7 @@ class PropagationClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[mis
         return tags
 
     @torch.no_grad()
-    def fit(self, X: ArrayLike, y: ArrayLike) -> PropagationClassifier:  # noqa: N803
+    def fit(self, X: ArrayLike, y: ArrayLike) -> PropagationClassifier:
         """Build the graph of all rows and propagate the labels over it.
 
         Args:
@@ -148,7 +148,9 @@ class PropagationClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[mis
             target = indices[indices >= 0]
             edge_index, link = symmetrize_links(source, target, size)
             weight = self._weight(
-                squared[indices >= 0][link], self._scales[edge_index[0]], self._scales[edge_index[1]]
+                squared[indices >= 0][link],
+                self._scales[edge_index[0]],
+                self._scales[edge_index[1]],
             )
             layer = LabelPropagation(
                 settings.rule,
@@ -174,14 +176,14 @@ class PropagationClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[mis
         self.transduction_ = self.classes_[self.label_distributions_.argmax(axis=1)]
         return self
 
-    def predict(self, X: ArrayLike) -> NDArray[Any]:  # noqa: N803
+    def predict(self, X: ArrayLike) -> NDArray[Any]:
         """Classes (B,) of rows X (B, D), which the graph does not learn from."""
         probabilities = self.predict_proba(X)
         found: NDArray[Any] = self.classes_[probabilities.argmax(axis=1)]
         return found
 
     @torch.no_grad()
-    def predict_proba(self, X: ArrayLike) -> NDArray[np.floating[Any]]:  # noqa: N803
+    def predict_proba(self, X: ArrayLike) -> NDArray[np.floating[Any]]:
         """Class probabilities (B, C) of rows X (B, D), columns in the order of `classes_`.
 
         A row that no label reaches gets the class shares of the labels.
@@ -191,9 +193,7 @@ class PropagationClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[mis
             ValueError: Non-finite rows, or another number of columns than in `fit`.
         """
         check_is_fitted(self)
-        X = validate_data(
-            self, X, accept_sparse="csr", dtype=[np.float64, np.float32], reset=False
-        )
+        X = validate_data(self, X, accept_sparse="csr", dtype=[np.float64, np.float32], reset=False)
         with _threads(self.n_jobs):
             squared, indices = self._neighbors(X)
             scales = self._scales_of(squared).unsqueeze(1)
@@ -244,7 +244,7 @@ class PropagationClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[mis
         missing = torch.isinf(squared)
         return squared.masked_fill(missing, 0.0), indices.masked_fill(missing, -1)
 
-    def _rows(self, X: NDArray[Any]) -> Tensor:  # noqa: N803
+    def _rows(self, X: NDArray[Any]) -> Tensor:
         x = torch.from_numpy(np.ascontiguousarray(X))
         return F.normalize(x, dim=1) if self.metric == "cosine" else x
 

@@ -287,7 +287,7 @@ class RowSearch(Protocol):
 
     def wrote(self, rows: Tensor, size: int, slots: Tensor, version: int) -> None:
         """Take note that the rows `slots` were written; `version` was the buffer's before."""
-        return None
+        del rows, size, slots, version
 
     def without_links(self) -> RowSearch:
         """The search that needs no links, to make them with."""

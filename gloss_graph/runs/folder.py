@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from gloss_graph._internal.files import atomic_write
 from gloss_graph._internal.folders import Claim, check_folder, claim, write_json
 from gloss_graph._internal.limits import read_object
 from gloss_graph._internal.timing import stage_seconds
+from gloss_graph.runs.model_card import model_card
 from gloss_graph.runs.provenance import provenance
 from gloss_graph.text import Corpus
 from gloss_graph.text.checkpoints import file_digest
@@ -60,6 +62,10 @@ class RunFolder:
         #: The class of every document, of a graph model only.
         self.predictions = path / "predictions.csv"
         self.model = path / _MODEL
+        #: The encoder before training, kept where nothing else names it.
+        self.encoder = path / "encoder"
+        #: The model card.
+        self.card = path / "README.md"
         #: State of the objective, with its bank.
         self.objective = path / _MEMORY / "objective.safetensors"
         #: Embeddings that the report is drawn from, and its pictures.
@@ -98,7 +104,11 @@ class RunFolder:
             for file in sorted(self.path.glob(f"{part}/*"))
             if file.is_file()
         }
-        write_json(self.config, {**settings, "contents": contents, **provenance()})
+        settings = {**settings, "contents": contents, **provenance()}
+        write_json(self.config, settings)
+        labels = Counter(self.read_labels_used().labels)
+        with atomic_write(self.card, overwrite=True) as draft:
+            draft.write(model_card(settings, metrics, labels).encode())
         with atomic_write(self.history, overwrite=True) as draft:
             draft.write(csv_bytes(pd.DataFrame(history)))
         write_json(self.metrics, metrics)
@@ -126,6 +136,10 @@ class RunFolder:
     def settings(self) -> dict[str, Any]:
         """Read `config.json`; raises `OSError` or `ValueError` if it holds no JSON object."""
         return read_object(self.config)
+
+    def read_metrics(self) -> dict[str, float]:
+        """Read `metrics.json`; raises as `settings`."""
+        return read_object(self.metrics)
 
     def read_labels_used(self) -> LabelsUsed:
         """Read the labeled training documents.

@@ -91,7 +91,7 @@ def model_card(
         f"- Documents: {data.get('train', 0)} for training, "
         f"{data.get('val', 0)} for validation, {data.get('test', 0)} for testing.",
         f"- Labels used: {sum(labels_per_class.values())} ({_draw(settings)}).",
-        f"- Digest of the documents: `{settings.get('documents', 'not recorded')}`.",
+        f"- Digest of the documents: `{data.get('digest', 'not recorded')}`.",
         "",
         *_table(("class", "labels"), [(k, str(v)) for k, v in labels_per_class.items()]),
     ]
@@ -106,7 +106,9 @@ def model_card(
     lines += ["", "## Settings", ""]
     lines += _table(
         ("setting", "value"),
-        [("encoder", encoder or str(settings.get("encoder", ""))),]
+        [
+            ("encoder", encoder or str(settings.get("encoder", ""))),
+        ]
         + [(key, str(settings[key])) for key in _SHOWN if settings.get(key) is not None],
     )
     versions = settings.get("versions", {})

@@ -21,10 +21,12 @@ if TYPE_CHECKING:
         hide_labels,
         with_unlabeled,
     )
+    from gloss_graph.training.estimator import Decision, GraphGuidedClassifier, Reason
     from gloss_graph.training.losses import LOSSES, LossSpec
     from gloss_graph.training.objectives import make_loss, make_objective
     from gloss_graph.training.outcome import set_scores
     from gloss_graph.training.predict import Prediction, Run
+    from gloss_graph.training.recipes import RECIPES
     from gloss_graph.training.recorded import encoder_identity, recorded_embeddings
     from gloss_graph.training.run import RunResult, train_text
     from gloss_graph.training.snapshots import FixedBatch, SnapshotData, Snapshots, load_snapshots
@@ -34,13 +36,17 @@ if TYPE_CHECKING:
 __all__ = [
     "LOSSES",
     "MODES",
+    "RECIPES",
     "BankRefresh",
     "ClassifierOutput",
+    "Decision",
     "FixedBatch",
+    "GraphGuidedClassifier",
     "GraphGuidedTrainer",
     "LossSpec",
     "MixedSampler",
     "Prediction",
+    "Reason",
     "Run",
     "RunResult",
     "SnapshotData",
@@ -79,11 +85,13 @@ __getattr__ = moved_names(
             "hide_labels",
             "with_unlabeled",
         ],
+        "gloss_graph.training.estimator": ["Decision", "GraphGuidedClassifier", "Reason"],
         "gloss_graph.training.losses": ["LOSSES", "LossSpec"],
         "gloss_graph.training.objectives": ["make_loss", "make_objective"],
         "gloss_graph.training.outcome": ["set_scores"],
         "gloss_graph.training.predict": ["Prediction", "Run"],
         "gloss_graph.training.recorded": ["encoder_identity", "recorded_embeddings"],
+        "gloss_graph.training.recipes": ["RECIPES"],
         "gloss_graph.training.run": ["RunResult", "train_text"],
         "gloss_graph.training.snapshots": [
             "FixedBatch",

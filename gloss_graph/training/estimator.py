@@ -21,8 +21,8 @@ from gloss_graph._internal.class_names import class_codes, label_array
 from gloss_graph.runs import RunFolder
 from gloss_graph.text import Corpus, FeatureEncoder, Splits, TextEncoder, load_encoder
 from gloss_graph.training.config import TrainConfig
-from gloss_graph.training.predict import Prediction, Run
-from gloss_graph.training.recipes import RECIPES, recipe_for
+from gloss_graph.training.predict import Run
+from gloss_graph.training.recipes import RECIPES, recipe_settings
 from gloss_graph.training.run import train_text
 
 HEADS = ("linear", "propagation")
@@ -100,9 +100,7 @@ class GraphGuidedClassifier(ModelHubMixin):
         state = "not fitted" if self._run is None else f"{len(self._run.label_names)} classes"
         return f"GraphGuidedClassifier({_name_of(self.encoder)}, recipe={self.recipe!r}, {state})"
 
-    def fit(
-        self, texts: Any, labels: Any, unlabeled: Any = None
-    ) -> GraphGuidedClassifier:
+    def fit(self, texts: Any, labels: Any, unlabeled: Any = None) -> GraphGuidedClassifier:
         """Train on documents.
 
         Args:
@@ -119,12 +117,9 @@ class GraphGuidedClassifier(ModelHubMixin):
         more = None if unlabeled is None else self._documents(unlabeled, "unlabeled")
         corpus, numbers = _corpus(documents, labels, more)
         labeled = sum(label >= 0 for label in corpus.labels)
-        recipe = self.recipe
-        if recipe == "auto":
-            recipe = recipe_for(labeled, len(corpus), corpus.multilabel)
-        config = TrainConfig(
-            **{**RECIPES[recipe], "pictures": False, "seed": self.seed, **self.settings}
-        )
+        few = 2 * labeled < len(corpus) and not corpus.multilabel
+        recipe = recipe_settings(self.recipe, few_labels=few)
+        config = TrainConfig(**{**recipe, "pictures": False, "seed": self.seed, **self.settings})
         work = tempfile.TemporaryDirectory(prefix="gloss-graph-")
         encoder = self._encoder(corpus, Path(work.name))
         folder = Path(work.name) / "run"
@@ -153,11 +148,13 @@ class GraphGuidedClassifier(ModelHubMixin):
             NotFittedError: Before `fit`.
             TypeError: A text that is not a string.
         """
-        found = self._predict(texts, graph=self.head == "propagation")
-        scores = found.linear
-        if self.head == "propagation":
+        run = self._fitted()
+        if self.head == "linear":
+            scores = run.linear(**self._arguments(texts), progress=self.verbose)
+        else:
+            found = run.predict(**self._arguments(texts), top=0, progress=self.verbose)
             scores = found.explanation.probabilities
-            # A row that nothing reaches: the head knows more than the graph.
+            # Of a row that nothing reaches the head knows more than the graph.
             scores = torch.where(scores.sum(dim=1, keepdim=True) > 0, scores, found.linear)
         result: NDArray[np.floating[Any]] = scores.numpy()
         return result
@@ -170,7 +167,8 @@ class GraphGuidedClassifier(ModelHubMixin):
             top: Reasons per document, at most.
         """
         run = self._fitted()
-        explanation = self._predict(texts, graph=True, top=top).explanation
+        found = run.predict(**self._arguments(texts), top=top, progress=self.verbose)
+        explanation = found.explanation
         best = explanation.probabilities.argmax(dim=1)
         decisions = []
         for i in range(best.numel()):
@@ -318,14 +316,9 @@ class GraphGuidedClassifier(ModelHubMixin):
             self.encoder.save(str(folder))  # type: ignore[operator]
         return load_encoder(str(folder), max_length=self.max_length)
 
-    def _predict(self, texts: Any, *, graph: bool, top: int = 0) -> Prediction:
-        run = self._fitted()
+    def _arguments(self, texts: Any) -> dict[str, Any]:
         documents = self._documents(texts, "texts")
-        texts_given = documents if isinstance(documents, list) else None
-        rows = None if isinstance(documents, list) else documents
-        return run.predict(
-            texts_given, features=rows, top=top, graph=graph, progress=self.verbose
-        )
+        return {"texts" if isinstance(documents, list) else "features": documents}
 
 
 def _reads_texts(encoder: nn.Module) -> bool:
@@ -418,6 +411,5 @@ def _label_sets(labels: Any, names: list[Any]) -> list[list[int] | None]:
         ]
     number = {name: i for i, name in enumerate(names)}
     return [
-        sorted(number[name] for name in members) if _is_set(members) else None
-        for members in labels
+        sorted(number[name] for name in members) if _is_set(members) else None for members in labels
     ]

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from gloss_graph._internal.files import atomic_write
 from gloss_graph.analysis.scores import classification_scores, silhouette_scores
+from gloss_graph.runs.provenance import documents_digest
 from gloss_graph.text import Corpus, Splits
 from gloss_graph.text.tables import csv_bytes
 
@@ -143,6 +144,7 @@ def describe(splits: Splits) -> dict[str, Any]:
     train = splits.train
     found: dict[str, Any] = {"name": train.name, "classes": train.label_names}
     found |= {name: len(part) for name, part in splits.parts.items()}
+    found["digest"] = documents_digest(splits.parts.values())
     if train.multilabel:
         found |= {"multilabel": True, "separator": train.separator}
     return found if train.texts_b is None else {**found, "pairs": True}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from gloss_graph._internal.checks import check_positive_int
 from gloss_graph.inference import Explanation
 from gloss_graph.objective import GraphGuidedObjective
 from gloss_graph.runs import RunFolder
-from gloss_graph.text import UNLABELED, Corpus, FeatureEncoder, load_encoder
+from gloss_graph.text import UNLABELED, Corpus, FeatureEncoder, TextEncoder, load_encoder
 from gloss_graph.training.checkpoints import load_objective
 from gloss_graph.training.classifier import TextClassifier
 from gloss_graph.training.config import TrainConfig
@@ -166,6 +167,38 @@ class Run:
             ValueError: The documents are not of the kind that the run was trained on, or `anchor`
                 needs an encoder that is out of reach or has changed.
         """
+        corpus = self._corpus(texts, texts_b, features)
+        rows = self.classifier.encoder.embed(corpus, progress=progress)
+        frozen = None
+        if self._frozen_dim and anchor != 0.0:
+            frozen = self._frozen_rows(corpus, progress)
+        explanation = self.objective.explain(
+            rows, frozen=frozen, ids=ids, mode=mode, frozen_weight=anchor, rule=rule, top=top
+        )
+        return Prediction(explanation, self._linear(rows))
+
+    def linear(
+        self,
+        texts: Sequence[str] | None = None,
+        texts_b: Sequence[str] | None = None,
+        *,
+        features: np.ndarray | None = None,
+        progress: bool = False,
+    ) -> Tensor:
+        """Class probabilities (B, C) of the linear head alone; documents as in `predict`."""
+        corpus = self._corpus(texts, texts_b, features)
+        return self._linear(self.classifier.encoder.embed(corpus, progress=progress))
+
+    def _linear(self, rows: Tensor) -> Tensor:
+        logits = self.classifier.head_logits(rows)
+        return logits.sigmoid() if self.multilabel else logits.softmax(dim=1)
+
+    def _corpus(
+        self,
+        texts: Sequence[str] | None,
+        texts_b: Sequence[str] | None,
+        features: np.ndarray | None,
+    ) -> Corpus:
         wanted = "features" if self.on_features else "texts"
         given = features if self.on_features else texts
         if given is None or (features is not None) != self.on_features:
@@ -175,7 +208,7 @@ class Run:
             kind = "pairs" if self.on_pairs else "single texts"
             raise ValueError(f"'texts_b' must {wanted}, as the run was trained on {kind}.")
         size = len(given)
-        corpus = Corpus(
+        return Corpus(
             [""] * size if texts is None else list(texts),
             [UNLABELED] * size,
             list(range(size)),
@@ -183,23 +216,18 @@ class Run:
             None if texts_b is None else list(texts_b),
             features=features,
         )
-        rows = self.classifier.encoder.embed(corpus, progress=progress)
-        frozen = None
-        if self._frozen_dim and anchor != 0.0:
-            frozen = self._frozen_rows(corpus, progress)
-        explanation = self.objective.explain(
-            rows, frozen=frozen, ids=ids, mode=mode, frozen_weight=anchor, rule=rule, top=top
-        )
-        logits = self.classifier.head_logits(rows)
-        linear = logits.sigmoid() if self.multilabel else logits.softmax(dim=1)
-        return Prediction(explanation, linear)
 
     def _frozen_rows(self, corpus: Corpus, progress: bool) -> Tensor:
         """Embeddings (B, D') of the encoder as it was before training."""
         if corpus.features is not None:
             # The adapter of features starts as the identity.
             return torch.from_numpy(corpus.features)
-        settings, name = self.settings, self.settings.get("encoder_name") or ""
+        return self._untrained.embed(corpus, progress=progress)
+
+    @cached_property
+    def _untrained(self) -> TextEncoder:
+        settings, kept = self.settings, RunFolder(self.folder).encoder
+        name = str(kept) if kept.is_dir() else settings.get("encoder_name") or ""
         if not name:
             raise ValueError(
                 "The run does not name its encoder, so its frozen features cannot be computed. "
@@ -212,7 +240,7 @@ class Run:
                 "since: its files are not the ones training read. Put them back, or do without "
                 "them by anchor=0 (--anchor 0)."
             )
-        return encoder.embed(corpus, progress=progress)
+        return encoder
 
 
 def _check_capacity(file: Path, capacity: int) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from gloss_graph._internal.checks import check_choice
+
 #: Recipe -> settings of `TrainConfig`. Chosen on unlabeled training documents of R8 and R52.
 RECIPES: dict[str, dict[str, Any]] = {
     # Contrast on the labels, then over the corpus with the classes that views of it agree on; the
@@ -19,9 +21,15 @@ RECIPES: dict[str, dict[str, Any]] = {
 }
 
 
-def recipe_for(labeled: int, total: int, multilabel: bool) -> str:
-    """The recipe `auto`: `few-labels` if most documents have no label, else `full-labels`.
+def recipe_settings(name: str, *, few_labels: bool) -> dict[str, Any]:
+    """Settings of a recipe; `auto` is `few-labels` or `full-labels`.
 
-    Documents of several classes have no contrastive stages and always take `full-labels`.
+    Documents of several classes have no contrastive stages: for them `few_labels` is False.
+
+    Raises:
+        ValueError: An unknown recipe.
     """
-    return "few-labels" if 2 * labeled < total and not multilabel else "full-labels"
+    check_choice("recipe", name, ("auto", *RECIPES))
+    if name == "auto":
+        name = "few-labels" if few_labels else "full-labels"
+    return dict(RECIPES[name])
