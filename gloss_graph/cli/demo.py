@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.table import Table
 
-from gloss_graph.cli.options import busy, make_table, option, path_option, say, typed_words
+from gloss_graph.cli.options import busy, option, path_option, say, typed_words
 from gloss_graph.cli.train import score_table
+from gloss_graph.training.recipes import recipe_settings
 
 if TYPE_CHECKING:
     from gloss_graph.text import Splits
@@ -18,18 +18,19 @@ if TYPE_CHECKING:
 
 # Written last: with it the folder is whole.
 _METRICS = "metrics.json"
-_RUNS = {"cross-entropy": "ce", "memory bank": "gloss"}
+_RUNS = {"cross-entropy": "ce", "corpus graph": "gloss"}
 
 
 def demo(
     context: typer.Context,
     out: Annotated[Path, path_option("New or empty folder for the results.")] = Path("runs/demo"),
-    steps: Annotated[int, option("Optimizer steps per run.", min=1)] = 60,
-    seed: Annotated[int, option("Seed of both runs.")] = 0,
+    steps: Annotated[int, option("Optimizer steps per stage.", min=1)] = 60,
+    labels_per_class: Annotated[int, option("Labels per topic; the others are hidden.", min=2)] = 5,
+    seed: Annotated[int, option("Seed of the draw of labels and of both runs.")] = 0,
     encoder: Annotated[str, option("minilm, a hub id or a folder.")] = "minilm",
     max_documents: Annotated[int, option("Size of the corpus.", min=400)] = 2000,
 ) -> None:
-    """Compare cross-entropy with the memory-bank objective on an embedded corpus.
+    """Learn topics from five labels each: from the labels alone, and from the corpus graph too.
 
     The corpus is made from the documentation of installed packages, so nothing is downloaded.
     """
@@ -39,28 +40,41 @@ def demo(
     from gloss_graph.runs import RunFolder
     from gloss_graph.text import docstring_corpus, load_encoder
     from gloss_graph.training import TrainConfig, train_text
-    from gloss_graph.visualization import plot_stage_times, plot_training
+    from gloss_graph.visualization import plot_stage_times
 
     start = time.perf_counter()
     check_folder(out, "demo", marker=_METRICS)
     with busy("Collecting documentation of installed packages"):
         splits = docstring_corpus(max_documents=max_documents)
     train = splits.train
-    say(f"Corpus: {len(train)} training documents, {train.num_classes} topics.")
+    labeled = labels_per_class * train.num_classes
+    say(
+        f"Corpus: {len(train)} training documents of {train.num_classes} topics, "
+        f"{labeled} of them with a label."
+    )
+    settings = {
+        "ce": {"loss": "ce", "max_steps": 2 * steps, "class_balance": True},
+        "gloss": {
+            **recipe_settings("few-labels", few_labels=True),
+            "warm_start_steps": steps,
+            "graph_start_steps": steps,
+        },
+    }
     with claim(out, "demo", marker=_METRICS) as claimed:
         draft = claimed.draft
         results: dict[str, RunResult] = {}
         for name, loss in _RUNS.items():
             config = TrainConfig(
-                loss=loss, max_steps=steps, batch_size=16, eval_steps=max(1, steps // 2), seed=seed
+                **settings[loss],
+                labels_per_class=labels_per_class,
+                batch_size=16,
+                seed=seed,
             )
             untrained = load_encoder(encoder, max_length=48)
             results[name] = train_text(
                 splits, untrained, config, draft / loss, progress=True, description=name
             )
-        _write_graph(splits, results["memory bank"], draft)
-        histories = {name: result.history for name, result in results.items()}
-        plot_training(histories, draft / "training.png")
+        _write_graph(splits, results["corpus graph"], draft)
         stages = {name: stage_seconds(result.metrics) for name, result in results.items()}
         plot_stage_times(stages, draft / "stages.png")
         for loss in _RUNS.values():
@@ -78,41 +92,43 @@ def demo(
     for loss in _RUNS.values():
         say(f"Report: {RunFolder(out / loss).page}")
     say(score_table({name: result.metrics for name, result in results.items()}))
-    say(_stage_table(stages))
+    without, with_graph = (metrics[f"{loss}.test.macro_f1"] for loss in _RUNS.values())
+    say(
+        f"With {labeled} labels: macro-F1 {100 * without:.1f} by cross-entropy, "
+        f"{100 * with_graph:.1f} with the graph of the corpus "
+        f"({100 * (with_graph - without):+.1f}), on {len(splits.parts['test'])} test documents."
+    )
+    say(f"Look at {out / 'graph.html'}: every document with the labels that decide it.")
     say(f"Done in {seconds:.0f} s. Pictures, graph and runs: {out}")
 
 
 def _write_graph(splits: Splits, result: RunResult, out: Path) -> None:
-    """The graph of the test documents in the trained space, with labels and predictions."""
+    """The graph of labeled and test documents in the trained space, as page, GraphML, picture."""
     import torch
 
     from gloss_graph.export import to_networkx, write_graphml
     from gloss_graph.graph import build_document_graph
-    from gloss_graph.visualization import plot_graph
+    from gloss_graph.runs import RunFolder
+    from gloss_graph.visualization import plot_graph, write_html
 
-    test = splits.test
-    if test is None:
-        raise ValueError("'splits' must have a test part.")
-    labels = torch.tensor(test.labels)
-    data = build_document_graph(result.embeddings["test"], labels, torch.tensor(test.ids), k=8)
+    test, names = splits.parts["test"], splits.train.label_names
+    used = set(RunFolder(out / "gloss").read_labels_used().ids)
+    known = splits.train.select([n in used for n in splits.train.ids])
+    embeddings = torch.cat([result.model.encoder.embed(known), result.embeddings["test"]])
+    labels, ids = known.labels + test.labels, torch.tensor(known.ids + test.ids)
+    data = build_document_graph(embeddings, torch.tensor(labels), ids, k=8)
+    data.seed_mask[len(known) :] = False
+    texts = known.texts + test.texts
+    write_html(data, out / "graph.html", texts=texts, label_names=names, title="Documentation")
+    inner = build_document_graph(
+        result.embeddings["test"], torch.tensor(test.labels), torch.tensor(test.ids), k=8
+    )
     graph = to_networkx(
-        data,
+        inner,
         test.texts,
-        label_names=test.label_names,
+        label_names=names,
         predicted=torch.from_numpy(result.predictions["test"]),
         split=["test"] * len(test),
     )
     write_graphml(graph, out / "graph.graphml")
     plot_graph(graph, out / "graph.png", title="Test documents in the trained space")
-
-
-def _stage_table(runs: dict[str, dict[str, float]]) -> Table:
-    """Share of the training time of every stage, per run."""
-    from gloss_graph._internal.timing import STAGES
-
-    rows = []
-    for stage in STAGES:
-        if any(stage in seconds for seconds in runs.values()):
-            shares = [100 * found.get(stage, 0) / sum(found.values()) for found in runs.values()]
-            rows.append([stage, *(f"{share:.1f} %" for share in shares)])
-    return make_table("Share of a training step", ("stage", *runs), rows)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 from scipy.sparse import issparse
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.neighbors import NearestNeighbors
@@ -48,7 +48,7 @@ _EXACT = 50_000
 _LEAK = 0.02
 
 
-class PropagationClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
+class PropagationClassifier(ClassifierMixin, BaseEstimator):
     r"""Classify rows by propagating a few labels over their k-nearest-neighbor graph.
 
     Has the contract of `sklearn.semi_supervised.LabelSpreading`: `fit(X, y)` takes labeled and
@@ -114,7 +114,7 @@ class PropagationClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[mis
         return tags
 
     @torch.no_grad()
-    def fit(self, X: ArrayLike, y: ArrayLike) -> PropagationClassifier:
+    def fit(self, X: Any, y: Any) -> PropagationClassifier:
         """Build the graph of all rows and propagate the labels over it.
 
         Args:
@@ -176,14 +176,14 @@ class PropagationClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[mis
         self.transduction_ = self.classes_[self.label_distributions_.argmax(axis=1)]
         return self
 
-    def predict(self, X: ArrayLike) -> NDArray[Any]:
+    def predict(self, X: Any) -> NDArray[Any]:
         """Classes (B,) of rows X (B, D), which the graph does not learn from."""
         probabilities = self.predict_proba(X)
         found: NDArray[Any] = self.classes_[probabilities.argmax(axis=1)]
         return found
 
     @torch.no_grad()
-    def predict_proba(self, X: ArrayLike) -> NDArray[np.floating[Any]]:
+    def predict_proba(self, X: Any) -> NDArray[np.floating[Any]]:
         """Class probabilities (B, C) of rows X (B, D), columns in the order of `classes_`.
 
         A row that no label reaches gets the class shares of the labels.

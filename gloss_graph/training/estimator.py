@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+import weakref
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from shutil import copytree
+from shutil import copytree, rmtree
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -93,7 +94,7 @@ class GraphGuidedClassifier(ModelHubMixin):
         check_choice("head", head, HEADS)
         self.encoder, self.recipe, self.head, self.max_length = encoder, recipe, head, max_length
         self.settings, self.seed, self.verbose = dict(settings or {}), seed, verbose
-        self._work: tempfile.TemporaryDirectory[str] | None = None
+        self._remove: Callable[[], object] = lambda: None
         self._run: Run | None = None
 
     def __repr__(self) -> str:
@@ -120,17 +121,20 @@ class GraphGuidedClassifier(ModelHubMixin):
         few = 2 * labeled < len(corpus) and not corpus.multilabel
         recipe = recipe_settings(self.recipe, few_labels=few)
         config = TrainConfig(**{**recipe, "pictures": False, "seed": self.seed, **self.settings})
-        work = tempfile.TemporaryDirectory(prefix="gloss-graph-")
-        encoder = self._encoder(corpus, Path(work.name))
-        folder = Path(work.name) / "run"
-        train_text(Splits(corpus), encoder, config, folder, progress=self.verbose, save_steps=0)
-        run = RunFolder(folder)
+        work = Path(tempfile.mkdtemp(prefix="gloss-graph-"))
+        # The run is needed as long as this object; what it was before goes.
+        self._remove()
+        self._remove = weakref.finalize(self, rmtree, work, ignore_errors=True)
+        encoder = self._encoder(corpus, work)
+        folder = RunFolder(work / "run")
+        train_text(
+            Splits(corpus), encoder, config, folder.path, progress=self.verbose, save_steps=0
+        )
         if numbers is not None:
-            run.note(class_numbers=numbers)
-        if (Path(work.name) / _ENCODER).is_dir():
-            copytree(Path(work.name) / _ENCODER, run.encoder)
-        self._take(folder)
-        self._work = work
+            folder.note(class_numbers=numbers)
+        if (work / _ENCODER).is_dir():
+            copytree(work / _ENCODER, folder.encoder)
+        self._take(folder.path)
         return self
 
     def predict(self, texts: Any) -> NDArray[Any]:
@@ -267,7 +271,7 @@ class GraphGuidedClassifier(ModelHubMixin):
     def _take(self, folder: Path) -> None:
         run = Run(folder)
         names = run.label_names
-        numbers = run.settings.get("data", {}).get("class_numbers")
+        numbers = run.settings.get("class_numbers")
         self.classes_ = np.array(numbers if numbers is not None else names)
         used = RunFolder(folder).read_labels_used()
         of_name = dict(zip(names, self.classes_.tolist(), strict=True))

@@ -13,7 +13,7 @@ from gloss_graph.training import TextClassifier
 
 from .conftest import Command
 
-PICTURES = {"graph.png", "training.png", "stages.png"}
+PICTURES = {"graph.png", "stages.png"}
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +36,7 @@ def test_demo_writes_what_it_promises(command: Command, wide_encoder: Path, tmp_
     words = ["--encoder", wide_encoder, "--max-documents", 400, "--steps", 2, "--out", out]
     result = command("demo", *words)
     assert result.status == 0, result.err
-    files = PICTURES | {"metrics.json", "graph.graphml", "ce", "gloss"}
+    files = PICTURES | {"metrics.json", "graph.graphml", "graph.html", "ce", "gloss"}
     assert {path.name for path in out.iterdir()} == files
 
     metrics = json.loads((out / "metrics.json").read_text())
@@ -47,7 +47,11 @@ def test_demo_writes_what_it_promises(command: Command, wide_encoder: Path, tmp_
         assert (out / loss / "report.html").is_file()
         assert config["command"][:2] == ["gloss-graph", "demo"]
         assert metrics[f"{loss}.test.macro_f1"] == run["test.macro_f1"]
-        assert (config["loss"], config["max_steps"], config["seed"]) == (loss, 2, 0)
+        assert (config["loss"], config["seed"], config["labels_per_class"]) == (loss, 0, 5)
+        assert (config["max_steps"], config["graph_start_steps"]) == {
+            "ce": (4, 0),
+            "gloss": (0, 2),
+        }[loss]
         assert len(TextClassifier.load(out / loss / "model").label_names) == 18
     assert metrics["seconds.total"] >= metrics["gloss.seconds.total"]
     for name in PICTURES:
@@ -64,8 +68,12 @@ def test_demo_writes_what_it_promises(command: Command, wide_encoder: Path, tmp_
     weights = [edge["weight"] for _, _, edge in graph.edges(data=True)]
     assert all(0 < weight <= 1 and math.isfinite(weight) for weight in weights)
 
-    for word in ("cross-entropy", "memory bank", "propagation", "macro-F1"):
+    for word in ("cross-entropy", "corpus", "propagat", "macro-F1", "With 90 labels: "):
         assert word in result.out
+    without, with_graph = (100 * metrics[f"{loss}.test.macro_f1"] for loss in ("ce", "gloss"))
+    assert f"{without:.1f} by cross-entropy, {with_graph:.1f} with the graph" in result.out
+    page = (out / "graph.html").read_text(encoding="utf-8")
+    assert nodes[next(iter(nodes))]["text"][:20] in page
     assert f"Pictures, graph and runs: {out}\n" in result.out
 
 

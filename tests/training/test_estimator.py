@@ -1,0 +1,172 @@
+"""`GraphGuidedClassifier`: fit, predict, explain, save and load; what it refuses."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from huggingface_hub import ModelCard
+from sklearn.datasets import load_digits
+from sklearn.exceptions import NotFittedError
+from text.tiny_models import build_model, build_tokenizer
+
+from gloss_graph import GraphGuidedClassifier
+from gloss_graph.text import FeatureEncoder, TextEncoder
+
+pytestmark = pytest.mark.filterwarnings("ignore:Graph skill")
+SHORT = {"warm_start_steps": 2, "graph_start_steps": 2, "batch_size": 8}
+TEXTS = ["graphs have nodes", "labels have classes", "edges join nodes", "classes have labels"] * 6
+LABELS = ["graph", "label", "graph", "label", *[None] * 20]
+
+
+def build_encoder(family: str) -> TextEncoder:
+    return TextEncoder(build_model(family), build_tokenizer(family), pooling="mean")
+
+
+def make(encoder: Any, **more: Any) -> GraphGuidedClassifier:
+    more = {"settings": SHORT, "verbose": False, "max_length": 12, **more}
+    return GraphGuidedClassifier(encoder, **more)
+
+
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory: pytest.TempPathFactory) -> str:
+    folder = tmp_path_factory.mktemp("encoder") / "tiny"
+    return str(build_encoder("bert").save(folder))
+
+
+@pytest.fixture(scope="module")
+def fitted(encoder: str) -> GraphGuidedClassifier:
+    return make(encoder).fit(TEXTS, LABELS, unlabeled=["more nodes", "more classes"])
+
+
+def test_names_go_in_and_come_out(fitted: GraphGuidedClassifier) -> None:
+    assert fitted.classes_.tolist() == ["graph", "label"]
+    found = fitted.predict(TEXTS[:4])
+    assert found.shape == (4,)
+    assert set(found) <= {"graph", "label"}
+    shares = fitted.predict_proba(np.array(TEXTS[:4], dtype=object))
+    np.testing.assert_allclose(shares.sum(axis=1), 1.0, rtol=1e-5)
+    assert 0.0 <= fitted.score(TEXTS[:4], LABELS[:4]) <= 1.0
+
+
+def test_it_names_the_labeled_documents_that_decided(fitted: GraphGuidedClassifier) -> None:
+    decision = fitted.explain(["graphs have edges"], top=2)[0]
+    assert 1 <= len(decision.reasons) <= 2
+    assert {reason.text for reason in decision.reasons} <= set(TEXTS[:4])
+    assert {reason.label for reason in decision.reasons} <= {"graph", "label"}
+    assert 0.0 < sum(reason.share for reason in decision.reasons) <= 1.0 + 1e-6
+
+
+def test_another_process_gives_the_same_answers(
+    fitted: GraphGuidedClassifier, tmp_path: Path
+) -> None:
+    folder = fitted.save(tmp_path / "run")
+    np.save(tmp_path / "here.npy", fitted.predict_proba(TEXTS[:4]))
+    code = (
+        "import sys, numpy as np\n"
+        "from gloss_graph import GraphGuidedClassifier\n"
+        "model = GraphGuidedClassifier.load(sys.argv[1])\n"
+        f"there = model.predict_proba({TEXTS[:4]!r})\n"
+        "assert (there == np.load(sys.argv[2])).all(), there\n"
+        "assert model.classes_.tolist() == ['graph', 'label']\n"
+    )
+    words = [sys.executable, "-c", code, str(folder), str(tmp_path / "here.npy")]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_run_folder_has_a_model_card(fitted: GraphGuidedClassifier, tmp_path: Path) -> None:
+    card = ModelCard.load(fitted.save(tmp_path / "run") / "README.md")
+    assert card.data.library_name == "gloss-graph"
+    assert card.data.license == "unknown"
+    assert "| graph | 2 |" in card.text
+    assert "Digest of the documents: `" in card.text
+
+
+def test_numbers_stay_numbers(encoder: str) -> None:
+    labels = [3, 7, 3, 7, *[-1] * 20]
+    model = make(encoder).fit(TEXTS, labels)
+    assert model.classes_.tolist() == [3, 7]
+    assert model.predict(TEXTS[:2]).dtype.kind == "i"
+    assert model.explain(TEXTS[5:6])[0].label in (3, 7)
+
+
+def test_full_labels_and_label_sets(encoder: str) -> None:
+    short = {"epochs": 1.0, "batch_size": 8}
+    sets = [["a"], ["a", "b"], [], None] * 6
+    model = make(encoder, settings=short).fit(TEXTS, sets)
+    assert model.classes_.tolist() == ["a", "b"]
+    assert model.predict(TEXTS[:3]).shape == (3, 2)
+    matrix = make(encoder, settings=short).fit(TEXTS, np.eye(2)[[0, 1] * 12])
+    assert matrix.classes_.tolist() == [0, 1]
+    full = make(encoder, settings=short, head="propagation").fit(TEXTS, ["x", "y"] * 12)
+    assert set(full.predict(TEXTS[:2])) <= {"x", "y"}
+
+
+def test_features_and_modules() -> None:
+    X, y = load_digits(n_class=3, return_X_y=True)
+    few = np.where(np.arange(y.size) < 30, y, -1)
+    model = make("none").fit(X, few)
+    assert model.on_features
+    assert model.score(X[30:], y[30:]) > 0.8
+    torch.manual_seed(0)
+    module = torch.nn.Linear(64, 16)
+    other = make(module).fit(X, few)
+    assert other.predict(X[:5]).shape == (5,)
+    given = make(FeatureEncoder(64)).fit(X, few)
+    assert given.predict(X[:5]).shape == (5,)
+
+
+def test_an_encoder_in_memory_is_kept_with_the_run(tmp_path: Path) -> None:
+    tiny = build_encoder("bert")
+    assert isinstance(tiny, TextEncoder)
+    model = make(tiny).fit(TEXTS, LABELS)
+    folder = model.save(tmp_path / "run")
+    loaded = GraphGuidedClassifier.load(folder, head="propagation")
+    assert (loaded.predict(TEXTS) == GraphGuidedClassifier.load(folder).predict(TEXTS)).size
+    assert loaded.explain(TEXTS[:1])[0].reasons
+
+
+def test_before_fit_it_says_so(encoder: str, tmp_path: Path) -> None:
+    for call in ("predict", "predict_proba", "explain"):
+        with pytest.raises(NotFittedError, match="Call fit first"):
+            getattr(make(encoder), call)(["a"])
+    with pytest.raises(NotFittedError):
+        make(encoder).save(tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("texts", "labels", "error", "message"),
+    [
+        ("one text", ["a"], TypeError, "list of texts"),
+        (["a", None], ["x", "y"], TypeError, "NoneType at position 1"),
+        (["a", b"b"], ["x", "y"], TypeError, "bytes at position 1"),
+        (["a", 3], ["x", "y"], TypeError, "int at position 1"),
+        ([], [], ValueError, "documents"),
+        (["a", "b"], ["x"], ValueError, "one per text"),
+        (["a", "b"], ["x", "x"], ValueError, "at least two classes"),
+        (["a", "b"], [None, None], ValueError, "no label"),
+        (["a", "b"], ["x", 1], ValueError, "mixes names and numbers"),
+    ],
+)
+def test_bad_input_is_named(
+    encoder: str, texts: Any, labels: Any, error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        make(encoder).fit(texts, labels)
+
+
+def test_bad_features_are_named(encoder: str) -> None:
+    X = np.ones((4, 3))
+    with pytest.raises(ValueError, match=r"rows of numbers \(N, D\)"):
+        make("none").fit(["a", "b"], [0, 1])
+    X[1, 1] = np.nan
+    with pytest.raises(ValueError, match="row 1 is not"):
+        make("none").fit(X, [0, 1, 0, 1])
+    with pytest.raises(ValueError, match="'recipe'"):
+        make(encoder, recipe="fast")
