@@ -516,10 +516,13 @@ class GraphGuidedObjective(nn.Module):
             cross_entropy = classification_loss(
                 logits, batch.labels, batch.targets, self.class_weight
             )
-            if self.consistency.weight > 0 and self.targets.due(batch.labels):
+            if self.consistency.weight > 0:
                 with self.seconds.timed("targets"):
-                    graph = self._target_graph(step, connection, return_output)
-                    consistency = consistency_loss(self.targets, self.memory, batch, logits, graph)
+                    if self.targets.due(batch.labels):
+                        graph = self._target_graph(step, connection, return_output)
+                        consistency = consistency_loss(
+                            self.targets, self.memory, batch, logits, graph
+                        )
             loss = self.graph_weight * graph_loss + (1.0 - self.graph_weight) * cross_entropy
             loss = loss + self.consistency.weight * consistency
         self.parts = {

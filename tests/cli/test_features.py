@@ -57,7 +57,7 @@ def test_images_are_trained_on_and_predicted(command: Command, digits: Path) -> 
     assert right == pytest.approx(metrics["test_propagation.accuracy"])
     for extra, message in (
         ((), "'features' must be given"),
-        (("--features", digits / "x.npy"), "a row a document"),
+        (("--features", digits / "x.npy"), "a row per document"),
     ):
         result = command("predict", *options, *extra, "--output", digits / "other.csv")
         assert result.status == 2

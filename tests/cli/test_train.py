@@ -17,7 +17,15 @@ from .conftest import Command, Finished, fast, rows, write
 
 PICTURES = {"training.png", "stages.png"}
 TABLES = {"history.csv", "labels_used.csv", "classes.csv"}
-CONTENTS = {"config.json", "metrics.json", "model", "memory", "pictures", "report.html"} | TABLES
+CONTENTS = {
+    "README.md",
+    "config.json",
+    "metrics.json",
+    "model",
+    "memory",
+    "pictures",
+    "report.html",
+} | TABLES
 
 
 def run_of(out: Path) -> tuple[dict[str, object], dict[str, float]]:

@@ -31,7 +31,14 @@ from gloss_graph.runs import compare_runs
 from gloss_graph.text import Corpus, Splits, TextEncoder
 from gloss_graph.training import TextClassifier
 
-FILES = {"config.json", "metrics.json", "history.csv", "classes.csv", "labels_used.csv"}
+FILES = {
+    "README.md",
+    "config.json",
+    "metrics.json",
+    "history.csv",
+    "classes.csv",
+    "labels_used.csv",
+}
 
 
 def text_config(**settings: Any) -> TextGCNConfig:

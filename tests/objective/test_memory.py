@@ -51,7 +51,7 @@ def test_an_error_in_any_stage_leaves_the_bank_alone(
     if stage == "form":
         monkeypatch.setitem(losses.FORMS, "nll", fail)
     if stage == "search":
-        monkeypatch.setattr(MemoryBank, "neighbors", fail)
+        monkeypatch.setattr(MemoryBank, "neighbors_of", fail)
     before = snapshot(objective.memory)
     with pytest.raises(ArithmeticError, match=stage):
         objective(rows(), labels_of(), ids=torch.arange(SIZE))

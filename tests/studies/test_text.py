@@ -136,7 +136,7 @@ def test_studies_that_ship_can_be_planned(file: Path, monkeypatch: pytest.Monkey
         ("factors: {k: [4, 8]}\ndocuments: 2.5", "'documents' must be an integer"),
         ("factors: {k: [4, 8]}\nminimize: 1", "'minimize' must be true or false"),
         ("factors: {k: [4, 8]}\npooling: 3", "'pooling' must be one of"),
-        ("factors: {graph.kk: [4, 8]}\ndata: x", "'graph.kk' must name a setting of 'graph'"),
+        ("factors: {graph.kk: [4, 8]}\ndata: x", "'graph.kk' must be a setting of 'graph'"),
         ("factors: {graf: {k: [4, 8]}}\ndata: x", "no part 'graf'. Did you mean 'graph'"),
         ("factors: {hopz: [1, 2]}\ndata: x", "'hopz' must be a setting.*Did you mean 'hops'"),
         (

@@ -233,7 +233,14 @@ def test_batches_are_uneven_and_some_without_label(results: list[dict[str, Any]]
 
 
 def test_a_run_is_written_once(results: list[dict[str, Any]]) -> None:
-    expected = {"config.json", "metrics.json", "history.csv", "classes.csv", "labels_used.csv"}
+    expected = {
+        "README.md",
+        "config.json",
+        "metrics.json",
+        "history.csv",
+        "classes.csv",
+        "labels_used.csv",
+    }
     expected |= {"model", "memory", "pictures"}
     for kind in ("run", "few_run"):
         first, second = (result[kind] for result in results)

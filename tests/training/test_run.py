@@ -71,7 +71,14 @@ def test_folder_holds_what_is_promised_and_no_more(
     finished: tuple[str, Path, RunResult],
 ) -> None:
     _, out, _ = finished
-    files = {"config.json", "metrics.json", "history.csv", "labels_used.csv", "classes.csv"}
+    files = {
+        "README.md",
+        "config.json",
+        "metrics.json",
+        "history.csv",
+        "labels_used.csv",
+        "classes.csv",
+    }
     files |= {"model", "memory", "pictures"}
     assert {path.name for path in out.iterdir()} == files
 
