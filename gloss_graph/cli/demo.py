@@ -24,7 +24,7 @@ _RUNS = {"cross-entropy": "ce", "corpus graph": "gloss"}
 def demo(
     context: typer.Context,
     out: Annotated[Path, path_option("New or empty folder for the results.")] = Path("runs/demo"),
-    steps: Annotated[int, option("Optimizer steps per stage.", min=1)] = 60,
+    steps: Annotated[int, option("Optimizer steps per stage.", min=1)] = 30,
     labels_per_class: Annotated[int, option("Labels per topic; the others are hidden.", min=2)] = 5,
     seed: Annotated[int, option("Seed of the draw of labels and of both runs.")] = 0,
     encoder: Annotated[str, option("minilm, a hub id or a folder.")] = "minilm",
@@ -70,7 +70,7 @@ def demo(
                 batch_size=16,
                 seed=seed,
             )
-            untrained = load_encoder(encoder, max_length=48)
+            untrained = load_encoder(encoder, max_length=32)
             results[name] = train_text(
                 splits, untrained, config, draft / loss, progress=True, description=name
             )

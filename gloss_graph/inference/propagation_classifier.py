@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import faiss
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -22,7 +24,6 @@ from sklearn.utils.validation import (
     column_or_1d,
     validate_data,
 )
-from threadpoolctl import threadpool_limits
 from torch import Tensor
 
 from gloss_graph._internal.checks import check_choice, check_positive_int, check_range
@@ -45,7 +46,7 @@ METRICS = ("euclidean", "cosine")
 # Rows up to which every pair is compared; beyond, inverted lists are searched.
 _EXACT = 50_000
 # Default leak of `harmonic`.
-_LEAK = 0.02
+_LEAK = 0.01
 
 
 class PropagationClassifier(ClassifierMixin, BaseEstimator):
@@ -60,7 +61,7 @@ class PropagationClassifier(ClassifierMixin, BaseEstimator):
         k: Neighbors per row.
         rule: `"harmonic"`, `"spreading"` or `"poisson"`, see `LabelPropagation`.
         normalization: `"hub"`, `"row"`, `"symmetric"` or `"column"`.
-        eta: Leak of `harmonic` (default 0.02) and `poisson` (default 0): the larger, the more
+        eta: Leak of `harmonic` (default 0.01) and `poisson` (default 0): the larger, the more
             a label stays close to its row.
         alpha: Damping in (0, 1) of `spreading`.
         metric: `"euclidean"`, or `"cosine"` for text embeddings and TF-IDF rows.
@@ -95,7 +96,7 @@ class PropagationClassifier(ClassifierMixin, BaseEstimator):
         alpha: float = 0.99,
         metric: str = "euclidean",
         bandwidth: float | str = "local",
-        align: float = 0.5,
+        align: float = 0.0,
         n_jobs: int | None = None,
     ) -> None:
         self.k = k
@@ -271,12 +272,12 @@ def _threads(n_jobs: int | None) -> Iterator[None]:
     if n_jobs is None:
         yield
         return
-    limit = None if n_jobs < 0 else n_jobs
-    before = torch.get_num_threads()
+    before = torch.get_num_threads(), faiss.omp_get_max_threads()
+    count = (os.cpu_count() or 1) if n_jobs < 0 else n_jobs
     try:
-        if limit is not None:
-            torch.set_num_threads(limit)
-        with threadpool_limits(limits=limit):
-            yield
+        torch.set_num_threads(count)
+        faiss.omp_set_num_threads(count)
+        yield
     finally:
-        torch.set_num_threads(before)
+        torch.set_num_threads(before[0])
+        faiss.omp_set_num_threads(before[1])
