@@ -31,6 +31,7 @@ def wide_encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return encoder.save(tmp_path_factory.mktemp("encoder") / "wide")
 
 
+@pytest.mark.filterwarnings("ignore:Graph skill")
 def test_demo_writes_what_it_promises(command: Command, wide_encoder: Path, tmp_path: Path) -> None:
     out = tmp_path / "runs" / "demo"
     words = ["--encoder", wide_encoder, "--max-documents", 400, "--steps", 2, "--out", out]
