@@ -69,7 +69,7 @@ def test_demo_writes_what_it_promises(command: Command, wide_encoder: Path, tmp_
     weights = [edge["weight"] for _, _, edge in graph.edges(data=True)]
     assert all(0 < weight <= 1 and math.isfinite(weight) for weight in weights)
 
-    for word in ("cross-entropy", "corpus", "propagat", "macro-F1", "With 90 labels: "):
+    for word in ("cross-entropy", "corpus", "macro-F1", "With 90 labels: "):
         assert word in result.out
     without, with_graph = (100 * metrics[f"{loss}.test.macro_f1"] for loss in ("ce", "gloss"))
     assert f"{without:.1f} by cross-entropy, {with_graph:.1f} with the graph" in result.out
