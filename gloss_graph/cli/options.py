@@ -20,7 +20,7 @@ from gloss_graph._internal.processes import is_main
 # Settings that the help lists first; the others stand under headings.
 _COMMON = (
     *("loss", "epochs", "max_steps", "batch_size", "learning_rate", "graph_weight", "k"),
-    *("label_fraction", "labels_per_class", "seed", "device"),
+    *("label_fraction", "labels_per_class", "seed"),
 )
 _TYPED = "gloss_graph.settings"
 

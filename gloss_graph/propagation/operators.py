@@ -509,8 +509,10 @@ def scaled(name: str, operator: Operator) -> tuple[Operator, Scaling]:
     scaling, degree = operator.scaling(name)
     if degree.dtype == torch.float64 or degree.numel() == 0:
         return operator, scaling
-    low = torch.where(degree > 0, degree, torch.inf).amin()
-    if bool(low >= _NARROWEST * degree.amax()) or not bool((degree > 0).any()):
+    low, top = torch.stack(torch.aminmax(degree)).tolist()
+    if low == 0.0 and top > 0.0:  # isolated nodes are no ties
+        low = float(degree[degree > 0].amin())
+    if low >= _NARROWEST * top:
         return operator, scaling
     operator = operator.double()
     return operator, operator.scaling(name)[0]

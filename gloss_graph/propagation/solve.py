@@ -114,9 +114,10 @@ def relative_residual(residual: Tensor, right: Tensor, system: System) -> float:
     if right.numel() == 0:
         return 0.0
     unit = system.unit.unsqueeze(1)
-    scale = torch.linalg.vector_norm(unit * right.detach(), dim=0).amax()
-    worst = torch.linalg.vector_norm(unit * residual.detach(), dim=0).amax()
-    return float(worst / scale) if float(scale) > 0 else float(worst)
+    both = torch.cat([right.detach(), residual.detach().to(right.dtype)], dim=1)
+    norms = torch.linalg.vector_norm(unit * both, dim=0).view(2, -1).amax(dim=1)
+    scale, worst = norms.tolist()
+    return worst / scale if scale > 0 else worst
 
 
 def _in_range(x: Tensor, basis: Basis | None) -> Tensor:

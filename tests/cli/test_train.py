@@ -62,6 +62,7 @@ def test_a_run_leaves_scores_model_memory_and_pictures(
     assert config["loss"] == "gloss"
     assert config["data"] == {
         "name": "train",
+        "digest": config["data"]["digest"],
         "classes": ["graphs", "labels", "numbers"],
         "train": 32,
         "val": 4,

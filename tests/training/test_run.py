@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -95,6 +96,7 @@ def test_configuration_holds_every_setting_and_where_it_ran(
     assert {"transformers", "torch-geometric", "faiss-cpu", "numpy"} < set(stored["versions"])
     assert {"python", "git_commit", "finished"} < set(stored)
     assert stored["encoder"] == repr(tiny_encoder())
+    assert re.fullmatch("[0-9a-f]{16}", stored["data"].pop("digest"))
     assert stored["data"] == {
         "name": "tiny",
         "classes": CLASSES,
