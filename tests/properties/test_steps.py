@@ -139,7 +139,7 @@ def check(case: Case) -> None:
     # A solve to `tol` is relative to the largest score, which the hidden rows may be far below.
     iterated = case.rule == "poisson" and case.solver != "dense"
     scale = float(expected.abs().max()) + (0.1 if iterated else 1e-3)
-    assert float((gradient.double() - expected).abs().max()) <= 3.0 * rounding * scale
+    assert float((gradient.double() - expected).abs().max()) <= 6.0 * rounding * scale
 
 
 @settings(max_examples=100, deadline=None)
