@@ -71,6 +71,7 @@ def demo(
                 seed=seed,
                 # Half of the layers of MiniLM: as good with few labels, in less time.
                 freeze_layers=3 if encoder == "minilm" else 0,
+                pictures=False,  # a minute of a demo of three
             )
             untrained = load_encoder(encoder, max_length=32)
             results[name] = train_text(
