@@ -108,7 +108,8 @@ class RunFolder:
         write_json(self.config, settings)
         labels = Counter(self.read_labels_used().labels)
         with atomic_write(self.card, overwrite=True) as draft:
-            draft.write(model_card(settings, metrics, labels).encode())
+            # Names of files need not be UTF-8.
+            draft.write(model_card(settings, metrics, labels).encode(errors="replace"))
         with atomic_write(self.history, overwrite=True) as draft:
             draft.write(csv_bytes(pd.DataFrame(history)))
         write_json(self.metrics, metrics)

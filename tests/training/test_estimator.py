@@ -16,7 +16,8 @@ from sklearn.exceptions import NotFittedError
 from text.tiny_models import build_model, build_tokenizer
 
 from gloss_graph import GraphGuidedClassifier
-from gloss_graph.text import FeatureEncoder, TextEncoder
+from gloss_graph.text import Corpus, FeatureEncoder, Splits, TextEncoder, load_encoder
+from gloss_graph.training import TrainConfig, train_text
 
 pytestmark = pytest.mark.filterwarnings("ignore:Graph skill")
 SHORT = {"warm_start_steps": 2, "graph_start_steps": 2, "batch_size": 8}
@@ -170,3 +171,11 @@ def test_bad_features_are_named(encoder: str) -> None:
         make("none").fit(X, [0, 1, 0, 1])
     with pytest.raises(ValueError, match="'recipe'"):
         make(encoder, recipe="fast")
+
+
+def test_a_card_is_written_for_files_of_any_name(encoder: str, tmp_path: Path) -> None:
+    """An old archive has names that are not UTF-8."""
+    corpus = Corpus(TEXTS, [0, 1, 0, 1, *[-1] * 20], list(range(24)), ["a", "b"], name="tr\udce9")
+    config = TrainConfig(loss="gloss", max_steps=0, pictures=False, warm_start_steps=1)
+    train_text(Splits(corpus), load_encoder(encoder), config, tmp_path / "run")
+    assert "on tr?" in (tmp_path / "run" / "README.md").read_text(encoding="utf-8")
