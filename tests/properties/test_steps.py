@@ -126,20 +126,25 @@ def check(case: Case) -> None:
     assert bool(torch.isfinite(out.loss))
     if not out.solver.converged:
         return
-    if case.rule == "poisson" and float(out.propagated.detach()[out.hidden].abs().amax()) > 1e6:
+    iterated = case.rule == "poisson" and case.solver != "dense"
+    if iterated and float(out.propagated.detach()[out.hidden].abs().amax()) > 1e6:
         return  # a loose group with a seed: its scores leave float64 no digits of the differences
     loss, expected = oracle(case, x, past, out, visible)
     # A distance is rounded at the size of its rows, which a narrow kernel magnifies.
     sigma = float(out.graph.bandwidth)
-    eps = torch.finfo(torch.float32 if case.stored else case.dtype).eps  # a bank's rows are float32
+    # Scores have no bound, so that they show the rounding of a bank's rows, which are float32.
+    scores = case.rule == "poisson"
+    eps = torch.finfo(torch.float32 if scores and case.stored else case.dtype).eps
     rounding = min(1.0, 40.0 * eps / sigma**2) + (2e-4 if case.dtype == torch.float32 else 1e-7)
     if rounding > 0.2:
         return  # the rows of a cluster are equal to rounding: any answer is as good
     torch.testing.assert_close(out.loss.double(), loss, rtol=rounding, atol=rounding)
     # A solve to `tol` is relative to the largest score, which the hidden rows may be far below.
-    iterated = case.rule == "poisson" and case.solver != "dense"
     scale = float(expected.abs().max()) + (0.1 if iterated else 1e-3)
-    assert float((gradient.double() - expected).abs().max()) <= 6.0 * rounding * scale
+    assert (
+        float((gradient.double() - expected).abs().max())
+        <= (6.0 if scores else 3.0) * rounding * scale
+    )
 
 
 @settings(max_examples=100, deadline=None)
