@@ -101,7 +101,7 @@ def demo(
         f"{100 * with_graph:.1f} with the graph of the corpus "
         f"({100 * (with_graph - without):+.1f}), on {len(splits.parts['test'])} test documents."
     )
-    say(f"Look at {out / 'graph.html'}: every document with the labels that decide it.")
+    say(f"Look at {out / 'graph.html'}: the test documents with the labels that decide them.")
     say(f"Done in {seconds:.0f} s. Pictures, graph and runs: {out}")
 
 

@@ -1,4 +1,4 @@
-"""Which labels a step sees: the stratified split into visible and hidden rows."""
+"""The stratified split of the rows of a step into visible and hidden labels."""
 
 from __future__ import annotations
 
