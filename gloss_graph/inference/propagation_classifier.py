@@ -28,6 +28,7 @@ from torch import Tensor
 
 from gloss_graph._internal.checks import check_choice, check_positive_int, check_range
 from gloss_graph._internal.class_names import class_codes, label_array
+from gloss_graph._internal.precision import unit_rows
 from gloss_graph.graph.bandwidth import local_scales
 from gloss_graph.graph.kernels import gaussian_kernel, weigh
 from gloss_graph.graph.links import symmetrize_links
@@ -148,11 +149,8 @@ class PropagationClassifier(ClassifierMixin, BaseEstimator):
             source = torch.arange(size).unsqueeze(1).expand_as(indices)[indices >= 0]
             target = indices[indices >= 0]
             edge_index, link = symmetrize_links(source, target, size)
-            weight = self._weight(
-                squared[indices >= 0][link],
-                self._scales[edge_index[0]],
-                self._scales[edge_index[1]],
-            )
+            scales = self._scales[edge_index]
+            weight = weigh(gaussian_kernel, squared[indices >= 0][link], scales[0] * scales[1])
             layer = LabelPropagation(
                 settings.rule,
                 settings.normalization,
@@ -199,7 +197,8 @@ class PropagationClassifier(ClassifierMixin, BaseEstimator):
             squared, indices = self._neighbors(X)
             scales = self._scales_of(squared).unsqueeze(1)
             known = indices.clamp(min=0)
-            weight = self._weight(squared, scales, self._scales[known]) * self._factors[known]
+            weight = weigh(gaussian_kernel, squared, scales * self._scales[known])
+            weight = weight * self._factors[known]
             weight = torch.where(indices >= 0, weight, 0.0).to(self._hits)
             total = weight.sum(dim=1, keepdim=True)
             taken = torch.einsum("bk,bkc->bc", weight, self._hits[known])
@@ -247,22 +246,19 @@ class PropagationClassifier(ClassifierMixin, BaseEstimator):
 
     def _rows(self, X: NDArray[Any]) -> Tensor:
         x = torch.from_numpy(np.ascontiguousarray(X))
-        return F.normalize(x, dim=1) if self.metric == "cosine" else x
+        return unit_rows(x) if self.metric == "cosine" else x
 
     def _scales_of(self, squared: Tensor) -> Tensor:
         if self.bandwidth == "local":
             return local_scales(squared)
         return squared.new_full((squared.size(0),), float(self.bandwidth))
 
-    def _weight(self, squared: Tensor, left: Tensor, right: Tensor) -> Tensor:
-        return weigh(gaussian_kernel, squared, left * right)
-
     def _probabilities(self, hits: Tensor) -> Tensor:
-        aligned = hits * self._class_factors.to(hits)
+        factors = self._class_factors.to(hits)
         if self.rule == "poisson":
-            found = score_probabilities(aligned, self._spread)
+            found = score_probabilities(hits * factors, self._spread)
         else:
-            found = row_shares(row_shares(hits) * self._class_factors.to(hits))
+            found = row_shares(row_shares(hits) * factors)
         reached = found.sum(dim=1, keepdim=True) > 0
         return torch.where(reached, found, self._prior.to(found))
 

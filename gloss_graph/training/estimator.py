@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from huggingface_hub import ModelHubMixin
+from huggingface_hub import ModelHubMixin, snapshot_download
 from numpy.typing import NDArray
 from sklearn.exceptions import NotFittedError
 from sklearn.metrics import accuracy_score
@@ -239,8 +239,6 @@ class GraphGuidedClassifier(ModelHubMixin):
         token: str | bool | None,
         **settings: Any,
     ) -> GraphGuidedClassifier:
-        from huggingface_hub import snapshot_download
-
         if Path(model_id).is_dir():
             return cls.load(model_id, **settings)
         folder = snapshot_download(
@@ -273,11 +271,8 @@ class GraphGuidedClassifier(ModelHubMixin):
         names = run.label_names
         numbers = run.settings.get("class_numbers")
         self.classes_ = np.array(numbers if numbers is not None else names)
-        used = RunFolder(folder).read_labels_used()
         of_name = dict(zip(names, self.classes_.tolist(), strict=True))
-        self._label_of = {
-            n: of_name.get(label, label) for n, label in zip(used.ids, used.labels, strict=True)
-        }
+        self._label_of = {n: of_name.get(label, label) for n, label in run.labels.items()}
         self.metrics_ = RunFolder(folder).read_metrics()
         self._run = run
 
@@ -386,28 +381,28 @@ def _corpus(
     return corpus, None if classes.dtype.kind in "USO" else classes.tolist()
 
 
-def _holds_sets(labels: Any) -> bool:
-    if getattr(labels, "ndim", 1) == 2:
-        return True
-    values = labels.tolist() if hasattr(labels, "tolist") else labels
-    return isinstance(values, Sequence) and any(
-        isinstance(value, list | tuple | set | frozenset) for value in values
-    )
-
-
-def _set_names(labels: Any) -> list[Any]:
-    if getattr(labels, "ndim", 1) == 2:
-        columns = getattr(labels, "columns", None)
-        return list(range(labels.shape[1])) if columns is None else list(columns)
-    return sorted({name for members in labels if _is_set(members) for name in members})
+def _is_matrix(labels: Any) -> bool:
+    return getattr(labels, "ndim", 1) == 2
 
 
 def _is_set(members: Any) -> bool:
     return isinstance(members, list | tuple | set | frozenset)
 
 
+def _holds_sets(labels: Any) -> bool:
+    values = labels.tolist() if hasattr(labels, "tolist") else labels
+    return _is_matrix(labels) or (isinstance(values, Sequence) and any(map(_is_set, values)))
+
+
+def _set_names(labels: Any) -> list[Any]:
+    if _is_matrix(labels):
+        columns = getattr(labels, "columns", None)
+        return list(range(labels.shape[1])) if columns is None else list(columns)
+    return sorted({name for members in labels if _is_set(members) for name in members})
+
+
 def _label_sets(labels: Any, names: list[Any]) -> list[list[int] | None]:
-    if getattr(labels, "ndim", 1) == 2:
+    if _is_matrix(labels):
         rows = np.asarray(labels, dtype=np.float64)
         return [
             None if np.isnan(row).any() or (row == -1).any() else np.flatnonzero(row).tolist()

@@ -48,6 +48,7 @@ class Run:
         objective: The objective with its bank, in eval mode.
         texts: Texts of the labeled training documents, by id.
         texts_b: Their second texts, empty without pairs.
+        labels: Their class names, of label sets joined.
         multilabel: Whether documents have sets of classes.
         on_features: Whether it was trained on precomputed features.
         on_pairs: Whether it was trained on pairs of texts.
@@ -80,6 +81,7 @@ class Run:
         self.on_features = isinstance(self.classifier.encoder, FeatureEncoder)
         self.on_pairs = bool(self.settings.get("data", {}).get("pairs", False))
         self.texts: dict[int, str] = dict(zip(used.ids, used.texts, strict=True))
+        self.labels: dict[int, str] = dict(zip(used.ids, used.labels, strict=True))
         self.texts_b: dict[int, str] = dict(zip(used.ids, used.texts_b or [], strict=False))
         self._frozen_dim: int = bank["frozen_dim"]
         self.objective = self._objective(files.objective, config, bank)
