@@ -560,7 +560,7 @@ class GraphGuidedObjective(nn.Module):
             self.visible_fraction,
             self.memory_visible_fraction,
             step_generator(self.generator, self.training),
-            batch.ids,
+            step.documents,
             step.visible,
         )
         # Labels are hidden before the weights are made: a bandwidth may depend on labels.

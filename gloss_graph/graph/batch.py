@@ -13,7 +13,7 @@ from gloss_graph._internal.checks import (
     check_tensor,
 )
 from gloss_graph.graph.rows import normalized_rows
-from gloss_graph.graph.visibility import check_visible
+from gloss_graph.graph.visibility import Documents, check_visible, one_per_document
 from gloss_graph.memory import MemoryBank
 from gloss_graph.memory.incoming import Batch, check_ids, check_same_targets, read_labels
 
@@ -92,6 +92,7 @@ class StepBatch(NamedTuple):
             rows are those of the batch unless target embeddings were passed.
         has_targets: Whether they were.
         learned: Columns of the rows that are learned; frozen features follow.
+        documents: Their labels by document where rows have ids, or None.
         visible: (B,) bool, the rows whose label stays visible; None for a random split.
         logits: (B, C) or None.
     """
@@ -100,6 +101,7 @@ class StepBatch(NamedTuple):
     constants: Batch
     has_targets: bool
     learned: int
+    documents: Documents | None
     visible: Tensor | None
     logits: Tensor | None
 
@@ -139,6 +141,7 @@ def check_step(
             f"'labels' must lie in 0..{num_classes - 1}, or be -1 for unlabeled "
             f"(got {low}..{high})."
         )
+    documents = None if batch.ids is None else one_per_document("labels", known, batch.ids)
     visible = check_visible(visible, known, batch.ids)
     if logits is not None:
         check_tensor("logits", logits)
@@ -163,6 +166,7 @@ def check_step(
         constants=constants,
         has_targets=target_embeddings is not None,
         learned=embeddings.size(1),
+        documents=documents,
         visible=visible,
         logits=logits,
     )

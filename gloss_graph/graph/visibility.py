@@ -46,11 +46,15 @@ def visible_split(
         tensor(2)
     """
     check_range("visible_fraction", fraction, 0.0, 1.0)
-    documents, document_of = labels, None
-    if ids is not None:
-        documents, document_of = one_per_document("labels", labels, ids)
-    visible = _stratified(documents.cpu(), fraction, generator, supplied).to(labels.device)
-    return visible if document_of is None else visible[document_of]
+    documents = None if ids is None else one_per_document("labels", labels, ids)
+    return _split(labels, documents, fraction, generator, supplied)
+
+
+class Documents(NamedTuple):
+    """Values (n,) of the n documents of a batch, and which of them every row is (B,)."""
+
+    values: Tensor
+    of_row: Tensor
 
 
 def check_visible(visible: Tensor | None, labels: Tensor, ids: Tensor | None) -> Tensor | None:
@@ -58,11 +62,6 @@ def check_visible(visible: Tensor | None, labels: Tensor, ids: Tensor | None) ->
 
     Rows with one id are one document: one that shows the label would tell it to the others.
     """
-    # Documents that occur once cannot disagree with themselves.
-    if ids is not None and ids.unique().numel() == ids.numel():
-        ids = None
-    if ids is not None:
-        one_per_document("labels", labels, ids)
     if visible is None:
         return None
     check_mask("visible", visible, labels.numel())
@@ -74,8 +73,8 @@ def check_visible(visible: Tensor | None, labels: Tensor, ids: Tensor | None) ->
     return visible
 
 
-def one_per_document(name: str, values: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:
-    """Values (n,) of the n documents of a batch, and which of them every row is (B,).
+def one_per_document(name: str, values: Tensor, ids: Tensor) -> Documents:
+    """The documents of a batch, which the `ids` (B,) of its rows tell.
 
     Rows with one id and different values raise a ValueError that calls the values `name`.
     """
@@ -90,7 +89,7 @@ def one_per_document(name: str, values: Tensor, ids: Tensor) -> tuple[Tensor, Te
             f"{int(ids[row])} has {name} {int(values[row])} and "
             f"{int(documents[document_of[row]])})."
         )
-    return documents, document_of
+    return Documents(documents, document_of)
 
 
 class LabelSplit(NamedTuple):
@@ -100,14 +99,14 @@ class LabelSplit(NamedTuple):
         fraction: Share of the labels of the batch.
         memory_fraction: Share of the remembered labels.
         generator: The source of randomness.
-        ids: (B,) document ids or None.
+        documents: Labels of the documents where rows have ids, or None.
         visible: (B,) bool replaces the random split of the batch.
     """
 
     fraction: float
     memory_fraction: float
     generator: torch.Generator
-    ids: Tensor | None
+    documents: Documents | None
     visible: Tensor | None
 
     def shown(self, labels: Tensor, known: Tensor) -> Tensor:
@@ -118,10 +117,20 @@ class LabelSplit(NamedTuple):
                 remembered = visible_split(known, self.memory_fraction, generator=self.generator)
             supplied = known[remembered]
         if visible is None:
-            visible = visible_split(
-                labels, self.fraction, generator=self.generator, ids=self.ids, supplied=supplied
-            )
+            visible = _split(labels, self.documents, self.fraction, self.generator, supplied)
         return torch.cat([visible, remembered]) if known.numel() else visible
+
+
+def _split(
+    labels: Tensor,
+    documents: Documents | None,
+    fraction: float,
+    generator: torch.Generator,
+    supplied: Tensor | None,
+) -> Tensor:
+    one = labels if documents is None else documents.values
+    visible = _stratified(one.cpu(), fraction, generator, supplied).to(labels.device)
+    return visible if documents is None else visible[documents.of_row]
 
 
 def _stratified(
@@ -132,8 +141,10 @@ def _stratified(
     classes = labels.numpy()
     # Stable sort of shuffled rows by class: position within the class is a random rank.
     by_class = order[np.argsort(classes[order], kind="stable")]
-    values, inverse, counts = np.unique(classes[by_class], return_inverse=True, return_counts=True)
-    rank = np.arange(labels.numel()) - (counts.cumsum() - counts)[inverse]
+    ordered = classes[by_class]
+    first = np.flatnonzero(np.diff(ordered, prepend=ordered[:1] - 1))
+    values, counts = ordered[first], np.diff(first, append=ordered.size)
+    rank = np.arange(ordered.size) - first.repeat(counts)
     rounding = torch.rand(values.size, generator=generator, dtype=torch.float64).numpy()
     keep = np.floor(fraction * counts + rounding).astype(np.int64)
     if fraction > 0:
@@ -143,5 +154,5 @@ def _stratified(
         keep = np.maximum(keep, needed)
     keep[values < 0] = 0
     visible = np.empty(labels.numel(), dtype=bool)
-    visible[by_class] = rank < keep[inverse]
+    visible[by_class] = rank < keep.repeat(counts)
     return torch.from_numpy(visible)

@@ -350,9 +350,9 @@ class LabelPropagation(MessagePassing):
         if self.is_weak and iterative:
             operator = operator.double()
         reached = operator.reach(seeds)
-        operator, scaling = scaled(self.normalization, operator)
         if self.gradient == "unrolled":
             operator = operator.unrolled()
+        operator, scaling = scaled(self.normalization, operator)
         labels = labels.to(operator.weight.dtype)
         problem = self._problem(operator, labels, seeds, reached, scaling, prior)
         solved, report = self._solve(problem, reached, start)

@@ -29,7 +29,7 @@ class Scaling(NamedTuple):
 
 def safe_degrees(x: Tensor) -> Tensor:
     """Degrees (N,) with every 0 replaced by 1: an isolated node gets an identity row."""
-    return torch.where(x > 0, x, torch.ones_like(x))
+    return torch.where(x > 0, x, 1.0)
 
 
 def row_scaling(times: Product, degree: Tensor) -> Scaling:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from gloss_graph._internal.precision import first_order, full_precision, widen
-from gloss_graph.propagation.normalize import Scaling, node_scaling
+from gloss_graph.propagation.normalize import Scaling, node_scaling, safe_degrees
 from gloss_graph.propagation.reach import connected_parts, spread_reach
 
 # Torch announces once per process that CSR is in beta; the products used here are tested against
@@ -269,7 +269,7 @@ class SparseOperator(NamedTuple):
 
     def scaling(self, name: str) -> tuple[Scaling, Tensor]:
         """See `Operator`."""
-        return node_scaling(name, self.times, self.weight.new_ones(self.num_nodes))
+        return scaling_of(name, self)
 
     def reach(self, seeds: Tensor) -> Tensor:
         """See `Operator`."""
@@ -308,9 +308,10 @@ class SparseOperator(NamedTuple):
 
 
 class FullOperator(NamedTuple):
-    """W as a full matrix `weight` (N, N)."""
+    """W as a full matrix `weight` (N, N); `recorded` leaves everything to autograd."""
 
     weight: Tensor
+    recorded: bool = False
 
     @property
     def num_absent(self) -> int:
@@ -357,7 +358,7 @@ class FullOperator(NamedTuple):
     def restrict(self, keep: Tensor) -> FullOperator:
         """Rows and columns `keep` (N,) bool."""
         where = keep.nonzero().squeeze(1)
-        return FullOperator(self.weight.index_select(0, where).index_select(1, where))
+        return self._replace(weight=self.weight.index_select(0, where).index_select(1, where))
 
     def masked(self, fixed: Tensor) -> MaskedOperator | None:
         """None: a full matrix is cut down."""
@@ -365,7 +366,7 @@ class FullOperator(NamedTuple):
 
     def scaling(self, name: str) -> tuple[Scaling, Tensor]:
         """See `Operator`."""
-        return node_scaling(name, self.times, self.weight.new_ones(self.num_nodes))
+        return _recorded_scaling(name, self) if self.recorded else scaling_of(name, self)
 
     def reach(self, seeds: Tensor) -> Tensor:
         """See `Operator`."""
@@ -384,11 +385,11 @@ class FullOperator(NamedTuple):
         weight = self.weight.detach()
         root = (weight @ weight.new_ones(self.num_nodes, 1)).squeeze(1).sqrt()
         loose = weight <= _LOOSE * torch.outer(root, root)
-        return FullOperator(torch.where(loose, 0.0, self.weight))
+        return self._replace(weight=torch.where(loose, 0.0, self.weight))
 
     def unrolled(self) -> FullOperator:
-        """This operator itself."""
-        return self
+        """The same, differentiable more than once."""
+        return self._replace(recorded=True)
 
     def to_full(self) -> Tensor:
         """W itself."""
@@ -396,11 +397,11 @@ class FullOperator(NamedTuple):
 
     def with_weight(self, weight: Tensor) -> FullOperator:
         """Another matrix."""
-        return FullOperator(weight)
+        return self._replace(weight=weight)
 
     def double(self) -> FullOperator:
         """The same in float64."""
-        return FullOperator(widen(self.weight))
+        return self._replace(weight=widen(self.weight))
 
 
 class MaskedOperator(NamedTuple):
@@ -497,6 +498,59 @@ class _SymmetricProduct(torch.autograd.Function):
 def symmetric_product(operator: Operator, x: Tensor) -> Tensor:
     """W x for x (N, C) by `multiply`, differentiable once by `outer` and `pull`."""
     return _SymmetricProduct.apply(operator.weight, x, operator)
+
+
+class _HubScaling(torch.autograd.Function):
+    r"""The hub's scaling, whose gradient takes two products and one outer product.
+
+    With \(d = W 1,\ t = W d^{-1/2},\ s = 1 / t,\ m = W s / s\) and the adjoint vectors
+    \(\bar s, \bar m\) of the two results:
+
+    \[\bar v = \bar m / s,\quad \bar t = -s^2 (\bar s - \bar m m / s + W \bar v),\quad
+    \bar d = -\tfrac12 d^{-3/2} \, W \bar t,\quad
+    \bar w_{ij} = \bar v_i s_j + \bar t_i d_j^{-1/2} + \bar d_i.\]
+    """
+
+    @staticmethod
+    def forward(ctx: Any, weight: Tensor, operator: Operator) -> tuple[Tensor, ...]:
+        ctx.operator = operator.with_weight(weight.detach())
+        ones = weight.new_ones(operator.num_nodes)
+        found, degree = node_scaling("hub", ctx.operator.multiply, ones)
+        ctx.save_for_backward(weight, degree, found.factor, found.diagonal)
+        ctx.mark_non_differentiable(degree)
+        return found.factor, found.diagonal, degree
+
+    @staticmethod
+    @first_order
+    def backward(
+        ctx: Any, grad_factor: Tensor, grad_diagonal: Tensor, _: Tensor
+    ) -> tuple[Tensor, None]:
+        weight, degree, factor, diagonal = ctx.saved_tensors
+        operator: Operator = ctx.operator.with_weight(weight)
+        # A node without neighbors has the constant 1 instead of a sum.
+        tied = (degree > 0).to(degree.dtype)
+        grad_mass = grad_diagonal / factor * tied
+        spread = operator.pull(grad_mass.unsqueeze(1)).squeeze(1)
+        grad_pulled = grad_diagonal * diagonal - factor * (grad_factor + spread)
+        grad_pulled.mul_(factor).mul_(tied)
+        spread = operator.pull(grad_pulled.unsqueeze(1)).squeeze(1)
+        root = safe_degrees(degree).rsqrt()
+        grad_degree = -0.5 * spread * root.pow(3) * tied
+        left = torch.stack([grad_mass, grad_pulled, grad_degree], dim=1)
+        right = torch.stack([factor, root, torch.ones_like(root)], dim=1)
+        return operator.outer(left, right), None
+
+
+def scaling_of(name: str, operator: Operator) -> tuple[Scaling, Tensor]:
+    """The normalization `name` of W, differentiable once, and the degrees (N,)."""
+    if name != "hub":
+        return _recorded_scaling(name, operator)
+    factor, diagonal, degree = _HubScaling.apply(operator.weight, operator)
+    return Scaling(factor, diagonal, factor), degree
+
+
+def _recorded_scaling(name: str, operator: Operator) -> tuple[Scaling, Tensor]:
+    return node_scaling(name, operator.times, operator.weight.new_ones(operator.num_nodes))
 
 
 def scaled(name: str, operator: Operator) -> tuple[Operator, Scaling]:

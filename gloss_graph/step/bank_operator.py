@@ -1,15 +1,7 @@
-r"""W of a step over a bank: constant rows among remembered nodes, a small border with gradient.
+"""W of a step over a bank: constant rows among remembered nodes, a small border with gradient.
 
-The hub's scaling has a gradient only where the border reads it: \(d = W 1,\ t = W d^{-1/2},\ s = 1
-/ t,\ m = W s / s\), see `hub_scaling`. Backward, with the adjoint vectors \(\bar s, \bar m\) of the
-two results:
-
-\[\bar v = \bar m / s,\quad \bar t = -s^2 (\bar s - \bar m m / s + W \bar v),\quad
-\bar d = -\tfrac12 d^{-3/2} \, W \bar t,\quad
-\bar w_{ij} = \bar v_i s_j + \bar t_i d_j^{-1/2} + \bar d_i.\]
-
-A weight of the border needs the last line at its ends only, and so \(\bar t\) at these and their
-neighbors: nothing else of the bank is visited.
+A weight of the border needs the adjoint vectors of a product at its ends only, and those of the
+product before it at their neighbors: nothing else of the bank is visited backward.
 """
 
 from __future__ import annotations
@@ -24,12 +16,13 @@ from torch import Tensor
 from gloss_graph._internal.precision import first_order, widen
 from gloss_graph.graph.build import BankEdges
 from gloss_graph.propagation.inputs import is_extreme, largest_weight
-from gloss_graph.propagation.normalize import Scaling, node_scaling, safe_degrees
+from gloss_graph.propagation.normalize import Scaling
 from gloss_graph.propagation.operators import (
     SendMessages,
     SparseOperator,
     csr_product,
     rows_of,
+    scaling_of,
     symmetric_product,
 )
 
@@ -234,10 +227,7 @@ class BankOperator(NamedTuple):
 
     def scaling(self, name: str) -> tuple[Scaling, Tensor]:
         """See `Operator`."""
-        if name != "hub":
-            return node_scaling(name, self.times, self.weight.new_ones(self.num_nodes))
-        factor, diagonal, degree = _HubScaling.apply(self.weight, self)
-        return Scaling(factor, diagonal, factor), degree
+        return scaling_of(name, self)
 
     def components(self) -> Tensor:
         """Raise ValueError: the rows of a bank are not searched for components."""
@@ -338,43 +328,3 @@ class _KnownProduct(torch.autograd.Function):
         wanted = ctx.needs_input_grad[1]
         grad_factor = operator.pull(spread).mul_(labels).sum(dim=1) if wanted else None
         return grad_weight, grad_factor, None, None, None
-
-
-class _HubScaling(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, weight: Tensor, operator: BankOperator) -> tuple[Tensor, ...]:
-        operator = operator.with_weight(weight.detach())
-        degree = _product(operator, weight.new_ones(operator.num_nodes))
-        pulled = _product(operator, safe_degrees(degree).rsqrt())
-        factor = 1.0 / safe_degrees(pulled)
-        mass = _product(operator, factor)
-        diagonal = safe_degrees(mass) / factor
-        ctx.operator = operator
-        ctx.save_for_backward(degree, pulled, factor, mass, diagonal)
-        ctx.mark_non_differentiable(degree)
-        return factor, diagonal, degree
-
-    @staticmethod
-    @first_order
-    def backward(
-        ctx: Any, grad_factor: Tensor, grad_diagonal: Tensor, _: Tensor
-    ) -> tuple[Tensor, None]:
-        degree, pulled, factor, mass, diagonal = ctx.saved_tensors
-        operator: BankOperator = ctx.operator
-        ends = operator.nodes
-        # A node that is no neighbor has the constant 1 instead of a sum.
-        grad_mass = torch.where(mass > 0, grad_diagonal / factor, 0.0)
-        spread = operator.pull(grad_mass.unsqueeze(1)).squeeze(1)
-        grad_pulled = grad_diagonal * diagonal - factor * (grad_factor + spread)
-        grad_pulled = torch.where(pulled > 0, factor * grad_pulled, 0.0)
-        spread = operator.multiply_at(grad_pulled.unsqueeze(1), ends, keep=False).squeeze(1)
-        at_ends = degree[ends]
-        grad_degree = torch.where(at_ends > 0, -0.5 * spread * safe_degrees(at_ends).pow(-1.5), 0.0)
-        left = torch.stack([grad_mass[ends], grad_pulled[ends], grad_degree], dim=1)
-        root = safe_degrees(at_ends).rsqrt()
-        right = torch.stack([factor[ends], root, torch.ones_like(root)], dim=1)
-        return operator.border.outer(left, right), None
-
-
-def _product(operator: BankOperator, x: Tensor) -> Tensor:
-    return operator.multiply(x.unsqueeze(1)).squeeze(1)
