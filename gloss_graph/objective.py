@@ -23,8 +23,7 @@ from gloss_graph.graph.visibility import LabelSplit
 from gloss_graph.inference import BankInference, Explanation, GraphClassifier
 from gloss_graph.losses import FORMS, check_class_weight, check_multilabel
 from gloss_graph.memory import MemoryBank
-from gloss_graph.memory.distributed import gathered, store_gathered
-from gloss_graph.memory.incoming import Batch
+from gloss_graph.memory.incoming import Batch, gathered
 from gloss_graph.propagation import LabelPropagation, PropagationSettings
 from gloss_graph.step.consistency import GraphTargets, consistency_loss
 from gloss_graph.step.hidden_labels import (
@@ -34,8 +33,12 @@ from gloss_graph.step.hidden_labels import (
     hidden_label_loss,
 )
 from gloss_graph.step.settings import Consistency, Staleness
-from gloss_graph.step.state import check_generator_state, check_objective_state, state_kept
-from gloss_graph.step.warm_start import WarmStart
+from gloss_graph.step.state import (
+    WarmStart,
+    check_generator_state,
+    check_objective_state,
+    state_kept,
+)
 
 # The short forms that have another name than the field of the part.
 _SHORT_FORMS = {
@@ -550,7 +553,7 @@ class GraphGuidedObjective(nn.Module):
             if self.memory is not None:
                 neighbors = None if connection is None else connection.neighbors
                 with self.seconds.timed("enqueue"):
-                    store_gathered(self.memory, step.constants, neighbors)
+                    self.memory.store(step.constants, neighbors, of_all=True)
         return loss if output is None else output
 
     def _compare(self, step: StepBatch, listed: bool) -> Compared:
@@ -586,7 +589,9 @@ class GraphGuidedObjective(nn.Module):
         shared = self.training and world_size() > 1
         if connection is not None and not (listed or shared or reads_labels(self.graph.bandwidth)):
             return connection
-        batch = gathered(step.constants, self.memory) if shared else step.constants
+        batch = step.constants
+        if shared:
+            batch = gathered(batch, None if self.memory is None else self.memory.slots_of)
         with torch.no_grad():
             return self._connect(batch, step.learned, listed=False)
 

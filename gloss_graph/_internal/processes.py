@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import torch
-    from torch import Tensor
+    from torch import Tensor, nn
 
 # Spreads the splits of the processes of one step far apart.
 _STRIDE = 1_000_003
@@ -117,6 +117,33 @@ def mean_over_processes(value: Tensor) -> Tensor:
         return value
     # Gathered and not reduced: the order of the sum, so its rounding, is the same everywhere.
     return gather_rows(value.detach().unsqueeze(0)).mean(dim=0)
+
+
+def share_state(module: nn.Module) -> None:
+    """Give every process the weights, buffers and generator state that process 0 has.
+
+    Call it once before training: banks that each process filled by itself may differ in the last
+    bit.
+    """
+    import torch
+
+    if not isinstance(module, torch.nn.Module):
+        raise TypeError(f"'module' must be a torch.nn.Module (got {type(module).__name__}).")
+    if world_size() == 1:
+        return
+    device = None
+    for tensor in (*module.parameters(), *module.buffers()):
+        torch.distributed.broadcast(tensor.detach(), src=0)
+        device = tensor.device
+    for part in module.modules():
+        forget_derived = getattr(part, "forget_derived", None)
+        if forget_derived is not None:
+            forget_derived()
+        generator = getattr(part, "generator", None)
+        if isinstance(generator, torch.Generator):
+            state = generator.get_state().to(device or "cpu")
+            torch.distributed.broadcast(state, src=0)
+            generator.set_state(state.cpu())
 
 
 def own_rows(count: int, device: torch.device) -> Tensor:

@@ -17,10 +17,14 @@ from gloss_graph._internal.checks import (
 )
 from gloss_graph._internal.extras import require
 from gloss_graph._internal.processes import any_process, gather_rows, share_of_mean
-from gloss_graph.losses.graph import labeled_cross_entropy
-from gloss_graph.losses.schedule import is_seen, ramped, unseen_mean, updated_mean
+from gloss_graph.losses.graph import (
+    is_seen,
+    labeled_cross_entropy,
+    ramped,
+    unseen_mean,
+    updated_mean,
+)
 from gloss_graph.memory import MemoryBank
-from gloss_graph.memory.distributed import store_gathered
 from gloss_graph.propagation.alignment import align_classes, class_shares
 
 METRIC_LOSSES = ("scl", "triplet", "cosine", "xbm-scl")
@@ -165,7 +169,7 @@ class MetricLoss(nn.Module):
             cross_entropy = labeled_cross_entropy(logits, labels.long())
             loss = self.weight * metric + (1.0 - self.weight) * cross_entropy
         if self.memory is not None and self.training:
-            store_gathered(self.memory, self.memory.checked(x, labels[known], ids), None)
+            self.memory.store(self.memory.checked(x, labels[known], ids), of_all=True)
         self.parts = {"metric_loss": metric.detach(), "cross_entropy": cross_entropy.detach()}
         return loss
 

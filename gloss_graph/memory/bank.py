@@ -12,14 +12,14 @@ from rich.progress import track
 from torch import Tensor, nn
 
 from gloss_graph._internal.checks import check_index_vector, check_positive_int, check_tensor
+from gloss_graph._internal.processes import world_size
 from gloss_graph.memory.drift import (
     BankStats,
     Drift,
-    class_counts,
+    describe_rows,
+    drawn_slots,
     measure_drift,
-    quartiles,
     restandardize_rows,
-    twin_rows,
 )
 from gloss_graph.memory.eviction import Eviction, assign_slots, resolve_eviction, saved_name
 from gloss_graph.memory.incoming import (
@@ -32,15 +32,29 @@ from gloss_graph.memory.incoming import (
     encoded,
     encoded_batches,
     eval_mode,
+    gathered,
     join_targets,
     prepared_rows,
     read_labels,
 )
-from gloss_graph.memory.state import check_bank_state, check_keys, check_sizes, fit_cells
-from gloss_graph.memory.storage import read_bank, write_bank
-from gloss_graph.neighbors.exact import Nearest, RowSearch, SearchResult, version_of
+from gloss_graph.memory.storage import (
+    check_bank_state,
+    check_sizes,
+    fit_cells,
+    kept_buffers,
+    read_bank,
+    restore_buffers,
+    write_bank,
+)
+from gloss_graph.neighbors.exact import RowSearch, SearchResult, version_of
 from gloss_graph.neighbors.inverted_lists import Cells
-from gloss_graph.neighbors.lists import LinkTable, NeighborLists, add_batch_mates, check_lists
+from gloss_graph.neighbors.lists import (
+    LinkTable,
+    NeighborLists,
+    check_lists,
+    nearest_lists,
+    stored_slots,
+)
 from gloss_graph.neighbors.search import (
     Search,
     cells_for,
@@ -57,13 +71,13 @@ _QUERIES = 1024
 
 
 class MemoryBank(nn.Module):
-    r"""A ring of past embeddings that knows which document each row is.
+    """A ring of past embeddings that knows which document each row is.
 
-    Cross-batch memory (Wang et al., 2020, arXiv 1912.06798) with identities: a document that is
-    already stored gets its row refreshed; others overwrite the oldest slot, or the one that
-    `eviction` names. Every row keeps the list of its nearest neighbors at the time it was written,
-    so the graph among stored rows is inherited and never searched again. A link lives while both
-    documents live; its length follows when either end is refreshed.
+    Cross-batch memory (Wang et al., 2020, arXiv 1912.06798) with identities: a stored document
+    gets its row refreshed; others overwrite the oldest slot, or the one that `eviction` names.
+    Every row keeps the list of its nearest neighbors at the time it was written, so the graph
+    among stored rows is inherited and never searched again. A link lives while both documents
+    live; its length follows when either end is refreshed.
 
     `state_dict()` restores the bank, and what it finds, bit for bit. A call that raises leaves the
     state as it was. Rows never carry a gradient.
@@ -75,12 +89,11 @@ class MemoryBank(nn.Module):
         dim: Embedding dimension D.
         k: Links stored with every row; 0 = none, for uses without a graph.
         dtype: Storage, `torch.float32` or `torch.float16` (search and links use float32).
-        search: `"exact"` (its variants are `"faiss"` and `"matmul"`, see
-            `gloss_graph.neighbors.nearest`), or approximate, see `recall`: `"descent"`, walks over
-            the bank's links for documents that come back, `"ivf"`, inverted lists, or their
-            settings (`DescentSettings`, `IVFSettings`). `"auto"`: exact below 32,768 rows, then
-            `"descent"`, with new documents searched exactly below 200,000 rows, then by `"ivf"`;
-            always exact on a GPU.
+        search: `"exact"` (or one of its back ends, `"faiss"` and `"matmul"`); approximate, see
+            `recall`, are `"descent"`, walks over the links for documents that come back, and
+            `"ivf"`, inverted lists, or their settings (`DescentSettings`, `IVFSettings`).
+            `"auto"`: exact below 32,768 rows, then `"descent"`, with new documents searched
+            exactly below 200,000 rows, then by `"ivf"`; always exact on a GPU.
         normalize: L2-normalize rows and queries, so Euclidean order is cosine order.
         num_classes: C for label sets: every row then has targets (C,) in [0, 1]. None: one
             class number per row.
@@ -102,9 +115,6 @@ class MemoryBank(nn.Module):
         tensor([[1]])
         >>> bank
         MemoryBank(2/4 rows, dim=2, k=16, dtype=float32, search='auto', normalize=True)
-
-    See also: `build_document_graph` connects a batch to a bank; `GraphGuidedObjective` runs the
-    whole step and enqueues at its end.
     """
 
     rows: Tensor
@@ -177,8 +187,6 @@ class MemoryBank(nn.Module):
             f"{sets}{eviction})"
         )
 
-    # ------------------------------------------------------------------ rows
-
     def __len__(self) -> int:
         return int(self.count)
 
@@ -219,8 +227,6 @@ class MemoryBank(nn.Module):
         """Slot (B,) long of every document id (B,), -1 where it is not stored."""
         return torch.tensor(self._documents().find(ids), dtype=torch.long, device=self.rows.device)
 
-    # ------------------------------------------------------------------ search
-
     @property
     def searcher(self) -> RowSearch:
         """What `search` names; it is derived from the rows and links and rebuilt when dropped."""
@@ -233,19 +239,15 @@ class MemoryBank(nn.Module):
 
     @torch.no_grad()
     def search(self, queries: Tensor, k: int, exclude_ids: Tensor | None = None) -> SearchResult:
-        """Nearest stored rows of every query, exact or approximate as the bank's `search` says.
+        """Find the stored rows nearest to every query, as the bank's `search` says.
 
         Args:
             queries: (B, D) floating; normalized here if the bank normalizes.
             k: Neighbors per query.
-            exclude_ids: (any,) ids whose rows must not be returned, for example the batch's own.
+            exclude_ids: Ids whose rows are left out, for example those of the batch.
 
         Returns:
-            Euclidean distances (B, k), ascending, and slots (B, k), padded with `inf` and -1
-            where fewer than k rows are left or, with approximate search, were found.
-
-        Raises:
-            ValueError: Shape, dtype, device or non-finite queries; k < 1.
+            Euclidean distances (B, k), ascending, and slots (B, k), padded with `inf` and -1.
         """
         check_positive_int("k", k)
         x = self._prepare("queries", queries)
@@ -253,7 +255,7 @@ class MemoryBank(nn.Module):
         if exclude_ids is not None:
             check_tensor("exclude_ids", exclude_ids)
             check_index_vector("exclude_ids", exclude_ids.reshape(-1), exclude_ids.numel())
-            banned = _stored(self.slots_of(exclude_ids.reshape(-1)))
+            banned = stored_slots(self.slots_of(exclude_ids.reshape(-1)))
         found = [
             self.searcher.allowed(part, self.rows, len(self), k, banned)
             for part in x.split(_QUERIES)
@@ -265,7 +267,7 @@ class MemoryBank(nn.Module):
     def neighbors(
         self, embeddings: Tensor, ids: Tensor | None = None, k: int | None = None
     ) -> NeighborLists:
-        """Nearest neighbors of every row among the stored rows and the other batch rows.
+        """Find the nearest neighbors (B, k) of every row among stored rows and other batch rows.
 
         Stored copies of the batch's documents are left out; the batch rows take their place.
 
@@ -273,40 +275,24 @@ class MemoryBank(nn.Module):
             embeddings: (B, D) floating.
             ids: (B,) document ids of the rows.
             k: Neighbors per row, by default the bank's.
-
-        Returns:
-            Lists of shape (B, k).
         """
         x = self._prepare("embeddings", embeddings)
         if ids is not None:
             check_index_vector("ids", ids, x.size(0))
         if k is not None:
             check_positive_int("k", k, minimum=0)
-        return self._lists(x, None if ids is None else self.slots_of(ids), k or self.k)
+        slots = None if ids is None else self.slots_of(ids)
+        return nearest_lists(self.searcher, x, slots, self.rows, len(self), k or self.k)
 
     def neighbors_of(self, batch: Batch, k: int) -> NeighborLists:
         """As `neighbors`, for a batch that is checked already."""
-        return self._lists(batch.x.detach(), batch.slots, k)
-
-    def _lists(self, x: Tensor, places: Tensor | None, k: int) -> NeighborLists:
-        """Neighbor lists (B, k) of checked rows `x` (B, D), stored at `places` (B,), -1 = not."""
-        if k == 0:
-            none = torch.empty(x.size(0), 0, dtype=torch.long, device=x.device)
-            return NeighborLists(x.new_empty(x.size(0), 0), none)
-        if places is None:
-            places = torch.full((x.size(0),), -1, device=x.device)
-        banned, size = _stored(places), len(self)
-        found = [
-            self.searcher.around(part, self.rows, size, k, banned, place)
-            for part, place in zip(x.split(_QUERIES), places.split(_QUERIES), strict=True)
-        ]
-        return add_batch_mates(x, Nearest(*map(torch.cat, zip(*found, strict=True))), k)
+        x = batch.x.detach()
+        return nearest_lists(self.searcher, x, batch.slots, self.rows, len(self), k)
 
     def set_search(self, search: Search) -> None:
-        """Search in another way from now on; see the argument `search` of `MemoryBank`.
+        """Change the argument `search` of the bank.
 
-        An index is kept if only its use changes (`probes`), so that `recall` can be measured for
-        one setting after the other.
+        An index is kept if only its use changes (`probes`).
         """
         check_search(search, self.capacity)
         cells = cells_for(search, self.capacity, self.dim)
@@ -319,14 +305,9 @@ class MemoryBank(nn.Module):
     def recall(self, k: int | None = None, sample: int = 256, seed: int = 0) -> float:
         """Share of the exact k nearest neighbors that this bank's search finds (recall@k).
 
-        Rows at equal distance count as equal; 1.0 if the search is exact.
-
-        Raises:
-            ValueError: Fewer than two rows, or a number below one.
+        Rows at equal distance count as equal. ValueError with fewer than two rows.
         """
         return measure_recall(self.searcher, self.rows, len(self), k or self.k, sample, seed)
-
-    # ------------------------------------------------------------------ write
 
     @torch.no_grad()
     def enqueue(
@@ -340,10 +321,8 @@ class MemoryBank(nn.Module):
     ) -> None:
         """Store a batch; everything is checked before anything is changed.
 
-        A stored document is refreshed; others get the slots that `eviction` names, by default the
-        oldest. If an id occurs more than once the last row counts; of a batch larger than the bank
-        `"fifo"` and `"stalest"` keep the last `capacity` documents. No row links to a document
-        that was declined.
+        If an id occurs more than once the last row counts; of a batch larger than the bank `"fifo"`
+        and `"stalest"` keep the last `capacity` documents. No row links to a declined document.
 
         Args:
             embeddings: (B, D) floating, detached here.
@@ -382,9 +361,18 @@ class MemoryBank(nn.Module):
         return Batch(x, known, targets, ids, self.slots_of(ids))
 
     @torch.no_grad()
-    def store(self, batch: Batch, neighbors: NeighborLists | None = None) -> None:
-        """As `enqueue`, for a batch that is checked already; no lists: they are searched."""
+    def store(
+        self, batch: Batch, neighbors: NeighborLists | None = None, *, of_all: bool = False
+    ) -> None:
+        """As `enqueue`, for a checked batch, or `of_all` processes, for the batches of all.
+
+        Every bank then takes the same rows in the same order and stays bit-equal to the others. A
+        document that several processes hold is stored once, as the last of them sees it.
+        """
         self._check_writable()
+        if of_all and world_size() > 1:
+            # The lists of one process know nothing of the others' rows.
+            batch, neighbors = gathered(batch, self.slots_of), None
         x, known, targets, ids, places = batch
         size, device = x.size(0), self.rows.device
         if size == 0 or self.capacity == 0:
@@ -442,30 +430,21 @@ class MemoryBank(nn.Module):
     ) -> int:
         """Encode every batch of `loader`, store it, then link all rows by one search.
 
+        Whatever raises, the bank is then as it was before the call.
+
         Args:
             loader: Batches: a mapping whose `labels` and `ids` are taken out and whose rest is
                 passed to the encoder as keyword arguments, or a tuple `(inputs, labels, ids)`
                 whose inputs are passed as one argument. Labels and ids are optional.
-            encoder: Returns embeddings (B, D). A module runs in eval mode (no dropout) and is
-                put back into the mode it was in.
+            encoder: Returns embeddings (B, D). A module runs in eval mode, without dropout.
             progress: Show a progress bar.
 
         Returns:
             Number of rows in the bank afterward.
-
-        Raises:
-            TypeError: `encoder` cannot be called or returns no tensor.
-            ValueError: As `enqueue`.
-
-        Whatever raises, the bank is then as it was before the call; until the call ends a copy of
-        its earlier rows is kept.
         """
         check_callable("encoder", encoder)
         self._check_writable()
-        before, size, drift = {}, len(self), self.last_drift
-        for name, buffer in self.named_buffers():
-            per_slot = buffer.dim() and buffer.size(0) == self.capacity
-            before[name] = (buffer[:size] if per_slot else buffer).clone()
+        before, drift = kept_buffers(self, len(self), self.capacity), self.last_drift
         try:
             with eval_mode(encoder):
                 for rows, labels, ids in encoded_batches(loader, encoder, progress):
@@ -473,19 +452,17 @@ class MemoryBank(nn.Module):
             self.relink(progress=progress)
         except BaseException:
             self.reset()
+            restore_buffers(self, before)
             self.last_drift = drift
-            for name, buffer in self.named_buffers():
-                part = buffer[: before[name].size(0)] if buffer.dim() else buffer
-                part.copy_(before[name])
             self.forget_derived()
             raise
         return len(self)
 
     @torch.no_grad()
     def relink(self, *, progress: bool = False) -> None:
-        """Replace every neighbor list by the k nearest stored rows, for example after long drift.
+        """Search the k nearest stored rows of every row again, for example after long drift.
 
-        Cost O(M² D) time in chunks of 1,024 rows if the search is exact.
+        Cost: O(M² D) time if the search is exact.
         """
         size = len(self)
         k = min(self.k, size - 1)
@@ -501,20 +478,14 @@ class MemoryBank(nn.Module):
     def refresh(self, encode: Callable[[Tensor], Tensor], count: int) -> int:
         """Encode the stalest documents again and rewrite their rows, as of the last enqueue.
 
-        Their neighbors are searched again. Rows without an id cannot be encoded again and stay.
-        With several processes `encode` must return the same rows on all of them.
+        Rows without an id stay. With several processes `encode` must return equal rows on all.
 
         Args:
-            encode: Maps document ids (n,) long to embeddings (n, D). A module runs in eval mode
-                (no dropout) and is put back into the mode it was in.
+            encode: Maps document ids (n,) long to embeddings (n, D). A module runs in eval mode.
             count: Number of rows; of equal age the lowest slots first.
 
         Returns:
             Number of rows written.
-
-        Raises:
-            TypeError: `encode` returns no tensor.
-            ValueError: `count` < 0; rows of another shape, non-finite or beyond the bank's dtype.
         """
         check_positive_int("count", count, minimum=0)
         check_callable("encode", encode)
@@ -528,7 +499,7 @@ class MemoryBank(nn.Module):
         slots = known[order.topk(count, largest=False).indices]
         x = encoded(encode, self.ids[slots], self._prepare)
         check_storable(x, self.rows.dtype)
-        neighbors = self._lists(x, slots, self.k)
+        neighbors = nearest_lists(self.searcher, x, slots, self.rows, len(self), self.k)
         kept = torch.arange(count, device=slots.device)
         self.written_at[slots] = self.step - 1
         self._write_rows(x, neighbors, kept, slots, torch.zeros_like(slots, dtype=torch.bool))
@@ -550,8 +521,6 @@ class MemoryBank(nn.Module):
             reset_policy()
         self._slot_map, self.last_drift = None, None
 
-    # ------------------------------------------------------------------ graph, drift, numbers
-
     def edges(self) -> tuple[Tensor, Tensor, Tensor]:
         """Live directed links, sorted: source slot, target slot, squared distance, each (E,)."""
         return self.links.edges(len(self))
@@ -572,20 +541,9 @@ class MemoryBank(nn.Module):
             sample: Rows to compare, all if there are fewer.
             seed: Seed of the draw.
             generator: CPU generator of the draw, instead of one made from `seed`.
-
-        Raises:
-            ValueError: No row with an id; `sample` < 1; as `refresh`.
         """
         check_positive_int("sample", sample)
-        known = (self.ids >= 0).nonzero().squeeze(1)
-        if known.numel() == 0:
-            raise ValueError(
-                "The memory holds no row with an id, so nothing can be encoded again. Enqueue "
-                "documents with 'ids' first."
-            )
-        generator = generator or torch.Generator().manual_seed(seed)
-        drawn = torch.randperm(known.numel(), generator=generator)[:sample]
-        slots = known[drawn.to(known.device)]
+        slots = drawn_slots(self.ids, sample, generator or torch.Generator().manual_seed(seed))
         x = encoded(encode, self.ids[slots], self._prepare)
         self.last_drift = measure_drift(self.rows[slots], x, self.age[slots])
         return self.last_drift
@@ -594,10 +552,8 @@ class MemoryBank(nn.Module):
     def restandardized(self, x: Tensor, columns: int | None = None) -> MemoryBank:
         """A bank to read from, whose rows have the mean and spread of a batch x (B, D).
 
-        See `restandardize_rows`; only the first `columns` dimensions drift, frozen features behind
-        them stay. Search, always exact, and lengths to batch rows use the new rows; the lengths of
-        inherited links stay those of the stored rows, both ends of which drifted alike. It is this
-        bank itself if it is empty or the batch has a single row, whose spread is unknown.
+        Only the first `columns` dimensions change. Searches are exact; inherited links keep their
+        lengths. It is this bank itself if it is empty or the batch has a single row.
         """
         if len(self) == 0 or x.size(0) < 2:
             return self
@@ -621,28 +577,19 @@ class MemoryBank(nn.Module):
 
     def stats(self) -> BankStats:
         """Fill, class histogram, ages, links, duplicates, evictions, last measured drift."""
-        size, age = len(self), self.age
-        source, target, squared = self.edges()
-        rows = None if self.normalize else self.embeddings
         declined = getattr(self.eviction, "declined", None)
-        return BankStats(
-            size=size,
+        return describe_rows(
+            self.labels,
+            self.ids,
+            self.age,
+            self.edges(),
             capacity=self.capacity,
-            class_counts=class_counts(self.labels),
-            mean_age=float(age.double().mean()) if size else 0.0,
-            max_age=int(age.max()) if size else 0,
-            mean_degree=source.numel() / size if size else 0.0,
-            anonymous=int((self.ids < 0).sum()),
-            fill=size / self.capacity if self.capacity else 0.0,
-            age_quartiles=quartiles(age),
-            duplicates=twin_rows(source, target, squared, rows),
+            rows=None if self.normalize else self.embeddings,
             # A slot's stamp counts its tenants.
-            evicted=int(self.links.stamps.sum()) - size,
+            tenants=int(self.links.stamps.sum()),
             declined=None if declined is None else int(declined),
             drift=self.last_drift,
         )
-
-    # ------------------------------------------------------------------ state
 
     def settings(self) -> dict[str, Any]:
         """The arguments this bank was made with, as plain values ready for JSON."""
@@ -658,25 +605,21 @@ class MemoryBank(nn.Module):
         }
 
     def save(self, path: str | Path) -> Path:
-        """Write the bank, settings and all, as one safetensors file.
+        """Write the bank and its settings as one safetensors file, whole or not at all.
 
-        It replaces an existing file when it is complete: a process killed at any moment leaves the
-        old file or the new one (and maybe a hidden draft `.NAME.*.part`, which can be deleted).
-
-        Raises:
-            ValueError: A custom eviction policy, which a file cannot hold.
+        ValueError for a custom eviction policy, which a file cannot hold.
         """
         return write_bank(path, self.state_dict(), self.settings())
 
     @classmethod
     def load(cls, path: str | Path, *, mmap: bool = False) -> MemoryBank:
-        """The bank a file holds, on the CPU.
+        """Read the bank that a file of `save` holds, on the CPU.
 
         Args:
-            path: A file that `save` wrote.
-            mmap: Map the file instead of reading it: at once, and processes share the pages that
-                are only read; writes to this bank never reach the file. Checksums, and the values
-                of rows and links, are then not checked. Only `save` may overwrite the file.
+            path: The file.
+            mmap: Map the file instead of reading it: at once, and processes share its pages. Writes
+                to this bank never reach the file. Checksums and values are not checked. Only
+                `save` may overwrite the file.
 
         Raises:
             FileNotFoundError: No such file.
@@ -704,12 +647,9 @@ class MemoryBank(nn.Module):
     ) -> Any:
         """Restore the state of a bank with the same settings; `search` may differ.
 
-        It is checked first, so if it raises nothing changed. Without `strict` all entries may be
-        missing, but not some.
-
-        Raises:
-            RuntimeError: Entries are missing or foreign.
-            ValueError: Another size, or values no bank has; names the entry.
+        It is checked first, so nothing changes if this raises. Without `strict` all entries may be
+        missing, but not some. RuntimeError for missing or foreign entries, ValueError for values
+        that no bank has.
         """
         if isinstance(state_dict, Mapping):
             state_dict = dict(state_dict)
@@ -723,15 +663,7 @@ class MemoryBank(nn.Module):
         """
         check_sizes(state, prefix, {"capacity": self.capacity, "dim": self.dim, "k": self.k})
         fit_cells(self.cells, state, prefix)
-        names = {name.removeprefix(prefix) for name in state if name.startswith(prefix)}
-        if strict:
-            check_keys(self, names)
-        known = self.state_dict()
-        if not known.keys() & names:
-            return
-        if known.keys() - names:
-            check_keys(self, names & known.keys())
-        check_bank_state(known, state, prefix, rows=self._checks_rows)
+        check_bank_state(self, state, prefix, strict=strict, rows=self._checks_rows)
 
     def _load_from_state_dict(
         self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any
@@ -752,8 +684,3 @@ class MemoryBank(nn.Module):
     def _apply(self, fn: Any, recurse: bool = True) -> Any:
         with torch.inference_mode(False):
             return super()._apply(fn, recurse)
-
-
-def _stored(slots: Tensor) -> Tensor:
-    """Sorted slots (n,) of those documents that are stored."""
-    return slots[slots >= 0].unique()

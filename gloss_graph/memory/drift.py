@@ -46,11 +46,23 @@ def age_decay(age: Tensor, half_life: float) -> Tensor:
     return torch.exp2(-(age.float() / half_life).clamp(max=OLDEST))
 
 
+def drawn_slots(ids: Tensor, sample: int, generator: torch.Generator) -> Tensor:
+    """A sample (n,) of the slots whose document has an id."""
+    known = (ids >= 0).nonzero().squeeze(1)
+    if known.numel() == 0:
+        raise ValueError(
+            "The memory holds no row with an id, so nothing can be encoded again. Enqueue "
+            "documents with 'ids' first."
+        )
+    drawn = torch.randperm(known.numel(), generator=generator)[:sample]
+    return known[drawn.to(known.device)]
+
+
 def measure_drift(stored: Tensor, fresh: Tensor, age: Tensor) -> Drift:
     """Compare stored rows (n, D) of some ages (n,) with their new embeddings (n, D)."""
     cosine = F.cosine_similarity(fresh.double(), stored.double(), dim=1).cpu()
     mean, least = float(cosine.mean()), float(cosine.min())
-    return Drift(cosine.numel(), mean, least, quartiles(cosine), _by_age(age.cpu(), cosine))
+    return Drift(cosine.numel(), mean, least, _quartiles(cosine), _by_age(age.cpu(), cosine))
 
 
 def _by_age(age: Tensor, cosine: Tensor) -> tuple[AgeGroup, ...]:
@@ -113,7 +125,38 @@ class BankStats(NamedTuple):
     drift: Drift | None = None
 
 
-def class_counts(labels: Tensor) -> dict[int, int]:
+def describe_rows(
+    labels: Tensor,
+    ids: Tensor,
+    age: Tensor,
+    edges: tuple[Tensor, Tensor, Tensor],
+    *,
+    capacity: int,
+    rows: Tensor | None,
+    tenants: int,
+    declined: int | None,
+    drift: Drift | None,
+) -> BankStats:
+    """Statistics of stored rows; `rows` (M, D) unless they have length 1."""
+    size, (source, target, squared) = ids.numel(), edges
+    return BankStats(
+        size=size,
+        capacity=capacity,
+        class_counts=_class_counts(labels),
+        mean_age=float(age.double().mean()) if size else 0.0,
+        max_age=int(age.max()) if size else 0,
+        mean_degree=source.numel() / size if size else 0.0,
+        anonymous=int((ids < 0).sum()),
+        fill=size / capacity if capacity else 0.0,
+        age_quartiles=_quartiles(age),
+        duplicates=_twin_rows(source, target, squared, rows),
+        evicted=tenants - size,
+        declined=declined,
+        drift=drift,
+    )
+
+
+def _class_counts(labels: Tensor) -> dict[int, int]:
     """Rows per class of labels (M,) or targets (M, C); -1 counts the unlabeled ones."""
     if labels.dim() == 2:
         unlabeled = (~is_labeled(labels)).nonzero().squeeze(1)
@@ -123,7 +166,7 @@ def class_counts(labels: Tensor) -> dict[int, int]:
     return dict(zip(values.tolist(), counts.tolist(), strict=True))
 
 
-def quartiles(values: Tensor) -> tuple[float, float, float]:
+def _quartiles(values: Tensor) -> tuple[float, float, float]:
     """Quartiles of values (M,), 0 without any; of more values than `torch.quantile` takes too."""
     if values.numel() == 0:
         return 0.0, 0.0, 0.0
@@ -135,7 +178,7 @@ def quartiles(values: Tensor) -> tuple[float, float, float]:
     return low, middle, high
 
 
-def twin_rows(source: Tensor, target: Tensor, squared: Tensor, rows: Tensor | None) -> int:
+def _twin_rows(source: Tensor, target: Tensor, squared: Tensor, rows: Tensor | None) -> int:
     """Number of rows with a link of cosine 1 within 1e-6."""
     if rows is None:
         cosine = 1.0 - squared / 2.0

@@ -19,6 +19,7 @@ from gloss_graph._internal.checks import (
 )
 from gloss_graph._internal.eval_mode import evaluating
 from gloss_graph._internal.precision import unit_rows
+from gloss_graph._internal.processes import gather_rows
 
 _HALF_RANGE = torch.finfo(torch.float16).max
 # Largest share and number of changes kept apart from the sorted ids before they are sorted in.
@@ -52,6 +53,18 @@ class Batch(NamedTuple):
     targets: Tensor | None
     ids: Tensor | None
     slots: Tensor | None
+
+
+def gathered(batch: Batch, slots_of: Callable[[Tensor], Tensor] | None) -> Batch:
+    """The batches of all processes in rank order, without gradient."""
+    ids = None if batch.ids is None else gather_rows(batch.ids)
+    return Batch(
+        x=gather_rows(batch.x),
+        labels=gather_rows(batch.labels),
+        targets=None if batch.targets is None else gather_rows(batch.targets),
+        ids=ids,
+        slots=None if ids is None or slots_of is None else slots_of(ids),
+    )
 
 
 def prepared_rows(

@@ -10,7 +10,7 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from gloss_graph._internal.checks import check_range
-from gloss_graph.memory.state import check_forms, check_keys
+from gloss_graph.memory.storage import check_forms, check_keys
 
 
 class _Ema:

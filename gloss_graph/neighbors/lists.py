@@ -16,12 +16,14 @@ from gloss_graph.neighbors.adjacency import (
     listing,
     updated,
 )
-from gloss_graph.neighbors.exact import Nearest, nearest_others, pair_distances, version_of
+from gloss_graph.neighbors.exact import RowSearch, nearest_others, pair_distances, version_of
 
 # Writing more than one row in so many leads to a new build instead of an update.
 _UPDATE_SHARE = 8
 # Up to so many batch rows all pairs are measured; larger batches search in blocks of so many.
 _ALL_PAIRS = 1024
+# Queries searched at a time: bounds the memory of a large call.
+_QUERIES = 1024
 _TILE_ROWS = 65_536
 
 
@@ -36,11 +38,31 @@ class NeighborLists(NamedTuple):
     indices: Tensor
 
 
-def add_batch_mates(x: Tensor, found: Nearest, k: int) -> NeighborLists:
-    """The k nearest of the stored rows `found` (B, k) and the other rows of the batch x (B, D)."""
+def stored_slots(slots: Tensor) -> Tensor:
+    """Sorted slots (n,) of those documents that are stored."""
+    return slots[slots >= 0].unique()
+
+
+def nearest_lists(
+    search: RowSearch, x: Tensor, places: Tensor | None, rows: Tensor, size: int, k: int
+) -> NeighborLists:
+    """The k nearest of the first `size` of `rows` and of the other batch rows, per row x (B, D).
+
+    `places` (B,) are the slots of stored documents, -1 for others: all of these are left out.
+    """
+    if k == 0:
+        none = torch.empty(x.size(0), 0, dtype=torch.long, device=x.device)
+        return NeighborLists(x.new_empty(x.size(0), 0), none)
+    if places is None:
+        places = torch.full((x.size(0),), -1, device=x.device)
+    banned = stored_slots(places)
+    found = [
+        search.around(part, rows, size, k, banned, place)
+        for part, place in zip(x.split(_QUERIES), places.split(_QUERIES), strict=True)
+    ]
     mates = _all_mates(x) if x.size(0) <= _ALL_PAIRS else _near_mates(x, k)
-    squared = torch.cat([found.squared_distances, mates.squared_distances], dim=1)
-    index = torch.cat([found.indices, mates.indices], dim=1)
+    squared = torch.cat([torch.cat([part.squared_distances for part in found]), mates[0]], dim=1)
+    index = torch.cat([torch.cat([part.indices for part in found]), mates[1]], dim=1)
     squared, order = squared.topk(min(k, squared.size(1)), dim=1, largest=False)
     return NeighborLists(squared, index.gather(1, order).masked_fill(squared.isinf(), -1))
 

@@ -10,8 +10,14 @@ from torch import Tensor, nn
 from gloss_graph._internal.processes import any_process, own_rows, share_of_mean
 from gloss_graph.graph.build import Connection
 from gloss_graph.inference.head import GraphClassifier, PropagationHead
-from gloss_graph.losses.graph import soft_binary_cross_entropy, soft_cross_entropy
-from gloss_graph.losses.schedule import is_seen, ramped, unseen_mean, updated_mean
+from gloss_graph.losses.graph import (
+    is_seen,
+    ramped,
+    soft_binary_cross_entropy,
+    soft_cross_entropy,
+    unseen_mean,
+    updated_mean,
+)
 from gloss_graph.memory import MemoryBank
 from gloss_graph.memory.drift import age_decay
 from gloss_graph.memory.incoming import Batch

@@ -17,7 +17,7 @@ from gloss_graph.losses.graph import (
 from gloss_graph.propagation import LabelPropagation, Propagation, SolverReport
 from gloss_graph.propagation.alignment import arrival_shares, target_means, with_mass
 from gloss_graph.step.bank_operator import bank_operator
-from gloss_graph.step.warm_start import WarmStart
+from gloss_graph.step.state import WarmStart
 
 
 class Compared(NamedTuple):

@@ -105,7 +105,7 @@ class Staleness:
         """Factor in [0, 1] of the edges that touch a remembered row."""
         if not self.warmup_steps and not self.ramp_steps:
             return 1.0
-        from gloss_graph.losses.schedule import ramped
+        from gloss_graph.losses.graph import ramped
 
         return ramped(int(step), self.warmup_steps, self.ramp_steps)
 

@@ -20,13 +20,13 @@ from gloss_graph._internal.processes import (
     is_main,
     launched,
     mean_over_processes,
+    share_state,
     step_generator,
     world_size,
 )
 from gloss_graph.losses import PseudoLabelLoss
 from gloss_graph.losses.graph import labeled_cross_entropy
 from gloss_graph.memory import EVICTIONS
-from gloss_graph.memory.distributed import share_state
 from gloss_graph.step import Staleness
 from gloss_graph.step.hidden_labels import classification_loss
 
