@@ -89,8 +89,7 @@ def any_process(flag: bool, device: torch.device | str = "cpu") -> bool:
 def gather_rows(rows: Tensor) -> Tensor:
     """Rows (B_r, ...) of all processes in rank order, (B, ...), without gradient.
 
-    Only the first size may differ between processes; it may be 0. Cost: two collectives, O(B D)
-    traffic.
+    Only the first size may differ between processes; it may be 0.
     """
     count = world_size()
     if count == 1:
@@ -156,8 +155,7 @@ def own_rows(count: int, device: torch.device) -> Tensor:
 def share_of_mean(count: int, device: torch.device) -> float:
     """Factor for a mean over the `count` rows of this process.
 
-    The mean of the result over the processes is then the mean over the rows of all. 1 with one
-    process; with several every process must ask.
+    The mean of the result over the processes is then the mean over the rows of all.
     """
     if world_size() == 1:
         return 1.0
@@ -170,10 +168,9 @@ def share_of_mean(count: int, device: torch.device) -> float:
 def step_generator(generator: torch.Generator, training: bool) -> torch.Generator:
     """The source of a step's random splits.
 
-    With one process `generator` itself. With several, every process draws exactly one number from
-    it per training step, so that its state stays the same on all of them whatever their batches
-    hold, and gets a separate generator made from that number and its rank. Outside of training
-    the state does not change.
+    With one process `generator` itself. With several, every process draws one number from it per
+    training step, so that its state stays equal on all of them, and gets a separate generator made
+    from that number and its rank. Outside of training the state does not change.
     """
     import torch
 

@@ -17,15 +17,7 @@ _DIGITS = 6
 class Range:
     """Numbers from `low` to `high`, both included; whole ones if both ends are of type `int`.
 
-    Args:
-        low: Smallest value.
-        high: Largest value, above `low`.
-        log: Search the logarithm; needs `low` > 0 and no `step`.
-        step: Distance between values, a divisor of `high - low`; None = any value between.
-
-    Raises:
-        ValueError: Ends reversed, equal or not finite; `log` with `step` or with `low` <= 0; a
-            step that does not divide the range.
+    `log` searches the logarithm; `step` is the distance between values, a divisor of the range.
 
     Example:
         >>> str(Range(0.1, 10.0, log=True)), str(Range(4, 64, step=4))
@@ -87,13 +79,7 @@ class Range:
 
 @dataclass(frozen=True)
 class Choice:
-    """One of some values: strings, numbers, flags or None.
-
-    Args:
-        values: In any order, each once.
-
-    Raises:
-        ValueError: None at all, or one of them twice.
+    """One of some values: distinct strings, numbers, flags or None.
 
     Example:
         >>> str(Choice(["harmonic", "poisson"]))

@@ -52,14 +52,7 @@ def settings_of(part: type) -> dict[str, Setting]:
 
 
 def with_short_forms(name: str, part: Part | None, kind: type[Part], **short: Any) -> Part:
-    """The part that an argument `name` and the short forms of its fields describe; None = unset.
-
-    Args:
-        name: Name of the argument that takes the part.
-        part: The argument; None for a part made of the short forms alone.
-        kind: The class of the part.
-        short: Values by field name; None for a short form that was not given.
-    """
+    """The part that an argument `name` and the `short` forms of its fields describe."""
     given = {key: value for key, value in short.items() if value is not None}
     if part is None:
         return kind(**given)
@@ -89,10 +82,7 @@ Method = TypeVar("Method", bound=Callable[..., Any])
 
 
 def former_names(**names: str) -> Callable[[Method], Method]:
-    """Let a function take arguments under former names, with a `DeprecationWarning`.
-
-    `names` maps a former name to the present one.
-    """
+    """Let a function take arguments under former names, with a `DeprecationWarning`."""
 
     def decorate(function: Method) -> Method:
         @wraps(function)

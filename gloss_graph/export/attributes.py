@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 
 __all__ = [
+    "GREY",
+    "PALETTE",
     "attribute_error",
     "check_simple",
     "class_names",
@@ -23,6 +25,19 @@ __all__ = [
     "text_column",
 ]
 
+#: Colors of classes in pictures and exported graphs: Okabe & Ito (2008) with a dark violet for
+#: their black; yellow last, it is weak on white.
+PALETTE = (
+    "#0072B2",
+    "#E69F00",
+    "#009E73",
+    "#CC79A7",
+    "#56B4E9",
+    "#D55E00",
+    "#4B2E83",
+    "#F0E442",
+)
+GREY = "#9AA0A6"
 # Everything outside the characters of XML 1.0, which exclude surrogates, and
 # the other control characters, which XML 1.0 allows but discourages.
 _ILLEGAL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x84\x86-\x9f\ud800-\udfff\ufffe\uffff]")

@@ -13,9 +13,10 @@ import networkx as nx
 from networkx.readwrite.gexf import GEXFWriter
 from networkx.readwrite.graphml import GraphMLWriter
 
-from gloss_graph._internal.colors import GREY, PALETTE
 from gloss_graph._internal.limits import check_xml, load_json
 from gloss_graph.export.attributes import (
+    GREY,
+    PALETTE,
     attribute_error,
     clean_text,
     plain_graph,

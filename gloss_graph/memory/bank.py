@@ -12,6 +12,7 @@ from rich.progress import track
 from torch import Tensor, nn
 
 from gloss_graph._internal.checks import check_index_vector, check_positive_int, check_tensor
+from gloss_graph._internal.eval_mode import evaluating
 from gloss_graph._internal.processes import world_size
 from gloss_graph.memory.drift import (
     BankStats,
@@ -31,7 +32,6 @@ from gloss_graph.memory.incoming import (
     check_storable,
     encoded,
     encoded_batches,
-    eval_mode,
     gathered,
     join_targets,
     prepared_rows,
@@ -446,7 +446,7 @@ class MemoryBank(nn.Module):
         self._check_writable()
         before, drift = kept_buffers(self, len(self), self.capacity), self.last_drift
         try:
-            with eval_mode(encoder):
+            with evaluating(encoder):
                 for rows, labels, ids in encoded_batches(loader, encoder, progress):
                     self.enqueue(rows.to(self.rows.device), labels, ids, link=False)
             self.relink(progress=progress)

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from rich.progress import track
-from torch import Tensor, nn
+from torch import Tensor
 
 from gloss_graph._internal.checks import (
     check_device,
@@ -102,16 +101,11 @@ def check_storable(x: Tensor, dtype: torch.dtype) -> None:
         )
 
 
-def eval_mode(encode: object) -> AbstractContextManager[object]:
-    """A module in eval mode, and afterward in the mode it was in; nothing for other callables."""
-    return evaluating(encode) if isinstance(encode, nn.Module) else nullcontext()
-
-
 def encoded(
     encode: Callable[[Tensor], Tensor], ids: Tensor, prepare: Callable[[str, Tensor], Tensor]
 ) -> Tensor:
     """The rows (n, D) that `encode` returns for documents (n,), a module in eval mode."""
-    with eval_mode(encode):
+    with evaluating(encode):
         x = encode(ids.clone())
     if isinstance(x, Tensor):
         x = x.to(ids.device)

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from gloss_graph._internal.checks import check_matrix, check_positive_int
-from gloss_graph._internal.sampling import stratified_sample
+from gloss_graph._internal.labels import stratified_sample
 from gloss_graph.export.data_to_networkx import to_networkx
 from gloss_graph.export.graph_arrays import edge_homophily
 from gloss_graph.graph import build_document_graph

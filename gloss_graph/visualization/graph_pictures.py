@@ -1,10 +1,11 @@
-"""Pictures of the document graph: a sample with predictions, or all documents by community."""
+"""Pictures of the document graph: a sample, all documents by community, one explanation."""
 
 from __future__ import annotations
 
 import os
 from collections import Counter
 from collections.abc import Sequence
+from textwrap import shorten
 from typing import Any, NamedTuple
 
 import networkx as nx
@@ -18,7 +19,9 @@ from scipy import sparse
 from torch_geometric.data import Data
 
 from gloss_graph._internal.checks import check_positive_int
+from gloss_graph.analysis.explanation import DOCUMENT, NodeExplanation
 from gloss_graph.analysis.measures import louvain_communities
+from gloss_graph.export.attributes import clean_text
 from gloss_graph.export.data_to_networkx import to_networkx
 from gloss_graph.export.graph_arrays import read_arrays
 from gloss_graph.visualization import style
@@ -31,6 +34,7 @@ __all__ = [
     "draw_edges",
     "known_communities",
     "plot_communities",
+    "plot_explanation",
     "plot_graph",
     "relations",
 ]
@@ -39,15 +43,15 @@ _GROUPS = 12  # most categories with a name
 _OTHER, _WITHIN, _FAINT = "#5F6368", "#7F8791", "#B9BEC5"
 _BESIDE = 3.4  # inches of a legend beside a graph
 _COLUMNS = 3  # most columns of a legend under a map,
+_ROW, _TEXT, _THICKEST = 0.42, 74, 9.0  # of an explanation: inches, characters, points
 _UNDER, _TYPE = 6.0, 9.5  # its width in inches, that of a panel, and its type in points
 
 
 class EdgeLook(NamedTuple):
-    """How edges are drawn: color, opacity and legend name of each kind, then the ink of a line.
+    """Color, opacity and legend name of each kind of edge, then the ink and width of a line.
 
-    Many edges share the ink of a few, so that a dense graph does not become a blot: `full` edges
-    have ink 1, fewer have more, within the bounds `ink`. A line is `width[0] + width[1] * ink`
-    points wide.
+    Many edges share the ink of a few: `full` edges have ink 1, fewer have more, within the bounds
+    `ink`. A line is `width[0] + width[1] * ink` points wide.
     """
 
     unknown: tuple[str, float, str]
@@ -84,7 +88,7 @@ def draw_edges(
     """Draw edges (p, 2) below the nodes (N, 2), those between groups on top.
 
     Edges of a larger `weight` (p,), in [0, 1], are more opaque and on top of lighter ones. Returns
-    legend handle, name and number of the edges of every kind drawn.
+    legend handle, name and number of every kind drawn.
     """
     low, high = look.ink
     ink = float(np.clip(np.sqrt(look.full / max(len(ends), 1)), low, high))
@@ -121,25 +125,16 @@ def plot_graph(
 
     Nodes have the color of the attribute `color_by`, or are hollow without one; a number with many
     values (`age`) gets a color scale. Edges within a class are grey, edges between classes red, and
-    the more opaque the heavier. A node whose `label` and `predicted` differ has a black ring. With
+    the more opaque the heavier. A node whose `label` and `predicted` differ has a black ring. Of
     more than `max_nodes` nodes a random-walk sample is drawn and the subtitle says so.
 
     The graph is one of `to_networkx`, or the PyG graph it takes, with its `label_names` and
-    `predicted`.
-
-    Raises:
-        ValueError: A directed graph, a multigraph, an empty graph, no node with `color_by`, or an
-            argument that does not fit the kind of graph.
-
-    Cost: O(n²) for n = min(N, max_nodes): a few seconds at 1,500 nodes.
+    `predicted`. Cost: O(n²) for n drawn nodes, a few seconds at 1,500.
 
     Example:
-        >>> graph = nx.karate_club_graph()
-        >>> figure = plot_graph(graph, color_by="club")
+        >>> figure = plot_graph(nx.karate_club_graph(), color_by="club")
         >>> [text.get_text() for text in figure.axes[0].get_legend().get_texts()][:2]
         ['Mr. Hi (17)', 'Officer (17)']
-
-    See also: `plot_communities`, for all documents; `write_graph`, for Gephi or Cytoscape.
     """
     if max_nodes < 1:
         raise ValueError(f"'max_nodes' must be at least 1 (got {max_nodes}).")
@@ -350,16 +345,9 @@ def plot_communities(
     """Draw all documents twice at the same places: colored by label and by Louvain community.
 
     Where the two colorings agree, the graph knows the classes; a community of two labels is a
-    place where propagation will mix them. Places depend on neither labels nor communities. Known
-    `places` (N, 2), such as those of an earlier picture, and `communities` (N,) of integers, -1 for
-    none, are used where given. Of more than `max_edges` edges a random sample is drawn, and the
-    heading says so.
-
-    Raises:
-        ValueError: A directed graph, no document, a damaged graph, or places or communities of the
-            wrong shape.
-
-    Cost: O(N + E) per step; 20,000 documents take about 20 s.
+    place where propagation will mix them. Known `places` (N, 2) and `communities` (N,) of integers,
+    -1 for none, are used where given. Of more than `max_edges` edges a random sample is drawn, and
+    the heading says so. Cost: O(N + E) per step; 20,000 documents take about 20 s.
 
     Example:
         >>> import torch
@@ -367,8 +355,6 @@ def plot_communities(
         >>> figure = plot_communities(Data(edge_index=edges, y=torch.tensor([0, 0, 1, -1])))
         >>> [axes.get_title(loc="left").splitlines()[0] for axes in figure.axes]
         ['by label', 'by community']
-
-    See also: `plot_graph`, for a sample with predictions; `write_html`, for an interactive page.
     """
     check_positive_int("max_edges", max_edges)
     documents = read_arrays(graph, label_names, allow_empty=False)
@@ -466,3 +452,70 @@ def _drawn_ends(links: sparse.csr_array, max_edges: int, seed: int) -> np.ndarra
         return ends
     chosen = np.random.default_rng(seed).choice(len(ends), max_edges, replace=False)
     return ends[np.sort(chosen)]
+
+
+def plot_explanation(
+    explanation: NodeExplanation,
+    path: str | os.PathLike[str] | None = None,
+    *,
+    max_documents: int = 12,
+) -> Figure:
+    """Draw the labeled documents that decided a document's label, lines as thick as their mass.
+
+    With more than `max_documents` the others are drawn as one line.
+
+    Example:
+        >>> import torch
+        >>> from gloss_graph.analysis import explain
+        >>> edges = torch.tensor([[0, 1, 1, 2], [1, 0, 2, 1]])
+        >>> answer = explain(Data(edge_index=edges, y=torch.tensor([1, -1, 1])), 1)
+        >>> plot_explanation(answer).axes[0].get_title(loc="left")
+        'Document 1 (unlabeled): the graph says "1"'
+    """
+    check_positive_int("max_documents", max_documents)
+    rows = _rows(explanation, max_documents)
+    # The largest classes get colors; beyond the palette all are grey.
+    named = [label for label in explanation.classes.index if label][: len(style.PALETTE) - 1]
+    colors = dict(zip(named, style.PALETTE, strict=False))
+    height = 1.6 + _ROW * max(len(rows), 2)
+    figure = style.new_figure(10.5, height)
+    axes = figure.add_subplot()
+    axes.set(xlim=(0.0, 1.0), ylim=(len(rows) - 0.4, -0.6))
+    axes.axis("off")
+    given = f'labeled "{explanation.label}"' if explanation.label else "unlabeled"
+    said = "no label reaches it"
+    if explanation.predicted:
+        said = f'the graph says "{explanation.predicted}"'
+    title = f"Document {explanation.doc_id} ({given}): {said}"
+    if text := _short(explanation.text, 110):
+        title += f"\n{text}"
+    axes.set_title(title, loc="left", fontsize=11, color=style.INK, parse_math=False, pad=10)
+    middle = (len(rows) - 1) / 2
+    most = max(mass for _, mass, _ in rows)
+    look: dict[str, Any] = {"va": "center", "fontsize": 9.5, "color": style.INK}
+    look |= {"clip_on": True, "parse_math": False}
+    for place, (label, mass, words) in enumerate(rows):
+        color = colors.get(label, style.GREY)
+        width = max(_THICKEST * mass / most, 0.6)
+        axes.plot([0.02, 0.2], [middle, place], color=color, linewidth=width, alpha=0.75, zorder=1)
+        axes.plot(0.2, place, "o", markersize=9, color=color, markeredgecolor=style.INK, zorder=2)
+        axes.text(0.275, place, f"{100 * mass:.1f} %", ha="right", **look)
+        axes.text(0.285, place, _short(label, 22), ha="left", weight="bold", **look)
+        axes.text(0.46, place, words, ha="left", **look)
+    face = colors.get(explanation.predicted, style.GREY)
+    axes.plot(0.02, middle, "o", markersize=15, color=face, markeredgecolor=style.INK, zorder=3)
+    return style.save_figure(figure, path)
+
+
+def _rows(explanation: NodeExplanation, most: int) -> list[tuple[str, float, str]]:
+    """Label, mass and words of every line."""
+    return [
+        (str(r.label), float(r.mass), _short(str(r.text), _TEXT) or f"document {r.doc_id}")
+        if r.kind == DOCUMENT
+        else ("", float(r.mass), f"({r.kind})")
+        for r in explanation.head(most).table.itertuples()
+    ]
+
+
+def _short(text: str, width: int) -> str:
+    return shorten(clean_text(text, 4 * width), width, placeholder=" …")

@@ -23,12 +23,11 @@ from matplotlib.lines import Line2D
 from torch import Tensor
 
 from gloss_graph._internal.checks import check_index_vector
-from gloss_graph._internal.colors import CONTRAST as CONTRAST
-from gloss_graph._internal.colors import GREY as GREY
-from gloss_graph._internal.colors import INK as INK
-from gloss_graph._internal.colors import PALETTE as PALETTE
 from gloss_graph._internal.files import atomic_write
+from gloss_graph.export.attributes import GREY as GREY
+from gloss_graph.export.attributes import PALETTE as PALETTE
 
+INK, CONTRAST = "#222222", "#B3123C"
 DPI = 160
 _FORMATS = ("png", "pdf", "svg")
 _NO_GLYPH = re.compile(r"Glyph \d+ .* missing from")
