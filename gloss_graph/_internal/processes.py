@@ -9,6 +9,8 @@ import os
 import sys
 from typing import TYPE_CHECKING, Any
 
+from gloss_graph._internal.checks import check_seed
+
 if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
@@ -163,6 +165,23 @@ def share_of_mean(count: int, device: torch.device) -> float:
 
     mean = float(mean_over_processes(torch.tensor(float(count), device=device)))
     return count / mean if mean else 1.0
+
+
+def cpu_generator(generator: torch.Generator | None, seed: int) -> torch.Generator:
+    """`generator`, which must be one of the CPU, or one made from `seed`."""
+    import torch
+
+    check_seed("seed", seed)
+    if generator is None:
+        return torch.Generator().manual_seed(seed)
+    if not isinstance(generator, torch.Generator):
+        raise TypeError(
+            f"'generator' must be a torch.Generator (got {type(generator).__name__}). Or pass "
+            "'seed'."
+        )
+    if generator.device.type != "cpu":
+        raise ValueError("'generator' must be a CPU generator.")
+    return generator
 
 
 def step_generator(generator: torch.Generator, training: bool) -> torch.Generator:

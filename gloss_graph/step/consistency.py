@@ -7,7 +7,9 @@ import warnings
 import torch
 from torch import Tensor, nn
 
-from gloss_graph._internal.processes import any_process, own_rows, share_of_mean
+from gloss_graph._internal.processes import any_process, own_rows, share_of_mean, world_size
+from gloss_graph.graph.bandwidth import reads_labels
+from gloss_graph.graph.batch import StepBatch
 from gloss_graph.graph.build import Connection
 from gloss_graph.inference.head import GraphClassifier, PropagationHead
 from gloss_graph.losses.graph import (
@@ -20,7 +22,7 @@ from gloss_graph.losses.graph import (
 )
 from gloss_graph.memory import MemoryBank
 from gloss_graph.memory.drift import age_decay
-from gloss_graph.memory.incoming import Batch
+from gloss_graph.memory.incoming import Batch, gathered
 from gloss_graph.propagation.alignment import (
     align_classes,
     arrival_confidence,
@@ -33,7 +35,7 @@ from gloss_graph.propagation.alignment import (
     score_spread,
     target_means,
 )
-from gloss_graph.step.hidden_labels import propagate_connection
+from gloss_graph.step.graph_loss import StepGraph, propagate_connection
 from gloss_graph.step.settings import Consistency
 
 
@@ -175,8 +177,8 @@ class GraphTargets(nn.Module):
 
 def consistency_loss(
     targets: GraphTargets,
-    memory: MemoryBank | None,
-    batch: Batch,
+    graph: StepGraph,
+    step: StepBatch,
     logits: Tensor,
     connection: Connection | None,
 ) -> Tensor:
@@ -185,12 +187,21 @@ def consistency_loss(
     A mean over the rows that have a target; with several processes that train, over those of all:
     the mean of the losses, so of the gradients, is that of one process with the joined batch.
 
-    The targets are those of the `connection` of the target embeddings (while training, of the
-    batches of all processes), or are looked up if it is None.
+    Targets are looked up, or propagated over the graph of the target embeddings (while training,
+    of the batches of all processes). `connection` serves as such a graph unless it is None or its
+    bandwidth depends on the shown labels.
     """
-    if connection is None:
+    batch, memory = step.constants, graph.memory
+    if targets.keeps(batch):
         where, target, confidence = targets.looked_up(memory, batch)
     else:
+        shared = targets.training and world_size() > 1
+        if connection is None or shared or reads_labels(graph.graph.bandwidth):
+            joined = batch
+            if shared:
+                joined = gathered(batch, None if memory is None else memory.slots_of)
+            with torch.no_grad():
+                connection = graph.connect(joined, step.learned, targets.steps)
         where = (batch.labels < 0).nonzero().squeeze(1)
         target, confidence = targets.propagated(connection)
         if targets.training:
