@@ -11,20 +11,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = [
-    "GREY",
-    "PALETTE",
-    "attribute_error",
-    "check_simple",
-    "class_names",
-    "class_values",
-    "clean_text",
-    "plain_graph",
-    "plain_row",
-    "plain_value",
-    "text_column",
-]
-
 #: Colors of classes in pictures and exported graphs: Okabe & Ito (2008) with a dark violet for
 #: their black; yellow last, it is weak on white.
 PALETTE = (
@@ -47,14 +33,10 @@ _DEFAULTS = ("node_default", "edge_default")
 
 
 def clean_text(text: str, limit: int | None = None) -> str:
-    r"""Replace characters that XML cannot hold by U+FFFD, unify line ends and shorten.
+    """Replace characters that XML cannot hold by U+FFFD, unify line ends and shorten.
 
     Surrogate pairs, as broken JSON leaves them, become the character they stand for. `limit` counts
     characters, the closing ellipsis included.
-
-    Example:
-        >>> ascii(clean_text("a\x00b\r\nc")), clean_text("\ud83d\ude00"), clean_text("abcdef", 4)
-        ("'a\\ufffdb\\nc'", '😀', 'abc…')
     """
     if limit is not None and len(text) > 2 * limit + 2:
         # Bounds the work on long documents; no rule below shortens a text by more than half.
@@ -144,10 +126,7 @@ def plain_value(value: Any) -> str | int | float | bool | None:
 def plain_row(
     row: Mapping[Any, Any], domain: str, where: Any, form: str, taken: Collection[str] = ()
 ) -> dict[str, Any]:
-    """Attributes of one node, edge or graph as scalars that the format `form` can hold.
-
-    `domain` and `where` are for errors; `taken` are names that the format keeps for itself.
-    """
+    """Attributes of one node, edge or graph as scalars that `form` can hold, without `taken` names."""
     plain = {}
     for name, value in row.items():
         why = ""

@@ -14,9 +14,14 @@ from torch_geometric.data import Data
 from gloss_graph._internal.files import atomic_write
 from gloss_graph._internal.limits import check_unpacked, check_zip, read_bytes
 from gloss_graph.export.attributes import check_simple
-from gloss_graph.export.data_to_networkx import GraphColumns, as_networkx, networkx_of
 from gloss_graph.export.graph_arrays import count_nodes, read_edges
-from gloss_graph.export.networkx_to_data import data_from_columns, from_networkx
+from gloss_graph.export.networkx_graphs import (
+    GraphColumns,
+    as_networkx,
+    data_from_columns,
+    from_networkx,
+    networkx_of,
+)
 from gloss_graph.export.text_formats import (
     gexf_bytes,
     graphml_bytes,
@@ -25,16 +30,6 @@ from gloss_graph.export.text_formats import (
     parse_graphml,
     parse_json,
 )
-
-__all__ = [
-    "FORMATS",
-    "read_graph",
-    "read_networkx",
-    "write_csr",
-    "write_graph",
-    "write_graphml",
-    "write_tables",
-]
 
 #: Suffixes that `write_graph` and `read_graph` know; the text formats also with `.gz`.
 FORMATS = (".csv", ".gexf", ".graphml", ".json", ".npz", ".parquet")
@@ -56,7 +51,7 @@ def write_graph(
     max_text: int | None = None,
     directed: bool = False,
 ) -> list[Path]:
-    r"""Write a graph in the format that its suffix names.
+    r"""Write a graph in the format that its suffix names, and return the files written.
 
     | suffix     | format                                          | opens in                    |
     | ---------- | ----------------------------------------------- | --------------------------- |
@@ -67,9 +62,9 @@ def write_graph(
     | `.csv`     | the same, and `NAME.schema.json` with the types | everything                  |
     | `.npz`     | the weights alone, a SciPy CSR matrix (N, N)    | `scipy.sparse.load_npz`     |
 
-    The first three may also end in `.gz`. Attributes are those of `to_networkx`. In every format
-    characters that XML cannot hold (control characters, lone surrogates) are written as U+FFFD,
-    and line ends as `\n`. Every file appears whole or not at all.
+    The first three may also end in `.gz`. Attributes are those of `to_networkx`; characters that
+    XML cannot hold (control characters, lone surrogates) are written as U+FFFD, and line ends as
+    `\n`. Every file appears whole or not at all.
 
     Args:
         graph: A document graph, or any NetworkX graph of plain values except a multigraph.
@@ -78,14 +73,9 @@ def write_graph(
         max_text: Longest `text` in characters, the closing ellipsis included; None keeps all.
         directed: Write both directions of a `Data`, which may then differ.
 
-    Returns:
-        The files written.
-
     Raises:
-        ValueError: An unknown suffix, or a graph or attribute that the format cannot hold; the
-            message names it.
-        FileExistsError: A file exists and `overwrite` is false.
-        OSError: The folder is missing or cannot be written.
+        ValueError: An unknown suffix, or a graph or attribute that the format cannot hold.
+        OSError: A file exists and `overwrite` is false, or the folder cannot be written.
 
     Example:
         >>> import tempfile
@@ -94,8 +84,6 @@ def write_graph(
         ...     files = write_graph(graph, Path(folder) / "corpus.parquet")
         ...     print([file.name for file in files], read_graph(files[0]).edge_weight)
         ['corpus.nodes.parquet', 'corpus.edges.parquet'] tensor([0.5000, 0.5000])
-
-    See also: `read_graph` and `read_networkx`, which read all of these formats.
     """
     form = _format(path)
     if form in (".parquet", ".csv"):
@@ -112,16 +100,7 @@ def write_graphml(
 ) -> Path:
     """Write a NetworkX graph as GraphML, as `write_graph` does, whatever the suffix.
 
-    Unlike with `networkx.write_graphml`, the file appears only when it is complete, and characters
-    that XML cannot hold are written as U+FFFD. A path that ends in `.gz` is compressed.
-
-    Example:
-        >>> import tempfile
-        >>> graph = nx.Graph([(0, 1, {"weight": 0.5})])
-        >>> with tempfile.TemporaryDirectory() as folder:
-        ...     path = write_graphml(graph, Path(folder) / "graph.graphml")
-        ...     nx.read_graphml(path, node_type=int).edges[0, 1]
-        {'weight': 0.5}
+    A path that ends in `.gz` is compressed.
     """
     check_simple(graph)
     return _save(graphml_bytes(graph), Path(path), overwrite)
@@ -143,13 +122,10 @@ def write_tables(
 ) -> list[Path]:
     """Write a table of nodes and one of edges, as `write_graph` does for `.parquet` and `.csv`.
 
-    `corpus.parquet` becomes `corpus.nodes.parquet` (a row per node: `node`, then its attributes)
-    and `corpus.edges.parquet` (a row per edge: `source`, `target`, `weight`, ...; each pair of an
-    undirected graph once). CSV has a third file, `corpus.schema.json`, with the types of the
-    columns and the attributes of the graph, which Parquet keeps in its metadata. Nodes of a
-    NetworkX graph are all integers or all strings.
-
-    Cost: O(N + E log E); a million edges take about a second as Parquet.
+    `corpus.parquet` becomes `corpus.nodes.parquet` (`node`, then its attributes) and
+    `corpus.edges.parquet` (`source`, `target`, `weight`, ...; each pair of an undirected graph
+    once). CSV has a third file, `corpus.schema.json`, with types and attributes of the graph, which
+    Parquet keeps in its metadata. Nodes are all integers or all strings.
     """
     from gloss_graph.export.tables import save_tables  # pyarrow only where it is needed
 
@@ -165,8 +141,7 @@ def write_csr(
 ) -> Path:
     """Write the weights as a SciPy CSR matrix (N, N), row i to column j, without pickle.
 
-    The file has no labels, texts and other attributes; write those as tables. An edge without a
-    weight counts 1.
+    An edge without a weight counts 1; labels, texts and other attributes are left out.
     """
     data = graph if isinstance(graph, Data) else None
     if data is None:
@@ -190,11 +165,7 @@ def read_graph(path: str | os.PathLike[str]) -> Data:
     """Read a document graph, as `from_networkx` returns it, from a file of any known format.
 
     The path is that of `write_graph`; for tables also the name of one of the files. A matrix
-    (`.npz`) has nodes and weights only.
-
-    Raises:
-        ValueError: An unknown suffix, a damaged file, or one of another format.
-        OSError: A file is missing or cannot be read.
+    (`.npz`) has nodes and weights only. ValueError for a damaged file or one of another format.
     """
     found = _read(path)
     try:

@@ -23,10 +23,12 @@ from torch_geometric.data import Data
 from gloss_graph._internal.files import atomic_write
 from gloss_graph._internal.limits import load_json, read_object, read_parquet
 from gloss_graph.export.attributes import attribute_error, plain_graph
-from gloss_graph.export.data_to_networkx import GraphColumns, as_networkx, data_columns
-from gloss_graph.export.networkx_to_data import networkx_columns
-
-__all__ = ["read_tables", "save_tables"]
+from gloss_graph.export.networkx_graphs import (
+    GraphColumns,
+    as_networkx,
+    data_columns,
+    networkx_columns,
+)
 
 _CHUNK = 1 << 17
 _KEY = b"gloss_graph"

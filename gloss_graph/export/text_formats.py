@@ -24,15 +24,6 @@ from gloss_graph.export.attributes import (
     plain_value,
 )
 
-__all__ = [
-    "gexf_bytes",
-    "graphml_bytes",
-    "json_bytes",
-    "parse_gexf",
-    "parse_graphml",
-    "parse_json",
-]
-
 _DEFAULTS = {"node": "node_default", "edge": "edge_default"}
 # Values as XML Schema writes them; NetworkX writes Python's words.
 _WORDS = {"True": "true", "False": "false", "inf": "INF", "-inf": "-INF", "nan": "NaN"}

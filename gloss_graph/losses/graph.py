@@ -35,15 +35,8 @@ def graph_nll(values: Tensor, target: Tensor, class_weight: Tensor | None = None
     r"""\(-\mathrm{mean} \log p_{i, y_i}\) with \(p = (1 - \epsilon) F / \sum_c F + \epsilon / C\).
 
     The mixed-in prior (\(\epsilon = 10^{-3}\)) keeps the logarithm finite without cutting its
-    gradient where a class has no visible label.
-
-    Args:
-        values: (n, C) propagated mass >= 0 of the hidden rows; rows are normalized to sum 1.
-        target: (n,) long.
-        class_weight: (C,), weights as in `torch.nn.functional.cross_entropy`.
-
-    Returns:
-        Scalar, differentiable in `values`.
+    gradient where a class has no visible label. `values` (n, C) are the propagated mass >= 0 of the
+    hidden rows, `target` (n,) is long; `class_weight` (C,) as in `torch`'s cross-entropy.
     """
     mass = values.sum(dim=1, keepdim=True)
     mass = torch.where(mass > torch.finfo(values.dtype).tiny, mass, 1.0)
@@ -53,10 +46,7 @@ def graph_nll(values: Tensor, target: Tensor, class_weight: Tensor | None = None
 
 
 def published_nll(values: Tensor, target: Tensor, class_weight: Tensor | None = None) -> Tensor:
-    r"""\(-\mathrm{mean} \log \max(F_{i, y_i}, 10^{-12})\): the paper's eq. 1, rows as they are.
-
-    Arguments and result as `graph_nll`.
-    """
+    r"""\(-\mathrm{mean} \log \max(F_{i, y_i}, 10^{-12})\): the paper's eq. 1, rows as they are."""
     true = values.gather(1, target.unsqueeze(1)).squeeze(1)
     return _weighted_mean(-true.clamp(min=_FLOOR).log(), target, class_weight)
 
@@ -66,10 +56,7 @@ def released_cross_entropy(
 ) -> Tensor:
     r"""Cross-entropy of F taken as logits, divided by the number of rows: the released code.
 
-    The second softmax has a floor of \(\ln((e + C - 1) / e)\) (1.27 at C = 8) and the second
-    division weakens the term by the number of hidden rows. Kept for reproduction only.
-
-    Arguments and result as `graph_nll`.
+    The second softmax has a floor of \(\ln((e + C - 1) / e)\) (1.27 at C = 8). For reproduction.
     """
     return score_cross_entropy(values, target, class_weight) / target.numel()
 
@@ -77,10 +64,7 @@ def released_cross_entropy(
 def score_cross_entropy(
     values: Tensor, target: Tensor, class_weight: Tensor | None = None
 ) -> Tensor:
-    """Cross-entropy of signed scores taken as logits: the form for `rule="poisson"`.
-
-    Arguments and result as `graph_nll`.
-    """
+    """Cross-entropy of signed scores taken as logits: the form for `rule="poisson"`."""
     return _weighted_mean(F.cross_entropy(values, target, reduction="none"), target, class_weight)
 
 
@@ -150,10 +134,7 @@ def soft_cross_entropy(logits: Tensor, target: Tensor, weight: Tensor) -> Tensor
 
 
 def soft_binary_cross_entropy(logits: Tensor, target: Tensor, weight: Tensor) -> Tensor:
-    r"""\(\frac{1}{n} \sum_i w_i\, \mathrm{mean}_c\, \mathrm{BCE}(p_{ic}, q_{ic})\); 0 without rows.
-
-    The targets q (n, C) and weights w (n,) are constants.
-    """
+    r"""\(\frac{1}{n} \sum_i w_i\, \mathrm{mean}_c\, \mathrm{BCE}(p_{ic}, q_{ic})\); 0 if empty."""
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     losses = F.binary_cross_entropy_with_logits(logits, target.to(logits), reduction="none")
     return (weight.to(logits) * losses.mean(dim=1)).sum() / max(1, losses.size(0))

@@ -30,8 +30,7 @@ class AgeGroup(NamedTuple):
 class Drift(NamedTuple):
     """Cosine between stored rows and new embeddings of the same documents.
 
-    `rows` compared, the `mean`, the least (`min`), the three `quartiles`, and up to four groups of
-    about equal size `by_age`, the youngest first.
+    `by_age` are up to four groups of about equal size, the youngest first.
     """
 
     rows: int
@@ -103,11 +102,10 @@ def restandardize_rows(rows: Tensor, batch: Tensor, *, keep_norms: bool) -> None
 class BankStats(NamedTuple):
     """Statistics of a bank; `class_counts` maps a label to its rows, -1 to the unlabeled ones.
 
-    With label sets a row counts for every class with a target of at least 0.5. `fill` is size /
-    capacity, `age_quartiles` are those of the ages. `duplicates` are rows with a stored neighbor
-    of another id at a cosine of 1 within 1e-6: the same text twice, or an encoder that collapsed.
-    `evicted` documents had to leave since the last `reset()`; `declined` came and were not stored
-    (None where the policy does not count). `drift` is what `MemoryBank.drift` measured last.
+    With label sets a row counts for every class with a target of at least 0.5. `duplicates` are
+    rows with a neighbor of another id at a cosine of 1 within 1e-6: the same text twice, or an
+    encoder that collapsed. `evicted` documents had to leave since the last `reset()`; `declined`
+    came and were not stored (None where the policy does not count). `drift` was measured last.
     """
 
     size: int

@@ -37,11 +37,9 @@ class Batch(NamedTuple):
     Shapes: B rows, D dimension, C classes.
 
     Attributes:
-        x: (B, D) in float32 at least, L2-normalized if graph and bank normalize; carries the
-            gradient.
+        x: (B, D) in float32 at least, L2-normalized if graph and bank normalize, with gradient.
         labels: (B,) long, -1 = unlabeled; of label sets 0 = labeled.
-        targets: (B, C) label sets in the dtype of `x`, zeros in unlabeled rows; None for class
-            numbers.
+        targets: (B, C) label sets, zeros in unlabeled rows; None for class numbers.
         ids: (B,) long document identities, or None.
         slots: (B,) long, where the bank stores each document, -1 = nowhere; None without ids or
             bank.

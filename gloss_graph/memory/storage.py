@@ -91,11 +91,7 @@ def _header(
 
 
 def read_bank(path: str | Path, *, mmap: bool) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Settings and tensors of a file that `write_bank` wrote.
-
-    With `mmap` pages are read when used, writes never reach the file, and the checksums of the
-    tensors are not compared.
-    """
+    """Settings and tensors of a file of `write_bank`; with `mmap` mapped, without checksums."""
     path = Path(path)
     if not path.exists():
         raise FileNotFoundError(f"There is no bank at '{path}'. Write one with MemoryBank.save.")
@@ -212,10 +208,7 @@ def check_forms(module: nn.Module, state: Mapping[str, Any], prefix: str = "") -
 
 
 def check_entries(wanted: Mapping[str, Any], state: Mapping[str, Any], prefix: str = "") -> None:
-    """Raise unless the entries of `state` have the shapes of `wanted`, and dtypes of their kind.
-
-    Absent entries and extra state are not checked.
-    """
+    """Raise unless the entries of `state` have the shapes of `wanted`, and dtypes of their kind."""
     for name, known in wanted.items():
         if not isinstance(known, Tensor) or f"{prefix}{name}" not in state:
             continue
@@ -352,10 +345,7 @@ def check_bank_state(
 
 
 def check_sizes(state: Mapping[str, Any], prefix: str, sizes: Mapping[str, int]) -> None:
-    """Raise unless a bank's `state` has the capacity, dim and k of `sizes`.
-
-    Torch reports absent entries.
-    """
+    """Raise unless a bank's `state` has the capacity, dim and k of `sizes`."""
     if f"{prefix}rows.codes" in state:
         raise ValueError(
             f"'{prefix}rows.codes' belongs to a bank with 'bits', which version 0.2 removed. Make "

@@ -107,8 +107,8 @@ class LinkTable(nn.Module):
     """Fixed-width neighbor lists over the slots of a bank.
 
     A link names a slot and the stamp that the slot had then. A slot's stamp grows when it gets a
-    new tenant, so links to a former tenant die without a search for them. The stored squared length
-    of every live link always equals that of the stored rows.
+    new tenant, so links to a former tenant die without a search for them. The stored length of a
+    live link always equals that of the stored rows.
     """
 
     slots: Tensor
@@ -153,10 +153,7 @@ class LinkTable(nn.Module):
         return self._graph
 
     def symmetric(self, size: int) -> SymmetricLinks:
-        """The undirected graph of the live links among the first `size` slots (CPU only).
-
-        Kept between calls: a write updates it, any other change leads to a new build.
-        """
+        """The undirected graph of the first `size` slots, kept between calls (CPU only)."""
         graph = self.kept_graph()
         if graph is None or graph.size != size:
             lists = (self.slots[:size], self.squared[:size], self.live(size))
@@ -175,7 +172,7 @@ class LinkTable(nn.Module):
     ) -> None:
         """Store the lists of the batch rows `kept` (n,), which live in `slots` (n,) already.
 
-        `lists` name slots as they were before this write; `fresh` slots (n,) got a new tenant.
+        They name slots as they were before this write; `fresh` slots (n,) got a new tenant.
         """
         graph = self.kept_graph()
         index = lists.indices[kept, : self.k]

@@ -39,8 +39,8 @@ class DescentSettings:
     """Walks over the links of the bank, for documents that come back (Dong et al., 2011).
 
     A stored document looks among the neighbors of its old neighbors, at a cost that does not
-    depend on the bank's size. One that is not stored is searched for exactly, and in inverted
-    lists from 200,000 rows on.
+    depend on the bank's size. Others are searched exactly, or in inverted lists from 200,000 rows
+    on.
 
     Attributes:
         width: Best candidates whose neighbors are examined, at least k.
@@ -164,9 +164,8 @@ def near_enough(found: Tensor, exact: Tensor) -> Tensor:
 class DescentSearch(RowSearch):
     """Walks from a document's slot over the links of the bank; `fallback` for all others.
 
-    A neighbor of a neighbor is likely a neighbor (NN-descent, Dong et al., 2011), so a document
-    that comes back finds its new neighbors around its old ones. The bank keeps that graph anyway:
-    there is no index to build or to keep in step, and the cost does not depend on its size.
+    A neighbor of a neighbor is likely a neighbor, so a document that comes back finds its new
+    neighbors around its old ones, in the graph that the bank keeps anyway.
     """
 
     def __init__(

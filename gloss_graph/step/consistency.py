@@ -44,11 +44,8 @@ class GraphTargets(nn.Module):
 
     Targets come from one solve over the whole bank every `refresh_every` steps and are looked up
     by document id in between, or from the graph of each step (`refresh_every=0`). Trust in a row of
-    the bank halves every `half_life` steps. Training resumes from the persistent buffers.
-
-    With several processes all of them solve in the same step, over equal banks or over the graph
-    of all their batches, as soon as any of them holds an unlabeled row: every buffer is bit-equal
-    on all processes after every training step.
+    the bank halves every `half_life` steps. With several processes all of them solve in the same
+    step, and every buffer is bit-equal on all of them after every training step.
     """
 
     steps: Tensor
@@ -154,9 +151,8 @@ class GraphTargets(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """Targets (n, C) and confidence (n,) from hit mass (B, C), for the `unlabeled` (B,) rows.
 
-        While training the running mean takes the rows in. The class shares are those of the
-        `labels` (N,) of all nodes; `scores` (m, C) are those of all unlabeled nodes, whose spread
-        says how large a score of `rule="poisson"` is.
+        While training the running mean takes the rows in. Class shares are those of all `labels`;
+        `scores` (m, C) of all unlabeled nodes say how large a score of `rule="poisson"` is.
         """
         shares = row_shares(hits[unlabeled]).to(self.mass.dtype)
         mass = self.mass

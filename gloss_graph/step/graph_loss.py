@@ -70,9 +70,8 @@ class StepGraph:
     ) -> Connection:
         r"""The connection with weights \(s_{ij} f_i f_j w_{ij}\).
 
-        \(f = 2^{-\mathrm{age}/h}\) for a remembered row, 1 in the batch; s is the strength where
-        an edge touches a remembered row, else 1. The factors f scale W by a diagonal on both sides:
-        it stays symmetric, and positive semi-definite where W is.
+        \(f = 2^{-\mathrm{age}/h}\) for a remembered row, 1 in the batch; s is the strength where an
+        edge touches a remembered row, else 1. W stays symmetric.
         """
         weight, slots, size = connection.edge_weight, connection.slots, connection.size
         half_life = self.staleness.half_life

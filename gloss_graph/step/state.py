@@ -63,8 +63,7 @@ def check_generator_state(state: Any) -> None:
 def state_kept(parts: Sequence[nn.Module], generator: torch.Generator) -> Iterator[None]:
     """Restore the buffers of `parts` and the state of `generator` if the block raises.
 
-    A step replaces the buffers of its parts and never writes into them; the bank, which is written
-    last, restores itself.
+    A step replaces the buffers of its parts and never writes into them; the bank restores itself.
     """
     before = [(part, [*part.named_buffers(recurse=False)]) for part in parts]
     drawn = generator.get_state()
@@ -81,9 +80,8 @@ def state_kept(parts: Sequence[nn.Module], generator: torch.Generator) -> Iterat
 class WarmStart(nn.Module):
     """Propagated values (capacity, columns) of every slot, as the last training step left them.
 
-    They are a first guess: a new document of a slot starts from the values of the old one. They
-    are part of the state, so that training resumes bit for bit. With several processes, whose
-    batches differ, nothing is kept and every solve starts from 0.
+    They are a first guess: a new document of a slot starts from the values of the old one. With
+    several processes nothing is kept and every solve starts from 0.
     """
 
     values: Tensor

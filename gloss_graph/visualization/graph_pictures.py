@@ -22,22 +22,10 @@ from gloss_graph._internal.checks import check_positive_int
 from gloss_graph.analysis.explanation import DOCUMENT, NodeExplanation
 from gloss_graph.analysis.measures import louvain_communities
 from gloss_graph.export.attributes import clean_text
-from gloss_graph.export.data_to_networkx import to_networkx
 from gloss_graph.export.graph_arrays import read_arrays
+from gloss_graph.export.networkx_graphs import to_networkx
 from gloss_graph.visualization import style
 from gloss_graph.visualization.layout import place_adjacency, place_nodes, sample_nodes
-
-__all__ = [
-    "EdgeLook",
-    "community_looks",
-    "community_names",
-    "draw_edges",
-    "known_communities",
-    "plot_communities",
-    "plot_explanation",
-    "plot_graph",
-    "relations",
-]
 
 _GROUPS = 12  # most categories with a name
 _OTHER, _WITHIN, _FAINT = "#5F6368", "#7F8791", "#B9BEC5"

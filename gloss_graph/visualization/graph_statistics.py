@@ -20,8 +20,6 @@ from gloss_graph.export.graph_arrays import GraphArrays, read_arrays
 from gloss_graph.visualization import style
 from gloss_graph.visualization.graph_pictures import known_communities, relations
 
-__all__ = ["Reach", "plot_adjacency", "plot_degrees", "plot_reach", "reach_curves"]
-
 _OPEN = "#C9CDD2"
 _SIDE, _TYPE = 5.4, 9.0  # of an adjacency matrix: inches, and points of a class name
 _MOST = 14  # most classes in the table on the right

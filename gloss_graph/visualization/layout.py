@@ -6,8 +6,6 @@ import networkx as nx
 import numpy as np
 from scipy import fft, sparse
 
-__all__ = ["place_adjacency", "place_nodes", "sample_nodes"]
-
 _JUMP = 0.15
 _BLOCK = 64  # rows that stay in cache; larger products also wake every BLAS thread
 # Up to this many nodes all pairs are visited; beyond, their masses are put on a grid of cells of at

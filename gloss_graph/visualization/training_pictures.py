@@ -22,8 +22,6 @@ from torch.nn.functional import normalize
 from gloss_graph._internal.checks import check_matrix
 from gloss_graph.visualization import style
 
-__all__ = ["plot_similarities", "plot_stage_times", "plot_training"]
-
 # Losses of a history row: name in the legend, kind of line.
 _LOSSES: dict[str, tuple[str, Any]] = {
     "loss": ("total loss", "solid"),
