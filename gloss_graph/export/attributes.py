@@ -126,7 +126,7 @@ def plain_value(value: Any) -> str | int | float | bool | None:
 def plain_row(
     row: Mapping[Any, Any], domain: str, where: Any, form: str, taken: Collection[str] = ()
 ) -> dict[str, Any]:
-    """Attributes of one node, edge or graph as scalars that `form` can hold, without `taken` names."""
+    """One row of attributes as scalars that `form` can hold, of names that are not `taken`."""
     plain = {}
     for name, value in row.items():
         why = ""

@@ -87,15 +87,9 @@ def _class_mean(losses: Tensor, class_weight: Tensor | None) -> Tensor:
 
 
 def binary_nll(values: Tensor, target: Tensor, class_weight: Tensor | None = None) -> Tensor:
-    r"""\(-\mathrm{mean}_{ic} [y \log p + (1 - y) \log(1 - p)]\), a binary likelihood.
+    r"""Mean of \(-y \log p - (1 - y) \log(1 - p)\) with \(p = (1 - \epsilon) q + \epsilon / 2\).
 
-    With \(p = (1 - \epsilon) q + \epsilon / 2\), \(\epsilon = 10^{-3}\): the mean over classes of
-    `graph_nll` with two classes each.
-
-    Args:
-        values: q (n, C), the probability that class c arrives.
-        target: y (n, C) in [0, 1].
-        class_weight: (C,), relative weights of the classes.
+    `values` (n, C) are q, the probability that class c arrives, `target` (n, C) is y in [0, 1].
     """
     present = ((1.0 - EPSILON) * values + EPSILON / 2.0).clamp(min=_LEAST)
     absent = ((1.0 - EPSILON) * (1.0 - values) + EPSILON / 2.0).clamp(min=_LEAST)
@@ -124,10 +118,7 @@ def labeled_binary_cross_entropy(
 
 
 def soft_cross_entropy(logits: Tensor, target: Tensor, weight: Tensor) -> Tensor:
-    r"""\(-\frac{1}{n} \sum_i w_i \sum_c q_{ic} \log p_{ic}\); 0 without rows.
-
-    The targets q (n, C) and weights w (n,) are constants.
-    """
+    r"""\(-\frac{1}{n} \sum_i w_i \sum_c q_{ic} \log p_{ic}\) for constant q and w; 0 if empty."""
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     losses = -(target.to(logits) * logits.log_softmax(dim=1)).sum(dim=1)
     return (weight.to(logits) * losses).sum() / max(1, losses.numel())

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.progress import track
 from torch import Tensor, nn
 
 from gloss_graph._internal.checks import check_index_vector, check_positive_int, check_tensor
@@ -20,16 +19,17 @@ from gloss_graph.memory.drift import (
     describe_rows,
     drawn_slots,
     measure_drift,
-    restandardize_rows,
+    restandardized_rows,
+    stalest_slots,
 )
 from gloss_graph.memory.eviction import Eviction, assign_slots, resolve_eviction, saved_name
 from gloss_graph.memory.incoming import (
     ANONYMOUS,
     Batch,
     SlotMap,
-    check_callable,
     check_ids,
     check_storable,
+    check_writable,
     encoded,
     encoded_batches,
     gathered,
@@ -39,8 +39,6 @@ from gloss_graph.memory.incoming import (
 )
 from gloss_graph.memory.storage import (
     check_bank_state,
-    check_sizes,
-    fit_cells,
     kept_buffers,
     read_bank,
     restore_buffers,
@@ -65,7 +63,6 @@ from gloss_graph.neighbors.search import (
     search_of,
 )
 
-_DTYPES = (torch.float32, torch.float16)
 # Queries searched at a time: bounds the memory of a large call.
 _QUERIES = 1024
 
@@ -80,9 +77,8 @@ class MemoryBank(nn.Module):
     live; its length follows when either end is refreshed.
 
     `state_dict()` restores the bank, and what it finds, bit for bit. A call that raises leaves the
-    state as it was. Rows never carry a gradient.
-
-    Shapes: B batch rows, M = `len(bank)` stored rows, D dimension, k links per row, C classes.
+    state as it was. Shapes: B batch rows, M = `len(bank)` stored rows, D dimension, k links per
+    row, C classes.
 
     Args:
         capacity: Largest number of rows; with `ids` and the size of the corpus, one per document.
@@ -100,10 +96,6 @@ class MemoryBank(nn.Module):
         eviction: Which row leaves a full bank: `"fifo"`, the oldest tenant; `"stalest"`, the row
             that was written longest ago; `"class-balanced"`, the oldest row of the most frequent
             class; `"reservoir"` keeps a uniform sample of all documents; or an `Eviction`.
-
-    Raises:
-        ValueError: A setting out of range or unknown.
-        TypeError: An `eviction` that is no policy.
 
     Cost: O(capacity (D + 3k)) memory, O(B M D) per search, O(M k) per enqueue.
 
@@ -146,7 +138,7 @@ class MemoryBank(nn.Module):
         check_positive_int("capacity", capacity, minimum=0)
         check_positive_int("dim", dim)
         check_positive_int("k", k, minimum=0)
-        if dtype not in _DTYPES:
+        if dtype not in (torch.float32, torch.float16):
             raise ValueError(f"'dtype' must be torch.float32 or torch.float16 (got {dtype}).")
         check_search(search, capacity)
         if num_classes is not None:
@@ -199,9 +191,8 @@ class MemoryBank(nn.Module):
     def labels(self) -> Tensor:
         """Labels (M,) long, -1 = unlabeled; with `num_classes` (M, C), rows of NaN = unlabeled."""
         known = self.slot_labels[: len(self)]
-        if self.slot_targets is None:
-            return known
-        return join_targets(known, self.slot_targets[: len(self)])
+        targets = self.slot_targets
+        return known if targets is None else join_targets(known, targets[: len(self)])
 
     @property
     def labeled(self) -> Tensor:
@@ -267,33 +258,21 @@ class MemoryBank(nn.Module):
     def neighbors(
         self, embeddings: Tensor, ids: Tensor | None = None, k: int | None = None
     ) -> NeighborLists:
-        """Find the nearest neighbors (B, k) of every row among stored rows and other batch rows.
+        """Find the k nearest of stored rows and other batch rows, for every row of a batch (B, D).
 
-        Stored copies of the batch's documents are left out; the batch rows take their place.
-
-        Args:
-            embeddings: (B, D) floating.
-            ids: (B,) document ids of the rows.
-            k: Neighbors per row, by default the bank's.
+        Stored copies of the batch's documents `ids` (B,) are left out; k is by default the bank's.
         """
-        x = self._prepare("embeddings", embeddings)
-        if ids is not None:
-            check_index_vector("ids", ids, x.size(0))
         if k is not None:
             check_positive_int("k", k, minimum=0)
-        slots = None if ids is None else self.slots_of(ids)
-        return nearest_lists(self.searcher, x, slots, self.rows, len(self), k or self.k)
+        return self.neighbors_of(self.checked(embeddings, ids=ids), k or self.k)
 
     def neighbors_of(self, batch: Batch, k: int) -> NeighborLists:
         """As `neighbors`, for a batch that is checked already."""
-        x = batch.x.detach()
-        return nearest_lists(self.searcher, x, batch.slots, self.rows, len(self), k)
+        x, places = batch.x.detach(), batch.slots
+        return nearest_lists(self.searcher, x, places, self.rows, len(self), k)
 
     def set_search(self, search: Search) -> None:
-        """Change the argument `search` of the bank.
-
-        An index is kept if only its use changes (`probes`).
-        """
+        """Change the argument `search`; an index is kept if only its use changes (`probes`)."""
         check_search(search, self.capacity)
         cells = cells_for(search, self.capacity, self.dim)
         wanted = row_search(search, self.links, cells)
@@ -303,10 +282,7 @@ class MemoryBank(nn.Module):
             wanted.wrote(self.rows, len(self), self.ids[:0].long(), version_of(self.rows))
 
     def recall(self, k: int | None = None, sample: int = 256, seed: int = 0) -> float:
-        """Share of the exact k nearest neighbors that this bank's search finds (recall@k).
-
-        Rows at equal distance count as equal. ValueError with fewer than two rows.
-        """
+        """Share of the exact k nearest neighbors that the search finds, ties counted as equal."""
         return measure_recall(self.searcher, self.rows, len(self), k or self.k, sample, seed)
 
     @torch.no_grad()
@@ -335,11 +311,10 @@ class MemoryBank(nn.Module):
 
         Raises:
             TypeError: A value that is not a tensor.
-            ValueError: Shape, dtype, device, non-finite embeddings, a negative id, a label < -1,
-                a target outside [0, 1].
+            ValueError: Shape, dtype, device, non-finite embeddings, a label or id out of range.
             RuntimeError: The bank was copied under `torch.inference_mode()` and is written outside.
         """
-        self._check_writable()
+        check_writable(self.count)
         batch = self.checked(embeddings, labels, ids)
         if neighbors is not None:
             check_lists(neighbors, batch.x.size(0), len(self), self.rows.device)
@@ -366,10 +341,9 @@ class MemoryBank(nn.Module):
     ) -> None:
         """As `enqueue`, for a checked batch, or `of_all` processes, for the batches of all.
 
-        Every bank then takes the same rows in the same order and stays bit-equal to the others. A
-        document that several processes hold is stored once, as the last of them sees it.
+        Every bank then takes the same rows in the same order and stays bit-equal to the others.
         """
-        self._check_writable()
+        check_writable(self.count)
         if of_all and world_size() > 1:
             # The lists of one process know nothing of the others' rows.
             batch, neighbors = gathered(batch, self.slots_of), None
@@ -412,14 +386,6 @@ class MemoryBank(nn.Module):
         self.links.write(neighbors, kept, slots, fresh, self.rows, len(self))
         self.searcher.wrote(self.rows, len(self), slots, version)
 
-    def _check_writable(self) -> None:
-        """Raise if torch would refuse a write to inference tensors."""
-        if self.count.is_inference() and not torch.is_inference_mode_enabled():
-            raise RuntimeError(
-                "This bank was copied or loaded under torch.inference_mode() and can only be "
-                "written there. Copy it again outside, or use torch.no_grad()."
-            )
-
     @torch.no_grad()
     def prefill(
         self,
@@ -428,9 +394,9 @@ class MemoryBank(nn.Module):
         *,
         progress: bool = False,
     ) -> int:
-        """Encode every batch of `loader`, store it, then link all rows by one search.
+        """Encode and store every batch of `loader`, then link all rows by one search.
 
-        Whatever raises, the bank is then as it was before the call.
+        Returns the number of rows. Whatever raises, the bank is then as it was before the call.
 
         Args:
             loader: Batches: a mapping whose `labels` and `ids` are taken out and whose rest is
@@ -438,12 +404,8 @@ class MemoryBank(nn.Module):
                 whose inputs are passed as one argument. Labels and ids are optional.
             encoder: Returns embeddings (B, D). A module runs in eval mode, without dropout.
             progress: Show a progress bar.
-
-        Returns:
-            Number of rows in the bank afterward.
         """
-        check_callable("encoder", encoder)
-        self._check_writable()
+        check_writable(self.count)
         before, drift = kept_buffers(self, len(self), self.capacity), self.last_drift
         try:
             with evaluating(encoder):
@@ -460,59 +422,35 @@ class MemoryBank(nn.Module):
 
     @torch.no_grad()
     def relink(self, *, progress: bool = False) -> None:
-        """Search the k nearest stored rows of every row again, for example after long drift.
-
-        Cost: O(M² D) time if the search is exact.
-        """
-        size = len(self)
-        k = min(self.k, size - 1)
-        if k < 1:
-            return
-        starts, searcher = range(0, size, _QUERIES), self.searcher.without_links()
-        for start in track(starts, "Linking the memory bank", disable=not progress):
-            slots = torch.arange(start, min(start + _QUERIES, size), device=self.rows.device)
-            found = searcher.others(self.rows[slots].float(), self.rows, size, slots, k)
-            self.links.replace(slots, found.indices, found.squared_distances)
+        """Search the neighbors of every row again, for example after long drift."""
+        self.links.search_all(self.searcher.without_links(), self.rows, len(self), progress)
 
     @torch.no_grad()
     def refresh(self, encode: Callable[[Tensor], Tensor], count: int) -> int:
-        """Encode the stalest documents again and rewrite their rows, as of the last enqueue.
+        """Encode the `count` stalest documents again; returns the number of rows written.
 
-        Rows without an id stay. With several processes `encode` must return equal rows on all.
-
-        Args:
-            encode: Maps document ids (n,) long to embeddings (n, D). A module runs in eval mode.
-            count: Number of rows; of equal age the lowest slots first.
-
-        Returns:
-            Number of rows written.
+        Rows without an id stay. With several processes `encode` must return equal rows on all; it
+        maps document ids (n,) long to embeddings (n, D). A module runs in eval mode.
         """
         check_positive_int("count", count, minimum=0)
-        check_callable("encode", encode)
-        self._check_writable()
-        known = (self.ids >= 0).nonzero().squeeze(1)
-        count = min(count, known.numel())
-        if count == 0:
+        check_writable(self.count)
+        slots = stalest_slots(self.ids, self.written_at, self.capacity, count)
+        if slots.numel() == 0:
             return 0
-        # Of equal age the lowest slot first, on every device.
-        order = self.written_at[known] * self.capacity + known
-        slots = known[order.topk(count, largest=False).indices]
         x = encoded(encode, self.ids[slots], self._prepare)
         check_storable(x, self.rows.dtype)
         neighbors = nearest_lists(self.searcher, x, slots, self.rows, len(self), self.k)
-        kept = torch.arange(count, device=slots.device)
         self.written_at[slots] = self.step - 1
-        self._write_rows(x, neighbors, kept, slots, torch.zeros_like(slots, dtype=torch.bool))
-        return count
+        every = torch.arange(slots.numel(), device=slots.device)
+        self._write_rows(x, neighbors, every, slots, torch.zeros_like(slots, dtype=torch.bool))
+        return slots.numel()
 
     def reset(self) -> None:
         """Forget every row; settings stay."""
+        for buffer in self.buffers(recurse=False):
+            buffer.zero_()
         self.slot_ids.fill_(-1)
         self.slot_labels.fill_(-1)
-        cleared = (self.rows, self.written_at, self.cursor, self.count, self.step, self.anonymous)
-        for buffer in (*cleared, self.slot_targets):
-            if buffer is not None:
-                buffer.zero_()
         self.links.reset()
         if self.cells is not None:
             self.cells.reset()
@@ -536,11 +474,7 @@ class MemoryBank(nn.Module):
     ) -> Drift:
         """Cosine between stored rows and new embeddings of the same documents; 1 = no drift.
 
-        Args:
-            encode: As for `refresh`.
-            sample: Rows to compare, all if there are fewer.
-            seed: Seed of the draw.
-            generator: CPU generator of the draw, instead of one made from `seed`.
+        `encode` is as for `refresh`; `sample` rows are compared, drawn by `seed` or `generator`.
         """
         check_positive_int("sample", sample)
         slots = drawn_slots(self.ids, sample, generator or torch.Generator().manual_seed(seed))
@@ -558,18 +492,10 @@ class MemoryBank(nn.Module):
         if len(self) == 0 or x.size(0) < 2:
             return self
         batch = self._prepare("embeddings", x)[:, :columns].float()
-        rows = self.embeddings.to(torch.float32, copy=True)
-        restandardize_rows(rows[:, :columns], batch, keep_norms=self.normalize)
+        rows = restandardized_rows(self.embeddings, batch, keep_norms=self.normalize)
         exact = self.search_backend if self.search_backend in ("faiss", "matmul") else "exact"
         with torch.device("meta"):  # its buffers are replaced at once
-            view = MemoryBank(
-                self.capacity,
-                self.dim,
-                k=self.k,
-                search=exact,
-                normalize=self.normalize,
-                num_classes=self.num_classes,
-            )
+            view = MemoryBank(**self._plain_settings(), search=exact)
         for name, buffer in self.named_buffers(recurse=False):
             setattr(view, name, buffer)
         view.rows, view.links, view._slot_map = rows, self.links, self._documents()
@@ -577,7 +503,6 @@ class MemoryBank(nn.Module):
 
     def stats(self) -> BankStats:
         """Fill, class histogram, ages, links, duplicates, evictions, last measured drift."""
-        declined = getattr(self.eviction, "declined", None)
         return describe_rows(
             self.labels,
             self.ids,
@@ -587,43 +512,33 @@ class MemoryBank(nn.Module):
             rows=None if self.normalize else self.embeddings,
             # A slot's stamp counts its tenants.
             tenants=int(self.links.stamps.sum()),
-            declined=None if declined is None else int(declined),
+            declined=getattr(self.eviction, "declined", None),
             drift=self.last_drift,
         )
 
     def settings(self) -> dict[str, Any]:
         """The arguments this bank was made with, as plain values ready for JSON."""
         return {
-            "capacity": self.capacity,
-            "dim": self.dim,
-            "k": self.k,
+            **self._plain_settings(),
             "dtype": str(self.rows.dtype).removeprefix("torch."),
             "search": describe_search(self.search_backend),
-            "normalize": self.normalize,
-            "num_classes": self.num_classes,
             "eviction": saved_name(self.eviction),
         }
 
-    def save(self, path: str | Path) -> Path:
-        """Write the bank and its settings as one safetensors file, whole or not at all.
+    def _plain_settings(self) -> dict[str, Any]:
+        names = ("capacity", "dim", "k", "normalize", "num_classes")
+        return {name: getattr(self, name) for name in names}
 
-        ValueError for a custom eviction policy, which a file cannot hold.
-        """
+    def save(self, path: str | Path) -> Path:
+        """Write the bank and its settings as one safetensors file, whole or not at all."""
         return write_bank(path, self.state_dict(), self.settings())
 
     @classmethod
     def load(cls, path: str | Path, *, mmap: bool = False) -> MemoryBank:
-        """Read the bank that a file of `save` holds, on the CPU.
+        """Read the bank that a file of `save` holds, on the CPU; ValueError for a damaged file.
 
-        Args:
-            path: The file.
-            mmap: Map the file instead of reading it: at once, and processes share its pages. Writes
-                to this bank never reach the file. Checksums and values are not checked. Only
-                `save` may overwrite the file.
-
-        Raises:
-            FileNotFoundError: No such file.
-            ValueError: A foreign or damaged file, or one of a bank this version cannot make.
+        With `mmap` the file is mapped: at once, and processes share its pages. Writes to this bank
+        never reach the file, and its values are not checked. Only `save` may overwrite it.
         """
         settings, state = read_bank(path, mmap=mmap)
         try:
@@ -648,8 +563,7 @@ class MemoryBank(nn.Module):
         """Restore the state of a bank with the same settings; `search` may differ.
 
         It is checked first, so nothing changes if this raises. Without `strict` all entries may be
-        missing, but not some. RuntimeError for missing or foreign entries, ValueError for values
-        that no bank has.
+        missing, but not some.
         """
         if isinstance(state_dict, Mapping):
             state_dict = dict(state_dict)
@@ -657,13 +571,9 @@ class MemoryBank(nn.Module):
         return super().load_state_dict(state_dict, strict, assign)
 
     def check_state(self, state: dict[str, Any], prefix: str = "", *, strict: bool = False) -> None:
-        """Raise unless the entries of `state` under `prefix` are those of a bank like this one.
-
-        Entries of inverted lists are fitted to the search of this bank, see `fit_cells`.
-        """
-        check_sizes(state, prefix, {"capacity": self.capacity, "dim": self.dim, "k": self.k})
-        fit_cells(self.cells, state, prefix)
-        check_bank_state(self, state, prefix, strict=strict, rows=self._checks_rows)
+        """Raise unless `state` has, under `prefix`, the entries of a bank like this one."""
+        sizes = {"capacity": self.capacity, "dim": self.dim, "k": self.k}
+        check_bank_state(self, sizes, self.cells, state, prefix, strict, self._checks_rows)
 
     def _load_from_state_dict(
         self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any

@@ -57,6 +57,14 @@ def drawn_slots(ids: Tensor, sample: int, generator: torch.Generator) -> Tensor:
     return known[drawn.to(known.device)]
 
 
+def stalest_slots(ids: Tensor, written_at: Tensor, capacity: int, count: int) -> Tensor:
+    """The `count` slots, or fewer, of documents with an id that were written longest ago."""
+    known = (ids >= 0).nonzero().squeeze(1)
+    # Of equal age the lowest slot first, on every device.
+    order = written_at[known] * capacity + known
+    return known[order.topk(min(count, known.numel()), largest=False).indices]
+
+
 def measure_drift(stored: Tensor, fresh: Tensor, age: Tensor) -> Drift:
     """Compare stored rows (n, D) of some ages (n,) with their new embeddings (n, D)."""
     cosine = F.cosine_similarity(fresh.double(), stored.double(), dim=1).cpu()
@@ -76,12 +84,14 @@ def _by_age(age: Tensor, cosine: Tensor) -> tuple[AgeGroup, ...]:
     return tuple(found)
 
 
-def restandardize_rows(rows: Tensor, batch: Tensor, *, keep_norms: bool) -> None:
-    r"""Give `rows` the mean and spread of a batch, changing them.
+def restandardized_rows(stored: Tensor, batch: Tensor, *, keep_norms: bool) -> Tensor:
+    r"""A float32 copy of `stored` rows whose first columns have the mean and spread of a batch.
 
     Cross-batch normalization (Ajanthan et al., 2023): per dimension
     \(r' = \mu_B + (r - \mu_M)\,\sigma_B / \sigma_M\).
     """
+    whole = stored.to(torch.float32, copy=True)
+    rows = whole[:, : batch.size(1)]
     wanted, mean = torch.std_mean(batch, dim=0, correction=0)
     # Parts that stay in the cache: whole passes would be bound by the memory.
     parts = rows.split(_PART_ROWS)
@@ -97,6 +107,7 @@ def restandardize_rows(rows: Tensor, batch: Tensor, *, keep_norms: bool) -> None
         if norm is not None:
             now = torch.linalg.vector_norm(part, dim=1, keepdim=True)
             part.mul_(norm / torch.where(now > 0, now, 1.0))
+    return whole
 
 
 class BankStats(NamedTuple):
@@ -132,7 +143,7 @@ def describe_rows(
     capacity: int,
     rows: Tensor | None,
     tenants: int,
-    declined: int | None,
+    declined: Tensor | None,
     drift: Drift | None,
 ) -> BankStats:
     """Statistics of stored rows; `rows` (M, D) unless they have length 1."""
@@ -149,7 +160,7 @@ def describe_rows(
         age_quartiles=_quartiles(age),
         duplicates=_twin_rows(source, target, squared, rows),
         evicted=tenants - size,
-        declined=declined,
+        declined=None if declined is None else int(declined),
         drift=drift,
     )
 

@@ -87,6 +87,15 @@ def check_callable(name: str, value: object) -> None:
         raise TypeError(f"'{name}' must be callable (got {type(value).__name__}).")
 
 
+def check_writable(buffer: Tensor) -> None:
+    """Raise RuntimeError if torch would refuse a write to an inference tensor."""
+    if buffer.is_inference() and not torch.is_inference_mode_enabled():
+        raise RuntimeError(
+            "This bank was copied or loaded under torch.inference_mode() and can only be "
+            "written there. Copy it again outside, or use torch.no_grad()."
+        )
+
+
 def check_storable(x: Tensor, dtype: torch.dtype) -> None:
     """Raise ValueError unless rows (B, D) fit the dtype they are stored in."""
     if dtype != torch.float16:
@@ -103,6 +112,7 @@ def encoded(
     encode: Callable[[Tensor], Tensor], ids: Tensor, prepare: Callable[[str, Tensor], Tensor]
 ) -> Tensor:
     """The rows (n, D) that `encode` returns for documents (n,), a module in eval mode."""
+    check_callable("encode", encode)
     with evaluating(encode):
         x = encode(ids.clone())
     if isinstance(x, Tensor):
@@ -121,6 +131,7 @@ def encoded_batches(
     progress: bool,
 ) -> Iterator[tuple[Tensor, Tensor | None, Tensor | None]]:
     """Rows (B, D), labels and ids of every batch; see `MemoryBank.prefill`."""
+    check_callable("encoder", encoder)
     for batch in track(loader, "Filling the memory bank", disable=not progress):
         if isinstance(batch, Mapping):
             inputs: Any = dict(batch)

@@ -259,12 +259,20 @@ def restore_buffers(bank: nn.Module, kept: Mapping[str, Tensor]) -> None:
 
 
 def check_bank_state(
-    bank: nn.Module, state: Mapping[str, Any], prefix: str, *, strict: bool, rows: bool
+    bank: nn.Module,
+    sizes: Mapping[str, int],
+    cells: Cells | None,
+    state: dict[str, Any],
+    prefix: str,
+    strict: bool,
+    rows: bool,
 ) -> None:
     """Raise unless `state` holds a bank like this one, or, without `strict`, none of its entries.
 
     Without `rows` the values of rows and links, every one of which would be read, are not checked.
     """
+    _check_sizes(state, prefix, sizes)
+    fit_cells(cells, state, prefix)
     known = bank.state_dict()
     names = {name.removeprefix(prefix) for name in state if name.startswith(prefix)}
     if strict:
@@ -344,7 +352,7 @@ def check_bank_state(
     require("links.squared", part("links.squared") >= 0, "at least 0")
 
 
-def check_sizes(state: Mapping[str, Any], prefix: str, sizes: Mapping[str, int]) -> None:
+def _check_sizes(state: Mapping[str, Any], prefix: str, sizes: Mapping[str, int]) -> None:
     """Raise unless a bank's `state` has the capacity, dim and k of `sizes`."""
     if f"{prefix}rows.codes" in state:
         raise ValueError(

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from rich.progress import track
 from torch import Tensor, nn
 
 from gloss_graph._internal.checks import check_device, check_tensor
@@ -247,13 +248,20 @@ class LinkTable(nn.Module):
         squared = pair_distances(rows, hit // self.k, rows, flat[hit].long())
         self.squared[:size].view(-1)[hit] = squared.to(self.squared.dtype)
 
-    def replace(self, slots: Tensor, neighbors: Tensor, squared: Tensor) -> None:
-        """Overwrite the lists of `slots` (n,) by live slots `neighbors` (n, j), j <= k."""
-        width = neighbors.size(1)
-        self.slots[slots] = -1
-        self.slots[slots, :width] = neighbors.to(torch.int32)
-        self.slot_stamps[slots, :width] = self.stamps[neighbors]
-        self.squared[slots, :width] = squared.to(self.squared.dtype)
+    def search_all(self, search: RowSearch, rows: Tensor, size: int, progress: bool) -> None:
+        """Replace the list of every slot by the nearest of the first `size` of `rows`."""
+        width = min(self.k, size - 1)
+        if width < 1:
+            return
+        for start in track(
+            range(0, size, _QUERIES), "Linking the memory bank", disable=not progress
+        ):
+            slots = torch.arange(start, min(start + _QUERIES, size), device=rows.device)
+            found = search.others(rows[slots].float(), rows, size, slots, width)
+            self.slots[slots] = -1
+            self.slots[slots, :width] = found.indices.to(torch.int32)
+            self.slot_stamps[slots, :width] = self.stamps[found.indices]
+            self.squared[slots, :width] = found.squared_distances.to(self.squared.dtype)
 
     def live(self, size: int) -> Tensor:
         """Which links (size, k) bool of the first `size` slots live."""
