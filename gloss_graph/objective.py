@@ -35,12 +35,12 @@ from gloss_graph.step.graph_loss import (
     Compared,
     ObjectiveOutput,
     StepGraph,
+    WarmStart,
     check_propagation,
     compare_hidden,
 )
 from gloss_graph.step.settings import Consistency, Staleness
 from gloss_graph.step.state import (
-    WarmStart,
     check_generator_state,
     check_objective_state,
     state_kept,

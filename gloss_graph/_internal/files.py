@@ -22,8 +22,6 @@ except ImportError:  # Windows
 
 # Of `.NAME.TOKEN.KIND`: `part` is locked while its writer lives, `new` and `old` go with it.
 _DRAFT = re.compile(r"\.(?P<name>.+)\.(?P<token>[0-9a-f]{8})\.(?P<kind>part|new|old)")
-# Drafts of older versions.
-_OLDER = re.compile(r"\.write-test|\..+\.(new|old)-[0-9a-f]{8}")
 _FULL_ADVICE = (
     "No space left on the disk. Free some and run the same again; nothing half-written was kept"
 )
@@ -107,7 +105,7 @@ def draft_beside(target: Path) -> Iterator[tuple[BinaryIO, Path]]:
 
 def is_draft(name: str) -> bool:
     """Whether an entry of a folder is a draft of this library, which is no content."""
-    return bool(_DRAFT.fullmatch(name) or _OLDER.fullmatch(name))
+    return bool(_DRAFT.fullmatch(name))
 
 
 def clear_drafts(folder: Path, name: str | None = None) -> None:
@@ -118,10 +116,7 @@ def clear_drafts(folder: Path, name: str | None = None) -> None:
         return
     for entry in entries:
         found = _DRAFT.fullmatch(entry)
-        if found is None:
-            if name is None and _OLDER.fullmatch(entry):
-                remove(folder / entry)
-        elif found["kind"] == "part" and name in (None, found["name"]):
+        if found and found["kind"] == "part" and name in (None, found["name"]):
             _clear(folder / entry, folder / found["name"])
 
 

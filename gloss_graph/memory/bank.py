@@ -26,7 +26,6 @@ from gloss_graph.memory.eviction import Eviction, assign_slots, resolve_eviction
 from gloss_graph.memory.incoming import (
     ANONYMOUS,
     Batch,
-    SlotMap,
     check_ids,
     check_storable,
     check_writable,
@@ -165,7 +164,7 @@ class MemoryBank(nn.Module):
         self.last_drift: Drift | None = None
         self._warned_anonymous = False
         # Derived from the buffers when needed.
-        self._slot_map: SlotMap | None = None
+        self._slot_map: dict[int, int] | None = None
         self._searcher: RowSearch | None = None
 
     def __repr__(self) -> str:
@@ -209,14 +208,16 @@ class MemoryBank(nn.Module):
         """Enqueue calls since each row (M,) long was last written; 0 = by the last one."""
         return self.step - self.written_at[: len(self)] - 1
 
-    def _documents(self) -> SlotMap:
+    def _documents(self) -> dict[int, int]:
         if self._slot_map is None:
-            self._slot_map = SlotMap(self.ids)
+            self._slot_map = {id_: slot for slot, id_ in enumerate(self.ids.tolist())}
         return self._slot_map
 
     def slots_of(self, ids: Tensor) -> Tensor:
         """Slot (B,) long of every document id (B,), -1 where it is not stored."""
-        return torch.tensor(self._documents().find(ids), dtype=torch.long, device=self.rows.device)
+        known = self._documents()
+        slots = [known.get(id_, -1) for id_ in ids.tolist()]
+        return torch.tensor(slots, dtype=torch.long, device=self.rows.device)
 
     @property
     def searcher(self) -> RowSearch:
@@ -363,8 +364,10 @@ class MemoryBank(nn.Module):
             neighbors = self.neighbors_of(batch, self.k)
         check_storable(x, self.rows.dtype)
         kept, slots, fresh = assign_slots(self.eviction, self, ids, known, places)
-        evicted = self.slot_ids[slots[fresh]].tolist()
-        self._documents().move(evicted, ids[kept].tolist(), slots.tolist())
+        documents = self._documents()
+        for evicted in self.slot_ids[slots[fresh]].tolist():
+            documents.pop(evicted, None)
+        documents.update(zip(ids[kept].tolist(), slots.tolist(), strict=True))
         self.written_at[slots] = self.step
         if bool(fresh.any()):
             self.count.copy_(torch.maximum(self.count, slots.max() + 1))

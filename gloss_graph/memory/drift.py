@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -179,11 +180,7 @@ def _quartiles(values: Tensor) -> tuple[float, float, float]:
     """Quartiles of values (M,), 0 without any; of more values than `torch.quantile` takes too."""
     if values.numel() == 0:
         return 0.0, 0.0, 0.0
-    ordered = values.sort().values.double()
-    place = torch.tensor([0.25, 0.5, 0.75], dtype=torch.double) * (values.numel() - 1)
-    below = ordered[place.floor().long()].cpu()
-    above = ordered[place.ceil().long()].cpu()
-    low, middle, high = torch.lerp(below, above, place.frac()).tolist()
+    low, middle, high = np.quantile(values.double().cpu().numpy(), (0.25, 0.5, 0.75)).tolist()
     return low, middle, high
 
 

@@ -1,11 +1,10 @@
-"""The documents that a bank is given: their checks, their labels, and the slot of every id."""
+"""The documents that a bank is given: their checks and their labels."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from rich.progress import track
 from torch import Tensor
@@ -21,9 +20,6 @@ from gloss_graph._internal.precision import unit_rows
 from gloss_graph._internal.processes import gather_rows
 
 _HALF_RANGE = torch.finfo(torch.float16).max
-# Largest share and number of changes kept apart from the sorted ids before they are sorted in.
-_CHANGED_SHARE = 16
-_CHANGED = 4096
 ANONYMOUS = (
     "MemoryBank.enqueue was called without 'ids'. When the same documents come again (a second "
     "epoch), each one finds its own stored copy with its own label: label leakage. Pass stable "
@@ -230,43 +226,3 @@ def check_same_targets(ids: Tensor | None, known: Tensor, targets: Tensor) -> No
             f"'labels' must agree for rows with the same id (id {int(ids[row])} has other labels "
             f"in rows {int(one[row])} and {row})."
         )
-
-
-class SlotMap:
-    """Slot of every document id: sorted arrays, and the changes since they were sorted."""
-
-    def __init__(self, ids: Tensor) -> None:
-        values = ids.cpu().numpy()
-        order = values.argsort(kind="stable")
-        self._sort(values[order], order.astype(np.int32))
-
-    def _sort(self, ids: np.ndarray, slots: np.ndarray) -> None:
-        self._ids, self._slots = ids, slots
-        self._changed: dict[int, int] = {}
-
-    def find(self, ids: Tensor) -> list[int]:
-        """Slot of every id (n,) long, -1 where it is in none."""
-        wanted = ids.cpu().numpy().astype(np.int64, copy=False)
-        found = np.full(wanted.size, -1, dtype=np.int64)
-        if self._ids.size:
-            place = self._ids.searchsorted(wanted).clip(max=self._ids.size - 1)
-            found = np.where(self._ids[place] == wanted, self._slots[place], found)
-        slots: list[int] = found.tolist()
-        changed = self._changed
-        if changed:
-            pairs = zip(wanted.tolist(), slots, strict=True)
-            slots = [changed.get(id_, slot) for id_, slot in pairs]
-        return slots
-
-    def move(self, gone: Iterable[int], ids: list[int], slots: list[int]) -> None:
-        """Forget the documents `gone`; `ids` are in `slots` from now on."""
-        self._changed.update(dict.fromkeys(gone, -1))
-        self._changed.update(zip(ids, slots, strict=True))
-        if len(self._changed) > max(_CHANGED, self._ids.size // _CHANGED_SHARE):
-            new = np.array(list(self._changed), dtype=np.int64)
-            where = np.array(list(self._changed.values()), dtype=np.int32)
-            old = ~np.isin(self._ids, new)
-            new, where = new[where >= 0], where[where >= 0]
-            all_ids = np.concatenate([self._ids[old], new])
-            order = all_ids.argsort(kind="stable")
-            self._sort(all_ids[order], np.concatenate([self._slots[old], where])[order])

@@ -202,11 +202,6 @@ def check_keys(module: nn.Module, names: Set[str]) -> None:
         raise RuntimeError(f"Error(s) in loading state_dict for {name}: {' '.join(lines)}")
 
 
-def check_forms(module: nn.Module, state: Mapping[str, Any], prefix: str = "") -> None:
-    """As `check_entries`, for the state of a module."""
-    check_entries(module.state_dict(), state, prefix)
-
-
 def check_entries(wanted: Mapping[str, Any], state: Mapping[str, Any], prefix: str = "") -> None:
     """Raise unless the entries of `state` have the shapes of `wanted`, and dtypes of their kind."""
     for name, known in wanted.items():

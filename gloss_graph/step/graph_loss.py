@@ -4,9 +4,10 @@
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch_geometric.data import Data
 
+from gloss_graph._internal.processes import world_size
 from gloss_graph._internal.timing import StageClock
 from gloss_graph.graph.build import MEMORY_MEMORY, Connection, connect, edge_kind
 from gloss_graph.graph.kernels import discounted
@@ -20,7 +21,6 @@ from gloss_graph.propagation import LabelPropagation, Propagation, SolverReport
 from gloss_graph.propagation.alignment import arrival_shares, target_means, with_mass
 from gloss_graph.step.bank_operator import bank_operator
 from gloss_graph.step.settings import Staleness
-from gloss_graph.step.state import WarmStart
 
 
 class StepGraph:
@@ -87,6 +87,59 @@ class StepGraph:
         if strength < 1.0:
             factor = torch.where((source >= size) | (target >= size), strength * factor, factor)
         return connection._replace(edge_weight=discounted(weight, factor))
+
+
+class WarmStart(nn.Module):
+    """Propagated values (capacity, columns) of every slot, as the last training step left them.
+
+    They are a first guess: a new document of a slot starts from the values of the old one. With
+    several processes nothing is kept and every solve starts from 0.
+    """
+
+    values: Tensor
+
+    def __init__(self, memory: MemoryBank | None, columns: int, rule: str) -> None:
+        super().__init__()
+        if rule != "harmonic":
+            # Spreading was measured to gain nothing.
+            raise ValueError(f"'warm_start' must be False but for rule='harmonic' (got {rule!r}).")
+        if memory is None:
+            raise ValueError("'warm_start' must be False without 'memory': nothing persists.")
+        start = torch.full((memory.capacity, columns), 1.0 / columns, dtype=torch.float32)
+        self.register_buffer("values", start)
+
+    def guess(self, connection: Connection) -> Tensor | None:
+        """Values (N, columns) of the nodes of a step; batch rows get the mean of neighbors."""
+        edges = connection.bank
+        if edges is None or world_size() > 1:
+            return None
+        size, known = connection.size, self.values[_slots(connection)]
+        ends = edges.nodes[edges.edge_index]
+        outward = (ends[0] < size) & (ends[1] >= size)
+        row, slot = ends[0][outward], ends[1][outward] - size
+        weight = edges.edge_weight.detach()[outward].to(known.dtype).unsqueeze(1)
+        total = known.new_zeros(size, 1).index_add_(0, row, weight)
+        fresh = known.new_zeros(size, known.size(1)).index_add_(0, row, weight * known[slot])
+        mean = torch.where(total > 0, fresh / total, 1.0 / known.size(1))
+        return torch.cat([mean, known])
+
+    def keep(self, connection: Connection, values: Tensor) -> None:
+        """Remember the values (N, columns) of a training step."""
+        edges = connection.bank
+        if edges is None or not self.training or world_size() > 1:
+            return
+        kept = values.detach()[connection.size :].to(self.values.dtype)
+        # Slots that took no part keep their values.
+        absent = edges.absent - connection.size
+        # A new tensor, so that a step that raises later can go back to the old one.
+        values = self.values.clone()
+        values[_slots(connection)] = kept.index_copy(0, absent, self.values[absent])
+        self.values = values
+
+
+def _slots(connection: Connection) -> Tensor | slice:
+    rows = connection.y.numel() - connection.size
+    return connection.slots if rows == connection.slots.numel() else slice(rows)
 
 
 class Compared(NamedTuple):

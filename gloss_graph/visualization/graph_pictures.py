@@ -28,7 +28,7 @@ from gloss_graph.visualization import style
 from gloss_graph.visualization.layout import place_adjacency, place_nodes, sample_nodes
 
 _GROUPS = 12  # most categories with a name
-_OTHER, _WITHIN, _FAINT = "#5F6368", "#7F8791", "#B9BEC5"
+_WITHIN, _FAINT = "#7F8791", "#B9BEC5"
 _BESIDE = 3.4  # inches of a legend beside a graph
 _COLUMNS = 3  # most columns of a legend under a map,
 _ROW, _TEXT, _THICKEST = 0.42, 74, 9.0  # of an explanation: inches, characters, points
@@ -177,8 +177,7 @@ def plot_graph(
 class _Scene(NamedTuple):
     """n nodes and p edges as drawn."""
 
-    group: np.ndarray  # (n,) position of the node's category in shares, -1 without one
-    shares: list[tuple[str, int]]  # categories of the legend with their size
+    looks: list[style.ClassLook]  # categories, the nodes without one last
     scale: np.ndarray | None  # (n,) values if the color is a scale
     edges: np.ndarray  # (p, 2) positions of the ends
     weight: np.ndarray  # (p,) in [0, 1]
@@ -224,21 +223,33 @@ def _scene(graph: nx.Graph, color_by: str) -> _Scene:
     numeric = all(type(value) in (int, float) for value in counts)
     if numeric and word == "group" and len(counts) > _GROUPS:
         scale = np.array([np.nan if value is None else value for value in values], dtype=float)
-        group = np.where(np.isnan(scale), -1, 0)
         unknown = np.zeros(len(edges), dtype=int)
-        return _Scene(group, [], scale, edges, weight, unknown, np.array(wrong), word)
+        looks = _hollow(np.isnan(scale), word)
+        return _Scene(looks, scale, edges, weight, unknown, np.array(wrong), word)
     code = {value: i for i, value in enumerate(counts)}
-    ends = np.array([code.get(value, -1) for value in values])[edges]
-    relation = relations(ends)
+    group = np.array([code.get(value, -1) for value in values])
     named = [value for value, _ in counts.most_common(_GROUPS)]
     named.sort(key=lambda value: (isinstance(value, str), value))
-    shares = [(_name(value), counts[value]) for value in named]
-    place = {None: -1} | {value: i for i, value in enumerate(named)}
-    group = np.array([place.get(value, _GROUPS) for value in values])
+    # Beyond the palette its colors return as squares; unnamed categories are grey.
+    colors = [(color, marker) for marker in "os" for color in style.PALETTE]
+    looks = [
+        style.ClassLook(_name(value), color, marker, group == code[value])
+        for value, (color, marker) in zip(named, colors, strict=False)
+    ]
     if rest := len(counts) - len(named):
         noun = word if rest == 1 else _plural(word)
-        shares.append((f"{rest} other {noun}", int((group == _GROUPS).sum())))
-    return _Scene(group, shares, None, edges, weight, relation, np.array(wrong), word)
+        members = (group >= 0) & ~np.any([look.members for look in looks], axis=0)
+        looks.append(style.ClassLook(f"{rest} other {noun}", style.OTHER, "D", members))
+    looks += _hollow(group < 0, word)
+    relation = relations(group[edges])
+    return _Scene(looks, None, edges, weight, relation, np.array(wrong), word)
+
+
+def _hollow(members: np.ndarray, word: str) -> list[style.ClassLook]:
+    """The look of nodes (n,) without a category, if there are any."""
+    name = "unlabeled" if word == "class" else "no value"
+    look = style.ClassLook(name, style.GREY, "o", members, hollow=True)
+    return [look] if members.any() else []
 
 
 def _known(value: Any) -> Any:
@@ -260,29 +271,11 @@ def _plural(word: str) -> str:
 def _draw_nodes(axes: Axes, scene: _Scene, places: np.ndarray) -> list[style.Entry]:
     """Draw nodes on top of the edges; return their legend entries."""
     area = float(np.clip(26000 / max(len(places), 1), 14, 110))
-    dots: dict[str, Any] = {"s": area, "zorder": 3, "linewidths": 0.45}
-    entries: list[style.Entry] = []
     if scene.scale is not None:
-        known = scene.group >= 0
-        dots |= {"c": scene.scale[known], "cmap": "viridis", "edgecolors": "white"}
-        axes.scatter(*places[known].T, **dots)
-    for i, (name, count) in enumerate(scene.shares):
-        # Beyond the palette its colors return as squares; unnamed categories are grey.
-        color, marker = (style.PALETTE * 2)[i], "os"[i // len(style.PALETTE)]
-        if i == _GROUPS:
-            color, marker = _OTHER, "D"
-        rim = style.rim_of(color)
-        look: dict[str, Any] = {**dots, "c": [color], "edgecolors": [rim], "marker": marker}
-        axes.scatter(*places[scene.group == i].T, **look)
-        entries.append((style.dot_handle(marker, color, rim), f"{name} ({count:,})"))
-    hollow = scene.group < 0
-    if hollow.any():
-        look = {"s": area, "c": "white", "edgecolors": style.GREY, "linewidths": 0.8, "zorder": 2.5}
-        axes.scatter(*places[hollow].T, **look)
-        name = "unlabeled" if scene.word == "class" else "no value"
-        entries.append(
-            (style.dot_handle("o", "white", style.GREY), f"{name} ({int(hollow.sum()):,})")
-        )
+        known = ~np.isnan(scene.scale)
+        dots: dict[str, Any] = {"c": scene.scale[known], "cmap": "viridis", "edgecolors": "white"}
+        axes.scatter(*places[known].T, s=area, zorder=3, linewidths=0.45, **dots)
+    entries = style.draw_documents(axes, places, scene.looks, area)
     if scene.wrong.any():
         look = {"s": 1.8 * area, "facecolors": "none", "edgecolors": "black", "linewidths": 1.2}
         axes.scatter(*places[scene.wrong].T, zorder=4, **look)
@@ -304,7 +297,7 @@ def _edge_look(scene: _Scene) -> EdgeLook:
 
 
 def _facts(graph: nx.Graph, scene: _Scene) -> str:
-    total, shown = graph.number_of_nodes(), len(scene.group)
+    total, shown = graph.number_of_nodes(), len(scene.wrong)
     what = f"{shown:,} documents"
     if shown < total:
         what = f"{shown:,} of {total:,} documents (random-walk sample)"
@@ -368,7 +361,7 @@ def plot_communities(
         draw_edges(axes, places, ends, relations(groups[ends]), _MAP_EDGES)
         style.add_legend(
             axes,
-            style.draw_documents(axes, places, looks, least=3),
+            style.draw_documents(axes, places, looks, style.dot_area(len(places), 3)),
             room=_UNDER,
             columns=_COLUMNS,
             loc="upper left",

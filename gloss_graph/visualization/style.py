@@ -273,14 +273,17 @@ def dot_handle(marker: str, face: str, rim: Any, size: float = 8.5, width: float
     return dot
 
 
-def draw_documents(
-    axes: Axes, places: np.ndarray, looks: Sequence[ClassLook], *, least: float = 11
-) -> list[Entry]:
-    """Draw documents (N, 2) as dots, small classes over large ones; return legend entries.
+def dot_area(documents: int, least: float = 11) -> float:
+    """Area of a document's dot in square points."""
+    return float(np.clip(9000 / max(documents, 1), least, 70))
 
-    `least` is the least area of a dot, in square points.
-    """
-    area = float(np.clip(9000 / max(len(places), 1), least, 70))
+
+def draw_documents(
+    axes: Axes, places: np.ndarray, looks: Sequence[ClassLook], area: float | None = None
+) -> list[Entry]:
+    """Draw documents (N, 2) as dots, small classes over large ones; return legend entries."""
+    if area is None:
+        area = dot_area(len(places))
     entries: dict[str, Entry] = {}
     for look in sorted(looks, key=lambda look: -int(look.members.sum())):
         rim: Any = look.color if look.hollow else rim_of(look.color)
