@@ -7,6 +7,7 @@ import math
 import operator
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
+from copy import copy
 from typing import Any, NamedTuple
 
 import networkx as nx
@@ -105,17 +106,13 @@ def to_networkx(
     """
     if not isinstance(tolerance, (int, float)) or not tolerance >= 0:
         raise ValueError(f"'tolerance' must be at least 0 (got {tolerance}). 0 asks for equality.")
-    columns = data_columns(
-        data,
-        texts,
-        label_names=label_names,
-        predicted=predicted,
-        split=split,
-        max_text=max_text,
-        tolerance=tolerance,
-        directed=directed,
-    )
-    return networkx_of(columns)
+    count_nodes(data, "data")
+    data = copy(data)
+    given = {"text": texts, "label_names": label_names, "predicted": predicted, "split": split}
+    for key, value in given.items():
+        if value is not None:
+            data[key] = value
+    return networkx_of(data_columns(data, max_text, tolerance=tolerance, directed=directed))
 
 
 def networkx_of(columns: GraphColumns) -> nx.Graph:
@@ -165,15 +162,7 @@ def as_networkx(graph: Data | nx.Graph, *, max_text: int | None, directed: bool)
 
 
 def data_columns(
-    data: Data,
-    texts: Sequence[str] | None = None,
-    *,
-    label_names: Sequence[str] | None = None,
-    predicted: Any = None,
-    split: Sequence[str] | None = None,
-    max_text: int | None = None,
-    tolerance: float = 1e-5,
-    directed: bool = False,
+    data: Data, max_text: int | None, *, tolerance: float = 1e-5, directed: bool = False
 ) -> GraphColumns:
     """Columns of a document graph, those of nodes in the order of the table of `to_networkx`."""
     if max_text is not None:
@@ -183,13 +172,8 @@ def data_columns(
     values: dict[str, Any] = dict(edges.columns)
     if "kind" in values:
         values["kind"] = np.array(EDGE_KINDS, dtype=object)[values["kind"].astype(int)]
-    classes = data.get("label_names") if label_names is None else label_names
+    classes = data.get("label_names")
     cleaned = None if classes is None else [clean_text(name) for name in class_names(classes)]
-    known = {
-        "texts": data.get("text") if texts is None else texts,
-        "split": data.get("split") if split is None else split,
-        "predicted": data.get("predicted") if predicted is None else predicted,
-    }
     attributes = _single_values(data)
     if cleaned is not None:
         attributes["label_names"] = json.dumps(cleaned, ensure_ascii=False)
@@ -198,18 +182,19 @@ def data_columns(
         found = node_column(data, key, size, dtype, "data")
         return None if found is None else found.tolist()
 
-    def words(key: str, limit: int | None = None) -> list[str] | None:
-        return None if known[key] is None else text_column(known[key], key, size, limit)
+    def words(key: str, name: str, limit: int | None = None) -> list[str] | None:
+        found = data.get(key)
+        return None if found is None else text_column(found, name, size, limit)
 
-    guesses = known["predicted"]
+    guesses = data.get("predicted")
     if guesses is not None:
         guesses = _named(_predictions(guesses, size), cleaned, "predicted")
     columns = {
         "doc_id": column("doc_id"),
-        "text": words("texts", max_text),
+        "text": words("text", "texts", max_text),
         "label": _named(column("y"), cleaned, "data.y"),
         "predicted": guesses,
-        "split": words("split"),
+        "split": words("split", "split"),
         "age": column("age"),
         "in_batch": column("in_batch", torch.bool),
         "seed": column("seed_mask", torch.bool),

@@ -37,18 +37,13 @@ _TAKEN = {"node": ("node",), "edge": ("source", "target")}
 
 
 def save_tables(
-    graph: Data | nx.Graph,
-    path: str | os.PathLike[str],
-    *,
-    overwrite: bool,
-    max_text: int | None,
-    directed: bool,
+    graph: Data | nx.Graph, path: Path, overwrite: bool, max_text: int | None, directed: bool
 ) -> list[Path]:
     """Write the tables that `write_tables` describes."""
-    files = _paths(Path(path))
+    files = _paths(path)
     form = "CSV" if "schema" in files else "Parquet"
     if isinstance(graph, Data):
-        columns = data_columns(graph, max_text=max_text, directed=directed)
+        columns = data_columns(graph, max_text, directed=directed)
     else:
         plain = as_networkx(graph, max_text=max_text, directed=directed)
         columns = networkx_columns(plain_graph(plain, form, _TAKEN))
