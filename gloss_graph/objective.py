@@ -40,11 +40,7 @@ from gloss_graph.step.graph_loss import (
     compare_hidden,
 )
 from gloss_graph.step.settings import Consistency, Staleness
-from gloss_graph.step.state import (
-    check_generator_state,
-    check_objective_state,
-    state_kept,
-)
+from gloss_graph.step.state import check_generator_state, check_objective_state, state_kept
 
 # The short forms that have another name than the field of the part.
 _SHORT_FORMS = {

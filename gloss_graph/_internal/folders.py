@@ -88,12 +88,7 @@ def check_folder(
 
 @contextmanager
 def claim(
-    out: str | Path,
-    command: str,
-    *,
-    marker: str,
-    work: Sequence[str] = (),
-    resume: bool = False,
+    out: str | Path, command: str, *, marker: str, work: Sequence[str] = (), resume: bool = False
 ) -> Iterator[Claim]:
     """Own a new folder while the block fills it; it is finished when the block ends well.
 

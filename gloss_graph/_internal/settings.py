@@ -40,11 +40,7 @@ def settings_of(part: type) -> dict[str, Setting]:
     """The settings of a part by name, in the order of its fields made by `setting`."""
     return {
         each.name: Setting(
-            each.name,
-            each.default,
-            str(each.type),
-            each.metadata["help"],
-            each.metadata["search"],
+            each.name, each.default, str(each.type), each.metadata["help"], each.metadata["search"]
         )
         for each in fields(part)
         if "help" in each.metadata

@@ -13,16 +13,7 @@ from torch import Tensor
 
 #: Colors of classes in pictures and exported graphs: Okabe & Ito (2008) with a dark violet for
 #: their black; yellow last, it is weak on white.
-PALETTE = (
-    "#0072B2",
-    "#E69F00",
-    "#009E73",
-    "#CC79A7",
-    "#56B4E9",
-    "#D55E00",
-    "#4B2E83",
-    "#F0E442",
-)
+PALETTE = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#4B2E83", "#F0E442")
 GREY = "#9AA0A6"
 # Everything outside the characters of XML 1.0, which exclude surrogates, and
 # the other control characters, which XML 1.0 allows but discourages.

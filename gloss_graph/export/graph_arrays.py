@@ -13,12 +13,7 @@ from scipy import sparse
 from torch import Tensor
 from torch_geometric.data import Data
 
-from gloss_graph._internal.checks import (
-    check_class_numbers,
-    check_matrix,
-    check_tensor,
-    is_integer,
-)
+from gloss_graph._internal.checks import check_class_numbers, check_matrix, check_tensor, is_integer
 from gloss_graph.export.attributes import class_names, class_values
 
 #: Names of the values 0, 1, 2 of `edge_kind`.

@@ -169,11 +169,7 @@ class DescentSearch(RowSearch):
     """
 
     def __init__(
-        self,
-        settings: DescentSettings,
-        links: LinkTable,
-        fallback: RowSearch,
-        least: int = 0,
+        self, settings: DescentSettings, links: LinkTable, fallback: RowSearch, least: int = 0
     ) -> None:
         self.settings, self.links, self.fallback, self.least = settings, links, fallback, least
 
@@ -230,13 +226,7 @@ class DescentSearch(RowSearch):
         self.fallback.wrote(rows, size, slots, version)
 
     def _descend(
-        self,
-        x: Tensor,
-        rows: Tensor,
-        graph: SymmetricLinks,
-        start: Ints,
-        banned: Any,
-        k: int,
+        self, x: Tensor, rows: Tensor, graph: SymmetricLinks, start: Ints, banned: Any, k: int
     ) -> tuple[Tensor, Tensor]:
         """Squared distances and slots (n, k), ascending, `inf` and -1 where none."""
         width, count = max(self.settings.width, k), start.size
