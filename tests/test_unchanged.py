@@ -340,11 +340,6 @@ CALLS: dict[str, Call] = {
         lambda objective, state: objective.set_extra_state(state),
         {"state": {"text": "x", "short": torch.zeros(3).byte(), "float": torch.zeros(5056)}},
     ),
-    "targets.refresh": Call(
-        objective_of,
-        lambda objective, memory: objective.targets.refresh(memory),
-        {"memory": {"none": None, "another": MemoryBank(5, DIM)}},
-    ),
     "forward": Call(
         objective_of,
         step,

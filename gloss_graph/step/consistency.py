@@ -88,13 +88,6 @@ class GraphTargets(nn.Module):
     @torch.no_grad()
     def refresh(self, memory: MemoryBank) -> None:
         """Solve over the whole bank and keep a target for every row."""
-        if not isinstance(memory, MemoryBank):
-            raise TypeError(f"'memory' must be a MemoryBank (got {type(memory).__name__}).")
-        if memory.capacity != self.table_ids.numel():
-            raise ValueError(
-                f"'memory' must have a capacity of {self.table_ids.numel()}, as the targets have "
-                f"(got {memory.capacity}; refresh_every=0 keeps none)."
-            )
         count = len(memory)
         if count == 0:
             return

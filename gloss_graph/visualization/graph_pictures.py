@@ -273,11 +273,16 @@ def _draw_nodes(axes: Axes, scene: _Scene, places: np.ndarray) -> list[style.Ent
     area = float(np.clip(26000 / max(len(places), 1), 14, 110))
     if scene.scale is not None:
         known = ~np.isnan(scene.scale)
-        dots: dict[str, Any] = {"c": scene.scale[known], "cmap": "viridis", "edgecolors": "white"}
-        axes.scatter(*places[known].T, s=area, zorder=3, linewidths=0.45, **dots)
+        dots: dict[str, Any] = {"s": area, "c": scene.scale[known], "cmap": "viridis"}
+        axes.scatter(*places[known].T, zorder=3, linewidths=0.45, edgecolors="white", **dots)
     entries = style.draw_documents(axes, places, scene.looks, area)
     if scene.wrong.any():
-        look = {"s": 1.8 * area, "facecolors": "none", "edgecolors": "black", "linewidths": 1.2}
+        look: dict[str, Any] = {
+            "s": 1.8 * area,
+            "facecolors": "none",
+            "edgecolors": "black",
+            "linewidths": 1.2,
+        }
         axes.scatter(*places[scene.wrong].T, zorder=4, **look)
         ring = style.dot_handle("o", "none", "black", width=1.6)
         entries.append((ring, f"misclassified ({int(scene.wrong.sum()):,})"))
