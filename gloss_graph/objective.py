@@ -515,11 +515,12 @@ class GraphGuidedObjective(nn.Module):
                         )
             loss = self.graph_weight * graph_loss + (1.0 - self.graph_weight) * cross_entropy
             loss = loss + self.consistency.weight * consistency
-        self.parts = {
-            "graph_loss": graph_loss.detach(),
-            "cross_entropy": cross_entropy.detach(),
-            "consistency": consistency.detach(),
+        terms = {
+            "graph_loss": graph_loss,
+            "cross_entropy": cross_entropy,
+            "consistency": consistency,
         }
+        self.parts = {name: term.detach() for name, term in terms.items()}
         output = None
         if return_output and compared is not None:
             # Before the rows are stored: the ages are those of this step.
@@ -527,9 +528,7 @@ class GraphGuidedObjective(nn.Module):
             data.seed_mask = compared.seeds
             output = ObjectiveOutput(
                 loss=loss,
-                graph_loss=graph_loss,
-                cross_entropy=cross_entropy,
-                consistency=consistency,
+                **terms,
                 propagated=compared.propagated,
                 hidden=compared.hidden,
                 graph=data,
