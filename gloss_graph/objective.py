@@ -9,33 +9,38 @@ from typing import TYPE_CHECKING, Any, Literal, overload
 import torch
 from torch import Tensor, nn
 
-from gloss_graph._internal.checks import check_choice, check_positive_int, check_range, check_seed
+from gloss_graph._internal.checks import check_choice, check_positive_int, check_range
 from gloss_graph._internal.precision import full_precision
-from gloss_graph._internal.processes import step_generator, world_size
+from gloss_graph._internal.processes import cpu_generator, step_generator
 from gloss_graph._internal.settings import former_names, settings_of, shown, with_short_forms
 from gloss_graph._internal.timing import StageClock
-from gloss_graph.graph.bandwidth import BandwidthRule, check_fits_bank, reads_labels
+from gloss_graph.graph.bandwidth import BandwidthRule, check_fits_bank
 from gloss_graph.graph.batch import StepBatch, check_memory, check_step
-from gloss_graph.graph.build import Connection, connect, document_data
+from gloss_graph.graph.build import document_data
 from gloss_graph.graph.kernels import Kernel
 from gloss_graph.graph.settings import KNNGraph
 from gloss_graph.graph.visibility import LabelSplit
 from gloss_graph.inference import BankInference, Explanation, GraphClassifier
-from gloss_graph.losses import FORMS, check_class_weight, check_multilabel
+from gloss_graph.losses import (
+    FORMS,
+    check_class_weight,
+    check_multilabel,
+    labeled_binary_cross_entropy,
+    labeled_cross_entropy,
+)
 from gloss_graph.memory import MemoryBank
-from gloss_graph.memory.distributed import gathered, store_gathered
-from gloss_graph.memory.incoming import Batch
 from gloss_graph.propagation import LabelPropagation, PropagationSettings
 from gloss_graph.step.consistency import GraphTargets, consistency_loss
-from gloss_graph.step.hidden_labels import (
+from gloss_graph.step.graph_loss import (
     Compared,
     ObjectiveOutput,
-    classification_loss,
-    hidden_label_loss,
+    StepGraph,
+    WarmStart,
+    check_propagation,
+    compare_hidden,
 )
 from gloss_graph.step.settings import Consistency, Staleness
 from gloss_graph.step.state import check_generator_state, check_objective_state, state_kept
-from gloss_graph.step.warm_start import WarmStart
 
 # The short forms that have another name than the field of the part.
 _SHORT_FORMS = {
@@ -44,6 +49,16 @@ _SHORT_FORMS = {
     ("consistency", "start"): "consistency_start",
     ("consistency", "ramp"): "consistency_ramp",
 }
+# The settings that `repr` shows before those of the parts.
+_SHOWN = (
+    "num_classes",
+    "multilabel",
+    "loss",
+    "visible_fraction",
+    "memory_visible_fraction",
+    "graph_weight",
+    "frozen_weight",
+)
 
 
 class GraphGuidedObjective(nn.Module):
@@ -58,8 +73,6 @@ class GraphGuidedObjective(nn.Module):
     A step masks the stored copies of the batch, searches, connects, hides, propagates, compares
     and then enqueues, in this order. A call that raises leaves all state as it was, and so does
     every call in `eval()`.
-
-    Shapes: B batch rows, M bank rows, N = B + M, C classes, D dimension.
 
     Args:
         num_classes: C.
@@ -77,12 +90,11 @@ class GraphGuidedObjective(nn.Module):
         memory_visible_fraction: Share of the bank's labels that stay visible.
         graph_weight: \(\lambda\) in [0, 1].
         frozen_weight: Weight in [0, 1] of the frozen similarity where `frozen` features are passed.
-        multilabel: Labels are sets (or shares) (B, C); every class is a column that propagates by
-            itself, and all terms are binary. Needs `MemoryBank(num_classes=C)`.
+        multilabel: Labels are sets (or shares) (B, C); every class propagates by itself, and all
+            terms are binary. Needs `MemoryBank(num_classes=C)`.
         warm_start: Start solves at the values of the step before, which are then part of the
-            state. Pays for long solves (small `eta`), which stop at a smaller residual; the loss
-            is that of a cold start to about 1e-3. Only for the rule `"harmonic"`; no effect with
-            `gradient="unrolled"`.
+            state. Pays for long solves (small `eta`); the loss is that of a cold start to about
+            1e-3. Only for the rule `"harmonic"`; no effect with `gradient="unrolled"`.
         class_weight: (C,) weights of the classes in all terms but \(L_C\).
         generator: CPU generator of the visibility split; by default one made from `seed`.
         seed: Seed of that generator.
@@ -99,7 +111,7 @@ class GraphGuidedObjective(nn.Module):
     Gradients reach `embeddings` and `logits`. The objective computes in float32 at least,
     whatever autocast says. The bank and the generator's state travel in `state_dict()`. With
     several processes (`torch.distributed`) every bank takes the rows of all, in rank order, and
-    `state_dict()` is bit-equal on all of them after every step; graph and gradients stay local.
+    `state_dict()` is bit-equal on all of them; graph and gradients stay local.
 
     Example:
         >>> import torch
@@ -110,9 +122,6 @@ class GraphGuidedObjective(nn.Module):
         >>> loss.backward()
         >>> len(bank), bool(x.grad.abs().sum() > 0)
         (8, True)
-
-    See also: `LabelPropagation` and `build_document_graph`, the parts, for graphs of your own;
-    `published()` and `released()` for the paper's forms.
     """
 
     class_weight: Tensor | None
@@ -184,7 +193,7 @@ class GraphGuidedObjective(nn.Module):
                 raise ValueError(f"'rule' is {rule!r}, but {propagation!r} in 'propagation'.")
             propagation, rule = None, propagation
         if propagation is not None:
-            _check_propagation(propagation, num_classes, multilabel)
+            check_propagation(propagation, num_classes, multilabel)
         settings = with_short_forms(
             "propagation",
             None if propagation is None else propagation.settings,
@@ -223,14 +232,7 @@ class GraphGuidedObjective(nn.Module):
         check_range("memory_visible_fraction", memory_visible_fraction, 0.0, 1.0)
         check_range("graph_weight", graph_weight, 0.0, 1.0)
         check_range("frozen_weight", frozen_weight, 0.0, 1.0)
-        check_seed("seed", seed)
-        if generator is not None and not isinstance(generator, torch.Generator):
-            raise TypeError(
-                f"'generator' must be a torch.Generator (got {type(generator).__name__}). Or pass "
-                "'seed'."
-            )
-        if generator is not None and generator.device.type != "cpu":
-            raise ValueError("'generator' must be a CPU generator.")
+        self.generator = cpu_generator(generator, seed)
         check_memory(memory, self.graph.normalize)
         if memory is not None and memory.capacity:
             check_fits_bank(self.graph.bandwidth)
@@ -274,10 +276,13 @@ class GraphGuidedObjective(nn.Module):
             None if memory is None else BankInference(memory, classifier, self.frozen_weight)
         )
         self.register_buffer("class_weight", check_class_weight(class_weight, num_classes))
-        self.generator = generator or torch.Generator().manual_seed(seed)
         self._made_with = (warm_start, generator, seed)
         #: Seconds by stage so far.
         self.seconds = StageClock()
+        # The scores of a singular system need components, so a list of edges.
+        self._graph = StepGraph(
+            self.graph, self.staleness, memory, self.seconds, listed=settings.rule == "poisson"
+        )
         #: The unweighted terms of the last call: `graph_loss`, `cross_entropy`, `consistency`.
         self.parts: dict[str, Tensor] = {}
 
@@ -338,14 +343,7 @@ class GraphGuidedObjective(nn.Module):
     def extra_repr(self) -> str:
         """Every setting the objective was made with, by part; the bank prints itself."""
         warm_start, generator, seed = self._made_with
-        settings = {
-            "num_classes": self.num_classes,
-            "multilabel": self.multilabel,
-            "loss": self.loss,
-            "visible_fraction": self.visible_fraction,
-            "memory_visible_fraction": self.memory_visible_fraction,
-            "graph_weight": self.graph_weight,
-            "frozen_weight": self.frozen_weight,
+        settings = {name: getattr(self, name) for name in _SHOWN} | {
             "warm_start": warm_start,
             "class_weight": self.class_weight,
             "generator": None if generator is None else torch.Generator,
@@ -380,16 +378,8 @@ class GraphGuidedObjective(nn.Module):
     ) -> Any:
         """Restore the `state_dict()` of an objective with the same settings.
 
-        Everything is checked first, so nothing changes if this raises.
-
-        Args:
-            state_dict: The state.
-            strict: Whether every entry must be there; the bank's all or none.
-            assign: Take the tensors instead of copying them (`torch.nn.Module.load_state_dict`).
-
-        Raises:
-            RuntimeError: Entries are missing or foreign.
-            ValueError: Another size, or values that no objective has; names the entry.
+        Everything is checked first, so nothing changes if this raises: RuntimeError for missing or
+        foreign entries, ValueError for another size or values that no objective has.
         """
         if isinstance(state_dict, Mapping):
             state_dict = dict(state_dict)
@@ -456,8 +446,8 @@ class GraphGuidedObjective(nn.Module):
             embeddings: (B, D) floating, from any encoder.
             labels: (B,) integer in 0..C-1, -1 = unlabeled. With `multilabel` (B, C) floating in
                 [0, 1], a row of NaN = unlabeled.
-            ids: (B,) integer >= 0, stable document identities. Rows with the same id count as
-                one document. Without ids the bank cannot mask the stored copy of a document.
+            ids: (B,) integer >= 0, stable document identities; rows with one id count as one
+                document. Without ids the bank cannot mask the stored copy of a document.
             logits: (B, C) of a classifier head; adds its cross-entropy.
             visible: (B,) bool, pins the rows whose label stays visible instead of a random split.
             target_embeddings: (B, D) embeddings of the same rows without dropout, constants, which
@@ -468,15 +458,11 @@ class GraphGuidedObjective(nn.Module):
             return_output: Return an `ObjectiveOutput` instead of the loss. Its graph lists every
                 edge, which costs time; the loss is the same up to rounding.
 
-        Returns:
-            Scalar loss, or the whole output.
-
         Raises:
             TypeError: A value that is not a tensor.
             ValueError: Shapes, dtypes or devices that disagree; non-finite embeddings; labels
                 outside -1..C-1 (or [0, 1]), or of the other kind; `visible` on an unlabeled row;
-                rows of one id that differ in label or in `visible`. Bank, targets, warm start
-                and generator are as before.
+                rows of one id that differ in label or in `visible`. All state is as before.
         """
         with full_precision(embeddings.device.type if isinstance(embeddings, Tensor) else "cpu"):
             step = check_step(
@@ -513,23 +499,28 @@ class GraphGuidedObjective(nn.Module):
         cross_entropy = consistency = torch.zeros_like(graph_loss)
         loss = graph_loss
         if logits is not None:
-            cross_entropy = classification_loss(
-                logits, batch.labels, batch.targets, self.class_weight
-            )
+            if batch.targets is None:
+                cross_entropy = labeled_cross_entropy(logits, batch.labels, self.class_weight)
+            else:
+                cross_entropy = labeled_binary_cross_entropy(
+                    logits, batch.labels, batch.targets, self.class_weight
+                )
             if self.consistency.weight > 0:
                 with self.seconds.timed("targets"):
                     if self.targets.due(batch.labels):
-                        graph = self._target_graph(step, connection, return_output)
+                        # A listed graph is the same up to rounding only.
+                        graph = None if return_output else connection
                         consistency = consistency_loss(
-                            self.targets, self.memory, batch, logits, graph
+                            self.targets, self._graph, step, logits, graph
                         )
             loss = self.graph_weight * graph_loss + (1.0 - self.graph_weight) * cross_entropy
             loss = loss + self.consistency.weight * consistency
-        self.parts = {
-            "graph_loss": graph_loss.detach(),
-            "cross_entropy": cross_entropy.detach(),
-            "consistency": consistency.detach(),
+        terms = {
+            "graph_loss": graph_loss,
+            "cross_entropy": cross_entropy,
+            "consistency": consistency,
         }
+        self.parts = {name: term.detach() for name, term in terms.items()}
         output = None
         if return_output and compared is not None:
             # Before the rows are stored: the ages are those of this step.
@@ -537,9 +528,7 @@ class GraphGuidedObjective(nn.Module):
             data.seed_mask = compared.seeds
             output = ObjectiveOutput(
                 loss=loss,
-                graph_loss=graph_loss,
-                cross_entropy=cross_entropy,
-                consistency=consistency,
+                **terms,
                 propagated=compared.propagated,
                 hidden=compared.hidden,
                 graph=data,
@@ -550,7 +539,7 @@ class GraphGuidedObjective(nn.Module):
             if self.memory is not None:
                 neighbors = None if connection is None else connection.neighbors
                 with self.seconds.timed("enqueue"):
-                    store_gathered(self.memory, step.constants, neighbors)
+                    self.memory.store(step.constants, neighbors, of_all=True)
         return loss if output is None else output
 
     def _compare(self, step: StepBatch, listed: bool) -> Compared:
@@ -564,55 +553,13 @@ class GraphGuidedObjective(nn.Module):
             step.visible,
         )
         # Labels are hidden before the weights are made: a bandwidth may depend on labels.
-        connection = self._connect(batch, step.learned, listed, split)
-        seeds = connection.on_nodes(connection.shown)
-        hidden = (batch.labels >= 0) & ~connection.shown[: connection.size]
+        connection = self._graph.connect(
+            batch, step.learned, self.targets.steps, listed=listed, split=split
+        )
         with self.seconds.timed("propagation"):
-            loss, propagated, report = hidden_label_loss(
-                self.propagation, connection, seeds, hidden, self.loss, self.class_weight, self.warm
+            return compare_hidden(
+                self.propagation, connection, batch.labels, self.loss, self.class_weight, self.warm
             )
-        return Compared(loss, connection, propagated, seeds, hidden, report)
-
-    def _target_graph(
-        self, step: StepBatch, connection: Connection | None, listed: bool
-    ) -> Connection | None:
-        """The graph that targets come from; None where they are looked up.
-
-        While training it is that of the batches of all processes. The step's graph serves unless
-        it is `listed` (the same up to rounding), or its bandwidth depends on the shown labels.
-        """
-        if self.targets.keeps(step.constants):
-            return None
-        shared = self.training and world_size() > 1
-        if connection is not None and not (listed or shared or reads_labels(self.graph.bandwidth)):
-            return connection
-        batch = gathered(step.constants, self.memory) if shared else step.constants
-        with torch.no_grad():
-            return self._connect(batch, step.learned, listed=False)
-
-    def _connect(
-        self,
-        batch: Batch,
-        learned: int,
-        listed: bool,
-        split: LabelSplit | None = None,
-    ) -> Connection:
-        """Search and connect; only the first `learned` columns of a row drift."""
-        memory, neighbors = self.memory, None
-        strength = self.staleness.strength(self.targets.steps)
-        if memory is not None and strength > 0.0:
-            with self.seconds.timed("search"):
-                memory = self.staleness.view(memory, batch.x, learned)
-                neighbors = memory.neighbors_of(batch, self.graph.k)
-        else:
-            memory = None
-        # The scores of a singular system need components, weights by age need every edge: a list.
-        listed = listed or self.propagation.rule == "poisson" or self.staleness.weighs(strength)
-        with self.seconds.timed("graph"):
-            found = connect(
-                batch, self.graph, memory=memory, neighbors=neighbors, listed=listed, split=split
-            )
-            return self.staleness.weigh(found, memory, strength)
 
     @former_names(anchor="frozen_weight")
     def predict(
@@ -642,25 +589,18 @@ class GraphGuidedObjective(nn.Module):
         Returns:
             (B, C), rows summing to 1, at least 0.001 / C each. A row that nothing reaches gets the
             class shares of the bank's labels. With label sets every entry is the probability of
-            its class, in [0.0005, 0.9995], without class-mass alignment.
-
-        Cost: one solve over the bank, kept until it changes, and another for each labeled document
-        among `ids` whose label reaches unlabeled ones.
+            its class, in [0.0005, 0.9995].
 
         Raises:
             TypeError: A value that is not a tensor.
             ValueError: No bank, an empty one, one without a label; shapes or devices that
                 disagree; an unknown mode; a `frozen_weight` without frozen features.
+
+        Cost: one solve over the bank, kept until it changes, and another for each labeled document
+        among `ids` whose label reaches unlabeled ones.
         """
-        return self.explain(
-            embeddings,
-            frozen=frozen,
-            ids=ids,
-            mode=mode,
-            frozen_weight=frozen_weight,
-            rule=rule,
-            top=0,
-        ).probabilities
+        found = self._predictor().predict(embeddings, frozen, ids, mode, frozen_weight, rule, 0)
+        return found.probabilities
 
     @former_names(anchor="frozen_weight")
     def explain(
@@ -678,30 +618,9 @@ class GraphGuidedObjective(nn.Module):
 
         With `ids`, a document is never named as a reason for itself.
         """
+        return self._predictor().predict(embeddings, frozen, ids, mode, frozen_weight, rule, top)
+
+    def _predictor(self) -> BankInference:
         if self._inference is None:
             raise ValueError("'memory' is None; predictions propagate over a bank. Pass one.")
-        return self._inference.predict(embeddings, frozen, ids, mode, frozen_weight, rule, top)
-
-
-def _check_propagation(propagation: object, num_classes: int, multilabel: bool) -> None:
-    """Raise unless `propagation` is a layer all of whose settings an objective can follow."""
-    if not isinstance(propagation, LabelPropagation):
-        raise TypeError(
-            "'propagation' must be a LabelPropagation or the name of a rule (got "
-            f"{type(propagation).__name__})."
-        )
-    if propagation.class_mass is not None:
-        raise ValueError(
-            "'propagation' must not rescale classes (class_mass), which is for predictions. Leave "
-            "it out; the objective aligns targets by consistency=Consistency(align=...)."
-        )
-    if propagation.num_classes not in (None, num_classes):
-        raise ValueError(
-            f"'propagation' must have num_classes={num_classes} or none, as the objective "
-            f"(got {propagation.num_classes})."
-        )
-    if multilabel and propagation.prior is not None:
-        raise ValueError(
-            "'propagation' must not have a 'prior' with multilabel=True: what leaks goes to the "
-            "mean of the shown label sets. Leave it out, or use prior='none'."
-        )
+        return self._inference

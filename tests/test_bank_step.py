@@ -126,7 +126,8 @@ def test_hops_touch_no_row_beyond_them(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(build, "LEAST_ROWS", 1)
     objective = objective_with_bank(1_000, hops=1)
     x, y = documents(5)
-    near = objective._connect(checked(objective, x, y, torch.arange(5)), DIM, listed=False)
+    batch = checked(objective, x, y, torch.arange(5))
+    near = build.connect(batch, objective.graph, memory=objective.memory, listed=False)
     assert near.bank is not None
     assert 5 < near.slots.numel() <= 5 * objective.graph.k
     assert near.bank.pointer.numel() == near.slots.numel() + 1

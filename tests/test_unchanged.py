@@ -14,8 +14,8 @@ from helpers import snapshot
 from torch import Tensor, nn
 
 from gloss_graph import GraphGuidedObjective, MemoryBank
+from gloss_graph._internal.processes import share_state
 from gloss_graph.memory import MomentumEncoder
-from gloss_graph.memory.distributed import share_state, store_gathered
 from gloss_graph.neighbors import NeighborLists
 
 DIM, SIZE, CLASSES = 4, 6, 3
@@ -287,7 +287,7 @@ CALLS: dict[str, Call] = {
     ),
     "store gathered": Call(
         bank_of,
-        lambda bank, x: store_gathered(bank, bank.checked(x, torch.zeros(SIZE).long()), None),
+        lambda bank, x: bank.store(bank.checked(x, torch.zeros(SIZE).long()), of_all=True),
         {"x": MATRICES},
     ),
     "prefill": Call(
@@ -339,11 +339,6 @@ CALLS: dict[str, Call] = {
         objective_of,
         lambda objective, state: objective.set_extra_state(state),
         {"state": {"text": "x", "short": torch.zeros(3).byte(), "float": torch.zeros(5056)}},
-    ),
-    "targets.refresh": Call(
-        objective_of,
-        lambda objective, memory: objective.targets.refresh(memory),
-        {"memory": {"none": None, "another": MemoryBank(5, DIM)}},
     ),
     "forward": Call(
         objective_of,

@@ -9,10 +9,12 @@ from torch import nn
 
 
 @contextmanager
-def evaluating(module: nn.Module) -> Iterator[None]:
-    """Put a module into eval mode, and every part of it back into the mode it was in."""
-    modes = {part: part.training for part in module.modules()}
-    module.eval()
+def evaluating(module: object) -> Iterator[None]:
+    """Put a module into eval mode, and every part back into its mode; other objects stay."""
+    modes = {}
+    if isinstance(module, nn.Module):
+        modes = {part: part.training for part in module.modules()}
+        module.eval()
     try:
         yield
     finally:

@@ -22,8 +22,6 @@ except ImportError:  # Windows
 
 # Of `.NAME.TOKEN.KIND`: `part` is locked while its writer lives, `new` and `old` go with it.
 _DRAFT = re.compile(r"\.(?P<name>.+)\.(?P<token>[0-9a-f]{8})\.(?P<kind>part|new|old)")
-# Drafts of older versions.
-_OLDER = re.compile(r"\.write-test|\..+\.(new|old)-[0-9a-f]{8}")
 _FULL_ADVICE = (
     "No space left on the disk. Free some and run the same again; nothing half-written was kept"
 )
@@ -45,19 +43,6 @@ def atomic_write(path: str | os.PathLike[str], *, overwrite: bool = False) -> It
     The bytes go to a hidden file in the same folder, which takes the name when the block ends well
     and is removed when it does not. A reader never meets half a file, and an older file survives a
     failed rewrite. The next write of that name removes what a killed process left.
-
-    Raises:
-        FileExistsError: `path` exists and `overwrite` is false.
-        IsADirectoryError: `path` is a folder.
-        OSError: The folder is missing or cannot be written, or the disk is full.
-
-    Example:
-        >>> import tempfile
-        >>> with tempfile.TemporaryDirectory() as folder:
-        ...     with atomic_write(Path(folder) / "note.txt") as handle:
-        ...         _ = handle.write(b"whole")
-        ...     [file.name for file in Path(folder).iterdir()]
-        ['note.txt']
     """
     target = Path(path)
     _check_free(target, overwrite)
@@ -91,8 +76,7 @@ def atomic_path(path: str | os.PathLike[str], *, overwrite: bool = False) -> Ite
 def draft_beside(target: Path) -> Iterator[tuple[BinaryIO, Path]]:
     """A locked hidden file next to `target`, and a free name for another file or folder there.
 
-    Drafts of dead processes for the same target are removed first; both names are removed at the
-    end unless they were renamed.
+    Drafts of dead processes are removed first; both names are removed unless they were renamed.
     """
     clear_drafts(target.parent, target.name)
     while True:
@@ -121,7 +105,7 @@ def draft_beside(target: Path) -> Iterator[tuple[BinaryIO, Path]]:
 
 def is_draft(name: str) -> bool:
     """Whether an entry of a folder is a draft of this library, which is no content."""
-    return bool(_DRAFT.fullmatch(name) or _OLDER.fullmatch(name))
+    return bool(_DRAFT.fullmatch(name))
 
 
 def clear_drafts(folder: Path, name: str | None = None) -> None:
@@ -132,10 +116,7 @@ def clear_drafts(folder: Path, name: str | None = None) -> None:
         return
     for entry in entries:
         found = _DRAFT.fullmatch(entry)
-        if found is None:
-            if name is None and _OLDER.fullmatch(entry):
-                remove(folder / entry)
-        elif found["kind"] == "part" and name in (None, found["name"]):
+        if found and found["kind"] == "part" and name in (None, found["name"]):
             _clear(folder / entry, folder / found["name"])
 
 
@@ -215,8 +196,7 @@ def _sync(path: Path) -> None:
 def utf8_folder(folder: Path) -> Path:
     """A folder under a name in UTF-8, the only names that safetensors takes.
 
-    If the name is none, as in old archives, an existing folder is named by a descriptor. The
-    descriptor and the name live as long as the process.
+    Else an existing folder is named by a descriptor that lives as long as the process.
     """
     try:
         os.fspath(folder).encode()
@@ -265,10 +245,9 @@ def _explained(error: OSError, target: Path) -> OSError:
 
 
 def try_lock(number: int) -> str:
-    """Lock an open file descriptor for this process without waiting: `TAKEN`, `HELD`, `UNKNOWN`.
+    """Lock an open file descriptor without waiting: `TAKEN`, `HELD`, `UNKNOWN`.
 
-    Closing it gives the lock back. The system drops it when the process ends, however it ends, so
-    no lock is ever stale.
+    Closing it gives the lock back, and so does the end of the process, so no lock is ever stale.
     """
     if fcntl is None:
         return UNKNOWN

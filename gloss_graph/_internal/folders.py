@@ -2,19 +2,8 @@
 
 A folder written at one go, as a saved model, is made next to its place and swapped with the old
 one (`whole_folder`). A folder that a command works on for long has its place from the start:
-`claim` locks it, gives a draft folder inside to fill, and at the end moves everything up, the
-file that marks it as whole last. A folder that stays open, as that of a search, is only locked
-(`hold`).
-
-Example:
-    >>> import tempfile
-    >>> with tempfile.TemporaryDirectory() as parent:
-    ...     out = Path(parent, "out")
-    ...     with claim(out, "graph", marker="config.json") as claimed:
-    ...         _ = (claimed.draft / "config.json").write_text("{}")
-    ...         before = (out / "config.json").exists()
-    ...     before, [file.name for file in out.iterdir()]
-    (False, ['config.json'])
+`claim` locks it, gives a draft folder to fill, and at the end moves everything up, the file that
+marks it as whole last. A folder that stays open, as that of a search, is only locked (`hold`).
 """
 
 from __future__ import annotations
@@ -99,32 +88,17 @@ def check_folder(
 
 @contextmanager
 def claim(
-    out: str | Path,
-    command: str,
-    *,
-    marker: str,
-    work: Sequence[str] = (),
-    resume: bool = False,
+    out: str | Path, command: str, *, marker: str, work: Sequence[str] = (), resume: bool = False
 ) -> Iterator[Claim]:
     """Own a new folder while the block fills it; it is finished when the block ends well.
 
     Files go into `Claim.draft` and from there to `out` at the end, `marker` last: a folder with it
-    is whole. Of a block that raises only `work` stays. Leftovers of an interrupted run of the same
-    command are removed first, so that it starts over; other content is never touched.
+    is whole. Names in `work` the block writes into `out` itself, to `resume` from after an
+    interruption; they are removed once the folder is whole. Leftovers of an interrupted run of the
+    same command are removed first; other content is never touched.
 
-    Args:
-        out: New or empty folder, or that of a run of the same command that did not finish.
-        command: The command that writes.
-        marker: Name in the draft that makes the folder whole.
-        work: Names that the block writes into `out` itself, to go on from after an interruption.
-            They are removed once the folder is whole.
-        resume: Keep the `work` that is there.
-
-    Raises:
-        FileExistsError: `out` is finished or holds something else.
-        BlockingIOError: Another process owns it.
-        PermissionError: It cannot be written.
-        OSError: The disk is full.
+    FileExistsError if `out` is finished or holds something else, BlockingIOError if another process
+    owns it.
     """
     out = Path(out)
     with _owner(out) as number, full_disk_named(out):
@@ -173,17 +147,10 @@ def join(
     same: Callable[[], bool],
     begin: Callable[[], object],
 ) -> Iterator[None]:
-    """Work in a folder together with the processes that do the same there.
+    """Work in a folder together with all processes that do the same and lock the file `crowd`.
 
-    Args:
-        out: The folder, which exists.
-        command: The command that writes.
-        crowd: A file that all of them lock together.
-        same: Whether the folder already describes the work of this process.
-        begin: Describes it there; called if `same()` is false and no other process is at work.
-
-    Raises:
-        BlockingIOError: Others are at work on something else.
+    If the folder does not describe the `same` work yet, `begin` describes it there; BlockingIOError
+    if others are at work on something else.
     """
     number = os.open(crowd, os.O_RDWR | os.O_CREAT, 0o666)
     keep_from_children(number)
@@ -218,22 +185,9 @@ def whole_folder(folder: str | Path, marker: str) -> Iterator[Path]:
     """Fill a hidden new folder that takes the place of `folder` only when it is complete.
 
     The two are exchanged in one step if the system can (Linux, macOS). Elsewhere the old one is
-    moved away first; a reader in between, or after a crash there, finds the new one by
-    `newest_whole`, and the next writer puts it in its place. If the block raises, `folder` stays as
-    it was. The file `marker`, which the block writes too, tells a folder of ours, which may be
-    replaced, from a foreign one; weights get its permissions.
-
-    Raises:
-        ValueError: `folder` exists and is neither empty nor ours.
-        OSError: It cannot be written, or the disk is full.
-
-    Example:
-        >>> import tempfile
-        >>> with tempfile.TemporaryDirectory() as parent:
-        ...     with whole_folder(Path(parent, "model"), "mark") as fresh:
-        ...         _ = (fresh / "mark").write_text("ours")
-        ...     sorted(path.name for path in Path(parent).rglob("*"))
-        ['mark', 'model']
+    moved away first; a reader in between finds the new one by `newest_whole`, and the next writer
+    puts it in its place. If the block raises, `folder` stays as it was. The file `marker`, which
+    the block writes too, tells a folder of ours, which may be replaced, from a foreign one.
     """
     folder = Path(folder).expanduser().resolve()
     foreign = folder.exists() and not (folder / marker).is_file()

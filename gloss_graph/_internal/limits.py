@@ -47,16 +47,13 @@ def check_unpacked(path: str | Path, size: int) -> None:
 
     `size` are the bytes that it declares, or that were unpacked so far.
     """
-    if size > _allowed(Path(path)):
+    stored = Path(path).stat().st_size
+    if size > max(max_bytes(), _RATIO * stored):
         raise ValueError(
-            f"{path} stands for far more than the {Path(path).stat().st_size:,} bytes it has "
+            f"{path} stands for far more than the {stored:,} bytes it has "
             f"({size:,} or more). If you trust the file, set {VARIABLE} to the number of bytes to "
             "allow."
         )
-
-
-def _allowed(path: Path) -> int:
-    return max(max_bytes(), _RATIO * path.stat().st_size)
 
 
 def read_bytes(path: str | Path) -> bytes:
@@ -155,7 +152,7 @@ def check_xml(content: bytes) -> None:
         raise ValueError("it declares a document type (DOCTYPE), which no graph needs")
 
     def stop(*_: Any) -> None:
-        raise _RootReachedError
+        raise StopIteration
 
     parser = expat.ParserCreate()
     parser.StartDoctypeDeclHandler = refuse
@@ -163,14 +160,10 @@ def check_xml(content: bytes) -> None:
     parser.StartElementHandler = stop
     try:
         parser.Parse(content, True)
-    except _RootReachedError:
+    except StopIteration:
         return
     except (expat.ExpatError, LookupError) as error:
         raise ValueError(f"it is no XML: {error}") from error
-
-
-class _RootReachedError(Exception):
-    """The first element of a document."""
 
 
 def check_zip(path: str | Path) -> None:

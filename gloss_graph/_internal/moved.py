@@ -16,10 +16,8 @@ def moved_names(
 ) -> Callable[[str], Any]:
     """A module `__getattr__` (PEP 562) that loads a name from its home on first use.
 
-    Args:
-        package: The package that offers the names.
-        homes: The names by their home, a module path.
-        renamed: Former name -> home and present name; its use warns.
+    `homes` maps a module path to its names, `renamed` a former name, whose use warns, to its home
+    and present name.
     """
     home_of = {name: (home, name) for home, names in homes.items() for name in names}
     former = renamed or {}

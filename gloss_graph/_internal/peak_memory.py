@@ -33,12 +33,6 @@ class PeakMemory:
 
     It is Linux's record of the peak if that can be reset; else a thread looks every hundredth of a
     second.
-
-    Example:
-        >>> with PeakMemory() as memory:
-        ...     _ = bytearray(2**20)
-        >>> memory.peak >= 2**20
-        True
     """
 
     def __init__(self) -> None:

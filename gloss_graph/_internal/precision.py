@@ -37,10 +37,9 @@ class _NoSecondDerivative(torch.autograd.Function):
 def first_order(backward: Callable[..., Any]) -> Callable[..., Any]:
     """Decorate the `backward` of a Function that is differentiable once and in full precision.
 
-    Unlike `torch.autograd.function.once_differentiable`, a second derivative raises also if the
-    incoming gradient is a constant (the loss is linear in the output): torch would return the
-    derivative without the share that passes through the saved tensors, which must hold an input
-    or output of the Function. Autocast is off inside.
+    Unlike with `torch.autograd.function.once_differentiable`, a second derivative raises also if
+    the incoming gradient is a constant, where torch would return it without the share that passes
+    through the saved tensors, which must hold an input or output of the Function.
     """
 
     @wraps(backward)
@@ -113,8 +112,7 @@ class _UnitRows(torch.autograd.Function):
 def unit_rows(x: Tensor) -> Tensor:
     """L2-normalized rows of x (B, D), differentiable once; a zero row stays zero.
 
-    Raises:
-        FloatingPointError: In the backward pass, if the gradient is NaN or inf.
+    The backward pass raises a `FloatingPointError` if the gradient is NaN or inf.
     """
     return _UnitRows.apply(x)
 

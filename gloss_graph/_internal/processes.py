@@ -9,9 +9,11 @@ import os
 import sys
 from typing import TYPE_CHECKING, Any
 
+from gloss_graph._internal.checks import check_seed
+
 if TYPE_CHECKING:
     import torch
-    from torch import Tensor
+    from torch import Tensor, nn
 
 # Spreads the splits of the processes of one step far apart.
 _STRIDE = 1_000_003
@@ -89,8 +91,7 @@ def any_process(flag: bool, device: torch.device | str = "cpu") -> bool:
 def gather_rows(rows: Tensor) -> Tensor:
     """Rows (B_r, ...) of all processes in rank order, (B, ...), without gradient.
 
-    Only the first size may differ between processes; it may be 0. Cost: two collectives, O(B D)
-    traffic.
+    Only the first size may differ between processes; it may be 0.
     """
     count = world_size()
     if count == 1:
@@ -119,6 +120,33 @@ def mean_over_processes(value: Tensor) -> Tensor:
     return gather_rows(value.detach().unsqueeze(0)).mean(dim=0)
 
 
+def share_state(module: nn.Module) -> None:
+    """Give every process the weights, buffers and generator state that process 0 has.
+
+    Call it once before training: banks that each process filled by itself may differ in the last
+    bit.
+    """
+    import torch
+
+    if not isinstance(module, torch.nn.Module):
+        raise TypeError(f"'module' must be a torch.nn.Module (got {type(module).__name__}).")
+    if world_size() == 1:
+        return
+    device = None
+    for tensor in (*module.parameters(), *module.buffers()):
+        torch.distributed.broadcast(tensor.detach(), src=0)
+        device = tensor.device
+    for part in module.modules():
+        forget_derived = getattr(part, "forget_derived", None)
+        if forget_derived is not None:
+            forget_derived()
+        generator = getattr(part, "generator", None)
+        if isinstance(generator, torch.Generator):
+            state = generator.get_state().to(device or "cpu")
+            torch.distributed.broadcast(state, src=0)
+            generator.set_state(state.cpu())
+
+
 def own_rows(count: int, device: torch.device) -> Tensor:
     """Which of the gathered rows (B,) bool are the `count` ones of this process."""
     import torch
@@ -129,8 +157,7 @@ def own_rows(count: int, device: torch.device) -> Tensor:
 def share_of_mean(count: int, device: torch.device) -> float:
     """Factor for a mean over the `count` rows of this process.
 
-    The mean of the result over the processes is then the mean over the rows of all. 1 with one
-    process; with several every process must ask.
+    The mean of the result over the processes is then the mean over the rows of all.
     """
     if world_size() == 1:
         return 1.0
@@ -140,13 +167,29 @@ def share_of_mean(count: int, device: torch.device) -> float:
     return count / mean if mean else 1.0
 
 
+def cpu_generator(generator: torch.Generator | None, seed: int) -> torch.Generator:
+    """`generator`, which must be one of the CPU, or one made from `seed`."""
+    import torch
+
+    check_seed("seed", seed)
+    if generator is None:
+        return torch.Generator().manual_seed(seed)
+    if not isinstance(generator, torch.Generator):
+        raise TypeError(
+            f"'generator' must be a torch.Generator (got {type(generator).__name__}). Or pass "
+            "'seed'."
+        )
+    if generator.device.type != "cpu":
+        raise ValueError("'generator' must be a CPU generator.")
+    return generator
+
+
 def step_generator(generator: torch.Generator, training: bool) -> torch.Generator:
     """The source of a step's random splits.
 
-    With one process `generator` itself. With several, every process draws exactly one number from
-    it per training step, so that its state stays the same on all of them whatever their batches
-    hold, and gets a separate generator made from that number and its rank. Outside of training
-    the state does not change.
+    With one process `generator` itself. With several, every process draws one number from it per
+    training step, so that its state stays equal on all of them, and gets a separate generator made
+    from that number and its rank. Outside of training the state does not change.
     """
     import torch
 

@@ -33,15 +33,7 @@ def stage_seconds(metrics: Mapping[str, float]) -> dict[str, float]:
 
 
 class StageClock(dict[str, float]):
-    """Seconds spent so far in each stage; `clear()` starts over.
-
-    Example:
-        >>> clock = StageClock()
-        >>> with clock.timed("search"):
-        ...     pass
-        >>> list(clock)
-        ['search']
-    """
+    """Seconds spent so far in each stage; `clear()` starts over."""
 
     def spend(self, stage: str, seconds: float) -> None:
         """Add `seconds` to a stage."""

@@ -17,9 +17,8 @@ from torch import Tensor, nn
 
 from gloss_graph._internal.checks import check_range
 from gloss_graph._internal.eval_mode import evaluating
-from gloss_graph._internal.processes import gather_rows, world_size
+from gloss_graph._internal.processes import gather_rows, share_state, world_size
 from gloss_graph.analysis.scores import classification_scores
-from gloss_graph.memory.distributed import share_state
 from gloss_graph.objective import GraphGuidedObjective
 
 __all__ = ["GraphGuidedModule"]

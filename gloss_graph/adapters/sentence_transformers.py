@@ -19,8 +19,7 @@ from torch.distributed.tensor import DTensor
 from transformers import TrainerCallback, TrainerState, TrainingArguments
 
 from gloss_graph._internal.eval_mode import evaluating
-from gloss_graph._internal.processes import is_main, mean_over_processes, wait_for_all
-from gloss_graph.memory.distributed import share_state
+from gloss_graph._internal.processes import is_main, mean_over_processes, share_state, wait_for_all
 from gloss_graph.objective import GraphGuidedObjective
 from gloss_graph.training.checkpoints import (
     OBJECTIVE_FILE,

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch_geometric.data import Data
 
 from gloss_graph._internal.checks import check_positive_int
-from gloss_graph._internal.sampling import stratified_sample
+from gloss_graph._internal.labels import stratified_sample
 from gloss_graph.analysis.scores import silhouette_rows
 from gloss_graph.export.graph_arrays import GraphArrays, read_arrays, read_embeddings
 

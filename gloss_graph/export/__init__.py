@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from gloss_graph.export.data_to_networkx import to_networkx
 from gloss_graph.export.graph_arrays import EDGE_KINDS, edge_homophily
 from gloss_graph.export.graph_files import (
     FORMATS,
@@ -13,7 +12,7 @@ from gloss_graph.export.graph_files import (
     write_graphml,
     write_tables,
 )
-from gloss_graph.export.networkx_to_data import from_networkx
+from gloss_graph.export.networkx_graphs import from_networkx, to_networkx
 
 __all__ = [
     "EDGE_KINDS",

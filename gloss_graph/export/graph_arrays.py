@@ -13,25 +13,8 @@ from scipy import sparse
 from torch import Tensor
 from torch_geometric.data import Data
 
-from gloss_graph._internal.checks import (
-    check_class_numbers,
-    check_matrix,
-    check_tensor,
-    is_integer,
-)
+from gloss_graph._internal.checks import check_class_numbers, check_matrix, check_tensor, is_integer
 from gloss_graph.export.attributes import class_names, class_values
-
-__all__ = [
-    "EDGE_KINDS",
-    "Edges",
-    "GraphArrays",
-    "count_nodes",
-    "edge_homophily",
-    "node_column",
-    "read_arrays",
-    "read_edges",
-    "read_embeddings",
-]
 
 #: Names of the values 0, 1, 2 of `edge_kind`.
 EDGE_KINDS = ("batch-batch", "batch-memory", "memory-memory")
@@ -113,13 +96,7 @@ class GraphArrays:
 def read_arrays(
     graph: Data, label_names: Sequence[str] | None = None, *, allow_empty: bool = True
 ) -> GraphArrays:
-    """Read and check an undirected document graph; `label_names` replace the graph's.
-
-    Example:
-        >>> edges = torch.tensor([[0, 1], [1, 0]])
-        >>> read_arrays(Data(edge_index=edges, y=torch.tensor([0, -1]))).y.tolist()
-        [0, -1]
-    """
+    """Read and check an undirected document graph; `label_names` replace the graph's."""
     size = count_nodes(graph)
     if not size and not allow_empty:
         raise ValueError("'graph' must hold at least one document (got none).")
@@ -160,12 +137,6 @@ def read_edges(
 
     Unless `directed`, both directions of a pair become one entry (i, j), i <= j, and their values
     may differ by `tolerance` relative to the larger one. Errors call the graph `name`.
-
-    Example:
-        >>> graph = Data(edge_index=torch.tensor([[1, 0], [0, 1]]), edge_weight=torch.ones(2))
-        >>> edges = read_edges(graph)
-        >>> edges.source, edges.target, edges.columns["weight"].tolist()
-        (array([0]), array([1]), [1.0])
     """
     size = count_nodes(graph, name)
     source, target = _ends(graph, size, name)
@@ -219,16 +190,9 @@ def _attributes(graph: Data, shape: tuple[int, ...]) -> list[str]:
 
 
 def edge_homophily(data: Data) -> float:
-    """Share of the edges whose two documents have the same class.
+    """Share of the edges with two labeled ends whose documents have the same class.
 
-    Args:
-        data: An undirected graph with `edge_index` (2, E) and `y` (N,), -1 = unlabeled.
-
-    Returns:
-        In [0, 1], over the edges with two labeled ends; NaN without such an edge.
-
-    Raises:
-        ValueError: A directed graph, an edge that leaves the graph, no `y`, or label sets.
+    `data` is an undirected graph with `y` (N,), -1 = unlabeled. NaN without such an edge.
 
     Example:
         >>> edges = torch.tensor([[0, 1, 1, 2], [1, 0, 2, 1]])

@@ -23,10 +23,12 @@ from torch_geometric.data import Data
 from gloss_graph._internal.files import atomic_write
 from gloss_graph._internal.limits import load_json, read_object, read_parquet
 from gloss_graph.export.attributes import attribute_error, plain_graph
-from gloss_graph.export.data_to_networkx import GraphColumns, as_networkx, data_columns
-from gloss_graph.export.networkx_to_data import networkx_columns
-
-__all__ = ["read_tables", "save_tables"]
+from gloss_graph.export.networkx_graphs import (
+    GraphColumns,
+    as_networkx,
+    data_columns,
+    networkx_columns,
+)
 
 _CHUNK = 1 << 17
 _KEY = b"gloss_graph"
@@ -35,18 +37,13 @@ _TAKEN = {"node": ("node",), "edge": ("source", "target")}
 
 
 def save_tables(
-    graph: Data | nx.Graph,
-    path: str | os.PathLike[str],
-    *,
-    overwrite: bool,
-    max_text: int | None,
-    directed: bool,
+    graph: Data | nx.Graph, path: Path, overwrite: bool, max_text: int | None, directed: bool
 ) -> list[Path]:
     """Write the tables that `write_tables` describes."""
-    files = _paths(Path(path))
+    files = _paths(path)
     form = "CSV" if "schema" in files else "Parquet"
     if isinstance(graph, Data):
-        columns = data_columns(graph, max_text=max_text, directed=directed)
+        columns = data_columns(graph, max_text, directed=directed)
     else:
         plain = as_networkx(graph, max_text=max_text, directed=directed)
         columns = networkx_columns(plain_graph(plain, form, _TAKEN))

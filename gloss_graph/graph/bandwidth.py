@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from gloss_graph._internal.checks import check_choice, check_range
-from gloss_graph._internal.sampling import seeded_sample, stratified_sample
+from gloss_graph._internal.labels import seeded_sample, stratified_sample
 
 BandwidthRule = Callable[[Tensor, Tensor | None], Tensor]
 

@@ -6,8 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from gloss_graph._internal.checks import check_choice, check_positive_int
-from gloss_graph._internal.search_space import Range
-from gloss_graph._internal.settings import setting
+from gloss_graph._internal.settings import Range, setting
 
 # What needs torch is imported by the first part that is made, so that settings are read without.
 if TYPE_CHECKING:

@@ -27,7 +27,7 @@ from sklearn.utils.validation import (
 from torch import Tensor
 
 from gloss_graph._internal.checks import check_choice, check_positive_int, check_range
-from gloss_graph._internal.class_names import class_codes, label_array
+from gloss_graph._internal.labels import class_codes, label_array
 from gloss_graph._internal.precision import unit_rows
 from gloss_graph.graph.bandwidth import local_scales
 from gloss_graph.graph.kernels import gaussian_kernel, weigh

@@ -17,10 +17,14 @@ from gloss_graph._internal.checks import (
 )
 from gloss_graph._internal.extras import require
 from gloss_graph._internal.processes import any_process, gather_rows, share_of_mean
-from gloss_graph.losses.graph import labeled_cross_entropy
-from gloss_graph.losses.schedule import is_seen, ramped, unseen_mean, updated_mean
+from gloss_graph.losses.graph import (
+    is_seen,
+    labeled_cross_entropy,
+    ramped,
+    unseen_mean,
+    updated_mean,
+)
 from gloss_graph.memory import MemoryBank
-from gloss_graph.memory.distributed import store_gathered
 from gloss_graph.propagation.alignment import align_classes, class_shares
 
 METRIC_LOSSES = ("scl", "triplet", "cosine", "xbm-scl")
@@ -31,14 +35,8 @@ def pair_cosine_loss(embeddings: Tensor, labels: Tensor, *, balanced: bool = Tru
     r"""SetFit's contrastive loss (Tunstall et al., 2022) over all pairs of a batch.
 
     The mean of \((1 - \cos_{ij})^2\) over pairs of one class and the mean of \(\cos_{ij}^2\) over
-    pairs of two classes count half each, since SetFit draws both kinds equally often.
-
-    A kind of pair that the batch lacks counts 0.
-
-    Args:
-        embeddings: (B, D).
-        labels: (B,) long, -1 = unlabeled, left out.
-        balanced: False takes the mean over all pairs.
+    pairs of two classes count half each; with `balanced=False` all pairs count equally. Labels (B,)
+    of -1 are left out.
     """
     check_matrix("embeddings", embeddings, normalized=True)
     known = labels >= 0
@@ -59,14 +57,11 @@ class MetricLoss(nn.Module):
 
     - `scl`: supervised contrastive loss (Khosla et al., 2020, eq. 2) over the batch.
     - `xbm-scl`: the same with remembered rows as further positives and negatives, a cross-batch
-      memory (Wang et al., 2020). Stored copies of the batch's own documents are left out.
-    - `triplet`: batch-all triplet margin loss (Hermans et al., 2017) of Euclidean distances between
-      unit rows, mean over the triplets that violate the margin.
-    - `cosine`: mean \((\cos_{ij} - [y_i = y_j])^2\) over all pairs, the loss of sentence pairs in
-      sentence-transformers.
+      memory (Wang et al., 2020), but not those of the batch's documents.
+    - `triplet`: batch-all triplet margin loss (Hermans et al., 2017) of unit rows.
+    - `cosine`: mean \((\cos_{ij} - [y_i = y_j])^2\) over all pairs.
 
-    The first three are pytorch-metric-learning's. With `logits` the loss is \(\lambda L +
-    (1 - \lambda) L_{CE}\), as in `GraphGuidedObjective`; without them \(L\).
+    With `logits` the loss is \(\lambda L + (1 - \lambda) L_{CE}\), as in `GraphGuidedObjective`.
 
     Args:
         kind: One of `METRIC_LOSSES`.
@@ -75,20 +70,12 @@ class MetricLoss(nn.Module):
         temperature: Of the contrastive losses, above 0.
         margin: Of the triplet loss, above 0.
 
-    Raises:
-        ValueError: An unknown kind, a setting out of range, `xbm-scl` without a memory.
-
-    Cost O(B (B + M) D) for B rows and M rows of the bank; triplets O(B³).
-
     Example:
         >>> import torch
         >>> loss = MetricLoss("scl")
         >>> x = torch.eye(4, requires_grad=True)
         >>> bool(loss(x, torch.tensor([0, 0, 1, 1])) > 0)
         True
-
-    See also: `GraphGuidedObjective`, which propagates labels over more than one hop and learns
-    from unlabeled rows too.
     """
 
     def __init__(
@@ -140,16 +127,13 @@ class MetricLoss(nn.Module):
         ids: Tensor | None = None,
         logits: Tensor | None = None,
     ) -> Tensor:
-        """Loss of one batch; `xbm-scl` remembers it afterwards when training.
+        """Loss of one batch, 0 without a pair; `xbm-scl` remembers the batch when training.
 
         Args:
             embeddings: (B, D) floating.
             labels: (B,) integer, -1 = unlabeled, left out.
             ids: (B,) integer >= 0, document identities, for `xbm-scl`.
             logits: (B, C) of a classifier head; adds its cross-entropy.
-
-        Returns:
-            Scalar, 0 where the batch has no pair to compare.
         """
         check_matrix("embeddings", embeddings, normalized=True)
         check_index_vector("labels", labels, embeddings.size(0))
@@ -165,7 +149,7 @@ class MetricLoss(nn.Module):
             cross_entropy = labeled_cross_entropy(logits, labels.long())
             loss = self.weight * metric + (1.0 - self.weight) * cross_entropy
         if self.memory is not None and self.training:
-            store_gathered(self.memory, self.memory.checked(x, labels[known], ids), None)
+            self.memory.store(self.memory.checked(x, labels[known], ids), of_all=True)
         self.parts = {"metric_loss": metric.detach(), "cross_entropy": cross_entropy.detach()}
         return loss
 
@@ -196,16 +180,9 @@ class PseudoLabelLoss(nn.Module):
     """Cross-entropy of labeled rows plus that of confident pseudo-labels of unlabeled ones.
 
     FixMatch (Sohn et al., 2020) without text augmentation, with the distribution alignment of
-    ReMixMatch (Berthelot et al., 2020); the caller passes the logits of a teacher (an exponential
-    moving average of the model, Tarvainen & Valpola, 2017).
-
-    Args:
-        num_classes: C.
-        prior: (C,) class shares of the labeled documents.
-        threshold: Smallest aligned probability a pseudo-label needs.
-        weight: Weight of the pseudo-label term.
-        start: Training steps before it.
-        ramp: Steps in which its weight then rises.
+    ReMixMatch (Berthelot et al., 2020); the caller passes the logits of a teacher. `prior` (C,) are
+    the class shares of the labeled documents, `threshold` is the least aligned probability of a
+    pseudo-label; the `weight` of their term rises in `ramp` steps after `start`.
     """
 
     mass: Tensor

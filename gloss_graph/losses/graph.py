@@ -1,4 +1,4 @@
-r"""The terms of a step: forms of the graph loss \(L_G\), and cross-entropies with the truth.
+r"""The terms of a step: forms of the graph loss \(L_G\), cross-entropies, the ramp of a weight.
 
 With label sets every class is a binary problem over the same graph.
 """
@@ -35,15 +35,8 @@ def graph_nll(values: Tensor, target: Tensor, class_weight: Tensor | None = None
     r"""\(-\mathrm{mean} \log p_{i, y_i}\) with \(p = (1 - \epsilon) F / \sum_c F + \epsilon / C\).
 
     The mixed-in prior (\(\epsilon = 10^{-3}\)) keeps the logarithm finite without cutting its
-    gradient where a class has no visible label.
-
-    Args:
-        values: (n, C) propagated mass >= 0 of the hidden rows; rows are normalized to sum 1.
-        target: (n,) long.
-        class_weight: (C,), weights as in `torch.nn.functional.cross_entropy`.
-
-    Returns:
-        Scalar, differentiable in `values`.
+    gradient where a class has no visible label. `values` (n, C) are the propagated mass >= 0 of the
+    hidden rows, `target` (n,) is long; `class_weight` (C,) as in `torch`'s cross-entropy.
     """
     mass = values.sum(dim=1, keepdim=True)
     mass = torch.where(mass > torch.finfo(values.dtype).tiny, mass, 1.0)
@@ -53,10 +46,7 @@ def graph_nll(values: Tensor, target: Tensor, class_weight: Tensor | None = None
 
 
 def published_nll(values: Tensor, target: Tensor, class_weight: Tensor | None = None) -> Tensor:
-    r"""\(-\mathrm{mean} \log \max(F_{i, y_i}, 10^{-12})\): the paper's eq. 1, rows as they are.
-
-    Arguments and result as `graph_nll`.
-    """
+    r"""\(-\mathrm{mean} \log \max(F_{i, y_i}, 10^{-12})\): the paper's eq. 1, rows as they are."""
     true = values.gather(1, target.unsqueeze(1)).squeeze(1)
     return _weighted_mean(-true.clamp(min=_FLOOR).log(), target, class_weight)
 
@@ -66,10 +56,7 @@ def released_cross_entropy(
 ) -> Tensor:
     r"""Cross-entropy of F taken as logits, divided by the number of rows: the released code.
 
-    The second softmax has a floor of \(\ln((e + C - 1) / e)\) (1.27 at C = 8) and the second
-    division weakens the term by the number of hidden rows. Kept for reproduction only.
-
-    Arguments and result as `graph_nll`.
+    The second softmax has a floor of \(\ln((e + C - 1) / e)\) (1.27 at C = 8). For reproduction.
     """
     return score_cross_entropy(values, target, class_weight) / target.numel()
 
@@ -77,10 +64,7 @@ def released_cross_entropy(
 def score_cross_entropy(
     values: Tensor, target: Tensor, class_weight: Tensor | None = None
 ) -> Tensor:
-    """Cross-entropy of signed scores taken as logits: the form for `rule="poisson"`.
-
-    Arguments and result as `graph_nll`.
-    """
+    """Cross-entropy of signed scores taken as logits: the form for `rule="poisson"`."""
     return _weighted_mean(F.cross_entropy(values, target, reduction="none"), target, class_weight)
 
 
@@ -103,15 +87,9 @@ def _class_mean(losses: Tensor, class_weight: Tensor | None) -> Tensor:
 
 
 def binary_nll(values: Tensor, target: Tensor, class_weight: Tensor | None = None) -> Tensor:
-    r"""\(-\mathrm{mean}_{ic} [y \log p + (1 - y) \log(1 - p)]\), a binary likelihood.
+    r"""Mean of \(-y \log p - (1 - y) \log(1 - p)\) with \(p = (1 - \epsilon) q + \epsilon / 2\).
 
-    With \(p = (1 - \epsilon) q + \epsilon / 2\), \(\epsilon = 10^{-3}\): the mean over classes of
-    `graph_nll` with two classes each.
-
-    Args:
-        values: q (n, C), the probability that class c arrives.
-        target: y (n, C) in [0, 1].
-        class_weight: (C,), relative weights of the classes.
+    `values` (n, C) are q, the probability that class c arrives, `target` (n, C) is y in [0, 1].
     """
     present = ((1.0 - EPSILON) * values + EPSILON / 2.0).clamp(min=_LEAST)
     absent = ((1.0 - EPSILON) * (1.0 - values) + EPSILON / 2.0).clamp(min=_LEAST)
@@ -140,20 +118,14 @@ def labeled_binary_cross_entropy(
 
 
 def soft_cross_entropy(logits: Tensor, target: Tensor, weight: Tensor) -> Tensor:
-    r"""\(-\frac{1}{n} \sum_i w_i \sum_c q_{ic} \log p_{ic}\); 0 without rows.
-
-    The targets q (n, C) and weights w (n,) are constants.
-    """
+    r"""\(-\frac{1}{n} \sum_i w_i \sum_c q_{ic} \log p_{ic}\) for constant q and w; 0 if empty."""
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     losses = -(target.to(logits) * logits.log_softmax(dim=1)).sum(dim=1)
     return (weight.to(logits) * losses).sum() / max(1, losses.numel())
 
 
 def soft_binary_cross_entropy(logits: Tensor, target: Tensor, weight: Tensor) -> Tensor:
-    r"""\(\frac{1}{n} \sum_i w_i\, \mathrm{mean}_c\, \mathrm{BCE}(p_{ic}, q_{ic})\); 0 without rows.
-
-    The targets q (n, C) and weights w (n,) are constants.
-    """
+    r"""\(\frac{1}{n} \sum_i w_i\, \mathrm{mean}_c\, \mathrm{BCE}(p_{ic}, q_{ic})\); 0 if empty."""
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     losses = F.binary_cross_entropy_with_logits(logits, target.to(logits), reduction="none")
     return (weight.to(logits) * losses.mean(dim=1)).sum() / max(1, losses.size(0))
@@ -204,3 +176,27 @@ def check_multilabel(
             f"'bandwidth' must not be {bandwidth!r} with multilabel=True: label sets overlap. "
             "Use 'sqrt' or a number."
         )
+
+
+_MOMENTUM = 0.95
+
+
+def ramped(step: int, start: int, ramp: int) -> float:
+    """Weight in [0, 1]: 0 before `start`, then rising to 1 within `ramp` steps."""
+    past = step - start
+    return 0.0 if past < 0 else min(1.0, (past + 1) / max(1, ramp))
+
+
+def unseen_mean(num_classes: int) -> Tensor:
+    """A running mean (C,) of class shares before the first batch: negative."""
+    return torch.full((num_classes,), -1.0, dtype=torch.float32)
+
+
+def is_seen(mean: Tensor) -> bool:
+    """Whether a running mean (C,) has taken a batch in."""
+    return float(mean[0]) >= 0
+
+
+def updated_mean(mean: Tensor, new: Tensor) -> Tensor:
+    """A running mean (C,) moved toward `new` (C,); the first value replaces it."""
+    return _MOMENTUM * mean + (1 - _MOMENTUM) * new if is_seen(mean) else new.clone()

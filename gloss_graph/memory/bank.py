@@ -8,39 +8,50 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.progress import track
 from torch import Tensor, nn
 
 from gloss_graph._internal.checks import check_index_vector, check_positive_int, check_tensor
+from gloss_graph._internal.eval_mode import evaluating
+from gloss_graph._internal.processes import world_size
 from gloss_graph.memory.drift import (
     BankStats,
     Drift,
-    class_counts,
+    describe_rows,
+    drawn_slots,
     measure_drift,
-    quartiles,
-    restandardize_rows,
-    twin_rows,
+    restandardized_rows,
+    stalest_slots,
 )
 from gloss_graph.memory.eviction import Eviction, assign_slots, resolve_eviction, saved_name
 from gloss_graph.memory.incoming import (
     ANONYMOUS,
     Batch,
-    SlotMap,
-    check_callable,
     check_ids,
     check_storable,
+    check_writable,
     encoded,
     encoded_batches,
-    eval_mode,
+    gathered,
     join_targets,
     prepared_rows,
     read_labels,
 )
-from gloss_graph.memory.state import check_bank_state, check_keys, check_sizes, fit_cells
-from gloss_graph.memory.storage import read_bank, write_bank
-from gloss_graph.neighbors.exact import Nearest, RowSearch, SearchResult, version_of
+from gloss_graph.memory.storage import (
+    check_bank_state,
+    kept_buffers,
+    read_bank,
+    restore_buffers,
+    write_bank,
+)
+from gloss_graph.neighbors.exact import RowSearch, SearchResult, version_of
 from gloss_graph.neighbors.inverted_lists import Cells
-from gloss_graph.neighbors.lists import LinkTable, NeighborLists, add_batch_mates, check_lists
+from gloss_graph.neighbors.lists import (
+    LinkTable,
+    NeighborLists,
+    check_lists,
+    nearest_lists,
+    stored_slots,
+)
 from gloss_graph.neighbors.search import (
     Search,
     cells_for,
@@ -51,46 +62,39 @@ from gloss_graph.neighbors.search import (
     search_of,
 )
 
-_DTYPES = (torch.float32, torch.float16)
 # Queries searched at a time: bounds the memory of a large call.
 _QUERIES = 1024
 
 
 class MemoryBank(nn.Module):
-    r"""A ring of past embeddings that knows which document each row is.
+    """A ring of past embeddings that knows which document each row is.
 
-    Cross-batch memory (Wang et al., 2020, arXiv 1912.06798) with identities: a document that is
-    already stored gets its row refreshed; others overwrite the oldest slot, or the one that
-    `eviction` names. Every row keeps the list of its nearest neighbors at the time it was written,
-    so the graph among stored rows is inherited and never searched again. A link lives while both
-    documents live; its length follows when either end is refreshed.
+    Cross-batch memory (Wang et al., 2020, arXiv 1912.06798) with identities: a stored document
+    gets its row refreshed; others overwrite the oldest slot, or the one that `eviction` names.
+    Every row keeps the list of its nearest neighbors at the time it was written, so the graph
+    among stored rows is inherited and never searched again. A link lives while both documents
+    live; its length follows when either end is refreshed.
 
     `state_dict()` restores the bank, and what it finds, bit for bit. A call that raises leaves the
-    state as it was. Rows never carry a gradient.
-
-    Shapes: B batch rows, M = `len(bank)` stored rows, D dimension, k links per row, C classes.
+    state as it was. Shapes: B batch rows, M = `len(bank)` stored rows, D dimension, k links per
+    row, C classes.
 
     Args:
         capacity: Largest number of rows; with `ids` and the size of the corpus, one per document.
         dim: Embedding dimension D.
         k: Links stored with every row; 0 = none, for uses without a graph.
         dtype: Storage, `torch.float32` or `torch.float16` (search and links use float32).
-        search: `"exact"` (its variants are `"faiss"` and `"matmul"`, see
-            `gloss_graph.neighbors.nearest`), or approximate, see `recall`: `"descent"`, walks over
-            the bank's links for documents that come back, `"ivf"`, inverted lists, or their
-            settings (`DescentSettings`, `IVFSettings`). `"auto"`: exact below 32,768 rows, then
-            `"descent"`, with new documents searched exactly below 200,000 rows, then by `"ivf"`;
-            always exact on a GPU.
+        search: `"exact"` (or one of its back ends, `"faiss"` and `"matmul"`); approximate, see
+            `recall`, are `"descent"`, walks over the links for documents that come back, and
+            `"ivf"`, inverted lists, or their settings (`DescentSettings`, `IVFSettings`).
+            `"auto"`: exact below 32,768 rows, then `"descent"`, with new documents searched
+            exactly below 200,000 rows, then by `"ivf"`; always exact on a GPU.
         normalize: L2-normalize rows and queries, so Euclidean order is cosine order.
         num_classes: C for label sets: every row then has targets (C,) in [0, 1]. None: one
             class number per row.
         eviction: Which row leaves a full bank: `"fifo"`, the oldest tenant; `"stalest"`, the row
             that was written longest ago; `"class-balanced"`, the oldest row of the most frequent
             class; `"reservoir"` keeps a uniform sample of all documents; or an `Eviction`.
-
-    Raises:
-        ValueError: A setting out of range or unknown.
-        TypeError: An `eviction` that is no policy.
 
     Cost: O(capacity (D + 3k)) memory, O(B M D) per search, O(M k) per enqueue.
 
@@ -102,9 +106,6 @@ class MemoryBank(nn.Module):
         tensor([[1]])
         >>> bank
         MemoryBank(2/4 rows, dim=2, k=16, dtype=float32, search='auto', normalize=True)
-
-    See also: `build_document_graph` connects a batch to a bank; `GraphGuidedObjective` runs the
-    whole step and enqueues at its end.
     """
 
     rows: Tensor
@@ -136,7 +137,7 @@ class MemoryBank(nn.Module):
         check_positive_int("capacity", capacity, minimum=0)
         check_positive_int("dim", dim)
         check_positive_int("k", k, minimum=0)
-        if dtype not in _DTYPES:
+        if dtype not in (torch.float32, torch.float16):
             raise ValueError(f"'dtype' must be torch.float32 or torch.float16 (got {dtype}).")
         check_search(search, capacity)
         if num_classes is not None:
@@ -163,7 +164,7 @@ class MemoryBank(nn.Module):
         self.last_drift: Drift | None = None
         self._warned_anonymous = False
         # Derived from the buffers when needed.
-        self._slot_map: SlotMap | None = None
+        self._slot_map: dict[int, int] | None = None
         self._searcher: RowSearch | None = None
 
     def __repr__(self) -> str:
@@ -177,8 +178,6 @@ class MemoryBank(nn.Module):
             f"{sets}{eviction})"
         )
 
-    # ------------------------------------------------------------------ rows
-
     def __len__(self) -> int:
         return int(self.count)
 
@@ -191,9 +190,8 @@ class MemoryBank(nn.Module):
     def labels(self) -> Tensor:
         """Labels (M,) long, -1 = unlabeled; with `num_classes` (M, C), rows of NaN = unlabeled."""
         known = self.slot_labels[: len(self)]
-        if self.slot_targets is None:
-            return known
-        return join_targets(known, self.slot_targets[: len(self)])
+        targets = self.slot_targets
+        return known if targets is None else join_targets(known, targets[: len(self)])
 
     @property
     def labeled(self) -> Tensor:
@@ -210,16 +208,16 @@ class MemoryBank(nn.Module):
         """Enqueue calls since each row (M,) long was last written; 0 = by the last one."""
         return self.step - self.written_at[: len(self)] - 1
 
-    def _documents(self) -> SlotMap:
+    def _documents(self) -> dict[int, int]:
         if self._slot_map is None:
-            self._slot_map = SlotMap(self.ids)
+            self._slot_map = {id_: slot for slot, id_ in enumerate(self.ids.tolist())}
         return self._slot_map
 
     def slots_of(self, ids: Tensor) -> Tensor:
         """Slot (B,) long of every document id (B,), -1 where it is not stored."""
-        return torch.tensor(self._documents().find(ids), dtype=torch.long, device=self.rows.device)
-
-    # ------------------------------------------------------------------ search
+        known = self._documents()
+        slots = [known.get(id_, -1) for id_ in ids.tolist()]
+        return torch.tensor(slots, dtype=torch.long, device=self.rows.device)
 
     @property
     def searcher(self) -> RowSearch:
@@ -233,19 +231,15 @@ class MemoryBank(nn.Module):
 
     @torch.no_grad()
     def search(self, queries: Tensor, k: int, exclude_ids: Tensor | None = None) -> SearchResult:
-        """Nearest stored rows of every query, exact or approximate as the bank's `search` says.
+        """Find the stored rows nearest to every query, as the bank's `search` says.
 
         Args:
             queries: (B, D) floating; normalized here if the bank normalizes.
             k: Neighbors per query.
-            exclude_ids: (any,) ids whose rows must not be returned, for example the batch's own.
+            exclude_ids: Ids whose rows are left out, for example those of the batch.
 
         Returns:
-            Euclidean distances (B, k), ascending, and slots (B, k), padded with `inf` and -1
-            where fewer than k rows are left or, with approximate search, were found.
-
-        Raises:
-            ValueError: Shape, dtype, device or non-finite queries; k < 1.
+            Euclidean distances (B, k), ascending, and slots (B, k), padded with `inf` and -1.
         """
         check_positive_int("k", k)
         x = self._prepare("queries", queries)
@@ -253,7 +247,7 @@ class MemoryBank(nn.Module):
         if exclude_ids is not None:
             check_tensor("exclude_ids", exclude_ids)
             check_index_vector("exclude_ids", exclude_ids.reshape(-1), exclude_ids.numel())
-            banned = _stored(self.slots_of(exclude_ids.reshape(-1)))
+            banned = stored_slots(self.slots_of(exclude_ids.reshape(-1)))
         found = [
             self.searcher.allowed(part, self.rows, len(self), k, banned)
             for part in x.split(_QUERIES)
@@ -265,49 +259,21 @@ class MemoryBank(nn.Module):
     def neighbors(
         self, embeddings: Tensor, ids: Tensor | None = None, k: int | None = None
     ) -> NeighborLists:
-        """Nearest neighbors of every row among the stored rows and the other batch rows.
+        """Find the k nearest of stored rows and other batch rows, for every row of a batch (B, D).
 
-        Stored copies of the batch's documents are left out; the batch rows take their place.
-
-        Args:
-            embeddings: (B, D) floating.
-            ids: (B,) document ids of the rows.
-            k: Neighbors per row, by default the bank's.
-
-        Returns:
-            Lists of shape (B, k).
+        Stored copies of the batch's documents `ids` (B,) are left out; k is by default the bank's.
         """
-        x = self._prepare("embeddings", embeddings)
-        if ids is not None:
-            check_index_vector("ids", ids, x.size(0))
         if k is not None:
             check_positive_int("k", k, minimum=0)
-        return self._lists(x, None if ids is None else self.slots_of(ids), k or self.k)
+        return self.neighbors_of(self.checked(embeddings, ids=ids), k or self.k)
 
     def neighbors_of(self, batch: Batch, k: int) -> NeighborLists:
         """As `neighbors`, for a batch that is checked already."""
-        return self._lists(batch.x.detach(), batch.slots, k)
-
-    def _lists(self, x: Tensor, places: Tensor | None, k: int) -> NeighborLists:
-        """Neighbor lists (B, k) of checked rows `x` (B, D), stored at `places` (B,), -1 = not."""
-        if k == 0:
-            none = torch.empty(x.size(0), 0, dtype=torch.long, device=x.device)
-            return NeighborLists(x.new_empty(x.size(0), 0), none)
-        if places is None:
-            places = torch.full((x.size(0),), -1, device=x.device)
-        banned, size = _stored(places), len(self)
-        found = [
-            self.searcher.around(part, self.rows, size, k, banned, place)
-            for part, place in zip(x.split(_QUERIES), places.split(_QUERIES), strict=True)
-        ]
-        return add_batch_mates(x, Nearest(*map(torch.cat, zip(*found, strict=True))), k)
+        x, places = batch.x.detach(), batch.slots
+        return nearest_lists(self.searcher, x, places, self.rows, len(self), k)
 
     def set_search(self, search: Search) -> None:
-        """Search in another way from now on; see the argument `search` of `MemoryBank`.
-
-        An index is kept if only its use changes (`probes`), so that `recall` can be measured for
-        one setting after the other.
-        """
+        """Change the argument `search`; an index is kept if only its use changes (`probes`)."""
         check_search(search, self.capacity)
         cells = cells_for(search, self.capacity, self.dim)
         wanted = row_search(search, self.links, cells)
@@ -317,16 +283,8 @@ class MemoryBank(nn.Module):
             wanted.wrote(self.rows, len(self), self.ids[:0].long(), version_of(self.rows))
 
     def recall(self, k: int | None = None, sample: int = 256, seed: int = 0) -> float:
-        """Share of the exact k nearest neighbors that this bank's search finds (recall@k).
-
-        Rows at equal distance count as equal; 1.0 if the search is exact.
-
-        Raises:
-            ValueError: Fewer than two rows, or a number below one.
-        """
+        """Share of the exact k nearest neighbors that the search finds, ties counted as equal."""
         return measure_recall(self.searcher, self.rows, len(self), k or self.k, sample, seed)
-
-    # ------------------------------------------------------------------ write
 
     @torch.no_grad()
     def enqueue(
@@ -340,10 +298,8 @@ class MemoryBank(nn.Module):
     ) -> None:
         """Store a batch; everything is checked before anything is changed.
 
-        A stored document is refreshed; others get the slots that `eviction` names, by default the
-        oldest. If an id occurs more than once the last row counts; of a batch larger than the bank
-        `"fifo"` and `"stalest"` keep the last `capacity` documents. No row links to a document
-        that was declined.
+        If an id occurs more than once the last row counts; of a batch larger than the bank `"fifo"`
+        and `"stalest"` keep the last `capacity` documents. No row links to a declined document.
 
         Args:
             embeddings: (B, D) floating, detached here.
@@ -356,11 +312,10 @@ class MemoryBank(nn.Module):
 
         Raises:
             TypeError: A value that is not a tensor.
-            ValueError: Shape, dtype, device, non-finite embeddings, a negative id, a label < -1,
-                a target outside [0, 1].
+            ValueError: Shape, dtype, device, non-finite embeddings, a label or id out of range.
             RuntimeError: The bank was copied under `torch.inference_mode()` and is written outside.
         """
-        self._check_writable()
+        check_writable(self.count)
         batch = self.checked(embeddings, labels, ids)
         if neighbors is not None:
             check_lists(neighbors, batch.x.size(0), len(self), self.rows.device)
@@ -382,9 +337,17 @@ class MemoryBank(nn.Module):
         return Batch(x, known, targets, ids, self.slots_of(ids))
 
     @torch.no_grad()
-    def store(self, batch: Batch, neighbors: NeighborLists | None = None) -> None:
-        """As `enqueue`, for a batch that is checked already; no lists: they are searched."""
-        self._check_writable()
+    def store(
+        self, batch: Batch, neighbors: NeighborLists | None = None, *, of_all: bool = False
+    ) -> None:
+        """As `enqueue`, for a checked batch, or `of_all` processes, for the batches of all.
+
+        Every bank then takes the same rows in the same order and stays bit-equal to the others.
+        """
+        check_writable(self.count)
+        if of_all and world_size() > 1:
+            # The lists of one process know nothing of the others' rows.
+            batch, neighbors = gathered(batch, self.slots_of), None
         x, known, targets, ids, places = batch
         size, device = x.size(0), self.rows.device
         if size == 0 or self.capacity == 0:
@@ -401,8 +364,10 @@ class MemoryBank(nn.Module):
             neighbors = self.neighbors_of(batch, self.k)
         check_storable(x, self.rows.dtype)
         kept, slots, fresh = assign_slots(self.eviction, self, ids, known, places)
-        evicted = self.slot_ids[slots[fresh]].tolist()
-        self._documents().move(evicted, ids[kept].tolist(), slots.tolist())
+        documents = self._documents()
+        for evicted in self.slot_ids[slots[fresh]].tolist():
+            documents.pop(evicted, None)
+        documents.update(zip(ids[kept].tolist(), slots.tolist(), strict=True))
         self.written_at[slots] = self.step
         if bool(fresh.any()):
             self.count.copy_(torch.maximum(self.count, slots.max() + 1))
@@ -424,14 +389,6 @@ class MemoryBank(nn.Module):
         self.links.write(neighbors, kept, slots, fresh, self.rows, len(self))
         self.searcher.wrote(self.rows, len(self), slots, version)
 
-    def _check_writable(self) -> None:
-        """Raise if torch would refuse a write to inference tensors."""
-        if self.count.is_inference() and not torch.is_inference_mode_enabled():
-            raise RuntimeError(
-                "This bank was copied or loaded under torch.inference_mode() and can only be "
-                "written there. Copy it again outside, or use torch.no_grad()."
-            )
-
     @torch.no_grad()
     def prefill(
         self,
@@ -440,108 +397,63 @@ class MemoryBank(nn.Module):
         *,
         progress: bool = False,
     ) -> int:
-        """Encode every batch of `loader`, store it, then link all rows by one search.
+        """Encode and store every batch of `loader`, then link all rows by one search.
+
+        Returns the number of rows. Whatever raises, the bank is then as it was before the call.
 
         Args:
             loader: Batches: a mapping whose `labels` and `ids` are taken out and whose rest is
                 passed to the encoder as keyword arguments, or a tuple `(inputs, labels, ids)`
                 whose inputs are passed as one argument. Labels and ids are optional.
-            encoder: Returns embeddings (B, D). A module runs in eval mode (no dropout) and is
-                put back into the mode it was in.
+            encoder: Returns embeddings (B, D). A module runs in eval mode, without dropout.
             progress: Show a progress bar.
-
-        Returns:
-            Number of rows in the bank afterward.
-
-        Raises:
-            TypeError: `encoder` cannot be called or returns no tensor.
-            ValueError: As `enqueue`.
-
-        Whatever raises, the bank is then as it was before the call; until the call ends a copy of
-        its earlier rows is kept.
         """
-        check_callable("encoder", encoder)
-        self._check_writable()
-        before, size, drift = {}, len(self), self.last_drift
-        for name, buffer in self.named_buffers():
-            per_slot = buffer.dim() and buffer.size(0) == self.capacity
-            before[name] = (buffer[:size] if per_slot else buffer).clone()
+        check_writable(self.count)
+        before, drift = kept_buffers(self, len(self), self.capacity), self.last_drift
         try:
-            with eval_mode(encoder):
+            with evaluating(encoder):
                 for rows, labels, ids in encoded_batches(loader, encoder, progress):
                     self.enqueue(rows.to(self.rows.device), labels, ids, link=False)
             self.relink(progress=progress)
         except BaseException:
             self.reset()
+            restore_buffers(self, before)
             self.last_drift = drift
-            for name, buffer in self.named_buffers():
-                part = buffer[: before[name].size(0)] if buffer.dim() else buffer
-                part.copy_(before[name])
             self.forget_derived()
             raise
         return len(self)
 
     @torch.no_grad()
     def relink(self, *, progress: bool = False) -> None:
-        """Replace every neighbor list by the k nearest stored rows, for example after long drift.
-
-        Cost O(M² D) time in chunks of 1,024 rows if the search is exact.
-        """
-        size = len(self)
-        k = min(self.k, size - 1)
-        if k < 1:
-            return
-        starts, searcher = range(0, size, _QUERIES), self.searcher.without_links()
-        for start in track(starts, "Linking the memory bank", disable=not progress):
-            slots = torch.arange(start, min(start + _QUERIES, size), device=self.rows.device)
-            found = searcher.others(self.rows[slots].float(), self.rows, size, slots, k)
-            self.links.replace(slots, found.indices, found.squared_distances)
+        """Search the neighbors of every row again, for example after long drift."""
+        self.links.search_all(self.searcher.without_links(), self.rows, len(self), progress)
 
     @torch.no_grad()
     def refresh(self, encode: Callable[[Tensor], Tensor], count: int) -> int:
-        """Encode the stalest documents again and rewrite their rows, as of the last enqueue.
+        """Encode the `count` stalest documents again; returns the number of rows written.
 
-        Their neighbors are searched again. Rows without an id cannot be encoded again and stay.
-        With several processes `encode` must return the same rows on all of them.
-
-        Args:
-            encode: Maps document ids (n,) long to embeddings (n, D). A module runs in eval mode
-                (no dropout) and is put back into the mode it was in.
-            count: Number of rows; of equal age the lowest slots first.
-
-        Returns:
-            Number of rows written.
-
-        Raises:
-            TypeError: `encode` returns no tensor.
-            ValueError: `count` < 0; rows of another shape, non-finite or beyond the bank's dtype.
+        Rows without an id stay. With several processes `encode` must return equal rows on all; it
+        maps document ids (n,) long to embeddings (n, D). A module runs in eval mode.
         """
         check_positive_int("count", count, minimum=0)
-        check_callable("encode", encode)
-        self._check_writable()
-        known = (self.ids >= 0).nonzero().squeeze(1)
-        count = min(count, known.numel())
-        if count == 0:
+        check_writable(self.count)
+        slots = stalest_slots(self.ids, self.written_at, self.capacity, count)
+        if slots.numel() == 0:
             return 0
-        # Of equal age the lowest slot first, on every device.
-        order = self.written_at[known] * self.capacity + known
-        slots = known[order.topk(count, largest=False).indices]
         x = encoded(encode, self.ids[slots], self._prepare)
         check_storable(x, self.rows.dtype)
-        neighbors = self._lists(x, slots, self.k)
-        kept = torch.arange(count, device=slots.device)
+        neighbors = nearest_lists(self.searcher, x, slots, self.rows, len(self), self.k)
         self.written_at[slots] = self.step - 1
-        self._write_rows(x, neighbors, kept, slots, torch.zeros_like(slots, dtype=torch.bool))
-        return count
+        every = torch.arange(slots.numel(), device=slots.device)
+        self._write_rows(x, neighbors, every, slots, torch.zeros_like(slots, dtype=torch.bool))
+        return slots.numel()
 
     def reset(self) -> None:
         """Forget every row; settings stay."""
+        for buffer in self.buffers(recurse=False):
+            buffer.zero_()
         self.slot_ids.fill_(-1)
         self.slot_labels.fill_(-1)
-        cleared = (self.rows, self.written_at, self.cursor, self.count, self.step, self.anonymous)
-        for buffer in (*cleared, self.slot_targets):
-            if buffer is not None:
-                buffer.zero_()
         self.links.reset()
         if self.cells is not None:
             self.cells.reset()
@@ -549,8 +461,6 @@ class MemoryBank(nn.Module):
         if reset_policy is not None:
             reset_policy()
         self._slot_map, self.last_drift = None, None
-
-    # ------------------------------------------------------------------ graph, drift, numbers
 
     def edges(self) -> tuple[Tensor, Tensor, Tensor]:
         """Live directed links, sorted: source slot, target slot, squared distance, each (E,)."""
@@ -567,25 +477,10 @@ class MemoryBank(nn.Module):
     ) -> Drift:
         """Cosine between stored rows and new embeddings of the same documents; 1 = no drift.
 
-        Args:
-            encode: As for `refresh`.
-            sample: Rows to compare, all if there are fewer.
-            seed: Seed of the draw.
-            generator: CPU generator of the draw, instead of one made from `seed`.
-
-        Raises:
-            ValueError: No row with an id; `sample` < 1; as `refresh`.
+        `encode` is as for `refresh`; `sample` rows are compared, drawn by `seed` or `generator`.
         """
         check_positive_int("sample", sample)
-        known = (self.ids >= 0).nonzero().squeeze(1)
-        if known.numel() == 0:
-            raise ValueError(
-                "The memory holds no row with an id, so nothing can be encoded again. Enqueue "
-                "documents with 'ids' first."
-            )
-        generator = generator or torch.Generator().manual_seed(seed)
-        drawn = torch.randperm(known.numel(), generator=generator)[:sample]
-        slots = known[drawn.to(known.device)]
+        slots = drawn_slots(self.ids, sample, generator or torch.Generator().manual_seed(seed))
         x = encoded(encode, self.ids[slots], self._prepare)
         self.last_drift = measure_drift(self.rows[slots], x, self.age[slots])
         return self.last_drift
@@ -594,26 +489,16 @@ class MemoryBank(nn.Module):
     def restandardized(self, x: Tensor, columns: int | None = None) -> MemoryBank:
         """A bank to read from, whose rows have the mean and spread of a batch x (B, D).
 
-        See `restandardize_rows`; only the first `columns` dimensions drift, frozen features behind
-        them stay. Search, always exact, and lengths to batch rows use the new rows; the lengths of
-        inherited links stay those of the stored rows, both ends of which drifted alike. It is this
-        bank itself if it is empty or the batch has a single row, whose spread is unknown.
+        Only the first `columns` dimensions change. Searches are exact; inherited links keep their
+        lengths. It is this bank itself if it is empty or the batch has a single row.
         """
         if len(self) == 0 or x.size(0) < 2:
             return self
         batch = self._prepare("embeddings", x)[:, :columns].float()
-        rows = self.embeddings.to(torch.float32, copy=True)
-        restandardize_rows(rows[:, :columns], batch, keep_norms=self.normalize)
+        rows = restandardized_rows(self.embeddings, batch, keep_norms=self.normalize)
         exact = self.search_backend if self.search_backend in ("faiss", "matmul") else "exact"
         with torch.device("meta"):  # its buffers are replaced at once
-            view = MemoryBank(
-                self.capacity,
-                self.dim,
-                k=self.k,
-                search=exact,
-                normalize=self.normalize,
-                num_classes=self.num_classes,
-            )
+            view = MemoryBank(**self._plain_settings(), search=exact)
         for name, buffer in self.named_buffers(recurse=False):
             setattr(view, name, buffer)
         view.rows, view.links, view._slot_map = rows, self.links, self._documents()
@@ -621,66 +506,42 @@ class MemoryBank(nn.Module):
 
     def stats(self) -> BankStats:
         """Fill, class histogram, ages, links, duplicates, evictions, last measured drift."""
-        size, age = len(self), self.age
-        source, target, squared = self.edges()
-        rows = None if self.normalize else self.embeddings
-        declined = getattr(self.eviction, "declined", None)
-        return BankStats(
-            size=size,
+        return describe_rows(
+            self.labels,
+            self.ids,
+            self.age,
+            self.edges(),
             capacity=self.capacity,
-            class_counts=class_counts(self.labels),
-            mean_age=float(age.double().mean()) if size else 0.0,
-            max_age=int(age.max()) if size else 0,
-            mean_degree=source.numel() / size if size else 0.0,
-            anonymous=int((self.ids < 0).sum()),
-            fill=size / self.capacity if self.capacity else 0.0,
-            age_quartiles=quartiles(age),
-            duplicates=twin_rows(source, target, squared, rows),
+            rows=None if self.normalize else self.embeddings,
             # A slot's stamp counts its tenants.
-            evicted=int(self.links.stamps.sum()) - size,
-            declined=None if declined is None else int(declined),
+            tenants=int(self.links.stamps.sum()),
+            declined=getattr(self.eviction, "declined", None),
             drift=self.last_drift,
         )
-
-    # ------------------------------------------------------------------ state
 
     def settings(self) -> dict[str, Any]:
         """The arguments this bank was made with, as plain values ready for JSON."""
         return {
-            "capacity": self.capacity,
-            "dim": self.dim,
-            "k": self.k,
+            **self._plain_settings(),
             "dtype": str(self.rows.dtype).removeprefix("torch."),
             "search": describe_search(self.search_backend),
-            "normalize": self.normalize,
-            "num_classes": self.num_classes,
             "eviction": saved_name(self.eviction),
         }
 
+    def _plain_settings(self) -> dict[str, Any]:
+        names = ("capacity", "dim", "k", "normalize", "num_classes")
+        return {name: getattr(self, name) for name in names}
+
     def save(self, path: str | Path) -> Path:
-        """Write the bank, settings and all, as one safetensors file.
-
-        It replaces an existing file when it is complete: a process killed at any moment leaves the
-        old file or the new one (and maybe a hidden draft `.NAME.*.part`, which can be deleted).
-
-        Raises:
-            ValueError: A custom eviction policy, which a file cannot hold.
-        """
+        """Write the bank and its settings as one safetensors file, whole or not at all."""
         return write_bank(path, self.state_dict(), self.settings())
 
     @classmethod
     def load(cls, path: str | Path, *, mmap: bool = False) -> MemoryBank:
-        """The bank a file holds, on the CPU.
+        """Read the bank that a file of `save` holds, on the CPU; ValueError for a damaged file.
 
-        Args:
-            path: A file that `save` wrote.
-            mmap: Map the file instead of reading it: at once, and processes share the pages that
-                are only read; writes to this bank never reach the file. Checksums, and the values
-                of rows and links, are then not checked. Only `save` may overwrite the file.
-
-        Raises:
-            FileNotFoundError: No such file.
-            ValueError: A foreign or damaged file, or one of a bank this version cannot make.
+        With `mmap` the file is mapped: at once, and processes share its pages. Writes to this bank
+        never reach the file, and its values are not checked. Only `save` may overwrite it.
         """
         settings, state = read_bank(path, mmap=mmap)
         try:
@@ -704,12 +565,8 @@ class MemoryBank(nn.Module):
     ) -> Any:
         """Restore the state of a bank with the same settings; `search` may differ.
 
-        It is checked first, so if it raises nothing changed. Without `strict` all entries may be
+        It is checked first, so nothing changes if this raises. Without `strict` all entries may be
         missing, but not some.
-
-        Raises:
-            RuntimeError: Entries are missing or foreign.
-            ValueError: Another size, or values no bank has; names the entry.
         """
         if isinstance(state_dict, Mapping):
             state_dict = dict(state_dict)
@@ -717,21 +574,9 @@ class MemoryBank(nn.Module):
         return super().load_state_dict(state_dict, strict, assign)
 
     def check_state(self, state: dict[str, Any], prefix: str = "", *, strict: bool = False) -> None:
-        """Raise unless the entries of `state` under `prefix` are those of a bank like this one.
-
-        Entries of inverted lists are fitted to the search of this bank, see `fit_cells`.
-        """
-        check_sizes(state, prefix, {"capacity": self.capacity, "dim": self.dim, "k": self.k})
-        fit_cells(self.cells, state, prefix)
-        names = {name.removeprefix(prefix) for name in state if name.startswith(prefix)}
-        if strict:
-            check_keys(self, names)
-        known = self.state_dict()
-        if not known.keys() & names:
-            return
-        if known.keys() - names:
-            check_keys(self, names & known.keys())
-        check_bank_state(known, state, prefix, rows=self._checks_rows)
+        """Raise unless `state` has, under `prefix`, the entries of a bank like this one."""
+        sizes = {"capacity": self.capacity, "dim": self.dim, "k": self.k}
+        check_bank_state(self, sizes, self.cells, state, prefix, strict, self._checks_rows)
 
     def _load_from_state_dict(
         self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any
@@ -752,8 +597,3 @@ class MemoryBank(nn.Module):
     def _apply(self, fn: Any, recurse: bool = True) -> Any:
         with torch.inference_mode(False):
             return super()._apply(fn, recurse)
-
-
-def _stored(slots: Tensor) -> Tensor:
-    """Sorted slots (n,) of those documents that are stored."""
-    return slots[slots >= 0].unique()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -30,8 +31,7 @@ class AgeGroup(NamedTuple):
 class Drift(NamedTuple):
     """Cosine between stored rows and new embeddings of the same documents.
 
-    `rows` compared, the `mean`, the least (`min`), the three `quartiles`, and up to four groups of
-    about equal size `by_age`, the youngest first.
+    `by_age` are up to four groups of about equal size, the youngest first.
     """
 
     rows: int
@@ -46,11 +46,31 @@ def age_decay(age: Tensor, half_life: float) -> Tensor:
     return torch.exp2(-(age.float() / half_life).clamp(max=OLDEST))
 
 
+def drawn_slots(ids: Tensor, sample: int, generator: torch.Generator) -> Tensor:
+    """A sample (n,) of the slots whose document has an id."""
+    known = (ids >= 0).nonzero().squeeze(1)
+    if known.numel() == 0:
+        raise ValueError(
+            "The memory holds no row with an id, so nothing can be encoded again. Enqueue "
+            "documents with 'ids' first."
+        )
+    drawn = torch.randperm(known.numel(), generator=generator)[:sample]
+    return known[drawn.to(known.device)]
+
+
+def stalest_slots(ids: Tensor, written_at: Tensor, capacity: int, count: int) -> Tensor:
+    """The `count` slots, or fewer, of documents with an id that were written longest ago."""
+    known = (ids >= 0).nonzero().squeeze(1)
+    # Of equal age the lowest slot first, on every device.
+    order = written_at[known] * capacity + known
+    return known[order.topk(min(count, known.numel()), largest=False).indices]
+
+
 def measure_drift(stored: Tensor, fresh: Tensor, age: Tensor) -> Drift:
     """Compare stored rows (n, D) of some ages (n,) with their new embeddings (n, D)."""
     cosine = F.cosine_similarity(fresh.double(), stored.double(), dim=1).cpu()
     mean, least = float(cosine.mean()), float(cosine.min())
-    return Drift(cosine.numel(), mean, least, quartiles(cosine), _by_age(age.cpu(), cosine))
+    return Drift(cosine.numel(), mean, least, _quartiles(cosine), _by_age(age.cpu(), cosine))
 
 
 def _by_age(age: Tensor, cosine: Tensor) -> tuple[AgeGroup, ...]:
@@ -65,12 +85,14 @@ def _by_age(age: Tensor, cosine: Tensor) -> tuple[AgeGroup, ...]:
     return tuple(found)
 
 
-def restandardize_rows(rows: Tensor, batch: Tensor, *, keep_norms: bool) -> None:
-    r"""Give `rows` the mean and spread of a batch, changing them.
+def restandardized_rows(stored: Tensor, batch: Tensor, *, keep_norms: bool) -> Tensor:
+    r"""A float32 copy of `stored` rows whose first columns have the mean and spread of a batch.
 
     Cross-batch normalization (Ajanthan et al., 2023): per dimension
     \(r' = \mu_B + (r - \mu_M)\,\sigma_B / \sigma_M\).
     """
+    whole = stored.to(torch.float32, copy=True)
+    rows = whole[:, : batch.size(1)]
     wanted, mean = torch.std_mean(batch, dim=0, correction=0)
     # Parts that stay in the cache: whole passes would be bound by the memory.
     parts = rows.split(_PART_ROWS)
@@ -86,16 +108,16 @@ def restandardize_rows(rows: Tensor, batch: Tensor, *, keep_norms: bool) -> None
         if norm is not None:
             now = torch.linalg.vector_norm(part, dim=1, keepdim=True)
             part.mul_(norm / torch.where(now > 0, now, 1.0))
+    return whole
 
 
 class BankStats(NamedTuple):
     """Statistics of a bank; `class_counts` maps a label to its rows, -1 to the unlabeled ones.
 
-    With label sets a row counts for every class with a target of at least 0.5. `fill` is size /
-    capacity, `age_quartiles` are those of the ages. `duplicates` are rows with a stored neighbor
-    of another id at a cosine of 1 within 1e-6: the same text twice, or an encoder that collapsed.
-    `evicted` documents had to leave since the last `reset()`; `declined` came and were not stored
-    (None where the policy does not count). `drift` is what `MemoryBank.drift` measured last.
+    With label sets a row counts for every class with a target of at least 0.5. `duplicates` are
+    rows with a neighbor of another id at a cosine of 1 within 1e-6: the same text twice, or an
+    encoder that collapsed. `evicted` documents had to leave since the last `reset()`; `declined`
+    came and were not stored (None where the policy does not count). `drift` was measured last.
     """
 
     size: int
@@ -113,7 +135,38 @@ class BankStats(NamedTuple):
     drift: Drift | None = None
 
 
-def class_counts(labels: Tensor) -> dict[int, int]:
+def describe_rows(
+    labels: Tensor,
+    ids: Tensor,
+    age: Tensor,
+    edges: tuple[Tensor, Tensor, Tensor],
+    *,
+    capacity: int,
+    rows: Tensor | None,
+    tenants: int,
+    declined: Tensor | None,
+    drift: Drift | None,
+) -> BankStats:
+    """Statistics of stored rows; `rows` (M, D) unless they have length 1."""
+    size, (source, target, squared) = ids.numel(), edges
+    return BankStats(
+        size=size,
+        capacity=capacity,
+        class_counts=_class_counts(labels),
+        mean_age=float(age.double().mean()) if size else 0.0,
+        max_age=int(age.max()) if size else 0,
+        mean_degree=source.numel() / size if size else 0.0,
+        anonymous=int((ids < 0).sum()),
+        fill=size / capacity if capacity else 0.0,
+        age_quartiles=_quartiles(age),
+        duplicates=_twin_rows(source, target, squared, rows),
+        evicted=tenants - size,
+        declined=None if declined is None else int(declined),
+        drift=drift,
+    )
+
+
+def _class_counts(labels: Tensor) -> dict[int, int]:
     """Rows per class of labels (M,) or targets (M, C); -1 counts the unlabeled ones."""
     if labels.dim() == 2:
         unlabeled = (~is_labeled(labels)).nonzero().squeeze(1)
@@ -123,19 +176,15 @@ def class_counts(labels: Tensor) -> dict[int, int]:
     return dict(zip(values.tolist(), counts.tolist(), strict=True))
 
 
-def quartiles(values: Tensor) -> tuple[float, float, float]:
+def _quartiles(values: Tensor) -> tuple[float, float, float]:
     """Quartiles of values (M,), 0 without any; of more values than `torch.quantile` takes too."""
     if values.numel() == 0:
         return 0.0, 0.0, 0.0
-    ordered = values.sort().values.double()
-    place = torch.tensor([0.25, 0.5, 0.75], dtype=torch.double) * (values.numel() - 1)
-    below = ordered[place.floor().long()].cpu()
-    above = ordered[place.ceil().long()].cpu()
-    low, middle, high = torch.lerp(below, above, place.frac()).tolist()
+    low, middle, high = np.quantile(values.double().cpu().numpy(), (0.25, 0.5, 0.75)).tolist()
     return low, middle, high
 
 
-def twin_rows(source: Tensor, target: Tensor, squared: Tensor, rows: Tensor | None) -> int:
+def _twin_rows(source: Tensor, target: Tensor, squared: Tensor, rows: Tensor | None) -> int:
     """Number of rows with a link of cosine 1 within 1e-6."""
     if rows is None:
         cosine = 1.0 - squared / 2.0

@@ -34,10 +34,9 @@ class StoredDocuments(Protocol):
 class Eviction(Protocol):
     """A policy: the slot that every new document of a batch gets.
 
-    A policy with state is a `torch.nn.Module` whose state is in persistent buffers: it then
-    travels in the bank's `state_dict()`. Decisions must depend on the arguments and this state
-    alone, so that banks of several processes stay bit-equal. `reset()`, where there is one, is
-    called by `MemoryBank.reset()`.
+    A policy with state is a `torch.nn.Module` whose state is in persistent buffers. Decisions must
+    depend on the arguments and this state alone, so that banks of several processes stay bit-equal.
+    `reset()`, where there is one, is called by `MemoryBank.reset()`.
 
     Attributes:
         name: What `repr` of the bank shows.
@@ -51,17 +50,16 @@ class Eviction(Protocol):
     def choose(
         self, bank: StoredDocuments, ids: Tensor, labels: Tensor, refreshed: Tensor
     ) -> Tensor:
-        """Slots (n,) long of n new documents; nothing may be changed in the bank.
+        """Slots (n,) long of n new documents, -1 for a declined one; changes nothing in the bank.
+
+        Slots are distinct; those that are not in use yet are taken in order, without a gap. A
+        renewed document whose slot is given away leaves.
 
         Args:
             bank: The bank as it was before the batch.
             ids: (n,) long, distinct, none of them stored; negative = a row without identity.
             labels: (n,) long class numbers, -1 = unlabeled (for label sets 0 = labeled).
             refreshed: (r,) long, slots of stored documents that the same batch renews.
-
-        Returns:
-            Distinct slots, -1 for a document that is declined. Slots that are not in use yet are
-            taken in order, without a gap. A renewed document whose slot is given away leaves.
         """
 
 
@@ -102,10 +100,9 @@ class Stalest:
 class ClassBalanced:
     """The oldest row of the most frequent class leaves, documents without label being a class.
 
-    The classes of a full bank drift toward equal shares whatever those of the stream are, as far as
-    it has documents of them. A new document counts for its class while a victim is sought; among
-    equally frequent classes the one with the oldest row loses it. A batch has the effect of its
-    documents one at a time, after the refreshed ones. Cost O(M log M) per batch in a full bank.
+    The classes of a full bank drift toward equal shares. A new document counts for its class while
+    a victim is sought; among equally frequent classes the one with the oldest row loses it. Cost
+    O(M log M) per batch in a full bank.
     """
 
     name = "class-balanced"
@@ -153,19 +150,13 @@ class ClassBalanced:
 
 
 class Reservoir(nn.Module):
-    r"""A uniform sample of the distinct documents that ever came, however often each of them did.
+    """A uniform sample of the distinct documents that ever came, however often each of them did.
 
-    Every document has a number drawn from its id and the seed (SplitMix64, a bijection); the bank
-    holds those with the smallest numbers (bottom-k sampling, Cohen & Kaplan, 2007). A document
-    that was declined or evicted is declined again when it comes back, though it was forgotten, so
-    the sample is that of the corpus once every document was seen, and stays. Sampling by a counter
-    (Vitter, 1985) would take every comeback for a new document. Each row without identity counts as
-    a document.
-
-    Args:
-        seed: Seed of the sample; part of the state.
-
-    Cost O(M) per batch in a full bank.
+    Every document has a number drawn from its id and the `seed` (SplitMix64); the bank holds those
+    with the smallest numbers (bottom-k sampling, Cohen & Kaplan, 2007). A document that was
+    declined or evicted is declined again when it comes back, so the sample is that of the corpus
+    once every document was seen. Each row without identity counts as a document. Cost O(M) per
+    batch in a full bank.
     """
 
     name = "reservoir"
@@ -274,8 +265,8 @@ def assign_slots(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Decide where a batch is stored: stored documents stay, others go where the policy says.
 
-    `places` (B,) are the slots of stored documents, else -1. The result: the batch rows that are
-    stored (n,), their slots (n,), and whether each is a new tenant.
+    `places` (B,) are the slots of stored documents, else -1. Returns the batch rows that are stored
+    (n,), their slots (n,), and whether each is a new tenant.
     """
     last = {id_: row for row, id_ in enumerate(ids.tolist())}
     kept = torch.tensor(sorted(last.values()), dtype=torch.long, device=ids.device)

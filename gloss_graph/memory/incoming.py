@@ -1,15 +1,13 @@
-"""The documents that a bank is given: their checks, their labels, and the slot of every id."""
+"""The documents that a bank is given: their checks and their labels."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from rich.progress import track
-from torch import Tensor, nn
+from torch import Tensor
 
 from gloss_graph._internal.checks import (
     check_device,
@@ -19,11 +17,9 @@ from gloss_graph._internal.checks import (
 )
 from gloss_graph._internal.eval_mode import evaluating
 from gloss_graph._internal.precision import unit_rows
+from gloss_graph._internal.processes import gather_rows
 
 _HALF_RANGE = torch.finfo(torch.float16).max
-# Largest share and number of changes kept apart from the sorted ids before they are sorted in.
-_CHANGED_SHARE = 16
-_CHANGED = 4096
 ANONYMOUS = (
     "MemoryBank.enqueue was called without 'ids'. When the same documents come again (a second "
     "epoch), each one finds its own stored copy with its own label: label leakage. Pass stable "
@@ -37,11 +33,9 @@ class Batch(NamedTuple):
     Shapes: B rows, D dimension, C classes.
 
     Attributes:
-        x: (B, D) in float32 at least, L2-normalized if graph and bank normalize; carries the
-            gradient.
+        x: (B, D) in float32 at least, L2-normalized if graph and bank normalize, with gradient.
         labels: (B,) long, -1 = unlabeled; of label sets 0 = labeled.
-        targets: (B, C) label sets in the dtype of `x`, zeros in unlabeled rows; None for class
-            numbers.
+        targets: (B, C) label sets, zeros in unlabeled rows; None for class numbers.
         ids: (B,) long document identities, or None.
         slots: (B,) long, where the bank stores each document, -1 = nowhere; None without ids or
             bank.
@@ -52,6 +46,18 @@ class Batch(NamedTuple):
     targets: Tensor | None
     ids: Tensor | None
     slots: Tensor | None
+
+
+def gathered(batch: Batch, slots_of: Callable[[Tensor], Tensor] | None) -> Batch:
+    """The batches of all processes in rank order, without gradient."""
+    ids = None if batch.ids is None else gather_rows(batch.ids)
+    return Batch(
+        x=gather_rows(batch.x),
+        labels=gather_rows(batch.labels),
+        targets=None if batch.targets is None else gather_rows(batch.targets),
+        ids=ids,
+        slots=None if ids is None or slots_of is None else slots_of(ids),
+    )
 
 
 def prepared_rows(
@@ -77,6 +83,15 @@ def check_callable(name: str, value: object) -> None:
         raise TypeError(f"'{name}' must be callable (got {type(value).__name__}).")
 
 
+def check_writable(buffer: Tensor) -> None:
+    """Raise RuntimeError if torch would refuse a write to an inference tensor."""
+    if buffer.is_inference() and not torch.is_inference_mode_enabled():
+        raise RuntimeError(
+            "This bank was copied or loaded under torch.inference_mode() and can only be "
+            "written there. Copy it again outside, or use torch.no_grad()."
+        )
+
+
 def check_storable(x: Tensor, dtype: torch.dtype) -> None:
     """Raise ValueError unless rows (B, D) fit the dtype they are stored in."""
     if dtype != torch.float16:
@@ -89,16 +104,12 @@ def check_storable(x: Tensor, dtype: torch.dtype) -> None:
         )
 
 
-def eval_mode(encode: object) -> AbstractContextManager[object]:
-    """A module in eval mode, and afterward in the mode it was in; nothing for other callables."""
-    return evaluating(encode) if isinstance(encode, nn.Module) else nullcontext()
-
-
 def encoded(
     encode: Callable[[Tensor], Tensor], ids: Tensor, prepare: Callable[[str, Tensor], Tensor]
 ) -> Tensor:
     """The rows (n, D) that `encode` returns for documents (n,), a module in eval mode."""
-    with eval_mode(encode):
+    check_callable("encode", encode)
+    with evaluating(encode):
         x = encode(ids.clone())
     if isinstance(x, Tensor):
         x = x.to(ids.device)
@@ -116,6 +127,7 @@ def encoded_batches(
     progress: bool,
 ) -> Iterator[tuple[Tensor, Tensor | None, Tensor | None]]:
     """Rows (B, D), labels and ids of every batch; see `MemoryBank.prefill`."""
+    check_callable("encoder", encoder)
     for batch in track(loader, "Filling the memory bank", disable=not progress):
         if isinstance(batch, Mapping):
             inputs: Any = dict(batch)
@@ -214,43 +226,3 @@ def check_same_targets(ids: Tensor | None, known: Tensor, targets: Tensor) -> No
             f"'labels' must agree for rows with the same id (id {int(ids[row])} has other labels "
             f"in rows {int(one[row])} and {row})."
         )
-
-
-class SlotMap:
-    """Slot of every document id: sorted arrays, and the changes since they were sorted."""
-
-    def __init__(self, ids: Tensor) -> None:
-        values = ids.cpu().numpy()
-        order = values.argsort(kind="stable")
-        self._sort(values[order], order.astype(np.int32))
-
-    def _sort(self, ids: np.ndarray, slots: np.ndarray) -> None:
-        self._ids, self._slots = ids, slots
-        self._changed: dict[int, int] = {}
-
-    def find(self, ids: Tensor) -> list[int]:
-        """Slot of every id (n,) long, -1 where it is in none."""
-        wanted = ids.cpu().numpy().astype(np.int64, copy=False)
-        found = np.full(wanted.size, -1, dtype=np.int64)
-        if self._ids.size:
-            place = self._ids.searchsorted(wanted).clip(max=self._ids.size - 1)
-            found = np.where(self._ids[place] == wanted, self._slots[place], found)
-        slots: list[int] = found.tolist()
-        changed = self._changed
-        if changed:
-            pairs = zip(wanted.tolist(), slots, strict=True)
-            slots = [changed.get(id_, slot) for id_, slot in pairs]
-        return slots
-
-    def move(self, gone: Iterable[int], ids: list[int], slots: list[int]) -> None:
-        """Forget the documents `gone`; `ids` are in `slots` from now on."""
-        self._changed.update(dict.fromkeys(gone, -1))
-        self._changed.update(zip(ids, slots, strict=True))
-        if len(self._changed) > max(_CHANGED, self._ids.size // _CHANGED_SHARE):
-            new = np.array(list(self._changed), dtype=np.int64)
-            where = np.array(list(self._changed.values()), dtype=np.int32)
-            old = ~np.isin(self._ids, new)
-            new, where = new[where >= 0], where[where >= 0]
-            all_ids = np.concatenate([self._ids[old], new])
-            order = all_ids.argsort(kind="stable")
-            self._sort(all_ids[order], np.concatenate([self._slots[old], where])[order])

@@ -10,7 +10,7 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from gloss_graph._internal.checks import check_range
-from gloss_graph.memory.state import check_forms, check_keys
+from gloss_graph.memory.storage import check_entries, check_keys
 
 
 class _Ema:
@@ -27,19 +27,13 @@ class MomentumEncoder(nn.Module):
     r"""A copy of an encoder that follows it slowly.
 
     \(\bar\theta \leftarrow m \bar\theta + (1 - m) \theta\) (He et al., 2020, arXiv 1911.05722).
-    Its embeddings drift 1 / (1 - m) times slower than those of the encoder, so rows that it wrote
-    into a bank stay comparable for longer. Call it for the objective's `target_embeddings` and
-    `update()` after every step of the optimizer. Parameters are averaged, buffers copied; it is
-    always in eval mode and takes no gradient.
+    Rows that it wrote into a bank stay comparable for longer. Call it for the objective's
+    `target_embeddings` and `update()` after every step of the optimizer. Parameters are averaged,
+    buffers copied; it is always in eval mode and takes no gradient.
 
     Args:
-        module: The encoder that is trained. It is not part of this module: `state_dict()` holds
-            the copy alone.
+        module: The encoder that is trained; `state_dict()` holds the copy alone.
         momentum: m in [0, 1).
-
-    Raises:
-        TypeError: Not a module.
-        ValueError: `momentum` out of range.
 
     Example:
         >>> import torch
@@ -79,45 +73,30 @@ class MomentumEncoder(nn.Module):
 
     @torch.no_grad()
     def update(self) -> None:
-        """Move toward the current encoder.
-
-        Raises:
-            ValueError: The encoder has other weights than when it was copied; nothing is changed.
-        """
-        check_same_form(self.average.module, self._source)
+        """Move toward the current encoder; ValueError if it has other weights than at the start."""
+        forms = [
+            {n: tuple(x.shape) for n, x in (*m.named_parameters(), *m.named_buffers())}
+            for m in (self.average.module, self._source)
+        ]
+        for name in sorted(forms[0].keys() | forms[1].keys()):
+            was, now = (form.get(name) for form in forms)
+            if was != now:
+                raise ValueError(
+                    f"'module' must keep the shapes it was copied with ('{name}' was {was}, is "
+                    f"{now}). Make a new MomentumEncoder."
+                )
         self.average.update_parameters(self._source)
 
     def load_state_dict(
         self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False
     ) -> Any:
-        """As `torch.nn.Module.load_state_dict`, but checked first: if it raises nothing changed.
-
-        Raises:
-            RuntimeError: Entries are missing or foreign.
-            ValueError: Another shape or kind of dtype.
-        """
+        """As `torch.nn.Module.load_state_dict`, but checked first: nothing changes if it raises."""
         if strict:
             check_keys(self, state_dict.keys())
-        check_forms(self, state_dict)
+        check_entries(self.state_dict(), state_dict)
         return super().load_state_dict(state_dict, strict, assign)
 
     @torch.no_grad()
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """The output of the copy for the inputs, without gradient."""
         return self.average(*args, **kwargs)
-
-
-def check_same_form(copy: nn.Module, module: nn.Module) -> None:
-    """Raise unless two modules have parameters and buffers of the same names and shapes."""
-    parts = [
-        {n: tuple(x.shape) for n, x in (*m.named_parameters(), *m.named_buffers())}
-        for m in (copy, module)
-    ]
-    differ = sorted(
-        n for n in parts[0].keys() | parts[1].keys() if parts[0].get(n) != parts[1].get(n)
-    )
-    if differ:
-        raise ValueError(
-            f"'module' must keep the shapes it was copied with ('{differ[0]}' was "
-            f"{parts[0].get(differ[0])}, is {parts[1].get(differ[0])}). Make a new MomentumEncoder."
-        )

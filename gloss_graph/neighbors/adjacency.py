@@ -73,8 +73,7 @@ _BLOCK_ROWS = 65_536
 def union_rows(source: Ints, target: Ints, size: int) -> tuple[Ints, Ints, Ints]:
     """Undirected rows of directed links: pointer (size + 1,), column (E,), link (E,).
 
-    Links are numbered in the order given; of a pair listed in both directions the later one counts,
-    for both directions.
+    Of a pair listed in both directions the later link counts, for both directions.
     """
     # Links are numbered from 1, so that no entry is an explicit zero.
     number = np.arange(1, source.size + 1, dtype=np.int32)
@@ -252,7 +251,7 @@ def updated(
     """The graph after a write: `old` itself, changed, unless a view of it is held.
 
     `written` are the sorted slots whose lists were replaced, `links` the sources, targets and
-    squared lengths of all live links from or to them as they are now.
+    squared lengths of all live links from or to them.
     """
     fresh_key, fresh_squared = _undirected(links, size)
     fresh_row, fresh_column = fresh_key // size, fresh_key % size
@@ -300,10 +299,7 @@ def updated(
 def _undirected(
     links: tuple[Ints, Ints, NDArray[np.float32]], size: int
 ) -> tuple[Ints, NDArray[np.float32]]:
-    """Sorted keys row * size + column (n,) of links, each both ways round, and their lengths.
-
-    Of a pair listed in both directions the link with the larger source counts.
-    """
+    """Sorted keys row * size + column (n,) of links, each both ways round, and their lengths."""
     source, target, squared = links
     low, high = np.minimum(source, target), np.maximum(source, target)
     pair = low.astype(np.int64) * size + high
@@ -320,10 +316,7 @@ def _undirected(
 def _moved(
     old: SymmetricLinks, pointer: Tensor, blocks: Ints, buffers: RowBuffers
 ) -> tuple[SymmetricLinks, Ints, NDArray[np.float32]]:
-    """The entries of `old`, moved block by block to where `pointer` puts them, and their memory.
-
-    In the memory of `old` unless a view of it is held or it is too small.
-    """
+    """The entries of `old`, moved block by block to where `pointer` puts them, and their memory."""
     blocks = blocks[blocks[:, 0] < blocks[:, 1]]
     total = int(pointer[-1])
     if old.room_for(total):
@@ -368,11 +361,7 @@ def _place(values: Any, blocks: Ints, out: Any) -> None:
 
 
 def _shift(values: Any, blocks: Ints) -> None:
-    """Move ascending blocks (start, stop, where to) within `values`, none over another.
-
-    Of two neighbors that both move up the upper one makes room first, of two that move down the
-    lower one; two that move apart or towards each other do not meet.
-    """
+    """Move ascending blocks (start, stop, where to) within `values`, none over another."""
     up = blocks[blocks[:, 2] > blocks[:, 0]][::-1]
     down = blocks[blocks[:, 2] < blocks[:, 0]]
     _place(values, np.concatenate([up, down]), values)

@@ -7,10 +7,8 @@ torch on the rows they found, so ties aside they agree.
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import cache
 from typing import Any, NamedTuple, Protocol
 
 import faiss as _faiss
@@ -51,8 +49,7 @@ class SearchResult(NamedTuple):
 def faiss_blas_path() -> Iterator[None]:
     """Force FAISS's BLAS path for one call and restore the user's setting.
 
-    The import default (128,000, compared with B * D) sends B = 128 down a path measured 6-7x
-    slower at 65,536 rows.
+    By default B = 128 takes a path measured 6-7x slower at 65,536 rows.
     """
     saved = faiss.cvar.distance_compute_blas_threshold
     faiss.cvar.distance_compute_blas_threshold = 1
@@ -64,42 +61,18 @@ def faiss_blas_path() -> Iterator[None]:
 
 def _resolve(backend: str, queries: Tensor, rows: Tensor) -> str:
     check_choice("search", backend, BACKENDS)
-    fits = queries.device.type == "cpu" or _searches_on_gpu(queries.device)
+    fits = queries.device.type == "cpu"
     if backend == "faiss" and not fits:
         raise ValueError(
-            f"search='faiss' needs CPU tensors, or a FAISS built for the GPU (got "
-            f"{queries.device}). Use search='matmul'."
+            f"search='faiss' needs CPU tensors (got {queries.device}). Use search='matmul'."
         )
     if backend in ("auto", "exact"):
         return "faiss" if fits and rows.size(0) >= _FAISS_MIN_ROWS else "matmul"
     return backend
 
 
-def _searches_on_gpu(device: torch.device) -> bool:
-    """Whether the installed FAISS can read tensors of this device."""
-    return device.type == "cuda" and hasattr(faiss, "StandardGpuResources")
-
-
-@cache
-def _gpu_resources(device: torch.device) -> Any:
-    """Scratch memory that FAISS keeps on a GPU; made once, as it is large."""
-    # Teaches FAISS to take CUDA tensors and to run in torch's current stream.
-    importlib.import_module("faiss.contrib.torch_utils")
-    return faiss.StandardGpuResources()
-
-
 def _candidates(queries: Tensor, tile: Tensor, k: int, backend: str) -> tuple[Tensor, Tensor]:
     """Top-k rows of one tile by squared distance (up to a constant per query)."""
-    if backend == "faiss" and _searches_on_gpu(queries.device):
-        device = queries.device
-        resources = _gpu_resources(device)
-        return faiss.knn_gpu(
-            resources,
-            queries.float().contiguous(),
-            tile.float().contiguous(),
-            k,
-            device=device.index,
-        )
     if backend == "faiss":
         with faiss_blas_path():
             distances, found = faiss.knn(
@@ -122,17 +95,11 @@ def nearest(queries: Tensor, rows: Tensor, k: int, *, backend: str = "auto") -> 
         queries: (B, D) float32 or float64.
         rows: (M, D) float16, float32 or float64.
         k: Neighbors per query, at most M (clamped).
-        backend: `"faiss"` (CPU; CUDA where the installed FAISS is built for it, which is
-            unmeasured), `"matmul"` (any device) or `"auto"`, also called `"exact"`: FAISS where
-            it can be used and there are at least 1,024 rows, else the matrix product.
+        backend: `"faiss"` (CPU), `"matmul"` or `"auto"`, also called `"exact"`: FAISS on a CPU from
+            1,024 rows on, else the matrix product.
 
     Returns:
         Squared distances (B, k'), ascending, and indices (B, k'), with k' = min(k, M).
-
-    Raises:
-        ValueError: Unknown back end, or FAISS requested on another device.
-
-    Cost O(B M D) time, O(B min(M, 65,536)) extra memory.
 
     Example:
         >>> import torch
@@ -170,14 +137,9 @@ def nearest(queries: Tensor, rows: Tensor, k: int, *, backend: str = "auto") -> 
 def nearest_others(
     queries: Tensor, rows: Tensor, position: Tensor, k: int, *, backend: str = "auto"
 ) -> Nearest:
-    """As `nearest`, for queries that are rows themselves: query i never finds `position[i]`.
+    """As `nearest`, for queries equal to `rows[position]`: query i never finds `position[i]`.
 
-    Args:
-        queries: (B, D), equal to `rows[position]`.
-        rows: (M, D).
-        position: (B,) long, the row that each query is.
-        k: Neighbors per query, at most M - 1 (clamped).
-        backend: One of the back ends of `nearest`.
+    `k` is at most M - 1 (clamped).
     """
     k = min(k, rows.size(0) - 1)
     found = nearest(queries, rows, k + 1, backend=backend)
@@ -185,10 +147,7 @@ def nearest_others(
 
 
 def without_itself(found: Nearest, position: Tensor) -> Nearest:
-    """Drop one hit per query: row `position[i]`, or the farthest one if that was not found.
-
-    With repeated points the row itself need not be the first hit, or a hit at all.
-    """
+    """Drop row `position[i]` of each query i, or the farthest hit if that was not found."""
     itself = found.indices == position.unsqueeze(1)
     squared = found.squared_distances.masked_fill(itself, torch.inf)
     squared, order = squared.sort(dim=1, stable=True)
@@ -266,8 +225,7 @@ def version_of(x: Tensor) -> int:
 class RowSearch(Protocol):
     """Nearest rows among the first `size` of the buffer `rows` (capacity, D) of a bank.
 
-    What a search holds is derived from the bank's state: it may be dropped at any time, and
-    pickle, deepcopy and loading drop it.
+    What a search holds is derived from the bank's state and may be dropped at any time.
     """
 
     def allowed(self, queries: Tensor, rows: Tensor, size: int, k: int, banned: Tensor) -> Nearest:

@@ -46,14 +46,13 @@ _QUERIES = 1024
 class IVFSettings:
     """Inverted lists: rows are grouped into cells, a query looks into the nearest ones only.
 
-    Recall depends on the data: measure it with `MemoryBank.recall` and raise `probes` until it is
-    enough. Below 39 rows per cell (4,096 rows if `cells` is None) the bank searches exactly.
+    Below 39 rows per cell (4,096 rows if `cells` is None) the bank searches exactly. Measure the
+    recall with `MemoryBank.recall` and raise `probes` until it is enough.
 
     Attributes:
         cells: Number of cells; None = about the square root of the rows, adapted as the bank grows.
         probes: Cells that a query looks into, at most `cells`.
-        retrain_every: Share of the bank that is overwritten before cells are trained again, as
-            rows drift away from the cells they were assigned to.
+        retrain_every: Share of the bank that is overwritten before cells are trained again.
         seed: Seed of the cells.
     """
 
@@ -78,9 +77,8 @@ def suitable_cells(rows: int) -> int:
 class Cells(nn.Module):
     """The cells of inverted lists, and the cell each row was assigned to when it was written.
 
-    Cells are trained on the rows that a bank has at one moment and stay while rows change, so they
-    cannot be derived from the rows later: they are part of the bank's state. With them a restored
-    bank searches bit for bit as the one that was saved.
+    Cells are trained on the rows of one moment and stay while rows change, so they are part of the
+    bank's state: a restored bank searches bit for bit as the one that was saved.
     """
 
     centers: Tensor
@@ -120,10 +118,9 @@ class Cells(nn.Module):
 class IVFSearch(RowSearch):
     """A FAISS index of inverted lists over a buffer of rows, filled at the first search.
 
-    Writes reported by `wrote` are carried over at the next search: a row that is overwritten moves
-    to the list of its new cell. Any other change of the buffer (loading, moving, in-place
-    arithmetic) is noticed by its version and drops the index. What is found depends only on the
-    rows and on `cells`, not on how the lists came about: a restored bank finds the same.
+    Writes reported by `wrote` are carried over at the next search; any other change of the buffer
+    is noticed by its version and drops the index. What is found depends only on the rows and on
+    `cells`, not on how the lists came about.
     """
 
     def __init__(self, settings: IVFSettings, cells: Cells, least: int = 0) -> None:
@@ -143,8 +140,6 @@ class IVFSearch(RowSearch):
         self._centers: Any = None
         self._size = 0
         self._pending: list[Tensor] = []
-
-    # ------------------------------------------------------------------ search
 
     def allowed(self, queries: Tensor, rows: Tensor, size: int, k: int, banned: Tensor) -> Nearest:
         """See `RowSearch`; fewer than k rows may be found where more are allowed."""
@@ -197,8 +192,6 @@ class IVFSearch(RowSearch):
         cut = (slots[:, -1:] >= 0) & (distance == distance[:, -1:])
         slots[cut] = -1
         return slots, cut.any(axis=1) & ((slots >= 0).sum(axis=1) < wanted)
-
-    # ------------------------------------------------------------------ upkeep
 
     def wrote(self, rows: Tensor, size: int, slots: Tensor, version: int) -> None:
         """See `RowSearch`."""
@@ -281,8 +274,6 @@ class IVFSearch(RowSearch):
         """Add rows `x` (n, D), whose `slots` (n,) follow the last ones."""
         cell = self.cells.cell_of[torch.from_numpy(slots)].cpu().numpy().astype(np.int64)
         self._index.add_core(len(x), faiss.swig_ptr(x), None, faiss.swig_ptr(cell))
-
-    # ------------------------------------------------------------------ cells
 
     def _assign_written(self, rows: Tensor, size: int, slots: Tensor) -> None:
         """Assign the rows written into `slots`, or train the cells again where that is due."""

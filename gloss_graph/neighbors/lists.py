@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from rich.progress import track
 from torch import Tensor, nn
 
 from gloss_graph._internal.checks import check_device, check_tensor
@@ -16,12 +17,14 @@ from gloss_graph.neighbors.adjacency import (
     listing,
     updated,
 )
-from gloss_graph.neighbors.exact import Nearest, nearest_others, pair_distances, version_of
+from gloss_graph.neighbors.exact import RowSearch, nearest_others, pair_distances, version_of
 
 # Writing more than one row in so many leads to a new build instead of an update.
 _UPDATE_SHARE = 8
 # Up to so many batch rows all pairs are measured; larger batches search in blocks of so many.
 _ALL_PAIRS = 1024
+# Queries searched at a time: bounds the memory of a large call.
+_QUERIES = 1024
 _TILE_ROWS = 65_536
 
 
@@ -36,11 +39,31 @@ class NeighborLists(NamedTuple):
     indices: Tensor
 
 
-def add_batch_mates(x: Tensor, found: Nearest, k: int) -> NeighborLists:
-    """The k nearest of the stored rows `found` (B, k) and the other rows of the batch x (B, D)."""
+def stored_slots(slots: Tensor) -> Tensor:
+    """Sorted slots (n,) of those documents that are stored."""
+    return slots[slots >= 0].unique()
+
+
+def nearest_lists(
+    search: RowSearch, x: Tensor, places: Tensor | None, rows: Tensor, size: int, k: int
+) -> NeighborLists:
+    """The k nearest of the first `size` of `rows` and of the other batch rows, per row x (B, D).
+
+    `places` (B,) are the slots of stored documents, -1 for others: all of these are left out.
+    """
+    if k == 0:
+        none = torch.empty(x.size(0), 0, dtype=torch.long, device=x.device)
+        return NeighborLists(x.new_empty(x.size(0), 0), none)
+    if places is None:
+        places = torch.full((x.size(0),), -1, device=x.device)
+    banned = stored_slots(places)
+    found = [
+        search.around(part, rows, size, k, banned, place)
+        for part, place in zip(x.split(_QUERIES), places.split(_QUERIES), strict=True)
+    ]
     mates = _all_mates(x) if x.size(0) <= _ALL_PAIRS else _near_mates(x, k)
-    squared = torch.cat([found.squared_distances, mates.squared_distances], dim=1)
-    index = torch.cat([found.indices, mates.indices], dim=1)
+    squared = torch.cat([torch.cat([part.squared_distances for part in found]), mates[0]], dim=1)
+    index = torch.cat([torch.cat([part.indices for part in found]), mates[1]], dim=1)
     squared, order = squared.topk(min(k, squared.size(1)), dim=1, largest=False)
     return NeighborLists(squared, index.gather(1, order).masked_fill(squared.isinf(), -1))
 
@@ -85,8 +108,8 @@ class LinkTable(nn.Module):
     """Fixed-width neighbor lists over the slots of a bank.
 
     A link names a slot and the stamp that the slot had then. A slot's stamp grows when it gets a
-    new tenant, so links to a former tenant die without a search for them. The stored squared length
-    of every live link always equals that of the stored rows.
+    new tenant, so links to a former tenant die without a search for them. The stored length of a
+    live link always equals that of the stored rows.
     """
 
     slots: Tensor
@@ -131,10 +154,7 @@ class LinkTable(nn.Module):
         return self._graph
 
     def symmetric(self, size: int) -> SymmetricLinks:
-        """The undirected graph of the live links among the first `size` slots (CPU only).
-
-        Kept between calls: a write updates it, any other change leads to a new build.
-        """
+        """The undirected graph of the first `size` slots, kept between calls (CPU only)."""
         graph = self.kept_graph()
         if graph is None or graph.size != size:
             lists = (self.slots[:size], self.squared[:size], self.live(size))
@@ -153,7 +173,7 @@ class LinkTable(nn.Module):
     ) -> None:
         """Store the lists of the batch rows `kept` (n,), which live in `slots` (n,) already.
 
-        `lists` name slots as they were before this write; `fresh` slots (n,) got a new tenant.
+        They name slots as they were before this write; `fresh` slots (n,) got a new tenant.
         """
         graph = self.kept_graph()
         index = lists.indices[kept, : self.k]
@@ -228,13 +248,20 @@ class LinkTable(nn.Module):
         squared = pair_distances(rows, hit // self.k, rows, flat[hit].long())
         self.squared[:size].view(-1)[hit] = squared.to(self.squared.dtype)
 
-    def replace(self, slots: Tensor, neighbors: Tensor, squared: Tensor) -> None:
-        """Overwrite the lists of `slots` (n,) by live slots `neighbors` (n, j), j <= k."""
-        width = neighbors.size(1)
-        self.slots[slots] = -1
-        self.slots[slots, :width] = neighbors.to(torch.int32)
-        self.slot_stamps[slots, :width] = self.stamps[neighbors]
-        self.squared[slots, :width] = squared.to(self.squared.dtype)
+    def search_all(self, search: RowSearch, rows: Tensor, size: int, progress: bool) -> None:
+        """Replace the list of every slot by the nearest of the first `size` of `rows`."""
+        width = min(self.k, size - 1)
+        if width < 1:
+            return
+        for start in track(
+            range(0, size, _QUERIES), "Linking the memory bank", disable=not progress
+        ):
+            slots = torch.arange(start, min(start + _QUERIES, size), device=rows.device)
+            found = search.others(rows[slots].float(), rows, size, slots, width)
+            self.slots[slots] = -1
+            self.slots[slots, :width] = found.indices.to(torch.int32)
+            self.slot_stamps[slots, :width] = self.stamps[found.indices]
+            self.squared[slots, :width] = found.squared_distances.to(self.squared.dtype)
 
     def live(self, size: int) -> Tensor:
         """Which links (size, k) bool of the first `size` slots live."""

@@ -39,8 +39,8 @@ class DescentSettings:
     """Walks over the links of the bank, for documents that come back (Dong et al., 2011).
 
     A stored document looks among the neighbors of its old neighbors, at a cost that does not
-    depend on the bank's size. One that is not stored is searched for exactly, and in inverted
-    lists from 200,000 rows on.
+    depend on the bank's size. Others are searched exactly, or in inverted lists from 200,000 rows
+    on.
 
     Attributes:
         width: Best candidates whose neighbors are examined, at least k.
@@ -164,17 +164,12 @@ def near_enough(found: Tensor, exact: Tensor) -> Tensor:
 class DescentSearch(RowSearch):
     """Walks from a document's slot over the links of the bank; `fallback` for all others.
 
-    A neighbor of a neighbor is likely a neighbor (NN-descent, Dong et al., 2011), so a document
-    that comes back finds its new neighbors around its old ones. The bank keeps that graph anyway:
-    there is no index to build or to keep in step, and the cost does not depend on its size.
+    A neighbor of a neighbor is likely a neighbor, so a document that comes back finds its new
+    neighbors around its old ones, in the graph that the bank keeps anyway.
     """
 
     def __init__(
-        self,
-        settings: DescentSettings,
-        links: LinkTable,
-        fallback: RowSearch,
-        least: int = 0,
+        self, settings: DescentSettings, links: LinkTable, fallback: RowSearch, least: int = 0
     ) -> None:
         self.settings, self.links, self.fallback, self.least = settings, links, fallback, least
 
@@ -231,13 +226,7 @@ class DescentSearch(RowSearch):
         self.fallback.wrote(rows, size, slots, version)
 
     def _descend(
-        self,
-        x: Tensor,
-        rows: Tensor,
-        graph: SymmetricLinks,
-        start: Ints,
-        banned: Any,
-        k: int,
+        self, x: Tensor, rows: Tensor, graph: SymmetricLinks, start: Ints, banned: Any, k: int
     ) -> tuple[Tensor, Tensor]:
         """Squared distances and slots (n, k), ascending, `inf` and -1 where none."""
         width, count = max(self.settings.width, k), start.size

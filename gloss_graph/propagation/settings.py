@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from gloss_graph._internal.checks import check_choice, check_positive_int, check_range
-from gloss_graph._internal.search_space import Range
-from gloss_graph._internal.settings import setting
+from gloss_graph._internal.settings import Range, setting
 
 GRADIENTS = ("implicit", "unrolled")
 # The leak of `harmonic` where none is given.

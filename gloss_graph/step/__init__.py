@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 from gloss_graph._internal.moved import moved_names
 
 if TYPE_CHECKING:
-    from gloss_graph.step.hidden_labels import ObjectiveOutput
+    from gloss_graph.step.graph_loss import ObjectiveOutput
     from gloss_graph.step.settings import Consistency, Staleness
 
 __all__ = ["Consistency", "ObjectiveOutput", "Staleness"]
@@ -14,7 +14,7 @@ __all__ = ["Consistency", "ObjectiveOutput", "Staleness"]
 __getattr__ = moved_names(
     __name__,
     {
-        "gloss_graph.step.hidden_labels": ["ObjectiveOutput"],
+        "gloss_graph.step.graph_loss": ["ObjectiveOutput"],
         "gloss_graph.step.settings": ["Consistency", "Staleness"],
     },
 )

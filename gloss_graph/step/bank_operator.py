@@ -100,17 +100,11 @@ class CutRows:
 class BankOperator(NamedTuple):
     """W of a graph whose nodes are `offset` batch rows and M remembered ones (CPU).
 
-    Attributes:
-        border: Edges that touch the batch, among the nodes `nodes`; only their weights get a
-            gradient.
-        nodes: (T,) long, sorted: the batch rows and their neighbors.
-        memory: Edges among the remembered nodes (M, M).
-        offset: Number of batch rows.
-        absent: (n,) long, nodes without edges that are no part of the graph.
-        cut: Rows of `memory` that were cut out before.
-        near_only: Products of the backward pass reach only the nodes within one edge of `nodes`:
-            a gradient of `border` reads no others, through any normalization. Requires right
-            sides and labels without gradient.
+    `border` are the edges that touch the batch, among the sorted `nodes` (T,), the only ones with a
+    gradient; `memory` those among remembered nodes (M, M); `absent` (n,) nodes without edges that
+    are no part of the graph; `cut` rows of `memory` that were cut out before. With `near_only`
+    products of the backward pass reach only the nodes within one edge of `nodes`: a gradient of
+    `border` reads no others. It requires right sides and labels without gradient.
     """
 
     border: SparseOperator
@@ -240,8 +234,7 @@ class BankOperator(NamedTuple):
     def reach(self, seeds: Tensor) -> Tensor:
         """See `Operator`; every hop multiplies rows that were cut out as not reached yet.
 
-        They are cut out before the first hop, since a solve needs the same rows, and again when
-        few of them are left, so that the end of a long chain is cheap.
+        They are cut out again when few of them are left, so that the end of a long chain is cheap.
         """
         operator, left = self.with_weight(self.weight.detach()), ~seeds
         left[self.absent] = False

@@ -7,14 +7,22 @@ import warnings
 import torch
 from torch import Tensor, nn
 
-from gloss_graph._internal.processes import any_process, own_rows, share_of_mean
+from gloss_graph._internal.processes import any_process, own_rows, share_of_mean, world_size
+from gloss_graph.graph.bandwidth import reads_labels
+from gloss_graph.graph.batch import StepBatch
 from gloss_graph.graph.build import Connection
 from gloss_graph.inference.head import GraphClassifier, PropagationHead
-from gloss_graph.losses.graph import soft_binary_cross_entropy, soft_cross_entropy
-from gloss_graph.losses.schedule import is_seen, ramped, unseen_mean, updated_mean
+from gloss_graph.losses.graph import (
+    is_seen,
+    ramped,
+    soft_binary_cross_entropy,
+    soft_cross_entropy,
+    unseen_mean,
+    updated_mean,
+)
 from gloss_graph.memory import MemoryBank
 from gloss_graph.memory.drift import age_decay
-from gloss_graph.memory.incoming import Batch
+from gloss_graph.memory.incoming import Batch, gathered
 from gloss_graph.propagation.alignment import (
     align_classes,
     arrival_confidence,
@@ -27,7 +35,7 @@ from gloss_graph.propagation.alignment import (
     score_spread,
     target_means,
 )
-from gloss_graph.step.hidden_labels import propagate_connection
+from gloss_graph.step.graph_loss import StepGraph, propagate_connection
 from gloss_graph.step.settings import Consistency
 
 
@@ -36,11 +44,8 @@ class GraphTargets(nn.Module):
 
     Targets come from one solve over the whole bank every `refresh_every` steps and are looked up
     by document id in between, or from the graph of each step (`refresh_every=0`). Trust in a row of
-    the bank halves every `half_life` steps. Training resumes from the persistent buffers.
-
-    With several processes all of them solve in the same step, over equal banks or over the graph
-    of all their batches, as soon as any of them holds an unlabeled row: every buffer is bit-equal
-    on all processes after every training step.
+    the bank halves every `half_life` steps. With several processes all of them solve in the same
+    step, and every buffer is bit-equal on all of them after every training step.
     """
 
     steps: Tensor
@@ -83,13 +88,6 @@ class GraphTargets(nn.Module):
     @torch.no_grad()
     def refresh(self, memory: MemoryBank) -> None:
         """Solve over the whole bank and keep a target for every row."""
-        if not isinstance(memory, MemoryBank):
-            raise TypeError(f"'memory' must be a MemoryBank (got {type(memory).__name__}).")
-        if memory.capacity != self.table_ids.numel():
-            raise ValueError(
-                f"'memory' must have a capacity of {self.table_ids.numel()}, as the targets have "
-                f"(got {memory.capacity}; refresh_every=0 keeps none)."
-            )
         count = len(memory)
         if count == 0:
             return
@@ -146,9 +144,8 @@ class GraphTargets(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """Targets (n, C) and confidence (n,) from hit mass (B, C), for the `unlabeled` (B,) rows.
 
-        While training the running mean takes the rows in. The class shares are those of the
-        `labels` (N,) of all nodes; `scores` (m, C) are those of all unlabeled nodes, whose spread
-        says how large a score of `rule="poisson"` is.
+        While training the running mean takes the rows in. Class shares are those of all `labels`;
+        `scores` (m, C) of all unlabeled nodes say how large a score of `rule="poisson"` is.
         """
         shares = row_shares(hits[unlabeled]).to(self.mass.dtype)
         mass = self.mass
@@ -169,8 +166,8 @@ class GraphTargets(nn.Module):
 
 def consistency_loss(
     targets: GraphTargets,
-    memory: MemoryBank | None,
-    batch: Batch,
+    graph: StepGraph,
+    step: StepBatch,
     logits: Tensor,
     connection: Connection | None,
 ) -> Tensor:
@@ -179,12 +176,21 @@ def consistency_loss(
     A mean over the rows that have a target; with several processes that train, over those of all:
     the mean of the losses, so of the gradients, is that of one process with the joined batch.
 
-    The targets are those of the `connection` of the target embeddings (while training, of the
-    batches of all processes), or are looked up if it is None.
+    Targets are looked up, or propagated over the graph of the target embeddings (while training,
+    of the batches of all processes). `connection` serves as such a graph unless it is None or its
+    bandwidth depends on the shown labels.
     """
-    if connection is None:
+    batch, memory = step.constants, graph.memory
+    if targets.keeps(batch):
         where, target, confidence = targets.looked_up(memory, batch)
     else:
+        shared = targets.training and world_size() > 1
+        if connection is None or shared or reads_labels(graph.graph.bandwidth):
+            joined = batch
+            if shared:
+                joined = gathered(batch, None if memory is None else memory.slots_of)
+            with torch.no_grad():
+                connection = graph.connect(joined, step.learned, targets.steps)
         where = (batch.labels < 0).nonzero().squeeze(1)
         target, confidence = targets.propagated(connection)
         if targets.training:

@@ -6,15 +6,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from gloss_graph._internal.checks import check_positive_int, check_range
-from gloss_graph._internal.search_space import Range
-from gloss_graph._internal.settings import setting
+from gloss_graph._internal.settings import Range, setting
 
 # What needs torch is imported on first use, so that settings are read without.
 if TYPE_CHECKING:
     from torch import Tensor
-
-    from gloss_graph.graph.build import Connection
-    from gloss_graph.memory import MemoryBank
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,9 +28,6 @@ class Consistency:
             steps. 0, or without bank or ids: from each step's own graph, all labels shown (with
             several processes, that of all their batches).
         align: Power in [0, 1] of the class-mass alignment of targets and predictions.
-
-    Raises:
-        ValueError: A setting out of range.
 
     Example:
         >>> Consistency(start=20)
@@ -72,9 +65,6 @@ class Staleness:
             batch is connected to itself only, and the bank fills.
         ramp_steps: Steps in which the weight of their edges then rises to 1.
 
-    Raises:
-        ValueError: A setting out of range.
-
     Example:
         >>> Staleness(half_life=200)
         Staleness(half_life=200, restandardize=False, warmup_steps=0, ramp_steps=0)
@@ -105,43 +95,10 @@ class Staleness:
         """Factor in [0, 1] of the edges that touch a remembered row."""
         if not self.warmup_steps and not self.ramp_steps:
             return 1.0
-        from gloss_graph.losses.schedule import ramped
+        from gloss_graph.losses.graph import ramped
 
         return ramped(int(step), self.warmup_steps, self.ramp_steps)
 
     def weighs(self, strength: float) -> bool:
         """Whether the step's graph differs from the one the bank keeps."""
         return self.half_life is not None or self.restandardize or strength < 1.0
-
-    def view(self, memory: MemoryBank, x: Tensor, learned: int) -> MemoryBank:
-        """The bank as the batch rows x (B, D) see it; only the first `learned` columns drift."""
-        return memory.restandardized(x, learned) if self.restandardize else memory
-
-    def weigh(
-        self, connection: Connection, memory: MemoryBank | None, strength: float
-    ) -> Connection:
-        r"""The connection with weights \(s_{ij} f_i f_j w_{ij}\).
-
-        \(f = 2^{-\mathrm{age}/h}\) for a remembered row, 1 in the batch; s is the strength where
-        an edge touches a remembered row, else 1. The factors f scale W by a diagonal on both sides:
-        it stays symmetric, and positive semi-definite where W is.
-        """
-        weight, slots = connection.edge_weight, connection.slots
-        plain = self.half_life is None and strength == 1.0
-        if plain or memory is None or weight is None or slots.numel() == 0:
-            return connection
-        import torch
-
-        from gloss_graph.graph.kernels import discounted
-        from gloss_graph.memory.drift import age_decay
-
-        source, target = connection.edge_index
-        factor = weight.detach().new_ones(weight.numel())
-        if self.half_life is not None:
-            decay = age_decay(memory.age[slots], self.half_life).to(factor)
-            trust = torch.cat([factor.new_ones(connection.size), decay])
-            factor = trust[source] * trust[target]
-        if strength < 1.0:
-            touches = (source >= connection.size) | (target >= connection.size)
-            factor = torch.where(touches, strength * factor, factor)
-        return connection._replace(edge_weight=discounted(weight, factor))

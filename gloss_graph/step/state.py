@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from gloss_graph.memory import MemoryBank
-from gloss_graph.memory.state import check_forms, check_keys, check_limits, fit_cells
+from gloss_graph.memory.storage import check_entries, check_keys, check_limits, fit_cells
 
 
 def check_objective_state(
@@ -28,7 +28,7 @@ def check_objective_state(
         check_keys(objective, state.keys())
     if memory is not None:
         memory.check_state(state, f"{prefix}memory.")
-    check_forms(objective, state, prefix)
+    check_entries(objective.state_dict(), state, prefix)
     limits = {
         "memory.slot_labels": (-1, classes - 1),
         "targets.steps": (0, None),
@@ -61,8 +61,7 @@ def check_generator_state(state: Any) -> None:
 def state_kept(parts: Sequence[nn.Module], generator: torch.Generator) -> Iterator[None]:
     """Restore the buffers of `parts` and the state of `generator` if the block raises.
 
-    A step replaces the buffers of its parts and never writes into them; the bank, which is written
-    last, restores itself.
+    A step replaces the buffers of its parts and never writes into them; the bank restores itself.
     """
     before = [(part, [*part.named_buffers(recurse=False)]) for part in parts]
     drawn = generator.get_state()

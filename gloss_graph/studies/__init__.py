@@ -7,7 +7,7 @@ from gloss_graph._internal.extras import require
 require("pandas", "psutil", extra="cli")
 
 from gloss_graph._internal.moved import moved_names
-from gloss_graph._internal.search_space import Choice, Range
+from gloss_graph._internal.settings import Choice, Range
 from gloss_graph.studies.results import Results, read_results
 from gloss_graph.studies.study import Plan, Study
 from gloss_graph.studies.trials import DESIGNS

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import psutil
 
-from gloss_graph._internal.search_space import Choice, Dimension, Scalar
+from gloss_graph._internal.settings import Choice, Dimension, Scalar
 from gloss_graph.studies.trials import Trial, check_row, decoded, encoded, keep_latest, trial_id
 
 HEARTBEAT = 10

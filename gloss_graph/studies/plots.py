@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, StrMethodFormatter
 
-from gloss_graph._internal.search_space import Choice, Dimension
+from gloss_graph._internal.settings import Choice, Dimension
 from gloss_graph.studies.results import Results
 from gloss_graph.studies.trials import canonical, shown
 from gloss_graph.visualization.style import (

@@ -22,7 +22,7 @@ from gloss_graph._internal.checks import check_choice, check_positive_int
 from gloss_graph._internal.files import atomic_write, full_disk_named
 from gloss_graph._internal.folders import check_content, join
 from gloss_graph._internal.peak_memory import free_memory
-from gloss_graph._internal.search_space import Choice, Dimension, Range, Scalar
+from gloss_graph._internal.settings import Choice, Dimension, Range, Scalar
 from gloss_graph.studies.engine import (
     HEARTBEAT,
     TrialBudget,

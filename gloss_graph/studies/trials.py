@@ -21,7 +21,7 @@ from scipy.stats import qmc
 
 from gloss_graph._internal.limits import load_json
 from gloss_graph._internal.peak_memory import PeakMemory
-from gloss_graph._internal.search_space import Choice, Dimension, Range, Scalar
+from gloss_graph._internal.settings import Choice, Dimension, Range, Scalar
 from gloss_graph.runs.provenance import provenance
 
 #: Name of a design -> which arms it tries.

@@ -18,7 +18,7 @@ from gloss_graph._internal.checks import check_choice, check_positive_int, check
 from gloss_graph._internal.files import atomic_write, is_full_disk
 from gloss_graph._internal.folders import check_content, hold, write_json
 from gloss_graph._internal.limits import read_object
-from gloss_graph._internal.search_space import Choice, Dimension, Range, Scalar
+from gloss_graph._internal.settings import Choice, Dimension, Range, Scalar
 from gloss_graph.runs.provenance import documents_digest
 from gloss_graph.studies.engine import (
     HEARTBEAT,

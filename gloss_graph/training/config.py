@@ -11,8 +11,7 @@ from functools import partial
 from typing import Any
 
 from gloss_graph._internal.checks import check_choice, check_positive_int, check_range
-from gloss_graph._internal.search_space import Dimension, Range
-from gloss_graph._internal.settings import nearest_name, settings_of
+from gloss_graph._internal.settings import Dimension, Range, nearest_name, settings_of
 from gloss_graph.graph.settings import KNNGraph
 from gloss_graph.propagation.settings import PropagationSettings
 from gloss_graph.step.settings import Consistency, Staleness

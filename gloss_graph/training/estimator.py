@@ -18,7 +18,7 @@ from sklearn.metrics import accuracy_score
 from torch import Tensor, nn
 
 from gloss_graph._internal.checks import check_choice
-from gloss_graph._internal.class_names import class_codes, label_array
+from gloss_graph._internal.labels import class_codes, label_array
 from gloss_graph.runs import RunFolder
 from gloss_graph.text import Corpus, FeatureEncoder, Splits, TextEncoder, load_encoder
 from gloss_graph.training.config import TrainConfig

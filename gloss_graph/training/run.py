@@ -17,8 +17,8 @@ from transformers import TrainerCallback, set_seed
 from gloss_graph._internal.checks import check_positive_int
 from gloss_graph._internal.files import utf8_folder
 from gloss_graph._internal.folders import Claim
+from gloss_graph._internal.labels import seeded_sample
 from gloss_graph._internal.processes import is_main, wait_for_all
-from gloss_graph._internal.sampling import seeded_sample
 from gloss_graph.inference import GraphSkill, graph_skill
 from gloss_graph.objective import GraphGuidedObjective
 from gloss_graph.runs import RunFolder

@@ -18,8 +18,8 @@ from transformers import TrainerCallback, TrainerState, TrainingArguments
 from gloss_graph._internal.checks import check_positive_int
 from gloss_graph._internal.files import atomic_write
 from gloss_graph._internal.folders import write_json
+from gloss_graph._internal.labels import stratified_sample
 from gloss_graph._internal.limits import read_object
-from gloss_graph._internal.sampling import stratified_sample
 from gloss_graph.runs import RunFolder
 from gloss_graph.text import Corpus, Splits
 from gloss_graph.training.checkpoints import ends_epoch, has_ended

@@ -28,6 +28,7 @@ from gloss_graph._internal.processes import (
     launched,
     mean_over_processes,
     rank,
+    share_state,
     wait_for_all,
     world_size,
 )
@@ -35,7 +36,6 @@ from gloss_graph._internal.timing import StageClock
 from gloss_graph.graph.rows import joint_view
 from gloss_graph.losses import MetricLoss, PseudoLabelLoss, labeled_binary_cross_entropy
 from gloss_graph.memory import MemoryBank
-from gloss_graph.memory.distributed import share_state
 from gloss_graph.memory.incoming import is_labeled
 from gloss_graph.training.checkpoints import (
     OBJECTIVE_FILE,

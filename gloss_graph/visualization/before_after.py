@@ -15,9 +15,9 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from gloss_graph._internal.checks import check_matrix, check_positive_int
-from gloss_graph._internal.sampling import stratified_sample
-from gloss_graph.export.data_to_networkx import to_networkx
+from gloss_graph._internal.labels import stratified_sample
 from gloss_graph.export.graph_arrays import edge_homophily
+from gloss_graph.export.networkx_graphs import to_networkx
 from gloss_graph.graph import build_document_graph
 from gloss_graph.visualization import style
 from gloss_graph.visualization.graph_pictures import EdgeLook, draw_edges, relations

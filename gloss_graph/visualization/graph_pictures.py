@@ -1,10 +1,11 @@
-"""Pictures of the document graph: a sample with predictions, or all documents by community."""
+"""Pictures of the document graph: a sample, all documents by community, one explanation."""
 
 from __future__ import annotations
 
 import os
 from collections import Counter
 from collections.abc import Sequence
+from textwrap import shorten
 from typing import Any, NamedTuple
 
 import networkx as nx
@@ -18,36 +19,27 @@ from scipy import sparse
 from torch_geometric.data import Data
 
 from gloss_graph._internal.checks import check_positive_int
+from gloss_graph.analysis.explanation import DOCUMENT, NodeExplanation
 from gloss_graph.analysis.measures import louvain_communities
-from gloss_graph.export.data_to_networkx import to_networkx
+from gloss_graph.export.attributes import clean_text
 from gloss_graph.export.graph_arrays import read_arrays
+from gloss_graph.export.networkx_graphs import to_networkx
 from gloss_graph.visualization import style
 from gloss_graph.visualization.layout import place_adjacency, place_nodes, sample_nodes
 
-__all__ = [
-    "EdgeLook",
-    "community_looks",
-    "community_names",
-    "draw_edges",
-    "known_communities",
-    "plot_communities",
-    "plot_graph",
-    "relations",
-]
-
 _GROUPS = 12  # most categories with a name
-_OTHER, _WITHIN, _FAINT = "#5F6368", "#7F8791", "#B9BEC5"
+_WITHIN, _FAINT = "#7F8791", "#B9BEC5"
 _BESIDE = 3.4  # inches of a legend beside a graph
 _COLUMNS = 3  # most columns of a legend under a map,
+_ROW, _TEXT, _THICKEST = 0.42, 74, 9.0  # of an explanation: inches, characters, points
 _UNDER, _TYPE = 6.0, 9.5  # its width in inches, that of a panel, and its type in points
 
 
 class EdgeLook(NamedTuple):
-    """How edges are drawn: color, opacity and legend name of each kind, then the ink of a line.
+    """Color, opacity and legend name of each kind of edge, then the ink and width of a line.
 
-    Many edges share the ink of a few, so that a dense graph does not become a blot: `full` edges
-    have ink 1, fewer have more, within the bounds `ink`. A line is `width[0] + width[1] * ink`
-    points wide.
+    Many edges share the ink of a few: `full` edges have ink 1, fewer have more, within the bounds
+    `ink`. A line is `width[0] + width[1] * ink` points wide.
     """
 
     unknown: tuple[str, float, str]
@@ -84,7 +76,7 @@ def draw_edges(
     """Draw edges (p, 2) below the nodes (N, 2), those between groups on top.
 
     Edges of a larger `weight` (p,), in [0, 1], are more opaque and on top of lighter ones. Returns
-    legend handle, name and number of the edges of every kind drawn.
+    legend handle, name and number of every kind drawn.
     """
     low, high = look.ink
     ink = float(np.clip(np.sqrt(look.full / max(len(ends), 1)), low, high))
@@ -121,25 +113,16 @@ def plot_graph(
 
     Nodes have the color of the attribute `color_by`, or are hollow without one; a number with many
     values (`age`) gets a color scale. Edges within a class are grey, edges between classes red, and
-    the more opaque the heavier. A node whose `label` and `predicted` differ has a black ring. With
+    the more opaque the heavier. A node whose `label` and `predicted` differ has a black ring. Of
     more than `max_nodes` nodes a random-walk sample is drawn and the subtitle says so.
 
     The graph is one of `to_networkx`, or the PyG graph it takes, with its `label_names` and
-    `predicted`.
-
-    Raises:
-        ValueError: A directed graph, a multigraph, an empty graph, no node with `color_by`, or an
-            argument that does not fit the kind of graph.
-
-    Cost: O(n²) for n = min(N, max_nodes): a few seconds at 1,500 nodes.
+    `predicted`. Cost: O(n²) for n drawn nodes, a few seconds at 1,500.
 
     Example:
-        >>> graph = nx.karate_club_graph()
-        >>> figure = plot_graph(graph, color_by="club")
+        >>> figure = plot_graph(nx.karate_club_graph(), color_by="club")
         >>> [text.get_text() for text in figure.axes[0].get_legend().get_texts()][:2]
         ['Mr. Hi (17)', 'Officer (17)']
-
-    See also: `plot_communities`, for all documents; `write_graph`, for Gephi or Cytoscape.
     """
     if max_nodes < 1:
         raise ValueError(f"'max_nodes' must be at least 1 (got {max_nodes}).")
@@ -194,8 +177,7 @@ def plot_graph(
 class _Scene(NamedTuple):
     """n nodes and p edges as drawn."""
 
-    group: np.ndarray  # (n,) position of the node's category in shares, -1 without one
-    shares: list[tuple[str, int]]  # categories of the legend with their size
+    looks: list[style.ClassLook]  # categories, the nodes without one last
     scale: np.ndarray | None  # (n,) values if the color is a scale
     edges: np.ndarray  # (p, 2) positions of the ends
     weight: np.ndarray  # (p,) in [0, 1]
@@ -241,21 +223,33 @@ def _scene(graph: nx.Graph, color_by: str) -> _Scene:
     numeric = all(type(value) in (int, float) for value in counts)
     if numeric and word == "group" and len(counts) > _GROUPS:
         scale = np.array([np.nan if value is None else value for value in values], dtype=float)
-        group = np.where(np.isnan(scale), -1, 0)
         unknown = np.zeros(len(edges), dtype=int)
-        return _Scene(group, [], scale, edges, weight, unknown, np.array(wrong), word)
+        looks = _hollow(np.isnan(scale), word)
+        return _Scene(looks, scale, edges, weight, unknown, np.array(wrong), word)
     code = {value: i for i, value in enumerate(counts)}
-    ends = np.array([code.get(value, -1) for value in values])[edges]
-    relation = relations(ends)
+    group = np.array([code.get(value, -1) for value in values])
     named = [value for value, _ in counts.most_common(_GROUPS)]
     named.sort(key=lambda value: (isinstance(value, str), value))
-    shares = [(_name(value), counts[value]) for value in named]
-    place = {None: -1} | {value: i for i, value in enumerate(named)}
-    group = np.array([place.get(value, _GROUPS) for value in values])
+    # Beyond the palette its colors return as squares; unnamed categories are grey.
+    colors = [(color, marker) for marker in "os" for color in style.PALETTE]
+    looks = [
+        style.ClassLook(_name(value), color, marker, group == code[value])
+        for value, (color, marker) in zip(named, colors, strict=False)
+    ]
     if rest := len(counts) - len(named):
         noun = word if rest == 1 else _plural(word)
-        shares.append((f"{rest} other {noun}", int((group == _GROUPS).sum())))
-    return _Scene(group, shares, None, edges, weight, relation, np.array(wrong), word)
+        members = (group >= 0) & ~np.any([look.members for look in looks], axis=0)
+        looks.append(style.ClassLook(f"{rest} other {noun}", style.OTHER, "D", members))
+    looks += _hollow(group < 0, word)
+    relation = relations(group[edges])
+    return _Scene(looks, None, edges, weight, relation, np.array(wrong), word)
+
+
+def _hollow(members: np.ndarray, word: str) -> list[style.ClassLook]:
+    """The look of nodes (n,) without a category, if there are any."""
+    name = "unlabeled" if word == "class" else "no value"
+    look = style.ClassLook(name, style.GREY, "o", members, hollow=True)
+    return [look] if members.any() else []
 
 
 def _known(value: Any) -> Any:
@@ -277,31 +271,18 @@ def _plural(word: str) -> str:
 def _draw_nodes(axes: Axes, scene: _Scene, places: np.ndarray) -> list[style.Entry]:
     """Draw nodes on top of the edges; return their legend entries."""
     area = float(np.clip(26000 / max(len(places), 1), 14, 110))
-    dots: dict[str, Any] = {"s": area, "zorder": 3, "linewidths": 0.45}
-    entries: list[style.Entry] = []
     if scene.scale is not None:
-        known = scene.group >= 0
-        dots |= {"c": scene.scale[known], "cmap": "viridis", "edgecolors": "white"}
-        axes.scatter(*places[known].T, **dots)
-    for i, (name, count) in enumerate(scene.shares):
-        # Beyond the palette its colors return as squares; unnamed categories are grey.
-        color, marker = (style.PALETTE * 2)[i], "os"[i // len(style.PALETTE)]
-        if i == _GROUPS:
-            color, marker = _OTHER, "D"
-        rim = style.rim_of(color)
-        look: dict[str, Any] = {**dots, "c": [color], "edgecolors": [rim], "marker": marker}
-        axes.scatter(*places[scene.group == i].T, **look)
-        entries.append((style.dot_handle(marker, color, rim), f"{name} ({count:,})"))
-    hollow = scene.group < 0
-    if hollow.any():
-        look = {"s": area, "c": "white", "edgecolors": style.GREY, "linewidths": 0.8, "zorder": 2.5}
-        axes.scatter(*places[hollow].T, **look)
-        name = "unlabeled" if scene.word == "class" else "no value"
-        entries.append(
-            (style.dot_handle("o", "white", style.GREY), f"{name} ({int(hollow.sum()):,})")
-        )
+        known = ~np.isnan(scene.scale)
+        dots: dict[str, Any] = {"s": area, "c": scene.scale[known], "cmap": "viridis"}
+        axes.scatter(*places[known].T, zorder=3, linewidths=0.45, edgecolors="white", **dots)
+    entries = style.draw_documents(axes, places, scene.looks, area)
     if scene.wrong.any():
-        look = {"s": 1.8 * area, "facecolors": "none", "edgecolors": "black", "linewidths": 1.2}
+        look: dict[str, Any] = {
+            "s": 1.8 * area,
+            "facecolors": "none",
+            "edgecolors": "black",
+            "linewidths": 1.2,
+        }
         axes.scatter(*places[scene.wrong].T, zorder=4, **look)
         ring = style.dot_handle("o", "none", "black", width=1.6)
         entries.append((ring, f"misclassified ({int(scene.wrong.sum()):,})"))
@@ -321,7 +302,7 @@ def _edge_look(scene: _Scene) -> EdgeLook:
 
 
 def _facts(graph: nx.Graph, scene: _Scene) -> str:
-    total, shown = graph.number_of_nodes(), len(scene.group)
+    total, shown = graph.number_of_nodes(), len(scene.wrong)
     what = f"{shown:,} documents"
     if shown < total:
         what = f"{shown:,} of {total:,} documents (random-walk sample)"
@@ -350,16 +331,9 @@ def plot_communities(
     """Draw all documents twice at the same places: colored by label and by Louvain community.
 
     Where the two colorings agree, the graph knows the classes; a community of two labels is a
-    place where propagation will mix them. Places depend on neither labels nor communities. Known
-    `places` (N, 2), such as those of an earlier picture, and `communities` (N,) of integers, -1 for
-    none, are used where given. Of more than `max_edges` edges a random sample is drawn, and the
-    heading says so.
-
-    Raises:
-        ValueError: A directed graph, no document, a damaged graph, or places or communities of the
-            wrong shape.
-
-    Cost: O(N + E) per step; 20,000 documents take about 20 s.
+    place where propagation will mix them. Known `places` (N, 2) and `communities` (N,) of integers,
+    -1 for none, are used where given. Of more than `max_edges` edges a random sample is drawn, and
+    the heading says so. Cost: O(N + E) per step; 20,000 documents take about 20 s.
 
     Example:
         >>> import torch
@@ -367,8 +341,6 @@ def plot_communities(
         >>> figure = plot_communities(Data(edge_index=edges, y=torch.tensor([0, 0, 1, -1])))
         >>> [axes.get_title(loc="left").splitlines()[0] for axes in figure.axes]
         ['by label', 'by community']
-
-    See also: `plot_graph`, for a sample with predictions; `write_html`, for an interactive page.
     """
     check_positive_int("max_edges", max_edges)
     documents = read_arrays(graph, label_names, allow_empty=False)
@@ -394,7 +366,7 @@ def plot_communities(
         draw_edges(axes, places, ends, relations(groups[ends]), _MAP_EDGES)
         style.add_legend(
             axes,
-            style.draw_documents(axes, places, looks, least=3),
+            style.draw_documents(axes, places, looks, style.dot_area(len(places), 3)),
             room=_UNDER,
             columns=_COLUMNS,
             loc="upper left",
@@ -465,3 +437,70 @@ def _drawn_ends(links: sparse.csr_array, max_edges: int, seed: int) -> np.ndarra
         return ends
     chosen = np.random.default_rng(seed).choice(len(ends), max_edges, replace=False)
     return ends[np.sort(chosen)]
+
+
+def plot_explanation(
+    explanation: NodeExplanation,
+    path: str | os.PathLike[str] | None = None,
+    *,
+    max_documents: int = 12,
+) -> Figure:
+    """Draw the labeled documents that decided a document's label, lines as thick as their mass.
+
+    With more than `max_documents` the others are drawn as one line.
+
+    Example:
+        >>> import torch
+        >>> from gloss_graph.analysis import explain
+        >>> edges = torch.tensor([[0, 1, 1, 2], [1, 0, 2, 1]])
+        >>> answer = explain(Data(edge_index=edges, y=torch.tensor([1, -1, 1])), 1)
+        >>> plot_explanation(answer).axes[0].get_title(loc="left")
+        'Document 1 (unlabeled): the graph says "1"'
+    """
+    check_positive_int("max_documents", max_documents)
+    rows = _rows(explanation, max_documents)
+    # The largest classes get colors; beyond the palette all are grey.
+    named = [label for label in explanation.classes.index if label][: len(style.PALETTE) - 1]
+    colors = dict(zip(named, style.PALETTE, strict=False))
+    height = 1.6 + _ROW * max(len(rows), 2)
+    figure = style.new_figure(10.5, height)
+    axes = figure.add_subplot()
+    axes.set(xlim=(0.0, 1.0), ylim=(len(rows) - 0.4, -0.6))
+    axes.axis("off")
+    given = f'labeled "{explanation.label}"' if explanation.label else "unlabeled"
+    said = "no label reaches it"
+    if explanation.predicted:
+        said = f'the graph says "{explanation.predicted}"'
+    title = f"Document {explanation.doc_id} ({given}): {said}"
+    if text := _short(explanation.text, 110):
+        title += f"\n{text}"
+    axes.set_title(title, loc="left", fontsize=11, color=style.INK, parse_math=False, pad=10)
+    middle = (len(rows) - 1) / 2
+    most = max(mass for _, mass, _ in rows)
+    look: dict[str, Any] = {"va": "center", "fontsize": 9.5, "color": style.INK}
+    look |= {"clip_on": True, "parse_math": False}
+    for place, (label, mass, words) in enumerate(rows):
+        color = colors.get(label, style.GREY)
+        width = max(_THICKEST * mass / most, 0.6)
+        axes.plot([0.02, 0.2], [middle, place], color=color, linewidth=width, alpha=0.75, zorder=1)
+        axes.plot(0.2, place, "o", markersize=9, color=color, markeredgecolor=style.INK, zorder=2)
+        axes.text(0.275, place, f"{100 * mass:.1f} %", ha="right", **look)
+        axes.text(0.285, place, _short(label, 22), ha="left", weight="bold", **look)
+        axes.text(0.46, place, words, ha="left", **look)
+    face = colors.get(explanation.predicted, style.GREY)
+    axes.plot(0.02, middle, "o", markersize=15, color=face, markeredgecolor=style.INK, zorder=3)
+    return style.save_figure(figure, path)
+
+
+def _rows(explanation: NodeExplanation, most: int) -> list[tuple[str, float, str]]:
+    """Label, mass and words of every line."""
+    return [
+        (str(r.label), float(r.mass), _short(str(r.text), _TEXT) or f"document {r.doc_id}")
+        if r.kind == DOCUMENT
+        else ("", float(r.mass), f"({r.kind})")
+        for r in explanation.head(most).table.itertuples()
+    ]
+
+
+def _short(text: str, width: int) -> str:
+    return shorten(clean_text(text, 4 * width), width, placeholder=" …")

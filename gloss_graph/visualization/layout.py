@@ -6,8 +6,6 @@ import networkx as nx
 import numpy as np
 from scipy import fft, sparse
 
-__all__ = ["place_adjacency", "place_nodes", "sample_nodes"]
-
 _JUMP = 0.15
 _BLOCK = 64  # rows that stay in cache; larger products also wake every BLAS thread
 # Up to this many nodes all pairs are visited; beyond, their masses are put on a grid of cells of at
@@ -17,12 +15,10 @@ _CORNERS = ((0, 0), (0, 1), (1, 0), (1, 1))
 
 
 def sample_nodes(graph: nx.Graph, size: int, *, seed: int = 0) -> list[object]:
-    """Choose nodes by a random walk with jumps (Leskovec & Faloutsos 2006).
+    """Choose nodes by a random walk with jumps (Leskovec & Faloutsos 2006), in the graph's order.
 
     A uniform sample of a share p of the nodes keeps only p² of the edges; a walk keeps
-    neighborhoods together. It prefers nodes of high degree. The nodes keep the order of the graph.
-
-    Cost: O(N + size) unless the graph is in many pieces.
+    neighborhoods together.
     """
     if size < 1:
         raise ValueError(f"'size' must be at least 1 (got {size}).")
@@ -51,16 +47,13 @@ def sample_nodes(graph: nx.Graph, size: int, *, seed: int = 0) -> list[object]:
 def place_nodes(graph: nx.Graph, *, seed: int = 0, iterations: int = 250) -> np.ndarray:
     r"""Place nodes in the plane so that neighbors stay together and clusters apart.
 
-    Neighbor embedding of the graph itself (tsNET: Kruiger et al. 2017; van der Maaten & Hinton
-    2008): with \(p_{ij} = (w_{ij}/d_i + w_{ij}/d_j) / 2N\) and
-    \(q_{ij} \propto (1 + \|x_i - x_j\|^2)^{-1}\), gradient descent on \(\mathrm{KL}(p \| q)\) from
-    a spectral start. Labels are not used; weights of 0 and below do not count. The result (N, 2) is
-    within [-1, 1]; nodes without an edge are in rows below -1. The first third of the iterations
-    exaggerates attraction.
+    Neighbor embedding of the graph itself (tsNET: Kruiger et al. 2017): with
+    \(p_{ij} = (w_{ij}/d_i + w_{ij}/d_j) / 2N\) and \(q_{ij} \propto (1 + \|x_i - x_j\|^2)^{-1}\),
+    gradient descent on \(\mathrm{KL}(p \| q)\) from a spectral start. Weights of 0 and below do not
+    count. The result (N, 2) is within [-1, 1]; nodes without an edge are in rows below -1.
 
-    Cost: O(iterations · N²) time in blocks of O(N) memory up to 1,500 nodes, a few seconds and a
-    third of `networkx.spring_layout`; O(iterations · (N + E)) beyond, where repulsion comes from a
-    grid (Linderman et al. 2019).
+    Cost: O(iterations · N²) up to 1,500 nodes; O(iterations · (N + E)) beyond, where repulsion
+    comes from a grid (Linderman et al. 2019).
     """
     if not graph:
         return np.zeros((0, 2))

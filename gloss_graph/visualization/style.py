@@ -23,12 +23,11 @@ from matplotlib.lines import Line2D
 from torch import Tensor
 
 from gloss_graph._internal.checks import check_index_vector
-from gloss_graph._internal.colors import CONTRAST as CONTRAST
-from gloss_graph._internal.colors import GREY as GREY
-from gloss_graph._internal.colors import INK as INK
-from gloss_graph._internal.colors import PALETTE as PALETTE
 from gloss_graph._internal.files import atomic_write
+from gloss_graph.export.attributes import GREY as GREY
+from gloss_graph.export.attributes import PALETTE as PALETTE
 
+INK, CONTRAST = "#222222", "#B3123C"
 DPI = 160
 _FORMATS = ("png", "pdf", "svg")
 _NO_GLYPH = re.compile(r"Glyph \d+ .* missing from")
@@ -282,14 +281,17 @@ def dot_handle(marker: str, face: str, rim: Any, size: float = 8.5, width: float
     return dot
 
 
-def draw_documents(
-    axes: Axes, places: np.ndarray, looks: Sequence[ClassLook], *, least: float = 11
-) -> list[Entry]:
-    """Draw documents (N, 2) as dots, small classes over large ones; return legend entries.
+def dot_area(documents: int, least: float = 11) -> float:
+    """Area of a document's dot in square points."""
+    return float(np.clip(9000 / max(documents, 1), least, 70))
 
-    `least` is the least area of a dot, in square points.
-    """
-    area = float(np.clip(9000 / max(len(places), 1), least, 70))
+
+def draw_documents(
+    axes: Axes, places: np.ndarray, looks: Sequence[ClassLook], area: float | None = None
+) -> list[Entry]:
+    """Draw documents (N, 2) as dots, small classes over large ones; return legend entries."""
+    if area is None:
+        area = dot_area(len(places))
     entries: dict[int, Entry] = {}
     sizes = [int(look.members.sum()) for look in looks]
     for place in sorted(range(len(looks)), key=lambda place: -sizes[place]):

@@ -7,7 +7,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from gloss_graph._internal.search_space import Choice, Range
+from gloss_graph._internal.settings import Choice, Range
 from gloss_graph.studies import plot_importance, plot_slices, plot_tuning
 
 TRIALS = pd.DataFrame(

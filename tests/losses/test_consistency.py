@@ -14,6 +14,7 @@ from gloss_graph import GraphGuidedObjective, MemoryBank
 from gloss_graph.graph import build
 from gloss_graph.inference import PropagationHead
 from gloss_graph.losses import PseudoLabelLoss, pair_cosine_loss, soft_cross_entropy
+from gloss_graph.step.graph_loss import StepGraph
 
 CLASSES, DIM, SIZE = 3, 8, 60
 
@@ -112,13 +113,13 @@ def test_the_per_step_form_reuses_the_graph_of_the_loss_bit_for_bit(
 ) -> None:
     monkeypatch.setattr(build, "LEAST_ROWS", least)
     made_here: list[Any] = []
-    connect = GraphGuidedObjective._connect
+    connect = StepGraph.connect
 
-    def counted(self: GraphGuidedObjective, *args: Any, **more: Any) -> Any:
+    def counted(self: StepGraph, *args: Any, **more: Any) -> Any:
         made_here.append(connect(self, *args, **more))
         return made_here[-1]
 
-    monkeypatch.setattr(GraphGuidedObjective, "_connect", counted)
+    monkeypatch.setattr(StepGraph, "connect", counted)
     x, truth = corpus()
     shown, batch = few(truth, 30), torch.arange(20, 50)
     found, counts = [], []

@@ -245,13 +245,13 @@ def test_frozen_features_are_not_restandardized(monkeypatch: pytest.MonkeyPatch)
     objective = GraphGuidedObjective(CLASSES, memory=bank, k=4, restandardize=True)
     frozen = torch.randn(30, 2, generator=torch.Generator().manual_seed(1)).double()
     seen = []
-    original = Staleness.view
+    original = MemoryBank.restandardized
 
-    def watched(self: Staleness, memory: MemoryBank, x: Tensor, learned: int) -> MemoryBank:
-        seen.append((learned, original(self, memory, x, learned)))
+    def watched(self: MemoryBank, x: Tensor, learned: int) -> MemoryBank:
+        seen.append((learned, original(self, x, learned)))
         return seen[-1][1]
 
-    monkeypatch.setattr(Staleness, "view", watched)
+    monkeypatch.setattr(MemoryBank, "restandardized", watched)
     for step in range(3):
         x, labels, ids = batch(step)
         objective(x, labels, ids=ids, frozen=frozen[ids])

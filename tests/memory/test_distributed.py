@@ -20,15 +20,13 @@ from gloss_graph._internal.processes import (
     is_main,
     launched,
     mean_over_processes,
+    share_state,
     step_generator,
     world_size,
 )
-from gloss_graph.losses import PseudoLabelLoss
-from gloss_graph.losses.graph import labeled_cross_entropy
+from gloss_graph.losses import PseudoLabelLoss, labeled_binary_cross_entropy, labeled_cross_entropy
 from gloss_graph.memory import EVICTIONS
-from gloss_graph.memory.distributed import share_state
 from gloss_graph.step import Staleness
-from gloss_graph.step.hidden_labels import classification_loss
 
 from .helpers import built_graph
 
@@ -215,15 +213,13 @@ def unlabeled_term(name: str, rank: int | None) -> list[Tensor]:
         else:
             objective(z, given, ids=known, logits=own)
             loss = objective(z, given, ids=known, logits=own)
-            loss = loss - classification_loss(own, *kinds_of(given, labels, bool(sets)), None)
+            if sets:
+                loss = loss - labeled_binary_cross_entropy(own, labels, given.nan_to_num())
+            else:
+                loss = loss - labeled_cross_entropy(own, labels)
         loss.backward()
         found.append(own.grad)
     return found
-
-
-def kinds_of(given: Tensor, labels: Tensor, sets: bool) -> tuple[Tensor, Tensor | None]:
-    """Labels and targets as the loss of the labeled rows takes them."""
-    return labels, given.nan_to_num() if sets else None
 
 
 def refreshed_states(rank: int, eviction: str) -> list[dict[str, Tensor]]:

@@ -90,6 +90,7 @@ def test_blocks_give_the_lists_of_one_block(
     x, ids = rows(150, 1), torch.arange(300, 450)
     whole, found = bank.neighbors(x, ids), bank.search(x, 7, exclude_ids=ids)
     monkeypatch.setattr(bank_module, "_QUERIES", 32)
+    monkeypatch.setattr(links, "_QUERIES", 32)
     monkeypatch.setattr(links, "_ALL_PAIRS", 32)
     parts, again = bank.neighbors(x, ids), bank.search(x, 7, exclude_ids=ids)
     assert torch.equal(whole.indices, parts.indices)

@@ -143,7 +143,7 @@ def test_a_plain_function_and_a_full_ring() -> None:
 
 
 def test_more_rows_than_a_chunk(monkeypatch: pytest.MonkeyPatch) -> None:
-    from gloss_graph.memory import bank as module
+    from gloss_graph.neighbors import lists as module
 
     monkeypatch.setattr(module, "_QUERIES", 7)
     x, labels, ids = documents()

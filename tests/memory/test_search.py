@@ -146,37 +146,6 @@ def test_unknown_backend() -> None:
         MemoryBank(2, 3, search="annoy")
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
-def test_faiss_of_a_gpu_build_gets_the_tensors_as_they_lie(
-    monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype
-) -> None:
-    asked = []
-
-    def knn_gpu(
-        resources: object, x: Tensor, y: Tensor, k: int, device: int | None
-    ) -> tuple[Tensor, Tensor]:
-        asked.append((resources, x.dtype, y.dtype, device))
-        return torch.cdist(x, y).square().topk(k, dim=1, largest=False)
-
-    monkeypatch.setattr(search, "_searches_on_gpu", lambda device: True)
-    monkeypatch.setattr(search, "_gpu_resources", lambda device: "scratch")
-    monkeypatch.setattr(faiss, "knn_gpu", knn_gpu, raising=False)
-    x, y = rows(5), rows(3000).to(dtype)
-    found = nearest(x, y, 7, backend="exact")
-    assert asked == [("scratch", torch.float32, torch.float32, None)]
-    assert torch.equal(found.indices, nearest(x, y, 7, backend="matmul").indices)
-    assert len(asked) == 1
-
-
-def test_faiss_for_the_gpu_is_not_taken_for_granted(monkeypatch: pytest.MonkeyPatch) -> None:
-    cuda = torch.device("cuda")
-    monkeypatch.delattr(faiss, "StandardGpuResources", raising=False)
-    assert not search._searches_on_gpu(cuda)
-    monkeypatch.setattr(faiss, "StandardGpuResources", object, raising=False)
-    assert search._searches_on_gpu(cuda)
-    assert not search._searches_on_gpu(torch.device("cpu"))
-
-
 def test_bank_is_not_searched_while_it_is_empty(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*args: object, **kwargs: object) -> object:
         raise AssertionError("an empty bank was searched")

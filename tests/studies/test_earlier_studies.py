@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from gloss_graph._internal.search_space import Range
+from gloss_graph._internal.settings import Range
 from gloss_graph.studies import read_results
 from studies.toys import score, study
 

@@ -6,7 +6,7 @@ from dataclasses import fields
 
 import pytest
 
-from gloss_graph._internal.search_space import Choice, Range
+from gloss_graph._internal.settings import Choice, Range
 from gloss_graph.studies import parse_choice, parse_range, parse_setting, search_space
 from gloss_graph.studies.tuning import check_space, default_parameters
 from gloss_graph.training import SEARCH_SPACE, TrainConfig

@@ -15,7 +15,7 @@ import pytest
 import torch
 from scipy import stats
 
-from gloss_graph._internal.search_space import Range
+from gloss_graph._internal.settings import Range
 from gloss_graph.studies import Study, read_results, write_report
 from gloss_graph.studies.trials import TrackedConfig, canonical, trial_id
 from studies.toys import FACTORS, score, study

@@ -14,7 +14,7 @@ import pytest
 import torch
 from training.tiny import quick, tiny_corpus, tiny_encoder, tiny_splits
 
-from gloss_graph._internal.search_space import Choice, Range
+from gloss_graph._internal.settings import Choice, Range
 from gloss_graph.studies import TuneResult, tune_text, tuning
 from gloss_graph.text import Splits, TextEncoder, load_encoder
 from gloss_graph.training import TrainConfig, train_text

@@ -15,7 +15,7 @@ import torch
 from processes import warm_context
 from training.tiny import quick, tiny_encoder, tiny_splits
 
-from gloss_graph._internal.search_space import Range
+from gloss_graph._internal.settings import Range
 from gloss_graph.studies import tune_text
 
 optuna = pytest.importorskip("optuna", reason="the extra 'tune' is not installed")

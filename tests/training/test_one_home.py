@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import gloss_graph.graph.settings as home
-from gloss_graph._internal.search_space import Range
+from gloss_graph._internal.settings import Range
 from gloss_graph._internal.settings import setting
 
 

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 from transformers import TrainerControl, TrainerState
 
-from gloss_graph._internal.sampling import stratified_sample
+from gloss_graph._internal.labels import stratified_sample
 from gloss_graph.text import Corpus, Splits
 from gloss_graph.training import FixedBatch, RunResult, load_snapshots, train_text
 

@@ -1,25 +1,33 @@
-"""Distributions over a document graph: degrees, edge weights, distance to labels."""
+"""A document graph in numbers: degrees, edge weights, distance to labels, links of classes."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from typing import NamedTuple
+from itertools import pairwise
+from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.colors import LinearSegmentedColormap, PowerNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
+from scipy import sparse
 from torch_geometric.data import Data
 
-from gloss_graph._internal.checks import check_positive_int
+from gloss_graph._internal.checks import check_choice, check_positive_int
 from gloss_graph.export.graph_arrays import GraphArrays, read_arrays
 from gloss_graph.visualization import style
-from gloss_graph.visualization.graph_pictures import relations
-
-__all__ = ["Reach", "plot_degrees", "plot_reach", "reach_curves"]
+from gloss_graph.visualization.graph_pictures import known_communities, relations
 
 _OPEN = "#C9CDD2"
+_SIDE, _TYPE = 5.4, 9.0  # of an adjacency matrix: inches, and points of a class name
+_MOST = 14  # most classes in the table on the right
+_NAMES: dict[str, Any] = {"parse_math": False, "fontsize": _TYPE, "color": style.INK}
+# From nearly white, so that no edge and few edges differ only in shade.
+_COLORS = LinearSegmentedColormap.from_list(
+    "links", ["#F7F8FA", "#BFD9EA", "#56B4E9", "#0072B2", "#22164F"]
+)
 
 
 def plot_degrees(
@@ -31,12 +39,8 @@ def plot_degrees(
 ) -> Figure:
     """Draw the histograms of degrees and of edge weights, within and between classes.
 
-    A long right tail of the degrees is hubness: a few documents are neighbors of very many. A good
-    kernel gives edges between classes smaller weights than edges within classes. `label_names` are
-    only checked, as the other pictures take them.
-
-    Raises:
-        ValueError: A directed graph, no document, or a damaged graph.
+    A long right tail of the degrees is hubness: a few documents are neighbors of very many. A
+    good kernel gives edges between classes smaller weights. `label_names` are only checked.
 
     Example:
         >>> import torch
@@ -44,8 +48,6 @@ def plot_degrees(
         >>> figure = plot_degrees(Data(edge_index=edges, num_nodes=3))
         >>> figure.axes[0].get_title(loc="left").splitlines()[1]
         'mean 1.3 · median 1 · largest 2 · 0 isolated · skew 0.7'
-
-    See also: `plot_adjacency`, for the classes that edges join.
     """
     documents = read_arrays(graph, label_names, allow_empty=False)
     degree = np.diff(documents.links.indptr)
@@ -135,12 +137,7 @@ def reach_curves(graph: Data, *, max_hops: int = 10) -> Reach:
     """Share of the documents within h hops of a visible label, for h = 0, 1, ...
 
     Labels outside `seed_mask` are not visible; labeled documents are reached at 0 hops. The curves
-    end before `max_hops` when they stop rising.
-
-    Raises:
-        ValueError: A directed graph, no document, or a damaged graph.
-
-    Cost: O(hops · E · C).
+    end before `max_hops` when they stop rising. Cost: O(hops · E · C).
 
     Example:
         >>> import torch
@@ -178,14 +175,10 @@ def plot_reach(
     max_hops: int = 10,
     title: str = "How far labels reach",
 ) -> Figure:
-    """Draw the share of documents within h hops of a visible label.
+    """Draw the share of documents within h hops of a visible label; see `reach_curves`.
 
-    The solid line counts labels of any class; the dashed one requires a label of every class, which
-    propagation needs to weigh all classes. A class whose line stays low is cut off. Labels outside
-    `seed_mask` are not visible.
-
-    Raises:
-        ValueError: A directed graph, no document, no visible label, or a damaged graph.
+    The solid line counts labels of any class; the dashed one requires a label of every class,
+    which propagation needs to weigh all classes. A class whose line stays low is cut off.
 
     Example:
         >>> import torch
@@ -193,8 +186,6 @@ def plot_reach(
         >>> figure = plot_reach(Data(edge_index=chain, y=torch.tensor([0, -1, 1])))
         >>> [text.get_text() for text in figure.legends[0].get_texts()][:2]
         ['a label of any class', 'a label of every class']
-
-    See also: `reach_curves`, for the numbers.
     """
     documents = read_arrays(graph, label_names, allow_empty=False)
     curves = _curves(documents, max_hops)
@@ -241,3 +232,124 @@ def plot_reach(
     legend.set_alignment("left")
     style.set_heading(figure, title)
     return style.save_figure(figure, path)
+
+
+def plot_adjacency(
+    graph: Data,
+    path: str | os.PathLike[str] | None = None,
+    *,
+    label_names: Sequence[str] | None = None,
+    within: str = "community",
+    communities: np.ndarray | None = None,
+    bins: int = 400,
+    seed: int = 0,
+    title: str = "Who is linked to whom",
+) -> Figure:
+    """Draw the adjacency matrix with documents sorted by class, and the classes' links in numbers.
+
+    Bright spots off the diagonal are classes that are confused. The table on the right has the
+    share of a class's edge weight that leads to every class. Within a class documents are sorted by
+    `"community"` (Louvain, or the known `communities` (N,)) or by `"degree"`, largest first. With
+    more documents than `bins`, neighboring rows share a cell, which shows their mean.
+
+    Example:
+        >>> import torch
+        >>> edges = torch.tensor([[0, 1, 2, 3], [1, 0, 3, 2]])
+        >>> figure = plot_adjacency(Data(edge_index=edges, y=torch.tensor([0, 1, 1, 1])))
+        >>> [text.get_text() for text in figure.axes[1].texts]
+        ['0', '100', '33', '67']
+    """
+    check_choice("within", within, ("community", "degree"))
+    check_positive_int("bins", bins)
+    documents = read_arrays(graph, label_names, allow_empty=False)
+    size, links = documents.size, documents.links
+    second = -np.diff(links.indptr)
+    if within == "community":
+        second = known_communities(links, communities, seed)
+    # Unlabeled documents come last.
+    classes = np.where(documents.y < 0, np.iinfo(np.int64).max, documents.y)
+    order = np.lexsort((np.arange(size), second, classes))
+    _, starts, place = np.unique(classes[order], return_index=True, return_inverse=True)
+    labels = documents.y[order[starts]].tolist()
+    names = ["unlabeled" if c < 0 else style.short_name(c, documents.names) for c in labels]
+
+    few = len(names) <= _MOST
+    figure = style.new_figure(_SIDE + (_SIDE if few else 1.2) + 1.6, _SIDE + 1.2)
+    panels = figure.subplots(1, 2 if few else 1, squeeze=False)[0]
+    cells, groups = np.empty((2, size), dtype=np.int64)
+    cells[order], groups[order] = np.arange(size) * min(bins, size) // size, place
+    _draw_matrix(figure, panels[0], _sums(links, cells), np.bincount(cells), size)
+    _mark_classes(panels[0], names, [*starts.tolist(), size])
+    each = -(-size // min(bins, size))
+    cell = "a cell is a pair of documents"
+    if each > 1:
+        cell = f"a cell is about {each} × {each} documents, its color their mean edge weight"
+    style.set_facts(panels[0], f"{size:,} documents, sorted by class and {within}\n{cell}")
+    if few:
+        _draw_shares(panels[1], _sums(links, groups), names)
+    style.set_heading(figure, title)
+    return style.save_figure(figure, path)
+
+
+def _sums(links: sparse.csr_array, groups: np.ndarray) -> np.ndarray:
+    """Weight (G, G) between groups of documents."""
+    count = int(groups.max()) + 1
+    sums = np.zeros((count, count))
+    entries = links.tocoo()
+    np.add.at(sums, (groups[entries.row], groups[entries.col]), entries.data)
+    return sums
+
+
+def _draw_matrix(
+    figure: Figure, axes: Axes, sums: np.ndarray, members: np.ndarray, size: int
+) -> None:
+    mean = sums / np.outer(members, members).astype(float)
+    top = float(np.quantile(mean[mean > 0], 0.995)) if (mean > 0).any() else 1.0
+    image = axes.imshow(
+        np.ma.masked_equal(mean, 0),
+        cmap=_COLORS,
+        norm=PowerNorm(0.5, 0, top, clip=True),
+        extent=(0, size, size, 0),
+        interpolation="nearest",
+    )
+    bar = figure.colorbar(image, ax=axes, location="bottom", shrink=0.5, aspect=30, pad=0.02)
+    bar.set_label("mean edge weight", fontsize=9.5, color=style.INK)
+    ticks = [0, top / 10, top / 3, top]
+    bar.set_ticks(ticks, labels=[f"{tick:.2g}" for tick in ticks])
+    bar.ax.tick_params(labelsize=8.5, colors=style.INK, length=2)
+    bar.outline.set_visible(False)
+
+
+def _mark_classes(axes: Axes, names: list[str], borders: list[int]) -> None:
+    """Separate classes by lines and name, at the left, those with room for a line of type."""
+    room = borders[-1] * _TYPE * 1.1 / (72 * _SIDE * 0.85)
+    shown, last = [], -room
+    for name, (start, stop) in zip(names, pairwise(borders), strict=True):
+        if start:
+            axes.axhline(start, color=style.GREY, linewidth=0.4)
+            axes.axvline(start, color=style.GREY, linewidth=0.4)
+        middle = (start + stop) / 2
+        if middle - last >= room:
+            shown.append((middle, name))
+            last = middle
+    axes.set_yticks([at for at, _ in shown], [name for _, name in shown], **_NAMES)
+    axes.set_xticks([])
+    axes.tick_params(length=0)
+    axes.spines[:].set(color="#D5D9DE", linewidth=0.8)
+
+
+def _draw_shares(axes: Axes, sums: np.ndarray, names: list[str]) -> None:
+    """Share of every class's edge weight that leads to every class, in percent."""
+    total = sums.sum(axis=1, keepdims=True)
+    share = 100 * sums / np.where(total > 0, total, 1)
+    axes.imshow(share, cmap=_COLORS, vmin=0, vmax=110)
+    for i, j in np.ndindex(share.shape):
+        color = "white" if share[i, j] > 55 else style.INK
+        text = "–" if total[i, 0] == 0 else f"{share[i, j]:.0f}"
+        axes.text(j, i, text, ha="center", va="center", fontsize=9, color=color)
+    ticks = range(len(names))
+    axes.set_yticks(ticks, names, **_NAMES)
+    axes.set_xticks(ticks, names, rotation=45, ha="right", rotation_mode="anchor", **_NAMES)
+    axes.tick_params(length=0, pad=3)
+    axes.spines[:].set_visible(False)
+    style.set_facts(axes, "Where a class's edges lead\nshare of the row's edge weight, %")

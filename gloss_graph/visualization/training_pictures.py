@@ -1,24 +1,26 @@
-"""Pictures of a training: its curves and where its time went."""
+"""Pictures of a training: its curves, where its time went, the similarities in a batch."""
 
 from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
+import torch
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
+from torch import Tensor
+from torch.nn.functional import normalize
 
+from gloss_graph._internal.checks import check_matrix
 from gloss_graph.visualization import style
-
-__all__ = ["plot_stage_times", "plot_training"]
 
 # Losses of a history row: name in the legend, kind of line.
 _LOSSES: dict[str, tuple[str, Any]] = {
@@ -32,29 +34,23 @@ _LONG = 100
 _TYPE, _HANDLE = 10.0, 2.6  # of a legend: points, and length of a handle in units of these
 _WIDTH = 10.0  # inches of the picture of stages
 _RUN = 3.2  # inches of the name of a run
+_COLUMNS, _PANEL, _SMALL = 3, 3.3, 7.5  # of similarities: panels per row, inches, points
 
 
 def plot_training(history: Mapping[str, Any], path: str | os.PathLike[str] | None = None) -> Figure:
     """Draw losses and validation scores of one or several runs over their steps.
 
     Runs differ in color, losses in line style. A curve of more than 100 points becomes its running
-    mean, over the faint points of the total loss. The score is macro-F1, or accuracy if no run
-    logged macro-F1; a star marks the best value, which the legend names. A side without numbers is
-    left out.
+    mean. The score is macro-F1, or accuracy if no run logged macro-F1; a star marks the best.
 
     `history` maps the name of each run to its rows, dicts or a `pandas.DataFrame`, with any of
     `step`, `loss`, `cross_entropy`, `graph_loss`, `consistency`, `val_macro_f1`, `val_accuracy`.
     Missing values, None and NaN are skipped; rows without `step` count from 0.
 
-    Raises:
-        ValueError: No run, or a run that is not rows with numbers.
-
     Example:
         >>> rows = [{"step": 0, "loss": 2.0}, {"step": 10, "loss": 1.0, "val_macro_f1": 0.5}]
         >>> [axes.get_title(loc="left") for axes in plot_training({"gloss": rows}).axes]
         ['Training loss', 'Validation macro-F1']
-
-    See also: `plot_stage_times`, for the seconds of these steps.
     """
     if not history:
         raise ValueError("'history' must hold at least one run (got none). Train one first.")
@@ -108,17 +104,11 @@ def plot_stage_times(
     """Draw the share of the time that each stage of a step took, per run.
 
     `seconds` maps the name of each run to its stages, in the order of the step, and their seconds.
-    A run is a bar with its total, and shares of 4 % and more written inside.
-
-    Raises:
-        ValueError: No run or no stage, or a time that is negative or not finite.
 
     Example:
         >>> figure = plot_stage_times({"gloss": {"encoder": 3.0, "search": 1.0}})
         >>> [text.get_text() for text in figure.axes[0].texts]
         ['75 %', '25 %', '4.00 s']
-
-    See also: `plot_training`, for losses and scores.
     """
     stages: list[str] = []
     for row in seconds.values():
@@ -253,3 +243,106 @@ def _duration(seconds: float) -> str:
     if seconds >= 120:
         return f"{seconds / 60:.1f} min"
     return f"{seconds:.2f} s" if seconds >= 1 else f"{1000 * seconds:.3g} ms"
+
+
+def plot_similarities(
+    moments: Mapping[str, Tensor],
+    labels: Tensor,
+    path: str | os.PathLike[str] | None = None,
+    *,
+    label_names: Sequence[str] | None = None,
+    title: str = "Similarity within one batch",
+) -> Figure:
+    r"""Draw the cosine similarities of a batch at several moments, documents sorted by class.
+
+    Blocks on the diagonal that brighten while the rest darkens are classes that come together. The
+    headings give the mean similarities within and between classes.
+
+    `moments` are names, in order of time, with embeddings (B, D) of the same documents in the same
+    order. Unlabeled documents (-1) are a separate block, in neither mean.
+
+    Example:
+        >>> x = torch.eye(4)[[0, 0, 1, 1]]
+        >>> figure = plot_similarities({"start": x, "end": x}, torch.tensor([0, 0, 1, 1]))
+        >>> figure.axes[0].get_title(loc="left")
+        'start\nwithin classes 1.00 · between 0.00'
+    """
+    if not moments:
+        raise ValueError("'moments' must hold at least one (got none). Encode the batch once.")
+    for name, rows in moments.items():
+        check_matrix(f"moments[{name!r}]", rows)
+    sizes = [rows.size(0) for rows in moments.values()]
+    if len(set(sizes)) > 1 or not sizes[0]:
+        raise ValueError(
+            f"'moments' must hold the same documents, at least one (got {sizes}). Encode one batch "
+            "at every moment."
+        )
+    classes = style.checked_labels(labels, sizes[0], label_names)
+    # Unlabeled documents come last.
+    order = np.argsort(np.where(classes < 0, classes.max() + 1, classes), kind="stable")
+    sorted_classes = classes[order]
+    tables = []
+    for rows in moments.values():
+        unit = normalize(rows.detach().cpu().double(), dim=1)[torch.from_numpy(order)]
+        tables.append((unit @ unit.T).numpy().clip(-1, 1))
+    low = min(float(table.min()) for table in tables)
+
+    columns = min(_COLUMNS, len(tables))
+    lines = math.ceil(len(tables) / columns)
+    width = max(columns * (_PANEL + 0.15) + 2.2, 7.0)
+    figure = style.new_figure(width, lines * (_PANEL + 0.6) + 0.6)
+    panels = figure.subplots(lines, columns, squeeze=False).ravel()
+    for place, (axes, table, name) in enumerate(zip(panels, tables, moments, strict=False)):
+        picture = axes.imshow(
+            table, vmin=min(low, 0.9), vmax=1.0, cmap="viridis", interpolation="nearest"
+        )
+        _part_classes(axes, sorted_classes, label_names, named=place % columns == 0)
+        style.set_facts(axes, f"{name}\n{_means(table, sorted_classes)}", 10)
+    for axes in panels[len(tables) :]:
+        axes.set_axis_off()
+    bar = figure.colorbar(picture, ax=list(panels), shrink=0.75, aspect=30, pad=0.02)
+    bar.set_label("cosine similarity", fontsize=10.5, color=style.INK)
+    bar.outline.set_visible(False)
+    bar.ax.tick_params(labelsize=9, colors=style.INK, length=3)
+    style.set_heading(figure, title)
+    return style.save_figure(figure, path)
+
+
+def _part_classes(
+    axes: Axes, classes: np.ndarray, label_names: Sequence[str] | None, *, named: bool
+) -> None:
+    """Draw lines between classes and, if `named`, the names of those that are wide enough."""
+    starts = np.flatnonzero(np.diff(classes, prepend=classes[0] - 1))
+    ends = np.append(starts[1:], classes.size)
+    width = 0.8 if starts.size <= 12 else 0.4
+    for border in starts[1:] - 0.5:
+        axes.axhline(border, color="white", linewidth=width)
+        axes.axvline(border, color="white", linewidth=width)
+    point = 72 * _PANEL / classes.size
+    ticks = [
+        ((start + end - 1) / 2, classes[start])
+        for start, end in zip(starts.tolist(), ends.tolist(), strict=True)
+        if (end - start) * point >= _SMALL
+    ]
+    axes.set_xticks([])
+    axes.spines[:].set_visible(False)
+    if not named:
+        axes.set_yticks([])
+        return
+    words = ["unlabeled" if c < 0 else style.short_name(int(c), label_names) for _, c in ticks]
+    axes.set_yticks([place for place, _ in ticks], words, fontsize=_SMALL, parse_math=False)
+    axes.tick_params(length=0, colors=style.INK)
+
+
+def _means(table: np.ndarray, classes: np.ndarray) -> str:
+    """Mean similarity of pairs within and between classes, in words."""
+    known = classes >= 0
+    pair = known[:, None] & known[None, :] & ~np.eye(classes.size, dtype=bool)
+    same = classes[:, None] == classes[None, :]
+    found = [
+        # Plus zero avoids "-0.00".
+        f"{word} {round(float(table[mask].mean()), 2) + 0.0:.2f}"
+        for word, mask in (("within classes", pair & same), ("between", pair & ~same))
+        if mask.any()
+    ]
+    return " · ".join(found) or "a single document"
