@@ -10,7 +10,7 @@ import typer
 
 from gloss_graph.cli.options import busy, option, path_option, say, typed_words
 from gloss_graph.cli.train import score_table
-from gloss_graph.training.recipes import recipe_settings
+from gloss_graph.training.config import recipe_settings
 
 if TYPE_CHECKING:
     from gloss_graph.text import Splits

@@ -30,7 +30,7 @@ from gloss_graph.cli.options import (
     was_typed,
 )
 from gloss_graph.cli.signals import keeping
-from gloss_graph.training.recipes import recipe_settings
+from gloss_graph.training.config import recipe_settings
 
 if TYPE_CHECKING:
     from gloss_graph.baselines import GraphModelConfig, GraphModelResult

@@ -1,4 +1,4 @@
-"""Settings of a training run: those of its parts, and those that only training has."""
+"""Settings of a training run: those of its parts, those that only training has, and recipes."""
 
 from __future__ import annotations
 
@@ -18,6 +18,19 @@ from gloss_graph.propagation.settings import PropagationSettings
 from gloss_graph.step.settings import Consistency, Staleness
 from gloss_graph.training.losses import LOSSES, LossSpec
 
+RECIPES: dict[str, dict[str, Any]] = {
+    # Contrast on the labels, then over the corpus with the classes that views of it agree on; the
+    # head is fitted to labels and graph at the end.
+    "few-labels": {
+        "loss": "gloss",
+        "warm_start_steps": 60,
+        "graph_start_steps": 60,
+        "max_steps": 0,
+    },
+    # Cross-entropy and graph loss together, over all documents.
+    "full-labels": {"loss": "gloss", "epochs": 3.0, "select": "last"},
+}
+"""Settings of a recipe by name; chosen on unlabeled training documents of R8 and R52."""
 MODES = ("integrated", "standalone")
 DEVICES = ("auto", "cpu", "cuda", "mps")
 PARTS: dict[str, type] = {
@@ -110,6 +123,13 @@ def _part_settings() -> Iterator[ConfigSetting]:
 
 
 _OF_PARTS = {one.name: one for one in _part_settings()}
+
+
+def _fields_of(part: str) -> dict[str, str]:
+    """The settings of a part: name among all settings -> name in the part."""
+    return {name: one.field for name, one in _OF_PARTS.items() if one.part == part}
+
+
 _PartSettings: Any = make_dataclass(
     "_PartSettings",
     [(name, Any, field(default=one.default)) for name, one in _OF_PARTS.items()],
@@ -211,7 +231,7 @@ class TrainConfig(_PartSettings):
     memory_visible_fraction: float = _memory(
         1.0, "Share of the bank's labels that a step shows.", _SHARE
     )
-    ids: bool = _memory(True, "Keep documents from meeting their own past copy.")
+    ids: bool = _memory(True, "Tell documents apart, so that none meets its past copy.")
     graph_weight: float = _training(
         0.3,
         "λ, weight of the graph or metric loss against cross-entropy.",
@@ -277,6 +297,10 @@ class TrainConfig(_PartSettings):
     )
     device: str = _training("auto", "Device: auto, cpu, cuda or mps.", _one_of(*DEVICES))
     pictures: bool = _training(True, "Record embeddings before and during training, and draw them.")
+    graph: KNNGraph = field(init=False, compare=False)
+    propagation: PropagationSettings = field(init=False, compare=False)
+    consistency: Consistency = field(init=False, compare=False)
+    staleness: Staleness = field(init=False, compare=False)
 
     def __init__(
         self,
@@ -297,10 +321,8 @@ class TrainConfig(_PartSettings):
                 continue
             if not isinstance(value, kind):
                 raise TypeError(f"'{part}' must be a {kind.__name__} (got {type(value).__name__}).")
-            for name, one in _OF_PARTS.items():
-                if one.part != part:
-                    continue
-                values[name] = inside = getattr(value, one.field)
+            for name, inner in _fields_of(part).items():
+                values[name] = inside = getattr(value, inner)
                 if name in settings and settings[name] != inside:
                     raise ValueError(
                         f"'{name}' is {settings[name]!r}, but {inside!r} in '{part}'. Give it once."
@@ -308,26 +330,9 @@ class TrainConfig(_PartSettings):
         for name, found in values.items():
             object.__setattr__(self, name, found)
         self._check()
-
-    @property
-    def graph(self) -> KNNGraph:
-        """How documents are connected."""
-        return KNNGraph(**self._part("graph"))
-
-    @property
-    def propagation(self) -> PropagationSettings:
-        """How labels propagate."""
-        return PropagationSettings(**self._part("propagation"))
-
-    @property
-    def consistency(self) -> Consistency:
-        """The loss term of unlabeled documents."""
-        return Consistency(**self._part("consistency"))
-
-    @property
-    def staleness(self) -> Staleness:
-        """What is done about stored rows that have aged."""
-        return Staleness(**self._part("staleness"))
+        for part in PARTS:
+            object.__setattr__(self, part, self._part(part))
+        self._check_bandwidth()
 
     @property
     def loss_spec(self) -> LossSpec:
@@ -371,19 +376,12 @@ class TrainConfig(_PartSettings):
         changed = [f"{name}={value!r}" for name, value in values if value != DEFAULTS[name]]
         return f"TrainConfig({', '.join(changed)})"
 
-    def _part(self, part: str) -> dict[str, Any]:
-        values = {name: getattr(self, name) for name, one in _OF_PARTS.items() if one.part == part}
-        return {
-            _OF_PARTS[name].field: value
-            for name, value in values.items()
-            if value is not None or name not in _BY_LENGTH
-        }
-
     def _check(self) -> None:
         for one in fields(TrainConfig):
-            value, check = getattr(self, one.name), one.metadata.get("check")
-            if check is not None and not (value is None and one.default is None):
-                check(one.name, value)
+            if (check := one.metadata.get("check")) is not None:
+                value = getattr(self, one.name)
+                if value is not None or one.default is not None:
+                    check(one.name, value)
         check_label_draw(self.label_fraction, self.labels_per_class)
         if self.max_steps is not None:
             least = 0 if self.loss_spec.fits_head else 1
@@ -399,25 +397,25 @@ class TrainConfig(_PartSettings):
                 "'lora_targets' must be comma-separated names of layers, or None for those of the "
                 f"family (got {targets!r})."
             )
-        for part in PARTS:
-            self._check_part(part)
-        self._check_bandwidth()
 
-    def _check_part(self, part: str) -> None:
-        inside = {name: one.field for name, one in _OF_PARTS.items() if one.part == part}
-        for name in inside:
-            if callable(getattr(self, name)):
+    def _part(self, part: str) -> Any:
+        """The part that the settings describe; errors use the names of the settings."""
+        inside, values = _fields_of(part), {}
+        for name, inner in inside.items():
+            value = getattr(self, name)
+            if callable(value):
                 raise ValueError(
-                    f"'{name}' must be a number or a name here (got {getattr(self, name)!r}). "
+                    f"'{name}' must be a number or a name here (got {value!r}). "
                     "Pass a function to GraphGuidedObjective."
                 )
+            if value is not None or name not in _BY_LENGTH:
+                values[inner] = value
         try:
-            PARTS[part](**self._part(part))
+            return PARTS[part](**values)
         except ValueError as error:
             text = str(error)
             for name, inner in inside.items():
                 if text.startswith(f"'{inner}'"):
-                    # Report the name that the user gave.
                     text = f"'{name}'{text.removeprefix(repr(inner))}"
             raise ValueError(text) from error
 
@@ -440,7 +438,7 @@ class TrainConfig(_PartSettings):
 
 def _all_settings() -> Iterator[ConfigSetting]:
     for one in fields(TrainConfig):
-        if one.name not in _OF_PARTS:
+        if "help" in one.metadata:
             help, search, group = (one.metadata[key] for key in ("help", "search", "group"))
             kinds = _kinds(str(one.type))
             yield ConfigSetting(one.name, "", one.name, one.default, help, search, kinds, group)
@@ -450,6 +448,17 @@ SETTINGS: dict[str, ConfigSetting] = {one.name: one for one in _all_settings()} 
 """Every setting of a training run by name: commands and searches read them here."""
 DEFAULTS: dict[str, Any] = {name: one.default for name, one in SETTINGS.items()}
 """Default of every setting."""
+
+
+def recipe_settings(name: str, *, few_labels: bool) -> dict[str, Any]:
+    """Settings of a recipe; `auto` is `few-labels` or `full-labels`.
+
+    Documents of several classes have no contrastive stages: for them `few_labels` is False.
+    """
+    check_choice("recipe", name, ("auto", *RECIPES))
+    if name == "auto":
+        name = "few-labels" if few_labels else "full-labels"
+    return dict(RECIPES[name])
 
 
 def check_multilabel(config: TrainConfig) -> None:
@@ -492,7 +501,7 @@ def setting_named(name: str) -> ConfigSetting:
         )
     known, whose, asked = SETTINGS, "a training", name
     if dot:
-        known = {one.field: one for one in _OF_PARTS.values() if one.part == part}
+        known = {inside: _OF_PARTS[full] for full, inside in _fields_of(part).items()}
         whose, asked = f"'{part}'", inner
     if asked not in known:
         raise ValueError(

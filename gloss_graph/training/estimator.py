@@ -21,9 +21,8 @@ from gloss_graph._internal.checks import check_choice
 from gloss_graph._internal.class_names import class_codes, label_array
 from gloss_graph.runs import RunFolder
 from gloss_graph.text import Corpus, FeatureEncoder, Splits, TextEncoder, load_encoder
-from gloss_graph.training.config import TrainConfig
+from gloss_graph.training.config import RECIPES, TrainConfig, recipe_settings
 from gloss_graph.training.predict import Run
-from gloss_graph.training.recipes import RECIPES, recipe_settings
 from gloss_graph.training.run import train_text
 
 HEADS = ("linear", "propagation")

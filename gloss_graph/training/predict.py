@@ -21,7 +21,7 @@ from gloss_graph.text import UNLABELED, Corpus, FeatureEncoder, TextEncoder, loa
 from gloss_graph.training.checkpoints import load_objective
 from gloss_graph.training.classifier import TextClassifier
 from gloss_graph.training.config import TrainConfig
-from gloss_graph.training.objectives import make_objective
+from gloss_graph.training.setup import make_objective
 
 
 @dataclass(frozen=True)

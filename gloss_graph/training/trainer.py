@@ -37,6 +37,7 @@ from gloss_graph.losses import MetricLoss, PseudoLabelLoss, labeled_binary_cross
 from gloss_graph.memory import MemoryBank
 from gloss_graph.memory.distributed import share_state
 from gloss_graph.memory.incoming import is_labeled
+from gloss_graph.objective import GraphGuidedObjective
 from gloss_graph.training.checkpoints import (
     OBJECTIVE_FILE,
     Checkpointed,
@@ -48,7 +49,9 @@ from gloss_graph.training.checkpoints import (
     save_objective,
     whole_checkpoints,
 )
-from gloss_graph.training.objectives import LossModule
+
+LossModule = GraphGuidedObjective | MetricLoss | PseudoLabelLoss
+"""A loss that a trainer can train with."""
 
 _TEACHER_FILE = "teacher.safetensors"
 # Folder of a checkpoint until it is complete.
