@@ -12,6 +12,7 @@ from rich.table import Table
 
 from gloss_graph.cli.options import (
     Config,
+    DocumentFile,
     LabelColumn,
     MaxLength,
     Pooling,
@@ -44,7 +45,7 @@ _Words = Annotated[list[str] | None, typer.Argument(hidden=True, metavar="PARAM"
 
 def tune(
     context: typer.Context,
-    train: Annotated[Path, path_option("CSV, TSV, JSONL or Parquet (also .gz).")],
+    train: DocumentFile,
     out: Annotated[Path, path_option("New folder, or that of a search to go on with.")],
     val: Annotated[Path | None, path_option("Validation file; else 10 % of train.")] = None,
     test: Annotated[Path | None, path_option("Test file, for --final alone.")] = None,

@@ -297,10 +297,6 @@ class TrainConfig(_PartSettings):
     )
     device: str = _training("auto", "Device: auto, cpu, cuda or mps.", _one_of(*DEVICES))
     pictures: bool = _training(True, "Record embeddings before and during training, and draw them.")
-    graph: KNNGraph = field(init=False, compare=False)
-    propagation: PropagationSettings = field(init=False, compare=False)
-    consistency: Consistency = field(init=False, compare=False)
-    staleness: Staleness = field(init=False, compare=False)
 
     def __init__(
         self,
@@ -330,9 +326,28 @@ class TrainConfig(_PartSettings):
         for name, found in values.items():
             object.__setattr__(self, name, found)
         self._check()
-        for part in PARTS:
-            object.__setattr__(self, part, self._part(part))
+        object.__setattr__(self, "_parts", {part: self._part(part) for part in PARTS})
         self._check_bandwidth()
+
+    @property
+    def graph(self) -> KNNGraph:
+        """How documents are connected."""
+        return self._parts["graph"]
+
+    @property
+    def propagation(self) -> PropagationSettings:
+        """How labels propagate."""
+        return self._parts["propagation"]
+
+    @property
+    def consistency(self) -> Consistency:
+        """The loss term of unlabeled documents."""
+        return self._parts["consistency"]
+
+    @property
+    def staleness(self) -> Staleness:
+        """What is done about stored rows that have aged."""
+        return self._parts["staleness"]
 
     @property
     def loss_spec(self) -> LossSpec:

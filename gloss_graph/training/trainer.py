@@ -83,8 +83,8 @@ class GraphGuidedTrainer(Trainer):
             `TextClassifier` does, or anything that `embed` understands. Without logits the
             objective runs standalone.
         args: Training arguments.
-        objective: The objective, a `MetricLoss`, or a `PseudoLabelLoss` (with `reference=True`).
-            None trains by cross-entropy alone, through the same loop.
+        objective: The objective, a `MetricLoss`, or a `PseudoLabelLoss` (with `reference=True`);
+            None trains by cross-entropy alone.
         embed: `(outputs, inputs) -> embeddings (B, D)` for other models, for example
             `lambda out, inputs: out.hidden_states[-1][:, 0]`.
         reference: Make one more forward pass per step, without dropout and gradient, for the rows
@@ -124,7 +124,9 @@ class GraphGuidedTrainer(Trainer):
         self.embed, self.reference, self.train_sampler = embed, reference, train_sampler
         self.teacher: nn.Module | None = None
         if teacher_decay:
-            self.use_teacher(teacher_decay)
+            check_range("teacher_decay", teacher_decay, 0.0, 1.0, open_low=True, open_high=True)
+            self.teacher = copy.deepcopy(self.model).eval().requires_grad_(False)
+            self.add_callback(_TeacherUpdate(self.teacher, self.model, teacher_decay))
         if not self.args.label_names:
             self.label_names = ["labels"]
         # The loss is a mean over the micro-batch, so the Trainer must divide it by their number.
@@ -136,12 +138,6 @@ class GraphGuidedTrainer(Trainer):
         self.extras: dict[str, Checkpointed] = {}
         self._parts: dict[str, list[Tensor]] = {}
         self.add_callback(_Steps(self))
-
-    def use_teacher(self, decay: float) -> None:
-        """Let a moving average of the weights make the reference pass from now on."""
-        check_range("teacher_decay", decay, 0.0, 1.0, open_low=True, open_high=True)
-        self.teacher = copy.deepcopy(self.model).eval().requires_grad_(False)
-        self.add_callback(_TeacherUpdate(self.teacher, self.model, decay))
 
     def compute_loss(
         self,
@@ -163,8 +159,16 @@ class GraphGuidedTrainer(Trainer):
         if model.training:
             self.seconds.spend("encoder", time.perf_counter() - start)
         logits = _part(outputs, "logits")
-        if model.training and self.objective is not None:
-            loss = self._graph_guided(model, outputs, inputs, labels, ids, frozen)
+        if model.training and (objective := self.objective) is not None:
+            objective.train()
+            calm = None
+            if self.reference:
+                with self.seconds.timed("reference"):
+                    calm = self._calm_outputs(model, inputs)
+            with self.seconds.timed("objective"):
+                loss = self._objective_loss(objective, outputs, calm, inputs, labels, ids, frozen)
+            for name, value in objective.parts.items():
+                self._parts.setdefault(name, []).append(value)
         elif logits is not None:
             loss = _cross_entropy(logits, labels)
         elif model.training:
@@ -193,46 +197,30 @@ class GraphGuidedTrainer(Trainer):
         logits = _part(outputs, "logits")
         return self._embeddings(outputs, inputs) if logits is None else logits
 
-    def _graph_guided(
+    def _objective_loss(
         self,
-        model: nn.Module,
+        objective: LossModule,
         outputs: Any,
+        calm: Any,
         inputs: dict[str, Any],
         labels: Tensor,
         ids: Tensor | None,
         frozen: Tensor | None,
     ) -> Tensor:
-        objective = self.objective
-        if objective is None:
-            raise ValueError("'objective' must be set to train by it (got None).")
-        objective.train()
-        calm, logits = None, _part(outputs, "logits")
-        if self.reference:
-            with self.seconds.timed("reference"):
-                calm = self._calm_outputs(model, inputs)
-        with self.seconds.timed("objective"):
-            if isinstance(objective, PseudoLabelLoss):
-                teacher_logits = None if calm is None else _part(calm, "logits")
-                if logits is None or teacher_logits is None:
-                    raise ValueError(
-                        "PseudoLabelLoss needs a model with 'logits' and reference=True."
-                    )
-                loss = objective(logits, labels, teacher_logits)
-            elif isinstance(objective, MetricLoss):
-                rows = self._embeddings(outputs, inputs)
-                loss = objective(rows, labels, ids=ids, logits=logits)
-            else:
-                loss = objective(
-                    self._embeddings(outputs, inputs),
-                    labels,
-                    ids=ids,
-                    logits=logits,
-                    target_embeddings=None if calm is None else self._embeddings(calm, inputs),
-                    frozen=frozen,
-                )
-        for name, value in objective.parts.items():
-            self._parts.setdefault(name, []).append(value)
-        return loss
+        """Loss of the outputs of a training pass and of the `calm` ones of the reference pass."""
+        logits = _part(outputs, "logits")
+        if isinstance(objective, PseudoLabelLoss):
+            teacher_logits = None if calm is None else _part(calm, "logits")
+            if logits is None or teacher_logits is None:
+                raise ValueError("PseudoLabelLoss needs a model with 'logits' and reference=True.")
+            return objective(logits, labels, teacher_logits)
+        rows = self._embeddings(outputs, inputs)
+        if isinstance(objective, MetricLoss):
+            return objective(rows, labels, ids=ids, logits=logits)
+        target = None if calm is None else self._embeddings(calm, inputs)
+        return objective(
+            rows, labels, ids=ids, logits=logits, target_embeddings=target, frozen=frozen
+        )
 
     @torch.no_grad()
     def _calm_outputs(self, model: nn.Module, inputs: dict[str, Any]) -> Any:
@@ -315,14 +303,12 @@ class GraphGuidedTrainer(Trainer):
         folder = resume_from_checkpoint
         if folder is True and (whole := whole_checkpoints(Path(self.args.output_dir))):
             folder = str(whole[-1])
-        if isinstance(folder, str):
-            file = Path(folder) / TRAINER_STATE_NAME
-            state = TrainerState.load_from_json(str(file)) if file.is_file() else None
-            if state is not None and has_ended(state):
-                epochs, steps = math.ceil(self.args.num_train_epochs), self.args.max_steps
-                longer = steps != state.max_steps if steps > 0 else epochs != state.num_train_epochs
-                if not longer:
-                    return self._end_from(folder, state)
+        if isinstance(folder, str) and (file := Path(folder, TRAINER_STATE_NAME)).is_file():
+            state = TrainerState.load_from_json(str(file))
+            epochs, steps = math.ceil(self.args.num_train_epochs), self.args.max_steps
+            same = steps == state.max_steps if steps > 0 else epochs == state.num_train_epochs
+            if same and has_ended(state):
+                return self._end_from(folder, state)
         return super().train(folder, *args, **kwargs)
 
     def _end_from(self, folder: str, state: TrainerState) -> TrainOutput:
@@ -462,10 +448,9 @@ class _TeacherUpdate(TrainerCallback):
 class BankRefresh(TrainerCallback):
     """Encodes the stalest `rows` of the bank again after `every` steps, see `MemoryBank.refresh`.
 
-    The model encodes the training documents as it is, without dropout, or its teacher does where
-    there is one. It draws no random number and depends only on the count of steps, so a resumed
-    training gives the same numbers. With several processes each encodes a share and every bank
-    takes the rows of all.
+    The model, or its teacher, encodes the training documents without dropout. It draws no random
+    number and depends only on the count of steps, so a resumed training gives the same numbers.
+    With several processes each encodes a share and every bank takes the rows of all.
 
     Example:
         trainer.add_callback(BankRefresh(trainer, rows=64, every=10))
@@ -520,9 +505,7 @@ def _model_inputs(batch: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _part(outputs: Any, name: str) -> Tensor | None:
-    if isinstance(outputs, dict):
-        return outputs.get(name)
-    return getattr(outputs, name, None)
+    return outputs.get(name) if isinstance(outputs, dict) else getattr(outputs, name, None)
 
 
 def _cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
