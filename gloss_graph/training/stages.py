@@ -40,8 +40,7 @@ _LABELS_PER_CLASS = 3
 class SplitEmbeddings:
     """Embeddings of the splits: `frozen`, before training, and `rows(name)`, as of now.
 
-    Frozen embeddings exist only where `config.anchor` uses them; those of an earlier run may be
-    `given` by split.
+    Frozen ones exist only where `config.anchor` uses them, and may be `given` by split.
     """
 
     def __init__(
@@ -117,9 +116,6 @@ def contrastive_warm_start(
 
     Returns:
         The loss of every step.
-
-    Raises:
-        ValueError: No labeled document, or weights that cannot be drawn from.
     """
     dataset, collate = TextDataset(corpus, encoder), TextCollator(encoder, ids=False)
     draw = balanced_turns if weights is None else partial(weighted_draws, weights=weights)
@@ -189,7 +185,7 @@ def weighted_draws(corpus: Corpus, wanted: int, *, weights: Tensor, seed: int) -
 def shared_words(train: Corpus, config: TrainConfig) -> Tensor | None:
     """Rows of the documents by their words (N, D''), where `config.graph_start_classes` uses them.
 
-    `"auto"` uses them for texts; those of features may be mere names.
+    `"auto"` uses the words of texts, not those of features, whose texts may be mere names.
     """
     chosen = config.graph_start_classes
     if chosen != "co-training" and (chosen != "auto" or train.features is not None):
@@ -215,11 +211,8 @@ def corpus_labels(
 
     `config.graph_start_classes` chooses between `agreed_labels` and propagation alone, over learned
     and frozen similarity. `"auto"` takes the first with words, or from three labels per class on: a
-    regression and Poisson learning know little of classes that have one label each.
-
-    `rows` (N, D) are embeddings, `frozen` (N, D') those before training, `words` (N, D'') those of
-    `shared_words`, `labels` (N,) -1 where unlabeled. Trust is 1 - entropy / log C; 1 for labeled
-    documents, 0 for documents that no label reaches.
+    regression and Poisson learning know little of classes that have one label each. Trust is
+    1 - entropy / log C; 1 for labeled documents, 0 for documents that no label reaches.
     """
     chosen = config.graph_start_classes
     if chosen == "auto":
@@ -233,18 +226,16 @@ def corpus_labels(
 def agreed_labels(
     rows: Tensor, labels: Tensor, settings: GraphClassifier, words: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """What several views of the documents agree on; arguments and result as `corpus_labels`.
+    """Labels and trust as of `corpus_labels`, by the geometric mean of several views.
 
-    The geometric mean of labels propagated over the graph of the embeddings, by the rule of the
-    settings and by Poisson learning, and of a class-balanced logistic regression on the labeled
-    documents. They err on different documents: the graph lets large classes absorb classes of few
-    labels, Poisson learning the reverse, and the regression does not see unlabeled documents. On R8
-    with 1 % of the labels the mean is 5.4 points of macro-F1 better than propagation over both
-    similarities (eight draws).
+    These are labels propagated over the graph of the embeddings, by the rule of the settings and by
+    Poisson learning, and a class-balanced logistic regression on the labeled documents. They err on
+    different documents: the graph lets large classes absorb classes of few labels, Poisson learning
+    the reverse, and the regression does not see unlabeled documents. On R8 with 1 % of the labels
+    the mean is 5.4 points of macro-F1 better than propagation over both similarities (eight draws).
 
     `words` add both propagations over their graph: views that are independent of the embeddings
-    teach the encoder what it does not know yet (co-training, Blum and Mitchell, 1998). A regression
-    on words would not help: few labels know few words.
+    teach the encoder what it does not know yet (co-training, Blum and Mitchell, 1998).
     """
     poisson = settings.with_rule("poisson", settings.propagation.leak)
     spread = _votes(rows, labels, settings)
@@ -258,7 +249,7 @@ def agreed_labels(
         for rule in (settings, poisson):
             view = _votes(words, labels, rule)
             reached |= said & (view.sum(dim=1) > 0)
-            # Documents without words are all alike there, which says nothing of them.
+            # Documents without words are all alike there.
             views.append(torch.where(said.unsqueeze(1), view, 1.0 / settings.num_classes))
     logs = [view.to(spread).clamp(min=_LEAST).log() for view in views]
     found, trust = _trusted_labels(row_shares(torch.stack(logs).mean(dim=0).exp()), labels)
@@ -274,10 +265,9 @@ def _propagate(
 
 
 def _votes(rows: Tensor, labels: Tensor, settings: GraphClassifier) -> Tensor:
-    """Votes (N, C) of the graph of rows (N, D) for a consensus, see `PropagationHead.votes`.
+    """Votes (N, C) of the graph of rows (N, D), which rule out no class.
 
-    On R8 with 1 % of the labels, probabilities of Poisson scores instead cost 1.2 points of
-    macro-F1 (four draws): votes rule out no class.
+    With probabilities instead the macro-F1 on R8 with 1 % of the labels is 1.2 points lower.
     """
     solved = PropagationHead(rows, labels, settings)
     return solved.votes(solved.hits)
@@ -305,8 +295,7 @@ def run_start_stages(
     """Run the contrastive stages of a configuration; returns losses, and seconds as metrics.
 
     The first stage uses the labels; the second one takes the classes of `corpus_labels`, and draws
-    documents by trust. A stage that ended before an interruption is loaded from the `checkpoints`;
-    an interrupted one is repeated with the same result, as it begins with its seed.
+    documents by trust. A stage that ended before an interruption is loaded from the `checkpoints`.
     """
     start, steps = time.perf_counter(), config.warm_start_steps
     if config.loss_spec.warm_start_steps:
@@ -388,8 +377,7 @@ def fit_head(
 
     A class-balanced logistic regression on the labeled documents. With `config.fits_on_graph`
     another one on all documents follows, with the classes and trust of the geometric mean of the
-    first and of propagation: where many classes have one label each, the graph alone lets large
-    ones absorb small ones.
+    first and of propagation, as the graph alone lets large classes absorb small ones.
     """
     labels = torch.tensor(train.labels)
     known = labels >= 0
