@@ -34,9 +34,9 @@ from gloss_graph.cli.options import (
 from gloss_graph.cli.signals import keeping
 
 if TYPE_CHECKING:
-    from gloss_graph.baselines import GraphModelConfig, GraphModelResult
+    from gloss_graph.baselines import GraphModelConfig
     from gloss_graph.text import FeatureEncoder, Splits, TextEncoder
-    from gloss_graph.training import RunResult, TrainConfig
+    from gloss_graph.training import TrainConfig
 
 _MODEL_PANEL = "Graph models (--model)"
 # Options for what is read and written that apply to both graph models, and to bert-gcn.
@@ -206,7 +206,7 @@ def train_and_report(
         out,
         progress=True,
         description=config.loss,
-        finish=partial(_finish_run, out=out, name=config.loss, command=command, files=files),
+        finish=partial(_finish_run, out=out, command=command, files=files),
         resume=resume,
         save_steps=save_steps,
     )
@@ -236,10 +236,10 @@ def _train_model(model: str, context: typer.Context) -> None:
     from gloss_graph.training.processes import find_device
 
     config, options = _model_config(model, context), context.params
+    out, name = options["out"], options["encoder"]
     if launched() > 1:
         raise ValueError(f"--model {model} runs in one process: start it without torchrun.")
     find_device(config.device)
-    out = options["out"]
     # Refused before anything is read.
     RunFolder(out).check_new()
     columns = {"text": options["text"], "label": options["label"], "text_b": None}
@@ -248,13 +248,11 @@ def _train_model(model: str, context: typer.Context) -> None:
     splits = _read_parts(files, columns, val_share=0.0 if few else 0.1, seed=config.seed)
     encoder = None
     if isinstance(config, BertGCNConfig):
-        if options["encoder"] == "none":
+        if name == "none":
             raise ValueError("'encoder' must read texts for --model bert-gcn (got 'none').")
-        encoder = load_encoder(
-            options["encoder"], pooling=options["pooling"], max_length=options["max_length"]
-        )
-
-    finish = partial(_finish_run, out=out, name=model, command=typed_words(context))
+        pooling, max_length = options["pooling"], options["max_length"]
+        encoder = load_encoder(name, pooling=pooling, max_length=max_length)
+    finish = partial(_finish_run, out=out, command=typed_words(context))
     result = train_graph_model(splits, config, out, encoder=encoder, progress=True, finish=finish)
     _say_run(out, model, result.metrics)
 
@@ -285,27 +283,12 @@ def _model_config(model: str, context: typer.Context) -> GraphModelConfig:
     return kind(**settings)
 
 
-def _finish_run(
-    draft: Path,
-    result: RunResult | GraphModelResult,
-    *,
-    out: Path,
-    name: str,
-    command: list[str] | None,
-    files: list[dict[str, Any]] | None = None,
-) -> None:
-    """Draw the curves of a run and write its page in `draft`, on its way to `out`."""
-    from gloss_graph._internal.timing import stage_seconds
+def _finish_run(draft: Path, result: object, *, out: Path, command: Any, files: Any = None) -> None:
+    """Note command and files in `draft`, a run on its way to `out`, and write its page there."""
     from gloss_graph.reports import write_run_report
     from gloss_graph.runs import RunFolder
-    from gloss_graph.visualization import plot_stage_times, plot_training
 
-    folder = RunFolder(draft)
-    if result.history:
-        plot_training({name: result.history}, folder.curves)
-    if stages := stage_seconds(result.metrics):
-        plot_stage_times({name: stages}, folder.stages)
-    folder.note(command=command, files=files)
+    RunFolder(draft).note(command=command, files=files)
     with busy("Drawing pictures"):
         write_run_report(draft, place=out)
 

@@ -41,10 +41,6 @@ def measures_summary(graph: Data | pd.DataFrame, **settings: Any) -> Group:
     Args:
         graph: Document graph, or the result of `measures` or `compare_measures`.
         **settings: Settings of `measures`.
-
-    Raises:
-        TypeError: Neither a graph nor a table.
-        ValueError: A graph that `measures` refuses, or a table with other columns.
     """
     table = _table("graph", graph, settings)
     kinds = [name for name in table.columns if name not in ("scope", "measure")]
@@ -87,10 +83,6 @@ def compare_measures(
 
     Returns:
         Columns `scope`, `measure`, `before`, `after`, `change`; NaN if only one has a measure.
-
-    Raises:
-        TypeError: Neither graphs nor tables.
-        ValueError: Graphs that `measures` refuses, or `embeddings`.
     """
     if "embeddings" in settings:
         raise ValueError(
@@ -118,13 +110,6 @@ def edge_churn(graphs: Sequence[Data]) -> pd.DataFrame:
         both, `edges_before`, `edges_after`; `kept` and `lost`, shares of the edges before, which
         sum to 1; `new`, share of the edges after; `jaccard`, edges in both over edges in either.
         NaN without edges.
-
-    Raises:
-        TypeError: Not PyG graphs.
-        ValueError: Fewer than two graphs, a directed graph, or a `doc_id` that is repeated or
-            negative.
-
-    Cost: O(E log E) per snapshot.
 
     Example:
         >>> import torch
@@ -205,9 +190,6 @@ def run_change(
 
     Returns:
         Graphs, measures and churn, which is empty without two recorded moments or epochs.
-
-    Raises:
-        ValueError: The folder holds no record, or a damaged one.
     """
     check_positive_int("k", k)
     check_positive_int("batch_k", batch_k)
@@ -261,9 +243,8 @@ def _table(name: str, source: Any, settings: dict[str, Any]) -> pd.DataFrame:
             f"'{name}' must be a torch_geometric.data.Data or a table of measures "
             f"(got {type(source).__name__})."
         )
-    columns = set(source.columns)
-    compared = name == "graph" and columns == {"scope", "measure", "before", "after", "change"}
-    if columns != {*_COLUMNS} and not compared:
+    columns, compared = set(source.columns), {"scope", "measure", "before", "after", "change"}
+    if columns != {*_COLUMNS} and (name != "graph" or columns != compared):
         raise ValueError(
             f"'{name}' must have the columns {_COLUMNS} (got {list(source.columns)}). "
             "Pass what measures(graph) returns."

@@ -87,11 +87,8 @@ def write_run_report(
     Args:
         folder: Finished run folder of `train_text` or `gloss-graph train`.
         out: The file, replaced if it exists. None: `report.html` in the folder, and its pictures
-            in `pictures/`.
+            in the folder and in `pictures/`.
         place: Name of the folder on the page, if the folder will be renamed.
-
-    Raises:
-        ValueError: The folder is missing, damaged or holds something else.
 
     Cost: about ten seconds, most of them for t-SNE and the layout of two graphs.
     """
@@ -101,8 +98,10 @@ def write_run_report(
     figures = _draw(run)
     content = _content(run, figures, Path(run.folder if place is None else place))
     written = {target: render_page("run.html.jinja", content)}
-    if out is None and run.snapshots is not None:
-        written |= {files.pictures / f"{name}.png": figures[name].png for name in _PICTURES}
+    if out is None:
+        places = {name: files.pictures / f"{name}.png" for name in _PICTURES}
+        places |= {"curves": files.curves, "stages": files.stages}
+        written |= {places[name]: figure.png for name, figure in figures.items()}
     for file, data in written.items():
         with atomic_write(file, overwrite=True) as draft:
             draft.write(data)

@@ -128,8 +128,7 @@ def compare_runs(
             the first.
 
     Raises:
-        ValueError: No run; a damaged folder; two runs of one arm, seed and data; an unknown
-            metric, setting or baseline; paired runs that saw different labels.
+        ValueError: Two runs of one arm, seed and data, or paired runs that saw different labels.
     """
     for name, value in (("folders", folders), ("metrics", metrics), ("by", by)):
         if isinstance(value, (str, Path)):
@@ -186,7 +185,8 @@ def _metrics(asked: Sequence[str] | None, runs: Sequence[FinishedRun]) -> list[s
 
 
 def _twice(one: FinishedRun, other: FinishedRun, arm: str) -> str:
-    told = _differing(*_flattened([one.settings, other.settings]), ["", ""])
+    flat, defaults = _flattened([one.settings, other.settings])
+    told = _differing(flat, defaults, ["", ""])
     more = f" They differ in {', '.join(told)}: add --by with these." if told else ""
     return (
         f"Two runs are arm {arm!r} with seed {one.seed} on the same data: {one.folder} and "

@@ -155,17 +155,6 @@ class TrainConfig(_PartSettings):
     Pass the settings of `graph`, `propagation`, `consistency` and `staleness` as that part,
     `graph=KNNGraph(k=30)`, or by name, `k=30`. `SETTINGS` explains each setting.
 
-    Args:
-        graph: How documents are connected.
-        propagation: How labels propagate.
-        consistency: The loss term of unlabeled documents.
-        staleness: What is done about stored rows that have aged.
-        **settings: Values by name.
-
-    Raises:
-        TypeError: An unknown setting, or a part of another class.
-        ValueError: A value out of range, or a setting that contradicts its part.
-
     Example:
         >>> config = TrainConfig(k=30, graph=KNNGraph(k=30, hops=2))
         >>> config.graph.k, config.hops
@@ -535,12 +524,7 @@ def check_value(name: str, value: Any) -> None:
 
 
 def read_settings(given: Mapping[str, Any], where: str = "settings") -> dict[str, Any]:
-    """Settings of a file, `{"graph.k": 8}` or `{"graph": {"k": 8}}`, by their names in `SETTINGS`.
-
-    Example:
-        >>> read_settings({"graph": {"k": 8}, "staleness.half_life": 20, "loss": "ce"})
-        {'k': 8, 'half_life': 20, 'loss': 'ce'}
-    """
+    """Settings of a file, `graph.k: 8` or `graph: {k: 8}`, by their names in `SETTINGS`."""
     found: dict[str, Any] = {}
     for name, value in given.items():
         if isinstance(value, Mapping):

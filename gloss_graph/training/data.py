@@ -69,13 +69,9 @@ class TextCollator:
         For label sets `labels` is (B, C) float.
         """
         batch = self._encoder.collate(items)
-        labels = [item["labels"] for item in items]
-        sets = bool(labels) and isinstance(labels[0], Tensor)
-        batch["labels"] = torch.stack(labels) if sets else torch.tensor(labels, dtype=torch.long)
-        if self._ids:
-            batch["ids"] = torch.tensor([item["ids"] for item in items], dtype=torch.long)
-        if items and "frozen" in items[0]:
-            batch["frozen"] = torch.stack([item["frozen"] for item in items])
+        for name in ("labels", "ids", "frozen"):
+            if name in items[0] and (name != "ids" or self._ids):
+                batch[name] = torch.stack([torch.as_tensor(item[name]) for item in items])
         return batch
 
 

@@ -111,7 +111,7 @@ class GraphGuidedClassifier(ModelHubMixin):
             unlabeled: More documents, without labels.
 
         Raises:
-            TypeError: A text that is not a string, named by its position.
+            TypeError: A text that is not a string.
             ValueError: Lengths that disagree, no label, a single class, non-finite features.
         """
         documents = self._documents(texts, "texts")

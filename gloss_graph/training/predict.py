@@ -50,9 +50,6 @@ class Run:
         multilabel: Whether documents have sets of classes.
         on_features: Whether it was trained on precomputed features.
         on_pairs: Whether it was trained on pairs of texts.
-
-    Raises:
-        ValueError: The folder is missing, damaged or holds something else.
     """
 
     def __init__(self, folder: str | Path) -> None:

@@ -109,8 +109,7 @@ def train_text(
 
     Raises:
         ValueError: Labels or a validation split are missing; the device or the adapters cannot be
-            had; settings, documents or weights differ from those of the interrupted run or between
-            processes.
+            had; settings, documents or weights differ from those of the interrupted run.
         FileExistsError: `out` holds files.
         BlockingIOError: Another process trains into `out`.
     """
