@@ -169,8 +169,7 @@ class TrainConfig(_PartSettings):
     )
     epochs: float = _training(3.0, "Passes over the training documents.", _POSITIVE)
     max_steps: int | None = _training(
-        None,
-        "Optimizer steps, overriding `epochs`; 0: fit the linear head only (ce, gloss, setfit).",
+        None, "Optimizer steps, overriding `epochs`; 0: only fit the head (ce, gloss, setfit)."
     )
     batch_size: int = _training(32, "Documents per step and process.", _COUNT)
     eval_batch_size: int = _training(64, "Documents per forward pass in evaluation.", _COUNT)
@@ -185,16 +184,12 @@ class TrainConfig(_PartSettings):
     warmup: float = _training(0.1, "Share of the steps with a rising learning rate.", _SHARE)
     weight_decay: float = _training(0.01, "Weight decay of AdamW.", _SHARE)
     dropout: float = _training(0.1, "Dropout on the embedding before the head.", _SHARE_BELOW_1)
-    patience: int = _training(
-        10, "Evaluations without a better score before training stops.", _COUNT
-    )
-    eval_steps: int | None = _training(
-        None, "Steps between evaluations; none = every epoch.", _COUNT
-    )
+    patience: int = _training(10, "Evaluations without a better score before the end.", _COUNT)
+    eval_steps: int | None = _training(None, "Steps between evaluations; none = an epoch.", _COUNT)
     seed: int = _training(0, "Seed of everything random.", _COUNT_OR_0)
     bf16: bool = _training(False, "Run the encoder in bfloat16 autocast.")
     gradient_checkpointing: bool = _training(
-        False, "Recompute activations in the backward pass, trading time for memory."
+        False, "Recompute activations: less memory, more time."
     )
     memory_size: int | None = _memory(
         None, "Rows of the bank; none = one per document, at most 65,536.", _COUNT_OR_0
@@ -205,9 +200,7 @@ class TrainConfig(_PartSettings):
         _one_of("auto", "exact", "descent", "ivf"),
     )
     eviction: str = _memory(
-        "fifo",
-        "Row that leaves a full bank: fifo, stalest, class-balanced or reservoir.",
-        _check_eviction,
+        "fifo", "Row to evict: fifo, stalest, class-balanced or reservoir.", _check_eviction
     )
     refresh_rows: int = _memory(
         0, "Stalest rows of the bank to encode again at a time; 0 = none.", _COUNT_OR_0
@@ -217,24 +210,15 @@ class TrainConfig(_PartSettings):
     visible_fraction: float = _graph(
         0.5, "γ, share of the labels that stay visible.", _SHARE, search=Range(0.1, 0.9)
     )
-    memory_visible_fraction: float = _memory(
-        1.0, "Share of the bank's labels that a step shows.", _SHARE
-    )
+    memory_visible_fraction: float = _memory(1.0, "Share of the bank's labels shown.", _SHARE)
     ids: bool = _memory(True, "Tell documents apart, so that none meets its past copy.")
     graph_weight: float = _training(
-        0.3,
-        "λ, weight of the graph or metric loss against cross-entropy.",
-        _SHARE,
-        search=Range(0.1, 0.9),
+        0.3, "λ, weight against cross-entropy.", _SHARE, search=Range(0.1, 0.9)
     )
     temperature: float = _training(0.1, "Temperature of the contrastive losses.", _POSITIVE)
     margin: float = _training(0.2, "Margin of the triplet loss.", _POSITIVE)
-    label_fraction: float | None = _few_labels(
-        None, "Use this share of the training labels, a seeded draw."
-    )
-    labels_per_class: int | None = _few_labels(
-        None, "Use this many labels per class, a seeded draw."
-    )
+    label_fraction: float | None = _few_labels(None, "Share of the labels to use, a seeded draw.")
+    labels_per_class: int | None = _few_labels(None, "Labels per class to use, a seeded draw.")
     unlabeled_batch_size: int = _few_labels(32, "Unlabeled documents per step.", _COUNT_OR_0)
     anchor: float = _few_labels(
         0.5, "Weight of the frozen similarity in the graph.", _SHARE, search=Range(0.0, 1.0)
@@ -243,9 +227,7 @@ class TrainConfig(_PartSettings):
         0, "Contrastive steps on the labeled documents before training.", _COUNT_OR_0
     )
     graph_start_steps: int = _few_labels(
-        0,
-        "Contrastive steps on the corpus after these, with the classes that the graph finds.",
-        _COUNT_OR_0,
+        0, "Contrastive steps on the corpus after these, by classes of the graph.", _COUNT_OR_0
     )
     graph_start_classes: str = _few_labels(
         "auto",
@@ -261,12 +243,8 @@ class TrainConfig(_PartSettings):
     graph_start_rate: float | None = _few_labels(
         None, "Learning rate of the steps on the corpus; none = twice as high.", _RATE
     )
-    refit_head: bool = _few_labels(
-        False, "Fit the linear head again at the end, on propagated labels too."
-    )
-    class_balance: bool = _few_labels(
-        False, "Draw labeled documents with equal shares of the classes."
-    )
+    refit_head: bool = _few_labels(False, "Fit the head again at the end, on the graph too.")
+    class_balance: bool = _few_labels(False, "Draw labeled documents with equal class shares.")
     freeze_layers: int = _adapters(
         0, "First layers of the encoder, embeddings included, that are not trained.", _COUNT_OR_0
     )
@@ -276,9 +254,7 @@ class TrainConfig(_PartSettings):
     lora_targets: str | None = _adapters(
         None, "Adapted layers, as query,value or all-linear; none = by the family."
     )
-    teacher_decay: float = _few_labels(
-        0.0, "Decay of a moving-average teacher; 0 = none.", _SHARE_BELOW_1
-    )
+    teacher_decay: float = _few_labels(0.0, "Decay of a mean teacher; 0 = none.", _SHARE_BELOW_1)
     select: str = _training(
         "auto",
         "Step that is kept: best, last or auto (last with few labels).",
@@ -299,8 +275,7 @@ class TrainConfig(_PartSettings):
         for name in settings.keys() - SETTINGS.keys():
             hint = nearest_name(name, SETTINGS)
             raise TypeError(f"TrainConfig has no setting {name!r}. {hint}")
-        values = DEFAULTS | settings
-        given = (graph, propagation, consistency, staleness)
+        values, given = DEFAULTS | settings, (graph, propagation, consistency, staleness)
         for (part, kind), value in zip(PARTS.items(), given, strict=True):
             if value is None:
                 continue

@@ -124,9 +124,7 @@ class GraphGuidedTrainer(Trainer):
         self.embed, self.reference, self.train_sampler = embed, reference, train_sampler
         self.teacher: nn.Module | None = None
         if teacher_decay:
-            check_range("teacher_decay", teacher_decay, 0.0, 1.0, open_low=True, open_high=True)
-            self.teacher = copy.deepcopy(self.model).eval().requires_grad_(False)
-            self.add_callback(_TeacherUpdate(self.teacher, self.model, teacher_decay))
+            self.use_teacher(teacher_decay)
         if not self.args.label_names:
             self.label_names = ["labels"]
         # The loss is a mean over the micro-batch, so the Trainer must divide it by their number.
@@ -138,6 +136,12 @@ class GraphGuidedTrainer(Trainer):
         self.extras: dict[str, Checkpointed] = {}
         self._parts: dict[str, list[Tensor]] = {}
         self.add_callback(_Steps(self))
+
+    def use_teacher(self, decay: float) -> None:
+        """Let a moving average of the weights make the reference pass from now on."""
+        check_range("teacher_decay", decay, 0.0, 1.0, open_low=True, open_high=True)
+        self.teacher = copy.deepcopy(self.model).eval().requires_grad_(False)
+        self.add_callback(_TeacherUpdate(self.teacher, self.model, decay))
 
     def compute_loss(
         self,
