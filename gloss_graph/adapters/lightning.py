@@ -34,10 +34,9 @@ class GraphGuidedModule(lightning.LightningModule):
     `ids` (B,), the stable document identities; `frozen` (B, D') where the bank holds frozen
     features. `gloss_graph.training.TextCollator` makes them from texts.
 
-    The objective is a part of the module, so every Lightning checkpoint holds bank and generator
-    and loads with `weights_only=True`: `trainer.fit(..., ckpt_path=...)` continues with the bank as
-    it was. Pass `encoder`, `objective` and `head` to `load_from_checkpoint`, with a bank of the
-    same size.
+    Every Lightning checkpoint holds bank and generator and loads with `weights_only=True`:
+    `trainer.fit(..., ckpt_path=...)` continues with the bank as it was. Pass `encoder`, `objective`
+    and `head` to `load_from_checkpoint`, with a bank of the same size.
 
     Logs `train_loss`, `train_graph_loss`, `train_cross_entropy`, `train_consistency`, and
     `val_accuracy`, `val_macro_f1` (`test_...`) of the head; without a head, of propagation over

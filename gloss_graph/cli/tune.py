@@ -129,9 +129,8 @@ def tune(
         try:
             RunFolder(best).check_new()
         except FileExistsError:
-            raise FileExistsError(
-                f"'final' must find no {best}. Remove it or leave --final out."
-            ) from None
+            message = f"'final' must find no {best}. Remove it or leave --final out."
+            raise FileExistsError(message) from None
     columns = {"text": text, "label": label, "text_b": text_b}
     splits, start = read_files((train, val, test, unlabeled), start, columns, needs_val=True)
 

@@ -21,6 +21,7 @@ from gloss_graph.baselines import CONFIGS, MODELS, BertGCNConfig
 from gloss_graph.inference import GraphSkill
 from gloss_graph.reports.evaluation import PERCENT, SCORES
 from gloss_graph.runs import RunFolder, read_run
+from gloss_graph.runs.folder import refused
 from gloss_graph.text.tables import read_columns
 from gloss_graph.training.config import DEFAULTS
 from gloss_graph.training.losses import LOSSES
@@ -145,9 +146,7 @@ def read_files(folder: str | Path) -> RunFiles:
             snapshots=load_snapshots(utf8_folder(folder)),
         )
     except (OSError, ValueError, TypeError) as error:
-        raise ValueError(
-            f"'folder' must be a finished run folder of gloss-graph train ({folder}: {error})."
-        ) from error
+        raise refused(folder, error) from error
 
 
 def _table(file: Path) -> pd.DataFrame:

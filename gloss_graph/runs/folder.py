@@ -194,11 +194,11 @@ class FinishedRun:
         """Ids of the labeled documents the run was trained on."""
         run = RunFolder(self.folder)
         if not run.labels_used.is_file():
-            raise _refused(self.folder, f"{_LABELS} is missing")
+            raise refused(self.folder, f"{_LABELS} is missing")
         try:
             return frozenset(run.read_labels_used().ids)
         except ValueError as error:
-            raise _refused(self.folder, f"{_LABELS} cannot be read: {error}") from error
+            raise refused(self.folder, f"{_LABELS} cannot be read: {error}") from error
 
 
 def read_run(folder: str | Path) -> FinishedRun:
@@ -209,22 +209,22 @@ def read_run(folder: str | Path) -> FinishedRun:
     """
     folder = Path(folder)
     if not folder.is_dir():
-        raise _refused(folder, "there is no such folder")
+        raise refused(folder, "there is no such folder")
     settings, stored = (_json(folder, file) for file in (_CONFIG, _METRICS))
     for key, kind in {"seed": int, "loss": str, "data": dict}.items():
         if type(settings.get(key)) is not kind:
-            raise _refused(folder, f"config.json lacks {key!r}")
+            raise refused(folder, f"config.json lacks {key!r}")
     data = settings["data"]
     names = data.get("classes")
     named = isinstance(names, list) and all(isinstance(name, str) for name in names)
     if not isinstance(data.get("name"), str) or not named:
-        raise _refused(folder, "config.json lacks the name and classes of 'data'")
+        raise refused(folder, "config.json lacks the name and classes of 'data'")
     for part in ("train", "val", "test"):
         if not isinstance(data.get(part, 0), int):
-            raise _refused(folder, f"config.json has no number for 'data.{part}'")
+            raise refused(folder, f"config.json has no number for 'data.{part}'")
     for key, value in stored.items():
         if value is not None and type(value) not in (int, float):
-            raise _refused(folder, f"metrics.json has no number for {key!r}")
+            raise refused(folder, f"metrics.json has no number for {key!r}")
     known = {key: value for key, value in stored.items() if value is not None}
     metrics = {key: float(value) for key, value in known.items() if math.isfinite(value)}
     timed = stage_seconds(metrics)
@@ -243,7 +243,7 @@ def find_runs(folders: Iterable[str | Path]) -> tuple[list[Path], list[Path]]:
     unfinished: dict[Path, Path] = {}
     for folder in map(Path, folders):
         if not folder.is_dir():
-            raise _refused(folder, "there is no such folder")
+            raise refused(folder, "there is no such folder")
         found, broken = False, len(unfinished)
         for place, inner, files in os.walk(folder):
             here = Path(place)
@@ -258,13 +258,14 @@ def find_runs(folders: Iterable[str | Path]) -> tuple[list[Path], list[Path]]:
         if not found:
             missing = [name for name in (_CONFIG, _METRICS) if not (folder / name).is_file()]
             state = "; a run in it has not finished" if len(unfinished) > broken else ""
-            raise _refused(folder, f"no {' and no '.join(missing)} in it or below{state}")
+            raise refused(folder, f"no {' and no '.join(missing)} in it or below{state}")
     if not finished:
         raise ValueError("'folders' must name at least one run folder (got none).")
     return list(finished.values()), list(unfinished.values())
 
 
-def _refused(folder: Path, problem: str) -> ValueError:
+def refused(folder: Path, problem: object) -> ValueError:
+    """The error of a folder that is not a finished run."""
     return ValueError(
         f"'folder' must be a finished run folder of gloss-graph train ({folder}: {problem})."
     )
@@ -274,6 +275,6 @@ def _json(folder: Path, file: str) -> dict[str, Any]:
     try:
         return read_object(folder / file)
     except FileNotFoundError:
-        raise _refused(folder, f"{file} is missing") from None
+        raise refused(folder, f"{file} is missing") from None
     except (OSError, ValueError) as error:
-        raise _refused(folder, f"{file} cannot be read: {error.__cause__ or error}") from error
+        raise refused(folder, f"{file} cannot be read: {error.__cause__ or error}") from error

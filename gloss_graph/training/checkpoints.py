@@ -303,8 +303,7 @@ class RunClock:
 class SavePoints(TrainerCallback):
     """Saves a checkpoint after `every` steps, besides those of the evaluations, and logs at each.
 
-    A checkpoint does not hold the losses since the last log: a log at every checkpoint gives the
-    same mean after a resume.
+    A checkpoint does not hold the losses since the last log.
     """
 
     def __init__(self, every: int | None) -> None:

@@ -188,9 +188,7 @@ class TrainConfig(_PartSettings):
     eval_steps: int | None = _training(None, "Steps between evaluations; none = an epoch.", _COUNT)
     seed: int = _training(0, "Seed of everything random.", _COUNT_OR_0)
     bf16: bool = _training(False, "Run the encoder in bfloat16 autocast.")
-    gradient_checkpointing: bool = _training(
-        False, "Recompute activations: less memory, more time."
-    )
+    gradient_checkpointing: bool = _training(False, "Recompute activations: less memory, slower.")
     memory_size: int | None = _memory(
         None, "Rows of the bank; none = one per document, at most 65,536.", _COUNT_OR_0
     )
@@ -367,14 +365,12 @@ class TrainConfig(_PartSettings):
             check_positive_int("max_steps", self.max_steps, minimum=least)
         if self.mode == "standalone" and self.loss_spec.needs_head:
             raise ValueError(
-                f"'mode' must be 'integrated' for loss={self.loss!r}, which trains a classifier "
-                f"(got {self.mode!r})."
+                f"'mode' must be 'integrated' for loss={self.loss!r} (got {self.mode!r})."
             )
         targets = self.lora_targets
         if targets is not None and (not isinstance(targets, str) or not targets.strip(" ,")):
             raise ValueError(
-                "'lora_targets' must be comma-separated names of layers, or None for those of the "
-                f"family (got {targets!r})."
+                f"'lora_targets' must be comma-separated names of layers, or None (got {targets!r})."
             )
 
     def _part(self, part: str) -> Any:
@@ -409,10 +405,8 @@ class TrainConfig(_PartSettings):
             )
         named = isinstance(self.bandwidth, str) and self.bandwidth != "sqrt"
         if self.loss_spec.in_batch and named:
-            raise ValueError(
-                f"'bandwidth' of loss={self.loss!r} must be a number or 'sqrt' "
-                f"(got {self.bandwidth!r})."
-            )
+            given = f"(got {self.bandwidth!r})"
+            raise ValueError(f"'bandwidth' of {self.loss!r} must be a number or 'sqrt' {given}.")
 
 
 def _all_settings() -> Iterator[ConfigSetting]:
@@ -444,10 +438,7 @@ def check_multilabel(config: TrainConfig) -> None:
     """Raise a `ValueError` that names a setting without meaning for label sets."""
     if not config.loss_spec.label_sets:
         fine = [name for name, spec in LOSSES.items() if spec.label_sets]
-        raise ValueError(
-            f"'loss' must be one of {fine} for label sets (got {config.loss!r}, which "
-            "needs one class per document)."
-        )
+        raise ValueError(f"'loss' must be one of {fine} for label sets (got {config.loss!r}).")
     refused = {
         "mode": ("standalone", "must be 'integrated'"),
         "rule": ("poisson", "must be 'harmonic' or 'spreading'"),
@@ -457,17 +448,11 @@ def check_multilabel(config: TrainConfig) -> None:
     }
     for name, (value, rule) in refused.items():
         if getattr(config, name) == value:
-            raise ValueError(
-                f"'{name}' {rule} for label sets, where a document has several classes "
-                f"(got {value!r})."
-            )
+            raise ValueError(f"'{name}' {rule} for label sets (got {value!r}).")
     unset = ("warm_start_steps", "graph_start_steps", "refit_head", "class_balance")
     for name in (*unset, "label_fraction", "labels_per_class"):
-        if getattr(config, name) != DEFAULTS[name]:
-            raise ValueError(
-                f"'{name}' is not defined for label sets, where a document has several classes "
-                f"(got {getattr(config, name)}). Leave it out."
-            )
+        if (value := getattr(config, name)) != DEFAULTS[name]:
+            raise ValueError(f"'{name}' is not defined for label sets (got {value}). Leave it out.")
 
 
 def setting_named(name: str) -> ConfigSetting:
@@ -483,10 +468,8 @@ def setting_named(name: str) -> ConfigSetting:
         known = {inside: _OF_PARTS[full] for full, inside in _fields_of(part).items()}
         whose, asked = f"'{part}'", inner
     if asked not in known:
-        raise ValueError(
-            f"{name!r} must be a setting of {whose}, one of {list(known)}. "
-            f"{nearest_name(asked, known)}"
-        )
+        hint = nearest_name(asked, known)
+        raise ValueError(f"{name!r} must be a setting of {whose}, one of {list(known)}. {hint}")
     return known[asked]
 
 

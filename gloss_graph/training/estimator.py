@@ -126,15 +126,13 @@ class GraphGuidedClassifier(ModelHubMixin):
         self._remove()
         self._remove = weakref.finalize(self, rmtree, work, ignore_errors=True)
         encoder = self._encoder(corpus, work)
-        folder = RunFolder(work / "run")
-        train_text(
-            Splits(corpus), encoder, config, folder.path, progress=self.verbose, save_steps=0
-        )
+        run = work / "run"
+        train_text(Splits(corpus), encoder, config, run, progress=self.verbose, save_steps=0)
         if numbers is not None:
-            folder.note(class_numbers=numbers)
+            RunFolder(run).note(class_numbers=numbers)
         if (work / _ENCODER).is_dir():
-            copytree(work / _ENCODER, folder.encoder)
-        self._take(folder.path)
+            copytree(work / _ENCODER, RunFolder(run).encoder)
+        self._take(run)
         return self
 
     def predict(self, texts: Any) -> NDArray[Any]:
@@ -334,9 +332,7 @@ def _corpus(
     if len(codes) != size:
         raise ValueError(f"'labels' must hold one per text (got {len(codes)} for {size} texts).")
     if len(classes) < 2:
-        raise ValueError(
-            f"'labels' must be of at least two classes (got {classes.tolist()[0]!r} only)."
-        )
+        raise ValueError(f"'labels' must be of at least two classes (got {classes.tolist()}).")
     texts, features = [""] * (size + extra), None
     if isinstance(documents, list):
         texts = [*documents, *(more if isinstance(more, list) else [])]

@@ -124,9 +124,8 @@ class Run:
             highest = int(memory.labels.max())
             if highest >= len(self.label_names):
                 raise ValueError(
-                    f"The bank of a run must be of its classes ({file} has class number {highest}, "
-                    f"the run {len(self.label_names)} classes). Put back the file that training "
-                    "wrote."
+                    f"The bank of a run must be of its classes ({file} has class {highest} of "
+                    f"{len(self.label_names)}). Put back the file that training wrote."
                 )
         return objective.eval()
 
@@ -220,16 +219,12 @@ class Run:
         settings, kept = self.settings, RunFolder(self.folder).encoder
         name = str(kept) if kept.is_dir() else settings.get("encoder_name") or ""
         if not name:
-            raise ValueError(
-                "The run does not name its encoder, so its frozen features cannot be computed. "
-                "Use anchor=0."
-            )
+            raise ValueError("The run does not name its encoder for frozen features. Use anchor=0.")
         encoder = load_encoder(name, pooling=settings["pooling"], max_length=settings["max_length"])
         if encoder.source_files != settings.get("encoder_files", encoder.source_files):
             raise ValueError(
                 f"The run {self.folder} was trained from the encoder in {name}, which has changed "
-                "since: its files are not the ones training read. Put them back, or do without "
-                "them by anchor=0 (--anchor 0)."
+                "since. Put its files back, or do without them by anchor=0 (--anchor 0)."
             )
         return encoder
 
@@ -243,6 +238,6 @@ def _check_capacity(file: Path, capacity: int) -> None:
         raise ValueError(f"The bank of the run cannot be read ({file}: {error}).") from error
     if found != [capacity]:
         raise ValueError(
-            f"The bank of a run must be of the size its config.json says, {capacity} ({file} is of "
-            f"the size {found[0] if found else 'nothing'}). Put back the file that training wrote."
+            f"The bank of a run must be of the size {capacity} of its config.json ({file} has the "
+            f"shape {found}). Put back the file that training wrote."
         )

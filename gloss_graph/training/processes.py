@@ -46,10 +46,7 @@ def check_run(config: TrainConfig, *, on_features: bool) -> torch.device:
     """The device to train on; refuses what this machine or the kind of encoder cannot do."""
     if config.lora_rank:
         if on_features:
-            raise ValueError(
-                "'lora_rank' must be 0 for features, which have no transformer to adapt (got "
-                f"{config.lora_rank})."
-            )
+            raise ValueError(f"'lora_rank' must be 0 for features (got {config.lora_rank}).")
         require_peft()
     return find_device(config.device)
 

@@ -84,11 +84,10 @@ def train_text(
     """Fine-tune an encoder with a linear head and score it; `Run(out)` then predicts.
 
     Writes `config.json`, `metrics.json`, `history.csv`, `classes.csv`, `labels_used.csv`, `model/`,
-    `memory/` and the data of the pictures into `out`, all at once when they are complete;
-    `checkpoints/` exists until then. A run that was interrupted in `out` starts over; with
-    `resume=True` it continues and comes to the same weights, memory and metrics, bit for bit, as
-    one that was not interrupted (times aside). Under `torchrun` every process trains on different
-    batches and computes the same scores; the first one writes and prints.
+    `memory/` and the data of the pictures into `out`, all at once when they are complete. A run
+    that was interrupted in `out` starts over; with `resume=True` it continues and comes to the same
+    weights, memory and metrics, bit for bit, as one that was not interrupted (times aside). Under
+    `torchrun` every process trains on different batches and computes the same scores.
 
     Args:
         splits: Training, validation and test documents; training documents may lack labels.
@@ -120,9 +119,8 @@ def train_text(
     splits = with_few_labels(
         splits, fraction=config.label_fraction, per_class=config.labels_per_class, seed=config.seed
     )
-    check_labels(
-        splits, picks_step=not config.keeps_last, by_silhouette=config.mode == "standalone"
-    )
+    standalone = config.mode == "standalone"
+    check_labels(splits, picks_step=not config.keeps_last, by_silhouette=standalone)
     device = check_run(config, on_features=isinstance(encoder, FeatureEncoder))
     join_processes(config.device)
     if save_steps is not None:
@@ -401,11 +399,7 @@ def _answer(scores: Tensor, corpus: Corpus, threshold: float) -> np.ndarray:
 
 
 def check_labels(splits: Splits, *, picks_step: bool, by_silhouette: bool = False) -> None:
-    """Raise if the splits lack labels that a run needs, and warn about classes without any.
-
-    With `picks_step` the validation part picks the best step, maybe by the silhouette of its
-    classes.
-    """
+    """Raise if the splits lack labels that a run needs, and warn about classes without any."""
     needed = {"train": splits.train}
     if picks_step:
         if splits.val is None:

@@ -63,9 +63,8 @@ class GraphGuidedTrainer(Trainer):
     """`transformers.Trainer` whose loss is a `GraphGuidedObjective`.
 
     One forward pass per step feeds graph loss and cross-entropy. Under gradient accumulation the
-    bank grows with every micro-batch, so later micro-batches see the earlier ones. Every checkpoint
-    holds the objective with its bank and generator; they are restored on resume and with the best
-    model: training on from a checkpoint gives the same numbers as never stopping.
+    bank grows with every micro-batch. Every checkpoint holds the objective with its bank and
+    generator: training on from a checkpoint gives the same numbers as never stopping.
 
     Batches hold the model's inputs, `labels` (B,), or (B, C) float of label sets, and `ids` (B,),
     the stable document identities; collators must pass both on. Evaluation uses the classifier
@@ -73,10 +72,8 @@ class GraphGuidedTrainer(Trainer):
 
     Under `torchrun` or `accelerate launch` (on CPUs with `TrainingArguments(use_cpu=True)`) every
     process trains on different batches, the loss is the mean over the processes, and every bank
-    takes the rows of all. Cross-entropy and the unlabeled documents' term then train as one process
-    with the joined batch does, if the batches hold equally many labeled (unlabeled) rows and no
-    class weights. The graph loss differs: the graph of a step joins the batch of one process to the
-    bank, in which the others' documents are as of an earlier step.
+    takes the rows of all. The graph of a step joins the batch of one process to the bank, in which
+    the documents of the others are as of an earlier step.
 
     Args:
         model: Returns `embeddings` (B, D) and `logits` (B, C) as attributes or keys, as
