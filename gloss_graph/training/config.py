@@ -370,7 +370,7 @@ class TrainConfig(_PartSettings):
         targets = self.lora_targets
         if targets is not None and (not isinstance(targets, str) or not targets.strip(" ,")):
             raise ValueError(
-                f"'lora_targets' must be comma-separated names of layers, or None (got {targets!r})."
+                f"'lora_targets' must be comma-separated layers, or None (got {targets!r})."
             )
 
     def _part(self, part: str) -> Any:
