@@ -193,7 +193,7 @@ class Checkpoints:
         with atomic_path(self._stage(name), overwrite=True) as draft:
             save_model(encoder, str(draft), metadata=notes)
 
-    def load_stage(self, name: str, encoder: nn.Module | None) -> tuple[list[float], float] | None:
+    def load_stage(self, name: str, encoder: nn.Module) -> tuple[list[float], float] | None:
         """Losses and seconds of a stage, and its weights into `encoder`; None if it never ended."""
         file = self._stage(name)
         if not self.begun or not file.is_file():
@@ -202,8 +202,7 @@ class Checkpoints:
             with safe_open(file, "pt") as content:
                 notes = content.metadata()
             losses, seconds = json.loads(notes["losses"]), float(json.loads(notes["seconds"]))
-            if encoder is not None:
-                load_model(encoder, str(file))
+            load_model(encoder, str(file))
         except _UNREADABLE as error:
             raise ValueError(
                 f"The interrupted run cannot be read ({file}: {error}). Remove the file to do this "

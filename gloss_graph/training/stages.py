@@ -31,7 +31,6 @@ from gloss_graph.training.classifier import (
 from gloss_graph.training.config import TrainConfig
 from gloss_graph.training.data import MixedSampler, TextCollator, TextDataset, label_tensor
 
-_WARM_START, _GRAPH_START = "warm-start", "graph-start"
 # Share that a view leaves a class it rules out, so that it alone cannot exclude it.
 _LEAST = 1e-6
 _LABELS_PER_CLASS = 3
@@ -286,29 +285,23 @@ def run_start_stages(
     The first stage uses the labels; the second one takes the classes of `corpus_labels`, and draws
     documents by trust. A stage that ended before an interruption is loaded from the `checkpoints`.
     """
-    start, steps = time.perf_counter(), config.warm_start_steps
+    steps = config.warm_start_steps
     if config.loss_spec.warm_start_steps:
         steps = steps or config.max_steps or config.loss_spec.warm_start_steps
-    contrast = partial(
-        contrastive_warm_start, encoder, seed=config.seed, bf16=config.bf16, progress=progress
-    )
-    losses: list[float] = []
-    metrics: dict[str, float] = {}
     spreads = config.graph_start_steps > 0 and min(train.labels) < 0
     # Before the first step, so that what cannot be done is said at once.
     words = shared_words(train, config) if spreads else None
-    whole = checkpoints.load_stage(_GRAPH_START, encoder) if spreads else None
-    if steps:
-        done = checkpoints.load_stage(_WARM_START, encoder if whole is None else None)
-        if done is None:
-            rate = config.warm_start_rate
-            found = contrast(train, steps=steps, batch_size=config.batch_size, learning_rate=rate)
-            done = found, time.perf_counter() - start
-            checkpoints.save_stage(_WARM_START, encoder, *done)
-        losses += done[0]
-        metrics["seconds.warm_start"] = done[1]
-    if spreads and whole is None:
-        start = time.perf_counter()
+    losses: list[float] = []
+    metrics: dict[str, float] = {}
+    contrast = partial(
+        contrastive_warm_start, encoder, seed=config.seed, bf16=config.bf16, progress=progress
+    )
+
+    def on_labels() -> list[float]:
+        rate = config.warm_start_rate
+        return contrast(train, steps=steps, batch_size=config.batch_size, learning_rate=rate)
+
+    def on_corpus() -> list[float]:
         labels, trust = corpus_labels(
             views.rows("train") if steps else views.start_rows,
             views.frozen.get("train"),
@@ -317,18 +310,25 @@ def run_start_stages(
             head_settings(config, train.num_classes),
             config,
         )
-        found = contrast(
+        return contrast(
             replace(train, labels=labels.tolist()),
             weights=trust,
             steps=config.graph_start_steps,
             learning_rate=config.graph_start_rate or 2.0 * config.warm_start_rate,
             batch_size=config.batch_size + config.unlabeled_batch_size,
         )
-        whole = found, time.perf_counter() - start
-        checkpoints.save_stage(_GRAPH_START, encoder, *whole)
-    if whole is not None:
-        losses += whole[0]
-        metrics["seconds.graph_start"] = whole[1]
+
+    stages = ("warm-start", steps > 0, on_labels), ("graph-start", spreads, on_corpus)
+    for name, wanted, stage in stages:
+        if not wanted:
+            continue
+        start, done = time.perf_counter(), checkpoints.load_stage(name, encoder)
+        if done is None:
+            found = stage()
+            done = found, time.perf_counter() - start
+            checkpoints.save_stage(name, encoder, found, done[1])
+        losses += done[0]
+        metrics[f"seconds.{name.replace('-', '_')}"] = done[1]
     return losses, metrics
 
 
