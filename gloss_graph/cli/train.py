@@ -189,7 +189,7 @@ def train_and_report(
 ) -> None:
     """Train into a run folder, draw its pictures and print its scores.
 
-    `files`, of `described_files`, lets the run find its documents again.
+    The run finds its documents again by `files`, the result of `described_files`.
     """
     from gloss_graph.training import train_text
 
@@ -320,10 +320,7 @@ def read_files(
 
 
 def _read_parts(files: _Files, columns: dict[str, Any], *, val_share: float, seed: int) -> Splits:
-    """The documents of the training, validation, test and unlabeled file.
-
-    Without a validation file `val_share` of the labeled training documents becomes one.
-    """
+    """The documents of the files; without one for validation `val_share` of the labeled ones."""
     from gloss_graph.text import read_splits, read_table
     from gloss_graph.text.tables import has_column
     from gloss_graph.training import with_unlabeled

@@ -157,8 +157,7 @@ class RunChange(NamedTuple):
         split: Name of the split.
         measures: Result of `compare_measures`.
         churn: Changes of the graph of a small fixed batch, a row per pair of consecutive moments:
-            `start`, `end`, `homophily` (share of edges within a class) at the end, and the columns
-            of `edge_churn`.
+            `start`, `end`, `homophily` at the end, and the columns of `edge_churn`.
         epochs: Changes of that graph per epoch: `epoch`, `edge_churn` (share of the edges that
             are new since the previous epoch), `jaccard` and `homophily`.
     """

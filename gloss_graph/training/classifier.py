@@ -183,8 +183,7 @@ def fit_balanced_head(
 ) -> float:
     """Fit the head as a class-balanced logistic regression, and return its tuned strength C.
 
-    C is chosen on five held-out fifths of the labels (n,) of the rows (n, D) where classes have two
-    documents; the default of 1 collapses on skewed draws.
+    C is chosen on five held-out fifths of the labels; the default of 1 collapses on skewed draws.
     """
     scale = 1.0 / float(rows.norm(dim=1).mean())
     points, truth = (rows * scale).numpy(), labels.numpy()

@@ -280,8 +280,6 @@ def encoder_identity(
 
     A folder keeps its name when another model is saved there, so a digest of its files is added.
 
-    Cost: reading the files of a folder once.
-
     Example:
         >>> encoder_identity("minilm", max_length=64)
         {'encoder': 'minilm', 'pooling': None, 'max_length': 64}
@@ -304,8 +302,7 @@ def recorded_embeddings(
     """Embeddings (N, D) of every part by a frozen encoder; computed once, then read.
 
     They are kept in the `folder`, by default in the user's cache, under the `identity` of the
-    encoder, see `encoder_identity`; without an identity nothing is kept. `make_encoder` is called
-    only if nothing is kept. A folder that cannot be written gives a warning.
+    encoder, see `encoder_identity`; without an identity nothing is kept.
     """
 
     def embedded() -> dict[str, Tensor]:

@@ -109,10 +109,6 @@ class GraphGuidedClassifier(ModelHubMixin):
             labels: N classes, names or numbers; None, NaN and -1 mark unlabeled documents. For
                 documents of several classes lists of classes, or a 0/1 matrix (N, C).
             unlabeled: More documents, without labels.
-
-        Raises:
-            TypeError: A text that is not a string.
-            ValueError: Lengths that disagree, no label, a single class, non-finite features.
         """
         documents = self._documents(texts, "texts")
         more = None if unlabeled is None else self._documents(unlabeled, "unlabeled")

@@ -48,8 +48,6 @@ class Run:
         texts_b: Their second texts, empty without pairs.
         labels: Their class names, of label sets joined.
         multilabel: Whether documents have sets of classes.
-        on_features: Whether it was trained on precomputed features.
-        on_pairs: Whether it was trained on pairs of texts.
     """
 
     def __init__(self, folder: str | Path) -> None:

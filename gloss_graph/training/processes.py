@@ -88,10 +88,7 @@ def check_same_everywhere(settings: Mapping[str, Any]) -> None:
 
 
 def has_unused_parameters(classifier: TextClassifier) -> bool:
-    """Whether a trained parameter gets no gradient, as that of an unused pooler.
-
-    With several processes the gradients of such a model need a search every step.
-    """
+    """Whether a trained parameter gets no gradient, as that of an unused pooler."""
     encoder = classifier.encoder
     device = next(encoder.parameters()).device
     batch = {name: value.to(device) for name, value in encoder.probe().items()}

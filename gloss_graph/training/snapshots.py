@@ -152,8 +152,7 @@ class Snapshots:
 
     Made before training, when it embeds up to 1,000 labeled documents of the test part (else of
     the validation part, else of the training part) and the fixed batch. Known embeddings (N, D)
-    before training are `frozen`, by split; `warm_start` says that other stages come before the
-    training.
+    before training are `frozen`, by split; `warm_start` tells of stages before the training.
     """
 
     def __init__(
