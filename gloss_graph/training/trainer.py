@@ -234,7 +234,7 @@ class GraphGuidedTrainer(Trainer):
             return plain(**inputs)
 
     def embed_documents(self, places: list[int]) -> Tensor:
-        """Rows (n, D) of the bank, by the reference pass, for training documents at these places."""
+        """Rows (n, D) of the bank for training documents, as the reference pass makes them now."""
         items = [self.train_dataset[place] for place in places]
         batch = self._prepare_inputs(self.data_collator(items))
         inputs = _model_inputs(batch)
