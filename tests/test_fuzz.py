@@ -32,7 +32,7 @@ from gloss_graph import MemoryBank
 from gloss_graph.analysis import document_graph
 from gloss_graph.cli import main
 from gloss_graph.export import read_graph, write_graph
-from gloss_graph.reports.run_data import read_files
+from gloss_graph.reports.run_page import read_files
 from gloss_graph.studies import Study, read_results, read_study
 from gloss_graph.text import FeatureEncoder, load_encoder, read_features, read_table
 from gloss_graph.training import Run, TextClassifier, TrainConfig, train_text

@@ -33,17 +33,14 @@ class GraphGuidedModule(lightning.LightningModule):
     `ids` (B,), the stable document identities; `frozen` (B, D') where the bank holds frozen
     features. `gloss_graph.training.TextCollator` makes them from texts.
 
-    The objective is a part of the module, so every Lightning checkpoint holds bank and generator
-    and loads with `weights_only=True`: `trainer.fit(..., ckpt_path=...)` continues with the bank as
-    it was. Pass `encoder`, `objective` and `head` to `load_from_checkpoint`, with a bank of the
-    same size.
+    Every Lightning checkpoint holds bank and generator and loads with `weights_only=True`:
+    `trainer.fit(..., ckpt_path=...)` continues with the bank as it was. Pass `encoder`, `objective`
+    and `head` to `load_from_checkpoint`, with a bank of the same size.
 
     Logs `train_loss`, `train_graph_loss`, `train_cross_entropy`, `train_consistency`, and
     `val_accuracy`, `val_macro_f1` (`test_...`) of the head; without a head, of propagation over
-    the bank. With several processes every bank takes the rows of all, and DDP leaves the
-    objective alone.
-
-    All parts start in training mode; call `eval()` afterwards on parts that need no dropout.
+    the bank. With several processes every bank takes the rows of all. All parts start in training
+    mode; call `eval()` afterwards on parts that need no dropout.
 
     Shapes: B batch rows, D dimension, C classes.
 
@@ -80,11 +77,10 @@ class GraphGuidedModule(lightning.LightningModule):
                 "'objective' must be for class numbers here (got multilabel=True). Use "
                 "GraphGuidedTrainer or your own loop for label sets."
             )
-        rates = {"learning_rate": learning_rate, "head_learning_rate": head_learning_rate}
-        for name, rate in rates.items():
-            check_range(name, rate, 0, 1, open_low=True)
-        for name, share in {"weight_decay": weight_decay, "warmup": warmup}.items():
-            check_range(name, share, 0, 1)
+        check_range("learning_rate", learning_rate, 0, 1, open_low=True)
+        check_range("head_learning_rate", head_learning_rate, 0, 1, open_low=True)
+        check_range("weight_decay", weight_decay, 0, 1)
+        check_range("warmup", warmup, 0, 1)
         self.encoder, self.objective, self.head = encoder, objective, head
         self.learning_rate, self.head_learning_rate = learning_rate, head_learning_rate
         self.weight_decay, self.warmup, self.reference = weight_decay, warmup, reference
@@ -148,8 +144,7 @@ class GraphGuidedModule(lightning.LightningModule):
 
     def predict_step(self, batch: Mapping[str, Any], batch_idx: int) -> Tensor:
         """Predicted classes (B,) of one batch; it needs no labels."""
-        inputs = {name: value for name, value in batch.items() if name not in _NOT_INPUTS}
-        found = self(**inputs)
+        found = self(**_inputs(batch))
         if self.head is None:
             ids, frozen = batch.get("ids"), batch.get("frozen")
             found = self.objective.predict(found, ids=ids, frozen=frozen)
@@ -167,23 +162,18 @@ class GraphGuidedModule(lightning.LightningModule):
             predicted, labels = predicted[first], labels[first]
         if not (labels >= 0).any():
             return
-        scores = classification_scores(predicted, labels)
-        for name in ("accuracy", "macro_f1"):
-            value = scores[name]
+        for name, value in classification_scores(predicted, labels).items():
             self.log(f"{split}_{name}", value, prog_bar=True, sync_dist=world_size() > 1)
 
     def configure_optimizers(self) -> Any:
         """AdamW with a rate for the encoder and one for the head; linear warm-up and decay."""
-        groups = [(self.encoder, self.learning_rate)]
-        if self.head is not None:
-            groups.append((self.head, self.head_learning_rate))
-        optimizer = torch.optim.AdamW(
-            [
-                {"params": [p for p in part.parameters() if p.requires_grad], "lr": rate}
-                for part, rate in groups
-            ],
-            weight_decay=self.weight_decay,
-        )
+        parts = ((self.encoder, self.learning_rate), (self.head, self.head_learning_rate))
+        groups = [
+            {"params": [value for value in part.parameters() if value.requires_grad], "lr": rate}
+            for part, rate in parts
+            if part is not None
+        ]
+        optimizer = torch.optim.AdamW(groups, weight_decay=self.weight_decay)
         steps = self.trainer.estimated_stepping_batches
         if math.isinf(steps):
             return optimizer
@@ -205,5 +195,8 @@ def _parts(batch: Mapping[str, Any]) -> tuple[dict[str, Any], Tensor, Tensor | N
             "A batch must be a mapping with the encoder's inputs, 'labels' and 'ids'. The "
             "collate_fn of the DataLoader must pass them on."
         )
-    inputs = {name: value for name, value in batch.items() if name not in _NOT_INPUTS}
-    return inputs, batch["labels"], batch.get("ids"), batch.get("frozen")
+    return _inputs(batch), batch["labels"], batch.get("ids"), batch.get("frozen")
+
+
+def _inputs(batch: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in batch.items() if name not in _NOT_INPUTS}

@@ -44,10 +44,9 @@ __all__ = ["OBJECTIVE_FILE", "GraphGuidedLoss", "ObjectiveCheckpoint", "document
 def document_ids(features: Mapping[str, Any], labels: Tensor) -> Tensor:
     """Stable identities (B,) of tokenized texts: the same tokens and label, the same id.
 
-    A 63-bit hash of the model's input, independent of padding, order, process and run. The label
-    takes part because a text that occurs with two labels is two documents (one document with two
-    labels would be an error). Texts that differ only beyond the model's longest sequence count as
-    one.
+    A 63-bit hash of the model's input, independent of padding, order, process and run. A text that
+    occurs with two labels is two documents; texts that differ only beyond the model's longest
+    sequence are one.
 
     Args:
         features: `input_ids` (B, L) and `attention_mask` (B, L), if there is padding.
@@ -79,12 +78,9 @@ class GraphGuidedLoss(nn.Module):
     `[label, id]` (with the default batch sampler).
 
     With a `head` the loss is \(\lambda L_G + (1 - \lambda) L_{CE}\) and the Trainer optimizes the
-    head too; without one the encoder is trained by \(L_G\) alone. Evaluation stores nothing and
-    leaves the random splits of the training as they were.
-
-    The Trainer's checkpoints hold only the model: add `ObjectiveCheckpoint` to its callbacks to
-    keep bank, generator and head with them. With several processes the banks stay equal, and so
-    does the head, whose gradients are averaged.
+    head too; without one the encoder is trained by \(L_G\) alone. Evaluation stores nothing. The
+    Trainer's checkpoints hold only the model: add `ObjectiveCheckpoint` to its callbacks to keep
+    bank, generator and head with them. With several processes banks and head stay equal.
 
     Shapes: B batch rows, D dimension, C classes.
 
@@ -162,7 +158,7 @@ class GraphGuidedLoss(nn.Module):
         batch_size: int = 64,
         progress: bool = False,
     ) -> int:
-        """Fill the bank with a corpus as the model embeds it now, without dropout.
+        """Fill the bank with a corpus as the model embeds it now, and return its number of rows.
 
         Args:
             texts: N texts.
@@ -171,9 +167,6 @@ class GraphGuidedLoss(nn.Module):
             prompt: Text that the Trainer puts before every text, if any.
             batch_size: Texts per forward pass.
             progress: Show a progress bar.
-
-        Returns:
-            Number of rows in the bank.
         """
         memory = self.objective.memory
         if memory is None:
@@ -215,13 +208,12 @@ class GraphGuidedLoss(nn.Module):
 
     def get_config_dict(self) -> dict[str, Any]:
         """Settings for the model card."""
-        objective = self.objective
-        bandwidth = getattr(objective.graph.bandwidth, "__name__", objective.graph.bandwidth)
+        objective, graph = self.objective, self.objective.graph
         return {
             "num_classes": objective.num_classes,
             "memory": None if objective.memory is None else objective.memory.capacity,
-            "k": objective.graph.k,
-            "bandwidth": bandwidth,
+            "k": graph.k,
+            "bandwidth": getattr(graph.bandwidth, "__name__", graph.bandwidth),
             "rule": objective.propagation.rule,
             "normalization": objective.propagation.normalization,
             "visible_fraction": objective.visible_fraction,

@@ -135,7 +135,6 @@ def _train(
             classes.add(name, config.model, predictions[name], parts[name])
     metrics["seconds.total"] = time.perf_counter() - start
     model.save(folder.model)
-    folder.write_labels_used(splits.train)
     classes.write(folder.classes)
     table = pd.concat([_predicted(name, parts[name], spreads[name]) for name in parts])
     with atomic_write(folder.predictions, overwrite=True) as draft:
@@ -151,7 +150,7 @@ def _train(
         config.model.replace("-", "_"): values,
         "data": describe(splits),
     }
-    folder.write(settings, metrics, model.history)
+    folder.write(settings, metrics, model.history, splits.train)
     return GraphModelResult(model, metrics, model.history, predictions)
 
 

@@ -92,8 +92,8 @@ def ablate(
     )
     run: Any = given.function
     if out is None:
-        parts = [study.stem, run.cost, *([data.name] if data else [])]
-        out = Path("runs", "ablations", "-".join(parts))
+        end = f"-{data.name}" if data else ""
+        out = Path("runs", "ablations", f"{study.stem}-{run.cost}{end}")
     if helper:
         given.run(out, progress=False, retry=retry, storage=storage, wait=False)
         return
@@ -167,15 +167,11 @@ def _time_left(plan: Plan, workers: int) -> str:
     left = plan.left(workers)
     if math.isnan(left):
         return "Time left: unknown before the first trial."
+    told = f"{left / 60:.0f} min" if left < 5400 else f"{left / 3600:.1f} h"
+    if left < 90:
+        told = f"{left:.0f} s"
     processes = f"{workers} process{'es' if workers > 1 else ''}"
-    return f"Time left: about {_duration(left)} with {processes} ({plan.seconds:.1f} s per trial)."
-
-
-def _duration(seconds: float) -> str:
-    """Seconds as people say them."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+    return f"Time left: about {told} with {processes} ({plan.seconds:.1f} s per trial)."
 
 
 def _finish(results: Results) -> None:
@@ -192,6 +188,8 @@ def _finish(results: Results) -> None:
 
 def _summary(results: Results) -> Table:
     """The arms by the metric of the question, the best first."""
+    from gloss_graph.reports.evaluation import shown_p
+
     metric = results.metrics[0] if results.metrics else ""
     title = results.title(metric) if metric else "no metric"
     summary = results.summary()
@@ -204,8 +202,7 @@ def _summary(results: Results) -> Table:
         gap = p = ""
         if row.arm in tests.index:
             gap = results.show(metric, tests.loc[row.arm, "difference"], sign=True)
-            holm = tests.loc[row.arm, "p_t_holm"]
-            p = "" if math.isnan(holm) else "<0.001" if holm < 0.001 else f"{holm:.3f}"
+            p = shown_p(tests.loc[row.arm, "p_t_holm"])
         name = row.arm + (" (baseline)" if row.arm == results.baseline else "")
         rows.append((name, results.show(metric, row.mean), gap, p))
     title += ": mean over seeds, difference to the baseline"

@@ -10,7 +10,6 @@ import typer
 
 from gloss_graph.cli.options import busy, option, path_option, say, typed_words
 from gloss_graph.cli.train import score_table
-from gloss_graph.training.recipes import recipe_settings
 
 if TYPE_CHECKING:
     from gloss_graph.text import Splits
@@ -40,6 +39,7 @@ def demo(
     from gloss_graph.runs import RunFolder
     from gloss_graph.text import docstring_corpus, load_encoder
     from gloss_graph.training import TrainConfig, train_text
+    from gloss_graph.training.config import recipe_settings
     from gloss_graph.visualization import plot_stage_times
 
     start = time.perf_counter()

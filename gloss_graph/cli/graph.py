@@ -29,18 +29,14 @@ if TYPE_CHECKING:
     import pandas as pd
     from torch_geometric.data import Data
 
+    from gloss_graph.text import Corpus
+
 _SUFFIXES = {"csr": "npz"}
 _FEATURES = (".npy", ".pt", ".safetensors", ".parquet")
 _EPOCH_ROWS = 20
-_CHURN = {
-    "start": "from",
-    "end": "to",
-    "kept": "kept",
-    "new": "new",
-    "jaccard": "Jaccard",
-    "homophily": "within a class",
-}
-_EPOCHS = {"epoch": "epoch", "edge_churn": "edge churn", "homophily": "within a class"}
+# Columns of the tables of a comparison and their headings.
+_CHURN = {"start": "from", "end": "to", "kept": "kept", "new": "new", "jaccard": "Jaccard"}
+_EPOCHS = {"epoch": "epoch", "edge_churn": "edge churn"}
 _Words = Annotated[list[str] | None, typer.Argument(hidden=True, metavar="FORMAT")]
 
 
@@ -113,9 +109,10 @@ def graph(
         "label": label if was_typed(context, "label") else None,
         "text_b": text_b,
     }
-    source = _source(input, encoder, run, features, columns)
-    _check_comparison(compare, run)
-    if (corpus := source.get("documents", source["source"])) is not None and input is not None:
+    corpus, source = _source(input, encoder, run, features, columns)
+    if compare:
+        _check_comparison(run)
+    if corpus is not None:
         _check_documents(context, corpus.labels, corpus.ids)
     edges: dict[str, Any] = {
         "k": k,
@@ -147,13 +144,14 @@ def graph(
             answers.draw()
         if compare and run is not None:
             answers.compare(run, k, edges["bandwidth"], pictures)
-        noted = {**context.params, **edges, **columns, "command": typed_words(context)}
+        noted = {
+            name: str(value) if isinstance(value, Path) else value
+            for name, value in {**context.params, **edges, **columns}.items()
+            if name not in ("out", "formats", "more_formats")
+        }
         if run is not None or features is not None:
             noted["encoder"] = None
-        for name in ("out", "formats", "more_formats"):
-            del noted[name]
-        for name in ("input", "run", "features"):
-            noted[name] = None if noted[name] is None else str(noted[name])
+        noted["command"] = typed_words(context)
         write_json(claimed.draft / "config.json", {**noted, **provenance()})
     say(_summary(built))
     for part in answers.said:
@@ -187,8 +185,8 @@ def _source(
     run: Path | None,
     features: Path | None,
     columns: dict[str, str | None],
-) -> dict[str, Any]:
-    """The arguments of `document_graph` that name its documents; tables are read here."""
+) -> tuple[Corpus | None, dict[str, Any]]:
+    """The documents of a table, and the arguments of `document_graph` that name its documents."""
     from gloss_graph._internal.files import utf8_folder
     from gloss_graph.analysis.document_graph import class_names, read_corpus
     from gloss_graph.text.pretrained import NO_ENCODER
@@ -203,26 +201,25 @@ def _source(
     names = class_names(run) if run is not None and file is not None else None
     corpus = None if file is None else read_corpus(file, columns, names)
     if run is not None:
-        return {"source": utf8_folder(run), "documents": corpus}
+        return corpus, {"source": utf8_folder(run), "documents": corpus}
     if features is None:
         if encoder == NO_ENCODER:
             raise ValueError(
                 f"'encoder' is {encoder!r}, so 'features' must be given: a row per document of "
                 "--input. Name the file with --features, or an encoder."
             )
-        return {"source": corpus, "encoder": encoder}
+        return corpus, {"source": corpus, "encoder": encoder}
+    source: Any = features
     if features.suffix == ".parquet":
         import torch
 
         from gloss_graph.text import read_features
 
-        return {"source": torch.from_numpy(read_features(features)), "documents": corpus}
-    return {"source": features, "documents": corpus}
+        source = torch.from_numpy(read_features(features))
+    return corpus, {"source": source, "documents": corpus}
 
 
-def _check_comparison(compare: bool, run: Path | None) -> None:
-    if not compare:
-        return
+def _check_comparison(run: Path | None) -> None:
     from gloss_graph.training.snapshots import load_snapshots
 
     if run is None:
@@ -323,22 +320,17 @@ class _Answers:
 
     def draw(self) -> None:
         """Draw the map, the matrix and the histograms."""
-        from gloss_graph.visualization import (
-            plot_adjacency,
-            plot_communities,
-            plot_degrees,
-            plot_reach,
-        )
+        from gloss_graph import visualization as draw
 
         graph, communities = self.graph, self.communities
         with busy("Drawing the map"):
             file = self._file("map.png")
-            plot_communities(graph, file, communities=communities, seed=self.seed)
+            draw.plot_communities(graph, file, communities=communities, seed=self.seed)
         with busy("Drawing matrix and histograms"):
-            plot_adjacency(graph, self._file("adjacency.png"), communities=communities)
-            plot_degrees(graph, self._file("degrees.png"))
+            draw.plot_adjacency(graph, self._file("adjacency.png"), communities=communities)
+            draw.plot_degrees(graph, self._file("degrees.png"))
             if bool(graph.seed_mask.any()):
-                plot_reach(graph, self._file("reach.png"))
+                draw.plot_reach(graph, self._file("reach.png"))
             else:
                 self.said.append("No reach.png: no document has a label.")
 
@@ -351,13 +343,9 @@ class _Answers:
             change = run_change(run, k=k, bandwidth=bandwidth, seed=self.seed)
             before, after = change.before, change.after
             if pictures:
+                file, names = self._file("change.png"), before.label_names
                 plot_graph_change(
-                    before.x,
-                    after.x,
-                    before.y,
-                    self._file("change.png"),
-                    label_names=before.label_names,
-                    seed=self.seed,
+                    before.x, after.x, before.y, file, label_names=names, seed=self.seed
                 )
         self._table(change.measures, "compare")
         size = int(before.num_nodes)
@@ -375,8 +363,9 @@ class _Answers:
             title, step = "Edge churn by epoch, fixed batch", -(-len(change.epochs) // _EPOCH_ROWS)
             if step > 1:
                 title += f" (1 in {step}, all in epochs.csv)"
-            epochs = change.epochs.iloc[::step]
-            epochs = epochs.assign(epoch=epochs["epoch"].map("{:g}".format))
+            epochs = change.epochs.iloc[::step].assign(
+                epoch=lambda t: t["epoch"].map("{:g}".format)
+            )
             self.said.append(_share_table(title, epochs, _EPOCHS, left=0))
 
     def _file(self, name: str) -> Path:
@@ -400,7 +389,8 @@ class _Answers:
 
 
 def _share_table(title: str, frame: pd.DataFrame, headings: dict[str, str], left: int) -> Table:
-    """Columns of a frame by heading, shares in percent."""
+    """Columns of a frame by heading and the homophily, shares in percent."""
+    headings = {**headings, "homophily": "within a class"}
     rows = [
         [cell if isinstance(cell, str) else _percent(cell) for cell in row]
         for row in frame[list(headings)].itertuples(index=False)

@@ -40,6 +40,7 @@ def path_option(help: str, *names: str, panel: str | None = None) -> Any:
     return option(help, *names, panel=panel, parser=path)
 
 
+DocumentFile = Annotated[Path, path_option("CSV, TSV, JSONL or Parquet (also .gz).")]
 Unlabeled = Annotated[Path | None, path_option("File of documents without labels.")]
 TextColumn = Annotated[str, option("Column of the texts.", panel="Documents")]
 LabelColumn = Annotated[str, option("Column of the labels.", panel="Documents")]
@@ -138,12 +139,7 @@ def typed_words(context: typer.Context) -> list[str]:
 def given_settings(
     context: typer.Context, config: Path | None, words: Iterable[str] | None
 ) -> dict[str, Any]:
-    """Settings by name: those of the `config` file, overridden by `--set` words and options.
-
-    Raises:
-        ValueError: An unknown part or setting, with the nearest name; a value of a wrong type; two
-            values for one setting on the command line.
-    """
+    """Settings by name: those of the `config` file, overridden by `--set` words and options."""
     from gloss_graph.training.config import parse_value
 
     found = set_settings(words)
@@ -192,8 +188,7 @@ def say(line: Any, *, style: str | None = None) -> None:
     """Print a table, or a line as it is and unbroken; only in the main process."""
     if is_main():
         whole = isinstance(line, str)
-        console = Console()
-        console.print(line, style=style, highlight=False, markup=False, soft_wrap=whole)
+        Console().print(line, style=style, highlight=False, markup=False, soft_wrap=whole)
 
 
 def make_table(

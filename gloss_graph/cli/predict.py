@@ -6,13 +6,21 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from gloss_graph.cli.options import flag, option, path_option, say
+from gloss_graph.cli.options import (
+    DocumentFile,
+    SecondTexts,
+    TextColumn,
+    flag,
+    option,
+    path_option,
+    say,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from gloss_graph.text import Corpus
-    from gloss_graph.training import Run
+    from gloss_graph.training import Prediction, Run
 
 _TOP = 3
 _TEXTS = ("text", "text_b")
@@ -20,13 +28,11 @@ _TEXTS = ("text", "text_b")
 
 def predict(
     run: Annotated[Path, path_option("Run folder of gloss-graph train.")],
-    input: Annotated[Path, path_option("CSV, TSV, JSONL or Parquet (also .gz).")],
+    input: DocumentFile,
     output: Annotated[Path, path_option("File to write: .csv, .tsv, .jsonl (also .gz), .parquet.")],
     features: Annotated[Path | None, path_option("Rows of features, if the run has them.")] = None,
-    text: Annotated[str, option("Column of the texts.", panel="Documents")] = "text",
-    text_b: Annotated[
-        str | None, option("Column of second texts, for pairs.", panel="Documents")
-    ] = None,
+    text: TextColumn = "text",
+    text_b: SecondTexts = None,
     mode: Annotated[
         str, option("inductive: each document by itself; transductive: all in one graph.")
     ] = "inductive",
@@ -51,7 +57,8 @@ def predict(
         return
     import torch
 
-    from gloss_graph.training import Run
+    from gloss_graph.inference import Explanation
+    from gloss_graph.training import Prediction, Run
 
     loaded = Run(utf8_folder(run))
     if not loaded.on_features and (text_b is not None) != loaded.on_pairs:
@@ -60,8 +67,9 @@ def predict(
         raise ValueError(f"'--text-b' must {what}, as the run was trained on {kind} ({run}).")
     column = None if loaded.on_features and not has_column(input, text) else text
     corpus = read_table(input, text=column, label=None, text_b=text_b)
-    spread, row, top = torch.empty(0, len(loaded.label_names)), torch.empty(0), torch.empty(0, _TOP)
-    names = _answers(loaded, spread, row, spread, top, top)
+    spread, top = torch.empty(0, len(loaded.label_names)), torch.empty(0, _TOP)
+    nothing = Explanation(spread, torch.empty(0), top.long(), top)
+    names = _answers(loaded, Prediction(nothing, spread))
     table = input_columns(input, corpus, text=column, text_b=text_b, answers=names)
     rows = None if features is None else read_features(features)
     if rows is not None and len(rows) != len(corpus):
@@ -77,17 +85,8 @@ def predict(
         rule=rule,
         progress=True,
     )
-    reasons = answer.explanation
-    table |= _answers(
-        loaded,
-        reasons.probabilities,
-        reasons.confidence,
-        answer.linear,
-        reasons.ids,
-        reasons.shares,
-    )
-    write_table(output, table)
-    confidence = 100 * float(reasons.confidence.mean())
+    write_table(output, table | _answers(loaded, answer))
+    confidence = 100 * float(answer.explanation.confidence.mean())
     say(f"{len(corpus)} documents, {confidence:.0f} % mean confidence.")
     say(f"Predictions: {output}")
 
@@ -106,11 +105,7 @@ def _model_of(run: Path) -> str | None:
 def _predict_by_model(
     model: str, run: Path, source: Path, out: Path, *, text: str, refused: list[str]
 ) -> None:
-    """Label new documents with the encoder head of a BertGCN run.
-
-    Raises:
-        ValueError: A run of TextGCN, which cannot; an option that is for propagation.
-    """
+    """Label new documents with the encoder head of a BertGCN run; `refused` options were typed."""
     import torch
 
     from gloss_graph._internal.files import utf8_folder
@@ -148,13 +143,7 @@ def _predict_by_model(
 
 
 def check_output(out: Path) -> None:
-    """Refuse an output that cannot be written, before any work.
-
-    Raises:
-        ValueError: A suffix that names no format.
-        FileExistsError: There is such a file.
-        FileNotFoundError: There is no such folder.
-    """
+    """Refuse an output that cannot be written, before any work."""
     from gloss_graph.text.tables import table_suffix
 
     table_suffix(out, "output")
@@ -178,9 +167,6 @@ def input_columns(
 
     The texts are named `text` and `text_b`. Another column of an answer's name gets the prefix
     `input_`. Without a column of texts, documents are named by their place in the file.
-
-    Raises:
-        ValueError: Two columns of one name, or of `input_` and that of an answer.
     """
     from gloss_graph.text.tables import read_columns
 
@@ -207,44 +193,37 @@ def _short(values: Tensor) -> list[float]:
     return [float(f"{value:.6g}") for value in values.tolist()]
 
 
-def _answers(
-    run: Run, probabilities: Tensor, confidence: Tensor, linear: Tensor, ids: Tensor, shares: Tensor
-) -> dict[str, Any]:
-    """The columns of the answers, as many rows as the tensors have."""
+def _answers(run: Run, answer: Prediction) -> dict[str, Any]:
+    """The columns of the answers."""
     import pyarrow
 
-    heads = {"probability": probabilities, "linear_probability": linear}
-    if run.multilabel:
-        table = _sets(run, heads, confidence)
-    else:
-        table = _classes(run, heads, confidence)
+    reasons = answer.explanation
+    heads = {"probability": reasons.probabilities, "linear_probability": answer.linear}
+    columns = _sets if run.multilabel else _classes
+    table = columns(run, heads, _short(reasons.confidence))
     for rank in range(_TOP):
-        found, name = ids[:, rank].tolist(), f"reason_{rank + 1}"
+        found, name = reasons.ids[:, rank].tolist(), f"reason_{rank + 1}"
         known = [id_ if id_ >= 0 else None for id_ in found]
         table[f"{name}_id"] = pyarrow.array(known, pyarrow.int64())
-        table[f"{name}_share"] = _short(shares[:, rank])
+        table[f"{name}_share"] = _short(reasons.shares[:, rank])
         table[f"{name}_text"] = [run.texts.get(id_, "") for id_ in found]
         if run.on_pairs:
             table[f"{name}_text_b"] = [run.texts_b.get(id_, "") for id_ in found]
     return table
 
 
-def _classes(run: Run, heads: dict[str, Tensor], confidence: Tensor) -> dict[str, Any]:
+def _classes(run: Run, heads: dict[str, Tensor], confidence: list[float]) -> dict[str, Any]:
     """The class of every document."""
-    best = {name: values.max(dim=1) for name, values in heads.items()}
-    labels = {
-        name: [run.label_names[c] for c in found.indices.tolist()] for name, found in best.items()
-    }
-    return {
-        "label": labels["probability"],
-        "probability": _short(best["probability"].values),
-        "confidence": _short(confidence),
-        "linear_label": labels["linear_probability"],
-        "linear_probability": _short(best["linear_probability"].values),
-    }
+    table: dict[str, Any] = {}
+    for name, values in heads.items():
+        best = values.max(dim=1)
+        labels = [run.label_names[place] for place in best.indices.tolist()]
+        table |= {name.replace("probability", "label"): labels, name: _short(best.values)}
+        table.setdefault("confidence", confidence)
+    return table
 
 
-def _sets(run: Run, heads: dict[str, Tensor], confidence: Tensor) -> dict[str, Any]:
+def _sets(run: Run, heads: dict[str, Tensor], confidence: list[float]) -> dict[str, Any]:
     """The label set of every document, and the probability of every class."""
     from gloss_graph.text.corpora import SEPARATOR
     from gloss_graph.text.tables import joined_names
@@ -255,7 +234,7 @@ def _sets(run: Run, heads: dict[str, Tensor], confidence: Tensor) -> dict[str, A
         joined_names((values >= THRESHOLD).numpy(), run.label_names, separator)
         for values in heads.values()
     )
-    table = {"labels": labels, "confidence": _short(confidence), "linear_labels": linear}
+    table = {"labels": labels, "confidence": confidence, "linear_labels": linear}
     for head, values in heads.items():
         for name, column in zip(run.label_names, values.T, strict=True):
             table[f"{head}[{name}]"] = _short(column)

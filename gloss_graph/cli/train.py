@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
@@ -12,6 +13,7 @@ from rich.table import Table
 
 from gloss_graph.cli.options import (
     Config,
+    DocumentFile,
     LabelColumn,
     MaxLength,
     Pooling,
@@ -30,12 +32,11 @@ from gloss_graph.cli.options import (
     was_typed,
 )
 from gloss_graph.cli.signals import keeping
-from gloss_graph.training.recipes import recipe_settings
 
 if TYPE_CHECKING:
-    from gloss_graph.baselines import GraphModelConfig, GraphModelResult
+    from gloss_graph.baselines import GraphModelConfig
     from gloss_graph.text import FeatureEncoder, Splits, TextEncoder
-    from gloss_graph.training import RunResult, TrainConfig
+    from gloss_graph.training import TrainConfig
 
 _MODEL_PANEL = "Graph models (--model)"
 # Options for what is read and written that apply to both graph models, and to bert-gcn.
@@ -46,7 +47,7 @@ _Files = tuple[Path, Path | None, Path | None, Path | None]
 
 def train(
     context: typer.Context,
-    train: Annotated[Path, path_option("CSV, TSV, JSONL or Parquet (also .gz).")],
+    train: DocumentFile,
     out: Annotated[Path, path_option("New or empty run folder.")],
     val: Annotated[
         Path | None, path_option("Validation file; else 10 % of train, none with few labels.")
@@ -105,6 +106,9 @@ def train(
         return
     _check_no_model_options(context)
     given = given_settings(context, config, settings)
+
+    from gloss_graph.training.config import TrainConfig, check_multilabel, recipe_settings
+
     if recipe is not None:
         few = unlabeled is not None or {"label_fraction", "labels_per_class"} & given.keys()
         given = recipe_settings(recipe, few_labels=bool(few) and not multilabel) | given
@@ -112,9 +116,7 @@ def train(
     from gloss_graph.runs import RunFolder
     from gloss_graph.text import FeatureEncoder, load_encoder, read_features, with_features
     from gloss_graph.text.tables import has_column
-    from gloss_graph.training import TrainConfig
     from gloss_graph.training.checkpoints import Checkpoints
-    from gloss_graph.training.config import check_multilabel
     from gloss_graph.training.processes import (
         check_run,
         check_same_everywhere,
@@ -164,10 +166,10 @@ def _check_finished(out: Path, config: TrainConfig) -> None:
     from gloss_graph.training.checkpoints import different
     from gloss_graph.training.config import DEFAULTS
 
-    stored = read_run(out).settings
     # The meaning of "auto" depends on the files.
     asked = {k: v for k, v in config.as_dict().items() if (k, v) != ("select", "auto")}
-    changes = different({name: stored.get(name, DEFAULTS[name]) for name in asked}, asked)
+    stored = DEFAULTS | read_run(out).settings
+    changes = different({name: stored[name] for name in asked}, asked)
     if changes:
         raise ValueError(
             f"'resume' must find a run of these settings ({changes}), and that in {out} is "
@@ -187,7 +189,7 @@ def train_and_report(
 ) -> None:
     """Train into a run folder, draw its pictures and print its scores.
 
-    `files`, of `described_files`, lets the run find its documents again.
+    The run finds its documents again by `files`, the result of `described_files`.
     """
     from gloss_graph.training import train_text
 
@@ -197,10 +199,6 @@ def train_and_report(
         notes.append("No unlabeled documents: the consistency term stays zero.")
     if splits.train.multilabel and config.pictures:
         notes.append("Label sets: no pictures, which color documents by one class.")
-
-    def finish(draft: Path, result: RunResult) -> None:
-        finish_run(draft, out, config.loss, result, command, files)
-
     result = train_text(
         splits,
         encoder,
@@ -208,26 +206,25 @@ def train_and_report(
         out,
         progress=True,
         description=config.loss,
-        finish=finish,
+        finish=partial(_finish_run, out=out, command=command, files=files),
         resume=resume,
         save_steps=save_steps,
     )
     # Printed last: if the reader closes the pipe the run is whole.
     if result.skill is not None:
         say(str(result.skill))
-    say_run(out, config.loss, result.metrics, notes)
+    _say_run(out, config.loss, result.metrics, notes)
 
 
 def _check_no_model_options(context: typer.Context) -> None:
     """Raise a `ValueError` if an option of graph models was typed."""
     for each in context.command.params:
-        if getattr(each, "rich_help_panel", None) == _MODEL_PANEL and each.name != "model":
-            name = each.name or ""
-            if was_typed(context, name):
-                raise ValueError(
-                    f"'{flag(name)}' must be left out without --model text-gcn or bert-gcn. "
-                    "Remove it, or choose one of them."
-                )
+        of_models = getattr(each, "rich_help_panel", None) == _MODEL_PANEL and each.name != "model"
+        if of_models and was_typed(context, each.name or ""):
+            raise ValueError(
+                f"'{flag(each.name or '')}' must be left out without --model text-gcn or "
+                "bert-gcn. Remove it, or choose one of them."
+            )
 
 
 def _train_model(model: str, context: typer.Context) -> None:
@@ -239,29 +236,25 @@ def _train_model(model: str, context: typer.Context) -> None:
     from gloss_graph.training.processes import find_device
 
     config, options = _model_config(model, context), context.params
+    out, name = options["out"], options["encoder"]
     if launched() > 1:
         raise ValueError(f"--model {model} runs in one process: start it without torchrun.")
     find_device(config.device)
-    out = options["out"]
     # Refused before anything is read.
     RunFolder(out).check_new()
     columns = {"text": options["text"], "label": options["label"], "text_b": None}
     files = (options["train"], options["val"], options["test"], options["unlabeled"])
     few = (options["unlabeled"], config.label_fraction, config.labels_per_class) != (None,) * 3
-    splits = read_parts(files, columns, val_share=0.0 if few else 0.1, seed=config.seed)
+    splits = _read_parts(files, columns, val_share=0.0 if few else 0.1, seed=config.seed)
     encoder = None
     if isinstance(config, BertGCNConfig):
-        if options["encoder"] == "none":
+        if name == "none":
             raise ValueError("'encoder' must read texts for --model bert-gcn (got 'none').")
-        encoder = load_encoder(
-            options["encoder"], pooling=options["pooling"], max_length=options["max_length"]
-        )
-
-    def finish(draft: Path, result: GraphModelResult) -> None:
-        finish_run(draft, out, model, result, typed_words(context))
-
+        pooling, max_length = options["pooling"], options["max_length"]
+        encoder = load_encoder(name, pooling=pooling, max_length=max_length)
+    finish = partial(_finish_run, out=out, command=typed_words(context))
     result = train_graph_model(splits, config, out, encoder=encoder, progress=True, finish=finish)
-    say_run(out, model, result.metrics)
+    _say_run(out, model, result.metrics)
 
 
 def _model_config(model: str, context: typer.Context) -> GraphModelConfig:
@@ -275,48 +268,32 @@ def _model_config(model: str, context: typer.Context) -> GraphModelConfig:
     allowed = {*known, *_MODEL_FILES, *(_MODEL_ENCODER if kind is BertGCNConfig else ())}
     given = {name: value for name, value in context.params.items() if was_typed(context, name)}
     given |= typed_settings(context)
-    for name in given:
-        if name not in allowed:
-            names = [option.name for option in context.command.get_params(context)]
-            taken = ", ".join(flag(name) for name in names if name in allowed)
-            raise ValueError(
-                f"'{flag(name)}' must be left out with --model {model}, which does not have it. "
-                f"It takes {taken}."
-            )
+    if wrong := [name for name in given if name not in allowed]:
+        names = [option.name for option in context.command.get_params(context)]
+        taken = ", ".join(flag(name) for name in names if name in allowed)
+        raise ValueError(
+            f"'{flag(wrong[0])}' must be left out with --model {model}, which does not have it. "
+            f"It takes {taken}."
+        )
     settings = {name: value for name, value in given.items() if name in known}
-    if "epochs" in settings:
-        epochs = settings["epochs"]
+    if (epochs := settings.get("epochs")) is not None:
         if epochs != int(epochs):
             raise ValueError(f"'epochs' must be whole with --model {model} (got {epochs}).")
         settings["epochs"] = int(epochs)
     return kind(**settings)
 
 
-def finish_run(
-    draft: Path,
-    out: Path,
-    name: str,
-    result: RunResult | GraphModelResult,
-    command: list[str] | None,
-    files: list[dict[str, Any]] | None = None,
-) -> None:
-    """Draw the curves of a run and write its page in `draft`, on its way to `out`."""
-    from gloss_graph._internal.timing import stage_seconds
+def _finish_run(draft: Path, result: object, *, out: Path, command: Any, files: Any = None) -> None:
+    """Note command and files in `draft`, a run on its way to `out`, and write its page there."""
     from gloss_graph.reports import write_run_report
     from gloss_graph.runs import RunFolder
-    from gloss_graph.visualization import plot_stage_times, plot_training
 
-    folder = RunFolder(draft)
-    if result.history:
-        plot_training({name: result.history}, folder.curves)
-    if stages := stage_seconds(result.metrics):
-        plot_stage_times({name: stages}, folder.stages)
-    folder.note(command=command, files=files)
+    RunFolder(draft).note(command=command, files=files)
     with busy("Drawing pictures"):
         write_run_report(draft, place=out)
 
 
-def say_run(out: Path, name: str, metrics: Mapping[str, float], notes: Sequence[str] = ()) -> None:
+def _say_run(out: Path, name: str, metrics: Mapping[str, float], notes: Sequence[str] = ()) -> None:
     """Print the scores of a finished run and where it is."""
     from gloss_graph.runs import RunFolder
 
@@ -339,14 +316,11 @@ def read_files(
         config = replace(config, select="last")
     # If no step is picked every label is used for training.
     share = 0.0 if config.keeps_last and not needs_val else 0.1
-    return read_parts(files, columns, val_share=share, seed=config.seed), config
+    return _read_parts(files, columns, val_share=share, seed=config.seed), config
 
 
-def read_parts(files: _Files, columns: dict[str, Any], *, val_share: float, seed: int) -> Splits:
-    """The documents of the training, validation, test and unlabeled file.
-
-    Without a validation file `val_share` of the labeled training documents becomes one.
-    """
+def _read_parts(files: _Files, columns: dict[str, Any], *, val_share: float, seed: int) -> Splits:
+    """The documents of the files; without one for validation `val_share` of the labeled ones."""
     from gloss_graph.text import read_splits, read_table
     from gloss_graph.text.tables import has_column
     from gloss_graph.training import with_unlabeled
@@ -379,18 +353,20 @@ def described_files(
 def score_table(runs: Mapping[str, Mapping[str, float]]) -> Table:
     """Scores of runs by name, from their metrics."""
     names = {name for metrics in runs.values() for name in metrics}
-    sets = any(name.endswith(".subset_accuracy") for name in names)
-    scores = {"accuracy": ".accuracy"}
-    if sets:
-        scores = {"exact sets": ".subset_accuracy", "micro-F1": ".micro_f1"}
-    scores["macro-F1"] = ".macro_f1"
+    scores = {
+        "accuracy": ".accuracy",
+        "exact sets": ".subset_accuracy",
+        "micro-F1": ".micro_f1",
+        "macro-F1": ".macro_f1",
+        "propagated F1": "_propagation.macro_f1",
+    }
     table = Table("run", "split", title="Scores")
-    for heading in scores:
-        # A narrow terminal must not break these.
-        table.add_column(heading, justify="right", no_wrap=True)
-    if any(name.endswith("_propagation.macro_f1") for name in names):
-        scores["propagated F1"] = "_propagation.macro_f1"
-        table.add_column("propagated F1", justify="right")
+    for heading, key in list(scores.items()):
+        if heading == "macro-F1" or any(name.endswith(key) for name in names):
+            # A narrow terminal must not break the scores of the linear head.
+            table.add_column(heading, justify="right", no_wrap=key.startswith("."))
+        else:
+            del scores[heading]
     for heading in ("steps", "seconds"):
         table.add_column(heading, justify="right")
     for run, metrics in runs.items():

@@ -12,6 +12,7 @@ from rich.table import Table
 
 from gloss_graph.cli.options import (
     Config,
+    DocumentFile,
     LabelColumn,
     MaxLength,
     Pooling,
@@ -44,7 +45,7 @@ _Words = Annotated[list[str] | None, typer.Argument(hidden=True, metavar="PARAM"
 
 def tune(
     context: typer.Context,
-    train: Annotated[Path, path_option("CSV, TSV, JSONL or Parquet (also .gz).")],
+    train: DocumentFile,
     out: Annotated[Path, path_option("New folder, or that of a search to go on with.")],
     val: Annotated[Path | None, path_option("Validation file; else 10 % of train.")] = None,
     test: Annotated[Path | None, path_option("Test file, for --final alone.")] = None,
@@ -128,9 +129,8 @@ def tune(
         try:
             RunFolder(best).check_new()
         except FileExistsError:
-            raise FileExistsError(
-                f"'final' must find no {best}. Remove it or leave --final out."
-            ) from None
+            message = f"'final' must find no {best}. Remove it or leave --final out."
+            raise FileExistsError(message) from None
     columns = {"text": text, "label": label, "text_b": text_b}
     splits, start = read_files((train, val, test, unlabeled), start, columns, needs_val=True)
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import os
+import textwrap
 from collections.abc import Callable, Sequence
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -59,12 +59,7 @@ _WHOLE = ("steps", "best_step")
 
 
 def metric_title(metric: str) -> str:
-    """Return the title of a metric of `metrics.json`; unknown metrics keep their name.
-
-    Example:
-        >>> metric_title("test_propagation.macro_f1"), metric_title("head.C")
-        ('test macro-F1 by propagation, %', 'head.C')
-    """
+    """Return the title of a metric of `metrics.json`; unknown metrics keep their name."""
     if metric in _COUNTS:
         return _COUNTS[metric]
     split, _, score = metric.rpartition(".")
@@ -76,14 +71,7 @@ def metric_title(metric: str) -> str:
 
 
 def shown_value(metric: str, value: float, *, sign: bool = False, like: float | None = None) -> str:
-    """Format a stored value for a table, "" for NaN; `like` decides the number of digits.
-
-    Example:
-        >>> shown_value("test.macro_f1", 0.9237), shown_value("steps", float("nan"))
-        ('92.4', '')
-        >>> shown_value("test.macro_f1", 0.021, sign=True)
-        '+2.1'
-    """
+    """Format a stored value for a table, "" for NaN; `like` decides the number of digits."""
     if math.isnan(value):
         return ""
     plus = "+" if sign and value else ""
@@ -124,14 +112,10 @@ def difference_cells(test: Any, show: Callable[[float], str]) -> list[str]:
 
 
 def evaluation_markdown(evaluation: Evaluation, *, picture: str | None = None) -> str:
-    """Format the tables of a comparison as Markdown.
-
-    Args:
-        evaluation: Result of `compare_runs`.
-        picture: Address of a picture, relative to the report.
-    """
-    lines = ["# Runs side by side", ""]
-    lines += [
+    """Format the tables of a comparison as Markdown; `picture` is relative to the report."""
+    lines = [
+        "# Runs side by side",
+        "",
         "Mean ± standard deviation over seeds. Differences are paired by seed: arm minus baseline, "
         "with the 95 % confidence interval, a paired t-test and Wilcoxon's signed-rank test, both "
         "two-sided; *Holm* corrects over all comparisons of a metric. d is the mean difference in "
@@ -212,43 +196,35 @@ def plot_evaluation(evaluation: Evaluation, path: str | os.PathLike[str] | None 
 
     Thin lines join the runs of one seed. A diamond is the mean over seeds, the bar through it the
     95 % confidence interval (Student's t), cut off with an arrow if it would squeeze the dots.
+    There is a panel per metric for every block of data.
 
     Args:
         evaluation: Result of `compare_runs`.
         path: File to save, as PNG, PDF or SVG; an older picture is replaced. None saves nothing.
-
-    Returns:
-        The figure, with a panel per metric for every block of data.
-
-    Raises:
-        ValueError: Another suffix.
     """
     blocks = list(evaluation.baselines)
     known = evaluation.runs.groupby("data")[list(evaluation.metrics)].count()
     panels = {data: [m for m in evaluation.metrics if known.loc[data, m]] for data in blocks}
     rows = {data: math.ceil(len(panels[data]) / _PANELS) for data in blocks}
-    heights = []
-    for data in blocks:
-        lines = [len(_lines(arm)) for arm in evaluation.arms(data)]
-        # Neighboring names need half of the lines of both.
-        most = max((one + other for one, other in pairwise(lines)), default=2) / 2
-        slot = max(0.36, 0.06 + 0.19 * most)
-        heights.append(0.7 + rows[data] * (1.1 + slot * max(2, len(lines))))
+    names = {data: [_lines(arm) for arm in evaluation.arms(data)] for data in blocks}
+    heights = [
+        0.7 + rows[data] * (1.1 + max(2, len(arms)) * max(0.36, 0.06 + 0.19 * max(map(len, arms))))
+        for data, arms in names.items()
+    ]
     columns = min(_PANELS, max(map(len, panels.values())))
-    words = [line for data in blocks for arm in evaluation.arms(data) for line in _lines(arm)]
+    words = [line for arms in names.values() for lines in arms for line in lines]
     side = max(2.6, 0.4 + max(text_width(word, _TYPE) for word in words))
     figure = new_figure(side + 3.5 * columns, 0.6 + sum(heights))
     parts = figure.subfigures(len(blocks), 1, squeeze=False, height_ratios=heights).flat
     for part, data in zip(parts, blocks, strict=True):
-        arms = evaluation.arms(data)
         grid = part.subplots(rows[data], columns, squeeze=False, sharey=True)
         for axes, metric in zip(grid.flat, panels[data], strict=False):
             _draw(axes, evaluation, data, metric)
         for axes in grid.flat[len(panels[data]) :]:
             axes.set_visible(False)
-        names = ["\n".join(_lines(arm)) for arm in arms]
+        arms = ["\n".join(lines) for lines in names[data]]
         for axes in grid[:, 0]:
-            axes.set_yticks(range(len(arms)), names, fontsize=_TYPE, parse_math=False)
+            axes.set_yticks(range(len(arms)), arms, fontsize=_TYPE, parse_math=False)
         grid[0, 0].set_ylim(len(arms) - 0.5, -0.6)
         part.suptitle(
             data, x=0.01, ha="left", fontsize=13, fontweight="bold", color=INK, parse_math=False
@@ -264,10 +240,8 @@ def plot_evaluation(evaluation: Evaluation, path: str | os.PathLike[str] | None 
 
 def _draw(axes: Axes, evaluation: Evaluation, data: str, metric: str) -> None:
     scale = 100.0 if metric.rpartition(".")[2] in PERCENT else 1.0
-    runs = evaluation.runs[evaluation.runs["data"] == data]
-    table = scale * runs.pivot(index="arm", columns="seed", values=metric)
-    arms = evaluation.arms(data)
-    table = table.reindex(arms)
+    runs, arms = evaluation.runs[evaluation.runs["data"] == data], evaluation.arms(data)
+    table = scale * runs.pivot(index="arm", columns="seed", values=metric).reindex(arms)
     tidy_axes(axes, title=metric_title(metric), x="", y="")
     places = np.arange(len(arms))
     for seed in table.columns:
@@ -322,12 +296,5 @@ def _limits(values: np.ndarray, intervals: np.ndarray) -> tuple[float, float]:
 
 def _lines(name: str) -> list[str]:
     """The name of an arm in short lines."""
-    lines = [""]
-    for part in name.split(", "):
-        joined = f"{lines[-1]}, {part}" if lines[-1] else part
-        if len(joined) > _LONGEST and lines[-1]:
-            lines[-1] += ","
-            lines.append(part)
-        else:
-            lines[-1] = joined
+    lines = textwrap.wrap(name, _LONGEST, break_long_words=False, break_on_hyphens=False)
     return [shortened(line, _TYPE, _NAME) for line in lines]

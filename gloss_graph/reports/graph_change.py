@@ -41,16 +41,6 @@ def measures_summary(graph: Data | pd.DataFrame, **settings: Any) -> Group:
     Args:
         graph: Document graph, or the result of `measures` or `compare_measures`.
         **settings: Settings of `measures`.
-
-    Raises:
-        TypeError: Neither a graph nor a table.
-        ValueError: A graph that `measures` refuses, or a table with other columns.
-
-    Example:
-        >>> import torch
-        >>> edges = torch.tensor([[0, 1], [1, 0]])
-        >>> measures_summary(Data(edge_index=edges)).renderables[0].title
-        'Document graph'
     """
     table = _table("graph", graph, settings)
     kinds = [name for name in table.columns if name not in ("scope", "measure")]
@@ -63,18 +53,18 @@ def measures_summary(graph: Data | pd.DataFrame, **settings: Any) -> Group:
     rest = table[table["scope"] != GRAPH]
     if rest.empty:
         return Group(first)
-    columns = list(dict.fromkeys(rest["measure"]))
     pair = [kind for kind in kinds if kind != "change"]
     # The values of two graphs do not fit a terminal side by side.
     title = "Classes" if len(pair) == 1 else f"Classes: {pair[0]}, below it {pair[1]}"
     second = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     second.add_column("class", no_wrap=True)
+    columns = list(rest["measure"].unique())
     for name in columns:
         second.add_column(_words(name), justify="right", overflow="fold")
-    for scope in dict.fromkeys(rest["scope"]):
-        found = {row["measure"]: row for row in rest[rest["scope"] == scope].to_dict("records")}
+    for scope, part in rest.groupby("scope", sort=False):
+        found = part.set_index("measure")
         cells = [
-            "\n".join(_shown(name, found[name][kind]) for kind in pair if name in found)
+            "\n".join(_shown(name, found.at[name, kind]) for kind in pair if name in found.index)
             for name in columns
         ]
         second.add_row(escape(str(scope)), *cells)
@@ -93,17 +83,6 @@ def compare_measures(
 
     Returns:
         Columns `scope`, `measure`, `before`, `after`, `change`; NaN if only one has a measure.
-
-    Raises:
-        TypeError: Neither graphs nor tables.
-        ValueError: Graphs that `measures` refuses, or `embeddings`.
-
-    Example:
-        >>> import torch
-        >>> edges = torch.tensor([[0, 1], [1, 0]])
-        >>> apart, joined = Data(edge_index=edges[:, :0], num_nodes=2), Data(edge_index=edges)
-        >>> compare_measures(apart, joined).set_index("measure").at["edges", "change"] == 1
-        np.True_
     """
     if "embeddings" in settings:
         raise ValueError(
@@ -132,13 +111,6 @@ def edge_churn(graphs: Sequence[Data]) -> pd.DataFrame:
         sum to 1; `new`, share of the edges after; `jaccard`, edges in both over edges in either.
         NaN without edges.
 
-    Raises:
-        TypeError: Not PyG graphs.
-        ValueError: Fewer than two graphs, a directed graph, or a `doc_id` that is repeated or
-            negative.
-
-    Cost: O(E log E) per snapshot.
-
     Example:
         >>> import torch
         >>> edges = torch.tensor([[0, 1, 1, 2], [1, 0, 2, 1]])
@@ -149,13 +121,18 @@ def edge_churn(graphs: Sequence[Data]) -> pd.DataFrame:
     if isinstance(graphs, Data) or len(graphs) < 2:
         got = "a graph" if isinstance(graphs, Data) else len(graphs)
         raise ValueError(f"'graphs' must be at least two snapshots (got {got}).")
-    read = [_identified(graph, place) for place, graph in enumerate(graphs)]
+    read = [read_arrays(graph) for graph in graphs]
+    for place, ids in enumerate(documents.ids for documents in read):
+        if ids.size and (int(ids.min()) < 0 or np.unique(ids).size < ids.size):
+            raise ValueError(
+                f"'graphs[{place}].doc_id' must be distinct and >= 0, documents are matched by it "
+                "(got a negative or repeated one). Give every document a distinct id."
+            )
     rows = []
     for step, (before, after) in enumerate(pairwise(read), start=1):
         common = np.intersect1d(before.ids, after.ids)
         old, new = _pairs(before, common), _pairs(after, common)
-        kept = np.intersect1d(old, new, assume_unique=True).size
-        either = old.size + new.size - kept
+        kept, either = old.intersection(new).size, old.union(new).size
         rows.append(
             {
                 "step": step,
@@ -180,8 +157,7 @@ class RunChange(NamedTuple):
         split: Name of the split.
         measures: Result of `compare_measures`.
         churn: Changes of the graph of a small fixed batch, a row per pair of consecutive moments:
-            `start`, `end`, `homophily` (share of edges within a class) at the end, and the columns
-            of `edge_churn`.
+            `start`, `end`, `homophily` at the end, and the columns of `edge_churn`.
         epochs: Changes of that graph per epoch: `epoch`, `edge_churn` (share of the edges that
             are new since the previous epoch), `jaccard` and `homophily`.
     """
@@ -213,11 +189,6 @@ def run_change(
 
     Returns:
         Graphs, measures and churn, which is empty without two recorded moments or epochs.
-
-    Raises:
-        ValueError: The folder holds no record, or a damaged one.
-
-    Cost: O(n²) for n <= 1,000 documents: seconds.
     """
     check_positive_int("k", k)
     check_positive_int("batch_k", batch_k)
@@ -257,26 +228,10 @@ def run_change(
     return RunChange(before, after, found.split, measured, churn, epochs)
 
 
-def _identified(graph: Data, place: int) -> GraphArrays:
-    documents = read_arrays(graph)
-    ids = documents.ids
-    if ids.size and (int(ids.min()) < 0 or np.unique(ids).size < ids.size):
-        raise ValueError(
-            f"'graphs[{place}].doc_id' must be distinct and >= 0, documents are matched by it "
-            "(got a negative or repeated one). Give every document a distinct id."
-        )
-    return documents
-
-
-def _pairs(documents: GraphArrays, common: np.ndarray) -> np.ndarray:
-    """Edges among the `common` ids, each as one distinct number."""
-    place = np.searchsorted(common, documents.ids)
-    place = np.minimum(place, max(common.size - 1, 0))
-    inside = common[place] == documents.ids if common.size else np.zeros(documents.size, bool)
-    source, target = documents.edge_index.numpy()
-    keep = inside[source] & inside[target]
-    left, right = place[source[keep]], place[target[keep]]
-    return np.unique(np.minimum(left, right) * common.size + np.maximum(left, right))
+def _pairs(documents: GraphArrays, common: np.ndarray) -> pd.MultiIndex:
+    """The pairs of `common` ids that an edge joins."""
+    ends = np.sort(documents.ids[documents.edge_index.numpy()], axis=0)
+    return pd.MultiIndex.from_arrays(ends[:, np.isin(ends, common).all(axis=0)]).unique()
 
 
 def _table(name: str, source: Any, settings: dict[str, Any]) -> pd.DataFrame:
@@ -287,9 +242,8 @@ def _table(name: str, source: Any, settings: dict[str, Any]) -> pd.DataFrame:
             f"'{name}' must be a torch_geometric.data.Data or a table of measures "
             f"(got {type(source).__name__})."
         )
-    columns = set(source.columns)
-    compared = name == "graph" and columns == {"scope", "measure", "before", "after", "change"}
-    if columns != {*_COLUMNS} and not compared:
+    columns, compared = set(source.columns), {"scope", "measure", "before", "after", "change"}
+    if columns != {*_COLUMNS} and (name != "graph" or columns != compared):
         raise ValueError(
             f"'{name}' must have the columns {_COLUMNS} (got {list(source.columns)}). "
             "Pass what measures(graph) returns."

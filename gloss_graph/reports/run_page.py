@@ -1,30 +1,31 @@
-"""The report of a training run: settings, scores, curves, embeddings, times."""
+"""Pages of reports: the template engine, and the page of a training run."""
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from jinja2 import Environment, PackageLoader
+from markupsafe import Markup, escape
 
-from gloss_graph._internal.files import atomic_write
+from gloss_graph._internal.files import atomic_write, utf8_folder
 from gloss_graph._internal.timing import stage_seconds
+from gloss_graph.baselines import CONFIGS, MODELS, BertGCNConfig
 from gloss_graph.inference import GraphSkill
 from gloss_graph.reports.evaluation import PERCENT, SCORES
-from gloss_graph.reports.page import render_page
-from gloss_graph.reports.run_data import (
-    PARTS,
-    RunFiles,
-    plain,
-    read_files,
-    repetition,
-    setting_values,
-    summary,
-)
-from gloss_graph.runs import RunFolder
+from gloss_graph.runs import RunFolder, read_run
+from gloss_graph.runs.folder import refused
+from gloss_graph.text.tables import read_columns
+from gloss_graph.training.config import DEFAULTS
+from gloss_graph.training.losses import LOSSES
+from gloss_graph.training.snapshots import SnapshotData, load_snapshots
 from gloss_graph.visualization import (
     plot_embeddings,
     plot_graph_change,
@@ -34,9 +35,12 @@ from gloss_graph.visualization import (
 )
 from gloss_graph.visualization.style import PagePicture, page_picture
 
+# Parts of the data, and their names on a page.
+_PARTS = {"train": "training", "val": "validation", "test": "test"}
+# Columns of the tables of a run that hold words, which may look like numbers.
+_WORDS = ("split", "head", "class")
 _PICTURES = ("embeddings", "similarities", "graph")
 _SCORE = re.compile(r"(val|test)(?:_(\w+))?\.(\w+)")
-
 _ABOUT = {
     "encoder": "encoder",
     "encoder_name": "loaded as",
@@ -56,6 +60,23 @@ _TOP = {
 Rows = list[list[str]]
 
 
+def render_page(template: str, content: Mapping[str, Any]) -> bytes:
+    """Fill a template of this room and return the page as UTF-8.
+
+    A template extends `page.html.jinja`, whose frame shows `title`, `summary`, `figures` (pairs of
+    a name and a value) and `contents` (pairs of a section's id and name). Values are escaped; the
+    filter `code` marks text between backticks as code.
+    """
+    loader = PackageLoader("gloss_graph.reports", "")
+    engine = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, loader=loader)
+    engine.filters["code"] = _code
+    return engine.get_template(template).render(content).encode("utf-8", "backslashreplace")
+
+
+def _code(text: object) -> Markup:
+    return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(text))))
+
+
 def write_run_report(
     folder: str | Path, out: str | Path | None = None, *, place: str | Path | None = None
 ) -> Path:
@@ -67,15 +88,8 @@ def write_run_report(
     Args:
         folder: Finished run folder of `train_text` or `gloss-graph train`.
         out: The file, replaced if it exists. None: `report.html` in the folder, and its pictures
-            in `pictures/`.
+            in the folder and in `pictures/`.
         place: Name of the folder on the page, if the folder will be renamed.
-
-    Returns:
-        The file.
-
-    Raises:
-        ValueError: The folder is missing, damaged or holds something else.
-        OSError: The file cannot be written.
 
     Cost: about ten seconds, most of them for t-SNE and the layout of two graphs.
     """
@@ -85,12 +99,86 @@ def write_run_report(
     figures = _draw(run)
     content = _content(run, figures, Path(run.folder if place is None else place))
     written = {target: render_page("run.html.jinja", content)}
-    if out is None and run.snapshots is not None:
-        written |= {files.pictures / f"{name}.png": figures[name].png for name in _PICTURES}
+    if out is None:
+        places = {name: files.pictures / f"{name}.png" for name in _PICTURES}
+        places |= {"curves": files.curves, "stages": files.stages}
+        written |= {places[name]: figure.png for name, figure in figures.items()}
     for file, data in written.items():
         with atomic_write(file, overwrite=True) as draft:
             draft.write(data)
     return target
+
+
+# ------------------------------------------------------------------ what the folder holds
+
+
+@dataclass(frozen=True)
+class RunFiles:
+    """Contents of a run folder."""
+
+    folder: Path
+    settings: dict[str, Any]
+    #: Without null values.
+    metrics: dict[str, float]
+    history: list[dict[str, Any]]
+    #: Scores per class, empty where the run has none.
+    classes: pd.DataFrame
+    #: Class name -> labeled training documents.
+    label_counts: dict[str, int]
+    #: Recorded embeddings, None where nothing was recorded.
+    snapshots: SnapshotData | None
+
+
+def read_files(folder: str | Path) -> RunFiles:
+    """Read a run folder; a damaged or foreign one is a `ValueError`."""
+    folder = Path(folder)
+    run, files = read_run(folder), RunFolder(folder)
+    try:
+        history = _table(files.history)
+        counts = Counter(files.read_labels_used().labels)
+        return RunFiles(
+            folder=folder,
+            settings=run.settings,
+            metrics=run.metrics,
+            history=[dict(row) for row in history.to_dict("records")],
+            classes=_table(files.classes) if files.classes.exists() else pd.DataFrame(),
+            label_counts=dict(counts),
+            snapshots=load_snapshots(utf8_folder(folder)),
+        )
+    except (OSError, ValueError, TypeError) as error:
+        raise refused(folder, error) from error
+
+
+def _table(file: Path) -> pd.DataFrame:
+    """Read a CSV file of numbers, and words in the columns `_WORDS`; it may be empty."""
+    if not file.read_bytes().strip():
+        return pd.DataFrame()
+    try:
+        table = read_columns(file, allow_empty=True)
+        columns = {
+            name: values if name in _WORDS else table.parsed(name, _number)
+            for name, values in table.columns.items()
+        }
+    except ValueError as error:
+        raise ValueError(f"{file.name}: Error, the file is damaged: {error}") from error
+    return pd.DataFrame(columns)
+
+
+def _number(value: str) -> float:
+    return int(value) if value.isdecimal() else float(value or "nan")
+
+
+def setting_values(settings: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the defaults of the settings of a run's kind, and the run's values."""
+    model = str(settings.get("model"))
+    if model not in CONFIGS:
+        return DEFAULTS, dict(settings)
+    inner = settings.get(model.replace("-", "_"))
+    values = {**settings, **(inner if isinstance(inner, Mapping) else {})}
+    return {field.name: field.default for field in fields(CONFIGS[model])}, values
+
+
+# ------------------------------------------------------------------ the page
 
 
 def _draw(run: RunFiles) -> dict[str, PagePicture]:
@@ -108,8 +196,8 @@ def _draw(run: RunFiles) -> dict[str, PagePicture]:
     data = run.snapshots
     if data is None:
         return found
-    seed = int(run.settings.get("seed") or 0)
-    names, part = data.label_names, PARTS.get(data.split, data.split)
+    seed = run.settings["seed"]
+    names, part = data.label_names, _PARTS.get(data.split, data.split)
     of = "" if data.labels.numel() == data.split_size else f" of {data.split_size:,}"
     what = f"{data.labels.numel():,}{of} {part} documents"
     found["embeddings"] = page_picture(
@@ -118,7 +206,7 @@ def _draw(run: RunFiles) -> dict[str, PagePicture]:
         f"{what}, each a dot in the color of its class, by t-SNE. It shows which documents "
         "lie together, not sizes of clusters or distances between them.",
     )
-    batch = PARTS.get(data.batch_split, data.batch_split)
+    batch = _PARTS.get(data.batch_split, data.batch_split)
     found["similarities"] = page_picture(
         plot_similarities(data.moments, data.batch_labels, label_names=names),
         "Cosine similarities within one batch over the training",
@@ -140,7 +228,7 @@ def _content(run: RunFiles, figures: Mapping[str, PagePicture], place: Path) -> 
     settings = run.settings
     scores, score_heads = _scores(run.metrics)
     sizes, classes, class_heads = _data(run)
-    command, snippet = repetition(settings)
+    command, snippet = _repetition(settings)
     skill = _skill(run.metrics)
     contents = {
         "run": "What was run",
@@ -156,15 +244,15 @@ def _content(run: RunFiles, figures: Mapping[str, PagePicture], place: Path) -> 
     known, values = setting_values(settings)
     changed = [key for key in known if key in values and values[key] != known[key]]
     rest = [key for key in known if key in values and key not in changed]
-    about = [[_ABOUT[key], plain(settings[key])] for key in _ABOUT if key in settings]
+    about = [[_ABOUT[key], _plain(settings[key])] for key in _ABOUT if key in settings]
     return {
         "title": place.resolve().name,
-        "summary": summary(settings),
+        "summary": _summary(settings),
         "figures": _figures(run.metrics),
         "contents": [(key, title) for key, title in contents.items() if title],
-        "changed": [[key, plain(values[key]), plain(known[key])] for key in changed],
+        "changed": [[key, _plain(values[key]), _plain(known[key])] for key in changed],
         "about": about,
-        "settings": [[key, plain(values[key])] for key in [*changed, *rest]],
+        "settings": [[key, _plain(values[key])] for key in [*changed, *rest]],
         "data_line": f"{settings['data']['name'] or 'documents'}, {_classes(len(classes))}.",
         "sizes": sizes,
         "classes": classes,
@@ -196,7 +284,7 @@ def _figures(metrics: Mapping[str, float]) -> Rows:
     for score, name in _TOP.items():
         key = part + score if score.startswith("_") else f"{part}.{score}"
         if part and key in metrics:
-            rows.append([f"{PARTS[part].capitalize()} {name}", f"{100 * metrics[key]:.1f}"])
+            rows.append([f"{_PARTS[part].capitalize()} {name}", f"{100 * metrics[key]:.1f}"])
     if "steps" in metrics:
         rows.append(["Steps", f"{metrics['steps']:,.0f}"])
     if "seconds.train" in metrics:
@@ -217,7 +305,7 @@ def _scores(metrics: Mapping[str, float]) -> tuple[Rows, list[str]]:
     found = {score for row in table.values() for score in row}
     scores = [*(score for score in SCORES if score in found), *sorted(found - {*SCORES})]
     rows = [
-        [PARTS[part], head.replace("_", " "), *(row.get(score, "–") for score in scores)]
+        [_PARTS[part], head.replace("_", " "), *(row.get(score, "–") for score in scores)]
         for (part, head), row in sorted(table.items(), key=lambda item: item[0][0], reverse=True)
     ]
     return rows, ["part", "by", *(SCORES.get(score, score.replace("_", " ")) for score in scores)]
@@ -227,11 +315,11 @@ def _data(run: RunFiles) -> tuple[Rows, Rows, list[str]]:
     """Sizes of the parts, and labels per class with their headings."""
     data = run.settings["data"]
     counts = {} if run.snapshots is None else run.snapshots.class_counts
-    parts = [part for part in PARTS if isinstance(data.get(part), int)]
+    parts = [part for part in _PARTS if isinstance(data.get(part), int)]
     labeled = {part: sum(row[:-1]) for part, row in counts.items()}
     labeled.setdefault("train", sum(run.label_counts.values()))
     sizes = [
-        [PARTS[part], f"{data[part]:,}", f"{labeled[part]:,}" if part in labeled else "–"]
+        [_PARTS[part], f"{data[part]:,}", f"{labeled[part]:,}" if part in labeled else "–"]
         for part in parts
     ]
     names = list(map(str, data.get("classes") or run.label_counts))
@@ -239,7 +327,7 @@ def _data(run: RunFiles) -> tuple[Rows, Rows, list[str]]:
     if not shown:
         return sizes, [[n, f"{run.label_counts.get(n, 0):,}"] for n in names], ["class", "training"]
     rows = [[n, *(f"{counts[part][i]:,}" for part in shown)] for i, n in enumerate(names)]
-    return sizes, rows, ["class", *(PARTS[part] for part in shown)]
+    return sizes, rows, ["class", *(_PARTS[part] for part in shown)]
 
 
 def _cells(table: pd.DataFrame) -> Rows:
@@ -251,21 +339,85 @@ def _cells(table: pd.DataFrame) -> Rows:
 
 def _skill(metrics: Mapping[str, float]) -> str:
     """The graph skill in words, "" if it was not measured."""
-    try:
-        values = {name: metrics[f"graph_skill.{name}"] for name in GraphSkill._fields}
-    except KeyError:
+    values: dict[str, Any] = {n: metrics.get(f"graph_skill.{n}") for n in GraphSkill._fields}
+    if None in values.values():
         return ""
-    scored = int(values.pop("scored"))
-    return str(GraphSkill(**values, scored=scored))
+    return str(GraphSkill(**{**values, "scored": int(values["scored"])}))
 
 
 def _versions(settings: Mapping[str, Any]) -> Rows:
     versions = settings.get("versions")
-    rows = [["python", plain(settings.get("python"))]]
-    if isinstance(versions, Mapping):
-        rows += [[str(name), plain(value)] for name, value in versions.items()]
-    return [*rows, ["git commit", plain(settings.get("git_commit"))]]
+    shown = {
+        "python": settings.get("python"),
+        **(versions if isinstance(versions, Mapping) else {}),
+    }
+    shown["git commit"] = settings.get("git_commit")
+    return [[name, _plain(value)] for name, value in shown.items()]
 
 
 def _classes(number: int) -> str:
     return f"{number:,} {'class' if number == 1 else 'classes'}"
+
+
+def _summary(settings: Mapping[str, Any]) -> str:
+    """Describe loss or model, encoder and data in one line."""
+    loss, name = settings["loss"], str(settings["data"].get("name") or "documents")
+    what = LOSSES[loss].help if loss in LOSSES else MODELS.get(loss, "another loss")
+    if settings.get("model") == "text-gcn":
+        return f"{what}. Data {name}."
+    encoder = settings.get("encoder_name") or settings.get("encoder") or "unknown"
+    return f"{what if loss in MODELS else f'{loss}: {what}'}. Encoder {encoder}, data {name}."
+
+
+def _repetition(settings: Mapping[str, Any]) -> tuple[str, str]:
+    """Return the command of a run with a new folder, and the same in Python."""
+    words = settings.get("command")
+    command = ""
+    if isinstance(words, Sequence) and not isinstance(words, str) and words:
+        quoted = map(shlex.quote, _with_new_folder([str(word) for word in words]))
+        command = " ".join(f"\\\n    {w}" if w.startswith("--") else w for w in quoted)
+    known, values = setting_values(settings)
+    options = ", ".join(
+        f"{key}={values[key]!r}"
+        for key, default in known.items()
+        if key in values and (values[key] != default or key in ("loss", "seed"))
+    )
+    data, out = settings["data"], '"NEW_FOLDER"'
+    parts = ", ".join(f'"{part}.csv"' if part in data else "None" for part in _PARTS)
+    parts += ', separator=";"' if data.get("multilabel") else ""
+    loading = [f"{key}={settings[key]!r}" for key in ("pooling", "max_length") if settings.get(key)]
+    encoder = settings.get("encoder_name") or "YOUR_ENCODER"
+    load = f"load_encoder({', '.join([repr(encoder), *loading])})"
+    model: Any = CONFIGS.get(str(settings.get("model")))
+    name, train = "TrainConfig", f"train_text(splits, {load}, config, {out})"
+    home, encoded = "training", model in (None, BertGCNConfig)
+    if model is not None:
+        name, home = model.__name__, "baselines"
+        train = f"train_graph_model(splits, config, {out}{f', encoder={load}' * encoded})"
+    lines = [
+        f"from gloss_graph.{home} import {name}, {train.partition('(')[0]}",
+        f"from gloss_graph.text import {'load_encoder, ' * encoded}read_splits",
+        "",
+        f"splits = read_splits({parts})",
+        f"config = {name}({options})",
+        train,
+    ]
+    return command, "\n".join(lines)
+
+
+def _with_new_folder(words: list[str]) -> list[str]:
+    """Replace the folder of the results, since a used one is refused."""
+    pairs = zip(words, ["", *words], strict=False)
+    kept = [w for w, b in pairs if "--out" not in (w, b) and not w.startswith("--out=")]
+    return [*kept, "--out", "NEW_FOLDER"]
+
+
+def _plain(value: Any) -> str:
+    """Format a setting."""
+    if value is None or value == "":
+        return "–"
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key} {_plain(part)}" for key, part in value.items())
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return value if isinstance(value, str) else json.dumps(value, default=str)

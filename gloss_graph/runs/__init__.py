@@ -4,9 +4,15 @@ from gloss_graph._internal.extras import require
 
 require("pandas", extra="analysis")
 
-from gloss_graph.runs.comparison import METRICS, Evaluation, compare_runs
+from gloss_graph.runs.comparison import (
+    METRICS,
+    Evaluation,
+    PairedTest,
+    compare_runs,
+    holm,
+    paired_test,
+)
 from gloss_graph.runs.folder import FinishedRun, LabelsUsed, RunFolder, find_runs, read_run
-from gloss_graph.runs.paired_tests import PairedTest, holm, paired_test
 
 __all__ = [
     "METRICS",

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 import math
+import warnings
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import pandas as pd
+from scipy import stats
 
 from gloss_graph.runs.folder import FinishedRun, find_runs, read_run
-from gloss_graph.runs.paired_tests import arm_tables
 
 #: Metrics that runs are compared by unless `metrics` says otherwise, where they have them.
 METRICS = (
@@ -59,6 +61,13 @@ _FIRST_DEFAULTS: dict[str, Any] = {
     True,
 }
 # fmt: on
+# Differences this close, relative to their size, count as equal: their spread is rounding.
+_EQUAL = 1e-9
+_SUMMARY = ["data", "metric", "arm", "n", "mean", "std", "low", "high"]
+_TESTS = [
+    *("data", "metric", "baseline", "arm", "pairs", "difference", "low", "high"),
+    *("p_t", "p_t_holm", "p_wilcoxon", "p_wilcoxon_holm", "effect"),
+]
 
 
 @dataclass(frozen=True)
@@ -97,17 +106,6 @@ class Block(NamedTuple):
     sizes: tuple[Any, ...]
     labels: tuple[Any, ...]
 
-    @classmethod
-    def of(cls, settings: Mapping[str, Any]) -> Block:
-        """The block of a run by its settings."""
-        data = settings["data"]
-        return cls(
-            str(data["name"]) or "data",
-            tuple(map(str, data["classes"])),
-            tuple(data.get(part) for part in _SIZES),
-            tuple(settings.get(name) for name in _LABELS),
-        )
-
 
 def compare_runs(
     folders: Iterable[str | Path],
@@ -130,8 +128,7 @@ def compare_runs(
             the first.
 
     Raises:
-        ValueError: No run; a damaged folder; two runs of one arm, seed and data; an unknown
-            metric, setting or baseline; paired runs that saw different labels.
+        ValueError: Two runs of one arm, seed and data, or paired runs that saw different labels.
     """
     for name, value in (("folders", folders), ("metrics", metrics), ("by", by)):
         if isinstance(value, (str, Path)):
@@ -139,8 +136,8 @@ def compare_runs(
     finished, skipped = find_runs(folders)
     runs = [read_run(folder) for folder in finished]
     chosen = _metrics(metrics, runs)
-    blocks = [Block.of(run.settings) for run in runs]
-    arms = arm_names([run.settings for run in runs], blocks, by)
+    blocks = [_block(run.settings) for run in runs]
+    arms = _arm_names([run.settings for run in runs], blocks, by)
     groups: dict[Block, dict[str, dict[int, FinishedRun]]] = {}
     for run, block, arm in zip(runs, blocks, arms, strict=True):
         seeds = groups.setdefault(block, {}).setdefault(arm, {})
@@ -150,7 +147,7 @@ def compare_runs(
     if baseline is not None and baseline not in arms:
         known = ", ".join(map(repr, dict.fromkeys(arms)))
         raise ValueError(f"'baseline' must be one of the arms {known} (got {baseline!r}).")
-    names = block_names(blocks)
+    names = _block_names(blocks)
     baselines: dict[str, str | None] = {}
     rows: list[dict[str, Any]] = []
     for block, group in groups.items():
@@ -188,7 +185,8 @@ def _metrics(asked: Sequence[str] | None, runs: Sequence[FinishedRun]) -> list[s
 
 
 def _twice(one: FinishedRun, other: FinishedRun, arm: str) -> str:
-    told = _differing(*_flattened([one.settings, other.settings]), ["", ""])
+    flat, defaults = _flattened([one.settings, other.settings])
+    told = _differing(flat, defaults, ["", ""])
     more = f" They differ in {', '.join(told)}: add --by with these." if told else ""
     return (
         f"Two runs are arm {arm!r} with seed {one.seed} on the same data: {one.folder} and "
@@ -197,11 +195,8 @@ def _twice(one: FinishedRun, other: FinishedRun, arm: str) -> str:
 
 
 def _default_baseline(group: Mapping[str, Mapping[int, FinishedRun]]) -> str:
-    plain = [
-        arm
-        for arm, runs in group.items()
-        if {run.settings["loss"] for run in runs.values()} == {"ce"}
-    ]
+    losses = {arm: {run.settings["loss"] for run in runs.values()} for arm, runs in group.items()}
+    plain = [arm for arm, found in losses.items() if found == {"ce"}]
     return plain[0] if len(plain) == 1 else next(iter(group))
 
 
@@ -223,7 +218,17 @@ def _check_draws(group: Mapping[str, Mapping[int, FinishedRun]]) -> None:
 # ------------------------------------------------------------------ names of blocks and arms
 
 
-def block_names(blocks: Sequence[Block]) -> dict[Block, str]:
+def _block(settings: Mapping[str, Any]) -> Block:
+    data = settings["data"]
+    return Block(
+        str(data["name"]) or "data",
+        tuple(map(str, data["classes"])),
+        tuple(data.get(part) for part in _SIZES),
+        tuple(settings.get(name) for name in _LABELS),
+    )
+
+
+def _block_names(blocks: Sequence[Block]) -> dict[Block, str]:
     """Name every block: the data, sizes where two blocks share it, and the label draw."""
     names = {}
     for block in dict.fromkeys(blocks):
@@ -243,21 +248,13 @@ def block_names(blocks: Sequence[Block]) -> dict[Block, str]:
     }
 
 
-def arm_names(
-    settings: Sequence[Mapping[str, Any]],
-    blocks: Sequence[Block],
-    by: Sequence[str] | None = None,
+def _arm_names(
+    settings: Sequence[Mapping[str, Any]], blocks: Sequence[Block], by: Sequence[str] | None
 ) -> list[str]:
     """Name the arm of every run.
 
     By default an arm is its loss and every other setting in which two runs of a block differ;
     settings at their default are left out of the name. With `by` these settings define the arms.
-
-    Example:
-        >>> plain = {"loss": "gloss", "k": 16, "data": {"name": "R8", "classes": ["a", "b"]}}
-        >>> runs = [plain, {**plain, "k": 8}]
-        >>> arm_names(runs, [Block.of(run) for run in runs])
-        ['gloss', 'gloss, k=8']
     """
     flat, defaults = _flattened(settings)
     if by is not None:
@@ -348,3 +345,121 @@ def _shown(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.12g}"
     return value if isinstance(value, str) else json.dumps(value)
+
+
+# ------------------------------------------------------------------ paired tests
+
+
+class PairedTest(NamedTuple):
+    """Statistics of the differences of paired scores; NaN where they are not defined.
+
+    Attributes:
+        pairs: Number of pairs.
+        difference: Mean difference.
+        low: Lower end of its 95 % confidence interval (Student's t), NaN where `p_t` is.
+        high: Upper end.
+        p_t: Paired t-test, two-sided. NaN below two pairs and for equal differences, which have
+            no spread to compare with.
+        p_wilcoxon: Wilcoxon's signed-rank test, two-sided. NaN below two pairs and where all
+            differences are zero.
+        effect: Cohen's d_z, the mean difference in standard deviations of the differences.
+    """
+
+    pairs: int
+    difference: float
+    low: float
+    high: float
+    p_t: float
+    p_wilcoxon: float
+    effect: float
+
+
+def paired_test(values: Sequence[float], baseline: Sequence[float]) -> PairedTest:
+    """Compare scores (n,) with those of a baseline (n,), with the same seeds in the same order.
+
+    Example:
+        >>> test = paired_test([0.8, 0.9, 0.7], [0.7, 0.7, 0.6])
+        >>> round(test.difference, 3), round(test.p_t, 3), test.p_wilcoxon
+        (0.133, 0.057, 0.25)
+    """
+    one, other = np.asarray(values, dtype=float), np.asarray(baseline, dtype=float)
+    if one.shape != other.shape or one.ndim != 1:
+        raise ValueError(
+            f"'values' must pair with 'baseline' (got shapes {one.shape} and {other.shape})."
+        )
+    if not (np.isfinite(one).all() and np.isfinite(other).all()):
+        raise ValueError("'values' and 'baseline' must be finite. Leave out the pair.")
+    gaps = one - other
+    size = max(np.abs(one).max(initial=0.0), np.abs(other).max(initial=0.0))
+    # 0.3 - 0.2 and 0.2 - 0.1 are one difference.
+    gaps[np.abs(gaps) <= _EQUAL * size] = 0.0
+    mean = float(gaps.mean()) if gaps.size else math.nan
+    low = high = p_t = p_wilcoxon = effect = math.nan
+    if gaps.size >= 2:
+        if np.ptp(gaps) > _EQUAL * size:
+            low, high = mean_interval(gaps)
+            p_t = float(stats.ttest_1samp(gaps, 0.0).pvalue)
+            effect = mean / float(gaps.std(ddof=1))
+        if gaps.any():
+            with warnings.catch_warnings():
+                # Older versions of scipy warn of ties and zeros among few values.
+                warnings.simplefilter("ignore")
+                # Rounded, so that ranks are tied only if differences are.
+                p_wilcoxon = float(stats.wilcoxon(np.round(gaps / size, 9)).pvalue)
+    return PairedTest(gaps.size, mean, low, high, p_t, p_wilcoxon, effect)
+
+
+def mean_interval(values: Sequence[float] | np.ndarray) -> tuple[float, float]:
+    """95 % confidence interval of a mean by Student's t; NaN below two values."""
+    points = np.asarray(values, dtype=float)
+    if points.size < 2:
+        return math.nan, math.nan
+    mean = float(points.mean())
+    half = float(stats.t.ppf(0.975, points.size - 1) * points.std(ddof=1) / points.size**0.5)
+    return mean - half, mean + half
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Holm's (1979) step-down correction of the p values of one family; NaN does not count.
+
+    Example:
+        >>> holm([0.01, 0.04, 0.03])
+        [0.03, 0.06, 0.06]
+    """
+    known = [(p, place) for place, p in enumerate(p_values) if not np.isnan(p)]
+    corrected = [math.nan] * len(p_values)
+    highest = 0.0
+    for rank, (p, place) in enumerate(sorted(known)):
+        highest = max(highest, min(1.0, (len(known) - rank) * p))
+        corrected[place] = highest
+    return corrected
+
+
+def arm_tables(
+    blocks: Mapping[str, pd.DataFrame], metrics: Sequence[str], baselines: Mapping[str, str | None]
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Tables `summary` and `tests` of an `Evaluation`.
+
+    A block holds a row per run: `arm`, `seed` (once per arm) and a column per metric, NaN where
+    the run lacks it; its baseline is None where it has none.
+    """
+    summary, tests = [], []
+    for data, block in blocks.items():
+        arms, base = list(dict.fromkeys(block["arm"])), baselines[data]
+        for metric in metrics:
+            wide = block.pivot(index="seed", columns="arm", values=metric).astype(float)
+            for arm in arms:
+                found = wide[arm].dropna()
+                row = {"data": data, "metric": metric, "arm": arm, "n": len(found)}
+                low, high = mean_interval(found.to_numpy())
+                spread = {"mean": found.mean(), "std": found.std(), "low": low, "high": high}
+                summary.append({**row, **spread})
+                if base in arms and arm != base:
+                    pairs = wide[[arm, base]].dropna()
+                    test = paired_test(pairs[arm].to_list(), pairs[base].to_list())
+                    tests.append({**row, "baseline": base, **test._asdict()})
+    tested = pd.DataFrame(tests, columns=_TESTS)
+    for name in ("p_t", "p_wilcoxon"):
+        for _, family in tested.groupby("metric"):
+            tested.loc[family.index, f"{name}_holm"] = holm(family[name].to_list())
+    return pd.DataFrame(summary, columns=_SUMMARY), tested

@@ -18,8 +18,7 @@ from gloss_graph._internal.files import atomic_write
 from gloss_graph._internal.folders import Claim, check_folder, claim, write_json
 from gloss_graph._internal.limits import read_object
 from gloss_graph._internal.timing import stage_seconds
-from gloss_graph.runs.model_card import model_card
-from gloss_graph.runs.provenance import provenance
+from gloss_graph.runs.provenance import model_card, provenance
 from gloss_graph.text import Corpus
 from gloss_graph.text.checkpoints import file_digest
 from gloss_graph.text.corpora import UNLABELED
@@ -43,13 +42,6 @@ class RunFolder:
 
     `metrics.json` is written last and marks the run as finished; until then there may be
     `checkpoints/`, which an interrupted run continues from.
-
-    Args:
-        path: The folder.
-
-    Example:
-        >>> RunFolder("runs/mine").metrics.name
-        'metrics.json'
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -96,8 +88,13 @@ class RunFolder:
         settings: Mapping[str, Any],
         metrics: Mapping[str, float],
         history: Sequence[Mapping[str, float]],
+        train: Corpus,
     ) -> None:
-        """Write settings with the digests of model and memory, history and, last, the metrics."""
+        """Write used labels, settings, card, history and, last, the metrics.
+
+        Model and memory are there already; the settings get their digests.
+        """
+        labels = Counter(self.write_labels_used(train))
         contents = {
             file.relative_to(self.path).as_posix(): file_digest(file)
             for part in (_MODEL, _MEMORY)
@@ -106,7 +103,6 @@ class RunFolder:
         }
         settings = {**settings, "contents": contents, **provenance()}
         write_json(self.config, settings)
-        labels = Counter(self.read_labels_used().labels)
         with atomic_write(self.card, overwrite=True) as draft:
             # Names of files need not be UTF-8.
             draft.write(model_card(settings, metrics, labels).encode(errors="replace"))
@@ -120,34 +116,31 @@ class RunFolder:
             settings = json.loads(self.config.read_text(encoding="utf-8"))
             write_json(self.config, {**settings, **noted})
 
-    def write_labels_used(self, corpus: Corpus) -> None:
-        """Write id, label and text (of pairs both) of every labeled document, atomically."""
-        names = [corpus.label_names[label] if label >= 0 else "" for label in corpus.labels]
+    def write_labels_used(self, corpus: Corpus) -> list[str]:
+        """Write id, label and text (of pairs both) of the labeled documents; return the labels."""
+        names = [corpus.label_names[label] for label in corpus.labels]
         if corpus.multilabel:
             names = joined_names(corpus.targets == 1, corpus.label_names, corpus.separator)
-        table = {"id": corpus.ids, "label": names, "text": corpus.texts}
+        table = pd.DataFrame({"id": corpus.ids, "label": names, "text": corpus.texts})
         if corpus.texts_b is not None:
             table["text_b"] = corpus.texts_b
-        known = [label != UNLABELED for label in corpus.labels]
+        table = table[[label != UNLABELED for label in corpus.labels]]
         with atomic_write(self.labels_used, overwrite=True) as draft:
-            draft.write(csv_bytes(pd.DataFrame(table)[known]))
+            draft.write(csv_bytes(table))
+        return table["label"].tolist()
 
     # ------------------------------------------------------------------ reading
 
     def settings(self) -> dict[str, Any]:
-        """Read `config.json`; raises `OSError` or `ValueError` if it holds no JSON object."""
+        """Read `config.json`; an `OSError` or `ValueError` if it holds no JSON object."""
         return read_object(self.config)
 
     def read_metrics(self) -> dict[str, float]:
-        """Read `metrics.json`; raises as `settings`."""
+        """Read `metrics.json`; errors as in `settings`."""
         return read_object(self.metrics)
 
     def read_labels_used(self) -> LabelsUsed:
-        """Read the labeled training documents.
-
-        Raises:
-            ValueError: The file is missing or damaged; names the file and, if possible, the line.
-        """
+        """Read the labeled training documents; errors name the file and, if possible, the line."""
         file = self.labels_used
         second = ["text_b"] if has_column(file, "text_b") else []
         table = read_columns(file, ["id", "label", "text", *second])
@@ -163,9 +156,6 @@ class RunFolder:
         """Refuse a model or memory other than the one the settings were written with.
 
         Runs of older versions record no digests and are not checked.
-
-        Raises:
-            ValueError: Names the file.
         """
         recorded = settings.get("contents", {})
         if not isinstance(recorded, Mapping):
@@ -201,49 +191,42 @@ class FinishedRun:
         return int(self.settings["seed"])
 
     def label_ids(self) -> frozenset[int]:
-        """Ids of the labeled documents the run was trained on.
-
-        Raises:
-            ValueError: The run has no list of them, or a damaged one.
-        """
+        """Ids of the labeled documents the run was trained on."""
         run = RunFolder(self.folder)
         if not run.labels_used.is_file():
-            raise _refused(self.folder, f"{_LABELS} is missing")
+            raise refused(self.folder, f"{_LABELS} is missing")
         try:
             return frozenset(run.read_labels_used().ids)
         except ValueError as error:
-            raise _refused(self.folder, f"{_LABELS} cannot be read: {error}") from error
+            raise refused(self.folder, f"{_LABELS} cannot be read: {error}") from error
 
 
 def read_run(folder: str | Path) -> FinishedRun:
     """Read settings and metrics of a run folder that `train_text` wrote.
 
     Raises:
-        ValueError: The folder, one of the two files or something in them is missing or damaged.
+        ValueError: The folder or one of the two files is missing or damaged.
     """
     folder = Path(folder)
     if not folder.is_dir():
-        raise _refused(folder, "there is no such folder")
+        raise refused(folder, "there is no such folder")
     settings, stored = (_json(folder, file) for file in (_CONFIG, _METRICS))
     for key, kind in {"seed": int, "loss": str, "data": dict}.items():
-        if not isinstance(settings.get(key), kind) or isinstance(settings[key], bool):
-            raise _refused(folder, f"config.json lacks {key!r}")
+        if type(settings.get(key)) is not kind:
+            raise refused(folder, f"config.json lacks {key!r}")
     data = settings["data"]
     names = data.get("classes")
     named = isinstance(names, list) and all(isinstance(name, str) for name in names)
     if not isinstance(data.get("name"), str) or not named:
-        raise _refused(folder, "config.json lacks the name and classes of 'data'")
+        raise refused(folder, "config.json lacks the name and classes of 'data'")
     for part in ("train", "val", "test"):
         if not isinstance(data.get(part, 0), int):
-            raise _refused(folder, f"config.json has no number for 'data.{part}'")
-    metrics: dict[str, float] = {}
+            raise refused(folder, f"config.json has no number for 'data.{part}'")
     for key, value in stored.items():
-        if value is None:
-            continue
-        if isinstance(value, bool) or not isinstance(value, (int, float)):
-            raise _refused(folder, f"metrics.json has no number for {key!r}")
-        if math.isfinite(value):
-            metrics[key] = float(value)
+        if value is not None and type(value) not in (int, float):
+            raise refused(folder, f"metrics.json has no number for {key!r}")
+    known = {key: value for key, value in stored.items() if value is not None}
+    metrics = {key: float(value) for key, value in known.items() if math.isfinite(value)}
     timed = stage_seconds(metrics)
     if timed and metrics.get("steps", 0) > 0:
         metrics["seconds.per_step"] = sum(timed.values()) / metrics["steps"]
@@ -260,7 +243,7 @@ def find_runs(folders: Iterable[str | Path]) -> tuple[list[Path], list[Path]]:
     unfinished: dict[Path, Path] = {}
     for folder in map(Path, folders):
         if not folder.is_dir():
-            raise _refused(folder, "there is no such folder")
+            raise refused(folder, "there is no such folder")
         found, broken = False, len(unfinished)
         for place, inner, files in os.walk(folder):
             here = Path(place)
@@ -275,13 +258,14 @@ def find_runs(folders: Iterable[str | Path]) -> tuple[list[Path], list[Path]]:
         if not found:
             missing = [name for name in (_CONFIG, _METRICS) if not (folder / name).is_file()]
             state = "; a run in it has not finished" if len(unfinished) > broken else ""
-            raise _refused(folder, f"no {' and no '.join(missing)} in it or below{state}")
+            raise refused(folder, f"no {' and no '.join(missing)} in it or below{state}")
     if not finished:
         raise ValueError("'folders' must name at least one run folder (got none).")
     return list(finished.values()), list(unfinished.values())
 
 
-def _refused(folder: Path, problem: str) -> ValueError:
+def refused(folder: Path, problem: object) -> ValueError:
+    """The error of a folder that is not a finished run."""
     return ValueError(
         f"'folder' must be a finished run folder of gloss-graph train ({folder}: {problem})."
     )
@@ -291,6 +275,6 @@ def _json(folder: Path, file: str) -> dict[str, Any]:
     try:
         return read_object(folder / file)
     except FileNotFoundError:
-        raise _refused(folder, f"{file} is missing") from None
+        raise refused(folder, f"{file} is missing") from None
     except (OSError, ValueError) as error:
-        raise _refused(folder, f"{file} cannot be read: {error.__cause__ or error}") from error
+        raise refused(folder, f"{file} cannot be read: {error.__cause__ or error}") from error

@@ -1,4 +1,4 @@
-"""Where a result came from: versions, commit, date."""
+"""Where a result came from: versions, commit, digests, and the model card that tells it."""
 
 from __future__ import annotations
 
@@ -6,18 +6,27 @@ import hashlib
 import json
 import platform
 import subprocess
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub import EvalResult, ModelCardData
 from torch import nn
 
 from gloss_graph.text import Corpus
 
 _PACKAGES = ("gloss-graph", "torch", "torch-geometric", "transformers", "faiss-cpu", "numpy")
+_HEADS = {"test": "linear head", "test_propagation": "propagation over the bank"}
+_SCORES = {"accuracy": "accuracy", "macro_f1": "macro-F1"}
+# Settings of the training on the card; `config.json` has them all.
+_SHOWN = (
+    *("loss", "mode", "max_steps", "epochs", "warm_start_steps", "graph_start_steps"),
+    *("learning_rate", "batch_size", "k", "bandwidth", "rule", "graph_weight", "freeze_layers"),
+    *("lora_rank", "label_fraction", "labels_per_class", "seed"),
+)
 
 
 def provenance() -> dict[str, object]:
@@ -36,17 +45,30 @@ def provenance() -> dict[str, object]:
     }
 
 
+def _commit() -> str | None:
+    root = Path(__file__).resolve().parents[2]
+    if not (root / ".git").exists():
+        return None
+    command = ["git", "-C", str(root), "rev-parse", "HEAD"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip()
+
+
 def documents_digest(parts: Iterable[Corpus | None]) -> str:
     """Sixteen hexadecimal digits of texts, labels, class names and features; a part may be None."""
     digest = hashlib.sha256()
     for part in parts:
-        if part is not None:
-            content: list[Any] = [part.texts, part.texts_b, part.labels, part.label_names]
-            if part.label_sets is not None:
-                content.append(part.label_sets)
-            digest.update(json.dumps(content).encode())
-            if part.features is not None:
-                digest.update(part.features.tobytes())
+        if part is None:
+            continue
+        content: list[Any] = [part.texts, part.texts_b, part.labels, part.label_names]
+        if part.label_sets is not None:
+            content.append(part.label_sets)
+        digest.update(json.dumps(content).encode())
+        if part.features is not None:
+            digest.update(part.features.tobytes())
     return digest.hexdigest()[:16]
 
 
@@ -60,18 +82,75 @@ def weights_digest(model: nn.Module) -> str:
     return digest.hexdigest()[:16]
 
 
-def _commit() -> str | None:
-    root = Path(__file__).resolve().parents[2]
-    if not (root / ".git").exists():
-        return None
-    try:
-        done = subprocess.run(
-            ["git", "-C", str(root), "rev-parse", "HEAD"],
-            capture_output=True,
-            text=True,
-            timeout=10,
-            check=True,
+def model_card(
+    settings: Mapping[str, Any], metrics: Mapping[str, float], labels_per_class: Mapping[str, int]
+) -> str:
+    """The model card of a run as Markdown with Hugging Face metadata, from its JSON files."""
+    data = settings["data"]
+    name = data["name"] or "unnamed corpus"
+    encoder = str(settings.get("encoder_name") or "")
+    results = [
+        EvalResult(
+            task_type="text-classification",
+            task_name=f"Text classification, {head}",
+            dataset_type="text-classification",
+            dataset_name=name,
+            dataset_split="test",
+            metric_type=score,
+            metric_name=title,
+            metric_value=round(metrics[f"{part}.{score}"], 4),
         )
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return done.stdout.strip()
+        for part, head in _HEADS.items()
+        for score, title in _SCORES.items()
+        if f"{part}.{score}" in metrics
+    ]
+    on_hub = encoder.count("/") == 1 and not encoder.startswith(("/", ".", "~"))
+    header = ModelCardData(
+        license="unknown",
+        library_name="gloss-graph",
+        tags=["gloss-graph", "text-classification", "label-propagation", "few-shot"],
+        pipeline_tag="text-classification",
+        base_model=encoder if on_hub else None,
+        model_name=f"gloss-graph {settings['loss']} on {name}",
+        eval_results=results or None,
+    )
+    draw = "all that the files have"
+    if settings.get("label_fraction") is not None:
+        draw = f"a draw of {settings['label_fraction']:.1%} by seed {settings['seed']}"
+    elif settings.get("labels_per_class") is not None:
+        draw = f"{settings['labels_per_class']} per class, drawn by seed {settings['seed']}"
+    lines = [
+        *("---", header.to_yaml(), "---", "", f"# {header.model_name}", ""),
+        f"A text classifier with {len(data['classes'])} classes, fine-tuned by "
+        "[gloss_graph](https://github.com/gloss-graph/gloss-graph) on a graph of its corpus.",
+        *("", "```python", "from gloss_graph import GraphGuidedClassifier", ""),
+        'model = GraphGuidedClassifier.load("FOLDER")',
+        'model.predict(["a new document"])',
+        *("```", "", "## Data", ""),
+        f"- Documents: {data.get('train', 0)} for training, "
+        f"{data.get('val', 0)} for validation, {data.get('test', 0)} for testing.",
+        f"- Labels used: {sum(labels_per_class.values())} ({draw}).",
+        f"- Digest of the documents: `{data.get('digest', 'not recorded')}`.",
+        "",
+        *_table(("class", "labels"), [(k, str(v)) for k, v in labels_per_class.items()]),
+    ]
+    if results:
+        rows = [
+            (head, *(f"{metrics[f'{part}.{score}']:.1%}" for score in _SCORES))
+            for part, head in _HEADS.items()
+            if all(f"{part}.{score}" in metrics for score in _SCORES)
+        ]
+        table = _table(("head, on the test documents", *_SCORES.values()), rows)
+        lines += ["", "## Scores", "", *table]
+    shown = {"encoder": encoder or settings.get("encoder", "")}
+    shown |= {key: settings[key] for key in _SHOWN if settings.get(key) is not None}
+    values = [(key, str(value)) for key, value in shown.items()]
+    versions = settings.get("versions", {})
+    lines += ["", "## Settings", "", *_table(("setting", "value"), values)]
+    lines += ["", f"Versions: {', '.join(f'{k} {v}' for k, v in versions.items() if v)}.", ""]
+    return "\n".join(lines)
+
+
+def _table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> list[str]:
+    cells = [head, ("---",) * len(head), *rows]
+    return ["| " + " | ".join(c.replace("|", "\\|") for c in row) + " |" for row in cells]

@@ -16,7 +16,7 @@ import pandas as pd
 
 from gloss_graph._internal.files import atomic_write
 from gloss_graph._internal.limits import read_object
-from gloss_graph.runs.paired_tests import arm_tables, mean_interval
+from gloss_graph.runs.comparison import arm_tables, mean_interval
 from gloss_graph.studies.engine import open_storage, read_rows, sqlite_url
 from gloss_graph.studies.trials import (
     arm_name,

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 
 from gloss_graph._internal.files import atomic_write
 from gloss_graph.reports.evaluation import TEST_HEADINGS, difference_cells, markdown_table, shown_p
-from gloss_graph.reports.page import render_page
+from gloss_graph.reports.run_page import render_page
 from gloss_graph.studies.plots import plot_effect, plot_heatmap, plot_tornado
 from gloss_graph.studies.results import Results
 from gloss_graph.studies.trials import DESIGNS, shown

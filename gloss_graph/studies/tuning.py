@@ -39,9 +39,9 @@ from gloss_graph.training.config import (
     parse_value,
     setting_named,
 )
+from gloss_graph.training.data import encoder_identity
 from gloss_graph.training.losses import LOSSES
-from gloss_graph.training.progress import TrialBar
-from gloss_graph.training.recorded import encoder_identity
+from gloss_graph.training.outcome import TrialBar
 from gloss_graph.training.run import train_text
 
 #: Scores of the validation documents that a search can maximize.

@@ -12,23 +12,23 @@ from gloss_graph._internal.moved import moved_names
 if TYPE_CHECKING:
     from gloss_graph.training.checkpoints import load_objective, save_objective
     from gloss_graph.training.classifier import ClassifierOutput, TextClassifier
-    from gloss_graph.training.config import MODES, TrainConfig
+    from gloss_graph.training.config import MODES, RECIPES, TrainConfig
     from gloss_graph.training.data import (
         MixedSampler,
         TextCollator,
         TextDataset,
         draw_labels,
+        encoder_identity,
         hide_labels,
+        recorded_embeddings,
         with_unlabeled,
     )
     from gloss_graph.training.estimator import Decision, GraphGuidedClassifier, Reason
     from gloss_graph.training.losses import LOSSES, LossSpec
-    from gloss_graph.training.objectives import make_loss, make_objective
     from gloss_graph.training.outcome import set_scores
     from gloss_graph.training.predict import Prediction, Run
-    from gloss_graph.training.recipes import RECIPES
-    from gloss_graph.training.recorded import encoder_identity, recorded_embeddings
     from gloss_graph.training.run import RunResult, train_text
+    from gloss_graph.training.setup import make_loss, make_objective
     from gloss_graph.training.snapshots import FixedBatch, SnapshotData, Snapshots, load_snapshots
     from gloss_graph.training.stages import contrastive_warm_start
     from gloss_graph.training.trainer import BankRefresh, GraphGuidedTrainer
@@ -70,63 +70,36 @@ __all__ = [
     "with_unlabeled",
 ]
 
-# Loaded on first use: settings are read without torch.
+# Loaded on first use: settings are read without torch. Names that moved stay importable.
 __getattr__ = moved_names(
     __name__,
     {
-        "gloss_graph.training.checkpoints": ["load_objective", "save_objective"],
-        "gloss_graph.training.classifier": ["ClassifierOutput", "TextClassifier"],
-        "gloss_graph.training.config": ["MODES", "TrainConfig"],
-        "gloss_graph.training.data": [
-            "MixedSampler",
-            "TextCollator",
-            "TextDataset",
-            "draw_labels",
-            "hide_labels",
-            "with_unlabeled",
+        f"{__name__}.checkpoints": ["load_objective", "save_objective"],
+        f"{__name__}.classifier": ["ClassifierOutput", "TextClassifier"],
+        f"{__name__}.config": ["MODES", "RECIPES", "TrainConfig"],
+        f"{__name__}.data": [
+            *("MixedSampler", "TextCollator", "TextDataset", "draw_labels", "encoder_identity"),
+            *("hide_labels", "recorded_embeddings", "with_unlabeled"),
         ],
-        "gloss_graph.training.estimator": ["Decision", "GraphGuidedClassifier", "Reason"],
-        "gloss_graph.training.losses": ["LOSSES", "LossSpec"],
-        "gloss_graph.training.objectives": ["make_loss", "make_objective"],
-        "gloss_graph.training.outcome": ["set_scores"],
-        "gloss_graph.training.predict": ["Prediction", "Run"],
-        "gloss_graph.training.recorded": ["encoder_identity", "recorded_embeddings"],
-        "gloss_graph.training.recipes": ["RECIPES"],
-        "gloss_graph.training.run": ["RunResult", "train_text"],
-        "gloss_graph.training.snapshots": [
-            "FixedBatch",
-            "SnapshotData",
-            "Snapshots",
-            "load_snapshots",
-        ],
-        "gloss_graph.training.stages": ["contrastive_warm_start"],
-        "gloss_graph.training.trainer": ["BankRefresh", "GraphGuidedTrainer"],
+        f"{__name__}.estimator": ["Decision", "GraphGuidedClassifier", "Reason"],
+        f"{__name__}.losses": ["LOSSES", "LossSpec"],
+        f"{__name__}.outcome": ["set_scores"],
+        f"{__name__}.predict": ["Prediction", "Run"],
+        f"{__name__}.run": ["RunResult", "train_text"],
+        f"{__name__}.setup": ["make_loss", "make_objective"],
+        f"{__name__}.snapshots": ["FixedBatch", "SnapshotData", "Snapshots", "load_snapshots"],
+        f"{__name__}.stages": ["contrastive_warm_start"],
+        f"{__name__}.trainer": ["BankRefresh", "GraphGuidedTrainer"],
         "gloss_graph.runs": [
-            "Evaluation",
-            "FinishedRun",
-            "METRICS",
-            "PairedTest",
-            "compare_runs",
-            "find_runs",
-            "holm",
-            "paired_test",
-            "read_run",
+            *("Evaluation", "FinishedRun", "METRICS", "PairedTest", "compare_runs"),
+            *("find_runs", "holm", "paired_test", "read_run"),
         ],
         "gloss_graph.studies": [
-            "Choice",
-            "Range",
-            "SEARCH_SPACE",
-            "TuneResult",
-            "parse_choice",
-            "parse_range",
-            "parse_setting",
-            "search_space",
-            "tune_text",
+            *("Choice", "Range", "SEARCH_SPACE", "TuneResult", "parse_choice", "parse_range"),
+            *("parse_setting", "search_space", "tune_text"),
         ],
         "gloss_graph.analysis": [
-            "classification_scores",
-            "macro_silhouette",
-            "micro_silhouette",
+            *("classification_scores", "macro_silhouette", "micro_silhouette"),
             "silhouette_scores",
         ],
     },

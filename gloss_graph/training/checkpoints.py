@@ -1,4 +1,4 @@
-"""Files that an interrupted run continues from: settings, stages, objective, trainer state."""
+"""Files that an interrupted run continues from: settings, stages, objective, Trainer state."""
 
 from __future__ import annotations
 
@@ -74,10 +74,7 @@ def load_objective(objective: nn.Module, file: str | Path) -> None:
 
 
 def check_model(model: nn.Module, file: str | Path) -> None:
-    """Raise a `ValueError` if `save_objective` wrote the file with a model of other weights.
-
-    A file that notes no model fits any.
-    """
+    """Raise a `ValueError` if `save_objective` noted a model of other weights in the file."""
     try:
         with safe_open(file, framework="pt") as stored:
             noted = (stored.metadata() or {}).get(_MODEL)
@@ -112,17 +109,17 @@ def run_settings(
     config: TrainConfig, encoder: TextEncoder | FeatureEncoder, splits: Splits, device: torch.device
 ) -> dict[str, Any]:
     """Everything that the numbers of a run depend on as JSON; documents and weights as digests."""
-    documents = {f"{name} documents": documents_digest([p]) for name, p in splits.parts.items()}
+    described = encoder.describe()
+    # The weights count, wherever they were loaded from.
+    del described["encoder_name"]
     settings = {
         **config.flat(),
-        **encoder.describe(),
+        **described,
         "encoder weights": weights_digest(encoder),
-        **documents,
+        **{f"{name} documents": documents_digest([part]) for name, part in splits.parts.items()},
         "device": device.type,
         "processes": launched(),
     }
-    # The weights count, wherever they were loaded from.
-    del settings["encoder_name"]
     return json.loads(json.dumps(settings))
 
 
@@ -178,10 +175,9 @@ class Checkpoints:
 
     def kept(self) -> str:
         """A sentence on what is kept of an interrupted run and how to continue it."""
-        latest, stages = self.latest(), sorted(self.folder.glob("*.safetensors"))
-        if latest is not None:
+        if (latest := self.latest()) is not None:
             kept = f"The run up to step {latest.name.rpartition('-')[2]}"
-        elif stages:
+        elif any(self.folder.glob("*.safetensors")):
             kept = "What was done before the training"
         else:
             return "Nothing of the run was kept yet: run the same command again."
@@ -197,7 +193,7 @@ class Checkpoints:
         with atomic_path(self._stage(name), overwrite=True) as draft:
             save_model(encoder, str(draft), metadata=notes)
 
-    def load_stage(self, name: str, encoder: nn.Module | None) -> tuple[list[float], float] | None:
+    def load_stage(self, name: str, encoder: nn.Module) -> tuple[list[float], float] | None:
         """Losses and seconds of a stage, and its weights into `encoder`; None if it never ended."""
         file = self._stage(name)
         if not self.begun or not file.is_file():
@@ -206,8 +202,7 @@ class Checkpoints:
             with safe_open(file, "pt") as content:
                 notes = content.metadata()
             losses, seconds = json.loads(notes["losses"]), float(json.loads(notes["seconds"]))
-            if encoder is not None:
-                load_model(encoder, str(file))
+            load_model(encoder, str(file))
         except _UNREADABLE as error:
             raise ValueError(
                 f"The interrupted run cannot be read ({file}: {error}). Remove the file to do this "
@@ -293,12 +288,11 @@ class RunClock:
         return time.perf_counter() - self._start
 
     def checkpoint(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """See `Checkpointed`."""
+        """Keep the seconds so far."""
         return {}, {"seconds": self.seconds, "clocks": [dict(clock) for clock in self.clocks]}
 
     def restore(self, tensors: Mapping[str, Tensor], notes: Mapping[str, Any]) -> None:
-        """See `Checkpointed`."""
-        # Work that was repeated to get here counts once.
+        """Go on from the seconds that were kept: work that is done again counts once."""
         self._start = time.perf_counter() - float(notes["seconds"])
         for clock, stored in zip(self.clocks, notes["clocks"], strict=True):
             clock.clear()
@@ -308,8 +302,7 @@ class RunClock:
 class SavePoints(TrainerCallback):
     """Saves a checkpoint after `every` steps, besides those of the evaluations, and logs at each.
 
-    The logged loss is a mean since the last log, which a checkpoint does not hold: logged at every
-    checkpoint it is the same after a resume.
+    A checkpoint does not hold the losses since the last log.
     """
 
     def __init__(self, every: int | None) -> None:

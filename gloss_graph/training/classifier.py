@@ -40,13 +40,7 @@ class ClassifierOutput(ModelOutput):
 
 
 class TextClassifier(nn.Module):
-    """A text encoder with a linear head.
-
-    Args:
-        encoder: The encoder.
-        label_names: Names of the C classes, at least two.
-        dropout: Dropout on the embedding before the head; the returned embedding has none.
-        seed: Seed of the head's initial weights.
+    """A text encoder with a linear head, which sees the embedding through dropout.
 
     Example:
         >>> from gloss_graph.text import load_encoder
@@ -111,8 +105,9 @@ class TextClassifier(nn.Module):
         offload: bool = False,
     ) -> None:
         """The same under the name and with the arguments of transformers 6."""
-        plain = every_n_layers == 1 and not offload
-        options = {} if plain else {"every_n_layers": every_n_layers, "offload": offload}
+        options: dict[str, Any] = {}
+        if every_n_layers != 1 or offload:
+            options = {"every_n_layers": every_n_layers, "offload": offload}
         self._text_encoder().model.activation_checkpointing_enable(
             activation_checkpointing_kwargs or {"use_reentrant": False}, **options
         )
@@ -123,10 +118,7 @@ class TextClassifier(nn.Module):
         return self.encoder
 
     def save(self, folder: str | Path) -> Path:
-        """Write encoder, tokenizer, head and label names to `folder`, all at once.
-
-        Replaces a classifier or encoder that was saved there, and refuses other contents.
-        """
+        """Write encoder, tokenizer, head and label names to a new or formerly saved folder."""
         with whole_folder(folder, ENCODER_FILE) as fresh:
             self.write_files(fresh)
         return Path(folder).expanduser().absolute()
@@ -172,17 +164,14 @@ def freeze_layers(encoder: nn.Module, count: int) -> None:
     """Stop training the embedding layer and the first `count` layers; 0 trains all."""
     if count == 0:
         return
-    model = getattr(encoder, "model", encoder)
-    stacks = [
-        module for module in model.modules() if isinstance(module, nn.ModuleList) and len(module)
-    ]
-    found = len(stacks[0]) if stacks else 0
-    if count > found:
-        raise ValueError(f"'freeze_layers' must be at most {found}, the layers (got {count}).")
+    model: Any = getattr(encoder, "model", encoder)
+    stacks = (m for m in model.modules() if isinstance(m, nn.ModuleList) and len(m))
+    layers = next(stacks, nn.ModuleList())
+    if count > (most := len(layers)):
+        raise ValueError(f"'freeze_layers' must be at most {most}, the layers (got {count}).")
     whole = getattr(model, "embeddings", None)
-    tokens: nn.Module = model.get_input_embeddings()  # type: ignore[operator]
-    first = whole if isinstance(whole, nn.Module) else tokens
-    for module in (first, *stacks[0][:count]):
+    first = whole if isinstance(whole, nn.Module) else model.get_input_embeddings()
+    for module in (first, *layers[:count]):
         module.requires_grad_(False)
 
 
@@ -194,8 +183,7 @@ def fit_balanced_head(
 ) -> float:
     """Fit the head as a class-balanced logistic regression, and return its tuned strength C.
 
-    C is chosen on five held-out fifths of the labels where classes have two documents; the default
-    of 1 collapses on skewed draws. `rows` (n, D) are embeddings of documents labeled `labels` (n,).
+    C is chosen on five held-out fifths of the labels; the default of 1 collapses on skewed draws.
     """
     scale = 1.0 / float(rows.norm(dim=1).mean())
     points, truth = (rows * scale).numpy(), labels.numpy()
@@ -217,10 +205,7 @@ def fit_balanced_head(
 def fit_propagated_head(
     classifier: TextClassifier, rows: Tensor, labels: Tensor, weights: Tensor
 ) -> None:
-    """Fit the head to true or propagated labels (N,) of embeddings (N, D).
-
-    Documents count by their `weights` (N,); those of weight 0 are left out.
-    """
+    """Fit the head to true or propagated labels (N,) of rows (N, D), which count by `weights`."""
     used = weights > 0
     scale = 1.0 / float(rows.norm(dim=1).mean())
     points = (rows[used] * scale).numpy()
@@ -236,9 +221,8 @@ def logistic_probabilities(rows: Tensor, labels: Tensor, num_classes: int) -> Te
     points, known = F.normalize(rows.float(), dim=1).numpy(), (labels >= 0).numpy()
     model = _logistic(_STRENGTHS[1], points[known], labels.numpy()[known])
     out = torch.zeros(rows.size(0), num_classes, dtype=torch.float64)
-    out[:, torch.from_numpy(model.classes_)] = torch.from_numpy(
-        model.predict_proba(points)
-    ).double()
+    spread = torch.from_numpy(model.predict_proba(points)).double()
+    out[:, torch.from_numpy(model.classes_)] = spread
     return out
 
 

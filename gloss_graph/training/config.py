@@ -1,4 +1,4 @@
-"""Settings of a training run: those of its parts, and those that only training has."""
+"""Settings of a training run: those of its parts, those that only training has, and recipes."""
 
 from __future__ import annotations
 
@@ -17,6 +17,19 @@ from gloss_graph.propagation.settings import PropagationSettings
 from gloss_graph.step.settings import Consistency, Staleness
 from gloss_graph.training.losses import LOSSES, LossSpec
 
+RECIPES: dict[str, dict[str, Any]] = {
+    # Contrast on the labels, then over the corpus with the classes that views of it agree on; the
+    # head is fitted to labels and graph at the end.
+    "few-labels": {
+        "loss": "gloss",
+        "warm_start_steps": 60,
+        "graph_start_steps": 60,
+        "max_steps": 0,
+    },
+    # Cross-entropy and graph loss together, over all documents.
+    "full-labels": {"loss": "gloss", "epochs": 3.0, "select": "last"},
+}
+"""Settings of a recipe by name; chosen on unlabeled training documents of R8 and R52."""
 MODES = ("integrated", "standalone")
 DEVICES = ("auto", "cpu", "cuda", "mps")
 PARTS: dict[str, type] = {
@@ -109,6 +122,13 @@ def _part_settings() -> Iterator[ConfigSetting]:
 
 
 _OF_PARTS = {one.name: one for one in _part_settings()}
+
+
+def _fields_of(part: str) -> dict[str, str]:
+    """The settings of a part: name among all settings -> name in the part."""
+    return {name: one.field for name, one in _OF_PARTS.items() if one.part == part}
+
+
 _PartSettings: Any = make_dataclass(
     "_PartSettings",
     [(name, Any, field(default=one.default)) for name, one in _OF_PARTS.items()],
@@ -134,17 +154,6 @@ class TrainConfig(_PartSettings):
     Pass the settings of `graph`, `propagation`, `consistency` and `staleness` as that part,
     `graph=KNNGraph(k=30)`, or by name, `k=30`. `SETTINGS` explains each setting.
 
-    Args:
-        graph: How documents are connected.
-        propagation: How labels propagate.
-        consistency: The loss term of unlabeled documents.
-        staleness: What is done about stored rows that have aged.
-        **settings: Values by name.
-
-    Raises:
-        TypeError: An unknown setting, or a part of another class.
-        ValueError: A value out of range, or a setting that contradicts its part.
-
     Example:
         >>> config = TrainConfig(k=30, graph=KNNGraph(k=30, hops=2))
         >>> config.graph.k, config.hops
@@ -159,8 +168,7 @@ class TrainConfig(_PartSettings):
     )
     epochs: float = _training(3.0, "Passes over the training documents.", _POSITIVE)
     max_steps: int | None = _training(
-        None,
-        "Optimizer steps, overriding `epochs`; 0: fit the linear head only (ce, gloss, setfit).",
+        None, "Optimizer steps, overriding `epochs`; 0: only fit the head (ce, gloss, setfit)."
     )
     batch_size: int = _training(32, "Documents per step and process.", _COUNT)
     eval_batch_size: int = _training(64, "Documents per forward pass in evaluation.", _COUNT)
@@ -175,17 +183,11 @@ class TrainConfig(_PartSettings):
     warmup: float = _training(0.1, "Share of the steps with a rising learning rate.", _SHARE)
     weight_decay: float = _training(0.01, "Weight decay of AdamW.", _SHARE)
     dropout: float = _training(0.1, "Dropout on the embedding before the head.", _SHARE_BELOW_1)
-    patience: int = _training(
-        10, "Evaluations without a better score before training stops.", _COUNT
-    )
-    eval_steps: int | None = _training(
-        None, "Steps between evaluations; none = every epoch.", _COUNT
-    )
+    patience: int = _training(10, "Evaluations without a better score before the end.", _COUNT)
+    eval_steps: int | None = _training(None, "Steps between evaluations; none = an epoch.", _COUNT)
     seed: int = _training(0, "Seed of everything random.", _COUNT_OR_0)
     bf16: bool = _training(False, "Run the encoder in bfloat16 autocast.")
-    gradient_checkpointing: bool = _training(
-        False, "Recompute activations in the backward pass, trading time for memory."
-    )
+    gradient_checkpointing: bool = _training(False, "Recompute activations: less memory, slower.")
     memory_size: int | None = _memory(
         None, "Rows of the bank; none = one per document, at most 65,536.", _COUNT_OR_0
     )
@@ -195,9 +197,7 @@ class TrainConfig(_PartSettings):
         _one_of("auto", "exact", "descent", "ivf"),
     )
     eviction: str = _memory(
-        "fifo",
-        "Row that leaves a full bank: fifo, stalest, class-balanced or reservoir.",
-        _check_eviction,
+        "fifo", "Row to evict: fifo, stalest, class-balanced or reservoir.", _check_eviction
     )
     refresh_rows: int = _memory(
         0, "Stalest rows of the bank to encode again at a time; 0 = none.", _COUNT_OR_0
@@ -207,24 +207,15 @@ class TrainConfig(_PartSettings):
     visible_fraction: float = _graph(
         0.5, "γ, share of the labels that stay visible.", _SHARE, search=Range(0.1, 0.9)
     )
-    memory_visible_fraction: float = _memory(
-        1.0, "Share of the bank's labels that a step shows.", _SHARE
-    )
-    ids: bool = _memory(True, "Keep documents from meeting their own past copy.")
+    memory_visible_fraction: float = _memory(1.0, "Share of the bank's labels shown.", _SHARE)
+    ids: bool = _memory(True, "Tell documents apart, so that none meets its past copy.")
     graph_weight: float = _training(
-        0.3,
-        "λ, weight of the graph or metric loss against cross-entropy.",
-        _SHARE,
-        search=Range(0.1, 0.9),
+        0.3, "λ, weight against cross-entropy.", _SHARE, search=Range(0.1, 0.9)
     )
     temperature: float = _training(0.1, "Temperature of the contrastive losses.", _POSITIVE)
     margin: float = _training(0.2, "Margin of the triplet loss.", _POSITIVE)
-    label_fraction: float | None = _few_labels(
-        None, "Use this share of the training labels, a seeded draw."
-    )
-    labels_per_class: int | None = _few_labels(
-        None, "Use this many labels per class, a seeded draw."
-    )
+    label_fraction: float | None = _few_labels(None, "Share of the labels to use, a seeded draw.")
+    labels_per_class: int | None = _few_labels(None, "Labels per class to use, a seeded draw.")
     unlabeled_batch_size: int = _few_labels(32, "Unlabeled documents per step.", _COUNT_OR_0)
     anchor: float = _few_labels(
         0.5, "Weight of the frozen similarity in the graph.", _SHARE, search=Range(0.0, 1.0)
@@ -233,9 +224,7 @@ class TrainConfig(_PartSettings):
         0, "Contrastive steps on the labeled documents before training.", _COUNT_OR_0
     )
     graph_start_steps: int = _few_labels(
-        0,
-        "Contrastive steps on the corpus after these, with the classes that the graph finds.",
-        _COUNT_OR_0,
+        0, "Contrastive steps on the corpus after these, by classes of the graph.", _COUNT_OR_0
     )
     graph_start_classes: str = _few_labels(
         "auto",
@@ -251,12 +240,8 @@ class TrainConfig(_PartSettings):
     graph_start_rate: float | None = _few_labels(
         None, "Learning rate of the steps on the corpus; none = twice as high.", _RATE
     )
-    refit_head: bool = _few_labels(
-        False, "Fit the linear head again at the end, on propagated labels too."
-    )
-    class_balance: bool = _few_labels(
-        False, "Draw labeled documents with equal shares of the classes."
-    )
+    refit_head: bool = _few_labels(False, "Fit the head again at the end, on the graph too.")
+    class_balance: bool = _few_labels(False, "Draw labeled documents with equal class shares.")
     freeze_layers: int = _adapters(
         0, "First layers of the encoder, embeddings included, that are not trained.", _COUNT_OR_0
     )
@@ -266,9 +251,7 @@ class TrainConfig(_PartSettings):
     lora_targets: str | None = _adapters(
         None, "Adapted layers, as query,value or all-linear; none = by the family."
     )
-    teacher_decay: float = _few_labels(
-        0.0, "Decay of a moving-average teacher; 0 = none.", _SHARE_BELOW_1
-    )
+    teacher_decay: float = _few_labels(0.0, "Decay of a mean teacher; 0 = none.", _SHARE_BELOW_1)
     select: str = _training(
         "auto",
         "Step that is kept: best, last or auto (last with few labels).",
@@ -289,17 +272,14 @@ class TrainConfig(_PartSettings):
         for name in settings.keys() - SETTINGS.keys():
             hint = nearest_name(name, SETTINGS)
             raise TypeError(f"TrainConfig has no setting {name!r}. {hint}")
-        values = DEFAULTS | settings
-        given = (graph, propagation, consistency, staleness)
+        values, given = DEFAULTS | settings, (graph, propagation, consistency, staleness)
         for (part, kind), value in zip(PARTS.items(), given, strict=True):
             if value is None:
                 continue
             if not isinstance(value, kind):
                 raise TypeError(f"'{part}' must be a {kind.__name__} (got {type(value).__name__}).")
-            for name, one in _OF_PARTS.items():
-                if one.part != part:
-                    continue
-                values[name] = inside = getattr(value, one.field)
+            for name, inner in _fields_of(part).items():
+                values[name] = inside = getattr(value, inner)
                 if name in settings and settings[name] != inside:
                     raise ValueError(
                         f"'{name}' is {settings[name]!r}, but {inside!r} in '{part}'. Give it once."
@@ -307,26 +287,28 @@ class TrainConfig(_PartSettings):
         for name, found in values.items():
             object.__setattr__(self, name, found)
         self._check()
+        object.__setattr__(self, "_parts", {part: self._part(part) for part in PARTS})
+        self._check_bandwidth()
 
     @property
     def graph(self) -> KNNGraph:
         """How documents are connected."""
-        return KNNGraph(**self._part("graph"))
+        return self._parts["graph"]
 
     @property
     def propagation(self) -> PropagationSettings:
         """How labels propagate."""
-        return PropagationSettings(**self._part("propagation"))
+        return self._parts["propagation"]
 
     @property
     def consistency(self) -> Consistency:
         """The loss term of unlabeled documents."""
-        return Consistency(**self._part("consistency"))
+        return self._parts["consistency"]
 
     @property
     def staleness(self) -> Staleness:
         """What is done about stored rows that have aged."""
-        return Staleness(**self._part("staleness"))
+        return self._parts["staleness"]
 
     @property
     def loss_spec(self) -> LossSpec:
@@ -370,53 +352,44 @@ class TrainConfig(_PartSettings):
         changed = [f"{name}={value!r}" for name, value in values if value != DEFAULTS[name]]
         return f"TrainConfig({', '.join(changed)})"
 
-    def _part(self, part: str) -> dict[str, Any]:
-        values = {name: getattr(self, name) for name, one in _OF_PARTS.items() if one.part == part}
-        return {
-            _OF_PARTS[name].field: value
-            for name, value in values.items()
-            if value is not None or name not in _BY_LENGTH
-        }
-
     def _check(self) -> None:
         for one in fields(TrainConfig):
-            value, check = getattr(self, one.name), one.metadata.get("check")
-            if check is not None and not (value is None and one.default is None):
-                check(one.name, value)
+            if (check := one.metadata.get("check")) is not None:
+                value = getattr(self, one.name)
+                if value is not None or one.default is not None:
+                    check(one.name, value)
         check_label_draw(self.label_fraction, self.labels_per_class)
         if self.max_steps is not None:
             least = 0 if self.loss_spec.fits_head else 1
             check_positive_int("max_steps", self.max_steps, minimum=least)
         if self.mode == "standalone" and self.loss_spec.needs_head:
             raise ValueError(
-                f"'mode' must be 'integrated' for loss={self.loss!r}, which trains a classifier "
-                f"(got {self.mode!r})."
+                f"'mode' must be 'integrated' for loss={self.loss!r} (got {self.mode!r})."
             )
         targets = self.lora_targets
         if targets is not None and (not isinstance(targets, str) or not targets.strip(" ,")):
             raise ValueError(
-                "'lora_targets' must be comma-separated names of layers, or None for those of the "
-                f"family (got {targets!r})."
+                f"'lora_targets' must be comma-separated layers, or None (got {targets!r})."
             )
-        for part in PARTS:
-            self._check_part(part)
-        self._check_bandwidth()
 
-    def _check_part(self, part: str) -> None:
-        inside = {name: one.field for name, one in _OF_PARTS.items() if one.part == part}
-        for name in inside:
-            if callable(getattr(self, name)):
+    def _part(self, part: str) -> Any:
+        """The part that the settings describe; errors use the names of the settings."""
+        inside, values = _fields_of(part), {}
+        for name, inner in inside.items():
+            value = getattr(self, name)
+            if callable(value):
                 raise ValueError(
-                    f"'{name}' must be a number or a name here (got {getattr(self, name)!r}). "
+                    f"'{name}' must be a number or a name here (got {value!r}). "
                     "Pass a function to GraphGuidedObjective."
                 )
+            if value is not None or name not in _BY_LENGTH:
+                values[inner] = value
         try:
-            PARTS[part](**self._part(part))
+            return PARTS[part](**values)
         except ValueError as error:
             text = str(error)
             for name, inner in inside.items():
                 if text.startswith(f"'{inner}'"):
-                    # Report the name that the user gave.
                     text = f"'{name}'{text.removeprefix(repr(inner))}"
             raise ValueError(text) from error
 
@@ -431,15 +404,13 @@ class TrainConfig(_PartSettings):
             )
         named = isinstance(self.bandwidth, str) and self.bandwidth != "sqrt"
         if self.loss_spec.in_batch and named:
-            raise ValueError(
-                f"'bandwidth' of loss={self.loss!r} must be a number or 'sqrt' "
-                f"(got {self.bandwidth!r})."
-            )
+            given = f"(got {self.bandwidth!r})"
+            raise ValueError(f"'bandwidth' of {self.loss!r} must be a number or 'sqrt' {given}.")
 
 
 def _all_settings() -> Iterator[ConfigSetting]:
     for one in fields(TrainConfig):
-        if one.name not in _OF_PARTS:
+        if "help" in one.metadata:
             help, search, group = (one.metadata[key] for key in ("help", "search", "group"))
             kinds = _kinds(str(one.type))
             yield ConfigSetting(one.name, "", one.name, one.default, help, search, kinds, group)
@@ -451,14 +422,22 @@ DEFAULTS: dict[str, Any] = {name: one.default for name, one in SETTINGS.items()}
 """Default of every setting."""
 
 
+def recipe_settings(name: str, *, few_labels: bool) -> dict[str, Any]:
+    """Settings of a recipe; `auto` is `few-labels` or `full-labels`.
+
+    Documents of several classes have no contrastive stages: for them `few_labels` is False.
+    """
+    check_choice("recipe", name, ("auto", *RECIPES))
+    if name == "auto":
+        name = "few-labels" if few_labels else "full-labels"
+    return dict(RECIPES[name])
+
+
 def check_multilabel(config: TrainConfig) -> None:
     """Raise a `ValueError` that names a setting without meaning for label sets."""
     if not config.loss_spec.label_sets:
         fine = [name for name, spec in LOSSES.items() if spec.label_sets]
-        raise ValueError(
-            f"'loss' must be one of {fine} for label sets (got {config.loss!r}, which "
-            "needs one class per document)."
-        )
+        raise ValueError(f"'loss' must be one of {fine} for label sets (got {config.loss!r}).")
     refused = {
         "mode": ("standalone", "must be 'integrated'"),
         "rule": ("poisson", "must be 'harmonic' or 'spreading'"),
@@ -468,17 +447,11 @@ def check_multilabel(config: TrainConfig) -> None:
     }
     for name, (value, rule) in refused.items():
         if getattr(config, name) == value:
-            raise ValueError(
-                f"'{name}' {rule} for label sets, where a document has several classes "
-                f"(got {value!r})."
-            )
+            raise ValueError(f"'{name}' {rule} for label sets (got {value!r}).")
     unset = ("warm_start_steps", "graph_start_steps", "refit_head", "class_balance")
     for name in (*unset, "label_fraction", "labels_per_class"):
-        if getattr(config, name) != DEFAULTS[name]:
-            raise ValueError(
-                f"'{name}' is not defined for label sets, where a document has several classes "
-                f"(got {getattr(config, name)}). Leave it out."
-            )
+        if (value := getattr(config, name)) != DEFAULTS[name]:
+            raise ValueError(f"'{name}' is not defined for label sets (got {value}). Leave it out.")
 
 
 def setting_named(name: str) -> ConfigSetting:
@@ -491,13 +464,11 @@ def setting_named(name: str) -> ConfigSetting:
         )
     known, whose, asked = SETTINGS, "a training", name
     if dot:
-        known = {one.field: one for one in _OF_PARTS.values() if one.part == part}
+        known = {inside: _OF_PARTS[full] for full, inside in _fields_of(part).items()}
         whose, asked = f"'{part}'", inner
     if asked not in known:
-        raise ValueError(
-            f"{name!r} must be a setting of {whose}, one of {list(known)}. "
-            f"{nearest_name(asked, known)}"
-        )
+        hint = nearest_name(asked, known)
+        raise ValueError(f"{name!r} must be a setting of {whose}, one of {list(known)}. {hint}")
     return known[asked]
 
 
@@ -510,12 +481,7 @@ def check_value(name: str, value: Any) -> None:
 
 
 def read_settings(given: Mapping[str, Any], where: str = "settings") -> dict[str, Any]:
-    """Settings of a file, `{"graph.k": 8}` or `{"graph": {"k": 8}}`, by their names in `SETTINGS`.
-
-    Example:
-        >>> read_settings({"graph": {"k": 8}, "staleness.half_life": 20, "loss": "ce"})
-        {'k': 8, 'half_life': 20, 'loss': 'ce'}
-    """
+    """Settings of a file, `graph.k: 8` or `graph: {k: 8}`, by their names in `SETTINGS`."""
     found: dict[str, Any] = {}
     for name, value in given.items():
         if isinstance(value, Mapping):

@@ -1,21 +1,32 @@
-"""Documents for training: datasets, batches, and which documents keep their label."""
+"""Documents for training: datasets, batches, draws of labels, embeddings kept on disk."""
 
 from __future__ import annotations
 
+import hashlib
 import math
-from collections.abc import Iterator, Mapping, Sequence
+import os
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
 from gloss_graph._internal.checks import check_positive_int
+from gloss_graph._internal.files import atomic_write, clear_drafts
 from gloss_graph._internal.processes import launched
+from gloss_graph.runs.provenance import documents_digest
 from gloss_graph.text import UNLABELED, Corpus, FeatureEncoder, Splits, TextEncoder
+from gloss_graph.text.checkpoints import folder_digest
 from gloss_graph.training.config import TrainConfig, check_label_draw
+
+# ------------------------------------------------------------------ datasets and batches
 
 
 class TextDataset(Dataset[dict[str, Any]]):
@@ -40,11 +51,9 @@ class TextDataset(Dataset[dict[str, Any]]):
         return len(self._features)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        item = {
-            **self._features[index],
-            "labels": self._labels[index] if self.corpus.multilabel else self.corpus.labels[index],
-            "ids": self.corpus.ids[index],
-        }
+        corpus = self.corpus
+        labels = self._labels[index] if corpus.multilabel else corpus.labels[index]
+        item = {**self._features[index], "labels": labels, "ids": corpus.ids[index]}
         return item if self.frozen is None else {**item, "frozen": self.frozen[index]}
 
 
@@ -60,13 +69,9 @@ class TextCollator:
         For label sets `labels` is (B, C) float.
         """
         batch = self._encoder.collate(items)
-        labels = [item["labels"] for item in items]
-        sets = bool(labels) and isinstance(labels[0], Tensor)
-        batch["labels"] = torch.stack(labels) if sets else torch.tensor(labels, dtype=torch.long)
-        if self._ids:
-            batch["ids"] = torch.tensor([item["ids"] for item in items], dtype=torch.long)
-        if items and "frozen" in items[0]:
-            batch["frozen"] = torch.stack([item["frozen"] for item in items])
+        for name in ("labels", "ids", "frozen"):
+            if name in items[0] and (name != "ids" or self._ids):
+                batch[name] = torch.stack([torch.as_tensor(item[name]) for item in items])
         return batch
 
 
@@ -186,14 +191,16 @@ def label_tensor(corpus: Corpus) -> Tensor:
     return torch.tensor(corpus.labels, dtype=torch.long)
 
 
+# ------------------------------------------------------------------ labels
+
+
 def draw_labels(
     corpus: Corpus, *, fraction: float | None = None, per_class: int | None = None, seed: int = 0
 ) -> list[int]:
     """Choose the documents that keep their label: their positions in ascending order.
 
     Draws a `fraction` of the labeled documents of every class, at least one, or `per_class` of them
-    (all of a smaller class). The draw depends on the seed alone, so that every method sees the same
-    documents.
+    (all of a smaller class). It depends on the seed alone: every method sees the same documents.
 
     Example:
         >>> corpus = Corpus(["a", "b", "c"], [0, 0, 1], [0, 1, 2], ["x", "y"])
@@ -228,7 +235,7 @@ def hide_labels(corpus: Corpus, kept: Sequence[int]) -> Corpus:
 def with_few_labels(
     splits: Splits, *, fraction: float | None, per_class: int | None, seed: int
 ) -> Splits:
-    """The splits with only the training labels that `draw_labels` draws; all if neither is set."""
+    """The splits with only the training labels that `draw_labels` draws; all without a setting."""
     if fraction is None and per_class is None:
         return splits
     kept = draw_labels(splits.train, fraction=fraction, per_class=per_class, seed=seed)
@@ -236,10 +243,9 @@ def with_few_labels(
 
 
 def with_unlabeled(splits: Splits, unlabeled: Corpus) -> Splits:
-    """Add documents without labels to the training part, with ids above all others.
+    """Add documents to the training part, with ids above all others and their labels dropped.
 
-    Labels of the unlabeled documents are dropped. A text may also occur in the validation or test
-    part: it carries no label.
+    A text may also occur in the validation or test part: it carries no label.
     """
     train = splits.train
     if (train.texts_b is None) != (unlabeled.texts_b is None):
@@ -256,3 +262,87 @@ def with_unlabeled(splits: Splits, unlabeled: Corpus) -> Splits:
         label_sets=train.label_sets and train.label_sets + [None] * len(unlabeled),
     )
     return replace(splits, train=joined)
+
+
+# ------------------------------------------------------------------ embeddings kept on disk
+
+
+def cache_folder() -> Path:
+    """Folder for embeddings: `GLOSS_GRAPH_CACHE`, else `gloss-graph` in the user's cache."""
+    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return Path(os.environ.get("GLOSS_GRAPH_CACHE") or f"{base}/gloss-graph").expanduser()
+
+
+def encoder_identity(
+    name: str, *, pooling: str | None = None, max_length: int | None = None
+) -> dict[str, Any]:
+    """Name and options that tell an encoder of `load_encoder` from others.
+
+    A folder keeps its name when another model is saved there, so a digest of its files is added.
+
+    Example:
+        >>> encoder_identity("minilm", max_length=64)
+        {'encoder': 'minilm', 'pooling': None, 'max_length': 64}
+    """
+    found: dict[str, Any] = {"encoder": name, "pooling": pooling, "max_length": max_length}
+    folder = Path(name).expanduser()
+    if name != "minilm" and folder.is_dir():
+        found["files"] = folder_digest(folder)
+    return found
+
+
+def recorded_embeddings(
+    parts: Mapping[str, Corpus],
+    make_encoder: Callable[[], TextEncoder],
+    identity: Mapping[str, Any] | None,
+    *,
+    folder: str | Path | None = None,
+    progress: bool = False,
+) -> dict[str, Tensor]:
+    """Embeddings (N, D) of every part by a frozen encoder; computed once, then read.
+
+    They are kept in the `folder`, by default in the user's cache, under the `identity` of the
+    encoder, see `encoder_identity`; without an identity nothing is kept.
+    """
+
+    def embedded() -> dict[str, Tensor]:
+        encoder = make_encoder().eval()
+        return {
+            name: encoder.embed(part, batch_size=64, progress=progress).float().contiguous()
+            for name, part in parts.items()
+        }
+
+    if not identity:
+        return embedded()
+    content = repr([documents_digest(parts.values()), sorted(identity.items())])
+    key = hashlib.sha256(content.encode()).hexdigest()[:20]
+    file = Path(folder or cache_folder()) / "embeddings" / f"{key}.safetensors"
+    if os.path.isfile(file):  # False where the folder may not be searched
+        try:
+            stored = load_file(file)
+        except (SafetensorError, OSError):
+            stored = {}
+        if all(_fits(stored.get(name), part) for name, part in parts.items()):
+            return {name: stored[name] for name in parts}
+    rows = embedded()
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        # Drafts of all names: the embeddings of a killed process may never be needed again.
+        clear_drafts(file.parent)
+        with atomic_write(file, overwrite=True) as draft:
+            draft.write(save(rows))
+    except OSError as error:
+        warnings.warn(
+            f"The embeddings are not kept for the next time, as {file.parent} cannot be written "
+            f"({error.strerror or error}). Name another folder in GLOSS_GRAPH_CACHE.",
+            UserWarning,
+            stacklevel=2,
+        )
+    return rows
+
+
+def _fits(rows: Tensor | None, part: Corpus) -> bool:
+    """Whether recorded rows are finite ones of the documents."""
+    if rows is None or rows.dim() != 2 or len(rows) != len(part):
+        return False
+    return rows.is_floating_point() and bool(rows.isfinite().all())

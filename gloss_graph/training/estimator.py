@@ -21,13 +21,14 @@ from gloss_graph._internal.checks import check_choice
 from gloss_graph._internal.labels import class_codes, label_array
 from gloss_graph.runs import RunFolder
 from gloss_graph.text import Corpus, FeatureEncoder, Splits, TextEncoder, load_encoder
-from gloss_graph.training.config import TrainConfig
+from gloss_graph.text.corpora import string_list
+from gloss_graph.training.config import RECIPES, TrainConfig, recipe_settings
 from gloss_graph.training.predict import Run
-from gloss_graph.training.recipes import RECIPES, recipe_settings
 from gloss_graph.training.run import train_text
 
 HEADS = ("linear", "propagation")
 _ENCODER = "encoder"
+_SETS = (list, tuple, set, frozenset)
 
 
 class Reason(NamedTuple):
@@ -50,14 +51,13 @@ class GraphGuidedClassifier(ModelHubMixin):
     """Fine-tune an encoder on a few labels and the graph of all documents.
 
     Args:
-        encoder: What embeds a document: `"minilm"`, a folder or Hugging Face id, a
-            `SentenceTransformer`, a `TextEncoder`, or `"none"` for rows of features. Another
-            `nn.Module` is applied to feature rows (n, D) and stays as it is; an adapter on top of
-            it is trained.
+        encoder: `"minilm"`, a folder or Hugging Face id, a `SentenceTransformer`, a `TextEncoder`,
+            or `"none"` for rows of features. Another `nn.Module` is applied to feature rows (n, D)
+            and stays as it is; an adapter on top of it is trained.
         recipe: `"few-labels"`, `"full-labels"` or `"auto"`, which takes the former if most
             documents have no label.
-        head: What `predict` answers with: `"linear"`, the trained head, or `"propagation"` over
-            the training documents.
+        head: Head of `predict`: `"linear"`, the trained one, or `"propagation"` over the training
+            documents.
         max_length: Tokens kept of a text.
         settings: Settings of `TrainConfig` by name, over those of the recipe.
         seed: Seed of everything random.
@@ -109,10 +109,6 @@ class GraphGuidedClassifier(ModelHubMixin):
             labels: N classes, names or numbers; None, NaN and -1 mark unlabeled documents. For
                 documents of several classes lists of classes, or a 0/1 matrix (N, C).
             unlabeled: More documents, without labels.
-
-        Raises:
-            TypeError: A text that is not a string, named by its position.
-            ValueError: Lengths that disagree, no label, a single class, non-finite features.
         """
         documents = self._documents(texts, "texts")
         more = None if unlabeled is None else self._documents(unlabeled, "unlabeled")
@@ -126,15 +122,13 @@ class GraphGuidedClassifier(ModelHubMixin):
         self._remove()
         self._remove = weakref.finalize(self, rmtree, work, ignore_errors=True)
         encoder = self._encoder(corpus, work)
-        folder = RunFolder(work / "run")
-        train_text(
-            Splits(corpus), encoder, config, folder.path, progress=self.verbose, save_steps=0
-        )
+        run = work / "run"
+        train_text(Splits(corpus), encoder, config, run, progress=self.verbose, save_steps=0)
         if numbers is not None:
-            folder.note(class_numbers=numbers)
+            RunFolder(run).note(class_numbers=numbers)
         if (work / _ENCODER).is_dir():
-            copytree(work / _ENCODER, folder.encoder)
-        self._take(folder.path)
+            copytree(work / _ENCODER, RunFolder(run).encoder)
+        self._take(run)
         return self
 
     def predict(self, texts: Any) -> NDArray[Any]:
@@ -146,62 +140,45 @@ class GraphGuidedClassifier(ModelHubMixin):
         return found
 
     def predict_proba(self, texts: Any) -> NDArray[np.floating[Any]]:
-        """Class probabilities (B, C), columns in the order of `classes_`.
-
-        Raises:
-            NotFittedError: Before `fit`.
-            TypeError: A text that is not a string.
-        """
+        """Class probabilities (B, C), columns in the order of `classes_`."""
         run = self._fitted()
         if self.head == "linear":
             scores = run.linear(**self._arguments(texts), progress=self.verbose)
         else:
             found = run.predict(**self._arguments(texts), top=0, progress=self.verbose)
             scores = found.explanation.probabilities
-            # Of a row that nothing reaches the head knows more than the graph.
+            # The head knows more than the graph about a row that no label reaches.
             scores = torch.where(scores.sum(dim=1, keepdim=True) > 0, scores, found.linear)
         result: NDArray[np.floating[Any]] = scores.numpy()
         return result
 
     def explain(self, texts: Any, top: int = 3) -> list[Decision]:
-        """What propagation over the training documents says, and the labeled ones that decided.
-
-        Args:
-            texts: B documents.
-            top: Reasons per document, at most.
-        """
+        """What propagation over the training documents says, and at most `top` reasons for it."""
         run = self._fitted()
-        found = run.predict(**self._arguments(texts), top=top, progress=self.verbose)
-        explanation = found.explanation
-        best = explanation.probabilities.argmax(dim=1)
+        found = run.predict(**self._arguments(texts), top=top, progress=self.verbose).explanation
         decisions = []
-        for i in range(best.numel()):
-            pairs = zip(explanation.ids[i].tolist(), explanation.shares[i].tolist(), strict=True)
+        best = self.classes_[found.probabilities.argmax(dim=1).numpy()].tolist()
+        for i, label in enumerate(best):
+            pairs = zip(found.ids[i].tolist(), found.shares[i].tolist(), strict=True)
             reasons = [
                 Reason(run.texts.get(n, str(n)), self._label_of[n], share)
                 for n, share in pairs
                 if n >= 0 and share > 0
             ]
-            label = self.classes_[int(best[i])]
-            decisions.append(Decision(label, float(explanation.confidence[i]), reasons))
+            decisions.append(Decision(label, float(found.confidence[i]), reasons))
         return decisions
 
     def score(self, texts: Any, labels: Any) -> float:
         """Accuracy on labeled documents (of label sets: share of sets that are all right)."""
         predicted = self.predict(texts)
         if self._fitted().multilabel:
-            truth = _label_sets(labels, self.classes_.tolist())
+            _, truth = _label_sets(labels, self.classes_.tolist())
             sets = [set(np.flatnonzero(row).tolist()) for row in predicted]
             return float(np.mean([a == set(b or []) for a, b in zip(sets, truth, strict=True)]))
         return float(accuracy_score(label_array(labels), predicted))
 
     def save(self, folder: str | Path) -> Path:
-        """Write a run folder, which `load` and `gloss-graph predict --run` read.
-
-        Raises:
-            FileExistsError: The folder holds files.
-            NotFittedError: Before `fit`.
-        """
+        """Write a new run folder, which `load` and `gloss-graph predict --run` read."""
         run = self._fitted()
         with RunFolder(folder).claim() as claimed:
             copytree(run.folder, claimed.draft, dirs_exist_ok=True)
@@ -259,8 +236,9 @@ class GraphGuidedClassifier(ModelHubMixin):
         """Whether documents are rows of features."""
         if self._run is not None:
             return self._run.on_features
-        plain = isinstance(self.encoder, nn.Module) and not _reads_texts(self.encoder)
-        return self.encoder == "none" or plain
+        if isinstance(self.encoder, TextEncoder) or hasattr(self.encoder, "tokenize"):
+            return False
+        return self.encoder == "none" or isinstance(self.encoder, nn.Module)
 
     def _fitted(self) -> Run:
         if self._run is None:
@@ -278,9 +256,7 @@ class GraphGuidedClassifier(ModelHubMixin):
         self._run = run
 
     def _documents(self, given: Any, what: str) -> list[str] | NDArray[np.float32]:
-        if self.on_features:
-            return self._features(given, what)
-        return _texts(given, what)
+        return self._features(given, what) if self.on_features else _texts(given, what)
 
     def _features(self, given: Any, what: str) -> NDArray[np.float32]:
         if hasattr(given, "toarray"):
@@ -321,10 +297,6 @@ class GraphGuidedClassifier(ModelHubMixin):
         return {"texts" if isinstance(documents, list) else "features": documents}
 
 
-def _reads_texts(encoder: nn.Module) -> bool:
-    return isinstance(encoder, TextEncoder) or hasattr(encoder, "tokenize")
-
-
 def _name_of(encoder: str | nn.Module) -> str:
     return repr(encoder) if isinstance(encoder, str) else type(encoder).__name__
 
@@ -332,14 +304,10 @@ def _name_of(encoder: str | nn.Module) -> str:
 def _texts(given: Any, what: str) -> list[str]:
     if isinstance(given, str | bytes) or not isinstance(given, Iterable):
         raise TypeError(f"{what!r} must be a list of texts (got {type(given).__name__}).")
-    texts = list(given)
-    for position, text in enumerate(texts):
-        if not isinstance(text, str):
-            raise TypeError(
-                f"{what!r} must hold strings (got {type(text).__name__} at position {position}). "
-                "Drop the row, decode bytes, or write '' for an empty text."
-            )
-    return texts
+    try:
+        return string_list(what, given)
+    except ValueError as error:
+        raise TypeError(str(error)) from None
 
 
 def _corpus(
@@ -353,23 +321,19 @@ def _corpus(
         raise ValueError("'texts' must hold documents (got none).")
     sets: list[list[int] | None] | None = None
     if _holds_sets(labels):
-        names = _set_names(labels)
-        sets = _label_sets(labels, names)
+        names, sets = _label_sets(labels)
         codes, classes = np.zeros(len(sets), dtype=np.int64), np.array(names)
+        sets = [*sets, *[None] * extra]
     else:
         classes, codes = class_codes(label_array(labels), what="labels")
     if len(codes) != size:
         raise ValueError(f"'labels' must hold one per text (got {len(codes)} for {size} texts).")
     if len(classes) < 2:
-        raise ValueError(
-            f"'labels' must be of at least two classes (got {classes.tolist()[0]!r} only)."
-        )
-    features = None
-    texts: list[str]
+        raise ValueError(f"'labels' must be of at least two classes (got {classes.tolist()}).")
+    texts, features = [""] * (size + extra), None
     if isinstance(documents, list):
         texts = [*documents, *(more if isinstance(more, list) else [])]
     else:
-        texts = [""] * (size + extra)
         features = documents if more is None else np.concatenate([documents, np.asarray(more)])
     corpus = Corpus(
         texts,
@@ -377,39 +341,28 @@ def _corpus(
         list(range(size + extra)),
         [str(name) for name in classes.tolist()],
         features=features,
-        label_sets=None if sets is None else [*sets, *[None] * extra],
+        label_sets=sets,
     )
     return corpus, None if classes.dtype.kind in "USO" else classes.tolist()
 
 
-def _is_matrix(labels: Any) -> bool:
-    return getattr(labels, "ndim", 1) == 2
-
-
-def _is_set(members: Any) -> bool:
-    return isinstance(members, list | tuple | set | frozenset)
-
-
 def _holds_sets(labels: Any) -> bool:
     values = labels.tolist() if hasattr(labels, "tolist") else labels
-    return _is_matrix(labels) or (isinstance(values, Sequence) and any(map(_is_set, values)))
+    listed = isinstance(values, Sequence) and any(isinstance(value, _SETS) for value in values)
+    return getattr(labels, "ndim", 1) == 2 or listed
 
 
-def _set_names(labels: Any) -> list[Any]:
-    if _is_matrix(labels):
-        columns = getattr(labels, "columns", None)
-        return list(range(labels.shape[1])) if columns is None else list(columns)
-    return sorted({name for members in labels if _is_set(members) for name in members})
-
-
-def _label_sets(labels: Any, names: list[Any]) -> list[list[int] | None]:
-    if _is_matrix(labels):
+def _label_sets(
+    labels: Any, names: list[Any] | None = None
+) -> tuple[list[Any], list[list[int] | None]]:
+    """Classes, sorted unless they have `names`, and the class numbers of every document."""
+    if getattr(labels, "ndim", 1) == 2:
         rows = np.asarray(labels, dtype=np.float64)
-        return [
-            None if np.isnan(row).any() or (row == -1).any() else np.flatnonzero(row).tolist()
-            for row in rows
-        ]
+        unknown = np.isnan(rows).any(axis=1) | (rows == -1).any(axis=1)
+        known = [np.flatnonzero(row).tolist() for row in rows]
+        sets = [None if n else found for n, found in zip(unknown, known, strict=True)]
+        return list(getattr(labels, "columns", range(rows.shape[1]))), sets
+    members = [value if isinstance(value, _SETS) else None for value in labels]
+    names = names or sorted({name for found in members for name in found or ()})
     number = {name: i for i, name in enumerate(names)}
-    return [
-        sorted(number[name] for name in members) if _is_set(members) else None for members in labels
-    ]
+    return names, [f if f is None else sorted(number[name] for name in f) for f in members]

@@ -8,7 +8,7 @@ from typing import Literal, Protocol
 
 
 class LossSettings(Protocol):
-    """The settings of `TrainConfig` that decide which others a loss reads."""
+    """Settings of `TrainConfig` that decide which others a loss reads."""
 
     mode: str
     ids: bool

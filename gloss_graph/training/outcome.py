@@ -1,15 +1,19 @@
-"""Scores, history and description of a run."""
+"""What a run tells: scores, history and description at its end, progress bars on the way."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from sklearn.metrics import f1_score, precision_recall_fscore_support
 from torch import Tensor
+from transformers import TrainerCallback, TrainerState
 
 from gloss_graph._internal.files import atomic_write
 from gloss_graph.analysis.scores import classification_scores, silhouette_scores
@@ -58,7 +62,7 @@ def set_scores(predicted: np.ndarray, targets: np.ndarray) -> dict[str, float]:
     return {
         "subset_accuracy": float((guess == truth).all(axis=1).mean()),
         "micro_f1": float(f1_score(truth, guess, average="micro", zero_division=0)),
-        # Nothing to find and nothing claimed is no mistake.
+        # With no label to find and none predicted there is no mistake.
         "macro_f1": float(np.mean(each[present])) if present.any() else 1.0,
     }
 
@@ -83,18 +87,9 @@ def split_scores(
 
 
 class ClassReport:
-    """Scores of every class by split and head.
-
-    Example:
-        >>> corpus = Corpus(["a", "b"], [0, 1], [0, 1], ["x", "y"])
-        >>> report = ClassReport()
-        >>> report.add("test", "linear", np.array([0, 0]), corpus)
-        >>> report.rows[0]["class"], report.rows[0]["precision"], report.rows[0]["recall"]
-        ('x', 0.5, 1.0)
-    """
+    """Scores of every class by split and head, one of the `rows` for each."""
 
     def __init__(self) -> None:
-        #: One row per split, head and class.
         self.rows: list[dict[str, Any]] = []
 
     def add(self, split: str, head: str, predicted: np.ndarray, corpus: Corpus) -> None:
@@ -103,8 +98,7 @@ class ClassReport:
         A class that is never predicted has precision 0, one without documents recall 0.
         """
         labels = np.asarray(corpus.labels, dtype=np.int64)
-        known = labels >= 0
-        if not known.any():
+        if not (known := labels >= 0).any():
             return
         truth = corpus.targets[known] == 1 if corpus.multilabel else labels[known]
         columns = precision_recall_fscore_support(
@@ -148,3 +142,84 @@ def describe(splits: Splits) -> dict[str, Any]:
     if train.multilabel:
         found |= {"multilabel": True, "separator": train.separator}
     return found if train.texts_b is None else {**found, "pairs": True}
+
+
+# ------------------------------------------------------------------ progress, on stderr
+
+
+class ProgressBar(TrainerCallback):
+    """Steps done, time left, latest loss and validation macro-F1."""
+
+    def __init__(self, description: str) -> None:
+        self.display = _bars(TimeRemainingColumn())
+        self._task = self.display.add_task(description, total=None, note="")
+        self._shown: dict[str, str] = {}
+
+    def on_step_end(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
+        """Advance."""
+        self.display.update(self._task, completed=state.global_step, total=state.max_steps)
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
+        """Show the latest numbers."""
+        for key, name in (("loss", "loss"), ("eval_macro_f1", "val F1")):
+            if logs and key in logs:
+                self._shown[name] = f"{name} {logs[key]:.3f}"
+        self.display.update(self._task, note="  ".join(self._shown.values()))
+
+
+class TrialBar:
+    """Trials done of a study, best score and the steps of the running trial; a line per trial.
+
+    `show=False` shows nothing.
+    """
+
+    def __init__(self, trials: int, *, show: bool) -> None:
+        self.shown = show
+        self._best: float | None = None
+        self._bar = _bars(show=show)
+        self._all = self._bar.add_task("Trials", total=trials, note="")
+        self._one = self._bar.add_task("Steps", total=None, note="")
+
+    def __enter__(self) -> TrialBar:
+        self._bar.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._bar.stop()
+
+    def finished(self, trials: int) -> None:
+        """Show the finished trials of the study, including those of other workers."""
+        self._bar.update(self._all, completed=trials)
+
+    def steps(self, number: int, done: int, total: int) -> None:
+        """Show the steps of the running trial."""
+        self._bar.update(self._one, completed=done, total=total, note=f"trial {number}")
+
+    def waiting(self, running: int) -> None:
+        """Say that the last trials run on other workers, or on killed ones."""
+        self._bar.update(self._one, note=f"waiting for {running} trials begun elsewhere")
+
+    def ended(
+        self,
+        number: int,
+        state: str,
+        value: float | None,
+        params: Mapping[str, object],
+        finished: int,
+    ) -> None:
+        """Show a trial that has ended."""
+        if value is not None and state == "complete":
+            self._best = value if self._best is None else max(value, self._best)
+        best = "" if self._best is None else f"best {self._best:.4f}"
+        self._bar.update(self._all, completed=finished, note=best)
+        if self.shown:
+            score = "" if value is None else f" {value:.4f}"
+            tried = ", ".join(f"{name} {setting}" for name, setting in params.items())
+            line = f"trial {number}: {state}{score} ({tried})"
+            self._bar.console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
+def _bars(*more: TimeRemainingColumn, show: bool = True) -> Progress:
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), *more)
+    note = TextColumn("{task.fields[note]}")
+    return Progress(*columns, note, console=Console(stderr=True), disable=not show)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -21,16 +21,14 @@ from gloss_graph.text import UNLABELED, Corpus, FeatureEncoder, TextEncoder, loa
 from gloss_graph.training.checkpoints import load_objective
 from gloss_graph.training.classifier import TextClassifier
 from gloss_graph.training.config import TrainConfig
-from gloss_graph.training.objectives import make_objective
+from gloss_graph.training.setup import make_objective
 
 
-@dataclass(frozen=True)
-class Prediction:
+class Prediction(NamedTuple):
     """Predictions for B documents.
 
     Attributes:
-        explanation: By propagation over the training documents: probabilities (B, C), confidence
-            (B,), the labeled documents that decided most and their shares.
+        explanation: By propagation over the training documents.
         linear: Class probabilities (B, C) of the linear head; for label sets one per class.
     """
 
@@ -50,11 +48,6 @@ class Run:
         texts_b: Their second texts, empty without pairs.
         labels: Their class names, of label sets joined.
         multilabel: Whether documents have sets of classes.
-        on_features: Whether it was trained on precomputed features.
-        on_pairs: Whether it was trained on pairs of texts.
-
-    Raises:
-        ValueError: The folder is missing, damaged or holds something else.
     """
 
     def __init__(self, folder: str | Path) -> None:
@@ -70,16 +63,21 @@ class Run:
             config, bank = self._config(files.config)
             files.check_digests(self.settings)
             self.classifier = TextClassifier.load(files.model)
-            used = files.read_labels_used()
-            self._check_classes()
+            self.label_names = self.classifier.label_names
+            used, data = files.read_labels_used(), self.settings.get("data")
+            classes = data.get("classes") if isinstance(data, dict) else None
+            if classes not in (None, self.label_names):
+                raise ValueError(
+                    f"config.json has the classes {classes!r}, model/classifier.json has "
+                    f"{self.label_names}"
+                )
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise ValueError(
                 f"'run' must be a folder written by gloss-graph train ({folder}: {error})."
             ) from error
-        self.label_names = self.classifier.label_names
         self.multilabel: bool = bank["multilabel"]
         self.on_features = isinstance(self.classifier.encoder, FeatureEncoder)
-        self.on_pairs = bool(self.settings.get("data", {}).get("pairs", False))
+        self.on_pairs = isinstance(data, dict) and bool(data.get("pairs"))
         self.texts: dict[int, str] = dict(zip(used.ids, used.texts, strict=True))
         self.labels: dict[int, str] = dict(zip(used.ids, used.labels, strict=True))
         self.texts_b: dict[int, str] = dict(zip(used.ids, used.texts_b or [], strict=False))
@@ -101,14 +99,6 @@ class Run:
         except (ValueError, TypeError) as error:
             raise ValueError(f"{file}: {error}") from error
         return config, bank
-
-    def _check_classes(self) -> None:
-        data, names = self.settings.get("data"), self.classifier.label_names
-        classes = data.get("classes") if isinstance(data, dict) else None
-        if classes is not None and classes != names:
-            raise ValueError(
-                f"config.json has the classes {classes!r}, model/classifier.json has {names}"
-            )
 
     def _objective(
         self, file: Path, config: TrainConfig, bank: dict[str, Any]
@@ -132,9 +122,8 @@ class Run:
             highest = int(memory.labels.max())
             if highest >= len(self.label_names):
                 raise ValueError(
-                    f"The bank of a run must be of its classes ({file} has class number {highest}, "
-                    f"the run {len(self.label_names)} classes). Put back the file that training "
-                    "wrote."
+                    f"The bank of a run must be of its classes ({file} has class {highest} of "
+                    f"{len(self.label_names)}). Put back the file that training wrote."
                 )
         return objective.eval()
 
@@ -151,7 +140,7 @@ class Run:
         top: int = 3,
         progress: bool = False,
     ) -> Prediction:
-        """Predict documents.
+        """Predict documents of the kind that the run was trained on.
 
         Args:
             texts: B documents; not needed with features.
@@ -160,14 +149,11 @@ class Run:
             ids: (B,) ids of training documents (`labels_used.csv`), or of none: each is predicted
                 as if its label were unknown. Without ids a stored copy counts as another document.
             mode: "inductive" or "transductive", as in `GraphGuidedObjective.explain`.
-            anchor: Weight of the frozen similarity, None for that of the training.
+            anchor: Weight of the frozen similarity, None for that of the training; above 0 it
+                needs the encoder before training.
             rule: Rule of propagation, None for that of the training.
             top: Labeled documents to name.
             progress: Show progress bars.
-
-        Raises:
-            ValueError: The documents are not of the kind that the run was trained on, or `anchor`
-                needs an encoder that is out of reach or has changed.
         """
         corpus = self._corpus(texts, texts_b, features)
         rows = self.classifier.encoder.embed(corpus, progress=progress)
@@ -204,7 +190,7 @@ class Run:
         wanted = "features" if self.on_features else "texts"
         given = features if self.on_features else texts
         if given is None or (features is not None) != self.on_features:
-            raise ValueError(f"'{wanted}' must be given, which is what the run was trained on.")
+            raise ValueError(f"'{wanted}' must be given, as the run was trained on {wanted}.")
         if not self.on_features and (texts_b is not None) != self.on_pairs:
             wanted = "be given" if self.on_pairs else "be left out"
             kind = "pairs" if self.on_pairs else "single texts"
@@ -231,16 +217,12 @@ class Run:
         settings, kept = self.settings, RunFolder(self.folder).encoder
         name = str(kept) if kept.is_dir() else settings.get("encoder_name") or ""
         if not name:
-            raise ValueError(
-                "The run does not name its encoder, so its frozen features cannot be computed. "
-                "Use anchor=0."
-            )
+            raise ValueError("The run does not name its encoder for frozen features. Use anchor=0.")
         encoder = load_encoder(name, pooling=settings["pooling"], max_length=settings["max_length"])
         if encoder.source_files != settings.get("encoder_files", encoder.source_files):
             raise ValueError(
                 f"The run {self.folder} was trained from the encoder in {name}, which has changed "
-                "since: its files are not the ones training read. Put them back, or do without "
-                "them by anchor=0 (--anchor 0)."
+                "since. Put its files back, or do without them by anchor=0 (--anchor 0)."
             )
         return encoder
 
@@ -254,6 +236,6 @@ def _check_capacity(file: Path, capacity: int) -> None:
         raise ValueError(f"The bank of the run cannot be read ({file}: {error}).") from error
     if found != [capacity]:
         raise ValueError(
-            f"The bank of a run must be of the size its config.json says, {capacity} ({file} is of "
-            f"the size {found[0] if found else 'nothing'}). Put back the file that training wrote."
+            f"The bank of a run must be of the size {capacity} of its config.json ({file} has the "
+            f"shape {found}). Put back the file that training wrote."
         )

@@ -26,10 +26,9 @@ from gloss_graph.training.config import TrainConfig
 
 
 def find_device(name: str = "auto") -> torch.device:
-    """The device to train on, as the Trainer chooses it too; `name` is one of `DEVICES`.
+    """The device to train on, of `DEVICES`; "auto" is the first accelerator, else the CPU.
 
-    "auto" is the first available accelerator, else the CPU. With several GPUs a process takes the
-    one of its number on this machine.
+    With several GPUs a process takes the one of its number on this machine.
     """
     kinds = {"cuda": torch.cuda, "xpu": getattr(torch, "xpu", None), "mps": torch.backends.mps}
     found = [kind for kind, module in kinds.items() if module is not None and module.is_available()]
@@ -47,10 +46,7 @@ def check_run(config: TrainConfig, *, on_features: bool) -> torch.device:
     """The device to train on; refuses what this machine or the kind of encoder cannot do."""
     if config.lora_rank:
         if on_features:
-            raise ValueError(
-                "'lora_rank' must be 0 for features, which have no transformer to adapt (got "
-                f"{config.lora_rank})."
-            )
+            raise ValueError(f"'lora_rank' must be 0 for features (got {config.lora_rank}).")
         require_peft()
     return find_device(config.device)
 
@@ -74,10 +70,7 @@ def on_main(action: Callable[[], object]) -> None:
 
 
 def check_same_everywhere(settings: Mapping[str, Any]) -> None:
-    """Raise a `ValueError` on all processes if their settings (JSON values) differ.
-
-    Every process must call this.
-    """
+    """Raise a `ValueError` on all processes if their settings differ; every process must call."""
     if world_size() == 1:
         return
     device = _device()
@@ -85,25 +78,17 @@ def check_same_everywhere(settings: Mapping[str, Any]) -> None:
     sizes = gather_rows(torch.tensor([text.numel()], device=device)).tolist()
     found = [json.loads(bytes(part.tolist())) for part in gather_rows(text).cpu().split(sizes)]
     known = dict.fromkeys(name for other in found for name in other)
-    names = [
-        name for name in known if any(other.get(name) != found[0].get(name) for other in found)
-    ]
-    if names:
-        shown = ", ".join(
-            f"'{name}' is {' and '.join(sorted({repr(part.get(name)) for part in found}))}"
-            for name in names
-        )
+    values = {name: sorted({repr(part.get(name)) for part in found}) for name in known}
+    told = [f"'{name}' is {' and '.join(v)}" for name, v in values.items() if len(v) > 1]
+    if told:
         raise ValueError(
-            f"All processes of a run must be started with the same settings ({shown}). Start them "
-            "with one command."
+            f"All processes of a run must be started with the same settings ({', '.join(told)}). "
+            "Start them with one command."
         )
 
 
 def has_unused_parameters(classifier: TextClassifier) -> bool:
-    """Whether a trained parameter gets no gradient, as that of an unused pooler.
-
-    With several processes the gradients of such a model need a search every step.
-    """
+    """Whether a trained parameter gets no gradient, as that of an unused pooler."""
     encoder = classifier.encoder
     device = next(encoder.parameters()).device
     batch = {name: value.to(device) for name, value in encoder.probe().items()}

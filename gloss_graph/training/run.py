@@ -27,19 +27,19 @@ from gloss_graph.training.checkpoints import Checkpoints, RunClock, run_settings
 from gloss_graph.training.classifier import TextClassifier, freeze_layers
 from gloss_graph.training.config import DEFAULTS, TrainConfig, check_multilabel
 from gloss_graph.training.data import with_few_labels
-from gloss_graph.training.objectives import LossModule, make_loss, make_objective
 from gloss_graph.training.outcome import (
     THRESHOLD,
     ClassReport,
+    ProgressBar,
     describe,
     history_rows,
     split_scores,
 )
 from gloss_graph.training.processes import check_run, check_same_everywhere, join_processes, on_main
-from gloss_graph.training.progress import ProgressBar
-from gloss_graph.training.setup import make_trainer
+from gloss_graph.training.setup import make_loss, make_objective, make_trainer
 from gloss_graph.training.snapshots import Snapshots
 from gloss_graph.training.stages import SplitEmbeddings, fill_bank, fit_head, run_start_stages
+from gloss_graph.training.trainer import LossModule
 
 _SIGMA_SAMPLE = 1024
 
@@ -49,7 +49,7 @@ class RunResult:
     """A trained classifier and its scores.
 
     Attributes:
-        model: The trained classifier (best validation macro-F1, or last step).
+        model: The trained classifier, of the best step or the last one.
         objective: An objective whose bank holds the training documents, for `predict`.
         metrics: Flat numbers: `test.macro_f1`, `test_propagation.macro_f1`, `seconds.encoder`, ...
         history: Rows of step, losses and validation scores.
@@ -84,11 +84,10 @@ def train_text(
     """Fine-tune an encoder with a linear head and score it; `Run(out)` then predicts.
 
     Writes `config.json`, `metrics.json`, `history.csv`, `classes.csv`, `labels_used.csv`, `model/`,
-    `memory/` and the data of the pictures into `out`, all at once when they are complete;
-    `checkpoints/` exists until then. A run that was interrupted in `out` starts over; with
-    `resume=True` it continues and comes to the same weights, memory and metrics, bit for bit, as
-    one that was not interrupted (times aside). Under `torchrun` every process trains on different
-    batches and computes the same scores; the first one writes and prints.
+    `memory/` and the data of the pictures into `out`, all at once when they are complete. A run
+    that was interrupted in `out` starts over; with `resume=True` it continues and comes to the same
+    weights, memory and metrics, bit for bit, as one that was not interrupted (times aside). Under
+    `torchrun` every process trains on different batches and computes the same scores.
 
     Args:
         splits: Training, validation and test documents; training documents may lack labels.
@@ -96,8 +95,8 @@ def train_text(
         config: Settings.
         out: New or empty folder, or that of a run that did not finish.
         frozen: Embeddings of the untrained encoder for `"train"`, `"val"` and `"test"`, if known
-            from an earlier run; computed otherwise.
-        callbacks: Added to the Trainer, for example to watch its evaluations.
+            from an earlier run.
+        callbacks: Added to the Trainer.
         progress: Show progress bars.
         description: Text of the bar.
         finish: Adds files to the run folder before it is complete: the first process calls it with
@@ -109,8 +108,7 @@ def train_text(
 
     Raises:
         ValueError: Labels or a validation split are missing; the device or the adapters cannot be
-            had; settings, documents or weights differ from those of the interrupted run or between
-            processes.
+            had; settings, documents or weights differ from those of the interrupted run.
         FileExistsError: `out` holds files.
         BlockingIOError: Another process trains into `out`.
     """
@@ -121,9 +119,8 @@ def train_text(
     splits = with_few_labels(
         splits, fraction=config.label_fraction, per_class=config.labels_per_class, seed=config.seed
     )
-    check_labels(
-        splits, picks_step=not config.keeps_last, by_silhouette=config.mode == "standalone"
-    )
+    standalone = config.mode == "standalone"
+    check_labels(splits, picks_step=not config.keeps_last, by_silhouette=standalone)
     device = check_run(config, on_features=isinstance(encoder, FeatureEncoder))
     join_processes(config.device)
     if save_steps is not None:
@@ -196,7 +193,7 @@ class _TextRun:
                 encoder,
                 splits,
                 self.views.frozen,
-                warm_start=config.warm_start_steps > 0 or config.graph_start_steps > 0,
+                warm_start=config.warm_start_steps + config.graph_start_steps > 0,
                 batch_size=config.eval_batch_size,
                 seed=config.seed,
             )
@@ -330,7 +327,7 @@ class _TextRun:
         memory = None if objective is None else objective.memory
         stored = memory is not None and len(memory) > 0
         if objective is None or not stored or config.loss_spec.frozen_targets:
-            # Another loss's bank lacks documents or their learned rows: fill one to predict over.
+            # The bank of another loss lacks documents or their learned rows: fill one to predict.
             objective = make_objective(
                 replace(config, loss="gloss", memory_size=len(train)),
                 train.num_classes,
@@ -349,6 +346,7 @@ class _TextRun:
         objective, metrics = self._predictor(), self.metrics
         predictions, embeddings = {}, {}
         memory = objective.memory
+        labeled = memory is not None and len(memory) > 0 and bool(memory.labeled.any())
         for name, corpus in self.splits.parts.items():
             if name == "train":
                 continue
@@ -356,7 +354,7 @@ class _TextRun:
             predictions[name] = _answer(self.classifier.head_logits(rows), corpus, 0.0)
             metrics |= split_scores(name, predictions[name], rows, corpus)
             self.classes.add(name, "linear", predictions[name], corpus)
-            if memory is None or not len(memory) or not bool(memory.labeled.any()):
+            if not labeled:
                 continue
             frozen = self.views.frozen.get(name)
             spread = objective.predict(rows, frozen=frozen, mode="transductive")
@@ -376,7 +374,6 @@ class _TextRun:
         result.model.save(folder.model)
         folder.objective.parent.mkdir()
         save_objective(result.objective, folder.objective)
-        folder.write_labels_used(self.corpus)
         self.classes.write(folder.classes)
         if self.snapshots is not None:
             self.snapshots.write(draft, result.embeddings, result.metrics)
@@ -393,7 +390,7 @@ class _TextRun:
             # Of this version: comparisons of runs leave out what was not changed.
             "defaults": DEFAULTS,
         }
-        folder.write(settings, result.metrics, result.history)
+        folder.write(settings, result.metrics, result.history, self.corpus)
 
 
 def _answer(scores: Tensor, corpus: Corpus, threshold: float) -> np.ndarray:
@@ -402,11 +399,7 @@ def _answer(scores: Tensor, corpus: Corpus, threshold: float) -> np.ndarray:
 
 
 def check_labels(splits: Splits, *, picks_step: bool, by_silhouette: bool = False) -> None:
-    """Raise if the splits lack labels that a run needs, and warn about classes without any.
-
-    With `picks_step` the validation part picks the best step, maybe by the silhouette of its
-    classes.
-    """
+    """Raise if the splits lack labels that a run needs, and warn about classes without any."""
     needed = {"train": splits.train}
     if picks_step:
         if splits.val is None:

@@ -31,24 +31,26 @@ _MOMENTS = 4
 #: Epochs whose end is recorded, at most; of more, every second, third, ...
 _EPOCHS = 100
 _PER_CLASS = 4
+_DAMAGED = (
+    *(OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError),
+    SafetensorError,
+)
 
 
 class Embeds(Protocol):
     """Anything that embeds documents."""
 
     def embed(self, corpus: Corpus, *, batch_size: int = 64, progress: bool = False) -> Tensor:
-        """(N, D) embeddings of the documents."""
+        """Embeddings (N, D) of the documents."""
 
 
 class FixedBatch(TrainerCallback):
     """Encodes the same few documents at the start of a training, on its way and at its end.
 
-    Passes run in eval mode without gradient, draw no random number and return every module to its
-    mode, so a training gives the same numbers with and without them.
-
-    The documents, `size` at most, are labeled ones, equally many per class, of the largest classes
-    where there are too many for four documents each. There are at most `moments` passes on the way,
-    denser at first, when most changes; `warm_start` records the start of the training too.
+    A training gives the same numbers with and without it. The documents, `size` at most, are
+    labeled ones, equally many per class, of the largest classes where there are too many for four
+    documents each. There are at most `moments` passes on the way, denser at first, when most
+    changes; `warm_start` records the start of the training too.
     """
 
     def __init__(
@@ -69,7 +71,6 @@ class FixedBatch(TrainerCallback):
         self.passes: dict[str, Tensor] = {}
         #: Embeddings (B, D) at ends of epochs; 0 is the start of the training.
         self.epochs: dict[float, Tensor] = {}
-        #: Time spent here.
         self.seconds = 0.0
         self._encoder, self._batch_size = encoder, batch_size
         self._moments, self._warm_start = moments, warm_start
@@ -98,9 +99,9 @@ class FixedBatch(TrainerCallback):
         if self.passes and new:
             self.epochs[0.0] = list(self.passes.values())[-1]
         self._every = max(1, -(-state.num_train_epochs // _EPOCHS))
-        if has_ended(state) or ends_epoch(state):
+        if (ended := has_ended(state)) or ends_epoch(state):
             # Its checkpoint may have been written just before.
-            self._note_epoch(args, state, last=has_ended(state))
+            self._note_epoch(args, state, last=ended)
         last = max(state.max_steps, 0)
         shares = [((i + 1) / (moments + 1)) ** 1.5 for i in range(moments)]
         self._steps = {max(1, round(share * last)) for share in shares} - {last}
@@ -127,14 +128,14 @@ class FixedBatch(TrainerCallback):
         self.epochs[epoch] = self._encoded() if taken is None else taken
 
     def checkpoint(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """See `gloss_graph.training.checkpoints.Checkpointed`."""
+        """Keep the passes so far."""
         tensors = {f"rows.{i}": rows for i, rows in enumerate(self.passes.values())}
         tensors |= {f"epoch_rows.{i}": rows for i, rows in enumerate(self.epochs.values())}
         notes = {"names": list(self.passes), "epochs": list(self.epochs), "last": self._last_epoch}
         return tensors, notes
 
     def restore(self, tensors: Mapping[str, Tensor], notes: Mapping[str, Any]) -> None:
-        """See `gloss_graph.training.checkpoints.Checkpointed`."""
+        """Take the passes that were kept."""
         self.passes = {name: tensors[f"rows.{i}"] for i, name in enumerate(notes["names"])}
         self.epochs = {e: tensors[f"epoch_rows.{i}"] for i, e in enumerate(notes["epochs"])}
         self._last_epoch = notes["last"]
@@ -150,10 +151,8 @@ class Snapshots:
     """Records a run for its pictures.
 
     Made before training, when it embeds up to 1,000 labeled documents of the test part (else of
-    the validation part, else of the training part) and the fixed batch.
-
-    Known embeddings (N, D) before training are `frozen`, by split; `warm_start` says that other
-    stages come before the training.
+    the validation part, else of the training part) and the fixed batch. Known embeddings (N, D)
+    before training are `frozen`, by split; `warm_start` tells of stages before the training.
     """
 
     def __init__(
@@ -194,7 +193,7 @@ class Snapshots:
     ) -> None:
         """Write `pictures/` into a run folder, with the encoder as it is now for the end.
 
-        Known `embeddings` (N, D) at the end are given by split; `steps` and `best_step` of the
+        `embeddings` (N, D) at the end are known ones by split; `steps` and `best_step` of the
         `metrics` name the last pass over the batch.
         """
         batch, steps = self.batch, int(metrics.get("steps", 0))
@@ -213,24 +212,22 @@ class Snapshots:
         }
         if batch.epochs:
             tensors["epochs"] = _compact(torch.stack([*batch.epochs.values()]))
+        names = {
+            "format": _FORMAT,
+            "label_names": self._some.label_names,
+            "split": self._name,
+            "split_size": len(self._splits[self._name]),
+            "batch_split": self._batch_name,
+            "moments": list(batch.passes),
+            "epochs": list(batch.epochs),
+            "class_counts": {
+                name: [*part.class_counts, len(part) - sum(part.class_counts)]
+                for name, part in self._splits.items()
+            },
+        }
         with atomic_write(folder / _ROWS, overwrite=True) as draft:
             draft.write(save(tensors))
-        write_json(
-            folder / _NAMES,
-            {
-                "format": _FORMAT,
-                "label_names": self._some.label_names,
-                "split": self._name,
-                "split_size": len(self._splits[self._name]),
-                "batch_split": self._batch_name,
-                "moments": list(batch.passes),
-                "epochs": list(batch.epochs),
-                "class_counts": {
-                    name: [*part.class_counts, len(part) - sum(part.class_counts)]
-                    for name, part in self._splits.items()
-                },
-            },
-        )
+        write_json(folder / _NAMES, names)
 
     def _rows(self, known: Mapping[str, Tensor]) -> Tensor:
         """Rows of the chosen documents, from those of the split or by the encoder as of now."""
@@ -255,7 +252,7 @@ class SnapshotData:
         moments: Name of each pass -> (B, D) unit rows, in order.
         batch_labels: (B,) int64.
         epochs: Epochs passed -> (B, D) unit rows of the batch then, in order; 0 is the start of
-            the training. Empty without epochs, or in a record of an older version.
+            the training. Records of older versions have none.
         class_counts: Split name -> documents of each class and, last, without label; C + 1 values.
     """
 
@@ -284,10 +281,7 @@ def load_snapshots(folder: str | Path) -> SnapshotData | None:
         return None
     try:
         return _record(read_object(folder / _NAMES), load_file(folder / _ROWS))
-    except (
-        *(OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError),
-        SafetensorError,
-    ) as error:
+    except _DAMAGED as error:
         raise ValueError(
             f"'{folder.name}' of a run must be what training wrote ({folder}: {error}). Remove it "
             "to do without the pictures."

@@ -31,7 +31,6 @@ from gloss_graph.training.classifier import (
 from gloss_graph.training.config import TrainConfig
 from gloss_graph.training.data import MixedSampler, TextCollator, TextDataset, label_tensor
 
-_WARM_START, _GRAPH_START = "warm-start", "graph-start"
 # Share that a view leaves a class it rules out, so that it alone cannot exclude it.
 _LEAST = 1e-6
 _LABELS_PER_CLASS = 3
@@ -40,8 +39,7 @@ _LABELS_PER_CLASS = 3
 class SplitEmbeddings:
     """Embeddings of the splits: `frozen`, before training, and `rows(name)`, as of now.
 
-    Frozen embeddings exist only where `config.anchor` uses them; those of an earlier run may be
-    `given` by split.
+    Frozen ones exist only where `config.anchor` uses them, and may be `given` by split.
     """
 
     def __init__(
@@ -60,9 +58,8 @@ class SplitEmbeddings:
         for name, corpus in self._corpora.items():
             rows = (given or {}).get(name)
             if rows is not None and rows.size(0) != len(corpus):
-                raise ValueError(
-                    f"'frozen' must hold {len(corpus)} rows for {name!r} (got {rows.size(0)})."
-                )
+                size = len(corpus)
+                raise ValueError(f"'frozen' must hold {size} rows for {name!r} (got {len(rows)}).")
             self.frozen[name] = self.rows(name) if rows is None else rows
 
     @property
@@ -117,9 +114,6 @@ def contrastive_warm_start(
 
     Returns:
         The loss of every step.
-
-    Raises:
-        ValueError: No labeled document, or weights that cannot be drawn from.
     """
     dataset, collate = TextDataset(corpus, encoder), TextCollator(encoder, ids=False)
     draw = balanced_turns if weights is None else partial(weighted_draws, weights=weights)
@@ -170,8 +164,7 @@ def weighted_draws(corpus: Corpus, wanted: int, *, weights: Tensor, seed: int) -
     labels = torch.tensor(corpus.labels)
     if weights.shape != labels.shape or not bool((weights >= 0).all()):
         raise ValueError(
-            f"'weights' must hold a value >= 0 for each of the {len(corpus)} documents (got shape "
-            f"{tuple(weights.shape)})."
+            f"'weights' must hold {len(corpus)} values >= 0 (got shape {tuple(weights.shape)})."
         )
     weights = torch.where(labels >= 0, weights, 0.0).double()
     if not bool((weights > 0).any()):
@@ -187,11 +180,9 @@ def weighted_draws(corpus: Corpus, wanted: int, *, weights: Tensor, seed: int) -
 
 
 def shared_words(train: Corpus, config: TrainConfig) -> Tensor | None:
-    """Rows of the documents by their words (N, D''), where `config.graph_start_classes` uses them.
-
-    `"auto"` uses them for texts; those of features may be mere names.
-    """
+    """Rows of the documents by their words (N, D''), where the classes of the graph use them."""
     chosen = config.graph_start_classes
+    # The texts of features may be mere names.
     if chosen != "co-training" and (chosen != "auto" or train.features is not None):
         return None
     words = lexical_rows(train, seed=config.seed)
@@ -215,11 +206,8 @@ def corpus_labels(
 
     `config.graph_start_classes` chooses between `agreed_labels` and propagation alone, over learned
     and frozen similarity. `"auto"` takes the first with words, or from three labels per class on: a
-    regression and Poisson learning know little of classes that have one label each.
-
-    `rows` (N, D) are embeddings, `frozen` (N, D') those before training, `words` (N, D'') those of
-    `shared_words`, `labels` (N,) -1 where unlabeled. Trust is 1 - entropy / log C; 1 for labeled
-    documents, 0 for documents that no label reaches.
+    regression and Poisson learning know little of classes that have one label each. Trust is
+    1 - entropy / log C; 1 for labeled documents, 0 for documents that no label reaches.
     """
     chosen = config.graph_start_classes
     if chosen == "auto":
@@ -233,18 +221,12 @@ def corpus_labels(
 def agreed_labels(
     rows: Tensor, labels: Tensor, settings: GraphClassifier, words: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """What several views of the documents agree on; arguments and result as `corpus_labels`.
+    """Labels and trust as of `corpus_labels`, by the geometric mean of several views.
 
-    The geometric mean of labels propagated over the graph of the embeddings, by the rule of the
-    settings and by Poisson learning, and of a class-balanced logistic regression on the labeled
-    documents. They err on different documents: the graph lets large classes absorb classes of few
-    labels, Poisson learning the reverse, and the regression does not see unlabeled documents. On R8
-    with 1 % of the labels the mean is 5.4 points of macro-F1 better than propagation over both
-    similarities (eight draws).
-
-    `words` add both propagations over their graph: views that are independent of the embeddings
-    teach the encoder what it does not know yet (co-training, Blum and Mitchell, 1998). A regression
-    on words would not help: few labels know few words.
+    These are labels propagated over the graph of the embeddings, by the rule of the settings and by
+    Poisson learning, and a class-balanced logistic regression on the labeled documents, which err
+    on different documents. `words` add both propagations over their graph: independent views teach
+    the encoder what it does not know yet (co-training, Blum and Mitchell, 1998).
     """
     poisson = settings.with_rule("poisson", settings.propagation.leak)
     spread = _votes(rows, labels, settings)
@@ -258,7 +240,7 @@ def agreed_labels(
         for rule in (settings, poisson):
             view = _votes(words, labels, rule)
             reached |= said & (view.sum(dim=1) > 0)
-            # Documents without words are all alike there, which says nothing of them.
+            # Documents without words are all alike there.
             views.append(torch.where(said.unsqueeze(1), view, 1.0 / settings.num_classes))
     logs = [view.to(spread).clamp(min=_LEAST).log() for view in views]
     found, trust = _trusted_labels(row_shares(torch.stack(logs).mean(dim=0).exp()), labels)
@@ -274,11 +256,7 @@ def _propagate(
 
 
 def _votes(rows: Tensor, labels: Tensor, settings: GraphClassifier) -> Tensor:
-    """Votes (N, C) of the graph of rows (N, D) for a consensus, see `PropagationHead.votes`.
-
-    On R8 with 1 % of the labels, probabilities of Poisson scores instead cost 1.2 points of
-    macro-F1 (four draws): votes rule out no class.
-    """
+    """Votes (N, C) of the graph of rows (N, D), which rule out no class as probabilities do."""
     solved = PropagationHead(rows, labels, settings)
     return solved.votes(solved.hits)
 
@@ -305,32 +283,25 @@ def run_start_stages(
     """Run the contrastive stages of a configuration; returns losses, and seconds as metrics.
 
     The first stage uses the labels; the second one takes the classes of `corpus_labels`, and draws
-    documents by trust. A stage that ended before an interruption is loaded from the `checkpoints`;
-    an interrupted one is repeated with the same result, as it begins with its seed.
+    documents by trust. A stage that ended before an interruption is loaded from the `checkpoints`.
     """
-    start, steps = time.perf_counter(), config.warm_start_steps
+    steps = config.warm_start_steps
     if config.loss_spec.warm_start_steps:
         steps = steps or config.max_steps or config.loss_spec.warm_start_steps
-    contrast = partial(
-        contrastive_warm_start, encoder, seed=config.seed, bf16=config.bf16, progress=progress
-    )
-    losses: list[float] = []
-    metrics: dict[str, float] = {}
     spreads = config.graph_start_steps > 0 and min(train.labels) < 0
     # Before the first step, so that what cannot be done is said at once.
     words = shared_words(train, config) if spreads else None
-    whole = checkpoints.load_stage(_GRAPH_START, encoder) if spreads else None
-    if steps:
-        done = checkpoints.load_stage(_WARM_START, encoder if whole is None else None)
-        if done is None:
-            rate = config.warm_start_rate
-            found = contrast(train, steps=steps, batch_size=config.batch_size, learning_rate=rate)
-            done = found, time.perf_counter() - start
-            checkpoints.save_stage(_WARM_START, encoder, *done)
-        losses += done[0]
-        metrics["seconds.warm_start"] = done[1]
-    if spreads and whole is None:
-        start = time.perf_counter()
+    losses: list[float] = []
+    metrics: dict[str, float] = {}
+    contrast = partial(
+        contrastive_warm_start, encoder, seed=config.seed, bf16=config.bf16, progress=progress
+    )
+
+    def on_labels() -> list[float]:
+        rate = config.warm_start_rate
+        return contrast(train, steps=steps, batch_size=config.batch_size, learning_rate=rate)
+
+    def on_corpus() -> list[float]:
         labels, trust = corpus_labels(
             views.rows("train") if steps else views.start_rows,
             views.frozen.get("train"),
@@ -339,18 +310,25 @@ def run_start_stages(
             head_settings(config, train.num_classes),
             config,
         )
-        found = contrast(
+        return contrast(
             replace(train, labels=labels.tolist()),
             weights=trust,
             steps=config.graph_start_steps,
             learning_rate=config.graph_start_rate or 2.0 * config.warm_start_rate,
             batch_size=config.batch_size + config.unlabeled_batch_size,
         )
-        whole = found, time.perf_counter() - start
-        checkpoints.save_stage(_GRAPH_START, encoder, *whole)
-    if whole is not None:
-        losses += whole[0]
-        metrics["seconds.graph_start"] = whole[1]
+
+    stages = ("warm-start", steps > 0, on_labels), ("graph-start", spreads, on_corpus)
+    for name, wanted, stage in stages:
+        if not wanted:
+            continue
+        start, done = time.perf_counter(), checkpoints.load_stage(name, encoder)
+        if done is None:
+            found = stage()
+            done = found, time.perf_counter() - start
+            checkpoints.save_stage(name, encoder, found, done[1])
+        losses += done[0]
+        metrics[f"seconds.{name.replace('-', '_')}"] = done[1]
     return losses, metrics
 
 
@@ -386,10 +364,8 @@ def fit_head(
 ) -> dict[str, float]:
     """Fit the linear head to embeddings (N, D), and return its strength as a metric.
 
-    A class-balanced logistic regression on the labeled documents. With `config.fits_on_graph`
-    another one on all documents follows, with the classes and trust of the geometric mean of the
-    first and of propagation: where many classes have one label each, the graph alone lets large
-    ones absorb small ones.
+    A class-balanced logistic regression on the labeled documents; with `config.fits_on_graph` then
+    one on all documents, by the geometric mean of the first and of propagation.
     """
     labels = torch.tensor(train.labels)
     known = labels >= 0

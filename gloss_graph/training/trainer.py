@@ -37,6 +37,7 @@ from gloss_graph.graph.rows import joint_view
 from gloss_graph.losses import MetricLoss, PseudoLabelLoss, labeled_binary_cross_entropy
 from gloss_graph.memory import MemoryBank
 from gloss_graph.memory.incoming import is_labeled
+from gloss_graph.objective import GraphGuidedObjective
 from gloss_graph.training.checkpoints import (
     OBJECTIVE_FILE,
     Checkpointed,
@@ -48,7 +49,9 @@ from gloss_graph.training.checkpoints import (
     save_objective,
     whole_checkpoints,
 )
-from gloss_graph.training.objectives import LossModule
+
+LossModule = GraphGuidedObjective | MetricLoss | PseudoLabelLoss
+"""A loss that a trainer can train with."""
 
 _TEACHER_FILE = "teacher.safetensors"
 # Folder of a checkpoint until it is complete.
@@ -60,9 +63,8 @@ class GraphGuidedTrainer(Trainer):
     """`transformers.Trainer` whose loss is a `GraphGuidedObjective`.
 
     One forward pass per step feeds graph loss and cross-entropy. Under gradient accumulation the
-    bank grows with every micro-batch, so later micro-batches see the earlier ones. Every checkpoint
-    holds the objective with its bank and generator; they are restored on resume and with the best
-    model: training on from a checkpoint gives the same numbers as never stopping.
+    bank grows with every micro-batch. Every checkpoint holds the objective with its bank and
+    generator: training on from a checkpoint gives the same numbers as never stopping.
 
     Batches hold the model's inputs, `labels` (B,), or (B, C) float of label sets, and `ids` (B,),
     the stable document identities; collators must pass both on. Evaluation uses the classifier
@@ -70,18 +72,16 @@ class GraphGuidedTrainer(Trainer):
 
     Under `torchrun` or `accelerate launch` (on CPUs with `TrainingArguments(use_cpu=True)`) every
     process trains on different batches, the loss is the mean over the processes, and every bank
-    takes the rows of all. Cross-entropy and the unlabeled documents' term then train as one process
-    with the joined batch does, if the batches hold equally many labeled (unlabeled) rows and no
-    class weights. The graph loss differs: the graph of a step joins the batch of one process to the
-    bank, in which the others' documents are as of an earlier step.
+    takes the rows of all. The graph of a step joins the batch of one process to the bank, in which
+    the documents of the others are as of an earlier step.
 
     Args:
         model: Returns `embeddings` (B, D) and `logits` (B, C) as attributes or keys, as
             `TextClassifier` does, or anything that `embed` understands. Without logits the
             objective runs standalone.
         args: Training arguments.
-        objective: The objective, a `MetricLoss`, or a `PseudoLabelLoss` (with `reference=True`).
-            None trains by cross-entropy alone, through the same loop.
+        objective: The objective, a `MetricLoss`, or a `PseudoLabelLoss` (with `reference=True`);
+            None trains by cross-entropy alone.
         embed: `(outputs, inputs) -> embeddings (B, D)` for other models, for example
             `lambda out, inputs: out.hidden_states[-1][:, 0]`.
         reference: Make one more forward pass per step, without dropout and gradient, for the rows
@@ -160,8 +160,16 @@ class GraphGuidedTrainer(Trainer):
         if model.training:
             self.seconds.spend("encoder", time.perf_counter() - start)
         logits = _part(outputs, "logits")
-        if model.training and self.objective is not None:
-            loss = self._graph_guided(model, outputs, inputs, labels, ids, frozen)
+        if model.training and (objective := self.objective) is not None:
+            objective.train()
+            calm = None
+            if self.reference:
+                with self.seconds.timed("reference"):
+                    calm = self._calm_outputs(model, inputs)
+            with self.seconds.timed("objective"):
+                loss = self._objective_loss(objective, outputs, calm, inputs, labels, ids, frozen)
+            for name, value in objective.parts.items():
+                self._parts.setdefault(name, []).append(value)
         elif logits is not None:
             loss = _cross_entropy(logits, labels)
         elif model.training:
@@ -190,46 +198,30 @@ class GraphGuidedTrainer(Trainer):
         logits = _part(outputs, "logits")
         return self._embeddings(outputs, inputs) if logits is None else logits
 
-    def _graph_guided(
+    def _objective_loss(
         self,
-        model: nn.Module,
+        objective: LossModule,
         outputs: Any,
+        calm: Any,
         inputs: dict[str, Any],
         labels: Tensor,
         ids: Tensor | None,
         frozen: Tensor | None,
     ) -> Tensor:
-        objective = self.objective
-        if objective is None:
-            raise ValueError("'objective' must be set to train by it (got None).")
-        objective.train()
-        calm, logits = None, _part(outputs, "logits")
-        if self.reference:
-            with self.seconds.timed("reference"):
-                calm = self._calm_outputs(model, inputs)
-        with self.seconds.timed("objective"):
-            if isinstance(objective, PseudoLabelLoss):
-                teacher_logits = None if calm is None else _part(calm, "logits")
-                if logits is None or teacher_logits is None:
-                    raise ValueError(
-                        "PseudoLabelLoss needs a model with 'logits' and reference=True."
-                    )
-                loss = objective(logits, labels, teacher_logits)
-            elif isinstance(objective, MetricLoss):
-                rows = self._embeddings(outputs, inputs)
-                loss = objective(rows, labels, ids=ids, logits=logits)
-            else:
-                loss = objective(
-                    self._embeddings(outputs, inputs),
-                    labels,
-                    ids=ids,
-                    logits=logits,
-                    target_embeddings=None if calm is None else self._embeddings(calm, inputs),
-                    frozen=frozen,
-                )
-        for name, value in objective.parts.items():
-            self._parts.setdefault(name, []).append(value)
-        return loss
+        """Loss of the outputs of a training pass and of the `calm` ones of the reference pass."""
+        logits = _part(outputs, "logits")
+        if isinstance(objective, PseudoLabelLoss):
+            teacher_logits = None if calm is None else _part(calm, "logits")
+            if logits is None or teacher_logits is None:
+                raise ValueError("PseudoLabelLoss needs a model with 'logits' and reference=True.")
+            return objective(logits, labels, teacher_logits)
+        rows = self._embeddings(outputs, inputs)
+        if isinstance(objective, MetricLoss):
+            return objective(rows, labels, ids=ids, logits=logits)
+        target = None if calm is None else self._embeddings(calm, inputs)
+        return objective(
+            rows, labels, ids=ids, logits=logits, target_embeddings=target, frozen=frozen
+        )
 
     @torch.no_grad()
     def _calm_outputs(self, model: nn.Module, inputs: dict[str, Any]) -> Any:
@@ -242,10 +234,7 @@ class GraphGuidedTrainer(Trainer):
             return plain(**inputs)
 
     def embed_documents(self, places: list[int]) -> Tensor:
-        """Rows (n, D) of the bank for training documents at these places, as of now.
-
-        Encoded by the reference pass: no dropout, no gradient.
-        """
+        """Rows (n, D) of the bank for training documents, as the reference pass makes them now."""
         items = [self.train_dataset[place] for place in places]
         batch = self._prepare_inputs(self.data_collator(items))
         inputs = _model_inputs(batch)
@@ -312,14 +301,12 @@ class GraphGuidedTrainer(Trainer):
         folder = resume_from_checkpoint
         if folder is True and (whole := whole_checkpoints(Path(self.args.output_dir))):
             folder = str(whole[-1])
-        if isinstance(folder, str):
-            file = Path(folder) / TRAINER_STATE_NAME
-            state = TrainerState.load_from_json(str(file)) if file.is_file() else None
-            if state is not None and has_ended(state):
-                epochs, steps = math.ceil(self.args.num_train_epochs), self.args.max_steps
-                longer = steps != state.max_steps if steps > 0 else epochs != state.num_train_epochs
-                if not longer:
-                    return self._end_from(folder, state)
+        if isinstance(folder, str) and (file := Path(folder, TRAINER_STATE_NAME)).is_file():
+            state = TrainerState.load_from_json(str(file))
+            epochs, steps = math.ceil(self.args.num_train_epochs), self.args.max_steps
+            same = steps == state.max_steps if steps > 0 else epochs == state.num_train_epochs
+            if same and has_ended(state):
+                return self._end_from(folder, state)
         return super().train(folder, *args, **kwargs)
 
     def _end_from(self, folder: str, state: TrainerState) -> TrainOutput:
@@ -459,10 +446,9 @@ class _TeacherUpdate(TrainerCallback):
 class BankRefresh(TrainerCallback):
     """Encodes the stalest `rows` of the bank again after `every` steps, see `MemoryBank.refresh`.
 
-    The model encodes the training documents as it is, without dropout, or its teacher does where
-    there is one. It draws no random number and depends only on the count of steps, so a resumed
-    training gives the same numbers. With several processes each encodes a share and every bank
-    takes the rows of all.
+    The model, or its teacher, encodes the training documents without dropout. It draws no random
+    number and depends only on the count of steps, so a resumed training gives the same numbers.
+    With several processes each encodes a share and every bank takes the rows of all.
 
     Example:
         trainer.add_callback(BankRefresh(trainer, rows=64, every=10))
@@ -517,9 +503,7 @@ def _model_inputs(batch: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _part(outputs: Any, name: str) -> Tensor | None:
-    if isinstance(outputs, dict):
-        return outputs.get(name)
-    return getattr(outputs, name, None)
+    return outputs.get(name) if isinstance(outputs, dict) else getattr(outputs, name, None)
 
 
 def _cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:

@@ -19,7 +19,7 @@ from training.tiny import quick, run, tiny_splits
 from gloss_graph._internal.timing import stage_seconds
 from gloss_graph.cli import main
 from gloss_graph.reports import write_run_report
-from gloss_graph.reports.run_data import read_files
+from gloss_graph.reports.run_page import read_files
 from gloss_graph.text import Splits
 
 SECTIONS = ["run", "data", "scores", "curves", "pictures", "time", "repeat", "versions"]

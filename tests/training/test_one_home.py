@@ -35,7 +35,7 @@ home.KNNGraph = Wider
 import typer
 import gloss_graph.cli.train as command
 from gloss_graph.cli import main
-from gloss_graph.reports.run_data import setting_values
+from gloss_graph.reports.run_page import setting_values
 from gloss_graph.studies import SEARCH_SPACE, parse_choice
 from gloss_graph.studies.text_classifiers import glossary, used_settings
 from gloss_graph.training import TrainConfig

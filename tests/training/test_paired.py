@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from gloss_graph.runs import holm, paired_test
-from gloss_graph.runs.paired_tests import mean_interval
+from gloss_graph.runs.comparison import mean_interval
 
 ONE = [0.91, 0.88, 0.95, 0.90, 0.93]
 OTHER = [0.89, 0.89, 0.90, 0.86, 0.92]

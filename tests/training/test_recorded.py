@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from gloss_graph.text import Corpus
-from gloss_graph.training.recorded import cache_folder, recorded_embeddings
+from gloss_graph.training.data import cache_folder, recorded_embeddings
 
 
 def test_a_cache_that_cannot_be_written_is_no_reason_to_fail(

@@ -14,8 +14,8 @@ from gloss_graph import GraphGuidedObjective, MemoryBank
 from gloss_graph.analysis import document_graph
 from gloss_graph.memory import EVICTIONS
 from gloss_graph.training import BankRefresh, GraphGuidedTrainer, TrainConfig, hide_labels
-from gloss_graph.training.objectives import make_objective
 from gloss_graph.training.predict import Run
+from gloss_graph.training.setup import make_objective
 
 from .test_resume import assert_same_training, fresh_trainer
 from .tiny import CLASSES, DIM, StopAt, quick, run, tiny_objective, tiny_splits
