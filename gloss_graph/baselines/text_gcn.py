@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
@@ -155,9 +156,6 @@ class TextGCNClassifier(GraphModel):
     labels of the test part are not used. A document without a kept word has no neighbor and gets
     the class shares of the training labels.
 
-    Args:
-        config: Settings; the paper's by default.
-
     Attributes:
         history: A row per epoch: losses and validation scores.
         clock: Seconds per stage.
@@ -187,16 +185,16 @@ class TextGCNClassifier(GraphModel):
         code does, and keeps the weights of the last epoch. Without a validation part all epochs
         are done.
         """
-        corpus = self.begin(splits)
-        self.build_graph(corpus)
+        config, corpus = self.config, self.begin(splits)
         counts = torch.bincount(self.labels[self.labels >= 0], minlength=corpus.num_classes)
-        self._make(corpus.label_names, counts / counts.sum(), find_device(self.config.device))
-        with self.watched(self.config.epochs, watch, progress) as tick:
+        self._make(corpus.label_names, counts / counts.sum(), find_device(config.device))
+        with self.watched(config.epochs, watch, progress) as tick:
             self._train(tick)
         return self
 
-    def _train(self, tick: Any) -> None:
+    def _train(self, tick: Callable[[], None]) -> None:
         config, model, adjacency = self.config, self.model, self._adjacency
+        validated = bool((self.val_labels >= 0).any())
         labels = self.labels.to(adjacency.device)
         shown = (labels >= 0).nonzero().ravel()
         optimizer = torch.optim.Adam(model.parameters(), lr=config.learning_rate)
@@ -207,7 +205,7 @@ class TextGCNClassifier(GraphModel):
                 rows = model.hidden_rows(adjacency)
             # The evaluation of the epoch before uses the same rows: dropout comes after them.
             if epoch > 1:
-                if self.has_validation:
+                if validated:
                     losses.append(self._validate(rows.detach()))
                 if epoch > config.epochs or _stalled(losses, config.patience):
                     break

@@ -19,16 +19,6 @@ from gloss_graph._internal.limits import load_json, read_bytes, read_parquet
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = [
-    "Table",
-    "csv_bytes",
-    "has_column",
-    "joined_names",
-    "read_columns",
-    "table_suffix",
-    "write_table",
-]
-
 SUFFIXES = (
     *(suffix + gz for suffix in (".csv", ".tsv", ".jsonl", ".ndjson") for gz in ("", ".gz")),
     ".parquet",
@@ -162,9 +152,15 @@ def write_table(path: Path, columns: Mapping[str, Any]) -> None:
     if suffix == ".parquet":
         content = _parquet(columns)
     else:
-        values = {name: _plain(column) for name, column in columns.items()}
-        delimiter = _delimiter(suffix)
-        content = _delimited(values, delimiter) if delimiter else _json_lines(values)
+        import pandas as pd
+
+        table = pd.DataFrame(
+            {name: pd.Series(_plain(column), dtype=object) for name, column in columns.items()}
+        )
+        if delimiter := _delimiter(suffix):
+            content = csv_bytes(table.map(_cell), separator=delimiter)
+        else:
+            content = "".join(f"{_json(row)}\n" for row in table.to_dict("records")).encode()
     if suffix.endswith(".gz"):
         content = gzip.compress(content, mtime=0)
     with atomic_write(path) as draft:
@@ -346,22 +342,8 @@ def _plain(column: Any) -> list[Any]:
     return [None if value != value else value for value in values]
 
 
-def _delimited(columns: Mapping[str, list[Any]], delimiter: str) -> bytes:
-    import pandas as pd
-
-    cells = {
-        name: pd.Series(
-            [_json(v) if isinstance(v, (list, dict)) else v for v in column], dtype=object
-        )
-        for name, column in columns.items()
-    }
-    return csv_bytes(pd.DataFrame(cells), separator=delimiter)
-
-
-def _json_lines(columns: Mapping[str, list[Any]]) -> bytes:
-    rows = zip(*columns.values(), strict=True)
-    lines = (_json(dict(zip(columns, row, strict=True))) for row in rows)
-    return "".join(f"{line}\n" for line in lines).encode()
+def _cell(value: Any) -> Any:
+    return _json(value) if isinstance(value, (list, dict)) else value
 
 
 def _json(value: Any) -> str:

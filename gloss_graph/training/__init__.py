@@ -119,7 +119,6 @@ __getattr__ = moved_names(
             "TuneResult",
             "parse_choice",
             "parse_range",
-            "parse_setting",
             "search_space",
             "tune_text",
         ],

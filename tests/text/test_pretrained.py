@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 
 from gloss_graph.text import load_encoder, pretrained
 from gloss_graph.text.checkpoints import quiet_transformers
-from gloss_graph.text.pretrained import default_pooling
+from gloss_graph.text.encoders import default_pooling
 
 from .tiny_models import DECODERS, FAMILIES
 
