@@ -315,7 +315,7 @@ def _saved_bank(path: Path) -> _Rows | None:
 
 
 def _checked_count(state: Mapping[str, Any]) -> int:
-    """Rows in use of a bank whose labels, ids and count go with its rows."""
+    """Rows in use of a bank whose labels, ids and count match its rows."""
     if "rows.codes" in state:
         raise ValueError("it is of a bank with 'bits', which version 0.2 removed; fill it again")
     if missing := sorted({"rows", "slot_labels", "slot_ids", "count"} - set(state)):
@@ -325,7 +325,7 @@ def _checked_count(state: Mapping[str, Any]) -> int:
     for name, shape in {"slot_labels": (size,), "slot_ids": (size,), "count": ()}.items():
         value = state[name]
         if not isinstance(value, Tensor) or value.dtype != torch.int64 or value.shape != shape:
-            raise ValueError(f"'{name}' does not go with its {size} rows")
+            raise ValueError(f"'{name}' does not match its {size} rows")
     count = int(state["count"])
     if not 0 <= count <= size:
         raise ValueError(f"it counts {count} of {size} rows")

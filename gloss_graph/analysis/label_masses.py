@@ -168,7 +168,7 @@ def _columns(documents: GraphArrays) -> Tensor:
     """A column for every seed that touches unlabeled documents, -1 for the others (N,) long.
 
     Seeds that share a column touch no common piece of unlabeled documents, so the mass of one
-    cannot be mistaken for that of the other.
+    cannot be confused with that of the other.
     """
     columns = np.full(documents.size, -1, dtype=np.int64)
     free = np.flatnonzero(~documents.seeds)

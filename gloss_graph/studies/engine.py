@@ -93,7 +93,7 @@ def open_storage(url: str, *, heartbeat: int = HEARTBEAT) -> Iterator[Any]:
         try:
             yield storage
         except optuna.exceptions.StorageInternalError as error:
-            # The database's error says what is wrong, for example that the disk is full.
+            # The database's error names the cause, for example a full disk.
             raise error.__cause__ or error from None
         finally:
             storage.remove_session()
@@ -495,7 +495,7 @@ class TrialTable:
             else:
                 self._storage.set_trial_state_values(key, states.FAIL)
         except optuna.exceptions.UpdateFinishedTrialError:
-            # Taken for dead between the two, the trial has its row and counts.
+            # Declared dead between the two writes, the trial has its row and counts.
             return bool(self._rows.get(str(row["id"])) == row)
         return True
 

@@ -306,7 +306,7 @@ def results_of(folder: Path, rows: Mapping[str, dict[str, Any]] | None = None) -
 
 
 def _check_study(study: Mapping[str, Any]) -> None:
-    """Refuse a description of a study with a part of another kind than `Study` writes."""
+    """Refuse a description of a study whose parts have types that `Study` does not write."""
     for key, kind in {**_OPTIONAL, **_STUDY}.items():
         if (key in study or key in _STUDY) and not isinstance(study.get(key), kind):
             name = getattr(kind, "__name__", "str or None")

@@ -60,10 +60,10 @@ from gloss_graph.studies.trials import (
 
 # A file that the workers in a folder lock together.
 _CROWD = ".workers"
-# A plan with more trials is a slip of the pen.
+# A plan with more trials is a mistake.
 _MOST_TRIALS = 100_000
 _POLL_SECONDS = 0.3
-# The time left is told from all trials so far, not from the last half minute.
+# The time left is estimated from all trials so far, not from the last half minute.
 _ESTIMATE_SECONDS = 7 * 24 * 3600.0
 
 
@@ -88,7 +88,7 @@ class Study:
     """Arms of a function's settings, each run with the same seeds and compared with a baseline.
 
     Finished trials are never run again: running a study again goes on where it ended, and after
-    adding a value or a seed only what is new is run. Any number of processes may run one study
+    adding a value or a seed only the new trials are run. Any number of processes may run one study
     in one folder at once.
 
     Args:
@@ -341,7 +341,7 @@ class Study:
         if len(failed) and failed.all():
             raise RuntimeError(
                 f"All {len(failed)} trials failed, the last by {results.table['error'].iloc[-1]}. "
-                "Mend the cause and run again with retry (--retry)."
+                "Fix the cause and run again with retry (--retry)."
             )
         return results
 

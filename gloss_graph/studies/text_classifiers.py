@@ -138,7 +138,7 @@ class TextRun:
         cost: A key of `COSTS`. `full` trains the encoder; `replay` trains a `FeatureEncoder`
             (a residual MLP) on its embeddings, recorded once, through the same code.
         encoder: Description that tells the encoder from others, see `encoder_identity`; without it
-            embeddings are kept in memory only, and trials of one folder are taken to be of one
+            embeddings are kept in memory only, and all trials of a folder are assumed to use one
             encoder.
         progress: Show a bar while embeddings are recorded.
 
@@ -434,7 +434,7 @@ def _content(path: Path) -> dict[str, Any]:
 
 
 def _check_types(content: Mapping[str, Any], path: Path) -> None:
-    """Refuse values of another kind than their key takes; `Study` checks the rest."""
+    """Refuse values of the wrong type; `Study` checks the rest."""
     for key in _WORDS:
         value = content.get(key, "absent")
         # A data set, a column or a folder may be called 20.

@@ -344,7 +344,7 @@ def read_lines(folder: Path) -> list[dict[str, Any]]:
 
 
 def check_row(row: Any) -> None:
-    """Refuse a row without identity, or with a part of another kind than trials write."""
+    """Refuse a row without identity, or with a part whose type trials do not write."""
     if not isinstance(row, dict):
         raise ValueError("it holds no object")
     for kind, words, keys in _ROW_PARTS:

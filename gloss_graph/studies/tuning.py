@@ -207,7 +207,7 @@ def tune_text(
         study_name: Name of the study in the database.
         timeout: Seconds after which no further trial starts; None = no limit.
         metric: One of `SCORES`, maximized.
-        seed: Seed of what is tried; None = `config.seed`.
+        seed: Seed of the sampler; None = `config.seed`.
         keep_runs: Keep run folders of complete trials, `out/trials/NUMBER`.
         heartbeat: Seconds between signs of life; a trial silent for six times as long counts as
             killed.
@@ -326,7 +326,7 @@ class _Search:
     bar: TrialBar
     folder: Path
     keep_runs: bool
-    #: A full disk, which no further trial can mend.
+    #: A full disk, which stops every trial.
     stopped: BaseException | None = None
     #: Number of the trial that was begun last, -1 if none was in this turn.
     begun: int = -1
@@ -364,7 +364,7 @@ class _Search:
             if failures == patience:
                 which = f"The last {failures} trials" if done else "All trials"
                 raise RuntimeError(
-                    f"{which} failed, trial {trial.number} by {error}. Mend the cause and run the "
+                    f"{which} failed, trial {trial.number} by {error}. Fix the cause and run the "
                     f"same command again; it goes on from {done} finished trials."
                 )
 

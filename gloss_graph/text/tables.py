@@ -149,18 +149,7 @@ def write_table(path: Path, columns: Mapping[str, Any]) -> None:
     Lists and objects are JSON in a CSV file. A column of several types is strings in Parquet.
     """
     suffix = table_suffix(path)
-    if suffix == ".parquet":
-        content = _parquet(columns)
-    else:
-        import pandas as pd
-
-        table = pd.DataFrame(
-            {name: pd.Series(_plain(column), dtype=object) for name, column in columns.items()}
-        )
-        if delimiter := _delimiter(suffix):
-            content = csv_bytes(table.map(_cell), separator=delimiter)
-        else:
-            content = "".join(f"{_json(row)}\n" for row in table.to_dict("records")).encode()
+    content = _parquet(columns) if suffix == ".parquet" else _text(columns, _delimiter(suffix))
     if suffix.endswith(".gz"):
         content = gzip.compress(content, mtime=0)
     with atomic_write(path) as draft:
@@ -340,6 +329,19 @@ def _plain(column: Any) -> list[Any]:
     """The values as Python objects, None for missing ones and NaN."""
     values = column.to_pylist() if hasattr(column, "to_pylist") else column
     return [None if value != value else value for value in values]
+
+
+def _text(columns: Mapping[str, Any], delimiter: str) -> bytes:
+    """Columns as CSV, or as JSON lines without a delimiter."""
+    values = {name: _plain(column) for name, column in columns.items()}
+    if not delimiter:
+        rows = zip(*values.values(), strict=True)
+        lines = (_json(dict(zip(values, row, strict=True))) for row in rows)
+        return "".join(f"{line}\n" for line in lines).encode()
+    import pandas as pd
+
+    cells = {name: pd.Series(map(_cell, v), dtype=object) for name, v in values.items()}
+    return csv_bytes(pd.DataFrame(cells), separator=delimiter)
 
 
 def _cell(value: Any) -> Any:

@@ -224,7 +224,7 @@ def test_another_encoder_in_the_same_folder_reuses_nothing(data: Path, tmp_path:
 
     def rows() -> torch.Tensor:
         run: Any = read_study(file).function
-        return run._embeddings()["test"]
+        return run.prepare()["test"]
 
     first = tiny_encoder()
     first.save(folder)
