@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Any, ClassVar, NamedTuple
 
 import torch
@@ -204,11 +204,17 @@ class TextGCNClassifier(GraphModel):
             with self.clock.timed("propagation"):
                 rows = model.hidden_rows(adjacency)
             # The evaluation of the epoch before uses the same rows: dropout comes after them.
-            if epoch > 1:
-                if validated:
-                    losses.append(self._validate(rows.detach()))
-                if epoch > config.epochs or _stalled(losses, config.patience):
-                    break
+            if epoch > 1 and validated:
+                model.eval()
+                with torch.no_grad():
+                    logits = model.classify(rows, adjacency)[: labels.numel()].cpu()
+                model.train()
+                scores = self.note_validation(logits.log_softmax(dim=1))
+                losses.append(scores["val_cross_entropy"])
+            before = losses[-config.patience - 1 : -1]
+            stalled = len(losses) > config.patience + 1 and losses[-1] > fmean(before)
+            if epoch > config.epochs or stalled:
+                break
             with self.clock.timed("propagation"):
                 logits = model.classify(rows, adjacency)[: labels.numel()]
                 loss = nn.functional.cross_entropy(logits[shown], labels[shown])
@@ -221,13 +227,6 @@ class TextGCNClassifier(GraphModel):
             self.history.append({"step": float(epoch), "loss": loss.item()})
             tick()
         model.eval()
-
-    @torch.no_grad()
-    def _validate(self, rows: Tensor) -> float:
-        self.model.eval()
-        logits = self.model.classify(rows, self._adjacency)[: self.labels.numel()].cpu()
-        self.model.train()
-        return self.note_validation(logits.log_softmax(dim=1))["val_cross_entropy"]
 
     def _make(self, label_names: list[str], prior: Tensor, device: torch.device) -> None:
         config = self.config
@@ -278,10 +277,3 @@ class TextGCNClassifier(GraphModel):
             loaded.model.load_state_dict(weights)
             loaded.model.eval()
         return loaded
-
-
-def _stalled(losses: list[float], patience: int) -> bool:
-    """Whether the last loss is above the mean of the `patience` before it."""
-    if len(losses) <= patience + 1:
-        return False
-    return losses[-1] > math.fsum(losses[-patience - 1 : -1]) / patience
