@@ -99,12 +99,7 @@ class NodeExplanation:
 
 
 def explain(
-    graph: Data,
-    node: int,
-    *,
-    normalization: str = "hub",
-    eta: float = 0.2,
-    top: int | None = 10,
+    graph: Data, node: int, *, normalization: str = "hub", eta: float = 0.2, top: int | None = 10
 ) -> NodeExplanation:
     r"""Find the labeled documents that decided a document's propagated label.
 

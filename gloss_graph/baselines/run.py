@@ -90,10 +90,7 @@ def train_graph_model(
             f"{type(encoder).__name__} for {config.model})."
         )
     splits = with_few_labels(
-        splits,
-        fraction=config.label_fraction,
-        per_class=config.labels_per_class,
-        seed=config.seed,
+        splits, fraction=config.label_fraction, per_class=config.labels_per_class, seed=config.seed
     )
     check_labels(splits, picks_step=False)
     with RunFolder(out).claim() as claimed:

@@ -264,10 +264,7 @@ def plot_slices(
 
 
 def plot_importance(
-    importance: Mapping[str, float],
-    path: str | os.PathLike[str] | None = None,
-    *,
-    trials: int,
+    importance: Mapping[str, float], path: str | os.PathLike[str] | None = None, *, trials: int
 ) -> Figure:
     """Draw the share of the spread of scores that each setting explains; shares sum to 1.
 

@@ -18,14 +18,7 @@ from gloss_graph._internal.files import atomic_write
 from gloss_graph._internal.limits import read_object
 from gloss_graph.runs.paired_tests import arm_tables, mean_interval
 from gloss_graph.studies.engine import open_storage, read_rows, sqlite_url
-from gloss_graph.studies.trials import (
-    arm_name,
-    canonical,
-    encoded,
-    keep_latest,
-    read_lines,
-    shown,
-)
+from gloss_graph.studies.trials import arm_name, canonical, encoded, keep_latest, read_lines, shown
 
 STUDY_FILE = "study.json"
 #: File of the database, in the folder of a study.

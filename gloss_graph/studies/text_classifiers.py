@@ -477,12 +477,7 @@ def _factors(block: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def read_data(
-    data: str | Path,
-    *,
-    documents: int | None,
-    files: Mapping[str, Path],
-    text: str,
-    label: str,
+    data: str | Path, *, documents: int | None, files: Mapping[str, Path], text: str, label: str
 ) -> Splits:
     """Read the documents of a study, of which `documents` for training are kept.
 
