@@ -21,8 +21,6 @@ from gloss_graph.analysis.label_masses import check_labeled, hidden_labels
 from gloss_graph.export.attributes import clean_text
 from gloss_graph.export.graph_arrays import GraphArrays, read_arrays, read_embeddings
 
-__all__ = ["Audit", "audit"]
-
 # With less mass, a document counts as one that no label reaches.
 _LEAST_MASS = 1e-12
 _TEXT = 56  # characters of a text that a printed table shows
@@ -140,7 +138,7 @@ def audit(
         could support it.
 
     Raises:
-        ValueError: A directed graph, no labeled document, label sets, or a setting out of range.
+        ValueError: A directed graph, no labeled document, or label sets.
 
     Cost: one solve, O((E + N C) iterations), if all documents are labeled; otherwise as much again
     for every 128 right sides.
@@ -174,10 +172,12 @@ def audit(
     duplicates = _near_duplicates(documents, graph, rows, duplicate_similarity)
     table = _suspects(documents, mass, duplicates)
     confusion = _confusion(documents, table)
+    alone = np.flatnonzero(mass.sum(axis=1) <= _LEAST_MASS)
+    degree = np.diff(documents.adjacency.indptr)
     return Audit(
         table=table,
         duplicates=duplicates,
-        isolated=_isolated(documents, mass),
+        isolated=_described(documents, alone, {"degree": degree[alone]}),
         confusion=confusion,
         bleeding=_bleeding(confusion),
         exact=hidden.exact,
@@ -272,12 +272,6 @@ def _suspects(documents: GraphArrays, mass: np.ndarray, duplicates: pd.DataFrame
     order = ["suspicion", "support", "mass", "node"]
     table = table.sort_values(order, ascending=[False, False, False, True], na_position="last")
     return table.reset_index(drop=True)
-
-
-def _isolated(documents: GraphArrays, mass: np.ndarray) -> pd.DataFrame:
-    node = np.flatnonzero(mass.sum(axis=1) <= _LEAST_MASS)
-    degree = np.diff(documents.adjacency.indptr)
-    return _described(documents, node, {"degree": degree[node]})
 
 
 def _described(documents: GraphArrays, node: np.ndarray, found: dict[str, Any]) -> pd.DataFrame:

@@ -37,10 +37,8 @@ from gloss_graph.text import (
     read_table,
 )
 from gloss_graph.text.corpora import string_list
-from gloss_graph.text.readers import joined_texts, read_again
+from gloss_graph.text.readers import read_again
 from gloss_graph.text.tables import has_column
-
-__all__ = ["class_names", "document_graph", "read_corpus"]
 
 Source = Tensor | np.ndarray | MemoryBank | Corpus | str | Path
 _FEATURES = (".npy", ".pt", ".safetensors")
@@ -104,29 +102,19 @@ def document_graph(
     `.safetensors` or `.pt` file of a bank or an objective, as `memory/` of a run holds. A features
     file is one that `read_features` takes, except `.parquet`, which is a table of documents here.
 
-    Args:
-        source: One of the table above.
-        labels: (N,) integers, -1 = unlabeled; they replace those of the source.
-        ids: (N,) distinct integers >= 0; they replace those of the source.
-        texts: N strings; they replace those of the source.
-        label_names: C class names; they replace those of the source.
-        documents: Table or corpus, for a run or for features.
-        encoder: `"minilm"`, a hub id, a folder or an encoder, for a table or corpus.
-        text: Column of the texts.
-        label: Column of the labels, by default `label` if there is one.
-        text_b: Column of the second texts of pairs.
-        max_length: Tokens kept per document, by default the encoder's.
-        k: Neighbors per document. With k >= N - 1 all documents are connected.
-        symmetrize: `"union"`: an edge if either document lists the other; `"mutual"`: if both do.
-        kernel: Kernel of the edge weights, as in `build_document_graph`.
-        bandwidth: \(\sigma\), a number or a rule, as in `build_document_graph`.
-        min_weight: Edges of a smaller weight are dropped; documents may become isolated.
-        normalize_embeddings: L2-normalize rows first.
-        keep_features: Keep the rows (N, D) as `x`.
-        exact_up_to: Most documents for an exact search.
-        probes: Cells of the inverted file compared per document, by default 1 in 16.
-        seed: Seed of the inverted file, and of the sample that measures its recall.
-        progress: Show progress bars.
+    `labels` (N,), -1 = unlabeled, distinct `ids` (N,), `texts` and `label_names` replace those of
+    the source. `text`, `label` (by default `label` if there is one) and `text_b` (of pairs) name
+    columns of a table; `max_length` are the tokens kept per document, by default the encoder's.
+    `kernel` and `bandwidth` are those of `build_document_graph`.
+
+    - `documents`: a table or corpus, for a run or for features.
+    - `encoder`: `"minilm"`, a hub id, a folder or an encoder, for a table or corpus.
+    - `k`: neighbors per document; with k >= N - 1 all documents are connected.
+    - `symmetrize`: `"union"`: an edge if either document lists the other; `"mutual"`: if both do.
+    - `min_weight`: edges of a smaller weight are dropped; documents may become isolated.
+    - `normalize_embeddings`: L2-normalize rows first; `keep_features`: keep rows (N, D) as `x`.
+    - `probes`: cells of the inverted file compared per document, by default 1 in 16.
+    - `seed`: of the inverted file, and of the sample that measures its recall.
 
     Returns:
         `Data` with `edge_index` (2, E), undirected, coalesced, no self-loops; `edge_weight` (E,);
@@ -137,8 +125,7 @@ def document_graph(
         weight 1.
 
     Raises:
-        ValueError: Settings out of range; files, lengths or names that do not fit; features that
-            are not finite; texts that are not strings.
+        ValueError: Settings out of range; files, lengths or names that do not fit.
         OSError: A missing file.
 
     Example:
@@ -234,9 +221,9 @@ def _read(
     if isinstance(source, (Tensor, np.ndarray)):
         _left_out("encoder", encoder, "features are embeddings")
         return _of_rows(torch.as_tensor(source).detach().cpu(), documents, columns)
-    if isinstance(source, Corpus) or path is not None:
+    if isinstance(source, (Corpus, str, Path)):
         _left_out("documents", documents, "the source is the documents")
-        corpus = source if isinstance(source, Corpus) else read_corpus(source, columns, None)
+        corpus = read_corpus(source, columns)
         return _of_corpus(corpus, _embedded(corpus, encoder, max_length, progress))
     raise TypeError(
         "'source' must be features, a MemoryBank, a Corpus or a path (got "
@@ -256,7 +243,7 @@ def _of_rows(
     size = rows.size(0)
     if documents is None:
         return _Rows(rows, torch.full((size,), -1), torch.arange(size))
-    corpus = documents if isinstance(documents, Corpus) else read_corpus(documents, columns, None)
+    corpus = read_corpus(documents, columns)
     if len(corpus) != size:
         raise ValueError(
             f"'documents' must have one document per row of features (got {len(corpus)} for "
@@ -266,17 +253,24 @@ def _of_rows(
 
 
 def _of_corpus(corpus: Corpus, rows: Tensor) -> _Rows:
-    _one_label(corpus)
-    names = corpus.label_names or None
+    _check_one_label(corpus)
     labels, ids = torch.tensor(corpus.labels), torch.tensor(corpus.ids)
-    return _Rows(rows, labels, ids, joined_texts(corpus), names)
+    texts = _joined(corpus.texts, corpus.texts_b)
+    return _Rows(rows, labels, ids, texts, corpus.label_names or None)
 
 
-def _one_label(corpus: Corpus) -> None:
+def _check_one_label(corpus: Corpus) -> None:
     if corpus.multilabel:
         raise ValueError(
             "'documents' must have one label each (got label sets). Leave the label column out."
         )
+
+
+def _joined(texts: list[str], texts_b: list[str] | None) -> list[str]:
+    """The texts (N) to show, of pairs both with a line break between them."""
+    if texts_b is None:
+        return texts
+    return [f"{one}\n{two}" for one, two in zip(texts, texts_b, strict=True)]
 
 
 def _of_bank(rows: Tensor, labels: Tensor, ids: Tensor, targets: bool) -> _Rows:
@@ -293,12 +287,23 @@ def _saved_bank(path: Path) -> _Rows | None:
     """The bank in a file of tensors, alone or within an objective; None for other tensors."""
     if not path.is_file():
         raise FileNotFoundError(f"'source' must be a file or a run folder ({path} is neither).")
+    state: Any = None
     try:
-        state = _bank_state(path)
+        if path.suffix == ".safetensors":
+            with safe_open(path, framework="pt") as file:
+                names = list(file.keys())
+                if any(name.endswith("slot_ids") for name in names):
+                    state = {name: file.get_tensor(name) for name in names}
+        elif path.suffix == ".pt":
+            state = read_tensors(path)
     except Exception as error:  # damaged files raise errors without a common base
         raise ValueError(f"'source' cannot be read from {path} ({error}).") from error
-    if state is None:
+    if not isinstance(state, dict) or not all(isinstance(name, str) for name in state):
         return None
+    prefix = next((n.removesuffix("slot_ids") for n in state if n.endswith("slot_ids")), None)
+    if prefix is None:
+        return None
+    state = {name.removeprefix(prefix): value for name, value in state.items()}
     try:
         count = _checked_count(state)
     except (ValueError, TypeError, RuntimeError) as error:
@@ -309,37 +314,18 @@ def _saved_bank(path: Path) -> _Rows | None:
     return _of_bank(rows, labels, ids, "slot_targets" in state)
 
 
-def _bank_state(path: Path) -> dict[str, Any] | None:
-    """The tensors of the bank in a file, by name without prefix."""
-    state: Any = {}
-    if path.suffix == ".safetensors":
-        with safe_open(path, framework="pt") as file:
-            names = list(file.keys())
-            if any(name.endswith("slot_ids") for name in names):
-                state = {name: file.get_tensor(name) for name in names}
-    elif path.suffix == ".pt":
-        state = read_tensors(path)
-    if not isinstance(state, dict) or not all(isinstance(name, str) for name in state):
-        return None
-    prefix = next((n.removesuffix("slot_ids") for n in state if n.endswith("slot_ids")), None)
-    if prefix is None:
-        return None
-    return {name.removeprefix(prefix): value for name, value in state.items()}
-
-
 def _checked_count(state: Mapping[str, Any]) -> int:
-    """Rows in use of a bank whose labels, ids and count go with its rows."""
+    """Rows in use of a bank whose labels, ids and count match its rows."""
     if "rows.codes" in state:
         raise ValueError("it is of a bank with 'bits', which version 0.2 removed; fill it again")
     if missing := sorted({"rows", "slot_labels", "slot_ids", "count"} - set(state)):
         raise ValueError(f"it lacks {missing}")
     check_matrix("rows", state["rows"])
     size = len(state["rows"])
-    shapes = {"slot_labels": (size,), "slot_ids": (size,), "count": ()}
-    for name, shape in shapes.items():
+    for name, shape in {"slot_labels": (size,), "slot_ids": (size,), "count": ()}.items():
         value = state[name]
         if not isinstance(value, Tensor) or value.dtype != torch.int64 or value.shape != shape:
-            raise ValueError(f"'{name}' does not go with its {size} rows")
+            raise ValueError(f"'{name}' does not match its {size} rows")
     count = int(state["count"])
     if not 0 <= count <= size:
         raise ValueError(f"it counts {count} of {size} rows")
@@ -355,10 +341,8 @@ def _of_run(
 ) -> _Rows:
     names = class_names(folder)
     if documents is not None:
+        corpus = read_corpus(documents, columns, names)
         encoder = load_saved_encoder(RunFolder(folder).model)
-        corpus = documents
-        if not isinstance(corpus, Corpus):
-            corpus = read_corpus(corpus, columns, names)
         return _of_corpus(corpus, _embedded(corpus, encoder, None, progress))
     found = _saved_bank(RunFolder(folder).objective)
     if found is None:
@@ -392,20 +376,17 @@ def _training_texts(folder: Path, ids: list[int]) -> list[str]:
         used = RunFolder(folder).read_labels_used()
     except (OSError, ValueError) as error:
         raise ValueError(f"'source' must be a whole run folder ({folder}: {error}).") from error
-    shown = used.texts
-    if used.texts_b is not None:  # of labeled documents; the others are read again from files
-        shown = [f"{one}\n{two}" for one, two in zip(shown, used.texts_b, strict=True)]
-    known: dict[int, str] = dict(zip(used.ids, shown, strict=True))
+    # Of labeled documents; the others are read again from files.
+    known = dict(zip(used.ids, _joined(used.texts, used.texts_b), strict=True))
     files = _run_settings(folder).get("files")
     listed = files if isinstance(files, list) else []
     problems = [] if listed else [f"{folder} does not say which files its documents are from."]
     for described in listed:
         try:
             corpus = read_again(described)
+            known.update(zip(corpus.ids, _joined(corpus.texts, corpus.texts_b), strict=True))
         except (OSError, ValueError) as error:
             problems.append(str(error))
-        else:
-            known.update(zip(corpus.ids, joined_texts(corpus), strict=True))
     missing = sum(id_ not in known for id_ in ids)
     if missing and problems:
         warnings.warn(
@@ -419,14 +400,16 @@ def _training_texts(folder: Path, ids: list[int]) -> list[str]:
 
 
 def read_corpus(
-    file: str | Path | Any, columns: dict[str, str | None], names: list[str] | None
+    source: Corpus | str | Path, columns: dict[str, str | None], names: list[str] | None = None
 ) -> Corpus:
     """Read a table; without a named label column, the column `label` if there is one."""
+    if isinstance(source, Corpus):
+        return source
     label = columns["label"]
-    if label is None and has_column(file, "label"):
+    if label is None and has_column(source, "label"):
         label = "label"
     return read_table(
-        file,
+        source,
         text=columns["text"],
         label=label,
         text_b=columns["text_b"],
@@ -440,7 +423,7 @@ def _embedded(
     max_length: int | None,
     progress: bool,
 ) -> Tensor:
-    _one_label(corpus)
+    _check_one_label(corpus)
     if encoder is None:
         if corpus.features is None:
             raise ValueError(
@@ -460,14 +443,14 @@ def _overridden(
     label_names: Sequence[str] | None,
 ) -> _Rows:
     size = found.rows.size(0)
-    found = found._replace(
-        labels=found.labels if labels is None else _integers("labels", labels, size, -1),
-        ids=found.ids if ids is None else _integers("ids", ids, size, 0),
-        texts=found.texts if texts is None else string_list("texts", texts),
-        label_names=found.label_names
-        if label_names is None
-        else string_list("label_names", label_names),
-    )
+    if labels is not None:
+        found = found._replace(labels=_integers("labels", labels, size, -1))
+    if ids is not None:
+        found = found._replace(ids=_integers("ids", ids, size, 0))
+    if texts is not None:
+        found = found._replace(texts=string_list("texts", texts))
+    if label_names is not None:
+        found = found._replace(label_names=string_list("label_names", label_names))
     if found.texts is not None and len(found.texts) != size:
         raise ValueError(f"'texts' must hold one per document (got {len(found.texts)} for {size}).")
     names, top = found.label_names, int(found.labels.max()) if size else -1

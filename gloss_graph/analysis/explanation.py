@@ -17,8 +17,6 @@ from gloss_graph.analysis.label_masses import check_labeled, node_masses
 from gloss_graph.export.attributes import clean_text
 from gloss_graph.export.graph_arrays import read_arrays
 
-__all__ = ["NodeExplanation", "explain"]
-
 #: Kinds of rows of `NodeExplanation.table`.
 DOCUMENT, OTHERS, PRIOR, UNREACHABLE = "document", "other documents", "prior", "unreachable"
 _moved = moved_names(__name__, {"gloss_graph.visualization": ["plot_explanation"]})
@@ -101,12 +99,7 @@ class NodeExplanation:
 
 
 def explain(
-    graph: Data,
-    node: int,
-    *,
-    normalization: str = "hub",
-    eta: float = 0.2,
-    top: int | None = 10,
+    graph: Data, node: int, *, normalization: str = "hub", eta: float = 0.2, top: int | None = 10
 ) -> NodeExplanation:
     r"""Find the labeled documents that decided a document's propagated label.
 
@@ -125,8 +118,8 @@ def explain(
         `"unreachable"` for `eta = 0`.
 
     Raises:
-        ValueError: A directed graph, no document of that number, no labeled document, label sets,
-            or a setting out of range.
+        ValueError: A directed graph, no document of that number, no labeled document, or label
+            sets.
 
     Cost: O(E · iterations); a fraction of a second at 20,000 documents.
 

@@ -17,15 +17,6 @@ from gloss_graph._internal.checks import check_choice, check_positive_int, check
 from gloss_graph.export.graph_arrays import GraphArrays
 from gloss_graph.propagation import LabelPropagation, node_factors
 
-__all__ = [
-    "Hidden",
-    "TopMasses",
-    "check_labeled",
-    "hidden_labels",
-    "node_masses",
-    "top_masses",
-]
-
 # Normalizations whose rows sum to 1: only with these is propagated mass a share.
 _WALKS = ("hub", "row")
 _CHUNK = 128  # right sides of hidden labels per solve,
@@ -177,7 +168,7 @@ def _columns(documents: GraphArrays) -> Tensor:
     """A column for every seed that touches unlabeled documents, -1 for the others (N,) long.
 
     Seeds that share a column touch no common piece of unlabeled documents, so the mass of one
-    cannot be mistaken for that of the other.
+    cannot be confused with that of the other.
     """
     columns = np.full(documents.size, -1, dtype=np.int64)
     free = np.flatnonzero(~documents.seeds)

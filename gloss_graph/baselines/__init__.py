@@ -6,7 +6,6 @@ require("transformers", extra="text")
 require("pandas", extra="analysis")
 
 from gloss_graph.baselines.bert_gcn import BertGCNClassifier, BertGCNConfig, GraphHead
-from gloss_graph.baselines.cleaning import STOP_WORDS, clean_documents
 from gloss_graph.baselines.graph_model import GraphModelConfig
 from gloss_graph.baselines.run import CONFIGS, MODELS, GraphModelResult, train_graph_model
 from gloss_graph.baselines.text_gcn import (
@@ -15,7 +14,12 @@ from gloss_graph.baselines.text_gcn import (
     TextGCNClassifier,
     TextGCNConfig,
 )
-from gloss_graph.baselines.word_graph import normalized_adjacency, word_document_graph
+from gloss_graph.baselines.word_graph import (
+    STOP_WORDS,
+    clean_documents,
+    normalized_adjacency,
+    word_document_graph,
+)
 
 __all__ = [
     "CONFIGS",

@@ -124,10 +124,8 @@ class GraphHead(nn.Module):
     ) -> Tensor:
         """Logits (n, C) of rows (n, D).
 
-        Args:
-            x: Rows; with a `Block` (n, m) as `edges` those of m nodes, the others' being zero.
-            edges: Edges of both layers.
-            answers: Edges of the second layer, if others: a `Block` (b, n) gives logits (b, C).
+        With a `Block` (n, m) as `edges` the rows are those of m nodes, the others being zero. The
+        second layer takes the edges `answers`, if given: a `Block` (b, n) gives logits (b, C).
         """
         rows = nn.functional.elu(self.first(x, edges))
         return self.second(self.dropout(rows), edges if answers is None else answers)
@@ -144,9 +142,7 @@ class BertGCNClassifier(GraphModel):
     Documents of `fit` are labeled by \(\lambda\) GNN + \((1 - \lambda)\) encoder head, new ones,
     which are not in the graph, by the encoder head alone.
 
-    Args:
-        encoder: Fine-tuned in place.
-        config: Settings; the paper's by default.
+    The `encoder` is fine-tuned in place.
 
     Attributes:
         history: A row per epoch: losses and validation scores.
@@ -178,15 +174,14 @@ class BertGCNClassifier(GraphModel):
         """Train on the labels of the training part; the others are nodes without label."""
         config = self.config
         corpus = self.begin(splits)
+        known = self.labels >= 0
         freeze_layers(self.encoder, config.freeze_layers)
         self.classifier = TextClassifier(
             self.encoder, corpus.label_names, dropout=0.1, seed=config.seed
         )
-        self.build_graph(corpus)
-        device = find_device(config.device)
-        self._make(torch.zeros(len(corpus), self.encoder.dim, dtype=torch.float32), device)
+        blank = torch.zeros(len(corpus), self.encoder.dim, dtype=torch.float32)
+        self._make(blank, find_device(config.device))
         self._items = self.encoder.tokenize(corpus.texts)
-        known = self.labels >= 0
         batches = -(-int(known.sum()) // config.batch_size)
         most = batches * (config.fine_tune_epochs + config.epochs)
         with self.watched(most, watch, progress) as tick:

@@ -25,8 +25,13 @@ from gloss_graph._internal.folders import newest_whole, write_json
 from gloss_graph._internal.limits import read_object
 from gloss_graph._internal.timing import StageClock
 from gloss_graph.analysis.scores import classification_scores
-from gloss_graph.baselines.cleaning import CLEANINGS, STOP_WORDS, cleaning_notes
-from gloss_graph.baselines.word_graph import COUNTINGS, word_document_graph
+from gloss_graph.baselines.word_graph import (
+    CLEANINGS,
+    COUNTINGS,
+    STOP_WORDS,
+    cleaning_notes,
+    word_document_graph,
+)
 from gloss_graph.text import Corpus, Splits
 from gloss_graph.training.config import DEVICES, check_label_draw
 
@@ -89,7 +94,7 @@ class GraphModelConfig:
 
 
 class GraphModel:
-    """Base of the two estimators: documents are nodes, known again by id and text.
+    """Base of the two estimators: documents are nodes, recognized by id and text.
 
     Attributes:
         labels: (N,) long, -1 outside the training part and where unlabeled.
@@ -103,7 +108,11 @@ class GraphModel:
         self.steps = self.best_step = 0
 
     def begin(self, splits: Splits) -> Corpus:
-        """Seed the process and check the documents; all parts, in the order of their nodes."""
+        """Seed the process and build the graph of all parts; returns them in the order of nodes.
+
+        Warns of documents without a word, which stay nodes.
+        """
+        config = self.config
         train, names = splits.train, splits.train.label_names
         for expected, others in (
             ("one class per document", train.multilabel),
@@ -119,7 +128,7 @@ class GraphModel:
             )
         if max(train.labels, default=-1) < 0:
             raise ValueError("'splits.train' must hold a labeled document (got none). Label some.")
-        set_seed(self.config.seed)
+        set_seed(config.seed)
         parts = splits.parts.values()
         corpus = Corpus(
             [text for part in parts for text in part.texts],
@@ -133,11 +142,6 @@ class GraphModel:
         if splits.val is not None:
             held_out = slice(first, first + len(splits.val))
             self.val_labels[held_out] = truth[held_out]
-        return corpus
-
-    def build_graph(self, corpus: Corpus) -> None:
-        """Build the graph of the documents; warns of those without a word, which stay nodes."""
-        config = self.config
         with self.clock.timed("graph"):
             self.graph = word_document_graph(
                 corpus.texts,
@@ -155,18 +159,13 @@ class GraphModel:
             )
         for note in notes:
             warnings.warn(note, UserWarning, stacklevel=3)
-        self._identities = torch.tensor([_identity(*pair) for pair in _pairs(corpus)])
+        self._identities = torch.tensor(_identities(corpus))
+        return corpus
 
     def find(self, corpus: Corpus) -> Tensor:
         """(B,) long node of every document, -1 for one that was not in `fit`."""
-        nodes = {pair: node for node, pair in enumerate(map(tuple, self._identities.tolist()))}
-        found = [nodes.get(_identity(*pair), -1) for pair in _pairs(corpus)]
-        return torch.tensor(found, dtype=torch.long)
-
-    @property
-    def has_validation(self) -> bool:
-        """Whether there is a labeled validation document."""
-        return bool((self.val_labels >= 0).any())
+        nodes = {(id_, text): node for node, (id_, text) in enumerate(self._identities.tolist())}
+        return torch.tensor([nodes.get(pair, -1) for pair in _identities(corpus)]).long()
 
     def note_validation(self, spread: Tensor) -> dict[str, float]:
         """Add the scores of log-probabilities (N, C) on the validation part to the last epoch."""
@@ -183,8 +182,13 @@ class GraphModel:
         self, most: int, watch: Watch | None, progress: bool
     ) -> Iterator[Callable[[], None]]:
         """Show progress on standard error and call `watch`; yields a function to call per step."""
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-        bar = Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True))
+        bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            console=Console(stderr=True),
+        )
         task = bar.add_task(self.config.model, total=most)
 
         def tick() -> None:
@@ -257,11 +261,9 @@ def read_graph_model(
         ) from error
 
 
-def _pairs(corpus: Corpus) -> Iterator[tuple[int, str]]:
-    return zip(corpus.ids, corpus.texts, strict=True)
-
-
-def _identity(id_: int, text: str) -> tuple[int, int]:
-    """The id and a digest of the text."""
-    digest = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest()
-    return id_, int.from_bytes(digest, "little", signed=True)
+def _identities(corpus: Corpus) -> list[tuple[int, int]]:
+    """Id and digest of the text of every document."""
+    encoded = (text.encode("utf-8", "surrogatepass") for text in corpus.texts)
+    digests = (hashlib.blake2b(text, digest_size=8).digest() for text in encoded)
+    numbers = (int.from_bytes(digest, "little", signed=True) for digest in digests)
+    return list(zip(corpus.ids, numbers, strict=True))

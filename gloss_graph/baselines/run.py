@@ -39,18 +39,12 @@ CONFIGS: dict[str, type[GraphModelConfig]] = {
 
 @dataclass(frozen=True)
 class GraphModelResult:
-    """The outcome of a run of a graph model.
-
-    Attributes:
-        model: The fitted estimator.
-        metrics: Flat numbers: `test.macro_f1`, `seconds.train`, ...
-        history: A row per epoch.
-        predictions: Split name -> predicted class (N,) of its documents.
-    """
+    """The fitted estimator of a run, its metrics and a row of history per epoch."""
 
     model: GraphClassifier
     metrics: dict[str, float]
     history: list[dict[str, float]]
+    #: Split name -> predicted class (N,) of its documents.
     predictions: dict[str, np.ndarray]
 
 
@@ -82,8 +76,6 @@ def train_graph_model(
     Raises:
         ValueError: No labeled training document, fewer than two classes, no word left, an encoder
             for TextGCN or none for BertGCN, or several processes.
-        FileExistsError: `out` holds files.
-        BlockingIOError: Another process trains into `out`.
     """
     if launched() > 1:
         raise ValueError(f"A {config.model} runs in one process: start it without torchrun.")
@@ -98,10 +90,7 @@ def train_graph_model(
             f"{type(encoder).__name__} for {config.model})."
         )
     splits = with_few_labels(
-        splits,
-        fraction=config.label_fraction,
-        per_class=config.labels_per_class,
-        seed=config.seed,
+        splits, fraction=config.label_fraction, per_class=config.labels_per_class, seed=config.seed
     )
     check_labels(splits, picks_step=False)
     with RunFolder(out).claim() as claimed:

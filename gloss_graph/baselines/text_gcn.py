@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Any, ClassVar, NamedTuple
 
 import torch
@@ -155,9 +156,6 @@ class TextGCNClassifier(GraphModel):
     labels of the test part are not used. A document without a kept word has no neighbor and gets
     the class shares of the training labels.
 
-    Args:
-        config: Settings; the paper's by default.
-
     Attributes:
         history: A row per epoch: losses and validation scores.
         clock: Seconds per stage.
@@ -187,16 +185,16 @@ class TextGCNClassifier(GraphModel):
         code does, and keeps the weights of the last epoch. Without a validation part all epochs
         are done.
         """
-        corpus = self.begin(splits)
-        self.build_graph(corpus)
+        config, corpus = self.config, self.begin(splits)
         counts = torch.bincount(self.labels[self.labels >= 0], minlength=corpus.num_classes)
-        self._make(corpus.label_names, counts / counts.sum(), find_device(self.config.device))
-        with self.watched(self.config.epochs, watch, progress) as tick:
+        self._make(corpus.label_names, counts / counts.sum(), find_device(config.device))
+        with self.watched(config.epochs, watch, progress) as tick:
             self._train(tick)
         return self
 
-    def _train(self, tick: Any) -> None:
+    def _train(self, tick: Callable[[], None]) -> None:
         config, model, adjacency = self.config, self.model, self._adjacency
+        validated = bool((self.val_labels >= 0).any())
         labels = self.labels.to(adjacency.device)
         shown = (labels >= 0).nonzero().ravel()
         optimizer = torch.optim.Adam(model.parameters(), lr=config.learning_rate)
@@ -206,11 +204,17 @@ class TextGCNClassifier(GraphModel):
             with self.clock.timed("propagation"):
                 rows = model.hidden_rows(adjacency)
             # The evaluation of the epoch before uses the same rows: dropout comes after them.
-            if epoch > 1:
-                if self.has_validation:
-                    losses.append(self._validate(rows.detach()))
-                if epoch > config.epochs or _stalled(losses, config.patience):
-                    break
+            if epoch > 1 and validated:
+                model.eval()
+                with torch.no_grad():
+                    logits = model.classify(rows, adjacency)[: labels.numel()].cpu()
+                model.train()
+                scores = self.note_validation(logits.log_softmax(dim=1))
+                losses.append(scores["val_cross_entropy"])
+            before = losses[-config.patience - 1 : -1]
+            stalled = len(losses) > config.patience + 1 and losses[-1] > fmean(before)
+            if epoch > config.epochs or stalled:
+                break
             with self.clock.timed("propagation"):
                 logits = model.classify(rows, adjacency)[: labels.numel()]
                 loss = nn.functional.cross_entropy(logits[shown], labels[shown])
@@ -223,13 +227,6 @@ class TextGCNClassifier(GraphModel):
             self.history.append({"step": float(epoch), "loss": loss.item()})
             tick()
         model.eval()
-
-    @torch.no_grad()
-    def _validate(self, rows: Tensor) -> float:
-        self.model.eval()
-        logits = self.model.classify(rows, self._adjacency)[: self.labels.numel()].cpu()
-        self.model.train()
-        return self.note_validation(logits.log_softmax(dim=1))["val_cross_entropy"]
 
     def _make(self, label_names: list[str], prior: Tensor, device: torch.device) -> None:
         config = self.config
@@ -280,10 +277,3 @@ class TextGCNClassifier(GraphModel):
             loaded.model.load_state_dict(weights)
             loaded.model.eval()
         return loaded
-
-
-def _stalled(losses: list[float], patience: int) -> bool:
-    """Whether the last loss is above the mean of the `patience` before it."""
-    if len(losses) <= patience + 1:
-        return False
-    return losses[-1] > math.fsum(losses[-patience - 1 : -1]) / patience

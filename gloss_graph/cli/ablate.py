@@ -72,8 +72,7 @@ def ablate(
 
     import torch
 
-    from gloss_graph.studies import read_results
-    from gloss_graph.studies.yaml_study import read_study
+    from gloss_graph.studies import read_results, read_study
 
     if study is None:
         _finish(read_results(report or Path()))

@@ -189,7 +189,7 @@ def _source(
     """The documents of a table, and the arguments of `document_graph` that name its documents."""
     from gloss_graph._internal.files import utf8_folder
     from gloss_graph.analysis.document_graph import class_names, read_corpus
-    from gloss_graph.text.pretrained import NO_ENCODER
+    from gloss_graph.text.encoders import NO_ENCODER
 
     if run is not None and not run.is_dir():
         raise ValueError(f"'run' must be a folder written by gloss-graph train (got {run}).")

@@ -16,12 +16,11 @@ from gloss_graph.studies.trials import DESIGNS
 _LATER = {
     "gloss_graph.studies.plots": ["plot_importance", "plot_slices", "plot_tuning"],
     "gloss_graph.studies.study_report": ["write_report"],
-    "gloss_graph.studies.text_classifiers": ["TextRun"],
+    "gloss_graph.studies.text_classifiers": ["TextRun", "read_study"],
     "gloss_graph.studies.tuning": [
         *("SEARCH_SPACE", "TuneResult", "default_parameters", "parse_choice", "parse_range"),
-        *("parse_setting", "search_space", "tune_text"),
+        *("search_space", "tune_text"),
     ],
-    "gloss_graph.studies.yaml_study": ["read_study"],
 }
 
 __all__ = [
@@ -37,7 +36,6 @@ __all__ = [
     "default_parameters",
     "parse_choice",
     "parse_range",
-    "parse_setting",
     "plot_importance",
     "plot_slices",
     "plot_tuning",

@@ -93,7 +93,7 @@ def open_storage(url: str, *, heartbeat: int = HEARTBEAT) -> Iterator[Any]:
         try:
             yield storage
         except optuna.exceptions.StorageInternalError as error:
-            # The database's error says what is wrong, for example that the disk is full.
+            # The database's error names the cause, for example a full disk.
             raise error.__cause__ or error from None
         finally:
             storage.remove_session()
@@ -180,8 +180,8 @@ def open_study(
 ) -> Any:
     """Create or join a study of proposed trials that maximizes a score.
 
-    The `attributes` define the study: they are kept with it, and a study with other ones is
-    refused. `defaults` are the values of keys that a study is older than.
+    The `attributes` are kept with the study; one with other attributes is refused. `defaults` are
+    the values of keys that were added after an older study was begun.
     """
     optuna = require_optuna()
     study = optuna.create_study(
@@ -197,18 +197,13 @@ def open_study(
             n_min_trials=1,
         ),
     )
-    stored = {key: study.user_attrs[key] for key in attributes if key in study.user_attrs}
     if not study.get_trials(deepcopy=False):
         # A worker may have died between two of them.
-        for key in attributes.keys() - stored.keys():
+        for key in attributes.keys() - study.user_attrs.keys():
             study.set_user_attr(key, attributes[key])
-            stored[key] = attributes[key]
-    known = defaults or {}
-    different = [
-        line
-        for key in attributes
-        for line in _differences(key, stored.get(key), attributes[key], known.get(key, {}))
-    ]
+    stored, known, different = study.user_attrs, defaults or {}, []
+    for key, new in attributes.items():
+        different += _differences(key, stored.get(key), new, known.get(key, {}))
     if different:
         raise ValueError(
             f"The study {name!r} was begun with other settings ({'; '.join(different[:6])}). Give "
@@ -224,9 +219,9 @@ def _numbered_sampler(optuna: Any, seed: int) -> Any:
     """
 
     class NumberedSampler(optuna.samplers.BaseSampler):
-        def _of(self, trial: Any) -> Any:
+        def infer_relative_search_space(self, study: Any, trial: Any) -> Any:
             # Every default that differs between Optuna 4 and 5 is set.
-            return optuna.samplers.TPESampler(
+            self._sampler = optuna.samplers.TPESampler(
                 seed=int(np.random.SeedSequence([seed, trial.number]).generate_state(1)[0]),
                 n_startup_trials=_RANDOM_TRIALS,
                 n_ei_candidates=24,
@@ -234,9 +229,6 @@ def _numbered_sampler(optuna: Any, seed: int) -> Any:
                 group=False,
                 constant_liar=True,
             )
-
-        def infer_relative_search_space(self, study: Any, trial: Any) -> Any:
-            self._sampler = self._of(trial)
             return self._sampler.infer_relative_search_space(study, trial)
 
         def sample_relative(self, study: Any, trial: Any, search_space: Any) -> Any:
@@ -276,9 +268,9 @@ def _suggest(trial: Any, name: str, tried: Dimension) -> Scalar:
 
 
 class TrialBudget:
-    """Decides when a worker may start a proposed trial, so that all together keep to a number.
+    """Decides when a worker may start a proposed trial.
 
-    The number counts finished (complete or pruned) trials of the whole study; after `timeout`
+    All workers together finish (complete or prune) the given number of `trials`; after `timeout`
     seconds this worker starts no more.
     """
 
@@ -491,9 +483,8 @@ class TrialTable:
 
         Returns False where other workers took this one for dead, so that the row does not count.
         """
-        optuna = require_optuna()
+        optuna, metrics = require_optuna(), row["metrics"]
         states = optuna.trial.TrialState
-        metrics = row["metrics"]
         value = metrics.get(self._metric or next(iter(metrics), ""), math.nan)
         try:
             text = json.dumps(encoded(row), allow_nan=False)
@@ -504,7 +495,7 @@ class TrialTable:
             else:
                 self._storage.set_trial_state_values(key, states.FAIL)
         except optuna.exceptions.UpdateFinishedTrialError:
-            # Taken for dead between the two, the trial has its row and counts.
+            # Declared dead between the two writes, the trial has its row and counts.
             return bool(self._rows.get(str(row["id"])) == row)
         return True
 

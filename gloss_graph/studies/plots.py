@@ -87,14 +87,7 @@ def _better(results: Results, metric: str) -> str:
 
 
 def plot_heatmap(results: Results, one: str, other: str, metric: str) -> Figure | None:
-    """Draw the mean of a metric by two factors; None where the design did not cross them.
-
-    Args:
-        results: Results of the study.
-        one: Factor of the rows.
-        other: Factor of the columns.
-        metric: Name of the metric.
-    """
+    """Draw the mean of a metric by a factor in rows and another in columns; None if not crossed."""
     crossed = results.crossed(one, other, metric)
     if crossed is None:
         return None
@@ -128,13 +121,10 @@ def plot_heatmap(results: Results, one: str, other: str, metric: str) -> Figure 
 
 
 def plot_tornado(results: Results, metric: str) -> Figure | None:
-    """Draw how far each factor moves a metric from the baseline, the strongest on top.
+    """Draw how far each factor moves a metric from the baseline; None without a comparison.
 
     Bars reach from the worst to the best value of a factor, labeled with these; thin lines are
     95 % confidence intervals of the differences, paired by seed.
-
-    Returns:
-        The figure, None where nothing can be compared.
     """
     scale, spans = results.scale(metric), []
     for factor in results.factors:
@@ -205,17 +195,9 @@ def plot_tuning(
 ) -> Figure:
     """Draw the score of every trial in their order, and the best so far.
 
-    Args:
-        trials: Table with columns `number`, `state` (`complete`, `pruned`, ...) and `value`;
-            trials without a value are left out.
-        path: File to save, as PNG, PDF or SVG; an older picture is replaced. None saves nothing.
-        metric: Name of the score.
-
-    Returns:
-        The figure. Pruned trials have the score they were stopped with.
-
-    Raises:
-        ValueError: No trial has a value.
+    `trials` has columns `number`, `state` (`complete`, `pruned`, ...) and `value`, of which some
+    trial must have one; pruned trials have the score they were stopped with. `path` is a PNG, PDF
+    or SVG file to save, which may replace an older one.
 
     Example:
         >>> rows = {"number": [0, 1], "state": ["complete", "pruned"], "value": [0.8, 0.4]}
@@ -250,17 +232,8 @@ def plot_slices(
 ) -> Figure:
     """Draw the scores over the values of each setting, one panel per setting.
 
-    Args:
-        trials: Table as for `plot_tuning`, with a column for each setting.
-        space: Setting -> the values that were tried; their scale is the panel's.
-        path: File to save, as PNG, PDF or SVG; an older picture is replaced. None saves nothing.
-        metric: Name of the score.
-
-    Returns:
-        The figure; a star marks the best trial in every panel, later trials are darker.
-
-    Raises:
-        ValueError: No trial has a value, or there is no setting.
+    `trials` and `path` are those of `plot_tuning`, with a column for each setting of `space`. A
+    star marks the best trial in every panel; later trials are darker.
     """
     if not space:
         raise ValueError("'space' must hold at least one setting (got none).")
@@ -291,23 +264,11 @@ def plot_slices(
 
 
 def plot_importance(
-    importance: Mapping[str, float],
-    path: str | os.PathLike[str] | None = None,
-    *,
-    trials: int,
+    importance: Mapping[str, float], path: str | os.PathLike[str] | None = None, *, trials: int
 ) -> Figure:
-    """Draw the share of the spread of scores that each setting explains.
+    """Draw the share of the spread of scores that each setting explains; shares sum to 1.
 
-    Args:
-        importance: Setting -> share; shares sum to 1.
-        path: File to save, as PNG, PDF or SVG; an older picture is replaced. None saves nothing.
-        trials: Number of complete trials behind the shares.
-
-    Returns:
-        The figure, the most important setting on top.
-
-    Raises:
-        ValueError: There is no setting.
+    `trials` is the number of complete trials behind the shares, `path` that of `plot_tuning`.
 
     Example:
         >>> figure = plot_importance({"k": 0.25, "bandwidth": 0.75}, trials=20)

@@ -18,14 +18,7 @@ from gloss_graph._internal.files import atomic_write
 from gloss_graph._internal.limits import read_object
 from gloss_graph.runs.comparison import arm_tables, mean_interval
 from gloss_graph.studies.engine import open_storage, read_rows, sqlite_url
-from gloss_graph.studies.trials import (
-    arm_name,
-    canonical,
-    encoded,
-    keep_latest,
-    read_lines,
-    shown,
-)
+from gloss_graph.studies.trials import arm_name, canonical, encoded, keep_latest, read_lines, shown
 
 STUDY_FILE = "study.json"
 #: File of the database, in the folder of a study.
@@ -188,14 +181,11 @@ class Results:
     def effect(self, factor: str, metric: str) -> pd.DataFrame:
         """Main effect of a factor: a row per value, in order.
 
-        Of a crossed design every seed is averaged over the other factors first; of one factor at
-        a time only arms count that differ from the baseline in this factor alone. Ranges are cut
-        into thirds of their trials.
-
-        Returns:
-            Columns `level`, `baseline` (bool), `n` seeds, `mean` with `low`, `high`, and
-            `difference` to the baseline's level with `gap_low`, `gap_high`, paired by
-            seed; `seeds`, the means by seed.
+        Columns: `level`, `baseline` (bool), `n` seeds, `mean` with `low` and `high`, `difference`
+        to the baseline's level with `gap_low` and `gap_high`, paired by seed, and `seeds`, the
+        means by seed. Of a crossed design every seed is averaged over the other factors first; of
+        one factor at a time only arms count that differ from the baseline in this factor alone.
+        Ranges are cut into thirds of their trials.
         """
         table, base = self._known(metric), self.study["baseline"]
         if self.study["design"] == "one-at-a-time":
@@ -265,11 +255,7 @@ def _trials(count: int) -> str:
 
 
 def read_results(folder: str | os.PathLike[str]) -> Results:
-    """Read the folder of a study, finished or not.
-
-    Raises:
-        ValueError: No study in it, or a damaged file.
-    """
+    """Read the folder of a study, finished or not; a `ValueError` names a damaged file."""
     return results_of(Path(folder))
 
 
@@ -313,7 +299,7 @@ def results_of(folder: Path, rows: Mapping[str, dict[str, Any]] | None = None) -
 
 
 def _check_study(study: Mapping[str, Any]) -> None:
-    """Refuse a description of a study with a part of another kind than `Study` writes."""
+    """Refuse a description of a study whose parts have types that `Study` does not write."""
     for key, kind in {**_OPTIONAL, **_STUDY}.items():
         if (key in study or key in _STUDY) and not isinstance(study.get(key), kind):
             name = getattr(kind, "__name__", "str or None")

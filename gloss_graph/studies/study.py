@@ -8,8 +8,8 @@ import math
 import os
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -60,30 +60,22 @@ from gloss_graph.studies.trials import (
 
 # A file that the workers in a folder lock together.
 _CROWD = ".workers"
-# A plan with more trials is a slip of the pen.
+# A plan with more trials is a mistake.
 _MOST_TRIALS = 100_000
 _POLL_SECONDS = 0.3
-# The time left is told from all trials so far, not from the last half minute.
+# The time left is estimated from all trials so far, not from the last half minute.
 _ESTIMATE_SECONDS = 7 * 24 * 3600.0
 
 
 @dataclass(frozen=True)
 class Plan:
-    """The extent of a study.
-
-    Attributes:
-        design: Name of the design.
-        seeds: Number of seeds.
-        total: Number of trials.
-        done: Number of trials that have a row.
-        seconds: Mean of the finished ones, NaN before the first.
-        notes: What to know before it starts.
-    """
+    """The extent of a study: trials in `total`, those `done`, and their mean `seconds`."""
 
     design: str
     seeds: int
     total: int
     done: int
+    #: NaN before the first trial.
     seconds: float
     notes: tuple[str, ...]
 
@@ -96,7 +88,7 @@ class Study:
     """Arms of a function's settings, each run with the same seeds and compared with a baseline.
 
     Finished trials are never run again: running a study again goes on where it ended, and after
-    adding a value or a seed only what is new is run. Any number of processes may run one study
+    adding a value or a seed only the new trials are run. Any number of processes may run one study
     in one folder at once.
 
     Args:
@@ -118,8 +110,7 @@ class Study:
         name: Name of the study.
 
     Raises:
-        ValueError: No factor; one called as a column of the results; one with one value; an empty
-            plan; a seed twice; settings that `run` says it does not know or use.
+        ValueError: An empty plan, a bad factor, or settings that `run` does not know or use.
 
     Example:
         >>> import tempfile
@@ -304,8 +295,7 @@ class Study:
         Raises:
             FileExistsError: The folder holds something else.
             BlockingIOError: Another process runs another study in it.
-            ValueError: A factor the function never reads; no optuna; a database that cannot be
-                reached.
+            ValueError: A factor the function never reads, or a database out of reach.
             RuntimeError: Every trial failed; names the last error.
         """
         folder = Path(out)
@@ -351,7 +341,7 @@ class Study:
         if len(failed) and failed.all():
             raise RuntimeError(
                 f"All {len(failed)} trials failed, the last by {results.table['error'].iloc[-1]}. "
-                "Mend the cause and run again with retry (--retry)."
+                "Fix the cause and run again with retry (--retry)."
             )
         return results
 
@@ -360,14 +350,12 @@ class Study:
 
     def _proposals(self, storage: Any) -> Any:
         """The Optuna study that proposes arms."""
-        attributes = {
+        attributes: dict[str, Any] = {
             "factors": {name: tried.as_dict() for name, tried in self.factors.items()},
             "settings": canonical(self.settings),
-            "metric": self.metric,
-            "minimize": self.minimize,
-            "seeds": self.seeds,
             "identity": canonical(self.identity),
         }
+        attributes |= {"metric": self.metric, "minimize": self.minimize, "seeds": self.seeds}
         return open_study(storage, self.name, attributes, seed=0)
 
     def _propose(self, proposals: Any, storage: Any, runner: _Runner) -> None:
@@ -443,7 +431,10 @@ class _Runner:
         def done(key: str) -> bool:
             return key in rows and rows[key].get("attempt", 0) >= attempts[key]
 
-        with self._bar, _old_objects_aside():
+        with self._bar, ExitStack() as after:
+            # Collections between trials look only at objects of the trials, not at all imports.
+            gc.freeze()
+            after.callback(gc.unfreeze)
             for old in self._bar.task_ids:
                 self._bar.remove_task(old)
             task = self._bar.add_task("Trials", total=len(trials), note="")
@@ -492,16 +483,6 @@ class _Runner:
         free_memory()
         if torch.cuda.is_initialized():
             torch.cuda.empty_cache()
-
-
-@contextmanager
-def _old_objects_aside() -> Iterator[None]:
-    """Let collections between trials look only at objects of the trials, not at all imports."""
-    gc.freeze()
-    try:
-        yield
-    finally:
-        gc.unfreeze()
 
 
 def _seeds(seeds: int | Iterable[int]) -> list[int]:

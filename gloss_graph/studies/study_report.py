@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Iterator, Mapping
+from functools import partial
 from itertools import chain, combinations, count
 from pathlib import Path
 from typing import Any
@@ -43,15 +44,8 @@ def write_report(results: Results) -> list[Path]:
     metric), `tests.csv` (paired tests), pictures in `pictures/`, `report.md` and `report.html`,
     which needs no other file.
 
-    Args:
-        results: Result of `Study.run` or `read_results`.
-
-    Returns:
-        The files.
-
     Raises:
         ValueError: No trial has a result.
-        OSError: The folder cannot be written.
     """
     if not len(results.table):
         raise ValueError(f"{results.folder} has no finished trial to report. Run the study first.")
@@ -165,7 +159,11 @@ def _content(results: Results, summary: pd.DataFrame, tests: pd.DataFrame) -> di
         "test_heads": ("arm", *TEST_HEADINGS),
         "tests_note": _TESTS,
         "tests": {
-            results.title(metric): _test_rows(results, tests, metric) for metric in results.shown
+            results.title(metric): [
+                [row.arm, *difference_cells(row, partial(results.show, metric, sign=True))]
+                for row in tests[tests["metric"] == metric].itertuples()
+            ]
+            for metric in results.shown
         },
         "versions": [
             [name, ", ".join(map(str, table[column].dropna().unique()))]
@@ -225,14 +223,6 @@ def _arm_rows(results: Results, summary: pd.DataFrame) -> list[list[str]]:
         ]
         for arm in results.arms
     ]
-
-
-def _test_rows(results: Results, tests: pd.DataFrame, metric: str) -> list[list[str]]:
-    def show(value: float) -> str:
-        return results.show(metric, value, sign=True)
-
-    rows = tests[tests["metric"] == metric].itertuples()
-    return [[str(row.arm), *difference_cells(row, show)] for row in rows]
 
 
 def _markdown(content: Mapping[str, Any], pictures: Mapping[str, PagePicture]) -> str:

@@ -1,32 +1,46 @@
-"""Trials of a text study: train, score, measure the graph on held-out documents."""
+"""Studies of text classifiers: their trials, and the short YAML files that describe them."""
 
 from __future__ import annotations
 
 import math
+import os
 import warnings
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from gloss_graph._internal.checks import check_choice
+from gloss_graph._internal.checks import check_choice, check_positive_int
 from gloss_graph._internal.folders import scratch_folder
+from gloss_graph._internal.limits import read_yaml
 from gloss_graph._internal.timing import stage_seconds
-from gloss_graph.objective import GraphGuidedObjective
 from gloss_graph.runs.provenance import documents_digest
-from gloss_graph.text import FeatureEncoder, Splits, TextEncoder
+from gloss_graph.studies.study import Study
+from gloss_graph.text import (
+    FeatureEncoder,
+    Splits,
+    TextEncoder,
+    docstring_corpus,
+    load_encoder,
+    read_splits,
+    read_table,
+    stratified_draw,
+)
+from gloss_graph.text.encoders import POOLINGS
 from gloss_graph.training import (
     LOSSES,
     RunResult,
     TrainConfig,
+    encoder_identity,
     make_objective,
     recorded_embeddings,
     train_text,
+    with_unlabeled,
 )
-from gloss_graph.training.config import SETTINGS, check_value
+from gloss_graph.training.config import SETTINGS, check_value, read_settings, setting_named
 
 #: How a trial trains.
 COSTS = {
@@ -41,6 +55,14 @@ _MEASURED_BATCHES = 24
 _GRAPH_LOSSES = tuple(
     name for name, spec in LOSSES.items() if spec.in_batch or (spec.over_bank and spec.fills_bank)
 )
+# Name of the corpus that needs no file.
+_DEMO = "demo"
+_DEMO_DOCUMENTS = 2_000
+_ENDINGS = ("csv", "tsv", "jsonl", "ndjson", "parquet")
+_PARTS = ("train", "val", "test", "unlabeled")
+_WORDS = (*_PARTS, "data", "text", "label", "encoder", "question", "design", "cost", "metric")
+_COUNTS = ("documents", "max_length", "arms")
+_KEYS = sorted((*_WORDS, *_COUNTS, "factors", "baseline", "seeds", "minimize", "pooling"))
 
 
 # ------------------------------------------------------------------ settings that count
@@ -104,11 +126,6 @@ def used_settings(config: TrainConfig, *, unlabeled: bool) -> set[str]:
     }
 
 
-def glossary() -> dict[str, str]:
-    """Explain every setting in a sentence."""
-    return {name: one.help for name, one in SETTINGS.items()}
-
-
 # ------------------------------------------------------------------ trials
 
 
@@ -121,12 +138,12 @@ class TextRun:
         cost: A key of `COSTS`. `full` trains the encoder; `replay` trains a `FeatureEncoder`
             (a residual MLP) on its embeddings, recorded once, through the same code.
         encoder: Description that tells the encoder from others, see `encoder_identity`; without it
-            embeddings are kept in memory only, and trials of one folder are taken to be of one
+            embeddings are kept in memory only, and all trials of a folder are assumed to use one
             encoder.
         progress: Show a bar while embeddings are recorded.
 
     Raises:
-        ValueError: An unknown cost; no labeled document to score on; label sets.
+        ValueError: No labeled document to score on, or label sets.
     """
 
     name = "train_text"
@@ -178,11 +195,9 @@ class TextRun:
             f"{sizes}, {splits.train.num_classes} classes. Encoder: "
             f"{self._encoder_identity.get('encoder', 'given')}. Scores: {self.part} documents."
         )
-        self.glossary = glossary()
+        self.glossary = {name: one.help for name, one in SETTINGS.items()}
         self.tolerated = _ENCODER_ONLY if cost == "replay" else set()
         self._rows: dict[str, Tensor] | None = None
-
-    # ------------------------------------------------------------------ questions of a study
 
     def resolve(self, config: Mapping[str, Any]) -> dict[str, Any]:
         """Return every setting of a training except the seed, defaults included."""
@@ -209,17 +224,14 @@ class TextRun:
         unlabeled = made.few_labels or min(self.splits.train.labels) < 0
         return used_settings(made, unlabeled=unlabeled) - self.tolerated
 
-    def prepare(self) -> None:
-        """Record the embeddings unless they are known."""
-        self._embeddings()
-
-    # ------------------------------------------------------------------ a trial
-
     def __call__(self, config: Mapping[str, Any], seed: int) -> dict[str, float]:
         """Train and score."""
         made = self._config(config, seed)
         splits, encoder, frozen = self._begin(made)
-        with scratch_folder() as folder, _quiet(made):
+        with scratch_folder() as folder, warnings.catch_warnings():
+            # Advice about settings that an arm tries on purpose.
+            for message in ("Graph skill", *([] if made.ids else [".*ids.*"])):
+                warnings.filterwarnings("ignore", message=message, category=UserWarning)
             result = train_text(splits, encoder, made, folder, frozen=frozen, save_steps=0)
             return self._metrics(result, made, frozen)
 
@@ -234,7 +246,7 @@ class TextRun:
         self, config: TrainConfig
     ) -> tuple[Splits, TextEncoder | FeatureEncoder, dict[str, Tensor]]:
         """Documents, an untrained encoder and the embeddings it makes of them."""
-        rows, splits = self._embeddings(), self.splits
+        rows, splits = self.prepare(), self.splits
         if config.keeps_last and self.part != "val":
             splits = replace(splits, val=None)  # nothing looks at it
         if self.cost == "full":
@@ -245,7 +257,8 @@ class TextRun:
         frozen = {name: table * encoder.scale for name, table in rows.items()}
         return replace(splits, **parts), encoder, frozen
 
-    def _embeddings(self) -> dict[str, Tensor]:
+    def prepare(self) -> dict[str, Tensor]:
+        """Return the embeddings of every part, recorded unless they are known."""
         if self._rows is None:
             self._rows = recorded_embeddings(
                 self.splits.parts, self.make_encoder, self._encoder_identity, progress=self.progress
@@ -282,11 +295,17 @@ class TextRun:
     ) -> tuple[float, float]:
         """Hidden-label loss of held-out batches on the graph of the arm, and unreachable share.
 
-        The bank holds only training documents, so no label of a held-out document is in it.
+        The bank holds only training documents, so no label of a held-out document is in it. An arm
+        without a bank is measured batch by batch.
         """
-        corpus = self.splits.parts[self.part]
-        rows = result.embeddings[self.part]
-        objective = _arm_objective(result, config, self.splits.train.num_classes, rows)
+        corpus, rows = self.splits.parts[self.part], result.embeddings[self.part]
+        if config.loss_spec.in_batch or config.memory_size == 0:
+            loss = config.loss if config.loss in _GRAPH_LOSSES else "gloss"
+            alone = replace(config, loss=loss, memory_size=0)
+            classes, width = self.splits.train.num_classes, rows.size(1)
+            objective = make_objective(alone, classes, width, 0, sample=rows, targets=False).eval()
+        else:
+            objective = result.objective.eval()
         joint = objective.memory is not None and objective.memory.dim > rows.size(1)
         labels, ids = torch.tensor(corpus.labels), torch.tensor(corpus.ids)
         order = torch.randperm(len(corpus), generator=torch.Generator().manual_seed(0))
@@ -305,26 +324,196 @@ class TextRun:
             total += float(out.graph_loss) * (count - lost)
             hidden, missed = hidden + count, missed + lost
         scored = hidden - missed
-        loss = total / scored if scored else math.nan
-        return loss, missed / hidden if hidden else math.nan
+        mean = total / scored if scored else math.nan
+        return mean, missed / hidden if hidden else math.nan
 
 
-def _arm_objective(
-    result: RunResult, config: TrainConfig, num_classes: int, rows: Tensor
-) -> GraphGuidedObjective:
-    """The objective of the arm: with its trained bank, or batch by batch where it has none."""
-    if not config.loss_spec.in_batch and config.memory_size != 0:
-        return result.objective.eval()
-    loss = config.loss if config.loss in _GRAPH_LOSSES else "gloss"
-    config = replace(config, loss=loss, memory_size=0)
-    return make_objective(config, num_classes, rows.size(1), 0, sample=rows, targets=False).eval()
+# ------------------------------------------------------------------ files
 
 
-@contextmanager
-def _quiet(config: TrainConfig) -> Iterator[None]:
-    """Silence advice about settings that an arm tries on purpose."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Graph skill", category=UserWarning)
-        if not config.ids:
-            warnings.filterwarnings("ignore", message=".*ids.*", category=UserWarning)
-        yield
+def read_study(
+    path: str | os.PathLike[str],
+    *,
+    config: Mapping[str, Any] | None = None,
+    settings: Mapping[str, Any] | None = None,
+    cost: str | None = None,
+    data: str | os.PathLike[str] | None = None,
+    documents: int | None = None,
+    encoder: str | None = None,
+    seeds: int | None = None,
+    progress: bool = False,
+) -> Study:
+    """Read a study of text classifiers.
+
+    The file must have `factors`, with values (`k: [8, 16]`) or a range (`eta: 0.01:1:log`) for
+    each setting. It may have the `baseline`, and `design`, `arms`, `seeds`, `metric`, `minimize`
+    and `question` of a `Study`; `cost`, as for `TextRun`; `data` (demo, or a folder with train.csv
+    and others) or single files `train`, `val`, `test` and `unlabeled`, the columns `text` and
+    `label`, and `documents`, the number of training documents to keep; `encoder` (minilm, a hub id
+    or a folder), `pooling` and `max_length`. Files are relative to the folder of the study file.
+
+    Settings are named as `k: 8`, `graph.k: 8` or `graph: {k: 8}`.
+
+    Args:
+        path: YAML file.
+        config: Settings that the baseline of the file overrides.
+        settings: Settings that override the baseline of the file.
+        cost: Replaces the key of the file, as do the next four.
+        data: Relative to the current folder; replaces single files, too.
+        documents: As in the file.
+        encoder: As in the file.
+        seeds: As in the file.
+        progress: Show a bar while embeddings are recorded.
+
+    Raises:
+        ValueError: No YAML file; an unknown key or setting; anything that `Study` refuses.
+    """
+    path = Path(path)
+    given: dict[str, Any] = {"cost": cost, "data": data, "documents": documents}
+    given |= {"encoder": encoder, "seeds": seeds}
+    content = _content(path) | {key: value for key, value in given.items() if value is not None}
+    _check_types(content, path)
+    if "factors" not in content:
+        raise ValueError(f"{path} must have 'factors', the settings to vary and their values.")
+    factors = _factors(_block(content["factors"], "factors"))
+    baseline: dict[str, Any] = {}
+    blocks = {"config": config, "baseline": content.get("baseline"), "settings": settings}
+    for where, block in blocks.items():
+        baseline |= read_settings(_block(block or {}, where), f"'{where}'")
+    here = Path() if data is not None else path.parent
+    files = {
+        part: here / os.path.expanduser(str(content[part]))
+        for part in _PARTS
+        if part in content and data is None
+    }
+    source = str(content.get("data", _DEMO))
+    splits = read_data(
+        source if source == _DEMO else here / os.path.expanduser(source),
+        documents=content.get("documents"),
+        files=files,
+        text=str(content.get("text", "text")),
+        label=str(content.get("label", "label")),
+    )
+    name, pooling = str(content.get("encoder", "minilm")), content.get("pooling")
+    length = content.get("max_length", 128)
+    run = TextRun(
+        splits,
+        lambda: load_encoder(name, pooling=pooling, max_length=length),
+        cost=content.get("cost", "replay"),
+        encoder=encoder_identity(name, pooling=pooling, max_length=length),
+        progress=progress,
+    )
+    return Study(
+        factors=factors,
+        baseline=baseline,
+        run=run,
+        design=str(content.get("design", "grid")),
+        arms=content.get("arms"),
+        seeds=content.get("seeds", 5),
+        metric=content.get("metric"),
+        minimize=content.get("minimize", False),
+        question=str(content.get("question", "")),
+        name=path.stem,
+    )
+
+
+def _content(path: Path) -> dict[str, Any]:
+    try:
+        content = read_yaml(path)
+    except FileNotFoundError:
+        raise ValueError(f"{path} does not exist. Name a study file.") from None
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} must hold keys and values; known keys are {_KEYS}.")
+    unknown = [str(key) for key in content if key not in _KEYS]
+    if unknown:
+        raise ValueError(
+            f"{path} has the unknown key {', '.join(map(repr, unknown))}. Known are "
+            f"{_KEYS}; settings of the training go under 'factors' or 'baseline'."
+        )
+    return content
+
+
+def _check_types(content: Mapping[str, Any], path: Path) -> None:
+    """Refuse values of the wrong type; `Study` checks the rest."""
+    for key in _WORDS:
+        value = content.get(key, "absent")
+        # A data set, a column or a folder may be called 20.
+        plain = isinstance(value, (str, int, float, Path)) and not isinstance(value, bool)
+        if not plain or not str(value).strip():
+            raise ValueError(f"{path}: '{key}' must be a word (got {value!r:.60}).")
+    for key in _COUNTS:
+        try:
+            check_positive_int(key, content.get(key, 1))
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from error
+    if not isinstance(content.get("minimize", False), bool):
+        raise ValueError(
+            f"{path}: 'minimize' must be true or false (got {content['minimize']!r:.60})."
+        )
+    if content.get("pooling") is not None:
+        check_choice("pooling", content["pooling"], POOLINGS)
+
+
+def _block(value: Any, where: str) -> Mapping[str, Any]:
+    if not isinstance(value, Mapping):
+        raise ValueError(f"'{where}' must be a block 'setting: value' (got {value!r}).")
+    return value
+
+
+def _factors(block: Mapping[str, Any]) -> dict[str, Any]:
+    """Values to try by the name of the setting, each value read as a setting."""
+    found: dict[str, Any] = {}
+    for name, tried in block.items():
+        nested = isinstance(tried, Mapping)
+        inner = {f"{name}.{key}": v for key, v in tried.items()} if nested else {str(name): tried}
+        for key, values in inner.items():
+            setting = setting_named(key).name
+            if setting in found:
+                raise ValueError(f"'factors' must name a setting once (got {setting!r} twice).")
+            if isinstance(values, list):
+                values = [read_settings({key: v}, "'factors'")[setting] for v in values]
+            found[setting] = values
+    return found
+
+
+def read_data(
+    data: str | Path, *, documents: int | None, files: Mapping[str, Path], text: str, label: str
+) -> Splits:
+    """Read the documents of a study, of which `documents` for training are kept.
+
+    Only a training file is required; without `val` a tenth of its documents is drawn for it.
+    """
+    if not files and str(data) == _DEMO:
+        return docstring_corpus(max_documents=documents or _DEMO_DOCUMENTS)
+    found = files or _files(Path(data))
+    if "train" not in found:
+        raise ValueError(f"'data' must name a training file (got {sorted(found)}).")
+    val, test = found.get("val"), found.get("test")
+    splits = read_splits(found["train"], val, test, text=text, label=label, val_fraction=0.1)
+    if documents is not None and documents < len(splits.train):
+        kept = stratified_draw(splits.train.labels, documents / len(splits.train))
+        splits = replace(splits, train=splits.train.select(kept))
+    if "unlabeled" in found:
+        splits = with_unlabeled(splits, read_table(found["unlabeled"], text=text, label=None))
+    return splits
+
+
+def _files(folder: Path) -> dict[str, Path]:
+    if not folder.is_dir():
+        raise ValueError(
+            f"'data' must be {_DEMO!r} or a folder with train.csv and others ({folder} is none)."
+        )
+    found: dict[str, Path] = {}
+    for part in _PARTS:
+        names = [f"{part}.{ending}{packed}" for ending in _ENDINGS for packed in ("", ".gz")]
+        files = [folder / name for name in names if (folder / name).is_file()]
+        if len(files) > 1:
+            listed = ", ".join(path.name for path in files)
+            raise ValueError(f"'data' must hold one file per part ({folder} has {listed}).")
+        if files:
+            found[part] = files[0]
+    if "train" not in found:
+        raise ValueError(
+            f"'data' must hold a training file, for example train.csv ({folder} has none)."
+        )
+    return found

@@ -275,22 +275,16 @@ def _checked_metrics(found: Any) -> dict[str, float]:
     return plain
 
 
-def _reads_one(name: str) -> Any:
+def _recorded(name: str) -> Any:
+    """The method of `dict`, which notes what it reads: one setting, or all of them."""
     method = getattr(dict, name)
 
-    def read(self: TrackedConfig, key: str, *default: Any) -> Any:
-        self.unread.discard(key)
-        return method(self, key, *default)
-
-    return read
-
-
-def _reads_all(name: str) -> Any:
-    method = getattr(dict, name)
-
-    def read(self: TrackedConfig, *other: Any) -> Any:
-        self.unread.clear()
-        return method(self, *other)
+    def read(self: TrackedConfig, *given: Any) -> Any:
+        if name in ("__getitem__", "get", "pop"):
+            self.unread.discard(given[0])
+        else:
+            self.unread.clear()
+        return method(self, *given)
 
     return read
 
@@ -306,10 +300,10 @@ class TrackedConfig(dict[str, Any]):
         #: Settings that have not been read so far.
         self.unread: set[str] = set(settings)
 
-    __getitem__, get, pop = map(_reads_one, ("__getitem__", "get", "pop"))
+    __getitem__, get, pop = map(_recorded, ("__getitem__", "get", "pop"))
     # With `__iter__` and `keys`, `**config` and `{**config}` count, too.
-    __iter__, keys, values, items = map(_reads_all, ("__iter__", "keys", "values", "items"))
-    copy, __or__, __ror__ = map(_reads_all, ("copy", "__or__", "__ror__"))
+    __iter__, keys, values, items = map(_recorded, ("__iter__", "keys", "values", "items"))
+    copy, __or__, __ror__ = map(_recorded, ("copy", "__or__", "__ror__"))
 
 
 # ------------------------------------------------------------------ rows
@@ -344,7 +338,7 @@ def read_lines(folder: Path) -> list[dict[str, Any]]:
 
 
 def check_row(row: Any) -> None:
-    """Refuse a row without identity, or with a part of another kind than trials write."""
+    """Refuse a row without identity, or with a part whose type trials do not write."""
     if not isinstance(row, dict):
         raise ValueError("it holds no object")
     for kind, words, keys in _ROW_PARTS:

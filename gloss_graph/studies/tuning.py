@@ -74,12 +74,8 @@ def search_space(
 ) -> dict[str, Dimension]:
     """Look up what to try for each of some settings.
 
-    Args:
-        names: Settings with a declared range, see `SEARCH_SPACE`.
-        extra: Ranges and choices that replace declared ones or add settings.
-
-    Raises:
-        ValueError: A name without declared range; lists those that have one.
+    A name must be in `SEARCH_SPACE`, unless it is in `extra`, whose ranges and choices replace
+    declared ones or add settings.
 
     Example:
         >>> {name: str(tried) for name, tried in search_space(["bandwidth", "k"]).items()}
@@ -118,9 +114,6 @@ def check_space(config: TrainConfig, space: Mapping[str, Dimension]) -> None:
 def parse_range(text: str) -> tuple[str, Range]:
     """Read name and range from `name=low:high`, `name=low:high:log` or `name=low:high:STEP`.
 
-    Raises:
-        ValueError: Another form; a name that is no setting; a range that is none.
-
     Example:
         >>> parse_range("bandwidth=0.1:2:log")
         ('bandwidth', Range(low=0.1, high=2.0, log=True, step=None))
@@ -140,9 +133,6 @@ def parse_range(text: str) -> tuple[str, Range]:
 def parse_choice(text: str) -> tuple[str, Choice]:
     """Read name and choice from `name=one,two`.
 
-    Raises:
-        ValueError: Another form; a name that is no setting; a value of the wrong type.
-
     Example:
         >>> parse_choice("rule=harmonic,poisson")
         ('rule', Choice(values=('harmonic', 'poisson')))
@@ -158,38 +148,14 @@ def parse_choice(text: str) -> tuple[str, Choice]:
         raise ValueError(f"'choice' of {name.strip()!r}: {error}") from error
 
 
-def parse_setting(text: str) -> tuple[str, Scalar]:
-    """Read name and value from `name=value`.
-
-    Raises:
-        ValueError: Another form; a name that is no setting; a value of the wrong type.
-
-    Example:
-        >>> parse_setting("class_balance=true"), parse_setting("bandwidth=local")
-        (('class_balance', True), ('bandwidth', 'local'))
-    """
-    name, found, written = text.partition("=")
-    one = setting_named(name.strip())
-    if not found:
-        raise ValueError(f"'set' must read name=value (got {text!r}).")
-    return one.name, parse_value(one.name, written.strip())
-
-
 # ------------------------------------------------------------------ search
 
 
 @dataclass(frozen=True)
 class TuneResult:
-    """Result of a search.
+    """Result of a search: the best settings, their validation score and the number of their trial.
 
-    Attributes:
-        config: The best settings.
-        value: Their score on the validation documents.
-        number: Number of the best trial.
-        params: Its values of the settings that were searched.
-        trials: One row per trial: number, state, value, settings, metrics, seconds, worker, error.
-        importance: Setting -> share of the spread of scores it explains (fANOVA); empty with fewer
-            than two complete trials or without spread.
+    `params` are the values of the settings that were searched; `trials` has a row per trial.
     """
 
     config: TrainConfig
@@ -197,6 +163,7 @@ class TuneResult:
     number: int
     params: dict[str, Scalar]
     trials: pd.DataFrame
+    #: Setting -> share of the spread of scores it explains (fANOVA), empty without spread.
     importance: dict[str, float]
 
 
@@ -240,7 +207,7 @@ def tune_text(
         study_name: Name of the study in the database.
         timeout: Seconds after which no further trial starts; None = no limit.
         metric: One of `SCORES`, maximized.
-        seed: Seed of what is tried; None = `config.seed`.
+        seed: Seed of the sampler; None = `config.seed`.
         keep_runs: Keep run folders of complete trials, `out/trials/NUMBER`.
         heartbeat: Seconds between signs of life; a trial silent for six times as long counts as
             killed.
@@ -250,8 +217,7 @@ def tune_text(
 
     Raises:
         ValueError: No optuna; no labeled validation document; a space the training refuses; a
-            database out of reach; a study begun with other settings; time over before the first
-            trial was complete.
+            database out of reach; a study begun with other settings; no complete trial in time.
         FileExistsError: `out` holds other files.
         BlockingIOError: Another process searches in `out`.
         RuntimeError: Five trials in a row failed; names the last error.
@@ -287,7 +253,6 @@ def tune_text(
     _check_study_folder(out, study_name)
     url = sqlite_url(out / _DATABASE) if storage is None else storage
     with hold(out, "tune"), open_storage(url, heartbeat=heartbeat) as database:
-        _check_study_folder(out, study_name)
         # Settings that are newer than the study have been at their defaults.
         known = {name: v for name, v in TrainConfig().as_dict().items() if name not in space}
         study = open_study(
@@ -303,13 +268,11 @@ def tune_text(
         del encoder
         try:
             with TrialBar(trials, show=progress) as bar:
-                search = _Search(study, space, metric, bar, out / "trials", keep_runs)
 
                 def train(drawn: Mapping[str, Any], folder: Path, watch: TrainerCallback) -> Any:
                     return train_text(
                         splits,
                         encoder_factory(),
-                        # The pictures of a trial are not needed.
                         replace(config, **drawn, pictures=False),
                         folder,
                         frozen=frozen,
@@ -317,20 +280,16 @@ def tune_text(
                         save_steps=0,
                     ).metrics
 
-                search.run(train, budget, min(_FAILURES, trials))
+                search = _Search(study, space, metric, train, bar, out / "trials", keep_runs)
+                search.run(budget, min(_FAILURES, trials))
         finally:
             _drop_partial_runs(study, out / "trials", keep_runs)
             table = pd.DataFrame([_row(trial, space) for trial in study.get_trials()])
             with atomic_write(out / "trials.csv", overwrite=True) as draft:
                 draft.write(csv_bytes(table))
         result = _result(study, config, space, table)
-        best = {
-            "trial": result.number,
-            "metric": metric,
-            "value": result.value,
-            "params": result.params,
-            "config": result.config.as_dict(),
-        }
+        best = {"trial": result.number, "metric": metric, "value": result.value}
+        best |= {"params": result.params, "config": result.config.as_dict()}
         more = {} if finish is None else finish(result)
         write_json(out / "best.json", {**best, **more})
     return result
@@ -356,34 +315,31 @@ def _check_study_folder(out: Path, study_name: str) -> None:
         )
 
 
+@dataclass
 class _Search:
     """Runs the trials that Optuna proposes."""
 
-    def __init__(
-        self,
-        study: Any,
-        space: Mapping[str, Dimension],
-        metric: str,
-        bar: TrialBar,
-        folder: Path,
-        keep_runs: bool,
-    ) -> None:
-        self._study, self._space, self._metric = study, space, metric
-        self._bar, self._folder, self._keep_runs = bar, folder, keep_runs
-        # A full disk, which no further trial can mend.
-        self._stopped: BaseException | None = None
-        # Number of the trial that was begun last, -1 if none was in this turn.
-        self._begun = -1
+    study: Any
+    space: Mapping[str, Dimension]
+    metric: str
+    train: Callable[[Mapping[str, Any], Path, TrainerCallback], Any]
+    bar: TrialBar
+    folder: Path
+    keep_runs: bool
+    #: A full disk, which stops every trial.
+    stopped: BaseException | None = None
+    #: Number of the trial that was begun last, -1 if none was in this turn.
+    begun: int = -1
 
-    def run(self, train: Callable[..., Any], budget: TrialBudget, patience: int) -> None:
+    def run(self, budget: TrialBudget, patience: int) -> None:
         """Run trials until the budget of the study is met."""
         failures, ended = 0, []
-        self._bar.finished(budget.finished())
-        while budget.next(self._bar.waiting):
-            self._begun = -1
+        self.bar.finished(budget.finished())
+        while budget.next(self.bar.waiting):
+            self.begun = -1
             try:
-                self._study.optimize(
-                    lambda trial: self._trial(trial, train),
+                self.study.optimize(
+                    self.trial,
                     n_trials=1,
                     catch=(Exception,),
                     callbacks=[lambda _, trial: ended.append(trial)],
@@ -391,40 +347,39 @@ class _Search:
                 )
             except ValueError:
                 # Another worker may have taken this one for dead and does its trial again.
-                begun = self._begun
-                if begun < 0 or not self._study.get_trials()[begun].state.is_finished():
+                if self.begun < 0 or not self.study.get_trials()[self.begun].state.is_finished():
                     raise
-                message = f"Trial {begun} was silent for too long and is done again."
+                message = f"Trial {self.begun} was silent for too long and is done again."
                 warnings.warn(message, UserWarning, stacklevel=3)
                 continue
-            if self._stopped is not None:
-                raise self._stopped
+            if self.stopped is not None:
+                raise self.stopped
             trial = ended.pop()
             state, error = trial.state.name.lower(), trial.user_attrs.get("error")
             done = budget.finished()
-            self._bar.ended(trial.number, error or state, trial.value, _used_params(trial), done)
+            self.bar.ended(trial.number, error or state, trial.value, _used_params(trial), done)
             failures = failures + 1 if state == "fail" else 0
-            if error is not None and not self._bar.shown:
+            if error is not None and not self.bar.shown:
                 warnings.warn(f"Trial {trial.number} failed: {error}", UserWarning, stacklevel=3)
             if failures == patience:
                 which = f"The last {failures} trials" if done else "All trials"
                 raise RuntimeError(
-                    f"{which} failed, trial {trial.number} by {error}. Mend the cause and run the "
+                    f"{which} failed, trial {trial.number} by {error}. Fix the cause and run the "
                     f"same command again; it goes on from {done} finished trials."
                 )
 
-    def _trial(self, trial: Any, train: Callable[..., Any]) -> float:
+    def trial(self, trial: Any) -> float:
         """Train with the drawn settings; the folder is removed unless it is kept."""
-        self._begun = trial.number
-        folder = self._folder / f"{trial.number:04d}"
+        self.begun = trial.number
+        folder = self.folder / f"{trial.number:04d}"
         complete = False
         try:
-            drawn = begin_proposal(trial, self._space)
+            drawn = begin_proposal(trial, self.space)
             trial.set_user_attr("params", drawn)
-            metrics = train(drawn, folder, _Evaluations(trial, self._metric, self._bar))
-            value = float(metrics.get(self._metric, math.nan))
+            metrics = self.train(drawn, folder, _Evaluations(trial, self.metric, self.bar))
+            value = float(metrics.get(self.metric, math.nan))
             if math.isnan(value):
-                raise ValueError(f"the training gave no {self._metric!r}.")
+                raise ValueError(f"the training gave no {self.metric!r}.")
             finite = {k: v if math.isfinite(v) else None for k, v in metrics.items()}
             trial.set_user_attr("metrics", finite)
             complete = True
@@ -434,10 +389,10 @@ class _Search:
         except BaseException as error:
             trial.set_user_attr("error", error_text(error))
             if is_full_disk(error):
-                self._stopped = error
+                self.stopped = error
             raise
         finally:
-            if not (complete and self._keep_runs):
+            if not (complete and self.keep_runs):
                 shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -505,14 +460,9 @@ def _result(
         evaluator = optuna.importance.FanovaImportanceEvaluator(seed=0)
         with suppress(RuntimeError):  # all scores equal
             importance = optuna.importance.get_param_importances(study, evaluator=evaluator)
-    return TuneResult(
-        config=replace(config, **params),
-        value=best.value,
-        number=best.number,
-        params=params,
-        trials=table,
-        importance={name: float(share) for name, share in importance.items()},
-    )
+    importance = {name: float(share) for name, share in importance.items()}
+    used = replace(config, **params)
+    return TuneResult(used, best.value, best.number, params, table, importance)
 
 
 def _row(trial: Any, space: Mapping[str, Dimension]) -> dict[str, Any]:

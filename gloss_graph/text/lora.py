@@ -13,8 +13,6 @@ from torch import nn
 
 from gloss_graph._internal.checks import check_positive_int, check_range
 
-__all__ = ["Adapters", "add_lora", "merged_model", "require_peft"]
-
 # Names of the query and value projections in families without a default in peft.
 _ATTENTION = (("query", "value"), ("q_proj", "v_proj"), ("q_lin", "v_lin"), ("Wqkv",), ("c_attn",))
 _ALL = "all-linear"
@@ -34,16 +32,12 @@ def require_peft() -> Any:
 
 @dataclass(frozen=True)
 class Adapters:
-    """The adapters `add_lora` put into an encoder.
-
-    Attributes:
-        model: The model of the encoder.
-        names: Names of the adapted layers within the model.
-        base: Parameters that were trained before and are frozen while the adapters are in.
-    """
+    """The adapters that `add_lora` put into the model of an encoder."""
 
     model: nn.Module
+    #: Adapted layers within the model.
     names: tuple[str, ...]
+    #: Parameters that were trained before and are frozen while the adapters are in.
     base: tuple[nn.Parameter, ...]
 
     @property
@@ -90,8 +84,7 @@ def add_lora(
         seed: Seed of the initial \(A\).
 
     Raises:
-        ValueError: A setting is out of range; peft is not installed; the encoder has adapters
-            already; no trained layer has these names; a family without a known default.
+        ValueError: No peft, an encoder that has adapters already, or no trained layer to adapt.
 
     Example:
         >>> from gloss_graph.text import load_encoder

@@ -13,17 +13,6 @@ from typing import Any
 from gloss_graph.text.corpora import SEPARATOR, UNLABELED, Corpus, Splits, stratified_draw
 from gloss_graph.text.tables import Table, read_columns
 
-__all__ = ["describe_file", "joined_texts", "read_again", "read_splits", "read_table"]
-
-# The entries of a description that `read_again` needs, with their types.
-_DESCRIBED: dict[str, Any] = {
-    "file": str,
-    "text": (str, type(None)),
-    "text_b": (str, type(None)),
-    "first_id": int,
-    "texts_sha256": str,
-}
-
 
 def read_table(
     path: str | Path,
@@ -64,13 +53,9 @@ def read_table(
             written as the bare separator or an empty list; an empty value is unlabeled. None: one
             label per document.
 
-    Returns:
-        The corpus, named after the file.
-
     Raises:
-        ValueError: The file is missing, empty, of an unknown format, malformed or not UTF-8; a
-            column is missing (the message lists those found); a text is null, or empty without
-            `allow_empty`; a label is not among `label_names`.
+        ValueError: A file that cannot be read, a missing column, a null or empty text, or a label
+            that is not among `label_names`; the message says where.
 
     Example:
         >>> import pathlib, tempfile
@@ -113,24 +98,9 @@ def read_splits(
 
     Ids count through the training, validation and test file in this order. Without `val` a share
     of the labeled training documents is drawn, stratified by class unless documents have label
-    sets (see `stratified_draw`); classes with one member stay in the training part.
-
-    Args:
-        train: The training file; some of its documents may be unlabeled.
-        val: The validation file, or None to draw one.
-        test: The test file, or None.
-        text: Column of the documents, or None, in every file.
-        label: Column of the labels, in every file.
-        text_b: Column of the second texts, in every file.
-        val_fraction: Share of the labeled training documents to draw where `val` is None; 0
-            draws none.
-        seed: Seed of the draw.
-        quoting: Whether `"` encloses fields of a CSV or TSV file.
-        allow_empty: Whether documents without a visible character are kept.
-        separator: Separates the labels of a document with several classes.
-
-    Returns:
-        The parts; `val` is None only with `val_fraction=0`.
+    sets (see `stratified_draw`); classes with one member stay in the training part. The arguments
+    from `text` on are those of `read_table`, for every file; `val_fraction` is the share to draw,
+    0 for none.
 
     Raises:
         ValueError: As `read_table`; the training file has fewer than two classes, or lacks a label
@@ -187,28 +157,21 @@ def describe_file(
 
 
 def read_again(described: Mapping[str, Any]) -> Corpus:
-    """Read the documents of a described file, without labels; refuse other texts than then."""
-    for key, kind in _DESCRIBED.items():
-        if not isinstance(described, Mapping) or not isinstance(described.get(key), kind):
-            raise ValueError(f"The description of a file lacks {key!r} or has a wrong one.")
-    file = described["file"]
-    corpus = read_table(
-        file,
-        text=described["text"],
-        text_b=described["text_b"],
-        label=None,
-        first_id=described["first_id"],
-    )
-    if _digest(corpus) != described["texts_sha256"]:
-        raise ValueError(f"{file} holds other texts than it did.")
+    """Read the documents of a described file, without labels; other texts are refused."""
+    try:
+        corpus = read_table(
+            described["file"],
+            text=described["text"],
+            text_b=described["text_b"],
+            label=None,
+            first_id=described["first_id"],
+        )
+        same = _digest(corpus) == described["texts_sha256"]
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"The description of a file is damaged ({error}).") from error
+    if not same:
+        raise ValueError(f"{described['file']} holds other texts than it did.")
     return corpus
-
-
-def joined_texts(corpus: Corpus) -> list[str]:
-    """The texts (N) to show, of pairs both with a line break between them."""
-    if corpus.texts_b is None:
-        return corpus.texts
-    return [f"{one}\n{two}" for one, two in zip(corpus.texts, corpus.texts_b, strict=True)]
 
 
 def _digest(corpus: Corpus) -> str:

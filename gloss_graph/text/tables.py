@@ -19,16 +19,6 @@ from gloss_graph._internal.limits import load_json, read_bytes, read_parquet
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = [
-    "Table",
-    "csv_bytes",
-    "has_column",
-    "joined_names",
-    "read_columns",
-    "table_suffix",
-    "write_table",
-]
-
 SUFFIXES = (
     *(suffix + gz for suffix in (".csv", ".tsv", ".jsonl", ".ndjson") for gz in ("", ".gz")),
     ".parquet",
@@ -159,12 +149,7 @@ def write_table(path: Path, columns: Mapping[str, Any]) -> None:
     Lists and objects are JSON in a CSV file. A column of several types is strings in Parquet.
     """
     suffix = table_suffix(path)
-    if suffix == ".parquet":
-        content = _parquet(columns)
-    else:
-        values = {name: _plain(column) for name, column in columns.items()}
-        delimiter = _delimiter(suffix)
-        content = _delimited(values, delimiter) if delimiter else _json_lines(values)
+    content = _parquet(columns) if suffix == ".parquet" else _text(columns, _delimiter(suffix))
     if suffix.endswith(".gz"):
         content = gzip.compress(content, mtime=0)
     with atomic_write(path) as draft:
@@ -346,22 +331,21 @@ def _plain(column: Any) -> list[Any]:
     return [None if value != value else value for value in values]
 
 
-def _delimited(columns: Mapping[str, list[Any]], delimiter: str) -> bytes:
+def _text(columns: Mapping[str, Any], delimiter: str) -> bytes:
+    """Columns as CSV, or as JSON lines without a delimiter."""
+    values = {name: _plain(column) for name, column in columns.items()}
+    if not delimiter:
+        rows = zip(*values.values(), strict=True)
+        lines = (_json(dict(zip(values, row, strict=True))) for row in rows)
+        return "".join(f"{line}\n" for line in lines).encode()
     import pandas as pd
 
-    cells = {
-        name: pd.Series(
-            [_json(v) if isinstance(v, (list, dict)) else v for v in column], dtype=object
-        )
-        for name, column in columns.items()
-    }
+    cells = {name: pd.Series(map(_cell, v), dtype=object) for name, v in values.items()}
     return csv_bytes(pd.DataFrame(cells), separator=delimiter)
 
 
-def _json_lines(columns: Mapping[str, list[Any]]) -> bytes:
-    rows = zip(*columns.values(), strict=True)
-    lines = (_json(dict(zip(columns, row, strict=True))) for row in rows)
-    return "".join(f"{line}\n" for line in lines).encode()
+def _cell(value: Any) -> Any:
+    return _json(value) if isinstance(value, (list, dict)) else value
 
 
 def _json(value: Any) -> str:

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gloss_graph.baselines import TextGCNClassifier, TextGCNConfig, word_document_graph
-from gloss_graph.baselines.cleaning import cleaning_notes, split_words
+from gloss_graph.baselines.word_graph import cleaning_notes, split_words
 from gloss_graph.text import Corpus, Splits
 
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from gloss_graph.baselines import clean_documents, normalized_adjacency, word_document_graph
-from gloss_graph.baselines.cleaning import split_words
+from gloss_graph.baselines.word_graph import split_words
 
 TEXTS = [
     "a b c a d e a b",

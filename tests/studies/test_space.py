@@ -7,7 +7,7 @@ from dataclasses import fields
 import pytest
 
 from gloss_graph._internal.settings import Choice, Range
-from gloss_graph.studies import parse_choice, parse_range, parse_setting, search_space
+from gloss_graph.studies import parse_choice, parse_range, search_space
 from gloss_graph.studies.tuning import check_space, default_parameters
 from gloss_graph.training import SEARCH_SPACE, TrainConfig
 
@@ -107,8 +107,8 @@ def test_choices_and_settings_in_words() -> None:
     assert parse_choice("bandwidth=sqrt,0.5") == ("bandwidth", Choice(["sqrt", 0.5]))
     assert parse_choice("memory_size=none,64") == ("memory_size", Choice([None, 64]))
     assert parse_choice("class_balance=true,false") == ("class_balance", Choice([True, False]))
-    assert parse_setting("dropout=0") == ("dropout", 0.0)
-    assert parse_setting("eta=None") == ("eta", None)
+    assert parse_choice("dropout=0,1") == ("dropout", Choice([0.0, 1.0]))
+    assert parse_choice("eta=None") == ("eta", Choice([None]))
 
 
 @pytest.mark.parametrize(
@@ -118,9 +118,8 @@ def test_choices_and_settings_in_words() -> None:
         (parse_choice, "k=4,many", "'k' must be a whole number .got 'many'"),
         (parse_choice, "k=4,4", "'choice' of 'k': 'values' must be distinct"),
         (parse_choice, "colour=red", "'colour' must be a setting"),
-        (parse_setting, "class_balance=perhaps", "must be true or false"),
-        (parse_setting, "eta=lots", "must be a number or none"),
-        (parse_setting, "k", "'set' must read name=value"),
+        (parse_choice, "class_balance=perhaps", "must be true or false"),
+        (parse_choice, "eta=lots", "must be a number or none"),
     ],
 )
 def test_bad_choices_and_settings_in_words(parse, text: str, message: str) -> None:
@@ -151,4 +150,4 @@ def test_spaces_a_training_would_refuse(space, message: str) -> None:
 def test_every_setting_can_be_written_in_words() -> None:
     for field in fields(TrainConfig):
         value = getattr(TrainConfig(), field.name)
-        assert parse_setting(f"{field.name}={value}") == (field.name, value)
+        assert parse_choice(f"{field.name}={value}") == (field.name, Choice([value]))

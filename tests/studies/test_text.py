@@ -12,7 +12,14 @@ import torch
 from training.tiny import tiny_corpus, tiny_encoder, tiny_splits
 
 from gloss_graph.cli import main
-from gloss_graph.studies import Study, TextRun, read_results, read_study, write_report, yaml_study
+from gloss_graph.studies import (
+    Study,
+    TextRun,
+    read_results,
+    read_study,
+    text_classifiers,
+    write_report,
+)
 
 STUDIES = sorted((Path(__file__).resolve().parents[2] / "examples" / "ablations").glob("*.yaml"))
 SMALL = {"max_steps": 2, "batch_size": 8, "k": 3, "select": "last"}
@@ -109,7 +116,7 @@ def test_settings_without_effect_are_noted() -> None:
 
 @pytest.mark.parametrize("file", STUDIES, ids=lambda path: path.stem)
 def test_studies_that_ship_can_be_planned(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(yaml_study, "read_data", lambda *_, **__: tiny_splits())
+    monkeypatch.setattr(text_classifiers, "read_data", lambda *_, **__: tiny_splits())
     for cost in ("replay", "full"):
         study = read_study(file, cost=cost)
         assert study.question.endswith("?")
@@ -217,7 +224,7 @@ def test_another_encoder_in_the_same_folder_reuses_nothing(data: Path, tmp_path:
 
     def rows() -> torch.Tensor:
         run: Any = read_study(file).function
-        return run._embeddings()["test"]
+        return run.prepare()["test"]
 
     first = tiny_encoder()
     first.save(folder)

@@ -16,14 +16,14 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from gloss_graph.text import load_encoder, pretrained
+from gloss_graph.text import encoders, load_encoder
 from gloss_graph.text.checkpoints import quiet_transformers
-from gloss_graph.text.pretrained import default_pooling
+from gloss_graph.text.encoders import default_pooling
 
 from .tiny_models import DECODERS, FAMILIES
 
 Checkpoint = Callable[[str], Path]
-PACKAGE = pretrained.MINILM_PACKAGE
+PACKAGE = encoders.MINILM_PACKAGE
 needs_minilm = pytest.mark.skipif(
     importlib.util.find_spec(PACKAGE) is None, reason="the weight package is not installed"
 )
@@ -188,7 +188,7 @@ def test_without_the_weight_package(
         pytest.raises(RuntimeError, match=r'pip install "gloss-graph\[demo\]"'),
     ):
         load_encoder("minilm", local_files_only=True)
-    assert pretrained.MINILM_ID in caplog.text
+    assert encoders.MINILM_ID in caplog.text
 
 
 CODE = """

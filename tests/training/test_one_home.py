@@ -37,8 +37,9 @@ import gloss_graph.cli.train as command
 from gloss_graph.cli import main
 from gloss_graph.reports.run_page import setting_values
 from gloss_graph.studies import SEARCH_SPACE, parse_choice
-from gloss_graph.studies.text_classifiers import glossary, used_settings
+from gloss_graph.studies.text_classifiers import used_settings
 from gloss_graph.training import TrainConfig
+from gloss_graph.training.config import SETTINGS
 
 found = {}
 
@@ -64,7 +65,7 @@ found["read"] = TrainConfig.from_flat(config.flat()).graph.warmth
 found["range"] = str(SEARCH_SPACE["warmth"])
 found["factor"] = list(parse_choice("graph.warmth=0.1,0.2")[1].values)
 found["counts"] = "warmth" in used_settings(config, unlabeled=False)
-found["help"] = glossary()["warmth"]
+found["help"] = SETTINGS["warmth"].help
 found["report"] = [part["warmth"] for part in setting_values(config.flat())]
 print(json.dumps(found))
 """
