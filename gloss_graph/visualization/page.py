@@ -180,7 +180,7 @@ def _coloring(
     texts: list[str],
 ) -> dict[str, Any]:
     """Names of the values, the looks with the most telling words, and the look of each value."""
-    words = group_words(texts, values)
+    words = group_words(texts, values, top=4)
     look_of = [-1] * len(names)
     drawn = []
     for place, look in enumerate(looks):
