@@ -43,7 +43,7 @@ def measures_summary(graph: Data | pd.DataFrame, **settings: Any) -> Group:
         **settings: Settings of `measures`.
     """
     table = _table("graph", graph, settings)
-    kinds = [name for name in table.columns if name not in ("scope", "measure")]
+    kinds = [name for name in table.columns if name not in ("scope", "measure", "words")]
     first = Table(title="Document graph", title_justify="left")
     first.add_column("measure")
     for kind in kinds:
@@ -68,7 +68,12 @@ def measures_summary(graph: Data | pd.DataFrame, **settings: Any) -> Group:
             for name in columns
         ]
         second.add_row(escape(str(scope)), *cells)
-    return Group(first, second)
+    if "words" not in table:
+        return Group(first, second)
+    third = Table("class", "words", title="Words of the classes", title_justify="left")
+    for scope, words in rest.drop_duplicates("scope")[["scope", "words"]].itertuples(index=False):
+        third.add_row(escape(str(scope)), escape(words))
+    return Group(first, second, third)
 
 
 def compare_measures(
@@ -242,7 +247,8 @@ def _table(name: str, source: Any, settings: dict[str, Any]) -> pd.DataFrame:
             f"'{name}' must be a torch_geometric.data.Data or a table of measures "
             f"(got {type(source).__name__})."
         )
-    columns, compared = set(source.columns), {"scope", "measure", "before", "after", "change"}
+    columns = set(source.columns) - {"words"}
+    compared = {"scope", "measure", "before", "after", "change"}
     if columns != {*_COLUMNS} and (name != "graph" or columns != compared):
         raise ValueError(
             f"'{name}' must have the columns {_COLUMNS} (got {list(source.columns)}). "

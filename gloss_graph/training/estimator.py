@@ -161,7 +161,7 @@ class GraphGuidedClassifier(ModelHubMixin):
         for i, label in enumerate(best):
             pairs = zip(found.ids[i].tolist(), found.shares[i].tolist(), strict=True)
             reasons = [
-                Reason(run.texts.get(n, str(n)), self._label_of[n], share)
+                Reason(run.texts.get(n) or str(n), self._label_of[n], share)
                 for n, share in pairs
                 if n >= 0 and share > 0
             ]

@@ -15,12 +15,14 @@ from matplotlib.collections import LineCollection
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.patheffects import withStroke
 from scipy import sparse
 from torch_geometric.data import Data
 
 from gloss_graph._internal.checks import check_positive_int
 from gloss_graph.analysis.explanation import DOCUMENT, NodeExplanation
 from gloss_graph.analysis.measures import louvain_communities
+from gloss_graph.analysis.words import group_words
 from gloss_graph.export.attributes import clean_text
 from gloss_graph.export.graph_arrays import read_arrays
 from gloss_graph.export.networkx_graphs import to_networkx
@@ -33,6 +35,7 @@ _BESIDE = 3.4  # inches of a legend beside a graph
 _COLUMNS = 3  # most columns of a legend under a map,
 _ROW, _TEXT, _THICKEST = 0.42, 74, 9.0  # of an explanation: inches, characters, points
 _UNDER, _TYPE = 6.0, 9.5  # its width in inches, that of a panel, and its type in points
+_LINE = 1.25 * _TYPE / 72  # inches of a line of words within a panel
 
 
 class EdgeLook(NamedTuple):
@@ -333,7 +336,8 @@ def plot_communities(
     Where the two colorings agree, the graph knows the classes; a community of two labels is a
     place where propagation will mix them. Known `places` (N, 2) and `communities` (N,) of integers,
     -1 for none, are used where given. Of more than `max_edges` edges a random sample is drawn, and
-    the heading says so. Cost: O(N + E) per step; 20,000 documents take about 20 s.
+    the heading says so. If the graph has texts, the largest communities carry their most telling
+    words. Cost: O(N + E) per step; 20,000 documents take about 20 s.
 
     Example:
         >>> import torch
@@ -376,6 +380,9 @@ def plot_communities(
             labelspacing=0.45,
         )
         style.fit_panel(axes, places)
+    if documents.text is not None:
+        telling = group_words(documents.text, communities, top=3)
+        _write_words(panels[1], places, communities, telling)
     edges, drawn = links.nnz // 2, len(ends)
     share = f"{edges:,} edges" if drawn == edges else f"{drawn:,} of {edges:,} edges drawn"
     found = np.unique(communities[communities >= 0]).size
@@ -386,6 +393,39 @@ def plot_communities(
     ]
     style.set_headings(figure, panels, title, heads)
     return style.save_figure(figure, path)
+
+
+def _write_words(
+    axes: Axes, places: np.ndarray, communities: np.ndarray, words: dict[int, list[str]]
+) -> None:
+    """Write words in the middle of the largest communities, a word per line, none over another."""
+    low, high = np.array([axes.get_xlim(), axes.get_ylim()]).T
+    inch = (high - low)[0] / _UNDER
+    written = np.empty((0, 4))  # left, bottom, right, top
+    for community, _ in Counter(communities[communities >= 0].tolist()).most_common(_GROUPS):
+        lines = words[community]
+        width = max((style.text_width(line, _TYPE) for line in lines), default=0.0)
+        half = inch * np.array([width, _LINE * len(lines)]) / 2
+        middle = np.median(places[communities == community], axis=0)
+        middle = np.clip(middle, low + half, high - half)
+        box = np.concatenate([middle - half, middle + half])
+        apart = (written[:, :2] >= box[2:]) | (written[:, 2:] <= box[:2])
+        if not lines or not apart.any(axis=1).all():
+            continue
+        written = np.vstack([written, box])
+        axes.text(
+            float(middle[0]),
+            float(middle[1]),
+            "\n".join(lines),
+            fontsize=_TYPE,
+            fontweight="bold",
+            color=style.INK,
+            ha="center",
+            va="center",
+            parse_math=False,
+            path_effects=[withStroke(linewidth=2.5, foreground="white")],
+            zorder=5,
+        )
 
 
 def known_communities(

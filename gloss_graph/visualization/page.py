@@ -22,6 +22,7 @@ from gloss_graph._internal.checks import check_positive_int, check_range
 from gloss_graph._internal.files import atomic_write
 from gloss_graph.analysis.label_masses import TopMasses, top_masses
 from gloss_graph.analysis.measures import louvain_communities
+from gloss_graph.analysis.words import group_words
 from gloss_graph.export.attributes import text_column
 from gloss_graph.export.graph_arrays import GraphArrays, read_arrays
 from gloss_graph.visualization import style
@@ -126,6 +127,7 @@ def _content(
     y = documents.y[rows]
     communities = louvain_communities(cut, seed=seed)
     named = community_names(communities, y, documents.names)
+    shown_texts = [texts[i] for i in rows]
     deciding = np.unique(masses.nodes[masses.nodes >= 0]) if masses else np.empty(0, np.int64)
     # Deciding documents that are not on the map follow those that are.
     listed = np.concatenate([rows, np.setdiff1d(deciding, rows)])
@@ -134,8 +136,10 @@ def _content(
     content: dict[str, Any] = {
         "total": documents.size,
         "shown": shown,
-        "labels": _coloring(y, documents.names, style.class_looks(y, documents.names)),
-        "communities": _coloring(communities, named, community_looks(communities, named)),
+        "labels": _coloring(y, documents.names, style.class_looks(y, documents.names), shown_texts),
+        "communities": _coloring(
+            communities, named, community_looks(communities, named), shown_texts
+        ),
         "docs": {
             "id": documents.ids[listed].tolist(),
             "text": [texts[i] for i in listed],
@@ -170,19 +174,24 @@ def _rounded(values: np.ndarray) -> list[float]:
 
 
 def _coloring(
-    values: np.ndarray, names: Sequence[str], looks: Sequence[style.ClassLook]
+    values: np.ndarray,
+    names: Sequence[str],
+    looks: Sequence[style.ClassLook],
+    texts: list[str],
 ) -> dict[str, Any]:
-    """Names of the values, the looks, and the look of each value."""
+    """Names of the values, the looks with the most telling words, and the look of each value."""
+    words = group_words(texts, values, top=4)
     look_of = [-1] * len(names)
+    drawn = []
     for place, look in enumerate(looks):
-        for value in np.unique(values[look.members]).tolist():
-            if value >= 0:
-                look_of[value] = place
-    drawn = [
-        {"name": look.name, "color": look.color, "marker": look.marker}
-        for look in looks
-        if not look.hollow
-    ]
+        members = np.unique(values[look.members]).tolist()
+        if look.hollow:
+            continue
+        for value in members:
+            look_of[value] = place
+        telling = ", ".join(words[members[0]]) if len(members) == 1 else ""
+        kept = {"name": look.name, "color": look.color, "marker": look.marker}
+        drawn.append({**kept, "words": telling})
     return {"names": list(names), "looks": drawn, "look": look_of}
 
 

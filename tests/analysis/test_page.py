@@ -127,6 +127,19 @@ def test_page_holds_everything_and_no_text_breaks_out(tmp_path):
     assert data["docs"]["propagated"] == masses.propagated.tolist()
 
 
+def test_groups_have_words(tmp_path):
+    graph = documents(12, k=3)
+    graph.text = [f"{'tea tea' if label == 0 else 'water'} {label}" for label in graph.y.tolist()]
+    graph.text[1] = "</script><i>"
+    data = content(write_html(graph, tmp_path / "a.html"))
+    words = [look["words"] for look in data["labels"]["looks"]]
+    assert words == ["tea", "script, water", "water"]
+    assert all("words" in look for look in data["communities"]["looks"])
+    del graph.text
+    data = content(write_html(graph, tmp_path / "b.html"))
+    assert [look["words"] for look in data["labels"]["looks"]] == [""] * 3
+
+
 def test_sample_keeps_the_masses_of_the_whole_graph(tmp_path):
     graph = documents()
     data = content(write_html(graph, tmp_path / "a.html", max_nodes=10))

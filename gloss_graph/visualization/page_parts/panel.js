@@ -137,8 +137,9 @@ function showLegend() {
     const item = element("li"), button = element("button");
     button.type = "button";
     button.setAttribute("aria-pressed", String(!mode.hidden.has(n)));
-    button.append(swatch(look), element("span", "name", look.name),
-      element("span", "number", format(mode.counts[n])));
+    const name = element("span", "name", look.name);
+    if (look.words) name.append(element("small", "words", look.words));
+    button.append(swatch(look), name, element("span", "number", format(mode.counts[n])));
     button.addEventListener("click", () => {
       if (!mode.hidden.delete(n)) mode.hidden.add(n);
       button.setAttribute("aria-pressed", String(!mode.hidden.has(n)));
