@@ -21,19 +21,10 @@ import networkx as nx
 import torch
 from rich.console import Console
 from rich.table import Table
-from sklearn.feature_extraction.text import TfidfVectorizer
 
-from gloss_graph.analysis import document_graph
+from gloss_graph.analysis import document_graph, group_words
 from gloss_graph.export import read_graph, to_networkx, write_graph
 from gloss_graph.text import docstring_corpus
-
-
-def distinctive_words(texts: list[str], groups: list[list[int]], number: int = 4) -> list[str]:
-    """The words of largest TF-IDF of each group, a group taken as one document."""
-    vectorizer = TfidfVectorizer(stop_words="english", token_pattern=r"[^\W\d_]{3,}")
-    table = vectorizer.fit_transform(" ".join(texts[i] for i in group) for group in groups)
-    words = vectorizer.get_feature_names_out()
-    return [", ".join(words[row.toarray()[0].argsort()[::-1][:number]]) for row in table]
 
 
 def starting_with(texts: list[str], words: str | None, otherwise: int) -> int:
@@ -76,10 +67,14 @@ def main() -> None:
     table.add_column("documents", justify="right")
     table.add_column("what sets them apart")
     table.add_column("for example")
-    for group, words in list(zip(groups, distinctive_words(data.text, groups), strict=True))[:10]:
+    data.community = torch.full((data.num_nodes,), -1)
+    for number, group in enumerate(groups):
+        data.community[group] = number
+    words = group_words(data.text, data.community, top=4)
+    for number, group in enumerate(groups[:10]):
         central = max(group, key=lambda node: graph.degree(node, weight="weight"))
         example = textwrap.shorten(data.text[central], 50, placeholder="...")
-        table.add_row(str(len(group)), words, example)
+        table.add_row(str(len(group)), ", ".join(words[number]), example)
     Console(width=110).print(table)
 
     # Bridges: on the shortest paths between many others. -log(weight) is a length, so a path is
@@ -111,9 +106,6 @@ def main() -> None:
         print(f"  {textwrap.shorten(data.text[node], 100, placeholder='...')}")
 
     # What was found goes into the files as columns of the documents.
-    data.community = torch.full((data.num_nodes,), -1)
-    for number, group in enumerate(groups):
-        data.community[group] = number
     data.betweenness = torch.tensor([between[node] for node in range(data.num_nodes)])
     files = write_graph(data, settings.out, overwrite=True, max_text=500)
     files += write_graph(data, settings.out.with_suffix(".parquet"), overwrite=True)

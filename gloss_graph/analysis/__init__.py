@@ -1,4 +1,4 @@
-"""Questions about a document graph: measures, label audit, explanations."""
+"""Questions about a document graph: measures, label audit, explanations, words of groups."""
 
 from gloss_graph._internal.extras import require
 
@@ -16,6 +16,7 @@ from gloss_graph.analysis.scores import (
     micro_silhouette,
     silhouette_scores,
 )
+from gloss_graph.analysis.words import group_words
 
 __all__ = [
     "Audit",
@@ -24,6 +25,7 @@ __all__ = [
     "classification_scores",
     "document_graph",
     "explain",
+    "group_words",
     "louvain_communities",
     "macro_silhouette",
     "measures",

@@ -18,6 +18,7 @@ from torch_geometric.data import Data
 from gloss_graph._internal.checks import check_positive_int
 from gloss_graph._internal.sampling import stratified_sample
 from gloss_graph.analysis.scores import silhouette_rows
+from gloss_graph.analysis.words import group_words
 from gloss_graph.export.graph_arrays import GraphArrays, read_arrays, read_embeddings
 
 __all__ = ["louvain_communities", "measures"]
@@ -60,14 +61,15 @@ def measures(
     Of a class, whose name is the `scope`: `nodes`, `degree_mean`, `reach_every_class`;
     `homophily`, the share of its edge ends whose other end is of the class; its term of
     `label_modularity`; `smoothness` \(y_c^T L y_c / y_c^T D y_c\); `largest_community`, the share
-    of the class in the community that holds most of it; `silhouette`.
+    of the class in the community that holds most of it; `silhouette`. If the graph has texts, the
+    column `words` holds the most telling words of the class (`group_words`).
 
     `embeddings` (N, D) are by default `graph.x`; of more than `silhouette_limit` labeled documents
     the silhouette is that of a stratified sample. Known `communities` (N,), -1 for none, are used
     where given; False leaves them out, which take most of the time.
 
     Returns:
-        Columns `scope`, `measure`, `value`.
+        Columns `scope`, `measure`, `value`; `words` of a graph with texts.
 
     Raises:
         ValueError: A directed graph, label sets, or columns that do not fit.
@@ -100,7 +102,8 @@ def measures(
         whole |= _agreement(documents, found)
     silhouettes = _silhouettes(documents, rows, silhouette_limit, seed)
     whole["macro_silhouette"] = _mean(np.array(list(silhouettes.values())))
-    values = [(GRAPH, measure, float(value)) for measure, value in whole.items()]
+    values = [(GRAPH, measure, float(value), "") for measure, value in whole.items()]
+    words = {} if documents.text is None else group_words(documents.text, documents.y)
     degree = np.diff(documents.adjacency.indptr)
     for label in classes:
         member = documents.y == label
@@ -116,8 +119,10 @@ def measures(
         # The number keeps two classes of one name apart.
         name = documents.name(int(label))
         scope = name if name != GRAPH and documents.names.count(name) == 1 else f"{name} ({label})"
-        values += [(scope, measure, float(value)) for measure, value in of_class.items()]
-    return pd.DataFrame(values, columns=["scope", "measure", "value"])
+        telling = ", ".join(words.get(int(label), []))
+        values += [(scope, measure, float(value), telling) for measure, value in of_class.items()]
+    table = pd.DataFrame(values, columns=["scope", "measure", "value", "words"])
+    return table.drop(columns="words") if documents.text is None else table
 
 
 def _mean(values: np.ndarray) -> float:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 _SUFFIXES = {"csr": "npz"}
 _FEATURES = (".npy", ".pt", ".safetensors", ".parquet")
 _EPOCH_ROWS = 20
+_COMMUNITIES = 12  # most communities printed
 _CHURN = {
     "start": "from",
     "end": "to",
@@ -295,6 +297,36 @@ class _Answers:
             found = measures(self.graph, communities=communities, seed=self.seed)
         self.said.append(measures_summary(found))
         self._table(found, "measures")
+        if self.graph.get("text") is not None:
+            self._name_communities()
+
+    def _name_communities(self) -> None:
+        """List the communities with their most frequent label and their most telling words."""
+        import numpy as np
+        import pandas as pd
+
+        from gloss_graph.analysis import group_words
+        from gloss_graph.export.graph_arrays import read_arrays
+        from gloss_graph.visualization.graph_pictures import community_names
+
+        found = self.communities
+        documents = read_arrays(self.graph)
+        with busy("Finding words"):
+            words = group_words(documents.text or (), found)
+        table = pd.DataFrame(
+            {
+                "community": community_names(found, documents.y, documents.names),
+                "words": [", ".join(words[community]) for community in sorted(words)],
+                "documents": np.bincount(found[found >= 0]),
+            }
+        )
+        self._table(table, "communities")
+        shown = table.head(_COMMUNITIES)
+        title = "Communities"
+        if len(shown) < len(table):
+            title += f", the largest {len(shown)} of {len(table):,} (all in communities.csv)"
+        rows = [[escape(name), word, f"{size:,}"] for name, word, size in shown.to_numpy()]
+        self.said.append(make_table(title, list(table), rows, left=2))
 
     def audit(self, top: int) -> None:
         """Rank the labels that the others contradict."""

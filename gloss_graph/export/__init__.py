@@ -1,4 +1,4 @@
-"""Document graphs to and from NetworkX, GraphML, GEXF, JSON, CSV and Parquet."""
+"""Document graphs to and from NetworkX, to SciPy, and as GraphML, GEXF, JSON, CSV and Parquet."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from gloss_graph.export.graph_files import (
     write_tables,
 )
 from gloss_graph.export.networkx_to_data import from_networkx
+from gloss_graph.export.sparse_matrix import to_scipy
 
 __all__ = [
     "EDGE_KINDS",
@@ -23,6 +24,7 @@ __all__ = [
     "read_graph",
     "read_networkx",
     "to_networkx",
+    "to_scipy",
     "write_csr",
     "write_graph",
     "write_graphml",

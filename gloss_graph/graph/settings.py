@@ -11,6 +11,8 @@ from gloss_graph._internal.settings import setting
 
 # What needs torch is imported by the first part that is made, so that settings are read without.
 if TYPE_CHECKING:
+    from torch_geometric.data import Data
+
     from gloss_graph.graph.bandwidth import BandwidthRule
     from gloss_graph.graph.kernels import Kernel
 
@@ -23,6 +25,10 @@ class KNNGraph:
 
     Weights are \(w_{ij} = \exp(-\|x_i - x_j\|^2 / (2\sigma^2))\), \(w_{ii} = 0\) (G-Loss, arXiv
     2604.25853, eq. 2).
+
+    It is also a PyG transform: called on a `Data`, it connects the rows of `data.pos`, or of
+    `data.x` if there are no positions, as `build_document_graph` does, within each graph of
+    `data.batch`, and returns a copy with `edge_index`, `edge_weight` and `bandwidth`.
 
     Attributes:
         k: Neighbors per row.
@@ -46,6 +52,11 @@ class KNNGraph:
         >>> KNNGraph(k=30, bandwidth="local")
         KNNGraph(k=30, kernel='gaussian', bandwidth='local', symmetrize='union',
         batch_edges='auto', hops=None, normalize=True)
+        >>> import torch
+        >>> from torch_geometric.data import Data
+        >>> points = Data(pos=torch.tensor([[0.0, 0.0], [1.0, 0.0], [3.0, 0.0]]))
+        >>> KNNGraph(k=1, normalize=False)(points).edge_index.tolist()
+        [[0, 1, 1, 2], [1, 0, 2, 1]]
     """
 
     k: int = setting(16, "Neighbors per row in the graph.", search=Range(4, 64, log=True))
@@ -87,3 +98,9 @@ class KNNGraph:
         from gloss_graph.graph.kernels import resolve_kernel
 
         return resolve_kernel(self.kernel)
+
+    def __call__(self, data: Data) -> Data:
+        """Return a shallow copy of `data` whose edges connect its rows."""
+        from gloss_graph.graph.transform import with_edges
+
+        return with_edges(data, self)

@@ -53,7 +53,7 @@ def measures_summary(graph: Data | pd.DataFrame, **settings: Any) -> Group:
         'Document graph'
     """
     table = _table("graph", graph, settings)
-    kinds = [name for name in table.columns if name not in ("scope", "measure")]
+    kinds = [name for name in table.columns if name not in ("scope", "measure", "words")]
     first = Table(title="Document graph", title_justify="left")
     first.add_column("measure")
     for kind in kinds:
@@ -78,7 +78,12 @@ def measures_summary(graph: Data | pd.DataFrame, **settings: Any) -> Group:
             for name in columns
         ]
         second.add_row(escape(str(scope)), *cells)
-    return Group(first, second)
+    if "words" not in table:
+        return Group(first, second)
+    third = Table("class", "words", title="Words of the classes", title_justify="left")
+    for scope, words in rest.drop_duplicates("scope")[["scope", "words"]].itertuples(index=False):
+        third.add_row(escape(str(scope)), escape(words))
+    return Group(first, second, third)
 
 
 def compare_measures(
@@ -287,7 +292,7 @@ def _table(name: str, source: Any, settings: dict[str, Any]) -> pd.DataFrame:
             f"'{name}' must be a torch_geometric.data.Data or a table of measures "
             f"(got {type(source).__name__})."
         )
-    columns = set(source.columns)
+    columns = set(source.columns) - {"words"}
     compared = name == "graph" and columns == {"scope", "measure", "before", "after", "change"}
     if columns != {*_COLUMNS} and not compared:
         raise ValueError(

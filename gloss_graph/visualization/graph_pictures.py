@@ -14,11 +14,13 @@ from matplotlib.collections import LineCollection
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.patheffects import withStroke
 from scipy import sparse
 from torch_geometric.data import Data
 
 from gloss_graph._internal.checks import check_positive_int
 from gloss_graph.analysis.measures import louvain_communities
+from gloss_graph.analysis.words import group_words
 from gloss_graph.export.data_to_networkx import to_networkx
 from gloss_graph.export.graph_arrays import read_arrays
 from gloss_graph.visualization import style
@@ -40,6 +42,7 @@ _OTHER, _WITHIN, _FAINT = "#5F6368", "#7F8791", "#B9BEC5"
 _BESIDE = 3.4  # inches of a legend beside a graph
 _COLUMNS = 3  # most columns of a legend under a map,
 _UNDER, _TYPE = 6.0, 9.5  # its width in inches, that of a panel, and its type in points
+_LINE = 1.25 * _TYPE / 72  # inches of a line of words within a panel
 
 
 class EdgeLook(NamedTuple):
@@ -353,7 +356,7 @@ def plot_communities(
     place where propagation will mix them. Places depend on neither labels nor communities. Known
     `places` (N, 2), such as those of an earlier picture, and `communities` (N,) of integers, -1 for
     none, are used where given. Of more than `max_edges` edges a random sample is drawn, and the
-    heading says so.
+    heading says so. If the graph has texts, the largest communities carry their most telling words.
 
     Raises:
         ValueError: A directed graph, no document, a damaged graph, or places or communities of the
@@ -404,6 +407,9 @@ def plot_communities(
             labelspacing=0.45,
         )
         style.fit_panel(axes, places)
+    if documents.text is not None:
+        words = group_words(documents.text, communities, top=3)
+        _write_words(panels[1], places, communities, words)
     edges, drawn = links.nnz // 2, len(ends)
     share = f"{edges:,} edges" if drawn == edges else f"{drawn:,} of {edges:,} edges drawn"
     found = np.unique(communities[communities >= 0]).size
@@ -414,6 +420,38 @@ def plot_communities(
     ]
     style.set_headings(figure, panels, title, heads)
     return style.save_figure(figure, path)
+
+
+def _write_words(
+    axes: Axes, places: np.ndarray, communities: np.ndarray, words: dict[int, list[str]]
+) -> None:
+    """Write words in the middle of the largest communities, a word per line, none over another."""
+    low, high = np.array([axes.get_xlim(), axes.get_ylim()]).T
+    inch = (high - low)[0] / _UNDER
+    written = np.empty((0, 4))  # left, bottom, right, top
+    for community, _ in Counter(communities[communities >= 0].tolist()).most_common(_GROUPS):
+        lines = words[community]
+        width = max((style.text_width(line, _TYPE) for line in lines), default=0.0)
+        half = inch * np.array([width, _LINE * len(lines)]) / 2
+        middle = np.median(places[communities == community], axis=0)
+        middle = np.clip(middle, low + half, high - half)
+        box = np.concatenate([middle - half, middle + half])
+        apart = (written[:, :2] >= box[2:]) | (written[:, 2:] <= box[:2])
+        if not lines or not apart.any(axis=1).all():
+            continue
+        written = np.vstack([written, box])
+        axes.text(
+            *middle,
+            "\n".join(lines),
+            fontsize=_TYPE,
+            fontweight="bold",
+            color=style.INK,
+            ha="center",
+            va="center",
+            parse_math=False,
+            path_effects=[withStroke(linewidth=2.5, foreground="white")],
+            zorder=5,
+        )
 
 
 def known_communities(

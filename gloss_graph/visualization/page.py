@@ -24,6 +24,7 @@ from gloss_graph._internal.checks import check_positive_int, check_range
 from gloss_graph._internal.files import atomic_write
 from gloss_graph.analysis.label_masses import TopMasses, top_masses
 from gloss_graph.analysis.measures import louvain_communities
+from gloss_graph.analysis.words import group_words
 from gloss_graph.export.attributes import clean_text
 from gloss_graph.export.data_to_networkx import data_columns
 from gloss_graph.export.graph_arrays import GraphArrays, read_arrays
@@ -155,6 +156,9 @@ def _content(
     found = _classes(documents, rows, listed, masses, known)
     named = community_names(communities, documents.y[rows], documents.names)
     found["community"] = _groups(communities, named, missing="isolated", word=_COMMUNITY)
+    texts = known.get("text", [""] * documents.size)
+    for name in ("label", "community"):
+        _add_words(found[name], [texts[i] for i in rows.tolist()])
     numbers = {} if masses is None else _doubts(documents, rows, masses)
     for name, values in (numbers | {"neighbors": degree[rows]}).items():
         found[name] = _numbers(values)
@@ -170,7 +174,7 @@ def _content(
         ],
         "docs": {
             "id": documents.ids[listed].tolist(),
-            "text": [known["text"][i] for i in listed] if "text" in known else [""] * len(listed),
+            "text": [texts[i] for i in listed.tolist()],
             "seed": documents.seeds[listed].astype(int).tolist(),
             "degree": degree[listed].tolist(),
             "place": np.round(place_adjacency(cut, seed=seed, iterations=400), 4).tolist(),
@@ -221,6 +225,14 @@ def _classes(
         right = np.where(y >= 0, (y != classes["predicted"]).astype(np.int64), -1)
         columns["correct"] = _groups(right, ["yes", "no"], missing="unlabeled")
     return columns
+
+
+def _add_words(column: dict[str, Any], texts: list[str]) -> None:
+    """Give the look of every group its most telling words."""
+    words = group_words(texts, column["values"][: len(texts)], top=4)
+    for place, look in enumerate(column["looks"]):
+        members = [value for value, at in enumerate(column["look_of"]) if at == place]
+        look["words"] = ", ".join(words.get(members[0], ())) if len(members) == 1 else ""
 
 
 def _doubts(documents: GraphArrays, rows: np.ndarray, masses: TopMasses) -> dict[str, np.ndarray]:

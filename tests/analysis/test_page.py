@@ -133,6 +133,19 @@ def test_page_holds_everything_and_no_text_breaks_out(tmp_path):
     assert columns(data)["propagated"]["values"] == masses.propagated.tolist()
 
 
+def test_groups_have_words(tmp_path):
+    graph = documents(12, k=3)
+    graph.text = [f"{'tea tea' if label == 0 else 'water'} {label}" for label in graph.y.tolist()]
+    graph.text[1] = "</script><i>"
+    data = content(write_html(graph, tmp_path / "a.html"))
+    words = [look["words"] for look in columns(data)["label"]["looks"]]
+    assert words == ["tea", "script, water", "water"]
+    assert all("words" in look for look in columns(data)["community"]["looks"])
+    del graph.text
+    data = content(write_html(graph, tmp_path / "b.html"))
+    assert [look["words"] for look in columns(data)["label"]["looks"]] == [""] * 3
+
+
 def test_sample_keeps_the_masses_of_the_whole_graph(tmp_path):
     graph = documents()
     data = content(write_html(graph, tmp_path / "a.html", max_nodes=10))
@@ -195,7 +208,8 @@ def test_columns_that_color_the_map(tmp_path):
     assert {"age", "in_batch", "split", "loss", "rank"} <= set(found)
     assert not {"doc_id", "text", "y", "seed"} & set(found)
     for name in ("propagated", "predicted"):
-        assert found[name]["looks"] == found["label"]["looks"]
+        colors = [look["color"] for look in found[name]["looks"]]
+        assert colors == [look["color"] for look in found["label"]["looks"]]
     assert found["predicted"]["values"] == graph.predicted.tolist()
     assert found["correct"]["names"] == ["yes", "no"]
     assert found["correct"]["values"][5:8] == [1, 1, 0]

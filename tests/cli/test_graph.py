@@ -218,7 +218,7 @@ def test_every_question_of_a_run(command: Command, trained: Path, tmp_path: Path
     result = command("graph", *words, "--pictures", "--compare", "--format", "html,json")
     assert result.status == 0, result.err
     tables = ("measures", "audit", "duplicates", "confusion", "explanation", "compare")
-    tables += ("churn", "epochs")
+    tables += ("churn", "epochs", "communities")
     pictures = ("map", "adjacency", "degrees", "reach", "explanation", "change")
     names = {f"{name}.csv" for name in tables} | {f"{name}.png" for name in pictures}
     names |= {"explanation.graphml", "graph.html", "graph.json", "config.json"}
@@ -230,6 +230,12 @@ def test_every_question_of_a_run(command: Command, trained: Path, tmp_path: Path
     expected = skew(graph.in_degree.double().numpy())
     assert found["graph", "in_degree_skew"] == pytest.approx(expected)
     assert int(graph.in_degree.sum()) == 36 * 3
+    told = pd.read_csv(out / "measures.csv").set_index("scope").loc[graph.label_names[0], "words"]
+    assert told.nunique() == 1
+    assert 1 <= len(told.iloc[0].split(", ")) <= 5
+    communities = pd.read_csv(out / "communities.csv")
+    assert communities["words"].iloc[0] in result.out
+    assert communities["documents"].is_monotonic_decreasing
     suspects = pd.read_csv(out / "audit.csv")
     assert sorted(suspects["doc_id"]) == sorted(graph.doc_id[graph.seed_mask].tolist())
     assert suspects["suspicion"].is_monotonic_decreasing
@@ -255,6 +261,8 @@ def test_every_question_of_a_run(command: Command, trained: Path, tmp_path: Path
         "Before and after",
         "Edges of a fixed batch",
         "Classes",
+        "Words of the classes",
+        "Communities",
     ):
         assert words_ in result.out
 
