@@ -82,7 +82,7 @@ function showPanel(i) {
       mode.word ? mode.looks[mode.look[i]] : null, other && value !== className(label));
   }
   if (!onMap) fact(facts, "neighbors", format(DOCS.degree[i]));
-  panel.append(facts, element("p", "text", DOCS.text[i] || "(no text)"), labelForm("correct-one", [i]));
+  panel.append(element("p", "text", DOCS.text[i] || "(no text)"), labelForm("correct-one", [i]), facts);
   if (!onMap) return panel.append(element("p", "note", "Not on the map, which shows a sample."));
   if (DATA.masses) panel.append(...reasons(i));
   const others = NEAR[i].length < DOCS.degree[i] ? ` (${NEAR[i].length} of ${DOCS.degree[i]} on the map)` : "";
