@@ -10,6 +10,7 @@ import torch
 from torch_geometric.data import Data
 
 from gloss_graph import build_document_graph
+from gloss_graph.analysis import audit
 from gloss_graph.analysis.label_masses import hidden_labels, top_masses
 from gloss_graph.export.graph_arrays import read_arrays
 from gloss_graph.visualization import write_html
@@ -32,6 +33,11 @@ def documents(size: int = 60, k: int = 5) -> Data:
     graph.text[: len(NASTY)] = NASTY
     graph.label_names = ["tea", "<b>coffee</b>", "water & ice"]
     return graph
+
+
+def columns(data: dict) -> dict:
+    """The columns of a page by name."""
+    return {column["name"]: column for column in data["columns"]}
 
 
 def content(path: Path) -> dict:
@@ -118,13 +124,13 @@ def test_page_holds_everything_and_no_text_breaks_out(tmp_path):
     assert data["docs"]["text"][0] == NASTY[0]
     assert data["docs"]["text"][2].startswith("nul \ufffd bell \ufffd quotes")
     assert data["docs"]["text"][3].endswith("\ufffd surrogate")
-    assert data["labels"]["names"] == graph.label_names
+    assert columns(data)["label"]["names"] == graph.label_names
     assert len(data["edges"]["from"]) == graph.edge_index.size(1) // 2
     table = read_arrays(graph)
     masses = top_masses(table, np.arange(60), top=3)
     assert data["masses"]["by"][40] == masses.nodes[40].tolist()
     np.testing.assert_allclose(data["masses"]["mass"][40], masses.mass[40], rtol=1e-4)
-    assert data["docs"]["propagated"] == masses.propagated.tolist()
+    assert columns(data)["propagated"]["values"] == masses.propagated.tolist()
 
 
 def test_groups_have_words(tmp_path):
@@ -132,12 +138,12 @@ def test_groups_have_words(tmp_path):
     graph.text = [f"{'tea tea' if label == 0 else 'water'} {label}" for label in graph.y.tolist()]
     graph.text[1] = "</script><i>"
     data = content(write_html(graph, tmp_path / "a.html"))
-    words = [look["words"] for look in data["labels"]["looks"]]
+    words = [look["words"] for look in columns(data)["label"]["looks"]]
     assert words == ["tea", "script, water", "water"]
-    assert all("words" in look for look in data["communities"]["looks"])
+    assert all("words" in look for look in columns(data)["community"]["looks"])
     del graph.text
     data = content(write_html(graph, tmp_path / "b.html"))
-    assert [look["words"] for look in data["labels"]["looks"]] == [""] * 3
+    assert [look["words"] for look in columns(data)["label"]["looks"]] == [""] * 3
 
 
 def test_sample_keeps_the_masses_of_the_whole_graph(tmp_path):
@@ -146,7 +152,7 @@ def test_sample_keeps_the_masses_of_the_whole_graph(tmp_path):
     docs = data["docs"]
     assert data["shown"] == 10
     assert data["total"] == 60
-    assert len(docs["place"]) == len(docs["community"]) == 10
+    assert len(docs["place"]) == len(columns(data)["community"]["values"]) == 10
     assert len(docs["id"]) == len(docs["text"]) > 10
     node = docs["id"][9] - 100
     whole = top_masses(read_arrays(graph), np.array([node]))
@@ -185,6 +191,63 @@ def test_bad_texts_and_settings_leave_nothing_behind(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_columns_that_color_the_map(tmp_path):
+    graph = documents()
+    graph.predicted = graph.y.clone()
+    graph.predicted[:6] = -1
+    graph.predicted[6] = (graph.y[6] + 1) % 3
+    graph.split = ["train" if i < 40 else "test" for i in range(60)]
+    graph.loss = torch.arange(60) / 10
+    graph.loss[3] = torch.nan
+    graph.rank = 10**9 + torch.arange(60)
+    graph.apart = torch.tensor([1] * 59 + [10**6])
+    graph.empty = torch.full((60,), torch.nan)
+    found = columns(content(write_html(graph, tmp_path / "a.html")))
+    names = ["label", "propagated", "predicted", "correct", "community", "suspicion"]
+    assert list(found)[:8] == [*names, "confidence", "neighbors"]
+    assert {"age", "in_batch", "split", "loss", "rank"} <= set(found)
+    assert not {"doc_id", "text", "y", "seed"} & set(found)
+    for name in ("propagated", "predicted"):
+        colors = [look["color"] for look in found[name]["looks"]]
+        assert colors == [look["color"] for look in found["label"]["looks"]]
+    assert found["predicted"]["values"] == graph.predicted.tolist()
+    assert found["correct"]["names"] == ["yes", "no"]
+    assert found["correct"]["values"][5:8] == [1, 1, 0]
+    assert found["split"]["names"] == ["test", "train"]
+    assert found["in_batch"]["names"] == ["yes"]
+    # The suspicion of an audit.
+    del graph.text
+    table = audit(graph).table.sort_values("node")
+    np.testing.assert_allclose(found["suspicion"]["numbers"], table["suspicion"], atol=1e-4)
+    assert all(0.3 < share <= 1 for share in found["confidence"]["numbers"])
+    # Steps of round numbers hold their values.
+    steps = found["loss"]
+    assert steps["names"] == [f"{i} – {i + 1}" for i in range(6)]
+    assert steps["values"][3] == -1
+    assert steps["numbers"][3] is None
+    for value, number in zip(steps["values"], steps["numbers"], strict=True):
+        assert number is None or value == int(number)
+    assert len({look["color"] for look in steps["looks"]}) == 6
+    assert found["rank"]["numbers"] == graph.rank.tolist()
+    assert found["rank"]["names"][1] == "1000000010 – 1000000019"
+    assert found["apart"]["names"][0] == "1 – 199999"
+    assert found["apart"]["values"] == [0] * 59 + [5]
+    assert found["empty"]["values"] == [-1] * 60
+
+
+def test_predictions_are_named_like_labels(tmp_path):
+    graph = documents()
+    graph.predicted = ["tea"] * 30 + ["soup"] * 29 + [""]
+    found = columns(content(write_html(graph, tmp_path / "a.html")))["predicted"]
+    assert found["names"] == [*graph.label_names, "soup"]
+    assert found["values"] == [0] * 30 + [3] * 29 + [-1]
+    del graph.label_names
+    graph.predicted = torch.full((60,), 7)
+    found = columns(content(write_html(graph, tmp_path / "b.html")))["predicted"]
+    assert found["names"] == ["0", "1", "2", "7"]
+    assert found["values"] == [3] * 60
+
+
 @pytest.mark.parametrize("size", [0, 1, 12])
 def test_small_flat_and_unlabeled_graphs(size, tmp_path):
     if size == 12:
@@ -199,4 +262,4 @@ def test_small_flat_and_unlabeled_graphs(size, tmp_path):
     if size == 1:
         # Its own label hidden, nothing is left to say anything.
         assert data["masses"]["by"] == [[]]
-        assert data["docs"]["propagated"] == [-1]
+        assert columns(data)["propagated"]["values"] == [-1]

@@ -1,5 +1,5 @@
 "use strict";
-// What the page holds: documents, neighbour lists, colourings.
+// What the page holds: documents, lists of neighbors, columns.
 const DATA = JSON.parse(document.getElementById("data").textContent);
 const DOCS = DATA.docs;
 const SHOWN = DATA.shown;
@@ -17,33 +17,37 @@ for (let e = 0; e < EDGES; e++) {
 }
 for (const list of NEAR) list.sort((a, b) => b[1] - a[1] || a[0] - b[0]);
 
-const MODES = [{ key: "label", title: "label", from: DATA.labels, none: "unlabeled" }];
-if (DATA.masses) {
-  MODES.push({
-    key: "propagated", title: "propagated label", from: DATA.labels, none: "no label reaches it",
-  });
-}
-MODES.push({ key: "community", title: "community", from: DATA.communities, none: "isolated" });
+// Every column can color the map; the label comes first. The look `missing` is that of no value.
+const MODES = DATA.columns;
+const LABEL = MODES[0];
 for (const mode of MODES) {
-  // The last look is that of documents without a value.
-  mode.looks = [...mode.from.looks, { name: mode.none, color: null, marker: "o" }];
-  const last = mode.looks.length - 1;
-  mode.look = DOCS[mode.key].slice(0, SHOWN).map((v) => {
-    const look = v < 0 ? last : mode.from.look[v];
-    return look < 0 ? last : look;
-  });
-  mode.counts = new Array(mode.looks.length).fill(0);
-  for (const look of mode.look) mode.counts[look]++;
+  mode.missing = mode.looks.push({ name: mode.missing, color: null, marker: "o" }) - 1;
   mode.hidden = new Set();
+  countLooks(mode);
 }
 
-function className(label) {
-  return label < 0 ? "unlabeled" : DATA.labels.names[label];
+function countLooks(mode) {
+  mode.look = mode.values.slice(0, SHOWN).map((value) => placeOf(mode, value));
+  mode.counts = new Array(mode.looks.length).fill(0);
+  for (const look of mode.look) mode.counts[look]++;
+}
+
+function placeOf(mode, value) {
+  return value < 0 || mode.look_of[value] < 0 ? mode.missing : mode.look_of[value];
 }
 
 function lookOfClass(label) {
-  const look = label < 0 ? -1 : DATA.labels.look[label];
-  return look < 0 ? MODES[0].looks[MODES[0].looks.length - 1] : MODES[0].looks[look];
+  return LABEL.looks[placeOf(LABEL, label)];
+}
+
+function className(label) {
+  return label < 0 ? "unlabeled" : LABEL.names[label];
+}
+
+// What a column says of a document, "" for nothing.
+function valueOf(mode, i) {
+  const value = mode.numbers ? mode.numbers[i] : mode.names[mode.values[i]];
+  return value === undefined || value === null ? "" : String(value);
 }
 
 function firstLine(i, length) {

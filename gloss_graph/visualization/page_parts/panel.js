@@ -1,14 +1,15 @@
 // Search, the panel of a document, the legend, and what hands do.
 const byId = (id) => document.getElementById(id);
 const format = (value) => value.toLocaleString("en");
+const counted = (n, word) => format(n) + " " + word + (n === 1 ? "" : "s");
 const percent = (value) => (100 * value).toFixed(value < 0.0995 ? 1 : 0) + " %";
 
-function documentRow(i, value, bar, snippet) {
+function documentRow(i, value = "#" + DOCS.id[i], bar, snippet) {
   const item = element("li");
   const button = element("button", "row");
   button.type = "button";
   const top = element("span", "top");
-  top.append(swatch(lookOfClass(DOCS.label[i])), element("span", "", className(DOCS.label[i])));
+  top.append(swatch(lookOfClass(LABEL.values[i])), element("span", "kind", className(LABEL.values[i])));
   top.append(element("span", "value", value));
   const line = element("span", "snip");
   if (snippet) line.append(...snippet);
@@ -42,11 +43,12 @@ function search() {
   const query = byId("query").value;
   const found = findDocuments(query);
   byId("hits").replaceChildren(
-    ...found.slice(0, 50).map((i) => documentRow(i, "#" + DOCS.id[i], undefined, snippetOf(i, query))),
+    ...found.slice(0, 50).map((i) => documentRow(i, undefined, undefined, snippetOf(i, query))),
   );
   const more = found.length > 50 ? ", the first 50 below" : "";
   byId("count").textContent = query.trim()
-    ? (found.length === 1 ? "1 document" : format(found.length) + " documents") + more : "";
+    ? counted(found.length, "document") + more : "";
+  byId("select-hits").hidden = !found.length;
   return found;
 }
 
@@ -67,28 +69,24 @@ function fact(list, name, value, look, clash) {
 function showPanel(i) {
   const panel = byId("panel");
   panel.replaceChildren();
-  if (i < 0) return panel.append(...welcome());
+  if (i < 0) return panel.append(...(state.chosen.size ? listChosen() : welcome()));
   panel.append(element("h2", "", "Document #" + DOCS.id[i]));
   const facts = element("dl");
-  const label = DOCS.label[i], onMap = i < SHOWN;
-  const use = label < 0 ? "" : DOCS.seed[i] ? "" : " (not shown to the propagation)";
-  fact(facts, "label", className(label) + use, lookOfClass(label));
-  if (DATA.masses && onMap) {
-    const said = DOCS.propagated[i];
-    const name = said < 0 ? "no label reaches it" : className(said);
-    fact(facts, DOCS.seed[i] ? "others say" : "propagated", name, lookOfClass(said),
-      label >= 0 && said >= 0 && said !== label);
+  const label = LABEL.values[i], onMap = i < SHOWN;
+  const note = label !== GIVEN[i] ? ` (was ${className(GIVEN[i])})`
+    : label < 0 || DOCS.seed[i] ? "" : " (hidden from the propagation)";
+  fact(facts, LABEL.name, className(label) + note, lookOfClass(label));
+  for (const mode of onMap ? MODES.slice(1) : []) {
+    const value = valueOf(mode, i), other = mode.name === "propagated" && label >= 0 && value;
+    fact(facts, mode.name, value || mode.looks[mode.missing].name,
+      mode.word ? mode.looks[mode.look[i]] : null, other && value !== className(label));
   }
-  if (onMap) {
-    const community = DOCS.community[i];
-    fact(facts, "community", community < 0 ? "none" : DATA.communities.names[community]);
-  }
-  fact(facts, "neighbours", format(DOCS.degree[i]));
-  panel.append(facts, element("p", "text", DOCS.text[i] || "(no text)"));
+  if (!onMap) fact(facts, "neighbors", format(DOCS.degree[i]));
+  panel.append(element("p", "text", DOCS.text[i] || "(no text)"), labelForm("correct-one", [i]), facts);
   if (!onMap) return panel.append(element("p", "note", "Not on the map, which shows a sample."));
   if (DATA.masses) panel.append(...reasons(i));
   const others = NEAR[i].length < DOCS.degree[i] ? ` (${NEAR[i].length} of ${DOCS.degree[i]} on the map)` : "";
-  panel.append(element("h3", "", "Neighbours" + others));
+  panel.append(element("h3", "", "Neighbors" + others));
   if (!NEAR[i].length) panel.append(element("p", "note", "None."));
   const list = element("ul", "list");
   const top = NEAR[i].length ? NEAR[i][0][1] : 1;
@@ -113,7 +111,7 @@ function reasons(i) {
   parts.push(element("p", "note", text));
   parts.push(element("p", "note",
     "Chance that a walk from here ends in the labeled document, exact" +
-    (DOCS.seed[i] ? ", own label hidden." : ".") + leaked));
+    (DOCS.seed[i] ? ", with its label hidden." : ".") + leaked));
   const list = element("ul", "list");
   by[i].forEach((j, n) => list.append(documentRow(j, percent(mass[i][n]), mass[i][n] / mass[i][0])));
   const rest = total - mass[i].reduce((sum, value) => sum + value, 0);
@@ -125,9 +123,18 @@ function reasons(i) {
 function welcome() {
   return [
     element("h2", "", "No document chosen"),
-    element("p", "note", "Click a dot, or search above. Neighbours lie close together; distances " +
-      "between far groups mean nothing. Classes in the legend can be switched off."),
+    element("p", "note", "Click a dot, or search above. Neighbors lie close together; distances " +
+      "between far groups mean nothing. The legend switches groups off."),
+    element("p", "note", "Box and Lasso select documents, Shift adds to them; their labels can be " +
+      "corrected, and the selection saved as CSV. Ctrl+A on the map selects all that it shows."),
   ];
+}
+
+function listChosen() {
+  const documents = [...state.chosen].sort((a, b) => a - b), list = element("ul", "list");
+  list.append(...documents.slice(0, 200).map((i) => documentRow(i)));
+  const rest = documents.length - 200;
+  return rest > 0 ? [list, element("p", "note", counted(rest, "more document") + ".")] : [list];
 }
 
 function showLegend() {
@@ -135,10 +142,10 @@ function showLegend() {
   byId("looks").replaceChildren(...mode.looks.flatMap((look, n) => {
     if (!mode.counts[n]) return [];
     const item = element("li"), button = element("button");
-    button.type = "button";
-    button.setAttribute("aria-pressed", String(!mode.hidden.has(n)));
     const name = element("span", "name", look.name);
     if (look.words) name.append(element("small", "words", look.words));
+    button.type = "button";
+    button.setAttribute("aria-pressed", String(!mode.hidden.has(n)));
     button.append(swatch(look), name, element("span", "number", format(mode.counts[n])));
     button.addEventListener("click", () => {
       if (!mode.hidden.delete(n)) mode.hidden.add(n);
@@ -148,9 +155,11 @@ function showLegend() {
     item.append(button);
     return [item];
   }));
-  const what = mode.key === "community" ? ["community", "communities"] : ["class", "classes"];
-  byId("within-text").textContent = "edge within a " + what[0];
-  byId("between-text").textContent = "edge between " + what[1];
+  byId("meaning").textContent = mode.meaning || "";
+  byId("edge-key").hidden = !mode.word;
+  if (!mode.word) return;
+  byId("within-text").textContent = "edge within a " + mode.word[0];
+  byId("between-text").textContent = "edge between " + mode.word[1];
 }
 
 function setTheme(dark) {
@@ -166,7 +175,7 @@ function showTip(event, i) {
   const tip = byId("tip");
   tip.hidden = i < 0;
   if (i < 0) return;
-  tip.textContent = className(DOCS.label[i]) + " · " + firstLine(i, 110);
+  tip.textContent = className(LABEL.values[i]) + " · " + firstLine(i, 110);
   const x = Math.min(event.offsetX + 14, state.width - 340);
   tip.style.left = Math.max(4, x) + "px";
   tip.style.top = Math.min(event.offsetY + 16, state.height - 70) + "px";
@@ -174,11 +183,13 @@ function showTip(event, i) {
 
 function listen() {
   const held = new Map();
-  let moved = 0;
+  let moved = 0, start = null, tool = "pan";
   CANVAS.addEventListener("pointerdown", (event) => {
     CANVAS.setPointerCapture(event.pointerId);
     held.set(event.pointerId, [event.offsetX, event.offsetY]);
     moved = held.size > 1 ? 99 : 0;
+    start = [event.offsetX, event.offsetY];
+    tool = state.tool === "pan" && event.shiftKey ? "box" : state.tool;
   });
   CANVAS.addEventListener("pointermove", (event) => {
     const last = held.get(event.pointerId), here = [event.offsetX, event.offsetY];
@@ -192,13 +203,16 @@ function listen() {
     const other = [...held].find(([id]) => id !== event.pointerId);
     moved += Math.hypot(here[0] - last[0], here[1] - last[1]);
     if (other) {
+      state.outline = null;
       const [x, y] = other[1];
       const before = Math.hypot(last[0] - x, last[1] - y), after = Math.hypot(here[0] - x, here[1] - y);
       zoom(after / Math.max(before, 1), (here[0] + x) / 2, (here[1] + y) / 2);
     } else if (moved > 4) {
       showTip(event, -1);
-      CANVAS.classList.add("moving");
-      pan(here[0] - last[0], here[1] - last[1]);
+      if (tool === "pan") {
+        CANVAS.classList.add("moving");
+        pan(here[0] - last[0], here[1] - last[1]);
+      } else if (tool !== "none") growOutline(tool, start, here);
     }
     held.set(event.pointerId, here);
   });
@@ -206,6 +220,9 @@ function listen() {
     if (held.delete(event.pointerId) && event.type === "pointerup" && moved <= 4) {
       select(documentAt(event.offsetX, event.offsetY), false);
     }
+    if (state.outline && event.type === "pointerup") choose(documentsWithin(true), event.shiftKey);
+    state.outline = null;
+    requestDraw();
     CANVAS.classList.remove("moving");
   };
   CANVAS.addEventListener("pointerup", release);
@@ -222,6 +239,7 @@ function listen() {
     else if (event.key === "+" || event.key === "=") zoom(1.25, state.width / 2, state.height / 2);
     else if (event.key === "-") zoom(0.8, state.width / 2, state.height / 2);
     else if (event.key === "0") fit();
+    else if (event.key === "a" && (event.ctrlKey || event.metaKey)) choose(documentsWithin(false));
     else return;
     event.preventDefault();
   });
@@ -231,6 +249,9 @@ function listen() {
     if (found.length) select(found[0], true);
   });
   byId("query").addEventListener("input", search);
+  byId("select-hits").addEventListener("click", () => {
+    choose(findDocuments(byId("query").value).filter((i) => i < SHOWN));
+  });
   byId("search").addEventListener("keydown", (event) => {
     const step = { ArrowDown: 1, ArrowUp: -1 }[event.key];
     if (!step) return;
@@ -240,17 +261,25 @@ function listen() {
     event.preventDefault();
   });
   document.addEventListener("keydown", (event) => {
-    const typing = document.activeElement === byId("query");
-    if (event.key === "/" && !typing) { byId("query").focus(); byId("query").select(); event.preventDefault(); }
-    if (event.key === "Escape") {
-      if (typing && byId("query").value) { byId("query").value = ""; search(); } else select(-1, false);
-    }
+    const typing = document.activeElement.tagName === "INPUT", query = byId("query");
+    if (event.key === "/" && !typing) { query.focus(); query.select(); event.preventDefault(); }
+    if (event.key !== "Escape") return;
+    if (state.outline) { state.outline = null; tool = "none"; requestDraw(); }
+    else if (document.activeElement === query && query.value) { query.value = ""; search(); }
+    else if (state.selected >= 0) select(-1, false);
+    else choose([]);
   });
   byId("mode").addEventListener("change", () => {
     state.mode = MODES[byId("mode").selectedIndex];
     showLegend();
+    showChosen();
     edgesChanged(true);
   });
+  for (const button of document.querySelectorAll("[data-tool]")) {
+    button.addEventListener("click", () => useTool(button.dataset.tool));
+  }
+  byId("save-labels").addEventListener("click", saveLabels);
+  window.addEventListener("beforeunload", (event) => { if (unsaved) event.preventDefault(); });
   byId("zoom-in").addEventListener("click", () => zoom(1.4, state.width / 2, state.height / 2));
   byId("zoom-out").addEventListener("click", () => zoom(1 / 1.4, state.width / 2, state.height / 2));
   byId("fit").addEventListener("click", fit);
@@ -261,12 +290,15 @@ function listen() {
 byId("title").textContent = DATA.title;
 byId("facts").textContent =
   (SHOWN < DATA.total ? format(SHOWN) + " of " + format(DATA.total) + " documents (random-walk sample)"
-    : format(SHOWN) + (SHOWN === 1 ? " document" : " documents")) +
-  " · " + format(EDGES) + " edges · " + format(DOCS.seed.slice(0, SHOWN).filter(Boolean).length) + " visible labels";
-byId("mode").append(...MODES.map((mode) => element("option", "", mode.title)));
+    : counted(SHOWN, "document")) +
+  " · " + counted(EDGES, "edge") + " · " + counted(DOCS.seed.slice(0, SHOWN).filter(Boolean).length, "visible label");
+byId("mode").append(...MODES.map((mode) => element("option", "", mode.name)));
+showClasses();
 listen();
 resize();
+useTool("pan");
+showLegend();
 fit();
 setTheme(window.matchMedia("(prefers-color-scheme: dark)").matches);
 // For tests and for the console: where documents are, how long frames take.
-window.documentGraph = { state, stats, layer, select, pan, zoom, fit, place: (i) => [screenX(i), screenY(i)] };
+window.documentGraph = { state, stats, layer, select, choose, pan, zoom, fit, place: (i) => [screenX(i), screenY(i)] };

@@ -6,6 +6,7 @@ const LEAST = 300, MOST = 4000, PATH = 120, SLOW = 10;
 const state = {
   mode: MODES[0], selected: -1, over: -1, dark: false, scale: 1, left: 0, top: 0,
   width: 1, height: 1, ratio: 1, waiting: false,
+  chosen: new Set(), tool: "pan", outline: null,
 };
 const stats = { frames: 0, draw: 0, longest: 0, full: 0 };
 const layer = {
@@ -59,8 +60,9 @@ function startEdges() {
     if ((a < 0 && b < 0) || (a > w && b > w) || (c < 0 && d < 0) || (c > h && d > h)) continue;
     kept.push(e);
   }
-  const last = state.mode.looks.length - 1;
-  const between = (e) => look[FROM[e]] !== look[TO[e]] && look[FROM[e]] < last && look[TO[e]] < last;
+  const open = state.mode.missing;
+  const between = (e) => state.mode.word && look[FROM[e]] !== look[TO[e]] &&
+    look[FROM[e]] !== open && look[TO[e]] !== open;
   layer.order = kept.filter((e) => !between(e));
   layer.split = layer.order.length;
   for (const e of kept) if (between(e)) layer.order.push(e);
@@ -112,7 +114,7 @@ function continueEdges() {
 
 const sprites = { key: "", made: [] };
 function dots(r) {
-  const key = [state.mode.key, state.dark, r.toFixed(2), state.ratio].join();
+  const key = [state.mode.name, state.mode.looks.length, state.dark, r.toFixed(2), state.ratio].join();
   if (sprites.key !== key) {
     const half = Math.ceil(1.3 * r * state.ratio) + 1;
     sprites.key = key;
@@ -135,21 +137,23 @@ function draw() {
   PEN.fillRect(0, 0, CANVAS.width, CANVAS.height);
   if (layer.timer && still.view && stats.full > SLOW) return drawMoved(still);
   const start = performance.now();
-  const chosen = state.selected >= 0 && state.selected < SHOWN && visible(state.selected);
+  const open = state.selected >= 0 && state.selected < SHOWN && visible(state.selected);
+  // Documents that are not dimmed: those selected, else the open one and its neighbors.
+  let lit = state.chosen.size ? state.chosen : null;
+  if (open && !lit) lit = new Set([state.selected, ...NEAR[state.selected].map((pair) => pair[0])]);
   if (layer.ready) {
-    PEN.globalAlpha = chosen ? 0.3 : 1;
+    PEN.globalAlpha = lit ? 0.3 : 1;
     drawMoved(layer.ready);
   }
   PEN.setTransform(ratio, 0, 0, ratio, 0, 0);
   const r = radius();
-  const near = new Set(chosen ? NEAR[state.selected].map((pair) => pair[0]) : []);
-  if (chosen) drawStar(r);
+  if (open) drawStar(r);
   const { made, half } = dots(r);
   PEN.setTransform(1, 0, 0, 1, 0, 0);
-  for (const bright of chosen ? [false, true] : [true]) {
+  for (const bright of lit ? [false, true] : [true]) {
     PEN.globalAlpha = bright ? 1 : 0.28;
     for (let i = 0; i < SHOWN; i++) {
-      if (chosen && bright !== (near.has(i) || i === state.selected)) continue;
+      if (lit && bright !== lit.has(i)) continue;
       if (!visible(i)) continue;
       const x = screenX(i), y = screenY(i);
       if (x < -20 || y < -20 || x > width + 20 || y > height + 20) continue;
@@ -166,8 +170,9 @@ function draw() {
     PEN.strokeStyle = state.dark ? "#ffffff" : "#111111";
     PEN.stroke();
   }
+  if (state.outline) drawOutline();
   stats.full = performance.now() - start;
-  if (layer.timer || layer.order) return;
+  if (layer.timer || layer.order || state.outline) return;
   still.canvas.width = CANVAS.width;
   still.canvas.height = CANVAS.height;
   still.canvas.getContext("2d").drawImage(CANVAS, 0, 0);
@@ -195,6 +200,31 @@ function drawStar(r) {
     PEN.lineTo(screenX(j), screenY(j));
     PEN.stroke();
   }
+}
+
+function outlinePath() {
+  const path = new Path2D();
+  for (const [x, y] of state.outline) path.lineTo(x, y);
+  path.closePath();
+  return path;
+}
+
+function drawOutline() {
+  const path = outlinePath();
+  PEN.fillStyle = PEN.strokeStyle = state.dark ? "#56b4e9" : "#0072b2";
+  PEN.globalAlpha = 0.12;
+  PEN.fill(path);
+  PEN.globalAlpha = 1;
+  PEN.lineWidth = 1.5;
+  PEN.stroke(path);
+}
+
+// Documents that the legend shows, those within the outline if there is one.
+function documentsWithin(outline) {
+  const path = outline && outlinePath();
+  PEN.setTransform(1, 0, 0, 1, 0, 0);
+  return [...Array(SHOWN).keys()].filter(
+    (i) => visible(i) && (!path || PEN.isPointInPath(path, screenX(i), screenY(i))));
 }
 
 function documentAt(x, y) {
@@ -229,14 +259,16 @@ function fit() {
     high = [Math.max(high[0], X[i]), Math.max(high[1], Y[i])];
   }
   if (!SHOWN) { low = [-1, -1]; high = [1, 1]; }
-  // The legend keeps its place at the left where there is room for it.
-  const margin = state.width > 700 ? 285 : 20;
-  const foot = state.width > 700 ? 48 : 128;
-  const w = Math.max(state.width - margin - 40, 60), h = Math.max(state.height - 72 - foot, 60);
+  // The legend keeps its place, at the left or at the foot.
+  const legend = byId("legend").getBoundingClientRect();
+  const beside = legend.width < 0.7 * state.width;
+  const margin = beside ? legend.right : 20, foot = beside ? 48 : state.height - legend.top + 12;
+  const top = byId("head").getBoundingClientRect().bottom;
+  const w = Math.max(state.width - margin - 40, 60), h = Math.max(state.height - top - foot, 60);
   state.scale = Math.min(w / Math.max(high[0] - low[0], 0.2), h / Math.max(high[1] - low[1], 0.2));
   state.fitted = state.scale;
   state.left = margin + 10 + w / 2 - (state.scale * (low[0] + high[0])) / 2;
-  state.top = 72 + h / 2 - (state.scale * (low[1] + high[1])) / 2;
+  state.top = top + h / 2 - (state.scale * (low[1] + high[1])) / 2;
   edgesChanged(!layer.ready);
 }
 
