@@ -285,7 +285,7 @@ def test_few_edges_are_drawn_and_classes_named() -> None:
     assert sum(len(c.get_segments()) for c in lines) == len(heaviest)
     for axes in figure.axes[:2]:
         assert {text.get_text() for text in axes.texts} == {"a", "$b", "c"}
-    with pytest.raises(ValueError, match="'drawn' must be at least 1"):
+    with pytest.raises(ValueError, match="'drawn' must be an integer of at least 1"):
         plot_graph_change(before, after, labels, drawn=0)
 
 
