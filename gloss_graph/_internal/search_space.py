@@ -67,7 +67,7 @@ class Range:
         return ends and (self.step is None or isinstance(self.step, int))
 
     def tidy(self, value: float) -> float:
-        """A value of the range without digits nobody asked for."""
+        """A value of the range without needless digits."""
         if self.integer:
             return int(value)
         return min(max(float(f"{value:.{_DIGITS}g}"), self.low), self.high)

@@ -34,7 +34,12 @@ from gloss_graph.graph.kernels import gaussian_kernel, weigh
 from gloss_graph.graph.links import symmetrize_links
 from gloss_graph.neighbors.corpus import corpus_neighbors
 from gloss_graph.neighbors.exact import nearest
-from gloss_graph.propagation import LabelPropagation, PropagationSettings, node_factors
+from gloss_graph.propagation import (
+    RULES,
+    LabelPropagation,
+    PropagationSettings,
+    node_factors,
+)
 from gloss_graph.propagation.alignment import (
     class_factors,
     class_shares,
@@ -47,7 +52,7 @@ METRICS = ("euclidean", "cosine")
 # Rows up to which every pair is compared; beyond, inverted lists are searched.
 _EXACT = 50_000
 # Default leak of `harmonic`.
-_LEAK = 0.01
+_LEAK = 0.003
 
 
 class PropagationClassifier(ClassifierMixin, BaseEstimator):
@@ -60,9 +65,10 @@ class PropagationClassifier(ClassifierMixin, BaseEstimator):
 
     Args:
         k: Neighbors per row.
-        rule: `"harmonic"`, `"spreading"` or `"poisson"`, see `LabelPropagation`.
+        rule: `"harmonic"`, `"spreading"` or `"poisson"`, see `LabelPropagation`; `"auto"` is
+            Poisson learning for one label per class (Calder et al., 2020), `"harmonic"` for more.
         normalization: `"hub"`, `"row"`, `"symmetric"` or `"column"`.
-        eta: Leak of `harmonic` (default 0.01) and `poisson` (default 0): the larger, the more
+        eta: Leak of `harmonic` (default 0.003) and `poisson` (default 0): the larger, the more
             a label stays close to its row.
         alpha: Damping in (0, 1) of `spreading`.
         metric: `"euclidean"`, or `"cosine"` for text embeddings and TF-IDF rows.
@@ -75,6 +81,7 @@ class PropagationClassifier(ClassifierMixin, BaseEstimator):
         X_: The rows of `fit`.
         label_distributions_: (N, C) class probabilities of these rows.
         transduction_: (N,) their classes; labeled rows keep theirs under `harmonic`.
+        rule_: The rule that was used.
         n_features_in_: D.
 
     Example:
@@ -91,7 +98,7 @@ class PropagationClassifier(ClassifierMixin, BaseEstimator):
         self,
         k: int = 10,
         *,
-        rule: str = "harmonic",
+        rule: str = "auto",
         normalization: str = "hub",
         eta: float | None = None,
         alpha: float = 0.99,
@@ -128,7 +135,7 @@ class PropagationClassifier(ClassifierMixin, BaseEstimator):
             ValueError: Non-finite rows, lengths that disagree, no label at all, a setting out of
                 range.
         """
-        settings = self._settings()
+        self._check_settings()
         X = validate_data(self, X, accept_sparse="csr", dtype=[np.float64, np.float32])
         if y is None:
             raise ValueError(
@@ -142,6 +149,13 @@ class PropagationClassifier(ClassifierMixin, BaseEstimator):
             warnings.warn("'y' holds one class only: every row gets it.", UserWarning, stacklevel=2)
         self.X_ = X
         labels = torch.from_numpy(codes)
+        self.rule_ = self.rule
+        if self.rule == "auto":
+            self.rule_ = "harmonic" if np.bincount(codes[codes >= 0]).max() > 1 else "poisson"
+        eta = _LEAK if self.eta is None and self.rule_ == "harmonic" else self.eta
+        settings = PropagationSettings(
+            rule=self.rule_, normalization=self.normalization, eta=eta, alpha=self.alpha
+        )
         size, classes = labels.numel(), self.classes_.size
         with _threads(self.n_jobs):
             squared, indices = self._neighbors(None)
@@ -169,7 +183,7 @@ class PropagationClassifier(ClassifierMixin, BaseEstimator):
         self._class_factors = class_factors(self._prior, mass, self.align).to(weight)
         self._spread = score_spread(some * self._class_factors)
         found = self._probabilities(self._hits)
-        if self.rule == "harmonic":
+        if self.rule_ == "harmonic":
             found[~free] = F.one_hot(labels[~free], classes).to(found)
         self.label_distributions_ = found.numpy()
         self.transduction_ = self.classes_[self.label_distributions_.argmax(axis=1)]
@@ -207,8 +221,9 @@ class PropagationClassifier(ClassifierMixin, BaseEstimator):
             ).numpy()
         return found
 
-    def _settings(self) -> PropagationSettings:
+    def _check_settings(self) -> None:
         check_positive_int("k", self.k)
+        check_choice("rule", self.rule, ("auto", *RULES))
         check_choice("metric", self.metric, METRICS)
         check_range("align", self.align, 0.0, 1.0)
         if self.bandwidth != "local" and (
@@ -217,10 +232,6 @@ class PropagationClassifier(ClassifierMixin, BaseEstimator):
             raise ValueError(
                 f"'bandwidth' must be \"local\" or a number above 0 (got {self.bandwidth!r})."
             )
-        eta = _LEAK if self.eta is None and self.rule == "harmonic" else self.eta
-        return PropagationSettings(
-            rule=self.rule, normalization=self.normalization, eta=eta, alpha=self.alpha
-        )
 
     def _neighbors(self, queries: Any) -> tuple[Tensor, Tensor]:
         """Squared distances (B, k) and rows (B, k) long, -1 for none; None: of the rows of fit."""
@@ -255,7 +266,7 @@ class PropagationClassifier(ClassifierMixin, BaseEstimator):
 
     def _probabilities(self, hits: Tensor) -> Tensor:
         factors = self._class_factors.to(hits)
-        if self.rule == "poisson":
+        if self.rule_ == "poisson":
             found = score_probabilities(hits * factors, self._spread)
         else:
             found = row_shares(row_shares(hits) * factors)

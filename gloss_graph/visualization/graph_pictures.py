@@ -267,7 +267,7 @@ def _name(value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     name = str(value)
-    return name if len(name) <= 28 else name[:27] + "…"
+    return style.elided(name, 28)
 
 
 def _plural(word: str) -> str:
@@ -452,8 +452,7 @@ def community_names(
             top = int(counts.argmax())
             share = f" {100 * counts[top] / labels.size:.0f} %"
             word = style.short_name(top, label_names)
-            room = 23 - len(name) - len(share)
-            name += ": " + (word if len(word) < room else word[: room - 2] + "…") + share
+            name += f": {style.elided(word, 22 - len(name) - len(share))}{share}"
         names.append(name)
     return names
 

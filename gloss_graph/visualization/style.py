@@ -105,18 +105,26 @@ def text_width(text: str, size: float) -> float:
 
 
 def shortened(text: str, size: float, room: float) -> str:
-    """Text that takes at most `room` inches: itself, or its start, an ellipsis and its count."""
+    """Text that takes at most `room` inches: itself, or `elided`, with its count."""
     if text_width(text, size) <= room:
         return text
     found = _COUNT.search(text)
     end = "" if found is None else found.group()
     start = text.removesuffix(end)
     kept = bisect_right(
-        range(1, len(start) + 1),
+        range(2, len(start) + 1),
         room,
-        key=lambda stop: text_width(f"{start[:stop].rstrip()}…{end}", size),
+        key=lambda length: text_width(f"{elided(start, length)}{end}", size),
     )
-    return f"{start[:kept].rstrip()}…{end}"
+    return f"{elided(start, kept + 1)}{end}"
+
+
+def elided(name: str, length: int) -> str:
+    """At most `length` characters of a name: names of classes often differ at their end only."""
+    if len(name) <= length:
+        return name
+    tail = (length - 1) // 3
+    return f"{name[: length - 1 - tail].rstrip()}…{name[len(name) - tail :].lstrip()}"
 
 
 def tidy_axes(axes: Axes, *, title: str, x: str, y: str) -> None:
@@ -259,7 +267,7 @@ def class_looks(labels: np.ndarray, label_names: Sequence[str] | None) -> list[C
 def short_name(label: int, label_names: Sequence[str] | None) -> str:
     """Name of a class, shortened."""
     name = str(label) if label_names is None else " ".join(str(label_names[label]).split())
-    return name if len(name) <= _NAME else name[: _NAME - 1] + "…"
+    return elided(name, _NAME)
 
 
 def rim_of(color: str) -> tuple[float, ...]:
@@ -282,8 +290,10 @@ def draw_documents(
     `least` is the least area of a dot, in square points.
     """
     area = float(np.clip(9000 / max(len(places), 1), least, 70))
-    entries: dict[str, Entry] = {}
-    for look in sorted(looks, key=lambda look: -int(look.members.sum())):
+    entries: dict[int, Entry] = {}
+    sizes = [int(look.members.sum()) for look in looks]
+    for place in sorted(range(len(looks)), key=lambda place: -sizes[place]):
+        look = looks[place]
         rim: Any = look.color if look.hollow else rim_of(look.color)
         face = "white" if look.hollow else look.color
         axes.scatter(
@@ -297,8 +307,8 @@ def draw_documents(
             # Grey dots are the background of the others.
             zorder=2.5 if look.hollow or look.color == OTHER else 3,
         )
-        entries[look.name] = (dot_handle(look.marker, face, rim, 7.5, 0.7), legend_name(look))
-    return [entries[look.name] for look in looks]
+        entries[place] = (dot_handle(look.marker, face, rim, 7.5, 0.7), legend_name(look))
+    return [entries[place] for place in range(len(looks))]
 
 
 def legend_name(look: ClassLook) -> str:

@@ -108,7 +108,7 @@ def test_inverted_file_finds_nearly_all_and_the_same_again() -> None:
     shared = [len(a & set(b)) for a, b in zip(ours, exact.indices.tolist(), strict=True)]
     assert abs(found.recall - sum(shared) / (8 * 3000)) < 0.02
     assert 0.9 < found.recall < 1
-    # Distances are those of the rows, and nobody is its own neighbour.
+    # Distances are those of the rows, and no row is its own neighbor.
     true = (x.unsqueeze(1) - x[found.indices]).square().sum(dim=-1)
     torch.testing.assert_close(found.squared_distances, true)
     assert (found.indices != torch.arange(3000).unsqueeze(1)).all()

@@ -38,6 +38,18 @@ def test_a_legend_takes_no_more_than_its_room(names: list[str]) -> None:
     assert legend.get_window_extent().width / figure.dpi <= 5.15
 
 
+def test_classes_whose_names_differ_at_the_end_only_are_told_apart() -> None:
+    names = [f"customer questions about customs, category {i:02d}" for i in range(20)]
+    labels = torch.arange(60) % 20
+    data = build_document_graph(torch.eye(20)[labels], labels, k=3)
+    legend = plot_communities(data, label_names=names).axes[0].get_legend()
+    assert legend is not None
+    shown = [text.get_text() for text in legend.get_texts()]
+    assert [text[-6:-4] for text in shown] == [f"{i:02d}" for i in range(20)], shown
+    handles = {(h.get_marker(), h.get_markerfacecolor()) for h in legend.legend_handles}
+    assert len(handles) == 20
+
+
 def test_stages_stay_in_their_picture() -> None:
     figure = plot_stage_times({"run": dict.fromkeys(NAMES[:11], 1.0)})
     figure.canvas.draw()
@@ -46,7 +58,8 @@ def test_stages_stay_in_their_picture() -> None:
 
 def test_shortened_keeps_the_count() -> None:
     text = shortened("a name of forty characters and some (12)", 10, 1.5)
-    assert text.endswith("… (12)")
+    assert text.endswith(" (12)")
+    assert "…" in text
     assert text_width(text, 10) <= 1.5
     assert shortened("short", 10, 1.5) == "short"
 

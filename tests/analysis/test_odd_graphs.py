@@ -134,7 +134,7 @@ def test_options_of_an_export_are_refused_by_name(settings: dict, message: str) 
 
 
 def test_the_only_label_of_a_far_part_is_not_told_itself() -> None:
-    """What others say weighs 1e-12 of what a label sends back to itself: nobody speaks for it."""
+    """What others say weighs 1e-12 of what a label sends back to itself: no label speaks for it."""
     pairs = torch.tensor([[0, 1, 2], [1, 2, 3]])
     weight = torch.tensor([1.0, 1e-12, 1.0], dtype=torch.float64)
     suggested = []

@@ -72,7 +72,7 @@ def test_a_closed_pipe_is_silence() -> None:
 
 
 def test_a_helper_ends_with_its_parent() -> None:
-    """Killed, so that the parent can tell nobody."""
+    """Killed, so that the parent cannot pass it on."""
     helper = (
         "from gloss_graph.cli.signals import follow_parent; follow_parent()\n"
         "import time; print('ready', flush=True); time.sleep(600)"

@@ -162,7 +162,7 @@ def test_turns_leave_the_first_round_out() -> None:
     both = {"a": lambda: calls.append("a"), "b": lambda: calls.append("b")}
     taken = take_turns(both, 9)
     rounds = {"".join(calls[start : start + 2]) for start in range(0, 20, 2)}
-    assert rounds == {"ab", "ba"}  # nobody always follows the same one
+    assert rounds == {"ab", "ba"}  # none always follows the same one
     assert {name: len(times) for name, times in taken.items()} == {"a": 9, "b": 9}
     before = list(calls)
     calls.clear()

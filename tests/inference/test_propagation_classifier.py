@@ -56,6 +56,16 @@ def test_digits_are_read_better_than_by_label_spreading() -> None:
     assert np.mean(ours) > np.mean(theirs) + 0.005
 
 
+def test_one_label_per_class_is_learned_by_poisson_and_more_by_harmonic() -> None:
+    X, y = make_moons(300, noise=0.05, random_state=0)
+    for per_class, rule in ((1, "poisson"), (2, "harmonic")):
+        some = few(y, per_class)
+        model = PropagationClassifier().fit(X, some)
+        assert model.rule_ == rule
+        same = PropagationClassifier(rule=rule).fit(X, some)
+        np.testing.assert_array_equal(model.label_distributions_, same.label_distributions_)
+
+
 @pytest.mark.parametrize("rule", ["harmonic", "spreading", "poisson"])
 @pytest.mark.parametrize("metric", ["euclidean", "cosine"])
 def test_sparse_rows_give_the_answers_of_dense_ones(rule: str, metric: str) -> None:

@@ -195,7 +195,7 @@ def test_stalest_spares_what_was_refreshed_and_fifo_does_not() -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_who_left_is_nobodys_neighbour(name: str) -> None:
+def test_an_evicted_row_is_in_no_neighbor_list(name: str) -> None:
     """Every link names a document that is stored, and one that was near when it was made."""
     bank = MemoryBank(12, 3, k=4, eviction=name)
     for step in range(20):

@@ -209,5 +209,5 @@ def test_another_study_waits_until_those_in_its_folder_are_done(tmp_path: Path) 
     assert joined
     assert len(results.table) == 12
     assert set(results.table["status"]) == {"ok"}
-    # Nobody is at work any more.
+    # No process is at work any more.
     assert len(study(factors=few, seeds=2).run(folder, progress=False).table) == 8

@@ -148,7 +148,7 @@ def test_paired_tests_are_those_of_scipy_and_holm(tmp_path: Path) -> None:
     assert tests["p_t_holm"].min() == pytest.approx(min(1, 3 * order[0]))
 
 
-def test_a_factor_nobody_reads_is_an_error(tmp_path: Path) -> None:
+def test_a_factor_that_is_never_read_is_an_error(tmp_path: Path) -> None:
     def run(config: dict[str, Any], seed: int) -> dict[str, float]:
         return {"f1": config["rate"]}
 

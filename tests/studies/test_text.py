@@ -95,7 +95,7 @@ def test_embeddings_are_recorded_once(cache: Path) -> None:
         ({"baseline": {**SMALL, "temperature": 0.2}}, "'baseline' sets 'temperature', which no"),
     ],
 )
-def test_settings_nobody_knows_or_uses_are_refused(changes: dict[str, Any], message: str) -> None:
+def test_unknown_or_unused_settings_are_refused(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         text_study(**changes)
 

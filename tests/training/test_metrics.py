@@ -93,7 +93,7 @@ def test_silhouette_needs_two_classes_and_a_pair(labels: list[int]) -> None:
 
 
 def test_classes_are_reported_as_by_scikit_learn(tmp_path: Path) -> None:
-    """Also those that nobody predicts and those that have no document."""
+    """Also classes that are never predicted and those that have no document."""
     labels = [0, 0, 1, 2, 2, -1, 2, 1]
     predicted = np.array([0, 2, 1, 2, 2, 0, 1, 1])
     names = ["a", "b, c", "d", "e"]
