@@ -1,6 +1,6 @@
 """Some 200 labels, thousands of documents: train by the corpus, predict over it, see the reasons.
 
-Seventeen labels for each of the 12 topics of the demo corpus (documentation of installed packages, no
+Seventeen labels for each of 12 topics of the demo corpus (documentation of installed packages, no
 download); all other training documents join without label. Three ways, the same labels:
 cross-entropy on the labels, SetFit's recipe (contrastive steps on the labels, balanced logistic
 head), and contrastive steps on the labels and then on the whole corpus, the classes of the other

@@ -96,7 +96,7 @@ def demo(
                 torch.tensor(test.labels),
                 draft / "before_after.png",
                 label_names=test.label_names,
-                title="Test documents before and after training with the graph of the corpus",
+                title="Test documents before and after training",
             )
             for loss in _RUNS.values():
                 RunFolder(draft / loss).note(command=typed_words(context))

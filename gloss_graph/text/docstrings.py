@@ -27,8 +27,8 @@ MASK = "NAME"
 TOPICS: Mapping[str, str] = MappingProxyType(
     {
         "dates and times": (
-            "calendar.py datetime.py _pydatetime.py dateutil pandas/tseries pandas/core/resample.py "
-            "pandas/core/tools "
+            "calendar.py datetime.py _pydatetime.py dateutil pandas/tseries "
+            "pandas/core/resample.py pandas/core/tools "
             + " ".join(
                 f"pandas/core/{kind}/{name}.py"
                 for kind in ("arrays", "indexes")
@@ -36,8 +36,8 @@ TOPICS: Mapping[str, str] = MappingProxyType(
             )
         ),
         "files": (
-            "bz2.py fsspec glob.py gzip.py pathlib pathlib.py shutil.py tarfile.py tempfile.py zipfile "
-            "zipfile.py"
+            "bz2.py fsspec glob.py gzip.py pathlib pathlib.py shutil.py tarfile.py tempfile.py "
+            "zipfile zipfile.py"
         ),
         "geometry": "scipy/spatial sympy/geometry",
         "graph neural networks": (
@@ -47,7 +47,8 @@ TOPICS: Mapping[str, str] = MappingProxyType(
         "linear algebra": "numpy/linalg scipy/linalg scipy/sparse sympy/matrices torch/linalg",
         "machine learning": (
             "sklearn/ensemble sklearn/inspection sklearn/linear_model sklearn/metrics "
-            "sklearn/model_selection sklearn/neighbors sklearn/neural_network sklearn/svm sklearn/tree"
+            "sklearn/model_selection sklearn/neighbors sklearn/neural_network sklearn/svm "
+            "sklearn/tree"
         ),
         "plotting": (
             "matplotlib/axes matplotlib/axis.py matplotlib/collections.py matplotlib/colorbar.py "

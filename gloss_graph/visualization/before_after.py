@@ -252,7 +252,7 @@ def _write_names(axes: Axes, places: np.ndarray, looks: Sequence[style.ClassLook
         half = inch * np.array([style.text_width(look.name, _NAME_SIZE), 0.17]) / 2
         # The nearest free line above or below.
         for step in (0, 1, -1, 2, -2, 3, -3):
-            spot = np.clip(middle + [0, 2 * step * half[1]], low + half, high - half)
+            spot = np.clip(middle + half * (0, 2 * step), low + half, high - half)
             box = np.concatenate([spot - half, spot + half])
             apart = (written[:, :2] >= box[2:]) | (written[:, 2:] <= box[:2])
             if not apart.any(axis=1).all():

@@ -103,9 +103,7 @@ def test_networkx_analysis_of_docstrings(tmp_path: Path) -> None:
     small = ("--documents", "180", "--k", "5", "--out", "graph.graphml")
     output = run("04_networkx_analysis.py", *small, folder=tmp_path)
     assert number(r"communities and topics: ([\d.]+)", output) > 0
-    check_analysis(
-        output, tmp_path / "graph.graphml", "dates and times", "threads and tasks"
-    )
+    check_analysis(output, tmp_path / "graph.graphml", "dates and times", "threads and tasks")
 
 
 def check_few_labels(output: str, chance: float) -> None:
