@@ -115,7 +115,7 @@ def demo(
     without, with_graph = (100 * metrics[f"{loss}.test.macro_f1"] for loss in _RUNS.values())
     say(
         f"With {labeled} labels: {without:.1f} -> {with_graph:.1f} macro-F1 on {len(test)} test "
-        f"documents, from cross-entropy on the labels to the graph of {len(train)} documents."
+        f"documents ({' -> '.join(_RUNS)}; {len(train) - labeled} documents have no label)."
     )
     say(f"Look at {out / 'before_after.png'}: the test documents, their classes and neighbors.")
     say(f"Look at {out / 'graph.html'}: the test documents with the labels that decide them.")
