@@ -34,7 +34,7 @@ _EDGES = EdgeLook(
     unknown=("#C9CDD2", 0.5, "edge with an unlabeled end"),
     within=("#7F8791", 0.55, "edge within a class"),
     between=(style.CONTRAST, 0.65, "edge between classes"),
-    full=1500,
+    full=600,
     ink=(0.25, 1.4),
     width=(0.4, 0.35),
 )
