@@ -237,8 +237,10 @@ def _files(source: str) -> list[tuple[str, Path]]:
         return []
     if spec is None:
         return []
-    places = spec.submodule_search_locations or ([spec.origin] if spec.has_location else [])
-    for site in (Path(place).parent for place in places if place):
+    places = spec.submodule_search_locations or []
+    if spec.has_location and spec.origin is not None and not places:
+        places = [spec.origin]
+    for site in (Path(place).parent for place in places):
         root = site / source
         files = [root] if root.is_file() else root.rglob("*.py")
         named = sorted((file.relative_to(site).as_posix(), file) for file in files)
