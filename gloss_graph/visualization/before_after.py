@@ -258,8 +258,10 @@ def _write_names(axes: Axes, places: np.ndarray, looks: Sequence[style.ClassLook
             if not apart.any(axis=1).all():
                 continue
             written = np.vstack([written, box])
+            x, y = spot.tolist()
             axes.text(
-                *spot,
+                x,
+                y,
                 look.name,
                 fontsize=_NAME_SIZE,
                 fontweight="bold",
