@@ -1,6 +1,6 @@
 """Fine-tune a sentence encoder with the Hugging Face Trainer and the graph-guided objective.
 
-MiniLM on a corpus that needs no download (documentation of installed packages, 18 topics) or on a
+MiniLM on a corpus that needs no download (documentation of installed packages, 12 topics) or on a
 table with the columns ``text`` and ``label``: a bank that knows the whole corpus from the first
 step, evaluation by the linear head and by propagation over the bank, saving, and resuming with the
 same result as never stopping. A dozen steps show that it works; good scores take an epoch or more.

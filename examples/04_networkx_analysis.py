@@ -1,6 +1,6 @@
 """Ask NetworkX about a corpus: communities, central documents, the path between two texts.
 
-Embeds documents with MiniLM (documentation of installed packages, 18 topics, or a table with the
+Embeds documents with MiniLM (documentation of installed packages, 12 topics, or a table with the
 columns ``text`` and ``label``), connects each to its nearest ones and hands the graph to NetworkX.
 Nothing is trained and no label is used to build the graph, so the agreement of communities and
 labels says what the embedding knows already.

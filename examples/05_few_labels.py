@@ -1,6 +1,6 @@
 """Some 200 labels, thousands of documents: train by the corpus, predict over it, see the reasons.
 
-Eleven labels for each of the 18 topics of the demo corpus (documentation of installed packages, no
+Seventeen labels for each of 12 topics of the demo corpus (documentation of installed packages, no
 download); all other training documents join without label. Three ways, the same labels:
 cross-entropy on the labels, SetFit's recipe (contrastive steps on the labels, balanced logistic
 head), and contrastive steps on the labels and then on the whole corpus, the classes of the other
@@ -8,7 +8,7 @@ documents being those its graph propagates to them. Each is scored twice, by its
 propagating the labels over the training documents. At the end a few test documents are explained by
 the labeled ones that decided them.
 
-Run ``python examples/05_few_labels.py [--documents 4000 --labels 11 --steps 60]``; some ten
+Run ``python examples/05_few_labels.py [--documents 4000 --labels 17 --steps 60]``; some ten
 minutes on two cores as it stands.
 """
 
@@ -35,7 +35,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--train", help="CSV, TSV, JSONL or Parquet; default: the demo corpus")
     parser.add_argument("--documents", type=int, default=4_000, help="size of the demo corpus")
-    parser.add_argument("--labels", type=int, default=11, help="labels a topic")
+    parser.add_argument("--labels", type=int, default=17, help="labels a topic")
     parser.add_argument("--steps", type=int, default=60)
     parser.add_argument("--length", type=int, default=48, help="tokens kept of a document")
     parser.add_argument("--encoder", default="minilm")

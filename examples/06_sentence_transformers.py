@@ -1,6 +1,6 @@
 """Fine-tune a SentenceTransformer with its own Trainer and the graph-guided objective.
 
-MiniLM on a corpus that needs no download (documentation of installed packages, 18 topics) or on a
+MiniLM on a corpus that needs no download (documentation of installed packages, 12 topics) or on a
 table with the columns ``text`` and ``label``. The bank is filled with the whole corpus before the
 first step, so every batch meets the graph of all documents. Scored twice, before and after: by
 propagating the labels in the bank to documents that were held out, and by the nearest class mean,

@@ -1,6 +1,6 @@
 """Fine-tune a sentence encoder with Lightning and the graph-guided objective.
 
-MiniLM on a corpus that needs no download (documentation of installed packages, 18 topics) or on a
+MiniLM on a corpus that needs no download (documentation of installed packages, 12 topics) or on a
 table with the columns ``text`` and ``label``: encoder, linear head and objective as one
 LightningModule, scored by head and by propagation, stopped after half of the epochs and resumed
 from Lightning's own checkpoint, bank included. Needs

@@ -1,6 +1,6 @@
 """Find wrong labels in a corpus, and see which documents speak against each.
 
-Embeds documents with MiniLM (documentation of installed packages, 18 topics, or a table with the
+Embeds documents with MiniLM (documentation of installed packages, 12 topics, or a table with the
 columns ``text`` and ``label``), connects each to its nearest ones and audits the labels: every
 label is hidden in turn and compared with what its neighbourhood says. Nothing is trained. Some
 labels are replaced by wrong ones first, so that the printed share of them among the first

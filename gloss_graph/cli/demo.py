@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 # Written last: with it the folder is whole.
 _METRICS = "metrics.json"
+_LENGTH = 32  # tokens kept of a document
 _RUNS = {"cross-entropy": "ce", "corpus graph": "gloss"}
 
 
@@ -27,26 +28,27 @@ def demo(
     labels_per_class: Annotated[int, option("Labels per topic; the others are hidden.", min=2)] = 5,
     seed: Annotated[int, option("Seed of the draw of labels and of both runs.")] = 0,
     encoder: Annotated[str, option("minilm, a hub id or a folder.")] = "minilm",
-    max_documents: Annotated[int, option("Size of the corpus.", min=400)] = 2000,
+    max_documents: Annotated[int, option("Size of the corpus.", min=400)] = 3000,
 ) -> None:
     """Learn topics from five labels each: from the labels alone, and from the corpus graph too.
 
     The corpus is made from the documentation of installed packages, so nothing is downloaded.
     """
+    import torch
+
     from gloss_graph._internal.folders import check_folder, claim, write_json
-    from gloss_graph._internal.timing import stage_seconds
     from gloss_graph.reports import write_run_report
     from gloss_graph.runs import RunFolder
-    from gloss_graph.text import docstring_corpus, load_encoder
+    from gloss_graph.text import load_encoder
     from gloss_graph.training import TrainConfig, train_text
     from gloss_graph.training.config import recipe_settings
-    from gloss_graph.visualization import plot_stage_times
+    from gloss_graph.visualization import plot_graph_change
 
     start = time.perf_counter()
     check_folder(out, "demo", marker=_METRICS)
     with busy("Collecting documentation of installed packages"):
-        splits = docstring_corpus(max_documents=max_documents)
-    train = splits.train
+        splits = _splits(max_documents)
+    train, test = splits.train, splits.parts["test"]
     labeled = labels_per_class * train.num_classes
     say(
         f"Corpus: {len(train)} training documents of {train.num_classes} topics, "
@@ -62,6 +64,9 @@ def demo(
     }
     with claim(out, "demo", marker=_METRICS) as claimed:
         draft = claimed.draft
+        # The graph, and the picture of what training changes.
+        untrained = load_encoder(encoder, max_length=_LENGTH)
+        frozen = {name: untrained.embed(part, progress=True) for name, part in splits.parts.items()}
         results: dict[str, RunResult] = {}
         for name, loss in _RUNS.items():
             config = TrainConfig(
@@ -73,16 +78,28 @@ def demo(
                 freeze_layers=3 if encoder == "minilm" else 0,
                 pictures=False,  # a minute of a demo of three
             )
-            untrained = load_encoder(encoder, max_length=32)
             results[name] = train_text(
-                splits, untrained, config, draft / loss, progress=True, description=name
+                splits,
+                load_encoder(encoder, max_length=_LENGTH),
+                config,
+                draft / loss,
+                frozen=frozen,
+                progress=True,
+                description=name,
             )
-        _write_graph(splits, results["corpus graph"], draft)
-        stages = {name: stage_seconds(result.metrics) for name, result in results.items()}
-        plot_stage_times(stages, draft / "stages.png")
-        for loss in _RUNS.values():
-            RunFolder(draft / loss).note(command=typed_words(context))
-            with busy("Drawing pictures"):
+        with busy("Drawing pictures"):
+            trained = results["corpus graph"]
+            _write_graph(splits, trained, draft)
+            plot_graph_change(
+                frozen["test"],
+                trained.embeddings["test"],
+                torch.tensor(test.labels),
+                draft / "before_after.png",
+                label_names=test.label_names,
+                title="Test documents before and after training",
+            )
+            for loss in _RUNS.values():
+                RunFolder(draft / loss).note(command=typed_words(context))
                 write_run_report(draft / loss, place=out / loss)
         metrics = {
             f"{_RUNS[name]}.{key}": value
@@ -95,24 +112,36 @@ def demo(
     for loss in _RUNS.values():
         say(f"Report: {RunFolder(out / loss).page}")
     say(score_table({name: result.metrics for name, result in results.items()}))
-    without, with_graph = (metrics[f"{loss}.test.macro_f1"] for loss in _RUNS.values())
+    without, with_graph = (100 * metrics[f"{loss}.test.macro_f1"] for loss in _RUNS.values())
     say(
-        f"With {labeled} labels: macro-F1 {100 * without:.1f} by cross-entropy, "
-        f"{100 * with_graph:.1f} with the graph of the corpus "
-        f"({100 * (with_graph - without):+.1f}), on {len(splits.parts['test'])} test documents."
+        f"With {labeled} labels: {without:.1f} -> {with_graph:.1f} macro-F1 on {len(test)} test "
+        f"documents ({' -> '.join(_RUNS)}; {len(train) - labeled} documents have no label)."
     )
+    say(f"Look at {out / 'before_after.png'}: the test documents, their classes and neighbors.")
     say(f"Look at {out / 'graph.html'}: the test documents with the labels that decide them.")
     say(f"Done in {seconds:.0f} s. Pictures, graph and runs: {out}")
 
 
+def _splits(max_documents: int) -> Splits:
+    """The corpus; no step is chosen by its validation documents, so they are trained on."""
+    from dataclasses import replace
+
+    from gloss_graph.text import Splits, docstring_corpus
+
+    splits = docstring_corpus(max_documents=max_documents)
+    train, val, test = (splits.parts[name] for name in ("train", "val", "test"))
+    joined = {key: getattr(train, key) + getattr(val, key) for key in ("texts", "labels", "ids")}
+    return Splits(replace(train, **joined), test=test)
+
+
 def _write_graph(splits: Splits, result: RunResult, out: Path) -> None:
-    """The graph of labeled and test documents in the trained space, as page, GraphML, picture."""
+    """The graph of labeled and test documents in the trained space, as page and GraphML."""
     import torch
 
     from gloss_graph.export import to_networkx, write_graphml
     from gloss_graph.graph import build_document_graph
     from gloss_graph.runs import RunFolder
-    from gloss_graph.visualization import plot_graph, write_html
+    from gloss_graph.visualization import write_html
 
     test, names = splits.parts["test"], splits.train.label_names
     used = set(RunFolder(out / "gloss").read_labels_used().ids)
@@ -134,4 +163,3 @@ def _write_graph(splits: Splits, result: RunResult, out: Path) -> None:
         split=["test"] * len(test),
     )
     write_graphml(graph, out / "graph.graphml")
-    plot_graph(graph, out / "graph.png", title="Test documents in the trained space")

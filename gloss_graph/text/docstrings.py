@@ -26,45 +26,42 @@ MASK = "NAME"
 
 TOPICS: Mapping[str, str] = MappingProxyType(
     {
-        "clustering and projection": (
-            "sklearn/cluster sklearn/covariance sklearn/cross_decomposition "
-            "sklearn/decomposition sklearn/manifold sklearn/mixture scipy/cluster"
+        "dates and times": (
+            "calendar.py datetime.py _pydatetime.py dateutil pandas/tseries "
+            "pandas/core/resample.py pandas/core/tools "
+            + " ".join(
+                f"pandas/core/{kind}/{name}.py"
+                for kind in ("arrays", "indexes")
+                for name in ("datetimelike", "datetimes", "period", "timedeltas")
+            )
         ),
-        "data preparation": (
-            "sklearn/compose sklearn/datasets sklearn/feature_extraction "
-            "sklearn/feature_selection sklearn/impute sklearn/preprocessing"
+        "files": (
+            "bz2.py fsspec glob.py gzip.py pathlib pathlib.py shutil.py tarfile.py tempfile.py "
+            "zipfile zipfile.py"
         ),
-        "distributed computing": (
-            "torch/distributed/algorithms torch/distributed/checkpoint "
-            "torch/distributed/elastic torch/distributed/rpc"
+        "geometry": "scipy/spatial sympy/geometry",
+        "graph neural networks": (
+            "torch_geometric/datasets torch_geometric/nn torch_geometric/transforms"
         ),
-        "files": "pandas/io scipy/io",
-        "geometry and calculus": "scipy/integrate scipy/interpolate scipy/spatial",
-        "graph networks": "torch_geometric/nn",
         "graph theory": "networkx/algorithms networkx/generators",
-        "linear algebra": "numpy/linalg scipy/linalg scipy/sparse torch/linalg",
-        "model evaluation": "sklearn/inspection sklearn/metrics sklearn/model_selection",
-        "neural layers": "torch/nn/functional.py torch/nn/modules torch/nn/utils",
-        "optimization": "scipy/optimize torch/optim",
-        "plotting": (
-            "matplotlib/axes matplotlib/axis.py matplotlib/collections.py "
-            "matplotlib/colorbar.py matplotlib/colors.py matplotlib/figure.py "
-            "matplotlib/legend.py matplotlib/lines.py matplotlib/patches.py "
-            "matplotlib/text.py matplotlib/ticker.py mpl_toolkits/mplot3d"
-        ),
-        "signals and images": "numpy/fft scipy/fft scipy/ndimage scipy/signal torch/fft",
-        "special functions": "numpy/polynomial scipy/special torch/special",
-        "statistics": "scipy/stats torch/distributions",
-        "supervised learning": (
-            "sklearn/ensemble sklearn/gaussian_process sklearn/linear_model "
-            "sklearn/naive_bayes.py sklearn/neighbors sklearn/neural_network sklearn/svm "
+        "linear algebra": "numpy/linalg scipy/linalg scipy/sparse sympy/matrices torch/linalg",
+        "machine learning": (
+            "sklearn/ensemble sklearn/inspection sklearn/linear_model sklearn/metrics "
+            "sklearn/model_selection sklearn/neighbors sklearn/neural_network sklearn/svm "
             "sklearn/tree"
         ),
-        "tables and dates": (
-            "pandas/core/groupby pandas/core/indexes pandas/core/resample.py "
-            "pandas/core/series.py pandas/core/strings pandas/core/window"
+        "plotting": (
+            "matplotlib/axes matplotlib/axis.py matplotlib/collections.py matplotlib/colorbar.py "
+            "matplotlib/figure.py matplotlib/legend.py matplotlib/lines.py matplotlib/patches.py "
+            "matplotlib/pyplot.py matplotlib/ticker.py mpl_toolkits/mplot3d"
         ),
-        "text generation": "transformers/generation",
+        "signals": "numpy/fft scipy/fft scipy/signal torch/fft",
+        "special functions": "scipy/special sympy/functions",
+        "strings": (
+            "difflib.py numpy/_core/defchararray.py numpy/_core/strings.py pandas/core/strings re "
+            "string.py textwrap.py"
+        ),
+        "threads and tasks": "asyncio concurrent multiprocessing threading.py",
     }
 )
 """Topic to its folders and files, relative to the place where packages are installed."""
@@ -78,7 +75,7 @@ _PACKAGES = frozenset({
     "pd", "plt", "pyg", "pyplot", "pytorch", "scikit", "scipy", "sklearn", "torch", "transformers",
 })
 # fmt: on
-_MIN_WORDS = 8
+_MIN_WORDS = 12
 _MIN_PER_TOPIC = 10
 _SKIPPED = re.compile(r"/(?:tests?|testing|_vendor|externals|_?test_[^/]*|[^/]*_test)(?:/|\.py$)")
 
@@ -153,7 +150,7 @@ def docstring_corpus(*, max_documents: int = 4_000, seed: int = 0) -> Splits:
     Example:
         >>> train = docstring_corpus(max_documents=400).train
         >>> train.num_classes, train.label_names[:2]
-        (18, ['clustering and projection', 'data preparation'])
+        (12, ['dates and times', 'files'])
     """
     names = sorted(TOPICS)
     fewest = _MIN_PER_TOPIC * len(names)
@@ -233,13 +230,17 @@ def _collected() -> tuple[tuple[tuple[str, str], ...], list[str]]:
 
 def _files(source: str) -> list[tuple[str, Path]]:
     """Python files below a folder or of a file such as `scipy/stats`, with relative names."""
-    package = source.split("/")[0]
+    package = source.split("/")[0].removesuffix(".py")
     try:
         spec = importlib.util.find_spec(package)
     except (ImportError, ValueError):
         return []
-    for location in (spec and spec.submodule_search_locations) or ():
-        site = Path(location).parent
+    if spec is None:
+        return []
+    places = spec.submodule_search_locations or []
+    if spec.has_location and spec.origin is not None and not places:
+        places = [spec.origin]
+    for site in (Path(place).parent for place in places):
         root = site / source
         files = [root] if root.is_file() else root.rglob("*.py")
         named = sorted((file.relative_to(site).as_posix(), file) for file in files)

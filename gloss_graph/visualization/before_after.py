@@ -8,11 +8,15 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
+from scipy.spatial.distance import cdist
 from sklearn.manifold import TSNE
 from threadpoolctl import threadpool_limits
 from torch import Tensor
 from torch.nn.functional import normalize
+from torch_geometric.data import Data
 
 from gloss_graph._internal.checks import check_matrix, check_positive_int
 from gloss_graph._internal.labels import stratified_sample
@@ -30,10 +34,12 @@ _EDGES = EdgeLook(
     unknown=("#C9CDD2", 0.5, "edge with an unlabeled end"),
     within=("#7F8791", 0.55, "edge within a class"),
     between=(style.CONTRAST, 0.65, "edge between classes"),
-    full=1500,
+    full=600,
     ink=(0.25, 1.4),
     width=(0.4, 0.35),
 )
+_NAME_SIZE = 9.0  # points
+_PANEL = 5.0  # inches of a panel's side, about
 
 
 def plot_embeddings(
@@ -52,7 +58,8 @@ def plot_embeddings(
     t-SNE (van der Maaten & Hinton 2008) of the L2-normalized rows from a PCA start; the right panel
     is rotated to match the left one. The picture shows which documents lie together, not the sizes
     of clusters or the distances between them. Up to 20 classes get a color and marker each; with
-    more, the 16 largest do and the others are grey. Unlabeled documents (-1) are hollow.
+    more, the 16 largest do and the others are grey. Unlabeled documents (-1) are hollow. The name
+    of a class stands where most of its documents lie.
 
     The rows of `before` (N, D) and `after` (N, D') are of the same documents in the same order. Of
     more than `max_documents` a stratified sample is drawn that keeps a document of every class.
@@ -78,6 +85,7 @@ def plot_embeddings(
     for axes, places in zip(panels, (first, second), strict=True):
         entries = style.draw_documents(axes, places, shown.looks)
         style.fit_panel(axes, places)
+        _write_names(axes, places, shown.looks)
     style.set_headings(figure, panels, title + shown.part, ["before training", "after training"])
     style.legend_beside(figure, entries, handlelength=1.4, labelspacing=0.5)
     return style.save_figure(figure, path)
@@ -91,6 +99,7 @@ def plot_graph_change(
     *,
     label_names: Sequence[str] | None = None,
     k: int = 8,
+    drawn: int = 2,
     max_documents: int = 600,
     seed: int = 0,
     title: str = "Document graph before and after training",
@@ -99,13 +108,13 @@ def plot_graph_change(
 
     Edges within a class are grey, edges between classes red; the heading of a panel gives the share
     of the former (edge homophily) and its expected value for random edges. Places come from the
-    graph alone, not from the labels. Rows, labels and sample are as in `plot_embeddings`; the graph
-    is that of the sample, with edges between documents of which either lists the other among its
-    `k` neighbors.
+    graph alone, not from the labels. Rows, labels, names and sample are as in `plot_embeddings`;
+    the graph is that of the sample, with edges between documents of which either lists the other
+    among its `k` neighbors. Only the `drawn` heaviest edges of a document are drawn.
 
     Raises:
         ValueError: Shapes that disagree, rows that are not finite, no document, a class without a
-            name, or `k` below 1.
+            name, or `k` or `drawn` below 1.
 
     Cost: O(n²) for n = min(N, max_documents): some seconds at 600 documents.
 
@@ -119,6 +128,7 @@ def plot_graph_change(
     See also: `plot_graph`, for one graph, larger and with predictions.
     """
     check_positive_int("k", k)
+    check_positive_int("drawn", drawn)
     shown = _shown_documents(before, after, labels, label_names, max_documents, seed)
     classes = torch.from_numpy(shown.labels)
     chance = _chance(shown.labels)
@@ -134,16 +144,19 @@ def plot_graph_change(
             first = places
         else:
             places = _aligned(places, first)
-        ends = data.edge_index[:, data.edge_index[0] < data.edge_index[1]].T.numpy()
-        drawn = draw_edges(axes, places, ends, relations(shown.labels[ends]), _EDGES)
-        edges |= {kind: (handle, kind) for handle, kind, _ in drawn}
+        ends = _heaviest(data, drawn)
+        lines = draw_edges(axes, places, ends, relations(shown.labels[ends]), _EDGES)
+        edges |= {kind: (handle, kind) for handle, kind, _ in lines}
         dots = style.draw_documents(axes, places, shown.looks)
         style.fit_panel(axes, places)
+        _write_names(axes, places, shown.looks)
         share, by_chance = 100 * edge_homophily(data), 100 * chance
         fact = f"{share:.1f} % of the edges within a class ({by_chance:.1f} % by chance)"
         if share != share:
             fact = "no edge with two labeled ends"
-        heads.append(f"{name} training · k = {k} · {len(ends):,} edges\n{fact}")
+        total = data.edge_index.size(1) // 2
+        some = "" if len(ends) == total else f", {len(ends):,} drawn"
+        heads.append(f"{name} training · k = {k} · {total:,} edges{some}\n{fact}")
     style.set_headings(figure, panels, title + shown.part, heads)
     style.legend_beside(figure, [*dots, *edges.values()], handlelength=1.4, labelspacing=0.5)
     return style.save_figure(figure, path)
@@ -214,6 +227,52 @@ def _places(rows: Tensor, seed: int) -> np.ndarray:
     # The order in which threads add up would change the places.
     with threadpool_limits(limits=1):
         return model.fit_transform(unit.astype(np.float32)).astype(np.float64)
+
+
+def _heaviest(data: Data, most: int) -> np.ndarray:
+    """Ends (p, 2) of the edges that are among the `most` heaviest of one of their documents."""
+    ends, weight = data.edge_index.T.numpy(), data.edge_weight.numpy()
+    order = np.lexsort((-weight, ends[:, 0]))
+    ends = ends[order]
+    starts = np.searchsorted(ends[:, 0], ends[:, 0])
+    kept = ends[np.arange(len(ends)) - starts < most]
+    return np.unique(np.sort(kept, axis=1), axis=0)
+
+
+def _write_names(axes: Axes, places: np.ndarray, looks: Sequence[style.ClassLook]) -> None:
+    """Write the name of every class where most of its documents lie, none over another."""
+    low, high = np.array([axes.get_xlim(), axes.get_ylim()]).T
+    inch = (high - low)[0] / _PANEL
+    written = np.empty((0, 4))  # left, bottom, right, top
+    for look in sorted(looks, key=lambda look: -int(look.members.sum())):
+        if look.hollow or look.color == style.OTHER:
+            continue
+        spots = places[look.members]
+        middle = spots[np.sqrt(cdist(spots, spots)).sum(axis=1).argmin()]
+        half = inch * np.array([style.text_width(look.name, _NAME_SIZE), 0.17]) / 2
+        # The nearest free line above or below.
+        for step in (0, 1, -1, 2, -2, 3, -3):
+            spot = np.clip(middle + half * (0, 2 * step), low + half, high - half)
+            box = np.concatenate([spot - half, spot + half])
+            apart = (written[:, :2] >= box[2:]) | (written[:, 2:] <= box[:2])
+            if not apart.any(axis=1).all():
+                continue
+            written = np.vstack([written, box])
+            x, y = spot.tolist()
+            axes.text(
+                x,
+                y,
+                look.name,
+                fontsize=_NAME_SIZE,
+                fontweight="bold",
+                color=style.rim_of(look.color),
+                ha="center",
+                va="center",
+                parse_math=False,
+                path_effects=[withStroke(linewidth=3, foreground="white")],
+                zorder=5,
+            )
+            break
 
 
 def _aligned(places: np.ndarray, reference: np.ndarray) -> np.ndarray:

@@ -248,7 +248,7 @@ def test_homophily_is_that_of_pyg_on_labeled_ends() -> None:
 
 def test_headings_and_edges_of_the_graphs() -> None:
     before, after, labels = clouds(60, 3)
-    figure = plot_graph_change(before, after, labels, k=4)
+    figure = plot_graph_change(before, after, labels, k=4, drawn=60)
     data = build_document_graph(before, labels, k=4)
     share = 100 * edge_homophily(data)
     head = figure.axes[0].get_title(loc="left").splitlines()
@@ -265,6 +265,28 @@ def test_headings_and_edges_of_the_graphs() -> None:
     assert found == [int(same.sum()) // 2, int((~same).sum()) // 2]
     assert len(lines[1]) == 1  # nothing joins two classes any more
     assert legend(figure)[3:] == ["edge within a class", "edge between classes"]
+
+
+def test_few_edges_are_drawn_and_classes_named() -> None:
+    before, after, labels = clouds(60, 3)
+    figure = plot_graph_change(before, after, labels, k=4, label_names=["a", "$b", "c"])
+    data = build_document_graph(before, labels, k=4)
+    heaviest = {
+        tuple(sorted(data.edge_index[:, edge].tolist()))
+        for node in range(60)
+        for edge in sorted(
+            (data.edge_index[0] == node).nonzero().flatten().tolist(),
+            key=lambda edge: -float(data.edge_weight[edge]),
+        )[:2]
+    }
+    head = figure.axes[0].get_title(loc="left").splitlines()[0]
+    assert head.endswith(f"{data.edge_index.size(1) // 2} edges, {len(heaviest)} drawn")
+    lines = [c for c in figure.axes[0].collections if hasattr(c, "get_segments")]
+    assert sum(len(c.get_segments()) for c in lines) == len(heaviest)
+    for axes in figure.axes[:2]:
+        assert {text.get_text() for text in axes.texts} == {"a", "$b", "c"}
+    with pytest.raises(ValueError, match="'drawn' must be an integer of at least 1"):
+        plot_graph_change(before, after, labels, drawn=0)
 
 
 def test_a_graph_without_labels() -> None:

@@ -103,9 +103,7 @@ def test_networkx_analysis_of_docstrings(tmp_path: Path) -> None:
     small = ("--documents", "180", "--k", "5", "--out", "graph.graphml")
     output = run("04_networkx_analysis.py", *small, folder=tmp_path)
     assert number(r"communities and topics: ([\d.]+)", output) > 0
-    check_analysis(
-        output, tmp_path / "graph.graphml", "clustering and projection", "text generation"
-    )
+    check_analysis(output, tmp_path / "graph.graphml", "dates and times", "threads and tasks")
 
 
 def check_few_labels(output: str, chance: float) -> None:
@@ -127,8 +125,8 @@ def test_few_labels_of_a_table(tmp_path: Path, table: Path) -> None:
 def test_few_labels_of_docstrings(tmp_path: Path) -> None:
     small = ("--documents", "400", "--labels", "3", "--steps", "2", "--length", "12")
     output = run("05_few_labels.py", *small, folder=tmp_path)
-    assert "54 labels" in output
-    check_few_labels(output, 100 / 18)
+    assert "36 labels" in output
+    check_few_labels(output, 100 / 12)
 
 
 def test_sentence_transformers(tmp_path: Path, table: Path) -> None:

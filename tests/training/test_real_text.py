@@ -35,7 +35,7 @@ def test_a_short_run_beats_the_untrained_head(tmp_path: Path) -> None:
 
     result = train_text(splits, encoder, config, tmp_path / "run")
     after = result.metrics["val.macro_f1"]
-    # One in 18 classes by chance; about 0.4 after 256 documents, whatever the seed.
+    # One in 12 classes by chance; more than 0.4 after 256 documents, whatever the seed.
     assert before < 0.15
     assert after > before + 0.2
     assert result.metrics["test.macro_f1"] > 0.3
