@@ -178,7 +178,7 @@ class GraphGuidedClassifier(ModelHubMixin):
         for i in range(best.numel()):
             pairs = zip(explanation.ids[i].tolist(), explanation.shares[i].tolist(), strict=True)
             reasons = [
-                Reason(run.texts.get(n, str(n)), self._label_of[n], share)
+                Reason(run.texts.get(n) or str(n), self._label_of[n], share)
                 for n, share in pairs
                 if n >= 0 and share > 0
             ]

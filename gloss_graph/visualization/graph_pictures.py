@@ -408,8 +408,8 @@ def plot_communities(
         )
         style.fit_panel(axes, places)
     if documents.text is not None:
-        words = group_words(documents.text, communities, top=3)
-        _write_words(panels[1], places, communities, words)
+        telling = group_words(documents.text, communities, top=3)
+        _write_words(panels[1], places, communities, telling)
     edges, drawn = links.nnz // 2, len(ends)
     share = f"{edges:,} edges" if drawn == edges else f"{drawn:,} of {edges:,} edges drawn"
     found = np.unique(communities[communities >= 0]).size
@@ -441,7 +441,8 @@ def _write_words(
             continue
         written = np.vstack([written, box])
         axes.text(
-            *middle,
+            float(middle[0]),
+            float(middle[1]),
             "\n".join(lines),
             fontsize=_TYPE,
             fontweight="bold",

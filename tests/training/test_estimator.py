@@ -117,6 +117,8 @@ def test_features_and_modules() -> None:
     model = make("none").fit(X, few)
     assert model.on_features
     assert model.score(X[30:], y[30:]) > 0.8
+    # Rows have no text: a reason names the row.
+    assert few[int(model.explain(X[40:41])[0].reasons[0].text)] >= 0
     torch.manual_seed(0)
     module = torch.nn.Linear(64, 16)
     other = make(module).fit(X, few)
