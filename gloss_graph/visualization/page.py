@@ -268,7 +268,8 @@ def _groups(
     `every` are the values that share the looks; the map calls a group and groups `word`.
     """
     every = values if every is None else every
-    look_of, looks = [-1] * len(names), []
+    look_of = [-1] * len(names)
+    looks: list[dict[str, Any]] = []
     for look in style.class_looks(every, names):
         if look.hollow:
             continue

@@ -125,7 +125,9 @@ def test_hostile_texts_are_shown_as_text(visit, number):
 def test_legend_colors_and_theme(visit):
     page = visit.page
     names = page.locator("#looks .name")
-    assert names.all_inner_texts() == ["tea", "<b>coffee</b>", "water & ice"]
+    lines = [text.split("\n") for text in names.all_inner_texts()]
+    assert [line[0] for line in lines] == ["tea", "<b>coffee</b>", "water & ice"]
+    assert lines[0][1].startswith("document, number")  # the words of the class
     page.click("#looks button >> nth=0")
     assert page.get_attribute("#looks button >> nth=0", "aria-pressed") == "false"
     x, y = page.evaluate("documentGraph.place(0)")
