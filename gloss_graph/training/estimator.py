@@ -239,17 +239,18 @@ class GraphGuidedClassifier(ModelHubMixin):
         token: str | bool | None,
         **settings: Any,
     ) -> GraphGuidedClassifier:
-        if Path(model_id).is_dir():
-            return cls.load(model_id, **settings)
-        folder = snapshot_download(
-            model_id,
-            revision=revision,
-            cache_dir=cache_dir,
-            force_download=force_download,
-            local_files_only=local_files_only,
-            token=token,
-        )
-        return cls.load(folder, **settings)
+        folder = model_id
+        if not Path(folder).is_dir():
+            folder = snapshot_download(
+                model_id,
+                revision=revision,
+                cache_dir=cache_dir,
+                force_download=force_download,
+                local_files_only=local_files_only,
+                token=token,
+            )
+        # The mixin adds the settings of config.json that are named like those of the constructor.
+        return cls.load(folder, **{k: v for k, v in settings.items() if k in ("encoder", "head")})
 
     # ------------------------------------------------------------------ inside
 

@@ -14,12 +14,14 @@ from sklearn.model_selection import GridSearchCV, cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.semi_supervised import LabelSpreading
-from sklearn.utils.estimator_checks import parametrize_with_checks
+from sklearn.utils.estimator_checks import estimator_checks_generator
 
 from gloss_graph import PropagationClassifier
 
+CHECKS = list(estimator_checks_generator(PropagationClassifier()))
 
-@parametrize_with_checks([PropagationClassifier()])
+
+@pytest.mark.parametrize(("estimator", "check"), CHECKS, ids=str)
 def test_the_contract_of_scikit_learn(estimator: Any, check: Any) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

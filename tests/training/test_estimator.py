@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -131,6 +133,48 @@ def test_an_encoder_in_memory_is_kept_with_the_run(tmp_path: Path) -> None:
     loaded = GraphGuidedClassifier.load(folder, head="propagation")
     assert (loaded.predict(TEXTS) == GraphGuidedClassifier.load(folder).predict(TEXTS)).size
     assert loaded.explain(TEXTS[:1])[0].reasons
+
+
+def test_a_pushed_model_is_the_one_that_is_loaded(
+    fitted: GraphGuidedClassifier, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The hub is a folder here; what is sent and read back is real."""
+    hub = tmp_path / "hub"
+
+    class Api:
+        def __init__(self, **_: Any) -> None:
+            pass
+
+        def create_repo(self, repo_id: str, **_: Any) -> Any:
+            return SimpleNamespace(repo_id=repo_id)
+
+        def upload_folder(self, *, folder_path: Path, **_: Any) -> str:
+            shutil.copytree(folder_path, hub)
+            return "sent"
+
+    monkeypatch.setattr("huggingface_hub.hub_mixin.HfApi", Api)
+    assert fitted.push_to_hub("somebody/topics") == "sent"
+    assert (hub / "README.md").is_file()
+    monkeypatch.setattr(
+        "huggingface_hub.hub_mixin.hf_hub_download", lambda filename, **_: str(hub / filename)
+    )
+    monkeypatch.setattr(
+        "gloss_graph.training.estimator.snapshot_download", lambda *_, **__: str(hub)
+    )
+    loaded = GraphGuidedClassifier.from_pretrained("somebody/topics")
+    np.testing.assert_array_equal(loaded.predict_proba(TEXTS[:4]), fitted.predict_proba(TEXTS[:4]))
+
+
+def test_series_with_another_index_and_generators(
+    fitted: GraphGuidedClassifier, encoder: str
+) -> None:
+    pd = pytest.importorskip("pandas")
+    index = range(100, 100 - len(TEXTS), -1)
+    texts, labels = pd.Series(TEXTS, index=index), pd.Series(LABELS, index=index[::-1])
+    same = make(encoder).fit(texts, labels, unlabeled=["more nodes", "more classes"])
+    expected = fitted.predict_proba(TEXTS[:4])
+    np.testing.assert_array_equal(same.predict_proba(TEXTS[:4]), expected)
+    np.testing.assert_array_equal(fitted.predict_proba(text for text in TEXTS[:4]), expected)
 
 
 def test_before_fit_it_says_so(encoder: str, tmp_path: Path) -> None:
