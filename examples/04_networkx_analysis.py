@@ -29,7 +29,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--train", help="CSV, TSV, JSONL or Parquet; default: the demo corpus")
     parser.add_argument("--documents", type=int, default=1_000, help="size of the demo corpus")
-    parser.add_argument("--k", type=int, default=8, help="neighbours a document")
+    parser.add_argument("--k", type=int, default=8, help="neighbors per document")
     parser.add_argument("--out", type=Path, default=Path("documents.graphml"))
     settings = parser.parse_args()
 
@@ -41,7 +41,7 @@ def main() -> None:
     rows = encoder.encode(corpus.texts)
 
     # "local": every document has a kernel width of its own, so dense and sparse regions of the
-    # corpus are both connected and weights tell neighbours apart.
+    # corpus are both connected and weights tell neighbors apart.
     data = build_document_graph(
         rows,
         torch.tensor(corpus.labels),

@@ -42,7 +42,7 @@ def main() -> None:
     parser.add_argument("--input", help="CSV, TSV, JSONL or Parquet; default: the demo corpus")
     parser.add_argument("--run", help="run folder of gloss-graph train, in place of --input")
     parser.add_argument("--documents", type=int, default=1_000, help="size of the demo corpus")
-    parser.add_argument("--k", type=int, default=10, help="neighbours a document")
+    parser.add_argument("--k", type=int, default=10, help="neighbors per document")
     parser.add_argument("--start", help="first words of the document a path starts from")
     parser.add_argument("--end", help="first words of the document it leads to")
     parser.add_argument("--backend", help="NetworkX backend for the centrality")

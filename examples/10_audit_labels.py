@@ -2,7 +2,7 @@
 
 Embeds documents with MiniLM (documentation of installed packages, 12 topics, or a table with the
 columns ``text`` and ``label``), connects each to its nearest ones and audits the labels: every
-label is hidden in turn and compared with what its neighbourhood says. Nothing is trained. Some
+label is hidden in turn and compared with what its neighborhood says. Nothing is trained. Some
 labels are replaced by wrong ones first, so that the printed share of them among the first
 suspects says how far the ranking can be trusted; ``--flip 0`` audits the labels as they are.
 
@@ -41,7 +41,7 @@ def main() -> None:
     parser.add_argument("--train", help="CSV, TSV, JSONL or Parquet; default: the demo corpus")
     parser.add_argument("--documents", type=int, default=1_500, help="size of the demo corpus")
     parser.add_argument("--flip", type=float, default=0.05, help="share of labels made wrong")
-    parser.add_argument("--k", type=int, default=20, help="neighbours a document")
+    parser.add_argument("--k", type=int, default=20, help="neighbors per document")
     parser.add_argument("--top", type=int, default=8, help="suspects to print")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path("suspects.csv"))

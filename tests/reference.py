@@ -145,7 +145,7 @@ def symmetric_adjacency(w: Tensor) -> Tensor:
 
 
 def walk(w: Tensor, normalization: str) -> Tensor:
-    """The propagation matrix T, normalised step by step as the papers write it."""
+    """The propagation matrix T, normalized step by step as the papers write it."""
     if normalization == "row":
         return w / _or_one(w.sum(dim=1, keepdim=True))
     t = symmetric_adjacency(w)
@@ -297,7 +297,7 @@ def absorbing_chain(t: Tensor, labels: Tensor, seeds: Tensor, leak: float, prior
 def class_mass(
     values: Tensor, labels: Tensor, seeds: Tensor, prior: Tensor, power: float
 ) -> Tensor:
-    """Class-mass normalisation, entry by entry."""
+    """Class-mass normalization, entry by entry."""
     n, classes = values.shape
     mass = [sum(float(values[i, c]) for i in range(n) if not seeds[i]) for c in range(classes)]
     out = labels.clone().to(values.dtype)

@@ -25,9 +25,9 @@ def checked(objective: GraphGuidedObjective, x: Tensor, y: Tensor, ids: Tensor) 
 
 def documents(count: int, seed: int = 0) -> tuple[Tensor, Tensor]:
     generator = torch.Generator().manual_seed(seed)
-    centres = torch.randn(CLASSES, DIM, generator=generator)
+    centers = torch.randn(CLASSES, DIM, generator=generator)
     y = torch.randint(CLASSES, (count,), generator=generator)
-    return centres[y] + torch.randn(count, DIM, generator=generator), y
+    return centers[y] + torch.randn(count, DIM, generator=generator), y
 
 
 def objective_with_bank(

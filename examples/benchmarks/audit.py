@@ -4,9 +4,9 @@ Run ``python examples/benchmarks/audit.py --data FOLDER --seeds 0 1 2 3 4`` on a
 ``train.csv.gz`` (columns ``text,label``); needs ``pip install cleanlab``.
 
 A share of the training labels (``--flip``) is replaced by another class, drawn uniformly. The
-audit ranks documents over the nearest-neighbour graph of frozen MiniLM embeddings; cleanlab ranks
+audit ranks documents over the nearest-neighbor graph of frozen MiniLM embeddings; cleanlab ranks
 them by its label quality scores (self-confidence and normalized margin) on out-of-sample
-probabilities, 5-fold logistic regression on the same L2-normalised embeddings. Precision is the
+probabilities, 5-fold logistic regression on the same L2-normalized embeddings. Precision is the
 share of flipped documents among as many suspects as were flipped; the corpus' own labelling errors
 count as false alarms for all. Embeddings are kept in ``--cache``.
 """

@@ -82,14 +82,14 @@ def corpus_table(
 ) -> pd.DataFrame:
     """Accuracy on the unlabeled rest and seconds of every method, the graph left out.
 
-    All methods see the same neighbours and, but for those that say otherwise, the same Gaussian
+    All methods see the same neighbors and, but for those that say otherwise, the same Gaussian
     weights.
 
     Args:
         x: (N, D) embeddings.
         y: (N,) classes 0..C-1, all known; the draws hide most of them.
         labels_per_class: See `draw_labels`.
-        k: Neighbours of the graph.
+        k: Neighbors of the graph.
         draws: Label draws; accuracy is their mean.
         repeats: Rounds a draw, by turns.
         poisson_rows: Largest N for GraphLearning's Poisson and for peers on a graph of their own

@@ -3,7 +3,7 @@
 Run ``python examples/benchmarks/objective.py [--repeats 15 --threads 2 --quick --markdown]``.
 
 1. Within a batch (B = 128, D = 768, C = 8, 30 % of the labels hidden): forward and backward of the
-   objective against the closed form of G-Loss written with dense PyTorch operations: normalisation
+   objective against the closed form of G-Loss written with dense PyTorch operations: normalization
    by broadcasting (never by products with diagonal matrices, which cost more than the solve) and
    one ``torch.linalg.solve``. Both are checked to give the same loss and gradient first.
 2. With a memory bank (D = 384, B = 32): forward, backward and refresh of the batch's rows, as a
@@ -99,7 +99,7 @@ class BankStep:
         self.y = torch.where(torch.rand(y.numel(), generator=self.generator) < labeled, y, -1)
         self.batch = batch
         bank = MemoryBank(size, dim)
-        # Rows first, then one exact search that fills every neighbour list.
+        # Rows first, then one exact search that fills every neighbor list.
         bank.prefill([(self.x, self.y, torch.arange(y.numel()))], lambda rows: rows)
         # With a bank every labeled row of the batch is scored: the seeds are remembered ones.
         visible = 0.0 if size else 0.7

@@ -15,7 +15,7 @@ def dense_loss(
 ) -> Tensor:
     """G-Loss on all pairs, in closed form, written well: the released code's walk or Algorithm 1.
 
-    Normalisation by broadcasting, never by products with diagonal matrices, which cost more than
+    Normalization by broadcasting, never by products with diagonal matrices, which cost more than
     the solve; in the dtype of `x` (N, D).
     """
     x = F.normalize(x, dim=1)

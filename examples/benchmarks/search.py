@@ -3,12 +3,12 @@
 Run ``python examples/benchmarks/search.py --texts train.csv --rows 0 262144 --markdown``.
 
 The rows are embeddings of the given texts (MiniLM, 32 tokens) or of ``--features FILE``, without
-either points around random centres. ``--rows 0`` takes them as they are; for more, rows are
+either points around random centers. ``--rows 0`` takes them as they are; for more, rows are
 repeated with Gaussian noise of norm ``--noise``. Then there are many near copies, which is easier
 than as many documents: believe ``bank.recall`` on your own bank.
 
 All contenders share one float32 bank and take turns: 128 of its documents come back, moved by
-``--drift`` (the norm of the noise: 0.2 is a cosine of .98), look for their neighbours, and are
+``--drift`` (the norm of the noise: 0.2 is a cosine of .98), look for their neighbors, and are
 written. The time of a search includes carrying the rows written before over; the recall is that of
 these moved documents, against exact search. Medians; the ratio is that to exact search of the same
 rows, in turns with it. Nothing is asserted about time.
@@ -63,9 +63,9 @@ def embeddings(arguments: argparse.Namespace) -> Tensor:
         rows = torch.as_tensor(load_encoder("minilm", max_length=32).encode(texts))
     else:
         generator = torch.Generator().manual_seed(0)
-        centres = torch.randn(256, 384, generator=generator)
+        centers = torch.randn(256, 384, generator=generator)
         own = torch.randint(256, (16_384,), generator=generator)
-        rows = centres[own] + 1.5 * torch.randn(16_384, 384, generator=generator)
+        rows = centers[own] + 1.5 * torch.randn(16_384, 384, generator=generator)
     return F.normalize(rows, dim=1)
 
 

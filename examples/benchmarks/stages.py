@@ -47,7 +47,7 @@ class StageSettings:
         banks: Rows of the banks.
         dims: Dimensions D.
         batch: B.
-        k: Neighbours a row.
+        k: Neighbors per row.
         classes: C.
         labeled: Share of the bank's rows with a label.
         dense_rows: N of the dense closed form; 0 leaves it out.
@@ -222,7 +222,7 @@ def _measure(
     calls: dict[str, Callable[[], object]] = {"step": ours}
     others: dict[str, _Steps] = {}
     if bank:
-        # On the same bank, by turns: what the hub normalisation and the exact search cost.
+        # On the same bank, by turns: what the hub normalization and the exact search cost.
         others = {"row": _Steps(documents, normalization="row")}
         if settings.search in ("auto", "descent"):
             # An index would be built anew after every change of search, within the step.

@@ -184,7 +184,7 @@ class RowBuffers:
         self._spare: list[tuple[Tensor, Tensor, Any]] = []
 
     def take(self, entries: int) -> tuple[Tensor, Tensor]:
-        """Uninitialised column and squared length, at least (entries,) long each."""
+        """Uninitialized column and squared length, at least (entries,) long each."""
         for number, (column, squared, owner) in enumerate(self._spare):
             if owner() is None and column.numel() >= entries:
                 del self._spare[number]

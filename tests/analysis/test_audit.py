@@ -19,11 +19,11 @@ NAMES = ["tea", "rain", "war", "cats"]
 
 
 def clusters(size: int = 200, spread: float = 0.3, seed: int = 0) -> tuple[torch.Tensor, ...]:
-    """Rows around four centres, and their true classes."""
+    """Rows around four centers, and their true classes."""
     generator = torch.Generator().manual_seed(seed)
     truth = torch.arange(size) % 4
-    centres = torch.eye(16)[:4] * 2
-    return centres[truth] + spread * torch.randn(size, 16, generator=generator), truth
+    centers = torch.eye(16)[:4] * 2
+    return centers[truth] + spread * torch.randn(size, 16, generator=generator), truth
 
 
 def graph_of(rows: torch.Tensor, y: torch.Tensor, **settings: object) -> Data:

@@ -35,7 +35,7 @@ def test_edges_of_build_document_graph(symmetrize: str, bandwidth: str | float) 
 
 
 def test_recall_is_measured_on_documents_from_anywhere() -> None:
-    # Of a half of the documents nearly all neighbours are found, of the others few.
+    # Of a half of the documents nearly all neighbors are found, of the others few.
     size = 2048
     near = torch.eye(16)[torch.arange(size) % 16] + 0.001 * rows(size, 16)
     found = []
@@ -92,7 +92,7 @@ def test_the_smallest_and_the_most_equal(exact_up_to: int, bandwidth: str | floa
     assert degree.min() >= 3
     assert (found.edge_weight == 1).all()
     assert not found.has_self_loops()
-    # More neighbours than there are documents: everyone is connected to everyone.
+    # More neighbors than there are documents: everyone is connected to everyone.
     found = document_graph(rows(6), k=9, bandwidth=bandwidth)
     assert found.edge_index.size(1) == 6 * 5
 

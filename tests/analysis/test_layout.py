@@ -7,7 +7,7 @@ import pytest
 from gloss_graph.visualization.layout import place_nodes, sample_nodes
 
 
-def test_sample_is_repeatable_and_keeps_neighbourhoods():
+def test_sample_is_repeatable_and_keeps_neighborhoods():
     graph = nx.connected_caveman_graph(200, 10)
     sample = sample_nodes(graph, 300, seed=3)
     assert sample == sample_nodes(graph, 300, seed=3)

@@ -267,7 +267,7 @@ def test_churn_without_common_documents_or_edges() -> None:
     assert math.isnan(same.loc[0, "new"])
 
 
-def test_churn_of_every_epoch_is_that_of_the_nearest_neighbours(tmp_path: Path) -> None:
+def test_churn_of_every_epoch_is_that_of_the_nearest_neighbors(tmp_path: Path) -> None:
     generator = torch.Generator().manual_seed(0)
     labels = torch.arange(12) % 3
     rows = [torch.nn.functional.normalize(torch.randn(12, 4, generator=generator), dim=1)]

@@ -88,7 +88,7 @@ def test_masses_are_those_of_absorbing_chains(eta, normalization, dense, monkeyp
 @pytest.mark.parametrize("eta", [0.0, 0.2])
 def test_masses_of_classes_are_what_the_audit_hears(eta):
     graph = documents()
-    # A piece of its own without a label, and a document without a neighbour.
+    # A piece of its own without a label, and a document without a neighbor.
     apart = graph.edge_index.new_tensor([[60, 61], [61, 60]])
     graph.edge_index = torch.cat([graph.edge_index, apart], dim=1)
     graph.edge_weight = torch.cat([graph.edge_weight, torch.ones(2)])

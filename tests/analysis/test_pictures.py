@@ -33,8 +33,8 @@ def clouds(size: int, classes: int, *, dim: int = 8, seed: int = 0) -> Case:
     generator = torch.Generator().manual_seed(seed)
     labels = torch.arange(size) % classes
     noise = torch.randn(size, dim, generator=generator)
-    centres = torch.randn(classes, dim, generator=generator)
-    return noise, 0.2 * noise + centres[labels], labels
+    centers = torch.randn(classes, dim, generator=generator)
+    return noise, 0.2 * noise + centers[labels], labels
 
 
 def similarities(before: Tensor, after: Tensor, labels: Tensor, *args: Any, **names: Any) -> Figure:

@@ -20,7 +20,7 @@ def points(count: int = 20, dim: int = 4, seed: int = 0) -> Tensor:
     return torch.randn(count, dim, generator=generator, dtype=torch.float64)
 
 
-def normalised(x: Tensor) -> Tensor:
+def normalized(x: Tensor) -> Tensor:
     return x / x.norm(dim=1, keepdim=True)
 
 
@@ -45,7 +45,7 @@ def compare(x: Tensor, pairs: set[tuple[int, int]], sigma: object, **settings: o
     assert data.edge_index.size(1) == 2 * len(pairs)
     actual = dense_weights(data.edge_index, data.edge_weight, len(x))
     normalize = settings.get("normalize_embeddings", True)
-    expected = oracle_weights(normalised(x) if normalize else x, pairs, sigma)
+    expected = oracle_weights(normalized(x) if normalize else x, pairs, sigma)
     torch.testing.assert_close(actual, expected, rtol=0.0, atol=1e-10)
     pull = torch.randn(len(x), len(x), generator=torch.Generator().manual_seed(9)).double()
     (ours,) = torch.autograd.grad((actual * pull).sum(), x)
@@ -57,7 +57,7 @@ def compare(x: Tensor, pairs: set[tuple[int, int]], sigma: object, **settings: o
 @pytest.mark.parametrize("normalize", [True, False])
 @pytest.mark.parametrize("mode", ["union", "mutual"])
 @pytest.mark.parametrize("k", [1, 3, 8])
-def test_nearest_neighbour_graph(k: int, mode: str, normalize: bool) -> None:
+def test_nearest_neighbor_graph(k: int, mode: str, normalize: bool) -> None:
     x = points()
     known = unit(x.numpy()) if normalize else x.numpy()
     compare(
@@ -92,7 +92,7 @@ def test_local_bandwidth(batch_edges: str, mode: str) -> None:
     x = x.clone()
     data = build_document_graph(x, k=k, bandwidth="local", symmetrize=mode, batch_edges=batch_edges)
     assert pairs_of(data.edge_index) == pairs
-    expected = oracle_weights(normalised(x), pairs, squared)
+    expected = oracle_weights(normalized(x), pairs, squared)
     actual = dense_weights(data.edge_index, data.edge_weight, 20)
     torch.testing.assert_close(actual, expected, rtol=0.0, atol=1e-7)
     assert math.isnan(float(data.bandwidth))
@@ -113,7 +113,7 @@ def test_cosine_kernel() -> None:
     x = points().requires_grad_()
     data = build_document_graph(x, k=5, kernel="cosine")
     row, column = data.edge_index
-    u = normalised(x)
+    u = normalized(x)
     cosine = (u[row] * u[column]).sum(dim=1)
     expected = cosine.clamp(min=0.0) ** 3
     torch.testing.assert_close(data.edge_weight, expected)
@@ -132,7 +132,7 @@ def test_a_kernel_of_ones_own() -> None:
     x = points()
     data = build_document_graph(x, k=3, kernel=student, bandwidth=0.5)
     row, column = data.edge_index
-    u = normalised(x)
+    u = normalized(x)
     squared = (u[row] - u[column]).square().sum(dim=1)
     torch.testing.assert_close(data.edge_weight, 1.0 / (1.0 + squared / 0.25))
 
@@ -309,7 +309,7 @@ def test_bad_input(
         build_document_graph(*arguments, **settings)
 
 
-def test_neighbours_of_the_oracle_are_sorted() -> None:
+def test_neighbors_of_the_oracle_are_sorted() -> None:
     # Guards the guard: the oracle's lists are by distance, themselves left out.
     x = np.array([[0.0], [1.0], [3.0], [3.5]])
     assert nearest(x, 2) == [[1, 2], [0, 2], [3, 1], [2, 1]]

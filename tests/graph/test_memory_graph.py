@@ -158,7 +158,7 @@ def test_hops_keep_what_is_near_the_batch(hops: int) -> None:
     compare(bank, 0.49, plan, bandwidth=0.7, k=1, hops=hops)
 
 
-def test_unnormalised_bank() -> None:
+def test_unnormalized_bank() -> None:
     bank = filled(normalize=False)
     plan = oracle(bank, draw(5, 7), BATCH_IDS, k=3)
     compare(bank, 4.0, plan, bandwidth=2.0, k=3, normalize_embeddings=False)

@@ -110,7 +110,7 @@ def test_interclass_min_looks_at_labeled_rows_of_every_class() -> None:
     assert float(estimate_bandwidth("interclass_min", x, few)) == pytest.approx(2000.0 / 3.0)
     rare = torch.zeros(9000, dtype=torch.long)
     rare[4321] = 1
-    # One class is all but absent; which of its neighbours are drawn is chance.
+    # One class is all but absent; which of its neighbors are drawn is chance.
     assert 1 / 3 < float(estimate_bandwidth("interclass_min", x, rare)) < 30.0
 
 

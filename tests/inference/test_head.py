@@ -29,9 +29,9 @@ def settings(**changes: object) -> GraphClassifier:
 def clusters(per_class: int = 12, seed: int = 0, spread: float = 0.3) -> tuple[Tensor, Tensor]:
     generator = torch.Generator().manual_seed(seed)
     labels = torch.arange(CLASSES).repeat(per_class)
-    centres = torch.eye(DIM)[:CLASSES]
+    centers = torch.eye(DIM)[:CLASSES]
     noise = torch.randn(labels.numel(), DIM, generator=generator, dtype=torch.float64)
-    return centres[labels].double() + spread * noise, labels
+    return centers[labels].double() + spread * noise, labels
 
 
 def few(labels: Tensor, count: int = 2) -> Tensor:
@@ -61,7 +61,7 @@ def filled(anchor: float | None = None) -> tuple[GraphGuidedObjective, Tensor, T
 
 @pytest.mark.parametrize("normalization", ["row", "hub", "symmetric", "column"])
 def test_an_attached_row_gets_what_its_own_equation_says(normalization: str) -> None:
-    """With its neighbours' values fixed, a new node solves (1 + eta) m g = sum w g."""
+    """With its neighbors' values fixed, a new node solves (1 + eta) m g = sum w g."""
     x, labels = clusters()
     head = PropagationHead(x, few(labels), settings(normalization=normalization))
     query = clusters(1, seed=5)[0]
@@ -275,7 +275,7 @@ def test_skill_tells_a_fitting_graph_from_a_misleading_one() -> None:
     good = graph_skill(x.float(), few(labels, 10), k=5)
     assert good.helps
     assert good.macro_f1 > 0.9
-    # Neighbours share a topic, the label is a small shift that a linear classifier sees.
+    # Neighbors share a topic, the label is a small shift that a linear classifier sees.
     generator = torch.Generator().manual_seed(3)
     topics = torch.randn(40, 8, generator=generator).repeat_interleave(6, dim=0)
     mood = torch.arange(240) % 2

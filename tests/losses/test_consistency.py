@@ -258,7 +258,7 @@ def test_static_targets_ignore_what_is_learned() -> None:
     assert float(targets[0].sum()) > 0
 
 
-# ------------------------------------------------------------------ defined behaviour
+# ------------------------------------------------------------------ defined behavior
 
 
 def test_no_unlabeled_rows_no_term() -> None:

@@ -44,11 +44,11 @@ def made(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return found
 
 
-def clustered(count: int, seed: int, centres: int = 24) -> Tensor:
+def clustered(count: int, seed: int, centers: int = 24) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
-    centre = 0.7 * torch.randn(centres, DIM, generator=torch.Generator().manual_seed(99))
-    own = torch.randint(centres, (count,), generator=generator)
-    return centre[own] + torch.randn(count, DIM, generator=generator)
+    center = 0.7 * torch.randn(centers, DIM, generator=torch.Generator().manual_seed(99))
+    own = torch.randint(centers, (count,), generator=generator)
+    return center[own] + torch.randn(count, DIM, generator=generator)
 
 
 def bank_of(search: Search, size: int = 1500, **options: object) -> MemoryBank:
@@ -201,7 +201,7 @@ def test_drift_away_from_the_cells_is_repaired() -> None:
     for moved in (bank, stale):
         moved.search(clustered(1, 1), 1)
         for start in range(0, 6000, 250):  # the whole bank four times, into a corner
-            x = clustered(250, start, centres=3) * 0.3 + 3
+            x = clustered(250, start, centers=3) * 0.3 + 3
             moved.enqueue(x, ids=torch.arange(start, start + 250) % 1500)
             moved.search(x[:2], 1)
     sizes = [bank.cells.cell_of.bincount(minlength=16).double() for bank in (bank, stale)]

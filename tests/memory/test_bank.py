@@ -347,7 +347,7 @@ def test_finite_rows_whose_sum_overflows_are_no_error() -> None:
 
 
 @pytest.mark.parametrize("scale", [1e-9, 1e-3, 1e9, 1e18])
-def test_rows_of_any_length_are_normalised(scale: float) -> None:
+def test_rows_of_any_length_are_normalized(scale: float) -> None:
     bank = MemoryBank(4, 3)
     bank.enqueue(torch.tensor([[3.0, 4.0, 0.0]]) * scale, ids=torch.tensor([0]))
     torch.testing.assert_close(bank.embeddings, torch.tensor([[0.6, 0.8, 0.0]]))

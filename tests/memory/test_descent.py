@@ -20,10 +20,10 @@ from gloss_graph.neighbors import search as choice
 DIM = 24
 
 
-def points(count: int, seed: int = 0, centres: int = 12) -> Tensor:
-    middle = torch.randn(centres, DIM, generator=torch.Generator().manual_seed(77))
+def points(count: int, seed: int = 0, centers: int = 12) -> Tensor:
+    middle = torch.randn(centers, DIM, generator=torch.Generator().manual_seed(77))
     generator = torch.Generator().manual_seed(seed)
-    own = torch.randint(centres, (count,), generator=generator)
+    own = torch.randint(centers, (count,), generator=generator)
     return middle[own] + 0.6 * torch.randn(count, DIM, generator=generator)
 
 

@@ -57,7 +57,7 @@ def test_refresh_writes_the_stalest_in_place(eviction: str) -> None:
         assert torch.equal(bank.state_dict()[name], before[name]), name
 
 
-def test_refreshed_rows_have_new_neighbours_and_lengths() -> None:
+def test_refreshed_rows_have_new_neighbors_and_lengths() -> None:
     bank, now = filled(), world(9)
     bank.refresh(lambda ids: now[ids], 4)
     source, target, squared = bank.edges()
@@ -220,7 +220,7 @@ def test_stats_of_ages_fill_and_duplicates() -> None:
     assert bank.stats().duplicates == 4
 
 
-def test_duplicates_of_rows_that_are_not_normalised() -> None:
+def test_duplicates_of_rows_that_are_not_normalized() -> None:
     bank = MemoryBank(8, 2, k=2, normalize=False)
     x = torch.tensor([[3.0, 4.0], [6.0, 8.0], [0.0, 5.0], [0.0, 0.0]])
     bank.enqueue(x, ids=torch.arange(4))
@@ -254,7 +254,7 @@ def test_restandardized_rows_have_mean_and_spread_of_the_batch(dtype: torch.dtyp
     spread = view.embeddings.std(dim=0, correction=0)
     torch.testing.assert_close(spread, x.std(dim=0, correction=0), **tolerance)
     assert_unchanged(bank, before)
-    # Search and neighbours see the new rows, under the ids of the old.
+    # Search and neighbors see the new rows, under the ids of the old.
     found = view.search(view.embeddings[:3], 1, exclude_ids=torch.tensor([1]))
     assert found.slots.flatten().tolist()[::2] == [0, 2]
     assert float(found.distances[0]) == pytest.approx(0.0, abs=1e-3)

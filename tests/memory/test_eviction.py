@@ -137,7 +137,7 @@ def test_a_reservoir_is_a_uniform_sample_of_distinct_documents() -> None:
     chi = float(((hits - expected) ** 2 / (expected * (1 - capacity / size))).sum())
     # Under uniformity about chi-square with size - 1 degrees of freedom: 39 +- 9.
     assert 39 - 4 * 9 < chi < 39 + 4 * 9
-    # Neighbouring ids are drawn independently: 400 * (10 * 9) / (40 * 39) = 23 +- 5.
+    # Neighboring ids are drawn independently: 400 * (10 * 9) / (40 * 39) = 23 +- 5.
     assert abs(pairs - 23) < 20
 
 

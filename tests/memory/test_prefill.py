@@ -45,7 +45,7 @@ def check_exact(bank: MemoryBank, k: int) -> None:
 
 
 @pytest.mark.parametrize("search", ["faiss", "matmul"])
-def test_every_row_lists_its_exact_neighbours(search: str) -> None:
+def test_every_row_lists_its_exact_neighbors(search: str) -> None:
     x, labels, ids = documents()
     loader = DataLoader(TensorDataset(x, labels, ids), batch_size=7)
     bank, encoder = MemoryBank(50, 3, k=4, search=search), Encoder()

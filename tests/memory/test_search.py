@@ -1,4 +1,4 @@
-"""Nearest-neighbour search against brute force."""
+"""Nearest-neighbor search against brute force."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def test_near_duplicates_are_told_apart(backend: str) -> None:
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_nearest_others_never_returns_the_row_itself(backend: str) -> None:
     stored = rows(30)
-    stored[10:20] = stored[3]  # more copies than neighbours asked for
+    stored[10:20] = stored[3]  # more copies than neighbors asked for
     own = torch.arange(30)
     found = nearest_others(stored, stored, own, 4, backend=backend)
     assert found.indices.shape == (30, 4)
@@ -174,7 +174,7 @@ def test_exclusion_is_exact_however_many_rows_it_takes(backend: str, banned: int
     torch.testing.assert_close(found.distances[0], torch.tensor(distances))
 
 
-def test_unnormalised_bank_keeps_lengths() -> None:
+def test_unnormalized_bank_keeps_lengths() -> None:
     bank = MemoryBank(4, 2, normalize=False)
     bank.enqueue(torch.tensor([[3.0, 4.0], [0.0, 1.0]]), ids=torch.tensor([0, 1]))
     assert bank.embeddings.tolist() == [[3.0, 4.0], [0.0, 1.0]]
@@ -197,7 +197,7 @@ def test_neighbors_of_a_batch_are_stored_rows_and_mates() -> None:
     bank.enqueue(torch.stack([angle.cos(), angle.sin()], dim=1), ids=torch.tensor([7, 8, 9]))
     turn = torch.deg2rad(torch.tensor([1.0, 11.0]))
     batch = torch.stack([turn.cos(), turn.sin()], dim=1)
-    # Document 7 is the batch's own first row: its stored copy is not a neighbour of anyone.
+    # Document 7 is the batch's own first row: its stored copy is not a neighbor of anyone.
     lists = bank.neighbors(batch, ids=torch.tensor([7, 20]))
     assert lists.indices.tolist() == [[-3, 1, 2], [-2, 1, 2]]
     expected = [

@@ -83,7 +83,7 @@ def test_the_edges_are_undirected_sorted_and_without_loops() -> None:
     assert bool((graph.edge_weight > 0).all())
 
 
-def test_the_normalised_matrix_is_the_formula() -> None:
+def test_the_normalized_matrix_is_the_formula() -> None:
     graph = word_document_graph(TEXTS, min_count=1, stop_words=())
     dense = torch.zeros(graph.num_nodes, graph.num_nodes, dtype=torch.float64)
     dense[graph.edge_index[0], graph.edge_index[1]] = graph.edge_weight.double()

@@ -90,7 +90,7 @@ def test_the_callers_tensors_are_left_alone() -> None:
         assert torch.equal(value, copied)
 
 
-def test_unnormalised_embeddings() -> None:
+def test_unnormalized_embeddings() -> None:
     bank = filled(normalize=False)
     objective = GraphGuidedObjective(
         CLASSES, memory=bank, normalize_embeddings=False, bandwidth="inflection"

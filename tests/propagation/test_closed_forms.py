@@ -1,4 +1,4 @@
-"""Every rule, normalisation, solver and gradient against the dense closed forms."""
+"""Every rule, normalization, solver and gradient against the dense closed forms."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def compare(
         torch.testing.assert_close(ours, theirs, rtol=0.0, atol=tolerance * scale)
 
 
-# The iteration is slow on the spun-out graph: there, one normalisation stands for all.
+# The iteration is slow on the spun-out graph: there, one normalization stands for all.
 COMBINATIONS = [
     (normalization, solver, gradient, path)
     for normalization in NORMALIZATIONS

@@ -148,7 +148,7 @@ def test_harmonic_rows_are_distributions_and_seeds_are_untouched(
 
 @settings(max_examples=12)
 @given(graph=multigraphs())
-def test_harmonic_values_are_the_mean_of_their_neighbours(graph: Multigraph) -> None:
+def test_harmonic_values_are_the_mean_of_their_neighbors(graph: Multigraph) -> None:
     result = layer("harmonic", "row", eta=0.0).propagate_labels(
         graph.y, graph.edge_index, graph.edge_weight
     )

@@ -38,8 +38,8 @@ def corpus_of(labels: list[int]) -> Corpus:
 def test_agreed_labels_keep_the_known_ones() -> None:
     """Two tight groups of four, one document far away that no label reaches."""
     torch.manual_seed(0)
-    centres = torch.eye(5).repeat_interleave(torch.tensor([4, 4, 0, 0, 0]), dim=0)
-    rows = torch.cat([centres + 0.01 * torch.randn(8, 5), torch.eye(5)[4:]])
+    centers = torch.eye(5).repeat_interleave(torch.tensor([4, 4, 0, 0, 0]), dim=0)
+    rows = torch.cat([centers + 0.01 * torch.randn(8, 5), torch.eye(5)[4:]])
     labels = torch.tensor([0, -1, -1, -1, 1, -1, -1, -1, -1])
     settings = head_settings(TrainConfig(k=3, bandwidth=0.05), 2)
     found, trust = agreed_labels(rows, labels, settings)
