@@ -26,8 +26,8 @@ from gloss_graph.analysis.label_masses import TopMasses, top_masses
 from gloss_graph.analysis.measures import louvain_communities
 from gloss_graph.analysis.words import group_words
 from gloss_graph.export.attributes import clean_text
-from gloss_graph.export.data_to_networkx import data_columns
 from gloss_graph.export.graph_arrays import GraphArrays, read_arrays
+from gloss_graph.export.networkx_graphs import data_columns
 from gloss_graph.visualization import style
 from gloss_graph.visualization.graph_pictures import community_names
 from gloss_graph.visualization.layout import place_adjacency, sample_nodes
