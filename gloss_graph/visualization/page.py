@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import copy
 import hashlib
 import html
 import json
@@ -117,7 +118,11 @@ def write_html(
     check_range("eta", eta, 0.0, float("inf"), open_high=True)
     documents = read_arrays(graph, label_names)
     words = graph.get("text") if texts is None else texts
-    known = data_columns(graph, texts, label_names=label_names, max_text=max_text).nodes
+    named = copy.copy(graph)
+    for key, value in (("text", texts), ("label_names", label_names)):
+        if value is not None:
+            named[key] = list(value)
+    known = data_columns(named, max_text).nodes
     # A target that cannot be written fails before minutes of work.
     with atomic_write(target, overwrite=overwrite) as draft:
         rows = np.arange(documents.size)
