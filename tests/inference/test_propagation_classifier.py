@@ -21,7 +21,7 @@ from gloss_graph import PropagationClassifier
 CHECKS = list(estimator_checks_generator(PropagationClassifier()))
 
 
-@pytest.mark.parametrize(("estimator", "check"), CHECKS, ids=str)
+@pytest.mark.parametrize(("estimator", "check"), CHECKS, ids=map(str, range(len(CHECKS))))
 def test_the_contract_of_scikit_learn(estimator: Any, check: Any) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
