@@ -253,7 +253,7 @@ def _parquet(path: Path) -> Any:
     for name, values in columns.items():
         if any(isinstance(value, str) for value in values):
             raise ValueError(f"column {name!r} holds strings and not numbers: leave it out")
-    return columns.iloc[:, 0].tolist() if columns.shape[1] == 1 else columns.to_numpy()
+    return columns.iloc[:, 0].tolist() if columns.shape[1] == 1 else np.array(columns, order="C")
 
 
 _READERS = {".npy": read_array, ".pt": _torch, ".safetensors": _safetensors, ".parquet": _parquet}

@@ -405,7 +405,9 @@ class TrainConfig(_PartSettings):
         named = isinstance(self.bandwidth, str) and self.bandwidth != "sqrt"
         if self.loss_spec.in_batch and named:
             given = f"(got {self.bandwidth!r})"
-            raise ValueError(f"'bandwidth' of {self.loss!r} must be a number or 'sqrt' {given}.")
+            raise ValueError(
+                f"'bandwidth' of loss={self.loss!r} must be a number or 'sqrt' {given}."
+            )
 
 
 def _all_settings() -> Iterator[ConfigSetting]:

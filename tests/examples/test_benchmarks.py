@@ -8,6 +8,7 @@ import re
 from importlib.util import find_spec
 from pathlib import Path
 
+import numpy as np
 import pytest
 from scripts import SCRIPTS, number, run
 
@@ -30,6 +31,19 @@ def test_objective_benchmark(tmp_path: Path, markdown: bool) -> None:
     assert re.search(r"bank of 512.* %", output)
     assert "1 threads, torch" in output
     assert ("| bank of 0 |" in output) == markdown
+
+
+def test_semi_supervised_benchmark(tmp_path: Path) -> None:
+    y = np.arange(90) % 3
+    x = 9.0 * np.eye(3)[y] + np.random.default_rng(0).normal(size=(90, 3))
+    np.savez(tmp_path / "rows.npz", x=x, y=y)
+    small = ("accuracy", "--draws", "1", "--data", str(tmp_path / "rows.npz"))
+    output = run("benchmarks/semi_supervised.py", *small, folder=tmp_path)
+    assert output.count("PropagationClassifier 100.0") == 3
+    output = run(
+        "benchmarks/semi_supervised.py", "time", "--rows", "300", "--repeats", "1", folder=tmp_path
+    )
+    assert len(re.findall(r"300 rows .* s \( .* GiB .* %", output)) == 5
 
 
 def test_export_benchmark(tmp_path: Path) -> None:
