@@ -51,8 +51,9 @@ from gloss_graph.propagation.alignment import (
 METRICS = ("euclidean", "cosine")
 # Rows up to which every pair is compared; beyond, inverted lists are searched.
 _EXACT = 50_000
-# Default leak of `harmonic`.
-_LEAK = 0.003
+# Default leaks. Without any, Poisson learning balances the labels of every component by itself and
+# learns nothing where they are all of one class.
+_LEAK = {"harmonic": 0.003, "poisson": 0.001}
 
 
 class PropagationClassifier(ClassifierMixin, BaseEstimator):
@@ -68,7 +69,7 @@ class PropagationClassifier(ClassifierMixin, BaseEstimator):
         rule: `"harmonic"`, `"spreading"` or `"poisson"`, see `LabelPropagation`; `"auto"` is
             Poisson learning for one label per class (Calder et al., 2020), `"harmonic"` for more.
         normalization: `"hub"`, `"row"`, `"symmetric"` or `"column"`.
-        eta: Leak of `harmonic` (default 0.003) and `poisson` (default 0): the larger, the more
+        eta: Leak of `harmonic` (default 0.003) and `poisson` (default 0.001): the larger, the more
             a label stays close to its row.
         alpha: Damping in (0, 1) of `spreading`.
         metric: `"euclidean"`, or `"cosine"` for text embeddings and TF-IDF rows.
@@ -152,7 +153,7 @@ class PropagationClassifier(ClassifierMixin, BaseEstimator):
         self.rule_ = self.rule
         if self.rule == "auto":
             self.rule_ = "harmonic" if np.bincount(codes[codes >= 0]).max() > 1 else "poisson"
-        eta = _LEAK if self.eta is None and self.rule_ == "harmonic" else self.eta
+        eta = _LEAK.get(self.rule_) if self.eta is None else self.eta
         settings = PropagationSettings(
             rule=self.rule_, normalization=self.normalization, eta=eta, alpha=self.alpha
         )

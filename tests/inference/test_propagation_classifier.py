@@ -68,6 +68,15 @@ def test_one_label_per_class_is_learned_by_poisson_and_more_by_harmonic() -> Non
         np.testing.assert_array_equal(model.label_distributions_, same.label_distributions_)
 
 
+@pytest.mark.parametrize("rule", ["auto", "harmonic", "spreading", "poisson"])
+def test_clusters_apart_from_each_other_get_their_one_label(rule: str) -> None:
+    y = np.arange(90) % 3
+    X = 9.0 * np.eye(3)[y] + np.random.default_rng(0).normal(size=(90, 3))
+    model = PropagationClassifier(rule=rule).fit(X, np.where(np.arange(90) < 3, y, -1))
+    assert (model.transduction_ == y).all()
+    assert (model.predict(X) == y).all()
+
+
 @pytest.mark.parametrize("rule", ["harmonic", "spreading", "poisson"])
 @pytest.mark.parametrize("metric", ["euclidean", "cosine"])
 def test_sparse_rows_give_the_answers_of_dense_ones(rule: str, metric: str) -> None:
