@@ -140,6 +140,7 @@ def test_cleanlab_takes_it():
     assert scores["near_duplicate_score"].idxmin() in (distances == distances.data.min()).indices
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # of its libraries
 def test_umap_takes_it():
     umap = pytest.importorskip("umap", reason="umap-learn is not installed")

@@ -40,6 +40,7 @@ TINY = StageSettings(
 )
 
 
+@pytest.mark.slow
 def test_the_stage_table_has_every_measurement(tmp_path: Path) -> None:
     table = stage_table(TINY)
     assert table["bank"].tolist() == [0, 300, 1_100, 184]
@@ -126,6 +127,7 @@ def test_poisson_of_a_graph_in_pieces_ends(pieces: int) -> None:
     assert row["ours - this"] == pytest.approx(first - row["accuracy"])
 
 
+@pytest.mark.slow
 def test_an_absent_peer_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     x, y = made_corpus(200, dim=16)
@@ -194,6 +196,7 @@ def test_peak_memory_sees_what_was_used_before() -> None:
     assert peak_mib(small) > 60.0
 
 
+@pytest.mark.slow
 def test_memory_stays_flat_over_a_few_steps() -> None:
     growth = memory_growth(60, rows=1_100, dim=8, settings=TINY)
     assert (growth["steps"], growth["bank"], growth["dim"]) == (60, 1_100, 8)
