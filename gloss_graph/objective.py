@@ -378,8 +378,16 @@ class GraphGuidedObjective(nn.Module):
     ) -> Any:
         """Restore the `state_dict()` of an objective with the same settings.
 
-        Everything is checked first, so nothing changes if this raises: RuntimeError for missing or
-        foreign entries, ValueError for another size or values that no objective has.
+        Everything is checked first, so nothing changes if this raises.
+
+        Args:
+            state_dict: The state.
+            strict: Whether every entry must be there; the bank's all or none.
+            assign: Take the tensors instead of copying them (`torch.nn.Module.load_state_dict`).
+
+        Raises:
+            RuntimeError: Entries are missing or foreign.
+            ValueError: Another size, or values that no objective has; names the entry.
         """
         if isinstance(state_dict, Mapping):
             state_dict = dict(state_dict)
@@ -446,8 +454,8 @@ class GraphGuidedObjective(nn.Module):
             embeddings: (B, D) floating, from any encoder.
             labels: (B,) integer in 0..C-1, -1 = unlabeled. With `multilabel` (B, C) floating in
                 [0, 1], a row of NaN = unlabeled.
-            ids: (B,) integer >= 0, stable document identities; rows with one id count as one
-                document. Without ids the bank cannot mask the stored copy of a document.
+            ids: (B,) integer >= 0, stable document identities. Rows with the same id count as
+                one document. Without ids the bank cannot mask the stored copy of a document.
             logits: (B, C) of a classifier head; adds its cross-entropy.
             visible: (B,) bool, pins the rows whose label stays visible instead of a random split.
             target_embeddings: (B, D) embeddings of the same rows without dropout, constants, which
@@ -458,11 +466,15 @@ class GraphGuidedObjective(nn.Module):
             return_output: Return an `ObjectiveOutput` instead of the loss. Its graph lists every
                 edge, which costs time; the loss is the same up to rounding.
 
+        Returns:
+            Scalar loss, or the whole output.
+
         Raises:
             TypeError: A value that is not a tensor.
             ValueError: Shapes, dtypes or devices that disagree; non-finite embeddings; labels
                 outside -1..C-1 (or [0, 1]), or of the other kind; `visible` on an unlabeled row;
-                rows of one id that differ in label or in `visible`. All state is as before.
+                rows of one id that differ in label or in `visible`. Bank, targets, warm start
+                and generator are as before.
         """
         with full_precision(embeddings.device.type if isinstance(embeddings, Tensor) else "cpu"):
             step = check_step(

@@ -24,7 +24,15 @@ _DIGITS = 6
 class Range:
     """Numbers from `low` to `high`, both included; whole ones if both ends are of type `int`.
 
-    `log` searches the logarithm; `step` is the distance between values, a divisor of the range.
+    Args:
+        low: Smallest value.
+        high: Largest value, above `low`.
+        log: Search the logarithm; needs `low` > 0 and no `step`.
+        step: Distance between values, a divisor of `high - low`; None = any value between.
+
+    Raises:
+        ValueError: Ends reversed, equal or not finite; `log` with `step` or with `low` <= 0; a
+            step that does not divide the range.
 
     Example:
         >>> str(Range(0.1, 10.0, log=True)), str(Range(4, 64, step=4))
@@ -86,7 +94,13 @@ class Range:
 
 @dataclass(frozen=True)
 class Choice:
-    """One of some values: distinct strings, numbers, flags or None.
+    """One of some values: strings, numbers, flags or None.
+
+    Args:
+        values: In any order, each once.
+
+    Raises:
+        ValueError: None at all, or one of them twice.
 
     Example:
         >>> str(Choice(["harmonic", "poisson"]))

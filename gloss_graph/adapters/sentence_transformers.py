@@ -158,7 +158,7 @@ class GraphGuidedLoss(nn.Module):
         batch_size: int = 64,
         progress: bool = False,
     ) -> int:
-        """Fill the bank with a corpus as the model embeds it now, and return its number of rows.
+        """Fill the bank with a corpus as the model embeds it now, without dropout.
 
         Args:
             texts: N texts.
@@ -167,6 +167,9 @@ class GraphGuidedLoss(nn.Module):
             prompt: Text that the Trainer puts before every text, if any.
             batch_size: Texts per forward pass.
             progress: Show a progress bar.
+
+        Returns:
+            Number of rows in the bank.
         """
         memory = self.objective.memory
         if memory is None:

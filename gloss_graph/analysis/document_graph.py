@@ -102,19 +102,29 @@ def document_graph(
     `.safetensors` or `.pt` file of a bank or an objective, as `memory/` of a run holds. A features
     file is one that `read_features` takes, except `.parquet`, which is a table of documents here.
 
-    `labels` (N,), -1 = unlabeled, distinct `ids` (N,), `texts` and `label_names` replace those of
-    the source. `text`, `label` (by default `label` if there is one) and `text_b` (of pairs) name
-    columns of a table; `max_length` are the tokens kept per document, by default the encoder's.
-    `kernel` and `bandwidth` are those of `build_document_graph`.
-
-    - `documents`: a table or corpus, for a run or for features.
-    - `encoder`: `"minilm"`, a hub id, a folder or an encoder, for a table or corpus.
-    - `k`: neighbors per document; with k >= N - 1 all documents are connected.
-    - `symmetrize`: `"union"`: an edge if either document lists the other; `"mutual"`: if both do.
-    - `min_weight`: edges of a smaller weight are dropped; documents may become isolated.
-    - `normalize_embeddings`: L2-normalize rows first; `keep_features`: keep rows (N, D) as `x`.
-    - `probes`: cells of the inverted file compared per document, by default 1 in 16.
-    - `seed`: of the inverted file, and of the sample that measures its recall.
+    Args:
+        source: One of the table above.
+        labels: (N,) integers, -1 = unlabeled; they replace those of the source.
+        ids: (N,) distinct integers >= 0; they replace those of the source.
+        texts: N strings; they replace those of the source.
+        label_names: C class names; they replace those of the source.
+        documents: Table or corpus, for a run or for features.
+        encoder: `"minilm"`, a hub id, a folder or an encoder, for a table or corpus.
+        text: Column of the texts.
+        label: Column of the labels, by default `label` if there is one.
+        text_b: Column of the second texts of pairs.
+        max_length: Tokens kept per document, by default the encoder's.
+        k: Neighbors per document. With k >= N - 1 all documents are connected.
+        symmetrize: `"union"`: an edge if either document lists the other; `"mutual"`: if both do.
+        kernel: Kernel of the edge weights, as in `build_document_graph`.
+        bandwidth: \(\sigma\), a number or a rule, as in `build_document_graph`.
+        min_weight: Edges of a smaller weight are dropped; documents may become isolated.
+        normalize_embeddings: L2-normalize rows first.
+        keep_features: Keep the rows (N, D) as `x`.
+        exact_up_to: Most documents for an exact search.
+        probes: Cells of the inverted file compared per document, by default 1 in 16.
+        seed: Seed of the inverted file, and of the sample that measures its recall.
+        progress: Show progress bars.
 
     Returns:
         `Data` with `edge_index` (2, E), undirected, coalesced, no self-loops; `edge_weight` (E,);
@@ -125,7 +135,8 @@ def document_graph(
         weight 1.
 
     Raises:
-        ValueError: Settings out of range; files, lengths or names that do not fit.
+        ValueError: Settings out of range; files, lengths or names that do not fit; features that
+            are not finite; texts that are not strings.
         OSError: A missing file.
 
     Example:

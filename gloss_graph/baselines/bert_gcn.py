@@ -124,8 +124,10 @@ class GraphHead(nn.Module):
     ) -> Tensor:
         """Logits (n, C) of rows (n, D).
 
-        With a `Block` (n, m) as `edges` the rows are those of m nodes, the others being zero. The
-        second layer takes the edges `answers`, if given: a `Block` (b, n) gives logits (b, C).
+        Args:
+            x: Rows; with a `Block` (n, m) as `edges` those of m nodes, the others' being zero.
+            edges: Edges of both layers.
+            answers: Edges of the second layer, if others: a `Block` (b, n) gives logits (b, C).
         """
         rows = nn.functional.elu(self.first(x, edges))
         return self.second(self.dropout(rows), edges if answers is None else answers)
@@ -142,7 +144,9 @@ class BertGCNClassifier(GraphModel):
     Documents of `fit` are labeled by \(\lambda\) GNN + \((1 - \lambda)\) encoder head, new ones,
     which are not in the graph, by the encoder head alone.
 
-    The `encoder` is fine-tuned in place.
+    Args:
+        encoder: Fine-tuned in place.
+        config: Settings; the paper's by default.
 
     Attributes:
         history: A row per epoch: losses and validation scores.

@@ -156,6 +156,9 @@ class TextGCNClassifier(GraphModel):
     labels of the test part are not used. A document without a kept word has no neighbor and gets
     the class shares of the training labels.
 
+    Args:
+        config: Settings; the paper's by default.
+
     Attributes:
         history: A row per epoch: losses and validation scores.
         clock: Seconds per stage.

@@ -114,9 +114,19 @@ def clean_documents(
 ) -> list[list[str]]:
     """Words of every document, without stop words and rare words.
 
-    Words seen less than `min_count` times in all documents are left out. The cleaning "unicode"
-    keeps the letters, marks and numbers of every script, composed (NFC); "published" is that of
-    TextGCN's release: all but ASCII letters, digits and ``(),!?'` `` becomes a space.
+    Args:
+        texts: N documents.
+        min_count: Words that are rarer in all documents together are left out; 1 keeps all.
+        stop_words: Words to leave out.
+        cleaning: "unicode" keeps the letters, marks and numbers of every script, composed (NFC).
+            "published" is the cleaning of TextGCN's release: all but ASCII letters, digits and
+            ``(),!?'` `` becomes a space.
+
+    Returns:
+        N lists, of which some may be empty.
+
+    Raises:
+        ValueError: `min_count` below 1, or an unknown cleaning.
 
     Example:
         >>> clean_documents(["the old tea", "a tea"], min_count=2)

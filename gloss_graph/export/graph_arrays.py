@@ -190,9 +190,16 @@ def _attributes(graph: Data, shape: tuple[int, ...]) -> list[str]:
 
 
 def edge_homophily(data: Data) -> float:
-    """Share of the edges with two labeled ends whose documents have the same class.
+    """Share of the edges whose two documents have the same class.
 
-    `data` is an undirected graph with `y` (N,), -1 = unlabeled. NaN without such an edge.
+    Args:
+        data: An undirected graph with `edge_index` (2, E) and `y` (N,), -1 = unlabeled.
+
+    Returns:
+        In [0, 1], over the edges with two labeled ends; NaN without such an edge.
+
+    Raises:
+        ValueError: A directed graph, an edge that leaves the graph, no `y`, or label sets.
 
     Example:
         >>> edges = torch.tensor([[0, 1, 1, 2], [1, 0, 2, 1]])

@@ -262,7 +262,7 @@ def write_graph(
     max_text: int | None = None,
     directed: bool = False,
 ) -> list[Path]:
-    r"""Write a graph in the format that its suffix names, and return the files written.
+    r"""Write a graph in the format that its suffix names.
 
     | suffix     | format                                          | opens in                    |
     | ---------- | ----------------------------------------------- | --------------------------- |
@@ -273,9 +273,9 @@ def write_graph(
     | `.csv`     | the same, and `NAME.schema.json` with the types | everything                  |
     | `.npz`     | the weights alone, a SciPy CSR matrix (N, N)    | `scipy.sparse.load_npz`     |
 
-    The first three may also end in `.gz`. Attributes are those of `to_networkx`; characters that
-    XML cannot hold (control characters, lone surrogates) are written as U+FFFD, and line ends as
-    `\n`. Every file appears whole or not at all.
+    The first three may also end in `.gz`. Attributes are those of `to_networkx`. In every format
+    characters that XML cannot hold (control characters, lone surrogates) are written as U+FFFD,
+    and line ends as `\n`. Every file appears whole or not at all.
 
     Args:
         graph: A document graph, or any NetworkX graph of plain values except a multigraph.
@@ -284,9 +284,14 @@ def write_graph(
         max_text: Longest `text` in characters, the closing ellipsis included; None keeps all.
         directed: Write both directions of a `Data`, which may then differ.
 
+    Returns:
+        The files written.
+
     Raises:
-        ValueError: An unknown suffix, or a graph or attribute that the format cannot hold.
-        OSError: A file exists and `overwrite` is false, or the folder cannot be written.
+        ValueError: An unknown suffix, or a graph or attribute that the format cannot hold; the
+            message names it.
+        FileExistsError: A file exists and `overwrite` is false.
+        OSError: The folder is missing or cannot be written.
 
     Example:
         >>> import tempfile
@@ -295,6 +300,8 @@ def write_graph(
         ...     files = write_graph(graph, Path(folder) / "corpus.parquet")
         ...     print([file.name for file in files], read_graph(files[0]).edge_weight)
         ['corpus.nodes.parquet', 'corpus.edges.parquet'] tensor([0.5000, 0.5000])
+
+    See also: `read_graph` and `read_networkx`, which read all of these formats.
     """
     form = _format(path)
     if form in (".parquet", ".csv"):
@@ -376,7 +383,11 @@ def read_graph(path: str | os.PathLike[str]) -> Data:
     """Read a document graph, as `from_networkx` returns it, from a file of any known format.
 
     The path is that of `write_graph`; for tables also the name of one of the files. A matrix
-    (`.npz`) has nodes and weights only. ValueError for a damaged file or one of another format.
+    (`.npz`) has nodes and weights only.
+
+    Raises:
+        ValueError: An unknown suffix, a damaged file, or one of another format.
+        OSError: A file is missing or cannot be read.
     """
     found = _read(path)
     try:

@@ -59,10 +59,11 @@ def to_networkx(
     tolerance: float = 1e-5,
     directed: bool = False,
 ) -> nx.Graph:
-    """Convert a document graph to an undirected `nx.Graph` that every NetworkX writer accepts.
+    r"""Convert a document graph to an undirected `nx.Graph` that every NetworkX writer accepts.
 
     Both stored directions of a pair become one edge. All attributes are exactly `str`, `int`,
-    `float` or `bool`, and every node has the same ones.
+    `float` or `bool`, and every node has the same ones, so GraphML, GEXF, GML and node-link JSON
+    can be written without preparation, and NetworkX's backends (nx-parallel, nx-cugraph) take it.
 
     | attribute   | of                              | from                                    |
     | ----------- | ------------------------------- | --------------------------------------- |
@@ -79,11 +80,14 @@ def to_networkx(
 
     Any other tensor (N,) or list of N strings becomes a node attribute of that name, any other
     `edge_name` (E,) the edge attribute `name`, and single values (`data.bandwidth`) attributes of
-    the graph, as does `label_names` in JSON. Embeddings `x` and other tables are left out. The
-    label of an unlabeled document is `""`, or `-1` without `label_names`.
+    the graph, as does `label_names` in JSON. Embeddings `x` and other tables are left out.
+
+    The label of an unlabeled document is `""`, or `-1` without `label_names`. A self-loop becomes
+    one edge. NetworkX's writer of GML replaces `label` by the node's number.
 
     Args:
-        data: An undirected, coalesced graph; only `edge_index` is needed.
+        data: An undirected, coalesced graph, as `build_document_graph` and `document_graph` return
+            it; only `edge_index` is needed.
         texts: The documents.
         label_names: Names of the classes, by default `data.label_names`; they replace the integers
             of `label` and `predicted`.
@@ -94,15 +98,27 @@ def to_networkx(
         directed: Return an `nx.DiGraph` with one edge per column of `edge_index`; directions may
             then differ.
 
+    Returns:
+        The graph. No gradient reaches it: weights are detached.
+
     Raises:
         ValueError: A directed graph, weights or kinds that differ by direction, edges that repeat
             or leave the graph, or a column without one entry per node.
 
+    Cost: O(N + E log E), most of it NetworkX's dictionaries (`examples/benchmarks/export.py`).
+
     Example:
-        >>> data = Data(edge_index=torch.tensor([[0, 1], [1, 0]]), y=torch.tensor([0, 1]))
-        >>> graph = to_networkx(data, ["tea", "coffee"], label_names=["calm", "awake"])
-        >>> graph.nodes[1]
-        {'text': 'coffee', 'label': 'awake'}
+        >>> data = Data(
+        ...     edge_index=torch.tensor([[0, 1, 1, 2], [1, 0, 2, 1]]),
+        ...     edge_weight=torch.tensor([0.5, 0.5, 1.0, 1.0]),
+        ...     y=torch.tensor([0, 1, -1]),
+        ... )
+        >>> graph = to_networkx(data, ["tea", "coffee", "?"], label_names=["calm", "awake"])
+        >>> graph.nodes[1], graph.edges[0, 1]
+        ({'text': 'coffee', 'label': 'awake'}, {'weight': 0.5})
+
+    See also: `from_networkx`, the way back; `write_graph`, to save the graph;
+    `torch_geometric.utils.to_networkx`, for heterogeneous graphs and vector attributes.
     """
     if not isinstance(tolerance, (int, float)) or not tolerance >= 0:
         raise ValueError(f"'tolerance' must be at least 0 (got {tolerance}). 0 asks for equality.")
@@ -268,11 +284,22 @@ _RESERVED |= {"batch", "ptr", "label_names"}
 def from_networkx(graph: nx.Graph) -> Data:
     """Convert a NetworkX graph to a document graph: the inverse of `to_networkx`.
 
+    `from_networkx(to_networkx(data, max_text=None))` has the `edge_index` of `data` in the same
+    order, equal weights in float32 (float64 where float32 cannot hold them), labels, ids, texts
+    without control characters, and all other columns that were exported.
+
     Nodes 0..N-1 keep their numbers. Other nodes, as of a subgraph, are numbered in their order and
     their names kept as `data.node`. String labels become class numbers by the graph's
     `label_names` (a JSON list), or, without it, by their sorted names; `""` and a missing label
-    become -1. Attributes are strings, integers, floats or booleans; edges have numbers only, and
-    those of an `nx.DiGraph` stay directed. Weights are float32 where that holds them.
+    become -1.
+
+    Attributes are strings, integers, floats or booleans; edges have numbers only, and those of an
+    `nx.DiGraph` stay directed.
+
+    Returns:
+        `Data` with `edge_index` (2, E) long, sorted; `edge_weight` (E,) if edges have weights; the
+        columns in the table of `to_networkx`; other attributes under their names, those of edges
+        with the prefix `edge_`.
 
     Raises:
         ValueError: A multigraph; an attribute of mixed or other types, missing on some nodes or
@@ -284,6 +311,8 @@ def from_networkx(graph: nx.Graph) -> Data:
         >>> data = from_networkx(graph)
         >>> data.edge_index.tolist(), data.y.tolist(), data.label_names, data.node
         ([[0, 1], [1, 0]], [0, -1], ['tea'], ['a', 'b'])
+
+    See also: `read_graph`, for files; `torch_geometric.utils.from_networkx`, for vectors.
     """
     check_simple(graph)
     return data_from_columns(networkx_columns(graph))

@@ -35,8 +35,14 @@ def pair_cosine_loss(embeddings: Tensor, labels: Tensor, *, balanced: bool = Tru
     r"""SetFit's contrastive loss (Tunstall et al., 2022) over all pairs of a batch.
 
     The mean of \((1 - \cos_{ij})^2\) over pairs of one class and the mean of \(\cos_{ij}^2\) over
-    pairs of two classes count half each; with `balanced=False` all pairs count equally. Labels (B,)
-    of -1 are left out.
+    pairs of two classes count half each, since SetFit draws both kinds equally often.
+
+    A kind of pair that the batch lacks counts 0.
+
+    Args:
+        embeddings: (B, D).
+        labels: (B,) long, -1 = unlabeled, left out.
+        balanced: False takes the mean over all pairs.
     """
     check_matrix("embeddings", embeddings, normalized=True)
     known = labels >= 0
@@ -57,11 +63,14 @@ class MetricLoss(nn.Module):
 
     - `scl`: supervised contrastive loss (Khosla et al., 2020, eq. 2) over the batch.
     - `xbm-scl`: the same with remembered rows as further positives and negatives, a cross-batch
-      memory (Wang et al., 2020), but not those of the batch's documents.
-    - `triplet`: batch-all triplet margin loss (Hermans et al., 2017) of unit rows.
-    - `cosine`: mean \((\cos_{ij} - [y_i = y_j])^2\) over all pairs.
+      memory (Wang et al., 2020). Stored copies of the batch's own documents are left out.
+    - `triplet`: batch-all triplet margin loss (Hermans et al., 2017) of Euclidean distances between
+      unit rows, mean over the triplets that violate the margin.
+    - `cosine`: mean \((\cos_{ij} - [y_i = y_j])^2\) over all pairs, the loss of sentence pairs in
+      sentence-transformers.
 
-    With `logits` the loss is \(\lambda L + (1 - \lambda) L_{CE}\), as in `GraphGuidedObjective`.
+    The first three are pytorch-metric-learning's. With `logits` the loss is \(\lambda L +
+    (1 - \lambda) L_{CE}\), as in `GraphGuidedObjective`; without them \(L\).
 
     Args:
         kind: One of `METRIC_LOSSES`.
@@ -70,12 +79,20 @@ class MetricLoss(nn.Module):
         temperature: Of the contrastive losses, above 0.
         margin: Of the triplet loss, above 0.
 
+    Raises:
+        ValueError: An unknown kind, a setting out of range, `xbm-scl` without a memory.
+
+    Cost O(B (B + M) D) for B rows and M rows of the bank; triplets O(B³).
+
     Example:
         >>> import torch
         >>> loss = MetricLoss("scl")
         >>> x = torch.eye(4, requires_grad=True)
         >>> bool(loss(x, torch.tensor([0, 0, 1, 1])) > 0)
         True
+
+    See also: `GraphGuidedObjective`, which propagates labels over more than one hop and learns
+    from unlabeled rows too.
     """
 
     def __init__(
@@ -127,13 +144,16 @@ class MetricLoss(nn.Module):
         ids: Tensor | None = None,
         logits: Tensor | None = None,
     ) -> Tensor:
-        """Loss of one batch, 0 without a pair; `xbm-scl` remembers the batch when training.
+        """Loss of one batch; `xbm-scl` remembers it afterwards when training.
 
         Args:
             embeddings: (B, D) floating.
             labels: (B,) integer, -1 = unlabeled, left out.
             ids: (B,) integer >= 0, document identities, for `xbm-scl`.
             logits: (B, C) of a classifier head; adds its cross-entropy.
+
+        Returns:
+            Scalar, 0 where the batch has no pair to compare.
         """
         check_matrix("embeddings", embeddings, normalized=True)
         check_index_vector("labels", labels, embeddings.size(0))
@@ -180,9 +200,16 @@ class PseudoLabelLoss(nn.Module):
     """Cross-entropy of labeled rows plus that of confident pseudo-labels of unlabeled ones.
 
     FixMatch (Sohn et al., 2020) without text augmentation, with the distribution alignment of
-    ReMixMatch (Berthelot et al., 2020); the caller passes the logits of a teacher. `prior` (C,) are
-    the class shares of the labeled documents, `threshold` is the least aligned probability of a
-    pseudo-label; the `weight` of their term rises in `ramp` steps after `start`.
+    ReMixMatch (Berthelot et al., 2020); the caller passes the logits of a teacher (an exponential
+    moving average of the model, Tarvainen & Valpola, 2017).
+
+    Args:
+        num_classes: C.
+        prior: (C,) class shares of the labeled documents.
+        threshold: Smallest aligned probability a pseudo-label needs.
+        weight: Weight of the pseudo-label term.
+        start: Training steps before it.
+        ramp: Steps in which its weight then rises.
     """
 
     mass: Tensor

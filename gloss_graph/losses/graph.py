@@ -35,8 +35,15 @@ def graph_nll(values: Tensor, target: Tensor, class_weight: Tensor | None = None
     r"""\(-\mathrm{mean} \log p_{i, y_i}\) with \(p = (1 - \epsilon) F / \sum_c F + \epsilon / C\).
 
     The mixed-in prior (\(\epsilon = 10^{-3}\)) keeps the logarithm finite without cutting its
-    gradient where a class has no visible label. `values` (n, C) are the propagated mass >= 0 of the
-    hidden rows, `target` (n,) is long; `class_weight` (C,) as in `torch`'s cross-entropy.
+    gradient where a class has no visible label.
+
+    Args:
+        values: (n, C) propagated mass >= 0 of the hidden rows; rows are normalized to sum 1.
+        target: (n,) long.
+        class_weight: (C,), weights as in `torch.nn.functional.cross_entropy`.
+
+    Returns:
+        Scalar, differentiable in `values`.
     """
     mass = values.sum(dim=1, keepdim=True)
     mass = torch.where(mass > torch.finfo(values.dtype).tiny, mass, 1.0)
@@ -87,9 +94,15 @@ def _class_mean(losses: Tensor, class_weight: Tensor | None) -> Tensor:
 
 
 def binary_nll(values: Tensor, target: Tensor, class_weight: Tensor | None = None) -> Tensor:
-    r"""Mean of \(-y \log p - (1 - y) \log(1 - p)\) with \(p = (1 - \epsilon) q + \epsilon / 2\).
+    r"""\(-\mathrm{mean}_{ic} [y \log p + (1 - y) \log(1 - p)]\), a binary likelihood.
 
-    `values` (n, C) are q, the probability that class c arrives, `target` (n, C) is y in [0, 1].
+    With \(p = (1 - \epsilon) q + \epsilon / 2\), \(\epsilon = 10^{-3}\): the mean over classes of
+    `graph_nll` with two classes each.
+
+    Args:
+        values: q (n, C), the probability that class c arrives.
+        target: y (n, C) in [0, 1].
+        class_weight: (C,), relative weights of the classes.
     """
     present = ((1.0 - EPSILON) * values + EPSILON / 2.0).clamp(min=_LEAST)
     absent = ((1.0 - EPSILON) * (1.0 - values) + EPSILON / 2.0).clamp(min=_LEAST)

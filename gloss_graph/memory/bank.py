@@ -67,34 +67,40 @@ _QUERIES = 1024
 
 
 class MemoryBank(nn.Module):
-    """A ring of past embeddings that knows which document each row is.
+    r"""A ring of past embeddings that knows which document each row is.
 
-    Cross-batch memory (Wang et al., 2020, arXiv 1912.06798) with identities: a stored document
-    gets its row refreshed; others overwrite the oldest slot, or the one that `eviction` names.
-    Every row keeps the list of its nearest neighbors at the time it was written, so the graph
-    among stored rows is inherited and never searched again. A link lives while both documents
-    live; its length follows when either end is refreshed.
+    Cross-batch memory (Wang et al., 2020, arXiv 1912.06798) with identities: a document that is
+    already stored gets its row refreshed; others overwrite the oldest slot, or the one that
+    `eviction` names. Every row keeps the list of its nearest neighbors at the time it was written,
+    so the graph among stored rows is inherited and never searched again. A link lives while both
+    documents live; its length follows when either end is refreshed.
 
     `state_dict()` restores the bank, and what it finds, bit for bit. A call that raises leaves the
-    state as it was. Shapes: B batch rows, M = `len(bank)` stored rows, D dimension, k links per
-    row, C classes.
+    state as it was. Rows never carry a gradient.
+
+    Shapes: B batch rows, M = `len(bank)` stored rows, D dimension, k links per row, C classes.
 
     Args:
         capacity: Largest number of rows; with `ids` and the size of the corpus, one per document.
         dim: Embedding dimension D.
         k: Links stored with every row; 0 = none, for uses without a graph.
         dtype: Storage, `torch.float32` or `torch.float16` (search and links use float32).
-        search: `"exact"` (or one of its back ends, `"faiss"` and `"matmul"`); approximate, see
-            `recall`, are `"descent"`, walks over the links for documents that come back, and
-            `"ivf"`, inverted lists, or their settings (`DescentSettings`, `IVFSettings`).
-            `"auto"`: exact below 32,768 rows, then `"descent"`, with new documents searched
-            exactly below 200,000 rows, then by `"ivf"`; always exact on a GPU.
+        search: `"exact"` (its variants are `"faiss"` and `"matmul"`, see
+            `gloss_graph.neighbors.nearest`), or approximate, see `recall`: `"descent"`, walks over
+            the bank's links for documents that come back, `"ivf"`, inverted lists, or their
+            settings (`DescentSettings`, `IVFSettings`). `"auto"`: exact below 32,768 rows, then
+            `"descent"`, with new documents searched exactly below 200,000 rows, then by `"ivf"`;
+            always exact on a GPU.
         normalize: L2-normalize rows and queries, so Euclidean order is cosine order.
         num_classes: C for label sets: every row then has targets (C,) in [0, 1]. None: one
             class number per row.
         eviction: Which row leaves a full bank: `"fifo"`, the oldest tenant; `"stalest"`, the row
             that was written longest ago; `"class-balanced"`, the oldest row of the most frequent
             class; `"reservoir"` keeps a uniform sample of all documents; or an `Eviction`.
+
+    Raises:
+        ValueError: A setting out of range or unknown.
+        TypeError: An `eviction` that is no policy.
 
     Cost: O(capacity (D + 3k)) memory, O(B M D) per search, O(M k) per enqueue.
 
@@ -106,6 +112,9 @@ class MemoryBank(nn.Module):
         tensor([[1]])
         >>> bank
         MemoryBank(2/4 rows, dim=2, k=16, dtype=float32, search='auto', normalize=True)
+
+    See also: `build_document_graph` connects a batch to a bank; `GraphGuidedObjective` runs the
+    whole step and enqueues at its end.
     """
 
     rows: Tensor
@@ -231,15 +240,19 @@ class MemoryBank(nn.Module):
 
     @torch.no_grad()
     def search(self, queries: Tensor, k: int, exclude_ids: Tensor | None = None) -> SearchResult:
-        """Find the stored rows nearest to every query, as the bank's `search` says.
+        """Nearest stored rows of every query, exact or approximate as the bank's `search` says.
 
         Args:
             queries: (B, D) floating; normalized here if the bank normalizes.
             k: Neighbors per query.
-            exclude_ids: Ids whose rows are left out, for example those of the batch.
+            exclude_ids: (any,) ids whose rows must not be returned, for example the batch's own.
 
         Returns:
-            Euclidean distances (B, k), ascending, and slots (B, k), padded with `inf` and -1.
+            Euclidean distances (B, k), ascending, and slots (B, k), padded with `inf` and -1
+            where fewer than k rows are left or, with approximate search, were found.
+
+        Raises:
+            ValueError: Shape, dtype, device or non-finite queries; k < 1.
         """
         check_positive_int("k", k)
         x = self._prepare("queries", queries)
@@ -259,9 +272,17 @@ class MemoryBank(nn.Module):
     def neighbors(
         self, embeddings: Tensor, ids: Tensor | None = None, k: int | None = None
     ) -> NeighborLists:
-        """Find the k nearest of stored rows and other batch rows, for every row of a batch (B, D).
+        """Nearest neighbors of every row among the stored rows and the other batch rows.
 
-        Stored copies of the batch's documents `ids` (B,) are left out; k is by default the bank's.
+        Stored copies of the batch's documents are left out; the batch rows take their place.
+
+        Args:
+            embeddings: (B, D) floating.
+            ids: (B,) document ids of the rows.
+            k: Neighbors per row, by default the bank's.
+
+        Returns:
+            Lists of shape (B, k).
         """
         if k is not None:
             check_positive_int("k", k, minimum=0)
@@ -283,7 +304,13 @@ class MemoryBank(nn.Module):
             wanted.wrote(self.rows, len(self), self.ids[:0].long(), version_of(self.rows))
 
     def recall(self, k: int | None = None, sample: int = 256, seed: int = 0) -> float:
-        """Share of the exact k nearest neighbors that the search finds, ties counted as equal."""
+        """Share of the exact k nearest neighbors that this bank's search finds (recall@k).
+
+        Rows at equal distance count as equal; 1.0 if the search is exact.
+
+        Raises:
+            ValueError: Fewer than two rows, or a number below one.
+        """
         return measure_recall(self.searcher, self.rows, len(self), k or self.k, sample, seed)
 
     @torch.no_grad()
@@ -397,16 +424,25 @@ class MemoryBank(nn.Module):
         *,
         progress: bool = False,
     ) -> int:
-        """Encode and store every batch of `loader`, then link all rows by one search.
-
-        Returns the number of rows. Whatever raises, the bank is then as it was before the call.
+        """Encode every batch of `loader`, store it, then link all rows by one search.
 
         Args:
             loader: Batches: a mapping whose `labels` and `ids` are taken out and whose rest is
                 passed to the encoder as keyword arguments, or a tuple `(inputs, labels, ids)`
                 whose inputs are passed as one argument. Labels and ids are optional.
-            encoder: Returns embeddings (B, D). A module runs in eval mode, without dropout.
+            encoder: Returns embeddings (B, D). A module runs in eval mode (no dropout) and is
+                put back into the mode it was in.
             progress: Show a progress bar.
+
+        Returns:
+            Number of rows in the bank afterward.
+
+        Raises:
+            TypeError: `encoder` cannot be called or returns no tensor.
+            ValueError: As `enqueue`.
+
+        Whatever raises, the bank is then as it was before the call; until the call ends a copy of
+        its earlier rows is kept.
         """
         check_writable(self.count)
         before, drift = kept_buffers(self, len(self), self.capacity), self.last_drift
@@ -430,10 +466,22 @@ class MemoryBank(nn.Module):
 
     @torch.no_grad()
     def refresh(self, encode: Callable[[Tensor], Tensor], count: int) -> int:
-        """Encode the `count` stalest documents again; returns the number of rows written.
+        """Encode the stalest documents again and rewrite their rows, as of the last enqueue.
 
-        Rows without an id stay. With several processes `encode` must return equal rows on all; it
-        maps document ids (n,) long to embeddings (n, D). A module runs in eval mode.
+        Their neighbors are searched again. Rows without an id cannot be encoded again and stay.
+        With several processes `encode` must return the same rows on all of them.
+
+        Args:
+            encode: Maps document ids (n,) long to embeddings (n, D). A module runs in eval mode
+                (no dropout) and is put back into the mode it was in.
+            count: Number of rows; of equal age the lowest slots first.
+
+        Returns:
+            Number of rows written.
+
+        Raises:
+            TypeError: `encode` returns no tensor.
+            ValueError: `count` < 0; rows of another shape, non-finite or beyond the bank's dtype.
         """
         check_positive_int("count", count, minimum=0)
         check_writable(self.count)
@@ -477,7 +525,14 @@ class MemoryBank(nn.Module):
     ) -> Drift:
         """Cosine between stored rows and new embeddings of the same documents; 1 = no drift.
 
-        `encode` is as for `refresh`; `sample` rows are compared, drawn by `seed` or `generator`.
+        Args:
+            encode: As for `refresh`.
+            sample: Rows to compare, all if there are fewer.
+            seed: Seed of the draw.
+            generator: CPU generator of the draw, instead of one made from `seed`.
+
+        Raises:
+            ValueError: No row with an id; `sample` < 1; as `refresh`.
         """
         check_positive_int("sample", sample)
         slots = drawn_slots(self.ids, sample, generator or torch.Generator().manual_seed(seed))
@@ -533,15 +588,29 @@ class MemoryBank(nn.Module):
         return {name: getattr(self, name) for name in names}
 
     def save(self, path: str | Path) -> Path:
-        """Write the bank and its settings as one safetensors file, whole or not at all."""
+        """Write the bank, settings and all, as one safetensors file.
+
+        It replaces an existing file when it is complete: a process killed at any moment leaves the
+        old file or the new one (and maybe a hidden draft `.NAME.*.part`, which can be deleted).
+
+        Raises:
+            ValueError: A custom eviction policy, which a file cannot hold.
+        """
         return write_bank(path, self.state_dict(), self.settings())
 
     @classmethod
     def load(cls, path: str | Path, *, mmap: bool = False) -> MemoryBank:
-        """Read the bank that a file of `save` holds, on the CPU; ValueError for a damaged file.
+        """The bank a file holds, on the CPU.
 
-        With `mmap` the file is mapped: at once, and processes share its pages. Writes to this bank
-        never reach the file, and its values are not checked. Only `save` may overwrite it.
+        Args:
+            path: A file that `save` wrote.
+            mmap: Map the file instead of reading it: at once, and processes share the pages that
+                are only read; writes to this bank never reach the file. Checksums, and the values
+                of rows and links, are then not checked. Only `save` may overwrite the file.
+
+        Raises:
+            FileNotFoundError: No such file.
+            ValueError: A foreign or damaged file, or one of a bank this version cannot make.
         """
         settings, state = read_bank(path, mmap=mmap)
         try:
@@ -565,8 +634,12 @@ class MemoryBank(nn.Module):
     ) -> Any:
         """Restore the state of a bank with the same settings; `search` may differ.
 
-        It is checked first, so nothing changes if this raises. Without `strict` all entries may be
+        It is checked first, so if it raises nothing changed. Without `strict` all entries may be
         missing, but not some.
+
+        Raises:
+            RuntimeError: Entries are missing or foreign.
+            ValueError: Another size, or values no bank has; names the entry.
         """
         if isinstance(state_dict, Mapping):
             state_dict = dict(state_dict)

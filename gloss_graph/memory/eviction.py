@@ -50,16 +50,17 @@ class Eviction(Protocol):
     def choose(
         self, bank: StoredDocuments, ids: Tensor, labels: Tensor, refreshed: Tensor
     ) -> Tensor:
-        """Slots (n,) long of n new documents, -1 for a declined one; changes nothing in the bank.
-
-        Slots are distinct; those that are not in use yet are taken in order, without a gap. A
-        renewed document whose slot is given away leaves.
+        """Slots (n,) long of n new documents; nothing may be changed in the bank.
 
         Args:
             bank: The bank as it was before the batch.
             ids: (n,) long, distinct, none of them stored; negative = a row without identity.
             labels: (n,) long class numbers, -1 = unlabeled (for label sets 0 = labeled).
             refreshed: (r,) long, slots of stored documents that the same batch renews.
+
+        Returns:
+            Distinct slots, -1 for a document that is declined. Slots that are not in use yet are
+            taken in order, without a gap. A renewed document whose slot is given away leaves.
         """
 
 
@@ -150,13 +151,19 @@ class ClassBalanced:
 
 
 class Reservoir(nn.Module):
-    """A uniform sample of the distinct documents that ever came, however often each of them did.
+    r"""A uniform sample of the distinct documents that ever came, however often each of them did.
 
-    Every document has a number drawn from its id and the `seed` (SplitMix64); the bank holds those
-    with the smallest numbers (bottom-k sampling, Cohen & Kaplan, 2007). A document that was
-    declined or evicted is declined again when it comes back, so the sample is that of the corpus
-    once every document was seen. Each row without identity counts as a document. Cost O(M) per
-    batch in a full bank.
+    Every document has a number drawn from its id and the seed (SplitMix64, a bijection); the bank
+    holds those with the smallest numbers (bottom-k sampling, Cohen & Kaplan, 2007). A document
+    that was declined or evicted is declined again when it comes back, though it was forgotten, so
+    the sample is that of the corpus once every document was seen, and stays. Sampling by a counter
+    (Vitter, 1985) would take every comeback for a new document. Each row without identity counts as
+    a document.
+
+    Args:
+        seed: Seed of the sample; part of the state.
+
+    Cost O(M) per batch in a full bank.
     """
 
     name = "reservoir"

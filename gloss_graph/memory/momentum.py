@@ -27,13 +27,19 @@ class MomentumEncoder(nn.Module):
     r"""A copy of an encoder that follows it slowly.
 
     \(\bar\theta \leftarrow m \bar\theta + (1 - m) \theta\) (He et al., 2020, arXiv 1911.05722).
-    Rows that it wrote into a bank stay comparable for longer. Call it for the objective's
-    `target_embeddings` and `update()` after every step of the optimizer. Parameters are averaged,
-    buffers copied; it is always in eval mode and takes no gradient.
+    Its embeddings drift 1 / (1 - m) times slower than those of the encoder, so rows that it wrote
+    into a bank stay comparable for longer. Call it for the objective's `target_embeddings` and
+    `update()` after every step of the optimizer. Parameters are averaged, buffers copied; it is
+    always in eval mode and takes no gradient.
 
     Args:
-        module: The encoder that is trained; `state_dict()` holds the copy alone.
+        module: The encoder that is trained. It is not part of this module: `state_dict()` holds
+            the copy alone.
         momentum: m in [0, 1).
+
+    Raises:
+        TypeError: Not a module.
+        ValueError: `momentum` out of range.
 
     Example:
         >>> import torch
@@ -73,7 +79,11 @@ class MomentumEncoder(nn.Module):
 
     @torch.no_grad()
     def update(self) -> None:
-        """Move toward the current encoder; ValueError if it has other weights than at the start."""
+        """Move toward the current encoder.
+
+        Raises:
+            ValueError: The encoder has other weights than when it was copied; nothing is changed.
+        """
         forms = [
             {n: tuple(x.shape) for n, x in (*m.named_parameters(), *m.named_buffers())}
             for m in (self.average.module, self._source)
@@ -90,7 +100,12 @@ class MomentumEncoder(nn.Module):
     def load_state_dict(
         self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False
     ) -> Any:
-        """As `torch.nn.Module.load_state_dict`, but checked first: nothing changes if it raises."""
+        """As `torch.nn.Module.load_state_dict`, but checked first: if it raises nothing changed.
+
+        Raises:
+            RuntimeError: Entries are missing or foreign.
+            ValueError: Another shape or kind of dtype.
+        """
         if strict:
             check_keys(self, state_dict.keys())
         check_entries(self.state_dict(), state_dict)

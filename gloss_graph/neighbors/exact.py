@@ -95,11 +95,16 @@ def nearest(queries: Tensor, rows: Tensor, k: int, *, backend: str = "auto") -> 
         queries: (B, D) float32 or float64.
         rows: (M, D) float16, float32 or float64.
         k: Neighbors per query, at most M (clamped).
-        backend: `"faiss"` (CPU), `"matmul"` or `"auto"`, also called `"exact"`: FAISS on a CPU from
-            1,024 rows on, else the matrix product.
+        backend: `"faiss"` (CPU), `"matmul"` (any device) or `"auto"`, also called `"exact"`: FAISS
+            on a CPU from 1,024 rows on, else the matrix product.
 
     Returns:
         Squared distances (B, k'), ascending, and indices (B, k'), with k' = min(k, M).
+
+    Raises:
+        ValueError: Unknown back end, or FAISS requested on another device.
+
+    Cost O(B M D) time, O(B min(M, 65,536)) extra memory.
 
     Example:
         >>> import torch
@@ -137,9 +142,14 @@ def nearest(queries: Tensor, rows: Tensor, k: int, *, backend: str = "auto") -> 
 def nearest_others(
     queries: Tensor, rows: Tensor, position: Tensor, k: int, *, backend: str = "auto"
 ) -> Nearest:
-    """As `nearest`, for queries equal to `rows[position]`: query i never finds `position[i]`.
+    """As `nearest`, for queries that are rows themselves: query i never finds `position[i]`.
 
-    `k` is at most M - 1 (clamped).
+    Args:
+        queries: (B, D), equal to `rows[position]`.
+        rows: (M, D).
+        position: (B,) long, the row that each query is.
+        k: Neighbors per query, at most M - 1 (clamped).
+        backend: One of the back ends of `nearest`.
     """
     k = min(k, rows.size(0) - 1)
     found = nearest(queries, rows, k + 1, backend=backend)

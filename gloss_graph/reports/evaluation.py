@@ -112,7 +112,12 @@ def difference_cells(test: Any, show: Callable[[float], str]) -> list[str]:
 
 
 def evaluation_markdown(evaluation: Evaluation, *, picture: str | None = None) -> str:
-    """Format the tables of a comparison as Markdown; `picture` is relative to the report."""
+    """Format the tables of a comparison as Markdown.
+
+    Args:
+        evaluation: Result of `compare_runs`.
+        picture: Address of a picture, relative to the report.
+    """
     lines = [
         "# Runs side by side",
         "",
@@ -196,11 +201,16 @@ def plot_evaluation(evaluation: Evaluation, path: str | os.PathLike[str] | None 
 
     Thin lines join the runs of one seed. A diamond is the mean over seeds, the bar through it the
     95 % confidence interval (Student's t), cut off with an arrow if it would squeeze the dots.
-    There is a panel per metric for every block of data.
 
     Args:
         evaluation: Result of `compare_runs`.
         path: File to save, as PNG, PDF or SVG; an older picture is replaced. None saves nothing.
+
+    Returns:
+        The figure, with a panel per metric for every block of data.
+
+    Raises:
+        ValueError: Another suffix.
     """
     blocks = list(evaluation.baselines)
     known = evaluation.runs.groupby("data")[list(evaluation.metrics)].count()

@@ -91,6 +91,13 @@ def write_run_report(
             in the folder and in `pictures/`.
         place: Name of the folder on the page, if the folder will be renamed.
 
+    Returns:
+        The file.
+
+    Raises:
+        ValueError: The folder is missing, damaged or holds something else.
+        OSError: The file cannot be written.
+
     Cost: about ten seconds, most of them for t-SNE and the layout of two graphs.
     """
     run = read_files(folder)

@@ -375,7 +375,14 @@ class PairedTest(NamedTuple):
 
 
 def paired_test(values: Sequence[float], baseline: Sequence[float]) -> PairedTest:
-    """Compare scores (n,) with those of a baseline (n,), with the same seeds in the same order.
+    """Compare paired scores with those of a baseline.
+
+    Args:
+        values: (n,) scores.
+        baseline: (n,) scores of the same seeds, in the same order.
+
+    Raises:
+        ValueError: Different lengths, or a value that is not finite.
 
     Example:
         >>> test = paired_test([0.8, 0.9, 0.7], [0.7, 0.7, 0.6])
@@ -420,7 +427,10 @@ def mean_interval(values: Sequence[float] | np.ndarray) -> tuple[float, float]:
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Holm's (1979) step-down correction of the p values of one family; NaN does not count.
+    """Holm's (1979) step-down correction of the p values of one family of comparisons.
+
+    Returns:
+        Corrected values in the same order, at most 1; NaN stays NaN and does not count.
 
     Example:
         >>> holm([0.01, 0.04, 0.03])

@@ -42,6 +42,13 @@ class RunFolder:
 
     `metrics.json` is written last and marks the run as finished; until then there may be
     `checkpoints/`, which an interrupted run continues from.
+
+    Args:
+        path: The folder.
+
+    Example:
+        >>> RunFolder("runs/mine").metrics.name
+        'metrics.json'
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -140,7 +147,11 @@ class RunFolder:
         return read_object(self.metrics)
 
     def read_labels_used(self) -> LabelsUsed:
-        """Read the labeled training documents; errors name the file and, if possible, the line."""
+        """Read the labeled training documents.
+
+        Raises:
+            ValueError: The file is missing or damaged; names the file and, if possible, the line.
+        """
         file = self.labels_used
         second = ["text_b"] if has_column(file, "text_b") else []
         table = read_columns(file, ["id", "label", "text", *second])
@@ -156,6 +167,9 @@ class RunFolder:
         """Refuse a model or memory other than the one the settings were written with.
 
         Runs of older versions record no digests and are not checked.
+
+        Raises:
+            ValueError: Names the file.
         """
         recorded = settings.get("contents", {})
         if not isinstance(recorded, Mapping):
@@ -191,7 +205,11 @@ class FinishedRun:
         return int(self.settings["seed"])
 
     def label_ids(self) -> frozenset[int]:
-        """Ids of the labeled documents the run was trained on."""
+        """Ids of the labeled documents the run was trained on.
+
+        Raises:
+            ValueError: The run has no list of them, or a damaged one.
+        """
         run = RunFolder(self.folder)
         if not run.labels_used.is_file():
             raise refused(self.folder, f"{_LABELS} is missing")

@@ -29,6 +29,9 @@ class Consistency:
             several processes, that of all their batches).
         align: Power in [0, 1] of the class-mass alignment of targets and predictions.
 
+    Raises:
+        ValueError: A setting out of range.
+
     Example:
         >>> Consistency(start=20)
         Consistency(weight=1.0, start=20, ramp=40, refresh_every=40, align=0.5)
@@ -64,6 +67,9 @@ class Staleness:
         warmup_steps: Training steps before remembered rows take part in the graph; until then the
             batch is connected to itself only, and the bank fills.
         ramp_steps: Steps in which the weight of their edges then rises to 1.
+
+    Raises:
+        ValueError: A setting out of range.
 
     Example:
         >>> Staleness(half_life=200)

@@ -195,9 +195,17 @@ def plot_tuning(
 ) -> Figure:
     """Draw the score of every trial in their order, and the best so far.
 
-    `trials` has columns `number`, `state` (`complete`, `pruned`, ...) and `value`, of which some
-    trial must have one; pruned trials have the score they were stopped with. `path` is a PNG, PDF
-    or SVG file to save, which may replace an older one.
+    Args:
+        trials: Table with columns `number`, `state` (`complete`, `pruned`, ...) and `value`;
+            trials without a value are left out.
+        path: File to save, as PNG, PDF or SVG; an older picture is replaced. None saves nothing.
+        metric: Name of the score.
+
+    Returns:
+        The figure. Pruned trials have the score they were stopped with.
+
+    Raises:
+        ValueError: No trial has a value.
 
     Example:
         >>> rows = {"number": [0, 1], "state": ["complete", "pruned"], "value": [0.8, 0.4]}
@@ -232,8 +240,17 @@ def plot_slices(
 ) -> Figure:
     """Draw the scores over the values of each setting, one panel per setting.
 
-    `trials` and `path` are those of `plot_tuning`, with a column for each setting of `space`. A
-    star marks the best trial in every panel; later trials are darker.
+    Args:
+        trials: Table as for `plot_tuning`, with a column for each setting.
+        space: Setting -> the values that were tried; their scale is the panel's.
+        path: File to save, as PNG, PDF or SVG; an older picture is replaced. None saves nothing.
+        metric: Name of the score.
+
+    Returns:
+        The figure; a star marks the best trial in every panel, later trials are darker.
+
+    Raises:
+        ValueError: No trial has a value, or there is no setting.
     """
     if not space:
         raise ValueError("'space' must hold at least one setting (got none).")
@@ -266,9 +283,18 @@ def plot_slices(
 def plot_importance(
     importance: Mapping[str, float], path: str | os.PathLike[str] | None = None, *, trials: int
 ) -> Figure:
-    """Draw the share of the spread of scores that each setting explains; shares sum to 1.
+    """Draw the share of the spread of scores that each setting explains.
 
-    `trials` is the number of complete trials behind the shares, `path` that of `plot_tuning`.
+    Args:
+        importance: Setting -> share; shares sum to 1.
+        path: File to save, as PNG, PDF or SVG; an older picture is replaced. None saves nothing.
+        trials: Number of complete trials behind the shares.
+
+    Returns:
+        The figure, the most important setting on top.
+
+    Raises:
+        ValueError: There is no setting.
 
     Example:
         >>> figure = plot_importance({"k": 0.25, "bandwidth": 0.75}, trials=20)

@@ -181,11 +181,14 @@ class Results:
     def effect(self, factor: str, metric: str) -> pd.DataFrame:
         """Main effect of a factor: a row per value, in order.
 
-        Columns: `level`, `baseline` (bool), `n` seeds, `mean` with `low` and `high`, `difference`
-        to the baseline's level with `gap_low` and `gap_high`, paired by seed, and `seeds`, the
-        means by seed. Of a crossed design every seed is averaged over the other factors first; of
-        one factor at a time only arms count that differ from the baseline in this factor alone.
-        Ranges are cut into thirds of their trials.
+        Of a crossed design every seed is averaged over the other factors first; of one factor at
+        a time only arms count that differ from the baseline in this factor alone. Ranges are cut
+        into thirds of their trials.
+
+        Returns:
+            Columns `level`, `baseline` (bool), `n` seeds, `mean` with `low`, `high`, and
+            `difference` to the baseline's level with `gap_low`, `gap_high`, paired by
+            seed; `seeds`, the means by seed.
         """
         table, base = self._known(metric), self.study["baseline"]
         if self.study["design"] == "one-at-a-time":
@@ -255,7 +258,11 @@ def _trials(count: int) -> str:
 
 
 def read_results(folder: str | os.PathLike[str]) -> Results:
-    """Read the folder of a study, finished or not; a `ValueError` names a damaged file."""
+    """Read the folder of a study, finished or not.
+
+    Raises:
+        ValueError: No study in it, or a damaged file.
+    """
     return results_of(Path(folder))
 
 

@@ -44,8 +44,15 @@ def write_report(results: Results) -> list[Path]:
     metric), `tests.csv` (paired tests), pictures in `pictures/`, `report.md` and `report.html`,
     which needs no other file.
 
+    Args:
+        results: Result of `Study.run` or `read_results`.
+
+    Returns:
+        The files.
+
     Raises:
         ValueError: No trial has a result.
+        OSError: The folder cannot be written.
     """
     if not len(results.table):
         raise ValueError(f"{results.folder} has no finished trial to report. Run the study first.")

@@ -74,8 +74,12 @@ def search_space(
 ) -> dict[str, Dimension]:
     """Look up what to try for each of some settings.
 
-    A name must be in `SEARCH_SPACE`, unless it is in `extra`, whose ranges and choices replace
-    declared ones or add settings.
+    Args:
+        names: Settings with a declared range, see `SEARCH_SPACE`.
+        extra: Ranges and choices that replace declared ones or add settings.
+
+    Raises:
+        ValueError: A name without declared range; lists those that have one.
 
     Example:
         >>> {name: str(tried) for name, tried in search_space(["bandwidth", "k"]).items()}
@@ -114,6 +118,9 @@ def check_space(config: TrainConfig, space: Mapping[str, Dimension]) -> None:
 def parse_range(text: str) -> tuple[str, Range]:
     """Read name and range from `name=low:high`, `name=low:high:log` or `name=low:high:STEP`.
 
+    Raises:
+        ValueError: Another form; a name that is no setting; a range that is none.
+
     Example:
         >>> parse_range("bandwidth=0.1:2:log")
         ('bandwidth', Range(low=0.1, high=2.0, log=True, step=None))
@@ -132,6 +139,9 @@ def parse_range(text: str) -> tuple[str, Range]:
 
 def parse_choice(text: str) -> tuple[str, Choice]:
     """Read name and choice from `name=one,two`.
+
+    Raises:
+        ValueError: Another form; a name that is no setting; a value of the wrong type.
 
     Example:
         >>> parse_choice("rule=harmonic,poisson")

@@ -174,7 +174,10 @@ class Corpus:
 class Splits:
     """The parts of one data set: the same classes, no document in two parts.
 
-    Settings and the step to stop at are chosen on `val`; scores are those of `test`.
+    Args:
+        train: Documents to learn from.
+        val: Documents for the choice of settings and for early stopping, or None.
+        test: Documents to report on, or None.
 
     Example:
         >>> train = Corpus(["a", "b"], [0, 1], [0, 1], ["x", "y"])

@@ -68,6 +68,10 @@ class TextEncoder(nn.Module):
         source: The name given to `load_encoder`, of a folder its absolute path; "" otherwise.
         source_files: Digest of the folder's files as they were loaded; "" without a folder.
 
+    Raises:
+        ValueError: `pooling` is unknown, `max_length` is below 1 or above the positions of the
+            model, the model needs decoder inputs, or no token can serve as padding.
+
     Example:
         >>> from gloss_graph.text import load_encoder
         >>> encoder = load_encoder("minilm", max_length=32)
@@ -134,9 +138,13 @@ class TextEncoder(nn.Module):
     ) -> Tensor:
         """Embed one tokenized batch; gradients flow to the parameters of the model.
 
-        All arguments are (B, L) long: tokens, padded on either side; 1 for tokens and 0 for
-        padding; segments of pairs, which models without segments ignore. Returns (B, D), float32
-        also under autocast.
+        Args:
+            input_ids: (B, L) long token numbers, padded on either side.
+            attention_mask: (B, L) long, 1 for tokens, 0 for padding.
+            token_type_ids: (B, L) long segments of pairs; ignored by models without segments.
+
+        Returns:
+            (B, D), float32 also under autocast.
         """
         # A model counts positions from the left end of a row: tokens are moved there.
         order = attention_mask.ne(0).long().argsort(dim=1, descending=True, stable=True)
@@ -152,8 +160,16 @@ class TextEncoder(nn.Module):
     ) -> list[Features]:
         """Tokenize documents without padding, as items of a dataset.
 
-        Of a pair the longer text is cut first. Where the tokenizer puts nothing between two texts,
-        a line feed is put there. Returns N mappings for `collate`; an empty document has one token.
+        Args:
+            texts: N documents.
+            texts_b: Their second texts. Of a pair the longer text is cut first. Where the
+                tokenizer puts nothing between two texts, a line feed is put there.
+
+        Returns:
+            N mappings for `collate`. An empty document has one token.
+
+        Raises:
+            ValueError: A text is not a string or the two sequences differ in length.
         """
         first = string_list("texts", texts)
         second = None if texts_b is None else string_list("texts_b", texts_b)
@@ -216,8 +232,11 @@ class TextEncoder(nn.Module):
     def collate(self, features: Sequence[Mapping[str, Sequence[int]]]) -> dict[str, Tensor]:
         """Pad tokenized documents on the right to the longest of them.
 
-        Takes results of `tokenize`, whose other keys are left out, and returns the arguments of
-        `forward`.
+        Args:
+            features: Results of `tokenize`, at least one; other keys are left out.
+
+        Returns:
+            The arguments of `forward`, each (B, L) long.
         """
         if not features:
             raise ValueError("'features' must hold a document (got none). Skip empty batches.")
@@ -244,8 +263,14 @@ class TextEncoder(nn.Module):
     ) -> Tensor:
         """Embed documents without dropout and without gradients; modules keep their mode.
 
-        Batches hold documents of similar length. Returns (N, D) on the CPU, in the order of the
-        texts.
+        Args:
+            texts: N documents.
+            texts_b: Their second texts, or None.
+            batch_size: Documents per forward pass, which are of similar length.
+            progress: Show a progress bar.
+
+        Returns:
+            (N, D) on the CPU, in the order of the texts.
         """
         from rich.console import Console
         from rich.progress import Progress

@@ -45,6 +45,9 @@ class FeatureEncoder(nn.Module):
         scale: Factor of the features; `scaled_to` takes it from data.
         seed: Seed of the initial weights.
 
+    Raises:
+        ValueError: A width below 1, `dropout` outside [0, 1), `scale` not above 0.
+
     Example:
         >>> encoder = FeatureEncoder(8)
         >>> x = torch.ones(2, 8)
@@ -161,9 +164,15 @@ class FeatureEncoder(nn.Module):
 def read_features(path: str | Path) -> np.ndarray:
     """Read a table of features.
 
-    The suffix names the format: `.npy` (N, D); `.pt`, one tensor (N, D); `.safetensors` with one
-    tensor; `.parquet` of numeric columns, or of one column of lists. The index that pandas stored
-    is left out. Returns (N, D) float32, finite.
+    Args:
+        path: `.npy` (N, D); `.pt`, one tensor (N, D); `.safetensors` with one tensor; `.parquet`
+            of numeric columns, or of one column of lists. The index that pandas stored is left out.
+
+    Returns:
+        (N, D) float32, finite.
+
+    Raises:
+        ValueError: A file that is missing, damaged, of another format or shape, or not finite.
     """
     path = Path(path)
     if path.suffix not in _READERS:
@@ -187,6 +196,9 @@ def with_features(splits: Splits, table: np.ndarray) -> Splits:
 
     Rows count through the training, validation, test and unlabeled file in this order, as the
     ids that `read_splits` and `with_unlabeled` give.
+
+    Raises:
+        ValueError: The number of rows is not that of the documents.
     """
     if len(table) != splits.next_id:
         counts = {name: len(part) for name, part in splits.parts.items()}
@@ -205,9 +217,14 @@ def lexical_rows(corpus: Corpus, dim: int = 256, *, seed: int = 0) -> Tensor | N
     TF-IDF (sublinear counts; words of at least two and at most half of the documents), reduced
     by a truncated SVD. The texts of a pair are joined.
 
-    D is `dim`, or less where there are fewer words or documents; `seed` is that of the randomized
-    SVD. Returns (N, D) float32, zero where a document has none of these words; None where fewer
-    than two words are left, as in a corpus of features only.
+    Args:
+        corpus: N documents.
+        dim: D, or less where there are fewer words or documents.
+        seed: Seed of the randomized SVD.
+
+    Returns:
+        (N, D) float32, zero where a document has none of these words; None where fewer than two
+        words are left, as in a corpus of features only.
 
     Example:
         >>> texts = ["oil rises", "oil falls", "wheat rises", "wheat falls"]

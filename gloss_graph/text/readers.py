@@ -53,9 +53,13 @@ def read_table(
             written as the bare separator or an empty list; an empty value is unlabeled. None: one
             label per document.
 
+    Returns:
+        The corpus, named after the file.
+
     Raises:
-        ValueError: A file that cannot be read, a missing column, a null or empty text, or a label
-            that is not among `label_names`; the message says where.
+        ValueError: The file is missing, empty, of an unknown format, malformed or not UTF-8; a
+            column is missing (the message lists those found); a text is null, or empty without
+            `allow_empty`; a label is not among `label_names`.
 
     Example:
         >>> import pathlib, tempfile
@@ -98,9 +102,24 @@ def read_splits(
 
     Ids count through the training, validation and test file in this order. Without `val` a share
     of the labeled training documents is drawn, stratified by class unless documents have label
-    sets (see `stratified_draw`); classes with one member stay in the training part. The arguments
-    from `text` on are those of `read_table`, for every file; `val_fraction` is the share to draw,
-    0 for none.
+    sets (see `stratified_draw`); classes with one member stay in the training part.
+
+    Args:
+        train: The training file; some of its documents may be unlabeled.
+        val: The validation file, or None to draw one.
+        test: The test file, or None.
+        text: Column of the documents, or None, in every file.
+        label: Column of the labels, in every file.
+        text_b: Column of the second texts, in every file.
+        val_fraction: Share of the labeled training documents to draw where `val` is None; 0
+            draws none.
+        seed: Seed of the draw.
+        quoting: Whether `"` encloses fields of a CSV or TSV file.
+        allow_empty: Whether documents without a visible character are kept.
+        separator: Separates the labels of a document with several classes.
+
+    Returns:
+        The parts; `val` is None only with `val_fraction=0`.
 
     Raises:
         ValueError: As `read_table`; the training file has fewer than two classes, or lacks a label

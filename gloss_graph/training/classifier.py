@@ -40,7 +40,13 @@ class ClassifierOutput(ModelOutput):
 
 
 class TextClassifier(nn.Module):
-    """A text encoder with a linear head, which sees the embedding through dropout.
+    """A text encoder with a linear head.
+
+    Args:
+        encoder: The encoder.
+        label_names: Names of the C classes, at least two.
+        dropout: Dropout on the embedding before the head; the returned embedding has none.
+        seed: Seed of the head's initial weights.
 
     Example:
         >>> from gloss_graph.text import load_encoder

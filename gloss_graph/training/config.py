@@ -154,6 +154,17 @@ class TrainConfig(_PartSettings):
     Pass the settings of `graph`, `propagation`, `consistency` and `staleness` as that part,
     `graph=KNNGraph(k=30)`, or by name, `k=30`. `SETTINGS` explains each setting.
 
+    Args:
+        graph: How documents are connected.
+        propagation: How labels propagate.
+        consistency: The loss term of unlabeled documents.
+        staleness: What is done about stored rows that have aged.
+        **settings: Values by name.
+
+    Raises:
+        TypeError: An unknown setting, or a part of another class.
+        ValueError: A value out of range, or a setting that contradicts its part.
+
     Example:
         >>> config = TrainConfig(k=30, graph=KNNGraph(k=30, hops=2))
         >>> config.graph.k, config.hops

@@ -109,6 +109,10 @@ class GraphGuidedClassifier(ModelHubMixin):
             labels: N classes, names or numbers; None, NaN and -1 mark unlabeled documents. For
                 documents of several classes lists of classes, or a 0/1 matrix (N, C).
             unlabeled: More documents, without labels.
+
+        Raises:
+            TypeError: A text that is not a string, named by its position.
+            ValueError: Lengths that disagree, no label, a single class, non-finite features.
         """
         documents = self._documents(texts, "texts")
         more = None if unlabeled is None else self._documents(unlabeled, "unlabeled")
@@ -140,7 +144,12 @@ class GraphGuidedClassifier(ModelHubMixin):
         return found
 
     def predict_proba(self, texts: Any) -> NDArray[np.floating[Any]]:
-        """Class probabilities (B, C), columns in the order of `classes_`."""
+        """Class probabilities (B, C), columns in the order of `classes_`.
+
+        Raises:
+            NotFittedError: Before `fit`.
+            TypeError: A text that is not a string.
+        """
         run = self._fitted()
         if self.head == "linear":
             scores = run.linear(**self._arguments(texts), progress=self.verbose)
@@ -153,7 +162,12 @@ class GraphGuidedClassifier(ModelHubMixin):
         return result
 
     def explain(self, texts: Any, top: int = 3) -> list[Decision]:
-        """What propagation over the training documents says, and at most `top` reasons for it."""
+        """What propagation over the training documents says, and the labeled ones that decided.
+
+        Args:
+            texts: B documents.
+            top: Reasons per document, at most.
+        """
         run = self._fitted()
         found = run.predict(**self._arguments(texts), top=top, progress=self.verbose).explanation
         decisions = []
@@ -178,7 +192,12 @@ class GraphGuidedClassifier(ModelHubMixin):
         return float(accuracy_score(label_array(labels), predicted))
 
     def save(self, folder: str | Path) -> Path:
-        """Write a new run folder, which `load` and `gloss-graph predict --run` read."""
+        """Write a run folder, which `load` and `gloss-graph predict --run` read.
+
+        Raises:
+            FileExistsError: The folder holds files.
+            NotFittedError: Before `fit`.
+        """
         run = self._fitted()
         with RunFolder(folder).claim() as claimed:
             copytree(run.folder, claimed.draft, dirs_exist_ok=True)

@@ -48,6 +48,11 @@ class Run:
         texts_b: Their second texts, empty without pairs.
         labels: Their class names, of label sets joined.
         multilabel: Whether documents have sets of classes.
+        on_features: Whether it was trained on precomputed features.
+        on_pairs: Whether it was trained on pairs of texts.
+
+    Raises:
+        ValueError: The folder is missing, damaged or holds something else.
     """
 
     def __init__(self, folder: str | Path) -> None:
@@ -140,7 +145,7 @@ class Run:
         top: int = 3,
         progress: bool = False,
     ) -> Prediction:
-        """Predict documents of the kind that the run was trained on.
+        """Predict documents.
 
         Args:
             texts: B documents; not needed with features.
@@ -149,11 +154,14 @@ class Run:
             ids: (B,) ids of training documents (`labels_used.csv`), or of none: each is predicted
                 as if its label were unknown. Without ids a stored copy counts as another document.
             mode: "inductive" or "transductive", as in `GraphGuidedObjective.explain`.
-            anchor: Weight of the frozen similarity, None for that of the training; above 0 it
-                needs the encoder before training.
+            anchor: Weight of the frozen similarity, None for that of the training.
             rule: Rule of propagation, None for that of the training.
             top: Labeled documents to name.
             progress: Show progress bars.
+
+        Raises:
+            ValueError: The documents are not of the kind that the run was trained on, or `anchor`
+                needs an encoder that is out of reach or has changed.
         """
         corpus = self._corpus(texts, texts_b, features)
         rows = self.classifier.encoder.embed(corpus, progress=progress)

@@ -114,6 +114,9 @@ def contrastive_warm_start(
 
     Returns:
         The loss of every step.
+
+    Raises:
+        ValueError: No labeled document, or weights that cannot be drawn from.
     """
     dataset, collate = TextDataset(corpus, encoder), TextCollator(encoder, ids=False)
     draw = balanced_turns if weights is None else partial(weighted_draws, weights=weights)

@@ -116,16 +116,25 @@ def plot_graph(
 
     Nodes have the color of the attribute `color_by`, or are hollow without one; a number with many
     values (`age`) gets a color scale. Edges within a class are grey, edges between classes red, and
-    the more opaque the heavier. A node whose `label` and `predicted` differ has a black ring. Of
+    the more opaque the heavier. A node whose `label` and `predicted` differ has a black ring. With
     more than `max_nodes` nodes a random-walk sample is drawn and the subtitle says so.
 
     The graph is one of `to_networkx`, or the PyG graph it takes, with its `label_names` and
-    `predicted`. Cost: O(n²) for n drawn nodes, a few seconds at 1,500.
+    `predicted`.
+
+    Raises:
+        ValueError: A directed graph, a multigraph, an empty graph, no node with `color_by`, or an
+            argument that does not fit the kind of graph.
+
+    Cost: O(n²) for n = min(N, max_nodes): a few seconds at 1,500 nodes.
 
     Example:
-        >>> figure = plot_graph(nx.karate_club_graph(), color_by="club")
+        >>> graph = nx.karate_club_graph()
+        >>> figure = plot_graph(graph, color_by="club")
         >>> [text.get_text() for text in figure.axes[0].get_legend().get_texts()][:2]
         ['Mr. Hi (17)', 'Officer (17)']
+
+    See also: `plot_communities`, for all documents; `write_graph`, for Gephi or Cytoscape.
     """
     if max_nodes < 1:
         raise ValueError(f"'max_nodes' must be at least 1 (got {max_nodes}).")
@@ -334,10 +343,16 @@ def plot_communities(
     """Draw all documents twice at the same places: colored by label and by Louvain community.
 
     Where the two colorings agree, the graph knows the classes; a community of two labels is a
-    place where propagation will mix them. Known `places` (N, 2) and `communities` (N,) of integers,
-    -1 for none, are used where given. Of more than `max_edges` edges a random sample is drawn, and
-    the heading says so. If the graph has texts, the largest communities carry their most telling
-    words. Cost: O(N + E) per step; 20,000 documents take about 20 s.
+    place where propagation will mix them. Places depend on neither labels nor communities. Known
+    `places` (N, 2), such as those of an earlier picture, and `communities` (N,) of integers, -1 for
+    none, are used where given. Of more than `max_edges` edges a random sample is drawn, and the
+    heading says so. If the graph has texts, the largest communities carry their most telling words.
+
+    Raises:
+        ValueError: A directed graph, no document, a damaged graph, or places or communities of the
+            wrong shape.
+
+    Cost: O(N + E) per step; 20,000 documents take about 20 s.
 
     Example:
         >>> import torch
@@ -345,6 +360,8 @@ def plot_communities(
         >>> figure = plot_communities(Data(edge_index=edges, y=torch.tensor([0, 0, 1, -1])))
         >>> [axes.get_title(loc="left").splitlines()[0] for axes in figure.axes]
         ['by label', 'by community']
+
+    See also: `plot_graph`, for a sample with predictions; `write_html`, for an interactive page.
     """
     check_positive_int("max_edges", max_edges)
     documents = read_arrays(graph, label_names, allow_empty=False)
@@ -489,12 +506,17 @@ def plot_explanation(
 
     With more than `max_documents` the others are drawn as one line.
 
+    Raises:
+        ValueError: `max_documents` below 1, or another suffix of `path`.
+
     Example:
         >>> import torch
+        >>> from torch_geometric.data import Data
         >>> from gloss_graph.analysis import explain
         >>> edges = torch.tensor([[0, 1, 1, 2], [1, 0, 2, 1]])
         >>> answer = explain(Data(edge_index=edges, y=torch.tensor([1, -1, 1])), 1)
-        >>> plot_explanation(answer).axes[0].get_title(loc="left")
+        >>> figure = plot_explanation(answer)
+        >>> figure.axes[0].get_title(loc="left")
         'Document 1 (unlabeled): the graph says "1"'
     """
     check_positive_int("max_documents", max_documents)

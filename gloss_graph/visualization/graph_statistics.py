@@ -39,8 +39,12 @@ def plot_degrees(
 ) -> Figure:
     """Draw the histograms of degrees and of edge weights, within and between classes.
 
-    A long right tail of the degrees is hubness: a few documents are neighbors of very many. A
-    good kernel gives edges between classes smaller weights. `label_names` are only checked.
+    A long right tail of the degrees is hubness: a few documents are neighbors of very many. A good
+    kernel gives edges between classes smaller weights than edges within classes. `label_names` are
+    only checked, as the other pictures take them.
+
+    Raises:
+        ValueError: A directed graph, no document, or a damaged graph.
 
     Example:
         >>> import torch
@@ -48,6 +52,8 @@ def plot_degrees(
         >>> figure = plot_degrees(Data(edge_index=edges, num_nodes=3))
         >>> figure.axes[0].get_title(loc="left").splitlines()[1]
         'mean 1.3 · median 1 · largest 2 · 0 isolated · skew 0.7'
+
+    See also: `plot_adjacency`, for the classes that edges join.
     """
     documents = read_arrays(graph, label_names, allow_empty=False)
     degree = np.diff(documents.links.indptr)
@@ -137,7 +143,12 @@ def reach_curves(graph: Data, *, max_hops: int = 10) -> Reach:
     """Share of the documents within h hops of a visible label, for h = 0, 1, ...
 
     Labels outside `seed_mask` are not visible; labeled documents are reached at 0 hops. The curves
-    end before `max_hops` when they stop rising. Cost: O(hops · E · C).
+    end before `max_hops` when they stop rising.
+
+    Raises:
+        ValueError: A directed graph, no document, or a damaged graph.
+
+    Cost: O(hops · E · C).
 
     Example:
         >>> import torch
@@ -175,10 +186,14 @@ def plot_reach(
     max_hops: int = 10,
     title: str = "How far labels reach",
 ) -> Figure:
-    """Draw the share of documents within h hops of a visible label; see `reach_curves`.
+    """Draw the share of documents within h hops of a visible label.
 
-    The solid line counts labels of any class; the dashed one requires a label of every class,
-    which propagation needs to weigh all classes. A class whose line stays low is cut off.
+    The solid line counts labels of any class; the dashed one requires a label of every class, which
+    propagation needs to weigh all classes. A class whose line stays low is cut off. Labels outside
+    `seed_mask` are not visible.
+
+    Raises:
+        ValueError: A directed graph, no document, no visible label, or a damaged graph.
 
     Example:
         >>> import torch
@@ -186,6 +201,8 @@ def plot_reach(
         >>> figure = plot_reach(Data(edge_index=chain, y=torch.tensor([0, -1, 1])))
         >>> [text.get_text() for text in figure.legends[0].get_texts()][:2]
         ['a label of any class', 'a label of every class']
+
+    See also: `reach_curves`, for the numbers.
     """
     documents = read_arrays(graph, label_names, allow_empty=False)
     curves = _curves(documents, max_hops)
@@ -247,10 +264,17 @@ def plot_adjacency(
 ) -> Figure:
     """Draw the adjacency matrix with documents sorted by class, and the classes' links in numbers.
 
-    Bright spots off the diagonal are classes that are confused. The table on the right has the
-    share of a class's edge weight that leads to every class. Within a class documents are sorted by
-    `"community"` (Louvain, or the known `communities` (N,)) or by `"degree"`, largest first. With
-    more documents than `bins`, neighboring rows share a cell, which shows their mean.
+    Blocks on the diagonal are links within a class; bright spots off the diagonal are classes that
+    are confused. The table on the right has a row per class: the share of its edge weight that
+    leads to every class. Within a class documents are sorted by `"community"` (Louvain, or the
+    known `communities` (N,)) or by `"degree"`, largest first. With more documents than `bins`,
+    neighboring rows share a cell, which shows their mean.
+
+    Raises:
+        ValueError: A directed graph, no document, a damaged graph, communities of another shape,
+            or a setting out of range.
+
+    Cost: O(E + bins²), and the communities.
 
     Example:
         >>> import torch
@@ -258,6 +282,8 @@ def plot_adjacency(
         >>> figure = plot_adjacency(Data(edge_index=edges, y=torch.tensor([0, 1, 1, 1])))
         >>> [text.get_text() for text in figure.axes[1].texts]
         ['0', '100', '33', '67']
+
+    See also: `plot_communities`, for the same graph as a map.
     """
     check_choice("within", within, ("community", "degree"))
     check_positive_int("bins", bins)

@@ -41,16 +41,23 @@ def plot_training(history: Mapping[str, Any], path: str | os.PathLike[str] | Non
     """Draw losses and validation scores of one or several runs over their steps.
 
     Runs differ in color, losses in line style. A curve of more than 100 points becomes its running
-    mean. The score is macro-F1, or accuracy if no run logged macro-F1; a star marks the best.
+    mean, over the faint points of the total loss. The score is macro-F1, or accuracy if no run
+    logged macro-F1; a star marks the best value, which the legend names. A side without numbers is
+    left out.
 
     `history` maps the name of each run to its rows, dicts or a `pandas.DataFrame`, with any of
     `step`, `loss`, `cross_entropy`, `graph_loss`, `consistency`, `val_macro_f1`, `val_accuracy`.
     Missing values, None and NaN are skipped; rows without `step` count from 0.
 
+    Raises:
+        ValueError: No run, or a run that is not rows with numbers.
+
     Example:
         >>> rows = [{"step": 0, "loss": 2.0}, {"step": 10, "loss": 1.0, "val_macro_f1": 0.5}]
         >>> [axes.get_title(loc="left") for axes in plot_training({"gloss": rows}).axes]
         ['Training loss', 'Validation macro-F1']
+
+    See also: `plot_stage_times`, for the seconds of these steps.
     """
     if not history:
         raise ValueError("'history' must hold at least one run (got none). Train one first.")
@@ -104,11 +111,17 @@ def plot_stage_times(
     """Draw the share of the time that each stage of a step took, per run.
 
     `seconds` maps the name of each run to its stages, in the order of the step, and their seconds.
+    A run is a bar with its total, and shares of 4 % and more written inside.
+
+    Raises:
+        ValueError: No run or no stage, or a time that is negative or not finite.
 
     Example:
         >>> figure = plot_stage_times({"gloss": {"encoder": 3.0, "search": 1.0}})
         >>> [text.get_text() for text in figure.axes[0].texts]
         ['75 %', '25 %', '4.00 s']
+
+    See also: `plot_training`, for losses and scores.
     """
     stages: list[str] = []
     for row in seconds.values():
@@ -255,17 +268,25 @@ def plot_similarities(
 ) -> Figure:
     r"""Draw the cosine similarities of a batch at several moments, documents sorted by class.
 
-    Blocks on the diagonal that brighten while the rest darkens are classes that come together. The
-    headings give the mean similarities within and between classes.
+    White lines separate the classes; blocks on the diagonal that brighten while the rest darkens
+    are classes that come together. All panels share one color scale; their headings give the mean
+    similarities within and between classes (of different documents).
 
     `moments` are names, in order of time, with embeddings (B, D) of the same documents in the same
-    order. Unlabeled documents (-1) are a separate block, in neither mean.
+    order. Unlabeled documents (-1) are a separate block, in neither mean. Classes too thin for a
+    line of type have no name.
+
+    Raises:
+        ValueError: No moment or document, shapes that disagree, rows that are not finite, or a
+            class without a name.
 
     Example:
         >>> x = torch.eye(4)[[0, 0, 1, 1]]
         >>> figure = plot_similarities({"start": x, "end": x}, torch.tensor([0, 0, 1, 1]))
         >>> figure.axes[0].get_title(loc="left")
         'start\nwithin classes 1.00 · between 0.00'
+
+    See also: `plot_embeddings`, for more documents at two moments.
     """
     if not moments:
         raise ValueError("'moments' must hold at least one (got none). Encode the batch once.")
