@@ -123,12 +123,18 @@ def to_networkx(
     if not isinstance(tolerance, (int, float)) or not tolerance >= 0:
         raise ValueError(f"'tolerance' must be at least 0 (got {tolerance}). 0 asks for equality.")
     count_nodes(data, "data")
-    data = copy(data)
     given = {"text": texts, "label_names": label_names, "predicted": predicted, "split": split}
+    data = with_given(data, given)
+    return networkx_of(data_columns(data, max_text, tolerance=tolerance, directed=directed))
+
+
+def with_given(data: Data, given: Mapping[str, Any]) -> Data:
+    """A shallow copy with the attributes that are `given`, not None, in place of its own."""
+    data = copy(data)
     for key, value in given.items():
         if value is not None:
             data[key] = value
-    return networkx_of(data_columns(data, max_text, tolerance=tolerance, directed=directed))
+    return data
 
 
 def networkx_of(columns: GraphColumns) -> nx.Graph:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import copy
 import hashlib
 import html
 import json
@@ -28,7 +27,7 @@ from gloss_graph.analysis.measures import louvain_communities
 from gloss_graph.analysis.words import group_words
 from gloss_graph.export.attributes import clean_text
 from gloss_graph.export.graph_arrays import GraphArrays, read_arrays
-from gloss_graph.export.networkx_graphs import data_columns
+from gloss_graph.export.networkx_graphs import data_columns, with_given
 from gloss_graph.visualization import style
 from gloss_graph.visualization.graph_pictures import community_names
 from gloss_graph.visualization.layout import place_adjacency, sample_nodes
@@ -117,11 +116,7 @@ def write_html(
     check_positive_int("max_nodes", max_nodes)
     check_range("eta", eta, 0.0, float("inf"), open_high=True)
     documents = read_arrays(graph, label_names)
-    words = graph.get("text") if texts is None else texts
-    named = copy.copy(graph)
-    for key, value in (("text", texts), ("label_names", label_names)):
-        if value is not None:
-            named[key] = list(value)
+    named = with_given(graph, {"text": texts, "label_names": label_names})
     known = data_columns(named, max_text).nodes
     # A target that cannot be written fails before minutes of work.
     with atomic_write(target, overwrite=overwrite) as draft:
@@ -133,7 +128,7 @@ def write_html(
         if explanations and documents.seeds.any():
             masses = top_masses(documents, rows, top=explanations, eta=eta, progress=progress)
         content = _content(documents, rows, masses, known, seed)
-        cut = max_text is not None and any(len(text) > max_text for text in words or ())
+        cut = max_text is not None and any(len(text) > max_text for text in named.get("text") or ())
         content |= {"title": title, "max_text": max_text if cut else None}
         draft.write(_page(title, content).encode("utf-8", "backslashreplace"))
     return target
