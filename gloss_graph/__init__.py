@@ -5,9 +5,9 @@ r"""Graph-guided training of encoders: memory bank, document graph, differentiab
 - `GraphGuidedObjective`: the loss of a batch of embeddings, from labels that propagate over the
   graph of batch and bank; `ObjectiveOutput`, its parts.
 - `MemoryBank`: the embeddings of earlier batches, with exact or approximate search.
-- `KNNGraph`, `LabelPropagation`, `Consistency`, `Staleness`: settings of the graph, of the
-  propagation, of unlabeled rows, of old rows. The first two also work alone, as a PyG transform and
-  as a PyG layer.
+- `KNNGraph`, `LabelPropagation`, `Consistency`, `GraphContrast`, `Staleness`: settings of the
+  graph, of the propagation, of unlabeled rows, of the contrast over the classes the graph finds, of
+  old rows. The first two also work alone, as a PyG transform and as a PyG layer.
 - `GraphGuidedClassifier`: all of it by `fit` and `predict`, for texts or feature rows.
 - `PropagationClassifier`: propagation without training, as a scikit-learn estimator.
 
@@ -49,7 +49,7 @@ if TYPE_CHECKING:
     from gloss_graph.neighbors import knn_graph
     from gloss_graph.objective import GraphGuidedObjective, ObjectiveOutput
     from gloss_graph.propagation import LabelPropagation
-    from gloss_graph.step import Consistency, Staleness
+    from gloss_graph.step import Consistency, GraphContrast, Staleness
     from gloss_graph.training import GraphGuidedClassifier
 
 __version__ = "0.2.0"
@@ -57,6 +57,7 @@ __version__ = "0.2.0"
 __all__ = [
     "Consistency",
     "Explanation",
+    "GraphContrast",
     "GraphGuidedClassifier",
     "GraphGuidedObjective",
     "GraphSkill",
@@ -79,6 +80,7 @@ __all__ = [
 _HOMES = {
     "Consistency": "step",
     "Explanation": "inference",
+    "GraphContrast": "step",
     "GraphGuidedClassifier": "training",
     "GraphGuidedObjective": "objective",
     "GraphSkill": "inference",

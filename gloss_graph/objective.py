@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Literal, overload
 
@@ -21,6 +21,7 @@ from gloss_graph.graph.kernels import Kernel
 from gloss_graph.graph.settings import KNNGraph
 from gloss_graph.graph.visibility import LabelSplit
 from gloss_graph.inference import BankInference, Explanation, GraphClassifier
+from gloss_graph.inference.agreement import FoundClasses
 from gloss_graph.losses import (
     FORMS,
     check_class_weight,
@@ -31,6 +32,7 @@ from gloss_graph.losses import (
 from gloss_graph.memory import MemoryBank
 from gloss_graph.propagation import LabelPropagation, PropagationSettings
 from gloss_graph.step.consistency import GraphTargets, consistency_loss
+from gloss_graph.step.contrast import GraphClasses, check_contrast, contrast_loss
 from gloss_graph.step.graph_loss import (
     Compared,
     ObjectiveOutput,
@@ -39,7 +41,7 @@ from gloss_graph.step.graph_loss import (
     check_propagation,
     compare_hidden,
 )
-from gloss_graph.step.settings import Consistency, Staleness
+from gloss_graph.step.settings import Consistency, GraphContrast, Staleness
 from gloss_graph.step.state import check_generator_state, check_objective_state, state_kept
 
 # The short forms that have another name than the field of the part.
@@ -68,7 +70,9 @@ class GraphGuidedObjective(nn.Module):
     documents, hide some labels, propagate the others over the graph, compare, backpropagate into
     the embeddings. With `logits` the loss is \(\lambda L_G + (1 - \lambda) L_{CE}\) (integrated
     mode), without them \(L_G\) (standalone mode). Unlabeled rows add `consistency.weight` times
-    \(L_C\), which pulls their logits toward the labels that the graph propagates to them.
+    \(L_C\), which pulls their logits toward the labels that the graph propagates to them. With a
+    `contrast` documents of one class are pulled together and others pushed apart, over the classes
+    that the graph of the bank finds; where labels are few it is what teaches the encoder most.
 
     A step masks the stored copies of the batch, searches, connects, hides, propagates, compares
     and then enqueues, in this order. A call that raises leaves all state as it was, and so does
@@ -85,6 +89,11 @@ class GraphGuidedObjective(nn.Module):
             `"scores"` for the rule `"poisson"`, else `"nll"`.
         consistency: The term of unlabeled rows.
         staleness: How a step treats old rows of the bank.
+        contrast: The contrast over the classes of the graph, which needs `memory`; None = none.
+            With it \(L_G\) counts \(\lambda\) without `logits` too.
+        views: Further views of the documents for the classes of the `contrast`, such as their words
+            (`gloss_graph.text.lexical_rows`): (N, D') each, row i of the document with id i, zeros
+            where it says nothing. They are no part of the state.
         visible_fraction: \(\gamma\) in [0, 1], share of the labeled batch rows whose label stays
             visible, stratified by class. With a bank 0 is meaningful: every row is scored.
         memory_visible_fraction: Share of the bank's labels that stay visible.
@@ -139,6 +148,8 @@ class GraphGuidedObjective(nn.Module):
         loss: str | None = None,
         consistency: Consistency | None = None,
         staleness: Staleness | None = None,
+        contrast: GraphContrast | None = None,
+        views: Sequence[Tensor] = (),
         visible_fraction: float = 0.5,
         memory_visible_fraction: float = 1.0,
         graph_weight: float = 0.3,
@@ -272,6 +283,15 @@ class GraphGuidedObjective(nn.Module):
             self.consistency,
             self.staleness.half_life,
         )
+        #: The classes of the `contrast`.
+        self.classes = None
+        if contrast is not None:
+            bank = check_contrast(contrast, memory, multilabel)
+            self.classes = GraphClasses(
+                bank.capacity, classifier, contrast, self.staleness.half_life, views
+            )
+        elif views:
+            raise ValueError("'views' need a 'contrast'. Pass contrast=GraphContrast().")
         self._inference = (
             None if memory is None else BankInference(memory, classifier, self.frozen_weight)
         )
@@ -355,6 +375,8 @@ class GraphGuidedObjective(nn.Module):
             "consistency": self.consistency,
             "staleness": self.staleness,
         }
+        if self.classes is not None:
+            parts["contrast"] = self.classes.contrast
         lines = [", ".join(f"{name}={shown(value)}" for name, value in settings.items())]
         for name, part in parts.items():
             values = [
@@ -491,7 +513,7 @@ class GraphGuidedObjective(nn.Module):
                 normalize=self.graph.normalize,
                 frozen_weight=self.frozen_weight,
             )
-            parts = [part for part in (self.targets, self.warm) if part is not None]
+            parts = [part for part in (self.targets, self.classes, self.warm) if part is not None]
             with state_kept(parts, self.generator):
                 return self._step(step, return_output)
 
@@ -501,15 +523,16 @@ class GraphGuidedObjective(nn.Module):
     def _step(self, step: StepBatch, return_output: bool) -> Tensor | ObjectiveOutput:
         """Connect, hide, propagate, compare, then store, in this order."""
         batch, logits, compared = step.batch, step.logits, None
-        if self.graph_weight > 0 or logits is None or return_output:
+        alone = logits is None and self.classes is None
+        if self.graph_weight > 0 or alone or return_output:
             compared = self._compare(step, return_output)
         # Graph and lists of `embeddings` are not those of other target embeddings.
         connection = None if compared is None or step.has_targets else compared.connection
         graph_loss = batch.x.new_zeros(())
         if compared is not None:
             graph_loss = compared.loss.to(batch.x.dtype)
-        cross_entropy = consistency = torch.zeros_like(graph_loss)
-        loss = graph_loss
+        cross_entropy = consistency = contrast = torch.zeros_like(graph_loss)
+        loss = graph_loss if self.classes is None else self.graph_weight * graph_loss
         if logits is not None:
             if batch.targets is None:
                 cross_entropy = labeled_cross_entropy(logits, batch.labels, self.class_weight)
@@ -532,6 +555,11 @@ class GraphGuidedObjective(nn.Module):
             "cross_entropy": cross_entropy,
             "consistency": consistency,
         }
+        if self.classes is not None and self.memory is not None:
+            with self.seconds.timed("contrast"):
+                contrast = self._contrast(self.classes, self.memory, step)
+            loss = loss + self.classes.contrast.weight * contrast
+            terms["contrast"] = contrast
         self.parts = {name: term.detach() for name, term in terms.items()}
         output = None
         if return_output and compared is not None:
@@ -540,7 +568,7 @@ class GraphGuidedObjective(nn.Module):
             data.seed_mask = compared.seeds
             output = ObjectiveOutput(
                 loss=loss,
-                **terms,
+                **{"contrast": contrast, **terms},
                 propagated=compared.propagated,
                 hidden=compared.hidden,
                 graph=data,
@@ -553,6 +581,13 @@ class GraphGuidedObjective(nn.Module):
                 with self.seconds.timed("enqueue"):
                     self.memory.store(step.constants, neighbors, of_all=True)
         return loss if output is None else output
+
+    def _contrast(self, classes: GraphClasses, memory: MemoryBank, step: StepBatch) -> Tensor:
+        """The contrast, over classes that are found again when it is time."""
+        if self.training:
+            classes.refresh(memory, self.targets.steps)
+        generator = step_generator(self.generator, self.training)
+        return contrast_loss(classes, memory, step, generator)
 
     def _compare(self, step: StepBatch, listed: bool) -> Compared:
         """Connect, hide, propagate and compare."""
@@ -631,6 +666,23 @@ class GraphGuidedObjective(nn.Module):
         With `ids`, a document is never named as a reason for itself.
         """
         return self._predictor().predict(embeddings, frozen, ids, mode, frozen_weight, rule, top)
+
+    def found_classes(self) -> FoundClasses:
+        """The classes of all M rows of the bank, as the `contrast` finds them, and trust in them.
+
+        Found over the bank as it is now, for example to fit a classifier on `memory.embeddings`
+        after training.
+
+        Raises:
+            ValueError: No contrast, or a bank without a label.
+        """
+        if self.classes is None or self.memory is None:
+            raise ValueError("'contrast' is None, so no classes are found. Pass GraphContrast().")
+        if not bool(self.memory.labeled.any()):
+            raise ValueError(
+                "'memory' holds no labeled document. Call memory.prefill(...) with some first."
+            )
+        return self.classes.find(self.memory)
 
     def _predictor(self) -> BankInference:
         if self._inference is None:

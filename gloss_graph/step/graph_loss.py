@@ -165,6 +165,7 @@ class ObjectiveOutput(NamedTuple):
         hidden: (B,) bool, rows whose label was hidden.
         graph: The `Data` of this step, batch rows first.
         solver: Its `unreachable` counts the hidden rows left out because no seed reaches them.
+        contrast: Over the classes the graph finds, before `GraphContrast.weight`.
     """
 
     loss: Tensor
@@ -175,6 +176,7 @@ class ObjectiveOutput(NamedTuple):
     hidden: Tensor
     graph: Data
     solver: SolverReport
+    contrast: Tensor
 
 
 def propagate_connection(

@@ -56,6 +56,46 @@ class Consistency:
 
 
 @dataclass(frozen=True, kw_only=True)
+class GraphContrast:
+    r"""The term that pulls documents of one class together, over the classes the graph finds.
+
+    Batch rows are compared with each other and with rows drawn from the bank: the mean of
+    \((1 - \cos_{ij})^2\) over pairs of one class and that of \(\cos_{ij}^2\) over pairs of two
+    count half each (the pairs of SetFit, Tunstall et al., 2022). Documents without a label have
+    the class that several views of the bank agree on, and count by the trust in it; all classes
+    count the same.
+
+    Attributes:
+        weight: Weight of the term in the loss.
+        start: Training steps before the classes are first found; until then only labeled documents
+            take part.
+        refresh_every: Steps between searches for the classes, each one over the whole bank.
+        rows: Rows of the bank in a step, drawn by trust with equal class shares. 0 compares within
+            the batch.
+
+    Raises:
+        ValueError: A setting out of range.
+
+    Example:
+        >>> GraphContrast(rows=256)
+        GraphContrast(weight=1.0, start=0, refresh_every=20, rows=256)
+    """
+
+    weight: float = setting(
+        1.0, "Weight of the contrast over the graph's classes.", search=Range(0.1, 10.0, log=True)
+    )
+    start: int = setting(0, "Steps before classes are found for unlabeled documents.")
+    refresh_every: int = setting(20, "Steps between searches for the classes.")
+    rows: int = setting(512, "Rows of the bank that a step contrasts with.", search=Range(64, 4096))
+
+    def __post_init__(self) -> None:
+        check_range("contrast_weight", self.weight, 0.0, float("inf"), open_high=True)
+        check_positive_int("contrast_start", self.start, minimum=0)
+        check_positive_int("contrast_refresh_every", self.refresh_every)
+        check_positive_int("contrast_rows", self.rows, minimum=0)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Staleness:
     r"""How a step treats remembered rows that an older encoder wrote.
 

@@ -37,6 +37,10 @@ def check_objective_state(
         "targets.table_ids": (None, None),
         "targets.confidence": (0.0, 1.0),
         "targets.mass": (-1.0, 1.0),
+        "classes.labels": (-1, classes - 1),
+        "classes.trust": (0.0, 1.0),
+        "classes.ids": (None, None),
+        "classes.found_at": (-1, None),
         "warm.values": (None, None),
         "class_weight": (0.0, None),
     }

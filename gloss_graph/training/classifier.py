@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from sklearn.linear_model import LogisticRegression
@@ -217,19 +216,6 @@ def fit_propagated_head(
     points = (rows[used] * scale).numpy()
     model = _logistic(_STRENGTHS[1], points, labels[used].numpy(), weights[used].numpy())
     _set_head(classifier, model, scale)
-
-
-def logistic_probabilities(rows: Tensor, labels: Tensor, num_classes: int) -> Tensor:
-    """Class probabilities (N, C) by a class-balanced logistic regression on the labeled rows.
-
-    `labels` (N,) are -1 where unknown and name at least two classes; other classes get 0.
-    """
-    points, known = F.normalize(rows.float(), dim=1).numpy(), (labels >= 0).numpy()
-    model = _logistic(_STRENGTHS[1], points[known], labels.numpy()[known])
-    out = torch.zeros(rows.size(0), num_classes, dtype=torch.float64)
-    spread = torch.from_numpy(model.predict_proba(points)).double()
-    out[:, torch.from_numpy(model.classes_)] = spread
-    return out
 
 
 @torch.no_grad()

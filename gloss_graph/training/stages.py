@@ -17,22 +17,20 @@ from torch.utils.data import WeightedRandomSampler
 from gloss_graph.graph.bandwidth import scaled_bandwidth
 from gloss_graph.graph.rows import joint_view
 from gloss_graph.inference import GraphClassifier, PropagationHead
+from gloss_graph.inference.agreement import agreed_labels, trusted_labels
 from gloss_graph.losses import pair_cosine_loss
 from gloss_graph.objective import GraphGuidedObjective
-from gloss_graph.propagation.alignment import entropy_confidence, row_shares
+from gloss_graph.propagation.alignment import row_shares
 from gloss_graph.text import Corpus, FeatureEncoder, Splits, TextEncoder, lexical_rows
 from gloss_graph.training.checkpoints import Checkpoints
 from gloss_graph.training.classifier import (
     TextClassifier,
     fit_balanced_head,
     fit_propagated_head,
-    logistic_probabilities,
 )
 from gloss_graph.training.config import TrainConfig
 from gloss_graph.training.data import MixedSampler, TextCollator, TextDataset, label_tensor
 
-# Share that a view leaves a class it rules out, so that it alone cannot exclude it.
-_LEAST = 1e-6
 _LABELS_PER_CLASS = 3
 
 
@@ -217,37 +215,8 @@ def corpus_labels(
         many = int((labels >= 0).sum()) >= _LABELS_PER_CLASS * settings.num_classes
         chosen = "agreed" if many or words is not None else "propagated"
     if chosen == "propagated":
-        return _trusted_labels(_propagate(rows, frozen, labels, settings, config.anchor), labels)
-    return agreed_labels(rows, labels, settings, words)
-
-
-def agreed_labels(
-    rows: Tensor, labels: Tensor, settings: GraphClassifier, words: Tensor | None = None
-) -> tuple[Tensor, Tensor]:
-    """Labels and trust as of `corpus_labels`, by the geometric mean of several views.
-
-    These are labels propagated over the graph of the embeddings, by the rule of the settings and by
-    Poisson learning, and a class-balanced logistic regression on the labeled documents, which err
-    on different documents. `words` add both propagations over their graph: independent views teach
-    the encoder what it does not know yet (co-training, Blum and Mitchell, 1998).
-    """
-    poisson = settings.with_rule("poisson", settings.propagation.leak)
-    spread = _votes(rows, labels, settings)
-    views = [spread, _votes(rows, labels, poisson)]
-    known = labels >= 0
-    if labels[known].unique().numel() > 1:
-        views.append(logistic_probabilities(rows, labels, settings.num_classes))
-    reached = known | (spread.sum(dim=1) > 0)
-    if words is not None:
-        said = words.abs().sum(dim=1) > 0
-        for rule in (settings, poisson):
-            view = _votes(words, labels, rule)
-            reached |= said & (view.sum(dim=1) > 0)
-            # Documents without words are all alike there.
-            views.append(torch.where(said.unsqueeze(1), view, 1.0 / settings.num_classes))
-    logs = [view.to(spread).clamp(min=_LEAST).log() for view in views]
-    found, trust = _trusted_labels(row_shares(torch.stack(logs).mean(dim=0).exp()), labels)
-    return found, torch.where(reached, trust, 0.0)
+        return trusted_labels(_propagate(rows, frozen, labels, settings, config.anchor), labels)
+    return agreed_labels(rows, labels, settings, () if words is None else (words,))
 
 
 def _propagate(
@@ -256,19 +225,6 @@ def _propagate(
     """Class probabilities (N, C) over the graph of learned and frozen similarity."""
     solved = PropagationHead(joint_view(rows, frozen, anchor), labels, settings)
     return solved.probabilities(solved.hits)
-
-
-def _votes(rows: Tensor, labels: Tensor, settings: GraphClassifier) -> Tensor:
-    """Votes (N, C) of the graph of rows (N, D), which rule out no class as probabilities do."""
-    solved = PropagationHead(rows, labels, settings)
-    return solved.votes(solved.hits)
-
-
-def _trusted_labels(target: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Labels (N,), known or of `target` (N, C), and trust (N,) as `corpus_labels`."""
-    known = labels >= 0
-    trust = torch.where(known, 1.0, entropy_confidence(target))
-    return torch.where(known, labels, target.argmax(dim=1)), trust
 
 
 # ------------------------------------------------------------------ stages of a run
@@ -377,6 +333,6 @@ def fit_head(
         settings = head_settings(config, train.num_classes)
         spread = _propagate(rows, views.frozen.get("train"), labels, settings, config.anchor)
         fitted = classifier.head_logits(rows).softmax(dim=1)
-        found, trust = _trusted_labels(row_shares((fitted * spread.to(fitted)).sqrt()), labels)
+        found, trust = trusted_labels(row_shares((fitted * spread.to(fitted)).sqrt()), labels)
         fit_propagated_head(classifier, rows, found, trust)
     return {"head.C": strength}

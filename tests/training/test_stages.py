@@ -14,11 +14,11 @@ import torch
 from helpers import snapshot
 
 from gloss_graph.analysis import classification_scores
+from gloss_graph.inference.agreement import agreed_labels
 from gloss_graph.text import Corpus, lexical_rows
 from gloss_graph.training import Run, TextClassifier, TrainConfig, contrastive_warm_start, stages
 from gloss_graph.training.data import with_few_labels
 from gloss_graph.training.stages import (
-    agreed_labels,
     balanced_turns,
     corpus_labels,
     fit_head,
@@ -130,7 +130,7 @@ def test_documents_without_words_are_told_nothing_by_words() -> None:
     settings = head_settings(TrainConfig(k=6), 2)
     words = lexical_rows(spoken(own, labels, 1, silent=8), 16)
     assert words is not None
-    silent, trust = (part[-8:-1] for part in agreed_labels(rows, labels, settings, words))
+    silent, trust = (part[-8:-1] for part in agreed_labels(rows, labels, settings, (words,)))
     assert torch.equal(silent, own[-8:-1])
     assert (trust > 0.5).all()
     # What they are told without words, less sure as some views say nothing.

@@ -1,0 +1,200 @@
+"""Contrast of the batch with itself and the bank, over the classes that the graph finds."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from gloss_graph._internal.checks import check_matrix
+from gloss_graph.graph.batch import StepBatch
+from gloss_graph.inference.agreement import FoundClasses, agreed_labels
+from gloss_graph.inference.head import GraphClassifier
+from gloss_graph.memory import MemoryBank
+from gloss_graph.memory.drift import age_decay
+from gloss_graph.step.settings import GraphContrast
+
+
+class GraphClasses(nn.Module):
+    """The class of every document of the bank, known or found, and the trust in it.
+
+    Found over the whole bank every `refresh_every` steps and looked up by document in between.
+
+    Args:
+        capacity: Rows of the bank.
+        classifier: How documents are connected and labels propagated.
+        contrast: When.
+        half_life: Steps in which the edges of a remembered row lose half their weight, or None.
+        views: Further rows (N, D') of documents, row i of the document with id i.
+    """
+
+    labels: Tensor
+    trust: Tensor
+    ids: Tensor
+    found_at: Tensor
+
+    def __init__(
+        self,
+        capacity: int,
+        classifier: GraphClassifier,
+        contrast: GraphContrast,
+        half_life: float | None = None,
+        views: Sequence[Tensor] = (),
+    ) -> None:
+        super().__init__()
+        for number, view in enumerate(views):
+            check_matrix(f"views[{number}]", view)
+        self.classifier, self.contrast, self.half_life = classifier, contrast, half_life
+        #: Constants that the caller has; no part of the state.
+        self.views = [view.detach().float() for view in views]
+        self.register_buffer("labels", torch.full((capacity,), -1))
+        self.register_buffer("trust", torch.zeros(capacity, dtype=torch.float32))
+        self.register_buffer("ids", torch.full((capacity,), -1))
+        self.register_buffer("found_at", torch.full((), -1))
+        self._warned = False
+
+    @torch.no_grad()
+    def find(self, memory: MemoryBank) -> FoundClasses:
+        """Classes and trust of the M rows of the bank, which holds a label."""
+        decay = None if self.half_life is None else age_decay(memory.age, self.half_life)
+        views = [_rows_by_id(view.to(memory.rows.device), memory.ids) for view in self.views]
+        return agreed_labels(
+            memory.embeddings.float(), memory.labels, self.classifier, views, decay
+        )
+
+    @torch.no_grad()
+    def refresh(self, memory: MemoryBank, step: Tensor) -> None:
+        """Find the classes again if it is time."""
+        number, last = int(step), int(self.found_at)
+        early = number < self.contrast.start
+        if early or (last >= 0 and number - last < self.contrast.refresh_every):
+            return
+        count = len(memory)
+        if count == 0:
+            return
+        if not bool(memory.labeled.any()):
+            if not self._warned:
+                warnings.warn(
+                    "The memory bank holds no label, so the contrast finds no classes. Prefill it, "
+                    "or let labeled documents pass first.",
+                    UserWarning,
+                    stacklevel=6,
+                )
+            self._warned = True
+            return
+        found = self.find(memory)
+        # New tensors, so that a step that raises later can go back to the old ones.
+        self.labels = torch.cat([found.labels, self.labels[count:]])
+        self.trust = torch.cat([found.trust.to(self.trust), self.trust[count:]])
+        self.ids = torch.cat([memory.ids, self.ids[count:]])
+        self.found_at = step.clone()
+
+    def of_bank(self, memory: MemoryBank) -> FoundClasses:
+        """As of the last search, for the rows whose document is still there; others have trust 0.
+
+        Labels that the bank holds now go first.
+        """
+        count = len(memory)
+        current, known = self.ids[:count] == memory.ids, memory.labeled
+        labels = torch.where(known, memory.labels, self.labels[:count])
+        trust = torch.where(current, self.trust[:count], 0.0)
+        return FoundClasses(labels, torch.where(known, 1.0, trust))
+
+
+def contrast_loss(
+    classes: GraphClasses, memory: MemoryBank, step: StepBatch, generator: torch.Generator
+) -> Tensor:
+    """The term of one step; a differentiable 0 where no two documents can be compared.
+
+    Gradients reach the batch rows, also as the other end of a pair; rows of the bank are constants.
+    """
+    batch, learned = step.batch, step.learned
+    of_bank = classes.of_bank(memory)
+    labels, trust = _of_batch(batch.labels, batch.slots, of_bank)
+    x = F.normalize(batch.x[:, :learned], dim=1)
+    weight = _balanced(labels, trust, classes.classifier.num_classes)
+    others, other_labels, other_weight = [x], [labels], [weight]
+    slots = _drawn(of_bank, batch.slots, classes, generator)
+    if slots.numel():
+        others.append(F.normalize(memory.embeddings[slots, :learned].to(x), dim=1))
+        other_labels.append(of_bank.labels[slots])
+        # Drawn by trust and class: they count the same, as much as the mean batch row.
+        other_weight.append(weight.mean().expand(slots.numel()))
+    cosine = x @ torch.cat(others).T
+    pair = weight.unsqueeze(1) * torch.cat(other_weight)
+    pair = pair.masked_fill(_one_document(batch.ids, *pair.shape), 0.0)
+    same = labels.unsqueeze(1) == torch.cat(other_labels)
+    pull = _mean((1.0 - cosine).square(), pair * same)
+    return 0.5 * (pull + _mean(cosine.square(), pair * ~same))
+
+
+def _rows_by_id(view: Tensor, ids: Tensor) -> Tensor:
+    """Rows (M, D') of documents by id, zeros for those without."""
+    known = (ids >= 0) & (ids < view.size(0))
+    return torch.where(known.unsqueeze(1), view[ids.clamp(0, max(0, view.size(0) - 1))], 0.0)
+
+
+def _of_batch(labels: Tensor, slots: Tensor | None, of_bank: FoundClasses) -> tuple[Tensor, Tensor]:
+    """Class and trust (B,) of the batch rows: their label, else that of their stored copy."""
+    trust = (labels >= 0).to(of_bank.trust)
+    if slots is None or of_bank.labels.numel() == 0:
+        return labels, trust
+    found = (labels < 0) & (slots >= 0)
+    place = slots.clamp(min=0)
+    return (
+        torch.where(found, of_bank.labels[place], labels),
+        torch.where(found, of_bank.trust[place], trust),
+    )
+
+
+def _balanced(labels: Tensor, trust: Tensor, num_classes: int) -> Tensor:
+    """Trust (n,) divided by the sum of its class, so that all classes count the same."""
+    place = labels.clamp(min=0)
+    total = trust.new_zeros(num_classes).index_add_(0, place, trust)
+    return trust / total[place].clamp(min=torch.finfo(trust.dtype).tiny)
+
+
+def _drawn(
+    of_bank: FoundClasses,
+    slots: Tensor | None,
+    classes: GraphClasses,
+    generator: torch.Generator,
+) -> Tensor:
+    """Slots (n,) of other documents than the batch's, by trust with equal class shares."""
+    weight = _balanced(of_bank.labels, of_bank.trust, classes.classifier.num_classes).cpu()
+    if slots is not None:
+        weight[slots[slots >= 0].cpu()] = 0.0
+    count = min(classes.contrast.rows, int(weight.count_nonzero()))
+    if count == 0:
+        return of_bank.labels[:0]
+    return torch.multinomial(weight, count, generator=generator).to(of_bank.labels.device)
+
+
+def _one_document(ids: Tensor | None, rows: int, columns: int) -> Tensor:
+    """Pairs (rows, columns) of one document, among the batch rows that come first."""
+    device = None if ids is None else ids.device
+    same = torch.zeros(rows, columns, dtype=torch.bool, device=device)
+    if ids is None:
+        return same.fill_diagonal_(True)
+    same[:, :rows] = ids.unsqueeze(1) == ids
+    return same
+
+
+def _mean(values: Tensor, weight: Tensor) -> Tensor:
+    """Weighted mean, 0 without weight."""
+    total = weight.sum()
+    return (values * weight).sum() / torch.where(total > 0, total, 1.0)
+
+
+def check_contrast(contrast: object, memory: MemoryBank | None, multilabel: bool) -> None:
+    """Raise unless an objective over `memory` can have this contrast."""
+    if not isinstance(contrast, GraphContrast):
+        raise TypeError(f"'contrast' must be a GraphContrast (got {type(contrast).__name__}).")
+    if memory is None:
+        raise ValueError("'contrast' needs 'memory', where its classes are found. Pass a bank.")
+    if multilabel:
+        raise ValueError("'contrast' must be None with multilabel=True: label sets overlap.")
+    return memory
