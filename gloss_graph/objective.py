@@ -91,9 +91,9 @@ class GraphGuidedObjective(nn.Module):
         staleness: How a step treats old rows of the bank.
         contrast: The contrast over the classes of the graph, which needs `memory`; None = none.
             With it \(L_G\) counts \(\lambda\) without `logits` too.
-        views: Further views of the documents for the classes of the `contrast`, such as their words
-            (`gloss_graph.text.lexical_rows`): (N, D') each, row i of the document with id i, zeros
-            where it says nothing. They are no part of the state.
+        views: Further views of documents for the classes of the `contrast`, such as their words
+            (`gloss_graph.text.lexical_rows`): ids (n,) and rows (n, D') for each view; a row of
+            zeros says nothing. They are no part of the state.
         visible_fraction: \(\gamma\) in [0, 1], share of the labeled batch rows whose label stays
             visible, stratified by class. With a bank 0 is meaningful: every row is scored.
         memory_visible_fraction: Share of the bank's labels that stay visible.
@@ -149,7 +149,7 @@ class GraphGuidedObjective(nn.Module):
         consistency: Consistency | None = None,
         staleness: Staleness | None = None,
         contrast: GraphContrast | None = None,
-        views: Sequence[Tensor] = (),
+        views: Sequence[tuple[Tensor, Tensor]] = (),
         visible_fraction: float = 0.5,
         memory_visible_fraction: float = 1.0,
         graph_weight: float = 0.3,

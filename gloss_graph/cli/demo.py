@@ -58,7 +58,6 @@ def demo(
         "ce": {"loss": "ce", "max_steps": 2 * steps, "class_balance": True},
         "gloss": {
             **recipe_settings("few-labels", few_labels=True),
-            "warm_start_steps": steps,
             "graph_start_steps": steps,
         },
     }

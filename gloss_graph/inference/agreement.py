@@ -33,11 +33,33 @@ class FoundClasses(NamedTuple):
     trust: Tensor
 
 
+class ViewVotes(NamedTuple):
+    """What a further view of N documents says: votes (N, C) by two rules, and whom it reaches."""
+
+    harmonic: Tensor
+    poisson: Tensor
+    reached: Tensor
+
+
+@torch.no_grad()
+def view_votes(view: Tensor, labels: Tensor, settings: GraphClassifier) -> ViewVotes:
+    """Votes of the graph of further rows (N, D') of documents; a row of zeros says nothing."""
+    said = view.abs().sum(dim=1) > 0
+    # Documents without a row there are all alike.
+    votes = [
+        torch.where(said.unsqueeze(1), _votes(view, labels, rule), 1.0 / settings.num_classes)
+        for rule in _rules(settings)
+    ]
+    reached = [said & (given.sum(dim=1) > 0) for given in votes]
+    return ViewVotes(votes[0], votes[1], reached[0] | reached[1])
+
+
+@torch.no_grad()
 def agreed_labels(
     rows: Tensor,
     labels: Tensor,
     settings: GraphClassifier,
-    views: Sequence[Tensor] = (),
+    views: Sequence[ViewVotes] = (),
     decay: Tensor | None = None,
 ) -> FoundClasses:
     """Classes of all documents by the geometric mean of several views.
@@ -52,23 +74,18 @@ def agreed_labels(
         rows: (N, D) embeddings.
         labels: (N,) long, -1 = unlabeled.
         settings: How documents are connected and labels propagated.
-        views: Further rows (N, D') of the same documents; a row of zeros says nothing.
+        views: Votes of further views.
         decay: (N,) in (0, 1], factor of the edges of every row; None = 1.
     """
-    rules = settings, settings.with_rule("poisson", settings.propagation.leak)
-    spread, poisson = (_votes(rows, labels, rule, decay) for rule in rules)
+    spread, poisson = (_votes(rows, labels, rule, decay) for rule in _rules(settings))
     opinions = [spread, poisson]
     known = labels >= 0
     if labels[known].unique().numel() > 1:
         opinions.append(logistic_probabilities(rows, labels, settings.num_classes))
     reached = known | (spread.sum(dim=1) > 0)
     for view in views:
-        said = view.abs().sum(dim=1) > 0
-        for rule in rules:
-            votes = _votes(view, labels, rule)
-            reached |= said & (votes.sum(dim=1) > 0)
-            # Documents without a row there are all alike.
-            opinions.append(torch.where(said.unsqueeze(1), votes, 1.0 / settings.num_classes))
+        opinions += [view.harmonic, view.poisson]
+        reached |= view.reached
     logs = [votes.to(spread).clamp(min=_LEAST).log() for votes in opinions]
     found = trusted_labels(row_shares(torch.stack(logs).mean(dim=0).exp()), labels)
     return found._replace(trust=torch.where(reached, found.trust, 0.0))
@@ -97,6 +114,10 @@ def logistic_probabilities(rows: Tensor, labels: Tensor, num_classes: int) -> Te
         model.predict_proba(points)
     ).double()
     return out.to(rows.device)
+
+
+def _rules(settings: GraphClassifier) -> tuple[GraphClassifier, GraphClassifier]:
+    return settings, settings.with_rule("poisson", settings.propagation.leak)
 
 
 def _votes(

@@ -9,13 +9,34 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gloss_graph._internal.checks import check_matrix
+from gloss_graph._internal.checks import check_index_vector, check_matrix
 from gloss_graph.graph.batch import StepBatch
-from gloss_graph.inference.agreement import FoundClasses, agreed_labels
+from gloss_graph.inference.agreement import FoundClasses, ViewVotes, agreed_labels, view_votes
 from gloss_graph.inference.head import GraphClassifier
 from gloss_graph.memory import MemoryBank
 from gloss_graph.memory.drift import age_decay
 from gloss_graph.step.settings import GraphContrast
+
+
+class _View:
+    """Rows of documents by id."""
+
+    def __init__(self, ids: Tensor, rows: Tensor, name: str) -> None:
+        check_matrix(name, rows)
+        check_index_vector(name, ids, rows.size(0))
+        self.ids, order = ids.long().sort()
+        self.rows = rows.detach().float()[order]
+        if bool((self.ids[1:] == self.ids[:-1]).any()):
+            raise ValueError(f"'{name}' must name every id once (some are there twice).")
+
+    def rows_of(self, ids: Tensor) -> Tensor:
+        """Rows (M, D') of documents (M,), zeros for those without."""
+        if self.ids.numel() == 0:
+            return self.rows.new_zeros(ids.numel(), self.rows.size(1)).to(ids.device)
+        wanted = ids.to(self.ids.device)
+        place = torch.searchsorted(self.ids, wanted).clamp(max=self.ids.numel() - 1)
+        known = (self.ids[place] == wanted).unsqueeze(1)
+        return torch.where(known, self.rows[place], 0.0).to(ids.device)
 
 
 class GraphClasses(nn.Module):
@@ -28,7 +49,10 @@ class GraphClasses(nn.Module):
         classifier: How documents are connected and labels propagated.
         contrast: When.
         half_life: Steps in which the edges of a remembered row lose half their weight, or None.
-        views: Further rows (N, D') of documents, row i of the document with id i.
+        views: Ids (n,) of documents and further rows (n, D') of them, for each view.
+
+    Raises:
+        ValueError: A view whose ids and rows disagree, or that names an id twice.
     """
 
     labels: Tensor
@@ -42,30 +66,34 @@ class GraphClasses(nn.Module):
         classifier: GraphClassifier,
         contrast: GraphContrast,
         half_life: float | None = None,
-        views: Sequence[Tensor] = (),
+        views: Sequence[tuple[Tensor, Tensor]] = (),
     ) -> None:
         super().__init__()
-        for number, view in enumerate(views):
-            check_matrix(f"views[{number}]", view)
         self.classifier, self.contrast, self.half_life = classifier, contrast, half_life
-        #: Constants that the caller has; no part of the state.
-        self.views = [view.detach().float() for view in views]
+        # Constants that the caller has: no part of the state.
+        self._views = [_View(*view, f"views[{i}]") for i, view in enumerate(views)]
         self.register_buffer("labels", torch.full((capacity,), -1))
         self.register_buffer("trust", torch.zeros(capacity, dtype=torch.float32))
         self.register_buffer("ids", torch.full((capacity,), -1))
         self.register_buffer("found_at", torch.full((), -1))
         self._warned = False
+        self._said: tuple[Tensor, Tensor, list[ViewVotes]] | None = None
 
-    @torch.no_grad()
     def find(self, memory: MemoryBank) -> FoundClasses:
         """Classes and trust of the M rows of the bank, which holds a label."""
         decay = None if self.half_life is None else age_decay(memory.age, self.half_life)
-        views = [_rows_by_id(view.to(memory.rows.device), memory.ids) for view in self.views]
-        return agreed_labels(
-            memory.embeddings.float(), memory.labels, self.classifier, views, decay
-        )
+        rows, labels = memory.embeddings.float(), memory.labels
+        return agreed_labels(rows, labels, self.classifier, self._votes(memory), decay)
 
-    @torch.no_grad()
+    def _votes(self, memory: MemoryBank) -> list[ViewVotes]:
+        """Votes of the further views, which training does not change."""
+        ids, labels, said = memory.ids, memory.labels, self._said
+        if said is None or not (torch.equal(said[0], ids) and torch.equal(said[1], labels)):
+            rows = [view.rows_of(ids) for view in self._views]
+            votes = [view_votes(view, labels, self.classifier) for view in rows]
+            said = self._said = ids.clone(), labels.clone(), votes
+        return said[2]
+
     def refresh(self, memory: MemoryBank, step: Tensor) -> None:
         """Find the classes again if it is time."""
         number, last = int(step), int(self.found_at)
@@ -131,12 +159,6 @@ def contrast_loss(
     return 0.5 * (pull + _mean(cosine.square(), pair * ~same))
 
 
-def _rows_by_id(view: Tensor, ids: Tensor) -> Tensor:
-    """Rows (M, D') of documents by id, zeros for those without."""
-    known = (ids >= 0) & (ids < view.size(0))
-    return torch.where(known.unsqueeze(1), view[ids.clamp(0, max(0, view.size(0) - 1))], 0.0)
-
-
 def _of_batch(labels: Tensor, slots: Tensor | None, of_bank: FoundClasses) -> tuple[Tensor, Tensor]:
     """Class and trust (B,) of the batch rows: their label, else that of their stored copy."""
     trust = (labels >= 0).to(of_bank.trust)
@@ -189,8 +211,8 @@ def _mean(values: Tensor, weight: Tensor) -> Tensor:
     return (values * weight).sum() / torch.where(total > 0, total, 1.0)
 
 
-def check_contrast(contrast: object, memory: MemoryBank | None, multilabel: bool) -> None:
-    """Raise unless an objective over `memory` can have this contrast."""
+def check_contrast(contrast: object, memory: MemoryBank | None, multilabel: bool) -> MemoryBank:
+    """The bank; raises unless an objective over it can have this contrast."""
     if not isinstance(contrast, GraphContrast):
         raise TypeError(f"'contrast' must be a GraphContrast (got {type(contrast).__name__}).")
     if memory is None:

@@ -117,7 +117,12 @@ def used_settings(config: TrainConfig, *, unlabeled: bool) -> set[str]:
     parts = {"graph", "propagation"}
     if config.trains and spec.over_bank:
         parts |= {"staleness"} | ({"consistency"} if unlabeled else set())
-    ruled = {"eta", "hops", "refresh_every", "consistency_weight", *_STALENESS}
+        used.add("contrast_weight")
+    contrasts = config.trains and spec.over_bank and config.contrast_weight > 0
+    if spreads or contrasts:
+        parts |= {"contrast"}
+        used |= {"graph_start_classes"} if unlabeled else set()
+    ruled = {"eta", "hops", "refresh_every", "consistency_weight", "contrast_weight", *_STALENESS}
     ruled |= set() if config.rule == "spreading" else {"alpha"}
     return used | {
         name

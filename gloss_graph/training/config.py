@@ -14,18 +14,13 @@ from gloss_graph._internal.checks import check_choice, check_positive_int, check
 from gloss_graph._internal.settings import Dimension, Range, nearest_name, settings_of
 from gloss_graph.graph.settings import KNNGraph
 from gloss_graph.propagation.settings import PropagationSettings
-from gloss_graph.step.settings import Consistency, Staleness
+from gloss_graph.step.settings import Consistency, GraphContrast, Staleness
 from gloss_graph.training.losses import LOSSES, LossSpec
 
 RECIPES: dict[str, dict[str, Any]] = {
-    # Contrast on the labels, then over the corpus with the classes that views of it agree on; the
-    # head is fitted to labels and graph at the end.
-    "few-labels": {
-        "loss": "gloss",
-        "warm_start_steps": 60,
-        "graph_start_steps": 60,
-        "max_steps": 0,
-    },
+    # Contrast over a bank of the corpus, with the classes that views of it agree on; the head is
+    # fitted to labels and graph at the end.
+    "few-labels": {"loss": "gloss", "graph_start_steps": 80, "max_steps": 0},
     # Cross-entropy and graph loss together, over all documents.
     "full-labels": {"loss": "gloss", "epochs": 3.0, "select": "last"},
 }
@@ -36,6 +31,7 @@ PARTS: dict[str, type] = {
     "graph": KNNGraph,
     "propagation": PropagationSettings,
     "consistency": Consistency,
+    "contrast": GraphContrast,
     "staleness": Staleness,
 }
 """Parts that a configuration holds; `part.name` names a setting of one."""
@@ -43,9 +39,13 @@ PARTS: dict[str, type] = {
 # Settings of parts whose field name would not say what they are among all settings.
 _FLAT_NAMES = {
     **{("consistency", name): f"consistency_{name}" for name in ("weight", "start", "ramp")},
+    ("consistency", "refresh_every"): "refresh_every",
+    **{("contrast", name): f"contrast_{name}" for name in settings_of(GraphContrast)},
     ("staleness", "warmup_steps"): "memory_start",
     ("staleness", "ramp_steps"): "memory_ramp",
 }
+# Terms that joint training has only where it is asked for them.
+_OFF = {"contrast_weight": 0.0}
 # Their default depends on the number of steps.
 _BY_LENGTH = ("consistency_start", "consistency_ramp", "refresh_every")
 _PLAIN: dict[str, type] = {
@@ -114,7 +114,7 @@ def _part_settings() -> Iterator[ConfigSetting]:
         for name, one in settings_of(kind).items():
             flat = name if names.count(name) == 1 else f"{part}_{name}"
             flat = _FLAT_NAMES.get((part, name), flat)
-            default, help, kinds = one.default, one.help, _kinds(one.annotation)
+            default, help, kinds = _OFF.get(flat, one.default), one.help, _kinds(one.annotation)
             if flat in _BY_LENGTH:
                 default, kinds = None, (*kinds, type(None))
                 help = f"{help.rstrip('.')}; none = by the number of steps."
@@ -151,13 +151,14 @@ def check_label_draw(label_fraction: float | None, labels_per_class: int | None)
 class TrainConfig(_PartSettings):
     """Every setting of a training run.
 
-    Pass the settings of `graph`, `propagation`, `consistency` and `staleness` as that part,
+    Pass the settings of a part, such as `graph` or `staleness`, as that part,
     `graph=KNNGraph(k=30)`, or by name, `k=30`. `SETTINGS` explains each setting.
 
     Args:
         graph: How documents are connected.
         propagation: How labels propagate.
         consistency: The loss term of unlabeled documents.
+        contrast: The contrast over the classes of the graph.
         staleness: What is done about stored rows that have aged.
         **settings: Values by name.
 
@@ -235,12 +236,12 @@ class TrainConfig(_PartSettings):
         0, "Contrastive steps on the labeled documents before training.", _COUNT_OR_0
     )
     graph_start_steps: int = _few_labels(
-        0, "Contrastive steps on the corpus after these, by classes of the graph.", _COUNT_OR_0
+        0, "Contrastive steps over a bank of the corpus after these.", _COUNT_OR_0
     )
     graph_start_classes: str = _few_labels(
         "auto",
-        "Classes of these steps: auto, co-training, agreed or propagated.",
-        _one_of("auto", "co-training", "agreed", "propagated"),
+        "Views that find their classes: agreed (embeddings), co-training (words too) or auto.",
+        _one_of("auto", "co-training", "agreed"),
     )
     warm_start_rate: float = _few_labels(
         2e-5,
@@ -277,13 +278,15 @@ class TrainConfig(_PartSettings):
         graph: KNNGraph | None = None,
         propagation: PropagationSettings | None = None,
         consistency: Consistency | None = None,
+        contrast: GraphContrast | None = None,
         staleness: Staleness | None = None,
         **settings: Any,
     ) -> None:
         for name in settings.keys() - SETTINGS.keys():
             hint = nearest_name(name, SETTINGS)
             raise TypeError(f"TrainConfig has no setting {name!r}. {hint}")
-        values, given = DEFAULTS | settings, (graph, propagation, consistency, staleness)
+        values = DEFAULTS | settings
+        given = graph, propagation, consistency, contrast, staleness
         for (part, kind), value in zip(PARTS.items(), given, strict=True):
             if value is None:
                 continue
@@ -315,6 +318,11 @@ class TrainConfig(_PartSettings):
     def consistency(self) -> Consistency:
         """The loss term of unlabeled documents."""
         return self._parts["consistency"]
+
+    @property
+    def contrast(self) -> GraphContrast:
+        """The contrast over the classes of the graph."""
+        return self._parts["contrast"]
 
     @property
     def staleness(self) -> Staleness:
@@ -356,7 +364,10 @@ class TrainConfig(_PartSettings):
     @classmethod
     def from_flat(cls, settings: Mapping[str, Any]) -> TrainConfig:
         """Make a configuration of what `flat` returned, ignoring other keys."""
-        return cls(**{name: value for name, value in settings.items() if name in SETTINGS})
+        values = {name: value for name, value in settings.items() if name in SETTINGS}
+        if values.get("graph_start_classes") == "propagated":  # up to version 0.2
+            values["graph_start_classes"] = "agreed"
+        return cls(**values)
 
     def __repr__(self) -> str:
         values = self.flat().items()

@@ -31,6 +31,7 @@ _HISTORY = {
     "cross_entropy": "cross_entropy",
     "metric_loss": "metric_loss",
     "consistency": "consistency",
+    "contrast": "contrast",
     "eval_accuracy": "val_accuracy",
     "eval_macro_f1": "val_macro_f1",
     "eval_micro_f1": "val_micro_f1",

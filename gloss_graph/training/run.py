@@ -38,7 +38,13 @@ from gloss_graph.training.outcome import (
 from gloss_graph.training.processes import check_run, check_same_everywhere, join_processes, on_main
 from gloss_graph.training.setup import make_loss, make_objective, make_trainer
 from gloss_graph.training.snapshots import Snapshots
-from gloss_graph.training.stages import SplitEmbeddings, fill_bank, fit_head, run_start_stages
+from gloss_graph.training.stages import (
+    SplitEmbeddings,
+    fill_bank,
+    fit_head,
+    run_start_stages,
+    shared_words,
+)
 from gloss_graph.training.trainer import LossModule
 
 _SIGMA_SAMPLE = 1024
@@ -257,6 +263,7 @@ class _TextRun:
             frozen_dim=self.views.dim,
             sample=sample,
             multilabel=train.multilabel,
+            views=self._word_views(),
         )
         objective = self.objective
         # Frozen features fill the bank together with the learned ones, before any step.
@@ -264,6 +271,14 @@ class _TextRun:
             fill_bank(objective, train, self.start_rows, self.views)
             if self.start_losses and config.trains:
                 fit_head(self.classifier, train, self.start_rows, self.views, config)
+
+    def _word_views(self) -> list[tuple[Tensor, Tensor]]:
+        """The words of the training documents, where a contrast of joint training uses them."""
+        spec = self.config.loss_spec
+        if self.config.contrast_weight == 0 or not (spec.over_bank and min(self.corpus.labels) < 0):
+            return []
+        words = shared_words(self.corpus, self.config)
+        return [] if words is None else [(torch.tensor(self.corpus.ids), words)]
 
     @property
     def objective(self) -> GraphGuidedObjective | None:

@@ -52,6 +52,7 @@ def make_loss(
     frozen_dim: int = 0,
     sample: Tensor | None = None,
     multilabel: bool = False,
+    views: Sequence[tuple[Tensor, Tensor]] = (),
 ) -> LossModule | None:
     """Make the loss module of a configuration; None for cross-entropy.
 
@@ -83,6 +84,7 @@ def make_loss(
         sample=sample,
         sixth=sixth,
         multilabel=multilabel,
+        views=views,
     )
 
 
@@ -97,13 +99,15 @@ def make_objective(
     sixth: int = _REFRESH,
     targets: bool = True,
     multilabel: bool = False,
+    views: Sequence[tuple[Tensor, Tensor]] = (),
 ) -> GraphGuidedObjective:
     """Make an objective over a bank: of a graph-guided loss, or one that predicts for another loss.
 
     The bank has a row for each of the `documents`, unless the settings say otherwise, with `dim`
     learned and `frozen_dim` frozen features. The in-batch forms estimate their bandwidth from a
     `sample` (S, D) of embeddings. Targets begin after a `sixth` of the steps and gain weight in as
-    many; `targets=False` leaves their table out, which predictions do not need.
+    many; `targets=False` leaves them and the contrast out, which predictions do not need. `views`
+    are those of the objective, for the contrast.
     """
     spec = config.loss_spec
     bandwidth = scaled_bandwidth(config.bandwidth, config.bandwidth_scale)
@@ -130,6 +134,7 @@ def make_objective(
     if spec.frozen_targets:
         refresh = _NEVER_AGAIN
     classes = num_classes if multilabel else None
+    contrasts = targets and config.contrast_weight > 0 and not spec.frozen_targets
     return GraphGuidedObjective(
         num_classes,
         memory=_bank(config, documents, dim + frozen_dim, config.k, classes),
@@ -144,6 +149,8 @@ def make_objective(
             ramp=ramp if config.consistency_ramp is None else config.consistency_ramp,
             refresh_every=refresh if targets else 0,
         ),
+        contrast=config.contrast if contrasts else None,
+        views=views if contrasts else (),
         staleness=config.staleness,
         frozen_weight=1.0 if spec.frozen_targets else config.anchor,
         seed=config.seed,

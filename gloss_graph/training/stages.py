@@ -4,23 +4,23 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping
-from dataclasses import replace
-from functools import partial
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, replace
 
 import torch
 from rich.console import Console
 from rich.progress import track
 from torch import Tensor
-from torch.utils.data import WeightedRandomSampler
 
 from gloss_graph.graph.bandwidth import scaled_bandwidth
 from gloss_graph.graph.rows import joint_view
 from gloss_graph.inference import GraphClassifier, PropagationHead
-from gloss_graph.inference.agreement import agreed_labels, trusted_labels
+from gloss_graph.inference.agreement import trusted_labels
 from gloss_graph.losses import pair_cosine_loss
+from gloss_graph.memory import MemoryBank
 from gloss_graph.objective import GraphGuidedObjective
 from gloss_graph.propagation.alignment import row_shares
+from gloss_graph.step.settings import Consistency
 from gloss_graph.text import Corpus, FeatureEncoder, Splits, TextEncoder, lexical_rows
 from gloss_graph.training.checkpoints import Checkpoints
 from gloss_graph.training.classifier import (
@@ -30,8 +30,6 @@ from gloss_graph.training.classifier import (
 )
 from gloss_graph.training.config import TrainConfig
 from gloss_graph.training.data import MixedSampler, TextCollator, TextDataset, label_tensor
-
-_LABELS_PER_CLASS = 3
 
 
 class SplitEmbeddings:
@@ -88,7 +86,6 @@ def contrastive_warm_start(
     encoder: TextEncoder | FeatureEncoder,
     corpus: Corpus,
     *,
-    weights: Tensor | None = None,
     steps: int = 60,
     batch_size: int = 32,
     learning_rate: float = 2e-5,
@@ -101,8 +98,6 @@ def contrastive_warm_start(
     Args:
         encoder: Fine-tuned in place, on its device; only parameters that require a gradient.
         corpus: Documents; unlabeled ones are left out.
-        weights: (N,) how often a document is drawn relative to others of its class, for uncertain
-            labels; None takes turns.
         steps: Steps of AdamW, with 10 % warm-up, then linear decay.
         batch_size: Labeled documents per step, classes in equal shares.
         learning_rate: Highest learning rate.
@@ -114,13 +109,104 @@ def contrastive_warm_start(
         The loss of every step.
 
     Raises:
-        ValueError: No labeled document, or weights that cannot be drawn from.
+        ValueError: No labeled document.
     """
-    dataset, collate = TextDataset(corpus, encoder), TextCollator(encoder, ids=False)
-    draw = balanced_turns if weights is None else partial(weighted_draws, weights=weights)
-    drawn = draw(corpus, steps * batch_size, seed=seed)
+    # One at a time, so that classes and documents take turns whatever the size of a batch.
+    sampler = MixedSampler(corpus.labels, labeled=1, unlabeled=0, balanced=True, seed=seed)
+    return _contrast(
+        encoder,
+        corpus,
+        lambda rows, labels, _: pair_cosine_loss(rows, labels),
+        drawn_batches(sampler, batch_size, steps),
+        learning_rate=learning_rate,
+        seed=seed,
+        bf16=bf16,
+        progress=progress,
+    )
+
+
+def contrast_over_bank(
+    encoder: TextEncoder | FeatureEncoder,
+    train: Corpus,
+    rows: Tensor,
+    words: Tensor | None,
+    config: TrainConfig,
+    *,
+    progress: bool = False,
+) -> list[float]:
+    """Train on the contrast of a `GraphGuidedObjective` alone, over a bank of all documents.
+
+    Args:
+        encoder: Fine-tuned in place, on its device.
+        train: N documents, some of them labeled and some not.
+        rows: (N, D) embeddings of theirs, which fill the bank.
+        words: (N, D'') rows by their words, a further view for the classes, or None.
+        config: Steps, rate, sizes of the batches and settings of graph and propagation.
+        progress: Show a progress bar.
+
+    Returns:
+        The loss of every step.
+    """
+    ids, labels = torch.tensor(train.ids), label_tensor(train)
+    bank = MemoryBank(len(train), encoder.dim, k=0, normalize=config.graph.normalize)
+    bank.enqueue(rows, labels, ids)
+    bandwidth = scaled_bandwidth(config.bandwidth, config.bandwidth_scale)
+    objective = GraphGuidedObjective(
+        train.num_classes,
+        memory=bank,
+        graph=replace(config.graph, bandwidth=bandwidth),
+        graph_weight=0.0,
+        consistency=Consistency(weight=0.0, align=config.align),
+        contrast=replace(config.contrast, weight=1.0),
+        views=() if words is None else [(ids, words)],
+        seed=config.seed,
+        **asdict(config.propagation),
+    )
+    objective.to(next(encoder.parameters()).device)
+    sampler = MixedSampler(
+        train.labels,
+        labeled=config.batch_size,
+        unlabeled=config.unlabeled_batch_size,
+        balanced=True,
+        seed=config.seed,
+    )
+    return _contrast(
+        encoder,
+        train,
+        lambda rows, labels, ids: objective(rows, labels, ids=ids),
+        drawn_batches(sampler, sampler.labeled + sampler.unlabeled, config.graph_start_steps),
+        learning_rate=config.graph_start_rate or 2.0 * config.warm_start_rate,
+        seed=config.seed,
+        bf16=config.bf16,
+        progress=progress,
+    )
+
+
+def drawn_batches(sampler: MixedSampler, size: int, count: int) -> list[list[int]]:
+    """`count` batches of `size` documents, over as many epochs of a sampler as that takes."""
+    drawn: list[int] = []
+    while len(drawn) < count * size:
+        drawn.extend(sampler)
+        sampler.set_epoch(sampler.epoch + 1)
+    return [drawn[i * size : (i + 1) * size] for i in range(count)]
+
+
+def _contrast(
+    encoder: TextEncoder | FeatureEncoder,
+    corpus: Corpus,
+    loss_of: Callable[[Tensor, Tensor, Tensor], Tensor],
+    batches: Sequence[Sequence[int]],
+    *,
+    learning_rate: float,
+    seed: int,
+    bf16: bool,
+    progress: bool,
+) -> list[float]:
+    """Minimize a loss of embeddings, labels and ids, one batch per step; returns its values."""
+    dataset, collate = TextDataset(corpus, encoder), TextCollator(encoder)
     parameters = [value for value in encoder.parameters() if value.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=learning_rate, weight_decay=0.01, fused=True)
+    steps = len(batches)
     warmup = max(1, math.ceil(0.1 * steps))
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda step: min((step + 1) / warmup, (steps - step) / max(1, steps - warmup))
@@ -130,15 +216,14 @@ def contrastive_warm_start(
     encoder.train()
     torch.manual_seed(seed)
     console = Console(stderr=True)
-    bar = track(range(steps), "Warm start", console=console, transient=True, disable=not progress)
+    bar = track(batches, "Contrast", console=console, transient=True, disable=not progress)
     try:
-        for step in bar:
-            chosen = drawn[step * batch_size : (step + 1) * batch_size]
+        for chosen in bar:
             batch = {k: v.to(device) for k, v in collate([dataset[i] for i in chosen]).items()}
-            labels = batch.pop("labels")
+            labels, ids = batch.pop("labels"), batch.pop("ids")
             with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
                 embeddings = encoder(**batch)
-            loss = pair_cosine_loss(embeddings, labels)
+            loss = loss_of(embeddings, labels, ids)
             loss.backward()
             torch.nn.utils.clip_grad_norm_(parameters, 1.0)
             optimizer.step()
@@ -150,81 +235,19 @@ def contrastive_warm_start(
     return losses
 
 
-def balanced_turns(corpus: Corpus, wanted: int, *, seed: int) -> list[int]:
-    """Labeled documents, classes in equal shares, each as often as the others of its class."""
-    sampler = MixedSampler(corpus.labels, labeled=1, unlabeled=0, balanced=True, seed=seed)
-    drawn: list[int] = []
-    while len(drawn) < wanted:
-        drawn.extend(sampler)
-        sampler.set_epoch(sampler.epoch + 1)
-    return drawn[:wanted]
-
-
-def weighted_draws(corpus: Corpus, wanted: int, *, weights: Tensor, seed: int) -> list[int]:
-    """Labeled documents by weight, classes in equal shares."""
-    labels = torch.tensor(corpus.labels)
-    if weights.shape != labels.shape or not bool((weights >= 0).all()):
-        raise ValueError(
-            f"'weights' must hold {len(corpus)} values >= 0 (got shape {tuple(weights.shape)})."
-        )
-    weights = torch.where(labels >= 0, weights, 0.0).double()
-    if not bool((weights > 0).any()):
-        raise ValueError("'weights' must be above 0 for a labeled document (got none).")
-    totals = torch.zeros(corpus.num_classes, dtype=torch.double)
-    totals.index_add_(0, labels.clamp(min=0), weights)
-    shares = weights / totals.clamp(min=torch.finfo(torch.double).tiny)[labels.clamp(min=0)]
-    generator = torch.Generator().manual_seed(seed)
-    return list(WeightedRandomSampler(shares.tolist(), wanted, generator=generator))
-
-
-# ------------------------------------------------------------------ labels of the corpus
-
-
 def shared_words(train: Corpus, config: TrainConfig) -> Tensor | None:
     """Rows of the documents by their words (N, D''), where the classes of the graph use them."""
     chosen = config.graph_start_classes
     # The texts of features may be mere names.
-    if chosen != "co-training" and (chosen != "auto" or train.features is not None):
+    if chosen == "agreed" or (chosen == "auto" and train.features is not None):
         return None
     words = lexical_rows(train, seed=config.seed)
     if chosen == "co-training" and words is None:
         raise ValueError(
             "'graph_start_classes' is \"co-training\", which needs texts that share words (there "
-            'are features only, or next to no words). Choose "agreed" or "propagated".'
+            'are features only, or next to no words). Choose "agreed".'
         )
     return words
-
-
-def corpus_labels(
-    rows: Tensor,
-    frozen: Tensor | None,
-    words: Tensor | None,
-    labels: Tensor,
-    settings: GraphClassifier,
-    config: TrainConfig,
-) -> tuple[Tensor, Tensor]:
-    """Labels (N,) of all documents, known or found, and trust (N,) in them.
-
-    `config.graph_start_classes` chooses between `agreed_labels` and propagation alone, over learned
-    and frozen similarity. `"auto"` takes the first with words, or from three labels per class on: a
-    regression and Poisson learning know little of classes that have one label each. Trust is
-    1 - entropy / log C; 1 for labeled documents, 0 for documents that no label reaches.
-    """
-    chosen = config.graph_start_classes
-    if chosen == "auto":
-        many = int((labels >= 0).sum()) >= _LABELS_PER_CLASS * settings.num_classes
-        chosen = "agreed" if many or words is not None else "propagated"
-    if chosen == "propagated":
-        return trusted_labels(_propagate(rows, frozen, labels, settings, config.anchor), labels)
-    return agreed_labels(rows, labels, settings, () if words is None else (words,))
-
-
-def _propagate(
-    rows: Tensor, frozen: Tensor | None, labels: Tensor, settings: GraphClassifier, anchor: float
-) -> Tensor:
-    """Class probabilities (N, C) over the graph of learned and frozen similarity."""
-    solved = PropagationHead(joint_view(rows, frozen, anchor), labels, settings)
-    return solved.probabilities(solved.hits)
 
 
 # ------------------------------------------------------------------ stages of a run
@@ -241,8 +264,8 @@ def run_start_stages(
 ) -> tuple[list[float], dict[str, float]]:
     """Run the contrastive stages of a configuration; returns losses, and seconds as metrics.
 
-    The first stage uses the labels; the second one takes the classes of `corpus_labels`, and draws
-    documents by trust. A stage that ended before an interruption is loaded from the `checkpoints`.
+    The first stage uses the labels, the second one the contrast of the objective over a bank of all
+    documents. A stage that ended before an interruption is loaded from the `checkpoints`.
     """
     steps = config.warm_start_steps
     if config.loss_spec.warm_start_steps:
@@ -252,30 +275,22 @@ def run_start_stages(
     words = shared_words(train, config) if spreads else None
     losses: list[float] = []
     metrics: dict[str, float] = {}
-    contrast = partial(
-        contrastive_warm_start, encoder, seed=config.seed, bf16=config.bf16, progress=progress
-    )
 
     def on_labels() -> list[float]:
-        rate = config.warm_start_rate
-        return contrast(train, steps=steps, batch_size=config.batch_size, learning_rate=rate)
+        return contrastive_warm_start(
+            encoder,
+            train,
+            steps=steps,
+            batch_size=config.batch_size,
+            learning_rate=config.warm_start_rate,
+            seed=config.seed,
+            bf16=config.bf16,
+            progress=progress,
+        )
 
     def on_corpus() -> list[float]:
-        labels, trust = corpus_labels(
-            views.rows("train") if steps else views.start_rows,
-            views.frozen.get("train"),
-            words,
-            torch.tensor(train.labels),
-            head_settings(config, train.num_classes),
-            config,
-        )
-        return contrast(
-            replace(train, labels=labels.tolist()),
-            weights=trust,
-            steps=config.graph_start_steps,
-            learning_rate=config.graph_start_rate or 2.0 * config.warm_start_rate,
-            batch_size=config.batch_size + config.unlabeled_batch_size,
-        )
+        rows = views.rows("train") if steps else views.start_rows
+        return contrast_over_bank(encoder, train, rows, words, config, progress=progress)
 
     stages = ("warm-start", steps > 0, on_labels), ("graph-start", spreads, on_corpus)
     for name, wanted, stage in stages:
@@ -331,7 +346,9 @@ def fit_head(
     strength = fit_balanced_head(classifier, rows[known], labels[known], seed=config.seed)
     if config.fits_on_graph and not bool(known.all()):
         settings = head_settings(config, train.num_classes)
-        spread = _propagate(rows, views.frozen.get("train"), labels, settings, config.anchor)
+        view = joint_view(rows, views.frozen.get("train"), config.anchor)
+        solved = PropagationHead(view, labels, settings)
+        spread = solved.probabilities(solved.hits)
         fitted = classifier.head_logits(rows).softmax(dim=1)
         found, trust = trusted_labels(row_shares((fitted * spread.to(fitted)).sqrt()), labels)
         fit_propagated_head(classifier, rows, found, trust)

@@ -28,6 +28,7 @@ _LOSSES: dict[str, tuple[str, Any]] = {
     "cross_entropy": ("cross-entropy", "dashed"),
     "graph_loss": ("graph loss", "dotted"),
     "consistency": ("consistency", "dashdot"),
+    "contrast": ("contrast", (0, (1, 3))),
 }
 _SCORES = {"val_macro_f1": "macro-F1", "val_accuracy": "accuracy"}
 _LONG = 100
@@ -46,7 +47,8 @@ def plot_training(history: Mapping[str, Any], path: str | os.PathLike[str] | Non
     left out.
 
     `history` maps the name of each run to its rows, dicts or a `pandas.DataFrame`, with any of
-    `step`, `loss`, `cross_entropy`, `graph_loss`, `consistency`, `val_macro_f1`, `val_accuracy`.
+    `step`, `loss`, `cross_entropy`, `graph_loss`, `consistency`, `contrast`,
+    `val_macro_f1`, `val_accuracy`.
     Missing values, None and NaN are skipped; rows without `step` count from 0.
 
     Raises:

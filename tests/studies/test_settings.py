@@ -64,10 +64,10 @@ def trained(folder: Path, config: TrainConfig) -> torch.Tensor:
         (
             {"loss": "ce", **FEW, "graph_start_steps": 4},
             "graph_start_classes",
-            ("agreed", "propagated"),
+            ("agreed", "auto"),
             True,
         ),
-        ({"loss": "ce", **FEW}, "graph_start_classes", ("agreed", "propagated"), False),
+        ({"loss": "ce", **FEW}, "graph_start_classes", ("agreed", "auto"), False),
         (
             {"loss": "ce", **FEW, "graph_start_steps": 4},
             "graph_start_classes",

@@ -14,19 +14,17 @@ import torch
 from helpers import snapshot
 
 from gloss_graph.analysis import classification_scores
-from gloss_graph.inference.agreement import agreed_labels
+from gloss_graph.inference.agreement import agreed_labels, view_votes
 from gloss_graph.text import Corpus, lexical_rows
-from gloss_graph.training import Run, TextClassifier, TrainConfig, contrastive_warm_start, stages
-from gloss_graph.training.data import with_few_labels
+from gloss_graph.training import Run, TextClassifier, TrainConfig, stages
+from gloss_graph.training.data import MixedSampler, with_few_labels
 from gloss_graph.training.stages import (
-    balanced_turns,
-    corpus_labels,
+    drawn_batches,
     fit_head,
     head_settings,
     shared_words,
-    weighted_draws,
 )
-from training.tiny import CLASSES, quick, run, tiny_corpus, tiny_encoder, tiny_splits
+from training.tiny import CLASSES, quick, run, tiny_encoder, tiny_splits
 
 pytestmark = pytest.mark.filterwarnings("ignore:Graph skill")
 
@@ -50,43 +48,12 @@ def test_agreed_labels_keep_the_known_ones() -> None:
 
 
 def found_labels(
-    rows: torch.Tensor, frozen: torch.Tensor | None, corpus: Corpus, config: TrainConfig
+    rows: torch.Tensor, corpus: Corpus, config: TrainConfig
 ) -> tuple[torch.Tensor, torch.Tensor]:
     words, labels = shared_words(corpus, config), torch.tensor(corpus.labels)
     settings = head_settings(config, corpus.num_classes)
-    return corpus_labels(rows, frozen, words, labels, settings, config)
-
-
-def named(labels: torch.Tensor) -> Corpus:
-    """Documents whose texts are names that share no word."""
-    numbers = [*range(len(labels))]
-    return Corpus([f"name{i}" for i in numbers], labels.tolist(), numbers, ["one", "other"])
-
-
-def test_auto_agrees_from_three_labels_a_class_on() -> None:
-    """Of two groups every sixth document is labeled; the frozen view says something else."""
-    generator = torch.Generator().manual_seed(0)
-    own = torch.arange(60) % 2
-    rows = torch.eye(4)[own] + 0.5 * torch.randn(60, 4, generator=generator)
-    frozen = torch.randn(60, 4, generator=generator)
-    for count, expected in ((2, "propagated"), (5, "propagated"), (6, "agreed"), (20, "agreed")):
-        labels = torch.where(torch.arange(60) < count, own, -1)
-        found = {
-            name: found_labels(
-                rows, frozen, named(labels), TrainConfig(k=6, graph_start_classes=name)
-            )
-            for name in ("auto", "agreed", "propagated")
-        }
-        assert torch.equal(found["auto"][1], found[expected][1])
-        assert not torch.equal(found["agreed"][1], found["propagated"][1])
-        for classes, trust in found.values():
-            assert torch.equal(classes[labels >= 0], labels[labels >= 0])
-            assert (trust[labels >= 0] == 1.0).all()
-            assert ((trust >= 0) & (trust <= 1)).all()
-    # Where the frozen view is noise, what the embeddings say is right more often.
-    share = {name: float((classes == own).float().mean()) for name, (classes, _) in found.items()}
-    assert share["agreed"] > share["propagated"]
-    assert share["agreed"] > 0.9
+    views = [] if words is None else [view_votes(words, labels, settings)]
+    return agreed_labels(rows, labels, settings, views)
 
 
 def spoken(own: torch.Tensor, labels: torch.Tensor, seed: int, silent: int = 0) -> Corpus:
@@ -110,12 +77,12 @@ def test_words_teach_what_embeddings_do_not_know() -> None:
     labels = torch.where(torch.arange(200) < 16, own, -1)
     corpus = spoken(own, labels, 0, silent=3)
     found = {
-        name: found_labels(rows, None, corpus, TrainConfig(k=10, graph_start_classes=name))
-        for name in ("auto", "co-training", "agreed", "propagated")
+        name: found_labels(rows, corpus, TrainConfig(k=10, graph_start_classes=name))
+        for name in ("auto", "co-training", "agreed")
     }
     share = {name: float((classes == own).float().mean()) for name, (classes, _) in found.items()}
     assert torch.equal(found["auto"][1], found["co-training"][1])
-    assert share["co-training"] > max(share["agreed"], share["propagated"]) + 0.03
+    assert share["co-training"] > share["agreed"] + 0.03
     classes, trust = found["co-training"]
     assert torch.equal(classes[:16], labels[:16])
     assert (trust[:16] == 1.0).all()
@@ -130,7 +97,10 @@ def test_documents_without_words_are_told_nothing_by_words() -> None:
     settings = head_settings(TrainConfig(k=6), 2)
     words = lexical_rows(spoken(own, labels, 1, silent=8), 16)
     assert words is not None
-    silent, trust = (part[-8:-1] for part in agreed_labels(rows, labels, settings, (words,)))
+    silent, trust = (
+        part[-8:-1]
+        for part in agreed_labels(rows, labels, settings, [view_votes(words, labels, settings)])
+    )
     assert torch.equal(silent, own[-8:-1])
     assert (trust > 0.5).all()
     # What they are told without words, less sure as some views say nothing.
@@ -145,7 +115,7 @@ def test_names_of_features_are_no_words() -> None:
     corpus = replace(corpus, features=np.zeros((200, 2), dtype=np.float32))
     rows = torch.eye(4)[own] + 0.5 * torch.randn(200, 4, generator=torch.Generator().manual_seed(0))
     auto, agreed = (
-        found_labels(rows, None, corpus, TrainConfig(k=6, graph_start_classes=name))
+        found_labels(rows, corpus, TrainConfig(k=6, graph_start_classes=name))
         for name in ("auto", "agreed")
     )
     assert torch.equal(auto[1], agreed[1])
@@ -202,34 +172,14 @@ def test_other_classes_of_the_corpus_stage_are_refused() -> None:
         TrainConfig(graph_start_classes="graph")
 
 
-def test_draws_follow_class_and_weight() -> None:
-    corpus = corpus_of([0] * 4 + [1] * 2 + [-1] * 3)
-    weights = torch.tensor([1.0, 1.0, 2.0, 0.0, 0.5, 0.5, 9.0, 9.0, 9.0])
-    drawn, again, other = (
-        weighted_draws(corpus, 6000, weights=weights, seed=seed) for seed in (3, 3, 4)
-    )
-    counts = Counter(drawn)
-    assert drawn == again != other
-    assert set(counts) == {0, 1, 2, 4, 5}
-    expected = {0: 750, 1: 750, 2: 1500, 4: 1500, 5: 1500}
-    assert all(abs(counts[place] - number) < 150 for place, number in expected.items())
-
-
 def test_turns_balance_classes() -> None:
     corpus = corpus_of([0] * 5 + [1] * 2 + [-1] * 3)
-    counts = Counter(balanced_turns(corpus, 40, seed=0))
+    sampler = MixedSampler(corpus.labels, labeled=1, unlabeled=0, balanced=True, seed=0)
+    batches = drawn_batches(sampler, 8, 5)
+    assert [len(batch) for batch in batches] == [8] * 5
+    counts = Counter(place for batch in batches for place in batch)
     assert sum(counts[place] for place in range(5)) == pytest.approx(20, abs=4)
     assert set(counts) == set(range(7))
-
-
-@pytest.mark.parametrize(
-    "weights",
-    [torch.ones(3), -torch.ones(9), torch.full((9,), float("nan")), torch.zeros(9)],
-)
-def test_weights_that_cannot_be_drawn_from(weights: torch.Tensor) -> None:
-    corpus = tiny_corpus(9)
-    with pytest.raises(ValueError, match="'weights' must"):
-        contrastive_warm_start(tiny_encoder(), corpus, weights=weights, steps=1, batch_size=4)
 
 
 def test_the_graph_start_learns_from_unlabeled_documents(tmp_path: Path) -> None:
