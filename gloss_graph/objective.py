@@ -375,7 +375,9 @@ class GraphGuidedObjective(nn.Module):
             "consistency": self.consistency,
             "staleness": self.staleness,
         }
-        if self.classes is not None:
+        if self.classes is None:
+            settings["contrast"] = None
+        else:
             parts["contrast"] = self.classes.contrast
         lines = [", ".join(f"{name}={shown(value)}" for name, value in settings.items())]
         for name, part in parts.items():

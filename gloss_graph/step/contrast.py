@@ -79,6 +79,10 @@ class GraphClasses(nn.Module):
         self._warned = False
         self._said: tuple[Tensor, Tensor, list[ViewVotes]] | None = None
 
+    def extra_repr(self) -> str:
+        """How many further views there are."""
+        return f"views={len(self._views)}"
+
     def find(self, memory: MemoryBank) -> FoundClasses:
         """Classes and trust of the M rows of the bank, which holds a label."""
         decay = None if self.half_life is None else age_decay(memory.age, self.half_life)

@@ -259,8 +259,8 @@ def test_repr_shows_every_setting() -> None:
         "class_weight": torch.tensor([0.5, 0.25, 0.75]), "generator": None, "seed": 78,
     }  # fmt: skip
     names = inspect.signature(GraphGuidedObjective.__init__).parameters.keys()
-    parts = {"graph", "propagation", "consistency", "staleness"}
-    assert names - {"self", "num_classes", "memory"} - parts == values.keys()
+    parts = {"graph", "propagation", "consistency", "contrast", "staleness"}
+    assert names - {"self", "num_classes", "memory", "views"} - parts == values.keys()
     text = repr(GraphGuidedObjective(CLASSES, memory=filled(), **values)).split("\n  (memory")[0]
     for name, value in values.items():
         shown = str(value.tolist()) if isinstance(value, Tensor) else repr(value)

@@ -98,16 +98,22 @@ def test_goes_on_from_the_stages_before_training(
     """A finished stage is not done again, a broken one is."""
     config = TrainConfig(**{**FEW, "pictures": True})
     train(tmp_path / "whole", config)
-    contrast, calls = stages.contrastive_warm_start, []
+    calls: list[str] = []
 
-    def broken(*args: Any, **kwargs: Any) -> list[float]:
-        calls.append(kwargs["steps"])
-        losses = contrast(*args, **kwargs)
-        if len(calls) == stage:
-            raise KeyboardInterrupt
-        return losses
+    def breaking(name: str) -> None:
+        done = getattr(stages, name)
 
-    monkeypatch.setattr(stages, "contrastive_warm_start", broken)
+        def broken(*args: Any, **kwargs: Any) -> list[float]:
+            calls.append(name)
+            losses = done(*args, **kwargs)
+            if len(calls) == stage:
+                raise KeyboardInterrupt
+            return losses
+
+        monkeypatch.setattr(stages, name, broken)
+
+    breaking("contrastive_warm_start")
+    breaking("contrast_over_bank")
     with pytest.raises(KeyboardInterrupt):
         train(tmp_path / "parts", config)
     train(tmp_path / "parts", config, resume=True)
