@@ -51,6 +51,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "bank": {"loss": "gloss", "graph_weight": 0.0},
     "warm+bank": {"loss": "gloss", "graph_weight": 0.0, "warm": True},
     "full": {"loss": "gloss", "graph_weight": 0.0, "warm": True, "max_steps": 0},
+    "contrast": {"loss": "gloss", "max_steps": 0, "anchor": 0.0},
     "ce+refit": {"loss": "ce", "refit_head": True},
     "setfit+refit": {"loss": "setfit", "refit_head": True},
     "full+xbm": {
@@ -62,7 +63,7 @@ METHODS: dict[str, dict[str, Any]] = {
     },
 }
 # Methods whose batches hold unlabeled documents too.
-MIXED = ("in-batch", "static-lp", "pseudo", "batch-only", "bank", "warm+bank", "full")
+MIXED = ("in-batch", "static-lp", "pseudo", "batch-only", "bank", "warm+bank", "full", "contrast")
 # Chosen by the linear head on R8's validation file (`--score val --learning-rate`), seeds 10 and
 # 11, 1 % of the labels, among 2e-5, 5e-5, 1e-4 and, where the last was best, more. The last three
 # take over those of the methods they extend.
@@ -78,6 +79,7 @@ LEARNING_RATES = {
     "bank": 5e-5,
     "warm+bank": 5e-5,
     "full": 2e-5,
+    "contrast": 2e-5,
     "ce+refit": 2e-4,
     "setfit+refit": 2e-5,
     "full+xbm": 2e-4,
@@ -95,6 +97,8 @@ def schedule(method: str, settings: argparse.Namespace) -> dict[str, int]:
     size = settings.batch + (settings.unlabeled_batch if method in MIXED else 0)
     if method == "static":
         return {}
+    if method == "contrast":
+        return {"graph_start_steps": settings.budget // size}
     if not options.get("warm"):
         return {"max_steps": settings.budget // size}
     # A fixed part of the budget goes to pairs of the labels.
@@ -168,7 +172,7 @@ def run(
     options = {k: v for k, v in METHODS[method].items() if k not in ("warm", "corpus")}
     rate = settings.learning_rate or LEARNING_RATES.get(method, 5e-5)
     # Their encoders are trained in the contrastive stages only.
-    contrastive = method in ("setfit", "setfit+refit", "full")
+    contrastive = method in ("setfit", "setfit+refit", "full", "contrast")
     config = TrainConfig(
         **{
             "batch_size": settings.batch,
@@ -224,10 +228,11 @@ def table(rows: list[dict[str, Any]]) -> str:
         ]
         lines.append(f"| {method} | {len(own)} | {' | '.join(cells)} |")
     lines += ["", f"| difference | {' | '.join(HEADS)} |", f"|{'---|' * 4}"]
-    pairs = [(method, "ce") for method in methods if method not in ("ce", "full")]
-    for ours in ("full", "warm+xbm", "full+xbm"):
-        # Against `ce` the last two stand above already.
-        rivals = [name for name in methods if name != ours and (ours == "full" or name != "ce")]
+    pairs = [(method, "ce") for method in methods if method not in ("ce", "full", "contrast")]
+    for ours in ("full", "contrast", "warm+xbm", "full+xbm"):
+        # Against `ce` the others stand above already.
+        both = ("full", "contrast")
+        rivals = [name for name in methods if name != ours and (ours in both or name != "ce")]
         pairs += [(ours, name) for name in rivals]
     for first, second in pairs:
         cells = [difference(by, first, second, column) for column in HEADS.values()]

@@ -20,7 +20,13 @@ from gloss_graph.training.losses import LOSSES, LossSpec
 RECIPES: dict[str, dict[str, Any]] = {
     # Contrast over a bank of the corpus, with the classes that views of it agree on; the head is
     # fitted to labels and graph at the end.
-    "few-labels": {"loss": "gloss", "graph_start_steps": 80, "max_steps": 0},
+    "few-labels": {
+        "loss": "gloss",
+        "graph_start_steps": 80,
+        "max_steps": 0,
+        "anchor": 0.0,
+        "freeze_layers": None,
+    },
     # Cross-entropy and graph loss together, over all documents.
     "full-labels": {"loss": "gloss", "epochs": 3.0, "select": "last"},
 }
@@ -100,6 +106,11 @@ def _check_eviction(name: str, value: Any) -> None:
     from gloss_graph.memory import EVICTIONS
 
     check_choice(name, value, EVICTIONS)
+
+
+def _check_layers(name: str, value: Any) -> None:
+    if value is not None:
+        check_positive_int(name, value, minimum=0)
 
 
 def _kinds(annotation: str) -> tuple[type, ...]:
@@ -254,8 +265,10 @@ class TrainConfig(_PartSettings):
     )
     refit_head: bool = _few_labels(False, "Fit the head again at the end, on the graph too.")
     class_balance: bool = _few_labels(False, "Draw labeled documents with equal class shares.")
-    freeze_layers: int = _adapters(
-        0, "First layers of the encoder, embeddings included, that are not trained.", _COUNT_OR_0
+    freeze_layers: int | None = _adapters(
+        0,
+        "First layers of the encoder, embeddings included, that are not trained; none = half.",
+        _check_layers,
     )
     lora_rank: int = _adapters(0, "Rank of low-rank adapters (LoRA); 0 = none.", _COUNT_OR_0)
     lora_alpha: float = _adapters(16.0, "Scale of the adapters, divided by the rank.", _POSITIVE)

@@ -224,7 +224,7 @@ class _TextRun:
 
     def _skill(self) -> GraphSkill | None:
         """The expected gain of the graph on the embeddings before training, where it is known."""
-        config, rows = self.config, self.views.frozen.get("train")
+        config, rows = self.config, self.views.before
         counts = torch.bincount(self.labels[self.labels >= 0])
         if rows is None or int((counts > 0).sum()) < 2 or int(counts.max()) < 2:
             return None

@@ -35,7 +35,8 @@ from gloss_graph.training.data import MixedSampler, TextCollator, TextDataset, l
 class SplitEmbeddings:
     """Embeddings of the splits: `frozen`, before training, and `rows(name)`, as of now.
 
-    Frozen ones exist only where `config.anchor` uses them, and may be `given` by split.
+    Frozen ones exist only where `config.anchor` uses them. Those of before the training may be
+    `given` by split.
     """
 
     def __init__(
@@ -49,14 +50,22 @@ class SplitEmbeddings:
         self._corpora = splits.parts
         self._encoder, self._config, self._progress = encoder, config, progress
         self.frozen: dict[str, Tensor] = {}
-        if config.anchor == 0 or config.loss_spec.in_batch or min(splits.train.labels) >= 0:
+        #: Embeddings (N, D) of the training documents before training, where they are used.
+        self.before: Tensor | None = None
+        if config.loss_spec.in_batch or min(splits.train.labels) >= 0:
             return
-        for name, corpus in self._corpora.items():
-            rows = (given or {}).get(name)
-            if rows is not None and rows.size(0) != len(corpus):
-                size = len(corpus)
-                raise ValueError(f"'frozen' must hold {size} rows for {name!r} (got {len(rows)}).")
-            self.frozen[name] = self.rows(name) if rows is None else rows
+        if config.anchor > 0:
+            self.frozen = {name: self._given(name, given) for name in self._corpora}
+            self.before = self.frozen["train"]
+        elif config.graph_start_steps:
+            self.before = self._given("train", given)
+
+    def _given(self, name: str, given: Mapping[str, Tensor] | None) -> Tensor:
+        """Embeddings of a split before training."""
+        rows, size = (given or {}).get(name), len(self._corpora[name])
+        if rows is not None and rows.size(0) != size:
+            raise ValueError(f"'frozen' must hold {size} rows for {name!r} (got {len(rows)}).")
+        return self.rows(name) if rows is None else rows
 
     @property
     def dim(self) -> int:
@@ -66,7 +75,7 @@ class SplitEmbeddings:
     @property
     def start_rows(self) -> Tensor:
         """Embeddings (N, D) of the training documents before training."""
-        return self.frozen["train"] if self.frozen else self.rows("train")
+        return self.rows("train") if self.before is None else self.before
 
     def rows(self, name: str) -> Tensor:
         """Embeddings (N, D) of a split by the encoder as it is now, on the CPU."""

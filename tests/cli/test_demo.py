@@ -50,7 +50,7 @@ def test_demo_writes_what_it_promises(command: Command, wide_encoder: Path, tmp_
         assert metrics[f"{loss}.test.macro_f1"] == run["test.macro_f1"]
         assert (config["loss"], config["seed"], config["labels_per_class"]) == (loss, 0, 5)
         assert (config["max_steps"], config["graph_start_steps"]) == {
-            "ce": (4, 0),
+            "ce": (2, 0),
             "gloss": (0, 2),
         }[loss]
         assert len(TextClassifier.load(out / loss / "model").label_names) == 12
