@@ -3,8 +3,8 @@
 Seventeen labels for each of 12 topics of the demo corpus (documentation of installed packages, no
 download); all other training documents join without label. Three ways, the same labels:
 cross-entropy on the labels, SetFit's recipe (contrastive steps on the labels, balanced logistic
-head), and contrastive steps on the labels and then on the whole corpus, the classes of the other
-documents being those its graph propagates to them. Each is scored twice, by its linear head and by
+head), and contrast over a bank of the whole corpus, where the classes of the other documents are
+those that views of its graph agree on. Each is scored twice, by its linear head and by
 propagating the labels over the training documents. At the end a few test documents are explained by
 the labeled ones that decided them.
 
@@ -27,7 +27,7 @@ from gloss_graph.training import RunResult, TrainConfig, train_text
 WAYS = {
     "cross-entropy": {"loss": "ce"},
     "SetFit": {"loss": "setfit"},
-    "labels, then corpus graph": {"loss": "gloss"},
+    "corpus graph": {"loss": "gloss"},
 }
 
 
@@ -60,8 +60,7 @@ def main() -> None:
         steps = {"max_steps": 2 * settings.steps}
         if way["loss"] == "gloss":
             # No joint training: the head is fitted to what the graph says at the end.
-            half = settings.steps
-            steps = {"max_steps": 0, "warm_start_steps": half, "graph_start_steps": half}
+            steps = {"max_steps": 0, "graph_start_steps": settings.steps}
         config = TrainConfig(
             **way,
             **steps,
@@ -80,7 +79,7 @@ def main() -> None:
             results[name] = train_text(
                 splits, encoder, config, out, frozen=frozen, progress=True, description=name
             )
-    result = results["labels, then corpus graph"]
+    result = results["corpus graph"]
     console.print(str(result.skill), highlight=False)
 
     table = Table(title="Macro-F1 on the test documents")
