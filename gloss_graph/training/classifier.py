@@ -192,7 +192,7 @@ def fit_balanced_head(
 
     C is chosen on five held-out fifths of the labels; the default of 1 collapses on skewed draws.
     """
-    scale = 1.0 / float(rows.norm(dim=1).mean())
+    scale = _unit_scale(rows)
     points, truth = (rows * scale).numpy(), labels.numpy()
     generator = torch.Generator().manual_seed(seed)
     right = dict.fromkeys(_STRENGTHS, 0.0)
@@ -214,10 +214,16 @@ def fit_propagated_head(
 ) -> None:
     """Fit the head to true or propagated labels (N,) of rows (N, D), which count by `weights`."""
     used = weights > 0
-    scale = 1.0 / float(rows.norm(dim=1).mean())
+    scale = _unit_scale(rows)
     points = (rows[used] * scale).numpy()
     model = _logistic(_STRENGTHS[1], points, labels[used].numpy(), weights[used].numpy())
     _set_head(classifier, model, scale)
+
+
+def _unit_scale(rows: Tensor) -> float:
+    """Factor that brings rows (N, D) to length 1 on average; 1 if all are zero."""
+    length = float(rows.norm(dim=1).mean())
+    return 1.0 / length if length > 0 else 1.0
 
 
 @torch.no_grad()

@@ -127,6 +127,12 @@ def test_features_and_modules() -> None:
     assert given.predict(X[:5]).shape == (5,)
 
 
+def test_rows_of_zeros_say_nothing_and_break_nothing() -> None:
+    labels = ["one", "other"] * 4 + [None] * 12
+    model = make("none", settings={"graph_start_steps": 2}).fit(np.zeros((20, 4)), labels)
+    assert np.allclose(model.predict_proba(np.zeros((3, 4))), 0.5, atol=1e-3)
+
+
 def test_an_encoder_in_memory_is_kept_with_the_run(tmp_path: Path) -> None:
     tiny = build_encoder("bert")
     assert isinstance(tiny, TextEncoder)
