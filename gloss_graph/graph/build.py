@@ -15,6 +15,7 @@ from gloss_graph.graph.bandwidth import (
     drawn_rows,
     estimate_bandwidth,
     local_scales,
+    reads_labels,
 )
 from gloss_graph.graph.batch import check_batch, check_memory
 from gloss_graph.graph.kernels import Kernel, weigh
@@ -248,10 +249,11 @@ def _connect_listed(
     """Every edge in one list, or all pairs of the batch in one matrix."""
     x, size, k = batch.x, batch.x.size(0), graph.k
     local, mutual = graph.bandwidth == "local", graph.symmetrize == "mutual"
-    stored = stored_links(memory, slots, size)
-    if memory is not None and neighbors is not None and graph.hops is not None:
-        slots = within_hops(memory, neighbors, slots, stored, graph.hops)
+    if memory is not None:
         stored = stored_links(memory, slots, size)
+        if neighbors is not None and graph.hops is not None:
+            slots = within_hops(memory, neighbors, slots, stored, graph.hops)
+            stored = stored_links(memory, slots, size)
     alone = slots.numel() == 0
     all_batch = graph.batch_edges == "all" or (graph.batch_edges == "auto" and alone)
     y, targets = _labels(batch, memory, slots)
@@ -434,19 +436,20 @@ def _shown(
 
     It is made from the batch, whose `squared` distances (B, B) may be known, and a draw of `slots`.
     """
-    x = batch.x.detach()
-    of_batch, known = y.split([x.size(0), slots.numel()])
-    shown = y >= 0 if split is None else split.shown(of_batch, known)
+    x, size = batch.x.detach(), batch.x.size(0)
+    shown = y >= 0 if split is None else split.shown(y[:size], y[size:])
     if bandwidth == "local":
         return shown, x.new_tensor(torch.nan)
-    of_batch, known = torch.where(shown, y, -1).split([x.size(0), slots.numel()])
+    labels = torch.where(shown, y, -1) if reads_labels(bandwidth) else None
     if memory is None or slots.numel() == 0:
-        return shown, estimate_bandwidth(bandwidth, x, of_batch, squared=squared)
+        return shown, estimate_bandwidth(bandwidth, x, labels, squared=squared)
     if slots.numel() > _BANDWIDTH_MEMORY_ROWS:
+        known = None if labels is None else labels[size:]
         keep = drawn_rows(bandwidth, slots.numel(), known, _BANDWIDTH_MEMORY_ROWS).to(x.device)
-        slots, known = slots[keep], known[keep]
+        slots = slots[keep]
+        labels = None if labels is None else torch.cat([labels[:size], labels[size:][keep]])
     x = torch.cat([x, memory.rows[slots].to(x.dtype)])
-    return shown, estimate_bandwidth(bandwidth, x, torch.cat([of_batch, known]))
+    return shown, estimate_bandwidth(bandwidth, x, labels)
 
 
 def document_data(connection: Connection, ids: Tensor | None, memory: MemoryBank | None) -> Data:

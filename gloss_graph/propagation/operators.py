@@ -528,7 +528,7 @@ class _HubScaling(torch.autograd.Function):
         weight, degree, factor, diagonal = ctx.saved_tensors
         operator: Operator = ctx.operator.with_weight(weight)
         # A node without neighbors has the constant 1 instead of a sum.
-        tied = (degree > 0).to(degree.dtype)
+        tied = degree > 0
         grad_mass = grad_diagonal / factor * tied
         spread = operator.pull(grad_mass.unsqueeze(1)).squeeze(1)
         grad_pulled = grad_diagonal * diagonal - factor * (grad_factor + spread)
@@ -563,9 +563,9 @@ def scaled(name: str, operator: Operator) -> tuple[Operator, Scaling]:
     scaling, degree = operator.scaling(name)
     if degree.dtype == torch.float64 or degree.numel() == 0:
         return operator, scaling
-    low, top = torch.stack(torch.aminmax(degree)).tolist()
-    if low == 0.0 and top > 0.0:  # isolated nodes are no ties
-        low = float(degree[degree > 0].amin())
+    low, top = map(float, torch.aminmax(degree))
+    if low == 0.0:  # isolated nodes are no ties
+        low = float(degree.masked_fill(degree <= 0, top).amin())
     if low >= _NARROWEST * top:
         return operator, scaling
     operator = operator.double()

@@ -76,7 +76,8 @@ def harmonic(
     else:
         spread = torch.where(seeds.unsqueeze(1), labels - middle, 0.0)
         right = operator.known_at(scaling.factor, spread, where)
-    vector = scaling.null.index_select(0, where)
+    same = scaling.null is scaling.factor
+    vector = node_factor if same else scaling.null.index_select(0, where)
 
     def excess() -> Tensor:
         known = (~free).to(vector.dtype).unsqueeze(1)

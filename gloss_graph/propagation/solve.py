@@ -102,21 +102,21 @@ class System(NamedTuple):
         Forward that of F = G / s, relative to its `size`. Backward, where Z is read as the products
         Z_i w_ij s_j F_j, that of Z times the row sum m s and the `size` of F.
         """
-        size = 1.0 if self.size is None else self.size
-        if self.adjoint:
-            return self.factor.detach() * size
-        own = (self.diagonal * self.factor).detach() * size
-        return 1.0 / own.clamp(min=torch.finfo(own.dtype).tiny)
+        own = self.factor.detach()
+        if not self.adjoint:
+            own = own * self.diagonal.detach()
+        if self.size is not None:
+            own = own * self.size
+        return own if self.adjoint else own.clamp(min=torch.finfo(own.dtype).tiny).reciprocal()
 
 
 def relative_residual(residual: Tensor, right: Tensor, system: System) -> float:
     """Largest column norm of `residual` over that of `right`, (n, C), in units of the system."""
     if right.numel() == 0:
         return 0.0
-    unit = system.unit.unsqueeze(1)
     both = torch.cat([right.detach(), residual.detach().to(right.dtype)], dim=1)
-    norms = torch.linalg.vector_norm(unit * both, dim=0).view(2, -1).amax(dim=1)
-    scale, worst = norms.tolist()
+    both *= system.unit.unsqueeze(1)
+    scale, worst = torch.linalg.vector_norm(both, dim=0).view(2, -1).amax(dim=1).tolist()
     return worst / scale if scale > 0 else worst
 
 

@@ -232,9 +232,9 @@ def compare_hidden(
     seeds = connection.on_nodes(connection.shown)
     hidden = (labels >= 0) & ~connection.shown[:size]
     result = propagate_connection(propagation, connection, seeds, warm)
-    values, report, scored = result.values[:size], result.report, hidden
+    values, report, scored = result.values, result.report, hidden
     if targets is not None:
-        values = arrival_shares(values, target_means(targets, seeds))
+        values = arrival_shares(values[:size], target_means(targets, seeds))
     if report.unreachable:
         reached = result.reached[:size]
         scored = hidden & reached
@@ -252,7 +252,7 @@ def compare_hidden(
     else:
         rows = values.index_select(0, where)
         loss = FORMS[form](rows, connection.y.index_select(0, where), class_weight)
-    return Compared(loss, connection, values, seeds, hidden, report)
+    return Compared(loss, connection, values[:size], seeds, hidden, report)
 
 
 def check_propagation(propagation: object, num_classes: int, multilabel: bool) -> None:
