@@ -170,16 +170,21 @@ def conjugate_gradient(
     inverse = a.reciprocal()
     # What `relative_residual` divides by, once.
     unit = (system.unit * system.diagonal).unsqueeze(1)
-    scale = float(torch.linalg.vector_norm(right * inverse * unit, dim=0).amax())
+    spare = torch.empty_like(right)
+
+    def largest_column(x: Tensor) -> float:
+        # A fifth of the time of `vector_norm` over the first dimension.
+        return math.sqrt(torch.mul(x, unit, out=spare).square_().sum(dim=0).amax())
+
     z = residual * inverse
+    scale = largest_column(z if start is None else right * inverse)
     direction = z.clone()
-    spare = torch.empty_like(z)
 
     def dot(left: Tensor, right: Tensor) -> float:
         return float(torch.dot(left.view(-1), right.view(-1)))
 
     def relative() -> float:
-        worst = float(torch.linalg.vector_norm(torch.mul(z, unit, out=spare), dim=0).amax())
+        worst = largest_column(z)
         return worst / scale if scale > 0 else worst
 
     # The inverse of a step's length lies between the smallest and the largest eigenvalue of the
