@@ -483,23 +483,22 @@ class GraphGuidedObjective(nn.Module):
                 rows of one id that differ in label or in `visible`. Bank, targets, warm start
                 and generator are as before.
         """
-        with full_precision(embeddings.device.type if isinstance(embeddings, Tensor) else "cpu"):
-            step = check_step(
-                embeddings,
-                labels,
-                ids,
-                logits=logits,
-                visible=visible,
-                target_embeddings=target_embeddings,
-                frozen=frozen,
-                memory=self.memory,
-                num_classes=self.num_classes,
-                multilabel=self.multilabel,
-                normalize=self.graph.normalize,
-                frozen_weight=self.frozen_weight,
-            )
-            with state_kept(self._state, self.generator):
-                return self._step(step, return_output)
+        step = check_step(
+            embeddings,
+            labels,
+            ids,
+            logits=logits,
+            visible=visible,
+            target_embeddings=target_embeddings,
+            frozen=frozen,
+            memory=self.memory,
+            num_classes=self.num_classes,
+            multilabel=self.multilabel,
+            normalize=self.graph.normalize,
+            frozen_weight=self.frozen_weight,
+        )
+        with full_precision(step.batch.x.device.type), state_kept(self._state, self.generator):
+            return self._step(step, return_output)
 
     if TYPE_CHECKING:
         __call__ = forward

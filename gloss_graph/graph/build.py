@@ -90,7 +90,7 @@ class Connection(NamedTuple):
         slots: (M',) long.
         neighbors: The lists to enqueue with the batch; None without a bank.
         bandwidth: Scalar.
-        shown: (n,) bool, which of the nodes that take part show their label, batch rows first.
+        shown: (N,) bool, the nodes that show their label.
         targets: (N, C) label sets, or None.
         bank: Holds the edges instead (and `edge_index` none). Every stored row is then a node,
             size + slot, unless the graph has `hops`; those not among `slots` take no part, their
@@ -108,15 +108,6 @@ class Connection(NamedTuple):
     shown: Tensor
     targets: Tensor | None = None
     bank: BankEdges | None = None
-
-    def on_nodes(self, mask: Tensor) -> Tensor:
-        """A mask over the nodes that take part as one over all nodes (N,) bool."""
-        if self.y.numel() == mask.numel():
-            return mask
-        out = torch.zeros_like(self.y, dtype=torch.bool)
-        out[: self.size] = mask[: self.size]
-        out[self.size + self.slots] = mask[self.size :]
-        return out
 
 
 def build_document_graph(
@@ -344,6 +335,9 @@ def _connect_kept(
     weight = weigh(graph.weight, squared.to(x.dtype), sigma.square())
     if absent.numel():
         weight[torch.from_numpy(kept.touching(absent.numpy()))] = 0.0
+        part = shown
+        shown = torch.zeros(size + stored, dtype=torch.bool)
+        shown[:size], shown[size + slots] = part[:size], part[size:]
     dtype = torch.promote_types(edge_weight.dtype, weight.dtype)
     y, targets = _labels(batch, memory, slots if near else slice(stored))
     y[absent + size] = -1
