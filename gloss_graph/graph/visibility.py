@@ -79,7 +79,8 @@ def one_per_document(name: str, values: Tensor, ids: Tensor) -> Documents:
     Rows with one id and different values raise a ValueError that calls the values `name`.
     """
     unique, document_of = ids.unique(return_inverse=True)
-    documents = torch.empty_like(unique).scatter_(0, document_of, values)
+    documents = values.new_full((unique.numel(),), -1)
+    documents.scatter_reduce_(0, document_of, values, "amax")
     found = documents[document_of]
     if not torch.equal(found, values):
         row = int((found != values).nonzero()[0])
