@@ -146,10 +146,9 @@ def _stratified(
     rank = np.arange(ordered.size) - (counts.cumsum() - counts).repeat(counts)
     rounding = torch.rand(values.size, generator=generator, dtype=torch.float64).numpy()
     keep = (fraction * counts + rounding).astype(np.int64)
-    if fraction > 0 and supplied is None:
-        keep = np.maximum(keep, 1)
-    elif fraction > 0:
-        keep = np.maximum(keep, ~np.isin(values, supplied.cpu().numpy()))
+    if fraction > 0:
+        needed = True if supplied is None else ~np.isin(values, supplied.cpu().numpy())
+        keep = np.maximum(keep, needed)
     keep[values < 0] = 0
     visible = np.empty(labels.numel(), dtype=bool)
     visible[by_class] = rank < keep.repeat(counts)
