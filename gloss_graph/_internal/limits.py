@@ -123,11 +123,16 @@ def read_object(path: str | Path) -> dict[str, Any]:
     return found
 
 
-def read_yaml(path: str | Path) -> Any:
-    """Read a small YAML file without tags of its own; aliases count as what they repeat."""
+def read_yaml(path: str | Path) -> dict[str, Any]:
+    """Read the keys and values of a small YAML file without tags of its own.
+
+    Aliases count as what they repeat.
+    """
     require("yaml", extra="cli")
     import yaml
 
+    if not Path(path).is_file():
+        raise ValueError(f"{path} must be a YAML file (there is no such file). Check the spelling.")
     content, limit = read_bytes(path), max_bytes() // _YAML_SHARE
     if len(content) > limit:
         raise ValueError(
@@ -138,10 +143,9 @@ def read_yaml(path: str | Path) -> Any:
         loader = yaml.SafeLoader(content)
         try:
             root = loader.get_single_node()
-            if root is None:
-                return None
-            _count_values(root, {})
-            return loader.construct_document(root)
+            if root is not None:
+                _count_values(root, {})
+            found = None if root is None else loader.construct_document(root)
         finally:
             loader.dispose()
     except RecursionError:
@@ -149,6 +153,11 @@ def read_yaml(path: str | Path) -> Any:
     except Exception as error:  # The constructors of values raise whatever Python raises.
         reason = " ".join(str(error).split()) or type(error).__name__
         raise ValueError(f"{path} must be a YAML file ({reason}).") from error
+    if not isinstance(found, dict):
+        raise ValueError(
+            f"{path} must hold keys and values (got {type(found).__name__}). Write them as 'k: 8'."
+        )
+    return found
 
 
 def _count_values(node: Any, known: dict[int, int]) -> int:

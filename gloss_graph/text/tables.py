@@ -17,6 +17,7 @@ import numpy as np
 from gloss_graph._internal.extras import require
 from gloss_graph._internal.files import atomic_write
 from gloss_graph._internal.limits import load_json, open_bytes, parquet_chunks, read_parquet
+from gloss_graph._internal.unicode import whole_text
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -183,7 +184,7 @@ def csv_bytes(frame: pd.DataFrame, *, separator: str = ",", header: bool = True)
         quoting=csv.QUOTE_NONNUMERIC,
         lineterminator="\n",
     )
-    return _unicode(content).encode()
+    return whole_text(content).encode()
 
 
 def joined_names(members: np.ndarray, names: list[str], separator: str) -> list[str]:
@@ -486,7 +487,7 @@ def _cell(value: Any) -> Any:
 def _json(value: Any) -> str:
     """JSON with the letters as they are; only escapes can hold half of a surrogate pair."""
     text = json.dumps(value, ensure_ascii=False, default=str)
-    return text if text == _unicode(text) else json.dumps(value, default=str)
+    return text if text == whole_text(text) else json.dumps(value, default=str)
 
 
 def _write_parquet(
@@ -526,7 +527,7 @@ def _array(column: Any, kind: pyarrow.DataType | None = None) -> Any:
         return pyarrow.array(column, kind)
     except (pyarrow.ArrowException, OverflowError, TypeError, ValueError):
         strings = [v if v is None or isinstance(v, str) else _json(v) for v in column]
-        return pyarrow.array([None if v is None else _unicode(v) for v in strings])
+        return pyarrow.array([None if v is None else whole_text(v) for v in strings])
 
 
 def _joint_type(one: pyarrow.DataType, other: pyarrow.DataType) -> pyarrow.DataType:
@@ -537,8 +538,3 @@ def _joint_type(one: pyarrow.DataType, other: pyarrow.DataType) -> pyarrow.DataT
         return pyarrow.unify_schemas(schemas, promote_options="permissive").field(0).type
     except pyarrow.ArrowException:
         return pyarrow.string()
-
-
-def _unicode(text: str) -> str:
-    """The text with surrogate pairs joined and half ones replaced."""
-    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
