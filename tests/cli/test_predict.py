@@ -400,5 +400,5 @@ def test_memory_does_not_grow_with_the_file(trained: Path, tmp_path: Path) -> No
         peaks.append(int(peak))
         with out.open() as lines:
             assert sum(1 for _ in lines) == size + 1
-    # Held whole, these rows and their answers take another 400 MB.
+    # Held whole, these rows and their answers take another 600 MB.
     assert peaks[1] - peaks[0] < 100
