@@ -132,7 +132,7 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     import yaml
 
     if not Path(path).is_file():
-        raise ValueError(f"{path} must be a YAML file (there is no such file). Check the spelling.")
+        raise ValueError(f"{path} must be a YAML file (it does not exist). Check the spelling.")
     content, limit = read_bytes(path), max_bytes() // _YAML_SHARE
     if len(content) > limit:
         raise ValueError(

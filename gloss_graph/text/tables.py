@@ -364,7 +364,7 @@ def _delimited_rows(
 
 def _check_separator(path: Path, wanted: Sequence[str], suffix: str, quoting: bool) -> None:
     """Refuse a file whose header has the wanted columns with another separator of fields."""
-    line = next(line for line in _lines(path) if line.strip()).strip("\r\n")
+    line = next(filter(str.strip, _lines(path)), "").strip("\r\n")
     expected = _delimiter(suffix)
     for delimiter in (mark for mark in _SEPARATORS if mark != expected):
         try:
