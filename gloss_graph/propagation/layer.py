@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import ClassVar
@@ -365,12 +366,13 @@ class LabelPropagation(MessagePassing):
         if self.class_mass is not None:
             values = class_mass_normalize(values, labels, seeds, self.class_mass)
         values = values.to(dtype)
-        if not bool(torch.isfinite(values.detach().sum())):
+        if not math.isfinite(values.detach().sum()):
             raise ValueError(
                 f"Propagation gave NaN or inf in the solve. Check 'edge_weight' for values beyond "
                 f"the range of {dtype}, or raise 'eta'."
             )
-        self._warned = warn_unconverged(report, self.tol, self._warned)
+        if not report.converged:
+            self._warned = warn_unconverged(report, self.tol, self._warned)
         unreachable = reached.numel() - int(reached.count_nonzero()) - operator.num_absent
         report = report._replace(unreachable=unreachable)
         return Propagation(values, reached, report)
