@@ -195,6 +195,11 @@ def build_document_graph(
         normalize=graph.normalize,
         num_classes=num_classes,
     )
+    if not len(batch.x) and not (memory is not None and len(memory)):
+        raise ValueError(
+            "'embeddings' must hold at least one row where no bank has any (got none). Pass the "
+            "rows of a document."
+        )
     if graph.batch_edges == "auto":
         graph = replace(graph, batch_edges="knn")
     return document_data(connect(batch, graph, memory=memory), batch.ids, memory)

@@ -79,7 +79,9 @@ class LabelPropagation(MessagePassing):
     - `"poisson"` (Calder et al., 2020): \((D - S) F = \kappa \sum_{j \in l} (y_j - \bar y) e_j\),
       for very few seeds. Scores, not probabilities: rows sum to 0. \(\kappa\), the mean degree,
       makes them independent of the unit of the weights; \(\bar y\) is taken per connected
-      component (over the graph with `eta > 0`, which also screens the operator).
+      component (over the graph with `eta > 0`, which also screens the operator). With
+      \(\eta = 0\) every component is thus balanced by itself: one whose labels are all of one
+      class has no sources, and its rows say nothing (all 0).
 
     Shapes: N nodes, E directed edges (both directions of a pair), C classes.
 
