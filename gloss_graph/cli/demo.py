@@ -56,11 +56,11 @@ def demo(
     )
     settings = {
         # Half of the layers are not trained: as good with few labels, in less time.
-        "ce": {"loss": "ce", "max_steps": steps, "class_balance": True, "freeze_layers": None},
-        "gloss": {
-            **recipe_settings("few-labels", few_labels=True),
-            "graph_start_steps": steps,
+        "ce": {
+            **{"loss": "ce", "max_steps": steps, "batch_size": 16},
+            **{"class_balance": True, "freeze_layers": None},
         },
+        "gloss": recipe_settings("few-labels", few_labels=True) | {"graph_start_steps": steps},
     }
     with claim(out, "demo", marker=_METRICS) as claimed:
         draft = claimed.draft
@@ -72,7 +72,6 @@ def demo(
             config = TrainConfig(
                 **settings[loss],
                 labels_per_class=labels_per_class,
-                batch_size=16,
                 seed=seed,
                 pictures=False,  # a minute of a demo of three
             )

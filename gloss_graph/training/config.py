@@ -22,6 +22,8 @@ RECIPES: dict[str, dict[str, Any]] = {
     # fitted to labels and graph at the end.
     "few-labels": {
         "loss": "gloss",
+        "batch_size": 16,
+        "unlabeled_batch_size": 48,
         "graph_start_steps": 80,
         "max_steps": 0,
         "anchor": 0.0,
