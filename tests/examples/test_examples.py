@@ -12,6 +12,7 @@ from pathlib import Path
 import networkx as nx
 import pytest
 from scripts import EXAMPLES, ROOT, SCRIPTS, number, run
+from sklearn.datasets import load_digits
 
 from gloss_graph.studies import read_results
 
@@ -29,6 +30,7 @@ def test_every_script_is_run() -> None:
     assert [script for script in SCRIPTS if f'"{script}"' not in tests] == []
 
 
+@pytest.mark.slow  # by default it runs in this process
 def test_an_example_runs_in_a_process_of_its_own(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, str(EXAMPLES / "01_torch_loop.py"), "--seeds", "1", "--steps", "2"],
@@ -193,6 +195,8 @@ def test_analyse_corpus(tmp_path: Path, table: Path) -> None:
 
 
 def test_ablate_your_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    x, y = load_digits(return_X_y=True)
+    monkeypatch.setattr("sklearn.datasets.load_digits", lambda **_: (x[:400], y[:400]))
     small = ("--seeds", "2", "--out", "forest")
     output = run("11_ablate_your_code.py", *small, folder=tmp_path)
     assert "Study(grid, 18 arms, 2 seeds;" in output
