@@ -107,7 +107,7 @@ def test_lower_bounds_are_the_versions_that_were_tested() -> None:
 
 
 def test_the_core_needs_no_optional_library() -> None:
-    """The propagation layer neither FAISS nor another room; nothing imports what an extra brings."""
+    """Its layer imports neither FAISS nor another room; nothing imports what an extra brings."""
     code = f"""
 import sys
 import torch

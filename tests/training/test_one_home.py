@@ -49,12 +49,13 @@ def with_a_wider_part(folder: str) -> None:
     settings = Path(folder, "settings.yaml")
     settings.write_text("graph:\n  warmth: 0.6\n")
     train = ["train", "--train", "x.csv", "--out", f"{folder}/run"]
-    for name, words in {
+    ways = {
         "set": ["--set", "graph.warmth=0.7"],
         "flag": ["--warmth", "0.8"],
         "config": ["--config", str(settings)],
-    }.items():
-        assert main([*train, *words]) == 0
+    }
+    for name in ways:
+        assert main([*train, *ways[name]]) == 0
     config = TrainConfig(warmth=0.7)
     found["file"] = json.loads(json.dumps(config.flat()))["warmth"]
     found["read"] = TrainConfig.from_flat(config.flat()).graph.warmth
