@@ -116,6 +116,7 @@ def check_few_labels(output: str, chance: float) -> None:
     assert "% from: " in output
 
 
+@pytest.mark.slow  # by default the README and `training/test_few_labels.py` take the recipe
 def test_few_labels_of_a_table(tmp_path: Path, table: Path) -> None:
     small = ("--train", table.name, "--labels", "3", "--steps", "1", "--length", "12")
     output = run("05_few_labels.py", *small, folder=tmp_path)
@@ -145,6 +146,7 @@ def test_sentence_transformers(tmp_path: Path, table: Path) -> None:
     assert (tmp_path / "run" / "checkpoints" / "checkpoint-3" / "modules.json").is_file()
 
 
+@pytest.mark.slow  # by default `adapters/test_lightning.py` stops and goes on
 def test_lightning(tmp_path: Path, table: Path) -> None:
     pytest.importorskip("lightning", reason='needs the extra: pip install "gloss-graph[lightning]"')
     small = ("--batch-size", "9", "--max-length", "12", "--out", "run")
