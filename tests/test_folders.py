@@ -160,6 +160,32 @@ def test_killed_between_two_moves_it_starts_over(
 
 
 @needs_fork
+def test_killed_right_after_its_last_file_it_is_whole_and_cleared_when_looked_at(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, rename = tmp_path / "out", os.rename
+
+    def last(source: Path, target: Path) -> None:
+        rename(source, target)
+        if Path(target).name == "done.json":
+            die()
+
+    def begin() -> None:
+        monkeypatch.setattr(_folders.os, "rename", last)
+        with claim(out, "train", **RUN) as claimed:
+            (out / "checkpoints").mkdir()
+            (out / "checkpoints" / "weights").write_text("many bytes")
+            (claimed.draft / "model").write_text("whole")
+            (claimed.draft / "done.json").write_text("{}")
+
+    killed_in(begin)
+    assert {name for name in names(out) if not name.startswith(".")} == {"model", "done.json"}
+    with pytest.raises(FileExistsError):
+        check_folder(out, "train", **RUN)
+    assert sorted(os.listdir(out)) == ["done.json", "model"]
+
+
+@needs_fork
 def test_a_forked_child_does_not_keep_the_lock(tmp_path: Path) -> None:
     out = tmp_path / "out"
     with hold(out, "tune"):

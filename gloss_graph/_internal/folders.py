@@ -63,7 +63,7 @@ class Claim:
 def check_folder(
     out: str | Path, command: str, *, marker: str = "", work: Sequence[str] = ()
 ) -> None:
-    """Refuse early what `claim` would refuse; nothing is written."""
+    """Refuse early what `claim` would refuse, and clear what a killed process left there."""
     out = Path(out)
     place = out
     while not place.exists() and place != place.parent:
@@ -81,9 +81,11 @@ def check_folder(
         try:
             if try_lock(number) == HELD:
                 raise _owned(out)
+            _leftovers(out, command, marker, work)
         finally:
             os.close(number)
-    _leftovers(out, command, _record(out), marker, work)
+        return
+    _leftovers(out, command, marker, work, locked=False)
 
 
 @contextmanager
@@ -94,33 +96,24 @@ def claim(
 
     Files go into `Claim.draft` and from there to `out` at the end, `marker` last: a folder with it
     is whole. Names in `work` the block writes into `out` itself, to `resume` from after an
-    interruption; they are removed once the folder is whole. Leftovers of an interrupted run of the
-    same command are removed first; other content is never touched.
+    interruption; they are removed before the folder is whole. Leftovers of an interrupted run of
+    the same command are removed first; other content is never touched.
 
     FileExistsError if `out` is finished or holds something else, BlockingIOError if another process
     owns it.
     """
     out = Path(out)
     with _owner(out) as number, full_disk_named(out):
-        record = _record(out)
-        try:
-            begun = _leftovers(out, command, record, marker, work)
-        except FileExistsError:
-            # Killed between its last file and its last cleaning.
-            if record.get("command") == command and (out / marker).exists():
-                _clean(out, work)
-            elif not record:
-                _clean(out)
-            raise
+        interrupted = _record(out).get("command") == command
+        begun = _leftovers(out, command, marker, work)
         clear_drafts(out)
         _clean(out, [name for name in begun if not (resume and name in work)], keep_lock=True)
         try:
             _note(number, command)
             draft = out / _DRAFT
             draft.mkdir()
-            yield Claim(out, utf8_folder(draft), bool(begun or record.get("command") == command))
-            _publish(number, command, out, marker)
-            _clean(out, work)
+            yield Claim(out, utf8_folder(draft), bool(begun or interrupted))
+            _publish(number, command, out, marker, work)
         finally:
             _clean(out)
 
@@ -314,17 +307,25 @@ def _content(out: Path) -> set[str]:
 
 
 def _leftovers(
-    out: Path, command: str, record: Mapping[str, Any], marker: str, work: Sequence[str]
+    out: Path, command: str, marker: str, work: Sequence[str], *, locked: bool = True
 ) -> list[str]:
-    """Names that an interrupted run of the same command left; other content is refused."""
-    names = record.get("names", ()) if record.get("command") == command else ()
+    """Names that an interrupted run of the same command left; other content is refused.
+
+    The owner of the lock then cleans up after one that was killed at its very end.
+    """
+    record = _record(out)
+    same = record.get("command") == command
     content = _content(out)
-    if marker in content or content - {*work, *names}:
+    if marker in content or content - {*work, *(record.get("names", ()) if same else ())}:
+        if locked and same and (out / marker).exists():
+            _clean(out, work)
+        elif locked and not record:
+            _clean(out)
         raise _used(out)
     return sorted(content)
 
 
-def _publish(number: int, command: str, out: Path, marker: str) -> None:
+def _publish(number: int, command: str, out: Path, marker: str, work: Sequence[str]) -> None:
     draft = out / _DRAFT
     sync_folder(draft, deep=True)
     # The order of names is nothing but repeatable.
@@ -334,6 +335,10 @@ def _publish(number: int, command: str, out: Path, marker: str) -> None:
     try:
         for name in names:
             os.rename(draft / name, out / name)
+        # A whole folder never shows them, however long it takes to remove them.
+        for name in work:
+            with suppress(FileNotFoundError):
+                os.rename(out / name, draft / name)
         sync_folder(out)
         os.rename(draft / marker, out / marker)
         sync_folder(out)
