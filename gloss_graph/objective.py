@@ -277,6 +277,13 @@ class GraphGuidedObjective(nn.Module):
         )
         self.register_buffer("class_weight", check_class_weight(class_weight, num_classes))
         self._made_with = (warm_start, generator, seed)
+        # What a step that raises puts back.
+        self._state = [
+            (part, name)
+            for part in (self.targets, self.warm)
+            if part is not None
+            for name, _ in part.named_buffers(recurse=False)
+        ]
         #: Seconds by stage so far.
         self.seconds = StageClock()
         # The scores of a singular system need components, so a list of edges.
@@ -476,24 +483,22 @@ class GraphGuidedObjective(nn.Module):
                 rows of one id that differ in label or in `visible`. Bank, targets, warm start
                 and generator are as before.
         """
-        with full_precision(embeddings.device.type if isinstance(embeddings, Tensor) else "cpu"):
-            step = check_step(
-                embeddings,
-                labels,
-                ids,
-                logits=logits,
-                visible=visible,
-                target_embeddings=target_embeddings,
-                frozen=frozen,
-                memory=self.memory,
-                num_classes=self.num_classes,
-                multilabel=self.multilabel,
-                normalize=self.graph.normalize,
-                frozen_weight=self.frozen_weight,
-            )
-            parts = [part for part in (self.targets, self.warm) if part is not None]
-            with state_kept(parts, self.generator):
-                return self._step(step, return_output)
+        step = check_step(
+            embeddings,
+            labels,
+            ids,
+            logits=logits,
+            visible=visible,
+            target_embeddings=target_embeddings,
+            frozen=frozen,
+            memory=self.memory,
+            num_classes=self.num_classes,
+            multilabel=self.multilabel,
+            normalize=self.graph.normalize,
+            frozen_weight=self.frozen_weight,
+        )
+        with full_precision(step.batch.x.device.type), state_kept(self._state, self.generator):
+            return self._step(step, return_output)
 
     if TYPE_CHECKING:
         __call__ = forward
@@ -505,10 +510,8 @@ class GraphGuidedObjective(nn.Module):
             compared = self._compare(step, return_output)
         # Graph and lists of `embeddings` are not those of other target embeddings.
         connection = None if compared is None or step.has_targets else compared.connection
-        graph_loss = batch.x.new_zeros(())
-        if compared is not None:
-            graph_loss = compared.loss.to(batch.x.dtype)
-        cross_entropy = consistency = torch.zeros_like(graph_loss)
+        cross_entropy = consistency = batch.x.new_zeros(())
+        graph_loss = consistency if compared is None else compared.loss.to(batch.x.dtype)
         loss = graph_loss
         if logits is not None:
             if batch.targets is None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import ast
 import importlib
 import inspect
+import sys
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import gloss_graph
@@ -82,6 +84,57 @@ def imported_rooms(path: Path) -> set[tuple[int, str]]:
     return found
 
 
+def module_of(path: Path) -> str:
+    parts = path.relative_to(PACKAGE.parent).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+MODULES = {module_of(path): path for path in FILES}
+
+
+def split_imports(path: Path) -> tuple[list[tuple[int, str]], list[tuple[int, str]]]:
+    """Line and name of the modules imported with the module, and of those in its functions."""
+    early: list[tuple[int, str]] = []
+    late: list[tuple[int, str]] = []
+
+    def walk(node: ast.AST, found: list[tuple[int, str]]) -> None:
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+            return
+        for name in modules_of(node):
+            # `from module import name` may name a module or something in one.
+            parent = name.rpartition(".")[0]
+            is_part = isinstance(node, ast.ImportFrom) and name not in MODULES
+            found.append((getattr(node, "lineno", 0), parent if is_part else name))
+        inner = isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))
+        for child in ast.iter_child_nodes(node):
+            walk(child, late if inner else found)
+
+    walk(TREES[path], early)
+    return early, late
+
+
+IMPORTS = {module: split_imports(path) for module, path in MODULES.items()}
+
+
+@cache
+def loaded_with(module: str) -> tuple[set[str], set[str]]:
+    """Modules of the package and libraries that come with the import of a module."""
+    ours: set[str] = set()
+    libraries: set[str] = set()
+    waiting = [module]
+    while waiting:
+        current = waiting.pop()
+        if current in ours:
+            continue
+        ours.add(current)
+        for _, name in IMPORTS[current][0]:
+            if name in MODULES:
+                waiting.append(name)
+            else:
+                libraries.add(name.split(".")[0])
+    return ours, libraries - sys.stdlib_module_names - {"gloss_graph"}
+
+
 def broken(path: Path, line: int, rule: str) -> str:
     return f"{name_of(path)}:{line}: {rule}"
 
@@ -112,6 +165,28 @@ def test_a_room_imports_only_the_rooms_before_it() -> None:
             fine = target in (room, "_internal", "__version__", *before)
             if not fine and (room, target) not in EXCEPTIONS:
                 found.append(broken(path, line, f"{room} must not import {target}"))
+    assert found == []
+
+
+def test_modules_do_not_import_each_other() -> None:
+    """Not in a circle either; packages load what they name on first use."""
+    found = []
+    for module, path in MODULES.items():
+        for line, name in IMPORTS[module][0]:
+            if path.name != "__init__.py" and name in MODULES and module in loaded_with(name)[0]:
+                found.append(broken(path, line, f"{name} imports it too"))
+    assert found == []
+
+
+def test_an_import_waits_for_a_call_only_to_spare_a_library() -> None:
+    """Settings are read without torch, files written without pyarrow; commands import late."""
+    found = []
+    for module, path in MODULES.items():
+        if path.name == "__init__.py" or room_of(path) == "cli":
+            continue
+        for line, name in IMPORTS[module][1]:
+            if name in MODULES and loaded_with(name)[1] <= loaded_with(module)[1]:
+                found.append(broken(path, line, f"{name} brings nothing new: import it at the top"))
     assert found == []
 
 

@@ -120,7 +120,7 @@ def check_matrix(
     value = value.detach()
     wide = torch.promote_types(value.dtype, torch.float32)
     length = torch.linalg.vector_norm(value, dim=1, dtype=wide)
-    low, high = torch.stack(torch.aminmax(length)).tolist()
+    low, high = map(float, torch.aminmax(length))
     # False for NaN too, which is what aminmax gives if there is one.
     longest = _LONGEST_ROW if compared else torch.finfo(wide).max
     if high <= longest and (low >= _SHORTEST_ROW or not normalized):

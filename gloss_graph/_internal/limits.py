@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import gzip
+import io
 import json
 import os
 import zipfile
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 from xml.parsers import expat
 
 import numpy as np
@@ -18,6 +19,7 @@ from gloss_graph._internal.extras import require
 
 if TYPE_CHECKING:
     import pyarrow
+    from pyarrow import parquet
 
 #: Environment variable that raises the limit.
 VARIABLE = "GLOSS_GRAPH_MAX_BYTES"
@@ -58,24 +60,47 @@ def check_unpacked(path: str | Path, size: int) -> None:
 
 def read_bytes(path: str | Path) -> bytes:
     """The content of a file, unpacked if its name ends in `.gz`."""
+    with open_bytes(path) as content:
+        return content.read()
+
+
+def open_bytes(path: str | Path) -> BinaryIO:
+    """Open a file to read its content, unpacked on the way if its name ends in `.gz`."""
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"{path} is not a file. Check the spelling.")
     if path.suffix.lower() != ".gz":
-        return path.read_bytes()
-    parts, size = [], 0
-    try:
-        with gzip.open(path) as packed:
-            while part := packed.read(_CHUNK):
-                parts.append(part)
-                size += len(part)
-                check_unpacked(path, size)
-    except (OSError, EOFError, zlib.error) as error:
-        raise ValueError(
-            f"{path} ends in .gz but cannot be unpacked ({error}). Download or compress it "
-            "again, or drop the suffix if it is plain text."
-        ) from error
-    return b"".join(parts)
+        return path.open("rb")
+    return io.BufferedReader(_Unpacked(path), _CHUNK)
+
+
+class _Unpacked(io.RawIOBase):
+    """The content of a packed file, as far as the size of the file bounds it."""
+
+    def __init__(self, path: Path) -> None:
+        self._path, self._packed, self._size = path, gzip.GzipFile(path), 0
+
+    def readable(self) -> bool:
+        """It is."""
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        """Unpack as much as the buffer takes."""
+        try:
+            count = self._packed.readinto(buffer)
+        except (OSError, EOFError, zlib.error) as error:
+            raise ValueError(
+                f"{self._path} ends in .gz but cannot be unpacked ({error}). Download or compress "
+                "it again, or drop the suffix if it is plain text."
+            ) from error
+        self._size += count
+        check_unpacked(self._path, self._size)
+        return count
+
+    def close(self) -> None:
+        """Close the packed file too."""
+        self._packed.close()
+        super().close()
 
 
 def load_json(content: str | bytes) -> Any:
@@ -98,11 +123,16 @@ def read_object(path: str | Path) -> dict[str, Any]:
     return found
 
 
-def read_yaml(path: str | Path) -> Any:
-    """Read a small YAML file without tags of its own; aliases count as what they repeat."""
+def read_yaml(path: str | Path) -> dict[str, Any]:
+    """Read the keys and values of a small YAML file without tags of its own.
+
+    Aliases count as what they repeat.
+    """
     require("yaml", extra="cli")
     import yaml
 
+    if not Path(path).is_file():
+        raise ValueError(f"{path} must be a YAML file (it does not exist). Check the spelling.")
     content, limit = read_bytes(path), max_bytes() // _YAML_SHARE
     if len(content) > limit:
         raise ValueError(
@@ -113,10 +143,9 @@ def read_yaml(path: str | Path) -> Any:
         loader = yaml.SafeLoader(content)
         try:
             root = loader.get_single_node()
-            if root is None:
-                return None
-            _count_values(root, {})
-            return loader.construct_document(root)
+            if root is not None:
+                _count_values(root, {})
+            found = None if root is None else loader.construct_document(root)
         finally:
             loader.dispose()
     except RecursionError:
@@ -124,6 +153,11 @@ def read_yaml(path: str | Path) -> Any:
     except Exception as error:  # The constructors of values raise whatever Python raises.
         reason = " ".join(str(error).split()) or type(error).__name__
         raise ValueError(f"{path} must be a YAML file ({reason}).") from error
+    if not isinstance(found, dict):
+        raise ValueError(
+            f"{path} must hold keys and values (got {type(found).__name__}). Write them as 'k: 8'."
+        )
+    return found
 
 
 def _count_values(node: Any, known: dict[int, int]) -> int:
@@ -201,9 +235,9 @@ def _promised_bytes(content: Any) -> int:
     return int(size)
 
 
-def read_array(path: str | Path) -> np.ndarray:
-    """Read a `.npy` file; it is mapped, so a header that promises too much costs nothing."""
-    return np.array(np.load(path, mmap_mode="r", allow_pickle=False))
+def map_array(path: str | Path) -> np.ndarray:
+    """Map a `.npy` file, so that a header that promises too much costs nothing."""
+    return np.load(path, mmap_mode="r", allow_pickle=False)
 
 
 def read_tensors(path: str | Path) -> Any:
@@ -217,6 +251,21 @@ def read_tensors(path: str | Path) -> Any:
 
 def read_parquet(path: str | Path, columns: Sequence[str] | None = None) -> pyarrow.Table:
     """Read a Parquet file, or some of its columns, after a look at what it declares."""
+    names = None if columns is None else list(columns)
+    with _opened_parquet(path, names) as file:
+        return _written_out(path, file.read(columns=names))
+
+
+def parquet_chunks(path: str | Path, columns: list[str], rows: int) -> Iterator[pyarrow.Table]:
+    """As `read_parquet`, in tables of at most `rows` rows; none of an empty file."""
+    import pyarrow
+
+    with _opened_parquet(path, columns) as file:
+        for batch in file.iter_batches(rows, columns=columns):
+            yield _written_out(path, pyarrow.Table.from_batches([batch]))
+
+
+def _opened_parquet(path: str | Path, columns: list[str] | None) -> parquet.ParquetFile:
     require("pyarrow", extra="analysis")
     from pyarrow import parquet
 
@@ -237,10 +286,9 @@ def read_parquet(path: str | Path, columns: Sequence[str] | None = None) -> pyar
                 if packed and column.physical_type == "BYTE_ARRAY" and "." not in name:
                     repeated.add(name)
         check_unpacked(path, max(size, _VALUE_BYTES * values))
-    # Values that occur often are stored once; they are counted before they are written out.
-    with parquet.ParquetFile(path, read_dictionary=sorted(repeated)) as file:
-        table = file.read(columns=None if columns is None else list(columns))
-    return _written_out(path, table)
+    # Values that occur often are stored once; they are counted before they are written out. A
+    # buffer keeps the reader from holding whole columns of a row group.
+    return parquet.ParquetFile(path, read_dictionary=sorted(repeated), buffer_size=_CHUNK)
 
 
 def _written_out(path: str | Path, table: pyarrow.Table) -> pyarrow.Table:

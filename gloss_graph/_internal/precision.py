@@ -94,7 +94,7 @@ class _UnitRows(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
         norm = torch.linalg.vector_norm(x, dim=1, keepdim=True)
-        norm = torch.where(norm > torch.finfo(x.dtype).tiny, norm, 1.0)
+        norm.masked_fill_(norm <= torch.finfo(x.dtype).tiny, 1.0)
         unit = x / norm
         ctx.save_for_backward(unit, norm)
         return unit

@@ -263,7 +263,7 @@ def read_graph_model(
 
 def _identities(corpus: Corpus) -> list[tuple[int, int]]:
     """Id and digest of the text of every document."""
-    encoded = (text.encode("utf-8", "surrogatepass") for text in corpus.texts)
+    encoded = (text.encode() for text in corpus.texts)
     digests = (hashlib.blake2b(text, digest_size=8).digest() for text in encoded)
     numbers = (int.from_bytes(digest, "little", signed=True) for digest in digests)
     return list(zip(corpus.ids, numbers, strict=True))

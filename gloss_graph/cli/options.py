@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
 from functools import cache
 from pathlib import Path
@@ -175,13 +175,7 @@ def file_settings(file: Path | None) -> dict[str, Any]:
     from gloss_graph._internal.limits import read_yaml
     from gloss_graph.training.config import read_settings
 
-    try:
-        content = read_yaml(file)
-    except FileNotFoundError:
-        raise ValueError(f"'config' must be a file that exists (got {file}).") from None
-    if not isinstance(content, Mapping):
-        raise ValueError(f"'config' must hold settings and their values ({file} does not).")
-    return dict(read_settings(content, str(file)))
+    return dict(read_settings(read_yaml(file), str(file)))
 
 
 def say(line: Any, *, style: str | None = None) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,13 +17,17 @@ from gloss_graph.cli.options import (
     path_option,
     say,
 )
+from gloss_graph.cli.signals import keeping
 
 if TYPE_CHECKING:
+    from rich.progress import Progress
     from torch import Tensor
 
     from gloss_graph.text import Corpus
     from gloss_graph.training import Prediction, Run
 
+# Documents in memory at a time.
+_ROWS = 1024
 _TOP = 3
 _TEXTS = ("text", "text_b")
 
@@ -34,7 +40,11 @@ def predict(
     text: TextColumn = "text",
     text_b: SecondTexts = None,
     mode: Annotated[
-        str, option("inductive: each document by itself; transductive: all in one graph.")
+        str,
+        option(
+            "inductive: each document by itself, read and written in chunks; transductive: all in "
+            "one graph, so the whole file is held in memory."
+        ),
     ] = "inductive",
     anchor: Annotated[float | None, option("Share of the frozen similarity.")] = None,
     rule: Annotated[str | None, option("harmonic, spreading or poisson; else the run's.")] = None,
@@ -45,8 +55,7 @@ def predict(
     files, and the probability of every class.
     """
     from gloss_graph._internal.files import utf8_folder
-    from gloss_graph.text import read_features, read_table
-    from gloss_graph.text.tables import has_column, write_table
+    from gloss_graph.text.tables import has_column
 
     check_output(output)
     if (kind := _model_of(run)) is not None:
@@ -65,30 +74,111 @@ def predict(
         what = "name the column of second texts" if loaded.on_pairs else "be left out"
         kind = "pairs" if loaded.on_pairs else "single texts"
         raise ValueError(f"'--text-b' must {what}, as the run was trained on {kind} ({run}).")
-    column = None if loaded.on_features and not has_column(input, text) else text
-    corpus = read_table(input, text=column, label=None, text_b=text_b)
     spread, top = torch.empty(0, len(loaded.label_names)), torch.empty(0, _TOP)
     nothing = Explanation(spread, torch.empty(0), top.long(), top)
-    names = _answers(loaded, Prediction(nothing, spread))
-    table = input_columns(input, corpus, text=column, text_b=text_b, answers=names)
-    rows = None if features is None else read_features(features)
-    if rows is not None and len(rows) != len(corpus):
-        raise ValueError(
-            f"'features' must have a row per document (got {len(rows)} for {len(corpus)})."
+    sure, whole = 0.0, mode == "transductive"
+
+    def answer(corpus: Corpus) -> dict[str, Any]:
+        nonlocal sure
+        found = loaded.predict(
+            corpus.texts,
+            corpus.texts_b,
+            features=corpus.features,
+            mode=mode,
+            anchor=anchor,
+            rule=rule,
+            progress=whole,
         )
-    answer = loaded.predict(
-        corpus.texts,
-        corpus.texts_b,
-        features=rows,
-        mode=mode,
-        anchor=anchor,
-        rule=rule,
-        progress=True,
+        sure += float(found.explanation.confidence.double().sum())
+        return _answers(loaded, found)
+
+    count = _label(
+        input,
+        output,
+        answer,
+        _answers(loaded, Prediction(nothing, spread)),
+        text=None if loaded.on_features and not has_column(input, text) else text,
+        text_b=text_b,
+        features=features,
+        whole=whole,
     )
-    write_table(output, table | _answers(loaded, answer))
-    confidence = 100 * float(answer.explanation.confidence.mean())
-    say(f"{len(corpus)} documents, {confidence:.0f} % mean confidence.")
+    say(f"{count} documents, {100 * sure / count:.0f} % mean confidence.")
     say(f"Predictions: {output}")
+
+
+def _label(
+    source: Path,
+    out: Path,
+    answer: Callable[[Corpus], dict[str, Any]],
+    answers: Collection[str],
+    *,
+    text: str | None,
+    text_b: str | None = None,
+    features: Path | None = None,
+    whole: bool = False,
+) -> int:
+    """Label the documents of a file chunk by chunk, `whole` at once; returns their number.
+
+    The file is read twice, so that its faults are found before any work is done.
+    """
+    from gloss_graph.text.features import FeatureFile
+    from gloss_graph.text.readers import read_documents
+    from gloss_graph.text.tables import column_types, table_suffix, write_table
+
+    stored = None if features is None else FeatureFile(features)
+    read = partial(read_documents, source, text=text, text_b=text_b)
+    count = 0
+    names: dict[str, str] = {}
+
+    def kept(rows: int | None) -> Iterator[tuple[Corpus, dict[str, Any]]]:
+        for corpus, table in read(rows):
+            absent = [None] * len(corpus)
+            columns = {new: table.columns.get(name, absent) for name, new in names.items()}
+            yield corpus, columns if text is not None else {"text": corpus.texts, **columns}
+
+    def answered() -> Iterator[dict[str, Any]]:
+        if whole:  # has a bar of its encoder
+            bar.stop()
+        for corpus, columns in kept(None if whole else _ROWS):
+            if stored is not None:
+                corpus = replace(corpus, features=stored[corpus.ids[0] : corpus.ids[-1] + 1])
+            yield columns | answer(corpus)
+            bar.advance(task, len(corpus))
+
+    with keeping(lambda: f"{out} was not written."), _progress() as bar:
+        task = bar.add_task("Reading", total=None)
+        found: dict[str, None] = {}
+        for corpus, table in read(_ROWS):
+            found |= dict.fromkeys(table.columns)
+            bar.advance(task, len(corpus))
+            count += len(corpus)
+        if stored is not None and len(stored) != count:
+            raise ValueError(
+                f"'features' must have a row per document (got {len(stored)} for {count})."
+            )
+        names |= kept_names(source, list(found), text=text, text_b=text_b, answers=answers)
+        types = {}
+        if table_suffix(out) == ".parquet":
+            types = column_types(lambda: (columns for _, columns in kept(_ROWS)))
+        bar.reset(task, total=count, description="Labeling")
+        write_table(out, answered(), types)
+    return count
+
+
+def _progress() -> Progress:
+    """A bar of rows on stderr."""
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+    )
+
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()
+    console = Console(stderr=True)
+    return Progress(*columns, TimeRemainingColumn(), console=console, transient=True)
 
 
 def _model_of(run: Path) -> str | None:
@@ -111,8 +201,6 @@ def _predict_by_model(
     from gloss_graph._internal.files import utf8_folder
     from gloss_graph.baselines.text_gcn import NEW_DOCUMENTS
     from gloss_graph.runs import RunFolder
-    from gloss_graph.text import read_table
-    from gloss_graph.text.tables import write_table
     from gloss_graph.training import TextClassifier
 
     if model != "bert-gcn":
@@ -130,16 +218,16 @@ def _predict_by_model(
             f"'run' must be a folder written by gloss-graph train ({error})."
         ) from error
     classifier = TextClassifier.load(folder.model)
-    corpus = read_table(source, text=text, label=None)
-    answers = ("label", "probability")
-    table = input_columns(source, corpus, text=text, text_b=None, answers=answers)
-    rows = classifier.encoder.embed(corpus, progress=True)
-    with torch.no_grad():
-        best = classifier.head(rows).softmax(dim=1).max(dim=1)
-    table["label"] = [classifier.label_names[place] for place in best.indices.tolist()]
-    table["probability"] = best.values.tolist()
-    write_table(out, table)
-    say(f"{len(corpus):,} documents labeled by the encoder head: {out}")
+
+    def answer(corpus: Corpus) -> dict[str, Any]:
+        rows = classifier.encoder.embed(corpus)
+        with torch.no_grad():
+            best = classifier.head(rows).softmax(dim=1).max(dim=1)
+        labels = [classifier.label_names[place] for place in best.indices.tolist()]
+        return {"label": labels, "probability": best.values.tolist()}
+
+    count = _label(source, out, answer, ("label", "probability"), text=text)
+    say(f"{count:,} documents labeled by the encoder head: {out}")
 
 
 def check_output(out: Path) -> None:
@@ -155,37 +243,33 @@ def check_output(out: Path) -> None:
         )
 
 
-def input_columns(
+def kept_names(
     source: Path,
-    corpus: Corpus,
+    columns: Collection[str],
     *,
     text: str | None,
     text_b: str | None,
     answers: Collection[str],
-) -> dict[str, Any]:
-    """The columns of the input, in their order and of their types, to which the answers are added.
+) -> dict[str, str]:
+    """The names under which the columns of the input stand beside the answers, in their order.
 
     The texts are named `text` and `text_b`. Another column of an answer's name gets the prefix
-    `input_`. Without a column of texts, documents are named by their place in the file.
+    `input_`.
     """
-    from gloss_graph.text.tables import read_columns
-
     wanted = [name for name in (text, text_b) if name is not None]
-    columns = read_columns(source).columns
-    table: dict[str, Any] = {} if text is not None else {"text": corpus.texts}
     taken = {*answers, *(_TEXTS if text_b is not None else _TEXTS[:1])}
-    for name, values in columns.items():
+    names: dict[str, str] = {}
+    for name in columns:
         if name in wanted:
-            table[_TEXTS[wanted.index(name)]] = values
+            names[name] = _TEXTS[wanted.index(name)]
             continue
-        kept = f"input_{name}" if name in taken else name
+        names[name] = kept = f"input_{name}" if name in taken else name
         if kept != name and kept in columns:
             raise ValueError(
                 f"{source} must not have both columns {name!r} and {kept!r}: {name!r} is the name "
                 f"of a prediction, and the column is kept as {kept!r}. Rename one."
             )
-        table[kept] = values
-    return table
+    return names
 
 
 def _short(values: Tensor) -> list[float]:

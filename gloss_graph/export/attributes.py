@@ -11,14 +11,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from gloss_graph._internal.unicode import whole_text
+
 #: Colors of classes in pictures and exported graphs: Okabe & Ito (2008) with a dark violet for
 #: their black; yellow last, it is weak on white.
 PALETTE = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#4B2E83", "#F0E442")
 GREY = "#9AA0A6"
 # Everything outside the characters of XML 1.0, which exclude surrogates, and
 # the other control characters, which XML 1.0 allows but discourages.
-_ILLEGAL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x84\x86-\x9f\ud800-\udfff\ufffe\uffff]")
-_SURROGATE = re.compile("[\ud800-\udfff]")
+_ILLEGAL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x84\x86-\x9f\ufffe\uffff]")
 # What readers of XML add to a graph.
 _DEFAULTS = ("node_default", "edge_default")
 
@@ -34,9 +35,7 @@ def clean_text(text: str, limit: int | None = None) -> str:
         text = text[: 2 * limit + 2]
     if "\r" in text:
         text = text.replace("\r\n", "\n").replace("\r", "\n")
-    if _SURROGATE.search(text):
-        text = text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
-    text = _ILLEGAL.sub("\ufffd", text)
+    text = _ILLEGAL.sub("\ufffd", whole_text(text))
     if limit is not None and len(text) > limit:
         text = text[: limit - 1].rstrip() + "…"
     return text
@@ -90,7 +89,7 @@ def class_names(names: Any) -> list[str]:
         raise ValueError(
             f"'label_names' must be a list of names, one for each class (got {names!r})."
         )
-    return [str(name) for name in names]
+    return [whole_text(str(name)) for name in names]
 
 
 def check_simple(graph: nx.Graph) -> None:

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch_geometric.data import Data
 
 from gloss_graph._internal.checks import check_class_numbers, check_matrix, check_tensor, is_integer
+from gloss_graph._internal.unicode import whole_text
 from gloss_graph.export.attributes import class_names, class_values
 
 #: Names of the values 0, 1, 2 of `edge_kind`.
@@ -288,7 +289,7 @@ def _texts(graph: Data, size: int) -> tuple[str, ...] | None:
     if not several or len(text) != size:
         got = len(text) if several else type(text).__name__
         raise ValueError(f"'graph.text' must hold one text per node, {size} of them (got {got}).")
-    return tuple(str(entry) for entry in text)
+    return tuple(whole_text(str(entry)) for entry in text)
 
 
 def _ends(graph: Data, size: int, name: str) -> tuple[np.ndarray, np.ndarray]:

@@ -33,7 +33,7 @@ def _median_distance(x: Tensor, squared: Tensor | None) -> Tensor:
     if squared is None:
         squared = torch.cdist(x, x, compute_mode="use_mm_for_euclid_dist_if_necessary").square_()
     median = _median_of(squared).sqrt()
-    if bool(median < _CLOSE * torch.linalg.vector_norm(x, dim=1).amax()):
+    if float(median) < _CLOSE * float(torch.linalg.vector_norm(x, dim=1).amax()):
         return _median_of(torch.cdist(x, x, compute_mode=_EXACT))
     return median
 
@@ -200,7 +200,7 @@ def estimate_bandwidth(
         sigma = _interclass_min(x, labels)
     else:
         sigma = _OF_MEDIAN[rule](_median_distance(x, squared))
-    if sigma.dim() != 0 or not bool(torch.isfinite(sigma)) or bool(sigma < 0):
+    if sigma.dim() != 0 or not 0.0 <= float(sigma) < math.inf:
         raise ValueError(f"'bandwidth' rule must return one number >= 0 (got {sigma.tolist()}).")
     return (factor * sigma).clamp(min=_SMALLEST)
 

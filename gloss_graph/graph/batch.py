@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import torch
 from torch import Tensor
 
 from gloss_graph._internal.checks import (
@@ -135,11 +134,10 @@ def check_step(
     known, size = batch.labels, batch.labels.numel()
     if size == 0:
         raise ValueError("'embeddings' must hold at least one row (got 0).")
-    low, high = torch.stack(torch.aminmax(known)).tolist()
-    if low < -1 or high >= num_classes:
+    if int(known.max()) >= num_classes:
         raise ValueError(
             f"'labels' must lie in 0..{num_classes - 1}, or be -1 for unlabeled "
-            f"(got {low}..{high})."
+            f"(got {int(known.min())}..{int(known.max())})."
         )
     documents = None if batch.ids is None else one_per_document("labels", known, batch.ids)
     visible = check_visible(visible, known, batch.ids)

@@ -15,6 +15,7 @@ from gloss_graph.graph.bandwidth import (
     drawn_rows,
     estimate_bandwidth,
     local_scales,
+    reads_labels,
 )
 from gloss_graph.graph.batch import check_batch, check_memory
 from gloss_graph.graph.kernels import Kernel, weigh
@@ -89,7 +90,7 @@ class Connection(NamedTuple):
         slots: (M',) long.
         neighbors: The lists to enqueue with the batch; None without a bank.
         bandwidth: Scalar.
-        shown: (n,) bool, which of the nodes that take part show their label, batch rows first.
+        shown: (N,) bool, the nodes that show their label.
         targets: (N, C) label sets, or None.
         bank: Holds the edges instead (and `edge_index` none). Every stored row is then a node,
             size + slot, unless the graph has `hops`; those not among `slots` take no part, their
@@ -107,15 +108,6 @@ class Connection(NamedTuple):
     shown: Tensor
     targets: Tensor | None = None
     bank: BankEdges | None = None
-
-    def on_nodes(self, mask: Tensor) -> Tensor:
-        """A mask over the nodes that take part as one over all nodes (N,) bool."""
-        if self.y.numel() == mask.numel():
-            return mask
-        out = torch.zeros_like(self.y, dtype=torch.bool)
-        out[: self.size] = mask[: self.size]
-        out[self.size + self.slots] = mask[self.size :]
-        return out
 
 
 def build_document_graph(
@@ -203,6 +195,11 @@ def build_document_graph(
         normalize=graph.normalize,
         num_classes=num_classes,
     )
+    if not len(batch.x) and not (memory is not None and len(memory)):
+        raise ValueError(
+            "'embeddings' must hold at least one row where no bank has any (got none). Pass the "
+            "rows of a document."
+        )
     if graph.batch_edges == "auto":
         graph = replace(graph, batch_edges="knn")
     return document_data(connect(batch, graph, memory=memory), batch.ids, memory)
@@ -248,10 +245,11 @@ def _connect_listed(
     """Every edge in one list, or all pairs of the batch in one matrix."""
     x, size, k = batch.x, batch.x.size(0), graph.k
     local, mutual = graph.bandwidth == "local", graph.symmetrize == "mutual"
-    stored = stored_links(memory, slots, size)
-    if memory is not None and neighbors is not None and graph.hops is not None:
-        slots = within_hops(memory, neighbors, slots, stored, graph.hops)
+    if memory is not None:
         stored = stored_links(memory, slots, size)
+        if neighbors is not None and graph.hops is not None:
+            slots = within_hops(memory, neighbors, slots, stored, graph.hops)
+            stored = stored_links(memory, slots, size)
     alone = slots.numel() == 0
     all_batch = graph.batch_edges == "all" or (graph.batch_edges == "auto" and alone)
     y, targets = _labels(batch, memory, slots)
@@ -342,6 +340,9 @@ def _connect_kept(
     weight = weigh(graph.weight, squared.to(x.dtype), sigma.square())
     if absent.numel():
         weight[torch.from_numpy(kept.touching(absent.numpy()))] = 0.0
+        part = shown
+        shown = torch.zeros(size + stored, dtype=torch.bool)
+        shown[:size], shown[size + slots] = part[:size], part[size:]
     dtype = torch.promote_types(edge_weight.dtype, weight.dtype)
     y, targets = _labels(batch, memory, slots if near else slice(stored))
     y[absent + size] = -1
@@ -434,19 +435,20 @@ def _shown(
 
     It is made from the batch, whose `squared` distances (B, B) may be known, and a draw of `slots`.
     """
-    x = batch.x.detach()
-    of_batch, known = y.split([x.size(0), slots.numel()])
-    shown = y >= 0 if split is None else split.shown(of_batch, known)
+    x, size = batch.x.detach(), batch.x.size(0)
+    shown = y >= 0 if split is None else split.shown(y[:size], y[size:])
     if bandwidth == "local":
         return shown, x.new_tensor(torch.nan)
-    of_batch, known = torch.where(shown, y, -1).split([x.size(0), slots.numel()])
+    labels = torch.where(shown, y, -1) if reads_labels(bandwidth) else None
     if memory is None or slots.numel() == 0:
-        return shown, estimate_bandwidth(bandwidth, x, of_batch, squared=squared)
+        return shown, estimate_bandwidth(bandwidth, x, labels, squared=squared)
     if slots.numel() > _BANDWIDTH_MEMORY_ROWS:
+        known = None if labels is None else labels[size:]
         keep = drawn_rows(bandwidth, slots.numel(), known, _BANDWIDTH_MEMORY_ROWS).to(x.device)
-        slots, known = slots[keep], known[keep]
+        slots = slots[keep]
+        labels = None if labels is None else torch.cat([labels[:size], labels[size:][keep]])
     x = torch.cat([x, memory.rows[slots].to(x.dtype)])
-    return shown, estimate_bandwidth(bandwidth, x, torch.cat([of_batch, known]))
+    return shown, estimate_bandwidth(bandwidth, x, labels)
 
 
 def document_data(connection: Connection, ids: Tensor | None, memory: MemoryBank | None) -> Data:

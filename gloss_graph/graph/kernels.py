@@ -65,10 +65,10 @@ def weigh(kernel: Kernel, squared: Tensor, squared_bandwidth: Tensor) -> Tensor:
     if squared.numel() == 0:
         return kernel(squared, squared_bandwidth)
     if squared_bandwidth.numel() == 1:
-        wide = squared.detach().amax() < 2.0 * _FLOAT32_EXPONENT * squared_bandwidth
+        largest = float(squared.detach().amax()) / float(squared_bandwidth)
     else:
-        wide = (squared.detach() / squared_bandwidth).amax() < 2.0 * _FLOAT32_EXPONENT
-    if bool(wide):
+        largest = float((squared.detach() / squared_bandwidth).amax())
+    if largest < 2.0 * _FLOAT32_EXPONENT:
         return kernel(squared, squared_bandwidth)
     weight = kernel(squared.double(), squared_bandwidth.double())
     return torch.where(weight > _NO_TIE, weight, 0.0)

@@ -149,11 +149,8 @@ def batch_links(
     return join(to_memory, in_batch), neighbors.squared_distances
 
 
-def stored_links(memory: MemoryBank | None, slots: Tensor, size: int) -> Links:
+def stored_links(memory: MemoryBank, slots: Tensor, size: int) -> Links:
     """Inherited links among `slots`, in node numbers, sorted by source."""
-    if memory is None:
-        none = slots[:0]
-        return Links(none, none, none.float())
     node_of = torch.full((len(memory),), -1, dtype=torch.long, device=slots.device)
     node_of[slots] = torch.arange(size, size + slots.numel(), device=slots.device)
     source, target, squared = memory.edges()

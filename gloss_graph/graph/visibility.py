@@ -80,14 +80,13 @@ def one_per_document(name: str, values: Tensor, ids: Tensor) -> Documents:
     """
     unique, document_of = ids.unique(return_inverse=True)
     documents = values.new_full((unique.numel(),), -1)
-    documents = documents.scatter_reduce(0, document_of, values, "amax")
-    clash = (documents[document_of] != values).nonzero()
-    if clash.numel():
-        row = int(clash[0])
+    documents.scatter_reduce_(0, document_of, values, "amax")
+    found = documents[document_of]
+    if not torch.equal(found, values):
+        row = int((found != values).nonzero()[0])
         raise ValueError(
             f"'{name}' must agree for rows with the same id, which are one document (id "
-            f"{int(ids[row])} has {name} {int(values[row])} and "
-            f"{int(documents[document_of[row]])})."
+            f"{int(ids[row])} has {name} {int(values[row])} and {int(found[row])})."
         )
     return Documents(documents, document_of)
 
@@ -111,14 +110,15 @@ class LabelSplit(NamedTuple):
 
     def shown(self, labels: Tensor, known: Tensor) -> Tensor:
         """Which of the `labels` (B,) of the batch and the `known` ones (n,) are shown (B + n,)."""
-        remembered, supplied, visible = known >= 0, None, self.visible
+        remembered, supplied, visible = None, None, self.visible
         if known.numel():
+            remembered = known >= 0
             if self.memory_fraction < 1.0:
                 remembered = visible_split(known, self.memory_fraction, generator=self.generator)
             supplied = known[remembered]
         if visible is None:
             visible = _split(labels, self.documents, self.fraction, self.generator, supplied)
-        return torch.cat([visible, remembered]) if known.numel() else visible
+        return visible if remembered is None else torch.cat([visible, remembered])
 
 
 def _split(
@@ -142,15 +142,12 @@ def _stratified(
     # Stable sort of shuffled rows by class: position within the class is a random rank.
     by_class = order[np.argsort(classes[order], kind="stable")]
     ordered = classes[by_class]
-    first = np.flatnonzero(np.diff(ordered, prepend=ordered[:1] - 1))
-    values, counts = ordered[first], np.diff(first, append=ordered.size)
-    rank = np.arange(ordered.size) - first.repeat(counts)
+    values, counts = np.unique(ordered, return_counts=True)
+    rank = np.arange(ordered.size) - (counts.cumsum() - counts).repeat(counts)
     rounding = torch.rand(values.size, generator=generator, dtype=torch.float64).numpy()
-    keep = np.floor(fraction * counts + rounding).astype(np.int64)
+    keep = (fraction * counts + rounding).astype(np.int64)
     if fraction > 0:
-        needed = np.ones(values.size, dtype=bool)
-        if supplied is not None:
-            needed = ~np.isin(values, supplied.unique().cpu().numpy())
+        needed = True if supplied is None else ~np.isin(values, supplied.cpu().numpy())
         keep = np.maximum(keep, needed)
     keep[values < 0] = 0
     visible = np.empty(labels.numel(), dtype=bool)

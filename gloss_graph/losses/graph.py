@@ -46,7 +46,7 @@ def graph_nll(values: Tensor, target: Tensor, class_weight: Tensor | None = None
         Scalar, differentiable in `values`.
     """
     mass = values.sum(dim=1, keepdim=True)
-    mass = torch.where(mass > torch.finfo(values.dtype).tiny, mass, 1.0)
+    mass = mass.masked_fill(mass <= torch.finfo(values.dtype).tiny, 1.0)
     true = values.gather(1, target.unsqueeze(1)) / mass
     probability = (1.0 - EPSILON) * true + EPSILON / values.size(1)
     return _weighted_mean(-probability.squeeze(1).log(), target, class_weight)

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from gloss_graph._internal.precision import first_order, narrowed, widen
+from gloss_graph.propagation.normalize import safe_degrees
 from gloss_graph.propagation.solve import System
 
 # Damping from which the matrix itself holds its excess well enough.
@@ -41,7 +42,7 @@ class _Factor:
         self.weight, self.known, self.part, self.whole = weight, known, part, whole
         self.sums = known if whole else known + weight.sum(dim=1)
         # Nodes that are no unknown: rows of their own, solved to 0.
-        self.sums = torch.where(self.sums > 0, self.sums, 1.0)
+        self.sums = safe_degrees(self.sums)
         self.exact: tuple[Tensor, Tensor] | None = None
         self.scale = self.sums.rsqrt().unsqueeze(1)
         matrix = torch.diag(self.sums) - weight
@@ -175,12 +176,13 @@ class _DampedSolve(torch.autograd.Function):
     def forward(ctx: Any, weight: Tensor, diagonal: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
         wide, sums = weight.double(), diagonal.double()
         # Nodes that are no unknown: rows of their own, solved to 0.
-        scale = torch.where(sums > 0, sums, 1.0).rsqrt_().unsqueeze(1)
+        scale = safe_degrees(sums).rsqrt_().unsqueeze(1)
         matrix = (wide * -scale).mul_(scale.T).fill_diagonal_(1.0)
         factor, pivots, _ = torch.linalg.lu_factor_ex(matrix)
-        given = right.double()
-        solution = scale * torch.linalg.lu_solve(factor, pivots, scale * given)
-        residual = given - sums.unsqueeze(1) * solution + wide @ solution
+        given = scale * right
+        solution = torch.linalg.lu_solve(factor, pivots, given)
+        residual = given.addmm_(matrix, solution, alpha=-1.0).div_(scale)
+        solution.mul_(scale)
         ctx.factor = factor, pivots, scale
         ctx.save_for_backward(weight, solution)
         ctx.dtypes = weight.dtype, diagonal.dtype, right.dtype

@@ -43,10 +43,11 @@ def label_rows(y: Tensor, seeds: Tensor, num_classes: int | None) -> Tensor:
         if num_classes < 1:
             raise ValueError("'y' holds no label (all are negative); pass num_classes.")
     seen = torch.where(seeds, y.long(), 0)
-    if bool((seen < 0).any()):
+    low, high = map(int, torch.aminmax(seen)) if seen.numel() else (0, 0)
+    if low < 0:
         raise ValueError("'seed_mask' marks rows whose label is -1 (unlabeled).")
-    if bool((seen >= num_classes).any()):
-        raise ValueError(f"'y' must be below num_classes={num_classes} (got {int(seen.max())}).")
+    if high >= num_classes:
+        raise ValueError(f"'y' must be below num_classes={num_classes} (got {high}).")
     # Not the default dtype, which must not decide in which precision a graph is solved.
     one_hot = torch.zeros(y.numel(), num_classes, dtype=torch.float32, device=y.device)
     return one_hot.scatter_(1, seen.unsqueeze(1), seeds.float().unsqueeze(1))
@@ -133,11 +134,11 @@ def largest_weight(weight: Tensor) -> float:
     """
     if weight.numel() == 0:
         return 0.0
-    low, top = torch.stack(torch.aminmax(weight.detach())).tolist()
+    low, top = map(float, torch.aminmax(weight.detach()))
     # Also false for NaN, which is what aminmax gives if there is one.
     if not 0.0 <= low <= top < float("inf"):
         raise ValueError("'edge_weight' must be finite and >= 0 (got NaN, inf or negative).")
-    return float(top)
+    return top
 
 
 def _check_undirected(rows: Rows, weight: Tensor) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import ClassVar
@@ -78,7 +79,9 @@ class LabelPropagation(MessagePassing):
     - `"poisson"` (Calder et al., 2020): \((D - S) F = \kappa \sum_{j \in l} (y_j - \bar y) e_j\),
       for very few seeds. Scores, not probabilities: rows sum to 0. \(\kappa\), the mean degree,
       makes them independent of the unit of the weights; \(\bar y\) is taken per connected
-      component (over the graph with `eta > 0`, which also screens the operator).
+      component (over the graph with `eta > 0`, which also screens the operator). With
+      \(\eta = 0\) every component is thus balanced by itself: one whose labels are all of one
+      class has no sources, and its rows say nothing (all 0).
 
     Shapes: N nodes, E directed edges (both directions of a pair), C classes.
 
@@ -363,12 +366,13 @@ class LabelPropagation(MessagePassing):
         if self.class_mass is not None:
             values = class_mass_normalize(values, labels, seeds, self.class_mass)
         values = values.to(dtype)
-        if not bool(torch.isfinite(values.detach().sum())):
+        if not math.isfinite(values.detach().sum()):
             raise ValueError(
                 f"Propagation gave NaN or inf in the solve. Check 'edge_weight' for values beyond "
                 f"the range of {dtype}, or raise 'eta'."
             )
-        self._warned = warn_unconverged(report, self.tol, self._warned)
+        if not report.converged:
+            self._warned = warn_unconverged(report, self.tol, self._warned)
         unreachable = reached.numel() - int(reached.count_nonzero()) - operator.num_absent
         report = report._replace(unreachable=unreachable)
         return Propagation(values, reached, report)

@@ -29,7 +29,7 @@ class Scaling(NamedTuple):
 
 def safe_degrees(x: Tensor) -> Tensor:
     """Degrees (N,) with every 0 replaced by 1: an isolated node gets an identity row."""
-    return torch.where(x > 0, x, 1.0)
+    return x.masked_fill(x <= 0, 1.0)
 
 
 def row_scaling(times: Product, degree: Tensor) -> Scaling:
@@ -44,7 +44,7 @@ def hub_scaling(times: Product, degree: Tensor) -> Scaling:
     The paper's released code reaches it by symmetric, then column, then row normalization. It takes
     weight from hubs.
     """
-    factor = 1.0 / safe_degrees(times(safe_degrees(degree).rsqrt()))
+    factor = safe_degrees(times(safe_degrees(degree).rsqrt())).reciprocal()
     return Scaling(factor, safe_degrees(times(factor)) / factor, factor)
 
 

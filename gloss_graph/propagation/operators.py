@@ -527,16 +527,16 @@ class _HubScaling(torch.autograd.Function):
     ) -> tuple[Tensor, None]:
         weight, degree, factor, diagonal = ctx.saved_tensors
         operator: Operator = ctx.operator.with_weight(weight)
-        # A node without neighbors has the constant 1 instead of a sum.
-        tied = (degree > 0).to(degree.dtype)
-        grad_mass = grad_diagonal / factor * tied
+        grad_mass = grad_diagonal / factor
         spread = operator.pull(grad_mass.unsqueeze(1)).squeeze(1)
         grad_pulled = grad_diagonal * diagonal - factor * (grad_factor + spread)
-        grad_pulled.mul_(factor).mul_(tied)
+        grad_pulled.mul_(factor)
         spread = operator.pull(grad_pulled.unsqueeze(1)).squeeze(1)
         root = safe_degrees(degree).rsqrt()
-        grad_degree = -0.5 * spread * root.pow(3) * tied
+        grad_degree = -0.5 * spread * root.pow(3)
         left = torch.stack([grad_mass, grad_pulled, grad_degree], dim=1)
+        # A node without neighbors has the constant 1 instead of a sum; no product reads it.
+        left.masked_fill_((degree <= 0).unsqueeze(1), 0.0)
         right = torch.stack([factor, root, torch.ones_like(root)], dim=1)
         return operator.outer(left, right), None
 
@@ -563,9 +563,9 @@ def scaled(name: str, operator: Operator) -> tuple[Operator, Scaling]:
     scaling, degree = operator.scaling(name)
     if degree.dtype == torch.float64 or degree.numel() == 0:
         return operator, scaling
-    low, top = torch.stack(torch.aminmax(degree)).tolist()
-    if low == 0.0 and top > 0.0:  # isolated nodes are no ties
-        low = float(degree[degree > 0].amin())
+    low, top = map(float, torch.aminmax(degree))
+    if low == 0.0:  # isolated nodes are no ties
+        low = float(degree.masked_fill(degree <= 0, top).amin())
     if low >= _NARROWEST * top:
         return operator, scaling
     operator = operator.double()

@@ -74,9 +74,9 @@ def harmonic(
         if eta > 0:
             right = right + eta * node_diagonal.unsqueeze(1) * factor * prior
     else:
-        spread = torch.where(seeds.unsqueeze(1), labels - middle, 0.0)
-        right = operator.known_at(scaling.factor, spread, where)
-    vector = scaling.null.index_select(0, where)
+        right = operator.known_at(scaling.factor, _spread(labels, seeds, middle), where)
+    same = scaling.null is scaling.factor
+    vector = node_factor if same else scaling.null.index_select(0, where)
 
     def excess() -> Tensor:
         known = (~free).to(vector.dtype).unsqueeze(1)
@@ -87,7 +87,7 @@ def harmonic(
     system = System(operator.restrict(free), diagonal, node_factor, vector, excess, eta)
 
     def assemble(solved: Tensor) -> Tensor:
-        found = solved / factor if middle is None else solved / factor + middle
+        found = solved / factor if middle is None else torch.addcdiv(middle, solved, factor)
         values = labels.index_copy(0, where, found)
         if unreached.numel() == 0:
             return values
@@ -111,6 +111,11 @@ def _middle(scaling: Scaling, eta: float, prior: Tensor, centered: bool) -> Tens
     return prior if centered and exact else None
 
 
+def _spread(labels: Tensor, seeds: Tensor, middle: Tensor) -> Tensor:
+    """Labels (N, C) as differences from the `middle` (C,), zero but for the seeds, in one pass."""
+    return torch.addcmul(labels, seeds.to(labels).unsqueeze(1), middle, value=-1.0)
+
+
 def _harmonic_around(
     operator: MaskedOperator,
     labels: Tensor,
@@ -130,8 +135,7 @@ def _harmonic_around(
         if eta > 0:
             right = right + eta * diagonal.unsqueeze(1) * factor * prior
     else:
-        spread = torch.where(seeds.unsqueeze(1), labels - middle, 0.0)
-        right = operator.whole.times(factor * spread)
+        right = operator.whole.times(factor * _spread(labels, seeds, middle))
     vector = scaling.null
 
     def excess() -> Tensor:

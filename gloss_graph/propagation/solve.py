@@ -102,21 +102,21 @@ class System(NamedTuple):
         Forward that of F = G / s, relative to its `size`. Backward, where Z is read as the products
         Z_i w_ij s_j F_j, that of Z times the row sum m s and the `size` of F.
         """
-        size = 1.0 if self.size is None else self.size
-        if self.adjoint:
-            return self.factor.detach() * size
-        own = (self.diagonal * self.factor).detach() * size
-        return 1.0 / own.clamp(min=torch.finfo(own.dtype).tiny)
+        own = self.factor.detach()
+        if not self.adjoint:
+            own = own * self.diagonal.detach()
+        if self.size is not None:
+            own = own * self.size
+        return own if self.adjoint else own.clamp(min=torch.finfo(own.dtype).tiny).reciprocal()
 
 
 def relative_residual(residual: Tensor, right: Tensor, system: System) -> float:
     """Largest column norm of `residual` over that of `right`, (n, C), in units of the system."""
     if right.numel() == 0:
         return 0.0
-    unit = system.unit.unsqueeze(1)
     both = torch.cat([right.detach(), residual.detach().to(right.dtype)], dim=1)
-    norms = torch.linalg.vector_norm(unit * both, dim=0).view(2, -1).amax(dim=1)
-    scale, worst = norms.tolist()
+    both *= system.unit.unsqueeze(1)
+    scale, worst = torch.linalg.vector_norm(both, dim=0).view(2, -1).amax(dim=1).tolist()
     return worst / scale if scale > 0 else worst
 
 
@@ -170,16 +170,21 @@ def conjugate_gradient(
     inverse = a.reciprocal()
     # What `relative_residual` divides by, once.
     unit = (system.unit * system.diagonal).unsqueeze(1)
-    scale = float(torch.linalg.vector_norm(right * inverse * unit, dim=0).amax())
+    spare = torch.empty_like(right)
+
+    def largest_column(x: Tensor) -> float:
+        # A fifth of the time of `vector_norm` over the first dimension.
+        return math.sqrt(torch.mul(x, unit, out=spare).square_().sum(dim=0).amax())
+
     z = residual * inverse
+    scale = largest_column(z if start is None else right * inverse)
     direction = z.clone()
-    spare = torch.empty_like(z)
 
     def dot(left: Tensor, right: Tensor) -> float:
         return float(torch.dot(left.view(-1), right.view(-1)))
 
     def relative() -> float:
-        worst = float(torch.linalg.vector_norm(torch.mul(z, unit, out=spare), dim=0).amax())
+        worst = largest_column(z)
         return worst / scale if scale > 0 else worst
 
     # The inverse of a step's length lies between the smallest and the largest eigenvalue of the

@@ -184,18 +184,16 @@ def consistency_loss(
     if targets.keeps(batch):
         where, target, confidence = targets.looked_up(memory, batch)
     else:
-        shared = targets.training and world_size() > 1
-        if connection is None or shared or reads_labels(graph.graph.bandwidth):
-            joined = batch
-            if shared:
-                joined = gathered(batch, None if memory is None else memory.slots_of)
+        joined, local = batch, None
+        if targets.training and world_size() > 1:
+            joined = gathered(batch, None if memory is None else memory.slots_of)
+            local = own_rows(batch.labels.numel(), batch.labels.device)[joined.labels < 0]
+        if connection is None or local is not None or reads_labels(graph.graph.bandwidth):
             with torch.no_grad():
                 connection = graph.connect(joined, step.learned, targets.steps)
         where = (batch.labels < 0).nonzero().squeeze(1)
         target, confidence = targets.propagated(connection)
-        if targets.training:
-            local = own_rows(batch.labels.numel(), batch.labels.device)
-            local = local[(connection.y < 0)[: connection.size]]
+        if local is not None:
             target, confidence = target[local], confidence[local]
     consistency = targets.consistency
     strength = ramped(int(targets.steps), consistency.start, consistency.ramp)

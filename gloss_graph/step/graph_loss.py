@@ -9,7 +9,7 @@ from torch_geometric.data import Data
 
 from gloss_graph._internal.processes import world_size
 from gloss_graph._internal.timing import StageClock
-from gloss_graph.graph.build import MEMORY_MEMORY, Connection, connect, edge_kind
+from gloss_graph.graph.build import Connection, connect
 from gloss_graph.graph.kernels import discounted
 from gloss_graph.graph.settings import KNNGraph
 from gloss_graph.graph.visibility import LabelSplit
@@ -181,9 +181,9 @@ def propagate_connection(
     propagation: LabelPropagation,
     connection: Connection,
     seeds: Tensor,
-    warm: WarmStart | None = None,
+    start: Tensor | None = None,
 ) -> Propagation:
-    """Propagate the labels of `seeds` (N,) bool over a connection.
+    """Propagate the labels of `seeds` (N,) bool over a connection, from a first guess if any.
 
     With label sets the values have one more column, the mass that arrives, and what leaks goes to
     the mean of the seeds. Only edges that touch the batch get a gradient.
@@ -195,15 +195,12 @@ def propagate_connection(
     if connection.full is not None:
         return propagation.propagate_full(y, connection.full, seeds, prior=prior)
     if connection.bank is not None:
-        start = None if warm is None else warm.guess(connection)
         operator = bank_operator(connection.bank)
-        found = propagation.propagate_operator(y, operator, seeds, prior=prior, start=start)
-        if warm is not None:
-            warm.keep(connection, found.values)
-        return found
+        return propagation.propagate_operator(y, operator, seeds, prior=prior, start=start)
     trainable = None
     if connection.slots.numel():
-        trainable = (edge_kind(connection) < MEMORY_MEMORY).nonzero().squeeze(1)
+        in_batch = connection.edge_index < connection.size
+        trainable = in_batch.any(dim=0).nonzero().squeeze(1)
     return propagation.propagate_labels(
         y,
         connection.edge_index,
@@ -229,12 +226,13 @@ def compare_hidden(
     hidden rows left out.
     """
     size, targets = connection.size, connection.targets
-    seeds = connection.on_nodes(connection.shown)
-    hidden = (labels >= 0) & ~connection.shown[:size]
-    result = propagate_connection(propagation, connection, seeds, warm)
-    values, report, scored = result.values[:size], result.report, hidden
+    seeds = connection.shown
+    hidden = (labels >= 0) & ~seeds[:size]
+    start = None if warm is None else warm.guess(connection)
+    result = propagate_connection(propagation, connection, seeds, start)
+    values, report, scored = result.values, result.report, hidden
     if targets is not None:
-        values = arrival_shares(values, target_means(targets, seeds))
+        values = arrival_shares(values[:size], target_means(targets, seeds))
     if report.unreachable:
         reached = result.reached[:size]
         scored = hidden & reached
@@ -252,7 +250,9 @@ def compare_hidden(
     else:
         rows = values.index_select(0, where)
         loss = FORMS[form](rows, connection.y.index_select(0, where), class_weight)
-    return Compared(loss, connection, values, seeds, hidden, report)
+    if warm is not None:
+        warm.keep(connection, result.values)
+    return Compared(loss, connection, values[:size], seeds, hidden, report)
 
 
 def check_propagation(propagation: object, num_classes: int, multilabel: bool) -> None:

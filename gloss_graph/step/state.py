@@ -58,18 +58,19 @@ def check_generator_state(state: Any) -> None:
 
 
 @contextmanager
-def state_kept(parts: Sequence[nn.Module], generator: torch.Generator) -> Iterator[None]:
-    """Restore the buffers of `parts` and the state of `generator` if the block raises.
+def state_kept(
+    buffers: Sequence[tuple[nn.Module, str]], generator: torch.Generator
+) -> Iterator[None]:
+    """Restore the `buffers`, module and name, and the state of `generator` if the block raises.
 
     A step replaces the buffers of its parts and never writes into them; the bank restores itself.
     """
-    before = [(part, [*part.named_buffers(recurse=False)]) for part in parts]
+    before = [getattr(part, name) for part, name in buffers]
     drawn = generator.get_state()
     try:
         yield
     except BaseException:
-        for part, buffers in before:
-            for name, value in buffers:
-                setattr(part, name, value)
+        for (part, name), value in zip(buffers, before, strict=True):
+            setattr(part, name, value)
         generator.set_state(drawn)
         raise

@@ -418,12 +418,7 @@ def read_study(
 
 
 def _content(path: Path) -> dict[str, Any]:
-    try:
-        content = read_yaml(path)
-    except FileNotFoundError:
-        raise ValueError(f"{path} does not exist. Name a study file.") from None
-    if not isinstance(content, dict):
-        raise ValueError(f"{path} must hold keys and values; known keys are {_KEYS}.")
+    content = read_yaml(path)
     unknown = [str(key) for key in content if key not in _KEYS]
     if unknown:
         raise ValueError(

@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from gloss_graph._internal.unicode import whole_text
+
 UNLABELED = -1
 """The label of a document whose class is not known."""
 
@@ -263,7 +265,10 @@ def stratified_draw(labels: Sequence[int], fraction: float, *, seed: int = 0) ->
 
 
 def string_list(field: str, values: Iterable[str]) -> list[str]:
-    """The values as a list, or a ValueError that names the argument and the first misfit."""
+    """The values as a list, or a ValueError that names the argument and the first misfit.
+
+    Half of a surrogate pair, which neither tokenizers nor files take, becomes U+FFFD.
+    """
     if values is None or isinstance(values, str):
         raise ValueError(
             f"'{field}' must be a list of strings (got {type(values).__name__}). Put it in a list."
@@ -275,7 +280,7 @@ def string_list(field: str, values: Iterable[str]) -> list[str]:
                 f"'{field}' must hold strings (got {type(value).__name__} at position "
                 f"{position}). Convert or remove it."
             )
-    return strings
+    return [whole_text(value) for value in strings]
 
 
 def _checked_sets(sets: Iterable[Any], number: int) -> list[list[int] | None]:

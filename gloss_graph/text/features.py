@@ -20,7 +20,7 @@ from gloss_graph._internal.eval_mode import evaluating
 from gloss_graph._internal.folders import newest_whole, whole_folder, write_json
 from gloss_graph._internal.limits import (
     check_unpacked,
-    read_array,
+    map_array,
     read_object,
     read_parquet,
     read_tensors,
@@ -30,6 +30,7 @@ from gloss_graph.text.corpora import Corpus, Splits
 
 _WEIGHTS = "features.safetensors"
 FEATURES_FORMAT = "gloss_graph.FeatureEncoder"
+_CHUNK = 4096
 
 
 class FeatureEncoder(nn.Module):
@@ -174,21 +175,54 @@ def read_features(path: str | Path) -> np.ndarray:
     Raises:
         ValueError: A file that is missing, damaged, of another format or shape, or not finite.
     """
-    path = Path(path)
-    if path.suffix not in _READERS:
-        raise ValueError(f"'features' must end in one of {', '.join(_READERS)} (got {path.name}).")
-    if not path.is_file():
-        raise ValueError(f"'features' must be a file ({path} is none).")
-    try:
-        table = np.asarray(_READERS[path.suffix](path), dtype=np.float32)
-    except Exception as error:  # The errors of damaged files in four formats share no base.
-        raise ValueError(f"'features' cannot be read from {path} ({error}).") from error
-    if table.ndim != 2 or not table.shape[1]:
-        raise ValueError(f"'features' must be a matrix (N, D) (got shape {table.shape} in {path}).")
-    if not np.isfinite(table).all():
-        place = int(np.flatnonzero(~np.isfinite(table).all(axis=1))[0])
-        raise ValueError(f"'features' must be finite (row {place} of {path} is not).")
-    return table
+    table = FeatureFile(path)
+    return table[0 : len(table)]
+
+
+class FeatureFile:
+    """The rows of a file that `read_features` takes, checked; those of `.npy` stay on the disk."""
+
+    def __init__(self, path: str | Path) -> None:
+        path = Path(path)
+        if path.suffix not in _READERS:
+            raise ValueError(
+                f"'features' must end in one of {', '.join(_READERS)} (got {path.name})."
+            )
+        if not path.is_file():
+            raise ValueError(f"'features' must be a file ({path} is none).")
+        self._path = path
+        self._held: np.ndarray | None = None
+        try:
+            table = _READERS[path.suffix](path)
+            if path.suffix != ".npy":
+                table = self._held = np.asarray(table, dtype=np.float32)
+            self.shape: tuple[int, ...] = table.shape
+            odd = self._odd_row() if len(self.shape) == 2 else None
+        except Exception as error:  # The errors of damaged files in four formats share no base.
+            raise ValueError(f"'features' cannot be read from {path} ({error}).") from error
+        if len(self.shape) != 2 or not self.shape[1]:
+            raise ValueError(
+                f"'features' must be a matrix (N, D) (got shape {self.shape} in {path})."
+            )
+        if odd is not None:
+            raise ValueError(f"'features' must be finite (row {odd} of {path} is not).")
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, rows: slice) -> np.ndarray:
+        if self._held is not None:
+            return self._held[rows]
+        # A copy: what stays mapped counts as memory of this process.
+        return np.array(map_array(self._path)[rows], dtype=np.float32)
+
+    def _odd_row(self) -> int | None:
+        """The first row that is not finite."""
+        for start in range(0, len(self), _CHUNK):
+            finite = np.isfinite(self[start : start + _CHUNK]).all(axis=1)
+            if not finite.all():
+                return start + int(finite.argmin())
+        return None
 
 
 def with_features(splits: Splits, table: np.ndarray) -> Splits:
@@ -273,4 +307,4 @@ def _parquet(path: Path) -> Any:
     return columns.iloc[:, 0].tolist() if columns.shape[1] == 1 else np.array(columns, order="C")
 
 
-_READERS = {".npy": read_array, ".pt": _torch, ".safetensors": _safetensors, ".parquet": _parquet}
+_READERS = {".npy": map_array, ".pt": _torch, ".safetensors": _safetensors, ".parquet": _parquet}

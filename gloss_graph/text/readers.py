@@ -5,13 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from gloss_graph.text.corpora import SEPARATOR, UNLABELED, Corpus, Splits, stratified_draw
-from gloss_graph.text.tables import Table, read_columns
+from gloss_graph.text.tables import Table, read_chunks, read_columns
 
 
 def read_table(
@@ -160,6 +160,20 @@ def read_splits(
     return Splits(train_part, val_part, test_part)
 
 
+def read_documents(
+    path: str | Path, rows: int | None, *, text: str | None, text_b: str | None = None
+) -> Iterator[tuple[Corpus, Table]]:
+    """Documents as `read_table` reads them, without labels, `rows` at a time and with all columns.
+
+    None reads all at once. Ids count through the file.
+    """
+    wanted = _distinct(text, text_b, None)
+    done = 0
+    for table in read_chunks(path, rows, wanted):
+        yield _corpus(table, first_id=done, text=text, text_b=text_b, label=None), table
+        done += len(table.places)
+
+
 def describe_file(
     file: str | Path, *, text: str | None, text_b: str | None, first_id: int = 0
 ) -> dict[str, Any]:
@@ -214,13 +228,43 @@ def _read_corpus(
     """`known` says in a message where `names` are from; without names they are those found."""
     if separator is not None and not separator.strip():
         raise ValueError(f"'separator' must hold a visible character (got {separator!r}). Try ';'.")
-    wanted = [name for name in (text, text_b, label) if name is not None]
+    table = read_columns(path, _distinct(text, text_b, label), quoting=quoting)
+    return _corpus(
+        table,
+        names,
+        first_id,
+        known,
+        text=text,
+        label=label,
+        text_b=text_b,
+        allow_empty=allow_empty,
+        separator=separator,
+    )
+
+
+def _distinct(*columns: str | None) -> list[str]:
+    """Those of the columns of texts, second texts and labels that are given."""
+    wanted = [name for name in columns if name is not None]
     if len(set(wanted)) < len(wanted):
         raise ValueError(
             f"'text', 'text_b' and 'label' must name different columns (got {wanted}). Leave out "
             "'text_b' for single texts, or pass label=None for documents without labels."
         )
-    table = read_columns(path, wanted, quoting=quoting)
+    return wanted
+
+
+def _corpus(
+    table: Table,
+    names: Sequence[str] | None = None,
+    first_id: int = 0,
+    known: str = "",
+    *,
+    text: str | None,
+    label: str | None,
+    text_b: str | None,
+    allow_empty: bool = False,
+    separator: str | None = None,
+) -> Corpus:
     members: list[list[str] | None] = [None] * len(table.places)
     if label is not None:
         members = _label_lists(table, label, separator)
@@ -251,7 +295,7 @@ def _read_corpus(
 def _texts(table: Table, name: str, allow_empty: bool) -> list[str]:
     texts: list[str] = []
     empty: list[str] = []
-    for value, place in zip(table.columns[name], table.places, strict=True):
+    for value, place in zip(table.values(name), table.places, strict=True):
         if not isinstance(value, str):
             found = "null" if value is None else type(value).__name__
             raise ValueError(
@@ -305,7 +349,7 @@ def _label_lists(table: Table, name: str, separator: str | None) -> list[list[st
             "mean unlabeled? It is read as the name of a class. For unlabeled documents leave the "
             "label empty.",
             UserWarning,
-            stacklevel=4,
+            stacklevel=5,
         )
     return found
 

@@ -13,7 +13,9 @@ from rich.console import Console
 from torch_geometric.data import Data
 
 from gloss_graph import build_document_graph
-from gloss_graph.analysis import Audit, audit
+from gloss_graph.analysis import Audit, audit, measures
+from gloss_graph.text import Corpus
+from gloss_graph.visualization import plot_communities
 
 NAMES = ["tea", "rain", "war", "cats"]
 
@@ -155,6 +157,20 @@ def test_text_with_markup_is_printed_as_it_is() -> None:
     y[0] = 1
     found = audit(graph_of(x, y, text=["[bold]tea[/red] \x00 " + "w " * 5000] * 40))
     assert "[bold]tea[/red]" in printed(found)
+
+
+def test_half_a_surrogate_pair_is_one_odd_letter() -> None:
+    rows = torch.randn(12, 4, generator=torch.Generator().manual_seed(0))
+    texts = [f"tea \ud800 {number}" for number in range(12)]
+    graph = build_document_graph(rows, torch.tensor([0, 1, -1] * 4), k=3)
+    graph.text, graph.label_names = texts, ["a\udfff", "b\ud83d\ude00"]
+    found = audit(graph)
+    assert set(found.table["label"]) == {"a\ufffd", "b😀"}
+    assert "tea \ufffd 0" in set(found.table["text"])
+    table = measures(graph)
+    assert {"a\ufffd", "b😀"} <= {name for name in table["scope"] for name in str(name).split(": ")}
+    assert Corpus(texts, [-1] * 12, list(range(12)), []).texts[3] == "tea \ufffd 3"
+    plot_communities(graph)
 
 
 @pytest.mark.parametrize("size", [1, 2])

@@ -44,7 +44,7 @@ def test_bad_settings_are_refused_first(command: Command, tmp_path: Path, files:
     for more, message in (
         (["--set", "graf.k=2"], "Did you mean 'graph'?"),
         (["--set", "k=2", "--set", "graph.k=3"], "(got 'k' twice)"),
-        (["--config", tmp_path / "no.yaml"], "'config' must be a file that exists"),
+        (["--config", tmp_path / "no.yaml"], "no.yaml must be a YAML file (it does not exist)"),
     ):
         result = command(*words, *more)
         assert result.status == 2

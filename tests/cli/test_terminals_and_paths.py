@@ -16,8 +16,9 @@ import typer
 from cli.conftest import Command
 from gloss_graph.cli.app import app, main
 from gloss_graph.cli.options import path
-from gloss_graph.cli.predict import check_output, input_columns
-from gloss_graph.text import load_encoder, read_table
+from gloss_graph.cli.predict import check_output, kept_names
+from gloss_graph.text import load_encoder
+from gloss_graph.text.readers import read_documents
 
 COMMANDS: dict[str, Any] = typer.main.get_command(app).commands  # type: ignore[attr-defined]
 
@@ -114,8 +115,9 @@ def test_an_output_of_an_unknown_suffix_is_refused_first(
 
 def kept(source: Path, **columns: Any) -> dict[str, Any]:
     options = {"text": "text", "text_b": None, **columns}
-    corpus = read_table(source, label=None, **options)
-    return input_columns(source, corpus, **options, answers=("label", "probability"))
+    [(_, table)] = read_documents(source, None, **options)
+    names = kept_names(source, table.columns, **options, answers=("label", "probability"))
+    return {new: table.columns[name] for name, new in names.items()}
 
 
 def test_the_other_columns_are_kept_in_their_order(tmp_path: Path) -> None:

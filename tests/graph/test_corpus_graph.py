@@ -11,7 +11,7 @@ import torch
 from reference import dense_weights, distance, nearest, pairs_of, undirected, unit
 from torch import Tensor
 
-from gloss_graph import build_document_graph
+from gloss_graph import MemoryBank, build_document_graph
 from gloss_graph.graph import links
 
 
@@ -188,6 +188,19 @@ def test_degenerate_corpora(batch_edges: str, bandwidth: str | float) -> None:
     mixed = build_document_graph(x, **build)
     mixed.edge_weight.sum().backward()
     assert bool(torch.isfinite(x.grad).all())
+
+
+@pytest.mark.parametrize("batch_edges", ["auto", "all"])
+@pytest.mark.parametrize("bandwidth", ["sqrt", "inflection", "local", 1.0])
+def test_no_rows_are_refused_by_name(batch_edges: str, bandwidth: str | float) -> None:
+    bank = MemoryBank(4, 3, k=2)
+    none = torch.empty(0, 3)
+    options = {"batch_edges": batch_edges, "bandwidth": bandwidth}
+    for memory in (None, bank):
+        with pytest.raises(ValueError, match=r"'embeddings' must hold at least one .*none"):
+            build_document_graph(none, memory=memory, **options)
+    bank.enqueue(torch.eye(3), torch.tensor([0, 1, 1]), torch.arange(3))
+    assert build_document_graph(none, memory=bank, **options).num_nodes == 3
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])

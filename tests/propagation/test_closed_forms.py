@@ -112,6 +112,19 @@ def test_unrolled_conjugate_gradients_equal_the_dense_closed_form(rule: str, pat
     compare(rule, "hub", path, 1e-3, seeded, solver="cg", gradient="unrolled")
 
 
+def test_poisson_balances_every_component_by_itself() -> None:
+    """Two paths of three nodes; the labels of the first are all of one class."""
+    ends = torch.tensor([[0, 1, 3, 4], [1, 2, 4, 5]])
+    edges = torch.cat([ends, ends.flip(0)], dim=1)
+    labels = torch.tensor([0, -1, 0, 0, -1, 1])
+    alone = LabelPropagation("poisson", eta=0.0)(labels, edges)
+    assert torch.equal(alone[:3], torch.zeros(3, 2))
+    scores = torch.tensor([2.0, 0.0, -2.0]) / 3.0
+    torch.testing.assert_close(alone[3:], torch.stack([scores, -scores], dim=1))
+    # Screened, the labels of both are balanced together.
+    assert bool((LabelPropagation("poisson", eta=0.02)(labels, edges)[:3, 0] > 1).all())
+
+
 @pytest.mark.parametrize("eta", [0.0, 0.05, 1.0, 20.0])
 @pytest.mark.parametrize("normalization", NORMALIZATIONS)
 def test_harmonic_leak(normalization: str, eta: float) -> None:

@@ -41,7 +41,7 @@ odd = pytest.mark.parametrize("text", ODD.values(), ids=ODD)
 @pytest.mark.parametrize("suffix", SUFFIXES)
 def test_a_written_table_is_read_back(tmp_path: Path, suffix: str, text: str) -> None:
     file = tmp_path / f"a{suffix}"
-    write_table(file, {"text": [text, "plain"], "label": ["x", text], "id": [LARGE, None]})
+    write_table(file, [{"text": [text, "plain"], "label": ["x", text], "id": [LARGE, None]}])
     corpus = read_table(file, allow_empty=True)
     assert corpus.texts == [text, "plain"]
     assert set(corpus.label_names) == {"x", text.strip()}
@@ -72,9 +72,9 @@ def test_the_tables_of_a_run_are_read_back(tmp_path: Path, text: str) -> None:
 def test_half_a_surrogate_pair_is_replaced_where_it_has_no_place(tmp_path: Path) -> None:
     columns = {"text": ["\ud800", "\ud83d\ude00"]}
     for suffix in (".csv", ".parquet"):
-        write_table(tmp_path / f"a{suffix}", columns)
+        write_table(tmp_path / f"a{suffix}", [columns])
         assert read_table(tmp_path / f"a{suffix}", label=None).texts == ["\ufffd", "😀"]
-    write_table(tmp_path / "a.jsonl", columns)
+    write_table(tmp_path / "a.jsonl", [columns])
     assert read_columns(tmp_path / "a.jsonl", ["text"]).columns["text"] == ["\ud800", "😀"]
 
 
@@ -85,18 +85,18 @@ def test_types_survive(tmp_path: Path) -> None:
         "list": [[1], []],
         "mixed": [1, "a"],
     }
-    write_table(tmp_path / "a.parquet", columns)
+    write_table(tmp_path / "a.parquet", [columns])
     rest = read_columns(tmp_path / "a.parquet").columns
     assert list(rest) == list(columns)
     assert rest["small"].type == pa.int8()
     assert rest["day"].type == pa.date32()
     assert rest["list"].to_pylist() == [[1], []]
     assert rest["mixed"].to_pylist() == ["1", "a"]
-    write_table(tmp_path / "a.jsonl", columns)
+    write_table(tmp_path / "a.jsonl", [columns])
     rest = read_columns(tmp_path / "a.jsonl").columns
     assert rest["mixed"] == [1, "a"]
     assert rest["list"] == [[1], []]
-    write_table(tmp_path / "a.csv", columns)
+    write_table(tmp_path / "a.csv", [columns])
     assert read_columns(tmp_path / "a.csv").columns["list"] == ["[1]", "[]"]
 
 
