@@ -30,6 +30,12 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "gloss_graph"))
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
 
+# No test cuts the power, and a killed process loses nothing that it has written.
+os.fsync = lambda _: None
+
+# A study thaws what it froze at its end; what `pytest_runtest_setup` froze is to stay so.
+gc.unfreeze = lambda: None
+
 _LOADED = [0]
 
 

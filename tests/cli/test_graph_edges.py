@@ -24,9 +24,7 @@ def some_labels_missing() -> pd.DataFrame:
 
 ODD = {
     "one row": (rows(1), 1, 0),
-    "two rows": (rows(2), 2, 1),
     "one text": (rows(6).assign(text="the same tea"), 6, None),
-    "few rows": (rows(5), 5, 10),
     "labels missing": (some_labels_missing(), 9, None),
     "no label": (rows(6).assign(label=""), 6, None),
     "one class": (rows(6).assign(label="tea"), 6, 15),

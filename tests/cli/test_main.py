@@ -29,12 +29,23 @@ def installed() -> list[str]:
     return [sys.executable, "-c", "from gloss_graph.cli import main; raise SystemExit(main())"]
 
 
-def test_installed_command(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["train", "--bogus"], r"Error: .*--bogus.*\n"),
+        pytest.param(
+            ["train", "--train", "no.csv", "--out", "out"],
+            r"Error: 'path' must be a file .*no\.csv does not exist.*\n",
+            marks=pytest.mark.slow,  # imports all of it
+        ),
+    ],
+)
+def test_installed_command(tmp_path: Path, words: list[str], said: str) -> None:
     """Its exit code in the shell, and that nothing but the reason is said."""
-    bad = ["train", "--train", str(tmp_path / "no.csv"), "--out", str(tmp_path / "out")]
-    done = subprocess.run([*installed(), *bad], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [*installed(), *words], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
     assert (done.returncode, done.stdout) == (2, "")
-    said = r"Error: 'path' must be a file .*no\.csv does not exist.*\n"
     assert re.fullmatch(said, done.stderr)
 
 

@@ -65,7 +65,8 @@ def train(rank: int, folder: Path) -> list[str]:
     return [file.read_text(encoding="utf-8") for file in streams]
 
 
-@pytest.mark.parametrize("launched", [False, pytest.param(True, marks=pytest.mark.slow)])
+@pytest.mark.slow  # by default `training/test_processes.py` writes a run of two processes
+@pytest.mark.parametrize("launched", [False, True])
 def test_one_run_folder_and_one_voice(
     tmp_path: Path, files: tuple[Path, Path], encoder_folder: Path, launched: bool
 ) -> None:

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 from gloss_graph.text import read_table
-from gloss_graph.training import LOSSES, TextClassifier
+from gloss_graph.training import TextClassifier
 
 from .conftest import Command, Finished, fast, rows, write
 
@@ -103,7 +103,7 @@ def test_every_format_gives_the_same_run(
     command: Command, encoder_folder: Path, tmp_path: Path
 ) -> None:
     found = []
-    for suffix in (".csv", ".tsv", ".jsonl", ".parquet", ".csv.gz"):
+    for suffix in (".csv", ".jsonl", ".parquet"):
         train = write(rows(24), tmp_path / f"train{suffix}")
         test = write(rows(9, seed=1), tmp_path / f"test{suffix}")
         out = tmp_path / f"run{suffix}"
@@ -115,8 +115,9 @@ def test_every_format_gives_the_same_run(
     assert all(metrics == found[0] for metrics in found)
 
 
-@pytest.mark.parametrize("loss", LOSSES)
-def test_every_loss_trains(
+# One of each kind: `training/test_run.py` trains by all of them.
+@pytest.mark.parametrize("loss", ["ce", "setfit", "static-lp", "gloss-released", "pseudo-label"])
+def test_every_kind_of_loss_trains(
     command: Command, encoder_folder: Path, tmp_path: Path, files: tuple[Path, Path], loss: str
 ) -> None:
     out = tmp_path / "run"

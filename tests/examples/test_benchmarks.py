@@ -101,6 +101,7 @@ def study(tmp_path: Path, table: Path, losses: list[str], seeds: list[str]) -> s
     return output
 
 
+@pytest.mark.slow  # by default it answers `--help`
 def test_study_of_one_loss(tmp_path: Path, table: Path) -> None:
     study(tmp_path, table, ["ce"], ["0"])
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import networkx as nx
 import pytest
 from scripts import EXAMPLES, ROOT, SCRIPTS, number, run
+from sklearn.datasets import load_digits
 
 from gloss_graph.studies import read_results
 
@@ -29,6 +30,7 @@ def test_every_script_is_run() -> None:
     assert [script for script in SCRIPTS if f'"{script}"' not in tests] == []
 
 
+@pytest.mark.slow  # by default it runs in this process
 def test_an_example_runs_in_a_process_of_its_own(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, str(EXAMPLES / "01_torch_loop.py"), "--seeds", "1", "--steps", "2"],
@@ -114,6 +116,7 @@ def check_few_labels(output: str, chance: float) -> None:
     assert "% from: " in output
 
 
+@pytest.mark.slow  # by default the README and `training/test_few_labels.py` take the recipe
 def test_few_labels_of_a_table(tmp_path: Path, table: Path) -> None:
     small = ("--train", table.name, "--labels", "3", "--steps", "1", "--length", "12")
     output = run("05_few_labels.py", *small, folder=tmp_path)
@@ -143,6 +146,7 @@ def test_sentence_transformers(tmp_path: Path, table: Path) -> None:
     assert (tmp_path / "run" / "checkpoints" / "checkpoint-3" / "modules.json").is_file()
 
 
+@pytest.mark.slow  # by default `adapters/test_lightning.py` stops and goes on
 def test_lightning(tmp_path: Path, table: Path) -> None:
     pytest.importorskip("lightning", reason='needs the extra: pip install "gloss-graph[lightning]"')
     small = ("--batch-size", "9", "--max-length", "12", "--out", "run")
@@ -193,6 +197,8 @@ def test_analyse_corpus(tmp_path: Path, table: Path) -> None:
 
 
 def test_ablate_your_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    x, y = load_digits(return_X_y=True)
+    monkeypatch.setattr("sklearn.datasets.load_digits", lambda **_: (x[:400], y[:400]))
     small = ("--seeds", "2", "--out", "forest")
     output = run("11_ablate_your_code.py", *small, folder=tmp_path)
     assert "Study(grid, 18 arms, 2 seeds;" in output

@@ -147,7 +147,7 @@ def check(case: Case) -> None:
     )
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(case=cases)
 def test_a_step_is_that_of_the_oracle(case: Case) -> None:
     check(case)

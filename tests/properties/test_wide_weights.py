@@ -121,7 +121,7 @@ CASES = st.tuples(
 )
 
 
-@settings(max_examples=100)
+@settings(max_examples=50)
 @given(graphs(), CASES)
 def test_any_weight_is_solved_or_said_not_to_be(graph: wide.Graph, case: Any) -> None:
     check(graph, *case)

@@ -75,6 +75,7 @@ def work_on(url: str, folder: str, log: str, machine: str) -> None:
     study(logged, seeds=1).run(folder, progress=False, storage=url, heartbeat=1)
 
 
+@pytest.mark.slow  # by default `test_crashes.py` kills workers on SQLite
 def test_every_trial_has_one_result_though_a_worker_is_killed(server: str, tmp_path: Path) -> None:
     context = warm_context()
     logs = {name: tmp_path / f"{name}.log" for name in ("one", "other")}

@@ -24,6 +24,7 @@ SMALL: dict[str, Any] = {
 }
 FEW = {"labels_per_class": 4}
 WITH_BANK = {"loss": "gloss", "visible_fraction": 0.3, "refresh_rows_every": 1}
+STARTED = {"loss": "ce", **FEW, "graph_start_steps": 4}
 
 
 TRAINED: dict[str, torch.Tensor] = {}
@@ -40,62 +41,54 @@ def trained(folder: Path, config: TrainConfig) -> torch.Tensor:
 
 
 @pytest.mark.parametrize(
-    ("settings", "name", "values", "expected"),
+    ("settings", "changes", "expected"),
     [
-        ({"loss": "static-lp", **FEW}, "memory_size", (None, 12), True),
-        ({"loss": "static-lp", **FEW}, "half_life", (None, 1.0), False),
-        ({"loss": "static-lp", **FEW}, "memory_visible_fraction", (1.0, 0.2), False),
-        ({"loss": "static-lp"}, "memory_size", (None, 12), False),
+        ({"loss": "static-lp", **FEW}, {"memory_size": 12}, True),
+        ({"loss": "static-lp", **FEW}, {"half_life": 1.0, "memory_visible_fraction": 0.2}, False),
+        ({"loss": "static-lp"}, {"memory_size": 12}, False),
+        ({**WITH_BANK, "refresh_rows": 8}, {"teacher_decay": 0.9}, True),
+        (WITH_BANK, {"teacher_decay": 0.9, "refresh_rows_every": 3}, False),
+        ({**WITH_BANK, "memory_size": 0}, {"half_life": 1.0}, False),
         (
-            {**WITH_BANK, "refresh_rows": 8, "refresh_rows_every": 1},
-            "teacher_decay",
-            (0, 0.9),
-            True,
-        ),
-        (WITH_BANK, "teacher_decay", (0, 0.9), False),
-        (WITH_BANK, "refresh_rows_every", (2, 3), False),
-        ({**WITH_BANK, "memory_size": 0}, "half_life", (None, 1.0), False),
-        ({**WITH_BANK, "mode": "standalone"}, "graph_weight", (0.1, 0.9), False),
-        ({**WITH_BANK, "mode": "standalone"}, "head_learning_rate", (1e-3, 1e-2), False),
-        ({"loss": "xbm-scl"}, "memory_size", (4, 30), True),
-        ({"loss": "xbm-scl"}, "half_life", (None, 1.0), False),
-        ({"loss": "ce", **FEW, "graph_start_steps": 2}, "unlabeled_batch_size", (4, 8), True),
-        ({"loss": "ce", **FEW}, "unlabeled_batch_size", (4, 8), False),
-        (
-            {"loss": "ce", **FEW, "graph_start_steps": 4},
-            "graph_start_classes",
-            ("agreed", "auto"),
-            True,
-        ),
-        ({"loss": "ce", **FEW}, "graph_start_classes", ("agreed", "auto"), False),
-        (
-            {"loss": "ce", **FEW, "graph_start_steps": 4},
-            "graph_start_classes",
-            ("agreed", "co-training"),
-            True,
-        ),
-        ({"loss": "ce", **FEW, "graph_start_steps": 2}, "graph_start_rate", (None, 1e-3), True),
-        ({"loss": "ce", **FEW, "graph_start_steps": 2}, "warm_start_rate", (1e-4, 1e-3), True),
-        (
-            {"loss": "ce", **FEW, "graph_start_steps": 2, "graph_start_rate": 1e-4},
-            "warm_start_rate",
-            (1e-4, 1e-3),
+            {**WITH_BANK, "mode": "standalone"},
+            {"graph_weight": 0.9, "head_learning_rate": 1e-2},
             False,
         ),
-        ({"loss": "ce", **FEW}, "graph_start_rate", (None, 1e-3), False),
-        ({"loss": "setfit", **FEW}, "freeze_layers", (0, 1), True),
-        ({"loss": "pseudo-label"}, "teacher_decay", (0.5, 0.9), False),
+        ({"loss": "xbm-scl"}, {"memory_size": 4}, True),
+        ({"loss": "xbm-scl"}, {"half_life": 1.0}, False),
+        (STARTED, {"unlabeled_batch_size": 4}, True),
+        (STARTED, {"graph_start_classes": "agreed"}, True),
+        (
+            {**STARTED, "graph_start_classes": "agreed"},
+            {"graph_start_classes": "co-training"},
+            True,
+        ),
+        (STARTED, {"graph_start_rate": 1e-3}, True),
+        (STARTED, {"warm_start_rate": 1e-3}, True),
+        ({**STARTED, "graph_start_rate": 1e-4}, {"warm_start_rate": 1e-3}, False),
+        (
+            {"loss": "ce", **FEW},
+            {
+                "unlabeled_batch_size": 4,
+                "graph_start_classes": "agreed",
+                "graph_start_rate": 1e-3,
+            },
+            False,
+        ),
+        ({"loss": "setfit", **FEW}, {"freeze_layers": 1}, True),
+        ({"loss": "pseudo-label"}, {"teacher_decay": 0.9}, False),
     ],
 )
 def test_what_counts_changes_a_training(
-    tmp_path: Path, settings: dict[str, Any], name: str, values: tuple[Any, Any], expected: bool
+    tmp_path: Path, settings: dict[str, Any], changes: dict[str, Any], expected: bool
 ) -> None:
-    arms = [TrainConfig(**{**SMALL, **settings, name: value}) for value in values]
+    """Settings that do not count change nothing, even all of them at once."""
+    arms = [TrainConfig(**{**SMALL, **settings, **more}) for more in ({}, changes)]
     unlabeled = "labels_per_class" in settings
-    said = [name in used_settings(arm, unlabeled=unlabeled) for arm in arms]
+    said = [name in used_settings(arm, unlabeled=unlabeled) for arm in arms for name in changes]
     one, other = (trained(tmp_path / str(n), arm) for n, arm in enumerate(arms))
     assert torch.equal(one, other) != expected
-    assert said == [expected] * 2
+    assert said == [expected] * (2 * len(changes))
 
 
 def test_every_setting_counts_somewhere() -> None:

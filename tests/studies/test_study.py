@@ -18,7 +18,9 @@ from scipy import stats
 from gloss_graph._internal.settings import Range
 from gloss_graph.studies import Study, read_results, write_report
 from gloss_graph.studies.trials import TrackedConfig, canonical, trial_id
-from studies.toys import FACTORS, score, study
+from studies.toys import score, study
+
+FEW: dict[str, Any] = {"rate": [1, 2], "size": [10, 20]}
 
 
 def test_a_grid_crosses_all_values_with_all_seeds(tmp_path: Path) -> None:
@@ -68,40 +70,42 @@ def test_adding_a_value_and_a_seed_runs_only_what_is_new(tmp_path: Path) -> None
         calls.append(seed)
         return score(config, seed)
 
-    study(run).run(tmp_path / "s", progress=False)
+    one = study(run, factors=FEW)
+    one.run(tmp_path / "s", progress=False)
     first = len(calls)
-    study(run).run(tmp_path / "s", progress=False)
-    assert len(calls) == first == 36
-    more = study(run, factors={**FACTORS, "size": [10, 20, 30, 40]}, seeds=4)
+    one.run(tmp_path / "s", progress=False)
+    assert len(calls) == first == 12
+    more = study(run, factors={**FEW, "size": [10, 20, 30]}, seeds=4)
     plan = more.plan(tmp_path / "s")
-    assert (plan.total, plan.done) == (64, 36)
-    assert plan.left(2) == pytest.approx(28 * plan.seconds / 2)
-    assert len(more.run(tmp_path / "s", progress=False).table) == 64
-    assert len(calls) == 64
+    assert (plan.total, plan.done) == (24, 12)
+    assert plan.left(2) == pytest.approx(12 * plan.seconds / 2)
+    assert len(more.run(tmp_path / "s", progress=False).table) == 24
+    assert len(calls) == 24
 
 
 def test_a_failure_is_a_row_and_the_others_go_on(tmp_path: Path) -> None:
     broken = [True]
 
     def run(config: dict[str, Any], seed: int) -> dict[str, float]:
-        if config["rate"] == 3 and seed == 1 and broken[0]:
+        if config["rate"] == 2 and seed == 1 and broken[0]:
             raise RuntimeError("out of memory")
         return score(config, seed)
 
-    results = study(run).run(tmp_path / "s", progress=False)
+    one = study(run, factors=FEW)
+    results = one.run(tmp_path / "s", progress=False)
     failed = results.table[results.table["status"] == "failed"]
-    assert len(failed) == 3
-    assert len(results.table) == 36
+    assert len(failed) == 2
+    assert len(results.table) == 12
     assert set(failed["error"]) == {"RuntimeError: out of memory"}
     assert 'raise RuntimeError("out of memory")' in next(iter(results.tracebacks.values()))
-    assert "3 trials failed by RuntimeError: out of memory" in results.problems()[0]
+    assert "2 trials failed by RuntimeError: out of memory" in results.problems()[0]
     tests = results.tests().set_index(["metric", "arm"])
-    assert tests.loc[("score", "rate=3, size=10"), "pairs"] == 2
+    assert tests.loc[("score", "rate=2, size=10"), "pairs"] == 2
 
     broken[0] = False
-    still = study(run).run(tmp_path / "s", progress=False)
-    assert (still.table["status"] == "failed").sum() == 3
-    mended = study(run).run(tmp_path / "s", progress=False, retry=True)
+    still = one.run(tmp_path / "s", progress=False)
+    assert (still.table["status"] == "failed").sum() == 2
+    mended = one.run(tmp_path / "s", progress=False, retry=True)
     assert (mended.table["status"] == "ok").all()
     assert sorted(mended.table["attempt"].unique()) == [0, 1]
 
@@ -119,12 +123,12 @@ def test_a_nan_metric_is_named(tmp_path: Path) -> None:
         value = math.nan if config["rate"] == 2 and seed == 0 else float(config["rate"])
         return {"f1": value, "size": config["size"]}
 
-    results = study(run).run(tmp_path / "s", progress=False)
+    results = study(run, factors=FEW).run(tmp_path / "s", progress=False)
     named = results.table[results.table["nan"] == "f1"]
-    assert len(named) == 3
+    assert len(named) == 2
     assert (named["rate"] == 2).all()
     (problem,) = results.problems()
-    assert "f1 is NaN or infinite in 3 trials: rate=2, size=10 seed 0" in problem
+    assert "f1 is NaN or infinite in 2 trials: rate=2, size=10 seed 0" in problem
     summary = results.summary().set_index(["metric", "arm"])
     assert summary.loc[("f1", "rate=2, size=10"), "n"] == 2
 
@@ -296,11 +300,11 @@ def test_rows_of_other_settings_are_not_mixed_with_those_of_an_optuna_study(tmp_
     """As folders hold them that a refused study wrote to."""
     pytest.importorskip("optuna")
     settings: dict[str, Any] = {"design": "optuna", "metric": "score", "arms": 2}
-    one = study(baseline={"other": 1}, **settings)
+    one = study(factors=FEW, baseline={"other": 1}, **settings)
     one.run(tmp_path / "s", progress=False)
     file = tmp_path / "s" / "study.json"
     before = file.read_bytes()
-    study(factors=FACTORS, baseline={"other": 2}, seeds=3).run(tmp_path / "s", progress=False)
+    study(factors=FEW, baseline={"other": 2}).run(tmp_path / "s", progress=False)
     file.write_bytes(before)
     results = read_results(tmp_path / "s")
     assert not results.table.duplicated(["arm", "seed"]).any()
@@ -369,7 +373,7 @@ def test_a_p_value_below_the_digits_has_one_relation(tmp_path: Path) -> None:
     assert "![Effect of rate](pictures/effect-rate.png)" in text
 
 
-NAMES = ["a/b", "a?b", "../c", "$x", r"$\frac{$", "x" * 60, "größe", "with space", "."]
+NAMES = ["a/b", "a?b", "../c", r"$\frac{$", "größe", "."]
 
 
 def test_factors_of_any_readable_name_are_reported(tmp_path: Path) -> None:

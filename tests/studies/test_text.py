@@ -186,7 +186,7 @@ def test_the_command_plans_runs_resumes_and_reports(
 ) -> None:
     file = tmp_path / "study.yaml"
     file.write_text(
-        "question: Does the rate matter?\nfactors: {learning_rate: [1e-4, 1e-2], k: [2, 4]}\n"
+        "question: Does the rate matter?\nfactors: {learning_rate: [1e-4, 1e-2]}\n"
         f"baseline: {json.dumps(SMALL | {'k': 2})}\nseeds: 2\nencoder: {data / 'encoder'}\n"
         "max_length: 12\n"
     )
@@ -194,12 +194,12 @@ def test_the_command_plans_runs_resumes_and_reports(
     words = ["ablate", str(file), "--data", str(data), "--out", str(out)]
     assert main([*words, "--dry-run"]) == 0
     printed = capsys.readouterr().out
-    assert "4 arms x 2 seeds = 8 trials, 0 done" in printed
+    assert "2 arms x 2 seeds = 4 trials, 0 done" in printed
     assert "Time left: about" in printed
     assert len(read_results(out).table) == 1
     assert main(words) == 0
     results = read_results(out)
-    assert (results.left, len(results.table)) == (0, 8)
+    assert (results.left, len(results.table)) == (0, 4)
     page = (out / "report.html").read_text()
     assert "Does the rate matter?" in page
     assert "Cost replay" in page

@@ -64,6 +64,7 @@ def resume(out: Path, storage: str | None = None) -> pd.DataFrame:
     ).trials
 
 
+@pytest.mark.slow  # by default `test_tuning.py` leaves a trial as a dead worker does
 def test_a_killed_search_goes_on_where_it_was(tmp_path: Path) -> None:
     out = tmp_path / "search {0}"  # braces are no template
     process = worker(out, hang=4)

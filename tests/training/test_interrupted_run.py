@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +61,21 @@ def assert_same(one: Path, other: Path) -> None:
     assert not (other / "checkpoints").exists()
 
 
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """Folder of the run of some settings without interruption, which is trained once."""
+    found: dict[str, Path] = {}
+
+    def trained(config: TrainConfig, **more: Any) -> Path:
+        key = repr((config, more))
+        if key not in found:
+            found[key] = tmp_path_factory.mktemp("whole") / "run"
+            train(found[key], config, **more)
+        return found[key]
+
+    return trained
+
+
 @pytest.mark.parametrize(
     ("settings", "stops", "more"),
     [
@@ -75,10 +91,14 @@ def assert_same(one: Path, other: Path) -> None:
     ],
 )
 def test_goes_on_bit_for_bit(
-    tmp_path: Path, settings: dict[str, Any], stops: list[tuple[int, str]], more: dict[str, Any]
+    tmp_path: Path,
+    whole: Callable[..., Path],
+    settings: dict[str, Any],
+    stops: list[tuple[int, str]],
+    more: dict[str, Any],
 ) -> None:
     config = TrainConfig(**settings)
-    train(tmp_path / "whole", config, **more)
+    expected = whole(config, **more)
     for step, event in stops:
         # A step that early stopping never reaches interrupts nothing.
         try:
@@ -88,16 +108,16 @@ def test_goes_on_bit_for_bit(
         break
     else:
         train(tmp_path / "parts", config, resume=True, **more)
-    assert_same(tmp_path / "whole", tmp_path / "parts")
+    assert_same(expected, tmp_path / "parts")
 
 
 @pytest.mark.parametrize("stage", [1, 2])
 def test_goes_on_from_the_stages_before_training(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stage: int
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole: Callable[..., Path], stage: int
 ) -> None:
     """A finished stage is not done again, a broken one is."""
-    config = TrainConfig(**{**FEW, "pictures": True})
-    train(tmp_path / "whole", config)
+    config = TrainConfig(**FEW)
+    expected = whole(config)
     calls: list[str] = []
 
     def breaking(name: str) -> None:
@@ -118,16 +138,19 @@ def test_goes_on_from_the_stages_before_training(
         train(tmp_path / "parts", config)
     train(tmp_path / "parts", config, resume=True)
     assert len(calls) == 3
-    assert_same(tmp_path / "whole", tmp_path / "parts")
+    assert_same(expected, tmp_path / "parts")
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), RuntimeError("PytorchStreamWriter failed")])
 def test_broken_in_the_middle_of_a_checkpoint(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    whole: Callable[..., Path],
+    error: BaseException,
 ) -> None:
     """The checkpoint before is taken; a full disk is said by name."""
     config = TrainConfig(**SETTINGS)
-    train(tmp_path / "whole", config)
+    expected = whole(config)
     save, saved = torch.save, []
 
     def broken(*args: Any, **kwargs: Any) -> None:
@@ -146,7 +169,7 @@ def test_broken_in_the_middle_of_a_checkpoint(
     folder = tmp_path / "parts" / "checkpoints"
     assert [path.name for path in whole_checkpoints(folder)] == ["checkpoint-2"]
     train(tmp_path / "parts", config, resume=True)
-    assert_same(tmp_path / "whole", tmp_path / "parts")
+    assert_same(expected, tmp_path / "parts")
 
 
 def test_other_settings_are_refused_by_name(tmp_path: Path) -> None:

@@ -58,9 +58,7 @@ def assert_low_rank_change(encoder: nn.Module, layers: tuple[str, ...] = ("0", "
     ("settings", "seconds"),
     [
         pytest.param({}, "encoder", id="joint"),
-        pytest.param({"loss": "ce"}, "encoder", id="cross-entropy"),
         pytest.param({"mode": "standalone"}, "encoder", id="standalone"),
-        pytest.param({"loss": "setfit"}, "warm_start", id="setfit"),
         pytest.param(
             {"warm_start_steps": 3, "graph_start_steps": 3, "warm_start_rate": 1e-2, **FEW},
             "graph_start",

@@ -3,80 +3,76 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from processes import warm_context
 
 from gloss_graph.graph.settings import KNNGraph
 from gloss_graph.step import Staleness
 from gloss_graph.training import TrainConfig
 from gloss_graph.training.config import read_settings
 
-# In a process of its own: the part gets a field before anything reads the part.
-SCRIPT = """
-import json, sys
-from dataclasses import dataclass
-from pathlib import Path
 
-import gloss_graph.graph.settings as home
-from gloss_graph._internal.settings import Range
-from gloss_graph._internal.settings import setting
+def with_a_wider_part(folder: str) -> None:
+    """In a process of its own: the part gets a field before anything reads the part."""
+    for name in [name for name in sys.modules if name.partition(".")[0] == "gloss_graph"]:
+        del sys.modules[name]
+    import gloss_graph.graph.settings as home
+    from gloss_graph._internal.settings import Range, setting
 
+    @dataclass(frozen=True, kw_only=True)
+    class Wider(home.KNNGraph):
+        warmth: float = setting(0.5, "How warm an edge is.", search=Range(0.1, 0.9))
 
-@dataclass(frozen=True, kw_only=True)
-class Wider(home.KNNGraph):
-    warmth: float = setting(0.5, "How warm an edge is.", search=Range(0.1, 0.9))
+    home.KNNGraph = Wider  # type: ignore[misc]
 
+    import typer
 
-home.KNNGraph = Wider
+    import gloss_graph.cli.train as command
+    from gloss_graph.cli import main
+    from gloss_graph.reports.run_page import setting_values
+    from gloss_graph.studies import SEARCH_SPACE, parse_choice
+    from gloss_graph.studies.text_classifiers import used_settings
+    from gloss_graph.training import TrainConfig
+    from gloss_graph.training.config import SETTINGS
 
-import typer
-import gloss_graph.cli.train as command
-from gloss_graph.cli import main
-from gloss_graph.reports.run_page import setting_values
-from gloss_graph.studies import SEARCH_SPACE, parse_choice
-from gloss_graph.studies.text_classifiers import used_settings
-from gloss_graph.training import TrainConfig
-from gloss_graph.training.config import SETTINGS
+    found: dict[str, object] = {}
 
-found = {}
+    def read(files: object, config: TrainConfig, columns: object) -> None:
+        found[name] = config.warmth
+        raise typer.Exit
 
-
-def read(files, config, columns):
-    found[name] = config.warmth
-    raise typer.Exit
-
-
-command.read_files = read
-folder = Path(sys.argv[1])
-(folder / "settings.yaml").write_text("graph:\\n  warmth: 0.6\\n")
-train = ["train", "--train", "x.csv", "--out", str(folder / "run")]
-for name, words in {
-    "set": ["--set", "graph.warmth=0.7"],
-    "flag": ["--warmth", "0.8"],
-    "config": ["--config", str(folder / "settings.yaml")],
-}.items():
-    assert main([*train, *words]) == 0
-config = TrainConfig(warmth=0.7)
-found["file"] = json.loads(json.dumps(config.flat()))["warmth"]
-found["read"] = TrainConfig.from_flat(config.flat()).graph.warmth
-found["range"] = str(SEARCH_SPACE["warmth"])
-found["factor"] = list(parse_choice("graph.warmth=0.1,0.2")[1].values)
-found["counts"] = "warmth" in used_settings(config, unlabeled=False)
-found["help"] = SETTINGS["warmth"].help
-found["report"] = [part["warmth"] for part in setting_values(config.flat())]
-print(json.dumps(found))
-"""
+    command.read_files = read
+    settings = Path(folder, "settings.yaml")
+    settings.write_text("graph:\n  warmth: 0.6\n")
+    train = ["train", "--train", "x.csv", "--out", f"{folder}/run"]
+    ways = {
+        "set": ["--set", "graph.warmth=0.7"],
+        "flag": ["--warmth", "0.8"],
+        "config": ["--config", str(settings)],
+    }
+    for name in ways:
+        assert main([*train, *ways[name]]) == 0
+    config = TrainConfig(warmth=0.7)
+    found["file"] = json.loads(json.dumps(config.flat()))["warmth"]
+    found["read"] = TrainConfig.from_flat(config.flat()).graph.warmth
+    found["range"] = str(SEARCH_SPACE["warmth"])
+    found["factor"] = list(parse_choice("graph.warmth=0.1,0.2")[1].values)
+    found["counts"] = "warmth" in used_settings(config, unlabeled=False)
+    found["help"] = SETTINGS["warmth"].help
+    found["report"] = [part["warmth"] for part in setting_values(config.flat())]
+    Path(folder, "found.json").write_text(json.dumps(found))
 
 
 def test_a_field_added_to_a_part_is_found_everywhere(tmp_path: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", SCRIPT, str(tmp_path)], capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout.splitlines()[-1]) == {
+    process = warm_context().Process(target=with_a_wider_part, args=(str(tmp_path),))
+    process.start()
+    process.join(300)
+    assert process.exitcode == 0
+    assert json.loads((tmp_path / "found.json").read_text()) == {
         "set": 0.7,
         "flag": 0.8,
         "config": 0.6,

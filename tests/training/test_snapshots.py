@@ -202,9 +202,7 @@ def test_of_many_epochs_some_are_recorded(tmp_path: Path, monkeypatch: pytest.Mo
     "settings",
     [
         {"loss": "ce"},
-        {"loss": "gloss", "memory_size": 20},
         {"loss": "gloss", "labels_per_class": 3, "warm_start_steps": 2, "class_balance": True},
-        {"loss": "gloss", "labels_per_class": 3, "graph_start_steps": 2, "anchor": 0.0},
         {"loss": "setfit", "labels_per_class": 3},
         {"loss": "pseudo-label", "labels_per_class": 3},
     ],

@@ -240,7 +240,7 @@ def test_stages_before_any_loss(tmp_path: Path) -> None:
     assert result.metrics["seconds.graph_start"] > 0
 
 
-@pytest.mark.parametrize("loss", ["ce", "xbm-scl", "pseudo-label", "gloss"])
+@pytest.mark.parametrize("loss", ["pseudo-label", "gloss"])
 def test_a_head_fitted_anew_leaves_the_trained_encoder(tmp_path: Path, loss: str) -> None:
     few = {"loss": loss, "labels_per_class": 3, "max_steps": 3, "select": "last"}
     plain, fitted = (
