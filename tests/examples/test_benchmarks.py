@@ -72,6 +72,15 @@ def test_few_labels_benchmark_without_training(tmp_path: Path, table: Path) -> N
     assert number(r"\| static \| 1 \| [^|]+\| [^|]+\| ([\d.]+)", output) > 60
 
 
+def test_plain_loop(tmp_path: Path, table: Path) -> None:
+    for name in ("train", "test"):
+        (tmp_path / f"{name}.csv.gz").write_bytes(gzip.compress(table.read_bytes()))
+    words = ("--data", ".", "--label-fraction", "0.2", "--steps", "4", "--length", "8")
+    output = run("benchmarks/plain_loop.py", *words, folder=tmp_path)
+    assert number(r"seed 0: linear ([\d.]+)", output) > 60
+    assert number(r"propagated ([\d.]+)", output) > 60
+
+
 @pytest.mark.slow
 def test_few_labels_benchmark(tmp_path: Path, table: Path) -> None:
     methods = ["static", "ce", "warm+bank", "full"]
