@@ -107,7 +107,12 @@ def train(
     _check_no_model_options(context)
     given = given_settings(context, config, settings)
 
-    from gloss_graph.training.config import TrainConfig, check_multilabel, recipe_settings
+    from gloss_graph.training.config import (
+        FEATURE_RATES,
+        TrainConfig,
+        check_multilabel,
+        recipe_settings,
+    )
 
     if recipe is not None:
         few = unlabeled is not None or {"label_fraction", "labels_per_class"} & given.keys()
@@ -126,7 +131,7 @@ def train(
 
     if features is not None:
         # An adapter of features is new and takes larger steps than a pretrained encoder.
-        given = {"learning_rate": 1e-3, "warm_start_rate": 1e-3, **given}
+        given = {**FEATURE_RATES, **given}
     chosen = TrainConfig.from_flat(given)
     check_run(chosen, on_features=features is not None)
     join_processes(chosen.device)

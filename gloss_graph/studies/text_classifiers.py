@@ -40,7 +40,13 @@ from gloss_graph.training import (
     train_text,
     with_unlabeled,
 )
-from gloss_graph.training.config import SETTINGS, check_value, read_settings, setting_named
+from gloss_graph.training.config import (
+    FEATURE_RATES,
+    SETTINGS,
+    check_value,
+    read_settings,
+    setting_named,
+)
 
 #: How a trial trains.
 COSTS = {
@@ -50,7 +56,6 @@ COSTS = {
 #: Settings that a study cannot vary: every arm runs with all seeds.
 NO_FACTORS = ("seed", "pictures")
 # The adapter starts from nothing, so it takes larger steps than an encoder, as the CLI has it.
-_REPLAY_RATES = {"learning_rate": 1e-3, "warm_start_rate": 1e-3}
 _MEASURED_BATCHES = 24
 _GRAPH_LOSSES = tuple(
     name for name, spec in LOSSES.items() if spec.in_batch or (spec.over_bank and spec.fills_bank)
@@ -243,7 +248,7 @@ class TextRun:
     def _config(self, config: Mapping[str, Any], seed: int) -> TrainConfig:
         settings = dict(config)
         if self.cost == "replay":
-            settings = {**_REPLAY_RATES, **settings}
+            settings = {**FEATURE_RATES, **settings}
             settings = {k: v for k, v in settings.items() if k not in _ENCODER_ONLY}
         return TrainConfig(**{**settings, "seed": seed, "pictures": False})
 

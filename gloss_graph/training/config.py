@@ -33,6 +33,8 @@ RECIPES: dict[str, dict[str, Any]] = {
     "full-labels": {"loss": "gloss", "epochs": 3.0, "select": "last"},
 }
 """Settings of a recipe by name; chosen on unlabeled training documents of R8 and R52."""
+FEATURE_RATES = {"learning_rate": 1e-3, "warm_start_rate": 1e-3}
+"""Learning rates of an adapter of features, which starts as the identity."""
 MODES = ("integrated", "standalone")
 DEVICES = ("auto", "cpu", "cuda", "mps")
 PARTS: dict[str, type] = {

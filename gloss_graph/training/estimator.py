@@ -22,7 +22,7 @@ from gloss_graph._internal.labels import class_codes, label_array
 from gloss_graph.runs import RunFolder
 from gloss_graph.text import Corpus, FeatureEncoder, Splits, TextEncoder, load_encoder
 from gloss_graph.text.corpora import string_list
-from gloss_graph.training.config import RECIPES, TrainConfig, recipe_settings
+from gloss_graph.training.config import FEATURE_RATES, RECIPES, TrainConfig, recipe_settings
 from gloss_graph.training.predict import Run
 from gloss_graph.training.run import train_text
 
@@ -120,6 +120,8 @@ class GraphGuidedClassifier(ModelHubMixin):
         labeled = sum(label >= 0 for label in corpus.labels)
         few = 2 * labeled < len(corpus) and not corpus.multilabel
         recipe = recipe_settings(self.recipe, few_labels=few)
+        if corpus.features is not None:
+            recipe |= FEATURE_RATES
         config = TrainConfig(**{**recipe, "pictures": False, "seed": self.seed, **self.settings})
         work = Path(tempfile.mkdtemp(prefix="gloss-graph-"))
         # The run is needed as long as this object; what it was before goes.

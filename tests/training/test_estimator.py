@@ -17,6 +17,7 @@ from sklearn.exceptions import NotFittedError
 from text.tiny_models import build_model, build_tokenizer
 
 from gloss_graph import GraphGuidedClassifier
+from gloss_graph.runs import RunFolder
 from gloss_graph.text import Corpus, FeatureEncoder, Splits, TextEncoder, load_encoder
 from gloss_graph.training import TrainConfig, train_text
 
@@ -111,12 +112,14 @@ def test_full_labels_and_label_sets(encoder: str) -> None:
     assert set(full.predict(TEXTS[:2])) <= {"x", "y"}
 
 
-def test_features_and_modules() -> None:
+def test_features_and_modules(tmp_path: Path) -> None:
     X, y = load_digits(n_class=3, return_X_y=True)
     few = np.where(np.arange(y.size) < 30, y, -1)
     model = make("none").fit(X, few)
     assert model.on_features
     assert model.score(X[30:], y[30:]) > 0.8
+    settings = RunFolder(model.save(tmp_path / "run")).settings()
+    assert (settings["learning_rate"], settings["warm_start_rate"]) == (1e-3, 1e-3)
     # Rows have no text: a reason names the row.
     assert few[int(model.explain(X[40:41])[0].reasons[0].text)] >= 0
     torch.manual_seed(0)
