@@ -251,7 +251,7 @@ def kept_names(
     text_b: str | None,
     answers: Collection[str],
 ) -> dict[str, str]:
-    """The names under which the columns of the input stand beside the answers, in their order.
+    """Names of the input columns in the output, in their order.
 
     The texts are named `text` and `text_b`. Another column of an answer's name gets the prefix
     `input_`.

@@ -129,7 +129,7 @@ def to_networkx(
 
 
 def with_given(data: Data, given: Mapping[str, Any]) -> Data:
-    """A shallow copy with the attributes that are `given`, not None, in place of its own."""
+    """A shallow copy of a graph with the `given` attributes that are not None."""
     data = copy(data)
     for key, value in given.items():
         if value is not None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
-
 import torch
 from torch import Tensor, nn
 
@@ -37,6 +35,7 @@ from gloss_graph.propagation.alignment import (
 )
 from gloss_graph.step.graph_loss import StepGraph, propagate_connection
 from gloss_graph.step.settings import Consistency
+from gloss_graph.step.state import holds_label
 
 
 class GraphTargets(nn.Module):
@@ -91,14 +90,7 @@ class GraphTargets(nn.Module):
         count = len(memory)
         if count == 0:
             return
-        if not bool(memory.labeled.any()):
-            if not self._warned:
-                warnings.warn(
-                    "The memory bank holds no label, so unlabeled documents get no target. "
-                    "Prefill it, or let labeled documents pass first.",
-                    UserWarning,
-                    stacklevel=6,
-                )
+        if not holds_label(memory, "unlabeled documents get no target", warn=not self._warned):
             self._warned = True
             return
         trust = None if self.half_life is None else age_decay(memory.age, self.half_life)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 
 import torch
@@ -16,6 +15,7 @@ from gloss_graph.inference.head import GraphClassifier
 from gloss_graph.memory import MemoryBank
 from gloss_graph.memory.drift import age_decay
 from gloss_graph.step.settings import GraphContrast
+from gloss_graph.step.state import holds_label
 
 
 class _View:
@@ -107,14 +107,7 @@ class GraphClasses(nn.Module):
         count = len(memory)
         if count == 0:
             return
-        if not bool(memory.labeled.any()):
-            if not self._warned:
-                warnings.warn(
-                    "The memory bank holds no label, so the contrast finds no classes. Prefill it, "
-                    "or let labeled documents pass first.",
-                    UserWarning,
-                    stacklevel=6,
-                )
+        if not holds_label(memory, "the contrast finds no classes", warn=not self._warned):
             self._warned = True
             return
         found = self.find(memory)

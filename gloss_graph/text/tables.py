@@ -218,7 +218,7 @@ def write_table(
 def column_types(
     chunks: Callable[[], Iterable[Mapping[str, Any]]],
 ) -> dict[str, pyarrow.DataType]:
-    """The types for `write_table` that hold the values of every chunk; `chunks` gives them anew."""
+    """Types for `write_table` that hold all values; each call of `chunks` starts a new pass."""
     types: dict[str, pyarrow.DataType] = {}
     mixed = set()
     for columns in chunks():

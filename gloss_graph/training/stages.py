@@ -159,17 +159,17 @@ def contrast_over_bank(
     ids, labels = torch.tensor(train.ids), label_tensor(train)
     bank = MemoryBank(len(train), encoder.dim, k=0, normalize=config.graph.normalize)
     bank.enqueue(rows, labels, ids)
-    bandwidth = scaled_bandwidth(config.bandwidth, config.bandwidth_scale)
+    settings = head_settings(config, train.num_classes)
     objective = GraphGuidedObjective(
         train.num_classes,
         memory=bank,
-        graph=replace(config.graph, bandwidth=bandwidth),
+        graph=settings.graph,
         graph_weight=0.0,
-        consistency=Consistency(weight=0.0, align=config.align),
+        consistency=Consistency(weight=0.0, align=settings.align),
         contrast=replace(config.contrast, weight=1.0),
         views=() if words is None else [(ids, words)],
         seed=config.seed,
-        **asdict(config.propagation),
+        **asdict(settings.propagation),
     )
     objective.to(next(encoder.parameters()).device)
     sampler = MixedSampler(
