@@ -46,7 +46,7 @@ def train(encoder: TextEncoder, corpus: Corpus, steps: int, seed: int) -> GraphG
     trained = [value for value in encoder.parameters() if value.requires_grad]
     optimizer = torch.optim.AdamW(trained)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, max_lr=4e-5, total_steps=steps, pct_start=0.1, anneal_strategy="linear"
+        optimizer, max_lr=1e-4, total_steps=steps, pct_start=0.1, anneal_strategy="linear"
     )
     encoder.train()
     batches = iter(loader)

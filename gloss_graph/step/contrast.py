@@ -140,20 +140,21 @@ def contrast_loss(
     of_bank = classes.of_bank(memory)
     labels, trust = _of_batch(batch.labels, batch.slots, of_bank)
     x = F.normalize(batch.x[:, :learned], dim=1)
-    weight = _balanced(labels, trust, classes.classifier.num_classes)
-    others, other_labels, other_weight = [x], [labels], [weight]
+    others, other_labels, other_trust = [x], [labels], [trust.to(x)]
     slots = _drawn(of_bank, batch.slots, classes, generator)
     if slots.numel():
         others.append(F.normalize(memory.embeddings[slots, :learned].to(x), dim=1))
         other_labels.append(of_bank.labels[slots])
-        # Drawn by trust and class: they count the same, as much as the mean batch row.
-        other_weight.append(weight.mean().expand(slots.numel()))
-    cosine = x @ torch.cat(others).T
-    pair = weight.unsqueeze(1) * torch.cat(other_weight)
-    pair = pair.masked_fill(_one_document(batch.ids, *pair.shape), 0.0)
-    same = labels.unsqueeze(1) == torch.cat(other_labels)
-    pull = _mean((1.0 - cosine).square(), pair * same)
-    return 0.5 * (pull + _mean(cosine.square(), pair * ~same))
+        # They were drawn by trust already.
+        other_trust.append(x.new_ones(slots.numel()))
+    counts = torch.cat(other_trust).expand(x.size(0), -1)
+    counts = counts.masked_fill(_one_document(batch.ids, *counts.shape), 0.0)
+    logits = x @ torch.cat(others).T / classes.contrast.temperature + _log(counts)
+    positive = counts * (labels.unsqueeze(1) == torch.cat(other_labels))
+    total = positive.sum(dim=1)
+    each = -(logits.log_softmax(dim=1) * positive).sum(dim=1) / _nonzero(total)
+    weight = trust.to(x) * (total > 0)
+    return (each * weight).sum() / _nonzero(weight.sum())
 
 
 def _of_batch(labels: Tensor, slots: Tensor | None, of_bank: FoundClasses) -> tuple[Tensor, Tensor]:
@@ -202,10 +203,15 @@ def _one_document(ids: Tensor | None, rows: int, columns: int) -> Tensor:
     return same
 
 
-def _mean(values: Tensor, weight: Tensor) -> Tensor:
-    """Weighted mean, 0 without weight."""
-    total = weight.sum()
-    return (values * weight).sum() / torch.where(total > 0, total, 1.0)
+def _log(values: Tensor) -> Tensor:
+    """Logarithm of values >= 0; of 0 a finite number that no softmax feels."""
+    lowest = torch.finfo(values.dtype).min / 2
+    return torch.where(values > 0, _nonzero(values).log(), lowest)
+
+
+def _nonzero(values: Tensor) -> Tensor:
+    """Values to divide by: 1 in place of 0."""
+    return torch.where(values > 0, values, 1.0)
 
 
 def check_contrast(contrast: object, memory: MemoryBank | None, multilabel: bool) -> MemoryBank:

@@ -59,11 +59,17 @@ class Consistency:
 class GraphContrast:
     r"""The term that pulls documents of one class together, over the classes the graph finds.
 
-    Batch rows are compared with each other and with rows drawn from the bank: the mean of
-    \((1 - \cos_{ij})^2\) over pairs of one class and that of \(\cos_{ij}^2\) over pairs of two
-    count half each (the pairs of SetFit, Tunstall et al., 2022). Documents without a label have
-    the class that several views of the bank agree on, and count by the trust in it; all classes
-    count the same.
+    Batch rows are compared with each other and with rows drawn from the bank, by the supervised
+    contrastive loss (Khosla et al., 2020, eq. 2) over a cross-batch memory (Wang et al., 2020),
+    weighted by trust:
+
+    \[ \ell_i = -\frac{1}{\sum_{j \in P_i} \omega_j} \sum_{j \in P_i} \omega_j \log
+    \frac{\omega_j e^{\cos_{ij} / T}}{\sum_{k \ne i} \omega_k e^{\cos_{ik} / T}} \]
+
+    \(P_i\) are the other documents of the class of i and T is the temperature. Documents without a
+    label have the class that several views of the bank agree on. \(\omega\) is the trust in the
+    class of a batch row, and 1 for rows of the bank, which are drawn by trust with equal shares of
+    all classes. The loss is the mean of \(\ell_i\) over the batch rows, weighted by their trust.
 
     Attributes:
         weight: Weight of the term in the loss.
@@ -72,13 +78,14 @@ class GraphContrast:
         refresh_every: Steps between searches for the classes, each one over the whole bank.
         rows: Rows of the bank in a step, drawn by trust with equal class shares. 0 compares within
             the batch.
+        temperature: T, at least 0.001. Lower ones look at the nearest documents only.
 
     Raises:
         ValueError: A setting out of range.
 
     Example:
         >>> GraphContrast(rows=256)
-        GraphContrast(weight=1.0, start=0, refresh_every=20, rows=256)
+        GraphContrast(weight=1.0, start=0, refresh_every=20, rows=256, temperature=0.1)
     """
 
     weight: float = setting(
@@ -87,12 +94,16 @@ class GraphContrast:
     start: int = setting(0, "Steps before classes are found for unlabeled documents.")
     refresh_every: int = setting(20, "Steps between searches for the classes.")
     rows: int = setting(512, "Rows of the bank that a step contrasts with.", search=Range(64, 4096))
+    temperature: float = setting(
+        0.1, "Temperature of the contrast.", search=Range(0.02, 0.5, log=True)
+    )
 
     def __post_init__(self) -> None:
         check_range("contrast_weight", self.weight, 0.0, float("inf"), open_high=True)
         check_positive_int("contrast_start", self.start, minimum=0)
         check_positive_int("contrast_refresh_every", self.refresh_every)
         check_positive_int("contrast_rows", self.rows, minimum=0)
+        check_range("contrast_temperature", self.temperature, 1e-3, float("inf"), open_high=True)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -93,7 +93,7 @@ def used_settings(config: TrainConfig, *, unlabeled: bool) -> set[str]:
     """List the settings that the result of a training depends on."""
     spec, used = config.loss_spec, set(_ALWAYS)
     warm = bool(config.warm_start_steps or spec.warm_start_steps)
-    spreads = unlabeled and config.graph_start_steps > 0
+    spreads = unlabeled and config.spreads
     if config.rule != "spreading":
         used.add("eta")
     if spec.fits_head:

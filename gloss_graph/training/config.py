@@ -24,7 +24,8 @@ RECIPES: dict[str, dict[str, Any]] = {
         "loss": "gloss",
         "batch_size": 16,
         "unlabeled_batch_size": 48,
-        "graph_start_steps": 80,
+        "graph_start_steps": None,
+        "warm_start_rate": 5e-5,  # the stage over the corpus has twice as much
         "max_steps": 0,
         "anchor": 0.0,
         "freeze_layers": None,
@@ -112,7 +113,7 @@ def _check_eviction(name: str, value: Any) -> None:
     check_choice(name, value, EVICTIONS)
 
 
-def _check_layers(name: str, value: Any) -> None:
+def _check_count_or_none(name: str, value: Any) -> None:
     if value is not None:
         check_positive_int(name, value, minimum=0)
 
@@ -250,8 +251,10 @@ class TrainConfig(_PartSettings):
     warm_start_steps: int = _few_labels(
         0, "Contrastive steps on the labeled documents before training.", _COUNT_OR_0
     )
-    graph_start_steps: int = _few_labels(
-        0, "Contrastive steps over a bank of the corpus after these.", _COUNT_OR_0
+    graph_start_steps: int | None = _few_labels(
+        0,
+        "Contrastive steps over a bank of the corpus after these; none = by the number of labels.",
+        _check_count_or_none,
     )
     graph_start_classes: str = _few_labels(
         "auto",
@@ -272,7 +275,7 @@ class TrainConfig(_PartSettings):
     freeze_layers: int | None = _adapters(
         0,
         "First layers of the encoder, embeddings included, that are not trained; none = half.",
-        _check_layers,
+        _check_count_or_none,
     )
     lora_rank: int = _adapters(0, "Rank of low-rank adapters (LoRA); 0 = none.", _COUNT_OR_0)
     lora_alpha: float = _adapters(16.0, "Scale of the adapters, divided by the rank.", _POSITIVE)
@@ -355,6 +358,11 @@ class TrainConfig(_PartSettings):
     def few_labels(self) -> bool:
         """Whether only a draw of the labels is used."""
         return self.label_fraction is not None or self.labels_per_class is not None
+
+    @property
+    def spreads(self) -> bool:
+        """Whether there is a contrastive stage over the corpus."""
+        return self.graph_start_steps != 0
 
     @property
     def trains(self) -> bool:

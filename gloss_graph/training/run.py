@@ -199,7 +199,7 @@ class _TextRun:
                 encoder,
                 splits,
                 self.views.frozen,
-                warm_start=config.warm_start_steps + config.graph_start_steps > 0,
+                warm_start=config.warm_start_steps > 0 or config.spreads,
                 batch_size=config.eval_batch_size,
                 seed=config.seed,
             )

@@ -31,6 +31,9 @@ from gloss_graph.training.classifier import (
 from gloss_graph.training.config import TrainConfig
 from gloss_graph.training.data import MixedSampler, TextCollator, TextDataset, label_tensor
 
+# Times that the stage over the corpus passes the labels, and the fewest and most steps of it.
+_PASSES, _STEPS = 5, (80, 400)
+
 
 class SplitEmbeddings:
     """Embeddings of the splits: `frozen`, before training, and `rows(name)`, as of now.
@@ -57,7 +60,7 @@ class SplitEmbeddings:
         if config.anchor > 0:
             self.frozen = {name: self._given(name, given) for name in self._corpora}
             self.before = self.frozen["train"]
-        elif config.graph_start_steps:
+        elif config.spreads:
             self.before = self._given("train", given)
 
     def _given(self, name: str, given: Mapping[str, Tensor] | None) -> Tensor:
@@ -141,6 +144,7 @@ def contrast_over_bank(
     words: Tensor | None,
     config: TrainConfig,
     *,
+    steps: int,
     progress: bool = False,
 ) -> list[float]:
     """Train on the contrast of a `GraphGuidedObjective` alone, over a bank of all documents.
@@ -150,7 +154,8 @@ def contrast_over_bank(
         train: N documents, some of them labeled and some not.
         rows: (N, D) embeddings of theirs, which fill the bank.
         words: (N, D'') rows by their words, a further view for the classes, or None.
-        config: Steps, rate, sizes of the batches and settings of graph and propagation.
+        config: Rate, sizes of the batches and settings of graph and propagation.
+        steps: Steps of AdamW, as in `contrastive_warm_start`.
         progress: Show a progress bar.
 
     Returns:
@@ -183,12 +188,21 @@ def contrast_over_bank(
         encoder,
         train,
         lambda rows, labels, ids: objective(rows, labels, ids=ids),
-        drawn_batches(sampler, sampler.labeled + sampler.unlabeled, config.graph_start_steps),
+        drawn_batches(sampler, sampler.labeled + sampler.unlabeled, steps),
         learning_rate=config.graph_start_rate or 2.0 * config.warm_start_rate,
         seed=config.seed,
         bf16=config.bf16,
         progress=progress,
     )
+
+
+def corpus_steps(train: Corpus, config: TrainConfig) -> int:
+    """Steps of the stage over the corpus: more labels and classes take longer to learn."""
+    if config.graph_start_steps is not None:
+        return config.graph_start_steps
+    labeled = sum(label >= 0 for label in train.labels)
+    low, high = _STEPS
+    return min(max(math.ceil(_PASSES * labeled / config.batch_size), low), high)
 
 
 def drawn_batches(sampler: MixedSampler, size: int, count: int) -> list[list[int]]:
@@ -279,7 +293,7 @@ def run_start_stages(
     steps = config.warm_start_steps
     if config.loss_spec.warm_start_steps:
         steps = steps or config.max_steps or config.loss_spec.warm_start_steps
-    spreads = config.graph_start_steps > 0 and min(train.labels) < 0
+    spreads = config.spreads and min(train.labels) < 0
     # Before the first step, so that what cannot be done is said at once.
     words = shared_words(train, config) if spreads else None
     losses: list[float] = []
@@ -299,7 +313,10 @@ def run_start_stages(
 
     def on_corpus() -> list[float]:
         rows = views.rows("train") if steps else views.start_rows
-        return contrast_over_bank(encoder, train, rows, words, config, progress=progress)
+        count = corpus_steps(train, config)
+        return contrast_over_bank(
+            encoder, train, rows, words, config, steps=count, progress=progress
+        )
 
     stages = ("warm-start", steps > 0, on_labels), ("graph-start", spreads, on_corpus)
     for name, wanted, stage in stages:

@@ -37,28 +37,30 @@ def by_hand(
 ) -> Tensor:
     """The term pair by pair: batch with batch and with every other document of the bank."""
     found, trust = objective.found_classes()
+    temperature = objective.classes.contrast.temperature
     classes = torch.where(labels >= 0, labels, found[ids])
-    weight = torch.where(labels >= 0, 1.0, trust[ids])
-    totals = [float(weight[classes == c].sum()) for c in range(CLASSES)]
-    weight = torch.stack([w / totals[int(c)] for w, c in zip(weight, classes, strict=True)])
-    ends = [
-        (F.normalize(row, dim=0), int(c), w) for row, c, w in zip(x, classes, weight, strict=True)
+    sure = torch.where(labels >= 0, 1.0, trust[ids]).double()
+    others = [
+        (F.normalize(row, dim=0), int(c), w) for row, c, w in zip(x, classes, sure, strict=True)
     ]
-    others = [*ends]
     for document in range(DOCUMENTS):
         if document not in ids and trust[document] > 0:
             row = F.normalize(stored[document].to(x), dim=0)
-            others.append((row, int(found[document]), weight.mean()))
-    sums = {True: [0.0, 0.0], False: [0.0, 0.0]}
-    for i, (row, c, w) in enumerate(ends):
-        for j, (other, d, v) in enumerate(others):
-            if j < len(ends) and ids[i] == ids[j]:
-                continue
-            cosine = row @ other
-            error = (1.0 - cosine) ** 2 if c == d else cosine**2
-            sums[c == d][0] = sums[c == d][0] + w * v * error
-            sums[c == d][1] += float(w * v)
-    return 0.5 * sum(top / total for top, total in sums.values())
+            others.append((row, int(found[document]), torch.ones(()).double()))
+    terms, weights = [], []
+    for i in range(len(ids)):
+        pairs = [
+            (w * (others[i][0] @ row / temperature).exp(), c == others[i][1], w)
+            for j, (row, c, w) in enumerate(others)
+            if j >= len(ids) or ids[i] != ids[j]
+        ]
+        total = sum(share for share, _, _ in pairs)
+        own = [(w, share / total) for share, same, w in pairs if same]
+        if own:
+            count = sum(w for w, _ in own)
+            terms.append(-sum(w * share.log() for w, share in own) / count)
+            weights.append(sure[i])
+    return torch.stack([t * w for t, w in zip(terms, weights, strict=True)]).sum() / sum(weights)
 
 
 def test_the_term_is_that_of_all_pairs() -> None:
@@ -155,7 +157,14 @@ def test_what_cannot_be_contrasted_is_refused() -> None:
 
 @pytest.mark.parametrize(
     ("setting", "value"),
-    [("weight", -1.0), ("start", -1), ("refresh_every", 0), ("rows", -1), ("rows", 1.5)],
+    [
+        ("weight", -1.0),
+        ("start", -1),
+        ("refresh_every", 0),
+        ("rows", -1),
+        ("rows", 1.5),
+        ("temperature", 0.0),
+    ],
 )
 def test_settings_out_of_range_are_named(setting: str, value: float) -> None:
     with pytest.raises(ValueError, match=f"'contrast_{setting}' must be"):
