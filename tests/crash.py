@@ -377,7 +377,14 @@ def cases(home: Path, names: Sequence[str]) -> dict[str, Case]:
         "graph": Case(graph, "config.json", stable=("graph.nodes.csv", "graph.edges.csv")),
         "evaluate": Case(evaluate, "evaluation.md", stable=("summary.csv",)),
         "bert-gcn": Case(bert_gcn, "metrics.json", stable=("model/graph_model.safetensors",)),
-        "tune": Case(tune, "best.json", go_on=True, unfinished=("trials",), stable=("study.json",)),
+        "tune": Case(
+            tune,
+            "best.json",
+            go_on=True,
+            # SQLite needs the journal of a broken transaction to undo it.
+            unfinished=("trials", "study.db-journal"),
+            stable=("study.json",),
+        ),
         "demo": Case(demo, "metrics.json", stable=("graph.graphml",)),
         "predict": Case(predict, ""),
         "report": Case(report, "", saves=True),
