@@ -81,6 +81,46 @@ def test_plain_loop(tmp_path: Path, table: Path) -> None:
     assert number(r"propagated ([\d.]+)", output) > 60
 
 
+def boards(tmp_path: Path, table: Path, *words: str) -> str:
+    """Output of the boards on a small corpus under the names that the tasks have."""
+    rows = table.read_text().splitlines()
+    for corpus in ("HWU64", "TREC"):
+        (tmp_path / corpus).mkdir(exist_ok=True)
+        for name in ("train", "test"):
+            whole = gzip.compress(table.read_bytes())
+            (tmp_path / corpus / f"{name}.csv.gz").write_bytes(whole)
+    # Labels of every fourth document, the texts of the others.
+    shots = [rows[0], *rows[1::4]]
+    pool = [row.rpartition(",")[0] for row in rows if row == rows[0] or row not in shots]
+    for name, lines in (("shots_5", shots), ("pool_5", pool)):
+        (tmp_path / f"HWU64/{name}.csv.gz").write_bytes(gzip.compress("\n".join(lines).encode()))
+    short = ("--data", ".", "--length", "8", "--threads", "1")
+    return run("benchmarks/boards.py", *short, *words, folder=tmp_path)
+
+
+def test_boards_score_methods_on_the_same_labels(tmp_path: Path, table: Path) -> None:
+    words = ("--tasks", "HWU64-5", "TREC-8", "--seeds", "0", "1")
+    both = (*words, "--methods", "frozen-logistic", "static-propagation")
+    output = boards(tmp_path, table, *both)
+    assert len(re.findall("(?:HWU64-5|TREC-8) [a-z-]+ seed [01]:", output)) == 8
+    assert "| | frozen-logistic | static-propagation | published |" in output
+    assert number(r"\| HWU64-5, accuracy \| ([\d.]+) ", output) > 80
+    assert number(r"\| TREC-8, accuracy \| [^|]+\| ([\d.]+) ", output) > 80
+    assert (tmp_path / "boards.png").stat().st_size > 1000
+    assert (tmp_path / "boards.csv").read_text().count("frozen-logistic") == 2
+    # A second call finds nothing left to run.
+    again = boards(tmp_path, table, *both)
+    assert again.strip() == output[output.index("| |") :].strip()
+
+
+@pytest.mark.slow
+def test_boards_train(tmp_path: Path, table: Path) -> None:
+    words = ("--tasks", "HWU64-5", "--seeds", "0", "--loop-steps", "4")
+    output = boards(tmp_path, table, *words, "--methods", "recipe", "plain-loop", "ce")
+    for method in ("recipe", "plain-loop", "ce"):
+        assert number(rf"HWU64-5 {method} seed 0: ([\d.]+)", output) > 60
+
+
 @pytest.mark.slow
 def test_few_labels_benchmark(tmp_path: Path, table: Path) -> None:
     methods = ["static", "ce", "warm+bank", "full"]
