@@ -79,7 +79,7 @@ LEARNING_RATES = {
     "bank": 5e-5,
     "warm+bank": 5e-5,
     "full": 2e-5,
-    "contrast": 2e-5,
+    "contrast": 5e-5,
     "ce+refit": 2e-4,
     "setfit+refit": 2e-5,
     "full+xbm": 2e-4,

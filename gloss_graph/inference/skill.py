@@ -49,12 +49,13 @@ class GraphSkill(NamedTuple):
         return self.advantage + self.standard_error >= 0.0
 
     def __str__(self) -> str:
-        verdict = "the graph is likely to help" if self.helps else "the graph is unlikely to help"
+        verdict = "suits" if self.helps else "alone does not suit"
         return (
             f"Graph skill: {100 * self.macro_f1:.1f} macro-F1 by propagation, "
             f"{100 * self.linear_macro_f1:.1f} by a linear classifier "
             f"on {self.scored} hidden labels; difference of balanced accuracy "
-            f"{100 * self.advantage:+.1f} ± {100 * self.standard_error:.1f}: {verdict}."
+            f"{100 * self.advantage:+.1f} ± {100 * self.standard_error:.1f}: propagation "
+            f"{verdict} this corpus."
         )
 
 
@@ -99,7 +100,7 @@ def graph_skill(
         eta: Short form of `PropagationSettings.eta`.
         align: Power of the class-mass alignment.
         seed: Seed of the splits.
-        warn: Warn when the graph is unlikely to help.
+        warn: Warn when propagation alone does not suit the corpus.
 
     Raises:
         TypeError: A value that is not a tensor.

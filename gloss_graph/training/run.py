@@ -234,7 +234,8 @@ class _TextRun:
             k=config.k,
             align=config.align,
             seed=config.seed,
-            warn=config.loss_spec.over_bank,
+            # The contrast asks other views too, a linear classifier among them.
+            warn=config.loss_spec.over_bank and config.trains,
         )
         self.metrics |= {f"graph_skill.{key}": float(v) for key, v in skill._asdict().items()}
         return skill

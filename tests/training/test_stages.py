@@ -17,6 +17,7 @@ from gloss_graph.analysis import classification_scores
 from gloss_graph.inference.agreement import agreed_labels, view_votes
 from gloss_graph.text import Corpus, lexical_rows
 from gloss_graph.training import Run, TextClassifier, TrainConfig, stages
+from gloss_graph.training.config import recipe_settings
 from gloss_graph.training.data import MixedSampler, with_few_labels
 from gloss_graph.training.stages import (
     drawn_batches,
@@ -157,6 +158,16 @@ def test_the_stage_on_the_corpus_has_a_rate_of_its_own(tmp_path: Path) -> None:
     assert not torch.equal(plain[weight], other[weight])
     with pytest.raises(ValueError, match="'graph_start_rate'"):
         TrainConfig(graph_start_rate=0.0)
+
+
+@pytest.mark.parametrize(("labeled", "steps"), [(8, 80), (640, 200), (5000, 400)])
+def test_more_labels_make_the_stage_on_the_corpus_longer(labeled: int, steps: int) -> None:
+    corpus = corpus_of([i % 3 for i in range(labeled)] + [-1] * 9)
+    recipe = recipe_settings("few-labels", few_labels=True)
+    assert stages.corpus_steps(corpus, TrainConfig(**recipe)) == steps
+    assert stages.corpus_steps(corpus, TrainConfig(**recipe | {"graph_start_steps": 7})) == 7
+    with pytest.raises(ValueError, match="'graph_start_steps'"):
+        TrainConfig(graph_start_steps=-1)
 
 
 def test_labels_of_one_class_leave_out_the_regression() -> None:
