@@ -101,7 +101,7 @@ def test_every_setting_counts_somewhere() -> None:
         {"rule": "spreading", "alpha": 0.8, "solver": "cg", "tol": 1e-3, "gradient": "unrolled"},
         {"normalize": False, "consistency_start": 1, "consistency_ramp": 1},
         {"contrast_weight": 0.5, "contrast_start": 1, "contrast_refresh_every": 5},
-        {"graph_start_steps": 2, "contrast_rows": 8},
+        {"graph_start_steps": 2, "contrast_rows": 8, "contrast_temperature": 0.2},
     ]
     used = set().union(*(used_settings(TrainConfig(**arm), unlabeled=True) for arm in arms))
     assert used == {field.name for field in fields(TrainConfig)} - set(NO_FACTORS)

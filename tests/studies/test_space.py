@@ -25,7 +25,7 @@ def test_the_paper_searches_these() -> None:
 
 def test_every_declared_setting_is_one_the_training_accepts() -> None:
     more = {"k", "eta", "alpha", "consistency_weight", "half_life", "anchor", "warm_start_rate"}
-    more |= {"contrast_weight", "contrast_rows"}
+    more |= {"contrast_weight", "contrast_rows", "contrast_temperature"}
     assert set(SEARCH_SPACE) == {*default_parameters("gloss"), *more}
     check_space(TrainConfig(), SEARCH_SPACE)
     for loss in ("ce", "pseudo-label", "static-lp", "setfit", "gloss-published"):
