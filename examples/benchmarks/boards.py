@@ -244,7 +244,7 @@ def markdown(summary: pd.DataFrame) -> str:
     """One line a task, one column a method."""
     methods = [name for name in METHODS if (summary["method"] == name).any()]
     lines = [f"| | {' | '.join(methods)} | published |", f"|{'---|' * (len(methods) + 2)}"]
-    for task in dict.fromkeys(summary["task"]):
+    for task in (task for task in TASKS if (summary["task"] == task).any()):
         own = summary[summary["task"] == task].set_index("method")
         cells = []
         for method in methods:
@@ -263,7 +263,7 @@ def markdown(summary: pd.DataFrame) -> str:
 
 def picture(summary: pd.DataFrame, path: Path) -> None:
     """Means and intervals, one row a task."""
-    tasks = list(dict.fromkeys(summary["task"]))
+    tasks = [task for task in TASKS if (summary["task"] == task).any()]
     figure = new_figure(8.0, 1.6 + 0.5 * len(tasks))
     axes = figure.subplots()
     methods = [name for name in METHODS if (summary["method"] == name).any()]
@@ -276,6 +276,8 @@ def picture(summary: pd.DataFrame, path: Path) -> None:
         )
     axes.set_yticks(range(len(tasks)), tasks)
     axes.invert_yaxis()
+    low, high = axes.get_xlim()
+    axes.set_xlim(max(low, 0.0), min(high, 100.0))
     axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False, fontsize=9)
     tidy_axes(axes, title="Few labels", x="test score in %, 95 % interval over draws", y="")
     save_figure(figure, path)
