@@ -383,8 +383,9 @@ class GraphGuidedObjective(nn.Module):
             "staleness": self.staleness,
         }
         if self.classes is None:
-            settings["contrast"] = None
+            settings |= {"contrast": None, "views": 0}
         else:
+            settings["views"] = self.classes.view_count
             parts["contrast"] = self.classes.contrast
         lines = [", ".join(f"{name}={shown(value)}" for name, value in settings.items())]
         for name, part in parts.items():

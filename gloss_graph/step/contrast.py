@@ -79,9 +79,10 @@ class GraphClasses(nn.Module):
         self._warned = False
         self._said: tuple[Tensor, Tensor, list[ViewVotes]] | None = None
 
-    def extra_repr(self) -> str:
+    @property
+    def view_count(self) -> int:
         """How many further views there are."""
-        return f"views={len(self._views)}"
+        return len(self._views)
 
     def find(self, memory: MemoryBank) -> FoundClasses:
         """Classes and trust of the M rows of the bank, which holds a label."""

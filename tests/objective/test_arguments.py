@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from gloss_graph import GraphGuidedObjective, LabelPropagation, MemoryBank, ObjectiveOutput
 from gloss_graph.graph import KNNGraph, build
-from gloss_graph.step import Consistency, Staleness
+from gloss_graph.step import Consistency, GraphContrast, Staleness
 from objective.documents import (
     CLASSES,
     DIM,
@@ -267,7 +267,13 @@ def test_repr_shows_every_setting() -> None:
         assert f"{name}={shown}" in text
     for paper in (GraphGuidedObjective.published, GraphGuidedObjective.released):
         text = repr(paper(CLASSES, sigma=1.0))
-        assert all(f"{name}=" in text for name in values.keys() | parts)
+        assert all(f"{name}=" in text for name in values.keys() | parts | {"views"})
+    views = [(torch.arange(2), torch.eye(2))]
+    objective = GraphGuidedObjective(
+        CLASSES, memory=filled(), contrast=GraphContrast(rows=9), views=views
+    )
+    assert "views=1" in repr(objective)
+    assert "rows=9" in repr(objective)
 
 
 @pytest.mark.parametrize("settings", [{"symmetrize": "mutual"}, {"bandwidth": "local"}])
