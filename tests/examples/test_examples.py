@@ -110,7 +110,7 @@ def test_networkx_analysis_of_docstrings(tmp_path: Path) -> None:
 
 def check_few_labels(output: str, chance: float) -> None:
     assert "Graph skill" in output
-    for way in ("cross-entropy", "SetFit", "labels, then corpus graph"):
+    for way in ("cross-entropy", "SetFit", "corpus graph"):
         assert number(rf"{way} *│ *[\d.]+ │ *([\d.]+)", output) > chance / 2
     assert output.count("% confident") == 3
     assert "% from: " in output
