@@ -41,6 +41,7 @@ class Case(NamedTuple):
     unfinished: tuple[str, ...] = ()
     # Of the seed alone: the same in every run.
     stable: tuple[str, ...] = ()
+    name: str = "out"
 
 
 class Ended(NamedTuple):
@@ -131,7 +132,7 @@ class Harness:
         self.random = random.Random(seed)
         self.wrong: list[str] = []
         self.killed = 0
-        self.place = home / "place" / "out"
+        self.place = home / "place" / case.name
         self.place.parent.mkdir(parents=True)
         self.before = time.perf_counter()
         self.digests = {}
@@ -235,7 +236,7 @@ class Harness:
     def fill(self, disk: Path, free: int) -> None:
         """Run on a disk with `free` bytes left, then with all of them."""
         case = self.case
-        self.place = disk / "place" / "out"
+        self.place = disk / "place" / case.name
         self.place.parent.mkdir(parents=True, exist_ok=True)
         self.clear()
         filler = disk / "filler"
@@ -386,7 +387,7 @@ def cases(home: Path, names: Sequence[str]) -> dict[str, Case]:
             stable=("study.json",),
         ),
         "demo": Case(demo, "metrics.json", stable=("graph.graphml",)),
-        "predict": Case(predict, ""),
+        "predict": Case(predict, "", name="out.csv"),
         "report": Case(report, "", saves=True),
         "MemoryBank.save": Case(bank, "", saves=True),
         "TextClassifier.save": Case(
