@@ -26,6 +26,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 import torch
+from plain_loop import fit_head
 from plain_loop import train as train_plainly
 from scipy.stats import t as student
 from sklearn.linear_model import LogisticRegression
@@ -140,12 +141,7 @@ def plain_loop(train: Corpus, test: Corpus, seed: int, settings: argparse.Namesp
     encoder = load_encoder(settings.encoder, max_length=settings.length)
     freeze_layers(encoder, None)
     objective = train_plainly(encoder, train, settings.loop_steps, seed)
-    bank = objective.memory
-    assert bank is not None
-    bank.enqueue(encoder.embed(train), torch.tensor(train.labels), torch.tensor(train.ids))
-    found = objective.found_classes()
-    head = LogisticRegression(C=10.0, class_weight="balanced", max_iter=1000)
-    head.fit(bank.embeddings, found.labels, sample_weight=found.trust)
+    head = fit_head(objective, encoder, train)
     return np.asarray(head.predict(torch.nn.functional.normalize(encoder.embed(test), dim=1)))
 
 

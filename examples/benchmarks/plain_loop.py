@@ -65,6 +65,18 @@ def train(encoder: TextEncoder, corpus: Corpus, steps: int, seed: int) -> GraphG
     return objective.eval()
 
 
+def fit_head(
+    objective: GraphGuidedObjective, encoder: TextEncoder, corpus: Corpus
+) -> LogisticRegression:
+    """Store every document as the trained encoder sees it, and fit a head to the classes found."""
+    bank = objective.memory
+    assert bank is not None
+    bank.enqueue(encoder.embed(corpus), torch.tensor(corpus.labels), torch.tensor(corpus.ids))
+    found = objective.found_classes()
+    head = LogisticRegression(C=10.0, class_weight="balanced", max_iter=1000)
+    return head.fit(bank.embeddings, found.labels, sample_weight=found.trust)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--data", type=Path, required=True)
@@ -87,13 +99,7 @@ def main() -> None:
         encoder = load_encoder(settings.encoder, max_length=settings.length)
         freeze_layers(encoder, None)
         objective = train(encoder, corpus, settings.steps, seed)
-        # Every row of the bank as the trained encoder sees it.
-        rows, queries = encoder.embed(corpus), encoder.embed(test)
-        bank = objective.memory
-        bank.enqueue(rows, torch.tensor(corpus.labels), torch.tensor(corpus.ids))
-        found = objective.found_classes()
-        linear = LogisticRegression(C=10.0, class_weight="balanced", max_iter=1000)
-        linear.fit(bank.embeddings, found.labels, sample_weight=found.trust)
+        linear, queries = fit_head(objective, encoder, corpus), encoder.embed(test)
         answers = {
             "linear": linear.predict(torch.nn.functional.normalize(queries, dim=1)),
             "propagated": objective.predict(queries, mode="transductive").argmax(dim=1),

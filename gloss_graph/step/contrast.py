@@ -211,7 +211,7 @@ def _log(values: Tensor) -> Tensor:
 
 
 def _nonzero(values: Tensor) -> Tensor:
-    """Values to divide by: 1 in place of 0."""
+    """The values with 1 instead of 0, so that one can divide by them."""
     return torch.where(values > 0, values, 1.0)
 
 

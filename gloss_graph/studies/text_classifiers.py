@@ -55,7 +55,6 @@ COSTS = {
 }
 #: Settings that a study cannot vary: every arm runs with all seeds.
 NO_FACTORS = ("seed", "pictures")
-# The adapter starts from nothing, so it takes larger steps than an encoder, as the CLI has it.
 _MEASURED_BATCHES = 24
 _GRAPH_LOSSES = tuple(
     name for name, spec in LOSSES.items() if spec.in_batch or (spec.over_bank and spec.fills_bank)

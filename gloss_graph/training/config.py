@@ -33,7 +33,7 @@ RECIPES: dict[str, dict[str, Any]] = {
     # Cross-entropy and graph loss together, over all documents.
     "full-labels": {"loss": "gloss", "epochs": 3.0, "select": "last"},
 }
-"""Settings of a recipe by name; chosen on unlabeled training documents of R8 and R52."""
+"""Settings of a recipe by name; chosen on unlabeled training and on validation documents."""
 FEATURE_RATES = {"learning_rate": 1e-3, "warm_start_rate": 1e-3}
 """Learning rates of an adapter of features, which starts as the identity."""
 MODES = ("integrated", "standalone")
