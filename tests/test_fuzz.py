@@ -490,7 +490,7 @@ def _check(numbers: range, whole: Path, folder: Path) -> None:
 
 
 def test_damaged_input_is_refused_by_name(whole: Path, tmp_path: Path) -> None:
-    _check(range(150), whole, tmp_path)
+    _check(range(500), whole, tmp_path)
 
 
 @pytest.mark.slow

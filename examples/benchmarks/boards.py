@@ -37,7 +37,6 @@ from gloss_graph.analysis import classification_scores
 from gloss_graph.text import Corpus, load_encoder, read_table
 from gloss_graph.text.tables import csv_bytes
 from gloss_graph.training import GraphGuidedClassifier, draw_labels, hide_labels
-from gloss_graph.training.classifier import freeze_layers
 from gloss_graph.visualization.style import PALETTE, new_figure, save_figure, tidy_axes
 
 
@@ -139,9 +138,10 @@ def cross_entropy(
 def plain_loop(train: Corpus, test: Corpus, seed: int, settings: argparse.Namespace) -> np.ndarray:
     """`GraphGuidedObjective` in a loop, then a logistic regression on the classes it finds."""
     encoder = load_encoder(settings.encoder, max_length=settings.length)
-    freeze_layers(encoder, None)
-    objective = train_plainly(encoder, train, settings.loop_steps, seed)
-    head = fit_head(objective, encoder, train)
+    encoder.freeze(None)
+    with encoder.keeping_states(train):
+        objective = train_plainly(encoder, train, settings.loop_steps, seed)
+        head = fit_head(objective, encoder, train)
     return np.asarray(head.predict(torch.nn.functional.normalize(encoder.embed(test), dim=1)))
 
 

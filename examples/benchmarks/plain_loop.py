@@ -20,7 +20,6 @@ from sklearn.metrics import f1_score
 from gloss_graph import GraphContrast, GraphGuidedObjective, MemoryBank
 from gloss_graph.text import Corpus, TextEncoder, lexical_rows, load_encoder, read_splits
 from gloss_graph.training import MixedSampler, TextCollator, TextDataset, draw_labels, hide_labels
-from gloss_graph.training.classifier import freeze_layers
 
 
 def train(encoder: TextEncoder, corpus: Corpus, steps: int, seed: int) -> GraphGuidedObjective:
@@ -97,9 +96,11 @@ def main() -> None:
         corpus = hide_labels(splits.train, kept)
         test = splits.test.select(range(min(len(splits.test), settings.test_limit)))
         encoder = load_encoder(settings.encoder, max_length=settings.length)
-        freeze_layers(encoder, None)
-        objective = train(encoder, corpus, settings.steps, seed)
-        linear, queries = fit_head(objective, encoder, corpus), encoder.embed(test)
+        encoder.freeze(None)
+        with encoder.keeping_states(corpus):
+            objective = train(encoder, corpus, settings.steps, seed)
+            linear = fit_head(objective, encoder, corpus)
+        queries = encoder.embed(test)
         answers = {
             "linear": linear.predict(torch.nn.functional.normalize(queries, dim=1)),
             "propagated": objective.predict(queries, mode="transductive").argmax(dim=1),

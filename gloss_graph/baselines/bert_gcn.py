@@ -21,7 +21,7 @@ from gloss_graph.baselines.text_gcn import Block, SymmetricGCNConv
 from gloss_graph.baselines.word_graph import csr_tensor, normalized_matrix
 from gloss_graph.text import Corpus, Splits, TextEncoder
 from gloss_graph.text.checkpoints import ENCODER_FILE
-from gloss_graph.training.classifier import TextClassifier, fit_balanced_head, freeze_layers
+from gloss_graph.training.classifier import TextClassifier, fit_balanced_head
 from gloss_graph.training.processes import find_device
 
 _TINY = 1e-10
@@ -179,7 +179,7 @@ class BertGCNClassifier(GraphModel):
         config = self.config
         corpus = self.begin(splits)
         known = self.labels >= 0
-        freeze_layers(self.encoder, config.freeze_layers)
+        self.encoder.freeze(config.freeze_layers)
         self.classifier = TextClassifier(
             self.encoder, corpus.label_names, dropout=0.1, seed=config.seed
         )

@@ -199,6 +199,8 @@ def parse_json(content: bytes, path: Any) -> nx.Graph:
         stored = load_json(content)
         if stored.get("multigraph"):
             raise ValueError("it is a multigraph")
+        if not isinstance(stored.get("graph", {}), dict):
+            raise ValueError(f"'graph' must be an object (got {stored['graph']!r:.60})")
         listed = {row["id"] for row in stored["nodes"]}
         graph = nx.node_link_graph(
             {"directed": False, "graph": {}, **stored, "multigraph": False},

@@ -97,6 +97,7 @@ class MemoryBank(nn.Module):
         eviction: Which row leaves a full bank: `"fifo"`, the oldest tenant; `"stalest"`, the row
             that was written longest ago; `"class-balanced"`, the oldest row of the most frequent
             class; `"reservoir"` keeps a uniform sample of all documents; or an `Eviction`.
+        bits: Deprecated, without effect: rows are stored in `dtype`.
 
     Raises:
         ValueError: A setting out of range or unknown.
@@ -141,8 +142,16 @@ class MemoryBank(nn.Module):
         normalize: bool = True,
         num_classes: int | None = None,
         eviction: str | Eviction = "fifo",
+        bits: int | None = None,
     ) -> None:
         super().__init__()
+        if bits is not None:
+            warnings.warn(
+                "'bits' has no effect since version 0.2: rows are stored in 'dtype'. Leave it out; "
+                "torch.float16 takes half of the memory.",
+                DeprecationWarning,
+                stacklevel=2,
+            )
         check_positive_int("capacity", capacity, minimum=0)
         check_positive_int("dim", dim)
         check_positive_int("k", k, minimum=0)

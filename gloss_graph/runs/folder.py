@@ -259,19 +259,23 @@ def find_runs(folders: Iterable[str | Path]) -> tuple[list[Path], list[Path]]:
     """
     finished: dict[Path, Path] = {}
     unfinished: dict[Path, Path] = {}
+    known = {_CONFIG, _METRICS, _LABELS}
     for folder in map(Path, folders):
         if not folder.is_dir():
             raise refused(folder, "there is no such folder")
         found, broken = False, len(unfinished)
         for place, inner, files in os.walk(folder):
-            here = Path(place)
             inner.sort()
-            if {_CONFIG, _METRICS} <= set(files):
+            marks = known.intersection(files)
+            if not marks and _CHECKPOINTS not in inner:
+                continue
+            here = Path(place)
+            if {_CONFIG, _METRICS} <= marks:
                 found = True
                 finished.setdefault(here.resolve(), here)
                 # A run holds no runs.
                 inner.clear()
-            elif _LABELS in files or any(here.glob(f"{_CHECKPOINTS}/checkpoint-*")):
+            elif _LABELS in marks or any(here.glob(f"{_CHECKPOINTS}/checkpoint-*")):
                 unfinished.setdefault(here.resolve(), here)
         if not found:
             missing = [name for name in (_CONFIG, _METRICS) if not (folder / name).is_file()]

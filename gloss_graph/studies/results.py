@@ -307,8 +307,10 @@ def results_of(folder: Path, rows: Mapping[str, dict[str, Any]] | None = None) -
 
 def _check_study(study: Mapping[str, Any]) -> None:
     """Refuse a description of a study whose parts have types that `Study` does not write."""
+    if missing := [key for key in _STUDY if key not in study]:
+        raise ValueError(f"{missing[0]!r} is missing")
     for key, kind in {**_OPTIONAL, **_STUDY}.items():
-        if (key in study or key in _STUDY) and not isinstance(study.get(key), kind):
+        if key in study and not isinstance(study.get(key), kind):
             name = getattr(kind, "__name__", "str or None")
             raise ValueError(f"{key!r} must be of type {name} (got {study.get(key)!r:.60})")
     for key, kind in _OPTIONAL.items():

@@ -165,23 +165,6 @@ def _read_settings(file: Path) -> tuple[list[str], float]:
     return names, dropout
 
 
-def freeze_layers(encoder: nn.Module, count: int | None) -> None:
-    """Stop training the embedding layer and the first `count` layers, None = half; 0 trains all."""
-    model: Any = getattr(encoder, "model", encoder)
-    stacks = (m for m in model.modules() if isinstance(m, nn.ModuleList) and len(m))
-    layers = next(stacks, nn.ModuleList())
-    if count is None:
-        count = len(layers) // 2
-    if count == 0:
-        return
-    if count > (most := len(layers)):
-        raise ValueError(f"'freeze_layers' must be at most {most}, the layers (got {count}).")
-    whole = getattr(model, "embeddings", None)
-    first = whole if isinstance(whole, nn.Module) else model.get_input_embeddings()
-    for module in (first, *layers[:count]):
-        module.requires_grad_(False)
-
-
 # ------------------------------------------------------------------ heads
 
 

@@ -44,9 +44,10 @@ def find_device(name: str = "auto") -> torch.device:
 
 def check_run(config: TrainConfig, *, on_features: bool) -> torch.device:
     """The device to train on; refuses what this machine or the kind of encoder cannot do."""
+    for name in ("freeze_layers", "lora_rank"):
+        if on_features and getattr(config, name):
+            raise ValueError(f"{name!r} must be 0 for features (got {getattr(config, name)}).")
     if config.lora_rank:
-        if on_features:
-            raise ValueError(f"'lora_rank' must be 0 for features (got {config.lora_rank}).")
         require_peft()
     return find_device(config.device)
 

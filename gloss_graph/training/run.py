@@ -24,7 +24,7 @@ from gloss_graph.objective import GraphGuidedObjective
 from gloss_graph.runs import RunFolder
 from gloss_graph.text import Adapters, Corpus, FeatureEncoder, Splits, TextEncoder, add_lora
 from gloss_graph.training.checkpoints import Checkpoints, RunClock, run_settings, save_objective
-from gloss_graph.training.classifier import TextClassifier, freeze_layers
+from gloss_graph.training.classifier import TextClassifier
 from gloss_graph.training.config import DEFAULTS, TrainConfig, check_multilabel
 from gloss_graph.training.data import with_few_labels
 from gloss_graph.training.outcome import (
@@ -150,7 +150,8 @@ def train_text(
         on_main(begin)
         bar = ProgressBar(description) if progress and is_main() else None
         # Weights cannot be written below a name that is not UTF-8.
-        run = _TextRun(splits, encoder, config, utf8_folder(out), device, frozen, bar is not None)
+        named = utf8_folder(out)
+        run = _TextRun(splits, encoder, config, named, device, frozen, bar is not None, stack)
         run.start()
         run.train(callbacks, bar, save_steps)
         result = run.score()
@@ -175,6 +176,7 @@ class _TextRun:
         device: torch.device,
         frozen: Mapping[str, Tensor] | None,
         progress: bool,
+        stack: ExitStack,
     ) -> None:
         set_seed(config.seed)
         self.splits, self.encoder, self.config, self.out = splits, encoder, config, out
@@ -192,6 +194,9 @@ class _TextRun:
         self.adapters = self._adapters()
         encoder.to(device)
         self.clock = RunClock()
+        if isinstance(encoder, TextEncoder) and not config.bf16:
+            size = config.eval_batch_size
+            stack.enter_context(encoder.keeping_states(self.corpus, batch_size=size))
         self.views = SplitEmbeddings(encoder, splits, config, frozen, progress)
         self.snapshots: Snapshots | None = None
         if config.pictures:
@@ -208,8 +213,10 @@ class _TextRun:
     def _adapters(self) -> Adapters | None:
         """Freeze the first layers of the encoder and give the others adapters, if asked for."""
         config = self.config
-        freeze_layers(self.encoder, config.freeze_layers)
-        if not config.lora_rank or isinstance(self.encoder, FeatureEncoder):
+        if isinstance(self.encoder, FeatureEncoder):
+            return None
+        self.encoder.freeze(config.freeze_layers)
+        if not config.lora_rank:
             return None
         adapters = add_lora(
             self.encoder,

@@ -330,3 +330,11 @@ def test_packed_files_are_gzip(tmp_path: Path) -> None:
     packed = (tmp_path / "b.json.gz").read_bytes()
     assert gzip.decompress(packed) == (tmp_path / "a.json").read_bytes()
     shutil.rmtree(tmp_path)
+
+
+@pytest.mark.parametrize("words", ['"some words"', "[1]", "0.5"])
+def test_json_whose_attributes_are_no_object(tmp_path: Path, words: str) -> None:
+    file = tmp_path / "g.json"
+    file.write_text(f'{{"graph": {words}, "nodes": [{{"id": 0}}], "edges": []}}')
+    with pytest.raises(ValueError, match=r"node-link JSON .*'graph' must be an object"):
+        read_graph(file)

@@ -62,7 +62,7 @@ def test_a_saved_objective_goes_on(expected: dict[str, torch.Tensor]) -> None:
     torch.testing.assert_close(loss, expected["objective.loss"])
 
 
-def test_a_bank_of_few_bits_is_refused_by_name() -> None:
+def test_a_bank_of_few_bits_is_refused_by_name_and_the_argument_warns() -> None:
     file = DATA / "bank_bits.safetensors"
     with pytest.raises(ValueError, match=r"4 bits per entry \('bits'\).*Fill a new bank"):
         MemoryBank.load(file)
@@ -70,5 +70,6 @@ def test_a_bank_of_few_bits_is_refused_by_name() -> None:
         MemoryBank(12, 6, k=2).load_state_dict(load_file(file))
     with pytest.raises(ValueError, match=r"a bank with 'bits', which version 0\.2 removed"):
         document_graph(file)
-    with pytest.raises(TypeError, match="bits"):
-        MemoryBank(12, 6, bits=4)  # type: ignore[call-arg]
+    with pytest.warns(DeprecationWarning, match="'bits' has no effect"):
+        bank = MemoryBank(12, 6, bits=4)
+    assert bank.rows.dtype is torch.float32

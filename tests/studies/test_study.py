@@ -441,3 +441,14 @@ def test_a_damaged_study_is_named(
         (path / "worker.jsonl").write_text(damaged + "\n")
         with pytest.raises(ValueError, match="trials"):
             read_results(tmp_path)
+
+
+@pytest.mark.parametrize("key", ["metric", "minimize", "trials", "name"])
+def test_a_study_that_lacks_a_key_is_named(whole: Path, tmp_path: Path, key: str) -> None:
+    shutil.copytree(whole, tmp_path, dirs_exist_ok=True)
+    file = tmp_path / "study.json"
+    content = json.loads(file.read_text())
+    del content[key]
+    file.write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=rf"study\.json.*'{key}' is missing"):
+        read_results(tmp_path)

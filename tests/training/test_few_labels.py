@@ -23,7 +23,6 @@ from gloss_graph.training import (
     train_text,
     with_unlabeled,
 )
-from gloss_graph.training.classifier import freeze_layers
 from training.tiny import CLASSES, quick, run, tiny_corpus, tiny_encoder, tiny_splits
 
 # ------------------------------------------------------------------ draws
@@ -118,7 +117,7 @@ def test_warm_start_pulls_classes_together_reproducibly() -> None:
 def test_frozen_layers_stay() -> None:
     encoder = tiny_encoder()
     before = snapshot(encoder)
-    freeze_layers(encoder, 1)
+    encoder.freeze(1)
     contrastive_warm_start(encoder, tiny_corpus(12), steps=2, batch_size=6, learning_rate=1e-2)
     after = encoder.state_dict()
     still = [name for name in before if ".embeddings." in name or "layer.0." in name]
@@ -126,7 +125,7 @@ def test_frozen_layers_stay() -> None:
     assert all(torch.equal(before[name], after[name]) for name in still)
     assert any(not torch.equal(before[name], after[name]) for name in before)
     with pytest.raises(ValueError, match="'freeze_layers' must be at most"):
-        freeze_layers(tiny_encoder(), 99)
+        tiny_encoder().freeze(99)
 
 
 # ------------------------------------------------------------------ runs

@@ -1,0 +1,127 @@
+"""Layers that are not trained, and their output, which is then computed once for a document."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from copy import deepcopy
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from gloss_graph._internal.eval_mode import evaluating
+
+#: Bytes that the states of a corpus may take; a larger corpus is computed anew every time.
+MOST_BYTES = 1 << 30
+
+
+def frozen_layers(model: nn.Module, count: int | None) -> list[nn.Module]:
+    """The embedding layer of a transformer and its first `count` layers, None = half; 0 = none.
+
+    Raises:
+        ValueError: `count` exceeds the number of layers.
+    """
+    stacks = (m for m in model.modules() if isinstance(m, nn.ModuleList) and len(m))
+    layers = next(stacks, nn.ModuleList())
+    if count is None:
+        count = len(layers) // 2
+    if count > (most := len(layers)):
+        raise ValueError(f"'freeze_layers' must be at most {most}, the layers (got {count}).")
+    if count == 0:
+        return []
+    whole = getattr(model, "embeddings", None)
+    table: Any = getattr(model, "get_input_embeddings", None)
+    return [whole if isinstance(whole, nn.Module) else table(), *layers[:count]]
+
+
+class _Reached(Exception):
+    """Ends a forward pass behind the last frozen layer."""
+
+
+class FrozenStates:
+    """Token states of documents behind the frozen layers, by the tokens of the document.
+
+    Args:
+        model: Called with the arguments that `keep` and `replacing` are given.
+        layers: What `frozen_layers` found: the embedding layer, then at least one layer.
+    """
+
+    def __init__(self, model: nn.Module, layers: list[nn.Module]) -> None:
+        self._model, self._layers = model, layers
+        self._kept: dict[bytes, Tensor] = {}
+        # What a layer returns beside the states, a None each; no tuple: the states alone.
+        self._rest: tuple[None, ...] | None = None
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> FrozenStates:
+        """For a copy of the model; the states, never changed, are shared."""
+        copied = FrozenStates(deepcopy(self._model, memo), deepcopy(self._layers, memo))
+        copied._kept, copied._rest = self._kept, self._rest
+        return copied
+
+    @torch.no_grad()
+    def keep(self, inputs: Mapping[str, Any]) -> None:
+        """Run the frozen layers on a batch, without dropout, and keep their output.
+
+        Raises:
+            ValueError: The layers hand on more than states.
+        """
+        caught: list[Any] = []
+
+        def stop(_: nn.Module, __: Any, output: Any) -> None:
+            caught.append(output)
+            raise _Reached
+
+        with evaluating(self._model):
+            handle = self._layers[-1].register_forward_hook(stop)
+            try:
+                self._model(**inputs)
+            except _Reached:
+                pass
+            finally:
+                handle.remove()
+        states = caught[0]
+        if isinstance(states, tuple):
+            states, *rest = states
+            if any(part is not None for part in rest):
+                raise ValueError("its layers hand on more than states")
+            self._rest = (None,) * len(rest)
+        for key, row, length in zip(*_keys(inputs), strict=True):
+            self._kept[key] = states[row, :length].clone()
+
+    def find(self, inputs: Mapping[str, Tensor]) -> Tensor | None:
+        """States (B, L, D) of a batch, zeros at padding; None if one of its documents is new."""
+        rows = [self._kept.get(key) for key in _keys(inputs)[0]]
+        known = [row for row in rows if row is not None]
+        if len(known) < len(rows):
+            return None
+        return nn.utils.rnn.pad_sequence(known, batch_first=True)
+
+    @contextmanager
+    def replacing(self, states: Tensor) -> Iterator[None]:
+        """The model, called on these documents, computes the other layers only."""
+
+        def skip(*_: Any, **__: Any) -> Any:
+            return states if self._rest is None else (states, *self._rest)
+
+        for layer in self._layers:
+            layer.forward = skip
+        # Embeddings are a tensor in every model.
+        self._layers[0].forward = lambda *_, **__: states
+        try:
+            yield
+        finally:
+            for layer in self._layers:
+                del layer.forward
+
+
+def _keys(inputs: Mapping[str, Any]) -> tuple[list[bytes], range, list[int]]:
+    """Tokens and segments of every document as bytes, its row and its number of tokens."""
+    lengths = inputs["attention_mask"].sum(dim=1).tolist()
+    parts = [x.cpu().numpy() for name, x in inputs.items() if name.endswith("_ids")]
+    rows = range(len(lengths))
+    keys = [
+        b"".join(part[row, :n].tobytes() for part in parts)
+        for row, n in zip(rows, lengths, strict=True)
+    ]
+    return keys, rows, lengths
