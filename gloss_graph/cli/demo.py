@@ -34,6 +34,9 @@ def demo(
 
     The corpus is made from the documentation of installed packages, so nothing is downloaded.
     """
+    from contextlib import ExitStack
+    from copy import deepcopy
+
     import torch
 
     from gloss_graph._internal.folders import check_folder, claim, write_json
@@ -62,10 +65,12 @@ def demo(
         },
         "gloss": recipe_settings("few-labels", few_labels=True) | {"graph_start_steps": steps},
     }
-    with claim(out, "demo", marker=_METRICS) as claimed:
-        draft = claimed.draft
+    with ExitStack() as stack:
+        draft = stack.enter_context(claim(out, "demo", marker=_METRICS)).draft
         # The graph, and the picture of what training changes.
         untrained = load_encoder(encoder, max_length=_LENGTH)
+        untrained.freeze(None)
+        stack.enter_context(untrained.keeping_states(*splits.parts.values()))
         frozen = {name: untrained.embed(part, progress=True) for name, part in splits.parts.items()}
         results: dict[str, RunResult] = {}
         for name, loss in _RUNS.items():
@@ -77,7 +82,7 @@ def demo(
             )
             results[name] = train_text(
                 splits,
-                load_encoder(encoder, max_length=_LENGTH),
+                deepcopy(untrained),
                 config,
                 draft / loss,
                 frozen=frozen,

@@ -171,7 +171,10 @@ class TextEncoder(nn.Module):
         Raises:
             ValueError: `count` exceeds the number of layers.
         """
-        self._frozen = frozen_layers(self.model, count)
+        found = frozen_layers(self.model, count)
+        if found != self._frozen:
+            self._states = None
+        self._frozen = found
         for layer in self._frozen:
             layer.requires_grad_(False)
         self.train(self.training)
@@ -184,18 +187,23 @@ class TextEncoder(nn.Module):
         return self
 
     @contextmanager
-    def keeping_states(self, corpus: Corpus, *, batch_size: int = 64) -> Iterator[bool]:
+    def keeping_states(self, *corpora: Corpus, batch_size: int = 64) -> Iterator[bool]:
         """Run the frozen layers once for every document, and the others alone meanwhile.
 
         Embeddings are the same; a step costs a quarter less with half of the layers frozen, an
         embedding half. Does nothing if no layer is frozen, on a GPU, where states would travel for
-        longer than they take to compute, for a corpus whose states take more than 1 GiB, and for a
-        model whose layers hand on more than states (T5).
+        longer than they take to compute, for documents whose states take more than 1 GiB, and for a
+        model whose layers hand on more than states (T5). A copy that is made meanwhile has the
+        states too, for as long as it lives.
 
         Yields:
             Whether states are kept.
         """
-        features = self.items(corpus) if self._frozen else []
+        if self._states is not None:
+            yield True
+            return
+        used = corpora if self._frozen else ()
+        features = [feature for corpus in used for feature in self.items(corpus)]
         size = sum(len(feature["input_ids"]) for feature in features) * self.dim * 4
         device = next(self.model.parameters()).device
         if 0 < size <= MOST_BYTES and device.type == "cpu":

@@ -113,5 +113,12 @@ def test_a_copy_made_meanwhile_has_the_states() -> None:
     with encoder.keeping_states(CORPUS):
         copied = copy.deepcopy(encoder)
         calls = _counted(_first_layer(copied))
-        torch.testing.assert_close(copied.embed(CORPUS), encoder.embed(CORPUS))
+        # What is kept already is not made again.
+        with copied.keeping_states(CORPUS) as kept:
+            assert kept
+            torch.testing.assert_close(copied.embed(CORPUS), encoder.embed(CORPUS))
         assert not calls
+        # States behind other layers do not serve.
+        copied.freeze(2)
+        torch.testing.assert_close(copied.embed(CORPUS), encoder.embed(CORPUS))
+        assert calls
