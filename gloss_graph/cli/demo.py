@@ -98,6 +98,7 @@ def demo(
                 torch.tensor(test.labels),
                 draft / "before_after.png",
                 label_names=test.label_names,
+                texts=test.texts,
                 title="Test documents before and after training",
             )
             for loss in _RUNS.values():
@@ -152,6 +153,8 @@ def _write_graph(splits: Splits, result: RunResult, out: Path) -> None:
     labels, ids = known.labels + test.labels, torch.tensor(known.ids + test.ids)
     data = build_document_graph(embeddings, torch.tensor(labels), ids, k=8)
     data.seed_mask[len(known) :] = False
+    answers = torch.from_numpy(result.predictions["test"])
+    data.predicted = torch.cat([torch.tensor(known.labels), answers])
     texts = known.texts + test.texts
     write_html(data, out / "graph.html", texts=texts, label_names=names, title="Documentation")
     inner = build_document_graph(
@@ -161,7 +164,7 @@ def _write_graph(splits: Splits, result: RunResult, out: Path) -> None:
         inner,
         test.texts,
         label_names=names,
-        predicted=torch.from_numpy(result.predictions["test"]),
+        predicted=answers,
         split=["test"] * len(test),
     )
     write_graphml(graph, out / "graph.graphml")

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -20,6 +20,7 @@ from torch_geometric.data import Data
 
 from gloss_graph._internal.checks import check_matrix, check_positive_int
 from gloss_graph._internal.labels import stratified_sample
+from gloss_graph.analysis.words import group_words
 from gloss_graph.export.graph_arrays import edge_homophily
 from gloss_graph.export.networkx_graphs import to_networkx
 from gloss_graph.graph import build_document_graph
@@ -38,7 +39,8 @@ _EDGES = EdgeLook(
     ink=(0.25, 1.4),
     width=(0.4, 0.35),
 )
-_NAME_SIZE = 9.0  # points
+_NAME_SIZE, _WORD_SIZE = 9.0, 7.0  # points
+_LINE = 0.17  # inches of a line of either
 _PANEL = 5.0  # inches of a panel's side, about
 
 
@@ -98,6 +100,7 @@ def plot_graph_change(
     path: str | os.PathLike[str] | None = None,
     *,
     label_names: Sequence[str] | None = None,
+    texts: Sequence[str] | None = None,
     k: int = 8,
     drawn: int = 2,
     max_documents: int = 600,
@@ -110,11 +113,12 @@ def plot_graph_change(
     of the former (edge homophily) and its expected value for random edges. Places come from the
     graph alone, not from the labels. Rows, labels, names and sample are as in `plot_embeddings`;
     the graph is that of the sample, with edges between documents of which either lists the other
-    among its `k` neighbors. Only the `drawn` heaviest edges of a document are drawn.
+    among its `k` neighbors. Only the `drawn` heaviest edges of a document are drawn. With the N
+    `texts` the three most telling words of a class (`group_words`) stand below its name.
 
     Raises:
         ValueError: Shapes that disagree, rows that are not finite, no document, a class without a
-            name, or `k` or `drawn` below 1.
+            name, texts that are not N strings, or `k` or `drawn` below 1.
 
     Cost: O(n²) for n = min(N, max_documents): some seconds at 600 documents.
 
@@ -130,6 +134,8 @@ def plot_graph_change(
     check_positive_int("k", k)
     check_positive_int("drawn", drawn)
     shown = _shown_documents(before, after, labels, label_names, max_documents, seed)
+    found = {} if texts is None else group_words(texts, labels.tolist(), top=3)
+    words = {n if label_names is None else label_names[n]: w for n, w in found.items()}
     classes = torch.from_numpy(shown.labels)
     chance = _chance(shown.labels)
     figure, panels = style.two_panels()
@@ -149,7 +155,7 @@ def plot_graph_change(
         edges |= {kind: (handle, kind) for handle, kind, _ in lines}
         dots = style.draw_documents(axes, places, shown.looks)
         style.fit_panel(axes, places)
-        _write_names(axes, places, shown.looks)
+        _write_names(axes, places, shown.looks, words)
         share, by_chance = 100 * edge_homophily(data), 100 * chance
         fact = f"{share:.1f} % of the edges within a class ({by_chance:.1f} % by chance)"
         if share != share:
@@ -239,8 +245,16 @@ def _heaviest(data: Data, most: int) -> np.ndarray:
     return np.unique(np.sort(kept, axis=1), axis=0)
 
 
-def _write_names(axes: Axes, places: np.ndarray, looks: Sequence[style.ClassLook]) -> None:
-    """Write the name of every class where most of its documents lie, none over another."""
+def _write_names(
+    axes: Axes,
+    places: np.ndarray,
+    looks: Sequence[style.ClassLook],
+    words: Mapping[Any, Sequence[str]] | None = None,
+) -> None:
+    """Write the name of every class where most of its documents lie, none over another.
+
+    Below a name its `words` are written, where it has some.
+    """
     low, high = np.array([axes.get_xlim(), axes.get_ylim()]).T
     inch = (high - low)[0] / _PANEL
     written = np.empty((0, 4))  # left, bottom, right, top
@@ -249,29 +263,34 @@ def _write_names(axes: Axes, places: np.ndarray, looks: Sequence[style.ClassLook
             continue
         spots = places[look.members]
         middle = spots[np.sqrt(cdist(spots, spots)).sum(axis=1).argmin()]
-        half = inch * np.array([style.text_width(look.name, _NAME_SIZE), 0.17]) / 2
-        # The nearest free line above or below.
+        lines = [(look.name, _NAME_SIZE, "bold")]
+        if telling := (words or {}).get(look.name):
+            lines.append((", ".join(telling), _WORD_SIZE, "normal"))
+        width = max(style.text_width(text, size) for text, size, _ in lines)
+        half = inch * np.array([width, _LINE * len(lines)]) / 2
+        # The nearest free place above or below.
         for step in (0, 1, -1, 2, -2, 3, -3):
-            spot = np.clip(middle + half * (0, 2 * step), low + half, high - half)
+            spot = np.clip(middle + inch * _LINE * np.array([0, step]), low + half, high - half)
             box = np.concatenate([spot - half, spot + half])
             apart = (written[:, :2] >= box[2:]) | (written[:, 2:] <= box[:2])
             if not apart.any(axis=1).all():
                 continue
             written = np.vstack([written, box])
-            x, y = spot.tolist()
-            axes.text(
-                x,
-                y,
-                look.name,
-                fontsize=_NAME_SIZE,
-                fontweight="bold",
-                color=style.rim_of(look.color),
-                ha="center",
-                va="center",
-                parse_math=False,
-                path_effects=[withStroke(linewidth=3, foreground="white")],
-                zorder=5,
-            )
+            x, top = float(spot[0]), float(box[3])
+            for number, (text, size, weight) in enumerate(lines):
+                axes.text(
+                    x,
+                    top - inch * _LINE * (number + 0.5),
+                    text,
+                    fontsize=size,
+                    fontweight=weight,
+                    color=style.rim_of(look.color),
+                    ha="center",
+                    va="center",
+                    parse_math=False,
+                    path_effects=[withStroke(linewidth=3, foreground="white")],
+                    zorder=5,
+                )
             break
 
 
