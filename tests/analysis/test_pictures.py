@@ -292,3 +292,18 @@ def test_a_graph_without_labels() -> None:
     figure = plot_graph_change(before, after, torch.full((20,), -1))
     assert "no edge with two labeled ends" in figure.axes[0].get_title(loc="left")
     assert legend(figure) == ["unlabeled (20)", "edge with an unlabeled end"]
+
+
+def test_the_words_of_a_class_stand_below_its_name() -> None:
+    before, after, labels = clouds(60, 3)
+    texts = [["hot tea", "fast train", "old book"][n] + " and more" for n in labels.tolist()]
+    names = ["drink", "rail", "read"]
+    figure = plot_graph_change(before, after, labels, k=4, label_names=names, texts=texts)
+    for axes in figure.axes[:2]:
+        at = {text.get_text(): text.get_position() for text in axes.texts}
+        assert set(at) == {*names, "hot, tea", "fast, train", "book, old"}
+        for name, words in zip(names, ["hot, tea", "fast, train", "book, old"], strict=True):
+            assert at[words][0] == at[name][0]
+            assert at[words][1] < at[name][1]
+    with pytest.raises(ValueError, match="'groups' must hold one per document"):
+        plot_graph_change(before, after, labels, texts=["one"])
