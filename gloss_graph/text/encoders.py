@@ -155,18 +155,17 @@ class TextEncoder(nn.Module):
         inputs = {"input_ids": input_ids.gather(1, order), "attention_mask": mask}
         if self._segments and token_type_ids is not None:
             inputs["token_type_ids"] = token_type_ids.gather(1, order)
-        states = None if self._states is None else self._states.find(inputs)
-        if self._states is None or states is None:
+        kept = None if self.training else self._states  # training has dropout in every layer
+        states = None if kept is None else kept.find(inputs)
+        if kept is None or states is None:
             output = self.model(**inputs, **self._options)
         else:
-            with self._states.replacing(states):
+            with kept.replacing(states):
                 output = self.model(**inputs, **self._options)
         return _pooled(output[0], mask, self.pooling)
 
     def freeze(self, count: int | None) -> None:
         """Stop training the embedding layer and the first `count` layers, None = half; 0 = none.
-
-        Frozen layers have no dropout either.
 
         Raises:
             ValueError: `count` exceeds the number of layers.
@@ -177,21 +176,13 @@ class TextEncoder(nn.Module):
         self._frozen = found
         for layer in self._frozen:
             layer.requires_grad_(False)
-        self.train(self.training)
-
-    def train(self, mode: bool = True) -> TextEncoder:
-        """As in every module, but frozen layers stay in eval mode."""
-        super().train(mode)
-        for layer in self._frozen:
-            layer.eval()
-        return self
 
     @contextmanager
     def keeping_states(self, *corpora: Corpus, batch_size: int = 64) -> Iterator[bool]:
         """Run the frozen layers once for every document, and the others alone meanwhile.
 
-        Embeddings are the same; a step costs a quarter less with half of the layers frozen, an
-        embedding half. Does nothing if no layer is frozen, on a GPU, where states would travel for
+        Embeddings are the same, at half the cost with half of the layers frozen; in training mode,
+        where layers have dropout, all of them run. Does nothing if no layer is frozen, on a GPU, where states would travel for
         longer than they take to compute, for documents whose states take more than 1 GiB, and for a
         model whose layers hand on more than states (T5). A copy that is made meanwhile has the
         states too, for as long as it lives.
