@@ -182,10 +182,10 @@ class TextEncoder(nn.Module):
         """Run the frozen layers once for every document, and the others alone meanwhile.
 
         Embeddings are the same, at half the cost with half of the layers frozen; in training mode,
-        where layers have dropout, all of them run. Does nothing if no layer is frozen, on a GPU, where states would travel for
-        longer than they take to compute, for documents whose states take more than 1 GiB, and for a
-        model whose layers hand on more than states (T5). A copy that is made meanwhile has the
-        states too, for as long as it lives.
+        where layers have dropout, all of them run. Does nothing if no layer is frozen, on a GPU,
+        where states would travel for longer than they take to compute, for documents whose states
+        take more than 1 GiB, and for a model whose layers hand on more than states (T5). A copy
+        that is made meanwhile has the states too, for as long as it lives.
 
         Yields:
             Whether states are kept.
