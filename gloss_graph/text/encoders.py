@@ -155,13 +155,10 @@ class TextEncoder(nn.Module):
         inputs = {"input_ids": input_ids.gather(1, order), "attention_mask": mask}
         if self._segments and token_type_ids is not None:
             inputs["token_type_ids"] = token_type_ids.gather(1, order)
-        kept = None if self.training else self._states  # training has dropout in every layer
-        states = None if kept is None else kept.find(inputs)
-        if kept is None or states is None:
+        # In training mode frozen layers have dropout too.
+        kept = None if self.training else self._states
+        with nullcontext() if kept is None else kept.serving(inputs):
             output = self.model(**inputs, **self._options)
-        else:
-            with kept.replacing(states):
-                output = self.model(**inputs, **self._options)
         return _pooled(output[0], mask, self.pooling)
 
     def freeze(self, count: int | None) -> None:
@@ -193,11 +190,11 @@ class TextEncoder(nn.Module):
         if self._states is not None:
             yield True
             return
-        used = corpora if self._frozen else ()
+        on_cpu = next(self.model.parameters()).device.type == "cpu"
+        used = corpora if self._frozen and on_cpu else ()
         features = [feature for corpus in used for feature in self.items(corpus)]
         size = sum(len(feature["input_ids"]) for feature in features) * self.dim * 4
-        device = next(self.model.parameters()).device
-        if 0 < size <= MOST_BYTES and device.type == "cpu":
+        if 0 < size <= MOST_BYTES:
             features.sort(key=lambda feature: len(feature["input_ids"]))
             if self._skips([features[0], features[-1]]):
                 states = FrozenStates(self.model, self._frozen)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from gloss_graph._internal.eval_mode import evaluating
 
-#: Bytes that the states of a corpus may take; a larger corpus is computed anew every time.
+#: Most bytes of memory for the states of all documents. If they need more, none are kept.
 MOST_BYTES = 1 << 30
 
 
@@ -43,14 +43,14 @@ class FrozenStates:
     """Token states of documents behind the frozen layers, by the tokens of the document.
 
     Args:
-        model: Called with the arguments that `keep` and `replacing` are given.
+        model: Called with the arguments that `keep` and `serving` are given.
         layers: What `frozen_layers` found: the embedding layer, then at least one layer.
     """
 
     def __init__(self, model: nn.Module, layers: list[nn.Module]) -> None:
         self._model, self._layers = model, layers
         self._kept: dict[bytes, Tensor] = {}
-        # What a layer returns beside the states, a None each; no tuple: the states alone.
+        # Some models' layers return a tuple: the states, then a None for each output not asked for.
         self._rest: tuple[None, ...] | None = None
 
     def __deepcopy__(self, memo: dict[int, Any]) -> FrozenStates:
@@ -86,20 +86,21 @@ class FrozenStates:
             if any(part is not None for part in rest):
                 raise ValueError("its layers hand on more than states")
             self._rest = (None,) * len(rest)
-        for key, row, length in zip(*_keys(inputs), strict=True):
+        for row, (key, length) in enumerate(_documents(inputs)):
             self._kept[key] = states[row, :length].clone()
 
-    def find(self, inputs: Mapping[str, Tensor]) -> Tensor | None:
-        """States (B, L, D) of a batch, zeros at padding; None if one of its documents is new."""
-        rows = [self._kept.get(key) for key in _keys(inputs)[0]]
+    @contextmanager
+    def serving(self, inputs: Mapping[str, Tensor]) -> Iterator[None]:
+        """The model, called on a batch of kept documents, computes the other layers only.
+
+        If one of the documents is new, it computes all layers.
+        """
+        rows = [self._kept.get(key) for key, _ in _documents(inputs)]
         known = [row for row in rows if row is not None]
         if len(known) < len(rows):
-            return None
-        return nn.utils.rnn.pad_sequence(known, batch_first=True)
-
-    @contextmanager
-    def replacing(self, states: Tensor) -> Iterator[None]:
-        """The model, called on these documents, computes the other layers only."""
+            yield
+            return
+        states = nn.utils.rnn.pad_sequence(known, batch_first=True)
 
         def skip(*_: Any, **__: Any) -> Any:
             return states if self._rest is None else (states, *self._rest)
@@ -115,13 +116,8 @@ class FrozenStates:
                 del layer.forward
 
 
-def _keys(inputs: Mapping[str, Any]) -> tuple[list[bytes], range, list[int]]:
-    """Tokens and segments of every document as bytes, its row and its number of tokens."""
-    lengths = inputs["attention_mask"].sum(dim=1).tolist()
+def _documents(inputs: Mapping[str, Any]) -> Iterator[tuple[bytes, int]]:
+    """Tokens and segments of every document as bytes, and its number of tokens."""
     parts = [x.cpu().numpy() for name, x in inputs.items() if name.endswith("_ids")]
-    rows = range(len(lengths))
-    keys = [
-        b"".join(part[row, :n].tobytes() for part in parts)
-        for row, n in zip(rows, lengths, strict=True)
-    ]
-    return keys, rows, lengths
+    for row, length in enumerate(inputs["attention_mask"].sum(dim=1).tolist()):
+        yield b"".join(part[row, :length].tobytes() for part in parts), length

@@ -175,6 +175,8 @@ def test_what_cannot_be_adapted_is_refused_first(
     """No folder is made."""
     with pytest.raises(ValueError, match="'lora_rank' must be 0 for features"):
         train_text(tiny_splits(), FeatureEncoder(16), adapted(), tmp_path / "run")
+    with pytest.raises(ValueError, match="'freeze_layers' must be 0 for features"):
+        train_text(tiny_splits(), FeatureEncoder(16), quick(freeze_layers=1), tmp_path / "run")
     monkeypatch.setitem(sys.modules, "peft", None)
     with pytest.raises(ValueError, match=r'pip install "gloss-graph\[lora\]"'):
         run(tmp_path / "run", adapted())
