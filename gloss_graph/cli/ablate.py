@@ -73,10 +73,12 @@ def ablate(
     import torch
 
     from gloss_graph.studies import read_results, read_study
+    from gloss_graph.studies.engine import require_optuna
 
     if study is None:
         _finish(read_results(report or Path()))
         return
+    require_optuna()  # before a minute of work
     helper = bool(os.environ.get(HELPER))
     given = read_study(
         study,

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
+
+import pytest
 
 from .conftest import MAX_LENGTH, Command
 
@@ -50,3 +53,14 @@ def test_bad_settings_are_refused_first(command: Command, tmp_path: Path, files:
         assert result.status == 2
         assert message in result.complaint()
     assert not (tmp_path / "out").exists()
+
+
+def test_without_optuna_no_document_is_read(
+    command: Command, tmp_path: Path, files: Files, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ["ablate", study(tmp_path, files), "--out", tmp_path / "out"]
+    files[0].write_text("damaged")
+    monkeypatch.setitem(sys.modules, "optuna", None)
+    result = command(*words)
+    assert result.status == 2
+    assert 'pip install "gloss-graph[tune]"' in result.complaint()
