@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -135,7 +135,8 @@ def plot_graph_change(
     check_positive_int("drawn", drawn)
     shown = _shown_documents(before, after, labels, label_names, max_documents, seed)
     found = {} if texts is None else group_words(texts, labels.tolist(), top=3)
-    words = {n if label_names is None else label_names[n]: w for n, w in found.items()}
+    # Names may be shortened to the same; the class of a look is that of its first member.
+    words = [found.get(int(shown.labels[look.members][0]), []) for look in shown.looks]
     classes = torch.from_numpy(shown.labels)
     chance = _chance(shown.labels)
     figure, panels = style.two_panels()
@@ -249,22 +250,23 @@ def _write_names(
     axes: Axes,
     places: np.ndarray,
     looks: Sequence[style.ClassLook],
-    words: Mapping[Any, Sequence[str]] | None = None,
+    words: Sequence[Sequence[str]] | None = None,
 ) -> None:
     """Write the name of every class where most of its documents lie, none over another.
 
-    Below a name its `words` are written, where it has some.
+    Below a name the `words` of its class are written, where it has some.
     """
     low, high = np.array([axes.get_xlim(), axes.get_ylim()]).T
     inch = (high - low)[0] / _PANEL
     written = np.empty((0, 4))  # left, bottom, right, top
-    for look in sorted(looks, key=lambda look: -int(look.members.sum())):
+    pairs = zip(looks, words or [[]] * len(looks), strict=True)
+    for look, telling in sorted(pairs, key=lambda pair: -int(pair[0].members.sum())):
         if look.hollow or look.color == style.OTHER:
             continue
         spots = places[look.members]
         middle = spots[np.sqrt(cdist(spots, spots)).sum(axis=1).argmin()]
         lines = [(look.name, _NAME_SIZE, "bold")]
-        if telling := (words or {}).get(look.name):
+        if telling:
             lines.append((", ".join(telling), _WORD_SIZE, "normal"))
         width = max(style.text_width(text, size) for text, size, _ in lines)
         half = inch * np.array([width, _LINE * len(lines)]) / 2

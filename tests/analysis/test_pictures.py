@@ -305,5 +305,9 @@ def test_the_words_of_a_class_stand_below_its_name() -> None:
         for name, words in zip(names, ["hot, tea", "fast, train", "book, old"], strict=True):
             assert at[words][0] == at[name][0]
             assert at[words][1] < at[name][1]
+    # Names that are shortened to the same keep their own words.
+    long = [f"a name of which the {part} is cut away and the end is the same" for part in "xyz"]
+    figure = plot_graph_change(before, after, labels, k=4, label_names=long, texts=texts)
+    assert {"hot, tea", "fast, train", "book, old"} < {t.get_text() for t in figure.axes[1].texts}
     with pytest.raises(ValueError, match="'groups' must hold one per document"):
         plot_graph_change(before, after, labels, texts=["one"])
