@@ -35,6 +35,7 @@ from gloss_graph.graph.links import symmetrize_links
 from gloss_graph.neighbors.corpus import corpus_neighbors
 from gloss_graph.neighbors.exact import nearest
 from gloss_graph.propagation import (
+    NORMALIZATIONS,
     RULES,
     LabelPropagation,
     PropagationSettings,
@@ -54,6 +55,10 @@ _EXACT = 50_000
 # Default leaks. Without any, Poisson learning balances the labels of every component by itself and
 # learns nothing where they are all of one class.
 _LEAK = {"harmonic": 0.003, "poisson": 0.001}
+# A row's scale grows where its k-th neighbor is more than this many scales away.
+_FAR = 4.0
+# Skewness of the neighbor counts from which rows have hubs (Feldbauer & Flexer, 2019).
+_HUBS = 1.4
 
 
 class PropagationClassifier(ClassifierMixin, BaseEstimator):
@@ -61,19 +66,22 @@ class PropagationClassifier(ClassifierMixin, BaseEstimator):
 
     Has the contract of `sklearn.semi_supervised.LabelSpreading`: `fit(X, y)` takes labeled and
     unlabeled rows together, `predict` new rows. Weights are Gaussian,
-    \(\exp(-\|x_i - x_j\|^2 / (2 \sigma_i \sigma_j))\), with \(\sigma_i\) the distance to the k-th
-    neighbor (Zelnik-Manor & Perona, 2004).
+    \(\exp(-\|x_i - x_j\|^2 / (2 \sigma_i \sigma_j))\).
 
     Args:
         k: Neighbors per row.
         rule: `"harmonic"`, `"spreading"` or `"poisson"`, see `LabelPropagation`; `"auto"` is
             Poisson learning for one label per class (Calder et al., 2020), `"harmonic"` for more.
-        normalization: `"hub"`, `"row"`, `"symmetric"` or `"column"`.
+        normalization: `"hub"`, `"row"`, `"symmetric"` or `"column"`; `"auto"` is `"hub"` where a
+            few rows are neighbors of very many (the counts have a skewness above 1.4; Feldbauer &
+            Flexer, 2019), as in embeddings of texts, else `"row"`.
         eta: Leak of `harmonic` (default 0.003) and `poisson` (default 0.001): the larger, the more
             a label stays close to its row.
         alpha: Damping in (0, 1) of `spreading`.
         metric: `"euclidean"`, or `"cosine"` for text embeddings and TF-IDF rows.
-        bandwidth: `"local"` as above, or one number \(\sigma\) for all rows.
+        bandwidth: \(\sigma\) of all rows: a number, or `"median"` for half the median distance to
+            the k-th neighbor. `"local"` takes that distance of each row as its \(\sigma_i\)
+            (Zelnik-Manor & Perona, 2004).
         align: Power in [0, 1] with which class masses are drawn to the class shares of the labels.
         n_jobs: Threads; None leaves the settings of NumPy, PyTorch and FAISS, -1 takes all cores.
 
@@ -83,6 +91,7 @@ class PropagationClassifier(ClassifierMixin, BaseEstimator):
         label_distributions_: (N, C) class probabilities of these rows.
         transduction_: (N,) their classes; labeled rows keep theirs under `harmonic`.
         rule_: The rule that was used.
+        normalization_: The normalization that was used.
         n_features_in_: D.
 
     Example:
@@ -100,11 +109,11 @@ class PropagationClassifier(ClassifierMixin, BaseEstimator):
         k: int = 10,
         *,
         rule: str = "auto",
-        normalization: str = "hub",
+        normalization: str = "auto",
         eta: float | None = None,
         alpha: float = 0.99,
         metric: str = "euclidean",
-        bandwidth: float | str = "local",
+        bandwidth: float | str = "median",
         align: float = 0.0,
         n_jobs: int | None = None,
     ) -> None:
@@ -154,12 +163,19 @@ class PropagationClassifier(ClassifierMixin, BaseEstimator):
         if self.rule == "auto":
             self.rule_ = "harmonic" if np.bincount(codes[codes >= 0]).max() > 1 else "poisson"
         eta = _LEAK.get(self.rule_) if self.eta is None else self.eta
-        settings = PropagationSettings(
-            rule=self.rule_, normalization=self.normalization, eta=eta, alpha=self.alpha
-        )
         size, classes = labels.numel(), self.classes_.size
         with _threads(self.n_jobs):
             squared, indices = self._neighbors(None)
+            self.normalization_ = self.normalization
+            if self.normalization == "auto":
+                self.normalization_ = "hub" if _skewness(indices, size) > _HUBS else "row"
+            settings = PropagationSettings(
+                rule=self.rule_, normalization=self.normalization_, eta=eta, alpha=self.alpha
+            )
+            if self.bandwidth == "median":
+                farthest = local_scales(squared)
+                apart = farthest[squared.amax(dim=1) > 0] if squared.size(1) else farthest
+                self._median = 0.5 * float(apart.median()) if apart.numel() else 1.0
             self._scales = self._scales_of(squared)
             source = torch.arange(size).unsqueeze(1).expand_as(indices)[indices >= 0]
             target = indices[indices >= 0]
@@ -176,7 +192,7 @@ class PropagationClassifier(ClassifierMixin, BaseEstimator):
                 tol=1e-6,
             )
             self._hits = layer.propagate_labels(labels, edge_index, weight, trusted=True).values
-            self._factors = node_factors(settings.normalization, edge_index, weight, size)
+            self._factors = node_factors(self.normalization_, edge_index, weight, size)
         free = labels < 0
         some = self._hits[free] if bool(free.any()) else self._hits
         self._prior = class_shares(labels, classes).to(weight)
@@ -225,13 +241,15 @@ class PropagationClassifier(ClassifierMixin, BaseEstimator):
     def _check_settings(self) -> None:
         check_positive_int("k", self.k)
         check_choice("rule", self.rule, ("auto", *RULES))
+        check_choice("normalization", self.normalization, ("auto", *NORMALIZATIONS))
         check_choice("metric", self.metric, METRICS)
         check_range("align", self.align, 0.0, 1.0)
-        if self.bandwidth != "local" and (
+        if self.bandwidth not in ("median", "local") and (
             isinstance(self.bandwidth, str) or not 0.0 < self.bandwidth < np.inf
         ):
             raise ValueError(
-                f"'bandwidth' must be \"local\" or a number above 0 (got {self.bandwidth!r})."
+                '\'bandwidth\' must be "median", "local" or a number above 0 '
+                f"(got {self.bandwidth!r})."
             )
 
     def _neighbors(self, queries: Any) -> tuple[Tensor, Tensor]:
@@ -263,6 +281,10 @@ class PropagationClassifier(ClassifierMixin, BaseEstimator):
     def _scales_of(self, squared: Tensor) -> Tensor:
         if self.bandwidth == "local":
             return local_scales(squared)
+        if self.bandwidth == "median":
+            # Wider for a row far from all others, whose weights would round to 0.
+            own = local_scales(squared).square() / (_FAR**2 * self._median)
+            return own.clamp(min=self._median)
         return squared.new_full((squared.size(0),), float(self.bandwidth))
 
     def _probabilities(self, hits: Tensor) -> Tensor:
@@ -273,6 +295,14 @@ class PropagationClassifier(ClassifierMixin, BaseEstimator):
             found = row_shares(row_shares(hits) * factors)
         reached = found.sum(dim=1, keepdim=True) > 0
         return torch.where(reached, found, self._prior.to(found))
+
+
+def _skewness(neighbors: Tensor, size: int) -> float:
+    """Skewness of the number of rows that have each of `size` rows among their neighbors."""
+    counts = torch.bincount(neighbors[neighbors >= 0], minlength=size).double()
+    centered = counts - counts.mean()
+    spread = centered.square().mean().sqrt()
+    return float(centered.pow(3).mean() / spread.pow(3)) if spread > 0 else 0.0
 
 
 @contextmanager

@@ -135,7 +135,8 @@ def test_minus_one_and_one_are_two_classes() -> None:
     [
         ({"k": 0}, [0, 1, -1], "'k' must be"),
         ({"metric": "manhattan"}, [0, 1, -1], "'metric'"),
-        ({"bandwidth": "median"}, [0, 1, -1], "'bandwidth'"),
+        ({"normalization": "columns"}, [0, 1, -1], "'normalization'"),
+        ({"bandwidth": "mean"}, [0, 1, -1], "'bandwidth'"),
         ({"rule": "majority"}, [0, 1, -1], "'rule'"),
         ({"eta": -1.0}, [0, 1, -1], "'eta'"),
         ({}, [-1, -1, -1], "no label"),
@@ -148,3 +149,32 @@ def test_minus_one_and_one_are_two_classes() -> None:
 def test_bad_input_is_named(settings: dict[str, Any], labels: list[Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         PropagationClassifier(**settings).fit([[0.0], [1.0], [2.0]], labels)
+
+
+def test_one_label_per_class_is_enough_for_two_moons() -> None:
+    x, y = make_moons(1000, noise=0.1, random_state=0)
+    shown = np.full(1000, -1)
+    shown[[np.flatnonzero(y == 0)[0], np.flatnonzero(y == 1)[0]]] = [0, 1]
+    assert (PropagationClassifier().fit(x, shown).transduction_ == y).mean() > 0.98
+
+
+def test_rows_with_hubs_take_the_hub_normalization() -> None:
+    """In many dimensions a few rows near the mean are the neighbors of very many."""
+    draw = np.random.default_rng(0)
+    x = draw.normal(size=(600, 200)) * draw.uniform(0.5, 1.5, size=(600, 1))
+    y = np.where(np.arange(600) < 50, np.arange(600) % 2, -1)
+    assert PropagationClassifier().fit(x, y).normalization_ == "hub"
+    assert PropagationClassifier().fit(x[:, :2], y).normalization_ == "row"
+    assert PropagationClassifier(normalization="row").fit(x, y).normalization_ == "row"
+
+
+def test_rows_far_from_all_others_are_reached() -> None:
+    draw = np.random.default_rng(0)
+    near = np.concatenate([draw.normal(size=(100, 2)), draw.normal(size=(100, 2)) + 8.0])
+    far = np.array([[60.0, 60.0], [-40.0, -40.0]])
+    y = np.full(202, -1)
+    y[[0, 100]] = [0, 1]
+    model = PropagationClassifier().fit(np.concatenate([near, far]), y)
+    assert model.transduction_[200:].tolist() == [1, 0]
+    assert model.label_distributions_[200:].max(axis=1).min() > 0.6
+    assert model.predict(far).tolist() == [1, 0]
