@@ -152,10 +152,12 @@ def test_bad_input_is_named(settings: dict[str, Any], labels: list[Any], message
 
 
 def test_one_label_per_class_is_enough_for_two_moons() -> None:
-    x, y = make_moons(1000, noise=0.1, random_state=0)
-    shown = np.full(1000, -1)
-    shown[[np.flatnonzero(y == 0)[0], np.flatnonzero(y == 1)[0]]] = [0, 1]
-    assert (PropagationClassifier().fit(x, shown).transduction_ == y).mean() > 0.98
+    scores = []
+    for seed in range(5):
+        x, y = make_moons(1000, noise=0.1, random_state=seed)
+        model = PropagationClassifier().fit(x, few(y, 1, seed))
+        scores.append((model.transduction_ == y).mean())
+    assert np.mean(scores) > 0.97
 
 
 def test_rows_with_hubs_take_the_hub_normalization() -> None:
