@@ -189,8 +189,10 @@ def whole_folder(folder: str | Path, marker: str) -> Iterator[Path]:
 def newest_whole(folder: str | Path) -> Path:
     """Where to read a folder of `whole_folder`: its place, or, with a warning, next to it."""
     folder = Path(folder).expanduser()
+    if folder.exists():
+        return folder
     olds = sorted(folder.parent.glob(f".{glob.escape(folder.name)}.*.old"))
-    if folder.exists() or not olds:
+    if not olds:
         return folder
     fresh = olds[0].with_suffix(".new")
     found = fresh if fresh.exists() else olds[0]

@@ -18,8 +18,7 @@ def seeded_sample(total: int, size: int, seed: int = 0) -> np.ndarray:
     """
     if size >= total:
         return np.arange(total)
-    draw = np.random.default_rng(seed).choice(total, size, replace=False, shuffle=False)
-    return np.sort(draw)
+    return np.sort(np.random.default_rng(seed).choice(total, size, replace=False, shuffle=False))
 
 
 def stratified_sample(
@@ -65,7 +64,8 @@ def class_codes(labels: NDArray[Any], *, what: str = "y") -> tuple[NDArray[Any],
 
     Where the labels are -1 and 1 only, the convention of binary classifiers, both are classes.
     """
-    missing = np.array([_is_missing(value) for value in labels.tolist()], dtype=bool)
+    missing = np.array([_is_missing(value) for value in labels.flat], dtype=bool)
+    missing = missing.reshape(labels.shape)
     if labels.dtype.kind in "if" and set(np.unique(labels).tolist()) == {-1, 1}:
         warnings.warn(
             f"{what!r} holds -1 and 1 only: both are taken as classes. Mark unlabeled rows by "

@@ -14,7 +14,7 @@ import typer
 from rich.table import Table
 
 from gloss_graph.cli import options
-from gloss_graph.cli.options import busy, make_table, option, path_option, say
+from gloss_graph.cli.options import busy, make_table, option, path, path_option, say
 from gloss_graph.cli.signals import HELPER, keeping
 
 if TYPE_CHECKING:
@@ -26,9 +26,7 @@ _MAIN = "import sys; from gloss_graph.cli import main; sys.exit(main())"
 
 def ablate(
     context: typer.Context,
-    study: Annotated[
-        Path | None, typer.Argument(parser=options.path, help="YAML file of a study.")
-    ] = None,
+    study: Annotated[Path | None, typer.Argument(parser=path, help="YAML file of a study.")] = None,
     out: Annotated[Path | None, path_option("Folder; else runs/ablations/STUDY-COST-DATA.")] = None,
     cost: Annotated[str | None, option("replay: recorded embeddings; full: the encoder.")] = None,
     config: options.Config = None,

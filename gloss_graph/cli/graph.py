@@ -52,7 +52,7 @@ def graph(
     audit: Annotated[bool, option("Rank labels that the others contradict.", "--audit")] = False,
     explain: Annotated[
         int | None,
-        option("Labels that decide it: explanation.csv, .png and .graphml.", metavar="DOC_ID"),
+        option("Labels that decide it; explanation.csv, .png and .graphml.", metavar="DOC_ID"),
     ] = None,
     pictures: Annotated[bool, option("Draw map, matrix, degrees and reach.", "--pictures")] = False,
     compare: Annotated[bool, option("Of a run: before and after training.", "--compare")] = False,
@@ -84,6 +84,7 @@ def graph(
     from gloss_graph.analysis import document_graph
     from gloss_graph.runs.provenance import provenance
     from gloss_graph.training.config import parse_value
+    from gloss_graph.training.snapshots import load_snapshots
 
     # Whatever can be refused is refused before anything is embedded.
     suffixes = _suffixes((formats or []) + (more_formats or []))
@@ -96,8 +97,13 @@ def graph(
     named = label if options.was_typed(context, "label") else None
     columns = {"text": text, "label": named, "text_b": text_b}
     corpus, source = _source(input, encoder, run, features, columns)
-    if compare:
-        _check_comparison(run)
+    if compare and run is None:
+        raise ValueError("'compare' needs a finished run. Name it with --run.")
+    if compare and run is not None and load_snapshots(run) is None:
+        raise ValueError(
+            f"'compare' needs the record of the run's embeddings ({run} has none). Train it again "
+            "without --no-pictures."
+        )
     if corpus is not None:
         _check_documents(context, corpus.labels, corpus.ids)
     sigma: Any = parse_value("bandwidth", bandwidth)
@@ -192,18 +198,6 @@ def _source(
 
         source = read_features(features)
     return corpus, {"source": source, "documents": corpus}
-
-
-def _check_comparison(run: Path | None) -> None:
-    from gloss_graph.training.snapshots import load_snapshots
-
-    if run is None:
-        raise ValueError("'compare' needs a finished run. Name it with --run.")
-    if load_snapshots(run) is None:
-        raise ValueError(
-            f"'compare' needs the record of the run's embeddings ({run} has none). Train it again "
-            "without --no-pictures."
-        )
 
 
 def _check_documents(context: typer.Context, labels: Sequence[int], ids: Sequence[int]) -> None:
@@ -387,7 +381,6 @@ class _Answers:
 
 
 def _summary(graph: Data) -> Table:
-    """The graph in figures."""
     import torch
     from scipy.sparse.csgraph import connected_components
     from torch_geometric.utils import to_scipy_sparse_matrix

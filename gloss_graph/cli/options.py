@@ -136,8 +136,9 @@ def given_settings(
     for name, value in typed_settings(context).items():
         if isinstance(value, str):
             value = parse_value(name, value)
-        if found.setdefault(name, value) != value:
+        if name in found and found[name] != value:
             raise ValueError(f"{name!r} is {value!r}, but {found[name]!r} in --set. Give it once.")
+        found[name] = value
     return file_settings(config) | found
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -47,10 +48,14 @@ def predict(
     files, and the probability of every class.
     """
     from gloss_graph._internal.files import utf8_folder
+    from gloss_graph.runs import RunFolder
     from gloss_graph.text.tables import has_column
 
     check_output(output)
-    if (model := _model_of(run)) is not None:
+    model = None
+    with suppress(OSError, ValueError):  # of no run: refused below
+        model = RunFolder(run).settings().get("model")
+    if isinstance(model, str):
         given = {"text_b": text_b, "features": features, "anchor": anchor, "rule": rule}
         given["mode"] = None if mode == "inductive" else mode
         _predict_by_model(model, run, input, output, text, given)
@@ -160,17 +165,6 @@ def _label(
     return count
 
 
-def _model_of(run: Path) -> str | None:
-    """The graph model of a run folder; None if it is of another kind or cannot be read."""
-    from gloss_graph.runs import RunFolder
-
-    try:
-        model = RunFolder(run).settings().get("model")
-    except (OSError, ValueError):
-        return None
-    return model if isinstance(model, str) else None
-
-
 def _predict_by_model(
     model: str, run: Path, source: Path, out: Path, text: str, others: dict[str, Any]
 ) -> None:
@@ -194,9 +188,8 @@ def _predict_by_model(
     try:
         folder.check_digests(folder.settings())
     except (OSError, ValueError) as error:
-        raise ValueError(
-            f"'run' must be a folder written by gloss-graph train ({error})."
-        ) from error
+        message = f"'run' must be a folder written by gloss-graph train ({error})."
+        raise ValueError(message) from error
     classifier = TextClassifier.load(folder.model)
 
     def answer(corpus: Corpus) -> dict[str, Any]:
@@ -258,7 +251,6 @@ def _short(values: Tensor) -> list[float]:
 
 
 def _answers(run: Run, answer: Prediction) -> dict[str, Any]:
-    """The columns of the answers."""
     import pyarrow
 
     reasons = answer.explanation
@@ -276,7 +268,6 @@ def _answers(run: Run, answer: Prediction) -> dict[str, Any]:
 
 
 def _classes(run: Run, heads: dict[str, Tensor], confidence: list[float]) -> dict[str, Any]:
-    """The class of every document."""
     table: dict[str, Any] = {}
     for name, values in heads.items():
         best = values.max(dim=1)

@@ -178,7 +178,6 @@ def _train_command(context: typer.Context, config: TrainConfig, out: Path) -> st
 
 
 def _best_table(result: TuneResult, space: Mapping[str, Any], metric: str) -> Table:
-    """The best five complete trials."""
     complete = result.trials[result.trials["state"] == "complete"]
     ranked = complete.sort_values(["value", "number"], ascending=[False, True], kind="stable")
     rows = []
