@@ -128,14 +128,10 @@ def check_matrix(
     advice = "Check the encoder's output and the learning rate."
     faults = [("be finite (got NaN or inf", ~torch.isfinite(value).all(dim=1), advice)]
     if compared:
-        rule = (
-            f"have rows of a length of at most {_LONGEST_ROW:.1e}, whose squares float32 can hold"
-        )
+        rule = f"have rows of a length of at most {_LONGEST_ROW:.1e}, whose squares float32 holds"
         faults.append((f"{rule} (got up to {high:.1e}", length > _LONGEST_ROW, advice))
-        rule = (
-            f"have rows of zeros or of a length of at least {_SHORTEST_ROW:.0e} (got shorter ones"
-        )
         short = (length < _SHORTEST_ROW) & (value != 0).any(dim=1)
+        rule = f"have rows of zeros or of a length of at least {_SHORTEST_ROW:.0e} (got less"
         faults.append((rule, short, "Scale all rows, or check the encoder."))
     for rule, bad, advice in faults:
         rows = bad.nonzero()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -57,11 +57,9 @@ def report(
     from gloss_graph._internal.folders import hold
     from gloss_graph.reports import write_run_report
 
-    with ExitStack() as stack:
-        # `write_run_report` refuses by name what is no run folder.
-        if out is None and run.is_dir():
-            stack.enter_context(hold(run, "report"))
-        stack.enter_context(busy("Drawing pictures"))
+    # `write_run_report` refuses by name what is no run folder.
+    owned = hold(run, "report") if out is None and run.is_dir() else nullcontext()
+    with owned, busy("Drawing pictures"):
         written = write_run_report(run, out)
     say(f"Report: {written}")
 
