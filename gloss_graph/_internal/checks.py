@@ -41,7 +41,7 @@ def check_range(
     try:
         above = value > low if open_low else value >= low
         below = value < high if open_high else value <= high
-        inside = not isinstance(value, bool) and bool(above) and bool(below)
+        inside = bool(above) and bool(below) and not isinstance(value, bool)
     except (TypeError, ValueError, RuntimeError):  # no number, or many
         raise ValueError(f"'{name}' must be a number (got {value!r}).") from None
     if not inside:
@@ -126,25 +126,20 @@ def check_matrix(
     if high <= longest and (low >= _SHORTEST_ROW or not normalized):
         return
     advice = "Check the encoder's output and the learning rate."
-    bad = ~torch.isfinite(value).all(dim=1)
-    _refuse_rows(f"'{name}' must be finite (got NaN or inf", bad, advice)
-    if not compared:
-        return
-    bound = f"'{name}' must have rows of a length of at most {_LONGEST_ROW:.1e}, whose squares "
-    bad = length > _LONGEST_ROW
-    _refuse_rows(f"{bound}float32 can hold (got up to {high:.1e}", bad, advice)
-    bound = f"'{name}' must have rows of zeros or of a length of at least {_SHORTEST_ROW:.0e}"
-    bad = (length < _SHORTEST_ROW) & (value != 0).any(dim=1)
-    _refuse_rows(f"{bound} (got shorter ones", bad, "Scale all rows, or check the encoder.")
-
-
-def _refuse_rows(start: str, bad: Tensor, advice: str) -> None:
-    rows = bad.nonzero()
-    if rows.numel():
-        raise ValueError(
-            f"{start} in {rows.size(0)} of {bad.numel()} rows, the first is row {int(rows[0])}). "
-            f"{advice}"
-        )
+    faults = [("be finite (got NaN or inf", ~torch.isfinite(value).all(dim=1), advice)]
+    if compared:
+        rule = f"have rows of a length of at most {_LONGEST_ROW:.1e}, whose squares float32 holds"
+        faults.append((f"{rule} (got up to {high:.1e}", length > _LONGEST_ROW, advice))
+        short = (length < _SHORTEST_ROW) & (value != 0).any(dim=1)
+        rule = f"have rows of zeros or of a length of at least {_SHORTEST_ROW:.0e} (got less"
+        faults.append((rule, short, "Scale all rows, or check the encoder."))
+    for rule, bad, advice in faults:
+        rows = bad.nonzero()
+        if rows.numel():
+            raise ValueError(
+                f"'{name}' must {rule} in {rows.size(0)} of {bad.numel()} rows, the first is row "
+                f"{int(rows[0])}). {advice}"
+            )
 
 
 def is_integer(value: Tensor) -> bool:

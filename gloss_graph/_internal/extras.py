@@ -11,15 +11,12 @@ def require(*libraries: str, extra: str) -> None:
     Nothing is imported.
     """
     for library in libraries:
-        if not _is_installed(library):
+        try:
+            found = find_spec(library)
+        except (ModuleNotFoundError, ValueError):  # a parent is missing; None in `sys.modules`
+            found = None
+        if found is None:
             raise ModuleNotFoundError(
                 f"{library} is not installed. Run 'pip install \"gloss-graph[{extra}]\"'.",
                 name=library,
             )
-
-
-def _is_installed(library: str) -> bool:
-    try:
-        return find_spec(library) is not None
-    except (ModuleNotFoundError, ValueError):  # a parent is missing; None in `sys.modules`
-        return False

@@ -44,16 +44,8 @@ def atomic_write(path: str | os.PathLike[str], *, overwrite: bool = False) -> It
     and is removed when it does not. A reader never meets half a file, and an older file survives a
     failed rewrite. The next write of that name removes what a killed process left.
     """
-    target = Path(path)
-    _check_free(target, overwrite)
-    with draft_beside(target) as (handle, _), full_disk_named(target):
+    with atomic_path(path, overwrite=overwrite) as fresh, fresh.open("xb") as handle:
         yield handle
-        handle.flush()
-        os.fsync(handle.fileno())
-        if os.name == "nt":  # which renames no open file
-            handle.close()
-        _move(Path(handle.name), target, overwrite)
-        sync_folder(target.parent)
 
 
 @contextmanager
@@ -96,15 +88,13 @@ def draft_beside(target: Path) -> Iterator[tuple[BinaryIO, Path]]:
     finally:
         remove(fresh)
         remove(draft.with_suffix(".old"))
-        # Last, as the others go with it.
-        with suppress(OSError):
-            draft.unlink()
+        remove(draft)  # last, as the others go with it
         with suppress(OSError):  # a full disk shows once more
             handle.close()
 
 
 def is_draft(name: str) -> bool:
-    """Whether an entry of a folder is a draft of this library, which is no content."""
+    """Whether an entry of a folder is a draft, which is no content."""
     return bool(_DRAFT.fullmatch(name))
 
 
@@ -116,27 +106,19 @@ def clear_drafts(folder: Path, name: str | None = None) -> None:
         return
     for entry in entries:
         found = _DRAFT.fullmatch(entry)
-        if found and found["kind"] == "part" and name in (None, found["name"]):
-            _clear(folder / entry, folder / found["name"])
-
-
-def _clear(draft: Path, target: Path) -> None:
-    """Remove a draft whose process is dead."""
-    try:
-        handle = draft.open("rb+")
-    except OSError:
-        return
-    with handle:
-        if try_lock(handle.fileno()) != TAKEN:
-            return
+        if not found or found["kind"] != "part" or name not in (None, found["name"]):
+            continue
+        draft, target = folder / entry, folder / found["name"]
         fresh, old = draft.with_suffix(".new"), draft.with_suffix(".old")
-        # Its writer died between two renames: the new one was whole by then.
-        if old.exists() and fresh.exists() and not target.exists():
-            fresh.rename(target)
-        remove(fresh)
-        remove(old)
-        with suppress(OSError):
-            draft.unlink()
+        with suppress(OSError), draft.open("rb+") as handle:
+            if try_lock(handle.fileno()) != TAKEN:
+                continue
+            # Its writer died between two renames: the new one was whole by then.
+            if old.exists() and fresh.exists() and not target.exists():
+                fresh.rename(target)
+            remove(fresh)
+            remove(old)
+            remove(draft)
 
 
 def remove(path: Path) -> None:
@@ -169,12 +151,9 @@ def is_full_disk(error: BaseException) -> bool:
 
 def sync_folder(folder: Path, *, deep: bool = False) -> None:
     """Force the names in a folder to the disk; with `deep` everything below it."""
-    if deep:
-        for place, _, files in os.walk(folder):
-            for file in files:
-                _sync(Path(place, file))
-            _sync(Path(place))
-        return
+    for place, _, files in os.walk(folder) if deep else ():
+        for name in (*files, "."):
+            _sync(Path(place, name))
     _sync(folder)
 
 
@@ -201,23 +180,23 @@ def utf8_folder(folder: Path) -> Path:
     try:
         os.fspath(folder).encode()
     except UnicodeEncodeError:
-        if not folder.is_dir():
-            return folder
-        return Path(f"/proc/self/fd/{os.open(folder, os.O_RDONLY | os.O_DIRECTORY)}")
+        if folder.is_dir():
+            return Path(f"/proc/self/fd/{os.open(folder, os.O_RDONLY | os.O_DIRECTORY)}")
     return folder
 
 
 def _move(draft: Path, target: Path, overwrite: bool) -> None:
     _check_free(target, overwrite)
     if not overwrite:
-        # A link is refused if another process was faster; the draft goes later.
         try:
-            return os.link(draft, target)
+            # Refused if another process was faster; the draft goes later.
+            os.link(draft, target)
+            return
         except FileExistsError:
-            return _check_free(target, overwrite)
+            _check_free(target, overwrite)
         except OSError:  # no links on this file system
             pass
-    return os.replace(draft, target)
+    os.replace(draft, target)
 
 
 def _check_free(target: Path, overwrite: bool) -> None:
@@ -234,13 +213,11 @@ def _check_free(target: Path, overwrite: bool) -> None:
 def _explained(error: OSError, target: Path) -> OSError:
     """The error of opening a draft, about the user's path; `errno` picks the subclass."""
     folder = target.parent
+    advice = f"Cannot write into the folder '{folder}' ({error.strerror or error}). Choose another"
     if not folder.exists():
         advice = f"The folder '{folder}' does not exist. Create it first"
     elif not folder.is_dir():
         advice = f"'{folder}' is not a folder. Choose another path"
-    else:
-        reason = error.strerror or str(error)
-        advice = f"Cannot write into the folder '{folder}' ({reason}). Choose another"
     return OSError(error.errno or errno.EIO, advice, str(target))
 
 

@@ -20,9 +20,8 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from gloss_graph._internal.files import (
     HELD,
@@ -49,43 +48,31 @@ _HERE = -100  # AT_FDCWD
 _PATIENCE = 30.0  # seconds
 
 
-@dataclass(frozen=True)
-class Claim:
+class Claim(NamedTuple):
     """A folder that this process owns."""
 
-    folder: Path
-    #: Where to write; everything in it goes to `folder` at the end.
+    #: Where to write; everything in it goes to the folder at the end.
     draft: Path
     #: Whether an earlier run of the same command did not finish here.
     interrupted: bool
 
 
-def check_folder(
-    out: str | Path, command: str, *, marker: str = "", work: Sequence[str] = ()
-) -> None:
+def check_folder(out: str | Path, command: str, *, marker: str, work: Sequence[str] = ()) -> None:
     """Refuse early what `claim` would refuse, and clear what a killed process left there."""
     out = Path(out)
-    place = out
-    while not place.exists() and place != place.parent:
-        place = place.parent
-    if place == out and not out.is_dir():
-        raise _used(out)
+    if out.exists():
+        with _owner(out):
+            try:
+                _leftovers(out, command, marker, work)
+            finally:
+                if not _record(out):
+                    _clean(out)
+        return
+    place = next(parent for parent in out.absolute().parents if parent.exists())
     if not place.is_dir():
         raise _forbidden(out, os.strerror(errno.ENOTDIR))
     if not os.access(place, os.W_OK | os.X_OK):
         raise _forbidden(out, os.strerror(errno.EACCES))
-    if place != out:
-        return
-    with suppress(FileNotFoundError):
-        number = os.open(out / _LOCK, os.O_RDWR)
-        try:
-            if try_lock(number) == HELD:
-                raise _owned(out)
-            _leftovers(out, command, marker, work)
-        finally:
-            os.close(number)
-        return
-    _leftovers(out, command, marker, work, locked=False)
 
 
 @contextmanager
@@ -97,10 +84,8 @@ def claim(
     Files go into `Claim.draft` and from there to `out` at the end, `marker` last: a folder with it
     is whole. Names in `work` the block writes into `out` itself, to `resume` from after an
     interruption; they are removed before the folder is whole. Leftovers of an interrupted run of
-    the same command are removed first; other content is never touched.
-
-    FileExistsError if `out` is finished or holds something else, BlockingIOError if another process
-    owns it.
+    the same command are removed first; other content raises a FileExistsError. BlockingIOError if
+    another process owns the folder.
     """
     out = Path(out)
     with _owner(out) as number, full_disk_named(out):
@@ -112,7 +97,7 @@ def claim(
             _note(number, command)
             draft = out / _DRAFT
             draft.mkdir()
-            yield Claim(out, utf8_folder(draft), bool(begun or interrupted))
+            yield Claim(utf8_folder(draft), bool(begun or interrupted))
             _publish(number, command, out, marker, work)
         finally:
             _clean(out)
@@ -151,14 +136,13 @@ def join(
         # One at a time decides; leaving needs no turn.
         with ExitStack() as turn:
             patience = time.monotonic() + _PATIENCE
-            while True:
-                try:
+            while time.monotonic() < patience:
+                with suppress(BlockingIOError):
                     turn.enter_context(hold(out, command))
                     break
-                except BlockingIOError:
-                    if time.monotonic() > patience:
-                        raise
-                    time.sleep(0.02)
+                time.sleep(0.02)
+            else:
+                raise _owned(Path(out))
             if not same():
                 if try_lock(number) == HELD:
                     raise BlockingIOError(
@@ -179,8 +163,8 @@ def whole_folder(folder: str | Path, marker: str) -> Iterator[Path]:
 
     The two are exchanged in one step if the system can (Linux, macOS). Elsewhere the old one is
     moved away first; a reader in between finds the new one by `newest_whole`, and the next writer
-    puts it in its place. If the block raises, `folder` stays as it was. The file `marker`, which
-    the block writes too, tells a folder of ours, which may be replaced, from a foreign one.
+    puts it in its place. The file `marker`, which the block writes too, tells a folder of ours,
+    which may be replaced, from a foreign one.
     """
     folder = Path(folder).expanduser().resolve()
     foreign = folder.exists() and not (folder / marker).is_file()
@@ -205,18 +189,20 @@ def whole_folder(folder: str | Path, marker: str) -> Iterator[Path]:
 def newest_whole(folder: str | Path) -> Path:
     """Where to read a folder of `whole_folder`: its place, or, with a warning, next to it."""
     folder = Path(folder).expanduser()
-    if not folder.exists():
-        for old in sorted(folder.parent.glob(f".{glob.escape(folder.name)}.*.old")):
-            fresh = old.with_suffix(".new")
-            found = fresh if fresh.exists() else old
-            warnings.warn(
-                f"The writer of {folder} stopped while it was replaced; {found} is read, which is "
-                "whole. Save again to put it in its place.",
-                UserWarning,
-                stacklevel=3,
-            )
-            return found
-    return folder
+    if folder.exists():
+        return folder
+    olds = sorted(folder.parent.glob(f".{glob.escape(folder.name)}.*.old"))
+    if not olds:
+        return folder
+    fresh = olds[0].with_suffix(".new")
+    found = fresh if fresh.exists() else olds[0]
+    warnings.warn(
+        f"The writer of {folder} stopped while it was replaced; {found} is read, which is whole. "
+        "Save again to put it in its place.",
+        UserWarning,
+        stacklevel=3,
+    )
+    return found
 
 
 @contextmanager
@@ -240,9 +226,8 @@ def write_json(file: Path, content: Mapping[str, Any]) -> None:
         key: None if isinstance(value, float) and math.isnan(value) else value
         for key, value in content.items()
     }
-    text = json.dumps(plain, indent=2) + "\n"
     with atomic_write(file, overwrite=True) as draft:
-        draft.write(text.encode())
+        draft.write(f"{json.dumps(plain, indent=2)}\n".encode())
 
 
 @contextmanager
@@ -286,7 +271,7 @@ def _locked(out: Path) -> int:
 
 def _note(number: int, command: str, names: Sequence[str] = ()) -> None:
     """Write who owns the folder, and which names it is about to put there."""
-    content = json.dumps({"command": command, "process": os.getpid(), "names": list(names)})
+    content = json.dumps({"command": command, "process": os.getpid(), "names": names})
     os.ftruncate(number, 0)
     os.lseek(number, 0, os.SEEK_SET)
     os.write(number, content.encode())
@@ -306,21 +291,16 @@ def _content(out: Path) -> set[str]:
     return {name for name in os.listdir(out) if name not in (_LOCK, _DRAFT) and not is_draft(name)}
 
 
-def _leftovers(
-    out: Path, command: str, marker: str, work: Sequence[str], *, locked: bool = True
-) -> list[str]:
+def _leftovers(out: Path, command: str, marker: str, work: Sequence[str]) -> list[str]:
     """Names that an interrupted run of the same command left; other content is refused.
 
-    The owner of the lock then cleans up after one that was killed at its very end.
+    A run that was killed at its very end is cleaned up after.
     """
-    record = _record(out)
+    record, content = _record(out), _content(out)
     same = record.get("command") == command
-    content = _content(out)
     if marker in content or content - {*work, *(record.get("names", ()) if same else ())}:
-        if locked and same and (out / marker).exists():
-            _clean(out, work)
-        elif locked and not record:
-            _clean(out)
+        if not record or (same and marker in content):
+            _clean(out, work if record else ())
         raise _used(out)
     return sorted(content)
 
@@ -373,9 +353,7 @@ def swap(fresh: Path, folder: Path) -> None:
 
 def _exchanged(one: Path, other: Path) -> bool:
     """Whether the system could exchange two names in one step."""
-    if os.name == "nt":
-        return False
-    system = ctypes.CDLL(None, use_errno=True)
+    system: Any = None if os.name == "nt" else ctypes.CDLL(None, use_errno=True)
     names = os.fsencode(one), os.fsencode(other)
     if hasattr(system, "renameat2"):
         return system.renameat2(_HERE, names[0], _HERE, names[1], _EXCHANGE) == 0
@@ -393,12 +371,10 @@ def _used(out: Path) -> FileExistsError:
 
 def _owned(out: Path) -> BlockingIOError:
     record = _record(out)
-    owner = "another process"
-    if record:
-        owner = f"process {record.get('process')}, gloss-graph {record.get('command')}"
+    known = f"process {record.get('process')}, gloss-graph {record.get('command')}"
     return BlockingIOError(
-        f"'out' must have one writer at a time ({out} is being written by {owner}). Wait until it "
-        "ends, or choose another folder."
+        f"'out' must have one writer at a time ({out} is being written by "
+        f"{known if record else 'another process'}). Wait until it ends, or choose another folder."
     )
 
 

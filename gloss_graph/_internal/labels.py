@@ -18,8 +18,7 @@ def seeded_sample(total: int, size: int, seed: int = 0) -> np.ndarray:
     """
     if size >= total:
         return np.arange(total)
-    draw = np.random.default_rng(seed).choice(total, size, replace=False, shuffle=False)
-    return np.sort(draw)
+    return np.sort(np.random.default_rng(seed).choice(total, size, replace=False, shuffle=False))
 
 
 def stratified_sample(
@@ -65,12 +64,8 @@ def class_codes(labels: NDArray[Any], *, what: str = "y") -> tuple[NDArray[Any],
 
     Where the labels are -1 and 1 only, the convention of binary classifiers, both are classes.
     """
-    if labels.dtype.kind == "O":
-        missing = np.array([_is_missing(value) for value in labels], dtype=bool)
-    elif labels.dtype.kind == "f":
-        missing = np.isnan(labels) | (labels == -1)
-    else:
-        missing = labels == -1 if labels.dtype.kind == "i" else np.zeros(labels.shape, dtype=bool)
+    missing = np.array([_is_missing(value) for value in labels.flat], dtype=bool)
+    missing = missing.reshape(labels.shape)
     if labels.dtype.kind in "if" and set(np.unique(labels).tolist()) == {-1, 1}:
         warnings.warn(
             f"{what!r} holds -1 and 1 only: both are taken as classes. Mark unlabeled rows by "
@@ -78,7 +73,7 @@ def class_codes(labels: NDArray[Any], *, what: str = "y") -> tuple[NDArray[Any],
             UserWarning,
             stacklevel=3,
         )
-        missing = np.zeros(labels.shape, dtype=bool)
+        missing[:] = False
     known = labels[~missing]
     if known.size == 0:
         raise ValueError(f"{what!r} holds no label. Give at least one row of each class its class.")

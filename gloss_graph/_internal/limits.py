@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import io
 import json
+import math
 import os
 import zipfile
 import zlib
@@ -52,9 +53,8 @@ def check_unpacked(path: str | Path, size: int) -> None:
     stored = Path(path).stat().st_size
     if size > max(max_bytes(), _RATIO * stored):
         raise ValueError(
-            f"{path} stands for far more than the {stored:,} bytes it has "
-            f"({size:,} or more). If you trust the file, set {VARIABLE} to the number of bytes to "
-            "allow."
+            f"{path} stands for far more than the {stored:,} bytes it has ({size:,} or more). If "
+            f"you trust the file, set {VARIABLE} to the number of bytes to allow."
         )
 
 
@@ -81,11 +81,9 @@ class _Unpacked(io.RawIOBase):
         self._path, self._packed, self._size = path, gzip.GzipFile(path), 0
 
     def readable(self) -> bool:
-        """It is."""
         return True
 
     def readinto(self, buffer: Any) -> int:
-        """Unpack as much as the buffer takes."""
         try:
             count = self._packed.readinto(buffer)
         except (OSError, EOFError, zlib.error) as error:
@@ -98,7 +96,6 @@ class _Unpacked(io.RawIOBase):
         return count
 
     def close(self) -> None:
-        """Close the packed file too."""
         self._packed.close()
         super().close()
 
@@ -140,14 +137,10 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
             f"Shorten it, or set {VARIABLE} to {_YAML_SHARE} times its size."
         )
     try:
-        loader = yaml.SafeLoader(content)
-        try:
-            root = loader.get_single_node()
-            if root is not None:
-                _count_values(root, {})
-            found = None if root is None else loader.construct_document(root)
-        finally:
-            loader.dispose()
+        root = yaml.compose(content, yaml.SafeLoader)
+        if root is not None:
+            _count_values(root, {})
+        found = yaml.safe_load(content)
     except RecursionError:
         raise ValueError(f"{path} must be a YAML file (it is nested too deeply).") from None
     except Exception as error:  # The constructors of values raise whatever Python raises.
@@ -161,22 +154,20 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
 
 
 def _count_values(node: Any, known: dict[int, int]) -> int:
-    """Values below a node with every alias written out."""
-    place = id(node)
-    if place in known:
-        if not known[place]:
-            raise ValueError("an alias stands within what it names")
-        return known[place]
-    known[place] = 0  # Its content is being counted.
-    total = 1
-    for entry in node.value if isinstance(node.value, list) else ():
-        # An entry of a mapping is a key and its value.
-        for part in entry if isinstance(entry, tuple) else (entry,):
-            total += _count_values(part, known)
-    if total > _YAML_VALUES:
-        raise ValueError(f"its aliases stand for more than {_YAML_VALUES:,} values")
-    known[place] = total
-    return total
+    """Values below a node with every alias written out; `known` are those counted before."""
+    if known.get(id(node)) == 0:
+        raise ValueError("an alias stands within what it names")
+    if id(node) not in known:
+        known[id(node)] = 0  # being counted
+        total = 1
+        for entry in node.value if isinstance(node.value, list) else ():
+            # An entry of a mapping is a key and its value.
+            for part in entry if isinstance(entry, tuple) else (entry,):
+                total += _count_values(part, known)
+        if total > _YAML_VALUES:
+            raise ValueError(f"its aliases stand for more than {_YAML_VALUES:,} values")
+        known[id(node)] = total
+    return known[id(node)]
 
 
 def check_xml(content: bytes) -> None:
@@ -221,18 +212,13 @@ def check_zip(path: str | Path) -> None:
 
 def _promised_bytes(content: Any) -> int:
     """Size of the array that follows the header of a `.npy` file."""
-    readers = {
-        (1, 0): np.lib.format.read_array_header_1_0,
-        (2, 0): np.lib.format.read_array_header_2_0,
-    }
     version = np.lib.format.read_magic(content)
-    if version not in readers:
+    if version not in ((1, 0), (2, 0)):
         raise ValueError(f"its arrays are of the unknown version {version}")
-    shape, _, dtype = readers[version](content)
-    size = dtype.itemsize
-    for length in shape:
-        size *= length
-    return int(size)
+    formats = np.lib.format
+    read = formats.read_array_header_1_0 if version == (1, 0) else formats.read_array_header_2_0
+    shape, _, dtype = read(content)
+    return math.prod(map(int, shape)) * int(dtype.itemsize)
 
 
 def map_array(path: str | Path) -> np.ndarray:
@@ -271,21 +257,19 @@ def _opened_parquet(path: str | Path, columns: list[str] | None) -> parquet.Parq
 
     with parquet.ParquetFile(path) as file:
         found = file.metadata
-        wanted = None if columns is None else set(columns)
-        values = size = 0
-        repeated = set()
-        for group in range(found.num_row_groups):
-            for number in range(found.num_columns):
-                column = found.row_group(group).column(number)
-                name = column.path_in_schema
-                if wanted is not None and name.split(".")[0] not in wanted:
-                    continue
-                values += max(column.num_values, found.row_group(group).num_rows)
-                size += max(0, column.total_uncompressed_size)
-                packed = any("DICTIONARY" in encoding for encoding in column.encodings)
-                if packed and column.physical_type == "BYTE_ARRAY" and "." not in name:
-                    repeated.add(name)
-        check_unpacked(path, max(size, _VALUE_BYTES * values))
+    values = size = 0
+    repeated = set()
+    for group in map(found.row_group, range(found.num_row_groups)):
+        for column in map(group.column, range(found.num_columns)):
+            name = column.path_in_schema
+            if columns is not None and name.split(".")[0] not in columns:
+                continue
+            values += max(column.num_values, group.num_rows)
+            size += max(0, column.total_uncompressed_size)
+            packed = any("DICTIONARY" in encoding for encoding in column.encodings)
+            if packed and column.physical_type == "BYTE_ARRAY" and "." not in name:
+                repeated.add(name)
+    check_unpacked(path, max(size, _VALUE_BYTES * values))
     # Values that occur often are stored once; they are counted before they are written out. A
     # buffer keeps the reader from holding whole columns of a row group.
     return parquet.ParquetFile(path, read_dictionary=sorted(repeated), buffer_size=_CHUNK)

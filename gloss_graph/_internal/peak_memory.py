@@ -63,17 +63,15 @@ class PeakMemory:
 
 def _reset_peak() -> bool:
     """Start Linux's record over; False where there is none."""
-    try:
+    with suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
-    except OSError:
-        return False
-    return _peak() is not None
+        return _peak() is not None
+    return False
 
 
 def _peak() -> float | None:
-    try:
+    with suppress(OSError, ValueError):
         lines = Path("/proc/self/status").read_text().splitlines()
         (line,) = [line for line in lines if line.startswith("VmHWM:")]
         return 1024.0 * float(line.split()[1])
-    except (OSError, ValueError):
-        return None
+    return None

@@ -13,7 +13,7 @@ from torch import Tensor
 
 
 def full_precision(device_type: str) -> AbstractContextManager[Any]:
-    """Turn autocast off where it is on; entering it for nothing costs more than a product."""
+    """Turn autocast off where it is on; to enter it for nothing costs more than a product."""
     if torch.amp.is_autocast_available(device_type) and torch.is_autocast_enabled(device_type):
         return torch.autocast(device_type, enabled=False)
     return nullcontext()
@@ -37,9 +37,9 @@ class _NoSecondDerivative(torch.autograd.Function):
 def first_order(backward: Callable[..., Any]) -> Callable[..., Any]:
     """Decorate the `backward` of a Function that is differentiable once and in full precision.
 
-    Unlike with `torch.autograd.function.once_differentiable`, a second derivative raises also if
-    the incoming gradient is a constant, where torch would return it without the share that passes
-    through the saved tensors, which must hold an input or output of the Function.
+    Unlike with torch's `once_differentiable`, a second derivative raises also if the incoming
+    gradient is a constant, where torch would leave out the share that passes through the saved
+    tensors, which must hold an input or output of the Function.
     """
 
     @wraps(backward)
@@ -52,12 +52,10 @@ def first_order(backward: Callable[..., Any]) -> Callable[..., Any]:
                 found = backward(ctx, *grads)
         behind = [*ctx.saved_tensors, *grads]
         anchors = [x for x in behind if x is not None and x.requires_grad]
-        parts = found if isinstance(found, tuple) else (found,)
-        refused = tuple(
+        return tuple(
             None if part is None else _NoSecondDerivative.apply(part.detach(), *anchors)
-            for part in parts
+            for part in (found if isinstance(found, tuple) else (found,))
         )
-        return refused if isinstance(found, tuple) else refused[0]
 
     return guarded
 

@@ -33,9 +33,7 @@ def world_size() -> int:
 
 def launched() -> int:
     """Number of processes a launcher (torchrun, accelerate) started, 1 without one."""
-    if joined():
-        return _distributed().get_world_size()
-    return max(1, _number("WORLD_SIZE", 1))
+    return world_size() if joined() else max(1, _number("WORLD_SIZE", 1))
 
 
 def rank() -> int:
@@ -121,10 +119,9 @@ def mean_over_processes(value: Tensor) -> Tensor:
 
 
 def share_state(module: nn.Module) -> None:
-    """Give every process the weights, buffers and generator state that process 0 has.
+    """Give every process the weights, buffers and generators of process 0, before a training.
 
-    Call it once before training: banks that each process filled by itself may differ in the last
-    bit.
+    Banks that each process filled by itself may differ in the last bit.
     """
     import torch
 
@@ -155,10 +152,7 @@ def own_rows(count: int, device: torch.device) -> Tensor:
 
 
 def share_of_mean(count: int, device: torch.device) -> float:
-    """Factor for a mean over the `count` rows of this process.
-
-    The mean of the result over the processes is then the mean over the rows of all.
-    """
+    """Factor that makes a mean over `count` rows here, averaged over processes, one of all rows."""
     if world_size() == 1:
         return 1.0
     import torch
@@ -185,11 +179,10 @@ def cpu_generator(generator: torch.Generator | None, seed: int) -> torch.Generat
 
 
 def step_generator(generator: torch.Generator, training: bool) -> torch.Generator:
-    """The source of a step's random splits.
+    """The source of a step's random splits; outside of training the state does not change.
 
-    With one process `generator` itself. With several, every process draws one number from it per
-    training step, so that its state stays equal on all of them, and gets a separate generator made
-    from that number and its rank. Outside of training the state does not change.
+    With one process `generator` itself. With several, each draws one number from it per step, so
+    that its state stays equal on all of them, and gets a generator made from that and its rank.
     """
     import torch
 

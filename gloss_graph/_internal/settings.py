@@ -16,9 +16,6 @@ from typing import Any, TypeAlias, TypeVar
 
 Scalar: TypeAlias = float | int | str | bool | None
 
-# Digits of a tried value: enough for any search, and short enough to be typed again.
-_DIGITS = 6
-
 
 @dataclass(frozen=True)
 class Range:
@@ -49,22 +46,23 @@ class Range:
             value = getattr(self, name)
             if isinstance(value, bool) or not math.isfinite(value):
                 raise ValueError(f"'{name}' must be a finite number (got {value!r}).")
-        if self.low >= self.high:
+        low, high, step = self.low, self.high, self.step
+        if low >= high:
             raise ValueError(
-                f"'low' must be below 'high' (got {self.low:g} and {self.high:g}). Give the "
-                "smaller end first."
+                f"'low' must be below 'high' (got {low:g} and {high:g}). Give the smaller end "
+                "first."
             )
-        if self.log and (self.low <= 0 or self.step is not None):
+        if self.log and (low <= 0 or step is not None):
             raise ValueError(
-                f"'log' must come with 'low' above 0 and no 'step' (got low {self.low:g}, step "
-                f"{self.step}). Leave one of them out."
+                f"'log' must come with 'low' above 0 and no 'step' (got low {low:g}, step {step}). "
+                "Leave one of them out."
             )
-        if self.step is not None:
-            count = (self.high - self.low) / self.step if self.step > 0 else 0.0
+        if step is not None:
+            count = (high - low) / step if step > 0 else 0.0
             if count < 1 or abs(count - round(count)) > 1e-6 * count:
                 raise ValueError(
-                    f"'step' must divide the range from {self.low:g} to {self.high:g} (got "
-                    f"{self.step:g}). Move an end, or leave it out."
+                    f"'step' must divide the range from {low:g} to {high:g} (got {step:g}). Move "
+                    "an end, or leave it out."
                 )
 
     @property
@@ -77,7 +75,8 @@ class Range:
         """A value of the range without needless digits."""
         if self.integer:
             return int(value)
-        return min(max(float(f"{value:.{_DIGITS}g}"), self.low), self.high)
+        # Six digits are enough for any search, and short enough to be typed again.
+        return min(max(float(f"{value:.6g}"), self.low), self.high)
 
     def probes(self) -> tuple[Scalar, ...]:
         """Values a setting must accept for all of the range to be fine."""
@@ -85,7 +84,7 @@ class Range:
 
     def as_dict(self) -> dict[str, object]:
         """Plain values, ready for JSON."""
-        return {"low": self.low, "high": self.high, "log": self.log, "step": self.step}
+        return dict(vars(self))
 
     def __str__(self) -> str:
         note = "log" if self.log else "" if self.step is None else f"step {self.step:g}"
@@ -97,10 +96,10 @@ class Choice:
     """One of some values: strings, numbers, flags or None.
 
     Args:
-        values: In any order, each once.
+        values: In any order, one or more, each once.
 
     Raises:
-        ValueError: None at all, or one of them twice.
+        ValueError: No value, one of them twice, or one of another type.
 
     Example:
         >>> str(Choice(["harmonic", "poisson"]))
@@ -114,11 +113,11 @@ class Choice:
         object.__setattr__(self, "values", values)
         if not values or len(set(values)) != len(values):
             raise ValueError(f"'values' must be distinct, one or more (got {list(values)}).")
-        wrong = [value for value in values if not isinstance(value, float | int | str | None)]
-        if wrong:
-            raise ValueError(
-                f"'values' must be strings, numbers, flags or None (got {wrong[0]!r})."
-            )
+        for value in values:
+            if not isinstance(value, float | int | str | None):
+                raise ValueError(
+                    f"'values' must be strings, numbers, flags or None (got {value!r})."
+                )
 
     def probes(self) -> tuple[Scalar, ...]:
         """Values a setting must accept for the choice to be fine."""
@@ -133,9 +132,8 @@ class Choice:
 
 
 Dimension: TypeAlias = Range | Choice
-
-
 Part = TypeVar("Part")
+Method = TypeVar("Method", bound=Callable[..., Any])
 
 
 @dataclass(frozen=True)
@@ -192,9 +190,6 @@ def nearest_name(name: str, known: Iterable[str]) -> str:
     known = sorted(known)
     close = difflib.get_close_matches(name, known, n=1)
     return f"Did you mean {close[0]!r}?" if close else f"Known are {', '.join(known)}."
-
-
-Method = TypeVar("Method", bound=Callable[..., Any])
 
 
 def former_names(**names: str) -> Callable[[Method], Method]:

@@ -9,17 +9,8 @@ from contextlib import contextmanager
 
 #: Stages of a training step, in their order.
 STAGES = (
-    "encoder",
-    "reference",
-    "targets",
-    "search",
-    "graph",
-    "propagation",
-    "loss",
-    "enqueue",
-    "backward",
-    "optimizer",
-    "refresh",
+    *("encoder", "reference", "targets", "search", "graph", "propagation", "loss", "enqueue"),
+    *("backward", "optimizer", "refresh"),
 )
 
 

@@ -3,36 +3,32 @@
 from __future__ import annotations
 
 import os
-import signal
 import sys
-import threading
+from types import ModuleType
 
 from gloss_graph._internal.extras import require
+from gloss_graph._internal.moved import moved_names
+from gloss_graph.cli.signals import HELPER, follow_parent, stoppable
 
 __all__ = ["main"]
+
+# Former homes of commands.
+for _name in ("ablate", "graph", "tune"):
+    _home = ModuleType(f"{__name__}.{_name}_run")
+    _home.__getattr__ = moved_names(_home.__name__, {f"{__name__}.{_name}": [_name]})  # type: ignore[method-assign]
+    sys.modules[_home.__name__] = _home
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line, see `gloss_graph.cli.app.main`."""
+    if os.environ.get(HELPER):
+        follow_parent()
     try:
         require("typer", "yaml", "psutil", extra="cli")
     except ModuleNotFoundError as error:
         sys.stderr.write(f"gloss-graph: {error}\n")
         return 1
-    before = signal.getsignal(signal.SIGINT)
-    # Other threads get no signals.
-    main_thread = threading.current_thread() is threading.main_thread()
-    guarded = main_thread and before is not signal.SIG_IGN
-    if guarded:
-        # From the first moment on: an exception in an import may be swallowed.
-        signal.signal(signal.SIGINT, _end)
-    from gloss_graph.cli import app
+    with stoppable():
+        from gloss_graph.cli import app
 
-    if guarded:
-        signal.signal(signal.SIGINT, before)
-    return app.main(arguments)
-
-
-def _end(number: int, frame: object) -> None:
-    os.write(2, b"Interrupted.\n")
-    os._exit(130)
+        return app.main(arguments)

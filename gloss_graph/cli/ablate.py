@@ -4,39 +4,24 @@ from __future__ import annotations
 
 import math
 import os
-import subprocess
 import sys
-from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
+from subprocess import PIPE, Popen
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.table import Table
 
-from gloss_graph.cli.options import (
-    Config,
-    Set,
-    busy,
-    file_settings,
-    make_table,
-    option,
-    path,
-    path_option,
-    say,
-    set_settings,
-)
+from gloss_graph.cli import options
+from gloss_graph.cli.options import busy, make_table, option, path, path_option, say
 from gloss_graph.cli.signals import HELPER, keeping
 
 if TYPE_CHECKING:
     from gloss_graph.studies import Plan, Results, Study
 
 _SHOWN_ARMS = 12
-# Helpers end with the process that started them, from before their first import on.
-_COMMAND = (
-    "import sys; from gloss_graph.cli.signals import follow_parent; follow_parent(); "
-    "from gloss_graph.cli import main; sys.exit(main())"
-)
-_PATIENCE = 10.0
+_MAIN = "import sys; from gloss_graph.cli import main; sys.exit(main())"
 
 
 def ablate(
@@ -44,8 +29,8 @@ def ablate(
     study: Annotated[Path | None, typer.Argument(parser=path, help="YAML file of a study.")] = None,
     out: Annotated[Path | None, path_option("Folder; else runs/ablations/STUDY-COST-DATA.")] = None,
     cost: Annotated[str | None, option("replay: recorded embeddings; full: the encoder.")] = None,
-    config: Config = None,
-    settings: Set = None,
+    config: options.Config = None,
+    settings: options.Set = None,
     data: Annotated[Path | None, path_option("Folder with train.csv and others, or demo.")] = None,
     documents: Annotated[int | None, option("Number of training documents to keep.")] = None,
     encoder: Annotated[str | None, option("minilm, a hub id or a folder; else the file's.")] = None,
@@ -68,7 +53,7 @@ def ablate(
     """
     if (study is None) == (report is None):
         raise ValueError("'ablate' takes either a study file or --report FOLDER.")
-    fixed = file_settings(config), set_settings(settings)
+    fixed = options.file_settings(config), options.set_settings(settings)
 
     import torch
 
@@ -76,7 +61,7 @@ def ablate(
     from gloss_graph.studies.engine import require_optuna
 
     if study is None:
-        _finish(read_results(report or Path()))
+        _report(read_results(report or Path()))
         return
     require_optuna()  # before a minute of work
     helper = bool(os.environ.get(HELPER))
@@ -111,38 +96,17 @@ def ablate(
     threads = max(1, (os.cpu_count() or 1) // workers)
     if workers > 1:
         torch.set_num_threads(threads)
-    helpers = _start(context.find_root().obj, workers - 1, threads)
-    try:
+    command = [sys.executable, "-c", _MAIN, *context.find_root().obj]
+    environment = {**os.environ, HELPER: "1", "OMP_NUM_THREADS": str(threads)}
+    with ExitStack() as stack:
+        for _ in range(workers - 1):
+            # A helper ends when its pipe is closed, here or because this process has ended. Ctrl-C
+            # reaches this process alone.
+            process = Popen(command, env=environment, stdin=PIPE, start_new_session=True)
+            stack.enter_context(process)
         with keeping(lambda: f"Finished trials are kept in {out}: run the same command again."):
             results = given.run(out, retry=retry, storage=storage)
-    finally:
-        _end(helpers)
-    _finish(results)
-
-
-def _start(words: list[str], count: int, threads: int) -> list[subprocess.Popen[bytes]]:
-    """Processes that run the same command line as helpers."""
-    settings = {**os.environ, HELPER: "1", "OMP_NUM_THREADS": str(threads)}
-    command = [sys.executable, "-c", _COMMAND, *words]
-    # The pipe closes when this process ends, however it does. Ctrl-C reaches this process alone,
-    # which ends the others.
-    return [
-        subprocess.Popen(command, env=settings, stdin=subprocess.PIPE, start_new_session=True)
-        for _ in range(count)
-    ]
-
-
-def _end(helpers: Sequence[subprocess.Popen[bytes]]) -> None:
-    for process in helpers:
-        process.terminate()
-    for process in helpers:
-        try:
-            process.wait(_PATIENCE)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-        if process.stdin is not None:
-            process.stdin.close()
+    _report(results)
 
 
 def _print_plan(study: Study, plan: Plan, folder: Path, workers: int) -> None:
@@ -152,9 +116,9 @@ def _print_plan(study: Study, plan: Plan, folder: Path, workers: int) -> None:
     say(run.about)
     rows = [(name, str(tried), str(study.baseline[name])) for name, tried in study.factors.items()]
     say(make_table(f"Plan: {plan.design}", ("factor", "values", "baseline"), rows, left=3))
-    fixed = {k: v for k, v in study.settings.items() if k not in study.factors}
+    fixed = [f"{k}={v}" for k, v in study.settings.items() if k not in study.factors]
     if fixed:
-        say(f"Fixed: {', '.join(f'{name}={value}' for name, value in fixed.items())}.")
+        say(f"Fixed: {', '.join(fixed)}.")
     arms = plan.total // plan.seeds
     work = f"{arms} arms x {plan.seeds} seeds = {plan.total} trials, {plan.done} done."
     say(f"{work} Folder: {folder}")
@@ -175,11 +139,11 @@ def _time_left(plan: Plan, workers: int) -> str:
     return f"Time left: about {told} with {processes} ({plan.seconds:.1f} s per trial)."
 
 
-def _finish(results: Results) -> None:
+def _report(results: Results) -> None:
     from gloss_graph.studies import write_report
 
     with busy("Writing the report"):
-        files: Sequence[Path] = write_report(results)
+        files = write_report(results)
     say(_summary(results))
     for problem in results.problems():
         say(f"Note: {problem}", style="yellow")
@@ -192,12 +156,11 @@ def _summary(results: Results) -> Table:
     from gloss_graph.reports.evaluation import shown_p
 
     metric = results.metrics[0] if results.metrics else ""
-    title = results.title(metric) if metric else "no metric"
-    summary = results.summary()
-    summary = summary[summary["metric"] == metric]
-    tests = results.tests()
+    summary, tests = results.summary(), results.tests()
+    ranked = summary[summary["metric"] == metric].sort_values(
+        "mean", ascending=results.lower_is_better(metric)
+    )
     tests = tests[tests["metric"] == metric].set_index("arm")
-    ranked = summary.sort_values("mean", ascending=results.lower_is_better(metric))
     rows = []
     for row in ranked.head(_SHOWN_ARMS).itertuples():
         gap = p = ""
@@ -206,6 +169,7 @@ def _summary(results: Results) -> Table:
             p = shown_p(tests.loc[row.arm, "p_t_holm"])
         name = row.arm + (" (baseline)" if row.arm == results.baseline else "")
         rows.append((name, results.show(metric, row.mean), gap, p))
+    title = results.title(metric) if metric else "no metric"
     title += ": mean over seeds, difference to the baseline"
     table = make_table(title, ("arm", "mean", "difference", "p (Holm)"), rows)
     if len(ranked) > _SHOWN_ARMS:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import atexit
+import signal
 import sys
 import traceback
 import warnings
-from io import TextIOWrapper
 from typing import Annotated, Any
 
 import typer
@@ -20,7 +20,7 @@ from gloss_graph.cli.evaluate import evaluate, report
 from gloss_graph.cli.graph import graph
 from gloss_graph.cli.options import FewSettingsCommand, SettingsCommand, option
 from gloss_graph.cli.predict import predict
-from gloss_graph.cli.signals import end_quietly, farewell, open_streams, stoppable
+from gloss_graph.cli.signals import farewell, open_streams, stoppable
 from gloss_graph.cli.train import train
 from gloss_graph.cli.tune import tune
 
@@ -40,8 +40,6 @@ app.command()(ablate)
 app.command()(graph)
 app.command()(report)
 
-# Errors that a user can cause and fix.
-_USER_ERRORS = (ValueError, OSError)
 # Click's ClickException. Newer versions of typer bring their own click, so the class is reached
 # through a class that typer exports: BadParameter is a UsageError is a ClickException.
 _CLICK_ERROR: type[Any] = typer.BadParameter.__mro__[2]
@@ -72,24 +70,21 @@ def main(arguments: list[str] | None = None) -> int:
     Args:
         arguments: Words after the program's name, by default those of the process.
     """
-    _print_anywhere()
     with open_streams(), stoppable():
-        status = _run(arguments)
+        status = _run(sys.argv[1:] if arguments is None else arguments)
         if arguments is None:
-            # Registered last, so the first thing to happen at the end of the program.
-            atexit.register(end_quietly)
+            # The end of the program, first of all: Ctrl-C has nothing to stop any more.
+            atexit.register(signal.signal, signal.SIGINT, signal.SIG_IGN)
         return status
 
 
-def _run(arguments: list[str] | None) -> int:
-    words = sys.argv[1:] if arguments is None else list(arguments)
-    debug = "--debug" in words
-    words = [word for word in words if word != "--debug"]
+def _run(arguments: list[str]) -> int:
+    words = [word for word in arguments if word != "--debug"]
     command = typer.main.get_command(app)
     if not is_main():
         warnings.simplefilter("ignore")  # process 0 has the same ones
     try:
-        with command.make_context(app.info.name, words, obj=list(words)) as context:
+        with command.make_context(app.info.name, list(words), obj=words) as context:
             command.invoke(context)
     except typer.Exit as stop:
         return stop.exit_code
@@ -104,25 +99,15 @@ def _run(arguments: list[str] | None) -> int:
             _complain(f"Error: {error.format_message().rstrip('.')}. Try '{path} --help'.")
         return 2
     except Exception as error:
-        if debug:
+        if len(words) < len(arguments):
             traceback.print_exc()
-        users = isinstance(error, _USER_ERRORS)
+        # Those that a user can cause and fix.
+        users = isinstance(error, (ValueError, OSError))
         _complain(f"{'Error' if users else type(error).__name__}: {error}")
         return 2 if users else 1
     finally:
         leave_processes()
     return 0
-
-
-def _print_anywhere() -> None:
-    """Escape what a terminal or a pipe cannot show: Greek letters, file names that are not UTF-8.
-
-    A stream that is not UTF-8 gets ASCII, which every encoding shares.
-    """
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, TextIOWrapper):
-            encoding = stream.encoding if stream.encoding.lower().startswith("utf") else "ascii"
-            stream.reconfigure(encoding=encoding, errors="backslashreplace")
 
 
 def _complain(message: str) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -57,13 +57,14 @@ def demo(
         f"Corpus: {len(train)} training documents of {train.num_classes} topics, "
         f"{labeled} of them with a label."
     )
-    settings = {
-        # Half of the layers are not trained: as good with few labels, in less time.
-        "ce": {
-            **{"loss": "ce", "max_steps": steps, "batch_size": 16},
-            **{"class_balance": True, "freeze_layers": None},
-        },
-        "gloss": recipe_settings("few-labels", few_labels=True) | {"graph_start_steps": steps},
+    # Half of the layers are not trained: as good with few labels, in less time.
+    plain = {"loss": "ce", "max_steps": steps, "batch_size": 16, "freeze_layers": None}
+    few_labels = recipe_settings("few-labels", few_labels=True)
+    # Pictures would take a minute of three.
+    common = {"labels_per_class": labels_per_class, "seed": seed, "pictures": False}
+    settings: dict[str, dict[str, Any]] = {
+        "ce": {**common, **plain, "class_balance": True},
+        "gloss": {**common, **few_labels, "graph_start_steps": steps},
     }
     with ExitStack() as stack:
         draft = stack.enter_context(claim(out, "demo", marker=_METRICS)).draft
@@ -72,23 +73,18 @@ def demo(
         untrained.freeze(None)
         stack.enter_context(untrained.keeping_states(*splits.parts.values()))
         frozen = {name: untrained.embed(part, progress=True) for name, part in splits.parts.items()}
-        results: dict[str, RunResult] = {}
-        for name, loss in _RUNS.items():
-            config = TrainConfig(
-                **settings[loss],
-                labels_per_class=labels_per_class,
-                seed=seed,
-                pictures=False,  # a minute of a demo of three
-            )
-            results[name] = train_text(
+        results: dict[str, RunResult] = {
+            name: train_text(
                 splits,
                 deepcopy(untrained),
-                config,
+                TrainConfig(**settings[loss]),
                 draft / loss,
                 frozen=frozen,
                 progress=True,
                 description=name,
             )
+            for name, loss in _RUNS.items()
+        }
         with busy("Drawing pictures"):
             trained = results["corpus graph"]
             _write_graph(splits, trained, draft)
@@ -131,10 +127,10 @@ def _splits(max_documents: int) -> Splits:
 
     from gloss_graph.text import Splits, docstring_corpus
 
-    splits = docstring_corpus(max_documents=max_documents)
-    train, val, test = (splits.parts[name] for name in ("train", "val", "test"))
+    parts = docstring_corpus(max_documents=max_documents).parts
+    train, val = parts["train"], parts["val"]
     joined = {key: getattr(train, key) + getattr(val, key) for key in ("texts", "labels", "ids")}
-    return Splits(replace(train, **joined), test=test)
+    return Splits(replace(train, **joined), test=parts["test"])
 
 
 def _write_graph(splits: Splits, result: RunResult, out: Path) -> None:
@@ -146,25 +142,24 @@ def _write_graph(splits: Splits, result: RunResult, out: Path) -> None:
     from gloss_graph.runs import RunFolder
     from gloss_graph.visualization import write_html
 
-    test, names = splits.parts["test"], splits.train.label_names
+    test, names, embeddings = splits.parts["test"], splits.train.label_names, result.embeddings
+    labels, ids = torch.tensor(test.labels), torch.tensor(test.ids)
+    answers = torch.from_numpy(result.predictions["test"])
+    inner = build_document_graph(embeddings["test"], labels, ids, k=8)
+    split = ["test"] * len(test)
+    graph = to_networkx(inner, test.texts, label_names=names, predicted=answers, split=split)
+    write_graphml(graph, out / "graph.graphml")
+
     used = set(RunFolder(out / "gloss").read_labels_used().ids)
     known = splits.train.select([n in used for n in splits.train.ids])
-    embeddings = torch.cat([result.model.encoder.embed(known), result.embeddings["test"]])
-    labels, ids = known.labels + test.labels, torch.tensor(known.ids + test.ids)
-    data = build_document_graph(embeddings, torch.tensor(labels), ids, k=8)
+    classes = torch.tensor(known.labels)
+    data = build_document_graph(
+        torch.cat([result.model.encoder.embed(known), embeddings["test"]]),
+        torch.cat([classes, labels]),
+        torch.cat([torch.tensor(known.ids), ids]),
+        k=8,
+    )
     data.seed_mask[len(known) :] = False
-    answers = torch.from_numpy(result.predictions["test"])
-    data.predicted = torch.cat([torch.tensor(known.labels), answers])
+    data.predicted = torch.cat([classes, answers])
     texts = known.texts + test.texts
     write_html(data, out / "graph.html", texts=texts, label_names=names, title="Documentation")
-    inner = build_document_graph(
-        result.embeddings["test"], torch.tensor(test.labels), torch.tensor(test.ids), k=8
-    )
-    graph = to_networkx(
-        inner,
-        test.texts,
-        label_names=names,
-        predicted=answers,
-        split=["test"] * len(test),
-    )
-    write_graphml(graph, out / "graph.graphml")

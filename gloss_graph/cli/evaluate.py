@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -57,11 +57,9 @@ def report(
     from gloss_graph._internal.folders import hold
     from gloss_graph.reports import write_run_report
 
-    with ExitStack() as stack:
-        # `write_run_report` refuses by name what is no run folder.
-        if out is None and run.is_dir():
-            stack.enter_context(hold(run, "report"))
-        stack.enter_context(busy("Drawing pictures"))
+    # `write_run_report` refuses by name what is no run folder.
+    owned = hold(run, "report") if out is None and run.is_dir() else nullcontext()
+    with owned, busy("Drawing pictures"):
         written = write_run_report(run, out)
     say(f"Report: {written}")
 
@@ -98,16 +96,11 @@ def _table(evaluation: Evaluation, data: str) -> Table:
 
 def _write(evaluation: Evaluation, out: Path) -> None:
     """Write `runs.csv`, `summary.csv`, `tests.csv`, `evaluation.png` and `evaluation.md`."""
-    from gloss_graph._internal.files import atomic_write
     from gloss_graph.reports import evaluation_markdown, plot_evaluation
     from gloss_graph.text.tables import csv_bytes
 
-    content = {
-        f"{name}.csv": csv_bytes(getattr(evaluation, name)) for name in ("runs", "summary", "tests")
-    }
     plot_evaluation(evaluation, out / "evaluation.png")
+    for name in ("runs", "summary", "tests"):
+        (out / f"{name}.csv").write_bytes(csv_bytes(getattr(evaluation, name)))
     markdown = evaluation_markdown(evaluation, picture="evaluation.png")
-    content[_REPORT] = markdown.encode("utf-8", "backslashreplace")
-    for name, written in content.items():
-        with atomic_write(out / name) as draft:
-            draft.write(written)
+    (out / _REPORT).write_bytes(markdown.encode("utf-8", "backslashreplace"))

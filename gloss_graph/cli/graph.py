@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,18 +12,8 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from gloss_graph.cli.options import (
-    LabelColumn,
-    SecondTexts,
-    TextColumn,
-    busy,
-    make_table,
-    option,
-    path_option,
-    say,
-    typed_words,
-    was_typed,
-)
+from gloss_graph.cli import options
+from gloss_graph.cli.options import busy, make_table, of_documents, option, path_option, say
 
 if TYPE_CHECKING:
     import numpy as np
@@ -32,7 +22,6 @@ if TYPE_CHECKING:
 
     from gloss_graph.text import Corpus
 
-_SUFFIXES = {"csr": "npz"}
 _FEATURES = (".npy", ".pt", ".safetensors", ".parquet")
 _EPOCH_ROWS = 20
 _COMMUNITIES = 12  # most communities printed
@@ -40,6 +29,7 @@ _COMMUNITIES = 12  # most communities printed
 _CHURN = {"start": "from", "end": "to", "kept": "kept", "new": "new", "jaccard": "Jaccard"}
 _EPOCHS = {"epoch": "epoch", "edge_churn": "edge churn"}
 _Words = Annotated[list[str] | None, typer.Argument(hidden=True, metavar="FORMAT")]
+of_edges = partial(option, panel="Edges")
 
 
 def graph(
@@ -62,34 +52,30 @@ def graph(
     audit: Annotated[bool, option("Rank labels that the others contradict.", "--audit")] = False,
     explain: Annotated[
         int | None,
-        option(
-            "Which labels decide this document; explanation.csv, .png and .graphml.",
-            metavar="DOC_ID",
-        ),
+        option("Labels that decide it; explanation.csv, .png and .graphml.", metavar="DOC_ID"),
     ] = None,
     pictures: Annotated[bool, option("Draw map, matrix, degrees and reach.", "--pictures")] = False,
     compare: Annotated[bool, option("Of a run: before and after training.", "--compare")] = False,
     top: Annotated[int, option("Rows printed of the audit and the explanation.", min=1)] = 10,
-    k: Annotated[int, option("Neighbors per document.", panel="Edges")] = 16,
+    k: Annotated[int, of_edges("Neighbors per document.")] = 16,
     symmetrize: Annotated[
-        str, option("union: either lists the other; mutual: both do.", panel="Edges")
+        str, of_edges("union: either lists the other; mutual: both do.")
     ] = "union",
     bandwidth: Annotated[
-        str, option("σ: a number, sqrt, inflection, interclass_min or local.", panel="Edges")
+        str, of_edges("σ: a number, sqrt, inflection, interclass_min or local.")
     ] = "sqrt",
-    min_weight: Annotated[float, option("Drop edges of a smaller weight.", panel="Edges")] = 0.0,
+    min_weight: Annotated[float, of_edges("Drop edges of a smaller weight.")] = 0.0,
     exact_up_to: Annotated[
-        int, option("Documents up to which every pair is compared.", min=0, panel="Edges")
+        int, of_edges("Documents up to which every pair is compared.", min=0)
     ] = 50_000,
-    text: TextColumn = "text",
-    label: LabelColumn = "label",
-    text_b: SecondTexts = None,
+    text: options.TextColumn = "text",
+    label: options.LabelColumn = "label",
+    text_b: options.SecondTexts = None,
     max_length: Annotated[
-        int | None,
-        option("Tokens kept per document; else the encoder's.", min=1, panel="Documents"),
+        int | None, of_documents("Tokens kept per document; else the encoder's.", min=1)
     ] = None,
     max_text: Annotated[
-        int | None, option("Longest text in characters; else all of it.", min=1, panel="Documents")
+        int | None, of_documents("Longest text in characters; else all of it.", min=1)
     ] = None,
     seed: Annotated[int, option("Of approximate search, communities, samples and places.")] = 0,
 ) -> None:
@@ -97,35 +83,37 @@ def graph(
     from gloss_graph._internal.folders import check_folder, claim, write_json
     from gloss_graph.analysis import document_graph
     from gloss_graph.runs.provenance import provenance
+    from gloss_graph.training.config import parse_value
+    from gloss_graph.training.snapshots import load_snapshots
 
     # Whatever can be refused is refused before anything is embedded.
-    suffixes = _suffixes([*(formats or []), *(more_formats or [])])
+    suffixes = _suffixes((formats or []) + (more_formats or []))
     check_folder(out, "graph", marker="config.json")
     if run is not None and features is not None:
         raise ValueError("'run' and 'features' must not be given together. Leave one out.")
     if input is None and run is None and features is None:
         raise ValueError("'input', 'run' or 'features' must be given.")
     # The default column may be missing; one that was named must be there.
-    columns = {
-        "text": text,
-        "label": label if was_typed(context, "label") else None,
-        "text_b": text_b,
-    }
+    named = label if options.was_typed(context, "label") else None
+    columns = {"text": text, "label": named, "text_b": text_b}
     corpus, source = _source(input, encoder, run, features, columns)
-    if compare:
-        _check_comparison(run)
+    if compare and run is None:
+        raise ValueError("'compare' needs a finished run. Name it with --run.")
+    if compare and run is not None and load_snapshots(run) is None:
+        raise ValueError(
+            f"'compare' needs the record of the run's embeddings ({run} has none). Train it again "
+            "without --no-pictures."
+        )
     if corpus is not None:
         _check_documents(context, corpus.labels, corpus.ids)
-    edges: dict[str, Any] = {
-        "k": k,
-        "symmetrize": symmetrize,
-        "bandwidth": _number_or_name(bandwidth),
-        "min_weight": min_weight,
-    }
+    sigma: Any = parse_value("bandwidth", bandwidth)
     with claim(out, "graph", marker="config.json") as claimed:
         built = document_graph(
             **source,
-            **edges,
+            k=k,
+            symmetrize=symmetrize,
+            bandwidth=sigma,
+            min_weight=min_weight,
             max_length=max_length,
             exact_up_to=exact_up_to,
             seed=seed,
@@ -145,15 +133,15 @@ def graph(
         if pictures:
             answers.draw()
         if compare and run is not None:
-            answers.compare(run, k, edges["bandwidth"], pictures)
+            answers.compare(run, k, sigma, pictures)
         noted = {
             name: str(value) if isinstance(value, Path) else value
-            for name, value in {**context.params, **edges, **columns}.items()
+            for name, value in {**context.params, "bandwidth": sigma, **columns}.items()
             if name not in ("out", "formats", "more_formats")
         }
         if run is not None or features is not None:
             noted["encoder"] = None
-        noted["command"] = typed_words(context)
+        noted["command"] = options.typed_words(context)
         write_json(claimed.draft / "config.json", {**noted, **provenance()})
     say(_summary(built))
     for part in answers.said:
@@ -167,18 +155,11 @@ def _suffixes(formats: list[str]) -> list[str]:
     from gloss_graph.export import FORMATS
 
     names = [part for word in formats for part in word.split(",") if part] or ["graphml"]
-    known = sorted({suffix.removeprefix(".") for suffix in FORMATS} | {*_SUFFIXES, "html"})
+    known = sorted({suffix.removeprefix(".") for suffix in FORMATS} | {"csr", "html"})
     for name in names:
         if name not in known:
             raise ValueError(f"'format' must be one of {', '.join(known)} (got {name!r}).")
-    return list(dict.fromkeys(_SUFFIXES.get(name, name) for name in names))
-
-
-def _number_or_name(value: str) -> float | str:
-    try:
-        return float(value)
-    except ValueError:
-        return value
+    return list(dict.fromkeys("npz" if name == "csr" else name for name in names))
 
 
 def _source(
@@ -213,42 +194,27 @@ def _source(
         return corpus, {"source": corpus, "encoder": encoder}
     source: Any = features
     if features.suffix == ".parquet":
-        import torch
-
         from gloss_graph.text import read_features
 
-        source = torch.from_numpy(read_features(features))
+        source = read_features(features)
     return corpus, {"source": source, "documents": corpus}
-
-
-def _check_comparison(run: Path | None) -> None:
-    from gloss_graph.training.snapshots import load_snapshots
-
-    if run is None:
-        raise ValueError("'compare' needs a finished run. Name it with --run.")
-    if load_snapshots(run) is None:
-        raise ValueError(
-            f"'compare' needs the record of the run's embeddings ({run} has none). Train it again "
-            "without --no-pictures."
-        )
 
 
 def _check_documents(context: typer.Context, labels: Sequence[int], ids: Sequence[int]) -> None:
     """Refuse questions that these documents cannot answer."""
-    asked = context.params
-    for name in ("audit", "explain"):
-        wanted = asked[name] is not None and asked[name] is not False
-        if wanted and max(labels, default=-1) < 0:
-            raise ValueError(
-                f"'{name}' needs labeled documents (got none of {len(ids):,}). Name the column of "
-                "the labels with --label."
-            )
-    if asked["explain"] is not None and asked["explain"] not in set(ids):
+    audit, explain = context.params["audit"], context.params["explain"]
+    name = "audit" if audit else "explain"
+    if (audit or explain is not None) and max(labels, default=-1) < 0:
         raise ValueError(
-            f"'explain' must be the id of a document (got {asked['explain']}; ids go from "
-            f"{min(ids)} to {max(ids)}). Ids are the column doc_id of the node table."
+            f"'{name}' needs labeled documents (got none of {len(ids):,}). Name the column of "
+            "the labels with --label."
         )
-    if asked["pictures"] and not len(ids):
+    if explain is not None and explain not in set(ids):
+        raise ValueError(
+            f"'explain' must be the id of a document (got {explain}; ids go from {min(ids)} to "
+            f"{max(ids)}). Ids are the column doc_id of the node table."
+        )
+    if context.params["pictures"] and not len(ids):
         raise ValueError("'pictures' needs documents (got none).")
 
 
@@ -261,17 +227,16 @@ class _Answers:
         self.files: list[Path] = []
 
     def write(self, suffixes: list[str], title: str) -> None:
-        """Write the graph in every format."""
         from gloss_graph.export import write_graph
         from gloss_graph.visualization import write_html
 
         for suffix in suffixes:
-            path = self.out / f"graph.{suffix}"
             if suffix == "html":
-                longest = 1000 if self.max_text is None else self.max_text
-                write_html(self.graph, path, title=title, max_text=longest, progress=True)
-                self.files.append(path)
+                page = self._file("graph.html")
+                longest = self.max_text or 1000
+                write_html(self.graph, page, title=title, max_text=longest, progress=True)
                 continue
+            path = self.out / f"graph.{suffix}"
             with busy(f"Writing {path.name}"):
                 self.files += write_graph(self.graph, path, max_text=self.max_text)
 
@@ -285,28 +250,22 @@ class _Answers:
             return louvain_communities(read_arrays(self.graph).links, seed=self.seed)
 
     def measure(self) -> None:
-        """Measure graph and classes."""
-        from gloss_graph.analysis import measures
-        from gloss_graph.reports import measures_summary
-
-        communities = self.communities
-        with busy("Measuring"):
-            found = measures(self.graph, communities=communities, seed=self.seed)
-        self.said.append(measures_summary(found))
-        self._table(found, "measures")
-        if self.graph.get("text") is not None:
-            self._name_communities()
-
-    def _name_communities(self) -> None:
-        """List the communities with their most frequent label and their most telling words."""
+        """Measure graph and classes; name the communities if there are texts."""
         import numpy as np
         import pandas as pd
 
-        from gloss_graph.analysis import group_words
+        from gloss_graph.analysis import group_words, measures
         from gloss_graph.export.graph_arrays import read_arrays
+        from gloss_graph.reports import measures_summary
         from gloss_graph.visualization.graph_pictures import community_names
 
         found = self.communities
+        with busy("Measuring"):
+            measured = measures(self.graph, communities=found, seed=self.seed)
+        self.said.append(measures_summary(measured))
+        self._table(measured, "measures")
+        if self.graph.get("text") is None:
+            return
         documents = read_arrays(self.graph)
         with busy("Finding words"):
             words = group_words(documents.text or (), found)
@@ -318,15 +277,13 @@ class _Answers:
             }
         )
         self._table(table, "communities")
-        shown = table.head(_COMMUNITIES)
-        title = "Communities"
+        shown, title = table.head(_COMMUNITIES), "Communities"
         if len(shown) < len(table):
             title += f", the largest {len(shown)} of {len(table):,} (all in communities.csv)"
         rows = [[escape(name), word, f"{size:,}"] for name, word, size in shown.to_numpy()]
         self.said.append(make_table(title, list(table), rows, left=2))
 
     def audit(self, top: int) -> None:
-        """Rank the labels that the others contradict."""
         from gloss_graph.analysis import audit
 
         suspects = audit(self.graph, seed=self.seed, progress=True)
@@ -336,7 +293,6 @@ class _Answers:
         self._table(suspects.confusion.reset_index(), "confusion")
 
     def explain(self, document: int, top: int) -> None:
-        """Find the labels that decide a document."""
         from gloss_graph.analysis import explain
         from gloss_graph.export import write_graph
         from gloss_graph.visualization import plot_explanation
@@ -351,7 +307,6 @@ class _Answers:
         self.said.append(Text(str(shown), no_wrap=True, overflow="ellipsis"))
 
     def draw(self) -> None:
-        """Draw the map, the matrix and the histograms."""
         from gloss_graph import visualization as draw
 
         graph, communities = self.graph, self.communities
@@ -388,25 +343,31 @@ class _Answers:
         if len(change.churn):
             self._table(change.churn, "churn")
             churn = change.churn.astype({"start": str, "end": str})
-            title = "Edges of a fixed batch on the way"
-            self.said.append(_share_table(title, churn, _CHURN, left=2))
+            self._shares("Edges of a fixed batch on the way", churn, _CHURN, left=2)
         if len(change.epochs):
             self._table(change.epochs, "epochs")
             title, step = "Edge churn by epoch, fixed batch", -(-len(change.epochs) // _EPOCH_ROWS)
             if step > 1:
                 title += f" (1 in {step}, all in epochs.csv)"
-            epochs = change.epochs.iloc[::step].assign(
-                epoch=lambda t: t["epoch"].map("{:g}".format)
-            )
-            self.said.append(_share_table(title, epochs, _EPOCHS, left=0))
+            epochs = change.epochs.iloc[::step]
+            epochs = epochs.assign(epoch=epochs["epoch"].map("{:g}".format))
+            self._shares(title, epochs, _EPOCHS, left=0)
+
+    def _shares(self, title: str, frame: pd.DataFrame, headings: dict[str, str], left: int) -> None:
+        """Print columns of a frame by heading and the homophily, shares in percent."""
+        headings = {**headings, "homophily": "within a class"}
+        rows = [
+            [cell if isinstance(cell, str) else _percent(cell) for cell in row]
+            for row in frame[list(headings)].itertuples(index=False)
+        ]
+        self.said.append(make_table(title, headings.values(), rows, left=left))
 
     def _file(self, name: str) -> Path:
         self.files.append(self.out / name)
         return self.files[-1]
 
     def _table(self, frame: pd.DataFrame, name: str) -> None:
-        """Write a table whole or not at all, with texts as in every other format."""
-        from gloss_graph._internal.files import atomic_write
+        """Write a table, with texts as in every other format."""
         from gloss_graph.export.attributes import clean_text
         from gloss_graph.text.tables import csv_bytes
 
@@ -416,22 +377,10 @@ class _Answers:
                 limit = self.max_text if column in ("text", "other_text") else None
                 frame[column] = [clean_text(str(value), limit) for value in frame[column]]
         frame.columns = [clean_text(str(column)) for column in frame.columns]
-        with atomic_write(self._file(f"{name}.csv")) as draft:
-            draft.write(csv_bytes(frame))
-
-
-def _share_table(title: str, frame: pd.DataFrame, headings: dict[str, str], left: int) -> Table:
-    """Columns of a frame by heading and the homophily, shares in percent."""
-    headings = {**headings, "homophily": "within a class"}
-    rows = [
-        [cell if isinstance(cell, str) else _percent(cell) for cell in row]
-        for row in frame[list(headings)].itertuples(index=False)
-    ]
-    return make_table(title, list(headings.values()), rows, left=left)
+        self._file(f"{name}.csv").write_bytes(csv_bytes(frame))
 
 
 def _summary(graph: Data) -> Table:
-    """The graph in figures."""
     import torch
     from scipy.sparse.csgraph import connected_components
     from torch_geometric.utils import to_scipy_sparse_matrix

@@ -6,7 +6,7 @@ import inspect
 import os
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -22,7 +22,6 @@ _COMMON = (
     *("loss", "epochs", "max_steps", "batch_size", "learning_rate", "graph_weight", "k"),
     *("label_fraction", "labels_per_class", "seed"),
 )
-_TYPED = "gloss_graph.settings"
 
 
 def path(value: str | os.PathLike[str]) -> Path:
@@ -35,18 +34,16 @@ def option(help: str, *names: str, panel: str | None = None, **settings: Any) ->
     return typer.Option(*names, help=help, rich_help_panel=panel, **settings)
 
 
-def path_option(help: str, *names: str, panel: str | None = None) -> Any:
-    """An option that takes a path."""
-    return option(help, *names, panel=panel, parser=path)
-
+path_option = partial(option, parser=path)
+of_documents = partial(option, panel="Documents")
 
 DocumentFile = Annotated[Path, path_option("CSV, TSV, JSONL or Parquet (also .gz).")]
 Unlabeled = Annotated[Path | None, path_option("File of documents without labels.")]
-TextColumn = Annotated[str, option("Column of the texts.", panel="Documents")]
-LabelColumn = Annotated[str, option("Column of the labels.", panel="Documents")]
-SecondTexts = Annotated[str | None, option("Column of second texts, for pairs.", panel="Documents")]
-Pooling = Annotated[str | None, option("cls, mean or last.", panel="Documents")]
-MaxLength = Annotated[int, option("Tokens kept per document.", min=1, panel="Documents")]
+TextColumn = Annotated[str, of_documents("Column of the texts.")]
+LabelColumn = Annotated[str, of_documents("Column of the labels.")]
+SecondTexts = Annotated[str | None, of_documents("Column of second texts, for pairs.")]
+Pooling = Annotated[str | None, of_documents("cls, mean or last.")]
+MaxLength = Annotated[int, of_documents("Tokens kept per document.", min=1)]
 Config = Annotated[
     Path | None,
     path_option("YAML file of settings, as graph: {k: 8}; the command line overrides it."),
@@ -64,8 +61,8 @@ class SettingsCommand(TyperCommand):
 
     def get_params(self, ctx: Any) -> list[Any]:
         """All parameters, `--help` last."""
-        *own, last = super().get_params(ctx)
-        return [*own, *_setting_options(self.shown), last]
+        *others, last = super().get_params(ctx)
+        return [*others, *_setting_options(self.shown), last]
 
 
 class FewSettingsCommand(SettingsCommand):
@@ -84,22 +81,16 @@ def _setting_options(names: tuple[str, ...] | None) -> list[Any]:
     def stands_in() -> None: ...
 
     parameters = []
-    for name in SETTINGS if names is None else names:
+    for name in names or SETTINGS:
         one = SETTINGS[name]
-        kinds = [kind for kind in one.kinds if kind is not type(None)]
-        kind: Any = kinds[0] if len(kinds) == 1 else str
         panel = None if name in _COMMON else one.group
         made = option(one.help, panel=panel, expose_value=False, callback=_collect)
+        kinds = [kind for kind in one.kinds if kind is not type(None)]
+        kind: Any = kinds[0] if len(kinds) == 1 else str
         if type(None) in one.kinds:
             kind = kind | None
-        parameters.append(
-            inspect.Parameter(
-                name,
-                inspect.Parameter.KEYWORD_ONLY,
-                default=one.default,
-                annotation=Annotated[kind, made],
-            )
-        )
+        parameter = inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=one.default)
+        parameters.append(parameter.replace(annotation=Annotated[kind, made]))
     stands_in.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     stands_in.__annotations__ = {each.name: each.annotation for each in parameters}
     # This command never runs: typer makes the options from its signature.
@@ -108,22 +99,21 @@ def _setting_options(names: tuple[str, ...] | None) -> list[Any]:
     return list(typer.main.get_command(maker).params)
 
 
-def _collect(context: typer.Context, parameter: typer.CallbackParam, value: Any) -> Any:
-    name = parameter.name or ""
-    if was_typed(context, name):
-        context.meta.setdefault(_TYPED, {})[name] = value
-    return value
+def _collect(context: typer.Context, parameter: typer.CallbackParam, value: Any) -> None:
+    if was_typed(context, name := parameter.name or ""):
+        typed_settings(context)[name] = value
+
+
+def typed_settings(context: typer.Context) -> dict[str, Any]:
+    """The settings whose options stand on the command line, by name."""
+    settings: dict[str, Any] = context.meta.setdefault("gloss_graph.settings", {})
+    return settings
 
 
 def was_typed(context: typer.Context, name: str) -> bool:
     """Whether an option stands on the command line."""
     source = context.get_parameter_source(name)
     return source is not None and source.name not in ("DEFAULT", "DEFAULT_MAP")
-
-
-def typed_settings(context: typer.Context) -> dict[str, Any]:
-    """The settings whose options stand on the command line, by name."""
-    return dict(context.meta.get(_TYPED, {}))
 
 
 def flag(name: str) -> str:
@@ -175,7 +165,7 @@ def file_settings(file: Path | None) -> dict[str, Any]:
     from gloss_graph._internal.limits import read_yaml
     from gloss_graph.training.config import read_settings
 
-    return dict(read_settings(read_yaml(file), str(file)))
+    return read_settings(read_yaml(file), str(file))
 
 
 def say(line: Any, *, style: str | None = None) -> None:
@@ -186,7 +176,7 @@ def say(line: Any, *, style: str | None = None) -> None:
 
 
 def make_table(
-    title: str, headings: Sequence[str], rows: Iterable[Sequence[str]], *, left: int = 1
+    title: str, headings: Iterable[str], rows: Iterable[Sequence[str]], *, left: int = 1
 ) -> Table:
     """A table whose first `left` columns are aligned left; narrow terminals break long cells."""
     table = Table(title=title, title_justify="left")

@@ -3,42 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from gloss_graph.cli.options import (
-    DocumentFile,
-    SecondTexts,
-    TextColumn,
-    flag,
-    option,
-    path_option,
-    say,
-)
+from rich.console import Console
+
+from gloss_graph.cli import options
+from gloss_graph.cli.options import option, path_option, say
 from gloss_graph.cli.signals import keeping
 
 if TYPE_CHECKING:
-    from rich.progress import Progress
     from torch import Tensor
 
     from gloss_graph.text import Corpus
     from gloss_graph.training import Prediction, Run
 
-# Documents in memory at a time.
-_ROWS = 1024
+_ROWS = 1024  # documents in memory at a time
 _TOP = 3
-_TEXTS = ("text", "text_b")
 
 
 def predict(
     run: Annotated[Path, path_option("Run folder of gloss-graph train.")],
-    input: DocumentFile,
+    input: options.DocumentFile,
     output: Annotated[Path, path_option("File to write: .csv, .tsv, .jsonl (also .gz), .parquet.")],
     features: Annotated[Path | None, path_option("Rows of features, if the run has them.")] = None,
-    text: TextColumn = "text",
-    text_b: SecondTexts = None,
+    text: options.TextColumn = "text",
+    text_b: options.SecondTexts = None,
     mode: Annotated[
         str,
         option(
@@ -55,14 +48,17 @@ def predict(
     files, and the probability of every class.
     """
     from gloss_graph._internal.files import utf8_folder
+    from gloss_graph.runs import RunFolder
     from gloss_graph.text.tables import has_column
 
     check_output(output)
-    if (kind := _model_of(run)) is not None:
+    model = None
+    with suppress(OSError, ValueError):  # of no run: refused below
+        model = RunFolder(run).settings().get("model")
+    if isinstance(model, str):
         given = {"text_b": text_b, "features": features, "anchor": anchor, "rule": rule}
-        refused = [name for name, value in given.items() if value is not None]
-        refused += ["mode"] if mode != "inductive" else []
-        _predict_by_model(kind, run, input, output, text=text, refused=refused)
+        given["mode"] = None if mode == "inductive" else mode
+        _predict_by_model(model, run, input, output, text, given)
         return
     import torch
 
@@ -74,8 +70,6 @@ def predict(
         what = "name the column of second texts" if loaded.on_pairs else "be left out"
         kind = "pairs" if loaded.on_pairs else "single texts"
         raise ValueError(f"'--text-b' must {what}, as the run was trained on {kind} ({run}).")
-    spread, top = torch.empty(0, len(loaded.label_names)), torch.empty(0, _TOP)
-    nothing = Explanation(spread, torch.empty(0), top.long(), top)
     sure, whole = 0.0, mode == "transductive"
 
     def answer(corpus: Corpus) -> dict[str, Any]:
@@ -87,16 +81,19 @@ def predict(
             mode=mode,
             anchor=anchor,
             rule=rule,
+            top=_TOP,
             progress=whole,
         )
         sure += float(found.explanation.confidence.double().sum())
         return _answers(loaded, found)
 
+    spread, top = torch.empty(0, len(loaded.label_names)), torch.empty(0, _TOP)
+    nothing = Prediction(Explanation(spread, torch.empty(0), top.long(), top), spread)
     count = _label(
         input,
         output,
         answer,
-        _answers(loaded, Prediction(nothing, spread)),
+        _answers(loaded, nothing),
         text=None if loaded.on_features and not has_column(input, text) else text,
         text_b=text_b,
         features=features,
@@ -121,6 +118,8 @@ def _label(
 
     The file is read twice, so that its faults are found before any work is done.
     """
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
+
     from gloss_graph.text.features import FeatureFile
     from gloss_graph.text.readers import read_documents
     from gloss_graph.text.tables import column_types, table_suffix, write_table
@@ -128,7 +127,7 @@ def _label(
     stored = None if features is None else FeatureFile(features)
     read = partial(read_documents, source, text=text, text_b=text_b)
     count = 0
-    names: dict[str, str] = {}
+    found: dict[str, None] = {}
 
     def kept(rows: int | None) -> Iterator[tuple[Corpus, dict[str, Any]]]:
         for corpus, table in read(rows):
@@ -145,9 +144,10 @@ def _label(
             yield columns | answer(corpus)
             bar.advance(task, len(corpus))
 
-    with keeping(lambda: f"{out} was not written."), _progress() as bar:
+    columns = "{task.description}", BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    bar = Progress(*columns, console=Console(stderr=True), transient=True)
+    with keeping(lambda: f"{out} was not written."), bar:
         task = bar.add_task("Reading", total=None)
-        found: dict[str, None] = {}
         for corpus, table in read(_ROWS):
             found |= dict.fromkeys(table.columns)
             bar.advance(task, len(corpus))
@@ -156,7 +156,7 @@ def _label(
             raise ValueError(
                 f"'features' must have a row per document (got {len(stored)} for {count})."
             )
-        names |= kept_names(source, list(found), text=text, text_b=text_b, answers=answers)
+        names = kept_names(source, found, text=text, text_b=text_b, answers=answers)
         types = {}
         if table_suffix(out) == ".parquet":
             types = column_types(lambda: (columns for _, columns in kept(_ROWS)))
@@ -165,37 +165,10 @@ def _label(
     return count
 
 
-def _progress() -> Progress:
-    """A bar of rows on stderr."""
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeRemainingColumn,
-    )
-
-    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()
-    console = Console(stderr=True)
-    return Progress(*columns, TimeRemainingColumn(), console=console, transient=True)
-
-
-def _model_of(run: Path) -> str | None:
-    """The graph model of a run folder; None if it is of another kind or cannot be read."""
-    from gloss_graph.runs import RunFolder
-
-    try:
-        model = RunFolder(run).settings().get("model")
-    except (OSError, ValueError):
-        return None
-    return model if isinstance(model, str) else None
-
-
 def _predict_by_model(
-    model: str, run: Path, source: Path, out: Path, *, text: str, refused: list[str]
+    model: str, run: Path, source: Path, out: Path, text: str, others: dict[str, Any]
 ) -> None:
-    """Label new documents with the encoder head of a BertGCN run; `refused` options were typed."""
+    """Label new documents with the encoder head of a BertGCN run, which takes no `others`."""
     import torch
 
     from gloss_graph._internal.files import utf8_folder
@@ -205,18 +178,18 @@ def _predict_by_model(
 
     if model != "bert-gcn":
         raise ValueError(f"The run {run} is of --model {model}. {NEW_DOCUMENTS}")
-    if refused:
-        raise ValueError(
-            f"'{flag(refused[0])}' must be left out for a run of --model {model}, whose "
-            "encoder head labels new documents: no graph holds them."
-        )
+    for name, value in others.items():
+        if value is not None:
+            raise ValueError(
+                f"'{options.flag(name)}' must be left out for a run of --model {model}, whose "
+                "encoder head labels new documents: no graph holds them."
+            )
     folder = RunFolder(utf8_folder(run))
     try:
         folder.check_digests(folder.settings())
     except (OSError, ValueError) as error:
-        raise ValueError(
-            f"'run' must be a folder written by gloss-graph train ({error})."
-        ) from error
+        message = f"'run' must be a folder written by gloss-graph train ({error})."
+        raise ValueError(message) from error
     classifier = TextClassifier.load(folder.model)
 
     def answer(corpus: Corpus) -> dict[str, Any]:
@@ -256,12 +229,12 @@ def kept_names(
     The texts are named `text` and `text_b`. Another column of an answer's name gets the prefix
     `input_`.
     """
-    wanted = [name for name in (text, text_b) if name is not None]
-    taken = {*answers, *(_TEXTS if text_b is not None else _TEXTS[:1])}
+    texts = {text: "text"} | ({text_b: "text_b"} if text_b is not None else {})
+    taken = {*answers, *texts.values()}
     names: dict[str, str] = {}
     for name in columns:
-        if name in wanted:
-            names[name] = _TEXTS[wanted.index(name)]
+        if name in texts:
+            names[name] = texts[name]
             continue
         names[name] = kept = f"input_{name}" if name in taken else name
         if kept != name and kept in columns:
@@ -278,13 +251,11 @@ def _short(values: Tensor) -> list[float]:
 
 
 def _answers(run: Run, answer: Prediction) -> dict[str, Any]:
-    """The columns of the answers."""
     import pyarrow
 
     reasons = answer.explanation
     heads = {"probability": reasons.probabilities, "linear_probability": answer.linear}
-    columns = _sets if run.multilabel else _classes
-    table = columns(run, heads, _short(reasons.confidence))
+    table = (_sets if run.multilabel else _classes)(run, heads, _short(reasons.confidence))
     for rank in range(_TOP):
         found, name = reasons.ids[:, rank].tolist(), f"reason_{rank + 1}"
         known = [id_ if id_ >= 0 else None for id_ in found]
@@ -297,7 +268,6 @@ def _answers(run: Run, answer: Prediction) -> dict[str, Any]:
 
 
 def _classes(run: Run, heads: dict[str, Tensor], confidence: list[float]) -> dict[str, Any]:
-    """The class of every document."""
     table: dict[str, Any] = {}
     for name, values in heads.items():
         best = values.max(dim=1)

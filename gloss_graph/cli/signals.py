@@ -1,4 +1,4 @@
-"""How a command is stopped: Ctrl-C, SIGTERM, and a reader that closes the pipe."""
+"""How a command is stopped (Ctrl-C, SIGTERM), and streams that no reader or encoding breaks."""
 
 from __future__ import annotations
 
@@ -9,13 +9,12 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from io import TextIOWrapper
 from types import FrameType
 from typing import Any
 
 from gloss_graph._internal.processes import is_main, launched
 
-#: Exit status after Ctrl-C and after SIGTERM, as shells count them.
-INTERRUPTED, TERMINATED = 130, 143
 #: Set for processes that help another one: they say nothing when they are stopped.
 HELPER = "GLOSS_GRAPH_ABLATE_HELPER"
 _PATIENCE = 10.0
@@ -28,11 +27,9 @@ class Terminated(KeyboardInterrupt):
 
 def farewell(stop: BaseException) -> tuple[str, int]:
     """The last line of a stopped command, empty for helpers, and its exit status."""
-    ended = isinstance(stop, Terminated)
-    status = TERMINATED if ended else INTERRUPTED
-    if os.environ.get(HELPER) or not is_main():
-        return "", status
-    return f"{'Terminated' if ended else 'Interrupted'}. {stop}".rstrip(), status
+    word, status = ("Terminated", 143) if isinstance(stop, Terminated) else ("Interrupted", 130)
+    silent = os.environ.get(HELPER) or not is_main()
+    return "" if silent else f"{word}. {stop}".rstrip(), status
 
 
 @contextmanager
@@ -59,10 +56,8 @@ def stoppable() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    numbers = [signal.SIGINT]
-    if launched() == 1:
-        # A launcher's processes wait for each other in calls that no Python code interrupts.
-        numbers.append(signal.SIGTERM)
+    # A launcher's processes wait for each other in calls that no Python code interrupts.
+    numbers = (signal.SIGINT, signal.SIGTERM) if launched() == 1 else (signal.SIGINT,)
     before = {
         number: signal.signal(number, _stop)
         for number in numbers
@@ -78,39 +73,27 @@ def stoppable() -> Iterator[None]:
 
 def _stop(number: int, frame: FrameType | None) -> None:
     kind = Terminated if number == signal.SIGTERM else KeyboardInterrupt
-    if not _importing(frame):
-        raise kind
-    line, status = farewell(kind(_kept()))
-    if line:
-        os.write(2, f"{line}\n".encode())
-    os._exit(status)
-
-
-def _importing(frame: FrameType | None) -> bool:
     while frame is not None:
         if frame.f_code.co_filename.startswith("<frozen importlib"):
-            return True
+            line, status = farewell(kind(_kept()))
+            os.write(2, f"{line}\n".encode() if line else b"")
+            os._exit(status)
         frame = frame.f_back
-    return False
-
-
-def end_quietly() -> None:
-    """Ignore Ctrl-C from here on, at the end of a program."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    raise kind
 
 
 def follow_parent() -> None:
     """End this process when the parent that holds the other end of its stdin has ended."""
-    threading.Thread(target=_wait_for_parent, daemon=True).start()
 
+    def wait() -> None:
+        while os.read(0, 1024):
+            pass
+        os.kill(os.getpid(), signal.SIGTERM)
+        # For a main thread that does not return to Python code.
+        time.sleep(_PATIENCE)
+        os._exit(143)
 
-def _wait_for_parent() -> None:
-    while os.read(0, 1024):
-        pass
-    os.kill(os.getpid(), signal.SIGTERM)
-    # For a main thread that does not return to Python code.
-    time.sleep(_PATIENCE)
-    os._exit(TERMINATED)
+    threading.Thread(target=wait, daemon=True).start()
 
 
 class ClosedPipe:
@@ -124,41 +107,44 @@ class ClosedPipe:
 
     def write(self, text: str) -> int:
         """Write, or drop the text."""
-        try:
-            return int(self._stream.write(text))
-        except BrokenPipeError:
-            self._drop()
-            return len(text)
+        self._try(lambda: self._stream.write(text))
+        return len(text)
 
     def writelines(self, lines: Any) -> None:
         """Write, or drop the lines."""
-        for line in lines:
-            self.write(line)
+        self._try(lambda: self._stream.writelines(lines))
 
     def flush(self) -> None:
         """Flush, or drop what is left."""
-        try:
-            self._stream.flush()
-        except BrokenPipeError:
-            self._drop()
+        self._try(self._stream.flush)
 
-    def _drop(self) -> None:
-        # What the stream still holds, and all that follows, goes nowhere.
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, self._stream.fileno())
-        os.close(nowhere)
+    def _try(self, action: Callable[[], object]) -> None:
+        try:
+            action()
+        except BrokenPipeError:
+            # What the stream still holds, and all that follows, goes nowhere.
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, self._stream.fileno())
+            os.close(nowhere)
 
 
 @contextmanager
 def open_streams() -> Iterator[None]:
-    """While open, a closed pipe behind stdout or stderr is silence and no error."""
+    """While open, stdout and stderr take every character, and a closed pipe is no error.
+
+    Characters that a stream cannot show, as Greek letters and file names that are not UTF-8, are
+    escaped: a stream that is not UTF-8 gets ASCII, which every encoding shares.
+    """
     before = sys.stdout, sys.stderr
-    guards = [None if stream is None else ClosedPipe(stream) for stream in before]
+    for stream in before:
+        if isinstance(stream, TextIOWrapper):
+            encoding = stream.encoding if stream.encoding.lower().startswith("utf") else "ascii"
+            stream.reconfigure(encoding=encoding, errors="backslashreplace")
+    guards = [stream and ClosedPipe(stream) for stream in before]
     sys.stdout, sys.stderr = guards
     try:
         yield
     finally:
-        for guard in guards:
-            if guard is not None:
-                guard.flush()
+        for guard in filter(None, guards):
+            guard.flush()
         sys.stdout, sys.stderr = before

@@ -11,26 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 import typer
 from rich.table import Table
 
-from gloss_graph.cli.options import (
-    Config,
-    DocumentFile,
-    LabelColumn,
-    MaxLength,
-    Pooling,
-    SecondTexts,
-    Set,
-    TextColumn,
-    Unlabeled,
-    busy,
-    flag,
-    given_settings,
-    option,
-    path_option,
-    say,
-    typed_settings,
-    typed_words,
-    was_typed,
-)
+from gloss_graph.cli import options
+from gloss_graph.cli.options import busy, flag, of_documents, option, path_option, say, was_typed
 from gloss_graph.cli.signals import keeping
 
 if TYPE_CHECKING:
@@ -42,107 +24,106 @@ _MODEL_PANEL = "Graph models (--model)"
 # Options for what is read and written that apply to both graph models, and to bert-gcn.
 _MODEL_FILES = ("train", "val", "test", "out", "unlabeled", "text", "label", "model")
 _MODEL_ENCODER = ("encoder", "pooling", "max_length")
+_SCORES = {
+    "accuracy": ".accuracy",
+    "exact sets": ".subset_accuracy",
+    "micro-F1": ".micro_f1",
+    "macro-F1": ".macro_f1",
+    "propagated F1": "_propagation.macro_f1",
+}
 _Files = tuple[Path, Path | None, Path | None, Path | None]
+of_models = partial(option, panel=_MODEL_PANEL)
 
 
 def train(
     context: typer.Context,
-    train: DocumentFile,
+    train: options.DocumentFile,
     out: Annotated[Path, path_option("New or empty run folder.")],
     val: Annotated[
         Path | None, path_option("Validation file; else 10 % of train, none with few labels.")
     ] = None,
     test: Annotated[Path | None, path_option("Test file.")] = None,
-    unlabeled: Unlabeled = None,
+    unlabeled: options.Unlabeled = None,
     encoder: Annotated[str, option("minilm, a hub id, a folder, or none (features).")] = "minilm",
     recipe: Annotated[
         str | None,
         option("few-labels, full-labels or auto: named settings, which other options override."),
     ] = None,
-    config: Config = None,
-    settings: Set = None,
+    config: options.Config = None,
+    settings: options.Set = None,
     resume: Annotated[bool, option("Continue the interrupted run in --out.", "--resume")] = False,
     save_steps: Annotated[
         int | None,
         option("Steps between checkpoints; else at every evaluation; 0: none.", panel="Training"),
     ] = None,
-    text: TextColumn = "text",
-    label: LabelColumn = "label",
-    text_b: SecondTexts = None,
+    text: options.TextColumn = "text",
+    label: options.LabelColumn = "label",
+    text_b: options.SecondTexts = None,
     features: Annotated[
         Path | None,
-        path_option(
+        of_documents(
             "npy, pt, safetensors or Parquet: rows of train, val, test, unlabeled.",
-            panel="Documents",
+            parser=options.path,
         ),
     ] = None,
-    multilabel: Annotated[bool, option("Several labels per document.", panel="Documents")] = False,
-    separator: Annotated[str, option("Between the labels of a document.", panel="Documents")] = ";",
-    pooling: Pooling = None,
-    max_length: MaxLength = 128,
+    multilabel: Annotated[bool, of_documents("Several labels per document.")] = False,
+    separator: Annotated[str, of_documents("Between the labels of a document.")] = ";",
+    pooling: options.Pooling = None,
+    max_length: options.MaxLength = 128,
     model: Annotated[
-        str,
-        option(
-            "encoder; or text-gcn, bert-gcn: a graph of documents and their words.",
-            panel=_MODEL_PANEL,
-        ),
+        str, of_models("encoder; or text-gcn, bert-gcn: a graph of documents and their words.")
     ] = "encoder",
-    window: Annotated[int, option("Words per window.", panel=_MODEL_PANEL)] = 20,
-    min_count: Annotated[int, option("Rarer words are left out.", panel=_MODEL_PANEL)] = 5,
-    stop_words: Annotated[bool, option("Leave out English stop words.", panel=_MODEL_PANEL)] = True,
+    window: Annotated[int, of_models("Words per window.")] = 20,
+    min_count: Annotated[int, of_models("Rarer words are left out.")] = 5,
+    stop_words: Annotated[bool, of_models("Leave out English stop words.")] = True,
     cleaning: Annotated[
-        str, option("Words: unicode; or published, of ASCII letters alone.", panel=_MODEL_PANEL)
+        str, of_models("Words: unicode; or published, of ASCII letters alone.")
     ] = "unicode",
-    hidden: Annotated[int | None, option("Width of the graph layer.", panel=_MODEL_PANEL)] = None,
-    gnn: Annotated[str, option("gcn or gat, of bert-gcn.", panel=_MODEL_PANEL)] = "gcn",
+    hidden: Annotated[int | None, of_models("Width of the graph layer.")] = None,
+    gnn: Annotated[str, of_models("gcn or gat, of bert-gcn.")] = "gcn",
     fine_tune_epochs: Annotated[
-        int, option("Epochs of the encoder alone, before bert-gcn.", panel=_MODEL_PANEL)
+        int, of_models("Epochs of the encoder alone, before bert-gcn.")
     ] = 10,
-    fine_tune_rate: Annotated[float, option("Their learning rate.", panel=_MODEL_PANEL)] = 1e-4,
+    fine_tune_rate: Annotated[float, of_models("Their learning rate.")] = 1e-4,
 ) -> None:
     """Fine-tune an encoder on your own files and score it."""
     if model != "encoder":
         _train_model(model, context)
         return
-    _check_no_model_options(context)
-    given = given_settings(context, config, settings)
-
-    from gloss_graph.training.config import (
-        FEATURE_RATES,
-        TrainConfig,
-        check_multilabel,
-        recipe_settings,
-    )
-
-    if recipe is not None:
-        few = unlabeled is not None or {"label_fraction", "labels_per_class"} & given.keys()
-        given = recipe_settings(recipe, few_labels=bool(few) and not multilabel) | given
+    for each in context.command.params:
+        of_model = getattr(each, "rich_help_panel", None) == _MODEL_PANEL and each.name != "model"
+        if of_model and was_typed(context, name := each.name or ""):
+            raise ValueError(
+                f"'{flag(name)}' must be left out without --model text-gcn or bert-gcn. Remove it, "
+                "or choose one of them."
+            )
+    given = options.given_settings(context, config, settings)
 
     from gloss_graph.runs import RunFolder
     from gloss_graph.text import FeatureEncoder, load_encoder, read_features, with_features
     from gloss_graph.text.tables import has_column
+    from gloss_graph.training import config as settings_of
+    from gloss_graph.training import processes
     from gloss_graph.training.checkpoints import Checkpoints
-    from gloss_graph.training.processes import (
-        check_run,
-        check_same_everywhere,
-        join_processes,
-        on_main,
-    )
 
+    if recipe is not None:
+        few = unlabeled is not None or {"label_fraction", "labels_per_class"} & given.keys()
+        few_labels = bool(few) and not multilabel
+        given = settings_of.recipe_settings(recipe, few_labels=few_labels) | given
     if features is not None:
         # An adapter of features is new and takes larger steps than a pretrained encoder.
-        given = {**FEATURE_RATES, **given}
-    chosen = TrainConfig.from_flat(given)
-    check_run(chosen, on_features=features is not None)
-    join_processes(chosen.device)
-    command = typed_words(context)
-    check_same_everywhere({"command": command[1:]})
+        given = {**settings_of.FEATURE_RATES, **given}
+    chosen = settings_of.TrainConfig.from_flat(given)
+    processes.check_run(chosen, on_features=features is not None)
+    processes.join_processes(chosen.device)
+    command = options.typed_words(context)
+    processes.check_same_everywhere({"command": command[1:]})
     if resume and RunFolder(out).is_finished:
         _check_finished(out, chosen)
         say(f"The run is finished, there is nothing to resume. Run folder: {out}")
         return
     # Refused before anything is read.
-    on_main(RunFolder(out).check_new)
+    processes.on_main(RunFolder(out).check_new)
     if resume and not Checkpoints(out).begun:
         say("Nothing to resume: the run starts.", style="dim")
     if (encoder == "none") != (features is not None):
@@ -152,7 +133,7 @@ def train(
         columns["text"] = None
     if multilabel:
         columns["separator"] = separator
-        check_multilabel(chosen)
+        settings_of.check_multilabel(chosen)
     splits, chosen = read_files((train, val, test, unlabeled), chosen, columns)
     described = described_files(train, unlabeled, columns, splits)
     untrained: TextEncoder | FeatureEncoder
@@ -221,17 +202,6 @@ def train_and_report(
     _say_run(out, config.loss, result.metrics, notes)
 
 
-def _check_no_model_options(context: typer.Context) -> None:
-    """Raise a `ValueError` if an option of graph models was typed."""
-    for each in context.command.params:
-        of_models = getattr(each, "rich_help_panel", None) == _MODEL_PANEL and each.name != "model"
-        if of_models and was_typed(context, each.name or ""):
-            raise ValueError(
-                f"'{flag(each.name or '')}' must be left out without --model text-gcn or "
-                "bert-gcn. Remove it, or choose one of them."
-            )
-
-
 def _train_model(model: str, context: typer.Context) -> None:
     """Train a graph model on files, print its scores and write its run folder."""
     from gloss_graph._internal.processes import launched
@@ -240,24 +210,23 @@ def _train_model(model: str, context: typer.Context) -> None:
     from gloss_graph.text import load_encoder
     from gloss_graph.training.processes import find_device
 
-    config, options = _model_config(model, context), context.params
-    out, name = options["out"], options["encoder"]
+    config, given = _model_config(model, context), context.params
+    out, name = given["out"], given["encoder"]
     if launched() > 1:
         raise ValueError(f"--model {model} runs in one process: start it without torchrun.")
     find_device(config.device)
     # Refused before anything is read.
     RunFolder(out).check_new()
-    columns = {"text": options["text"], "label": options["label"], "text_b": None}
-    files = (options["train"], options["val"], options["test"], options["unlabeled"])
-    few = (options["unlabeled"], config.label_fraction, config.labels_per_class) != (None,) * 3
+    columns = {"text": given["text"], "label": given["label"], "text_b": None}
+    files = (given["train"], given["val"], given["test"], given["unlabeled"])
+    few = (given["unlabeled"], config.label_fraction, config.labels_per_class) != (None,) * 3
     splits = _read_parts(files, columns, val_share=0.0 if few else 0.1, seed=config.seed)
     encoder = None
     if isinstance(config, BertGCNConfig):
         if name == "none":
             raise ValueError("'encoder' must read texts for --model bert-gcn (got 'none').")
-        pooling, max_length = options["pooling"], options["max_length"]
-        encoder = load_encoder(name, pooling=pooling, max_length=max_length)
-    finish = partial(_finish_run, out=out, command=typed_words(context))
+        encoder = load_encoder(name, pooling=given["pooling"], max_length=given["max_length"])
+    finish = partial(_finish_run, out=out, command=options.typed_words(context))
     result = train_graph_model(splits, config, out, encoder=encoder, progress=True, finish=finish)
     _say_run(out, model, result.metrics)
 
@@ -272,9 +241,9 @@ def _model_config(model: str, context: typer.Context) -> GraphModelConfig:
     known = {field.name for field in fields(kind)}
     allowed = {*known, *_MODEL_FILES, *(_MODEL_ENCODER if kind is BertGCNConfig else ())}
     given = {name: value for name, value in context.params.items() if was_typed(context, name)}
-    given |= typed_settings(context)
+    given |= options.typed_settings(context)
     if wrong := [name for name in given if name not in allowed]:
-        names = [option.name for option in context.command.get_params(context)]
+        names = [each.name for each in context.command.get_params(context)]
         taken = ", ".join(flag(name) for name in names if name in allowed)
         raise ValueError(
             f"'{flag(wrong[0])}' must be left out with --model {model}, which does not have it. "
@@ -359,21 +328,15 @@ def score_table(runs: Mapping[str, Mapping[str, float]]) -> Table:
     """Scores of runs by name, from their metrics."""
     names = {name for metrics in runs.values() for name in metrics}
     scores = {
-        "accuracy": ".accuracy",
-        "exact sets": ".subset_accuracy",
-        "micro-F1": ".micro_f1",
-        "macro-F1": ".macro_f1",
-        "propagated F1": "_propagation.macro_f1",
+        heading: key
+        for heading, key in _SCORES.items()
+        if heading == "macro-F1" or any(name.endswith(key) for name in names)
     }
     table = Table("run", "split", title="Scores")
-    for heading, key in list(scores.items()):
-        if heading == "macro-F1" or any(name.endswith(key) for name in names):
-            # A narrow terminal must not break the scores of the linear head.
-            table.add_column(heading, justify="right", no_wrap=key.startswith("."))
-        else:
-            del scores[heading]
-    for heading in ("steps", "seconds"):
-        table.add_column(heading, justify="right")
+    for heading in (*scores, "steps", "seconds"):
+        # A narrow terminal must not break the scores of the linear head.
+        unbroken = scores.get(heading, "").startswith(".")
+        table.add_column(heading, justify="right", no_wrap=unbroken)
     for run, metrics in runs.items():
         for split in ("val", "test"):
             if f"{split}.macro_f1" in metrics:

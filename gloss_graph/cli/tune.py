@@ -3,58 +3,44 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, cast
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.table import Table
 
-from gloss_graph.cli.options import (
-    Config,
-    DocumentFile,
-    LabelColumn,
-    MaxLength,
-    Pooling,
-    SecondTexts,
-    Set,
-    TextColumn,
-    Unlabeled,
-    flag,
-    given_settings,
-    make_table,
-    option,
-    path_option,
-    say,
-    was_typed,
-)
+from gloss_graph.cli import options
+from gloss_graph.cli.options import flag, make_table, option, path_option, say, was_typed
 from gloss_graph.cli.signals import keeping
 from gloss_graph.cli.train import described_files, read_files, train_and_report
 
 if TYPE_CHECKING:
     from gloss_graph.studies import TuneResult
-    from gloss_graph.text import TextEncoder
     from gloss_graph.training import TrainConfig
 
 _SHOWN = 5
 # Options that `train` has, too.
-_FILES = ("train", "val", "test", "unlabeled", "encoder", "pooling", "max_length")
-_COLUMNS = ("text", "label", "text_b")
+_SHARED = (
+    *("train", "val", "test", "unlabeled", "encoder", "pooling", "max_length"),
+    *("text", "label", "text_b"),
+)
 _Words = Annotated[list[str] | None, typer.Argument(hidden=True, metavar="PARAM")]
+of_study = partial(option, panel="Study")
 
 
 def tune(
     context: typer.Context,
-    train: DocumentFile,
+    train: options.DocumentFile,
     out: Annotated[Path, path_option("New folder, or that of a search to go on with.")],
     val: Annotated[Path | None, path_option("Validation file; else 10 % of train.")] = None,
     test: Annotated[Path | None, path_option("Test file, for --final alone.")] = None,
-    unlabeled: Unlabeled = None,
+    unlabeled: options.Unlabeled = None,
     encoder: Annotated[str, option("minilm, a hub id or a folder.")] = "minilm",
     trials: Annotated[int, option("Finished trials wanted, all workers together.")] = 30,
     params: Annotated[
-        list[str] | None,
-        option("Settings to search in their ranges; else those of the loss."),
+        list[str] | None, option("Settings to search in their ranges; else those of the loss.")
     ] = None,
     more_params: _Words = None,
     ranges: Annotated[
@@ -62,58 +48,54 @@ def tune(
         option("Search a setting in name=low:high, with :log or :STEP.", "--range"),
     ] = None,
     choices: Annotated[list[str] | None, option("Search among name=one,two.", "--choice")] = None,
-    config: Config = None,
-    settings: Set = None,
+    config: options.Config = None,
+    settings: options.Set = None,
     final: Annotated[bool, option("Train the best into --out/best and score --test.")] = False,
     metric: Annotated[
         str,
-        option(
+        of_study(
             "val.macro_f1, val.accuracy, val.macro_silhouette, val_propagation.macro_f1 or "
-            "val_propagation.accuracy.",
-            panel="Study",
+            "val_propagation.accuracy."
         ),
     ] = "val.macro_f1",
     timeout: Annotated[
-        float | None, option("Seconds after which no further trial starts.", panel="Study")
+        float | None, of_study("Seconds after which no further trial starts.")
     ] = None,
     storage: Annotated[
-        str | None,
-        option("Database URL that workers share; else study.db in --out.", panel="Study"),
+        str | None, of_study("Database URL that workers share; else study.db in --out.")
     ] = None,
-    study_name: Annotated[str, option("Name in the database.", panel="Study")] = "gloss-graph",
+    study_name: Annotated[str, of_study("Name in the database.")] = "gloss-graph",
     keep_runs: Annotated[
-        bool, option("Keep the run folders of complete trials.", "--keep-runs", panel="Study")
+        bool, of_study("Keep the run folders of complete trials.", "--keep-runs")
     ] = False,
-    text: TextColumn = "text",
-    label: LabelColumn = "label",
-    text_b: SecondTexts = None,
-    pooling: Pooling = None,
-    max_length: MaxLength = 128,
+    text: options.TextColumn = "text",
+    label: options.LabelColumn = "label",
+    text_b: options.SecondTexts = None,
+    pooling: options.Pooling = None,
+    max_length: options.MaxLength = 128,
 ) -> None:
     """Search for the settings that score best on validation documents (the paper's G-Loss-O).
 
     Run it again to go on after an interruption, or on many machines with one --storage.
     """
-    base = given_settings(context, config, settings)
+    base = options.given_settings(context, config, settings)
 
+    from gloss_graph import studies
     from gloss_graph.runs import RunFolder
-    from gloss_graph.studies import (
-        default_parameters,
-        parse_choice,
-        parse_range,
-        plot_importance,
-        plot_slices,
-        plot_tuning,
-        search_space,
-        tune_text,
-    )
     from gloss_graph.text import load_encoder
     from gloss_graph.training import TrainConfig
 
-    found = [*map(parse_range, ranges or ()), *map(parse_choice, choices or ())]
     start = TrainConfig.from_flat(base)
-    names = [name for word in (*(params or ()), *(more_params or ())) for name in word.split(",")]
-    space = search_space(list(filter(None, names)) or default_parameters(start.loss), _once(found))
+    named: dict[str, Any] = {}
+    for parse, words in ((studies.parse_range, ranges), (studies.parse_choice, choices)):
+        for name, dimension in map(parse, words or ()):
+            if name in named:
+                given = f"(got {name!r} twice)"
+                raise ValueError(f"'range' or 'choice' must name a setting once {given}.")
+            named[name] = dimension
+    listed = [name for word in (params or []) + (more_params or []) for name in word.split(",")]
+    names = list(filter(None, listed)) or studies.default_parameters(start.loss)
+    space = studies.search_space(names, named)
     both = sorted(base.keys() & space.keys())
     if both:
         raise ValueError(f"{both[0]!r} must be either searched or fixed (got both).")
@@ -133,20 +115,19 @@ def tune(
             raise FileExistsError(message) from None
     columns = {"text": text, "label": label, "text_b": text_b}
     splits, start = read_files((train, val, test, unlabeled), start, columns, needs_val=True)
-
-    def make_encoder() -> TextEncoder:
-        return load_encoder(encoder, pooling=cast(Any, pooling), max_length=max_length)
+    kept: Any = {"pooling": pooling, "max_length": max_length}
+    make_encoder = partial(load_encoder, encoder, **kept)
 
     def finish(result: TuneResult) -> dict[str, str]:
-        plot_tuning(result.trials, out / "history.png", metric=metric)
-        plot_slices(result.trials, space, out / "slices.png", metric=metric)
+        studies.plot_tuning(result.trials, out / "history.png", metric=metric)
+        studies.plot_slices(result.trials, space, out / "slices.png", metric=metric)
         if result.importance:
             complete = int((result.trials["state"] == "complete").sum())
-            plot_importance(result.importance, out / "importance.png", trials=complete)
+            studies.plot_importance(result.importance, out / "importance.png", trials=complete)
         return {"command": _train_command(context, result.config, best)}
 
     with keeping(lambda: f"Finished trials are kept in {out}: run the same command again."):
-        result = tune_text(
+        result = studies.tune_text(
             splits,
             make_encoder,
             start,
@@ -178,21 +159,12 @@ def tune(
         say(_train_command(context, result.config, best))
 
 
-def _once(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for name, value in pairs:
-        if name in found:
-            raise ValueError(f"'range' or 'choice' must name a setting once (got {name!r} twice).")
-        found[name] = value
-    return found
-
-
 def _train_command(context: typer.Context, config: TrainConfig, out: Path) -> str:
     """The `gloss-graph train` command line of some settings, ready for a shell."""
     from gloss_graph.training.config import DEFAULTS
 
     words = ["gloss-graph", "train"]
-    for name in (*_FILES, *_COLUMNS):
+    for name in _SHARED:
         if was_typed(context, name):
             words += [flag(name), str(context.params[name])]
     for name, value in config.as_dict().items():
@@ -206,7 +178,6 @@ def _train_command(context: typer.Context, config: TrainConfig, out: Path) -> st
 
 
 def _best_table(result: TuneResult, space: Mapping[str, Any], metric: str) -> Table:
-    """The best five complete trials."""
     complete = result.trials[result.trials["state"] == "complete"]
     ranked = complete.sort_values(["value", "number"], ascending=[False, True], kind="stable")
     rows = []
