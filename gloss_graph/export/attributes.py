@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Mapping, Sequence, Sized
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence, Sized
 from typing import Any
 
 import networkx as nx
@@ -20,8 +20,8 @@ GREY = "#9AA0A6"
 # Everything outside the characters of XML 1.0, which exclude surrogates, and
 # the other control characters, which XML 1.0 allows but discourages.
 _ILLEGAL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x84\x86-\x9f\ufffe\uffff]")
-# What readers of XML add to a graph.
-_DEFAULTS = ("node_default", "edge_default")
+#: Where readers of XML keep the values of attributes that nodes and edges lack.
+XML_DEFAULTS = {"node": "node_default", "edge": "edge_default"}
 
 
 def clean_text(text: str, limit: int | None = None) -> str:
@@ -30,12 +30,11 @@ def clean_text(text: str, limit: int | None = None) -> str:
     Surrogate pairs, as broken JSON leaves them, become the character they stand for. `limit` counts
     characters, the closing ellipsis included.
     """
-    if limit is not None and len(text) > 2 * limit + 2:
+    if limit is not None:
         # Bounds the work on long documents; no rule below shortens a text by more than half.
         text = text[: 2 * limit + 2]
-    if "\r" in text:
-        text = text.replace("\r\n", "\n").replace("\r", "\n")
-    text = _ILLEGAL.sub("\ufffd", whole_text(text))
+    text = whole_text(text.replace("\r\n", "\n").replace("\r", "\n"))
+    text = _ILLEGAL.sub("\ufffd", text)
     if limit is not None and len(text) > limit:
         text = text[: limit - 1].rstrip() + "…"
     return text
@@ -65,15 +64,20 @@ def class_values(values: Any, name: str, size: int) -> Tensor:
     return column
 
 
-def text_column(values: Sequence[Any], name: str, size: int, limit: int | None) -> list[str]:
-    """Clean and shorten N strings, one per node."""
+def check_entries(values: Any, name: str, size: int) -> None:
+    """Raise unless the values are a collection of one per node."""
     if isinstance(values, str) or not isinstance(values, Sized) or len(values) != size:
         count = len(values) if isinstance(values, Sized) else type(values).__name__
-        got = "a single string" if isinstance(values, str) else count
         raise ValueError(
-            f"'{name}' must have {size} entries, one per node (got {got}). "
+            f"'{name}' must have {size} entries, one per node "
+            f"(got {'a single string' if isinstance(values, str) else count}). "
             "Set 'num_nodes' of the graph if the last nodes have no edges."
         )
+
+
+def text_column(values: Sequence[Any], name: str, size: int, limit: int | None) -> list[str]:
+    """Clean and shorten N strings, one per node."""
+    check_entries(values, name, size)
     for i, value in enumerate(values):
         if not isinstance(value, str):
             raise ValueError(
@@ -107,10 +111,7 @@ def plain_value(value: Any) -> str | int | float | bool | None:
         value = value.item()
     if isinstance(value, str):
         return clean_text(str.__str__(value))
-    for kind in (bool, int, float):
-        if isinstance(value, kind):
-            return kind(value)
-    return None
+    return next((kind(value) for kind in (bool, int, float) if isinstance(value, kind)), None)
 
 
 def plain_row(
@@ -119,14 +120,12 @@ def plain_row(
     """One row of attributes as scalars that `form` can hold, of names that are not `taken`."""
     plain = {}
     for name, value in row.items():
-        why = ""
         if not isinstance(name, str):
-            why = "its name is not a string"
-        elif name in taken:
-            why = "the name is taken"
-        elif (found := plain_value(value)) is None:
+            raise attribute_error(name, domain, where, form, "its name is not a string")
+        if name in taken:
+            raise attribute_error(name, domain, where, form, "the name is taken")
+        if (found := plain_value(value)) is None:
             why = f"it must be a string, integer, float or boolean, got {type(value).__name__}"
-        if why:
             raise attribute_error(name, domain, where, form, why)
         plain[clean_text(name)] = found
     return plain
@@ -134,16 +133,25 @@ def plain_row(
 
 def plain_graph(graph: nx.Graph, form: str, taken: Mapping[str, Collection[str]]) -> nx.Graph:
     """Copy a graph with all attributes as `plain_row` returns them; `taken` is by domain."""
-    plain = nx.DiGraph() if graph.is_directed() else nx.Graph()
-    attributes = {key: value for key, value in graph.graph.items() if key not in _DEFAULTS}
-    plain.graph.update(plain_row(attributes, "graph", None, form, taken.get("graph", ())))
-    for node, row in graph.nodes(data=True):
-        plain.add_node(node)
-        plain.nodes[node].update(plain_row(row, "node", node, form, taken.get("node", ())))
-    known = taken.get("edge", ())
-    for i, j, row in graph.edges(data=True):
-        plain.add_edges_from([(i, j, plain_row(row, "edge", (i, j), form, known))])
-    return plain
+
+    def plain(row: Mapping[Any, Any], domain: str, where: Any = None) -> dict[str, Any]:
+        return plain_row(row, domain, where, form, taken.get(domain, ()))
+
+    copied = nx.DiGraph() if graph.is_directed() else nx.Graph()
+    known = XML_DEFAULTS.values()
+    attributes = {key: value for key, value in graph.graph.items() if key not in known}
+    copied.graph.update(plain(attributes, "graph"))
+    copied.add_nodes_from((node, plain(row, "node", node)) for node, row in graph.nodes.items())
+    copied.add_edges_from((*ends, plain(row, "edge", ends)) for ends, row in graph.edges.items())
+    return copied
+
+
+def attributes_of(graph: nx.Graph) -> Iterator[tuple[str, Any, str, Any]]:
+    """Domain, node or ends, name and value of every attribute of a graph."""
+    rows = [("graph", None, graph.graph)]
+    rows += [("node", node, row) for node, row in graph.nodes.items()]
+    rows += [("edge", ends, row) for ends, row in graph.edges.items()]
+    return ((domain, where, *entry) for domain, where, row in rows for entry in row.items())
 
 
 def attribute_error(name: Any, domain: str, where: Any, form: str, why: str) -> ValueError:

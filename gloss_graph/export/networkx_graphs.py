@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import operator
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from copy import copy
 from typing import Any, NamedTuple
@@ -19,6 +19,8 @@ from torch_geometric.data import Data
 from gloss_graph._internal.checks import check_positive_int
 from gloss_graph._internal.limits import load_json
 from gloss_graph.export.attributes import (
+    XML_DEFAULTS,
+    check_entries,
     check_simple,
     class_names,
     class_values,
@@ -27,10 +29,22 @@ from gloss_graph.export.attributes import (
 )
 from gloss_graph.export.graph_arrays import EDGE_KINDS, Edges, count_nodes, node_column, read_edges
 
-# Columns that the table of `to_networkx` names.
-_KNOWN = {"y", "doc_id", "text", "predicted", "split", "age", "in_batch", "seed_mask"}
+# Columns of nodes in the order of the table of `to_networkx`: their name in `Data` and their type.
+_COLUMNS: dict[str, tuple[str, Any]] = {
+    "doc_id": ("doc_id", torch.long),
+    "text": ("text", str),
+    "label": ("y", torch.long),
+    "predicted": ("predicted", torch.long),
+    "split": ("split", str),
+    "age": ("age", torch.long),
+    "in_batch": ("in_batch", torch.bool),
+    "seed": ("seed_mask", torch.bool),
+}
 # Vectors, and columns that become something else.
 _LEFT_OUT = {"x", "pos", "edge_index", "num_nodes", "label_names", "batch", "ptr"}
+_KNOWN = _LEFT_OUT | {key for key, _ in _COLUMNS.values()}
+# Names that attributes of nodes and graphs must not have.
+_RESERVED = _LEFT_OUT | {"edge_weight", "edge_kind", "y", "seed_mask"}
 
 
 class GraphColumns(NamedTuple):
@@ -194,58 +208,46 @@ def data_columns(
     values: dict[str, Any] = dict(edges.columns)
     if "kind" in values:
         values["kind"] = np.array(EDGE_KINDS, dtype=object)[values["kind"].astype(int)]
-    classes = data.get("label_names")
-    cleaned = None if classes is None else [clean_text(name) for name in class_names(classes)]
-    attributes = _single_values(data)
-    if cleaned is not None:
-        attributes["label_names"] = json.dumps(cleaned, ensure_ascii=False)
-
-    def column(key: str, dtype: torch.dtype = torch.long) -> list[Any] | None:
-        found = node_column(data, key, size, dtype, "data")
-        return None if found is None else found.tolist()
-
-    def words(key: str, name: str, limit: int | None = None) -> list[str] | None:
+    names = data.get("label_names")
+    if names is not None:
+        names = [clean_text(name) for name in class_names(names)]
+    nodes: dict[str, Any] = {}
+    for name, (key, kind) in _COLUMNS.items():
         found = data.get(key)
-        return None if found is None else text_column(found, name, size, limit)
-
-    guesses = data.get("predicted")
-    if guesses is not None:
-        guesses = _named(_predictions(guesses, size), cleaned, "predicted")
-    columns = {
-        "doc_id": column("doc_id"),
-        "text": words("text", "texts", max_text),
-        "label": _named(column("y"), cleaned, "data.y"),
-        "predicted": guesses,
-        "split": words("split", "split"),
-        "age": column("age"),
-        "in_batch": column("in_batch", torch.bool),
-        "seed": column("seed_mask", torch.bool),
-    }
-    nodes = {key: found for key, found in columns.items() if found is not None}
-    for key, value in data:
-        if key in _KNOWN | _LEFT_OUT or key.startswith("edge_"):
+        if found is None:
             continue
-        if isinstance(value, Tensor) and value.shape == (size,) and not value.is_complex():
-            nodes[key] = value.detach().cpu().tolist()
-        elif isinstance(value, list) and len(value) == size and size:
-            nodes[key] = text_column(value, key, size, None)
-    names = list(range(size))
-    return GraphColumns(names, nodes, edges.source, edges.target, values, directed, attributes)
-
-
-def _single_values(data: Data) -> dict[str, Any]:
-    """Single values of a graph; NaN, the bandwidth of a width per document, becomes `"local"`."""
-    found: dict[str, Any] = {}
+        if name == "text":
+            nodes[name] = text_column(found, "texts", size, max_text)
+        elif name == "split":
+            nodes[name] = text_column(found, name, size, None)
+        elif name == "predicted":
+            nodes[name] = _named(_predictions(found, size), names, name)
+        elif (column := node_column(data, key, size, kind, "data")) is not None:
+            nodes[name] = column.tolist()
+    if "label" in nodes:
+        nodes["label"] = _named(nodes["label"], names, "data.y")
+    attributes: dict[str, Any] = {}
     for key, value in data:
-        if key in _KNOWN | _LEFT_OUT:
+        if key in _KNOWN:
             continue
         if isinstance(value, Tensor) and value.dim() == 0:
             value = value.item()
         if isinstance(value, str):
-            found[key] = clean_text(value)
+            attributes[key] = clean_text(value)
         elif isinstance(value, (bool, int, float)):
-            found[key] = "local" if key == "bandwidth" and math.isnan(value) else value
-    return found
+            # The bandwidth of a graph with a width per document is NaN.
+            local = key == "bandwidth" and math.isnan(value)
+            attributes[key] = "local" if local else value
+        elif key.startswith("edge_"):
+            continue
+        elif isinstance(value, Tensor) and value.shape == (size,) and not value.is_complex():
+            nodes[key] = value.detach().cpu().tolist()
+        elif isinstance(value, list) and len(value) == size and size:
+            nodes[key] = text_column(value, key, size, None)
+    if names is not None:
+        attributes["label_names"] = json.dumps(names, ensure_ascii=False)
+    every = list(range(size))
+    return GraphColumns(every, nodes, edges.source, edges.target, values, directed, attributes)
 
 
 def _predictions(predicted: Any, size: int) -> list[Any]:
@@ -253,18 +255,14 @@ def _predictions(predicted: Any, size: int) -> list[Any]:
     if isinstance(predicted, np.ndarray) and predicted.dtype.kind in "UO":
         predicted = predicted.tolist()
     if not isinstance(predicted, (Tensor, np.ndarray)):
-        if not isinstance(predicted, Iterable):
-            raise ValueError(
-                f"'predicted' must have {size} entries, one per node "
-                f"(got {type(predicted).__name__})."
-            )
+        check_entries(predicted, "predicted", size)
         predicted = list(predicted)
         if any(isinstance(value, str) for value in predicted):
             return text_column(predicted, "predicted", size, None)
     return class_values(predicted, "predicted", size).long().tolist()
 
 
-def _named(classes: list[Any] | None, names: list[str] | None, source: str) -> list[Any] | None:
+def _named(classes: list[Any], names: list[str] | None, source: str) -> list[Any]:
     """Replace class numbers by names; -1 by the empty name. Names stay as they are."""
     if names is None or not classes or isinstance(classes[0], str):
         return classes
@@ -274,17 +272,6 @@ def _named(classes: list[Any] | None, names: list[str] | None, source: str) -> l
             f"class {max(classes)}). Add the missing names."
         )
     return [names[i] if i >= 0 else "" for i in classes]
-
-
-# Columns of one type: name and type in `Data`, and how a value is converted.
-_COLUMNS: dict[str, tuple[str, torch.dtype, Callable[[Any], Any]]] = {
-    "doc_id": ("doc_id", torch.long, operator.index),
-    "age": ("age", torch.long, operator.index),
-    "in_batch": ("in_batch", torch.bool, bool),
-    "seed": ("seed_mask", torch.bool, bool),
-}
-_RESERVED = {"edge_index", "edge_weight", "num_nodes", "x", "pos", "y", "seed_mask", "edge_kind"}
-_RESERVED |= {"batch", "ptr", "label_names"}
 
 
 def from_networkx(graph: nx.Graph) -> Data:
@@ -348,13 +335,11 @@ def networkx_columns(graph: nx.Graph) -> GraphColumns:
 def data_from_columns(graph: GraphColumns) -> Data:
     """The `Data` of columns, as `from_networkx` returns it."""
     size = len(graph.names)
-    order = np.arange(size)
-    names: list[Any] | None = list(graph.names)
-    if all(type(name) is int for name in graph.names) and sorted(graph.names) == list(range(size)):
-        # Node i becomes row i, in whatever order the nodes were added.
-        order, names = np.asarray(graph.names, dtype=np.int64), None
-    position = np.empty(size, dtype=np.int64)
-    position[order] = np.arange(size)
+    numbered = all(type(name) is int for name in graph.names)
+    numbered = numbered and sorted(graph.names) == list(range(size))
+    # Node i becomes row i, in whatever order the nodes were added.
+    order = np.asarray(graph.names, dtype=np.int64) if numbered else np.arange(size)
+    position = np.argsort(order)
     entries = {"entry": np.arange(graph.source.size)}
     edges = Edges(order[graph.source], order[graph.target], entries)
     edges = edges if graph.directed else edges.both_ways()
@@ -372,19 +357,19 @@ def data_from_columns(graph: GraphColumns) -> Data:
         data[key] = value
 
     for name, values in graph.edges.items():
-        column = _edge_column(name, values)
-        put(f"edge_{_fitting(name, 'edge')}", column[entry], "edge")
+        put(f"edge_{_fitting(name, 'edge')}", _edge_column(name, values)[entry], "edge")
     if not edge_index.numel():
         data.edge_weight = torch.zeros(0, dtype=torch.float32)
     known = _label_names(graph)
     for name, values in graph.nodes.items():
-        put(*_node_column(name, [values[i] for i in position.tolist()], known), "node")
-    if names is not None:
-        put("node", _typed("node", names, "node"), "node")
+        key = _COLUMNS[name][0] if name in _COLUMNS else _fitting(name, "node")
+        put(key, _node_column(name, [values[i] for i in position.tolist()], known), "node")
+    if not numbered:
+        put("node", _typed("node", graph.names, "node"), "node")
     if known is not None:
         data.label_names = known
     for name, value in graph.attributes.items():
-        if name not in ("label_names", "node_default", "edge_default"):
+        if name not in ("label_names", *XML_DEFAULTS.values()):
             put(_fitting(name, "graph"), _single(name, value), "graph")
     return data
 
@@ -399,22 +384,32 @@ def _fitting(name: Any, domain: str) -> str:
     return name
 
 
-def _node_column(name: str, values: list[Any], known: list[str] | None) -> tuple[str, Any]:
-    """Name and values of a column in `Data`."""
-    if name in ("label", "predicted"):
-        return "y" if name == "label" else name, _classes(name, values, known)
-    if name in ("text", "split"):
+def _node_column(name: str, values: list[Any], known: list[str] | None) -> Tensor | list[str]:
+    """The values of a column in `Data`."""
+    if name not in _COLUMNS:
+        return _typed(name, values, "node")
+    kind = _COLUMNS[name][1]
+    if kind is str:
         values = ["" if value is None else value for value in values]
         bad = next((value for value in values if not isinstance(value, str)), None)
         if bad is not None:
             raise ValueError(
                 f"The attribute {name!r} of nodes must hold strings (got {type(bad).__name__})."
             )
-        return name, values
-    if name in _COLUMNS:
-        key, dtype, convert = _COLUMNS[name]
-        return key, _converted(name, _complete(name, values, "node"), convert, dtype)
-    return _fitting(name, "node"), _typed(name, values, "node")
+        return values
+    if name in ("label", "predicted"):
+        if all(value is None or isinstance(value, str) for value in values):
+            numbers: dict[str | None, int] = {"": -1, None: -1}
+            numbers |= {label: number for number, label in enumerate(known or ())}
+            return torch.tensor([numbers[value] for value in values], dtype=kind)
+        values = [-1 if value is None else value for value in values]
+    convert = bool if kind == torch.bool else operator.index
+    try:
+        return torch.tensor([convert(value) for value in _complete(name, values, "node")]).to(kind)
+    except (TypeError, RuntimeError) as error:
+        raise ValueError(
+            f"The attribute {name!r} of nodes must be of one type ({error})."
+        ) from error
 
 
 def _label_names(graph: GraphColumns) -> list[str] | None:
@@ -434,25 +429,6 @@ def _label_names(graph: GraphColumns) -> list[str] | None:
     }
     known += sorted(used.difference(known))
     return known if known or declared is not None else None
-
-
-def _classes(name: str, values: list[Any], known: list[str] | None) -> Tensor:
-    numbers: dict[str | None, int] = {"": -1, None: -1}
-    numbers |= {label: number for number, label in enumerate(known or ())}
-    if all(value is None or isinstance(value, str) for value in values):
-        return torch.tensor([numbers[value] for value in values], dtype=torch.long)
-    return _converted(name, [-1 if v is None else v for v in values], operator.index, torch.long)
-
-
-def _converted(
-    name: str, values: list[Any], convert: Callable[[Any], Any], dtype: torch.dtype
-) -> Tensor:
-    try:
-        return torch.tensor([convert(value) for value in values]).to(dtype)
-    except (TypeError, RuntimeError) as error:
-        raise ValueError(
-            f"The attribute {name!r} of nodes must be of one type ({error})."
-        ) from error
 
 
 def _complete(name: str, values: Sequence[Any], domain: str) -> list[Any]:

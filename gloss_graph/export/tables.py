@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -118,33 +117,27 @@ def _arrays(columns: Mapping[str, Any], domain: str, form: str) -> dict[str, pa.
     return arrays
 
 
-def read_tables(path: str | os.PathLike[str]) -> GraphColumns:
+def read_tables(path: Path) -> GraphColumns:
     """Read the tables of `save_tables`, by the same name or that of one of the files.
 
     CSV tables without `.schema.json` are read too; the types of their columns are guessed.
     """
-    files = _paths(Path(path))
+    files = _paths(path)
     described: dict[str, Any] = {}
     tables: dict[str, pa.Table] = {}
-    try:
-        if "schema" in files and files["schema"].exists():
-            described = read_object(files["schema"])
-        for part in ("nodes", "edges"):
-            file = files[part]
-            if file.suffix == ".csv":
-                tables[part] = _read_csv(file, described.get(part, {}))
-            else:
-                tables[part] = read_parquet(file)
-                described |= load_json((tables[part].schema.metadata or {}).get(_KEY, b"{}"))
-        names = tables["nodes"]["node"]
-        source, target = (_places(names, tables["edges"][end]) for end in ("source", "target"))
-        attributes = described.get("graph", {})
-        if not isinstance(attributes, dict):
-            raise ValueError("its description of the graph is not an object")
-    except FileNotFoundError:
-        raise
-    except Exception as error:  # damaged tables raise errors without a common base
-        raise ValueError(f"'path' must name node and edge tables ({path}: {error}).") from error
+    if "schema" in files and files["schema"].exists():
+        described = read_object(files["schema"])
+    for part in ("nodes", "edges"):
+        if "schema" in files:
+            tables[part] = _read_csv(files[part], described.get(part, {}))
+        else:
+            tables[part] = read_parquet(files[part])
+            described |= load_json((tables[part].schema.metadata or {}).get(_KEY, b"{}"))
+    names = tables["nodes"]["node"]
+    source, target = (_places(names, tables["edges"][end]) for end in ("source", "target"))
+    attributes = described.get("graph", {})
+    if not isinstance(attributes, dict):
+        raise ValueError("its description of the graph is not an object")
     nodes, edges = (
         {name: _values(tables[part][name]) for name in tables[part].column_names[ends:]}
         for part, ends in (("nodes", 1), ("edges", 2))
