@@ -18,6 +18,8 @@ UNLABELED = -1
 SEPARATOR = ";"
 """Separates the labels of a document in a file by default."""
 
+_LISTS = ("texts", "labels", "ids", "texts_b", "label_sets")
+
 
 @dataclass(frozen=True, repr=False)
 class Corpus:
@@ -26,16 +28,15 @@ class Corpus:
     Args:
         texts: The N documents.
         labels: N class numbers in `[0, C)`, -1 for an unlabeled document.
-        ids: N distinct non-negative identities. They stay with a document through selections and
-            splits, so that a memory recognizes it in every epoch.
+        ids: N distinct non-negative identities, which stay with the documents through selections
+            and splits, so that a memory recognizes them in every epoch.
         label_names: The C class names, in the order of the class numbers.
         texts_b: The second text of every document where documents are pairs.
         name: Name of the corpus in messages and reports.
         features: (N, D) finite float32 array of precomputed features, if there are any.
-        label_sets: For documents with several classes, N lists of class numbers (an empty list is
-            a document of no class), None for an unlabeled document. `labels` are then derived
-            from them: 0 for a labeled document and -1 for the others.
-        separator: Separates the names of a label set in the files that are written.
+        label_sets: For documents with several classes, N lists of class numbers, None for an
+            unlabeled document. `labels` are then 0 for a labeled document and -1 for the others.
+        separator: Separates the names of a label set in files.
 
     Raises:
         ValueError: A value of the wrong type or out of range, repeated, or not one per document.
@@ -62,10 +63,10 @@ class Corpus:
         def store(name: str, value: Any) -> None:
             object.__setattr__(self, name, value)
 
-        store("texts", string_list("texts", self.texts))
-        store("label_names", string_list("label_names", self.label_names))
-        if self.texts_b is not None:
-            store("texts_b", string_list("texts_b", self.texts_b))
+        for part in ("texts", "label_names", "texts_b"):
+            if getattr(self, part) is not None:
+                store(part, string_list(part, getattr(self, part)))
+        _check_distinct("label_names", self.label_names, "Merge the classes or rename one.")
         if self.label_sets is not None:
             sets = _checked_sets(self.label_sets, self.num_classes)
             store("label_sets", sets)
@@ -77,7 +78,7 @@ class Corpus:
                 )
         store("labels", _integers("labels", self.labels))
         store("ids", _integers("ids", self.ids))
-        for part in ("label_sets", "labels", "ids", "texts_b"):
+        for part in _LISTS:
             values = getattr(self, part)
             if values is not None and len(values) != len(self):
                 raise ValueError(
@@ -85,11 +86,14 @@ class Corpus:
                     f"{len(self)} texts). Give every document one."
                 )
         if min(self.ids, default=0) < 0:
-            raise ValueError(
-                f"'ids' must not be negative (got {min(self.ids)}). Number the documents from 0."
-            )
+            raise ValueError(f"'ids' must not be negative (got {min(self.ids)}). Count from 0.")
         _check_distinct("ids", self.ids, "Number the documents from 0.")
-        _check_distinct("label_names", self.label_names, "Merge the classes or rename one.")
+        for position, label in enumerate(self.labels):
+            if not UNLABELED <= label < self.num_classes:
+                raise ValueError(
+                    f"'labels' must be -1 (unlabeled) or a class number below {self.num_classes} "
+                    f"(got {label} at position {position}). Extend 'label_names' or correct it."
+                )
         if self.features is not None:
             table = np.ascontiguousarray(self.features, dtype=np.float32)
             if table.ndim != 2 or len(table) != len(self) or not np.isfinite(table).all():
@@ -98,12 +102,6 @@ class Corpus:
                     f"documents (got shape {table.shape})."
                 )
             store("features", table)
-        for position, label in enumerate(self.labels):
-            if not UNLABELED <= label < self.num_classes:
-                raise ValueError(
-                    f"'labels' must be -1 (unlabeled) or a class number below {self.num_classes} "
-                    f"(got {label} at position {position}). Extend 'label_names' or correct it."
-                )
 
     def __len__(self) -> int:
         return len(self.texts)
@@ -111,8 +109,8 @@ class Corpus:
     def __repr__(self) -> str:
         name = f"{self.name!r}, " if self.name else ""
         pairs = "pairs" if self.texts_b is not None else "documents"
-        unlabeled = self.labels.count(UNLABELED)
         classes = f"{self.num_classes} classes{', label sets' if self.multilabel else ''}"
+        unlabeled = self.labels.count(UNLABELED)
         return f"Corpus({name}{len(self)} {pairs}, {classes}, {unlabeled} unlabeled)"
 
     @property
@@ -124,11 +122,17 @@ class Corpus:
     def targets(self) -> np.ndarray:
         """(N, C) float32, 1 where a document has a class; rows of NaN for unlabeled documents."""
         table = np.zeros((len(self), self.num_classes), dtype=np.float32)
-        table[np.asarray(self.labels, dtype=np.int64) < 0] = np.nan
-        sets = [[c] if c >= 0 else None for c in self.labels]
-        for row, members in enumerate(sets if self.label_sets is None else self.label_sets):
-            table[row, members or []] = 1
+        for row, members in enumerate(self._sets):
+            if members is None:
+                table[row] = np.nan
+            else:
+                table[row, members] = 1
         return table
+
+    @property
+    def _sets(self) -> list[list[int] | None]:
+        """Classes per document, None for an unlabeled one."""
+        return self.label_sets or [None if label < 0 else [label] for label in self.labels]
 
     @property
     def num_classes(self) -> int:
@@ -138,10 +142,8 @@ class Corpus:
     @property
     def class_counts(self) -> list[int]:
         """Labeled documents per class, C values; a document counts for each of its classes."""
-        if self.multilabel:
-            return np.nansum(self.targets, axis=0).astype(np.int64).tolist()
-        labels = np.asarray(self.labels, dtype=np.int64)
-        return np.bincount(labels[labels >= 0], minlength=self.num_classes).tolist()
+        labels = np.array([label for members in self._sets for label in members or ()], np.int64)
+        return np.bincount(labels, minlength=self.num_classes).tolist()
 
     def select(self, indices: Iterable[Any]) -> Corpus:
         """The documents at distinct positions (not ids), in the order given, or of a mask (N,)."""
@@ -153,23 +155,18 @@ class Corpus:
                     "Give one flag per document, or positions."
                 )
             chosen = chosen.nonzero()[0]
-        positions = _integers("indices", chosen.tolist())
-        outside = [position for position in positions if not 0 <= position < len(self)]
-        if outside:
+        rows = _integers("indices", chosen.tolist())
+        outside = next((row for row in rows if not 0 <= row < len(self)), None)
+        if outside is not None:
             raise ValueError(
-                f"'indices' must lie in [0, {len(self)}) (got {outside[0]}). Positions are "
-                "counted from 0; ids are not positions."
+                f"'indices' must lie in [0, {len(self)}) (got {outside}). Positions count from 0; "
+                "ids are not positions."
             )
-        _check_distinct("indices", positions, "Repeat a document in the sampler instead.")
-        return replace(
-            self,
-            texts=[self.texts[position] for position in positions],
-            labels=[self.labels[position] for position in positions],
-            ids=[self.ids[position] for position in positions],
-            texts_b=self.texts_b and [self.texts_b[position] for position in positions],
-            features=None if self.features is None else self.features[positions],
-            label_sets=self.label_sets and [self.label_sets[position] for position in positions],
-        )
+        _check_distinct("indices", rows, "Repeat a document in the sampler instead.")
+        lists = {name: getattr(self, name) for name in _LISTS}
+        parts = {name: values and [values[row] for row in rows] for name, values in lists.items()}
+        features = None if self.features is None else self.features[rows]
+        return replace(self, features=features, **parts)
 
 
 @dataclass(frozen=True)
@@ -205,8 +202,7 @@ class Splits:
                     f"'{part}' must have the label names of 'train' (got {corpus.label_names}, "
                     f"train has {self.train.label_names}). Read it with the same 'label_names'."
                 )
-            shared = seen.intersection(corpus.ids)
-            if shared:
+            if shared := seen.intersection(corpus.ids):
                 raise ValueError(
                     f"'{part}' must not share ids with an earlier part (got {min(shared)} in "
                     "both). Number the documents across the parts, e.g. with 'first_id'."
@@ -228,8 +224,7 @@ class Splits:
 def stratified_draw(labels: Sequence[int], fraction: float, *, seed: int = 0) -> list[int]:
     """Draw a share of the labeled documents, the same share of every class.
 
-    Shares are rounded by largest remainders, and every class keeps at least one document that is
-    not drawn.
+    Shares are rounded by largest remainders; every class keeps a document that is not drawn.
 
     Args:
         labels: Class numbers, -1 for unlabeled documents, which are never drawn.
@@ -249,8 +244,7 @@ def stratified_draw(labels: Sequence[int], fraction: float, *, seed: int = 0) ->
     members = [np.flatnonzero(classes == label) for label in np.unique(classes[classes >= 0])]
     if all(len(group) < 2 for group in members):
         raise ValueError(
-            "'labels' must hold a class with two documents or more to draw from (got none). Label "
-            "more documents, or pass the drawn part explicitly."
+            "'labels' must hold a class with two documents to draw from (got none). Label more."
         )
     wanted = np.array([fraction * len(group) for group in members])
     spare = np.array([len(group) - 1 for group in members])
@@ -270,16 +264,13 @@ def string_list(field: str, values: Iterable[str]) -> list[str]:
     Half of a surrogate pair, which neither tokenizers nor files take, becomes U+FFFD.
     """
     if values is None or isinstance(values, str):
-        raise ValueError(
-            f"'{field}' must be a list of strings (got {type(values).__name__}). Put it in a list."
-        )
+        got = type(values).__name__
+        raise ValueError(f"'{field}' must be a list of strings (got {got}). Put it in a list.")
     strings = list(values)
     for position, value in enumerate(strings):
         if not isinstance(value, str):
-            raise ValueError(
-                f"'{field}' must hold strings (got {type(value).__name__} at position "
-                f"{position}). Convert or remove it."
-            )
+            got = f"{type(value).__name__} at position {position}"
+            raise ValueError(f"'{field}' must hold strings (got {got}). Convert or remove it.")
     return [whole_text(value) for value in strings]
 
 
