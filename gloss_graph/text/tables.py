@@ -347,9 +347,8 @@ class _File(NamedTuple):
     def _json_chunks(self, rows: int | None) -> Iterator[Table]:
         for number, taken in enumerate(_parts(self._json_rows(), rows)):
             found = dict.fromkeys(key for _, row in taken for key in row)
-            if (
-                number
-            ):  # A key is a column of the file if one row has it, which later rows need not.
+            # One row that has a key makes it a column of the file; later rows need not have it.
+            if number:
                 found |= dict.fromkeys(self.wanted)
             names = self._checked_columns(list(found))
             columns = {name: [row.get(name) for _, row in taken] for name in names}
