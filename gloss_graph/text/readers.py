@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from gloss_graph._internal.checks import misfit
 from gloss_graph._internal.unicode import whole_text
 from gloss_graph.text.corpora import SEPARATOR, UNLABELED, Corpus, Splits, stratified_draw
 from gloss_graph.text.tables import Table, read_chunks, read_columns
@@ -38,7 +39,7 @@ def read_table(
     A `-1` in the file is the name of a class, with a warning.
 
     Args:
-        path: The file.
+        path: The file; the corpus is named after it.
         text: Column of the documents; None names documents by their place in the file.
         label: Column of the labels; None reads every document as unlabeled.
         text_b: Column of the second texts where documents are pairs.
@@ -51,9 +52,6 @@ def read_table(
             `label_sets`. JSON and Parquet may hold lists instead. A document of no class is
             written as the bare separator or an empty list; an empty value is unlabeled. None: one
             label per document.
-
-    Returns:
-        The corpus, named after the file.
 
     Raises:
         ValueError: The file is missing, empty, of an unknown format, malformed or not UTF-8; a
@@ -102,19 +100,15 @@ def read_splits(
             of another file.
     """
     if not 0 <= val_fraction < 1:
-        raise ValueError(
-            f"'val_fraction' must be at least 0 and below 1 (got {val_fraction}). Try 0.1, or 0 "
-            "for no validation part."
-        )
+        raise misfit("val_fraction", "be at least 0 and below 1", val_fraction, "Try 0.1.")
     layout = _Layout(text, label, text_b, quoting, allow_empty, separator)
     known = f"the labels of {train}"
     train_part, val_part, test_part = layout.read(train), None, None
     names = train_part.label_names
     if len(names) < 2:
-        raise ValueError(
-            f"'train' must hold documents of at least two classes (got {len(names)} in "
-            f"{train}, column {label!r}). Label more documents, or name another column."
-        )
+        got = f"{len(names)} in {train}, column {label!r}"
+        advice = "Label more documents, or name another column."
+        raise misfit("train", "hold documents of at least two classes", got, advice)
     first_id = len(train_part)
     if val is not None:
         val_part = layout.read(val, names, first_id, known)
@@ -193,9 +187,7 @@ class _Layout:
 
     def __post_init__(self) -> None:
         if self.separator is not None and not self.separator.strip():
-            raise ValueError(
-                f"'separator' must hold a visible character (got {self.separator!r}). Try ';'."
-            )
+            raise misfit("separator", "hold a visible character", repr(self.separator), "Try ';'.")
         if len(set(self.columns)) < len(self.columns):
             raise ValueError(
                 f"'text', 'text_b' and 'label' must name different columns (got {self.columns}). "
@@ -233,8 +225,7 @@ class _Layout:
                 shown = ", ".join(map(repr, names[:20])) + (", ..." if len(names) > 20 else "")
                 raise ValueError(
                     f"{table.path}: label {new!r} at {place} is not among {known} ({shown}). "
-                    "Correct it, leave it empty for an unlabeled document, or give the class "
-                    "training documents."
+                    "Correct it, or leave it empty for an unlabeled document."
                 )
         sets = [None if found is None else [numbers[name] for name in found] for found in members]
         return Corpus(
@@ -254,28 +245,22 @@ class _Layout:
         for value, place in zip(table.values(name), table.places, strict=True):
             if not isinstance(value, str):
                 found = "null" if value is None else type(value).__name__
-                raise ValueError(
-                    f"{table.path}: column {name!r} must hold strings (got {found} at {place}). "
-                    "Write the text as a string, or remove the row."
-                )
+                raise table.fault(name, "hold strings", f"{found} at {place}", "Remove the row.")
             if not value.strip():
                 empty.append(place)
             texts.append(_checked_unicode(table, name, value, place))
         if empty and not self.allow_empty:
             listed = ", ".join(empty[:5]) + (", ..." if len(empty) > 5 else "")
-            raise ValueError(
-                f"{table.path}: column {name!r} must not be empty (got {len(empty)} empty texts: "
-                f"{listed}). Remove the rows, or pass allow_empty=True to keep them."
-            )
+            got = f"{len(empty)} empty texts: {listed}"
+            advice = "Remove the rows, or pass allow_empty=True to keep them."
+            raise table.fault(name, "not be empty", got, advice)
         return texts
 
 
 def _checked_unicode(table: Table, name: str, value: str, place: str) -> str:
     if value != whole_text(value):
-        raise ValueError(
-            f"{table.path}: column {name!r} must hold valid Unicode (got half of a surrogate pair "
-            f"at {place}). Correct the escape sequence."
-        )
+        got = f"half of a surrogate pair at {place}"
+        raise table.fault(name, "hold valid Unicode", got, "Correct the escape sequence.")
     return value
 
 
@@ -289,10 +274,8 @@ def _label_lists(table: Table, name: str, separator: str | None) -> list[list[st
             parts = value.split(separator)
         labels = [_label(table, name, part, place) for part in parts]
         if listed and None in labels:
-            raise ValueError(
-                f"{table.path}: column {name!r} must hold lists of labels (got an empty one at "
-                f"{place}). Write null for an unlabeled document and [] for one of no class."
-            )
+            advice = "Write null for an unlabeled document and [] for one of no class."
+            raise table.fault(name, "hold lists of labels", f"an empty one at {place}", advice)
         members = list(dict.fromkeys(label for label in labels if label is not None))
         # Of no class: an empty list, or nothing around a separator.
         found.append(members if members or listed or len(parts) > 1 else None)
@@ -315,10 +298,8 @@ def _label(table: Table, name: str, value: object, place: str) -> str | None:
         value = int(value)
     if isinstance(value, str | int | float):
         return _checked_unicode(table, name, str(value).strip(), place) or None
-    raise ValueError(
-        f"{table.path}: column {name!r} must hold one label per document (got "
-        f"{type(value).__name__} at {place}). Write it as a string or a number."
-    )
+    got = f"{type(value).__name__} at {place}"
+    raise table.fault(name, "hold one label per document", got, "Write a string or a number.")
 
 
 def _sorted_names(members: list[list[str] | None]) -> list[str]:

@@ -76,6 +76,10 @@ class Table(NamedTuple):
                 ) from None
         return values
 
+    def fault(self, name: str, rule: str, got: str, advice: str) -> ValueError:
+        """The error of a column that breaks a rule, with the next step."""
+        return ValueError(f"{self.path}: column {name!r} must {rule} (got {got}). {advice}")
+
 
 def read_columns(
     path: str | Path,
