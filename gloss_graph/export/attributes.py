@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from gloss_graph._internal.checks import misfit
 from gloss_graph._internal.unicode import whole_text
 
 #: Colors of classes in pictures and exported graphs: Okabe & Ito (2008) with a dark violet for
@@ -45,34 +46,25 @@ def class_values(values: Any, name: str, size: int) -> Tensor:
     try:
         column = torch.as_tensor(values).detach().cpu()
     except (TypeError, ValueError, RuntimeError) as error:
-        raise ValueError(
-            f"'{name}' must hold integers (got {type(values).__name__}: {error}). "
-            "Use -1 for a missing class."
-        ) from error
+        got = f"{type(values).__name__}: {error}"
+        raise misfit(name, "hold integers", got, "Use -1 for a missing class.") from error
     if column.dim() == 2 and column.size(1) == 1:
         column = column.squeeze(1)
     if column.shape != (size,):
-        raise ValueError(
-            f"'{name}' must have {size} entries, one per node "
-            f"(got the shape {tuple(column.shape)}). Reduce each node to one value first."
-        )
+        rule, got = f"have {size} entries, one per node", f"the shape {tuple(column.shape)}"
+        raise misfit(name, rule, got, "Reduce each node to one value first.")
     if column.numel() and (column.is_floating_point() or column.is_complex()):
-        raise ValueError(
-            f"'{name}' must hold integers or booleans (got {column.dtype}). "
-            "Take the argmax of scores; vectors have no place in a text format."
-        )
+        raise misfit(name, "hold integers or booleans", column.dtype, "Take the argmax of scores.")
     return column
 
 
 def check_entries(values: Any, name: str, size: int) -> None:
     """Raise unless the values are a collection of one per node."""
     if isinstance(values, str) or not isinstance(values, Sized) or len(values) != size:
-        count = len(values) if isinstance(values, Sized) else type(values).__name__
-        raise ValueError(
-            f"'{name}' must have {size} entries, one per node "
-            f"(got {'a single string' if isinstance(values, str) else count}). "
-            "Set 'num_nodes' of the graph if the last nodes have no edges."
-        )
+        got: Any = len(values) if isinstance(values, Sized) else type(values).__name__
+        got = "a single string" if isinstance(values, str) else got
+        advice = "Set 'num_nodes' of the graph if the last nodes have no edges."
+        raise misfit(name, f"have {size} entries, one per node", got, advice)
 
 
 def text_column(values: Sequence[Any], name: str, size: int, limit: int | None) -> list[str]:
@@ -80,29 +72,23 @@ def text_column(values: Sequence[Any], name: str, size: int, limit: int | None) 
     check_entries(values, name, size)
     for i, value in enumerate(values):
         if not isinstance(value, str):
-            raise ValueError(
-                f"'{name}' must hold strings (got {type(value).__name__} at {i}). "
-                'Replace missing values by "".'
-            )
+            got = f"{type(value).__name__} at {i}"
+            raise misfit(name, "hold strings", got, 'Replace missing values by "".')
     return [clean_text(str(value), limit) for value in values]
 
 
 def class_names(names: Any) -> list[str]:
     """Convert names of classes to strings."""
     if isinstance(names, str) or not isinstance(names, Iterable):
-        raise ValueError(
-            f"'label_names' must be a list of names, one for each class (got {names!r})."
-        )
+        raise misfit("label_names", "be a list of names, one for each class", repr(names))
     return [whole_text(str(name)) for name in names]
 
 
 def check_simple(graph: nx.Graph) -> None:
     """Raise for a multigraph."""
     if graph.is_multigraph():
-        raise ValueError(
-            f"'graph' must not be a multigraph (got {type(graph).__name__}). "
-            "Merge parallel edges first: nx.Graph(graph) keeps one of each."
-        )
+        advice = "Merge parallel edges first: nx.Graph(graph) keeps one of each."
+        raise misfit("graph", "not be a multigraph", type(graph).__name__, advice)
 
 
 def plain_value(value: Any) -> str | int | float | bool | None:
@@ -120,12 +106,14 @@ def plain_row(
     """One row of attributes as scalars that `form` can hold, of names that are not `taken`."""
     plain = {}
     for name, value in row.items():
+        found, why = plain_value(value), ""
         if not isinstance(name, str):
-            raise attribute_error(name, domain, where, form, "its name is not a string")
-        if name in taken:
-            raise attribute_error(name, domain, where, form, "the name is taken")
-        if (found := plain_value(value)) is None:
+            why = "its name is not a string"
+        elif name in taken:
+            why = "the name is taken"
+        elif found is None:
             why = f"it must be a string, integer, float or boolean, got {type(value).__name__}"
+        if why:
             raise attribute_error(name, domain, where, form, why)
         plain[clean_text(name)] = found
     return plain

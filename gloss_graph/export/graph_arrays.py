@@ -20,6 +20,7 @@ from gloss_graph._internal.checks import (
     check_positive_int,
     check_tensor,
     is_integer,
+    misfit,
 )
 from gloss_graph._internal.unicode import whole_text
 from gloss_graph.export.attributes import check_entries, class_names, class_values
@@ -28,6 +29,7 @@ from gloss_graph.export.attributes import check_entries, class_names, class_valu
 EDGE_KINDS = ("batch-batch", "batch-memory", "memory-memory")
 _CHUNK = 65_536  # edges whose rows are compared at once
 _ROUNDING = 1e-6
+_REBUILD = "Rebuild the graph or drop these edges."
 
 
 class Edges(NamedTuple):
@@ -113,14 +115,11 @@ def read_arrays(
     """Read and check an undirected document graph; `label_names` replace the graph's."""
     size = count_nodes(graph)
     if not size and not allow_empty:
-        raise ValueError("'graph' must hold at least one document (got none).")
+        raise misfit("graph", "hold at least one document", "none")
     edges = read_edges(graph, only=("edge_weight",)).both_ways()
     weight = edges.weights()
     if weight.size and weight.min() < 0:
-        raise ValueError(
-            f"'graph.edge_weight' must be finite and >= 0 (got {weight.min():g}). "
-            "Rebuild the graph or drop these edges."
-        )
+        raise misfit("graph.edge_weight", "be finite and >= 0", f"{weight.min():g}", _REBUILD)
     order = np.lexsort((edges.target, edges.source))
     order = order[(edges.source != edges.target)[order]]
     ends = np.stack([edges.source[order], edges.target[order]])
@@ -168,31 +167,25 @@ def read_edges(
     ranked = key[forth]
     if (repeated := np.flatnonzero(ranked[1:] == ranked[:-1])).size:
         i, j = divmod(int(ranked[repeated[0]]), size)
-        raise ValueError(
-            f"'{name}.edge_index' must hold each edge once (got ({i}, {j}) repeatedly). "
-            f"Call {name}.coalesce() and decide how weights add up."
-        )
+        advice = f"Call {name}.coalesce() and decide how weights add up."
+        raise misfit(f"{name}.edge_index", "hold each edge once", f"({i}, {j}) repeatedly", advice)
     if not directed:
         back = np.argsort(reverse, kind="stable")
         if not np.array_equal(ranked, reverse[back]):
             i, j = divmod(int(np.setxor1d(key, reverse)[0]), size)
-            raise ValueError(
-                f"'{name}' must be undirected (got only one direction between {i} and {j}). Use "
-                "torch_geometric.utils.to_undirected; exports also take directed=True."
-            )
+            advice = "Use torch_geometric.utils.to_undirected; exports also take directed=True."
+            got = f"only one direction between {i} and {j}"
+            raise misfit(name, "be undirected", got, advice)
         once = source[forth] <= target[forth]
         forth, back = forth[once], back[once]
-    known = ["edge_weight", "edge_kind"]  # the attributes that every document graph has come first
-    others = [
-        key
-        for key, value in graph
-        if key.startswith("edge_")
-        and key not in ("edge_index", *known)
-        and isinstance(value, Tensor)
-        and value.shape == source.shape
-    ]
+    if only is None:
+        # The attributes that every document graph has come first.
+        found = {key: value for key, value in graph if key.startswith("edge_")}
+        shapes = {key: value.shape for key, value in found.items() if isinstance(value, Tensor)}
+        others = [key for key, shape in shapes.items() if shape == source.shape]
+        only = dict.fromkeys(["edge_weight", "edge_kind", *others])
     columns: dict[str, np.ndarray] = {}
-    for attribute in [*known, *others] if only is None else only:
+    for attribute in only:
         if graph.get(attribute) is None:
             continue
         values = _edge_values(graph, attribute, source.shape, name)
@@ -201,16 +194,13 @@ def read_edges(
         allowed = apart * np.maximum(np.abs(one), np.abs(other))
         if (differs := np.flatnonzero(np.abs(one - other) > allowed)).size:
             i, j = forth[differs[0]], back[differs[0]]
-            raise ValueError(
-                f"'{name}' must be undirected: '{name}.{attribute}' must agree in both directions "
-                f"(got {values[i]} for ({source[i]}, {target[i]}) and {values[j]} for its reverse)."
-                " Use torch_geometric.utils.to_undirected(edge_index, edge_weight, reduce='mean')."
-            )
+            rule = f"be undirected: '{name}.{attribute}' must agree in both directions"
+            got = f"{values[i]} for ({source[i]}, {target[i]}) and {values[j]} for its reverse"
+            advice = "Use to_undirected(edge_index, edge_weight, reduce='mean') of PyG."
+            raise misfit(name, rule, got, advice)
         if attribute == "edge_kind" and values.size and not np.isin(values, range(3)).all():
-            raise ValueError(
-                f"'{name}.edge_kind' must be 0, 1 or 2 (got {values.min():g}..{values.max():g}). "
-                f"They stand for {', '.join(EDGE_KINDS)}."
-            )
+            got, advice = f"{values.min():g}..{values.max():g}", f"They stand for {EDGE_KINDS}."
+            raise misfit(f"{name}.edge_kind", "be 0, 1 or 2", got, advice)
         columns[attribute.removeprefix("edge_")] = values[forth]
     return Edges(source[forth], target[forth], columns)
 
@@ -226,16 +216,11 @@ def edge_homophily(data: Data) -> float:
 
     Raises:
         ValueError: A directed graph, an edge that leaves the graph, no `y`, or label sets.
-
-    Example:
-        >>> edges = torch.tensor([[0, 1, 1, 2], [1, 0, 2, 1]])
-        >>> edge_homophily(Data(edge_index=edges, y=torch.tensor([0, 0, 1])))
-        0.5
     """
     size = count_nodes(data, "data")
     labels = node_column(data, "y", size, torch.long, "data")
     if labels is None:
-        raise ValueError("'data.y' must hold a class number for every node (got none).")
+        raise misfit("data.y", "hold a class number for every node", "none")
     edges = read_edges(data, name="data", only=()).both_ways()
     ends = labels.numpy()[np.stack([edges.source, edges.target])]
     known = (ends >= 0).all(axis=0)
@@ -255,9 +240,8 @@ def to_scipy(
     | for                                           | call                              |
     | --------------------------------------------- | --------------------------------- |
     | cleanlab, `Datalab.find_issues(knn_graph=)`   | `to_scipy(data, k=10)`            |
-    | scikit-learn, `DBSCAN(metric="precomputed")`  | `to_scipy(data, loop=True)`       |
     | a form like that of `KNeighborsTransformer`   | `to_scipy(data, k=10, loop=True)` |
-    | UMAP, `metric="precomputed"`                  | `to_scipy(data, loop=True)`       |
+    | `DBSCAN` and UMAP, `metric="precomputed"`     | `to_scipy(data, loop=True)`       |
     | scikit-learn, `SpectralClustering(affinity=)` | `to_scipy(data, "weights")`       |
 
     The distance of an edge is the one that the Gaussian kernel turns into its weight,
@@ -283,8 +267,6 @@ def to_scipy(
     Example:
         >>> edges = torch.tensor([[0, 1, 1, 2], [1, 0, 2, 1]])
         >>> data = Data(edge_index=edges, edge_weight=torch.tensor([0.5, 0.5, 0.9, 0.9]))
-        >>> to_scipy(data, "weights").toarray()[1].round(3).tolist()
-        [0.5, 0.0, 0.9]
         >>> to_scipy(data, k=1).indices.tolist()
         [1, 2, 1]
 
@@ -314,10 +296,9 @@ def to_scipy(
     if k is not None:
         k += loop
         if size and degree.min() < k:
-            raise ValueError(
-                f"'k' must be at most the fewest edges of a document (got {k - loop} for "
-                f"{degree.min() - loop}). Build the graph with a larger k, by symmetrize='union'."
-            )
+            got = f"{k - loop} for {degree.min() - loop}"
+            advice = "Build the graph with a larger k, by symmetrize='union'."
+            raise misfit("k", "be at most the fewest edges of a document", got, advice)
         starts = np.repeat(np.cumsum(degree) - degree, degree)
         order = order[np.arange(order.size) - starts < k]
         degree = np.minimum(degree, k)
@@ -333,7 +314,7 @@ def read_embeddings(graph: Data, embeddings: Tensor | None, size: int) -> Tensor
         return None
     check_matrix(name, rows)
     if rows.size(0) != size:
-        raise ValueError(f"'{name}' must have {size} rows, one per document (got {rows.size(0)}).")
+        raise misfit(name, f"have {size} rows, one per document", rows.size(0))
     return rows.detach().cpu()
 
 
@@ -345,7 +326,7 @@ def count_nodes(graph: Data, name: str = "graph") -> int:
             "Build it with build_document_graph."
         )
     if graph.get("edge_index") is None:
-        raise ValueError(f"'{name}' must have an 'edge_index' (got None). Build the graph first.")
+        raise misfit(name, "have an 'edge_index'", None, "Build the graph first.")
     if graph.get("num_nodes") is not None:
         return int(graph.num_nodes)
     for key in ("doc_id", "y", "in_batch", "seed_mask", "age", "x", "pos"):
@@ -362,11 +343,10 @@ def node_column(
     if column is None:
         return None
     if key == "y" and isinstance(column, Tensor) and column.dim() == 2 and column.size(1) > 1:
-        raise ValueError(
-            f"'{name}.y' must have {size} entries, one class number per node (got label sets of "
-            f"shape {tuple(column.shape)}). Look at one class at a time: "
-            "y = (sets[:, c] > 0.5).long()."
-        )
+        rule = f"have {size} entries, one class number per node"
+        got = f"label sets of shape {tuple(column.shape)}"
+        advice = "Look at one class at a time: y = (sets[:, c] > 0.5).long()."
+        raise misfit(f"{name}.y", rule, got, advice)
     return class_values(column, f"{name}.{key}", size).to(dtype)
 
 
@@ -377,10 +357,8 @@ def _names(graph: Data, label_names: Sequence[str] | None, classes: int) -> tupl
     names = tuple(class_names(found))
     if len(names) < classes:
         name = "graph.label_names" if label_names is None else "label_names"
-        raise ValueError(
-            f"'{name}' must name every class (got {len(names)} names for class {classes - 1}). "
-            "Pass them in the order of the class numbers."
-        )
+        got = f"{len(names)} names for class {classes - 1}"
+        raise misfit(name, "name every class", got, "Pass them in the order of the numbers.")
     return names
 
 
@@ -389,16 +367,13 @@ def _ends(graph: Data, size: int, name: str) -> tuple[np.ndarray, np.ndarray]:
     check_tensor(f"{name}.edge_index", graph.edge_index)
     edge_index = graph.edge_index.detach().cpu()
     if edge_index.dim() != 2 or edge_index.size(0) != 2 or not is_integer(edge_index):
-        raise ValueError(
-            f"'{name}.edge_index' must be an integer tensor of the shape (2, E) "
-            f"(got {tuple(edge_index.shape)} of {edge_index.dtype})."
-        )
+        got = f"{tuple(edge_index.shape)} of {edge_index.dtype}"
+        raise misfit(f"{name}.edge_index", "be an integer tensor of the shape (2, E)", got)
     source, target = edge_index.long().numpy()
     if source.size and (edge_index.min() < 0 or edge_index.max() >= size):
-        raise ValueError(
-            f"'{name}.edge_index' must point at nodes 0..{size - 1} (got "
-            f"{int(edge_index.min())}..{int(edge_index.max())}). Check '{name}.num_nodes'."
-        )
+        got = f"{int(edge_index.min())}..{int(edge_index.max())}"
+        rule, advice = f"point at nodes 0..{size - 1}", f"Check '{name}.num_nodes'."
+        raise misfit(f"{name}.edge_index", rule, got, advice)
     return source, target
 
 
@@ -411,15 +386,10 @@ def _edge_values(graph: Data, key: str, shape: tuple[int, ...], name: str) -> np
     if values.dim() == 2 and values.size(1) == 1:
         values = values.squeeze(1)
     if values.shape != shape:
-        raise ValueError(
-            f"'{name}.{key}' must have {shape[0]} entries, one per column of 'edge_index' (got the "
-            f"shape {tuple(graph[key].shape)})."
-        )
+        rule = f"have {shape[0]} entries, one per column of 'edge_index'"
+        raise misfit(f"{name}.{key}", rule, f"the shape {tuple(graph[key].shape)}")
     if not bool(torch.isfinite(values).all()):
-        raise ValueError(
-            f"'{name}.{key}' must be finite (got NaN or infinity). Rebuild the graph or drop these "
-            "edges."
-        )
+        raise misfit(f"{name}.{key}", "be finite", "NaN or infinity", _REBUILD)
     return values.numpy()
 
 
@@ -435,16 +405,12 @@ def _between_rows(edges: Edges, rows: Tensor) -> np.ndarray:
 def _from_weights(edges: Edges, bandwidth: Tensor | float | None) -> np.ndarray:
     """Distance (E,) of every edge by the inverse of the Gaussian kernel, `inf` at weight 0."""
     weight = edges.columns.get("weight")
+    advice = "Pass embeddings, or use values='weights', which counts an edge without one as 1."
     if weight is None:
-        raise ValueError(
-            "'data.edge_weight' must be there for distances (got None). Pass embeddings, or use "
-            "values='weights', which counts every edge as 1."
-        )
+        raise misfit("data.edge_weight", "be there for distances", None, advice)
     if weight.size and not 0 <= weight.min() <= weight.max() <= 1 + _ROUNDING:
-        raise ValueError(
-            f"'data.edge_weight' must be in [0, 1] for distances (got {weight.min():g} to "
-            f"{weight.max():g}). Pass embeddings, or use values='weights'."
-        )
+        got = f"{weight.min():g} to {weight.max():g}"
+        raise misfit("data.edge_weight", "be in [0, 1] for distances", got, advice)
     sigma = torch.as_tensor(1.0 if bandwidth is None else bandwidth)
     scale = float(sigma) if sigma.numel() == 1 and not bool(sigma.isnan().any()) else 1.0
     with np.errstate(divide="ignore"):

@@ -21,6 +21,7 @@ from networkx.readwrite.graphml import GraphMLWriter
 from scipy import sparse
 from torch_geometric.data import Data
 
+from gloss_graph._internal.checks import misfit
 from gloss_graph._internal.files import atomic_write
 from gloss_graph._internal.limits import check_unpacked, check_xml, check_zip, load_json, read_bytes
 from gloss_graph.export.attributes import (
@@ -197,12 +198,11 @@ def _parse_json(content: bytes) -> nx.Graph:
 def _written_names(graph: nx.Graph) -> dict[Any, str]:
     """Names of the nodes as XML holds them."""
     names = {node: str(node) for node in graph}
-    for node, name in names.items():
-        if clean_text(name) != name:
-            raise ValueError(
-                f"Names of nodes must be free of control characters (got {node!r}). "
-                "Rename them with nx.relabel_nodes."
-            )
+    if bad := [node for node, name in names.items() if clean_text(name) != name]:
+        raise ValueError(
+            f"Names of nodes must be free of control characters (got {bad[0]!r}). "
+            "Rename them with nx.relabel_nodes."
+        )
     if len(set(names.values())) < len(names):
         raise ValueError(
             "Names of nodes must differ in writing (got two that do not, such as 1 and '1'). "
@@ -403,7 +403,7 @@ def _read(path: str | os.PathLike[str]) -> nx.Graph | GraphColumns:
             return _matrix_columns(Path(path))
     name, _, parse = _TEXT[form]
     with _named_if_damaged(path, f"be {name}"):
-        return parse(read_bytes(path))
+        return parse(read_bytes(Path(path)))
 
 
 def _matrix_columns(path: Path) -> GraphColumns:
@@ -434,12 +434,9 @@ def _matrix_columns(path: Path) -> GraphColumns:
 
 def _format(path: str | os.PathLike[str]) -> str:
     suffixes = [suffix.lower() for suffix in Path(path).suffixes]
-    form = suffixes[-1] if suffixes else ""
-    if form == ".gz" and len(suffixes) > 1 and suffixes[-2] in _TEXT:
+    if suffixes[-1:] == [".gz"] and suffixes[-2:-1] and suffixes[-2] in _TEXT:
         return suffixes[-2]
-    if form not in FORMATS:
-        raise ValueError(
-            f"'path' must end in one of {', '.join(FORMATS)} (text formats also with .gz; got "
-            f"'{Path(path).name}')."
-        )
-    return form
+    if not suffixes or suffixes[-1] not in FORMATS:
+        rule = f"end in one of {', '.join(FORMATS)}"
+        raise misfit("path", rule, f"{Path(path).name!r}; text formats also with .gz")
+    return suffixes[-1]

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch_geometric.data import Data
 
-from gloss_graph._internal.checks import check_positive_int
+from gloss_graph._internal.checks import check_positive_int, misfit
 from gloss_graph._internal.limits import load_json
 from gloss_graph.export.attributes import (
     XML_DEFAULTS,
@@ -73,7 +73,7 @@ def to_networkx(
     tolerance: float = 1e-5,
     directed: bool = False,
 ) -> nx.Graph:
-    r"""Convert a document graph to an undirected `nx.Graph` that every NetworkX writer accepts.
+    """Convert a document graph to an undirected `nx.Graph` that every NetworkX writer accepts.
 
     Both stored directions of a pair become one edge. All attributes are exactly `str`, `int`,
     `float` or `bool`, and every node has the same ones, so GraphML, GEXF, GML and node-link JSON
@@ -100,11 +100,9 @@ def to_networkx(
     one edge. NetworkX's writer of GML replaces `label` by the node's number.
 
     Args:
-        data: An undirected, coalesced graph, as `build_document_graph` and `document_graph` return
-            it; only `edge_index` is needed.
+        data: An undirected, coalesced graph; only `edge_index` is needed.
         texts: The documents.
-        label_names: Names of the classes, by default `data.label_names`; they replace the integers
-            of `label` and `predicted`.
+        label_names: Names of the classes; they replace the integers of `label` and `predicted`.
         predicted: Predicted class per node, integers (-1 = none) or names.
         split: Name of the split ("train", "test", ...) per node.
         max_text: Longest `text` in characters, the closing ellipsis included; None keeps all.
@@ -122,20 +120,16 @@ def to_networkx(
     Cost: O(N + E log E), most of it NetworkX's dictionaries (`examples/benchmarks/export.py`).
 
     Example:
-        >>> data = Data(
-        ...     edge_index=torch.tensor([[0, 1, 1, 2], [1, 0, 2, 1]]),
-        ...     edge_weight=torch.tensor([0.5, 0.5, 1.0, 1.0]),
-        ...     y=torch.tensor([0, 1, -1]),
-        ... )
-        >>> graph = to_networkx(data, ["tea", "coffee", "?"], label_names=["calm", "awake"])
-        >>> graph.nodes[1], graph.edges[0, 1]
-        ({'text': 'coffee', 'label': 'awake'}, {'weight': 0.5})
+        >>> data = Data(edge_index=torch.tensor([[0, 1], [1, 0]]), y=torch.tensor([0, 1]))
+        >>> graph = to_networkx(data, ["tea", "coffee"], label_names=["calm", "awake"])
+        >>> graph.nodes[1]
+        {'text': 'coffee', 'label': 'awake'}
 
     See also: `from_networkx`, the way back; `write_graph`, to save the graph;
     `torch_geometric.utils.to_networkx`, for heterogeneous graphs and vector attributes.
     """
     if not isinstance(tolerance, (int, float)) or not tolerance >= 0:
-        raise ValueError(f"'tolerance' must be at least 0 (got {tolerance}). 0 asks for equality.")
+        raise misfit("tolerance", "be at least 0", tolerance, "0 asks for equality.")
     count_nodes(data, "data")
     given = {"text": texts, "label_names": label_names, "predicted": predicted, "split": split}
     data = with_given(data, given)
@@ -167,14 +161,11 @@ def networkx_of(columns: GraphColumns) -> nx.Graph:
 
 def _rows(columns: Mapping[str, Any], size: int) -> Iterable[dict[str, Any]]:
     """One dictionary per node or edge, without missing values."""
-    lists = {
-        name: values.tolist() if isinstance(values, np.ndarray) else values
-        for name, values in columns.items()
-    }
-    if not lists:
+    if not columns:
         return ({} for _ in range(size))
-    rows = (dict(zip(lists, row, strict=True)) for row in zip(*lists.values(), strict=True))
-    if not any(None in values for values in lists.values()):
+    lists = [v.tolist() if isinstance(v, np.ndarray) else v for v in columns.values()]
+    rows = (dict(zip(columns, row, strict=True)) for row in zip(*lists, strict=True))
+    if not any(None in values for values in lists):
         return rows
     return ({name: value for name, value in row.items() if value is not None} for row in rows)
 
@@ -184,9 +175,7 @@ def as_networkx(graph: Data | nx.Graph, *, max_text: int | None, directed: bool)
     if isinstance(graph, Data):
         return to_networkx(graph, max_text=max_text, directed=directed)
     if not isinstance(graph, nx.Graph):
-        raise ValueError(
-            f"'graph' must be a PyG Data or a NetworkX graph (got {type(graph).__name__})."
-        )
+        raise misfit("graph", "be a PyG Data or a NetworkX graph", type(graph).__name__)
     check_simple(graph)
     if max_text is not None:
         check_positive_int("max_text", max_text)
@@ -267,10 +256,8 @@ def _named(classes: list[Any], names: list[str] | None, source: str) -> list[Any
     if names is None or not classes or isinstance(classes[0], str):
         return classes
     if max(classes) >= len(names):
-        raise ValueError(
-            f"'label_names' must name every class in '{source}' (got {len(names)} names for "
-            f"class {max(classes)}). Add the missing names."
-        )
+        got = f"{len(names)} names for class {max(classes)}"
+        raise misfit("label_names", f"name every class in '{source}'", got, "Add the others.")
     return [names[i] if i >= 0 else "" for i in classes]
 
 
@@ -300,10 +287,9 @@ def from_networkx(graph: nx.Graph) -> Data:
 
     Example:
         >>> graph = nx.Graph([("a", "b", {"weight": 0.5})])
-        >>> graph.nodes["a"]["label"] = "tea"
         >>> data = from_networkx(graph)
-        >>> data.edge_index.tolist(), data.y.tolist(), data.label_names, data.node
-        ([[0, 1], [1, 0]], [0, -1], ['tea'], ['a', 'b'])
+        >>> data.edge_index.tolist(), data.edge_weight.tolist(), data.node
+        ([[0, 1], [1, 0]], [0.5, 0.5], ['a', 'b'])
 
     See also: `read_graph`, for files; `torch_geometric.utils.from_networkx`, for vectors.
     """
@@ -350,10 +336,8 @@ def data_from_columns(graph: GraphColumns) -> Data:
 
     def put(key: str, value: Any, domain: str) -> None:
         if key in data:
-            raise ValueError(
-                f"The attribute {key!r} of {domain} must have a name that no other attribute of "
-                "nodes, edges (theirs begin with 'edge_') or graph has. Rename it."
-            )
+            rule = "have a name that no other attribute of nodes, edges (edge_...) or graph has"
+            raise _misfit(key, domain, rule)
         data[key] = value
 
     for name, values in graph.edges.items():
@@ -374,13 +358,17 @@ def data_from_columns(graph: GraphColumns) -> Data:
     return data
 
 
+def _misfit(name: Any, domain: str, rule: str, got: str = "") -> ValueError:
+    """The error of an attribute that breaks a rule."""
+    given = f" (got {got})" if got else ""
+    start = f"The attribute {name!r} of {domain} must {rule}{given}."
+    return ValueError(f"{start} Rename, convert or remove it.")
+
+
 def _fitting(name: Any, domain: str) -> str:
     free = name not in ("index", "attr") if domain == "edge" else name not in _RESERVED
     if not isinstance(name, str) or not name or not free:
-        raise ValueError(
-            f"The attribute {name!r} of {domain} must have a name that PyG does not keep for "
-            "itself. Rename it."
-        )
+        raise _misfit(name, domain, "have a name that PyG does not keep for itself")
     return name
 
 
@@ -393,9 +381,7 @@ def _node_column(name: str, values: list[Any], known: list[str] | None) -> Tenso
         values = ["" if value is None else value for value in values]
         bad = next((value for value in values if not isinstance(value, str)), None)
         if bad is not None:
-            raise ValueError(
-                f"The attribute {name!r} of nodes must hold strings (got {type(bad).__name__})."
-            )
+            raise _misfit(name, "nodes", "hold strings", type(bad).__name__)
         return values
     if name in ("label", "predicted"):
         if all(value is None or isinstance(value, str) for value in values):
@@ -407,9 +393,7 @@ def _node_column(name: str, values: list[Any], known: list[str] | None) -> Tenso
     try:
         return torch.tensor([convert(value) for value in _complete(name, values, "node")]).to(kind)
     except (TypeError, RuntimeError) as error:
-        raise ValueError(
-            f"The attribute {name!r} of nodes must be of one type ({error})."
-        ) from error
+        raise _misfit(name, "nodes", f"be of one type: {error}") from error
 
 
 def _label_names(graph: GraphColumns) -> list[str] | None:
@@ -419,7 +403,7 @@ def _label_names(graph: GraphColumns) -> list[str] | None:
         with suppress(ValueError):  # a word, not a list
             declared = load_json(declared)
     if declared is not None and not isinstance(declared, (list, tuple)):
-        raise ValueError("The graph attribute 'label_names' must be a JSON list of names.")
+        raise _misfit("label_names", "graph", "be a JSON list of names")
     known = [str(name) for name in declared] if declared is not None else []
     used = {
         value
@@ -434,10 +418,7 @@ def _label_names(graph: GraphColumns) -> list[str] | None:
 def _complete(name: str, values: Sequence[Any], domain: str) -> list[Any]:
     """The values as Python scalars, none of them missing."""
     if any(value is None for value in values):
-        raise ValueError(
-            f"The attribute {name!r} must be on every {domain} (it is missing on one). Fill it in "
-            "or remove it."
-        )
+        raise ValueError(f"The attribute {name!r} must be on every {domain}. Fill it in.")
     return [value.item() if isinstance(value, np.generic) else value for value in values]
 
 
@@ -452,10 +433,7 @@ def _typed(name: str, values: Sequence[Any], domain: str) -> Tensor | list[str]:
     if kinds <= {int, float}:
         return _floats(np.asarray(plain, dtype=np.float64))
     found = ", ".join(sorted(kind.__name__ for kind in kinds))
-    raise ValueError(
-        f"The attribute {name!r} of {domain}s must be numbers, booleans or strings, all alike "
-        f"(got {found})."
-    )
+    raise _misfit(name, f"{domain}s", "be numbers, booleans or strings, all alike", found)
 
 
 def _floats(values: np.ndarray) -> Tensor:
@@ -474,11 +452,11 @@ def _edge_column(name: str, values: Any) -> Tensor:
     if name == "kind":
         numbers = {kind: number for number, kind in enumerate(EDGE_KINDS)}
         if not all(isinstance(value, str) and value in numbers for value in values):
-            raise ValueError(f"The attribute 'kind' of edges must be one of {list(EDGE_KINDS)}.")
+            raise _misfit(name, "edges", f"be one of {list(EDGE_KINDS)}")
         return torch.tensor([numbers[value] for value in values], dtype=torch.long)
     column = _typed(name, values, "edge")
     if not isinstance(column, Tensor):
-        raise ValueError(f"The attribute {name!r} of edges must hold numbers (got str).")
+        raise _misfit(name, "edges", "hold numbers", "str")
     return column.float() if name == "weight" and column.dtype == torch.long else column
 
 
@@ -487,15 +465,11 @@ def _single(name: str, value: Any) -> Any:
         try:
             sigma = float("nan") if value == "local" else float(value)
         except (TypeError, ValueError, OverflowError):
-            raise ValueError(
-                f"The attribute 'bandwidth' of graph must be a number or 'local' (got {value!r})."
-            ) from None
+            raise _misfit(name, "graph", "be a number or 'local'", repr(value)) from None
         return torch.tensor(sigma, dtype=torch.float32)
     if isinstance(value, np.generic):
         value = value.item()
     if not isinstance(value, (str, bool, int, float)):
-        raise ValueError(
-            f"The attribute {name!r} of graph must be a string, integer, float or boolean "
-            f"(got {type(value).__name__})."
-        )
+        rule = "be a string, integer, float or boolean"
+        raise _misfit(name, "graph", rule, type(value).__name__)
     return value

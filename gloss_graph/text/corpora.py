@@ -156,7 +156,7 @@ class Corpus:
             raise misfit("indices", f"lie in [0, {len(self)})", outside, advice)
         _check_distinct("indices", rows, "Repeat a document in the sampler instead.")
         lists = {name: getattr(self, name) for name in _LISTS}
-        parts = {name: values and [values[row] for row in rows] for name, values in lists.items()}
+        parts: Any = {name: list_ and [list_[row] for row in rows] for name, list_ in lists.items()}
         features = None if self.features is None else self.features[rows]
         return replace(self, features=features, **parts)
 
@@ -253,8 +253,7 @@ def string_list(field: str, values: Iterable[str]) -> list[str]:
     strings = list(values)
     for position, value in enumerate(strings):
         if not isinstance(value, str):
-            got = f"{type(value).__name__} at position {position}"
-            raise misfit(field, "hold strings", got, "Convert or remove it.")
+            raise misfit(field, "hold strings", f"{type(value).__name__} at position {position}")
     return [whole_text(value) for value in strings]
 
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple, TypeVar
 
 import numpy as np
 
+from gloss_graph._internal.checks import misfit
 from gloss_graph._internal.extras import require
 from gloss_graph._internal.files import atomic_write
 from gloss_graph._internal.limits import load_json, open_bytes, parquet_chunks, read_parquet
@@ -93,40 +94,16 @@ def read_columns(
     None reads all columns except empty ones without a name, of Parquet as pyarrow arrays, which
     keep their type. Blank lines are skipped; an absent JSON key is None.
     """
-    [table] = read_chunks(
-        path, None, wanted or (), others=wanted is None, quoting=quoting, allow_empty=allow_empty
-    )
+    [table] = _File(Path(path), wanted or (), wanted is None, quoting, allow_empty).chunks(None)
     return table
 
 
-def read_chunks(
-    path: str | Path,
-    rows: int | None,
-    wanted: Sequence[str] = (),
-    *,
-    others: bool = True,
-    quoting: bool = True,
-    allow_empty: bool = False,
-) -> Iterator[Table]:
-    """Read a table as `read_columns` does, at most `rows` rows at a time; None: all at once.
+def read_chunks(path: str | Path, rows: int | None, wanted: Sequence[str] = ()) -> Iterator[Table]:
+    """Read all columns, among them the wanted ones, at most `rows` rows at a time; None: all.
 
-    The wanted columns must be there, the `others` come too: of JSON lines those of the chunk.
+    Of JSON lines every chunk has the columns of its rows.
     """
-    path = Path(path)
-    file = _File(path, table_suffix(path), wanted, others, quoting)
-    if not path.is_file():
-        problem = "is not a file" if path.exists() else "does not exist"
-        raise ValueError(f"'path' must be a file ({path} {problem}). Check the spelling.")
-    try:
-        for table in file.chunks(rows):
-            if not table.places and not allow_empty:
-                raise ValueError(f"{path} holds no rows (only a header or blank lines).")
-            yield table
-    except ValueError:
-        # Another encoding explains other faults, wherever its first odd byte stands.
-        if file.suffix != ".parquet":
-            all(True for _ in _lines(path))
-        raise
+    return _File(Path(path), wanted).chunks(rows)
 
 
 def has_column(path: str | Path, name: str) -> bool:
@@ -161,7 +138,7 @@ def table_suffix(path: Path, name: str = "path") -> str:
     suffix = next((known for known in SUFFIXES if path.name.lower().endswith(known)), None)
     if suffix is None:
         known = ", ".join(SUFFIXES)
-        raise ValueError(f"'{name}' must end in one of {known} (got {path.name!r}). Convert it.")
+        raise misfit(name, f"end in one of {known}", repr(path.name), "Convert the file.")
     return suffix
 
 
@@ -231,7 +208,7 @@ def _delimiter(suffix: str) -> str:
 def _csv_rows(lines: Iterable[str], delimiter: str, quoting: bool = True) -> Any:
     """A reader of CSV, to which a lone carriage return ends a line too."""
     parts = (io.StringIO(line, newline="") if "\r" in line else (line,) for line in lines)
-    quotes = csv.QUOTE_MINIMAL if quoting else csv.QUOTE_NONE
+    quotes: Any = csv.QUOTE_MINIMAL if quoting else csv.QUOTE_NONE
     return csv.reader(chain.from_iterable(parts), delimiter=delimiter, quoting=quotes, strict=True)
 
 
@@ -276,24 +253,36 @@ class _File(NamedTuple):
     """A table file and what is wanted of it."""
 
     path: Path
-    suffix: str
     wanted: Sequence[str]
-    others: bool
-    quoting: bool
+    others: bool = True  # whether all other columns are read too
+    quoting: bool = True
+    allow_empty: bool = False
 
     def chunks(self, rows: int | None) -> Iterator[Table]:
-        if self.suffix == ".parquet":
-            return self._parquet_chunks(rows)
-        return self._delimited_chunks(rows) if _delimiter(self.suffix) else self._json_chunks(rows)
+        """The rows, at most `rows` at a time; None: all at once."""
+        path, suffix = self.path, table_suffix(self.path)
+        if not path.is_file():
+            problem = "is not a file" if path.exists() else "does not exist"
+            raise ValueError(f"'path' must be a file ({path} {problem}). Check the spelling.")
+        read = self._delimited_chunks if _delimiter(suffix) else self._json_chunks
+        try:
+            for table in (self._parquet_chunks if suffix == ".parquet" else read)(rows):
+                if not table.places and not self.allow_empty:
+                    raise ValueError(f"{path} holds no rows (only a header or blank lines).")
+                yield table
+        except ValueError:
+            # Another encoding explains other faults, wherever its first odd byte stands.
+            if suffix != ".parquet":
+                all(True for _ in _lines(path))
+            raise
 
     def _delimited_chunks(self, rows: int | None) -> Iterator[Table]:
         records = self._delimited_rows()
-        [(_, header)] = _take(records, 1)
+        _, header = next(records)
 
         def used(spot: int) -> bool:
             # Spreadsheets leave columns without a name or a value at the end.
-            again = islice(self._delimited_rows(), 1, None)
-            return bool(_take((row for _, row in again if row[spot]), 1))
+            return any(row[spot] for _, row in islice(self._delimited_rows(), 1, None))
 
         spots = [spot for spot, name in enumerate(header) if name or not self.others or used(spot)]
         names = self._checked_columns([header[spot] for spot in spots])
@@ -304,15 +293,18 @@ class _File(NamedTuple):
 
     def _delimited_rows(self) -> Iterator[tuple[str, list[str]]]:
         """The rows that are not blank, the header first, each with its place."""
-        reader = _csv_rows(_lines(self.path), _delimiter(self.suffix), self.quoting)
+        delimiter = _delimiter(table_suffix(self.path))
+        reader = _csv_rows(_lines(self.path), delimiter, self.quoting)
         header: list[str] = []
         start = 1
+        # The csv module's limit of 131,072 characters per field is too small for documents.
+        limit = csv.field_size_limit(2**31 - 1)
         try:
             for row in reader:
                 if row and not header:
                     header = row
                     if not set(self.wanted) <= set(header):
-                        self._check_separator()
+                        self._check_separator(delimiter)
                 if row and len(row) != len(header):
                     raise ValueError(
                         f"{self.path}, line {start}: expected {len(header)} fields as in the "
@@ -323,16 +315,17 @@ class _File(NamedTuple):
                 start = reader.line_num + 1
         except csv.Error as error:
             if not header:
-                self._check_separator()
+                self._check_separator(delimiter)
             raise ValueError(
                 f"{self.path}, line {start}: {error}. Write a quote inside a quoted field twice, "
                 "or pass quoting=False if the file quotes nothing."
             ) from error
+        finally:
+            csv.field_size_limit(limit)
 
-    def _check_separator(self) -> None:
+    def _check_separator(self, expected: str) -> None:
         """Refuse a file whose header has the wanted columns with another separator of fields."""
         line = next(filter(str.strip, _lines(self.path)), "").strip("\r\n")
-        expected = _delimiter(self.suffix)
         for found in (mark for mark in _SEPARATORS if mark != expected):
             try:
                 header = next(_csv_rows([line], found, self.quoting))
@@ -345,7 +338,7 @@ class _File(NamedTuple):
                     advice = f"Rename it to end in {'.csv' if found == ',' else '.tsv'}."
                 raise ValueError(
                     f"{self.path}: {_SEPARATORS[found]} separates its fields, and not "
-                    f"{_SEPARATORS[expected]} as in a {self.suffix} file. {advice}"
+                    f"{_SEPARATORS[expected]} as its name says. {advice}"
                 )
 
     def _json_chunks(self, rows: int | None) -> Iterator[Table]:
@@ -417,19 +410,10 @@ class _File(NamedTuple):
 
 def _parts(records: Iterator[_T], rows: int | None) -> Iterator[list[_T]]:
     """Lists of `rows` records; the first, which alone may be empty, comes always."""
-    taken = _take(records, rows)
+    taken = list(islice(records, rows))
     yield taken
-    while taken := _take(records, rows):
+    while taken := list(islice(records, rows)):
         yield taken
-
-
-def _take(records: Iterator[_T], count: int | None) -> list[_T]:
-    # The csv module's limit of 131,072 characters per field is too small for documents.
-    limit = csv.field_size_limit(2**31 - 1)
-    try:
-        return list(islice(records, count))
-    finally:
-        csv.field_size_limit(limit)
 
 
 def _listed(column: Any) -> list[Any]:
