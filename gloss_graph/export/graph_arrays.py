@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -153,7 +153,7 @@ def read_edges(
     directed: bool = False,
     tolerance: float = 1e-5,
     name: str = "graph",
-    only: Collection[str] | None = None,
+    only: Iterable[str] | None = None,
 ) -> Edges:
     """Read the edges, sorted by source, then target, and their attributes without `edge_`.
 
@@ -161,7 +161,16 @@ def read_edges(
     may differ by `tolerance` relative to the larger one. Errors call the graph `name`.
     """
     size = count_nodes(graph, name)
-    source, target = _ends(graph, size, name)
+    check_tensor(f"{name}.edge_index", graph.edge_index)
+    edge_index = graph.edge_index.detach().cpu()
+    if edge_index.dim() != 2 or edge_index.size(0) != 2 or not is_integer(edge_index):
+        got: Any = f"{tuple(edge_index.shape)} of {edge_index.dtype}"
+        raise misfit(f"{name}.edge_index", "be an integer tensor of the shape (2, E)", got)
+    source, target = edge_index.long().numpy()
+    if source.size and (edge_index.min() < 0 or edge_index.max() >= size):
+        got = f"{int(edge_index.min())}..{int(edge_index.max())}"
+        rule, advice = f"point at nodes 0..{size - 1}", f"Check '{name}.num_nodes'."
+        raise misfit(f"{name}.edge_index", rule, got, advice)
     key, reverse = source * size + target, target * size + source
     forth = back = np.argsort(key, kind="stable")
     ranked = key[forth]
@@ -206,10 +215,7 @@ def read_edges(
 
 
 def edge_homophily(data: Data) -> float:
-    """Share of the edges whose two documents have the same class.
-
-    Args:
-        data: An undirected graph with `edge_index` (2, E) and `y` (N,), -1 = unlabeled.
+    """Share of the edges of `data` whose two documents have the same class.
 
     Returns:
         In [0, 1], over the edges with two labeled ends; NaN without such an edge.
@@ -281,7 +287,11 @@ def to_scipy(
     if values == "weights":
         entry = edges.weights()
     elif embeddings is not None and (rows := read_embeddings(data, embeddings, size)) is not None:
-        entry = _between_rows(edges, rows)
+        x = rows.double().numpy()
+        parts = np.array_split(np.arange(source.size), source.size // _CHUNK + 1)
+        entry = np.concatenate(
+            [np.linalg.norm(x[source[part]] - x[target[part]], axis=1) for part in parts]
+        )
     else:
         entry = _from_weights(edges, data.get("bandwidth"))
     kept = (source != target) & np.isfinite(entry)
@@ -362,21 +372,6 @@ def _names(graph: Data, label_names: Sequence[str] | None, classes: int) -> tupl
     return names
 
 
-def _ends(graph: Data, size: int, name: str) -> tuple[np.ndarray, np.ndarray]:
-    """Ends (E,) of the edges as stored."""
-    check_tensor(f"{name}.edge_index", graph.edge_index)
-    edge_index = graph.edge_index.detach().cpu()
-    if edge_index.dim() != 2 or edge_index.size(0) != 2 or not is_integer(edge_index):
-        got = f"{tuple(edge_index.shape)} of {edge_index.dtype}"
-        raise misfit(f"{name}.edge_index", "be an integer tensor of the shape (2, E)", got)
-    source, target = edge_index.long().numpy()
-    if source.size and (edge_index.min() < 0 or edge_index.max() >= size):
-        got = f"{int(edge_index.min())}..{int(edge_index.max())}"
-        rule, advice = f"point at nodes 0..{size - 1}", f"Check '{name}.num_nodes'."
-        raise misfit(f"{name}.edge_index", rule, got, advice)
-    return source, target
-
-
 def _edge_values(graph: Data, key: str, shape: tuple[int, ...], name: str) -> np.ndarray:
     """A finite attribute (E,)."""
     check_tensor(f"{name}.{key}", graph[key])
@@ -391,15 +386,6 @@ def _edge_values(graph: Data, key: str, shape: tuple[int, ...], name: str) -> np
     if not bool(torch.isfinite(values).all()):
         raise misfit(f"{name}.{key}", "be finite", "NaN or infinity", _REBUILD)
     return values.numpy()
-
-
-def _between_rows(edges: Edges, rows: Tensor) -> np.ndarray:
-    """Euclidean distance between the rows of both ends (E,)."""
-    x = rows.double().numpy()
-    parts = np.array_split(np.arange(edges.source.size), edges.source.size // _CHUNK + 1)
-    return np.concatenate(
-        [np.linalg.norm(x[edges.source[p]] - x[edges.target[p]], axis=1) for p in parts]
-    )
 
 
 def _from_weights(edges: Edges, bandwidth: Tensor | float | None) -> np.ndarray:

@@ -336,15 +336,14 @@ def write_csr(
 
     An edge without a weight counts 1; labels, texts and other attributes are left out.
     """
-    data = graph if isinstance(graph, Data) else None
-    if data is None:
+    if not isinstance(graph, Data):
         plain = as_networkx(graph, max_text=None, directed=directed)
         weighted = nx.create_empty_copy(plain, with_data=False)
         weighted.add_weighted_edges_from(plain.edges(data="weight", default=1.0))
-        data, directed = from_networkx(weighted), True
-    size = count_nodes(data)
+        graph, directed = from_networkx(weighted), True
+    size = count_nodes(graph)
     # The reader checks the directions; a matrix has both of them in any case.
-    edges = read_edges(data, directed=directed, only=("edge_weight",))
+    edges = read_edges(graph, directed=directed, only=("edge_weight",))
     edges = edges if directed else edges.both_ways()
     weight = edges.columns.get("weight", np.ones(edges.source.size, dtype=np.float32))
     matrix = sparse.csr_matrix((weight, (edges.source, edges.target)), shape=(size, size))

@@ -130,10 +130,8 @@ class TextEncoder(nn.Module):
     ) -> Tensor:
         """Embed one tokenized batch; gradients flow to the parameters of the model.
 
-        Args:
-            input_ids: (B, L) long token numbers, padded on either side.
-            attention_mask: (B, L) long, 1 for tokens, 0 for padding.
-            token_type_ids: (B, L) long segments of pairs; ignored by models without segments.
+        The arguments, as of `collate`, are (B, L) long: token numbers, padded on either side, 1 for
+        tokens and 0 for padding, and the segments of pairs, ignored by models without segments.
 
         Returns:
             (B, D), float32 also under autocast.
@@ -169,9 +167,8 @@ class TextEncoder(nn.Module):
         """
         found = frozen_layers(self.model, count)
         if found != self._frozen:
-            self._states = None
-        self._frozen = found
-        for layer in self._frozen:
+            self._states, self._frozen = None, found
+        for layer in found:
             layer.requires_grad_(False)
 
     @contextmanager
@@ -289,13 +286,9 @@ class TextEncoder(nn.Module):
         return self.encode(corpus.texts, corpus.texts_b, batch_size=batch_size, progress=progress)
 
     def collate(self, features: Sequence[Mapping[str, Sequence[int]]]) -> dict[str, Tensor]:
-        """Pad tokenized documents on the right to the longest of them.
+        """Arguments of `forward`, (B, L) long, of results of `tokenize`, padded to the longest.
 
-        Args:
-            features: Results of `tokenize`, at least one; other keys are left out.
-
-        Returns:
-            The arguments of `forward`, each (B, L) long.
+        Padding is on the right; other keys are left out.
         """
         if not features:
             raise misfit("features", "hold a document", "none", "Skip empty batches.")
@@ -320,13 +313,9 @@ class TextEncoder(nn.Module):
         batch_size: int = 64,
         progress: bool = False,
     ) -> Tensor:
-        """Embed documents without dropout and without gradients; modules keep their mode.
+        """Embed N documents, or pairs, without dropout and gradients; modules keep their mode.
 
-        Args:
-            texts: N documents.
-            texts_b: Their second texts, or None.
-            batch_size: Documents per forward pass, which are of similar length.
-            progress: Show a progress bar.
+        Documents of similar length share a forward pass of `batch_size`.
 
         Returns:
             (N, D) on the CPU, in the order of the texts.

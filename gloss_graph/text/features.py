@@ -42,11 +42,6 @@ class FeatureEncoder(nn.Module):
 
     Raises:
         ValueError: A width below 1, `dropout` outside [0, 1), `scale` not above 0.
-
-    Example:
-        >>> encoder, x = FeatureEncoder(8).eval(), torch.ones(2, 8)
-        >>> bool((encoder(x) == x).all())
-        True
     """
 
     def __init__(
@@ -152,14 +147,10 @@ class FeatureEncoder(nn.Module):
 
 
 def read_features(path: str | Path) -> np.ndarray:
-    """Read a table of features.
+    """Read a table of features (N, D), float32 and finite.
 
-    Args:
-        path: `.npy` (N, D); `.pt`, one tensor (N, D); `.safetensors` with one tensor; `.parquet`
-            of numeric columns, or of one column of lists. The index that pandas stored is left out.
-
-    Returns:
-        (N, D) float32, finite.
+    `.npy` holds (N, D), `.pt` and `.safetensors` one tensor (N, D), `.parquet` numeric columns or
+    one column of lists. The index that pandas stored is left out.
 
     Raises:
         ValueError: A file that is missing, damaged, of another format or shape, or not finite.
