@@ -420,11 +420,8 @@ def _matrix_columns(path: Path) -> GraphColumns:
         raise ValueError(f"it is not square: {matrix.shape}")
     source, target = matrix.row.astype(np.int64), matrix.col.astype(np.int64)
     forth, back = np.lexsort((target, source)), np.lexsort((source, target))
-    directed = not (
-        np.array_equal(source[forth], target[back])
-        and np.array_equal(target[forth], source[back])
-        and np.array_equal(matrix.data[forth], matrix.data[back])
-    )
+    pairs = ((source, target), (target, source), (matrix.data, matrix.data))
+    directed = not all(np.array_equal(one[forth], other[back]) for one, other in pairs)
     kept = np.arange(source.size) if directed else np.flatnonzero(source <= target)
     edges = {"weight": matrix.data[kept]}
     names = list(range(matrix.shape[0]))

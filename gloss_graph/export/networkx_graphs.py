@@ -132,8 +132,8 @@ def to_networkx(
         raise misfit("tolerance", "be at least 0", tolerance, "0 asks for equality.")
     count_nodes(data, "data")
     given = {"text": texts, "label_names": label_names, "predicted": predicted, "split": split}
-    data = with_given(data, given)
-    return networkx_of(data_columns(data, max_text, tolerance=tolerance, directed=directed))
+    columns = data_columns(with_given(data, given), max_text, tolerance, directed=directed)
+    return networkx_of(columns)
 
 
 def with_given(data: Data, given: Mapping[str, Any]) -> Data:
@@ -187,7 +187,7 @@ def as_networkx(graph: Data | nx.Graph, *, max_text: int | None, directed: bool)
 
 
 def data_columns(
-    data: Data, max_text: int | None, *, tolerance: float = 1e-5, directed: bool = False
+    data: Data, max_text: int | None, tolerance: float = 1e-5, *, directed: bool = False
 ) -> GraphColumns:
     """Columns of a document graph, those of nodes in the order of the table of `to_networkx`."""
     if max_text is not None:
@@ -307,15 +307,9 @@ def networkx_columns(graph: nx.Graph) -> GraphColumns:
         keys = dict.fromkeys(key for row in rows for key in row)
         return {key: [row.get(key) for row in rows] for key in keys}
 
-    return GraphColumns(
-        names,
-        columns([row for _, row in graph.nodes(data=True)]),
-        np.fromiter((place[i] for i, _, _ in triples), np.int64, len(triples)),
-        np.fromiter((place[j] for _, j, _ in triples), np.int64, len(triples)),
-        columns([row for _, _, row in triples]),
-        graph.is_directed(),
-        graph.graph,
-    )
+    source, target = (np.array([place[e[end]] for e in triples], np.int64) for end in (0, 1))
+    nodes, edges = columns(list(graph.nodes.values())), columns([row for _, _, row in triples])
+    return GraphColumns(names, nodes, source, target, edges, graph.is_directed(), graph.graph)
 
 
 def data_from_columns(graph: GraphColumns) -> Data:
@@ -404,13 +398,9 @@ def _label_names(graph: GraphColumns) -> list[str] | None:
             declared = load_json(declared)
     if declared is not None and not isinstance(declared, (list, tuple)):
         raise _misfit("label_names", "graph", "be a JSON list of names")
-    known = [str(name) for name in declared] if declared is not None else []
-    used = {
-        value
-        for key in ("label", "predicted")
-        for value in graph.nodes.get(key, ())
-        if isinstance(value, str) and value
-    }
+    known = [str(name) for name in declared or ()]
+    values = [*graph.nodes.get("label", ()), *graph.nodes.get("predicted", ())]
+    used = {value for value in values if isinstance(value, str) and value}
     known += sorted(used.difference(known))
     return known if known or declared is not None else None
 

@@ -185,16 +185,17 @@ def _checked_name(name: str) -> str:
             raise misfit("name", "be a model folder with a config.json", folder)
         return str(folder)
     if folder.exists() or folder.is_absolute() or name.startswith((".", "~")):
-        raise misfit("name", "be an existing model folder or a Hugging Face id", repr(name))
+        advice = "Check the path."
+        raise misfit("name", "be an existing model folder or a Hugging Face id", repr(name), advice)
     return name
 
 
 def _without_pooling_layer(config: Any) -> dict[str, Any]:
+    """The option that leaves out a layer without a gradient, which distributed training refuses."""
     from transformers.models.auto.modeling_auto import MODEL_MAPPING
 
     model_class = MODEL_MAPPING.get(type(config), None)
     if not inspect.isclass(model_class):  # unknown, or a choice of several classes
         return {}
-    # Distributed training refuses parameters without a gradient.
     arguments = inspect.signature(model_class.__init__).parameters
     return {"add_pooling_layer": False} if "add_pooling_layer" in arguments else {}

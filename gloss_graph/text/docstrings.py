@@ -9,7 +9,7 @@ import importlib.util
 import inspect
 import re
 import warnings
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Collection, Iterator, Mapping
 from itertools import pairwise
 from pathlib import Path
@@ -179,8 +179,8 @@ def _pool() -> tuple[tuple[str, str], ...]:
     finally:
         if running:
             gc.enable()
-    counts = {topic: sum(found == topic for found, _ in pool) for topic in sorted(TOPICS)}
-    small = [topic for topic, count in counts.items() if count < _MIN_PER_TOPIC]
+    counts = Counter(topic for topic, _ in pool)
+    small = [topic for topic in sorted(TOPICS) if counts[topic] < _MIN_PER_TOPIC]
     if len(pool) < MIN_DOCUMENTS or small:
         raise RuntimeError(
             f"The installed packages give {len(pool)} documents (at least {MIN_DOCUMENTS} are "

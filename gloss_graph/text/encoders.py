@@ -245,15 +245,9 @@ class TextEncoder(nn.Module):
         special = self.tokenizer.num_special_tokens_to_add
         if second is not None and special(pair=True) <= special(pair=False):
             second = ["\n" + text for text in second]
-        tokens = self.tokenizer(
-            first,
-            second,
-            truncation=True,
-            max_length=self.max_length,
-            padding=False,
-            return_attention_mask=False,
-            return_token_type_ids=self._segments,
-        )
+        wanted = {"return_attention_mask": False, "return_token_type_ids": self._segments}
+        limit = {"truncation": True, "max_length": self.max_length}
+        tokens = self.tokenizer(first, second, padding=False, **limit, **wanted)
         blank = [self.tokenizer.pad_token_id]
         features: list[Features] = [{"input_ids": ids or blank} for ids in tokens["input_ids"]]
         highest = max(max(feature["input_ids"]) for feature in features)
@@ -321,7 +315,7 @@ class TextEncoder(nn.Module):
             (N, D) on the CPU, in the order of the texts.
         """
         from rich.console import Console
-        from rich.progress import Progress
+        from rich.progress import track
 
         if batch_size < 1:
             raise misfit("batch_size", "be at least 1", batch_size, "Try 64.")
@@ -331,11 +325,11 @@ class TextEncoder(nn.Module):
         order = sorted(range(len(features)), key=lambda row: -len(features[row]["input_ids"]))
         device = next(self.model.parameters()).device
         parts: list[Tensor] = []
-        bar = Progress(console=Console(stderr=True), transient=True)
         starts: Iterable[int] = range(0, len(order), batch_size)
-        # A bar that is not shown would still end with an empty line.
-        with evaluating(self), bar if progress else nullcontext():
-            for start in bar.track(starts, description="Encoding") if progress else starts:
+        if progress:
+            starts = track(starts, "Encoding", console=Console(stderr=True), transient=True)
+        with evaluating(self):
+            for start in starts:
                 batch = self.collate([features[row] for row in order[start : start + batch_size]])
                 parts.append(self(**{name: x.to(device) for name, x in batch.items()}).cpu())
         return torch.cat(parts)[torch.tensor(order).argsort()]
