@@ -237,7 +237,7 @@ def write_graph(
     max_text: int | None = None,
     directed: bool = False,
 ) -> list[Path]:
-    r"""Write a graph in the format that its suffix names.
+    r"""Write a graph in the format that its suffix names, and return the files written.
 
     | suffix     | format                                          | opens in                    |
     | ---------- | ----------------------------------------------- | --------------------------- |
@@ -258,9 +258,6 @@ def write_graph(
         overwrite: Replace existing files.
         max_text: Longest `text` in characters, the closing ellipsis included; None keeps all.
         directed: Write both directions of a `Data`, which may then differ.
-
-    Returns:
-        The files written.
 
     Raises:
         ValueError: An unknown suffix, or a graph or attribute that the format cannot hold; the

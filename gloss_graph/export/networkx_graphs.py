@@ -78,6 +78,7 @@ def to_networkx(
     Both stored directions of a pair become one edge. All attributes are exactly `str`, `int`,
     `float` or `bool`, and every node has the same ones, so GraphML, GEXF, GML and node-link JSON
     can be written without preparation, and NetworkX's backends (nx-parallel, nx-cugraph) take it.
+    No gradient reaches it: weights are detached.
 
     | attribute   | of                              | from                                    |
     | ----------- | ------------------------------- | --------------------------------------- |
@@ -109,9 +110,6 @@ def to_networkx(
         tolerance: Relative difference allowed between the weights of the two directions.
         directed: Return an `nx.DiGraph` with one edge per column of `edge_index`; directions may
             then differ.
-
-    Returns:
-        The graph. No gradient reaches it: weights are detached.
 
     Raises:
         ValueError: A directed graph, weights or kinds that differ by direction, edges that repeat

@@ -28,7 +28,7 @@ _SPARE_WEIGHTS = 2**22
 
 
 def read_checkpoint(
-    name: str, *, revision: str | None = None, local_files_only: bool = False
+    name: str, *, revision: str = "main", local_files_only: bool = False
 ) -> tuple[nn.Module, Any]:
     """Read a Hugging Face model without its task head, float32 in eval mode, and its tokenizer.
 
@@ -39,7 +39,7 @@ def read_checkpoint(
     from transformers import AutoConfig, AutoModel
 
     name = _checked_name(name)
-    where: dict[str, Any] = {"revision": revision or "main", "local_files_only": local_files_only}
+    where: dict[str, Any] = {"revision": revision, "local_files_only": local_files_only}
     with quiet_transformers():
         try:
             config = AutoConfig.from_pretrained(name, trust_remote_code=False, **where)

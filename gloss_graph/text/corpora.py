@@ -208,7 +208,7 @@ class Splits:
 
 
 def stratified_draw(labels: Sequence[int], fraction: float, *, seed: int = 0) -> list[int]:
-    """Draw a share of the labeled documents, the same share of every class.
+    """Draw a share of the labeled documents, the same share of every class, as ascending positions.
 
     Shares are rounded by largest remainders; every class keeps a document that is not drawn.
 
@@ -216,9 +216,6 @@ def stratified_draw(labels: Sequence[int], fraction: float, *, seed: int = 0) ->
         labels: Class numbers, -1 for unlabeled documents, which are never drawn.
         fraction: Share of the labeled documents to draw, in `(0, 1)`; at least one is drawn.
         seed: Seed of the draw.
-
-    Returns:
-        Ascending positions.
 
     Example:
         >>> len(stratified_draw([0] * 10 + [1] * 30 + [2], 0.25))

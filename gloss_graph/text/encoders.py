@@ -452,7 +452,7 @@ def load_encoder(
         name = place = str(folder.absolute())
         # Before the weights are read, so that a change in between is noticed later.
         files = folder_digest(folder)
-    where: dict[str, Any] = {"revision": revision, "local_files_only": local_files_only}
+    where: dict[str, Any] = {"revision": revision or "main", "local_files_only": local_files_only}
     try:
         if name != "minilm" and (folder / ENCODER_FILE).is_file():
             saved = TextEncoder.load(folder)
@@ -493,11 +493,10 @@ def default_pooling(config: Any) -> Pooling:
     return "last" if (causal and not masked) or getattr(config, "is_decoder", False) else "cls"
 
 
-def _declared_pooling(name: str, revision: str | None, local_files_only: bool) -> Pooling | None:
+def _declared_pooling(name: str, **where: Any) -> Pooling | None:
     """The pooling that a sentence encoder declares in a file, which is fetched if need be."""
     from transformers.utils import cached_file
 
-    where: dict[str, Any] = {"revision": revision or "main", "local_files_only": local_files_only}
     try:
         declared = cached_file(name, "1_Pooling/config.json", **where)
     except (OSError, ValueError):
@@ -505,17 +504,16 @@ def _declared_pooling(name: str, revision: str | None, local_files_only: bool) -
     if declared is None:
         return None
     settings = read_object(declared)
-    modes = [
-        key.removeprefix("pooling_mode_")
-        for key, value in sorted(settings.items())
-        if key.startswith("pooling_mode_") and value is True
-    ] or [str(settings.get("pooling_mode"))]
-    if (rule := _DECLARED.get("+".join(modes))) is None:
+    prefix = "pooling_mode_"
+    flags = [key for key, value in sorted(settings.items()) if value is True]
+    modes = [key.removeprefix(prefix) for key in flags if key.startswith(prefix)]
+    found = "+".join(modes or [str(settings.get("pooling_mode"))])
+    if found not in _DECLARED:
         raise ValueError(
-            f"'pooling' is declared as {'+'.join(modes)} in {declared}, which is not offered here. "
-            f"Pass pooling= one of {', '.join(POOLINGS)}."
+            f"'pooling' is declared as {found} in {declared}, which is not offered here. Pass "
+            f"pooling= one of {', '.join(POOLINGS)}."
         )
-    return rule
+    return _DECLARED[found]
 
 
 def _minilm() -> str:

@@ -181,9 +181,7 @@ def write_table(
                 out.write(_text(columns, _delimiter(suffix), header=number == 0))
 
 
-def column_types(
-    chunks: Callable[[], Iterable[Mapping[str, Any]]],
-) -> dict[str, pyarrow.DataType]:
+def column_types(chunks: Callable[[], Iterable[Mapping[str, Any]]]) -> dict[str, pyarrow.DataType]:
     """Types for `write_table` that hold all values; each call of `chunks` starts a new pass."""
     types: dict[str, pyarrow.DataType] = {}
     mixed = set()
