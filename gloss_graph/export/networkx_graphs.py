@@ -395,7 +395,7 @@ def _label_names(graph: GraphColumns) -> list[str] | None:
         with suppress(ValueError):  # a word, not a list
             declared = load_json(declared)
     if declared is not None and not isinstance(declared, (list, tuple)):
-        raise _misfit("label_names", "graph", "be a JSON list of names")
+        raise misfit("label_names", "be a JSON list of names", repr(declared), "Rename it.")
     known = [str(name) for name in declared or ()]
     values = [*graph.nodes.get("label", ()), *graph.nodes.get("predicted", ())]
     used = {value for value in values if isinstance(value, str) and value}

@@ -45,14 +45,10 @@ def read_checkpoint(
             config = AutoConfig.from_pretrained(name, trust_remote_code=False, **where)
             _check_kernels(config)
             _check_size(Path(name), config)
-            options = where | _without_pooling_layer(config)
+            options = where | {"use_safetensors": True, "output_loading_info": True}
+            options |= _without_pooling_layer(config)
             model, report = AutoModel.from_pretrained(
-                name,
-                config=config,
-                trust_remote_code=False,
-                use_safetensors=True,
-                output_loading_info=True,
-                **options,
+                name, config=config, trust_remote_code=False, **options
             )
         except Exception as error:  # The errors of damaged folders share no base.
             if "trust_remote_code" in str(error):

@@ -19,7 +19,7 @@ UNLABELED = -1
 SEPARATOR = ";"
 """Separates the labels of a document in a file by default."""
 
-_LISTS = ("texts", "labels", "ids", "texts_b", "label_sets")
+_LISTS = ("texts", "label_sets", "labels", "ids", "texts_b")
 
 
 @dataclass(frozen=True, repr=False)

@@ -141,26 +141,16 @@ def describe_file(
 ) -> dict[str, Any]:
     """Describe a table in JSON types, so that `read_again` finds the same documents."""
     corpus = read_table(file, text=text, text_b=text_b, label=None)
-    return {
-        "file": str(Path(file).resolve()),
-        "text": text,
-        "text_b": text_b,
-        "first_id": first_id,
-        "rows": len(corpus),
-        "texts_sha256": _digest(corpus),
-    }
+    place = {"file": str(Path(file).resolve()), "text": text, "text_b": text_b}
+    content = {"first_id": first_id, "rows": len(corpus), "texts_sha256": _digest(corpus)}
+    return place | content
 
 
 def read_again(described: Mapping[str, Any]) -> Corpus:
     """Read the documents of a described file, without labels; other texts are refused."""
     try:
-        corpus = read_table(
-            described["file"],
-            text=described["text"],
-            text_b=described["text_b"],
-            label=None,
-            first_id=described["first_id"],
-        )
+        layout = _Layout(described["text"], None, described["text_b"])
+        corpus = layout.read(described["file"], first_id=described["first_id"])
         same = _digest(corpus) == described["texts_sha256"]
     except (KeyError, TypeError) as error:
         raise ValueError(f"The description of a file is damaged ({error}).") from error
@@ -171,7 +161,7 @@ def read_again(described: Mapping[str, Any]) -> Corpus:
 
 def _digest(corpus: Corpus) -> str:
     content = json.dumps([corpus.texts, corpus.texts_b], ensure_ascii=False)
-    return hashlib.sha256(content.encode("utf-8")).hexdigest()
+    return hashlib.sha256(content.encode()).hexdigest()
 
 
 @dataclass(frozen=True)

@@ -71,10 +71,8 @@ class Table(NamedTuple):
             try:
                 values.append(kind(value))
             except (TypeError, ValueError):
-                raise ValueError(
-                    f"{self.path}, {place}: column {name!r} must hold numbers (got {value!r}). Put "
-                    "back the file that was written."
-                ) from None
+                start = f"{self.path}, {place}: column {name!r} must hold numbers (got {value!r})"
+                raise ValueError(f"{start}. Put back the file that was written.") from None
         return values
 
     def fault(self, name: str, rule: str, got: str, advice: str) -> ValueError:
