@@ -147,7 +147,8 @@ def read_tables(path: Path) -> GraphColumns:
         for part, first in (("nodes", 1), ("edges", 2))
     )
     directed = bool(described.get("directed", False))
-    return GraphColumns(names.to_pylist(), nodes, *ends, edges, directed, attributes)
+    source, target = ends
+    return GraphColumns(names.to_pylist(), nodes, source, target, edges, directed, attributes)
 
 
 def _values(column: pa.ChunkedArray) -> Sequence[Any]:
