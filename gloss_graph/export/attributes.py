@@ -58,13 +58,13 @@ def class_values(values: Any, name: str, size: int) -> Tensor:
     return column
 
 
-def check_entries(values: Any, name: str, size: int) -> None:
-    """Raise unless the values are a collection of one per node."""
+def check_entries(values: Any, name: str, size: int, rule: str = "") -> None:
+    """Raise unless the values are a collection of one per node; `rule` says it in other words."""
     if isinstance(values, str) or not isinstance(values, Sized) or len(values) != size:
         got: Any = len(values) if isinstance(values, Sized) else type(values).__name__
         got = "a single string" if isinstance(values, str) else got
         advice = "Set 'num_nodes' of the graph if the last nodes have no edges."
-        raise misfit(name, f"have {size} entries, one per node", got, advice)
+        raise misfit(name, rule or f"have {size} entries, one per node", got, advice)
 
 
 def text_column(values: Sequence[Any], name: str, size: int, limit: int | None) -> list[str]:

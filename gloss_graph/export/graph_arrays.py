@@ -133,7 +133,7 @@ def read_arrays(
     check_class_numbers("graph.y", classes - 1)
     text = graph.get("text")
     if text is not None:
-        check_entries(text, "graph.text", size)
+        check_entries(text, "graph.text", size, f"hold one text per node, {size} of them")
         text = tuple(whole_text(str(entry)) for entry in text)
     return GraphArrays(
         size=size,
