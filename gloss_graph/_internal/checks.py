@@ -21,6 +21,11 @@ _SHORTEST_ROW = 1e-12
 MOST_CLASSES = 100_000
 
 
+def misfit(name: str, rule: str, got: Any, advice: str = "") -> ValueError:
+    """The error of an argument that breaks a rule, with the next step."""
+    return ValueError(f"'{name}' must {rule} (got {got}). {advice}".rstrip())
+
+
 def check_choice(name: str, value: Any, known: Iterable[str]) -> None:
     """Raise unless `value` is one of the `known` names."""
     names = sorted(known)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from gloss_graph.export.graph_arrays import EDGE_KINDS, edge_homophily
+from gloss_graph.export.graph_arrays import EDGE_KINDS, edge_homophily, to_scipy
 from gloss_graph.export.graph_files import (
     FORMATS,
     read_graph,
@@ -13,7 +13,6 @@ from gloss_graph.export.graph_files import (
     write_tables,
 )
 from gloss_graph.export.networkx_graphs import from_networkx, to_networkx
-from gloss_graph.export.sparse_matrix import to_scipy
 
 __all__ = [
     "EDGE_KINDS",

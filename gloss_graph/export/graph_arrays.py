@@ -1,8 +1,8 @@
-"""The one reader of a document graph: its edges and columns as checked arrays."""
+"""The one reader of a document graph: its edges and columns as arrays, and as sparse matrices."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -13,12 +13,23 @@ from scipy import sparse
 from torch import Tensor
 from torch_geometric.data import Data
 
-from gloss_graph._internal.checks import check_class_numbers, check_matrix, check_tensor, is_integer
+from gloss_graph._internal.checks import (
+    check_choice,
+    check_class_numbers,
+    check_matrix,
+    check_positive_int,
+    check_tensor,
+    is_integer,
+    misfit,
+)
 from gloss_graph._internal.unicode import whole_text
-from gloss_graph.export.attributes import class_names, class_values
+from gloss_graph.export.attributes import check_entries, class_names, class_values
 
 #: Names of the values 0, 1, 2 of `edge_kind`.
 EDGE_KINDS = ("batch-batch", "batch-memory", "memory-memory")
+_CHUNK = 65_536  # edges whose rows are compared at once
+_ROUNDING = 1e-6
+_REBUILD = "Rebuild the graph or drop these edges."
 
 
 class Edges(NamedTuple):
@@ -36,6 +47,10 @@ class Edges(NamedTuple):
             np.append(self.target, self.source[back]),
             {name: np.append(values, values[back]) for name, values in self.columns.items()},
         )
+
+    def weights(self) -> np.ndarray:
+        """The weights (P,) float64, ones if the graph has none."""
+        return self.columns.get("weight", np.ones(self.source.size)).astype(np.float64)
 
 
 @dataclass(frozen=True)
@@ -100,29 +115,35 @@ def read_arrays(
     """Read and check an undirected document graph; `label_names` replace the graph's."""
     size = count_nodes(graph)
     if not size and not allow_empty:
-        raise ValueError("'graph' must hold at least one document (got none).")
+        raise misfit("graph", "hold at least one document", "none")
     edges = read_edges(graph, only=("edge_weight",)).both_ways()
-    weight = edges.columns.get("weight", np.ones(edges.source.size)).astype(np.float64)
+    weight = edges.weights()
     if weight.size and weight.min() < 0:
-        raise ValueError(
-            f"'graph.edge_weight' must be finite and >= 0 (got {weight.min():g}). "
-            "Rebuild the graph or drop these edges."
-        )
+        raise misfit("graph.edge_weight", "be finite and >= 0", f"{weight.min():g}", _REBUILD)
     order = np.lexsort((edges.target, edges.source))
     order = order[(edges.source != edges.target)[order]]
     ends = np.stack([edges.source[order], edges.target[order]])
-    y = np.maximum(_filled(graph, "y", size, torch.long, -1), -1)
-    check_class_numbers("graph.y", int(y.max(initial=-1)))
-    ids = node_column(graph, "doc_id", size, torch.long)
+
+    def column(key: str, dtype: torch.dtype, missing: Any) -> np.ndarray:
+        found = node_column(graph, key, size, dtype)
+        return np.broadcast_to(missing, size).copy() if found is None else found.numpy()
+
+    y = np.maximum(column("y", torch.long, -1), -1)
+    classes = int(y.max(initial=-1)) + 1
+    check_class_numbers("graph.y", classes - 1)
+    text = graph.get("text")
+    if text is not None:
+        check_entries(text, "graph.text", size, f"hold one text per node, {size} of them")
+        text = tuple(whole_text(str(entry)) for entry in text)
     return GraphArrays(
         size=size,
         edge_index=torch.from_numpy(ends),
         edge_weight=torch.from_numpy(weight[order]),
         y=y,
-        seeds=_filled(graph, "seed_mask", size, torch.bool, True) & (y >= 0),
-        ids=np.arange(size) if ids is None else ids.numpy(),
-        names=_names(graph, label_names, int(y.max(initial=-1)) + 1),
-        text=_texts(graph, size),
+        seeds=column("seed_mask", torch.bool, True) & (y >= 0),
+        ids=column("doc_id", torch.long, np.arange(size)),
+        names=_names(graph, label_names, classes),
+        text=text,
     )
 
 
@@ -132,7 +153,7 @@ def read_edges(
     directed: bool = False,
     tolerance: float = 1e-5,
     name: str = "graph",
-    only: Collection[str] | None = None,
+    only: Iterable[str] | None = None,
 ) -> Edges:
     """Read the edges, sorted by source, then target, and their attributes without `edge_`.
 
@@ -140,81 +161,159 @@ def read_edges(
     may differ by `tolerance` relative to the larger one. Errors call the graph `name`.
     """
     size = count_nodes(graph, name)
-    source, target = _ends(graph, size, name)
-    if directed:
-        forth = back = _sorted(source, target, np.arange(source.size), size, name)
-    else:
-        forth = _sorted(source, target, np.flatnonzero(source <= target), size, name)
-        back = _sorted(target, source, np.flatnonzero(source >= target), size, name)
-        one, other = source[forth] * size + target[forth], target[back] * size + source[back]
-        if not np.array_equal(one, other):
-            i, j = divmod(int(np.setxor1d(one, other)[0]), size)
-            raise ValueError(
-                f"'{name}' must be undirected (got only one direction between {i} and {j}). Use "
-                "torch_geometric.utils.to_undirected; exports also take directed=True."
-            )
+    check_tensor(f"{name}.edge_index", graph.edge_index)
+    edge_index = graph.edge_index.detach().cpu()
+    if edge_index.dim() != 2 or edge_index.size(0) != 2 or not is_integer(edge_index):
+        got: Any = f"{tuple(edge_index.shape)} of {edge_index.dtype}"
+        raise misfit(f"{name}.edge_index", "be an integer tensor of the shape (2, E)", got)
+    source, target = edge_index.long().numpy()
+    if source.size and (edge_index.min() < 0 or edge_index.max() >= size):
+        got = f"{int(edge_index.min())}..{int(edge_index.max())}"
+        rule, advice = f"point at nodes 0..{size - 1}", f"Check '{name}.num_nodes'."
+        raise misfit(f"{name}.edge_index", rule, got, advice)
+    key, reverse = source * size + target, target * size + source
+    forth = back = np.argsort(key, kind="stable")
+    ranked = key[forth]
+    if (repeated := np.flatnonzero(ranked[1:] == ranked[:-1])).size:
+        i, j = divmod(int(ranked[repeated[0]]), size)
+        advice = f"Call {name}.coalesce() and decide how weights add up."
+        raise misfit(f"{name}.edge_index", "hold each edge once", f"({i}, {j}) repeatedly", advice)
+    if not directed:
+        back = np.argsort(reverse, kind="stable")
+        if not np.array_equal(ranked, reverse[back]):
+            i, j = divmod(int(np.setxor1d(key, reverse)[0]), size)
+            advice = "Use torch_geometric.utils.to_undirected; exports also take directed=True."
+            got = f"only one direction between {i} and {j}"
+            raise misfit(name, "be undirected", got, advice)
+        once = source[forth] <= target[forth]
+        forth, back = forth[once], back[once]
+    if only is None:
+        # The attributes that every document graph has come first.
+        found = {key: value for key, value in graph if key.startswith("edge_")}
+        shapes = {key: value.shape for key, value in found.items() if isinstance(value, Tensor)}
+        others = [key for key, shape in shapes.items() if shape == source.shape]
+        only = dict.fromkeys(["edge_weight", "edge_kind", *others])
     columns: dict[str, np.ndarray] = {}
-    for key in _attributes(graph, source.shape) if only is None else only:
-        if graph.get(key) is None:
+    for attribute in only:
+        if graph.get(attribute) is None:
             continue
-        values = _edge_values(graph, key, source.shape, name)
+        values = _edge_values(graph, attribute, source.shape, name)
         one, other = values[forth].astype(np.float64), values[back].astype(np.float64)
-        apart = 0.0 if key == "edge_kind" else tolerance
+        apart = 0.0 if attribute == "edge_kind" else tolerance
         allowed = apart * np.maximum(np.abs(one), np.abs(other))
         if (differs := np.flatnonzero(np.abs(one - other) > allowed)).size:
             i, j = forth[differs[0]], back[differs[0]]
-            raise ValueError(
-                f"'{name}' must be undirected: '{name}.{key}' must agree in both directions (got "
-                f"{values[i]} for ({source[i]}, {target[i]}) and {values[j]} for its reverse). Use "
-                "torch_geometric.utils.to_undirected(edge_index, edge_weight, reduce='mean')."
-            )
-        if key == "edge_kind" and values.size and not np.isin(values, range(3)).all():
-            raise ValueError(
-                f"'{name}.edge_kind' must be 0, 1 or 2 (got {values.min():g}..{values.max():g}). "
-                f"They stand for {', '.join(EDGE_KINDS)}."
-            )
-        columns[key.removeprefix("edge_")] = values[forth]
+            rule = f"be undirected: '{name}.{attribute}' must agree in both directions"
+            got = f"{values[i]} for ({source[i]}, {target[i]}) and {values[j]} for its reverse"
+            advice = "Use to_undirected(edge_index, edge_weight, reduce='mean') of PyG."
+            raise misfit(name, rule, got, advice)
+        if attribute == "edge_kind" and values.size and not np.isin(values, range(3)).all():
+            got, advice = f"{values.min():g}..{values.max():g}", f"They stand for {EDGE_KINDS}."
+            raise misfit(f"{name}.edge_kind", "be 0, 1 or 2", got, advice)
+        columns[attribute.removeprefix("edge_")] = values[forth]
     return Edges(source[forth], target[forth], columns)
 
 
-def _attributes(graph: Data, shape: tuple[int, ...]) -> list[str]:
-    """Names of the attributes of edges, those that every document graph has first."""
-    known = ["edge_weight", "edge_kind"]
-    return known + [
-        key
-        for key, value in graph
-        if key.startswith("edge_")
-        and key not in ("edge_index", *known)
-        and isinstance(value, Tensor)
-        and value.shape == shape
-    ]
-
-
 def edge_homophily(data: Data) -> float:
-    """Share of the edges whose two documents have the same class.
-
-    Args:
-        data: An undirected graph with `edge_index` (2, E) and `y` (N,), -1 = unlabeled.
+    """Share of the edges of `data` whose two documents have the same class.
 
     Returns:
         In [0, 1], over the edges with two labeled ends; NaN without such an edge.
 
     Raises:
         ValueError: A directed graph, an edge that leaves the graph, no `y`, or label sets.
-
-    Example:
-        >>> edges = torch.tensor([[0, 1, 1, 2], [1, 0, 2, 1]])
-        >>> edge_homophily(Data(edge_index=edges, y=torch.tensor([0, 0, 1])))
-        0.5
     """
     size = count_nodes(data, "data")
     labels = node_column(data, "y", size, torch.long, "data")
     if labels is None:
-        raise ValueError("'data.y' must hold a class number for every node (got none).")
+        raise misfit("data.y", "hold a class number for every node", "none")
     edges = read_edges(data, name="data", only=()).both_ways()
     ends = labels.numpy()[np.stack([edges.source, edges.target])]
     known = (ends >= 0).all(axis=0)
     return float((ends[0] == ends[1])[known].mean()) if known.any() else float("nan")
+
+
+def to_scipy(
+    data: Data,
+    values: str = "distances",
+    *,
+    k: int | None = None,
+    loop: bool = False,
+    embeddings: Tensor | None = None,
+) -> sparse.csr_matrix:
+    r"""Convert a document graph to a CSR matrix of distances or weights, the nearest entry first.
+
+    | for                                           | call                              |
+    | --------------------------------------------- | --------------------------------- |
+    | cleanlab, `Datalab.find_issues(knn_graph=)`   | `to_scipy(data, k=10)`            |
+    | a form like that of `KNeighborsTransformer`   | `to_scipy(data, k=10, loop=True)` |
+    | `DBSCAN` and UMAP, `metric="precomputed"`     | `to_scipy(data, loop=True)`       |
+    | scikit-learn, `SpectralClustering(affinity=)` | `to_scipy(data, "weights")`       |
+
+    The distance of an edge is the one that the Gaussian kernel turns into its weight,
+    \(\sigma \sqrt{-2 \ln w}\), with the `bandwidth` of the graph; 1 if it has none or one per
+    document. For a graph of another kernel, pass the embeddings.
+
+    Args:
+        data: An undirected graph. Edges of weight 0 have no distance and are left out.
+        values: `"distances"` or `"weights"`.
+        k: Keep the k nearest entries per row, so that the matrix is no longer symmetric.
+        loop: Store every document as its own first entry, of distance 0 or weight 1, on top of k.
+        embeddings: (N, D); distances are then the Euclidean ones of these rows.
+
+    Returns:
+        (N, N) float64, each row sorted by ascending distance or descending weight.
+
+    Raises:
+        ValueError: A directed graph, weights that are no similarities in [0, 1], or a document
+            with fewer than k edges.
+
+    Cost: O(E log E), and O(E D) with embeddings.
+
+    Example:
+        >>> edges = torch.tensor([[0, 1, 1, 2], [1, 0, 2, 1]])
+        >>> data = Data(edge_index=edges, edge_weight=torch.tensor([0.5, 0.5, 0.9, 0.9]))
+        >>> to_scipy(data, k=1).indices.tolist()
+        [1, 2, 1]
+
+    See also: `to_networkx`, for a graph with labels and texts; `write_csr`, for a file.
+    """
+    check_choice("values", values, ("distances", "weights"))
+    if k is not None:
+        check_positive_int("k", k)
+    size = count_nodes(data, "data")
+    edges = read_edges(data, name="data", only=("edge_weight",)).both_ways()
+    source, target = edges.source, edges.target
+    if values == "weights":
+        entry = edges.weights()
+    elif embeddings is not None and (rows := read_embeddings(data, embeddings, size)) is not None:
+        x = rows.double().numpy()
+        parts = np.array_split(np.arange(source.size), source.size // _CHUNK + 1)
+        entry = np.concatenate(
+            [np.linalg.norm(x[source[part]] - x[target[part]], axis=1) for part in parts]
+        )
+    else:
+        entry = _from_weights(edges, data.get("bandwidth"))
+    kept = (source != target) & np.isfinite(entry)
+    source, target, entry = source[kept], target[kept], entry[kept]
+    if loop:
+        every = np.arange(size)
+        source, target = np.append(every, source), np.append(every, target)
+        entry = np.append(np.full(size, float(values == "weights")), entry)
+    far = -entry if values == "weights" else entry
+    order = np.lexsort((target, source != target, far, source))
+    degree = np.bincount(source, minlength=size)
+    if k is not None:
+        k += loop
+        if size and degree.min() < k:
+            got = f"{k - loop} for {degree.min() - loop}"
+            advice = "Build the graph with a larger k, by symmetrize='union'."
+            raise misfit("k", "be at most the fewest edges of a document", got, advice)
+        starts = np.repeat(np.cumsum(degree) - degree, degree)
+        order = order[np.arange(order.size) - starts < k]
+        degree = np.minimum(degree, k)
+    indptr = np.append(0, np.cumsum(degree))
+    return sparse.csr_matrix((entry[order], target[order], indptr), shape=(size, size))
 
 
 def read_embeddings(graph: Data, embeddings: Tensor | None, size: int) -> Tensor | None:
@@ -225,7 +324,7 @@ def read_embeddings(graph: Data, embeddings: Tensor | None, size: int) -> Tensor
         return None
     check_matrix(name, rows)
     if rows.size(0) != size:
-        raise ValueError(f"'{name}' must have {size} rows, one per document (got {rows.size(0)}).")
+        raise misfit(name, f"have {size} rows, one per document", rows.size(0))
     return rows.detach().cpu()
 
 
@@ -237,7 +336,7 @@ def count_nodes(graph: Data, name: str = "graph") -> int:
             "Build it with build_document_graph."
         )
     if graph.get("edge_index") is None:
-        raise ValueError(f"'{name}' must have an 'edge_index' (got None). Build the graph first.")
+        raise misfit(name, "have an 'edge_index'", None, "Build the graph first.")
     if graph.get("num_nodes") is not None:
         return int(graph.num_nodes)
     for key in ("doc_id", "y", "in_batch", "seed_mask", "age", "x", "pos"):
@@ -254,17 +353,11 @@ def node_column(
     if column is None:
         return None
     if key == "y" and isinstance(column, Tensor) and column.dim() == 2 and column.size(1) > 1:
-        raise ValueError(
-            f"'{name}.y' must have {size} entries, one class number per node (got label sets of "
-            f"shape {tuple(column.shape)}). Look at one class at a time: "
-            "y = (sets[:, c] > 0.5).long()."
-        )
+        rule = f"have {size} entries, one class number per node"
+        got = f"label sets of shape {tuple(column.shape)}"
+        advice = "Look at one class at a time: y = (sets[:, c] > 0.5).long()."
+        raise misfit(f"{name}.y", rule, got, advice)
     return class_values(column, f"{name}.{key}", size).to(dtype)
-
-
-def _filled(graph: Data, key: str, size: int, dtype: torch.dtype, missing: Any) -> np.ndarray:
-    column = node_column(graph, key, size, dtype)
-    return (torch.full((size,), missing, dtype=dtype) if column is None else column).numpy()
 
 
 def _names(graph: Data, label_names: Sequence[str] | None, classes: int) -> tuple[str, ...]:
@@ -274,40 +367,9 @@ def _names(graph: Data, label_names: Sequence[str] | None, classes: int) -> tupl
     names = tuple(class_names(found))
     if len(names) < classes:
         name = "graph.label_names" if label_names is None else "label_names"
-        raise ValueError(
-            f"'{name}' must name every class (got {len(names)} names for class {classes - 1}). "
-            "Pass them in the order of the class numbers."
-        )
+        got = f"{len(names)} names for class {classes - 1}"
+        raise misfit(name, "name every class", got, "Pass them in the order of the numbers.")
     return names
-
-
-def _texts(graph: Data, size: int) -> tuple[str, ...] | None:
-    text = graph.get("text")
-    if text is None:
-        return None
-    several = isinstance(text, Collection) and not isinstance(text, str)
-    if not several or len(text) != size:
-        got = len(text) if several else type(text).__name__
-        raise ValueError(f"'graph.text' must hold one text per node, {size} of them (got {got}).")
-    return tuple(whole_text(str(entry)) for entry in text)
-
-
-def _ends(graph: Data, size: int, name: str) -> tuple[np.ndarray, np.ndarray]:
-    """Ends (E,) of the edges as stored."""
-    check_tensor(f"{name}.edge_index", graph.edge_index)
-    edge_index = graph.edge_index.detach().cpu()
-    if edge_index.dim() != 2 or edge_index.size(0) != 2 or not is_integer(edge_index):
-        raise ValueError(
-            f"'{name}.edge_index' must be an integer tensor of the shape (2, E) "
-            f"(got {tuple(edge_index.shape)} of {edge_index.dtype})."
-        )
-    source, target = edge_index.long().numpy()
-    if source.size and (edge_index.min() < 0 or edge_index.max() >= size):
-        raise ValueError(
-            f"'{name}.edge_index' must point at nodes 0..{size - 1} (got "
-            f"{int(edge_index.min())}..{int(edge_index.max())}). Check '{name}.num_nodes'."
-        )
-    return source, target
 
 
 def _edge_values(graph: Data, key: str, shape: tuple[int, ...], name: str) -> np.ndarray:
@@ -319,30 +381,23 @@ def _edge_values(graph: Data, key: str, shape: tuple[int, ...], name: str) -> np
     if values.dim() == 2 and values.size(1) == 1:
         values = values.squeeze(1)
     if values.shape != shape:
-        raise ValueError(
-            f"'{name}.{key}' must have {shape[0]} entries, one per column of 'edge_index' (got the "
-            f"shape {tuple(graph[key].shape)})."
-        )
+        rule = f"have {shape[0]} entries, one per column of 'edge_index'"
+        raise misfit(f"{name}.{key}", rule, f"the shape {tuple(graph[key].shape)}")
     if not bool(torch.isfinite(values).all()):
-        raise ValueError(
-            f"'{name}.{key}' must be finite (got NaN or infinity). Rebuild the graph or drop these "
-            "edges."
-        )
+        raise misfit(f"{name}.{key}", "be finite", "NaN or infinity", _REBUILD)
     return values.numpy()
 
 
-def _sorted(
-    low: np.ndarray, high: np.ndarray, chosen: np.ndarray, size: int, name: str
-) -> np.ndarray:
-    """Positions `chosen`, sorted by (low, high), which must differ."""
-    key = low[chosen] * size + high[chosen]
-    if key.size and not (key[1:] > key[:-1]).all():
-        order = np.argsort(key, kind="stable")
-        chosen, key = chosen[order], key[order]
-        if (repeated := np.flatnonzero(key[1:] == key[:-1])).size:
-            i, j = divmod(int(key[repeated[0]]), size)
-            raise ValueError(
-                f"'{name}.edge_index' must hold each edge once (got ({i}, {j}) repeatedly). "
-                f"Call {name}.coalesce() and decide how weights add up."
-            )
-    return chosen
+def _from_weights(edges: Edges, bandwidth: Tensor | float | None) -> np.ndarray:
+    """Distance (E,) of every edge by the inverse of the Gaussian kernel, `inf` at weight 0."""
+    weight = edges.columns.get("weight")
+    advice = "Pass embeddings, or use values='weights', which counts an edge without one as 1."
+    if weight is None:
+        raise misfit("data.edge_weight", "be there for distances", None, advice)
+    if weight.size and not 0 <= weight.min() <= weight.max() <= 1 + _ROUNDING:
+        got = f"{weight.min():g} to {weight.max():g}"
+        raise misfit("data.edge_weight", "be in [0, 1] for distances", got, advice)
+    sigma = torch.as_tensor(1.0 if bandwidth is None else bandwidth)
+    scale = float(sigma) if sigma.numel() == 1 and not bool(sigma.isnan().any()) else 1.0
+    with np.errstate(divide="ignore"):
+        return scale * np.sqrt(-2.0 * np.log(np.minimum(weight.astype(np.float64), 1.0)) + 0.0)

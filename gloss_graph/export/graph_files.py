@@ -7,7 +7,9 @@ import io
 import json
 import math
 import os
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from xml.etree.ElementTree import SubElement, fromstring
@@ -19,12 +21,15 @@ from networkx.readwrite.graphml import GraphMLWriter
 from scipy import sparse
 from torch_geometric.data import Data
 
+from gloss_graph._internal.checks import misfit
 from gloss_graph._internal.files import atomic_write
 from gloss_graph._internal.limits import check_unpacked, check_xml, check_zip, load_json, read_bytes
 from gloss_graph.export.attributes import (
     GREY,
     PALETTE,
+    XML_DEFAULTS,
     attribute_error,
+    attributes_of,
     check_simple,
     clean_text,
     plain_graph,
@@ -40,7 +45,6 @@ from gloss_graph.export.networkx_graphs import (
     networkx_of,
 )
 
-_DEFAULTS = {"node": "node_default", "edge": "edge_default"}
 # Values as XML Schema writes them; NetworkX writes Python's words.
 _WORDS = {"True": "true", "False": "false", "inf": "INF", "-inf": "-INF", "nan": "NaN"}
 _GEXF_TAKEN = {
@@ -49,15 +53,17 @@ _GEXF_TAKEN = {
 }
 _JSON_TAKEN = {"node": ("id",), "edge": ("source", "target", "key")}
 _CAPTION = 60  # characters
-_NAMESPACE = "{http://www.gexf.net/1.2draft}"
+_DESCRIPTION = "{http://www.gexf.net/1.2draft}meta/{http://www.gexf.net/1.2draft}description"
+# Least bytes of a node in memory.
+_NODE_BYTES = 64
 
 
-def graphml_bytes(graph: nx.Graph) -> bytes:
-    """A graph as GraphML, one line per node and edge, with the defaults that a reader found."""
+def _graphml_bytes(graph: nx.Graph) -> bytes:
+    """GraphML, one line per node and edge, with the defaults that a reader found."""
     plain = plain_graph(graph, "GraphML", {"graph": ("id",)})
     _written_names(graph)
     writer = GraphMLWriter(prettyprint=False)
-    for domain, key in _DEFAULTS.items():
+    for domain, key in XML_DEFAULTS.items():
         for name, value in plain_row(graph.graph.get(key) or {}, domain, None, "GraphML").items():
             writer.get_key(name, writer.get_xml_type(type(value)), domain, value)
     writer.add_graph_element(plain)
@@ -72,42 +78,41 @@ def graphml_bytes(graph: nx.Graph) -> bytes:
     return target.getvalue()
 
 
-def parse_graphml(content: bytes, path: Any) -> nx.Graph:
+def _parse_graphml(content: bytes) -> nx.Graph:
     """Read GraphML, without the empty defaults that NetworkX's reader adds."""
-    try:
-        check_xml(content)
-        graph = nx.parse_graphml(content)
-    except Exception as error:  # its errors have no common base
-        raise ValueError(f"'path' must be GraphML ({path}: {error}).") from error
+    check_xml(content)
+    graph = nx.parse_graphml(content)
     if graph.is_multigraph():
-        raise ValueError(f"'path' must hold no parallel edges ({path} does).")
-    for key in _DEFAULTS.values():
+        raise ValueError("it has parallel edges")
+    for key in XML_DEFAULTS.values():
         if graph.graph.get(key) == {}:
             del graph.graph[key]
     return _numbered(graph)
 
 
-def gexf_bytes(graph: nx.Graph) -> bytes:
-    """A graph as GEXF; a node's caption is its text, its class is the column `class`."""
+def _gexf_bytes(graph: nx.Graph) -> bytes:
+    """GEXF; a node's caption is its text, its class is the column `class`."""
     plain = plain_graph(graph, "GEXF", _GEXF_TAKEN)
     names = _written_names(graph)
+    types: dict[tuple[str, str], type] = {}
+    for domain, where, name, value in attributes_of(plain):
+        known = types.setdefault((domain, name), type(value))
+        why = ""
+        if (domain, name) == ("edge", "weight"):
+            why = "a weight must be a number" if isinstance(value, str) else ""
+        elif known is not type(value):
+            why = f"it is {known.__name__} elsewhere, {type(value).__name__} here"
+        if why:
+            raise attribute_error(name, domain, where, "GEXF", why)
     colors = _colors(plain)
     described = dict(plain.graph)
     plain.graph.clear()  # The writer would take some of these for settings.
-    types: dict[tuple[str, str], type] = {}
     for node, row in plain.nodes(data=True):
-        _check_types(types, "node", node, row)
         if "label" in row:
             row["class"] = row.pop("label")
             row["viz"] = {"color": colors.get(row["class"], colors[""])}
         caption = row["text"] if isinstance(row.get("text"), str) else ""
         row["label"] = clean_text(" ".join(caption.split()), _CAPTION) or names[node]
-    for i, j, row in plain.edges(data=True):
-        weight = row.get("weight", 1.0)
-        if not isinstance(weight, (int, float)):
-            raise attribute_error("weight", "edge", (i, j), "GEXF", "a weight must be a number")
-        rest = {name: value for name, value in row.items() if name != "weight"}
-        _check_types(types, "edge", (i, j), rest)
     writer = GEXFWriter(prettyprint=False)
     writer.add_graph(plain)
     meta = writer.xml.find("meta")
@@ -120,25 +125,13 @@ def gexf_bytes(graph: nx.Graph) -> bytes:
     return target.getvalue()
 
 
-def _check_types(
-    types: dict[tuple[str, str], type], domain: str, where: Any, row: Mapping[str, Any]
-) -> None:
-    """Raise for an attribute of a type that it does not have elsewhere."""
-    for name, value in row.items():
-        known = types.setdefault((domain, name), type(value))
-        if known is not type(value):
-            why = f"it is {known.__name__} elsewhere, {type(value).__name__} here"
-            raise attribute_error(name, domain, where, "GEXF", why)
-
-
 def _colors(graph: nx.Graph) -> dict[Any, dict[str, Any]]:
     """Colors of the classes in the order of `label_names`; grey for no class."""
     try:
         declared = load_json(graph.graph.get("label_names", ""))
     except (TypeError, ValueError):
         declared = None  # another program's, in words
-    ordered: list[Any] = declared if isinstance(declared, list) else []
-    ordered = [plain_value(name) for name in ordered]
+    ordered = [plain_value(name) for name in declared] if isinstance(declared, list) else []
     used = {label for _, label in graph.nodes(data="label")} - {None, "", -1}
     ordered += sorted(used.difference(ordered), key=lambda label: (str(type(label)), label))
     colors = {label: PALETTE[number % len(PALETTE)] for number, label in enumerate(ordered)}
@@ -148,16 +141,12 @@ def _colors(graph: nx.Graph) -> dict[Any, dict[str, Any]]:
     }
 
 
-def parse_gexf(content: bytes, path: Any) -> nx.Graph:
-    """Read GEXF; a graph of `gexf_bytes` comes back without colors and captions."""
+def _parse_gexf(content: bytes) -> nx.Graph:
+    """Read GEXF; a graph of `_gexf_bytes` comes back without colors and captions."""
+    check_xml(content)
+    graph = nx.read_gexf(io.BytesIO(content))
     try:
-        check_xml(content)
-        graph = nx.read_gexf(io.BytesIO(content))
-        description = fromstring(content).findtext(f"{_NAMESPACE}meta/{_NAMESPACE}description")
-    except Exception as error:  # its errors have no common base
-        raise ValueError(f"'path' must be GEXF ({path}: {error}).") from error
-    try:
-        attributes = load_json(description or "")
+        attributes = load_json(fromstring(content).findtext(_DESCRIPTION) or "")
     except ValueError:
         attributes = None  # another program's, in words
     graph.graph.clear()
@@ -167,61 +156,53 @@ def parse_gexf(content: bytes, path: Any) -> nx.Graph:
         row.pop("label", None)
         if "class" in row:
             row["label"] = row.pop("class")
-    for _, _, row in graph.edges(data=True):
+    for row in graph.edges.values():
         row.pop("id", None)
     return _numbered(graph)
 
 
-def json_bytes(graph: nx.Graph) -> bytes:
-    """A graph as node-link JSON; edges are under `"edges"`, NetworkX's default."""
-    plain = plain_graph(graph, "Node-link JSON", _JSON_TAKEN)
+def _json_bytes(graph: nx.Graph) -> bytes:
+    """Node-link JSON; edges are under `"edges"`, NetworkX's default."""
+    form = "Node-link JSON"
+    plain = plain_graph(graph, form, _JSON_TAKEN)
     for node in plain:
         if isinstance(node, bool) or not isinstance(node, (int, str)):
             raise ValueError(
                 f"Names of nodes must be strings or integers (got {node!r}). Rename them with "
                 "nx.convert_node_labels_to_integers."
             )
-    rows: list[tuple[str, Any, Mapping[str, Any]]] = [("graph", None, plain.graph)]
-    rows += [("node", node, row) for node, row in plain.nodes(data=True)]
-    rows += [("edge", (i, j), row) for i, j, row in plain.edges(data=True)]
-    for domain, where, row in rows:
-        for name, value in row.items():
-            if isinstance(value, float) and not math.isfinite(value):
-                why = f"JSON has no {value}"
-                raise attribute_error(name, domain, where, "Node-link JSON", why)
+    for domain, where, name, value in attributes_of(plain):
+        if isinstance(value, float) and not math.isfinite(value):
+            raise attribute_error(name, domain, where, form, f"JSON has no {value}")
     # ASCII escapes are safe in every encoding, and inside a page's script once < is escaped.
     return json.dumps(nx.node_link_data(plain, edges="edges"), allow_nan=False).encode()
 
 
-def parse_json(content: bytes, path: Any) -> nx.Graph:
+def _parse_json(content: bytes) -> nx.Graph:
     """Read node-link JSON whose edges are under `"edges"` or `"links"`."""
-    try:
-        stored = load_json(content)
-        if stored.get("multigraph"):
-            raise ValueError("it is a multigraph")
-        if not isinstance(stored.get("graph", {}), dict):
-            raise ValueError(f"'graph' must be an object (got {stored['graph']!r:.60})")
-        listed = {row["id"] for row in stored["nodes"]}
-        graph = nx.node_link_graph(
-            {"directed": False, "graph": {}, **stored, "multigraph": False},
-            edges="edges" if "edges" in stored else "links",
-        )
-        if unknown := set(graph) - listed:
-            raise ValueError(f"an edge names {unknown.pop()!r}, which is not a node")
-    except (ValueError, KeyError, TypeError, AttributeError, nx.NetworkXException) as error:
-        raise ValueError(f"'path' must be node-link JSON ({path}: {error}).") from error
+    stored = load_json(content)
+    if stored.get("multigraph"):
+        raise ValueError("it is a multigraph")
+    if not isinstance(stored.get("graph", {}), dict):
+        raise ValueError(f"'graph' must be an object (got {stored['graph']!r:.60})")
+    listed = {row["id"] for row in stored["nodes"]}
+    graph = nx.node_link_graph(
+        {"directed": False, "graph": {}, **stored, "multigraph": False},
+        edges="edges" if "edges" in stored else "links",
+    )
+    if unknown := set(graph) - listed:
+        raise ValueError(f"an edge names {unknown.pop()!r}, which is not a node")
     return graph
 
 
 def _written_names(graph: nx.Graph) -> dict[Any, str]:
     """Names of the nodes as XML holds them."""
     names = {node: str(node) for node in graph}
-    for node, name in names.items():
-        if clean_text(name) != name:
-            raise ValueError(
-                f"Names of nodes must be free of control characters (got {node!r}). "
-                "Rename them with nx.relabel_nodes."
-            )
+    if bad := [node for node, name in names.items() if clean_text(name) != name]:
+        raise ValueError(
+            f"Names of nodes must be free of control characters (got {bad[0]!r}). "
+            "Rename them with nx.relabel_nodes."
+        )
     if len(set(names.values())) < len(names):
         raise ValueError(
             "Names of nodes must differ in writing (got two that do not, such as 1 and '1'). "
@@ -232,28 +213,20 @@ def _written_names(graph: nx.Graph) -> dict[Any, str]:
 
 def _numbered(graph: nx.Graph) -> nx.Graph:
     """The graph with integers for names if all names are whole numbers in plain writing."""
-    numbers = {}
-    for name in graph:
-        digits = name.removeprefix("-")
-        # Python refuses to read thousands of digits.
-        if not (digits.isascii() and digits.isdigit() and len(digits) < 4000):
-            return graph
-        numbers[name] = int(name)
-        if str(numbers[name]) != name:
-            return graph
-    return nx.relabel_nodes(graph, numbers) if numbers else graph
+    # Python refuses to read thousands of digits.
+    if not all(re.fullmatch(r"0|-?[1-9][0-9]{0,3999}", name) for name in graph):
+        return graph
+    return nx.relabel_nodes(graph, {name: int(name) for name in graph})
 
 
 #: Suffixes that `write_graph` and `read_graph` know; the text formats also with `.gz`.
 FORMATS = (".csv", ".gexf", ".graphml", ".json", ".npz", ".parquet")
-# Writer and reader of the text formats.
-_TEXT = {
-    ".gexf": (gexf_bytes, parse_gexf),
-    ".graphml": (graphml_bytes, parse_graphml),
-    ".json": (json_bytes, parse_json),
+# Name, writer and reader of the text formats.
+_TEXT: dict[str, tuple[str, Callable[[nx.Graph], bytes], Callable[[bytes], nx.Graph]]] = {
+    ".gexf": ("GEXF", _gexf_bytes, _parse_gexf),
+    ".graphml": ("GraphML", _graphml_bytes, _parse_graphml),
+    ".json": ("node-link JSON", _json_bytes, _parse_json),
 }
-# Least bytes of a node in memory.
-_NODE_BYTES = 64
 
 
 def write_graph(
@@ -264,7 +237,7 @@ def write_graph(
     max_text: int | None = None,
     directed: bool = False,
 ) -> list[Path]:
-    r"""Write a graph in the format that its suffix names.
+    r"""Write a graph in the format that its suffix names, and return the files written.
 
     | suffix     | format                                          | opens in                    |
     | ---------- | ----------------------------------------------- | --------------------------- |
@@ -285,9 +258,6 @@ def write_graph(
         overwrite: Replace existing files.
         max_text: Longest `text` in characters, the closing ellipsis included; None keeps all.
         directed: Write both directions of a `Data`, which may then differ.
-
-    Returns:
-        The files written.
 
     Raises:
         ValueError: An unknown suffix, or a graph or attribute that the format cannot hold; the
@@ -310,7 +280,7 @@ def write_graph(
         return write_tables(graph, path, overwrite=overwrite, max_text=max_text, directed=directed)
     if form == ".npz":
         return [write_csr(graph, path, overwrite=overwrite, directed=directed)]
-    write, _ = _TEXT[form]
+    _, write, _ = _TEXT[form]
     content = write(as_networkx(graph, max_text=max_text, directed=directed))
     return [_save(content, Path(path), overwrite)]
 
@@ -323,7 +293,7 @@ def write_graphml(
     A path that ends in `.gz` is compressed.
     """
     check_simple(graph)
-    return _save(graphml_bytes(graph), Path(path), overwrite)
+    return _save(_graphml_bytes(graph), Path(path), overwrite)
 
 
 def _save(content: bytes, path: Path, overwrite: bool) -> Path:
@@ -363,15 +333,14 @@ def write_csr(
 
     An edge without a weight counts 1; labels, texts and other attributes are left out.
     """
-    data = graph if isinstance(graph, Data) else None
-    if data is None:
+    if not isinstance(graph, Data):
         plain = as_networkx(graph, max_text=None, directed=directed)
         weighted = nx.create_empty_copy(plain, with_data=False)
         weighted.add_weighted_edges_from(plain.edges(data="weight", default=1.0))
-        data, directed = from_networkx(weighted), True
-    size = count_nodes(data)
+        graph, directed = from_networkx(weighted), True
+    size = count_nodes(graph)
     # The reader checks the directions; a matrix has both of them in any case.
-    edges = read_edges(data, directed=directed, only=("edge_weight",))
+    edges = read_edges(graph, directed=directed, only=("edge_weight",))
     edges = edges if directed else edges.both_ways()
     weight = edges.columns.get("weight", np.ones(edges.source.size, dtype=np.float32))
     matrix = sparse.csr_matrix((weight, (edges.source, edges.target)), shape=(size, size))
@@ -392,10 +361,8 @@ def read_graph(path: str | os.PathLike[str]) -> Data:
         OSError: A file is missing or cannot be read.
     """
     found = _read(path)
-    try:
+    with _named_if_damaged(path, "hold a document graph"):
         return from_networkx(found) if isinstance(found, nx.Graph) else data_from_columns(found)
-    except (ValueError, TypeError, RuntimeError, OverflowError) as error:
-        raise ValueError(f"'path' must hold a document graph ({path}: {error})") from error
 
 
 def read_networkx(path: str | os.PathLike[str]) -> nx.Graph:
@@ -404,10 +371,19 @@ def read_networkx(path: str | os.PathLike[str]) -> nx.Graph:
     Names of nodes that are all whole numbers become integers.
     """
     found = _read(path)
-    try:
+    with _named_if_damaged(path, "hold a document graph"):
         return found if isinstance(found, nx.Graph) else networkx_of(found)
-    except (ValueError, TypeError, RuntimeError) as error:
-        raise ValueError(f"'path' must hold a document graph ({path}: {error})") from error
+
+
+@contextmanager
+def _named_if_damaged(path: str | os.PathLike[str], rule: str) -> Iterator[None]:
+    """Errors of readers, which share no base, as a `ValueError` that names the file."""
+    try:
+        yield
+    except (FileNotFoundError, PermissionError):
+        raise
+    except Exception as error:
+        raise ValueError(f"'path' must {rule} ({path}: {error}).") from error
 
 
 def _read(path: str | os.PathLike[str]) -> nx.Graph | GraphColumns:
@@ -416,60 +392,44 @@ def _read(path: str | os.PathLike[str]) -> nx.Graph | GraphColumns:
     if form in (".parquet", ".csv"):
         from gloss_graph.export.tables import read_tables
 
-        return read_tables(path)
+        with _named_if_damaged(path, "name node and edge tables"):
+            return read_tables(Path(path))
     if form == ".npz":
-        return _matrix_columns(Path(path))
-    try:
-        content = read_bytes(Path(path))
-    except ValueError as error:
-        raise ValueError(f"'path' must be a graph file ({error})") from error
-    _, parse = _TEXT[form]
-    return parse(content, path)
+        with _named_if_damaged(path, "be a SciPy matrix"):
+            return _matrix_columns(Path(path))
+    name, _, parse = _TEXT[form]
+    with _named_if_damaged(path, f"be {name}"):
+        return parse(read_bytes(Path(path)))
 
 
 def _matrix_columns(path: Path) -> GraphColumns:
     """The edges in a `.npz` file; undirected if the matrix is symmetric."""
-    matrix = _matrix(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"There is no file {path}. Check the spelling.")
+    check_zip(path)
+    with np.load(path, allow_pickle=False) as stored:
+        # Nodes without edges take no room in some layouts.
+        check_unpacked(path, _NODE_BYTES * max(map(int, stored["shape"].ravel())))
+    matrix = sparse.load_npz(path).tocoo()
+    matrix.data + 0.0  # raises for values that are not numbers
+    sparse.coo_matrix((matrix.data, (matrix.row, matrix.col)), shape=matrix.shape)  # checks them
     if matrix.shape[0] != matrix.shape[1]:
-        raise ValueError(f"'path' must hold a square matrix (got {matrix.shape} in {path}).")
+        raise ValueError(f"it is not square: {matrix.shape}")
     source, target = matrix.row.astype(np.int64), matrix.col.astype(np.int64)
     forth, back = np.lexsort((target, source)), np.lexsort((source, target))
-    directed = not (
-        np.array_equal(source[forth], target[back])
-        and np.array_equal(target[forth], source[back])
-        and np.array_equal(matrix.data[forth], matrix.data[back])
-    )
+    pairs = ((source, target), (target, source), (matrix.data, matrix.data))
+    directed = not all(np.array_equal(one[forth], other[back]) for one, other in pairs)
     kept = np.arange(source.size) if directed else np.flatnonzero(source <= target)
     edges = {"weight": matrix.data[kept]}
     names = list(range(matrix.shape[0]))
     return GraphColumns(names, {}, source[kept], target[kept], edges, directed, {})
 
 
-def _matrix(path: Path) -> sparse.coo_matrix:
-    """The matrix in a `.npz` file, refused if it has far more nodes than the file has room for."""
-    if not path.is_file():
-        raise FileNotFoundError(f"There is no file {path}. Check the spelling.")
-    try:
-        check_zip(path)
-        with np.load(path, allow_pickle=False) as stored:
-            # Nodes without edges take no room in some layouts.
-            check_unpacked(path, _NODE_BYTES * max(map(int, stored["shape"].ravel())))
-        matrix = sparse.load_npz(path).tocoo()
-        matrix.data + 0.0  # raises for values that are not numbers
-        sparse.coo_matrix((matrix.data, (matrix.row, matrix.col)), shape=matrix.shape)
-    except Exception as error:  # damaged archives raise errors without a common base
-        raise ValueError(f"'path' must be a SciPy matrix ({path}: {error}).") from error
-    return matrix
-
-
 def _format(path: str | os.PathLike[str]) -> str:
     suffixes = [suffix.lower() for suffix in Path(path).suffixes]
-    form = suffixes[-1] if suffixes else ""
-    if form == ".gz" and len(suffixes) > 1 and suffixes[-2] in _TEXT:
+    if suffixes[-1:] == [".gz"] and suffixes[-2:-1] and suffixes[-2] in _TEXT:
         return suffixes[-2]
-    if form not in FORMATS:
-        raise ValueError(
-            f"'path' must end in one of {', '.join(FORMATS)} (text formats also with .gz; got "
-            f"'{Path(path).name}')."
-        )
-    return form
+    if not suffixes or suffixes[-1] not in FORMATS:
+        rule = f"end in one of {', '.join(FORMATS)}"
+        raise misfit("path", rule, f"{Path(path).name!r}; text formats also with .gz")
+    return suffixes[-1]

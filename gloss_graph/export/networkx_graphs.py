@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import operator
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from copy import copy
 from typing import Any, NamedTuple
@@ -16,9 +16,11 @@ import torch
 from torch import Tensor
 from torch_geometric.data import Data
 
-from gloss_graph._internal.checks import check_positive_int
+from gloss_graph._internal.checks import check_positive_int, misfit
 from gloss_graph._internal.limits import load_json
 from gloss_graph.export.attributes import (
+    XML_DEFAULTS,
+    check_entries,
     check_simple,
     class_names,
     class_values,
@@ -27,10 +29,22 @@ from gloss_graph.export.attributes import (
 )
 from gloss_graph.export.graph_arrays import EDGE_KINDS, Edges, count_nodes, node_column, read_edges
 
-# Columns that the table of `to_networkx` names.
-_KNOWN = {"y", "doc_id", "text", "predicted", "split", "age", "in_batch", "seed_mask"}
+# Columns of nodes in the order of the table of `to_networkx`: their name in `Data` and their type.
+_COLUMNS: dict[str, tuple[str, Any]] = {
+    "doc_id": ("doc_id", torch.long),
+    "text": ("text", str),
+    "label": ("y", torch.long),
+    "predicted": ("predicted", torch.long),
+    "split": ("split", str),
+    "age": ("age", torch.long),
+    "in_batch": ("in_batch", torch.bool),
+    "seed": ("seed_mask", torch.bool),
+}
 # Vectors, and columns that become something else.
 _LEFT_OUT = {"x", "pos", "edge_index", "num_nodes", "label_names", "batch", "ptr"}
+_KNOWN = _LEFT_OUT | {key for key, _ in _COLUMNS.values()}
+# Names that attributes of nodes and graphs must not have.
+_RESERVED = _LEFT_OUT | {"edge_weight", "edge_kind", "y", "seed_mask"}
 
 
 class GraphColumns(NamedTuple):
@@ -59,11 +73,12 @@ def to_networkx(
     tolerance: float = 1e-5,
     directed: bool = False,
 ) -> nx.Graph:
-    r"""Convert a document graph to an undirected `nx.Graph` that every NetworkX writer accepts.
+    """Convert a document graph to an undirected `nx.Graph` that every NetworkX writer accepts.
 
     Both stored directions of a pair become one edge. All attributes are exactly `str`, `int`,
     `float` or `bool`, and every node has the same ones, so GraphML, GEXF, GML and node-link JSON
     can be written without preparation, and NetworkX's backends (nx-parallel, nx-cugraph) take it.
+    No gradient reaches it: weights are detached.
 
     | attribute   | of                              | from                                    |
     | ----------- | ------------------------------- | --------------------------------------- |
@@ -86,20 +101,15 @@ def to_networkx(
     one edge. NetworkX's writer of GML replaces `label` by the node's number.
 
     Args:
-        data: An undirected, coalesced graph, as `build_document_graph` and `document_graph` return
-            it; only `edge_index` is needed.
+        data: An undirected, coalesced graph; only `edge_index` is needed.
         texts: The documents.
-        label_names: Names of the classes, by default `data.label_names`; they replace the integers
-            of `label` and `predicted`.
+        label_names: Names of the classes; they replace the integers of `label` and `predicted`.
         predicted: Predicted class per node, integers (-1 = none) or names.
         split: Name of the split ("train", "test", ...) per node.
         max_text: Longest `text` in characters, the closing ellipsis included; None keeps all.
         tolerance: Relative difference allowed between the weights of the two directions.
         directed: Return an `nx.DiGraph` with one edge per column of `edge_index`; directions may
             then differ.
-
-    Returns:
-        The graph. No gradient reaches it: weights are detached.
 
     Raises:
         ValueError: A directed graph, weights or kinds that differ by direction, edges that repeat
@@ -108,24 +118,20 @@ def to_networkx(
     Cost: O(N + E log E), most of it NetworkX's dictionaries (`examples/benchmarks/export.py`).
 
     Example:
-        >>> data = Data(
-        ...     edge_index=torch.tensor([[0, 1, 1, 2], [1, 0, 2, 1]]),
-        ...     edge_weight=torch.tensor([0.5, 0.5, 1.0, 1.0]),
-        ...     y=torch.tensor([0, 1, -1]),
-        ... )
-        >>> graph = to_networkx(data, ["tea", "coffee", "?"], label_names=["calm", "awake"])
-        >>> graph.nodes[1], graph.edges[0, 1]
-        ({'text': 'coffee', 'label': 'awake'}, {'weight': 0.5})
+        >>> data = Data(edge_index=torch.tensor([[0, 1], [1, 0]]), y=torch.tensor([0, 1]))
+        >>> graph = to_networkx(data, ["tea", "coffee"], label_names=["calm", "awake"])
+        >>> graph.nodes[1]
+        {'text': 'coffee', 'label': 'awake'}
 
     See also: `from_networkx`, the way back; `write_graph`, to save the graph;
     `torch_geometric.utils.to_networkx`, for heterogeneous graphs and vector attributes.
     """
     if not isinstance(tolerance, (int, float)) or not tolerance >= 0:
-        raise ValueError(f"'tolerance' must be at least 0 (got {tolerance}). 0 asks for equality.")
+        raise misfit("tolerance", "be at least 0", tolerance, "0 asks for equality.")
     count_nodes(data, "data")
     given = {"text": texts, "label_names": label_names, "predicted": predicted, "split": split}
-    data = with_given(data, given)
-    return networkx_of(data_columns(data, max_text, tolerance=tolerance, directed=directed))
+    columns = data_columns(with_given(data, given), max_text, tolerance, directed=directed)
+    return networkx_of(columns)
 
 
 def with_given(data: Data, given: Mapping[str, Any]) -> Data:
@@ -153,14 +159,11 @@ def networkx_of(columns: GraphColumns) -> nx.Graph:
 
 def _rows(columns: Mapping[str, Any], size: int) -> Iterable[dict[str, Any]]:
     """One dictionary per node or edge, without missing values."""
-    lists = {
-        name: values.tolist() if isinstance(values, np.ndarray) else values
-        for name, values in columns.items()
-    }
-    if not lists:
+    if not columns:
         return ({} for _ in range(size))
-    rows = (dict(zip(lists, row, strict=True)) for row in zip(*lists.values(), strict=True))
-    if not any(None in values for values in lists.values()):
+    lists = [v.tolist() if isinstance(v, np.ndarray) else v for v in columns.values()]
+    rows = (dict(zip(columns, row, strict=True)) for row in zip(*lists, strict=True))
+    if not any(None in values for values in lists):
         return rows
     return ({name: value for name, value in row.items() if value is not None} for row in rows)
 
@@ -170,9 +173,7 @@ def as_networkx(graph: Data | nx.Graph, *, max_text: int | None, directed: bool)
     if isinstance(graph, Data):
         return to_networkx(graph, max_text=max_text, directed=directed)
     if not isinstance(graph, nx.Graph):
-        raise ValueError(
-            f"'graph' must be a PyG Data or a NetworkX graph (got {type(graph).__name__})."
-        )
+        raise misfit("graph", "be a PyG Data or a NetworkX graph", type(graph).__name__)
     check_simple(graph)
     if max_text is not None:
         check_positive_int("max_text", max_text)
@@ -184,7 +185,7 @@ def as_networkx(graph: Data | nx.Graph, *, max_text: int | None, directed: bool)
 
 
 def data_columns(
-    data: Data, max_text: int | None, *, tolerance: float = 1e-5, directed: bool = False
+    data: Data, max_text: int | None, tolerance: float = 1e-5, *, directed: bool = False
 ) -> GraphColumns:
     """Columns of a document graph, those of nodes in the order of the table of `to_networkx`."""
     if max_text is not None:
@@ -194,58 +195,46 @@ def data_columns(
     values: dict[str, Any] = dict(edges.columns)
     if "kind" in values:
         values["kind"] = np.array(EDGE_KINDS, dtype=object)[values["kind"].astype(int)]
-    classes = data.get("label_names")
-    cleaned = None if classes is None else [clean_text(name) for name in class_names(classes)]
-    attributes = _single_values(data)
-    if cleaned is not None:
-        attributes["label_names"] = json.dumps(cleaned, ensure_ascii=False)
-
-    def column(key: str, dtype: torch.dtype = torch.long) -> list[Any] | None:
-        found = node_column(data, key, size, dtype, "data")
-        return None if found is None else found.tolist()
-
-    def words(key: str, name: str, limit: int | None = None) -> list[str] | None:
+    names = data.get("label_names")
+    if names is not None:
+        names = [clean_text(name) for name in class_names(names)]
+    nodes: dict[str, Any] = {}
+    for name, (key, kind) in _COLUMNS.items():
         found = data.get(key)
-        return None if found is None else text_column(found, name, size, limit)
-
-    guesses = data.get("predicted")
-    if guesses is not None:
-        guesses = _named(_predictions(guesses, size), cleaned, "predicted")
-    columns = {
-        "doc_id": column("doc_id"),
-        "text": words("text", "texts", max_text),
-        "label": _named(column("y"), cleaned, "data.y"),
-        "predicted": guesses,
-        "split": words("split", "split"),
-        "age": column("age"),
-        "in_batch": column("in_batch", torch.bool),
-        "seed": column("seed_mask", torch.bool),
-    }
-    nodes = {key: found for key, found in columns.items() if found is not None}
-    for key, value in data:
-        if key in _KNOWN | _LEFT_OUT or key.startswith("edge_"):
+        if found is None:
             continue
-        if isinstance(value, Tensor) and value.shape == (size,) and not value.is_complex():
-            nodes[key] = value.detach().cpu().tolist()
-        elif isinstance(value, list) and len(value) == size and size:
-            nodes[key] = text_column(value, key, size, None)
-    names = list(range(size))
-    return GraphColumns(names, nodes, edges.source, edges.target, values, directed, attributes)
-
-
-def _single_values(data: Data) -> dict[str, Any]:
-    """Single values of a graph; NaN, the bandwidth of a width per document, becomes `"local"`."""
-    found: dict[str, Any] = {}
+        if name == "text":
+            nodes[name] = text_column(found, "texts", size, max_text)
+        elif name == "split":
+            nodes[name] = text_column(found, name, size, None)
+        elif name == "predicted":
+            nodes[name] = _named(_predictions(found, size), names, name)
+        elif (column := node_column(data, key, size, kind, "data")) is not None:
+            nodes[name] = column.tolist()
+    if "label" in nodes:
+        nodes["label"] = _named(nodes["label"], names, "data.y")
+    attributes: dict[str, Any] = {}
     for key, value in data:
-        if key in _KNOWN | _LEFT_OUT:
+        if key in _KNOWN:
             continue
         if isinstance(value, Tensor) and value.dim() == 0:
             value = value.item()
         if isinstance(value, str):
-            found[key] = clean_text(value)
+            attributes[key] = clean_text(value)
         elif isinstance(value, (bool, int, float)):
-            found[key] = "local" if key == "bandwidth" and math.isnan(value) else value
-    return found
+            # The bandwidth of a graph with a width per document is NaN.
+            local = key == "bandwidth" and math.isnan(value)
+            attributes[key] = "local" if local else value
+        elif key.startswith("edge_"):
+            continue
+        elif isinstance(value, Tensor) and value.shape == (size,) and not value.is_complex():
+            nodes[key] = value.detach().cpu().tolist()
+        elif isinstance(value, list) and len(value) == size and size:
+            nodes[key] = text_column(value, key, size, None)
+    if names is not None:
+        attributes["label_names"] = json.dumps(names, ensure_ascii=False)
+    every = list(range(size))
+    return GraphColumns(every, nodes, edges.source, edges.target, values, directed, attributes)
 
 
 def _predictions(predicted: Any, size: int) -> list[Any]:
@@ -253,38 +242,21 @@ def _predictions(predicted: Any, size: int) -> list[Any]:
     if isinstance(predicted, np.ndarray) and predicted.dtype.kind in "UO":
         predicted = predicted.tolist()
     if not isinstance(predicted, (Tensor, np.ndarray)):
-        if not isinstance(predicted, Iterable):
-            raise ValueError(
-                f"'predicted' must have {size} entries, one per node "
-                f"(got {type(predicted).__name__})."
-            )
+        check_entries(predicted, "predicted", size)
         predicted = list(predicted)
         if any(isinstance(value, str) for value in predicted):
             return text_column(predicted, "predicted", size, None)
     return class_values(predicted, "predicted", size).long().tolist()
 
 
-def _named(classes: list[Any] | None, names: list[str] | None, source: str) -> list[Any] | None:
+def _named(classes: list[Any], names: list[str] | None, source: str) -> list[Any]:
     """Replace class numbers by names; -1 by the empty name. Names stay as they are."""
     if names is None or not classes or isinstance(classes[0], str):
         return classes
     if max(classes) >= len(names):
-        raise ValueError(
-            f"'label_names' must name every class in '{source}' (got {len(names)} names for "
-            f"class {max(classes)}). Add the missing names."
-        )
+        got = f"{len(names)} names for class {max(classes)}"
+        raise misfit("label_names", f"name every class in '{source}'", got, "Add the others.")
     return [names[i] if i >= 0 else "" for i in classes]
-
-
-# Columns of one type: name and type in `Data`, and how a value is converted.
-_COLUMNS: dict[str, tuple[str, torch.dtype, Callable[[Any], Any]]] = {
-    "doc_id": ("doc_id", torch.long, operator.index),
-    "age": ("age", torch.long, operator.index),
-    "in_batch": ("in_batch", torch.bool, bool),
-    "seed": ("seed_mask", torch.bool, bool),
-}
-_RESERVED = {"edge_index", "edge_weight", "num_nodes", "x", "pos", "y", "seed_mask", "edge_kind"}
-_RESERVED |= {"batch", "ptr", "label_names"}
 
 
 def from_networkx(graph: nx.Graph) -> Data:
@@ -313,10 +285,9 @@ def from_networkx(graph: nx.Graph) -> Data:
 
     Example:
         >>> graph = nx.Graph([("a", "b", {"weight": 0.5})])
-        >>> graph.nodes["a"]["label"] = "tea"
         >>> data = from_networkx(graph)
-        >>> data.edge_index.tolist(), data.y.tolist(), data.label_names, data.node
-        ([[0, 1], [1, 0]], [0, -1], ['tea'], ['a', 'b'])
+        >>> data.edge_index.tolist(), data.edge_weight.tolist(), data.node
+        ([[0, 1], [1, 0]], [0.5, 0.5], ['a', 'b'])
 
     See also: `read_graph`, for files; `torch_geometric.utils.from_networkx`, for vectors.
     """
@@ -334,27 +305,19 @@ def networkx_columns(graph: nx.Graph) -> GraphColumns:
         keys = dict.fromkeys(key for row in rows for key in row)
         return {key: [row.get(key) for row in rows] for key in keys}
 
-    return GraphColumns(
-        names,
-        columns([row for _, row in graph.nodes(data=True)]),
-        np.fromiter((place[i] for i, _, _ in triples), np.int64, len(triples)),
-        np.fromiter((place[j] for _, j, _ in triples), np.int64, len(triples)),
-        columns([row for _, _, row in triples]),
-        graph.is_directed(),
-        graph.graph,
-    )
+    source, target = (np.array([place[e[end]] for e in triples], np.int64) for end in (0, 1))
+    nodes, edges = columns(list(graph.nodes.values())), columns([row for _, _, row in triples])
+    return GraphColumns(names, nodes, source, target, edges, graph.is_directed(), graph.graph)
 
 
 def data_from_columns(graph: GraphColumns) -> Data:
     """The `Data` of columns, as `from_networkx` returns it."""
     size = len(graph.names)
-    order = np.arange(size)
-    names: list[Any] | None = list(graph.names)
-    if all(type(name) is int for name in graph.names) and sorted(graph.names) == list(range(size)):
-        # Node i becomes row i, in whatever order the nodes were added.
-        order, names = np.asarray(graph.names, dtype=np.int64), None
-    position = np.empty(size, dtype=np.int64)
-    position[order] = np.arange(size)
+    numbered = all(type(name) is int for name in graph.names)
+    numbered = numbered and sorted(graph.names) == list(range(size))
+    # Node i becomes row i, in whatever order the nodes were added.
+    order = np.asarray(graph.names, dtype=np.int64) if numbered else np.arange(size)
+    position = np.argsort(order)
     entries = {"entry": np.arange(graph.source.size)}
     edges = Edges(order[graph.source], order[graph.target], entries)
     edges = edges if graph.directed else edges.both_ways()
@@ -365,56 +328,64 @@ def data_from_columns(graph: GraphColumns) -> Data:
 
     def put(key: str, value: Any, domain: str) -> None:
         if key in data:
-            raise ValueError(
-                f"The attribute {key!r} of {domain} must have a name that no other attribute of "
-                "nodes, edges (theirs begin with 'edge_') or graph has. Rename it."
-            )
+            rule = "have a name that no other attribute of nodes, edges (edge_...) or graph has"
+            raise _misfit(key, domain, rule)
         data[key] = value
 
     for name, values in graph.edges.items():
-        column = _edge_column(name, values)
-        put(f"edge_{_fitting(name, 'edge')}", column[entry], "edge")
+        put(f"edge_{_fitting(name, 'edge')}", _edge_column(name, values)[entry], "edge")
     if not edge_index.numel():
         data.edge_weight = torch.zeros(0, dtype=torch.float32)
     known = _label_names(graph)
     for name, values in graph.nodes.items():
-        put(*_node_column(name, [values[i] for i in position.tolist()], known), "node")
-    if names is not None:
-        put("node", _typed("node", names, "node"), "node")
+        key = _COLUMNS[name][0] if name in _COLUMNS else _fitting(name, "node")
+        put(key, _node_column(name, [values[i] for i in position.tolist()], known), "node")
+    if not numbered:
+        put("node", _typed("node", graph.names, "node"), "node")
     if known is not None:
         data.label_names = known
     for name, value in graph.attributes.items():
-        if name not in ("label_names", "node_default", "edge_default"):
+        if name not in ("label_names", *XML_DEFAULTS.values()):
             put(_fitting(name, "graph"), _single(name, value), "graph")
     return data
+
+
+def _misfit(name: Any, domain: str, rule: str, got: str = "") -> ValueError:
+    """The error of an attribute that breaks a rule."""
+    given = f" (got {got})" if got else ""
+    start = f"The attribute {name!r} of {domain} must {rule}{given}."
+    return ValueError(f"{start} Rename, convert or remove it.")
 
 
 def _fitting(name: Any, domain: str) -> str:
     free = name not in ("index", "attr") if domain == "edge" else name not in _RESERVED
     if not isinstance(name, str) or not name or not free:
-        raise ValueError(
-            f"The attribute {name!r} of {domain} must have a name that PyG does not keep for "
-            "itself. Rename it."
-        )
+        raise _misfit(name, domain, "have a name that PyG does not keep for itself")
     return name
 
 
-def _node_column(name: str, values: list[Any], known: list[str] | None) -> tuple[str, Any]:
-    """Name and values of a column in `Data`."""
-    if name in ("label", "predicted"):
-        return "y" if name == "label" else name, _classes(name, values, known)
-    if name in ("text", "split"):
+def _node_column(name: str, values: list[Any], known: list[str] | None) -> Tensor | list[str]:
+    """The values of a column in `Data`."""
+    if name not in _COLUMNS:
+        return _typed(name, values, "node")
+    kind = _COLUMNS[name][1]
+    if kind is str:
         values = ["" if value is None else value for value in values]
         bad = next((value for value in values if not isinstance(value, str)), None)
         if bad is not None:
-            raise ValueError(
-                f"The attribute {name!r} of nodes must hold strings (got {type(bad).__name__})."
-            )
-        return name, values
-    if name in _COLUMNS:
-        key, dtype, convert = _COLUMNS[name]
-        return key, _converted(name, _complete(name, values, "node"), convert, dtype)
-    return _fitting(name, "node"), _typed(name, values, "node")
+            raise _misfit(name, "nodes", "hold strings", type(bad).__name__)
+        return values
+    if name in ("label", "predicted"):
+        if all(value is None or isinstance(value, str) for value in values):
+            numbers: dict[str | None, int] = {"": -1, None: -1}
+            numbers |= {label: number for number, label in enumerate(known or ())}
+            return torch.tensor([numbers[value] for value in values], dtype=kind)
+        values = [-1 if value is None else value for value in values]
+    convert = bool if kind == torch.bool else operator.index
+    try:
+        return torch.tensor([convert(value) for value in _complete(name, values, "node")]).to(kind)
+    except (TypeError, RuntimeError) as error:
+        raise _misfit(name, "nodes", f"be of one type: {error}") from error
 
 
 def _label_names(graph: GraphColumns) -> list[str] | None:
@@ -424,44 +395,18 @@ def _label_names(graph: GraphColumns) -> list[str] | None:
         with suppress(ValueError):  # a word, not a list
             declared = load_json(declared)
     if declared is not None and not isinstance(declared, (list, tuple)):
-        raise ValueError("The graph attribute 'label_names' must be a JSON list of names.")
-    known = [str(name) for name in declared] if declared is not None else []
-    used = {
-        value
-        for key in ("label", "predicted")
-        for value in graph.nodes.get(key, ())
-        if isinstance(value, str) and value
-    }
+        raise misfit("label_names", "be a JSON list of names", repr(declared), "Rename it.")
+    known = [str(name) for name in declared or ()]
+    values = [*graph.nodes.get("label", ()), *graph.nodes.get("predicted", ())]
+    used = {value for value in values if isinstance(value, str) and value}
     known += sorted(used.difference(known))
     return known if known or declared is not None else None
-
-
-def _classes(name: str, values: list[Any], known: list[str] | None) -> Tensor:
-    numbers: dict[str | None, int] = {"": -1, None: -1}
-    numbers |= {label: number for number, label in enumerate(known or ())}
-    if all(value is None or isinstance(value, str) for value in values):
-        return torch.tensor([numbers[value] for value in values], dtype=torch.long)
-    return _converted(name, [-1 if v is None else v for v in values], operator.index, torch.long)
-
-
-def _converted(
-    name: str, values: list[Any], convert: Callable[[Any], Any], dtype: torch.dtype
-) -> Tensor:
-    try:
-        return torch.tensor([convert(value) for value in values]).to(dtype)
-    except (TypeError, RuntimeError) as error:
-        raise ValueError(
-            f"The attribute {name!r} of nodes must be of one type ({error})."
-        ) from error
 
 
 def _complete(name: str, values: Sequence[Any], domain: str) -> list[Any]:
     """The values as Python scalars, none of them missing."""
     if any(value is None for value in values):
-        raise ValueError(
-            f"The attribute {name!r} must be on every {domain} (it is missing on one). Fill it in "
-            "or remove it."
-        )
+        raise ValueError(f"The attribute {name!r} must be on every {domain}. Fill it in.")
     return [value.item() if isinstance(value, np.generic) else value for value in values]
 
 
@@ -476,10 +421,7 @@ def _typed(name: str, values: Sequence[Any], domain: str) -> Tensor | list[str]:
     if kinds <= {int, float}:
         return _floats(np.asarray(plain, dtype=np.float64))
     found = ", ".join(sorted(kind.__name__ for kind in kinds))
-    raise ValueError(
-        f"The attribute {name!r} of {domain}s must be numbers, booleans or strings, all alike "
-        f"(got {found})."
-    )
+    raise _misfit(name, f"{domain}s", "be numbers, booleans or strings, all alike", found)
 
 
 def _floats(values: np.ndarray) -> Tensor:
@@ -498,11 +440,11 @@ def _edge_column(name: str, values: Any) -> Tensor:
     if name == "kind":
         numbers = {kind: number for number, kind in enumerate(EDGE_KINDS)}
         if not all(isinstance(value, str) and value in numbers for value in values):
-            raise ValueError(f"The attribute 'kind' of edges must be one of {list(EDGE_KINDS)}.")
+            raise _misfit(name, "edges", f"be one of {list(EDGE_KINDS)}")
         return torch.tensor([numbers[value] for value in values], dtype=torch.long)
     column = _typed(name, values, "edge")
     if not isinstance(column, Tensor):
-        raise ValueError(f"The attribute {name!r} of edges must hold numbers (got str).")
+        raise _misfit(name, "edges", "hold numbers", "str")
     return column.float() if name == "weight" and column.dtype == torch.long else column
 
 
@@ -511,15 +453,11 @@ def _single(name: str, value: Any) -> Any:
         try:
             sigma = float("nan") if value == "local" else float(value)
         except (TypeError, ValueError, OverflowError):
-            raise ValueError(
-                f"The attribute 'bandwidth' of graph must be a number or 'local' (got {value!r})."
-            ) from None
+            raise _misfit(name, "graph", "be a number or 'local'", repr(value)) from None
         return torch.tensor(sigma, dtype=torch.float32)
     if isinstance(value, np.generic):
         value = value.item()
     if not isinstance(value, (str, bool, int, float)):
-        raise ValueError(
-            f"The attribute {name!r} of graph must be a string, integer, float or boolean "
-            f"(got {type(value).__name__})."
-        )
+        rule = "be a string, integer, float or boolean"
+        raise _misfit(name, "graph", rule, type(value).__name__)
     return value

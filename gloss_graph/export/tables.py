@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -88,9 +87,6 @@ def _tables(columns: GraphColumns, form: str) -> dict[str, pa.Table]:
             f"Names of nodes must be all integers or all strings in a table (got {found}). Rename "
             "them with nx.convert_node_labels_to_integers."
         )
-    for domain, held in (("node", columns.nodes), ("edge", columns.edges)):
-        for name in held.keys() & _TAKEN[domain]:
-            raise attribute_error(name, domain, None, form, "the name is taken")
     names = pa.array(columns.names, _TYPES[kinds.pop()] if kinds else pa.int64())
     ends = {"source": names.take(pa.array(columns.source))}
     ends["target"] = names.take(pa.array(columns.target))
@@ -103,6 +99,8 @@ def _tables(columns: GraphColumns, form: str) -> dict[str, pa.Table]:
 def _arrays(columns: Mapping[str, Any], domain: str, form: str) -> dict[str, pa.Array]:
     arrays = {}
     for name, values in columns.items():
+        if name in _TAKEN[domain]:
+            raise attribute_error(name, domain, None, form, "the name is taken")
         if isinstance(values, np.ndarray) and values.dtype != object:
             arrays[name] = pa.array(values)
             continue
@@ -118,56 +116,45 @@ def _arrays(columns: Mapping[str, Any], domain: str, form: str) -> dict[str, pa.
     return arrays
 
 
-def read_tables(path: str | os.PathLike[str]) -> GraphColumns:
+def read_tables(path: Path) -> GraphColumns:
     """Read the tables of `save_tables`, by the same name or that of one of the files.
 
     CSV tables without `.schema.json` are read too; the types of their columns are guessed.
     """
-    files = _paths(Path(path))
+    files = _paths(path)
     described: dict[str, Any] = {}
     tables: dict[str, pa.Table] = {}
-    try:
-        if "schema" in files and files["schema"].exists():
-            described = read_object(files["schema"])
-        for part in ("nodes", "edges"):
-            file = files[part]
-            if file.suffix == ".csv":
-                tables[part] = _read_csv(file, described.get(part, {}))
-            else:
-                tables[part] = read_parquet(file)
-                described |= load_json((tables[part].schema.metadata or {}).get(_KEY, b"{}"))
-        names = tables["nodes"]["node"]
-        source, target = (_places(names, tables["edges"][end]) for end in ("source", "target"))
-        attributes = described.get("graph", {})
-        if not isinstance(attributes, dict):
-            raise ValueError("its description of the graph is not an object")
-    except FileNotFoundError:
-        raise
-    except Exception as error:  # damaged tables raise errors without a common base
-        raise ValueError(f"'path' must name node and edge tables ({path}: {error}).") from error
+    if "schema" in files and files["schema"].exists():
+        described = read_object(files["schema"])
+    for part in ("nodes", "edges"):
+        if "schema" in files:
+            tables[part] = _read_csv(files[part], described.get(part, {}))
+        else:
+            tables[part] = read_parquet(files[part])
+            described |= load_json((tables[part].schema.metadata or {}).get(_KEY, b"{}"))
+    names = tables["nodes"]["node"]
+    ends = []
+    for end in ("source", "target"):
+        places = compute.index_in(tables["edges"][end].cast(names.type), value_set=names)
+        if places.null_count:
+            raise ValueError("an edge names a node that is not in the table of nodes")
+        ends.append(places.to_numpy().astype(np.int64))
+    attributes = described.get("graph", {})
+    if not isinstance(attributes, dict):
+        raise ValueError("its description of the graph is not an object")
     nodes, edges = (
-        {name: _values(tables[part][name]) for name in tables[part].column_names[ends:]}
-        for part, ends in (("nodes", 1), ("edges", 2))
+        {name: _values(tables[part][name]) for name in tables[part].column_names[first:]}
+        for part, first in (("nodes", 1), ("edges", 2))
     )
     directed = bool(described.get("directed", False))
+    source, target = ends
     return GraphColumns(names.to_pylist(), nodes, source, target, edges, directed, attributes)
-
-
-def _places(names: pa.ChunkedArray, ends: pa.ChunkedArray) -> np.ndarray:
-    """Positions (P,) of the nodes that edges name."""
-    places = compute.index_in(ends.cast(names.type), value_set=names)
-    if places.null_count:
-        raise ValueError("an edge names a node that is not in the table of nodes")
-    return places.to_numpy().astype(np.int64)
 
 
 def _values(column: pa.ChunkedArray) -> Sequence[Any]:
     """Numbers without gaps as an array, everything else as a list with None."""
-    if column.null_count or not (
-        pa.types.is_integer(column.type) or pa.types.is_floating(column.type)
-    ):
-        return column.to_pylist()
-    return column.to_numpy()
+    numbers = pa.types.is_integer(column.type) or pa.types.is_floating(column.type)
+    return column.to_numpy() if numbers and not column.null_count else column.to_pylist()
 
 
 def _read_csv(file: Path, types: Mapping[str, str]) -> pa.Table:

@@ -15,6 +15,7 @@ import torch
 from safetensors import safe_open
 from torch import nn
 
+from gloss_graph._internal.checks import misfit
 from gloss_graph._internal.extras import require
 
 ENCODER_FILE = "encoder.json"
@@ -27,7 +28,7 @@ _SPARE_WEIGHTS = 2**22
 
 
 def read_checkpoint(
-    name: str, *, revision: str | None = None, local_files_only: bool = False
+    name: str, *, revision: str = "main", local_files_only: bool = False
 ) -> tuple[nn.Module, Any]:
     """Read a Hugging Face model without its task head, float32 in eval mode, and its tokenizer.
 
@@ -38,40 +39,36 @@ def read_checkpoint(
     from transformers import AutoConfig, AutoModel
 
     name = _checked_name(name)
-    where: dict[str, Any] = {"revision": revision or "main", "local_files_only": local_files_only}
-    try:
-        with quiet_transformers():
+    where: dict[str, Any] = {"revision": revision, "local_files_only": local_files_only}
+    with quiet_transformers():
+        try:
             config = AutoConfig.from_pretrained(name, trust_remote_code=False, **where)
             _check_kernels(config)
             _check_size(Path(name), config)
-            tokenizer = _read_tokenizer(name, where)
+            options = where | {"use_safetensors": True, "output_loading_info": True}
+            options |= _without_pooling_layer(config)
             model, report = AutoModel.from_pretrained(
-                name,
-                config=config,
-                trust_remote_code=False,
-                use_safetensors=True,
-                output_loading_info=True,
-                **_without_pooling_layer(config),
-                **where,
+                name, config=config, trust_remote_code=False, **options
             )
-    except _NoTokenizerError:
-        raise
-    except Exception as error:  # The errors of damaged folders share no base.
-        if "trust_remote_code" in str(error):
-            raise _needs_code(name) from error
-        reason = " ".join(str(error).split())[:300] or type(error).__name__
-        raise ValueError(
-            f"'name' must be a model folder or a Hugging Face id that can be loaded (got {name!r}: "
-            f"{reason}). Check the spelling and the connection; weights must be in safetensors."
-        ) from error
-    missing = sorted(report["missing_keys"])
-    if missing:
+        except Exception as error:  # The errors of damaged folders share no base.
+            if "trust_remote_code" in str(error):
+                raise _needs_code(name) from error
+            rule = "be a model folder or a Hugging Face id that can be loaded"
+            advice = "Check the spelling and the connection; weights must be in safetensors."
+            raise misfit("name", rule, f"{name!r}: {reason_of(error)}", advice) from error
+        tokenizer = _read_tokenizer(name, where)
+    if missing := sorted(report["missing_keys"]):
         warnings.warn(
             f"{name!r} lacks {len(missing)} weights, which are random now: "
             f"{', '.join(missing[:5])}{', ...' if len(missing) > 5 else ''}.",
             stacklevel=3,
         )
     return model.to(torch.float32).eval(), tokenizer
+
+
+def reason_of(error: Exception) -> str:
+    """What an error says, on one line."""
+    return " ".join(str(error).split())[:300] or type(error).__name__
 
 
 @contextmanager
@@ -115,10 +112,6 @@ def _add_file(digest: Any, file: Path) -> None:
             digest.update(block)
 
 
-class _NoTokenizerError(ValueError):
-    """Its message is complete."""
-
-
 def _read_tokenizer(name: str, where: dict[str, Any]) -> Any:
     from transformers import AutoTokenizer
 
@@ -130,12 +123,10 @@ def _read_tokenizer(name: str, where: dict[str, Any]) -> Any:
             return tokenizer
     except Exception as error:  # The errors of damaged files share no base.
         if "trust_remote_code" in str(error):
-            raise
-        problem = " ".join(str(error).split())[:200] or type(error).__name__
-    raise _NoTokenizerError(
-        f"'name' must be a model with its tokenizer (got {name!r}: {problem}). Write it there with "
-        "tokenizer.save_pretrained."
-    )
+            raise _needs_code(name) from error
+        problem = reason_of(error)
+    advice = "Write it there with tokenizer.save_pretrained."
+    raise misfit("name", "be a model with its tokenizer", f"{name!r}: {problem}", advice)
 
 
 def _needs_code(name: str) -> ValueError:
@@ -146,7 +137,7 @@ def _needs_code(name: str) -> ValueError:
     return ValueError(
         f"'name' must be a model that transformers knows (got {name!r}, which needs the code in "
         f"its folder{where}). Such code is never run here. Use another model, or load this one "
-        "yourself and wrap it: TextEncoder(model, tokenizer, pooling=...)."
+        "yourself for TextEncoder(model, tokenizer, pooling=...)."
     )
 
 
@@ -155,27 +146,24 @@ def _check_kernels(config: Any) -> None:
     for key in ("_attn_implementation", "_experts_implementation"):
         wanted = str(getattr(config, key, None))
         if "/" in wanted:
-            raise ValueError(
-                f"its config.json asks for the code of {wanted!r}, which is never run here: remove "
-                f"{key.removeprefix('_')!r}"
-            )
+            never = f"which is never run here: remove {key.removeprefix('_')!r}"
+            raise ValueError(f"its config.json asks for the code of {wanted!r}, {never}")
 
 
 def _check_size(folder: Path, config: Any) -> None:
     """Refuse a configuration of far more weights than a folder has: they would be random."""
     from transformers import AutoModel
 
-    tensors = total = 0
+    sizes: list[int] = []
     for file in folder.glob("*.safetensors"):
         with safe_open(file, framework="pt") as stored:
-            for name in stored.keys():  # noqa: SIM118
-                tensors += 1
-                total += math.prod(stored.get_slice(name).get_shape())
-    if not tensors:
+            names = list(stored.keys())
+            sizes += [math.prod(stored.get_slice(name).get_shape()) for name in names]
+    if not sizes:
         return
-    layers = getattr(config, "num_hidden_layers", 0)
-    if isinstance(layers, int) and layers > tensors:
-        raise ValueError(f"its config.json has {layers:,} layers, its files {tensors:,} tensors")
+    layers, total = getattr(config, "num_hidden_layers", 0), sum(sizes)
+    if isinstance(layers, int) and layers > len(sizes):
+        raise ValueError(f"its config.json has {layers:,} layers, its files {len(sizes):,} tensors")
     with torch.device("meta"):
         model = AutoModel.from_config(config, trust_remote_code=False)
     described = sum(value.numel() for value in model.state_dict().values())
@@ -190,25 +178,20 @@ def _checked_name(name: str) -> str:
     folder = Path(name).expanduser()
     if folder.is_dir():
         if not (folder / "config.json").is_file():
-            raise ValueError(
-                f"'name' must be a model folder with a config.json ({folder} has none). Name the "
-                "folder that save_pretrained or TextEncoder.save wrote."
-            )
+            raise misfit("name", "be a model folder with a config.json", folder)
         return str(folder)
     if folder.exists() or folder.is_absolute() or name.startswith((".", "~")):
-        raise ValueError(
-            f"'name' must be an existing model folder or a Hugging Face id (got {name!r}, which "
-            "is no folder). Check the path."
-        )
+        advice = "Check the path."
+        raise misfit("name", "be an existing model folder or a Hugging Face id", repr(name), advice)
     return name
 
 
 def _without_pooling_layer(config: Any) -> dict[str, Any]:
+    """The option that leaves out a layer without a gradient, which distributed training refuses."""
     from transformers.models.auto.modeling_auto import MODEL_MAPPING
 
     model_class = MODEL_MAPPING.get(type(config), None)
     if not inspect.isclass(model_class):  # unknown, or a choice of several classes
         return {}
-    # Distributed training refuses parameters without a gradient.
     arguments = inspect.signature(model_class.__init__).parameters
     return {"add_pooling_layer": False} if "add_pooling_layer" in arguments else {}

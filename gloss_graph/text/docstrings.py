@@ -9,14 +9,14 @@ import importlib.util
 import inspect
 import re
 import warnings
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Collection, Iterator, Mapping
 from itertools import pairwise
 from pathlib import Path
-from types import MappingProxyType
 
 import numpy as np
 
+from gloss_graph._internal.checks import misfit
 from gloss_graph.text.corpora import Corpus, Splits
 
 __all__ = ["MASK", "TOPICS", "docstring_corpus", "mask_docstring"]
@@ -24,46 +24,41 @@ __all__ = ["MASK", "TOPICS", "docstring_corpus", "mask_docstring"]
 MASK = "NAME"
 """Replaces a masked name."""
 
-TOPICS: Mapping[str, str] = MappingProxyType(
-    {
-        "dates and times": (
-            "calendar.py datetime.py _pydatetime.py dateutil pandas/tseries "
-            "pandas/core/resample.py pandas/core/tools "
-            + " ".join(
-                f"pandas/core/{kind}/{name}.py"
-                for kind in ("arrays", "indexes")
-                for name in ("datetimelike", "datetimes", "period", "timedeltas")
-            )
-        ),
-        "files": (
-            "bz2.py fsspec glob.py gzip.py pathlib pathlib.py shutil.py tarfile.py tempfile.py "
-            "zipfile zipfile.py"
-        ),
-        "geometry": "scipy/spatial sympy/geometry",
-        "graph neural networks": (
-            "torch_geometric/datasets torch_geometric/nn torch_geometric/transforms"
-        ),
-        "graph theory": "networkx/algorithms networkx/generators",
-        "linear algebra": "numpy/linalg scipy/linalg scipy/sparse sympy/matrices torch/linalg",
-        "machine learning": (
-            "sklearn/ensemble sklearn/inspection sklearn/linear_model sklearn/metrics "
-            "sklearn/model_selection sklearn/neighbors sklearn/neural_network sklearn/svm "
-            "sklearn/tree"
-        ),
-        "plotting": (
-            "matplotlib/axes matplotlib/axis.py matplotlib/collections.py matplotlib/colorbar.py "
-            "matplotlib/figure.py matplotlib/legend.py matplotlib/lines.py matplotlib/patches.py "
-            "matplotlib/pyplot.py matplotlib/ticker.py mpl_toolkits/mplot3d"
-        ),
-        "signals": "numpy/fft scipy/fft scipy/signal torch/fft",
-        "special functions": "scipy/special sympy/functions",
-        "strings": (
-            "difflib.py numpy/_core/defchararray.py numpy/_core/strings.py pandas/core/strings re "
-            "string.py textwrap.py"
-        ),
-        "threads and tasks": "asyncio concurrent multiprocessing threading.py",
-    }
-)
+TOPICS: Mapping[str, str] = {
+    "dates and times": (
+        "calendar.py datetime.py _pydatetime.py dateutil pandas/tseries pandas/core/resample.py "
+        "pandas/core/tools pandas/core/arrays/datetimelike.py pandas/core/arrays/datetimes.py "
+        "pandas/core/arrays/period.py pandas/core/arrays/timedeltas.py "
+        "pandas/core/indexes/datetimelike.py pandas/core/indexes/datetimes.py "
+        "pandas/core/indexes/period.py pandas/core/indexes/timedeltas.py"
+    ),
+    "files": (
+        "bz2.py fsspec glob.py gzip.py pathlib pathlib.py shutil.py tarfile.py tempfile.py zipfile "
+        "zipfile.py"
+    ),
+    "geometry": "scipy/spatial sympy/geometry",
+    "graph neural networks": (
+        "torch_geometric/datasets torch_geometric/nn torch_geometric/transforms"
+    ),
+    "graph theory": "networkx/algorithms networkx/generators",
+    "linear algebra": "numpy/linalg scipy/linalg scipy/sparse sympy/matrices torch/linalg",
+    "machine learning": (
+        "sklearn/ensemble sklearn/inspection sklearn/linear_model sklearn/metrics "
+        "sklearn/model_selection sklearn/neighbors sklearn/neural_network sklearn/svm sklearn/tree"
+    ),
+    "plotting": (
+        "matplotlib/axes matplotlib/axis.py matplotlib/collections.py matplotlib/colorbar.py "
+        "matplotlib/figure.py matplotlib/legend.py matplotlib/lines.py matplotlib/patches.py "
+        "matplotlib/pyplot.py matplotlib/ticker.py mpl_toolkits/mplot3d"
+    ),
+    "signals": "numpy/fft scipy/fft scipy/signal torch/fft",
+    "special functions": "scipy/special sympy/functions",
+    "strings": (
+        "difflib.py numpy/_core/defchararray.py numpy/_core/strings.py pandas/core/strings re "
+        "string.py textwrap.py"
+    ),
+    "threads and tasks": "asyncio concurrent multiprocessing threading.py",
+}
 """Topic to its folders and files, relative to the place where packages are installed."""
 
 MIN_DOCUMENTS = 2_000
@@ -110,10 +105,8 @@ _INLINE: tuple[tuple[re.Pattern[str], str], ...] = (
     (re.compile(r"``?[^`\n]*``?"), f" {MASK} "),
     (re.compile(r"\b[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)+(?:\(\))?|\b\w+\([^()\s]*\)"), f" {MASK} "),
     # Identifiers by their shape: snake_case, camelCase and CapWords, letters before a digit.
-    (
-        re.compile(r"\b\w*_\w*\b|\b[A-Za-z]*[a-z][A-Z]\w*|\b[A-Z]{2,}[a-z]\w+|\b[A-Za-z]+\d\w*"),
-        MASK,
-    ),
+    (re.compile(r"\b\w*_\w*\b|\b[A-Za-z]*[a-z][A-Z]\w*"), MASK),
+    (re.compile(r"\b[A-Z]{2,}[a-z]\w+|\b[A-Za-z]+\d\w*"), MASK),
     (re.compile(r"[*]{1,2}|::|\\[A-Za-z]*"), " "),
 )
 _WORD = re.compile(r"[A-Za-z]+")
@@ -142,8 +135,7 @@ def docstring_corpus(*, max_documents: int = 4_000, seed: int = 0) -> Splits:
 
     Raises:
         ValueError: `max_documents` leaves fewer than ten documents for a class.
-        RuntimeError: The installed packages give fewer than 2,000 documents, or a topic fewer
-            than ten; the message says which packages are missing.
+        RuntimeError: Packages are missing, so that there are fewer than 2,000 documents.
 
     Cost: about ten seconds for the first call of a process; later calls reuse the parsed pool.
 
@@ -155,23 +147,20 @@ def docstring_corpus(*, max_documents: int = 4_000, seed: int = 0) -> Splits:
     names = sorted(TOPICS)
     fewest = _MIN_PER_TOPIC * len(names)
     if max_documents < fewest:
-        raise ValueError(
-            f"'max_documents' must be at least {fewest}, ten for each of {len(names)} topics "
-            f"(got {max_documents}). Ask for more documents."
-        )
+        rule = f"be at least {fewest}, ten for each of {len(names)} topics"
+        raise misfit("max_documents", rule, max_documents)
     pool = _pool()
     topics = np.array([names.index(topic) for topic, _ in pool])
     sizes = np.bincount(topics)
     # The largest common limit with which the classes fit.
     most = next(n for n in range(sizes.max(), 0, -1) if np.minimum(sizes, n).sum() <= max_documents)
     rng = np.random.default_rng(seed)
-    parts: tuple[list[int], list[int], list[int]] = ([], [], [])
+    parts: list[list[int]] = [[], [], []]
     for topic in range(len(names)):
         drawn = rng.permutation(np.flatnonzero(topics == topic))[:most].tolist()
         val, test = round(0.1 * len(drawn)), round(0.4 * len(drawn))
-        parts[0].extend(drawn[test:])
-        parts[1].extend(drawn[:val])
-        parts[2].extend(drawn[val:test])
+        for part, share in zip(parts, (drawn[test:], drawn[:val], drawn[val:test]), strict=True):
+            part.extend(share)
     corpora = []
     for part in parts:
         order = rng.permutation(part).tolist()
@@ -190,14 +179,13 @@ def _pool() -> tuple[tuple[str, str], ...]:
     finally:
         if running:
             gc.enable()
-    counts = {topic: sum(found == topic for found, _ in pool) for topic in sorted(TOPICS)}
-    small = [topic for topic, count in counts.items() if count < _MIN_PER_TOPIC]
+    counts = Counter(topic for topic, _ in pool)
+    small = [topic for topic in sorted(TOPICS) if counts[topic] < _MIN_PER_TOPIC]
     if len(pool) < MIN_DOCUMENTS or small:
         raise RuntimeError(
             f"The installed packages give {len(pool)} documents (at least {MIN_DOCUMENTS} are "
             f"needed); too few for: {', '.join(small) or 'the total'}; not found: "
-            f"{', '.join(missing) or 'nothing'}. Install these packages with their sources, or "
-            "read other documents with read_splits."
+            f"{', '.join(missing) or 'nothing'}. Install these packages with their sources."
         )
     return pool
 
@@ -230,9 +218,8 @@ def _collected() -> tuple[tuple[tuple[str, str], ...], list[str]]:
 
 def _files(source: str) -> list[tuple[str, Path]]:
     """Python files below a folder or of a file such as `scipy/stats`, with relative names."""
-    package = source.split("/")[0].removesuffix(".py")
     try:
-        spec = importlib.util.find_spec(package)
+        spec = importlib.util.find_spec(source.split("/")[0].removesuffix(".py"))
     except (ImportError, ValueError):
         return []
     if spec is None:
@@ -258,38 +245,31 @@ def docstrings_of(file: Path) -> Iterator[tuple[set[str], str]]:
     except (OSError, SyntaxError, ValueError, RecursionError):
         return
     yield from _definitions(tree.body, frozenset())
-    for statement in tree.body:
-        call = getattr(statement, "value", None)
-        if isinstance(call, ast.Call):
-            yield from _attached_docstring(call)
+    # Those given to compiled objects: `add_newdoc("erf", "...")` and the like.
+    for call in (getattr(statement, "value", None) for statement in tree.body):
+        if not isinstance(call, ast.Call) or len(call.args) < 2:
+            continue
+        function = getattr(call.func, "attr", getattr(call.func, "id", ""))
+        if function.lstrip("_") not in ("add_docstr", "add_newdoc"):
+            continue
+        # A string, or the object itself.
+        named, doc = call.args[:2]
+        name = getattr(named, "value" if isinstance(named, ast.Constant) else "attr", "")
+        while isinstance(doc, ast.Call | ast.Attribute):  # r"""...""".format(...)
+            doc = doc.func if isinstance(doc, ast.Call) else doc.value
+        if isinstance(doc, ast.Constant) and isinstance(doc.value, str):
+            yield {str(name).lower()}, inspect.cleandoc(doc.value)
 
 
 def _definitions(body: list[ast.stmt], outer: frozenset[str]) -> Iterator[tuple[set[str], str]]:
     for node in body:
-        if not isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
-            continue
-        if node.name.startswith("_"):
-            continue
-        names = outer | {node.name.lower()}
-        doc = ast.get_docstring(node)
-        if doc:
-            yield set(names), doc
-        if isinstance(node, ast.ClassDef):
-            yield from _definitions(node.body, names)
-
-
-def _attached_docstring(call: ast.Call) -> Iterator[tuple[set[str], str]]:
-    """The docstring given to a compiled object: `add_newdoc("erf", "...")` and the like."""
-    function = getattr(call.func, "attr", getattr(call.func, "id", ""))
-    if function.lstrip("_") not in ("add_docstr", "add_newdoc") or len(call.args) < 2:
-        return
-    # A string, or the object itself.
-    name = getattr(call.args[0], "value" if isinstance(call.args[0], ast.Constant) else "attr", "")
-    doc: ast.expr = call.args[1]
-    while isinstance(doc, ast.Call | ast.Attribute):  # r"""...""".format(...)
-        doc = doc.func if isinstance(doc, ast.Call) else doc.value
-    if isinstance(doc, ast.Constant) and isinstance(doc.value, str):
-        yield {str(name).lower()}, inspect.cleandoc(doc.value)
+        kinds = (ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+        if isinstance(node, kinds) and not node.name.startswith("_"):
+            names = outer | {node.name.lower()}
+            if doc := ast.get_docstring(node):
+                yield set(names), doc
+            if isinstance(node, ast.ClassDef):
+                yield from _definitions(node.body, names)
 
 
 def mask_docstring(doc: str, names: Collection[str], *, max_characters: int = 600) -> str:
@@ -322,8 +302,7 @@ def _prose_lines(doc: str) -> list[str]:
     block_indent: int | None = None  # inside a directive or a literal block, deeper lines go
     in_example = False  # between a prompt and the next blank line
     for line, following in pairwise([*lines, ""]):
-        stripped = line.strip()
-        indent = len(line) - len(line.lstrip())
+        stripped, indent = line.strip(), len(line) - len(line.lstrip())
         if block_indent is not None and stripped:
             if indent > block_indent:
                 continue
@@ -333,9 +312,7 @@ def _prose_lines(doc: str) -> list[str]:
         in_example = bool(stripped) and (in_example or stripped.startswith(">>>"))
         if _DIRECTIVE.match(line):
             block_indent = indent
-        elif in_example:
-            continue
-        elif not _DROPPED_LINE.match(line) and not _UNDERLINE.match(line):
+        elif not in_example and not _DROPPED_LINE.match(line) and not _UNDERLINE.match(line):
             if stripped.endswith("::"):
                 block_indent = indent
             kept.append(line)

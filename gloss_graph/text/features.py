@@ -15,16 +15,10 @@ from sklearn.decomposition import TruncatedSVD
 from sklearn.feature_extraction.text import TfidfVectorizer
 from torch import Tensor, nn
 
-from gloss_graph._internal.checks import check_positive_int, check_range
+from gloss_graph._internal import limits
+from gloss_graph._internal.checks import check_positive_int, check_range, misfit
 from gloss_graph._internal.eval_mode import evaluating
 from gloss_graph._internal.folders import newest_whole, whole_folder, write_json
-from gloss_graph._internal.limits import (
-    check_unpacked,
-    map_array,
-    read_object,
-    read_parquet,
-    read_tensors,
-)
 from gloss_graph.text.checkpoints import ENCODER_FILE
 from gloss_graph.text.corpora import Corpus, Splits
 
@@ -48,12 +42,6 @@ class FeatureEncoder(nn.Module):
 
     Raises:
         ValueError: A width below 1, `dropout` outside [0, 1), `scale` not above 0.
-
-    Example:
-        >>> encoder = FeatureEncoder(8)
-        >>> x = torch.ones(2, 8)
-        >>> bool((encoder.eval()(x) == x).all())
-        True
     """
 
     def __init__(
@@ -109,13 +97,10 @@ class FeatureEncoder(nn.Module):
 
     def _table(self, corpus: Corpus) -> Tensor:
         if corpus.features is None:
-            raise ValueError(
-                "The documents have no features, which this encoder needs. Give 'features'."
-            )
-        if corpus.features.shape[1] != self.dim:
-            raise ValueError(
-                f"'features' must have {self.dim} columns (got {corpus.features.shape[1]})."
-            )
+            raise ValueError("The documents have no features, which this encoder needs.")
+        columns = corpus.features.shape[1]
+        if columns != self.dim:
+            raise misfit("features", f"have {self.dim} columns", columns)
         return torch.from_numpy(corpus.features)
 
     def collate(self, items: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
@@ -149,28 +134,23 @@ class FeatureEncoder(nn.Module):
         """Read an encoder that `save` wrote, in eval mode on the CPU."""
         folder = newest_whole(folder)
         try:
-            settings = read_object(folder / ENCODER_FILE)
+            settings = limits.read_object(folder / ENCODER_FILE)
             if settings["format"] != FEATURES_FORMAT:
                 raise ValueError(f"unknown format {settings['format']!r}")
             options = {name: settings[name] for name in ("hidden", "dropout", "scale")}
             encoder = cls(settings["dim"], **options)
             encoder.load_state_dict(load_file(folder / _WEIGHTS))
         except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
-            raise ValueError(
-                f"'folder' must be a feature encoder saved by gloss_graph ({folder}: {error})."
-            ) from error
+            rule = "be a feature encoder saved by gloss_graph"
+            raise misfit("folder", rule, f"{folder}: {error}") from error
         return encoder.eval()
 
 
 def read_features(path: str | Path) -> np.ndarray:
-    """Read a table of features.
+    """Read a table of features (N, D), float32 and finite.
 
-    Args:
-        path: `.npy` (N, D); `.pt`, one tensor (N, D); `.safetensors` with one tensor; `.parquet`
-            of numeric columns, or of one column of lists. The index that pandas stored is left out.
-
-    Returns:
-        (N, D) float32, finite.
+    `.npy` holds (N, D), `.pt` and `.safetensors` one tensor (N, D), `.parquet` numeric columns or
+    one column of lists. The index that pandas stored is left out.
 
     Raises:
         ValueError: A file that is missing, damaged, of another format or shape, or not finite.
@@ -183,14 +163,11 @@ class FeatureFile:
     """The rows of a file that `read_features` takes, checked; those of `.npy` stay on the disk."""
 
     def __init__(self, path: str | Path) -> None:
-        path = Path(path)
+        self._path = path = Path(path)
         if path.suffix not in _READERS:
-            raise ValueError(
-                f"'features' must end in one of {', '.join(_READERS)} (got {path.name})."
-            )
+            raise misfit("features", f"end in one of {', '.join(_READERS)}", path.name)
         if not path.is_file():
             raise ValueError(f"'features' must be a file ({path} is none).")
-        self._path = path
         self._held: np.ndarray | None = None
         try:
             table = _READERS[path.suffix](path)
@@ -201,9 +178,7 @@ class FeatureFile:
         except Exception as error:  # The errors of damaged files in four formats share no base.
             raise ValueError(f"'features' cannot be read from {path} ({error}).") from error
         if len(self.shape) != 2 or not self.shape[1]:
-            raise ValueError(
-                f"'features' must be a matrix (N, D) (got shape {self.shape} in {path})."
-            )
+            raise misfit("features", "be a matrix (N, D)", f"shape {self.shape} in {path}")
         if odd is not None:
             raise ValueError(f"'features' must be finite (row {odd} of {path} is not).")
 
@@ -214,7 +189,7 @@ class FeatureFile:
         if self._held is not None:
             return self._held[rows]
         # A copy: what stays mapped counts as memory of this process.
-        return np.array(map_array(self._path)[rows], dtype=np.float32)
+        return np.array(limits.map_array(self._path)[rows], dtype=np.float32)
 
     def _odd_row(self) -> int | None:
         """The first row that is not finite."""
@@ -225,11 +200,44 @@ class FeatureFile:
         return None
 
 
+def _torch(path: Path) -> Any:
+    value = limits.read_tensors(path)
+    if not isinstance(value, Tensor):
+        raise ValueError(f"expected one tensor, got {type(value).__name__}")
+    # A tensor may repeat a few numbers by strides of 0.
+    limits.check_unpacked(path, value.numel() * value.element_size())
+    return value.float().numpy()
+
+
+def _safetensors(path: Path) -> Any:
+    tensors = load_file(path)
+    if len(tensors) != 1:
+        raise ValueError(f"expected one tensor, got {sorted(tensors)}")
+    return next(iter(tensors.values())).float().numpy()
+
+
+def _parquet(path: Path) -> Any:
+    # The index of a pandas table is left out: it says which row is which, and nothing about it.
+    columns = limits.read_parquet(path).to_pandas()
+    for name, values in columns.items():
+        if any(isinstance(value, str) for value in values):
+            raise ValueError(f"column {name!r} holds strings and not numbers: leave it out")
+    return columns.iloc[:, 0].tolist() if columns.shape[1] == 1 else np.array(columns, order="C")
+
+
+_READERS = {
+    ".npy": limits.map_array,
+    ".pt": _torch,
+    ".safetensors": _safetensors,
+    ".parquet": _parquet,
+}
+
+
 def with_features(splits: Splits, table: np.ndarray) -> Splits:
     """Splits whose documents carry the features (N, D) of their row.
 
     Rows count through the training, validation, test and unlabeled file in this order, as the
-    ids that `read_splits` and `with_unlabeled` give.
+    ids that `read_splits` gives.
 
     Raises:
         ValueError: The number of rows is not that of the documents.
@@ -249,12 +257,8 @@ def lexical_rows(corpus: Corpus, dim: int = 256, *, seed: int = 0) -> Tensor | N
     """Latent semantic analysis of the texts of N documents (Deerwester et al., 1990).
 
     TF-IDF (sublinear counts; words of at least two and at most half of the documents), reduced
-    by a truncated SVD. The texts of a pair are joined.
-
-    Args:
-        corpus: N documents.
-        dim: D, or less where there are fewer words or documents.
-        seed: Seed of the randomized SVD.
+    by a truncated SVD with `seed` to D = `dim`, or less where there are fewer words or documents.
+    The texts of a pair are joined.
 
     Returns:
         (N, D) float32, zero where a document has none of these words; None where fewer than two
@@ -280,31 +284,3 @@ def lexical_rows(corpus: Corpus, dim: int = 256, *, seed: int = 0) -> Tensor | N
         return None
     reduction = TruncatedSVD(min(dim, *weights.shape), random_state=seed)
     return torch.from_numpy(reduction.fit_transform(weights)).float()
-
-
-def _torch(path: Path) -> Any:
-    value = read_tensors(path)
-    if not isinstance(value, Tensor):
-        raise ValueError(f"expected one tensor, got {type(value).__name__}")
-    # A tensor may repeat a few numbers by strides of 0.
-    check_unpacked(path, value.numel() * value.element_size())
-    return value.float().numpy()
-
-
-def _safetensors(path: Path) -> Any:
-    tensors = load_file(path)
-    if len(tensors) != 1:
-        raise ValueError(f"expected one tensor, got {sorted(tensors)}")
-    return next(iter(tensors.values())).float().numpy()
-
-
-def _parquet(path: Path) -> Any:
-    # The index of a pandas table is left out: it says which row is which, and nothing about it.
-    columns = read_parquet(path).to_pandas()
-    for name, values in columns.items():
-        if any(isinstance(value, str) for value in values):
-            raise ValueError(f"column {name!r} holds strings and not numbers: leave it out")
-    return columns.iloc[:, 0].tolist() if columns.shape[1] == 1 else np.array(columns, order="C")
-
-
-_READERS = {".npy": map_array, ".pt": _torch, ".safetensors": _safetensors, ".parquet": _parquet}

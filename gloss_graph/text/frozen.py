@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from copy import deepcopy
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import torch
@@ -42,25 +41,19 @@ class _Reached(Exception):
 class FrozenStates:
     """Token states of documents behind the frozen layers, by the tokens of the document.
 
-    Args:
-        model: Called with the arguments that `keep` and `serving` are given.
-        layers: What `frozen_layers` found: the embedding layer, then at least one layer.
+    `layers` are what `frozen_layers` found, `inputs` the arguments of the model.
     """
 
-    def __init__(self, model: nn.Module, layers: list[nn.Module]) -> None:
-        self._model, self._layers = model, layers
+    def __init__(self) -> None:
         self._kept: dict[bytes, Tensor] = {}
         # Some models' layers return a tuple: the states, then a None for each output not asked for.
         self._rest: tuple[None, ...] | None = None
 
     def __deepcopy__(self, memo: dict[int, Any]) -> FrozenStates:
-        """For a copy of the model; the states, never changed, are shared."""
-        copied = FrozenStates(deepcopy(self._model, memo), deepcopy(self._layers, memo))
-        copied._kept, copied._rest = self._kept, self._rest
-        return copied
+        return self  # A copy of the model shares the states, which never change.
 
     @torch.no_grad()
-    def keep(self, inputs: Mapping[str, Any]) -> None:
+    def keep(self, model: nn.Module, layers: list[nn.Module], inputs: Mapping[str, Any]) -> None:
         """Run the frozen layers on a batch, without dropout, and keep their output.
 
         Raises:
@@ -72,14 +65,12 @@ class FrozenStates:
             caught.append(output)
             raise _Reached
 
-        with evaluating(self._model):
-            handle = self._layers[-1].register_forward_hook(stop)
-            try:
-                self._model(**inputs)
-            except _Reached:
-                pass
-            finally:
-                handle.remove()
+        handle = layers[-1].register_forward_hook(stop)
+        try:
+            with evaluating(model), suppress(_Reached):
+                model(**inputs)
+        finally:
+            handle.remove()
         states = caught[0]
         if isinstance(states, tuple):
             states, *rest = states
@@ -90,7 +81,7 @@ class FrozenStates:
             self._kept[key] = states[row, :length].clone()
 
     @contextmanager
-    def serving(self, inputs: Mapping[str, Tensor]) -> Iterator[None]:
+    def serving(self, layers: list[nn.Module], inputs: Mapping[str, Tensor]) -> Iterator[None]:
         """The model, called on a batch of kept documents, computes the other layers only.
 
         If one of the documents is new, it computes all layers.
@@ -101,18 +92,15 @@ class FrozenStates:
             yield
             return
         states = nn.utils.rnn.pad_sequence(known, batch_first=True)
-
-        def skip(*_: Any, **__: Any) -> Any:
-            return states if self._rest is None else (states, *self._rest)
-
-        for layer in self._layers:
-            layer.forward = skip
+        output = states if self._rest is None else (states, *self._rest)
+        for layer in layers:
+            layer.forward = lambda *_, **__: output
         # Embeddings are a tensor in every model.
-        self._layers[0].forward = lambda *_, **__: states
+        layers[0].forward = lambda *_, **__: states
         try:
             yield
         finally:
-            for layer in self._layers:
+            for layer in layers:
                 del layer.forward
 
 

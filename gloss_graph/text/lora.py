@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import re
 import sys
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,12 +33,15 @@ def require_peft() -> Any:
 
 @dataclass(frozen=True)
 class Adapters:
-    """The adapters that `add_lora` put into the model of an encoder."""
+    """The adapters that `add_lora` put into the model of an encoder.
+
+    Attributes:
+        names: Adapted layers within the model.
+        base: Parameters that were trained before and are frozen while the adapters are in.
+    """
 
     model: nn.Module
-    #: Adapted layers within the model.
     names: tuple[str, ...]
-    #: Parameters that were trained before and are frozen while the adapters are in.
     base: tuple[nn.Parameter, ...]
 
     @property
@@ -70,17 +74,16 @@ def add_lora(
 
     A linear layer \(W\) becomes \(W + \frac{\alpha}{r} B A\) with \(A\) of `rank` r rows and
     initially \(B = 0\), so embeddings do not change at first. All weights of the model are frozen;
-    layers that were frozen before get no adapter. The model keeps its class and its names, and
-    `TextEncoder.save` writes weights with the adapters merged.
+    layers that were frozen before get no adapter. `TextEncoder.save` writes merged weights.
 
     Args:
         encoder: A `TextEncoder`, changed in place.
         rank: r.
         alpha: Scale of the adapters, divided by `rank`.
         dropout: Dropout on the input of the adapters.
-        targets: Names of the linear layers to adapt, comma-separated ends of their full names, or
-            "all-linear" for every one in the stack of layers. By default those that peft adapts in
-            this family, query and value projections in most.
+        targets: Linear layers to adapt, comma-separated ends of their full names, or "all-linear"
+            for every one in the stack of layers. By default those that peft adapts in this
+            family, query and value projections in most.
         seed: Seed of the initial \(A\).
 
     Raises:
@@ -102,11 +105,8 @@ def add_lora(
     if _lora_layers(model):
         raise ValueError("'encoder' must have no adapters yet (got one that has). Merge them.")
     names = _target_names(model, targets)
-    trained = [
-        name
-        for name in names
-        if all(value.requires_grad for value in model.get_submodule(name).parameters())
-    ]
+    layers = {name: model.get_submodule(name) for name in names}
+    trained = [n for n, part in layers.items() if all(v.requires_grad for v in part.parameters())]
     if not trained:
         raise ValueError(
             f"'lora_targets' must name a layer that is not frozen (all {len(names)} are). Freeze "
@@ -119,7 +119,7 @@ def add_lora(
         lora_dropout=dropout,
         target_modules=trained,
         # GPT-2 keeps its weights transposed.
-        fan_in_fan_out=not isinstance(model.get_submodule(trained[0]), nn.Linear),
+        fan_in_fan_out=not isinstance(layers[trained[0]], nn.Linear),
     )
     was_training = model.training
     with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
@@ -164,37 +164,33 @@ def _target_names(model: Any, targets: str | None) -> list[str]:
 
     modules = list(model.named_modules())
     stacks = tuple(f"{name}." for name, part in modules if isinstance(part, nn.ModuleList))
-    linear = [
-        name
-        for name, module in modules
-        if isinstance(module, (nn.Linear, Conv1D)) and name.startswith(stacks)
-    ]
-    last_names = ", ".join(sorted({name.rpartition(".")[2] for name in linear}))
+    kinds = (nn.Linear, Conv1D)
+    linear = [name for name, m in modules if isinstance(m, kinds) and name.startswith(stacks)]
     if targets == _ALL:
         return linear
+
+    def ending(words: Iterable[str]) -> list[str]:
+        ends = tuple(f".{word}" for word in words)
+        return [name for name in linear if f".{name}".endswith(ends)]
+
+    last_names = ", ".join(sorted({name.rpartition(".")[2] for name in linear}))
     if targets is not None:
         words = [word.strip() for word in targets.split(",") if word.strip()]
-        for word in words or [targets]:
-            if not _ending(linear, [word]):
-                raise ValueError(
-                    f"'lora_targets' must name linear layers of the encoder, comma-separated, or "
-                    f"be {_ALL!r} (got {word!r}; there are {last_names})."
-                )
-        return _ending(linear, words)
+        if missing := [word for word in words or [targets] if not ending([word])]:
+            raise ValueError(
+                f"'lora_targets' must name linear layers of the encoder, comma-separated, or be "
+                f"{_ALL!r} (got {missing[0]!r}; there are {last_names})."
+            )
+        return ending(words)
     family = model.config.model_type
     for choice in (KNOWN.get(family, ()), *_ATTENTION):
         if isinstance(choice, str):
             found = [name for name in linear if re.fullmatch(choice, name)]
         else:
-            found = _ending(linear, choice) if all(_ending(linear, [w]) for w in choice) else []
+            found = ending(choice) if all(ending([word]) for word in choice) else []
         if found:
             return found
     raise ValueError(
         f"'lora_targets' must be given for the family {family!r}, for which no default is known: "
         f"one or more of {last_names}, or {_ALL!r}."
     )
-
-
-def _ending(names: list[str], words: Any) -> list[str]:
-    """The names that end in one of the words, as whole parts."""
-    return [name for name in names if f".{name}".endswith(tuple(f".{word}" for word in words))]
