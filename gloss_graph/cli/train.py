@@ -122,7 +122,7 @@ def train(
     from gloss_graph.text import FeatureEncoder, load_encoder, read_features, with_features
     from gloss_graph.text.tables import has_column
     from gloss_graph.training.checkpoints import Checkpoints
-    from gloss_graph.training.processes import (
+    from gloss_graph.training.setup import (
         check_run,
         check_same_everywhere,
         join_processes,
@@ -238,7 +238,7 @@ def _train_model(model: str, context: typer.Context) -> None:
     from gloss_graph.baselines import BertGCNConfig, train_graph_model
     from gloss_graph.runs import RunFolder
     from gloss_graph.text import load_encoder
-    from gloss_graph.training.processes import find_device
+    from gloss_graph.training.setup import find_device
 
     config, options = _model_config(model, context), context.params
     out, name = options["out"], options["encoder"]

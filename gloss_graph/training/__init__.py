@@ -12,7 +12,7 @@ from gloss_graph._internal.moved import moved_names
 if TYPE_CHECKING:
     from gloss_graph.training.checkpoints import load_objective, save_objective
     from gloss_graph.training.classifier import ClassifierOutput, TextClassifier
-    from gloss_graph.training.config import MODES, RECIPES, TrainConfig
+    from gloss_graph.training.config import LOSSES, MODES, RECIPES, LossSpec, TrainConfig
     from gloss_graph.training.data import (
         MixedSampler,
         TextCollator,
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
         with_unlabeled,
     )
     from gloss_graph.training.estimator import Decision, GraphGuidedClassifier, Reason
-    from gloss_graph.training.losses import LOSSES, LossSpec
     from gloss_graph.training.outcome import set_scores
     from gloss_graph.training.predict import Prediction, Run
     from gloss_graph.training.run import RunResult, train_text
@@ -76,7 +75,7 @@ __getattr__ = moved_names(
     {
         f"{__name__}.checkpoints": ["load_objective", "save_objective"],
         f"{__name__}.classifier": ["ClassifierOutput", "TextClassifier"],
-        f"{__name__}.config": ["MODES", "RECIPES", "TrainConfig"],
+        f"{__name__}.config": ["LOSSES", "MODES", "RECIPES", "LossSpec", "TrainConfig"],
         f"{__name__}.data": [
             "MixedSampler",
             "TextCollator",
@@ -88,7 +87,6 @@ __getattr__ = moved_names(
             "with_unlabeled",
         ],
         f"{__name__}.estimator": ["Decision", "GraphGuidedClassifier", "Reason"],
-        f"{__name__}.losses": ["LOSSES", "LossSpec"],
         f"{__name__}.outcome": ["set_scores"],
         f"{__name__}.predict": ["Prediction", "Run"],
         f"{__name__}.run": ["RunResult", "train_text"],

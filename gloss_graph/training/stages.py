@@ -23,11 +23,7 @@ from gloss_graph.propagation.alignment import row_shares
 from gloss_graph.step.settings import Consistency
 from gloss_graph.text import Corpus, FeatureEncoder, Splits, TextEncoder, lexical_rows
 from gloss_graph.training.checkpoints import Checkpoints
-from gloss_graph.training.classifier import (
-    TextClassifier,
-    fit_balanced_head,
-    fit_propagated_head,
-)
+from gloss_graph.training.classifier import TextClassifier, fit_balanced_head, fit_propagated_head
 from gloss_graph.training.config import TrainConfig
 from gloss_graph.training.data import MixedSampler, TextCollator, TextDataset, label_tensor
 
@@ -36,7 +32,7 @@ _PASSES, _STEPS = 5, (80, 400)
 
 
 class SplitEmbeddings:
-    """Embeddings of the splits: `frozen`, before training, and `rows(name)`, as of now.
+    """Documents of a run and their embeddings: `frozen`, before training, and `rows(name)`, now.
 
     Frozen ones exist only where `config.anchor` uses them. Those of before the training may be
     `given` by split.
@@ -50,25 +46,23 @@ class SplitEmbeddings:
         given: Mapping[str, Tensor] | None,
         progress: bool,
     ) -> None:
-        self._corpora = splits.parts
-        self._encoder, self._config, self._progress = encoder, config, progress
+        self.encoder, self.splits, self.config = encoder, splits, config
+        self.progress, self.train = progress, splits.train
         self.frozen: dict[str, Tensor] = {}
         #: Embeddings (N, D) of the training documents before training, where they are used.
         self.before: Tensor | None = None
-        if config.loss_spec.in_batch or min(splits.train.labels) >= 0:
+        if config.loss_spec.in_batch or min(self.train.labels) >= 0:
             return
+        names = list(splits.parts) if config.anchor > 0 else ["train"] if config.spreads else []
+        found = {name: (given or {}).get(name) for name in names}
+        for name, rows in found.items():
+            size = len(splits.parts[name])
+            if rows is not None and len(rows) != size:
+                raise ValueError(f"'frozen' must hold {size} rows for {name!r} (got {len(rows)}).")
+        before = {n: self.rows(n) if rows is None else rows for n, rows in found.items()}
+        self.before = before.get("train")
         if config.anchor > 0:
-            self.frozen = {name: self._given(name, given) for name in self._corpora}
-            self.before = self.frozen["train"]
-        elif config.spreads:
-            self.before = self._given("train", given)
-
-    def _given(self, name: str, given: Mapping[str, Tensor] | None) -> Tensor:
-        """Embeddings of a split before training."""
-        rows, size = (given or {}).get(name), len(self._corpora[name])
-        if rows is not None and rows.size(0) != size:
-            raise ValueError(f"'frozen' must hold {size} rows for {name!r} (got {len(rows)}).")
-        return self.rows(name) if rows is None else rows
+            self.frozen = before
 
     @property
     def dim(self) -> int:
@@ -82,13 +76,10 @@ class SplitEmbeddings:
 
     def rows(self, name: str) -> Tensor:
         """Embeddings (N, D) of a split by the encoder as it is now, on the CPU."""
-        device = next(self._encoder.parameters()).device.type
-        with torch.autocast(device, torch.bfloat16, enabled=self._config.bf16):
-            return self._encoder.embed(
-                self._corpora[name],
-                batch_size=self._config.eval_batch_size,
-                progress=self._progress,
-            )
+        corpus, size = self.splits.parts[name], self.config.eval_batch_size
+        device = next(self.encoder.parameters()).device.type
+        with torch.autocast(device, torch.bfloat16, enabled=self.config.bf16):
+            return self.encoder.embed(corpus, batch_size=size, progress=self.progress)
 
 
 # ------------------------------------------------------------------ contrast
@@ -138,29 +129,14 @@ def contrastive_warm_start(
 
 
 def contrast_over_bank(
-    encoder: TextEncoder | FeatureEncoder,
-    train: Corpus,
-    rows: Tensor,
-    words: Tensor | None,
-    config: TrainConfig,
-    *,
-    steps: int,
-    progress: bool = False,
+    views: SplitEmbeddings, rows: Tensor, words: Tensor | None, steps: int
 ) -> list[float]:
     """Train on the contrast of a `GraphGuidedObjective` alone, over a bank of all documents.
 
-    Args:
-        encoder: Fine-tuned in place, on its device.
-        train: N documents, some of them labeled and some not.
-        rows: (N, D) embeddings of theirs, which fill the bank.
-        words: (N, D'') rows by their words, a further view for the classes, or None.
-        config: Rate, sizes of the batches and settings of graph and propagation.
-        steps: Steps of AdamW, as in `contrastive_warm_start`.
-        progress: Show a progress bar.
-
-    Returns:
-        The loss of every step.
+    Their embeddings `rows` (N, D) fill the bank; their `words` (N, D'') are one more view for the
+    classes. Returns the loss of every step.
     """
+    encoder, train, config = views.encoder, views.train, views.config
     ids, labels = torch.tensor(train.ids), label_tensor(train)
     bank = MemoryBank(len(train), encoder.dim, k=0, normalize=config.graph.normalize)
     bank.enqueue(rows, labels, ids)
@@ -192,7 +168,7 @@ def contrast_over_bank(
         learning_rate=config.graph_start_rate or 2.0 * config.warm_start_rate,
         seed=config.seed,
         bf16=config.bf16,
-        progress=progress,
+        progress=views.progress,
     )
 
 
@@ -277,30 +253,20 @@ def shared_words(train: Corpus, config: TrainConfig) -> Tensor | None:
 
 
 def run_start_stages(
-    encoder: TextEncoder | FeatureEncoder,
-    train: Corpus,
-    views: SplitEmbeddings,
-    config: TrainConfig,
-    *,
-    checkpoints: Checkpoints,
-    progress: bool,
+    views: SplitEmbeddings, checkpoints: Checkpoints
 ) -> tuple[list[float], dict[str, float]]:
     """Run the contrastive stages of a configuration; returns losses, and seconds as metrics.
 
     The first stage uses the labels, the second one the contrast of the objective over a bank of all
     documents. A stage that ended before an interruption is loaded from the `checkpoints`.
     """
+    encoder, train, config = views.encoder, views.train, views.config
+    stages: dict[str, Callable[[], list[float]]] = {}
     steps = config.warm_start_steps
     if config.loss_spec.warm_start_steps:
         steps = steps or config.max_steps or config.loss_spec.warm_start_steps
-    spreads = config.spreads and min(train.labels) < 0
-    # Before the first step, so that what cannot be done is said at once.
-    words = shared_words(train, config) if spreads else None
-    losses: list[float] = []
-    metrics: dict[str, float] = {}
-
-    def on_labels() -> list[float]:
-        return contrastive_warm_start(
+    if steps > 0:
+        stages["warm-start"] = lambda: contrastive_warm_start(
             encoder,
             train,
             steps=steps,
@@ -308,25 +274,25 @@ def run_start_stages(
             learning_rate=config.warm_start_rate,
             seed=config.seed,
             bf16=config.bf16,
-            progress=progress,
+            progress=views.progress,
         )
-
-    def on_corpus() -> list[float]:
-        rows = views.rows("train") if steps else views.start_rows
-        count = corpus_steps(train, config)
-        return contrast_over_bank(
-            encoder, train, rows, words, config, steps=count, progress=progress
+    if config.spreads and min(train.labels) < 0:
+        # Before the first step, so that what cannot be done is said at once.
+        words = shared_words(train, config)
+        stages["graph-start"] = lambda: contrast_over_bank(
+            views,
+            views.rows("train") if steps else views.start_rows,
+            words,
+            corpus_steps(train, config),
         )
-
-    stages = ("warm-start", steps > 0, on_labels), ("graph-start", spreads, on_corpus)
-    for name, wanted, stage in stages:
-        if not wanted:
-            continue
+    losses: list[float] = []
+    metrics: dict[str, float] = {}
+    for name, stage in stages.items():
         start, done = time.perf_counter(), checkpoints.load_stage(name, encoder)
         if done is None:
             found = stage()
             done = found, time.perf_counter() - start
-            checkpoints.save_stage(name, encoder, found, done[1])
+            checkpoints.save_stage(name, encoder, *done)
         losses += done[0]
         metrics[f"seconds.{name.replace('-', '_')}"] = done[1]
     return losses, metrics
@@ -343,37 +309,28 @@ def head_settings(config: TrainConfig, num_classes: int) -> GraphClassifier:
     )
 
 
-def fill_bank(
-    objective: GraphGuidedObjective, train: Corpus, rows: Tensor, views: SplitEmbeddings
-) -> None:
+def fill_bank(objective: GraphGuidedObjective, views: SplitEmbeddings, rows: Tensor) -> None:
     """Store every training document, labeled ones last: a small bank forgets the others first."""
     if objective.memory is None or objective.memory.capacity == 0:
         return
     view = joint_view(rows, views.frozen.get("train"), objective.frozen_weight)
-    labels, ids = label_tensor(train), torch.tensor(train.ids)
-    order = (torch.tensor(train.labels) >= 0).int().argsort(stable=True)
+    labels, ids = label_tensor(views.train), torch.tensor(views.train.ids)
+    order = (torch.tensor(views.train.labels) >= 0).int().argsort(stable=True)
     objective.memory.prefill([(view[order], labels[order], ids[order])], lambda rows: rows)
 
 
-def fit_head(
-    classifier: TextClassifier,
-    train: Corpus,
-    rows: Tensor,
-    views: SplitEmbeddings,
-    config: TrainConfig,
-) -> dict[str, float]:
+def fit_head(classifier: TextClassifier, views: SplitEmbeddings, rows: Tensor) -> dict[str, float]:
     """Fit the linear head to embeddings (N, D), and return its strength as a metric.
 
     A class-balanced logistic regression on the labeled documents; with `config.fits_on_graph` then
     one on all documents, by the geometric mean of the first and of propagation.
     """
-    labels = torch.tensor(train.labels)
+    config, labels = views.config, torch.tensor(views.train.labels)
     known = labels >= 0
     strength = fit_balanced_head(classifier, rows[known], labels[known], seed=config.seed)
     if config.fits_on_graph and not bool(known.all()):
-        settings = head_settings(config, train.num_classes)
         view = joint_view(rows, views.frozen.get("train"), config.anchor)
-        solved = PropagationHead(view, labels, settings)
+        solved = PropagationHead(view, labels, head_settings(config, views.train.num_classes))
         spread = solved.probabilities(solved.hits)
         fitted = classifier.head_logits(rows).softmax(dim=1)
         found, trust = trusted_labels(row_shares((fitted * spread.to(fitted)).sqrt()), labels)

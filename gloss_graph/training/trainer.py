@@ -119,7 +119,12 @@ class GraphGuidedTrainer(Trainer):
         super().__init__(model=model, args=args, **kwargs)
         self.objective = None if objective is None else objective.to(self.args.device)
         self.embed, self.reference, self.train_sampler = embed, reference, train_sampler
+        #: Seconds spent in each stage of the training steps so far.
+        self.seconds = StageClock()
+        #: Other state that checkpoints keep, by name.
+        self.extras: dict[str, Checkpointed] = {}
         self.teacher: nn.Module | None = None
+        self.teacher_decay = teacher_decay
         if teacher_decay:
             self.use_teacher(teacher_decay)
         if not self.args.label_names:
@@ -127,10 +132,6 @@ class GraphGuidedTrainer(Trainer):
         # The loss is a mean over the micro-batch, so the Trainer must divide it by their number.
         self.model_accepts_loss_kwargs = False
         self._drafting = False
-        #: Seconds spent in each stage of the training steps so far.
-        self.seconds = StageClock()
-        #: Other state that checkpoints keep, by name.
-        self.extras: dict[str, Checkpointed] = {}
         self._parts: dict[str, list[Tensor]] = {}
         self.add_callback(_Steps(self))
 
@@ -138,7 +139,7 @@ class GraphGuidedTrainer(Trainer):
         """Let a moving average of the weights make the reference pass from now on."""
         check_range("teacher_decay", decay, 0.0, 1.0, open_low=True, open_high=True)
         self.teacher = copy.deepcopy(self.model).eval().requires_grad_(False)
-        self.add_callback(_TeacherUpdate(self.teacher, self.model, decay))
+        self.teacher_decay = decay
 
     def compute_loss(
         self,
@@ -167,7 +168,9 @@ class GraphGuidedTrainer(Trainer):
                 with self.seconds.timed("reference"):
                     calm = self._calm_outputs(model, inputs)
             with self.seconds.timed("objective"):
-                loss = self._objective_loss(objective, outputs, calm, inputs, labels, ids, frozen)
+                loss = self._objective_loss(
+                    objective, outputs, calm, inputs, labels, ids=ids, frozen=frozen
+                )
             for name, value in objective.parts.items():
                 self._parts.setdefault(name, []).append(value)
         elif logits is not None:
@@ -205,8 +208,7 @@ class GraphGuidedTrainer(Trainer):
         calm: Any,
         inputs: dict[str, Any],
         labels: Tensor,
-        ids: Tensor | None,
-        frozen: Tensor | None,
+        **known: Tensor | None,
     ) -> Tensor:
         """Loss of the outputs of a training pass and of the `calm` ones of the reference pass."""
         logits = _part(outputs, "logits")
@@ -217,11 +219,9 @@ class GraphGuidedTrainer(Trainer):
             return objective(logits, labels, teacher_logits)
         rows = self._embeddings(outputs, inputs)
         if isinstance(objective, MetricLoss):
-            return objective(rows, labels, ids=ids, logits=logits)
+            return objective(rows, labels, ids=known["ids"], logits=logits)
         target = None if calm is None else self._embeddings(calm, inputs)
-        return objective(
-            rows, labels, ids=ids, logits=logits, target_embeddings=target, frozen=frozen
-        )
+        return objective(rows, labels, logits=logits, target_embeddings=target, **known)
 
     @torch.no_grad()
     def _calm_outputs(self, model: nn.Module, inputs: dict[str, Any]) -> Any:
@@ -244,9 +244,7 @@ class GraphGuidedTrainer(Trainer):
         return joint_view(rows, batch.get("frozen"), weight)
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int] | None:
-        if self.train_sampler is not None:
-            return self.train_sampler
-        return super()._get_train_sampler(train_dataset)
+        return self.train_sampler or super()._get_train_sampler(train_dataset)
 
     def _embeddings(self, outputs: Any, inputs: dict[str, Any]) -> Tensor:
         found = _part(outputs, "embeddings") if self.embed is None else self.embed(outputs, inputs)
@@ -404,7 +402,7 @@ class GraphGuidedTrainer(Trainer):
 
 
 class _Steps(TrainerCallback):
-    """Shares the objective of process 0 at the start, and times the optimizer."""
+    """Shares the objective at the start, times the optimizer and moves the teacher's weights."""
 
     def __init__(self, trainer: GraphGuidedTrainer) -> None:
         self._trainer = trainer
@@ -418,29 +416,21 @@ class _Steps(TrainerCallback):
         if self._trainer.objective is not None:
             share_state(self._trainer.objective)
 
-    def on_pre_optimizer_step(
-        self, args: Any, state: TrainerState, control: Any, **kwargs: Any
-    ) -> None:
+    def on_pre_optimizer_step(self, *_: Any, **__: Any) -> None:
         self._start = time.perf_counter()
 
-    def on_optimizer_step(
-        self, args: Any, state: TrainerState, control: Any, **kwargs: Any
-    ) -> None:
+    def on_optimizer_step(self, *_: Any, **__: Any) -> None:
         self._trainer.seconds.spend("optimizer", time.perf_counter() - self._start)
-
-
-class _TeacherUpdate(TrainerCallback):
-    """Moves the teacher's weights: an average over all steps at first, then an exponential one."""
-
-    def __init__(self, teacher: nn.Module, model: nn.Module, decay: float) -> None:
-        self._teacher, self._model, self._decay = teacher, model, decay
 
     @torch.no_grad()
     def on_step_end(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
-        decay = min(self._decay, state.global_step / (state.global_step + 1.0))
-        pairs = zip(self._teacher.parameters(), self._model.parameters(), strict=True)
-        for average, value in pairs:
-            average.lerp_(value.to(average.dtype), 1.0 - decay)
+        """Average all steps at first, then exponentially."""
+        trainer = self._trainer
+        if trainer.teacher is not None:
+            decay = min(trainer.teacher_decay, state.global_step / (state.global_step + 1.0))
+            pairs = zip(trainer.teacher.parameters(), trainer.model.parameters(), strict=True)
+            for average, value in pairs:
+                average.lerp_(value.to(average.dtype), 1.0 - decay)
 
 
 class BankRefresh(TrainerCallback):
@@ -457,19 +447,21 @@ class BankRefresh(TrainerCallback):
     def __init__(self, trainer: GraphGuidedTrainer, rows: int, every: int) -> None:
         check_positive_int("rows", rows)
         check_positive_int("every", every)
-        self._trainer, self._rows, self._every = trainer, rows, every
+        memory = getattr(trainer.objective, "memory", None)
+        if not isinstance(memory, MemoryBank):
+            raise ValueError("'trainer' must have an objective with a memory bank (got none).")
+        self._trainer, self._bank, self._rows, self._every = trainer, memory, rows, every
         self._places: dict[int, int] | None = None
-        self._bank()
 
     def on_step_end(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
         """After the optimizer's step, before a checkpoint is written."""
         if state.global_step % self._every == 0:
             with self._trainer.seconds.timed("refresh"):
-                self._bank().refresh(self.encode, self._rows)
+                self._bank.refresh(self.encode, self._rows)
 
     def encode(self, ids: Tensor) -> Tensor:
         """Rows (n, D) of the bank for training documents with these ids (n,), as of now."""
-        bank, size = self._bank(), self._trainer.args.per_device_eval_batch_size
+        bank, size = self._bank, self._trainer.args.per_device_eval_batch_size
         share = ids.tensor_split(world_size())[rank()].tolist()
         places = [self._find(id_) for id_ in share]
         rows = [torch.empty(0, bank.dim, dtype=torch.float32, device=bank.rows.device)]
@@ -490,12 +482,6 @@ class BankRefresh(TrainerCallback):
                 "cannot be encoded again. Fill the bank with training documents only."
             )
         return self._places[id_]
-
-    def _bank(self) -> MemoryBank:
-        memory = getattr(self._trainer.objective, "memory", None)
-        if not isinstance(memory, MemoryBank):
-            raise ValueError("'trainer' must have an objective with a memory bank (got none).")
-        return memory
 
 
 def _model_inputs(batch: Mapping[str, Any]) -> dict[str, Any]:
