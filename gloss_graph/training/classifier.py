@@ -103,19 +103,9 @@ class TextClassifier(nn.Module):
         """Recompute activations in the backward pass instead of keeping them."""
         self._text_encoder().gradient_checkpointing_enable(gradient_checkpointing_kwargs)
 
-    def activation_checkpointing_enable(
-        self,
-        activation_checkpointing_kwargs: dict[str, Any] | None = None,
-        every_n_layers: int = 1,
-        offload: bool = False,
-    ) -> None:
+    def activation_checkpointing_enable(self, *args: Any, **kwargs: Any) -> None:
         """The same under the name and with the arguments of transformers 6."""
-        options: dict[str, Any] = {}
-        if every_n_layers != 1 or offload:
-            options = {"every_n_layers": every_n_layers, "offload": offload}
-        self._text_encoder().model.activation_checkpointing_enable(
-            activation_checkpointing_kwargs or {"use_reentrant": False}, **options
-        )
+        self._text_encoder().model.activation_checkpointing_enable(*args, **kwargs)
 
     def _text_encoder(self) -> TextEncoder:
         if isinstance(self.encoder, FeatureEncoder):
@@ -131,12 +121,11 @@ class TextClassifier(nn.Module):
     def write_files(self, folder: Path) -> None:
         """Write what `save` writes into an empty folder."""
         self.encoder.write_files(folder)
-        settings: dict[str, Any] = {"label_names": self.label_names, "dropout": self.dropout.p}
-        if isinstance(self.encoder, FeatureEncoder):
-            settings["features"] = True
+        features = {"features": True} if isinstance(self.encoder, FeatureEncoder) else {}
         head = {name: value.contiguous().cpu() for name, value in self.head.state_dict().items()}
         with atomic_path(folder / _HEAD, overwrite=True) as draft:
             save_file(head, draft)
+        settings = {"label_names": self.label_names, "dropout": self.dropout.p, **features}
         write_json(folder / _SETTINGS, settings)
 
     @classmethod

@@ -545,8 +545,8 @@ class TrainConfig(_PartSettings):
             return PARTS[part](**values)
         except ValueError as error:
             inner, _, problem = str(error).removeprefix("'").partition("'")
-            one = _of_part(part).get(inner)
-            raise ValueError(f"'{one.name}'{problem}" if one else str(error)) from error
+            named = _of_part(part).get(inner)
+            raise ValueError(f"'{named.name}'{problem}" if named else str(error)) from error
 
     def _check_bandwidth(self) -> None:
         if self.memory_size != 0 and self.loss_spec.over_bank:

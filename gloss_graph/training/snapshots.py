@@ -33,9 +33,7 @@ _EPOCHS = 100
 _PER_CLASS = 4
 
 
-class Embeds(Protocol):
-    """Anything that embeds documents: (N, D) for N of them."""
-
+class _Embeds(Protocol):
     def embed(self, corpus: Corpus, *, batch_size: int = 64, progress: bool = False) -> Tensor: ...
 
 
@@ -50,7 +48,7 @@ class FixedBatch(TrainerCallback):
 
     def __init__(
         self,
-        encoder: Embeds,
+        encoder: _Embeds,
         corpus: Corpus,
         *,
         size: int = 64,
@@ -152,7 +150,7 @@ class Snapshots:
 
     def __init__(
         self,
-        encoder: Embeds,
+        encoder: _Embeds,
         splits: Splits,
         frozen: Mapping[str, Tensor],
         *,

@@ -8,7 +8,7 @@ import time
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -161,17 +161,14 @@ class GraphGuidedTrainer(Trainer):
         if model.training:
             self.seconds.spend("encoder", time.perf_counter() - start)
         logits = _part(outputs, "logits")
-        if model.training and (objective := self.objective) is not None:
-            objective.train()
+        if model.training and self.objective is not None:
             calm = None
             if self.reference:
                 with self.seconds.timed("reference"):
                     calm = self._calm_outputs(model, inputs)
             with self.seconds.timed("objective"):
-                loss = self._objective_loss(
-                    objective, outputs, calm, inputs, labels, ids=ids, frozen=frozen
-                )
-            for name, value in objective.parts.items():
+                loss = self._objective_loss(outputs, calm, inputs, labels, ids, frozen)
+            for name, value in self.objective.parts.items():
                 self._parts.setdefault(name, []).append(value)
         elif logits is not None:
             loss = _cross_entropy(logits, labels)
@@ -203,15 +200,15 @@ class GraphGuidedTrainer(Trainer):
 
     def _objective_loss(
         self,
-        objective: LossModule,
         outputs: Any,
         calm: Any,
         inputs: dict[str, Any],
         labels: Tensor,
-        **known: Tensor | None,
+        ids: Tensor | None,
+        frozen: Tensor | None,
     ) -> Tensor:
         """Loss of the outputs of a training pass and of the `calm` ones of the reference pass."""
-        logits = _part(outputs, "logits")
+        objective, logits = cast(LossModule, self.objective).train(), _part(outputs, "logits")
         if isinstance(objective, PseudoLabelLoss):
             teacher_logits = None if calm is None else _part(calm, "logits")
             if logits is None or teacher_logits is None:
@@ -219,9 +216,11 @@ class GraphGuidedTrainer(Trainer):
             return objective(logits, labels, teacher_logits)
         rows = self._embeddings(outputs, inputs)
         if isinstance(objective, MetricLoss):
-            return objective(rows, labels, ids=known["ids"], logits=logits)
+            return objective(rows, labels, ids=ids, logits=logits)
         target = None if calm is None else self._embeddings(calm, inputs)
-        return objective(rows, labels, logits=logits, target_embeddings=target, **known)
+        return objective(
+            rows, labels, ids=ids, logits=logits, target_embeddings=target, frozen=frozen
+        )
 
     @torch.no_grad()
     def _calm_outputs(self, model: nn.Module, inputs: dict[str, Any]) -> Any:
