@@ -23,18 +23,11 @@ from gloss_graph.inference import GraphSkill, graph_skill
 from gloss_graph.objective import GraphGuidedObjective
 from gloss_graph.runs import RunFolder
 from gloss_graph.text import Adapters, Corpus, FeatureEncoder, Splits, TextEncoder, add_lora
+from gloss_graph.training import outcome, stages
 from gloss_graph.training.checkpoints import Checkpoints, RunClock, run_settings, save_objective
 from gloss_graph.training.classifier import TextClassifier
 from gloss_graph.training.config import DEFAULTS, TrainConfig, check_multilabel
 from gloss_graph.training.data import with_few_labels
-from gloss_graph.training.outcome import (
-    THRESHOLD,
-    ClassReport,
-    ProgressBar,
-    describe,
-    history_rows,
-    split_scores,
-)
 from gloss_graph.training.setup import (
     check_run,
     check_same_everywhere,
@@ -45,13 +38,6 @@ from gloss_graph.training.setup import (
     on_main,
 )
 from gloss_graph.training.snapshots import Snapshots
-from gloss_graph.training.stages import (
-    SplitEmbeddings,
-    fill_bank,
-    fit_head,
-    run_start_stages,
-    shared_words,
-)
 from gloss_graph.training.trainer import LossModule
 
 _SIGMA_SAMPLE = 1024
@@ -155,7 +141,7 @@ def train_text(
                 checkpoints.begin(settings)
 
         on_main(begin)
-        bar = ProgressBar(description) if progress and is_main() else None
+        bar = outcome.ProgressBar(description) if progress and is_main() else None
         # Weights cannot be written below a name that is not UTF-8.
         run = _TextRun(splits, encoder, config, utf8_folder(out), device, frozen, bar, stack)
         run.start()
@@ -181,7 +167,7 @@ class _TextRun:
         out: Path,
         device: torch.device,
         frozen: Mapping[str, Tensor] | None,
-        bar: ProgressBar | None,
+        bar: outcome.ProgressBar | None,
         stack: ExitStack,
     ) -> None:
         set_seed(config.seed)
@@ -189,7 +175,7 @@ class _TextRun:
         self.corpus, self.bar, self.checkpoints = splits.train, bar, Checkpoints(out)
         self.metrics: dict[str, float] = {}
         self.history: list[dict[str, float]] = []
-        self.classes = ClassReport()
+        self.classes = outcome.ClassReport()
         self.loss: LossModule | None = None
         #: Embeddings (N, D) of the training documents at the end, if known.
         self.final: Tensor | None = None
@@ -212,7 +198,7 @@ class _TextRun:
         self.clock, size = RunClock(), config.eval_batch_size
         if isinstance(encoder, TextEncoder) and not config.bf16:
             stack.enter_context(encoder.keeping_states(self.corpus, batch_size=size))
-        self.views = SplitEmbeddings(encoder, splits, config, frozen, bar is not None)
+        self.views = stages.SplitEmbeddings(encoder, splits, config, frozen, bar is not None)
         self.snapshots: Snapshots | None = None
         if config.pictures:
             self.snapshots = Snapshots(
@@ -256,14 +242,14 @@ class _TextRun:
     def start(self) -> None:
         """Run the contrastive stages and make the loss, its bank filled where it helps."""
         config, train, spec = self.config, self.corpus, self.config.loss_spec
-        self.start_losses, seconds = run_start_stages(self.views, self.checkpoints)
+        self.start_losses, seconds = stages.run_start_stages(self.views, self.checkpoints)
         self.metrics |= seconds
         sample = words = None
         if spec.in_batch and isinstance(config.bandwidth, str):
             some = train.select(seeded_sample(len(train), _SIGMA_SAMPLE).tolist())
             sample = self.encoder.embed(some, progress=self.bar is not None)
         if config.contrast_weight > 0 and spec.over_bank and min(train.labels) < 0:
-            words = shared_words(train, config)
+            words = stages.shared_words(train, config)
         self.loss = make_loss(
             config,
             train.num_classes,
@@ -276,9 +262,9 @@ class _TextRun:
         )
         # Frozen features fill the bank together with the learned ones, before any step.
         if self.objective and self.views.dim > 0 and self.checkpoints.latest() is None:
-            fill_bank(self.objective, self.views, self.start_rows)
+            stages.fill_bank(self.objective, self.views, self.start_rows)
             if self.start_losses and config.trains:
-                fit_head(self.classifier, self.views, self.start_rows)
+                stages.fit_head(self.classifier, self.views, self.start_rows)
 
     def train(self, callbacks: Sequence[TrainerCallback], save_steps: int | None) -> None:
         """Train head and encoder together, or fit the head where nothing is to be trained."""
@@ -294,7 +280,7 @@ class _TextRun:
         if not config.trains or config.mode == "standalone" or config.refit_head:
             self.classifier.standalone = False
             self.final = self.views.rows("train") if config.trains else self.start_rows
-            metrics |= fit_head(self.classifier, self.views, self.final)
+            metrics |= stages.fit_head(self.classifier, self.views, self.final)
         recording = 0.0 if self.snapshots is None else self.snapshots.seconds
         metrics["seconds.train"] = self.clock.seconds - recording
 
@@ -323,7 +309,7 @@ class _TextRun:
         with nullcontext() if bar is None else bar.display:
             trainer.train(None if latest is None else str(latest))
         state = trainer.state
-        self.history = history_rows(state.log_history)
+        self.history = outcome.history_rows(state.log_history)
         self.metrics |= {
             "steps": float(state.global_step),
             "epochs_to_stop": float(state.epoch or 0.0),
@@ -346,7 +332,7 @@ class _TextRun:
                 multilabel=train.multilabel,
             )
             rows = self.views.rows("train") if self.final is None else self.final
-            fill_bank(objective, self.views, rows)
+            stages.fill_bank(objective, self.views, rows)
         return objective.cpu().eval()
 
     def score(self) -> RunResult:
@@ -360,15 +346,15 @@ class _TextRun:
                 continue
             embeddings[name] = rows = self.views.rows(name)
             predictions[name] = _answer(self.classifier.head_logits(rows), corpus, 0.0)
-            metrics |= split_scores(name, predictions[name], rows, corpus)
+            metrics |= outcome.split_scores(name, predictions[name], rows, corpus)
             self.classes.add(name, "linear", predictions[name], corpus)
             if propagates:
                 frozen = self.views.frozen.get(name)
                 spread = objective.predict(rows, frozen=frozen, mode="transductive")
-                answer = _answer(spread, corpus, THRESHOLD)
+                answer = _answer(spread, corpus, outcome.THRESHOLD)
                 self.classes.add(name, "propagation", answer, corpus)
                 # The embeddings are scored with the linear head.
-                metrics |= split_scores(f"{name}_propagation", answer, None, corpus)
+                metrics |= outcome.split_scores(f"{name}_propagation", answer, None, corpus)
         metrics["seconds.total"] = self.clock.seconds
         model = self.classifier.eval().to("cpu")
         return RunResult(
@@ -387,7 +373,7 @@ class _TextRun:
         settings = {
             **self.config.flat(),
             **self.encoder.describe(),
-            "data": describe(self.splits),
+            "data": outcome.describe(self.splits),
             "bank": {
                 "capacity": 0 if memory is None else memory.capacity,
                 "frozen_dim": self.views.dim,

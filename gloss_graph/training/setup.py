@@ -18,14 +18,8 @@ from torch.nn.functional import normalize
 from transformers import EarlyStoppingCallback, EvalPrediction, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
 
+from gloss_graph._internal import processes
 from gloss_graph._internal.eval_mode import evaluating
-from gloss_graph._internal.processes import (
-    is_main,
-    joined,
-    launched,
-    local_rank,
-    world_size,
-)
 from gloss_graph.analysis.scores import classification_scores, macro_silhouette
 from gloss_graph.graph import estimate_bandwidth
 from gloss_graph.graph.bandwidth import scaled_bandwidth
@@ -63,7 +57,11 @@ def find_device(name: str = "auto") -> torch.device:
             f"'device' must be one this machine and its torch have, {', '.join(['cpu', *found])} "
             f"(got {name!r}). Use 'auto' for the fastest."
         )
-    return torch.device(name, local_rank()) if name in ("cuda", "xpu") else torch.device(name)
+    return (
+        torch.device(name, processes.local_rank())
+        if name in ("cuda", "xpu")
+        else torch.device(name)
+    )
 
 
 def check_run(config: TrainConfig, *, on_features: bool) -> torch.device:
@@ -78,14 +76,14 @@ def check_run(config: TrainConfig, *, on_features: bool) -> torch.device:
 
 def join_processes(device: str = "auto") -> None:
     """Join the other processes if `torchrun` or `accelerate launch` started several."""
-    if launched() > 1 and not joined():
+    if processes.launched() > 1 and not processes.joined():
         PartialState(cpu=find_device(device).type == "cpu")
 
 
 def on_main(action: Callable[[], object]) -> None:
     """Run `action` on process 0 alone; an `OSError` of it is raised on all processes."""
     failure: OSError | None = None
-    if is_main():
+    if processes.is_main():
         try:
             action()
         except OSError as error:
@@ -109,7 +107,7 @@ def check_same_everywhere(settings: Mapping[str, Any]) -> None:
 
 def _of_all(value: Any) -> list[Any]:
     """The values of all processes."""
-    found = [value] * world_size()
+    found = [value] * processes.world_size()
     if len(found) > 1:
         dist.all_gather_object(found, value)
     return found
@@ -285,7 +283,7 @@ def make_trainer(
         fused=True,
     )
     metrics = _set_metrics if splits.train.multilabel else _compute_metrics
-    several = launched() > 1
+    several = processes.launched() > 1
     trainer = GraphGuidedTrainer(
         classifier,
         TrainingArguments(

@@ -7,6 +7,7 @@ import math
 import time
 import warnings
 from collections.abc import Callable, Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
 
@@ -19,36 +20,18 @@ from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState,
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, TrainOutput
 
+from gloss_graph._internal import processes
 from gloss_graph._internal.checks import check_positive_int, check_range
 from gloss_graph._internal.eval_mode import evaluating
 from gloss_graph._internal.files import atomic_path, full_disk_named, sync_folder
 from gloss_graph._internal.folders import swap
-from gloss_graph._internal.processes import (
-    gather_rows,
-    launched,
-    mean_over_processes,
-    rank,
-    share_state,
-    wait_for_all,
-    world_size,
-)
 from gloss_graph._internal.timing import StageClock
 from gloss_graph.graph.rows import joint_view
 from gloss_graph.losses import MetricLoss, PseudoLabelLoss, labeled_binary_cross_entropy
 from gloss_graph.memory import MemoryBank
 from gloss_graph.memory.incoming import is_labeled
 from gloss_graph.objective import GraphGuidedObjective
-from gloss_graph.training.checkpoints import (
-    OBJECTIVE_FILE,
-    Checkpointed,
-    drop_checkpoint,
-    has_ended,
-    load_extras,
-    load_objective,
-    save_extras,
-    save_objective,
-    whole_checkpoints,
-)
+from gloss_graph.training import checkpoints
 
 LossModule = GraphGuidedObjective | MetricLoss | PseudoLabelLoss
 """A loss that a trainer can train with."""
@@ -111,10 +94,10 @@ class GraphGuidedTrainer(Trainer):
                 "'label_smoothing_factor' and 'compute_loss_func' have no place here, the "
                 "objective is the loss. Leave them out, or use transformers.Trainer."
             )
-        if launched() > 1 and args.world_size == 1:
+        if processes.launched() > 1 and args.world_size == 1:
             raise ValueError(
-                f"'args' make every one of the {launched()} launched processes train alone. Pass "
-                "TrainingArguments(use_cpu=True) where there is no GPU."
+                f"'args' make every one of the {processes.launched()} launched processes train "
+                "alone. Pass TrainingArguments(use_cpu=True) where there is no GPU."
             )
         super().__init__(model=model, args=args, **kwargs)
         self.objective = None if objective is None else objective.to(self.args.device)
@@ -122,7 +105,7 @@ class GraphGuidedTrainer(Trainer):
         #: Seconds spent in each stage of the training steps so far.
         self.seconds = StageClock()
         #: Other state that checkpoints keep, by name.
-        self.extras: dict[str, Checkpointed] = {}
+        self.extras: dict[str, checkpoints.Checkpointed] = {}
         self.teacher: nn.Module | None = None
         self.teacher_decay = teacher_decay
         if teacher_decay:
@@ -271,7 +254,7 @@ class GraphGuidedTrainer(Trainer):
         """Log, with the means of the loss's parts since the last time, over all processes."""
         if "loss" in logs:
             for name, values in self._parts.items():
-                logs[name] = float(mean_over_processes(torch.stack(values).mean()))
+                logs[name] = float(processes.mean_over_processes(torch.stack(values).mean()))
             self._parts.clear()
         super().log(logs, start_time)
 
@@ -296,13 +279,13 @@ class GraphGuidedTrainer(Trainer):
     ) -> TrainOutput:
         """Train, as `Trainer.train`; from the checkpoint of a training that was over, end it."""
         folder = resume_from_checkpoint
-        if folder is True and (whole := whole_checkpoints(Path(self.args.output_dir))):
+        if folder is True and (whole := checkpoints.whole_checkpoints(Path(self.args.output_dir))):
             folder = str(whole[-1])
         if isinstance(folder, str) and (file := Path(folder, TRAINER_STATE_NAME)).is_file():
             state = TrainerState.load_from_json(str(file))
             epochs, steps = math.ceil(self.args.num_train_epochs), self.args.max_steps
             same = steps == state.max_steps if steps > 0 else epochs == state.num_train_epochs
-            if same and has_ended(state):
+            if same and checkpoints.has_ended(state):
                 return self._end_from(folder, state)
         return super().train(folder, *args, **kwargs)
 
@@ -336,11 +319,11 @@ class GraphGuidedTrainer(Trainer):
         try:
             with full_disk_named(place / name):
                 if main:
-                    drop_checkpoint(draft)
-                wait_for_all()
+                    checkpoints.drop_checkpoint(draft)
+                processes.wait_for_all()
                 self._drafting = True
                 super()._save_checkpoint(model, trial, *args, **kwargs)
-                wait_for_all()  # until all have written their part
+                processes.wait_for_all()  # until all have written their part
                 best = self.state.best_model_checkpoint
                 if best is not None and Path(best).parent == draft:
                     self.state.best_model_checkpoint = str(place / Path(best).name)
@@ -352,12 +335,12 @@ class GraphGuidedTrainer(Trainer):
         finally:
             self._drafting = False
             if main:
-                drop_checkpoint(draft)
+                checkpoints.drop_checkpoint(draft)
         if main and self.args.save_total_limit:
             kept = self.state.best_model_checkpoint
-            for old in whole_checkpoints(place)[: -self.args.save_total_limit]:
+            for old in checkpoints.whole_checkpoints(place)[: -self.args.save_total_limit]:
                 if kept is None or old.name != Path(kept).name:
-                    drop_checkpoint(old)
+                    checkpoints.drop_checkpoint(old)
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Save the model; into a checkpoint also objective, teacher and extras."""
@@ -366,9 +349,9 @@ class GraphGuidedTrainer(Trainer):
             return
         folder = Path(output_dir or self.args.output_dir)
         if self.extras:
-            save_extras(self.extras, folder)
+            checkpoints.save_extras(self.extras, folder)
         if self.objective is not None:
-            save_objective(self.objective, folder / OBJECTIVE_FILE)
+            checkpoints.save_objective(self.objective, folder / checkpoints.OBJECTIVE_FILE)
             if self.teacher is not None:
                 with atomic_path(folder / _TEACHER_FILE, overwrite=True) as draft:
                     save_model(self.teacher, str(draft))
@@ -386,16 +369,16 @@ class GraphGuidedTrainer(Trainer):
         super()._load_from_checkpoint(resume_from_checkpoint, model)
         self._load_objective(Path(resume_from_checkpoint))
         if self.extras:
-            load_extras(self.extras, Path(resume_from_checkpoint))
+            checkpoints.load_extras(self.extras, Path(resume_from_checkpoint))
 
     def _load_best_model(self) -> None:
-        wait_for_all()  # until process 0 has written it
+        processes.wait_for_all()  # until process 0 has written it
         super()._load_best_model()
         self._load_objective(Path(self.state.best_model_checkpoint))
 
     def _load_objective(self, folder: Path) -> None:
         if self.objective is not None:
-            load_objective(self.objective, folder / OBJECTIVE_FILE)
+            checkpoints.load_objective(self.objective, folder / checkpoints.OBJECTIVE_FILE)
             if self.teacher is not None:
                 load_model(self.teacher, str(folder / _TEACHER_FILE))
 
@@ -413,7 +396,7 @@ class _Steps(TrainerCallback):
             best = Path(args.output_dir) / f"{PREFIX_CHECKPOINT_DIR}-{state.best_global_step}"
             state.best_model_checkpoint = str(best) if best.is_dir() else None
         if self._trainer.objective is not None:
-            share_state(self._trainer.objective)
+            processes.share_state(self._trainer.objective)
 
     def on_pre_optimizer_step(self, *_: Any, **__: Any) -> None:
         self._start = time.perf_counter()
@@ -450,7 +433,6 @@ class BankRefresh(TrainerCallback):
         if not isinstance(memory, MemoryBank):
             raise ValueError("'trainer' must have an objective with a memory bank (got none).")
         self._trainer, self._bank, self._rows, self._every = trainer, memory, rows, every
-        self._places: dict[int, int] | None = None
 
     def on_step_end(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
         """After the optimizer's step, before a checkpoint is written."""
@@ -461,26 +443,25 @@ class BankRefresh(TrainerCallback):
     def encode(self, ids: Tensor) -> Tensor:
         """Rows (n, D) of the bank for training documents with these ids (n,), as of now."""
         bank, size = self._bank, self._trainer.args.per_device_eval_batch_size
-        share = ids.tensor_split(world_size())[rank()].tolist()
-        places = [self._find(id_) for id_ in share]
-        rows = [torch.empty(0, bank.dim, dtype=torch.float32, device=bank.rows.device)]
-        for start in range(0, len(places), size):
-            batch = self._trainer.embed_documents(places[start : start + size])
-            rows.append(batch.to(bank.rows.device))
-        return gather_rows(torch.cat(rows))
-
-    def _find(self, id_: int) -> int:
-        if self._places is None:
-            documents = self._trainer.train_dataset
-            corpus = getattr(documents, "corpus", None)
-            ids = [int(item["ids"]) for item in documents] if corpus is None else corpus.ids
-            self._places = {name: place for place, name in enumerate(ids)}
-        if id_ not in self._places:
+        share = ids.tensor_split(processes.world_size())[processes.rank()].tolist()
+        if unknown := [name for name in share if name not in self._places]:
             raise ValueError(
-                f"The bank holds document {id_}, which is none of the training documents, so it "
-                "cannot be encoded again. Fill the bank with training documents only."
+                f"The bank holds document {unknown[0]}, which is none of the training documents, "
+                "so it cannot be encoded again. Fill the bank with training documents only."
             )
-        return self._places[id_]
+        rows = [torch.empty(0, bank.dim, dtype=torch.float32, device=bank.rows.device)]
+        for start in range(0, len(share), size):
+            places = [self._places[name] for name in share[start : start + size]]
+            rows.append(self._trainer.embed_documents(places).to(bank.rows.device))
+        return processes.gather_rows(torch.cat(rows))
+
+    @cached_property
+    def _places(self) -> dict[int, int]:
+        """Position of every training document by its id."""
+        documents = self._trainer.train_dataset
+        corpus = getattr(documents, "corpus", None)
+        ids = [int(item["ids"]) for item in documents] if corpus is None else corpus.ids
+        return {name: place for place, name in enumerate(ids)}
 
 
 def _model_inputs(batch: Mapping[str, Any]) -> dict[str, Any]:
