@@ -45,13 +45,12 @@ DEVICES = ("auto", "cpu", "cuda", "mps")
 class LossSpec:
     """Properties of a loss, so that code never compares names."""
 
-    #: A line for people.
-    help: str
+    help: str  #: A line for people.
     #: Kind of its module; None = the classifier's cross-entropy alone.
     module: Literal["objective", "metric", "pseudo-labels"] | None = None
     #: Constructor of the in-batch objective, which has a fixed bandwidth.
     form: Literal["published", "released"] | None = None
-    settings: tuple[str, ...] = ()  #: that its steps always read.
+    settings: tuple[str, ...] = ()  #: Settings that its steps always read.
     needs_head: bool = False  #: It trains a classifier, so it has no standalone mode.
     trains: bool = True  #: Head and encoder together; otherwise only contrastive stages run.
     fits_head: bool = False  #: Without a training step the head can be fitted to the embeddings.
@@ -200,20 +199,15 @@ _POSITIVE: Check = partial(check_range, low=0, high=math.inf, open_low=True, ope
 class ConfigSetting:
     """One setting of a training run."""
 
-    #: Name among all settings, of its flag and in `config.json`.
-    name: str
-    #: Part that holds it, "" for a setting that only training has, and its name there.
-    part: str
-    field: str
+    name: str  #: Among all settings, of its flag and in `config.json`.
+    part: str  #: That holds it, "" for a setting that only training has.
+    field: str  #: Its name there.
     default: Any
     help: str
     search: Dimension | None
-    #: Types of its values in a file or on a command line.
-    kinds: tuple[type, ...]
-    #: Heading under which commands list it.
-    group: str
-    #: Raises a `ValueError` unless a value is in range; parts check themselves.
-    check: Check | None = None
+    kinds: tuple[type, ...]  #: Types of its values in a file or on a command line.
+    group: str  #: Heading under which commands list it.
+    check: Check | None = None  #: Parts check themselves.
 
 
 def _setting(

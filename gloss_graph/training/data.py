@@ -40,22 +40,21 @@ class TextDataset(Dataset[dict[str, Any]]):
     def __init__(
         self, corpus: Corpus, encoder: TextEncoder | FeatureEncoder, frozen: Tensor | None = None
     ) -> None:
-        if frozen is not None and frozen.size(0) != len(corpus):
+        if frozen is not None and len(frozen) != len(corpus):
             raise ValueError(
-                f"'frozen' must hold one row per document (got {frozen.size(0)} for {len(corpus)})."
+                f"'frozen' must hold one row per document (got {len(frozen)} for {len(corpus)})."
             )
         self.corpus, self.frozen = corpus, frozen
-        self._labels = label_tensor(corpus)
+        self._labels: Any = label_tensor(corpus) if corpus.multilabel else corpus.labels
         self._features: Sequence[Mapping[str, Any]] = encoder.items(corpus)
 
     def __len__(self) -> int:
         return len(self._features)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        corpus = self.corpus
-        labels = self._labels[index] if corpus.multilabel else corpus.labels[index]
-        item = {**self._features[index], "labels": labels, "ids": corpus.ids[index]}
-        return item if self.frozen is None else {**item, "frozen": self.frozen[index]}
+        known = {"labels": self._labels[index], "ids": self.corpus.ids[index]}
+        frozen = {} if self.frozen is None else {"frozen": self.frozen[index]}
+        return {**self._features[index], **known, **frozen}
 
 
 class TextCollator:
@@ -85,8 +84,7 @@ class MixedSampler(Sampler[int]):
     Args:
         labels: Class numbers of the documents, -1 = unlabeled.
         labeled: Labeled documents per batch.
-        unlabeled: Unlabeled documents per batch; 0 leaves them out, and the labeled ones pass once
-            per epoch.
+        unlabeled: Those per batch; 0 leaves them out, and labeled ones pass once per epoch.
         balanced: Draw labeled documents with equal shares of the classes.
         seed: Fixes all orders, together with the epoch.
 

@@ -25,15 +25,10 @@ from gloss_graph.training.setup import make_objective
 
 
 class Prediction(NamedTuple):
-    """Predictions for B documents.
-
-    Attributes:
-        explanation: By propagation over the training documents.
-        linear: Class probabilities (B, C) of the linear head; for label sets one per class.
-    """
+    """Predictions for B documents, by propagation over the training documents and by the head."""
 
     explanation: Explanation
-    linear: Tensor
+    linear: Tensor  #: Class probabilities (B, C) of the head; for label sets one per class.
 
 
 class Run:
@@ -44,12 +39,10 @@ class Run:
         label_names: Names of the C classes.
         classifier: Encoder and linear head.
         objective: The objective with its bank, in eval mode.
-        texts: Texts of the labeled training documents, by id.
-        texts_b: Their second texts, empty without pairs.
+        texts: Texts of the labeled training documents, by id; of pairs, `texts_b` the second ones.
         labels: Their class names, of label sets joined.
         multilabel: Whether documents have sets of classes.
-        on_features: Whether it was trained on precomputed features.
-        on_pairs: Whether it was trained on pairs of texts.
+        on_features: Whether it was trained on precomputed features; `on_pairs`, on pairs of texts.
 
     Raises:
         ValueError: The folder is missing, damaged or holds something else.

@@ -177,13 +177,13 @@ class Snapshots:
             batch_size=batch_size,
             seed=seed,
         )
-        self._seconds = time.perf_counter() - start
+        self.batch.seconds = time.perf_counter() - start
         self.batch.take("start")
 
     @property
     def seconds(self) -> float:
         """Time spent on recording so far, which does not count as training."""
-        return self._seconds + self.batch.seconds
+        return self.batch.seconds
 
     def write(
         self, out: Path, embeddings: Mapping[str, Tensor], metrics: Mapping[str, float]
@@ -238,21 +238,15 @@ class SnapshotData:
     """A record of `Snapshots`: N documents, B of the fixed batch, C classes; rows are float32."""
 
     label_names: list[str]
-    #: Part of the documents, `train`, `val` or `test`, and the number of its documents.
-    split: str
-    split_size: int
-    #: Unit rows (N, D) of the encoder before and after training.
-    before: Tensor
-    after: Tensor
-    #: (N,) int64.
-    labels: Tensor
-    ids: Tensor
-    #: Part of the batch.
-    batch_split: str
-    #: Name of each pass -> (B, D) unit rows, in order.
-    moments: dict[str, Tensor]
-    #: (B,) int64.
-    batch_labels: Tensor
+    split: str  #: Part of the documents: `train`, `val` or `test`.
+    split_size: int  #: Documents of that part.
+    before: Tensor  #: (N, D) unit rows of the encoder before training.
+    after: Tensor  #: (N, D) the same after training.
+    labels: Tensor  #: (N,) int64.
+    ids: Tensor  #: (N,) int64.
+    batch_split: str  #: Part of the batch.
+    moments: dict[str, Tensor]  #: Name of each pass -> (B, D) unit rows, in order.
+    batch_labels: Tensor  #: (B,) int64.
     #: Epochs passed -> (B, D) unit rows of the batch then, in order; 0 is the start of the
     #: training. Records of older versions have none.
     epochs: dict[float, Tensor]

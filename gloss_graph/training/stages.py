@@ -27,9 +27,6 @@ from gloss_graph.training.classifier import TextClassifier, fit_balanced_head, f
 from gloss_graph.training.config import TrainConfig
 from gloss_graph.training.data import MixedSampler, TextCollator, TextDataset, label_tensor
 
-# Times that the stage over the corpus passes the labels, and the fewest and most steps of it.
-_PASSES, _STEPS = 5, (80, 400)
-
 
 class SplitEmbeddings:
     """Documents of a run and their embeddings: `frozen`, before training, and `rows(name)`, now.
@@ -108,11 +105,7 @@ def contrastive_warm_start(
         bf16: Autocast the encoder to bfloat16.
         progress: Show a progress bar.
 
-    Returns:
-        The loss of every step.
-
-    Raises:
-        ValueError: No labeled document.
+    Returns the loss of every step; raises a `ValueError` without a labeled document.
     """
     # One at a time, so that classes and documents take turns whatever the size of a batch.
     sampler = MixedSampler(corpus.labels, labeled=1, unlabeled=0, balanced=True, seed=seed)
@@ -176,9 +169,9 @@ def corpus_steps(train: Corpus, config: TrainConfig) -> int:
     """Steps of the stage over the corpus: more labels and classes take longer to learn."""
     if config.graph_start_steps is not None:
         return config.graph_start_steps
+    passes, fewest, most = 5, 80, 400
     labeled = sum(label >= 0 for label in train.labels)
-    low, high = _STEPS
-    return min(max(math.ceil(_PASSES * labeled / config.batch_size), low), high)
+    return min(max(math.ceil(passes * labeled / config.batch_size), fewest), most)
 
 
 def drawn_batches(sampler: MixedSampler, size: int, count: int) -> list[list[int]]:
@@ -205,8 +198,7 @@ def _contrast(
     dataset, collate = TextDataset(corpus, encoder), TextCollator(encoder)
     parameters = [value for value in encoder.parameters() if value.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=learning_rate, weight_decay=0.01, fused=True)
-    steps = len(batches)
-    warmup = max(1, math.ceil(0.1 * steps))
+    steps, warmup = len(batches), max(1, math.ceil(0.1 * len(batches)))
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda step: min((step + 1) / warmup, (steps - step) / max(1, steps - warmup))
     )
