@@ -32,7 +32,6 @@ _EXTRAS = "extras.safetensors"
 _SETTINGS = "run.json"
 # In the header of an objective's file: the weights of the model whose embeddings the bank holds.
 _MODEL = "model_digest"
-_SHOWN = 6
 
 
 @contextmanager
@@ -130,12 +129,12 @@ def run_settings(
 def different(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
     """The settings that differ, by name and with both values; empty where none does."""
     names = [name for name in {**old, **new} if old.get(name) != new.get(name)]
-    shown = [
+    told = [
         f"'{name}' was {old.get(name, 'absent')!r:.60}, is {new.get(name, 'absent')!r:.60}"
-        for name in names[:_SHOWN]
+        for name in names
     ]
-    more = [f"{len(names) - _SHOWN} more"] if len(names) > _SHOWN else []
-    return "; ".join([*shown, *more])
+    most = 6
+    return "; ".join([*told[:most], *([f"{len(told) - most} more"] if told[most:] else [])])
 
 
 class Checkpoints:

@@ -181,10 +181,7 @@ PARTS: dict[str, type] = {
 
 # Their default depends on the number of steps.
 _BY_LENGTH = ("consistency_start", "consistency_ramp", "refresh_every")
-_PLAIN: dict[str, type] = {
-    **{kind.__name__: kind for kind in (int, float, str, bool)},
-    **dict.fromkeys(("None", "NoneType"), type(None)),
-}
+_PLAIN = {"int": int, "float": float, "str": str, "bool": bool, "None": type(None)}
 
 Check = Callable[[str, Any], None]
 _COUNT: Check = check_positive_int
@@ -234,8 +231,8 @@ def _check_eviction(name: str, value: Any) -> None:
 
 def _kinds(annotation: str) -> tuple[type, ...]:
     """The plain types in an annotation; callables cannot be written into a file."""
-    words = re.findall(r"\w+", annotation)
-    return tuple(dict.fromkeys(_PLAIN[word] for word in words if word in _PLAIN))
+    words = dict.fromkeys(re.findall(r"\w+", annotation))
+    return tuple(_PLAIN[word] for word in words if word in _PLAIN)
 
 
 def _flat_name(part: str, name: str) -> str:
@@ -475,15 +472,11 @@ class TrainConfig(_PartSettings):
         return self.loss_spec.trains and self.max_steps != 0
 
     @property
-    def fits_on_graph(self) -> bool:
-        """Whether a fitted head also learns from propagated labels."""
-        return self.loss_spec.head_from_graph or self.refit_head
-
-    @property
     def keeps_last(self) -> bool:
         """Whether the weights of the last step are kept."""
-        few = self.few_labels or not self.trains
-        return self.select == "last" or (self.select == "auto" and few)
+        if self.select == "auto":
+            return self.few_labels or not self.trains
+        return self.select == "last"
 
     def flat(self) -> dict[str, Any]:
         """Plain values by name, ready for JSON."""
@@ -514,14 +507,10 @@ class TrainConfig(_PartSettings):
             least = 0 if self.loss_spec.fits_head else 1
             check_positive_int("max_steps", self.max_steps, minimum=least)
         if self.mode == "standalone" and self.loss_spec.needs_head:
-            raise ValueError(
-                f"'mode' must be 'integrated' for loss={self.loss!r} (got {self.mode!r})."
-            )
-        targets = self.lora_targets
-        if targets is not None and (not isinstance(targets, str) or not targets.strip(" ,")):
-            raise ValueError(
-                f"'lora_targets' must be comma-separated layers, or None (got {targets!r})."
-            )
+            raise ValueError(f"'mode' must be 'integrated' for loss={self.loss!r}.")
+        named = self.lora_targets
+        if named is not None and (not isinstance(named, str) or not named.strip(" ,")):
+            raise ValueError(f"'lora_targets' must be layers, as query,value (got {named!r}).")
 
     def _part(self, part: str) -> Any:
         """The part that the settings describe; errors use the names of the settings."""
@@ -547,15 +536,12 @@ class TrainConfig(_PartSettings):
             from gloss_graph.graph.bandwidth import check_fits_bank
 
             check_fits_bank(self.bandwidth)
-        if self.bandwidth == "local" and self.bandwidth_scale != 1:
-            raise ValueError(
-                f"'bandwidth_scale' must be 1 for bandwidth='local' (got {self.bandwidth_scale})."
-            )
-        if self.loss_spec.in_batch and isinstance(self.bandwidth, str) and self.bandwidth != "sqrt":
-            raise ValueError(
-                f"'bandwidth' of loss={self.loss!r} must be a number or 'sqrt' "
-                f"(got {self.bandwidth!r})."
-            )
+        rule, scale = self.bandwidth, self.bandwidth_scale
+        if rule == "local" and scale != 1:
+            raise ValueError(f"'bandwidth_scale' must be 1 for bandwidth='local' (got {scale}).")
+        if self.loss_spec.in_batch and isinstance(rule, str) and rule != "sqrt":
+            loss = f"loss={self.loss!r}"
+            raise ValueError(f"'bandwidth' of {loss} must be a number or 'sqrt' (got {rule!r}).")
 
 
 SETTINGS: dict[str, ConfigSetting] = {
@@ -630,11 +616,9 @@ def read_settings(given: Mapping[str, Any], where: str = "settings") -> dict[str
     """Settings of a file, `graph.k: 8` or `graph: {k: 8}`, by their names in `SETTINGS`."""
     found: dict[str, Any] = {}
     for name, value in given.items():
-        if isinstance(value, Mapping):
-            inner = {f"{name}.{key}": inside for key, inside in value.items()}
-        else:
-            inner = {str(name): value}
+        inner = value if isinstance(value, Mapping) else {None: value}
         for key, inside in inner.items():
+            key = str(name) if key is None else f"{name}.{key}"
             try:
                 one = setting_named(key)
                 if isinstance(inside, str) and float in one.kinds:

@@ -15,7 +15,7 @@ from huggingface_hub import ModelHubMixin, snapshot_download
 from numpy.typing import NDArray
 from sklearn.exceptions import NotFittedError
 from sklearn.metrics import accuracy_score
-from torch import Tensor, nn
+from torch import nn
 
 from gloss_graph._internal.checks import check_choice
 from gloss_graph._internal.labels import class_codes, label_array
@@ -27,8 +27,6 @@ from gloss_graph.training.outcome import THRESHOLD
 from gloss_graph.training.predict import Run
 from gloss_graph.training.run import train_text
 
-HEADS = ("linear", "propagation")
-_ENCODER = "encoder"
 _SETS = (list, tuple, set, frozenset)
 
 
@@ -93,7 +91,7 @@ class GraphGuidedClassifier(ModelHubMixin):
         verbose: bool = True,
     ) -> None:
         check_choice("recipe", recipe, ("auto", *RECIPES))
-        check_choice("head", head, HEADS)
+        check_choice("head", head, ("linear", "propagation"))
         self.encoder, self.recipe, self.head, self.max_length = encoder, recipe, head, max_length
         self.settings, self.seed, self.verbose = dict(settings or {}), seed, verbose
         self._remove: Callable[[], object] = lambda: None
@@ -132,10 +130,9 @@ class GraphGuidedClassifier(ModelHubMixin):
         encoder = self._encoder(corpus, work)
         run = work / "run"
         train_text(Splits(corpus), encoder, config, run, progress=self.verbose, save_steps=0)
-        if numbers is not None:
-            RunFolder(run).note(class_numbers=numbers)
-        if (work / _ENCODER).is_dir():
-            copytree(work / _ENCODER, RunFolder(run).encoder)
+        RunFolder(run).note(class_numbers=numbers)
+        if (work / "encoder").is_dir():
+            copytree(work / "encoder", RunFolder(run).encoder)
         self._take(run)
         return self
 
@@ -244,9 +241,8 @@ class GraphGuidedClassifier(ModelHubMixin):
         """Whether documents are rows of features."""
         if self._run is not None:
             return self._run.on_features
-        if isinstance(self.encoder, TextEncoder) or hasattr(self.encoder, "tokenize"):
-            return False
-        return self.encoder == "none" or isinstance(self.encoder, nn.Module)
+        reads_texts = hasattr(self.encoder, "tokenize")
+        return self.encoder == "none" or (isinstance(self.encoder, nn.Module) and not reads_texts)
 
     def _fitted(self) -> Run:
         if self._run is None:
@@ -272,26 +268,23 @@ class GraphGuidedClassifier(ModelHubMixin):
             raise TypeError(str(error)) from None
 
     def _features(self, given: Any, what: str) -> NDArray[np.float32]:
-        if hasattr(given, "toarray"):
-            given = given.toarray()
-        rows = np.asarray(given)
+        rows = np.asarray(given.toarray() if hasattr(given, "toarray") else given)
         if rows.dtype.kind not in "fiub" or rows.ndim != 2:
             raise ValueError(
                 f"{what!r} must be rows of numbers (N, D), as encoder={_name_of(self.encoder)} "
                 f"asks for (got {rows.dtype} {rows.shape}). For texts name an encoder of texts."
             )
         rows = rows.astype(np.float32)
-        if not np.isfinite(rows).all():
-            bad = int(np.flatnonzero(~np.isfinite(rows).all(axis=1))[0])
+        if not (finite := np.isfinite(rows).all(axis=1)).all():
+            bad = int(finite.argmin())
             raise ValueError(f"{what!r} must be finite (row {bad} is not). Drop or fill it.")
         if isinstance(self.encoder, nn.Module) and not isinstance(self.encoder, FeatureEncoder):
             with torch.no_grad():
-                found: Tensor = self.encoder.eval()(torch.from_numpy(rows))
-            return found.float().numpy()
+                return self.encoder.eval()(torch.from_numpy(rows)).float().numpy()
         return rows
 
     def _encoder(self, corpus: Corpus, work: Path) -> TextEncoder | FeatureEncoder:
-        encoder, folder = self.encoder, work / _ENCODER
+        encoder, folder = self.encoder, work / "encoder"
         if corpus.features is not None:
             if isinstance(encoder, FeatureEncoder):
                 return encoder
@@ -359,8 +352,10 @@ def _label_sets(
     if getattr(labels, "ndim", 1) == 2:
         rows = np.asarray(labels, dtype=np.float64)
         unknown = np.isnan(rows).any(axis=1) | (rows == -1).any(axis=1)
-        known = [np.flatnonzero(row).tolist() for row in rows]
-        sets = [None if n else found for n, found in zip(unknown, known, strict=True)]
+        sets = [
+            None if missing else np.flatnonzero(row).tolist()
+            for missing, row in zip(unknown, rows, strict=True)
+        ]
         return list(getattr(labels, "columns", range(rows.shape[1]))), sets
     members = [value if isinstance(value, _SETS) else None for value in labels]
     names = names or sorted({name for found in members for name in found or ()})

@@ -23,24 +23,13 @@ from gloss_graph.inference import GraphSkill, graph_skill
 from gloss_graph.objective import GraphGuidedObjective
 from gloss_graph.runs import RunFolder
 from gloss_graph.text import Adapters, Corpus, FeatureEncoder, Splits, TextEncoder, add_lora
-from gloss_graph.training import outcome, stages
+from gloss_graph.training import outcome, setup, stages
 from gloss_graph.training.checkpoints import Checkpoints, RunClock, run_settings, save_objective
 from gloss_graph.training.classifier import TextClassifier
 from gloss_graph.training.config import DEFAULTS, TrainConfig, check_multilabel
 from gloss_graph.training.data import with_few_labels
-from gloss_graph.training.setup import (
-    check_run,
-    check_same_everywhere,
-    join_processes,
-    make_loss,
-    make_objective,
-    make_trainer,
-    on_main,
-)
 from gloss_graph.training.snapshots import Snapshots
 from gloss_graph.training.trainer import LossModule
-
-_SIGMA_SAMPLE = 1024
 
 
 @dataclass(frozen=True)
@@ -113,13 +102,13 @@ def train_text(
     )
     standalone = config.mode == "standalone"
     check_labels(splits, picks_step=not config.keeps_last, by_silhouette=standalone)
-    device = check_run(config, on_features=isinstance(encoder, FeatureEncoder))
-    join_processes(config.device)
+    device = setup.check_run(config, on_features=isinstance(encoder, FeatureEncoder))
+    setup.join_processes(config.device)
     if save_steps is not None:
         check_positive_int("save_steps", save_steps, minimum=0)
     out = Path(out)
     settings = run_settings(config, encoder, splits, device)
-    check_same_everywhere({**settings, "out": str(out)})
+    setup.check_same_everywhere({**settings, "out": str(out)})
     checkpoints = Checkpoints(out)
     going_on = resume and checkpoints.begun
     if going_on:
@@ -133,7 +122,7 @@ def train_text(
             if not going_on and save_steps != 0:
                 checkpoints.begin(settings)
 
-        on_main(begin)
+        setup.on_main(begin)
         bar = outcome.ProgressBar(description) if progress and is_main() else None
         # Weights cannot be written below a name that is not UTF-8.
         run = _TextRun(splits, encoder, config, utf8_folder(out), device, frozen, bar, stack)
@@ -239,11 +228,11 @@ class _TextRun:
         self.metrics |= seconds
         sample = words = None
         if spec.in_batch and isinstance(config.bandwidth, str):
-            some = train.select(seeded_sample(len(train), _SIGMA_SAMPLE).tolist())
+            some = train.select(seeded_sample(len(train), 1024).tolist())
             sample = self.encoder.embed(some, progress=self.bar is not None)
         if config.contrast_weight > 0 and spec.over_bank and min(train.labels) < 0:
             words = stages.shared_words(train, config)
-        self.loss = make_loss(
+        self.loss = setup.make_loss(
             config,
             train.num_classes,
             self.encoder.dim,
@@ -282,7 +271,7 @@ class _TextRun:
         if not self.config.loss_spec.uses_unlabeled:
             known = np.asarray(self.corpus.labels) >= 0
             splits = replace(splits, train=self.corpus.select(known))
-        trainer = make_trainer(
+        trainer = setup.make_trainer(
             self.classifier,
             self.loss,
             splits,
@@ -315,7 +304,7 @@ class _TextRun:
         config, train, objective = self.config, self.corpus, self.objective
         if objective is None or config.loss_spec.frozen_targets or not objective.memory:
             # The bank of another loss lacks documents or their learned rows: fill one to predict.
-            objective = make_objective(
+            objective = setup.make_objective(
                 replace(config, loss="gloss", memory_size=len(train)),
                 train.num_classes,
                 self.encoder.dim,

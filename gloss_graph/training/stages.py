@@ -314,13 +314,13 @@ def fill_bank(objective: GraphGuidedObjective, views: SplitEmbeddings, rows: Ten
 def fit_head(classifier: TextClassifier, views: SplitEmbeddings, rows: Tensor) -> dict[str, float]:
     """Fit the linear head to embeddings (N, D), and return its strength as a metric.
 
-    A class-balanced logistic regression on the labeled documents; with `config.fits_on_graph` then
+    A class-balanced logistic regression on the labeled documents; where the graph takes part, then
     one on all documents, by the geometric mean of the first and of propagation.
     """
     config, labels = views.config, torch.tensor(views.train.labels)
     known = labels >= 0
     strength = fit_balanced_head(classifier, rows[known], labels[known], seed=config.seed)
-    if config.fits_on_graph and not bool(known.all()):
+    if (config.loss_spec.head_from_graph or config.refit_head) and not bool(known.all()):
         view = joint_view(rows, views.frozen.get("train"), config.anchor)
         solved = PropagationHead(view, labels, head_settings(config, views.train.num_classes))
         spread = solved.probabilities(solved.hits)

@@ -104,6 +104,9 @@ class GraphGuidedTrainer(Trainer):
         self.embed, self.reference, self.train_sampler = embed, reference, train_sampler
         #: Seconds spent in each stage of the training steps so far.
         self.seconds = StageClock()
+        found = getattr(objective, "seconds", None)
+        #: Clocks of the training steps and of the objective.
+        self.clocks = [self.seconds, *([found] if isinstance(found, StageClock) else [])]
         #: Other state that checkpoints keep, by name.
         self.extras: dict[str, checkpoints.Checkpointed] = {}
         self.teacher: nn.Module | None = None
@@ -257,12 +260,6 @@ class GraphGuidedTrainer(Trainer):
                 logs[name] = float(processes.mean_over_processes(torch.stack(values).mean()))
             self._parts.clear()
         super().log(logs, start_time)
-
-    @property
-    def clocks(self) -> list[StageClock]:
-        """Clocks of the training steps and of the objective."""
-        found = getattr(self.objective, "seconds", None)
-        return [self.seconds, *([found] if isinstance(found, StageClock) else [])]
 
     def stage_seconds(self) -> dict[str, float]:
         """Seconds by stage so far, with those inside the objective."""
