@@ -148,7 +148,6 @@ class GraphGuidedClassifier(ModelHubMixin):
 
         Raises:
             NotFittedError: Before `fit`.
-            TypeError: A text that is not a string.
         """
         run = self._fitted()
         if self.head == "linear":
@@ -159,12 +158,7 @@ class GraphGuidedClassifier(ModelHubMixin):
         return torch.where(scores.sum(dim=1, keepdim=True) > 0, scores, found.linear).numpy()
 
     def explain(self, texts: Any, top: int = 3) -> list[Decision]:
-        """What propagation over the training documents says, and the labeled ones that decided.
-
-        Args:
-            texts: B documents.
-            top: Reasons per document, at most.
-        """
+        """What propagation over the training documents says of B texts, with `top` reasons each."""
         run = self._fitted()
         found = run.predict(**self._arguments(texts), top=top).explanation
         best = self.classes_[found.probabilities.argmax(dim=1).numpy()].tolist()
@@ -194,11 +188,10 @@ class GraphGuidedClassifier(ModelHubMixin):
         return float(accuracy_score(label_array(labels), predicted))
 
     def save(self, folder: str | Path) -> Path:
-        """Write a run folder, which `load` and `gloss-graph predict --run` read.
+        """Write a new run folder, which `load` and `gloss-graph predict --run` read.
 
         Raises:
             FileExistsError: The folder holds files.
-            NotFittedError: Before `fit`.
         """
         run = self._fitted()
         with RunFolder(folder).claim() as claimed:
@@ -211,10 +204,7 @@ class GraphGuidedClassifier(ModelHubMixin):
     ) -> GraphGuidedClassifier:
         """Read a run folder that `save` or `gloss-graph train` wrote.
 
-        Args:
-            folder: The folder.
-            encoder: The module that made the feature rows, for a classifier that had one.
-            head: As in the constructor.
+        A classifier that had one needs the `encoder`, the module that made the feature rows, again.
         """
         model = cls("none" if encoder is None else encoder, head=head, verbose=False)
         model._take(Path(folder).expanduser())

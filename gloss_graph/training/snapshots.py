@@ -41,9 +41,8 @@ class FixedBatch(TrainerCallback):
     """Encodes the same few documents at the start of a training, on its way and at its end.
 
     A training gives the same numbers with and without it. The documents, `size` at most, are
-    labeled ones, equally many per class, of the largest classes where there are too many for four
-    documents each. There are at most `moments` passes on the way, denser at first, when most
-    changes; `warm_start` records the start of the training too.
+    labeled ones, equally many per class, of the largest classes if need be, four each. There are
+    at most `moments` passes on the way, denser at first; `warm_start` records the start too.
     """
 
     def __init__(

@@ -50,18 +50,16 @@ class GraphGuidedTrainer(Trainer):
     generator: training on from a checkpoint gives the same numbers as never stopping.
 
     Batches hold the model's inputs, `labels` (B,), or (B, C) float of label sets, and `ids` (B,),
-    the stable document identities; collators must pass both on. Evaluation uses the classifier
-    alone.
+    the stable document identities. Evaluation uses the classifier alone.
 
     Under `torchrun` or `accelerate launch` (on CPUs with `TrainingArguments(use_cpu=True)`) every
     process trains on different batches, the loss is the mean over the processes, and every bank
-    takes the rows of all. The graph of a step joins the batch of one process to the bank, in which
-    the documents of the others are as of an earlier step.
+    takes the rows of all. The graph of a step joins the batch of one process to the bank, which
+    knows the documents of the others as of an earlier step.
 
     Args:
-        model: Returns `embeddings` (B, D) and `logits` (B, C) as attributes or keys, as
-            `TextClassifier` does, or anything that `embed` understands. Without logits the
-            objective runs standalone.
+        model: Returns `embeddings` (B, D) and `logits` (B, C) as attributes or keys, or anything
+            that `embed` understands. Without logits the objective runs standalone.
         args: Training arguments.
         objective: The objective, a `MetricLoss`, or a `PseudoLabelLoss` (with `reference=True`);
             None trains by cross-entropy alone.
@@ -72,7 +70,7 @@ class GraphGuidedTrainer(Trainer):
         teacher_decay: Decay of a moving average of the weights that makes this pass; 0 = the
             model itself.
         train_sampler: Order of the training documents, for example a `MixedSampler`.
-        **kwargs: Everything else that `Trainer` takes.
+        **kwargs: Of `Trainer`.
 
     See also: `examples/03_hf_trainer.py`.
     """
@@ -417,10 +415,8 @@ class BankRefresh(TrainerCallback):
 
     The model, or its teacher, encodes the training documents without dropout. It draws no random
     number and depends only on the count of steps, so a resumed training gives the same numbers.
-    With several processes each encodes a share and every bank takes the rows of all.
-
-    Example:
-        trainer.add_callback(BankRefresh(trainer, rows=64, every=10))
+    With several processes each encodes a share and every bank takes the rows of all. Give it to
+    `trainer.add_callback`.
     """
 
     def __init__(self, trainer: GraphGuidedTrainer, rows: int, every: int) -> None:
