@@ -40,7 +40,8 @@ def _reading(file: str | Path, what: str, advice: str) -> Iterator[None]:
     try:
         yield
     except (OSError, SafetensorError, ValueError, KeyError, TypeError, RuntimeError) as error:
-        raise ValueError(f"{what} ({file}: {error}). {advice}") from error
+        problem = f"{type(error).__name__}: {error}"
+        raise ValueError(f"{what} ({file}: {problem}). {advice}") from error
 
 
 def _header(file: str | Path) -> dict[str, str]:

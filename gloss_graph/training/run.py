@@ -196,8 +196,8 @@ class _TextRun:
     def _skill(self) -> GraphSkill | None:
         """The expected gain of the graph on the embeddings before training, where it is known."""
         config, rows, labels = self.config, self.views.before, torch.tensor(self.corpus.labels)
-        counts = torch.bincount(labels[labels >= 0])
-        if rows is None or int((counts > 0).sum()) < 2 or int(counts.max()) < 2:
+        counts = labels[labels >= 0].unique(return_counts=True)[1]
+        if rows is None or len(counts) < 2 or int(counts.max()) < 2:
             return None
         skill = graph_skill(
             rows,

@@ -51,12 +51,11 @@ class SplitEmbeddings:
         if config.loss_spec.in_batch or min(self.train.labels) >= 0:
             return
         names = list(splits.parts) if config.anchor > 0 else ["train"] if config.spreads else []
-        found = {name: (given or {}).get(name) for name in names}
-        for name, rows in found.items():
-            size = len(splits.parts[name])
-            if rows is not None and len(rows) != size:
+        known = given or {}
+        before = {n: known[n] if n in known else self.rows(n) for n in names}
+        for name, rows in before.items():
+            if len(rows) != (size := len(splits.parts[name])):
                 raise ValueError(f"'frozen' must hold {size} rows for {name!r} (got {len(rows)}).")
-        before = {n: self.rows(n) if rows is None else rows for n, rows in found.items()}
         self.before = before.get("train")
         if config.anchor > 0:
             self.frozen = before
