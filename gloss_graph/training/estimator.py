@@ -28,6 +28,7 @@ from gloss_graph.training.predict import Run
 from gloss_graph.training.run import train_text
 
 _SETS = (list, tuple, set, frozenset)
+_Documents = list[str] | NDArray[np.float32]
 
 
 class Reason(NamedTuple):
@@ -247,7 +248,7 @@ class GraphGuidedClassifier(ModelHubMixin):
         self.metrics_ = RunFolder(folder).read_metrics()
         self._run = run
 
-    def _documents(self, given: Any, what: str) -> list[str] | NDArray[np.float32]:
+    def _documents(self, given: Any, what: str) -> _Documents:
         if self.on_features:
             return self._features(given, what)
         if isinstance(given, str | bytes) or not isinstance(given, Iterable):
@@ -298,9 +299,7 @@ def _name_of(encoder: str | nn.Module) -> str:
 
 
 def _corpus(
-    documents: list[str] | NDArray[np.float32],
-    labels: Any,
-    more: list[str] | NDArray[np.float32] | None,
+    documents: _Documents, labels: Any, more: _Documents | None
 ) -> tuple[Corpus, list[Any] | None]:
     """The documents of a training, and their classes if these are numbers."""
     size, extra = len(documents), 0 if more is None else len(more)

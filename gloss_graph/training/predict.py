@@ -174,10 +174,7 @@ class Run:
         return logits.sigmoid() if self.multilabel else logits.softmax(dim=1)
 
     def _corpus(
-        self,
-        texts: Sequence[str] | None,
-        texts_b: Sequence[str] | None,
-        features: np.ndarray | None,
+        self, texts: Sequence[str] | None, texts_b: Sequence[str] | None, features: Any
     ) -> Corpus:
         wanted = "features" if self.on_features else "texts"
         given = features if self.on_features else texts

@@ -165,16 +165,13 @@ class Snapshots:
         ]
         self._name = next(iter(labeled), "train")
         self._batch_name = "val" if "val" in labeled else "train"
+        batch = parts[self._batch_name]
         self._chosen = _labeled_sample(parts[self._name], _DOCUMENTS, seed=seed)
         self._some = parts[self._name].select(self._chosen)
         self._before = self._rows(frozen)
         #: The callback to give the Trainer.
         self.batch = FixedBatch(
-            encoder,
-            parts[self._batch_name],
-            warm_start=warm_start,
-            batch_size=batch_size,
-            seed=seed,
+            encoder, batch, warm_start=warm_start, batch_size=batch_size, seed=seed
         )
         self.batch.seconds = time.perf_counter() - start
         self.batch.take("start")

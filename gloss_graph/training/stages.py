@@ -269,12 +269,9 @@ def run_start_stages(
         )
     if config.spreads and min(train.labels) < 0:
         # Before the first step, so that what cannot be done is said at once.
-        words = shared_words(train, config)
+        words, count = shared_words(train, config), corpus_steps(train, config)
         stages["graph-start"] = lambda: contrast_over_bank(
-            views,
-            views.rows("train") if steps else views.start_rows,
-            words,
-            corpus_steps(train, config),
+            views, views.rows("train") if steps else views.start_rows, words, count
         )
     losses: list[float] = []
     metrics: dict[str, float] = {}

@@ -239,10 +239,7 @@ class GraphGuidedTrainer(Trainer):
         return found
 
     def training_step(
-        self,
-        model: nn.Module,
-        inputs: dict[str, Any],
-        num_items_in_batch: Tensor | int | None = None,
+        self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None
     ) -> Tensor:
         """One micro-batch, timed."""
         before, start = sum(self.seconds.values()), time.perf_counter()
