@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -224,18 +224,8 @@ def drop_checkpoint(folder: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)
 
 
-class Checkpointed(Protocol):
-    """State that checkpoints keep besides model and objective."""
-
-    def checkpoint(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """Tensors and JSON notes to keep."""
-
-    def restore(self, tensors: Mapping[str, Tensor], notes: Mapping[str, Any]) -> None:
-        """Take both back."""
-
-
-def save_extras(extras: Mapping[str, Checkpointed], folder: Path) -> None:
-    """Write the named parts into one file of a checkpoint."""
+def save_extras(extras: Mapping[str, Any], folder: Path) -> None:
+    """Write what `checkpoint()` of the named parts returns, tensors and JSON notes, into a file."""
     tensors: dict[str, Tensor] = {}
     notes: dict[str, str] = {}
     for name, part in extras.items():
@@ -246,8 +236,8 @@ def save_extras(extras: Mapping[str, Checkpointed], folder: Path) -> None:
         save_file(tensors, draft, metadata=notes)
 
 
-def load_extras(extras: Mapping[str, Checkpointed], folder: Path) -> None:
-    """Restore the parts that `save_extras` wrote; a `ValueError` names a file that lacks one."""
+def load_extras(extras: Mapping[str, Any], folder: Path) -> None:
+    """Give each part back what `save_extras` wrote of it, by its `restore(tensors, notes)`."""
     file, advice = folder / _EXTRAS, "Remove its folder to continue from an earlier one."
     with _reading(file, "The checkpoint cannot be read", advice):
         tensors, notes = load_file(file), _header(file)

@@ -57,11 +57,7 @@ def find_device(name: str = "auto") -> torch.device:
             f"'device' must be one this machine and its torch have, {', '.join(['cpu', *found])} "
             f"(got {name!r}). Use 'auto' for the fastest."
         )
-    return (
-        torch.device(name, processes.local_rank())
-        if name in ("cuda", "xpu")
-        else torch.device(name)
-    )
+    return torch.device(f"{name}:{processes.local_rank()}" if name in ("cuda", "xpu") else name)
 
 
 def check_run(config: TrainConfig, *, on_features: bool) -> torch.device:

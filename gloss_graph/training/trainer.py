@@ -105,8 +105,8 @@ class GraphGuidedTrainer(Trainer):
         found = getattr(objective, "seconds", None)
         #: Clocks of the training steps and of the objective.
         self.clocks = [self.seconds, *([found] if isinstance(found, StageClock) else [])]
-        #: Other state that checkpoints keep, by name.
-        self.extras: dict[str, checkpoints.Checkpointed] = {}
+        #: Other parts that checkpoints keep, by name, see `checkpoints.save_extras`.
+        self.extras: dict[str, Any] = {}
         self.teacher: nn.Module | None = None
         self.teacher_decay = teacher_decay
         if teacher_decay:
