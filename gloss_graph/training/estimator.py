@@ -287,11 +287,8 @@ class GraphGuidedClassifier(ModelHubMixin):
         return load_encoder(encoder, max_length=self.max_length)
 
     def _arguments(self, texts: Any) -> dict[str, Any]:
-        documents, name = (
-            self._documents(texts, "texts"),
-            "features" if self.on_features else "texts",
-        )
-        return {name: documents, "progress": self.verbose}
+        name = "features" if self.on_features else "texts"
+        return {name: self._documents(texts, "texts"), "progress": self.verbose}
 
 
 def _name_of(encoder: str | nn.Module) -> str:

@@ -85,33 +85,34 @@ class Run:
         self, file: Path, config: TrainConfig, bank: dict[str, Any]
     ) -> GraphGuidedObjective:
         capacity, classes = bank["capacity"], len(self.label_names)
+
+        def refusal(problem: str) -> ValueError:
+            advice = "Put back the file that training wrote."
+            return ValueError(f"The bank of a run must fit the run ({file} {problem}). {advice}")
+
         try:
             with safe_open(file, framework="pt") as stored:
                 found = stored.get_slice("memory.slot_labels").get_shape()
         except (OSError, SafetensorError) as error:
             raise ValueError(f"The bank of the run cannot be read ({file}: {error}).") from error
-        problem = f"has the shape {found}, not the size {capacity} of config.json"
-        if found == [capacity]:  # or there may be no memory for one of that size
-            objective = make_objective(
-                replace(config, loss="gloss", memory_size=capacity),
-                classes,
-                self.classifier.encoder.dim,
-                capacity,
-                frozen_dim=bank["frozen_dim"],
-                sixth=1,
-                targets=bank["targets"],
-                multilabel=self.multilabel,
-            )
-            load_objective(objective, file)
-            memory = objective.memory
-            highest = -1 if not memory or self.multilabel else int(memory.labels.max())
-            if highest < classes:
-                return objective.eval()
-            problem = f"has class {highest} of {classes}"
-        raise ValueError(
-            f"The bank of a run must fit the run ({file} {problem}). Put back the file that "
-            "training wrote."
+        if found != [capacity]:  # before one of that size is made
+            raise refusal(f"has the shape {found}, not the size {capacity} of config.json")
+        objective = make_objective(
+            replace(config, loss="gloss", memory_size=capacity),
+            classes,
+            self.classifier.encoder.dim,
+            capacity,
+            frozen_dim=bank["frozen_dim"],
+            sixth=1,
+            targets=bank["targets"],
+            multilabel=self.multilabel,
         )
+        load_objective(objective, file)
+        memory = objective.memory
+        # Label sets have a column per class, whose number the state itself must match.
+        if memory and not self.multilabel and (highest := int(memory.labels.max())) >= classes:
+            raise refusal(f"has class {highest} of {classes}")
+        return objective.eval()
 
     def predict(
         self,
