@@ -22,7 +22,7 @@ from gloss_graph.baselines.word_graph import csr_tensor, normalized_matrix
 from gloss_graph.text import Corpus, Splits, TextEncoder
 from gloss_graph.text.checkpoints import ENCODER_FILE
 from gloss_graph.training.classifier import TextClassifier, fit_balanced_head
-from gloss_graph.training.processes import find_device
+from gloss_graph.training.setup import find_device
 
 _TINY = 1e-10
 

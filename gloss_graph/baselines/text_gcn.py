@@ -23,7 +23,7 @@ from gloss_graph.baselines.graph_model import (
 )
 from gloss_graph.baselines.word_graph import normalized_adjacency
 from gloss_graph.text import Corpus, Splits
-from gloss_graph.training.processes import find_device
+from gloss_graph.training.setup import find_device
 
 NEW_DOCUMENTS = (
     "TextGCN has a weight for every document of its graph and none for new ones: train again with "

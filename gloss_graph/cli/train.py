@@ -103,7 +103,7 @@ def train(
     from gloss_graph.text import FeatureEncoder, load_encoder, read_features, with_features
     from gloss_graph.text.tables import has_column
     from gloss_graph.training import config as settings_of
-    from gloss_graph.training import processes
+    from gloss_graph.training import setup
     from gloss_graph.training.checkpoints import Checkpoints
 
     if recipe is not None:
@@ -114,16 +114,16 @@ def train(
         # An adapter of features is new and takes larger steps than a pretrained encoder.
         given = {**settings_of.FEATURE_RATES, **given}
     chosen = settings_of.TrainConfig.from_flat(given)
-    processes.check_run(chosen, on_features=features is not None)
-    processes.join_processes(chosen.device)
+    setup.check_run(chosen, on_features=features is not None)
+    setup.join_processes(chosen.device)
     command = options.typed_words(context)
-    processes.check_same_everywhere({"command": command[1:]})
+    setup.check_same_everywhere({"command": command[1:]})
     if resume and RunFolder(out).is_finished:
         _check_finished(out, chosen)
         say(f"The run is finished, there is nothing to resume. Run folder: {out}")
         return
     # Refused before anything is read.
-    processes.on_main(RunFolder(out).check_new)
+    setup.on_main(RunFolder(out).check_new)
     if resume and not Checkpoints(out).begun:
         say("Nothing to resume: the run starts.", style="dim")
     if (encoder == "none") != (features is not None):
@@ -208,7 +208,7 @@ def _train_model(model: str, context: typer.Context) -> None:
     from gloss_graph.baselines import BertGCNConfig, train_graph_model
     from gloss_graph.runs import RunFolder
     from gloss_graph.text import load_encoder
-    from gloss_graph.training.processes import find_device
+    from gloss_graph.training.setup import find_device
 
     config, given = _model_config(model, context), context.params
     out, name = given["out"], given["encoder"]

@@ -23,8 +23,7 @@ from gloss_graph.reports.evaluation import PERCENT, SCORES
 from gloss_graph.runs import RunFolder, read_run
 from gloss_graph.runs.folder import refused
 from gloss_graph.text.tables import read_columns
-from gloss_graph.training.config import DEFAULTS
-from gloss_graph.training.losses import LOSSES
+from gloss_graph.training.config import DEFAULTS, LOSSES
 from gloss_graph.training.snapshots import SnapshotData, load_snapshots
 from gloss_graph.visualization import (
     plot_embeddings,

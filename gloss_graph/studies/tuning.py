@@ -33,6 +33,7 @@ from gloss_graph.studies.trials import error_text, read_range
 from gloss_graph.text import Splits, TextEncoder
 from gloss_graph.text.tables import csv_bytes
 from gloss_graph.training.config import (
+    LOSSES,
     SETTINGS,
     TrainConfig,
     check_value,
@@ -40,7 +41,6 @@ from gloss_graph.training.config import (
     setting_named,
 )
 from gloss_graph.training.data import encoder_identity
-from gloss_graph.training.losses import LOSSES
 from gloss_graph.training.outcome import TrialBar
 from gloss_graph.training.run import train_text
 

@@ -12,7 +12,7 @@ from gloss_graph._internal.moved import moved_names
 if TYPE_CHECKING:
     from gloss_graph.training.checkpoints import load_objective, save_objective
     from gloss_graph.training.classifier import ClassifierOutput, TextClassifier
-    from gloss_graph.training.config import MODES, RECIPES, TrainConfig
+    from gloss_graph.training.config import LOSSES, MODES, RECIPES, LossSpec, TrainConfig
     from gloss_graph.training.data import (
         MixedSampler,
         TextCollator,
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
         with_unlabeled,
     )
     from gloss_graph.training.estimator import Decision, GraphGuidedClassifier, Reason
-    from gloss_graph.training.losses import LOSSES, LossSpec
     from gloss_graph.training.outcome import set_scores
     from gloss_graph.training.predict import Prediction, Run
     from gloss_graph.training.run import RunResult, train_text
@@ -71,57 +70,26 @@ __all__ = [
 ]
 
 # Loaded on first use: settings are read without torch. Names that moved stay importable.
+_HOMES = {
+    "training.checkpoints": "load_objective save_objective",
+    "training.classifier": "ClassifierOutput TextClassifier",
+    "training.config": "LOSSES MODES RECIPES LossSpec TrainConfig",
+    "training.data": "MixedSampler TextCollator TextDataset draw_labels encoder_identity "
+    "hide_labels recorded_embeddings with_unlabeled",
+    "training.estimator": "Decision GraphGuidedClassifier Reason",
+    "training.outcome": "set_scores",
+    "training.predict": "Prediction Run",
+    "training.run": "RunResult train_text",
+    "training.setup": "make_loss make_objective",
+    "training.snapshots": "FixedBatch SnapshotData Snapshots load_snapshots",
+    "training.stages": "contrastive_warm_start",
+    "training.trainer": "BankRefresh GraphGuidedTrainer",
+    "runs": "Evaluation FinishedRun METRICS PairedTest compare_runs find_runs holm paired_test "
+    "read_run",
+    "studies": "Choice Range SEARCH_SPACE TuneResult parse_choice parse_range search_space "
+    "tune_text",
+    "analysis": "classification_scores macro_silhouette micro_silhouette silhouette_scores",
+}
 __getattr__ = moved_names(
-    __name__,
-    {
-        f"{__name__}.checkpoints": ["load_objective", "save_objective"],
-        f"{__name__}.classifier": ["ClassifierOutput", "TextClassifier"],
-        f"{__name__}.config": ["MODES", "RECIPES", "TrainConfig"],
-        f"{__name__}.data": [
-            "MixedSampler",
-            "TextCollator",
-            "TextDataset",
-            "draw_labels",
-            "encoder_identity",
-            "hide_labels",
-            "recorded_embeddings",
-            "with_unlabeled",
-        ],
-        f"{__name__}.estimator": ["Decision", "GraphGuidedClassifier", "Reason"],
-        f"{__name__}.losses": ["LOSSES", "LossSpec"],
-        f"{__name__}.outcome": ["set_scores"],
-        f"{__name__}.predict": ["Prediction", "Run"],
-        f"{__name__}.run": ["RunResult", "train_text"],
-        f"{__name__}.setup": ["make_loss", "make_objective"],
-        f"{__name__}.snapshots": ["FixedBatch", "SnapshotData", "Snapshots", "load_snapshots"],
-        f"{__name__}.stages": ["contrastive_warm_start"],
-        f"{__name__}.trainer": ["BankRefresh", "GraphGuidedTrainer"],
-        "gloss_graph.runs": [
-            "Evaluation",
-            "FinishedRun",
-            "METRICS",
-            "PairedTest",
-            "compare_runs",
-            "find_runs",
-            "holm",
-            "paired_test",
-            "read_run",
-        ],
-        "gloss_graph.studies": [
-            "Choice",
-            "Range",
-            "SEARCH_SPACE",
-            "TuneResult",
-            "parse_choice",
-            "parse_range",
-            "search_space",
-            "tune_text",
-        ],
-        "gloss_graph.analysis": [
-            "classification_scores",
-            "macro_silhouette",
-            "micro_silhouette",
-            "silhouette_scores",
-        ],
-    },
+    __name__, {f"gloss_graph.{home}": names.split() for home, names in _HOMES.items()}
 )

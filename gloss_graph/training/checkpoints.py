@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -31,11 +32,29 @@ _EXTRAS = "extras.safetensors"
 _SETTINGS = "run.json"
 # In the header of an objective's file: the weights of the model whose embeddings the bank holds.
 _MODEL = "model_digest"
-_SHOWN = 6
-_UNREADABLE = (OSError, SafetensorError, ValueError, KeyError, TypeError, RuntimeError)
+
+
+@contextmanager
+def _reading(file: str | Path, what: str, advice: str) -> Iterator[None]:
+    """Raise whatever a damaged file leads to as a `ValueError` that names it."""
+    try:
+        yield
+    except (OSError, SafetensorError, ValueError, KeyError, TypeError, RuntimeError) as error:
+        problem = f"{type(error).__name__}: {error}"
+        raise ValueError(f"{what} ({file}: {problem}). {advice}") from error
+
+
+def _header(file: str | Path) -> dict[str, str]:
+    with safe_open(file, framework="pt") as stored:
+        return stored.metadata() or {}
 
 
 # ------------------------------------------------------------------ the objective
+
+_NO_OBJECTIVE = (
+    "The checkpoint has no readable objective state",
+    "It was not written by GraphGuidedTrainer with an objective, or is damaged.",
+)
 
 
 def save_objective(
@@ -52,13 +71,17 @@ def save_objective(
 
 def load_objective(objective: nn.Module, file: str | Path) -> None:
     """Restore what `save_objective` wrote; nothing is changed unless all of it fits."""
-    try:
+    with _reading(file, *_NO_OBJECTIVE):
         state = load_file(file)
-    except (OSError, SafetensorError) as error:
-        raise _no_objective(file, error) from error
-    expected, found = _forms(objective.state_dict()), _forms(state)
-    if expected != found:
-        names = sorted(name for name in expected | found if expected.get(name) != found.get(name))
+    expected, found = (
+        {
+            name: f"{tuple(value.shape)} {str(value.dtype).removeprefix('torch.')}"
+            for name, value in tensors.items()
+        }
+        for tensors in (objective.state_dict(), state)
+    )
+    names = sorted(name for name in expected | found if expected.get(name) != found.get(name))
+    if names:
         details = ", ".join(
             f"{name}: {found.get(name, 'absent')} in the file, {expected.get(name, 'absent')} here"
             for name in names[:3]
@@ -67,39 +90,20 @@ def load_objective(objective: nn.Module, file: str | Path) -> None:
             f"The objective state in {file} is of other settings ({details}). Make the objective "
             "and its bank with the sizes the checkpoint was written with."
         )
-    try:
+    with _reading(file, "The objective state is damaged", "Continue from another checkpoint."):
         objective.load_state_dict(state)
-    except (RuntimeError, ValueError) as error:
-        raise ValueError(f"The objective state in {file} is damaged ({error}).") from error
 
 
 def check_model(model: nn.Module, file: str | Path) -> None:
     """Raise a `ValueError` if `save_objective` noted a model of other weights in the file."""
-    try:
-        with safe_open(file, framework="pt") as stored:
-            noted = (stored.metadata() or {}).get(_MODEL)
-    except (OSError, SafetensorError) as error:
-        raise _no_objective(file, error) from error
+    with _reading(file, *_NO_OBJECTIVE):
+        noted = _header(file).get(_MODEL)
     if noted is not None and noted != weights_digest(model):
         raise ValueError(
             f"The bank in {file} belongs to a model of other weights than the one that was loaded. "
             "Keep the two files of a checkpoint together: resume from the folder of this file, or "
             "put the file of the model's checkpoint here."
         )
-
-
-def _no_objective(file: str | Path, error: Exception) -> ValueError:
-    return ValueError(
-        f"The checkpoint has no readable objective state ({file}: {error}). It was not written "
-        "by GraphGuidedTrainer with an objective, or is damaged."
-    )
-
-
-def _forms(state: Mapping[str, Tensor]) -> dict[str, str]:
-    return {
-        name: f"{tuple(value.shape)} {str(value.dtype).removeprefix('torch.')}"
-        for name, value in state.items()
-    }
 
 
 # ------------------------------------------------------------------ the run
@@ -126,12 +130,12 @@ def run_settings(
 def different(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
     """The settings that differ, by name and with both values; empty where none does."""
     names = [name for name in {**old, **new} if old.get(name) != new.get(name)]
-    shown = [
+    told = [
         f"'{name}' was {old.get(name, 'absent')!r:.60}, is {new.get(name, 'absent')!r:.60}"
-        for name in names[:_SHOWN]
+        for name in names
     ]
-    more = [f"{len(names) - _SHOWN} more"] if len(names) > _SHOWN else []
-    return "; ".join([*shown, *more])
+    most = 6
+    return "; ".join([*told[:most], *([f"{len(told) - most} more"] if told[most:] else [])])
 
 
 class Checkpoints:
@@ -152,17 +156,12 @@ class Checkpoints:
 
     def check(self, settings: Mapping[str, Any]) -> None:
         """Raise a `ValueError` that names the settings that differ, or a damaged file."""
-        file = self.folder / _SETTINGS
-        try:
+        file, advice = self.folder / _SETTINGS, "Remove its folder and train again."
+        with _reading(file, "The interrupted run cannot be read", advice):
             # A setting that is newer than the run has its default, a removed one had none.
             begun = DEFAULTS | json.loads(file.read_text(encoding="utf-8"))
             begun = {k: v for k, v in begun.items() if k in settings or v is not None}
             changes = different(begun, settings)
-        except (OSError, ValueError, TypeError) as error:
-            raise ValueError(
-                f"The interrupted run cannot be read ({file}: {error}). Remove its folder and "
-                "train again."
-            ) from error
         if changes:
             raise ValueError(
                 f"'resume' must find the settings of the interrupted run ({changes}). Give the "
@@ -187,31 +186,21 @@ class Checkpoints:
         self, name: str, encoder: nn.Module, losses: list[float], seconds: float
     ) -> None:
         """Keep the encoder as it is after a stage, so that the stage is not repeated."""
-        if not self.begun or not is_main():
-            return
-        notes = {"losses": json.dumps(losses), "seconds": json.dumps(seconds)}
-        with atomic_path(self._stage(name), overwrite=True) as draft:
-            save_model(encoder, str(draft), metadata=notes)
+        if self.begun and is_main():
+            notes = {"losses": json.dumps(losses), "seconds": json.dumps(seconds)}
+            with atomic_path(self.folder / f"{name}.safetensors", overwrite=True) as draft:
+                save_model(encoder, str(draft), metadata=notes)
 
     def load_stage(self, name: str, encoder: nn.Module) -> tuple[list[float], float] | None:
         """Losses and seconds of a stage, and its weights into `encoder`; None if it never ended."""
-        file = self._stage(name)
+        file, advice = self.folder / f"{name}.safetensors", "Remove the file to do it again."
         if not self.begun or not file.is_file():
             return None
-        try:
-            with safe_open(file, "pt") as content:
-                notes = content.metadata()
+        with _reading(file, "A stage of the interrupted run cannot be read", advice):
+            notes = _header(file)
             losses, seconds = json.loads(notes["losses"]), float(json.loads(notes["seconds"]))
             load_model(encoder, str(file))
-        except _UNREADABLE as error:
-            raise ValueError(
-                f"The interrupted run cannot be read ({file}: {error}). Remove the file to do this "
-                "stage again."
-            ) from error
         return losses, seconds
-
-    def _stage(self, name: str) -> Path:
-        return self.folder / f"{name}.safetensors"
 
 
 # ------------------------------------------------------------------ checkpoints of the Trainer
@@ -235,18 +224,8 @@ def drop_checkpoint(folder: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)
 
 
-class Checkpointed(Protocol):
-    """State that checkpoints keep besides model and objective."""
-
-    def checkpoint(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """Tensors and JSON notes to keep."""
-
-    def restore(self, tensors: Mapping[str, Tensor], notes: Mapping[str, Any]) -> None:
-        """Take both back."""
-
-
-def save_extras(extras: Mapping[str, Checkpointed], folder: Path) -> None:
-    """Write the named parts into one file of a checkpoint."""
+def save_extras(extras: Mapping[str, Any], folder: Path) -> None:
+    """Write what `checkpoint()` of the named parts returns, tensors and JSON notes, into a file."""
     tensors: dict[str, Tensor] = {}
     notes: dict[str, str] = {}
     for name, part in extras.items():
@@ -257,22 +236,15 @@ def save_extras(extras: Mapping[str, Checkpointed], folder: Path) -> None:
         save_file(tensors, draft, metadata=notes)
 
 
-def load_extras(extras: Mapping[str, Checkpointed], folder: Path) -> None:
-    """Restore the parts that `save_extras` wrote; a `ValueError` names a file that lacks one."""
-    file = folder / _EXTRAS
-    try:
-        tensors = load_file(file)
-        with safe_open(file, "pt") as content:
-            notes = {name: json.loads(text) for name, text in content.metadata().items()}
+def load_extras(extras: Mapping[str, Any], folder: Path) -> None:
+    """Give each part back what `save_extras` wrote of it, by its `restore(tensors, notes)`."""
+    file, advice = folder / _EXTRAS, "Remove its folder to continue from an earlier one."
+    with _reading(file, "The checkpoint cannot be read", advice):
+        tensors, notes = load_file(file), _header(file)
         for name, part in extras.items():
             start = f"{name}."
             found = {k.removeprefix(start): v for k, v in tensors.items() if k.startswith(start)}
-            part.restore(found, notes[name])
-    except _UNREADABLE as error:
-        raise ValueError(
-            f"The checkpoint cannot be read ({file}: {type(error).__name__}: {error}). Remove its "
-            "folder to continue from an earlier one."
-        ) from error
+            part.restore(found, json.loads(notes[name]))
 
 
 class RunClock:
@@ -327,11 +299,9 @@ def ends_epoch(state: TrainerState) -> bool:
 
 def has_ended(state: TrainerState) -> bool:
     """Whether the training of a checkpoint was over: all steps done, or no patience left."""
-    if state.global_step >= state.max_steps:
-        return True
-    stored = state.stateful_callbacks.get("EarlyStoppingCallback") or {}
-    for found in stored if isinstance(stored, list) else [stored]:
-        counter = found.get("attributes", {}).get("early_stopping_patience_counter", 0)
-        if found and counter >= found["args"]["early_stopping_patience"]:
-            return True
-    return False
+    stored = state.stateful_callbacks.get("EarlyStoppingCallback") or []
+    return state.global_step >= state.max_steps or any(
+        found["attributes"].get("early_stopping_patience_counter", 0)
+        >= found["args"]["early_stopping_patience"]
+        for found in (stored if isinstance(stored, list) else [stored])
+    )

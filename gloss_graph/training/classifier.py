@@ -26,8 +26,6 @@ from gloss_graph.text.checkpoints import ENCODER_FILE
 
 _HEAD, _SETTINGS = "head.safetensors", "classifier.json"
 _STRENGTHS = (1.0, 10.0, 100.0, 1000.0)
-# How far below the others the logit of a class without documents starts.
-_UNSEEN = 20.0
 
 
 @dataclass
@@ -103,19 +101,9 @@ class TextClassifier(nn.Module):
         """Recompute activations in the backward pass instead of keeping them."""
         self._text_encoder().gradient_checkpointing_enable(gradient_checkpointing_kwargs)
 
-    def activation_checkpointing_enable(
-        self,
-        activation_checkpointing_kwargs: dict[str, Any] | None = None,
-        every_n_layers: int = 1,
-        offload: bool = False,
-    ) -> None:
+    def activation_checkpointing_enable(self, *args: Any, **kwargs: Any) -> None:
         """The same under the name and with the arguments of transformers 6."""
-        options: dict[str, Any] = {}
-        if every_n_layers != 1 or offload:
-            options = {"every_n_layers": every_n_layers, "offload": offload}
-        self._text_encoder().model.activation_checkpointing_enable(
-            activation_checkpointing_kwargs or {"use_reentrant": False}, **options
-        )
+        self._text_encoder().model.activation_checkpointing_enable(*args, **kwargs)
 
     def _text_encoder(self) -> TextEncoder:
         if isinstance(self.encoder, FeatureEncoder):
@@ -131,12 +119,11 @@ class TextClassifier(nn.Module):
     def write_files(self, folder: Path) -> None:
         """Write what `save` writes into an empty folder."""
         self.encoder.write_files(folder)
-        settings: dict[str, Any] = {"label_names": self.label_names, "dropout": self.dropout.p}
-        if isinstance(self.encoder, FeatureEncoder):
-            settings["features"] = True
+        features = {"features": True} if isinstance(self.encoder, FeatureEncoder) else {}
         head = {name: value.contiguous().cpu() for name, value in self.head.state_dict().items()}
         with atomic_path(folder / _HEAD, overwrite=True) as draft:
             save_file(head, draft)
+        settings = {"label_names": self.label_names, "dropout": self.dropout.p, **features}
         write_json(folder / _SETTINGS, settings)
 
     @classmethod
@@ -196,11 +183,9 @@ def fit_propagated_head(
     classifier: TextClassifier, rows: Tensor, labels: Tensor, weights: Tensor
 ) -> None:
     """Fit the head to true or propagated labels (N,) of rows (N, D), which count by `weights`."""
-    used = weights > 0
-    scale = _unit_scale(rows)
-    points = (rows[used] * scale).numpy()
-    model = _logistic(_STRENGTHS[1], points, labels[used].numpy(), weights[used].numpy())
-    _set_head(classifier, model, scale)
+    used, scale = weights > 0, _unit_scale(rows)
+    points, truth, shares = (part[used].numpy() for part in (rows * scale, labels, weights))
+    _set_head(classifier, _logistic(_STRENGTHS[1], points, truth, shares), scale)
 
 
 def _unit_scale(rows: Tensor) -> float:
@@ -218,11 +203,10 @@ def _set_head(classifier: TextClassifier, model: LogisticRegression, scale: floa
     if known.numel() == 2 and slope.shape[0] == 1:
         slope, offset = np.vstack([-slope / 2, slope / 2]), np.hstack([-offset / 2, offset / 2])
     # Far below the others, yet within reach of training.
-    bias = torch.full_like(classifier.head.bias, float(offset.min()) - _UNSEEN)
+    bias = torch.full_like(classifier.head.bias, float(offset.min()) - 20.0)
     weight[known] = torch.from_numpy(slope * scale).to(weight)
     bias[known] = torch.from_numpy(offset).to(bias)
-    classifier.head.weight.copy_(weight)
-    classifier.head.bias.copy_(bias)
+    classifier.head.load_state_dict({"weight": weight, "bias": bias})
 
 
 def _logistic(

@@ -1,4 +1,4 @@
-"""Settings of a training run: those of its parts, those that only training has, and recipes."""
+"""Settings of a training run: its losses and recipes, and all it is told, by name."""
 
 from __future__ import annotations
 
@@ -8,14 +8,13 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, fields, make_dataclass
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from gloss_graph._internal.checks import check_choice, check_positive_int, check_range
 from gloss_graph._internal.settings import Dimension, Range, nearest_name, settings_of
 from gloss_graph.graph.settings import KNNGraph
 from gloss_graph.propagation.settings import PropagationSettings
 from gloss_graph.step.settings import Consistency, GraphContrast, Staleness
-from gloss_graph.training.losses import LOSSES, LossSpec
 
 RECIPES: dict[str, dict[str, Any]] = {
     # Contrast over a bank of the corpus, with the classes that views of it agree on; the head is
@@ -38,6 +37,139 @@ FEATURE_RATES = {"learning_rate": 1e-3, "warm_start_rate": 1e-3}
 """Learning rates of an adapter of features, which starts as the identity."""
 MODES = ("integrated", "standalone")
 DEVICES = ("auto", "cpu", "cuda", "mps")
+
+# ------------------------------------------------------------------ losses
+
+
+@dataclass(frozen=True, kw_only=True)
+class LossSpec:
+    """Properties of a loss, so that code never compares names."""
+
+    help: str  #: A line for people.
+    #: Kind of its module; None = the classifier's cross-entropy alone.
+    module: Literal["objective", "metric", "pseudo-labels"] | None = None
+    #: Constructor of the in-batch objective, which has a fixed bandwidth.
+    form: Literal["published", "released"] | None = None
+    settings: tuple[str, ...] = ()  #: Settings that its steps always read.
+    needs_head: bool = False  #: It trains a classifier, so it has no standalone mode.
+    trains: bool = True  #: Head and encoder together; otherwise only contrastive stages run.
+    fits_head: bool = False  #: Without a training step the head can be fitted to the embeddings.
+    head_from_graph: bool = False  #: A fitted head also learns from propagated labels.
+    weighted: bool = False  #: `graph_weight` weighs it against cross-entropy.
+    uses_unlabeled: bool = False  #: Unlabeled documents take part in its steps.
+    label_sets: bool = False  #: It is defined for documents of several classes.
+    over_bank: bool = False  #: Its graph holds the bank.
+    fills_bank: bool = False  #: Every step writes its bank.
+    #: Targets are solved once, over the embeddings before training, so that its bank cannot
+    #: predict after training.
+    frozen_targets: bool = False
+    #: When to make a second forward pass without dropout: with unlabeled documents, or always.
+    reference: Literal["never", "unlabeled", "always"] = "never"
+    teacher_decay: float = 0.0  #: Default decay of the teacher; 0 = no teacher.
+    warm_start_steps: int = 0  #: Default number of contrastive steps.
+    #: Settings that a search tries by default.
+    searched: tuple[str, ...] = ("bandwidth", "visible_fraction", "graph_weight", "learning_rate")
+
+    @property
+    def in_batch(self) -> bool:
+        """Whether its graph holds one batch and no bank."""
+        return self.form is not None
+
+    def reads(self, config: TrainConfig, *, unlabeled: bool) -> set[str]:
+        """Settings that its training steps read, with or without unlabeled documents."""
+        integrated, used = config.mode == "integrated", set(self.settings)
+        if integrated and self.weighted:
+            used.add("graph_weight")
+        if unlabeled and self.uses_unlabeled:
+            used |= {"unlabeled_batch_size"} | ({"consistency_weight"} if integrated else set())
+        if unlabeled and self.reference != "never":
+            used.add("teacher_decay")
+        if not (self.fills_bank or (self.frozen_targets and unlabeled)):
+            return used
+        used.add("memory_size")
+        if config.memory_size == 0:
+            return used
+        used |= {"eviction", "ids"}
+        if self.frozen_targets and config.ids:
+            return used  # the bank is solved once and looked up by id from then on
+        # Rows are encoded again by the teacher, if there is one.
+        refreshed = {"teacher_decay", "refresh_rows_every"} if config.refresh_rows else set()
+        used |= {"refresh_rows", *refreshed}
+        if self.over_bank:
+            used |= {"search", "hops", "half_life", "memory_start", "memory_ramp", "restandardize"}
+            if not self.frozen_targets:
+                used.add("memory_visible_fraction")
+                if unlabeled and integrated and config.ids:
+                    used.add("refresh_every")
+        return used
+
+
+_metric_loss = partial(LossSpec, module="metric", weighted=True)
+_paper_loss = partial(LossSpec, module="objective", settings=("visible_fraction",), weighted=True)
+LOSSES: Mapping[str, LossSpec] = {
+    "ce": LossSpec(
+        help="cross-entropy",
+        needs_head=True,
+        fits_head=True,
+        label_sets=True,
+        searched=("learning_rate",),
+    ),
+    "gloss": LossSpec(
+        help="graph-guided loss over the memory bank",
+        module="objective",
+        settings=("visible_fraction",),
+        fits_head=True,
+        head_from_graph=True,
+        weighted=True,
+        uses_unlabeled=True,
+        label_sets=True,
+        over_bank=True,
+        fills_bank=True,
+        reference="unlabeled",
+    ),
+    "static-lp": LossSpec(
+        help="labels propagated once over frozen embeddings, then soft-label training",
+        module="objective",
+        needs_head=True,
+        uses_unlabeled=True,
+        over_bank=True,
+        frozen_targets=True,
+        searched=("bandwidth", "learning_rate", "consistency_weight"),
+    ),
+    "pseudo-label": LossSpec(
+        help="confident predictions of a moving-average teacher",
+        module="pseudo-labels",
+        needs_head=True,
+        uses_unlabeled=True,
+        reference="always",
+        teacher_decay=0.98,
+        searched=("learning_rate", "consistency_weight"),
+    ),
+    "scl": _metric_loss(help="supervised contrastive loss", settings=("temperature",)),
+    "triplet": _metric_loss(help="batch-all triplet margin loss", settings=("margin",)),
+    "cosine": _metric_loss(help="squared error of the cosine of all pairs"),
+    "xbm-scl": _metric_loss(
+        help="supervised contrastive loss over a cross-batch memory",
+        settings=("temperature",),
+        fills_bank=True,
+    ),
+    "setfit": LossSpec(
+        help="contrastive warm start, then a balanced logistic head",
+        needs_head=True,
+        trains=False,
+        fits_head=True,
+        warm_start_steps=60,
+        searched=("warm_start_rate",),
+    ),
+    "gloss-published": _paper_loss(help="the paper's in-batch form", form="published"),
+    "gloss-released": _paper_loss(
+        help="the in-batch form of the paper's released code", form="released"
+    ),
+}
+"""Properties of every loss by name."""
+
+# ------------------------------------------------------------------ settings
+
 PARTS: dict[str, type] = {
     "graph": KNNGraph,
     "propagation": PropagationSettings,
@@ -47,22 +179,9 @@ PARTS: dict[str, type] = {
 }
 """Parts that a configuration holds; `part.name` names a setting of one."""
 
-# Settings of parts whose field name would not say what they are among all settings.
-_FLAT_NAMES = {
-    **{("consistency", name): f"consistency_{name}" for name in ("weight", "start", "ramp")},
-    ("consistency", "refresh_every"): "refresh_every",
-    **{("contrast", name): f"contrast_{name}" for name in settings_of(GraphContrast)},
-    ("staleness", "warmup_steps"): "memory_start",
-    ("staleness", "ramp_steps"): "memory_ramp",
-}
-# Terms that joint training has only where it is asked for them.
-_OFF = {"contrast_weight": 0.0}
 # Their default depends on the number of steps.
 _BY_LENGTH = ("consistency_start", "consistency_ramp", "refresh_every")
-_PLAIN: dict[str, type] = {
-    **{kind.__name__: kind for kind in (int, float, str, bool)},
-    **dict.fromkeys(("None", "NoneType"), type(None)),
-}
+_PLAIN = {"int": int, "float": float, "str": str, "bool": bool, "None": type(None)}
 
 Check = Callable[[str, Any], None]
 _COUNT: Check = check_positive_int
@@ -77,18 +196,15 @@ _POSITIVE: Check = partial(check_range, low=0, high=math.inf, open_low=True, ope
 class ConfigSetting:
     """One setting of a training run."""
 
-    #: Name among all settings, of its flag and in `config.json`.
-    name: str
-    #: Part that holds it, "" for a setting that only training has, and its name there.
-    part: str
-    field: str
+    name: str  #: Among all settings, of its flag and in `config.json`.
+    part: str  #: That holds it, "" for a setting that only training has.
+    field: str  #: Its name there.
     default: Any
     help: str
     search: Dimension | None
-    #: Types of its values in a file or on a command line.
-    kinds: tuple[type, ...]
-    #: Heading under which commands list it.
-    group: str
+    kinds: tuple[type, ...]  #: Types of its values in a file or on a command line.
+    group: str  #: Heading under which commands list it.
+    check: Check | None = None  #: Parts check themselves.
 
 
 def _setting(
@@ -113,24 +229,26 @@ def _check_eviction(name: str, value: Any) -> None:
     check_choice(name, value, EVICTIONS)
 
 
-def _check_count_or_none(name: str, value: Any) -> None:
-    if value is not None:
-        check_positive_int(name, value, minimum=0)
-
-
 def _kinds(annotation: str) -> tuple[type, ...]:
     """The plain types in an annotation; callables cannot be written into a file."""
-    words = re.findall(r"\w+", annotation)
-    return tuple(dict.fromkeys(_PLAIN[word] for word in words if word in _PLAIN))
+    words = dict.fromkeys(re.findall(r"\w+", annotation))
+    return tuple(_PLAIN[word] for word in words if word in _PLAIN)
+
+
+def _flat_name(part: str, name: str) -> str:
+    """Name among all settings, where that in the part would not say what it is."""
+    if part == "contrast" or (part == "consistency" and name in ("weight", "start", "ramp")):
+        return f"{part}_{name}"
+    return {"warmup_steps": "memory_start", "ramp_steps": "memory_ramp"}.get(name, name)
 
 
 def _part_settings() -> Iterator[ConfigSetting]:
-    names = [name for part in PARTS.values() for name in settings_of(part)]
     for part, kind in PARTS.items():
         for name, one in settings_of(kind).items():
-            flat = name if names.count(name) == 1 else f"{part}_{name}"
-            flat = _FLAT_NAMES.get((part, name), flat)
-            default, help, kinds = _OFF.get(flat, one.default), one.help, _kinds(one.annotation)
+            flat, kinds = _flat_name(part, name), _kinds(one.annotation)
+            default, help = one.default, one.help
+            if flat == "contrast_weight":
+                default = 0.0  # joint training has the term only where it is asked for
             if flat in _BY_LENGTH:
                 default, kinds = None, (*kinds, type(None))
                 help = f"{help.rstrip('.')}; none = by the number of steps."
@@ -140,9 +258,9 @@ def _part_settings() -> Iterator[ConfigSetting]:
 _OF_PARTS = {one.name: one for one in _part_settings()}
 
 
-def _fields_of(part: str) -> dict[str, str]:
-    """The settings of a part: name among all settings -> name in the part."""
-    return {name: one.field for name, one in _OF_PARTS.items() if one.part == part}
+def _of_part(part: str) -> dict[str, ConfigSetting]:
+    """The settings of a part by their name in it."""
+    return {one.field: one for one in _OF_PARTS.values() if one.part == part}
 
 
 _PartSettings: Any = make_dataclass(
@@ -254,7 +372,7 @@ class TrainConfig(_PartSettings):
     graph_start_steps: int | None = _few_labels(
         0,
         "Contrastive steps over a bank of the corpus after these; none = by the number of labels.",
-        _check_count_or_none,
+        _COUNT_OR_0,
     )
     graph_start_classes: str = _few_labels(
         "auto",
@@ -275,7 +393,7 @@ class TrainConfig(_PartSettings):
     freeze_layers: int | None = _adapters(
         0,
         "First layers of the encoder, embeddings included, that are not trained; none = half.",
-        _check_count_or_none,
+        _COUNT_OR_0,
     )
     lora_rank: int = _adapters(0, "Rank of low-rank adapters (LoRA); 0 = none.", _COUNT_OR_0)
     lora_alpha: float = _adapters(16.0, "Scale of the adapters, divided by the rank.", _POSITIVE)
@@ -312,42 +430,26 @@ class TrainConfig(_PartSettings):
                 continue
             if not isinstance(value, kind):
                 raise TypeError(f"'{part}' must be a {kind.__name__} (got {type(value).__name__}).")
-            for name, inner in _fields_of(part).items():
-                values[name] = inside = getattr(value, inner)
-                if name in settings and settings[name] != inside:
+            for inner, one in _of_part(part).items():
+                values[one.name] = inside = getattr(value, inner)
+                if settings.get(one.name, inside) != inside:
                     raise ValueError(
-                        f"'{name}' is {settings[name]!r}, but {inside!r} in '{part}'. Give it once."
+                        f"'{one.name}' is {settings[one.name]!r}, but {inside!r} in '{part}'. "
+                        "Give it once."
                     )
-        for name, found in values.items():
-            object.__setattr__(self, name, found)
+        for name, value in values.items():
+            object.__setattr__(self, name, value)
         self._check()
-        object.__setattr__(self, "_parts", {part: self._part(part) for part in PARTS})
+        for part in PARTS:
+            object.__setattr__(self, part, self._part(part))
         self._check_bandwidth()
 
-    @property
-    def graph(self) -> KNNGraph:
-        """How documents are connected."""
-        return self._parts["graph"]
-
-    @property
-    def propagation(self) -> PropagationSettings:
-        """How labels propagate."""
-        return self._parts["propagation"]
-
-    @property
-    def consistency(self) -> Consistency:
-        """The loss term of unlabeled documents."""
-        return self._parts["consistency"]
-
-    @property
-    def contrast(self) -> GraphContrast:
-        """The contrast over the classes of the graph."""
-        return self._parts["contrast"]
-
-    @property
-    def staleness(self) -> Staleness:
-        """What is done about stored rows that have aged."""
-        return self._parts["staleness"]
+    if TYPE_CHECKING:  # made of the settings, so no fields
+        graph: KNNGraph
+        propagation: PropagationSettings
+        consistency: Consistency
+        contrast: GraphContrast
+        staleness: Staleness
 
     @property
     def loss_spec(self) -> LossSpec:
@@ -370,15 +472,11 @@ class TrainConfig(_PartSettings):
         return self.loss_spec.trains and self.max_steps != 0
 
     @property
-    def fits_on_graph(self) -> bool:
-        """Whether a fitted head also learns from propagated labels."""
-        return self.loss_spec.head_from_graph or self.refit_head
-
-    @property
     def keeps_last(self) -> bool:
         """Whether the weights of the last step are kept."""
-        few = self.few_labels or not self.trains
-        return self.select == "last" or (self.select == "auto" and few)
+        if self.select == "auto":
+            return self.few_labels or not self.trains
+        return self.select == "last"
 
     def flat(self) -> dict[str, Any]:
         """Plain values by name, ready for JSON."""
@@ -400,72 +498,59 @@ class TrainConfig(_PartSettings):
         return f"TrainConfig({', '.join(changed)})"
 
     def _check(self) -> None:
-        for one in fields(TrainConfig):
-            if (check := one.metadata.get("check")) is not None:
-                value = getattr(self, one.name)
-                if value is not None or one.default is not None:
-                    check(one.name, value)
+        for one in SETTINGS.values():
+            value = getattr(self, one.name)
+            if one.check is not None and not (value is None and type(None) in one.kinds):
+                one.check(one.name, value)
         check_label_draw(self.label_fraction, self.labels_per_class)
         if self.max_steps is not None:
             least = 0 if self.loss_spec.fits_head else 1
             check_positive_int("max_steps", self.max_steps, minimum=least)
         if self.mode == "standalone" and self.loss_spec.needs_head:
-            raise ValueError(
-                f"'mode' must be 'integrated' for loss={self.loss!r} (got {self.mode!r})."
-            )
-        targets = self.lora_targets
-        if targets is not None and (not isinstance(targets, str) or not targets.strip(" ,")):
-            raise ValueError(
-                f"'lora_targets' must be comma-separated layers, or None (got {targets!r})."
-            )
+            raise ValueError(f"'mode' must be 'integrated' for loss={self.loss!r}.")
+        named = self.lora_targets
+        if named is not None and (not isinstance(named, str) or not named.strip(" ,")):
+            raise ValueError(f"'lora_targets' must be layers, as query,value (got {named!r}).")
 
     def _part(self, part: str) -> Any:
         """The part that the settings describe; errors use the names of the settings."""
-        inside, values = _fields_of(part), {}
-        for name, inner in inside.items():
-            value = getattr(self, name)
+        values = {}
+        for inner, one in _of_part(part).items():
+            value = getattr(self, one.name)
             if callable(value):
                 raise ValueError(
-                    f"'{name}' must be a number or a name here (got {value!r}). "
+                    f"'{one.name}' must be a number or a name here (got {value!r}). "
                     "Pass a function to GraphGuidedObjective."
                 )
-            if value is not None or name not in _BY_LENGTH:
+            if value is not None or one.name not in _BY_LENGTH:
                 values[inner] = value
         try:
             return PARTS[part](**values)
         except ValueError as error:
-            text = str(error)
-            for name, inner in inside.items():
-                if text.startswith(f"'{inner}'"):
-                    text = f"'{name}'{text.removeprefix(repr(inner))}"
-            raise ValueError(text) from error
+            inner, _, problem = str(error).removeprefix("'").partition("'")
+            named = _of_part(part).get(inner)
+            raise ValueError(f"'{named.name}'{problem}" if named else str(error)) from error
 
     def _check_bandwidth(self) -> None:
         if self.memory_size != 0 and self.loss_spec.over_bank:
             from gloss_graph.graph.bandwidth import check_fits_bank
 
             check_fits_bank(self.bandwidth)
-        if self.bandwidth == "local" and self.bandwidth_scale != 1:
-            raise ValueError(
-                f"'bandwidth_scale' must be 1 for bandwidth='local' (got {self.bandwidth_scale})."
-            )
-        named = isinstance(self.bandwidth, str) and self.bandwidth != "sqrt"
-        if self.loss_spec.in_batch and named:
-            given = f"(got {self.bandwidth!r})"
-            raise ValueError(
-                f"'bandwidth' of loss={self.loss!r} must be a number or 'sqrt' {given}."
-            )
+        rule, scale = self.bandwidth, self.bandwidth_scale
+        if rule == "local" and scale != 1:
+            raise ValueError(f"'bandwidth_scale' must be 1 for bandwidth='local' (got {scale}).")
+        if self.loss_spec.in_batch and isinstance(rule, str) and rule != "sqrt":
+            loss = f"loss={self.loss!r}"
+            raise ValueError(f"'bandwidth' of {loss} must be a number or 'sqrt' (got {rule!r}).")
 
 
-def _all_settings() -> Iterator[ConfigSetting]:
-    for one in fields(TrainConfig):
-        if "help" in one.metadata:
-            help, search, group = (one.metadata[key] for key in ("help", "search", "group"))
-            kinds = _kinds(str(one.type))
-            yield ConfigSetting(one.name, "", one.name, one.default, help, search, kinds, group)
-
-
-SETTINGS: dict[str, ConfigSetting] = {one.name: one for one in _all_settings()} | _OF_PARTS
+SETTINGS: dict[str, ConfigSetting] = {
+    one.name: ConfigSetting(
+        one.name, "", one.name, one.default, kinds=_kinds(str(one.type)), **one.metadata
+    )
+    for one in fields(TrainConfig)
+    if one.metadata
+} | _OF_PARTS
 """Every setting of a training run by name: commands and searches read them here."""
 DEFAULTS: dict[str, Any] = {name: one.default for name, one in SETTINGS.items()}
 """Default of every setting."""
@@ -511,11 +596,9 @@ def setting_named(name: str) -> ConfigSetting:
             f"{name!r} must be a setting of a training; there is no part {part!r}. "
             f"{nearest_name(part, PARTS)}"
         )
-    known, whose, asked = SETTINGS, "a training", name
-    if dot:
-        known = {inside: _OF_PARTS[full] for full, inside in _fields_of(part).items()}
-        whose, asked = f"'{part}'", inner
+    known, asked = (_of_part(part), inner) if dot else (SETTINGS, name)
     if asked not in known:
+        whose = f"'{part}'" if dot else "a training"
         hint = nearest_name(asked, known)
         raise ValueError(f"{name!r} must be a setting of {whose}, one of {list(known)}. {hint}")
     return known[asked]
@@ -533,11 +616,9 @@ def read_settings(given: Mapping[str, Any], where: str = "settings") -> dict[str
     """Settings of a file, `graph.k: 8` or `graph: {k: 8}`, by their names in `SETTINGS`."""
     found: dict[str, Any] = {}
     for name, value in given.items():
-        if isinstance(value, Mapping):
-            inner = {f"{name}.{key}": inside for key, inside in value.items()}
-        else:
-            inner = {str(name): value}
+        inner = value if isinstance(value, Mapping) else {None: value}
         for key, inside in inner.items():
+            key = str(name) if key is None else f"{name}.{key}"
             try:
                 one = setting_named(key)
                 if isinstance(inside, str) and float in one.kinds:

@@ -7,6 +7,7 @@ import math
 import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -39,22 +40,21 @@ class TextDataset(Dataset[dict[str, Any]]):
     def __init__(
         self, corpus: Corpus, encoder: TextEncoder | FeatureEncoder, frozen: Tensor | None = None
     ) -> None:
-        if frozen is not None and frozen.size(0) != len(corpus):
+        if frozen is not None and len(frozen) != len(corpus):
             raise ValueError(
-                f"'frozen' must hold one row per document (got {frozen.size(0)} for {len(corpus)})."
+                f"'frozen' must hold one row per document (got {len(frozen)} for {len(corpus)})."
             )
         self.corpus, self.frozen = corpus, frozen
-        self._labels = label_tensor(corpus)
+        self._labels: Any = label_tensor(corpus) if corpus.multilabel else corpus.labels
         self._features: Sequence[Mapping[str, Any]] = encoder.items(corpus)
 
     def __len__(self) -> int:
         return len(self._features)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        corpus = self.corpus
-        labels = self._labels[index] if corpus.multilabel else corpus.labels[index]
-        item = {**self._features[index], "labels": labels, "ids": corpus.ids[index]}
-        return item if self.frozen is None else {**item, "frozen": self.frozen[index]}
+        known = {"labels": self._labels[index], "ids": self.corpus.ids[index]}
+        frozen = {} if self.frozen is None else {"frozen": self.frozen[index]}
+        return {**self._features[index], **known, **frozen}
 
 
 class TextCollator:
@@ -84,8 +84,7 @@ class MixedSampler(Sampler[int]):
     Args:
         labels: Class numbers of the documents, -1 = unlabeled.
         labeled: Labeled documents per batch.
-        unlabeled: Unlabeled documents per batch; 0 leaves them out, and the labeled ones pass once
-            per epoch.
+        unlabeled: Those per batch; 0 leaves them out, and labeled ones pass once per epoch.
         balanced: Draw labeled documents with equal shares of the classes.
         seed: Fixes all orders, together with the epoch.
 
@@ -109,9 +108,9 @@ class MixedSampler(Sampler[int]):
         self._labels = torch.tensor(list(labels), dtype=torch.long)
         self._known = (self._labels >= 0).nonzero().squeeze(1)
         self._unknown = (self._labels < 0).nonzero().squeeze(1)
-        if self._known.numel() == 0:
+        if not len(self._known):
             raise ValueError("'labels' must hold a labeled document (got none).")
-        if unlabeled and self._unknown.numel() == 0:
+        if unlabeled and not len(self._unknown):
             raise ValueError("'labels' must hold an unlabeled document for unlabeled > 0.")
         self.labeled, self.unlabeled = labeled, unlabeled
         self.balanced, self.seed, self.epoch = balanced, seed, 0
@@ -132,8 +131,8 @@ class MixedSampler(Sampler[int]):
     def blocks(self) -> int:
         """Batches per epoch."""
         if self.unlabeled:
-            return math.ceil(self._unknown.numel() / self.unlabeled)
-        return math.ceil(self._known.numel() / self.labeled)
+            return math.ceil(len(self._unknown) / self.unlabeled)
+        return math.ceil(len(self._known) / self.labeled)
 
     def __len__(self) -> int:
         return self.blocks * (self.labeled + self.unlabeled)
@@ -147,13 +146,11 @@ class MixedSampler(Sampler[int]):
         known = self._rounds(self.blocks * self.labeled, generator)
         unknown = torch.empty(0, dtype=torch.long)
         if self.unlabeled:
-            order = torch.randperm(self._unknown.numel(), generator=generator)
+            order = torch.randperm(len(self._unknown), generator=generator)
             # The last block is filled from the front.
-            wanted = torch.arange(self.blocks * self.unlabeled) % order.numel()
-            unknown = self._unknown[order[wanted]]
-        for block in range(self.blocks):
-            yield from known[block * self.labeled : (block + 1) * self.labeled].tolist()
-            yield from unknown[block * self.unlabeled : (block + 1) * self.unlabeled].tolist()
+            unknown = self._unknown[order[torch.arange(self.blocks * self.unlabeled) % len(order)]]
+        parts = known.view(-1, self.labeled), unknown.view(self.blocks, self.unlabeled)
+        yield from torch.cat(parts, dim=1).flatten().tolist()
 
     def _rounds(self, wanted: int, generator: torch.Generator) -> Tensor:
         """`wanted` labeled positions, each as often as the others (or its class as often)."""
@@ -161,17 +158,17 @@ class MixedSampler(Sampler[int]):
             return _cycled(self._known, wanted, generator)
         classes = self._labels[self._known].unique()
         turns = _cycled(classes, wanted, generator)
-        out = torch.empty(wanted, dtype=torch.long)
+        drawn = torch.empty_like(turns)
         for label in classes.tolist():
             places = (turns == label).nonzero().squeeze(1)
-            members = self._known[self._labels[self._known] == label]
-            out[places] = _cycled(members, places.numel(), generator)
-        return out
+            members = (self._labels == label).nonzero().squeeze(1)
+            drawn[places] = _cycled(members, len(places), generator)
+        return drawn
 
 
 def _cycled(values: Tensor, wanted: int, generator: torch.Generator) -> Tensor:
-    rounds = max(1, math.ceil(wanted / values.numel()))
-    orders = [values[torch.randperm(values.numel(), generator=generator)] for _ in range(rounds)]
+    rounds = max(1, math.ceil(wanted / len(values)))
+    orders = [values[torch.randperm(len(values), generator=generator)] for _ in range(rounds)]
     return torch.cat(orders)[:wanted]
 
 
@@ -218,7 +215,7 @@ def draw_labels(
     for label in range(corpus.num_classes):
         members = np.flatnonzero(labels == label)
         wanted = per_class if fraction is None else max(1, round(fraction * members.size))
-        drawn.extend(rng.permutation(members)[:wanted].tolist())
+        drawn += rng.permutation(members)[:wanted].tolist()
     return sorted(drawn)
 
 
@@ -226,7 +223,7 @@ def hide_labels(corpus: Corpus, kept: Sequence[int]) -> Corpus:
     """The same documents with the labels of all but the `kept` positions hidden."""
     shown = set(kept)
     if corpus.label_sets is not None:
-        sets = [labels if i in shown else None for i, labels in enumerate(corpus.label_sets)]
+        sets = [found if i in shown else None for i, found in enumerate(corpus.label_sets)]
         return replace(corpus, label_sets=sets)
     labels = [label if i in shown else UNLABELED for i, label in enumerate(corpus.labels)]
     return replace(corpus, labels=labels)
@@ -304,27 +301,22 @@ def recorded_embeddings(
     They are kept in the `folder`, by default in the user's cache, under the `identity` of the
     encoder, see `encoder_identity`; without an identity nothing is kept.
     """
-
-    def embedded() -> dict[str, Tensor]:
-        encoder = make_encoder().eval()
-        return {
-            name: encoder.embed(part, batch_size=64, progress=progress).float().contiguous()
-            for name, part in parts.items()
-        }
-
-    if not identity:
-        return embedded()
-    content = repr([documents_digest(parts.values()), sorted(identity.items())])
-    key = hashlib.sha256(content.encode()).hexdigest()[:20]
-    file = Path(folder or cache_folder()) / "embeddings" / f"{key}.safetensors"
-    if os.path.isfile(file):  # False where the folder may not be searched
-        try:
+    file: Path | None = None
+    if identity:
+        content = repr([documents_digest(parts.values()), sorted(identity.items())])
+        key = hashlib.sha256(content.encode()).hexdigest()[:20]
+        file = Path(folder or cache_folder()) / "embeddings" / f"{key}.safetensors"
+        with suppress(SafetensorError, OSError):
             stored = load_file(file)
-        except (SafetensorError, OSError):
-            stored = {}
-        if all(_fits(stored.get(name), part) for name, part in parts.items()):
-            return {name: stored[name] for name in parts}
-    rows = embedded()
+            if all(_fits(stored.get(name), part) for name, part in parts.items()):
+                return {name: stored[name] for name in parts}
+    encoder = make_encoder().eval()
+    rows = {
+        name: encoder.embed(part, batch_size=64, progress=progress).float().contiguous()
+        for name, part in parts.items()
+    }
+    if file is None:
+        return rows
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         # Drafts of all names: the embeddings of a killed process may never be needed again.

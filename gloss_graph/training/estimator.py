@@ -7,7 +7,7 @@ import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from shutil import copytree, rmtree
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -15,7 +15,7 @@ from huggingface_hub import ModelHubMixin, snapshot_download
 from numpy.typing import NDArray
 from sklearn.exceptions import NotFittedError
 from sklearn.metrics import accuracy_score
-from torch import Tensor, nn
+from torch import nn
 
 from gloss_graph._internal.checks import check_choice
 from gloss_graph._internal.labels import class_codes, label_array
@@ -23,12 +23,12 @@ from gloss_graph.runs import RunFolder
 from gloss_graph.text import Corpus, FeatureEncoder, Splits, TextEncoder, load_encoder
 from gloss_graph.text.corpora import string_list
 from gloss_graph.training.config import FEATURE_RATES, RECIPES, TrainConfig, recipe_settings
+from gloss_graph.training.outcome import THRESHOLD
 from gloss_graph.training.predict import Run
 from gloss_graph.training.run import train_text
 
-HEADS = ("linear", "propagation")
-_ENCODER = "encoder"
 _SETS = (list, tuple, set, frozenset)
+_Documents = list[str] | NDArray[np.float32]
 
 
 class Reason(NamedTuple):
@@ -92,7 +92,7 @@ class GraphGuidedClassifier(ModelHubMixin):
         verbose: bool = True,
     ) -> None:
         check_choice("recipe", recipe, ("auto", *RECIPES))
-        check_choice("head", head, HEADS)
+        check_choice("head", head, ("linear", "propagation"))
         self.encoder, self.recipe, self.head, self.max_length = encoder, recipe, head, max_length
         self.settings, self.seed, self.verbose = dict(settings or {}), seed, verbose
         self._remove: Callable[[], object] = lambda: None
@@ -131,10 +131,9 @@ class GraphGuidedClassifier(ModelHubMixin):
         encoder = self._encoder(corpus, work)
         run = work / "run"
         train_text(Splits(corpus), encoder, config, run, progress=self.verbose, save_steps=0)
-        if numbers is not None:
-            RunFolder(run).note(class_numbers=numbers)
-        if (work / _ENCODER).is_dir():
-            copytree(work / _ENCODER, RunFolder(run).encoder)
+        RunFolder(run).note(class_numbers=numbers)
+        if (work / "encoder").is_dir():
+            copytree(work / "encoder", RunFolder(run).encoder)
         self._take(run)
         return self
 
@@ -142,48 +141,43 @@ class GraphGuidedClassifier(ModelHubMixin):
         """Classes (B,) of documents, or label sets (B, C) of 0 and 1."""
         scores = self.predict_proba(texts)
         if self._fitted().multilabel:
-            return (scores >= 0.5).astype(np.int64)
-        found: NDArray[Any] = self.classes_[scores.argmax(axis=1)]
-        return found
+            return (scores >= THRESHOLD).astype(np.int64)
+        return self.classes_[scores.argmax(axis=1)]
 
     def predict_proba(self, texts: Any) -> NDArray[np.floating[Any]]:
         """Class probabilities (B, C), columns in the order of `classes_`.
 
         Raises:
             NotFittedError: Before `fit`.
-            TypeError: A text that is not a string.
         """
         run = self._fitted()
         if self.head == "linear":
-            scores = run.linear(**self._arguments(texts), progress=self.verbose)
-        else:
-            found = run.predict(**self._arguments(texts), top=0, progress=self.verbose)
-            scores = found.explanation.probabilities
-            # The head knows more than the graph about a row that no label reaches.
-            scores = torch.where(scores.sum(dim=1, keepdim=True) > 0, scores, found.linear)
-        result: NDArray[np.floating[Any]] = scores.numpy()
-        return result
+            return run.linear(**self._arguments(texts)).numpy()
+        found = run.predict(**self._arguments(texts), top=0)
+        scores = found.explanation.probabilities
+        # The head knows more than the graph about a row that no label reaches.
+        return torch.where(scores.sum(dim=1, keepdim=True) > 0, scores, found.linear).numpy()
 
     def explain(self, texts: Any, top: int = 3) -> list[Decision]:
-        """What propagation over the training documents says, and the labeled ones that decided.
-
-        Args:
-            texts: B documents.
-            top: Reasons per document, at most.
-        """
+        """What propagation over the training documents says of B texts, with `top` reasons each."""
         run = self._fitted()
-        found = run.predict(**self._arguments(texts), top=top, progress=self.verbose).explanation
-        decisions = []
+        found = run.predict(**self._arguments(texts), top=top).explanation
         best = self.classes_[found.probabilities.argmax(dim=1).numpy()].tolist()
-        for i, label in enumerate(best):
-            pairs = zip(found.ids[i].tolist(), found.shares[i].tolist(), strict=True)
-            reasons = [
-                Reason(run.texts.get(n) or str(n), self._label_of[n], share)
-                for n, share in pairs
-                if n >= 0 and share > 0
-            ]
-            decisions.append(Decision(label, float(found.confidence[i]), reasons))
-        return decisions
+        columns = (found.confidence, found.ids, found.shares)
+        return [
+            Decision(
+                label,
+                confidence,
+                [
+                    Reason(run.texts.get(n) or str(n), self._label_of[n], share)
+                    for n, share in zip(ids, shares, strict=True)
+                    if n >= 0 and share > 0
+                ],
+            )
+            for label, confidence, ids, shares in zip(
+                best, *(column.tolist() for column in columns), strict=True
+            )
+        ]
 
     def score(self, texts: Any, labels: Any) -> float:
         """Accuracy on labeled documents (of label sets: share of sets that are all right)."""
@@ -195,11 +189,10 @@ class GraphGuidedClassifier(ModelHubMixin):
         return float(accuracy_score(label_array(labels), predicted))
 
     def save(self, folder: str | Path) -> Path:
-        """Write a run folder, which `load` and `gloss-graph predict --run` read.
+        """Write a new run folder, which `load` and `gloss-graph predict --run` read.
 
         Raises:
             FileExistsError: The folder holds files.
-            NotFittedError: Before `fit`.
         """
         run = self._fitted()
         with RunFolder(folder).claim() as claimed:
@@ -212,10 +205,7 @@ class GraphGuidedClassifier(ModelHubMixin):
     ) -> GraphGuidedClassifier:
         """Read a run folder that `save` or `gloss-graph train` wrote.
 
-        Args:
-            folder: The folder.
-            encoder: The module that made the feature rows, for a classifier that had one.
-            head: As in the constructor.
+        A classifier that had one needs the `encoder`, the module that made the feature rows, again.
         """
         model = cls("none" if encoder is None else encoder, head=head, verbose=False)
         model._take(Path(folder).expanduser())
@@ -227,29 +217,13 @@ class GraphGuidedClassifier(ModelHubMixin):
         copytree(self._fitted().folder, save_directory, dirs_exist_ok=True)
 
     @classmethod
-    def _from_pretrained(
-        cls,
-        *,
-        model_id: str,
-        revision: str | None,
-        cache_dir: str | Path | None,
-        force_download: bool,
-        local_files_only: bool,
-        token: str | bool | None,
-        **settings: Any,
-    ) -> GraphGuidedClassifier:
-        folder = model_id
+    def _from_pretrained(cls, *, model_id: str, **settings: Any) -> GraphGuidedClassifier:
+        folder, own = model_id, {k: v for k, v in settings.items() if k in ("encoder", "head")}
         if not Path(folder).is_dir():
-            folder = snapshot_download(
-                model_id,
-                revision=revision,
-                cache_dir=cache_dir,
-                force_download=force_download,
-                local_files_only=local_files_only,
-                token=token,
-            )
+            asked = ("revision", "cache_dir", "force_download", "local_files_only", "token")
+            folder = snapshot_download(model_id, **{name: settings[name] for name in asked})
         # The mixin adds the settings of config.json that are named like those of the constructor.
-        return cls.load(folder, **{k: v for k, v in settings.items() if k in ("encoder", "head")})
+        return cls.load(folder, **own)
 
     # ------------------------------------------------------------------ inside
 
@@ -258,9 +232,8 @@ class GraphGuidedClassifier(ModelHubMixin):
         """Whether documents are rows of features."""
         if self._run is not None:
             return self._run.on_features
-        if isinstance(self.encoder, TextEncoder) or hasattr(self.encoder, "tokenize"):
-            return False
-        return self.encoder == "none" or isinstance(self.encoder, nn.Module)
+        reads_texts = hasattr(self.encoder, "tokenize")
+        return self.encoder == "none" or (isinstance(self.encoder, nn.Module) and not reads_texts)
 
     def _fitted(self) -> Run:
         if self._run is None:
@@ -269,80 +242,70 @@ class GraphGuidedClassifier(ModelHubMixin):
 
     def _take(self, folder: Path) -> None:
         run = Run(folder)
-        names = run.label_names
-        numbers = run.settings.get("class_numbers")
-        self.classes_ = np.array(numbers if numbers is not None else names)
-        of_name = dict(zip(names, self.classes_.tolist(), strict=True))
+        self.classes_ = np.array(run.settings.get("class_numbers") or run.label_names)
+        of_name = dict(zip(run.label_names, self.classes_.tolist(), strict=True))
         self._label_of = {n: of_name.get(label, label) for n, label in run.labels.items()}
         self.metrics_ = RunFolder(folder).read_metrics()
         self._run = run
 
-    def _documents(self, given: Any, what: str) -> list[str] | NDArray[np.float32]:
-        return self._features(given, what) if self.on_features else _texts(given, what)
+    def _documents(self, given: Any, what: str) -> _Documents:
+        if self.on_features:
+            return self._features(given, what)
+        if isinstance(given, str | bytes) or not isinstance(given, Iterable):
+            raise TypeError(f"{what!r} must be a list of texts (got {type(given).__name__}).")
+        try:
+            return string_list(what, given)
+        except ValueError as error:
+            raise TypeError(str(error)) from None
 
     def _features(self, given: Any, what: str) -> NDArray[np.float32]:
-        if hasattr(given, "toarray"):
-            given = given.toarray()
-        rows = np.asarray(given)
+        rows = np.asarray(given.toarray() if hasattr(given, "toarray") else given)
         if rows.dtype.kind not in "fiub" or rows.ndim != 2:
             raise ValueError(
                 f"{what!r} must be rows of numbers (N, D), as encoder={_name_of(self.encoder)} "
                 f"asks for (got {rows.dtype} {rows.shape}). For texts name an encoder of texts."
             )
         rows = rows.astype(np.float32)
-        if not np.isfinite(rows).all():
-            bad = int(np.flatnonzero(~np.isfinite(rows).all(axis=1))[0])
+        if not (finite := np.isfinite(rows).all(axis=1)).all():
+            bad = int(finite.argmin())
             raise ValueError(f"{what!r} must be finite (row {bad} is not). Drop or fill it.")
         if isinstance(self.encoder, nn.Module) and not isinstance(self.encoder, FeatureEncoder):
             with torch.no_grad():
-                found: Tensor = self.encoder.eval()(torch.from_numpy(rows))
-            return found.float().numpy()
+                return self.encoder.eval()(torch.from_numpy(rows)).float().numpy()
         return rows
 
     def _encoder(self, corpus: Corpus, work: Path) -> TextEncoder | FeatureEncoder:
+        encoder, folder = self.encoder, work / "encoder"
         if corpus.features is not None:
-            if isinstance(self.encoder, FeatureEncoder):
-                return self.encoder
+            if isinstance(encoder, FeatureEncoder):
+                return encoder
             return FeatureEncoder.scaled_to(corpus.features, seed=self.seed)
-        if isinstance(self.encoder, str):
-            return load_encoder(self.encoder, max_length=self.max_length)
-        # Kept with the run, so that predictions have the untrained encoder at hand.
-        folder = work / _ENCODER
-        if isinstance(self.encoder, TextEncoder):
-            self.encoder.save(folder)
-        else:
-            self.encoder.save(str(folder))  # type: ignore[operator]
-        return load_encoder(str(folder), max_length=self.max_length)
+        if not isinstance(encoder, str):
+            # Kept with the run, so that predictions have the untrained encoder at hand.
+            cast(Any, encoder).save(str(folder))
+            encoder = str(folder)
+        return load_encoder(encoder, max_length=self.max_length)
 
     def _arguments(self, texts: Any) -> dict[str, Any]:
-        documents = self._documents(texts, "texts")
-        return {"texts" if isinstance(documents, list) else "features": documents}
+        name = "features" if self.on_features else "texts"
+        return {name: self._documents(texts, "texts"), "progress": self.verbose}
 
 
 def _name_of(encoder: str | nn.Module) -> str:
     return repr(encoder) if isinstance(encoder, str) else type(encoder).__name__
 
 
-def _texts(given: Any, what: str) -> list[str]:
-    if isinstance(given, str | bytes) or not isinstance(given, Iterable):
-        raise TypeError(f"{what!r} must be a list of texts (got {type(given).__name__}).")
-    try:
-        return string_list(what, given)
-    except ValueError as error:
-        raise TypeError(str(error)) from None
-
-
 def _corpus(
-    documents: list[str] | NDArray[np.float32],
-    labels: Any,
-    more: list[str] | NDArray[np.float32] | None,
+    documents: _Documents, labels: Any, more: _Documents | None
 ) -> tuple[Corpus, list[Any] | None]:
     """The documents of a training, and their classes if these are numbers."""
     size, extra = len(documents), 0 if more is None else len(more)
     if not size:
         raise ValueError("'texts' must hold documents (got none).")
     sets: list[list[int] | None] | None = None
-    if _holds_sets(labels):
+    values = labels.tolist() if hasattr(labels, "tolist") else labels
+    listed = isinstance(values, Sequence) and any(isinstance(value, _SETS) for value in values)
+    if listed or getattr(labels, "ndim", 1) == 2:
         names, sets = _label_sets(labels)
         codes, classes = np.zeros(len(sets), dtype=np.int64), np.array(names)
         sets = [*sets, *[None] * extra]
@@ -368,12 +331,6 @@ def _corpus(
     return corpus, None if classes.dtype.kind in "USO" else classes.tolist()
 
 
-def _holds_sets(labels: Any) -> bool:
-    values = labels.tolist() if hasattr(labels, "tolist") else labels
-    listed = isinstance(values, Sequence) and any(isinstance(value, _SETS) for value in values)
-    return getattr(labels, "ndim", 1) == 2 or listed
-
-
 def _label_sets(
     labels: Any, names: list[Any] | None = None
 ) -> tuple[list[Any], list[list[int] | None]]:
@@ -381,8 +338,10 @@ def _label_sets(
     if getattr(labels, "ndim", 1) == 2:
         rows = np.asarray(labels, dtype=np.float64)
         unknown = np.isnan(rows).any(axis=1) | (rows == -1).any(axis=1)
-        known = [np.flatnonzero(row).tolist() for row in rows]
-        sets = [None if n else found for n, found in zip(unknown, known, strict=True)]
+        sets = [
+            None if missing else np.flatnonzero(row).tolist()
+            for missing, row in zip(unknown, rows, strict=True)
+        ]
         return list(getattr(labels, "columns", range(rows.shape[1]))), sets
     members = [value if isinstance(value, _SETS) else None for value in labels]
     names = names or sorted({name for found in members for name in found or ()})

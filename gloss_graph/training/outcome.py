@@ -26,19 +26,13 @@ THRESHOLD = 0.5
 
 # Entries of the Trainer's log and their columns in `history.csv`.
 _HISTORY = {
-    "loss": "loss",
-    "graph_loss": "graph_loss",
-    "cross_entropy": "cross_entropy",
-    "metric_loss": "metric_loss",
-    "consistency": "consistency",
-    "contrast": "contrast",
-    "eval_accuracy": "val_accuracy",
-    "eval_macro_f1": "val_macro_f1",
-    "eval_micro_f1": "val_micro_f1",
-    "eval_subset_accuracy": "val_subset_accuracy",
-    "eval_macro_silhouette": "val_macro_silhouette",
+    **{n: n for n in ("loss", "graph_loss", "cross_entropy", "metric_loss")},
+    **{n: n for n in ("consistency", "contrast")},
+    **{f"eval_{n}": f"val_{n}" for n in ("accuracy", "macro_f1", "micro_f1")},
+    **{f"eval_{n}": f"val_{n}" for n in ("subset_accuracy", "macro_silhouette")},
     "eval_loss": "val_cross_entropy",
 }
+_CLASS_COLUMNS = ["split", "head", "class", "precision", "recall", "f1", "support"]
 
 
 def set_scores(predicted: np.ndarray, targets: np.ndarray) -> dict[str, float]:
@@ -82,8 +76,7 @@ def split_scores(
         scores = set_scores(predicted, corpus.targets)
     else:
         scores = classification_scores(predicted, labels.numpy())
-        if rows is not None:
-            scores |= silhouette_scores(rows, labels)
+        scores |= {} if rows is None else silhouette_scores(rows, labels)
     return {f"{split}.{name}": value for name, value in scores.items()}
 
 
@@ -105,16 +98,13 @@ class ClassReport:
         columns = precision_recall_fscore_support(
             truth, predicted[known], labels=range(corpus.num_classes), zero_division=0
         )
-        for name, precision, recall, f1, support in zip(corpus.label_names, *columns, strict=True):
-            row = {"split": split, "head": head, "class": name}
-            row |= {"precision": float(precision), "recall": float(recall), "f1": float(f1)}
-            self.rows.append({**row, "support": int(support)})
+        for name, *scores in zip(corpus.label_names, *(c.tolist() for c in columns), strict=True):
+            self.rows.append(dict(zip(_CLASS_COLUMNS, (split, head, name, *scores), strict=True)))
 
     def write(self, file: Path) -> None:
         """Write the rows as CSV, atomically."""
-        names = ["split", "head", "class", "precision", "recall", "f1", "support"]
         with atomic_write(file, overwrite=True) as draft:
-            draft.write(csv_bytes(pd.DataFrame(self.rows, columns=names)))
+            draft.write(csv_bytes(pd.DataFrame(self.rows, columns=_CLASS_COLUMNS)))
 
 
 def history_rows(log: list[dict[str, Any]]) -> list[dict[str, float]]:
@@ -137,12 +127,14 @@ def history_rows(log: list[dict[str, Any]]) -> list[dict[str, float]]:
 def describe(splits: Splits) -> dict[str, Any]:
     """Name, classes and sizes of the splits, and whether they hold label sets or pairs."""
     train = splits.train
-    found: dict[str, Any] = {"name": train.name, "classes": train.label_names}
-    found |= {name: len(part) for name, part in splits.parts.items()}
-    found["digest"] = documents_digest(splits.parts.values())
-    if train.multilabel:
-        found |= {"multilabel": True, "separator": train.separator}
-    return found if train.texts_b is None else {**found, "pairs": True}
+    return {
+        "name": train.name,
+        "classes": train.label_names,
+        **{name: len(part) for name, part in splits.parts.items()},
+        "digest": documents_digest(splits.parts.values()),
+        **({"multilabel": True, "separator": train.separator} if train.multilabel else {}),
+        **({} if train.texts_b is None else {"pairs": True}),
+    }
 
 
 # ------------------------------------------------------------------ progress, on stderr
@@ -201,18 +193,13 @@ class TrialBar:
         self._bar.update(self._one, note=f"waiting for {running} trials begun elsewhere")
 
     def ended(
-        self,
-        number: int,
-        state: str,
-        value: float | None,
-        params: Mapping[str, object],
-        finished: int,
+        self, number: int, state: str, value: float | None, params: Mapping[str, object], done: int
     ) -> None:
-        """Show a trial that has ended."""
+        """Show a trial that has ended; `done` are finished by now."""
         if value is not None and state == "complete":
             self._best = value if self._best is None else max(value, self._best)
         best = "" if self._best is None else f"best {self._best:.4f}"
-        self._bar.update(self._all, completed=finished, note=best)
+        self._bar.update(self._all, completed=done, note=best)
         if self.shown:
             score = "" if value is None else f" {value:.4f}"
             tried = ", ".join(f"{name} {setting}" for name, setting in params.items())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -25,15 +25,10 @@ from gloss_graph.training.setup import make_objective
 
 
 class Prediction(NamedTuple):
-    """Predictions for B documents.
-
-    Attributes:
-        explanation: By propagation over the training documents.
-        linear: Class probabilities (B, C) of the linear head; for label sets one per class.
-    """
+    """Predictions for B documents, by propagation over the training documents and by the head."""
 
     explanation: Explanation
-    linear: Tensor
+    linear: Tensor  #: Class probabilities (B, C) of the head; for label sets one per class.
 
 
 class Run:
@@ -44,20 +39,17 @@ class Run:
         label_names: Names of the C classes.
         classifier: Encoder and linear head.
         objective: The objective with its bank, in eval mode.
-        texts: Texts of the labeled training documents, by id.
-        texts_b: Their second texts, empty without pairs.
+        texts: Texts of the labeled training documents, by id; of pairs, `texts_b` the second ones.
         labels: Their class names, of label sets joined.
         multilabel: Whether documents have sets of classes.
-        on_features: Whether it was trained on precomputed features.
-        on_pairs: Whether it was trained on pairs of texts.
+        on_features: Whether it was trained on precomputed features; `on_pairs`, on pairs of texts.
 
     Raises:
         ValueError: The folder is missing, damaged or holds something else.
     """
 
     def __init__(self, folder: str | Path) -> None:
-        self.folder = Path(folder)
-        files = RunFolder(folder)
+        self.folder, files = Path(folder), RunFolder(folder)
         try:
             self.settings = files.settings()
             if (model := self.settings.get("model")) is not None:
@@ -65,15 +57,15 @@ class Run:
                     f"it is of --model {model}, which has no bank to propagate over; its "
                     "predictions.csv holds the classes of all its documents"
                 )
-            config, bank = self._config(files.config)
+            config, bank = _config_and_bank(files.config, self.settings)
             files.check_digests(self.settings)
             self.classifier = TextClassifier.load(files.model)
             self.label_names = self.classifier.label_names
             used, data = files.read_labels_used(), self.settings.get("data")
-            classes = data.get("classes") if isinstance(data, dict) else None
-            if classes not in (None, self.label_names):
+            data = data if isinstance(data, dict) else {}
+            if data.get("classes") not in (None, self.label_names):
                 raise ValueError(
-                    f"config.json has the classes {classes!r}, model/classifier.json has "
+                    f"config.json has the classes {data['classes']!r}, model/classifier.json has "
                     f"{self.label_names}"
                 )
         except (OSError, ValueError, KeyError, TypeError) as error:
@@ -82,37 +74,32 @@ class Run:
             ) from error
         self.multilabel: bool = bank["multilabel"]
         self.on_features = isinstance(self.classifier.encoder, FeatureEncoder)
-        self.on_pairs = isinstance(data, dict) and bool(data.get("pairs"))
+        self.on_pairs = bool(data.get("pairs"))
         self.texts: dict[int, str] = dict(zip(used.ids, used.texts, strict=True))
         self.labels: dict[int, str] = dict(zip(used.ids, used.labels, strict=True))
         self.texts_b: dict[int, str] = dict(zip(used.ids, used.texts_b or [], strict=False))
         self._frozen_dim: int = bank["frozen_dim"]
         self.objective = self._objective(files.objective, config, bank)
 
-    def _config(self, file: Path) -> tuple[TrainConfig, dict[str, Any]]:
-        """The settings of the training, and those of its bank."""
-        try:
-            config = TrainConfig.from_flat(self.settings)
-            bank = {"targets": False, "multilabel": False, **self.settings["bank"]}
-            for name in ("capacity", "frozen_dim"):
-                check_positive_int(f"bank.{name}", bank[name], minimum=0)
-            for name in ("targets", "multilabel"):
-                if not isinstance(bank[name], bool):
-                    raise ValueError(f"'bank.{name}' must be true or false (got {bank[name]!r})")
-        except KeyError as error:
-            raise ValueError(f"{file} lacks {error}") from error
-        except (ValueError, TypeError) as error:
-            raise ValueError(f"{file}: {error}") from error
-        return config, bank
-
     def _objective(
         self, file: Path, config: TrainConfig, bank: dict[str, Any]
     ) -> GraphGuidedObjective:
-        capacity = bank["capacity"]
-        _check_capacity(file, capacity)
+        capacity, classes = bank["capacity"], len(self.label_names)
+
+        def refusal(problem: str) -> ValueError:
+            advice = "Put back the file that training wrote."
+            return ValueError(f"The bank of a run must fit the run ({file} {problem}). {advice}")
+
+        try:
+            with safe_open(file, framework="pt") as stored:
+                found = stored.get_slice("memory.slot_labels").get_shape()
+        except (OSError, SafetensorError) as error:
+            raise ValueError(f"The bank of the run cannot be read ({file}: {error}).") from error
+        if found != [capacity]:  # before one of that size is made
+            raise refusal(f"has the shape {found}, not the size {capacity} of config.json")
         objective = make_objective(
             replace(config, loss="gloss", memory_size=capacity),
-            len(self.label_names),
+            classes,
             self.classifier.encoder.dim,
             capacity,
             frozen_dim=bank["frozen_dim"],
@@ -123,13 +110,8 @@ class Run:
         load_objective(objective, file)
         memory = objective.memory
         # Label sets have a column per class, whose number the state itself must match.
-        if memory is not None and len(memory) > 0 and not self.multilabel:
-            highest = int(memory.labels.max())
-            if highest >= len(self.label_names):
-                raise ValueError(
-                    f"The bank of a run must be of its classes ({file} has class {highest} of "
-                    f"{len(self.label_names)}). Put back the file that training wrote."
-                )
+        if memory and not self.multilabel and (highest := int(memory.labels.max())) >= classes:
+            raise refusal(f"has class {highest} of {classes}")
         return objective.eval()
 
     def predict(
@@ -164,10 +146,13 @@ class Run:
                 needs an encoder that is out of reach or has changed.
         """
         corpus = self._corpus(texts, texts_b, features)
-        rows = self.classifier.encoder.embed(corpus, progress=progress)
-        frozen = None
+        rows, frozen = self.classifier.encoder.embed(corpus, progress=progress), None
         if self._frozen_dim and anchor != 0.0:
-            frozen = self._frozen_rows(corpus, progress)
+            if corpus.features is not None:
+                # The adapter of features starts as the identity.
+                frozen = torch.from_numpy(corpus.features)
+            else:
+                frozen = self._untrained.embed(corpus, progress=progress)
         explanation = self.objective.explain(
             rows, frozen=frozen, ids=ids, mode=mode, frozen_weight=anchor, rule=rule, top=top
         )
@@ -190,19 +175,15 @@ class Run:
         return logits.sigmoid() if self.multilabel else logits.softmax(dim=1)
 
     def _corpus(
-        self,
-        texts: Sequence[str] | None,
-        texts_b: Sequence[str] | None,
-        features: np.ndarray | None,
+        self, texts: Sequence[str] | None, texts_b: Sequence[str] | None, features: Any
     ) -> Corpus:
         wanted = "features" if self.on_features else "texts"
         given = features if self.on_features else texts
         if given is None or (features is not None) != self.on_features:
             raise ValueError(f"'{wanted}' must be given, as the run was trained on {wanted}.")
         if not self.on_features and (texts_b is not None) != self.on_pairs:
-            wanted = "be given" if self.on_pairs else "be left out"
-            kind = "pairs" if self.on_pairs else "single texts"
-            raise ValueError(f"'texts_b' must {wanted}, as the run was trained on {kind}.")
+            rule, kind = ("given", "pairs") if self.on_pairs else ("left out", "single texts")
+            raise ValueError(f"'texts_b' must be {rule}, as the run was trained on {kind}.")
         size = len(given)
         return Corpus(
             [""] * size if texts is None else list(texts),
@@ -212,13 +193,6 @@ class Run:
             None if texts_b is None else list(texts_b),
             features=features,
         )
-
-    def _frozen_rows(self, corpus: Corpus, progress: bool) -> Tensor:
-        """Embeddings (B, D') of the encoder as it was before training."""
-        if corpus.features is not None:
-            # The adapter of features starts as the identity.
-            return torch.from_numpy(corpus.features)
-        return self._untrained.embed(corpus, progress=progress)
 
     @cached_property
     def _untrained(self) -> TextEncoder:
@@ -235,15 +209,18 @@ class Run:
         return encoder
 
 
-def _check_capacity(file: Path, capacity: int) -> None:
-    """Refuse a bank of another size than the settings say, before one of that size is made."""
+def _config_and_bank(file: Path, settings: Mapping[str, Any]) -> tuple[TrainConfig, dict[str, Any]]:
+    """The settings of the training, and those of its bank."""
     try:
-        with safe_open(file, framework="pt") as stored:
-            found = stored.get_slice("memory.slot_labels").get_shape()
-    except (OSError, SafetensorError) as error:
-        raise ValueError(f"The bank of the run cannot be read ({file}: {error}).") from error
-    if found != [capacity]:
-        raise ValueError(
-            f"The bank of a run must be of the size {capacity} of its config.json ({file} has the "
-            f"shape {found}). Put back the file that training wrote."
-        )
+        config = TrainConfig.from_flat(settings)
+        bank = {"targets": False, "multilabel": False, **settings["bank"]}
+        for name in ("capacity", "frozen_dim"):
+            check_positive_int(f"bank.{name}", bank[name], minimum=0)
+        for name in ("targets", "multilabel"):
+            if not isinstance(bank[name], bool):
+                raise ValueError(f"'bank.{name}' must be true or false (got {bank[name]!r})")
+    except KeyError as error:
+        raise ValueError(f"{file} lacks {error}") from error
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{file}: {error}") from error
+    return config, bank

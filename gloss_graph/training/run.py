@@ -23,53 +23,28 @@ from gloss_graph.inference import GraphSkill, graph_skill
 from gloss_graph.objective import GraphGuidedObjective
 from gloss_graph.runs import RunFolder
 from gloss_graph.text import Adapters, Corpus, FeatureEncoder, Splits, TextEncoder, add_lora
+from gloss_graph.training import outcome, setup, stages
 from gloss_graph.training.checkpoints import Checkpoints, RunClock, run_settings, save_objective
 from gloss_graph.training.classifier import TextClassifier
 from gloss_graph.training.config import DEFAULTS, TrainConfig, check_multilabel
 from gloss_graph.training.data import with_few_labels
-from gloss_graph.training.outcome import (
-    THRESHOLD,
-    ClassReport,
-    ProgressBar,
-    describe,
-    history_rows,
-    split_scores,
-)
-from gloss_graph.training.processes import check_run, check_same_everywhere, join_processes, on_main
-from gloss_graph.training.setup import make_loss, make_objective, make_trainer
 from gloss_graph.training.snapshots import Snapshots
-from gloss_graph.training.stages import (
-    SplitEmbeddings,
-    fill_bank,
-    fit_head,
-    run_start_stages,
-    shared_words,
-)
 from gloss_graph.training.trainer import LossModule
-
-_SIGMA_SAMPLE = 1024
 
 
 @dataclass(frozen=True)
 class RunResult:
-    """A trained classifier and its scores.
-
-    Attributes:
-        model: The trained classifier, of the best step or the last one.
-        objective: An objective whose bank holds the training documents, for `predict`.
-        metrics: Flat numbers: `test.macro_f1`, `test_propagation.macro_f1`, `seconds.encoder`, ...
-        history: Rows of step, losses and validation scores.
-        predictions: Split name -> predicted class (N,) of its documents, or set (N, C) bool.
-        embeddings: Split name -> embeddings (N, D) of its documents.
-        skill: The expected gain of the graph before training, None with too few labels to tell.
-    """
+    """A trained classifier, of the best step or the last one, and its scores."""
 
     model: TextClassifier
-    objective: GraphGuidedObjective
+    objective: GraphGuidedObjective  #: Its bank holds the training documents, for `predict`.
+    #: Flat numbers: `test.macro_f1`, `test_propagation.macro_f1`, `seconds.encoder`, ...
     metrics: dict[str, float]
-    history: list[dict[str, float]]
+    history: list[dict[str, float]]  #: Rows of step, losses and validation scores.
+    #: Split name -> predicted class (N,) of its documents, or set (N, C) bool.
     predictions: dict[str, np.ndarray]
-    embeddings: dict[str, Tensor]
+    embeddings: dict[str, Tensor]  #: Split name -> embeddings (N, D) of its documents.
+    #: The expected gain of the graph before training, None with too few labels to tell.
     skill: GraphSkill | None = None
 
 
@@ -127,13 +102,13 @@ def train_text(
     )
     standalone = config.mode == "standalone"
     check_labels(splits, picks_step=not config.keeps_last, by_silhouette=standalone)
-    device = check_run(config, on_features=isinstance(encoder, FeatureEncoder))
-    join_processes(config.device)
+    device = setup.check_run(config, on_features=isinstance(encoder, FeatureEncoder))
+    setup.join_processes(config.device)
     if save_steps is not None:
         check_positive_int("save_steps", save_steps, minimum=0)
     out = Path(out)
     settings = run_settings(config, encoder, splits, device)
-    check_same_everywhere({**settings, "out": str(out)})
+    setup.check_same_everywhere({**settings, "out": str(out)})
     checkpoints = Checkpoints(out)
     going_on = resume and checkpoints.begun
     if going_on:
@@ -147,13 +122,12 @@ def train_text(
             if not going_on and save_steps != 0:
                 checkpoints.begin(settings)
 
-        on_main(begin)
-        bar = ProgressBar(description) if progress and is_main() else None
+        setup.on_main(begin)
+        bar = outcome.ProgressBar(description) if progress and is_main() else None
         # Weights cannot be written below a name that is not UTF-8.
-        named = utf8_folder(out)
-        run = _TextRun(splits, encoder, config, named, device, frozen, bar is not None, stack)
+        run = _TextRun(splits, encoder, config, utf8_folder(out), device, frozen, bar, stack)
         run.start()
-        run.train(callbacks, bar, save_steps)
+        run.train(callbacks, save_steps)
         result = run.score()
         wait_for_all()  # the checkpoints are read by all
         if owned:
@@ -175,29 +149,38 @@ class _TextRun:
         out: Path,
         device: torch.device,
         frozen: Mapping[str, Tensor] | None,
-        progress: bool,
+        bar: outcome.ProgressBar | None,
         stack: ExitStack,
     ) -> None:
         set_seed(config.seed)
         self.splits, self.encoder, self.config, self.out = splits, encoder, config, out
-        self.corpus, self.labels = splits.train, torch.tensor(splits.train.labels)
-        self.progress, self.checkpoints = progress, Checkpoints(out)
+        self.corpus, self.bar, self.checkpoints = splits.train, bar, Checkpoints(out)
         self.metrics: dict[str, float] = {}
         self.history: list[dict[str, float]] = []
-        self.start_losses: list[float] = []
-        self.classes = ClassReport()
+        self.classes = outcome.ClassReport()
         self.loss: LossModule | None = None
         #: Embeddings (N, D) of the training documents at the end, if known.
         self.final: Tensor | None = None
         names = self.corpus.label_names
         self.classifier = TextClassifier(encoder, names, dropout=config.dropout, seed=config.seed)
-        self.adapters = self._adapters()
+        self.adapters: Adapters | None = None
+        if isinstance(encoder, TextEncoder):
+            encoder.freeze(config.freeze_layers)
+            if config.lora_rank:
+                self.adapters = add_lora(
+                    encoder,
+                    config.lora_rank,
+                    alpha=config.lora_alpha,
+                    dropout=config.lora_dropout,
+                    targets=config.lora_targets,
+                    seed=config.seed,
+                )
+                self.metrics["lora.parameters"] = float(self.adapters.size)
         encoder.to(device)
-        self.clock = RunClock()
+        self.clock, size = RunClock(), config.eval_batch_size
         if isinstance(encoder, TextEncoder) and not config.bf16:
-            size = config.eval_batch_size
             stack.enter_context(encoder.keeping_states(self.corpus, batch_size=size))
-        self.views = SplitEmbeddings(encoder, splits, config, frozen, progress)
+        self.views = stages.SplitEmbeddings(encoder, splits, config, frozen, bar is not None)
         self.snapshots: Snapshots | None = None
         if config.pictures:
             self.snapshots = Snapshots(
@@ -205,39 +188,20 @@ class _TextRun:
                 splits,
                 self.views.frozen,
                 warm_start=config.warm_start_steps > 0 or config.spreads,
-                batch_size=config.eval_batch_size,
+                batch_size=size,
                 seed=config.seed,
             )
         self.skill = self._skill()
 
-    def _adapters(self) -> Adapters | None:
-        """Freeze the first layers of the encoder and give the others adapters, if asked for."""
-        config = self.config
-        if isinstance(self.encoder, FeatureEncoder):
-            return None
-        self.encoder.freeze(config.freeze_layers)
-        if not config.lora_rank:
-            return None
-        adapters = add_lora(
-            self.encoder,
-            config.lora_rank,
-            alpha=config.lora_alpha,
-            dropout=config.lora_dropout,
-            targets=config.lora_targets,
-            seed=config.seed,
-        )
-        self.metrics["lora.parameters"] = float(adapters.size)
-        return adapters
-
     def _skill(self) -> GraphSkill | None:
         """The expected gain of the graph on the embeddings before training, where it is known."""
-        config, rows = self.config, self.views.before
-        counts = torch.bincount(self.labels[self.labels >= 0])
-        if rows is None or int((counts > 0).sum()) < 2 or int(counts.max()) < 2:
+        config, rows, labels = self.config, self.views.before, torch.tensor(self.corpus.labels)
+        counts = labels[labels >= 0].unique(return_counts=True)[1]
+        if rows is None or len(counts) < 2 or int(counts.max()) < 2:
             return None
         skill = graph_skill(
             rows,
-            self.labels,
+            labels,
             k=config.k,
             align=config.align,
             seed=config.seed,
@@ -246,47 +210,6 @@ class _TextRun:
         )
         self.metrics |= {f"graph_skill.{key}": float(v) for key, v in skill._asdict().items()}
         return skill
-
-    def start(self) -> None:
-        """Run the contrastive stages and make the loss, its bank filled where it helps."""
-        config, train = self.config, self.corpus
-        self.start_losses, seconds = run_start_stages(
-            self.encoder,
-            train,
-            self.views,
-            config,
-            checkpoints=self.checkpoints,
-            progress=self.progress,
-        )
-        self.metrics |= seconds
-        sample = None
-        if config.loss_spec.in_batch and isinstance(config.bandwidth, str):
-            some = train.select(seeded_sample(len(train), _SIGMA_SAMPLE).tolist())
-            sample = self.encoder.embed(some, progress=self.progress)
-        self.loss = make_loss(
-            config,
-            train.num_classes,
-            self.encoder.dim,
-            train.labels,
-            frozen_dim=self.views.dim,
-            sample=sample,
-            multilabel=train.multilabel,
-            views=self._word_views(),
-        )
-        objective = self.objective
-        # Frozen features fill the bank together with the learned ones, before any step.
-        if objective is not None and self.views.dim > 0 and self.checkpoints.latest() is None:
-            fill_bank(objective, train, self.start_rows, self.views)
-            if self.start_losses and config.trains:
-                fit_head(self.classifier, train, self.start_rows, self.views, config)
-
-    def _word_views(self) -> list[tuple[Tensor, Tensor]]:
-        """The words of the training documents, where a contrast of joint training uses them."""
-        spec = self.config.loss_spec
-        if self.config.contrast_weight == 0 or not (spec.over_bank and min(self.corpus.labels) < 0):
-            return []
-        words = shared_words(self.corpus, self.config)
-        return [] if words is None else [(torch.tensor(self.corpus.ids), words)]
 
     @property
     def objective(self) -> GraphGuidedObjective | None:
@@ -298,38 +221,38 @@ class _TextRun:
         """Embeddings (N, D) of the training documents after the contrastive stages."""
         return self.views.rows("train") if self.start_losses else self.views.start_rows
 
-    def train(
-        self, callbacks: Sequence[TrainerCallback], bar: ProgressBar | None, save_steps: int | None
-    ) -> None:
+    def start(self) -> None:
+        """Run the contrastive stages and make the loss, its bank filled where it helps."""
+        config, train, spec = self.config, self.corpus, self.config.loss_spec
+        self.start_losses, seconds = stages.run_start_stages(self.views, self.checkpoints)
+        self.metrics |= seconds
+        sample = words = None
+        if spec.in_batch and isinstance(config.bandwidth, str):
+            some = train.select(seeded_sample(len(train), 1024).tolist())
+            sample = self.encoder.embed(some, progress=self.bar is not None)
+        if config.contrast_weight > 0 and spec.over_bank and min(train.labels) < 0:
+            words = stages.shared_words(train, config)
+        self.loss = setup.make_loss(
+            config,
+            train.num_classes,
+            self.encoder.dim,
+            train.labels,
+            frozen_dim=self.views.dim,
+            sample=sample,
+            multilabel=train.multilabel,
+            views=() if words is None else [(torch.tensor(train.ids), words)],
+        )
+        # Frozen features fill the bank together with the learned ones, before any step.
+        if self.objective and self.views.dim > 0 and self.checkpoints.latest() is None:
+            stages.fill_bank(self.objective, self.views, self.start_rows)
+            if self.start_losses and config.trains:
+                stages.fit_head(self.classifier, self.views, self.start_rows)
+
+    def train(self, callbacks: Sequence[TrainerCallback], save_steps: int | None) -> None:
         """Train head and encoder together, or fit the head where nothing is to be trained."""
         config, metrics = self.config, self.metrics
         if config.trains:
-            uses_all, known = config.loss_spec.uses_unlabeled, self.labels.numpy() >= 0
-            trainer = make_trainer(
-                self.classifier,
-                self.loss,
-                self.splits if uses_all else replace(self.splits, train=self.corpus.select(known)),
-                config,
-                self.out,
-                frozen=None if self.objective is None else self.views.frozen.get("train"),
-                save_steps=save_steps,
-            )
-            self.clock.clocks = trainer.clocks
-            trainer.extras = {"clock": self.clock}
-            if self.snapshots is not None:
-                trainer.extras["pictures"] = self.snapshots.batch
-                trainer.add_callback(self.snapshots.batch)
-            for callback in (*callbacks, *([] if bar is None else [bar])):
-                trainer.add_callback(callback)
-            latest = self.checkpoints.latest()
-            with nullcontext() if bar is None else bar.display:
-                trainer.train(None if latest is None else str(latest))
-            state = trainer.state
-            self.history = history_rows(state.log_history)
-            metrics["steps"] = float(state.global_step)
-            metrics["epochs_to_stop"] = float(state.epoch or 0.0)
-            metrics["best_step"] = float(state.best_global_step or state.global_step)
-            metrics |= {f"seconds.{name}": s for name, s in trainer.stage_seconds().items()}
+            self._train_together(callbacks, save_steps)
         else:
             metrics["steps"] = float(len(self.start_losses))
             self.history = [{"step": i + 1, "loss": v} for i, v in enumerate(self.start_losses)]
@@ -339,19 +262,49 @@ class _TextRun:
         if not config.trains or config.mode == "standalone" or config.refit_head:
             self.classifier.standalone = False
             self.final = self.views.rows("train") if config.trains else self.start_rows
-            metrics |= fit_head(self.classifier, self.corpus, self.final, self.views, config)
+            metrics |= stages.fit_head(self.classifier, self.views, self.final)
         recording = 0.0 if self.snapshots is None else self.snapshots.seconds
         metrics["seconds.train"] = self.clock.seconds - recording
 
+    def _train_together(self, callbacks: Sequence[TrainerCallback], save_steps: int | None) -> None:
+        splits, bar, snapshots = self.splits, self.bar, self.snapshots
+        if not self.config.loss_spec.uses_unlabeled:
+            known = np.asarray(self.corpus.labels) >= 0
+            splits = replace(splits, train=self.corpus.select(known))
+        trainer = setup.make_trainer(
+            self.classifier,
+            self.loss,
+            splits,
+            self.config,
+            self.out,
+            frozen=None if self.objective is None else self.views.frozen.get("train"),
+            save_steps=save_steps,
+        )
+        self.clock.clocks = trainer.clocks
+        trainer.extras = {"clock": self.clock}
+        if snapshots is not None:
+            trainer.extras["pictures"] = snapshots.batch
+            trainer.add_callback(snapshots.batch)
+        for callback in (*callbacks, *([] if bar is None else [bar])):
+            trainer.add_callback(callback)
+        latest = self.checkpoints.latest()
+        with nullcontext() if bar is None else bar.display:
+            trainer.train(None if latest is None else str(latest))
+        state = trainer.state
+        self.history = outcome.history_rows(state.log_history)
+        self.metrics |= {
+            "steps": float(state.global_step),
+            "epochs_to_stop": float(state.epoch or 0.0),
+            "best_step": float(state.best_global_step or state.global_step),
+            **{f"seconds.{name}": s for name, s in trainer.stage_seconds().items()},
+        }
+
     def _predictor(self) -> GraphGuidedObjective:
         """The trained objective, or another one whose bank holds the training documents."""
-        config, train = self.config, self.corpus
-        objective = self.objective
-        memory = None if objective is None else objective.memory
-        stored = memory is not None and len(memory) > 0
-        if objective is None or not stored or config.loss_spec.frozen_targets:
+        config, train, objective = self.config, self.corpus, self.objective
+        if objective is None or config.loss_spec.frozen_targets or not objective.memory:
             # The bank of another loss lacks documents or their learned rows: fill one to predict.
-            objective = make_objective(
+            objective = setup.make_objective(
                 replace(config, loss="gloss", memory_size=len(train)),
                 train.num_classes,
                 self.encoder.dim,
@@ -361,7 +314,7 @@ class _TextRun:
                 multilabel=train.multilabel,
             )
             rows = self.views.rows("train") if self.final is None else self.final
-            fill_bank(objective, train, rows, self.views)
+            stages.fill_bank(objective, self.views, rows)
         return objective.cpu().eval()
 
     def score(self) -> RunResult:
@@ -369,22 +322,21 @@ class _TextRun:
         objective, metrics = self._predictor(), self.metrics
         predictions, embeddings = {}, {}
         memory = objective.memory
-        labeled = memory is not None and len(memory) > 0 and bool(memory.labeled.any())
+        propagates = memory is not None and len(memory) > 0 and bool(memory.labeled.any())
         for name, corpus in self.splits.parts.items():
             if name == "train":
                 continue
             embeddings[name] = rows = self.views.rows(name)
             predictions[name] = _answer(self.classifier.head_logits(rows), corpus, 0.0)
-            metrics |= split_scores(name, predictions[name], rows, corpus)
+            metrics |= outcome.split_scores(name, predictions[name], rows, corpus)
             self.classes.add(name, "linear", predictions[name], corpus)
-            if not labeled:
-                continue
-            frozen = self.views.frozen.get(name)
-            spread = objective.predict(rows, frozen=frozen, mode="transductive")
-            answer = _answer(spread, corpus, THRESHOLD)
-            self.classes.add(name, "propagation", answer, corpus)
-            # The embeddings are scored with the linear head.
-            metrics |= split_scores(f"{name}_propagation", answer, None, corpus)
+            if propagates:
+                frozen = self.views.frozen.get(name)
+                spread = objective.predict(rows, frozen=frozen, mode="transductive")
+                answer = _answer(spread, corpus, outcome.THRESHOLD)
+                self.classes.add(name, "propagation", answer, corpus)
+                # The embeddings are scored with the linear head.
+                metrics |= outcome.split_scores(f"{name}_propagation", answer, None, corpus)
         metrics["seconds.total"] = self.clock.seconds
         model = self.classifier.eval().to("cpu")
         return RunResult(
@@ -403,7 +355,7 @@ class _TextRun:
         settings = {
             **self.config.flat(),
             **self.encoder.describe(),
-            "data": describe(self.splits),
+            "data": outcome.describe(self.splits),
             "bank": {
                 "capacity": 0 if memory is None else memory.capacity,
                 "frozen_dim": self.views.dim,
@@ -423,30 +375,27 @@ def _answer(scores: Tensor, corpus: Corpus, threshold: float) -> np.ndarray:
 
 def check_labels(splits: Splits, *, picks_step: bool, by_silhouette: bool = False) -> None:
     """Raise if the splits lack labels that a run needs, and warn about classes without any."""
-    needed = {"train": splits.train}
-    if picks_step:
-        if splits.val is None:
-            raise ValueError("'splits' must have a validation part, which picks the best step.")
-        needed["val"] = splits.val
-    for part, corpus in needed.items():
-        if not sum(corpus.class_counts):
+    train, val = splits.train, splits.val if picks_step else None
+    if picks_step and val is None:
+        raise ValueError("'splits' must have a validation part, which picks the best step.")
+    for part, corpus in (("train", train), ("val", val)):
+        if corpus is not None and not sum(corpus.class_counts):
             raise ValueError(
                 f"'splits.{part}' must hold a labeled document (got none of {len(corpus)}). Label "
                 "some, or check the column of the labels."
             )
-    counts = needed["val"].class_counts if "val" in needed else []
-    lone = counts and (sum(count > 0 for count in counts) < 2 or max(counts) < 2)
-    if by_silhouette and lone:
+    counts = val.class_counts if by_silhouette and val is not None else [2, 2]
+    if sum(count > 0 for count in counts) < 2 or max(counts) < 2:
         raise ValueError(
             "'splits.val' must hold two classes, one of them twice, for mode='standalone', which "
             "takes the step of the best silhouette. Label more, or take select='last'."
         )
-    named = zip(splits.train.label_names, splits.train.class_counts, strict=True)
-    missing = [name for name, count in named if not count]
+    named = zip(train.label_names, train.class_counts, strict=True)
+    missing = [repr(name) for name, count in named if not count]
     if missing:
         warnings.warn(
-            f"No training document is labeled {', '.join(map(repr, missing[:5]))}; such a class "
-            "cannot be predicted.",
+            f"No training document is labeled {', '.join(missing[:5])}; such a class cannot be "
+            "predicted.",
             UserWarning,
             stacklevel=3,
         )

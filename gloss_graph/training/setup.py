@@ -1,22 +1,25 @@
-"""What a run trains with, as its configuration asks for it: loss, bank and Trainer."""
+"""What a run needs: its device, other processes, the loss with its bank, and the Trainer."""
 
 from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+import torch.distributed as dist
+from accelerate import PartialState
 from torch import Tensor
 from torch.nn.functional import normalize
 from transformers import EarlyStoppingCallback, EvalPrediction, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
 
-from gloss_graph._internal.processes import launched
+from gloss_graph._internal import processes
+from gloss_graph._internal.eval_mode import evaluating
 from gloss_graph.analysis.scores import classification_scores, macro_silhouette
 from gloss_graph.graph import estimate_bandwidth
 from gloss_graph.graph.bandwidth import scaled_bandwidth
@@ -26,18 +29,97 @@ from gloss_graph.objective import GraphGuidedObjective
 from gloss_graph.propagation.alignment import class_shares
 from gloss_graph.runs import RunFolder
 from gloss_graph.text import Splits
+from gloss_graph.text.lora import require_peft
 from gloss_graph.training.checkpoints import SavePoints
 from gloss_graph.training.classifier import TextClassifier
 from gloss_graph.training.config import TrainConfig
 from gloss_graph.training.data import MixedSampler, TextCollator, TextDataset, steps_of
 from gloss_graph.training.outcome import set_scores
-from gloss_graph.training.processes import find_device, has_unused_parameters
 from gloss_graph.training.trainer import BankRefresh, GraphGuidedTrainer, LossModule
 
 _BANK_ROWS = 65_536
 _REFRESH = 40
-# Longer than any training: targets are solved once.
-_NEVER_AGAIN = sys.maxsize
+
+# ------------------------------------------------------------------ device and processes
+
+
+def find_device(name: str = "auto") -> torch.device:
+    """The device to train on, of `DEVICES`; "auto" is the first accelerator, else the CPU.
+
+    With several GPUs a process takes the one of its number on this machine.
+    """
+    kinds = {"cuda": torch.cuda, "xpu": torch.xpu, "mps": torch.backends.mps}
+    found = [kind for kind, module in kinds.items() if module.is_available()]
+    if name == "auto":
+        name = found[0] if found else "cpu"
+    if name != "cpu" and name not in found:
+        raise ValueError(
+            f"'device' must be one this machine and its torch have, {', '.join(['cpu', *found])} "
+            f"(got {name!r}). Use 'auto' for the fastest."
+        )
+    return torch.device(f"{name}:{processes.local_rank()}" if name in ("cuda", "xpu") else name)
+
+
+def check_run(config: TrainConfig, *, on_features: bool) -> torch.device:
+    """The device to train on; refuses what this machine or the kind of encoder cannot do."""
+    for name in ("freeze_layers", "lora_rank"):
+        if on_features and getattr(config, name):
+            raise ValueError(f"{name!r} must be 0 for features (got {getattr(config, name)}).")
+    if config.lora_rank:
+        require_peft()
+    return find_device(config.device)
+
+
+def join_processes(device: str = "auto") -> None:
+    """Join the other processes if `torchrun` or `accelerate launch` started several."""
+    if processes.launched() > 1 and not processes.joined():
+        PartialState(cpu=find_device(device).type == "cpu")
+
+
+def on_main(action: Callable[[], object]) -> None:
+    """Run `action` on process 0 alone; an `OSError` of it is raised on all processes."""
+    failure: OSError | None = None
+    if processes.is_main():
+        try:
+            action()
+        except OSError as error:
+            failure = error
+    if any(_of_all(failure is not None)):
+        raise failure or OSError("Process 0 failed; see its message.")
+
+
+def check_same_everywhere(settings: Mapping[str, Any]) -> None:
+    """Raise a `ValueError` on all processes if their settings differ; every process must call."""
+    found = _of_all(dict(settings))
+    known = dict.fromkeys(name for other in found for name in other)
+    values = {name: sorted({repr(part.get(name)) for part in found}) for name in known}
+    told = [f"'{name}' is {' and '.join(v)}" for name, v in values.items() if len(v) > 1]
+    if told:
+        raise ValueError(
+            f"All processes of a run must be started with the same settings ({', '.join(told)}). "
+            "Start them with one command."
+        )
+
+
+def _of_all(value: Any) -> list[Any]:
+    """The values of all processes."""
+    found = [value] * processes.world_size()
+    if len(found) > 1:
+        dist.all_gather_object(found, value)
+    return found
+
+
+def has_unused_parameters(classifier: TextClassifier) -> bool:
+    """Whether a trained parameter gets no gradient, as that of an unused pooler."""
+    encoder = classifier.encoder
+    device = next(encoder.parameters()).device
+    batch = {name: value.to(device) for name, value in encoder.probe().items()}
+    trained = [value for value in classifier.parameters() if value.requires_grad]
+    with evaluating(classifier), torch.enable_grad():
+        output = classifier(**batch)
+        result = output.embeddings if output.logits is None else output.logits
+        found = torch.autograd.grad(result.sum(), trained, allow_unused=True)
+    return any(gradient is None for gradient in found)
 
 
 # ------------------------------------------------------------------ the loss
@@ -59,7 +141,9 @@ def make_loss(
     `labels` are those of the training documents, -1 = unlabeled; label sets only mark the labeled
     documents there. The other arguments are those of `make_objective`.
     """
-    spec = config.loss_spec
+    spec, sixth = config.loss_spec, max(1, steps_of(config, labels) // 6)
+    if spec.module is None:
+        return None
     if spec.module == "metric":
         return MetricLoss(
             config.loss,
@@ -68,13 +152,10 @@ def make_loss(
             temperature=config.temperature,
             margin=config.margin,
         )
-    sixth = max(1, steps_of(config, labels) // 6)
     if spec.module == "pseudo-labels":
         prior = class_shares(torch.tensor(labels), num_classes)
         weight = config.consistency_weight
         return PseudoLabelLoss(num_classes, prior, weight=weight, start=sixth, ramp=sixth)
-    if spec.module is None:
-        return None
     return make_objective(
         config,
         num_classes,
@@ -112,17 +193,14 @@ def make_objective(
     spec = config.loss_spec
     bandwidth = scaled_bandwidth(config.bandwidth, config.bandwidth_scale)
     if spec.form is not None:
-        if isinstance(bandwidth, (int, float)):
-            sigma = float(bandwidth)
-        elif sample is None:
-            raise ValueError(f"bandwidth={bandwidth!r} needs a 'sample' of embeddings.")
-        else:
-            sigma = float(estimate_bandwidth(bandwidth, normalize(sample, dim=1)))
-        published = spec.form == "published"
-        make = GraphGuidedObjective.published if published else GraphGuidedObjective.released
+        if not isinstance(bandwidth, (int, float)):
+            if sample is None:
+                raise ValueError(f"bandwidth={bandwidth!r} needs a 'sample' of embeddings.")
+            bandwidth = float(estimate_bandwidth(bandwidth, normalize(sample, dim=1)))
+        make = getattr(GraphGuidedObjective, spec.form)
         return make(
             num_classes,
-            sigma,
+            float(bandwidth),
             graph_weight=config.graph_weight,
             visible_fraction=config.visible_fraction,
             seed=config.seed,
@@ -132,7 +210,7 @@ def make_objective(
     start, ramp = (0, 1) if early else (sixth, sixth)
     refresh = min(_REFRESH, sixth) if config.refresh_every is None else config.refresh_every
     if spec.frozen_targets:
-        refresh = _NEVER_AGAIN
+        refresh = sys.maxsize  # longer than any training: targets are solved once
     classes = num_classes if multilabel else None
     contrasts = targets and config.contrast_weight > 0 and not spec.frozen_targets
     return GraphGuidedObjective(
@@ -161,7 +239,6 @@ def make_objective(
 def _bank(
     config: TrainConfig, documents: int, dim: int, k: int, num_classes: int | None = None
 ) -> MemoryBank:
-    draws = config.eviction == "reservoir"
     return MemoryBank(
         min(documents, _BANK_ROWS) if config.memory_size is None else config.memory_size,
         dim,
@@ -169,7 +246,7 @@ def _bank(
         search=config.search,
         normalize=config.graph.normalize,
         num_classes=num_classes,
-        eviction=Reservoir(config.seed) if draws else config.eviction,
+        eviction=Reservoir(config.seed) if config.eviction == "reservoir" else config.eviction,
     )
 
 
@@ -187,25 +264,22 @@ def make_trainer(
     save_steps: int | None = None,
 ) -> GraphGuidedTrainer:
     """The Trainer of a run; `frozen` (N, D') travels with the training documents."""
-    encoder, labels = classifier.encoder, splits.train.labels
+    encoder, labels, spec = classifier.encoder, splits.train.labels, config.loss_spec
     sampler, unlabeled = MixedSampler.of(config, labels), min(labels) < 0
-    standalone = classifier.standalone = config.mode == "standalone"
+    classifier.standalone = config.mode == "standalone"
     device = find_device(config.device)
     classifier.to(device)
+    trained = [value for value in encoder.parameters() if value.requires_grad]
     optimizer = torch.optim.AdamW(
         [
-            {
-                "params": [value for value in encoder.parameters() if value.requires_grad],
-                "lr": config.learning_rate,
-            },
+            {"params": trained, "lr": config.learning_rate},
             {"params": list(classifier.head.parameters()), "lr": config.head_learning_rate},
         ],
         weight_decay=config.weight_decay,
         fused=True,
     )
-    reference = config.loss_spec.reference
     metrics = _set_metrics if splits.train.multilabel else _compute_metrics
-    several = launched() > 1
+    several = processes.launched() > 1
     trainer = GraphGuidedTrainer(
         classifier,
         TrainingArguments(
@@ -227,13 +301,13 @@ def make_trainer(
         ),
         objective=loss,
         # Without unlabeled documents the bank takes the rows of the training pass.
-        reference=reference == "always" or (reference == "unlabeled" and unlabeled),
-        teacher_decay=config.teacher_decay or config.loss_spec.teacher_decay,
+        reference=spec.reference == "always" or (spec.reference == "unlabeled" and unlabeled),
+        teacher_decay=config.teacher_decay or spec.teacher_decay,
         train_sampler=sampler if unlabeled or config.class_balance else None,
         train_dataset=TextDataset(splits.train, encoder, frozen),
         eval_dataset=TextDataset(splits.val or splits.train, encoder),
         data_collator=TextCollator(encoder, ids=config.ids),
-        compute_metrics=_space_metrics if standalone else metrics,
+        compute_metrics=_space_metrics if classifier.standalone else metrics,
         optimizers=(optimizer, None),
         callbacks=[] if config.keeps_last else [EarlyStoppingCallback(config.patience)],
     )
@@ -249,35 +323,28 @@ def _schedule(config: TrainConfig, steps: int, save_steps: int | None) -> dict[s
     """Training arguments about length, evaluations, checkpoints and activations."""
     by_steps = config.eval_steps is not None or config.max_steps is not None
     strategy, every = "steps" if by_steps else "epoch", config.eval_steps or max(1, steps // 4)
-    resumable, saves = save_steps != 0, "no"
-    if resumable:
-        saves = "steps" if save_steps else strategy
+    resumable, best = save_steps != 0, not config.keeps_last
     found = {
         "num_train_epochs": config.epochs,
         "max_steps": config.max_steps or -1,
         "warmup_steps": math.ceil(config.warmup * steps),
         "logging_steps": max(1, steps // 40),
         "eval_steps": every,
-        "eval_strategy": "no",
-        "save_strategy": saves,
-        "save_steps": save_steps or every,
-        "save_total_limit": 1,
+        "eval_strategy": strategy if best else "no",
+        # A run that keeps its best step saves at the evaluations, `SavePoints` in between.
+        "save_strategy": "steps" if save_steps and not best else strategy,
+        "save_steps": every if best else save_steps or every,
+        # With 1 the Trainer removes the last one at its end, before the run is scored.
+        "save_total_limit": 2 if best and resumable else 1,
         "save_only_model": not resumable,
         "restore_callback_states_from_checkpoint": True,
     }
-    if not config.keeps_last:
-        found |= {
-            "eval_strategy": strategy,
-            "save_strategy": strategy,
-            "save_steps": every,
-            # With 1 the Trainer removes the last one at its end, before the run is scored.
-            "save_total_limit": 2 if resumable else 1,
-            "load_best_model_at_end": True,
-            "metric_for_best_model": (
-                "macro_silhouette" if config.mode == "standalone" else "macro_f1"
-            ),
-            "greater_is_better": True,
-        }
+    if best:
+        found["load_best_model_at_end"] = found["greater_is_better"] = True
+        score = "macro_silhouette" if config.mode == "standalone" else "macro_f1"
+        found["metric_for_best_model"] = score
+    elif not resumable:
+        found["save_strategy"] = "no"
     if config.gradient_checkpointing:
         # transformers 6 renames the argument.
         new = "activation_checkpointing"

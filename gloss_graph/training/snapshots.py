@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -27,39 +28,30 @@ from gloss_graph.training.checkpoints import ends_epoch, has_ended
 _ROWS, _NAMES = "data.safetensors", "data.json"
 _FORMAT = "gloss_graph.snapshots.1"
 _DOCUMENTS = 1000
-_MOMENTS = 4
 #: Epochs whose end is recorded, at most; of more, every second, third, ...
 _EPOCHS = 100
 _PER_CLASS = 4
-_DAMAGED = (
-    *(OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError),
-    SafetensorError,
-)
 
 
-class Embeds(Protocol):
-    """Anything that embeds documents."""
-
-    def embed(self, corpus: Corpus, *, batch_size: int = 64, progress: bool = False) -> Tensor:
-        """Embeddings (N, D) of the documents."""
+class _Embeds(Protocol):
+    def embed(self, corpus: Corpus, *, batch_size: int = 64, progress: bool = False) -> Tensor: ...
 
 
 class FixedBatch(TrainerCallback):
     """Encodes the same few documents at the start of a training, on its way and at its end.
 
     A training gives the same numbers with and without it. The documents, `size` at most, are
-    labeled ones, equally many per class, of the largest classes where there are too many for four
-    documents each. There are at most `moments` passes on the way, denser at first, when most
-    changes; `warm_start` records the start of the training too.
+    labeled ones, equally many per class, of the largest classes if need be, four each. There are
+    at most `moments` passes on the way, denser at first; `warm_start` records the start too.
     """
 
     def __init__(
         self,
-        encoder: Embeds,
+        encoder: _Embeds,
         corpus: Corpus,
         *,
         size: int = 64,
-        moments: int = _MOMENTS,
+        moments: int = 4,
         warm_start: bool = False,
         batch_size: int = 64,
         seed: int = 0,
@@ -157,7 +149,7 @@ class Snapshots:
 
     def __init__(
         self,
-        encoder: Embeds,
+        encoder: _Embeds,
         splits: Splits,
         frozen: Mapping[str, Tensor],
         *,
@@ -166,27 +158,28 @@ class Snapshots:
         seed: int = 0,
     ) -> None:
         start = time.perf_counter()
-        self._encoder, self._batch_size, self._splits = encoder, batch_size, splits.parts
-        self._name = _first_labeled(self._splits, "test", "val")
-        self._batch_name = _first_labeled(self._splits, "val")
-        self._chosen = _labeled_sample(self._splits[self._name], _DOCUMENTS, seed=seed)
-        self._some = self._splits[self._name].select(self._chosen)
+        self._embed = partial(encoder.embed, batch_size=batch_size)
+        self._splits = parts = splits.parts
+        labeled = [
+            part for part in ("test", "val") if part in parts and sum(parts[part].class_counts) >= 2
+        ]
+        self._name = next(iter(labeled), "train")
+        self._batch_name = "val" if "val" in labeled else "train"
+        batch = parts[self._batch_name]
+        self._chosen = _labeled_sample(parts[self._name], _DOCUMENTS, seed=seed)
+        self._some = parts[self._name].select(self._chosen)
         self._before = self._rows(frozen)
         #: The callback to give the Trainer.
         self.batch = FixedBatch(
-            encoder,
-            self._splits[self._batch_name],
-            warm_start=warm_start,
-            batch_size=batch_size,
-            seed=seed,
+            encoder, batch, warm_start=warm_start, batch_size=batch_size, seed=seed
         )
-        self._seconds = time.perf_counter() - start
+        self.batch.seconds = time.perf_counter() - start
         self.batch.take("start")
 
     @property
     def seconds(self) -> float:
         """Time spent on recording so far, which does not count as training."""
-        return self._seconds + self.batch.seconds
+        return self.batch.seconds
 
     def write(
         self, out: Path, embeddings: Mapping[str, Tensor], metrics: Mapping[str, float]
@@ -233,40 +226,27 @@ class Snapshots:
         """Rows of the chosen documents, from those of the split or by the encoder as of now."""
         if self._name in known:
             return known[self._name][torch.from_numpy(self._chosen)]
-        return self._encoder.embed(self._some, batch_size=self._batch_size)
+        return self._embed(self._some)
 
 
 @dataclass(frozen=True)
 class SnapshotData:
-    """A record of `Snapshots`: N documents, B of the fixed batch, C classes.
-
-    Attributes:
-        label_names: C names.
-        split: Part of the documents: `train`, `val` or `test`.
-        split_size: Documents of that part.
-        before: (N, D) float32 unit rows of the encoder before training.
-        after: (N, D) the same after training.
-        labels: (N,) int64.
-        ids: (N,) int64.
-        batch_split: Part of the batch.
-        moments: Name of each pass -> (B, D) unit rows, in order.
-        batch_labels: (B,) int64.
-        epochs: Epochs passed -> (B, D) unit rows of the batch then, in order; 0 is the start of
-            the training. Records of older versions have none.
-        class_counts: Split name -> documents of each class and, last, without label; C + 1 values.
-    """
+    """A record of `Snapshots`: N documents, B of the fixed batch, C classes; rows are float32."""
 
     label_names: list[str]
-    split: str
-    split_size: int
-    before: Tensor
-    after: Tensor
-    labels: Tensor
-    ids: Tensor
-    batch_split: str
-    moments: dict[str, Tensor]
-    batch_labels: Tensor
+    split: str  #: Part of the documents: `train`, `val` or `test`.
+    split_size: int  #: Documents of that part.
+    before: Tensor  #: (N, D) unit rows of the encoder before training.
+    after: Tensor  #: (N, D) the same after training.
+    labels: Tensor  #: (N,) int64.
+    ids: Tensor  #: (N,) int64.
+    batch_split: str  #: Part of the batch.
+    moments: dict[str, Tensor]  #: Name of each pass -> (B, D) unit rows, in order.
+    batch_labels: Tensor  #: (B,) int64.
+    #: Epochs passed -> (B, D) unit rows of the batch then, in order; 0 is the start of the
+    #: training. Records of older versions have none.
     epochs: dict[float, Tensor]
+    #: Split name -> documents of each class and, last, without label; C + 1 values.
     class_counts: dict[str, list[int]]
 
 
@@ -279,9 +259,10 @@ def load_snapshots(folder: str | Path) -> SnapshotData | None:
     folder = RunFolder(folder).pictures
     if not (folder / _NAMES).exists() and not (folder / _ROWS).exists():
         return None
+    damages = OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError
     try:
         return _record(read_object(folder / _NAMES), load_file(folder / _ROWS))
-    except _DAMAGED as error:
+    except (*damages, SafetensorError) as error:
         raise ValueError(
             f"'{folder.name}' of a run must be what training wrote ({folder}: {error}). Remove it "
             "to do without the pictures."
@@ -293,10 +274,9 @@ def _record(names: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Snapshot
         raise ValueError(f"unknown format {names['format']!r}")
     before, after, batch = (tensors[key].float() for key in ("before", "after", "batch"))
     labels, batch_labels = tensors["labels"], tensors["batch_labels"]
-    moments = list(map(str, names["moments"]))
+    classes, moments = (list(map(str, names[key])) for key in ("label_names", "moments"))
     epochs = list(map(float, names.get("epochs", ())))
     epoch_rows = tensors["epochs"].float() if epochs else batch[:0]
-    classes = list(map(str, names["label_names"]))
     size = batch_labels.numel()
     fits = (
         before.dim() == after.dim() == 2
@@ -309,6 +289,7 @@ def _record(names: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Snapshot
     )
     if not fits:
         raise ValueError("its tensors do not fit together")
+    counts = {str(part): list(map(int, found)) for part, found in names["class_counts"].items()}
     return SnapshotData(
         label_names=classes,
         split=str(names["split"]),
@@ -321,11 +302,7 @@ def _record(names: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Snapshot
         moments=dict(zip(moments, batch, strict=True)),
         batch_labels=batch_labels,
         epochs=dict(zip(epochs, epoch_rows, strict=True)),
-        class_counts={
-            str(part): list(map(int, counts))
-            for part, counts in names["class_counts"].items()
-            if len(counts) == len(classes) + 1
-        },
+        class_counts={p: found for p, found in counts.items() if len(found) == len(classes) + 1},
     )
 
 
@@ -341,14 +318,6 @@ def _labeled_sample(
         largest = found[np.argsort(-counts, kind="stable")][: max(1, size // _PER_CLASS)]
         known = known[np.isin(labels[known], largest)]
     return known[stratified_sample(labels[known], size, balanced=balanced, seed=seed)]
-
-
-def _first_labeled(splits: Mapping[str, Corpus], *wanted: str) -> str:
-    """The first of the wanted parts with two labels, else the training part."""
-    for name in wanted:
-        if name in splits and sum(splits[name].class_counts) >= 2:
-            return name
-    return "train"
 
 
 def _compact(rows: Tensor) -> Tensor:

@@ -23,20 +23,13 @@ from gloss_graph.propagation.alignment import row_shares
 from gloss_graph.step.settings import Consistency
 from gloss_graph.text import Corpus, FeatureEncoder, Splits, TextEncoder, lexical_rows
 from gloss_graph.training.checkpoints import Checkpoints
-from gloss_graph.training.classifier import (
-    TextClassifier,
-    fit_balanced_head,
-    fit_propagated_head,
-)
+from gloss_graph.training.classifier import TextClassifier, fit_balanced_head, fit_propagated_head
 from gloss_graph.training.config import TrainConfig
 from gloss_graph.training.data import MixedSampler, TextCollator, TextDataset, label_tensor
 
-# Times that the stage over the corpus passes the labels, and the fewest and most steps of it.
-_PASSES, _STEPS = 5, (80, 400)
-
 
 class SplitEmbeddings:
-    """Embeddings of the splits: `frozen`, before training, and `rows(name)`, as of now.
+    """Documents of a run and their embeddings: `frozen`, before training, and `rows(name)`, now.
 
     Frozen ones exist only where `config.anchor` uses them. Those of before the training may be
     `given` by split.
@@ -50,25 +43,22 @@ class SplitEmbeddings:
         given: Mapping[str, Tensor] | None,
         progress: bool,
     ) -> None:
-        self._corpora = splits.parts
-        self._encoder, self._config, self._progress = encoder, config, progress
+        self.encoder, self.splits, self.config = encoder, splits, config
+        self.progress, self.train = progress, splits.train
         self.frozen: dict[str, Tensor] = {}
         #: Embeddings (N, D) of the training documents before training, where they are used.
         self.before: Tensor | None = None
-        if config.loss_spec.in_batch or min(splits.train.labels) >= 0:
+        if config.loss_spec.in_batch or min(self.train.labels) >= 0:
             return
+        names = list(splits.parts) if config.anchor > 0 else ["train"] if config.spreads else []
+        known = given or {}
+        before = {n: known[n] if n in known else self.rows(n) for n in names}
+        for name, rows in before.items():
+            if len(rows) != (size := len(splits.parts[name])):
+                raise ValueError(f"'frozen' must hold {size} rows for {name!r} (got {len(rows)}).")
+        self.before = before.get("train")
         if config.anchor > 0:
-            self.frozen = {name: self._given(name, given) for name in self._corpora}
-            self.before = self.frozen["train"]
-        elif config.spreads:
-            self.before = self._given("train", given)
-
-    def _given(self, name: str, given: Mapping[str, Tensor] | None) -> Tensor:
-        """Embeddings of a split before training."""
-        rows, size = (given or {}).get(name), len(self._corpora[name])
-        if rows is not None and rows.size(0) != size:
-            raise ValueError(f"'frozen' must hold {size} rows for {name!r} (got {len(rows)}).")
-        return self.rows(name) if rows is None else rows
+            self.frozen = before
 
     @property
     def dim(self) -> int:
@@ -82,13 +72,10 @@ class SplitEmbeddings:
 
     def rows(self, name: str) -> Tensor:
         """Embeddings (N, D) of a split by the encoder as it is now, on the CPU."""
-        device = next(self._encoder.parameters()).device.type
-        with torch.autocast(device, torch.bfloat16, enabled=self._config.bf16):
-            return self._encoder.embed(
-                self._corpora[name],
-                batch_size=self._config.eval_batch_size,
-                progress=self._progress,
-            )
+        corpus, size = self.splits.parts[name], self.config.eval_batch_size
+        device = next(self.encoder.parameters()).device.type
+        with torch.autocast(device, torch.bfloat16, enabled=self.config.bf16):
+            return self.encoder.embed(corpus, batch_size=size, progress=self.progress)
 
 
 # ------------------------------------------------------------------ contrast
@@ -117,11 +104,7 @@ def contrastive_warm_start(
         bf16: Autocast the encoder to bfloat16.
         progress: Show a progress bar.
 
-    Returns:
-        The loss of every step.
-
-    Raises:
-        ValueError: No labeled document.
+    Returns the loss of every step; raises a `ValueError` without a labeled document.
     """
     # One at a time, so that classes and documents take turns whatever the size of a batch.
     sampler = MixedSampler(corpus.labels, labeled=1, unlabeled=0, balanced=True, seed=seed)
@@ -138,29 +121,14 @@ def contrastive_warm_start(
 
 
 def contrast_over_bank(
-    encoder: TextEncoder | FeatureEncoder,
-    train: Corpus,
-    rows: Tensor,
-    words: Tensor | None,
-    config: TrainConfig,
-    *,
-    steps: int,
-    progress: bool = False,
+    views: SplitEmbeddings, rows: Tensor, words: Tensor | None, steps: int
 ) -> list[float]:
     """Train on the contrast of a `GraphGuidedObjective` alone, over a bank of all documents.
 
-    Args:
-        encoder: Fine-tuned in place, on its device.
-        train: N documents, some of them labeled and some not.
-        rows: (N, D) embeddings of theirs, which fill the bank.
-        words: (N, D'') rows by their words, a further view for the classes, or None.
-        config: Rate, sizes of the batches and settings of graph and propagation.
-        steps: Steps of AdamW, as in `contrastive_warm_start`.
-        progress: Show a progress bar.
-
-    Returns:
-        The loss of every step.
+    Their embeddings `rows` (N, D) fill the bank; their `words` (N, D'') are one more view for the
+    classes. Returns the loss of every step.
     """
+    encoder, train, config = views.encoder, views.train, views.config
     ids, labels = torch.tensor(train.ids), label_tensor(train)
     bank = MemoryBank(len(train), encoder.dim, k=0, normalize=config.graph.normalize)
     bank.enqueue(rows, labels, ids)
@@ -192,7 +160,7 @@ def contrast_over_bank(
         learning_rate=config.graph_start_rate or 2.0 * config.warm_start_rate,
         seed=config.seed,
         bf16=config.bf16,
-        progress=progress,
+        progress=views.progress,
     )
 
 
@@ -200,9 +168,9 @@ def corpus_steps(train: Corpus, config: TrainConfig) -> int:
     """Steps of the stage over the corpus: more labels and classes take longer to learn."""
     if config.graph_start_steps is not None:
         return config.graph_start_steps
+    passes, fewest, most = 5, 80, 400
     labeled = sum(label >= 0 for label in train.labels)
-    low, high = _STEPS
-    return min(max(math.ceil(_PASSES * labeled / config.batch_size), low), high)
+    return min(max(math.ceil(passes * labeled / config.batch_size), fewest), most)
 
 
 def drawn_batches(sampler: MixedSampler, size: int, count: int) -> list[list[int]]:
@@ -229,8 +197,7 @@ def _contrast(
     dataset, collate = TextDataset(corpus, encoder), TextCollator(encoder)
     parameters = [value for value in encoder.parameters() if value.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=learning_rate, weight_decay=0.01, fused=True)
-    steps = len(batches)
-    warmup = max(1, math.ceil(0.1 * steps))
+    steps, warmup = len(batches), max(1, math.ceil(0.1 * len(batches)))
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda step: min((step + 1) / warmup, (steps - step) / max(1, steps - warmup))
     )
@@ -277,30 +244,20 @@ def shared_words(train: Corpus, config: TrainConfig) -> Tensor | None:
 
 
 def run_start_stages(
-    encoder: TextEncoder | FeatureEncoder,
-    train: Corpus,
-    views: SplitEmbeddings,
-    config: TrainConfig,
-    *,
-    checkpoints: Checkpoints,
-    progress: bool,
+    views: SplitEmbeddings, checkpoints: Checkpoints
 ) -> tuple[list[float], dict[str, float]]:
     """Run the contrastive stages of a configuration; returns losses, and seconds as metrics.
 
     The first stage uses the labels, the second one the contrast of the objective over a bank of all
     documents. A stage that ended before an interruption is loaded from the `checkpoints`.
     """
+    encoder, train, config = views.encoder, views.train, views.config
+    stages: dict[str, Callable[[], list[float]]] = {}
     steps = config.warm_start_steps
     if config.loss_spec.warm_start_steps:
         steps = steps or config.max_steps or config.loss_spec.warm_start_steps
-    spreads = config.spreads and min(train.labels) < 0
-    # Before the first step, so that what cannot be done is said at once.
-    words = shared_words(train, config) if spreads else None
-    losses: list[float] = []
-    metrics: dict[str, float] = {}
-
-    def on_labels() -> list[float]:
-        return contrastive_warm_start(
+    if steps > 0:
+        stages["warm-start"] = lambda: contrastive_warm_start(
             encoder,
             train,
             steps=steps,
@@ -308,25 +265,22 @@ def run_start_stages(
             learning_rate=config.warm_start_rate,
             seed=config.seed,
             bf16=config.bf16,
-            progress=progress,
+            progress=views.progress,
         )
-
-    def on_corpus() -> list[float]:
-        rows = views.rows("train") if steps else views.start_rows
-        count = corpus_steps(train, config)
-        return contrast_over_bank(
-            encoder, train, rows, words, config, steps=count, progress=progress
+    if config.spreads and min(train.labels) < 0:
+        # Before the first step, so that what cannot be done is said at once.
+        words, count = shared_words(train, config), corpus_steps(train, config)
+        stages["graph-start"] = lambda: contrast_over_bank(
+            views, views.rows("train") if steps else views.start_rows, words, count
         )
-
-    stages = ("warm-start", steps > 0, on_labels), ("graph-start", spreads, on_corpus)
-    for name, wanted, stage in stages:
-        if not wanted:
-            continue
+    losses: list[float] = []
+    metrics: dict[str, float] = {}
+    for name, stage in stages.items():
         start, done = time.perf_counter(), checkpoints.load_stage(name, encoder)
         if done is None:
             found = stage()
             done = found, time.perf_counter() - start
-            checkpoints.save_stage(name, encoder, found, done[1])
+            checkpoints.save_stage(name, encoder, *done)
         losses += done[0]
         metrics[f"seconds.{name.replace('-', '_')}"] = done[1]
     return losses, metrics
@@ -343,37 +297,28 @@ def head_settings(config: TrainConfig, num_classes: int) -> GraphClassifier:
     )
 
 
-def fill_bank(
-    objective: GraphGuidedObjective, train: Corpus, rows: Tensor, views: SplitEmbeddings
-) -> None:
+def fill_bank(objective: GraphGuidedObjective, views: SplitEmbeddings, rows: Tensor) -> None:
     """Store every training document, labeled ones last: a small bank forgets the others first."""
     if objective.memory is None or objective.memory.capacity == 0:
         return
     view = joint_view(rows, views.frozen.get("train"), objective.frozen_weight)
-    labels, ids = label_tensor(train), torch.tensor(train.ids)
-    order = (torch.tensor(train.labels) >= 0).int().argsort(stable=True)
+    labels, ids = label_tensor(views.train), torch.tensor(views.train.ids)
+    order = (torch.tensor(views.train.labels) >= 0).int().argsort(stable=True)
     objective.memory.prefill([(view[order], labels[order], ids[order])], lambda rows: rows)
 
 
-def fit_head(
-    classifier: TextClassifier,
-    train: Corpus,
-    rows: Tensor,
-    views: SplitEmbeddings,
-    config: TrainConfig,
-) -> dict[str, float]:
+def fit_head(classifier: TextClassifier, views: SplitEmbeddings, rows: Tensor) -> dict[str, float]:
     """Fit the linear head to embeddings (N, D), and return its strength as a metric.
 
-    A class-balanced logistic regression on the labeled documents; with `config.fits_on_graph` then
+    A class-balanced logistic regression on the labeled documents; where the graph takes part, then
     one on all documents, by the geometric mean of the first and of propagation.
     """
-    labels = torch.tensor(train.labels)
+    config, labels = views.config, torch.tensor(views.train.labels)
     known = labels >= 0
     strength = fit_balanced_head(classifier, rows[known], labels[known], seed=config.seed)
-    if config.fits_on_graph and not bool(known.all()):
-        settings = head_settings(config, train.num_classes)
+    if (config.loss_spec.head_from_graph or config.refit_head) and not bool(known.all()):
         view = joint_view(rows, views.frozen.get("train"), config.anchor)
-        solved = PropagationHead(view, labels, settings)
+        solved = PropagationHead(view, labels, head_settings(config, views.train.num_classes))
         spread = solved.probabilities(solved.hits)
         fitted = classifier.head_logits(rows).softmax(dim=1)
         found, trust = trusted_labels(row_shares((fitted * spread.to(fitted)).sqrt()), labels)

@@ -7,8 +7,9 @@ import math
 import time
 import warnings
 from collections.abc import Callable, Mapping
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -19,36 +20,18 @@ from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState,
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, TrainOutput
 
+from gloss_graph._internal import processes
 from gloss_graph._internal.checks import check_positive_int, check_range
 from gloss_graph._internal.eval_mode import evaluating
 from gloss_graph._internal.files import atomic_path, full_disk_named, sync_folder
 from gloss_graph._internal.folders import swap
-from gloss_graph._internal.processes import (
-    gather_rows,
-    launched,
-    mean_over_processes,
-    rank,
-    share_state,
-    wait_for_all,
-    world_size,
-)
 from gloss_graph._internal.timing import StageClock
 from gloss_graph.graph.rows import joint_view
 from gloss_graph.losses import MetricLoss, PseudoLabelLoss, labeled_binary_cross_entropy
 from gloss_graph.memory import MemoryBank
 from gloss_graph.memory.incoming import is_labeled
 from gloss_graph.objective import GraphGuidedObjective
-from gloss_graph.training.checkpoints import (
-    OBJECTIVE_FILE,
-    Checkpointed,
-    drop_checkpoint,
-    has_ended,
-    load_extras,
-    load_objective,
-    save_extras,
-    save_objective,
-    whole_checkpoints,
-)
+from gloss_graph.training import checkpoints
 
 LossModule = GraphGuidedObjective | MetricLoss | PseudoLabelLoss
 """A loss that a trainer can train with."""
@@ -67,18 +50,16 @@ class GraphGuidedTrainer(Trainer):
     generator: training on from a checkpoint gives the same numbers as never stopping.
 
     Batches hold the model's inputs, `labels` (B,), or (B, C) float of label sets, and `ids` (B,),
-    the stable document identities; collators must pass both on. Evaluation uses the classifier
-    alone.
+    the stable document identities. Evaluation uses the classifier alone.
 
     Under `torchrun` or `accelerate launch` (on CPUs with `TrainingArguments(use_cpu=True)`) every
     process trains on different batches, the loss is the mean over the processes, and every bank
-    takes the rows of all. The graph of a step joins the batch of one process to the bank, in which
-    the documents of the others are as of an earlier step.
+    takes the rows of all. The graph of a step joins the batch of one process to the bank, which
+    knows the documents of the others as of an earlier step.
 
     Args:
-        model: Returns `embeddings` (B, D) and `logits` (B, C) as attributes or keys, as
-            `TextClassifier` does, or anything that `embed` understands. Without logits the
-            objective runs standalone.
+        model: Returns `embeddings` (B, D) and `logits` (B, C) as attributes or keys, or anything
+            that `embed` understands. Without logits the objective runs standalone.
         args: Training arguments.
         objective: The objective, a `MetricLoss`, or a `PseudoLabelLoss` (with `reference=True`);
             None trains by cross-entropy alone.
@@ -89,7 +70,7 @@ class GraphGuidedTrainer(Trainer):
         teacher_decay: Decay of a moving average of the weights that makes this pass; 0 = the
             model itself.
         train_sampler: Order of the training documents, for example a `MixedSampler`.
-        **kwargs: Everything else that `Trainer` takes.
+        **kwargs: Of `Trainer`.
 
     See also: `examples/03_hf_trainer.py`.
     """
@@ -111,15 +92,23 @@ class GraphGuidedTrainer(Trainer):
                 "'label_smoothing_factor' and 'compute_loss_func' have no place here, the "
                 "objective is the loss. Leave them out, or use transformers.Trainer."
             )
-        if launched() > 1 and args.world_size == 1:
+        if processes.launched() > 1 and args.world_size == 1:
             raise ValueError(
-                f"'args' make every one of the {launched()} launched processes train alone. Pass "
-                "TrainingArguments(use_cpu=True) where there is no GPU."
+                f"'args' make every one of the {processes.launched()} launched processes train "
+                "alone. Pass TrainingArguments(use_cpu=True) where there is no GPU."
             )
         super().__init__(model=model, args=args, **kwargs)
         self.objective = None if objective is None else objective.to(self.args.device)
         self.embed, self.reference, self.train_sampler = embed, reference, train_sampler
+        #: Seconds spent in each stage of the training steps so far.
+        self.seconds = StageClock()
+        found = getattr(objective, "seconds", None)
+        #: Clocks of the training steps and of the objective.
+        self.clocks = [self.seconds, *([found] if isinstance(found, StageClock) else [])]
+        #: Other parts that checkpoints keep, by name, see `checkpoints.save_extras`.
+        self.extras: dict[str, Any] = {}
         self.teacher: nn.Module | None = None
+        self.teacher_decay = teacher_decay
         if teacher_decay:
             self.use_teacher(teacher_decay)
         if not self.args.label_names:
@@ -127,10 +116,6 @@ class GraphGuidedTrainer(Trainer):
         # The loss is a mean over the micro-batch, so the Trainer must divide it by their number.
         self.model_accepts_loss_kwargs = False
         self._drafting = False
-        #: Seconds spent in each stage of the training steps so far.
-        self.seconds = StageClock()
-        #: Other state that checkpoints keep, by name.
-        self.extras: dict[str, Checkpointed] = {}
         self._parts: dict[str, list[Tensor]] = {}
         self.add_callback(_Steps(self))
 
@@ -138,7 +123,7 @@ class GraphGuidedTrainer(Trainer):
         """Let a moving average of the weights make the reference pass from now on."""
         check_range("teacher_decay", decay, 0.0, 1.0, open_low=True, open_high=True)
         self.teacher = copy.deepcopy(self.model).eval().requires_grad_(False)
-        self.add_callback(_TeacherUpdate(self.teacher, self.model, decay))
+        self.teacher_decay = decay
 
     def compute_loss(
         self,
@@ -160,15 +145,14 @@ class GraphGuidedTrainer(Trainer):
         if model.training:
             self.seconds.spend("encoder", time.perf_counter() - start)
         logits = _part(outputs, "logits")
-        if model.training and (objective := self.objective) is not None:
-            objective.train()
+        if model.training and self.objective is not None:
             calm = None
             if self.reference:
                 with self.seconds.timed("reference"):
                     calm = self._calm_outputs(model, inputs)
             with self.seconds.timed("objective"):
-                loss = self._objective_loss(objective, outputs, calm, inputs, labels, ids, frozen)
-            for name, value in objective.parts.items():
+                loss = self._objective_loss(outputs, calm, inputs, labels, ids, frozen)
+            for name, value in self.objective.parts.items():
                 self._parts.setdefault(name, []).append(value)
         elif logits is not None:
             loss = _cross_entropy(logits, labels)
@@ -200,7 +184,6 @@ class GraphGuidedTrainer(Trainer):
 
     def _objective_loss(
         self,
-        objective: LossModule,
         outputs: Any,
         calm: Any,
         inputs: dict[str, Any],
@@ -209,7 +192,7 @@ class GraphGuidedTrainer(Trainer):
         frozen: Tensor | None,
     ) -> Tensor:
         """Loss of the outputs of a training pass and of the `calm` ones of the reference pass."""
-        logits = _part(outputs, "logits")
+        objective, logits = cast(LossModule, self.objective).train(), _part(outputs, "logits")
         if isinstance(objective, PseudoLabelLoss):
             teacher_logits = None if calm is None else _part(calm, "logits")
             if logits is None or teacher_logits is None:
@@ -244,9 +227,7 @@ class GraphGuidedTrainer(Trainer):
         return joint_view(rows, batch.get("frozen"), weight)
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int] | None:
-        if self.train_sampler is not None:
-            return self.train_sampler
-        return super()._get_train_sampler(train_dataset)
+        return self.train_sampler or super()._get_train_sampler(train_dataset)
 
     def _embeddings(self, outputs: Any, inputs: dict[str, Any]) -> Tensor:
         found = _part(outputs, "embeddings") if self.embed is None else self.embed(outputs, inputs)
@@ -258,10 +239,7 @@ class GraphGuidedTrainer(Trainer):
         return found
 
     def training_step(
-        self,
-        model: nn.Module,
-        inputs: dict[str, Any],
-        num_items_in_batch: Tensor | int | None = None,
+        self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None
     ) -> Tensor:
         """One micro-batch, timed."""
         before, start = sum(self.seconds.values()), time.perf_counter()
@@ -274,15 +252,9 @@ class GraphGuidedTrainer(Trainer):
         """Log, with the means of the loss's parts since the last time, over all processes."""
         if "loss" in logs:
             for name, values in self._parts.items():
-                logs[name] = float(mean_over_processes(torch.stack(values).mean()))
+                logs[name] = float(processes.mean_over_processes(torch.stack(values).mean()))
             self._parts.clear()
         super().log(logs, start_time)
-
-    @property
-    def clocks(self) -> list[StageClock]:
-        """Clocks of the training steps and of the objective."""
-        found = getattr(self.objective, "seconds", None)
-        return [self.seconds, *([found] if isinstance(found, StageClock) else [])]
 
     def stage_seconds(self) -> dict[str, float]:
         """Seconds by stage so far, with those inside the objective."""
@@ -299,13 +271,13 @@ class GraphGuidedTrainer(Trainer):
     ) -> TrainOutput:
         """Train, as `Trainer.train`; from the checkpoint of a training that was over, end it."""
         folder = resume_from_checkpoint
-        if folder is True and (whole := whole_checkpoints(Path(self.args.output_dir))):
+        if folder is True and (whole := checkpoints.whole_checkpoints(Path(self.args.output_dir))):
             folder = str(whole[-1])
         if isinstance(folder, str) and (file := Path(folder, TRAINER_STATE_NAME)).is_file():
             state = TrainerState.load_from_json(str(file))
             epochs, steps = math.ceil(self.args.num_train_epochs), self.args.max_steps
             same = steps == state.max_steps if steps > 0 else epochs == state.num_train_epochs
-            if same and has_ended(state):
+            if same and checkpoints.has_ended(state):
                 return self._end_from(folder, state)
         return super().train(folder, *args, **kwargs)
 
@@ -339,11 +311,11 @@ class GraphGuidedTrainer(Trainer):
         try:
             with full_disk_named(place / name):
                 if main:
-                    drop_checkpoint(draft)
-                wait_for_all()
+                    checkpoints.drop_checkpoint(draft)
+                processes.wait_for_all()
                 self._drafting = True
                 super()._save_checkpoint(model, trial, *args, **kwargs)
-                wait_for_all()  # until all have written their part
+                processes.wait_for_all()  # until all have written their part
                 best = self.state.best_model_checkpoint
                 if best is not None and Path(best).parent == draft:
                     self.state.best_model_checkpoint = str(place / Path(best).name)
@@ -355,12 +327,12 @@ class GraphGuidedTrainer(Trainer):
         finally:
             self._drafting = False
             if main:
-                drop_checkpoint(draft)
+                checkpoints.drop_checkpoint(draft)
         if main and self.args.save_total_limit:
             kept = self.state.best_model_checkpoint
-            for old in whole_checkpoints(place)[: -self.args.save_total_limit]:
+            for old in checkpoints.whole_checkpoints(place)[: -self.args.save_total_limit]:
                 if kept is None or old.name != Path(kept).name:
-                    drop_checkpoint(old)
+                    checkpoints.drop_checkpoint(old)
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Save the model; into a checkpoint also objective, teacher and extras."""
@@ -369,9 +341,9 @@ class GraphGuidedTrainer(Trainer):
             return
         folder = Path(output_dir or self.args.output_dir)
         if self.extras:
-            save_extras(self.extras, folder)
+            checkpoints.save_extras(self.extras, folder)
         if self.objective is not None:
-            save_objective(self.objective, folder / OBJECTIVE_FILE)
+            checkpoints.save_objective(self.objective, folder / checkpoints.OBJECTIVE_FILE)
             if self.teacher is not None:
                 with atomic_path(folder / _TEACHER_FILE, overwrite=True) as draft:
                     save_model(self.teacher, str(draft))
@@ -389,22 +361,22 @@ class GraphGuidedTrainer(Trainer):
         super()._load_from_checkpoint(resume_from_checkpoint, model)
         self._load_objective(Path(resume_from_checkpoint))
         if self.extras:
-            load_extras(self.extras, Path(resume_from_checkpoint))
+            checkpoints.load_extras(self.extras, Path(resume_from_checkpoint))
 
     def _load_best_model(self) -> None:
-        wait_for_all()  # until process 0 has written it
+        processes.wait_for_all()  # until process 0 has written it
         super()._load_best_model()
         self._load_objective(Path(self.state.best_model_checkpoint))
 
     def _load_objective(self, folder: Path) -> None:
         if self.objective is not None:
-            load_objective(self.objective, folder / OBJECTIVE_FILE)
+            checkpoints.load_objective(self.objective, folder / checkpoints.OBJECTIVE_FILE)
             if self.teacher is not None:
                 load_model(self.teacher, str(folder / _TEACHER_FILE))
 
 
 class _Steps(TrainerCallback):
-    """Shares the objective of process 0 at the start, and times the optimizer."""
+    """Shares the objective at the start, times the optimizer and moves the teacher's weights."""
 
     def __init__(self, trainer: GraphGuidedTrainer) -> None:
         self._trainer = trainer
@@ -416,31 +388,23 @@ class _Steps(TrainerCallback):
             best = Path(args.output_dir) / f"{PREFIX_CHECKPOINT_DIR}-{state.best_global_step}"
             state.best_model_checkpoint = str(best) if best.is_dir() else None
         if self._trainer.objective is not None:
-            share_state(self._trainer.objective)
+            processes.share_state(self._trainer.objective)
 
-    def on_pre_optimizer_step(
-        self, args: Any, state: TrainerState, control: Any, **kwargs: Any
-    ) -> None:
+    def on_pre_optimizer_step(self, *_: Any, **__: Any) -> None:
         self._start = time.perf_counter()
 
-    def on_optimizer_step(
-        self, args: Any, state: TrainerState, control: Any, **kwargs: Any
-    ) -> None:
+    def on_optimizer_step(self, *_: Any, **__: Any) -> None:
         self._trainer.seconds.spend("optimizer", time.perf_counter() - self._start)
-
-
-class _TeacherUpdate(TrainerCallback):
-    """Moves the teacher's weights: an average over all steps at first, then an exponential one."""
-
-    def __init__(self, teacher: nn.Module, model: nn.Module, decay: float) -> None:
-        self._teacher, self._model, self._decay = teacher, model, decay
 
     @torch.no_grad()
     def on_step_end(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
-        decay = min(self._decay, state.global_step / (state.global_step + 1.0))
-        pairs = zip(self._teacher.parameters(), self._model.parameters(), strict=True)
-        for average, value in pairs:
-            average.lerp_(value.to(average.dtype), 1.0 - decay)
+        """Average all steps at first, then exponentially."""
+        trainer = self._trainer
+        if trainer.teacher is not None:
+            decay = min(trainer.teacher_decay, state.global_step / (state.global_step + 1.0))
+            pairs = zip(trainer.teacher.parameters(), trainer.model.parameters(), strict=True)
+            for average, value in pairs:
+                average.lerp_(value.to(average.dtype), 1.0 - decay)
 
 
 class BankRefresh(TrainerCallback):
@@ -448,54 +412,46 @@ class BankRefresh(TrainerCallback):
 
     The model, or its teacher, encodes the training documents without dropout. It draws no random
     number and depends only on the count of steps, so a resumed training gives the same numbers.
-    With several processes each encodes a share and every bank takes the rows of all.
-
-    Example:
-        trainer.add_callback(BankRefresh(trainer, rows=64, every=10))
+    With several processes each encodes a share and every bank takes the rows of all. Give it to
+    `trainer.add_callback`.
     """
 
     def __init__(self, trainer: GraphGuidedTrainer, rows: int, every: int) -> None:
         check_positive_int("rows", rows)
         check_positive_int("every", every)
-        self._trainer, self._rows, self._every = trainer, rows, every
-        self._places: dict[int, int] | None = None
-        self._bank()
+        memory = getattr(trainer.objective, "memory", None)
+        if not isinstance(memory, MemoryBank):
+            raise ValueError("'trainer' must have an objective with a memory bank (got none).")
+        self._trainer, self._bank, self._rows, self._every = trainer, memory, rows, every
 
     def on_step_end(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
         """After the optimizer's step, before a checkpoint is written."""
         if state.global_step % self._every == 0:
             with self._trainer.seconds.timed("refresh"):
-                self._bank().refresh(self.encode, self._rows)
+                self._bank.refresh(self.encode, self._rows)
 
     def encode(self, ids: Tensor) -> Tensor:
         """Rows (n, D) of the bank for training documents with these ids (n,), as of now."""
-        bank, size = self._bank(), self._trainer.args.per_device_eval_batch_size
-        share = ids.tensor_split(world_size())[rank()].tolist()
-        places = [self._find(id_) for id_ in share]
-        rows = [torch.empty(0, bank.dim, dtype=torch.float32, device=bank.rows.device)]
-        for start in range(0, len(places), size):
-            batch = self._trainer.embed_documents(places[start : start + size])
-            rows.append(batch.to(bank.rows.device))
-        return gather_rows(torch.cat(rows))
-
-    def _find(self, id_: int) -> int:
-        if self._places is None:
-            documents = self._trainer.train_dataset
-            corpus = getattr(documents, "corpus", None)
-            ids = [int(item["ids"]) for item in documents] if corpus is None else corpus.ids
-            self._places = {name: place for place, name in enumerate(ids)}
-        if id_ not in self._places:
+        bank, size = self._bank, self._trainer.args.per_device_eval_batch_size
+        share = ids.tensor_split(processes.world_size())[processes.rank()].tolist()
+        if unknown := [name for name in share if name not in self._places]:
             raise ValueError(
-                f"The bank holds document {id_}, which is none of the training documents, so it "
-                "cannot be encoded again. Fill the bank with training documents only."
+                f"The bank holds document {unknown[0]}, which is none of the training documents, "
+                "so it cannot be encoded again. Fill the bank with training documents only."
             )
-        return self._places[id_]
+        rows = [torch.empty(0, bank.dim, dtype=torch.float32, device=bank.rows.device)]
+        for start in range(0, len(share), size):
+            places = [self._places[name] for name in share[start : start + size]]
+            rows.append(self._trainer.embed_documents(places).to(bank.rows.device))
+        return processes.gather_rows(torch.cat(rows))
 
-    def _bank(self) -> MemoryBank:
-        memory = getattr(self._trainer.objective, "memory", None)
-        if not isinstance(memory, MemoryBank):
-            raise ValueError("'trainer' must have an objective with a memory bank (got none).")
-        return memory
+    @cached_property
+    def _places(self) -> dict[int, int]:
+        """Position of every training document by its id."""
+        documents = self._trainer.train_dataset
+        corpus = getattr(documents, "corpus", None)
+        ids = [int(item["ids"]) for item in documents] if corpus is None else corpus.ids
+        return {name: place for place, name in enumerate(ids)}
 
 
 def _model_inputs(batch: Mapping[str, Any]) -> dict[str, Any]:

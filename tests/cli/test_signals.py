@@ -105,7 +105,7 @@ def test_train_goes_on(
         def stop(*_: Any, **__: Any) -> None:
             raise KeyboardInterrupt
 
-        patched.setattr("gloss_graph.training.run.split_scores", stop)
+        patched.setattr("gloss_graph.training.outcome.split_scores", stop)
         result = command(*words)
     assert result.status == 130
     assert "Nothing to resume: the run starts." in result.out

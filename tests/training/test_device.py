@@ -11,7 +11,7 @@ from torch import nn
 
 from gloss_graph.text import TextEncoder
 from gloss_graph.training import GraphGuidedTrainer, TrainConfig
-from gloss_graph.training.processes import find_device
+from gloss_graph.training.setup import find_device
 
 from .tiny import quick, run
 

@@ -16,7 +16,7 @@ from transformers import TrainerCallback, set_seed
 from gloss_graph._internal.processes import gather_rows, wait_for_all
 from gloss_graph.text import Corpus
 from gloss_graph.training import GraphGuidedTrainer, MixedSampler, hide_labels
-from gloss_graph.training.processes import has_unused_parameters, join_processes, on_main
+from gloss_graph.training.setup import has_unused_parameters, join_processes, on_main
 
 from .tiny import (
     StopAt,

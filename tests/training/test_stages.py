@@ -271,11 +271,13 @@ def test_a_head_fitted_anew_leaves_the_trained_encoder(tmp_path: Path, loss: str
         per_class=config.labels_per_class,
         seed=config.seed,
     ).train
-    views: Any = SimpleNamespace(frozen={"train": tiny_encoder().embed(train)})
+    frozen = {"train": tiny_encoder().embed(train)}
+    views: Any = SimpleNamespace(frozen=frozen, train=train, config=config)
     anew = TextClassifier(fitted.model.encoder, CLASSES, seed=1)
-    fit_head(anew, train, fitted.model.encoder.embed(train), views, config)
+    fit_head(anew, views, fitted.model.encoder.embed(train))
     assert torch.allclose(anew.head.weight, fitted.model.head.weight, atol=1e-3)
-    fit_head(anew, train, fitted.model.encoder.embed(train), views, quick(loss="ce"))
+    views.config = quick(loss="ce")
+    fit_head(anew, views, fitted.model.encoder.embed(train))
     assert not torch.allclose(anew.head.weight, fitted.model.head.weight, atol=1e-2)
 
 
