@@ -10,20 +10,21 @@ from gloss_graph._internal.extras import require
 
 require("matplotlib", extra="analysis")
 
-from gloss_graph.visualization.before_after import plot_embeddings, plot_graph_change
-from gloss_graph.visualization.graph_pictures import plot_communities, plot_explanation, plot_graph
-from gloss_graph.visualization.graph_statistics import (
+from gloss_graph.visualization.before_after import (
+    plot_embeddings,
+    plot_graph_change,
+    plot_similarities,
+)
+from gloss_graph.visualization.charts import (
     plot_adjacency,
     plot_degrees,
     plot_reach,
-    reach_curves,
-)
-from gloss_graph.visualization.page import write_html
-from gloss_graph.visualization.training_pictures import (
-    plot_similarities,
     plot_stage_times,
     plot_training,
+    reach_curves,
 )
+from gloss_graph.visualization.graph_pictures import plot_communities, plot_explanation, plot_graph
+from gloss_graph.visualization.page import write_html
 
 __all__ = [
     "plot_adjacency",
