@@ -41,7 +41,7 @@ _LOSSES: dict[str, tuple[str, Any]] = {
 _SCORES = {"val_macro_f1": "macro-F1", "val_accuracy": "accuracy"}
 _LONG = 100  # most points of a curve that is drawn as it is
 # Of a legend under a chart: points, and length of a handle in units of these.
-_LEGEND: dict[str, float] = {"fontsize": 10.0, "handlelength": 2.6}
+_LEGEND: dict[str, Any] = {"fontsize": 10.0, "handlelength": 2.6}
 _WIDTH, _RUN = 10.0, 3.2  # inches of the picture of stages, and of the name of a run
 
 

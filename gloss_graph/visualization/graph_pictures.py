@@ -123,8 +123,8 @@ def plot_graph(
     entries = style.draw_documents(axes, places, looks, area=area)
     wrong = np.array([_is_wrong(entry) for entry in data])
     if wrong.any():
-        ring: dict[str, Any] = {"facecolors": "none", "edgecolors": "black", "linewidths": 1.2}
-        axes.scatter(*places[wrong].T, s=1.8 * area, zorder=4, **ring)
+        ring: dict[str, Any] = {"s": 1.8 * area, "edgecolors": "black", "linewidths": 1.2}
+        axes.scatter(*places[wrong].T, facecolors="none", zorder=4, **ring)
         handle = style.dot_handle("o", "none", "black", width=1.6)
         entries.append((handle, f"misclassified ({int(wrong.sum()):,})"))
     called = word if scale is None else ""
@@ -271,7 +271,7 @@ def plot_communities(
             for community, _ in largest
             if telling[community]
         ]
-        style.write_apart(panels[1], blocks, side=_UNDER, line=_LINE, halo=2.5)
+        style.write_apart(panels[1], blocks, side=_UNDER, line=_LINE)
     share = f"{edges:,} edges" if len(ends) == edges else f"{len(ends):,} of {edges:,} edges drawn"
     found = np.unique(communities[communities >= 0]).size
     words = ", each with its most frequent label" if bool((y >= 0).any()) else ""

@@ -211,7 +211,6 @@ def write_apart(
     side: float,
     line: float,
     steps: Sequence[int] = (0,),
-    halo: float = 3,
 ) -> None:
     """Write blocks of words, none over another or the border of the panel, which leaves some out.
 
@@ -234,7 +233,7 @@ def write_apart(
             for number, (text, size, weight) in enumerate(lines):
                 height = float(box[3]) - inch * line * (number + 0.5)
                 look: dict[str, Any] = {"fontsize": size, "fontweight": weight, "color": color}
-                look |= {"path_effects": [withStroke(linewidth=halo, foreground="white")]}
+                look |= {"path_effects": [withStroke(linewidth=3, foreground="white")]}
                 look |= {"ha": "center", "va": "center", "parse_math": False, "zorder": 5}
                 axes.text(float(spot[0]), height, text, **look)
             break
@@ -304,6 +303,11 @@ class ClassLook(NamedTuple):
     def counted(self) -> str:
         """Name of the class and the number of its documents."""
         return f"{self.name} ({int(self.members.sum()):,})"
+
+    @property
+    def face(self) -> str:
+        """The color inside a dot."""
+        return "white" if self.hollow else self.color
 
     @property
     def rim(self) -> Any:
@@ -382,9 +386,10 @@ def draw_documents(
     area = area or float(np.clip(9000 / max(len(places), 1), least, 70))
     for look in sorted(looks, key=lambda look: -int(look.members.sum())):
         axes.scatter(
-            *places[look.members].T,
+            places[look.members, 0],
+            places[look.members, 1],
             s=area * (0.7 if look.marker == "D" else 1.0),
-            c=["white" if look.hollow else look.color],
+            c=[look.face],
             marker=look.marker,
             edgecolors=[look.rim],
             linewidths=0.35 if area > 6 else 0.1,
@@ -392,11 +397,7 @@ def draw_documents(
             zorder=2.5 if look.hollow or look.color == OTHER else 3,
         )
     return [
-        (
-            dot_handle(look.marker, "white" if look.hollow else look.color, look.rim, 7.5, 0.7),
-            look.counted,
-        )
-        for look in looks
+        (dot_handle(look.marker, look.face, look.rim, 7.5, 0.7), look.counted) for look in looks
     ]
 
 
