@@ -6,7 +6,7 @@ import hashlib
 import json
 import platform
 import subprocess
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from huggingface_hub import EvalResult, ModelCardData
+from jinja2 import Environment, PackageLoader
 from torch import nn
 
 from gloss_graph.text import Corpus
@@ -86,8 +87,7 @@ def model_card(
     settings: Mapping[str, Any], metrics: Mapping[str, float], labels_per_class: Mapping[str, int]
 ) -> str:
     """The model card of a run as Markdown with Hugging Face metadata, from its JSON files."""
-    data = settings["data"]
-    name = data["name"] or "unnamed corpus"
+    name = settings["data"]["name"] or "unnamed corpus"
     encoder = str(settings.get("encoder_name") or "")
     results = [
         EvalResult(
@@ -114,43 +114,19 @@ def model_card(
         model_name=f"gloss-graph {settings['loss']} on {name}",
         eval_results=results or None,
     )
-    draw = "all that the files have"
-    if settings.get("label_fraction") is not None:
-        draw = f"a draw of {settings['label_fraction']:.1%} by seed {settings['seed']}"
-    elif settings.get("labels_per_class") is not None:
-        draw = f"{settings['labels_per_class']} per class, drawn by seed {settings['seed']}"
-    lines = [
-        *("---", header.to_yaml(), "---", "", f"# {header.model_name}", ""),
-        f"A text classifier with {len(data['classes'])} classes, fine-tuned by "
-        "[gloss_graph](https://github.com/gloss-graph/gloss-graph) on a graph of its corpus.",
-        *("", "```python", "from gloss_graph import GraphGuidedClassifier", ""),
-        'model = GraphGuidedClassifier.load("FOLDER")',
-        'model.predict(["a new document"])',
-        *("```", "", "## Data", ""),
-        f"- Documents: {data.get('train', 0)} for training, "
-        f"{data.get('val', 0)} for validation, {data.get('test', 0)} for testing.",
-        f"- Labels used: {sum(labels_per_class.values())} ({draw}).",
-        f"- Digest of the documents: `{data.get('digest', 'not recorded')}`.",
-        "",
-        *_table(("class", "labels"), [(k, str(v)) for k, v in labels_per_class.items()]),
-    ]
-    if results:
-        rows = [
+    shown = {"encoder": encoder or settings.get("encoder", "")}
+    shown |= {key: settings[key] for key in _SHOWN if settings.get(key) is not None}
+    loader = PackageLoader("gloss_graph.runs", "")
+    engine = Environment(trim_blocks=True, keep_trailing_newline=True, loader=loader)
+    return engine.get_template("card.md.jinja").render(
+        header=header,
+        settings=settings,
+        labels=labels_per_class,
+        shown=shown,
+        score_heads=("head, on the test documents", *_SCORES.values()),
+        scores=[
             (head, *(f"{metrics[f'{part}.{score}']:.1%}" for score in _SCORES))
             for part, head in _HEADS.items()
             if all(f"{part}.{score}" in metrics for score in _SCORES)
-        ]
-        table = _table(("head, on the test documents", *_SCORES.values()), rows)
-        lines += ["", "## Scores", "", *table]
-    shown = {"encoder": encoder or settings.get("encoder", "")}
-    shown |= {key: settings[key] for key in _SHOWN if settings.get(key) is not None}
-    values = [(key, str(value)) for key, value in shown.items()]
-    versions = settings.get("versions", {})
-    lines += ["", "## Settings", "", *_table(("setting", "value"), values)]
-    lines += ["", f"Versions: {', '.join(f'{k} {v}' for k, v in versions.items() if v)}.", ""]
-    return "\n".join(lines)
-
-
-def _table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> list[str]:
-    cells = [head, ("---",) * len(head), *rows]
-    return ["| " + " | ".join(c.replace("|", "\\|") for c in row) + " |" for row in cells]
+        ],
+    )
