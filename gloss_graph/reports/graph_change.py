@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -162,23 +162,16 @@ def edge_churn(graphs: Sequence[Data]) -> pd.DataFrame:
                 "(got a negative or repeated one). Give every document a distinct id."
             )
     rows = []
-    for step, (before, after) in enumerate(pairwise(read), start=1):
+    for before, after in pairwise(read):
         common = np.intersect1d(before.ids, after.ids)
         old, new = _pairs(before, common), _pairs(after, common)
-        kept, either = old.intersection(new).size, old.union(new).size
-        rows.append(
-            {
-                "step": step,
-                "documents": common.size,
-                "edges_before": old.size,
-                "edges_after": new.size,
-                "kept": kept / old.size if old.size else math.nan,
-                "new": 1.0 - kept / new.size if new.size else math.nan,
-                "lost": 1.0 - kept / old.size if old.size else math.nan,
-                "jaccard": kept / either if either else math.nan,
-            }
-        )
-    return pd.DataFrame(rows)
+        rows.append((common.size, old.size, new.size, old.intersection(new).size))
+    table = pd.DataFrame(rows, columns=["documents", "edges_before", "edges_after", "kept"])
+    table.insert(0, "step", range(1, len(read)))
+    kept, old, new = table["kept"], table["edges_before"], table["edges_after"]
+    either = old + new - kept
+    shares = {"kept": kept / old, "new": 1 - kept / new, "lost": 1 - kept / old}
+    return table.assign(**shares, jaccard=kept / either)
 
 
 class RunChange(NamedTuple):
@@ -242,28 +235,23 @@ def run_change(
         data.x, data.label_names = rows, found.label_names
         return data
 
-    before = graph(found.before, found.labels, found.ids, k)
-    after = graph(found.after, found.labels, found.ids, k)
-
-    def churn_of(passes: Collection[Tensor]) -> pd.DataFrame:
+    def churn_of(passes: Mapping[Any, Tensor]) -> pd.DataFrame:
         ids = torch.arange(found.batch_labels.size(0))
-        graphs = [graph(rows, found.batch_labels, ids, batch_k) for rows in passes]
+        graphs = [graph(rows, found.batch_labels, ids, batch_k) for rows in passes.values()]
         if len(graphs) < 2:
             return pd.DataFrame()
-        homophily = [edge_homophily(data) for data in graphs[1:]]
-        return edge_churn(graphs).assign(homophily=homophily)
+        moments = pd.DataFrame(pairwise(passes), columns=["start", "end"])
+        moments["homophily"] = [edge_homophily(data) for data in graphs[1:]]
+        return pd.concat([moments, edge_churn(graphs).drop(columns=["step", "documents"])], axis=1)
 
-    churn = churn_of(found.moments.values())
-    if len(churn):
-        moments = pd.DataFrame(pairwise(found.moments), columns=["start", "end"])
-        rest = ["edges_before", "edges_after", "kept", "new", "lost", "jaccard"]
-        churn = pd.concat([moments, churn[["homophily", *rest]]], axis=1)
-    epochs = churn_of(found.epochs.values())
+    before = graph(found.before, found.labels, found.ids, k)
+    after = graph(found.after, found.labels, found.ids, k)
+    epochs = churn_of(found.epochs)
     if len(epochs):
-        epochs = epochs.assign(epoch=list(found.epochs)[1:], edge_churn=epochs["new"])
+        epochs = epochs.rename(columns={"end": "epoch", "new": "edge_churn"})
         epochs = epochs[["epoch", "edge_churn", "jaccard", "homophily"]]
     measured = compare_measures(before, after, seed=seed)
-    return RunChange(before, after, found.split, measured, churn, epochs)
+    return RunChange(before, after, found.split, measured, churn_of(found.moments), epochs)
 
 
 def _pairs(documents: GraphArrays, common: np.ndarray) -> pd.MultiIndex:

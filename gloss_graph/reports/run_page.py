@@ -7,9 +7,9 @@ import re
 import shlex
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 from jinja2 import Environment, PackageLoader
@@ -51,9 +51,9 @@ _ABOUT = {
     "finished": "finished",
 }
 _TOP = {
-    "macro_f1": "macro-F1",
-    "accuracy": "accuracy",
-    "micro_f1": "micro-F1",
+    ".macro_f1": "macro-F1",
+    ".accuracy": "accuracy",
+    ".micro_f1": "micro-F1",
     "_propagation.macro_f1": "macro-F1 propagated",
 }
 
@@ -116,24 +116,16 @@ def write_run_report(
     return target
 
 
-# ------------------------------------------------------------------ what the folder holds
-
-
-@dataclass(frozen=True)
-class RunFiles:
+class RunFiles(NamedTuple):
     """Contents of a run folder."""
 
     folder: Path
     settings: dict[str, Any]
-    #: Without null values.
-    metrics: dict[str, float]
+    metrics: dict[str, float]  # without null values
     history: list[dict[str, Any]]
-    #: Scores per class, empty where the run has none.
-    classes: pd.DataFrame
-    #: Class name -> labeled training documents.
-    label_counts: dict[str, int]
-    #: Recorded embeddings, None where nothing was recorded.
-    snapshots: SnapshotData | None
+    classes: pd.DataFrame  # scores per class, empty where the run has none
+    label_counts: dict[str, int]  # class name -> labeled training documents
+    snapshots: SnapshotData | None  # recorded embeddings, None where nothing was recorded
 
 
 def read_files(folder: str | Path) -> RunFiles:
@@ -141,19 +133,13 @@ def read_files(folder: str | Path) -> RunFiles:
     folder = Path(folder)
     run, files = read_run(folder), RunFolder(folder)
     try:
-        history = _table(files.history)
-        counts = Counter(files.read_labels_used().labels)
-        return RunFiles(
-            folder=folder,
-            settings=run.settings,
-            metrics=run.metrics,
-            history=[dict(row) for row in history.to_dict("records")],
-            classes=_table(files.classes) if files.classes.exists() else pd.DataFrame(),
-            label_counts=dict(counts),
-            snapshots=load_snapshots(utf8_folder(folder)),
-        )
+        history = [dict(row) for row in _table(files.history).to_dict("records")]
+        classes = _table(files.classes) if files.classes.exists() else pd.DataFrame()
+        counts = dict(Counter(files.read_labels_used().labels))
+        snapshots = load_snapshots(utf8_folder(folder))
     except (OSError, ValueError, TypeError) as error:
         raise refused(folder, error) from error
+    return RunFiles(folder, run.settings, run.metrics, history, classes, counts, snapshots)
 
 
 def _table(file: Path) -> pd.DataFrame:
@@ -185,30 +171,25 @@ def setting_values(settings: Mapping[str, Any]) -> tuple[dict[str, Any], dict[st
     return {field.name: field.default for field in fields(CONFIGS[model])}, values
 
 
-# ------------------------------------------------------------------ the page
-
-
 def _draw(run: RunFiles) -> dict[str, PagePicture]:
     """All pictures of a run, by name."""
     loss, found = run.settings["loss"], {}
     if run.history:
-        found["curves"] = page_picture(
-            plot_training({loss: run.history}), "Losses and validation score over the steps"
-        )
+        figure = plot_training({loss: run.history})
+        found["curves"] = page_picture(figure, "Losses and validation score over the steps")
     stages = stage_seconds(run.metrics)
     if sum(stages.values()) > 0:
-        found["stages"] = page_picture(
-            plot_stage_times({loss: stages}), "Share of the time each stage of a step took"
-        )
-    data = run.snapshots
+        figure = plot_stage_times({loss: stages})
+        found["stages"] = page_picture(figure, "Share of the time each stage of a step took")
+    data, seed = run.snapshots, run.settings["seed"]
     if data is None:
         return found
-    seed = run.settings["seed"]
     names, part = data.label_names, _PARTS.get(data.split, data.split)
     of = "" if data.labels.numel() == data.split_size else f" of {data.split_size:,}"
     what = f"{data.labels.numel():,}{of} {part} documents"
+    figure = plot_embeddings(data.before, data.after, data.labels, label_names=names, seed=seed)
     found["embeddings"] = page_picture(
-        plot_embeddings(data.before, data.after, data.labels, label_names=names, seed=seed),
+        figure,
         f"t-SNE of {what} before and after training",
         f"{what}, each a dot in the color of its class, by t-SNE. It shows which documents "
         "lie together, not sizes of clusters or distances between them.",
@@ -221,8 +202,9 @@ def _draw(run: RunFiles) -> dict[str, PagePicture]:
         f"{_classes(data.batch_labels.unique().numel())}, sorted by class, at several moments of "
         "the training. Lines separate the classes; all panels share one color scale.",
     )
+    figure = plot_graph_change(data.before, data.after, data.labels, label_names=names, seed=seed)
     found["graph"] = page_picture(
-        plot_graph_change(data.before, data.after, data.labels, label_names=names, seed=seed),
+        figure,
         f"Nearest-neighbor graph of {part} documents before and after training",
         "The graph of nearest neighbors among these documents. Places follow from the graph "
         "alone, labels only color it. The more edges are grey, the more propagation can gain.",
@@ -232,41 +214,38 @@ def _draw(run: RunFiles) -> dict[str, PagePicture]:
 
 def _content(run: RunFiles, figures: Mapping[str, PagePicture], place: Path) -> dict[str, Any]:
     """The values of the template."""
-    settings = run.settings
-    scores, score_heads = _scores(run.metrics)
+    settings, metrics = run.settings, run.metrics
+    scores, score_heads = _scores(metrics)
     sizes, classes, class_heads = _data(run)
     command, snippet = _repetition(settings)
-    skill = _skill(run.metrics)
-    contents = {
-        "run": "What was run",
-        "data": "Data",
-        "scores": "Scores",
-        "skill": "Graph skill" if skill else "",
-        "curves": "Curves" if "curves" in figures else "",
-        "pictures": "Pictures",
-        "time": "Time",
-        "repeat": "How to repeat it",
-        "versions": "Versions",
+    skill = ""  # if it was not measured
+    found: dict[str, Any] = {
+        name: metrics.get(f"graph_skill.{name}") for name in GraphSkill._fields
     }
+    if None not in found.values():
+        skill = str(GraphSkill(**found | {"scored": int(found["scored"])}))
     known, values = setting_values(settings)
-    changed = [key for key in known if key in values and values[key] != known[key]]
-    rest = [key for key in known if key in values and key not in changed]
-    about = [[_ABOUT[key], _plain(settings[key])] for key in _ABOUT if key in settings]
+    given = [key for key in known if key in values]
+    changed = [key for key in given if values[key] != known[key]]
+    versions = {"python": settings.get("python"), **(settings.get("versions") or {})}
+    versions["git commit"] = settings.get("git_commit")
     return {
         "title": place.resolve().name,
         "summary": _summary(settings),
-        "figures": _figures(run.metrics),
-        "contents": [(key, title) for key, title in contents.items() if title],
+        "figures": _figures(metrics),
         "changed": [[key, _plain(values[key]), _plain(known[key])] for key in changed],
-        "about": about,
-        "settings": [[key, _plain(values[key])] for key in [*changed, *rest]],
+        "about": [[_ABOUT[key], _plain(settings[key])] for key in _ABOUT if key in settings],
+        "settings": [[key, _plain(values[key])] for key in dict.fromkeys([*changed, *given])],
         "data_line": f"{settings['data']['name'] or 'documents'}, {_classes(len(classes))}.",
         "sizes": sizes,
         "classes": classes,
         "class_heads": class_heads,
         "scores": scores,
         "score_heads": score_heads,
-        "per_class": _cells(run.classes),
+        "per_class": [
+            [f"{cell:.3f}" if isinstance(cell, float) else str(cell) for cell in row]
+            for row in run.classes.itertuples(index=False)
+        ],
         "per_class_heads": list(map(str, run.classes.columns)),
         "skill": skill,
         "curves": figures.get("curves"),
@@ -274,13 +253,13 @@ def _content(run: RunFiles, figures: Mapping[str, PagePicture], place: Path) -> 
         "stages": figures.get("stages"),
         "seconds": [
             [key.removeprefix("seconds.").replace("_", " "), f"{value:,.2f}"]
-            for key, value in run.metrics.items()
+            for key, value in metrics.items()
             if key.startswith("seconds.")
         ],
         "command": command,
         "snippet": snippet,
         "rebuild": shlex.join(["gloss-graph", "report", str(place)]),
-        "versions": _versions(settings),
+        "versions": [[name, _plain(value)] for name, value in versions.items()],
     }
 
 
@@ -289,9 +268,9 @@ def _figures(metrics: Mapping[str, float]) -> Rows:
     rows = []
     part = next((part for part in ("test", "val") if f"{part}.macro_f1" in metrics), "")
     for score, name in _TOP.items():
-        key = part + score if score.startswith("_") else f"{part}.{score}"
-        if part and key in metrics:
-            rows.append([f"{_PARTS[part].capitalize()} {name}", f"{100 * metrics[key]:.1f}"])
+        if f"{part}{score}" in metrics:
+            value = f"{100 * metrics[f'{part}{score}']:.1f}"
+            rows.append([f"{_PARTS[part].capitalize()} {name}", value])
     if "steps" in metrics:
         rows.append(["Steps", f"{metrics['steps']:,.0f}"])
     if "seconds.train" in metrics:
@@ -335,31 +314,6 @@ def _data(run: RunFiles) -> tuple[Rows, Rows, list[str]]:
         return sizes, [[n, f"{run.label_counts.get(n, 0):,}"] for n in names], ["class", "training"]
     rows = [[n, *(f"{counts[part][i]:,}" for part in shown)] for i, n in enumerate(names)]
     return sizes, rows, ["class", *(_PARTS[part] for part in shown)]
-
-
-def _cells(table: pd.DataFrame) -> Rows:
-    return [
-        [f"{cell:.3f}" if isinstance(cell, float) else str(cell) for cell in row]
-        for row in table.itertuples(index=False)
-    ]
-
-
-def _skill(metrics: Mapping[str, float]) -> str:
-    """The graph skill in words, "" if it was not measured."""
-    values: dict[str, Any] = {n: metrics.get(f"graph_skill.{n}") for n in GraphSkill._fields}
-    if None in values.values():
-        return ""
-    return str(GraphSkill(**{**values, "scored": int(values["scored"])}))
-
-
-def _versions(settings: Mapping[str, Any]) -> Rows:
-    versions = settings.get("versions")
-    shown = {
-        "python": settings.get("python"),
-        **(versions if isinstance(versions, Mapping) else {}),
-    }
-    shown["git commit"] = settings.get("git_commit")
-    return [[name, _plain(value)] for name, value in shown.items()]
 
 
 def _classes(number: int) -> str:

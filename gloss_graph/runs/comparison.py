@@ -188,27 +188,27 @@ def _check_draws(group: Mapping[str, Mapping[int, FinishedRun]]) -> None:
 
 def _block_names(settings: Sequence[Mapping[str, Any]]) -> list[str]:
     """Name the data of every run: its name, sizes where other data share it, and the label draw."""
-    sizes, names = [], []
+    names, files, draws = [], [], []
     for run in settings:
         data = run["data"]
-        counts = {part: data.get(part) for part in ("train", "val", "test")}
         names.append(str(data["name"]) or "data")
-        sizes.append((tuple(map(str, data["classes"])), *counts.items()))
-    draws = [tuple((name, run.get(name)) for name in _LABELS) for run in settings]
-    blocks = list(zip(names, sizes, draws, strict=True))
+        sizes = tuple((part, data.get(part)) for part in ("train", "val", "test"))
+        files.append((tuple(map(str, data["classes"])), sizes))
+        draws.append(tuple((name, run.get(name)) for name in _LABELS))
+    variants = Counter(name for name, _ in {*zip(names, files, strict=True)})
     shown = {}
-    for block in blocks:
-        name, (classes, *counts), draw = block
+    for block in zip(names, files, draws, strict=True):
+        name, (classes, sizes), draw = block
         parts = [f"{option}={_shown(value)}" for option, value in draw if value is not None]
-        if len({other for known, other, _ in blocks if known == name}) > 1:
-            counted = [f"{part} {number}" for part, number in counts if number]
-            parts = [f"{len(classes)} classes", *counted, *parts]
+        if variants[name] > 1:
+            counts = [f"{part} {number}" for part, number in sizes if number]
+            parts = [f"{len(classes)} classes", *counts, *parts]
         shown[block] = f"{name} ({', '.join(parts)})" if parts else name
     # Two blocks may have the same sizes and different classes.
     shared = Counter(shown.values())
     for place, (block, name) in enumerate(shown.items(), start=1):
         shown[block] = f"{name} #{place}" if shared[name] > 1 else name
-    return [shown[block] for block in blocks]
+    return [shown[block] for block in zip(names, files, draws, strict=True)]
 
 
 def _arm_names(

@@ -73,11 +73,12 @@ def plot_embeddings(
 
     See also: `plot_graph_change`, for the neighbors; `plot_similarities`, for moments between.
     """
-    shown = _shown_documents(before, after, labels, label_names, max_documents, seed)
-    first, second = _tsne(shown.before, seed), _tsne(shown.after, seed)
+    shown = _sample(before, after, labels, label_names, max_documents, seed)
     figure, panels = style.two_panels(title + shown.part)
-    sides = (("before", first), ("after", _aligned(second, first)))
-    for axes, (name, places) in zip(panels, sides, strict=True):
+    first = None
+    for axes, name, rows in zip(panels, ("before", "after"), shown.rows, strict=True):
+        places = _aligned(_tsne(rows, seed), first)
+        first = places if first is None else first
         entries = _draw_panel(axes, places, shown.looks, [[]] * len(shown.looks))
         style.set_facts(axes, f"{name} training", 11)
     style.legend_beside(figure, entries, handlelength=1.4, labelspacing=0.5)
@@ -124,7 +125,7 @@ def plot_graph_change(
     """
     check_positive_int("k", k)
     check_positive_int("drawn", drawn)
-    shown = _shown_documents(before, after, labels, label_names, max_documents, seed)
+    shown = _sample(before, after, labels, label_names, max_documents, seed)
     found = {} if texts is None else group_words(texts, labels.tolist(), top=3)
     # Names may be shortened to the same; the class of a look is that of its first member.
     words = [found.get(int(shown.labels[look.members][0]), []) for look in shown.looks]
@@ -132,16 +133,12 @@ def plot_graph_change(
     pairs = counts.sum() * (counts.sum() - 1)
     chance = 100 * ((counts * (counts - 1)).sum() / max(pairs, 1))
     figure, panels = style.two_panels(title + shown.part)
-    first: np.ndarray | None = None
+    first = None
     edges: dict[str, style.Entry] = {}
-    states = (("before", shown.before), ("after", shown.after))
-    for axes, (name, rows) in zip(panels, states, strict=True):
+    for axes, name, rows in zip(panels, ("before", "after"), shown.rows, strict=True):
         data = build_document_graph(rows, torch.from_numpy(shown.labels), k=k)
-        places = place_nodes(read_arrays(data).links, seed=seed)
-        if first is None:
-            first = places
-        else:
-            places = _aligned(places, first)
+        places = _aligned(place_nodes(read_arrays(data).links, seed=seed), first)
+        first = places if first is None else first
         ends = _heaviest(data, drawn)
         relation = style.relations(shown.labels[ends])
         lines = style.draw_edges(axes, places, ends, relation, _EDGES)
@@ -159,24 +156,23 @@ def plot_graph_change(
     return style.save_figure(figure, path)
 
 
-class _Shown(NamedTuple):
+class _Sample(NamedTuple):
     """N documents as both panels show them."""
 
-    before: Tensor  # (N, D)
-    after: Tensor  # (N, D')
+    rows: tuple[Tensor, Tensor]  # before (N, D) and after (N, D')
     labels: np.ndarray  # (N,)
     looks: list[style.ClassLook]
     part: str  # what a title says of a sample
 
 
-def _shown_documents(
+def _sample(
     before: Tensor,
     after: Tensor,
     labels: Tensor,
     label_names: Sequence[str] | None,
     max_documents: int,
     seed: int,
-) -> _Shown:
+) -> _Sample:
     """Check the arguments of a picture and sample the documents it shows."""
     check_matrix("before", before)
     check_matrix("after", after)
@@ -188,17 +184,13 @@ def _shown_documents(
     check_positive_int("max_documents", max_documents)
     classes = style.checked_labels(labels, before.size(0), label_names)
     chosen = stratified_sample(classes, max_documents, seed=seed)
-    rows = torch.from_numpy(chosen)
+    first, second = (rows.detach().cpu().float()[chosen] for rows in (before, after))
     part = f" · {len(chosen):,} of {classes.size:,} documents"
     looks = style.class_looks(classes, label_names)
     looks = [look._replace(members=look.members[chosen]) for look in looks]
-    return _Shown(
-        before.detach().cpu().float()[rows],
-        after.detach().cpu().float()[rows],
-        classes[chosen],
-        [look for look in looks if look.members.any()],
-        part if len(chosen) < classes.size else "",
-    )
+    shown = [look for look in looks if look.members.any()]
+    part = part if len(chosen) < classes.size else ""
+    return _Sample((first, second), classes[chosen], shown, part)
 
 
 def _tsne(rows: Tensor, seed: int) -> np.ndarray:
@@ -223,11 +215,13 @@ def _tsne(rows: Tensor, seed: int) -> np.ndarray:
         return model.fit_transform(unit.astype(np.float32)).astype(np.float64)
 
 
-def _aligned(places: np.ndarray, reference: np.ndarray) -> np.ndarray:
-    """Rotate and mirror places (N, 2) to lie near the reference places (N, 2).
+def _aligned(places: np.ndarray, reference: np.ndarray | None) -> np.ndarray:
+    """Rotate and mirror places (N, 2) to lie near the reference places (N, 2), if there are any.
 
     The orientation of a neighbor embedding is arbitrary; a common one makes panels comparable.
     """
+    if reference is None:
+        return places
     centered = places - places.mean(axis=0)
     turn, _ = orthogonal_procrustes(centered, reference - reference.mean(axis=0))
     return centered @ turn
@@ -337,9 +331,7 @@ def plot_similarities(
     for axes in panels[len(tables) :]:
         axes.set_axis_off()
     bar = figure.colorbar(picture, ax=list(panels), shrink=0.75, aspect=30, pad=0.02)
-    bar.set_label("cosine similarity", fontsize=10.5, color=style.INK)
-    bar.outline.set_visible(False)
-    bar.ax.tick_params(labelsize=9, colors=style.INK, length=3)
+    style.tidy_colorbar(bar, "cosine similarity", 10.5, labelsize=9, length=3)
     return style.save_figure(figure, path)
 
 

@@ -45,9 +45,6 @@ _LEGEND: dict[str, Any] = {"fontsize": 10.0, "handlelength": 2.6}
 _WIDTH, _RUN = 10.0, 3.2  # inches of the picture of stages, and of the name of a run
 
 
-# ------------------------------------------------------------------ graphs
-
-
 def plot_degrees(
     graph: Data,
     path: str | os.PathLike[str] | None = None,
@@ -315,7 +312,16 @@ def plot_adjacency(
     cells[order], groups[order] = np.arange(size) * min(bins, size) // size, place
     members = np.bincount(cells)
     mean = _sums(links, cells) / np.outer(members, members)
-    _draw_matrix(figure, panels[0], mean, size)
+    top = float(np.quantile(mean[mean > 0], 0.995)) if (mean > 0).any() else 1.0
+    shape: dict[str, Any] = {"extent": (0, size, size, 0), "interpolation": "nearest"}
+    colors = PowerNorm(0.5, 0, top, clip=True)
+    image = panels[0].imshow(np.ma.masked_equal(mean, 0), cmap=_COLORS, norm=colors, **shape)
+    panels[0].spines[:].set(color="#D5D9DE", linewidth=0.8)
+    shape = {"location": "bottom", "shrink": 0.5, "aspect": 30, "pad": 0.02}
+    bar = figure.colorbar(image, ax=panels[0], **shape)
+    style.tidy_colorbar(bar, "mean edge weight", 9.5, labelsize=8.5, length=2)
+    ticks = [0, top / 10, top / 3, top]
+    bar.set_ticks(ticks, labels=[f"{tick:.2g}" for tick in ticks])
     # Names need room for a line of type.
     room, borders = size * _NAME * 1.1 / (72 * _SIDE * 0.85), [*starts.tolist(), size]
     line: dict[str, Any] = {"color": style.GREY, "linewidth": 0.4}
@@ -339,25 +345,6 @@ def _sums(links: sparse.csr_array, groups: np.ndarray) -> np.ndarray:
     return sums
 
 
-def _draw_matrix(figure: Figure, axes: Axes, mean: np.ndarray, size: int) -> None:
-    """Draw the mean weight of every cell."""
-    top = float(np.quantile(mean[mean > 0], 0.995)) if (mean > 0).any() else 1.0
-    image = axes.imshow(
-        np.ma.masked_equal(mean, 0),
-        cmap=_COLORS,
-        norm=PowerNorm(0.5, 0, top, clip=True),
-        extent=(0, size, size, 0),
-        interpolation="nearest",
-    )
-    axes.spines[:].set(color="#D5D9DE", linewidth=0.8)
-    bar = figure.colorbar(image, ax=axes, location="bottom", shrink=0.5, aspect=30, pad=0.02)
-    bar.set_label("mean edge weight", fontsize=9.5, color=style.INK)
-    ticks = [0, top / 10, top / 3, top]
-    bar.set_ticks(ticks, labels=[f"{tick:.2g}" for tick in ticks])
-    bar.ax.tick_params(labelsize=8.5, colors=style.INK, length=2)
-    bar.outline.set_visible(False)
-
-
 def _draw_shares(axes: Axes, sums: np.ndarray, names: list[str]) -> None:
     """Share of every class's edge weight that leads to every class, in percent."""
     total = sums.sum(axis=1, keepdims=True)
@@ -374,9 +361,6 @@ def _draw_shares(axes: Axes, sums: np.ndarray, names: list[str]) -> None:
     axes.tick_params(length=0, pad=3)
     axes.spines[:].set_visible(False)
     style.set_facts(axes, "Where a class's edges lead\nshare of the row's edge weight, %")
-
-
-# ------------------------------------------------------------------ trainings
 
 
 def plot_training(history: Mapping[str, Any], path: str | os.PathLike[str] | None = None) -> Figure:

@@ -130,18 +130,10 @@ def plot_graph(
     called = word if scale is None else ""
     edges = style.draw_edges(axes, places, ends, relation, _EDGES, weight, called)
     entries += [(handle, f"{name} ({count:,})") for handle, name, count in edges]
-    style.add_legend(
-        axes,
-        entries,
-        room=_BESIDE,
-        title=color_by.replace("_", " ") if len(entries) > 1 else None,
-        loc="upper left",
-        bbox_to_anchor=(1.0, 1.0),
-        fontsize=10.5,
-        title_fontproperties={"size": 11.5, "weight": "bold"},
-        alignment="left",
-        labelspacing=0.6,
-    )
+    bold: dict[str, Any] = {"title_fontproperties": {"size": 11.5, "weight": "bold"}}
+    bold["title"] = color_by.replace("_", " ") if len(entries) > 1 else None
+    place: dict[str, Any] = {"loc": "upper left", "bbox_to_anchor": (1.0, 1.0), "alignment": "left"}
+    style.add_legend(axes, entries, room=_BESIDE, fontsize=10.5, labelspacing=0.6, **bold, **place)
     facts = f"{len(nodes):,} documents"
     if len(nodes) < len(graph):
         facts = f"{len(nodes):,} of {len(graph):,} documents (random-walk sample)"
@@ -228,13 +220,8 @@ def plot_communities(
             f"'places' must be finite with shape ({size}, 2) (got {np.shape(places)})."
         )
     names = community_names(communities, y, documents.names)
-    sides = (
-        (y, style.class_looks(y, documents.names)),
-        (
-            communities,
-            style.class_looks(communities, names, word="community", missing="isolated"),
-        ),
-    )
+    found = style.class_looks(communities, names, word="community", missing="isolated")
+    sides = (y, style.class_looks(y, documents.names)), (communities, found)
     ends, _ = edge_list(links)
     edges = len(ends)
     if edges > max_edges:
@@ -247,37 +234,26 @@ def plot_communities(
     figure, panels = style.two_panels(title, 6.95 + 0.2 * rows)
     for axes, (groups, looks) in zip(panels, sides, strict=True):
         style.draw_edges(axes, places, ends, style.relations(groups[ends]), _MAP_EDGES)
-        style.add_legend(
-            axes,
-            style.draw_documents(axes, places, looks, least=3),
-            room=_UNDER,
-            columns=_COLUMNS,
-            loc="upper left",
-            bbox_to_anchor=(-0.02, -0.01),
-            fontsize=_TYPE,
-            handletextpad=0.3,
-            labelspacing=0.45,
-        )
+        entries = style.draw_documents(axes, places, looks, least=3)
+        place: dict[str, Any] = {"loc": "upper left", "bbox_to_anchor": (-0.02, -0.01)}
+        place |= {"fontsize": _TYPE, "handletextpad": 0.3, "labelspacing": 0.45}
+        style.add_legend(axes, entries, room=_UNDER, columns=_COLUMNS, **place)
         style.fit_panel(axes, places)
     if documents.text is not None:
         telling = group_words(documents.text, communities, top=3)
         largest = Counter(communities[communities >= 0].tolist()).most_common(_GROUPS)
-        blocks = [
-            (
-                np.median(places[communities == community], axis=0),
-                [(telling_word, _TYPE, "bold") for telling_word in telling[community]],
-                style.INK,
-            )
-            for community, _ in largest
-            if telling[community]
-        ]
+        blocks = []
+        for community, _ in largest:
+            middle = np.median(places[communities == community], axis=0)
+            lines = [(word, _TYPE, "bold") for word in telling[community]]
+            blocks += [(middle, lines, style.INK)] * bool(lines)
         style.write_apart(panels[1], blocks, side=_UNDER, line=_LINE)
     share = f"{edges:,} edges" if len(ends) == edges else f"{len(ends):,} of {edges:,} edges drawn"
-    found = np.unique(communities[communities >= 0]).size
+    number = np.unique(communities[communities >= 0]).size
     words = ", each with its most frequent label" if bool((y >= 0).any()) else ""
     labeled = f"{size:,} documents, {int((y >= 0).sum()):,} labeled"
     style.set_facts(panels[0], f"by label\n{labeled} · {share}", 11)
-    style.set_facts(panels[1], f"by community\n{found:,} communities (Louvain){words}", 11)
+    style.set_facts(panels[1], f"by community\n{number:,} communities (Louvain){words}", 11)
     return style.save_figure(figure, path)
 
 

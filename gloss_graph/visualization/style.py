@@ -16,6 +16,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg, RendererAgg
 from matplotlib.collections import LineCollection
+from matplotlib.colorbar import Colorbar
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
@@ -48,9 +49,6 @@ Entry = tuple[Any, str]
 Words = tuple[str, float, str]
 
 
-# ------------------------------------------------------------------ figures and axes
-
-
 def new_figure(width: float, height: float, title: str = "") -> Figure:
     """An empty white figure, in inches, outside any pyplot state, with a bold line at its top."""
     figure = Figure(figsize=(width, height), dpi=DPI, facecolor="white", layout="constrained")
@@ -79,11 +77,10 @@ def _save(figure: Figure, handle: BinaryIO, kind: str) -> None:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         figure.savefig(handle, format=kind, dpi=DPI, bbox_inches="tight", pad_inches=0.15)
-    lacking = [one for one in caught if _NO_GLYPH.search(str(one.message))]
-    for one in caught:
-        if one not in lacking:
-            warnings.warn_explicit(one.message, one.category, one.filename, one.lineno)
-    if lacking:
+    others = [one for one in caught if not _NO_GLYPH.search(str(one.message))]
+    for one in others:
+        warnings.warn_explicit(one.message, one.category, one.filename, one.lineno)
+    if len(others) < len(caught):
         # Once per picture, where matplotlib warns for every letter.
         warnings.warn(
             f"The font {FontProperties().get_name()!r} lacks letters of the names in a picture; "
@@ -117,8 +114,15 @@ def set_facts(axes: Axes, text: str, size: float = 10.5, spacing: float = 1.4) -
 
 
 def say_nothing(axes: Axes, text: str) -> None:
-    """Write in the middle of empty axes that there is nothing to draw."""
+    """Write a word in the middle of empty axes."""
     axes.text(0.5, 0.5, text, ha="center", color=GREY, transform=axes.transAxes)
+
+
+def tidy_colorbar(bar: Colorbar, label: str, size: float, **ticks: Any) -> None:
+    """Name a color scale, in points, and take its frame away."""
+    bar.set_label(label, fontsize=size, color=INK)
+    bar.ax.tick_params(colors=INK, **ticks)
+    bar.outline.set_visible(False)
 
 
 def part_classes(
@@ -130,10 +134,9 @@ def part_classes(
     room: float = 0,
     **line: Any,
 ) -> None:
-    """Draw lines between the classes of a matrix and name them at the left.
+    """Draw lines between the classes of a matrix, class i at `borders` i to i + 1, and name them.
 
-    Class i is between `borders` i and i + 1. Classes without a name, or less than `room` below the
-    last one that has one, are not named; `line` is the look of the lines.
+    Classes with an empty name, or less than `room` below the last named one, get none.
     """
     for border in borders[1:-1]:
         axes.axhline(border, **line)
@@ -160,9 +163,6 @@ def name_ticks(axes: Axes, names: Sequence[str], *, size: float = 10.0, room: fl
     if turn:
         look |= {"rotation": 35, "ha": "right", "rotation_mode": "anchor"}
     axes.set_xticks(range(len(names)), shown, **look)
-
-
-# ------------------------------------------------------------------ words and legends
 
 
 def text_width(text: str, size: float) -> float:
@@ -244,7 +244,7 @@ def legend_columns(
 ) -> int:
     """Number of columns, at most `most`, in which a legend of these names fits into `room` inches.
 
-    `size` of the type is in points, the length of a handle in units of it.
+    The `size` of the type is in points, the length of a `handle` in units of it.
     """
     widths = [text_width(name, size) for name in names]
     for columns in range(min(most, len(names)), 1, -1):
@@ -285,9 +285,6 @@ def legend_beside(figure: Figure, entries: Sequence[Entry], **look: Any) -> Lege
     """A legend to the right of all panels."""
     look |= {"loc": "outside right upper", "alignment": "left", "fontsize": 9.5}
     return add_legend(figure, entries, room=BESIDE, **look)
-
-
-# ------------------------------------------------------------------ documents and edges
 
 
 class ClassLook(NamedTuple):
@@ -478,9 +475,6 @@ def fit_panel(axes: Axes, places: np.ndarray) -> None:
     axes.set_aspect("equal")
 
 
-# ------------------------------------------------------------------ pages
-
-
 class PagePicture(NamedTuple):
     """A picture as a page holds it, with its size in CSS pixels."""
 
@@ -488,7 +482,7 @@ class PagePicture(NamedTuple):
     width: int
     height: int
     alt: str
-    caption: str = ""
+    caption: str
 
     @property
     def data(self) -> str:
