@@ -103,7 +103,7 @@ def compare_runs(
     Raises:
         ValueError: Two runs of one arm, seed and data, or paired runs that saw different labels.
     """
-    for name, value in (("folders", folders), ("metrics", metrics), ("by", by)):
+    for name, value in {"folders": folders, "metrics": metrics, "by": by}.items():
         if isinstance(value, (str, Path)):
             raise ValueError(f"'{name}' must be a list (got {str(value)!r}). Put it in brackets.")
     finished, skipped = find_runs(folders)
@@ -181,9 +181,6 @@ def _check_draws(group: Mapping[str, Mapping[int, FinishedRun]]) -> None:
                 f"{run.folder} (seed {seed}) differ in {len(ids ^ expected)} documents of "
                 "labels_used.csv. Train both on the same files."
             )
-
-
-# ------------------------------------------------------------------ names of blocks and arms
 
 
 def _block_names(settings: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -307,22 +304,14 @@ def _shown(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value)
 
 
-# ------------------------------------------------------------------ paired tests
-
-
 class PairedTest(NamedTuple):
     """Statistics of the differences of paired scores; NaN where they are not defined.
 
-    Attributes:
-        pairs: Number of pairs.
-        difference: Mean difference.
-        low: Lower end of its 95 % confidence interval (Student's t), NaN where `p_t` is.
-        high: Upper end.
-        p_t: Paired t-test, two-sided. NaN below two pairs and for equal differences, which have
-            no spread to compare with.
-        p_wilcoxon: Wilcoxon's signed-rank test, two-sided. NaN below two pairs and where all
-            differences are zero.
-        effect: Cohen's d_z, the mean difference in standard deviations of the differences.
+    Mean `difference` of the `pairs`, `low` and `high` ends of its 95 % confidence interval
+    (Student's t), `p_t` of a paired t-test and `p_wilcoxon` of Wilcoxon's signed-rank test, both
+    two-sided, and `effect`, Cohen's d_z: the mean difference in standard deviations of the
+    differences. Below two pairs only the mean is defined. Equal differences have no spread, so that
+    the interval, `p_t` and `effect` are NaN; so is `p_wilcoxon` if all are zero.
     """
 
     pairs: int
@@ -337,9 +326,7 @@ class PairedTest(NamedTuple):
 def paired_test(values: Sequence[float], baseline: Sequence[float]) -> PairedTest:
     """Compare paired scores with those of a baseline.
 
-    Args:
-        values: (n,) scores.
-        baseline: (n,) scores of the same seeds, in the same order.
+    `values` (n,) and `baseline` (n,) are scores of the same seeds in the same order.
 
     Raises:
         ValueError: Different lengths, or a value that is not finite.
@@ -389,8 +376,7 @@ def mean_interval(values: Sequence[float] | np.ndarray) -> tuple[float, float]:
 def holm(p_values: Sequence[float]) -> list[float]:
     """Holm's (1979) step-down correction of the p values of one family of comparisons.
 
-    Returns:
-        Corrected values in the same order, at most 1; NaN stays NaN and does not count.
+    Corrected values are at most 1 and in the same order; NaN stays NaN and does not count.
 
     Example:
         >>> holm([0.01, 0.04, 0.03])

@@ -1,5 +1,12 @@
 """Pictures of a document graph and of a training, and the interactive page.
 
+- A graph as a map: `plot_graph`, a sample with predictions; `plot_communities`, all documents;
+  `write_html`, to search and correct; `write_graph` (`gloss_graph.export`), for Gephi.
+- A graph in numbers: `plot_degrees`; `plot_adjacency`, which classes edges join; `plot_reach`, or
+  `reach_curves` for its numbers. One document of it: `plot_explanation`.
+- A training: `plot_training`; `plot_stage_times`; `plot_embeddings`, `plot_graph_change` and
+  `plot_similarities` for the same documents before, after and on the way.
+
 Every `plot_*` function returns a matplotlib figure outside any pyplot state, and saves it if `path`
 is given: as PNG, PDF or SVG by its suffix, replacing an older picture. The names of classes are
 `label_names`, by default those of the graph or their numbers. The same `seed` gives the same

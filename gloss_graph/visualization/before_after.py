@@ -70,8 +70,6 @@ def plot_embeddings(
         >>> figure = plot_embeddings(x, 2 * x, torch.arange(12) % 3)
         >>> [axes.get_title(loc="left") for axes in figure.axes]
         ['before training', 'after training']
-
-    See also: `plot_graph_change`, for the neighbors; `plot_similarities`, for moments between.
     """
     shown = _sample(before, after, labels, label_names, max_documents, seed)
     figure, panels = style.two_panels(title + shown.part)
@@ -120,8 +118,6 @@ def plot_graph_change(
         >>> figure = plot_graph_change(x, torch.eye(3)[y], y, k=3)
         >>> figure.axes[1].get_title(loc="left").splitlines()[1]
         '100.0 % of the edges within a class (27.3 % by chance)'
-
-    See also: `plot_graph`, for one graph, larger and with predictions.
     """
     check_positive_int("k", k)
     check_positive_int("drawn", drawn)
@@ -288,8 +284,6 @@ def plot_similarities(
         >>> figure = plot_similarities({"start": x, "end": x}, torch.tensor([0, 0, 1, 1]))
         >>> figure.axes[0].get_title(loc="left")
         'start\nwithin classes 1.00 · between 0.00'
-
-    See also: `plot_embeddings`, for more documents at two moments.
     """
     if not moments:
         raise ValueError("'moments' must hold at least one (got none). Encode the batch once.")

@@ -67,8 +67,6 @@ def plot_degrees(
         >>> figure = plot_degrees(Data(edge_index=edges, num_nodes=3))
         >>> figure.axes[0].get_title(loc="left").splitlines()[1]
         'mean 1.3 · median 1 · largest 2 · 0 isolated · skew 0.7'
-
-    See also: `plot_adjacency`, for the classes that edges join.
     """
     documents = read_arrays(graph, label_names, allow_empty=False)
     degree = np.diff(documents.links.indptr)
@@ -77,33 +75,26 @@ def plot_degrees(
     left, right = figure.subplots(1, 2)
     style.tidy_axes(left, x="degree", y="documents")
     style.tidy_axes(right, x="weight", y="edges")
-    style.set_facts(left, f"Neighbors per document\n{_draw_degrees(left, degree)}")
-    facts = _draw_weights(right, weight, style.relations(documents.y[ends]))
-    style.set_facts(right, f"Weight of an edge\n{facts}")
     for axes in (left, right):
         style.faint_grid(axes, "y")
-    return style.save_figure(figure, path)
-
-
-def _draw_degrees(axes: Axes, degree: np.ndarray) -> str:
-    """Draw a histogram; return its facts."""
-    top = int(degree.max())
+    top, mean, median, spread = degree.max(), degree.mean(), np.median(degree), degree.std()
     width = max(1, -(-(top + 1) // 60))
-    edges = np.arange(0, top + width + 1, width) - 0.5
-    look: dict[str, Any] = {"color": style.PALETTE[0], "edgecolor": "white", "linewidth": 0.4}
-    counts, _, _ = axes.hist(degree, bins=edges.tolist(), **look)
-    mean, spread = degree.mean(), degree.std()
-    axes.axvline(mean, color=style.INK, linewidth=1, linestyle="dashed")
+    bars: dict[str, Any] = {"bins": np.arange(0, top + width + 1, width) - 0.5, "linewidth": 0.4}
+    counts, _, _ = left.hist(degree, color=style.PALETTE[0], edgecolor="white", **bars)
+    left.axvline(mean, color=style.INK, linewidth=1, linestyle="dashed")
     # Long tails would be invisible on a linear scale.
-    if top > 4 * max(np.median(degree), 1) and np.max(counts) > 50:
-        axes.set_yscale("log")
-        axes.set_ylim(bottom=0.7)
-    axes.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True))
-    facts = f"mean {mean:.1f} · median {np.median(degree):.0f} · largest {top:,} · "
+    if top > 4 * max(median, 1) and np.max(counts) > 50:
+        left.set_yscale("log")
+        left.set_ylim(bottom=0.7)
+    left.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True))
+    facts = f"mean {mean:.1f} · median {median:.0f} · largest {top:,} · "
     facts += f"{int((degree == 0).sum()):,} isolated"
     if spread > 0 and degree.size > 2:
         facts += f" · skew {np.mean(((degree - mean) / spread) ** 3):.1f}"
-    return facts
+    style.set_facts(left, f"Neighbors per document\n{facts}")
+    facts = _draw_weights(right, weight, style.relations(documents.y[ends]))
+    style.set_facts(right, f"Weight of an edge\n{facts}")
+    return style.save_figure(figure, path)
 
 
 def _draw_weights(axes: Axes, weight: np.ndarray, relation: np.ndarray) -> str:
@@ -111,33 +102,24 @@ def _draw_weights(axes: Axes, weight: np.ndarray, relation: np.ndarray) -> str:
     if not weight.size:
         style.say_nothing(axes, "no edges")
         return "no edges"
-    kinds = [
-        (weight[relation == 1], style.PALETTE[0], "within a class"),
-        (weight[relation == 2], style.CONTRAST, "between classes"),
-        (
-            weight[relation == 0],
-            style.OPEN if relation.any() else style.PALETTE[0],
-            "with an unlabeled end",
-        ),
-    ]
-    parts, colors, names = zip(*(kind for kind in kinds if kind[0].size), strict=True)
+    unlabeled = style.OPEN if relation.any() else style.PALETTE[0]
+    kinds = (
+        (1, style.PALETTE[0], "within a class"),
+        (2, style.CONTRAST, "between classes"),
+        (0, unlabeled, "with an unlabeled end"),
+    )
+    parts = {name: weight[relation == kind] for kind, _, name in kinds if kind in relation}
     low, high = float(weight.min()), float(weight.max())
     if high - low < 1e-9 * max(high, 1):
         low, high = low - 0.5, high + 0.5
-    axes.hist(
-        parts,
-        bins=np.linspace(low, high, 51).tolist(),
-        stacked=True,
-        color=colors,
-        label=[f"{name} ({part.size:,})" for name, part in zip(names, parts, strict=True)],
-        edgecolor="white",
-        linewidth=0.3,
-    )
+    look: dict[str, Any] = {"bins": np.linspace(low, high, 51), "linewidth": 0.3}
+    look["color"] = [color for _, color, name in kinds if name in parts]
+    look["label"] = [f"{name} ({part.size:,})" for name, part in parts.items()]
+    axes.hist(list(parts.values()), stacked=True, edgecolor="white", **look)
     low_y, high_y = axes.get_ylim()
     axes.set_ylim(low_y, high_y * (1.05 + 0.08 * len(parts)))
     axes.legend(loc="upper left", frameon=False, fontsize=9.5)
-    facts = zip(names, parts, strict=True)
-    return " · ".join(f"mean {part.mean():.2f} {name}" for name, part in facts)
+    return " · ".join(f"mean {part.mean():.2f} {name}" for name, part in parts.items())
 
 
 class Reach(NamedTuple):
@@ -214,8 +196,6 @@ def plot_reach(
         >>> figure = plot_reach(Data(edge_index=chain, y=torch.tensor([0, -1, 1])))
         >>> [text.get_text() for text in figure.legends[0].get_texts()][:2]
         ['a label of any class', 'a label of every class']
-
-    See also: `reach_curves`, for the numbers.
     """
     documents = read_arrays(graph, label_names, allow_empty=False)
     curves = _reach(documents, max_hops)
@@ -288,8 +268,6 @@ def plot_adjacency(
         >>> figure = plot_adjacency(Data(edge_index=edges, y=torch.tensor([0, 1, 1, 1])))
         >>> [text.get_text() for text in figure.axes[1].texts]
         ['0', '100', '33', '67']
-
-    See also: `plot_communities`, for the same graph as a map.
     """
     check_choice("within", within, ("community", "degree"))
     check_positive_int("bins", bins)
@@ -382,8 +360,6 @@ def plot_training(history: Mapping[str, Any], path: str | os.PathLike[str] | Non
         >>> rows = [{"step": 0, "loss": 2.0}, {"step": 10, "loss": 1.0, "val_macro_f1": 0.5}]
         >>> [axes.get_title(loc="left") for axes in plot_training({"gloss": rows}).axes]
         ['Training loss', 'Validation macro-F1']
-
-    See also: `plot_stage_times`, for the seconds of these steps.
     """
     if not history:
         raise ValueError("'history' must hold at least one run (got none). Train one first.")
@@ -404,10 +380,22 @@ def plot_training(history: Mapping[str, Any], path: str | os.PathLike[str] | Non
         # Yellow, the last of the palette, is too weak for a line.
         color = style.PALETTE[i % (len(style.PALETTE) - 1)]
         for place, key in enumerate(key for key in known if key in curves):
-            _draw_loss(panels[0], curves[key], color, _LOSSES[key][1], leading=place == 0)
+            step, value = curves[key]
+            look: dict[str, Any] = {"linewidth": 1.3 if place else 2.0, "ls": _LOSSES[key][1]}
+            if value.size > _LONG:
+                if place == 0:
+                    panels[0].plot(step, value, color=color, linewidth=0.6, alpha=0.25)
+                window = 2 * (value.size // 50) + 1
+                near = pd.Series(value).rolling(window, center=True, min_periods=1)
+                value = near.mean().to_numpy()
+            panels[0].plot(step, value, color=color, **look)
         text = name
         if score in curves:
-            text += "  " + _draw_score(panels[-1], curves[score], color)
+            panels[-1].plot(*curves[score], "o-", color=color, linewidth=1.8, markersize=3.5)
+            step, value = curves[score][:, curves[score][1].argmax()]
+            look = {"markersize": 14, "markeredgecolor": style.INK, "zorder": 5}
+            panels[-1].plot(step, value, "*", color=color, **look)
+            text += f"  ★ {value:.3f} at step {step:,.0f}"
         entries.append((Line2D([], [], color=color, linewidth=3), text))
     looks = [_LOSSES[key] for key in known if known != ["loss"]]
     kinds = [
@@ -457,25 +445,6 @@ def _number(value: Any, run: str, key: str) -> float:
     return number if math.isfinite(number) else math.nan
 
 
-def _draw_loss(axes: Axes, curve: np.ndarray, color: str, dash: Any, *, leading: bool) -> None:
-    step, value = curve
-    if value.size > _LONG:
-        if leading:
-            axes.plot(step, value, color=color, linewidth=0.6, alpha=0.25)
-        near = pd.Series(value).rolling(2 * (value.size // 50) + 1, center=True, min_periods=1)
-        value = near.mean().to_numpy()
-    axes.plot(step, value, color=color, linewidth=2.0 if leading else 1.3, linestyle=dash)
-
-
-def _draw_score(axes: Axes, curve: np.ndarray, color: str) -> str:
-    """Draw a score with a star at its best value; return the words for the legend."""
-    axes.plot(*curve, color=color, linewidth=1.8, marker="o", markersize=3.5)
-    step, value = curve[:, curve[1].argmax()]
-    star: dict[str, Any] = {"marker": "*", "markersize": 14, "markeredgecolor": style.INK}
-    axes.plot(step, value, color=color, zorder=5, **star)
-    return f"★ {value:.3f} at step {step:,.0f}"
-
-
 def plot_stage_times(
     seconds: Mapping[str, Mapping[str, float]], path: str | os.PathLike[str] | None = None
 ) -> Figure:
@@ -491,8 +460,6 @@ def plot_stage_times(
         >>> figure = plot_stage_times({"gloss": {"encoder": 3.0, "search": 1.0}})
         >>> [text.get_text() for text in figure.axes[0].texts]
         ['75 %', '25 %', '4.00 s']
-
-    See also: `plot_training`, for losses and scores.
     """
     stages: list[str] = []
     for row in seconds.values():

@@ -66,8 +66,6 @@ def plot_graph(
         >>> figure = plot_graph(graph, color_by="club")
         >>> [text.get_text() for text in figure.axes[0].get_legend().get_texts()][:2]
         ['Mr. Hi (17)', 'Officer (17)']
-
-    See also: `plot_communities`, for all documents; `write_graph`, for Gephi or Cytoscape.
     """
     if max_nodes < 1:
         raise ValueError(f"'max_nodes' must be at least 1 (got {max_nodes}).")
@@ -206,8 +204,6 @@ def plot_communities(
         >>> figure = plot_communities(Data(edge_index=edges, y=torch.tensor([0, 0, 1, -1])))
         >>> [axes.get_title(loc="left").splitlines()[0] for axes in figure.axes]
         ['by label', 'by community']
-
-    See also: `plot_graph`, for a sample with predictions; `write_html`, for an interactive page.
     """
     check_positive_int("max_edges", max_edges)
     documents = read_arrays(graph, label_names, allow_empty=False)

@@ -67,9 +67,8 @@ def write_html(
     The page pans, zooms and searches (text or id); a click shows a document's text, labels and
     neighbors, and the labeled documents that decide it. A box or a lasso selects documents, which
     can be saved as CSV; labels can be corrected and saved as a CSV file that `read_table` takes,
-    texts as the page holds them. It is one file that loads nothing from the network, which its
-    content security policy also forbids. Texts are always shown as text; control characters become
-    U+FFFD.
+    texts as the page holds them. It loads nothing from the network, which its content security
+    policy also forbids; control characters in texts become U+FFFD.
 
     Colors show the label, the propagated label, the community, the number of neighbors, how far
     the other labels contradict a label (`suspicion`, see `audit`) or agree on the propagated one
@@ -104,8 +103,6 @@ def write_html(
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     write_html(graph, Path(folder) / "graph.html", texts=["tea", "?", "rain"]).name
         'graph.html'
-
-    See also: `plot_communities`, for paper; `write_graph`, for Gephi.
     """
     target = Path(path)
     if target.suffix.lower() not in (".html", ".htm"):
@@ -151,8 +148,11 @@ def _content(
     communities = louvain_communities(links, seed=seed)
     names = community_names(communities, documents.y[rows], documents.names)
     columns["community"] = _groups(communities, names, missing="isolated", word="community")
-    for name in ("label", "community"):
-        _add_words(columns[name], [texts[i] for i in rows.tolist()])
+    for column in (columns["label"], columns["community"]):
+        words = group_words([texts[i] for i in rows.tolist()], column["values"][: len(rows)], top=4)
+        for place, look in enumerate(column["looks"]):
+            members = [value for value, at in enumerate(column["look_of"]) if at == place]
+            look["words"] = ", ".join(words.get(members[0], ())) if len(members) == 1 else ""
     numbers = {} if masses is None else _doubts(documents, rows, masses)
     for name, values in (numbers | {"neighbors": degree[rows]}).items():
         columns[name] = _numbers(values)
@@ -217,14 +217,6 @@ def _columns(
         right = np.where(y >= 0, (y != classes["predicted"]).astype(np.int64), -1)
         columns["correct"] = _groups(right, ["yes", "no"], missing="unlabeled")
     return columns
-
-
-def _add_words(column: dict[str, Any], texts: list[str]) -> None:
-    """Give the look of every group its most telling words."""
-    words = group_words(texts, column["values"][: len(texts)], top=4)
-    for place, look in enumerate(column["looks"]):
-        members = [value for value, at in enumerate(column["look_of"]) if at == place]
-        look["words"] = ", ".join(words.get(members[0], ())) if len(members) == 1 else ""
 
 
 def _doubts(documents: GraphArrays, rows: np.ndarray, masses: TopMasses) -> dict[str, np.ndarray]:

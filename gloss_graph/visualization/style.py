@@ -17,7 +17,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg, RendererAgg
 from matplotlib.collections import LineCollection
 from matplotlib.colorbar import Colorbar
-from matplotlib.colors import to_rgb
+from matplotlib.colors import to_rgb, to_rgba_array
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
 from matplotlib.legend import Legend
@@ -60,10 +60,7 @@ def new_figure(width: float, height: float, title: str = "") -> Figure:
 
 
 def save_figure(figure: Figure, path: str | os.PathLike[str] | None) -> Figure:
-    """Write a figure as PNG, PDF or SVG by its suffix, whole or not at all, and return it.
-
-    An older picture of that name is replaced; None writes nothing.
-    """
+    """Write a figure as PNG, PDF or SVG by its suffix, whole or not at all, and return it."""
     if path is not None:
         suffix = Path(path).suffix.lower().removeprefix(".")
         if suffix not in _FORMATS:
@@ -152,10 +149,7 @@ def part_classes(
 
 
 def name_ticks(axes: Axes, names: Sequence[str], *, size: float = 10.0, room: float = 2.2) -> None:
-    """Name the places 0, 1, ... under axes; names that touch are turned and cut to `room` inches.
-
-    Call it once the layout of the figure is final.
-    """
+    """Name the places 0, 1, ... under laid out axes; names that touch are turned and cut."""
     width = float(axes.get_window_extent().width) / DPI
     turn = max(text_width(name, size) for name in names) > 0.9 * width / len(names)
     shown = [shortened(name, size, room) for name in names] if turn else list(names)
@@ -212,7 +206,7 @@ def write_apart(
     line: float,
     steps: Sequence[int] = (0,),
 ) -> None:
-    """Write blocks of words, none over another or the border of the panel, which leaves some out.
+    """Write blocks of words, none over another; those without a free place are left out.
 
     A block has a middle, its lines and their color, and moves by the first of the `steps`, in lines
     up, that is free. The panel is about `side` inches wide, a line `line` inches high.
@@ -242,7 +236,7 @@ def write_apart(
 def legend_columns(
     names: Sequence[str], room: float, most: int, size: float, *, handle: float = 2.0
 ) -> int:
-    """Number of columns, at most `most`, in which a legend of these names fits into `room` inches.
+    """Number of columns, at most `most`, in which a legend fits into `room` inches.
 
     The `size` of the type is in points, the length of a `handle` in units of it.
     """
@@ -378,7 +372,7 @@ def draw_documents(
 ) -> list[Entry]:
     """Draw documents (N, 2) as dots, small classes over large ones; return legend entries.
 
-    A dot has an `area` in square points, by default that which suits N, but `least`.
+    The `area` of a dot is in square points, by default that which suits N, at least `least`.
     """
     area = area or float(np.clip(9000 / max(len(places), 1), least, 70))
     for look in sorted(looks, key=lambda look: -int(look.members.sum())):
@@ -426,10 +420,10 @@ def draw_edges(
     weight: np.ndarray | None = None,
     word: str = "class",
 ) -> list[tuple[Line2D, str, int]]:
-    """Draw edges (p, 2) below the nodes (N, 2), those between groups on top.
+    """Draw edges (p, 2) below the nodes (N, 2); return handle, name and number of every kind.
 
-    Edges of a larger `weight` (p,), in [0, 1], are more opaque and on top of lighter ones. Returns
-    legend handle, name and number of every kind drawn; `word` is what a group is called.
+    Edges between groups are on top, and edges of a larger `weight` (p,), in [0, 1], more opaque and
+    on top of lighter ones; `word` is what a group is called.
     """
     ink = float(np.clip(np.sqrt(look.full / max(len(ends), 1)), *look.ink))
     order = np.arange(len(ends)) if weight is None else np.argsort(weight, kind="stable")
@@ -444,10 +438,8 @@ def draw_edges(
         chosen = order[relation[order] == kind]
         if not chosen.size:
             continue
-        rgba = np.empty((chosen.size, 4))
-        rgba[:, :3] = to_rgb(color)
-        opacity = 1.0 if weight is None else 0.15 + 0.85 * weight[chosen]
-        rgba[:, 3] = np.minimum(1, ink * look.alpha[kind] * opacity)
+        opacity = np.ones(chosen.size) if weight is None else 0.15 + 0.85 * weight[chosen]
+        rgba = to_rgba_array(color, np.minimum(1, ink * look.alpha[kind] * opacity))
         width = look.width[0] + look.width[1] * ink
         lines = LineCollection(list(places[ends[chosen]]), colors=rgba, linewidths=width)
         lines.set(zorder=1 + 0.1 * kind, rasterized=True)
