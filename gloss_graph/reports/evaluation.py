@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 import os
-import textwrap
 from collections.abc import Callable, Sequence
 from functools import partial
+from textwrap import TextWrapper
 from typing import Any
 
 import numpy as np
@@ -102,12 +102,7 @@ def difference_cells(test: Any, show: Callable[[float], str]) -> list[str]:
 
 
 def evaluation_markdown(evaluation: Evaluation, *, picture: str | None = None) -> str:
-    """Format the tables of a comparison as Markdown.
-
-    Args:
-        evaluation: Result of `compare_runs`.
-        picture: Address of a picture, relative to the report.
-    """
+    """Format the tables of `compare_runs` as Markdown, below a picture at a relative address."""
     lines = [
         "# Runs side by side",
         "",
@@ -175,24 +170,26 @@ def _cell(value: Any) -> str:
 def plot_evaluation(evaluation: Evaluation, path: str | os.PathLike[str] | None = None) -> Figure:
     """Draw every run as a dot by metric and arm, with mean and confidence interval of the arm.
 
-    Thin lines join the runs of one seed. A diamond is the mean over seeds, the bar through it the
-    95 % confidence interval (Student's t), cut off with an arrow if it would squeeze the dots.
-
-    Args:
-        evaluation: Result of `compare_runs`.
-        path: File to save, as PNG, PDF or SVG; an older picture is replaced. None saves nothing.
-
-    Returns:
-        The figure, with a panel per metric for every block of data.
+    The evaluation is the result of `compare_runs`; the figure, which is saved as PNG, PDF or SVG if
+    `path` is given, has a panel per metric for every block of data. Thin lines join the runs of one
+    seed. A diamond is the mean over seeds, the bar through it the 95 % confidence interval
+    (Student's t), cut off with an arrow if it would squeeze the dots.
 
     Raises:
-        ValueError: Another suffix.
+        ValueError: Another suffix of `path`.
     """
     blocks = list(evaluation.baselines)
     known = evaluation.runs.groupby("data")[list(evaluation.metrics)].count()
     panels = {data: [m for m in evaluation.metrics if known.loc[data, m]] for data in blocks}
     rows = {data: math.ceil(len(panels[data]) / _PANELS) for data in blocks}
-    names = {data: [_lines(arm) for arm in evaluation.arms(data)] for data in blocks}
+    cut = TextWrapper(_LONGEST, break_long_words=False, break_on_hyphens=False)
+    names = {
+        data: [
+            [style.shortened(line, _TYPE, _NAME) for line in cut.wrap(arm)]
+            for arm in evaluation.arms(data)
+        ]
+        for data in blocks
+    }
     heights = [
         0.7 + rows[data] * (1.1 + max(2, len(arms)) * max(0.36, 0.06 + 0.19 * max(map(len, arms))))
         for data, arms in names.items()
@@ -268,9 +265,3 @@ def _limits(values: np.ndarray, intervals: np.ndarray) -> tuple[float, float]:
     wanted = max(low - ends.min(), ends.max() - high)
     margin = float(np.clip(1.1 * wanted, 0.15 * width, 0.9 * width))
     return low - margin, high + margin
-
-
-def _lines(name: str) -> list[str]:
-    """The name of an arm in short lines."""
-    lines = textwrap.wrap(name, _LONGEST, break_long_words=False, break_on_hyphens=False)
-    return [style.shortened(line, _TYPE, _NAME) for line in lines]

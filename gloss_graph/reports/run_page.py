@@ -85,14 +85,9 @@ def write_run_report(
     Pictures are embedded as PNG; the page has no script and fetches nothing, so it can be sent and
     archived. Labels, names and settings are escaped.
 
-    Args:
-        folder: Finished run folder of `train_text` or `gloss-graph train`.
-        out: The file, replaced if it exists. None: `report.html` in the folder, and its pictures
-            in the folder and in `pictures/`.
-        place: Name of the folder on the page, if the folder will be renamed.
-
-    Returns:
-        The file.
+    The `folder` is that of a finished run. The file `out` is replaced if it exists; by default it
+    is `report.html` in the folder, which gets the pictures as well. A folder that will be renamed
+    is named `place` on the page.
 
     Raises:
         ValueError: The folder is missing, damaged or holds something else.
@@ -335,7 +330,10 @@ def _repetition(settings: Mapping[str, Any]) -> tuple[str, str]:
     words = settings.get("command")
     command = ""
     if isinstance(words, Sequence) and not isinstance(words, str) and words:
-        quoted = map(shlex.quote, _with_new_folder([str(word) for word in words]))
+        pairs = zip(map(str, words), ["", *map(str, words)], strict=False)
+        # Another folder of the results, since a used one is refused.
+        kept = [w for w, b in pairs if "--out" not in (w, b) and not w.startswith("--out=")]
+        quoted = map(shlex.quote, [*kept, "--out", "NEW_FOLDER"])
         command = " ".join(f"\\\n    {w}" if w.startswith("--") else w for w in quoted)
     known, values = setting_values(settings)
     options = ", ".join(
@@ -364,13 +362,6 @@ def _repetition(settings: Mapping[str, Any]) -> tuple[str, str]:
         train,
     ]
     return command, "\n".join(lines)
-
-
-def _with_new_folder(words: list[str]) -> list[str]:
-    """Replace the folder of the results, since a used one is refused."""
-    pairs = zip(words, ["", *words], strict=False)
-    kept = [w for w, b in pairs if "--out" not in (w, b) and not w.startswith("--out=")]
-    return [*kept, "--out", "NEW_FOLDER"]
 
 
 def _plain(value: Any) -> str:

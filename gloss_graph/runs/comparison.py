@@ -217,8 +217,17 @@ def _arm_names(
     settings at their default are left out of the name. With `by` these settings define the arms.
     """
     flat, defaults = _flattened(settings)
-    if by is not None:
-        _check_keys(by, flat, defaults)
+    if by is not None and (not by or "seed" in by):
+        raise ValueError(f"'by' must name settings other than 'seed', which pairs (got {by!r}).")
+    shared = set.intersection(*map(set, flat))
+    for key in by or ():
+        if key not in defaults and key not in shared:
+            odd = set(_NOT_SETTINGS) - {"bank"}
+            known = sorted(key for key in shared if key.partition(".")[0] not in odd)
+            raise ValueError(
+                f"'by' must name settings of every run's config.json (got {key!r}). They have "
+                f"{', '.join(known)}."
+            )
     keys = by or _differing(flat, defaults, blocks)
     names = []
     for run in flat:
@@ -250,22 +259,6 @@ def _differing(
         if len(values) > len({block for block, _ in values}):
             found.append(key)
     return found
-
-
-def _check_keys(
-    by: Sequence[str], flat: Sequence[Mapping[str, Any]], defaults: Mapping[str, Any]
-) -> None:
-    if not by or "seed" in by:
-        raise ValueError(f"'by' must name settings other than 'seed', which pairs (got {by!r}).")
-    shared = set.intersection(*map(set, flat))
-    for key in by:
-        if key not in defaults and key not in shared:
-            odd = set(_NOT_SETTINGS) - {"bank"}
-            known = sorted(key for key in shared if key.partition(".")[0] not in odd)
-            raise ValueError(
-                f"'by' must name settings of every run's config.json (got {key!r}). They have "
-                f"{', '.join(known)}."
-            )
 
 
 def _flattened(

@@ -206,7 +206,15 @@ def read_run(folder: str | Path) -> FinishedRun:
     folder = Path(folder)
     if not folder.is_dir():
         raise refused(folder, "there is no such folder")
-    settings, stored = (_json(folder, file) for file in (_CONFIG, _METRICS))
+    content = {}
+    for file in (_CONFIG, _METRICS):
+        try:
+            content[file] = read_object(folder / file)
+        except FileNotFoundError:
+            raise refused(folder, f"{file} is missing") from None
+        except (OSError, ValueError) as error:
+            raise refused(folder, f"{file} cannot be read: {error.__cause__ or error}") from error
+    settings, stored = content[_CONFIG], content[_METRICS]
     for key, kind in {"seed": int, "loss": str, "data": dict}.items():
         if type(settings.get(key)) is not kind:
             raise refused(folder, f"config.json lacks {key!r}")
@@ -268,12 +276,3 @@ def refused(folder: Path, problem: object) -> ValueError:
     return ValueError(
         f"'folder' must be a finished run folder of gloss-graph train ({folder}: {problem})."
     )
-
-
-def _json(folder: Path, file: str) -> dict[str, Any]:
-    try:
-        return read_object(folder / file)
-    except FileNotFoundError:
-        raise refused(folder, f"{file} is missing") from None
-    except (OSError, ValueError) as error:
-        raise refused(folder, f"{file} cannot be read: {error.__cause__ or error}") from error

@@ -7,8 +7,10 @@ import json
 import platform
 import subprocess
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -38,24 +40,18 @@ def provenance() -> dict[str, object]:
             versions[name] = version(name)
         except PackageNotFoundError:
             versions[name] = None
+    root, commit = Path(__file__).resolve().parents[2], None
+    if (root / ".git").exists():
+        command = ["git", "-C", str(root), "rev-parse", "HEAD"]
+        with suppress(OSError, subprocess.SubprocessError):
+            done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
+            commit = done.stdout.strip()
     return {
         "versions": versions,
         "python": platform.python_version(),
-        "git_commit": _commit(),
+        "git_commit": commit,
         "finished": datetime.now(timezone.utc).isoformat(timespec="seconds"),
     }
-
-
-def _commit() -> str | None:
-    root = Path(__file__).resolve().parents[2]
-    if not (root / ".git").exists():
-        return None
-    command = ["git", "-C", str(root), "rev-parse", "HEAD"]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return done.stdout.strip()
 
 
 def documents_digest(parts: Iterable[Corpus | None]) -> str:
@@ -89,27 +85,19 @@ def model_card(
     """The model card of a run as Markdown with Hugging Face metadata, from its JSON files."""
     name = settings["data"]["name"] or "unnamed corpus"
     encoder = str(settings.get("encoder_name") or "")
-    results = [
-        EvalResult(
-            task_type="text-classification",
-            task_name=f"Text classification, {head}",
-            dataset_type="text-classification",
-            dataset_name=name,
-            dataset_split="test",
-            metric_type=score,
-            metric_name=title,
-            metric_value=round(metrics[f"{part}.{score}"], 4),
-        )
-        for part, head in _HEADS.items()
-        for score, title in _SCORES.items()
-        if f"{part}.{score}" in metrics
-    ]
+    kind, results = "text-classification", []
+    for (part, head), (score, title) in product(_HEADS.items(), _SCORES.items()):
+        if f"{part}.{score}" in metrics:
+            told: dict[str, Any] = {"task_name": f"Text classification, {head}"}
+            told |= {"dataset_split": "test", "metric_name": title}
+            value = round(metrics[f"{part}.{score}"], 4)
+            results.append(EvalResult(kind, kind, name, score, value, **told))
     on_hub = encoder.count("/") == 1 and not encoder.startswith(("/", ".", "~"))
     header = ModelCardData(
         license="unknown",
         library_name="gloss-graph",
         tags=["gloss-graph", "text-classification", "label-propagation", "few-shot"],
-        pipeline_tag="text-classification",
+        pipeline_tag=kind,
         base_model=encoder if on_hub else None,
         model_name=f"gloss-graph {settings['loss']} on {name}",
         eval_results=results or None,

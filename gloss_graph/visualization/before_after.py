@@ -17,7 +17,6 @@ from sklearn.manifold import TSNE
 from threadpoolctl import threadpool_limits
 from torch import Tensor
 from torch.nn.functional import normalize
-from torch_geometric.data import Data
 
 from gloss_graph._internal.checks import check_matrix, check_positive_int
 from gloss_graph._internal.labels import stratified_sample
@@ -135,7 +134,12 @@ def plot_graph_change(
         data = build_document_graph(rows, torch.from_numpy(shown.labels), k=k)
         places = _aligned(place_nodes(read_arrays(data).links, seed=seed), first)
         first = places if first is None else first
-        ends = _heaviest(data, drawn)
+        # Those among the `drawn` heaviest of one of their documents.
+        ends, weight = data.edge_index.T.numpy(), data.edge_weight.numpy()
+        ends = ends[np.lexsort((-weight, ends[:, 0]))]
+        starts = np.searchsorted(ends[:, 0], ends[:, 0])
+        ends = ends[np.arange(len(ends)) - starts < drawn]
+        ends = np.unique(np.sort(ends, axis=1), axis=0)
         relation = style.relations(shown.labels[ends])
         lines = style.draw_edges(axes, places, ends, relation, _EDGES)
         edges |= {kind: (handle, kind) for handle, kind, _ in lines}
@@ -221,15 +225,6 @@ def _aligned(places: np.ndarray, reference: np.ndarray | None) -> np.ndarray:
     centered = places - places.mean(axis=0)
     turn, _ = orthogonal_procrustes(centered, reference - reference.mean(axis=0))
     return centered @ turn
-
-
-def _heaviest(data: Data, most: int) -> np.ndarray:
-    """Ends (p, 2) of the edges that are among the `most` heaviest of one of their documents."""
-    ends, weight = data.edge_index.T.numpy(), data.edge_weight.numpy()
-    ends = ends[np.lexsort((-weight, ends[:, 0]))]
-    starts = np.searchsorted(ends[:, 0], ends[:, 0])
-    kept = ends[np.arange(len(ends)) - starts < most]
-    return np.unique(np.sort(kept, axis=1), axis=0)
 
 
 def _draw_panel(

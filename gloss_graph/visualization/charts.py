@@ -134,7 +134,7 @@ class Reach(NamedTuple):
     by_class: dict[int, np.ndarray]
 
 
-def reach_curves(graph: Data, *, max_hops: int = 10) -> Reach:
+def reach_curves(graph: Data | GraphArrays, *, max_hops: int = 10) -> Reach:
     """Share of the documents within h hops of a visible label, for h = 0, 1, ...
 
     Labels outside `seed_mask` are not visible; labeled documents are reached at 0 hops. The curves
@@ -151,11 +151,9 @@ def reach_curves(graph: Data, *, max_hops: int = 10) -> Reach:
         >>> reach_curves(Data(edge_index=chain, y=torch.tensor([0, -1, 1]))).every_class.round(2)
         array([0.  , 0.33, 1.  ])
     """
-    return _reach(read_arrays(graph, allow_empty=False), max_hops)
-
-
-def _reach(documents: GraphArrays, max_hops: int) -> Reach:
     check_positive_int("max_hops", max_hops)
+    known = isinstance(graph, GraphArrays)
+    documents = graph if known else read_arrays(graph, allow_empty=False)
     classes = np.unique(documents.y[documents.seeds])
     near = (documents.y[:, None] == classes) & documents.seeds[:, None]
     links = documents.links.astype(np.float32)
@@ -198,7 +196,7 @@ def plot_reach(
         ['a label of any class', 'a label of every class']
     """
     documents = read_arrays(graph, label_names, allow_empty=False)
-    curves = _reach(documents, max_hops)
+    curves = reach_curves(documents, max_hops=max_hops)
     if not curves.by_class:
         raise ValueError(
             "'graph' must hold a visible label (got none). Set 'y' (and 'seed_mask') first."
@@ -316,11 +314,9 @@ def plot_adjacency(
 
 def _sums(links: sparse.csr_array, groups: np.ndarray) -> np.ndarray:
     """Weight (G, G) between groups of documents."""
-    count = int(groups.max()) + 1
-    sums = np.zeros((count, count))
-    entries = links.tocoo()
-    np.add.at(sums, (groups[entries.row], groups[entries.col]), entries.data)
-    return sums
+    entries, count = links.tocoo(), int(groups.max()) + 1
+    pairs = groups[entries.row] * count + groups[entries.col]
+    return np.bincount(pairs, entries.data, count * count).reshape(count, count)
 
 
 def _draw_shares(axes: Axes, sums: np.ndarray, names: list[str]) -> None:
@@ -504,8 +500,10 @@ def plot_stage_times(
             text.set(ha="center", va="center", fontsize=9.5, bbox={**back, "pad": 1.5})
         start += share[:, j]
         entries.append((Patch(**look), stage))
-    for i in rows.tolist():
-        axes.text(101, i, _duration(total[i]), va="center", fontsize=10, color=style.INK)
+    for i, took in enumerate(total.tolist()):
+        told = f"{took:.2f} s" if took >= 1 else f"{1000 * took:.3g} ms"
+        told = f"{took / 60:.1f} min" if took >= 120 else told
+        axes.text(101, i, told, va="center", fontsize=10, color=style.INK)
     names = [style.shortened(str(run), 10.5, _RUN) for run in seconds]
     axes.set_yticks(rows, names, fontsize=10.5, parse_math=False)
     axes.set(xlim=(0, 100), ylim=(len(seconds) - 0.5, -0.5))
@@ -514,9 +512,3 @@ def plot_stage_times(
     left = "outside lower left"
     style.add_legend(figure, entries, room=room, columns=columns, loc=left, **_LEGEND)
     return style.save_figure(figure, path)
-
-
-def _duration(seconds: float) -> str:
-    if seconds >= 120:
-        return f"{seconds / 60:.1f} min"
-    return f"{seconds:.2f} s" if seconds >= 1 else f"{1000 * seconds:.3g} ms"

@@ -271,8 +271,7 @@ def community_names(
     """Name every community by its number from 1 and its most frequent label."""
     names = []
     for community in range(int(communities.max(initial=-1)) + 1):
-        labels = y[communities == community]
-        labels = labels[labels >= 0]
+        labels = y[(communities == community) & (y >= 0)]
         name = f"{community + 1}"
         if labels.size:
             counts = np.bincount(labels)

@@ -150,14 +150,22 @@ def _content(
     columns["community"] = _groups(communities, names, missing="isolated", word="community")
     for column in (columns["label"], columns["community"]):
         words = group_words([texts[i] for i in rows.tolist()], column["values"][: len(rows)], top=4)
-        for place, look in enumerate(column["looks"]):
-            members = [value for value, at in enumerate(column["look_of"]) if at == place]
+        for number, look in enumerate(column["looks"]):
+            members = [value for value, at in enumerate(column["look_of"]) if at == number]
             look["words"] = ", ".join(words.get(members[0], ())) if len(members) == 1 else ""
     numbers = {} if masses is None else _doubts(documents, rows, masses)
     for name, values in (numbers | {"neighbors": degree[rows]}).items():
         columns[name] = _numbers(values)
-    for name in (name for name in known if name not in _SHOWN):
-        columns[name] = _given([known[name][i] for i in rows.tolist()])
+    for name, given in known.items():
+        picked = [given[i] for i in rows.tolist()]
+        if name in _SHOWN:
+            continue
+        if picked and all(type(value) in (int, float) for value in picked):
+            columns[name] = _numbers(np.array(picked, dtype=np.float64))
+        else:
+            told = [("no", "yes")[v] if isinstance(v, bool) else str(v) for v in picked]
+            names = sorted(set(told) - {""})
+            columns[name] = _groups(_codes(told, names), names)
     content: dict[str, Any] = {
         "total": documents.size,
         "shown": len(rows),
@@ -228,15 +236,6 @@ def _doubts(documents: GraphArrays, rows: np.ndarray, masses: TopMasses) -> dict
     told = (y >= 0) & (others > documents.seeds[rows])
     suspicion = np.where(told, 1 - share[np.arange(len(rows)), y], np.nan).clip(0, 1)
     return {"suspicion": suspicion.round(4), "confidence": share.max(axis=1, initial=0).round(4)}
-
-
-def _given(values: list[Any]) -> dict[str, Any]:
-    """A column of the graph: numbers get a scale, everything else a color per value."""
-    if values and all(type(value) in (int, float) for value in values):
-        return _numbers(np.array(values, dtype=np.float64))
-    words = [("no", "yes")[value] if isinstance(value, bool) else str(value) for value in values]
-    names = sorted(set(words) - {""})
-    return _groups(_codes(words, names), names)
 
 
 def _codes(words: Sequence[str], names: Sequence[str]) -> np.ndarray:
