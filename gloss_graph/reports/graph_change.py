@@ -165,15 +165,11 @@ def edge_churn(graphs: Sequence[Data]) -> pd.DataFrame:
 class RunChange(NamedTuple):
     """The graph of some documents before and after a training, and its changes in between.
 
-    Attributes:
-        before: Graph of up to 1,000 labeled documents of `split`, with their embeddings as `x`.
-        after: The same documents after the training.
-        split: Name of the split.
-        measures: Result of `compare_measures`.
-        churn: Changes of the graph of a small fixed batch, a row per pair of consecutive moments:
-            `start`, `end`, `homophily` at the end, and the columns of `edge_churn`.
-        epochs: Changes of that graph per epoch: `epoch`, `edge_churn` (share of the edges that
-            are new since the previous epoch), `jaccard` and `homophily`.
+    `before` and `after` are graphs of up to 1,000 labeled documents of `split`, with their
+    embeddings as `x`, `measures` is the result of `compare_measures`. A row of `churn` tells of the
+    graph of a small fixed batch between two moments: `start`, `end`, `homophily` at the end, and
+    the columns of `edge_churn`; a row of `epochs` per `epoch`: `edge_churn` (share of the edges
+    that are new since the previous epoch), `jaccard` and `homophily`.
     """
 
     before: Data

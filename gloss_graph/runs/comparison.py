@@ -20,17 +20,9 @@ from gloss_graph.runs.folder import FinishedRun, find_runs, read_run
 
 #: Metrics that runs are compared by unless `metrics` says otherwise, where they have them.
 METRICS = (
-    "test.accuracy",
-    "test.subset_accuracy",
-    "test.micro_f1",
-    "test.macro_f1",
-    "test.macro_silhouette",
-    "test_propagation.macro_f1",
-    "steps",
-    "best_step",
-    "epochs_to_stop",
-    "seconds.train",
-    "seconds.per_step",
+    *("test.accuracy", "test.subset_accuracy", "test.micro_f1", "test.macro_f1"),
+    *("test.macro_silhouette", "test_propagation.macro_f1"),
+    *("steps", "best_step", "epochs_to_stop", "seconds.train", "seconds.per_step"),
 )
 # Entries of `config.json` that are no setting of an arm: the seed, which pairs runs, the data,
 # what follows from other settings, and the record of the run.
@@ -56,16 +48,13 @@ _TESTS = [
 class Evaluation:
     """Runs side by side; absent values are NaN.
 
-    Attributes:
-        runs: One row per run: `data`, `arm`, `seed`, a column per metric, `run` (its folder).
-        summary: One row per block of data, metric and arm: `n` seeds, `mean`, `std` (n - 1 in the
-            denominator) and `low`, `high`, the 95 % confidence interval of the mean.
-        tests: One row per block, metric and arm other than the baseline: `baseline`, `pairs` of
-            seeds, mean `difference` with `low`, `high`, `p_t` and `p_wilcoxon` with their `_holm`
-            correction over all rows of the metric, and `effect`, Cohen's d_z.
-        metrics: The compared metrics, in order.
-        baselines: Name of each block of data -> its baseline arm, None where it has none.
-        skipped: Folders of runs that did not end.
+    - `runs`: a row per run: `data`, `arm`, `seed`, a column per metric, `run` (its folder).
+    - `summary`: a row per block of data, metric and arm: `n` seeds, `mean`, `std` (n - 1 in the
+      denominator) and `low`, `high`, the 95 % confidence interval of the mean.
+    - `tests`: a row per block, metric and arm other than the baseline: the columns of `PairedTest`,
+      `baseline`, and the p values with their `_holm` correction over all rows of the metric.
+    - `metrics`, in order; `baselines`: name of each block of data -> its baseline arm, None where
+      it has none; `skipped`: folders of runs that did not end.
     """
 
     runs: pd.DataFrame

@@ -35,13 +35,6 @@ from gloss_graph.visualization.layout import edge_list, place_nodes, sample_node
 __all__ = ["write_html"]
 
 _SCRIPTS = ("data.js", "view.js", "select.js", "panel.js")
-_MEANING = {
-    "propagated": "The class that the labels of other documents give.",
-    "community": "Groups that the edges form, found without labels (Louvain).",
-    "suspicion": "How far the other labels contradict the label: 0 not at all, 1 all of them.",
-    "confidence": "Share of the propagated class among the labels that arrive.",
-    "neighbors": "Number of documents that an edge joins to it.",
-}
 # Columns of the graph that the page shows in another way.
 _SHOWN = {"doc_id", "text", "label", "predicted", "seed"}
 _STEPS = 8  # of a color scale, about
@@ -75,21 +68,18 @@ def write_html(
     (`confidence`), and every column of the graph that `to_networkx` keeps: `predicted` (with
     `correct`), `split`, any tensor (N,) or list of N strings. Numbers get a color scale.
 
-    Masses are those of harmonic propagation on the whole graph, solved before the page is written
-    with one right side per labeled document (tolerance 1e-10); those of a labeled document hide
-    its label. The propagated label is the class with the most mass.
+    Masses are those of harmonic propagation on the whole graph with one right side per labeled
+    document (tolerance 1e-10); those of a labeled document hide its label. The propagated label is
+    the class with the most mass. With a leak `eta` of 0 every walk ends in a label.
 
     Labels outside `seed_mask` are shown but decide nothing. `texts`, shortened to `max_text`
     characters, and `label_names` replace those of the graph. With more documents than `max_nodes`
     the map shows a random-walk sample; masses still come from the whole graph. A document has
-    `explanations` deciding documents; 0 leaves out masses and propagated labels. With a leak `eta`
-    of 0 every walk ends in a label. `progress` shows a bar on stderr.
-
-    The path ends in `.html` or `.htm`; an existing file is replaced only with `overwrite`.
+    `explanations` deciding documents; 0 leaves out masses and propagated labels.
 
     Raises:
-        ValueError: A directed or damaged graph, texts that are not strings or of another number,
-            or a setting out of range.
+        ValueError: A path without `.html` or `.htm`, a directed or damaged graph, texts that are
+            not strings or of another number, or a setting out of range.
         FileExistsError: The file exists and `overwrite` is false.
         OSError: The file cannot be written.
 
@@ -170,10 +160,7 @@ def _content(
         "total": documents.size,
         "shown": len(rows),
         "palette": style.PALETTE,
-        "columns": [
-            {"name": name, "meaning": _MEANING.get(name, ""), **column}
-            for name, column in columns.items()
-        ],
+        "columns": [{"name": name, **column} for name, column in columns.items()],
         "docs": {
             "id": documents.ids[listed].tolist(),
             "text": [texts[i] for i in listed.tolist()],
