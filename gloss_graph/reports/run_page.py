@@ -6,7 +6,7 @@ import json
 import re
 import shlex
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Sized
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -194,7 +194,7 @@ def _draw(run: RunFiles) -> dict[str, PagePicture]:
         plot_similarities(data.moments, data.batch_labels, label_names=names),
         "Cosine similarities within one batch over the training",
         f"{data.batch_labels.numel()} fixed {batch} documents of "
-        f"{_classes(data.batch_labels.unique().numel())}, sorted by class, at several moments of "
+        f"{_classes(data.batch_labels.unique())}, sorted by class, at several moments of "
         "the training. Lines separate the classes; all panels share one color scale.",
     )
     figure = plot_graph_change(data.before, data.after, data.labels, label_names=names, seed=seed)
@@ -210,9 +210,7 @@ def _draw(run: RunFiles) -> dict[str, PagePicture]:
 def _content(run: RunFiles, figures: Mapping[str, PagePicture], place: Path) -> dict[str, Any]:
     """The values of the template."""
     settings, metrics = run.settings, run.metrics
-    scores, score_heads = _scores(metrics)
-    sizes, classes, class_heads = _data(run)
-    command, snippet = _repetition(settings)
+    data = _data(run)
     skill = ""  # if it was not measured
     found: dict[str, Any] = {
         name: metrics.get(f"graph_skill.{name}") for name in GraphSkill._fields
@@ -231,12 +229,9 @@ def _content(run: RunFiles, figures: Mapping[str, PagePicture], place: Path) -> 
         "changed": [[key, _plain(values[key]), _plain(known[key])] for key in changed],
         "about": [[_ABOUT[key], _plain(settings[key])] for key in _ABOUT if key in settings],
         "settings": [[key, _plain(values[key])] for key in dict.fromkeys([*changed, *given])],
-        "data_line": f"{settings['data']['name'] or 'documents'}, {_classes(len(classes))}.",
-        "sizes": sizes,
-        "classes": classes,
-        "class_heads": class_heads,
-        "scores": scores,
-        "score_heads": score_heads,
+        "data_line": f"{settings['data']['name'] or 'documents'}, {_classes(data['classes'])}.",
+        **data,
+        **_scores(metrics),
         "per_class": [
             [f"{cell:.3f}" if isinstance(cell, float) else str(cell) for cell in row]
             for row in run.classes.itertuples(index=False)
@@ -251,8 +246,7 @@ def _content(run: RunFiles, figures: Mapping[str, PagePicture], place: Path) -> 
             for key, value in metrics.items()
             if key.startswith("seconds.")
         ],
-        "command": command,
-        "snippet": snippet,
+        **_repetition(settings),
         "rebuild": shlex.join(["gloss-graph", "report", str(place)]),
         "versions": [[name, _plain(value)] for name, value in versions.items()],
     }
@@ -275,8 +269,8 @@ def _figures(metrics: Mapping[str, float]) -> Rows:
     return rows
 
 
-def _scores(metrics: Mapping[str, float]) -> tuple[Rows, list[str]]:
-    """One row per part and head, one column per score."""
+def _scores(metrics: Mapping[str, float]) -> dict[str, Any]:
+    """A table with one row per part and head, one column per score."""
     table: dict[tuple[str, str], dict[str, str]] = {}
     for key, value in metrics.items():
         if match := _SCORE.fullmatch(key):
@@ -289,11 +283,12 @@ def _scores(metrics: Mapping[str, float]) -> tuple[Rows, list[str]]:
         [_PARTS[part], head.replace("_", " "), *(row.get(score, "–") for score in scores)]
         for (part, head), row in sorted(table.items(), key=lambda item: item[0][0], reverse=True)
     ]
-    return rows, ["part", "by", *(SCORES.get(score, score.replace("_", " ")) for score in scores)]
+    titles = [SCORES.get(score, score.replace("_", " ")) for score in scores]
+    return {"scores": rows, "score_heads": ["part", "by", *titles]}
 
 
-def _data(run: RunFiles) -> tuple[Rows, Rows, list[str]]:
-    """Sizes of the parts, and labels per class with their headings."""
+def _data(run: RunFiles) -> dict[str, Any]:
+    """Tables of the sizes of the parts, and of labels per class."""
     data = run.settings["data"]
     counts = {} if run.snapshots is None else run.snapshots.class_counts
     parts = [part for part in _PARTS if isinstance(data.get(part), int)]
@@ -306,13 +301,14 @@ def _data(run: RunFiles) -> tuple[Rows, Rows, list[str]]:
     names = list(map(str, data.get("classes") or run.label_counts))
     shown = [part for part in parts if part in counts and len(counts[part]) == len(names) + 1]
     if not shown:
-        return sizes, [[n, f"{run.label_counts.get(n, 0):,}"] for n in names], ["class", "training"]
+        shown, counts = ["train"], {"train": [run.label_counts.get(name, 0) for name in names]}
     rows = [[n, *(f"{counts[part][i]:,}" for part in shown)] for i, n in enumerate(names)]
-    return sizes, rows, ["class", *(_PARTS[part] for part in shown)]
+    heads = ["class", *(_PARTS[part] for part in shown)]
+    return {"sizes": sizes, "classes": rows, "class_heads": heads}
 
 
-def _classes(number: int) -> str:
-    return f"{number:,} {'class' if number == 1 else 'classes'}"
+def _classes(found: Sized) -> str:
+    return f"{len(found):,} {'class' if len(found) == 1 else 'classes'}"
 
 
 def _summary(settings: Mapping[str, Any]) -> str:
@@ -325,8 +321,8 @@ def _summary(settings: Mapping[str, Any]) -> str:
     return f"{what if loss in MODELS else f'{loss}: {what}'}. Encoder {encoder}, data {name}."
 
 
-def _repetition(settings: Mapping[str, Any]) -> tuple[str, str]:
-    """Return the command of a run with a new folder, and the same in Python."""
+def _repetition(settings: Mapping[str, Any]) -> dict[str, str]:
+    """The command of a run with a new folder, and the same in Python."""
     words = settings.get("command")
     command = ""
     if isinstance(words, Sequence) and not isinstance(words, str) and words:
@@ -361,7 +357,7 @@ def _repetition(settings: Mapping[str, Any]) -> tuple[str, str]:
         f"config = {name}({options})",
         train,
     ]
-    return command, "\n".join(lines)
+    return {"command": command, "snippet": "\n".join(lines)}
 
 
 def _plain(value: Any) -> str:
