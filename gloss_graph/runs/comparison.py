@@ -107,10 +107,11 @@ def compare_runs(
         if (other := seeds.setdefault(run.seed, run)) is not run:
             differing = _differing(*_flattened([other.settings, run.settings]), ["", ""])
             more = f" They differ in {', '.join(differing)}: add --by with these."
+            more = more if differing else ""
             raise ValueError(
                 f"Two runs are arm {arm!r} with seed {run.seed} on the same data: {other.folder} "
                 f"and {run.folder}. Leave one out, or tell them apart with --by (the 'by' "
-                f"argument).{more * bool(differing)}"
+                f"argument).{more}"
             )
     if baseline is not None and baseline not in arms:
         known = ", ".join(map(repr, dict.fromkeys(arms)))

@@ -152,8 +152,7 @@ def reach_curves(graph: Data | GraphArrays, *, max_hops: int = 10) -> Reach:
         array([0.  , 0.33, 1.  ])
     """
     check_positive_int("max_hops", max_hops)
-    known = isinstance(graph, GraphArrays)
-    documents = graph if known else read_arrays(graph, allow_empty=False)
+    documents = graph if isinstance(graph, GraphArrays) else read_arrays(graph, allow_empty=False)
     classes = np.unique(documents.y[documents.seeds])
     near = (documents.y[:, None] == classes) & documents.seeds[:, None]
     links = documents.links.astype(np.float32)
