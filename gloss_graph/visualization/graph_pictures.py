@@ -241,8 +241,8 @@ def plot_communities(
         blocks = []
         for community, _ in largest:
             middle = np.median(places[communities == community], axis=0)
-            if lines := [(word, _TYPE, "bold") for word in telling[community]]:
-                blocks.append((middle, lines, style.INK))
+            if told := "\n".join(telling[community]):
+                blocks.append((middle, [(told, _TYPE, "bold")], style.INK))
         style.write_apart(panels[1], blocks, side=_UNDER, line=_LINE)
     share = f"{edges:,} edges" if len(ends) == edges else f"{len(ends):,} of {edges:,} edges drawn"
     number = np.unique(communities[communities >= 0]).size

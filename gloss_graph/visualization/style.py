@@ -45,7 +45,7 @@ OTHER = "#8A9099"
 BESIDE = 2.9
 # A legend entry: what is drawn, and its name.
 Entry = tuple[Any, str]
-# A line of words in a picture: text, size in points, weight.
+# Lines of words in a picture: text, size in points, weight.
 Words = tuple[str, float, str]
 
 
@@ -208,15 +208,16 @@ def write_apart(
 ) -> None:
     """Write blocks of words, none over another; those without a free place are left out.
 
-    A block has a middle, its lines and their color, and moves by the first of the `steps`, in lines
+    A block has a middle, its words and their color, and moves by the first of the `steps`, in lines
     up, that is free. The panel is about `side` inches wide, a line `line` inches high.
     """
     low, high = np.array([axes.get_xlim(), axes.get_ylim()]).T
     inch = (high - low)[0] / side
     written = np.empty((0, 4))  # left, bottom, right, top
-    for middle, lines, color in blocks:
-        width = max(text_width(text, size) for text, size, _ in lines)
-        half = inch * np.array([width, line * len(lines)]) / 2
+    for middle, words, color in blocks:
+        rows = [(row, size) for text, size, _ in words for row in text.split("\n")]
+        width = max(text_width(row, size) for row, size in rows)
+        half = inch * np.array([width, line * len(rows)]) / 2
         for step in steps:
             spot = np.clip(middle + inch * line * np.array([0, step]), low + half, high - half)
             box = np.concatenate([spot - half, spot + half])
@@ -224,12 +225,14 @@ def write_apart(
             if not apart.any(axis=1).all():
                 continue
             written = np.vstack([written, box])
-            for number, (text, size, weight) in enumerate(lines):
-                height = float(box[3]) - inch * line * (number + 0.5)
+            top = float(box[3])
+            for text, size, weight in words:
+                height = inch * line * (text.count("\n") + 1)
                 look: dict[str, Any] = {"fontsize": size, "fontweight": weight, "color": color}
                 look |= {"path_effects": [withStroke(linewidth=3, foreground="white")]}
                 look |= {"ha": "center", "va": "center", "parse_math": False, "zorder": 5}
-                axes.text(float(spot[0]), height, text, **look)
+                axes.text(float(spot[0]), top - height / 2, text, **look)
+                top -= height
             break
 
 
