@@ -4,29 +4,19 @@ from __future__ import annotations
 
 import math
 import os
-import textwrap
 from collections.abc import Callable, Sequence
+from functools import partial
+from textwrap import TextWrapper
 from typing import Any
 
 import numpy as np
-import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from gloss_graph.runs import Evaluation
-from gloss_graph.visualization.style import (
-    GREY,
-    INK,
-    PALETTE,
-    faint_grid,
-    new_figure,
-    save_figure,
-    shortened,
-    text_width,
-    tidy_axes,
-)
+from gloss_graph.visualization import style
 
 #: Headings of `difference_cells`.
 TEST_HEADINGS = (
@@ -112,12 +102,7 @@ def difference_cells(test: Any, show: Callable[[float], str]) -> list[str]:
 
 
 def evaluation_markdown(evaluation: Evaluation, *, picture: str | None = None) -> str:
-    """Format the tables of a comparison as Markdown.
-
-    Args:
-        evaluation: Result of `compare_runs`.
-        picture: Address of a picture, relative to the report.
-    """
+    """Format the tables of `compare_runs` as Markdown, below a picture at a relative address."""
     lines = [
         "# Runs side by side",
         "",
@@ -129,55 +114,41 @@ def evaluation_markdown(evaluation: Evaluation, *, picture: str | None = None) -
     ]
     if picture:
         lines += [f"![Every run by metric and arm]({picture})", ""]
+    runs, metrics = evaluation.runs, evaluation.metrics
     for data, baseline in evaluation.baselines.items():
-        lines += [f"## {_cell(data)}", ""]
-        lines += [*_summary(evaluation, data), ""]
+        seeds = runs[runs["data"] == data].groupby("arm")["seed"].count()
+        summary = evaluation.summary[evaluation.summary["data"] == data]
+        cells = {
+            (row.arm, row.metric): shown_mean(row.metric, row.mean, row.std)
+            + (f" (n={row.n})" if 0 < row.n < seeds[row.arm] else "")
+            for row in summary.itertuples()
+        }
+        found = [metric for metric in metrics if any(cells[arm, metric] for arm in seeds.index)]
+        rows: list[list[Any]] = [
+            [arm, seeds[arm], *(cells[arm, metric] for metric in found)]
+            for arm in evaluation.arms(data)
+        ]
+        table = markdown_table(["arm", "seeds", *map(metric_title, found)], rows, left=1)
+        lines += [f"## {_cell(data)}", "", *table, ""]
         tests = evaluation.tests[evaluation.tests["data"] == data]
-        tests = tests.merge(evaluation.summary[["data", "metric", "arm", "mean"]])
+        rows = []
+        for row in tests.merge(summary[["metric", "arm", "mean"]]).itertuples():
+            show = partial(shown_value, str(row.metric), sign=True, like=row.mean)
+            if row.pairs:
+                rows.append([metric_title(str(row.metric)), row.arm, *difference_cells(row, show)])
         if len(tests):
-            lines += [f"### Differences to {_cell(baseline)}", "", *_tests(tests), ""]
-    lines += ["## Runs", "", *_runs(evaluation), ""]
+            table = markdown_table(["metric", "arm", *TEST_HEADINGS], rows, left=2)
+            lines += [f"### Differences to {_cell(baseline)}", "", *table, ""]
+    rows = [
+        [*row[:3], *map(shown_value, metrics, row[3:-1]), row[-1]]
+        for row in runs[["data", "arm", "seed", *metrics, "run"]].itertuples(index=False)
+    ]
+    heads = ["data", "arm", "seed", *map(metric_title, metrics), "folder"]
+    lines += ["## Runs", "", *markdown_table(heads, rows, left=2), ""]
     if evaluation.skipped:
         folders = [f"`{str(folder).replace('`', ' ')}`" for folder in evaluation.skipped]
         lines += ["Not finished and left out: " + ", ".join(folders), ""]
     return "\n".join(lines)
-
-
-def _summary(evaluation: Evaluation, data: str) -> list[str]:
-    seeds = evaluation.runs[evaluation.runs["data"] == data].groupby("arm")["seed"].count()
-    summary = evaluation.summary[evaluation.summary["data"] == data]
-    cells = {
-        (row.arm, row.metric): shown_mean(row.metric, row.mean, row.std)
-        + (f" (n={row.n})" if 0 < row.n < seeds[row.arm] else "")
-        for row in summary.itertuples()
-    }
-    # Metrics without a value are left out.
-    metrics = [m for m in evaluation.metrics if any(cells[arm, m] for arm in seeds.index)]
-    rows = [
-        [arm, seeds[arm], *(cells[arm, metric] for metric in metrics)]
-        for arm in evaluation.arms(data)
-    ]
-    return markdown_table(["arm", "seeds", *map(metric_title, metrics)], rows, left=1)
-
-
-def _tests(tests: pd.DataFrame) -> list[str]:
-    rows = []
-    for row in tests[tests["pairs"] > 0].itertuples():
-
-        def show(value: float, metric: Any = row.metric, mean: Any = row.mean) -> str:
-            return shown_value(metric, value, sign=True, like=mean)
-
-        rows.append([metric_title(str(row.metric)), row.arm, *difference_cells(row, show)])
-    return markdown_table(["metric", "arm", *TEST_HEADINGS], rows, left=2)
-
-
-def _runs(evaluation: Evaluation) -> list[str]:
-    rows = []
-    for row in evaluation.runs.to_dict("records"):
-        cells = [shown_value(metric, row[metric]) for metric in evaluation.metrics]
-        rows.append([row["data"], row["arm"], row["seed"], *cells, row["run"]])
-    headings = ["data", "arm", "seed", *map(metric_title, evaluation.metrics), "folder"]
-    return markdown_table(headings, rows, left=2)
 
 
 def markdown_table(
@@ -199,33 +170,36 @@ def _cell(value: Any) -> str:
 def plot_evaluation(evaluation: Evaluation, path: str | os.PathLike[str] | None = None) -> Figure:
     """Draw every run as a dot by metric and arm, with mean and confidence interval of the arm.
 
-    Thin lines join the runs of one seed. A diamond is the mean over seeds, the bar through it the
-    95 % confidence interval (Student's t), cut off with an arrow if it would squeeze the dots.
-
-    Args:
-        evaluation: Result of `compare_runs`.
-        path: File to save, as PNG, PDF or SVG; an older picture is replaced. None saves nothing.
-
-    Returns:
-        The figure, with a panel per metric for every block of data.
+    The evaluation is the result of `compare_runs`; the figure, which is saved as PNG, PDF or SVG if
+    `path` is given, has a panel per metric for every block of data. Thin lines join the runs of one
+    seed. A diamond is the mean over seeds, the bar through it the 95 % confidence interval
+    (Student's t), cut off with an arrow if it would squeeze the dots.
 
     Raises:
-        ValueError: Another suffix.
+        ValueError: Another suffix of `path`.
     """
     blocks = list(evaluation.baselines)
     known = evaluation.runs.groupby("data")[list(evaluation.metrics)].count()
     panels = {data: [m for m in evaluation.metrics if known.loc[data, m]] for data in blocks}
     rows = {data: math.ceil(len(panels[data]) / _PANELS) for data in blocks}
-    names = {data: [_lines(arm) for arm in evaluation.arms(data)] for data in blocks}
+    cut = TextWrapper(_LONGEST, break_long_words=False, break_on_hyphens=False)
+    names = {
+        data: [
+            [style.shortened(line, _TYPE, _NAME) for line in cut.wrap(arm)]
+            for arm in evaluation.arms(data)
+        ]
+        for data in blocks
+    }
     heights = [
         0.7 + rows[data] * (1.1 + max(2, len(arms)) * max(0.36, 0.06 + 0.19 * max(map(len, arms))))
         for data, arms in names.items()
     ]
     columns = min(_PANELS, max(map(len, panels.values())))
     words = [line for arms in names.values() for lines in arms for line in lines]
-    side = max(2.6, 0.4 + max(text_width(word, _TYPE) for word in words))
-    figure = new_figure(side + 3.5 * columns, 0.6 + sum(heights))
+    side = max(2.6, 0.4 + max(style.text_width(word, _TYPE) for word in words))
+    figure = style.new_figure(side + 3.5 * columns, 0.6 + sum(heights))
     parts = figure.subfigures(len(blocks), 1, squeeze=False, height_ratios=heights).flat
+    bold: dict[str, Any] = {"fontsize": 13, "fontweight": "bold", "color": style.INK}
     for part, data in zip(parts, blocks, strict=True):
         grid = part.subplots(rows[data], columns, squeeze=False, sharey=True)
         for axes, metric in zip(grid.flat, panels[data], strict=False):
@@ -236,64 +210,53 @@ def plot_evaluation(evaluation: Evaluation, path: str | os.PathLike[str] | None 
         for axes in grid[:, 0]:
             axes.set_yticks(range(len(arms)), arms, fontsize=_TYPE, parse_math=False)
         grid[0, 0].set_ylim(len(arms) - 0.5, -0.6)
-        part.suptitle(
-            data, x=0.01, ha="left", fontsize=13, fontweight="bold", color=INK, parse_math=False
-        )
-    mean: dict[str, Any] = {"color": INK, "marker": "D", "linewidth": 2.4, "markersize": 6}
+        part.suptitle(data, x=0.01, ha="left", parse_math=False, **bold)
+    mean: dict[str, Any] = {"color": style.INK, "marker": "D", "linewidth": 2.4, "markersize": 6}
     entries = [
-        Line2D([], [], color=GREY, marker="o", linewidth=0.9, label="a run; line: same seed"),
+        Line2D([], [], color=style.GREY, marker="o", linewidth=0.9, label="a run; line: same seed"),
         Line2D([], [], label="mean, 95 % confidence interval", **mean),
     ]
     figure.legend(handles=entries, loc="outside lower left", ncols=2, frameon=False, fontsize=10)
-    return save_figure(figure, path)
+    return style.save_figure(figure, path)
 
 
 def _draw(axes: Axes, evaluation: Evaluation, data: str, metric: str) -> None:
+    """Draw the panel of a metric."""
     scale = 100.0 if metric.rpartition(".")[2] in PERCENT else 1.0
     runs, arms = evaluation.runs[evaluation.runs["data"] == data], evaluation.arms(data)
     table = scale * runs.pivot(index="arm", columns="seed", values=metric).reindex(arms)
-    tidy_axes(axes, title=metric_title(metric), x="", y="")
-    places = np.arange(len(arms))
-    for seed in table.columns:
-        known = table[seed].notna().to_numpy()
-        axes.plot(table[seed].to_numpy()[known], places[known], color=GREY, linewidth=0.8, zorder=1)
-    values = table.to_numpy()
+    style.tidy_axes(axes, title=metric_title(metric))
+    places, values = np.arange(len(arms)), table.to_numpy()
+    for column in values.T:
+        known = ~np.isnan(column)
+        axes.plot(column[known], places[known], color=style.GREY, linewidth=0.8, zorder=1)
     summary = evaluation.summary
     means = summary[(summary["data"] == data) & (summary["metric"] == metric)].set_index("arm")
-    low, high = _limits(values, scale * means[["low", "high"]].to_numpy())
-    for place, arm in enumerate(arms):
+    intervals = scale * means.loc[arms, ["mean", "low", "high"]].to_numpy()
+    low, high = _limits(values[~np.isnan(values)], intervals[:, 1:])
+    for place, (row, (mean, *ends)) in enumerate(zip(values, intervals, strict=True)):
         # Yellow, the last of the palette, is too weak for a dot.
-        color = PALETTE[place % (len(PALETTE) - 1)]
-        found = values[place][~np.isnan(values[place])]
-        axes.scatter(found, np.full(found.size, place), s=26, color=color, alpha=0.75, zorder=2)
-        if not math.isnan(means.loc[arm, "mean"]):
-            row = {key: scale * means.loc[arm, key] for key in ("mean", "low", "high")}
-            _draw_mean(axes, place - 0.27, row, (low, high), color)
+        color = style.PALETTE[place % (len(style.PALETTE) - 1)]
+        found = row[~np.isnan(row)]
+        axes.scatter(found, [place] * found.size, s=26, color=color, alpha=0.75, zorder=2)
+        look: dict[str, Any] = {"color": color, "zorder": 3, "clip_on": False, "markersize": 6}
+        shown = np.clip(ends, low, high)
+        axes.plot(shown, [place - 0.27] * 2, color=color, lw=2.2, zorder=3, solid_capstyle="butt")
+        for end, cut, marker in zip(ends, shown, "<>", strict=True):
+            if cut != end and not math.isnan(end):
+                axes.plot([cut], [place - 0.27], marker, **look)
+        axes.plot([mean], [place - 0.27], "D", markeredgecolor="white", **look)
     axes.set_xlim(low, high)
     whole = bool((values[~np.isnan(values)] % 1 == 0).all())
     axes.xaxis.set_major_locator(MaxNLocator(nbins=5, prune="both", integer=whole))
-    faint_grid(axes, "x")
+    style.faint_grid(axes, "x")
     axes.tick_params(axis="y", length=0)
     axes.spines["left"].set_visible(False)
 
 
-def _draw_mean(
-    axes: Axes, place: float, row: dict[str, float], limits: tuple[float, float], color: str
-) -> None:
-    """Draw the mean above the dots of its arm, with its interval within the panel."""
-    look: dict[str, Any] = {"color": color, "linestyle": "none", "zorder": 3, "clip_on": False}
-    if not math.isnan(row["low"]):
-        ends = np.clip([row["low"], row["high"]], *limits)
-        axes.plot(ends, [place, place], color=color, linewidth=2.2, zorder=3, solid_capstyle="butt")
-        for end, marker in ((row["low"], "<"), (row["high"], ">")):
-            if not limits[0] <= end <= limits[1]:
-                axes.plot([np.clip(end, *limits)], [place], marker=marker, markersize=6, **look)
-    axes.plot([row["mean"]], [place], marker="D", markersize=6, markeredgecolor="white", **look)
-
-
 def _limits(values: np.ndarray, intervals: np.ndarray) -> tuple[float, float]:
     """Limits that hold all dots, and intervals as long as the dots keep a third of the width."""
-    low, high = float(np.nanmin(values)), float(np.nanmax(values))
+    low, high = float(values.min()), float(values.max())
     width = high - low
     if not width:
         width = max(0.05 * abs(high), 1.5 if high == round(high) else 1e-3)
@@ -302,9 +265,3 @@ def _limits(values: np.ndarray, intervals: np.ndarray) -> tuple[float, float]:
     wanted = max(low - ends.min(), ends.max() - high)
     margin = float(np.clip(1.1 * wanted, 0.15 * width, 0.9 * width))
     return low - margin, high + margin
-
-
-def _lines(name: str) -> list[str]:
-    """The name of an arm in short lines."""
-    lines = textwrap.wrap(name, _LONGEST, break_long_words=False, break_on_hyphens=False)
-    return [shortened(line, _TYPE, _NAME) for line in lines]

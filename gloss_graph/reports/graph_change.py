@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,7 +14,7 @@ import torch
 from rich.box import SIMPLE_HEAD
 from rich.console import Group
 from rich.markup import escape
-from rich.table import Table
+from rich.table import Column, Table
 from torch import Tensor
 from torch_geometric.data import Data
 
@@ -38,9 +38,8 @@ _COUNTS = (
 def measures_summary(graph: Data | pd.DataFrame, **settings: Any) -> Group:
     """Format measures of a graph and its classes for `rich.console.Console().print`.
 
-    Args:
-        graph: Document graph, or the result of `measures` or `compare_measures`.
-        **settings: Settings of `measures`.
+    The graph is measured by `measures` with the `settings`, unless it is the result of `measures`
+    or `compare_measures`.
 
     Raises:
         TypeError: Neither a graph nor a table.
@@ -54,10 +53,8 @@ def measures_summary(graph: Data | pd.DataFrame, **settings: Any) -> Group:
     """
     table = _table("graph", graph, settings)
     kinds = [name for name in table.columns if name not in ("scope", "measure", "words")]
-    first = Table(title="Document graph", title_justify="left")
-    first.add_column("measure")
-    for kind in kinds:
-        first.add_column(kind, justify="right")
+    numbers = [Column(kind, justify="right") for kind in kinds]
+    first = Table("measure", *numbers, title="Document graph", title_justify="left")
     for row in table[table["scope"] == GRAPH].to_dict("records"):
         first.add_row(_words(row["measure"]), *(_shown(row["measure"], row[k]) for k in kinds))
     rest = table[table["scope"] != GRAPH]
@@ -66,16 +63,15 @@ def measures_summary(graph: Data | pd.DataFrame, **settings: Any) -> Group:
     pair = [kind for kind in kinds if kind != "change"]
     # The values of two graphs do not fit a terminal side by side.
     title = "Classes" if len(pair) == 1 else f"Classes: {pair[0]}, below it {pair[1]}"
-    second = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    second.add_column("class", no_wrap=True)
-    columns = list(rest["measure"].unique())
-    for name in columns:
-        second.add_column(_words(name), justify="right", overflow="fold")
+    names = list(rest["measure"].unique())
+    heads = [Column(_words(name), justify="right", overflow="fold") for name in names]
+    look: dict[str, Any] = {"title_justify": "left", "box": SIMPLE_HEAD, "padding": (0, 1, 0, 0)}
+    second = Table(Column("class", no_wrap=True), *heads, title=title, **look)
     for scope, part in rest.groupby("scope", sort=False):
         found = part.set_index("measure")
         cells = [
             "\n".join(_shown(name, found.at[name, kind]) for kind in pair if name in found.index)
-            for name in columns
+            for name in names
         ]
         second.add_row(escape(str(scope)), *cells)
     if "words" not in table:
@@ -91,13 +87,8 @@ def compare_measures(
 ) -> pd.DataFrame:
     """Compare the measures of two graphs, such as a corpus before and after a training.
 
-    Args:
-        before: Document graph, or the result of `measures`.
-        after: The other one.
-        **settings: Settings of `measures` for both graphs, except `embeddings`.
-
-    Returns:
-        Columns `scope`, `measure`, `before`, `after`, `change`; NaN if only one has a measure.
+    Both are measured by `measures` with the `settings`, unless they are its results. The table has
+    the columns `scope`, `measure`, `before`, `after`, `change`; NaN if only one has a measure.
 
     Raises:
         TypeError: Neither graphs nor tables.
@@ -126,16 +117,13 @@ def compare_measures(
 def edge_churn(graphs: Sequence[Data]) -> pd.DataFrame:
     """Measure which share of the edges each step of a training replaced.
 
-    Args:
-        graphs: Two or more snapshots of the document graph, in order. Documents are matched by
-            `doc_id`, or by position without it; edges of documents that only one of two snapshots
-            holds are left out.
+    Of two or more snapshots of the document graph in order, documents are matched by `doc_id`, or
+    by position without it; edges of documents that only one of two snapshots holds are left out.
 
-    Returns:
-        A row per pair of consecutive snapshots: `step` (1 for the first pair), `documents` in
-        both, `edges_before`, `edges_after`; `kept` and `lost`, shares of the edges before, which
-        sum to 1; `new`, share of the edges after; `jaccard`, edges in both over edges in either.
-        NaN without edges.
+    The table has a row per pair of consecutive snapshots: `step` (1 for the first pair),
+    `documents` in both, `edges_before`, `edges_after`; `kept` and `lost`, shares of the edges
+    before, which sum to 1; `new`, share of the edges after; `jaccard`, edges in both over edges in
+    either. NaN without edges.
 
     Raises:
         TypeError: Not PyG graphs.
@@ -162,37 +150,26 @@ def edge_churn(graphs: Sequence[Data]) -> pd.DataFrame:
                 "(got a negative or repeated one). Give every document a distinct id."
             )
     rows = []
-    for step, (before, after) in enumerate(pairwise(read), start=1):
+    for before, after in pairwise(read):
         common = np.intersect1d(before.ids, after.ids)
         old, new = _pairs(before, common), _pairs(after, common)
-        kept, either = old.intersection(new).size, old.union(new).size
-        rows.append(
-            {
-                "step": step,
-                "documents": common.size,
-                "edges_before": old.size,
-                "edges_after": new.size,
-                "kept": kept / old.size if old.size else math.nan,
-                "new": 1.0 - kept / new.size if new.size else math.nan,
-                "lost": 1.0 - kept / old.size if old.size else math.nan,
-                "jaccard": kept / either if either else math.nan,
-            }
-        )
-    return pd.DataFrame(rows)
+        rows.append((common.size, old.size, new.size, old.intersection(new).size))
+    table = pd.DataFrame(rows, columns=["documents", "edges_before", "edges_after", "kept"])
+    table.insert(0, "step", range(1, len(read)))
+    kept, old, new = table["kept"], table["edges_before"], table["edges_after"]
+    either = old + new - kept
+    shares = {"kept": kept / old, "new": 1 - kept / new, "lost": 1 - kept / old}
+    return table.assign(**shares, jaccard=kept / either)
 
 
 class RunChange(NamedTuple):
     """The graph of some documents before and after a training, and its changes in between.
 
-    Attributes:
-        before: Graph of up to 1,000 labeled documents of `split`, with their embeddings as `x`.
-        after: The same documents after the training.
-        split: Name of the split.
-        measures: Result of `compare_measures`.
-        churn: Changes of the graph of a small fixed batch, a row per pair of consecutive moments:
-            `start`, `end`, `homophily` at the end, and the columns of `edge_churn`.
-        epochs: Changes of that graph per epoch: `epoch`, `edge_churn` (share of the edges that
-            are new since the previous epoch), `jaccard` and `homophily`.
+    `before` and `after` are graphs of up to 1,000 labeled documents of `split`, with their
+    embeddings as `x`, `measures` is the result of `compare_measures`. A row of `churn` tells of the
+    graph of a small fixed batch between two moments: `start`, `end`, `homophily` at the end, and
+    the columns of `edge_churn`; a row of `epochs` per `epoch`: `edge_churn` (share of the edges
+    that are new since the previous epoch), `jaccard` and `homophily`.
     """
 
     before: Data
@@ -213,15 +190,10 @@ def run_change(
 ) -> RunChange:
     """Compare the document graphs of a run before and after its training.
 
-    Args:
-        run: Folder of `gloss-graph train`, trained without `--no-pictures`.
-        k: Neighbors per document, before and after.
-        bandwidth: Bandwidth of both graphs, as in `build_document_graph`.
-        batch_k: Neighbors in the graphs of the fixed batch, of about 60 documents.
-        seed: Seed of the communities.
-
-    Returns:
-        Graphs, measures and churn, which is empty without two recorded moments or epochs.
+    The `run` is a folder of `gloss-graph train`, trained without `--no-pictures`. The graphs have
+    `k` neighbors per document and a `bandwidth` as in `build_document_graph`, those of the fixed
+    batch, of about 60 documents, `batch_k` neighbors; `seed` is that of the communities. Tables of
+    changes are empty without two recorded moments or epochs.
 
     Raises:
         ValueError: The folder holds no record, or a damaged one.
@@ -242,28 +214,23 @@ def run_change(
         data.x, data.label_names = rows, found.label_names
         return data
 
-    before = graph(found.before, found.labels, found.ids, k)
-    after = graph(found.after, found.labels, found.ids, k)
-
-    def churn_of(passes: Collection[Tensor]) -> pd.DataFrame:
+    def churn_of(passes: Mapping[Any, Tensor]) -> pd.DataFrame:
         ids = torch.arange(found.batch_labels.size(0))
-        graphs = [graph(rows, found.batch_labels, ids, batch_k) for rows in passes]
+        graphs = [graph(rows, found.batch_labels, ids, batch_k) for rows in passes.values()]
         if len(graphs) < 2:
             return pd.DataFrame()
-        homophily = [edge_homophily(data) for data in graphs[1:]]
-        return edge_churn(graphs).assign(homophily=homophily)
+        moments = pd.DataFrame(pairwise(passes), columns=["start", "end"])
+        moments["homophily"] = [edge_homophily(data) for data in graphs[1:]]
+        return pd.concat([moments, edge_churn(graphs).drop(columns=["step", "documents"])], axis=1)
 
-    churn = churn_of(found.moments.values())
-    if len(churn):
-        moments = pd.DataFrame(pairwise(found.moments), columns=["start", "end"])
-        rest = ["edges_before", "edges_after", "kept", "new", "lost", "jaccard"]
-        churn = pd.concat([moments, churn[["homophily", *rest]]], axis=1)
-    epochs = churn_of(found.epochs.values())
+    before = graph(found.before, found.labels, found.ids, k)
+    after = graph(found.after, found.labels, found.ids, k)
+    epochs = churn_of(found.epochs)
     if len(epochs):
-        epochs = epochs.assign(epoch=list(found.epochs)[1:], edge_churn=epochs["new"])
+        epochs = epochs.rename(columns={"end": "epoch", "new": "edge_churn"})
         epochs = epochs[["epoch", "edge_churn", "jaccard", "homophily"]]
     measured = compare_measures(before, after, seed=seed)
-    return RunChange(before, after, found.split, measured, churn, epochs)
+    return RunChange(before, after, found.split, measured, churn_of(found.moments), epochs)
 
 
 def _pairs(documents: GraphArrays, common: np.ndarray) -> pd.MultiIndex:

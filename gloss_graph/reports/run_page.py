@@ -6,10 +6,10 @@ import json
 import re
 import shlex
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Mapping, Sequence, Sized
+from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 from jinja2 import Environment, PackageLoader
@@ -50,9 +50,9 @@ _ABOUT = {
     "finished": "finished",
 }
 _TOP = {
-    "macro_f1": "macro-F1",
-    "accuracy": "accuracy",
-    "micro_f1": "micro-F1",
+    ".macro_f1": "macro-F1",
+    ".accuracy": "accuracy",
+    ".micro_f1": "micro-F1",
     "_propagation.macro_f1": "macro-F1 propagated",
 }
 
@@ -84,14 +84,9 @@ def write_run_report(
     Pictures are embedded as PNG; the page has no script and fetches nothing, so it can be sent and
     archived. Labels, names and settings are escaped.
 
-    Args:
-        folder: Finished run folder of `train_text` or `gloss-graph train`.
-        out: The file, replaced if it exists. None: `report.html` in the folder, and its pictures
-            in the folder and in `pictures/`.
-        place: Name of the folder on the page, if the folder will be renamed.
-
-    Returns:
-        The file.
+    The `folder` is that of a finished run. The file `out` is replaced if it exists; by default it
+    is `report.html` in the folder, which gets the pictures as well. A folder that will be renamed
+    is named `place` on the page.
 
     Raises:
         ValueError: The folder is missing, damaged or holds something else.
@@ -115,24 +110,16 @@ def write_run_report(
     return target
 
 
-# ------------------------------------------------------------------ what the folder holds
-
-
-@dataclass(frozen=True)
-class RunFiles:
+class RunFiles(NamedTuple):
     """Contents of a run folder."""
 
     folder: Path
     settings: dict[str, Any]
-    #: Without null values.
-    metrics: dict[str, float]
+    metrics: dict[str, float]  # without null values
     history: list[dict[str, Any]]
-    #: Scores per class, empty where the run has none.
-    classes: pd.DataFrame
-    #: Class name -> labeled training documents.
-    label_counts: dict[str, int]
-    #: Recorded embeddings, None where nothing was recorded.
-    snapshots: SnapshotData | None
+    classes: pd.DataFrame  # scores per class, empty where the run has none
+    label_counts: dict[str, int]  # class name -> labeled training documents
+    snapshots: SnapshotData | None  # recorded embeddings, None where nothing was recorded
 
 
 def read_files(folder: str | Path) -> RunFiles:
@@ -140,19 +127,13 @@ def read_files(folder: str | Path) -> RunFiles:
     folder = Path(folder)
     run, files = read_run(folder), RunFolder(folder)
     try:
-        history = _table(files.history)
-        counts = Counter(files.read_labels_used().labels)
-        return RunFiles(
-            folder=folder,
-            settings=run.settings,
-            metrics=run.metrics,
-            history=[dict(row) for row in history.to_dict("records")],
-            classes=_table(files.classes) if files.classes.exists() else pd.DataFrame(),
-            label_counts=dict(counts),
-            snapshots=load_snapshots(utf8_folder(folder)),
-        )
+        history = [dict(row) for row in _table(files.history).to_dict("records")]
+        classes = _table(files.classes) if files.classes.exists() else pd.DataFrame()
+        counts = dict(Counter(files.read_labels_used().labels))
+        snapshots = load_snapshots(utf8_folder(folder))
     except (OSError, ValueError, TypeError) as error:
         raise refused(folder, error) from error
+    return RunFiles(folder, run.settings, run.metrics, history, classes, counts, snapshots)
 
 
 def _table(file: Path) -> pd.DataFrame:
@@ -184,30 +165,25 @@ def setting_values(settings: Mapping[str, Any]) -> tuple[dict[str, Any], dict[st
     return {field.name: field.default for field in fields(CONFIGS[model])}, values
 
 
-# ------------------------------------------------------------------ the page
-
-
 def _draw(run: RunFiles) -> dict[str, PagePicture]:
     """All pictures of a run, by name."""
     loss, found = run.settings["loss"], {}
     if run.history:
-        found["curves"] = page_picture(
-            plot_training({loss: run.history}), "Losses and validation score over the steps"
-        )
+        figure = plot_training({loss: run.history})
+        found["curves"] = page_picture(figure, "Losses and validation score over the steps")
     stages = stage_seconds(run.metrics)
     if sum(stages.values()) > 0:
-        found["stages"] = page_picture(
-            plot_stage_times({loss: stages}), "Share of the time each stage of a step took"
-        )
-    data = run.snapshots
+        figure = plot_stage_times({loss: stages})
+        found["stages"] = page_picture(figure, "Share of the time each stage of a step took")
+    data, seed = run.snapshots, run.settings["seed"]
     if data is None:
         return found
-    seed = run.settings["seed"]
     names, part = data.label_names, _PARTS.get(data.split, data.split)
     of = "" if data.labels.numel() == data.split_size else f" of {data.split_size:,}"
     what = f"{data.labels.numel():,}{of} {part} documents"
+    figure = plot_embeddings(data.before, data.after, data.labels, label_names=names, seed=seed)
     found["embeddings"] = page_picture(
-        plot_embeddings(data.before, data.after, data.labels, label_names=names, seed=seed),
+        figure,
         f"t-SNE of {what} before and after training",
         f"{what}, each a dot in the color of its class, by t-SNE. It shows which documents "
         "lie together, not sizes of clusters or distances between them.",
@@ -217,11 +193,12 @@ def _draw(run: RunFiles) -> dict[str, PagePicture]:
         plot_similarities(data.moments, data.batch_labels, label_names=names),
         "Cosine similarities within one batch over the training",
         f"{data.batch_labels.numel()} fixed {batch} documents of "
-        f"{_classes(data.batch_labels.unique().numel())}, sorted by class, at several moments of "
+        f"{_classes(data.batch_labels.unique())}, sorted by class, at several moments of "
         "the training. Lines separate the classes; all panels share one color scale.",
     )
+    figure = plot_graph_change(data.before, data.after, data.labels, label_names=names, seed=seed)
     found["graph"] = page_picture(
-        plot_graph_change(data.before, data.after, data.labels, label_names=names, seed=seed),
+        figure,
         f"Nearest-neighbor graph of {part} documents before and after training",
         "The graph of nearest neighbors among these documents. Places follow from the graph "
         "alone, labels only color it. The more edges are grey, the more propagation can gain.",
@@ -231,41 +208,33 @@ def _draw(run: RunFiles) -> dict[str, PagePicture]:
 
 def _content(run: RunFiles, figures: Mapping[str, PagePicture], place: Path) -> dict[str, Any]:
     """The values of the template."""
-    settings = run.settings
-    scores, score_heads = _scores(run.metrics)
-    sizes, classes, class_heads = _data(run)
-    command, snippet = _repetition(settings)
-    skill = _skill(run.metrics)
-    contents = {
-        "run": "What was run",
-        "data": "Data",
-        "scores": "Scores",
-        "skill": "Graph skill" if skill else "",
-        "curves": "Curves" if "curves" in figures else "",
-        "pictures": "Pictures",
-        "time": "Time",
-        "repeat": "How to repeat it",
-        "versions": "Versions",
+    settings, metrics = run.settings, run.metrics
+    data = _data(run)
+    skill = ""  # if it was not measured
+    found: dict[str, Any] = {
+        name: metrics.get(f"graph_skill.{name}") for name in GraphSkill._fields
     }
+    if None not in found.values():
+        skill = str(GraphSkill(**found | {"scored": int(found["scored"])}))
     known, values = setting_values(settings)
-    changed = [key for key in known if key in values and values[key] != known[key]]
-    rest = [key for key in known if key in values and key not in changed]
-    about = [[_ABOUT[key], _plain(settings[key])] for key in _ABOUT if key in settings]
+    given = [key for key in known if key in values]
+    changed = [key for key in given if values[key] != known[key]]
+    versions = {"python": settings.get("python"), **(settings.get("versions") or {})}
+    versions["git commit"] = settings.get("git_commit")
     return {
         "title": place.resolve().name,
         "summary": _summary(settings),
-        "figures": _figures(run.metrics),
-        "contents": [(key, title) for key, title in contents.items() if title],
+        "figures": _figures(metrics),
         "changed": [[key, _plain(values[key]), _plain(known[key])] for key in changed],
-        "about": about,
-        "settings": [[key, _plain(values[key])] for key in [*changed, *rest]],
-        "data_line": f"{settings['data']['name'] or 'documents'}, {_classes(len(classes))}.",
-        "sizes": sizes,
-        "classes": classes,
-        "class_heads": class_heads,
-        "scores": scores,
-        "score_heads": score_heads,
-        "per_class": _cells(run.classes),
+        "about": [[_ABOUT[key], _plain(settings[key])] for key in _ABOUT if key in settings],
+        "settings": [[key, _plain(values[key])] for key in dict.fromkeys([*changed, *given])],
+        "data_line": f"{settings['data']['name'] or 'documents'}, {_classes(data['classes'])}.",
+        **data,
+        **_scores(metrics),
+        "per_class": [
+            [f"{cell:.3f}" if isinstance(cell, float) else str(cell) for cell in row]
+            for row in run.classes.itertuples(index=False)
+        ],
         "per_class_heads": list(map(str, run.classes.columns)),
         "skill": skill,
         "curves": figures.get("curves"),
@@ -273,13 +242,12 @@ def _content(run: RunFiles, figures: Mapping[str, PagePicture], place: Path) -> 
         "stages": figures.get("stages"),
         "seconds": [
             [key.removeprefix("seconds.").replace("_", " "), f"{value:,.2f}"]
-            for key, value in run.metrics.items()
+            for key, value in metrics.items()
             if key.startswith("seconds.")
         ],
-        "command": command,
-        "snippet": snippet,
+        **_repetition(settings),
         "rebuild": shlex.join(["gloss-graph", "report", str(place)]),
-        "versions": _versions(settings),
+        "versions": [[name, _plain(value)] for name, value in versions.items()],
     }
 
 
@@ -288,9 +256,9 @@ def _figures(metrics: Mapping[str, float]) -> Rows:
     rows = []
     part = next((part for part in ("test", "val") if f"{part}.macro_f1" in metrics), "")
     for score, name in _TOP.items():
-        key = part + score if score.startswith("_") else f"{part}.{score}"
-        if part and key in metrics:
-            rows.append([f"{_PARTS[part].capitalize()} {name}", f"{100 * metrics[key]:.1f}"])
+        if f"{part}{score}" in metrics:
+            value = f"{100 * metrics[f'{part}{score}']:.1f}"
+            rows.append([f"{_PARTS[part].capitalize()} {name}", value])
     if "steps" in metrics:
         rows.append(["Steps", f"{metrics['steps']:,.0f}"])
     if "seconds.train" in metrics:
@@ -300,8 +268,8 @@ def _figures(metrics: Mapping[str, float]) -> Rows:
     return rows
 
 
-def _scores(metrics: Mapping[str, float]) -> tuple[Rows, list[str]]:
-    """One row per part and head, one column per score."""
+def _scores(metrics: Mapping[str, float]) -> dict[str, Any]:
+    """A table with one row per part and head, one column per score."""
     table: dict[tuple[str, str], dict[str, str]] = {}
     for key, value in metrics.items():
         if match := _SCORE.fullmatch(key):
@@ -314,11 +282,12 @@ def _scores(metrics: Mapping[str, float]) -> tuple[Rows, list[str]]:
         [_PARTS[part], head.replace("_", " "), *(row.get(score, "–") for score in scores)]
         for (part, head), row in sorted(table.items(), key=lambda item: item[0][0], reverse=True)
     ]
-    return rows, ["part", "by", *(SCORES.get(score, score.replace("_", " ")) for score in scores)]
+    titles = [SCORES.get(score, score.replace("_", " ")) for score in scores]
+    return {"scores": rows, "score_heads": ["part", "by", *titles]}
 
 
-def _data(run: RunFiles) -> tuple[Rows, Rows, list[str]]:
-    """Sizes of the parts, and labels per class with their headings."""
+def _data(run: RunFiles) -> dict[str, Any]:
+    """Tables of the sizes of the parts, and of labels per class."""
     data = run.settings["data"]
     counts = {} if run.snapshots is None else run.snapshots.class_counts
     parts = [part for part in _PARTS if isinstance(data.get(part), int)]
@@ -331,38 +300,14 @@ def _data(run: RunFiles) -> tuple[Rows, Rows, list[str]]:
     names = list(map(str, data.get("classes") or run.label_counts))
     shown = [part for part in parts if part in counts and len(counts[part]) == len(names) + 1]
     if not shown:
-        return sizes, [[n, f"{run.label_counts.get(n, 0):,}"] for n in names], ["class", "training"]
+        shown, counts = ["train"], {"train": [run.label_counts.get(name, 0) for name in names]}
     rows = [[n, *(f"{counts[part][i]:,}" for part in shown)] for i, n in enumerate(names)]
-    return sizes, rows, ["class", *(_PARTS[part] for part in shown)]
+    heads = ["class", *(_PARTS[part] for part in shown)]
+    return {"sizes": sizes, "classes": rows, "class_heads": heads}
 
 
-def _cells(table: pd.DataFrame) -> Rows:
-    return [
-        [f"{cell:.3f}" if isinstance(cell, float) else str(cell) for cell in row]
-        for row in table.itertuples(index=False)
-    ]
-
-
-def _skill(metrics: Mapping[str, float]) -> str:
-    """The graph skill in words, "" if it was not measured."""
-    values: dict[str, Any] = {n: metrics.get(f"graph_skill.{n}") for n in GraphSkill._fields}
-    if None in values.values():
-        return ""
-    return str(GraphSkill(**{**values, "scored": int(values["scored"])}))
-
-
-def _versions(settings: Mapping[str, Any]) -> Rows:
-    versions = settings.get("versions")
-    shown = {
-        "python": settings.get("python"),
-        **(versions if isinstance(versions, Mapping) else {}),
-    }
-    shown["git commit"] = settings.get("git_commit")
-    return [[name, _plain(value)] for name, value in shown.items()]
-
-
-def _classes(number: int) -> str:
-    return f"{number:,} {'class' if number == 1 else 'classes'}"
+def _classes(found: Sized) -> str:
+    return f"{len(found):,} {'class' if len(found) == 1 else 'classes'}"
 
 
 def _summary(settings: Mapping[str, Any]) -> str:
@@ -375,12 +320,15 @@ def _summary(settings: Mapping[str, Any]) -> str:
     return f"{what if loss in MODELS else f'{loss}: {what}'}. Encoder {encoder}, data {name}."
 
 
-def _repetition(settings: Mapping[str, Any]) -> tuple[str, str]:
-    """Return the command of a run with a new folder, and the same in Python."""
+def _repetition(settings: Mapping[str, Any]) -> dict[str, str]:
+    """The command of a run with a new folder, and the same in Python."""
     words = settings.get("command")
     command = ""
     if isinstance(words, Sequence) and not isinstance(words, str) and words:
-        quoted = map(shlex.quote, _with_new_folder([str(word) for word in words]))
+        pairs = zip(map(str, words), ["", *map(str, words)], strict=False)
+        # Another folder of the results, since a used one is refused.
+        kept = [w for w, b in pairs if "--out" not in (w, b) and not w.startswith("--out=")]
+        quoted = map(shlex.quote, [*kept, "--out", "NEW_FOLDER"])
         command = " ".join(f"\\\n    {w}" if w.startswith("--") else w for w in quoted)
     known, values = setting_values(settings)
     options = ", ".join(
@@ -408,14 +356,7 @@ def _repetition(settings: Mapping[str, Any]) -> tuple[str, str]:
         f"config = {name}({options})",
         train,
     ]
-    return command, "\n".join(lines)
-
-
-def _with_new_folder(words: list[str]) -> list[str]:
-    """Replace the folder of the results, since a used one is refused."""
-    pairs = zip(words, ["", *words], strict=False)
-    kept = [w for w, b in pairs if "--out" not in (w, b) and not w.startswith("--out=")]
-    return [*kept, "--out", "NEW_FOLDER"]
+    return {"command": command, "snippet": "\n".join(lines)}
 
 
 def _plain(value: Any) -> str:

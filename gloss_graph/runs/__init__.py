@@ -2,7 +2,7 @@
 
 from gloss_graph._internal.extras import require
 
-require("pandas", extra="analysis")
+require("pandas", "jinja2", extra="analysis")
 
 from gloss_graph.runs.comparison import (
     METRICS,

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import math
 import warnings
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,21 +15,14 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
+from gloss_graph._internal.limits import read_object
 from gloss_graph.runs.folder import FinishedRun, find_runs, read_run
 
 #: Metrics that runs are compared by unless `metrics` says otherwise, where they have them.
 METRICS = (
-    "test.accuracy",
-    "test.subset_accuracy",
-    "test.micro_f1",
-    "test.macro_f1",
-    "test.macro_silhouette",
-    "test_propagation.macro_f1",
-    "steps",
-    "best_step",
-    "epochs_to_stop",
-    "seconds.train",
-    "seconds.per_step",
+    *("test.accuracy", "test.subset_accuracy", "test.micro_f1", "test.macro_f1"),
+    *("test.macro_silhouette", "test_propagation.macro_f1"),
+    *("steps", "best_step", "epochs_to_stop", "seconds.train", "seconds.per_step"),
 )
 # Entries of `config.json` that are no setting of an arm: the seed, which pairs runs, the data,
 # what follows from other settings, and the record of the run.
@@ -39,28 +33,8 @@ _NOT_SETTINGS = (
 # Settings of graph models stand under their name.
 _MODELS = ("text_gcn", "bert_gcn")
 _LABELS = ("label_fraction", "labels_per_class")
-_SIZES = ("train", "val", "test")
 # Runs record the defaults of their version; those of version 0.1.0, which has these, do not.
-# fmt: off
-_FIRST_DEFAULTS: dict[str, Any] = {
-    "loss": "gloss", "mode": "integrated", "epochs": 3.0, "max_steps": None, "batch_size": 32,
-    "eval_batch_size": 64, "gradient_accumulation": 1, "learning_rate": 5e-05,
-    "head_learning_rate": 0.005, "warmup": 0.1, "weight_decay": 0.01, "dropout": 0.1, "patience":
-    10, "eval_steps": None, "seed": 0, "bf16": False, "gradient_checkpointing": False,
-    "memory_size": None, "memory_bits": None, "search": "auto", "hops": None, "eviction": "fifo",
-    "half_life": None, "memory_start": 0, "memory_ramp": 0, "restandardize": False,
-    "refresh_rows": 0, "refresh_rows_every": 10, "k": 16, "bandwidth": "sqrt", "bandwidth_scale":
-    1.0, "visible_fraction": 0.5, "memory_visible_fraction": 1.0, "ids": True, "graph_weight":
-    0.3, "temperature": 0.1, "margin": 0.2, "eta": None, "rule": "harmonic", "normalization":
-    "hub", "label_fraction": None, "labels_per_class": None, "unlabeled_batch_size": 32,
-    "consistency_weight": 1.0, "refresh_every": None, "anchor": 0.5, "align": 0.5,
-    "warm_start_steps": 0, "graph_start_steps": 0, "graph_start_classes": "auto",
-    "warm_start_rate": 2e-05, "graph_start_rate": None, "refit_head": False, "class_balance":
-    False, "freeze_layers": 0, "lora_rank": 0, "lora_alpha": 16.0, "lora_dropout": 0.1,
-    "lora_targets": None, "teacher_decay": 0.0, "select": "auto", "device": "auto", "pictures":
-    True,
-}
-# fmt: on
+_FIRST_DEFAULTS: dict[str, Any] = read_object(Path(__file__).with_name("first_defaults.json"))
 # Differences this close, relative to their size, count as equal: their spread is rounding.
 _EQUAL = 1e-9
 _SUMMARY = ["data", "metric", "arm", "n", "mean", "std", "low", "high"]
@@ -74,16 +48,13 @@ _TESTS = [
 class Evaluation:
     """Runs side by side; absent values are NaN.
 
-    Attributes:
-        runs: One row per run: `data`, `arm`, `seed`, a column per metric, `run` (its folder).
-        summary: One row per block of data, metric and arm: `n` seeds, `mean`, `std` (n - 1 in the
-            denominator) and `low`, `high`, the 95 % confidence interval of the mean.
-        tests: One row per block, metric and arm other than the baseline: `baseline`, `pairs` of
-            seeds, mean `difference` with `low`, `high`, `p_t` and `p_wilcoxon` with their `_holm`
-            correction over all rows of the metric, and `effect`, Cohen's d_z.
-        metrics: The compared metrics, in order.
-        baselines: Name of each block of data -> its baseline arm, None where it has none.
-        skipped: Folders of runs that did not end.
+    - `runs`: a row per run: `data`, `arm`, `seed`, a column per metric, `run` (its folder).
+    - `summary`: a row per block of data, metric and arm: `n` seeds, `mean`, `std` (n - 1 in the
+      denominator) and `low`, `high`, the 95 % confidence interval of the mean.
+    - `tests`: a row per block, metric and arm other than the baseline: the columns of `PairedTest`,
+      `baseline`, and the p values with their `_holm` correction over all rows of the metric.
+    - `metrics`, in order; `baselines`: name of each block of data -> its baseline arm, None where
+      it has none; `skipped`: folders of runs that did not end.
     """
 
     runs: pd.DataFrame
@@ -96,15 +67,6 @@ class Evaluation:
     def arms(self, data: str) -> list[str]:
         """Arms of a block, its baseline first."""
         return list(dict.fromkeys(self.summary.loc[self.summary["data"] == data, "arm"]))
-
-
-class Block(NamedTuple):
-    """The data of a run: name, classes, sizes, draw of labels. Runs of a block are comparable."""
-
-    data: str
-    classes: tuple[str, ...]
-    sizes: tuple[Any, ...]
-    labels: tuple[Any, ...]
 
 
 def compare_runs(
@@ -130,36 +92,40 @@ def compare_runs(
     Raises:
         ValueError: Two runs of one arm, seed and data, or paired runs that saw different labels.
     """
-    for name, value in (("folders", folders), ("metrics", metrics), ("by", by)):
+    for name, value in {"folders": folders, "metrics": metrics, "by": by}.items():
         if isinstance(value, (str, Path)):
             raise ValueError(f"'{name}' must be a list (got {str(value)!r}). Put it in brackets.")
     finished, skipped = find_runs(folders)
     runs = [read_run(folder) for folder in finished]
+    settings = [run.settings for run in runs]
     chosen = _metrics(metrics, runs)
-    blocks = [_block(run.settings) for run in runs]
-    arms = _arm_names([run.settings for run in runs], blocks, by)
-    groups: dict[Block, dict[str, dict[int, FinishedRun]]] = {}
+    blocks = _block_names(settings)
+    arms = _arm_names(settings, blocks, by)
+    groups: dict[str, dict[str, dict[int, FinishedRun]]] = {}
     for run, block, arm in zip(runs, blocks, arms, strict=True):
         seeds = groups.setdefault(block, {}).setdefault(arm, {})
-        if run.seed in seeds:
-            raise ValueError(_twice(seeds[run.seed], run, arm))
-        seeds[run.seed] = run
+        if (other := seeds.setdefault(run.seed, run)) is not run:
+            differing = _differing(*_flattened([other.settings, run.settings]), ["", ""])
+            more = f" They differ in {', '.join(differing)}: add --by with these."
+            more = more if differing else ""
+            raise ValueError(
+                f"Two runs are arm {arm!r} with seed {run.seed} on the same data: {other.folder} "
+                f"and {run.folder}. Leave one out, or tell them apart with --by (the 'by' "
+                f"argument).{more}"
+            )
     if baseline is not None and baseline not in arms:
         known = ", ".join(map(repr, dict.fromkeys(arms)))
         raise ValueError(f"'baseline' must be one of the arms {known} (got {baseline!r}).")
-    names = _block_names(blocks)
     baselines: dict[str, str | None] = {}
     rows: list[dict[str, Any]] = []
     for block, group in groups.items():
-        data = names[block]
         base = _default_baseline(group) if baseline is None else baseline
-        baselines[data] = base if base in group else None
-        if block.labels != (None, None):
-            _check_draws(group)
+        baselines[block] = base if base in group else None
+        _check_draws(group)
         # The baseline first, the others in their order.
         for arm in sorted(group, key=lambda arm: arm != base):
             for seed, run in sorted(group[arm].items()):
-                row = {"data": data, "arm": arm, "seed": seed, "run": str(run.folder)}
+                row = {"data": block, "arm": arm, "seed": seed, "run": str(run.folder)}
                 rows.append(row | {metric: run.metrics.get(metric, math.nan) for metric in chosen})
     table = pd.DataFrame(rows, columns=["data", "arm", "seed", *chosen, "run"])
     parts = {data: table[table["data"] == data] for data in baselines}
@@ -168,6 +134,7 @@ def compare_runs(
 
 
 def _metrics(asked: Sequence[str] | None, runs: Sequence[FinishedRun]) -> list[str]:
+    """The metrics to compare, each once."""
     known = {name for run in runs for name in run.metrics}
     for name in asked or ():
         if name not in known:
@@ -184,16 +151,6 @@ def _metrics(asked: Sequence[str] | None, runs: Sequence[FinishedRun]) -> list[s
     return chosen
 
 
-def _twice(one: FinishedRun, other: FinishedRun, arm: str) -> str:
-    flat, defaults = _flattened([one.settings, other.settings])
-    told = _differing(flat, defaults, ["", ""])
-    more = f" They differ in {', '.join(told)}: add --by with these." if told else ""
-    return (
-        f"Two runs are arm {arm!r} with seed {one.seed} on the same data: {one.folder} and "
-        f"{other.folder}. Leave one out, or tell them apart with --by (the 'by' argument).{more}"
-    )
-
-
 def _default_baseline(group: Mapping[str, Mapping[int, FinishedRun]]) -> str:
     losses = {arm: {run.settings["loss"] for run in runs.values()} for arm, runs in group.items()}
     plain = [arm for arm, found in losses.items() if found == {"ce"}]
@@ -201,55 +158,48 @@ def _default_baseline(group: Mapping[str, Mapping[int, FinishedRun]]) -> str:
 
 
 def _check_draws(group: Mapping[str, Mapping[int, FinishedRun]]) -> None:
-    """Refuse runs of one seed that saw different labels."""
+    """Refuse runs of one seed that saw different draws of labels."""
     drawn: dict[int, tuple[frozenset[int], FinishedRun]] = {}
-    for runs in group.values():
-        for seed, run in runs.items():
-            ids = run.label_ids()
-            expected, first = drawn.setdefault(seed, (ids, run))
-            if ids != expected:
-                raise ValueError(
-                    f"Runs of one seed must have used the same labels, but {first.folder} and "
-                    f"{run.folder} (seed {seed}) differ in {len(ids ^ expected)} documents of "
-                    "labels_used.csv. Train both on the same files."
-                )
+    for seed, run in (pair for runs in group.values() for pair in runs.items()):
+        if all(run.settings.get(name) is None for name in _LABELS):
+            continue
+        ids = run.label_ids()
+        expected, first = drawn.setdefault(seed, (ids, run))
+        if ids != expected:
+            raise ValueError(
+                f"Runs of one seed must have used the same labels, but {first.folder} and "
+                f"{run.folder} (seed {seed}) differ in {len(ids ^ expected)} documents of "
+                "labels_used.csv. Train both on the same files."
+            )
 
 
-# ------------------------------------------------------------------ names of blocks and arms
-
-
-def _block(settings: Mapping[str, Any]) -> Block:
-    data = settings["data"]
-    return Block(
-        str(data["name"]) or "data",
-        tuple(map(str, data["classes"])),
-        tuple(data.get(part) for part in _SIZES),
-        tuple(settings.get(name) for name in _LABELS),
-    )
-
-
-def _block_names(blocks: Sequence[Block]) -> dict[Block, str]:
-    """Name every block: the data, sizes where two blocks share it, and the label draw."""
-    names = {}
-    for block in dict.fromkeys(blocks):
-        alike = {(other.classes, other.sizes) for other in blocks if other.data == block.data}
-        parts = []
-        if len(alike) > 1:
-            sizes = [f"{part} {n}" for part, n in zip(_SIZES, block.sizes, strict=True) if n]
-            parts = [f"{len(block.classes)} classes", *sizes]
-        draw = zip(_LABELS, block.labels, strict=True)
-        parts += [f"{name}={_shown(value)}" for name, value in draw if value is not None]
-        names[block] = f"{block.data} ({', '.join(parts)})" if parts else block.data
-    shared = list(names.values())
+def _block_names(settings: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Name the data of every run: its name, sizes where other data share it, and the label draw."""
+    names, files, draws = [], [], []
+    for run in settings:
+        data = run["data"]
+        names.append(str(data["name"]) or "data")
+        sizes = tuple((part, data.get(part)) for part in ("train", "val", "test"))
+        files.append((tuple(map(str, data["classes"])), sizes))
+        draws.append(tuple((name, run.get(name)) for name in _LABELS))
+    variants = Counter(name for name, _ in {*zip(names, files, strict=True)})
+    shown = {}
+    for block in zip(names, files, draws, strict=True):
+        name, (classes, sizes), draw = block
+        parts = [f"{option}={_shown(value)}" for option, value in draw if value is not None]
+        if variants[name] > 1:
+            counts = [f"{part} {number}" for part, number in sizes if number]
+            parts = [f"{len(classes)} classes", *counts, *parts]
+        shown[block] = f"{name} ({', '.join(parts)})" if parts else name
     # Two blocks may have the same sizes and different classes.
-    return {
-        block: f"{name} #{place}" if shared.count(name) > 1 else name
-        for place, (block, name) in enumerate(names.items(), start=1)
-    }
+    shared = Counter(shown.values())
+    for place, (block, name) in enumerate(shown.items(), start=1):
+        shown[block] = f"{name} #{place}" if shared[name] > 1 else name
+    return [shown[block] for block in zip(names, files, draws, strict=True)]
 
 
 def _arm_names(
-    settings: Sequence[Mapping[str, Any]], blocks: Sequence[Block], by: Sequence[str] | None
+    settings: Sequence[Mapping[str, Any]], blocks: Sequence[str], by: Sequence[str] | None
 ) -> list[str]:
     """Name the arm of every run.
 
@@ -257,8 +207,17 @@ def _arm_names(
     settings at their default are left out of the name. With `by` these settings define the arms.
     """
     flat, defaults = _flattened(settings)
-    if by is not None:
-        _check_keys(by, flat, defaults)
+    if by is not None and (not by or "seed" in by):
+        raise ValueError(f"'by' must name settings other than 'seed', which pairs (got {by!r}).")
+    shared = set.intersection(*map(set, flat))
+    for key in by or ():
+        if key not in defaults and key not in shared:
+            odd = set(_NOT_SETTINGS) - {"bank"}
+            known = sorted(key for key in shared if key.partition(".")[0] not in odd)
+            raise ValueError(
+                f"'by' must name settings of every run's config.json (got {key!r}). They have "
+                f"{', '.join(known)}."
+            )
     keys = by or _differing(flat, defaults, blocks)
     names = []
     for run in flat:
@@ -273,7 +232,7 @@ def _arm_names(
 
 
 def _differing(
-    flat: Sequence[Mapping[str, Any]], defaults: Mapping[str, Any], blocks: Sequence[Hashable]
+    flat: Sequence[Mapping[str, Any]], defaults: Mapping[str, Any], blocks: Sequence[str]
 ) -> list[str]:
     """Settings other than the loss in which two runs of one block differ, in their order."""
     # The name of the encoder tells as much as its description.
@@ -282,30 +241,14 @@ def _differing(
     for key in dict.fromkeys(key for run in flat for key in run):
         if key.partition(".")[0] in (*_NOT_SETTINGS, *_LABELS, "loss", needless):
             continue
-        seen: dict[Hashable, set[Hashable]] = {}
-        for run, block in zip(flat, blocks, strict=True):
-            if _has(key, run):
-                value = _comparable(run.get(key, defaults.get(key)))
-                seen.setdefault(block, set()).add(value)
-        if any(len(values) > 1 for values in seen.values()):
+        values = {
+            (block, _comparable(run.get(key, defaults.get(key))))
+            for run, block in zip(flat, blocks, strict=True)
+            if _has(key, run)
+        }
+        if len(values) > len({block for block, _ in values}):
             found.append(key)
     return found
-
-
-def _check_keys(
-    by: Sequence[str], flat: Sequence[Mapping[str, Any]], defaults: Mapping[str, Any]
-) -> None:
-    if not by or "seed" in by:
-        raise ValueError(f"'by' must name settings other than 'seed', which pairs (got {by!r}).")
-    for key in by:
-        if key not in defaults and not all(key in run for run in flat):
-            shared = set.intersection(*(set(run) for run in flat))
-            odd = set(_NOT_SETTINGS) - {"bank"}
-            known = sorted(key for key in shared if key.partition(".")[0] not in odd)
-            raise ValueError(
-                f"'by' must name settings of every run's config.json (got {key!r}). They have "
-                f"{', '.join(known)}."
-            )
 
 
 def _flattened(
@@ -315,18 +258,15 @@ def _flattened(
     defaults = dict(_FIRST_DEFAULTS)
     for run in settings:
         defaults |= run.get("defaults") or {}
-    return [_flat(run) for run in settings], defaults
+    return [dict(_flat(run)) for run in settings], defaults
 
 
-def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested settings as `outer.inner`."""
-    flat: dict[str, Any] = {}
+def _flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     for key, value in settings.items():
         if isinstance(value, Mapping):
-            flat |= _flat(value, f"{prefix}{key}.")
+            yield from _flat(value, f"{prefix}{key}.")
         else:
-            flat[prefix + key] = value
-    return flat
+            yield prefix + key, value
 
 
 def _has(key: str, run: Mapping[str, Any]) -> bool:
@@ -347,22 +287,14 @@ def _shown(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value)
 
 
-# ------------------------------------------------------------------ paired tests
-
-
 class PairedTest(NamedTuple):
     """Statistics of the differences of paired scores; NaN where they are not defined.
 
-    Attributes:
-        pairs: Number of pairs.
-        difference: Mean difference.
-        low: Lower end of its 95 % confidence interval (Student's t), NaN where `p_t` is.
-        high: Upper end.
-        p_t: Paired t-test, two-sided. NaN below two pairs and for equal differences, which have
-            no spread to compare with.
-        p_wilcoxon: Wilcoxon's signed-rank test, two-sided. NaN below two pairs and where all
-            differences are zero.
-        effect: Cohen's d_z, the mean difference in standard deviations of the differences.
+    Mean `difference` of the `pairs`, `low` and `high` ends of its 95 % confidence interval
+    (Student's t), `p_t` of a paired t-test and `p_wilcoxon` of Wilcoxon's signed-rank test, both
+    two-sided, and `effect`, Cohen's d_z: the mean difference in standard deviations of the
+    differences. Below two pairs only the mean is defined. Equal differences have no spread, so that
+    the interval, `p_t` and `effect` are NaN; so is `p_wilcoxon` if all are zero.
     """
 
     pairs: int
@@ -377,9 +309,7 @@ class PairedTest(NamedTuple):
 def paired_test(values: Sequence[float], baseline: Sequence[float]) -> PairedTest:
     """Compare paired scores with those of a baseline.
 
-    Args:
-        values: (n,) scores.
-        baseline: (n,) scores of the same seeds, in the same order.
+    `values` (n,) and `baseline` (n,) are scores of the same seeds in the same order.
 
     Raises:
         ValueError: Different lengths, or a value that is not finite.
@@ -429,20 +359,17 @@ def mean_interval(values: Sequence[float] | np.ndarray) -> tuple[float, float]:
 def holm(p_values: Sequence[float]) -> list[float]:
     """Holm's (1979) step-down correction of the p values of one family of comparisons.
 
-    Returns:
-        Corrected values in the same order, at most 1; NaN stays NaN and does not count.
+    Corrected values are at most 1 and in the same order; NaN stays NaN and does not count.
 
     Example:
         >>> holm([0.01, 0.04, 0.03])
         [0.03, 0.06, 0.06]
     """
-    known = [(p, place) for place, p in enumerate(p_values) if not np.isnan(p)]
-    corrected = [math.nan] * len(p_values)
-    highest = 0.0
-    for rank, (p, place) in enumerate(sorted(known)):
-        highest = max(highest, min(1.0, (len(known) - rank) * p))
-        corrected[place] = highest
-    return corrected
+    values = np.array(p_values, dtype=float)
+    order = np.argsort(values)  # NaN last
+    left = np.sum(~np.isnan(values)) - np.arange(values.size)
+    values[order] = np.minimum(1.0, np.maximum.accumulate(left * values[order]))
+    return values.tolist()
 
 
 def arm_tables(
@@ -461,9 +388,8 @@ def arm_tables(
             for arm in arms:
                 found = wide[arm].dropna()
                 row = {"data": data, "metric": metric, "arm": arm, "n": len(found)}
-                low, high = mean_interval(found.to_numpy())
-                spread = {"mean": found.mean(), "std": found.std(), "low": low, "high": high}
-                summary.append({**row, **spread})
+                spread = (found.mean(), found.std(), *mean_interval(found.to_numpy()))
+                summary.append((*row.values(), *spread))
                 if base in arms and arm != base:
                     pairs = wide[[arm, base]].dropna()
                     test = paired_test(pairs[arm].to_list(), pairs[base].to_list())

@@ -88,8 +88,6 @@ class RunFolder:
         work = (_CHECKPOINTS,)
         return claim(self.path, "train", marker=_METRICS, work=work, resume=resume)
 
-    # ------------------------------------------------------------------ writing
-
     def write(
         self,
         settings: Mapping[str, Any],
@@ -136,8 +134,6 @@ class RunFolder:
             draft.write(csv_bytes(table))
         return table["label"].tolist()
 
-    # ------------------------------------------------------------------ reading
-
     def settings(self) -> dict[str, Any]:
         """Read `config.json`; an `OSError` or `ValueError` if it holds no JSON object."""
         return read_object(self.config)
@@ -147,11 +143,7 @@ class RunFolder:
         return read_object(self.metrics)
 
     def read_labels_used(self) -> LabelsUsed:
-        """Read the labeled training documents.
-
-        Raises:
-            ValueError: The file is missing or damaged; names the file and, if possible, the line.
-        """
+        """Read the labeled training documents; a `ValueError` names a damaged file and its line."""
         file = self.labels_used
         second = ["text_b"] if has_column(file, "text_b") else []
         table = read_columns(file, ["id", "label", "text", *second])
@@ -164,12 +156,9 @@ class RunFolder:
         return LabelsUsed(ids, labels, texts, texts_b[0] if texts_b else None)
 
     def check_digests(self, settings: Mapping[str, Any]) -> None:
-        """Refuse a model or memory other than the one the settings were written with.
+        """Refuse, by a `ValueError`, a model or memory other than that which the settings record.
 
         Runs of older versions record no digests and are not checked.
-
-        Raises:
-            ValueError: Names the file.
         """
         recorded = settings.get("contents", {})
         if not isinstance(recorded, Mapping):
@@ -186,13 +175,10 @@ class RunFolder:
 
 @dataclass(frozen=True)
 class FinishedRun:
-    """The numbers of a finished run.
+    """The numbers of a finished run: `settings` of `config.json` and `metrics` of `metrics.json`.
 
-    Attributes:
-        folder: Its folder.
-        settings: Content of `config.json`.
-        metrics: Content of `metrics.json` without empty values, and `seconds.per_step`: the
-            timed stages of training divided by its steps, without evaluation and set-up.
+    The metrics lack empty values and have `seconds.per_step`: the timed stages of training divided
+    by its steps, without evaluation and set-up.
     """
 
     folder: Path
@@ -205,11 +191,7 @@ class FinishedRun:
         return int(self.settings["seed"])
 
     def label_ids(self) -> frozenset[int]:
-        """Ids of the labeled documents the run was trained on.
-
-        Raises:
-            ValueError: The run has no list of them, or a damaged one.
-        """
+        """Ids of the labeled documents; a `ValueError` if their list is missing or damaged."""
         run = RunFolder(self.folder)
         if not run.labels_used.is_file():
             raise refused(self.folder, f"{_LABELS} is missing")
@@ -220,15 +202,19 @@ class FinishedRun:
 
 
 def read_run(folder: str | Path) -> FinishedRun:
-    """Read settings and metrics of a run folder that `train_text` wrote.
-
-    Raises:
-        ValueError: The folder or one of the two files is missing or damaged.
-    """
+    """Read settings and metrics of a run folder; a `ValueError` if they are missing or damaged."""
     folder = Path(folder)
     if not folder.is_dir():
         raise refused(folder, "there is no such folder")
-    settings, stored = (_json(folder, file) for file in (_CONFIG, _METRICS))
+    content = {}
+    for file in (_CONFIG, _METRICS):
+        try:
+            content[file] = read_object(folder / file)
+        except FileNotFoundError:
+            raise refused(folder, f"{file} is missing") from None
+        except (OSError, ValueError) as error:
+            raise refused(folder, f"{file} cannot be read: {error.__cause__ or error}") from error
+    settings, stored = content[_CONFIG], content[_METRICS]
     for key, kind in {"seed": int, "loss": str, "data": dict}.items():
         if type(settings.get(key)) is not kind:
             raise refused(folder, f"config.json lacks {key!r}")
@@ -254,8 +240,7 @@ def read_run(folder: str | Path) -> FinishedRun:
 def find_runs(folders: Iterable[str | Path]) -> tuple[list[Path], list[Path]]:
     """Finished and unfinished run folders among `folders` and below them, each once.
 
-    Raises:
-        ValueError: A folder without a finished run; names what is missing.
+    A folder without a finished run is a `ValueError` that names what is missing.
     """
     finished: dict[Path, Path] = {}
     unfinished: dict[Path, Path] = {}
@@ -291,12 +276,3 @@ def refused(folder: Path, problem: object) -> ValueError:
     return ValueError(
         f"'folder' must be a finished run folder of gloss-graph train ({folder}: {problem})."
     )
-
-
-def _json(folder: Path, file: str) -> dict[str, Any]:
-    try:
-        return read_object(folder / file)
-    except FileNotFoundError:
-        raise refused(folder, f"{file} is missing") from None
-    except (OSError, ValueError) as error:
-        raise refused(folder, f"{file} cannot be read: {error.__cause__ or error}") from error

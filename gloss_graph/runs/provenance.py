@@ -6,14 +6,17 @@ import hashlib
 import json
 import platform
 import subprocess
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import torch
 from huggingface_hub import EvalResult, ModelCardData
+from jinja2 import Environment, PackageLoader
 from torch import nn
 
 from gloss_graph.text import Corpus
@@ -37,24 +40,18 @@ def provenance() -> dict[str, object]:
             versions[name] = version(name)
         except PackageNotFoundError:
             versions[name] = None
+    root, commit = Path(__file__).resolve().parents[2], None
+    if (root / ".git").exists():
+        command = ["git", "-C", str(root), "rev-parse", "HEAD"]
+        with suppress(OSError, subprocess.SubprocessError):
+            done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
+            commit = done.stdout.strip()
     return {
         "versions": versions,
         "python": platform.python_version(),
-        "git_commit": _commit(),
+        "git_commit": commit,
         "finished": datetime.now(timezone.utc).isoformat(timespec="seconds"),
     }
-
-
-def _commit() -> str | None:
-    root = Path(__file__).resolve().parents[2]
-    if not (root / ".git").exists():
-        return None
-    command = ["git", "-C", str(root), "rev-parse", "HEAD"]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return done.stdout.strip()
 
 
 def documents_digest(parts: Iterable[Corpus | None]) -> str:
@@ -86,71 +83,38 @@ def model_card(
     settings: Mapping[str, Any], metrics: Mapping[str, float], labels_per_class: Mapping[str, int]
 ) -> str:
     """The model card of a run as Markdown with Hugging Face metadata, from its JSON files."""
-    data = settings["data"]
-    name = data["name"] or "unnamed corpus"
+    name = settings["data"]["name"] or "unnamed corpus"
     encoder = str(settings.get("encoder_name") or "")
-    results = [
-        EvalResult(
-            task_type="text-classification",
-            task_name=f"Text classification, {head}",
-            dataset_type="text-classification",
-            dataset_name=name,
-            dataset_split="test",
-            metric_type=score,
-            metric_name=title,
-            metric_value=round(metrics[f"{part}.{score}"], 4),
-        )
-        for part, head in _HEADS.items()
-        for score, title in _SCORES.items()
-        if f"{part}.{score}" in metrics
-    ]
+    kind, results = "text-classification", []
+    for (part, head), (score, title) in product(_HEADS.items(), _SCORES.items()):
+        if f"{part}.{score}" in metrics:
+            told: dict[str, Any] = {"task_name": f"Text classification, {head}"}
+            told |= {"dataset_split": "test", "metric_name": title}
+            value = round(metrics[f"{part}.{score}"], 4)
+            results.append(EvalResult(kind, kind, name, score, value, **told))
     on_hub = encoder.count("/") == 1 and not encoder.startswith(("/", ".", "~"))
     header = ModelCardData(
         license="unknown",
         library_name="gloss-graph",
         tags=["gloss-graph", "text-classification", "label-propagation", "few-shot"],
-        pipeline_tag="text-classification",
+        pipeline_tag=kind,
         base_model=encoder if on_hub else None,
         model_name=f"gloss-graph {settings['loss']} on {name}",
         eval_results=results or None,
     )
-    draw = "all that the files have"
-    if settings.get("label_fraction") is not None:
-        draw = f"a draw of {settings['label_fraction']:.1%} by seed {settings['seed']}"
-    elif settings.get("labels_per_class") is not None:
-        draw = f"{settings['labels_per_class']} per class, drawn by seed {settings['seed']}"
-    lines = [
-        *("---", header.to_yaml(), "---", "", f"# {header.model_name}", ""),
-        f"A text classifier with {len(data['classes'])} classes, fine-tuned by "
-        "[gloss_graph](https://github.com/gloss-graph/gloss-graph) on a graph of its corpus.",
-        *("", "```python", "from gloss_graph import GraphGuidedClassifier", ""),
-        'model = GraphGuidedClassifier.load("FOLDER")',
-        'model.predict(["a new document"])',
-        *("```", "", "## Data", ""),
-        f"- Documents: {data.get('train', 0)} for training, "
-        f"{data.get('val', 0)} for validation, {data.get('test', 0)} for testing.",
-        f"- Labels used: {sum(labels_per_class.values())} ({draw}).",
-        f"- Digest of the documents: `{data.get('digest', 'not recorded')}`.",
-        "",
-        *_table(("class", "labels"), [(k, str(v)) for k, v in labels_per_class.items()]),
-    ]
-    if results:
-        rows = [
+    shown = {"encoder": encoder or settings.get("encoder", "")}
+    shown |= {key: settings[key] for key in _SHOWN if settings.get(key) is not None}
+    loader = PackageLoader("gloss_graph.runs", "")
+    engine = Environment(trim_blocks=True, keep_trailing_newline=True, loader=loader)
+    return engine.get_template("card.md.jinja").render(
+        header=header,
+        settings=settings,
+        labels=labels_per_class,
+        shown=shown,
+        score_heads=("head, on the test documents", *_SCORES.values()),
+        scores=[
             (head, *(f"{metrics[f'{part}.{score}']:.1%}" for score in _SCORES))
             for part, head in _HEADS.items()
             if all(f"{part}.{score}" in metrics for score in _SCORES)
-        ]
-        table = _table(("head, on the test documents", *_SCORES.values()), rows)
-        lines += ["", "## Scores", "", *table]
-    shown = {"encoder": encoder or settings.get("encoder", "")}
-    shown |= {key: settings[key] for key in _SHOWN if settings.get(key) is not None}
-    values = [(key, str(value)) for key, value in shown.items()]
-    versions = settings.get("versions", {})
-    lines += ["", "## Settings", "", *_table(("setting", "value"), values)]
-    lines += ["", f"Versions: {', '.join(f'{k} {v}' for k, v in versions.items() if v)}.", ""]
-    return "\n".join(lines)
-
-
-def _table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> list[str]:
-    cells = [head, ("---",) * len(head), *rows]
-    return ["| " + " | ".join(c.replace("|", "\\|") for c in row) + " |" for row in cells]
+        ],
+    )

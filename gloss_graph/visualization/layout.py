@@ -11,7 +11,7 @@ _BLOCK = 64  # rows that stay in cache; larger products also wake every BLAS thr
 # Up to this many nodes all pairs are visited; beyond, their masses are put on a grid of cells of at
 # least this side (the kernel falls to one half at distance 1).
 _ALL_PAIRS, _CELL, _CELLS = 1500, 0.4, 320
-_CORNERS = ((0, 0), (0, 1), (1, 0), (1, 1))
+_CORNERS = np.array([(0, 0), (0, 1), (1, 0), (1, 1)])
 
 
 def sample_nodes(graph: nx.Graph, size: int, *, seed: int = 0) -> list[object]:
@@ -44,28 +44,32 @@ def sample_nodes(graph: nx.Graph, size: int, *, seed: int = 0) -> list[object]:
     return [node for node in nodes if node in chosen]
 
 
-def place_nodes(graph: nx.Graph, *, seed: int = 0, iterations: int = 250) -> np.ndarray:
+def edge_list(links: sparse.sparray) -> tuple[np.ndarray, np.ndarray]:
+    """Ends (p, 2), the smaller first, and weights (p,) of a symmetric weight matrix (N, N)."""
+    entries = links.tocoo()
+    one_way = entries.row < entries.col
+    return np.stack([entries.row, entries.col], axis=1)[one_way], entries.data[one_way]
+
+
+def place_nodes(
+    graph: nx.Graph | sparse.sparray, *, seed: int = 0, iterations: int = 250
+) -> np.ndarray:
     r"""Place nodes in the plane so that neighbors stay together and clusters apart.
 
     Neighbor embedding of the graph itself (tsNET: Kruiger et al. 2017): with
     \(p_{ij} = (w_{ij}/d_i + w_{ij}/d_j) / 2N\) and \(q_{ij} \propto (1 + \|x_i - x_j\|^2)^{-1}\),
-    gradient descent on \(\mathrm{KL}(p \| q)\) from a spectral start. Weights of 0 and below do not
+    gradient descent on \(\mathrm{KL}(p \| q)\) from a spectral start. Of a graph the attribute
+    `weight` counts, or it is a symmetric weight matrix (N, N); edges of weight 0 and below do not
     count. The result (N, 2) is within [-1, 1]; nodes without an edge are in rows below -1.
 
     Cost: O(iterations · N²) up to 1,500 nodes; O(iterations · (N + E)) beyond, where repulsion
     comes from a grid (Linderman et al. 2019).
     """
-    if not graph:
-        return np.zeros((0, 2))
-    entries = nx.to_scipy_sparse_array(graph, weight="weight", dtype=np.float32, format="coo")
-    return place_adjacency(entries, seed=seed, iterations=iterations)
-
-
-def place_adjacency(
-    adjacency: sparse.sparray, *, seed: int = 0, iterations: int = 250
-) -> np.ndarray:
-    """Place the nodes of a symmetric weight matrix (N, N) as `place_nodes` does."""
-    entries = adjacency.tocoo()
+    if isinstance(graph, nx.Graph):
+        if not graph:
+            return np.zeros((0, 2))
+        graph = nx.to_scipy_sparse_array(graph)
+    entries = graph.tocoo()
     num_nodes = entries.shape[0]
     places = np.zeros((num_nodes, 2))
     keep = (entries.data > 0) & (entries.row != entries.col)
@@ -86,6 +90,7 @@ def place_adjacency(
 
 
 def _embed(adjacency: sparse.csr_array, seed: int, iterations: int) -> np.ndarray:
+    """Places (N, 2) of nodes that all have an edge, at any scale."""
     num_nodes = adjacency.shape[0]
     degree = np.asarray(adjacency.sum(axis=1)).ravel()
     walk = sparse.diags_array(1 / degree) @ adjacency
@@ -140,11 +145,8 @@ def _grid_repulsion(x: np.ndarray) -> np.ndarray:
     corner = place.astype(np.int64)
     share = place - corner
     side = int(corner.max()) + 2
-    index, weight = [], []
-    for right, up in _CORNERS:
-        index.append((corner[:, 0] + right) * side + corner[:, 1] + up)
-        along = share[:, 0] if right else 1 - share[:, 0]
-        weight.append(along * (share[:, 1] if up else 1 - share[:, 1]))
+    index = (corner + _CORNERS[:, None]) @ (side, 1)  # (4, N)
+    weight = np.where(_CORNERS[:, None], share, 1 - share).prod(axis=2)
     masses = np.zeros((3, side * side), dtype=np.float32)
     for kind, charge in enumerate((1.0, x[:, 0], x[:, 1])):
         for at, part in zip(index, weight, strict=True):

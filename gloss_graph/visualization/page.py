@@ -30,20 +30,11 @@ from gloss_graph.export.graph_arrays import GraphArrays, read_arrays
 from gloss_graph.export.networkx_graphs import data_columns, with_given
 from gloss_graph.visualization import style
 from gloss_graph.visualization.graph_pictures import community_names
-from gloss_graph.visualization.layout import place_adjacency, sample_nodes
+from gloss_graph.visualization.layout import edge_list, place_nodes, sample_nodes
 
 __all__ = ["write_html"]
 
 _SCRIPTS = ("data.js", "view.js", "select.js", "panel.js")
-_ENDING = (".html", ".htm")
-_CLASS, _COMMUNITY = ("class", "classes"), ("community", "communities")
-_MEANING = {
-    "propagated": "The class that the labels of other documents give.",
-    "community": "Groups that the edges form, found without labels (Louvain).",
-    "suspicion": "How far the other labels contradict the label: 0 not at all, 1 all of them.",
-    "confidence": "Share of the propagated class among the labels that arrive.",
-    "neighbors": "Number of documents that an edge joins to it.",
-}
 # Columns of the graph that the page shows in another way.
 _SHOWN = {"doc_id", "text", "label", "predicted", "seed"}
 _STEPS = 8  # of a color scale, about
@@ -69,30 +60,26 @@ def write_html(
     The page pans, zooms and searches (text or id); a click shows a document's text, labels and
     neighbors, and the labeled documents that decide it. A box or a lasso selects documents, which
     can be saved as CSV; labels can be corrected and saved as a CSV file that `read_table` takes,
-    texts as the page holds them. It is one file that loads nothing from the network, which its
-    content security policy also forbids. Texts are always shown as text; control characters become
-    U+FFFD.
+    texts as the page holds them. It loads nothing from the network, which its content security
+    policy also forbids; control characters in texts become U+FFFD.
 
     Colors show the label, the propagated label, the community, the number of neighbors, how far
     the other labels contradict a label (`suspicion`, see `audit`) or agree on the propagated one
     (`confidence`), and every column of the graph that `to_networkx` keeps: `predicted` (with
     `correct`), `split`, any tensor (N,) or list of N strings. Numbers get a color scale.
 
-    Masses are those of harmonic propagation on the whole graph, solved before the page is written
-    with one right side per labeled document (tolerance 1e-10); those of a labeled document hide
-    its label. The propagated label is the class with the most mass.
+    Masses are those of harmonic propagation on the whole graph with one right side per labeled
+    document (tolerance 1e-10); those of a labeled document hide its label. The propagated label is
+    the class with the most mass. With a leak `eta` of 0 every walk ends in a label.
 
     Labels outside `seed_mask` are shown but decide nothing. `texts`, shortened to `max_text`
     characters, and `label_names` replace those of the graph. With more documents than `max_nodes`
     the map shows a random-walk sample; masses still come from the whole graph. A document has
-    `explanations` deciding documents; 0 leaves out masses and propagated labels. With a leak `eta`
-    of 0 every walk ends in a label. `progress` shows a bar on stderr.
-
-    The path ends in `.html` or `.htm`; an existing file is replaced only with `overwrite`.
+    `explanations` deciding documents; 0 leaves out masses and propagated labels.
 
     Raises:
-        ValueError: A directed or damaged graph, texts that are not strings or of another number,
-            or a setting out of range.
+        ValueError: A path without `.html` or `.htm`, a directed or damaged graph, texts that are
+            not strings or of another number, or a setting out of range.
         FileExistsError: The file exists and `overwrite` is false.
         OSError: The file cannot be written.
 
@@ -106,11 +93,9 @@ def write_html(
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     write_html(graph, Path(folder) / "graph.html", texts=["tea", "?", "rain"]).name
         'graph.html'
-
-    See also: `plot_communities`, for paper; `write_graph`, for Gephi.
     """
     target = Path(path)
-    if target.suffix.lower() not in _ENDING:
+    if target.suffix.lower() not in (".html", ".htm"):
         raise ValueError(f"'path' must end in .html or .htm (got {os.fspath(path)!r}).")
     check_positive_int("explanations", explanations, minimum=0)
     check_positive_int("max_nodes", max_nodes)
@@ -142,63 +127,66 @@ def _content(
     seed: int,
 ) -> dict[str, Any]:
     """The data of the page as JSON types; documents are named by their place in `docs`."""
-    shown = len(rows)
-    cut = sparse.csr_array(documents.links[rows][:, rows])
-    ends = cut.tocoo()
-    one_way = ends.row < ends.col
-    deciding = np.unique(masses.nodes[masses.nodes >= 0]) if masses else np.empty(0, np.int64)
+    deciding = masses.nodes[masses.nodes >= 0] if masses else np.empty(0, np.int64)
     # Deciding documents that are not on the map follow those that are.
     listed = np.concatenate([rows, np.setdiff1d(deciding, rows)])
-    place = np.full(documents.size, -1, dtype=np.int64)
-    place[listed] = np.arange(listed.size)
+    links = sparse.csr_array(documents.links[rows][:, rows])
+    ends, weight = edge_list(links)
     degree = np.diff(documents.links.indptr)
-    communities = louvain_communities(cut, seed=seed)
-    found = _classes(documents, rows, listed, masses, known)
-    named = community_names(communities, documents.y[rows], documents.names)
-    found["community"] = _groups(communities, named, missing="isolated", word=_COMMUNITY)
     texts = known.get("text", [""] * documents.size)
-    for name in ("label", "community"):
-        _add_words(found[name], [texts[i] for i in rows.tolist()])
+    columns = _columns(documents, rows, listed, masses, known)
+    communities = louvain_communities(links, seed=seed)
+    names = community_names(communities, documents.y[rows], documents.names)
+    columns["community"] = _groups(communities, names, missing="isolated", word="community")
+    for column in (columns["label"], columns["community"]):
+        words = group_words([texts[i] for i in rows.tolist()], column["values"][: len(rows)], top=4)
+        for number, look in enumerate(column["looks"]):
+            members = [value for value, at in enumerate(column["look_of"]) if at == number]
+            look["words"] = ", ".join(words.get(members[0], ())) if len(members) == 1 else ""
     numbers = {} if masses is None else _doubts(documents, rows, masses)
     for name, values in (numbers | {"neighbors": degree[rows]}).items():
-        found[name] = _numbers(values)
-    for name in (name for name in known if name not in _SHOWN):
-        found[name] = _given([known[name][i] for i in rows.tolist()])
+        columns[name] = _numbers(values)
+    for name, given in known.items():
+        picked = [given[i] for i in rows.tolist()]
+        if name in _SHOWN:
+            continue
+        if picked and all(type(value) in (int, float) for value in picked):
+            columns[name] = _numbers(np.array(picked, dtype=np.float64))
+        else:
+            told = [("no", "yes")[v] if isinstance(v, bool) else str(v) for v in picked]
+            names = sorted(set(told) - {""})
+            columns[name] = _groups(_codes(told, names), names)
     content: dict[str, Any] = {
         "total": documents.size,
-        "shown": shown,
+        "shown": len(rows),
         "palette": style.PALETTE,
-        "columns": [
-            {"name": name, "meaning": _MEANING.get(name, ""), **column}
-            for name, column in found.items()
-        ],
+        "columns": [{"name": name, **column} for name, column in columns.items()],
         "docs": {
             "id": documents.ids[listed].tolist(),
             "text": [texts[i] for i in listed.tolist()],
             "seed": documents.seeds[listed].astype(int).tolist(),
             "degree": degree[listed].tolist(),
-            "place": np.round(place_adjacency(cut, seed=seed, iterations=400), 4).tolist(),
+            "place": np.round(place_nodes(links, seed=seed, iterations=400), 4).tolist(),
         },
         "edges": {
-            "from": ends.row[one_way].tolist(),
-            "to": ends.col[one_way].tolist(),
-            "weight": _rounded(ends.data[one_way]),
+            "from": ends[:, 0].tolist(),
+            "to": ends[:, 1].tolist(),
+            "weight": _rounded(weight),
         },
         "masses": None,
     }
     if masses is not None:
+        place = dict(zip(listed.tolist(), range(listed.size), strict=True))
+        lines = list(zip(masses.nodes, masses.mass, strict=True))
         content["masses"] = {
-            "by": [[int(place[j]) for j in line if j >= 0] for line in masses.nodes],
-            "mass": [
-                _rounded(mass[nodes >= 0])
-                for nodes, mass in zip(masses.nodes, masses.mass, strict=True)
-            ],
+            "by": [[place[node] for node in nodes.tolist() if node >= 0] for nodes, _ in lines],
+            "mass": [_rounded(mass[nodes >= 0]) for nodes, mass in lines],
             "classes": [_rounded(line) for line in masses.by_class],
         }
     return content
 
 
-def _classes(
+def _columns(
     documents: GraphArrays,
     rows: np.ndarray,
     listed: np.ndarray,
@@ -213,26 +201,17 @@ def _classes(
     if "predicted" in known:
         guesses = ["" if known["predicted"][i] == -1 else str(known["predicted"][i]) for i in rows]
         names += sorted(set(guesses) - {"", *map(clean_text, names)})
-        code = {clean_text(name): number for number, name in reversed(list(enumerate(names)))}
-        classes["predicted"] = np.array([code.get(guess, -1) for guess in guesses], dtype=np.int64)
+        classes["predicted"] = _codes(guesses, [clean_text(name) for name in names])
     every = np.concatenate(list(classes.values()))
     missing = {"label": "unlabeled", "propagated": "no label reaches it"}
     columns = {
-        name: _groups(values, names, every, missing.get(name, "none"), _CLASS)
+        name: _groups(values, names, every, missing.get(name, "none"), "class")
         for name, values in classes.items()
     }
     if "predicted" in known:
         right = np.where(y >= 0, (y != classes["predicted"]).astype(np.int64), -1)
         columns["correct"] = _groups(right, ["yes", "no"], missing="unlabeled")
     return columns
-
-
-def _add_words(column: dict[str, Any], texts: list[str]) -> None:
-    """Give the look of every group its most telling words."""
-    words = group_words(texts, column["values"][: len(texts)], top=4)
-    for place, look in enumerate(column["looks"]):
-        members = [value for value, at in enumerate(column["look_of"]) if at == place]
-        look["words"] = ", ".join(words.get(members[0], ())) if len(members) == 1 else ""
 
 
 def _doubts(documents: GraphArrays, rows: np.ndarray, masses: TopMasses) -> dict[str, np.ndarray]:
@@ -246,14 +225,10 @@ def _doubts(documents: GraphArrays, rows: np.ndarray, masses: TopMasses) -> dict
     return {"suspicion": suspicion.round(4), "confidence": share.max(axis=1, initial=0).round(4)}
 
 
-def _given(values: list[Any]) -> dict[str, Any]:
-    """A column of the graph: numbers get a scale, everything else a color per value."""
-    if values and all(type(value) in (int, float) for value in values):
-        return _numbers(np.array(values, dtype=np.float64))
-    words = [("no", "yes")[value] if isinstance(value, bool) else str(value) for value in values]
-    names = sorted(set(words) - {""})
-    code = {word: place for place, word in enumerate(names)}
-    return _groups(np.array([code.get(word, -1) for word in words], dtype=np.int64), names)
+def _codes(words: Sequence[str], names: Sequence[str]) -> np.ndarray:
+    """First place of every word among the names, -1 for none."""
+    code = {name: place for place, name in reversed(list(enumerate(names)))}
+    return np.array([code.get(word, -1) for word in words], dtype=np.int64)
 
 
 def _groups(
@@ -261,25 +236,25 @@ def _groups(
     names: Sequence[str],
     every: np.ndarray | None = None,
     missing: str = "none",
-    word: tuple[str, str] = ("value", "values"),
+    word: str = "value",
 ) -> dict[str, Any]:
     """A column of names: the number of a name per document, and a look per name.
 
-    `every` are the values that share the looks; the map calls a group and groups `word`.
+    `every` are the values that share the looks; the map calls a group `word`.
     """
     every = values if every is None else every
     look_of = [-1] * len(names)
     looks: list[dict[str, Any]] = []
-    for look in style.class_looks(every, names):
+    for look in style.class_looks(every, names, word=word):
         if look.hollow:
             continue
         members = np.unique(every[look.members]).tolist()
         for value in members:
             look_of[value] = len(looks)
-        name = names[members[0]] if len(members) == 1 else f"{len(members)} other {word[1]}"
+        name = names[members[0]] if len(members) == 1 else look.name
         looks.append({"name": name, "color": look.color, "marker": look.marker})
     return {
-        "word": word,
+        "word": (word, style.plural(word)),
         "missing": missing,
         "names": list(names),
         "looks": looks,
@@ -290,7 +265,8 @@ def _groups(
 
 def _numbers(values: np.ndarray) -> dict[str, Any]:
     """A column of numbers: steps of a color scale as its groups, and the numbers themselves."""
-    known = values[np.isfinite(values)].astype(np.float64)
+    finite = np.isfinite(values)
+    known = values[finite].astype(np.float64)
     whole = bool((known == np.round(known)).all())
     place, names = np.full(values.size, -1, dtype=np.int64), []
     if known.size:
@@ -302,27 +278,25 @@ def _numbers(values: np.ndarray) -> dict[str, Any]:
         step = next(power * f for f in (1, 2, 5, 10) if power * f * _STEPS >= high - low)
         step = max(step, 1.0) if whole else step
         edges = step * np.arange(np.floor(low / step) + 1, np.floor(high / step) + 1)
-        place = np.where(np.isfinite(values), np.searchsorted(edges, values, side="right"), -1)
+        place = np.where(finite, np.searchsorted(edges, values, side="right"), -1)
         if not whole:
             least, most = step * np.floor(least / step), step * np.ceil(most / step)
-        for start, stop in zip([least, *edges], [*(edges - whole), most], strict=True):
-            ends = [f"{end:.0f}" if whole else f"{end + 0.0:.6g}" for end in (start, stop)]
-            names.append(" – ".join(dict.fromkeys(ends)))
-    colors = colormaps["viridis"](np.linspace(0, 0.96, max(len(names), 1)))
+        for ends in zip([least, *edges], [*(edges - whole), most], strict=True):
+            shown = [f"{end:.0f}" if whole else f"{end + 0.0:.6g}" for end in ends]
+            names.append(" – ".join(dict.fromkeys(shown)))
+    colors = map(to_hex, colormaps["viridis"](np.linspace(0, 0.96, max(len(names), 1))))
+    kept = zip(values.tolist(), finite.tolist(), strict=True)
     return {
         "word": None,
         "missing": "none",
         "names": names,
         "looks": [
-            {"name": word, "color": to_hex(color), "marker": "o"}
-            for word, color in zip(names, colors, strict=False)
+            {"name": name, "color": color, "marker": "o"}
+            for name, color in zip(names, colors, strict=False)
         ],
         "look_of": list(range(len(names))),
         "values": place.tolist(),
-        "numbers": [
-            None if not np.isfinite(v) else int(v) if whole else float(f"{v:.7g}")
-            for v in values.tolist()
-        ],
+        "numbers": [(int(v) if whole else float(f"{v:.7g}")) if fine else None for v, fine in kept],
     }
 
 
@@ -332,8 +306,11 @@ def _rounded(values: np.ndarray) -> list[float]:
 
 def _page(title: str, content: dict[str, Any]) -> str:
     """Fill the template; only the pieces that it names by hash may style or run."""
-    css = _part("page.css")
-    script = "\n".join(_part(name) for name in _SCRIPTS)
+    parts = files("gloss_graph.visualization") / "page_parts"
+    css, frame, *scripts = (
+        (parts / name).read_text(encoding="utf-8") for name in ("page.css", "page.html", *_SCRIPTS)
+    )
+    script = "\n".join(scripts)
     # Without "<" in the data no text can close the element or open a comment.
     data = json.dumps(content, separators=(",", ":"), allow_nan=False)
     data = data.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
@@ -346,16 +323,11 @@ def _page(title: str, content: dict[str, Any]) -> str:
         "DATA": data,
     }
     # One pass over the template, so that no document can hold a key.
-    pieces = re.split(r"@([A-Z_]+)@", _part("page.html"))
+    pieces = re.split(r"@([A-Z_]+)@", frame)
     pieces[1::2] = [values[key] for key in pieces[1::2]]
     return "".join(pieces)
 
 
-def _part(name: str) -> str:
-    return (files("gloss_graph.visualization") / "page_parts" / name).read_text(encoding="utf-8")
-
-
 def _hash(text: str) -> str:
-    return base64.b64encode(
-        hashlib.sha256(text.encode("utf-8", "backslashreplace")).digest()
-    ).decode("ascii")
+    digest = hashlib.sha256(text.encode("utf-8", "backslashreplace")).digest()
+    return base64.b64encode(digest).decode("ascii")

@@ -17,7 +17,7 @@ from gloss_graph.visualization import (
     plot_reach,
     reach_curves,
 )
-from gloss_graph.visualization.layout import _grid_repulsion, _repulsion, place_adjacency
+from gloss_graph.visualization.layout import _grid_repulsion, _repulsion, place_nodes
 
 PICTURES = (plot_communities, plot_adjacency, plot_degrees, plot_reach)
 NAMES = ["_hidden", "$x$", "a class with quite a long name"]
@@ -40,7 +40,7 @@ def test_grid_repulsion_is_that_of_all_pairs():
 
 def test_places_of_a_large_graph_keep_communities_apart():
     graph = nx.planted_partition_graph(5, 400, 0.03, 0.0003, seed=1)
-    places = place_adjacency(nx.to_scipy_sparse_array(graph, format="csr"), iterations=200)
+    places = place_nodes(nx.to_scipy_sparse_array(graph, format="csr"), iterations=200)
     assert np.isfinite(places).all()
     groups = places.reshape(5, 400, 2)
     centers = np.median(groups, axis=1)

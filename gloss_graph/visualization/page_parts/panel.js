@@ -1,4 +1,11 @@
 // Search, the panel of a document, the legend, and what hands do.
+const MEANING = {
+  propagated: "The class that the labels of other documents give.",
+  community: "Groups that the edges form, found without labels (Louvain).",
+  suspicion: "How far the other labels contradict the label: 0 not at all, 1 all of them.",
+  confidence: "Share of the propagated class among the labels that arrive.",
+  neighbors: "Number of documents that an edge joins to it.",
+};
 const byId = (id) => document.getElementById(id);
 const format = (value) => value.toLocaleString("en");
 const counted = (n, word) => format(n) + " " + word + (n === 1 ? "" : "s");
@@ -155,7 +162,7 @@ function showLegend() {
     item.append(button);
     return [item];
   }));
-  byId("meaning").textContent = mode.meaning || "";
+  byId("meaning").textContent = Object.hasOwn(MEANING, mode.name) ? MEANING[mode.name] : "";
   byId("edge-key").hidden = !mode.word;
   if (!mode.word) return;
   byId("within-text").textContent = "edge within a " + mode.word[0];
