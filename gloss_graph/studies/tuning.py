@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import TrainerCallback, TrainerState
 
 from gloss_graph._internal.checks import check_choice, check_positive_int, check_range
 from gloss_graph._internal.files import atomic_write, is_full_disk
@@ -20,15 +20,7 @@ from gloss_graph._internal.folders import check_content, hold, write_json
 from gloss_graph._internal.limits import read_object
 from gloss_graph._internal.settings import Choice, Dimension, Range, Scalar
 from gloss_graph.runs.provenance import documents_digest
-from gloss_graph.studies.engine import (
-    HEARTBEAT,
-    TrialBudget,
-    begin_proposal,
-    open_storage,
-    open_study,
-    require_optuna,
-    sqlite_url,
-)
+from gloss_graph.studies import engine
 from gloss_graph.studies.trials import error_text, read_range
 from gloss_graph.text import Splits, TextEncoder
 from gloss_graph.text.tables import csv_bytes
@@ -46,11 +38,8 @@ from gloss_graph.training.run import train_text
 
 #: Scores of the validation documents that a search can maximize.
 SCORES = (
-    "val.macro_f1",
-    "val.accuracy",
-    "val.macro_silhouette",
-    "val_propagation.macro_f1",
-    "val_propagation.accuracy",
+    *("val.macro_f1", "val.accuracy", "val.macro_silhouette"),
+    *("val_propagation.macro_f1", "val_propagation.accuracy"),
 )
 #: Setting of a training -> what a search tries for it unless told otherwise.
 SEARCH_SPACE: dict[str, Dimension] = {
@@ -191,7 +180,7 @@ def tune_text(
     metric: str = "val.macro_f1",
     seed: int | None = None,
     keep_runs: bool = False,
-    heartbeat: int = HEARTBEAT,
+    heartbeat: int = engine.HEARTBEAT,
     progress: bool = False,
     finish: Callable[[TuneResult], Mapping[str, Any]] | None = None,
 ) -> TuneResult:
@@ -237,14 +226,14 @@ def tune_text(
     check_positive_int("trials", trials)
     check_positive_int("heartbeat", heartbeat)
     check_choice("metric", metric, SCORES)
-    if timeout is not None:
-        check_range("timeout", timeout, 0, math.inf, open_low=True)
+    limit = math.inf if timeout is None else timeout
+    check_range("timeout", limit, 0, math.inf, open_low=True)
     check_space(config, space)
     if splits.val is None or not sum(splits.val.class_counts):
         raise ValueError(
             "'splits' must have a validation part with labels, which settings are chosen on."
         )
-    require_optuna()
+    engine.require_optuna()
     seed = config.seed if seed is None else seed
     check_positive_int("seed", seed, minimum=0)
     splits = replace(splits, test=None)
@@ -261,37 +250,37 @@ def tune_text(
     }
     out = Path(out)
     _check_study_folder(out, study_name)
-    url = sqlite_url(out / _DATABASE) if storage is None else storage
-    with hold(out, "tune"), open_storage(url, heartbeat=heartbeat) as database:
+    url = engine.sqlite_url(out / _DATABASE) if storage is None else storage
+    with hold(out, "tune"), engine.open_storage(url, heartbeat=heartbeat) as database:
         # Settings that are newer than the study have been at their defaults.
         known = {name: v for name, v in TrainConfig().as_dict().items() if name not in space}
-        study = open_study(
+        study = engine.open_study(
             database, study_name, attributes, seed=seed, defaults={"settings": known}
         )
         write_json(out / _STUDY_FILE, {"study_name": study_name, "seed": seed, **attributes})
-        budget = TrialBudget(study, database, trials, timeout=timeout)
         frozen = None
         if config.few_labels or min(splits.train.labels) < 0:
             # Embeddings before training, the same in every trial.
             size = config.eval_batch_size
             frozen = {n: encoder.embed(part, batch_size=size) for n, part in splits.parts.items()}
         del encoder
+
+        def train(drawn: Mapping[str, Any], folder: Path, watch: TrainerCallback) -> Any:
+            return train_text(
+                splits,
+                encoder_factory(),
+                replace(config, **drawn, pictures=False),
+                folder,
+                frozen=frozen,
+                callbacks=[watch],
+                save_steps=0,
+            ).metrics
+
         try:
             with TrialBar(trials, show=progress) as bar:
-
-                def train(drawn: Mapping[str, Any], folder: Path, watch: TrainerCallback) -> Any:
-                    return train_text(
-                        splits,
-                        encoder_factory(),
-                        replace(config, **drawn, pictures=False),
-                        folder,
-                        frozen=frozen,
-                        callbacks=[watch],
-                        save_steps=0,
-                    ).metrics
-
+                turns = engine.turns(study, database, trials, timeout=limit, waiting=bar.waiting)
                 search = _Search(study, space, metric, train, bar, out / "trials", keep_runs)
-                search.run(budget, min(_FAILURES, trials))
+                search.run(turns, min(_FAILURES, trials))
         finally:
             _drop_partial_runs(study, out / "trials", keep_runs)
             table = pd.DataFrame([_row(trial, space) for trial in study.get_trials()])
@@ -300,8 +289,7 @@ def tune_text(
         result = _result(study, config, space, table)
         best = {"trial": result.number, "metric": metric, "value": result.value}
         best |= {"params": result.params, "config": result.config.as_dict()}
-        more = {} if finish is None else finish(result)
-        write_json(out / "best.json", {**best, **more})
+        write_json(out / "best.json", {**best, **(finish(result) if finish else {})})
     return result
 
 
@@ -341,20 +329,14 @@ class _Search:
     #: Number of the trial that was begun last, -1 if none was in this turn.
     begun: int = -1
 
-    def run(self, budget: TrialBudget, patience: int) -> None:
-        """Run trials until the budget of the study is met."""
-        failures, ended = 0, []
-        self.bar.finished(budget.finished())
-        while budget.next(self.bar.waiting):
+    def run(self, turns: Iterable[None], patience: int) -> None:
+        """Run a trial in every turn, until so many fail one after another."""
+        failures = 0
+        self.bar.finished(engine.count_trials(self.study))
+        for _ in turns:
             self.begun = -1
             try:
-                self.study.optimize(
-                    self.trial,
-                    n_trials=1,
-                    catch=(Exception,),
-                    callbacks=[lambda _, trial: ended.append(trial)],
-                    gc_after_trial=True,
-                )
+                self.study.optimize(self.trial, n_trials=1, catch=(Exception,), gc_after_trial=True)
             except ValueError:
                 # Another worker may have taken this one for dead and does its trial again.
                 if self.begun < 0 or not self.study.get_trials()[self.begun].state.is_finished():
@@ -364,9 +346,9 @@ class _Search:
                 continue
             if self.stopped is not None:
                 raise self.stopped
-            trial = ended.pop()
+            trial = self.study.get_trials()[self.begun]
             state, error = trial.state.name.lower(), trial.user_attrs.get("error")
-            done = budget.finished()
+            done = engine.count_trials(self.study)
             self.bar.ended(trial.number, error or state, trial.value, _used_params(trial), done)
             failures = failures + 1 if state == "fail" else 0
             if error is not None and not self.bar.shown:
@@ -381,10 +363,9 @@ class _Search:
     def trial(self, trial: Any) -> float:
         """Train with the drawn settings; the folder is removed unless it is kept."""
         self.begun = trial.number
-        folder = self.folder / f"{trial.number:04d}"
-        complete = False
+        folder, kept = self.folder / f"{trial.number:04d}", False
         try:
-            drawn = begin_proposal(trial, self.space)
+            drawn = engine.begin_proposal(trial, self.space)
             trial.set_user_attr("params", drawn)
             metrics = self.train(drawn, folder, _Evaluations(trial, self.metric, self.bar))
             value = float(metrics.get(self.metric, math.nan))
@@ -392,9 +373,9 @@ class _Search:
                 raise ValueError(f"the training gave no {self.metric!r}.")
             finite = {k: v if math.isfinite(v) else None for k, v in metrics.items()}
             trial.set_user_attr("metrics", finite)
-            complete = True
+            kept = self.keep_runs
             return value
-        except require_optuna().TrialPruned:
+        except engine.require_optuna().TrialPruned:
             raise
         except BaseException as error:
             trial.set_user_attr("error", error_text(error))
@@ -402,7 +383,7 @@ class _Search:
                 self.stopped = error
             raise
         finally:
-            if not (complete and self.keep_runs):
+            if not kept:
                 shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -410,27 +391,17 @@ class _Evaluations(TrainerCallback):
     """Reports every evaluation of a training to its trial, and ends it where others did better."""
 
     def __init__(self, trial: Any, metric: str, bar: TrialBar) -> None:
-        part, _, score = metric.partition(".")
         # Propagation and silhouette are known only at the end.
-        self._key = f"eval_{score}" if part == "val" else None
+        self._key = metric.replace("val.", "eval_", 1)
         self._trial, self._bar, self._count = trial, bar, 0
 
-    def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_step_end(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
         """Advance the bar."""
         self._bar.steps(self._trial.number, state.global_step, state.max_steps)
 
-    def on_evaluate(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        metrics: dict[str, float] | None = None,
-        **kwargs: Any,
-    ) -> None:
+    def on_evaluate(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
         """Report the score; evaluations are numbered, since steps need not be comparable."""
-        value = (metrics or {}).get(self._key or "")
+        value = kwargs["metrics"].get(self._key)
         if value is None or math.isnan(value):
             return
         self._count += 1
@@ -438,16 +409,15 @@ class _Evaluations(TrainerCallback):
         self._trial.set_user_attr("steps", state.global_step)
         # A trial that has run to its end keeps its full score.
         if state.global_step < state.max_steps and self._trial.should_prune():
-            raise require_optuna().TrialPruned(f"after {state.global_step} steps")
+            raise engine.require_optuna().TrialPruned(f"after {state.global_step} steps")
 
 
 def _drop_partial_runs(study: Any, folder: Path, keep_runs: bool) -> None:
     """Remove folders that killed trials left behind."""
-    states = {f"{t.number:04d}": t.state.name for t in study.get_trials(deepcopy=False)}
-    for run in folder.glob("*"):
-        state = states.get(run.name, "RUNNING")
-        if state not in ("RUNNING", "COMPLETE") or (state == "COMPLETE" and not keep_runs):
-            shutil.rmtree(run, ignore_errors=True)
+    whole = {"RUNNING", "COMPLETE"} if keep_runs else {"RUNNING"}
+    for trial in study.get_trials(deepcopy=False):
+        if trial.state.name not in whole:
+            shutil.rmtree(folder / f"{trial.number:04d}", ignore_errors=True)
     with suppress(OSError):
         folder.rmdir()
 
@@ -464,34 +434,29 @@ def _result(
         )
     best = max(complete, key=lambda trial: (trial.value, -trial.number))
     params: dict[str, Any] = {name: _used_params(best)[name] for name in space}
-    importance = {}
+    shares = {}
     if len(complete) > 1:
-        optuna = require_optuna()
-        evaluator = optuna.importance.FanovaImportanceEvaluator(seed=0)
+        importance = engine.require_optuna().importance
+        evaluator = importance.FanovaImportanceEvaluator(seed=0)
         with suppress(RuntimeError):  # all scores equal
-            importance = optuna.importance.get_param_importances(study, evaluator=evaluator)
-    importance = {name: float(share) for name, share in importance.items()}
-    used = replace(config, **params)
-    return TuneResult(used, best.value, best.number, params, table, importance)
+            shares = importance.get_param_importances(study, evaluator=evaluator)
+    shares = {name: float(share) for name, share in shares.items()}
+    return TuneResult(replace(config, **params), best.value, best.number, params, table, shares)
 
 
 def _row(trial: Any, space: Mapping[str, Dimension]) -> dict[str, Any]:
     attributes, params = trial.user_attrs, _used_params(trial)
-    error = attributes.get("error", "")
-    if trial.state.name == "FAIL" and not error:
-        error = "killed"
-    metrics = dict(attributes.get("metrics", {}))
-    steps = metrics.pop("steps", None)
+    metrics = {"steps": attributes.get("steps"), **attributes.get("metrics", {})}
     return {
         "number": trial.number,
         "state": trial.state.name.lower(),
         "value": trial.value,
         **{name: params.get(name) for name in space},
-        "steps": attributes.get("steps") if steps is None else steps,
+        "steps": metrics.pop("steps"),
         "seconds": None if trial.duration is None else round(trial.duration.total_seconds(), 2),
         "worker": attributes.get("worker", ""),
         "retry_of": trial.system_attrs.get("failed_trial"),
-        "error": error,
+        "error": attributes.get("error") or ("killed" if trial.state.name == "FAIL" else ""),
         **metrics,
     }
 
