@@ -9,7 +9,7 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from importlib.util import find_spec
 from typing import Any
 
@@ -25,20 +25,12 @@ _SILENT_BEATS = 6
 # A setting that kills its worker (out of memory) is tried again this often.
 _RETRIES = 2
 # Random trials before the sampler learns from earlier ones, and trials before any is pruned.
-_RANDOM_TRIALS = 10
-_UNPRUNED_TRIALS = 5
-# The first evaluation of a trial says more about warm-up than about its settings.
-_UNPRUNED_EVALUATIONS = 1
+_RANDOM_TRIALS, _UNPRUNED_TRIALS = 10, 5
 _POLL_SECONDS = 1.0
-# Seconds a worker waits while another one writes to the same SQLite file.
-_SQLITE_PATIENCE = 60
-# A table that was read so recently is not read again before a trial is claimed.
-_FRESH_SECONDS = 0.1
 # Between the name of a study and the digest of its factors.
 _TABLE = " trials "
 # Attributes of a fixed trial: its identity, and its row.
 _FIXED, _ROW = "trial", "row"
-_FINISHED = ("COMPLETE", "PRUNED")
 
 
 def require_optuna() -> Any:
@@ -74,22 +66,18 @@ def sqlite_url(file: str | os.PathLike[str]) -> str:
 def open_storage(url: str, *, heartbeat: int = HEARTBEAT) -> Iterator[Any]:
     """Connect to a database while the block runs, in which Optuna logs nothing; see `connect`."""
     optuna = require_optuna()
-    level = optuna.logging.get_verbosity()
-    optuna.logging.set_verbosity(optuna.logging.CRITICAL)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            storage = connect(url, heartbeat=heartbeat)
-            try:
-                yield storage
-            except optuna.exceptions.StorageInternalError as error:
-                # The database's error names the cause, for example a full disk.
-                raise error.__cause__ or error from None
-            finally:
-                storage.remove_session()
-                storage.engine.dispose()
-    finally:
-        optuna.logging.set_verbosity(level)
+    with ExitStack() as after, warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        after.callback(optuna.logging.set_verbosity, optuna.logging.get_verbosity())
+        optuna.logging.set_verbosity(optuna.logging.CRITICAL)
+        storage = connect(url, heartbeat=heartbeat)
+        after.callback(storage.engine.dispose)
+        after.callback(storage.remove_session)
+        try:
+            yield storage
+        except optuna.exceptions.StorageInternalError as error:
+            # The database's error names the cause, for example a full disk.
+            raise error.__cause__ or error from None
 
 
 def connect(url: str, *, heartbeat: int = HEARTBEAT) -> Any:
@@ -104,7 +92,8 @@ def connect(url: str, *, heartbeat: int = HEARTBEAT) -> Any:
         # Before version 2.1 SQLAlchemy takes this for psycopg2.
         url = url.replace("postgresql://", "postgresql+psycopg://", 1)
     lite = url.startswith("sqlite")
-    options = {"connect_args": {"timeout": _SQLITE_PATIENCE}} if lite else {"pool_pre_ping": True}
+    # On SQLite a worker waits so many seconds while another one writes.
+    options = {"connect_args": {"timeout": 60}} if lite else {"pool_pre_ping": True}
     queue_again = storages.RetryHeartbeatStaleTrialCallback(max_retry=_RETRIES)
 
     def retry(study: Any, trial: Any) -> None:
@@ -181,7 +170,8 @@ def open_study(
         sampler=_numbered_sampler(optuna, seed),
         pruner=optuna.pruners.MedianPruner(
             n_startup_trials=_UNPRUNED_TRIALS,
-            n_warmup_steps=_UNPRUNED_EVALUATIONS + 1,
+            # The first evaluation says more about warm-up than about settings.
+            n_warmup_steps=2,
             interval_steps=1,
             n_min_trials=1,
         ),
@@ -252,10 +242,10 @@ def begin_proposal(trial: Any, space: Mapping[str, Dimension]) -> dict[str, Scal
     return drawn
 
 
-def count_trials(study: Any, *states: str) -> int:
-    """Number of trials in some states, by default those that are finished."""
-    wanted = states or _FINISHED
-    return sum(trial.state.name in wanted for trial in study.get_trials(deepcopy=False))
+def count_trials(study: Any, *more: str) -> int:
+    """Number of trials that are complete, pruned or in one of some `more` states."""
+    states = ("COMPLETE", "PRUNED", *more)
+    return sum(trial.state.name in states for trial in study.get_trials(deepcopy=False))
 
 
 def turns(
@@ -275,8 +265,7 @@ def turns(
     dead, end = DeadWorkers(study, storage), time.monotonic() + timeout
     while True:
         dead.fail()
-        finished = count_trials(study)
-        begun = count_trials(study, *_FINISHED, "RUNNING")
+        finished, begun = count_trials(study), count_trials(study, "RUNNING")
         if finished >= trials or time.monotonic() >= end:
             return
         if begun < trials:
@@ -314,7 +303,7 @@ class DeadWorkers:
 
     def fail(self) -> None:
         """Fail the trials that dead workers left behind."""
-        optuna, now = require_optuna(), time.monotonic()
+        now = time.monotonic()
         trials = self._study.get_trials(deepcopy=False)
         running = [trial for trial in trials if trial.state.name == "RUNNING"]
         unsigned = [trial.number for trial in running if "worker" not in trial.user_attrs]
@@ -325,12 +314,19 @@ class DeadWorkers:
             if _alive(process) and now - self._unsigned.get(trial.number, now) <= patience:
                 continue
             key = self._storage.get_trial_id_from_study_id_trial_number(self._id, trial.number)
-            with suppress(optuna.exceptions.UpdateFinishedTrialError):
-                self._storage.set_trial_state_values(key, optuna.trial.TrialState.FAIL)
-                if process is not None:
-                    self._storage.get_heartbeat_stale_trial_callback()(self._study, trial)
+            if _fail(self._storage, key) and process is not None:
+                self._storage.get_heartbeat_stale_trial_callback()(self._study, trial)
         if running:
-            optuna.storages.fail_stale_trials(self._study)
+            require_optuna().storages.fail_stale_trials(self._study)
+
+
+def _fail(storage: Any, key: int) -> bool:
+    """Fail a trial; False where it had ended."""
+    optuna = require_optuna()
+    try:
+        return bool(storage.set_trial_state_values(key, optuna.trial.TrialState.FAIL))
+    except optuna.exceptions.UpdateFinishedTrialError:
+        return False
 
 
 def _alive(process: Mapping[str, Any] | None) -> bool:
@@ -395,15 +391,14 @@ class TrialTable:
         for row in known:
             keep_latest(self.rows, row)
         self._decoded: set[int] = set()
-        # Id -> number and attempt of every running trial of this id.
-        self._running: dict[str, list[tuple[int, int]]] = {}
-        self._read_at = -math.inf
+        # Number, id and attempt of every running trial.
+        self._running: list[tuple[int, str, int]] = []
 
     def read(self, *, fail_dead: bool = False) -> None:
         """Read the progress of other workers; `fail_dead` gives trials of dead workers back."""
         if fail_dead:
             self._dead.fail()
-        self._running = {}
+        self._running = []
         for trial in self._study.get_trials(deepcopy=False):
             if _ROW in trial.user_attrs:
                 if trial.number not in self._decoded:
@@ -411,9 +406,7 @@ class TrialTable:
                     self._decoded.add(trial.number)
             elif trial.state.name == "RUNNING":
                 fixed = trial.user_attrs[_FIXED]
-                place = (trial.number, fixed["attempt"])
-                self._running.setdefault(fixed["id"], []).append(place)
-        self._read_at = time.monotonic()
+                self._running.append((trial.number, fixed["id"], fixed["attempt"]))
 
     def claim(self, trial: Trial, attempt: int) -> int | None:
         """Take a trial and return its key, or None where another worker has it or has finished it.
@@ -422,8 +415,7 @@ class TrialTable:
         """
         if self.done(trial.id, attempt):
             return None
-        if time.monotonic() - self._read_at > _FRESH_SECONDS:
-            self.read()
+        self.read()
         if self._taken(trial.id, attempt):
             return None
         optuna = require_optuna()
@@ -449,9 +441,9 @@ class TrialTable:
         return key in self.rows and self.rows[key].get("attempt", 0) >= attempt
 
     def _taken(self, key: str, attempt: int, below: float = math.inf) -> bool:
-        others = self._running.get(key, [])
         return self.done(key, attempt) or any(
-            number < below and other >= attempt for number, other in others
+            number < below and other == key and tries >= attempt
+            for number, other, tries in self._running
         )
 
     def finish(self, key: int, row: dict[str, Any]) -> bool:
@@ -474,9 +466,7 @@ class TrialTable:
 
     def give_back(self, key: int) -> None:
         """Leave a claimed trial to the next worker that asks."""
-        optuna = require_optuna()
-        with suppress(optuna.exceptions.UpdateFinishedTrialError):
-            self._storage.set_trial_state_values(key, optuna.trial.TrialState.FAIL)
+        _fail(self._storage, key)
 
     @contextmanager
     def beating(self, key: int) -> Iterator[None]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import itertools
 import json
 import math
 import os
@@ -24,18 +25,7 @@ from gloss_graph._internal.files import atomic_write, full_disk_named
 from gloss_graph._internal.folders import check_content, join
 from gloss_graph._internal.peak_memory import free_memory
 from gloss_graph._internal.settings import Choice, Dimension, Scalar
-from gloss_graph.studies.engine import (
-    HEARTBEAT,
-    TrialTable,
-    begin_proposal,
-    open_storage,
-    open_study,
-    read_rows,
-    require_optuna,
-    sqlite_url,
-    turns,
-    worker_name,
-)
+from gloss_graph.studies import engine
 from gloss_graph.studies.results import (
     DATABASE,
     STUDY_FILE,
@@ -270,7 +260,7 @@ class Study:
         storage: str | None = None,
         wait: bool = True,
         limit: int | None = None,
-        heartbeat: int = HEARTBEAT,
+        heartbeat: int = engine.HEARTBEAT,
     ) -> Results:
         """Run the trials that have no result yet, and read all results. The same call resumes.
 
@@ -300,15 +290,15 @@ class Study:
         def same() -> bool:
             return file.is_file() and file.read_bytes() == content
 
-        url = sqlite_url(folder / DATABASE) if storage is None else storage
-        with full_disk_named(folder), open_storage(url, heartbeat=heartbeat) as database:
-            # It refuses other settings; the folder must then stay as it is.
+        url = engine.sqlite_url(folder / DATABASE) if storage is None else storage
+        with full_disk_named(folder), engine.open_storage(url, heartbeat=heartbeat) as database:
+            # Another study is refused; the folder must then stay as it is.
             proposals = self._proposals(database) if self.design == "optuna" else None
             begin = partial(_write, file, content)
             with join(folder, "ablate", folder / _CROWD, same=same, begin=begin):
                 rows = read_lines(folder / "trials")
-                rows += read_rows(database, None if storage is None else self.name)
-                table = TrialTable(
+                rows += engine.read_rows(database, None if storage is None else self.name)
+                table = engine.TrialTable(
                     database,
                     self.name,
                     self.factors,
@@ -323,7 +313,7 @@ class Study:
                 else:
                     work([self.trial(self.baseline, seed) for seed in self.seeds])
                     objective = partial(self._propose, table, work)
-                    for _ in turns(proposals, database, self.size or 0):
+                    for _ in engine.turns(proposals, database, self.size or 0):
                         proposals.optimize(objective, n_trials=1, catch=(), gc_after_trial=True)
                 if storage is not None:
                     # So that the folder can be read without the database.
@@ -347,19 +337,19 @@ class Study:
             "identity": canonical(self.identity),
         }
         attributes |= {"metric": self.metric, "minimize": self.minimize, "seeds": self.seeds}
-        return open_study(storage, self.name, attributes, seed=0)
+        return engine.open_study(storage, self.name, attributes, seed=0)
 
     def _propose(
-        self, table: TrialTable, work: Callable[[list[Trial]], None], proposal: Any
+        self, table: engine.TrialTable, work: Callable[[list[Trial]], None], proposal: Any
     ) -> float:
         """Run an arm that the sampler proposes, which is worth its mean over the seeds."""
-        arm = begin_proposal(proposal, self.factors)
+        arm = engine.begin_proposal(proposal, self.factors)
         trials = [self.trial(arm, seed) for seed in self.seeds]
         work(trials)
         values = [table.rows[trial.id]["metrics"].get(self.metric, math.nan) for trial in trials]
         mean = sum(values) / len(values)
         if not math.isfinite(mean):
-            raise require_optuna().TrialPruned(f"no {self.metric!r}")
+            raise engine.require_optuna().TrialPruned(f"no {self.metric!r}")
         return -mean if self.minimize else mean
 
     def _content(self) -> bytes:
@@ -385,7 +375,7 @@ class Study:
 
     def _work(
         self,
-        table: TrialTable,
+        table: engine.TrialTable,
         trials: Sequence[Trial],
         *,
         progress: bool,
@@ -415,33 +405,29 @@ class Study:
             after.callback(gc.unfreeze)
             task = bar.add_task("Trials", total=len(trials), note="")
 
-            def show(note: str = "") -> int:
-                done = sum(table.done(key, attempt) for key, attempt in attempts.items())
-                left = len(attempts) - done
-                bar.update(
-                    task, completed=done, note=note or f"{left} begun elsewhere" * bool(left)
-                )
-                return left
-
             while True:
                 ran = False
                 for trial in trials:
                     attempt = attempts[trial.id]
                     claimed = table.claim(trial, attempt)
                     if claimed is not None:
-                        show(str(trial))
+                        done = sum(itertools.starmap(table.done, attempts.items()))
+                        bar.update(task, completed=done, note=str(trial))
                         self._one(table, trial, claimed, attempt)
                         ran = True
                 table.read(fail_dead=True)
-                if not show() or not (ran or wait):
+                left = len(attempts) - sum(itertools.starmap(table.done, attempts.items()))
+                elsewhere = f"{left} begun elsewhere" if left else ""
+                bar.update(task, completed=len(attempts) - left, note=elsewhere)
+                if not left or not (ran or wait):
                     return
                 if not ran:
                     time.sleep(_POLL_SECONDS)
 
-    def _one(self, table: TrialTable, trial: Trial, key: int, attempt: int) -> None:
+    def _one(self, table: engine.TrialTable, trial: Trial, key: int, attempt: int) -> None:
         """Run a trial and write its row, whether it succeeds or not."""
         about = {"cost": getattr(self.function, "cost", ""), "identity": self.identity}
-        about |= {"attempt": attempt, "worker": worker_name()}
+        about |= {"attempt": attempt, "worker": engine.worker_name()}
         try:
             with table.beating(key):
                 row = run_trial(trial, self.function, self.baseline, about)
