@@ -44,9 +44,6 @@ def require_optuna() -> Any:
     return optuna
 
 
-# ------------------------------------------------------------------ databases
-
-
 def sqlite_url(file: str | os.PathLike[str]) -> str:
     """Return the database URL of a file; SQLite opens only names in UTF-8."""
     require_optuna()
@@ -143,9 +140,6 @@ def _begin_at_once(engine: Any) -> None:
         connection.exec_driver_sql("BEGIN IMMEDIATE")
 
     engine.dispose()
-
-
-# ------------------------------------------------------------------ proposed trials
 
 
 def open_study(
@@ -275,11 +269,8 @@ def turns(
             time.sleep(_POLL_SECONDS)
 
 
-# ------------------------------------------------------------------ workers
-
-
 def worker_name() -> str:
-    """Name machine and process, which tell the workers of one study apart."""
+    """Machine and process, which tell the workers of one study apart."""
     return f"{platform.node()}:{os.getpid()}"
 
 
@@ -342,9 +333,6 @@ def _alive(process: Mapping[str, Any] | None) -> bool:
         return True
     except psutil.Error:
         return False
-
-
-# ------------------------------------------------------------------ fixed trials
 
 
 class TrialTable:

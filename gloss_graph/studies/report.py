@@ -60,9 +60,6 @@ _TESTS = (
 )
 
 
-# ------------------------------------------------------------------ pictures of ablations
-
-
 def plot_effect(results: Results, factor: str) -> Figure:
     """Draw the main effect of a factor: means with 95 % confidence intervals, a panel per metric.
 
@@ -150,46 +147,42 @@ def plot_tornado(results: Results, metric: str) -> Figure | None:
     Bars reach from the worst to the best value of a factor, labeled with these; thin lines are
     95 % confidence intervals of the differences, paired by seed.
     """
-    scale, spans = results.scale(metric), []
+    rows = []
     for factor in results.factors:
         effect = results.effect(factor, metric)
-        effect = effect[effect["difference"].notna()] if len(effect) else effect
-        if len(effect) > 1:
-            low = effect.loc[effect["difference"].idxmin()]
-            high = effect.loc[effect["difference"].idxmax()]
-            spans.append((high["difference"] - low["difference"], factor, low, high))
-    if not spans:
+        if len(effect) and effect["difference"].notna().sum() > 1:
+            ends = (effect["difference"].idxmin(), effect["difference"].idxmax())
+            rows.append((factor, *(effect.loc[end] for end in ends)))
+    if not rows:
         return None
-    spans.sort(key=lambda span: span[0])
-    figure = new_figure(8.2, 1.5 + 0.55 * len(spans))
+    rows.sort(key=lambda row: row[2]["difference"] - row[1]["difference"])
+    figure = new_figure(8.2, 1.5 + 0.55 * len(rows))
     axes = figure.subplots()
     good, bad = PALETTE[:2]
     colors = (good, bad) if results.lower_is_better(metric) else (bad, good)
-    reach = [0.0]
-    for place, (_, _, low, high) in enumerate(spans):
-        tips = [0.0]
-        # The two intervals of a factor often overlap: one above the middle, one below.
-        for end, color, lift in zip((low, high), colors, (0.12, -0.12), strict=True):
-            axes.barh(place, scale * end["difference"], height=0.58, color=color, zorder=2)
-            tips.append(scale * end["difference"])
-            if math.isfinite(end["gap_low"]) and not end["baseline"]:
-                interval = [scale * end["gap_low"], scale * end["gap_high"]]
-                axes.plot(interval, [place + lift] * 2, color=INK, linewidth=1.1, zorder=3)
-                tips += interval
-        for end, side, tip in ((low, "right", min(tips)), (high, "left", max(tips))):
+    places, reach = np.arange(len(rows)), np.zeros((len(rows), 1))
+    # The two intervals of a factor often overlap: one above the middle, one below.
+    for which, color, lift in ((1, colors[0], 0.12), (2, colors[1], -0.12)):
+        spans = pd.DataFrame([row[which] for row in rows])[["difference", "gap_low", "gap_high"]]
+        length, *interval = results.scale(metric) * spans.to_numpy(dtype=float).T
+        axes.barh(places, length, height=0.58, color=color, zorder=2)
+        axes.hlines(places + lift, *interval, color=INK, linewidth=1.1, zorder=3)
+        reach = np.column_stack([reach, length, *interval])
+    tips = (np.nanmin(reach, axis=1), np.nanmax(reach, axis=1))
+    for place, row in enumerate(rows):
+        for end, tip, side, gap in zip(row[1:], tips, ("right", "left"), (-6, 6), strict=True):
             name = shortened(end["level"], 9.5, _LEVEL) + " (baseline)" * bool(end["baseline"])
             look: dict[str, Any] = {"ha": side, "va": "center", "fontsize": 9.5, "color": INK}
-            gap = (6 if side == "left" else -6, 0)
             look |= {"textcoords": "offset points", "parse_math": False}
-            axes.annotate(name, (tip, place), gap, **look)
-        reach += tips
+            axes.annotate(name, (tip[place], place), (gap, 0), **look)
     axes.axvline(0, color=CONTRAST, linewidth=1.2, zorder=4)
     title = f"{results.title(metric)}: difference to the baseline"
     tidy_axes(axes, title=title, x=_better(results, metric), y="")
-    axes.set_yticks(range(len(spans)), [factor for _, factor, _, _ in spans], parse_math=False)
+    axes.set_yticks(places, [row[0] for row in rows], parse_math=False)
     # Room for the labels on both sides.
-    room = 0.35 * (max(reach) - min(reach)) or 1.0
-    axes.set_xlim(min(reach) - room, max(reach) + room)
+    low, high = tips[0].min(), tips[1].max()
+    room = 0.35 * (high - low) or 1.0
+    axes.set_xlim(low - room, high + room)
     faint_grid(axes, "x")
     axes.tick_params(axis="y", length=0)
     axes.spines["left"].set_visible(False)
@@ -199,9 +192,6 @@ def plot_tornado(results: Results, metric: str) -> Figure | None:
 def _name_rows(axes: Axes, names: list[str], room: float) -> None:
     cut = [shortened(name, 10, room) for name in names]
     axes.set_yticks(range(len(names)), cut, parse_math=False)
-
-
-# ------------------------------------------------------------------ pictures of searches
 
 
 def plot_tuning(
@@ -215,7 +205,7 @@ def plot_tuning(
     Args:
         trials: Table with columns `number`, `state` (`complete`, `pruned`, ...) and `value`;
             trials without a value are left out.
-        path: File to save, as PNG, PDF or SVG; an older picture is replaced. None saves nothing.
+        path: File to save, as PNG, PDF or SVG; None saves nothing.
         metric: Name of the score.
 
     Returns:
@@ -345,10 +335,10 @@ def _scored(trials: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
 
 def _places(values: pd.Series, tried: Dimension) -> list[float]:
     """Positions of values on the axis: themselves, or the place in the list of choices."""
-    if isinstance(tried, Choice):
-        order = list(map(_word, tried.values))
-        return [float(order.index(_word(value))) for value in values]
-    return [float(value) for value in values]
+    if not isinstance(tried, Choice):
+        return list(map(float, values))
+    order = list(map(_word, tried.values))
+    return [float(order.index(_word(value))) for value in values]
 
 
 def _word(value: Any) -> str:
@@ -378,9 +368,6 @@ def _scale(axes: Axes, tried: Dimension) -> None:
         axes.xaxis.set_major_locator(MaxNLocator(nbins=5, integer=tried.integer))
         room = 0.06 * (tried.high - tried.low)
         axes.set_xlim(tried.low - room, tried.high + room)
-
-
-# ------------------------------------------------------------------ the report
 
 
 def write_report(results: Results) -> list[Path]:
@@ -561,20 +548,14 @@ def _findings(results: Results, tests: pd.DataFrame) -> list[str]:
 
 
 def _arm_rows(results: Results, summary: pd.DataFrame) -> list[list[str]]:
-    cells: dict[tuple[str, str], str] = {}
+    rows = {arm: [f"{arm} (baseline)" if arm == results.baseline else arm] for arm in results.arms}
     missing = results.table.groupby("arm")["nan"].apply(lambda names: ", ".join(names).split(", "))
-    for row in summary.to_dict("records"):
-        arm, metric = row["arm"], row["metric"]
-        spread, nan = results.show(metric, row["std"]), missing[arm].count(metric)
+    for _, row in summary.iterrows():  # by metric, in the order of the headings
+        metric, nan = row["metric"], missing[row["arm"]].count(row["metric"])
+        spread = results.show(metric, row["std"])
         text = results.show(metric, row["mean"]) + (f" ± {spread}" if spread else "")
-        cells[arm, metric] = (text + (f" ({nan} NaN)" if nan else "")).strip()
-    return [
-        [
-            arm + (" (baseline)" if arm == results.baseline else ""),
-            *(cells[arm, metric] for metric in results.metrics),
-        ]
-        for arm in results.arms
-    ]
+        rows[row["arm"]].append((text + (f" ({nan} NaN)" if nan else "")).strip())
+    return list(rows.values())
 
 
 def _markdown(content: Mapping[str, Any], pictures: Mapping[str, PagePicture]) -> str:

@@ -129,8 +129,6 @@ class Results:
                 found.append(f"Trials were made with several {column.split('.')[-1]}: {values}.")
         return [*found, *self.study.get("notes", [])]
 
-    # ------------------------------------------------------------------ how metrics are shown
-
     @property
     def titles(self) -> dict[str, str]:
         """Metric -> its title, for metrics that have one."""
@@ -168,8 +166,6 @@ class Results:
     def _columns(self, key: str) -> list[str]:
         """Columns of the metrics that the study lists under a key."""
         return [_metric_column(name, self.factors) for name in self.study.get(key, ())]
-
-    # ------------------------------------------------------------------ effects
 
     def effect(self, factor: str, metric: str) -> pd.DataFrame:
         """Main effect of a factor: a row per value, in order.
@@ -244,9 +240,6 @@ class Results:
 
 def _trials(count: int) -> str:
     return "1 trial" if count == 1 else f"{count} trials"
-
-
-# ------------------------------------------------------------------ folders
 
 
 def read_results(folder: str | os.PathLike[str]) -> Results:
@@ -347,9 +340,6 @@ def proposed_rows(
         and canonical(row["identity"]) == same
         and canonical(row["config"]) == canonical({**settings, **row["arm"]})
     ]
-
-
-# ------------------------------------------------------------------ the table
 
 
 def check_factor(name: str) -> None:

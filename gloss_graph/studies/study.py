@@ -249,8 +249,6 @@ class Study:
             if count := sum(name not in names for names in needed):
                 self.notes.append(f"{name} has no effect in {count} of {len(arms)} arms.")
 
-    # ------------------------------------------------------------------ run
-
     def run(
         self,
         out: str | os.PathLike[str],
@@ -333,10 +331,9 @@ class Study:
         """The Optuna study that proposes arms."""
         attributes: dict[str, Any] = {
             "factors": {name: tried.as_dict() for name, tried in self.factors.items()},
-            "settings": canonical(self.settings),
-            "identity": canonical(self.identity),
+            **{name: canonical(getattr(self, name)) for name in ("settings", "identity")},
+            **{name: getattr(self, name) for name in ("metric", "minimize", "seeds")},
         }
-        attributes |= {"metric": self.metric, "minimize": self.minimize, "seeds": self.seeds}
         return engine.open_study(storage, self.name, attributes, seed=0)
 
     def _propose(
@@ -354,21 +351,14 @@ class Study:
 
     def _content(self) -> bytes:
         """The content of the study's file."""
+        kept = ("name", "question", "design", "baseline", "seeds", "metric", "minimize", "identity")
         told = {"cost": "", "about": "", "glossary": {}, "titles": {}}
         told |= {"lower_is_better": (), "shown": ()}
         content = {
-            "name": self.name,
-            "question": self.question,
-            "design": self.design,
+            **{name: getattr(self, name) for name in (*kept, "notes")},
             "factors": {name: tried.as_dict() for name, tried in self.factors.items()},
-            "baseline": self.baseline,
             "settings": {k: v for k, v in self.settings.items() if k not in self.factors},
-            "seeds": self.seeds,
-            "metric": self.metric,
-            "minimize": self.minimize,
-            "identity": self.identity,
             **{name: getattr(self.function, name, default) for name, default in told.items()},
-            "notes": self.notes,
             "trials": [trial.id for trial in self.trials()],
         }
         return (json.dumps(content, indent=1) + "\n").encode()

@@ -65,8 +65,6 @@ _COUNTS = ("documents", "max_length", "arms")
 _KEYS = sorted((*_WORDS, *_COUNTS, "factors", "baseline", "seeds", "minimize", "pooling"))
 
 
-# ------------------------------------------------------------------ settings that count
-
 _LORA = {"lora_alpha", "lora_dropout", "lora_targets"}
 # Settings of transformers, which an adapter of features has no use for.
 _ENCODER_ONLY = _LORA | {"bf16", "gradient_checkpointing", "freeze_layers", "lora_rank"}
@@ -129,9 +127,6 @@ def used_settings(config: TrainConfig, *, unlabeled: bool) -> set[str]:
         for name, one in SETTINGS.items()
         if parts.get(one.part) and name not in ruled and getattr(config, name) != one.default
     }
-
-
-# ------------------------------------------------------------------ trials
 
 
 class TextRun:
@@ -212,7 +207,7 @@ class TextRun:
     def check(self, config: Mapping[str, Any]) -> None:
         """Refuse settings that no training accepts; a `ValueError` names the setting."""
         known = [name for name in SETTINGS if name not in NO_FACTORS]
-        if unknown := sorted(set(config) - set(known)):
+        if unknown := sorted(config.keys() - set(known)):
             raise ValueError(
                 f"{', '.join(map(repr, unknown))} is no setting of a training. Known are {known}."
             )
@@ -234,12 +229,10 @@ class TextRun:
         if self.cost == "full":
             encoder = self.make_encoder()
         else:
-            parts = {
-                name: replace(part, features=frozen[name].numpy())
-                for name, part in splits.parts.items()
-            }
-            encoder = FeatureEncoder.scaled_to(frozen["train"].numpy(), seed=seed)
+            rows = {name: table.numpy() for name, table in frozen.items()}
+            parts = {name: replace(p, features=rows[name]) for name, p in splits.parts.items()}
             splits = replace(splits, **parts)
+            encoder = FeatureEncoder.scaled_to(rows["train"], seed=seed)
             frozen = {name: table * encoder.scale for name, table in frozen.items()}
         if made.keeps_last and self.part != "val":
             splits = replace(splits, val=None)  # nothing looks at it
@@ -266,12 +259,12 @@ class TextRun:
     def _metrics(
         self, result: RunResult, config: TrainConfig, frozen: Mapping[str, Tensor]
     ) -> dict[str, float]:
-        found, part = result.metrics, self.part
-        wanted = {name: f"{part}.{name}" for name in ("accuracy", "macro_f1", "macro_silhouette")}
-        for name in ("accuracy", "macro_f1"):
+        found, part, steps = result.metrics, self.part, result.metrics["steps"]
+        scores = ("accuracy", "macro_f1")
+        metrics = {name: found[f"{part}.{name}"] for name in (*scores, "macro_silhouette")}
+        for name in scores:
             if f"{part}_propagation.{name}" in found:
-                wanted[f"propagation_{name}"] = f"{part}_propagation.{name}"
-        metrics = {name: found[key] for name, key in wanted.items()}
+                metrics[f"propagation_{name}"] = found[f"{part}_propagation.{name}"]
         loss, unreachable = self._held_out(result, config, frozen)
         metrics |= {"hidden_loss": loss, "unreachable_share": unreachable}
         # The last quarter of training, in which losses have settled.
@@ -280,9 +273,7 @@ class TextRun:
         if losses and config.graph_weight > 0:
             metrics["train_hidden_loss"] = sum(losses) / len(losses)
             metrics["leak"] = loss - metrics["train_hidden_loss"]
-        steps = found["steps"]
-        timed = sum(stage_seconds(found).values())
-        if timed and steps:
+        if (timed := sum(stage_seconds(found).values())) and steps:
             metrics["seconds_per_step"] = timed / steps
         return {**metrics, "seconds_train": found["seconds.train"], "steps": steps}
 
@@ -323,9 +314,6 @@ class TextRun:
         scored = hidden - missed
         mean = total / scored if scored else math.nan
         return mean, missed / hidden if hidden else math.nan
-
-
-# ------------------------------------------------------------------ files
 
 
 def read_study(
@@ -374,10 +362,9 @@ def read_study(
     blocks = {"config": config, "baseline": content.get("baseline"), "settings": settings}
     for where, block in blocks.items():
         baseline |= read_settings(_block(block or {}, where), f"'{where}'")
-    if data is None:
-        splits = read_data(content, path.parent)
-    else:
-        splits = read_data({k: v for k, v in content.items() if k not in _PARTS}, Path())
+    if data is not None:
+        content = {key: value for key, value in content.items() if key not in _PARTS}
+    splits = read_data(content, path.parent if data is None else Path())
     name, pooling = str(content.get("encoder", "minilm")), content.get("pooling")
     length = content.get("max_length", 128)
     run = TextRun(

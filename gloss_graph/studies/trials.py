@@ -47,9 +47,6 @@ Arm: TypeAlias = dict[str, Scalar]
 """Factor -> value, for every factor of a study."""
 
 
-# ------------------------------------------------------------------ arms
-
-
 def factor_dimension(name: str, values: Any) -> Dimension:
     """Read what a factor tries: a list of values, a `Range`, a `Choice` or `"low:high:log"`."""
     if isinstance(values, Range):
@@ -141,9 +138,6 @@ def _at(tried: Dimension, share: float) -> Scalar:
     return tried.tidy(tried.low + step * int(share * count))
 
 
-# ------------------------------------------------------------------ identity
-
-
 @dataclass(frozen=True)
 class Trial:
     """One arm with one seed; the id is a hash of everything that the result depends on."""
@@ -198,9 +192,6 @@ def arm_name(arm: Mapping[str, Any]) -> str:
 def shown(value: Any) -> str:
     """Format a setting."""
     return f"{value:.12g}" if isinstance(value, float) else str(value)
-
-
-# ------------------------------------------------------------------ running a trial
 
 
 def run_trial(
@@ -292,9 +283,6 @@ class TrackedConfig(dict[str, Any]):
     # With `__iter__` and `keys`, `**config` and `{**config}` count, too.
     __iter__, keys, values, items = map(_recorded, ("__iter__", "keys", "values", "items"))
     copy, __or__, __ror__ = map(_recorded, ("copy", "__or__", "__ror__"))
-
-
-# ------------------------------------------------------------------ rows
 
 
 def keep_latest(rows: dict[str, dict[str, Any]], row: dict[str, Any]) -> None:

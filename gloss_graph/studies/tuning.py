@@ -50,9 +50,6 @@ _STUDY_FILE, _DATABASE = "study.json", "study.db"
 _FAILURES = 5
 
 
-# ------------------------------------------------------------------ search space
-
-
 def default_parameters(loss: str) -> tuple[str, ...]:
     """List the settings to search with a loss: those of the paper that the loss depends on."""
     return LOSSES[loss].searched
@@ -74,16 +71,13 @@ def search_space(
         >>> {name: str(tried) for name, tried in search_space(["bandwidth", "k"]).items()}
         {'bandwidth': '0.1 to 10 (log)', 'k': '4 to 64 (log)'}
     """
-    known = {**SEARCH_SPACE, **(extra or {})}
-    space: dict[str, Dimension] = {}
-    for name in names:
-        if name not in known:
-            raise ValueError(
-                f"'params' must be among {sorted(SEARCH_SPACE)} (got {name!r}). Give another "
-                "setting a range (name=low:high) or a choice (name=one,two)."
-            )
-        space[name] = known[name]
-    return {**space, **(extra or {})}
+    extra, names = extra or {}, list(names)
+    if unknown := [name for name in names if name not in {*SEARCH_SPACE, *extra}]:
+        raise ValueError(
+            f"'params' must be among {sorted(SEARCH_SPACE)} (got {unknown[0]!r}). Give another "
+            "setting a range (name=low:high) or a choice (name=one,two)."
+        )
+    return {name: {**SEARCH_SPACE, **extra}[name] for name in dict.fromkeys([*names, *extra])}
 
 
 def check_space(config: TrainConfig, space: Mapping[str, Dimension]) -> None:
@@ -145,9 +139,6 @@ def parse_choice(text: str) -> tuple[str, Choice]:
         return one.name, Choice(values)
     except ValueError as error:
         raise ValueError(f"'choice' of {name.strip()!r}: {error}") from error
-
-
-# ------------------------------------------------------------------ search
 
 
 @dataclass(frozen=True)
@@ -296,16 +287,15 @@ def tune_text(
 def _check_study_folder(out: Path, study_name: str) -> None:
     """Refuse a folder that is neither new nor used by this study before."""
     marker = out / _STUDY_FILE
-    if not marker.is_file():
+    try:
+        name = read_object(marker).get("study_name")
+    except FileNotFoundError:
         # A search that was killed before it noted its study has only its database.
         check_content(out, known=(_DATABASE, f"{_DATABASE}-journal"))
         return
-    try:
-        name = read_object(marker).get("study_name")
     except ValueError as error:
-        raise ValueError(
-            f"{marker} cannot be read ({error}). Remove it or use another folder."
-        ) from error
+        message = f"{marker} cannot be read ({error}). Remove it or use another folder."
+        raise ValueError(message) from error
     if name != study_name:
         raise ValueError(
             f"'out' must be a folder of the study {study_name!r} ({out} belongs to {name!r}). "
