@@ -312,7 +312,7 @@ class DeadWorkers:
 
 
 def _fail(storage: Any, key: int) -> bool:
-    """Fail a trial; False where it had ended."""
+    """Fail a trial; False where it has ended."""
     optuna = require_optuna()
     try:
         return bool(storage.set_trial_state_values(key, optuna.trial.TrialState.FAIL))
@@ -343,8 +343,7 @@ class TrialTable:
     the attribute `row`: a trial that has it is never run again, whatever became of its worker.
 
     Optuna fixes the choices of a study, so other values of the factors are another Optuna study;
-    `known` are the rows of others. `rows` has the row of every trial id, as last read; of a trial
-    tried again that of the latest attempt.
+    `known` are the rows of others. `rows` has the row of the latest attempt by trial id.
     """
 
     def __init__(

@@ -152,10 +152,10 @@ class Study:
         self.function, self.size = run, arms
         if design in ("latin-hypercube", "optuna"):
             check_positive_int("arms", arms)
-            if design == "optuna" and not self.metric:
-                raise ValueError("'metric' must say what design='optuna' is to improve (got none).")
         elif arms is not None:
             raise ValueError(f"'arms' must be left out for design={design!r} (got {arms}).")
+        if design == "optuna" and not self.metric:
+            raise ValueError("'metric' must say what design='optuna' is to improve (got none).")
         self.baseline: Arm = {
             name: self.settings.get(name, tried.probes()[0]) for name, tried in self.factors.items()
         }
@@ -167,8 +167,7 @@ class Study:
                 f"{count:,} arms with {len(self.seeds):,} seeds. Leave values out, or take "
                 "design='latin-hypercube'."
             )
-        self.arms: list[Arm] = []
-        self.notes: list[str] = []
+        self.arms, self.notes = list[Arm](), list[str]()
         if design == "optuna":
             # Known before the first proposal: every end of every range, one at a time.
             probes: list[Arm] = [
@@ -210,14 +209,8 @@ class Study:
             arms = len(self.arms)
             known = [rows[trial.id] for trial in self.trials() if trial.id in rows]
         fine = [row["seconds"] for row in known if row["status"] == "ok"]
-        return Plan(
-            design=self.design,
-            seeds=len(self.seeds),
-            total=arms * len(self.seeds),
-            done=len(known),
-            seconds=sum(fine) / len(fine) if fine else math.nan,
-            notes=tuple(self.notes),
-        )
+        seconds, seeds = sum(fine) / len(fine) if fine else math.nan, len(self.seeds)
+        return Plan(self.design, seeds, arms * seeds, len(known), seconds, tuple(self.notes))
 
     def _check(self, arms: list[Arm]) -> None:
         """Refuse arms that would fail, and settings and factors without effect."""
@@ -343,8 +336,8 @@ class Study:
         arm = engine.begin_proposal(proposal, self.factors)
         trials = [self.trial(arm, seed) for seed in self.seeds]
         work(trials)
-        values = [table.rows[trial.id]["metrics"].get(self.metric, math.nan) for trial in trials]
-        mean = sum(values) / len(values)
+        found = [table.rows[trial.id]["metrics"].get(self.metric, math.nan) for trial in trials]
+        mean = sum(found) / len(found)
         if not math.isfinite(mean):
             raise engine.require_optuna().TrialPruned(f"no {self.metric!r}")
         return -mean if self.minimize else mean
@@ -380,11 +373,8 @@ class Study:
             if table.rows[key]["status"] == "failed":
                 attempts[key] = table.rows[key].get("attempt", 0) + 1
         bar = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[note]}", markup=False),
+            *(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()),
+            *(TimeRemainingColumn(), TextColumn("{task.fields[note]}", markup=False)),
             console=Console(stderr=True),
             disable=not progress,
             speed_estimate_period=_ESTIMATE_SECONDS,
@@ -425,11 +415,8 @@ class Study:
             table.give_back(key)
             raise
         if not table.finish(key, row):
-            warnings.warn(
-                f"The trial {trial} was silent for too long and is run again.",
-                UserWarning,
-                stacklevel=4,
-            )
+            message = f"The trial {trial} was silent for too long and is run again."
+            warnings.warn(message, UserWarning, stacklevel=4)
         free_memory()
         if torch.cuda.is_initialized():
             torch.cuda.empty_cache()

@@ -170,7 +170,7 @@ def _plain(value: Any) -> Any:
         if not math.isfinite(value):
             raise ValueError(f"A setting must be finite (got {value}).")
         return int(value) if value.is_integer() and abs(value) < 2**53 else value
-    if value is None or isinstance(value, (bool, int, str)):
+    if isinstance(value, (int, str, type(None))):
         return value
     raise ValueError(
         f"A setting must be a number, a string, a flag, None, or lists and dictionaries of them "
@@ -206,8 +206,7 @@ def run_trial(
     """
     config, idle = TrackedConfig(trial.config), set[str]()
     changed = {k: v for k, v in trial.arm.items() if v != baseline.get(k)}
-    row: dict[str, Any] = {"id": trial.id, "arm": trial.arm, "seed": trial.seed}
-    row |= {"changed": changed, "config": dict(trial.config)}
+    row: dict[str, Any] = {**vars(trial), "changed": changed}
     row |= {**about, **_provenance(), "started": _now()}
     start, memory = time.perf_counter(), PeakMemory()
     try:
