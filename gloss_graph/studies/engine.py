@@ -256,9 +256,9 @@ def turns(
     seconds this worker starts no more. While it waits for the trials of others, their number is
     given to `waiting`.
     """
-    dead, end = DeadWorkers(study, storage), time.monotonic() + timeout
+    unsigned, end = dict[int, float](), time.monotonic() + timeout
     while True:
-        dead.fail()
+        fail_dead_workers(study, storage, unsigned)
         finished, begun = count_trials(study), count_trials(study, "RUNNING")
         if finished >= trials or time.monotonic() >= end:
             return
@@ -279,45 +279,33 @@ def _this_process() -> dict[str, Any]:
     return {"host": platform.node(), "pid": process.pid, "born": process.create_time()}
 
 
-class DeadWorkers:
-    """Fails the trials of workers that are no longer alive, so that they are run again.
+def fail_dead_workers(study: Any, storage: Any, unsigned: dict[int, float]) -> None:
+    """Fail the trials of workers that are no longer alive, so that they are run again.
 
     A process of this machine is looked up; one of another machine is dead when its heartbeat stops,
-    or when the first one does not come.
+    or when the first one does not come. `unsigned` remembers from call to call since when a trial,
+    by its number, is seen without a first one.
     """
-
-    def __init__(self, study: Any, storage: Any) -> None:
-        self._study, self._storage = study, storage
-        self._id = storage.get_study_id_from_name(study.study_name)
-        # Number of a running trial without a sign of life -> when it was first seen.
-        self._unsigned: dict[int, float] = {}
-
-    def fail(self) -> None:
-        """Fail the trials that dead workers left behind."""
-        now = time.monotonic()
-        trials = self._study.get_trials(deepcopy=False)
-        running = [trial for trial in trials if trial.state.name == "RUNNING"]
-        unsigned = [trial.number for trial in running if "worker" not in trial.user_attrs]
-        self._unsigned = {number: self._unsigned.get(number, now) for number in unsigned}
-        patience = _SILENT_BEATS * self._storage.get_heartbeat_interval()
-        for trial in running:
-            process = trial.user_attrs.get("process")
-            if _alive(process) and now - self._unsigned.get(trial.number, now) <= patience:
-                continue
-            key = self._storage.get_trial_id_from_study_id_trial_number(self._id, trial.number)
-            if _fail(self._storage, key) and process is not None:
-                self._storage.get_heartbeat_stale_trial_callback()(self._study, trial)
-        if running:
-            require_optuna().storages.fail_stale_trials(self._study)
-
-
-def _fail(storage: Any, key: int) -> bool:
-    """Fail a trial; False where it has ended."""
-    optuna = require_optuna()
-    try:
-        return bool(storage.set_trial_state_values(key, optuna.trial.TrialState.FAIL))
-    except optuna.exceptions.UpdateFinishedTrialError:
-        return False
+    optuna, now = require_optuna(), time.monotonic()
+    trials = study.get_trials(deepcopy=False)
+    running = [trial for trial in trials if trial.state.name == "RUNNING"]
+    silent = [trial.number for trial in running if "worker" not in trial.user_attrs]
+    known = {number: unsigned.get(number, now) for number in silent}
+    unsigned.clear()
+    unsigned.update(known)
+    patience = _SILENT_BEATS * storage.get_heartbeat_interval()
+    for trial in running:
+        process = trial.user_attrs.get("process")
+        if _alive(process) and now - unsigned.get(trial.number, now) <= patience:
+            continue
+        try:
+            study.tell(trial.number, state=optuna.trial.TrialState.FAIL)
+        except (ValueError, optuna.exceptions.UpdateFinishedTrialError):
+            continue  # it has ended meanwhile
+        if process is not None:
+            storage.get_heartbeat_stale_trial_callback()(study, trial)
+    if running:
+        optuna.storages.fail_stale_trials(study)
 
 
 def _alive(process: Mapping[str, Any] | None) -> bool:
@@ -372,19 +360,18 @@ class TrialTable:
             sampler=optuna.samplers.RandomSampler(),
         )
         self._id = storage.get_study_id_from_name(self._study.study_name)
-        self._dead = DeadWorkers(self._study, storage)
         self._process = _this_process()
         self.rows: dict[str, dict[str, Any]] = {}
         for row in known:
             keep_latest(self.rows, row)
-        self._decoded: set[int] = set()
+        self._decoded, self._unsigned = set[int](), dict[int, float]()
         # Number, id and attempt of every running trial.
         self._running: list[tuple[int, str, int]] = []
 
     def read(self, *, fail_dead: bool = False) -> None:
         """Read the progress of other workers; `fail_dead` gives trials of dead workers back."""
         if fail_dead:
-            self._dead.fail()
+            fail_dead_workers(self._study, self._storage, self._unsigned)
         self._running = []
         for trial in self._study.get_trials(deepcopy=False):
             if _ROW in trial.user_attrs:
@@ -453,7 +440,9 @@ class TrialTable:
 
     def give_back(self, key: int) -> None:
         """Leave a claimed trial to the next worker that asks."""
-        _fail(self._storage, key)
+        optuna = require_optuna()
+        with suppress(optuna.exceptions.UpdateFinishedTrialError):
+            self._storage.set_trial_state_values(key, optuna.trial.TrialState.FAIL)
 
     @contextmanager
     def beating(self, key: int) -> Iterator[None]:

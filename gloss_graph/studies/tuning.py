@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,7 @@ from gloss_graph.training.config import (
 from gloss_graph.training.data import encoder_identity
 from gloss_graph.training.losses import LOSSES
 from gloss_graph.training.outcome import TrialBar
-from gloss_graph.training.run import train_text
+from gloss_graph.training.run import RunResult, train_text
 
 #: Scores of the validation documents that a search can maximize.
 SCORES = (
@@ -255,22 +256,12 @@ def tune_text(
             size = config.eval_batch_size
             frozen = {n: encoder.embed(part, batch_size=size) for n, part in splits.parts.items()}
         del encoder
-
-        def train(drawn: Mapping[str, Any], folder: Path, watch: TrainerCallback) -> Any:
-            return train_text(
-                splits,
-                encoder_factory(),
-                replace(config, **drawn, pictures=False),
-                folder,
-                frozen=frozen,
-                callbacks=[watch],
-                save_steps=0,
-            ).metrics
-
+        train = partial(train_text, splits, frozen=frozen, save_steps=0)
         try:
             with TrialBar(trials, show=progress) as bar:
                 turns = engine.turns(study, database, trials, timeout=limit, waiting=bar.waiting)
-                search = _Search(study, space, metric, train, bar, out / "trials", keep_runs)
+                parts = (encoder_factory, config, space, metric)
+                search = _Search(study, *parts, train, bar, out / "trials", keep_runs)
                 search.run(turns, min(_FAILURES, trials))
         finally:
             _drop_partial_runs(study, out / "trials", keep_runs)
@@ -308,9 +299,11 @@ class _Search:
     """Runs the trials that Optuna proposes."""
 
     study: Any
+    encoder_factory: Callable[[], TextEncoder]
+    config: TrainConfig
     space: Mapping[str, Dimension]
     metric: str
-    train: Callable[[Mapping[str, Any], Path, TrainerCallback], Any]
+    train: Callable[..., RunResult]
     bar: TrialBar
     folder: Path
     keep_runs: bool
@@ -355,9 +348,11 @@ class _Search:
         self.begun = trial.number
         folder, kept = self.folder / f"{trial.number:04d}", False
         try:
-            drawn = engine.begin_proposal(trial, self.space)
+            drawn: dict[str, Any] = engine.begin_proposal(trial, self.space)
             trial.set_user_attr("params", drawn)
-            metrics = self.train(drawn, folder, _Evaluations(trial, self.metric, self.bar))
+            encoder, config = self.encoder_factory(), replace(self.config, **drawn, pictures=False)
+            watch = _Evaluations(trial, self.metric, self.bar)
+            metrics = self.train(encoder, config, folder, callbacks=[watch]).metrics
             value = float(metrics.get(self.metric, math.nan))
             if math.isnan(value):
                 raise ValueError(f"the training gave no {self.metric!r}.")
