@@ -225,11 +225,8 @@ def plot_tuning(
     title = f"Trials: {len(complete)} complete, {len(pruned)} pruned"
     tidy_axes(axes, title=title, x="trial", y=metric)
     faint_grid(axes)
-    for rows, look, name, color in (
-        (pruned, "x", "pruned", GREY),
-        (complete, "o", "complete", PALETTE[0]),
-    ):
-        axes.plot(rows["number"], rows["value"], look, color=color, label=name, markersize=6)
+    axes.plot(pruned["number"], pruned["value"], "x", color=GREY, label="pruned")
+    axes.plot(complete["number"], complete["value"], "o", color=PALETTE[0], label="complete")
     # Drawn to the last trial, whether that one was complete or not.
     ends = complete["number"].tolist() + [trials["number"].max()] * (not complete.empty)
     best = complete["value"].cummax().tolist()

@@ -24,7 +24,7 @@ from gloss_graph._internal.checks import check_choice, check_positive_int
 from gloss_graph._internal.files import atomic_write, full_disk_named
 from gloss_graph._internal.folders import check_content, join
 from gloss_graph._internal.peak_memory import free_memory
-from gloss_graph._internal.settings import Choice, Dimension, Scalar
+from gloss_graph._internal.settings import Choice, Scalar
 from gloss_graph.studies import engine
 from gloss_graph.studies.results import (
     DATABASE,
@@ -136,10 +136,9 @@ class Study:
             raise ValueError("'factors' must name a setting to vary (got none).")
         if "seed" in factors or "seed" in (baseline or {}):
             raise ValueError("'seed' must be given as 'seeds': every arm is run with all of them.")
-        self.factors: dict[str, Dimension] = {}
-        for factor, values in factors.items():
-            check_factor(str(factor))
-            self.factors[str(factor)] = factor_dimension(str(factor), values)
+        for factor in map(str, factors):
+            check_factor(factor)
+        self.factors = {str(key): factor_dimension(str(key), v) for key, v in factors.items()}
         self.settings: dict[str, Any] = dict(baseline or {})
         try:
             canonical(self.settings)
@@ -347,7 +346,7 @@ class Study:
         kept = ("name", "question", "design", "baseline", "seeds", "metric", "minimize", "identity")
         told = {"cost": "", "about": "", "glossary": {}, "titles": {}}
         told |= {"lower_is_better": (), "shown": ()}
-        content = {
+        content: dict[str, Any] = {
             **{name: getattr(self, name) for name in (*kept, "notes")},
             "factors": {name: tried.as_dict() for name, tried in self.factors.items()},
             "settings": {k: v for k, v in self.settings.items() if k not in self.factors},

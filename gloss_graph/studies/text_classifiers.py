@@ -7,6 +7,7 @@ import os
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -62,7 +63,9 @@ _DEMO_DOCUMENTS = 2_000
 _PARTS = ("train", "val", "test", "unlabeled")
 _WORDS = (*_PARTS, "data", "text", "label", "encoder", "question", "design", "cost", "metric")
 _COUNTS = ("documents", "max_length", "arms")
-_KEYS = sorted((*_WORDS, *_COUNTS, "factors", "baseline", "seeds", "minimize", "pooling"))
+# Keys that a study takes as they are.
+_OF_STUDY = ("design", "arms", "seeds", "metric", "minimize")
+_KEYS = sorted({*_WORDS, *_COUNTS, *_OF_STUDY, "factors", "baseline", "pooling"})
 
 
 _LORA = {"lora_alpha", "lora_dropout", "lora_targets"}
@@ -365,27 +368,18 @@ def read_study(
     if data is not None:
         content = {key: value for key, value in content.items() if key not in _PARTS}
     splits = read_data(content, path.parent if data is None else Path())
-    name, pooling = str(content.get("encoder", "minilm")), content.get("pooling")
-    length = content.get("max_length", 128)
+    name = str(content.get("encoder", "minilm"))
+    options = {"pooling": content.get("pooling"), "max_length": content.get("max_length", 128)}
     run = TextRun(
         splits,
-        lambda: load_encoder(name, pooling=pooling, max_length=length),
+        partial(load_encoder, name, **options),
         cost=content.get("cost", "replay"),
-        encoder=encoder_identity(name, pooling=pooling, max_length=length),
+        encoder=encoder_identity(name, **options),
         progress=progress,
     )
-    return Study(
-        factors=factors,
-        baseline=baseline,
-        run=run,
-        design=str(content.get("design", "grid")),
-        arms=content.get("arms"),
-        seeds=content.get("seeds", 5),
-        metric=content.get("metric"),
-        minimize=content.get("minimize", False),
-        question=str(content.get("question", "")),
-        name=path.stem,
-    )
+    told: dict[str, Any] = {key: content[key] for key in _OF_STUDY if key in content}
+    told |= {"question": str(content.get("question", "")), "name": path.stem}
+    return Study(factors=factors, baseline=baseline, run=run, **told)
 
 
 def _check_content(content: Mapping[str, Any], path: Path) -> None:
