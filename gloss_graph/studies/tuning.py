@@ -8,11 +8,11 @@ import warnings
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from torch import Tensor
 from transformers import TrainerCallback, TrainerState
 
 from gloss_graph._internal.checks import check_choice, check_positive_int, check_range
@@ -35,7 +35,7 @@ from gloss_graph.training.config import (
 from gloss_graph.training.data import encoder_identity
 from gloss_graph.training.losses import LOSSES
 from gloss_graph.training.outcome import TrialBar
-from gloss_graph.training.run import RunResult, train_text
+from gloss_graph.training.run import train_text
 
 #: Scores of the validation documents that a search can maximize.
 SCORES = (
@@ -256,12 +256,11 @@ def tune_text(
             size = config.eval_batch_size
             frozen = {n: encoder.embed(part, batch_size=size) for n, part in splits.parts.items()}
         del encoder
-        train = partial(train_text, splits, frozen=frozen, save_steps=0)
         try:
             with TrialBar(trials, show=progress) as bar:
                 turns = engine.turns(study, database, trials, timeout=limit, waiting=bar.waiting)
-                parts = (encoder_factory, config, space, metric)
-                search = _Search(study, *parts, train, bar, out / "trials", keep_runs)
+                given = (splits, frozen, encoder_factory, config, space, metric)
+                search = _Search(study, *given, bar, out / "trials", keep_runs)
                 search.run(turns, min(_FAILURES, trials))
         finally:
             _drop_partial_runs(study, out / "trials", keep_runs)
@@ -299,11 +298,12 @@ class _Search:
     """Runs the trials that Optuna proposes."""
 
     study: Any
+    splits: Splits
+    frozen: Mapping[str, Tensor] | None
     encoder_factory: Callable[[], TextEncoder]
     config: TrainConfig
     space: Mapping[str, Dimension]
     metric: str
-    train: Callable[..., RunResult]
     bar: TrialBar
     folder: Path
     keep_runs: bool
@@ -350,9 +350,15 @@ class _Search:
         try:
             drawn: dict[str, Any] = engine.begin_proposal(trial, self.space)
             trial.set_user_attr("params", drawn)
-            encoder, config = self.encoder_factory(), replace(self.config, **drawn, pictures=False)
-            watch = _Evaluations(trial, self.metric, self.bar)
-            metrics = self.train(encoder, config, folder, callbacks=[watch]).metrics
+            metrics = train_text(
+                self.splits,
+                self.encoder_factory(),
+                replace(self.config, **drawn, pictures=False),
+                folder,
+                frozen=self.frozen,
+                callbacks=[_Evaluations(trial, self.metric, self.bar)],
+                save_steps=0,
+            ).metrics
             value = float(metrics.get(self.metric, math.nan))
             if math.isnan(value):
                 raise ValueError(f"the training gave no {self.metric!r}.")
