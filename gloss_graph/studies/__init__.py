@@ -14,8 +14,9 @@ from gloss_graph.studies.trials import DESIGNS
 
 # Loaded on first use: a study of any other function needs neither YAML nor matplotlib.
 _LATER = {
-    "gloss_graph.studies.plots": ["plot_importance", "plot_slices", "plot_tuning"],
-    "gloss_graph.studies.study_report": ["write_report"],
+    "gloss_graph.studies.report": [
+        *("plot_importance", "plot_slices", "plot_tuning", "write_report"),
+    ],
     "gloss_graph.studies.text_classifiers": ["TextRun", "read_study"],
     "gloss_graph.studies.tuning": [
         *("SEARCH_SPACE", "TuneResult", "default_parameters", "parse_choice", "parse_range"),

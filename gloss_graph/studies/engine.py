@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import platform
@@ -10,16 +9,15 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from importlib.util import find_spec
-from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 import psutil
 
 from gloss_graph._internal.settings import Choice, Dimension, Scalar
-from gloss_graph.studies.trials import Trial, check_row, decoded, encoded, keep_latest, trial_id
+from gloss_graph.studies.trials import Trial, keep_latest, read_row, trial_id, write_row
 
 HEARTBEAT = 10
 # A trial without a sign of life for this many heartbeats counts as killed.
@@ -27,15 +25,8 @@ _SILENT_BEATS = 6
 # A setting that kills its worker (out of memory) is tried again this often.
 _RETRIES = 2
 # Random trials before the sampler learns from earlier ones, and trials before any is pruned.
-_RANDOM_TRIALS = 10
-_UNPRUNED_TRIALS = 5
-# The first evaluation of a trial says more about warm-up than about its settings.
-_UNPRUNED_EVALUATIONS = 1
+_RANDOM_TRIALS, _UNPRUNED_TRIALS = 10, 5
 _POLL_SECONDS = 1.0
-# Seconds a worker waits while another one writes to the same SQLite file.
-_SQLITE_PATIENCE = 60
-# A table that was read so recently is not read again before a trial is claimed.
-_FRESH_SECONDS = 0.1
 # Between the name of a study and the digest of its factors.
 _TABLE = " trials "
 # Attributes of a fixed trial: its identity, and its row.
@@ -51,23 +42,6 @@ def require_optuna() -> Any:
             "Studies need optuna, which is not installed. Run 'pip install \"gloss-graph[tune]\"'."
         ) from error
     return optuna
-
-
-@contextmanager
-def quiet_optuna() -> Iterator[Any]:
-    """Silence Optuna's log lines and its warnings that some features are new."""
-    optuna = require_optuna()
-    level = optuna.logging.get_verbosity()
-    optuna.logging.set_verbosity(optuna.logging.CRITICAL)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            yield optuna
-    finally:
-        optuna.logging.set_verbosity(level)
-
-
-# ------------------------------------------------------------------ databases
 
 
 def sqlite_url(file: str | os.PathLike[str]) -> str:
@@ -87,17 +61,20 @@ def sqlite_url(file: str | os.PathLike[str]) -> str:
 
 @contextmanager
 def open_storage(url: str, *, heartbeat: int = HEARTBEAT) -> Iterator[Any]:
-    """Connect to a database while the block runs; see `connect`."""
-    with quiet_optuna() as optuna:
+    """Connect to a database while the block runs, in which Optuna logs nothing; see `connect`."""
+    optuna = require_optuna()
+    with ExitStack() as after, warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        after.callback(optuna.logging.set_verbosity, optuna.logging.get_verbosity())
+        optuna.logging.set_verbosity(optuna.logging.CRITICAL)
         storage = connect(url, heartbeat=heartbeat)
+        after.callback(storage.engine.dispose)
+        after.callback(storage.remove_session)
         try:
             yield storage
         except optuna.exceptions.StorageInternalError as error:
             # The database's error names the cause, for example a full disk.
             raise error.__cause__ or error from None
-        finally:
-            storage.remove_session()
-            storage.engine.dispose()
 
 
 def connect(url: str, *, heartbeat: int = HEARTBEAT) -> Any:
@@ -105,25 +82,24 @@ def connect(url: str, *, heartbeat: int = HEARTBEAT) -> Any:
 
     Proposed trials of dead workers are queued again; fixed ones are claimed again by the plan.
     """
-    optuna = require_optuna()
+    storages = require_optuna().storages
     import sqlalchemy
 
     if url.startswith("postgresql://") and find_spec("psycopg"):
         # Before version 2.1 SQLAlchemy takes this for psycopg2.
         url = url.replace("postgresql://", "postgresql+psycopg://", 1)
     lite = url.startswith("sqlite")
-    options = {"connect_args": {"timeout": _SQLITE_PATIENCE}} if lite else {"pool_pre_ping": True}
-    queue_again = optuna.storages.RetryHeartbeatStaleTrialCallback(
-        max_retry=_RETRIES, inherit_intermediate_values=False
-    )
+    # On SQLite a worker waits so many seconds while another one writes.
+    options = {"connect_args": {"timeout": 60}} if lite else {"pool_pre_ping": True}
+    queue_again = storages.RetryHeartbeatStaleTrialCallback(max_retry=_RETRIES)
 
     def retry(study: Any, trial: Any) -> None:
         if _FIXED not in trial.user_attrs:
             queue_again(study, trial)
 
-    for last in (False, False, False, True):
+    for attempts_left in (3, 2, 1, 0):
         try:
-            storage = optuna.storages.RDBStorage(
+            storage = storages.RDBStorage(
                 # Optuna takes braces for a template.
                 url.replace("{", "{{").replace("}", "}}"),
                 engine_kwargs=options,
@@ -135,14 +111,13 @@ def connect(url: str, *, heartbeat: int = HEARTBEAT) -> Any:
         except (ImportError, RuntimeError, sqlalchemy.exc.SQLAlchemyError) as error:
             # Workers that start at once all make the tables, and all but one fail.
             raced = isinstance(error, sqlalchemy.exc.IntegrityError)
-            if (raced or "already exists" in str(error)) and not last:
-                time.sleep(0.5)
-                continue
-            reason = str(error).splitlines()[0]
-            raise ValueError(
-                f"'storage' must be a database within reach ({reason}). Check the URL, e.g. "
-                "sqlite:///study.db or postgresql://user@host/name, and its driver."
-            ) from error
+            if not attempts_left or not (raced or "already exists" in str(error)):
+                reason = str(error).splitlines()[0]
+                raise ValueError(
+                    f"'storage' must be a database within reach ({reason}). Check the URL, e.g. "
+                    "sqlite:///study.db or postgresql://user@host/name, and its driver."
+                ) from error
+            time.sleep(0.5)
     if lite:
         _begin_at_once(storage.engine)
     return storage
@@ -167,9 +142,6 @@ def _begin_at_once(engine: Any) -> None:
     engine.dispose()
 
 
-# ------------------------------------------------------------------ proposed trials
-
-
 def open_study(
     storage: Any,
     name: str,
@@ -192,7 +164,8 @@ def open_study(
         sampler=_numbered_sampler(optuna, seed),
         pruner=optuna.pruners.MedianPruner(
             n_startup_trials=_UNPRUNED_TRIALS,
-            n_warmup_steps=_UNPRUNED_EVALUATIONS + 1,
+            # The first evaluation says more about warm-up than about settings.
+            n_warmup_steps=2,
             interval_steps=1,
             n_min_trials=1,
         ),
@@ -201,9 +174,9 @@ def open_study(
         # A worker may have died between two of them.
         for key in attributes.keys() - study.user_attrs.keys():
             study.set_user_attr(key, attributes[key])
-    stored, known, different = study.user_attrs, defaults or {}, []
+    stored, different = study.user_attrs, []
     for key, new in attributes.items():
-        different += _differences(key, stored.get(key), new, known.get(key, {}))
+        different += _differences(key, stored.get(key), new, (defaults or {}).get(key, {}))
     if different:
         raise ValueError(
             f"The study {name!r} was begun with other settings ({'; '.join(different[:6])}). Give "
@@ -241,75 +214,63 @@ def _numbered_sampler(optuna: Any, seed: int) -> Any:
 
 
 def _differences(key: str, old: Any, new: Any, defaults: Mapping[str, Any]) -> list[str]:
-    if isinstance(old, Mapping) and isinstance(new, Mapping):
-        old = {**defaults, **{k: v for k, v in old.items() if k in new or v is not None}}
-        return [
-            f"{name}: {old.get(name, 'absent')} there, {new.get(name, 'absent')} here"
-            for name in sorted({*old, *new})
-            if old.get(name, "absent") != new.get(name, "absent")
-        ]
-    return [] if old == new else [f"{key}: {old} there, {new} here"]
+    if not (isinstance(old, Mapping) and isinstance(new, Mapping)):
+        return [] if old == new else [f"{key}: {old} there, {new} here"]
+    known = {**defaults, **{k: v for k, v in old.items() if k in new or v is not None}}
+    pairs = {k: (known.get(k, "absent"), new.get(k, "absent")) for k in sorted({*known, *new})}
+    return [f"{k}: {was} there, {now} here" for k, (was, now) in pairs.items() if was != now]
 
 
 def begin_proposal(trial: Any, space: Mapping[str, Dimension]) -> dict[str, Scalar]:
     """Sign a proposed trial with this worker and draw its value of every setting."""
     trial.set_user_attr("process", _this_process())
     trial.set_user_attr("worker", worker_name())
-    return {name: _suggest(trial, name, tried) for name, tried in space.items()}
+    drawn: dict[str, Scalar] = {}
+    for name, tried in space.items():
+        if isinstance(tried, Choice):
+            drawn[name] = trial.suggest_categorical(name, tried.probes())
+        else:
+            suggest = trial.suggest_int if tried.integer else trial.suggest_float
+            step = tried.step or (1 if tried.integer else None)
+            drawn[name] = tried.tidy(suggest(name, tried.low, tried.high, step=step, log=tried.log))
+    return drawn
 
 
-def _suggest(trial: Any, name: str, tried: Dimension) -> Scalar:
-    if isinstance(tried, Choice):
-        return trial.suggest_categorical(name, list(tried.values))
-    if tried.integer:
-        return trial.suggest_int(name, tried.low, tried.high, step=tried.step or 1, log=tried.log)
-    value = trial.suggest_float(name, tried.low, tried.high, step=tried.step, log=tried.log)
-    return tried.tidy(value)
+def count_trials(study: Any, *more: str) -> int:
+    """Number of trials that are complete, pruned or in one of some `more` states."""
+    states = ("COMPLETE", "PRUNED", *more)
+    return sum(trial.state.name in states for trial in study.get_trials(deepcopy=False))
 
 
-class TrialBudget:
-    """Decides when a worker may start a proposed trial.
+def turns(
+    study: Any,
+    storage: Any,
+    trials: int,
+    *,
+    timeout: float = math.inf,
+    waiting: Callable[[int], None] = lambda running: None,
+) -> Iterator[None]:
+    """Yield whenever this worker may start a proposed trial.
 
     All workers together finish (complete or prune) the given number of `trials`; after `timeout`
-    seconds this worker starts no more.
+    seconds this worker starts no more. While it waits for the trials of others, their number is
+    given to `waiting`.
     """
-
-    def __init__(
-        self, study: Any, storage: Any, trials: int, *, timeout: float | None = None
-    ) -> None:
-        self._study, self._trials = study, trials
-        self._dead = DeadWorkers(study, storage)
-        self._end = math.inf if timeout is None else time.monotonic() + timeout
-
-    def finished(self) -> int:
-        """Number of complete and pruned trials so far."""
-        return self._count("COMPLETE", "PRUNED")
-
-    def next(self, waiting: Callable[[int], None] = lambda running: None) -> bool:
-        """Wait until there is room for a trial; False once all are finished or time is over.
-
-        Meanwhile `waiting` is called with the number of trials of other workers.
-        """
-        while True:
-            self._dead.fail(self._study.get_trials(deepcopy=False))
-            finished, running = self.finished(), self._count("RUNNING")
-            if finished >= self._trials or time.monotonic() >= self._end:
-                return False
-            if finished + running < self._trials:
-                return True
-            waiting(running)
+    unsigned, end = dict[int, float](), time.monotonic() + timeout
+    while True:
+        fail_dead_workers(study, storage, unsigned)
+        finished, begun = count_trials(study), count_trials(study, "RUNNING")
+        if finished >= trials or time.monotonic() >= end:
+            return
+        if begun < trials:
+            yield
+        else:
+            waiting(begun - finished)
             time.sleep(_POLL_SECONDS)
-
-    def _count(self, *states: str) -> int:
-        trials = self._study.get_trials(deepcopy=False)
-        return sum(trial.state.name in states for trial in trials)
-
-
-# ------------------------------------------------------------------ workers
 
 
 def worker_name() -> str:
-    """Name machine and process, which tell the workers of one study apart."""
+    """Machine and process, which tell the workers of one study apart."""
     return f"{platform.node()}:{os.getpid()}"
 
 
@@ -318,42 +279,33 @@ def _this_process() -> dict[str, Any]:
     return {"host": platform.node(), "pid": process.pid, "born": process.create_time()}
 
 
-class DeadWorkers:
-    """Fails the trials of workers that are no longer alive, so that they are run again.
+def fail_dead_workers(study: Any, storage: Any, unsigned: dict[int, float]) -> None:
+    """Fail the trials of workers that are no longer alive, so that they are run again.
 
     A process of this machine is looked up; one of another machine is dead when its heartbeat stops,
-    or when the first one does not come.
+    or when the first one does not come. `unsigned` remembers from call to call since when a trial,
+    by its number, is seen without a first one.
     """
-
-    def __init__(self, study: Any, storage: Any) -> None:
-        self._study, self._storage = study, storage
-        self._heartbeat = storage.get_heartbeat_interval()
-        self._id = storage.get_study_id_from_name(study.study_name)
-        self._looked = float("-inf")
-        self._unsigned: dict[int, float] = {}
-
-    def fail(self, trials: list[Any]) -> None:
-        """Fail the trials that dead workers left behind, of all trials of the study."""
-        optuna, now = require_optuna(), time.monotonic()
-        running = [trial for trial in trials if trial.state.name == "RUNNING"]
-        unsigned = [trial for trial in running if "worker" not in trial.user_attrs]
-        self._unsigned = {t.number: self._unsigned.get(t.number, now) for t in unsigned}
-        retry = self._storage.get_heartbeat_stale_trial_callback()
-        for trial in running:
-            process = trial.user_attrs.get("process")
-            silent = now - self._unsigned.get(trial.number, now)
-            if _alive(process) and silent <= _SILENT_BEATS * self._heartbeat:
-                continue
-            key = self._storage.get_trial_id_from_study_id_trial_number(self._id, trial.number)
-            try:
-                self._storage.set_trial_state_values(key, optuna.trial.TrialState.FAIL)
-            except optuna.exceptions.UpdateFinishedTrialError:
-                continue
-            if process is not None:
-                retry(self._study, trial)
-        if running and now - self._looked >= self._heartbeat:
-            self._looked = now
-            optuna.storages.fail_stale_trials(self._study)
+    optuna, now = require_optuna(), time.monotonic()
+    trials = study.get_trials(deepcopy=False)
+    running = [trial for trial in trials if trial.state.name == "RUNNING"]
+    silent = [trial.number for trial in running if "worker" not in trial.user_attrs]
+    known = {number: unsigned.get(number, now) for number in silent}
+    unsigned.clear()
+    unsigned.update(known)
+    patience = _SILENT_BEATS * storage.get_heartbeat_interval()
+    for trial in running:
+        process = trial.user_attrs.get("process")
+        if _alive(process) and now - unsigned.get(trial.number, now) <= patience:
+            continue
+        try:
+            study.tell(trial.number, state=optuna.trial.TrialState.FAIL)
+        except (ValueError, optuna.exceptions.UpdateFinishedTrialError):
+            continue  # it has ended meanwhile
+        if process is not None:
+            storage.get_heartbeat_stale_trial_callback()(study, trial)
+    if running:
+        optuna.storages.fail_stale_trials(study)
 
 
 def _alive(process: Mapping[str, Any] | None) -> bool:
@@ -371,9 +323,6 @@ def _alive(process: Mapping[str, Any] | None) -> bool:
         return False
 
 
-# ------------------------------------------------------------------ fixed trials
-
-
 class TrialTable:
     """Fixed trials of a study and their results, each as one Optuna trial.
 
@@ -382,7 +331,7 @@ class TrialTable:
     the attribute `row`: a trial that has it is never run again, whatever became of its worker.
 
     Optuna fixes the choices of a study, so other values of the factors are another Optuna study;
-    `rows` are the results that are known from others.
+    `known` are the rows of others. `rows` has the row of the latest attempt by trial id.
     """
 
     def __init__(
@@ -394,7 +343,7 @@ class TrialTable:
         *,
         metric: str | None = None,
         minimize: bool = False,
-        rows: Iterable[Mapping[str, Any]] = (),
+        known: Iterable[dict[str, Any]] = (),
     ) -> None:
         optuna = require_optuna()
         self._storage, self._metric = storage, metric
@@ -411,45 +360,36 @@ class TrialTable:
             sampler=optuna.samplers.RandomSampler(),
         )
         self._id = storage.get_study_id_from_name(self._study.study_name)
-        self._dead = DeadWorkers(self._study, storage)
         self._process = _this_process()
-        self._rows: dict[str, dict[str, Any]] = {}
-        for row in rows:
-            keep_latest(self._rows, row)
-        self._decoded: set[int] = set()
-        # Id -> number and attempt of every running trial of this id.
-        self._running: dict[str, list[tuple[int, int]]] = {}
-        self._read_at = float("-inf")
-
-    def rows(self) -> Mapping[str, dict[str, Any]]:
-        """Trial id -> its row, as last read; of a trial tried again the latest attempt."""
-        return MappingProxyType(self._rows)
+        self.rows: dict[str, dict[str, Any]] = {}
+        for row in known:
+            keep_latest(self.rows, row)
+        self._decoded, self._unsigned = set[int](), dict[int, float]()
+        # Number, id and attempt of every running trial.
+        self._running: list[tuple[int, str, int]] = []
 
     def read(self, *, fail_dead: bool = False) -> None:
         """Read the progress of other workers; `fail_dead` gives trials of dead workers back."""
-        trials = self._study.get_trials(deepcopy=False)
         if fail_dead:
-            self._dead.fail(trials)
-            trials = self._study.get_trials(deepcopy=False)
-        self._running = {}
-        for trial in trials:
+            fail_dead_workers(self._study, self._storage, self._unsigned)
+        self._running = []
+        for trial in self._study.get_trials(deepcopy=False):
             if _ROW in trial.user_attrs:
                 if trial.number not in self._decoded:
-                    keep_latest(self._rows, _row_of(self._study.study_name, trial))
+                    keep_latest(self.rows, _row_of(self._study.study_name, trial))
                     self._decoded.add(trial.number)
             elif trial.state.name == "RUNNING":
                 fixed = trial.user_attrs[_FIXED]
-                place = (trial.number, fixed["attempt"])
-                self._running.setdefault(fixed["id"], []).append(place)
-        self._read_at = time.monotonic()
+                self._running.append((trial.number, fixed["id"], fixed["attempt"]))
 
     def claim(self, trial: Trial, attempt: int) -> int | None:
         """Take a trial and return its key, or None where another worker has it or has finished it.
 
         The attempt is one more than that of the failed row to be replaced, else 0.
         """
-        if time.monotonic() - self._read_at > _FRESH_SECONDS:
-            self.read()
+        if self.done(trial.id, attempt):
+            return None
+        self.read()
         if self._taken(trial.id, attempt):
             return None
         optuna = require_optuna()
@@ -463,22 +403,24 @@ class TrialTable:
                 "process": self._process,
             },
         )
-        key = self._storage.create_new_trial(self._id, template_trial=template)
+        key = int(self._storage.create_new_trial(self._id, template_trial=template))
         self.read()
-        number = self._storage.get_trial_number_from_id(key)
-        if self._taken(trial.id, attempt, below=number):
+        if self._taken(trial.id, attempt, below=self._storage.get_trial_number_from_id(key)):
             self.give_back(key)
             return None
-        return int(key)
+        return key
 
-    def _taken(self, key: str, attempt: int, below: float = float("inf")) -> bool:
-        row = self._rows.get(key)
-        if row is not None and row.get("attempt", 0) >= attempt:
-            return True
-        others = self._running.get(key, [])
-        return any(number < below and other >= attempt for number, other in others)
+    def done(self, key: str, attempt: int) -> bool:
+        """Whether a trial has a row of this attempt or a later one."""
+        return key in self.rows and self.rows[key].get("attempt", 0) >= attempt
 
-    def finish(self, key: int, row: Mapping[str, Any]) -> bool:
+    def _taken(self, key: str, attempt: int, below: float = math.inf) -> bool:
+        return self.done(key, attempt) or any(
+            number < below and other == key and tries >= attempt
+            for number, other, tries in self._running
+        )
+
+    def finish(self, key: int, row: dict[str, Any]) -> bool:
         """Write the row of a claimed trial for good.
 
         Returns False where other workers took this one for dead, so that the row does not count.
@@ -486,17 +428,14 @@ class TrialTable:
         optuna, metrics = require_optuna(), row["metrics"]
         states = optuna.trial.TrialState
         value = metrics.get(self._metric or next(iter(metrics), ""), math.nan)
+        end = (states.COMPLETE, [value]) if math.isfinite(value) else (states.FAIL, None)
         try:
-            text = json.dumps(encoded(row), allow_nan=False)
-            self._storage.set_trial_user_attr(key, _ROW, text)
-            keep_latest(self._rows, dict(row))
-            if math.isfinite(value):
-                self._storage.set_trial_state_values(key, states.COMPLETE, [value])
-            else:
-                self._storage.set_trial_state_values(key, states.FAIL)
+            self._storage.set_trial_user_attr(key, _ROW, write_row(row))
+            keep_latest(self.rows, row)
+            self._storage.set_trial_state_values(key, *end)
         except optuna.exceptions.UpdateFinishedTrialError:
             # Declared dead between the two writes, the trial has its row and counts.
-            return bool(self._rows.get(str(row["id"])) == row)
+            return self.rows.get(row["id"]) is row
         return True
 
     def give_back(self, key: int) -> None:
@@ -511,14 +450,13 @@ class TrialTable:
         from sqlalchemy.exc import SQLAlchemyError
 
         errors, stop = require_optuna().exceptions, threading.Event()
+        # The database may be out of reach for a moment.
+        passing = (SQLAlchemyError, errors.StorageInternalError, errors.UpdateFinishedTrialError)
 
         def beat() -> None:
             signed = False
             while not stop.wait(self._storage.get_heartbeat_interval()):
-                # The database may be out of reach for a moment.
-                with suppress(
-                    SQLAlchemyError, errors.StorageInternalError, errors.UpdateFinishedTrialError
-                ):
+                with suppress(*passing):
                     self._storage.record_heartbeat(key)
                     if not signed:
                         self._storage.set_trial_user_attr(key, "worker", worker_name())
@@ -537,8 +475,7 @@ def _distribution(optuna: Any, tried: Dimension, base: Scalar) -> Any:
     """The values of a factor for Optuna, the baseline included."""
     distributions = optuna.distributions
     if isinstance(tried, Choice):
-        values = list(tried.values)
-        return distributions.CategoricalDistribution([*values, *([base] * (base not in values))])
+        return distributions.CategoricalDistribution([*dict.fromkeys((*tried.probes(), base))])
     ends: list[Any] = [tried.low, tried.high, base]
     kind = distributions.IntDistribution if tried.integer else distributions.FloatDistribution
     return kind(min(ends), max(ends), log=tried.log)
@@ -546,24 +483,20 @@ def _distribution(optuna: Any, tried: Dimension, base: Scalar) -> Any:
 
 def read_rows(storage: Any, name: str | None = None) -> list[dict[str, Any]]:
     """Read the rows of all fixed trials of a database, or only those of the study `name`."""
-    optuna = require_optuna()
     rows = []
-    for found in optuna.get_all_study_names(storage):
+    for found in require_optuna().get_all_study_names(storage):
         owner, table, _ = found.rpartition(_TABLE)
-        if not table or (name is not None and owner != name):
-            continue
-        trials = storage.get_all_trials(storage.get_study_id_from_name(found), deepcopy=False)
-        rows += [_row_of(found, trial) for trial in trials if _ROW in trial.user_attrs]
+        if table and name in (None, owner):
+            trials = storage.get_all_trials(storage.get_study_id_from_name(found), deepcopy=False)
+            rows += [_row_of(found, trial) for trial in trials if _ROW in trial.user_attrs]
     return rows
 
 
 def _row_of(study: str, trial: Any) -> dict[str, Any]:
     try:
-        row = decoded(json.loads(trial.user_attrs[_ROW]))
-        check_row(row)
-    except (TypeError, ValueError, RecursionError) as error:
+        return read_row(trial.user_attrs[_ROW])
+    except ValueError as error:
         raise ValueError(
             f"trial {trial.number} of the Optuna study {study!r} must hold the row of a trial "
             f"({error}). Delete it, and it is run again."
         ) from error
-    return row

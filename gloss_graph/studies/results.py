@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,40 +13,40 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from gloss_graph._internal.files import atomic_write
 from gloss_graph._internal.limits import read_object
 from gloss_graph.runs.comparison import arm_tables, mean_interval
 from gloss_graph.studies.engine import open_storage, read_rows, sqlite_url
-from gloss_graph.studies.trials import arm_name, canonical, encoded, keep_latest, read_lines, shown
+from gloss_graph.studies.trials import (
+    arm_name,
+    canonical,
+    check_parts,
+    keep_latest,
+    read_lines,
+    shown,
+)
 
 STUDY_FILE = "study.json"
 #: File of the database, in the folder of a study.
 DATABASE = "optuna.db"
 # Columns of the table other than factors and metrics.
-_COLUMNS = frozenset(
-    (
-        *("seed", "seconds", "peak_memory_mb", "status", "nan", "unread", "error", "arm", "cost"),
-        *("python", "git_commit", "worker", "finished", "attempt", "trial"),
-    )
-)
+_FIRST = ("seed", "seconds", "peak_memory_mb", "status", "nan", "unread", "error", "arm", "cost")
+_LAST = ("python", "git_commit", "worker", "finished", "attempt", "trial")
 _PREFIXES = ("metric.", "version.")
 # Characters of a name that still fit next to a picture.
 _LONGEST = 60
 # More values of a range than this are shown in thirds.
 _MOST_LEVELS = 6
-# Parts of a study's description that are read, by kind; those of `_OPTIONAL` may be missing.
+# Parts of a study's description by kind, and those of them that may be missing.
+_MORE: dict[str, Any] = {
+    **dict.fromkeys(("lower_is_better", "shown", "notes"), list),
+    **dict.fromkeys(("titles", "glossary"), dict),
+}
 _STUDY: dict[str, Any] = {
     **dict.fromkeys(("name", "question", "design"), str),
     **dict.fromkeys(("factors", "baseline", "settings", "identity"), dict),
-    **dict.fromkeys(("seeds", "trials"), list),
-    "metric": (str, type(None)),
-    "minimize": bool,
+    **{"seeds": list, "trials": list, "metric": (str, type(None)), "minimize": bool},
+    **_MORE,
 }
-_OPTIONAL = {
-    **dict.fromkeys(("trials", "lower_is_better", "shown", "notes"), list),
-    **dict.fromkeys(("titles", "glossary"), dict),
-}
-_ROW = ("id", "status", "arm", "seed", "metrics", "seconds", "peak_memory_mb")
 
 
 @dataclass(frozen=True)
@@ -109,20 +108,18 @@ class Results:
     def problems(self) -> list[str]:
         """List everything that a reader must know before trusting the numbers."""
         table, found = self.table, []
-        failed = table[table["status"] == "failed"]
-        for error, rows in failed.groupby("error", sort=False):
+        for error, rows in table[table["status"] == "failed"].groupby("error", sort=False):
             arms = ", ".join(dict.fromkeys(rows["arm"]))
             found.append(f"{_trials(len(rows))} failed by {error} ({arms}).")
         for metric in self.metrics:
-            bad = table[table["nan"].str.split(", ").map(lambda names, m=metric: m in names)]
+            bad = table[[metric in names.split(", ") for names in table["nan"]]]
             if len(bad):
                 places = ", ".join(f"{row.arm} seed {row.seed}" for row in bad.itertuples())
                 found.append(
                     f"{metric} is NaN or infinite in {_trials(len(bad))}: {places}. Means, tests "
                     "and pictures leave these out."
                 )
-        idle = table[table["unread"] != ""]
-        for names, rows in idle.groupby("unread", sort=False):
+        for names, rows in table[table["unread"] != ""].groupby("unread", sort=False):
             found.append(f"The function did not read {names} in {_trials(len(rows))}.")
         if self.left:
             found.append(f"{_trials(self.left)} of the plan have no result yet.")
@@ -132,13 +129,11 @@ class Results:
                 found.append(f"Trials were made with several {column.split('.')[-1]}: {values}.")
         return [*found, *self.study.get("notes", [])]
 
-    # ------------------------------------------------------------------ how metrics are shown
-
     @property
     def titles(self) -> dict[str, str]:
         """Metric -> its title, for metrics that have one."""
         titles = self.study.get("titles", {})
-        return {metric_column(name, self.factors): title for name, title in titles.items()}
+        return dict(zip(self._columns("titles"), titles.values(), strict=True))
 
     def title(self, metric: str) -> str:
         """Title of a metric, its name by default."""
@@ -152,19 +147,15 @@ class Results:
         """Format a value for a table, "" for NaN."""
         if math.isnan(value):
             return ""
-        plus = "+" if sign and value else ""
-        if self.scale(metric) == 100.0:
-            return f"{100 * value:{plus}.1f}"
         size = self._known(metric)[metric].abs().max()
         digits = 4 if size < 0.1 else 3 if size < 10 else 1 if size < 1000 else 0
-        return f"{value:{plus}.{digits}f}"
+        scale, plus = self.scale(metric), "+" if sign and value else ""
+        return f"{scale * value:{plus}.{digits if scale == 1.0 else 1}f}"
 
     def lower_is_better(self, metric: str) -> bool:
         """Whether less of a metric is better."""
-        first = bool(self.metrics) and metric == self.metrics[0]
-        if metric in self._columns("lower_is_better"):
-            return True
-        return first and bool(self.study["minimize"])
+        first = metric in self.metrics[:1] and bool(self.study["minimize"])
+        return first or metric in self._columns("lower_is_better")
 
     @property
     def shown(self) -> list[str]:
@@ -174,9 +165,7 @@ class Results:
 
     def _columns(self, key: str) -> list[str]:
         """Columns of the metrics that the study lists under a key."""
-        return [metric_column(name, self.factors) for name in self.study.get(key, ())]
-
-    # ------------------------------------------------------------------ effects
+        return [_metric_column(name, self.factors) for name in self.study.get(key, ())]
 
     def effect(self, factor: str, metric: str) -> pd.DataFrame:
         """Main effect of a factor: a row per value, in order.
@@ -192,15 +181,14 @@ class Results:
         """
         table, base = self._known(metric), self.study["baseline"]
         if self.study["design"] == "one-at-a-time":
-            for name in self.factors:
-                if name != factor:
-                    table = table[table[name].map(canonical) == canonical(base[name])]
+            for name in set(self.factors) - {factor}:
+                table = table[table[name].map(canonical) == canonical(base[name])]
         levels = self._levels(factor, table)
         keys = table[factor].map(canonical)
         base_key: Any = canonical(base[factor])
-        names: dict[Any, str] = {canonical(value): shown(value) for value in levels}
+        names: dict[Any, str] = {key: shown(value) for key, value in levels.items()}
         if "low" in self.study["factors"][factor] and len(levels) > _MOST_LEVELS:
-            cuts = np.quantile(np.array(levels, dtype=float), [1 / 3, 2 / 3])
+            cuts = np.quantile(np.array([*levels.values()], dtype=float), [1 / 3, 2 / 3])
             keys = pd.Series(np.searchsorted(cuts, table[factor].astype(float)), table.index)
             base_key = np.searchsorted(cuts, float(base[factor]))
             names = {0: f"up to {cuts[0]:.3g}", 1: "between", 2: f"above {cuts[1]:.3g}"}
@@ -226,35 +214,32 @@ class Results:
             return None
         keys = [table[name].map(canonical).rename(name) for name in (one, other)]
         cells = table[metric].groupby(keys).mean().unstack()
-        cells = cells.reindex(
-            index=[canonical(value) for value in rows],
-            columns=[canonical(value) for value in columns],
-        )
+        cells = cells.reindex(index=list(rows), columns=list(columns))
         if cells.notna().to_numpy().mean() < 0.9:
             return None
-        cells.index, cells.columns = (pd.Index(v, dtype=object) for v in (rows, columns))
+        cells.index, cells.columns = (
+            pd.Index(list(levels.values()), dtype=object) for levels in (rows, columns)
+        )
         return cells
 
     def _known(self, metric: str) -> pd.DataFrame:
         """Trials with a finite value of a metric."""
         return self.table[np.isfinite(self.table[metric].astype(float))]
 
-    def _levels(self, factor: str, table: pd.DataFrame) -> list[Any]:
+    def _levels(self, factor: str, table: pd.DataFrame) -> dict[str, Any]:
         """Values of a factor in the table: in the order of the study, or sorted numbers."""
         found = {canonical(value): value for value in table[factor]}
         listed = self.study["factors"][factor].get("values")
         if listed is None:
-            return sorted(found.values(), key=lambda value: (isinstance(value, str), value))
-        order = [canonical(value) for value in listed]
-        rest = [key for key in found if key not in order]
-        return [found[key] for key in [*rest, *order] if key in found]
+            order = sorted(found, key=lambda key: (isinstance(found[key], str), found[key]))
+        else:
+            known = [canonical(value) for value in listed]
+            order = [*(key for key in found if key not in known), *known]
+        return {key: found[key] for key in order if key in found}
 
 
 def _trials(count: int) -> str:
     return "1 trial" if count == 1 else f"{count} trials"
-
-
-# ------------------------------------------------------------------ folders
 
 
 def read_results(folder: str | os.PathLike[str]) -> Results:
@@ -278,23 +263,19 @@ def results_of(folder: Path, rows: Mapping[str, dict[str, Any]] | None = None) -
     except ValueError as error:
         raise ValueError(f"{folder / STUDY_FILE} cannot be read ({error}).") from error
     rows = rows_of(folder) if rows is None else rows
+    factors = list(study["factors"])
     if study["design"] == "optuna":
-        chosen = proposed_rows(
-            rows.values(), study["factors"], study["settings"], study["identity"]
-        )
+        chosen = proposed_rows(rows, factors, study["settings"], study["identity"])
         chosen.sort(key=lambda row: (row["started"], row["seed"]))
     else:
         chosen = [rows[key] for key in study["trials"] if key in rows]
-    factors = list(study["factors"])
     for row in chosen:
-        lacks = [key for key in _ROW if key not in row]
-        lacks += [f"arm.{name}" for name in factors if name not in row.get("arm", {})]
-        if lacks:
+        if lacks := [name for name in factors if name not in row["arm"]]:
             raise ValueError(
-                f"The trial {row['id']} in the {DATABASE} or trials of {folder} lacks "
+                f"The arm of the trial {row['id']} in the {DATABASE} or trials of {folder} lacks "
                 f"{', '.join(map(repr, lacks))}. Remove it; the trial is done again."
             )
-    columns = {name: metric_column(name, factors) for row in chosen for name in row["metrics"]}
+    columns = {name: _metric_column(name, factors) for row in chosen for name in row["metrics"]}
     ordered = sorted(columns, key=lambda name: name != study["metric"])
     return Results(
         folder=folder,
@@ -307,15 +288,11 @@ def results_of(folder: Path, rows: Mapping[str, dict[str, Any]] | None = None) -
 
 def _check_study(study: Mapping[str, Any]) -> None:
     """Refuse a description of a study whose parts have types that `Study` does not write."""
-    if missing := [key for key in _STUDY if key not in study]:
-        raise ValueError(f"{missing[0]!r} is missing")
-    for key, kind in {**_OPTIONAL, **_STUDY}.items():
-        if key in study and not isinstance(study.get(key), kind):
-            name = getattr(kind, "__name__", "str or None")
-            raise ValueError(f"{key!r} must be of type {name} (got {study.get(key)!r:.60})")
-    for key, kind in _OPTIONAL.items():
-        found = study.get(key, kind())
-        if not all(isinstance(v, str) for v in (found if kind is list else found.values())):
+    check_parts(study, _STUDY, optional=_MORE)
+    for key in ("trials", *_MORE):
+        found = study.get(key, [])
+        words = found.values() if isinstance(found, dict) else found
+        if not all(isinstance(word, str) for word in words):
             raise ValueError(f"{key!r} must hold words")
     for name, tried in study["factors"].items():
         plain = isinstance(tried, dict) and isinstance(tried.get("values", []), list)
@@ -348,16 +325,8 @@ def rows_of(folder: Path) -> dict[str, dict[str, Any]]:
     return rows
 
 
-def write_shared_rows(folder: Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    """Copy rows of a database elsewhere into the folder, so that it can be read without that."""
-    (folder / "trials").mkdir(exist_ok=True)
-    with atomic_write(folder / "trials" / "shared.jsonl", overwrite=True) as draft:
-        for row in rows:
-            draft.write((json.dumps(encoded(row), allow_nan=False) + "\n").encode())
-
-
 def proposed_rows(
-    rows: Iterable[dict[str, Any]],
+    rows: Mapping[str, dict[str, Any]],
     factors: Iterable[str],
     settings: Mapping[str, Any],
     identity: Mapping[str, Any],
@@ -366,14 +335,11 @@ def proposed_rows(
     names, same = set(factors), canonical(identity)
     return [
         row
-        for row in rows
+        for row in rows.values()
         if row["arm"].keys() == names
         and canonical(row["identity"]) == same
         and canonical(row["config"]) == canonical({**settings, **row["arm"]})
     ]
-
-
-# ------------------------------------------------------------------ the table
 
 
 def check_factor(name: str) -> None:
@@ -383,17 +349,17 @@ def check_factor(name: str) -> None:
             f"'factors' must have names of at most {_LONGEST} printable characters (got "
             f"{name!r:.120}). Give it another name."
         )
-    if name in _COLUMNS or name.startswith(_PREFIXES):
+    if _metric_column(name, ()) != name:
         raise ValueError(
             f"'factors' must not be called as a column of the results (got {name!r}; taken are "
-            f"{sorted(_COLUMNS)} and what begins with {' or '.join(_PREFIXES)}). Give it another "
-            "name."
+            f"{sorted((*_FIRST, *_LAST))} and what begins with {' or '.join(_PREFIXES)}). Give it "
+            "another name."
         )
 
 
-def metric_column(metric: str, factors: Iterable[str]) -> str:
+def _metric_column(metric: str, factors: Iterable[str]) -> str:
     """Name the column of a metric: by its name, unless that is taken."""
-    taken = metric in _COLUMNS or metric in factors or metric.startswith(_PREFIXES)
+    taken = metric in (*_FIRST, *_LAST, *factors) or metric.startswith(_PREFIXES)
     return f"metric.{metric}" if taken else metric
 
 
@@ -405,20 +371,19 @@ def _trial_table(
     for row in rows:
         found = {metrics[name]: value for name, value in row["metrics"].items()}
         bad = [name for name, value in found.items() if not math.isfinite(value)]
+        told = {"cost": "", "error": "", "attempt": 0, **row, "trial": row["id"]}
+        told |= {"nan": ", ".join(bad), "unread": ", ".join(row.get("unread", ()))}
+        told["arm"] = arm_name(row["arm"])
         records.append(
             {name: row["arm"][name] for name in factors}
             | {"seed": row["seed"]}
             | {name: found.get(name, math.nan) for name in metrics.values()}
-            | {name: row[name] for name in ("seconds", "peak_memory_mb", "status")}
-            | {"nan": ", ".join(bad), "unread": ", ".join(row.get("unread", ()))}
-            | {"error": row.get("error", ""), "arm": arm_name(row["arm"])}
-            | {"cost": row.get("cost", "")}
+            | {name: told[name] for name in _FIRST}
             | {f"version.{name}": number for name, number in row.get("versions", {}).items()}
-            | {name: row.get(name) for name in ("python", "git_commit", "worker", "finished")}
-            | {"attempt": row.get("attempt", 0), "trial": row["id"]}
+            | {name: told.get(name) for name in _LAST}
         )
-    names = [*factors, "seed", "seconds", "status", "nan", "unread", "error", "arm", "trial"]
-    table = pd.DataFrame(records) if records else pd.DataFrame(columns=names)
+    columns = None if records else [*factors, *_FIRST, "trial"]
+    table = pd.DataFrame(records, columns=columns)
     for name in factors:
         # pandas would turn None into NaN and 4 into 4.0.
         table[name] = pd.Series([row["arm"][name] for row in rows], dtype=object)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import itertools
 import json
 import math
 import os
@@ -11,6 +12,7 @@ import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,19 +24,8 @@ from gloss_graph._internal.checks import check_choice, check_positive_int
 from gloss_graph._internal.files import atomic_write, full_disk_named
 from gloss_graph._internal.folders import check_content, join
 from gloss_graph._internal.peak_memory import free_memory
-from gloss_graph._internal.settings import Choice, Dimension, Range, Scalar
-from gloss_graph.studies.engine import (
-    HEARTBEAT,
-    TrialBudget,
-    TrialTable,
-    begin_proposal,
-    open_storage,
-    open_study,
-    quiet_optuna,
-    read_rows,
-    sqlite_url,
-    worker_name,
-)
+from gloss_graph._internal.settings import Choice, Scalar
+from gloss_graph.studies import engine
 from gloss_graph.studies.results import (
     DATABASE,
     STUDY_FILE,
@@ -43,7 +34,6 @@ from gloss_graph.studies.results import (
     proposed_rows,
     results_of,
     rows_of,
-    write_shared_rows,
 )
 from gloss_graph.studies.trials import (
     DESIGNS,
@@ -56,6 +46,7 @@ from gloss_graph.studies.trials import (
     read_lines,
     run_trial,
     trial_id,
+    write_row,
 )
 
 # A file that the workers in a folder lock together.
@@ -145,10 +136,9 @@ class Study:
             raise ValueError("'factors' must name a setting to vary (got none).")
         if "seed" in factors or "seed" in (baseline or {}):
             raise ValueError("'seed' must be given as 'seeds': every arm is run with all of them.")
-        self.factors: dict[str, Dimension] = {}
-        for factor, values in factors.items():
-            check_factor(str(factor))
-            self.factors[str(factor)] = factor_dimension(str(factor), values)
+        for factor in map(str, factors):
+            check_factor(factor)
+        self.factors = {str(key): factor_dimension(str(key), v) for key, v in factors.items()}
         self.settings: dict[str, Any] = dict(baseline or {})
         try:
             canonical(self.settings)
@@ -158,18 +148,17 @@ class Study:
         self.metric = metric or getattr(run, "metric", None)
         self.minimize, self.seeds = bool(minimize), _seeds(seeds)
         self.identity = {**getattr(run, "identity", {}), **(identity or {})}
-        self.function = run
-        self.size = arms
+        self.function, self.size = run, arms
         if design in ("latin-hypercube", "optuna"):
             check_positive_int("arms", arms)
-            if design == "optuna" and not self.metric:
-                raise ValueError("'metric' must say what design='optuna' is to improve (got none).")
         elif arms is not None:
             raise ValueError(f"'arms' must be left out for design={design!r} (got {arms}).")
+        if design == "optuna" and not self.metric:
+            raise ValueError("'metric' must say what design='optuna' is to improve (got none).")
         self.baseline: Arm = {
-            name: self.settings.get(name, _first(tried)) for name, tried in self.factors.items()
+            name: self.settings.get(name, tried.probes()[0]) for name, tried in self.factors.items()
         }
-        choices = [len(list(v.values)) for v in self.factors.values() if isinstance(v, Choice)]
+        choices = [len(v.probes()) for v in self.factors.values() if isinstance(v, Choice)]
         count = arms or (math.prod(choices) if design == "grid" else sum(choices))
         if count * len(self.seeds) > _MOST_TRIALS:
             raise ValueError(
@@ -177,8 +166,7 @@ class Study:
                 f"{count:,} arms with {len(self.seeds):,} seeds. Leave values out, or take "
                 "design='latin-hypercube'."
             )
-        self.arms: list[Arm] = []
-        self.notes: list[str] = []
+        self.arms, self.notes = list[Arm](), list[str]()
         if design == "optuna":
             # Known before the first proposal: every end of every range, one at a time.
             probes: list[Arm] = [
@@ -201,10 +189,9 @@ class Study:
     def trial(self, arm: Mapping[str, Scalar], seed: int) -> Trial:
         """Return an arm with a seed."""
         config = {**self.settings, **arm}
-        resolve = getattr(self.function, "resolve", None)
-        whole = config if resolve is None else resolve(config)
+        resolve = getattr(self.function, "resolve", dict)
         name = getattr(self.function, "name", None) or getattr(self.function, "__qualname__", "run")
-        key = trial_id(whole, seed, {**self.identity, "function": name})
+        key = trial_id(resolve(config), seed, {**self.identity, "function": name})
         return Trial(key, dict(arm), config, seed)
 
     def trials(self) -> list[Trial]:
@@ -216,37 +203,27 @@ class Study:
         rows = rows_of(Path(out)) if out is not None and Path(out).is_dir() else {}
         if self.design == "optuna":
             arms = (self.size or 0) + 1
-            known = proposed_rows(rows.values(), self.factors, self.settings, self.identity)
+            known = proposed_rows(rows, self.factors, self.settings, self.identity)
         else:
             arms = len(self.arms)
             known = [rows[trial.id] for trial in self.trials() if trial.id in rows]
         fine = [row["seconds"] for row in known if row["status"] == "ok"]
-        return Plan(
-            design=self.design,
-            seeds=len(self.seeds),
-            total=arms * len(self.seeds),
-            done=len(known),
-            seconds=sum(fine) / len(fine) if fine else math.nan,
-            notes=tuple(self.notes),
-        )
+        seconds, seeds = sum(fine) / len(fine) if fine else math.nan, len(self.seeds)
+        return Plan(self.design, seeds, arms * seeds, len(known), seconds, tuple(self.notes))
 
     def _check(self, arms: list[Arm]) -> None:
         """Refuse arms that would fail, and settings and factors without effect."""
-        check, used = (getattr(self.function, name, None) for name in ("check", "used"))
-        needed: list[set[str]] = []
+        check = getattr(self.function, "check", lambda config: None)
+        used = getattr(self.function, "used", None)
         for arm in arms:
-            config = {**self.settings, **arm}
             try:
-                if check is not None:
-                    check(config)
+                check({**self.settings, **arm})
             except ValueError as error:
                 raise ValueError(f"The arm {arm_name(arm)} cannot be run: {error}") from error
-            if used is not None:
-                needed.append(set(used(config)))
         if used is None:
             return
-        known = set().union(*needed)
-        tolerated = getattr(self.function, "tolerated", ())
+        needed = [set(used({**self.settings, **arm})) for arm in arms]
+        known, tolerated = set().union(*needed), getattr(self.function, "tolerated", ())
         idle = sorted(set(self.settings) - known - self.factors.keys())
         if ignored := [name for name in idle if name in tolerated]:
             self.notes.append(f"{', '.join(ignored)} of the baseline mean nothing at this cost.")
@@ -255,19 +232,14 @@ class Study:
                 f"'baseline' sets {', '.join(map(repr, idle))}, which no arm uses. Leave it out; "
                 f"used here are {sorted(known)}."
             )
-        without = {name: sum(name not in names for names in needed) for name in self.factors}
-        if useless := [name for name, count in without.items() if count == len(arms)]:
+        if useless := [name for name in self.factors if name not in known]:
             raise ValueError(
                 f"factor {', '.join(map(repr, useless))} is not used by any arm, so all arms would "
                 f"be equal in it. Leave it out; used here are {sorted(known)}."
             )
-        self.notes += [
-            f"{name} has no effect in {count} of {len(arms)} arms."
-            for name, count in without.items()
-            if count
-        ]
-
-    # ------------------------------------------------------------------ run
+        for name in self.factors:
+            if count := sum(name not in names for names in needed):
+                self.notes.append(f"{name} has no effect in {count} of {len(arms)} arms.")
 
     def run(
         self,
@@ -278,7 +250,7 @@ class Study:
         storage: str | None = None,
         wait: bool = True,
         limit: int | None = None,
-        heartbeat: int = HEARTBEAT,
+        heartbeat: int = engine.HEARTBEAT,
     ) -> Results:
         """Run the trials that have no result yet, and read all results. The same call resumes.
 
@@ -298,45 +270,47 @@ class Study:
             ValueError: A factor the function never reads, or a database out of reach.
             RuntimeError: Every trial failed; names the last error.
         """
-        folder = Path(out)
-        if not (folder / STUDY_FILE).is_file():
+        folder, content = Path(out), self._content()
+        file = folder / STUDY_FILE
+        if not file.is_file():
             known = ("trials", "claims", _CROWD, DATABASE, f"{DATABASE}-journal")
             check_content(folder, known=known)
         folder.mkdir(parents=True, exist_ok=True)
-        file, content = folder / STUDY_FILE, self._content()
-        url = sqlite_url(folder / DATABASE) if storage is None else storage
-
-        def begin() -> None:
-            with atomic_write(file, overwrite=True) as draft:
-                draft.write(content)
 
         def same() -> bool:
             return file.is_file() and file.read_bytes() == content
 
-        with full_disk_named(folder), open_storage(url, heartbeat=heartbeat) as database:
-            # It refuses other settings; the folder must then stay as it is.
+        url = engine.sqlite_url(folder / DATABASE) if storage is None else storage
+        with full_disk_named(folder), engine.open_storage(url, heartbeat=heartbeat) as database:
+            # Another study is refused; the folder must then stay as it is.
             proposals = self._proposals(database) if self.design == "optuna" else None
+            begin = partial(_write, file, content)
             with join(folder, "ablate", folder / _CROWD, same=same, begin=begin):
                 rows = read_lines(folder / "trials")
-                rows += read_rows(database, None if storage is None else self.name)
-                table = TrialTable(
+                rows += engine.read_rows(database, None if storage is None else self.name)
+                table = engine.TrialTable(
                     database,
                     self.name,
                     self.factors,
                     self.baseline,
                     metric=self.metric,
                     minimize=self.minimize,
-                    rows=rows,
+                    known=rows,
                 )
-                runner = _Runner(self, table, progress=progress, retry=retry)
+                work = partial(self._work, table, progress=progress, retry=retry)
                 if proposals is None:
-                    runner.work(self.trials()[:limit], wait=wait)
+                    work(self.trials()[:limit], wait=wait)
                 else:
-                    runner.work(self._seeded(self.baseline))
-                    self._propose(proposals, database, runner)
+                    work([self.trial(self.baseline, seed) for seed in self.seeds])
+                    objective = partial(self._propose, table, work)
+                    for _ in engine.turns(proposals, database, self.size or 0):
+                        proposals.optimize(objective, n_trials=1, catch=(), gc_after_trial=True)
                 if storage is not None:
-                    write_shared_rows(folder, table.rows().values())
-                results = results_of(folder, table.rows())
+                    # So that the folder can be read without the database.
+                    (folder / "trials").mkdir(exist_ok=True)
+                    lines = "".join(f"{write_row(row)}\n" for row in table.rows.values())
+                    _write(folder / "trials" / "shared.jsonl", lines.encode())
+                results = results_of(folder, table.rows)
         failed = results.table["status"] == "failed"
         if len(failed) and failed.all():
             raise RuntimeError(
@@ -345,153 +319,120 @@ class Study:
             )
         return results
 
-    def _seeded(self, arm: Arm) -> list[Trial]:
-        return [self.trial(arm, seed) for seed in self.seeds]
-
     def _proposals(self, storage: Any) -> Any:
         """The Optuna study that proposes arms."""
         attributes: dict[str, Any] = {
             "factors": {name: tried.as_dict() for name, tried in self.factors.items()},
-            "settings": canonical(self.settings),
-            "identity": canonical(self.identity),
+            **{name: canonical(getattr(self, name)) for name in ("settings", "identity")},
+            **{name: getattr(self, name) for name in ("metric", "minimize", "seeds")},
         }
-        attributes |= {"metric": self.metric, "minimize": self.minimize, "seeds": self.seeds}
-        return open_study(storage, self.name, attributes, seed=0)
+        return engine.open_study(storage, self.name, attributes, seed=0)
 
-    def _propose(self, proposals: Any, storage: Any, runner: _Runner) -> None:
-        """Run arms that the sampler proposes, each worth its mean over the seeds."""
-        with quiet_optuna() as optuna:
-
-            def objective(proposal: Any) -> float:
-                trials = self._seeded(begin_proposal(proposal, self.factors))
-                runner.work(trials)
-                rows = runner.table.rows()
-                values = [rows[trial.id]["metrics"].get(self.metric, math.nan) for trial in trials]
-                mean = sum(values) / len(values)
-                if not math.isfinite(mean):
-                    raise optuna.TrialPruned(f"no {self.metric!r}")
-                return -mean if self.minimize else mean
-
-            budget = TrialBudget(proposals, storage, self.size or 0)
-            while budget.next():
-                proposals.optimize(objective, n_trials=1, catch=(), gc_after_trial=True)
+    def _propose(
+        self, table: engine.TrialTable, work: Callable[[list[Trial]], None], proposal: Any
+    ) -> float:
+        """Run an arm that the sampler proposes, which is worth its mean over the seeds."""
+        arm = engine.begin_proposal(proposal, self.factors)
+        trials = [self.trial(arm, seed) for seed in self.seeds]
+        work(trials)
+        found = [table.rows[trial.id]["metrics"].get(self.metric, math.nan) for trial in trials]
+        mean = sum(found) / len(found)
+        if not math.isfinite(mean):
+            raise engine.require_optuna().TrialPruned(f"no {self.metric!r}")
+        return -mean if self.minimize else mean
 
     def _content(self) -> bytes:
         """The content of the study's file."""
-        call = self.function
-        content = {
-            "name": self.name,
-            "question": self.question,
-            "design": self.design,
+        kept = ("name", "question", "design", "baseline", "seeds", "metric", "minimize", "identity")
+        told = {"cost": "", "about": "", "glossary": {}, "titles": {}}
+        told |= {"lower_is_better": (), "shown": ()}
+        content: dict[str, Any] = {
+            **{name: getattr(self, name) for name in (*kept, "notes")},
             "factors": {name: tried.as_dict() for name, tried in self.factors.items()},
-            "baseline": self.baseline,
             "settings": {k: v for k, v in self.settings.items() if k not in self.factors},
-            "seeds": self.seeds,
-            "metric": self.metric,
-            "minimize": self.minimize,
-            "cost": getattr(call, "cost", ""),
-            "about": getattr(call, "about", ""),
-            "identity": self.identity,
-            "glossary": getattr(call, "glossary", {}),
-            "titles": getattr(call, "titles", {}),
-            "lower_is_better": list(getattr(call, "lower_is_better", ())),
-            "shown": list(getattr(call, "shown", ())),
-            "notes": self.notes,
+            **{name: getattr(self.function, name, default) for name, default in told.items()},
             "trials": [trial.id for trial in self.trials()],
         }
         return (json.dumps(content, indent=1) + "\n").encode()
 
-
-class _Runner:
-    """Runs trials of a study one after another, sharing them with other processes."""
-
-    def __init__(self, study: Study, table: TrialTable, *, progress: bool, retry: bool) -> None:
-        self._study, self.table, self._retry = study, table, retry
-        self._bar = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[note]}", markup=False),
+    def _work(
+        self,
+        table: engine.TrialTable,
+        trials: Sequence[Trial],
+        *,
+        progress: bool,
+        retry: bool,
+        wait: bool = True,
+    ) -> None:
+        """Run trials until every one has a row; `wait=False` leaves those of other workers."""
+        table.read(fail_dead=True)
+        # The attempt of a trial whose row counts.
+        attempts = {trial.id: 0 for trial in trials}
+        for key in attempts.keys() & table.rows.keys() if retry else ():
+            if table.rows[key]["status"] == "failed":
+                attempts[key] = table.rows[key].get("attempt", 0) + 1
+        bar = Progress(
+            *(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()),
+            *(TimeRemainingColumn(), TextColumn("{task.fields[note]}", markup=False)),
             console=Console(stderr=True),
             disable=not progress,
             speed_estimate_period=_ESTIMATE_SECONDS,
         )
-
-    def work(self, trials: Sequence[Trial], *, wait: bool = True) -> None:
-        """Run trials until every one has a row; `wait=False` leaves those of other workers."""
-        self.table.read(fail_dead=True)
-        rows = self.table.rows()
-        # The attempt of a trial whose row counts.
-        attempts = {trial.id: 0 for trial in trials}
-        for key in attempts:
-            if self._retry and key in rows and rows[key]["status"] == "failed":
-                attempts[key] = rows[key].get("attempt", 0) + 1
-
-        def done(key: str) -> bool:
-            return key in rows and rows[key].get("attempt", 0) >= attempts[key]
-
-        with self._bar, ExitStack() as after:
+        with bar, ExitStack() as after:
             # Collections between trials look only at objects of the trials, not at all imports.
             gc.freeze()
             after.callback(gc.unfreeze)
-            for old in self._bar.task_ids:
-                self._bar.remove_task(old)
-            task = self._bar.add_task("Trials", total=len(trials), note="")
+            task = bar.add_task("Trials", total=len(trials), note="")
+
             while True:
                 ran = False
                 for trial in trials:
                     attempt = attempts[trial.id]
-                    claimed = None if done(trial.id) else self.table.claim(trial, attempt)
+                    claimed = table.claim(trial, attempt)
                     if claimed is not None:
-                        note = f"{arm_name(trial.arm)}, seed {trial.seed}"
-                        self._bar.update(task, completed=sum(map(done, attempts)), note=note)
-                        self._one(trial, claimed, attempt)
+                        done = sum(itertools.starmap(table.done, attempts.items()))
+                        bar.update(task, completed=done, note=str(trial))
+                        self._one(table, trial, claimed, attempt)
                         ran = True
-                self.table.read(fail_dead=True)
-                finished = sum(map(done, attempts))
-                left = len(attempts) - finished
-                note = f"{left} begun elsewhere" if left else ""
-                self._bar.update(task, completed=finished, note=note)
+                table.read(fail_dead=True)
+                left = len(attempts) - sum(itertools.starmap(table.done, attempts.items()))
+                elsewhere = f"{left} begun elsewhere" if left else ""
+                bar.update(task, completed=len(attempts) - left, note=elsewhere)
                 if not left or not (ran or wait):
                     return
                 if not ran:
                     time.sleep(_POLL_SECONDS)
 
-    def _one(self, trial: Trial, key: int, attempt: int) -> None:
+    def _one(self, table: engine.TrialTable, trial: Trial, key: int, attempt: int) -> None:
         """Run a trial and write its row, whether it succeeds or not."""
-        study = self._study
-        about = {
-            "cost": getattr(study.function, "cost", ""),
-            "identity": study.identity,
-            "attempt": attempt,
-            "worker": worker_name(),
-        }
+        about = {"cost": getattr(self.function, "cost", ""), "identity": self.identity}
+        about |= {"attempt": attempt, "worker": engine.worker_name()}
         try:
-            with self.table.beating(key):
-                row = run_trial(trial, study.function, study.baseline, about)
+            with table.beating(key):
+                row = run_trial(trial, self.function, self.baseline, about)
         except BaseException:
-            self.table.give_back(key)
+            table.give_back(key)
             raise
-        if not self.table.finish(key, row):
-            warnings.warn(
-                f"The trial {arm_name(trial.arm)}, seed {trial.seed} was silent for too long and "
-                "is run again.",
-                UserWarning,
-                stacklevel=4,
-            )
+        if not table.finish(key, row):
+            message = f"The trial {trial} was silent for too long and is run again."
+            warnings.warn(message, UserWarning, stacklevel=4)
         free_memory()
         if torch.cuda.is_initialized():
             torch.cuda.empty_cache()
 
 
+def _write(file: Path, content: bytes) -> None:
+    with atomic_write(file, overwrite=True) as draft:
+        draft.write(content)
+
+
 def _seeds(seeds: int | Iterable[int]) -> list[int]:
-    if isinstance(seeds, int) and not isinstance(seeds, bool):
+    if isinstance(seeds, int):
         check_positive_int("seeds", seeds)
         if seeds > _MOST_TRIALS:
             raise ValueError(f"'seeds' must be at most {_MOST_TRIALS:,} (got {seeds}).")
         return list(range(seeds))
-    if isinstance(seeds, (bool, str, Mapping)) or not isinstance(seeds, Iterable):
+    if isinstance(seeds, (str, Mapping)) or not isinstance(seeds, Iterable):
         raise ValueError(f"'seeds' must be a number or a list of seeds (got {seeds!r}).")
     listed = list(seeds)
     for seed in listed:
@@ -499,7 +440,3 @@ def _seeds(seeds: int | Iterable[int]) -> list[int]:
     if not listed or len(set(listed)) != len(listed):
         raise ValueError(f"'seeds' must hold distinct seeds, one at least (got {listed}).")
     return listed
-
-
-def _first(tried: Dimension) -> Scalar:
-    return tried.low if isinstance(tried, Range) else next(iter(tried.values))

@@ -7,6 +7,7 @@ import os
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -30,8 +31,8 @@ from gloss_graph.text import (
     stratified_draw,
 )
 from gloss_graph.text.encoders import POOLINGS
+from gloss_graph.text.tables import SUFFIXES
 from gloss_graph.training import (
-    LOSSES,
     RunResult,
     TrainConfig,
     encoder_identity,
@@ -56,24 +57,18 @@ COSTS = {
 #: Settings that a study cannot vary: every arm runs with all seeds.
 NO_FACTORS = ("seed", "pictures")
 _MEASURED_BATCHES = 24
-_GRAPH_LOSSES = tuple(
-    name for name, spec in LOSSES.items() if spec.in_batch or (spec.over_bank and spec.fills_bank)
-)
 # Name of the corpus that needs no file.
 _DEMO = "demo"
 _DEMO_DOCUMENTS = 2_000
-_ENDINGS = ("csv", "tsv", "jsonl", "ndjson", "parquet")
 _PARTS = ("train", "val", "test", "unlabeled")
 _WORDS = (*_PARTS, "data", "text", "label", "encoder", "question", "design", "cost", "metric")
 _COUNTS = ("documents", "max_length", "arms")
-_KEYS = sorted((*_WORDS, *_COUNTS, "factors", "baseline", "seeds", "minimize", "pooling"))
+# Keys that a study takes as they are.
+_OF_STUDY = ("design", "arms", "seeds", "metric", "minimize")
+_KEYS = sorted({*_WORDS, *_COUNTS, *_OF_STUDY, "factors", "baseline", "pooling"})
 
-
-# ------------------------------------------------------------------ settings that count
 
 _LORA = {"lora_alpha", "lora_dropout", "lora_targets"}
-_STALENESS = {"half_life", "restandardize", "memory_start", "memory_ramp"}
-_SPREADING = {"unlabeled_batch_size", "graph_start_classes", "graph_start_rate"}
 # Settings of transformers, which an adapter of features has no use for.
 _ENCODER_ONLY = _LORA | {"bf16", "gradient_checkpointing", "freeze_layers", "lora_rank"}
 # The last line is of the head that propagates over the training documents, of every loss.
@@ -86,56 +81,55 @@ _TRAINING = {
     *("batch_size", "gradient_accumulation", "learning_rate", "warmup", "weight_decay"),
     *("max_steps", "class_balance", "gradient_checkpointing"),
 }
+# Settings of parts that count by a rule of their own or of the loss.
+_RULED = {
+    *("eta", "hops", "refresh_every", "consistency_weight", "contrast_weight"),
+    *("half_life", "restandardize", "memory_start", "memory_ramp"),
+}
 
 
 def used_settings(config: TrainConfig, *, unlabeled: bool) -> set[str]:
     """List the settings that the result of a training depends on."""
-    spec, used = config.loss_spec, set(_ALWAYS)
+    spec, trains = config.loss_spec, config.trains
     warm = bool(config.warm_start_steps or spec.warm_start_steps)
     spreads = unlabeled and config.spreads
-    if config.rule != "spreading":
-        used.add("eta")
-    if spec.fits_head:
-        used.add("max_steps")
-    if unlabeled:
-        used.add("graph_start_steps")
+    over_bank = trains and spec.over_bank
+    fills = spec.head_from_graph and not trains and config.anchor > 0
+    contrasts = spreads or (over_bank and config.contrast_weight > 0)
+    used = _ALWAYS | (spec.reads(config, unlabeled=unlabeled) if trains else set())
+    rules: list[tuple[Any, set[str]]] = [
+        (config.rule != "spreading", {"eta"}),
+        (spec.fits_head, {"max_steps"}),
+        (unlabeled, {"graph_start_steps"}),
         # The in-batch forms have no frozen view.
-        used |= set() if spec.in_batch else {"anchor"}
-    if config.trains or (unlabeled and not spec.head_from_graph):
-        used.add("refit_head")  # without training `gloss` does as it says
-    if warm or spreads:
-        used.add("batch_size")
+        (unlabeled and not spec.in_batch, {"anchor"}),
+        # Without training `gloss` does as it says.
+        (trains or (unlabeled and not spec.head_from_graph), {"refit_head"}),
+        (warm or spreads, {"batch_size"}),
         # The rate of the stage on the corpus follows it.
-        used |= {"warm_start_rate"} if warm or config.graph_start_rate is None else set()
-        used |= _SPREADING if spreads else set()
-    if config.trains or warm or spreads:
-        used |= {"freeze_layers", "lora_rank"} | (_LORA if config.lora_rank else set())
-    if config.trains:
-        used |= _TRAINING | ({"epochs"} if config.max_steps is None else set())
-        used |= set() if config.keeps_last else {"patience", "eval_steps"}
-        used |= {"head_learning_rate", "dropout"} if config.mode == "integrated" else set()
-        used |= spec.reads(config, unlabeled=unlabeled)
-    elif spec.head_from_graph and unlabeled and config.anchor > 0:
-        used |= {"memory_size", "eviction"}  # filled all the same, to predict over
-    # Settings of parts that no rule above names count where they are not at their default.
-    parts = {"graph", "propagation"}
-    if config.trains and spec.over_bank:
-        parts |= {"staleness"} | ({"consistency"} if unlabeled else set())
-        used.add("contrast_weight")
-    contrasts = config.trains and spec.over_bank and config.contrast_weight > 0
-    if spreads or contrasts:
-        parts |= {"contrast"}
-        used |= {"graph_start_classes"} if unlabeled else set()
-    ruled = {"eta", "hops", "refresh_every", "consistency_weight", "contrast_weight", *_STALENESS}
-    ruled |= set() if config.rule == "spreading" else {"alpha"}
+        (warm or (spreads and config.graph_start_rate is None), {"warm_start_rate"}),
+        (spreads, {"unlabeled_batch_size", "graph_start_rate"}),
+        (unlabeled and contrasts, {"graph_start_classes"}),
+        (trains or warm or spreads, {"freeze_layers", "lora_rank"}),
+        ((trains or warm or spreads) and config.lora_rank, _LORA),
+        (trains, _TRAINING),
+        (trains and config.max_steps is None, {"epochs"}),
+        (trains and not config.keeps_last, {"patience", "eval_steps"}),
+        (trains and config.mode == "integrated", {"head_learning_rate", "dropout"}),
+        (over_bank, {"contrast_weight"}),
+        # Filled all the same, to predict over.
+        (unlabeled and fills, {"memory_size", "eviction"}),
+    ]
+    used |= {name for counts, names in rules if counts for name in names}
+    # Settings of parts that no rule names count where they are not at their default.
+    parts = {"graph": True, "propagation": True, "contrast": contrasts, "staleness": over_bank}
+    parts["consistency"] = over_bank and unlabeled
+    ruled = _RULED | (set() if config.rule == "spreading" else {"alpha"})
     return used | {
         name
         for name, one in SETTINGS.items()
-        if one.part in parts and name not in ruled and getattr(config, name) != one.default
+        if parts.get(one.part) and name not in ruled and getattr(config, name) != one.default
     }
-
-
-# ------------------------------------------------------------------ trials
 
 
 class TextRun:
@@ -216,15 +210,13 @@ class TextRun:
     def check(self, config: Mapping[str, Any]) -> None:
         """Refuse settings that no training accepts; a `ValueError` names the setting."""
         known = [name for name in SETTINGS if name not in NO_FACTORS]
-        unknown = sorted(set(config) - set(known))
-        if unknown:
+        if unknown := sorted(config.keys() - set(known)):
             raise ValueError(
                 f"{', '.join(map(repr, unknown))} is no setting of a training. Known are {known}."
             )
         for name, value in config.items():
             check_value(name, value)
-        made = self._config(config, 0)
-        if not made.keeps_last and self.splits.val is None:
+        if not self._config(config, 0).keeps_last and self.splits.val is None:
             raise ValueError("the data have no validation part, which picks the best step.")
 
     def used(self, config: Mapping[str, Any]) -> set[str]:
@@ -235,8 +227,18 @@ class TextRun:
 
     def __call__(self, config: Mapping[str, Any], seed: int) -> dict[str, float]:
         """Train and score."""
-        made = self._config(config, seed)
-        splits, encoder, frozen = self._begin(made)
+        made, splits, frozen = self._config(config, seed), self.splits, self.prepare()
+        encoder: TextEncoder | FeatureEncoder
+        if self.cost == "full":
+            encoder = self.make_encoder()
+        else:
+            rows = {name: table.numpy() for name, table in frozen.items()}
+            parts = {name: replace(p, features=rows[name]) for name, p in splits.parts.items()}
+            splits = replace(splits, **parts)
+            encoder = FeatureEncoder.scaled_to(rows["train"], seed=seed)
+            frozen = {name: table * encoder.scale for name, table in frozen.items()}
+        if made.keeps_last and self.part != "val":
+            splits = replace(splits, val=None)  # nothing looks at it
         with scratch_folder() as folder, warnings.catch_warnings():
             # Advice about settings that an arm tries on purpose.
             for message in ("Graph skill", *([] if made.ids else [".*ids.*"])):
@@ -245,26 +247,9 @@ class TextRun:
             return self._metrics(result, made, frozen)
 
     def _config(self, config: Mapping[str, Any], seed: int) -> TrainConfig:
-        settings = dict(config)
-        if self.cost == "replay":
-            settings = {**FEATURE_RATES, **settings}
-            settings = {k: v for k, v in settings.items() if k not in _ENCODER_ONLY}
+        settings = {**(FEATURE_RATES if self.cost == "replay" else {}), **config}
+        settings = {k: v for k, v in settings.items() if k not in self.tolerated}
         return TrainConfig(**{**settings, "seed": seed, "pictures": False})
-
-    def _begin(
-        self, config: TrainConfig
-    ) -> tuple[Splits, TextEncoder | FeatureEncoder, dict[str, Tensor]]:
-        """Documents, an untrained encoder and the embeddings it makes of them."""
-        rows, splits = self.prepare(), self.splits
-        if config.keeps_last and self.part != "val":
-            splits = replace(splits, val=None)  # nothing looks at it
-        if self.cost == "full":
-            return splits, self.make_encoder(), rows
-        tables = {name: table.numpy() for name, table in rows.items()}
-        parts = {name: replace(part, features=tables[name]) for name, part in splits.parts.items()}
-        encoder = FeatureEncoder.scaled_to(tables["train"], seed=config.seed)
-        frozen = {name: table * encoder.scale for name, table in rows.items()}
-        return replace(splits, **parts), encoder, frozen
 
     def prepare(self) -> dict[str, Tensor]:
         """Return the embeddings of every part, recorded unless they are known."""
@@ -277,11 +262,10 @@ class TextRun:
     def _metrics(
         self, result: RunResult, config: TrainConfig, frozen: Mapping[str, Tensor]
     ) -> dict[str, float]:
-        found, part = result.metrics, self.part
-        metrics = {
-            name: found[f"{part}.{name}"] for name in ("accuracy", "macro_f1", "macro_silhouette")
-        }
-        for name in ("accuracy", "macro_f1"):
+        found, part, steps = result.metrics, self.part, result.metrics["steps"]
+        scores = ("accuracy", "macro_f1")
+        metrics = {name: found[f"{part}.{name}"] for name in (*scores, "macro_silhouette")}
+        for name in scores:
             if f"{part}_propagation.{name}" in found:
                 metrics[f"propagation_{name}"] = found[f"{part}_propagation.{name}"]
         loss, unreachable = self._held_out(result, config, frozen)
@@ -292,9 +276,7 @@ class TextRun:
         if losses and config.graph_weight > 0:
             metrics["train_hidden_loss"] = sum(losses) / len(losses)
             metrics["leak"] = loss - metrics["train_hidden_loss"]
-        steps = found["steps"]
-        timed = sum(stage_seconds(found).values())
-        if timed and steps:
+        if (timed := sum(stage_seconds(found).values())) and steps:
             metrics["seconds_per_step"] = timed / steps
         return {**metrics, "seconds_train": found["seconds.train"], "steps": steps}
 
@@ -308,13 +290,13 @@ class TextRun:
         without a bank is measured batch by batch.
         """
         corpus, rows = self.splits.parts[self.part], result.embeddings[self.part]
-        if config.loss_spec.in_batch or config.memory_size == 0:
-            loss = config.loss if config.loss in _GRAPH_LOSSES else "gloss"
-            alone = replace(config, loss=loss, memory_size=0)
+        objective, spec = result.objective, config.loss_spec
+        if spec.in_batch or config.memory_size == 0:
+            on_graph = spec.in_batch or (spec.over_bank and spec.fills_bank)
+            alone = replace(config, loss=config.loss if on_graph else "gloss", memory_size=0)
             classes, width = self.splits.train.num_classes, rows.size(1)
-            objective = make_objective(alone, classes, width, 0, sample=rows, targets=False).eval()
-        else:
-            objective = result.objective.eval()
+            objective = make_objective(alone, classes, width, 0, sample=rows, targets=False)
+        objective.eval()
         joint = objective.memory is not None and objective.memory.dim > rows.size(1)
         labels, ids = torch.tensor(corpus.labels), torch.tensor(corpus.ids)
         order = torch.randperm(len(corpus), generator=torch.Generator().manual_seed(0))
@@ -335,9 +317,6 @@ class TextRun:
         scored = hidden - missed
         mean = total / scored if scored else math.nan
         return mean, missed / hidden if hidden else math.nan
-
-
-# ------------------------------------------------------------------ files
 
 
 def read_study(
@@ -378,84 +357,56 @@ def read_study(
         ValueError: No YAML file; an unknown key or setting; anything that `Study` refuses.
     """
     path = Path(path)
-    given: dict[str, Any] = {"cost": cost, "data": data, "documents": documents}
-    given |= {"encoder": encoder, "seeds": seeds}
-    content = _content(path) | {key: value for key, value in given.items() if value is not None}
-    _check_types(content, path)
-    if "factors" not in content:
-        raise ValueError(f"{path} must have 'factors', the settings to vary and their values.")
+    given = {"cost": cost, "data": data, "documents": documents, "encoder": encoder, "seeds": seeds}
+    content = read_yaml(path) | {key: value for key, value in given.items() if value is not None}
+    _check_content(content, path)
     factors = _factors(_block(content["factors"], "factors"))
     baseline: dict[str, Any] = {}
     blocks = {"config": config, "baseline": content.get("baseline"), "settings": settings}
     for where, block in blocks.items():
         baseline |= read_settings(_block(block or {}, where), f"'{where}'")
-    here = Path() if data is not None else path.parent
-    files = {
-        part: here / os.path.expanduser(str(content[part]))
-        for part in _PARTS
-        if part in content and data is None
-    }
-    source = str(content.get("data", _DEMO))
-    splits = read_data(
-        source if source == _DEMO else here / os.path.expanduser(source),
-        documents=content.get("documents"),
-        files=files,
-        text=str(content.get("text", "text")),
-        label=str(content.get("label", "label")),
-    )
-    name, pooling = str(content.get("encoder", "minilm")), content.get("pooling")
-    length = content.get("max_length", 128)
+    if data is not None:
+        content = {key: value for key, value in content.items() if key not in _PARTS}
+    splits = read_data(content, path.parent if data is None else Path())
+    name = str(content.get("encoder", "minilm"))
+    options = {"pooling": content.get("pooling"), "max_length": content.get("max_length", 128)}
     run = TextRun(
         splits,
-        lambda: load_encoder(name, pooling=pooling, max_length=length),
+        partial(load_encoder, name, **options),
         cost=content.get("cost", "replay"),
-        encoder=encoder_identity(name, pooling=pooling, max_length=length),
+        encoder=encoder_identity(name, **options),
         progress=progress,
     )
-    return Study(
-        factors=factors,
-        baseline=baseline,
-        run=run,
-        design=str(content.get("design", "grid")),
-        arms=content.get("arms"),
-        seeds=content.get("seeds", 5),
-        metric=content.get("metric"),
-        minimize=content.get("minimize", False),
-        question=str(content.get("question", "")),
-        name=path.stem,
-    )
+    told: dict[str, Any] = {key: content[key] for key in _OF_STUDY if key in content}
+    told |= {"question": str(content.get("question", "")), "name": path.stem}
+    return Study(factors=factors, baseline=baseline, run=run, **told)
 
 
-def _content(path: Path) -> dict[str, Any]:
-    content = read_yaml(path)
-    unknown = [str(key) for key in content if key not in _KEYS]
-    if unknown:
+def _check_content(content: Mapping[str, Any], path: Path) -> None:
+    """Refuse unknown keys and values of the wrong type; `Study` checks the rest."""
+    if unknown := [str(key) for key in content if key not in _KEYS]:
         raise ValueError(
             f"{path} has the unknown key {', '.join(map(repr, unknown))}. Known are "
             f"{_KEYS}; settings of the training go under 'factors' or 'baseline'."
         )
-    return content
-
-
-def _check_types(content: Mapping[str, Any], path: Path) -> None:
-    """Refuse values of the wrong type; `Study` checks the rest."""
-    for key in _WORDS:
-        value = content.get(key, "absent")
+    for key in content.keys() & {*_WORDS}:
+        value = content[key]
         # A data set, a column or a folder may be called 20.
         plain = isinstance(value, (str, int, float, Path)) and not isinstance(value, bool)
         if not plain or not str(value).strip():
             raise ValueError(f"{path}: '{key}' must be a word (got {value!r:.60}).")
-    for key in _COUNTS:
-        try:
-            check_positive_int(key, content.get(key, 1))
-        except ValueError as error:
-            raise ValueError(f"{path}: {error}") from error
-    if not isinstance(content.get("minimize", False), bool):
-        raise ValueError(
-            f"{path}: 'minimize' must be true or false (got {content['minimize']!r:.60})."
-        )
+    try:
+        for key in content.keys() & {*_COUNTS}:
+            check_positive_int(key, content[key])
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+    minimize = content.get("minimize", False)
+    if not isinstance(minimize, bool):
+        raise ValueError(f"{path}: 'minimize' must be true or false (got {minimize!r:.60}).")
     if content.get("pooling") is not None:
         check_choice("pooling", content["pooling"], POOLINGS)
+    if "factors" not in content:
+        raise ValueError(f"{path} must have 'factors', the settings to vary and their values.")
 
 
 def _block(value: Any, where: str) -> Mapping[str, Any]:
@@ -480,18 +431,21 @@ def _factors(block: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
-def read_data(
-    data: str | Path, *, documents: int | None, files: Mapping[str, Path], text: str, label: str
-) -> Splits:
-    """Read the documents of a study, of which `documents` for training are kept.
+def read_data(content: Mapping[str, Any], here: Path) -> Splits:
+    """Read the documents that a study file names, relative to the folder `here`.
 
     Only a training file is required; without `val` a tenth of its documents is drawn for it.
     """
-    if not files and str(data) == _DEMO:
+    documents, source = content.get("documents"), str(content.get("data", _DEMO))
+    found = {p: here / os.path.expanduser(str(content[p])) for p in _PARTS if p in content}
+    if not found and source == _DEMO:
         return docstring_corpus(max_documents=documents or _DEMO_DOCUMENTS)
-    found = files or _files(Path(data))
+    found = found or _files(here / os.path.expanduser(source))
     if "train" not in found:
-        raise ValueError(f"'data' must name a training file (got {sorted(found)}).")
+        raise ValueError(
+            f"'data' must hold a training file, for example train.csv (got {sorted(found)})."
+        )
+    text, label = (str(content.get(name, name)) for name in ("text", "label"))
     val, test = found.get("val"), found.get("test")
     splits = read_splits(found["train"], val, test, text=text, label=label, val_fraction=0.1)
     if documents is not None and documents < len(splits.train):
@@ -509,15 +463,10 @@ def _files(folder: Path) -> dict[str, Path]:
         )
     found: dict[str, Path] = {}
     for part in _PARTS:
-        names = [f"{part}.{ending}{packed}" for ending in _ENDINGS for packed in ("", ".gz")]
-        files = [folder / name for name in names if (folder / name).is_file()]
+        files = [file for end in SUFFIXES if (file := folder / f"{part}{end}").is_file()]
         if len(files) > 1:
             listed = ", ".join(path.name for path in files)
             raise ValueError(f"'data' must hold one file per part ({folder} has {listed}).")
         if files:
             found[part] = files[0]
-    if "train" not in found:
-        raise ValueError(
-            f"'data' must hold a training file, for example train.csv ({folder} has none)."
-        )
     return found

@@ -19,7 +19,6 @@ from typing import Any, TypeAlias
 import numpy as np
 from scipy.stats import qmc
 
-from gloss_graph._internal.limits import load_json
 from gloss_graph._internal.peak_memory import PeakMemory
 from gloss_graph._internal.settings import Choice, Dimension, Range, Scalar
 from gloss_graph.runs.provenance import provenance
@@ -32,20 +31,20 @@ DESIGNS = {
     "optuna": "arms chosen one after another, where earlier ones scored best",
 }
 _MEGABYTE = 2.0**20
-# Parts of a row, by kind.
-_ROW_PARTS: tuple[tuple[Any, str, tuple[str, ...]], ...] = (
-    (str, "a word", ("id", "status", "error", "traceback", "cost", "started", "finished")),
-    (dict, "an object", ("arm", "config", "metrics", "versions", "identity")),
-    (int, "a whole number", ("seed", "attempt")),
-    ((int, float), "a number", ("seconds", "peak_memory_mb")),
-    (list, "a list of names", ("unread",)),
-)
+# Parts of a row by kind, and those of them that a row may lack.
+_MORE: dict[str, Any] = {
+    **dict.fromkeys(("error", "traceback", "cost", "finished"), str),
+    **{"versions": dict, "attempt": int, "unread": list},
+}
+_ROW: dict[str, Any] = {
+    **dict.fromkeys(("id", "status", "started"), str),
+    **dict.fromkeys(("arm", "config", "metrics", "identity"), dict),
+    **{"seed": int, "seconds": (int, float), "peak_memory_mb": (int, float)},
+    **_MORE,
+}
 
 Arm: TypeAlias = dict[str, Scalar]
 """Factor -> value, for every factor of a study."""
-
-
-# ------------------------------------------------------------------ arms
 
 
 def factor_dimension(name: str, values: Any) -> Dimension:
@@ -65,14 +64,13 @@ def factor_dimension(name: str, values: Any) -> Dimension:
         raise ValueError(
             f"factor {name!r} must be a list of values or a range low:high (got {values!r})."
         )
-    options = list(listed)
     try:
-        choice = Choice(options)
+        choice = Choice(listed)
     except (TypeError, ValueError) as error:
         raise ValueError(f"factor {name!r}: {error}") from error
-    odd = [value for value in options if isinstance(value, float) and not math.isfinite(value)]
-    if odd:
-        raise ValueError(f"factor {name!r} must hold finite values (got {odd[0]}).")
+    options = list(choice.probes())
+    if any(isinstance(value, float) and not math.isfinite(value) for value in options):
+        raise ValueError(f"factor {name!r} must hold finite values (got {options}).")
     if len(options) < 2:
         raise ValueError(
             f"factor {name!r} must have two values at least (got {options}). Fix it in 'baseline' "
@@ -96,11 +94,7 @@ def _number(word: str) -> float:
 
 
 def arms_of(
-    design: str,
-    factors: Mapping[str, Dimension],
-    baseline: Mapping[str, Scalar],
-    *,
-    size: int | None = None,
+    design: str, factors: Mapping[str, Dimension], base: Arm, *, size: int | None = None
 ) -> list[Arm]:
     """List the arms of a design other than `optuna`, the baseline first, each once.
 
@@ -109,38 +103,31 @@ def arms_of(
         >>> arms_of("one-at-a-time", factors, {"k": 16, "rule": "harmonic"})[1:]
         [{'k': 4, 'rule': 'harmonic'}, {'k': 16, 'rule': 'poisson'}]
     """
-    base = {name: baseline[name] for name in factors}
-    arms: Iterable[Arm]
+    arms: list[Arm]
     if design == "latin-hypercube":
         cube = qmc.LatinHypercube(len(factors), seed=np.random.default_rng(0))
-        arms = (
-            {
-                name: _at(tried, float(share))
-                for (name, tried), share in zip(factors.items(), point, strict=True)
-            }
-            for point in cube.random(size or 0)
-        )
+        shares = [dict(zip(factors, map(float, p), strict=True)) for p in cube.random(size or 0)]
+        arms = [{name: _at(factors[name], at) for name, at in one.items()} for one in shares]
     else:
-        levels: dict[str, list[Scalar]] = {}
         for name, tried in factors.items():
             if isinstance(tried, Range):
                 raise ValueError(
                     f"factor {name!r} must be a list of values for design={design!r} (got the "
                     f"range {tried}). List some, or take 'latin-hypercube' or 'optuna'."
                 )
-            levels[name] = list(tried.values)
+        levels = {name: tried.probes() for name, tried in factors.items()}
         if design == "grid":
-            arms = (dict(zip(levels, values, strict=True)) for values in product(*levels.values()))
+            arms = [dict(zip(levels, values, strict=True)) for values in product(*levels.values())]
         else:
-            arms = ({**base, name: value} for name, found in levels.items() for value in found)
+            arms = [{**base, name: value} for name, values in levels.items() for value in values]
     return list({canonical(arm): arm for arm in (base, *arms)}.values())
 
 
 def _at(tried: Dimension, share: float) -> Scalar:
     """The value at a share in [0, 1) of what a factor tries."""
     if isinstance(tried, Choice):
-        values = list(tried.values)
-        return values[min(int(share * len(values)), len(values) - 1)]
+        values = tried.probes()
+        return values[int(share * len(values))]
     if tried.log:
         value = math.exp(math.log(tried.low) + share * math.log(tried.high / tried.low))
         return tried.tidy(round(value) if tried.integer else value)
@@ -151,9 +138,6 @@ def _at(tried: Dimension, share: float) -> Scalar:
     return tried.tidy(tried.low + step * int(share * count))
 
 
-# ------------------------------------------------------------------ identity
-
-
 @dataclass(frozen=True)
 class Trial:
     """One arm with one seed; the id is a hash of everything that the result depends on."""
@@ -162,6 +146,9 @@ class Trial:
     arm: Arm
     config: dict[str, Any]
     seed: int
+
+    def __str__(self) -> str:
+        return f"{arm_name(self.arm)}, seed {self.seed}"
 
 
 def canonical(value: Any) -> str:
@@ -183,7 +170,7 @@ def _plain(value: Any) -> Any:
         if not math.isfinite(value):
             raise ValueError(f"A setting must be finite (got {value}).")
         return int(value) if value.is_integer() and abs(value) < 2**53 else value
-    if value is None or isinstance(value, (bool, int, str)):
+    if isinstance(value, (int, str, type(None))):
         return value
     raise ValueError(
         f"A setting must be a number, a string, a flag, None, or lists and dictionaries of them "
@@ -207,9 +194,6 @@ def shown(value: Any) -> str:
     return f"{value:.12g}" if isinstance(value, float) else str(value)
 
 
-# ------------------------------------------------------------------ running a trial
-
-
 def run_trial(
     trial: Trial,
     function: Callable[[dict[str, Any], int], Mapping[str, float]],
@@ -220,24 +204,22 @@ def run_trial(
 
     A function that reads none of the factors that differ from the baseline is a `ValueError`.
     """
-    config = TrackedConfig(trial.config)
+    config, idle = TrackedConfig(trial.config), set[str]()
     changed = {k: v for k, v in trial.arm.items() if v != baseline.get(k)}
-    row: dict[str, Any] = {"id": trial.id, "arm": trial.arm, "seed": trial.seed}
-    row |= {"changed": changed, "config": dict(trial.config)}
+    row: dict[str, Any] = {**vars(trial), "changed": changed}
     row |= {**about, **_provenance(), "started": _now()}
     start, memory = time.perf_counter(), PeakMemory()
-    idle: list[str] = []
     try:
         with memory:
             found = function(config, trial.seed)
-        idle = sorted(config.unread & trial.arm.keys())
+        idle = config.unread & trial.arm.keys()
         row |= {"status": "ok", "metrics": _checked_metrics(found)}
     except Exception as error:
         row |= {"status": "failed", "metrics": {}, "error": error_text(error)}
         row["traceback"] = traceback.format_exc()
-    row |= {"seconds": time.perf_counter() - start, "finished": _now(), "unread": idle}
+    row |= {"seconds": time.perf_counter() - start, "finished": _now(), "unread": sorted(idle)}
     row["peak_memory_mb"] = memory.peak / _MEGABYTE
-    if row["status"] == "ok" and changed and changed.keys() <= set(idle):
+    if row["status"] == "ok" and changed and changed.keys() <= idle:
         raise ValueError(
             f"factor {', '.join(map(repr, sorted(changed)))} was never read by the function, "
             f"though the arm {arm_name(trial.arm)!r} differs from the baseline in nothing else. "
@@ -277,27 +259,23 @@ def _checked_metrics(found: Any) -> dict[str, float]:
 
 def _recorded(name: str) -> Any:
     """The method of `dict`, which notes what it reads: one setting, or all of them."""
-    method = getattr(dict, name)
+    method, reads_one = getattr(dict, name), name in ("__getitem__", "get", "pop")
 
     def read(self: TrackedConfig, *given: Any) -> Any:
-        if name in ("__getitem__", "get", "pop"):
-            self.unread.discard(given[0])
-        else:
-            self.unread.clear()
+        self.unread -= {given[0]} if reads_one else self.unread
         return method(self, *given)
 
     return read
 
 
 class TrackedConfig(dict[str, Any]):
-    """A configuration that remembers which of its settings were read.
+    """A configuration that remembers in `unread` which of its settings were not read so far.
 
     Reading it as a whole (`**config`, `dict(config)`, a loop) counts as reading all of it.
     """
 
     def __init__(self, settings: Mapping[str, Any]) -> None:
         super().__init__(settings)
-        #: Settings that have not been read so far.
         self.unread: set[str] = set(settings)
 
     __getitem__, get, pop = map(_recorded, ("__getitem__", "get", "pop"))
@@ -306,14 +284,55 @@ class TrackedConfig(dict[str, Any]):
     copy, __or__, __ror__ = map(_recorded, ("copy", "__or__", "__ror__"))
 
 
-# ------------------------------------------------------------------ rows
-
-
-def keep_latest(rows: dict[str, dict[str, Any]], row: Mapping[str, Any]) -> None:
+def keep_latest(rows: dict[str, dict[str, Any]], row: dict[str, Any]) -> None:
     """Add a row to those by id, unless a later attempt is known."""
-    older = rows.get(row["id"])
-    if older is None or older.get("attempt", 0) <= row.get("attempt", 0):
-        rows[row["id"]] = dict(row)
+    if row.get("attempt", 0) >= rows.get(row["id"], {}).get("attempt", 0):
+        rows[row["id"]] = row
+
+
+def write_row(row: Mapping[str, Any]) -> str:
+    """Write a row as JSON, which has no NaN: such metrics become objects."""
+    metrics = {
+        name: value if math.isfinite(value) else {"float": str(value)}
+        for name, value in row["metrics"].items()
+    }
+    return json.dumps({**row, "metrics": metrics}, allow_nan=False)
+
+
+def read_row(text: str | bytes) -> dict[str, Any]:
+    """Read what `write_row` wrote; a `ValueError` says why it is no row."""
+    try:
+        row = json.loads(text, object_hook=_float_object)
+    except (TypeError, RecursionError) as error:
+        raise ValueError(str(error)) from error
+    if not isinstance(row, dict):
+        raise ValueError("it holds no object")
+    check_parts(row, _ROW, optional=_MORE)
+    for name, value in row["metrics"].items():
+        if not isinstance(value, (int, float)) or isinstance(value, bool):
+            raise ValueError(f"'metrics.{name}' must be a number")
+    if not all(isinstance(name, str) for name in row.get("unread", ())):
+        raise ValueError("'unread' must be a list of names")
+    return row
+
+
+def _float_object(found: dict[str, Any]) -> Any:
+    known = found.keys() == {"float"} and found["float"] in ("nan", "inf", "-inf")
+    return float(found["float"]) if known else found
+
+
+def check_parts(
+    content: Mapping[str, Any], kinds: Mapping[str, Any], *, optional: Iterable[str]
+) -> None:
+    """Refuse content that lacks a part, or has one of a type that is never written."""
+    for key, kind in kinds.items():
+        value = content.get(key)
+        if key not in content and key not in optional:
+            raise ValueError(f"{key!r} is missing")
+        wrong = not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool)
+        if key in content and wrong:
+            names = getattr(kind, "__name__", None) or " or ".join(k.__name__ for k in kind)
+            raise ValueError(f"{key!r} must be of type {names} (got {value!r:.60})")
 
 
 def read_lines(folder: Path) -> list[dict[str, Any]]:
@@ -323,54 +342,12 @@ def read_lines(folder: Path) -> list[dict[str, Any]]:
     """
     rows = []
     for file in sorted(folder.glob("*.jsonl")):
-        whole, newline, _ = file.read_bytes().rpartition(b"\n")
-        for number, line in enumerate(whole.split(b"\n") if newline else [], start=1):
+        for number, line in enumerate(file.read_bytes().split(b"\n")[:-1], start=1):
             try:
-                row = decoded(load_json(line))
-                check_row(row)
-            except (ValueError, RecursionError) as error:
+                rows.append(read_row(line))
+            except ValueError as error:
                 raise ValueError(
                     f"{file} must hold a row of a trial in every line (line {number}: {error})."
                     " Remove the line; its trial is done again."
                 ) from error
-            rows.append(row)
     return rows
-
-
-def check_row(row: Any) -> None:
-    """Refuse a row without identity, or with a part whose type trials do not write."""
-    if not isinstance(row, dict):
-        raise ValueError("it holds no object")
-    for kind, words, keys in _ROW_PARTS:
-        for key in keys:
-            value = row.get(key)
-            known = key in row or key in ("id", "status")
-            if known and (not isinstance(value, kind) or isinstance(value, bool)):
-                raise ValueError(f"{key!r} must be {words}")
-    for name, value in row.get("metrics", {}).items():
-        if not isinstance(value, (int, float)) or isinstance(value, bool):
-            raise ValueError(f"'metrics.{name}' must be a number")
-    if not all(isinstance(name, str) for name in row.get("unread", [])):
-        raise ValueError("'unread' must be a list of names")
-
-
-def encoded(value: Any) -> Any:
-    """Make a value ready for JSON, which has no NaN: these numbers become objects."""
-    if isinstance(value, Mapping):
-        return {str(key): encoded(inner) for key, inner in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [encoded(inner) for inner in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return {"float": str(value)}
-    return value
-
-
-def decoded(value: Any) -> Any:
-    """Read a value that `encoded` made."""
-    if isinstance(value, dict):
-        if value.keys() == {"float"} and value["float"] in ("nan", "inf", "-inf"):
-            return float(value["float"])
-        return {key: decoded(inner) for key, inner in value.items()}
-    if isinstance(value, list):
-        return [decoded(inner) for inner in value]
-    return value

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from torch import Tensor
+from transformers import TrainerCallback, TrainerState
 
 from gloss_graph._internal.checks import check_choice, check_positive_int, check_range
 from gloss_graph._internal.files import atomic_write, is_full_disk
@@ -20,15 +21,7 @@ from gloss_graph._internal.folders import check_content, hold, write_json
 from gloss_graph._internal.limits import read_object
 from gloss_graph._internal.settings import Choice, Dimension, Range, Scalar
 from gloss_graph.runs.provenance import documents_digest
-from gloss_graph.studies.engine import (
-    HEARTBEAT,
-    TrialBudget,
-    begin_proposal,
-    open_storage,
-    open_study,
-    require_optuna,
-    sqlite_url,
-)
+from gloss_graph.studies import engine
 from gloss_graph.studies.trials import error_text, read_range
 from gloss_graph.text import Splits, TextEncoder
 from gloss_graph.text.tables import csv_bytes
@@ -46,11 +39,8 @@ from gloss_graph.training.run import train_text
 
 #: Scores of the validation documents that a search can maximize.
 SCORES = (
-    "val.macro_f1",
-    "val.accuracy",
-    "val.macro_silhouette",
-    "val_propagation.macro_f1",
-    "val_propagation.accuracy",
+    *("val.macro_f1", "val.accuracy", "val.macro_silhouette"),
+    *("val_propagation.macro_f1", "val_propagation.accuracy"),
 )
 #: Setting of a training -> what a search tries for it unless told otherwise.
 SEARCH_SPACE: dict[str, Dimension] = {
@@ -59,9 +49,6 @@ SEARCH_SPACE: dict[str, Dimension] = {
 _STUDY_FILE, _DATABASE = "study.json", "study.db"
 # So many failures in a row do not depend on the settings.
 _FAILURES = 5
-
-
-# ------------------------------------------------------------------ search space
 
 
 def default_parameters(loss: str) -> tuple[str, ...]:
@@ -85,16 +72,13 @@ def search_space(
         >>> {name: str(tried) for name, tried in search_space(["bandwidth", "k"]).items()}
         {'bandwidth': '0.1 to 10 (log)', 'k': '4 to 64 (log)'}
     """
-    known = {**SEARCH_SPACE, **(extra or {})}
-    space: dict[str, Dimension] = {}
-    for name in names:
-        if name not in known:
-            raise ValueError(
-                f"'params' must be among {sorted(SEARCH_SPACE)} (got {name!r}). Give another "
-                "setting a range (name=low:high) or a choice (name=one,two)."
-            )
-        space[name] = known[name]
-    return {**space, **(extra or {})}
+    extra, names = extra or {}, list(names)
+    if unknown := [name for name in names if name not in {*SEARCH_SPACE, *extra}]:
+        raise ValueError(
+            f"'params' must be among {sorted(SEARCH_SPACE)} (got {unknown[0]!r}). Give another "
+            "setting a range (name=low:high) or a choice (name=one,two)."
+        )
+    return {name: {**SEARCH_SPACE, **extra}[name] for name in dict.fromkeys([*names, *extra])}
 
 
 def check_space(config: TrainConfig, space: Mapping[str, Dimension]) -> None:
@@ -158,9 +142,6 @@ def parse_choice(text: str) -> tuple[str, Choice]:
         raise ValueError(f"'choice' of {name.strip()!r}: {error}") from error
 
 
-# ------------------------------------------------------------------ search
-
-
 @dataclass(frozen=True)
 class TuneResult:
     """Result of a search: the best settings, their validation score and the number of their trial.
@@ -191,7 +172,7 @@ def tune_text(
     metric: str = "val.macro_f1",
     seed: int | None = None,
     keep_runs: bool = False,
-    heartbeat: int = HEARTBEAT,
+    heartbeat: int = engine.HEARTBEAT,
     progress: bool = False,
     finish: Callable[[TuneResult], Mapping[str, Any]] | None = None,
 ) -> TuneResult:
@@ -237,14 +218,14 @@ def tune_text(
     check_positive_int("trials", trials)
     check_positive_int("heartbeat", heartbeat)
     check_choice("metric", metric, SCORES)
-    if timeout is not None:
-        check_range("timeout", timeout, 0, math.inf, open_low=True)
+    limit = math.inf if timeout is None else timeout
+    check_range("timeout", limit, 0, math.inf, open_low=True)
     check_space(config, space)
     if splits.val is None or not sum(splits.val.class_counts):
         raise ValueError(
             "'splits' must have a validation part with labels, which settings are chosen on."
         )
-    require_optuna()
+    engine.require_optuna()
     seed = config.seed if seed is None else seed
     check_positive_int("seed", seed, minimum=0)
     splits = replace(splits, test=None)
@@ -261,15 +242,14 @@ def tune_text(
     }
     out = Path(out)
     _check_study_folder(out, study_name)
-    url = sqlite_url(out / _DATABASE) if storage is None else storage
-    with hold(out, "tune"), open_storage(url, heartbeat=heartbeat) as database:
+    url = engine.sqlite_url(out / _DATABASE) if storage is None else storage
+    with hold(out, "tune"), engine.open_storage(url, heartbeat=heartbeat) as database:
         # Settings that are newer than the study have been at their defaults.
         known = {name: v for name, v in TrainConfig().as_dict().items() if name not in space}
-        study = open_study(
+        study = engine.open_study(
             database, study_name, attributes, seed=seed, defaults={"settings": known}
         )
         write_json(out / _STUDY_FILE, {"study_name": study_name, "seed": seed, **attributes})
-        budget = TrialBudget(study, database, trials, timeout=timeout)
         frozen = None
         if config.few_labels or min(splits.train.labels) < 0:
             # Embeddings before training, the same in every trial.
@@ -278,20 +258,10 @@ def tune_text(
         del encoder
         try:
             with TrialBar(trials, show=progress) as bar:
-
-                def train(drawn: Mapping[str, Any], folder: Path, watch: TrainerCallback) -> Any:
-                    return train_text(
-                        splits,
-                        encoder_factory(),
-                        replace(config, **drawn, pictures=False),
-                        folder,
-                        frozen=frozen,
-                        callbacks=[watch],
-                        save_steps=0,
-                    ).metrics
-
-                search = _Search(study, space, metric, train, bar, out / "trials", keep_runs)
-                search.run(budget, min(_FAILURES, trials))
+                turns = engine.turns(study, database, trials, timeout=limit, waiting=bar.waiting)
+                given = (splits, frozen, encoder_factory, config, space, metric)
+                search = _Search(study, *given, bar, out / "trials", keep_runs)
+                search.run(turns, min(_FAILURES, trials))
         finally:
             _drop_partial_runs(study, out / "trials", keep_runs)
             table = pd.DataFrame([_row(trial, space) for trial in study.get_trials()])
@@ -300,24 +270,22 @@ def tune_text(
         result = _result(study, config, space, table)
         best = {"trial": result.number, "metric": metric, "value": result.value}
         best |= {"params": result.params, "config": result.config.as_dict()}
-        more = {} if finish is None else finish(result)
-        write_json(out / "best.json", {**best, **more})
+        write_json(out / "best.json", {**best, **(finish(result) if finish else {})})
     return result
 
 
 def _check_study_folder(out: Path, study_name: str) -> None:
     """Refuse a folder that is neither new nor used by this study before."""
     marker = out / _STUDY_FILE
-    if not marker.is_file():
+    try:
+        name = read_object(marker).get("study_name")
+    except FileNotFoundError:
         # A search that was killed before it noted its study has only its database.
         check_content(out, known=(_DATABASE, f"{_DATABASE}-journal"))
         return
-    try:
-        name = read_object(marker).get("study_name")
     except ValueError as error:
-        raise ValueError(
-            f"{marker} cannot be read ({error}). Remove it or use another folder."
-        ) from error
+        message = f"{marker} cannot be read ({error}). Remove it or use another folder."
+        raise ValueError(message) from error
     if name != study_name:
         raise ValueError(
             f"'out' must be a folder of the study {study_name!r} ({out} belongs to {name!r}). "
@@ -330,9 +298,12 @@ class _Search:
     """Runs the trials that Optuna proposes."""
 
     study: Any
+    splits: Splits
+    frozen: Mapping[str, Tensor] | None
+    encoder_factory: Callable[[], TextEncoder]
+    config: TrainConfig
     space: Mapping[str, Dimension]
     metric: str
-    train: Callable[[Mapping[str, Any], Path, TrainerCallback], Any]
     bar: TrialBar
     folder: Path
     keep_runs: bool
@@ -341,20 +312,14 @@ class _Search:
     #: Number of the trial that was begun last, -1 if none was in this turn.
     begun: int = -1
 
-    def run(self, budget: TrialBudget, patience: int) -> None:
-        """Run trials until the budget of the study is met."""
-        failures, ended = 0, []
-        self.bar.finished(budget.finished())
-        while budget.next(self.bar.waiting):
+    def run(self, turns: Iterable[None], patience: int) -> None:
+        """Run a trial in every turn, until so many fail one after another."""
+        failures = 0
+        self.bar.finished(engine.count_trials(self.study))
+        for _ in turns:
             self.begun = -1
             try:
-                self.study.optimize(
-                    self.trial,
-                    n_trials=1,
-                    catch=(Exception,),
-                    callbacks=[lambda _, trial: ended.append(trial)],
-                    gc_after_trial=True,
-                )
+                self.study.optimize(self.trial, n_trials=1, catch=(Exception,), gc_after_trial=True)
             except ValueError:
                 # Another worker may have taken this one for dead and does its trial again.
                 if self.begun < 0 or not self.study.get_trials()[self.begun].state.is_finished():
@@ -364,9 +329,9 @@ class _Search:
                 continue
             if self.stopped is not None:
                 raise self.stopped
-            trial = ended.pop()
+            trial = self.study.get_trials()[self.begun]
             state, error = trial.state.name.lower(), trial.user_attrs.get("error")
-            done = budget.finished()
+            done = engine.count_trials(self.study)
             self.bar.ended(trial.number, error or state, trial.value, _used_params(trial), done)
             failures = failures + 1 if state == "fail" else 0
             if error is not None and not self.bar.shown:
@@ -381,20 +346,27 @@ class _Search:
     def trial(self, trial: Any) -> float:
         """Train with the drawn settings; the folder is removed unless it is kept."""
         self.begun = trial.number
-        folder = self.folder / f"{trial.number:04d}"
-        complete = False
+        folder, kept = self.folder / f"{trial.number:04d}", False
         try:
-            drawn = begin_proposal(trial, self.space)
+            drawn: dict[str, Any] = engine.begin_proposal(trial, self.space)
             trial.set_user_attr("params", drawn)
-            metrics = self.train(drawn, folder, _Evaluations(trial, self.metric, self.bar))
+            metrics = train_text(
+                self.splits,
+                self.encoder_factory(),
+                replace(self.config, **drawn, pictures=False),
+                folder,
+                frozen=self.frozen,
+                callbacks=[_Evaluations(trial, self.metric, self.bar)],
+                save_steps=0,
+            ).metrics
             value = float(metrics.get(self.metric, math.nan))
             if math.isnan(value):
                 raise ValueError(f"the training gave no {self.metric!r}.")
             finite = {k: v if math.isfinite(v) else None for k, v in metrics.items()}
             trial.set_user_attr("metrics", finite)
-            complete = True
+            kept = self.keep_runs
             return value
-        except require_optuna().TrialPruned:
+        except engine.require_optuna().TrialPruned:
             raise
         except BaseException as error:
             trial.set_user_attr("error", error_text(error))
@@ -402,7 +374,7 @@ class _Search:
                 self.stopped = error
             raise
         finally:
-            if not (complete and self.keep_runs):
+            if not kept:
                 shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -410,27 +382,17 @@ class _Evaluations(TrainerCallback):
     """Reports every evaluation of a training to its trial, and ends it where others did better."""
 
     def __init__(self, trial: Any, metric: str, bar: TrialBar) -> None:
-        part, _, score = metric.partition(".")
         # Propagation and silhouette are known only at the end.
-        self._key = f"eval_{score}" if part == "val" else None
+        self._key = metric.replace("val.", "eval_", 1)
         self._trial, self._bar, self._count = trial, bar, 0
 
-    def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_step_end(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
         """Advance the bar."""
         self._bar.steps(self._trial.number, state.global_step, state.max_steps)
 
-    def on_evaluate(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        metrics: dict[str, float] | None = None,
-        **kwargs: Any,
-    ) -> None:
+    def on_evaluate(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
         """Report the score; evaluations are numbered, since steps need not be comparable."""
-        value = (metrics or {}).get(self._key or "")
+        value = kwargs["metrics"].get(self._key)
         if value is None or math.isnan(value):
             return
         self._count += 1
@@ -438,16 +400,15 @@ class _Evaluations(TrainerCallback):
         self._trial.set_user_attr("steps", state.global_step)
         # A trial that has run to its end keeps its full score.
         if state.global_step < state.max_steps and self._trial.should_prune():
-            raise require_optuna().TrialPruned(f"after {state.global_step} steps")
+            raise engine.require_optuna().TrialPruned(f"after {state.global_step} steps")
 
 
 def _drop_partial_runs(study: Any, folder: Path, keep_runs: bool) -> None:
     """Remove folders that killed trials left behind."""
-    states = {f"{t.number:04d}": t.state.name for t in study.get_trials(deepcopy=False)}
-    for run in folder.glob("*"):
-        state = states.get(run.name, "RUNNING")
-        if state not in ("RUNNING", "COMPLETE") or (state == "COMPLETE" and not keep_runs):
-            shutil.rmtree(run, ignore_errors=True)
+    whole = {"RUNNING", "COMPLETE"} if keep_runs else {"RUNNING"}
+    for trial in study.get_trials(deepcopy=False):
+        if trial.state.name not in whole:
+            shutil.rmtree(folder / f"{trial.number:04d}", ignore_errors=True)
     with suppress(OSError):
         folder.rmdir()
 
@@ -464,34 +425,29 @@ def _result(
         )
     best = max(complete, key=lambda trial: (trial.value, -trial.number))
     params: dict[str, Any] = {name: _used_params(best)[name] for name in space}
-    importance = {}
+    shares = {}
     if len(complete) > 1:
-        optuna = require_optuna()
-        evaluator = optuna.importance.FanovaImportanceEvaluator(seed=0)
+        importance = engine.require_optuna().importance
+        evaluator = importance.FanovaImportanceEvaluator(seed=0)
         with suppress(RuntimeError):  # all scores equal
-            importance = optuna.importance.get_param_importances(study, evaluator=evaluator)
-    importance = {name: float(share) for name, share in importance.items()}
-    used = replace(config, **params)
-    return TuneResult(used, best.value, best.number, params, table, importance)
+            shares = importance.get_param_importances(study, evaluator=evaluator)
+    shares = {name: float(share) for name, share in shares.items()}
+    return TuneResult(replace(config, **params), best.value, best.number, params, table, shares)
 
 
 def _row(trial: Any, space: Mapping[str, Dimension]) -> dict[str, Any]:
     attributes, params = trial.user_attrs, _used_params(trial)
-    error = attributes.get("error", "")
-    if trial.state.name == "FAIL" and not error:
-        error = "killed"
-    metrics = dict(attributes.get("metrics", {}))
-    steps = metrics.pop("steps", None)
+    metrics = {"steps": attributes.get("steps"), **attributes.get("metrics", {})}
     return {
         "number": trial.number,
         "state": trial.state.name.lower(),
         "value": trial.value,
         **{name: params.get(name) for name in space},
-        "steps": attributes.get("steps") if steps is None else steps,
+        "steps": metrics.pop("steps"),
         "seconds": None if trial.duration is None else round(trial.duration.total_seconds(), 2),
         "worker": attributes.get("worker", ""),
         "retry_of": trial.system_attrs.get("failed_trial"),
-        "error": error,
+        "error": attributes.get("error") or ("killed" if trial.state.name == "FAIL" else ""),
         **metrics,
     }
 

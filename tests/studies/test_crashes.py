@@ -21,11 +21,13 @@ from gloss_graph.studies.engine import (
     TrialTable,
     connect,
     open_storage,
-    quiet_optuna,
     read_rows,
     sqlite_url,
 )
+from gloss_graph.studies.trials import Trial, run_trial
 from studies.toys import Logged, score, study, work
+
+pytestmark = pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
 
 COLUMNS = ["rate", "size", "seed", "score", "loss", "status", "arm", "trial"]
 TRIALS = 36
@@ -116,7 +118,6 @@ def test_two_processes_share_a_study(tmp_path: Path, processes: Any, plain: pd.D
     assert sorted(rows_on_disk(out)) == sorted(set(plain["trial"]))
 
 
-@pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
 def test_the_trial_of_a_dead_process_is_taken_over_once(tmp_path: Path, processes: Any) -> None:
     process = processes.Process(target=_claim_and_die, args=(str(tmp_path / "optuna.db"),))
     process.start()
@@ -135,9 +136,13 @@ def test_the_trial_of_a_dead_process_is_taken_over_once(tmp_path: Path, processe
 
 
 def table(file: Path) -> TrialTable:
-    with quiet_optuna():
-        one = study()
-        return TrialTable(connect(sqlite_url(file)), one.name, one.factors, one.baseline)
+    one = study()
+    return TrialTable(connect(sqlite_url(file)), one.name, one.factors, one.baseline)
+
+
+def row_of(trial: Trial, metrics: dict[str, float], worker: str = "") -> dict[str, Any]:
+    about = {"identity": {}, "worker": worker}
+    return run_trial(trial, lambda config, seed: metrics, trial.arm, about)
 
 
 def _claim_and_die(file: str) -> None:
@@ -154,11 +159,10 @@ def test_a_trial_given_up_by_others_does_not_count(tmp_path: Path) -> None:
     other.give_back(first)
     again = other.claim(trial, 0)
     assert again is not None
-    row = {"id": trial.id, "status": "ok", "arm": trial.arm, "seed": 0, "metrics": {"score": 1.0}}
-    assert not sleeper.finish(first, {**row, "worker": "sleeper"})
-    assert other.finish(again, {**row, "worker": "other"})
+    assert not sleeper.finish(first, row_of(trial, {"score": 1.0}, "sleeper"))
+    assert other.finish(again, row_of(trial, {"score": 1.0}, "other"))
     sleeper.read()
-    assert sleeper.rows()[trial.id]["worker"] == "other"
+    assert sleeper.rows[trial.id]["worker"] == "other"
     assert len(rows_on_disk(tmp_path)) == 1
 
 
@@ -183,7 +187,7 @@ def test_infinite_numbers_survive_the_disk(tmp_path: Path) -> None:
     one, trial = table(tmp_path / "optuna.db"), study().trials()[0]
     claimed = one.claim(trial, 0)
     assert claimed is not None
-    assert one.finish(claimed, {"id": trial.id, "status": "ok", "metrics": metrics})
+    assert one.finish(claimed, row_of(trial, metrics))
     with open_storage(sqlite_url(tmp_path / "optuna.db")) as storage:
         (row,) = read_rows(storage)
     assert row["metrics"] == metrics
