@@ -1,15 +1,21 @@
-r"""Solvers for the symmetric positive (semi)definite system \((\mathrm{diag}(a) - W) X = B\)."""
+r"""Solvers for the symmetric positive (semi)definite system \((\mathrm{diag}(a) - W) X = B\).
+
+The gradient is not unrolled. With \(A = \mathrm{diag}(a) - W\) one adjoint solve \(A Z = \partial
+L/\partial X\) gives everything: \(\partial L/\partial B = Z\), \(\partial L/\partial a_i = -Z_i
+\cdot X_i\), \(\partial L/\partial w_{ij} = Z_i \cdot X_j\). Memory O(E + n C), whatever the
+iterations.
+"""
 
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Callable
-from typing import NamedTuple, TypeAlias
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from gloss_graph._internal.precision import first_order
 from gloss_graph.propagation.operators import SystemOperator
 
 SOLVERS = ("auto", "cg", "iterate", "dense")
@@ -19,7 +25,6 @@ DENSE_LIMIT = 512
 _NEAR = 4.0
 
 Product = Callable[[Tensor], Tensor]
-Basis: TypeAlias = tuple[Tensor, Tensor]
 
 
 class SolverReport(NamedTuple):
@@ -51,26 +56,6 @@ class Propagation(NamedTuple):
     report: SolverReport
 
 
-def warn_unconverged(
-    report: SolverReport, tol: float, warned: bool, what: str = "Label propagation"
-) -> bool:
-    """Warn, for the caller of `LabelPropagation.propagate_labels`, unless it was done before.
-
-    Returns:
-        Whether the warning has been given by now.
-    """
-    if report.converged or warned:
-        return warned
-    warnings.warn(
-        f"{what} ({report.solver}) stopped after {report.iterations} iterations at "
-        f"a relative residual of {report.residual:.1e} (tol={tol:.0e}). Raise 'max_iter' "
-        "or 'eta', or loosen 'tol'.",
-        UserWarning,
-        stacklevel=4,
-    )
-    return True
-
-
 class System(NamedTuple):
     """The matrix diag(`diagonal`) - W on n unknowns G = s F.
 
@@ -90,7 +75,7 @@ class System(NamedTuple):
     null: Tensor
     excess: Callable[[], Tensor]
     damping: float
-    basis: Basis | None = None
+    basis: tuple[Tensor, Tensor] | None = None
     adjoint: bool = False
     fixed: Tensor | None = None
     size: Tensor | None = None
@@ -120,14 +105,14 @@ def relative_residual(residual: Tensor, right: Tensor, system: System) -> float:
     return worst / scale if scale > 0 else worst
 
 
-def _in_range(x: Tensor, basis: Basis | None) -> Tensor:
+def _in_range(x: Tensor, system: System) -> Tensor:
     """Take the null vectors' share out of x (n, C): rounding puts it there, no solve removes it.
 
     The share is zero but for rounding, so gradients pass by it.
     """
-    if basis is None:
+    if system.basis is None:
         return x
-    values, part = basis[0].unsqueeze(1), basis[1]
+    values, part = system.basis[0].unsqueeze(1), system.basis[1]
     share = x.new_zeros(int(part.max()) + 1, x.size(1)).index_add(0, part, values * x)
     return x - (values * share[part]).detach()
 
@@ -149,7 +134,7 @@ def conjugate_gradient(
 
     Args:
         times: W x for x (n, C).
-        system: The matrix; its diagonal and scales are used.
+        system: The matrix.
         right: (n, C).
         tol: Relative residual to stop at.
         max_iter: Largest number of iterations.
@@ -161,12 +146,12 @@ def conjugate_gradient(
     if right.numel() == 0:
         return torch.zeros_like(right), 0, 0.0
     a = system.diagonal.unsqueeze(1).expand_as(right).contiguous()
-    right = _in_range(right, system.basis)
+    right = _in_range(right, system)
     if start is None:
         x, residual = torch.zeros_like(right), right.clone()
     else:
         x = start.clone()
-        residual = _in_range(right - (a * start - times(start)), system.basis)
+        residual = _in_range(right - (a * start - times(start)), system)
     inverse = a.reciprocal()
     # What `relative_residual` divides by, once.
     unit = (system.unit * system.diagonal).unsqueeze(1)
@@ -202,8 +187,7 @@ def conjugate_gradient(
         alpha = rho / curvature
         x.add_(direction, alpha=alpha)
         residual.add_(image, alpha=-alpha)
-        if system.basis is not None:
-            residual = _in_range(residual, system.basis)
+        residual = _in_range(residual, system)
         torch.mul(residual, inverse, out=z)
         fresh = dot(residual, z)
         steps += 1
@@ -227,12 +211,12 @@ def fixed_point(
     Arguments and results as `conjugate_gradient`; `tol=0` runs exactly `max_iter` steps.
     """
     a = system.diagonal.unsqueeze(1)
-    right = _in_range(right, system.basis)
+    right = _in_range(right, system)
     x = right / a if start is None else start
     steps = 0
     while True:
         image = times(x)
-        residual = _in_range(right + image - a * x, system.basis)
+        residual = _in_range(right + image - a * x, system)
         error = relative_residual(residual, right, system)
         if (error <= tol and tol > 0) or steps == max_iter:
             return x, steps, error
@@ -254,17 +238,8 @@ def positive_fixed_point(
     A row far from every seed has a mass smaller by powers of ten, which a residual relative to the
     largest column does not see; its share of classes matters as much.
 
-    Args:
-        times: W x for x (n, C).
-        system: The matrix.
-        right: (n, C).
-        reached: (n,) bool, rows whose mass is above 0.
-        rate: Factor in (0, 1) by which an iteration reduces the error.
-        tol: Error relative to the mass of every row.
-        max_iter: Largest number of iterations.
-
-    Returns:
-        Solution (n, C), iterations, largest error relative to a row's mass (1 if a row has none).
+    `reached` (n,) bool are the rows whose mass is above 0, `rate` the factor in (0, 1) by which an
+    iteration reduces the error. Errors, `tol` too, are relative to the mass of every row.
     """
     a = system.diagonal.unsqueeze(1)
     x = right / a
@@ -277,3 +252,41 @@ def positive_fixed_point(
         error = float(change.amax()) * rate / (1.0 - rate)
         mass, steps = grown, steps + 1
     return x, steps, error
+
+
+class _ImplicitSolve(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, weight: Tensor, diagonal: Tensor, right: Tensor, system: System, solve: Any
+    ) -> Tensor:
+        # Without the graph: what is kept must not hold on to it.
+        ctx.system = system._replace(
+            operator=system.operator.with_weight(weight.detach()),
+            diagonal=diagonal.detach(),
+            factor=system.factor.detach(),
+            null=system.null.detach(),
+        )
+        ctx.solve = solve
+        solution = solve(ctx.system, right)
+        ctx.save_for_backward(solution)
+        return solution
+
+    @staticmethod
+    @first_order
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        (solution,) = ctx.saved_tensors
+        needs = ctx.needs_input_grad
+        adjoint = ctx.solve(ctx.system._replace(adjoint=True), grad.contiguous())
+        grad_weight = ctx.system.operator.outer(adjoint, solution) if needs[0] else None
+        grad_diagonal = -(adjoint * solution).sum(dim=1) if needs[1] else None
+        return grad_weight, grad_diagonal, adjoint if needs[2] else None, None, None
+
+
+def implicit_solve(
+    system: System, right: Tensor, solve: Callable[[System, Tensor], Tensor]
+) -> Tensor:
+    """The solution (n, C), differentiable once in weights, diagonal and right side.
+
+    `solve` is called without autograd, once forward and once, for the adjoint system, backward.
+    """
+    return _ImplicitSolve.apply(system.operator.weight, system.diagonal, right, system, solve)
