@@ -220,17 +220,11 @@ def _pull_of_differences(adjoint: Tensor, solution: Tensor) -> Tensor:
 def dense_solve(
     system: System, right: Tensor, *, implicit: bool, positive: bool
 ) -> tuple[Tensor, Tensor]:
-    """Closed form by factorization, in float64 on n x n: O(n³) time, O(n²) memory.
+    """Solution (n, C) in the dtype of `right` and residual, by factorization in float64.
 
-    Args:
-        system: The matrix.
-        right: (n, C).
-        implicit: Attach the adjoint gradient; False leaves the factorization to autograd, which
-            can differentiate it more than once.
-        positive: `right` and so the solution are >= 0, and small entries matter.
-
-    Returns:
-        Solution (n, C) in the dtype of `right`, and the residual (n, C) of the system.
+    `implicit` attaches the adjoint gradient; else the factorization is left to autograd, which can
+    differentiate it more than once. `positive`: `right` and so the solution are >= 0, and small
+    entries matter. Cost O(n³) time, O(n²) memory.
 
     Raises:
         ValueError: `implicit=False` and a matrix too near to singular for it.
@@ -260,18 +254,17 @@ def _recorded_solve(
     matrix = (torch.diag(sums) - scaled) * (scale * scale.T)
     if part is not None:
         matrix = matrix + _null_fill(sums.detach().sqrt(), part)
-    try:
-        solution = scale * torch.linalg.solve(matrix, scale * right)
-        if part is None:
-            with torch.no_grad():
-                check = scale * torch.linalg.solve(matrix, scale * excess.unsqueeze(1))
-            if not bool(((check - 1.0).abs() <= _WRONG).all()):
-                raise torch.linalg.LinAlgError
-    except torch.linalg.LinAlgError:
+    solution, info = torch.linalg.solve_ex(matrix, scale * right)
+    solution, singular = scale * solution, bool(info > 0)
+    if part is None:
+        with torch.no_grad():
+            ones = scale * torch.linalg.solve_ex(matrix, scale * excess.unsqueeze(1)).result
+        singular = singular or not bool(((ones - 1.0).abs() <= _WRONG).all())
+    if singular:
         raise ValueError(
             "gradient='unrolled' with solver='dense' cannot solve this graph: some nodes are tied "
             "to each other so much more strongly than to any seed that the matrix is singular to "
             "working precision. Use gradient='implicit', or raise 'eta' or 'bandwidth'."
-        ) from None
+        )
     residual = right - (sums.unsqueeze(1) * solution - scaled @ solution)
     return solution, residual.detach()

@@ -20,8 +20,7 @@ def label_rows(
 
     Raises:
         TypeError: A value that is not a tensor.
-        ValueError: Shapes or dtypes, non-finite or negative entries, a label >= C, another number
-            of columns, no label at all.
+        ValueError: Shapes, dtypes, entries or labels out of range, no label at all.
     """
     check_tensor("y", y)
     if y.is_floating_point():
@@ -77,8 +76,7 @@ def check_graph(
     Self-loops are set to 0. `trusted` skips the check for direction.
 
     Raises:
-        ValueError: Shape, dtype, indices out of range, weights negative or not finite, a directed
-            graph.
+        ValueError: Shape, dtype, indices or weights out of range, a directed graph.
     """
     if edge_index.dim() != 2 or edge_index.size(0) != 2 or edge_index.dtype != torch.long:
         raise ValueError(

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable
-from functools import partial
 from typing import ClassVar
 
 import torch
@@ -23,12 +21,7 @@ from gloss_graph.propagation.inputs import (
     safe_unit,
 )
 from gloss_graph.propagation.normalize import scaled
-from gloss_graph.propagation.operators import (
-    FullOperator,
-    Operator,
-    SparseOperator,
-    SystemOperator,
-)
+from gloss_graph.propagation.operators import FullOperator, Operator, SparseOperator
 from gloss_graph.propagation.rules import RULES, Problem, Task, class_mass_normalize
 from gloss_graph.propagation.settings import PropagationSettings
 from gloss_graph.propagation.solve import (
@@ -167,6 +160,8 @@ class LabelPropagation(MessagePassing):
         self.eta, self.alpha = self.settings.leak, float(alpha)
         self.num_classes, self.class_mass, self.fused = num_classes, class_mass, fused
         self.solver, self.tol, self.max_iter = solver, float(tol), max_iter
+        # Whether next to nothing damps the system, so that it can be close to singular.
+        self._weak = rule == "harmonic" and self.eta < _WEAK
         self.keeps_leak = not isinstance(prior, str) and class_mass is None
         if isinstance(prior, str):
             check_choice("prior", prior, ("none",))
@@ -183,11 +178,6 @@ class LabelPropagation(MessagePassing):
             f"{damping}, solver={self.solver!r}, tol={self.tol}, max_iter={self.max_iter}, "
             f"gradient={self.gradient!r}, fused={self.fused})"
         )
-
-    @property
-    def is_weak(self) -> bool:
-        """Whether next to nothing damps the system, so that it can be close to singular."""
-        return self.rule == "harmonic" and self.eta < _WEAK
 
     def forward(
         self,
@@ -231,15 +221,9 @@ class LabelPropagation(MessagePassing):
     ) -> Propagation:
         """As `forward`, with reach and solver report.
 
-        Args:
-            y: See `forward`.
-            edge_index: See `forward`.
-            edge_weight: See `forward`.
-            seed_mask: See `forward`.
-            trainable_edges: (n,) long, the edges whose weight needs a gradient; the others get
-                0. Default all.
-            trusted: Skip the O(E) check that the graph is undirected.
-            prior: (C,) instead of the layer's, used as it is (not scaled to sum 1).
+        `trainable_edges` (n,) long are the edges whose weight needs a gradient (default all), the
+        others get 0. `trusted` skips the O(E) check that the graph is undirected. `prior` (C,) is
+        used instead of the layer's, as it is (not scaled to sum 1).
         """
         labels, seeds = label_rows(y, seed_mask, self.num_classes)
         check_tensor("edge_index", edge_index)
@@ -268,14 +252,7 @@ class LabelPropagation(MessagePassing):
     ) -> Propagation:
         """As `propagate_labels` for the weight matrix of a graph that connects (nearly) all pairs.
 
-        Args:
-            y: See `forward`.
-            weight: (N, N) floating >= 0, symmetric with a zero diagonal (not checked).
-            seed_mask: See `forward`.
-            prior: See `propagate_labels`.
-
-        Raises:
-            ValueError: Shapes that disagree, negative or non-finite weights, bad labels.
+        `weight` (N, N) is floating >= 0, symmetric with a zero diagonal (which is not checked).
         """
         labels, seeds = label_rows(y, seed_mask, self.num_classes)
         check_tensor("weight", weight)
@@ -298,14 +275,9 @@ class LabelPropagation(MessagePassing):
         prior: Tensor | None = None,
         start: Tensor | None = None,
     ) -> Propagation:
-        """As `propagate_labels` for a weight matrix in another form.
+        """As `propagate_labels` for a weight matrix in another form; `y` gets no gradient.
 
-        Args:
-            y: See `forward`; without gradient.
-            operator: The weight matrix.
-            seeds: (N,) bool.
-            prior: See `propagate_labels`.
-            start: (N, C) values that conjugate gradients start from, else 0.
+        A solve starts from the values `start` (N, C), else from 0.
         """
         labels, seeds = label_rows(y.detach(), seeds, self.num_classes)
         with full_precision(labels.device.type):
@@ -325,7 +297,7 @@ class LabelPropagation(MessagePassing):
         dtype = labels.dtype
         if self.rule == "poisson" and self.eta == 0:
             operator = operator.without_loose_edges()
-        if self.is_weak and (self.solver in ("cg", "iterate") or nodes > DENSE_LIMIT):
+        if self._weak and (self.solver in ("cg", "iterate") or nodes > DENSE_LIMIT):
             operator = operator.double()
         reached = operator.reach(seeds)
         if self.gradient == "unrolled":
@@ -367,7 +339,7 @@ class LabelPropagation(MessagePassing):
         unreachable = nodes - int(reached.count_nonzero()) - operator.num_absent
         return Propagation(values, reached, report._replace(unreachable=unreachable))
 
-    def message_and_aggregate(self, adj_t: SystemOperator, x: Tensor) -> Tensor:
+    def message_and_aggregate(self, adj_t: Operator, x: Tensor) -> Tensor:
         """W x in one product: the fused form of `message` and its sum."""
         return adj_t.times(x)
 
@@ -375,7 +347,7 @@ class LabelPropagation(MessagePassing):
         """The message that a neighbor sends: its value times the edge's weight."""
         return edge_weight.unsqueeze(-1) * x_j
 
-    def _times(self, operator: SystemOperator, x: Tensor) -> Tensor:
+    def _times(self, operator: Operator, x: Tensor) -> Tensor:
         if self.fused:
             return self.message_and_aggregate(operator, x)
         return operator.send(self._messages, x)
@@ -386,7 +358,7 @@ class LabelPropagation(MessagePassing):
         return found
 
     def _solve(self, problem: Problem, reached: Tensor) -> tuple[Tensor, SolverReport]:
-        system, right = problem.system, problem.right
+        system, right = problem.system._replace(product=self._times), problem.right
         unknowns, solver = system.diagonal.numel(), self.solver
         implicit, positive = self.gradient == "implicit", self.rule == "spreading"
         if solver == "auto":
@@ -395,13 +367,12 @@ class LabelPropagation(MessagePassing):
             solved, residual = dense_solve(system, right, implicit=implicit, positive=positive)
             error = relative_residual(residual, right, system)
             return solved, SolverReport("dense", 1, error, error <= max(self.tol, _DENSE_ERROR))
-        times = partial(self._times, system.operator)
         if not implicit:
             # Steps of conjugate gradients depend on the labels, and where they end early so do
             # the directions they have seen: their derivative is that of another function.
-            solved, steps, error = fixed_point(times, system, right, self.tol, self.max_iter)
+            solved, steps, error = fixed_point(system, right, self.tol, self.max_iter)
             return solved, self._report("iterate", steps, error)
-        solve = _Iteration(self, solver, times, problem.guess, reached if positive else None)
+        solve = _Iteration(self, solver, problem.guess, reached if positive else None)
         solved = implicit_solve(system, right, solve)
         return solved, solve.report
 
@@ -426,26 +397,16 @@ class LabelPropagation(MessagePassing):
 class _Iteration:
     """An iterative solve that the adjoint solve of the same matrix repeats, and its `report`.
 
-    Args:
-        layer: Its settings are taken.
-        solver: `"cg"` or `"iterate"`.
-        times: W x.
-        start: (n, C) first guess, or None.
-        reached: (n,) bool, rows whose share of classes must be resolved however small their mass
-            is; None: an error relative to the largest column will do.
+    `start` (n, C) is a first guess or None; the rows `reached` (n,) bool must be resolved however
+    small their mass is (None: relative to the largest column will do).
     """
 
     report: SolverReport
 
     def __init__(
-        self,
-        layer: LabelPropagation,
-        solver: str,
-        times: Callable[[Tensor], Tensor],
-        start: Tensor | None,
-        reached: Tensor | None,
+        self, layer: LabelPropagation, solver: str, start: Tensor | None, reached: Tensor | None
     ) -> None:
-        self.layer, self.solver, self.times = layer, solver, times
+        self.layer, self.solver = layer, solver
         self.start, self.reached = start, reached
         # The tolerance that turns out to be needed is that of the adjoint solve too.
         self.tol, self.left = layer.tol, layer.max_iter
@@ -454,7 +415,7 @@ class _Iteration:
         layer, self.left = self.layer, self.layer.max_iter
         if system.adjoint:
             solution, error = self._solve(system, right, None)
-        elif layer.is_weak and layer.tol > 0:
+        elif layer._weak and layer.tol > 0:
             solution, error = self._weakly_damped(system, right)
         else:
             if self.solver == "cg":
@@ -472,7 +433,7 @@ class _Iteration:
 
     def _solve(self, system: System, right: Tensor, start: Tensor | None) -> tuple[Tensor, float]:
         method = fixed_point if self.solver == "iterate" else conjugate_gradient
-        solution, steps, error = method(self.times, system, right, self.tol, self.left, start)
+        solution, steps, error = method(system, right, self.tol, self.left, start)
         self.left -= steps
         return solution, error
 
@@ -522,7 +483,7 @@ class _Iteration:
             self.tol = max(tol * least / scale, finest) if scale > 0 else finest
             solution, error = self._solve(system, right, solution)
         solution, steps, error = positive_fixed_point(
-            self.times, system, right, self.reached, self.layer.alpha, tol, self.layer.max_iter
+            system, right, self.reached, self.layer.alpha, tol, self.layer.max_iter
         )
         self.left -= steps
         return solution, error
@@ -538,13 +499,7 @@ def node_factors(
 ) -> Tensor:
     """Factors s (N,) with which a normalization scales the weight of every node's edges.
 
-    In float64 if the graph needs it.
-
-    Args:
-        normalization: A key of `NORMALIZATIONS`.
-        edge_index: (2, E) long, undirected.
-        edge_weight: (E,).
-        num_nodes: N.
+    In float64 if the graph, undirected edges (2, E) of weights (E,) among N nodes, needs it.
     """
     operator = SparseOperator(*check_graph(edge_index, edge_weight, num_nodes, trusted=True))
     return scaled(normalization, operator.cheaper())[1].factor

@@ -1,7 +1,7 @@
 """The symmetric weight matrix W of a graph as an operator: sparse rows, or full where that pays.
 
-Rules and solvers know only `SystemOperator`, a matrix that is solved for, and `Operator`, the graph
-it is cut from. `gloss_graph.step` has one more, for the graph of a batch and a bank.
+Rules and solvers know only `Operator`; `gloss_graph.step` has one more, for the graph of a batch
+and a bank.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -40,35 +40,10 @@ _HOPS = 16
 SendMessages = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
-class SystemOperator(ABC):
-    """W of a linear system on n unknowns; `weight`, of any shape, are those with a gradient."""
+class Operator(ABC):
+    """W of a graph of N nodes; `weight`, of any shape, are the weights that get a gradient."""
 
     weight: Tensor
-
-    @abstractmethod
-    def times(self, x: Tensor) -> Tensor:
-        """W x for x (n, C), differentiable once in `weight` and x."""
-
-    def send(self, messages: SendMessages, x: Tensor) -> Tensor:
-        """As `times`, by explicit messages if W is a list of edges."""
-        return self.times(x)
-
-    @abstractmethod
-    def outer(self, left: Tensor, right: Tensor) -> Tensor:
-        """The gradient of `weight` for left, right (n, C): left_i · right_j for every w_ij."""
-
-    @abstractmethod
-    def with_weight(self, weight: Tensor) -> SystemOperator:
-        """The same graph with other weights."""
-
-    @abstractmethod
-    def to_full(self) -> Tensor:
-        """W as an (n, n) matrix, differentiable in `weight`."""
-
-
-class Operator(SystemOperator):
-    """W of a graph of N nodes."""
-
     #: Number of nodes that are no part of the graph.
     num_absent = 0
     #: Whether autograd records all products itself, so that it can differentiate them again.
@@ -91,6 +66,14 @@ class Operator(SystemOperator):
         """W x for x (N, C) by `multiply`, differentiable once by `outer` and `pull`."""
         return _SymmetricProduct.apply(self.weight, x, self)
 
+    def send(self, messages: SendMessages, x: Tensor) -> Tensor:
+        """As `times`, by explicit messages if W is a list of edges."""
+        return self.times(x)
+
+    @abstractmethod
+    def outer(self, left: Tensor, right: Tensor) -> Tensor:
+        """The gradient of `weight` for left, right (N, C): left_i · right_j for every w_ij."""
+
     def known_at(self, factor: Tensor, labels: Tensor, where: Tensor) -> Tensor:
         """Rows `where` (n,) long, sorted, of W diag(`factor`) `labels`, (n, C), differentiable."""
         return self.times(factor.unsqueeze(1) * labels).index_select(0, where)
@@ -100,7 +83,11 @@ class Operator(SystemOperator):
         """The same graph with other weights."""
 
     @abstractmethod
-    def restrict(self, keep: Tensor) -> SystemOperator:
+    def to_full(self) -> Tensor:
+        """W as an (N, N) matrix, differentiable in `weight`."""
+
+    @abstractmethod
+    def restrict(self, keep: Tensor) -> Operator:
         """Rows and columns `keep` (N,) bool."""
 
     def masked(self, fixed: Tensor) -> MaskedOperator | None:
@@ -227,11 +214,11 @@ class SparseOperator(Operator):
         return csr_product(self.rows.pointer, self.rows.column, self.weight, x)
 
     def send(self, messages: SendMessages, x: Tensor) -> Tensor:
-        """See `SystemOperator`."""
+        """See `Operator`."""
         return messages(torch.stack([self.rows.target, self.rows.row]), self.weight, x)
 
     def outer(self, left: Tensor, right: Tensor) -> Tensor:
-        """See `SystemOperator`."""
+        """See `Operator`."""
         row, target = self.rows.row, self.rows.target
         if self.trainable is None:
             return (left[row] * right[target]).sum(dim=1)
@@ -256,7 +243,7 @@ class SparseOperator(Operator):
 
     def masked(self, fixed: Tensor) -> MaskedOperator | None:
         """See `Operator`."""
-        return MaskedOperator(self, fixed)
+        return MaskedOperator(self.rows, self.weight, self.trainable, fixed=fixed)
 
     def components(self) -> Tensor:
         """See `Operator`."""
@@ -271,7 +258,7 @@ class SparseOperator(Operator):
         return self.with_weight(torch.where(loose, 0.0, self.weight))
 
     def to_full(self) -> Tensor:
-        """See `SystemOperator`."""
+        """See `Operator`."""
         n = self.num_nodes
         flat = self.rows.row * n + self.rows.target
         return self.weight.new_zeros(n * n).index_add(0, flat, self.weight).view(n, n)
@@ -284,8 +271,36 @@ class SparseOperator(Operator):
         return self
 
     def with_weight(self, weight: Tensor) -> SparseOperator:
-        """See `SystemOperator`."""
+        """See `Operator`."""
         return replace(self, weight=weight)
+
+
+@dataclass
+class MaskedOperator(SparseOperator):
+    """W with the rows and columns `fixed` (n,) long set to zero, for x that are zero there.
+
+    The same matrix as `restrict` gives, without the copy of W: cheaper if few nodes are left out.
+    """
+
+    fixed: Tensor = field(kw_only=True)
+
+    def times(self, x: Tensor) -> Tensor:
+        """See `Operator`."""
+        return self.clear(super().times(x))
+
+    def send(self, messages: SendMessages, x: Tensor) -> Tensor:
+        """See `Operator`."""
+        return self.clear(super().send(messages, x))
+
+    def clear(self, x: Tensor) -> Tensor:
+        """Set the fixed rows of x (N, ...) to zero; in place if autograd records nothing."""
+        if x.requires_grad:
+            return x.index_fill(0, self.fixed, 0.0)
+        return x.index_fill_(0, self.fixed, 0.0)
+
+    def to_full(self) -> Tensor:
+        """See `Operator`."""
+        return super().to_full().index_fill(0, self.fixed, 0.0).index_fill(1, self.fixed, 0.0)
 
 
 @dataclass
@@ -305,14 +320,14 @@ class FullOperator(Operator):
         return self.weight @ x
 
     def times(self, x: Tensor) -> Tensor:
-        """See `SystemOperator`."""
+        """See `Operator`."""
         if x.size(1) == 1:
             # Element by element, which autocast leaves alone, and no Python in the backward pass.
             return (self.weight * x.squeeze(1)).sum(dim=1, keepdim=True)
         return _FullProduct.apply(self.weight, x)
 
     def outer(self, left: Tensor, right: Tensor) -> Tensor:
-        """See `SystemOperator`."""
+        """See `Operator`."""
         return left @ right.T
 
     def restrict(self, keep: Tensor) -> FullOperator:
@@ -337,53 +352,12 @@ class FullOperator(Operator):
         return replace(self, recorded=True)
 
     def to_full(self) -> Tensor:
-        """See `SystemOperator`."""
+        """See `Operator`."""
         return self.weight
 
     def with_weight(self, weight: Tensor) -> FullOperator:
-        """See `SystemOperator`."""
+        """See `Operator`."""
         return replace(self, weight=weight)
-
-
-@dataclass
-class MaskedOperator(SystemOperator):
-    """W with the rows and columns `fixed` (n,) long set to zero, for x that are zero there.
-
-    The same matrix as `restrict` gives, without the copy of W: cheaper if few nodes are left out.
-    """
-
-    whole: SparseOperator
-    fixed: Tensor
-
-    def __post_init__(self) -> None:
-        self.weight = self.whole.weight
-
-    def times(self, x: Tensor) -> Tensor:
-        """See `SystemOperator`."""
-        return self.clear(self.whole.times(x))
-
-    def send(self, messages: SendMessages, x: Tensor) -> Tensor:
-        """See `SystemOperator`."""
-        return self.clear(self.whole.send(messages, x))
-
-    def clear(self, x: Tensor) -> Tensor:
-        """Set the fixed rows of x (N, ...) to zero; in place if autograd records nothing."""
-        if x.requires_grad:
-            return x.index_fill(0, self.fixed, 0.0)
-        return x.index_fill_(0, self.fixed, 0.0)
-
-    def outer(self, left: Tensor, right: Tensor) -> Tensor:
-        """See `SystemOperator`."""
-        return self.whole.outer(left, right)
-
-    def with_weight(self, weight: Tensor) -> MaskedOperator:
-        """See `SystemOperator`."""
-        return MaskedOperator(self.whole.with_weight(weight), self.fixed)
-
-    def to_full(self) -> Tensor:
-        """See `SystemOperator`."""
-        full = self.whole.to_full().index_fill(0, self.fixed, 0.0)
-        return full.index_fill(1, self.fixed, 0.0)
 
 
 class _FullProduct(torch.autograd.Function):

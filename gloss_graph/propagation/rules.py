@@ -21,18 +21,12 @@ _KNOWN_RATIO = 4
 
 
 class Task(NamedTuple):
-    """What a rule makes a system of.
+    """What a rule makes a system of: the graph, its normalization and the labels on it.
 
-    Attributes:
-        operator: W of the graph.
-        scaling: Its normalization.
-        labels: (N, C), zero but for the seeds.
-        seeds: (N,) bool.
-        reached: (N,) bool, nodes joined to a seed, seeds included.
-        damping: `alpha` of spreading, else `eta`.
-        prior: (C,), where the leak of `harmonic` goes.
-        centered: Whether `harmonic` may solve for differences from the prior.
-        start: (N, C), values that a solve of `harmonic` may start from, or None.
+    `labels` (N, C) are zero but for the `seeds` (N,) bool; `reached` (N,) bool are the nodes joined
+    to a seed, seeds included; `damping` is `alpha` or `eta`. For `harmonic`: the leak goes to the
+    `prior` (C,), from which differences are solved for if `centered`, and `start` (N, C) may be
+    values to start from.
     """
 
     operator: Operator
@@ -47,13 +41,9 @@ class Task(NamedTuple):
 
 
 class Problem(NamedTuple):
-    """A linear system in the scaled values G = s F and the way back to F.
+    """A linear system in the scaled values G = s F on n unknowns, and the way back to F.
 
-    Attributes:
-        system: The symmetric matrix on n unknowns.
-        right: (n, C) right side.
-        assemble: Solution (n, C) -> values (N, C).
-        guess: (n, C) to start from, or None.
+    `right` and the first `guess`, if any, are (n, C); `assemble` makes values (N, C) of a solution.
     """
 
     system: System

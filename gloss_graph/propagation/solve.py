@@ -16,15 +16,13 @@ import torch
 from torch import Tensor
 
 from gloss_graph._internal.precision import first_order
-from gloss_graph.propagation.operators import SystemOperator
+from gloss_graph.propagation.operators import Operator
 
 SOLVERS = ("auto", "cg", "iterate", "dense")
 # Unknowns up to which a factorization beats the iterations.
 DENSE_LIMIT = 512
 # How many tolerances an estimate of the error may be off.
 _NEAR = 4.0
-
-Product = Callable[[Tensor], Tensor]
 
 
 class SolverReport(NamedTuple):
@@ -56,6 +54,10 @@ class Propagation(NamedTuple):
     report: SolverReport
 
 
+def _product(operator: Operator, x: Tensor) -> Tensor:
+    return operator.times(x)
+
+
 class System(NamedTuple):
     """The matrix diag(`diagonal`) - W on n unknowns G = s F.
 
@@ -66,10 +68,10 @@ class System(NamedTuple):
     singular matrix, one per component, as values (n,) and component (n,), or None. `fixed` (f,)
     long: nodes that are no unknown, where all is zero, or None. `size` (n,): how large a value is
     expected at each node where values have no bound, else None. `adjoint`: the solution is that of
-    the backward pass.
+    the backward pass. `product` multiplies the operator by x (n, C).
     """
 
-    operator: SystemOperator
+    operator: Operator
     diagonal: Tensor
     factor: Tensor
     null: Tensor
@@ -79,6 +81,11 @@ class System(NamedTuple):
     adjoint: bool = False
     fixed: Tensor | None = None
     size: Tensor | None = None
+    product: Callable[[Operator, Tensor], Tensor] = _product
+
+    def times(self, x: Tensor) -> Tensor:
+        """W x for x (n, C)."""
+        return self.product(self.operator, x)
 
     @property
     def unit(self) -> Tensor:
@@ -102,7 +109,7 @@ def relative_residual(residual: Tensor, right: Tensor, system: System) -> float:
     both = torch.cat([right.detach(), residual.detach().to(right.dtype)], dim=1)
     both *= system.unit.unsqueeze(1)
     scale, worst = torch.linalg.vector_norm(both, dim=0).view(2, -1).amax(dim=1).tolist()
-    return worst / scale if scale > 0 else worst
+    return worst / (scale or 1.0)
 
 
 def _in_range(x: Tensor, system: System) -> Tensor:
@@ -118,30 +125,15 @@ def _in_range(x: Tensor, system: System) -> Tensor:
 
 
 def conjugate_gradient(
-    times: Product,
-    system: System,
-    right: Tensor,
-    tol: float,
-    max_iter: int,
-    start: Tensor | None = None,
+    system: System, right: Tensor, tol: float, max_iter: int, start: Tensor | None = None
 ) -> tuple[Tensor, int, float]:
-    """Jacobi-preconditioned conjugate gradients on all columns as one vector, without autograd.
+    """Solution (n, C) for `right` (n, C), iterations and relative residual, without autograd.
 
-    The matrix is the same for every column, so one step length serves them all within an iteration
-    or so, and every pass over memory is one over plain vectors: a quarter of the time. The
-    stopping rule is relative to the largest column: a class without a label has a zero right
-    side and could never meet a tolerance of its own.
-
-    Args:
-        times: W x for x (n, C).
-        system: The matrix.
-        right: (n, C).
-        tol: Relative residual to stop at.
-        max_iter: Largest number of iterations.
-        start: (n, C) first guess, by default 0.
-
-    Returns:
-        Solution (n, C), iterations, relative residual.
+    Jacobi-preconditioned conjugate gradients on all columns as one vector: the matrix is the same
+    for every column, so one step length serves them all within an iteration or so, and every pass
+    over memory is one over plain vectors, a quarter of the time. The stopping rule is relative to
+    the largest column: a class without a label has a zero right side and could never meet a
+    tolerance of its own. `start` (n, C) is a first guess, by default 0.
     """
     if right.numel() == 0:
         return torch.zeros_like(right), 0, 0.0
@@ -151,7 +143,7 @@ def conjugate_gradient(
         x, residual = torch.zeros_like(right), right.clone()
     else:
         x = start.clone()
-        residual = _in_range(right - (a * start - times(start)), system)
+        residual = _in_range(right - (a * start - system.times(start)), system)
     inverse = a.reciprocal()
     # What `relative_residual` divides by, once.
     unit = (system.unit * system.diagonal).unsqueeze(1)
@@ -161,28 +153,23 @@ def conjugate_gradient(
         # A fifth of the time of `vector_norm` over the first dimension.
         return math.sqrt(torch.mul(x, unit, out=spare).square_().sum(dim=0).amax())
 
-    z = residual * inverse
-    scale = largest_column(z if start is None else right * inverse)
-    direction = z.clone()
-
     def dot(left: Tensor, right: Tensor) -> float:
         return float(torch.dot(left.view(-1), right.view(-1)))
 
-    def relative() -> float:
-        worst = largest_column(z)
-        return worst / scale if scale > 0 else worst
-
+    z = residual * inverse
+    scale = largest_column(z if start is None else right * inverse) or 1.0
+    direction = z.clone()
     # The inverse of a step's length lies between the smallest and the largest eigenvalue of the
     # matrix with a unit diagonal: below that it is rounding, and the step would end nowhere.
     least = torch.finfo(z.dtype).eps / 16.0
-    rho, error, steps = dot(residual, z), relative(), 0
+    rho, error, steps = dot(residual, z), largest_column(z) / scale, 0
     # The error follows the square root of rho, which is at hand: it is measured when that is near.
     unit_error = error / math.sqrt(rho) if rho > 0 else 0.0
     while error > tol and steps < max_iter:
-        image = times(direction).neg_().addcmul_(a, direction)
+        image = system.times(direction).neg_().addcmul_(a, direction)
         curvature = dot(direction, image)
         if not curvature > least * rho:
-            error = relative()
+            error = largest_column(z) / scale
             break
         alpha = rho / curvature
         x.add_(direction, alpha=alpha)
@@ -192,19 +179,14 @@ def conjugate_gradient(
         fresh = dot(residual, z)
         steps += 1
         if steps == max_iter or unit_error * math.sqrt(max(fresh, 0.0)) <= _NEAR * tol:
-            error = relative()
+            error = largest_column(z) / scale
         beta, rho = (fresh / rho if rho > 0 else 0.0), fresh
         torch.add(z, direction, alpha=beta, out=direction)
     return x, steps, error
 
 
 def fixed_point(
-    times: Product,
-    system: System,
-    right: Tensor,
-    tol: float,
-    max_iter: int,
-    start: Tensor | None = None,
+    system: System, right: Tensor, tol: float, max_iter: int, start: Tensor | None = None
 ) -> tuple[Tensor, int, float]:
     """The textbook iteration X <- (W X + B) / a: one message-passing step at a time.
 
@@ -215,7 +197,7 @@ def fixed_point(
     x = right / a if start is None else start
     steps = 0
     while True:
-        image = times(x)
+        image = system.times(x)
         residual = _in_range(right + image - a * x, system)
         error = relative_residual(residual, right, system)
         if (error <= tol and tol > 0) or steps == max_iter:
@@ -225,13 +207,7 @@ def fixed_point(
 
 
 def positive_fixed_point(
-    times: Product,
-    system: System,
-    right: Tensor,
-    reached: Tensor,
-    rate: float,
-    tol: float,
-    max_iter: int,
+    system: System, right: Tensor, reached: Tensor, rate: float, tol: float, max_iter: int
 ) -> tuple[Tensor, int, float]:
     """As `fixed_point` for a right side >= 0: an iteration that only adds resolves every row.
 
@@ -246,7 +222,7 @@ def positive_fixed_point(
     mass = x.sum(dim=1)[reached]
     error, steps = torch.inf, 0
     while error > tol and steps < max_iter:
-        x = (times(x) + right) / a
+        x = (system.times(x) + right) / a
         grown = x.sum(dim=1)[reached]
         change = torch.where(grown > 0, (grown - mass) / grown, 1.0)
         error = float(change.amax()) * rate / (1.0 - rate)
