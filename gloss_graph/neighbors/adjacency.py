@@ -40,8 +40,8 @@ Suppose that slot 1 is written and now lists 3 instead of 0:
 
 Blocks move within the same memory (`Room`) if no one holds a view of the graph:
 `SymmetricLinks.view` gives a step its own handle, and as long as that is alive an update goes to
-other memory (`RowBuffers`, which reuses that of an earlier graph once its views are gone). A step
-thus never sees its graph change, and a training run allocates nothing after the first few steps.
+another room (`take_room` reuses that of an earlier graph once its views are gone). A step thus
+never sees its graph change, and a training run allocates nothing after the first few steps.
 `_shift` moves blocks that overlap in an order in which none is overwritten before it was read:
 
            up    .---->.---->        the upper block first, it makes room
@@ -188,31 +188,22 @@ class Room:
         return SymmetricLinks(pointer, self.column[:total], self.squared[:total], self)
 
 
-class RowBuffers:
-    """The last few rooms of a graph that changes."""
-
-    def __init__(self) -> None:
-        self._rooms: list[Room] = []
-
-    def take(self, entries: int) -> Room:
-        """A room for so many entries, with any content."""
-        for room in self._rooms:
-            if room.fits(entries):
-                return room
-        room = Room(entries)
-        self._rooms = [*[used for used in self._rooms if len(used.views)][-2:], room]
-        return room
+def take_room(rooms: list[Room], entries: int) -> Room:
+    """A room for so many entries, with any content, of the last few `rooms` or a new one."""
+    for room in rooms:
+        if room.fits(entries):
+            return room
+    rooms[:] = [*[used for used in rooms if len(used.views)][-2:], Room(entries)]
+    return rooms[-1]
 
 
-def build_lists(
-    lists: Tensor, squared: Tensor, live: Tensor, buffers: RowBuffers
-) -> SymmetricLinks:
+def build_lists(lists: Tensor, squared: Tensor, live: Tensor, rooms: list[Room]) -> SymmetricLinks:
     """The graph of the live links of lists (M, k), built in blocks that need little memory."""
     size, k = lists.shape
     number = np.int32 if size * k < np.iinfo(np.int32).max else np.int64
     target, lives, length = lists.numpy().ravel(), live.numpy().ravel(), squared.reshape(-1)
     # An upper bound: memory that is never written is never resident.
-    room = buffers.take(2 * int(np.count_nonzero(lives)))
+    room = take_room(rooms, 2 * int(np.count_nonzero(lives)))
     pointer, filled = np.zeros(size + 1, dtype=np.int32), 0
     for start in range(0, size, _BLOCK_ROWS):
         stop = min(start + _BLOCK_ROWS, size)
@@ -255,7 +246,7 @@ def updated(
     written: Ints,
     links: tuple[Ints, Ints, NDArray[np.float32]],
     size: int,
-    buffers: RowBuffers,
+    rooms: list[Room],
 ) -> SymmetricLinks:
     """The graph after a write, in the memory of `old` unless a view of that is held.
 
@@ -297,7 +288,7 @@ def updated(
     resized = rows[counts[rows] != before[rows + 1] - before[rows]]
     first, last = np.concatenate([[0], resized + 1]), np.concatenate([resized, [size]])
     blocks = np.stack([before[first], before[last], pointer[first]], axis=1)
-    room = _moved(old, int(pointer[-1]), blocks[blocks[:, 0] < blocks[:, 1]], buffers)
+    room = _moved(old, int(pointer[-1]), blocks[blocks[:, 0] < blocks[:, 1]], rooms)
     column, squared = room.column.numpy(), room.squared.numpy()
     place = ragged(pointer[rows], pointer[rows + 1], rows)[0]
     column[place], squared[place] = (key % size).astype(np.int32), length
@@ -319,14 +310,14 @@ def _undirected(
     return key[last], squared[last]
 
 
-def _moved(old: SymmetricLinks, total: int, blocks: Ints, buffers: RowBuffers) -> Room:
+def _moved(old: SymmetricLinks, total: int, blocks: Ints, rooms: list[Room]) -> Room:
     """A room for `total` entries with the `blocks` of `old` where they belong."""
     room = old.room
     if room is not None and room.fits(total):
         _shift(room.column.numpy(), blocks)
         _shift(room.squared.numpy(), blocks)
     else:
-        room = buffers.take(total)
+        room = take_room(rooms, total)
         _place(old.column.numpy(), blocks, room.column.numpy())
         _place(old.squared.numpy(), blocks, room.squared.numpy())
     return room

@@ -129,4 +129,4 @@ def knn_graph(
         center = center.repeat_interleave(found.size(1))
         edges.append(torch.stack([rows[found.flatten()], rows[center]]))
     edge_index = torch.cat(edges, dim=1)
-    return edge_index[:, edge_index[1].argsort(stable=True)]
+    return edge_index if batch is None else edge_index[:, edge_index[1].argsort(stable=True)]

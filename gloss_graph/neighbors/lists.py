@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from gloss_graph._internal.checks import check_device, check_tensor
 from gloss_graph.neighbors.adjacency import (
-    RowBuffers,
+    Room,
     SymmetricLinks,
     build_lists,
     listing,
@@ -25,7 +25,6 @@ _UPDATE_SHARE = 8
 _ALL_PAIRS = 1024
 # Queries searched at a time: bounds the memory of a large call.
 _QUERIES = 1024
-_TILE_ROWS = 65_536
 
 
 class NeighborLists(NamedTuple):
@@ -118,10 +117,10 @@ class LinkTable(nn.Module):
         # Derived, never saved: the undirected graph, and the state of the lists it belongs to.
         self._graph: SymmetricLinks | None = None
         self._graph_of: list[tuple[Tensor, int]] = []
-        self._row_buffers = RowBuffers()
+        self._rooms: list[Room] = []
 
     def __getstate__(self) -> dict[str, Any]:
-        derived = {"_graph": None, "_graph_of": [], "_row_buffers": RowBuffers()}
+        derived: dict[str, Any] = {"_graph": None, "_graph_of": [], "_rooms": []}
         return {**self.__dict__, **derived}
 
     def forget_graph(self) -> None:
@@ -148,7 +147,7 @@ class LinkTable(nn.Module):
         graph = self.kept_graph()
         if graph is None or graph.size != size:
             lists = (self.slots[:size], self.squared[:size], self.live(size))
-            graph = build_lists(*lists, self._row_buffers)
+            graph = build_lists(*lists, self._rooms)
             self._keep_graph(graph)
         return graph.view()
 
@@ -203,7 +202,7 @@ class LinkTable(nn.Module):
         row = np.concatenate([source[live], inward[others].astype(np.int64)])
         column = np.concatenate([column[live], where[others]])
         links = (row, lists[row, column].astype(np.int64), squared[row, column])
-        self._keep_graph(updated(graph, slots, links, size, self._row_buffers))
+        self._keep_graph(updated(graph, slots, links, size, self._rooms))
 
     def _measure(
         self,
@@ -255,12 +254,7 @@ class LinkTable(nn.Module):
     def live(self, size: int) -> Tensor:
         """Which links (size, k) bool of the first `size` slots live."""
         lists = self.slots[:size]
-        live = torch.empty(lists.shape, dtype=torch.bool, device=lists.device)
-        for start in range(0, size, _TILE_ROWS):
-            part = slice(start, min(start + _TILE_ROWS, size))
-            same = self.stamps[lists[part].clamp(min=0)] == self.slot_stamps[part]
-            torch.logical_and(same, lists[part] >= 0, out=live[part])
-        return live
+        return (self.stamps[lists.clamp(min=0)] == self.slot_stamps[:size]) & (lists >= 0)
 
     def edges(self, size: int) -> tuple[Tensor, Tensor, Tensor]:
         """Live links among the first `size` slots: source, target, squared length, each (E,)."""

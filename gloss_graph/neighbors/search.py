@@ -227,7 +227,8 @@ class DescentSearch(RowSearch):
             squared[row, place] = pair_distances(x, ends[0], rows, ends[1]).numpy()
             # The batch's own stale rows may lead on, but are no neighbors.
             order = _smallest(squared, 2 * width)
-            slots, squared = (np.take_along_axis(part, order, 1) for part in (slots, squared))
+            slots = np.take_along_axis(slots, order, 1)
+            squared = np.take_along_axis(squared, order, 1)
             best = slots[:, :width]
             known = (best[:, :, None] == expanded[:, None, :]).any(axis=2)
             front, expanded = np.where(known, -1, best), np.concatenate([expanded, best], axis=1)

@@ -150,10 +150,9 @@ def rows_of(edge_index: Tensor, num_nodes: int) -> Rows:
     """
     # Strided index columns (`pairs.t()`) would be read as if they were dense.
     row, target = edge_index.contiguous()
-    if _is_sorted(row):
-        return _sorted_rows(row, target, num_nodes)
-    if _is_sorted(target):
-        return _sorted_rows(target, row, num_nodes)
+    for first, second in ((row, target), (target, row)):
+        if bool((first[1:] >= first[:-1]).all()):
+            return _sorted_rows(first, second, num_nodes)
     row, order = row.sort(stable=True)
     return _sorted_rows(row, target[order], num_nodes, order)
 
@@ -162,10 +161,6 @@ def _sorted_rows(row: Tensor, target: Tensor, size: int, order: Tensor | None = 
     # As PyG's index2ptr: a tenth of counting the rows and summing up.
     pointer = torch._convert_indices_from_coo_to_csr(row, size, out_int32=True)
     return Rows(pointer, target.to(torch.int32), row, target, order)
-
-
-def _is_sorted(index: Tensor) -> bool:
-    return index.numel() < 2 or bool((index[1:] >= index[:-1]).all())
 
 
 def csr_product(pointer: Tensor, column: Tensor, weight: Tensor, x: Tensor) -> Tensor:
