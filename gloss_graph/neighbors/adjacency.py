@@ -38,11 +38,11 @@ Suppose that slot 1 is written and now lists 3 instead of 0:
     4. The touched rows are then written over what was moved there, and last the lengths of all
        links from or to the written slots.
 
-Blocks move within the same memory if no one holds a view of the graph: `SymmetricLinks.view` gives
-a step its own handle, and as long as that is alive an update goes to other memory (`RowBuffers`,
-which reuses the memory of an earlier graph once its views are gone). A step thus never sees its
-graph change, and a training run allocates nothing after the first few steps. `_shift` moves blocks
-that overlap in an order in which none is overwritten before it was read:
+Blocks move within the same memory (`Room`) if no one holds a view of the graph:
+`SymmetricLinks.view` gives a step its own handle, and as long as that is alive an update goes to
+another room (`take_room` reuses that of an earlier graph once its views are gone). A step thus
+never sees its graph change, and a training run allocates nothing after the first few steps.
+`_shift` moves blocks that overlap in an order in which none is overwritten before it was read:
 
            up    .---->.---->        the upper block first, it makes room
                  [  a  ][  b  ]
@@ -54,6 +54,7 @@ A bank that is written in large parts (more than one row in eight) is built from
 from __future__ import annotations
 
 import weakref
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -77,43 +78,37 @@ def union_rows(source: Ints, target: Ints, size: int) -> tuple[Ints, Ints, Ints]
     """
     # Links are numbered from 1, so that no entry is an explicit zero.
     number = np.arange(1, source.size + 1, dtype=np.int32)
-    forward = sparse.coo_matrix((number, (source, target)), shape=(size, size)).tocsr()
-    forward.sort_indices()
+    forward = _sparse_rows(number, source, target, (size, size))
     both = forward.maximum(forward.T.tocsr())
     both.sort_indices()
     return both.indptr, both.indices, both.data - 1
 
 
+def _sparse_rows(number: Ints, row: Ints, column: Ints, shape: tuple[int, int]) -> Any:
+    matrix = sparse.coo_matrix((number, (row, column)), shape=shape).tocsr()
+    matrix.sort_indices()
+    return matrix
+
+
+@dataclass(eq=False)
 class SymmetricLinks:
     """Undirected graph over M slots: `pointer` (M + 1,), `column` (E,) int32, `squared` (E,).
 
-    Hold this object as long as its tensors are used: when the last holder drops it, a later step
-    writes to their memory again.
+    Hold a `view` as long as its tensors are used: when the last one is dropped, a later step writes
+    to their memory, `room`, again.
     """
 
-    def __init__(self, pointer: Tensor, column: Tensor, squared: Tensor) -> None:
-        self.pointer, self.column, self.squared = pointer, column, squared
-        # The memory `column` and `squared` are the beginning of, where it may be longer.
-        self.room = column, squared
-        self._base: SymmetricLinks | None = None
-        self._views: weakref.WeakSet[SymmetricLinks] = weakref.WeakSet()
+    pointer: Tensor
+    column: Tensor
+    squared: Tensor
+    room: Room | None = None
 
     def view(self) -> SymmetricLinks:
         """A handle to the same graph; while it is held no update is made in place."""
-        other = SymmetricLinks(self.pointer, self.column, self.squared)
-        other._base = self
-        self._views.add(other)
+        other = replace(self)
+        if self.room is not None:
+            self.room.views.add(other)
         return other
-
-    def settle(self, pointer: Tensor, column: Tensor, squared: Tensor) -> None:
-        """Use the first entries of `column` and `squared`, as many as `pointer` counts."""
-        total = int(pointer[-1])
-        self.room = column, squared
-        self.pointer, self.column, self.squared = pointer, column[:total], squared[:total]
-
-    def room_for(self, entries: int) -> bool:
-        """Whether no view is held and so many entries fit into the memory of this graph."""
-        return len(self._views) == 0 and self.room[0].numel() >= entries
 
     @property
     def size(self) -> int:
@@ -134,19 +129,16 @@ class SymmetricLinks:
 
     def within(self, rows: Ints, hops: int, left_out: Ints) -> Ints:
         """Sorted rows at most `hops` edges from one of `rows`, on paths that avoid `left_out`."""
-        closed = np.zeros(self.size, dtype=bool)
-        closed[left_out] = True
+        open_rows = np.ones(self.size, dtype=bool)
+        open_rows[left_out] = False
         inside, front = np.zeros(self.size, dtype=bool), rows
         for hop in range(hops + 1):
+            if hop:
+                front = self.column.numpy()[self.entries(front)[0]]
             fresh = np.zeros(self.size, dtype=bool)
             fresh[front] = True
-            fresh &= ~closed
-            inside |= fresh
-            closed |= fresh
-            front = np.flatnonzero(fresh)
-            if front.size == 0 or hop == hops:
-                break
-            front = self.column.numpy()[self.entries(front)[0]]
+            front = np.flatnonzero(fresh & open_rows & ~inside)
+            inside[front] = True
         return np.flatnonzero(inside)
 
     def touching(self, rows: Ints) -> Ints:
@@ -177,36 +169,41 @@ def _find(sorted_values: Ints, low: Ints, high: Ints, wanted: Ints) -> Ints:
     return low
 
 
-class RowBuffers:
-    """Memory of sparse rows, reused for a later step once its former owner is gone."""
+class Room:
+    """Memory for the entries of a graph, and the views of the graph that is in it."""
 
-    def __init__(self) -> None:
-        self._spare: list[tuple[Tensor, Tensor, Any]] = []
-
-    def take(self, entries: int) -> tuple[Tensor, Tensor]:
-        """Uninitialized column and squared length, at least (entries,) long each."""
-        for number, (column, squared, owner) in enumerate(self._spare):
-            if owner() is None and column.numel() >= entries:
-                del self._spare[number]
-                return column, squared
-        self._spare = [kept for kept in self._spare if kept[2]() is not None][-2:]
+    def __init__(self, entries: int) -> None:
         room = int(entries * (1.0 + _HEADROOM))
-        return torch.empty(room, dtype=torch.int32), torch.empty(room, dtype=torch.float32)
+        self.column = torch.empty(room, dtype=torch.int32)
+        self.squared = torch.empty(room, dtype=torch.float32)
+        self.views: weakref.WeakSet[SymmetricLinks] = weakref.WeakSet()
 
-    def lend(self, column: Tensor, squared: Tensor, owner: SymmetricLinks) -> None:
-        """Remember who uses the memory that `take` gave."""
-        self._spare.append((column, squared, weakref.ref(owner)))
+    def fits(self, entries: int) -> bool:
+        """Whether no view is held and there is room for so many entries."""
+        return len(self.views) == 0 and self.column.numel() >= entries
+
+    def graph(self, pointer: Tensor) -> SymmetricLinks:
+        """The graph of the first entries, as many as `pointer` counts."""
+        total = int(pointer[-1])
+        return SymmetricLinks(pointer, self.column[:total], self.squared[:total], self)
 
 
-def build_lists(
-    lists: Tensor, squared: Tensor, live: Tensor, buffers: RowBuffers
-) -> SymmetricLinks:
+def take_room(rooms: list[Room], entries: int) -> Room:
+    """A room for so many entries, with any content, of the last few `rooms` or a new one."""
+    for room in rooms:
+        if room.fits(entries):
+            return room
+    rooms[:] = [*[used for used in rooms if len(used.views)][-2:], Room(entries)]
+    return rooms[-1]
+
+
+def build_lists(lists: Tensor, squared: Tensor, live: Tensor, rooms: list[Room]) -> SymmetricLinks:
     """The graph of the live links of lists (M, k), built in blocks that need little memory."""
     size, k = lists.shape
     number = np.int32 if size * k < np.iinfo(np.int32).max else np.int64
     target, lives, length = lists.numpy().ravel(), live.numpy().ravel(), squared.reshape(-1)
     # An upper bound: memory that is never written is never resident.
-    column, kept = buffers.take(2 * int(np.count_nonzero(lives)))
+    room = take_room(rooms, 2 * int(np.count_nonzero(lives)))
     pointer, filled = np.zeros(size + 1, dtype=np.int32), 0
     for start in range(0, size, _BLOCK_ROWS):
         stop = min(start + _BLOCK_ROWS, size)
@@ -214,20 +211,23 @@ def build_lists(
         outward = np.flatnonzero(lives[start * k : stop * k]) + start * k
         inward = np.flatnonzero(lives & (target >= start) & (target < stop))
         # Links are numbered from 1 by their place, so of a pair the larger source counts.
-        ends = (outward // k - start, target[outward])
-        forward = sparse.coo_matrix(((outward + 1).astype(number), ends), shape=shape).tocsr()
-        ends = (target[inward] - start, (inward // k).astype(np.int32))
-        back = sparse.coo_matrix(((inward + 1).astype(number), ends), shape=shape).tocsr()
-        forward.sort_indices()
-        back.sort_indices()
+        forward = _sparse_rows(
+            (outward + 1).astype(number), outward // k - start, target[outward], shape
+        )
+        back = _sparse_rows(
+            (inward + 1).astype(number),
+            target[inward] - start,
+            (inward // k).astype(np.int32),
+            shape,
+        )
         both = forward.maximum(back)
         both.sort_indices()
         part = slice(filled, filled + both.nnz)
-        column[part] = torch.from_numpy(both.indices.astype(np.int32, copy=False))
-        kept[part] = length[torch.from_numpy(both.data.astype(np.int64) - 1)]
+        room.column[part] = torch.from_numpy(both.indices.astype(np.int32, copy=False))
+        room.squared[part] = length[torch.from_numpy(both.data.astype(np.int64) - 1)]
         pointer[start + 1 : stop + 1] = filled + both.indptr[1:]
         filled += both.nnz
-    return _settled(torch.from_numpy(pointer), column, kept, buffers)
+    return room.graph(torch.from_numpy(pointer))
 
 
 def listing(old: SymmetricLinks, slots: Ints, lists: Ints, live: Any) -> tuple[Ints, Ints]:
@@ -246,9 +246,9 @@ def updated(
     written: Ints,
     links: tuple[Ints, Ints, NDArray[np.float32]],
     size: int,
-    buffers: RowBuffers,
+    rooms: list[Room],
 ) -> SymmetricLinks:
-    """The graph after a write: `old` itself, changed, unless a view of it is held.
+    """The graph after a write, in the memory of `old` unless a view of that is held.
 
     `written` are the sorted slots whose lists were replaced, `links` the sources, targets and
     squared lengths of all live links from or to them.
@@ -288,12 +288,13 @@ def updated(
     resized = rows[counts[rows] != before[rows + 1] - before[rows]]
     first, last = np.concatenate([[0], resized + 1]), np.concatenate([resized, [size]])
     blocks = np.stack([before[first], before[last], pointer[first]], axis=1)
-    changed, column, squared = _moved(old, torch.from_numpy(pointer), blocks, buffers)
+    room = _moved(old, int(pointer[-1]), blocks[blocks[:, 0] < blocks[:, 1]], rooms)
+    column, squared = room.column.numpy(), room.squared.numpy()
     place = ragged(pointer[rows], pointer[rows + 1], rows)[0]
     column[place], squared[place] = (key % size).astype(np.int32), length
     place = _find(column, pointer[fresh_row], pointer[fresh_row + 1], fresh_column)
     squared[place] = fresh_squared
-    return changed
+    return room.graph(torch.from_numpy(pointer))
 
 
 def _undirected(
@@ -301,34 +302,25 @@ def _undirected(
 ) -> tuple[Ints, NDArray[np.float32]]:
     """Sorted keys row * size + column (n,) of links, each both ways round, and their lengths."""
     source, target, squared = links
-    low, high = np.minimum(source, target), np.maximum(source, target)
-    pair = low.astype(np.int64) * size + high
-    order = np.lexsort((source, pair))
-    last = np.ones(order.size, dtype=bool)
-    last[:-1] = pair[order][1:] != pair[order][:-1]
-    chosen = order[last]
-    low, high, squared = low[chosen], high[chosen], squared[chosen]
-    key = np.concatenate([low.astype(np.int64) * size + high, high.astype(np.int64) * size + low])
-    order = key.argsort()
-    return key[order], np.concatenate([squared, squared])[order]
+    key = np.concatenate([source * size + target, target * size + source])
+    order = np.lexsort((np.tile(source, 2), key))
+    key, squared = key[order], np.tile(squared, 2)[order]
+    last = np.ones(key.size, dtype=bool)
+    last[:-1] = key[1:] != key[:-1]
+    return key[last], squared[last]
 
 
-def _moved(
-    old: SymmetricLinks, pointer: Tensor, blocks: Ints, buffers: RowBuffers
-) -> tuple[SymmetricLinks, Ints, NDArray[np.float32]]:
-    """The entries of `old`, moved block by block to where `pointer` puts them, and their memory."""
-    blocks = blocks[blocks[:, 0] < blocks[:, 1]]
-    total = int(pointer[-1])
-    if old.room_for(total):
-        column, squared = old.room
-        for values in (column, squared):
-            _shift(values.numpy(), blocks)
-        old.settle(pointer, column, squared)
-        return old, column.numpy(), squared.numpy()
-    column, squared = buffers.take(total)
-    for values, out in ((old.column, column), (old.squared, squared)):
-        _place(values.numpy(), blocks, out.numpy())
-    return _settled(pointer, column, squared, buffers), column.numpy(), squared.numpy()
+def _moved(old: SymmetricLinks, total: int, blocks: Ints, rooms: list[Room]) -> Room:
+    """A room for `total` entries with the `blocks` of `old` where they belong."""
+    room = old.room
+    if room is not None and room.fits(total):
+        _shift(room.column.numpy(), blocks)
+        _shift(room.squared.numpy(), blocks)
+    else:
+        room = take_room(rooms, total)
+        _place(old.column.numpy(), blocks, room.column.numpy())
+        _place(old.squared.numpy(), blocks, room.squared.numpy())
+    return room
 
 
 def _stand_in(keys: Ints, others: Ints) -> Any:
@@ -342,16 +334,6 @@ def _stand_in(keys: Ints, others: Ints) -> Any:
 def _both_ways(keys: Ints, size: int) -> Ints:
     """Keys row * size + column (n,) and those of the same pairs turned round, sorted, each once."""
     return np.unique(np.concatenate([keys, keys % size * size + keys // size]))
-
-
-def _settled(
-    pointer: Tensor, column: Tensor, squared: Tensor, buffers: RowBuffers
-) -> SymmetricLinks:
-    """A graph in memory that `buffers` gave."""
-    graph = SymmetricLinks(pointer, column, squared)
-    graph.settle(pointer, column, squared)
-    buffers.lend(column, squared, graph)
-    return graph
 
 
 def _place(values: Any, blocks: Ints, out: Any) -> None:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from gloss_graph._internal.checks import check_index_vector, check_matrix, check_positive_int
 from gloss_graph._internal.precision import unit_rows
-from gloss_graph.neighbors.exact import ExactSearch, RowSearch, nearest_others
+from gloss_graph.neighbors.exact import ExactSearch, RowSearch, nearest_mates
 from gloss_graph.neighbors.inverted_lists import Cells, IVFSearch, IVFSettings
 from gloss_graph.neighbors.search import measure_recall
 
@@ -52,10 +52,7 @@ def corpus_neighbors(
     """
     size = x.size(0)
     k = max(0, min(k, size - 1))
-    if k == 0:
-        none = torch.empty(size, 0, dtype=torch.long)
-        return CorpusNeighbors(x.new_empty(size, 0), none, "exact", 1.0)
-    exact = size <= exact_up_to
+    exact = size <= exact_up_to or k == 0
     searcher: RowSearch = ExactSearch()
     if not exact:
         cells = max(1, min(4 * math.isqrt(size), size // _ROWS_PER_CELL))
@@ -71,17 +68,15 @@ def corpus_neighbors(
     )
     found = [searcher.others(x[rows], x, size, rows, k) for rows in parts]
     squared, indices = (torch.cat(column) for column in zip(*found, strict=True))
-    recall = 1.0 if exact else measure_recall(searcher, x, size, k, _RECALL_SAMPLE, seed)
-    return CorpusNeighbors(squared, indices, "exact" if exact else "ivf", recall)
+    if exact:
+        return CorpusNeighbors(squared, indices, "exact", 1.0)
+    recall = measure_recall(searcher, x, size, k, _RECALL_SAMPLE, seed)
+    return CorpusNeighbors(squared, indices, "ivf", recall)
 
 
 @torch.no_grad()
 def knn_graph(
-    x: Tensor,
-    k: int,
-    batch: Tensor | None = None,
-    loop: bool = False,
-    cosine: bool = False,
+    x: Tensor, k: int, batch: Tensor | None = None, loop: bool = False, cosine: bool = False
 ) -> Tensor:
     """Edges from the k nearest neighbors of every row to that row.
 
@@ -120,30 +115,18 @@ def knn_graph(
     x = x.detach().to(torch.promote_types(x.dtype, torch.float32))
     if cosine:
         x = unit_rows(x)
-    whole = torch.arange(x.size(0), device=x.device)
-    if batch is None:
-        return _knn_edges(x, whole, k, loop)
-    check_index_vector("batch", batch, x.size(0))
-    _, graph, counts = batch.unique(return_inverse=True, return_counts=True)
-    members = graph.argsort(stable=True).split(counts.tolist())
-    edge_index = torch.cat(
-        [_knn_edges(x, rows, k, loop) for rows in members] or [whole.expand(2, 0)], 1
-    )
-    return edge_index[:, edge_index[1].argsort(stable=True)]
-
-
-def _knn_edges(x: Tensor, members: Tensor, k: int, loop: bool) -> Tensor:
-    """The edges (2, E) among the rows `members` (n,) of x (N, D), sorted by center."""
-    x, count = x[members], members.numel()
-    k = min(k - loop, count - 1)
-    rows = torch.arange(count, device=x.device)
-    parts = (
-        [nearest_others(x[part], x, part, k).indices for part in rows.split(_CHUNK)]
-        if k > 0
-        else []
-    )
-    found = torch.cat(parts) if parts else rows.new_empty(count, 0)
-    if loop:
-        found = torch.cat([rows.unsqueeze(1), found], dim=1)
-    center = rows.repeat_interleave(found.size(1))
-    return torch.stack([members[found.flatten()], members[center]])
+    members: tuple[Tensor, ...] = ()
+    if batch is not None:
+        check_index_vector("batch", batch, x.size(0))
+        _, graph, counts = batch.unique(return_inverse=True, return_counts=True)
+        members = graph.argsort(stable=True).split(counts.tolist())
+    edges = []
+    for rows in members or (torch.arange(x.size(0), device=x.device),):
+        center = torch.arange(rows.numel(), device=x.device)
+        found = nearest_mates(x[rows], k - loop).indices
+        if loop:
+            found = torch.cat([center.unsqueeze(1), found], dim=1)
+        center = center.repeat_interleave(found.size(1))
+        edges.append(torch.stack([rows[found.flatten()], rows[center]]))
+    edge_index = torch.cat(edges, dim=1)
+    return edge_index if batch is None else edge_index[:, edge_index[1].argsort(stable=True)]

@@ -7,9 +7,10 @@ torch on the rows they found, so ties aside they agree.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import faiss as _faiss
 import torch
@@ -27,6 +28,8 @@ _FAISS_MIN_ROWS = 1024
 # Rows that a tile of the matrix product covers, and entries of its (B, tile) scores.
 _TILE_ROWS = 65_536
 _SCORES = 16_777_216
+# Rows that look for each other at a time.
+_BLOCK = 1024
 # Entries held at a time: of the differences of pairs, of hits that are fetched to be dropped.
 _ENTRIES = 4_000_000
 
@@ -57,18 +60,6 @@ def faiss_blas_path() -> Iterator[None]:
         yield
     finally:
         faiss.cvar.distance_compute_blas_threshold = saved
-
-
-def _resolve(backend: str, queries: Tensor, rows: Tensor) -> str:
-    check_choice("search", backend, BACKENDS)
-    fits = queries.device.type == "cpu"
-    if backend == "faiss" and not fits:
-        raise ValueError(
-            f"search='faiss' needs CPU tensors (got {queries.device}). Use search='matmul'."
-        )
-    if backend in ("auto", "exact"):
-        return "faiss" if fits and rows.size(0) >= _FAISS_MIN_ROWS else "matmul"
-    return backend
 
 
 def _candidates(queries: Tensor, tile: Tensor, k: int, backend: str) -> tuple[Tensor, Tensor]:
@@ -111,28 +102,30 @@ def nearest(queries: Tensor, rows: Tensor, k: int, *, backend: str = "auto") -> 
         >>> nearest(torch.tensor([[0.0, 0.0]]), torch.tensor([[2.0, 0.0], [0.0, 1.0]]), k=1)
         Nearest(squared_distances=tensor([[1.]]), indices=tensor([[1]]))
     """
-    backend = _resolve(backend, queries, rows)
-    k = min(k, rows.size(0))
-    if k <= 0 or queries.size(0) == 0:
-        shape = (queries.size(0), max(k, 0))
-        return Nearest(
-            queries.new_empty(shape), torch.empty(shape, dtype=torch.long, device=queries.device)
+    check_choice("search", backend, BACKENDS)
+    on_cpu = queries.device.type == "cpu"
+    if backend == "faiss" and not on_cpu:
+        raise ValueError(
+            f"search='faiss' needs CPU tensors (got {queries.device}). Use search='matmul'."
         )
+    if backend in ("auto", "exact"):
+        backend = "faiss" if on_cpu and rows.size(0) >= _FAISS_MIN_ROWS else "matmul"
+    k = max(0, min(k, rows.size(0)))
+    if k == 0 or queries.size(0) == 0:
+        return none_found(queries, k)
     # FAISS tiles by itself, but rows in half precision are converted tile by tile.
     tile_rows = min(_TILE_ROWS, max(k, _SCORES // queries.size(0)))
     if backend == "faiss" and rows.dtype == torch.float32:
         tile_rows = rows.size(0)
-    found: list[Tensor] = []
-    scores: list[Tensor] = []
+    found, scores = [], []
     for start in range(0, rows.size(0), tile_rows):
         tile = rows[start : start + tile_rows]
-        tile_scores, tile_found = _candidates(queries, tile, min(k, tile.size(0)), backend)
-        scores.append(tile_scores)
-        found.append(tile_found + start)
-    index = found[0]
+        score, near = _candidates(queries, tile, min(k, tile.size(0)), backend)
+        scores.append(score)
+        found.append(near + start)
+    index = torch.cat(found, dim=1)
     if len(found) > 1:
-        merged = torch.cat(scores, dim=1).topk(k, dim=1, largest=False).indices
-        index = torch.cat(found, dim=1).gather(1, merged)
+        index = index.gather(1, torch.cat(scores, dim=1).topk(k, dim=1, largest=False).indices)
     # The expanded form |q|²+|r|²-2qr loses digits for near duplicates: recompute and re-sort.
     squared = squared_distances(queries, rows, index)
     order = squared.argsort(dim=1)
@@ -144,16 +137,17 @@ def nearest_others(
 ) -> Nearest:
     """As `nearest`, for queries that are rows themselves: query i never finds `position[i]`.
 
-    Args:
-        queries: (B, D), equal to `rows[position]`.
-        rows: (M, D).
-        position: (B,) long, the row that each query is.
-        k: Neighbors per query, at most M - 1 (clamped).
-        backend: One of the back ends of `nearest`.
+    `position` (B,) long are the rows that the queries are; k is at most M - 1 (clamped).
     """
     k = min(k, rows.size(0) - 1)
-    found = nearest(queries, rows, k + 1, backend=backend)
-    return without_itself(found, position)
+    return without_itself(nearest(queries, rows, k + 1, backend=backend), position)
+
+
+def nearest_mates(x: Tensor, k: int) -> Nearest:
+    """The k nearest other rows of every row of x (N, D), block by block: O(N k) memory."""
+    blocks = torch.arange(x.size(0), device=x.device).split(_BLOCK)
+    found = [nearest_others(x[block], x, block, k) for block in blocks]
+    return Nearest(*(torch.cat(parts) for parts in zip(*found, strict=True)))
 
 
 def without_itself(found: Nearest, position: Tensor) -> Nearest:
@@ -165,13 +159,19 @@ def without_itself(found: Nearest, position: Tensor) -> Nearest:
     return Nearest(squared[:, :-1], index[:, :-1])
 
 
+def none_found(queries: Tensor, k: int) -> Nearest:
+    """No neighbors of queries (B, D): `inf` and -1 (B, k)."""
+    shape = (queries.size(0), k)
+    index = torch.full(shape, -1, dtype=torch.long, device=queries.device)
+    return Nearest(queries.new_full(shape, torch.inf), index)
+
+
 def nearest_allowed(
     queries: Tensor, rows: Tensor, k: int, banned: Tensor, *, backend: str = "auto"
 ) -> Nearest:
     """As `nearest`, without the rows `banned` (n,), padded to (B, k) with `inf` and -1."""
     size = rows.size(0)
-    squared = queries.new_full((queries.size(0), k), torch.inf)
-    index = torch.full((queries.size(0), k), -1, dtype=torch.long, device=queries.device)
+    squared, index = none_found(queries, k)
     wanted = min(k, size - banned.numel())
     if wanted <= 0 or queries.size(0) == 0:
         return Nearest(squared, index)
@@ -185,17 +185,16 @@ def nearest_allowed(
         return distance[:, :wanted], found.indices.gather(1, order)[:, :wanted]
 
     # Banned rows are fetched and dropped. A little slack suffices nearly always; queries for
-    # which it did not are repeated with enough, so the result is exact.
+    # which it did not are repeated with more, so the result is exact.
     slack = min(banned.numel(), max(4, k // 2))
-    distance, found = ask(queries, wanted + slack)
-    short = distance[:, -1].isinf().nonzero().squeeze(1)
+    squared[:, :wanted], index[:, :wanted] = ask(queries, wanted + slack)
+    short = squared[:, wanted - 1].isinf().nonzero().squeeze(1)
     while short.numel() and slack < banned.numel():
         # Not all at once: where many rows are banned a few more hits suffice for nearly all.
         slack = min(banned.numel(), 8 * slack)
         for part in short.split(max(1, _ENTRIES // (wanted + slack))):
-            distance[part], found[part] = ask(queries[part], wanted + slack)
-        short = short[distance[short, -1].isinf()]
-    squared[:, :wanted], index[:, :wanted] = distance, found
+            squared[part, :wanted], index[part, :wanted] = ask(queries[part], wanted + slack)
+        short = short[squared[short, wanted - 1].isinf()]
     return Nearest(squared, index)
 
 
@@ -208,7 +207,11 @@ def squared_distances(queries: Tensor, rows: Tensor, index: Tensor) -> Tensor:
 @torch.no_grad()
 def pair_distances(x: Tensor, left: Tensor, rows: Tensor, right: Tensor) -> Tensor:
     """Squared distances (n,) between `x[left]` and `rows[right]`, float32 or the dtype of `x`."""
-    if not (_is_plain(x) and _is_plain(rows)):
+    plain = [
+        part.device.type == "cpu" and part.dtype == torch.float32 and part.is_contiguous()
+        for part in (x, rows)
+    ]
+    if not all(plain):
         dtype = torch.promote_types(x.dtype, torch.float32)
         # The (n, D) differences of a large call would not fit.
         tile = max(1, _ENTRIES // x.size(1))
@@ -223,39 +226,35 @@ def pair_distances(x: Tensor, left: Tensor, rows: Tensor, right: Tensor) -> Tens
     return out
 
 
-def _is_plain(x: Tensor) -> bool:
-    return x.device.type == "cpu" and x.dtype == torch.float32 and x.is_contiguous()
-
-
 def version_of(x: Tensor) -> int:
     """A count that grows with every write into `x`; 0 for inference tensors, which keep none."""
     return 0 if x.is_inference() else x._version
 
 
-class RowSearch(Protocol):
+class RowSearch(ABC):
     """Nearest rows among the first `size` of the buffer `rows` (capacity, D) of a bank.
 
     What a search holds is derived from the bank's state and may be dropped at any time.
     """
 
+    @abstractmethod
     def allowed(self, queries: Tensor, rows: Tensor, size: int, k: int, banned: Tensor) -> Nearest:
         """The k nearest rows except `banned` (n,), padded to (B, k) with `inf` and -1."""
-        ...
 
     def around(
         self, queries: Tensor, rows: Tensor, size: int, k: int, banned: Tensor, places: Tensor
     ) -> Nearest:
         """As `allowed`, for documents stored at `places` (B,) long, -1 if not stored."""
-        del places
         return self.allowed(queries, rows, size, k, banned)
 
     def others(self, queries: Tensor, rows: Tensor, size: int, position: Tensor, k: int) -> Nearest:
         """The k nearest other rows of queries that are the rows `position` (B,) themselves."""
-        ...
+        k = min(k, size - 1)
+        found = self.around(queries, rows, size, k + 1, position[:0], position)
+        return without_itself(found, position)
 
-    def wrote(self, rows: Tensor, size: int, slots: Tensor, version: int) -> None:
+    def wrote(self, rows: Tensor, size: int, slots: Tensor, version: int) -> None:  # noqa: B027
         """Take note that the rows `slots` were written; `version` was the buffer's before."""
-        del rows, size, slots, version
 
     def without_links(self) -> RowSearch:
         """The search that needs no links, to make them with."""
@@ -263,7 +262,6 @@ class RowSearch(Protocol):
 
     def take_settings(self, other: RowSearch) -> bool:
         """Adopt the settings of `other` and keep the index; False if that cannot be done."""
-        del other
         return False
 
 
@@ -276,7 +274,3 @@ class ExactSearch(RowSearch):
     def allowed(self, queries: Tensor, rows: Tensor, size: int, k: int, banned: Tensor) -> Nearest:
         """See `nearest_allowed`."""
         return nearest_allowed(queries, rows[:size], k, banned, backend=self.backend)
-
-    def others(self, queries: Tensor, rows: Tensor, size: int, position: Tensor, k: int) -> Nearest:
-        """See `nearest_others`."""
-        return nearest_others(queries, rows[:size], position, k, backend=self.backend)

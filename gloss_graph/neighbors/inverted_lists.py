@@ -24,9 +24,9 @@ from gloss_graph.neighbors.exact import (
     Nearest,
     RowSearch,
     faiss_blas_path,
+    none_found,
     squared_distances,
     version_of,
-    without_itself,
 )
 
 # Its type stubs know neither keyword arguments nor all classes.
@@ -106,6 +106,10 @@ class Cells(nn.Module):
         for buffer in (self.centers, self.ranges, self.count, self.found_at, self.overwritten):
             buffer.zero_()
 
+    def known_centers(self) -> np.ndarray:
+        """The centers (c, D) of all cells."""
+        return _take(self.centers, slice(int(self.count))).numpy()
+
     def replace(self, centers: Tensor, ranges: Tensor, rows: int) -> None:
         """Take other cells: centers (c, D) and ranges (2, D), trained on so many rows."""
         self.reset()
@@ -120,7 +124,8 @@ class IVFSearch(RowSearch):
 
     Writes reported by `wrote` are carried over at the next search; any other change of the buffer
     is noticed by its version and drops the index. What is found depends only on the rows and on
-    `cells`, not on how the lists came about.
+    `cells`, not on how the lists came about. With `least`, fewer rows are searched exactly, and so
+    are rows that are not on the CPU.
     """
 
     def __init__(self, settings: IVFSettings, cells: Cells, least: int = 0) -> None:
@@ -138,60 +143,42 @@ class IVFSearch(RowSearch):
     def _drop_index(self) -> None:
         self._index: Any = None
         self._centers: Any = None
-        self._size = 0
         self._pending: list[Tensor] = []
 
     def allowed(self, queries: Tensor, rows: Tensor, size: int, k: int, banned: Tensor) -> Nearest:
         """See `RowSearch`; fewer than k rows may be found where more are allowed."""
         if not self._ready(rows, size):
             return self.fallback.allowed(queries, rows, size, k, banned)
-        squared = queries.new_full((queries.size(0), k), torch.inf)
-        index = torch.full((queries.size(0), k), -1, dtype=torch.long, device=queries.device)
+        squared, index = none_found(queries, k)
         wanted = min(k, size - banned.numel())
-        if wanted <= 0:
+        if wanted <= 0 or queries.size(0) == 0:
             return Nearest(squared, index)
         fetched = min(k + max(8, k // 2), size)
         live = np.ones(size, dtype=bool)
         live[banned.cpu().numpy()] = False
-        for first in range(0, queries.size(0), _QUERIES):
-            part = slice(first, first + _QUERIES)
+        selector = faiss.IDSelectorBitmap(np.packbits(live, bitorder="little"))
+        probes = min(self.settings.probes, self._index.nlist)
+        settings = faiss.SearchParametersIVF(nprobe=probes, sel=selector)
+        for part in torch.arange(queries.size(0), device=queries.device).split(_QUERIES):
             with faiss_blas_path():
-                hits, tied = self._hits(_take(queries, part).numpy(), fetched, live, wanted)
+                x = _take(queries, part).numpy()
+                scores, slots = self._index.search(x, fetched, params=settings)
+            # Of rows as far as the last one others may have been left out, by their place in a
+            # list. Where too few remain, the query is answered exactly.
+            cut = (slots[:, -1:] >= 0) & (scores == scores[:, -1:])
+            slots[cut] = -1
+            tied = cut.any(axis=1) & ((slots >= 0).sum(axis=1) < wanted)
             # Sorted by slot, so that rows at one distance come in that order.
-            found = torch.from_numpy(hits).to(queries.device).sort(dim=1).values
+            found = torch.from_numpy(slots).to(queries.device).sort(dim=1).values
             distance = squared_distances(queries[part], rows, found.clamp(min=0))
-            distance = distance.masked_fill(found < 0, torch.inf)
-            distance, order = distance.sort(dim=1, stable=True)
+            distance, order = distance.masked_fill(found < 0, torch.inf).sort(dim=1, stable=True)
             squared[part, :wanted] = distance[:, :wanted]
             index[part, :wanted] = found.gather(1, order)[:, :wanted]
             if tied.any():
-                again = first + torch.from_numpy(tied.nonzero()[0]).to(queries.device)
+                again = part[torch.from_numpy(tied).to(part.device)]
                 exact = self.fallback.allowed(queries[again], rows, size, k, banned)
-                squared[again], index[again] = exact.squared_distances, exact.indices
+                squared[again], index[again] = exact
         return Nearest(squared, index)
-
-    def others(self, queries: Tensor, rows: Tensor, size: int, position: Tensor, k: int) -> Nearest:
-        """See `RowSearch`."""
-        if not self._ready(rows, size):
-            return self.fallback.others(queries, rows, size, position, k)
-        k = min(k, size - 1)
-        found = self.allowed(queries, rows, size, k + 1, position[:0])
-        return without_itself(found, position)
-
-    def _hits(
-        self, queries: np.ndarray, k: int, live: np.ndarray, wanted: int
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Slots (B, k) among those `live` (size,), -1 for none; (B,) queries to answer exactly."""
-        bits = np.packbits(live, bitorder="little")
-        selector = faiss.IDSelectorBitmap(bits)
-        settings = faiss.SearchParametersIVF(
-            nprobe=min(self.settings.probes, self._index.nlist), sel=selector
-        )
-        distance, slots = self._index.search(queries, k, params=settings)
-        # Of rows as far as the last one others may have been left out, by their place in a list.
-        cut = (slots[:, -1:] >= 0) & (distance == distance[:, -1:])
-        slots[cut] = -1
-        return slots, cut.any(axis=1) & ((slots >= 0).sum(axis=1) < wanted)
 
     def wrote(self, rows: Tensor, size: int, slots: Tensor, version: int) -> None:
         """See `RowSearch`."""
@@ -199,7 +186,16 @@ class IVFSearch(RowSearch):
         if self._index is not None:
             self._pending.append(slots.cpu())
         if self._pays(rows, size):
-            self._assign_written(rows, size, slots)
+            cells = self.cells
+            cells.overwritten += (cells.cell_of[slots] >= 0).sum()
+            grown = self.settings.cells is None and size >= _GROWTH * int(cells.found_at)
+            stale = int(cells.overwritten) > self.settings.retrain_every * size
+            with faiss_blas_path():
+                if int(cells.count) == 0 or grown or stale:
+                    self._drop_index()
+                    self._train(rows, size)
+                else:
+                    self._assign(rows, slots)
         self._version = version_of(rows)
 
     def take_settings(self, other: RowSearch) -> bool:
@@ -213,7 +209,7 @@ class IVFSearch(RowSearch):
         return True
 
     def _pays(self, rows: Tensor, size: int) -> bool:
-        """Whether there are rows enough for an index; with `least`, they must be on the CPU too."""
+        """Whether there are rows enough for an index."""
         if self.least and (size < self.least or rows.device.type != "cpu"):
             return False
         cells, capacity = self.settings.cells, rows.size(0)
@@ -235,123 +231,94 @@ class IVFSearch(RowSearch):
             self._drop_index()
             return False
         self._look_at(rows, version_of(rows))
-        if self._index is None or (self._pending and not self._carry_over(rows, size)):
-            # The old index goes first: two of them may not fit.
-            self._drop_index()
-            with faiss_blas_path():
+        with faiss_blas_path():
+            if self._index is None or (self._pending and not self._carry_over(rows, size)):
+                # The old index goes first: two of them may not fit.
+                self._drop_index()
                 self._index = self._filled(rows, size)
-            self._size = size
         return True
 
     def _carry_over(self, rows: Tensor, size: int) -> bool:
         """Pass pending writes on; False if the index must be filled again instead."""
         slots = torch.cat(self._pending).unique()
         self._pending = []
-        old, new = slots[slots < self._size], slots[slots >= self._size]
-        gap = new.tolist() != list(range(self._size, size))
+        before = self.indexed
+        old, new = slots[slots < before], slots[slots >= before]
+        gap = new.tolist() != list(range(before, size))
         if gap or 2 * slots.numel() > size:
             return False
-        with faiss_blas_path():
-            for part in old.split(_TILE_ROWS):
-                if part.numel() and not self._overwrite(part.numpy(), _take(rows, part).numpy()):
-                    return False
-            for part in new.split(_TILE_ROWS):
-                if part.numel():
-                    self._append(part.numpy(), _take(rows, part).numpy())
-        self._size = size
+        for part in old.split(_TILE_ROWS) if old.numel() else ():
+            x = _take(rows, part).numpy()
+            # In another batch of rows one between two cells may fall to the other.
+            if not np.array_equal(self._nearest_centers(x), self._cells_of(part)):
+                return False
+            self._index.update_vectors(part.numpy(), x)
+        self._append(self._index, rows, new)
         return True
 
-    def _overwrite(self, slots: np.ndarray, x: np.ndarray) -> bool:
-        """Rows `slots` (n,) are `x` (n, D) now; False if the index cannot follow."""
-        # In another batch of rows one between two cells may fall to the other.
-        cell = self.cells.cell_of[torch.from_numpy(slots)].cpu().numpy()
-        if not np.array_equal(self._nearest_centers(x), cell):
-            return False
-        self._index.update_vectors(slots, x)
-        return True
+    def _cells_of(self, slots: Tensor) -> np.ndarray:
+        cells: np.ndarray = self.cells.cell_of[slots].cpu().numpy().astype(np.int64)
+        return cells
 
-    def _append(self, slots: np.ndarray, x: np.ndarray) -> None:
-        """Add rows `x` (n, D), whose `slots` (n,) follow the last ones."""
-        cell = self.cells.cell_of[torch.from_numpy(slots)].cpu().numpy().astype(np.int64)
-        self._index.add_core(len(x), faiss.swig_ptr(x), None, faiss.swig_ptr(cell))
-
-    def _assign_written(self, rows: Tensor, size: int, slots: Tensor) -> None:
-        """Assign the rows written into `slots`, or train the cells again where that is due."""
-        cells = self.cells
-        cells.overwritten += (cells.cell_of[slots] >= 0).sum()
-        grown = self.settings.cells is None and size >= _GROWTH * int(cells.found_at)
-        stale = int(cells.overwritten) > self.settings.retrain_every * size
-        with faiss_blas_path():
-            if int(cells.count) == 0 or grown or stale:
-                self._drop_index()
-                self._train(rows, size)
-            else:
-                self._assign(rows, slots)
-
-    def _empty(self, rows: Tensor, cells: int) -> Any:
-        return faiss.IndexIVFScalarQuantizer(
-            faiss.IndexFlatL2(rows.size(1)),
-            rows.size(1),
-            cells,
-            faiss.ScalarQuantizer.QT_8bit,
-            faiss.METRIC_L2,
-            False,
-        )
+    def _append(self, index: Any, rows: Tensor, slots: Tensor) -> None:
+        """Add the rows `slots` (n,), which follow the last ones, to an index."""
+        for part in slots.split(_TILE_ROWS) if slots.numel() else ():
+            x, cell = _take(rows, part).numpy(), self._cells_of(part)
+            index.add_core(len(x), faiss.swig_ptr(x), None, faiss.swig_ptr(cell))
 
     def _train(self, rows: Tensor, size: int) -> None:
         """Find cells for the first `size` rows."""
         count = self.settings.cells or suitable_cells(size)
-        index = self._empty(rows, count)
+        index = _empty_index(rows, count)
         index.cp.seed, index.cp.niter = self.settings.seed, _TRAIN_ROUNDS
         index.cp.min_points_per_centroid = 1
         draw = torch.Generator().manual_seed(self.settings.seed)
         sample = torch.randperm(size, generator=draw)[: _TRAIN_ROWS_PER_CELL * count]
         index.train(_take(rows, sample.sort().values.to(rows.device)).numpy())
         centers = faiss.downcast_index(index.quantizer).reconstruct_n(0, count)
-        self.cells.replace(
-            torch.from_numpy(centers),
-            torch.from_numpy(faiss.vector_to_array(index.sq.trained)).view(2, -1),
-            size,
-        )
+        ranges = faiss.vector_to_array(index.sq.trained)
+        self.cells.replace(torch.from_numpy(centers), torch.from_numpy(ranges).view(2, -1), size)
         self._assign(rows, torch.arange(size, device=rows.device))
 
     def _nearest_centers(self, x: np.ndarray) -> np.ndarray:
         """The cell (n,) of rows (n, D)."""
         if self._centers is None:
             self._centers = faiss.IndexFlatL2(x.shape[1])
-            self._centers.add(_take(self.cells.centers, slice(int(self.cells.count))).numpy())
+            self._centers.add(self.cells.known_centers())
         cell: np.ndarray = self._centers.assign(x, 1).ravel()
         return cell
 
     def _assign(self, rows: Tensor, slots: Tensor) -> None:
-        for part in slots.split(_TILE_ROWS):
-            if part.numel():
-                cell = torch.from_numpy(self._nearest_centers(_take(rows, part).numpy()))
-                self.cells.cell_of[part] = cell.to(self.cells.cell_of)
+        """Write down the cells of the rows `slots` (n,)."""
+        for part in slots.split(_TILE_ROWS) if slots.numel() else ():
+            cell = torch.from_numpy(self._nearest_centers(_take(rows, part).numpy()))
+            self.cells.cell_of[part] = cell.to(self.cells.cell_of)
 
     def _filled(self, rows: Tensor, size: int) -> Any:
         """An index of the first `size` rows."""
-        cells = self.cells
-        if int(cells.count) == 0:
+        if int(self.cells.count) == 0:
             self._train(rows, size)
-        index = self._empty(rows, int(cells.count))
-        centers = _take(cells.centers, slice(int(cells.count))).numpy()
-        index.quantizer.add(centers)
-        faiss.copy_array_to_vector(
-            _take(cells.ranges, slice(None)).numpy().ravel(), index.sq.trained
-        )
+        index = _empty_index(rows, int(self.cells.count))
+        index.quantizer.add(self.cells.known_centers())
+        ranges = _take(self.cells.ranges, slice(None)).numpy().ravel()
+        faiss.copy_array_to_vector(ranges, index.sq.trained)
         index.is_trained = True
-        cell = cells.cell_of[:size].cpu().numpy().astype(np.int64)
+        slots = torch.arange(size, device=rows.device)
         # Lists that grow by themselves take up to twice the memory.
-        for number, count in enumerate(np.bincount(cell, minlength=index.nlist).tolist()):
+        counts = np.bincount(self._cells_of(slots), minlength=index.nlist)
+        for number, count in enumerate(counts.tolist()):
             index.invlists.resize(number, count)
             index.invlists.resize(number, 0)
-        for start in range(0, size, _TILE_ROWS):
-            x = _take(rows, slice(start, min(start + _TILE_ROWS, size))).numpy()
-            part = cell[start : start + _TILE_ROWS]
-            index.add_core(len(x), faiss.swig_ptr(x), None, faiss.swig_ptr(part))
+        self._append(index, rows, slots)
         index.set_direct_map_type(faiss.DirectMap.Array)
         return index
+
+
+def _empty_index(rows: Tensor, cells: int) -> Any:
+    kind, dim = faiss.ScalarQuantizer.QT_8bit, rows.size(1)
+    return faiss.IndexIVFScalarQuantizer(
+        faiss.IndexFlatL2(dim), dim, cells, kind, faiss.METRIC_L2, False
+    )
 
 
 def _take(rows: Tensor, index: Tensor | slice) -> Tensor:

@@ -11,21 +11,20 @@ from torch import Tensor, nn
 
 from gloss_graph._internal.checks import check_device, check_tensor
 from gloss_graph.neighbors.adjacency import (
-    RowBuffers,
+    Room,
     SymmetricLinks,
     build_lists,
     listing,
     updated,
 )
-from gloss_graph.neighbors.exact import RowSearch, nearest_others, pair_distances, version_of
+from gloss_graph.neighbors.exact import RowSearch, nearest_mates, pair_distances, version_of
 
 # Writing more than one row in so many leads to a new build instead of an update.
 _UPDATE_SHARE = 8
-# Up to so many batch rows all pairs are measured; larger batches search in blocks of so many.
+# Up to so many batch rows all pairs are measured; larger batches search in blocks.
 _ALL_PAIRS = 1024
 # Queries searched at a time: bounds the memory of a large call.
 _QUERIES = 1024
-_TILE_ROWS = 65_536
 
 
 class NeighborLists(NamedTuple):
@@ -61,27 +60,17 @@ def nearest_lists(
         search.around(part, rows, size, k, banned, place)
         for part, place in zip(x.split(_QUERIES), places.split(_QUERIES), strict=True)
     ]
-    mates = _all_mates(x) if x.size(0) <= _ALL_PAIRS else _near_mates(x, k)
-    squared = torch.cat([torch.cat([part.squared_distances for part in found]), mates[0]], dim=1)
-    index = torch.cat([torch.cat([part.indices for part in found]), mates[1]], dim=1)
+    if x.size(0) <= _ALL_PAIRS:
+        # O(B²) memory, and fastest for a small batch.
+        mates = torch.cdist(x, x, compute_mode="use_mm_for_euclid_dist").square()
+        mates.fill_diagonal_(torch.inf)
+        numbers = torch.arange(x.size(0), device=x.device).expand(x.size(0), -1)
+    else:
+        mates, numbers = nearest_mates(x, k)
+    squared = torch.cat([torch.cat([part.squared_distances for part in found]), mates], dim=1)
+    index = torch.cat([torch.cat([part.indices for part in found]), -2 - numbers], dim=1)
     squared, order = squared.topk(min(k, squared.size(1)), dim=1, largest=False)
     return NeighborLists(squared, index.gather(1, order).masked_fill(squared.isinf(), -1))
-
-
-def _all_mates(x: Tensor) -> NeighborLists:
-    """All rows of a batch (B, D), itself at `inf`: O(B²) memory, and fastest for a small one."""
-    squared = torch.cdist(x, x, compute_mode="use_mm_for_euclid_dist").square()
-    squared.fill_diagonal_(torch.inf)
-    index = -2 - torch.arange(x.size(0), device=x.device).expand(x.size(0), -1)
-    return NeighborLists(squared, index)
-
-
-def _near_mates(x: Tensor, k: int) -> NeighborLists:
-    """The k nearest other rows of a batch (B, D), block by block: O(B k) memory."""
-    blocks = torch.arange(x.size(0), device=x.device).split(_ALL_PAIRS)
-    near = [nearest_others(x[block], x, block, k) for block in blocks]
-    squared, index = (torch.cat(parts) for parts in zip(*near, strict=True))
-    return NeighborLists(squared, -2 - index)
 
 
 def check_lists(lists: NeighborLists, batch: int, stored: int, device: torch.device) -> None:
@@ -127,30 +116,30 @@ class LinkTable(nn.Module):
         self.register_buffer("stamps", torch.zeros(capacity, dtype=torch.int32))
         # Derived, never saved: the undirected graph, and the state of the lists it belongs to.
         self._graph: SymmetricLinks | None = None
-        self._graph_of: tuple[Any, ...] = ()
-        self._row_buffers = RowBuffers()
+        self._graph_of: list[tuple[Tensor, int]] = []
+        self._rooms: list[Room] = []
 
     def __getstate__(self) -> dict[str, Any]:
-        state = {**self.__dict__, "_graph": None, "_graph_of": ()}
-        return {**state, "_row_buffers": RowBuffers()}
+        derived: dict[str, Any] = {"_graph": None, "_graph_of": [], "_rooms": []}
+        return {**self.__dict__, **derived}
 
     def forget_graph(self) -> None:
         """Drop the undirected graph, after a change that the tensors of the lists do not count."""
-        self._graph, self._graph_of = None, ()
+        self._graph, self._graph_of = None, []
 
-    def _state(self) -> tuple[Any, ...]:
+    def _lists(self) -> tuple[Tensor, ...]:
+        return self.slots, self.slot_stamps, self.squared, self.stamps
+
+    def _keep_graph(self, graph: SymmetricLinks) -> None:
         # Tensors count writes; while they are held here no other tensor can have their identity.
-        lists = (self.slots, self.slot_stamps, self.squared, self.stamps)
-        return (*((x, version_of(x)) for x in lists),)
+        self._graph, self._graph_of = graph, [(x, version_of(x)) for x in self._lists()]
 
     def kept_graph(self) -> SymmetricLinks | None:
         """The undirected graph of an earlier step, if it is still that of the lists."""
-        state = self._state()
-        if len(self._graph_of) != len(state) or any(
-            x is not y or version != other
-            for (x, version), (y, other) in zip(self._graph_of, state, strict=True)
-        ):
-            self.forget_graph()
+        for x, version in self._graph_of:
+            if all(x is not y for y in self._lists()) or version_of(x) != version:
+                self.forget_graph()
+                break
         return self._graph
 
     def symmetric(self, size: int) -> SymmetricLinks:
@@ -158,8 +147,8 @@ class LinkTable(nn.Module):
         graph = self.kept_graph()
         if graph is None or graph.size != size:
             lists = (self.slots[:size], self.squared[:size], self.live(size))
-            graph = build_lists(*lists, self._row_buffers)
-            self._graph, self._graph_of = graph, self._state()
+            graph = build_lists(*lists, self._rooms)
+            self._keep_graph(graph)
         return graph.view()
 
     def write(
@@ -213,8 +202,7 @@ class LinkTable(nn.Module):
         row = np.concatenate([source[live], inward[others].astype(np.int64)])
         column = np.concatenate([column[live], where[others]])
         links = (row, lists[row, column].astype(np.int64), squared[row, column])
-        self._graph = updated(graph, slots, links, size, self._row_buffers)
-        self._graph_of = self._state()
+        self._keep_graph(updated(graph, slots, links, size, self._rooms))
 
     def _measure(
         self,
@@ -266,12 +254,7 @@ class LinkTable(nn.Module):
     def live(self, size: int) -> Tensor:
         """Which links (size, k) bool of the first `size` slots live."""
         lists = self.slots[:size]
-        live = torch.empty(lists.shape, dtype=torch.bool, device=lists.device)
-        for start in range(0, size, _TILE_ROWS):
-            part = slice(start, min(start + _TILE_ROWS, size))
-            same = self.stamps[lists[part].clamp(min=0)] == self.slot_stamps[part]
-            torch.logical_and(same, lists[part] >= 0, out=live[part])
-        return live
+        return (self.stamps[lists.clamp(min=0)] == self.slot_stamps[:size]) & (lists >= 0)
 
     def edges(self, size: int) -> tuple[Tensor, Tensor, Tensor]:
         """Live links among the first `size` slots: source, target, squared length, each (E,)."""

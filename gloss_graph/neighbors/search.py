@@ -15,8 +15,9 @@ from gloss_graph.neighbors.exact import (
     ExactSearch,
     Nearest,
     RowSearch,
+    nearest_others,
+    none_found,
     pair_distances,
-    without_itself,
 )
 from gloss_graph.neighbors.inverted_lists import Cells, IVFSearch, IVFSettings, suitable_cells
 from gloss_graph.neighbors.lists import LinkTable
@@ -104,32 +105,34 @@ def search_of(description: str | dict[str, Any]) -> Search:
     return settings
 
 
-def _settings_of(search: Search) -> Search:
-    return KINDS[search]() if search in KINDS else search
+def _resolved(search: Search) -> tuple[Search, bool]:
+    """Settings in place of their name, and whether a bank walks its links by them."""
+    search = KINDS[search]() if search in KINDS else search
+    return search, isinstance(search, DescentSettings) or search == "auto"
 
 
 def cells_for(search: Search, capacity: int, dim: int) -> Cells | None:
     """Room for the cells of inverted lists that a bank may come to use; None if it never will."""
-    settings = _settings_of(search)
+    settings, walks = _resolved(search)
     if isinstance(settings, IVFSettings):
         return Cells(capacity, dim, settings.cells or suitable_cells(capacity))
-    if isinstance(settings, DescentSettings) or settings == "auto":
-        return Cells(capacity, dim, suitable_cells(capacity)) if capacity >= AUTO_ROWS else None
-    return None
+    return (
+        Cells(capacity, dim, suitable_cells(capacity)) if walks and capacity >= AUTO_ROWS else None
+    )
 
 
 def row_search(search: Search, links: LinkTable, cells: Cells | None) -> RowSearch:
     """The search that a bank's setting names; checked before by `check_search`."""
-    settings = _settings_of(search)
+    settings, walks = _resolved(search)
     if isinstance(settings, IVFSettings):
         return IVFSearch(settings, cells or Cells(0, 1, 1))
-    if isinstance(settings, DescentSettings) or settings == "auto":
-        least = DESCENT_ROWS if settings == "auto" else 0
-        known = settings if isinstance(settings, DescentSettings) else DescentSettings()
-        # Documents that are not stored are searched exactly, or from so many rows on in lists.
-        rest = ExactSearch() if cells is None else IVFSearch(IVFSettings(), cells, AUTO_ROWS)
-        return DescentSearch(known, links, rest, least)
-    return ExactSearch(settings)
+    if not walks:
+        return ExactSearch(str(settings))
+    # Documents that are not stored are searched exactly, or from so many rows on in lists.
+    rest = ExactSearch() if cells is None else IVFSearch(IVFSettings(), cells, AUTO_ROWS)
+    if isinstance(settings, DescentSettings):
+        return DescentSearch(settings, links, rest)
+    return DescentSearch(DescentSettings(), links, rest, least=DESCENT_ROWS)
 
 
 @torch.no_grad()
@@ -150,7 +153,7 @@ def measure_recall(
     hits = 0
     for position in draw.to(rows.device).split(_CHUNK):
         queries = rows[position].float()
-        exact = ExactSearch().others(queries, rows, size, position, k).squared_distances
+        exact = nearest_others(queries, rows[:size], position, k).squared_distances
         found = searcher.others(queries, rows, size, position, k).squared_distances
         hits += int(near_enough(found, exact).sum())
     return hits / (draw.numel() * k)
@@ -173,9 +176,6 @@ class DescentSearch(RowSearch):
     ) -> None:
         self.settings, self.links, self.fallback, self.least = settings, links, fallback, least
 
-    def _walks(self, rows: Tensor, size: int) -> bool:
-        return rows.device.type == "cpu" and size >= self.least and self.links.k > 0
-
     def allowed(self, queries: Tensor, rows: Tensor, size: int, k: int, banned: Tensor) -> Nearest:
         """See `RowSearch`; the slots of the queries are unknown, so the fallback searches."""
         return self.fallback.allowed(queries, rows, size, k, banned)
@@ -184,20 +184,14 @@ class DescentSearch(RowSearch):
         self, queries: Tensor, rows: Tensor, size: int, k: int, banned: Tensor, places: Tensor
     ) -> Nearest:
         """See `RowSearch`."""
-        if not self._walks(rows, size):
+        if rows.device.type != "cpu" or size < self.least or self.links.k == 0:
             return self.allowed(queries, rows, size, k, banned)
-        return self._walk(queries, rows, size, k, places, banned)
-
-    def _walk(
-        self, queries: Tensor, rows: Tensor, size: int, k: int, start: Tensor, banned: Tensor
-    ) -> Nearest:
-        squared = queries.new_full((queries.size(0), k), torch.inf)
-        index = torch.full((queries.size(0), k), -1, dtype=torch.long)
+        squared, index = none_found(queries, k)
         is_banned = np.zeros(size, dtype=bool)
         is_banned[banned.numpy()] = True
         graph = self.links.symmetric(size)
-        for part in (start >= 0).nonzero().squeeze(1).split(_QUERIES):
-            found = self._descend(queries[part], rows, graph, start[part].numpy(), is_banned, k)
+        for part in (places >= 0).nonzero().squeeze(1).split(_QUERIES):
+            found = self._descend(queries[part], rows, graph, places[part].numpy(), is_banned, k)
             squared[part], index[part] = found[0].to(squared.dtype), found[1]
         wanted = min(k, size - banned.numel())
         if wanted < 1:
@@ -205,17 +199,8 @@ class DescentSearch(RowSearch):
         # Too few where links died or were never made.
         short = (index[:, wanted - 1] < 0).nonzero().squeeze(1)
         if short.numel():
-            rest = self.fallback.allowed(queries[short], rows, size, k, banned)
-            squared[short], index[short] = rest.squared_distances, rest.indices
+            squared[short], index[short] = self.allowed(queries[short], rows, size, k, banned)
         return Nearest(squared, index)
-
-    def others(self, queries: Tensor, rows: Tensor, size: int, position: Tensor, k: int) -> Nearest:
-        """See `RowSearch`."""
-        if not self._walks(rows, size):
-            return self.fallback.others(queries, rows, size, position, k)
-        k = min(k, size - 1)
-        none = position[:0]
-        return without_itself(self._walk(queries, rows, size, k + 1, position, none), position)
 
     def without_links(self) -> RowSearch:
         """See `RowSearch`."""
@@ -233,17 +218,17 @@ class DescentSearch(RowSearch):
         front, expanded = start[:, None], np.empty((count, 0), dtype=np.int64)
         slots = np.empty((count, 0), dtype=np.int32)
         for _ in range(self.settings.rounds + 1):
-            slots = _unique(np.concatenate([slots, self._around(front, graph)], axis=1))
+            slots = np.concatenate([slots, self._next(front, graph)], axis=1)
+            slots.sort(axis=1)
+            slots[:, 1:][slots[:, 1:] == slots[:, :-1]] = -1  # each once
             row, place = (slots >= 0).nonzero()
             squared = np.full(slots.shape, np.inf, dtype=np.float32)
             ends = torch.from_numpy(row), torch.from_numpy(slots[row, place].astype(np.int64))
             squared[row, place] = pair_distances(x, ends[0], rows, ends[1]).numpy()
             # The batch's own stale rows may lead on, but are no neighbors.
             order = _smallest(squared, 2 * width)
-            slots, squared = (
-                np.take_along_axis(slots, order, 1),
-                np.take_along_axis(squared, order, 1),
-            )
+            slots = np.take_along_axis(slots, order, 1)
+            squared = np.take_along_axis(squared, order, 1)
             best = slots[:, :width]
             known = (best[:, :, None] == expanded[:, None, :]).any(axis=2)
             front, expanded = np.where(known, -1, best), np.concatenate([expanded, best], axis=1)
@@ -256,7 +241,7 @@ class DescentSearch(RowSearch):
         index[np.isinf(near)] = -1
         return torch.from_numpy(near), torch.from_numpy(index)
 
-    def _around(self, front: Ints, graph: SymmetricLinks) -> Ints:
+    def _next(self, front: Ints, graph: SymmetricLinks) -> Ints:
         """Neighbors (n, width) int32 of the slots `front` (n, f), -1 where none."""
         row, place = (front >= 0).nonzero()
         slot, pointer = front[row, place], graph.pointer.numpy()
@@ -268,13 +253,6 @@ class DescentSearch(RowSearch):
         before = np.repeat(counts.cumsum() - counts, counts)
         out[row, np.arange(row.size) - before] = graph.column.numpy()[position]
         return out
-
-
-def _unique(slots: Ints) -> Ints:
-    """Slots (n, c) sorted, repeated ones replaced by -1."""
-    slots = np.sort(slots, axis=1)
-    slots[:, 1:][slots[:, 1:] == slots[:, :-1]] = -1
-    return slots
 
 
 def _smallest(values: Any, count: int) -> Ints:

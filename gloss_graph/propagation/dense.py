@@ -40,9 +40,8 @@ class _Factor:
 
     def __init__(self, weight: Tensor, known: Tensor, part: Tensor | None, whole: bool) -> None:
         self.weight, self.known, self.part, self.whole = weight, known, part, whole
-        self.sums = known if whole else known + weight.sum(dim=1)
         # Nodes that are no unknown: rows of their own, solved to 0.
-        self.sums = safe_degrees(self.sums)
+        self.sums = safe_degrees(known if whole else known + weight.sum(dim=1))
         self.exact: tuple[Tensor, Tensor] | None = None
         self.scale = self.sums.rsqrt().unsqueeze(1)
         matrix = torch.diag(self.sums) - weight
@@ -52,44 +51,40 @@ class _Factor:
             matrix += _null_fill(self.sums.sqrt(), part)
         factor, pivots, info = torch.linalg.lu_factor_ex(matrix)
         self.plain = factor, pivots
-        if part is None and not whole and (int(info) != 0 or not self._is_accurate()):
-            self.exact = self._eliminated()
+        if part is None and not whole:
+            ones = self.solve(known.unsqueeze(1)).squeeze(1)
+            near = ((ones - 1.0).abs() <= _WRONG) | (known + weight.sum(dim=1) == 0)
+            if int(info) != 0 or not bool(near.all()):
+                self._eliminate()
 
-    def _is_accurate(self) -> bool:
-        ones = self.solve(self.known.unsqueeze(1)).squeeze(1)
-        fixed = self.known + self.weight.sum(dim=1) == 0
-        # Also false for NaN.
-        return bool(((ones - 1.0).abs() <= _WRONG).logical_or_(fixed).all())
-
-    def _eliminated(self) -> tuple[Tensor, Tensor]:
+    def _eliminate(self) -> None:
         excess = self.known
         if self.whole:
             excess = (self.known - self.weight.sum(dim=1)).clamp(min=0.0)
-        return _eliminate(self.weight, excess)
+        self.exact = _eliminated(self.weight, excess)
 
-    def solve(self, right: Tensor) -> Tensor:
-        """Solution (n, C) for a right side (n, C)."""
+    def solve(self, right: Tensor, positive: bool = False) -> Tensor:
+        """Solution (n, C) for a right side (n, C).
+
+        With `positive`, right sides >= 0, it is accurate in every entry, however small.
+        """
         if self.exact is None:
-            return self.scale * torch.linalg.lu_solve(*self.plain, self.scale * right)
+            solution = self.scale * torch.linalg.lu_solve(*self.plain, self.scale * right)
+            rows = solution.sum(dim=1)
+            if (
+                not positive
+                or self.part is not None
+                or rows.numel() == 0
+                or bool((rows > _SMALL * rows.amax()).all())
+            ):
+                return solution
+            self._eliminate()
+            return self.solve(right)
         lower, sums = self.exact
         # Triangular matrices with entries <= 0: substitution adds, and never subtracts.
         right = torch.linalg.solve_triangular(lower.T, right, upper=True, unitriangular=True)
         right = right / sums.unsqueeze(1)
         return torch.linalg.solve_triangular(lower, right, upper=False, unitriangular=True)
-
-    def solve_positive(self, right: Tensor) -> Tensor:
-        """As `solve` for a right side >= 0, accurate in every entry, however small."""
-        solution = self.solve(right)
-        if self.exact is None and self.part is None and solution.numel():
-            rows = solution.sum(dim=1)
-            if not bool((rows > _SMALL * rows.amax()).all()):
-                self.exact = self._eliminated()
-                solution = self.solve(right)
-        return solution
-
-    def apply(self, x: Tensor) -> Tensor:
-        """The matrix times x (n, C)."""
-        return self.sums.unsqueeze(1) * x - self.weight @ x
 
 
 def _null_fill(values: Tensor, part: Tensor) -> Tensor:
@@ -98,7 +93,7 @@ def _null_fill(values: Tensor, part: Tensor) -> Tensor:
     return torch.outer(values, values) * (part.unsqueeze(0) == part.unsqueeze(1))
 
 
-def _eliminate(weight: Tensor, excess: Tensor) -> tuple[Tensor, Tensor]:
+def _eliminated(weight: Tensor, excess: Tensor) -> tuple[Tensor, Tensor]:
     """Unit lower triangle (n, n) and pivots (n,): every node's ties are handed to its neighbors.
 
     The last node is removed first. What it was tied to, the excess too, is shared among the nodes
@@ -138,8 +133,8 @@ class _DenseSolve(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor]:
         scaled = (weight * null).mul_(null.unsqueeze(1))
         factor = _Factor(scaled, known, part, whole)
-        solution = factor.solve_positive(right) if positive else factor.solve(right)
-        residual = right - factor.apply(solution)
+        solution = factor.solve(right, positive)
+        residual = right - (factor.sums.unsqueeze(1) * solution - scaled @ solution)
         ctx.factor = factor
         ctx.save_for_backward(weight, null, solution)
         ctx.mark_non_differentiable(residual)
@@ -174,10 +169,9 @@ class _DampedSolve(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, weight: Tensor, diagonal: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
-        wide, sums = weight.double(), diagonal.double()
         # Nodes that are no unknown: rows of their own, solved to 0.
-        scale = safe_degrees(sums).rsqrt_().unsqueeze(1)
-        matrix = (wide * -scale).mul_(scale.T).fill_diagonal_(1.0)
+        scale = safe_degrees(diagonal.double()).rsqrt_().unsqueeze(1)
+        matrix = (weight.double() * -scale).mul_(scale.T).fill_diagonal_(1.0)
         factor, pivots, _ = torch.linalg.lu_factor_ex(matrix)
         given = scale * right
         solution = torch.linalg.lu_solve(factor, pivots, given)
@@ -196,12 +190,12 @@ class _DampedSolve(torch.autograd.Function):
         factor, pivots, scale = ctx.factor
         adjoint = scale * torch.linalg.lu_solve(factor, pivots, scale * grad.double())
         grad_weight = grad_diagonal = None
-        weight_dtype, diagonal_dtype, right_dtype = ctx.dtypes
         if ctx.needs_input_grad[0]:
-            grad_weight = narrowed((adjoint @ solution.T).fill_diagonal_(0.0), weight_dtype)
+            grad_weight = (adjoint @ solution.T).fill_diagonal_(0.0)
         if ctx.needs_input_grad[1]:
-            grad_diagonal = narrowed(-(adjoint * solution).sum(dim=1), diagonal_dtype)
-        return grad_weight, grad_diagonal, narrowed(adjoint, right_dtype)
+            grad_diagonal = -(adjoint * solution).sum(dim=1)
+        grads = zip((grad_weight, grad_diagonal, adjoint), ctx.dtypes, strict=True)
+        return tuple(None if part is None else narrowed(part, dtype) for part, dtype in grads)
 
 
 def _pull_of_differences(adjoint: Tensor, solution: Tensor) -> Tensor:
@@ -226,27 +220,21 @@ def _pull_of_differences(adjoint: Tensor, solution: Tensor) -> Tensor:
 def dense_solve(
     system: System, right: Tensor, *, implicit: bool, positive: bool
 ) -> tuple[Tensor, Tensor]:
-    """Closed form by factorization, in float64 on n x n: O(n³) time, O(n²) memory.
+    """Solution (n, C) in the dtype of `right` and residual, by factorization in float64.
 
-    Args:
-        system: The matrix.
-        right: (n, C).
-        implicit: Attach the adjoint gradient; False leaves the factorization to autograd, which
-            can differentiate it more than once.
-        positive: `right` and so the solution are >= 0, and small entries matter.
-
-    Returns:
-        Solution (n, C) in the dtype of `right`, and the residual (n, C) of the system.
+    `implicit` attaches the adjoint gradient; else the factorization is left to autograd, which can
+    differentiate it more than once. `positive`: `right` and so the solution are >= 0, and small
+    entries matter. Cost O(n³) time, O(n²) memory.
 
     Raises:
         ValueError: `implicit=False` and a matrix too near to singular for it.
     """
     whole = system.damping >= _SAFE_DAMPING
+    weight = system.operator.to_full()
     if implicit and whole and not positive:
-        solution, residual = _DampedSolve.apply(system.operator.to_full(), system.diagonal, right)
-        return solution, residual
+        return _DampedSolve.apply(weight, system.diagonal, right)
     null = widen(system.null)
-    weight, scaled = widen(system.operator.to_full()), null.unsqueeze(1) * widen(right)
+    weight, scaled = widen(weight), null.unsqueeze(1) * widen(right)
     part = None if system.basis is None else system.basis[1]
     if implicit:
         # A product less where the diagonal itself will do.
@@ -266,18 +254,17 @@ def _recorded_solve(
     matrix = (torch.diag(sums) - scaled) * (scale * scale.T)
     if part is not None:
         matrix = matrix + _null_fill(sums.detach().sqrt(), part)
-    try:
-        solution = scale * torch.linalg.solve(matrix, scale * right)
-        if part is None:
-            with torch.no_grad():
-                check = scale * torch.linalg.solve(matrix, scale * excess.unsqueeze(1))
-            if not bool(((check - 1.0).abs() <= _WRONG).all()):
-                raise torch.linalg.LinAlgError
-    except torch.linalg.LinAlgError:
+    solution, info = torch.linalg.solve_ex(matrix, scale * right)
+    solution, singular = scale * solution, bool(info > 0)
+    if part is None:
+        with torch.no_grad():
+            ones = scale * torch.linalg.solve_ex(matrix, scale * excess.unsqueeze(1)).result
+        singular = singular or not bool(((ones - 1.0).abs() <= _WRONG).all())
+    if singular:
         raise ValueError(
             "gradient='unrolled' with solver='dense' cannot solve this graph: some nodes are tied "
             "to each other so much more strongly than to any seed that the matrix is singular to "
             "working precision. Use gradient='implicit', or raise 'eta' or 'bandwidth'."
-        ) from None
+        )
     residual = right - (sums.unsqueeze(1) * solution - scaled @ solution)
     return solution, residual.detach()

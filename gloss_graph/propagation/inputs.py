@@ -5,39 +5,42 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from gloss_graph._internal.checks import is_integer
+from gloss_graph._internal.checks import check_mask, check_tensor, is_integer
 from gloss_graph._internal.precision import widen
-from gloss_graph.propagation.operators import Rows, SparseOperator, rows_of
+from gloss_graph.propagation.operators import Rows, csr_product, rows_of
 
 
-def check_label_shape(y: Tensor) -> None:
-    """Raise ValueError unless `y` is (N,) of an integer dtype or (N, C) floating."""
-    if y.is_floating_point():
-        if y.dim() != 2 or y.size(1) == 0:
-            raise ValueError(f"'y' of floating dtype must be (N, C) (got {tuple(y.shape)}).")
-    elif y.dim() != 1 or not is_integer(y):
-        raise ValueError(
-            f"'y' must be (N,) integers or (N, C) floats (got {y.dtype} {tuple(y.shape)})."
-        )
-
-
-def label_rows(y: Tensor, seeds: Tensor, num_classes: int | None) -> Tensor:
-    """Label rows (N, C) of the `seeds` (N,) bool, zeros elsewhere: `y` as it is, or one-hot.
+def label_rows(
+    y: Tensor, seed_mask: Tensor | None, num_classes: int | None
+) -> tuple[Tensor, Tensor]:
+    """Label rows (N, C) of the seeds, zeros elsewhere, and the seeds (N,) bool.
 
     Only the rows of seeds are read, but for the number of classes, which by default is the
     largest label + 1 of all rows.
 
     Raises:
-        ValueError: Non-finite or negative entries, a label >= C, another number of columns, no
-            label at all.
+        TypeError: A value that is not a tensor.
+        ValueError: Shapes, dtypes, entries or labels out of range, no label at all.
     """
+    check_tensor("y", y)
+    if y.is_floating_point():
+        if y.dim() != 2 or y.size(1) == 0:
+            raise ValueError(f"'y' of floating dtype must be (N, C) (got {tuple(y.shape)}).")
+        if seed_mask is None:
+            raise ValueError("'seed_mask' is needed when 'y' holds distributions (N, C).")
+    elif y.dim() != 1 or not is_integer(y):
+        raise ValueError(
+            f"'y' must be (N,) integers or (N, C) floats (got {y.dtype} {tuple(y.shape)})."
+        )
+    seeds = y >= 0 if seed_mask is None else seed_mask
+    check_mask("seed_mask", seeds, y.size(0))
     if y.is_floating_point():
         if num_classes is not None and y.size(1) != num_classes:
             raise ValueError(f"'y' must have {num_classes} columns (got {y.size(1)}).")
         rows = torch.where(seeds.unsqueeze(1), y, 0.0)
         if not bool((rows >= 0).all()) or bool(torch.isinf(rows).any()):
             raise ValueError("'y' must be finite and >= 0 in the rows of seeds.")
-        return rows
+        return rows, seeds
     if num_classes is None:
         num_classes = int(y.max()) + 1 if y.numel() else 0
         if num_classes < 1:
@@ -50,17 +53,15 @@ def label_rows(y: Tensor, seeds: Tensor, num_classes: int | None) -> Tensor:
         raise ValueError(f"'y' must be below num_classes={num_classes} (got {high}).")
     # Not the default dtype, which must not decide in which precision a graph is solved.
     one_hot = torch.zeros(y.numel(), num_classes, dtype=torch.float32, device=y.device)
-    return one_hot.scatter_(1, seen.unsqueeze(1), seeds.float().unsqueeze(1))
+    return one_hot.scatter_(1, seen.unsqueeze(1), seeds.float().unsqueeze(1)), seeds
 
 
-def check_prior(name: str, prior: Tensor | None) -> Tensor | None:
-    """A class prior scaled to sum 1, or None.
+def check_prior(name: str, prior: Tensor) -> Tensor:
+    """A class prior (C,) in float64, scaled to sum 1.
 
     Raises:
         ValueError: Not a vector of finite values >= 0 with a positive sum.
     """
-    if prior is None:
-        return None
     prior = torch.as_tensor(prior, dtype=torch.float64)
     if prior.dim() != 1 or not bool((prior >= 0).all()) or not 0 < float(prior.sum()) < torch.inf:
         raise ValueError(f"'{name}' must be (C,) finite values >= 0 with a positive sum.")
@@ -70,14 +71,12 @@ def check_prior(name: str, prior: Tensor | None) -> Tensor | None:
 def check_graph(
     edge_index: Tensor, edge_weight: Tensor, num_nodes: int, trusted: bool
 ) -> tuple[Rows, Tensor]:
-    """Pattern and weights, in the pattern's order, of a checked undirected graph.
+    """Pattern and weights, in the pattern's order and a `safe_unit`, of a checked undirected graph.
 
-    Weights are scaled to a largest value of 1 (no propagation depends on their unit), in float64
-    where their unit is extreme; self-loops are set to 0. `trusted` skips the check for direction.
+    Self-loops are set to 0. `trusted` skips the check for direction.
 
     Raises:
-        ValueError: Shape, dtype, indices out of range, weights negative or not finite, a directed
-            graph.
+        ValueError: Shape, dtype, indices or weights out of range, a directed graph.
     """
     if edge_index.dim() != 2 or edge_index.size(0) != 2 or edge_index.dtype != torch.long:
         raise ValueError(
@@ -103,16 +102,7 @@ def check_graph(
         weight = torch.where(loops, 0.0, weight)
     if not trusted:
         _check_undirected(rows, weight.detach())
-    return rows, _scaled(weight, top)
-
-
-def check_full(weight: Tensor) -> Tensor:
-    """Weights (N, N) of an undirected graph with a zero diagonal, scaled as by `check_graph`.
-
-    Raises:
-        ValueError: Weights negative or not finite.
-    """
-    return _scaled(weight, largest_weight(weight))
+    return rows, safe_unit(weight, top)
 
 
 def is_extreme(top: float) -> bool:
@@ -120,9 +110,12 @@ def is_extreme(top: float) -> bool:
     return top != 0.0 and not 1e-3 < top < 1e3
 
 
-def _scaled(weight: Tensor, top: float) -> Tensor:
-    # One pass less over the weights where their unit does no harm. In float64, where a weight
-    # that float32 holds cannot be lost by the division.
+def safe_unit(weight: Tensor, top: float) -> Tensor:
+    """Weights of which `top` is the largest, scaled to a largest value of 1 where it is extreme.
+
+    No propagation depends on their unit. In float64, where a weight that float32 holds cannot be
+    lost by the division.
+    """
     return widen(weight) / top if is_extreme(top) else weight
 
 
@@ -143,15 +136,11 @@ def largest_weight(weight: Tensor) -> float:
 
 def _check_undirected(rows: Rows, weight: Tensor) -> None:
     """Compare W z with Wᵀ z, node by node, for a fixed z without structure: O(E), no sort."""
-    if weight.numel() == 0:
-        return
-    z = torch.cos(
-        1.0 + torch.arange(rows.num_nodes, dtype=torch.float64, device=weight.device) ** 2 * 0.7
-    )
-    w = weight.double()
-    out, ones = w * z[rows.row], torch.ones_like(z)
-    forward, scale = SparseOperator(rows, w, None).multiply(torch.stack([z, ones], dim=1)).T
-    backward = torch.zeros_like(z).index_add(0, rows.target, out)
+    number = torch.arange(rows.pointer.numel() - 1, dtype=torch.float64, device=weight.device)
+    z, w = torch.cos(1.0 + number**2 * 0.7), weight.double()
+    both = torch.stack([z, torch.ones_like(z)], dim=1)
+    forward, scale = csr_product(rows.pointer, rows.column, w, both).T
+    backward = torch.zeros_like(z).index_add(0, rows.target, w * z[rows.row])
     scale = torch.maximum(scale, torch.zeros_like(z).index_add(0, rows.target, w))
     # Relative to every node's own ties: a weak node counts like the others.
     if bool(((forward - backward).abs() > 1e-5 * scale).any()):

@@ -3,40 +3,26 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from functools import partial
+import warnings
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 from torch_geometric.nn import MessagePassing
 
-from gloss_graph._internal.checks import (
-    check_choice,
-    check_mask,
-    check_positive_int,
-    check_tensor,
-)
+from gloss_graph._internal.checks import check_choice, check_positive_int, check_tensor
 from gloss_graph._internal.precision import full_precision
 from gloss_graph.propagation.dense import dense_solve
-from gloss_graph.propagation.implicit import implicit_solve
 from gloss_graph.propagation.inputs import (
-    check_full,
     check_graph,
-    check_label_shape,
     check_prior,
     label_rows,
+    largest_weight,
+    safe_unit,
 )
-from gloss_graph.propagation.normalize import Scaling
-from gloss_graph.propagation.operators import (
-    FullOperator,
-    Operator,
-    SparseOperator,
-    SystemOperator,
-    operator_of,
-    scaled,
-)
-from gloss_graph.propagation.rules import RULES, Problem, class_mass_normalize
+from gloss_graph.propagation.normalize import scaled
+from gloss_graph.propagation.operators import FullOperator, Operator, SparseOperator
+from gloss_graph.propagation.rules import RULES, Problem, Task, class_mass_normalize
 from gloss_graph.propagation.settings import PropagationSettings
 from gloss_graph.propagation.solve import (
     DENSE_LIMIT,
@@ -45,9 +31,9 @@ from gloss_graph.propagation.solve import (
     System,
     conjugate_gradient,
     fixed_point,
+    implicit_solve,
     positive_fixed_point,
     relative_residual,
-    warn_unconverged,
 )
 
 # Leak of `harmonic` below which a solve is in float64 and checks its error, not only its residual.
@@ -174,11 +160,14 @@ class LabelPropagation(MessagePassing):
         self.eta, self.alpha = self.settings.leak, float(alpha)
         self.num_classes, self.class_mass, self.fused = num_classes, class_mass, fused
         self.solver, self.tol, self.max_iter = solver, float(tol), max_iter
-        self.prior: Tensor | None
+        # Whether next to nothing damps the system, so that it can be close to singular.
+        self._weak = rule == "harmonic" and self.eta < _WEAK
+        self.keeps_leak = not isinstance(prior, str) and class_mass is None
         if isinstance(prior, str):
             check_choice("prior", prior, ("none",))
-        self.keeps_leak = not isinstance(prior, str) and class_mass is None
-        checked = None if isinstance(prior, str) else check_prior("prior", prior)
+            prior = None
+        self.prior: Tensor | None
+        checked = None if prior is None else check_prior("prior", prior)
         self.register_buffer("prior", checked, persistent=False)
         self._warned = False
 
@@ -189,11 +178,6 @@ class LabelPropagation(MessagePassing):
             f"{damping}, solver={self.solver!r}, tol={self.tol}, max_iter={self.max_iter}, "
             f"gradient={self.gradient!r}, fused={self.fused})"
         )
-
-    @property
-    def is_weak(self) -> bool:
-        """Whether next to nothing damps the system, so that it can be close to singular."""
-        return self.rule == "harmonic" and self.eta < _WEAK
 
     def forward(
         self,
@@ -237,36 +221,25 @@ class LabelPropagation(MessagePassing):
     ) -> Propagation:
         """As `forward`, with reach and solver report.
 
-        Args:
-            y: See `forward`.
-            edge_index: See `forward`.
-            edge_weight: See `forward`.
-            seed_mask: See `forward`.
-            trainable_edges: (n,) long, the edges whose weight needs a gradient; the others get
-                0. Default all.
-            trusted: Skip the O(E) check that the graph is undirected.
-            prior: (C,) instead of the layer's, used as it is (not scaled to sum 1).
+        `trainable_edges` (n,) long are the edges whose weight needs a gradient (default all), the
+        others get 0. `trusted` skips the O(E) check that the graph is undirected. `prior` (C,) is
+        used instead of the layer's, as it is (not scaled to sum 1).
         """
-        labels, seeds = self._labels(y, seed_mask)
+        labels, seeds = label_rows(y, seed_mask, self.num_classes)
         check_tensor("edge_index", edge_index)
-        if edge_weight is not None:
-            check_tensor("edge_weight", edge_weight)
+        if edge_weight is None:
+            edge_weight = torch.ones_like(edge_index[0], dtype=torch.float32)
+        check_tensor("edge_weight", edge_weight)
         with full_precision(edge_index.device.type):
-            dtype = torch.float32 if edge_weight is None else edge_weight.dtype
-            dtype = torch.promote_types(torch.promote_types(dtype, labels.dtype), torch.float32)
-            if edge_weight is None:
-                edge_weight = torch.ones(edge_index.size(1), device=edge_index.device)
+            dtype = _common_dtype(edge_weight, labels)
             rows, weight = check_graph(edge_index, edge_weight.to(dtype), y.size(0), trusted)
-            if rows.order is not None and trainable_edges is not None:
-                position = rows.order.argsort()
-                trainable_edges = position[trainable_edges]
             if trainable_edges is not None:
+                if rows.order is not None:
+                    trainable_edges = rows.order.argsort()[trainable_edges]
                 some = weight.index_select(0, trainable_edges)
                 weight = weight.detach().index_copy(0, trainable_edges, some)
-            if self.fused:
-                operator = operator_of(rows, weight, trainable_edges)
-            else:
-                operator = SparseOperator(rows, weight, trainable_edges)
+            sparse = SparseOperator(rows, weight, trainable_edges)
+            operator = sparse.cheaper() if self.fused else sparse
             return self._run(operator, labels.to(dtype), seeds, prior)
 
     def propagate_full(
@@ -279,25 +252,18 @@ class LabelPropagation(MessagePassing):
     ) -> Propagation:
         """As `propagate_labels` for the weight matrix of a graph that connects (nearly) all pairs.
 
-        Args:
-            y: See `forward`.
-            weight: (N, N) floating >= 0, symmetric with a zero diagonal (not checked).
-            seed_mask: See `forward`.
-            prior: See `propagate_labels`.
-
-        Raises:
-            ValueError: Shapes that disagree, negative or non-finite weights, bad labels.
+        `weight` (N, N) is floating >= 0, symmetric with a zero diagonal (which is not checked).
         """
-        labels, seeds = self._labels(y, seed_mask)
+        labels, seeds = label_rows(y, seed_mask, self.num_classes)
         check_tensor("weight", weight)
         if weight.shape != (y.size(0), y.size(0)):
             raise ValueError(
                 f"'weight' must have shape ({y.size(0)}, {y.size(0)}) (got {tuple(weight.shape)})."
             )
         with full_precision(weight.device.type):
-            dtype = torch.promote_types(weight.dtype, labels.dtype)
-            dtype = torch.promote_types(dtype, torch.float32)
-            operator = FullOperator(check_full(weight.to(dtype)))
+            dtype = _common_dtype(weight, labels)
+            weight = weight.to(dtype)
+            operator = FullOperator(safe_unit(weight, largest_weight(weight)))
             return self._run(operator, labels.to(dtype), seeds, prior)
 
     def propagate_operator(
@@ -309,31 +275,13 @@ class LabelPropagation(MessagePassing):
         prior: Tensor | None = None,
         start: Tensor | None = None,
     ) -> Propagation:
-        """As `propagate_labels` for a weight matrix in another form.
+        """As `propagate_labels` for a weight matrix in another form; `y` gets no gradient.
 
-        Args:
-            y: See `forward`; without gradient.
-            operator: The weight matrix.
-            seeds: (N,) bool.
-            prior: See `propagate_labels`.
-            start: (N, C) values that conjugate gradients start from, else 0.
+        A solve starts from the values `start` (N, C), else from 0.
         """
-        labels, seeds = self._labels(y.detach(), seeds)
+        labels, seeds = label_rows(y.detach(), seeds, self.num_classes)
         with full_precision(labels.device.type):
             return self._run(operator, labels.to(operator.weight.dtype), seeds, prior, start)
-
-    def _labels(self, y: Tensor, seed_mask: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Label rows (N, C), zero but for the seeds, and the seeds (N,)."""
-        check_tensor("y", y)
-        check_label_shape(y)
-        if seed_mask is None:
-            if y.is_floating_point():
-                raise ValueError("'seed_mask' is needed when 'y' holds distributions (N, C).")
-            seeds = y >= 0
-        else:
-            check_mask("seed_mask", seed_mask, y.size(0))
-            seeds = seed_mask
-        return label_rows(y, seeds, self.num_classes), seeds
 
     def _run(
         self,
@@ -343,22 +291,38 @@ class LabelPropagation(MessagePassing):
         prior: Tensor | None,
         start: Tensor | None = None,
     ) -> Propagation:
-        if labels.size(0) == 0:
-            nothing = SolverReport(self.solver, 0, 0.0, True)
-            return Propagation(labels + 0.0, seeds, nothing)
+        nodes, classes = labels.shape
+        if nodes == 0:
+            return Propagation(labels + 0.0, seeds, SolverReport(self.solver, 0, 0.0, True))
         dtype = labels.dtype
         if self.rule == "poisson" and self.eta == 0:
             operator = operator.without_loose_edges()
-        iterative = self.solver in ("cg", "iterate") or operator.num_nodes > DENSE_LIMIT
-        if self.is_weak and iterative:
+        if self._weak and (self.solver in ("cg", "iterate") or nodes > DENSE_LIMIT):
             operator = operator.double()
         reached = operator.reach(seeds)
         if self.gradient == "unrolled":
             operator = operator.unrolled()
         operator, scaling = scaled(self.normalization, operator)
         labels = labels.to(operator.weight.dtype)
-        problem = self._problem(operator, labels, seeds, reached, scaling, prior)
-        solved, report = self._solve(problem, reached, start)
+        prior = self.prior if prior is None else prior
+        if prior is None:
+            prior = labels.new_full((classes,), 1.0 / classes)
+        if prior.numel() != classes:
+            raise ValueError(f"'prior' must have {classes} entries (got {prior.numel()}).")
+        task = Task(
+            operator,
+            scaling,
+            labels,
+            seeds,
+            reached,
+            damping=self.alpha if self.rule == "spreading" else self.eta,
+            prior=prior.to(labels) * float(self.keeps_leak),
+            # The readable reference iterates on the labels themselves.
+            centered=self.solver != "iterate" and self.gradient == "implicit",
+            start=start,
+        )
+        problem = RULES[self.rule](task)
+        solved, report = self._solve(problem, reached)
         values = problem.assemble(solved)
         if self.rule == "spreading":
             # Beyond that a ratio of classes has no gradient to speak of, whatever the solver.
@@ -371,35 +335,11 @@ class LabelPropagation(MessagePassing):
                 f"Propagation gave NaN or inf in the solve. Check 'edge_weight' for values beyond "
                 f"the range of {dtype}, or raise 'eta'."
             )
-        if not report.converged:
-            self._warned = warn_unconverged(report, self.tol, self._warned)
-        unreachable = reached.numel() - int(reached.count_nonzero()) - operator.num_absent
-        report = report._replace(unreachable=unreachable)
-        return Propagation(values, reached, report)
+        self._warn(report)
+        unreachable = nodes - int(reached.count_nonzero()) - operator.num_absent
+        return Propagation(values, reached, report._replace(unreachable=unreachable))
 
-    def _problem(
-        self,
-        operator: Operator,
-        labels: Tensor,
-        seeds: Tensor,
-        reached: Tensor,
-        scaling: Scaling,
-        prior: Tensor | None,
-    ) -> Problem:
-        classes = labels.size(1)
-        prior = self.prior if prior is None else prior
-        if prior is None:
-            prior = labels.new_full((classes,), 1.0 / classes)
-        if prior.numel() != classes:
-            raise ValueError(f"'prior' must have {classes} entries (got {prior.numel()}).")
-        damping = self.alpha if self.rule == "spreading" else self.eta
-        leak = prior.to(labels) * float(self.keeps_leak)
-        # The readable reference iterates on the labels themselves.
-        centered = self.solver != "iterate" and self.gradient == "implicit"
-        rule = RULES[self.rule]
-        return rule(operator, labels, seeds, reached, scaling, damping, leak, centered)
-
-    def message_and_aggregate(self, adj_t: SystemOperator, x: Tensor) -> Tensor:
+    def message_and_aggregate(self, adj_t: Operator, x: Tensor) -> Tensor:
         """W x in one product: the fused form of `message` and its sum."""
         return adj_t.times(x)
 
@@ -407,7 +347,7 @@ class LabelPropagation(MessagePassing):
         """The message that a neighbor sends: its value times the edge's weight."""
         return edge_weight.unsqueeze(-1) * x_j
 
-    def _times(self, operator: SystemOperator, x: Tensor) -> Tensor:
+    def _times(self, operator: Operator, x: Tensor) -> Tensor:
         if self.fused:
             return self.message_and_aggregate(operator, x)
         return operator.send(self._messages, x)
@@ -417,10 +357,8 @@ class LabelPropagation(MessagePassing):
         found: Tensor = self.propagate(edge_index, x=x, edge_weight=edge_weight, size=size)
         return found
 
-    def _solve(
-        self, problem: Problem, reached: Tensor, start: Tensor | None
-    ) -> tuple[Tensor, SolverReport]:
-        system, right = problem.system, problem.right
+    def _solve(self, problem: Problem, reached: Tensor) -> tuple[Tensor, SolverReport]:
+        system, right = problem.system._replace(product=self._times), problem.right
         unknowns, solver = system.diagonal.numel(), self.solver
         implicit, positive = self.gradient == "implicit", self.rule == "spreading"
         if solver == "auto":
@@ -429,73 +367,73 @@ class LabelPropagation(MessagePassing):
             solved, residual = dense_solve(system, right, implicit=implicit, positive=positive)
             error = relative_residual(residual, right, system)
             return solved, SolverReport("dense", 1, error, error <= max(self.tol, _DENSE_ERROR))
-        times = partial(self._times, system.operator)
         if not implicit:
             # Steps of conjugate gradients depend on the labels, and where they end early so do
             # the directions they have seen: their derivative is that of another function.
-            found = fixed_point(times, system, right, self.tol, self.max_iter)
-            return found[0], self._report("iterate", found[1], found[2])
-        solve = _Iteration(
-            self, solver, times, problem.first_guess(start), reached if positive else None
-        )
+            solved, steps, error = fixed_point(system, right, self.tol, self.max_iter)
+            return solved, self._report("iterate", steps, error)
+        solve = _Iteration(self, solver, problem.guess, reached if positive else None)
         solved = implicit_solve(system, right, solve)
-        return solved, self._report(solver, solve.steps, solve.error)
+        return solved, solve.report
 
     def _report(self, solver: str, steps: int, error: float) -> SolverReport:
         converged = error <= self.tol or (solver == "iterate" and self.tol == 0)
         return SolverReport(solver, steps, error, converged)
 
+    def _warn(self, report: SolverReport, what: str = "Label propagation") -> None:
+        """Warn once, for the caller of `propagate_labels`, where a solve did not converge."""
+        if report.converged or self._warned:
+            return
+        warnings.warn(
+            f"{what} ({report.solver}) stopped after {report.iterations} iterations at "
+            f"a relative residual of {report.residual:.1e} (tol={self.tol:.0e}). Raise 'max_iter' "
+            "or 'eta', or loosen 'tol'.",
+            UserWarning,
+            stacklevel=4,
+        )
+        self._warned = True
+
 
 class _Iteration:
-    """An iterative solve that the adjoint solve of the same matrix repeats, and what it took.
+    """An iterative solve that the adjoint solve of the same matrix repeats, and its `report`.
 
-    Args:
-        layer: Its tolerance and limit are taken.
-        solver: `"cg"` or `"iterate"`.
-        times: W x.
-        start: (n, C) first guess of the first solve, or None.
-        reached: (n,) bool, rows of the first solve whose share of classes must be resolved however
-            small their mass is; None: an error relative to the largest column will do.
+    `start` (n, C) is a first guess or None; the rows `reached` (n,) bool must be resolved however
+    small their mass is (None: relative to the largest column will do).
     """
 
+    report: SolverReport
+
     def __init__(
-        self,
-        layer: LabelPropagation,
-        solver: str,
-        times: Callable[[Tensor], Tensor],
-        start: Tensor | None,
-        reached: Tensor | None,
+        self, layer: LabelPropagation, solver: str, start: Tensor | None, reached: Tensor | None
     ) -> None:
-        self.layer, self.solver, self.times = layer, solver, times
+        self.layer, self.solver = layer, solver
         self.start, self.reached = start, reached
+        # The tolerance that turns out to be needed is that of the adjoint solve too.
         self.tol, self.left = layer.tol, layer.max_iter
-        self.steps, self.error, self._first = 0, 0.0, True
 
     def __call__(self, system: System, right: Tensor) -> Tensor:
-        if not self._first:
-            self.left = self.layer.max_iter
+        layer, self.left = self.layer, self.layer.max_iter
+        if system.adjoint:
             solution, error = self._solve(system, right, None)
-            report = self.layer._report(self.solver, self.layer.max_iter - self.left, error)
-            self.layer._warned = warn_unconverged(
-                report, self.tol, self.layer._warned, "The gradient of label propagation"
-            )
-            return solution
-        self._first = False
-        if self.layer.is_weak and self.layer.tol > 0:
-            solution, self.error = self._weakly_damped(system, right)
+        elif layer._weak and layer.tol > 0:
+            solution, error = self._weakly_damped(system, right)
         else:
             if self.solver == "cg":
-                self.tol = min(self.tol, max(_FORWARD * self.tol, _FINE_ENOUGH))
-            solution, self.error = self._solve(system, right, self.start)
-            self.tol = self.layer.tol
-            if self.reached is not None and self.layer.tol > 0:
-                solution, self.error = self._small(system, right, solution)
-        self.steps = self.layer.max_iter - self.left
+                self.tol = min(layer.tol, max(_FORWARD * layer.tol, _FINE_ENOUGH))
+            solution, error = self._solve(system, right, self.start)
+            self.tol = layer.tol
+            if self.reached is not None and layer.tol > 0:
+                solution, error = self._small(system, right, solution, error)
+        report = layer._report(self.solver, layer.max_iter - self.left, error)
+        if system.adjoint:
+            layer._warn(report, "The gradient of label propagation")
+        else:
+            self.report = report
         return solution
 
     def _solve(self, system: System, right: Tensor, start: Tensor | None) -> tuple[Tensor, float]:
         method = fixed_point if self.solver == "iterate" else conjugate_gradient
-        solution, steps, error = method(self.times, system, right, self.tol, self.left, start)
+        solution, steps, error = method(system, right, self.tol, self.left, start)
         self.left -= steps
         return solution, error
 
@@ -525,31 +463,34 @@ class _Iteration:
                 return solution[:, :-1].contiguous(), error if known_well else max(error, off)
             self.tol *= 0.1
 
-    def _small(self, system: System, right: Tensor, solution: Tensor) -> tuple[Tensor, float]:
+    def _small(
+        self, system: System, right: Tensor, solution: Tensor, error: float
+    ) -> tuple[Tensor, float]:
         """Resolve the rows of small mass: by a tighter solve, else by an iteration that only adds.
 
         The error is then relative to the mass of every row.
         """
         if solution.numel() == 0 or self.reached is None or not bool(self.reached.any()):
-            return solution, self.error
-        own = (system.diagonal * system.factor).unsqueeze(1)
-        scale = float(torch.linalg.vector_norm(right / own, dim=0).amax())
-        tol, error = self.layer.tol, 0.0
-        finest = 16.0 * torch.finfo(right.dtype).eps
+            return solution, error
+        unit = (system.diagonal * system.factor).unsqueeze(1)
+        scale = float(torch.linalg.vector_norm(right / unit, dim=0).amax())
+        tol, finest = self.layer.tol, 16.0 * torch.finfo(right.dtype).eps
         for _ in range(2):
             mass = (solution.sum(dim=1) / system.factor)[self.reached]
             least = max(float(mass.amin()), 0.0)
-            error = self.error * scale / least if least > 0 else torch.inf
-            if error <= tol:
-                return solution, error
+            if least > 0 and error * scale / least <= tol:
+                return solution, error * scale / least
             self.tol = max(tol * least / scale, finest) if scale > 0 else finest
-            solution, self.error = self._solve(system, right, solution)
-        rate = self.layer.alpha
+            solution, error = self._solve(system, right, solution)
         solution, steps, error = positive_fixed_point(
-            self.times, system, right, self.reached, rate, tol, self.layer.max_iter
+            system, right, self.reached, self.layer.alpha, tol, self.layer.max_iter
         )
         self.left -= steps
         return solution, error
+
+
+def _common_dtype(weight: Tensor, labels: Tensor) -> torch.dtype:
+    return torch.promote_types(torch.promote_types(weight.dtype, labels.dtype), torch.float32)
 
 
 @torch.no_grad()
@@ -558,13 +499,7 @@ def node_factors(
 ) -> Tensor:
     """Factors s (N,) with which a normalization scales the weight of every node's edges.
 
-    In float64 if the graph needs it.
-
-    Args:
-        normalization: A key of `NORMALIZATIONS`.
-        edge_index: (2, E) long, undirected.
-        edge_weight: (E,).
-        num_nodes: N.
+    In float64 if the graph, undirected edges (2, E) of weights (E,) among N nodes, needs it.
     """
-    rows, weight = check_graph(edge_index, edge_weight, num_nodes, trusted=True)
-    return scaled(normalization, operator_of(rows, weight, None))[1].factor
+    operator = SparseOperator(*check_graph(edge_index, edge_weight, num_nodes, trusted=True))
+    return scaled(normalization, operator.cheaper())[1].factor

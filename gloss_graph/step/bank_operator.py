@@ -6,6 +6,7 @@ product before it at their neighbors: nothing else of the bank is visited backwa
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,15 +17,7 @@ from torch import Tensor
 from gloss_graph._internal.precision import first_order, widen
 from gloss_graph.graph.build import BankEdges
 from gloss_graph.propagation.inputs import is_extreme, largest_weight
-from gloss_graph.propagation.normalize import Scaling
-from gloss_graph.propagation.operators import (
-    SendMessages,
-    SparseOperator,
-    csr_product,
-    rows_of,
-    scaling_of,
-    symmetric_product,
-)
+from gloss_graph.propagation.operators import Operator, SparseOperator, csr_product, rows_of
 
 # Rows of a bank are cut out again when less than one in this many of the last cut is left.
 _CUT_AGAIN = 8
@@ -47,14 +40,7 @@ class ConstantRows(NamedTuple):
 
     def times(self, x: Tensor) -> Tensor:
         """Product with x (columns, C)."""
-        if self.weight.numel() == 0:
-            return x.new_zeros(self.size, x.size(1))
-        shape = (self.size, self.columns)
-        weight = self.weight.to(x.dtype)
-        matrix = torch.sparse_csr_tensor(
-            self.pointer, self.column, weight, size=shape, check_invariants=False
-        )
-        return csr_product(matrix, x)
+        return csr_product(self.pointer, self.column, self.weight.to(x.dtype), x)
 
     def _scipy(self) -> Any:
         parts = (self.weight.numpy(), self.column.numpy(), self.pointer.numpy())
@@ -97,7 +83,8 @@ class CutRows:
         self.near: tuple[Tensor, ConstantRows] | None = None
 
 
-class BankOperator(NamedTuple):
+@dataclass
+class BankOperator(Operator):
     """W of a graph whose nodes are `offset` batch rows and M remembered ones (CPU).
 
     `border` are the edges that touch the batch, among the sorted `nodes` (T,), the only ones with a
@@ -115,30 +102,22 @@ class BankOperator(NamedTuple):
     cut: CutRows
     near_only: bool = True
 
-    @property
-    def weight(self) -> Tensor:
-        """Weights of the border."""
-        return self.border.weight
+    def __post_init__(self) -> None:
+        self.weight, self.num_absent = self.border.weight, self.absent.numel()
 
     @property
     def num_nodes(self) -> int:
         """N."""
         return self.offset + self.memory.size
 
-    @property
-    def num_absent(self) -> int:
-        """Number of nodes that are no part of the graph."""
-        return self.absent.numel()
-
     def with_weight(self, weight: Tensor) -> BankOperator:
         """Another border."""
-        return self._replace(border=self.border.with_weight(weight))
+        return replace(self, border=self.border.with_weight(weight))
 
     def double(self) -> BankOperator:
         """The same in float64."""
-        return self._replace(
-            border=self.border.double(), memory=self.memory.double(), cut=CutRows()
-        )
+        border = self.border.with_weight(widen(self.weight))
+        return replace(self, border=border, memory=self.memory.double(), cut=CutRows())
 
     def multiply(self, x: Tensor) -> Tensor:
         """W x for x (N, C), without autograd."""
@@ -200,28 +179,13 @@ class BankOperator(NamedTuple):
             left.index_select(0, self.nodes), right.index_select(0, self.nodes)
         )
 
-    def times(self, x: Tensor) -> Tensor:
-        """W x for x (N, C), differentiable once in the border's weights and, near it, in x."""
-        return symmetric_product(self, x)
-
-    def send(self, messages: SendMessages, x: Tensor) -> Tensor:
-        """As `times`, since the rows of a bank are no list of edges."""
-        return self.times(x)
-
     def known_at(self, factor: Tensor, labels: Tensor, where: Tensor) -> Tensor:
         """See `Operator`; the labels of a bank are constants."""
         return _KnownProduct.apply(self.weight, factor, labels, self, where)
 
-    def masked(self, fixed: Tensor) -> None:
-        """None, since the rows of the unknowns are cut out and kept in `cut`."""
-
     def unrolled(self) -> BankOperator:
         """This operator for iterations that autograd records, which read all of it."""
-        return self._replace(near_only=False)
-
-    def scaling(self, name: str) -> tuple[Scaling, Tensor]:
-        """See `Operator`."""
-        return scaling_of(name, self)
+        return replace(self, near_only=False)
 
     def components(self) -> Tensor:
         """Raise ValueError: the rows of a bank are not searched for components."""
@@ -249,7 +213,7 @@ class BankOperator(NamedTuple):
             if new.numel() == 0 or rest == 0:
                 return reach
             if rest * _CUT_AGAIN < where.numel():
-                operator, where = operator._replace(cut=CutRows()), left.nonzero().squeeze(1)
+                operator, where = replace(operator, cut=CutRows()), left.nonzero().squeeze(1)
 
     def restrict(self, keep: Tensor) -> BankOperator:
         """Rows and columns `keep` (N,) bool."""
@@ -286,7 +250,7 @@ def bank_operator(edges: BankEdges) -> BankOperator:
     size = edges.pointer.numel() - 1
     rows = rows_of(edges.edge_index, edges.nodes.numel())
     return BankOperator(
-        SparseOperator(rows, border, None),
+        SparseOperator(rows, border),
         edges.nodes,
         ConstantRows(edges.pointer, edges.column, weight, size, edges.owner),
         edges.size,
