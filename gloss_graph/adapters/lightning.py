@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from gloss_graph._internal.checks import check_range
 from gloss_graph._internal.eval_mode import evaluating
 from gloss_graph._internal.processes import gather_rows, share_state, world_size
-from gloss_graph.analysis.scores import classification_scores
+from gloss_graph.analysis.measures import classification_scores
 from gloss_graph.objective import GraphGuidedObjective
 
 __all__ = ["GraphGuidedModule"]

@@ -1,4 +1,4 @@
-"""Measures of a document graph and of its classes."""
+"""Measures of document graphs, of their classes and of their embeddings."""
 
 from __future__ import annotations
 
@@ -11,17 +11,20 @@ import torch
 from scipy import sparse
 from scipy.sparse.csgraph import connected_components
 from scipy.stats import skew
-from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
+from sklearn.metrics import (
+    accuracy_score,
+    adjusted_rand_score,
+    f1_score,
+    normalized_mutual_info_score,
+    silhouette_samples,
+)
 from torch import Tensor
 from torch_geometric.data import Data
 
 from gloss_graph._internal.checks import check_positive_int
 from gloss_graph._internal.labels import stratified_sample
-from gloss_graph.analysis.scores import silhouette_rows
 from gloss_graph.analysis.words import group_words
 from gloss_graph.export.graph_arrays import GraphArrays, read_arrays, read_embeddings
-
-__all__ = ["louvain_communities", "measures"]
 
 #: Scope of the measures of the whole graph; the scope of a class is its name.
 GRAPH = "graph"
@@ -87,39 +90,43 @@ def measures(
     check_positive_int("silhouette_limit", silhouette_limit)
     documents = read_arrays(graph)
     rows = read_embeddings(graph, embeddings, documents.size)
-    classes = np.unique(documents.y[documents.y >= 0])
+    known = np.flatnonzero(documents.y >= 0)
+    classes = np.unique(documents.y[known])
     part = np.empty(0, dtype=np.int64)
     if documents.size:
         _, part = connected_components(documents.links, directed=False)
-    whole = _structure(documents, part, graph.get("in_degree"))
     reach = _reach(documents, part, classes)
-    whole["reach_every_class"] = _mean(reach)
     inner = _Inner(documents, documents.y)
-    whole |= _homophily(inner)
+    whole = _structure(documents, part, graph.get("in_degree"))
+    whole |= {"reach_every_class": _mean(reach), **_homophily(inner)}
     found = None
     if np.ndim(communities) or communities:
         found = _communities(documents, communities, seed)
         whole |= _agreement(documents, found)
-    silhouettes = _silhouettes(documents, rows, silhouette_limit, seed)
-    whole["macro_silhouette"] = _mean(np.array(list(silhouettes.values())))
+    silhouettes: dict[int, float] = {}
+    if rows is not None and known.size:
+        chosen = known[stratified_sample(documents.y[known], silhouette_limit, seed=seed)]
+        labels = torch.from_numpy(documents.y[chosen])
+        _, silhouettes = _silhouettes(rows[torch.from_numpy(chosen)], labels)
+    whole["macro_silhouette"] = _mean(np.array(list(silhouettes.values()), dtype=float))
     values = [(GRAPH, measure, float(value), "") for measure, value in whole.items()]
     words = {} if documents.text is None else group_words(documents.text, documents.y)
     degree = np.diff(documents.adjacency.indptr)
-    for label in classes:
+    for label in classes.tolist():
         member = documents.y == label
         of_class = {
-            "nodes": float(member.sum()),
+            "nodes": member.sum(),
             "degree_mean": _mean(degree[member]),
             "reach_every_class": _mean(reach[member]),
-            **_class_ties(inner, int(label)),
+            **_class_ties(inner, label),
         }
         if found is not None:
-            of_class["largest_community"] = float(np.bincount(found[member]).max() / member.sum())
-        of_class["silhouette"] = silhouettes.get(int(label), float("nan"))
+            of_class["largest_community"] = np.bincount(found[member]).max() / member.sum()
+        of_class["silhouette"] = silhouettes.get(label, np.nan)
         # The number keeps two classes of one name apart.
-        name = documents.name(int(label))
+        name = documents.name(label)
         scope = name if name != GRAPH and documents.names.count(name) == 1 else f"{name} ({label})"
-        telling = ", ".join(words.get(int(label), []))
+        telling = ", ".join(words.get(label, []))
         values += [(scope, measure, float(value), telling) for measure, value in of_class.items()]
     table = pd.DataFrame(values, columns=["scope", "measure", "value", "words"])
     return table.drop(columns="words") if documents.text is None else table
@@ -136,8 +143,7 @@ def _ratio(above: float, below: float) -> float:
 def _structure(documents: GraphArrays, part: np.ndarray, in_degree: Any) -> dict[str, float]:
     degree = np.diff(documents.adjacency.indptr)
     sizes = np.bincount(part)
-    name = "degree_skew"
-    listed = degree
+    name, listed = "degree_skew", degree
     if in_degree is not None:
         name, listed = "in_degree_skew", np.asarray(torch.as_tensor(in_degree).cpu()).ravel()
         if listed.size != documents.size:
@@ -147,16 +153,16 @@ def _structure(documents: GraphArrays, part: np.ndarray, in_degree: Any) -> dict
             )
     uneven = listed.size > 0 and listed.min() < listed.max()
     return {
-        "nodes": float(documents.size),
-        "labeled": float((documents.y >= 0).sum()),
+        "nodes": documents.size,
+        "labeled": (documents.y >= 0).sum(),
         "edges": documents.adjacency.nnz / 2,
-        "components": float(sizes.size),
+        "components": sizes.size,
         "largest_component": _ratio(sizes.max(initial=0), documents.size),
-        "isolated": float((degree == 0).sum()),
+        "isolated": (degree == 0).sum(),
         "degree_mean": _mean(degree),
-        "degree_max": float(degree.max(initial=0)),
+        "degree_max": degree.max(initial=0),
         # The skew of a constant is 0 / 0; nothing stands out.
-        name: float(skew(listed.astype(float))) if uneven else (0.0 if listed.size else np.nan),
+        name: skew(listed.astype(float)) if uneven else (0.0 if listed.size else np.nan),
     }
 
 
@@ -187,22 +193,22 @@ class _Inner:
 
 def _homophily(inner: _Inner) -> dict[str, float]:
     ends = float(inner.row.size)
-    homophily = _ratio(float(inner.same.sum()), ends)
-    chance = _ratio(float((inner.degree.astype(float) ** 2).sum()), ends**2)
-    total = float(inner.weight.sum())
-    within = _ratio(float(inner.weight[inner.same].sum()), total)
+    homophily = _ratio(inner.same.sum(), ends)
+    chance = _ratio((inner.degree.astype(float) ** 2).sum(), ends**2)
+    total = inner.weight.sum()
+    within = _ratio(inner.weight[inner.same].sum(), total)
     return {
         "edge_homophily": homophily,
         "adjusted_homophily": _ratio(homophily - chance, 1.0 - chance),
-        "label_modularity": within - _ratio(float((inner.volume**2).sum()), total**2),
+        "label_modularity": within - _ratio((inner.volume**2).sum(), total**2),
         "smoothness": 1.0 - within,
     }
 
 
 def _class_ties(inner: _Inner, label: int) -> dict[str, float]:
     mine = inner.row == label
-    total, volume = float(inner.weight.sum()), float(inner.volume[label])
-    within = float(inner.weight[mine & inner.same].sum())
+    total, volume = inner.weight.sum(), inner.volume[label]
+    within = inner.weight[mine & inner.same].sum()
     return {
         "homophily": _mean(inner.same[mine]),
         "label_modularity": _ratio(within, total) - _ratio(volume**2, total**2),
@@ -230,28 +236,12 @@ def _agreement(documents: GraphArrays, found: np.ndarray) -> dict[str, float]:
     """Quality of the communities, and their agreement with the classes."""
     known = documents.y >= 0
     classes, groups = documents.y[known], found[known]
-    nan = float("nan")
     return {
-        "louvain_communities": float(found.max(initial=-1) + 1),
+        "louvain_communities": found.max(initial=-1) + 1,
         "louvain_modularity": _homophily(_Inner(documents, found))["label_modularity"],
-        "louvain_nmi": float(normalized_mutual_info_score(classes, groups)) if known.any() else nan,
-        "louvain_ari": float(adjusted_rand_score(classes, groups)) if known.any() else nan,
+        "louvain_nmi": normalized_mutual_info_score(classes, groups) if known.any() else np.nan,
+        "louvain_ari": adjusted_rand_score(classes, groups) if known.any() else np.nan,
     }
-
-
-def _silhouettes(
-    documents: GraphArrays, rows: Tensor | None, limit: int, seed: int
-) -> dict[int, float]:
-    """Mean silhouette of every class, by its number; empty where it is not defined."""
-    known = np.flatnonzero(documents.y >= 0)
-    if rows is None or not known.size:
-        return {}
-    chosen = known[stratified_sample(documents.y[known], limit, seed=seed)]
-    labels = torch.from_numpy(documents.y[chosen])
-    values, classes = silhouette_rows(rows[torch.from_numpy(chosen)], labels)
-    if not values.size:
-        return {}
-    return {int(label): float(values[classes == label].mean()) for label in np.unique(classes)}
 
 
 def louvain_communities(adjacency: sparse.csr_array, *, seed: int = 0) -> np.ndarray:
@@ -281,3 +271,61 @@ def louvain_communities(adjacency: sparse.csr_array, *, seed: int = 0) -> np.nda
     for rank, part in enumerate(sorted(parts, key=lambda part: (-len(part), min(part)))):
         found[list(part)] = rank
     return found
+
+
+def classification_scores(predicted: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+    """Accuracy and macro-F1 of the labeled rows, over the classes that occur among them.
+
+    Both arrays (N,) hold class numbers; rows labeled -1 are left out. At least one must be labeled.
+
+    Example:
+        >>> classification_scores(np.array([0, 1, 1]), np.array([0, 1, 0]))["accuracy"]
+        0.6666666666666666
+    """
+    labeled = labels >= 0
+    if not labeled.any():
+        raise ValueError("'labels' must hold a label >= 0 (got none).")
+    predicted, labels = predicted[labeled], labels[labeled]
+    return {
+        "accuracy": float(accuracy_score(labels, predicted)),
+        "macro_f1": float(f1_score(labels, predicted, average="macro", zero_division=0)),
+    }
+
+
+def macro_silhouette(embeddings: Tensor, labels: Tensor) -> float:
+    """Mean over classes of the mean silhouette of their rows, as in `silhouette_scores`."""
+    return silhouette_scores(embeddings, labels)["macro_silhouette"]
+
+
+def micro_silhouette(embeddings: Tensor, labels: Tensor) -> float:
+    """Mean silhouette of all rows, as in `silhouette_scores`."""
+    return silhouette_scores(embeddings, labels)["micro_silhouette"]
+
+
+def silhouette_scores(embeddings: Tensor, labels: Tensor) -> dict[str, float]:
+    """Mean silhouettes of embeddings (N, D) after L2 normalization, at the cost of one, O(N² D).
+
+    Rows labeled -1 are left out. Returns `macro_silhouette`, the mean over classes of their means,
+    and `micro_silhouette`, the mean over rows; NaN below two classes or if every row has another
+    class.
+
+    Example:
+        >>> scores = silhouette_scores(torch.eye(2).repeat(3, 1), torch.arange(6) % 2)
+        >>> round(scores["micro_silhouette"], 3)
+        1.0
+    """
+    values, means = _silhouettes(embeddings, labels)
+    macro = float(np.mean(list(means.values()))) if means else float("nan")
+    return {"macro_silhouette": macro, "micro_silhouette": _mean(values)}
+
+
+def _silhouettes(embeddings: Tensor, labels: Tensor) -> tuple[np.ndarray, dict[int, float]]:
+    """Silhouettes of the labeled rows and their mean per class; empty where they are undefined."""
+    labeled = labels >= 0
+    rows = torch.nn.functional.normalize(embeddings[labeled].float(), dim=1).numpy()
+    of_row = labels[labeled].numpy()
+    classes = np.unique(of_row)
+    if not 2 <= classes.size < of_row.size:
+        return np.empty(0), {}
+    values = silhouette_samples(rows, of_row)
+    return values, {int(label): values[of_row == label].mean() for label in classes}

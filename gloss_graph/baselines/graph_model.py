@@ -24,7 +24,7 @@ from gloss_graph._internal.files import atomic_write
 from gloss_graph._internal.folders import newest_whole, write_json
 from gloss_graph._internal.limits import read_object
 from gloss_graph._internal.timing import StageClock
-from gloss_graph.analysis.scores import classification_scores
+from gloss_graph.analysis.measures import classification_scores
 from gloss_graph.baselines.word_graph import (
     CLEANINGS,
     COUNTINGS,

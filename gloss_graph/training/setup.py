@@ -17,7 +17,7 @@ from transformers import EarlyStoppingCallback, EvalPrediction, TrainingArgument
 from transformers.trainer_callback import PrinterCallback
 
 from gloss_graph._internal.processes import launched
-from gloss_graph.analysis.scores import classification_scores, macro_silhouette
+from gloss_graph.analysis.measures import classification_scores, macro_silhouette
 from gloss_graph.graph import estimate_bandwidth
 from gloss_graph.graph.bandwidth import scaled_bandwidth
 from gloss_graph.losses import MetricLoss, PseudoLabelLoss
