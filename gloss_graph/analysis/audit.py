@@ -141,10 +141,6 @@ def audit(
     (N, D), by default `graph.x`; without both, similarity follows from Gaussian weights if the
     graph has one `bandwidth`. Equal texts are duplicates in any case.
 
-    Returns:
-        The audit. The only document of a class has a note instead of a suspicion: no other label
-        could support it.
-
     Raises:
         ValueError: A directed graph, no labeled document, or label sets.
 
@@ -152,7 +148,6 @@ def audit(
     for every 128 right sides.
 
     Example:
-        >>> import torch
         >>> pairs = torch.tensor([[0, 0, 1, 3, 3, 4], [1, 2, 2, 4, 5, 5]])  # two triangles
         >>> edges = torch.cat([pairs, pairs.flip(0)], dim=1)
         >>> found = audit(Data(edge_index=edges, y=torch.tensor([0, 0, 1, 1, 1, 1])))
@@ -210,13 +205,10 @@ def hidden_labels(
 ) -> Hidden:
     """Propagate with the label of every labeled document hidden in turn, for all at once.
 
-    Hiding the label of a seed i turns it into one more unknown. Eliminating the unlabeled documents
-    leaves the equation of `audit` for that unknown alone. In it h_i is the chance that a walk from
-    i returns to i before it leaks or meets another seed.
-
-    The error of an estimated h (Hutchinson) is about the mass that a label sends to other seeds,
-    divided by the root of the number of `probes`. Documents that are not seeds have the masses of
-    ordinary propagation.
+    A seed i whose label is hidden is one more unknown. Eliminating the unlabeled documents leaves
+    the equation of `audit` for it alone, with h_i the chance that a walk from i returns before it
+    leaks or meets another seed. The error of an estimated h is about the mass that a label sends to
+    other seeds, divided by the root of `probes`. Other documents have their usual masses.
     """
     check_positive_int("max_columns", max_columns)
     check_positive_int("probes", probes)
@@ -255,8 +247,7 @@ def hidden_labels(
 def _columns(documents: GraphArrays) -> np.ndarray:
     """A column for every seed that touches unlabeled documents, -1 for the others (N,) int64.
 
-    Seeds that share a column touch no common piece of unlabeled documents, so the mass of one
-    cannot be confused with that of the other.
+    Seeds that share a column touch no common piece of unlabeled documents: their masses stay apart.
     """
     columns, piece = np.full((2, documents.size), -1, dtype=np.int64)
     free = np.flatnonzero(~documents.seeds)
@@ -347,7 +338,9 @@ def _similarity(documents: GraphArrays, graph: Data, rows: Tensor | None, chosen
     """Cosine similarity (n,) of the ends of the chosen edges (E,) bool, -1 if unknown."""
     if rows is not None:
         parts = documents.edge_index[:, chosen].split(_PAIRS, dim=1)
-        return torch.cat([F.cosine_similarity(*rows[ends].float(), dim=1) for ends in parts])
+        return torch.cat(
+            [F.cosine_similarity(rows[i].float(), rows[j].float(), dim=1) for i, j in parts]
+        )
     weight, sigma = documents.edge_weight[chosen], graph.get("bandwidth")
     if sigma is None or not bool(torch.as_tensor(sigma).isfinite().all()):
         return torch.full_like(weight, -1.0)
@@ -356,10 +349,7 @@ def _similarity(documents: GraphArrays, graph: Data, rows: Tensor | None, chosen
 
 
 def _equal_texts(documents: GraphArrays) -> list[tuple[int, int]]:
-    """Pairs of documents with equal text, up to case and white space, and different labels.
-
-    Each document is compared with the first of every other label.
-    """
+    """Documents of equal text, up to case and white space: each and the first of other labels."""
     first: dict[str, dict[int, int]] = {}
     pairs = []
     for i in np.flatnonzero(documents.y >= 0).tolist():

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -27,6 +27,7 @@ from gloss_graph.training.run import check_labels
 from gloss_graph.training.snapshots import Snapshots
 
 GraphClassifier = TextGCNClassifier | BertGCNClassifier
+_SCORED = ("val", "test")
 
 MODELS = {
     "text-gcn": "TextGCN (Yao et al. 2019): a GCN over documents and words",
@@ -66,12 +67,10 @@ def train_graph_model(
     Args:
         splits: Training, validation and test documents; training documents may lack labels.
         config: A `TextGCNConfig` or `BertGCNConfig`.
-        out: New or empty folder, or that of an unfinished run; its files appear together at the
-            end.
+        out: New or empty folder, or that of an unfinished run; its files appear at the end.
         encoder: The encoder of BertGCN, fine-tuned in place.
         progress: Show a progress bar.
-        finish: Adds files to the run folder before it is complete: called with the folder as it is
-            then, and the result.
+        finish: Adds files: called with the folder before it is complete, and the result.
 
     Raises:
         ValueError: No labeled training document, fewer than two classes, no word left, an encoder
@@ -95,40 +94,44 @@ def train_graph_model(
     check_labels(splits, picks_step=False)
     with RunFolder(out).claim() as claimed:
         described = {} if encoder is None else encoder.describe()
-        result = _train(model, splits, described, claimed.draft, progress)
+        result = _train(model, splits, described, RunFolder(claimed.draft), progress)
         if finish is not None:
             finish(claimed.draft, result)
     return result
 
 
 def _train(
-    model: GraphClassifier, splits: Splits, encoder: dict[str, Any], out: Path, progress: bool
+    model: GraphClassifier,
+    splits: Splits,
+    encoder: dict[str, Any],
+    folder: RunFolder,
+    progress: bool,
 ) -> GraphModelResult:
-    """Fit the model and write its run into `out`."""
-    config, folder, parts = model.config, RunFolder(out), splits.parts
-    recorder = _Recorder(model, splits)
+    """Fit the model and write its run."""
+    config, parts = model.config, splits.parts
+    recorder = _Recorder(model, splits) if config.pictures else None
     start = time.perf_counter()
     model.fit(splits, watch=recorder, progress=progress)
+    seconds = time.perf_counter() - start
     metrics = {"steps": float(model.steps), "best_step": float(model.best_step)}
     metrics["epochs_to_stop"] = float(len(model.history))
-    metrics |= {f"seconds.{name}": seconds for name, seconds in model.clock.items()}
-    metrics["seconds.train"] = time.perf_counter() - start - recorder.seconds
+    metrics |= {f"seconds.{name}": spent for name, spent in model.clock.items()}
+    metrics["seconds.train"] = seconds - (recorder.snapshots.seconds if recorder else 0.0)
     spreads = {name: model.predict_proba(part) for name, part in parts.items()}
     predictions = {name: spread.argmax(dim=1).numpy() for name, spread in spreads.items()}
     classes = ClassReport()
-    embeddings: dict[str, Tensor] = {}
-    for name in ("val", "test"):
-        if name in parts:
-            embeddings[name] = model.embed(parts[name])
-            metrics |= split_scores(name, predictions[name], embeddings[name], parts[name])
-            classes.add(name, config.model, predictions[name], parts[name])
+    embeddings = {name: model.embed(part) for name, part in parts.items() if name in _SCORED}
+    for name, rows in embeddings.items():
+        metrics |= split_scores(name, predictions[name], rows, parts[name])
+        classes.add(name, config.model, predictions[name], parts[name])
     metrics["seconds.total"] = time.perf_counter() - start
     model.save(folder.model)
     classes.write(folder.classes)
     table = pd.concat([_predicted(name, parts[name], spreads[name]) for name in parts])
     with atomic_write(folder.predictions, overwrite=True) as draft:
         draft.write(csv_bytes(table))
-    recorder.write(out, embeddings, metrics)
+    if recorder:
+        recorder.snapshots.write(folder.path, embeddings, metrics)
     shared = ("seed", "device", "pictures", "label_fraction", "labels_per_class")
     values = asdict(config)
     settings: dict[str, Any] = {
@@ -146,29 +149,18 @@ def _train(
 class _Recorder:
     """Records embeddings for the pictures of a run, from the moment its model is made."""
 
+    snapshots: Snapshots
+
     def __init__(self, model: GraphClassifier, splits: Splits) -> None:
-        self._model, self._splits = model, splits
-        self._state = TrainerState()
-        self._snapshots: Snapshots | None = None
+        self._model, self._splits, self._state = model, splits, TrainerState()
 
     def __call__(self, step: int, most: int) -> None:
-        config, arguments, control = self._model.config, cast(Any, None), TrainerControl()
-        if not config.pictures:
-            return
         self._state.global_step, self._state.max_steps = step, most
-        if self._snapshots is None:
-            self._snapshots = Snapshots(self._model, self._splits, {}, seed=config.seed)
-            self._snapshots.batch.on_train_begin(arguments, self._state, control)
+        if step == 0:
+            self.snapshots = Snapshots(self._model, self._splits, {}, seed=self._model.config.seed)
+            self.snapshots.batch.on_train_begin(None, self._state, TrainerControl())
         else:
-            self._snapshots.batch.on_step_end(arguments, self._state, control)
-
-    @property
-    def seconds(self) -> float:
-        return 0.0 if self._snapshots is None else self._snapshots.seconds
-
-    def write(self, out: Path, embeddings: dict[str, Tensor], metrics: dict[str, float]) -> None:
-        if self._snapshots is not None:
-            self._snapshots.write(out, embeddings, metrics)
+            self.snapshots.batch.on_step_end(None, self._state, TrainerControl())
 
 
 def _predicted(split: str, corpus: Corpus, spread: Tensor) -> pd.DataFrame:
