@@ -89,8 +89,9 @@ class Audit:
     @property
     def disagreeing(self) -> pd.DataFrame:
         """The rows of `table` whose suggested class differs from the label."""
-        other = (self.table["suggested"] != "") & (self.table["suggested"] != self.table["label"])
-        return self.table[other & self.table["suspicion"].notna()]
+        suggested, label = self.table["suggested"], self.table["label"]
+        other = (suggested != "") & (suggested != label) & self.table["suspicion"].notna()
+        return self.table[other]
 
     def summary(self, top: int = 10) -> Group:
         """Tables of at most `top` rows for a rich console: suspects, duplicates, mixed classes."""
@@ -162,23 +163,15 @@ def audit(
     documents = read_arrays(graph)
     rows = read_embeddings(graph, embeddings, documents.size)
     check_labeled(documents)
-    hidden = hidden_labels(
-        documents,
-        normalization=normalization,
-        eta=eta,
-        max_columns=max_columns,
-        probes=probes,
-        seed=seed,
-        progress=progress,
-    )
+    hidden = hidden_labels(documents, normalization, eta, max_columns, probes, seed, progress)
     mass = hidden.mass.numpy()
     duplicates = _near_duplicates(documents, graph, rows, duplicate_similarity)
     table = _suspects(documents, mass, duplicates)
-    confusion = _confusion(documents, table)
+    confusion, bleeding = _confusion(documents, table)
     alone = np.flatnonzero(mass.sum(axis=1) <= LEAST_MASS)
-    degree = np.diff(documents.adjacency.indptr)
-    isolated = _described(documents, alone, {"degree": degree[alone]})
-    return Audit(table, duplicates, isolated, confusion, _bleeding(confusion), hidden.exact)
+    degree = np.diff(documents.adjacency.indptr)[alone]
+    isolated = _described(documents, alone, {"degree": degree})
+    return Audit(table, duplicates, isolated, confusion, bleeding, hidden.exact)
 
 
 class Hidden(NamedTuple):
@@ -195,7 +188,6 @@ class Hidden(NamedTuple):
 
 def hidden_labels(
     documents: GraphArrays,
-    *,
     normalization: str = "hub",
     eta: float = 0.2,
     max_columns: int = 512,
@@ -397,26 +389,24 @@ def _described(documents: GraphArrays, node: np.ndarray, found: dict[str, Any]) 
     return pd.DataFrame({**known, "label": labels, **found, "text": texts})
 
 
-def _confusion(documents: GraphArrays, table: pd.DataFrame) -> pd.DataFrame:
-    known = table[table["suggested"] != ""]
-    found = set(table["label"])
+def _confusion(documents: GraphArrays, table: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Counts by given and suggested label, and the pairs of classes that are confused."""
+    known, found = table[table["suggested"] != ""], set(table["label"])
     names = [name for name in dict.fromkeys(documents.names) if name in found]
-    counts = pd.crosstab(known["label"], known["suggested"])
-    counts = counts.reindex(index=names, columns=names, fill_value=0).astype(int)
-    return counts.rename_axis(index="label", columns="suggested")
-
-
-def _bleeding(confusion: pd.DataFrame) -> pd.DataFrame:
-    counts, names = confusion.to_numpy(), confusion.index.to_numpy()
+    confusion = pd.crosstab(known["label"], known["suggested"])
+    confusion = confusion.reindex(index=names, columns=names, fill_value=0).astype(int)
+    counts = confusion.to_numpy()
     left, right = np.triu_indices(len(names), 1)
     both, size = (counts + counts.T)[left, right], counts.sum(axis=1)
     share = both / np.maximum(size[left] + size[right], 1)
-    pairs = {"label": names[left], "other": names[right], "documents": both, "share": share}
-    return (
-        pd.DataFrame(pairs)
-        .query("documents > 0")
-        .sort_values("share", ascending=False, kind="stable", ignore_index=True)
+    ends = np.array(names, dtype=object)
+    bleeding = pd.DataFrame(
+        {"label": ends[left], "other": ends[right], "documents": both, "share": share}
     )
+    bleeding = bleeding[both > 0].sort_values(
+        "share", ascending=False, kind="stable", ignore_index=True
+    )
+    return confusion.rename_axis(index="label", columns="suggested"), bleeding
 
 
 def _printed(rows: pd.DataFrame, columns: dict[str, str]) -> Table:

@@ -156,9 +156,25 @@ def document_graph(
     columns = {"text": text, "label": label, "text_b": text_b}
     # Texts that the caller gives need not be read again.
     found = _read(source, documents, encoder, columns, max_length, texts is None, progress)
-    found = _overridden(found, labels, ids, texts, label_names)
+    size = len(found.rows)
+    if labels is not None:
+        found = found._replace(labels=_integers("labels", labels, size, -1))
+    if ids is not None:
+        found = found._replace(ids=_integers("ids", ids, size, 0))
+    if texts is not None:
+        found = found._replace(texts=string_list("texts", texts))
+    if label_names is not None:
+        found = found._replace(label_names=string_list("label_names", label_names))
+    if found.texts is not None and len(found.texts) != size:
+        raise ValueError(f"'texts' must hold one per document (got {len(found.texts)} for {size}).")
+    names, top = found.label_names, int(found.labels.max()) if size else -1
+    if names is not None and top >= len(names):
+        raise ValueError(
+            f"'label_names' must name every class (got {len(names)} names for class {top}). Add "
+            "the missing names."
+        )
     check_matrix("source", found.rows, normalized=normalize_embeddings)
-    rows, size = found.rows.float(), len(found.rows)
+    rows = found.rows.float()
     x = unit_rows(rows) if normalize_embeddings else rows
     neighbors = corpus_neighbors(
         x, k, exact_up_to=exact_up_to, probes=probes, seed=seed, progress=progress
@@ -252,12 +268,6 @@ def _of_rows(rows: Tensor, documents: Documents, columns: dict[str, Any]) -> _Ro
     return _of_corpus(corpus, rows)
 
 
-def _of_corpus(corpus: Corpus, rows: Tensor) -> _Rows:
-    labels, ids = torch.tensor(corpus.labels), torch.tensor(corpus.ids)
-    texts = _joined(corpus.texts, corpus.texts_b)
-    return _Rows(rows, labels, ids, texts, corpus.label_names or None)
-
-
 def _embedded(corpus: Corpus, encoder: Encoder, max_length: int | None, progress: bool) -> _Rows:
     if encoder is None and corpus.features is not None:
         return _of_corpus(corpus, torch.from_numpy(corpus.features))
@@ -268,6 +278,11 @@ def _embedded(corpus: Corpus, encoder: Encoder, max_length: int | None, progress
     if isinstance(encoder, str):
         encoder = load_encoder(encoder, max_length=max_length)
     return _of_corpus(corpus, encoder.embed(corpus, progress=progress))
+
+
+def _of_corpus(corpus: Corpus, rows: Tensor) -> _Rows:
+    labels, ids, names = torch.tensor(corpus.labels), torch.tensor(corpus.ids), corpus.label_names
+    return _Rows(rows, labels, ids, _joined(corpus.texts, corpus.texts_b), names or None)
 
 
 def _joined(texts: list[str], texts_b: list[str] | None) -> list[str]:
@@ -304,10 +319,10 @@ def _saved_bank(path: Path) -> _Rows | None:
         raise ValueError(f"'source' cannot be read from {path} ({error}).") from error
     if not isinstance(state, dict) or not all(isinstance(name, str) for name in state):
         return None
-    prefix = next((n.removesuffix("slot_ids") for n in state if n.endswith("slot_ids")), None)
-    if prefix is None:
+    prefixes = [name.removesuffix("slot_ids") for name in state if name.endswith("slot_ids")]
+    if not prefixes:
         return None
-    state = {name.removeprefix(prefix): value for name, value in state.items()}
+    state = {name.removeprefix(prefixes[0]): value for name, value in state.items()}
     try:
         count = _checked_count(state)
     except (ValueError, TypeError, RuntimeError) as error:
@@ -415,33 +430,6 @@ def read_corpus(
             "'documents' must have one label each (got label sets). Leave the label column out."
         )
     return corpus
-
-
-def _overridden(
-    found: _Rows,
-    labels: Any,
-    ids: Any,
-    texts: Sequence[str] | None,
-    label_names: Sequence[str] | None,
-) -> _Rows:
-    size = found.rows.size(0)
-    if labels is not None:
-        found = found._replace(labels=_integers("labels", labels, size, -1))
-    if ids is not None:
-        found = found._replace(ids=_integers("ids", ids, size, 0))
-    if texts is not None:
-        found = found._replace(texts=string_list("texts", texts))
-    if label_names is not None:
-        found = found._replace(label_names=string_list("label_names", label_names))
-    if found.texts is not None and len(found.texts) != size:
-        raise ValueError(f"'texts' must hold one per document (got {len(found.texts)} for {size}).")
-    names, top = found.label_names, int(found.labels.max()) if size else -1
-    if names is not None and top >= len(names):
-        raise ValueError(
-            f"'label_names' must name every class (got {len(names)} names for class {top}). Add "
-            "the missing names."
-        )
-    return found
 
 
 def _integers(name: str, values: Any, size: int, low: int) -> Tensor:

@@ -167,7 +167,7 @@ def _structure(documents: GraphArrays, part: np.ndarray, in_degree: Any) -> dict
 
 
 def _reach(documents: GraphArrays, part: np.ndarray, classes: np.ndarray) -> np.ndarray:
-    """Whether every class has a seed in a document's component (N,) bool; NaN without classes."""
+    """Whether every class has a seed in a document's component (N,); NaN without classes."""
     if not classes.size:
         return np.full(documents.size, np.nan)
     seeds = np.stack([part[documents.seeds], documents.y[documents.seeds]])
@@ -293,12 +293,12 @@ def classification_scores(predicted: np.ndarray, labels: np.ndarray) -> dict[str
 
 
 def macro_silhouette(embeddings: Tensor, labels: Tensor) -> float:
-    """Mean over classes of the mean silhouette of their rows, as in `silhouette_scores`."""
+    """The `macro_silhouette` of `silhouette_scores`."""
     return silhouette_scores(embeddings, labels)["macro_silhouette"]
 
 
 def micro_silhouette(embeddings: Tensor, labels: Tensor) -> float:
-    """Mean silhouette of all rows, as in `silhouette_scores`."""
+    """The `micro_silhouette` of `silhouette_scores`."""
     return silhouette_scores(embeddings, labels)["micro_silhouette"]
 
 

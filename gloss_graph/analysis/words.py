@@ -14,8 +14,6 @@ from sklearn.feature_extraction.text import CountVectorizer
 from gloss_graph._internal.checks import check_choice, check_positive_int
 from gloss_graph.text.corpora import string_list
 
-__all__ = ["group_words"]
-
 # `\w` has neither the vowel signs of Indic scripts nor the joiners within Persian words.
 _MARKS = "".join(c for c in map(chr, range(0x300, 0xFE30)) if unicodedata.category(c)[0] == "M")
 _WORD = rf"[^\W\d_][\w{_MARKS}\u200c\u200d]+"
@@ -35,15 +33,12 @@ def group_words(
     2022). A word starts with a letter of any script, has at least two characters, and is counted
     in lower case. Words of equal weight are in alphabetical order.
 
-    Args:
-        texts: N documents.
-        groups: N names or numbers, such as classes or communities; -1, None or NaN for a document
-            without a group.
-        top: Most words per group.
-        stop_words: Words that are not counted: `"english"`, a list for another language, or None.
+    The N `groups` are names or numbers, such as classes or communities; -1, None or NaN for a
+    document without a group. `stop_words`, which are not counted, are `"english"`, a list for
+    another language, or None.
 
     Returns:
-        The words of every group, the most telling one first; fewer than `top` if it has no more.
+        At most `top` words of every group, the most telling one first.
 
     Raises:
         ValueError: Texts that are not strings, another number of groups, or `top` below 1.
