@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,7 +13,12 @@ from safetensors import safe_open
 from torch import Tensor
 from torch_geometric.data import Data
 
-from gloss_graph._internal.checks import check_matrix, check_positive_int, check_range
+from gloss_graph._internal.checks import (
+    check_index_vector,
+    check_matrix,
+    check_positive_int,
+    check_range,
+)
 from gloss_graph._internal.limits import read_tensors
 from gloss_graph._internal.precision import unit_rows
 from gloss_graph.graph import KNNGraph
@@ -139,8 +144,7 @@ def document_graph(
         >>> data.edge_index.tolist(), data.text[1]
         ([[0, 1, 1, 2], [1, 0, 2, 1]], 'cup')
 
-    See also: `write_graph` and `to_networkx`, for the result; `build_document_graph`, for a batch
-    and a bank, with gradient.
+    See also: `write_graph`, for the result; `build_document_graph`, for a batch with gradient.
     """
     settings = KNNGraph(
         k=k,
@@ -296,7 +300,7 @@ def _of_bank(rows: Tensor, labels: Tensor, ids: Tensor, targets: bool) -> _Rows:
     if targets:
         raise ValueError("'source' must be a bank of class numbers (got one of label sets).")
     rows = rows.detach().cpu().float()
-    labels, ids = labels.detach().cpu().clone(), ids.detach().cpu().clone()
+    labels, ids = labels.detach().cpu().long().clone(), ids.detach().cpu().long().clone()
     if ids.numel() and int(ids.min()) < 0:
         ids = torch.arange(rows.size(0))  # no identities were given, so positions name the rows
     return _Rows(rows, labels, ids)
@@ -324,31 +328,24 @@ def _saved_bank(path: Path) -> _Rows | None:
         return None
     state = {name.removeprefix(prefixes[0]): value for name, value in state.items()}
     try:
-        count = _checked_count(state)
+        if "rows.codes" in state:
+            raise ValueError(
+                "it is of a bank with 'bits', which version 0.2 removed; fill it again"
+            )
+        if missing := sorted({"rows", "slot_labels", "slot_ids", "count"} - set(state)):
+            raise ValueError(f"it lacks {missing}")
+        rows, labels, ids = (state[name] for name in ("rows", "slot_labels", "slot_ids"))
+        check_matrix("rows", rows)
+        check_index_vector("slot_labels", labels, len(rows))
+        check_index_vector("slot_ids", ids, len(rows))
+        count = int(state["count"])
+        if not 0 <= count <= len(rows):
+            raise ValueError(f"it counts {count} of {len(rows)} rows")
     except (ValueError, TypeError, RuntimeError) as error:
         raise ValueError(
             f"'source' must be the state of a MemoryBank ({path}: {error})."
         ) from error
-    rows, labels, ids = (state[name][:count] for name in ("rows", "slot_labels", "slot_ids"))
-    return _of_bank(rows, labels, ids, "slot_targets" in state)
-
-
-def _checked_count(state: Mapping[str, Any]) -> int:
-    """Rows in use of a bank whose labels, ids and count match its rows."""
-    if "rows.codes" in state:
-        raise ValueError("it is of a bank with 'bits', which version 0.2 removed; fill it again")
-    if missing := sorted({"rows", "slot_labels", "slot_ids", "count"} - set(state)):
-        raise ValueError(f"it lacks {missing}")
-    check_matrix("rows", state["rows"])
-    size = len(state["rows"])
-    for name, shape in {"slot_labels": (size,), "slot_ids": (size,), "count": ()}.items():
-        value = state[name]
-        if not isinstance(value, Tensor) or value.dtype != torch.int64 or value.shape != shape:
-            raise ValueError(f"'{name}' does not match its {size} rows")
-    count = int(state["count"])
-    if not 0 <= count <= size:
-        raise ValueError(f"it counts {count} of {size} rows")
-    return count
+    return _of_bank(rows[:count], labels[:count], ids[:count], "slot_targets" in state)
 
 
 def _of_run(

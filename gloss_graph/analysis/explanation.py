@@ -125,9 +125,7 @@ def explain(
     weight from hubs, `"row"` does not. The table has at most `top` documents; None keeps all that
     have any mass.
 
-    Returns:
-        The explanation. If no label can be reached all mass is on `"prior"`, or on
-        `"unreachable"` for `eta = 0`.
+    If no label can be reached all mass is on `"prior"`, or on `"unreachable"` for `eta = 0`.
 
     Raises:
         ValueError: A directed graph, no document of that number, no labeled document, or label
@@ -221,10 +219,9 @@ def _node_masses(
 
 
 class TopMasses(NamedTuple):
-    """The labeled documents that decide n documents, largest mass first.
+    """The T labeled documents that decide n documents, largest mass first, padded with -1.
 
-    `nodes` (n, T) int64, padded with -1; `mass` (n, T); `by_class` (n, C), the mass of all labeled
-    documents per class. Rows of `by_class` sum to 1 less the mass that leaked or met no label.
+    Rows of `by_class` (n, C), of all labeled documents, sum to 1 less what leaked or met no label.
     """
 
     nodes: np.ndarray
@@ -259,8 +256,7 @@ def top_masses(
     solver's tolerance of 1e-11.
 
     Cost: with L labels that touch some of U unlabeled documents O(U³ + U² L) for U up to 5,000,
-    O((E + N) L iterations) beyond, in blocks of O(256 N) memory. Labels that touch no unlabeled
-    document need no solve.
+    O((E + N) L iterations) beyond, in blocks of O(256 N) memory.
     """
     size, count = documents.size, len(rows)
     seeds = np.flatnonzero(documents.seeds)

@@ -64,15 +64,12 @@ def measures(
     Of a class, whose name is the `scope`: `nodes`, `degree_mean`, `reach_every_class`;
     `homophily`, the share of its edge ends whose other end is of the class; its term of
     `label_modularity`; `smoothness` \(y_c^T L y_c / y_c^T D y_c\); `largest_community`, the share
-    of the class in the community that holds most of it; `silhouette`. If the graph has texts, the
-    column `words` holds the most telling words of the class (`group_words`).
+    of the class in the community that holds most of it; `silhouette`; and, if the graph has texts,
+    in the column `words` its most telling words (`group_words`).
 
     `embeddings` (N, D) are by default `graph.x`; of more than `silhouette_limit` labeled documents
     the silhouette is that of a stratified sample. Known `communities` (N,), -1 for none, are used
     where given; False leaves them out, which take most of the time.
-
-    Returns:
-        Columns `scope`, `measure`, `value`; `words` of a graph with texts.
 
     Raises:
         ValueError: A directed graph, label sets, or columns that do not fit.
@@ -143,14 +140,13 @@ def _ratio(above: float, below: float) -> float:
 def _structure(documents: GraphArrays, part: np.ndarray, in_degree: Any) -> dict[str, float]:
     degree = np.diff(documents.adjacency.indptr)
     sizes = np.bincount(part)
-    name, listed = "degree_skew", degree
-    if in_degree is not None:
-        name, listed = "in_degree_skew", np.asarray(torch.as_tensor(in_degree).cpu()).ravel()
-        if listed.size != documents.size:
-            raise ValueError(
-                f"'graph.in_degree' must have {documents.size} entries, one per document "
-                f"(got {listed.size})."
-            )
+    name = "degree_skew" if in_degree is None else "in_degree_skew"
+    listed = degree if in_degree is None else torch.as_tensor(in_degree).cpu().numpy().ravel()
+    if listed.size != documents.size:
+        raise ValueError(
+            f"'graph.in_degree' must have {documents.size} entries, one per document "
+            f"(got {listed.size})."
+        )
     uneven = listed.size > 0 and listed.min() < listed.max()
     return {
         "nodes": documents.size,

@@ -74,10 +74,9 @@ class BertGCNConfig(GraphModelConfig):
         check_choice("gnn", self.gnn, ("gcn", "gat"))
         if self.hidden is not None:
             check_positive_int("hidden", self.hidden)
-        for name in ("heads", "batch_size", "eval_batch_size"):
-            check_positive_int(name, getattr(self, name))
-        for name in ("fine_tune_epochs", "freeze_layers"):
-            check_positive_int(name, getattr(self, name), minimum=0)
+        counts = {"heads": 1, "batch_size": 1, "eval_batch_size": 1}
+        for name, least in {**counts, "fine_tune_epochs": 0, "freeze_layers": 0}.items():
+            check_positive_int(name, getattr(self, name), least)
         check_range("graph_weight", self.graph_weight, 0, 1)
         for name in ("learning_rate", "head_learning_rate", "fine_tune_rate"):
             check_range(name, getattr(self, name), 0, math.inf, open_low=True, open_high=True)
@@ -134,9 +133,7 @@ class BertGCNClassifier(GraphModel):
     validation accuracy is kept, without a validation part the last.
 
     Documents of `fit` are labeled by \(\lambda\) GNN + \((1 - \lambda)\) encoder head, new ones by
-    the encoder head alone.
-
-    The encoder is fine-tuned in place. After `fit`, `memory` holds the rows (N, D).
+    the encoder head alone. The encoder is fine-tuned in place, `memory` holds the rows (N, D).
 
     Example:
         >>> from gloss_graph.text import Corpus, Splits, load_encoder
@@ -259,7 +256,7 @@ class BertGCNClassifier(GraphModel):
         # The rows of words are zero: nothing comes from them in the first layer, though most
         # edges join words. In the second only the chosen documents are asked for.
         if chosen.numel() == rows.size(0):
-            return self.gnn(rows, self._inward, self._inward.turned)[chosen]
+            return self.gnn(rows, self._inward, self._inward[::-1])[chosen]
         return self.gnn(rows, self._inward, _cut_rows(self._matrix, chosen, rows.device))
 
     @torch.no_grad()
@@ -297,12 +294,7 @@ class BertGCNClassifier(GraphModel):
             self._edges = self.graph.edge_index.to(device)
         else:
             # Of a symmetric matrix the rows of the documents are their columns, transposed.
-            self._inward = _cut_rows(self._matrix, torch.arange(len(memory)), device).turned
-
-    @property
-    def label_names(self) -> list[str]:
-        """Names of the C classes."""
-        return self.classifier.label_names
+            self._inward = _cut_rows(self._matrix, torch.arange(len(memory)), device)[::-1]
 
     def embed(
         self, corpus: Corpus, *, batch_size: int | None = None, progress: bool = False
@@ -341,10 +333,9 @@ class BertGCNClassifier(GraphModel):
     def load(cls, folder: str | Path) -> BertGCNClassifier:
         """Read a model that `save` wrote, on the CPU."""
         with read_graph_model(folder, "bert-gcn") as (settings, tensors, weights):
-            classifier = TextClassifier.load(folder)
-            encoder: Any = classifier.encoder
-            loaded = cls(encoder, BertGCNConfig(**settings["config"]))
-            loaded.classifier = classifier
+            classifier: Any = TextClassifier.load(folder)
+            loaded = cls(classifier.encoder, BertGCNConfig(**settings["config"]))
+            loaded.classifier, loaded.label_names = classifier, classifier.label_names
             loaded.place_graph(settings["words"], tensors)
             loaded._make(tensors["memory"], torch.device("cpu"))
             loaded.gnn.load_state_dict(weights)
@@ -355,4 +346,4 @@ class BertGCNClassifier(GraphModel):
 def _cut_rows(matrix: sparse.csr_matrix, rows: Tensor, device: torch.device) -> Block:
     """The given rows (b,) of a matrix (n, n): the propagation to these nodes alone."""
     cut = matrix[rows.cpu().numpy()]
-    return Block(csr_tensor(cut).to(device), csr_tensor(cut.T.tocsr()).to(device))
+    return csr_tensor(cut).to(device), csr_tensor(cut.T.tocsr()).to(device)

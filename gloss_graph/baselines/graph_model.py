@@ -83,13 +83,12 @@ class GraphModelConfig:
     pictures: bool = True
 
     def __post_init__(self) -> None:
-        check_positive_int("window", self.window, minimum=2)
-        for name in ("min_count", "epochs", "patience"):
-            check_positive_int(name, getattr(self, name))
-        check_positive_int("seed", self.seed, minimum=0)
-        check_choice("counting", self.counting, COUNTINGS)
-        check_choice("cleaning", self.cleaning, CLEANINGS)
-        check_choice("device", self.device, DEVICES)
+        least = {"window": 2, "min_count": 1, "epochs": 1, "patience": 1, "seed": 0}
+        for name, minimum in least.items():
+            check_positive_int(name, getattr(self, name), minimum)
+        known = {"counting": COUNTINGS, "cleaning": CLEANINGS, "device": DEVICES}
+        for name, choices in known.items():
+            check_choice(name, getattr(self, name), choices)
         check_range("dropout", self.dropout, 0, 1, open_high=True)
         check_label_draw(self.label_fraction, self.labels_per_class)
 
@@ -101,6 +100,7 @@ class GraphModel:
         history: A row per epoch: losses and validation scores.
         clock: Seconds per stage.
         graph: The graph, after `fit`.
+        label_names: Names of the C classes.
         labels: (N,) long, -1 outside the training part and where unlabeled.
         val_labels: (N,) long, the same of the validation part.
     """
@@ -130,6 +130,7 @@ class GraphModel:
         if max(train.labels, default=-1) < 0:
             raise ValueError("'splits.train' must hold a labeled document (got none). Label some.")
         set_seed(config.seed)
+        self.label_names = names
         parts = splits.parts.values()
         corpus = Corpus(
             [text for part in parts for text in part.texts],

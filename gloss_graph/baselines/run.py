@@ -27,7 +27,6 @@ from gloss_graph.training.run import check_labels
 from gloss_graph.training.snapshots import Snapshots
 
 GraphClassifier = TextGCNClassifier | BertGCNClassifier
-_SCORED = ("val", "test")
 
 MODELS = {
     "text-gcn": "TextGCN (Yao et al. 2019): a GCN over documents and words",
@@ -120,7 +119,7 @@ def _train(
     spreads = {name: model.predict_proba(part) for name, part in parts.items()}
     predictions = {name: spread.argmax(dim=1).numpy() for name, spread in spreads.items()}
     classes = ClassReport()
-    embeddings = {name: model.embed(part) for name, part in parts.items() if name in _SCORED}
+    embeddings = {name: model.embed(part) for name, part in parts.items() if name != "train"}
     for name, rows in embeddings.items():
         metrics |= split_scores(name, predictions[name], rows, parts[name])
         classes.add(name, config.model, predictions[name], parts[name])
@@ -156,11 +155,11 @@ class _Recorder:
 
     def __call__(self, step: int, most: int) -> None:
         self._state.global_step, self._state.max_steps = step, most
-        if step == 0:
-            self.snapshots = Snapshots(self._model, self._splits, {}, seed=self._model.config.seed)
-            self.snapshots.batch.on_train_begin(None, self._state, TrainerControl())
-        else:
+        if step:
             self.snapshots.batch.on_step_end(None, self._state, TrainerControl())
+            return
+        self.snapshots = Snapshots(self._model, self._splits, {}, seed=self._model.config.seed)
+        self.snapshots.batch.on_train_begin(None, self._state, TrainerControl())
 
 
 def _predicted(split: str, corpus: Corpus, spread: Tensor) -> pd.DataFrame:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -51,16 +51,8 @@ class TextGCNConfig(GraphModelConfig):
         check_range("learning_rate", self.learning_rate, 0, 1, open_low=True)
 
 
-class Block(NamedTuple):
-    """A sparse CSR matrix (n, m) and its transpose (m, n), for the backward pass."""
-
-    matrix: Tensor
-    transposed: Tensor
-
-    @property
-    def turned(self) -> Block:
-        """The other way round."""
-        return Block(self.transposed, self.matrix)
+#: A sparse CSR matrix (n, m) and its transpose (m, n), for the backward pass.
+Block: TypeAlias = tuple[Tensor, Tensor]
 
 
 class SymmetricGCNConv(GCNConv):
@@ -172,7 +164,7 @@ class TextGCNClassifier(GraphModel):
         """
         config, corpus = self.config, self.begin(splits)
         counts = torch.bincount(self.labels[self.labels >= 0], minlength=corpus.num_classes)
-        self._make(corpus.label_names, counts / counts.sum(), find_device(config.device))
+        self._make(counts / counts.sum(), find_device(config.device))
         model, adjacency = self.model, self._adjacency
         labels = self.labels.to(adjacency.device)
         shown = (labels >= 0).nonzero().ravel()
@@ -209,10 +201,10 @@ class TextGCNClassifier(GraphModel):
         model.eval()
         return self
 
-    def _make(self, label_names: list[str], prior: Tensor, device: torch.device) -> None:
-        self.label_names, self.prior = list(label_names), prior
-        size, hidden, dropout = self.graph.num_nodes, self.config.hidden, self.config.dropout
-        self.model = TextGCN(size, len(label_names), hidden=hidden, dropout=dropout).to(device)
+    def _make(self, prior: Tensor, device: torch.device) -> None:
+        self.prior, size, classes = prior, self.graph.num_nodes, len(self.label_names)
+        hidden, dropout = self.config.hidden, self.config.dropout
+        self.model = TextGCN(size, classes, hidden=hidden, dropout=dropout).to(device)
         self._adjacency = normalized_adjacency(self.graph).to(device)
 
     @torch.no_grad()
@@ -250,8 +242,9 @@ class TextGCNClassifier(GraphModel):
         """Read a model that `save` wrote, on the CPU."""
         with read_graph_model(folder, "text-gcn") as (settings, tensors, weights):
             loaded = cls(TextGCNConfig(**settings["config"]))
+            loaded.label_names = settings["label_names"]
             loaded.place_graph(settings["words"], tensors)
-            loaded._make(settings["label_names"], tensors["prior"], torch.device("cpu"))
+            loaded._make(tensors["prior"], torch.device("cpu"))
             loaded.model.load_state_dict(weights)
             loaded.model.eval()
         return loaded
