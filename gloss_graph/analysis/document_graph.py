@@ -329,9 +329,7 @@ def _saved_bank(path: Path) -> _Rows | None:
     state = {name.removeprefix(prefixes[0]): value for name, value in state.items()}
     try:
         if "rows.codes" in state:
-            raise ValueError(
-                "it is of a bank with 'bits', which version 0.2 removed; fill it again"
-            )
+            raise ValueError("of a bank with 'bits', which version 0.2 removed; fill it again")
         if missing := sorted({"rows", "slot_labels", "slot_ids", "count"} - set(state)):
             raise ValueError(f"it lacks {missing}")
         rows, labels, ids = (state[name] for name in ("rows", "slot_labels", "slot_ids"))

@@ -91,58 +91,46 @@ def train_graph_model(
         splits, fraction=config.label_fraction, per_class=config.labels_per_class, seed=config.seed
     )
     check_labels(splits, picks_step=False)
+    parts, described = splits.parts, {} if encoder is None else encoder.describe()
+    recorder = _Recorder(model, splits) if config.pictures else None
     with RunFolder(out).claim() as claimed:
-        described = {} if encoder is None else encoder.describe()
-        result = _train(model, splits, described, RunFolder(claimed.draft), progress)
+        start, folder = time.perf_counter(), RunFolder(claimed.draft)
+        model.fit(splits, watch=recorder, progress=progress)
+        seconds = time.perf_counter() - start
+        metrics = {"steps": float(model.steps), "best_step": float(model.best_step)}
+        metrics["epochs_to_stop"] = float(len(model.history))
+        metrics |= {f"seconds.{name}": spent for name, spent in model.clock.items()}
+        metrics["seconds.train"] = seconds - (recorder.snapshots.seconds if recorder else 0.0)
+        spreads = {name: model.predict_proba(part) for name, part in parts.items()}
+        predictions = {name: spread.argmax(dim=1).numpy() for name, spread in spreads.items()}
+        classes = ClassReport()
+        embeddings = {name: model.embed(part) for name, part in parts.items() if name != "train"}
+        for name, rows in embeddings.items():
+            metrics |= split_scores(name, predictions[name], rows, parts[name])
+            classes.add(name, config.model, predictions[name], parts[name])
+        metrics["seconds.total"] = time.perf_counter() - start
+        model.save(folder.model)
+        classes.write(folder.classes)
+        table = pd.concat([_predicted(name, parts[name], spreads[name]) for name in parts])
+        with atomic_write(folder.predictions, overwrite=True) as draft:
+            draft.write(csv_bytes(table))
+        if recorder:
+            recorder.snapshots.write(claimed.draft, embeddings, metrics)
+        shared = ("seed", "device", "pictures", "label_fraction", "labels_per_class")
+        values = asdict(config)
+        settings: dict[str, Any] = {
+            "loss": config.model,
+            "model": config.model,
+            **{name: values.pop(name) for name in shared},
+            **described,
+            config.model.replace("-", "_"): values,
+            "data": describe(splits),
+        }
+        folder.write(settings, metrics, model.history, splits.train)
+        result = GraphModelResult(model, metrics, model.history, predictions)
         if finish is not None:
             finish(claimed.draft, result)
     return result
-
-
-def _train(
-    model: GraphClassifier,
-    splits: Splits,
-    encoder: dict[str, Any],
-    folder: RunFolder,
-    progress: bool,
-) -> GraphModelResult:
-    """Fit the model and write its run."""
-    config, parts = model.config, splits.parts
-    recorder = _Recorder(model, splits) if config.pictures else None
-    start = time.perf_counter()
-    model.fit(splits, watch=recorder, progress=progress)
-    seconds = time.perf_counter() - start
-    metrics = {"steps": float(model.steps), "best_step": float(model.best_step)}
-    metrics["epochs_to_stop"] = float(len(model.history))
-    metrics |= {f"seconds.{name}": spent for name, spent in model.clock.items()}
-    metrics["seconds.train"] = seconds - (recorder.snapshots.seconds if recorder else 0.0)
-    spreads = {name: model.predict_proba(part) for name, part in parts.items()}
-    predictions = {name: spread.argmax(dim=1).numpy() for name, spread in spreads.items()}
-    classes = ClassReport()
-    embeddings = {name: model.embed(part) for name, part in parts.items() if name != "train"}
-    for name, rows in embeddings.items():
-        metrics |= split_scores(name, predictions[name], rows, parts[name])
-        classes.add(name, config.model, predictions[name], parts[name])
-    metrics["seconds.total"] = time.perf_counter() - start
-    model.save(folder.model)
-    classes.write(folder.classes)
-    table = pd.concat([_predicted(name, parts[name], spreads[name]) for name in parts])
-    with atomic_write(folder.predictions, overwrite=True) as draft:
-        draft.write(csv_bytes(table))
-    if recorder:
-        recorder.snapshots.write(folder.path, embeddings, metrics)
-    shared = ("seed", "device", "pictures", "label_fraction", "labels_per_class")
-    values = asdict(config)
-    settings: dict[str, Any] = {
-        "loss": config.model,
-        "model": config.model,
-        **{name: values.pop(name) for name in shared},
-        **encoder,
-        config.model.replace("-", "_"): values,
-        "data": describe(splits),
-    }
-    folder.write(settings, metrics, model.history, splits.train)
-    return GraphModelResult(model, metrics, model.history, predictions)
 
 
 class _Recorder:

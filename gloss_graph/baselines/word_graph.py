@@ -12,6 +12,7 @@ import torch
 from scipy import sparse
 from torch import Tensor
 from torch_geometric.data import Data
+from torch_geometric.utils import from_scipy_sparse_matrix, to_scipy_sparse_matrix
 
 from gloss_graph._internal.checks import check_choice, check_positive_int
 
@@ -186,11 +187,10 @@ def word_document_graph(
     meeting = _pmi(flat, lengths, len(names), window, counting)
     whole = sparse.bmat([[None, terms], [terms.T, meeting]], format="csr")
     whole.sort_indices()
-    rows = np.repeat(np.arange(whole.shape[0]), np.diff(whole.indptr))
-    edge_index = np.stack([rows, whole.indices.astype(np.int64)])
+    edge_index, weight = from_scipy_sparse_matrix(whole)
     return Data(
-        edge_index=torch.from_numpy(edge_index),
-        edge_weight=torch.from_numpy(whole.data.astype(np.float32)),
+        edge_index=edge_index,
+        edge_weight=weight.float(),
         num_nodes=whole.shape[0],
         num_documents=len(documents),
         words=names,
@@ -212,10 +212,8 @@ def normalized_adjacency(graph: Data) -> Tensor:
 
 def normalized_matrix(graph: Data) -> sparse.csr_matrix:
     """The matrix of `normalized_adjacency` in SciPy's form, float64."""
-    size = int(graph.num_nodes)
-    rows, columns = graph.edge_index.numpy()
-    weights = graph.edge_weight.numpy().astype(np.float64)
-    matrix = sparse.csr_matrix((weights, (rows, columns)), (size, size))
+    size, weight = int(graph.num_nodes), graph.edge_weight.double()
+    matrix = to_scipy_sparse_matrix(graph.edge_index, weight, size).tocsr()
     matrix = (matrix + sparse.identity(size, format="csr")).tocsr()
     scale = sparse.diags(1.0 / np.sqrt(np.asarray(matrix.sum(axis=1)).ravel()))
     matrix = (scale @ matrix @ scale).tocsr()
