@@ -80,12 +80,11 @@ class GraphGuidedModule(lightning.LightningModule):
         self.encoder, self.objective, self.head = encoder, objective, head
         self.learning_rate, self.head_learning_rate = learning_rate, head_learning_rate
         self.weight_decay, self.warmup, self.reference = weight_decay, warmup, reference
-        #: Predicted classes, labels and ids of each batch of an evaluation.
+        # Predicted classes, labels and ids of each batch of an evaluation.
         self._seen: list[tuple[Tensor, Tensor, Tensor]] = []
         # The objective stays equal on all processes; DDP would send the whole bank every step.
-        self._ddp_params_and_buffers_to_ignore = [
-            f"objective.{name}" for name, _ in objective.named_buffers()
-        ]
+        buffers = objective.named_buffers("objective")
+        self._ddp_params_and_buffers_to_ignore = [name for name, _ in buffers]
         # Loaded encoders are in eval mode, and Lightning trains every part in the mode it is in.
         self.train()
 

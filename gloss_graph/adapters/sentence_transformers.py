@@ -160,10 +160,8 @@ class GraphGuidedLoss(nn.Module):
         if memory is None:
             raise ValueError("'objective' must have a 'memory' to fill (got None).")
         if labels.shape != (len(texts),):
-            raise ValueError(
-                f"'labels' must hold one label per text (got {tuple(labels.shape)} for "
-                f"{len(texts)})."
-            )
+            got = f"{tuple(labels.shape)} for {len(texts)}"
+            raise ValueError(f"'labels' must hold one label per text (got {got}).")
 
         def batches() -> Iterator[tuple[Tensor, Tensor, Tensor]]:
             for rows in torch.arange(len(texts)).split(batch_size):
@@ -224,13 +222,12 @@ class ObjectiveCheckpoint(TrainerCallback):
     def on_save(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
         """Write the file into the checkpoint."""
         if is_main():
-            self._loss.save(_checkpoint(args, state) / OBJECTIVE_FILE)
+            self._loss.save(_file(args, state))
 
     def on_train_begin(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
         """Restore, where training resumes."""
         if state.global_step > 0:
-            file = _checkpoint(args, state) / OBJECTIVE_FILE
-            model = self._loss.whole_model()
+            file, model = _file(args, state), self._loss.whole_model()
             if model is not None:
                 # The Trainer does not say which folder it resumed from.
                 check_model(model, file)
@@ -243,5 +240,5 @@ class ObjectiveCheckpoint(TrainerCallback):
             self._loss.load(Path(state.best_model_checkpoint) / OBJECTIVE_FILE)
 
 
-def _checkpoint(args: TrainingArguments, state: TrainerState) -> Path:
-    return Path(args.output_dir) / f"checkpoint-{state.global_step}"
+def _file(args: TrainingArguments, state: TrainerState) -> Path:
+    return Path(args.output_dir) / f"checkpoint-{state.global_step}" / OBJECTIVE_FILE

@@ -242,7 +242,17 @@ def _read(
         return bank
     if isinstance(source, (Tensor, np.ndarray)):
         _left_out("features are embeddings", encoder=encoder)
-        return _of_rows(torch.as_tensor(source).detach().cpu(), documents, columns)
+        rows = torch.as_tensor(source).detach().cpu()
+        check_matrix("source", rows)
+        if documents is None:
+            return _Rows(rows, torch.full((len(rows),), -1), torch.arange(len(rows)))
+        corpus = read_corpus(documents, columns)
+        if len(corpus) != len(rows):
+            raise ValueError(
+                f"'documents' must have one document per row of features (got {len(corpus)} for "
+                f"{len(rows)})."
+            )
+        return _of_corpus(corpus, rows)
     if isinstance(source, (Corpus, str, Path)):
         _left_out("the source is the documents", documents=documents)
         return _embedded(read_corpus(source, columns), encoder, max_length, progress)
@@ -256,20 +266,6 @@ def _left_out(why: str, **values: Any) -> None:
     for name, value in values.items():
         if value is not None:
             raise ValueError(f"'{name}' must be left out here: {why}.")
-
-
-def _of_rows(rows: Tensor, documents: Documents, columns: dict[str, Any]) -> _Rows:
-    check_matrix("source", rows)
-    size = rows.size(0)
-    if documents is None:
-        return _Rows(rows, torch.full((size,), -1), torch.arange(size))
-    corpus = read_corpus(documents, columns)
-    if len(corpus) != size:
-        raise ValueError(
-            f"'documents' must have one document per row of features (got {len(corpus)} for "
-            f"{size})."
-        )
-    return _of_corpus(corpus, rows)
 
 
 def _embedded(corpus: Corpus, encoder: Encoder, max_length: int | None, progress: bool) -> _Rows:

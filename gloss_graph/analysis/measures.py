@@ -92,14 +92,23 @@ def measures(
     part = np.empty(0, dtype=np.int64)
     if documents.size:
         _, part = connected_components(documents.links, directed=False)
-    reach = _reach(documents, part, classes)
+    reach = np.full(documents.size, np.nan)
+    if classes.size:
+        seeds = np.unique([part[documents.seeds], documents.y[documents.seeds]], axis=1)
+        reach = (np.bincount(seeds[0], minlength=part.max() + 1) == classes.size)[part]
     inner = _Inner(documents, documents.y)
     whole = _structure(documents, part, graph.get("in_degree"))
     whole |= {"reach_every_class": _mean(reach), **_homophily(inner)}
     found = None
     if np.ndim(communities) or communities:
         found = _communities(documents, communities, seed)
-        whole |= _agreement(documents, found)
+        groups, truth = found[known], documents.y[known]
+        whole |= {
+            "louvain_communities": found.max(initial=-1) + 1,
+            "louvain_modularity": _homophily(_Inner(documents, found))["label_modularity"],
+            "louvain_nmi": normalized_mutual_info_score(truth, groups) if known.size else np.nan,
+            "louvain_ari": adjusted_rand_score(truth, groups) if known.size else np.nan,
+        }
     silhouettes: dict[int, float] = {}
     if rows is not None and known.size:
         chosen = known[stratified_sample(documents.y[known], silhouette_limit, seed=seed)]
@@ -162,15 +171,6 @@ def _structure(documents: GraphArrays, part: np.ndarray, in_degree: Any) -> dict
     }
 
 
-def _reach(documents: GraphArrays, part: np.ndarray, classes: np.ndarray) -> np.ndarray:
-    """Whether every class has a seed in a document's component (N,); NaN without classes."""
-    if not classes.size:
-        return np.full(documents.size, np.nan)
-    seeds = np.stack([part[documents.seeds], documents.y[documents.seeds]])
-    held = np.unique(seeds, axis=1)[0]
-    return (np.bincount(held, minlength=part.max() + 1) == classes.size)[part]
-
-
 class _Inner:
     """Edges among documents of some groups (N,), both directions: ends' groups, weights (E',)."""
 
@@ -214,10 +214,8 @@ def _class_ties(inner: _Inner, label: int) -> dict[str, float]:
 
 def _communities(documents: GraphArrays, given: bool | np.ndarray, seed: int) -> np.ndarray:
     """Community (N,) of every document; a document without an edge is alone in one."""
-    if isinstance(given, bool):
-        found = louvain_communities(documents.adjacency, seed=seed)
-    else:
-        found = np.array(given)
+    chosen = isinstance(given, bool)
+    found = louvain_communities(documents.adjacency, seed=seed) if chosen else np.array(given)
     if found.shape != (documents.size,) or not np.issubdtype(found.dtype, np.integer):
         raise ValueError(
             f"'communities' must be a boolean or {documents.size} integers, one per document (got "
@@ -226,18 +224,6 @@ def _communities(documents: GraphArrays, given: bool | np.ndarray, seed: int) ->
     alone = np.flatnonzero(found < 0)
     found[alone] = found.max(initial=-1) + 1 + np.arange(alone.size)
     return found
-
-
-def _agreement(documents: GraphArrays, found: np.ndarray) -> dict[str, float]:
-    """Quality of the communities, and their agreement with the classes."""
-    known = documents.y >= 0
-    classes, groups = documents.y[known], found[known]
-    return {
-        "louvain_communities": found.max(initial=-1) + 1,
-        "louvain_modularity": _homophily(_Inner(documents, found))["label_modularity"],
-        "louvain_nmi": normalized_mutual_info_score(classes, groups) if known.any() else np.nan,
-        "louvain_ari": adjusted_rand_score(classes, groups) if known.any() else np.nan,
-    }
 
 
 def louvain_communities(adjacency: sparse.csr_array, *, seed: int = 0) -> np.ndarray:
