@@ -5,9 +5,6 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from functools import reduce
-from itertools import groupby
-from operator import itemgetter, or_
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
@@ -249,10 +246,14 @@ def _columns(documents: GraphArrays) -> np.ndarray:
     source, target = documents.edge_index.numpy()
     touch = documents.seeds[source] & (piece[target] >= 0)
     pairs = np.unique(np.stack([source[touch], piece[target[touch]]]), axis=1)
+    touched: dict[int, list[int]] = defaultdict(list)  # seed -> pieces
+    for node, number in pairs.T.tolist():
+        touched[node].append(number)
     taken: dict[int, int] = defaultdict(int)  # piece -> its columns, as bits
-    for node, group in groupby(pairs.T.tolist(), key=itemgetter(0)):
-        pieces = [number for _, number in group]
-        used = reduce(or_, (taken[number] for number in pieces))
+    for node, pieces in touched.items():
+        used = 0
+        for number in pieces:
+            used |= taken[number]
         bit = ~used & (used + 1)
         columns[node] = bit.bit_length() - 1
         for number in pieces:

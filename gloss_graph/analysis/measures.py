@@ -1,7 +1,9 @@
-"""Measures of document graphs, of their classes and of their embeddings."""
+"""Measures of document graphs, of their classes and embeddings, and the words of their groups."""
 
 from __future__ import annotations
 
+import unicodedata
+from collections.abc import Sequence
 from typing import Any
 
 import networkx as nx
@@ -11,23 +13,21 @@ import torch
 from scipy import sparse
 from scipy.sparse.csgraph import connected_components
 from scipy.stats import skew
-from sklearn.metrics import (
-    accuracy_score,
-    adjusted_rand_score,
-    f1_score,
-    normalized_mutual_info_score,
-    silhouette_samples,
-)
+from sklearn import metrics
+from sklearn.feature_extraction.text import CountVectorizer
 from torch import Tensor
 from torch_geometric.data import Data
 
-from gloss_graph._internal.checks import check_positive_int
+from gloss_graph._internal.checks import check_choice, check_positive_int
 from gloss_graph._internal.labels import stratified_sample
-from gloss_graph.analysis.words import group_words
 from gloss_graph.export.graph_arrays import GraphArrays, read_arrays, read_embeddings
+from gloss_graph.text.corpora import string_list
 
 #: Scope of the measures of the whole graph; the scope of a class is its name.
 GRAPH = "graph"
+# `\w` has neither the vowel signs of Indic scripts nor the joiners within Persian words.
+_MARKS = "".join(c for c in map(chr, range(0x300, 0xFE30)) if unicodedata.category(c)[0] == "M")
+_WORD = rf"[^\W\d_][\w{_MARKS}\u200c\u200d]+"
 
 
 def measures(
@@ -106,8 +106,10 @@ def measures(
         whole |= {
             "louvain_communities": found.max(initial=-1) + 1,
             "louvain_modularity": _homophily(_Inner(documents, found))["label_modularity"],
-            "louvain_nmi": normalized_mutual_info_score(truth, groups) if known.size else np.nan,
-            "louvain_ari": adjusted_rand_score(truth, groups) if known.size else np.nan,
+            "louvain_nmi": metrics.normalized_mutual_info_score(truth, groups)
+            if known.size
+            else np.nan,
+            "louvain_ari": metrics.adjusted_rand_score(truth, groups) if known.size else np.nan,
         }
     silhouettes: dict[int, float] = {}
     if rows is not None and known.size:
@@ -269,8 +271,8 @@ def classification_scores(predicted: np.ndarray, labels: np.ndarray) -> dict[str
         raise ValueError("'labels' must hold a label >= 0 (got none).")
     predicted, labels = predicted[labeled], labels[labeled]
     return {
-        "accuracy": float(accuracy_score(labels, predicted)),
-        "macro_f1": float(f1_score(labels, predicted, average="macro", zero_division=0)),
+        "accuracy": float(metrics.accuracy_score(labels, predicted)),
+        "macro_f1": float(metrics.f1_score(labels, predicted, average="macro", zero_division=0)),
     }
 
 
@@ -309,5 +311,67 @@ def _silhouettes(embeddings: Tensor, labels: Tensor) -> tuple[np.ndarray, dict[i
     classes = np.unique(of_row)
     if not 2 <= classes.size < of_row.size:
         return np.empty(0), {}
-    values = silhouette_samples(rows, of_row)
+    values = metrics.silhouette_samples(rows, of_row)
     return values, {int(label): values[of_row == label].mean() for label in classes}
+
+
+def group_words(
+    texts: Sequence[str],
+    groups: Any,
+    *,
+    top: int = 5,
+    stop_words: list[str] | str | None = "english",
+) -> dict[Any, list[str]]:
+    r"""Find the most telling words of every group of documents, by class-based TF-IDF.
+
+    The weight of a word in a group is \(t \log(1 + A / f)\): t is its share of the group's words,
+    f its count over all groups, A the mean number of words per group (BERTopic, Grootendorst,
+    2022). A word starts with a letter of any script, has at least two characters, and is counted
+    in lower case. Words of equal weight are in alphabetical order.
+
+    The N `groups` are names or numbers, such as classes or communities; -1, None or NaN for a
+    document without a group. `stop_words`, which are not counted, are `"english"`, a list for
+    another language, or None.
+
+    Returns:
+        At most `top` words of every group, the most telling one first.
+
+    Raises:
+        ValueError: Texts that are not strings, another number of groups, or `top` below 1.
+
+    Cost: about a second per 2 million words.
+
+    Example:
+        >>> group_words(["hot tea", "green tea", "the train is late"], ["drink", "drink", "rail"])
+        {'drink': ['tea', 'green', 'hot'], 'rail': ['late', 'train']}
+
+    See also: `louvain_communities`, for groups that a graph has without labels.
+    """
+    check_positive_int("top", top)
+    if isinstance(stop_words, str):
+        check_choice("stop_words", stop_words, ("english",))
+    texts, column = string_list("texts", texts), pd.Series(groups)
+    if len(column) != len(texts):
+        raise ValueError(
+            f"'groups' must hold one per document (got {len(column)} for {len(texts)})."
+        )
+    members = np.flatnonzero((column.notna() & (column != -1)).to_numpy())
+    codes, names = pd.factorize(column.iloc[members], sort=True)
+    found: dict[Any, list[str]] = {name: [] for name in names.tolist()}
+    vectorizer = CountVectorizer(token_pattern=_WORD, stop_words=stop_words)
+    split = vectorizer.build_analyzer()
+    if not any(split(texts[row]) for row in members):
+        return found
+    by_document = vectorizer.fit_transform([texts[row] for row in members])
+    place = (codes, np.arange(members.size))
+    by_group = sparse.csr_array(sparse.csr_array((np.ones(members.size), place)) @ by_document)
+    total = by_group.sum(axis=1)
+    rarity = np.log1p(total.mean() / by_group.sum(axis=0))
+    vocabulary = vectorizer.get_feature_names_out()
+    for group, (start, end) in enumerate(zip(by_group.indptr, by_group.indptr[1:], strict=False)):
+        words = by_group.indices[start:end]
+        # Every count has the same divisor here; the vocabulary is in alphabetical order.
+        weight = by_group.data[start:end] / max(total[group], 1) * rarity[words]
+        best = np.lexsort((words, -weight))[:top]
+        found[names[group]] = vocabulary[words[best]].tolist()
+    return found
