@@ -205,12 +205,8 @@ def document_graph(
         in_degree=torch.bincount(targets, minlength=size),
         bandwidth=sigma,
     )
-    if found.texts is not None:
-        data.text = found.texts
-    if found.label_names is not None:
-        data.label_names = found.label_names
-    if keep_features:
-        data.x = rows
+    known = {"text": found.texts, "label_names": names, "x": rows if keep_features else None}
+    data.update({name: value for name, value in known.items() if value is not None})
     data.k, data.symmetrize, data.min_weight = k, symmetrize, float(min_weight)
     data.search, data.recall = neighbors.search, neighbors.recall
     return data

@@ -103,13 +103,12 @@ def measures(
     if np.ndim(communities) or communities:
         found = _communities(documents, communities, seed)
         groups, truth = found[known], documents.y[known]
+        nmi, ari = metrics.normalized_mutual_info_score, metrics.adjusted_rand_score
         whole |= {
             "louvain_communities": found.max(initial=-1) + 1,
             "louvain_modularity": _homophily(_Inner(documents, found))["label_modularity"],
-            "louvain_nmi": metrics.normalized_mutual_info_score(truth, groups)
-            if known.size
-            else np.nan,
-            "louvain_ari": metrics.adjusted_rand_score(truth, groups) if known.size else np.nan,
+            "louvain_nmi": nmi(truth, groups) if known.size else np.nan,
+            "louvain_ari": ari(truth, groups) if known.size else np.nan,
         }
     silhouettes: dict[int, float] = {}
     if rows is not None and known.size:
