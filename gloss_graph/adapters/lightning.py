@@ -18,16 +18,14 @@ from torch import Tensor, nn
 from gloss_graph._internal.checks import check_range
 from gloss_graph._internal.eval_mode import evaluating
 from gloss_graph._internal.processes import gather_rows, share_state, world_size
-from gloss_graph.analysis.scores import classification_scores
+from gloss_graph.analysis.measures import classification_scores
 from gloss_graph.objective import GraphGuidedObjective
 
 __all__ = ["GraphGuidedModule"]
 
-_NOT_INPUTS = ("labels", "ids", "frozen")
-
 
 class GraphGuidedModule(lightning.LightningModule):
-    r"""Encoder, head and `GraphGuidedObjective` as one LightningModule.
+    """Encoder, head and `GraphGuidedObjective` as one LightningModule.
 
     Batches are mappings: the encoder's keyword arguments, `labels` (B,) (-1 = unlabeled) and
     `ids` (B,), the stable document identities; `frozen` (B, D') where the bank holds frozen
@@ -41,8 +39,6 @@ class GraphGuidedModule(lightning.LightningModule):
     `val_accuracy`, `val_macro_f1` (`test_...`) of the head; without a head, of propagation over
     the bank. With several processes every bank takes the rows of all. All parts start in training
     mode; call `eval()` afterwards on parts that need no dropout.
-
-    Shapes: B batch rows, D dimension, C classes.
 
     Args:
         encoder: Called with a batch's inputs as keyword arguments, returns embeddings (B, D).
@@ -84,11 +80,11 @@ class GraphGuidedModule(lightning.LightningModule):
         self.encoder, self.objective, self.head = encoder, objective, head
         self.learning_rate, self.head_learning_rate = learning_rate, head_learning_rate
         self.weight_decay, self.warmup, self.reference = weight_decay, warmup, reference
+        # Predicted classes, labels and ids of each batch of an evaluation.
         self._seen: list[tuple[Tensor, Tensor, Tensor]] = []
         # The objective stays equal on all processes; DDP would send the whole bank every step.
-        self._ddp_params_and_buffers_to_ignore = [
-            f"objective.{name}" for name, _ in objective.named_buffers()
-        ]
+        buffers = objective.named_buffers("objective")
+        self._ddp_params_and_buffers_to_ignore = [name for name, _ in buffers]
         # Loaded encoders are in eval mode, and Lightning trains every part in the mode it is in.
         self.train()
 
@@ -103,7 +99,7 @@ class GraphGuidedModule(lightning.LightningModule):
 
     def training_step(self, batch: Mapping[str, Any], batch_idx: int) -> Tensor:
         """Loss of one batch; the bank takes it."""
-        inputs, labels, ids, frozen = _parts(batch)
+        labels, inputs = _labels(batch), _inputs(batch)
         embeddings = self.encoder(**inputs)
         reference = None
         if self.reference:
@@ -112,25 +108,23 @@ class GraphGuidedModule(lightning.LightningModule):
         loss: Tensor = self.objective(
             embeddings,
             labels,
-            ids=ids,
+            ids=batch.get("ids"),
             logits=None if self.head is None else self.head(embeddings),
             target_embeddings=reference,
-            frozen=frozen,
+            frozen=batch.get("frozen"),
         )
-        logged = {"loss": loss.detach(), **self.objective.parts}
-        for name, value in logged.items():
+        for name, value in {"loss": loss.detach(), **self.objective.parts}.items():
             self.log(f"train_{name}", value, prog_bar=name == "loss", batch_size=labels.numel())
         return loss
 
     def validation_step(self, batch: Mapping[str, Any], batch_idx: int) -> None:
         """Predict one batch."""
-        _, labels, ids, _ = _parts(batch)
-        memory = self.objective.memory
+        labels, memory = _labels(batch), self.objective.memory
         if self.head is None and (memory is None or not bool(memory.labeled.any())):
             return  # nothing to propagate from yet
-        predicted = self.predict_step(batch, 0)
-        # Without ids every row counts.
-        self._seen.append((predicted, labels, torch.full_like(labels, -1) if ids is None else ids))
+        ids = batch.get("ids")
+        ids = torch.full_like(labels, -1) if ids is None else ids  # then every row counts
+        self._seen.append((self.predict_step(batch, 0), labels, ids))
 
     test_step = validation_step
 
@@ -151,10 +145,10 @@ class GraphGuidedModule(lightning.LightningModule):
         return found.argmax(dim=1)
 
     def _log_scores(self, split: str) -> None:
-        seen, self._seen = self._seen, []
-        if not seen:
+        if not self._seen:
             return
-        columns = (gather_rows(torch.cat(part)) for part in zip(*seen, strict=True))
+        columns = [gather_rows(torch.cat(part)) for part in zip(*self._seen, strict=True)]
+        self._seen.clear()
         predicted, labels, ids = (column.cpu().numpy() for column in columns)
         if world_size() > 1 and (ids >= 0).all():
             # A sampler for several processes repeats documents to give all equally many.
@@ -188,15 +182,14 @@ class GraphGuidedModule(lightning.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
 
-def _parts(batch: Mapping[str, Any]) -> tuple[dict[str, Any], Tensor, Tensor | None, Tensor | None]:
-    """Inputs of the encoder, labels, ids and frozen features of a batch."""
+def _labels(batch: Mapping[str, Any]) -> Tensor:
     if not isinstance(batch, Mapping) or batch.get("labels") is None:
         raise ValueError(
             "A batch must be a mapping with the encoder's inputs, 'labels' and 'ids'. The "
             "collate_fn of the DataLoader must pass them on."
         )
-    return _inputs(batch), batch["labels"], batch.get("ids"), batch.get("frozen")
+    return batch["labels"]
 
 
 def _inputs(batch: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in batch.items() if name not in _NOT_INPUTS}
+    return {name: batch[name] for name in batch if name not in ("labels", "ids", "frozen")}

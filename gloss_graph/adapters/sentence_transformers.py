@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import sentence_transformers
 import torch
+from sentence_transformers.util import batch_to_device
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from transformers import TrainerCallback, TrainerState, TrainingArguments
@@ -44,13 +45,9 @@ __all__ = ["OBJECTIVE_FILE", "GraphGuidedLoss", "ObjectiveCheckpoint", "document
 def document_ids(features: Mapping[str, Any], labels: Tensor) -> Tensor:
     """Stable identities (B,) of tokenized texts: the same tokens and label, the same id.
 
-    A 63-bit hash of the model's input, independent of padding, order, process and run. A text that
-    occurs with two labels is two documents; texts that differ only beyond the model's longest
-    sequence are one.
-
-    Args:
-        features: `input_ids` (B, L) and `attention_mask` (B, L), if there is padding.
-        labels: (B,) integer.
+    A 63-bit hash of the `input_ids` (B, L) under the `attention_mask` (B, L), if there is one, and
+    of the label: independent of padding, order, process and run. A text that occurs with two labels
+    is two documents; texts that differ only beyond the model's longest sequence are one.
     """
     tokens = features.get("input_ids")
     if not isinstance(tokens, Tensor) or tokens.dim() != 2 or tokens.size(0) != labels.numel():
@@ -63,8 +60,8 @@ def document_ids(features: Mapping[str, Any], labels: Tensor) -> Tensor:
     rows = zip(tokens.cpu().long(), kept.cpu().bool(), labels.tolist(), strict=True)
     numbers = []
     for row, real, label in rows:
-        content = np.array([*row[real].tolist(), label], dtype="<i8").tobytes()
-        digest = hashlib.blake2b(content, digest_size=8).digest()
+        content = np.array([*row[real].tolist(), label], dtype="<i8")
+        digest = hashlib.blake2b(content.tobytes(), digest_size=8).digest()
         numbers.append(int.from_bytes(digest, "little") >> 1)
     return torch.tensor(numbers, dtype=torch.long, device=labels.device)
 
@@ -81,8 +78,6 @@ class GraphGuidedLoss(nn.Module):
     head too; without one the encoder is trained by \(L_G\) alone. Evaluation stores nothing. The
     Trainer's checkpoints hold only the model: add `ObjectiveCheckpoint` to its callbacks to keep
     bank, generator and head with them. With several processes banks and head stay equal.
-
-    Shapes: B batch rows, D dimension, C classes.
 
     Args:
         model: The SentenceTransformer that is trained.
@@ -113,11 +108,10 @@ class GraphGuidedLoss(nn.Module):
             parameter.register_hook(mean_over_processes)
 
     def forward(self, sentence_features: Iterable[dict[str, Any]], labels: Tensor | None) -> Tensor:
-        """Loss of one batch, which the bank stores afterwards when training.
+        """Loss of a batch, which the bank stores afterwards when training.
 
-        Args:
-            sentence_features: One element: the tokens of B texts.
-            labels: (B,) integer classes, -1 = unlabeled, or (B, 2) pairs of class and id.
+        There is one column, the tokens of B texts; the labels are (B,) integer classes, -1 =
+        unlabeled, or (B, 2) pairs of class and id.
         """
         columns = list(sentence_features)
         if len(columns) != 1:
@@ -133,9 +127,8 @@ class GraphGuidedLoss(nn.Module):
         else:
             labels = labels.reshape(-1)
             ids = document_ids(features, labels)
-        training = bool(self.model.training)
-        self.objective.train(training)
-        if training and not self._shared:
+        self.objective.train(self.model.training)
+        if self.model.training and not self._shared:
             # Once, before the first step of several processes.
             share_state(self._kept())
             self._shared = True
@@ -145,8 +138,8 @@ class GraphGuidedLoss(nn.Module):
 
     def _kept(self) -> nn.ModuleDict:
         """State outside the model."""
-        head = {} if self.head is None else {"head": self.head}
-        return nn.ModuleDict({"objective": self.objective, **head})
+        parts = {"objective": self.objective, "head": self.head}
+        return nn.ModuleDict({name: part for name, part in parts.items() if part is not None})
 
     def prefill(
         self,
@@ -158,39 +151,25 @@ class GraphGuidedLoss(nn.Module):
         batch_size: int = 64,
         progress: bool = False,
     ) -> int:
-        """Fill the bank with a corpus as the model embeds it now, without dropout.
+        """Fill the bank with N texts as the model embeds them now; returns its number of rows.
 
-        Args:
-            texts: N texts.
-            labels: (N,) integer, -1 = unlabeled.
-            ids: (N,) integer, where the dataset has ids; else hashed as in training.
-            prompt: Text that the Trainer puts before every text, if any.
-            batch_size: Texts per forward pass.
-            progress: Show a progress bar.
-
-        Returns:
-            Number of rows in the bank.
+        Labels (N,) are integer, -1 = unlabeled. Without `ids` (N,) they are hashed as in training,
+        where a `prompt` of the Trainer counts.
         """
         memory = self.objective.memory
         if memory is None:
             raise ValueError("'objective' must have a 'memory' to fill (got None).")
         if labels.shape != (len(texts),):
-            raise ValueError(
-                f"'labels' must hold one label per text (got {tuple(labels.shape)} for "
-                f"{len(texts)})."
-            )
+            got = f"{tuple(labels.shape)} for {len(texts)}"
+            raise ValueError(f"'labels' must hold one label per text (got {got}).")
 
         def batches() -> Iterator[tuple[Tensor, Tensor, Tensor]]:
             for rows in torch.arange(len(texts)).split(batch_size):
                 features = self.model.preprocess([texts[row] for row in rows], prompt=prompt)
                 names = document_ids(features, labels[rows]) if ids is None else ids[rows]
-                moved = {
-                    k: v.to(device) if isinstance(v, Tensor) else v for k, v in features.items()
-                }
-                embeddings = self.model(moved)["sentence_embedding"]
-                yield embeddings, labels[rows], names
+                features = batch_to_device(features, self.model.device)
+                yield self.model(features)["sentence_embedding"], labels[rows], names
 
-        device = self.model.device
         with evaluating(self.model):
             return memory.prefill(batches(), lambda rows: rows, progress=progress)
 
@@ -206,8 +185,8 @@ class GraphGuidedLoss(nn.Module):
         """The model that is trained; None where a process holds only a part of it."""
         model: nn.Module = getattr(self.model, "module", self.model)
         weights = model.parameters()
-        parts = any(isinstance(value, DTensor) or not value.numel() for value in weights)
-        return None if parts else model
+        partly = any(isinstance(value, DTensor) or not value.numel() for value in weights)
+        return None if partly else model
 
     def get_config_dict(self) -> dict[str, Any]:
         """Settings for the model card."""
@@ -243,13 +222,12 @@ class ObjectiveCheckpoint(TrainerCallback):
     def on_save(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
         """Write the file into the checkpoint."""
         if is_main():
-            self._loss.save(_checkpoint(args, state) / OBJECTIVE_FILE)
+            self._loss.save(_file(args, state))
 
     def on_train_begin(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
         """Restore, where training resumes."""
         if state.global_step > 0:
-            file = _checkpoint(args, state) / OBJECTIVE_FILE
-            model = self._loss.whole_model()
+            file, model = _file(args, state), self._loss.whole_model()
             if model is not None:
                 # The Trainer does not say which folder it resumed from.
                 check_model(model, file)
@@ -262,5 +240,5 @@ class ObjectiveCheckpoint(TrainerCallback):
             self._loss.load(Path(state.best_model_checkpoint) / OBJECTIVE_FILE)
 
 
-def _checkpoint(args: TrainingArguments, state: TrainerState) -> Path:
-    return Path(args.output_dir) / f"checkpoint-{state.global_step}"
+def _file(args: TrainingArguments, state: TrainerState) -> Path:
+    return Path(args.output_dir) / f"checkpoint-{state.global_step}" / OBJECTIVE_FILE

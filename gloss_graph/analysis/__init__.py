@@ -9,14 +9,15 @@ from gloss_graph._internal.moved import moved_names
 from gloss_graph.analysis.audit import Audit, audit
 from gloss_graph.analysis.document_graph import document_graph
 from gloss_graph.analysis.explanation import NodeExplanation, explain
-from gloss_graph.analysis.measures import louvain_communities, measures
-from gloss_graph.analysis.scores import (
+from gloss_graph.analysis.measures import (
     classification_scores,
+    group_words,
+    louvain_communities,
     macro_silhouette,
+    measures,
     micro_silhouette,
     silhouette_scores,
 )
-from gloss_graph.analysis.words import group_words
 
 __all__ = [
     "Audit",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,17 +13,18 @@ from safetensors import safe_open
 from torch import Tensor
 from torch_geometric.data import Data
 
-from gloss_graph._internal.checks import check_choice, check_matrix, check_positive_int, check_range
+from gloss_graph._internal.checks import (
+    check_index_vector,
+    check_matrix,
+    check_positive_int,
+    check_range,
+)
 from gloss_graph._internal.limits import read_tensors
 from gloss_graph._internal.precision import unit_rows
-from gloss_graph.graph.bandwidth import (
-    BandwidthRule,
-    check_bandwidth,
-    estimate_bandwidth,
-    local_scales,
-)
-from gloss_graph.graph.kernels import Kernel, cosine_kernel, resolve_kernel, weigh
-from gloss_graph.graph.links import SYMMETRIZE, symmetrize_links
+from gloss_graph.graph import KNNGraph
+from gloss_graph.graph.bandwidth import BandwidthRule, estimate_bandwidth, local_scales
+from gloss_graph.graph.kernels import Kernel, weigh
+from gloss_graph.graph.links import symmetrize_links
 from gloss_graph.memory import MemoryBank
 from gloss_graph.neighbors.corpus import corpus_neighbors
 from gloss_graph.runs import RunFolder
@@ -40,15 +41,13 @@ from gloss_graph.text.corpora import string_list
 from gloss_graph.text.readers import read_again
 from gloss_graph.text.tables import has_column
 
+Documents = Corpus | str | Path | None
+Encoder = TextEncoder | FeatureEncoder | str | None
 Source = Tensor | np.ndarray | MemoryBank | Corpus | str | Path
-_FEATURES = (".npy", ".pt", ".safetensors")
 
 
 class _Rows(NamedTuple):
-    """N documents: `rows` (N, D) floating, `labels` (N,) long with -1 for none, `ids` (N,) long.
-
-    `texts` (N) and the class names are None if unknown.
-    """
+    """N documents: `rows` (N, D) floating, `labels` (N,) long with -1 for none, `ids` (N,) long."""
 
     rows: Tensor
     labels: Tensor
@@ -65,8 +64,8 @@ def document_graph(
     *,
     texts: Sequence[str] | None = None,
     label_names: Sequence[str] | None = None,
-    documents: Corpus | str | Path | None = None,
-    encoder: TextEncoder | FeatureEncoder | str | None = None,
+    documents: Documents = None,
+    encoder: Encoder = None,
     text: str = "text",
     label: str | None = None,
     text_b: str | None = None,
@@ -145,23 +144,39 @@ def document_graph(
         >>> data.edge_index.tolist(), data.text[1]
         ([[0, 1, 1, 2], [1, 0, 2, 1]], 'cup')
 
-    See also: `write_graph` and `to_networkx`, for the result; `build_document_graph`, for a batch
-    and a bank, with gradient.
+    See also: `write_graph`, for the result; `build_document_graph`, for a batch with gradient.
     """
-    check_positive_int("k", k)
-    check_choice("symmetrize", symmetrize, SYMMETRIZE)
-    check_bandwidth(bandwidth)
+    settings = KNNGraph(
+        k=k,
+        kernel=kernel,
+        bandwidth=bandwidth,
+        symmetrize=symmetrize,
+        normalize=bool(normalize_embeddings),
+    )
     check_range("min_weight", min_weight, 0.0, 1.0)
     check_positive_int("exact_up_to", exact_up_to, 0)
     if probes is not None:
         check_positive_int("probes", probes)
-    chosen_kernel = resolve_kernel(kernel)
-    if chosen_kernel is cosine_kernel and not normalize_embeddings:
-        raise ValueError("kernel='cosine' needs normalize_embeddings=True.")
     columns = {"text": text, "label": label, "text_b": text_b}
     # Texts that the caller gives need not be read again.
     found = _read(source, documents, encoder, columns, max_length, texts is None, progress)
-    found = _overridden(found, labels, ids, texts, label_names)
+    size = len(found.rows)
+    if labels is not None:
+        found = found._replace(labels=_integers("labels", labels, size, -1))
+    if ids is not None:
+        found = found._replace(ids=_integers("ids", ids, size, 0))
+    if texts is not None:
+        found = found._replace(texts=string_list("texts", texts))
+    if label_names is not None:
+        found = found._replace(label_names=string_list("label_names", label_names))
+    if found.texts is not None and len(found.texts) != size:
+        raise ValueError(f"'texts' must hold one per document (got {len(found.texts)} for {size}).")
+    names, top = found.label_names, int(found.labels.max()) if size else -1
+    if names is not None and top >= len(names):
+        raise ValueError(
+            f"'label_names' must name every class (got {len(names)} names for class {top}). Add "
+            "the missing names."
+        )
     check_matrix("source", found.rows, normalized=normalize_embeddings)
     rows = found.rows.float()
     x = unit_rows(rows) if normalize_embeddings else rows
@@ -170,35 +185,28 @@ def document_graph(
     )
     squared = neighbors.squared_distances
     listed = squared.isfinite()
-    origin, _ = listed.nonzero(as_tuple=True)
-    edge_index, link = symmetrize_links(origin, neighbors.indices[listed], x.size(0), symmetrize)
-    sigma = x.new_tensor(float("nan"))
-    if x.size(0) and bandwidth == "local":
-        scales = local_scales(squared)
-        squared_sigma = scales[edge_index[0]] * scales[edge_index[1]]
-    elif x.size(0):
+    targets = neighbors.indices[listed]
+    edge_index, link = symmetrize_links(listed.nonzero()[:, 0], targets, size, symmetrize)
+    sigma, squared_sigma = x.new_tensor(torch.nan), x.new_ones(())
+    if size and bandwidth == "local":
+        squared_sigma = local_scales(squared)[edge_index].prod(dim=0)
+    elif size:
         sigma = estimate_bandwidth(bandwidth, x, found.labels)
         squared_sigma = sigma.square()
-    else:
-        squared_sigma = x.new_ones(())
-    weight = weigh(chosen_kernel, squared[listed].index_select(0, link), squared_sigma)
+    weight = weigh(settings.weight, squared[listed].index_select(0, link), squared_sigma)
     kept = weight >= min_weight
     data = Data(
         edge_index=edge_index[:, kept],
         edge_weight=weight[kept],
         y=found.labels,
-        num_nodes=x.size(0),
+        num_nodes=size,
         doc_id=found.ids,
         seed_mask=found.labels >= 0,
-        in_degree=torch.bincount(neighbors.indices[listed], minlength=x.size(0)),
+        in_degree=torch.bincount(targets, minlength=size),
         bandwidth=sigma,
     )
-    if found.texts is not None:
-        data.text = found.texts
-    if found.label_names is not None:
-        data.label_names = found.label_names
-    if keep_features:
-        data.x = rows
+    known = {"text": found.texts, "label_names": names, "x": rows if keep_features else None}
+    data.update({name: value for name, value in known.items() if value is not None})
     data.k, data.symmetrize, data.min_weight = k, symmetrize, float(min_weight)
     data.search, data.recall = neighbors.search, neighbors.recall
     return data
@@ -206,9 +214,9 @@ def document_graph(
 
 def _read(
     source: Source,
-    documents: Corpus | str | Path | None,
-    encoder: TextEncoder | FeatureEncoder | str | None,
-    columns: dict[str, str | None],
+    documents: Documents,
+    encoder: Encoder,
+    columns: dict[str, Any],
     max_length: int | None,
     with_texts: bool,
     progress: bool,
@@ -216,65 +224,61 @@ def _read(
     """Rows, labels, ids and texts of a source; `document_graph` lists the combinations."""
     path = Path(source) if isinstance(source, (str, Path)) else None
     if path is not None and path.is_dir():
-        _left_out("encoder", encoder, "a run has one")
+        _left_out("a run has one", encoder=encoder)
         return _of_run(path, documents, columns, with_texts, progress)
-    if path is not None and path.suffix in _FEATURES:
-        _left_out("encoder", encoder, "features are embeddings")
-        if (bank := _saved_bank(path)) is not None:
-            _left_out("documents", documents, "a bank holds its documents")
-            return bank
-        return _of_rows(torch.from_numpy(read_features(path)), documents, columns)
+    bank = None
     if isinstance(source, MemoryBank):
-        _left_out("encoder", encoder, "a bank holds embeddings")
-        _left_out("documents", documents, "a bank holds its documents")
         targets = source.num_classes is not None
-        return _of_bank(source.embeddings, source.labels, source.ids, targets)
+        bank = _of_bank(source.embeddings, source.labels, source.ids, targets)
+    elif path is not None and path.suffix in (".npy", ".pt", ".safetensors"):
+        bank = _saved_bank(path)
+        source = torch.from_numpy(read_features(path)) if bank is None else source
+    if bank is not None:
+        _left_out("a bank holds embedded documents", encoder=encoder, documents=documents)
+        return bank
     if isinstance(source, (Tensor, np.ndarray)):
-        _left_out("encoder", encoder, "features are embeddings")
-        return _of_rows(torch.as_tensor(source).detach().cpu(), documents, columns)
+        _left_out("features are embeddings", encoder=encoder)
+        rows = torch.as_tensor(source).detach().cpu()
+        check_matrix("source", rows)
+        if documents is None:
+            return _Rows(rows, torch.full((len(rows),), -1), torch.arange(len(rows)))
+        corpus = read_corpus(documents, columns)
+        if len(corpus) != len(rows):
+            raise ValueError(
+                f"'documents' must have one document per row of features (got {len(corpus)} for "
+                f"{len(rows)})."
+            )
+        return _of_corpus(corpus, rows)
     if isinstance(source, (Corpus, str, Path)):
-        _left_out("documents", documents, "the source is the documents")
-        corpus = read_corpus(source, columns)
-        return _of_corpus(corpus, _embedded(corpus, encoder, max_length, progress))
+        _left_out("the source is the documents", documents=documents)
+        return _embedded(read_corpus(source, columns), encoder, max_length, progress)
     raise TypeError(
         "'source' must be features, a MemoryBank, a Corpus or a path (got "
         f"{type(source).__name__})."
     )
 
 
-def _left_out(name: str, value: Any, why: str) -> None:
-    if value is not None:
-        raise ValueError(f"'{name}' must be left out here: {why}.")
+def _left_out(why: str, **values: Any) -> None:
+    for name, value in values.items():
+        if value is not None:
+            raise ValueError(f"'{name}' must be left out here: {why}.")
 
 
-def _of_rows(
-    rows: Tensor, documents: Corpus | str | Path | None, columns: dict[str, str | None]
-) -> _Rows:
-    check_matrix("source", rows)
-    size = rows.size(0)
-    if documents is None:
-        return _Rows(rows, torch.full((size,), -1), torch.arange(size))
-    corpus = read_corpus(documents, columns)
-    if len(corpus) != size:
+def _embedded(corpus: Corpus, encoder: Encoder, max_length: int | None, progress: bool) -> _Rows:
+    if encoder is None and corpus.features is not None:
+        return _of_corpus(corpus, torch.from_numpy(corpus.features))
+    if encoder is None:
         raise ValueError(
-            f"'documents' must have one document per row of features (got {len(corpus)} for "
-            f"{size})."
+            "'encoder' must be given for documents without features. Try encoder='minilm'."
         )
-    return _of_corpus(corpus, rows)
+    if isinstance(encoder, str):
+        encoder = load_encoder(encoder, max_length=max_length)
+    return _of_corpus(corpus, encoder.embed(corpus, progress=progress))
 
 
 def _of_corpus(corpus: Corpus, rows: Tensor) -> _Rows:
-    _check_one_label(corpus)
-    labels, ids = torch.tensor(corpus.labels), torch.tensor(corpus.ids)
-    texts = _joined(corpus.texts, corpus.texts_b)
-    return _Rows(rows, labels, ids, texts, corpus.label_names or None)
-
-
-def _check_one_label(corpus: Corpus) -> None:
-    if corpus.multilabel:
-        raise ValueError(
-            "'documents' must have one label each (got label sets). Leave the label column out."
-        )
+    labels, ids, names = torch.tensor(corpus.labels), torch.tensor(corpus.ids), corpus.label_names
+    return _Rows(rows, labels, ids, _joined(corpus.texts, corpus.texts_b), names or None)
 
 
 def _joined(texts: list[str], texts_b: list[str] | None) -> list[str]:
@@ -288,7 +292,7 @@ def _of_bank(rows: Tensor, labels: Tensor, ids: Tensor, targets: bool) -> _Rows:
     if targets:
         raise ValueError("'source' must be a bank of class numbers (got one of label sets).")
     rows = rows.detach().cpu().float()
-    labels, ids = labels.detach().cpu().clone(), ids.detach().cpu().clone()
+    labels, ids = labels.detach().cpu().long().clone(), ids.detach().cpu().long().clone()
     if ids.numel() and int(ids.min()) < 0:
         ids = torch.arange(rows.size(0))  # no identities were given, so positions name the rows
     return _Rows(rows, labels, ids)
@@ -311,54 +315,41 @@ def _saved_bank(path: Path) -> _Rows | None:
         raise ValueError(f"'source' cannot be read from {path} ({error}).") from error
     if not isinstance(state, dict) or not all(isinstance(name, str) for name in state):
         return None
-    prefix = next((n.removesuffix("slot_ids") for n in state if n.endswith("slot_ids")), None)
-    if prefix is None:
+    prefixes = [name.removesuffix("slot_ids") for name in state if name.endswith("slot_ids")]
+    if not prefixes:
         return None
-    state = {name.removeprefix(prefix): value for name, value in state.items()}
+    state = {name.removeprefix(prefixes[0]): value for name, value in state.items()}
     try:
-        count = _checked_count(state)
+        if "rows.codes" in state:
+            raise ValueError("of a bank with 'bits', which version 0.2 removed; fill it again")
+        if missing := sorted({"rows", "slot_labels", "slot_ids", "count"} - set(state)):
+            raise ValueError(f"it lacks {missing}")
+        rows, labels, ids = (state[name] for name in ("rows", "slot_labels", "slot_ids"))
+        check_matrix("rows", rows)
+        check_index_vector("slot_labels", labels, len(rows))
+        check_index_vector("slot_ids", ids, len(rows))
+        count = int(state["count"])
+        if not 0 <= count <= len(rows):
+            raise ValueError(f"it counts {count} of {len(rows)} rows")
     except (ValueError, TypeError, RuntimeError) as error:
         raise ValueError(
             f"'source' must be the state of a MemoryBank ({path}: {error})."
         ) from error
-    rows, labels, ids = (state[name][:count] for name in ("rows", "slot_labels", "slot_ids"))
-    return _of_bank(rows, labels, ids, "slot_targets" in state)
-
-
-def _checked_count(state: Mapping[str, Any]) -> int:
-    """Rows in use of a bank whose labels, ids and count match its rows."""
-    if "rows.codes" in state:
-        raise ValueError("it is of a bank with 'bits', which version 0.2 removed; fill it again")
-    if missing := sorted({"rows", "slot_labels", "slot_ids", "count"} - set(state)):
-        raise ValueError(f"it lacks {missing}")
-    check_matrix("rows", state["rows"])
-    size = len(state["rows"])
-    for name, shape in {"slot_labels": (size,), "slot_ids": (size,), "count": ()}.items():
-        value = state[name]
-        if not isinstance(value, Tensor) or value.dtype != torch.int64 or value.shape != shape:
-            raise ValueError(f"'{name}' does not match its {size} rows")
-    count = int(state["count"])
-    if not 0 <= count <= size:
-        raise ValueError(f"it counts {count} of {size} rows")
-    return count
+    return _of_bank(rows[:count], labels[:count], ids[:count], "slot_targets" in state)
 
 
 def _of_run(
-    folder: Path,
-    documents: Corpus | str | Path | None,
-    columns: dict[str, str | None],
-    with_texts: bool,
-    progress: bool,
+    folder: Path, documents: Documents, columns: dict[str, Any], with_texts: bool, progress: bool
 ) -> _Rows:
-    names = class_names(folder)
+    run, settings = RunFolder(folder), _run_settings(folder)
+    names = settings["data"]["classes"]
     if documents is not None:
         corpus = read_corpus(documents, columns, names)
-        encoder = load_saved_encoder(RunFolder(folder).model)
-        return _of_corpus(corpus, _embedded(corpus, encoder, None, progress))
-    found = _saved_bank(RunFolder(folder).objective)
+        return _embedded(corpus, load_saved_encoder(run.model), None, progress)
+    found = _saved_bank(run.objective)
     if found is None:
         raise ValueError(f"'source' holds no bank ({folder}). Name 'documents' to embed.")
-    texts = _training_texts(folder, found.ids.tolist()) if with_texts else None
+    texts = _training_texts(run, settings, found.ids.tolist()) if with_texts else None
     return found._replace(texts=texts, label_names=names)
 
 
@@ -381,18 +372,18 @@ def _run_settings(folder: Path) -> dict[str, Any]:
     return settings
 
 
-def _training_texts(folder: Path, ids: list[int]) -> list[str]:
+def _training_texts(run: RunFolder, settings: dict[str, Any], ids: list[int]) -> list[str]:
     """Texts of a run's training documents; "" with a warning for those that are unknown."""
     try:
-        used = RunFolder(folder).read_labels_used()
+        used = run.read_labels_used()
     except (OSError, ValueError) as error:
-        raise ValueError(f"'source' must be a whole run folder ({folder}: {error}).") from error
+        raise ValueError(f"'source' must be a whole run folder ({run.path}: {error}).") from error
     # Of labeled documents; the others are read again from files.
     known = dict(zip(used.ids, _joined(used.texts, used.texts_b), strict=True))
-    files = _run_settings(folder).get("files")
-    listed = files if isinstance(files, list) else []
-    problems = [] if listed else [f"{folder} does not say which files its documents are from."]
-    for described in listed:
+    files, problems = settings.get("files"), []
+    if not isinstance(files, list) or not files:
+        files, problems = [], [f"{run.path} does not say which files its documents are from."]
+    for described in files:
         try:
             corpus = read_again(described)
             known.update(zip(corpus.ids, _joined(corpus.texts, corpus.texts_b), strict=True))
@@ -411,66 +402,21 @@ def _training_texts(folder: Path, ids: list[int]) -> list[str]:
 
 
 def read_corpus(
-    source: Corpus | str | Path, columns: dict[str, str | None], names: list[str] | None = None
+    source: Corpus | str | Path, columns: dict[str, Any], names: list[str] | None = None
 ) -> Corpus:
     """Read a table; without a named label column, the column `label` if there is one."""
     if isinstance(source, Corpus):
-        return source
-    label = columns["label"]
-    if label is None and has_column(source, "label"):
-        label = "label"
-    return read_table(
-        source,
-        text=columns["text"],
-        label=label,
-        text_b=columns["text_b"],
-        label_names=names if label is not None else None,
-    )
-
-
-def _embedded(
-    corpus: Corpus,
-    encoder: TextEncoder | FeatureEncoder | str | None,
-    max_length: int | None,
-    progress: bool,
-) -> Tensor:
-    _check_one_label(corpus)
-    if encoder is None:
-        if corpus.features is None:
-            raise ValueError(
-                "'encoder' must be given for documents without features. Try encoder='minilm'."
-            )
-        return torch.from_numpy(corpus.features)
-    if isinstance(encoder, str):
-        encoder = load_encoder(encoder, max_length=max_length)
-    return encoder.embed(corpus, progress=progress)
-
-
-def _overridden(
-    found: _Rows,
-    labels: Any,
-    ids: Any,
-    texts: Sequence[str] | None,
-    label_names: Sequence[str] | None,
-) -> _Rows:
-    size = found.rows.size(0)
-    if labels is not None:
-        found = found._replace(labels=_integers("labels", labels, size, -1))
-    if ids is not None:
-        found = found._replace(ids=_integers("ids", ids, size, 0))
-    if texts is not None:
-        found = found._replace(texts=string_list("texts", texts))
-    if label_names is not None:
-        found = found._replace(label_names=string_list("label_names", label_names))
-    if found.texts is not None and len(found.texts) != size:
-        raise ValueError(f"'texts' must hold one per document (got {len(found.texts)} for {size}).")
-    names, top = found.label_names, int(found.labels.max()) if size else -1
-    if names is not None and top >= len(names):
+        corpus = source
+    else:
+        if columns["label"] is None and has_column(source, "label"):
+            columns = {**columns, "label": "label"}
+        known = None if columns["label"] is None else names
+        corpus = read_table(source, **columns, label_names=known)
+    if corpus.multilabel:
         raise ValueError(
-            f"'label_names' must name every class (got {len(names)} names for class {top}). Add "
-            "the missing names."
+            "'documents' must have one label each (got label sets). Leave the label column out."
         )
-    return found
+    return corpus
 
 
 def _integers(name: str, values: Any, size: int, low: int) -> Tensor:

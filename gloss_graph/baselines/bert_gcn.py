@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 import torch
 from scipy import sparse
 from torch import Tensor, nn
+from torch.optim import Adam, Optimizer
 from torch_geometric.nn import GATConv
 
 from gloss_graph._internal.checks import check_choice, check_positive_int, check_range
@@ -73,25 +74,20 @@ class BertGCNConfig(GraphModelConfig):
         check_choice("gnn", self.gnn, ("gcn", "gat"))
         if self.hidden is not None:
             check_positive_int("hidden", self.hidden)
-        for name in ("heads", "batch_size", "eval_batch_size"):
-            check_positive_int(name, getattr(self, name))
-        for name in ("fine_tune_epochs", "freeze_layers"):
-            check_positive_int(name, getattr(self, name), minimum=0)
+        counts = {"heads": 1, "batch_size": 1, "eval_batch_size": 1}
+        for name, least in {**counts, "fine_tune_epochs": 0, "freeze_layers": 0}.items():
+            check_positive_int(name, getattr(self, name), least)
         check_range("graph_weight", self.graph_weight, 0, 1)
         for name in ("learning_rate", "head_learning_rate", "fine_tune_rate"):
             check_range(name, getattr(self, name), 0, math.inf, open_low=True, open_high=True)
 
 
 class GraphHead(nn.Module):
-    """Two graph layers over rows of documents and words.
+    """Two graph layers over rows (n, D) of documents and words.
 
-    Args:
-        dim: D, width of a document's row.
-        num_classes: C.
-        gnn: "gcn", over a normalized sparse matrix or blocks of it, or "gat", over `edge_index`.
-        hidden: Width of the hidden layer, for "gat" of a head.
-        heads: Heads of "gat".
-        dropout: Dropout on the input of the last layer, and on the attention of "gat".
+    The layers of "gcn" work over a normalized sparse matrix or blocks of it, those of "gat", each
+    head `hidden` wide, over `edge_index`. Dropout is on the input of the last layer, and on the
+    attention of "gat".
 
     Example:
         >>> GraphHead(4, 2)(torch.ones(3, 4), torch.eye(3).to_sparse_csr()).shape
@@ -110,11 +106,9 @@ class GraphHead(nn.Module):
     ) -> None:
         super().__init__()
         self.dropout = nn.Dropout(dropout)
-        self.first: nn.Module
-        self.second: nn.Module
         if gnn == "gcn":
-            self.first = SymmetricGCNConv(dim, hidden)
-            self.second = SymmetricGCNConv(hidden, num_classes)
+            self.first: nn.Module = SymmetricGCNConv(dim, hidden)
+            self.second: nn.Module = SymmetricGCNConv(hidden, num_classes)
         else:
             self.first = GATConv(dim, hidden, heads=heads, dropout=dropout)
             self.second = GATConv(hidden * heads, num_classes, dropout=dropout)
@@ -122,12 +116,9 @@ class GraphHead(nn.Module):
     def forward(
         self, x: Tensor, edges: Tensor | Block, answers: Tensor | Block | None = None
     ) -> Tensor:
-        """Logits (n, C) of rows (n, D).
+        """Logits (n, C) of rows (n, D), or of m rows with a `Block` (n, m), the others' being zero.
 
-        Args:
-            x: Rows; with a `Block` (n, m) as `edges` those of m nodes, the others' being zero.
-            edges: Edges of both layers.
-            answers: Edges of the second layer, if others: a `Block` (b, n) gives logits (b, C).
+        `answers` are edges of the second layer alone: a `Block` (b, n) gives logits (b, C).
         """
         rows = nn.functional.elu(self.first(x, edges))
         return self.second(self.dropout(rows), edges if answers is None else answers)
@@ -141,18 +132,8 @@ class BertGCNClassifier(GraphModel):
     with gradient; after an epoch of joint training all are computed again. The epoch with the best
     validation accuracy is kept, without a validation part the last.
 
-    Documents of `fit` are labeled by \(\lambda\) GNN + \((1 - \lambda)\) encoder head, new ones,
-    which are not in the graph, by the encoder head alone.
-
-    Args:
-        encoder: Fine-tuned in place.
-        config: Settings; the paper's by default.
-
-    Attributes:
-        history: A row per epoch: losses and validation scores.
-        clock: Seconds per stage.
-        graph: The graph, after `fit`.
-        memory: (N, D) rows of the documents, after `fit`.
+    Documents of `fit` are labeled by \(\lambda\) GNN + \((1 - \lambda)\) encoder head, new ones by
+    the encoder head alone. The encoder is fine-tuned in place, `memory` holds the rows (N, D).
 
     Example:
         >>> from gloss_graph.text import Corpus, Splits, load_encoder
@@ -176,13 +157,10 @@ class BertGCNClassifier(GraphModel):
         self, splits: Splits, *, watch: Watch | None = None, progress: bool = False
     ) -> BertGCNClassifier:
         """Train on the labels of the training part; the others are nodes without label."""
-        config = self.config
-        corpus = self.begin(splits)
+        config, corpus = self.config, self.begin(splits)
         known = self.labels >= 0
         self.encoder.freeze(config.freeze_layers)
-        self.classifier = TextClassifier(
-            self.encoder, corpus.label_names, dropout=0.1, seed=config.seed
-        )
+        self.classifier = TextClassifier(self.encoder, corpus.label_names, seed=config.seed)
         blank = torch.zeros(len(corpus), self.encoder.dim, dtype=torch.float32)
         self._make(blank, find_device(config.device))
         self._items = self.encoder.tokenize(corpus.texts)
@@ -190,26 +168,23 @@ class BertGCNClassifier(GraphModel):
         most = batches * (config.fine_tune_epochs + config.epochs)
         with self.watched(most, watch, progress) as tick:
             if config.fine_tune_epochs:
-                alone = torch.optim.Adam(self.classifier.parameters(), lr=config.fine_tune_rate)
+                alone = Adam(self.classifier.parameters(), lr=config.fine_tune_rate)
                 self._epochs(corpus, alone, config.fine_tune_epochs, 0.0, tick)
             else:
                 self._refresh(corpus)
                 rows, labels = self.memory[known].cpu(), self.labels[known]
                 if labels.unique().numel() > 1:
                     fit_balanced_head(self.classifier, rows, labels, seed=config.seed)
-            joint = torch.optim.Adam(
-                [
-                    {"params": self.classifier.parameters(), "lr": config.learning_rate},
-                    {"params": self.gnn.parameters(), "lr": config.head_learning_rate},
-                ]
-            )
+            encoder = {"params": self.classifier.parameters(), "lr": config.learning_rate}
+            head = {"params": self.gnn.parameters(), "lr": config.head_learning_rate}
+            joint = Adam([encoder, head])
             self._epochs(corpus, joint, config.epochs, config.graph_weight, tick)
         return self
 
     def _epochs(
         self,
         corpus: Corpus,
-        optimizer: torch.optim.Optimizer,
+        optimizer: Optimizer,
         epochs: int,
         weight: float,
         tick: Callable[[], None],
@@ -218,7 +193,7 @@ class BertGCNClassifier(GraphModel):
         parts = nn.ModuleList([self.classifier, self.gnn])
         known = (self.labels >= 0).nonzero().ravel()
         held_out = (self.val_labels >= 0).nonzero().ravel()
-        best, waited, kept, step = -1.0, 0, None, self.steps
+        best, waited, kept = -1.0, 0, None
         for _ in range(epochs):
             order = known[torch.randperm(known.numel())]
             total = 0.0
@@ -232,29 +207,26 @@ class BertGCNClassifier(GraphModel):
             if not held_out.numel():
                 self.best_step = self.steps
                 continue
-            score = self.note_validation((self._answers(weight) + _TINY).log())["val_accuracy"]
+            score = self.note_validation((self._answers(weight) + _TINY).log())["accuracy"]
             waited += 1
             if score > best:
-                best, waited, step = score, 0, self.steps
+                best, waited, self.best_step = score, 0, self.steps
                 kept = deepcopy(parts.state_dict())
             if waited >= self.config.patience:
                 break
         if kept is not None:
             parts.load_state_dict(kept)
-            self.best_step = step
         if waited or not weight:
             self._refresh(corpus)
         parts.eval()
 
-    def _step(self, chosen: Tensor, optimizer: torch.optim.Optimizer, weight: float) -> float:
+    def _step(self, chosen: Tensor, optimizer: Optimizer, weight: float) -> float:
         device = self.memory.device
         self.classifier.train()
         self.gnn.train()
-        with self.clock.timed("encoder"):
+        with self.clock.timed("encoder"), self._autocast():
             batch = self.encoder.collate([self._items[place] for place in chosen.tolist()])
-            with torch.autocast(device.type, torch.bfloat16, enabled=self.config.bf16):
-                moved = {name: value.to(device) for name, value in batch.items()}
-                output = self.classifier(**moved)
+            output = self.classifier(**{name: value.to(device) for name, value in batch.items()})
         labels, chosen = self.labels[chosen].to(device), chosen.to(device)
         with self.clock.timed("propagation"):
             rows = self.memory.index_put((chosen,), output.embeddings) if weight else self.memory
@@ -272,9 +244,9 @@ class BertGCNClassifier(GraphModel):
     def _mix(self, rows: Tensor, chosen: Tensor, logits: Tensor, weight: float) -> Tensor:
         """(B, C) probabilities of nodes by rows (N, D) of all documents and the head's logits."""
         spread = (1 - weight) * logits.softmax(dim=1)
-        if weight:
-            spread = spread + weight * self.graph_logits(rows, chosen).softmax(dim=1)
-        return spread
+        if not weight:
+            return spread
+        return spread + weight * self.graph_logits(rows, chosen).softmax(dim=1)
 
     def graph_logits(self, rows: Tensor, chosen: Tensor) -> Tensor:
         """(B, C) of the GNN for the `chosen` (B,) documents, by rows (N, D) of all documents."""
@@ -284,7 +256,7 @@ class BertGCNClassifier(GraphModel):
         # The rows of words are zero: nothing comes from them in the first layer, though most
         # edges join words. In the second only the chosen documents are asked for.
         if chosen.numel() == rows.size(0):
-            return self.gnn(rows, self._inward, self._inward.turned)[chosen]
+            return self.gnn(rows, self._inward, self._inward[::-1])[chosen]
         return self.gnn(rows, self._inward, _cut_rows(self._matrix, chosen, rows.device))
 
     @torch.no_grad()
@@ -292,21 +264,23 @@ class BertGCNClassifier(GraphModel):
         """(N, C) probabilities of all documents by the memory as it is, on the CPU."""
         self.classifier.eval()
         self.gnn.eval()
-        every = torch.arange(self.memory.size(0), device=self.memory.device)
+        every = torch.arange(len(self.memory), device=self.memory.device)
         return self._mix(self.memory, every, self.classifier.head(self.memory), weight).cpu()
 
     def _refresh(self, corpus: Corpus, chosen: Tensor | None = None) -> None:
         """Compute the rows of all documents, or of the chosen ones, again."""
         with self.clock.timed("refresh"):
+            device = self.memory.device
             if chosen is None:
-                self.memory = self.embed(corpus).to(self.memory.device)
+                self.memory = self.embed(corpus).to(device)
             elif chosen.numel():
                 rows = self.embed(corpus.select(chosen.numpy()))
-                self.memory[chosen.to(self.memory.device)] = rows.to(self.memory.device)
+                self.memory[chosen.to(device)] = rows.to(device)
 
     def _make(self, memory: Tensor, device: torch.device) -> None:
         config = self.config
         self.memory = memory.to(device)
+        self.classifier.to(device)
         self.gnn = GraphHead(
             self.encoder.dim,
             len(self.label_names),
@@ -314,30 +288,25 @@ class BertGCNClassifier(GraphModel):
             hidden=config.hidden or (200 if config.gnn == "gcn" else 32),
             heads=config.heads,
             dropout=config.dropout,
-        )
-        self.gnn.to(device)
-        self.classifier.to(device)
+        ).to(device)
         self._matrix = normalized_matrix(self.graph) if config.gnn == "gcn" else None
         if self._matrix is None:
             self._edges = self.graph.edge_index.to(device)
         else:
             # Of a symmetric matrix the rows of the documents are their columns, transposed.
-            documents = _cut_rows(self._matrix, torch.arange(len(memory)), device)
-            self._inward = documents.turned
-
-    @property
-    def label_names(self) -> list[str]:
-        """Names of the C classes."""
-        return self.classifier.label_names
+            self._inward = _cut_rows(self._matrix, torch.arange(len(memory)), device)[::-1]
 
     def embed(
         self, corpus: Corpus, *, batch_size: int | None = None, progress: bool = False
     ) -> Tensor:
         """(B, D) rows of any documents by the encoder as it is now."""
-        device = next(self.encoder.parameters()).device.type
         size = batch_size or self.config.eval_batch_size
-        with torch.autocast(device, torch.bfloat16, enabled=self.config.bf16):
+        with self._autocast():
             return self.encoder.embed(corpus, batch_size=size, progress=progress)
+
+    def _autocast(self) -> torch.autocast:
+        device = next(self.encoder.parameters()).device.type
+        return torch.autocast(device, torch.bfloat16, enabled=self.config.bf16)
 
     @torch.no_grad()
     def predict_proba(self, corpus: Corpus) -> Tensor:
@@ -347,8 +316,7 @@ class BertGCNClassifier(GraphModel):
         new = (places < 0).nonzero().ravel()
         if new.numel():
             rows = self.embed(corpus.select(new.numpy()))
-            head = self.classifier.head
-            spread[new] = head(rows.to(head.weight.device)).softmax(dim=1).cpu()
+            spread[new] = self.classifier.head_logits(rows).softmax(dim=1)
         return spread
 
     def save(self, folder: str | Path) -> Path:
@@ -358,17 +326,16 @@ class BertGCNClassifier(GraphModel):
         """
         with whole_folder(folder, ENCODER_FILE) as fresh:
             self.classifier.write_files(fresh)
-            self.write_graph_files(fresh, self.gnn, {}, {"memory": self.memory})
+            self.write_graph_files(fresh, self.gnn, {}, memory=self.memory)
         return Path(folder).expanduser().absolute()
 
     @classmethod
     def load(cls, folder: str | Path) -> BertGCNClassifier:
         """Read a model that `save` wrote, on the CPU."""
         with read_graph_model(folder, "bert-gcn") as (settings, tensors, weights):
-            classifier = TextClassifier.load(folder)
-            encoder: Any = classifier.encoder
-            loaded = cls(encoder, BertGCNConfig(**settings["config"]))
-            loaded.classifier = classifier
+            classifier: Any = TextClassifier.load(folder)
+            loaded = cls(classifier.encoder, BertGCNConfig(**settings["config"]))
+            loaded.classifier, loaded.label_names = classifier, classifier.label_names
             loaded.place_graph(settings["words"], tensors)
             loaded._make(tensors["memory"], torch.device("cpu"))
             loaded.gnn.load_state_dict(weights)
@@ -379,4 +346,4 @@ class BertGCNClassifier(GraphModel):
 def _cut_rows(matrix: sparse.csr_matrix, rows: Tensor, device: torch.device) -> Block:
     """The given rows (b,) of a matrix (n, n): the propagation to these nodes alone."""
     cut = matrix[rows.cpu().numpy()]
-    return Block(csr_tensor(cut).to(device), csr_tensor(cut.T.tocsr()).to(device))
+    return csr_tensor(cut).to(device), csr_tensor(cut.T.tocsr()).to(device)

@@ -5,18 +5,19 @@ from __future__ import annotations
 import hashlib
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, ClassVar, TypeAlias
 
 import torch
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 from torch_geometric.data import Data
+from torch_geometric.utils import to_undirected
 from transformers import set_seed
 
 from gloss_graph._internal.checks import check_choice, check_positive_int, check_range
@@ -24,7 +25,7 @@ from gloss_graph._internal.files import atomic_write
 from gloss_graph._internal.folders import newest_whole, write_json
 from gloss_graph._internal.limits import read_object
 from gloss_graph._internal.timing import StageClock
-from gloss_graph.analysis.scores import classification_scores
+from gloss_graph.analysis.measures import classification_scores
 from gloss_graph.baselines.word_graph import (
     CLEANINGS,
     COUNTINGS,
@@ -39,8 +40,8 @@ _TENSORS, SETTINGS_FILE = "graph_model.safetensors", "graph_model.json"
 _FORMAT = "gloss_graph.graph_model.1"
 _WEIGHTS = "weights."
 
+#: Called before the first step and after each: steps done, and the most there will be.
 Watch: TypeAlias = Callable[[int, int], None]
-"""Called before the first step and after each: steps done, and the most there will be."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,13 +83,12 @@ class GraphModelConfig:
     pictures: bool = True
 
     def __post_init__(self) -> None:
-        check_positive_int("window", self.window, minimum=2)
-        for name in ("min_count", "epochs", "patience"):
-            check_positive_int(name, getattr(self, name))
-        check_positive_int("seed", self.seed, minimum=0)
-        check_choice("counting", self.counting, COUNTINGS)
-        check_choice("cleaning", self.cleaning, CLEANINGS)
-        check_choice("device", self.device, DEVICES)
+        least = {"window": 2, "min_count": 1, "epochs": 1, "patience": 1, "seed": 0}
+        for name, minimum in least.items():
+            check_positive_int(name, getattr(self, name), minimum)
+        known = {"counting": COUNTINGS, "cleaning": CLEANINGS, "device": DEVICES}
+        for name, choices in known.items():
+            check_choice(name, getattr(self, name), choices)
         check_range("dropout", self.dropout, 0, 1, open_high=True)
         check_label_draw(self.label_fraction, self.labels_per_class)
 
@@ -97,6 +97,10 @@ class GraphModel:
     """Base of the two estimators: documents are nodes, recognized by id and text.
 
     Attributes:
+        history: A row per epoch: losses and validation scores.
+        clock: Seconds per stage.
+        graph: The graph, after `fit`.
+        label_names: Names of the C classes.
         labels: (N,) long, -1 outside the training part and where unlabeled.
         val_labels: (N,) long, the same of the validation part.
     """
@@ -108,19 +112,16 @@ class GraphModel:
         self.steps = self.best_step = 0
 
     def begin(self, splits: Splits) -> Corpus:
-        """Seed the process and build the graph of all parts; returns them in the order of nodes.
-
-        Warns of documents without a word, which stay nodes.
-        """
-        config = self.config
-        train, names = splits.train, splits.train.label_names
-        for expected, others in (
-            ("one class per document", train.multilabel),
-            ("single texts", train.texts_b is not None),
-            ("texts", train.features is not None),
-        ):
-            if others:
-                raise ValueError(f"'splits' must hold {expected} for this model (got others).")
+        """Seed the process and build the graph of all parts; returns them in the order of nodes."""
+        config, train, names = self.config, splits.train, splits.train.label_names
+        expected = {
+            "one class per document": not train.multilabel,
+            "single texts": train.texts_b is None,
+            "texts": train.features is None,
+        }
+        for what, found in expected.items():
+            if not found:
+                raise ValueError(f"'splits' must hold {what} for this model (got others).")
         if len(names) < 2:
             raise ValueError(
                 f"'splits' must name at least two classes (got {names}). Check the column of the "
@@ -129,6 +130,7 @@ class GraphModel:
         if max(train.labels, default=-1) < 0:
             raise ValueError("'splits.train' must hold a labeled document (got none). Label some.")
         set_seed(config.seed)
+        self.label_names = names
         parts = splits.parts.values()
         corpus = Corpus(
             [text for part in parts for text in part.texts],
@@ -136,12 +138,10 @@ class GraphModel:
             [id_ for part in parts for id_ in part.ids],
             names,
         )
-        truth, first = torch.tensor(corpus.labels), len(train)
-        self.labels, self.val_labels = torch.full_like(truth, -1), torch.full_like(truth, -1)
-        self.labels[:first] = truth[:first]
-        if splits.val is not None:
-            held_out = slice(first, first + len(splits.val))
-            self.val_labels[held_out] = truth[held_out]
+        truth, place = torch.tensor(corpus.labels), torch.arange(len(corpus))
+        last = len(train) + (0 if splits.val is None else len(splits.val))
+        self.labels = torch.where(place < len(train), truth, -1)
+        self.val_labels = torch.where((place >= len(train)) & (place < last), truth, -1)
         with self.clock.timed("graph"):
             self.graph = word_document_graph(
                 corpus.texts,
@@ -152,7 +152,7 @@ class GraphModel:
                 cleaning=config.cleaning,
             )
         notes = cleaning_notes(corpus.texts, config.cleaning)
-        if empty := len(self.graph.empty):
+        if empty := len(self.graph.empty):  # they stay nodes
             notes.append(
                 f"{empty} of {len(corpus)} documents hold no word that is kept, so the graph says "
                 "nothing of them. Lower min_count or keep the stop words."
@@ -172,9 +172,8 @@ class GraphModel:
         held_out = self.val_labels >= 0
         spread, labels = spread[held_out], self.val_labels[held_out]
         scores = classification_scores(spread.argmax(dim=1).numpy(), labels.numpy())
-        row = {"val_cross_entropy": nn.functional.nll_loss(spread, labels).item()}
-        row |= {f"val_{name}": value for name, value in scores.items()}
-        self.history[-1] |= row
+        row = {"cross_entropy": nn.functional.nll_loss(spread, labels).item(), **scores}
+        self.history[-1] |= {f"val_{name}": value for name, value in row.items()}
         return row
 
     @contextmanager
@@ -182,41 +181,33 @@ class GraphModel:
         self, most: int, watch: Watch | None, progress: bool
     ) -> Iterator[Callable[[], None]]:
         """Show progress on standard error and call `watch`; yields a function to call per step."""
-        bar = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeRemainingColumn(),
-            console=Console(stderr=True),
-        )
-        task = bar.add_task(self.config.model, total=most)
-
-        def tick() -> None:
-            bar.advance(task)
-            if watch is not None:
-                watch(self.steps, most)
-
         if watch is not None:
             watch(0, most)
-        with bar if progress else nullcontext():
+        columns = ("{task.description}", BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        with Progress(*columns, console=Console(stderr=True), disable=not progress) as bar:
+            task = bar.add_task(self.config.model, total=most)
+
+            def tick() -> None:
+                bar.advance(task)
+                if watch is not None:
+                    watch(self.steps, most)
+
             yield tick
 
     def write_graph_files(
-        self,
-        folder: Path,
-        network: nn.Module,
-        settings: Mapping[str, Any],
-        tensors: Mapping[str, Tensor],
+        self, folder: Path, network: nn.Module, settings: dict[str, Any], **tensors: Tensor
     ) -> None:
         """Write a network, the graph and the identities of its documents into a folder."""
         graph, (ids, prints) = self.graph, self._identities.T
         once = graph.edge_index[0] < graph.edge_index[1]
         everything = {
-            **{f"{_WEIGHTS}{name}": value for name, value in network.state_dict().items()},
+            **network.state_dict(prefix=_WEIGHTS),
             "edges": graph.edge_index[:, once].int(),
             "weights": graph.edge_weight[once],
             "empty": torch.tensor(graph.empty, dtype=torch.long),
-            **{"ids": ids, "prints": prints, **tensors},
+            "ids": ids,
+            "prints": prints,
+            **tensors,
         }
         plain = {name: value.detach().cpu().contiguous() for name, value in everything.items()}
         with atomic_write(folder / _TENSORS, overwrite=True) as draft:
@@ -228,15 +219,13 @@ class GraphModel:
         """Take the graph and the identities of stored tensors."""
         self._identities = torch.stack([tensors["ids"], tensors["prints"]], dim=1)
         half, weights = tensors["edges"].long(), tensors["weights"]
-        edges = torch.cat([half, half.flip(0)], dim=1)
-        documents = len(self._identities)
-        size = documents + len(words)
-        order = (edges[0] * size + edges[1]).argsort()
+        size = len(self._identities) + len(words)
+        edges, weights = to_undirected(half, weights, num_nodes=size)
         self.graph = Data(
-            edge_index=edges[:, order],
-            edge_weight=torch.cat([weights, weights])[order],
+            edge_index=edges,
+            edge_weight=weights,
             num_nodes=size,
-            num_documents=documents,
+            num_documents=len(self._identities),
             words=words,
             empty=tensors["empty"].tolist(),
         )
@@ -263,7 +252,6 @@ def read_graph_model(
 
 def _identities(corpus: Corpus) -> list[tuple[int, int]]:
     """Id and digest of the text of every document."""
-    encoded = (text.encode() for text in corpus.texts)
-    digests = (hashlib.blake2b(text, digest_size=8).digest() for text in encoded)
+    digests = (hashlib.blake2b(text.encode(), digest_size=8).digest() for text in corpus.texts)
     numbers = (int.from_bytes(digest, "little", signed=True) for digest in digests)
     return list(zip(corpus.ids, numbers, strict=True))

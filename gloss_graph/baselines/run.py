@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -66,12 +66,10 @@ def train_graph_model(
     Args:
         splits: Training, validation and test documents; training documents may lack labels.
         config: A `TextGCNConfig` or `BertGCNConfig`.
-        out: New or empty folder, or that of an unfinished run; its files appear together at the
-            end.
+        out: New or empty folder, or that of an unfinished run; its files appear at the end.
         encoder: The encoder of BertGCN, fine-tuned in place.
         progress: Show a progress bar.
-        finish: Adds files to the run folder before it is complete: called with the folder as it is
-            then, and the result.
+        finish: Adds files: called with the folder before it is complete, and the result.
 
     Raises:
         ValueError: No labeled training document, fewer than two classes, no word left, an encoder
@@ -93,82 +91,63 @@ def train_graph_model(
         splits, fraction=config.label_fraction, per_class=config.labels_per_class, seed=config.seed
     )
     check_labels(splits, picks_step=False)
+    parts, described = splits.parts, {} if encoder is None else encoder.describe()
+    recorder = _Recorder(model, splits) if config.pictures else None
     with RunFolder(out).claim() as claimed:
-        described = {} if encoder is None else encoder.describe()
-        result = _train(model, splits, described, claimed.draft, progress)
+        start, folder = time.perf_counter(), RunFolder(claimed.draft)
+        model.fit(splits, watch=recorder, progress=progress)
+        seconds = time.perf_counter() - start
+        metrics = {"steps": float(model.steps), "best_step": float(model.best_step)}
+        metrics["epochs_to_stop"] = float(len(model.history))
+        metrics |= {f"seconds.{name}": spent for name, spent in model.clock.items()}
+        metrics["seconds.train"] = seconds - (recorder.snapshots.seconds if recorder else 0.0)
+        spreads = {name: model.predict_proba(part) for name, part in parts.items()}
+        predictions = {name: spread.argmax(dim=1).numpy() for name, spread in spreads.items()}
+        classes = ClassReport()
+        embeddings = {name: model.embed(part) for name, part in parts.items() if name != "train"}
+        for name, rows in embeddings.items():
+            metrics |= split_scores(name, predictions[name], rows, parts[name])
+            classes.add(name, config.model, predictions[name], parts[name])
+        metrics["seconds.total"] = time.perf_counter() - start
+        model.save(folder.model)
+        classes.write(folder.classes)
+        table = pd.concat([_predicted(name, parts[name], spreads[name]) for name in parts])
+        with atomic_write(folder.predictions, overwrite=True) as draft:
+            draft.write(csv_bytes(table))
+        if recorder:
+            recorder.snapshots.write(claimed.draft, embeddings, metrics)
+        shared = ("seed", "device", "pictures", "label_fraction", "labels_per_class")
+        values = asdict(config)
+        settings: dict[str, Any] = {
+            "loss": config.model,
+            "model": config.model,
+            **{name: values.pop(name) for name in shared},
+            **described,
+            config.model.replace("-", "_"): values,
+            "data": describe(splits),
+        }
+        folder.write(settings, metrics, model.history, splits.train)
+        result = GraphModelResult(model, metrics, model.history, predictions)
         if finish is not None:
             finish(claimed.draft, result)
     return result
 
 
-def _train(
-    model: GraphClassifier, splits: Splits, encoder: dict[str, Any], out: Path, progress: bool
-) -> GraphModelResult:
-    """Fit the model and write its run into `out`."""
-    config, folder, parts = model.config, RunFolder(out), splits.parts
-    recorder = _Recorder(model, splits)
-    start = time.perf_counter()
-    model.fit(splits, watch=recorder, progress=progress)
-    metrics = {"steps": float(model.steps), "best_step": float(model.best_step)}
-    metrics["epochs_to_stop"] = float(len(model.history))
-    metrics |= {f"seconds.{name}": seconds for name, seconds in model.clock.items()}
-    metrics["seconds.train"] = time.perf_counter() - start - recorder.seconds
-    spreads = {name: model.predict_proba(part) for name, part in parts.items()}
-    predictions = {name: spread.argmax(dim=1).numpy() for name, spread in spreads.items()}
-    classes = ClassReport()
-    embeddings: dict[str, Tensor] = {}
-    for name in ("val", "test"):
-        if name in parts:
-            embeddings[name] = model.embed(parts[name])
-            metrics |= split_scores(name, predictions[name], embeddings[name], parts[name])
-            classes.add(name, config.model, predictions[name], parts[name])
-    metrics["seconds.total"] = time.perf_counter() - start
-    model.save(folder.model)
-    classes.write(folder.classes)
-    table = pd.concat([_predicted(name, parts[name], spreads[name]) for name in parts])
-    with atomic_write(folder.predictions, overwrite=True) as draft:
-        draft.write(csv_bytes(table))
-    recorder.write(out, embeddings, metrics)
-    shared = ("seed", "device", "pictures", "label_fraction", "labels_per_class")
-    values = asdict(config)
-    settings: dict[str, Any] = {
-        "loss": config.model,
-        "model": config.model,
-        **{name: values.pop(name) for name in shared},
-        **encoder,
-        config.model.replace("-", "_"): values,
-        "data": describe(splits),
-    }
-    folder.write(settings, metrics, model.history, splits.train)
-    return GraphModelResult(model, metrics, model.history, predictions)
-
-
 class _Recorder:
     """Records embeddings for the pictures of a run, from the moment its model is made."""
 
+    snapshots: Snapshots
+
     def __init__(self, model: GraphClassifier, splits: Splits) -> None:
-        self._model, self._splits = model, splits
-        self._state = TrainerState()
-        self._snapshots: Snapshots | None = None
+        self._model, self._splits, self._state = model, splits, TrainerState()
 
     def __call__(self, step: int, most: int) -> None:
-        config, arguments, control = self._model.config, cast(Any, None), TrainerControl()
-        if not config.pictures:
-            return
         self._state.global_step, self._state.max_steps = step, most
-        if self._snapshots is None:
-            self._snapshots = Snapshots(self._model, self._splits, {}, seed=config.seed)
-            self._snapshots.batch.on_train_begin(arguments, self._state, control)
-        else:
-            self._snapshots.batch.on_step_end(arguments, self._state, control)
-
-    @property
-    def seconds(self) -> float:
-        return 0.0 if self._snapshots is None else self._snapshots.seconds
-
-    def write(self, out: Path, embeddings: dict[str, Tensor], metrics: dict[str, float]) -> None:
-        if self._snapshots is not None:
-            self._snapshots.write(out, embeddings, metrics)
+        if step:
+            self.snapshots.batch.on_step_end(None, self._state, TrainerControl())
+            return
+        self.snapshots = Snapshots(self._model, self._splits, {}, seed=self._model.config.seed)
+        self.snapshots.batch.on_train_begin(None, self._state, TrainerControl())
 
 
 def _predicted(split: str, corpus: Corpus, spread: Tensor) -> pd.DataFrame:

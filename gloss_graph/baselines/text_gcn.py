@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -52,29 +51,16 @@ class TextGCNConfig(GraphModelConfig):
         check_range("learning_rate", self.learning_rate, 0, 1, open_low=True)
 
 
-class Block(NamedTuple):
-    """A sparse CSR matrix (n, m) and its transpose (m, n), for the backward pass."""
-
-    matrix: Tensor
-    transposed: Tensor
-
-    @property
-    def turned(self) -> Block:
-        """The other way round."""
-        return Block(self.transposed, self.matrix)
+#: A sparse CSR matrix (n, m) and its transpose (m, n), for the backward pass.
+Block: TypeAlias = tuple[Tensor, Tensor]
 
 
 class SymmetricGCNConv(GCNConv):
     """`GCNConv` over a symmetric sparse matrix that is normalized already.
 
     The backward pass multiplies by the same matrix, where PyG's transposes it every time: a third
-    of the time of a step at three million edges.
-
-    Args:
-        in_channels: D. None leaves the weight out: the input is propagated as it is, as in a layer
-            on one-hot features, whose weight is a row per node.
-        out_channels: D'.
-        bias: Add a bias.
+    of the time of a step at three million edges. Without `in_channels` there is no weight: the
+    input is propagated as it is, as in a layer on one-hot features.
 
     Shapes: x (n, D) float32, the matrix (n, n) sparse CSR; the result (n, D'). With a `Block` of
     (b, n) as the matrix the result is (b, D').
@@ -109,13 +95,9 @@ class _Product(torch.autograd.Function):
 
 
 class TextGCN(nn.Module):
-    r"""\(\hat A \, \mathrm{ReLU}(\hat A W_0) W_1\), the features being one-hot.
+    r"""\(\hat A \, \mathrm{ReLU}(\hat A W_0) W_1\) of n nodes with one-hot features.
 
-    Args:
-        num_nodes: n, documents and words.
-        num_classes: C.
-        hidden: Width of the hidden layer.
-        dropout: Dropout on the input of the second layer.
+    Dropout is on the input of the second layer.
 
     Example:
         >>> from gloss_graph.baselines import normalized_adjacency, word_document_graph
@@ -152,17 +134,9 @@ class TextGCN(nn.Module):
 class TextGCNClassifier(GraphModel):
     """TextGCN as an estimator. It is transductive: it labels only the documents of `fit`.
 
-    Documents to label are the test part of `fit`, or unlabeled ones in the training part. The
-    labels of the test part are not used. A document without a kept word has no neighbor and gets
-    the class shares of the training labels.
-
-    Args:
-        config: Settings; the paper's by default.
-
-    Attributes:
-        history: A row per epoch: losses and validation scores.
-        clock: Seconds per stage.
-        graph: The graph, after `fit`.
+    Documents to label are the test part of `fit`, whose labels are not used, or unlabeled ones in
+    the training part. A document without a kept word has no neighbor and gets the class shares of
+    the training labels. The settings are the paper's by default.
 
     Example:
         >>> from gloss_graph.text import Corpus, Splits
@@ -190,54 +164,47 @@ class TextGCNClassifier(GraphModel):
         """
         config, corpus = self.config, self.begin(splits)
         counts = torch.bincount(self.labels[self.labels >= 0], minlength=corpus.num_classes)
-        self._make(corpus.label_names, counts / counts.sum(), find_device(config.device))
-        with self.watched(config.epochs, watch, progress) as tick:
-            self._train(tick)
-        return self
-
-    def _train(self, tick: Callable[[], None]) -> None:
-        config, model, adjacency = self.config, self.model, self._adjacency
-        validated = bool((self.val_labels >= 0).any())
+        self._make(counts / counts.sum(), find_device(config.device))
+        model, adjacency = self.model, self._adjacency
         labels = self.labels.to(adjacency.device)
         shown = (labels >= 0).nonzero().ravel()
+        validated = bool((self.val_labels >= 0).any())
         optimizer = torch.optim.Adam(model.parameters(), lr=config.learning_rate)
         losses: list[float] = []
-        for epoch in range(1, config.epochs + 2):
-            model.train()
-            with self.clock.timed("propagation"):
-                rows = model.hidden_rows(adjacency)
-            # The evaluation of the epoch before uses the same rows: dropout comes after them.
-            if epoch > 1 and validated:
-                model.eval()
-                with torch.no_grad():
-                    logits = model.classify(rows, adjacency)[: labels.numel()].cpu()
+        with self.watched(config.epochs, watch, progress) as tick:
+            for epoch in range(1, config.epochs + 2):
+                with self.clock.timed("propagation"):
+                    rows = model.hidden_rows(adjacency)
+                # The evaluation of the epoch before uses the same rows: dropout comes after them.
+                if epoch > 1 and validated:
+                    model.eval()
+                    with torch.no_grad():
+                        logits = model.classify(rows, adjacency)[: labels.numel()].cpu()
+                    scores = self.note_validation(logits.log_softmax(dim=1))
+                    losses.append(scores["cross_entropy"])
+                before = losses[-config.patience - 1 : -1]
+                stalled = len(losses) > config.patience + 1 and losses[-1] > fmean(before)
+                if epoch > config.epochs or stalled:
+                    break
                 model.train()
-                scores = self.note_validation(logits.log_softmax(dim=1))
-                losses.append(scores["val_cross_entropy"])
-            before = losses[-config.patience - 1 : -1]
-            stalled = len(losses) > config.patience + 1 and losses[-1] > fmean(before)
-            if epoch > config.epochs or stalled:
-                break
-            with self.clock.timed("propagation"):
-                logits = model.classify(rows, adjacency)[: labels.numel()]
-                loss = nn.functional.cross_entropy(logits[shown], labels[shown])
-            with self.clock.timed("backward"):
-                optimizer.zero_grad()
-                loss.backward()
-            with self.clock.timed("optimizer"):
-                optimizer.step()
-            self.steps = self.best_step = epoch
-            self.history.append({"step": float(epoch), "loss": loss.item()})
-            tick()
+                with self.clock.timed("propagation"):
+                    logits = model.classify(rows, adjacency)[: labels.numel()]
+                    loss = nn.functional.cross_entropy(logits[shown], labels[shown])
+                with self.clock.timed("backward"):
+                    optimizer.zero_grad()
+                    loss.backward()
+                with self.clock.timed("optimizer"):
+                    optimizer.step()
+                self.steps = self.best_step = epoch
+                self.history.append({"step": float(epoch), "loss": loss.item()})
+                tick()
         model.eval()
+        return self
 
-    def _make(self, label_names: list[str], prior: Tensor, device: torch.device) -> None:
-        config = self.config
-        self.label_names, self.prior = list(label_names), prior
-        self.model = TextGCN(
-            self.graph.num_nodes, len(label_names), hidden=config.hidden, dropout=config.dropout
-        )
-        self.model.to(device)
+    def _make(self, prior: Tensor, device: torch.device) -> None:
+        self.prior, size, classes = prior, self.graph.num_nodes, len(self.label_names)
+        hidden, dropout = self.config.hidden, self.config.dropout
+        self.model = TextGCN(size, classes, hidden=hidden, dropout=dropout).to(device)
         self._adjacency = normalized_adjacency(self.graph).to(device)
 
     @torch.no_grad()
@@ -267,7 +234,7 @@ class TextGCNClassifier(GraphModel):
         """Write weights, graph and the identities of the documents to `folder`, as safetensors."""
         with whole_folder(folder, SETTINGS_FILE) as fresh:
             names = {"label_names": self.label_names}
-            self.write_graph_files(fresh, self.model, names, {"prior": self.prior})
+            self.write_graph_files(fresh, self.model, names, prior=self.prior)
         return Path(folder)
 
     @classmethod
@@ -275,8 +242,9 @@ class TextGCNClassifier(GraphModel):
         """Read a model that `save` wrote, on the CPU."""
         with read_graph_model(folder, "text-gcn") as (settings, tensors, weights):
             loaded = cls(TextGCNConfig(**settings["config"]))
+            loaded.label_names = settings["label_names"]
             loaded.place_graph(settings["words"], tensors)
-            loaded._make(settings["label_names"], tensors["prior"], torch.device("cpu"))
+            loaded._make(tensors["prior"], torch.device("cpu"))
             loaded.model.load_state_dict(weights)
             loaded.model.eval()
         return loaded

@@ -12,6 +12,7 @@ import torch
 from scipy import sparse
 from torch import Tensor
 from torch_geometric.data import Data
+from torch_geometric.utils import from_scipy_sparse_matrix, to_scipy_sparse_matrix
 
 from gloss_graph._internal.checks import check_choice, check_positive_int
 
@@ -44,18 +45,14 @@ _PUNCTUATION = re.compile(r"([,!()?])")
 class _Characters(dict[int, str]):
     """The replacements of characters, filled on first use.
 
-    Letters, marks and numbers of every script stay, and so does the punctuation of the published
-    cleaning. Characters without a width, such as the joiners of Persian and Hindi, vanish. All
-    others separate words.
+    Letters, marks, numbers and the punctuation of the published cleaning stay. Characters without a
+    width, such as the joiners of Persian and Hindi, vanish. All others separate words.
     """
 
     def __missing__(self, code: int) -> str:
-        character = chr(code)
-        kind = unicodedata.category(character)
-        if kind[0] in "LMN" or character in "(),!?'`":
-            self[code] = character
-        else:
-            self[code] = "" if kind == "Cf" else " "
+        character, kind = chr(code), unicodedata.category(chr(code))
+        kept = kind[0] in "LMN" or character in "(),!?'`"
+        self[code] = character if kept else "" if kind == "Cf" else " "
         return self[code]
 
 
@@ -112,18 +109,11 @@ def clean_documents(
     stop_words: Iterable[str] = STOP_WORDS,
     cleaning: str = "unicode",
 ) -> list[list[str]]:
-    """Words of every document, without stop words and rare words.
+    """Words of every document (N lists), without stop words and rare words.
 
-    Args:
-        texts: N documents.
-        min_count: Words that are rarer in all documents together are left out; 1 keeps all.
-        stop_words: Words to leave out.
-        cleaning: "unicode" keeps the letters, marks and numbers of every script, composed (NFC).
-            "published" is the cleaning of TextGCN's release: all but ASCII letters, digits and
-            ``(),!?'` `` becomes a space.
-
-    Returns:
-        N lists, of which some may be empty.
+    Words that occur less than `min_count` times in all documents together are rare. The cleaning
+    "unicode" keeps the letters, marks and numbers of every script, composed (NFC). "published" is
+    that of TextGCN's release: all but ASCII letters, digits and ``(),!?'` `` becomes a space.
 
     Raises:
         ValueError: `min_count` below 1, or an unknown cleaning.
@@ -155,14 +145,10 @@ def word_document_graph(
     A document and a word are joined by \(tf \cdot \log(N / df)\) with the raw count tf; two words
     by \(\log \frac{p(i, j)}{p(i) p(j)}\) over sliding windows, where that is positive.
 
-    Args:
-        texts: N documents of all parts: training, validation, test, unlabeled.
-        window: Words of a window. A shorter document is one window.
-        min_count: Rarer words are left out.
-        stop_words: Words to leave out, none of them in TextGCN's setting for MR.
-        counting: Co-occurrences of two words: "pairs" of their places in all windows (as in the
-            released code and the published scores) or "windows" that hold both (as in the paper).
-        cleaning: As in `clean_documents`.
+    The N texts are those of all parts: training, validation, test, unlabeled. Their words are those
+    of `clean_documents`; a document shorter than `window` words is one window. Co-occurrences of
+    two words are "pairs" of their places in all windows (as in the released code and the published
+    scores) or "windows" that hold both (as in the paper).
 
     Returns:
         `edge_index` (2, E) int64, both directions, sorted, without self-loops; `edge_weight` (E,)
@@ -201,11 +187,10 @@ def word_document_graph(
     meeting = _pmi(flat, lengths, len(names), window, counting)
     whole = sparse.bmat([[None, terms], [terms.T, meeting]], format="csr")
     whole.sort_indices()
-    rows = np.repeat(np.arange(whole.shape[0]), np.diff(whole.indptr))
-    edge_index = np.stack([rows, whole.indices.astype(np.int64)])
+    edge_index, weight = from_scipy_sparse_matrix(whole)
     return Data(
-        edge_index=torch.from_numpy(edge_index),
-        edge_weight=torch.from_numpy(whole.data.astype(np.float32)),
+        edge_index=edge_index,
+        edge_weight=weight.float(),
         num_nodes=whole.shape[0],
         num_documents=len(documents),
         words=names,
@@ -227,10 +212,8 @@ def normalized_adjacency(graph: Data) -> Tensor:
 
 def normalized_matrix(graph: Data) -> sparse.csr_matrix:
     """The matrix of `normalized_adjacency` in SciPy's form, float64."""
-    size = int(graph.num_nodes)
-    rows, columns = graph.edge_index.numpy()
-    weights = graph.edge_weight.numpy().astype(np.float64)
-    matrix = sparse.csr_matrix((weights, (rows, columns)), (size, size))
+    size, weight = int(graph.num_nodes), graph.edge_weight.double()
+    matrix = to_scipy_sparse_matrix(graph.edge_index, weight, size).tocsr()
     matrix = (matrix + sparse.identity(size, format="csr")).tocsr()
     scale = sparse.diags(1.0 / np.sqrt(np.asarray(matrix.sum(axis=1)).ravel()))
     matrix = (scale @ matrix @ scale).tocsr()

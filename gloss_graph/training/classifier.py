@@ -19,7 +19,7 @@ from gloss_graph._internal.checks import check_range
 from gloss_graph._internal.files import atomic_path
 from gloss_graph._internal.folders import newest_whole, whole_folder, write_json
 from gloss_graph._internal.limits import read_object
-from gloss_graph.analysis.scores import classification_scores
+from gloss_graph.analysis.measures import classification_scores
 from gloss_graph.graph import visible_split
 from gloss_graph.text import FeatureEncoder, TextEncoder, load_saved_encoder
 from gloss_graph.text.checkpoints import ENCODER_FILE

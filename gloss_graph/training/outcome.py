@@ -16,7 +16,7 @@ from torch import Tensor
 from transformers import TrainerCallback, TrainerState
 
 from gloss_graph._internal.files import atomic_write
-from gloss_graph.analysis.scores import classification_scores, silhouette_scores
+from gloss_graph.analysis.measures import classification_scores, silhouette_scores
 from gloss_graph.runs.provenance import documents_digest
 from gloss_graph.text import Corpus, Splits
 from gloss_graph.text.tables import csv_bytes

@@ -20,7 +20,7 @@ from transformers.trainer_callback import PrinterCallback
 
 from gloss_graph._internal import processes
 from gloss_graph._internal.eval_mode import evaluating
-from gloss_graph.analysis.scores import classification_scores, macro_silhouette
+from gloss_graph.analysis.measures import classification_scores, macro_silhouette
 from gloss_graph.graph import estimate_bandwidth
 from gloss_graph.graph.bandwidth import scaled_bandwidth
 from gloss_graph.losses import MetricLoss, PseudoLabelLoss

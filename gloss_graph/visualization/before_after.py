@@ -20,7 +20,7 @@ from torch.nn.functional import normalize
 
 from gloss_graph._internal.checks import check_matrix, check_positive_int
 from gloss_graph._internal.labels import stratified_sample
-from gloss_graph.analysis.words import group_words
+from gloss_graph.analysis.measures import group_words
 from gloss_graph.export.graph_arrays import edge_homophily, read_arrays
 from gloss_graph.graph import build_document_graph
 from gloss_graph.visualization import style

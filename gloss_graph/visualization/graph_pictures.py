@@ -16,8 +16,7 @@ from torch_geometric.data import Data
 
 from gloss_graph._internal.checks import check_positive_int
 from gloss_graph.analysis.explanation import DOCUMENT, NodeExplanation
-from gloss_graph.analysis.measures import louvain_communities
-from gloss_graph.analysis.words import group_words
+from gloss_graph.analysis.measures import group_words, louvain_communities
 from gloss_graph.export.attributes import clean_text
 from gloss_graph.export.graph_arrays import read_arrays
 from gloss_graph.export.networkx_graphs import to_networkx

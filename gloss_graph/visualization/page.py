@@ -22,9 +22,8 @@ from torch_geometric.data import Data
 
 from gloss_graph._internal.checks import check_positive_int, check_range
 from gloss_graph._internal.files import atomic_write
-from gloss_graph.analysis.label_masses import TopMasses, top_masses
-from gloss_graph.analysis.measures import louvain_communities
-from gloss_graph.analysis.words import group_words
+from gloss_graph.analysis.explanation import TopMasses, top_masses
+from gloss_graph.analysis.measures import group_words, louvain_communities
 from gloss_graph.export.attributes import clean_text
 from gloss_graph.export.graph_arrays import GraphArrays, read_arrays
 from gloss_graph.export.networkx_graphs import data_columns, with_given

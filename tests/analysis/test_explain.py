@@ -13,7 +13,7 @@ from torch_geometric.data import Data
 
 from gloss_graph import build_document_graph
 from gloss_graph.analysis import NodeExplanation, explain
-from gloss_graph.analysis.label_masses import hidden_labels
+from gloss_graph.analysis.audit import hidden_labels
 from gloss_graph.export.graph_arrays import read_arrays
 from gloss_graph.visualization import plot_explanation
 

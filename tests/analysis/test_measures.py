@@ -27,7 +27,7 @@ from torch_geometric.data import Data
 
 from gloss_graph import build_document_graph, to_networkx
 from gloss_graph.analysis import louvain_communities, measures
-from gloss_graph.analysis.scores import macro_silhouette
+from gloss_graph.analysis.measures import macro_silhouette
 from gloss_graph.export import edge_homophily
 from gloss_graph.export.graph_arrays import read_arrays
 from gloss_graph.reports import compare_measures, edge_churn, measures_summary, run_change

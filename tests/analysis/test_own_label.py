@@ -10,7 +10,7 @@ from torch_geometric.data import Data
 
 from gloss_graph import build_document_graph
 from gloss_graph.analysis import audit, explain
-from gloss_graph.analysis.label_masses import top_masses
+from gloss_graph.analysis.explanation import top_masses
 from gloss_graph.export.graph_arrays import read_arrays
 
 

@@ -11,7 +11,8 @@ from torch_geometric.data import Data
 
 from gloss_graph import build_document_graph
 from gloss_graph.analysis import audit
-from gloss_graph.analysis.label_masses import hidden_labels, top_masses
+from gloss_graph.analysis.audit import hidden_labels
+from gloss_graph.analysis.explanation import top_masses
 from gloss_graph.export.graph_arrays import read_arrays
 from gloss_graph.visualization import write_html
 
@@ -52,9 +53,9 @@ def content(path: Path) -> dict:
 @pytest.mark.parametrize("eta", [0.0, 0.2])
 @pytest.mark.parametrize("normalization", ["row", "hub"])
 def test_masses_are_those_of_absorbing_chains(eta, normalization, dense, monkeypatch):
-    monkeypatch.setattr("gloss_graph.analysis.label_masses._DENSE", dense)
+    monkeypatch.setattr("gloss_graph.analysis.explanation._DENSE", dense)
     # Several blocks of right sides must give what one would.
-    monkeypatch.setattr("gloss_graph.analysis.label_masses._BLOCK", 7)
+    monkeypatch.setattr("gloss_graph.analysis.explanation._BLOCK", 7)
     table = read_arrays(documents())
     size = table.size
     top = top_masses(table, np.arange(size), top=size, eta=eta, normalization=normalization)
