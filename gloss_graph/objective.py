@@ -15,8 +15,7 @@ from gloss_graph._internal.processes import cpu_generator, step_generator
 from gloss_graph._internal.settings import former_names, settings_of, shown, with_short_forms
 from gloss_graph._internal.timing import StageClock
 from gloss_graph.graph.bandwidth import BandwidthRule, check_fits_bank
-from gloss_graph.graph.batch import StepBatch, check_memory, check_step
-from gloss_graph.graph.build import document_data
+from gloss_graph.graph.build import check_memory, document_data
 from gloss_graph.graph.kernels import Kernel
 from gloss_graph.graph.settings import KNNGraph
 from gloss_graph.graph.visibility import LabelSplit
@@ -30,19 +29,20 @@ from gloss_graph.losses import (
     labeled_cross_entropy,
 )
 from gloss_graph.memory import MemoryBank
+from gloss_graph.memory.batch import StepBatch, check_step
 from gloss_graph.propagation import LabelPropagation, PropagationSettings
-from gloss_graph.step.consistency import GraphTargets, consistency_loss
 from gloss_graph.step.contrast import GraphClasses, check_contrast, contrast_loss
-from gloss_graph.step.graph_loss import (
-    Compared,
+from gloss_graph.step.settings import Consistency, GraphContrast, Staleness
+from gloss_graph.step.state import check_generator_state, check_objective_state, state_kept
+from gloss_graph.step.terms import (
+    GraphTargets,
     ObjectiveOutput,
     StepGraph,
     WarmStart,
     check_propagation,
     compare_hidden,
+    consistency_loss,
 )
-from gloss_graph.step.settings import Consistency, GraphContrast, Staleness
-from gloss_graph.step.state import check_generator_state, check_objective_state, state_kept
 
 # The short forms that have another name than the field of the part.
 _SHORT_FORMS = {
@@ -533,7 +533,21 @@ class GraphGuidedObjective(nn.Module):
         batch, logits, compared = step.batch, step.logits, None
         alone = logits is None and self.classes is None
         if self.graph_weight > 0 or alone or return_output:
-            compared = self._compare(step, return_output)
+            split = LabelSplit(
+                self.visible_fraction,
+                self.memory_visible_fraction,
+                step_generator(self.generator, self.training),
+                step.documents,
+                step.visible,
+            )
+            # Labels are hidden before the weights are made: a bandwidth may depend on labels.
+            made = self._graph.connect(
+                batch, step.learned, self.targets.steps, listed=return_output, split=split
+            )
+            with self.seconds.timed("propagation"):
+                compared = compare_hidden(
+                    self.propagation, made, batch.labels, self.loss, self.class_weight, self.warm
+                )
         # Graph and lists of `embeddings` are not those of other target embeddings.
         connection = None if compared is None or step.has_targets else compared.connection
         cross_entropy = consistency = contrast = batch.x.new_zeros(())
@@ -547,13 +561,10 @@ class GraphGuidedObjective(nn.Module):
                     logits, batch.labels, batch.targets, self.class_weight
                 )
             if self.consistency.weight > 0:
+                # A listed graph is the same up to rounding only.
+                graph = None if return_output else connection
                 with self.seconds.timed("targets"):
-                    if self.targets.due(batch.labels):
-                        # A listed graph is the same up to rounding only.
-                        graph = None if return_output else connection
-                        consistency = consistency_loss(
-                            self.targets, self._graph, step, logits, graph
-                        )
+                    consistency = consistency_loss(self.targets, self._graph, step, logits, graph)
             loss = self.graph_weight * graph_loss + (1.0 - self.graph_weight) * cross_entropy
             loss = loss + self.consistency.weight * consistency
         terms = {
@@ -562,8 +573,11 @@ class GraphGuidedObjective(nn.Module):
             "consistency": consistency,
         }
         if self.classes is not None and self.memory is not None:
+            generator = step_generator(self.generator, self.training)
             with self.seconds.timed("contrast"):
-                contrast = self._contrast(self.classes, self.memory, step)
+                contrast = contrast_loss(
+                    self.classes, self.memory, step, self.targets.steps, generator
+                )
             loss = loss + self.classes.contrast.weight * contrast
             terms["contrast"] = contrast
         self.parts = {name: term.detach() for name, term in terms.items()}
@@ -587,32 +601,6 @@ class GraphGuidedObjective(nn.Module):
                 with self.seconds.timed("enqueue"):
                     self.memory.store(step.constants, neighbors, of_all=True)
         return loss if output is None else output
-
-    def _contrast(self, classes: GraphClasses, memory: MemoryBank, step: StepBatch) -> Tensor:
-        """The contrast, over classes that are found again when it is time."""
-        if self.training:
-            classes.refresh(memory, self.targets.steps)
-        generator = step_generator(self.generator, self.training)
-        return contrast_loss(classes, memory, step, generator)
-
-    def _compare(self, step: StepBatch, listed: bool) -> Compared:
-        """Connect, hide, propagate and compare."""
-        batch = step.batch
-        split = LabelSplit(
-            self.visible_fraction,
-            self.memory_visible_fraction,
-            step_generator(self.generator, self.training),
-            step.documents,
-            step.visible,
-        )
-        # Labels are hidden before the weights are made: a bandwidth may depend on labels.
-        connection = self._graph.connect(
-            batch, step.learned, self.targets.steps, listed=listed, split=split
-        )
-        with self.seconds.timed("propagation"):
-            return compare_hidden(
-                self.propagation, connection, batch.labels, self.loss, self.class_weight, self.warm
-            )
 
     @former_names(anchor="frozen_weight")
     def predict(

@@ -238,21 +238,6 @@ def foreign(name: str, rule: str) -> ValueError:
     )
 
 
-def kept_buffers(bank: nn.Module, size: int, capacity: int) -> dict[str, Tensor]:
-    """Copies of the buffers of a bank, of those with a row per slot the `size` rows in use."""
-    return {
-        name: (buffer[:size] if buffer.dim() and buffer.size(0) == capacity else buffer).clone()
-        for name, buffer in bank.named_buffers()
-    }
-
-
-def restore_buffers(bank: nn.Module, kept: Mapping[str, Tensor]) -> None:
-    """Write the copies of `kept_buffers` back into a bank that was reset."""
-    for name, buffer in bank.named_buffers():
-        part = buffer[: kept[name].size(0)] if buffer.dim() else buffer
-        part.copy_(kept[name])
-
-
 def check_bank_state(
     bank: nn.Module,
     sizes: Mapping[str, int],

@@ -2,7 +2,7 @@
 
 Rules and solvers know only the protocols `SystemOperator` (a matrix that is solved for) and
 `Operator` (the graph it is cut from). `SparseOperator` and `FullOperator` are those of an edge
-list and a matrix; `gloss_graph.step` has a third one, for the graph of a batch and a bank.
+list and a matrix; `gloss_graph.graph` has a third one, for the graph of a batch and a bank.
 """
 
 from __future__ import annotations

@@ -6,16 +6,15 @@ from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from gloss_graph._internal.checks import check_index_vector, check_matrix
-from gloss_graph.graph.batch import StepBatch
 from gloss_graph.inference.agreement import FoundClasses, ViewVotes, agreed_labels, view_votes
 from gloss_graph.inference.head import GraphClassifier
 from gloss_graph.memory import MemoryBank
-from gloss_graph.memory.drift import age_decay
+from gloss_graph.memory.batch import StepBatch
 from gloss_graph.step.settings import GraphContrast
-from gloss_graph.step.state import holds_label
+from gloss_graph.step.terms import BankTable
 
 
 class _View:
@@ -39,7 +38,7 @@ class _View:
         return torch.where(known, self.rows[place], 0.0).to(ids.device)
 
 
-class GraphClasses(nn.Module):
+class GraphClasses(BankTable):
     """The class of every document of the bank, known or found, and the trust in it.
 
     Found over the whole bank every `refresh_every` steps and looked up by document in between.
@@ -59,6 +58,7 @@ class GraphClasses(nn.Module):
     trust: Tensor
     ids: Tensor
     found_at: Tensor
+    without = "the contrast finds no classes"
 
     def __init__(
         self,
@@ -68,15 +68,14 @@ class GraphClasses(nn.Module):
         half_life: float | None = None,
         views: Sequence[tuple[Tensor, Tensor]] = (),
     ) -> None:
-        super().__init__()
-        self.classifier, self.contrast, self.half_life = classifier, contrast, half_life
+        super().__init__(classifier, half_life)
+        self.contrast = contrast
         # Constants that the caller has: no part of the state.
         self._views = [_View(*view, f"views[{i}]") for i, view in enumerate(views)]
         self.register_buffer("labels", torch.full((capacity,), -1))
         self.register_buffer("trust", torch.zeros(capacity, dtype=torch.float32))
         self.register_buffer("ids", torch.full((capacity,), -1))
         self.register_buffer("found_at", torch.full((), -1))
-        self._warned = False
         self._said: tuple[Tensor, Tensor, list[ViewVotes]] | None = None
 
     @property
@@ -86,8 +85,7 @@ class GraphClasses(nn.Module):
 
     def find(self, memory: MemoryBank) -> FoundClasses:
         """Classes and trust of the M rows of the bank, which holds a label."""
-        decay = None if self.half_life is None else age_decay(memory.age, self.half_life)
-        rows, labels = memory.embeddings.float(), memory.labels
+        rows, labels, decay = memory.embeddings.float(), memory.labels, self.trust_in(memory)
         return agreed_labels(rows, labels, self.classifier, self._votes(memory), decay)
 
     def _votes(self, memory: MemoryBank) -> list[ViewVotes]:
@@ -105,13 +103,9 @@ class GraphClasses(nn.Module):
         early = number < self.contrast.start
         if early or (last >= 0 and number - last < self.contrast.refresh_every):
             return
-        count = len(memory)
-        if count == 0:
+        if not self.can_solve(memory):
             return
-        if not holds_label(memory, "the contrast finds no classes", warn=not self._warned):
-            self._warned = True
-            return
-        found = self.find(memory)
+        count, found = len(memory), self.find(memory)
         # New tensors, so that a step that raises later can go back to the old ones.
         self.labels = torch.cat([found.labels, self.labels[count:]])
         self.trust = torch.cat([found.trust.to(self.trust), self.trust[count:]])
@@ -131,12 +125,19 @@ class GraphClasses(nn.Module):
 
 
 def contrast_loss(
-    classes: GraphClasses, memory: MemoryBank, step: StepBatch, generator: torch.Generator
+    classes: GraphClasses,
+    memory: MemoryBank,
+    step: StepBatch,
+    number: Tensor,
+    generator: torch.Generator,
 ) -> Tensor:
-    """The term of one step; a differentiable 0 where no two documents can be compared.
+    """The term of step `number`; a differentiable 0 where no two documents can be compared.
 
-    Gradients reach the batch rows, also as the other end of a pair; rows of the bank are constants.
+    While training the classes are found again if it is time. Gradients reach the batch rows, also
+    as the other end of a pair; rows of the bank are constants.
     """
+    if classes.training:
+        classes.refresh(memory, number)
     batch, learned = step.batch, step.learned
     of_bank = classes.of_bank(memory)
     labels, trust = _of_batch(batch.labels, batch.slots, of_bank)

@@ -33,10 +33,9 @@ from gloss_graph._internal.processes import (
     world_size,
 )
 from gloss_graph._internal.timing import StageClock
-from gloss_graph.graph.rows import joint_view
 from gloss_graph.losses import MetricLoss, PseudoLabelLoss, labeled_binary_cross_entropy
 from gloss_graph.memory import MemoryBank
-from gloss_graph.memory.incoming import is_labeled
+from gloss_graph.memory.batch import is_labeled, joint_view
 from gloss_graph.objective import GraphGuidedObjective
 from gloss_graph.training.checkpoints import (
     OBJECTIVE_FILE,

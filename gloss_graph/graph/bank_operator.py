@@ -14,7 +14,6 @@ from scipy import sparse
 from torch import Tensor
 
 from gloss_graph._internal.precision import first_order, widen
-from gloss_graph.graph.build import BankEdges
 from gloss_graph.propagation.inputs import is_extreme, largest_weight
 from gloss_graph.propagation.normalize import Scaling
 from gloss_graph.propagation.operators import (
@@ -276,23 +275,25 @@ class BankOperator(NamedTuple):
         return full + torch.nn.functional.pad(inner, (self.offset, 0, self.offset, 0))
 
 
-def bank_operator(edges: BankEdges) -> BankOperator:
-    """W of the edges of a batch and a bank; weights of an extreme unit are scaled."""
-    border, weight = edges.edge_weight, edges.weight
-    top = max(largest_weight(border), largest_weight(weight))
+def bank_operator(
+    edge_index: Tensor,
+    edge_weight: Tensor,
+    nodes: Tensor,
+    memory: ConstantRows,
+    size: int,
+    absent: Tensor,
+) -> BankOperator:
+    """W of the edges of `size` batch rows and a bank; weights of an extreme unit are scaled.
+
+    The border (2, E), sorted, in both directions, has its ends as positions in `nodes`.
+    """
+    top = max(largest_weight(edge_weight), largest_weight(memory.weight))
     # No propagation depends on the unit: one pass less where it does no harm.
     if is_extreme(top):
-        border, weight = widen(border) / top, weight.double() / top
-    size = edges.pointer.numel() - 1
-    rows = rows_of(edges.edge_index, edges.nodes.numel())
-    return BankOperator(
-        SparseOperator(rows, border, None),
-        edges.nodes,
-        ConstantRows(edges.pointer, edges.column, weight, size, edges.owner),
-        edges.size,
-        edges.absent,
-        CutRows(),
-    )
+        edge_weight = widen(edge_weight) / top
+        memory = memory._replace(weight=memory.weight.double() / top)
+    border = SparseOperator(rows_of(edge_index, nodes.numel()), edge_weight, None)
+    return BankOperator(border, nodes, memory, size, absent, CutRows())
 
 
 class _KnownProduct(torch.autograd.Function):
