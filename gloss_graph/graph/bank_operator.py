@@ -1,8 +1,4 @@
-"""W of a step over a bank: constant rows among remembered nodes, a small border with gradient.
-
-A weight of the border needs the adjoint vectors of a product at its ends only, and those of the
-product before it at their neighbors: nothing else of the bank is visited backward.
-"""
+"""W of a step over a bank: constant rows among remembered nodes, a small border with gradient."""
 
 from __future__ import annotations
 
@@ -71,13 +67,6 @@ class ConstantRows(NamedTuple):
         """Columns `where` (n,) long, sorted, renumbered."""
         return _constant(self._scipy()[:, where.numpy()])
 
-    def neighbors(self, where: Tensor) -> Tensor:
-        """`where` (n,) and the columns of those rows, as a mask (columns,) bool."""
-        found = torch.zeros(self.columns, dtype=torch.bool)
-        found[where] = True
-        found[self.take(where).column.long()] = True
-        return found
-
 
 def _constant(matrix: Any) -> ConstantRows:
     return ConstantRows(
@@ -91,9 +80,7 @@ def _constant(matrix: Any) -> ConstantRows:
 class CutRows:
     """Rows of the constant part that were cut out before, to be used again within a step."""
 
-    def __init__(self) -> None:
-        self.rows: tuple[Tensor, ConstantRows] | None = None
-        self.near: tuple[Tensor, ConstantRows] | None = None
+    rows: tuple[Tensor, ConstantRows] | None = None
 
 
 class BankOperator(NamedTuple):
@@ -101,9 +88,7 @@ class BankOperator(NamedTuple):
 
     `border` are the edges that touch the batch, among the sorted `nodes` (T,), the only ones with a
     gradient; `memory` those among remembered nodes (M, M); `absent` (n,) nodes without edges that
-    are no part of the graph; `cut` rows of `memory` that were cut out before. With `near_only`
-    products of the backward pass reach only the nodes within one edge of `nodes`: a gradient of
-    `border` reads no others. It requires right sides and labels without gradient.
+    are no part of the graph; `cut` rows of `memory` that were cut out before.
     """
 
     border: SparseOperator
@@ -112,7 +97,6 @@ class BankOperator(NamedTuple):
     offset: int
     absent: Tensor
     cut: CutRows
-    near_only: bool = True
 
     @property
     def weight(self) -> Tensor:
@@ -166,32 +150,9 @@ class BankOperator(NamedTuple):
             known = self.cut.rows = where, self.memory.take(where)
         return known[1]
 
-    def _near_is_most(self) -> bool:
-        """Whether cutting those rows out would cost more than it saves."""
-        if self.cut.near is not None:
-            return False
-        inner = self.nodes[self.nodes >= self.offset] - self.offset
-        pointer = self.memory.pointer
-        reached = int((pointer[inner + 1] - pointer[inner]).sum())
-        return 2 * reached > self.memory.size
-
-    def _near(self) -> tuple[Tensor, ConstantRows]:
-        """Remembered nodes within an edge of the border's ends, and their rows."""
-        if self.cut.near is None:
-            inner = self.nodes[self.nodes >= self.offset] - self.offset
-            where = self.memory.neighbors(inner).nonzero().squeeze(1)
-            self.cut.near = where, self.memory.take(where)
-        return self.cut.near
-
     def pull(self, grad: Tensor) -> Tensor:
-        """W grad (N, C) where the border's gradient reads it."""
-        if not self.near_only or self._near_is_most():
-            return self.multiply(grad)
-        where, rows = self._near()
-        out = torch.zeros_like(grad)
-        out[where + self.offset] = rows.times(grad[self.offset :])
-        edge = self.border.multiply(grad.index_select(0, self.nodes))
-        return out.index_add_(0, self.nodes, edge)
+        """W grad: W is symmetric."""
+        return self.multiply(grad)
 
     def outer(self, left: Tensor, right: Tensor) -> Tensor:
         """left[row_e] · right[target_e] for every edge of the border."""
@@ -200,7 +161,7 @@ class BankOperator(NamedTuple):
         )
 
     def times(self, x: Tensor) -> Tensor:
-        """W x for x (N, C), differentiable once in the border's weights and, near it, in x."""
+        """W x for x (N, C), differentiable once in the border's weights and in x."""
         return symmetric_product(self, x)
 
     def send(self, messages: SendMessages, x: Tensor) -> Tensor:
@@ -215,8 +176,8 @@ class BankOperator(NamedTuple):
         """None, since the rows of the unknowns are cut out and kept in `cut`."""
 
     def unrolled(self) -> BankOperator:
-        """This operator for iterations that autograd records, which read all of it."""
-        return self._replace(near_only=False)
+        """Itself."""
+        return self
 
     def scaling(self, name: str) -> tuple[Scaling, Tensor]:
         """See `Operator`."""
@@ -262,7 +223,6 @@ class BankOperator(NamedTuple):
             int(keep[: self.offset].sum()),
             self.nodes[:0],
             CutRows(),
-            near_only=False,
         )
 
     def to_full(self) -> Tensor:

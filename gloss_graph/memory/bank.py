@@ -70,11 +70,11 @@ _ANONYMOUS = (
 class MemoryBank(nn.Module):
     r"""A ring of past embeddings that knows which document each row is.
 
-    Cross-batch memory (Wang et al., 2020, arXiv 1912.06798) with identities: a document that is
-    already stored gets its row refreshed; others overwrite the oldest slot, or the one that
-    `eviction` names. Every row keeps the list of its nearest neighbors at the time it was written,
-    so the graph among stored rows is inherited and never searched again. A link lives while both
-    documents live; its length follows when either end is refreshed.
+    Cross-batch memory (Wang et al., 2020, arXiv 1912.06798) with identities: a stored document gets
+    its row refreshed; others overwrite the oldest slot, or the one that `eviction` names. Every row
+    keeps the list of its nearest neighbors at the time it was written, so the graph among stored
+    rows is inherited and never searched again. A link lives while both documents live; its length
+    follows when either end is refreshed.
 
     `state_dict()` restores the bank, and what it finds, bit for bit. A call that raises leaves the
     state as it was. Rows never carry a gradient.
@@ -84,7 +84,7 @@ class MemoryBank(nn.Module):
     Args:
         capacity: Largest number of rows; with `ids` and the size of the corpus, one per document.
         dim: Embedding dimension D.
-        k: Links stored with every row; 0 = none, for uses without a graph.
+        k: Links stored with every row; 0 for uses without a graph.
         dtype: Storage, `torch.float32` or `torch.float16` (search and links use float32).
         search: `"exact"` (its variants are `"faiss"` and `"matmul"`, see
             `gloss_graph.neighbors.nearest`), or approximate, see `recall`: `"descent"`, walks over
@@ -93,12 +93,11 @@ class MemoryBank(nn.Module):
             `"descent"`, with new documents searched exactly below 200,000 rows, then by `"ivf"`;
             always exact on a GPU.
         normalize: L2-normalize rows and queries, so Euclidean order is cosine order.
-        num_classes: C for label sets: every row then has targets (C,) in [0, 1]. None: one
-            class number per row.
+        num_classes: C for label sets, targets (C,) in [0, 1]; None for class numbers.
         eviction: Which row leaves a full bank: `"fifo"`, the oldest tenant; `"stalest"`, the row
             that was written longest ago; `"class-balanced"`, the oldest row of the most frequent
             class; `"reservoir"` keeps a uniform sample of all documents; or an `Eviction`.
-        bits: Deprecated, without effect: rows are stored in `dtype`.
+        bits: Deprecated, without effect.
 
     Raises:
         ValueError: A setting out of range or unknown.
@@ -129,7 +128,6 @@ class MemoryBank(nn.Module):
     step: Tensor
     anonymous: Tensor
     cells: Cells | None
-    # Turned off for a mapped file, which would be read from end to end.
     _checks_rows = True
 
     def __init__(
@@ -469,8 +467,7 @@ class MemoryBank(nn.Module):
             TypeError: `encoder` cannot be called or returns no tensor.
             ValueError: As `enqueue`.
 
-        Whatever raises, the bank is then as it was before the call; until the call ends a copy of
-        its earlier rows is kept.
+        If anything raises, the bank is as it was; until then a copy of its rows is kept.
         """
         self._check_writable()
         _check_callable("encoder", encoder)
@@ -645,8 +642,8 @@ class MemoryBank(nn.Module):
     def save(self, path: str | Path) -> Path:
         """Write the bank, settings and all, as one safetensors file.
 
-        It replaces an existing file when it is complete: a process killed at any moment leaves the
-        old file or the new one (and maybe a hidden draft `.NAME.*.part`, which can be deleted).
+        A process killed at any moment leaves the old file or the new one (and maybe a hidden draft
+        `.NAME.*.part`, which can be deleted).
 
         Raises:
             ValueError: A custom eviction policy, which a file cannot hold.
@@ -659,9 +656,9 @@ class MemoryBank(nn.Module):
 
         Args:
             path: A file that `save` wrote.
-            mmap: Map the file instead of reading it: at once, and processes share the pages that
-                are only read; writes to this bank never reach the file. Checksums, and the values
-                of rows and links, are then not checked. Only `save` may overwrite the file.
+            mmap: Map the file instead of reading it: at once, and processes share the pages they
+                only read; writes never reach the file. Checksums, and the values of rows and links,
+                are then not checked. Only `save` may overwrite the file.
 
         Raises:
             FileNotFoundError: No such file.

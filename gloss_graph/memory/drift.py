@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -120,7 +121,7 @@ class BankStats(NamedTuple):
 
 
 def class_counts(labels: Tensor) -> dict[int, int]:
-    """Rows per class of labels (M,) or targets (M, C); -1 counts the unlabeled ones."""
+    """The `class_counts` of `BankStats` from labels (M,) or targets (M, C)."""
     if labels.dim() == 2:
         unlabeled = (~is_labeled(labels)).nonzero().squeeze(1)
         members = (labels >= 0.5).nonzero()[:, 1]
@@ -150,28 +151,21 @@ def twin_rows(source: Tensor, target: Tensor, squared: Tensor, rows: Tensor | No
     return int(torch.cat([source[twins], target[twins]]).unique().numel())
 
 
-class _Ema:
-    """torch's moving average, which is a closure, in a form that can be pickled."""
-
-    def __init__(self, momentum: float) -> None:
-        self._momentum = momentum
-
-    def __call__(self, *args: Any) -> None:
-        get_ema_multi_avg_fn(self._momentum)(*args)
+def _follow(momentum: float, *args: Any) -> None:
+    """Move as torch does; its own function is a closure, which cannot be pickled."""
+    get_ema_multi_avg_fn(momentum)(*args)
 
 
 class MomentumEncoder(nn.Module):
-    r"""A copy of an encoder that follows it slowly.
+    r"""A copy of an encoder that follows it slowly, so that rows it wrote stay comparable longer.
 
     \(\bar\theta \leftarrow m \bar\theta + (1 - m) \theta\) (He et al., 2020, arXiv 1911.05722).
-    Its embeddings drift 1 / (1 - m) times slower than those of the encoder, so rows that it wrote
-    into a bank stay comparable for longer. Call it for the objective's `target_embeddings` and
-    `update()` after every step of the optimizer. Parameters are averaged, buffers copied; it is
-    always in eval mode and takes no gradient.
+    Its embeddings drift 1 / (1 - m) times slower than those of the encoder. Call it for the
+    objective's `target_embeddings` and `update()` after every step of the optimizer. Parameters are
+    averaged, buffers copied; it is always in eval mode and takes no gradient.
 
     Args:
-        module: The encoder that is trained. It is not part of this module: `state_dict()` holds
-            the copy alone.
+        module: The encoder that is trained; `state_dict()` holds the copy alone.
         momentum: m in [0, 1).
 
     Raises:
@@ -199,7 +193,7 @@ class MomentumEncoder(nn.Module):
         self.momentum = float(momentum)
         # Past nn.Module, which would take the encoder in as a part.
         object.__setattr__(self, "_source", module)
-        average = AveragedModel(module, multi_avg_fn=_Ema(self.momentum))
+        average = AveragedModel(module, multi_avg_fn=partial(_follow, self.momentum))
         self.average = average.requires_grad_(False)
         # Its first call copies; an average that starts at the encoder begins with the second.
         self.average.update_parameters(module)
@@ -211,7 +205,6 @@ class MomentumEncoder(nn.Module):
 
     def train(self, mode: bool = True) -> MomentumEncoder:
         """Stays in eval mode whatever `mode` is."""
-        del mode
         return super().train(False)
 
     @torch.no_grad()
@@ -237,12 +230,7 @@ class MomentumEncoder(nn.Module):
     def load_state_dict(
         self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False
     ) -> Any:
-        """As `torch.nn.Module.load_state_dict`, but checked first: if it raises nothing changed.
-
-        Raises:
-            RuntimeError: Entries are missing or foreign.
-            ValueError: Another shape or kind of dtype.
-        """
+        """As `torch.nn.Module.load_state_dict`, but checked first: if it raises nothing changed."""
         if strict:
             check_keys(self, state_dict.keys())
         check_entries(self.state_dict(), state_dict)
