@@ -330,9 +330,7 @@ class GraphGuidedObjective(nn.Module):
         """
         return cls(
             num_classes,
-            graph=KNNGraph(bandwidth=sigma, batch_edges="all"),
-            propagation=LabelPropagation(normalization="column", eta=0.0, solver="dense"),
-            consistency=Consistency(weight=0.0),
+            **_paper_parts(sigma, "column"),
             loss="published",
             graph_weight=graph_weight,
             visible_fraction=visible_fraction,
@@ -357,9 +355,7 @@ class GraphGuidedObjective(nn.Module):
         """
         return cls(
             num_classes,
-            graph=KNNGraph(bandwidth=sigma, batch_edges="all"),
-            propagation=LabelPropagation(normalization="hub", eta=0.0, solver="dense"),
-            consistency=Consistency(weight=0.0),
+            **_paper_parts(sigma, "hub"),
             loss="released",
             graph_weight=graph_weight,
             visible_fraction=visible_fraction,
@@ -530,7 +526,9 @@ class GraphGuidedObjective(nn.Module):
 
     def _step(self, step: StepBatch, return_output: bool) -> Tensor | ObjectiveOutput:
         """Connect, hide, propagate, compare, then store, in this order."""
-        batch, logits, compared = step.batch, step.logits, None
+        batch, logits, steps = step.batch, step.logits, self.targets.steps
+        compared, connection, zero = None, None, batch.x.new_zeros(())
+        terms = dict.fromkeys(("graph_loss", "cross_entropy", "consistency"), zero)
         alone = logits is None and self.classes is None
         if self.graph_weight > 0 or alone or return_output:
             split = LabelSplit(
@@ -542,44 +540,39 @@ class GraphGuidedObjective(nn.Module):
             )
             # Labels are hidden before the weights are made: a bandwidth may depend on labels.
             made = self._graph.connect(
-                batch, step.learned, self.targets.steps, listed=return_output, split=split
+                batch, step.learned, steps, listed=return_output, split=split
             )
             with self.seconds.timed("propagation"):
                 compared = compare_hidden(
                     self.propagation, made, batch.labels, self.loss, self.class_weight, self.warm
                 )
-        # Graph and lists of `embeddings` are not those of other target embeddings.
-        connection = None if compared is None or step.has_targets else compared.connection
-        cross_entropy = consistency = contrast = batch.x.new_zeros(())
-        graph_loss = consistency if compared is None else compared.loss.to(batch.x.dtype)
-        loss = graph_loss if self.classes is None else self.graph_weight * graph_loss
+            terms["graph_loss"] = compared.loss.to(batch.x.dtype)
+            # Graph and lists of `embeddings` are not those of other target embeddings.
+            connection = None if step.has_targets else made
+        loss = terms["graph_loss"] if alone else self.graph_weight * terms["graph_loss"]
         if logits is not None:
-            if batch.targets is None:
-                cross_entropy = labeled_cross_entropy(logits, batch.labels, self.class_weight)
-            else:
-                cross_entropy = labeled_binary_cross_entropy(
+            cross_entropy = (
+                labeled_cross_entropy(logits, batch.labels, self.class_weight)
+                if batch.targets is None
+                else labeled_binary_cross_entropy(
                     logits, batch.labels, batch.targets, self.class_weight
                 )
-            if self.consistency.weight > 0:
-                # A listed graph is the same up to rounding only.
-                graph = None if return_output else connection
-                with self.seconds.timed("targets"):
-                    consistency = consistency_loss(self.targets, self._graph, step, logits, graph)
-            loss = self.graph_weight * graph_loss + (1.0 - self.graph_weight) * cross_entropy
-            loss = loss + self.consistency.weight * consistency
-        terms = {
-            "graph_loss": graph_loss,
-            "cross_entropy": cross_entropy,
-            "consistency": consistency,
-        }
+            )
+            loss = loss + (1.0 - self.graph_weight) * cross_entropy
+            terms["cross_entropy"] = cross_entropy
+        if logits is not None and self.consistency.weight > 0:
+            # A listed graph is the same up to rounding only.
+            graph = None if return_output else connection
+            with self.seconds.timed("targets"):
+                found = consistency_loss(self.targets, self._graph, step, logits, graph)
+            loss = loss + self.consistency.weight * found
+            terms["consistency"] = found
         if self.classes is not None and self.memory is not None:
             generator = step_generator(self.generator, self.training)
             with self.seconds.timed("contrast"):
-                contrast = contrast_loss(
-                    self.classes, self.memory, step, self.targets.steps, generator
-                )
-            loss = loss + self.classes.contrast.weight * contrast
-            terms["contrast"] = contrast
+                found = contrast_loss(self.classes, self.memory, step, steps, generator)
+            loss = loss + self.classes.contrast.weight * found
+            terms["contrast"] = found
         self.parts = {name: term.detach() for name, term in terms.items()}
         output = None
         if return_output and compared is not None:
@@ -588,14 +581,14 @@ class GraphGuidedObjective(nn.Module):
             data.seed_mask = compared.seeds
             output = ObjectiveOutput(
                 loss=loss,
-                **{"contrast": contrast, **terms},
+                **{"contrast": zero, **terms},
                 propagated=compared.propagated,
                 hidden=compared.hidden,
                 graph=data,
                 solver=compared.report,
             )
         if self.training:
-            self.targets.steps = self.targets.steps + 1
+            self.targets.steps = steps + 1
             if self.memory is not None:
                 neighbors = None if connection is None else connection.neighbors
                 with self.seconds.timed("enqueue"):
@@ -682,3 +675,12 @@ class GraphGuidedObjective(nn.Module):
         if self._inference is None:
             raise ValueError("'memory' is None; predictions propagate over a bank. Pass one.")
         return self._inference
+
+
+def _paper_parts(sigma: float, normalization: str) -> dict[str, Any]:
+    """The parts of the paper's in-batch objective."""
+    return {
+        "graph": KNNGraph(bandwidth=sigma, batch_edges="all"),
+        "propagation": LabelPropagation(normalization=normalization, eta=0.0, solver="dense"),
+        "consistency": Consistency(weight=0.0),
+    }

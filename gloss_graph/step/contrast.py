@@ -18,7 +18,7 @@ from gloss_graph.step.terms import BankTable
 
 
 class _View:
-    """Rows of documents by id."""
+    """Rows of documents by id: those (M, D') of others are zeros."""
 
     def __init__(self, ids: Tensor, rows: Tensor, name: str) -> None:
         check_matrix(name, rows)
@@ -29,7 +29,6 @@ class _View:
             raise ValueError(f"'{name}' must name every id once (some are there twice).")
 
     def rows_of(self, ids: Tensor) -> Tensor:
-        """Rows (M, D') of documents (M,), zeros for those without."""
         if self.ids.numel() == 0:
             return self.rows.new_zeros(ids.numel(), self.rows.size(1)).to(ids.device)
         wanted = ids.to(self.ids.device)
@@ -42,16 +41,7 @@ class GraphClasses(BankTable):
     """The class of every document of the bank, known or found, and the trust in it.
 
     Found over the whole bank every `refresh_every` steps and looked up by document in between.
-
-    Args:
-        capacity: Rows of the bank.
-        classifier: How documents are connected and labels propagated.
-        contrast: When.
-        half_life: Steps in which the edges of a remembered row lose half their weight, or None.
-        views: Ids (n,) of documents and further rows (n, D') of them, for each view.
-
-    Raises:
-        ValueError: A view whose ids and rows disagree, or that names an id twice.
+    `views` are ids (n,) of documents and further rows (n, D') of them, for each view.
     """
 
     labels: Tensor
@@ -149,8 +139,10 @@ def contrast_loss(
         other_labels.append(of_bank.labels[slots])
         # They were drawn by trust already.
         other_trust.append(x.new_ones(slots.numel()))
-    counts = torch.cat(other_trust).expand(x.size(0), -1)
-    counts = counts.masked_fill(_one_document(batch.ids, *counts.shape), 0.0)
+    counts = torch.cat(other_trust).repeat(x.size(0), 1)
+    # A document is not compared with itself; the batch rows come first.
+    names = torch.arange(x.size(0), device=x.device) if batch.ids is None else batch.ids
+    counts[:, : x.size(0)].masked_fill_(names.unsqueeze(1) == names, 0.0)
     logits = x @ torch.cat(others).T / classes.contrast.temperature + _log(counts)
     positive = counts * (labels.unsqueeze(1) == torch.cat(other_labels))
     total = positive.sum(dim=1)
@@ -172,13 +164,6 @@ def _of_batch(labels: Tensor, slots: Tensor | None, of_bank: FoundClasses) -> tu
     )
 
 
-def _balanced(labels: Tensor, trust: Tensor, num_classes: int) -> Tensor:
-    """Trust (n,) divided by the sum of its class, so that all classes count the same."""
-    place = labels.clamp(min=0)
-    total = trust.new_zeros(num_classes).index_add_(0, place, trust)
-    return trust / total[place].clamp(min=torch.finfo(trust.dtype).tiny)
-
-
 def _drawn(
     of_bank: FoundClasses,
     slots: Tensor | None,
@@ -186,23 +171,15 @@ def _drawn(
     generator: torch.Generator,
 ) -> Tensor:
     """Slots (n,) of other documents than the batch's, by trust with equal class shares."""
-    weight = _balanced(of_bank.labels, of_bank.trust, classes.classifier.num_classes).cpu()
+    labels, trust = of_bank.labels.clamp(min=0), of_bank.trust
+    total = trust.new_zeros(classes.classifier.num_classes).index_add_(0, labels, trust)
+    weight = (trust / total[labels].clamp(min=torch.finfo(trust.dtype).tiny)).cpu()
     if slots is not None:
         weight[slots[slots >= 0].cpu()] = 0.0
     count = min(classes.contrast.rows, int(weight.count_nonzero()))
     if count == 0:
         return of_bank.labels[:0]
     return torch.multinomial(weight, count, generator=generator).to(of_bank.labels.device)
-
-
-def _one_document(ids: Tensor | None, rows: int, columns: int) -> Tensor:
-    """Pairs (rows, columns) of one document, among the batch rows that come first."""
-    device = None if ids is None else ids.device
-    same = torch.zeros(rows, columns, dtype=torch.bool, device=device)
-    if ids is None:
-        return same.fill_diagonal_(True)
-    same[:, :rows] = ids.unsqueeze(1) == ids
-    return same
 
 
 def _log(values: Tensor) -> Tensor:

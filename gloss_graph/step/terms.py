@@ -135,6 +135,7 @@ class WarmStart(nn.Module):
 
 
 def _slots(connection: Connection) -> Tensor | slice:
+    """The slots of the remembered nodes of a connection."""
     rows = connection.y.numel() - connection.size
     return connection.slots if rows == connection.slots.numel() else slice(rows)
 
@@ -286,10 +287,9 @@ class BankTable(nn.Module):
 class GraphTargets(BankTable):
     """Soft targets of unlabeled documents from the graph, and how far to trust them.
 
-    Targets come from one solve over the whole bank every `refresh_every` steps and are looked up
-    by document id in between, or from the graph of each step (`refresh_every=0`). Trust in a row of
-    the bank halves every `half_life` steps. With several processes all of them solve in the same
-    step, and every buffer is bit-equal on all of them after every training step.
+    They come from one solve over the whole bank every `refresh_every` steps and are looked up by
+    document in between, or from the graph of each step (`refresh_every=0`). With several processes
+    all of them solve in the same step, and every buffer is bit-equal after every training step.
     """
 
     steps: Tensor
