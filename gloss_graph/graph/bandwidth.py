@@ -159,10 +159,9 @@ def estimate_bandwidth(
     r"""Bandwidth \(\sigma\) of a set of points, without gradient.
 
     - `"sqrt"`: \(\sqrt{\mathrm{median}(d) / 3}\), the paper's G-Loss-SQRT rule.
-    - `"inflection"`: \(\mathrm{median}(d) / \sqrt 3\), the dimensionally right reading of it: the
-      Gaussian is steepest at \(d = \sigma\), its curvature largest at \(d = \sqrt 3\sigma\).
+    - `"inflection"`: \(\mathrm{median}(d) / \sqrt 3\), where the Gaussian's curvature is largest.
     - `"interclass_min"`: the smallest distance between different labels / 3 (the released code's
-      "mst"). Repeated points with different labels (distance 0 up to rounding) are left out.
+      "mst"). Repeated points with different labels are left out.
 
     Args:
         bandwidth: A number, a rule name other than `"local"`, or a callable
@@ -170,8 +169,7 @@ def estimate_bandwidth(
         x: (N, D) points. A rule sees a fixed random sample of at most 1,024 of them;
             `"interclass_min"` sees labeled ones only, of every class.
         labels: (N,) long, -1 = unlabeled.
-        squared: (N, N) squared distances of all points, if they are known; the diagonal is not
-            read.
+        squared: (N, N) squared distances, if they are known; the diagonal is not read.
 
     Returns:
         Scalar tensor of x's dtype and device, at least 1e-6.

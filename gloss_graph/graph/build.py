@@ -92,9 +92,8 @@ def build_document_graph(
 ) -> Data:
     r"""Connect documents by similarity: a batch to a memory bank, or a whole corpus to itself.
 
-    The k-nearest-neighbor graph of batch and bank, weighted as `KNNGraph` says. The B x M search
-    is the only one: links among remembered rows are inherited. Stored copies of the batch's
-    documents (same `ids`) are left out of the graph.
+    The k-nearest-neighbor graph of batch and bank, weighted as `KNNGraph` says. Links among
+    remembered rows are inherited. Stored copies of the batch's documents (same `ids`) are left out.
 
     Shapes: B batch rows, M' remembered rows in the graph, N = B + M' nodes (batch first), E
     directed edges.

@@ -1,7 +1,6 @@
 """Links between nodes (batch rows first, then remembered rows), their lengths, and edges of them.
 
-Squared lengths carry the gradient of the batch rows, once; `symmetrize_links` makes undirected
-edges of directed links.
+Squared lengths carry the gradient of the batch rows, once.
 """
 
 from __future__ import annotations

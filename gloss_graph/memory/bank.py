@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from rich.progress import track
-from torch import Tensor, nn
+from torch import Tensor
 
 from gloss_graph._internal.checks import (
     check_device,
@@ -37,7 +37,7 @@ from gloss_graph.memory.drift import (
     twin_rows,
 )
 from gloss_graph.memory.eviction import Eviction, assign_slots, resolve_eviction, saved_name
-from gloss_graph.memory.storage import check_bank_state, read_bank, write_bank
+from gloss_graph.memory.storage import CheckedState, check_bank_state, read_bank, write_bank
 from gloss_graph.neighbors.exact import RowSearch, SearchResult, version_of
 from gloss_graph.neighbors.inverted_lists import Cells
 from gloss_graph.neighbors.lists import (
@@ -67,7 +67,7 @@ _ANONYMOUS = (
 )
 
 
-class MemoryBank(nn.Module):
+class MemoryBank(CheckedState):
     r"""A ring of past embeddings that knows which document each row is.
 
     Cross-batch memory (Wang et al., 2020, arXiv 1912.06798) with identities: a stored document gets
@@ -681,34 +681,13 @@ class MemoryBank(nn.Module):
             ) from error
         return bank
 
-    def load_state_dict(
-        self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False
-    ) -> Any:
-        """Restore the state of a bank with the same settings; `search` may differ.
-
-        It is checked first, so if it raises nothing changed. Without `strict` all entries may be
-        missing, but not some.
-
-        Raises:
-            RuntimeError: Entries are missing or foreign.
-            ValueError: Another size, or values no bank has; names the entry.
-        """
-        if isinstance(state_dict, Mapping):
-            state_dict = dict(state_dict)
-            self.check_state(state_dict, strict=strict)
-        return super().load_state_dict(state_dict, strict, assign)
-
     def check_state(self, state: dict[str, Any], prefix: str = "", *, strict: bool = False) -> None:
         """Raise unless `state` has, under `prefix`, the entries of a bank like this one."""
         sizes = {"capacity": self.capacity, "dim": self.dim, "k": self.k}
         check_bank_state(self, sizes, self.cells, state, prefix, strict, self._checks_rows)
 
-    def _load_from_state_dict(
-        self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any
-    ) -> None:
-        # A bank may be part of another module, whose loading checks nothing before.
-        self.check_state(state_dict, prefix)
-        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        super()._load_from_state_dict(*args, **kwargs)
         self.forget_derived()
 
     def forget_derived(self) -> None:
