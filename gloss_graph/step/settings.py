@@ -153,7 +153,3 @@ class Staleness:
         from gloss_graph.losses.graph import ramped
 
         return ramped(int(step), self.warmup_steps, self.ramp_steps)
-
-    def weighs(self, strength: float) -> bool:
-        """Whether the step's graph differs from the one the bank keeps."""
-        return self.half_life is not None or self.restandardize or strength < 1.0

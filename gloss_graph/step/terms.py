@@ -237,6 +237,7 @@ def compare_hidden(
         scored = hidden & reached
         report = report._replace(unreachable=int((hidden & ~reached).sum()))
     where = scored.nonzero().squeeze(1)
+    rows = values.index_select(0, where)
     if where.numel() == 0:
         # The weights too, since values that are all clamped do not depend on them.
         weights = [connection.edge_weight, connection.full]
@@ -244,10 +245,8 @@ def compare_hidden(
             weights.append(connection.bank.weight)
         loss = 0.0 * (values.sum() + sum(w.sum() for w in weights if w is not None))
     elif targets is not None:
-        rows = values.index_select(0, where)
         loss = binary_nll(rows, targets.index_select(0, where), class_weight)
     else:
-        rows = values.index_select(0, where)
         loss = FORMS[form](rows, connection.y.index_select(0, where), class_weight)
     if warm is not None:
         warm.keep(connection, result.values)
