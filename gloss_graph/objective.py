@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Literal, overload
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from gloss_graph._internal.checks import check_choice, check_positive_int, check_range
 from gloss_graph._internal.precision import full_precision
@@ -15,8 +15,7 @@ from gloss_graph._internal.processes import cpu_generator, step_generator
 from gloss_graph._internal.settings import former_names, settings_of, shown, with_short_forms
 from gloss_graph._internal.timing import StageClock
 from gloss_graph.graph.bandwidth import BandwidthRule, check_fits_bank
-from gloss_graph.graph.batch import StepBatch, check_memory, check_step
-from gloss_graph.graph.build import document_data
+from gloss_graph.graph.build import check_memory, document_data
 from gloss_graph.graph.kernels import Kernel
 from gloss_graph.graph.settings import KNNGraph
 from gloss_graph.graph.visibility import LabelSplit
@@ -30,19 +29,21 @@ from gloss_graph.losses import (
     labeled_cross_entropy,
 )
 from gloss_graph.memory import MemoryBank
+from gloss_graph.memory.batch import StepBatch, check_step
+from gloss_graph.memory.storage import CheckedState
 from gloss_graph.propagation import LabelPropagation, PropagationSettings
-from gloss_graph.step.consistency import GraphTargets, consistency_loss
 from gloss_graph.step.contrast import GraphClasses, check_contrast, contrast_loss
-from gloss_graph.step.graph_loss import (
-    Compared,
+from gloss_graph.step.settings import Consistency, GraphContrast, Staleness
+from gloss_graph.step.state import check_generator_state, check_objective_state, state_kept
+from gloss_graph.step.terms import (
+    GraphTargets,
     ObjectiveOutput,
     StepGraph,
     WarmStart,
     check_propagation,
     compare_hidden,
+    consistency_loss,
 )
-from gloss_graph.step.settings import Consistency, GraphContrast, Staleness
-from gloss_graph.step.state import check_generator_state, check_objective_state, state_kept
 
 # The short forms that have another name than the field of the part.
 _SHORT_FORMS = {
@@ -63,26 +64,25 @@ _SHOWN = (
 )
 
 
-class GraphGuidedObjective(nn.Module):
+class GraphGuidedObjective(CheckedState):
     r"""Graph-guided loss over the current batch and a memory bank.
 
-    G-Loss (arXiv 2604.25853) with a view beyond the batch: connect the batch to remembered
-    documents, hide some labels, propagate the others over the graph, compare, backpropagate into
-    the embeddings. With `logits` the loss is \(\lambda L_G + (1 - \lambda) L_{CE}\) (integrated
-    mode), without them \(L_G\) (standalone mode). Unlabeled rows add `consistency.weight` times
-    \(L_C\), which pulls their logits toward the labels that the graph propagates to them. With a
-    `contrast` documents of one class are pulled together and others pushed apart, over the classes
-    that the graph of the bank finds; where labels are few it is what teaches the encoder most.
+    G-Loss (arXiv 2604.25853) with a view beyond the batch. A step masks the stored copies of the
+    batch, searches, connects the batch to remembered documents, hides some labels, propagates the
+    others over the graph, compares and then enqueues, in this order. With `logits` the loss is
+    \(\lambda L_G + (1 - \lambda) L_{CE}\) (integrated mode), else \(L_G\) (standalone mode).
+    Unlabeled rows add `consistency.weight` times \(L_C\), which pulls their logits toward the
+    labels that the graph propagates to them. With a `contrast` documents of one class are pulled
+    together and others pushed apart, over the classes that the graph of the bank finds; where
+    labels are few it teaches the encoder most.
 
-    A step masks the stored copies of the batch, searches, connects, hides, propagates, compares
-    and then enqueues, in this order. A call that raises leaves all state as it was, and so does
-    every call in `eval()`.
+    A call that raises, and every call in `eval()`, leaves all state as it was.
 
     Args:
         num_classes: C.
         memory: The bank; None compares within the batch only.
         graph: How rows are connected. Its bandwidth sees only the labels that a step shows;
-            `"interclass_min"`, which is made from labels, needs an objective without a bank.
+            `"interclass_min"` needs an objective without a bank.
         propagation: How labels propagate, or the name of a rule. A tolerance of 1e-4 leaves
             gradients errors of at most 3e-4 from `eta=0.2` on.
         loss: Form of \(L_G\): `"nll"`, `"published"`, `"released"` or `"scores"`. None is
@@ -95,15 +95,15 @@ class GraphGuidedObjective(nn.Module):
             (`gloss_graph.text.lexical_rows`): ids (n,) and rows (n, D') for each view; a row of
             zeros says nothing. They are no part of the state.
         visible_fraction: \(\gamma\) in [0, 1], share of the labeled batch rows whose label stays
-            visible, stratified by class. With a bank 0 is meaningful: every row is scored.
+            visible, stratified by class. With a bank it may be 0: every row is scored.
         memory_visible_fraction: Share of the bank's labels that stay visible.
         graph_weight: \(\lambda\) in [0, 1].
         frozen_weight: Weight in [0, 1] of the frozen similarity where `frozen` features are passed.
         multilabel: Labels are sets (or shares) (B, C); every class propagates by itself, and all
             terms are binary. Needs `MemoryBank(num_classes=C)`.
         warm_start: Start solves at the values of the step before, which are then part of the
-            state. Pays for long solves (small `eta`); the loss is that of a cold start to about
-            1e-3. Only for the rule `"harmonic"`; no effect with `gradient="unrolled"`.
+            state. Pays for long solves (small `eta`); the loss changes by about 1e-3. Only for the
+            rule `"harmonic"`; no effect with `gradient="unrolled"`.
         class_weight: (C,) weights of the classes in all terms but \(L_C\).
         generator: CPU generator of the visibility split; by default one made from `seed`.
         seed: Seed of that generator.
@@ -330,9 +330,7 @@ class GraphGuidedObjective(nn.Module):
         """
         return cls(
             num_classes,
-            graph=KNNGraph(bandwidth=sigma, batch_edges="all"),
-            propagation=LabelPropagation(normalization="column", eta=0.0, solver="dense"),
-            consistency=Consistency(weight=0.0),
+            **_paper_parts(sigma, "column"),
             loss="published",
             graph_weight=graph_weight,
             visible_fraction=visible_fraction,
@@ -357,9 +355,7 @@ class GraphGuidedObjective(nn.Module):
         """
         return cls(
             num_classes,
-            graph=KNNGraph(bandwidth=sigma, batch_edges="all"),
-            propagation=LabelPropagation(normalization="hub", eta=0.0, solver="dense"),
-            consistency=Consistency(weight=0.0),
+            **_paper_parts(sigma, "hub"),
             loss="released",
             graph_weight=graph_weight,
             visible_fraction=visible_fraction,
@@ -401,39 +397,12 @@ class GraphGuidedObjective(nn.Module):
         return self.generator.get_state()
 
     def set_extra_state(self, state: Tensor) -> None:
-        """Restore the visibility generator; ValueError if this is not the state of one."""
+        """Restore the visibility generator."""
         check_generator_state(state)
         self.generator.set_state(state.cpu())
 
-    def load_state_dict(
-        self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False
-    ) -> Any:
-        """Restore the `state_dict()` of an objective with the same settings.
-
-        Everything is checked first, so nothing changes if this raises.
-
-        Args:
-            state_dict: The state.
-            strict: Whether every entry must be there; the bank's all or none.
-            assign: Take the tensors instead of copying them (`torch.nn.Module.load_state_dict`).
-
-        Raises:
-            RuntimeError: Entries are missing or foreign.
-            ValueError: Another size, or values that no objective has; names the entry.
-        """
-        if isinstance(state_dict, Mapping):
-            state_dict = dict(state_dict)
-            self._check_state(state_dict, "", strict)
-        return super().load_state_dict(state_dict, strict, assign)
-
-    def _load_from_state_dict(
-        self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any
-    ) -> None:
-        # The state of a model that holds the objective is loaded without `load_state_dict`.
-        self._check_state(state_dict, prefix, strict=False)
-        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
-
-    def _check_state(self, state: dict[str, Any], prefix: str, strict: bool) -> None:
+    def check_state(self, state: dict[str, Any], prefix: str = "", *, strict: bool = False) -> None:
+        """Raise unless `state` has, under `prefix`, the entries of an objective like this one."""
         classes = 1 if self.multilabel else self.num_classes
         check_objective_state(self, self.memory, classes, state, prefix, strict)
 
@@ -495,11 +464,8 @@ class GraphGuidedObjective(nn.Module):
             frozen: (B, D') features of the untrained encoder, constants. Rows are then compared by
                 (1 - frozen_weight) learned + frozen_weight frozen cosine, and `memory.dim` is
                 D + D'.
-            return_output: Return an `ObjectiveOutput` instead of the loss. Its graph lists every
-                edge, which costs time; the loss is the same up to rounding.
-
-        Returns:
-            Scalar loss, or the whole output.
+            return_output: Return an `ObjectiveOutput`, whose graph lists every edge, which costs
+                time; the loss is the same up to rounding.
 
         Raises:
             TypeError: A value that is not a tensor.
@@ -530,42 +496,53 @@ class GraphGuidedObjective(nn.Module):
 
     def _step(self, step: StepBatch, return_output: bool) -> Tensor | ObjectiveOutput:
         """Connect, hide, propagate, compare, then store, in this order."""
-        batch, logits, compared = step.batch, step.logits, None
+        batch, logits, steps = step.batch, step.logits, self.targets.steps
+        compared, connection, zero = None, None, batch.x.new_zeros(())
+        terms = dict.fromkeys(("graph_loss", "cross_entropy", "consistency"), zero)
         alone = logits is None and self.classes is None
         if self.graph_weight > 0 or alone or return_output:
-            compared = self._compare(step, return_output)
-        # Graph and lists of `embeddings` are not those of other target embeddings.
-        connection = None if compared is None or step.has_targets else compared.connection
-        cross_entropy = consistency = contrast = batch.x.new_zeros(())
-        graph_loss = consistency if compared is None else compared.loss.to(batch.x.dtype)
-        loss = graph_loss if self.classes is None else self.graph_weight * graph_loss
+            split = LabelSplit(
+                self.visible_fraction,
+                self.memory_visible_fraction,
+                step_generator(self.generator, self.training),
+                step.documents,
+                step.visible,
+            )
+            # Labels are hidden before the weights are made: a bandwidth may depend on labels.
+            made = self._graph.connect(
+                batch, step.learned, steps, listed=return_output, split=split
+            )
+            with self.seconds.timed("propagation"):
+                compared = compare_hidden(
+                    self.propagation, made, batch.labels, self.loss, self.class_weight, self.warm
+                )
+            terms["graph_loss"] = compared.loss.to(batch.x.dtype)
+            # Graph and lists of `embeddings` are not those of other target embeddings.
+            connection = None if step.has_targets else made
+        loss = terms["graph_loss"] if alone else self.graph_weight * terms["graph_loss"]
         if logits is not None:
-            if batch.targets is None:
-                cross_entropy = labeled_cross_entropy(logits, batch.labels, self.class_weight)
-            else:
-                cross_entropy = labeled_binary_cross_entropy(
+            cross_entropy = (
+                labeled_cross_entropy(logits, batch.labels, self.class_weight)
+                if batch.targets is None
+                else labeled_binary_cross_entropy(
                     logits, batch.labels, batch.targets, self.class_weight
                 )
-            if self.consistency.weight > 0:
-                with self.seconds.timed("targets"):
-                    if self.targets.due(batch.labels):
-                        # A listed graph is the same up to rounding only.
-                        graph = None if return_output else connection
-                        consistency = consistency_loss(
-                            self.targets, self._graph, step, logits, graph
-                        )
-            loss = self.graph_weight * graph_loss + (1.0 - self.graph_weight) * cross_entropy
-            loss = loss + self.consistency.weight * consistency
-        terms = {
-            "graph_loss": graph_loss,
-            "cross_entropy": cross_entropy,
-            "consistency": consistency,
-        }
+            )
+            loss = loss + (1.0 - self.graph_weight) * cross_entropy
+            terms["cross_entropy"] = cross_entropy
+        if logits is not None and self.consistency.weight > 0:
+            # A listed graph is the same up to rounding only.
+            graph = None if return_output else connection
+            with self.seconds.timed("targets"):
+                found = consistency_loss(self.targets, self._graph, step, logits, graph)
+            loss = loss + self.consistency.weight * found
+            terms["consistency"] = found
         if self.classes is not None and self.memory is not None:
+            generator = step_generator(self.generator, self.training)
             with self.seconds.timed("contrast"):
-                contrast = self._contrast(self.classes, self.memory, step)
-            loss = loss + self.classes.contrast.weight * contrast
-            terms["contrast"] = contrast
+                found = contrast_loss(self.classes, self.memory, step, steps, generator)
+            loss = loss + self.classes.contrast.weight * found
+            terms["contrast"] = found
         self.parts = {name: term.detach() for name, term in terms.items()}
         output = None
         if return_output and compared is not None:
@@ -574,45 +551,19 @@ class GraphGuidedObjective(nn.Module):
             data.seed_mask = compared.seeds
             output = ObjectiveOutput(
                 loss=loss,
-                **{"contrast": contrast, **terms},
+                **{"contrast": zero, **terms},
                 propagated=compared.propagated,
                 hidden=compared.hidden,
                 graph=data,
                 solver=compared.report,
             )
         if self.training:
-            self.targets.steps = self.targets.steps + 1
+            self.targets.steps = steps + 1
             if self.memory is not None:
                 neighbors = None if connection is None else connection.neighbors
                 with self.seconds.timed("enqueue"):
                     self.memory.store(step.constants, neighbors, of_all=True)
         return loss if output is None else output
-
-    def _contrast(self, classes: GraphClasses, memory: MemoryBank, step: StepBatch) -> Tensor:
-        """The contrast, over classes that are found again when it is time."""
-        if self.training:
-            classes.refresh(memory, self.targets.steps)
-        generator = step_generator(self.generator, self.training)
-        return contrast_loss(classes, memory, step, generator)
-
-    def _compare(self, step: StepBatch, listed: bool) -> Compared:
-        """Connect, hide, propagate and compare."""
-        batch = step.batch
-        split = LabelSplit(
-            self.visible_fraction,
-            self.memory_visible_fraction,
-            step_generator(self.generator, self.training),
-            step.documents,
-            step.visible,
-        )
-        # Labels are hidden before the weights are made: a bandwidth may depend on labels.
-        connection = self._graph.connect(
-            batch, step.learned, self.targets.steps, listed=listed, split=split
-        )
-        with self.seconds.timed("propagation"):
-            return compare_hidden(
-                self.propagation, connection, batch.labels, self.loss, self.class_weight, self.warm
-            )
 
     @former_names(anchor="frozen_weight")
     def predict(
@@ -674,10 +625,9 @@ class GraphGuidedObjective(nn.Module):
         return self._predictor().predict(embeddings, frozen, ids, mode, frozen_weight, rule, top)
 
     def found_classes(self) -> FoundClasses:
-        """The classes of all M rows of the bank, as the `contrast` finds them, and trust in them.
+        """The classes of all M rows of the bank as it is now, as the `contrast` finds them.
 
-        Found over the bank as it is now, for example to fit a classifier on `memory.embeddings`
-        after training.
+        They can teach a classifier on `memory.embeddings` after training.
 
         Raises:
             ValueError: No contrast, or a bank without a label.
@@ -694,3 +644,12 @@ class GraphGuidedObjective(nn.Module):
         if self._inference is None:
             raise ValueError("'memory' is None; predictions propagate over a bank. Pass one.")
         return self._inference
+
+
+def _paper_parts(sigma: float, normalization: str) -> dict[str, Any]:
+    """The parts of the paper's in-batch objective."""
+    return {
+        "graph": KNNGraph(bandwidth=sigma, batch_edges="all"),
+        "propagation": LabelPropagation(normalization=normalization, eta=0.0, solver="dense"),
+        "consistency": Consistency(weight=0.0),
+    }

@@ -11,10 +11,9 @@ from torch import Tensor
 
 from gloss_graph import GraphGuidedObjective, MemoryBank
 from gloss_graph.graph import KNNGraph, build
-from gloss_graph.graph.batch import check_batch
+from gloss_graph.graph.bank_operator import ConstantRows
 from gloss_graph.graph.build import connect
-from gloss_graph.memory.incoming import Batch
-from gloss_graph.step.bank_operator import ConstantRows, bank_operator
+from gloss_graph.memory.batch import Batch, check_batch
 
 CLASSES, DIM = 4, 12
 
@@ -130,7 +129,7 @@ def test_hops_touch_no_row_beyond_them(monkeypatch: pytest.MonkeyPatch) -> None:
     near = build.connect(batch, objective.graph, memory=objective.memory, listed=False)
     assert near.bank is not None
     assert 5 < near.slots.numel() <= 5 * objective.graph.k
-    assert near.bank.pointer.numel() == near.slots.numel() + 1
+    assert near.bank.memory.size == near.slots.numel()
     assert near.y.numel() == 5 + near.slots.numel()
     assert not bool(torch.isin(near.slots, torch.arange(5)).any())
 
@@ -149,15 +148,14 @@ def test_a_long_chain_is_reached_without_cutting_rows_out_at_every_hop(
     graph = KNNGraph(k=2, bandwidth=1.0, batch_edges="knn", normalize=False)
     batch = check_batch(query, unlabeled, None, memory=bank, normalize=False)
     monkeypatch.setattr(build, "LEAST_ROWS", 1)
-    edges = connect(batch, graph, memory=bank, listed=False).bank
-    assert edges is not None
+    operator = connect(batch, graph, memory=bank, listed=False).bank
+    assert operator is not None
     cuts = []
     take = ConstantRows.take
     monkeypatch.setattr(
         ConstantRows, "take", lambda self, where: cuts.append(where) or take(self, where)
     )
     seeds = torch.arange(1 + line + island) == 0
-    operator = bank_operator(edges)
     reached = operator.reach(seeds)
     assert torch.equal(reached, torch.arange(1 + line + island) <= line)
     assert len(cuts) <= 3

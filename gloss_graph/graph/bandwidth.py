@@ -18,6 +18,8 @@ BandwidthRule = Callable[[Tensor, Tensor | None], Tensor]
 
 # Points that the rules look at; medians of more move by less than the rules differ.
 SAMPLE_ROWS = 1024
+# Remembered rows that they look at, with the batch of a step.
+_REMEMBERED_ROWS = 384
 # Keeps exp(-0 / 2σ²) = 1 when all points coincide.
 _SMALLEST = 1e-6
 # Medians below this share of the longest row are lost in the rounding of a matrix product.
@@ -157,10 +159,9 @@ def estimate_bandwidth(
     r"""Bandwidth \(\sigma\) of a set of points, without gradient.
 
     - `"sqrt"`: \(\sqrt{\mathrm{median}(d) / 3}\), the paper's G-Loss-SQRT rule.
-    - `"inflection"`: \(\mathrm{median}(d) / \sqrt 3\), the dimensionally right reading of it: the
-      Gaussian is steepest at \(d = \sigma\), its curvature largest at \(d = \sqrt 3\sigma\).
+    - `"inflection"`: \(\mathrm{median}(d) / \sqrt 3\), where the Gaussian's curvature is largest.
     - `"interclass_min"`: the smallest distance between different labels / 3 (the released code's
-      "mst"). Repeated points with different labels (distance 0 up to rounding) are left out.
+      "mst"). Repeated points with different labels are left out.
 
     Args:
         bandwidth: A number, a rule name other than `"local"`, or a callable
@@ -168,8 +169,7 @@ def estimate_bandwidth(
         x: (N, D) points. A rule sees a fixed random sample of at most 1,024 of them;
             `"interclass_min"` sees labeled ones only, of every class.
         labels: (N,) long, -1 = unlabeled.
-        squared: (N, N) squared distances of all points, if they are known; the diagonal is not
-            read.
+        squared: (N, N) squared distances, if they are known; the diagonal is not read.
 
     Returns:
         Scalar tensor of x's dtype and device, at least 1e-6.
@@ -218,6 +218,31 @@ def drawn_rows(
     if labeled.numel() <= size:
         return labeled
     return labeled[torch.from_numpy(stratified_sample(labels.cpu()[labeled], size))]
+
+
+def bandwidth_over(
+    bandwidth: float | str | BandwidthRule,
+    x: Tensor,
+    labels: Tensor,
+    rows: Tensor | None,
+    slots: Tensor,
+    squared: Tensor | None = None,
+) -> Tensor:
+    """Bandwidth (NaN for "local") of x (B, D) and a draw of the remembered `rows` in `slots` (n,).
+
+    `labels` (B + n,) are those it may be made from; `squared` distances (B, B) may be known.
+    """
+    x, size = x.detach(), x.size(0)
+    if bandwidth == "local":
+        return x.new_tensor(torch.nan)
+    seen = labels if reads_labels(bandwidth) else None
+    if rows is None or slots.numel() == 0:
+        return estimate_bandwidth(bandwidth, x, seen, squared=squared)
+    if slots.numel() > _REMEMBERED_ROWS:
+        keep = drawn_rows(bandwidth, slots.numel(), labels[size:], _REMEMBERED_ROWS).to(x.device)
+        slots = slots[keep]
+        seen = None if seen is None else torch.cat([labels[:size], labels[size:][keep]])
+    return estimate_bandwidth(bandwidth, torch.cat([x, rows[slots].to(x.dtype)]), seen)
 
 
 def local_scales(squared: Tensor) -> Tensor:

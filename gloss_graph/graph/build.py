@@ -2,112 +2,77 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch_geometric.data import Data
+from torch_geometric.utils import coalesce
 
 from gloss_graph._internal.settings import with_short_forms
 from gloss_graph.graph.bandwidth import (
     BandwidthRule,
-    drawn_rows,
-    estimate_bandwidth,
+    bandwidth_over,
     local_scales,
     reads_labels,
 )
-from gloss_graph.graph.batch import check_batch, check_memory
-from gloss_graph.graph.kernels import Kernel, weigh
+from gloss_graph.graph.bank_operator import BankOperator, ConstantRows, bank_operator
+from gloss_graph.graph.kernels import Kernel, discounted, weigh
 from gloss_graph.graph.links import (
-    all_pairs,
+    all_edges,
     batch_links,
-    batch_squared_distances,
-    diagonal_mask,
-    join,
-    returned_links,
-    stored_links,
-    stored_lists,
+    listed_edges,
     symmetrize_links,
     within_hops,
 )
 from gloss_graph.graph.settings import KNNGraph
 from gloss_graph.graph.visibility import LabelSplit
 from gloss_graph.memory import MemoryBank
-from gloss_graph.memory.incoming import Batch, join_targets
+from gloss_graph.memory.batch import Batch, check_batch, join_targets
+from gloss_graph.memory.drift import age_decay
 from gloss_graph.neighbors import NeighborLists
 
 BATCH_BATCH, BATCH_MEMORY, MEMORY_MEMORY = 0, 1, 2
 # With fewer remembered rows, listing all edges is as fast.
 LEAST_ROWS = 1024
-# Memory rows that the bandwidth rules look at, with the batch.
-_BANDWIDTH_MEMORY_ROWS = 384
-
-
-class BankEdges(NamedTuple):
-    """Edges of `size` batch rows and the M rows of a bank; node size + m is slot m.
-
-    The edges among remembered rows stay where the bank keeps them from step to step; only their
-    weights are computed. Slots that take no part are nodes without edges.
-
-    Attributes:
-        edge_index: (2, E) long, the border: edges that touch the batch, both directions, sorted;
-            ends are positions in `nodes`.
-        edge_weight: (E,), differentiable.
-        nodes: (T,) long, sorted, the ends of the border and all batch rows.
-        pointer: (M + 1,) int32, rows of the edges among the slots.
-        column: (F,) int32, their slots.
-        weight: (F,) their weights, constants, 0 for edges of `absent`.
-        absent: (n,) long, nodes of slots that take no part.
-        owner: Must be held as long as `pointer` and `column` are used.
-        size: B.
-    """
-
-    edge_index: Tensor
-    edge_weight: Tensor
-    nodes: Tensor
-    pointer: Tensor
-    column: Tensor
-    weight: Tensor
-    absent: Tensor
-    owner: object
-    size: int
 
 
 class Connection(NamedTuple):
-    """The edges of one step, and what the rest of the step needs with them.
+    """The nodes and edges of one step.
 
     Nodes are the `size` batch rows, then the remembered rows `slots`: node size + m is slot
     `slots[m]` of the bank.
 
     Attributes:
+        size: B.
+        slots: (M',) long.
+        y: (N,) labels; with label sets 0 or -1, whether a node has any.
+        targets: (N, C) label sets, or None.
+        shown: (N,) bool, the nodes that show their label.
+        neighbors: The lists to enqueue with the batch; None without a bank.
+        bandwidth: Scalar.
         edge_index: (2, E) long.
         edge_weight: (E,); None where all batch pairs are connected and no remembered row takes
             part.
         full: (B, B), the weights in that case.
-        y: (N,) labels; with label sets 0 or -1, whether a node has any.
-        size: B.
-        slots: (M',) long.
-        neighbors: The lists to enqueue with the batch; None without a bank.
-        bandwidth: Scalar.
-        shown: (N,) bool, the nodes that show their label.
-        targets: (N, C) label sets, or None.
         bank: Holds the edges instead (and `edge_index` none). Every stored row is then a node,
             size + slot, unless the graph has `hops`; those not among `slots` take no part, their
             `y` is -1.
     """
 
-    edge_index: Tensor
-    edge_weight: Tensor | None
-    full: Tensor | None
-    y: Tensor
     size: int
     slots: Tensor
+    y: Tensor
+    targets: Tensor | None
+    shown: Tensor
     neighbors: NeighborLists | None
     bandwidth: Tensor
-    shown: Tensor
-    targets: Tensor | None = None
-    bank: BankEdges | None = None
+    edge_index: Tensor
+    edge_weight: Tensor | None = None
+    full: Tensor | None = None
+    bank: BankOperator | None = None
 
 
 def build_document_graph(
@@ -127,9 +92,8 @@ def build_document_graph(
 ) -> Data:
     r"""Connect documents by similarity: a batch to a memory bank, or a whole corpus to itself.
 
-    The k-nearest-neighbor graph of batch and bank, weighted as `KNNGraph` says. The B x M search
-    is the only one: links among remembered rows are inherited. Stored copies of the batch's
-    documents (same `ids`) are left out of the graph.
+    The k-nearest-neighbor graph of batch and bank, weighted as `KNNGraph` says. Links among
+    remembered rows are inherited. Stored copies of the batch's documents (same `ids`) are left out.
 
     Shapes: B batch rows, M' remembered rows in the graph, N = B + M' nodes (batch first), E
     directed edges.
@@ -205,6 +169,19 @@ def build_document_graph(
     return document_data(connect(batch, graph, memory=memory), batch.ids, memory)
 
 
+def check_memory(memory: MemoryBank | None, normalize_embeddings: bool) -> None:
+    """Raise unless `memory` is None or a bank that normalizes as asked."""
+    if memory is None:
+        return
+    if not isinstance(memory, MemoryBank):
+        raise TypeError(f"'memory' must be a MemoryBank (got {type(memory).__name__}).")
+    if memory.normalize != normalize_embeddings:
+        raise ValueError(
+            f"'normalize_embeddings' is {normalize_embeddings} but the bank was made with "
+            f"normalize={memory.normalize}. Make them agree."
+        )
+
+
 def connect(
     batch: Batch,
     graph: KNNGraph,
@@ -213,118 +190,123 @@ def connect(
     neighbors: NeighborLists | None = None,
     listed: bool = True,
     split: LabelSplit | None = None,
+    half_life: float | None = None,
+    strength: float = 1.0,
 ) -> Connection:
-    """Connect a checked batch to itself and to a bank.
+    r"""Connect a checked batch to itself and to a bank.
 
-    The lists of the batch in the bank are searched for when left out. With `listed=False` the edges
-    among remembered rows may stay where the bank keeps them. `split` says which labels are
-    shown, by default all; the bandwidth sees no others.
+    The lists of the batch in the bank are searched for when left out. `split` says which labels are
+    shown, by default all; the bandwidth sees no others. With `listed=False` the edges among
+    remembered rows may stay where the bank keeps them.
+
+    Weights are \(s_{ij} f_i f_j w_{ij}\): \(f = 2^{-\mathrm{age}/h}\) with the half-life h for a
+    remembered row, 1 in the batch; s is the `strength` where an edge touches a remembered row, else
+    1. W stays symmetric.
     """
-    slots = _remembered(memory, batch)
-    if memory is None:
-        return _connect_listed(batch, graph, None, slots, None, split)
-    if neighbors is None:
-        neighbors = memory.neighbors_of(batch, graph.k)
-    if not listed and slots.numel() and _suits_kept_edges(memory, graph):
-        near = slots
-        if graph.hops is not None:
-            near = _near_slots(memory, slots, neighbors, graph.hops)
-        if near.numel():
-            return _connect_kept(batch, graph, memory, near, neighbors, split)
-    return _connect_listed(batch, graph, memory, slots, neighbors, split)
+    size, y, targets = batch.x.size(0), batch.labels, batch.targets
+    slots, kept = torch.empty(0, dtype=torch.long, device=y.device), False
+    if memory is not None:
+        if neighbors is None:
+            neighbors = memory.neighbors_of(batch, graph.k)
+        plain = half_life is None and strength == 1.0
+        kept = plain and not listed and _suits_kept_edges(memory, graph)
+        # All stored rows but the copies of the batch's documents take part.
+        present = torch.ones(len(memory), dtype=torch.bool, device=y.device)
+        if batch.slots is not None:
+            present[batch.slots[batch.slots >= 0]] = False
+        if graph.hops is None:
+            slots = present.nonzero().squeeze(1)
+        else:
+            slots = within_hops(memory, present, neighbors, graph.hops, kept)
+        y = torch.cat([y, memory.slot_labels[slots]])
+        if targets is not None and memory.slot_targets is not None:
+            targets = torch.cat([targets, memory.slot_targets[slots].to(batch.x.dtype)])
+    nodes = Connection(
+        size=size,
+        slots=slots,
+        y=y,
+        targets=targets,
+        shown=y >= 0 if split is None else split.shown(y[:size], y[size:]),
+        neighbors=neighbors,
+        bandwidth=batch.x.new_tensor(torch.nan),
+        edge_index=slots[:0].expand(2, 0),
+    )
+    if memory is not None and kept and slots.numel():
+        return _keep_edges(nodes, batch, graph, memory)
+    return _list_edges(nodes, batch, graph, memory, half_life, strength)
 
 
-def _connect_listed(
+def _list_edges(
+    nodes: Connection,
     batch: Batch,
     graph: KNNGraph,
     memory: MemoryBank | None,
-    slots: Tensor,
-    neighbors: NeighborLists | None,
-    split: LabelSplit | None,
+    half_life: float | None,
+    strength: float,
 ) -> Connection:
     """Every edge in one list, or all pairs of the batch in one matrix."""
-    x, size, k = batch.x, batch.x.size(0), graph.k
-    local, mutual = graph.bandwidth == "local", graph.symmetrize == "mutual"
-    if memory is not None:
-        stored = stored_links(memory, slots, size)
-        if neighbors is not None and graph.hops is not None:
-            slots = within_hops(memory, neighbors, slots, stored, graph.hops)
-            stored = stored_links(memory, slots, size)
+    x, size, slots = batch.x, nodes.size, nodes.slots
     alone = slots.numel() == 0
     all_batch = graph.batch_edges == "all" or (graph.batch_edges == "auto" and alone)
-    y, targets = _labels(batch, memory, slots)
-    memory_lists = x.new_empty(0, k)
     if alone and all_batch:
-        edge_index = all_pairs(size, x.device)
-        squared = batch_squared_distances(x)
-        batch_lists = _nearest_lists(squared, k) if local else memory_lists
+        edges = all_edges(x, graph)
     else:
-        if memory is not None and (local or mutual):
-            # A bank without links has empty lists.
-            memory_lists = stored_lists(stored, size, slots.numel(), max(1, memory.k))
-        links, batch_lists = batch_links(x, memory, slots, neighbors, k, all_batch)
-        if memory is not None:
-            links = join(links, stored)
-            if mutual:
-                links = join(links, returned_links(links, memory_lists, size))
-        edge_index, link = symmetrize_links(
-            links.source, links.target, size + slots.numel(), graph.symmetrize
-        )
-        squared = links.squared.index_select(0, link)
-
-    every = squared.detach() if squared.dim() == 2 else None
-    shown, sigma = _shown(batch, y, graph.bandwidth, memory, slots, split, every)
+        edges = listed_edges(x, graph, all_batch, memory, slots, nodes.neighbors)
+    edge_index, squared = edges.edge_index, edges.squared
+    full = squared.dim() == 2
+    sigma = bandwidth_over(
+        graph.bandwidth,
+        x,
+        torch.where(nodes.shown, nodes.y, -1),
+        None if memory is None else memory.rows,
+        slots,
+        squared=squared.detach() if full else None,
+    )
     squared_sigma = sigma.square()
-    if local:
-        scales = torch.cat([local_scales(batch_lists), local_scales(memory_lists)]).to(x.dtype)
-        if squared.dim() == 2:
+    if graph.bandwidth == "local":
+        lists = (edges.batch_lists, edges.memory_lists)
+        scales = torch.cat([local_scales(part) for part in lists]).to(x.dtype)
+        if full:
             squared_sigma = torch.outer(scales, scales)
         else:
             squared_sigma = scales[edge_index[0]] * scales[edge_index[1]]
     # A kernel sees one entry per edge, however they are stored here.
     weight = weigh(graph.weight, squared.flatten(), squared_sigma.flatten())
-    full = None
-    if squared.dim() == 2:
-        full = weight.view(size, size).masked_fill(diagonal_mask(size, x.device), 0.0)
-    return Connection(
-        edge_index=edge_index,
-        edge_weight=weight if full is None else None,
-        full=full,
-        y=y,
-        size=size,
-        slots=slots,
-        neighbors=neighbors,
-        bandwidth=sigma,
-        shown=shown,
-        targets=targets,
-    )
+    found = nodes._replace(bandwidth=sigma, edge_index=edge_index)
+    if full:
+        diagonal = torch.eye(size, dtype=torch.bool, device=x.device)
+        return found._replace(full=weight.view(size, size).masked_fill(diagonal, 0.0))
+    if memory is not None and not alone and (half_life is not None or strength < 1.0):
+        source, target = edge_index
+        factor = weight.detach().new_ones(weight.numel())
+        if half_life is not None:
+            decay = age_decay(memory.age[slots], half_life).to(factor)
+            trust = torch.cat([factor.new_ones(size), decay])
+            factor = trust[source] * trust[target]
+        if strength < 1.0:
+            factor = torch.where((source >= size) | (target >= size), strength * factor, factor)
+        weight = discounted(weight, factor)
+    return found._replace(edge_weight=weight)
 
 
-def _connect_kept(
-    batch: Batch,
-    graph: KNNGraph,
-    memory: MemoryBank,
-    slots: Tensor,
-    neighbors: NeighborLists,
-    split: LabelSplit | None,
-) -> Connection:
+def _keep_edges(nodes: Connection, batch: Batch, graph: KNNGraph, memory: MemoryBank) -> Connection:
     """The edges among remembered rows left where the bank keeps them.
 
     Nodes are all slots of the bank, or with `hops` only the `slots` near the batch. Cost O(F)
-    element by element for the weights, O(B k) for the rest.
+    element by element for the weights of the F kept edges, O(B k) for the rest.
     """
-    x, size, stored = batch.x, batch.x.size(0), len(memory)
+    x, size, slots, stored = batch.x, nodes.size, nodes.slots, len(memory)
     near = graph.hops is not None
-    labels, _ = _labels(batch, memory, slots)
-    shown, sigma = _shown(batch, labels, graph.bandwidth, memory, slots, split)
-
+    labels = torch.where(nodes.shown, nodes.y, -1)
+    sigma = bandwidth_over(graph.bandwidth, x, labels, memory.rows, slots)
     every = slots if near else torch.arange(stored)
     all_batch = graph.batch_edges == "all"
-    links, _ = batch_links(x, memory, every, neighbors, graph.k, all_batch)
-    ends = torch.cat([torch.arange(size), links.source, links.target])
-    nodes, place = ends.unique(return_inverse=True)
+    links, _ = batch_links(x, memory, every, nodes.neighbors, graph.k, all_batch)
+    ends, place = torch.cat([torch.arange(size), links.source, links.target]).unique(
+        return_inverse=True
+    )
     source, target = place[size:].split(links.source.numel())
-    edge_index, link = symmetrize_links(source, target, nodes.numel())
+    edge_index, link = symmetrize_links(source, target, ends.numel())
     edge_weight = weigh(graph.weight, links.squared.index_select(0, link), sigma.square())
 
     kept = memory.links.symmetric(stored)
@@ -340,36 +322,17 @@ def _connect_kept(
     weight = weigh(graph.weight, squared.to(x.dtype), sigma.square())
     if absent.numel():
         weight[torch.from_numpy(kept.touching(absent.numpy()))] = 0.0
-        part = shown
-        shown = torch.zeros(size + stored, dtype=torch.bool)
-        shown[:size], shown[size + slots] = part[:size], part[size:]
+        place, total = torch.cat([torch.arange(size), size + slots]), size + stored
+        y = nodes.y.new_full((total,), -1).index_copy_(0, place, nodes.y)
+        shown = nodes.shown.new_zeros(total).index_copy_(0, place, nodes.shown)
+        nodes = nodes._replace(y=y, shown=shown)
+        if nodes.targets is not None:
+            targets = nodes.targets.new_zeros(total, nodes.targets.size(1))
+            nodes = nodes._replace(targets=targets.index_copy_(0, place, nodes.targets))
     dtype = torch.promote_types(edge_weight.dtype, weight.dtype)
-    y, targets = _labels(batch, memory, slots if near else slice(stored))
-    y[absent + size] = -1
-    edges = BankEdges(
-        edge_index=edge_index,
-        edge_weight=edge_weight.to(dtype),
-        nodes=nodes,
-        pointer=pointer,
-        column=column,
-        weight=weight.to(dtype),
-        absent=absent + size,
-        owner=owner,
-        size=size,
-    )
-    return Connection(
-        edge_index=slots[:0].expand(2, 0),
-        edge_weight=None,
-        full=None,
-        y=y,
-        size=size,
-        slots=slots,
-        neighbors=neighbors,
-        bandwidth=sigma,
-        shown=shown,
-        targets=targets,
-        bank=edges,
-    )
+    rows = ConstantRows(pointer, column, weight.to(dtype), pointer.numel() - 1, owner)
+    bank = bank_operator(edge_index, edge_weight.to(dtype), ends, rows, size, absent + size)
+    return nodes._replace(bandwidth=sigma, bank=bank)
 
 
 def _suits_kept_edges(memory: MemoryBank, graph: KNNGraph) -> bool:
@@ -379,78 +342,6 @@ def _suits_kept_edges(memory: MemoryBank, graph: KNNGraph) -> bool:
     return graph.symmetrize == "union" and graph.bandwidth != "local"
 
 
-def _near_slots(memory: MemoryBank, slots: Tensor, neighbors: NeighborLists, hops: int) -> Tensor:
-    """The `slots` (n,) reachable from the batch in at most `hops` links, sorted.
-
-    Cost O(edges of those rows), and O(M) bytes.
-    """
-    stored = len(memory)
-    absent = torch.ones(stored, dtype=torch.bool)
-    absent[slots] = False
-    start = neighbors.indices[neighbors.indices >= 0].numpy()
-    kept = memory.links.symmetric(stored)
-    return torch.from_numpy(kept.within(start, hops - 1, absent.nonzero().squeeze(1).numpy()))
-
-
-def _labels(
-    batch: Batch, memory: MemoryBank | None, slots: Tensor | slice
-) -> tuple[Tensor, Tensor | None]:
-    """Labels (n,) and targets of the batch and of remembered rows."""
-    if memory is None:
-        return batch.labels, batch.targets
-    targets = batch.targets
-    if targets is not None and memory.slot_targets is not None:
-        targets = torch.cat([targets, memory.slot_targets[slots].to(batch.x.dtype)])
-    return torch.cat([batch.labels, memory.slot_labels[slots]]), targets
-
-
-def _nearest_lists(squared: Tensor, k: int) -> Tensor:
-    """The k smallest of every row of a distance matrix (B, B), the diagonal left out."""
-    size = squared.size(0)
-    others = squared.detach().masked_fill(diagonal_mask(size, squared.device), torch.inf)
-    return others.topk(min(k, size - 1), dim=1, largest=False).values
-
-
-def _remembered(memory: MemoryBank | None, batch: Batch) -> Tensor:
-    """Slots that take part: all stored rows but the copies of the batch's documents."""
-    device = batch.x.device
-    if memory is None or len(memory) == 0:
-        return torch.empty(0, dtype=torch.long, device=device)
-    keep = torch.ones(len(memory), dtype=torch.bool, device=device)
-    if batch.slots is not None:
-        keep[batch.slots[batch.slots >= 0]] = False
-    return keep.nonzero().squeeze(1)
-
-
-def _shown(
-    batch: Batch,
-    y: Tensor,
-    bandwidth: float | str | BandwidthRule,
-    memory: MemoryBank | None,
-    slots: Tensor,
-    split: LabelSplit | None,
-    squared: Tensor | None = None,
-) -> tuple[Tensor, Tensor]:
-    """Which labels `y` (n,) are shown, and the bandwidth, which sees no others (NaN for "local").
-
-    It is made from the batch, whose `squared` distances (B, B) may be known, and a draw of `slots`.
-    """
-    x, size = batch.x.detach(), batch.x.size(0)
-    shown = y >= 0 if split is None else split.shown(y[:size], y[size:])
-    if bandwidth == "local":
-        return shown, x.new_tensor(torch.nan)
-    labels = torch.where(shown, y, -1) if reads_labels(bandwidth) else None
-    if memory is None or slots.numel() == 0:
-        return shown, estimate_bandwidth(bandwidth, x, labels, squared=squared)
-    if slots.numel() > _BANDWIDTH_MEMORY_ROWS:
-        known = None if labels is None else labels[size:]
-        keep = drawn_rows(bandwidth, slots.numel(), known, _BANDWIDTH_MEMORY_ROWS).to(x.device)
-        slots = slots[keep]
-        labels = None if labels is None else torch.cat([labels[:size], labels[size:][keep]])
-    x = torch.cat([x, memory.rows[slots].to(x.dtype)])
-    return shown, estimate_bandwidth(bandwidth, x, labels)
-
-
 def document_data(connection: Connection, ids: Tensor | None, memory: MemoryBank | None) -> Data:
     """The `Data` of a connection, with the provenance of nodes and edges."""
     size, slots, y, targets = connection.size, connection.slots, connection.y, connection.targets
@@ -458,7 +349,7 @@ def document_data(connection: Connection, ids: Tensor | None, memory: MemoryBank
     num_nodes = size + slots.numel()
     edge_weight, full = connection.edge_weight, connection.full
     if edge_weight is None and full is not None:
-        edge_weight = full[~diagonal_mask(size, device)]
+        edge_weight = full[tuple(connection.edge_index)]
     data = Data(
         edge_index=connection.edge_index,
         edge_weight=edge_weight,
@@ -474,13 +365,33 @@ def document_data(connection: Connection, ids: Tensor | None, memory: MemoryBank
     data.seed_mask = y >= 0
     age = torch.zeros(size, dtype=torch.long, device=device)
     data.age = age if memory is None else torch.cat([age, memory.age[slots]])
-    data.edge_kind = edge_kind(connection)
+    data.edge_kind = (connection.edge_index >= size).sum(dim=0)
     data.bandwidth = connection.bandwidth
     return data
 
 
-def edge_kind(connection: Connection) -> Tensor:
-    """(E,) long: 0 batch-batch, 1 batch-memory, 2 memory-memory."""
-    if connection.slots.numel() == 0:
-        return torch.zeros_like(connection.edge_index[0])
-    return (connection.edge_index >= connection.size).sum(dim=0)
+def with_edges(data: Data, graph: KNNGraph) -> Data:
+    """A shallow copy of `data` whose rows are connected, each graph of `data.batch` alone."""
+    if not isinstance(data, Data):
+        raise TypeError(f"'data' must be a torch_geometric.data.Data (got {type(data).__name__}).")
+    x = data.get("x") if data.get("pos") is None else data.pos
+    if x is None or not len(x):
+        raise ValueError("'data' must hold rows, as 'data.pos' or 'data.x' (got none).")
+    # Without a bandwidth made from classes `y` may be anything, such as a label per graph.
+    labels = data.get("y") if reads_labels(graph.bandwidth) else None
+    groups = [torch.arange(len(x), device=x.device)]
+    if (batch := data.get("batch")) is not None:
+        groups = [(batch == number).nonzero().flatten() for number in batch.unique()]
+    parts = [
+        build_document_graph(x[rows], None if labels is None else labels[rows], graph=graph)
+        for rows in groups
+    ]
+    ends = [rows[part.edge_index] for rows, part in zip(groups, parts, strict=True)]
+    weights = torch.cat([part.edge_weight for part in parts])
+    out = copy.copy(data)
+    out.edge_index, out.edge_weight = coalesce(torch.cat(ends, 1), weights, num_nodes=len(x))
+    sigma = [part.bandwidth for part in parts]
+    out.bandwidth = sigma[0] if len(sigma) == 1 else torch.stack(sigma)
+    # Attributes of former edges.
+    out.edge_attr = None
+    return out

@@ -1,7 +1,6 @@
 """Links between nodes (batch rows first, then remembered rows), their lengths, and edges of them.
 
-Squared lengths carry the gradient of the batch rows, once; `symmetrize_links` makes undirected
-edges of directed links.
+Squared lengths carry the gradient of the batch rows, once.
 """
 
 from __future__ import annotations
@@ -15,12 +14,12 @@ from torch import Tensor
 
 from gloss_graph._internal.checks import check_choice
 from gloss_graph._internal.precision import first_order
+from gloss_graph.graph.settings import SYMMETRIZE, KNNGraph
 from gloss_graph.memory import MemoryBank
 from gloss_graph.neighbors import NeighborLists, nearest_others
 from gloss_graph.neighbors.adjacency import union_rows
 from gloss_graph.neighbors.exact import pair_distances
 
-SYMMETRIZE = ("union", "mutual")
 # Rows that are searched at a time.
 _CHUNK = 1024
 # Entries of the (links, D) difference held at a time.
@@ -116,6 +115,58 @@ def join(*links: Links) -> Links:
     )
 
 
+class Edges(NamedTuple):
+    """Undirected edges (2, E) in both directions, and the lists they come from.
+
+    Attributes:
+        edge_index: (2, E) long.
+        squared: (E,) squared lengths; (B, B) of all pairs of a batch alone, whose diagonal of ones
+            must be left out.
+        batch_lists: (B, k) squared distances to the neighbors of every batch row.
+        memory_lists: (M', k') those of the stored links of every remembered row, `inf` for none.
+    """
+
+    edge_index: Tensor
+    squared: Tensor
+    batch_lists: Tensor
+    memory_lists: Tensor
+
+
+def all_edges(x: Tensor, graph: KNNGraph) -> Edges:
+    """All pairs of the rows x (B, D)."""
+    size, squared = x.size(0), batch_squared_distances(x)
+    lists = x.new_empty(0, graph.k)
+    if graph.bandwidth == "local":
+        others = squared.detach().clone().fill_diagonal_(torch.inf)
+        lists = others.topk(min(graph.k, size - 1), dim=1, largest=False).values
+    return Edges(all_pairs(size, x.device), squared, lists, lists[:0])
+
+
+def listed_edges(
+    x: Tensor,
+    graph: KNNGraph,
+    all_batch: bool,
+    memory: MemoryBank | None,
+    slots: Tensor,
+    neighbors: NeighborLists | None,
+) -> Edges:
+    """Edges of the rows x (B, D) and the remembered rows in `slots`, searched and inherited."""
+    size, mutual = x.size(0), graph.symmetrize == "mutual"
+    links, batch_lists = batch_links(x, memory, slots, neighbors, graph.k, all_batch)
+    memory_lists = x.new_empty(0, graph.k)
+    if memory is not None:
+        stored = stored_links(memory, slots, size)
+        links = join(links, stored)
+        if mutual or graph.bandwidth == "local":
+            # A bank without links has empty lists.
+            memory_lists = stored_lists(stored, size, slots.numel(), max(1, memory.k))
+        if mutual:
+            links = join(links, returned_links(links, memory_lists, size))
+    total = size + slots.numel()
+    edges, link = symmetrize_links(links.source, links.target, total, graph.symmetrize)
+    return Edges(edges, links.squared.index_select(0, link), batch_lists, memory_lists)
+
+
 def batch_links(
     x: Tensor,
     memory: MemoryBank | None,
@@ -160,19 +211,28 @@ def stored_links(memory: MemoryBank, slots: Tensor, size: int) -> Links:
 
 
 def within_hops(
-    memory: MemoryBank, neighbors: NeighborLists, slots: Tensor, stored: Links, hops: int
+    memory: MemoryBank, present: Tensor, neighbors: NeighborLists, hops: int, kept: bool
 ) -> Tensor:
-    """The `slots` reachable from the batch in at most `hops` links, either direction."""
-    size = neighbors.indices.size(0)
-    near = torch.zeros(len(memory), dtype=torch.bool, device=slots.device)
-    near[neighbors.indices[neighbors.indices >= 0]] = True
-    source, target = slots[stored.source - size], slots[stored.target - size]
+    """Slots (n,) that are `present` (M,) and at most `hops` links from the batch, sorted.
+
+    With `kept`, over the graph that the bank keeps: cost O(edges of those rows), and O(M) bytes.
+    """
+    start = neighbors.indices[neighbors.indices >= 0]
+    if kept:
+        absent = (~present).nonzero().squeeze(1)
+        graph = memory.links.symmetric(len(memory))
+        return torch.from_numpy(graph.within(start.numpy(), hops - 1, absent.numpy()))
+    near = torch.zeros_like(present)
+    near[start] = True
+    source, target, _ = memory.edges()
+    inside = present[source] & present[target]
+    source, target = source[inside], target[inside]
     for _ in range(hops - 1):
         grown = near.clone()
         grown[target[near[source]]] = True
         grown[source[near[target]]] = True
         near = grown
-    return slots[near[slots]]
+    return (near & present).nonzero().squeeze(1)
 
 
 def stored_lists(stored: Links, size: int, count: int, k: int) -> Tensor:
@@ -240,12 +300,12 @@ def symmetrize_links(
     check_choice("symmetrize", mode, SYMMETRIZE)
     if source.numel() == 0:
         return torch.stack([source, target]), source
-    if source.device.type == "cpu" and mode == "union":
-        pointer, column, link = union_rows(source.numpy(), target.numpy(), num_nodes)
-        row = np.repeat(np.arange(num_nodes, dtype=np.int64), np.diff(pointer))
-        edge_index = torch.from_numpy(np.stack([row, column.astype(np.int64)]))
-        return edge_index, torch.from_numpy(link.astype(np.int64))
-    return symmetrize_by_sorting(source, target, num_nodes, mode)
+    if source.device.type != "cpu" or mode == "mutual":
+        return symmetrize_by_sorting(source, target, num_nodes, mode)
+    pointer, column, link = union_rows(source.numpy(), target.numpy(), num_nodes)
+    row = np.repeat(np.arange(num_nodes, dtype=np.int64), np.diff(pointer))
+    edge_index = torch.from_numpy(np.stack([row, column.astype(np.int64)]))
+    return edge_index, torch.from_numpy(link.astype(np.int64))
 
 
 def symmetrize_by_sorting(
@@ -271,9 +331,3 @@ def all_pairs(num_nodes: int, device: torch.device) -> Tensor:
     row, column = flat // max(num_nodes, 1), flat % max(num_nodes, 1)
     keep = row != column
     return torch.stack([row[keep], column[keep]])
-
-
-@lru_cache(maxsize=32)
-def diagonal_mask(size: int, device: torch.device) -> Tensor:
-    """Diagonal of a square matrix (size, size), bool. Cached: not to be written to."""
-    return torch.eye(size, dtype=torch.bool, device=device)

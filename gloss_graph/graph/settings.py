@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from gloss_graph.graph.bandwidth import BandwidthRule
     from gloss_graph.graph.kernels import Kernel
 
+SYMMETRIZE = ("union", "mutual")
 BATCH_EDGES = ("auto", "knn", "all")
 
 
@@ -75,7 +76,6 @@ class KNNGraph:
     def __post_init__(self) -> None:
         from gloss_graph.graph.bandwidth import check_bandwidth
         from gloss_graph.graph.kernels import cosine_kernel
-        from gloss_graph.graph.links import SYMMETRIZE
 
         check_positive_int("k", self.k)
         check_bandwidth(self.bandwidth)
@@ -100,6 +100,6 @@ class KNNGraph:
 
     def __call__(self, data: Data) -> Data:
         """Return a shallow copy of `data` whose edges connect its rows."""
-        from gloss_graph.graph.transform import with_edges
+        from gloss_graph.graph.build import with_edges
 
         return with_edges(data, self)

@@ -8,7 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gloss_graph._internal.checks import check_mask, check_range
+from gloss_graph._internal.checks import check_range
+from gloss_graph.memory.batch import Documents, one_per_document
 
 
 def visible_split(
@@ -48,47 +49,6 @@ def visible_split(
     check_range("visible_fraction", fraction, 0.0, 1.0)
     documents = None if ids is None else one_per_document("labels", labels, ids)
     return _split(labels, documents, fraction, generator, supplied)
-
-
-class Documents(NamedTuple):
-    """Values (n,) of the n documents of a batch, and which of them every row is (B,)."""
-
-    values: Tensor
-    of_row: Tensor
-
-
-def check_visible(visible: Tensor | None, labels: Tensor, ids: Tensor | None) -> Tensor | None:
-    """`visible` (B,) on the labels' device; raise unless it fits the labels and documents.
-
-    Rows with one id are one document: one that shows the label would tell it to the others.
-    """
-    if visible is None:
-        return None
-    check_mask("visible", visible, labels.numel())
-    visible = visible.to(labels.device)
-    if bool((visible & (labels < 0)).any()):
-        raise ValueError("'visible' marks rows whose label is -1 (unlabeled).")
-    if ids is not None:
-        one_per_document("visible", visible.long(), ids)
-    return visible
-
-
-def one_per_document(name: str, values: Tensor, ids: Tensor) -> Documents:
-    """The documents of a batch, which the `ids` (B,) of its rows tell.
-
-    Rows with one id and different values raise a ValueError that calls the values `name`.
-    """
-    unique, document_of = ids.unique(return_inverse=True)
-    documents = values.new_full((unique.numel(),), -1)
-    documents.scatter_reduce_(0, document_of, values, "amax")
-    found = documents[document_of]
-    if not torch.equal(found, values):
-        row = int((found != values).nonzero()[0])
-        raise ValueError(
-            f"'{name}' must agree for rows with the same id, which are one document (id "
-            f"{int(ids[row])} has {name} {int(values[row])} and {int(found[row])})."
-        )
-    return Documents(documents, document_of)
 
 
 class LabelSplit(NamedTuple):

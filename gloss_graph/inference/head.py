@@ -17,7 +17,7 @@ from gloss_graph.graph.build import build_document_graph
 from gloss_graph.graph.kernels import discounted, weigh
 from gloss_graph.graph.links import corpus_links
 from gloss_graph.graph.settings import KNNGraph
-from gloss_graph.memory.incoming import is_labeled
+from gloss_graph.memory.batch import is_labeled
 from gloss_graph.neighbors.exact import nearest_allowed, without_itself
 from gloss_graph.propagation import LabelPropagation, PropagationSettings, node_factors
 from gloss_graph.propagation.alignment import (

@@ -13,10 +13,9 @@ from gloss_graph._internal.checks import (
     check_positive_int,
     check_range,
 )
-from gloss_graph.graph.rows import joint_view, reweighted
 from gloss_graph.inference.head import FLOOR, Attachment, GraphClassifier, PropagationHead
 from gloss_graph.memory import MemoryBank
-from gloss_graph.memory.incoming import check_ids, is_labeled
+from gloss_graph.memory.batch import check_ids, is_labeled, joint_view, reweighted
 from gloss_graph.propagation import RULES
 
 MODES = ("inductive", "transductive")

@@ -35,9 +35,7 @@ def pair_cosine_loss(embeddings: Tensor, labels: Tensor, *, balanced: bool = Tru
     r"""SetFit's contrastive loss (Tunstall et al., 2022) over all pairs of a batch.
 
     The mean of \((1 - \cos_{ij})^2\) over pairs of one class and the mean of \(\cos_{ij}^2\) over
-    pairs of two classes count half each, since SetFit draws both kinds equally often.
-
-    A kind of pair that the batch lacks counts 0.
+    pairs of two classes count half each, since SetFit draws both equally often; 0 without pairs.
 
     Args:
         embeddings: (B, D).
@@ -62,12 +60,11 @@ class MetricLoss(nn.Module):
     r"""A supervised metric-learning loss, alone or with cross-entropy.
 
     - `scl`: supervised contrastive loss (Khosla et al., 2020, eq. 2) over the batch.
-    - `xbm-scl`: the same with remembered rows as further positives and negatives, a cross-batch
-      memory (Wang et al., 2020). Stored copies of the batch's own documents are left out.
+    - `xbm-scl`: the same with remembered rows as further positives and negatives (Wang et al.,
+      2020). Stored copies of the batch's documents are left out.
     - `triplet`: batch-all triplet margin loss (Hermans et al., 2017) of Euclidean distances between
       unit rows, mean over the triplets that violate the margin.
-    - `cosine`: mean \((\cos_{ij} - [y_i = y_j])^2\) over all pairs, the loss of sentence pairs in
-      sentence-transformers.
+    - `cosine`: mean \((\cos_{ij} - [y_i = y_j])^2\) over all pairs, as sentence-transformers.
 
     The first three are pytorch-metric-learning's. With `logits` the loss is \(\lambda L +
     (1 - \lambda) L_{CE}\), as in `GraphGuidedObjective`; without them \(L\).
@@ -91,8 +88,7 @@ class MetricLoss(nn.Module):
         >>> bool(loss(x, torch.tensor([0, 0, 1, 1])) > 0)
         True
 
-    See also: `GraphGuidedObjective`, which propagates labels over more than one hop and learns
-    from unlabeled rows too.
+    See also: `GraphGuidedObjective`, which learns from unlabeled rows too.
     """
 
     def __init__(
@@ -144,16 +140,13 @@ class MetricLoss(nn.Module):
         ids: Tensor | None = None,
         logits: Tensor | None = None,
     ) -> Tensor:
-        """Loss of one batch; `xbm-scl` remembers it afterwards when training.
+        """Loss of one batch, 0 without a pair; `xbm-scl` remembers it afterward when training.
 
         Args:
             embeddings: (B, D) floating.
             labels: (B,) integer, -1 = unlabeled, left out.
             ids: (B,) integer >= 0, document identities, for `xbm-scl`.
             logits: (B, C) of a classifier head; adds its cross-entropy.
-
-        Returns:
-            Scalar, 0 where the batch has no pair to compare.
         """
         check_matrix("embeddings", embeddings, normalized=True)
         check_index_vector("labels", labels, embeddings.size(0))

@@ -2,7 +2,7 @@
 
 from gloss_graph._internal.moved import moved_names
 from gloss_graph.memory.bank import MemoryBank
-from gloss_graph.memory.drift import AgeGroup, BankStats, Drift
+from gloss_graph.memory.drift import AgeGroup, BankStats, Drift, MomentumEncoder
 from gloss_graph.memory.eviction import (
     EVICTIONS,
     ClassBalanced,
@@ -11,7 +11,6 @@ from gloss_graph.memory.eviction import (
     Reservoir,
     Stalest,
 )
-from gloss_graph.memory.momentum import MomentumEncoder
 
 __all__ = [
     "EVICTIONS",

@@ -8,41 +8,36 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from rich.progress import track
+from torch import Tensor
 
-from gloss_graph._internal.checks import check_index_vector, check_positive_int, check_tensor
+from gloss_graph._internal.checks import (
+    check_device,
+    check_index_vector,
+    check_matrix,
+    check_positive_int,
+    check_tensor,
+)
 from gloss_graph._internal.eval_mode import evaluating
+from gloss_graph._internal.precision import unit_rows
 from gloss_graph._internal.processes import world_size
+from gloss_graph.memory.batch import (
+    Batch,
+    check_batch,
+    gathered,
+    join_targets,
+)
 from gloss_graph.memory.drift import (
     BankStats,
     Drift,
-    describe_rows,
-    drawn_slots,
+    class_counts,
     measure_drift,
+    quartiles,
     restandardized_rows,
-    stalest_slots,
+    twin_rows,
 )
 from gloss_graph.memory.eviction import Eviction, assign_slots, resolve_eviction, saved_name
-from gloss_graph.memory.incoming import (
-    ANONYMOUS,
-    Batch,
-    check_ids,
-    check_storable,
-    check_writable,
-    encoded,
-    encoded_batches,
-    gathered,
-    join_targets,
-    prepared_rows,
-    read_labels,
-)
-from gloss_graph.memory.storage import (
-    check_bank_state,
-    kept_buffers,
-    read_bank,
-    restore_buffers,
-    write_bank,
-)
+from gloss_graph.memory.storage import CheckedState, check_bank_state, read_bank, write_bank
 from gloss_graph.neighbors.exact import RowSearch, SearchResult, version_of
 from gloss_graph.neighbors.inverted_lists import Cells
 from gloss_graph.neighbors.lists import (
@@ -64,16 +59,22 @@ from gloss_graph.neighbors.search import (
 
 # Queries searched at a time: bounds the memory of a large call.
 _QUERIES = 1024
+_HALF_RANGE = torch.finfo(torch.float16).max
+_ANONYMOUS = (
+    "MemoryBank.enqueue was called without 'ids'. When the same documents come again (a second "
+    "epoch), each one finds its own stored copy with its own label: label leakage. Pass stable "
+    "document 'ids', or call reset() before every epoch."
+)
 
 
-class MemoryBank(nn.Module):
+class MemoryBank(CheckedState):
     r"""A ring of past embeddings that knows which document each row is.
 
-    Cross-batch memory (Wang et al., 2020, arXiv 1912.06798) with identities: a document that is
-    already stored gets its row refreshed; others overwrite the oldest slot, or the one that
-    `eviction` names. Every row keeps the list of its nearest neighbors at the time it was written,
-    so the graph among stored rows is inherited and never searched again. A link lives while both
-    documents live; its length follows when either end is refreshed.
+    Cross-batch memory (Wang et al., 2020, arXiv 1912.06798) with identities: a stored document gets
+    its row refreshed; others overwrite the oldest slot, or the one that `eviction` names. Every row
+    keeps the list of its nearest neighbors at the time it was written, so the graph among stored
+    rows is inherited and never searched again. A link lives while both documents live; its length
+    follows when either end is refreshed.
 
     `state_dict()` restores the bank, and what it finds, bit for bit. A call that raises leaves the
     state as it was. Rows never carry a gradient.
@@ -83,7 +84,7 @@ class MemoryBank(nn.Module):
     Args:
         capacity: Largest number of rows; with `ids` and the size of the corpus, one per document.
         dim: Embedding dimension D.
-        k: Links stored with every row; 0 = none, for uses without a graph.
+        k: Links stored with every row; 0 for uses without a graph.
         dtype: Storage, `torch.float32` or `torch.float16` (search and links use float32).
         search: `"exact"` (its variants are `"faiss"` and `"matmul"`, see
             `gloss_graph.neighbors.nearest`), or approximate, see `recall`: `"descent"`, walks over
@@ -92,12 +93,11 @@ class MemoryBank(nn.Module):
             `"descent"`, with new documents searched exactly below 200,000 rows, then by `"ivf"`;
             always exact on a GPU.
         normalize: L2-normalize rows and queries, so Euclidean order is cosine order.
-        num_classes: C for label sets: every row then has targets (C,) in [0, 1]. None: one
-            class number per row.
+        num_classes: C for label sets, targets (C,) in [0, 1]; None for class numbers.
         eviction: Which row leaves a full bank: `"fifo"`, the oldest tenant; `"stalest"`, the row
             that was written longest ago; `"class-balanced"`, the oldest row of the most frequent
             class; `"reservoir"` keeps a uniform sample of all documents; or an `Eviction`.
-        bits: Deprecated, without effect: rows are stored in `dtype`.
+        bits: Deprecated, without effect.
 
     Raises:
         ValueError: A setting out of range or unknown.
@@ -128,7 +128,6 @@ class MemoryBank(nn.Module):
     step: Tensor
     anonymous: Tensor
     cells: Cells | None
-    # Turned off for a mapped file, which would be read from end to end.
     _checks_rows = True
 
     def __init__(
@@ -244,8 +243,24 @@ class MemoryBank(nn.Module):
             self._searcher = row_search(self.search_backend, self.links, self.cells)
         return self._searcher
 
-    def _prepare(self, name: str, embeddings: Tensor) -> Tensor:
-        return prepared_rows(name, embeddings, self.dim, self.rows.device, normalize=self.normalize)
+    def _prepared(self, name: str, x: Tensor) -> Tensor:
+        """Rows (B, D) checked, detached, in float32 at least and, if the bank does, normalized."""
+        check_matrix(name, x, self.dim, normalized=self.normalize, compared=self.normalize)
+        check_device(f"'{name}'", x, "the bank", self.rows.device)
+        x = x.detach().to(torch.promote_types(x.dtype, torch.float32))
+        return unit_rows(x) if self.normalize else x
+
+    def _encoded(self, encode: Callable[[Tensor], Tensor], slots: Tensor) -> Tensor:
+        """The rows (n, D) that `encode` returns for the documents in `slots` (n,)."""
+        _check_callable("encode", encode)
+        with evaluating(encode):
+            x = encode(self.ids[slots])
+        x = self._prepared("encode", x.to(slots.device) if isinstance(x, Tensor) else x)
+        if x.size(0) != slots.numel():
+            raise ValueError(
+                f"'encode' must return a row for each of the {slots.numel()} ids (got {x.size(0)})."
+            )
+        return x
 
     @torch.no_grad()
     def search(self, queries: Tensor, k: int, exclude_ids: Tensor | None = None) -> SearchResult:
@@ -264,7 +279,7 @@ class MemoryBank(nn.Module):
             ValueError: Shape, dtype, device or non-finite queries; k < 1.
         """
         check_positive_int("k", k)
-        x = self._prepare("queries", queries)
+        x = self._prepared("queries", queries)
         banned = torch.empty(0, dtype=torch.long, device=self.rows.device)
         if exclude_ids is not None:
             check_tensor("exclude_ids", exclude_ids)
@@ -351,7 +366,7 @@ class MemoryBank(nn.Module):
             ValueError: Shape, dtype, device, non-finite embeddings, a label or id out of range.
             RuntimeError: The bank was copied under `torch.inference_mode()` and is written outside.
         """
-        check_writable(self.count)
+        self._check_writable()
         batch = self.checked(embeddings, labels, ids)
         if neighbors is not None:
             check_lists(neighbors, batch.x.size(0), len(self), self.rows.device)
@@ -363,14 +378,16 @@ class MemoryBank(nn.Module):
         self, embeddings: Tensor, labels: Tensor | None = None, ids: Tensor | None = None
     ) -> Batch:
         """The documents as `store` and `neighbors_of` take them; see `enqueue`."""
-        x = self._prepare("embeddings", embeddings)
-        size, device = x.size(0), self.rows.device
-        known, targets = read_labels(labels, size, self.num_classes, device)
-        if ids is None:
-            return Batch(x, known, targets, None, None)
-        check_ids(ids, size)
-        ids = ids.to(device).long()
-        return Batch(x, known, targets, ids, self.slots_of(ids))
+        batch = check_batch(
+            embeddings,
+            labels,
+            ids,
+            memory=self,
+            normalize=self.normalize,
+            num_classes=self.num_classes,
+            compared=self.normalize,
+        )
+        return batch._replace(x=batch.x.detach())
 
     @torch.no_grad()
     def store(
@@ -380,7 +397,7 @@ class MemoryBank(nn.Module):
 
         Every bank then takes the same rows in the same order and stays bit-equal to the others.
         """
-        check_writable(self.count)
+        self._check_writable()
         if of_all and world_size() > 1:
             # The lists of one process know nothing of the others' rows.
             batch, neighbors = gathered(batch, self.slots_of), None
@@ -392,13 +409,13 @@ class MemoryBank(nn.Module):
         if ids is None or places is None:
             if not self._warned_anonymous:
                 # This function and `enqueue`, each with the no_grad wrapper around it.
-                warnings.warn(ANONYMOUS, UserWarning, stacklevel=5)
+                warnings.warn(_ANONYMOUS, UserWarning, stacklevel=5)
             self._warned_anonymous = True
             ids = -2 - int(self.anonymous) - torch.arange(size, device=device)
             places = torch.full_like(ids, -1)
         if neighbors is None:
             neighbors = self.neighbors_of(batch, self.k)
-        check_storable(x, self.rows.dtype)
+        self._check_storable(x)
         kept, slots, fresh = assign_slots(self.eviction, self, ids, known, places)
         documents = self._documents()
         for evicted in self.slot_ids[slots[fresh]].tolist():
@@ -450,19 +467,25 @@ class MemoryBank(nn.Module):
             TypeError: `encoder` cannot be called or returns no tensor.
             ValueError: As `enqueue`.
 
-        Whatever raises, the bank is then as it was before the call; until the call ends a copy of
-        its earlier rows is kept.
+        If anything raises, the bank is as it was; until then a copy of its rows is kept.
         """
-        check_writable(self.count)
-        before, drift = kept_buffers(self, len(self), self.capacity), self.last_drift
+        self._check_writable()
+        _check_callable("encoder", encoder)
+        size, drift = len(self), self.last_drift
+        before = {
+            name: (x[:size] if x.dim() and x.size(0) == self.capacity else x).clone()
+            for name, x in self.named_buffers()
+        }
         try:
             with evaluating(encoder):
-                for rows, labels, ids in encoded_batches(loader, encoder, progress):
+                for batch in track(loader, "Filling the memory bank", disable=not progress):
+                    rows, labels, ids = _encoded_batch(batch, encoder)
                     self.enqueue(rows.to(self.rows.device), labels, ids, link=False)
             self.relink(progress=progress)
         except BaseException:
             self.reset()
-            restore_buffers(self, before)
+            for name, x in self.named_buffers():
+                (x[: before[name].size(0)] if x.dim() else x).copy_(before[name])
             self.last_drift = drift
             self.forget_derived()
             raise
@@ -493,12 +516,15 @@ class MemoryBank(nn.Module):
             ValueError: `count` < 0; rows of another shape, non-finite or beyond the bank's dtype.
         """
         check_positive_int("count", count, minimum=0)
-        check_writable(self.count)
-        slots = stalest_slots(self.ids, self.written_at, self.capacity, count)
+        self._check_writable()
+        known = (self.ids >= 0).nonzero().squeeze(1)
+        # Of equal age the lowest slot first, on every device.
+        order = self.written_at[known] * self.capacity + known
+        slots = known[order.topk(min(count, known.numel()), largest=False).indices]
         if slots.numel() == 0:
             return 0
-        x = encoded(encode, self.ids[slots], self._prepare)
-        check_storable(x, self.rows.dtype)
+        x = self._encoded(encode, slots)
+        self._check_storable(x)
         neighbors = nearest_lists(self.searcher, x, slots, self.rows, len(self), self.k)
         self.written_at[slots] = self.step - 1
         every = torch.arange(slots.numel(), device=slots.device)
@@ -544,8 +570,16 @@ class MemoryBank(nn.Module):
             ValueError: No row with an id; `sample` < 1; as `refresh`.
         """
         check_positive_int("sample", sample)
-        slots = drawn_slots(self.ids, sample, generator or torch.Generator().manual_seed(seed))
-        x = encoded(encode, self.ids[slots], self._prepare)
+        known = (self.ids >= 0).nonzero().squeeze(1)
+        if known.numel() == 0:
+            raise ValueError(
+                "The memory holds no row with an id, so nothing can be encoded again. Enqueue "
+                "documents with 'ids' first."
+            )
+        generator = generator or torch.Generator().manual_seed(seed)
+        drawn = torch.randperm(known.numel(), generator=generator)[:sample]
+        slots = known[drawn.to(known.device)]
+        x = self._encoded(encode, slots)
         self.last_drift = measure_drift(self.rows[slots], x, self.age[slots])
         return self.last_drift
 
@@ -558,7 +592,7 @@ class MemoryBank(nn.Module):
         """
         if len(self) == 0 or x.size(0) < 2:
             return self
-        batch = self._prepare("embeddings", x)[:, :columns].float()
+        batch = self._prepared("embeddings", x)[:, :columns].float()
         rows = restandardized_rows(self.embeddings, batch, keep_norms=self.normalize)
         exact = self.search_backend if self.search_backend in ("faiss", "matmul") else "exact"
         with torch.device("meta"):  # its buffers are replaced at once
@@ -570,16 +604,25 @@ class MemoryBank(nn.Module):
 
     def stats(self) -> BankStats:
         """Fill, class histogram, ages, links, duplicates, evictions, last measured drift."""
-        return describe_rows(
-            self.labels,
-            self.ids,
-            self.age,
-            self.edges(),
+        size, age = len(self), self.age
+        source, target, squared = self.edges()
+        declined = getattr(self.eviction, "declined", None)
+        return BankStats(
+            size=size,
             capacity=self.capacity,
-            rows=None if self.normalize else self.embeddings,
+            class_counts=class_counts(self.labels),
+            mean_age=float(age.double().mean()) if size else 0.0,
+            max_age=int(age.max()) if size else 0,
+            mean_degree=source.numel() / size if size else 0.0,
+            anonymous=int((self.ids < 0).sum()),
+            fill=size / self.capacity if self.capacity else 0.0,
+            age_quartiles=quartiles(age),
+            duplicates=twin_rows(
+                source, target, squared, None if self.normalize else self.embeddings
+            ),
             # A slot's stamp counts its tenants.
-            tenants=int(self.links.stamps.sum()),
-            declined=getattr(self.eviction, "declined", None),
+            evicted=int(self.links.stamps.sum()) - size,
+            declined=None if declined is None else int(declined),
             drift=self.last_drift,
         )
 
@@ -599,8 +642,8 @@ class MemoryBank(nn.Module):
     def save(self, path: str | Path) -> Path:
         """Write the bank, settings and all, as one safetensors file.
 
-        It replaces an existing file when it is complete: a process killed at any moment leaves the
-        old file or the new one (and maybe a hidden draft `.NAME.*.part`, which can be deleted).
+        A process killed at any moment leaves the old file or the new one (and maybe a hidden draft
+        `.NAME.*.part`, which can be deleted).
 
         Raises:
             ValueError: A custom eviction policy, which a file cannot hold.
@@ -613,9 +656,9 @@ class MemoryBank(nn.Module):
 
         Args:
             path: A file that `save` wrote.
-            mmap: Map the file instead of reading it: at once, and processes share the pages that
-                are only read; writes to this bank never reach the file. Checksums, and the values
-                of rows and links, are then not checked. Only `save` may overwrite the file.
+            mmap: Map the file instead of reading it: at once, and processes share the pages they
+                only read; writes never reach the file. Checksums, and the values of rows and links,
+                are then not checked. Only `save` may overwrite the file.
 
         Raises:
             FileNotFoundError: No such file.
@@ -638,34 +681,13 @@ class MemoryBank(nn.Module):
             ) from error
         return bank
 
-    def load_state_dict(
-        self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False
-    ) -> Any:
-        """Restore the state of a bank with the same settings; `search` may differ.
-
-        It is checked first, so if it raises nothing changed. Without `strict` all entries may be
-        missing, but not some.
-
-        Raises:
-            RuntimeError: Entries are missing or foreign.
-            ValueError: Another size, or values no bank has; names the entry.
-        """
-        if isinstance(state_dict, Mapping):
-            state_dict = dict(state_dict)
-            self.check_state(state_dict, strict=strict)
-        return super().load_state_dict(state_dict, strict, assign)
-
     def check_state(self, state: dict[str, Any], prefix: str = "", *, strict: bool = False) -> None:
         """Raise unless `state` has, under `prefix`, the entries of a bank like this one."""
         sizes = {"capacity": self.capacity, "dim": self.dim, "k": self.k}
         check_bank_state(self, sizes, self.cells, state, prefix, strict, self._checks_rows)
 
-    def _load_from_state_dict(
-        self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any
-    ) -> None:
-        # A bank may be part of another module, whose loading checks nothing before.
-        self.check_state(state_dict, prefix)
-        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        super()._load_from_state_dict(*args, **kwargs)
         self.forget_derived()
 
     def forget_derived(self) -> None:
@@ -679,3 +701,47 @@ class MemoryBank(nn.Module):
     def _apply(self, fn: Any, recurse: bool = True) -> Any:
         with torch.inference_mode(False):
             return super()._apply(fn, recurse)
+
+    def _check_writable(self) -> None:
+        """Raise RuntimeError if torch would refuse a write to an inference tensor."""
+        if self.count.is_inference() and not torch.is_inference_mode_enabled():
+            raise RuntimeError(
+                "This bank was copied or loaded under torch.inference_mode() and can only be "
+                "written there. Copy it again outside, or use torch.no_grad()."
+            )
+
+    def _check_storable(self, x: Tensor) -> None:
+        """Raise ValueError unless rows (B, D) fit the dtype they are stored in."""
+        if self.rows.dtype != torch.float16:
+            return
+        beyond = (x.abs() > _HALF_RANGE).any(dim=1).nonzero()
+        if beyond.numel():
+            raise ValueError(
+                f"'embeddings' exceed float16 in {beyond.size(0)} of {x.size(0)} rows, the first "
+                f"is row {int(beyond[0])}. Use a bank with dtype=torch.float32."
+            )
+
+
+def _check_callable(name: str, value: object) -> None:
+    if not callable(value):
+        raise TypeError(f"'{name}' must be callable (got {type(value).__name__}).")
+
+
+def _encoded_batch(
+    batch: Mapping[str, Any] | Sequence[Any], encoder: Callable[..., Tensor]
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """Rows (B, D), labels and ids of a batch of the loader of `MemoryBank.prefill`."""
+    if isinstance(batch, Mapping):
+        inputs = dict(batch)
+        labels, ids = inputs.pop("labels", None), inputs.pop("ids", None)
+        rows = encoder(**inputs)
+    elif isinstance(batch, Sequence) and 1 <= len(batch) <= 3:
+        first, labels, ids = (*batch, None, None)[:3]
+        rows = encoder(first)
+    else:
+        raise ValueError(
+            "'loader' must yield mappings or tuples (inputs[, labels[, ids]]) "
+            f"(got {type(batch).__name__})."
+        )
+    check_tensor("encoder", rows)
+    return rows, labels, ids

@@ -1,15 +1,20 @@
-"""Statistics of the rows that a bank holds, and how far they drift while the encoder learns."""
+"""Drift of stored rows while the encoder learns: its measures, and an encoder that slows it."""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Mapping
+from functools import partial
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from gloss_graph.memory.incoming import is_labeled
+from gloss_graph._internal.checks import check_range
+from gloss_graph.memory.batch import is_labeled
+from gloss_graph.memory.storage import check_entries, check_keys
 
 # A row this many half-lives old decays no further, so that no node loses all its weight.
 OLDEST = 30.0
@@ -46,31 +51,11 @@ def age_decay(age: Tensor, half_life: float) -> Tensor:
     return torch.exp2(-(age.float() / half_life).clamp(max=OLDEST))
 
 
-def drawn_slots(ids: Tensor, sample: int, generator: torch.Generator) -> Tensor:
-    """A sample (n,) of the slots whose document has an id."""
-    known = (ids >= 0).nonzero().squeeze(1)
-    if known.numel() == 0:
-        raise ValueError(
-            "The memory holds no row with an id, so nothing can be encoded again. Enqueue "
-            "documents with 'ids' first."
-        )
-    drawn = torch.randperm(known.numel(), generator=generator)[:sample]
-    return known[drawn.to(known.device)]
-
-
-def stalest_slots(ids: Tensor, written_at: Tensor, capacity: int, count: int) -> Tensor:
-    """The `count` slots, or fewer, of documents with an id that were written longest ago."""
-    known = (ids >= 0).nonzero().squeeze(1)
-    # Of equal age the lowest slot first, on every device.
-    order = written_at[known] * capacity + known
-    return known[order.topk(min(count, known.numel()), largest=False).indices]
-
-
 def measure_drift(stored: Tensor, fresh: Tensor, age: Tensor) -> Drift:
     """Compare stored rows (n, D) of some ages (n,) with their new embeddings (n, D)."""
     cosine = F.cosine_similarity(fresh.double(), stored.double(), dim=1).cpu()
     mean, least = float(cosine.mean()), float(cosine.min())
-    return Drift(cosine.numel(), mean, least, _quartiles(cosine), _by_age(age.cpu(), cosine))
+    return Drift(cosine.numel(), mean, least, quartiles(cosine), _by_age(age.cpu(), cosine))
 
 
 def _by_age(age: Tensor, cosine: Tensor) -> tuple[AgeGroup, ...]:
@@ -135,39 +120,8 @@ class BankStats(NamedTuple):
     drift: Drift | None = None
 
 
-def describe_rows(
-    labels: Tensor,
-    ids: Tensor,
-    age: Tensor,
-    edges: tuple[Tensor, Tensor, Tensor],
-    *,
-    capacity: int,
-    rows: Tensor | None,
-    tenants: int,
-    declined: Tensor | None,
-    drift: Drift | None,
-) -> BankStats:
-    """Statistics of stored rows; `rows` (M, D) unless they have length 1."""
-    size, (source, target, squared) = ids.numel(), edges
-    return BankStats(
-        size=size,
-        capacity=capacity,
-        class_counts=_class_counts(labels),
-        mean_age=float(age.double().mean()) if size else 0.0,
-        max_age=int(age.max()) if size else 0,
-        mean_degree=source.numel() / size if size else 0.0,
-        anonymous=int((ids < 0).sum()),
-        fill=size / capacity if capacity else 0.0,
-        age_quartiles=_quartiles(age),
-        duplicates=_twin_rows(source, target, squared, rows),
-        evicted=tenants - size,
-        declined=None if declined is None else int(declined),
-        drift=drift,
-    )
-
-
-def _class_counts(labels: Tensor) -> dict[int, int]:
-    """Rows per class of labels (M,) or targets (M, C); -1 counts the unlabeled ones."""
+def class_counts(labels: Tensor) -> dict[int, int]:
+    """The `class_counts` of `BankStats` from labels (M,) or targets (M, C)."""
     if labels.dim() == 2:
         unlabeled = (~is_labeled(labels)).nonzero().squeeze(1)
         members = (labels >= 0.5).nonzero()[:, 1]
@@ -176,7 +130,7 @@ def _class_counts(labels: Tensor) -> dict[int, int]:
     return dict(zip(values.tolist(), counts.tolist(), strict=True))
 
 
-def _quartiles(values: Tensor) -> tuple[float, float, float]:
+def quartiles(values: Tensor) -> tuple[float, float, float]:
     """Quartiles of values (M,), 0 without any; of more values than `torch.quantile` takes too."""
     if values.numel() == 0:
         return 0.0, 0.0, 0.0
@@ -184,7 +138,7 @@ def _quartiles(values: Tensor) -> tuple[float, float, float]:
     return low, middle, high
 
 
-def _twin_rows(source: Tensor, target: Tensor, squared: Tensor, rows: Tensor | None) -> int:
+def twin_rows(source: Tensor, target: Tensor, squared: Tensor, rows: Tensor | None) -> int:
     """Number of rows with a link of cosine 1 within 1e-6."""
     if rows is None:
         cosine = 1.0 - squared / 2.0
@@ -195,3 +149,94 @@ def _twin_rows(source: Tensor, target: Tensor, squared: Tensor, rows: Tensor | N
         cosine = inner / torch.where(product > 0, product, torch.inf)
     twins = cosine >= 1.0 - _TWIN
     return int(torch.cat([source[twins], target[twins]]).unique().numel())
+
+
+def _follow(momentum: float, *args: Any) -> None:
+    """Move as torch does; its own function is a closure, which cannot be pickled."""
+    get_ema_multi_avg_fn(momentum)(*args)
+
+
+class MomentumEncoder(nn.Module):
+    r"""A copy of an encoder that follows it slowly, so that rows it wrote stay comparable longer.
+
+    \(\bar\theta \leftarrow m \bar\theta + (1 - m) \theta\) (He et al., 2020, arXiv 1911.05722).
+    Its embeddings drift 1 / (1 - m) times slower than those of the encoder. Call it for the
+    objective's `target_embeddings` and `update()` after every step of the optimizer. Parameters are
+    averaged, buffers copied; it is always in eval mode and takes no gradient.
+
+    Args:
+        module: The encoder that is trained; `state_dict()` holds the copy alone.
+        momentum: m in [0, 1).
+
+    Raises:
+        TypeError: Not a module.
+        ValueError: `momentum` out of range.
+
+    Example:
+        >>> import torch
+        >>> encoder = torch.nn.Linear(2, 2, bias=False)
+        >>> slow = MomentumEncoder(encoder, momentum=0.5)
+        >>> before = encoder.weight.detach().clone()
+        >>> _ = torch.nn.init.zeros_(encoder.weight)
+        >>> slow.update()
+        >>> torch.equal(slow(torch.eye(2)).T, before / 2)
+        True
+    """
+
+    _source: nn.Module
+
+    def __init__(self, module: nn.Module, momentum: float = 0.999) -> None:
+        super().__init__()
+        if not isinstance(module, nn.Module):
+            raise TypeError(f"'module' must be a torch.nn.Module (got {type(module).__name__}).")
+        check_range("momentum", momentum, 0.0, 1.0, open_high=True)
+        self.momentum = float(momentum)
+        # Past nn.Module, which would take the encoder in as a part.
+        object.__setattr__(self, "_source", module)
+        average = AveragedModel(module, multi_avg_fn=partial(_follow, self.momentum))
+        self.average = average.requires_grad_(False)
+        # Its first call copies; an average that starts at the encoder begins with the second.
+        self.average.update_parameters(module)
+        self.eval()
+
+    def extra_repr(self) -> str:
+        """The momentum."""
+        return f"momentum={self.momentum}"
+
+    def train(self, mode: bool = True) -> MomentumEncoder:
+        """Stays in eval mode whatever `mode` is."""
+        return super().train(False)
+
+    @torch.no_grad()
+    def update(self) -> None:
+        """Move toward the current encoder.
+
+        Raises:
+            ValueError: The encoder has other weights than when it was copied; nothing is changed.
+        """
+        forms = [
+            {n: tuple(x.shape) for n, x in (*m.named_parameters(), *m.named_buffers())}
+            for m in (self.average.module, self._source)
+        ]
+        for name in sorted(forms[0].keys() | forms[1].keys()):
+            was, now = (form.get(name) for form in forms)
+            if was != now:
+                raise ValueError(
+                    f"'module' must keep the shapes it was copied with ('{name}' was {was}, is "
+                    f"{now}). Make a new MomentumEncoder."
+                )
+        self.average.update_parameters(self._source)
+
+    def load_state_dict(
+        self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False
+    ) -> Any:
+        """As `torch.nn.Module.load_state_dict`, but checked first: if it raises nothing changed."""
+        if strict:
+            check_keys(self, state_dict.keys())
+        check_entries(self.state_dict(), state_dict)
+        return super().load_state_dict(state_dict, strict, assign)
+
+    @torch.no_grad()
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """The output of the copy for the inputs, without gradient."""
+        return self.average(*args, **kwargs)

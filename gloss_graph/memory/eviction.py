@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections import Counter, defaultdict, deque
+from collections.abc import Callable
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -13,7 +12,7 @@ from torch import Tensor, nn
 from gloss_graph._internal.checks import check_choice, check_positive_int
 
 
-class StoredDocuments(Protocol):
+class StoredRows(Protocol):
     """The parts of a `MemoryBank` that a policy may read; the first `len()` slots are in use."""
 
     capacity: int
@@ -36,7 +35,7 @@ class Eviction(Protocol):
 
     A policy with state is a `torch.nn.Module` whose state is in persistent buffers. Decisions must
     depend on the arguments and this state alone, so that banks of several processes stay bit-equal.
-    `reset()`, where there is one, is called by `MemoryBank.reset()`.
+    `MemoryBank.reset()` calls its `reset()`, if there is one.
 
     Attributes:
         name: What `repr` of the bank shows.
@@ -47,9 +46,7 @@ class Eviction(Protocol):
     name: str
     whole_batch: bool
 
-    def choose(
-        self, bank: StoredDocuments, ids: Tensor, labels: Tensor, refreshed: Tensor
-    ) -> Tensor:
+    def choose(self, bank: StoredRows, ids: Tensor, labels: Tensor, refreshed: Tensor) -> Tensor:
         """Slots (n,) long of n new documents; nothing may be changed in the bank.
 
         Args:
@@ -70,9 +67,7 @@ class FirstInFirstOut:
     name = "fifo"
     whole_batch = False
 
-    def choose(
-        self, bank: StoredDocuments, ids: Tensor, labels: Tensor, refreshed: Tensor
-    ) -> Tensor:
+    def choose(self, bank: StoredRows, ids: Tensor, labels: Tensor, refreshed: Tensor) -> Tensor:
         """The next slots in ring order that are not `refreshed`."""
         wanted = ids.numel()
         span = min(bank.capacity, wanted + refreshed.numel())
@@ -86,9 +81,7 @@ class Stalest:
     name = "stalest"
     whole_batch = False
 
-    def choose(
-        self, bank: StoredDocuments, ids: Tensor, labels: Tensor, refreshed: Tensor
-    ) -> Tensor:
+    def choose(self, bank: StoredRows, ids: Tensor, labels: Tensor, refreshed: Tensor) -> Tensor:
         """Free slots, then those of the largest age, for equal age the lowest first."""
         free = _free(bank, ids.numel())
         wanted = ids.numel() - free.numel()
@@ -109,21 +102,17 @@ class ClassBalanced:
     name = "class-balanced"
     whole_batch = True
 
-    def choose(
-        self, bank: StoredDocuments, ids: Tensor, labels: Tensor, refreshed: Tensor
-    ) -> Tensor:
+    def choose(self, bank: StoredRows, ids: Tensor, labels: Tensor, refreshed: Tensor) -> Tensor:
         """Free slots, then those of the most frequent classes."""
-        chosen = _free(bank, ids.numel()).tolist()
-        incoming = labels.tolist()
+        free = _free(bank, ids.numel())
+        if free.numel() == ids.numel():
+            return free
+        chosen, incoming = free.tolist(), labels.tolist()
         held = bank.slot_labels[: len(bank)]
         values, counts = held.unique(return_counts=True)
-        count = dict(zip(values.tolist(), counts.tolist(), strict=True))
-        queues: dict[int, deque[tuple[int, int, int]]] = {}
-        for number in range(len(chosen)):
-            label = incoming[number]
-            count[label] = count.get(label, 0) + 1
-        if len(chosen) == len(incoming):
-            return torch.tensor(chosen, dtype=torch.long, device=ids.device)
+        count = Counter(dict(zip(values.tolist(), counts.tolist(), strict=True)))
+        count.update(incoming[: len(chosen)])
+        queues: dict[int, deque[tuple[int, int, int]]] = defaultdict(deque)
         order = _by_age(bank, refreshed).sort().values
         # Grouped by label in the order of `values`, the oldest first.
         order = order[held[order % bank.capacity].argsort(stable=True)]
@@ -133,11 +122,10 @@ class ClassBalanced:
             queues[label] = deque((key, key % bank.capacity, -1) for key in oldest)
         newest = (int(bank.step) + 1) * bank.capacity
         for number, label in enumerate(incoming):
-            queue = queues.setdefault(label, deque())
             if number < len(chosen):
                 slot = chosen[number]
             else:
-                count[label] = count.get(label, 0) + 1
+                count[label] += 1
                 most = max(count.values())
                 rivals = [one for one, size in count.items() if size == most and queues[one]]
                 loser = min(rivals, key=lambda one: queues[one][0])
@@ -146,7 +134,7 @@ class ClassBalanced:
                 if owner >= 0:
                     chosen[owner] = -1
                 chosen.append(slot)
-            queue.append((newest + number, slot, number))
+            queues[label].append((newest + number, slot, number))
         return torch.tensor(chosen, dtype=torch.long, device=ids.device)
 
 
@@ -155,10 +143,9 @@ class Reservoir(nn.Module):
 
     Every document has a number drawn from its id and the seed (SplitMix64, a bijection); the bank
     holds those with the smallest numbers (bottom-k sampling, Cohen & Kaplan, 2007). A document
-    that was declined or evicted is declined again when it comes back, though it was forgotten, so
-    the sample is that of the corpus once every document was seen, and stays. Sampling by a counter
-    (Vitter, 1985) would take every comeback for a new document. Each row without identity counts as
-    a document.
+    that was declined or evicted is declined again when it comes back, so the sample is that of the
+    corpus once every document was seen, and stays. Sampling by a counter (Vitter, 1985) would take
+    every comeback for a new document. Each row without identity counts as a document.
 
     Args:
         seed: Seed of the sample; part of the state.
@@ -186,9 +173,7 @@ class Reservoir(nn.Module):
         """The number (n,) long of every document id (n,); small ones are kept."""
         return _mixed(ids + _mixed(self.seed))
 
-    def choose(
-        self, bank: StoredDocuments, ids: Tensor, labels: Tensor, refreshed: Tensor
-    ) -> Tensor:
+    def choose(self, bank: StoredRows, ids: Tensor, labels: Tensor, refreshed: Tensor) -> Tensor:
         """Slots of the documents with the smallest numbers."""
         count, wanted = len(bank), ids.numel()
         chosen = torch.full_like(ids, -1)
@@ -268,7 +253,7 @@ def _check_slots(name: str, slots: Tensor, wanted: int, stored: int, capacity: i
 
 
 def assign_slots(
-    policy: Eviction, bank: StoredDocuments, ids: Tensor, labels: Tensor, places: Tensor
+    policy: Eviction, bank: StoredRows, ids: Tensor, labels: Tensor, places: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Decide where a batch is stored: stored documents stay, others go where the policy says.
 
@@ -284,34 +269,28 @@ def assign_slots(
     if not bool(fresh.any()):
         return kept, slots, fresh
     new = kept[fresh]
-    with _unchanged_by_errors(policy):
+    state = policy.state_dict() if isinstance(policy, nn.Module) else {}
+    before = {name: value.clone() for name, value in state.items()}
+    try:
         chosen = policy.choose(bank, ids[new], labels[new], old[~fresh])
         _check_slots(policy.name, chosen, new.numel(), len(bank), bank.capacity)
+    except BaseException:
+        if isinstance(policy, nn.Module):
+            policy.load_state_dict(before)
+        raise
     slots[fresh] = chosen
     # Declined documents, and refreshed ones whose slot went to another.
     out = (slots < 0) | (~fresh & torch.isin(old, chosen))
     return kept[~out], slots[~out], fresh[~out]
 
 
-@contextmanager
-def _unchanged_by_errors(policy: Eviction) -> Iterator[None]:
-    state = policy.state_dict() if isinstance(policy, nn.Module) else {}
-    before = {name: value.clone() for name, value in state.items()}
-    try:
-        yield
-    except BaseException:
-        if isinstance(policy, nn.Module):
-            policy.load_state_dict(before)
-        raise
-
-
-def _free(bank: StoredDocuments, wanted: int) -> Tensor:
+def _free(bank: StoredRows, wanted: int) -> Tensor:
     count = len(bank)
     stop = min(bank.capacity, count + wanted)
     return torch.arange(count, stop, device=bank.slot_labels.device)
 
 
-def _by_age(bank: StoredDocuments, refreshed: Tensor) -> Tensor:
+def _by_age(bank: StoredRows, refreshed: Tensor) -> Tensor:
     """(M,) long, smaller for older rows, all distinct; modulo the capacity it is the slot."""
     count = len(bank)
     written = bank.written_at[:count].clone()

@@ -171,6 +171,37 @@ def _damaged(path: Path, how: str) -> ValueError:
     )
 
 
+class CheckedState(nn.Module):
+    """A module whose state is checked before it is loaded: if that raises nothing changed."""
+
+    def check_state(self, state: dict[str, Any], prefix: str = "", *, strict: bool = False) -> None:
+        """Raise unless `state` has, under `prefix`, the entries of a module like this one."""
+        raise NotImplementedError
+
+    def load_state_dict(
+        self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False
+    ) -> Any:
+        """Restore the `state_dict()` of a module with the same settings.
+
+        Without `strict` entries may be missing; those of a bank all or none.
+
+        Raises:
+            RuntimeError: Entries are missing or foreign.
+            ValueError: Another size, or values that no such module has; names the entry.
+        """
+        if isinstance(state_dict, Mapping):
+            state_dict = dict(state_dict)
+            self.check_state(state_dict, strict=strict)
+        return super().load_state_dict(state_dict, strict, assign)
+
+    def _load_from_state_dict(
+        self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any
+    ) -> None:
+        # Loading a module that holds this one checks nothing before.
+        self.check_state(state_dict, prefix)
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+
+
 def fit_cells(cells: Cells | None, state: dict[str, Any], prefix: str) -> None:
     """Make the cells in a state fit a bank: take them out, leave them, or put empty ones in."""
     found = {name: x for name, x in state.items() if name.startswith(f"{prefix}cells.")}
@@ -236,21 +267,6 @@ def foreign(name: str, rule: str) -> ValueError:
     return ValueError(
         f"'{name}' must be {rule} in a state that is loaded. Is it of other settings?"
     )
-
-
-def kept_buffers(bank: nn.Module, size: int, capacity: int) -> dict[str, Tensor]:
-    """Copies of the buffers of a bank, of those with a row per slot the `size` rows in use."""
-    return {
-        name: (buffer[:size] if buffer.dim() and buffer.size(0) == capacity else buffer).clone()
-        for name, buffer in bank.named_buffers()
-    }
-
-
-def restore_buffers(bank: nn.Module, kept: Mapping[str, Tensor]) -> None:
-    """Write the copies of `kept_buffers` back into a bank that was reset."""
-    for name, buffer in bank.named_buffers():
-        part = buffer[: kept[name].size(0)] if buffer.dim() else buffer
-        part.copy_(kept[name])
 
 
 def check_bank_state(

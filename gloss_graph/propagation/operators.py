@@ -1,6 +1,6 @@
 """The symmetric weight matrix W of a graph as an operator: sparse rows, or full where that pays.
 
-Rules and solvers know only `Operator`; `gloss_graph.step` has one more, for the graph of a batch
+Rules and solvers know only `Operator`; `gloss_graph.graph` has one more, for the graph of a batch
 and a bank.
 """
 

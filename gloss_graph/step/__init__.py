@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING
 from gloss_graph._internal.moved import moved_names
 
 if TYPE_CHECKING:
-    from gloss_graph.step.graph_loss import ObjectiveOutput
     from gloss_graph.step.settings import Consistency, GraphContrast, Staleness
+    from gloss_graph.step.terms import ObjectiveOutput
 
 __all__ = ["Consistency", "GraphContrast", "ObjectiveOutput", "Staleness"]
 
@@ -14,7 +14,7 @@ __all__ = ["Consistency", "GraphContrast", "ObjectiveOutput", "Staleness"]
 __getattr__ = moved_names(
     __name__,
     {
-        "gloss_graph.step.graph_loss": ["ObjectiveOutput"],
+        "gloss_graph.step.terms": ["ObjectiveOutput"],
         "gloss_graph.step.settings": ["Consistency", "GraphContrast", "Staleness"],
     },
 )

@@ -6,20 +6,19 @@ from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from gloss_graph._internal.checks import check_index_vector, check_matrix
-from gloss_graph.graph.batch import StepBatch
 from gloss_graph.inference.agreement import FoundClasses, ViewVotes, agreed_labels, view_votes
 from gloss_graph.inference.head import GraphClassifier
 from gloss_graph.memory import MemoryBank
-from gloss_graph.memory.drift import age_decay
+from gloss_graph.memory.batch import StepBatch
 from gloss_graph.step.settings import GraphContrast
-from gloss_graph.step.state import holds_label
+from gloss_graph.step.terms import BankTable
 
 
 class _View:
-    """Rows of documents by id."""
+    """Rows of documents by id: those (M, D') of others are zeros."""
 
     def __init__(self, ids: Tensor, rows: Tensor, name: str) -> None:
         check_matrix(name, rows)
@@ -30,7 +29,6 @@ class _View:
             raise ValueError(f"'{name}' must name every id once (some are there twice).")
 
     def rows_of(self, ids: Tensor) -> Tensor:
-        """Rows (M, D') of documents (M,), zeros for those without."""
         if self.ids.numel() == 0:
             return self.rows.new_zeros(ids.numel(), self.rows.size(1)).to(ids.device)
         wanted = ids.to(self.ids.device)
@@ -39,26 +37,18 @@ class _View:
         return torch.where(known, self.rows[place], 0.0).to(ids.device)
 
 
-class GraphClasses(nn.Module):
+class GraphClasses(BankTable):
     """The class of every document of the bank, known or found, and the trust in it.
 
     Found over the whole bank every `refresh_every` steps and looked up by document in between.
-
-    Args:
-        capacity: Rows of the bank.
-        classifier: How documents are connected and labels propagated.
-        contrast: When.
-        half_life: Steps in which the edges of a remembered row lose half their weight, or None.
-        views: Ids (n,) of documents and further rows (n, D') of them, for each view.
-
-    Raises:
-        ValueError: A view whose ids and rows disagree, or that names an id twice.
+    `views` are ids (n,) of documents and further rows (n, D') of them, for each view.
     """
 
     labels: Tensor
     trust: Tensor
     ids: Tensor
     found_at: Tensor
+    without = "the contrast finds no classes"
 
     def __init__(
         self,
@@ -68,15 +58,14 @@ class GraphClasses(nn.Module):
         half_life: float | None = None,
         views: Sequence[tuple[Tensor, Tensor]] = (),
     ) -> None:
-        super().__init__()
-        self.classifier, self.contrast, self.half_life = classifier, contrast, half_life
+        super().__init__(classifier, half_life)
+        self.contrast = contrast
         # Constants that the caller has: no part of the state.
         self._views = [_View(*view, f"views[{i}]") for i, view in enumerate(views)]
         self.register_buffer("labels", torch.full((capacity,), -1))
         self.register_buffer("trust", torch.zeros(capacity, dtype=torch.float32))
         self.register_buffer("ids", torch.full((capacity,), -1))
         self.register_buffer("found_at", torch.full((), -1))
-        self._warned = False
         self._said: tuple[Tensor, Tensor, list[ViewVotes]] | None = None
 
     @property
@@ -86,8 +75,7 @@ class GraphClasses(nn.Module):
 
     def find(self, memory: MemoryBank) -> FoundClasses:
         """Classes and trust of the M rows of the bank, which holds a label."""
-        decay = None if self.half_life is None else age_decay(memory.age, self.half_life)
-        rows, labels = memory.embeddings.float(), memory.labels
+        rows, labels, decay = memory.embeddings.float(), memory.labels, self.trust_in(memory)
         return agreed_labels(rows, labels, self.classifier, self._votes(memory), decay)
 
     def _votes(self, memory: MemoryBank) -> list[ViewVotes]:
@@ -105,13 +93,9 @@ class GraphClasses(nn.Module):
         early = number < self.contrast.start
         if early or (last >= 0 and number - last < self.contrast.refresh_every):
             return
-        count = len(memory)
-        if count == 0:
+        if not self.can_solve(memory):
             return
-        if not holds_label(memory, "the contrast finds no classes", warn=not self._warned):
-            self._warned = True
-            return
-        found = self.find(memory)
+        count, found = len(memory), self.find(memory)
         # New tensors, so that a step that raises later can go back to the old ones.
         self.labels = torch.cat([found.labels, self.labels[count:]])
         self.trust = torch.cat([found.trust.to(self.trust), self.trust[count:]])
@@ -131,12 +115,19 @@ class GraphClasses(nn.Module):
 
 
 def contrast_loss(
-    classes: GraphClasses, memory: MemoryBank, step: StepBatch, generator: torch.Generator
+    classes: GraphClasses,
+    memory: MemoryBank,
+    step: StepBatch,
+    number: Tensor,
+    generator: torch.Generator,
 ) -> Tensor:
-    """The term of one step; a differentiable 0 where no two documents can be compared.
+    """The term of step `number`; a differentiable 0 where no two documents can be compared.
 
-    Gradients reach the batch rows, also as the other end of a pair; rows of the bank are constants.
+    While training the classes are found again if it is time. Gradients reach the batch rows, also
+    as the other end of a pair; rows of the bank are constants.
     """
+    if classes.training:
+        classes.refresh(memory, number)
     batch, learned = step.batch, step.learned
     of_bank = classes.of_bank(memory)
     labels, trust = _of_batch(batch.labels, batch.slots, of_bank)
@@ -148,8 +139,10 @@ def contrast_loss(
         other_labels.append(of_bank.labels[slots])
         # They were drawn by trust already.
         other_trust.append(x.new_ones(slots.numel()))
-    counts = torch.cat(other_trust).expand(x.size(0), -1)
-    counts = counts.masked_fill(_one_document(batch.ids, *counts.shape), 0.0)
+    counts = torch.cat(other_trust).repeat(x.size(0), 1)
+    # A document is not compared with itself; the batch rows come first.
+    names = torch.arange(x.size(0), device=x.device) if batch.ids is None else batch.ids
+    counts[:, : x.size(0)].masked_fill_(names.unsqueeze(1) == names, 0.0)
     logits = x @ torch.cat(others).T / classes.contrast.temperature + _log(counts)
     positive = counts * (labels.unsqueeze(1) == torch.cat(other_labels))
     total = positive.sum(dim=1)
@@ -171,13 +164,6 @@ def _of_batch(labels: Tensor, slots: Tensor | None, of_bank: FoundClasses) -> tu
     )
 
 
-def _balanced(labels: Tensor, trust: Tensor, num_classes: int) -> Tensor:
-    """Trust (n,) divided by the sum of its class, so that all classes count the same."""
-    place = labels.clamp(min=0)
-    total = trust.new_zeros(num_classes).index_add_(0, place, trust)
-    return trust / total[place].clamp(min=torch.finfo(trust.dtype).tiny)
-
-
 def _drawn(
     of_bank: FoundClasses,
     slots: Tensor | None,
@@ -185,23 +171,15 @@ def _drawn(
     generator: torch.Generator,
 ) -> Tensor:
     """Slots (n,) of other documents than the batch's, by trust with equal class shares."""
-    weight = _balanced(of_bank.labels, of_bank.trust, classes.classifier.num_classes).cpu()
+    labels, trust = of_bank.labels.clamp(min=0), of_bank.trust
+    total = trust.new_zeros(classes.classifier.num_classes).index_add_(0, labels, trust)
+    weight = (trust / total[labels].clamp(min=torch.finfo(trust.dtype).tiny)).cpu()
     if slots is not None:
         weight[slots[slots >= 0].cpu()] = 0.0
     count = min(classes.contrast.rows, int(weight.count_nonzero()))
     if count == 0:
         return of_bank.labels[:0]
     return torch.multinomial(weight, count, generator=generator).to(of_bank.labels.device)
-
-
-def _one_document(ids: Tensor | None, rows: int, columns: int) -> Tensor:
-    """Pairs (rows, columns) of one document, among the batch rows that come first."""
-    device = None if ids is None else ids.device
-    same = torch.zeros(rows, columns, dtype=torch.bool, device=device)
-    if ids is None:
-        return same.fill_diagonal_(True)
-    same[:, :rows] = ids.unsqueeze(1) == ids
-    return same
 
 
 def _log(values: Tensor) -> Tensor:

@@ -66,18 +66,16 @@ class GraphContrast:
     \[ \ell_i = -\frac{1}{\sum_{j \in P_i} \omega_j} \sum_{j \in P_i} \omega_j \log
     \frac{\omega_j e^{\cos_{ij} / T}}{\sum_{k \ne i} \omega_k e^{\cos_{ik} / T}} \]
 
-    \(P_i\) are the other documents of the class of i and T is the temperature. Documents without a
-    label have the class that several views of the bank agree on. \(\omega\) is the trust in the
-    class of a batch row, and 1 for rows of the bank, which are drawn by trust with equal shares of
-    all classes. The loss is the mean of \(\ell_i\) over the batch rows, weighted by their trust.
+    \(P_i\) are the other documents of the class of i, which for a document without a label is the
+    one that several views of the bank agree on. \(\omega\) is the trust in the class of a batch
+    row, and 1 for rows of the bank, which are drawn by trust with equal shares of all classes. The
+    loss is the mean of \(\ell_i\) over the batch rows, weighted by their trust.
 
     Attributes:
         weight: Weight of the term in the loss.
-        start: Training steps before the classes are first found; until then only labeled documents
-            take part.
+        start: Training steps before the classes are found; until then only labels count.
         refresh_every: Steps between searches for the classes, each one over the whole bank.
-        rows: Rows of the bank in a step, drawn by trust with equal class shares. 0 compares within
-            the batch.
+        rows: Rows of the bank in a step; 0 compares within the batch.
         temperature: T, at least 0.001. Lower ones look at the nearest documents only.
 
     Raises:
@@ -155,7 +153,3 @@ class Staleness:
         from gloss_graph.losses.graph import ramped
 
         return ramped(int(step), self.warmup_steps, self.ramp_steps)
-
-    def weighs(self, strength: float) -> bool:
-        """Whether the step's graph differs from the one the bank keeps."""
-        return self.half_life is not None or self.restandardize or strength < 1.0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -60,20 +59,6 @@ def check_generator_state(state: Any) -> None:
         torch.Generator().set_state(state.cpu())
     except RuntimeError as error:
         raise ValueError(f"The generator state is not one of torch ({error}).") from error
-
-
-def holds_label(memory: MemoryBank, without: str, *, warn: bool) -> bool:
-    """Whether the bank holds a label; if not, and `warn`, say what a step goes `without`."""
-    if bool(memory.labeled.any()):
-        return True
-    if warn:
-        warnings.warn(
-            f"The memory bank holds no label, so {without}. Prefill it, or let labeled documents "
-            "pass first.",
-            UserWarning,
-            stacklevel=7,
-        )
-    return False
 
 
 @contextmanager

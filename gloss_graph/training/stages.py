@@ -13,11 +13,11 @@ from rich.progress import track
 from torch import Tensor
 
 from gloss_graph.graph.bandwidth import scaled_bandwidth
-from gloss_graph.graph.rows import joint_view
 from gloss_graph.inference import GraphClassifier, PropagationHead
 from gloss_graph.inference.agreement import trusted_labels
 from gloss_graph.losses import pair_cosine_loss
 from gloss_graph.memory import MemoryBank
+from gloss_graph.memory.batch import joint_view
 from gloss_graph.objective import GraphGuidedObjective
 from gloss_graph.propagation.alignment import row_shares
 from gloss_graph.step.settings import Consistency

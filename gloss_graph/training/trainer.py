@@ -26,10 +26,9 @@ from gloss_graph._internal.eval_mode import evaluating
 from gloss_graph._internal.files import atomic_path, full_disk_named, sync_folder
 from gloss_graph._internal.folders import swap
 from gloss_graph._internal.timing import StageClock
-from gloss_graph.graph.rows import joint_view
 from gloss_graph.losses import MetricLoss, PseudoLabelLoss, labeled_binary_cross_entropy
 from gloss_graph.memory import MemoryBank
-from gloss_graph.memory.incoming import is_labeled
+from gloss_graph.memory.batch import is_labeled, joint_view
 from gloss_graph.objective import GraphGuidedObjective
 from gloss_graph.training import checkpoints
 

@@ -14,7 +14,7 @@ from gloss_graph import GraphGuidedObjective, MemoryBank
 from gloss_graph.graph import build
 from gloss_graph.inference import PropagationHead
 from gloss_graph.losses import PseudoLabelLoss, pair_cosine_loss, soft_cross_entropy
-from gloss_graph.step.graph_loss import StepGraph
+from gloss_graph.step.terms import StepGraph
 
 CLASSES, DIM, SIZE = 3, 8, 60
 

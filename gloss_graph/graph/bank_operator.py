@@ -1,8 +1,4 @@
-"""W of a step over a bank: constant rows among remembered nodes, a small border with gradient.
-
-A weight of the border needs the adjoint vectors of a product at its ends only, and those of the
-product before it at their neighbors: nothing else of the bank is visited backward.
-"""
+"""W of a step over a bank: constant rows among remembered nodes, a small border with gradient."""
 
 from __future__ import annotations
 
@@ -15,7 +11,6 @@ from scipy import sparse
 from torch import Tensor
 
 from gloss_graph._internal.precision import first_order, widen
-from gloss_graph.graph.build import BankEdges
 from gloss_graph.propagation.inputs import is_extreme, largest_weight
 from gloss_graph.propagation.operators import Operator, SparseOperator, csr_product, rows_of
 
@@ -58,13 +53,6 @@ class ConstantRows(NamedTuple):
         """Columns `where` (n,) long, sorted, renumbered."""
         return _constant(self._scipy()[:, where.numpy()])
 
-    def neighbors(self, where: Tensor) -> Tensor:
-        """`where` (n,) and the columns of those rows, as a mask (columns,) bool."""
-        found = torch.zeros(self.columns, dtype=torch.bool)
-        found[where] = True
-        found[self.take(where).column.long()] = True
-        return found
-
 
 def _constant(matrix: Any) -> ConstantRows:
     return ConstantRows(
@@ -78,9 +66,7 @@ def _constant(matrix: Any) -> ConstantRows:
 class CutRows:
     """Rows of the constant part that were cut out before, to be used again within a step."""
 
-    def __init__(self) -> None:
-        self.rows: tuple[Tensor, ConstantRows] | None = None
-        self.near: tuple[Tensor, ConstantRows] | None = None
+    rows: tuple[Tensor, ConstantRows] | None = None
 
 
 @dataclass
@@ -89,9 +75,7 @@ class BankOperator(Operator):
 
     `border` are the edges that touch the batch, among the sorted `nodes` (T,), the only ones with a
     gradient; `memory` those among remembered nodes (M, M); `absent` (n,) nodes without edges that
-    are no part of the graph; `cut` rows of `memory` that were cut out before. With `near_only`
-    products of the backward pass reach only the nodes within one edge of `nodes`: a gradient of
-    `border` reads no others. It requires right sides and labels without gradient.
+    are no part of the graph; `cut` rows of `memory` that were cut out before.
     """
 
     border: SparseOperator
@@ -100,7 +84,6 @@ class BankOperator(Operator):
     offset: int
     absent: Tensor
     cut: CutRows
-    near_only: bool = True
 
     def __post_init__(self) -> None:
         self.weight, self.num_absent = self.border.weight, self.absent.numel()
@@ -146,32 +129,9 @@ class BankOperator(Operator):
             known = self.cut.rows = where, self.memory.take(where)
         return known[1]
 
-    def _near_is_most(self) -> bool:
-        """Whether cutting those rows out would cost more than it saves."""
-        if self.cut.near is not None:
-            return False
-        inner = self.nodes[self.nodes >= self.offset] - self.offset
-        pointer = self.memory.pointer
-        reached = int((pointer[inner + 1] - pointer[inner]).sum())
-        return 2 * reached > self.memory.size
-
-    def _near(self) -> tuple[Tensor, ConstantRows]:
-        """Remembered nodes within an edge of the border's ends, and their rows."""
-        if self.cut.near is None:
-            inner = self.nodes[self.nodes >= self.offset] - self.offset
-            where = self.memory.neighbors(inner).nonzero().squeeze(1)
-            self.cut.near = where, self.memory.take(where)
-        return self.cut.near
-
     def pull(self, grad: Tensor) -> Tensor:
-        """W grad (N, C) where the border's gradient reads it."""
-        if not self.near_only or self._near_is_most():
-            return self.multiply(grad)
-        where, rows = self._near()
-        out = torch.zeros_like(grad)
-        out[where + self.offset] = rows.times(grad[self.offset :])
-        edge = self.border.multiply(grad.index_select(0, self.nodes))
-        return out.index_add_(0, self.nodes, edge)
+        """W grad: W is symmetric."""
+        return self.multiply(grad)
 
     def outer(self, left: Tensor, right: Tensor) -> Tensor:
         """left[row_e] · right[target_e] for every edge of the border."""
@@ -182,10 +142,6 @@ class BankOperator(Operator):
     def known_at(self, factor: Tensor, labels: Tensor, where: Tensor) -> Tensor:
         """See `Operator`; the labels of a bank are constants."""
         return _KnownProduct.apply(self.weight, factor, labels, self, where)
-
-    def unrolled(self) -> BankOperator:
-        """This operator for iterations that autograd records, which read all of it."""
-        return replace(self, near_only=False)
 
     def components(self) -> Tensor:
         """Raise ValueError: the rows of a bank are not searched for components."""
@@ -227,7 +183,6 @@ class BankOperator(Operator):
             int(keep[: self.offset].sum()),
             self.nodes[:0],
             CutRows(),
-            near_only=False,
         )
 
     def to_full(self) -> Tensor:
@@ -240,23 +195,25 @@ class BankOperator(Operator):
         return full + torch.nn.functional.pad(inner, (self.offset, 0, self.offset, 0))
 
 
-def bank_operator(edges: BankEdges) -> BankOperator:
-    """W of the edges of a batch and a bank; weights of an extreme unit are scaled."""
-    border, weight = edges.edge_weight, edges.weight
-    top = max(largest_weight(border), largest_weight(weight))
+def bank_operator(
+    edge_index: Tensor,
+    edge_weight: Tensor,
+    nodes: Tensor,
+    memory: ConstantRows,
+    size: int,
+    absent: Tensor,
+) -> BankOperator:
+    """W of the edges of `size` batch rows and a bank; weights of an extreme unit are scaled.
+
+    The border (2, E), sorted, in both directions, has its ends as positions in `nodes`.
+    """
+    top = max(largest_weight(edge_weight), largest_weight(memory.weight))
     # No propagation depends on the unit: one pass less where it does no harm.
     if is_extreme(top):
-        border, weight = widen(border) / top, weight.double() / top
-    size = edges.pointer.numel() - 1
-    rows = rows_of(edges.edge_index, edges.nodes.numel())
-    return BankOperator(
-        SparseOperator(rows, border),
-        edges.nodes,
-        ConstantRows(edges.pointer, edges.column, weight, size, edges.owner),
-        edges.size,
-        edges.absent,
-        CutRows(),
-    )
+        edge_weight = widen(edge_weight) / top
+        memory = memory._replace(weight=memory.weight.double() / top)
+    border = SparseOperator(rows_of(edge_index, nodes.numel()), edge_weight)
+    return BankOperator(border, nodes, memory, size, absent, CutRows())
 
 
 class _KnownProduct(torch.autograd.Function):
