@@ -129,10 +129,6 @@ class BankOperator(Operator):
             known = self.cut.rows = where, self.memory.take(where)
         return known[1]
 
-    def pull(self, grad: Tensor) -> Tensor:
-        """W grad: W is symmetric."""
-        return self.multiply(grad)
-
     def outer(self, left: Tensor, right: Tensor) -> Tensor:
         """left[row_e] · right[target_e] for every edge of the border."""
         return self.border.outer(
@@ -240,5 +236,5 @@ class _KnownProduct(torch.autograd.Function):
         known = factor[nodes].unsqueeze(1) * labels.index_select(0, nodes)
         grad_weight = operator.border.outer(spread.index_select(0, nodes), known)
         wanted = ctx.needs_input_grad[1]
-        grad_factor = operator.pull(spread).mul_(labels).sum(dim=1) if wanted else None
+        grad_factor = operator.multiply(spread).mul_(labels).sum(dim=1) if wanted else None
         return grad_weight, grad_factor, None, None, None

@@ -117,10 +117,10 @@ class _HubScaling(torch.autograd.Function):
         weight, degree, factor, diagonal = ctx.saved_tensors
         operator: Operator = ctx.operator.with_weight(weight)
         grad_mass = grad_diagonal / factor
-        spread = operator.pull(grad_mass.unsqueeze(1)).squeeze(1)
+        spread = operator.multiply(grad_mass.unsqueeze(1)).squeeze(1)
         grad_pulled = grad_diagonal * diagonal - factor * (grad_factor + spread)
         grad_pulled.mul_(factor)
-        spread = operator.pull(grad_pulled.unsqueeze(1)).squeeze(1)
+        spread = operator.multiply(grad_pulled.unsqueeze(1)).squeeze(1)
         root = safe_degrees(degree).rsqrt()
         grad_degree = -0.5 * spread * root.pow(3)
         left = torch.stack([grad_mass, grad_pulled, grad_degree], dim=1)

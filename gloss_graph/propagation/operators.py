@@ -58,12 +58,8 @@ class Operator(ABC):
     def multiply(self, x: Tensor) -> Tensor:
         """W x for x (N, C), without autograd."""
 
-    def pull(self, grad: Tensor) -> Tensor:
-        """W grad (N, C) of a backward pass, at least where the gradient of `weight` reads it."""
-        return self.multiply(grad)
-
     def times(self, x: Tensor) -> Tensor:
-        """W x for x (N, C) by `multiply`, differentiable once by `outer` and `pull`."""
+        """W x for x (N, C) by `multiply`, differentiable once by `outer` and, as W is symmetric, `multiply`."""
         return _SymmetricProduct.apply(self.weight, x, self)
 
     def send(self, messages: SendMessages, x: Tensor) -> Tensor:
@@ -391,5 +387,5 @@ class _SymmetricProduct(torch.autograd.Function):
         weight, x = ctx.saved_tensors
         operator = ctx.operator.with_weight(weight)
         grad_weight = operator.outer(grad, x) if ctx.needs_input_grad[0] else None
-        grad_x = operator.pull(grad.contiguous()) if ctx.needs_input_grad[1] else None
+        grad_x = operator.multiply(grad.contiguous()) if ctx.needs_input_grad[1] else None
         return grad_weight, grad_x, None
