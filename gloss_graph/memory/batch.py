@@ -286,10 +286,16 @@ def one_per_document(name: str, values: Tensor, ids: Tensor) -> Documents:
     found = documents[of_row]
     if not torch.equal(found, values):
         row = int((found != values).reshape(ids.numel(), -1).any(dim=1).nonzero()[0])
-        one, other = sorted([found[row].tolist(), values[row].tolist()])
+        number, earlier = int(ids[row]), int(first[of_row[row]])
+        if values.dim() > 1:
+            raise ValueError(
+                f"'{name}' must agree for rows with the same id (id {number} has other {name} in "
+                f"rows {earlier} and {row})."
+            )
+        one, other = sorted([int(found[row]), int(values[row])])
         raise ValueError(
             f"'{name}' must agree for rows with the same id, which are one document (id "
-            f"{int(ids[row])} has {name} {one} and {other})."
+            f"{number} has {name} {one} and {other})."
         )
     return Documents(documents, of_row)
 

@@ -59,7 +59,7 @@ class Operator(ABC):
         """W x for x (N, C), without autograd."""
 
     def times(self, x: Tensor) -> Tensor:
-        """W x for x (N, C) by `multiply`, differentiable once by `outer` and, as W is symmetric, `multiply`."""
+        """W x for x (N, C) by `multiply`, differentiable once by `outer` and `multiply`."""
         return _SymmetricProduct.apply(self.weight, x, self)
 
     def send(self, messages: SendMessages, x: Tensor) -> Tensor:
