@@ -219,7 +219,9 @@ def _content(run: RunFiles, figures: Mapping[str, PagePicture], place: Path) -> 
     known, values = setting_values(settings)
     given = [key for key in known if key in values]
     changed = [key for key in given if values[key] != known[key]]
-    versions = {"python": settings.get("python"), **(settings.get("versions") or {})}
+    recorded = settings.get("versions")
+    versions = {"python": settings.get("python")}
+    versions |= recorded if isinstance(recorded, Mapping) else {}
     versions["git commit"] = settings.get("git_commit")
     return {
         "title": place.resolve().name,

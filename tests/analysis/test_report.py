@@ -312,6 +312,15 @@ def test_a_page_that_cannot_be_written(
     assert "This is a folder" in capfd.readouterr().err
 
 
+@pytest.mark.parametrize("versions", [None, "2.13", ["torch", "2.13"]])
+def test_versions_of_another_form_are_left_out(
+    folder: Path, quickly: list[str], versions: Any
+) -> None:
+    change(folder / "config.json", versions=versions, python="3.11.7")
+    page = Page(write_run_report(folder))
+    assert "3.11.7" in page.sections["versions"]
+
+
 def test_numbers_that_are_null_are_skipped(folder: Path) -> None:
     change(folder / "metrics.json", **{"test.macro_silhouette": None})
     assert "test.macro_silhouette" not in read_files(folder).metrics
