@@ -172,11 +172,11 @@ class PropagationClassifier(ClassifierMixin, BaseEstimator):
             settings = PropagationSettings(
                 rule=self.rule_, normalization=self.normalization_, eta=eta, alpha=self.alpha
             )
+            farthest = local_scales(squared)
             if self.bandwidth == "median":
-                farthest = local_scales(squared)
                 apart = farthest[squared.amax(dim=1) > 0] if squared.size(1) else farthest
                 self._median = 0.5 * float(apart.median()) if apart.numel() else 1.0
-            self._scales = self._scales_of(squared)
+            self._scales = self._scales_of(farthest)
             source = torch.arange(size).unsqueeze(1).expand_as(indices)[indices >= 0]
             target = indices[indices >= 0]
             edge_index, link = symmetrize_links(source, target, size)
@@ -226,7 +226,7 @@ class PropagationClassifier(ClassifierMixin, BaseEstimator):
         X = validate_data(self, X, accept_sparse="csr", dtype=[np.float64, np.float32], reset=False)
         with _threads(self.n_jobs):
             squared, indices = self._neighbors(X)
-            scales = self._scales_of(squared).unsqueeze(1)
+            scales = self._scales_of(local_scales(squared)).unsqueeze(1)
             known = indices.clamp(min=0)
             weight = weigh(gaussian_kernel, squared, scales * self._scales[known])
             weight = weight * self._factors[known]
@@ -278,14 +278,14 @@ class PropagationClassifier(ClassifierMixin, BaseEstimator):
         x = torch.from_numpy(np.ascontiguousarray(X))
         return unit_rows(x) if self.metric == "cosine" else x
 
-    def _scales_of(self, squared: Tensor) -> Tensor:
+    def _scales_of(self, farthest: Tensor) -> Tensor:
+        """Scales (B,) of rows whose k-th neighbor is as far away as `farthest` (B,) says."""
         if self.bandwidth == "local":
-            return local_scales(squared)
+            return farthest
         if self.bandwidth == "median":
             # Wider for a row far from all others, whose weights would round to 0.
-            own = local_scales(squared).square() / (_FAR**2 * self._median)
-            return own.clamp(min=self._median)
-        return squared.new_full((squared.size(0),), float(self.bandwidth))
+            return (farthest.square() / (_FAR**2 * self._median)).clamp(min=self._median)
+        return torch.full_like(farthest, float(self.bandwidth))
 
     def _probabilities(self, hits: Tensor) -> Tensor:
         factors = self._class_factors.to(hits)
