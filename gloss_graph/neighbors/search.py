@@ -106,7 +106,7 @@ def search_of(description: str | dict[str, Any]) -> Search:
 
 
 def _resolved(search: Search) -> tuple[Search, bool]:
-    """Settings in place of their name, and whether a bank walks its links by them."""
+    """The settings that a name stands for, and whether a bank follows its links with them."""
     search = KINDS[search]() if search in KINDS else search
     return search, isinstance(search, DescentSettings) or search == "auto"
 

@@ -178,7 +178,8 @@ def _checked_name(name: str) -> str:
     folder = Path(name).expanduser()
     if folder.is_dir():
         if not (folder / "config.json").is_file():
-            raise misfit("name", "be a model folder with a config.json", folder)
+            advice = "Name the folder that save_pretrained or TextEncoder.save wrote."
+            raise misfit("name", "be a model folder with a config.json", folder, advice)
         return str(folder)
     if folder.exists() or folder.is_absolute() or name.startswith((".", "~")):
         advice = "Check the path."

@@ -250,7 +250,12 @@ def string_list(field: str, values: Iterable[str]) -> list[str]:
     strings = list(values)
     for position, value in enumerate(strings):
         if not isinstance(value, str):
-            raise misfit(field, "hold strings", f"{type(value).__name__} at position {position}")
+            raise misfit(
+                field,
+                "hold strings",
+                f"{type(value).__name__} at position {position}",
+                "Convert or remove it.",
+            )
     return [whole_text(value) for value in strings]
 
 

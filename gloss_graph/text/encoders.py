@@ -97,7 +97,7 @@ class TextEncoder(nn.Module):
         width = getattr(config, "hidden_size", None)
         if not isinstance(width, int):
             rule = "be a text encoder or decoder, whose configuration has a 'hidden_size'"
-            raise misfit("model", rule, repr(config.model_type))
+            raise misfit("model", rule, repr(config.model_type), "Use another model.")
         longest = _positions(model)
         if max_length is None:
             max_length = min(128, longest or 128)
@@ -239,7 +239,8 @@ class TextEncoder(nn.Module):
         second = None if texts_b is None else string_list("texts_b", texts_b)
         if second is not None and len(second) != len(first):
             got = f"{len(second)} for {len(first)}"
-            raise misfit("texts_b", "hold one text per document", got)
+            advice = "Give every document its second text."
+            raise misfit("texts_b", "hold one text per document", got, advice)
         if not first:
             return []
         special = self.tokenizer.num_special_tokens_to_add

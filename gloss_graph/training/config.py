@@ -43,31 +43,48 @@ DEVICES = ("auto", "cpu", "cuda", "mps")
 
 @dataclass(frozen=True, kw_only=True)
 class LossSpec:
-    """Properties of a loss, so that code never compares names."""
+    """Properties of a loss, so that code never compares names.
 
-    help: str  #: A line for people.
-    #: Kind of its module; None = the classifier's cross-entropy alone.
+    Attributes:
+        help: A line for people.
+        module: Kind of its module; None = the classifier's cross-entropy alone.
+        form: Constructor of the in-batch objective, which has a fixed bandwidth.
+        settings: Settings that its steps always read.
+        needs_head: It trains a classifier, so it has no standalone mode.
+        trains: Head and encoder are trained together; otherwise only the contrastive stages run.
+        fits_head: Without a training step the head can be fitted to the embeddings.
+        head_from_graph: A fitted head also learns from propagated labels.
+        weighted: `graph_weight` weighs it against cross-entropy.
+        uses_unlabeled: Unlabeled documents take part in its steps.
+        label_sets: It is defined for documents of several classes.
+        over_bank: Its graph holds the bank.
+        fills_bank: Every step writes its bank.
+        frozen_targets: Targets are solved once, over the embeddings before training, so that its
+            bank cannot predict after training.
+        reference: When to make a second forward pass without dropout: "never", "unlabeled" = with
+            unlabeled documents, "always".
+        teacher_decay: Default decay of the teacher; 0 = no teacher.
+        warm_start_steps: Default number of contrastive steps.
+        searched: Settings that a search tries by default.
+    """
+
+    help: str
     module: Literal["objective", "metric", "pseudo-labels"] | None = None
-    #: Constructor of the in-batch objective, which has a fixed bandwidth.
     form: Literal["published", "released"] | None = None
-    settings: tuple[str, ...] = ()  #: Settings that its steps always read.
-    needs_head: bool = False  #: It trains a classifier, so it has no standalone mode.
-    trains: bool = True  #: Head and encoder together; otherwise only contrastive stages run.
-    fits_head: bool = False  #: Without a training step the head can be fitted to the embeddings.
-    head_from_graph: bool = False  #: A fitted head also learns from propagated labels.
-    weighted: bool = False  #: `graph_weight` weighs it against cross-entropy.
-    uses_unlabeled: bool = False  #: Unlabeled documents take part in its steps.
-    label_sets: bool = False  #: It is defined for documents of several classes.
-    over_bank: bool = False  #: Its graph holds the bank.
-    fills_bank: bool = False  #: Every step writes its bank.
-    #: Targets are solved once, over the embeddings before training, so that its bank cannot
-    #: predict after training.
+    settings: tuple[str, ...] = ()
+    needs_head: bool = False
+    trains: bool = True
+    fits_head: bool = False
+    head_from_graph: bool = False
+    weighted: bool = False
+    uses_unlabeled: bool = False
+    label_sets: bool = False
+    over_bank: bool = False
+    fills_bank: bool = False
     frozen_targets: bool = False
-    #: When to make a second forward pass without dropout: with unlabeled documents, or always.
     reference: Literal["never", "unlabeled", "always"] = "never"
-    teacher_decay: float = 0.0  #: Default decay of the teacher; 0 = no teacher.
-    warm_start_steps: int = 0  #: Default number of contrastive steps.
-    #: Settings that a search tries by default.
+    teacher_decay: float = 0.0
+    warm_start_steps: int = 0
     searched: tuple[str, ...] = ("bandwidth", "visible_fraction", "graph_weight", "learning_rate")
 
     @property

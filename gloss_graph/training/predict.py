@@ -25,10 +25,15 @@ from gloss_graph.training.setup import make_objective
 
 
 class Prediction(NamedTuple):
-    """Predictions for B documents, by propagation over the training documents and by the head."""
+    """Predictions for B documents.
+
+    Attributes:
+        explanation: By propagation over the training documents.
+        linear: Class probabilities (B, C) of the linear head; for label sets one per class.
+    """
 
     explanation: Explanation
-    linear: Tensor  #: Class probabilities (B, C) of the head; for label sets one per class.
+    linear: Tensor
 
 
 class Run:

@@ -34,17 +34,24 @@ from gloss_graph.training.trainer import LossModule
 
 @dataclass(frozen=True)
 class RunResult:
-    """A trained classifier, of the best step or the last one, and its scores."""
+    """A trained classifier and its scores.
+
+    Attributes:
+        model: The trained classifier, of the best step or the last one.
+        objective: An objective whose bank holds the training documents, for `predict`.
+        metrics: Flat numbers: `test.macro_f1`, `test_propagation.macro_f1`, `seconds.encoder`, ...
+        history: Rows of step, losses and validation scores.
+        predictions: Split name -> predicted class (N,) of its documents, or set (N, C) bool.
+        embeddings: Split name -> embeddings (N, D) of its documents.
+        skill: The expected gain of the graph before training, None with too few labels to tell.
+    """
 
     model: TextClassifier
-    objective: GraphGuidedObjective  #: Its bank holds the training documents, for `predict`.
-    #: Flat numbers: `test.macro_f1`, `test_propagation.macro_f1`, `seconds.encoder`, ...
+    objective: GraphGuidedObjective
     metrics: dict[str, float]
-    history: list[dict[str, float]]  #: Rows of step, losses and validation scores.
-    #: Split name -> predicted class (N,) of its documents, or set (N, C) bool.
+    history: list[dict[str, float]]
     predictions: dict[str, np.ndarray]
-    embeddings: dict[str, Tensor]  #: Split name -> embeddings (N, D) of its documents.
-    #: The expected gain of the graph before training, None with too few labels to tell.
+    embeddings: dict[str, Tensor]
     skill: GraphSkill | None = None
 
 

@@ -231,22 +231,35 @@ class Snapshots:
 
 @dataclass(frozen=True)
 class SnapshotData:
-    """A record of `Snapshots`: N documents, B of the fixed batch, C classes; rows are float32."""
+    """A record of `Snapshots`: N documents, B of the fixed batch, C classes.
+
+    Attributes:
+        label_names: C names.
+        split: Part of the documents: `train`, `val` or `test`.
+        split_size: Documents of that part.
+        before: (N, D) float32 unit rows of the encoder before training.
+        after: (N, D) the same after training.
+        labels: (N,) int64.
+        ids: (N,) int64.
+        batch_split: Part of the batch.
+        moments: Name of each pass -> (B, D) unit rows, in order.
+        batch_labels: (B,) int64.
+        epochs: Epochs passed -> (B, D) unit rows of the batch then, in order; 0 is the start of
+            the training. Records of older versions have none.
+        class_counts: Split name -> documents of each class and, last, without label; C + 1 values.
+    """
 
     label_names: list[str]
-    split: str  #: Part of the documents: `train`, `val` or `test`.
-    split_size: int  #: Documents of that part.
-    before: Tensor  #: (N, D) unit rows of the encoder before training.
-    after: Tensor  #: (N, D) the same after training.
-    labels: Tensor  #: (N,) int64.
-    ids: Tensor  #: (N,) int64.
-    batch_split: str  #: Part of the batch.
-    moments: dict[str, Tensor]  #: Name of each pass -> (B, D) unit rows, in order.
-    batch_labels: Tensor  #: (B,) int64.
-    #: Epochs passed -> (B, D) unit rows of the batch then, in order; 0 is the start of the
-    #: training. Records of older versions have none.
+    split: str
+    split_size: int
+    before: Tensor
+    after: Tensor
+    labels: Tensor
+    ids: Tensor
+    batch_split: str
+    moments: dict[str, Tensor]
+    batch_labels: Tensor
     epochs: dict[float, Tensor]
-    #: Split name -> documents of each class and, last, without label; C + 1 values.
     class_counts: dict[str, list[int]]
 
 

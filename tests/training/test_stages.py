@@ -252,7 +252,7 @@ def test_stages_before_any_loss(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("loss", ["pseudo-label", "gloss"])
-def test_a_head_fitted_anew_leaves_the_trained_encoder(tmp_path: Path, loss: str) -> None:
+def test_a_refitted_head_leaves_the_trained_encoder(tmp_path: Path, loss: str) -> None:
     few = {"loss": loss, "labels_per_class": 3, "max_steps": 3, "select": "last"}
     plain, fitted = (
         run(tmp_path / name, quick(**few, refit_head=name == "fitted"))
@@ -273,12 +273,12 @@ def test_a_head_fitted_anew_leaves_the_trained_encoder(tmp_path: Path, loss: str
     ).train
     frozen = {"train": tiny_encoder().embed(train)}
     views: Any = SimpleNamespace(frozen=frozen, train=train, config=config)
-    anew = TextClassifier(fitted.model.encoder, CLASSES, seed=1)
-    fit_head(anew, views, fitted.model.encoder.embed(train))
-    assert torch.allclose(anew.head.weight, fitted.model.head.weight, atol=1e-3)
+    refitted = TextClassifier(fitted.model.encoder, CLASSES, seed=1)
+    fit_head(refitted, views, fitted.model.encoder.embed(train))
+    assert torch.allclose(refitted.head.weight, fitted.model.head.weight, atol=1e-3)
     views.config = quick(loss="ce")
-    fit_head(anew, views, fitted.model.encoder.embed(train))
-    assert not torch.allclose(anew.head.weight, fitted.model.head.weight, atol=1e-2)
+    fit_head(refitted, views, fitted.model.encoder.embed(train))
+    assert not torch.allclose(refitted.head.weight, fitted.model.head.weight, atol=1e-2)
 
 
 def test_a_fitted_head_learns_what_the_graph_says_of_unlabeled_documents(tmp_path: Path) -> None:
